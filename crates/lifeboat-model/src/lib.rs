@@ -1,0 +1,17 @@
+//! The vocabulary of Lifeboat as types: ids, positions, units, the API's enumerations with their numbers,
+//! virtual machine descriptions, and the policies that decide from them. Pure: no runtime, file, socket,
+//! clock or random source; time and ids come in as arguments.
+
+pub mod api;
+pub mod ids;
+pub mod settings;
+pub mod time;
+pub mod vm;
+
+pub use api::{
+    FailedOverReplicationType, JobState, JobType, ReplicationHealth, ReplicationMode, ReplicationState,
+};
+pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, VmId};
+pub use settings::{AuthorizationEntry, ReplicationSettings, SettingsError};
+pub use time::Timestamp;
+pub use vm::{DiskFormat, DiskSpec, Firmware, NicBackend, NicSpec, VmSpec, VmSpecError};

@@ -1,0 +1,246 @@
+//! Settings of a relationship (`Msvm_ReplicationSettingData`) and of who may replicate here
+//! (`Msvm_ReplicationAuthorizationSettingData`), with their documented limits.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::DiskId;
+
+/// Settings of one relationship.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicationSettings {
+    /// The peer, `HOST:PORT`.
+    pub peer: String,
+    /// Seconds between cycles, 1 to 900. The API knows 30, 300 and 900.
+    pub interval_s: u16,
+    /// Additional recovery points kept, 0 to 24.
+    pub history: u16,
+    /// Seconds between kept recovery points, 1 to 86,400. The API's spacing is one hour.
+    pub point_spacing_s: u32,
+    /// Seconds for which every cycle can be brought back (any-point), 0 to 604,800.
+    pub any_point_window_s: u32,
+    /// Disks that are replicated. Never empty.
+    pub disks: Vec<DiskId>,
+    /// Whether deltas are compressed.
+    pub compression: bool,
+}
+
+/// What is wrong with settings; always the caller's fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// A number out of range.
+    #[error("{field} = {value} is out of range: {range}")]
+    Range {
+        /// The field.
+        field: &'static str,
+        /// What was given.
+        value: u64,
+        /// What may be given.
+        range: &'static str,
+    },
+    /// No disk.
+    #[error("no disk is included: name at least one")]
+    NoDisk,
+    /// A disk the VM does not have, or one named twice.
+    #[error("disk \"{0}\" is not a disk of this VM, or is named twice")]
+    Disk(DiskId),
+    /// A peer that is not `HOST:PORT`.
+    #[error("peer \"{0}\": write HOST:PORT")]
+    Peer(String),
+    /// A primary's name that is neither a host name nor `*.domain` nor `*`.
+    #[error("primary \"{0}\": write a host name, *.domain, or *")]
+    Primary(String),
+    /// A storage location that is not absolute.
+    #[error("storage location \"{0}\": write an absolute path without ..")]
+    Location(String),
+}
+
+impl ReplicationSettings {
+    /// Checks the limits; `vm_disks` are the disks the VM has.
+    pub fn validate<'a>(&self, vm_disks: impl IntoIterator<Item = &'a DiskId>) -> Result<(), SettingsError> {
+        range("interval_s", self.interval_s.into(), 1, 900, "1 to 900 seconds")?;
+        range("history", self.history.into(), 0, 24, "0 to 24 points")?;
+        range(
+            "point_spacing_s",
+            self.point_spacing_s.into(),
+            1,
+            86_400,
+            "1 to 86400 seconds",
+        )?;
+        range(
+            "any_point_window_s",
+            self.any_point_window_s.into(),
+            0,
+            604_800,
+            "0 to 604800 seconds",
+        )?;
+        if self.disks.is_empty() {
+            return Err(SettingsError::NoDisk);
+        }
+        let mut left: Vec<_> = vm_disks.into_iter().collect();
+        for d in &self.disks {
+            let at = left
+                .iter()
+                .position(|x| *x == d)
+                .ok_or_else(|| SettingsError::Disk(d.clone()))?;
+            left.swap_remove(at);
+        }
+        let peer = self
+            .peer
+            .rsplit_once(':')
+            .filter(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p > 0));
+        peer.map(|_| ())
+            .ok_or_else(|| SettingsError::Peer(self.peer.chars().take(200).collect()))
+    }
+
+    /// Time between cycles.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval_s.into())
+    }
+}
+
+fn range(
+    field: &'static str,
+    value: u64,
+    min: u64,
+    max: u64,
+    range: &'static str,
+) -> Result<(), SettingsError> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(SettingsError::Range { field, value, range })
+    }
+}
+
+/// Who may replicate to this host, and where the copies go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthorizationEntry {
+    /// Name of the primary as its certificate says it: exact, `*.domain`, or `*`. The key of the entry.
+    pub primary: String,
+    /// Directory below which replicas of this primary are stored.
+    pub storage_location: String,
+    /// VMs may move between primaries whose entries share the group.
+    pub trust_group: String,
+}
+
+impl AuthorizationEntry {
+    /// Checks the form of name and path.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let name = self.primary.strip_prefix("*.").unwrap_or(&self.primary);
+        let label = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_';
+        if self.primary != "*" && (name.is_empty() || name.len() > 253 || !name.chars().all(label)) {
+            return Err(SettingsError::Primary(self.primary.chars().take(80).collect()));
+        }
+        let location = &self.storage_location;
+        if !location.starts_with('/') || location.split('/').any(|part| part == "..") {
+            return Err(SettingsError::Location(location.chars().take(200).collect()));
+        }
+        Ok(())
+    }
+
+    /// Whether the entry speaks of this primary. `*.example.org` covers names below the domain, not the domain.
+    #[must_use]
+    pub fn covers(&self, primary: &str) -> bool {
+        let (entry, primary) = (self.primary.to_ascii_lowercase(), primary.to_ascii_lowercase());
+        match entry.strip_prefix('*') {
+            Some("") => true,
+            Some(domain) => primary.len() > domain.len() && primary.ends_with(domain),
+            None => entry == primary,
+        }
+    }
+
+    /// The entry for a primary: an exact one before a domain, a longer domain before a shorter.
+    #[must_use]
+    pub fn find<'a>(entries: &'a [Self], primary: &str) -> Option<&'a Self> {
+        let rank = |e: &&Self| (!e.primary.starts_with('*'), e.primary.len());
+        entries.iter().filter(|e| e.covers(primary)).max_by_key(rank)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(primary: &str) -> AuthorizationEntry {
+        AuthorizationEntry {
+            primary: primary.into(),
+            storage_location: "/srv".into(),
+            trust_group: "g".into(),
+        }
+    }
+
+    #[test]
+    fn the_most_exact_entry_wins() {
+        let all = [
+            entry("*"),
+            entry("*.example.org"),
+            entry("*.lab.example.org"),
+            entry("a.lab.example.org"),
+        ];
+        for (primary, want) in [
+            ("a.lab.example.org", "a.lab.example.org"),
+            ("A.LAB.example.org", "a.lab.example.org"),
+            ("b.lab.example.org", "*.lab.example.org"),
+            ("x.example.org", "*.example.org"),
+            ("example.org", "*"),
+            ("badexample.org", "*"),
+        ] {
+            assert_eq!(
+                AuthorizationEntry::find(&all, primary).unwrap().primary,
+                want,
+                "{primary}"
+            );
+        }
+        assert!(AuthorizationEntry::find(&all[1..], "evil.net").is_none());
+    }
+
+    #[test]
+    fn an_entry_cannot_point_out_of_a_directory() {
+        for bad in ["srv", "/srv/../etc", "", "../x"] {
+            let e = AuthorizationEntry {
+                storage_location: bad.into(),
+                ..entry("a")
+            };
+            assert!(e.validate().is_err(), "{bad}");
+        }
+        for bad in ["", "*.", "a b", "*x", "a/*"] {
+            assert!(entry(bad).validate().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn settings_keep_their_limits() {
+        let disk = DiskId::new("sys").unwrap();
+        let good = ReplicationSettings {
+            peer: "b.example.org:8443".into(),
+            interval_s: 30,
+            history: 24,
+            point_spacing_s: 3600,
+            any_point_window_s: 3600,
+            disks: vec![disk.clone()],
+            compression: true,
+        };
+        good.validate([&disk]).unwrap();
+        let table: Vec<(fn(&mut ReplicationSettings), &str)> = vec![
+            (|s| s.interval_s = 0, "interval_s"),
+            (|s| s.interval_s = 901, "interval_s"),
+            (|s| s.history = 25, "history"),
+            (|s| s.point_spacing_s = 0, "point_spacing_s"),
+            (|s| s.disks.clear(), "no disk"),
+            (|s| s.disks.push(s.disks[0].clone()), "twice"),
+            (|s| s.peer = "b".into(), "HOST:PORT"),
+            (|s| s.peer = "b:0".into(), "HOST:PORT"),
+        ];
+        for (spoil, word) in table {
+            let mut s = good.clone();
+            spoil(&mut s);
+            let e = s.validate([&disk]).unwrap_err().to_string();
+            assert!(e.contains(word), "{e} should contain {word}");
+        }
+    }
+}
