@@ -1,0 +1,456 @@
+//! The QMP monitor client: one connection, many callers, events on the side.
+//!
+//! It knows ids, time limits and what a lost connection means for those who wait. It does not know any
+//! command beyond the capability negotiation, and it never reconnects: whoever owns the VM decides that.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+use super::codec::{Decoder, Event, Message};
+
+/// How long [`Qmp::execute`] waits for an answer.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Events kept for a slow subscriber before it is told that it lost some.
+const EVENT_BACKLOG: usize = 1024;
+
+/// Commands waiting for a peer that does not read; further callers wait within their own time limit.
+const SEND_BACKLOG: usize = 64;
+
+/// Why a monitor call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// The socket cannot be reached.
+    #[error("cannot connect to the QEMU monitor {}: is the process running?", path.display())]
+    Connect {
+        /// The monitor socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket accepts connections but nobody greets.
+    #[error(
+        "the QEMU monitor {} does not greet: another client holds it (a monitor serves one at a time), or the \
+         process hangs; disconnect the other client or give the VM a second monitor", path.display()
+    )]
+    Busy {
+        /// The monitor socket.
+        path: PathBuf,
+    },
+    /// No answer in time. Whether the command was carried out is unknown.
+    #[error("QEMU did not answer {command} within {} ms; it may still carry it out", after.as_millis())]
+    Timeout {
+        /// The command, or the event that was awaited.
+        command: String,
+        /// The limit that passed.
+        after: Duration,
+    },
+    /// QEMU refused or failed the command.
+    #[error("QEMU refused {command}: {desc}")]
+    Command {
+        /// The command.
+        command: String,
+        /// QEMU's error class, such as `GenericError` or `DeviceNotFound`.
+        class: String,
+        /// QEMU's words.
+        desc: String,
+    },
+    /// The connection is gone: QEMU ended or closed it. A command in flight may have been carried out.
+    #[error("the QEMU monitor connection is closed: the process ended or dropped the connection")]
+    Closed,
+    /// The subscriber was too slow, the event it waits for may be among the lost ones.
+    #[error(
+        "{missed} QEMU events were lost because nobody took them; ask QEMU for the present state instead"
+    )]
+    Lagged {
+        /// Number of lost events.
+        missed: u64,
+    },
+    /// The peer does not speak QMP as it should; the connection is closed.
+    #[error("the QEMU monitor broke the protocol: {0}")]
+    Protocol(String),
+}
+
+/// A connected monitor. Clones share the connection; it closes when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Qmp {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    next_id: AtomicU64,
+    version: (u64, u64, u64),
+    send: mpsc::Sender<Vec<u8>>,
+    closed: watch::Receiver<bool>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+type Reply = oneshot::Sender<Result<Value, Failure>>;
+
+/// What a waiting command learns when it does not succeed.
+#[derive(Debug, Clone)]
+enum Failure {
+    Command { class: String, desc: String },
+    Closed,
+    Protocol(String),
+}
+
+/// What callers and the reader share. Locked only for single map operations, never across an await.
+#[derive(Debug)]
+struct Shared(Mutex<Table>);
+
+#[derive(Debug)]
+struct Table {
+    waiting: HashMap<u64, Reply>,
+    /// All ids below were handed out: an answer to one nobody waits for any more is late, not wrong.
+    issued: u64,
+    /// `None` once the peer is gone, which ends every subscription after its buffered events.
+    events: Option<broadcast::Sender<Event>>,
+    /// Why there is no connection any more.
+    ended: Option<Failure>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // A poisoned table is still consistent: each critical section is one map operation.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, why: &Failure) {
+        let waiting = {
+            let mut table = self.lock();
+            table.ended.get_or_insert_with(|| why.clone());
+            table.events = None;
+            std::mem::take(&mut table.waiting)
+        };
+        for reply in waiting.into_values() {
+            let _ = reply.send(Err(why.clone()));
+        }
+    }
+}
+
+impl Qmp {
+    /// Connects to the monitor socket at `path` and negotiates capabilities. `timeout` bounds all of it.
+    ///
+    /// # Errors
+    /// [`QmpError::Connect`] when there is no listener, [`QmpError::Busy`] when another client holds the monitor.
+    pub async fn connect(path: impl AsRef<Path>, timeout: Duration) -> Result<Self, QmpError> {
+        let path = path.as_ref();
+        let deadline = Instant::now() + timeout;
+        let busy = || QmpError::Busy {
+            path: path.to_owned(),
+        };
+        let mut stream = match timeout_at(deadline, UnixStream::connect(path)).await {
+            Err(_) => return Err(busy()),
+            // The listener's queue is full: clients already stand in line.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return Err(busy()),
+            Ok(Err(source)) => {
+                return Err(QmpError::Connect {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+            Ok(Ok(stream)) => stream,
+        };
+        let mut decoder = Decoder::new();
+        let greeting = timeout_at(deadline, first_message(&mut stream, &mut decoder))
+            .await
+            .map_err(|_| busy())??;
+        let Message::Greeting { version } = greeting else {
+            return Err(QmpError::Protocol("the first message is no greeting".to_owned()));
+        };
+        let qmp = Self::start(stream, decoder, version);
+        let left = deadline.saturating_duration_since(Instant::now());
+        qmp.execute_timeout("qmp_capabilities", Value::Null, left).await?;
+        Ok(qmp)
+    }
+
+    fn start(stream: UnixStream, decoder: Decoder, version: (u64, u64, u64)) -> Self {
+        let (read, write) = stream.into_split();
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let shared = Arc::new(Shared(Mutex::new(Table {
+            waiting: HashMap::new(),
+            issued: 0,
+            events: Some(events),
+            ended: None,
+        })));
+        let (send, lines) = mpsc::channel(SEND_BACKLOG);
+        let (closed_in, closed) = watch::channel(false);
+        let reader = tokio::spawn(read_task(read, decoder, Arc::clone(&shared), closed_in));
+        let writer = tokio::spawn(write_task(write, lines));
+        let tasks = [reader.abort_handle(), writer.abort_handle()];
+        Self {
+            inner: Arc::new(Inner {
+                shared,
+                next_id: AtomicU64::new(0),
+                version,
+                send,
+                closed,
+                tasks,
+            }),
+        }
+    }
+
+    /// QEMU's version as (major, minor, micro), from the greeting.
+    #[must_use]
+    pub fn version(&self) -> (u64, u64, u64) {
+        self.inner.version
+    }
+
+    /// Runs one command and returns what it returned; [`DEFAULT_TIMEOUT`] applies.
+    /// `arguments` is an object, or `null` for none. Many calls may be under way; QEMU answers them in order.
+    ///
+    /// # Errors
+    /// See [`QmpError`]. Dropping the future abandons the answer, not the command.
+    pub async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.execute_timeout(command, arguments, DEFAULT_TIMEOUT).await
+    }
+
+    /// [`Qmp::execute`] with a time limit of the caller's.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub async fn execute_timeout(
+        &self,
+        command: &str,
+        arguments: Value,
+        timeout: Duration,
+    ) -> Result<Value, QmpError> {
+        let outcome = tokio::time::timeout(timeout, self.round_trip(command, arguments)).await;
+        let failure = match outcome {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(failure)) => failure,
+            Err(_) => {
+                return Err(QmpError::Timeout {
+                    command: command.to_owned(),
+                    after: timeout,
+                });
+            }
+        };
+        Err(match failure {
+            Failure::Command { class, desc } => QmpError::Command {
+                command: command.to_owned(),
+                class,
+                desc,
+            },
+            Failure::Closed => QmpError::Closed,
+            Failure::Protocol(what) => QmpError::Protocol(what),
+        })
+    }
+
+    async fn round_trip(&self, command: &str, arguments: Value) -> Result<Value, Failure> {
+        let permit = self.inner.send.reserve().await;
+        let (reply, answer) = oneshot::channel();
+        let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut table = self.inner.shared.lock();
+            if let Some(why) = &table.ended {
+                return Err(why.clone());
+            }
+            table.issued = table.issued.max(id + 1);
+            table.waiting.insert(id, reply);
+        }
+        let _forget = Forget {
+            shared: &self.inner.shared,
+            id,
+        };
+        // A writer that is gone has failed to write; the reader sees the end too, but maybe later.
+        let Ok(permit) = permit else {
+            return Err(Failure::Closed);
+        };
+        let mut line = json!({"execute": command, "id": id});
+        if let (false, Some(object)) = (arguments.is_null(), line.as_object_mut()) {
+            object.insert("arguments".to_owned(), arguments);
+        }
+        permit.send(format!("{line}\n").into_bytes());
+        answer.await.unwrap_or(Err(Failure::Closed))
+    }
+
+    /// Subscribes to events from now on. Subscribe before the command whose event is awaited.
+    #[must_use]
+    pub fn events(&self) -> EventStream {
+        let subscribed = self
+            .inner
+            .shared
+            .lock()
+            .events
+            .as_ref()
+            .map(broadcast::Sender::subscribe);
+        // Without a connection: a stream that has already ended.
+        let receiver = subscribed.unwrap_or_else(|| broadcast::channel(1).1);
+        EventStream { receiver }
+    }
+
+    /// Resolves when the peer is gone (or every handle was dropped). The future borrows nothing.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut closed = self.inner.closed.clone();
+        async move {
+            let _ = closed.wait_for(|gone| *gone).await;
+        }
+    }
+}
+
+/// Takes an abandoned command out of the table, whichever way its future ends.
+struct Forget<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().waiting.remove(&self.id);
+    }
+}
+
+/// A subscription to events. Dropping it costs nothing; not reading it loses its oldest events, with notice.
+#[derive(Debug)]
+pub struct EventStream {
+    receiver: broadcast::Receiver<Event>,
+}
+
+impl EventStream {
+    /// The next event.
+    ///
+    /// # Errors
+    /// [`QmpError::Lagged`] once after a loss (then it goes on), [`QmpError::Closed`] at the end.
+    pub async fn next(&mut self) -> Result<Event, QmpError> {
+        self.receiver.recv().await.map_err(|error| match error {
+            broadcast::error::RecvError::Lagged(missed) => QmpError::Lagged { missed },
+            broadcast::error::RecvError::Closed => QmpError::Closed,
+        })
+    }
+
+    /// Waits for the first event called `name` whose data satisfies `matches`; others are dropped on the way.
+    /// Free of races when the subscription was taken before the command that triggers the event.
+    ///
+    /// # Errors
+    /// [`QmpError::Timeout`], [`QmpError::Lagged`] (the event may have been lost) or [`QmpError::Closed`].
+    pub async fn wait_for(
+        &mut self,
+        name: &str,
+        matches: impl Fn(&Value) -> bool,
+        timeout: Duration,
+    ) -> Result<Event, QmpError> {
+        let search = async {
+            loop {
+                let event = self.next().await?;
+                if event.name == name && matches(&event.data) {
+                    return Ok(event);
+                }
+            }
+        };
+        let late = |_| QmpError::Timeout {
+            command: format!("event {name}"),
+            after: timeout,
+        };
+        tokio::time::timeout(timeout, search).await.map_err(late)?
+    }
+}
+
+async fn first_message(stream: &mut UnixStream, decoder: &mut Decoder) -> Result<Message, QmpError> {
+    loop {
+        let message = decoder
+            .next()
+            .map_err(|error| QmpError::Protocol(error.to_string()))?;
+        if let Some(message) = message {
+            return Ok(message);
+        }
+        let mut chunk = [0; 4096];
+        let count = stream.read(&mut chunk).await.map_err(|_| QmpError::Closed)?;
+        if count == 0 {
+            return Err(QmpError::Closed);
+        }
+        decoder.push(chunk.get(..count).unwrap_or_default());
+    }
+}
+
+async fn read_task(
+    mut read: OwnedReadHalf,
+    mut decoder: Decoder,
+    shared: Arc<Shared>,
+    closed: watch::Sender<bool>,
+) {
+    let why = loop {
+        if let Err(why) = deliver(&mut decoder, &shared) {
+            break why;
+        }
+        let mut chunk = [0; 16384];
+        match read.read(&mut chunk).await {
+            Ok(0) | Err(_) => break Failure::Closed,
+            Ok(count) => decoder.push(chunk.get(..count).unwrap_or_default()),
+        }
+    };
+    if let Failure::Protocol(what) = &why {
+        tracing::warn!(what, "QEMU monitor connection given up");
+    }
+    shared.end(&why);
+    let _ = closed.send(true);
+}
+
+fn deliver(decoder: &mut Decoder, shared: &Shared) -> Result<(), Failure> {
+    while let Some(message) = decoder
+        .next()
+        .map_err(|error| Failure::Protocol(error.to_string()))?
+    {
+        let (id, result) = match message {
+            Message::Event(event) => {
+                if let Some(events) = &shared.lock().events {
+                    let _ = events.send(event);
+                }
+                continue;
+            }
+            Message::Greeting { .. } => return Err(Failure::Protocol("a second greeting".to_owned())),
+            Message::Return { id, value } => (id, Ok(value)),
+            Message::Error { id, class, desc } => (id, Err(Failure::Command { class, desc })),
+        };
+        let mut table = shared.lock();
+        let known = id
+            .as_ref()
+            .and_then(Value::as_u64)
+            .filter(|id| *id < table.issued);
+        let Some(known) = known else {
+            let answer = result.map_or_else(|error| format!("{error:?}"), |_| "a success".to_owned());
+            return Err(Failure::Protocol(format!(
+                "an answer to a command never sent: {answer}"
+            )));
+        };
+        if let Some(reply) = table.waiting.remove(&known) {
+            let _ = reply.send(result);
+        }
+    }
+    Ok(())
+}
+
+async fn write_task(mut write: OwnedWriteHalf, mut lines: mpsc::Receiver<Vec<u8>>) {
+    // A failure to write ends this task; the reader sees the end of the connection and tells everyone.
+    while let Some(line) = lines.recv().await {
+        if write.write_all(&line).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;
