@@ -400,7 +400,8 @@ fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
         for symbol in group {
             bits = bits << 6 | u32::from(base64_value(*symbol)?);
         }
-        bits <<= 6 * (4 - group.len()) as u32;
+        // A short last group is aligned like a full one.
+        (group.len()..4).for_each(|_| bits <<= 6);
         let [_, decoded @ ..] = bits.to_be_bytes();
         bytes.extend(decoded.iter().take(group.len() - 1));
     }
