@@ -18,7 +18,8 @@ pub enum LogKind {
 }
 
 /// What the guest knew of the instant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Consistency {
     /// Nothing: like a power cut.
     Crash,
@@ -29,7 +30,7 @@ pub enum Consistency {
 }
 
 /// A disk the log speaks of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LogDisk {
     /// Its name within the VM.
     pub id: DiskId,

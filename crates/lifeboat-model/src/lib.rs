@@ -4,6 +4,8 @@
 
 pub mod api;
 pub mod ids;
+pub mod lifecycle;
+pub mod policy;
 pub mod settings;
 pub mod time;
 pub mod vm;

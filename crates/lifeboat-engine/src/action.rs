@@ -1,0 +1,338 @@
+//! What can be asked of a host: one enum under every management surface, with its answers and its refusals.
+//! Surfaces translate to and from it and have no logic of their own.
+
+use lifeboat_deltalog::Consistency;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{
+    AuthorizationEntry, JobId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings,
+    ReplicationState, Timestamp, VmSpec,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::ports::hypervisor::{Console, PowerState};
+use crate::ports::store::{BulkProgress, Target};
+use crate::records::{Counters, Event, Failover, Job, Problem, ServerSettings};
+
+/// A VM by name or UUID, as a person writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VmRef(pub String);
+
+/// Which recovery point.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", content = "value", rename_all = "lowercase")]
+pub enum PointSelector {
+    /// The newest data there is.
+    #[default]
+    Latest,
+    /// A listed point, by its id (a point's UUID, or a cycle's `generation:sequence`), or an unambiguous beginning of it.
+    Id(String),
+    /// The newest instant not after this one.
+    At(Timestamp),
+}
+
+/// A wish.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum Action {
+    /// All VMs of this host, replicas included.
+    ListVms,
+    /// One VM.
+    ShowVm {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Starts a VM.
+    StartVm {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Shuts a VM down, or turns it off.
+    StopVm {
+        /// Which.
+        vm: VmRef,
+        /// Turn it off at once.
+        force: bool,
+    },
+    /// A picture of the screen.
+    Screenshot {
+        /// Which.
+        vm: VmRef,
+    },
+    /// CreateReplicationRelationship.
+    EnableReplication {
+        /// Which.
+        vm: VmRef,
+        /// Settings; an empty disk list means all disks.
+        settings: ReplicationSettings,
+    },
+    /// StartReplication over the network, now. A job.
+    StartReplication {
+        /// Which.
+        vm: VmRef,
+    },
+    /// RequestReplicationStateChange to 7.
+    SuspendReplication {
+        /// Which.
+        vm: VmRef,
+    },
+    /// RequestReplicationStateChange to 3.
+    ResumeReplication {
+        /// Which.
+        vm: VmRef,
+    },
+    /// RemoveReplicationRelationship: this side only.
+    RemoveReplication {
+        /// Which.
+        vm: VmRef,
+    },
+    /// A cycle now, without waiting for the interval.
+    ReplicateNow {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Recovery points of a replica: sealed ones and cycles.
+    ListPoints {
+        /// Which.
+        vm: VmRef,
+    },
+    /// InitiateFailover. A job.
+    InitiateFailover {
+        /// Which.
+        vm: VmRef,
+        /// The point.
+        point: PointSelector,
+        /// Start the VM as well.
+        start: bool,
+    },
+    /// RevertFailover. A job.
+    RevertFailover {
+        /// Which.
+        vm: VmRef,
+        /// Turn the VM off first if it runs.
+        force: bool,
+    },
+    /// CommitFailover. A job.
+    CommitFailover {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Jobs, newest first.
+    ListJobs,
+    /// One job.
+    ShowJob {
+        /// Which.
+        job: JobId,
+    },
+    /// Msvm_ConcreteJob.RequestStateChange to 4 (terminate).
+    CancelJob {
+        /// Which.
+        job: JobId,
+    },
+    /// Newest events.
+    ListEvents {
+        /// Of one VM, or of all.
+        vm: Option<VmRef>,
+        /// At most this many, 1 to 1000.
+        limit: u32,
+    },
+    /// Authorization entries.
+    ListAuthorization,
+    /// AddAuthorizationEntry; replaces an entry with the same primary.
+    AddAuthorization {
+        /// The entry.
+        entry: AuthorizationEntry,
+    },
+    /// RemoveAuthorizationEntry.
+    RemoveAuthorization {
+        /// Its primary.
+        primary: String,
+    },
+    /// Settings of this host as a replica server.
+    ShowServer,
+    /// ModifyServiceSettings.
+    SetServer {
+        /// The new settings.
+        settings: ServerSettings,
+    },
+    /// TestReplicationConnection: reach, authenticate, be authorized.
+    TestConnection {
+        /// `HOST:PORT`.
+        peer: String,
+    },
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "value", rename_all = "kebab-case")]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// VMs.
+    Vms(Vec<VmView>),
+    /// A VM.
+    Vm(Box<VmView>),
+    /// A PNG.
+    Picture(Vec<u8>),
+    /// Recovery points, newest first.
+    Points(Vec<PointView>),
+    /// A job that carries on, or that ended.
+    Job(Job),
+    /// Jobs.
+    Jobs(Vec<Job>),
+    /// Events.
+    Events(Vec<Event>),
+    /// Authorization entries.
+    Entries(Vec<AuthorizationEntry>),
+    /// This host.
+    Server(ServerView),
+}
+
+/// A VM as this host sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmView {
+    /// The machine.
+    pub spec: VmSpec,
+    /// What it does.
+    pub power: PowerState,
+    /// Where to look at it.
+    pub console: Console,
+    /// Its replication; `None` when there is none.
+    pub replication: Option<ReplicationView>,
+}
+
+/// A relationship as one side sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicationView {
+    /// Role.
+    pub mode: ReplicationMode,
+    /// State.
+    pub state: ReplicationState,
+    /// Health, computed now.
+    pub health: ReplicationHealth,
+    /// Why the health is what it is, in words.
+    pub health_notes: Vec<String>,
+    /// The other side.
+    pub peer: String,
+    /// Settings.
+    pub settings: ReplicationSettings,
+    /// Where this side stands.
+    pub position: Position,
+    /// Instant of the newest data that is safe on the replica.
+    pub newest_instant: Option<Timestamp>,
+    /// Last delta sent or received.
+    pub last_replication: Option<Timestamp>,
+    /// Milliseconds of data that would be lost if the primary were lost now; `None` when not known.
+    pub lag_ms: Option<u64>,
+    /// What is wrong.
+    pub problem: Option<Problem>,
+    /// Initial copy, while it lasts.
+    pub bulk: Vec<BulkView>,
+    /// The failover, on a replica.
+    pub failover: Option<Failover>,
+    /// Counters.
+    pub counters: Counters,
+}
+
+/// Progress of the initial copy of one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkView {
+    /// How far.
+    pub progress: BulkProgress,
+    /// Size of the disk in bytes.
+    pub size: u64,
+}
+
+/// A recovery point in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointView {
+    /// What to give to `failover start --point`.
+    pub id: String,
+    /// What it is.
+    pub target: Target,
+    /// The instant on the primary.
+    pub instant: Timestamp,
+    /// What it guarantees.
+    pub consistency: Consistency,
+    /// Bytes it takes.
+    pub size: u64,
+}
+
+/// This host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerView {
+    /// Its name.
+    pub host: String,
+    /// Version of Lifeboat.
+    pub version: String,
+    /// Where peers reach it.
+    pub listen: String,
+    /// Settings.
+    pub settings: ServerSettings,
+}
+
+/// Why a wish was not granted. `code` is the API's return code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The API's return code.
+    pub code: ReturnCode,
+    /// What and why, naming state and thing.
+    pub message: String,
+    /// The way out; empty when there is none.
+    pub hint: String,
+}
+
+impl Refusal {
+    /// A refusal with a way out.
+    pub fn new(code: ReturnCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+}
+
+impl Action {
+    /// The VM this action is about.
+    #[must_use]
+    pub fn vm(&self) -> Option<&VmRef> {
+        match self {
+            Self::ShowVm { vm }
+            | Self::StartVm { vm }
+            | Self::StopVm { vm, .. }
+            | Self::Screenshot { vm }
+            | Self::EnableReplication { vm, .. }
+            | Self::StartReplication { vm }
+            | Self::SuspendReplication { vm }
+            | Self::ResumeReplication { vm }
+            | Self::RemoveReplication { vm }
+            | Self::ReplicateNow { vm }
+            | Self::ListPoints { vm }
+            | Self::InitiateFailover { vm, .. }
+            | Self::RevertFailover { vm, .. }
+            | Self::CommitFailover { vm } => Some(vm),
+            Self::ListEvents { vm, .. } => vm.as_ref(),
+            Self::ListVms
+            | Self::ListJobs
+            | Self::ShowJob { .. }
+            | Self::CancelJob { .. }
+            | Self::ListAuthorization
+            | Self::AddAuthorization { .. }
+            | Self::RemoveAuthorization { .. }
+            | Self::ShowServer
+            | Self::SetServer { .. }
+            | Self::TestConnection { .. } => None,
+        }
+    }
+}
+
+/// The engine as surfaces see it.
+#[async_trait::async_trait]
+pub trait Management: Send + Sync {
+    /// Carries out an action, or starts the job that does.
+    async fn perform(&self, action: Action) -> Result<Answer, Refusal>;
+    /// Jobs as they change, from now on; a slow reader skips to the newest.
+    fn watch_jobs(&self) -> tokio::sync::broadcast::Receiver<Job>;
+}

@@ -1,0 +1,71 @@
+//! Durable state of the engine: relationships, jobs, authorization, server settings, events. Not the truth about
+//! files of replicas, which the store keeps beside them.
+
+use async_trait::async_trait;
+use lifeboat_model::{AuthorizationEntry, JobId, VmId};
+
+use crate::records::{Event, Job, Relationship, ServerSettings};
+
+/// Why the catalog failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// Written by a newer Lifeboat.
+    #[error(
+        "the catalog has schema version {found}, this Lifeboat knows up to {known}; start the newer version again"
+    )]
+    TooNew {
+        /// Version in the file.
+        found: i64,
+        /// Newest version known here.
+        known: i64,
+    },
+    /// A record cannot be read.
+    #[error("catalog record {0} cannot be read: {1}")]
+    Record(String, String),
+    /// The disk is full.
+    #[error("no space left for the catalog")]
+    NoSpace,
+    /// Anything else the database says.
+    #[error("catalog: {0}")]
+    Database(String),
+}
+
+/// Everything that is in the catalog, read at start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CatalogImage {
+    /// Relationships.
+    pub relationships: Vec<Relationship>,
+    /// Jobs that have not been removed.
+    pub jobs: Vec<Job>,
+    /// Authorization entries.
+    pub entries: Vec<AuthorizationEntry>,
+    /// Settings of this host as a replica server.
+    pub server: ServerSettings,
+}
+
+/// The catalog. When a call returns `Ok` its change survives a power cut.
+#[async_trait]
+pub trait Catalog: Send + Sync {
+    /// Reads everything.
+    async fn load(&self) -> Result<CatalogImage, CatalogError>;
+    /// Writes a relationship; the key is its VM and index.
+    async fn put_relationship(&self, relationship: &Relationship) -> Result<(), CatalogError>;
+    /// Removes a relationship. `Ok` when there is none.
+    async fn remove_relationship(&self, vm: VmId, index: u8) -> Result<(), CatalogError>;
+    /// Writes a job.
+    async fn put_job(&self, job: &Job) -> Result<(), CatalogError>;
+    /// Writes a relationship and a job in one transaction: an intent and the job that carries it out.
+    async fn put_both(&self, relationship: &Relationship, job: &Job) -> Result<(), CatalogError>;
+    /// Removes a job. `Ok` when there is none.
+    async fn remove_job(&self, job: JobId) -> Result<(), CatalogError>;
+    /// Writes an authorization entry; the key is its primary.
+    async fn put_entry(&self, entry: &AuthorizationEntry) -> Result<(), CatalogError>;
+    /// Removes an authorization entry; tells whether there was one.
+    async fn remove_entry(&self, primary: &str) -> Result<bool, CatalogError>;
+    /// Writes the server settings.
+    async fn put_server(&self, settings: &ServerSettings) -> Result<(), CatalogError>;
+    /// Appends an event; only the newest 10,000 are kept.
+    async fn add_event(&self, event: &Event) -> Result<(), CatalogError>;
+    /// The newest events, newest first, at most `limit`, of one VM or of all.
+    async fn events(&self, vm: Option<VmId>, limit: u32) -> Result<Vec<Event>, CatalogError>;
+}

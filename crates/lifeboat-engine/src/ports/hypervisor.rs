@@ -1,0 +1,160 @@
+//! What runs virtual machines on this host. QEMU started by Lifeboat implements it; libvirt can stand beside it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use camino::Utf8PathBuf;
+use lifeboat_model::vm::DiskBus;
+use lifeboat_model::{DiskFormat, DiskId, VmId, VmSpec};
+use serde::{Deserialize, Serialize};
+
+use super::capture::{CaptureError, CaptureSource};
+
+/// A VM together with what its disks are at this moment on this host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// The machine; the paths in its disk list are the primary's and are not used.
+    pub spec: VmSpec,
+    /// One entry for each disk of `spec`, in the same order.
+    pub disks: Vec<LaunchDisk>,
+}
+
+/// One disk of a launch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchDisk {
+    /// Which disk of the VM.
+    pub id: DiskId,
+    /// Bus the guest sees.
+    pub bus: DiskBus,
+    /// What holds the data.
+    pub image: DiskImage,
+}
+
+/// Where a disk's data is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum DiskImage {
+    /// An administrator's image file.
+    Plain {
+        /// Absolute path.
+        path: Utf8PathBuf,
+        /// Its format; never probed.
+        format: DiskFormat,
+    },
+    /// A node of the replica store: complete `blockdev` options without node names, every layer and format spelled
+    /// out, so that QEMU opens no file that an image names by itself.
+    Chain {
+        /// The options as QMP's `blockdev-add` takes them.
+        blockdev: serde_json::Value,
+    },
+}
+
+/// Whether a VM's process exists and what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PowerState {
+    /// No process.
+    Off,
+    /// The guest runs.
+    Running,
+    /// The process exists, the guest is paused.
+    Paused,
+    /// The process exists and stopped the guest because of an I/O error, or is in a state without progress.
+    Stalled,
+}
+
+/// Where a person can look at a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Console {
+    /// Unix socket of the serial console.
+    pub socket: Utf8PathBuf,
+    /// File to which everything on the serial console is also written.
+    pub log: Utf8PathBuf,
+}
+
+/// Why an operation on a VM did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {
+    /// Known to break on this host; nothing was started.
+    #[error("{0}")]
+    Preflight(String),
+    /// The VM runs already.
+    #[error("the VM is running")]
+    Running,
+    /// The VM does not run.
+    #[error("the VM is not running")]
+    NotRunning,
+    /// The process did not come up, or died at once; holds what it said.
+    #[error("QEMU did not start: {0}")]
+    DidNotStart(String),
+    /// The guest did not follow a shutdown request in time.
+    #[error("the guest did not shut down within {0:?}; turn it off with force")]
+    ShutdownTimeout(Duration),
+    /// The monitor refused or did not answer.
+    #[error("QEMU monitor: {0}")]
+    Monitor(String),
+    /// A file or process operation failed.
+    #[error("{what}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs virtual machines. Their processes outlive the daemon: every method finds a VM by its id again after a
+/// restart of the daemon. Calls for one VM are made one at a time by its actor; calls for different VMs run
+/// concurrently.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// Refuses what is known to break on this host: missing images, unusable firmware, iothreads on an old QEMU.
+    async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError>;
+
+    /// Starts a VM; returns when the guest's CPUs run. `Running` when it does already.
+    async fn start(&self, launch: &Launch) -> Result<(), HypervisorError>;
+
+    /// What the VM does now.
+    async fn power(&self, vm: VmId) -> Result<PowerState, HypervisorError>;
+
+    /// Asks the guest to shut down (agent, then power button) and waits until the process is gone.
+    async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError>;
+
+    /// Turns a VM off at once, closing its images in order, and waits until the process is gone. Also ends a
+    /// process that no longer answers. `Ok` when it was off already.
+    async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError>;
+
+    /// Where to look at the VM.
+    fn console(&self, vm: VmId) -> Console;
+
+    /// A PNG of the screen.
+    async fn screenshot(&self, vm: VmId) -> Result<Bytes, HypervisorError>;
+
+    /// Access to the VM's disks for capture: through its process when it runs, else by opening the images. While a
+    /// source of a powered-off VM exists the VM cannot be started; `CaptureSource::close` ends it.
+    async fn source(&self, launch: &Launch, disks: &[DiskId])
+    -> Result<Box<dyn CaptureSource>, CaptureError>;
+
+    /// Merges everything between `base` and the top of a running VM's disks into the base, limited to `bytes_per_s`
+    /// (0: unlimited), and returns when done; dropped, the merge is left where it is and can be asked for again.
+    /// `layers` names, per disk, the image files to merge away, topmost first, and the file to keep as the base.
+    async fn merge_live(
+        &self,
+        vm: VmId,
+        layers: &[LiveMerge],
+        bytes_per_s: u64,
+    ) -> Result<(), HypervisorError>;
+}
+
+/// Layers of one disk of a running VM to be merged into the image below them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveMerge {
+    /// The disk.
+    pub id: DiskId,
+    /// File of the uppermost layer to merge away; it is not the layer the guest writes to.
+    pub top: Utf8PathBuf,
+    /// File that receives the data.
+    pub base: Utf8PathBuf,
+}

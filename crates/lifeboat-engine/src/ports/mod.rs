@@ -1,0 +1,31 @@
+//! The ports: what the engine needs from the world, as traits. Adapters implement them and know nothing of one
+//! another; the simulated world implements them in memory. No logic lives here.
+
+pub mod capture;
+pub mod catalog;
+pub mod hypervisor;
+pub mod link;
+pub mod spool;
+pub mod store;
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use lifeboat_model::Timestamp;
+use uuid::Uuid;
+
+/// Bytes on their way from a file or a connection, in order.
+pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+
+/// The wall clock. Intervals inside the engine use the runtime's timer instead.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// Where new ids come from.
+pub trait Entropy: Send + Sync {
+    /// A UUID never seen before.
+    fn uuid(&self) -> Uuid;
+}

@@ -1,0 +1,301 @@
+//! The state machine of a relationship: which operation and which happening leads where, by the documented tables
+//! of both sides. A pure function over (mode, state, event); carrying it out is the engine's.
+//!
+//! ```text
+//! primary:  0 ─create→ 1 ─start→ 2 ─copied→ 3 ⇄ 7 (suspend, resume)      3 ⇄ 8 (send error, cured)
+//!                      ↑─cancel──┘          3,7,8 ─tracking lost→ 9
+//! replica:  0 ─offer→ 2 ─first point→ 3 ⇄ 7        3,7,8 ─failover→ 12 → 5 ─commit→ 6
+//!                                     ↑──────────── revert, failover failed ──┘
+//! ```
+
+use crate::api::{ReplicationMode as Mode, ReplicationState as State};
+
+/// What is asked for or what has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// CreateReplicationRelationship (primary).
+    Create,
+    /// StartReplication (primary).
+    StartCopy,
+    /// Initial copy cancelled (primary).
+    CancelCopy,
+    /// The initial copy and the cycle that closes it are on the replica (primary), or sealed (replica).
+    CopyFinished,
+    /// RequestReplicationStateChange to 7.
+    Suspend,
+    /// RequestReplicationStateChange to 3.
+    Resume,
+    /// A send or receive error that retries have not cured.
+    Fault,
+    /// Data flows again.
+    Cured,
+    /// The baseline is in doubt (primary).
+    TrackingLost,
+    /// RemoveReplicationRelationship.
+    Remove,
+    /// InitiateFailover (replica).
+    InitiateFailover,
+    /// The failover disks are there (replica).
+    FailoverReady,
+    /// The failover could not be made and was undone; the payload is the state before it (replica).
+    FailoverUndone(State),
+    /// RevertFailover (replica); the payload is the state before the failover.
+    Revert(State),
+    /// CommitFailover (replica).
+    Commit,
+}
+
+/// The event is not allowed in this mode and state: the API's 32775.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not possible while replication is {state} ({}) in mode {mode}", state.number())]
+pub struct NotNow {
+    /// Role of this side.
+    pub mode: Mode,
+    /// State of this side.
+    pub state: State,
+    /// What leads out.
+    pub way_out: &'static str,
+}
+
+/// Where the event leads.
+pub fn step(mode: Mode, state: State, event: Event) -> Result<State, NotNow> {
+    let next = match mode {
+        Mode::None => {
+            (state == State::Disabled && event == Event::Create).then_some(State::ReadyForReplication)
+        }
+        Mode::Primary => primary(state, event),
+        Mode::Replica | Mode::ExtendedReplica => replica(state, event),
+        Mode::TestReplica => None,
+    };
+    next.ok_or(NotNow {
+        mode,
+        state,
+        way_out: way_out(mode, state, event),
+    })
+}
+
+fn primary(state: State, event: Event) -> Option<State> {
+    use State as S;
+    let established = matches!(state, S::Replicating | S::Suspended | S::Critical);
+    match event {
+        Event::StartCopy => {
+            (state == S::ReadyForReplication).then_some(S::WaitingToCompleteInitialReplication)
+        }
+        Event::CancelCopy => matches!(
+            state,
+            S::ReadyForReplication | S::WaitingToCompleteInitialReplication
+        )
+        .then_some(S::ReadyForReplication),
+        Event::CopyFinished => (state == S::WaitingToCompleteInitialReplication).then_some(S::Replicating),
+        // A paused relationship stays paused; an erring one may be paused too, so that its noise can be stopped.
+        Event::Suspend => established.then_some(S::Suspended),
+        Event::Resume => established.then_some(S::Replicating),
+        Event::Fault => match state {
+            S::Replicating | S::Critical => Some(S::Critical),
+            // The copy goes on by itself when the fault is gone; the health says that it does not move.
+            S::WaitingToCompleteInitialReplication => Some(state),
+            _ => None,
+        },
+        Event::Cured => match state {
+            S::Critical | S::Replicating => Some(S::Replicating),
+            S::WaitingToCompleteInitialReplication => Some(state),
+            _ => None,
+        },
+        Event::TrackingLost => established.then_some(S::WaitingToStartResynchronization),
+        Event::Remove => (state != S::Disabled).then_some(S::Disabled),
+        Event::Create
+        | Event::InitiateFailover
+        | Event::FailoverReady
+        | Event::FailoverUndone(_)
+        | Event::Revert(_)
+        | Event::Commit => None,
+    }
+}
+
+fn replica(state: State, event: Event) -> Option<State> {
+    use State as S;
+    let established = matches!(state, S::Replicating | S::Suspended | S::Critical);
+    match event {
+        Event::CopyFinished => (state == S::WaitingToCompleteInitialReplication).then_some(S::Replicating),
+        Event::Suspend => established.then_some(S::Suspended),
+        Event::Resume => established.then_some(S::Replicating),
+        Event::Fault => match state {
+            S::Replicating | S::Critical => Some(S::Critical),
+            S::WaitingToCompleteInitialReplication => Some(state),
+            _ => None,
+        },
+        Event::Cured => match state {
+            S::Critical | S::Replicating => Some(S::Replicating),
+            S::WaitingToCompleteInitialReplication => Some(state),
+            _ => None,
+        },
+        Event::InitiateFailover => {
+            (established || state == S::Resynchronizing).then_some(S::FailoverInProgress)
+        }
+        Event::FailoverReady => (state == S::FailoverInProgress).then_some(S::Recovered),
+        Event::FailoverUndone(before) => (state == S::FailoverInProgress).then_some(before),
+        Event::Revert(before) => (state == S::Recovered).then_some(before),
+        Event::Commit => (state == S::Recovered).then_some(S::Committed),
+        Event::Remove => {
+            (!matches!(state, S::Disabled | S::FailoverInProgress | S::Recovered)).then_some(S::Disabled)
+        }
+        Event::Create | Event::StartCopy | Event::CancelCopy | Event::TrackingLost => None,
+    }
+}
+
+/// Whether the VM of this side may be started.
+#[must_use]
+pub fn may_start(mode: Mode, state: State) -> bool {
+    match mode {
+        Mode::None | Mode::TestReplica => true,
+        Mode::Primary => state != State::SyncedReplicationComplete,
+        Mode::Replica | Mode::ExtendedReplica => {
+            matches!(state, State::Recovered | State::Committed | State::Disabled)
+        }
+    }
+}
+
+fn way_out(mode: Mode, state: State, event: Event) -> &'static str {
+    use State as S;
+    match (mode, state) {
+        (Mode::None | Mode::TestReplica, _) => "enable replication first: lifeboat replication enable",
+        (_, S::Disabled) => {
+            "replication was removed; enable it again on the primary: lifeboat replication enable"
+        }
+        (Mode::Primary, _) if matches!(event, Event::InitiateFailover | Event::Revert(_) | Event::Commit) => {
+            "this host is the primary; failover is done on the replica host"
+        }
+        (Mode::Primary, _) if event == Event::Create => {
+            "it is enabled already; remove it first: lifeboat replication remove"
+        }
+        (Mode::Primary, S::ReadyForReplication) => "start the initial copy: lifeboat replication start",
+        (Mode::Primary, S::WaitingToCompleteInitialReplication) => {
+            "the initial copy is under way; wait for it, or cancel its job: lifeboat job cancel"
+        }
+        (Mode::Primary, S::WaitingToStartResynchronization) => {
+            "change tracking was lost and resynchronization is required; remove the replication and enable it again"
+        }
+        (Mode::Primary, _) => "see: lifeboat replication status",
+        (_, S::WaitingToCompleteInitialReplication) => {
+            "the initial copy is not complete; there is no recovery point"
+        }
+        (_, S::FailoverInProgress) => "a failover is being carried out; see: lifeboat job list",
+        (_, S::Recovered) => {
+            "the VM is failed over; revert (lifeboat failover revert) or commit (lifeboat failover commit)"
+        }
+        (_, S::Committed) => "the failover is committed, which cannot be undone",
+        _ if matches!(
+            event,
+            Event::StartCopy | Event::CancelCopy | Event::Create | Event::TrackingLost
+        ) =>
+        {
+            "this host is the replica; do this on the primary host"
+        }
+        _ if matches!(event, Event::Revert(_) | Event::Commit) => {
+            "there is no failover; start one: lifeboat failover start"
+        }
+        _ => "see: lifeboat replication status",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use State as S;
+
+    /// The documented tables, cell by cell: `None` is 32775.
+    const PRIMARY: &[(Event, &[(S, S)])] = &[
+        (
+            Event::StartCopy,
+            &[(S::ReadyForReplication, S::WaitingToCompleteInitialReplication)],
+        ),
+        (
+            Event::CopyFinished,
+            &[(S::WaitingToCompleteInitialReplication, S::Replicating)],
+        ),
+        (
+            Event::CancelCopy,
+            &[
+                (S::ReadyForReplication, S::ReadyForReplication),
+                (S::WaitingToCompleteInitialReplication, S::ReadyForReplication),
+            ],
+        ),
+        (
+            Event::Suspend,
+            &[
+                (S::Replicating, S::Suspended),
+                (S::Suspended, S::Suspended),
+                (S::Critical, S::Suspended),
+            ],
+        ),
+        (
+            Event::Resume,
+            &[
+                (S::Replicating, S::Replicating),
+                (S::Suspended, S::Replicating),
+                (S::Critical, S::Replicating),
+            ],
+        ),
+        (Event::InitiateFailover, &[]),
+        (Event::Revert(S::Replicating), &[]),
+        (Event::Commit, &[]),
+        (Event::Create, &[]),
+    ];
+    const REPLICA: &[(Event, &[(S, S)])] = &[
+        (Event::StartCopy, &[]),
+        (Event::Create, &[]),
+        (Event::TrackingLost, &[]),
+        (
+            Event::InitiateFailover,
+            &[
+                (S::Replicating, S::FailoverInProgress),
+                (S::Suspended, S::FailoverInProgress),
+                (S::Critical, S::FailoverInProgress),
+                (S::Resynchronizing, S::FailoverInProgress),
+            ],
+        ),
+        (Event::Revert(S::Replicating), &[(S::Recovered, S::Replicating)]),
+        (Event::Revert(S::Suspended), &[(S::Recovered, S::Suspended)]),
+        (Event::Commit, &[(S::Recovered, S::Committed)]),
+        (Event::FailoverReady, &[(S::FailoverInProgress, S::Recovered)]),
+    ];
+
+    #[test]
+    fn transitions_are_those_of_the_tables_and_no_others() {
+        for (mode, table) in [
+            (Mode::Primary, PRIMARY),
+            (Mode::Replica, REPLICA),
+            (Mode::ExtendedReplica, REPLICA),
+        ] {
+            for (event, cells) in table {
+                for state in S::ALL {
+                    let want = cells.iter().find(|(from, _)| from == state).map(|(_, to)| *to);
+                    let got = step(mode, *state, *event);
+                    assert_eq!(got.ok(), want, "{mode} {state} {event:?}");
+                    if let Err(no) = got {
+                        assert!(
+                            !no.way_out.is_empty() && no.to_string().contains(&state.number().to_string())
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_replica_starts_only_on_a_branch() {
+        for state in S::ALL {
+            let want = matches!(state, S::Recovered | S::Committed | S::Disabled);
+            assert_eq!(may_start(Mode::Replica, *state), want, "{state}");
+        }
+        assert!(!may_start(Mode::Primary, S::SyncedReplicationComplete));
+        assert!(may_start(Mode::Primary, S::Critical));
+    }
+
+    #[test]
+    fn a_failed_over_replica_cannot_be_removed_by_accident() {
+        assert!(step(Mode::Replica, S::Recovered, Event::Remove).is_err());
+        assert!(step(Mode::Replica, S::FailoverInProgress, Event::Remove).is_err());
+        assert_eq!(step(Mode::Replica, S::Committed, Event::Remove), Ok(S::Disabled));
+    }
+}
