@@ -100,7 +100,10 @@ fn header(c: &mut Cursor<'_>) -> Read<MiniLog> {
             .take_while(|&&b| b != 0)
             .map(|&b| char::from(b))
             .collect();
-        must(field[id.len()..].iter().all(|&b| b == 0), "padding of the id")?;
+        must(
+            field[id.chars().count()..].iter().all(|&b| b == 0),
+            "padding of the id",
+        )?;
         let letters = id.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         must(
             letters && !id.is_empty() && !id.starts_with('-'),
