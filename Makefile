@@ -1,0 +1,39 @@
+# The commands of this project. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+FUZZ_SECONDS ?= 60
+
+.PHONY: help setup guest check test demo soak bench fuzz
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what building and testing need (Debian 12)
+	@scripts/setup.sh
+
+guest: setup ## build the test guest in target/guest-image
+	@scripts/make-guest.sh
+
+check: setup ## formatting, lints, architecture rules, documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo run --quiet --locked -p xtask -- check
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+test: guest ## all tests, those with real QEMU guests included
+	cargo nextest run --workspace --locked
+	cargo test --workspace --doc --locked --quiet
+
+demo: guest ## two hosts on this machine play the whole story
+	cargo build --release --locked -p lifeboat
+	scripts/demo.sh
+
+soak: guest ## the long versions of the crash tests
+	cargo nextest run --workspace --locked --run-ignored only -E 'test(soak_)'
+
+bench: guest ## measure against the budgets
+	cargo bench --workspace --locked
+
+fuzz: setup ## each fuzz target for FUZZ_SECONDS (default 60); needs cargo-fuzz and a nightly toolchain
+	@cargo fuzz --version >/dev/null || { echo "cargo-fuzz is missing; run: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	set -e; for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); done

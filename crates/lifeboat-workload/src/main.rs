@@ -1,0 +1,48 @@
+//! The command line around the library: arguments in, lines and an exit code out. Nothing is decided here.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use lifeboat_workload::args::{Command, HELP, parse};
+use lifeboat_workload::{verify, write};
+
+fn main() -> ExitCode {
+    let command = match parse(std::env::args().skip(1)) {
+        Ok(command) => command,
+        Err(why) => return could_not(&why),
+    };
+    match command {
+        Command::Help => print(HELP, 0),
+        Command::Write(place, pace) => match write::run(&place, &pace, io::stdout().lock()) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => could_not(&error.to_string()),
+        },
+        Command::Verify {
+            place,
+            expect_some,
+            json,
+        } => {
+            let report = verify::run(&place, expect_some);
+            let text = if json {
+                report.to_json()
+            } else {
+                report.to_string()
+            };
+            print(&format!("{text}\n"), report.exit_code())
+        }
+    }
+}
+
+/// An answer nobody received is no answer.
+fn print(text: &str, code: u8) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::from(code),
+        Err(error) => could_not(&format!("cannot print: {error}")),
+    }
+}
+
+fn could_not(why: &str) -> ExitCode {
+    // With stderr gone too, the exit code is all that is left to say.
+    let _ = writeln!(io::stderr(), "lifeboat-workload: {why}");
+    ExitCode::from(2)
+}
