@@ -1,6 +1,7 @@
 //! From bytes to changes, as the bytes arrive. Nothing in the input is believed before it is checked: a length is held
 //! against its cap before anything waits for or allocates that much, and memory beyond the index stays near one frame.
 
+use crate::digest::Digest;
 use crate::error::{DecodeError, Fault, FrameError, Part};
 use crate::format::{
     CODEC_RAW, CODEC_ZSTD, CRC_LEN, FOOTER_EXTENT, FOOTER_FIXED, FOOTER_MAGIC, FOOTER_TAIL, FRAME_HEAD,
@@ -416,7 +417,7 @@ impl Footer {
         }
         let digest: Option<[u8; 32]> = f.bytes();
         input.consume(8 + CRC_LEN);
-        let right = *input.digest.finalize().as_bytes();
+        let right = input.digest.value();
         if digest != Some(right) {
             return Err(Fault::Digest);
         }
@@ -434,7 +435,7 @@ struct Input {
     used: usize,
     /// Bytes of the log before `buffer`.
     before: u64,
-    digest: blake3::Hasher,
+    digest: Digest,
 }
 
 impl Input {

@@ -2,6 +2,7 @@
 //! index and the running digest.
 
 use crate::Summary;
+use crate::digest::Digest;
 use crate::error::EncodeError;
 use crate::format::{FOOTER_EXTENT, FOOTER_FIXED, FOOTER_MAGIC, FOOTER_TAIL, MAX_FRAME_DATA};
 use crate::frame::{EncodedFrame, FrameEncoder, append_zero};
@@ -12,7 +13,7 @@ use crate::index::Index;
 pub struct Encoder {
     frames: FrameEncoder,
     index: Index,
-    digest: blake3::Hasher,
+    digest: Digest,
 }
 
 impl Encoder {
@@ -23,7 +24,7 @@ impl Encoder {
     pub fn new(header: &Header, compress: bool, out: &mut Vec<u8>) -> Result<Self, EncodeError> {
         let start = out.len();
         header.encode(out)?;
-        let mut digest = blake3::Hasher::new();
+        let mut digest = Digest::default();
         digest.update(out.get(start..).unwrap_or_default());
         Ok(Self {
             frames: FrameEncoder::new(compress),
@@ -105,7 +106,7 @@ impl Encoder {
         let crc = crc32c::crc32c(out.get(start..).unwrap_or_default());
         out.extend_from_slice(&crc.to_le_bytes());
         digest.update(out.get(start..).unwrap_or_default());
-        summary.digest = *digest.finalize().as_bytes();
+        summary.digest = digest.value();
         out.extend_from_slice(&summary.digest);
         summary
     }

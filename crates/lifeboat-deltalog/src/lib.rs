@@ -9,6 +9,7 @@
 //! A log without a valid footer does not exist, so its frames may be staged but never kept as a state of the VM.
 
 mod decode;
+mod digest;
 mod encode;
 mod error;
 mod format;
