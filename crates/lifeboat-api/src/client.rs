@@ -1,0 +1,262 @@
+//! The client of the REST surface: one connection per call over the Unix socket. It translates and reports; it does
+//! not retry and has no opinion about answers.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use camino::{Utf8Path, Utf8PathBuf};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use lifeboat_engine::action::{Action, Answer, Refusal};
+use lifeboat_engine::records::Job;
+use lifeboat_model::JobId;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+
+use crate::http::{ANSWER_HEADER, ErrorBody};
+use crate::routes::{self, Call, PREFIX, Verb};
+
+/// Longest answer taken in, in bytes: lists of many points fit, nonsense does not fill the memory.
+const MAX_ANSWER: usize = 256 << 20;
+/// Longest single event of the job stream in bytes.
+const MAX_EVENT: usize = 1 << 20;
+/// Silence about a job after which it is asked for: the stream may skip when the reader was slow.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody serves there, or may not be asked.
+    #[error("the daemon cannot be reached at {socket}: {source}")]
+    Unreachable {
+        /// The socket.
+        socket: Utf8PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The daemon went away in the middle.
+    #[error("the daemon at {socket} ended the connection: {detail}")]
+    Lost {
+        /// The socket.
+        socket: Utf8PathBuf,
+        /// What happened.
+        detail: String,
+    },
+    /// The other side is no Lifeboat of a version we know.
+    #[error("the answer from {socket} makes no sense: {detail}")]
+    Protocol {
+        /// The socket.
+        socket: Utf8PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// It refused.
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+/// A way to the daemon of this host.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: Utf8PathBuf,
+}
+
+impl Client {
+    /// The daemon behind `socket`. Connections are made call by call.
+    #[must_use]
+    pub fn new(socket: &Utf8Path) -> Self {
+        Self {
+            socket: socket.into(),
+        }
+    }
+
+    /// Has an action performed and waits for the answer, however long that takes.
+    pub async fn perform(&self, action: &Action) -> Result<Answer, ClientError> {
+        let call = routes::call(action).ok_or_else(|| self.protocol("there is no route for this action"))?;
+        let response = self.send(&call).await?;
+        let status = response.status();
+        let tag = response
+            .headers()
+            .get(ANSWER_HEADER)
+            .and_then(|v| v.to_str().ok())
+            .map(str::to_owned);
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|e| self.lost(e.to_string()))?.to_bytes();
+        if !status.is_success() {
+            return Err(self.refusal(status, &body));
+        }
+        let tag = tag.ok_or_else(|| self.protocol("it does not say what it answers"))?;
+        if tag == "picture" {
+            return Ok(Answer::Picture(body.to_vec()));
+        }
+        let mut parts = json!({ "answer": tag });
+        if !body.is_empty() {
+            parts["value"] = serde_json::from_slice(&body).map_err(|e| self.protocol(e))?;
+        }
+        serde_json::from_value(parts).map_err(|e| self.protocol(e))
+    }
+
+    /// Follows a job from now on; the first state returned is the one it is in.
+    pub async fn follow(&self, job: JobId) -> Result<JobFollower, ClientError> {
+        let call = Call {
+            verb: Verb::Get,
+            target: format!("{PREFIX}/jobs/events"),
+            body: None,
+        };
+        let response = self.send(&call).await?;
+        if !response.status().is_success() {
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_EVENT).collect().await;
+            return Err(self.refusal(status, &body.map_err(|e| self.lost(e.to_string()))?.to_bytes()));
+        }
+        Ok(JobFollower {
+            client: self.clone(),
+            job,
+            body: response.into_body(),
+            pending: BytesMut::new(),
+            asked: false,
+            last: None,
+        })
+    }
+
+    async fn send(&self, call: &Call) -> Result<Response<Incoming>, ClientError> {
+        let unreachable = |source| ClientError::Unreachable {
+            socket: self.socket.clone(),
+            source,
+        };
+        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|e| self.lost(e.to_string()))?;
+        tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(call.verb.as_str())
+            .uri(&call.target)
+            .header("host", "lifeboat");
+        let body = match &call.body {
+            Some(value) => {
+                request = request.header("content-type", "application/json");
+                Bytes::from(value.to_string())
+            }
+            None => Bytes::new(),
+        };
+        let request = request.body(Full::new(body)).map_err(|e| self.protocol(e))?;
+        sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.lost(e.to_string()))
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<ErrorBody>(body) {
+            Ok(e) => ClientError::Refused(Refusal {
+                code: e.name,
+                message: e.message,
+                hint: e.hint,
+            }),
+            Err(_) => self.protocol(format!("status {status} without an explanation")),
+        }
+    }
+
+    fn lost(&self, detail: String) -> ClientError {
+        ClientError::Lost {
+            socket: self.socket.clone(),
+            detail,
+        }
+    }
+
+    fn protocol(&self, detail: impl ToString) -> ClientError {
+        ClientError::Protocol {
+            socket: self.socket.clone(),
+            detail: detail.to_string(),
+        }
+    }
+}
+
+/// States of one job, one after the other, until it has ended.
+#[derive(Debug)]
+pub struct JobFollower {
+    client: Client,
+    job: JobId,
+    body: Incoming,
+    pending: BytesMut,
+    asked: bool,
+    last: Option<Job>,
+}
+
+impl JobFollower {
+    /// The next state that differs from the last one; `None` after the final one. May be dropped between two states.
+    pub async fn next(&mut self) -> Result<Option<Job>, ClientError> {
+        if self.last.as_ref().is_some_and(|j| j.state.is_final()) {
+            return Ok(None);
+        }
+        loop {
+            let job = if self.asked {
+                match tokio::time::timeout(ASK_AGAIN, self.event()).await {
+                    Ok(event) => event?,
+                    Err(_) => self.ask().await?,
+                }
+            } else {
+                // The stream is open by now: nothing that happens after this answer is missed.
+                self.asked = true;
+                self.ask().await?
+            };
+            if self.last.as_ref() != Some(&job) {
+                self.last = Some(job.clone());
+                return Ok(Some(job));
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<Job, ClientError> {
+        match self.client.perform(&Action::ShowJob { job: self.job }).await? {
+            Answer::Job(job) => Ok(job),
+            _ => Err(self
+                .client
+                .protocol("it was asked for a job and answers something else")),
+        }
+    }
+
+    /// The next event about our job.
+    async fn event(&mut self) -> Result<Job, ClientError> {
+        loop {
+            while let Some(job) = self.take_event()? {
+                if job.id == self.job {
+                    return Ok(job);
+                }
+            }
+            let frame = self.body.frame().await;
+            let frame = frame.ok_or_else(|| self.client.lost("the daemon is stopping".into()))?;
+            let frame = frame.map_err(|e| self.client.lost(e.to_string()))?;
+            if let Some(data) = frame.data_ref() {
+                self.pending.extend_from_slice(data);
+            }
+            if self.pending.len() > MAX_EVENT {
+                return Err(self.client.protocol("an event without end"));
+            }
+        }
+    }
+
+    /// Takes whole events off the front of what has arrived, until one holds a job.
+    fn take_event(&mut self) -> Result<Option<Job>, ClientError> {
+        while let Some(end) = self.pending.windows(2).position(|w| w == b"\n\n") {
+            let event = self.pending.split_to(end);
+            self.pending.advance(2);
+            let text = String::from_utf8_lossy(&event);
+            let data: String = text
+                .lines()
+                .filter_map(|l| l.strip_prefix("data:"))
+                .map(str::trim_start)
+                .collect();
+            if !data.is_empty() {
+                let value: Value = serde_json::from_str(&data).map_err(|e| self.client.protocol(e))?;
+                return serde_json::from_value(value)
+                    .map(Some)
+                    .map_err(|e| self.client.protocol(e));
+            }
+        }
+        Ok(None)
+    }
+}

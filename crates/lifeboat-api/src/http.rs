@@ -1,0 +1,232 @@
+//! HTTP around the table: reads a request, has its action performed, writes the answer. No route is spelled out here.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Query, RawPathParams, Request};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, get, on};
+use futures_util::Stream;
+use lifeboat_engine::action::{Action, Answer, Management, Refusal};
+use lifeboat_engine::records::Job;
+use lifeboat_model::api::ReturnCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use crate::openapi;
+use crate::routes::{PREFIX, ROUTES, Route, Verb};
+
+/// Longest request body in bytes.
+pub(crate) const MAX_BODY: usize = 1 << 20;
+/// How long a client may take to send its body.
+const BODY_TIME: Duration = Duration::from_secs(20);
+/// Says which answer a body is; the client needs no second table.
+pub(crate) const ANSWER_HEADER: &str = "lifeboat-answer";
+
+/// A refusal as a body.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ErrorBody {
+    /// The API's return code as a number.
+    pub(crate) code: u32,
+    /// Its name.
+    pub(crate) name: ReturnCode,
+    /// What and why.
+    pub(crate) message: String,
+    /// The way out.
+    pub(crate) hint: String,
+}
+
+impl From<Refusal> for ErrorBody {
+    fn from(r: Refusal) -> Self {
+        Self {
+            code: r.code.number(),
+            name: r.code,
+            message: r.message,
+            hint: r.hint,
+        }
+    }
+}
+
+/// HTTP status that fits a return code.
+pub(crate) fn status(code: ReturnCode) -> StatusCode {
+    match code {
+        ReturnCode::AccessDenied => StatusCode::FORBIDDEN,
+        ReturnCode::NotSupported => StatusCode::NOT_IMPLEMENTED,
+        ReturnCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        ReturnCode::InvalidParameter | ReturnCode::IncorrectType => StatusCode::BAD_REQUEST,
+        ReturnCode::InUse | ReturnCode::InvalidState => StatusCode::CONFLICT,
+        ReturnCode::Unavailable | ReturnCode::OutOfMemory => StatusCode::SERVICE_UNAVAILABLE,
+        ReturnCode::FileNotFound => StatusCode::NOT_FOUND,
+        // The first two are no refusals: an engine that refuses with them is at fault.
+        ReturnCode::Completed | ReturnCode::JobStarted | ReturnCode::Failed | ReturnCode::Unknown => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+fn refuse(status: StatusCode, refusal: Refusal) -> Response {
+    (status, axum::Json(ErrorBody::from(refusal))).into_response()
+}
+
+/// The router of all routes.
+pub(crate) fn router(management: Arc<dyn Management>, stop: CancellationToken) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let management = Arc::clone(&management);
+        let handler = move |path: RawPathParams, request: Request| async move {
+            carry_out(route, management.as_ref(), &path, request).await
+        };
+        router = router.route(
+            &format!("{PREFIX}{}", route.path),
+            on(filter(route.verb), handler),
+        );
+    }
+    let events = move || async move { job_events(management.as_ref(), stop) };
+    router
+        .route(&format!("{PREFIX}/jobs/events"), get(events))
+        .route(
+            &format!("{PREFIX}/openapi.json"),
+            get(|| async { axum::Json(openapi::document()) }),
+        )
+        .fallback(|| async { unknown(StatusCode::NOT_FOUND, "there is nothing at this path") })
+        .method_not_allowed_fallback(|| async {
+            unknown(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path does not take this method",
+            )
+        })
+}
+
+fn filter(verb: Verb) -> MethodFilter {
+    match verb {
+        Verb::Get => MethodFilter::GET,
+        Verb::Post => MethodFilter::POST,
+        Verb::Put => MethodFilter::PUT,
+        Verb::Delete => MethodFilter::DELETE,
+    }
+}
+
+fn unknown(status: StatusCode, message: &str) -> Response {
+    refuse(
+        status,
+        Refusal::new(ReturnCode::NotSupported, message, "see /api/v1/openapi.json"),
+    )
+}
+
+async fn carry_out(
+    route: &Route,
+    management: &dyn Management,
+    path: &RawPathParams,
+    request: Request,
+) -> Response {
+    let action = match read(route, path, request).await {
+        Ok(action) => action,
+        Err(response) => return response,
+    };
+    match management.perform(action).await {
+        Ok(answer) => write(route.verb, answer),
+        Err(refusal) => refuse(status(refusal.code), refusal),
+    }
+}
+
+async fn read(route: &Route, path: &RawPathParams, request: Request) -> Result<Action, Response> {
+    let bad = |message: String| {
+        refuse(
+            StatusCode::BAD_REQUEST,
+            Refusal::new(ReturnCode::InvalidParameter, message, ""),
+        )
+    };
+    let (head, body) = request.into_parts();
+    let Query(query) = Query::<Vec<(String, String)>>::try_from_uri(&head.uri)
+        .map_err(|e| bad(format!("the query cannot be read: {e}")))?;
+    let body = match tokio::time::timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => {
+            let message = format!("the body was cut off, or is longer than {MAX_BODY} bytes");
+            let refusal = Refusal::new(ReturnCode::InvalidParameter, message, "");
+            return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, refusal));
+        }
+        Err(_) => {
+            let refusal = Refusal::new(ReturnCode::Timeout, "the body did not arrive in time", "");
+            return Err(refuse(StatusCode::REQUEST_TIMEOUT, refusal));
+        }
+    };
+    let path = path.iter().map(|(k, v)| (k.to_owned(), v.to_owned()));
+    route
+        .action(path, query, &body)
+        .map_err(|refusal| refuse(status(refusal.code), refusal))
+}
+
+fn write(verb: Verb, answer: Answer) -> Response {
+    let status = match &answer {
+        Answer::Done => StatusCode::NO_CONTENT,
+        Answer::Job(job) if verb != Verb::Get && !job.state.is_final() => StatusCode::ACCEPTED,
+        _ => StatusCode::OK,
+    };
+    if let Answer::Picture(png) = answer {
+        return (
+            status,
+            [
+                (header::CONTENT_TYPE, "image/png"),
+                (header::HeaderName::from_static(ANSWER_HEADER), "picture"),
+            ],
+            png,
+        )
+            .into_response();
+    }
+    let (tag, value) = match serde_json::to_value(&answer) {
+        Ok(Value::Object(mut parts)) => (parts.remove("answer"), parts.remove("value")),
+        Ok(_) | Err(_) => (None, None),
+    };
+    let tag = tag
+        .as_ref()
+        .and_then(Value::as_str)
+        .and_then(|t| HeaderValue::from_str(t).ok());
+    let Some(tag) = tag else {
+        let refusal = Refusal::new(
+            ReturnCode::Failed,
+            "the answer cannot be written as JSON",
+            "report this as a bug",
+        );
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, refusal);
+    };
+    let mut response = match value {
+        Some(value) => (status, axum::Json(value)).into_response(),
+        None => (status, Body::empty()).into_response(),
+    };
+    response.headers_mut().insert(ANSWER_HEADER, tag);
+    response
+}
+
+/// Jobs as they change. The subscription exists before the response begins, so that a client that asks for a job
+/// after it has seen the response's head misses nothing.
+fn job_events(
+    management: &dyn Management,
+    stop: CancellationToken,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
+    let jobs = management.watch_jobs();
+    let stream = futures_util::stream::unfold((jobs, stop), |(mut jobs, stop)| async move {
+        let job: Job = loop {
+            let next = tokio::select! {
+                () = stop.cancelled() => return None,
+                next = jobs.recv() => next,
+            };
+            match next {
+                Ok(job) => break job,
+                // A reader that was too slow goes on with what is there; it asks for its job again by itself.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        };
+        let event = Event::default().event("job").json_data(&job).unwrap_or_default();
+        Some((Ok(event), (jobs, stop)))
+    });
+    Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(5)))
+}

@@ -1,0 +1,481 @@
+//! Schemas of what the REST surface carries, written by hand so that the engine's types need no HTTP library. A test
+//! serialises one of each and holds it against these.
+
+use serde_json::{Map, Value, json};
+
+use lifeboat_model::{
+    FailedOverReplicationType, JobState, JobType, ReplicationHealth, ReplicationMode, ReplicationState,
+};
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn list(name: &str) -> Value {
+    json!({ "type": "array", "items": reference(name) })
+}
+
+fn or_null(schema: &Value) -> Value {
+    json!({ "anyOf": [schema, { "type": "null" }] })
+}
+
+fn text(about: &str) -> Value {
+    json!({ "type": "string", "description": about })
+}
+
+fn number(about: &str) -> Value {
+    json!({ "type": "integer", "minimum": 0, "description": about })
+}
+
+fn flag(about: &str) -> Value {
+    json!({ "type": "boolean", "description": about })
+}
+
+fn uuid(about: &str) -> Value {
+    json!({ "type": "string", "format": "uuid", "description": about })
+}
+
+fn instant(about: &str) -> Value {
+    number(&format!("{about}, in milliseconds since 1970-01-01T00:00:00Z"))
+}
+
+/// An object; every field is always written, and nothing else.
+fn object(about: &str, fields: &[(&str, Value)]) -> Value {
+    let names: Vec<&str> = fields.iter().map(|(n, _)| *n).collect();
+    let fields: Map<String, Value> = fields.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect();
+    json!({
+        "type": "object", "description": about, "properties": fields, "required": names, "additionalProperties": false
+    })
+}
+
+fn names<T: ToString>(about: &str, all: &[T]) -> Value {
+    json!({ "type": "string", "description": about, "enum": all.iter().map(ToString::to_string).collect::<Vec<_>>() })
+}
+
+fn tagged(tag: &str, name: &str, fields: &[(&str, Value)]) -> Value {
+    let mut all = vec![(tag, json!({ "const": name }))];
+    all.extend_from_slice(fields);
+    object("", &all)
+}
+
+/// All schemas by name.
+pub(crate) fn all() -> Value {
+    let mut schemas = Map::new();
+    for (name, schema) in enumerations()
+        .into_iter()
+        .chain(machine())
+        .chain(replication())
+        .chain(host())
+    {
+        schemas.insert(name.into(), schema);
+    }
+    Value::Object(schemas)
+}
+
+type Named = (&'static str, Value);
+
+fn enumerations() -> Vec<Named> {
+    vec![
+        (
+            "ReplicationState",
+            names(
+                "Msvm_ReplicationRelationship.ReplicationState by name",
+                ReplicationState::ALL,
+            ),
+        ),
+        (
+            "ReplicationMode",
+            names(
+                "Msvm_ComputerSystem.ReplicationMode by name",
+                ReplicationMode::ALL,
+            ),
+        ),
+        (
+            "ReplicationHealth",
+            names("ReplicationHealth by name", ReplicationHealth::ALL),
+        ),
+        (
+            "FailedOverReplicationType",
+            names(
+                "FailedOverReplicationType by name",
+                FailedOverReplicationType::ALL,
+            ),
+        ),
+        (
+            "JobState",
+            names("Msvm_ConcreteJob.JobState by name", JobState::ALL),
+        ),
+        ("JobType", names("Msvm_ConcreteJob.JobType by name", JobType::ALL)),
+        (
+            "PowerState",
+            names("What a VM does", &["off", "running", "paused", "stalled"]),
+        ),
+        (
+            "Consistency",
+            names("What an instant guarantees", &["crash", "application", "planned"]),
+        ),
+        ("DiskFormat", names("Format of a disk image", &["qcow2", "raw"])),
+        ("DiskBus", names("Bus the guest sees", &["virtio", "scsi", "ide"])),
+    ]
+}
+
+fn vm_spec() -> Value {
+    object(
+        "A virtual machine",
+        &[
+            ("name", text("Name, unique on its host")),
+            ("uuid", uuid("Identity, the same on every host")),
+            ("memory_mib", number("Memory in MiB")),
+            ("cpus", number("Virtual CPUs")),
+            ("machine", text("QEMU machine type")),
+            ("cpu", text("QEMU CPU model")),
+            ("firmware", reference("Firmware")),
+            ("disk", list("DiskSpec")),
+            ("nic", list("NicSpec")),
+            (
+                "guest_agent",
+                flag("Whether the guest has a QEMU guest agent channel"),
+            ),
+            ("iothreads", flag("One iothread per disk")),
+        ],
+    )
+}
+
+fn machine() -> Vec<Named> {
+    vec![
+        (
+            "Firmware",
+            json!({ "oneOf": [
+                tagged("type", "bios", &[]),
+                tagged("type", "uefi", &[("code", text("Firmware code image")), ("vars", text("This VM's variable store"))]),
+            ]}),
+        ),
+        (
+            "DiskSpec",
+            object(
+                "One disk of a VM",
+                &[
+                    ("id", text("Name within the VM")),
+                    ("path", text("Absolute path of the image")),
+                    ("format", reference("DiskFormat")),
+                    ("bus", reference("DiskBus")),
+                ],
+            ),
+        ),
+        (
+            "NicBackend",
+            json!({ "oneOf": [
+                tagged("type", "none", &[]),
+                tagged("type", "user", &[]),
+                tagged("type", "tap", &[("ifname", text("Interface name"))]),
+            ]}),
+        ),
+        (
+            "NicSpec",
+            object(
+                "One network card",
+                &[("mac", text("MAC address")), ("backend", reference("NicBackend"))],
+            ),
+        ),
+        ("VmSpec", vm_spec()),
+        (
+            "Console",
+            object(
+                "Where to look at a VM",
+                &[
+                    ("socket", text("Unix socket of the serial console")),
+                    ("log", text("File with everything the serial console wrote")),
+                ],
+            ),
+        ),
+        (
+            "VmView",
+            object(
+                "A VM as this host sees it",
+                &[
+                    ("spec", reference("VmSpec")),
+                    ("power", reference("PowerState")),
+                    ("console", reference("Console")),
+                    ("replication", or_null(&reference("ReplicationView"))),
+                ],
+            ),
+        ),
+    ]
+}
+
+fn position() -> Value {
+    object(
+        "Where a copy stands",
+        &[
+            ("generation", uuid("The lineage")),
+            ("sequence", number("The instant within it, from 1")),
+        ],
+    )
+}
+
+fn settings() -> Value {
+    object(
+        "Settings of a relationship",
+        &[
+            ("peer", text("HOST:PORT")),
+            ("interval_s", number("Seconds between cycles, 1 to 900")),
+            ("history", number("Additional recovery points kept, 0 to 24")),
+            (
+                "point_spacing_s",
+                number("Seconds between kept recovery points, 1 to 86400"),
+            ),
+            (
+                "any_point_window_s",
+                number("Seconds for which every cycle can be brought back, 0 to 604800"),
+            ),
+            (
+                "disks",
+                json!({ "type": "array", "items": { "type": "string" }, "description": "Disks that are replicated" }),
+            ),
+            ("compression", flag("Whether deltas are compressed")),
+        ],
+    )
+}
+
+fn view() -> Value {
+    object(
+        "A relationship as one side sees it",
+        &[
+            ("mode", reference("ReplicationMode")),
+            ("state", reference("ReplicationState")),
+            ("health", reference("ReplicationHealth")),
+            (
+                "health_notes",
+                json!({ "type": "array", "items": { "type": "string" } }),
+            ),
+            ("peer", text("The other side")),
+            ("settings", reference("ReplicationSettings")),
+            ("position", reference("Position")),
+            (
+                "newest_instant",
+                or_null(&instant("Instant of the newest data that is safe on the replica")),
+            ),
+            (
+                "last_replication",
+                or_null(&instant("Last delta sent or received")),
+            ),
+            (
+                "lag_ms",
+                or_null(&number(
+                    "Milliseconds of data that would be lost if the primary were lost now",
+                )),
+            ),
+            ("problem", or_null(&reference("Problem"))),
+            ("bulk", list("BulkView")),
+            ("failover", or_null(&reference("Failover"))),
+            ("counters", reference("Counters")),
+        ],
+    )
+}
+
+fn counters() -> Value {
+    object(
+        "Counters of a relationship",
+        &[
+            ("cycles", number("Cycles completed")),
+            ("failures", number("Cycles that failed")),
+            (
+                "missed",
+                number("Cycles that started later than one interval after they were due"),
+            ),
+            ("bytes", number("Bytes of delta logs sent or received")),
+            ("largest", number("Bytes of the largest delta")),
+            (
+                "last_latency_ms",
+                number("Milliseconds from instant to durable on the replica, last cycle"),
+            ),
+            ("max_latency_ms", number("The largest of those")),
+        ],
+    )
+}
+
+fn failover() -> Value {
+    object(
+        "A failover on the replica",
+        &[
+            ("branch", uuid("The branch the VM runs on")),
+            ("target", reference("Target")),
+            ("instant", instant("Instant of the chosen point")),
+            ("consistency", reference("Consistency")),
+            ("kind", reference("FailedOverReplicationType")),
+            ("phase", reference("FailoverPhase")),
+            ("job", uuid("Job of the current phase")),
+            ("before", reference("ReplicationState")),
+        ],
+    )
+}
+
+fn phases() -> Value {
+    json!({ "oneOf": [
+        tagged("phase", "initiating", &[("start", flag("Start the VM when the branch is there"))]),
+        tagged("phase", "ready", &[]),
+        tagged("phase", "reverting", &[]),
+        tagged("phase", "committing", &[("generation", uuid("Lineage that begins with this commit"))]),
+        tagged("phase", "merging", &[]),
+        tagged("phase", "done", &[]),
+    ]})
+}
+
+fn selector() -> Value {
+    json!({ "oneOf": [
+        tagged("by", "latest", &[]),
+        tagged("by", "id", &[("value", text("Id of a listed point, or an unambiguous beginning of it"))]),
+        tagged("by", "at", &[("value", instant("The newest instant not after this one"))]),
+    ]})
+}
+
+fn replication() -> Vec<Named> {
+    vec![
+        ("Position", position()),
+        ("ReplicationSettings", settings()),
+        ("ReplicationView", view()),
+        (
+            "Problem",
+            object(
+                "Something that is wrong",
+                &[
+                    ("since", instant("Since when")),
+                    ("message", text("What is wrong and the way out")),
+                    ("attempts", number("Attempts that failed so far")),
+                ],
+            ),
+        ),
+        (
+            "BulkProgress",
+            object(
+                "How far the initial copy of a disk is",
+                &[
+                    ("disk", text("The disk")),
+                    ("done", number("Everything below this offset is on the replica")),
+                ],
+            ),
+        ),
+        (
+            "BulkView",
+            object(
+                "Initial copy of one disk",
+                &[
+                    ("progress", reference("BulkProgress")),
+                    ("size", number("Size of the disk in bytes")),
+                ],
+            ),
+        ),
+        ("Counters", counters()),
+        (
+            "Target",
+            json!({ "oneOf": [
+                tagged("kind", "point", &[("id", uuid("A sealed point"))]),
+                tagged("kind", "cycle", &[("position", reference("Position"))]),
+            ]}),
+        ),
+        ("Failover", failover()),
+        ("FailoverPhase", phases()),
+        (
+            "PointView",
+            object(
+                "A recovery point",
+                &[
+                    ("id", text("What to name it by")),
+                    ("target", reference("Target")),
+                    ("instant", instant("The instant on the primary")),
+                    ("consistency", reference("Consistency")),
+                    ("size", number("Bytes it takes")),
+                ],
+            ),
+        ),
+        ("PointSelector", selector()),
+    ]
+}
+
+fn job() -> Value {
+    object(
+        "A long operation",
+        &[
+            ("id", uuid("Identity")),
+            ("vm", uuid("The VM it works on")),
+            ("kind", reference("JobType")),
+            ("state", reference("JobState")),
+            (
+                "percent",
+                json!({ "type": "integer", "minimum": 0, "maximum": 100 }),
+            ),
+            ("detail", text("What is being done")),
+            ("done_bytes", number("Bytes done")),
+            ("total_bytes", number("Bytes in all; 0 when it makes no sense")),
+            ("error", or_null(&text("Why it ended badly"))),
+            ("created", instant("Recorded")),
+            ("started", or_null(&instant("First started"))),
+            ("ended", or_null(&instant("Ended"))),
+        ],
+    )
+}
+
+fn host() -> Vec<Named> {
+    vec![
+        ("Job", job()),
+        (
+            "Event",
+            object(
+                "Something that happened",
+                &[
+                    ("at", instant("When")),
+                    ("vm", or_null(&uuid("About which VM"))),
+                    ("message", text("What")),
+                ],
+            ),
+        ),
+        (
+            "AuthorizationEntry",
+            object(
+                "Who may replicate to this host, and where the copies go",
+                &[
+                    ("primary", text("Name of the primary: exact, *.domain, or *")),
+                    (
+                        "storage_location",
+                        text("Absolute directory below which replicas are stored"),
+                    ),
+                    (
+                        "trust_group",
+                        text("VMs may move between primaries that share it"),
+                    ),
+                ],
+            ),
+        ),
+        (
+            "ServerSettings",
+            object(
+                "This host as a replica server",
+                &[("enabled", flag("Whether replicas are taken"))],
+            ),
+        ),
+        (
+            "ServerView",
+            object(
+                "This host",
+                &[
+                    ("host", text("Its name")),
+                    ("version", text("Version of Lifeboat")),
+                    ("listen", text("Where peers reach it")),
+                    ("settings", reference("ServerSettings")),
+                ],
+            ),
+        ),
+        (
+            "Error",
+            object(
+                "A refusal",
+                &[
+                    ("code", number("The API's return code, for example 32775")),
+                    ("name", text("Its name, for example InvalidState")),
+                    ("message", text("What and why, naming state and thing")),
+                    ("hint", text("The way out; empty when there is none")),
+                ],
+            ),
+        ),
+    ]
+}
