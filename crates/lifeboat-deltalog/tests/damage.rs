@@ -5,8 +5,8 @@ mod common;
 
 use common::{decode, example, header, records, repair};
 use lifeboat_deltalog::{
-    DecodeError, Decoder, EncodeError, Encoder, Fault, FrameEncoder, FrameError, Header, HeaderError,
-    MAX_DISK_SIZE, MAX_FRAME_DATA, Part, verify,
+    DecodeError, Decoder, EncodeError, Encoder, Fault, FrameEncoder, FrameError, Header, HeaderError, Item,
+    MAX_DISK_SIZE, MAX_EXTENTS, MAX_FRAME_DATA, Part, verify,
 };
 use lifeboat_model::GenerationId;
 
@@ -56,6 +56,79 @@ fn any_byte_lost_or_doubled_is_noticed() {
         let mut doubled = log.clone();
         doubled.insert(at, log[at]);
         assert!(verify(&doubled).is_err(), "doubled byte {at}");
+    }
+}
+
+#[test]
+fn damage_is_found_where_it_is_before_anything_is_made_of_it() {
+    let log = example();
+    let marks = records(&log);
+    let flipped = |at: usize| {
+        let mut bad = log.clone();
+        bad[at] ^= 1;
+        let mut decoder = Decoder::new();
+        decoder.push(&bad);
+        let mut items = 0;
+        let error = loop {
+            match decoder.next() {
+                Ok(item) => items += usize::from(item.is_some()),
+                Err(error) => break error,
+            }
+        };
+        (items, error)
+    };
+    // The instant; content stored raw; content stored packed; the digest.
+    let at = |at: usize, fault| DecodeError::Damaged { at: at as u64, fault };
+    assert_eq!(flipped(80), (0, at(0, Fault::HeaderChecksum)));
+    assert_eq!(flipped(marks[0] + 40), (1, at(marks[0], Fault::FrameChecksum)));
+    assert_eq!(flipped(marks[1] + 50), (2, at(marks[1], Fault::FrameChecksum)));
+    // Onto another place that would be allowed.
+    assert_eq!(flipped(marks[0] + 10), (1, at(marks[0], Fault::FrameChecksum)));
+    assert_eq!(flipped(log.len() - 1), (4, at(marks[3], Fault::Digest)));
+    assert_eq!(flipped(log.len() - 33), (4, at(marks[3], Fault::FooterChecksum)));
+}
+
+#[test]
+fn what_follows_the_end_is_refused_also_when_nobody_asks_for_more() {
+    let mut log = example();
+    let at = log.len() as u64;
+    log.push(0);
+    let mut decoder = Decoder::new();
+    decoder.push(&log);
+    while !matches!(decoder.next().unwrap(), Some(Item::End(_))) {}
+    assert_eq!(decoder.finish().unwrap_err(), DecodeError::TrailingBytes { at });
+}
+
+#[test]
+fn the_index_is_full_at_its_limit_on_both_ends() {
+    let size = 1 << 40;
+    let mut out = Vec::new();
+    let mut encoder = Encoder::new(&header(&[("a", size)]), false, &mut out).unwrap();
+    let mut decoder = Decoder::new();
+    let mut drain = |out: &mut Vec<u8>| {
+        decoder.push(out);
+        out.clear();
+        while decoder.next()?.is_some() {}
+        Ok(())
+    };
+    for n in 0..MAX_EXTENTS as u64 {
+        encoder.zero(0, n * 1024, 512, &mut out).unwrap();
+        if n % 4096 == 0 {
+            drain(&mut out).unwrap();
+        }
+    }
+    let beyond = MAX_EXTENTS as u64 * 1024;
+    let full = EncodeError::Frame(FrameError::TooManyExtents);
+    assert_eq!(encoder.zero(0, beyond, 512, &mut out), Err(full));
+    // What touches an extent needs no place of its own.
+    encoder.zero(0, beyond - 512, 512, &mut out).unwrap();
+    drain(&mut out).unwrap();
+    let mut other = Vec::new();
+    let mut one_too_many = Encoder::new(&header(&[("a", size)]), false, &mut Vec::new()).unwrap();
+    one_too_many.zero(0, beyond + 512, 512, &mut other).unwrap();
+    match drain(&mut other).unwrap_err() {
+        DecodeError::Damaged { fault, .. } => assert_eq!(fault, FrameError::TooManyExtents.into()),
+        error => panic!("{error}"),
     }
 }
 
