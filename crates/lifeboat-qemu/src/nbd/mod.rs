@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod error;
+pub mod exercise;
 pub mod handshake;
 mod proto;
 pub mod replies;
@@ -30,3 +31,6 @@ pub struct StatusExtent {
     /// What the context says about it, such as [`STATE_DIRTY`].
     pub flags: u32,
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -199,6 +199,7 @@ impl Replies {
 
     fn want_header(&mut self) {
         // A long status reply must not occupy memory until the connection ends.
+        self.scratch.clear();
         self.scratch.shrink_to(4096);
         self.want(SIMPLE_HEADER);
     }

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod client;
 pub mod codec;
+pub mod exercise;
 
 pub use agent::{Agent, AgentError, ExecOutput, ShutdownMode};
 pub use client::{DEFAULT_TIMEOUT, EventStream, Qmp, QmpError};
