@@ -1,5 +1,19 @@
-//! The engine: one actor per VM's relationship, sagas, jobs, and the ports to the world. It knows no adapter.
+//! The engine: one actor per VM, jobs, sagas, and the ports to the world. It knows no adapter, opens no file and no
+//! socket, and reads no clock but through its ports.
+//!
+//! [`Engine`] carries out [`action::Action`]s for every management surface ([`action::Management`]) and answers peers
+//! ([`ports::link::PeerHandler`]).
 
 pub mod action;
+mod actor;
+mod copy;
+mod engine;
+mod failover;
+mod jobs;
 pub mod ports;
+mod primary;
 pub mod records;
+mod replica;
+mod views;
+
+pub use engine::{Engine, EngineConfig, Ports};

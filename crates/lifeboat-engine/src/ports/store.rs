@@ -236,6 +236,9 @@ pub trait ReplicaStore: Send + Sync {
     /// After the layers were merged by the running VM's own process: checks that, and deletes their files.
     async fn merged_live(&self, vm: VmId, branch: BranchId) -> Result<(), StoreError>;
 
+    /// Lets go of a replica without touching its files; `open` takes it up again.
+    async fn close(&self, vm: VmId);
+
     /// Deletes a replica with all its points. Repeatable.
     async fn destroy(&self, vm: VmId) -> Result<(), StoreError>;
 }

@@ -1,0 +1,509 @@
+//! One actor per VM: it owns the VM's relationship, takes messages one at a time, and has at most one piece of work
+//! under way. Nothing else changes the relationship. There are no locks around its state.
+//!
+//! The loop selects one thing that happened (a message, the end of the work, a time that has come), applies it, and
+//! then plans the next piece of work from the state alone. Work of the primary and merging may be dropped at any
+//! moment ([`Work::droppable`]); work that changes the replica's head or carries out a failover runs to its end first,
+//! and messages that would collide with it wait in order.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::{self, Event as Step, NotNow};
+use lifeboat_model::{JobId, ReplicationMode, VmId, VmSpec};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::action::{Action, Answer, Refusal};
+use crate::copy::{CopyError, CycleEnd};
+use crate::engine::Host;
+use crate::ports::capture::CaptureSource;
+use crate::ports::hypervisor::{Launch, LaunchDisk, PowerState};
+use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest};
+use crate::ports::store::{BulkProgress, Received, StoreError};
+use crate::primary::PrimaryState;
+use crate::records::{Event, FailoverPhase, Problem, Relationship, Side};
+use crate::replica::{Maintained, ReplicaState};
+
+/// What reaches an actor.
+pub(crate) enum Message {
+    /// A management action for this VM.
+    Act(Action, oneshot::Sender<Result<Answer, Refusal>>),
+    /// Its state for a list; answered even while work is under way.
+    View(oneshot::Sender<Result<Answer, Refusal>>),
+    /// A control call from the primary.
+    Peer(PeerIdentity, PeerRequest, oneshot::Sender<PeerReply>),
+    /// May this peer stream a log now?
+    MayReceive(PeerIdentity, oneshot::Sender<Result<(), PeerRefusal>>),
+    /// A delta became durable.
+    LogDurable(Received),
+    /// A segment of the initial copy became durable.
+    BulkDone(BulkProgress),
+    /// A log could not be stored.
+    ReceiveFailed(String),
+    /// A job of this VM is to be cancelled.
+    CancelJob(JobId, oneshot::Sender<Result<Answer, Refusal>>),
+}
+
+/// How a piece of work ended.
+pub(crate) enum Done {
+    Copied(Result<Box<dyn CaptureSource>, CopyError>),
+    Cycled(CycleEnd),
+    Settled(Result<(Box<dyn CaptureSource>, lifeboat_model::Position), CopyError>),
+    Maintained(Result<Maintained, StoreError>),
+    Expired(Result<(), StoreError>),
+    FailedOver(Result<(), String>, Option<String>),
+    Reverted(Result<(), String>),
+    Committed(Result<(), String>),
+    Merged(Result<(), String>),
+}
+
+pub(crate) struct Work {
+    pub(crate) future: Pin<Box<dyn Future<Output = Done> + Send>>,
+    /// Whether it may be dropped in the middle.
+    pub(crate) droppable: bool,
+}
+
+/// The actor of one VM.
+pub(crate) struct Actor {
+    pub(crate) id: VmId,
+    pub(crate) host: Arc<Host>,
+    /// The VM as this host's administrator described it; `None` for a VM that is only a replica.
+    pub(crate) local: Option<VmSpec>,
+    pub(crate) rel: Option<Relationship>,
+    pub(crate) primary: PrimaryState,
+    pub(crate) replica: ReplicaState,
+    /// Never locked, only borrowed: the mutex makes the actor shareable although a future is not.
+    work: Mutex<Option<Work>>,
+    mailbox: mpsc::Receiver<Message>,
+    /// Messages that wait for the end of undroppable work.
+    waiting: VecDeque<Message>,
+}
+
+impl Actor {
+    pub(crate) fn new(
+        id: VmId,
+        host: Arc<Host>,
+        local: Option<VmSpec>,
+        rel: Option<Relationship>,
+        mailbox: mpsc::Receiver<Message>,
+    ) -> Self {
+        Self {
+            id,
+            host,
+            local,
+            rel,
+            primary: PrimaryState::default(),
+            replica: ReplicaState::default(),
+            work: Mutex::new(None),
+            mailbox,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Runs until the mailbox is closed. Work under way is then dropped: the next start finds order again.
+    pub(crate) async fn run(mut self) {
+        self.open().await;
+        loop {
+            if self.work().is_none() {
+                while let Some(message) = self.waiting.pop_front() {
+                    self.handle(message).await;
+                }
+                let planned = self.plan().await;
+                *self.work() = planned;
+            }
+            let wake = self.wake_at();
+            let work = self
+                .work
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_mut();
+            let idle = work.is_none();
+            let ended = tokio::select! {
+                biased;
+                message = self.mailbox.recv() => match message {
+                    Some(message) => { self.admit(message).await; continue }
+                    None => return,
+                },
+                done = async { match work { Some(w) => w.future.as_mut().await, None => std::future::pending().await } } => done,
+                () = tokio::time::sleep_until(wake), if idle => continue,
+            };
+            *self.work() = None;
+            self.conclude(ended).await;
+        }
+    }
+
+    fn work(&mut self) -> &mut Option<Work> {
+        self.work.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Handles a message now, or puts it behind the undroppable work.
+    async fn admit(&mut self, message: Message) {
+        let undroppable = self.work().as_ref().is_some_and(|w| !w.droppable);
+        let harmless = match &message {
+            Message::View(_)
+            | Message::MayReceive(..)
+            | Message::LogDurable(_)
+            | Message::BulkDone(_)
+            | Message::ReceiveFailed(_) => true,
+            Message::Peer(_, request, _) => matches!(
+                request,
+                PeerRequest::Status { .. } | PeerRequest::LogOffset { .. } | PeerRequest::Hello
+            ),
+            Message::Act(action, _) => matches!(
+                action,
+                Action::ShowVm { .. } | Action::ListPoints { .. } | Action::Screenshot { .. }
+            ),
+            Message::CancelJob(..) => false,
+        };
+        if undroppable && (!harmless || !self.waiting.is_empty() && matches!(message, Message::Act(..))) {
+            self.waiting.push_back(message);
+        } else {
+            self.handle(message).await;
+        }
+    }
+
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::View(reply) => drop(reply.send(self.view().await.map(|v| Answer::Vm(Box::new(v))))),
+            Message::Act(action, reply) => drop(reply.send(self.act(action).await)),
+            Message::CancelJob(job, reply) => drop(reply.send(self.cancel(job).await)),
+            Message::Peer(peer, request, reply) => drop(reply.send(self.peer_call(&peer, request).await)),
+            Message::MayReceive(peer, reply) => drop(reply.send(self.may_receive(&peer))),
+            Message::LogDurable(received) => self.log_durable(received).await,
+            Message::BulkDone(progress) => self.bulk_done(&progress),
+            Message::ReceiveFailed(why) => self.fault(&why).await,
+        }
+    }
+
+    /// After a start of the daemon.
+    async fn open(&mut self) {
+        let Some(rel) = &self.rel else { return };
+        if let Side::Replica { dir, .. } = &rel.side {
+            let dir = camino::Utf8PathBuf::from(dir);
+            match self.host.ports.store.open(&dir, self.id).await {
+                Ok(_) => self.replica.dirty = true,
+                Err(e) => {
+                    warn!(vm = %self.id, error = %e, "replica cannot be opened");
+                    self.fault(&format!("the replica cannot be opened: {}", chain(&e)))
+                        .await;
+                }
+            }
+        }
+    }
+
+    async fn plan(&mut self) -> Option<Work> {
+        match self.rel.as_ref().map(|r| r.mode) {
+            Some(ReplicationMode::Primary) => self.plan_primary().await,
+            Some(_) => self.plan_replica().await,
+            None => None,
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        match self.rel.as_ref().map(|r| r.mode) {
+            Some(ReplicationMode::Primary) => self.primary.next_at,
+            Some(_) => self.replica.next_at,
+            None => Instant::now() + crate::primary::IDLE,
+        }
+    }
+
+    async fn conclude(&mut self, done: Done) {
+        match done {
+            Done::Copied(r) => self.copied(r).await,
+            Done::Settled(r) => self.settled(r).await,
+            Done::Cycled(end) => self.cycled(end).await,
+            Done::Maintained(r) => self.maintained(r).await,
+            Done::Expired(r) => self.expired(r),
+            Done::FailedOver(r, vm) => self.failed_over(r, vm).await,
+            Done::Reverted(r) => self.reverted(r).await,
+            Done::Committed(r) => self.committed(r).await,
+            Done::Merged(r) => self.merged(r).await,
+        }
+    }
+
+    /// Ends droppable work. What it left behind is put in order by the next piece of work.
+    pub(crate) fn interrupt(&mut self) {
+        if self.work().as_ref().is_some_and(|w| w.droppable) {
+            *self.work() = None;
+        }
+        self.primary.forget();
+    }
+
+    async fn act(&mut self, action: Action) -> Result<Answer, Refusal> {
+        match action {
+            Action::ShowVm { .. } => self.view().await.map(|v| Answer::Vm(Box::new(v))),
+            Action::StartVm { .. } => self.start_vm().await,
+            Action::StopVm { force, .. } => self.stop_vm(force).await,
+            Action::Screenshot { .. } => {
+                let picture = self.host.ports.hypervisor.screenshot(self.id).await;
+                picture
+                    .map(|p| Answer::Picture(p.to_vec()))
+                    .map_err(|e| failed("no screenshot", &e))
+            }
+            Action::EnableReplication { settings, .. } => self.enable(settings).await,
+            Action::StartReplication { .. } => self.start_replication().await,
+            Action::SuspendReplication { .. } => self.suspend().await,
+            Action::ResumeReplication { .. } => self.resume().await,
+            Action::RemoveReplication { .. } => self.remove().await,
+            Action::ReplicateNow { .. } => self.replicate_now(),
+            Action::ListPoints { .. } => self.list_points().await,
+            Action::InitiateFailover { point, start, .. } => self.initiate_failover(&point, start).await,
+            Action::RevertFailover { force, .. } => self.revert_failover(force).await,
+            Action::CommitFailover { .. } => self.commit_failover().await,
+            Action::ListVms
+            | Action::ListJobs
+            | Action::ShowJob { .. }
+            | Action::CancelJob { .. }
+            | Action::ListEvents { .. }
+            | Action::ListAuthorization
+            | Action::AddAuthorization { .. }
+            | Action::RemoveAuthorization { .. }
+            | Action::ShowServer
+            | Action::SetServer { .. }
+            | Action::TestConnection { .. } => Err(Refusal::new(
+                ReturnCode::Failed,
+                "this action is not about one VM",
+                "",
+            )),
+        }
+    }
+
+    /// The VM's description, wherever it comes from.
+    pub(crate) fn spec(&self) -> Result<&VmSpec, Refusal> {
+        let replica = self
+            .rel
+            .as_ref()
+            .filter(|r| r.mode != ReplicationMode::Primary)
+            .map(|r| &r.spec);
+        replica
+            .or(self.local.as_ref())
+            .ok_or_else(|| Refusal::new(ReturnCode::FileNotFound, "the VM's description is gone", ""))
+    }
+
+    /// The VM with the images it has on this host now.
+    pub(crate) async fn launch(&self) -> Result<Launch, Refusal> {
+        let spec = self.spec()?.clone();
+        let branch = self.rel.as_ref().and_then(|r| match &r.side {
+            Side::Replica { failover, .. } => failover.as_ref().map(|f| f.branch),
+            Side::Primary { .. } => None,
+        });
+        let disks = match branch {
+            None => spec.disks.iter().map(plain).collect(),
+            Some(branch) => {
+                let images = self.host.ports.store.branch_images(self.id, branch).await;
+                let images = images.map_err(|e| failed("the failover disks are not there", &e))?;
+                crate::replica::launch_disks(&spec, images)
+            }
+        };
+        Ok(Launch { spec, disks })
+    }
+
+    pub(crate) async fn power(&self) -> Result<PowerState, Refusal> {
+        self.host
+            .ports
+            .hypervisor
+            .power(self.id)
+            .await
+            .map_err(|e| failed("the VM's state is not known", &e))
+    }
+
+    async fn start_vm(&mut self) -> Result<Answer, Refusal> {
+        if let Some(rel) = &self.rel
+            && !lifecycle::may_start(rel.mode, rel.state)
+        {
+            let hint = "bring it up with: lifeboat failover start";
+            let message = format!(
+                "this VM is a replica in state {} ({}) and cannot be started",
+                rel.state,
+                rel.state.number()
+            );
+            return Err(Refusal::new(ReturnCode::InvalidState, message, hint));
+        }
+        if self.rel.as_ref().is_some_and(|r| {
+            matches!(
+                r.mode,
+                ReplicationMode::Replica | ReplicationMode::ExtendedReplica
+            ) && self.branch().is_none()
+        }) {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "this VM has no disks of its own here",
+                "start a failover first",
+            ));
+        }
+        if self.power().await? != PowerState::Off {
+            return Err(Refusal::new(ReturnCode::InvalidState, "the VM is running", ""));
+        }
+        // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.
+        self.interrupt();
+        if let Some(Relationship {
+            side: Side::Primary { settled, .. },
+            ..
+        }) = &mut self.rel
+        {
+            *settled = false;
+            self.save().await?;
+        }
+        let launch = self.launch().await?;
+        let hv = &self.host.ports.hypervisor;
+        hv.preflight(&launch)
+            .await
+            .map_err(|e| failed("the VM cannot be started here", &e))?;
+        hv.start(&launch)
+            .await
+            .map_err(|e| failed("the VM did not start", &e))?;
+        self.event("VM started").await;
+        Ok(Answer::Done)
+    }
+
+    async fn stop_vm(&mut self, force: bool) -> Result<Answer, Refusal> {
+        if self.power().await? == PowerState::Off {
+            return Err(Refusal::new(ReturnCode::InvalidState, "the VM is off", ""));
+        }
+        if force {
+            self.interrupt();
+            self.host
+                .ports
+                .hypervisor
+                .turn_off(self.id)
+                .await
+                .map_err(|e| failed("the VM was not turned off", &e))?;
+        } else {
+            let timeout = self.host.config.shutdown_timeout;
+            self.host
+                .ports
+                .hypervisor
+                .shut_down(self.id, timeout)
+                .await
+                .map_err(|e| failed("the VM did not shut down", &e))?;
+            self.interrupt();
+        }
+        self.event("VM stopped").await;
+        // The last changes are worth sending at once.
+        self.primary.next_at = Instant::now();
+        Ok(Answer::Done)
+    }
+
+    pub(crate) fn branch(&self) -> Option<FailoverPhase> {
+        match &self.rel.as_ref()?.side {
+            Side::Replica { failover, .. } => failover.as_ref().map(|f| f.phase),
+            Side::Primary { .. } => None,
+        }
+    }
+
+    /// Applies a step of the state machine to the relationship in memory.
+    pub(crate) fn step(&mut self, step: Step) -> Result<(), Refusal> {
+        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
+        let next = lifecycle::step(rel.mode, rel.state, step).map_err(|e| not_now(&e))?;
+        if next != rel.state {
+            info!(vm = %self.id, from = %rel.state, to = %next, "replication state");
+        }
+        rel.state = next;
+        Ok(())
+    }
+
+    /// Makes the relationship durable as it is in memory.
+    pub(crate) async fn save(&self) -> Result<(), Refusal> {
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        self.host
+            .ports
+            .catalog
+            .put_relationship(rel)
+            .await
+            .map_err(|e| failed("the catalog cannot be written", &e))
+    }
+
+    /// `save` where nobody waits for an answer: the next save tries again.
+    pub(crate) async fn save_or_warn(&self) {
+        if let Err(e) = self.save().await {
+            warn!(vm = %self.id, error = %e, "relationship not saved");
+        }
+    }
+
+    /// Notes that something is wrong; a repeated fault counts up.
+    pub(crate) async fn fault(&mut self, message: &str) {
+        let now = self.host.ports.clock.now();
+        let Some(rel) = self.rel.as_mut() else { return };
+        let new = rel.problem.as_ref().is_none_or(|p| p.message != message);
+        let before = rel.problem.take();
+        rel.problem = Some(Problem {
+            since: before.as_ref().map_or(now, |p| p.since),
+            message: message.to_owned(),
+            attempts: before.map_or(1, |p| p.attempts.saturating_add(1)),
+        });
+        if new {
+            warn!(vm = %self.id, problem = message, "replication problem");
+            self.event(message).await;
+            self.save_or_warn().await;
+        }
+    }
+
+    /// Notes that nothing is wrong any more.
+    pub(crate) fn cured(&mut self) {
+        if let Some(rel) = self.rel.as_mut()
+            && rel.problem.take().is_some()
+        {
+            info!(vm = %self.id, "replication problem is over");
+        }
+        // Not every state has something to be cured from.
+        let _ = self.step(Step::Cured);
+    }
+
+    pub(crate) async fn event(&self, message: &str) {
+        let event = Event {
+            at: self.host.ports.clock.now(),
+            vm: Some(self.id),
+            message: message.to_owned(),
+        };
+        if let Err(e) = self.host.ports.catalog.add_event(&event).await {
+            warn!(vm = %self.id, error = %e, message, "event not recorded");
+        }
+    }
+}
+
+fn plain(disk: &lifeboat_model::DiskSpec) -> LaunchDisk {
+    use crate::ports::hypervisor::DiskImage;
+    let image = DiskImage::Plain {
+        path: disk.path.clone().into(),
+        format: disk.format,
+    };
+    LaunchDisk {
+        id: disk.id.clone(),
+        bus: disk.bus,
+        image,
+    }
+}
+
+pub(crate) fn no_relationship() -> Refusal {
+    Refusal::new(
+        ReturnCode::InvalidState,
+        "this VM is not replicated",
+        "enable replication first: lifeboat replication enable",
+    )
+}
+
+pub(crate) fn not_now(e: &NotNow) -> Refusal {
+    Refusal::new(ReturnCode::InvalidState, e.to_string(), e.way_out)
+}
+
+/// A refusal from an error of a port, with all of its causes.
+pub(crate) fn failed(what: &str, e: &(dyn std::error::Error + 'static)) -> Refusal {
+    Refusal::new(ReturnCode::Failed, format!("{what}: {}", chain(e)), "")
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = e.to_string();
+    let mut cause = e.source();
+    while let Some(c) = cause {
+        text.push_str(": ");
+        text.push_str(&c.to_string());
+        cause = c.source();
+    }
+    text
+}

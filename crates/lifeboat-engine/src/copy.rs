@@ -1,0 +1,574 @@
+//! Work of the primary: the bulk copy, the capture of an instant into a spooled log, and sending it. Plain functions
+//! over the ports; the actor decides when they run and what their outcome means. Any of these futures may be dropped
+//! at any moment: the next one begins with `settle`, which finds order again from the tracking and the replica's word.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future, stream};
+use lifeboat_deltalog::{Consistency, EncodeError, Encoder, Header, LogDisk, LogKind};
+use lifeboat_model::{Position, Timestamp, VmId};
+use tokio::sync::mpsc;
+
+use crate::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Tracking};
+use crate::ports::link::{
+    LinkError, LogAddress, LogReceipt, PeerLink, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
+};
+use crate::ports::spool::{Spool, SpoolError, SpoolFile};
+use crate::ports::{ByteStream, Clock};
+
+/// Bytes of one read. Larger ones wait longer for their turn between a guest's own requests.
+const READ: u64 = 1 << 20;
+/// Reads in flight.
+const IN_FLIGHT: usize = 8;
+/// Encoded bytes handed on at once.
+const BATCH: usize = 256 << 10;
+/// Disk bytes of one segment of the bulk copy: what an interruption may cost.
+const SEGMENT: u64 = 256 << 20;
+/// Allocation is asked in pieces of this size, because a larger question holds up guest writes.
+const ALLOCATION: u64 = 64 << 20;
+/// More changed ranges than this are joined across their gaps: a log holds a bounded number of extents.
+const MAX_RANGES: usize = 1 << 20;
+
+/// What the work needs of the world.
+#[derive(Clone)]
+pub(crate) struct Tools {
+    pub(crate) link: Arc<dyn PeerLink>,
+    pub(crate) spool: Arc<dyn Spool>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// The relationship's constants during one piece of work.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) vm: VmId,
+    pub(crate) peer: String,
+    pub(crate) compress: bool,
+    /// Position before the first instant of the current generation.
+    pub(crate) start: Position,
+}
+
+/// Why a piece of work ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CopyError {
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    #[error("{0}")]
+    Capture(#[from] CaptureError),
+    #[error("{0}")]
+    Spool(#[from] SpoolError),
+    #[error("the delta log cannot hold this: {0}")]
+    Encode(#[from] EncodeError),
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// Asks the replica where it stands.
+pub(crate) async fn status(link: &dyn PeerLink, route: &Route) -> Result<ReplicaStatus, LinkError> {
+    match link
+        .call(&route.peer, PeerRequest::Status { vm: route.vm })
+        .await?
+    {
+        PeerReply::Status(status) => Ok(status),
+        other => Err(unexpected(&route.peer, &other)),
+    }
+}
+
+fn unexpected(peer: &str, reply: &PeerReply) -> LinkError {
+    match reply {
+        PeerReply::Refused(refusal) => LinkError::Refused(refusal.clone()),
+        PeerReply::Hello { .. } | PeerReply::Status(_) | PeerReply::Offset { .. } => LinkError::Protocol {
+            peer: peer.to_owned(),
+            detail: "an answer to another question".into(),
+        },
+    }
+}
+
+/// What to do with the tracking that is there, given what the replica has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// Changes since the replica's position are tracked; go on from there.
+    Ready(Position),
+    /// The interrupted instant arrived: forget the changes before it.
+    Arrived { base: Position, next: Position },
+    /// The interrupted instant did not arrive: join its changes to those before it.
+    Return { base: Position, next: Position },
+    /// Nothing tracked fits.
+    Lost(String),
+}
+
+/// Pure decision of `settle`.
+pub(crate) fn settlement(tracking: &Tracking, durable: Position) -> Settlement {
+    let lost = |what: String| Settlement::Lost(what);
+    match tracking {
+        Tracking::None => lost("changes are not tracked on this VM's disks".into()),
+        Tracking::Lost { disk, reason } => lost(format!("change tracking of disk {disk} is lost: {reason}")),
+        Tracking::Since(at) => match at.as_slice() {
+            [base] if *base == durable => Settlement::Ready(durable),
+            [base, next] if *next == durable => Settlement::Arrived {
+                base: *base,
+                next: *next,
+            },
+            [base, next] if *base == durable => Settlement::Return {
+                base: *base,
+                next: *next,
+            },
+            _ => lost(format!(
+                "changes are tracked since {}, but the replica stands at {durable}",
+                at.iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" and ")
+            )),
+        },
+    }
+}
+
+/// Brings tracking in order after anything may have happened, and returns the position to continue from.
+pub(crate) async fn settle(source: &dyn CaptureSource, durable: Position) -> Result<Position, CopyError> {
+    let tracking = source.recover().await?;
+    match settlement(&tracking, durable) {
+        Settlement::Ready(at) => Ok(at),
+        Settlement::Arrived { base, next } => {
+            source.acknowledge(base).await?;
+            Ok(next)
+        }
+        Settlement::Return { base, next } => {
+            source.give_back(base, next).await?;
+            Ok(base)
+        }
+        Settlement::Lost(why) => Err(CopyError::Lost(why)),
+    }
+}
+
+/// A log that is complete in the spool and not yet known to be durable on the replica.
+pub(crate) struct Pending {
+    pub(crate) source: Box<dyn CaptureSource>,
+    pub(crate) spool: Arc<dyn SpoolFile>,
+    pub(crate) base: Position,
+    pub(crate) position: Position,
+    pub(crate) instant: Timestamp,
+}
+
+/// A delivered log.
+pub(crate) struct Delivered {
+    pub(crate) source: Box<dyn CaptureSource>,
+    pub(crate) position: Position,
+    pub(crate) instant: Timestamp,
+    pub(crate) bytes: u64,
+}
+
+/// How a cycle ended.
+pub(crate) enum CycleEnd {
+    Delivered(Delivered),
+    /// The log waits in the spool; the fault is the network's.
+    Waiting(Pending, LinkError),
+    /// Begin again with `settle`.
+    Failed(CopyError),
+}
+
+/// One cycle: instant, log, send, acknowledge.
+pub(crate) async fn cycle(
+    tools: Tools,
+    route: Route,
+    source: Box<dyn CaptureSource>,
+    base: Position,
+    next: Position,
+) -> CycleEnd {
+    let captured = capture_and_send(&tools, &route, &*source, base, next).await;
+    let (spool, instant, sent) = match captured {
+        Ok(x) => x,
+        Err(e) => return CycleEnd::Failed(e),
+    };
+    let pending = Pending {
+        source,
+        spool,
+        base,
+        position: next,
+        instant,
+    };
+    conclude(pending, sent).await
+}
+
+/// Sends a waiting log again, from where the replica has it.
+pub(crate) async fn resend(tools: Tools, route: Route, pending: Pending) -> CycleEnd {
+    let asked = tools
+        .link
+        .call(
+            &route.peer,
+            PeerRequest::LogOffset {
+                vm: route.vm,
+                position: pending.position,
+            },
+        )
+        .await;
+    let offset = match asked {
+        Ok(PeerReply::Offset { bytes }) => bytes.min(pending.spool.len()),
+        Ok(other) => return CycleEnd::Failed(unexpected(&route.peer, &other).into()),
+        Err(LinkError::Refused(r)) => return CycleEnd::Failed(LinkError::Refused(r).into()),
+        Err(e) => return CycleEnd::Waiting(pending, e),
+    };
+    let sent = send_spool(&*tools.link, &route, &pending.spool, pending.position, offset).await;
+    conclude(pending, sent).await
+}
+
+async fn conclude(pending: Pending, sent: Result<u64, LinkError>) -> CycleEnd {
+    match sent {
+        Ok(bytes) => match pending.source.acknowledge(pending.base).await {
+            Ok(()) => CycleEnd::Delivered(Delivered {
+                source: pending.source,
+                position: pending.position,
+                instant: pending.instant,
+                bytes,
+            }),
+            Err(e) => CycleEnd::Failed(e.into()),
+        },
+        Err(LinkError::Refused(r)) => CycleEnd::Failed(LinkError::Refused(r).into()),
+        Err(e) => CycleEnd::Waiting(pending, e),
+    }
+}
+
+async fn capture_and_send(
+    tools: &Tools,
+    route: &Route,
+    source: &dyn CaptureSource,
+    base: Position,
+    next: Position,
+) -> Result<(Arc<dyn SpoolFile>, Timestamp, Result<u64, LinkError>), CopyError> {
+    let spool = tools.spool.create(route.vm, next).await?;
+    // Before the instant, not after: what is reported as safe must be.
+    let instant = tools.clock.now();
+    let frozen = source.instant(base, next, Consistency::Crash).await?;
+    let header = Header {
+        vm: route.vm,
+        kind: LogKind::Delta,
+        position: next,
+        parent: base,
+        instant,
+        consistency: frozen.consistency,
+        disks: source.disks().to_vec(),
+    };
+    let produce = async {
+        let written = write_delta(&*frozen.view, &header, route.compress, &*spool).await;
+        spool.finish(written.is_ok());
+        // At once, not when the WAN has taken it: while the view exists the guest's first writes cost a copy.
+        let closed = frozen.view.close().await;
+        written.and(closed.map_err(CopyError::from))
+    };
+    let send = send_spool(&*tools.link, route, &spool, next, 0);
+    let both = async {
+        futures_util::pin_mut!(produce, send);
+        match future::select(produce, send).await {
+            future::Either::Left((Ok(()), send)) => Ok(send.await),
+            future::Either::Left((Err(e), _)) => Err(e),
+            // Refused before all was read: there is no use in reading the rest.
+            future::Either::Right((Err(LinkError::Refused(r)), _)) => Err(LinkError::Refused(r).into()),
+            future::Either::Right((sent, produce)) => produce.await.map(|()| sent),
+        }
+    };
+    let sent = both.await?;
+    Ok((spool, instant, sent))
+}
+
+async fn send_spool(
+    link: &dyn PeerLink,
+    route: &Route,
+    spool: &Arc<dyn SpoolFile>,
+    position: Position,
+    offset: u64,
+) -> Result<u64, LinkError> {
+    let address = LogAddress::Delta {
+        vm: route.vm,
+        position,
+        offset,
+    };
+    match link.send(&route.peer, address, spool.reader(offset)).await? {
+        LogReceipt::Delta(received) if received.durable == position => Ok(received.bytes),
+        LogReceipt::Delta(received) => Err(LinkError::Refused(PeerRefusal::OutOfSequence {
+            have: received.durable,
+        })),
+        LogReceipt::Bulk(_) => Err(LinkError::Protocol {
+            peer: route.peer.clone(),
+            detail: "a receipt for another log".into(),
+        }),
+    }
+}
+
+async fn write_delta(
+    view: &dyn BlockView,
+    header: &Header,
+    compress: bool,
+    to: &dyn SpoolFile,
+) -> Result<(), CopyError> {
+    let mut out = Vec::with_capacity(BATCH + (READ as usize));
+    let mut encoder = Encoder::new(header, compress, &mut out)?;
+    for (index, disk) in (0u16..).zip(&header.disks) {
+        let changed = joined(view.changed(usize::from(index)).await?, MAX_RANGES);
+        let mut reads = stream::iter(pieces(changed, disk.size))
+            .map(|piece| read_piece(view, index, piece))
+            .buffered(IN_FLIGHT);
+        while let Some(read) = reads.next().await {
+            encode(&mut encoder, index, read?, &mut out)?;
+            if out.len() >= BATCH {
+                to.append(Bytes::from(std::mem::take(&mut out))).await?;
+            }
+        }
+    }
+    encoder.finish(&mut out);
+    to.append(Bytes::from(out)).await?;
+    Ok(())
+}
+
+/// A range that was read, or is known to be zero.
+enum Piece {
+    Data(u64, Bytes),
+    Zero(u64, u64),
+}
+
+async fn read_piece(view: &dyn BlockView, disk: u16, e: Extent) -> Result<Piece, CopyError> {
+    if e.zero {
+        return Ok(Piece::Zero(e.offset, e.len));
+    }
+    let len = u32::try_from(e.len).unwrap_or(u32::MAX);
+    Ok(Piece::Data(
+        e.offset,
+        view.read(usize::from(disk), e.offset, len).await?,
+    ))
+}
+
+fn encode(encoder: &mut Encoder, disk: u16, piece: Piece, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    match piece {
+        Piece::Data(offset, data) => encoder.data(disk, offset, &data, out),
+        Piece::Zero(offset, len) => encoder.zero(disk, offset, len, out),
+    }
+}
+
+/// Ranges cut to reads that end on multiples of `READ`, and to the size of the disk.
+fn pieces(ranges: Vec<Extent>, size: u64) -> impl Iterator<Item = Extent> {
+    ranges.into_iter().flat_map(move |e| {
+        let end = e.offset.saturating_add(e.len).min(size);
+        let mut at = e.offset;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let stop = if e.zero {
+                end
+            } else {
+                end.min((at / READ + 1) * READ)
+            };
+            let piece = Extent {
+                offset: at,
+                len: stop - at,
+                zero: e.zero,
+            };
+            at = stop;
+            Some(piece)
+        })
+    })
+}
+
+/// At most `max` ranges, joined across their smallest gaps.
+fn joined(mut ranges: Vec<Extent>, max: usize) -> Vec<Extent> {
+    let mut gap = 4096;
+    while ranges.len() > max {
+        let mut fewer: Vec<Extent> = Vec::with_capacity(ranges.len() / 2);
+        for e in ranges {
+            match fewer.last_mut() {
+                Some(last) if e.offset - (last.offset + last.len) <= gap && !last.zero && !e.zero => {
+                    last.len = e.offset + e.len - last.offset;
+                }
+                _ => fewer.push(e),
+            }
+        }
+        ranges = fewer;
+        gap *= 4;
+    }
+    ranges
+}
+
+/// Bulk-copies what of `disk` the replica does not have yet. `progress` is told the offset that is durable there.
+pub(crate) async fn copy_disk(
+    tools: &Tools,
+    route: &Route,
+    view: &dyn BlockView,
+    disk: (usize, &LogDisk),
+    from: u64,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<(), CopyError> {
+    let (index, disk) = disk;
+    let mut at = from;
+    while at < disk.size {
+        let end = disk.size.min(at + SEGMENT);
+        let (tx, rx) = mpsc::channel::<std::io::Result<Bytes>>(4);
+        let body: ByteStream = Box::pin(stream::unfold(rx, |mut rx| async {
+            rx.recv().await.map(|x| (x, rx))
+        }));
+        let header = Header {
+            vm: route.vm,
+            kind: LogKind::Bulk,
+            position: route.start,
+            parent: route.start,
+            instant: tools.clock.now(),
+            consistency: Consistency::Crash,
+            disks: vec![disk.clone()],
+        };
+        let produce = async {
+            let written = write_segment(view, index, &header, route.compress, at..end, &tx).await;
+            if let Err(e) = &written {
+                // The body must not end as if it were whole.
+                let _ = tx.send(Err(std::io::Error::other(e.to_string()))).await;
+            }
+            drop(tx);
+            written
+        };
+        let (written, sent) = future::join(
+            produce,
+            tools
+                .link
+                .send(&route.peer, LogAddress::Bulk { vm: route.vm }, body),
+        )
+        .await;
+        // A closed channel means that the send failed, and its error says why.
+        match (written, sent?) {
+            (Err(e), _) => return Err(e),
+            (Ok(()), LogReceipt::Bulk(done)) if done.disk == disk.id && done.done >= end => at = done.done,
+            (Ok(()), _) => {
+                let detail = "the segment was not confirmed".into();
+                return Err(LinkError::Protocol {
+                    peer: route.peer.clone(),
+                    detail,
+                }
+                .into());
+            }
+        }
+        progress(at);
+    }
+    Ok(())
+}
+
+async fn write_segment(
+    view: &dyn BlockView,
+    disk: usize,
+    header: &Header,
+    compress: bool,
+    range: std::ops::Range<u64>,
+    to: &mpsc::Sender<std::io::Result<Bytes>>,
+) -> Result<(), CopyError> {
+    let mut out = Vec::with_capacity(BATCH + (READ as usize));
+    let mut encoder = Encoder::new(header, compress, &mut out)?;
+    let mut at = range.start;
+    while at < range.end {
+        let len = ALLOCATION.min(range.end - at);
+        let map = view.allocation(disk, at, len).await?;
+        let index = u16::try_from(disk).unwrap_or(u16::MAX);
+        let mut reads = stream::iter(pieces(map, at + len))
+            .map(|p| read_piece(view, index, p))
+            .buffered(IN_FLIGHT);
+        while let Some(read) = reads.next().await {
+            // The segment's log has one disk, whatever its number in the VM is.
+            encode(&mut encoder, 0, read?, &mut out)?;
+            if out.len() >= BATCH && to.send(Ok(Bytes::from(std::mem::take(&mut out)))).await.is_err() {
+                return Ok(());
+            }
+        }
+        at += len;
+    }
+    encoder.finish(&mut out);
+    let _ = to.send(Ok(Bytes::from(out))).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_model::{DiskId, GenerationId};
+    use uuid::Uuid;
+
+    fn at(sequence: u64) -> Position {
+        Position {
+            generation: GenerationId(Uuid::from_u128(7)),
+            sequence,
+        }
+    }
+
+    #[test]
+    fn tracking_is_settled_by_what_the_replica_has() {
+        let table = [
+            (Tracking::Since(vec![at(3)]), at(3), Settlement::Ready(at(3))),
+            (
+                Tracking::Since(vec![at(3), at(5)]),
+                at(5),
+                Settlement::Arrived {
+                    base: at(3),
+                    next: at(5),
+                },
+            ),
+            (
+                Tracking::Since(vec![at(3), at(5)]),
+                at(3),
+                Settlement::Return {
+                    base: at(3),
+                    next: at(5),
+                },
+            ),
+        ];
+        for (tracking, durable, want) in table {
+            assert_eq!(settlement(&tracking, durable), want);
+        }
+        let lost = Tracking::Lost {
+            disk: DiskId::new("a").unwrap(),
+            reason: "killed".into(),
+        };
+        for (tracking, durable) in [
+            (Tracking::None, at(0)),
+            (lost, at(3)),
+            (Tracking::Since(vec![at(3)]), at(2)),
+            (Tracking::Since(vec![at(3)]), at(4)),
+            (Tracking::Since(vec![at(3), at(5)]), at(4)),
+            (Tracking::Since(vec![]), at(0)),
+        ] {
+            assert!(
+                matches!(settlement(&tracking, durable), Settlement::Lost(_)),
+                "{tracking:?} {durable}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_are_cut_at_round_offsets_and_at_the_end_of_the_disk() {
+        let e = |offset, len, zero| Extent { offset, len, zero };
+        let cut: Vec<_> = pieces(
+            vec![e(READ - 512, 1024, false), e(3 * READ, 9 * READ, true)],
+            5 * READ,
+        )
+        .collect();
+        assert_eq!(
+            cut,
+            [
+                e(READ - 512, 512, false),
+                e(READ, 512, false),
+                e(3 * READ, 2 * READ, true)
+            ]
+        );
+    }
+
+    #[test]
+    fn too_many_ranges_are_joined_without_losing_one() {
+        let ranges: Vec<_> = (0..1000)
+            .map(|i| Extent {
+                offset: i * 65536,
+                len: 4096,
+                zero: false,
+            })
+            .collect();
+        let few = joined(ranges.clone(), 10);
+        assert!(few.len() <= 10);
+        for r in ranges {
+            assert!(
+                few.iter()
+                    .any(|f| f.offset <= r.offset && f.offset + f.len >= r.offset + r.len)
+            );
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! The engine of a host: finds the actor an action or a peer's call is meant for, and answers what is about the host
+//! itself. It holds no relationship; the actors do.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{AuthorizationEntry, JobState, JobType, ReplicationMode as Mode, VmId, VmSpec};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use crate::action::{Action, Answer, Management, Refusal, ServerView, VmRef};
+use crate::actor::{Actor, Message, chain, failed};
+use crate::copy::Tools;
+use crate::jobs::Jobs;
+use crate::ports::catalog::{Catalog, CatalogError};
+use crate::ports::hypervisor::Hypervisor;
+use crate::ports::link::{
+    LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
+};
+use crate::ports::spool::Spool;
+use crate::ports::store::{ReplicaStore, StoreError};
+use crate::ports::{ByteStream, Clock, Entropy};
+use crate::primary::link_refusal;
+use crate::records::{Event, Relationship, ServerSettings, Side};
+
+/// Everything the engine needs of the world.
+#[derive(Clone)]
+pub struct Ports {
+    /// Runs VMs.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Replica disks.
+    pub store: Arc<dyn ReplicaStore>,
+    /// Durable state.
+    pub catalog: Arc<dyn Catalog>,
+    /// Peers.
+    pub link: Arc<dyn PeerLink>,
+    /// Room for logs on their way.
+    pub spool: Arc<dyn Spool>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// What an engine is told once.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Name of this host, as peers and people know it.
+    pub name: String,
+    /// Where peers reach it.
+    pub listen: String,
+    /// Version of Lifeboat.
+    pub version: String,
+    /// How long ended jobs are kept; 5 minutes by the API's default.
+    pub job_retention: Duration,
+    /// How long a guest may take to shut down.
+    pub shutdown_timeout: Duration,
+    /// How often points are looked through for expiry while nothing arrives.
+    pub expiry_interval: Duration,
+    /// Limit for merging behind a running VM, bytes per second; 0 is unlimited.
+    pub merge_bytes_per_s: u64,
+}
+
+impl EngineConfig {
+    /// The usual values.
+    #[must_use]
+    pub fn new(name: impl Into<String>, listen: impl Into<String>, version: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            listen: listen.into(),
+            version: version.into(),
+            job_retention: Duration::from_secs(300),
+            shutdown_timeout: Duration::from_secs(120),
+            expiry_interval: Duration::from_secs(10),
+            merge_bytes_per_s: 0,
+        }
+    }
+}
+
+/// What all actors of a host share.
+pub(crate) struct Host {
+    pub(crate) ports: Ports,
+    pub(crate) config: EngineConfig,
+    pub(crate) jobs: Arc<Jobs>,
+    /// Who may replicate here. Small, read often, changed by hand.
+    access: Mutex<Access>,
+}
+
+#[derive(Clone, Default)]
+struct Access {
+    server: ServerSettings,
+    entries: Vec<AuthorizationEntry>,
+}
+
+impl Host {
+    fn access<R>(&self, f: impl FnOnce(&mut Access) -> R) -> R {
+        f(&mut self.access.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn tools(&self) -> Tools {
+        Tools {
+            link: self.ports.link.clone(),
+            spool: self.ports.spool.clone(),
+            clock: self.ports.clock.clone(),
+        }
+    }
+
+    /// The authorization entry that lets this peer in.
+    pub(crate) fn authorize(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, PeerRefusal> {
+        let host = self.config.name.clone();
+        self.access(|a| {
+            if !a.server.enabled {
+                return Err(PeerRefusal::NotEnabled { host });
+            }
+            let found = peer
+                .names
+                .iter()
+                .find_map(|n| AuthorizationEntry::find(&a.entries, n));
+            found.cloned().ok_or(PeerRefusal::NotAuthorized {
+                host,
+                names: peer.names.clone(),
+            })
+        })
+    }
+
+    pub(crate) fn entry_for(&self, primary: &str) -> Option<AuthorizationEntry> {
+        self.access(|a| AuthorizationEntry::find(&a.entries, primary).cloned())
+    }
+
+    /// A store's error in the words of the link.
+    pub(crate) fn peer_refusal(&self, e: StoreError) -> PeerRefusal {
+        let host = self.config.name.clone();
+        match e {
+            StoreError::NoReplica(_) => PeerRefusal::NoReplica { host },
+            StoreError::Conflict(detail) => PeerRefusal::Conflict { detail },
+            StoreError::OutOfSequence { have, .. } => PeerRefusal::OutOfSequence { have },
+            StoreError::NoSpace(location) => PeerRefusal::NoSpace {
+                host,
+                location: location.into(),
+            },
+            e @ (StoreError::NoPoint(_)
+            | StoreError::NoBranch(_)
+            | StoreError::BadLog(_)
+            | StoreError::Busy(_)
+            | StoreError::Damaged { .. }
+            | StoreError::Io { .. }) => PeerRefusal::Failed {
+                host,
+                detail: chain(&e),
+            },
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Handle {
+    name: String,
+    mailbox: mpsc::Sender<Message>,
+}
+
+/// A host's engine.
+pub struct Engine {
+    host: Arc<Host>,
+    actors: Mutex<BTreeMap<VmId, Handle>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Reads the catalog and starts an actor for each VM: those described on this host, and those replicated to it.
+    pub async fn start(
+        ports: Ports,
+        config: EngineConfig,
+        local: Vec<VmSpec>,
+    ) -> Result<Arc<Self>, CatalogError> {
+        let image = ports.catalog.load().await?;
+        let jobs = Jobs::new(
+            ports.catalog.clone(),
+            ports.clock.clone(),
+            ports.entropy.clone(),
+            image.jobs,
+            config.job_retention,
+        );
+        let access = Mutex::new(Access {
+            server: image.server,
+            entries: image.entries,
+        });
+        let host = Arc::new(Host {
+            ports,
+            config,
+            jobs: Arc::new(jobs),
+            access,
+        });
+        close_orphans(&host, &image.relationships).await?;
+        let engine = Arc::new(Self {
+            host,
+            actors: Mutex::default(),
+            tasks: Mutex::default(),
+        });
+        let mut relationships: BTreeMap<VmId, Relationship> = image
+            .relationships
+            .into_iter()
+            .filter(|r| r.index == 0)
+            .map(|r| (r.vm, r))
+            .collect();
+        for spec in local {
+            let rel = relationships.remove(&spec.uuid);
+            engine.spawn(spec.uuid, spec.name.clone(), Some(spec), rel);
+        }
+        for (vm, rel) in relationships {
+            if rel.mode == Mode::Primary {
+                warn!(%vm, name = rel.spec.name, "replicated VM has no description in the VM directory any more");
+            }
+            let name = rel.spec.name.clone();
+            engine.spawn(vm, name, None, Some(rel));
+        }
+        let jobs = engine.host.jobs.clone();
+        let sweeper = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                if let Err(e) = jobs.sweep().await {
+                    warn!(error = %e, "ended jobs not removed");
+                }
+            }
+        });
+        engine.with_tasks(|t| t.push(sweeper));
+        Ok(engine)
+    }
+
+    fn with_tasks<R>(&self, f: impl FnOnce(&mut Vec<JoinHandle<()>>) -> R) -> R {
+        f(&mut self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn with_actors<R>(&self, f: impl FnOnce(&mut BTreeMap<VmId, Handle>) -> R) -> R {
+        f(&mut self.actors.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn spawn(&self, vm: VmId, name: String, local: Option<VmSpec>, rel: Option<Relationship>) -> Handle {
+        let (mailbox, inbox) = mpsc::channel(64);
+        let actor = Actor::new(vm, self.host.clone(), local, rel, inbox);
+        let handle = Handle { name, mailbox };
+        self.with_actors(|a| a.insert(vm, handle.clone()));
+        let task = tokio::spawn(actor.run());
+        self.with_tasks(|t| t.push(task));
+        handle
+    }
+
+    /// Ends all actors. Guests are not touched; work under way is dropped and taken up by the next start.
+    pub async fn stop(&self) {
+        let tasks = self.with_tasks(std::mem::take);
+        for task in &tasks {
+            task.abort();
+        }
+        for task in tasks {
+            // An aborted task ends with an error by design.
+            let _ = task.await;
+        }
+        self.with_actors(BTreeMap::clear);
+    }
+
+    fn find(&self, vm: &VmRef) -> Result<Handle, Refusal> {
+        let wanted = vm.0.as_str();
+        let found = self.with_actors(|actors| {
+            let by_id = wanted
+                .parse::<VmId>()
+                .ok()
+                .and_then(|id| actors.get(&id).cloned());
+            by_id.or_else(|| actors.values().find(|h| h.name == wanted).cloned())
+        });
+        found.ok_or_else(|| {
+            let shown: String = wanted.chars().take(80).collect();
+            Refusal::new(
+                ReturnCode::FileNotFound,
+                format!("no VM \"{shown}\" on this host"),
+                "list them with: lifeboat vm list",
+            )
+        })
+    }
+
+    async fn ask<R>(
+        &self,
+        handle: &Handle,
+        message: impl FnOnce(oneshot::Sender<R>) -> Message,
+    ) -> Option<R> {
+        let (reply, answer) = oneshot::channel();
+        handle.mailbox.send(message(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    async fn list(&self) -> Result<Answer, Refusal> {
+        let handles: Vec<Handle> = self.with_actors(|a| a.values().cloned().collect());
+        let mut views = Vec::new();
+        for handle in handles {
+            // A VM that goes away while the list is made is left out of it.
+            match self.ask(&handle, Message::View).await {
+                Some(Ok(Answer::Vm(view))) => views.push(*view),
+                Some(Err(e)) if e.code != ReturnCode::FileNotFound => return Err(e),
+                Some(_) | None => {}
+            }
+        }
+        views.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        Ok(Answer::Vms(views))
+    }
+
+    async fn add_authorization(&self, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
+        let invalid =
+            |e: lifeboat_model::SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
+        entry.validate().map_err(invalid)?;
+        self.host
+            .ports
+            .catalog
+            .put_entry(&entry)
+            .await
+            .map_err(|e| failed("not recorded", &e))?;
+        self.host.access(|a| {
+            a.entries.retain(|e| e.primary != entry.primary);
+            a.entries.push(entry);
+        });
+        Ok(Answer::Done)
+    }
+
+    async fn remove_authorization(&self, primary: &str) -> Result<Answer, Refusal> {
+        let removed = self
+            .host
+            .ports
+            .catalog
+            .remove_entry(primary)
+            .await
+            .map_err(|e| failed("not recorded", &e))?;
+        if !removed {
+            let message = format!("no authorization entry for \"{primary}\"");
+            return Err(Refusal::new(
+                ReturnCode::FileNotFound,
+                message,
+                "list them with: lifeboat authorization list",
+            ));
+        }
+        self.host.access(|a| a.entries.retain(|e| e.primary != primary));
+        Ok(Answer::Done)
+    }
+
+    async fn set_server(&self, settings: ServerSettings) -> Result<Answer, Refusal> {
+        self.host
+            .ports
+            .catalog
+            .put_server(&settings)
+            .await
+            .map_err(|e| failed("not recorded", &e))?;
+        self.host.access(|a| a.server = settings);
+        Ok(Answer::Done)
+    }
+
+    fn server(&self) -> Answer {
+        let config = &self.host.config;
+        Answer::Server(ServerView {
+            host: config.name.clone(),
+            version: config.version.clone(),
+            listen: config.listen.clone(),
+            settings: self.host.access(|a| a.server.clone()),
+        })
+    }
+
+    async fn events(&self, vm: Option<&VmRef>, limit: u32) -> Result<Answer, Refusal> {
+        let vm = match vm {
+            None => None,
+            Some(vm) => {
+                let name = self.find(vm)?.name;
+                self.with_actors(|a| a.iter().find(|(_, h)| h.name == name).map(|(id, _)| *id))
+            }
+        };
+        let events: Result<Vec<Event>, _> = self.host.ports.catalog.events(vm, limit.clamp(1, 1000)).await;
+        events
+            .map(Answer::Events)
+            .map_err(|e| failed("events cannot be read", &e))
+    }
+
+    async fn job_action(&self, job: lifeboat_model::JobId, cancel: bool) -> Result<Answer, Refusal> {
+        let missing = || {
+            Refusal::new(
+                ReturnCode::FileNotFound,
+                format!("no job {job}"),
+                "list them with: lifeboat job list",
+            )
+        };
+        let found = self.host.jobs.get(job).ok_or_else(missing)?;
+        if !cancel {
+            return Ok(Answer::Job(found));
+        }
+        let handle = self
+            .with_actors(|a| a.get(&found.vm).cloned())
+            .ok_or_else(missing)?;
+        self.ask(&handle, |reply| Message::CancelJob(job, reply))
+            .await
+            .unwrap_or_else(|| Err(missing()))
+    }
+
+    /// The actor a peer's call is meant for; an offer of an unknown VM makes one.
+    fn for_peer(&self, peer: &PeerIdentity, request: &PeerRequest) -> Result<Handle, PeerRefusal> {
+        let host = self.host.config.name.clone();
+        let (vm, offered) = match request {
+            PeerRequest::Offer { vm, .. } => (vm.uuid, Some(vm)),
+            PeerRequest::Status { vm }
+            | PeerRequest::RestartBulk { vm, .. }
+            | PeerRequest::LogOffset { vm, .. } => (*vm, None),
+            PeerRequest::Hello => return Err(PeerRefusal::NoReplica { host }),
+        };
+        if let Some(handle) = self.with_actors(|a| a.get(&vm).cloned()) {
+            return Ok(handle);
+        }
+        let Some(spec) = offered else {
+            return Err(PeerRefusal::NoReplica { host });
+        };
+        self.host.authorize(peer)?;
+        if let Err(e) = spec.validate() {
+            return Err(PeerRefusal::Conflict {
+                detail: format!("the VM's description: {e}"),
+            });
+        }
+        if self.with_actors(|a| a.values().any(|h| h.name == spec.name)) {
+            let detail = format!("{host} has another VM named \"{}\"", spec.name);
+            return Err(PeerRefusal::Conflict { detail });
+        }
+        Ok(self.spawn(vm, spec.name.clone(), None, None))
+    }
+}
+
+/// Ends jobs whose work nothing will take up again.
+async fn close_orphans(host: &Host, relationships: &[Relationship]) -> Result<(), CatalogError> {
+    for job in host.jobs.list().into_iter().filter(|j| !j.state.is_final()) {
+        let continues = relationships
+            .iter()
+            .filter(|r| r.vm == job.vm)
+            .any(|r| match &r.side {
+                Side::Primary { .. } => job.kind == JobType::StartReplication,
+                Side::Replica { failover, .. } => failover.as_ref().is_some_and(|f| f.job == job.id),
+            });
+        if !continues {
+            let why = "the daemon was restarted before the job ended".to_owned();
+            host.jobs.finish(job.id, JobState::Exception, Some(why)).await?;
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Management for Engine {
+    async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
+        match &action {
+            Action::ListVms => self.list().await,
+            Action::ListJobs => Ok(Answer::Jobs(self.host.jobs.list())),
+            Action::ShowJob { job } => self.job_action(*job, false).await,
+            Action::CancelJob { job } => self.job_action(*job, true).await,
+            Action::ListEvents { vm, limit } => self.events(vm.as_ref(), *limit).await,
+            Action::ListAuthorization => Ok(Answer::Entries(self.host.access(|a| a.entries.clone()))),
+            Action::AddAuthorization { entry } => self.add_authorization(entry.clone()).await,
+            Action::RemoveAuthorization { primary } => self.remove_authorization(primary).await,
+            Action::ShowServer => Ok(self.server()),
+            Action::SetServer { settings } => self.set_server(settings.clone()).await,
+            Action::TestConnection { peer } => {
+                self.host
+                    .ports
+                    .link
+                    .call(peer, PeerRequest::Hello)
+                    .await
+                    .map_err(|e| link_refusal(&e))?;
+                Ok(Answer::Done)
+            }
+            Action::ShowVm { vm }
+            | Action::StartVm { vm }
+            | Action::StopVm { vm, .. }
+            | Action::Screenshot { vm }
+            | Action::EnableReplication { vm, .. }
+            | Action::StartReplication { vm }
+            | Action::SuspendReplication { vm }
+            | Action::ResumeReplication { vm }
+            | Action::RemoveReplication { vm }
+            | Action::ReplicateNow { vm }
+            | Action::ListPoints { vm }
+            | Action::InitiateFailover { vm, .. }
+            | Action::RevertFailover { vm, .. }
+            | Action::CommitFailover { vm } => {
+                let handle = self.find(vm)?;
+                let answer = self.ask(&handle, |reply| Message::Act(action, reply)).await;
+                answer.unwrap_or_else(|| {
+                    Err(Refusal::new(
+                        ReturnCode::Unavailable,
+                        "the daemon is stopping",
+                        "try again",
+                    ))
+                })
+            }
+        }
+    }
+
+    fn watch_jobs(&self) -> broadcast::Receiver<crate::records::Job> {
+        self.host.jobs.watch()
+    }
+}
+
+#[async_trait]
+impl PeerHandler for Engine {
+    async fn call(&self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply {
+        if request == PeerRequest::Hello {
+            return match self.host.authorize(peer) {
+                Ok(_) => PeerReply::Hello {
+                    host: self.host.config.name.clone(),
+                    version: self.host.config.version.clone(),
+                },
+                Err(refusal) => PeerReply::Refused(refusal),
+            };
+        }
+        let host = self.host.config.name.clone();
+        match self.for_peer(peer, &request) {
+            Ok(handle) => {
+                let reply = self
+                    .ask(&handle, |reply| Message::Peer(peer.clone(), request, reply))
+                    .await;
+                reply.unwrap_or(PeerReply::Refused(PeerRefusal::Failed {
+                    host,
+                    detail: "the daemon is stopping".into(),
+                }))
+            }
+            Err(refusal) => PeerReply::Refused(refusal),
+        }
+    }
+
+    async fn receive(
+        &self,
+        peer: &PeerIdentity,
+        address: LogAddress,
+        body: ByteStream,
+    ) -> Result<LogReceipt, PeerRefusal> {
+        let (LogAddress::Delta { vm, .. } | LogAddress::Bulk { vm }) = address;
+        let host = self.host.config.name.clone();
+        let gone = || PeerRefusal::NoReplica { host: host.clone() };
+        let handle = self.with_actors(|a| a.get(&vm).cloned()).ok_or_else(gone)?;
+        self.ask(&handle, |reply| Message::MayReceive(peer.clone(), reply))
+            .await
+            .ok_or_else(gone)??;
+        let store = &self.host.ports.store;
+        let (receipt, message) = match address {
+            LogAddress::Delta { position, offset, .. } => {
+                match store.receive(vm, position, offset, body).await {
+                    Ok(received) => (
+                        Ok(LogReceipt::Delta(received.clone())),
+                        Some(Message::LogDurable(received)),
+                    ),
+                    Err(e) => self.not_received(e),
+                }
+            }
+            LogAddress::Bulk { .. } => match store.bulk(vm, body).await {
+                Ok(progress) => (
+                    Ok(LogReceipt::Bulk(progress.clone())),
+                    Some(Message::BulkDone(progress)),
+                ),
+                Err(e) => self.not_received(e),
+            },
+        };
+        if let Some(message) = message {
+            // An actor that is gone has nothing to be told: the next one asks the store.
+            let _ = handle.mailbox.send(message).await;
+        }
+        receipt
+    }
+}
+
+impl Engine {
+    /// What the primary and the replica's administrator get to know of a log that was not stored. A broken connection
+    /// and a log that comes in the wrong order are the primary's business alone.
+    fn not_received(&self, e: StoreError) -> (Result<LogReceipt, PeerRefusal>, Option<Message>) {
+        let own = matches!(
+            e,
+            StoreError::NoSpace(_) | StoreError::Damaged { .. } | StoreError::BadLog(_)
+        );
+        let message = own.then(|| Message::ReceiveFailed(chain(&e)));
+        (Err(self.host.peer_refusal(e)), message)
+    }
+}

@@ -1,0 +1,474 @@
+//! Failover, revert and commit on the replica, as sagas: the intent is durable before its work begins, every step can be
+//! repeated, and after a crash the recorded phase says what to go on with. Points are never written to.
+
+use std::sync::Arc;
+
+use lifeboat_deltalog::Consistency;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::{self, Event as Step};
+use lifeboat_model::{
+    BranchId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, PointId, Position,
+    ReplicationState as State, VmId, VmSpec,
+};
+use tokio::time::Instant;
+
+use crate::action::{Answer, PointSelector, PointView, Refusal};
+use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::ports::hypervisor::{Hypervisor, PowerState};
+use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, Target};
+use crate::primary::{IDLE, droppable};
+use crate::records::{Failover, FailoverPhase, Job, Relationship, Side};
+
+/// Every instant a replica can be brought up at, newest first: sealed points, and cycles whose logs are retained.
+pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
+    let sealed = info.points.iter().map(|p| PointView {
+        id: p.id.to_string(),
+        target: Target::Point { id: p.id },
+        instant: p.instant,
+        consistency: p.consistency,
+        size: p.size,
+    });
+    // A cycle needs a sealed point to start from and an unbroken line of logs since.
+    let oldest = info.points.first().map(|p| p.position.sequence);
+    let cycles = info.logs.iter().filter(|l| {
+        oldest.is_some_and(|o| l.position.sequence > o)
+            && info.points.iter().all(|p| p.position != l.position)
+    });
+    let cycles = cycles
+        .filter(|l| replayable(info, l.position))
+        .map(|l| PointView {
+            id: l.position.to_string(),
+            target: Target::Cycle { position: l.position },
+            instant: l.instant,
+            consistency: l.consistency,
+            size: l.size,
+        });
+    let mut all: Vec<_> = sealed.chain(cycles).collect();
+    all.sort_by_key(|p| std::cmp::Reverse(p.instant));
+    all
+}
+
+/// Whether logs lead without a gap from a sealed point to `position`.
+fn replayable(info: &ReplicaInfo, position: Position) -> bool {
+    let mut at = position;
+    loop {
+        if info.points.iter().any(|p| p.position == at) {
+            return true;
+        }
+        match info.logs.iter().find(|l| l.position == at) {
+            Some(log) if log.parent.sequence < at.sequence => at = log.parent,
+            _ => return false,
+        }
+    }
+}
+
+/// The point a selector means.
+pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<PointView, Refusal> {
+    let all = points(info);
+    let none = |what: String| {
+        Err(Refusal::new(
+            ReturnCode::InvalidParameter,
+            what,
+            "list them with: lifeboat points",
+        ))
+    };
+    match selector {
+        PointSelector::Latest => match all.first() {
+            Some(p) => Ok(p.clone()),
+            None => Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "there is no recovery point",
+                "wait for the initial copy",
+            )),
+        },
+        PointSelector::At(time) => match all.iter().find(|p| p.instant <= *time) {
+            Some(p) => Ok(p.clone()),
+            None => none("no recovery point is that old".into()),
+        },
+        PointSelector::Id(id) => {
+            let wanted = id.to_lowercase();
+            if let Some(p) = all.iter().find(|p| p.id == wanted) {
+                return Ok(p.clone());
+            }
+            let mut found = all
+                .iter()
+                .filter(|p| !wanted.is_empty() && p.id.starts_with(&wanted));
+            match (found.next(), found.next()) {
+                (Some(p), None) => Ok(p.clone()),
+                (Some(_), Some(_)) => none(format!("several recovery points begin with \"{id}\"")),
+                (None, _) => none(format!("no recovery point \"{id}\"")),
+            }
+        }
+    }
+}
+
+fn kind(consistency: Consistency) -> Kind {
+    match consistency {
+        Consistency::Crash => Kind::Regular,
+        Consistency::Application => Kind::ApplicationConsistent,
+        Consistency::Planned => Kind::Planned,
+    }
+}
+
+/// Makes the branch and starts the VM on it. Repeatable from any point. The second result is set when the disks are
+/// ready but the VM did not start.
+async fn initiate(
+    store: Arc<dyn ReplicaStore>,
+    hypervisor: Arc<dyn Hypervisor>,
+    vm: VmId,
+    spec: VmSpec,
+    failover: Failover,
+    start: bool,
+) -> (Result<(), String>, Option<String>) {
+    let images = match branch(&*store, vm, &failover).await {
+        Ok(images) => images,
+        Err(e) => return (Err(chain(&e)), None),
+    };
+    if !start {
+        return (Ok(()), None);
+    }
+    let launch = Actor::launch_on(&spec, images);
+    let started = async {
+        if hypervisor.power(vm).await? != PowerState::Off {
+            return Ok(());
+        }
+        hypervisor.preflight(&launch).await?;
+        hypervisor.start(&launch).await
+    };
+    (Ok(()), started.await.err().map(|e| chain(&e)))
+}
+
+async fn branch(
+    store: &dyn ReplicaStore,
+    vm: VmId,
+    failover: &Failover,
+) -> Result<Vec<(lifeboat_model::DiskId, crate::ports::hypervisor::DiskImage)>, StoreError> {
+    let mut target = failover.target;
+    if let Target::Cycle { position } = target {
+        let mut info = store.info(vm).await?;
+        if info.durable == position {
+            // The newest data: bring the head up to it and seal, which costs nothing and spares the replay.
+            while info.applied != position && store.apply(vm).await?.is_some() {
+                info = store.info(vm).await?;
+            }
+            if info.applied == position {
+                let point = store.seal(vm, PointId(failover.branch.0)).await?;
+                target = Target::Point { id: point.id };
+            }
+        } else if let Some(point) = info.points.iter().find(|p| p.position == position) {
+            // Sealed by an earlier attempt of this very failover.
+            target = Target::Point { id: point.id };
+        }
+    }
+    store.branch(vm, failover.branch, target).await
+}
+
+/// Merges what lies below a committed branch into its base, by the VM's own process when it runs.
+async fn merge(
+    store: Arc<dyn ReplicaStore>,
+    hypervisor: Arc<dyn Hypervisor>,
+    vm: VmId,
+    branch: BranchId,
+    bytes_per_s: u64,
+) -> Result<(), String> {
+    let merge = async {
+        let layers = store.promoted_layers(vm, branch).await.map_err(|e| chain(&e))?;
+        if layers.is_empty() {
+            return Ok(());
+        }
+        if hypervisor.power(vm).await.map_err(|e| chain(&e))? == PowerState::Off {
+            return store.merge_promoted(vm, branch).await.map_err(|e| chain(&e));
+        }
+        hypervisor
+            .merge_live(vm, &layers, bytes_per_s)
+            .await
+            .map_err(|e| chain(&e))?;
+        store.merged_live(vm, branch).await.map_err(|e| chain(&e))
+    };
+    merge.await
+}
+
+impl Actor {
+    pub(crate) async fn list_points(&mut self) -> Result<Answer, Refusal> {
+        Ok(Answer::Points(points(&self.replica_info().await?)))
+    }
+
+    fn failover(&self) -> Option<&Failover> {
+        match &self.rel.as_ref()?.side {
+            Side::Replica { failover, .. } => failover.as_ref(),
+            Side::Primary { .. } => None,
+        }
+    }
+
+    fn set_failover(&mut self, to: Option<Failover>) {
+        if let Some(Relationship {
+            side: Side::Replica { failover, .. },
+            ..
+        }) = &mut self.rel
+        {
+            *failover = to;
+        }
+    }
+
+    /// Records an intent and its job in one transaction; in memory nothing changes when that fails.
+    async fn record(&mut self, before: Option<Relationship>, job: Job) -> Result<Answer, Refusal> {
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
+            self.rel = before;
+            return Err(failed("the catalog cannot be written", &e));
+        }
+        self.host.jobs.adopt(job.clone());
+        Ok(Answer::Job(job))
+    }
+
+    pub(crate) async fn initiate_failover(
+        &mut self,
+        point: &PointSelector,
+        start: bool,
+    ) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        // The state decides before the points are looked at, so that its way out is what the administrator reads.
+        lifecycle::step(rel.mode, rel.state, Step::InitiateFailover).map_err(|e| not_now(&e))?;
+        let chosen = choose(&self.replica_info().await?, point)?;
+        self.interrupt();
+        self.step(Step::InitiateFailover)?;
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::Failover, "making the failover disks");
+        let state_before = before.as_ref().map_or(State::Replicating, |r| r.state);
+        self.set_failover(Some(Failover {
+            branch: BranchId(self.host.ports.entropy.uuid()),
+            target: chosen.target,
+            instant: chosen.instant,
+            consistency: chosen.consistency,
+            kind: kind(chosen.consistency),
+            phase: FailoverPhase::Initiating { start },
+            job: job.id,
+            before: state_before,
+        }));
+        let answer = self.record(before, job).await?;
+        self.event(&format!("failover to point {} started", chosen.id))
+            .await;
+        Ok(answer)
+    }
+
+    pub(crate) async fn revert_failover(&mut self, force: bool) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let state_before = self.failover().map_or(State::Replicating, |f| f.before);
+        lifecycle::step(rel.mode, rel.state, Step::Revert(state_before)).map_err(|e| not_now(&e))?;
+        if !force && self.runs().await? {
+            let hint = "stop it (lifeboat vm stop), or revert with --force, which turns it off";
+            return Err(Refusal::new(
+                ReturnCode::InUse,
+                "the VM is running on the failover disks",
+                hint,
+            ));
+        }
+        let job = self.host.jobs.draft(
+            self.id,
+            JobType::RevertFailover,
+            "throwing the failover disks away",
+        );
+        let failover = self.failover().cloned().ok_or_else(no_relationship)?;
+        self.set_failover(Some(Failover {
+            phase: FailoverPhase::Reverting,
+            job: job.id,
+            ..failover
+        }));
+        let answer = self.record(before, job).await?;
+        self.event("failover is being reverted").await;
+        Ok(answer)
+    }
+
+    pub(crate) async fn commit_failover(&mut self) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        lifecycle::step(rel.mode, rel.state, Step::Commit).map_err(|e| not_now(&e))?;
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::CommitFailover, "committing the failover");
+        let failover = self.failover().cloned().ok_or_else(no_relationship)?;
+        let generation = GenerationId(self.host.ports.entropy.uuid());
+        self.set_failover(Some(Failover {
+            phase: FailoverPhase::Committing { generation },
+            job: job.id,
+            ..failover
+        }));
+        let answer = self.record(before, job).await?;
+        self.event("failover is being committed").await;
+        Ok(answer)
+    }
+
+    pub(crate) async fn plan_failover(&mut self, phase: FailoverPhase) -> Option<Work> {
+        let failover = self.failover()?.clone();
+        if Instant::now() < self.replica.next_at && !matches!(phase, FailoverPhase::Initiating { .. }) {
+            return None;
+        }
+        let (store, hypervisor, vm) = (
+            self.host.ports.store.clone(),
+            self.host.ports.hypervisor.clone(),
+            self.id,
+        );
+        let spec = self.rel.as_ref()?.spec.clone();
+        let whole = |future| {
+            Some(Work {
+                future,
+                droppable: false,
+            })
+        };
+        match phase {
+            FailoverPhase::Initiating { start } => whole(Box::pin(async move {
+                let (result, vm_error) = initiate(store, hypervisor, vm, spec, failover, start).await;
+                Done::FailedOver(result, vm_error)
+            })),
+            FailoverPhase::Reverting => whole(Box::pin(async move {
+                let reverted = async {
+                    hypervisor.turn_off(vm).await.map_err(|e| chain(&e))?;
+                    store
+                        .drop_branch(vm, failover.branch)
+                        .await
+                        .map_err(|e| chain(&e))
+                };
+                Done::Reverted(reverted.await)
+            })),
+            FailoverPhase::Committing { .. } => whole(Box::pin(async move {
+                Done::Committed(store.promote(vm, failover.branch).await.map_err(|e| chain(&e)))
+            })),
+            FailoverPhase::Merging => {
+                let limit = self.host.config.merge_bytes_per_s;
+                Some(droppable(async move {
+                    Done::Merged(merge(store, hypervisor, vm, failover.branch, limit).await)
+                }))
+            }
+            FailoverPhase::Ready | FailoverPhase::Done => {
+                self.replica.next_at = Instant::now() + IDLE;
+                None
+            }
+        }
+    }
+
+    fn phase(&mut self, phase: FailoverPhase) {
+        if let Some(f) = self.failover().cloned() {
+            self.set_failover(Some(Failover { phase, ..f }));
+        }
+    }
+
+    async fn end_job(&self, state: JobState, error: Option<String>) {
+        let Some(job) = self.failover().map(|f| f.job) else {
+            return;
+        };
+        if let Err(e) = self.host.jobs.finish(job, state, error).await {
+            tracing::warn!(vm = %self.id, error = %e, "job not recorded as ended");
+        }
+    }
+
+    pub(crate) async fn failed_over(&mut self, result: Result<(), String>, vm_error: Option<String>) {
+        let before = self.failover().map_or(State::Replicating, |f| f.before);
+        match result {
+            Ok(()) => {
+                self.phase(FailoverPhase::Ready);
+                // The state machine allows this from FailoverInProgress, and an Initiating phase exists in no other.
+                let _ = self.step(Step::FailoverReady);
+                self.save_or_warn().await;
+                match vm_error {
+                    None => self.end_job(JobState::Completed, None).await,
+                    Some(e) => {
+                        let text = format!("the failover disks are ready, but the VM did not start: {e}");
+                        self.event(&text).await;
+                        self.end_job(JobState::Exception, Some(text)).await;
+                    }
+                }
+                self.event("failed over").await;
+            }
+            Err(e) => {
+                if let Some(f) = self.failover().cloned()
+                    && let Err(e) = self.host.ports.store.drop_branch(self.id, f.branch).await
+                {
+                    tracing::warn!(vm = %self.id, error = %chain(&e), "unfinished failover disks not deleted");
+                }
+                self.end_job(JobState::Exception, Some(e.clone())).await;
+                self.set_failover(None);
+                let _ = self.step(Step::FailoverUndone(before));
+                self.save_or_warn().await;
+                self.event(&format!("failover was not possible and is undone: {e}"))
+                    .await;
+                self.back_to_work();
+            }
+        }
+    }
+
+    fn back_to_work(&mut self) {
+        self.replica.dirty = true;
+        self.replica.next_at = Instant::now();
+    }
+
+    pub(crate) async fn reverted(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                let before = self.failover().map_or(State::Replicating, |f| f.before);
+                self.end_job(JobState::Completed, None).await;
+                self.set_failover(None);
+                let _ = self.step(Step::Revert(before));
+                self.save_or_warn().await;
+                self.event("failover reverted; every recovery point is as it was")
+                    .await;
+                self.back_to_work();
+            }
+            Err(e) => {
+                // The VM may not run on a branch that is half gone: the phase stays and the work is repeated.
+                self.fault(&format!("the failover cannot be reverted yet: {e}"))
+                    .await;
+                self.replica_retry();
+            }
+        }
+    }
+
+    pub(crate) async fn committed(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                if let Some(FailoverPhase::Committing { generation }) = self.branch()
+                    && let Some(rel) = &mut self.rel
+                {
+                    rel.position = Position {
+                        generation,
+                        sequence: 0,
+                    };
+                    rel.problem = None;
+                }
+                self.phase(FailoverPhase::Merging);
+                let _ = self.step(Step::Commit);
+                self.save_or_warn().await;
+                self.end_job(JobState::Completed, None).await;
+                self.event("failover committed").await;
+                self.replica.next_at = Instant::now();
+            }
+            Err(e) => {
+                self.fault(&format!("the failover cannot be committed yet: {e}"))
+                    .await;
+                self.replica_retry();
+            }
+        }
+    }
+
+    pub(crate) async fn merged(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                self.phase(FailoverPhase::Done);
+                if let Some(rel) = &mut self.rel {
+                    rel.problem = None;
+                }
+                self.save_or_warn().await;
+                self.event("the committed disks are merged").await;
+            }
+            Err(e) => {
+                self.fault(&format!("merging the committed disks waits: {e}"))
+                    .await;
+                self.replica_retry();
+            }
+        }
+    }
+}

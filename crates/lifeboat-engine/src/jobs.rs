@@ -1,0 +1,156 @@
+//! Jobs: durable records of long operations, their progress, and their removal some time after the end. What a job
+//! does is decided elsewhere; this only keeps the books.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lifeboat_model::{JobId, JobState, JobType, Timestamp, VmId};
+use tokio::sync::broadcast;
+
+use crate::ports::catalog::{Catalog, CatalogError};
+use crate::ports::{Clock, Entropy};
+use crate::records::Job;
+
+/// The jobs of a host.
+pub(crate) struct Jobs {
+    catalog: Arc<dyn Catalog>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    /// Memory holds the newest progress; the catalog holds what must survive.
+    all: Mutex<BTreeMap<JobId, Job>>,
+    changes: broadcast::Sender<Job>,
+    retention: Duration,
+}
+
+impl Jobs {
+    pub(crate) fn new(
+        catalog: Arc<dyn Catalog>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        loaded: Vec<Job>,
+        retention: Duration,
+    ) -> Self {
+        let all = loaded.into_iter().map(|j| (j.id, j)).collect();
+        Self {
+            catalog,
+            clock,
+            entropy,
+            all: Mutex::new(all),
+            changes: broadcast::channel(256).0,
+            retention,
+        }
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut BTreeMap<JobId, Job>) -> R) -> R {
+        f(&mut self.all.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A job that runs from now on; not recorded yet.
+    pub(crate) fn draft(&self, vm: VmId, kind: JobType, detail: &str) -> Job {
+        let now = self.clock.now();
+        Job {
+            id: JobId(self.entropy.uuid()),
+            vm,
+            kind,
+            state: JobState::Running,
+            percent: 0,
+            detail: detail.to_owned(),
+            done_bytes: 0,
+            total_bytes: 0,
+            error: None,
+            created: now,
+            started: Some(now),
+            ended: None,
+        }
+    }
+
+    /// Takes in a job that the caller has made durable.
+    pub(crate) fn adopt(&self, job: Job) {
+        self.with(|all| all.insert(job.id, job.clone()));
+        // Nobody may be listening; that is fine.
+        let _ = self.changes.send(job);
+    }
+
+    /// Notes progress, in memory only: after a crash the work itself knows how far it is.
+    pub(crate) fn progress(&self, id: JobId, done: u64, total: u64, detail: &str) {
+        let changed = self.with(|all| {
+            let job = all.get_mut(&id).filter(|j| !j.state.is_final())?;
+            let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0).min(99);
+            job.percent = u8::try_from(percent).unwrap_or(99).max(job.percent);
+            (job.done_bytes, job.total_bytes) = (done, total);
+            detail.clone_into(&mut job.detail);
+            Some(job.clone())
+        });
+        if let Some(job) = changed {
+            let _ = self.changes.send(job);
+        }
+    }
+
+    /// Ends a job that has not ended yet.
+    pub(crate) async fn finish(
+        &self,
+        id: JobId,
+        state: JobState,
+        error: Option<String>,
+    ) -> Result<(), CatalogError> {
+        let now = self.clock.now();
+        let ended = self.with(|all| {
+            let job = all.get_mut(&id).filter(|j| !j.state.is_final())?;
+            job.state = state;
+            job.ended = Some(now);
+            if state == JobState::Completed {
+                job.percent = 100;
+            }
+            job.error = error;
+            Some(job.clone())
+        });
+        if let Some(job) = ended {
+            self.catalog.put_job(&job).await?;
+            let _ = self.changes.send(job);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, id: JobId) -> Option<Job> {
+        self.with(|all| all.get(&id).cloned())
+    }
+
+    /// The unfinished job of this kind for this VM.
+    pub(crate) fn unfinished(&self, vm: VmId, kind: JobType) -> Option<Job> {
+        self.with(|all| {
+            all.values()
+                .find(|j| j.vm == vm && j.kind == kind && !j.state.is_final())
+                .cloned()
+        })
+    }
+
+    /// Newest first.
+    pub(crate) fn list(&self) -> Vec<Job> {
+        let mut list = self.with(|all| all.values().cloned().collect::<Vec<_>>());
+        list.sort_by_key(|j| std::cmp::Reverse((j.created, j.id)));
+        list
+    }
+
+    /// Changes from now on.
+    pub(crate) fn watch(&self) -> broadcast::Receiver<Job> {
+        self.changes.subscribe()
+    }
+
+    /// Removes jobs that ended longer ago than the retention.
+    pub(crate) async fn sweep(&self) -> Result<(), CatalogError> {
+        let now = self.clock.now();
+        let expired = |ended: Timestamp| now.since(ended) >= self.retention;
+        let old: Vec<_> = self.with(|all| {
+            all.values()
+                .filter(|j| j.ended.is_some_and(expired))
+                .map(|j| j.id)
+                .collect()
+        });
+        for id in old {
+            self.catalog.remove_job(id).await?;
+            self.with(|all| all.remove(&id));
+        }
+        Ok(())
+    }
+}

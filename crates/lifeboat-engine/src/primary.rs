@@ -1,0 +1,669 @@
+//! The primary's part of an actor: enable, initial copy, cycles, and what their outcomes mean for the state.
+
+use std::time::Duration;
+
+use lifeboat_deltalog::LogDisk;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::Event as Step;
+use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, backoff};
+use lifeboat_model::{
+    GenerationId, JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationSettings,
+    ReplicationState as State,
+};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::action::{Answer, Refusal};
+use crate::actor::{Actor, Done, Work, chain, failed, no_relationship};
+use crate::copy::{self, CopyError, CycleEnd, Delivered, Pending, Route};
+use crate::ports::capture::{CaptureSource, Tracking};
+use crate::ports::hypervisor::PowerState;
+use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest};
+use crate::records::{Counters, Relationship, Side};
+
+/// How long an actor sleeps when nothing is due.
+pub(crate) const IDLE: Duration = Duration::from_secs(3600);
+
+/// What the primary keeps in memory between pieces of work. All of it can be lost.
+pub(crate) struct PrimaryState {
+    /// The open disks; `None` after anything went wrong.
+    source: Option<Box<dyn CaptureSource>>,
+    /// Position from which changes are tracked and which the replica has; `None`: to be settled first.
+    base: Option<Position>,
+    /// A log that waits for the network.
+    pending: Option<Pending>,
+    /// The bulk copy is complete; the closing cycle is next.
+    copied: bool,
+    /// When the next cycle is due.
+    pub(crate) next_at: Instant,
+    /// When the current cycle was due.
+    due: Instant,
+}
+
+impl Default for PrimaryState {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            source: None,
+            base: None,
+            pending: None,
+            copied: false,
+            next_at: now,
+            due: now,
+        }
+    }
+}
+
+impl PrimaryState {
+    /// Lets go of everything, so that the next piece of work begins by finding order.
+    pub(crate) fn forget(&mut self) {
+        (self.source, self.base, self.pending, self.copied) = (None, None, None, false);
+    }
+}
+
+impl Actor {
+    pub(crate) async fn enable(&mut self, mut settings: ReplicationSettings) -> Result<Answer, Refusal> {
+        if let Some(rel) = &self.rel {
+            let message = format!(
+                "this VM is replicated already, in mode {} with {}",
+                rel.mode, rel.peer
+            );
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                message,
+                "remove it first: lifeboat replication remove",
+            ));
+        }
+        let spec = self.spec()?.clone();
+        if settings.disks.is_empty() {
+            settings.disks = spec.disks.iter().map(|d| d.id.clone()).collect();
+        }
+        let invalid =
+            |e: lifeboat_model::SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
+        settings
+            .validate(spec.disks.iter().map(|d| &d.id))
+            .map_err(invalid)?;
+        let launch = self.launch().await?;
+        let source = self.host.ports.hypervisor.source(&launch, &settings.disks).await;
+        let source = source.map_err(|e| failed("the disks cannot be captured", &e))?;
+        let disks: Vec<LogDisk> = source.disks().to_vec();
+        source
+            .close()
+            .await
+            .map_err(|e| failed("the disks cannot be closed", &e))?;
+        let start = Position {
+            generation: GenerationId(self.host.ports.entropy.uuid()),
+            sequence: 0,
+        };
+        let peer = settings.peer.clone();
+        let offer = PeerRequest::Offer {
+            vm: Box::new(spec.clone()),
+            settings: settings.clone(),
+            disks,
+            start,
+        };
+        self.host
+            .ports
+            .link
+            .call(&peer, offer)
+            .await
+            .map_err(|e| link_refusal(&e))?;
+        let rel = Relationship {
+            vm: self.id,
+            index: 0,
+            mode: Mode::Primary,
+            state: State::ReadyForReplication,
+            settings,
+            spec,
+            peer,
+            position: start,
+            side: Side::Primary {
+                acknowledged: start,
+                settled: false,
+            },
+            problem: None,
+            created: self.host.ports.clock.now(),
+            last_replication: None,
+            newest_instant: None,
+            counters: Counters::default(),
+        };
+        self.rel = Some(rel);
+        if let Err(e) = self.save().await {
+            // Without the record there is no relationship; the offer on the peer is harmless and can be repeated.
+            self.rel = None;
+            return Err(e);
+        }
+        self.event("replication enabled").await;
+        Ok(Answer::Done)
+    }
+
+    pub(crate) async fn start_replication(&mut self) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        self.step(Step::StartCopy)?;
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::StartReplication, "initial copy");
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
+            self.rel = before;
+            return Err(failed("the catalog cannot be written", &e));
+        }
+        self.host.jobs.adopt(job.clone());
+        self.primary.next_at = Instant::now();
+        self.event("initial copy started").await;
+        Ok(Answer::Job(job))
+    }
+
+    pub(crate) async fn cancel(&mut self, job: JobId) -> Result<Answer, Refusal> {
+        let found = self.host.jobs.get(job).filter(|j| !j.state.is_final());
+        let found = found.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
+        if found.kind != JobType::StartReplication {
+            let message = format!("a {} job cannot be cancelled", found.kind);
+            return Err(Refusal::new(
+                ReturnCode::NotSupported,
+                message,
+                "it ends by itself; a failover can be reverted afterwards",
+            ));
+        }
+        self.step(Step::CancelCopy)?;
+        self.interrupt();
+        self.save().await?;
+        let ended = self
+            .host
+            .jobs
+            .finish(job, JobState::Terminated, Some("cancelled".into()))
+            .await;
+        ended.map_err(|e| failed("the catalog cannot be written", &e))?;
+        self.event("initial copy cancelled; what was copied is kept")
+            .await;
+        self.host
+            .jobs
+            .get(job)
+            .map(Answer::Job)
+            .ok_or_else(|| Refusal::new(ReturnCode::Failed, "the job is gone", ""))
+    }
+
+    pub(crate) async fn suspend(&mut self) -> Result<Answer, Refusal> {
+        self.step(Step::Suspend)?;
+        self.interrupt();
+        self.save().await?;
+        self.event("replication suspended").await;
+        Ok(Answer::Done)
+    }
+
+    pub(crate) async fn resume(&mut self) -> Result<Answer, Refusal> {
+        self.step(Step::Resume)?;
+        if let Some(rel) = self.rel.as_mut() {
+            rel.problem = None;
+        }
+        self.primary.next_at = Instant::now();
+        self.replica.dirty = true;
+        self.save().await?;
+        self.event("replication resumed").await;
+        Ok(Answer::Done)
+    }
+
+    pub(crate) fn replicate_now(&mut self) -> Result<Answer, Refusal> {
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        if rel.mode != Mode::Primary || !matches!(rel.state, State::Replicating | State::Critical) {
+            let message = format!(
+                "no cycle while replication is {} ({}) in mode {}",
+                rel.state,
+                rel.state.number(),
+                rel.mode
+            );
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                message,
+                "see: lifeboat replication status",
+            ));
+        }
+        self.primary.next_at = Instant::now();
+        Ok(Answer::Done)
+    }
+
+    /// The primary's side of RemoveReplicationRelationship: tracking ends, the replica is not touched.
+    pub(crate) async fn remove_primary(&mut self) -> Result<(), Refusal> {
+        self.step(Step::Remove)?;
+        self.interrupt();
+        if let Some(job) = self.host.jobs.unfinished(self.id, JobType::StartReplication) {
+            let ended = self
+                .host
+                .jobs
+                .finish(
+                    job.id,
+                    JobState::Terminated,
+                    Some("replication was removed".into()),
+                )
+                .await;
+            ended.map_err(|e| failed("the catalog cannot be written", &e))?;
+        }
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        let launch = self.launch().await?;
+        match self
+            .host
+            .ports
+            .hypervisor
+            .source(&launch, &rel.settings.disks)
+            .await
+        {
+            Ok(source) => {
+                let stopped = match source.recover().await {
+                    Ok(_) => source.stop_tracking().await,
+                    Err(e) => Err(e),
+                };
+                let closed = source.close().await;
+                stopped
+                    .and(closed)
+                    .map_err(|e| failed("change tracking cannot be ended", &e))?;
+            }
+            Err(e) => info!(vm = %self.id, error = %e, "change tracking not removed from the disks"),
+        }
+        let removed = self.host.ports.catalog.remove_relationship(self.id, 0).await;
+        removed.map_err(|e| failed("the catalog cannot be written", &e))?;
+        self.rel = None;
+        Ok(())
+    }
+
+    fn route(&self, rel: &Relationship) -> Route {
+        let start = Position {
+            sequence: 0,
+            ..rel.position
+        };
+        Route {
+            vm: self.id,
+            peer: rel.peer.clone(),
+            compress: rel.settings.compression,
+            start,
+        }
+    }
+
+    pub(crate) async fn plan_primary(&mut self) -> Option<Work> {
+        let rel = self.rel.as_ref()?;
+        let due = Instant::now() >= self.primary.next_at;
+        let active = matches!(
+            rel.state,
+            State::WaitingToCompleteInitialReplication | State::Replicating | State::Critical
+        );
+        if !active {
+            self.primary.next_at = Instant::now() + IDLE;
+            return None;
+        }
+        if !due {
+            return None;
+        }
+        let (tools, route) = (self.host.tools(), self.route(rel));
+        if let Some(pending) = self.primary.pending.take() {
+            return Some(droppable(async move {
+                Done::Cycled(copy::resend(tools, route, pending).await)
+            }));
+        }
+        if self.nothing_changed().await {
+            return None;
+        }
+        match (self.primary.source.take(), self.primary.base) {
+            (Some(source), Some(base)) => self.plan_cycle(source, base).await,
+            (source, _) => {
+                // Closing an idle source in order stores what it tracks; a powered-off VM must also be free to start.
+                if let Some(source) = source
+                    && !source.live()
+                    && let Err(e) = source.close().await
+                {
+                    debug!(vm = %self.id, error = %e, "source not closed");
+                }
+                self.plan_settle().await
+            }
+        }
+    }
+
+    /// Whether the VM is off and its last changes are on the replica; then the next look is one interval away.
+    async fn nothing_changed(&mut self) -> bool {
+        let off = matches!(self.power().await, Ok(PowerState::Off));
+        let Some(rel) = &self.rel else { return true };
+        let settled = matches!(rel.side, Side::Primary { settled: true, .. });
+        if self.primary.source.as_ref().is_some_and(|s| s.live() == off) {
+            // Started or stopped since the last cycle.
+            self.primary.forget();
+        }
+        if off && settled && rel.state == State::Replicating {
+            self.primary.next_at = Instant::now() + rel.settings.interval();
+            return true;
+        }
+        false
+    }
+
+    async fn plan_settle(&mut self) -> Option<Work> {
+        let launch = match self.launch().await {
+            Ok(launch) => launch,
+            Err(e) => {
+                self.fault(&e.to_string()).await;
+                self.retry_later();
+                return None;
+            }
+        };
+        let rel = self.rel.as_ref()?;
+        let (tools, route, disks) = (self.host.tools(), self.route(rel), rel.settings.disks.clone());
+        let hypervisor = self.host.ports.hypervisor.clone();
+        let copying = rel.state == State::WaitingToCompleteInitialReplication && !self.primary.copied;
+        let jobs = self.host.jobs.clone();
+        let job = jobs.unfinished(self.id, JobType::StartReplication).map(|j| j.id);
+        Some(droppable(async move {
+            let source = match hypervisor.source(&launch, &disks).await {
+                Ok(source) => source,
+                Err(e) => return Done::Settled(Err(e.into())),
+            };
+            let report = |done: u64, total: u64| {
+                if let Some(job) = job {
+                    jobs.progress(job, done, total, "initial copy");
+                }
+            };
+            if copying {
+                Done::Copied(bulk(&tools, &route, &*source, &report).await.map(|()| source))
+            } else {
+                let settled = async {
+                    let status = copy::status(&*tools.link, &route).await?;
+                    copy::settle(&*source, status.durable).await
+                };
+                Done::Settled(settled.await.map(|at| (source, at)))
+            }
+        }))
+    }
+
+    async fn plan_cycle(&mut self, source: Box<dyn CaptureSource>, base: Position) -> Option<Work> {
+        let (tools, route) = {
+            let rel = self.rel.as_ref()?;
+            (self.host.tools(), self.route(rel))
+        };
+        // A number is used for one capture only, so that bytes of two captures can never meet in one file: the use is
+        // durable before the capture is.
+        let rel = self.rel.as_mut()?;
+        rel.position.sequence = rel.position.sequence.max(base.sequence) + 1;
+        let next = Position {
+            generation: base.generation,
+            sequence: rel.position.sequence,
+        };
+        if let Err(e) = self.save().await {
+            self.primary.source = Some(source);
+            self.fault(&e.to_string()).await;
+            self.retry_later();
+            return None;
+        }
+        self.primary.due = self.primary.next_at;
+        Some(droppable(async move {
+            Done::Cycled(copy::cycle(tools, route, source, base, next).await)
+        }))
+    }
+
+    pub(crate) async fn copied(&mut self, result: Result<Box<dyn CaptureSource>, CopyError>) {
+        match result {
+            Ok(source) => {
+                self.cured();
+                self.primary.copied = true;
+                self.primary.source = Some(source);
+                self.primary.base = None;
+            }
+            Err(e) => self.copy_failed(&e).await,
+        }
+    }
+
+    pub(crate) async fn settled(&mut self, result: Result<(Box<dyn CaptureSource>, Position), CopyError>) {
+        match result {
+            Ok((source, at)) => {
+                self.primary.source = Some(source);
+                self.primary.base = Some(at);
+                self.acknowledge(at).await;
+            }
+            Err(e) => self.copy_failed(&e).await,
+        }
+    }
+
+    /// Takes in what the replica is known to have.
+    async fn acknowledge(&mut self, at: Position) {
+        let Some(Relationship {
+            side: Side::Primary { acknowledged, .. },
+            ..
+        }) = &mut self.rel
+        else {
+            return;
+        };
+        *acknowledged = at;
+        self.save_or_warn().await;
+        // The closing cycle may have arrived just before the daemon was ended.
+        if at.sequence > 0 {
+            self.finish_copy().await;
+        }
+    }
+
+    pub(crate) async fn cycled(&mut self, end: CycleEnd) {
+        match end {
+            CycleEnd::Delivered(delivered) => self.delivered(delivered).await,
+            CycleEnd::Waiting(pending, e) => {
+                self.primary.pending = Some(pending);
+                self.network_fault(&e).await;
+            }
+            CycleEnd::Failed(e) => self.copy_failed(&e).await,
+        }
+    }
+
+    async fn delivered(&mut self, done: Delivered) {
+        let now = self.host.ports.clock.now();
+        let live = done.source.live();
+        if let Some(rel) = &mut self.rel {
+            let latency = u64::try_from(now.since(done.instant).as_millis()).unwrap_or(u64::MAX);
+            rel.last_replication = Some(now);
+            rel.newest_instant = Some(done.instant);
+            let c = &mut rel.counters;
+            c.cycles += 1;
+            c.bytes += done.bytes;
+            c.largest = c.largest.max(done.bytes);
+            c.last_latency_ms = latency;
+            c.max_latency_ms = c.max_latency_ms.max(latency);
+            let interval = rel.settings.interval();
+            let late = self.primary.due.elapsed() > interval;
+            c.missed += u64::from(late);
+            // Fixed rate, without a burst of cycles after a long one.
+            self.primary.next_at = if late {
+                Instant::now()
+            } else {
+                self.primary.due + interval
+            };
+            if let Side::Primary { settled, .. } = &mut rel.side {
+                *settled = !live;
+            }
+            if rel.state == State::WaitingToCompleteInitialReplication {
+                self.primary.next_at = Instant::now() + interval;
+            }
+        }
+        self.cured();
+        self.primary.base = Some(done.position);
+        if live {
+            self.primary.source = Some(done.source);
+        } else {
+            self.primary.forget();
+            if let Err(e) = done.source.close().await {
+                self.fault(&format!(
+                    "the powered-off VM's disks were not closed in order: {e}"
+                ))
+                .await;
+            }
+        }
+        self.acknowledge(done.position).await;
+    }
+
+    async fn finish_copy(&mut self) {
+        if self.step(Step::CopyFinished).is_ok() {
+            self.save_or_warn().await;
+            if let Some(job) = self.host.jobs.unfinished(self.id, JobType::StartReplication)
+                && let Err(e) = self.host.jobs.finish(job.id, JobState::Completed, None).await
+            {
+                tracing::warn!(vm = %self.id, error = %e, "job not recorded as ended");
+            }
+            self.event("initial copy finished").await;
+        }
+    }
+
+    fn retry_later(&mut self) {
+        let attempts = self
+            .rel
+            .as_ref()
+            .and_then(|r| r.problem.as_ref())
+            .map_or(1, |p| p.attempts);
+        self.primary.next_at = Instant::now() + backoff(attempts);
+    }
+
+    async fn network_fault(&mut self, e: &LinkError) {
+        self.fault(&chain(e)).await;
+        self.count_failure();
+        let attempts = self
+            .rel
+            .as_ref()
+            .and_then(|r| r.problem.as_ref())
+            .map_or(0, |p| p.attempts);
+        if attempts >= FAULT_AFTER_ATTEMPTS && self.step(Step::Fault).is_ok() {
+            self.save_or_warn().await;
+        }
+        self.retry_later();
+    }
+
+    fn count_failure(&mut self) {
+        if let Some(rel) = &mut self.rel {
+            rel.counters.failures += 1;
+        }
+    }
+
+    async fn copy_failed(&mut self, e: &CopyError) {
+        self.primary.forget();
+        match e {
+            CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. })) => {
+                // Not a fault: the replica knows better where it stands, and `settle` asks it.
+                self.retry_later();
+            }
+            CopyError::Link(LinkError::Refused(refusal)) => {
+                self.fault(&refusal.to_string()).await;
+                self.count_failure();
+                if self.step(Step::Fault).is_ok() {
+                    self.save_or_warn().await;
+                }
+                self.retry_later();
+            }
+            CopyError::Link(e) => self.network_fault(e).await,
+            CopyError::Lost(why) => self.lost(why).await,
+            CopyError::Capture(crate::ports::capture::CaptureError::TrackingLost { disk, reason }) => {
+                self.lost(&format!("change tracking of disk {disk} is lost: {reason}"))
+                    .await;
+            }
+            CopyError::Capture(_) | CopyError::Spool(_) | CopyError::Encode(_) => {
+                self.fault(&chain(e)).await;
+                self.count_failure();
+                let attempts = self
+                    .rel
+                    .as_ref()
+                    .and_then(|r| r.problem.as_ref())
+                    .map_or(0, |p| p.attempts);
+                if attempts >= FAULT_AFTER_ATTEMPTS && self.step(Step::Fault).is_ok() {
+                    self.save_or_warn().await;
+                }
+                self.retry_later();
+            }
+        }
+    }
+
+    async fn lost(&mut self, why: &str) {
+        self.fault(&format!("{why}; resynchronization is required")).await;
+        // During the initial copy nothing is lost: the copy finds out by itself and begins again.
+        if self.step(Step::TrackingLost).is_ok() {
+            self.save_or_warn().await;
+        } else {
+            self.retry_later();
+        }
+    }
+}
+
+/// The bulk copy of all disks, from where it stopped; or from the beginning where changes since then are not known.
+async fn bulk(
+    tools: &copy::Tools,
+    route: &Route,
+    source: &dyn CaptureSource,
+    report: &(dyn Fn(u64, u64) + Send + Sync),
+) -> Result<(), CopyError> {
+    let tracking = source.recover().await?;
+    let mut status = copy::status(&*tools.link, route).await?;
+    if status.durable.sequence > 0 && status.durable.generation == route.start.generation {
+        return Ok(());
+    }
+    let resumes = match &tracking {
+        Tracking::Since(at) => at.first() == Some(&route.start),
+        Tracking::None | Tracking::Lost { .. } => false,
+    };
+    if !resumes {
+        // First the replica forgets its progress, then tracking starts: a crash between the two repeats both.
+        for disk in 0..source.disks().len() {
+            let request = PeerRequest::RestartBulk {
+                vm: route.vm,
+                disk: u16::try_from(disk).unwrap_or(u16::MAX),
+            };
+            match tools.link.call(&route.peer, request).await? {
+                PeerReply::Status(s) => status = s,
+                PeerReply::Hello { .. } | PeerReply::Offset { .. } | PeerReply::Refused(_) => {}
+            }
+        }
+        source.stop_tracking().await?;
+        source.start_tracking(route.start).await?;
+    }
+    let disks = source.disks();
+    let total: u64 = disks.iter().map(|d| d.size).sum();
+    let view = source.current().await?;
+    let mut before = 0;
+    for (index, disk) in disks.iter().enumerate() {
+        let from = status
+            .bulk
+            .iter()
+            .find(|b| b.disk == disk.id)
+            .map_or(0, |b| b.done);
+        report(before + from, total);
+        copy::copy_disk(tools, route, &*view, (index, disk), from, &|done| {
+            report(before + done, total)
+        })
+        .await?;
+        before += disk.size;
+    }
+    view.close().await?;
+    Ok(())
+}
+
+pub(crate) fn droppable(future: impl Future<Output = Done> + Send + 'static) -> Work {
+    Work {
+        future: Box::pin(future),
+        droppable: true,
+    }
+}
+
+/// A link's error as the answer to an action.
+pub(crate) fn link_refusal(e: &LinkError) -> Refusal {
+    let code = match e {
+        LinkError::Unreachable { .. } => ReturnCode::Unavailable,
+        LinkError::Untrusted { .. } => ReturnCode::AccessDenied,
+        LinkError::Protocol { .. } => ReturnCode::Failed,
+        LinkError::Refused(refusal) => match refusal {
+            PeerRefusal::NotEnabled { .. } | PeerRefusal::NotAuthorized { .. } => ReturnCode::AccessDenied,
+            PeerRefusal::Conflict { .. } => ReturnCode::InvalidParameter,
+            PeerRefusal::NoReplica { .. } => ReturnCode::FileNotFound,
+            PeerRefusal::FailedOver { .. }
+            | PeerRefusal::NewerGeneration { .. }
+            | PeerRefusal::Suspended { .. }
+            | PeerRefusal::OutOfSequence { .. } => ReturnCode::InvalidState,
+            PeerRefusal::NoSpace { .. } | PeerRefusal::Failed { .. } => ReturnCode::Failed,
+        },
+    };
+    let hint = match e {
+        LinkError::Unreachable { .. } => {
+            "is lifeboat serve running there, and does a firewall let the port through?"
+        }
+        LinkError::Untrusted { .. } => {
+            "both hosts need certificates of the same CA, with their names: lifeboat cert issue"
+        }
+        LinkError::Protocol { .. } | LinkError::Refused(_) => "",
+    };
+    Refusal::new(code, chain(e), hint)
+}

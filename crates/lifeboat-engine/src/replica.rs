@@ -1,0 +1,512 @@
+//! The replica's part of an actor: offers and logs from the primary, applying, sealing and expiring points.
+//! Failover is in `failover`.
+
+use std::sync::Arc;
+
+use lifeboat_deltalog::LogDisk;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::Event as Step;
+use lifeboat_model::policy::{backoff, expire_due, logs_expire_before, seal_due};
+use lifeboat_model::{
+    AuthorizationEntry, DiskId, NicBackend, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
+    ReplicationState as State, Timestamp, VmId, VmSpec,
+};
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::action::{Answer, Refusal};
+use crate::actor::{Actor, Done, Work, chain, failed, no_relationship};
+use crate::ports::Clock;
+use crate::ports::hypervisor::{DiskImage, Launch, LaunchDisk, PowerState};
+use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
+use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
+use crate::primary::{IDLE, droppable};
+use crate::records::{Counters, FailoverPhase, Relationship, Side};
+
+/// What the replica keeps in memory. All of it can be lost.
+pub(crate) struct ReplicaState {
+    /// There may be logs to apply or points to seal.
+    pub(crate) dirty: bool,
+    /// Points or logs may be due to expire.
+    expire: bool,
+    /// When to look again.
+    pub(crate) next_at: Instant,
+    /// Failures of the current work in a row.
+    attempts: u32,
+}
+
+impl Default for ReplicaState {
+    fn default() -> Self {
+        Self {
+            dirty: false,
+            expire: false,
+            next_at: Instant::now(),
+            attempts: 0,
+        }
+    }
+}
+
+/// Result of one step of maintenance.
+pub(crate) struct Maintained {
+    /// The log that was applied; `None` when there was none left.
+    pub(crate) applied: Option<StoredLog>,
+    /// What the replica consists of now.
+    pub(crate) info: ReplicaInfo,
+    /// A point was sealed.
+    pub(crate) sealed: bool,
+}
+
+/// Disks of a failed-over VM: the branch's images on the buses of the description.
+pub(crate) fn launch_disks(spec: &VmSpec, images: Vec<(DiskId, DiskImage)>) -> Vec<LaunchDisk> {
+    let bus = |id: &DiskId| spec.disk(id).map(|d| d.bus).unwrap_or_default();
+    images
+        .into_iter()
+        .map(|(id, image)| LaunchDisk {
+            bus: bus(&id),
+            id,
+            image,
+        })
+        .collect()
+}
+
+/// Applies the next log and seals a point when one is due.
+async fn maintain(
+    store: Arc<dyn ReplicaStore>,
+    vm: VmId,
+    settings: ReplicationSettings,
+    point: PointId,
+) -> Result<Maintained, StoreError> {
+    let applied = store.apply(vm).await?;
+    let mut info = store.info(vm).await?;
+    let newest = info.points.last().map(|p| p.instant);
+    let at = info
+        .logs
+        .iter()
+        .find(|l| l.position == info.applied)
+        .map(|l| l.instant);
+    let unsealed = info.points.last().map(|p| p.position) != Some(info.applied);
+    let sealed = at.is_some_and(|at| unsealed && seal_due(&settings, newest, at));
+    if sealed {
+        store.seal(vm, point).await?;
+        info = store.info(vm).await?;
+    }
+    Ok(Maintained {
+        applied,
+        info,
+        sealed,
+    })
+}
+
+/// One step of expiry: a point, or logs, or nothing.
+async fn expire(
+    store: Arc<dyn ReplicaStore>,
+    vm: VmId,
+    settings: ReplicationSettings,
+    clock: Arc<dyn Clock>,
+) -> Result<(), StoreError> {
+    loop {
+        let now = clock.now();
+        let info = store.info(vm).await?;
+        let points: Vec<Timestamp> = info.points.iter().map(|p| p.instant).collect();
+        if !expire_due(&settings, &points, now) {
+            return store.expire_logs(vm, logs_expire_before(&settings, now)).await;
+        }
+        store.expire_oldest(vm).await?;
+    }
+}
+
+impl Actor {
+    pub(crate) async fn plan_replica(&mut self) -> Option<Work> {
+        if let Some(phase) = self.branch() {
+            return self.plan_failover(phase).await;
+        }
+        let rel = self.rel.as_ref()?;
+        if !matches!(
+            rel.state,
+            State::WaitingToCompleteInitialReplication
+                | State::Replicating
+                | State::Critical
+                | State::Suspended
+        ) {
+            self.replica.next_at = Instant::now() + IDLE;
+            return None;
+        }
+        if Instant::now() < self.replica.next_at {
+            return None;
+        }
+        let (store, vm, settings) = (self.host.ports.store.clone(), self.id, rel.settings.clone());
+        if self.replica.dirty {
+            let point = PointId(self.host.ports.entropy.uuid());
+            let future =
+                Box::pin(async move { Done::Maintained(maintain(store, vm, settings, point).await) });
+            // Its writes to the head would go on after a drop, under whatever came next.
+            return Some(Work {
+                future,
+                droppable: false,
+            });
+        }
+        if self.replica.expire {
+            self.replica.expire = false;
+            let clock = self.host.ports.clock.clone();
+            return Some(droppable(async move {
+                Done::Expired(expire(store, vm, settings, clock).await)
+            }));
+        }
+        // Points age while nothing arrives.
+        self.replica.expire = true;
+        self.replica.next_at = Instant::now() + self.host.config.expiry_interval;
+        None
+    }
+
+    pub(crate) async fn maintained(&mut self, result: Result<Maintained, StoreError>) {
+        match result {
+            Ok(done) => {
+                self.replica.attempts = 0;
+                self.replica.dirty = done.applied.is_some();
+                self.replica.expire |= done.sealed;
+                self.replica.next_at = Instant::now();
+                if done.sealed && self.step(Step::CopyFinished).is_ok() {
+                    self.event("initial copy finished; the first recovery point is here")
+                        .await;
+                    self.save_or_warn().await;
+                }
+                if !self.replica.dirty && done.info.durable == done.info.applied {
+                    self.cured();
+                }
+            }
+            Err(e) => {
+                warn!(vm = %self.id, error = %chain(&e), "log not applied");
+                self.replica_fault(&format!("a log cannot be applied: {}", chain(&e)))
+                    .await;
+            }
+        }
+    }
+
+    async fn replica_fault(&mut self, message: &str) {
+        self.fault(message).await;
+        if self.step(Step::Fault).is_ok() {
+            self.save_or_warn().await;
+        }
+        self.replica_retry();
+    }
+
+    pub(crate) fn replica_retry(&mut self) {
+        self.replica.attempts += 1;
+        self.replica.next_at = Instant::now() + backoff(self.replica.attempts);
+    }
+
+    pub(crate) fn expired(&mut self, result: Result<(), StoreError>) {
+        match result {
+            Ok(()) => self.replica.next_at = Instant::now() + self.host.config.expiry_interval,
+            Err(e) => {
+                warn!(vm = %self.id, error = %chain(&e), "expiry waits");
+                self.replica_retry();
+            }
+        }
+        self.replica.expire = true;
+    }
+
+    pub(crate) async fn log_durable(&mut self, received: Received) {
+        let now = self.host.ports.clock.now();
+        if let Some(rel) = &mut self.rel {
+            rel.position = received.durable;
+            rel.last_replication = Some(now);
+            rel.newest_instant = Some(received.instant);
+            let latency = u64::try_from(now.since(received.instant).as_millis()).unwrap_or(u64::MAX);
+            let c = &mut rel.counters;
+            c.cycles += 1;
+            c.bytes += received.bytes;
+            c.largest = c.largest.max(received.bytes);
+            c.last_latency_ms = latency;
+            c.max_latency_ms = c.max_latency_ms.max(latency);
+        }
+        if !self.replica.dirty {
+            (self.replica.dirty, self.replica.attempts, self.replica.next_at) = (true, 0, Instant::now());
+        }
+        // What arrives is proof that receiving works again; applying clears the rest.
+        if self.rel.as_ref().is_some_and(|r| r.state == State::Critical) {
+            self.cured();
+            self.save_or_warn().await;
+        }
+    }
+
+    pub(crate) fn bulk_done(&mut self, _progress: &BulkProgress) {
+        let now = self.host.ports.clock.now();
+        if let Some(rel) = &mut self.rel {
+            rel.last_replication = Some(now);
+            rel.problem = None;
+        }
+    }
+
+    fn host_name(&self) -> String {
+        self.host.config.name.clone()
+    }
+
+    /// Whether the relationship's primary, or one of its trust group, is calling.
+    fn trusts(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, PeerRefusal> {
+        let entry = self.host.authorize(peer)?;
+        let Some(rel) = &self.rel else { return Ok(entry) };
+        let same = peer.names.iter().any(|n| n.eq_ignore_ascii_case(&rel.peer));
+        let group = || {
+            self.host
+                .entry_for(&rel.peer)
+                .is_some_and(|e| e.trust_group == entry.trust_group)
+        };
+        if same || group() {
+            Ok(entry)
+        } else {
+            Err(PeerRefusal::NotAuthorized {
+                host: self.host_name(),
+                names: peer.names.clone(),
+            })
+        }
+    }
+
+    pub(crate) fn may_receive(&self, peer: &PeerIdentity) -> Result<(), PeerRefusal> {
+        let host = self.host_name();
+        let Some(rel) = self.rel.as_ref().filter(|r| r.mode == Mode::Replica) else {
+            return Err(PeerRefusal::NoReplica { host });
+        };
+        self.trusts(peer)?;
+        match rel.state {
+            State::WaitingToCompleteInitialReplication | State::Replicating | State::Critical => Ok(()),
+            State::Suspended => Err(PeerRefusal::Suspended { host }),
+            State::FailoverInProgress | State::Recovered => Err(PeerRefusal::FailedOver { host }),
+            State::Committed => Err(PeerRefusal::NewerGeneration { host }),
+            State::Disabled
+            | State::ReadyForReplication
+            | State::SyncedReplicationComplete
+            | State::WaitingToStartResynchronization
+            | State::Resynchronizing
+            | State::ResynchronizationSuspended
+            | State::FailbackInProgress
+            | State::FailbackComplete
+            | State::DiskUpdateInProgress
+            | State::DiskUpdateCritical
+            | State::Unknown
+            | State::RepurposeReplicationInProgress
+            | State::PreparedForSyncReplication
+            | State::PreparedForGroupReverseReplication
+            | State::FiredrillInProgress => Err(PeerRefusal::NoReplica { host }),
+        }
+    }
+
+    pub(crate) async fn peer_call(&mut self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply {
+        let answer = match request {
+            PeerRequest::Hello => Err(PeerRefusal::Conflict {
+                detail: "hello is not about a VM".into(),
+            }),
+            PeerRequest::Offer {
+                vm,
+                settings,
+                disks,
+                start,
+            } => self.offered(peer, *vm, settings, disks, start).await,
+            PeerRequest::Status { .. } => match self.may_receive(peer) {
+                Ok(()) => self.replica_status().await,
+                Err(r) => Err(r),
+            },
+            PeerRequest::RestartBulk { disk, .. } => match self.may_receive(peer) {
+                Ok(()) => self.restart_bulk(disk).await,
+                Err(r) => Err(r),
+            },
+            PeerRequest::LogOffset { position, .. } => match self.may_receive(peer) {
+                Ok(()) => {
+                    let offset = self.host.ports.store.receive_offset(self.id, position).await;
+                    offset
+                        .map(|bytes| PeerReply::Offset { bytes })
+                        .map_err(|e| self.host.peer_refusal(e))
+                }
+                Err(r) => Err(r),
+            },
+        };
+        answer.unwrap_or_else(PeerReply::Refused)
+    }
+
+    async fn replica_status(&self) -> Result<PeerReply, PeerRefusal> {
+        let info = self
+            .host
+            .ports
+            .store
+            .info(self.id)
+            .await
+            .map_err(|e| self.host.peer_refusal(e))?;
+        Ok(PeerReply::Status(ReplicaStatus {
+            durable: info.durable,
+            bulk: info.bulk,
+            suspended: false,
+        }))
+    }
+
+    async fn restart_bulk(&self, disk: u16) -> Result<PeerReply, PeerRefusal> {
+        let store = &self.host.ports.store;
+        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let Some(disk) = info.disks.get(usize::from(disk)) else {
+            return Err(PeerRefusal::Conflict {
+                detail: format!("the replica has {} disks", info.disks.len()),
+            });
+        };
+        store
+            .restart_bulk(self.id, &disk.id)
+            .await
+            .map_err(|e| self.host.peer_refusal(e))?;
+        self.replica_status().await
+    }
+
+    async fn offered(
+        &mut self,
+        peer: &PeerIdentity,
+        mut spec: VmSpec,
+        settings: ReplicationSettings,
+        disks: Vec<LogDisk>,
+        start: Position,
+    ) -> Result<PeerReply, PeerRefusal> {
+        let conflict = |detail: String| Err(PeerRefusal::Conflict { detail });
+        let host = self.host_name();
+        if self.local.is_some() {
+            return conflict(format!(
+                "{host} has a VM of its own with this UUID ({})",
+                spec.uuid
+            ));
+        }
+        let entry = self.trusts(peer)?;
+        if let Err(e) = spec.validate() {
+            return conflict(format!("the VM's description: {e}"));
+        }
+        if let Err(e) = settings.validate(spec.disks.iter().map(|d| &d.id)) {
+            return conflict(format!("the settings: {e}"));
+        }
+        if disks.iter().map(|d| &d.id).ne(&settings.disks) {
+            return conflict("the offered disks are not those of the settings".into());
+        }
+        if let Some(rel) = &self.rel
+            && (rel.position.generation != start.generation || rel.mode != Mode::Replica)
+        {
+            return conflict(format!(
+                "{host} has a replica of this VM already, in state {}; remove it there first: lifeboat replication remove",
+                rel.state
+            ));
+        }
+        // Excluded disks get nothing; a card of the primary's network is not connected here.
+        spec.disks.retain(|d| settings.disks.contains(&d.id));
+        for nic in &mut spec.nics {
+            if matches!(nic.backend, NicBackend::Tap { .. }) {
+                nic.backend = NicBackend::None;
+            }
+        }
+        let location = camino::Utf8Path::new(&entry.storage_location);
+        let store = self.host.ports.store.clone();
+        store
+            .create(location, self.id, &disks, start)
+            .await
+            .map_err(|e| self.host.peer_refusal(e))?;
+        if self.rel.is_none() {
+            let dir = store
+                .info(self.id)
+                .await
+                .map_err(|e| self.host.peer_refusal(e))?
+                .dir;
+            self.rel = Some(Relationship {
+                vm: self.id,
+                index: 0,
+                mode: Mode::Replica,
+                state: State::WaitingToCompleteInitialReplication,
+                peer: peer.names.first().cloned().unwrap_or_default(),
+                position: start,
+                side: Side::Replica {
+                    dir: dir.into(),
+                    failover: None,
+                },
+                problem: None,
+                created: self.host.ports.clock.now(),
+                last_replication: None,
+                newest_instant: None,
+                counters: Counters::default(),
+                settings: settings.clone(),
+                spec: spec.clone(),
+            });
+            self.event(&format!("replica offered by {}", peer.names.join(", ")))
+                .await;
+        }
+        if let Some(rel) = &mut self.rel {
+            (rel.settings, rel.spec) = (settings, spec);
+        }
+        if let Err(e) = self.save().await {
+            self.rel = None;
+            return Err(PeerRefusal::Failed {
+                host,
+                detail: e.message,
+            });
+        }
+        self.replica_status().await
+    }
+
+    /// RemoveReplicationRelationship, on whichever side this is.
+    pub(crate) async fn remove(&mut self) -> Result<Answer, Refusal> {
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        match &rel.side {
+            Side::Primary { .. } => self.remove_primary().await?,
+            Side::Replica {
+                failover: Some(f), ..
+            } if matches!(f.phase, FailoverPhase::Merging | FailoverPhase::Done) => {
+                // The VM lives on here, on the disks it was committed to; only the relationship ends.
+                self.step(Step::Remove)?;
+                self.save().await?;
+            }
+            Side::Replica { dir, .. } => {
+                let (dir, state) = (dir.clone(), rel.state);
+                self.step(Step::Remove)?;
+                let catalog = &self.host.ports.catalog;
+                catalog
+                    .remove_relationship(self.id, 0)
+                    .await
+                    .map_err(|e| failed("the catalog cannot be written", &e))?;
+                self.rel = None;
+                if state == State::WaitingToCompleteInitialReplication {
+                    let gone = self.host.ports.store.destroy(self.id).await;
+                    gone.map_err(|e| failed("the unfinished copy was not deleted", &e))?;
+                } else {
+                    self.host.ports.store.close(self.id).await;
+                    self.event(&format!("the replica's files are kept in {dir}"))
+                        .await;
+                }
+            }
+        }
+        self.event("replication removed").await;
+        Ok(Answer::Done)
+    }
+
+    /// Whether the replica's VM runs, for operations that need it off.
+    pub(crate) async fn runs(&self) -> Result<bool, Refusal> {
+        Ok(self.power().await? != PowerState::Off)
+    }
+
+    /// The launch of this VM on given images.
+    pub(crate) fn launch_on(spec: &VmSpec, images: Vec<(DiskId, DiskImage)>) -> Launch {
+        Launch {
+            spec: spec.clone(),
+            disks: launch_disks(spec, images),
+        }
+    }
+
+    pub(crate) async fn replica_info(&self) -> Result<ReplicaInfo, Refusal> {
+        let replica = self
+            .rel
+            .as_ref()
+            .is_some_and(|r| matches!(r.side, Side::Replica { .. }));
+        if !replica {
+            let hint = "recovery points are on the replica host";
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "this host has no replica of this VM",
+                hint,
+            ));
+        }
+        self.host
+            .ports
+            .store
+            .info(self.id)
+            .await
+            .map_err(|e| failed("the replica cannot be read", &e))
+    }
+}

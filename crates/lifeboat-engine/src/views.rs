@@ -1,0 +1,92 @@
+//! What a VM looks like from outside: the relationship's record, the store's and the hypervisor's word, and the health
+//! computed from them at this moment.
+
+use lifeboat_model::policy::{HealthInput, health};
+use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State};
+
+use crate::action::{BulkView, Refusal, ReplicationView, VmView};
+use crate::actor::Actor;
+use crate::ports::hypervisor::PowerState;
+use crate::records::{Relationship, Side};
+
+impl Actor {
+    pub(crate) async fn view(&self) -> Result<VmView, Refusal> {
+        let spec = self.spec()?.clone();
+        let power = self.power().await?;
+        let replication = match &self.rel {
+            Some(rel) => Some(self.replication_view(rel, power).await),
+            None => None,
+        };
+        Ok(VmView {
+            spec,
+            power,
+            console: self.host.ports.hypervisor.console(self.id),
+            replication,
+        })
+    }
+
+    async fn replication_view(&self, rel: &Relationship, power: PowerState) -> ReplicationView {
+        let now = self.host.ports.clock.now();
+        let settled = matches!(rel.side, Side::Primary { settled: true, .. });
+        let idle = rel.last_replication.map(|t| now.since(t));
+        let (health, health_notes) = health(&HealthInput {
+            mode: rel.mode,
+            state: rel.state,
+            problem: rel.problem.as_ref().map(|p| (p.attempts, p.message.as_str())),
+            idle,
+            cycles: rel.counters.cycles,
+            missed: rel.counters.missed,
+            settled: settled && power == PowerState::Off,
+        });
+        let bulk = if rel.state == State::WaitingToCompleteInitialReplication {
+            self.bulk_view(rel).await
+        } else {
+            Vec::new()
+        };
+        let lag_ms = rel
+            .newest_instant
+            .map(|t| match settled && power == PowerState::Off {
+                true => 0,
+                false => u64::try_from(now.since(t).as_millis()).unwrap_or(u64::MAX),
+            });
+        ReplicationView {
+            mode: rel.mode,
+            state: rel.state,
+            health,
+            health_notes,
+            peer: rel.peer.clone(),
+            settings: rel.settings.clone(),
+            position: rel.position,
+            newest_instant: rel.newest_instant,
+            last_replication: rel.last_replication,
+            lag_ms,
+            problem: rel.problem.clone(),
+            bulk,
+            failover: match &rel.side {
+                Side::Replica { failover, .. } => failover.clone(),
+                Side::Primary { .. } => None,
+            },
+            counters: rel.counters,
+        }
+    }
+
+    /// Progress of the initial copy, which the replica's files know; the primary shows it by its job.
+    async fn bulk_view(&self, rel: &Relationship) -> Vec<BulkView> {
+        if rel.mode == Mode::Primary {
+            return Vec::new();
+        }
+        let Ok(info) = self.host.ports.store.info(self.id).await else {
+            return Vec::new();
+        };
+        let size = |b: &crate::ports::store::BulkProgress| {
+            info.disks.iter().find(|d| d.id == b.disk).map_or(0, |d| d.size)
+        };
+        info.bulk
+            .iter()
+            .map(|b| BulkView {
+                progress: b.clone(),
+                size: size(b),
+            })
+            .collect()
+    }
+}
