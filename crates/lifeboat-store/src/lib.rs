@@ -1,1 +1,41 @@
-//! placeholder
+//! Replica disks of this host as chains of qcow2 layers in one directory per VM, and the spool of logs on their way.
+//! Implements the engine's `ReplicaStore` and `Spool`.
+//!
+//! ```text
+//! <location>/<vm>/manifest.json                     what counts; replaced atomically
+//!                 disks/<disk>/base.raw             bulk copy, then everything older than the oldest point
+//!                              <sequence>-<n>.qcow2 sealed points, each on the one before, and the head on top
+//!                 logs/<generation>-<sequence>.lbd  durable delta logs
+//!                 incoming/*.part                   transfers under way
+//!                 branches/<branch>/<disk>.qcow2    writable layer on a point (and <disk>.replay.qcow2 below it)
+//! ```
+//!
+//! An operation takes effect in the instant the manifest is replaced; before it there are files the manifest does not
+//! name, after it files it no longer names, and both are removed by the next start. So there is no list of half-done
+//! states to handle. A layer's name is given when it is begun and stays: sealing moves no file.
+//!
+//! Deliberately absent: schedules, retention rules, decisions about what to fail over to (the engine's), and running
+//! anything on the images (the hypervisor's). `docs/recovery-without-lifeboat.md` tells how to use the directory
+//! without this program.
+
+mod apply;
+mod branch;
+mod bulk;
+mod chain;
+mod files;
+mod layer;
+mod logs;
+mod manifest;
+mod merge;
+mod open;
+mod qemu_img;
+mod receive;
+mod replica;
+mod spool;
+mod steps;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use spool::FileSpool;
+pub use store::QcowStore;

@@ -1,0 +1,234 @@
+//! Applying logs to the head and sealing it. The head is a cache of the newest point and the logs since: it is marked
+//! dirty before it is touched and clean when it is durable, and a dirty one is thrown away and built again. So no power
+//! cut can leave a damaged image under a guest.
+
+use std::collections::BTreeMap;
+
+use camino::Utf8PathBuf;
+use lifeboat_deltalog::{Header, Item, LogDisk};
+use lifeboat_engine::ports::store::{Point, StoreError, StoredLog};
+use lifeboat_model::{DiskId, PointId};
+
+use crate::chain::reference;
+use crate::files::{self, Result};
+use crate::layer::{self, Writer};
+use crate::logs::{self, Entry};
+use crate::manifest::{Head, Layer, MAX_CHAIN, Manifest, Sealed};
+use crate::replica::Replica;
+
+/// Applies the next durable log.
+pub(crate) fn apply(replica: &Replica) -> Result<Option<StoredLog>> {
+    let manifest = replica.manifest();
+    manifest.not_promoted()?;
+    if manifest.head.is_some_and(|h| h.dirty) {
+        discard_head(replica)?;
+    }
+    let next = {
+        let state = replica.state.blocking_lock();
+        state.logs.after(state.manifest.applied).cloned()
+    };
+    let Some(entry) = next else { return Ok(None) };
+    files::room(&replica.dir, entry.volume, replica.reserve)?;
+    let applied = start_head(replica, &entry).and_then(|chains| {
+        replay(replica, std::slice::from_ref(&entry), &chains)?;
+        replica.step("after the head is synced")?;
+        replica.change(|m| {
+            m.applied = entry.log.position;
+            m.disks = in_order(&m.disks, &entry.disks);
+            if let Some(head) = &mut m.head {
+                head.dirty = false;
+                set_sizes(&mut head.layers, &entry.disks);
+            }
+        })
+    });
+    match applied {
+        Ok(()) => Ok(Some(entry.log)),
+        Err(StoreError::NoSpace(dir)) => {
+            // A dirty head is worth nothing; its room may be what the host lacks.
+            discard_head(replica)?;
+            Err(StoreError::NoSpace(dir))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Seals the head.
+pub(crate) fn seal(replica: &Replica, id: PointId) -> Result<Point> {
+    let mut state = replica.state.blocking_lock();
+    let manifest = &state.manifest;
+    manifest.not_promoted()?;
+    let conflict = |why: String| Err(StoreError::Conflict(why));
+    let Some(head) = manifest.head.clone() else {
+        return match manifest.point_at(manifest.applied) {
+            Some(sealed) => Ok(sealed.point.clone()),
+            None => conflict(format!("nothing was applied to the replica of VM {} yet", manifest.vm)),
+        };
+    };
+    if head.dirty {
+        return conflict("the head is being built again; apply the logs first".to_owned());
+    }
+    if manifest.points.iter().any(|p| p.point.id == id) {
+        return conflict(format!("recovery point {id} exists at another position"));
+    }
+    // Base, points, and room for a replay layer and a branch on top.
+    if manifest.points.len() + 4 > MAX_CHAIN {
+        return conflict(format!(
+            "VM {} has {} recovery points, more would make the image chain too long; the oldest must expire first",
+            manifest.vm,
+            manifest.points.len()
+        ));
+    }
+    let Some(entry) = state.logs.to(manifest.applied) else {
+        return conflict(format!("the log to {} is gone", manifest.applied));
+    };
+    let size = head.layers.iter().map(|l| files::usage(&replica.dir.join(&l.file)));
+    let point = Point {
+        id,
+        position: entry.log.position,
+        instant: entry.log.instant,
+        consistency: entry.log.consistency,
+        size: size.sum(),
+    };
+    let sealed = Sealed {
+        point: point.clone(),
+        layers: head.layers,
+    };
+    replica.commit(&mut state, |m| {
+        m.points.push(sealed);
+        m.head = None;
+    })?;
+    Ok(point)
+}
+
+/// Throws the head away; the logs since the newest point are applied again.
+pub(crate) fn discard_head(replica: &Replica) -> Result<()> {
+    let manifest = replica.manifest();
+    for layer in manifest.head.iter().flat_map(|h| &h.layers) {
+        files::remove(&replica.dir.join(&layer.file))?;
+    }
+    replica.change(Manifest::discard_head)
+}
+
+/// Marks the head dirty, making it first if there is none, and returns the chain of each disk, absolute.
+fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<Utf8PathBuf>>> {
+    let manifest = replica.manifest();
+    let newest = manifest.points.len().checked_sub(1);
+    let fresh = manifest.head.is_none();
+    let mut number = manifest.next_layer;
+    let head = manifest.head.clone().unwrap_or_else(|| {
+        let layers = in_order(&manifest.disks, &entry.disks).into_iter().map(|d| {
+            let sequence = entry.log.position.sequence;
+            let file = format!("disks/{}/{sequence:012}-{number:04x}.qcow2", d.id).into();
+            number += 1;
+            Layer {
+                disk: d.id,
+                file,
+                size: d.size,
+            }
+        });
+        Head {
+            dirty: true,
+            layers: layers.collect(),
+        }
+    });
+    replica.change(|m| {
+        m.head = Some(Head {
+            dirty: true,
+            layers: head.layers.clone(),
+        });
+        m.next_layer = number;
+    })?;
+    let mut chains = BTreeMap::new();
+    for layer in &head.layers {
+        let mut chain = manifest.chain(&layer.disk, newest);
+        if fresh {
+            make_on(replica, layer, &chain)?;
+        }
+        chain.push(layer.file.clone());
+        chains.insert(layer.disk.clone(), replica.absolute(&chain));
+    }
+    if fresh {
+        replica.sync_dirs(&head.layers)?;
+    }
+    Ok(chains)
+}
+
+/// Makes an empty layer on top of a chain (relative paths).
+pub(crate) fn make_on(replica: &Replica, layer: &Layer, chain: &[Utf8PathBuf]) -> Result<()> {
+    let below = chain.last().map(|below| reference(&layer.file, below));
+    replica.step("before a layer is made")?;
+    layer::create(
+        &replica.dir.join(&layer.file),
+        layer.size,
+        &below.unwrap_or_default(),
+    )
+}
+
+/// Writes logs in order into the topmost image of each chain and makes them durable.
+pub(crate) fn replay(
+    replica: &Replica,
+    entries: &[Entry],
+    chains: &BTreeMap<DiskId, Vec<Utf8PathBuf>>,
+) -> Result<()> {
+    let Some(last) = entries.last() else { return Ok(()) };
+    let mut writers = BTreeMap::new();
+    for (disk, chain) in chains {
+        let size = last.disks.iter().find(|d| d.id == *disk).map_or(0, |d| d.size);
+        writers.insert(disk.clone(), Writer::open(chain, size)?);
+    }
+    for entry in entries {
+        let path = replica.dir.join(logs::DIR).join(&entry.file);
+        let mut header: Option<Header> = None;
+        let mut written = 0;
+        logs::read(&path, |item| {
+            let frame = match item {
+                Item::Header(h) => {
+                    header = Some(h);
+                    return Ok(());
+                }
+                Item::Frame(frame) => frame,
+                Item::End(_) => return Ok(()),
+            };
+            let disk = header.as_ref().and_then(|h| h.disks.get(usize::from(frame.disk)));
+            let Some(writer) = disk.and_then(|d| writers.get_mut(&d.id)) else {
+                return Err(StoreError::Damaged {
+                    path: path.clone(),
+                    detail: "it writes to a disk that this replica does not have".to_owned(),
+                });
+            };
+            if let lifeboat_deltalog::FrameBody::Data(data) = &frame.body {
+                if written % crate::receive::ROOM_STEP < data.len() as u64 {
+                    files::room(&replica.dir, data.len() as u64, replica.reserve)?;
+                }
+                written += data.len() as u64;
+            }
+            writer.write(frame)
+        })?;
+        replica.step("after a log is written into layers")?;
+    }
+    for writer in writers.into_values() {
+        writer.finish()?;
+        replica.step("after a layer is synced")?;
+    }
+    Ok(())
+}
+
+/// The log's sizes in the replica's order of disks.
+fn in_order(have: &[LogDisk], said: &[LogDisk]) -> Vec<LogDisk> {
+    let size = |d: &LogDisk| said.iter().find(|s| s.id == d.id).map_or(d.size, |s| s.size);
+    have.iter()
+        .map(|d| LogDisk {
+            id: d.id.clone(),
+            size: size(d),
+        })
+        .collect()
+}
+
+/// Records the sizes layers were grown to.
+pub(crate) fn set_sizes(layers: &mut [Layer], disks: &[LogDisk]) {
+    for layer in layers {
+        if let Some(disk) = disks.iter().find(|d| d.id == layer.disk) {
+            layer.size = disk.size;
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The initial copy: segments go straight into the base, which is nobody's recovery point yet. A segment counts when all
+//! of it is durable; what an interrupted one left is cleared before the next is written.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+
+use camino::Utf8PathBuf;
+use lifeboat_deltalog::{Decoder, FrameBody, Header, Item, LogKind};
+use lifeboat_engine::ports::store::{BulkProgress, StoreError};
+use lifeboat_model::DiskId;
+use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::files::{self, Result, at};
+use crate::manifest::base;
+use crate::receive::{PIECE, ROOM_STEP, bad};
+use crate::replica::{Chunks, Replica, State};
+
+/// A segment under way.
+struct Segment {
+    disk: DiskId,
+    path: Utf8PathBuf,
+    file: File,
+    /// Everything below is written.
+    next: u64,
+    checked: u64,
+}
+
+/// Takes in one segment.
+pub(crate) fn bulk(replica: &Replica, mut body: Chunks) -> Result<BulkProgress> {
+    let mut decoder = Decoder::new();
+    let mut segment = None;
+    let mut whole = false;
+    while let Some(chunk) = body.blocking_recv() {
+        let chunk = chunk.map_err(broke_off)?;
+        for piece in chunk.chunks(PIECE) {
+            decoder.push(piece);
+            while let Some(item) = decoder.next().map_err(bad)? {
+                match (item, &mut segment) {
+                    (Item::Header(header), _) => segment = Some(Segment::open(replica, &header)?),
+                    (Item::Frame(frame), Some(segment)) => {
+                        segment.write(replica, frame.offset, &frame.body)?;
+                    }
+                    (Item::End(_), Some(_)) => whole = true,
+                    (Item::Frame(_) | Item::End(_), None) => {}
+                }
+            }
+        }
+    }
+    match segment {
+        Some(segment) if whole => {
+            decoder.finish().map_err(bad)?;
+            segment.complete(replica)
+        }
+        Some(_) | None => Err(broke_off(std::io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+/// Starts the copy of a disk again. Its old content is cleared when the first segment comes.
+pub(crate) fn restart(replica: &Replica, disk: &DiskId) -> Result<()> {
+    let mut state = replica.state.blocking_lock();
+    still_empty(&state)?;
+    replica.commit(&mut state, |m| {
+        for progress in m.bulk.iter_mut().filter(|p| p.disk == *disk) {
+            progress.done = 0;
+        }
+    })
+}
+
+fn broke_off(source: std::io::Error) -> StoreError {
+    StoreError::Io {
+        what: "the transfer of a segment of the initial copy broke off".to_owned(),
+        source,
+    }
+}
+
+fn still_empty(state: &State) -> Result<()> {
+    state.manifest.not_promoted()?;
+    if state.durable() != state.manifest.start || !state.manifest.points.is_empty() {
+        return Err(StoreError::Conflict(format!(
+            "the initial copy of VM {} is finished; a delta is here",
+            state.manifest.vm
+        )));
+    }
+    Ok(())
+}
+
+impl Segment {
+    fn open(replica: &Replica, header: &Header) -> Result<Self> {
+        let refuse = |why: String| Err(StoreError::BadLog(why));
+        let state = replica.state.blocking_lock();
+        still_empty(&state)?;
+        if header.vm != replica.vm {
+            return refuse(format!("it is of VM {}, not of {}", header.vm, replica.vm));
+        }
+        if header.kind != LogKind::Bulk {
+            return refuse("it is no segment of an initial copy".to_owned());
+        }
+        if header.position.generation != state.manifest.start.generation {
+            return refuse(format!("it is of generation {}", header.position.generation));
+        }
+        let [disk] = header.disks.as_slice() else {
+            return refuse("a segment of an initial copy has one disk".to_owned());
+        };
+        let Some(have) = state.manifest.disks.iter().find(|d| d.id == disk.id) else {
+            return refuse(format!("the replica has no disk \"{}\"", disk.id));
+        };
+        if have.size != disk.size {
+            let why = format!(
+                "disk \"{}\" has {} bytes here and {} there; remove the replication and enable it again",
+                disk.id, have.size, disk.size
+            );
+            return refuse(why);
+        }
+        let done = state.manifest.bulk.iter().find(|p| p.disk == disk.id);
+        let next = done.map_or(0, |p| p.done);
+        let path = replica.dir.join(base(&disk.id));
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .map_err(at("open", &path))?;
+        if next < disk.size {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&file, flags, next, disk.size - next).map_err(|e| at("clear", &path)(e.into()))?;
+        }
+        Ok(Self {
+            disk: disk.id.clone(),
+            path,
+            file,
+            next,
+            checked: next,
+        })
+    }
+
+    fn write(&mut self, replica: &Replica, offset: u64, body: &FrameBody) -> Result<()> {
+        if offset != self.next {
+            return Err(StoreError::BadLog(format!(
+                "the copy of disk \"{}\" continues at byte {}, the segment at {offset}",
+                self.disk, self.next
+            )));
+        }
+        match body {
+            FrameBody::Data(data) => {
+                if self.next >= self.checked {
+                    files::room(&replica.dir, ROOM_STEP, replica.reserve)?;
+                    self.checked = self.next + ROOM_STEP;
+                }
+                self.file
+                    .write_all_at(data, offset)
+                    .map_err(at("write", &self.path))?;
+                self.next += data.len() as u64;
+            }
+            // Everything from the segment's start on is a hole already.
+            FrameBody::Zero(len) => self.next += len,
+        }
+        Ok(())
+    }
+
+    fn complete(self, replica: &Replica) -> Result<BulkProgress> {
+        replica.step("before a segment is synced")?;
+        self.file.sync_data().map_err(at("sync", &self.path))?;
+        let (disk, done) = (self.disk, self.next);
+        let mut state = replica.state.blocking_lock();
+        still_empty(&state)?;
+        replica.commit(&mut state, |m| {
+            for progress in m.bulk.iter_mut().filter(|p| p.disk == disk) {
+                progress.done = done;
+            }
+        })?;
+        Ok(BulkProgress { disk, done })
+    }
+}

@@ -1,0 +1,114 @@
+//! The few file operations everything here is made of: durable replacement, removal, free space, and errors that name
+//! the path. No knowledge of what the files mean.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+
+use camino::Utf8Path;
+use lifeboat_engine::ports::store::StoreError;
+
+pub(crate) type Result<T> = std::result::Result<T, StoreError>;
+
+/// Bytes in a MiB.
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// Turns an I/O error at `path` into the store's error; a full disk gets its own kind.
+pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> StoreError {
+    let (what, path) = (what.to_owned(), path.to_owned());
+    move |source| {
+        if is_full(&source) {
+            let dir = path.parent().unwrap_or(&path);
+            StoreError::NoSpace(dir.to_owned())
+        } else {
+            StoreError::Io {
+                what: format!("{what} {path}: {source}"),
+                source,
+            }
+        }
+    }
+}
+
+/// Whether an error says that there is no room. Image libraries wrap errors, so the cause is looked for as well.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// Makes a directory's entries durable.
+pub(crate) fn sync_dir(dir: &Utf8Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(at("sync", dir))
+}
+
+/// Makes a file's content durable, whoever wrote it.
+pub(crate) fn sync_file(path: &Utf8Path) -> Result<()> {
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(at("sync", path))
+}
+
+/// Writes `bytes` beside `path` and puts them in its place: after a crash the file is the old one or the new one.
+pub(crate) fn replace(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
+    let tmp = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&tmp)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&tmp, path)
+    };
+    if let Err(error) = write() {
+        // What is left is overwritten by the next try; removing it gives the room back when the disk is full.
+        let _ = fs::remove_file(&tmp);
+        return Err(at("write", path)(error));
+    }
+    sync_dir(path.parent().unwrap_or(path))
+}
+
+/// Removes a file that may be gone already.
+pub(crate) fn remove(path: &Utf8Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(e)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Removes a directory tree that may be gone already.
+pub(crate) fn remove_tree(path: &Utf8Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(e)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Names in a directory; none when it does not exist. Names that are not UTF-8 are none of ours and are skipped.
+pub(crate) fn names(dir: &Utf8Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(at("list", dir)(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(at("list", dir))?;
+        names.extend(entry.file_name().into_string().ok());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Refuses when writing `bytes` more below `dir` would leave less than `reserve` bytes free.
+pub(crate) fn room(dir: &Utf8Path, bytes: u64, reserve: u64) -> Result<()> {
+    let stat = rustix::fs::statvfs(dir.as_std_path()).map_err(|e| at("look at", dir)(e.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free < reserve.saturating_add(bytes) {
+        return Err(StoreError::NoSpace(dir.to_owned()));
+    }
+    Ok(())
+}
+
+/// Bytes a file takes on disk (holes do not count); 0 when it cannot be told.
+pub(crate) fn usage(path: &Utf8Path) -> u64 {
+    fs::metadata(path).map_or(0, |m| m.blocks().saturating_mul(512))
+}

@@ -1,0 +1,149 @@
+//! The first and the last moment of a replica, and what a start of the daemon does with one: after a crash anywhere the
+//! manifest is one that was valid, so recovery is to drop what it calls unfinished and to remove what it does not name.
+
+use std::fs::{self, File};
+
+use camino::Utf8Path;
+use lifeboat_deltalog::LogDisk;
+use lifeboat_engine::ports::store::StoreError;
+use lifeboat_model::{Position, VmId};
+
+use crate::apply::discard_head;
+use crate::files::{self, Result, at};
+use crate::layer;
+use crate::logs::{self, Logs};
+use crate::manifest::{self, Manifest};
+use crate::receive;
+use crate::replica::Replica;
+use crate::steps::Steps;
+
+/// Makes an empty replica in `dir`, or finds the same one there.
+pub(crate) fn create(
+    dir: &Utf8Path,
+    vm: VmId,
+    disks: &[LogDisk],
+    start: Position,
+    steps: &Steps,
+) -> Result<()> {
+    if let Some(there) = Manifest::load(dir)?.filter(|m| !m.destroying) {
+        if there.vm == vm && there.created == disks && there.start == start {
+            return Ok(());
+        }
+        return Err(StoreError::Conflict(format!(
+            "{dir} holds a replica of VM {} with other disks or of another generation; remove it first",
+            there.vm
+        )));
+    }
+    make_dirs(dir)?;
+    steps.pass("after the directories are made")?;
+    for disk in disks {
+        let path = dir.join(manifest::base(&disk.id));
+        let parent = path.parent().unwrap_or(dir);
+        fs::create_dir_all(parent).map_err(at("make", parent))?;
+        File::create(&path)
+            .and_then(|f| f.set_len(disk.size))
+            .map_err(at("make", &path))?;
+        files::sync_file(&path)?;
+        files::sync_dir(parent)?;
+        steps.pass("after a base is made")?;
+    }
+    files::sync_dir(&dir.join("disks"))?;
+    Manifest::new(vm, disks, start).save(dir)?;
+    files::sync_dir(dir.parent().unwrap_or(dir))
+}
+
+fn make_dirs(dir: &Utf8Path) -> Result<()> {
+    for name in ["disks", "branches", logs::DIR, receive::DIR] {
+        let path = dir.join(name);
+        fs::create_dir_all(&path).map_err(at("make", &path))?;
+    }
+    Ok(())
+}
+
+/// Opens the replica in `dir` and finishes or undoes what was interrupted.
+pub(crate) fn open(dir: &Utf8Path, vm: VmId, reserve: u64, steps: Steps) -> Result<Replica> {
+    let manifest = Manifest::load(dir)?.ok_or(StoreError::NoReplica(vm))?;
+    if manifest.vm != vm {
+        let why = format!("{dir} holds a replica of VM {}, not of {vm}", manifest.vm);
+        return Err(StoreError::Conflict(why));
+    }
+    if manifest.destroying {
+        remove(dir, &steps)?;
+        return Err(StoreError::NoReplica(vm));
+    }
+    make_dirs(dir)?;
+    all_there(dir, &manifest)?;
+    let promoted = manifest.promoted.is_some();
+    let logs = if promoted {
+        Logs::default()
+    } else {
+        Logs::scan(&dir.join(logs::DIR), manifest.applied)?
+    };
+    files::remove(&dir.join(manifest::NAME).with_extension("tmp"))?;
+    let replica = Replica::new(dir, manifest, logs, reserve, steps);
+    replica.change(|m| m.branches.retain(|b| b.complete))?;
+    let head = replica.manifest().head;
+    let bad = |l: &manifest::Layer| !layer::opens(&dir.join(&l.file));
+    if head.is_some_and(|h| h.dirty || h.layers.iter().any(bad)) {
+        tracing::info!(%vm, "the replica's head was not closed; it is built again from its logs");
+        discard_head(&replica)?;
+    }
+    let durable = replica.state.blocking_lock().durable();
+    drop_useless_parts(dir, durable, promoted)?;
+    replica.sweep()?;
+    Ok(replica)
+}
+
+/// Whether every image that cannot be made again is there.
+fn all_there(dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
+    let head: Vec<_> = manifest.head.iter().flat_map(|h| &h.layers).map(|l| &l.file).collect();
+    let unfinished = manifest.branches.iter().filter(|b| !b.complete);
+    let unfinished: Vec<_> = unfinished.map(|b| format!("branches/{}", b.id)).collect();
+    let needed = manifest.files().filter(|f| {
+        let in_unfinished = unfinished.iter().any(|u| f.starts_with(u));
+        !head.contains(f) && !in_unfinished
+    });
+    let bases = manifest.disks.iter().map(|d| manifest::base(&d.id));
+    for file in needed.cloned().chain(bases) {
+        if !dir.join(&file).is_file() {
+            return Err(StoreError::Damaged {
+                path: dir.join(file),
+                detail: "it is missing; restore it or replicate this VM anew".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Removes transfers that cannot go on: foreign names, and logs that are durable already.
+fn drop_useless_parts(dir: &Utf8Path, durable: Position, promoted: bool) -> Result<()> {
+    let parts = dir.join(receive::DIR);
+    for name in files::names(&parts)? {
+        let number = name.strip_suffix(".part").and_then(|n| n.rsplit_once('-'));
+        let useful = number.is_some_and(|(generation, sequence)| {
+            let older = generation == durable.generation.to_string();
+            sequence.parse::<u64>().is_ok_and(|n| !older || n > durable.sequence)
+        });
+        if promoted || !useful {
+            files::remove(&parts.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a replica that is marked for it; the mark goes last.
+pub(crate) fn remove(dir: &Utf8Path, steps: &Steps) -> Result<()> {
+    for name in ["branches", "disks", logs::DIR, receive::DIR] {
+        steps.pass("before a directory is removed")?;
+        files::remove_tree(&dir.join(name))?;
+    }
+    files::sync_dir(dir)?;
+    files::remove(&dir.join(manifest::NAME))?;
+    steps.pass("after the manifest is removed")?;
+    match fs::remove_dir(dir) {
+        Ok(()) => files::sync_dir(dir.parent().unwrap_or(dir)),
+        // Somebody keeps other files there; they are not ours to delete.
+        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        Err(e) => Err(at("remove", dir)(e)),
+    }
+}

@@ -1,0 +1,213 @@
+//! One replica in memory: its manifest, its logs, and the locks that order operations on it. Two operations that change
+//! images never run at once; what arrives from the network runs beside them and meets them only at the manifest.
+
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_engine::ports::store::{ReplicaInfo, StoreError};
+use lifeboat_model::{Position, VmId};
+use tokio::sync::Mutex;
+
+use crate::files::{self, Result};
+use crate::logs::Logs;
+use crate::manifest::{Layer, Manifest};
+use crate::qemu_img::Cancel;
+use crate::steps::Steps;
+
+/// A replica that is open.
+pub(crate) struct Replica {
+    pub(crate) vm: VmId,
+    pub(crate) dir: Utf8PathBuf,
+    /// Bytes that stay free on the file system.
+    pub(crate) reserve: u64,
+    pub(crate) state: Mutex<State>,
+    pub(crate) steps: Steps,
+    /// Held by whatever changes images.
+    work: Arc<Mutex<()>>,
+    /// Held by whatever takes in a log or a bulk segment.
+    inflow: Arc<Mutex<()>>,
+}
+
+/// What is known of it. Locked only for as long as a manifest takes to write.
+pub(crate) struct State {
+    pub(crate) manifest: Manifest,
+    pub(crate) logs: Logs,
+}
+
+impl State {
+    /// Last position whose log is durable.
+    pub(crate) fn durable(&self) -> Position {
+        let last = self.logs.entries.last().map(|e| e.log.position);
+        last.unwrap_or(self.manifest.applied)
+    }
+}
+
+impl Replica {
+    /// Puts a manifest and its logs together.
+    pub(crate) fn new(dir: &Utf8Path, manifest: Manifest, logs: Logs, reserve: u64, steps: Steps) -> Self {
+        Self {
+            vm: manifest.vm,
+            dir: dir.to_owned(),
+            reserve,
+            state: Mutex::new(State { manifest, logs }),
+            steps,
+            work: Arc::default(),
+            inflow: Arc::default(),
+        }
+    }
+
+    /// The manifest as it is now. From blocking threads only.
+    pub(crate) fn manifest(&self) -> Manifest {
+        self.state.blocking_lock().manifest.clone()
+    }
+
+    /// Changes the manifest durably, or not at all. From blocking threads only.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Manifest)) -> Result<()> {
+        self.commit(&mut self.state.blocking_lock(), change)
+    }
+
+    /// The same for who holds the state already.
+    pub(crate) fn commit(&self, state: &mut State, change: impl FnOnce(&mut Manifest)) -> Result<()> {
+        let mut next = state.manifest.clone();
+        change(&mut next);
+        if next == state.manifest {
+            return Ok(());
+        }
+        self.step("before the manifest is replaced")?;
+        next.save(&self.dir)?;
+        state.manifest = next;
+        self.step("after the manifest was replaced")
+    }
+
+    /// A place where tests fail.
+    pub(crate) fn step(&self, name: &str) -> Result<()> {
+        self.steps.pass(name)
+    }
+
+    /// Absolute paths of a chain.
+    pub(crate) fn absolute(&self, chain: &[Utf8PathBuf]) -> Vec<Utf8PathBuf> {
+        chain.iter().map(|f| self.dir.join(f)).collect()
+    }
+
+    /// Makes the directories of freshly made layers durable.
+    pub(crate) fn sync_dirs(&self, layers: &[Layer]) -> Result<()> {
+        for layer in layers {
+            files::sync_dir(self.dir.join(&layer.file).parent().unwrap_or(&self.dir))?;
+        }
+        Ok(())
+    }
+
+    /// Removes every file that the manifest and the logs do not name. Repeatable, and right at any moment at which no
+    /// operation is under way.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        let (manifest, logs) = {
+            let state = self.state.blocking_lock();
+            (state.manifest.clone(), state.logs.clone())
+        };
+        let named: std::collections::HashSet<&Utf8Path> =
+            manifest.files().map(Utf8PathBuf::as_path).collect();
+        for disk in &manifest.disks {
+            let dir = Utf8PathBuf::from(format!("disks/{}", disk.id));
+            for name in files::names(&self.dir.join(&dir))? {
+                let file = dir.join(&name);
+                if name != "base.raw" && !named.contains(file.as_path()) {
+                    self.step("before a file is removed")?;
+                    files::remove(&self.dir.join(file))?;
+                }
+            }
+        }
+        for name in files::names(&self.dir.join("branches"))? {
+            if !manifest.branches.iter().any(|b| b.id.to_string() == name) {
+                self.step("before a branch is removed")?;
+                files::remove_tree(&self.dir.join("branches").join(name))?;
+            }
+        }
+        for name in files::names(&self.dir.join(crate::logs::DIR))? {
+            if !logs.entries.iter().any(|e| e.file == name) {
+                files::remove(&self.dir.join(crate::logs::DIR).join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until no operation is under way.
+    pub(crate) async fn idle(&self) {
+        let _work = self.work.lock().await;
+        let _inflow = self.inflow.lock().await;
+    }
+
+    /// What the engine sees.
+    pub(crate) async fn info(&self) -> ReplicaInfo {
+        let state = self.state.lock().await;
+        let manifest = &state.manifest;
+        ReplicaInfo {
+            dir: self.dir.clone(),
+            disks: manifest.disks.clone(),
+            bulk: manifest.bulk.clone(),
+            durable: state.durable(),
+            applied: manifest.applied,
+            points: manifest.points.iter().map(|p| p.point.clone()).collect(),
+            logs: state.logs.entries.iter().map(|e| e.log.clone()).collect(),
+            branches: manifest.branches.iter().map(|b| b.id).collect(),
+        }
+    }
+}
+
+/// Runs work that changes images, alone, on a thread that may block. Dropped, it stops at the next child process and its
+/// lock is held until it has.
+pub(crate) async fn exclusive<T: Send + 'static>(
+    replica: Arc<Replica>,
+    work: impl FnOnce(&Replica, &Cancel) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let guard = Arc::clone(&replica.work).lock_owned().await;
+    let (_alive, cancel) = Cancel::new();
+    joined(tokio::task::spawn_blocking(move || {
+        let _guard = guard;
+        work(&replica, &cancel)
+    }))
+    .await
+}
+
+/// Runs work that takes something in; beside `exclusive`, but one at a time.
+pub(crate) async fn incoming<T: Send + 'static>(
+    replica: Arc<Replica>,
+    body: lifeboat_engine::ports::ByteStream,
+    work: impl FnOnce(&Replica, Chunks) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    use futures_util::StreamExt;
+    let guard = Arc::clone(&replica.inflow).lock_owned().await;
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let mut task = tokio::task::spawn_blocking(move || {
+        let _guard = guard;
+        work(&replica, receiver)
+    });
+    let mut body = body;
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut task => return ended.unwrap_or_else(|e| Err(lost(&e))),
+            chunk = body.next() => {
+                let Some(chunk) = chunk else { break };
+                if sender.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    drop(sender);
+    joined(task).await
+}
+
+/// Bytes from the network, as they arrive. Ends also when the caller gave up.
+pub(crate) type Chunks = tokio::sync::mpsc::Receiver<std::io::Result<bytes::Bytes>>;
+
+async fn joined<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
+    task.await.unwrap_or_else(|e| Err(lost(&e)))
+}
+
+fn lost(error: &tokio::task::JoinError) -> StoreError {
+    StoreError::Io {
+        what: format!("the store's worker ended early: {error}"),
+        source: std::io::ErrorKind::Other.into(),
+    }
+}

@@ -1,0 +1,188 @@
+//! The port: finds the replica a call is about and runs the operation on a thread that may block. No logic of its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_deltalog::LogDisk;
+use lifeboat_engine::ports::ByteStream;
+use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge};
+use lifeboat_engine::ports::store::{
+    BulkProgress, Point, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target,
+};
+use lifeboat_model::{BranchId, DiskId, PointId, Position, Timestamp, VmId};
+
+use crate::files::{MIB, Result, at};
+use crate::replica::{Replica, exclusive, incoming};
+use crate::steps::Steps;
+use crate::{apply, branch, bulk, merge, open, receive};
+
+/// Replicas as qcow2 chains in directories of this host.
+pub struct QcowStore {
+    replicas: Mutex<HashMap<VmId, Arc<Replica>>>,
+    reserve: u64,
+    pub(crate) steps: Steps,
+}
+
+impl QcowStore {
+    /// A store without open replicas. Nothing is written once less than `reserve_mib` MiB would stay free on a replica's
+    /// file system.
+    #[must_use]
+    pub fn new(reserve_mib: u64) -> Self {
+        Self {
+            replicas: Mutex::default(),
+            reserve: reserve_mib.saturating_mul(MIB),
+            steps: Steps::default(),
+        }
+    }
+
+    fn find(&self, vm: VmId) -> Result<Arc<Replica>> {
+        let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        replicas.get(&vm).cloned().ok_or(StoreError::NoReplica(vm))
+    }
+
+    fn keep(&self, replica: Option<Replica>, vm: VmId) -> Option<Arc<Replica>> {
+        let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        match replica {
+            Some(replica) => {
+                let replica = Arc::new(replica);
+                replicas.insert(vm, Arc::clone(&replica));
+                Some(replica)
+            }
+            None => replicas.remove(&vm),
+        }
+    }
+
+    async fn load(&self, dir: Utf8PathBuf, vm: VmId) -> Result<Arc<Replica>> {
+        // Opened twice, the first one's last operation must be over before its files are judged.
+        self.close(vm).await;
+        let (reserve, steps) = (self.reserve, self.steps.clone());
+        let replica = blocking(move || open::open(&dir, vm, reserve, steps)).await?;
+        self.keep(Some(replica), vm).ok_or(StoreError::NoReplica(vm))
+    }
+}
+
+/// Runs file work that belongs to no open replica.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|e| {
+        Err(StoreError::Io {
+            what: format!("the store's worker ended early: {e}"),
+            source: std::io::ErrorKind::Other.into(),
+        })
+    })
+}
+
+fn absolute(dir: &Utf8Path) -> Result<Utf8PathBuf> {
+    camino::absolute_utf8(dir).map_err(at("resolve", dir))
+}
+
+#[async_trait]
+impl ReplicaStore for QcowStore {
+    async fn create(&self, location: &Utf8Path, vm: VmId, disks: &[LogDisk], start: Position) -> Result<()> {
+        let dir = absolute(location)?.join(vm.to_string());
+        let (made, disks, steps) = (dir.clone(), disks.to_vec(), self.steps.clone());
+        blocking(move || open::create(&made, vm, &disks, start, &steps)).await?;
+        if self.find(vm).is_err() {
+            self.load(dir, vm).await?;
+        }
+        Ok(())
+    }
+
+    async fn open(&self, dir: &Utf8Path, vm: VmId) -> Result<ReplicaInfo> {
+        Ok(self.load(absolute(dir)?, vm).await?.info().await)
+    }
+
+    async fn info(&self, vm: VmId) -> Result<ReplicaInfo> {
+        Ok(self.find(vm)?.info().await)
+    }
+
+    async fn bulk(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
+        incoming(self.find(vm)?, body, bulk::bulk).await
+    }
+
+    async fn restart_bulk(&self, vm: VmId, disk: &DiskId) -> Result<()> {
+        let disk = disk.clone();
+        let nothing: ByteStream = Box::pin(futures_util::stream::empty());
+        incoming(self.find(vm)?, nothing, move |r, _| bulk::restart(r, &disk)).await
+    }
+
+    async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64> {
+        Ok(receive::offset(&*self.find(vm)?, position))
+    }
+
+    async fn receive(&self, vm: VmId, position: Position, offset: u64, body: ByteStream) -> Result<Received> {
+        incoming(self.find(vm)?, body, move |r, chunks| {
+            receive::receive(r, position, offset, chunks)
+        })
+        .await
+    }
+
+    async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>> {
+        exclusive(self.find(vm)?, |r, _| apply::apply(r)).await
+    }
+
+    async fn seal(&self, vm: VmId, id: PointId) -> Result<Point> {
+        exclusive(self.find(vm)?, move |r, _| apply::seal(r, id)).await
+    }
+
+    async fn expire_oldest(&self, vm: VmId) -> Result<()> {
+        exclusive(self.find(vm)?, merge::expire_oldest).await
+    }
+
+    async fn expire_logs(&self, vm: VmId, before: Timestamp) -> Result<()> {
+        exclusive(self.find(vm)?, move |r, _| merge::expire_logs(r, before)).await
+    }
+
+    async fn branch(&self, vm: VmId, branch: BranchId, target: Target) -> Result<Vec<(DiskId, DiskImage)>> {
+        exclusive(self.find(vm)?, move |r, cancel| {
+            branch::branch(r, branch, target, cancel)
+        })
+        .await
+    }
+
+    async fn branch_images(&self, vm: VmId, branch: BranchId) -> Result<Vec<(DiskId, DiskImage)>> {
+        exclusive(self.find(vm)?, move |r, _| branch::images(r, branch)).await
+    }
+
+    async fn drop_branch(&self, vm: VmId, branch: BranchId) -> Result<()> {
+        exclusive(self.find(vm)?, move |r, _| branch::drop_branch(r, branch)).await
+    }
+
+    async fn promote(&self, vm: VmId, branch: BranchId) -> Result<()> {
+        exclusive(self.find(vm)?, move |r, _| merge::promote(r, branch)).await
+    }
+
+    async fn promoted_layers(&self, vm: VmId, branch: BranchId) -> Result<Vec<LiveMerge>> {
+        exclusive(self.find(vm)?, move |r, _| merge::promoted_layers(r, branch)).await
+    }
+
+    async fn merge_promoted(&self, vm: VmId, branch: BranchId) -> Result<()> {
+        exclusive(self.find(vm)?, move |r, cancel| {
+            merge::merge_promoted(r, branch, cancel)
+        })
+        .await
+    }
+
+    async fn merged_live(&self, vm: VmId, branch: BranchId) -> Result<()> {
+        exclusive(self.find(vm)?, move |r, _| merge::merged_live(r, branch)).await
+    }
+
+    async fn close(&self, vm: VmId) {
+        if let Some(replica) = self.keep(None, vm) {
+            replica.idle().await;
+        }
+    }
+
+    async fn destroy(&self, vm: VmId) -> Result<()> {
+        let Ok(replica) = self.find(vm) else { return Ok(()) };
+        exclusive(replica, |r, _| {
+            r.change(|m| m.destroying = true)?;
+            open::remove(&r.dir, &r.steps)
+        })
+        .await?;
+        self.keep(None, vm);
+        Ok(())
+    }
+}
