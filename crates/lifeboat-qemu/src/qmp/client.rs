@@ -181,9 +181,29 @@ impl Qmp {
             return Err(QmpError::Protocol("the first message is no greeting".to_owned()));
         };
         let qmp = Self::start(stream, decoder, version);
-        let left = deadline.saturating_duration_since(Instant::now());
-        qmp.execute_timeout("qmp_capabilities", Value::Null, left).await?;
+        qmp.negotiate(deadline).await?;
         Ok(qmp)
+    }
+
+    /// A client that connects while QEMU is still starting may be greeted twice (measured with 10.0), and each
+    /// greeting puts the monitor back to before the negotiation. So the result is tried out.
+    async fn negotiate(&self, deadline: Instant) -> Result<(), QmpError> {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        loop {
+            match self
+                .execute_timeout("qmp_capabilities", Value::Null, left())
+                .await
+            {
+                // Refused as unknown: it is already done.
+                Err(QmpError::Command { ref class, .. }) if class == "CommandNotFound" => {}
+                outcome => drop(outcome?),
+            }
+            match self.execute_timeout("query-version", Value::Null, left()).await {
+                Err(QmpError::Command { ref class, .. })
+                    if class == "CommandNotFound" && !left().is_zero() => {}
+                outcome => return outcome.map(drop),
+            }
+        }
     }
 
     fn start(stream: UnixStream, decoder: Decoder, version: (u64, u64, u64)) -> Self {
@@ -420,7 +440,8 @@ fn deliver(decoder: &mut Decoder, shared: &Shared) -> Result<(), Failure> {
                 }
                 continue;
             }
-            Message::Greeting { .. } => return Err(Failure::Protocol("a second greeting".to_owned())),
+            // See `Qmp::negotiate`.
+            Message::Greeting { .. } => continue,
             Message::Return { id, value } => (id, Ok(value)),
             Message::Error { id, class, desc } => (id, Err(Failure::Command { class, desc })),
         };
