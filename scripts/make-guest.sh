@@ -98,7 +98,7 @@ stage_root() {
 
 stage_initramfs() {
     local tree=$1 applet module number=10
-    mkdir -p "$tree"/{bin,dev,proc,sys,root,modules}
+    mkdir -p "$tree"/{bin,dev,proc,sys,newroot,modules}
     install -m 755 /bin/busybox "$tree/bin/busybox"
     for applet in echo findfs insmod mount sh sleep switch_root; do ln -s busybox "$tree/bin/$applet"; done
     install -m 755 "$parts/initramfs-init" "$tree/init"

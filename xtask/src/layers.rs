@@ -1,0 +1,109 @@
+//! Which crate may know which: ports and adapters, enforced. What a crate does inside is not looked at here.
+
+use crate::Finding;
+use crate::metadata::{Kind, Metadata};
+
+const MODEL: &str = "lifeboat-model";
+const DELTALOG: &str = "lifeboat-deltalog";
+const CIM: &str = "lifeboat-cim";
+const ENGINE: &str = "lifeboat-engine";
+const SIM: &str = "lifeboat-sim";
+const WORKLOAD: &str = "lifeboat-workload";
+
+/// What each of our crates may depend on. Adapters never appear on a right side except the binary's.
+fn allowed(name: &str) -> Option<&'static [&'static str]> {
+    Some(match name {
+        MODEL | WORKLOAD | "xtask" => &[],
+        DELTALOG | CIM => &[MODEL],
+        ENGINE => &[MODEL, DELTALOG],
+        SIM | "lifeboat-qemu" | "lifeboat-store" | "lifeboat-catalog" | "lifeboat-link" => {
+            &[MODEL, DELTALOG, ENGINE]
+        }
+        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM],
+        "lifeboat" => &[
+            MODEL,
+            DELTALOG,
+            ENGINE,
+            CIM,
+            "lifeboat-qemu",
+            "lifeboat-store",
+            "lifeboat-catalog",
+            "lifeboat-link",
+            "lifeboat-api",
+        ],
+        _ => return None,
+    })
+}
+
+pub(crate) fn check(metadata: &Metadata) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for package in &metadata.members {
+        let Some(allowed) = allowed(&package.name) else {
+            let what = "this crate has no layer yet; decide what it may depend on in xtask/src/layers.rs";
+            findings.push(Finding::error(&package.name, what));
+            continue;
+        };
+        for (kind, used) in &package.uses {
+            let used = used.as_str();
+            let ours = used == "lifeboat" || used == "xtask" || used.starts_with("lifeboat-");
+            let for_tests = *kind == Kind::Dev && [SIM, WORKLOAD].contains(&used);
+            if ours && !allowed.contains(&used) && !for_tests {
+                let may = if allowed.is_empty() {
+                    "no crate of ours".into()
+                } else {
+                    allowed.join(", ")
+                };
+                findings.push(Finding::error(
+                    &package.name,
+                    format!("must not depend on {used}; it may know {may} (put a port between them)"),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(name: &str, uses: &[(Kind, &str)]) -> usize {
+        check(&Metadata::example(name, uses)).len()
+    }
+
+    #[test]
+    fn what_the_design_allows_passes() {
+        assert_eq!(errors("lifeboat-model", &[(Kind::Product, "serde")]), 0);
+        assert_eq!(
+            errors("lifeboat-engine", &[(Kind::Product, MODEL), (Kind::Dev, SIM)]),
+            0
+        );
+        assert_eq!(
+            errors(
+                "lifeboat-store",
+                &[(Kind::Product, ENGINE), (Kind::Dev, WORKLOAD)]
+            ),
+            0
+        );
+        assert_eq!(
+            errors(
+                "lifeboat",
+                &[(Kind::Product, "lifeboat-qemu"), (Kind::Product, "lifeboat-api")]
+            ),
+            0
+        );
+    }
+
+    #[test]
+    fn what_it_forbids_is_found() {
+        assert_eq!(errors("lifeboat-model", &[(Kind::Product, DELTALOG)]), 1);
+        assert_eq!(errors("lifeboat-deltalog", &[(Kind::Product, ENGINE)]), 1);
+        assert_eq!(errors("lifeboat-engine", &[(Kind::Product, "lifeboat-store")]), 1);
+        assert_eq!(errors("lifeboat-engine", &[(Kind::Dev, "lifeboat-store")]), 1);
+        assert_eq!(errors("lifeboat-store", &[(Kind::Product, "lifeboat-qemu")]), 1);
+        assert_eq!(errors("lifeboat-link", &[(Kind::Product, SIM)]), 1);
+        assert_eq!(errors("lifeboat-sim", &[(Kind::Product, "lifeboat-catalog")]), 1);
+        assert_eq!(errors("lifeboat", &[(Kind::Product, WORKLOAD)]), 1);
+        assert_eq!(errors("lifeboat-novel", &[]), 1);
+    }
+}
