@@ -3,5 +3,22 @@
 //! [`qmp`] speaks to monitors and guest agents, [`nbd`] reads and writes exported disks. What to do with a
 //! VM, and when, is the engine's business; it reaches this crate only through its ports.
 
+mod capture;
+mod command;
+mod config;
+mod files;
+mod graph;
+mod hypervisor;
+mod merge;
 pub mod nbd;
+mod preflight;
+mod probe;
+mod process;
 pub mod qmp;
+mod shell;
+mod start;
+#[cfg(test)]
+mod testing;
+
+pub use config::{Accel, QemuConfig};
+pub use hypervisor::Qemu;

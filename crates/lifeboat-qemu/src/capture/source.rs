@@ -1,0 +1,406 @@
+//! The capture source: the sequences of monitor commands behind each call of the port.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use camino::Utf8PathBuf;
+use lifeboat_deltalog::{Consistency, LogDisk};
+use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Instant, Tracking};
+use lifeboat_model::{DiskId, Position};
+use serde_json::{Value, json};
+
+use super::block::{Monitor, Node};
+use super::freeze::{Freezer, Frozen};
+use super::offline::Offline;
+use super::space::Space;
+use super::tracking::{self, Bitmap, Tracked};
+use super::view::{self, View};
+use crate::graph;
+use crate::shell;
+
+const FLEECE: &str = "fleece-";
+const FILTER: &str = "cbw-";
+const SNAPSHOT: &str = "snap-";
+
+/// Seconds after which a write of the guest no longer waits for its old data to be saved; the instant is given up
+/// instead.
+const SAVE_TIMEOUT: u32 = 10;
+
+/// What a source and its views use together.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) monitor: Monitor,
+    pub(crate) disks: Vec<LogDisk>,
+    /// Per disk: whether its records survive a clean stop.
+    pub(crate) persistent: Vec<bool>,
+    /// Per disk: its shell, when it has one.
+    pub(crate) shells: Vec<Option<PathBuf>>,
+    pub(crate) nbd: Utf8PathBuf,
+    pub(crate) space: Space,
+    /// Only with a guest that has an agent.
+    pub(crate) freezer: Option<Freezer>,
+}
+
+/// One VM's disks, held for capture.
+#[derive(Debug)]
+pub(crate) struct Source {
+    shared: Arc<Shared>,
+    offline: Option<Offline>,
+}
+
+impl Source {
+    pub(crate) fn new(shared: Arc<Shared>, offline: Option<Offline>) -> Self {
+        Self { shared, offline }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Shared {
+    /// Puts the graph back to its resting state: no exports, no filters, no files. Works from what is there, so it
+    /// ends a view and cleans up after a crash alike.
+    pub(crate) async fn clear(&self) -> Result<(), CaptureError> {
+        let what = "ending the capture";
+        // Closes all exports and waits for them; refused when no server runs.
+        self.monitor.settle(what, "nbd-server-stop", Value::Null).await?;
+        let nodes = self.monitor.nodes().await?;
+        let named = |prefix: &str| -> Vec<String> {
+            let names = nodes.iter().filter_map(|n| n.name.strip_prefix(prefix));
+            names.map(str::to_owned).collect()
+        };
+        self.delete(what, SNAPSHOT, &named(SNAPSHOT)).await?;
+        let filtered = named(FILTER);
+        if !filtered.is_empty() {
+            self.reopen(what, &filtered, "disk-").await?;
+        }
+        self.delete(what, FILTER, &filtered).await?;
+        self.delete(what, FLEECE, &named(FLEECE)).await?;
+        self.space.clear()
+    }
+
+    async fn delete(&self, what: &str, prefix: &str, disks: &[String]) -> Result<(), CaptureError> {
+        for disk in disks {
+            let node = json!({"node-name": format!("{prefix}{disk}")});
+            self.monitor.run(what, "blockdev-del", node).await?;
+        }
+        Ok(())
+    }
+
+    /// Switches the tops of all `disks` to their nodes called `prefix`ID, at once.
+    async fn reopen(&self, what: &str, disks: &[String], prefix: &str) -> Result<(), CaptureError> {
+        let tops: Result<Vec<_>, _> = disks
+            .iter()
+            .map(|id| DiskId::new(id.as_str()).map(|d| graph::top(&d, &format!("{prefix}{id}"))))
+            .collect();
+        let tops = tops.map_err(|e| CaptureError::Block {
+            what: what.to_owned(),
+            detail: e.to_string(),
+        })?;
+        let options = json!({"options": tops});
+        self.monitor.run(what, "blockdev-reopen", options).await?;
+        Ok(())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.disks.iter().map(|d| d.id.to_string()).collect()
+    }
+
+    fn bitmaps<'n>(&self, nodes: &'n [Node], disk: &LogDisk) -> &'n [Bitmap] {
+        let name = graph::disk_node(&disk.id);
+        nodes
+            .iter()
+            .find(|n| n.name == name)
+            .map_or(&[], |n| n.bitmaps.as_slice())
+    }
+
+    async fn tracking(&self) -> Result<Tracking, CaptureError> {
+        let nodes = self.monitor.nodes().await?;
+        let tracked: Vec<_> = self
+            .disks
+            .iter()
+            .zip(&self.shells)
+            .map(|(disk, shell)| Tracked {
+                id: &disk.id,
+                size: disk.size,
+                bitmaps: self.bitmaps(&nodes, disk),
+                lost: shell.as_deref().and_then(shell::lost),
+            })
+            .collect();
+        Ok(tracking::judge(&tracked))
+    }
+
+    /// Actions that remove all records of ours.
+    async fn removals(&self) -> Result<Vec<Value>, CaptureError> {
+        let nodes = self.monitor.nodes().await?;
+        let all = self.disks.iter().flat_map(|disk| {
+            let ours = self.bitmaps(&nodes, disk).iter().filter(|b| b.ours());
+            ours.map(|b| bitmap_action("remove", disk, &b.name))
+        });
+        Ok(all.collect())
+    }
+
+    fn additions(&self, position: Position) -> Vec<Value> {
+        let add = |(disk, persistent): (&LogDisk, &bool)| {
+            json!({"type": "block-dirty-bitmap-add", "data": {
+                "node": graph::disk_node(&disk.id), "name": tracking::record(position),
+                "persistent": persistent, "granularity": graph::granularity(disk.size),
+            }})
+        };
+        self.disks.iter().zip(&self.persistent).map(add).collect()
+    }
+
+    /// The disks that have a record of `position`.
+    async fn having(&self, position: Position) -> Result<BTreeSet<DiskId>, CaptureError> {
+        let nodes = self.monitor.nodes().await?;
+        let name = tracking::record(position);
+        let having = self
+            .disks
+            .iter()
+            .filter(|d| self.bitmaps(&nodes, d).iter().any(|b| b.name == name));
+        Ok(having.map(|d| d.id.clone()).collect())
+    }
+
+    fn forget_losses(&self) -> Result<(), CaptureError> {
+        self.shells
+            .iter()
+            .flatten()
+            .try_for_each(|s| shell::forget_loss(s))
+            .map_err(|e| CaptureError::Block {
+                what: "noting that tracking begins anew".to_owned(),
+                detail: e.to_string(),
+            })
+    }
+
+    /// Everything up to the moment before the instant; until then nothing passes the filters.
+    async fn prepare(&self, next: Position) -> Result<(), CaptureError> {
+        let what = "preparing the instant";
+        self.space.check()?;
+        for disk in &self.disks {
+            let id = &disk.id;
+            let file = self.space.create(id, disk.size)?;
+            let fleece = json!({
+                "driver": "file", "node-name": format!("{FLEECE}{id}"), "filename": file, "discard": "unmap",
+                "cache": {"direct": false, "no-flush": true},
+            });
+            self.monitor.run(what, "blockdev-add", fleece).await?;
+        }
+        self.monitor.transaction(what, self.additions(next)).await?;
+        for disk in &self.disks {
+            let id = &disk.id;
+            let filter = json!({
+                "driver": "copy-before-write", "node-name": format!("{FILTER}{id}"),
+                "file": graph::disk_node(id), "target": format!("{FLEECE}{id}"),
+                "on-cbw-error": "break-snapshot", "cbw-timeout": SAVE_TIMEOUT, "discard": "unmap",
+            });
+            self.monitor.run(what, "blockdev-add", filter).await?;
+        }
+        Ok(())
+    }
+
+    /// The instant itself, with the guest frozen around it if that was wanted and possible.
+    async fn take(&self, wanted: Consistency) -> Result<Consistency, CaptureError> {
+        let what = "taking the instant";
+        let mut frozen = self.frozen(wanted).await;
+        let taken = self.reopen(what, &self.names(), FILTER).await;
+        let reached = match &mut frozen {
+            None if wanted == Consistency::Application => Consistency::Crash,
+            None => wanted,
+            Some(frozen) => {
+                if frozen.thaw().await {
+                    Consistency::Application
+                } else {
+                    Consistency::Crash
+                }
+            }
+        };
+        taken.map(|()| reached)
+    }
+
+    async fn frozen(&self, wanted: Consistency) -> Option<Frozen> {
+        if wanted != Consistency::Application {
+            return None;
+        }
+        let Some(freezer) = &self.freezer else {
+            tracing::info!("the guest has no agent: the instant is crash-consistent");
+            return None;
+        };
+        match freezer.freeze().await {
+            Ok(frozen) => Some(frozen),
+            Err(error) => {
+                tracing::warn!(
+                    error,
+                    "the guest could not be frozen: the instant is crash-consistent"
+                );
+                None
+            }
+        }
+    }
+
+    /// Shows the instant: nodes, server, one export per disk.
+    async fn show(&self, base: Position) -> Result<(), CaptureError> {
+        let what = "showing the instant";
+        let frozen = self
+            .disks
+            .iter()
+            .map(|d| bitmap_action("disable", d, &tracking::record(base)))
+            .collect();
+        self.monitor.transaction(what, frozen).await?;
+        for disk in &self.disks {
+            let id = &disk.id;
+            let snapshot = json!({
+                "driver": "snapshot-access", "node-name": format!("{SNAPSHOT}{id}"), "file": format!("{FILTER}{id}"),
+            });
+            self.monitor.run(what, "blockdev-add", snapshot).await?;
+        }
+        self.serve(what).await?;
+        for disk in &self.disks {
+            let id = &disk.id;
+            let export = json!({
+                "type": "nbd", "id": format!("export-{id}"), "node-name": format!("{SNAPSHOT}{id}"),
+                "name": id, "writable": false,
+                "bitmaps": [{"node": graph::disk_node(id), "name": tracking::record(base)}],
+            });
+            self.monitor.run(what, "block-export-add", export).await?;
+        }
+        Ok(())
+    }
+
+    async fn serve(&self, what: &str) -> Result<(), CaptureError> {
+        let address = json!({"addr": {"type": "unix", "data": {"path": self.nbd}}});
+        self.monitor.run(what, "nbd-server-start", address).await?;
+        Ok(())
+    }
+}
+
+fn bitmap_action(kind: &str, disk: &LogDisk, name: &str) -> Value {
+    json!({
+        "type": format!("block-dirty-bitmap-{kind}"),
+        "data": {"node": graph::disk_node(&disk.id), "name": name},
+    })
+}
+
+#[async_trait]
+impl CaptureSource for Source {
+    fn disks(&self) -> &[LogDisk] {
+        &self.shared.disks
+    }
+
+    fn live(&self) -> bool {
+        self.offline.is_none()
+    }
+
+    async fn recover(&self) -> Result<Tracking, CaptureError> {
+        if let Some(freezer) = &self.shared.freezer {
+            freezer.thaw_leftover().await;
+        }
+        self.shared.clear().await?;
+        self.shared.tracking().await
+    }
+
+    async fn start_tracking(&self, base: Position) -> Result<(), CaptureError> {
+        let mut actions = self.shared.removals().await?;
+        let again = tracking::record(base);
+        // One transaction cannot remove and add the same name.
+        let same = |a: &Value| a.pointer("/data/name").and_then(Value::as_str) == Some(again.as_str());
+        if actions.iter().any(same) {
+            self.stop_tracking().await?;
+            actions.clear();
+        }
+        actions.extend(self.shared.additions(base));
+        self.shared
+            .monitor
+            .transaction("starting to record changes", actions)
+            .await?;
+        self.shared.forget_losses()
+    }
+
+    async fn stop_tracking(&self) -> Result<(), CaptureError> {
+        let removals = self.shared.removals().await?;
+        self.shared
+            .monitor
+            .transaction("forgetting recorded changes", removals)
+            .await?;
+        self.shared.forget_losses()
+    }
+
+    async fn current(&self) -> Result<Box<dyn BlockView>, CaptureError> {
+        let what = "opening the disks for reading";
+        self.shared.serve(what).await?;
+        for disk in &self.shared.disks {
+            let id = &disk.id;
+            let export = json!({
+                "type": "nbd", "id": format!("export-{id}"), "node-name": graph::disk_node(id),
+                "name": id, "writable": false,
+            });
+            self.shared.monitor.run(what, "block-export-add", export).await?;
+        }
+        let view = View::open(Arc::clone(&self.shared), &[view::ALLOCATION]).await?;
+        Ok(Box::new(view))
+    }
+
+    async fn instant(
+        &self,
+        base: Position,
+        next: Position,
+        wanted: Consistency,
+    ) -> Result<Instant, CaptureError> {
+        if let Tracking::Lost { disk, reason } = self.shared.tracking().await? {
+            return Err(CaptureError::TrackingLost { disk, reason });
+        }
+        self.shared.prepare(next).await?;
+        let consistency = self.shared.take(wanted).await?;
+        self.shared.show(base).await?;
+        let context = view::changes(&tracking::record(base));
+        let view = View::open(Arc::clone(&self.shared), &[&context]).await?;
+        Ok(Instant {
+            consistency,
+            view: Box::new(view),
+        })
+    }
+
+    async fn acknowledge(&self, base: Position) -> Result<(), CaptureError> {
+        let having = self.shared.having(base).await?;
+        let known = self.shared.disks.iter().filter(|d| having.contains(&d.id));
+        let removals = known.map(|d| bitmap_action("remove", d, &tracking::record(base)));
+        self.shared
+            .monitor
+            .transaction("forgetting changes that arrived", removals.collect())
+            .await
+    }
+
+    async fn give_back(&self, base: Position, next: Position) -> Result<(), CaptureError> {
+        let (kept, merged) = (tracking::record(base), tracking::record(next));
+        let having = self.shared.having(next).await?;
+        let mut actions = Vec::new();
+        for disk in &self.shared.disks {
+            // Recording goes on before the merge: a write in between is then in both records, never in none.
+            actions.push(bitmap_action("enable", disk, &kept));
+            if having.contains(&disk.id) {
+                actions.push(json!({"type": "block-dirty-bitmap-merge", "data": {
+                    "node": graph::disk_node(&disk.id), "target": kept, "bitmaps": [merged],
+                }}));
+                actions.push(bitmap_action("remove", disk, &merged));
+            }
+        }
+        self.shared
+            .monitor
+            .transaction("taking back changes that did not arrive", actions)
+            .await
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), CaptureError> {
+        self.shared.clear().await?;
+        let Self { shared, offline } = *self;
+        // The storage daemon serves one client at a time on each monitor.
+        drop(shared);
+        match offline {
+            None => Ok(()),
+            Some(offline) => offline.close().await,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What the change records of a VM's disks say together. Pure: from what QEMU reports to what the engine may rely on.
+
+use std::collections::BTreeMap;
+
+use lifeboat_engine::ports::capture::Tracking;
+use lifeboat_model::{DiskId, GenerationId, Position};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::graph;
+use crate::shell::RECORD_PREFIX;
+
+/// Name of the record of changes since `position`.
+pub(crate) fn record(position: Position) -> String {
+    format!(
+        "{RECORD_PREFIX}{}-{}",
+        position.generation.0.simple(),
+        position.sequence
+    )
+}
+
+/// The position a record of ours is named after.
+pub(crate) fn position(record: &str) -> Option<Position> {
+    let (generation, sequence) = record.strip_prefix(RECORD_PREFIX)?.split_once('-')?;
+    let generation = GenerationId(Uuid::try_parse(generation).ok()?);
+    let sequence = sequence.parse().ok()?;
+    Some(Position { generation, sequence })
+}
+
+/// A dirty bitmap as QEMU reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Bitmap {
+    /// Bitmaps that other programs' jobs use internally have none.
+    #[serde(default)]
+    pub(crate) name: String,
+    pub(crate) granularity: u64,
+    pub(crate) recording: bool,
+    #[serde(default)]
+    pub(crate) inconsistent: bool,
+}
+
+impl Bitmap {
+    pub(crate) fn ours(&self) -> bool {
+        self.name.starts_with(RECORD_PREFIX)
+    }
+}
+
+/// One disk as far as tracking is concerned.
+#[derive(Clone, Debug)]
+pub(crate) struct Tracked<'a> {
+    pub(crate) id: &'a DiskId,
+    pub(crate) size: u64,
+    pub(crate) bitmaps: &'a [Bitmap],
+    /// Why records were thrown away before the disk was opened, if they were.
+    pub(crate) lost: Option<String>,
+}
+
+/// What all disks together know.
+pub(crate) fn judge(disks: &[Tracked<'_>]) -> Tracking {
+    for disk in disks {
+        if let Some(reason) = spoiled(disk) {
+            return Tracking::Lost {
+                disk: disk.id.clone(),
+                reason,
+            };
+        }
+    }
+    // How many disks have each record, and whether all of these still record.
+    let mut seen: BTreeMap<&str, (usize, bool)> = BTreeMap::new();
+    for bitmap in disks.iter().flat_map(|d| d.bitmaps).filter(|b| b.ours()) {
+        let entry = seen.entry(&bitmap.name).or_insert((0, true));
+        *entry = (entry.0 + 1, entry.1 && bitmap.recording);
+    }
+    if seen.is_empty() {
+        return Tracking::None;
+    }
+    let mut common: Vec<_> = seen
+        .iter()
+        .filter(|(_, (count, _))| *count == disks.len())
+        .filter_map(|(name, (_, recording))| Some((*recording, position(name)?)))
+        .collect();
+    sort(&mut common);
+    match common.as_slice() {
+        [(_, only)] if common_records(&common) => Tracking::Since(vec![*only]),
+        [(_, base), (true, next)] => Tracking::Since(vec![*base, *next]),
+        _ => incomplete(disks, &common),
+    }
+}
+
+fn common_records(common: &[(bool, Position)]) -> bool {
+    common.iter().all(|(recording, _)| *recording)
+}
+
+/// Ascending; across generations, where numbers say nothing, a frozen record is the older one.
+fn sort(common: &mut [(bool, Position)]) {
+    let one_generation = common
+        .windows(2)
+        .all(|w| matches!(w, [(_, a), (_, b)] if a.generation == b.generation));
+    if one_generation {
+        common.sort_by_key(|(_, p)| p.sequence);
+    } else {
+        common.sort_by_key(|(recording, p)| (*recording, p.sequence));
+    }
+}
+
+fn spoiled(disk: &Tracked<'_>) -> Option<String> {
+    if let Some(reason) = &disk.lost {
+        return Some(reason.clone());
+    }
+    let wanted = graph::granularity(disk.size);
+    disk.bitmaps.iter().filter(|b| b.ours()).find_map(|b| {
+        if b.inconsistent {
+            Some("the disk was not closed cleanly".to_owned())
+        } else if b.granularity != wanted {
+            Some(format!(
+                "its changes were recorded in pieces of {} bytes, not {wanted}",
+                b.granularity
+            ))
+        } else {
+            None
+        }
+    })
+}
+
+/// Records that do not fit together; names the disk that lacks most.
+fn incomplete(disks: &[Tracked<'_>], common: &[(bool, Position)]) -> Tracking {
+    let count = |d: &&Tracked<'_>| d.bitmaps.iter().filter(|b| b.ours()).count();
+    let reason = match common.len() {
+        0 => "it has no records since a position that the other disks know",
+        1 | 2 => "its changes are no longer recorded",
+        _ => "it has records of more than two positions",
+    };
+    let worst = disks.iter().min_by_key(count);
+    worst.map_or(Tracking::None, |d| Tracking::Lost {
+        disk: d.id.clone(),
+        reason: reason.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const G: GenerationId = GenerationId(Uuid::from_u128(7));
+    const H: GenerationId = GenerationId(Uuid::from_u128(1));
+
+    fn at(generation: GenerationId, sequence: u64) -> Position {
+        Position { generation, sequence }
+    }
+
+    fn bit(position: Position, recording: bool) -> Bitmap {
+        Bitmap {
+            name: record(position),
+            granularity: 4096,
+            recording,
+            inconsistent: false,
+        }
+    }
+
+    fn verdict(disks: &[Vec<Bitmap>]) -> Tracking {
+        let ids = [DiskId::new("a").unwrap(), DiskId::new("b").unwrap()];
+        let tracked: Vec<_> = ids
+            .iter()
+            .zip(disks)
+            .map(|(id, bitmaps)| Tracked {
+                id,
+                size: 1 << 20,
+                bitmaps,
+                lost: None,
+            })
+            .collect();
+        judge(&tracked)
+    }
+
+    fn lost(disks: &[Vec<Bitmap>]) -> String {
+        match verdict(disks) {
+            Tracking::Lost { disk, reason } => format!("{disk}: {reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn names_lead_back_to_positions() {
+        assert_eq!(position(&record(at(G, u64::MAX))), Some(at(G, u64::MAX)));
+        for other in [
+            "lifeboat-",
+            "lifeboat-x-1",
+            "backup-1",
+            "lifeboat-00000000000000000000000000000007-",
+        ] {
+            assert_eq!(position(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_all_disks_have_counts() {
+        assert_eq!(verdict(&[vec![], vec![]]), Tracking::None);
+        let one = vec![bit(at(G, 9), true)];
+        assert_eq!(
+            verdict(&[one.clone(), one.clone()]),
+            Tracking::Since(vec![at(G, 9)])
+        );
+        // Interrupted before the instant (both record) and after it (the base is frozen).
+        for frozen in [true, false] {
+            let two = vec![bit(at(G, 10), true), bit(at(G, 9), frozen)];
+            let since = Tracking::Since(vec![at(G, 9), at(G, 10)]);
+            assert_eq!(verdict(&[two.clone(), two.clone()]), since);
+        }
+        // Across generations only freezing tells the order.
+        let two = vec![bit(at(H, 1), true), bit(at(G, 9), false)];
+        assert_eq!(
+            verdict(&[two.clone(), two]),
+            Tracking::Since(vec![at(G, 9), at(H, 1)])
+        );
+        // A record that only one disk has never became an instant.
+        let partial = vec![bit(at(G, 9), true), bit(at(G, 10), true)];
+        assert_eq!(verdict(&[one, partial]), Tracking::Since(vec![at(G, 9)]));
+    }
+
+    #[test]
+    fn every_way_to_lose_is_named() {
+        let fine = vec![bit(at(G, 9), true)];
+        let mut bad = fine.clone();
+        bad[0].inconsistent = true;
+        assert!(lost(&[fine.clone(), bad]).starts_with("b: the disk was not closed"));
+        let mut coarse = fine.clone();
+        coarse[0].granularity = 65536;
+        assert!(lost(&[fine.clone(), coarse]).contains("65536"));
+        assert!(lost(&[fine.clone(), vec![]]).starts_with("b: it has no records"));
+        assert!(lost(&[fine.clone(), vec![bit(at(G, 8), true)]]).contains("no records"));
+        let frozen = vec![bit(at(G, 9), false)];
+        assert!(lost(&[fine, frozen]).contains("no longer recorded"));
+        let three: Vec<_> = (1..=3).map(|s| bit(at(G, s), true)).collect();
+        assert!(lost(&[three.clone(), three]).contains("more than two"));
+    }
+}

@@ -1,0 +1,200 @@
+//! The block graph of a disk, as QEMU's JSON: device → `top-ID` → `disk-ID` → layers and files.
+//!
+//! `top-ID` stays for the life of the process and passes everything through, so that one `blockdev-reopen` of all tops
+//! puts the filters of a capture in or out. It is a throttle node without limits rather than a raw node because QEMU
+//! merges layers (`block-commit`) only below a chain of filters, and raw is no filter.
+//!
+//! Nothing is opened here, and nothing that an image names by itself appears in a graph.
+
+use std::collections::BTreeMap;
+
+use camino::Utf8Path;
+use lifeboat_engine::ports::hypervisor::{DiskImage, LaunchDisk};
+use lifeboat_model::{DiskFormat, DiskId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Node of the disk's content: the format node of the layer the guest writes to; change records live on it.
+pub(crate) fn disk_node(id: &DiskId) -> String {
+    format!("disk-{id}")
+}
+
+/// The permanent pass-through node under the device.
+pub(crate) fn top_node(id: &DiskId) -> String {
+    format!("top-{id}")
+}
+
+/// The throttle group of a disk's top node; it has no limits.
+pub(crate) fn group(id: &DiskId) -> String {
+    format!("tg-{id}")
+}
+
+/// Options of the top node over `file`; complete, because reopening resets what is not said.
+pub(crate) fn top(id: &DiskId, file: &str) -> Value {
+    json!({
+        "driver": "throttle", "node-name": top_node(id), "throttle-group": group(id),
+        "file": file, "discard": "unmap",
+    })
+}
+
+/// One disk's graph.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DiskGraph {
+    pub(crate) id: DiskId,
+    /// Options of the disk node with everything below.
+    pub(crate) node: Value,
+    /// Image file of each layer → node name.
+    pub(crate) layers: BTreeMap<String, String>,
+}
+
+impl DiskGraph {
+    /// The graph of `disk`. A raw image is opened through `shell`, see [`crate::shell`].
+    pub(crate) fn new(disk: &LaunchDisk, shell: Option<&Utf8Path>) -> Self {
+        let id = &disk.id;
+        let name = disk_node(id);
+        let mut layers = BTreeMap::new();
+        let node = match (&disk.image, shell) {
+            (DiskImage::Plain { path, format }, None) => {
+                layers.insert(path.to_string(), name.clone());
+                let file = file(path);
+                match format {
+                    DiskFormat::Qcow2 => json!({
+                        "driver": "qcow2", "node-name": name, "discard": "unmap", "file": file, "backing": null,
+                    }),
+                    DiskFormat::Raw => json!({
+                        "driver": "raw", "node-name": name, "discard": "unmap", "file": file,
+                    }),
+                }
+            }
+            (DiskImage::Plain { path, .. }, Some(shell)) => {
+                layers.insert(path.to_string(), name.clone());
+                json!({
+                    "driver": "qcow2", "node-name": name, "discard": "unmap", "file": file(shell),
+                    "data-file": file(path), "backing": null,
+                })
+            }
+            (DiskImage::Chain { blockdev }, _) => {
+                let mut node = blockdev.clone();
+                forget_names(&mut node);
+                name_layers(&mut node, id, &mut layers);
+                node
+            }
+        };
+        Self {
+            id: id.clone(),
+            node,
+            layers,
+        }
+    }
+
+    /// Files that the disk's uppermost layer is opened from, for writing.
+    pub(crate) fn written(&self) -> Vec<String> {
+        ["file", "data-file"]
+            .iter()
+            .filter_map(|key| Some(self.node.get(key)?.get("filename")?.as_str()?.to_owned()))
+            .collect()
+    }
+}
+
+fn file(path: &Utf8Path) -> Value {
+    json!({"driver": "file", "filename": path, "discard": "unmap"})
+}
+
+fn forget_names(node: &mut Value) {
+    if let Value::Object(map) = node {
+        map.remove("node-name");
+        map.values_mut().for_each(forget_names);
+    }
+}
+
+/// Names every layer, so that it can be found again, and closes the lowest one: a qcow2 layer without a word about
+/// its backing would open what its header names.
+fn name_layers(node: &mut Value, id: &DiskId, layers: &mut BTreeMap<String, String>) {
+    let mut layer = node.as_object_mut();
+    let mut depth = 0;
+    while let Some(map) = layer {
+        let name = if depth == 0 {
+            allow_discard(map);
+            disk_node(id)
+        } else {
+            format!("lay{depth}-{id}")
+        };
+        if let Some(path) = map
+            .get("file")
+            .and_then(|f| f.get("filename"))
+            .and_then(Value::as_str)
+        {
+            layers.insert(path.to_owned(), name.clone());
+        }
+        map.insert("node-name".into(), name.into());
+        if map.get("driver").and_then(Value::as_str) == Some("qcow2") {
+            map.entry("backing").or_insert(Value::Null);
+        }
+        layer = map.get_mut("backing").and_then(Value::as_object_mut);
+        depth += 1;
+    }
+}
+
+fn allow_discard(layer: &mut Map<String, Value>) {
+    layer.entry("discard").or_insert_with(|| "unmap".into());
+    if let Some(file) = layer.get_mut("file").and_then(Value::as_object_mut) {
+        file.entry("discard").or_insert_with(|| "unmap".into());
+    }
+}
+
+/// Bytes one bit of a change record stands for. Small, because every dirtied bit costs that much traffic; at the
+/// largest size of each step a record takes 8, 32 and more MiB of memory.
+pub(crate) fn granularity(size: u64) -> u64 {
+    const GIB: u64 = 1 << 30;
+    match size {
+        0..=0x40_0000_0000 => 4 << 10,
+        s if s <= 4096 * GIB => 16 << 10,
+        _ => 64 << 10,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_named_and_closed_at_the_bottom() {
+        let disk = LaunchDisk {
+            id: DiskId::new("sys").unwrap(),
+            bus: lifeboat_model::vm::DiskBus::Virtio,
+            image: DiskImage::Chain {
+                blockdev: json!({
+                    "driver": "qcow2", "node-name": "evil", "file": {"driver": "file", "filename": "/s/2", "node-name": "x"},
+                    "backing": {"driver": "qcow2", "file": {"driver": "file", "filename": "/s/1"}},
+                }),
+            },
+        };
+        let g = DiskGraph::new(&disk, None);
+        let expected = json!({
+            "driver": "qcow2", "node-name": "disk-sys", "discard": "unmap",
+            "file": {"driver": "file", "filename": "/s/2", "discard": "unmap"},
+            "backing": {
+                "driver": "qcow2", "node-name": "lay1-sys", "file": {"driver": "file", "filename": "/s/1"},
+                "backing": null,
+            },
+        });
+        assert_eq!(g.node, expected);
+        let layers = [("/s/1", "lay1-sys"), ("/s/2", "disk-sys")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(g.layers, layers.into_iter().collect());
+        assert_eq!(g.written(), ["/s/2"]);
+    }
+
+    #[test]
+    fn granularity_follows_the_size() {
+        let table = [
+            (1, 4096),
+            (256 << 30, 4096),
+            ((256 << 30) + 512, 16384),
+            (4 << 40, 16384),
+            ((4 << 40) + 512, 65536),
+        ];
+        for (size, expected) in table {
+            assert_eq!(granularity(size), expected, "{size}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The hypervisor port over QEMU processes. A VM's process is found by its written record, never by memory, so that a
+//! restarted daemon sees the same world. What a process is told to do with its disks is in [`crate::capture`] and
+//! [`crate::merge`].
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
+use lifeboat_engine::ports::hypervisor::{
+    Console, Hypervisor, HypervisorError, Launch, LiveMerge, PowerState,
+};
+use lifeboat_model::{DiskId, VmId};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::capture;
+use crate::config::{QemuConfig, VmPaths};
+use crate::files;
+use crate::merge;
+use crate::preflight;
+use crate::process::{PidRecord, Process};
+use crate::qmp::{Agent, Qmp, QmpError, ShutdownMode};
+use crate::start;
+
+/// How long a monitor may take to greet before its process counts as stuck.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// How long a process may take to close its images.
+pub(crate) const CLOSING: Duration = Duration::from_secs(30);
+
+/// Virtual machines as QEMU processes of this host.
+#[derive(Debug)]
+pub struct Qemu {
+    pub(crate) config: QemuConfig,
+    pub(crate) held: Held,
+}
+
+/// VMs that are off and whose disks a source of this daemon holds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held(Arc<Mutex<HashSet<VmId>>>);
+
+impl Held {
+    /// Marks `vm`, until the result is dropped; nothing when it is marked already.
+    pub(crate) fn take(&self, vm: VmId) -> Option<Hold> {
+        let fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(vm);
+        fresh.then(|| Hold {
+            held: self.clone(),
+            vm,
+        })
+    }
+
+    pub(crate) fn contains(&self, vm: VmId) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&vm)
+    }
+}
+
+/// One VM's mark in [`Held`].
+#[derive(Debug)]
+pub(crate) struct Hold {
+    held: Held,
+    vm: VmId,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.remove(&self.vm);
+    }
+}
+
+impl Qemu {
+    /// An adapter for this host. Touches nothing yet.
+    #[must_use]
+    pub fn new(config: QemuConfig) -> Self {
+        Self {
+            config,
+            held: Held::default(),
+        }
+    }
+
+    pub(crate) fn paths(&self, vm: VmId) -> VmPaths {
+        self.config.paths(vm)
+    }
+
+    /// The VM's process, if it has one.
+    pub(crate) fn process(&self, vm: VmId) -> Option<Process> {
+        PidRecord::load(self.paths(vm).pid().as_std_path())?.open(&vm.to_string())
+    }
+
+    fn running(&self, vm: VmId) -> Result<Process, HypervisorError> {
+        self.process(vm).ok_or(HypervisorError::NotRunning)
+    }
+
+    pub(crate) async fn control(&self, vm: VmId) -> Result<Qmp, QmpError> {
+        Qmp::connect(self.paths(vm).control(), GREETING).await
+    }
+
+    pub(crate) async fn status(&self, vm: VmId) -> Result<PowerState, QmpError> {
+        let answer = self
+            .control(vm)
+            .await?
+            .execute_timeout("query-status", Value::Null, GREETING)
+            .await?;
+        let status = answer.get("status").and_then(Value::as_str).unwrap_or_default();
+        Ok(match status {
+            "running" => PowerState::Running,
+            "io-error" | "internal-error" | "guest-panicked" | "watchdog" => PowerState::Stalled,
+            _ => PowerState::Paused,
+        })
+    }
+
+    /// Ends a VM's process: by its monitor, so that it closes its images in order, else by signals.
+    pub(crate) async fn end(&self, process: &Process, paths: &VmPaths) -> Result<(), HypervisorError> {
+        end(process, paths).await
+    }
+
+    async fn ask_to_shut_down(&self, vm: VmId) -> Result<(), HypervisorError> {
+        let limit = Duration::from_secs(5);
+        let asked = async {
+            let mut agent = Agent::connect(self.paths(vm).agent()).await?;
+            agent.shutdown(ShutdownMode::Powerdown, limit).await
+        };
+        let Err(error) = asked.await else {
+            return Ok(());
+        };
+        tracing::info!(%vm, %error, "no shutdown through the guest agent; pressing the power button");
+        let monitor = self.control(vm).await.map_err(monitor_error)?;
+        monitor
+            .execute("system_powerdown", Value::Null)
+            .await
+            .map_err(monitor_error)?;
+        Ok(())
+    }
+}
+
+/// Ends the process whose sockets are in `paths`.
+pub(crate) async fn end(process: &Process, paths: &VmPaths) -> Result<(), HypervisorError> {
+    let quit = async {
+        let monitor = Qmp::connect(paths.control(), GREETING).await?;
+        monitor.execute_timeout("quit", Value::Null, GREETING).await
+    };
+    let closing = match quit.await {
+        // It may close the connection before the answer is out.
+        Ok(_) | Err(QmpError::Closed) => process.gone(CLOSING).await,
+        Err(error) => {
+            tracing::warn!(%error, "the monitor does not take quit; ending the process by signal");
+            false
+        }
+    };
+    if closing || process.end(Duration::from_secs(5)).await {
+        return Ok(());
+    }
+    Err(HypervisorError::Io {
+        what: "the process does not end even when killed; it probably waits for storage that does not answer"
+            .into(),
+        source: io::ErrorKind::TimedOut.into(),
+    })
+}
+
+pub(crate) fn monitor_error(error: QmpError) -> HypervisorError {
+    HypervisorError::Monitor(error.to_string())
+}
+
+/// Puts words to an I/O error.
+pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> HypervisorError {
+    let what = what.into();
+    move |source| HypervisorError::Io { what, source }
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError> {
+        preflight::check(&self.config, launch).await.map(|_| ())
+    }
+
+    async fn start(&self, launch: &Launch) -> Result<(), HypervisorError> {
+        start::start(self, launch).await
+    }
+
+    async fn power(&self, vm: VmId) -> Result<PowerState, HypervisorError> {
+        if self.process(vm).is_none() {
+            return Ok(PowerState::Off);
+        }
+        match self.status(vm).await {
+            Ok(state) => Ok(state),
+            // It went away while it was asked, or it is there and says nothing.
+            Err(_) if self.process(vm).is_none() => Ok(PowerState::Off),
+            Err(QmpError::Timeout { .. } | QmpError::Busy { .. }) => Ok(PowerState::Stalled),
+            Err(error) => Err(monitor_error(error)),
+        }
+    }
+
+    async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError> {
+        let deadline = Instant::now() + timeout;
+        let process = self.running(vm)?;
+        let asked = tokio::time::timeout_at(deadline, self.ask_to_shut_down(vm)).await;
+        if let Ok(Err(error)) = asked
+            && !process.gone(Duration::ZERO).await
+        {
+            return Err(error);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if process.gone(left).await {
+            Ok(())
+        } else {
+            Err(HypervisorError::ShutdownTimeout(timeout))
+        }
+    }
+
+    async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError> {
+        match self.process(vm) {
+            None => Ok(()),
+            Some(process) => self.end(&process, &self.paths(vm)).await,
+        }
+    }
+
+    fn console(&self, vm: VmId) -> Console {
+        let paths = self.paths(vm);
+        Console {
+            socket: paths.file("console.sock"),
+            log: paths.file("console.log"),
+        }
+    }
+
+    async fn screenshot(&self, vm: VmId) -> Result<Bytes, HypervisorError> {
+        self.running(vm)?;
+        let path = self.paths(vm).file("screen.png");
+        let monitor = self.control(vm).await.map_err(monitor_error)?;
+        let arguments = json!({"filename": path, "format": "png"});
+        monitor
+            .execute("screendump", arguments)
+            .await
+            .map_err(monitor_error)?;
+        let picture = std::fs::read(&path).map_err(io_error(format!("cannot read {path}")))?;
+        files::remove(path.as_std_path()).map_err(io_error(format!("cannot remove {path}")))?;
+        Ok(picture.into())
+    }
+
+    async fn source(
+        &self,
+        launch: &Launch,
+        disks: &[DiskId],
+    ) -> Result<Box<dyn CaptureSource>, CaptureError> {
+        Ok(Box::new(capture::open(self, launch, disks).await?))
+    }
+
+    async fn merge_live(
+        &self,
+        vm: VmId,
+        layers: &[LiveMerge],
+        bytes_per_s: u64,
+    ) -> Result<(), HypervisorError> {
+        self.running(vm)?;
+        merge::run(&self.paths(vm), layers, bytes_per_s).await
+    }
+}

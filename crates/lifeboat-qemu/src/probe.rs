@@ -1,0 +1,124 @@
+//! What the QEMU installed on this host is and can do: asked of the program itself, before anything is started.
+
+use std::fs::OpenOptions;
+use std::process::Stdio;
+use std::time::Duration;
+
+use lifeboat_engine::ports::hypervisor::HypervisorError;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+use crate::config::Accel;
+
+/// Oldest QEMU whose capture commands were tried.
+pub(crate) const OLDEST: (u32, u32) = (7, 2);
+
+/// Version of the program, major and minor.
+pub(crate) async fn version(binary: &str) -> Result<(u32, u32), HypervisorError> {
+    let text = ask(binary, &["--version"]).await?;
+    parse_version(&text)
+        .ok_or_else(|| HypervisorError::Preflight(format!("{binary} --version says no version: {text}")))
+}
+
+/// Finds "version 10.0.2" in what the program says.
+pub(crate) fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let number = text.split_once("version ")?.1;
+    let mut parts = number.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// What the program prints for `arguments`.
+pub(crate) async fn ask(binary: &str, arguments: &[&str]) -> Result<String, HypervisorError> {
+    let run = Command::new(binary)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let out = tokio::time::timeout(Duration::from_secs(30), run).await;
+    match out {
+        Ok(Ok(out)) => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
+        Ok(Err(source)) => Err(HypervisorError::Io {
+            what: format!("cannot run {binary}: is QEMU installed?"),
+            source,
+        }),
+        Err(_) => Err(HypervisorError::Preflight(format!(
+            "{binary} {} did not answer within 30 s",
+            arguments.join(" ")
+        ))),
+    }
+}
+
+/// Whether KVM executes instructions here. That `/dev/kvm` exists proves nothing: it can be forbidden, or be a nested
+/// one that fails at the first instruction. So a machine without disks is started until its firmware says a word.
+pub(crate) async fn kvm_works(binary: &str) -> bool {
+    if OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_err()
+    {
+        return false;
+    }
+    let child = Command::new(binary)
+        .args(["-accel", "kvm", "-machine", "pc", "-cpu", "host", "-m", "16M"])
+        .args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-chardev", "stdio,id=debug,signal=off"])
+        .args(["-device", "isa-debugcon,iobase=0x402,chardev=debug"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let Ok(mut child) = child else {
+        return false;
+    };
+    let mut byte = [0];
+    let spoke = match child.stdout.as_mut() {
+        Some(out) => {
+            let read = tokio::time::timeout(Duration::from_secs(5), out.read(&mut byte)).await;
+            matches!(read, Ok(Ok(1)))
+        }
+        None => false,
+    };
+    if let Err(error) = child.kill().await {
+        tracing::debug!(%error, "the KVM probe had ended by itself");
+    }
+    spoke
+}
+
+/// The `-accel` argument, and whether it is KVM.
+pub(crate) async fn accel(binary: &str, wanted: Accel) -> Result<(&'static str, bool), HypervisorError> {
+    const TCG: &str = "tcg,thread=multi";
+    match wanted {
+        Accel::Tcg => Ok((TCG, false)),
+        Accel::Auto if !kvm_works(binary).await => Ok((TCG, false)),
+        Accel::Kvm if !kvm_works(binary).await => Err(HypervisorError::Preflight(
+            "KVM does not work on this host: check that /dev/kvm exists, that this user may open it and that \
+             virtualization is enabled in the firmware, or allow emulation (accel = \"tcg\")"
+                .into(),
+        )),
+        Accel::Auto | Accel::Kvm => Ok(("kvm", true)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_distributions_print_them() {
+        let table = [
+            (
+                "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)",
+                Some((10, 0)),
+            ),
+            ("QEMU emulator version 7.2.22", Some((7, 2))),
+            ("QEMU emulator version 9.1.0-rc1", Some((9, 1))),
+            ("qemu-kvm", None),
+            ("version x", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_version(text), expected, "{text}");
+        }
+    }
+}

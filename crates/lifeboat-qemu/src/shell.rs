@@ -1,0 +1,181 @@
+//! Change records for raw disks. A raw file has no room for them, so it is opened through a qcow2 file, the *shell*,
+//! whose data all lies in the raw file at the same offsets. The raw file stays plain raw; the shell holds only the
+//! records and is made anew whenever it may not belong to the raw file's present content.
+//!
+//! Beside each shell lies a note that says which file it is for, and that records were lost with an earlier shell.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use crate::files;
+
+/// Every record of ours starts with this.
+pub(crate) const RECORD_PREFIX: &str = "lifeboat-";
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    /// The raw file the shell was made for; nothing while it is being made.
+    file: Option<Identity>,
+    /// Why records are gone, until tracking is started or stopped.
+    lost: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    size: u64,
+}
+
+fn note_path(shell: &Path) -> PathBuf {
+    shell.with_extension("json")
+}
+
+fn load(shell: &Path) -> Note {
+    fs::read(note_path(shell))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
+}
+
+fn store(shell: &Path, note: &Note) -> io::Result<()> {
+    files::write_durably(&note_path(shell), &serde_json::to_vec(note)?)
+}
+
+/// Why the records of this shell's disk are gone, if they are.
+pub(crate) fn lost(shell: &Path) -> Option<String> {
+    load(shell).lost
+}
+
+/// Tracking was started anew or stopped: what was lost before is no longer of interest.
+pub(crate) fn forget_loss(shell: &Path) -> io::Result<()> {
+    let note = load(shell);
+    match note.lost {
+        None => Ok(()),
+        Some(_) => store(shell, &Note { lost: None, ..note }),
+    }
+}
+
+/// Makes sure that `shell` fits the raw file `raw`, which no process has open. Records are kept only when the raw file
+/// was not touched after the shell was last closed.
+pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
+    let meta = fs::metadata(raw)?;
+    let identity = Identity {
+        path: raw.to_owned(),
+        device: meta.dev(),
+        inode: meta.ino(),
+        size: meta.size(),
+    };
+    let note = load(shell);
+    let doubt = match fs::metadata(shell) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+        Ok(_) if note.file.as_ref() != Some(&identity) => {
+            Some("the raw file was replaced or resized".to_owned())
+        }
+        // QEMU writes the shell last when it closes a disk. The change time, unlike the modification time, cannot be
+        // set back by a copying tool.
+        Ok(own) if changed(&meta) > changed(&own) => Some(
+            "the raw file changed after its disk was closed, or the disk was not closed cleanly".to_owned(),
+        ),
+        Ok(_) => return Ok(()),
+    };
+    let lost = match doubt {
+        Some(reason) if has_records(shell).await => Some(reason),
+        _ => note.lost,
+    };
+    // First the loss, then the deed: a crash in between must not make it look as if tracking never began.
+    if let Some(dir) = shell.parent() {
+        files::private_dir(dir)?;
+    }
+    let mut note = Note { file: None, lost };
+    store(shell, &note)?;
+    files::remove(shell)?;
+    create(shell, raw, identity.size).await?;
+    note.file = Some(identity);
+    store(shell, &note)
+}
+
+fn changed(meta: &Metadata) -> (i64, i64) {
+    (meta.ctime(), meta.ctime_nsec())
+}
+
+async fn has_records(shell: &Path) -> bool {
+    // Read without the data file: only the header and the directory of records count.
+    let image = serde_json::json!({
+        "driver": "qcow2", "file": {"driver": "file", "filename": shell},
+        "data-file": {"driver": "null-co", "size": 0}, "backing": null,
+    });
+    let out = Command::new("qemu-img")
+        .args(["info", "-U", "--output=json"])
+        .arg(format!("json:{image}"))
+        .output()
+        .await;
+    let info: Option<serde_json::Value> = out.ok().and_then(|o| serde_json::from_slice(&o.stdout).ok());
+    // When it cannot be read, assume the worse.
+    info.is_none_or(|info| {
+        let bitmaps = info.pointer("/format-specific/data/bitmaps");
+        let names = bitmaps.and_then(|b| b.as_array()).into_iter().flatten();
+        names
+            .filter_map(|b| b.get("name")?.as_str())
+            .any(|name| name.starts_with(RECORD_PREFIX))
+    })
+}
+
+/// Creates a shell over `raw` without touching it: made over an empty stand-in, then pointed to the raw file.
+async fn create(shell: &Path, raw: &Path, size: u64) -> io::Result<()> {
+    let stand_in = shell.with_extension("stand-in");
+    let fresh = shell.with_extension("fresh");
+    files::remove(&stand_in)?;
+    files::remove(&fresh)?;
+    // The map of clusters takes 8 bytes each and is complete from the start.
+    let cluster = match size {
+        0..=0x40_0000_0000 => "64k",
+        s if s <= 4 << 40 => "256k",
+        _ => "1M",
+    };
+    let name = escape(&stand_in)?;
+    let options = format!("data_file={name},data_file_raw=on,cluster_size={cluster}");
+    let target = text(&fresh)?;
+    image_tool(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        &options,
+        target,
+        &size.to_string(),
+    ])
+    .await?;
+    let options = format!("data_file={}", escape(raw)?);
+    image_tool(&["amend", "-q", "-f", "qcow2", "-o", &options, target]).await?;
+    files::remove(&stand_in)?;
+    fs::File::open(&fresh)?.sync_all()?;
+    fs::rename(&fresh, shell)
+}
+
+fn text(path: &Path) -> io::Result<&str> {
+    path.to_str()
+        .ok_or_else(|| io::Error::other(format!("{}: the path is not UTF-8", path.display())))
+}
+
+/// A path inside a list of options, where a comma is written twice.
+fn escape(path: &Path) -> io::Result<String> {
+    Ok(text(path)?.replace(',', ",,"))
+}
+
+async fn image_tool(arguments: &[&str]) -> io::Result<()> {
+    let out = Command::new("qemu-img").args(arguments).output().await?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&out.stderr);
+    Err(io::Error::other(format!("qemu-img: {}", said.trim())))
+}

@@ -1,0 +1,240 @@
+//! Starting a VM: nothing of an earlier start may be in the way, the process is on record before the guest executes
+//! its first instruction, and a crash between any two steps leaves what the next start understands.
+
+use std::path::Path;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use lifeboat_engine::ports::hypervisor::{DiskImage, HypervisorError, Launch};
+use lifeboat_model::{DiskFormat, VmId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::process::Child;
+
+use crate::command;
+use crate::config::{QemuConfig, VmPaths};
+use crate::files;
+use crate::graph::DiskGraph;
+use crate::hypervisor::{self, Qemu, io_error, monitor_error};
+use crate::preflight;
+use crate::process::{self, PidRecord};
+use crate::qmp::{Qmp, QmpError};
+use crate::shell;
+
+/// How long QEMU may take to open its images and its monitor.
+const COMING_UP: Duration = Duration::from_secs(60);
+
+/// What was started, for whoever looks at the process later.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Started {
+    pub(crate) name: String,
+    pub(crate) graphs: Vec<DiskGraph>,
+}
+
+pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), HypervisorError> {
+    let vm = launch.spec.uuid;
+    let paths = qemu.paths(vm);
+    clear_the_way(qemu, vm, &paths).await?;
+    let accel = preflight::check(&qemu.config, launch).await?;
+    end_offline(&paths).await?;
+    files::private_dir(paths.dir()).map_err(io_error(format!("cannot create {}", paths.dir().display())))?;
+    files::remove_tree(paths.spool()).map_err(io_error("cannot remove the files of an old capture"))?;
+    files::remove(paths.frozen().as_std_path())
+        .map_err(io_error("cannot remove the mark of an old freeze"))?;
+    let graphs = graphs(&qemu.config, launch).await?;
+    let started = Started {
+        name: launch.spec.name.clone(),
+        graphs,
+    };
+    let bytes = serde_json::to_vec_pretty(&started)
+        .map_err(|e| HypervisorError::Preflight(format!("the launch cannot be written down: {e}")))?;
+    files::write_durably(paths.launch().as_std_path(), &bytes)
+        .map_err(io_error(format!("cannot write {}", paths.launch())))?;
+    let arguments = command::arguments(launch, &started.graphs, &paths, accel);
+    tracing::debug!(%vm, ?arguments, "starting QEMU");
+    spawn(qemu, &paths, &arguments).await
+}
+
+/// Refuses when the VM runs; ends what is left of a start that was cut off before the guest ran.
+async fn clear_the_way(qemu: &Qemu, vm: VmId, paths: &VmPaths) -> Result<(), HypervisorError> {
+    if qemu.held.contains(vm) {
+        return Err(HypervisorError::Preflight(
+            "the disks of the VM are being captured while it is off: let that end first".into(),
+        ));
+    }
+    let process = match qemu.process(vm) {
+        Some(process) => process,
+        // Between the start of a process and its record lies a moment; the socket in its command line tells.
+        None => match process::find(paths.control().as_str()).and_then(|r| r.open(&vm.to_string())) {
+            Some(process) => process,
+            None => return Ok(()),
+        },
+    };
+    let never_ran = match Qmp::connect(paths.control(), Duration::from_secs(5)).await {
+        Err(_) => process.gone(Duration::ZERO).await,
+        Ok(monitor) => {
+            let status = monitor
+                .execute("query-status", Value::Null)
+                .await
+                .map_err(monitor_error)?;
+            status.get("status").and_then(Value::as_str) == Some("prelaunch")
+        }
+    };
+    if !never_ran {
+        return Err(HypervisorError::Running);
+    }
+    tracing::warn!(%vm, "ending a process whose start was cut off before the guest ran");
+    qemu.end(&process, paths).await
+}
+
+/// Ends the storage daemon that a capture of the powered-off VM left behind.
+pub(crate) async fn end_offline(paths: &VmPaths) -> Result<(), HypervisorError> {
+    let offline = paths.offline();
+    let record = PidRecord::load(offline.pid().as_std_path());
+    let tag = offline.control();
+    let process = record
+        .and_then(|r| r.open(tag.as_str()))
+        .or_else(|| process::find(tag.as_str())?.open(tag.as_str()));
+    match process {
+        Some(process) => hypervisor::end(&process, &offline).await,
+        None => Ok(()),
+    }
+}
+
+/// The graphs of all disks, with shells for raw images made ready and with nobody else on the images: an attempt
+/// that fails on the second disk would already have spoiled the change records of the first.
+pub(crate) async fn graphs(config: &QemuConfig, launch: &Launch) -> Result<Vec<DiskGraph>, HypervisorError> {
+    let mut graphs = Vec::new();
+    for disk in &launch.disks {
+        if let DiskImage::Plain { path, format } = &disk.image {
+            check_free(disk.id.as_str(), path.as_std_path(), *format).await?;
+        }
+        let shell = match &disk.image {
+            DiskImage::Plain {
+                path,
+                format: DiskFormat::Raw,
+            } => {
+                let shell = config.shell(launch.spec.uuid, &disk.id);
+                shell::prepare(&shell, path.as_std_path())
+                    .await
+                    .map_err(io_error(format!(
+                        "disk {}: cannot prepare its change records",
+                        disk.id
+                    )))?;
+                Some(utf8(shell)?)
+            }
+            DiskImage::Plain { .. } | DiskImage::Chain { .. } => None,
+        };
+        graphs.push(DiskGraph::new(disk, shell.as_deref()));
+    }
+    Ok(graphs)
+}
+
+fn utf8(path: std::path::PathBuf) -> Result<Utf8PathBuf, HypervisorError> {
+    Utf8PathBuf::from_path_buf(path)
+        .map_err(|p| HypervisorError::Preflight(format!("{}: the path is not UTF-8", p.display())))
+}
+
+/// Asks for the locks that a writing process holds on an image.
+async fn check_free(id: &str, path: &Path, format: DiskFormat) -> Result<(), HypervisorError> {
+    let format = match format {
+        DiskFormat::Qcow2 => "qcow2",
+        DiskFormat::Raw => "raw",
+    };
+    let out = tokio::process::Command::new("qemu-img")
+        .args(["info", "--output=json", "-f", format])
+        .arg(path)
+        .output()
+        .await
+        .map_err(io_error("cannot run qemu-img: is QEMU installed?"))?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&out.stderr);
+    let detail = format!(
+        "disk {id}: {}{}",
+        said.trim().replace('\n', " "),
+        files::held_by(path)
+    );
+    Err(HypervisorError::DidNotStart(detail))
+}
+
+async fn spawn(qemu: &Qemu, paths: &VmPaths, arguments: &[String]) -> Result<(), HypervisorError> {
+    let binary = qemu.config.binary();
+    let log = paths.log();
+    let before = std::fs::metadata(&log).map_or(0, |m| m.len());
+    let mut child = process::spawn(binary, arguments, log.as_std_path())
+        .map_err(io_error(format!("cannot start {binary}")))?;
+    let up = match process::record_of(&child) {
+        None => Err(HypervisorError::DidNotStart(String::new())),
+        Some(record) => match record.store(paths.pid().as_std_path()) {
+            Err(source) => Err(HypervisorError::Io {
+                what: format!("cannot write {}", paths.pid()),
+                source,
+            }),
+            Ok(()) => run_guest(&mut child, paths).await,
+        },
+    };
+    if let Err(error) = up {
+        // Whatever it is, the guest has not run: nothing is lost by ending it.
+        if let Err(error) = child.kill().await {
+            tracing::debug!(%error, "QEMU had ended by itself");
+        }
+        return Err(explain(error, log.as_std_path(), before));
+    }
+    // Its end is collected whenever it comes; without this it would stay as a zombie.
+    tokio::spawn(async move { child.wait().await });
+    Ok(())
+}
+
+async fn run_guest(child: &mut Child, paths: &VmPaths) -> Result<(), HypervisorError> {
+    let monitor = connect(child, paths, COMING_UP).await?;
+    monitor
+        .execute("cont", Value::Null)
+        .await
+        .map_err(monitor_error)?;
+    Ok(())
+}
+
+/// Connects to the monitor of a process that is just coming up, unless it ends first.
+pub(crate) async fn connect(
+    child: &mut Child,
+    paths: &VmPaths,
+    limit: Duration,
+) -> Result<Qmp, HypervisorError> {
+    let attempts = async {
+        loop {
+            match Qmp::connect(paths.control(), limit).await {
+                Err(QmpError::Connect { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                other => return other.map_err(monitor_error),
+            }
+        }
+    };
+    tokio::select! {
+        ended = child.wait() => {
+            tracing::debug!(?ended, "the process ended while its monitor was awaited");
+            Err(HypervisorError::DidNotStart(String::new()))
+        }
+        up = tokio::time::timeout(limit, attempts) => {
+            up.unwrap_or_else(|_| Err(HypervisorError::DidNotStart(format!("no monitor within {limit:?}"))))
+        }
+    }
+}
+
+/// Adds to an error what the process wrote into its log since `from`.
+pub(crate) fn explain(error: HypervisorError, log: &Path, from: u64) -> HypervisorError {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    let said = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default());
+    let said = said.trim().replace('\n', "; ");
+    match error {
+        HypervisorError::DidNotStart(why) => HypervisorError::DidNotStart(
+            [why, said]
+                .into_iter()
+                .filter(|s| !s.is_empty())
+                .collect::<Vec<_>>()
+                .join(": "),
+        ),
+        other => other,
+    }
+}

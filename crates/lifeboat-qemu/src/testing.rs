@@ -1,0 +1,262 @@
+//! A host for tests: its own directories, VMs with empty disks and no system, and a model of what the disks hold that
+//! never asks the code under test.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use lifeboat_engine::ports::capture::{BlockView, CaptureSource};
+use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, Launch, LaunchDisk};
+use lifeboat_model::vm::{DiskBus, DiskSpec};
+use lifeboat_model::{DiskFormat, DiskId, GenerationId, Position, VmId, VmSpec};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::config::{Accel, QemuConfig};
+use crate::hypervisor::Qemu;
+use crate::process::PidRecord;
+use crate::qmp::Qmp;
+
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const DISK: u64 = 8 * MIB;
+
+pub(crate) struct Host {
+    pub(crate) qemu: Qemu,
+    pub(crate) dir: TempDir,
+    vms: Vec<VmId>,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut QemuConfig)) -> Self {
+        let dir = tempfile::Builder::new().prefix("lbq").tempdir_in("/tmp").unwrap();
+        let base = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
+        let mut config = QemuConfig {
+            run_dir: base.join("run"),
+            state_dir: base.join("state"),
+            spool_dir: base.join("spool"),
+            reserve_mib: 1,
+            binary: None,
+            accel: Accel::Tcg,
+        };
+        change(&mut config);
+        Self {
+            qemu: Qemu::new(config),
+            dir,
+            vms: Vec::new(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A VM with empty disks called a, b, ... of these formats.
+    pub(crate) fn vm(&mut self, formats: &[DiskFormat]) -> Launch {
+        let mut disks = Vec::new();
+        for (letter, format) in ('a'..).zip(formats) {
+            let name = match format {
+                DiskFormat::Qcow2 => "qcow2",
+                DiskFormat::Raw => "raw",
+            };
+            let path = self.path(&format!("{letter}, disk.{name}"));
+            tool(
+                "qemu-img",
+                &[
+                    "create",
+                    "-q",
+                    "-f",
+                    name,
+                    path.to_str().unwrap(),
+                    &DISK.to_string(),
+                ],
+            );
+            disks.push(LaunchDisk {
+                id: DiskId::new(letter.to_string()).unwrap(),
+                bus: DiskBus::Virtio,
+                image: DiskImage::Plain {
+                    path: Utf8PathBuf::from_path_buf(path).unwrap(),
+                    format: *format,
+                },
+            });
+        }
+        self.launch(disks)
+    }
+
+    pub(crate) fn launch(&mut self, disks: Vec<LaunchDisk>) -> Launch {
+        let uuid = VmId(Uuid::new_v4());
+        self.vms.push(uuid);
+        let spec: VmSpec = serde_json::from_value(json!({
+            "name": "test, one", "uuid": uuid, "memory_mib": 32, "cpus": 1, "guest_agent": false,
+        }))
+        .unwrap();
+        let described = disks.iter().map(|d| DiskSpec {
+            id: d.id.clone(),
+            path: format!("/nowhere/{}", d.id),
+            format: DiskFormat::Qcow2,
+            bus: d.bus,
+        });
+        let spec = VmSpec {
+            disks: described.collect(),
+            ..spec
+        };
+        Launch { spec, disks }
+    }
+
+    pub(crate) async fn source(&self, launch: &Launch) -> Box<dyn CaptureSource> {
+        let ids: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
+        self.qemu.source(launch, &ids).await.unwrap()
+    }
+
+    /// Ends the VM's process the way a power cut does.
+    pub(crate) async fn kill(&self, launch: &Launch) {
+        let process = self.qemu.process(launch.spec.uuid).unwrap();
+        process.kill();
+        assert!(process.gone(Duration::from_secs(10)).await);
+    }
+
+    /// A monitor that stands for the guest.
+    pub(crate) async fn guest(&self, launch: &Launch) -> Guest {
+        let monitor = self.qemu.control(launch.spec.uuid).await.unwrap();
+        Guest {
+            monitor,
+            log: self.qemu.paths(launch.spec.uuid).log().into_std_path_buf(),
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for vm in &self.vms {
+            let paths = self.qemu.paths(*vm);
+            let tag = vm.to_string();
+            for record in [paths.pid(), paths.offline().pid()] {
+                if let Some(process) = PidRecord::load(record.as_std_path()).and_then(|r| r.open(&tag)) {
+                    process.kill();
+                }
+            }
+        }
+    }
+}
+
+/// Writes to disks the way a guest does: through the device.
+pub(crate) struct Guest {
+    monitor: Qmp,
+    log: PathBuf,
+}
+
+impl Guest {
+    pub(crate) async fn io(&self, disk: &str, command: &str) {
+        let line = format!("qemu-io -d /machine/peripheral/vd-{disk}/virtio-backend \"{command}\"");
+        let arguments = json!({"command-line": line});
+        let said = self
+            .monitor
+            .execute("human-monitor-command", arguments)
+            .await
+            .unwrap();
+        assert_eq!(said, Value::String(String::new()), "{command}");
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        assert!(!log.contains("failed"), "{command}: {log}");
+    }
+
+    pub(crate) async fn write(&self, disk: &str, model: &mut Model, offset: u64, len: u64, byte: u8) {
+        self.io(disk, &format!("write -P {byte} {offset} {len}")).await;
+        model.fill(disk, offset, len, byte);
+    }
+}
+
+/// What each disk holds.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Model(pub(crate) BTreeMap<String, Vec<u8>>);
+
+impl Model {
+    pub(crate) fn new(disks: &[&str]) -> Self {
+        let empty = |d: &&str| ((*d).to_owned(), vec![0; usize::try_from(DISK).unwrap()]);
+        Self(disks.iter().map(empty).collect())
+    }
+
+    pub(crate) fn fill(&mut self, disk: &str, offset: u64, len: u64, byte: u8) {
+        let (from, to) = (
+            usize::try_from(offset).unwrap(),
+            usize::try_from(offset + len).unwrap(),
+        );
+        self.0.get_mut(disk).unwrap()[from..to].fill(byte);
+    }
+
+    /// Disks of the view whose whole content differs from the model.
+    pub(crate) async fn differing(&self, view: &dyn BlockView) -> Vec<String> {
+        let mut differing = Vec::new();
+        for (number, (name, data)) in self.0.iter().enumerate() {
+            if read_all(view, number).await != *data {
+                differing.push(name.clone());
+            }
+        }
+        differing
+    }
+}
+
+pub(crate) async fn read_all(view: &dyn BlockView, disk: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    for offset in (0..DISK).step_by(1 << 20) {
+        all.extend_from_slice(&view.read(disk, offset, 1 << 20).await.unwrap());
+    }
+    all
+}
+
+/// A copy of the disks, kept by nothing but changed ranges and their data.
+#[derive(Clone)]
+pub(crate) struct Replica(pub(crate) Model);
+
+impl Replica {
+    pub(crate) async fn apply(&mut self, view: &dyn BlockView) {
+        for (number, data) in self.0.0.values_mut().enumerate() {
+            for extent in view.changed(number).await.unwrap() {
+                let mut at = extent.offset;
+                while at < extent.offset + extent.len {
+                    let len = (extent.offset + extent.len - at).min(1 << 20);
+                    let bytes = view.read(number, at, u32::try_from(len).unwrap()).await.unwrap();
+                    let from = usize::try_from(at).unwrap();
+                    data[from..from + bytes.len()].copy_from_slice(&bytes);
+                    at += len;
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn at(sequence: u64) -> Position {
+    Position {
+        generation: GenerationId(Uuid::from_u128(0x1ffe_b0a7)),
+        sequence,
+    }
+}
+
+/// Runs a program that must succeed and returns what it printed.
+pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
+    let out = Command::new(program).args(arguments).output().unwrap();
+    assert!(
+        out.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// A seeded generator; splitmix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
+    }
+}
