@@ -39,7 +39,9 @@ apt() {
 }
 
 installed() {
-    dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\n' "$@" 2>/dev/null | awk '$1 == "installed"'
+    # For a package it has never heard of, dpkg-query fails after telling about the others.
+    { dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\n' "$@" 2>/dev/null || true; } |
+        awk '$1 == "installed"'
 }
 
 # The packages of our list that are not installed. A QEMU before 10 counts as missing.
@@ -100,7 +102,8 @@ fetch_agent() {
 command -v dpkg-query >/dev/null || fail "this script knows Debian 12; on other systems install the packages it lists by hand"
 command -v cargo >/dev/null || fail "cargo is missing; install the Rust toolchain with rustup (https://rustup.rs) and run this again"
 
-mapfile -t absent < <(missing)
+absent=$(missing)
+read -r -d '' -a absent <<<"$absent" || true
 if ((${#absent[@]})) || ! [ -s "$agent_dir/qemu-guest-agent.deb" ]; then
     if ((${#absent[@]})); then echo "setup: installing ${absent[*]}" >&2; fi
     update_lists
