@@ -142,98 +142,48 @@ fn a_refusal_carries_the_servers_words() {
     );
 }
 
+#[track_caller]
+fn refused(replies: &[Vec<u8>], complaint: &str) {
+    let said = play(&replies.concat(), &[BITMAP], 4096)
+        .1
+        .expect_err("this must be refused");
+    assert!(said.contains(complaint), "{said}");
+}
+
 #[test]
-fn lies_are_noticed() {
-    let start = [greeting(), reply(8, 1, &[])].concat();
-    let after = |bytes: &[Vec<u8>]| [&start[..], &bytes.concat()].concat();
-    let lies: Vec<(&str, Vec<u8>, &str)> = vec![
-        ("not NBD", b"SSH-2.0-OpenSSH_9.2p1".to_vec(), "does not greet"),
-        (
-            "oldstyle",
-            [&b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53"[..], &[0; 136]].concat(),
-            "old NBD",
-        ),
-        ("not fixed", b"NBDMAGICIHAVEOPT\0\0".to_vec(), "old NBD"),
-        (
-            "wrong option",
-            [greeting(), reply(7, 1, &[])].concat(),
-            "no option that was asked",
-        ),
-        (
-            "no magic",
-            [greeting(), vec![7; 20]].concat(),
-            "no option that was asked",
-        ),
-        (
-            "huge reply",
-            [&greeting()[..], &reply(8, 1, &[])[..16], &[0xff; 4]].concat(),
-            "longer than",
-        ),
-        (
-            "info too early",
-            after(&[info_export(1, 1)]),
-            "no option that was asked",
-        ),
-        (
-            "strange context",
-            after(&[context(1, "base:other")]),
-            "not asked for",
-        ),
-        (
-            "context twice",
-            after(&[context(1, BITMAP), context(2, BITMAP)]),
-            "twice",
-        ),
-        (
-            "context without id",
-            after(&[reply(10, 4, &[1])]),
-            "without an id",
-        ),
-        (
-            "context in no language",
-            after(&[reply(10, 4, &[0, 0, 0, 1, 0xff])]),
-            "no text",
-        ),
-        (
-            "no size",
-            after(&[reply(10, 1, &[]), reply(7, 1, &[])]),
-            "without saying its size",
-        ),
-        (
-            "size of 2^63",
-            after(&[reply(10, 1, &[]), info_export(1 << 63, 1)]),
-            "larger than",
-        ),
-        (
-            "short info",
-            after(&[reply(10, 1, &[]), reply(7, 3, &[0, 0, 1])]),
-            "wrong length",
-        ),
-        (
-            "empty info",
-            after(&[reply(10, 1, &[]), reply(7, 3, &[])]),
-            "wrong length",
-        ),
-        (
-            "minimum 0",
-            after(&[reply(10, 1, &[]), info_block_size([0, 1, 1])]),
-            "contradict",
-        ),
-        (
-            "minimum 3",
-            after(&[reply(10, 1, &[]), info_block_size([3, 4096, 8192])]),
-            "contradict",
-        ),
-        (
-            "maximum 0",
-            after(&[reply(10, 1, &[]), info_block_size([512, 4096, 0])]),
-            "contradict",
-        ),
-    ];
-    for (name, bytes, complaint) in lies {
-        let said = play(&bytes, &[BITMAP], 4096).1.expect_err(name);
-        assert!(said.contains(complaint), "{name}: {said}");
-    }
+fn servers_of_another_kind_are_refused() {
+    refused(&[b"SSH-2.0-OpenSSH_9.2p1".to_vec()], "does not greet");
+    refused(
+        &[b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53".to_vec(), vec![0; 136]],
+        "old NBD",
+    );
+    refused(&[b"NBDMAGICIHAVEOPT\0\0".to_vec()], "old NBD");
+    refused(&[greeting(), reply(7, 1, &[])], "no option that was asked");
+    refused(&[greeting(), vec![7; 20]], "no option that was asked");
+    refused(
+        &[greeting(), reply(8, 1, &[])[..16].to_vec(), vec![0xff; 4]],
+        "longer than",
+    );
+}
+
+#[test]
+fn option_replies_that_cannot_be_are_refused() {
+    let after_structured = |replies: &[Vec<u8>], complaint| {
+        refused(&[&[greeting(), reply(8, 1, &[])], replies].concat(), complaint);
+    };
+    after_structured(&[info_export(1, 1)], "no option that was asked");
+    after_structured(&[context(1, "base:other")], "not asked for");
+    after_structured(&[context(1, BITMAP), context(2, BITMAP)], "twice");
+    after_structured(&[reply(10, 4, &[1])], "without an id");
+    after_structured(&[reply(10, 4, &[0, 0, 0, 1, 0xff])], "no text");
+    let acked = || reply(10, 1, &[]);
+    after_structured(&[acked(), reply(7, 1, &[])], "without saying its size");
+    after_structured(&[acked(), info_export(1 << 63, 1)], "larger than");
+    after_structured(&[acked(), reply(7, 3, &[0, 0, 1])], "wrong length");
+    after_structured(&[acked(), reply(7, 3, &[])], "wrong length");
+    after_structured(&[acked(), info_block_size([0, 1, 1])], "contradict");
+    after_structured(&[acked(), info_block_size([3, 4096, 8192])], "contradict");
+    after_structured(&[acked(), info_block_size([512, 4096, 0])], "contradict");
 }
 
 #[test]
@@ -262,7 +212,7 @@ fn a_handshake_cut_anywhere_opens_nothing() {
 
 #[test]
 fn damaged_handshakes_never_break_a_promise() {
-    let seed = 0x5eed_0f_0a_bad_u64;
+    let seed = 0x5eed_0bad_u64;
     println!("seed {seed:#x}");
     let mut random = crate::nbd::tests::Random(seed);
     let honest = honest();

@@ -93,12 +93,6 @@ const STATUS: Expect = Expect::Status {
     len: 1000,
 };
 
-fn violation_of(expectations: &[(u64, Expect)], bytes: &[u8]) -> String {
-    feed(&mut machine(expectations), bytes, usize::MAX)
-        .expect_err("this must be refused")
-        .to_string()
-}
-
 #[test]
 fn chunks_of_several_reads_may_mix_and_come_in_any_order() {
     let bytes = [
@@ -185,167 +179,102 @@ fn simple_replies_serve_plain_requests_and_reads_without_structured_replies() {
     assert_eq!(done[1].result, Ok(Answer::Data(vec![6; 100])));
 }
 
+const READS: &[(u64, Expect)] = &[(1, READ), (2, READ)];
+const MIXED: &[(u64, Expect)] = &[(1, READ), (3, STATUS), (4, Expect::Plain)];
+
+#[track_caller]
+fn refused(expectations: &[(u64, Expect)], chunks: &[Vec<u8>], complaint: &str) {
+    let outcome = feed(&mut machine(expectations), &chunks.concat(), usize::MAX);
+    let said = outcome.expect_err("this must be refused").to_string();
+    assert!(said.contains(complaint), "{said}");
+}
+
 #[test]
-fn lies_are_noticed() {
-    let reads = &[(1, READ), (2, READ)][..];
-    let mixed = &[(1, READ), (3, STATUS), (4, Expect::Plain)][..];
-    let lies: Vec<(&str, &[(u64, Expect)], Vec<u8>, &str)> = vec![
-        (
-            "unknown cookie",
-            reads,
-            data(DONE, 9, 1000, &[1; 100]),
-            "not in flight",
-        ),
-        (
-            "unknown cookie, simple",
-            mixed,
-            simple(0, 9, &[]),
-            "not in flight",
-        ),
-        (
-            "answered twice",
-            reads,
-            [hole(DONE, 1, 1000, 100), hole(DONE, 1, 1000, 100)].concat(),
-            "not in flight",
-        ),
-        ("before the range", reads, data(0, 1, 999, &[1; 10]), "outside"),
-        ("behind the range", reads, data(0, 1, 1091, &[1; 10]), "outside"),
-        ("hole behind the range", reads, hole(0, 1, 1000, 101), "outside"),
-        ("hole of 4 GiB", reads, hole(0, 1, 1000, u32::MAX), "outside"),
-        ("offset near 2^64", reads, hole(0, 1, u64::MAX, 100), "outside"),
-        ("empty hole", reads, hole(0, 1, 1000, 0), "outside"),
-        ("empty data", reads, data(0, 1, 1000, &[]), "length 8"),
-        ("too much data", reads, data(0, 1, 1000, &[1; 101]), "length 109"),
-        (
-            "overlap",
-            reads,
-            [data(0, 1, 1000, &[1; 60]), hole(0, 1, 1059, 41)].concat(),
-            "same bytes",
-        ),
-        (
-            "inside",
-            reads,
-            [data(0, 1, 1000, &[1; 60]), hole(0, 1, 1010, 5)].concat(),
-            "same bytes",
-        ),
-        (
-            "around",
-            reads,
-            [data(0, 1, 1020, &[1; 10]), hole(0, 1, 1000, 100)].concat(),
-            "same bytes",
-        ),
-        (
-            "missing bytes",
-            reads,
-            data(DONE, 1, 1000, &[1; 99]),
-            "misses bytes",
-        ),
-        (
-            "missing first bytes",
-            reads,
-            data(DONE, 1, 1001, &[1; 99]),
-            "misses bytes",
-        ),
-        (
-            "nothing at all",
-            reads,
-            chunk(DONE, proto::REPLY_NONE, 1, &[]),
-            "misses bytes",
-        ),
-        (
-            "none, not done",
-            reads,
-            chunk(0, proto::REPLY_NONE, 1, &[]),
-            "type 0",
-        ),
-        (
-            "none with payload",
-            reads,
-            chunk(DONE, proto::REPLY_NONE, 1, &[1]),
-            "type 0",
-        ),
-        ("unknown type", reads, chunk(DONE, 4, 1, &[1; 20]), "type 4"),
-        (
-            "simple read",
-            mixed,
-            simple(0, 1, &[1; 100]),
-            "simple reply to a read",
-        ),
-        (
-            "simple status",
-            mixed,
-            simple(0, 3, &[]),
-            "simple reply to a status",
-        ),
-        (
-            "data for a status",
-            mixed,
-            data(DONE, 3, 1000, &[1; 10]),
-            "type 1",
-        ),
-        ("data for a write", mixed, data(DONE, 4, 1000, &[1; 10]), "type 1"),
-        (
-            "status for a read",
-            mixed,
-            status(DONE, 1, 7, &[(1, 1)]),
-            "type 5",
-        ),
-        (
-            "unknown context",
-            mixed,
-            status(DONE, 3, 8, &[(1, 1)]),
-            "not agreed",
-        ),
-        (
-            "context twice",
-            mixed,
-            [status(0, 3, 9, &[(1, 1)]), status(0, 3, 9, &[(1, 1)])].concat(),
-            "twice",
-        ),
-        (
-            "other context only",
-            mixed,
-            status(DONE, 3, 9, &[(1, 1)]),
-            "without its context",
-        ),
-        ("empty extent", mixed, status(DONE, 3, 7, &[(0, 1)]), "empty or"),
-        (
-            "extents too far",
-            mixed,
-            status(DONE, 3, 7, &[(1000, 1), (1, 1)]),
-            "empty or",
-        ),
-        ("no extents", mixed, status(DONE, 3, 7, &[]), "length 4"),
-        (
-            "half an extent",
-            mixed,
-            chunk(DONE, proto::REPLY_BLOCK_STATUS, 3, &[0; 16]),
-            "length 16",
-        ),
-        (
-            "error 0",
-            reads,
-            error(DONE, 1, 0, "fine", &[]),
-            "without an error number",
-        ),
-        (
-            "error text too long",
-            reads,
-            chunk(DONE, 0x8001, 1, &[0, 0, 0, 5, 0xff, 0xff, 1]),
-            "cut off",
-        ),
-        (
-            "huge error",
-            reads,
-            chunk(DONE, 0x8001, 1, &[1; 9000]),
-            "length 9000",
-        ),
-        ("no magic", reads, vec![0; 16], "begins with"),
-    ];
-    for (name, expectations, bytes, complaint) in lies {
-        let said = violation_of(expectations, &bytes);
-        assert!(said.contains(complaint), "{name}: {said}");
-    }
+fn replies_to_nothing_that_is_in_flight_are_refused() {
+    refused(READS, &[data(DONE, 9, 1000, &[1; 100])], "not in flight");
+    refused(MIXED, &[simple(0, 9, &[])], "not in flight");
+    refused(
+        READS,
+        &[hole(DONE, 1, 1000, 100), hole(DONE, 1, 1000, 100)],
+        "not in flight",
+    );
+    refused(READS, &[vec![0; 16]], "begins with");
+}
+
+#[test]
+fn chunks_outside_the_range_are_refused() {
+    refused(READS, &[data(0, 1, 999, &[1; 10])], "outside");
+    refused(READS, &[data(0, 1, 1091, &[1; 10])], "outside");
+    refused(READS, &[hole(0, 1, 1000, 101)], "outside");
+    refused(READS, &[hole(0, 1, 1000, u32::MAX)], "outside");
+    refused(READS, &[hole(0, 1, u64::MAX, 100)], "outside");
+    refused(READS, &[hole(0, 1, 1000, 0)], "outside");
+    refused(READS, &[data(0, 1, 1000, &[])], "length 8");
+    refused(READS, &[data(0, 1, 1000, &[1; 101])], "length 109");
+}
+
+#[test]
+fn chunks_that_overlap_or_leave_gaps_are_refused() {
+    refused(
+        READS,
+        &[data(0, 1, 1000, &[1; 60]), hole(0, 1, 1059, 41)],
+        "same bytes",
+    );
+    refused(
+        READS,
+        &[data(0, 1, 1000, &[1; 60]), hole(0, 1, 1010, 5)],
+        "same bytes",
+    );
+    refused(
+        READS,
+        &[data(0, 1, 1020, &[1; 10]), hole(0, 1, 1000, 100)],
+        "same bytes",
+    );
+    refused(READS, &[data(DONE, 1, 1000, &[1; 99])], "misses bytes");
+    refused(READS, &[data(DONE, 1, 1001, &[1; 99])], "misses bytes");
+    refused(READS, &[chunk(DONE, proto::REPLY_NONE, 1, &[])], "misses bytes");
+}
+
+#[test]
+fn chunks_of_a_kind_that_does_not_fit_are_refused() {
+    refused(READS, &[chunk(0, proto::REPLY_NONE, 1, &[])], "type 0");
+    refused(READS, &[chunk(DONE, proto::REPLY_NONE, 1, &[1])], "type 0");
+    refused(READS, &[chunk(DONE, 4, 1, &[1; 20])], "type 4");
+    refused(MIXED, &[simple(0, 1, &[1; 100])], "simple reply to a read");
+    refused(MIXED, &[simple(0, 3, &[])], "simple reply to a status");
+    refused(MIXED, &[data(DONE, 3, 1000, &[1; 10])], "type 1");
+    refused(MIXED, &[data(DONE, 4, 1000, &[1; 10])], "type 1");
+    refused(MIXED, &[status(DONE, 1, 7, &[(1, 1)])], "type 5");
+    refused(
+        READS,
+        &[error(DONE, 1, 0, "fine", &[])],
+        "without an error number",
+    );
+    refused(
+        READS,
+        &[chunk(DONE, 0x8001, 1, &[0, 0, 0, 5, 0xff, 0xff, 1])],
+        "cut off",
+    );
+    refused(READS, &[chunk(DONE, 0x8001, 1, &[1; 9000])], "length 9000");
+}
+
+#[test]
+fn status_that_cannot_be_is_refused() {
+    refused(MIXED, &[status(DONE, 3, 8, &[(1, 1)])], "not agreed");
+    refused(
+        MIXED,
+        &[status(0, 3, 9, &[(1, 1)]), status(0, 3, 9, &[(1, 1)])],
+        "twice",
+    );
+    refused(MIXED, &[status(DONE, 3, 9, &[(1, 1)])], "without its context");
+    refused(MIXED, &[status(DONE, 3, 7, &[(0, 1)])], "empty or");
+    refused(MIXED, &[status(DONE, 3, 7, &[(1000, 1), (1, 1)])], "empty or");
+    refused(MIXED, &[status(DONE, 3, 7, &[])], "length 4");
+    refused(
+        MIXED,
+        &[chunk(DONE, proto::REPLY_BLOCK_STATUS, 3, &[0; 16])],
+        "length 16",
+    );
 }
 
 #[test]
@@ -353,7 +282,7 @@ fn a_length_is_refused_before_memory_is_taken_for_it() {
     let mut bytes = status(0, 1, 7, &[]);
     bytes.truncate(16);
     bytes.extend((MAX_EXTENTS * 8 + 12).to_be_bytes());
-    assert!(violation_of(&[(1, STATUS)], &bytes).contains("type 5"));
+    refused(&[(1, STATUS)], &[bytes], "type 5");
     let mut machine = Replies::new(false, vec![]);
     machine.expect(1, READ);
     let said = feed(&mut machine, &data(DONE, 1, 1000, &[1; 100]), 16).unwrap_err();
