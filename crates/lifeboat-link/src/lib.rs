@@ -1,1 +1,26 @@
-//! placeholder
+//! Host to host: HTTP/1.1 over TLS 1.3, certificates on both sides. Control calls are small JSON documents, a log is a
+//! streamed body. It carries the engine's messages and decides nothing.
+//!
+//! Who is who:
+//! - `tls` loads certificates and puts TLS errors into words; `certs` makes and describes certificates.
+//! - `wire` is the protocol as text: paths, query, statuses, JSON.
+//! - `client`, `pool` and `progress` are the calling side ([`Link`]); `server`, `service` and `incoming` the called
+//!   side ([`serve`]).
+//!
+//! Invariants: nothing reaches the handler without a certificate of the configured CA that carries a DNS name; a body
+//! that was cut never looks as if it had ended; a log is never sent twice by itself.
+
+pub mod certs;
+mod client;
+mod incoming;
+mod pool;
+mod progress;
+mod server;
+mod service;
+mod socket;
+mod tls;
+mod wire;
+
+pub use client::{Link, Timing};
+pub use server::{Limits, serve, serve_within};
+pub use tls::{LinkConfig, LinkSetupError};

@@ -1,0 +1,288 @@
+//! The calling side: one request, one answer, and what each failure means for the caller.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
+use lifeboat_engine::ports::ByteStream;
+use lifeboat_engine::ports::link::{LinkError, LogAddress, LogReceipt, PeerLink, PeerReply, PeerRequest};
+
+use crate::pool::{Conn, Pool, chain, protocol, unreachable};
+use crate::progress::{Source, SourceBody, stalled};
+use crate::tls::{LinkConfig, LinkSetupError};
+use crate::wire::{
+    CONTROL, DOCUMENT_MAX, LogAnswer, OutBody, WireError, full, log_target, parse_log_answer, parse_reply,
+};
+
+/// How long a peer is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Until a connection is made and its TLS handshake is done on our side.
+    pub connect: Duration,
+    /// Until a control call is answered, connecting included.
+    pub call: Duration,
+    /// Without a byte in either direction while a log is sent or its answer is awaited.
+    pub stall: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            call: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Calls to other hosts. One for the whole daemon; it keeps a few idle connections to each peer.
+pub struct Link {
+    pool: Pool,
+    timing: Timing,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("timing", &self.timing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a request brought no answer.
+enum Failure {
+    /// The connection ended before any answer; the request, if it was not even begun, comes back.
+    Broken(LinkError, Option<Box<Request<OutBody>>>),
+    /// An answer that is of no use.
+    Answer(LinkError),
+}
+
+impl From<Failure> for LinkError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Broken(e, _) | Failure::Answer(e) => e,
+        }
+    }
+}
+
+impl Link {
+    /// Reads the certificates. Connects to nobody.
+    pub fn new(config: &LinkConfig) -> Result<Self, LinkSetupError> {
+        Self::with_timing(config, Timing::default())
+    }
+
+    /// The same with another patience.
+    pub fn with_timing(config: &LinkConfig, timing: Timing) -> Result<Self, LinkSetupError> {
+        Ok(Self {
+            pool: Pool::new(config.client()?, config.cert.clone(), timing.connect),
+            timing,
+        })
+    }
+
+    /// One request on one connection.
+    async fn exchange(
+        &self,
+        peer: &str,
+        conn: &mut Conn,
+        request: Request<OutBody>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        if let Err(e) = conn.sender.ready().await {
+            let error = self.pool.explain_request(peer, conn, &e).await;
+            return Err(Failure::Broken(error, Some(Box::new(request))));
+        }
+        let response = match conn.sender.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut e) => {
+                let request = e.take_message().map(Box::new);
+                let error = self.pool.explain_request(peer, conn, e.error()).await;
+                return Err(Failure::Broken(error, request));
+            }
+        };
+        read_answer(peer, response).await.map_err(Failure::Answer)
+    }
+
+    async fn control(&self, peer: &str, document: Bytes) -> Result<PeerReply, LinkError> {
+        let mut used = None;
+        if let Some(mut conn) = self.pool.take(peer) {
+            match self
+                .exchange(peer, &mut conn, control_request(peer, document.clone())?)
+                .await
+            {
+                Ok(answer) => used = Some((conn, answer)),
+                // It was idle and the peer has closed it since. Every control call can be repeated.
+                Err(Failure::Broken(..)) => self.pool.forget(peer),
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        let (conn, (status, text)) = match used {
+            Some(used) => used,
+            None => {
+                let mut conn = self.pool.connect(peer).await?;
+                let answer = self
+                    .exchange(peer, &mut conn, control_request(peer, document)?)
+                    .await?;
+                (conn, answer)
+            }
+        };
+        self.pool.give_back(peer, conn);
+        match parse_reply(&text) {
+            Ok(Ok(PeerReply::Refused(refusal))) => Err(LinkError::Refused(refusal)),
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => Err(transport_refusal(peer, status, error)),
+            Err(e) => Err(not_ours(peer, status, &e)),
+        }
+    }
+
+    /// Sends a log on `first`, or on a fresh connection when `first` turns out to be closed before a byte was sent.
+    async fn stream(
+        &self,
+        peer: &str,
+        address: &LogAddress,
+        body: ByteStream,
+    ) -> Result<LogReceipt, LinkError> {
+        let source = Arc::new(Source::default());
+        let body = SourceBody {
+            stream: body,
+            source: source.clone(),
+        }
+        .boxed_unsync();
+        let mut request = request(
+            peer,
+            Method::PUT,
+            &log_target(address),
+            "application/octet-stream",
+            body,
+        )?;
+        let mut conn = self.pool.take(peer);
+        let (conn, (status, text)) = loop {
+            let pooled = conn.is_some();
+            let mut on = match conn.take() {
+                Some(conn) => conn,
+                None => self.pool.connect(peer).await?,
+            };
+            match self.watched(peer, &mut on, request, &source).await {
+                Ok(answer) => break (on, answer),
+                Err(Failure::Broken(_, Some(untouched))) if pooled => request = *untouched,
+                Err(failure) => return Err(source_first(peer, &source, failure.into())),
+            }
+        };
+        // Refused early, the rest of the log is still wanted by the connection: that one is closed.
+        if source.ended() {
+            self.pool.give_back(peer, conn);
+        }
+        match parse_log_answer(&text) {
+            Ok(LogAnswer::Receipt(receipt)) => Ok(receipt),
+            Ok(LogAnswer::Refusal(refusal)) => Err(LinkError::Refused(refusal)),
+            Ok(LogAnswer::Error(error)) => Err(transport_refusal(peer, status, error)),
+            Err(e) => Err(not_ours(peer, status, &e)),
+        }
+    }
+
+    async fn watched(
+        &self,
+        peer: &str,
+        conn: &mut Conn,
+        request: Request<OutBody>,
+        source: &Source,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let meter = conn.meter.clone();
+        tokio::select! {
+            answer = self.exchange(peer, conn, request) => answer,
+            () = stalled(&meter, source, self.timing.stall) => {
+                self.pool.forget(peer);
+                let detail = format!("the transfer has not moved for {:?}", self.timing.stall);
+                Err(Failure::Broken(unreachable(peer, detail), None))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl PeerLink for Link {
+    async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError> {
+        let document = serde_json::to_vec(&request)
+            .map_err(|e| protocol(peer, format!("the request cannot be written: {e}")))?;
+        if document.len() > DOCUMENT_MAX {
+            return Err(protocol(
+                peer,
+                format!("the request is larger than {DOCUMENT_MAX} bytes"),
+            ));
+        }
+        match tokio::time::timeout(self.timing.call, self.control(peer, document.into())).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.pool.forget(peer);
+                Err(unreachable(
+                    peer,
+                    format!("no answer within {:?}", self.timing.call),
+                ))
+            }
+        }
+    }
+
+    async fn send(&self, peer: &str, address: LogAddress, body: ByteStream) -> Result<LogReceipt, LinkError> {
+        self.stream(peer, &address, body).await
+    }
+}
+
+fn control_request(peer: &str, document: Bytes) -> Result<Request<OutBody>, LinkError> {
+    request(peer, Method::POST, CONTROL, "application/json", full(document))
+}
+
+fn request(
+    peer: &str,
+    method: Method,
+    target: &str,
+    kind: &str,
+    body: OutBody,
+) -> Result<Request<OutBody>, LinkError> {
+    Request::builder()
+        .method(method)
+        .uri(target)
+        .header(HOST, peer)
+        .header(CONTENT_TYPE, kind)
+        .body(body)
+        .map_err(|e| protocol(peer, format!("the request cannot be written: {e}")))
+}
+
+async fn read_answer(peer: &str, response: Response<Incoming>) -> Result<(StatusCode, Bytes), LinkError> {
+    let (head, body) = response.into_parts();
+    match Limited::new(body, DOCUMENT_MAX).collect().await {
+        Ok(body) => Ok((head.status, body.to_bytes())),
+        Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(protocol(
+            peer,
+            format!("its answer is larger than {DOCUMENT_MAX} bytes"),
+        )),
+        Err(e) => Err(unreachable(peer, format!("the answer was cut: {}", chain(&*e)))),
+    }
+}
+
+/// When our own source failed, that is the cause and the broken connection only its consequence.
+fn source_first(peer: &str, source: &Source, otherwise: LinkError) -> LinkError {
+    match source.failure() {
+        Some(detail) => unreachable(peer, format!("the log cannot be read on this host: {detail}")),
+        None => otherwise,
+    }
+}
+
+fn transport_refusal(peer: &str, status: StatusCode, WireError { error }: WireError) -> LinkError {
+    match status {
+        StatusCode::FORBIDDEN => LinkError::Untrusted {
+            peer: peer.into(),
+            detail: error,
+        },
+        StatusCode::REQUEST_TIMEOUT | StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE => {
+            unreachable(peer, error)
+        }
+        _ => protocol(peer, error),
+    }
+}
+
+fn not_ours(peer: &str, status: StatusCode, e: &serde_json::Error) -> LinkError {
+    protocol(peer, format!("its answer (HTTP {status}) is not understood: {e}"))
+}

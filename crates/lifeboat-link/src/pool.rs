@@ -1,0 +1,246 @@
+//! Connections to peers: making them, and keeping the idle ones for the next call.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use lifeboat_engine::ports::link::LinkError;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+use crate::progress::{Meter, Metered};
+use crate::socket::tune;
+use crate::tls::{TlsFault, find_fault};
+use crate::wire::OutBody;
+
+/// Idle connections kept to one peer.
+const IDLE_MAX: usize = 4;
+/// Idle for longer than this, a connection is not used again. Shorter than the called side's patience.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+/// Certificates are looked at when a connection is made, so none is used for ever.
+const AGE_MAX: Duration = Duration::from_secs(3600);
+
+/// A connection. Dropping it closes it, whatever it is doing.
+pub(crate) struct Conn {
+    /// Takes one request at a time.
+    pub(crate) sender: SendRequest<OutBody>,
+    /// Bytes over its socket.
+    pub(crate) meter: Meter,
+    task: JoinHandle<Result<(), hyper::Error>>,
+    made: Instant,
+    idle_since: Instant,
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Conn {
+    fn usable(&self) -> bool {
+        !self.sender.is_closed() && self.idle_since.elapsed() < IDLE_TIME && self.made.elapsed() < AGE_MAX
+    }
+
+    /// The connection's own last words, when it has ended or is about to: an alert may reach it after the request failed.
+    async fn last_words(&mut self) -> Option<hyper::Error> {
+        let ended = tokio::time::timeout(Duration::from_secs(1), &mut self.task)
+            .await
+            .ok()?;
+        ended.ok()?.err()
+    }
+}
+
+/// Connections to all peers.
+pub(crate) struct Pool {
+    connector: TlsConnector,
+    own_cert: Utf8PathBuf,
+    connect_time: Duration,
+    idle: Mutex<HashMap<String, Vec<Conn>>>,
+}
+
+impl Pool {
+    /// No connection yet.
+    pub(crate) fn new(tls: Arc<rustls::ClientConfig>, own_cert: Utf8PathBuf, connect_time: Duration) -> Self {
+        Self {
+            connector: TlsConnector::from(tls),
+            own_cert,
+            connect_time,
+            idle: Mutex::default(),
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vec<Conn>>> {
+        // A map of connections cannot be left half-changed by a panic elsewhere.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An idle connection, if one seems alive.
+    pub(crate) fn take(&self, peer: &str) -> Option<Conn> {
+        let mut idle = self.idle();
+        let conns = idle.get_mut(peer)?;
+        conns.retain(Conn::usable);
+        let conn = conns.pop();
+        if conns.is_empty() {
+            idle.remove(peer);
+        }
+        conn
+    }
+
+    /// Keeps a connection whose last answer was read to its end.
+    pub(crate) fn give_back(&self, peer: &str, mut conn: Conn) {
+        conn.idle_since = Instant::now();
+        let mut idle = self.idle();
+        idle.retain(|_, conns| {
+            conns.retain(Conn::usable);
+            !conns.is_empty()
+        });
+        let conns = idle.entry(peer.to_owned()).or_default();
+        if conns.len() < IDLE_MAX && conn.usable() {
+            conns.push(conn);
+        }
+    }
+
+    /// Forgets all idle connections to a peer that did not answer: they would not either.
+    pub(crate) fn forget(&self, peer: &str) {
+        self.idle().remove(peer);
+    }
+
+    /// Makes a connection.
+    pub(crate) async fn connect(&self, peer: &str) -> Result<Conn, LinkError> {
+        match tokio::time::timeout(self.connect_time, self.establish(peer)).await {
+            Ok(result) => result,
+            Err(_) => Err(unreachable(
+                peer,
+                format!("no connection within {:?}", self.connect_time),
+            )),
+        }
+    }
+
+    async fn establish(&self, peer: &str) -> Result<Conn, LinkError> {
+        let (host, port) = split_peer(peer)?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| protocol(peer, format!("\"{host}\" is neither a host name nor an address")))?;
+        let socket = TcpStream::connect((host, port))
+            .await
+            .map_err(|e| unreachable(peer, e.to_string()))?;
+        tune(&socket);
+        let meter = Meter::default();
+        let metered = Metered {
+            socket,
+            meter: meter.clone(),
+        };
+        let tls = self
+            .connector
+            .connect(name, metered)
+            .await
+            .map_err(|e| self.explain(peer, &e))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(tls))
+            .await
+            .map_err(|e| self.explain(peer, &e))?;
+        let now = Instant::now();
+        Ok(Conn {
+            sender,
+            meter,
+            task: tokio::spawn(connection),
+            made: now,
+            idle_since: now,
+        })
+    }
+
+    /// An error of a connection in the port's words.
+    pub(crate) fn explain(&self, peer: &str, error: &(dyn Error + 'static)) -> LinkError {
+        match find_fault(error, &self.own_cert) {
+            Some(TlsFault::Untrusted(detail)) => LinkError::Untrusted {
+                peer: peer.into(),
+                detail,
+            },
+            Some(TlsFault::Protocol(detail)) => protocol(peer, detail),
+            None => unreachable(peer, chain(error)),
+        }
+    }
+
+    /// An error of a request on `conn` in the port's words. With TLS 1.3 the peer judges our certificate only after
+    /// our handshake is done, so its refusal arrives here.
+    pub(crate) async fn explain_request(
+        &self,
+        peer: &str,
+        conn: &mut Conn,
+        error: &hyper::Error,
+    ) -> LinkError {
+        if find_fault(error, &self.own_cert).is_none()
+            && let Some(last) = conn.last_words().await
+            && find_fault(&last, &self.own_cert).is_some()
+        {
+            return self.explain(peer, &last);
+        }
+        if error.is_parse() {
+            return protocol(peer, chain(error));
+        }
+        self.explain(peer, error)
+    }
+}
+
+fn split_peer(peer: &str) -> Result<(&str, u16), LinkError> {
+    let bad = || protocol(peer, "write HOST:PORT".into());
+    let (host, port) = peer.rsplit_once(':').ok_or_else(bad)?;
+    let host = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
+    match port.parse() {
+        Ok(port) if port > 0 && !host.is_empty() => Ok((host, port)),
+        _ => Err(bad()),
+    }
+}
+
+/// `Unreachable` for `peer`.
+pub(crate) fn unreachable(peer: &str, detail: String) -> LinkError {
+    LinkError::Unreachable {
+        peer: peer.into(),
+        detail,
+    }
+}
+
+/// `Protocol` for `peer`.
+pub(crate) fn protocol(peer: &str, detail: String) -> LinkError {
+    LinkError::Protocol {
+        peer: peer.into(),
+        detail,
+    }
+}
+
+/// An error with its causes; hyper keeps the interesting part below.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(e) = next {
+        let part = e.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        next = e.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_split_at_the_last_colon() {
+        assert_eq!(split_peer("b.example.org:8700").unwrap(), ("b.example.org", 8700));
+        assert_eq!(split_peer("[::1]:8700").unwrap(), ("::1", 8700));
+        for bad in ["", "b", "b:", ":1", "b:0", "b:65536", "b:x"] {
+            assert!(split_peer(bad).is_err(), "{bad}");
+        }
+    }
+}

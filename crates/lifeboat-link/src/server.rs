@@ -1,0 +1,232 @@
+//! The called side's connections: who may come in, how many, and how they end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use lifeboat_engine::ports::link::{PeerHandler, PeerIdentity};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::certs;
+use crate::service::Service;
+use crate::socket::tune;
+use crate::tls::{LinkConfig, LinkSetupError, TlsFault, find_fault};
+
+/// Bounds on what callers may use up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of peers at once.
+    pub connections: usize,
+    /// Handshakes at once; further callers wait in the kernel's queue.
+    pub handshakes: usize,
+    /// Until a TLS handshake is done.
+    pub handshake: Duration,
+    /// Until the header of the next request is there. Idle connections are closed after it.
+    pub header: Duration,
+    /// Until a control document is there.
+    pub document: Duration,
+    /// Without a byte of a log that is being received.
+    pub silence: Duration,
+    /// Between signs of life while a log is being made durable.
+    pub heartbeat: Duration,
+    /// For requests under way when the daemon stops.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            handshakes: 64,
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(90),
+            document: Duration::from_secs(30),
+            silence: Duration::from_secs(120),
+            heartbeat: Duration::from_secs(10),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Read buffer of a connection in bytes; also the largest header of a request.
+const READ_BUFFER: usize = 256 << 10;
+
+/// Answers peers until `shutdown`, then lets requests under way end within a grace time. Fails only at once, when the
+/// certificates cannot be used.
+pub async fn serve(
+    listener: TcpListener,
+    config: &LinkConfig,
+    handler: Arc<dyn PeerHandler>,
+    shutdown: CancellationToken,
+) -> Result<(), LinkSetupError> {
+    serve_within(Limits::default(), listener, config, handler, shutdown).await
+}
+
+/// The same with other bounds.
+pub async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    config: &LinkConfig,
+    handler: Arc<dyn PeerHandler>,
+    shutdown: CancellationToken,
+) -> Result<(), LinkSetupError> {
+    let server = Arc::new(Server {
+        acceptor: TlsAcceptor::from(config.server()?),
+        config: config.clone(),
+        handler,
+        limits,
+        work: TaskTracker::new(),
+        places: Arc::new(Semaphore::new(limits.connections)),
+        stopping: shutdown.clone(),
+        stopped: CancellationToken::new(),
+    });
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = accept(&server, &listener, &handshakes) => {}
+    }
+    drop(listener);
+    server.work.close();
+    if tokio::time::timeout(limits.grace, server.work.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("requests of peers were still under way and are cut");
+    }
+    server.stopped.cancel();
+    Ok(())
+}
+
+struct Server {
+    acceptor: TlsAcceptor,
+    config: LinkConfig,
+    handler: Arc<dyn PeerHandler>,
+    limits: Limits,
+    work: TaskTracker,
+    places: Arc<Semaphore>,
+    stopping: CancellationToken,
+    stopped: CancellationToken,
+}
+
+async fn accept(server: &Arc<Server>, listener: &TcpListener, handshakes: &Arc<Semaphore>) {
+    // The semaphore is never closed, so the loop ends only by being dropped.
+    while let Ok(slot) = handshakes.clone().acquire_owned().await {
+        match listener.accept().await {
+            Ok((socket, from)) => {
+                let server = server.clone();
+                server.work.clone().spawn(async move {
+                    let connection = server.connection(socket, from, slot);
+                    tokio::select! {
+                        () = connection => {}
+                        () = server.stopped.cancelled() => {}
+                    }
+                });
+            }
+            Err(e) => {
+                // Out of file handles, most likely: they come back.
+                tracing::warn!("a connection could not be accepted: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+impl Server {
+    async fn connection(&self, socket: TcpStream, from: std::net::SocketAddr, slot: OwnedSemaphorePermit) {
+        tune(&socket);
+        let handshake = self.handshake(socket, from);
+        let tls = tokio::select! {
+            tls = tokio::time::timeout(self.limits.handshake, handshake) => tls,
+            () = self.stopping.cancelled() => return,
+        };
+        drop(slot);
+        let tls = match tls {
+            Ok(Some(tls)) => tls,
+            Ok(None) => return,
+            Err(_) => {
+                tracing::debug!(%from, "no TLS handshake in time");
+                return;
+            }
+        };
+        let Ok(_place) = self.places.clone().try_acquire_owned() else {
+            tracing::warn!(%from, "refused: {} connections of peers are open already", self.limits.connections);
+            return;
+        };
+        self.requests(tls, from).await;
+    }
+
+    async fn handshake(&self, socket: TcpStream, from: std::net::SocketAddr) -> Option<TlsStream<TcpStream>> {
+        match self.acceptor.accept(socket).into_fallible().await {
+            Ok(tls) => Some(tls),
+            Err((e, socket)) => {
+                match find_fault(&e, &self.config.cert) {
+                    Some(TlsFault::Untrusted(why)) => tracing::warn!(%from, "caller refused: {why}"),
+                    Some(TlsFault::Protocol(why)) => tracing::debug!(%from, "caller refused: {why}"),
+                    None => tracing::debug!(%from, "the handshake broke off: {e}"),
+                }
+                linger(socket).await;
+                None
+            }
+        }
+    }
+
+    async fn requests(&self, tls: TlsStream<TcpStream>, from: std::net::SocketAddr) {
+        let service = Service {
+            handler: self.handler.clone(),
+            peer: identity(&tls).map(Arc::new),
+            work: self.work.clone(),
+            limits: self.limits,
+        };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header)
+            .max_buf_size(READ_BUFFER)
+            .serve_connection(
+                TokioIo::new(tls),
+                service_fn(move |request| service.clone().answer(request)),
+            );
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(e) = ended {
+            tracing::debug!(%from, "connection ended: {}", crate::pool::chain(&e));
+        }
+    }
+}
+
+/// The names in the caller's certificate. The common name does not count: only SANs are what a CA vouches for.
+fn identity(tls: &TlsStream<TcpStream>) -> Option<PeerIdentity> {
+    let (_, session) = tls.get_ref();
+    let names = certs::dns_names(session.peer_certificates()?.first()?);
+    (!names.is_empty()).then_some(PeerIdentity { names })
+}
+
+/// Lets a refused caller read why: closing a socket with unread bytes would throw the alert away.
+async fn linger(mut socket: TcpStream) {
+    let rest = async {
+        let _ = socket.shutdown().await;
+        let mut scratch = [0; 4096];
+        let mut budget = 64 << 10;
+        while let Ok(n) = socket.read(&mut scratch).await {
+            if n == 0 || n > budget {
+                break;
+            }
+            budget -= n;
+        }
+    };
+    // A caller that neither reads nor closes is not waited for.
+    let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
+}
