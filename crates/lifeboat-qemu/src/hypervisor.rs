@@ -15,6 +15,7 @@ use lifeboat_engine::ports::hypervisor::{
 };
 use lifeboat_model::{DiskId, VmId};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::capture;
@@ -37,6 +38,8 @@ pub(crate) const CLOSING: Duration = Duration::from_secs(30);
 pub struct Qemu {
     pub(crate) config: QemuConfig,
     pub(crate) held: Held,
+    /// Whether KVM works, once somebody had to know.
+    pub(crate) kvm: OnceCell<bool>,
 }
 
 /// VMs that are off and whose disks a source of this daemon holds.
@@ -82,6 +85,7 @@ impl Qemu {
         Self {
             config,
             held: Held::default(),
+            kvm: OnceCell::new(),
         }
     }
 
@@ -177,7 +181,7 @@ pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Hyp
 #[async_trait]
 impl Hypervisor for Qemu {
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError> {
-        preflight::check(&self.config, launch).await.map(|_| ())
+        preflight::check(self, launch).await.map(|_| ())
     }
 
     async fn start(&self, launch: &Launch) -> Result<(), HypervisorError> {
@@ -261,3 +265,7 @@ impl Hypervisor for Qemu {
         merge::run(&self.paths(vm), layers, bytes_per_s).await
     }
 }
+
+#[cfg(test)]
+#[path = "hypervisor_tests.rs"]
+mod tests;

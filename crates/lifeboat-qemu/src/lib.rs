@@ -8,6 +8,8 @@ mod command;
 mod config;
 mod files;
 mod graph;
+#[cfg(test)]
+mod guest_tests;
 mod hypervisor;
 mod merge;
 pub mod nbd;

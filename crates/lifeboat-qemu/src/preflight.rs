@@ -6,17 +6,19 @@ use std::io::Read;
 use camino::Utf8Path;
 use lifeboat_engine::ports::hypervisor::{DiskImage, HypervisorError, Launch};
 use lifeboat_model::vm::DiskBus;
-use lifeboat_model::{DiskFormat, DiskId, Firmware, VmSpec};
+use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, VmSpec};
 
 use crate::config::QemuConfig;
 use crate::graph::DiskGraph;
+use crate::hypervisor::Qemu;
 use crate::probe;
 
 /// Longest Unix socket path in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
 /// Checks everything and says how the guest will be executed: the `-accel` argument.
-pub(crate) async fn check(config: &QemuConfig, launch: &Launch) -> Result<&'static str, HypervisorError> {
+pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<&'static str, HypervisorError> {
+    let config = &qemu.config;
     let spec = &launch.spec;
     spec.validate()
         .map_err(|e| HypervisorError::Preflight(e.to_string()))?;
@@ -32,13 +34,14 @@ pub(crate) async fn check(config: &QemuConfig, launch: &Launch) -> Result<&'stat
     check_machine(launch)?;
     check_known(config, "-machine", "machine", &spec.machine).await?;
     check_known(config, "-cpu", "cpu", &spec.cpu).await?;
-    let (accel, kvm) = probe::accel(config.binary(), config.accel).await?;
+    let (accel, kvm) = probe::accel(config, &qemu.kvm).await?;
     if spec.cpu == "host" && !kvm {
         return refuse(
             "cpu \"host\" needs KVM, which is not used on this host: use \"max\" or a named model".into(),
         );
     }
     check_firmware(&spec.firmware)?;
+    spec.nics.iter().try_for_each(|nic| check_nic(&nic.backend))?;
     launch
         .disks
         .iter()
@@ -124,6 +127,18 @@ fn check_firmware(firmware: &Firmware) -> Result<(), HypervisorError> {
             }
             Ok(())
         }
+    }
+}
+
+/// QEMU with enough rights would create a missing device, connected to nothing.
+fn check_nic(backend: &NicBackend) -> Result<(), HypervisorError> {
+    match backend {
+        NicBackend::Tap { ifname } if !Utf8Path::new("/sys/class/net").join(ifname).exists() => {
+            refuse(format!(
+                "network device {ifname} does not exist: create it (ip tuntap add {ifname} mode tap) and connect it first"
+            ))
+        }
+        NicBackend::Tap { .. } | NicBackend::User | NicBackend::None => Ok(()),
     }
 }
 

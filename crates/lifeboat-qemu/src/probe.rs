@@ -7,8 +7,9 @@ use std::time::Duration;
 use lifeboat_engine::ports::hypervisor::HypervisorError;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
-use crate::config::Accel;
+use crate::config::{Accel, QemuConfig};
 
 /// Oldest QEMU whose capture commands were tried.
 pub(crate) const OLDEST: (u32, u32) = (7, 2);
@@ -86,18 +87,24 @@ pub(crate) async fn kvm_works(binary: &str) -> bool {
     spoke
 }
 
-/// The `-accel` argument, and whether it is KVM.
-pub(crate) async fn accel(binary: &str, wanted: Accel) -> Result<(&'static str, bool), HypervisorError> {
-    const TCG: &str = "tcg,thread=multi";
-    match wanted {
-        Accel::Tcg => Ok((TCG, false)),
-        Accel::Auto if !kvm_works(binary).await => Ok((TCG, false)),
-        Accel::Kvm if !kvm_works(binary).await => Err(HypervisorError::Preflight(
+/// The `-accel` argument, and whether it is KVM. What a probe found is kept in `known`.
+pub(crate) async fn accel(
+    config: &QemuConfig,
+    known: &OnceCell<bool>,
+) -> Result<(&'static str, bool), HypervisorError> {
+    const TCG: (&str, bool) = ("tcg,thread=multi", false);
+    if config.accel == Accel::Tcg {
+        return Ok(TCG);
+    }
+    let works = *known.get_or_init(|| kvm_works(config.binary())).await;
+    match config.accel {
+        Accel::Auto | Accel::Kvm if works => Ok(("kvm", true)),
+        Accel::Auto | Accel::Tcg => Ok(TCG),
+        Accel::Kvm => Err(HypervisorError::Preflight(
             "KVM does not work on this host: check that /dev/kvm exists, that this user may open it and that \
              virtualization is enabled in the firmware, or allow emulation (accel = \"tcg\")"
                 .into(),
         )),
-        Accel::Auto | Accel::Kvm => Ok(("kvm", true)),
     }
 }
 

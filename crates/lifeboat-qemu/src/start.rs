@@ -35,7 +35,7 @@ pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), Hypervisor
     let vm = launch.spec.uuid;
     let paths = qemu.paths(vm);
     clear_the_way(qemu, vm, &paths).await?;
-    let accel = preflight::check(&qemu.config, launch).await?;
+    let accel = preflight::check(qemu, launch).await?;
     end_offline(&paths).await?;
     files::private_dir(paths.dir()).map_err(io_error(format!("cannot create {}", paths.dir().display())))?;
     files::remove_tree(paths.spool()).map_err(io_error("cannot remove the files of an old capture"))?;

@@ -19,6 +19,8 @@
 
 mod block;
 mod freeze;
+#[cfg(test)]
+mod measure;
 mod offline;
 mod source;
 mod space;

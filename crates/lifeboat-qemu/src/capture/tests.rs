@@ -51,7 +51,7 @@ async fn an_instant_shows_the_past_of_all_disks_and_covers_the_changes() {
         assert_eq!(past.differing(&*instant.view).await, Vec::<String>::new());
         let changed = instant.view.changed(1).await.unwrap();
         let bytes: u64 = changed.iter().map(|e| e.len).sum();
-        assert!(bytes >= 8192 && bytes <= 16384, "{changed:?}");
+        assert!((8192..=16384).contains(&bytes), "{changed:?}");
         let known = instant.view.allocation(0, 0, DISK).await.unwrap();
         assert_eq!(known.iter().map(|e| e.len).sum::<u64>(), DISK);
         replica.apply(&*instant.view).await;
