@@ -36,4 +36,7 @@ bench: guest ## measure against the budgets
 
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (default 60); needs cargo-fuzz and a nightly toolchain
 	@cargo fuzz --version >/dev/null || { echo "cargo-fuzz is missing; run: cargo install cargo-fuzz --locked" >&2; exit 1; }
-	set -e; for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); done
+	@set -e; targets=$$(cargo +nightly fuzz list); for target in $$targets; do \
+		mkdir -p target/fuzz-corpus/$$target; \
+		cargo +nightly fuzz run $$target target/fuzz-corpus/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
