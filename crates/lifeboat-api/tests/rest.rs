@@ -1,7 +1,7 @@
 //! The REST surface on a real Unix socket with a fake engine: every action has one route, every documented route
 //! answers as documented, strangers and nonsense are refused. What the engine does is not tested here.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
 
 mod samples;
 
@@ -300,7 +300,8 @@ fn what_the_engine_says_fits_the_schemas() {
                     fits(&value, &json!({ "type": "array", "items": one(name) }), &doc)
                 }
                 (lifeboat_api::routes::Reply::Carried, Answer::Job(_)) => fits(&value, &one("Job"), &doc),
-                (lifeboat_api::routes::Reply::Carried, _) => Ok(assert_eq!(answer, Answer::Done)),
+                (lifeboat_api::routes::Reply::Carried, Answer::Done) => Ok(()),
+                (lifeboat_api::routes::Reply::Carried, _) => Err("neither done nor a job".to_owned()),
                 (lifeboat_api::routes::Reply::Picture, _) => Ok(()),
             };
             fit.unwrap_or_else(|e| panic!("{tag}: {e}"));

@@ -1,0 +1,332 @@
+//! The command line's words. Help texts are part of the product and are held by golden files.
+
+use camino::Utf8PathBuf;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lifeboat_model::{DiskId, JobId};
+
+use super::exit;
+use super::units;
+use crate::config::DEFAULT_SOCKET;
+
+/// Replicates virtual machines to another host and brings them up there.
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", version, after_help = exit::HELP, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Management socket of the daemon.
+    #[arg(long, global = true, value_name = "PATH", env = "LIFEBOAT_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: Utf8PathBuf,
+    /// Form of what is written to standard output.
+    #[arg(long, global = true, value_name = "FORM", default_value = "table")]
+    pub(crate) output: Output,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Form of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// As the REST API gives it; instants are milliseconds since 1970.
+    Json,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon of this host.
+    Serve {
+        /// Configuration file.
+        #[arg(long, value_name = "FILE", default_value = "/etc/lifeboat/lifeboat.toml")]
+        config: Utf8PathBuf,
+    },
+    /// Virtual machines of this host.
+    #[command(subcommand)]
+    Vm(Vm),
+    /// Replication of VMs to other hosts.
+    #[command(subcommand)]
+    Replication(Replication),
+    /// List the recovery points of a replica, newest first.
+    Points {
+        /// VM, by name or UUID.
+        vm: String,
+    },
+    /// Bring a replica up, and decide whether it stays.
+    #[command(subcommand)]
+    Failover(Failover),
+    /// Long operations.
+    #[command(subcommand)]
+    Job(Job),
+    /// Show what happened, newest last.
+    Events {
+        /// Only events of this VM, by name or UUID.
+        vm: Option<String>,
+        /// Show at most this many.
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Who may replicate to this host, and where the copies go.
+    #[command(subcommand)]
+    Authorization(Authorization),
+    /// This host as a replica server.
+    #[command(subcommand)]
+    Server(Server),
+    /// Check that a host can be replicated to: reach it, authenticate, be authorized.
+    TestConnection {
+        /// The host.
+        #[arg(value_name = "HOST:PORT")]
+        peer: String,
+    },
+    /// Certificates for hosts, from a small authority of your own.
+    #[command(subcommand)]
+    Cert(Cert),
+}
+
+/// `lifeboat vm`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Vm {
+    /// List all VMs, replicas included.
+    List,
+    /// Show everything about one VM.
+    Show {
+        /// VM, by name or UUID.
+        vm: String,
+    },
+    /// Start a VM.
+    Start {
+        /// VM, by name or UUID.
+        vm: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Shut a VM down.
+    Stop {
+        /// VM, by name or UUID.
+        vm: String,
+        /// Turn it off at once, without asking the guest.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Use the serial console of a VM; leave it with Ctrl-].
+    Console {
+        /// VM, by name or UUID.
+        vm: String,
+    },
+    /// Save a picture of a VM's screen as PNG.
+    Screenshot {
+        /// VM, by name or UUID.
+        vm: String,
+        /// File to write, or - for standard output.
+        file: Utf8PathBuf,
+    },
+}
+
+/// `lifeboat replication`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Replication {
+    /// Set a VM up for replication; `replication start` then copies it.
+    Enable(Enable),
+    /// Start the initial copy of a VM, running or not.
+    Start(Target),
+    /// Show how replication is doing: of all VMs in a table, of one VM in full.
+    Status {
+        /// VM, by name or UUID.
+        vm: Option<String>,
+    },
+    /// Pause the replication of a VM.
+    Suspend(Target),
+    /// Resume a paused replication.
+    Resume(Target),
+    /// Replicate now, without waiting for the interval.
+    Now(Target),
+    /// End the replication of a VM on this host; the other host is not told and keeps what it has.
+    Remove(Target),
+}
+
+/// A VM, and whether to wait.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// VM, by name or UUID.
+    pub(crate) vm: String,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+/// Whether to wait for a job.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Wait {
+    /// Do not wait for the job; print its id.
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) detach: bool,
+    /// Wait for the job and show its progress (the default); Ctrl-C leaves it running.
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+/// `lifeboat replication enable`.
+#[derive(Debug, Args)]
+pub(crate) struct Enable {
+    /// VM, by name or UUID.
+    pub(crate) vm: String,
+    /// Host that takes the replica.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) to: String,
+    /// Time between cycles: 1s to 15m.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::seconds::<u16>)]
+    pub(crate) interval: u16,
+    /// Additional recovery points to keep: 0 to 24.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) history: u16,
+    /// Time between kept recovery points: 1s to 1d.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = units::seconds::<u32>)]
+    pub(crate) point_spacing: u32,
+    /// How far back every single cycle can be brought back: 0s to 7d.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = units::seconds::<u32>)]
+    pub(crate) any_point: u32,
+    /// Disk to replicate; repeat for more. Default: all disks.
+    #[arg(long = "disk", value_name = "ID", value_parser = disk)]
+    pub(crate) disks: Vec<DiskId>,
+    /// Send without compression.
+    #[arg(long)]
+    pub(crate) no_compression: bool,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+}
+
+/// `lifeboat failover`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Failover {
+    /// Bring a replica up at a recovery point, provisionally: nothing is lost by trying.
+    Start {
+        /// VM, by name or UUID.
+        vm: String,
+        /// Recovery point, by its id in `lifeboat points` or the beginning of it. Default: the newest data.
+        #[arg(long, value_name = "ID", conflicts_with = "at")]
+        point: Option<String>,
+        /// The newest recovery point not after this time: 10:42, 10:42:07, "yesterday 10:42", -5m, or RFC 3339.
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+        at: Option<String>,
+        /// Make the disks ready, but do not start the VM.
+        #[arg(long)]
+        no_start: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Throw the failover away: every recovery point is as it was, another one can be tried.
+    Revert {
+        /// VM, by name or UUID.
+        vm: String,
+        /// Turn the VM off first if it runs.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Keep the failover for good: the VM lives here now, the other recovery points go.
+    Commit(Target),
+}
+
+/// `lifeboat job`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// List jobs, newest first.
+    List,
+    /// Show one job.
+    Show {
+        /// Its id.
+        job: JobId,
+    },
+    /// Cancel a job.
+    Cancel {
+        /// Its id.
+        job: JobId,
+    },
+    /// Wait for a job and show its progress.
+    Follow {
+        /// Its id.
+        job: JobId,
+    },
+}
+
+/// `lifeboat authorization`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Authorization {
+    /// Let a primary replicate to this host.
+    Add {
+        /// Name in its certificate: exact, *.domain, or *.
+        primary: String,
+        /// Directory for its replicas.
+        #[arg(long, value_name = "DIR")]
+        location: Utf8PathBuf,
+        /// Primaries that share a group may take over each other's VMs.
+        #[arg(long, value_name = "GROUP", default_value = "default")]
+        trust_group: String,
+    },
+    /// List who may.
+    List,
+    /// Stop letting a primary replicate to this host; its replicas stay.
+    Remove {
+        /// As it was added.
+        primary: String,
+    },
+}
+
+/// `lifeboat server`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Server {
+    /// Show name, version, address and settings.
+    Show,
+    /// Change settings.
+    Set {
+        /// Whether this host takes replicas.
+        #[arg(long, value_name = "ON|OFF")]
+        replica: Switch,
+    },
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// `lifeboat cert`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cert {
+    /// Make a new authority. Keep its key off the hosts.
+    Init {
+        /// New directory for it.
+        dir: Utf8PathBuf,
+        /// Name of the authority.
+        #[arg(long)]
+        name: String,
+    },
+    /// Make key and certificate for a host.
+    Issue {
+        /// Directory of the authority.
+        #[arg(long, value_name = "DIR")]
+        ca: Utf8PathBuf,
+        /// Name or address peers reach the host by; repeat for more. The first one is what authorization entries name.
+        #[arg(long = "host", value_name = "NAME", required = true)]
+        hosts: Vec<String>,
+        /// Directory for the files.
+        #[arg(long, value_name = "DIR")]
+        out: Utf8PathBuf,
+    },
+    /// Show whose a certificate is and until when.
+    Show {
+        /// PEM file.
+        file: Utf8PathBuf,
+    },
+}
+
+// Not `FromStr`: the type takes owned text.
+fn disk(text: &str) -> Result<DiskId, lifeboat_model::IdError> {
+    DiskId::new(text)
+}

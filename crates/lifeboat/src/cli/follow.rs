@@ -1,0 +1,126 @@
+//! Watches a job on a terminal, or line by line where there is none. Leaving never stops the job.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lifeboat_api::Client;
+use lifeboat_engine::records::Job;
+use lifeboat_model::JobState;
+
+use super::exit::{Exit, Failure};
+use super::show::{Names, name_of, safe, title};
+use super::units::{size, span};
+
+/// Follows `job` to its end or to Ctrl-C; returns the exit code and the last state seen.
+pub(crate) async fn follow(client: &Client, job: Job, names: &Names) -> Result<(Exit, Job), Failure> {
+    let what = format!("{}: {}", name_of(job.vm, names), title(job.kind));
+    let mut progress = Progress::new(what.clone());
+    let mut last = job;
+    progress.show(&last);
+    if !last.state.is_final() {
+        let mut follower = client.follow(last.id).await?;
+        let interrupt = tokio::signal::ctrl_c();
+        tokio::pin!(interrupt);
+        loop {
+            let next = tokio::select! {
+                next = follower.next() => next,
+                _ = &mut interrupt => {
+                    progress.end();
+                    eprintln!("the job carries on; follow it with: lifeboat job follow {}", last.id);
+                    return Ok((Exit::Interrupted, last));
+                }
+            };
+            match next {
+                Ok(Some(job)) => last = job,
+                Ok(None) => break,
+                Err(error) => {
+                    progress.end();
+                    return Err(error.into());
+                }
+            }
+            progress.show(&last);
+        }
+    }
+    progress.end();
+    outcome(&what, &last).map(|exit| (exit, last))
+}
+
+fn outcome(what: &str, job: &Job) -> Result<Exit, Failure> {
+    let took = match (job.started, job.ended) {
+        (Some(start), Some(end)) => format!(" after {}", span(end.since(start))),
+        _ => String::new(),
+    };
+    if job.state == JobState::Completed {
+        eprintln!("{what}: completed{took}");
+        return Ok(Exit::Done);
+    }
+    let why = job.error.as_deref().map(|e| format!(": {e}")).unwrap_or_default();
+    let hint = format!("see: lifeboat job show {}", job.id);
+    Err(Failure::new(
+        Exit::Failed,
+        format!("{what}: {}{took}{why}", job.state),
+        hint,
+    ))
+}
+
+enum Progress {
+    Bar(ProgressBar),
+    /// What it is about, and the last tenth that was told.
+    Lines(String, Option<u8>),
+}
+
+impl Progress {
+    fn new(what: String) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self::Lines(what, None);
+        }
+        let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());
+        bar.set_prefix(safe(&what));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self::Bar(bar)
+    }
+
+    fn show(&mut self, job: &Job) {
+        match self {
+            Self::Bar(bar) => {
+                let (template, length, done) = if job.total_bytes > 0 {
+                    let template = "{prefix} [{bar:30}] {percent}% {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left  {msg}";
+                    (template, job.total_bytes, job.done_bytes)
+                } else {
+                    ("{prefix} [{bar:30}] {percent}%  {msg}", 100, job.percent.into())
+                };
+                if bar.length() != Some(length) {
+                    let style = ProgressStyle::with_template(template)
+                        .unwrap_or_else(|_| ProgressStyle::default_bar());
+                    bar.set_style(style.progress_chars("=> "));
+                    bar.set_length(length);
+                    // What was there before we looked is no speed.
+                    bar.set_position(done);
+                    bar.reset_eta();
+                }
+                bar.set_position(done);
+                bar.set_message(safe(&job.detail));
+            }
+            Self::Lines(what, told) => {
+                let tenth = job.percent / 10;
+                if *told == Some(tenth) || job.state.is_final() {
+                    return;
+                }
+                *told = Some(tenth);
+                let amount = if job.total_bytes > 0 {
+                    format!(" ({} of {})", size(job.done_bytes), size(job.total_bytes))
+                } else {
+                    String::new()
+                };
+                eprintln!("{what}: {} %{amount} {}", job.percent, safe(&job.detail));
+            }
+        }
+    }
+
+    fn end(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The command line: words into actions, answers into text. It decides nothing about VMs; whoever wants the same from a
+//! program uses the REST API and loses nothing. Standard output is data, standard error is talk.
+
+mod args;
+mod cert;
+mod console;
+mod exit;
+mod follow;
+mod run;
+mod show;
+mod units;
+
+use std::process::ExitCode;
+
+use camino::Utf8Path;
+use clap::Parser;
+use lifeboat_api::Client;
+
+use crate::config::{Config, Log, LogFormat};
+use args::{Cli, Command};
+use exit::{Exit, Failure};
+
+/// Runs the program.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Serve { config } => serve(config),
+        Command::Cert(command) => cert::run(command, cli.output),
+        _ => runtime(false).and_then(|runtime| {
+            let result = runtime.block_on(run::run(&Client::new(&cli.socket), &cli));
+            // A thread may still sit in a read of the terminal.
+            runtime.shutdown_background();
+            result
+        }),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.print();
+            failure.exit.into()
+        }
+    }
+}
+
+fn runtime(threads: bool) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = if threads {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    builder
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::io("start the runtime", &e))
+}
+
+fn serve(path: &Utf8Path) -> Result<Exit, Failure> {
+    let wrong = |e: String| Failure::new(Exit::Failed, e, "");
+    let config = Config::load(path).map_err(|e| wrong(e.to_string()))?;
+    log_to_stderr(&config.log).map_err(wrong)?;
+    runtime(true)?
+        .block_on(crate::serve::run(config))
+        .map_err(|e| wrong(format!("{e:#}")))?;
+    Ok(Exit::Done)
+}
+
+fn log_to_stderr(log: &Log) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level).map_err(|e| e.to_string())?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+    .map_err(|e| e.to_string())
+}

@@ -1,0 +1,448 @@
+//! What an administrator writes: the host's configuration and one file per VM. Read once at start; a mistake stops the
+//! start before anything is touched. Defaults are here and nowhere else.
+
+use std::net::SocketAddr;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_model::{VmSpec, VmSpecError};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// Where the management socket is when nobody says otherwise.
+pub(crate) const DEFAULT_SOCKET: &str = "/run/lifeboat/lifeboat.sock";
+
+/// Configuration of a host. `docs/lifeboat.toml` explains every key.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Name of this host.
+    pub(crate) host: String,
+    /// Where peers reach it.
+    pub(crate) listen: SocketAddr,
+    /// Durable state.
+    pub(crate) state_dir: Utf8PathBuf,
+    /// Sockets and pid files of VMs.
+    pub(crate) run_dir: Utf8PathBuf,
+    /// Logs on their way to a peer.
+    pub(crate) spool_dir: Utf8PathBuf,
+    /// VM descriptions.
+    pub(crate) vm_dir: Utf8PathBuf,
+    /// Management socket.
+    #[serde(default = "default_socket")]
+    pub(crate) socket: Utf8PathBuf,
+    /// Group that may manage this host.
+    pub(crate) admin_gid: Option<u32>,
+    /// MiB to leave free on every file system.
+    #[serde(default = "default_reserve")]
+    pub(crate) reserve_mib: u64,
+    /// Seconds a job is kept after its end.
+    #[serde(default = "default_retention")]
+    pub(crate) job_retention_s: u64,
+    /// Certificates.
+    pub(crate) tls: Tls,
+    /// The emulator.
+    #[serde(default)]
+    pub(crate) qemu: Qemu,
+    /// The log.
+    #[serde(default)]
+    pub(crate) log: Log,
+}
+
+/// Files of the certificates, PEM.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// The authority both hosts trust.
+    pub(crate) ca: Utf8PathBuf,
+    /// This host's certificate.
+    pub(crate) cert: Utf8PathBuf,
+    /// Its key.
+    pub(crate) key: Utf8PathBuf,
+}
+
+/// The emulator.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Qemu {
+    /// Program, searched for in `PATH` when it has no `/`.
+    pub(crate) binary: Utf8PathBuf,
+    /// Accelerator.
+    pub(crate) accel: Accel,
+}
+
+impl Default for Qemu {
+    fn default() -> Self {
+        Self {
+            binary: "qemu-system-x86_64".into(),
+            accel: Accel::Auto,
+        }
+    }
+}
+
+/// What runs the guest's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Accel {
+    /// KVM where the host has it.
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// Software.
+    Tcg,
+}
+
+/// The daemon's log, on standard error.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    /// A level or a filter as `tracing` reads it.
+    pub(crate) level: String,
+    /// Form of a line.
+    pub(crate) format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// Form of a line of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+fn default_socket() -> Utf8PathBuf {
+    DEFAULT_SOCKET.into()
+}
+fn default_reserve() -> u64 {
+    1024
+}
+fn default_retention() -> u64 {
+    300
+}
+
+/// What is wrong with the files; always for the administrator to mend.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// Cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file or directory.
+        path: Utf8PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Not TOML, or not the TOML it should be.
+    #[error("{path}, line {line}{key}: {detail}")]
+    Parse {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// `, key "x"` when the line has one.
+        key: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A value that cannot be.
+    #[error("{path}, key \"{key}\": {detail}")]
+    Value {
+        /// The file.
+        path: Utf8PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A VM that cannot be.
+    #[error("{path}: {source}")]
+    Vm {
+        /// The file.
+        path: Utf8PathBuf,
+        /// What is wrong.
+        source: VmSpecError,
+    },
+    /// Two files for one VM.
+    #[error("{first} and {second} both describe a VM with {what}: remove one, or give it its own")]
+    Twice {
+        /// A file.
+        first: Utf8PathBuf,
+        /// The other.
+        second: Utf8PathBuf,
+        /// What they share.
+        what: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks the configuration.
+    pub(crate) fn load(path: &Utf8Path) -> Result<Self, ConfigError> {
+        let config: Self = read_toml(path)?;
+        let wrong = |key, detail: &str| {
+            Err(ConfigError::Value {
+                path: path.into(),
+                key,
+                detail: detail.into(),
+            })
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        if config.host.is_empty() || config.host.len() > 253 || !config.host.chars().all(plain) {
+            return wrong("host", "use letters, digits, dots and hyphens");
+        }
+        if config.listen.port() == 0 {
+            return wrong("listen", "name a port; peers have to know it");
+        }
+        if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
+            return wrong("log.level", "use error, warn, info, debug or trace");
+        }
+        for (key, dir) in [
+            ("state_dir", &config.state_dir),
+            ("run_dir", &config.run_dir),
+            ("spool_dir", &config.spool_dir),
+            ("vm_dir", &config.vm_dir),
+            ("socket", &config.socket),
+            ("tls.ca", &config.tls.ca),
+            ("tls.cert", &config.tls.cert),
+            ("tls.key", &config.tls.key),
+        ] {
+            if !dir.is_absolute() {
+                return wrong(key, "write an absolute path");
+            }
+        }
+        Ok(config)
+    }
+
+    /// Reads and checks the description of every VM, in the order of the file names.
+    pub(crate) fn load_vms(&self) -> Result<Vec<VmSpec>, ConfigError> {
+        let unreadable = |source| ConfigError::Read {
+            path: self.vm_dir.clone(),
+            source,
+        };
+        let mut files = Vec::new();
+        for entry in self.vm_dir.read_dir_utf8().map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.into_path();
+            let hidden = path.file_name().is_some_and(|n| n.starts_with('.'));
+            if path.extension() == Some("toml") && !hidden {
+                files.push(path);
+            }
+        }
+        files.sort();
+        let mut vms: Vec<(Utf8PathBuf, VmSpec)> = Vec::new();
+        for path in files {
+            let spec: VmSpec = read_toml(&path)?;
+            spec.validate().map_err(|source| ConfigError::Vm {
+                path: path.clone(),
+                source,
+            })?;
+            let clash = vms.iter().find_map(|(first, other)| {
+                let what = if other.uuid == spec.uuid {
+                    format!("the UUID {}", spec.uuid)
+                } else if other.name == spec.name {
+                    format!("the name \"{}\"", spec.name)
+                } else {
+                    return None;
+                };
+                Some((first.clone(), what))
+            });
+            if let Some((first, what)) = clash {
+                return Err(ConfigError::Twice {
+                    first,
+                    second: path,
+                    what,
+                });
+            }
+            vms.push((path, spec));
+        }
+        Ok(vms.into_iter().map(|(_, spec)| spec).collect())
+    }
+}
+
+fn read_toml<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|e| {
+        let before = text.get(..e.span().map_or(0, |s| s.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let written = text.lines().nth(line - 1).unwrap_or_default();
+        let key = written
+            .split_once('=')
+            .map(|(k, _)| format!(", key \"{}\"", k.trim()))
+            .unwrap_or_default();
+        ConfigError::Parse {
+            path: path.into(),
+            line,
+            key,
+            detail: e.message().to_owned(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/lifeboat.toml");
+    const VM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/vm-example.toml");
+
+    fn dir_with(files: &[(&str, &str)]) -> (tempfile::TempDir, Utf8PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
+        (dir, path)
+    }
+
+    /// The sample with every optional key switched on, at its default.
+    fn uncommented(text: &str) -> String {
+        let switched_on = |line: &str| {
+            let bare = line.strip_prefix("# ").unwrap_or(line);
+            let key = bare
+                .split_once(" = ")
+                .is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+            if key || bare.starts_with('[') {
+                bare.to_owned()
+            } else {
+                line.to_owned()
+            }
+        };
+        text.lines().map(switched_on).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_sample_is_right_and_shows_the_defaults() {
+        let plain = Config::load(SAMPLE.into()).unwrap();
+        assert_eq!(
+            (plain.host.as_str(), plain.reserve_mib, plain.admin_gid),
+            ("alpha", 1024, None)
+        );
+        let (_dir, path) = dir_with(&[("l.toml", &uncommented(&std::fs::read_to_string(SAMPLE).unwrap()))]);
+        let mut full = Config::load(&path.join("l.toml")).unwrap();
+        assert_eq!(
+            full.admin_gid.take(),
+            Some(990),
+            "every optional key was switched on"
+        );
+        assert_eq!(format!("{plain:?}"), format!("{full:?}"));
+    }
+
+    #[test]
+    fn the_sample_vm_is_right() {
+        let (_dir, path) = dir_with(&[
+            ("web.toml", &std::fs::read_to_string(VM).unwrap()),
+            (".x.toml", "?"),
+            ("y.bak", "?"),
+        ]);
+        let config = Config {
+            vm_dir: path,
+            ..Config::load(SAMPLE.into()).unwrap()
+        };
+        let vms = config.load_vms().unwrap();
+        assert_eq!(vms.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["web"]);
+        assert_eq!(vms[0].disks.len(), 2);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_file_line_and_key() {
+        let sample = std::fs::read_to_string(SAMPLE).unwrap();
+        let line = |needle: &str| sample.lines().position(|l| l.starts_with(needle)).unwrap() + 1;
+        let host = line("host");
+        let table = [
+            (
+                "host = \"alpha\"",
+                "hots = \"alpha\"",
+                format!("l.toml, line {host}, key \"hots\": unknown field `hots`"),
+            ),
+            (
+                "host = \"alpha\"",
+                "host = 7",
+                format!("l.toml, line {host}, key \"host\": invalid type"),
+            ),
+            (
+                "host = \"alpha\"",
+                "host = \"a b\"",
+                "l.toml, key \"host\": use letters".into(),
+            ),
+            (
+                "host = \"alpha\"",
+                "host = \"alpha",
+                format!("l.toml, line {host}, key \"host\": "),
+            ),
+            ("host = \"alpha\"", "", "missing field `host`".into()),
+            (
+                "0.0.0.0:8443",
+                "0.0.0.0",
+                format!("line {}, key \"listen\"", line("listen")),
+            ),
+            ("0.0.0.0:8443", "0.0.0.0:0", "key \"listen\": name a port".into()),
+            (
+                "\"/run/lifeboat\"",
+                "\"run\"",
+                "key \"run_dir\": write an absolute path".into(),
+            ),
+            ("ca = ", "cа = ", "l.toml, line ".into()),
+            ("[tls]", "[tsl]", "unknown field `tsl`".into()),
+            (
+                "# [log]",
+                "[log]\nlevel = \"in,fo=loud\"",
+                "key \"log.level\": use".into(),
+            ),
+        ];
+        for (from, to, want) in table {
+            assert!(sample.contains(from), "{from}");
+            let (_dir, path) = dir_with(&[("l.toml", &sample.replacen(from, to, 1))]);
+            let error = Config::load(&path.join("l.toml")).unwrap_err().to_string();
+            assert!(error.contains(&want), "{error}\nshould contain {want}");
+        }
+        let missing = Config::load("/nowhere/l.toml".into()).unwrap_err().to_string();
+        assert!(missing.starts_with("/nowhere/l.toml: No such file"), "{missing}");
+    }
+
+    #[test]
+    fn mistakes_in_vm_files_are_named() {
+        let vm = std::fs::read_to_string(VM).unwrap();
+        let other = vm.replace("f0001", "f0002");
+        let renamed = vm.replace("\"web\"", "\"db\"");
+        let table = [
+            (
+                vm.replace("/srv/vms/web/sys", "sys"),
+                "a.toml: disk \"sys\": path \"sys.qcow2\" must be absolute",
+            ),
+            (
+                vm.replace("cpus = 2", "cpus = 0"),
+                "a.toml: cpus = 0 is out of range",
+            ),
+            (
+                vm.replace("cpus = 2", "cpu_count = 2"),
+                "key \"cpu_count\": unknown field",
+            ),
+            (
+                vm.replace("id = \"sys\"", "id = \"SYS\""),
+                "key \"id\": \"SYS\" is not a disk id",
+            ),
+            (vm.replace("6f3b", "zzzz"), "key \"uuid\""),
+            (other, "a.toml and "),
+            (renamed, "both describe a VM with the UUID 6f3b2f2e"),
+        ];
+        for (text, want) in table {
+            let (_dir, path) = dir_with(&[("a.toml", &text), ("b.toml", &vm)]);
+            let config = Config {
+                vm_dir: path,
+                ..Config::load(SAMPLE.into()).unwrap()
+            };
+            let error = config.load_vms().unwrap_err().to_string();
+            assert!(error.contains(want), "{error}\nshould contain {want}");
+        }
+    }
+}
