@@ -6,6 +6,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use imago::file::File;
@@ -23,6 +24,9 @@ pub(crate) const CLUSTER: usize = 16 << 10;
 
 /// Neighbouring frames are written together up to this many bytes.
 const BATCH: usize = 4 << 20;
+
+/// Longest backing file name a qcow2 header may hold, in bytes.
+const MAX_NAME: u32 = 1023;
 
 /// A layer open for writing, on top of its chain.
 pub(crate) struct Writer {
@@ -157,15 +161,22 @@ pub(crate) fn opens(path: &Utf8Path) -> bool {
     open_image(path, None, false).is_ok()
 }
 
-/// The backing file an image names, for comparison only.
+/// The backing file an image names, for comparison only. Read from the header's fixed fields, because branches have
+/// sub-clusters, which `imago` does not know.
 pub(crate) fn backing(path: &Utf8Path) -> Result<Option<String>> {
-    let open = || {
-        let file = File::try_from(std::fs::File::open(path)?)?;
-        let image = Qcow2::<File>::builder(file)
-            .backing(None)
-            .data_file(None)
-            .open(DenyImplicitOpenGate::default())?;
-        Ok(image.implicit_backing_file().cloned())
+    let read = || {
+        let file = std::fs::File::open(path)?;
+        let mut fields = [0; 12];
+        file.read_exact_at(&mut fields, 8)?;
+        let [o0, o1, o2, o3, o4, o5, o6, o7, l0, l1, l2, l3] = fields;
+        let offset = u64::from_be_bytes([o0, o1, o2, o3, o4, o5, o6, o7]);
+        let len = u32::from_be_bytes([l0, l1, l2, l3]);
+        if offset == 0 || len > MAX_NAME {
+            return Ok(None);
+        }
+        let mut name = vec![0; usize::try_from(len).unwrap_or_default()];
+        file.read_exact_at(&mut name, offset)?;
+        Ok(String::from_utf8(name).ok())
     };
-    open().map_err(at("open", path))
+    read().map_err(at("read", path))
 }

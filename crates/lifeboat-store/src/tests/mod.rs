@@ -1,1 +1,11 @@
-//! tests
+//! Tests of the store on real files. What is right is known from plain byte arrays the tests keep and is compared by
+//! `qemu-img`, never by reading back through the code under test.
+
+mod bench;
+mod crash;
+mod document;
+mod history;
+mod hostile;
+mod space;
+mod spool;
+mod world;

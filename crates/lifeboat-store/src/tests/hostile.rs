@@ -1,0 +1,237 @@
+//! Logs that are damaged, cut, or not ours, and transfers that break off.
+
+use bytes::Bytes;
+use lifeboat_deltalog::{Encoder, Header, LogKind};
+use lifeboat_engine::ports::store::{ReplicaStore, StoreError};
+use lifeboat_model::{GenerationId, VmId};
+
+use super::world::{World, body, disk, stream};
+
+async fn ready(seed: u64) -> World {
+    let mut w = World::new(seed).await;
+    w.bulk().await;
+    w.rounds(2).await;
+    w
+}
+
+fn one_frame(header: &Header) -> Vec<u8> {
+    let mut log = Vec::new();
+    let mut encoder = Encoder::new(header, false, &mut log).unwrap();
+    encoder.data(0, 0, &[7; 4096], &mut log).unwrap();
+    encoder.finish(&mut log);
+    log
+}
+
+fn nothing_left(w: &World) {
+    let left: Vec<_> = std::fs::read_dir(w.dir().join("incoming")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_belong_here_is_refused() {
+    let mut w = ready(60).await;
+    let wrong: [(&str, fn(&mut Header)); 6] = [
+        ("of VM", |h| h.vm = VmId(uuid::Uuid::nil())),
+        ("initial copy", |h| h.kind = LogKind::Bulk),
+        ("lacks disk", |h| h.disks[0].id = disk("other")),
+        ("disks", |h| h.disks.truncate(1)),
+        ("shrank", |h| h.disks[1].size -= 512),
+        ("announced", |h| h.position.sequence += 1),
+    ];
+    for (why, change) in wrong {
+        let mut header = w.header();
+        let position = header.position;
+        change(&mut header);
+        let said = w.send(position, &one_frame(&header)).await;
+        let Err(StoreError::BadLog(said)) = said else { panic!("{why}: {said:?}") };
+        assert!(said.contains(why), "{why}: {said}");
+        nothing_left(&w);
+    }
+    let mut header = w.header();
+    header.parent.sequence -= 1;
+    let said = w.send(header.position, &one_frame(&header)).await;
+    assert!(matches!(said, Err(StoreError::OutOfSequence { .. })), "{said:?}");
+    header = w.header();
+    header.parent.generation = GenerationId(uuid::Uuid::nil());
+    let said = w.send(header.position, &one_frame(&header)).await;
+    assert!(matches!(said, Err(StoreError::OutOfSequence { .. })), "{said:?}");
+    nothing_left(&w);
+    w.rounds(1).await;
+    w.check().await;
+}
+
+#[tokio::test]
+async fn every_kind_of_damage_is_refused() {
+    let mut w = ready(61).await;
+    let header = w.header();
+    let (good, model) = w.log(&header);
+    for n in 0..60 {
+        let mut bad = good.clone();
+        let at = usize::try_from(w.rng.below(bad.len() as u64)).unwrap();
+        bad[at] ^= 1 << (n % 8);
+        let said = w.send(header.position, &bad).await;
+        // A damaged position or parent in the header fails its checksum first.
+        assert!(matches!(said, Err(StoreError::BadLog(_))), "byte {at}: {said:?}");
+        nothing_left(&w);
+    }
+    let mut long = good.clone();
+    long.push(0);
+    let said = w.send(header.position, &long).await;
+    assert!(matches!(said, Err(StoreError::BadLog(_))), "{said:?}");
+    w.send(header.position, &good).await.unwrap();
+    w.landed(header.position, model);
+    w.seal().await;
+    w.check().await;
+}
+
+#[tokio::test]
+async fn a_new_generation_continues_the_old_one() {
+    let mut w = ready(62).await;
+    let mut header = w.header();
+    header.position.generation = GenerationId(w.rng.uuid());
+    header.position.sequence = 1;
+    let (log, model) = w.log(&header);
+    w.send(header.position, &log).await.unwrap();
+    w.landed(header.position, model);
+    w.rounds(2).await;
+    w.reopen().await;
+    w.check().await;
+}
+
+#[tokio::test]
+async fn a_broken_transfer_goes_on_where_it_stopped() {
+    let mut w = ready(63).await;
+    for _ in 0..6 {
+        let header = w.header();
+        let (log, model) = w.log(&header);
+        let mut here = 0;
+        for _ in 0..3 {
+            let more = usize::try_from(w.rng.below((log.len() - here) as u64)).unwrap();
+            let piece = Bytes::copy_from_slice(&log[here..here + more]);
+            let cut = body(vec![
+                Ok(piece),
+                Err(std::io::ErrorKind::ConnectionReset.into()),
+            ]);
+            let said = w.store.receive(w.vm, header.position, here as u64, cut).await;
+            assert!(matches!(said, Err(StoreError::Io { .. })), "{said:?}");
+            here += more;
+            if w.rng.below(2) == 0 {
+                w.reopen().await;
+            }
+            let offset = w.store.receive_offset(w.vm, header.position).await.unwrap();
+            assert_eq!(offset, here as u64);
+        }
+        // The sender may also go back a little.
+        let from = here / 2;
+        let done = w.store.receive(w.vm, header.position, from as u64, stream(&log[from..])).await;
+        assert_eq!(done.unwrap().bytes, log.len() as u64);
+        w.landed(header.position, model);
+        let again = w.store.receive(w.vm, header.position, 0, stream(&[])).await.unwrap();
+        assert_eq!((again.durable, again.instant), (header.position, header.instant));
+    }
+    w.seal().await;
+    w.check().await;
+}
+
+#[tokio::test]
+async fn a_part_that_went_bad_is_thrown_away() {
+    let mut w = ready(64).await;
+    let header = w.header();
+    let log = one_frame(&header);
+    let piece = Bytes::copy_from_slice(&log[..3000]);
+    let cut = vec![Ok(piece), Err(std::io::ErrorKind::ConnectionReset.into())];
+    w.store.receive(w.vm, header.position, 0, body(cut)).await.unwrap_err();
+    let part = std::fs::read_dir(w.dir().join("incoming")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&part).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&part, &bytes).unwrap();
+    w.reopen().await;
+    let said = w.store.receive(w.vm, header.position, 3000, stream(&log[3000..])).await;
+    assert!(matches!(said, Err(StoreError::BadLog(_))), "{said:?}");
+    assert_eq!(w.store.receive_offset(w.vm, header.position).await.unwrap(), 0);
+    let ahead = w.store.receive(w.vm, header.position, 100, stream(&log[100..])).await;
+    assert!(matches!(ahead, Err(StoreError::BadLog(_))), "{ahead:?}");
+    w.send(header.position, &log).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stored_log_that_rots_is_named_and_touches_no_point() {
+    let mut w = ready(65).await;
+    let header = w.header();
+    w.send(header.position, &one_frame(&header)).await.unwrap();
+    let name = format!("logs/{}-{:020}.lbd", header.position.generation, header.position.sequence);
+    let path = w.dir().join(name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[2000] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let said = w.store.apply(w.vm).await;
+    assert!(matches!(said, Err(StoreError::Damaged { .. })), "{said:?}");
+    w.durable = header.position;
+    w.check().await;
+}
+
+#[tokio::test]
+async fn bulk_takes_only_what_continues_it() {
+    let mut w = World::new(66).await;
+    let target = w.disks()[0].clone();
+    let ahead = w.segment(&target, 512, &[1; 512]);
+    let said = w.store.bulk(w.vm, stream(&ahead)).await;
+    assert!(matches!(said, Err(StoreError::BadLog(_))), "{said:?}");
+    let mut bigger = target.clone();
+    bigger.size += 512;
+    let said = w.store.bulk(w.vm, stream(&w.segment(&bigger, 0, &[1; 512]))).await;
+    assert!(matches!(said, Err(StoreError::BadLog(_))), "{said:?}");
+    let good = w.segment(&target, 0, &[1; 4096]);
+    let said = w.store.bulk(w.vm, stream(&good[..good.len() - 1])).await;
+    assert!(matches!(said, Err(StoreError::Io { .. })), "{said:?}");
+    assert_eq!(w.store.info(w.vm).await.unwrap().bulk[1].done, 0);
+    w.bulk().await;
+    w.rounds(1).await;
+    let late = w.store.bulk(w.vm, stream(&good)).await;
+    assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
+    w.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receiving_runs_beside_applying_sealing_and_expiring() {
+    let mut w = ready(67).await;
+    let mut logs = Vec::new();
+    for _ in 0..20 {
+        let header = w.header();
+        let (log, model) = w.log(&header);
+        w.landed(header.position, model);
+        logs.push((header.position, log));
+    }
+    let sender = async {
+        for (position, log) in &logs {
+            w.store.receive(w.vm, *position, 0, stream(log)).await.unwrap();
+        }
+    };
+    let last = w.durable;
+    let points = w.points.clone();
+    let worker = async {
+        let mut points = points;
+        loop {
+            let applied = w.store.apply(w.vm).await.unwrap();
+            if let Some(log) = applied {
+                let id = lifeboat_model::PointId(uuid::Uuid::from_u128(u128::from(log.position.sequence)));
+                w.store.seal(w.vm, id).await.unwrap();
+                points.push((id, log.position));
+                if points.len() > 4 {
+                    w.store.expire_oldest(w.vm).await.unwrap();
+                    points.remove(0);
+                }
+                if log.position == last {
+                    return points;
+                }
+            } else {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let ((), points) = tokio::join!(sender, worker);
+    w.points = points;
+    w.check().await;
+    w.reopen().await;
+    w.check().await;
+}
