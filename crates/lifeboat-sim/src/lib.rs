@@ -1,1 +1,22 @@
-//! placeholder
+//! Tests only: a seeded world of hosts, guests, links and crashes over the engine's ports, all in memory and in virtual
+//! time. The same seed gives the same history.
+//!
+//! The truth about disks is kept by the simulated hypervisor: what every disk held at every instant. No check asks the
+//! engine, the store's answers or the wire for it. What is deliberately absent: image formats, certificates, real files.
+//! Run it on a current-thread runtime whose clock is paused.
+
+mod capture;
+mod catalog;
+mod disk;
+mod gate;
+mod hypervisor;
+mod link;
+mod spool;
+mod state;
+mod store;
+mod world;
+
+pub use disk::{BLOCK, Content, Image, Tracked};
+pub use gate::{Fault, Port};
+pub use state::{HostState, Replica, Rng, Shared, State, Truth};
+pub use world::{DATA_BYTES, SYS_BYTES, VM, World};

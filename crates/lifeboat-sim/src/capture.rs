@@ -1,0 +1,338 @@
+//! Capture of a VM's disks: records of changes with the semantics of persistent dirty bitmaps, and frozen instants.
+//! Every instant is noted as the truth for its position.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_deltalog::{Consistency, LogDisk};
+use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Instant, Tracking};
+use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_model::{Position, VmId};
+use std::collections::BTreeSet;
+
+use crate::disk::{Content, Image, Tracked, bytes_of, cover, extents};
+use crate::gate::Port;
+use crate::hypervisor::process;
+use crate::state::{State, Truth};
+
+/// The disks of a VM, open for capture.
+pub(crate) struct Source {
+    port: Port,
+    vm: VmId,
+    keys: Vec<String>,
+    disks: Vec<LogDisk>,
+    live: bool,
+    run: u64,
+}
+
+impl Source {
+    pub(crate) fn open(
+        port: &Port,
+        vm: VmId,
+        keys: Vec<String>,
+        disks: Vec<LogDisk>,
+        live: bool,
+        run: u64,
+    ) -> Self {
+        if !live {
+            process(&mut port.shared.state(), port.host, vm).held += 1;
+        }
+        Self {
+            port: port.clone(),
+            vm,
+            keys,
+            disks,
+            live,
+            run,
+        }
+    }
+
+    async fn run<R: Send>(
+        &self,
+        name: &'static str,
+        effect: impl FnOnce(&mut State, usize) -> Result<R, CaptureError> + Send,
+    ) -> Result<R, CaptureError> {
+        self.port
+            .run(name, |s, h| {
+                let p = process(s, h, self.vm);
+                if self.live && (p.run != self.run || p.power == PowerState::Off) {
+                    return Err(CaptureError::Gone);
+                }
+                effect(s, h)
+            })
+            .await
+    }
+
+    fn images<'s>(&self, s: &'s mut State, h: usize) -> Vec<&'s mut Image> {
+        let wanted = &self.keys;
+        let mut found: Vec<_> = s.hosts[h]
+            .images
+            .iter_mut()
+            .filter(|(k, _)| wanted.contains(k))
+            .collect();
+        found.sort_by_key(|(k, _)| wanted.iter().position(|w| w == *k));
+        found.into_iter().map(|(_, i)| i).collect()
+    }
+
+    fn view(&self, s: &mut State, h: usize, frozen: Option<(Vec<Content>, Vec<BTreeSet<u64>>)>) -> View {
+        s.next_view += 1;
+        let id = s.next_view;
+        process(s, h, self.vm).views.insert(id);
+        View {
+            port: self.port.clone(),
+            vm: self.vm,
+            id,
+            keys: self.keys.clone(),
+            frozen,
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if !self.live {
+            let mut s = self.port.shared.state();
+            let p = process(&mut s, self.port.host, self.vm);
+            p.held = p.held.saturating_sub(1);
+            for image in self.images(&mut s, self.port.host) {
+                image.closed();
+            }
+        }
+    }
+}
+
+fn refused(what: &str) -> CaptureError {
+    CaptureError::Block {
+        what: what.into(),
+        detail: "refused".into(),
+    }
+}
+
+#[async_trait]
+impl CaptureSource for Source {
+    fn disks(&self) -> &[LogDisk] {
+        &self.disks
+    }
+
+    fn live(&self) -> bool {
+        self.live
+    }
+
+    async fn recover(&self) -> Result<Tracking, CaptureError> {
+        self.run("capture.recover", |s, h| {
+            process(s, h, self.vm).views.clear();
+            let images = self.images(s, h);
+            let lost = |n: usize, reason: &str| {
+                Ok(Tracking::Lost {
+                    disk: self.disks[n].id.clone(),
+                    reason: reason.into(),
+                })
+            };
+            if let Some(n) = images.iter().position(|i| i.tracked.iter().any(|t| t.broken)) {
+                return lost(n, "its process was killed");
+            }
+            let since = |i: &&mut Image| i.tracked.iter().map(|t| t.since).collect::<Vec<_>>();
+            let first = images.first().map(since).unwrap_or_default();
+            if let Some(n) = images.iter().position(|i| since(i) != first) {
+                return lost(n, "its records are not those of the other disks");
+            }
+            Ok(match first.is_empty() {
+                true => Tracking::None,
+                false => Tracking::Since(first),
+            })
+        })
+        .await
+    }
+
+    async fn start_tracking(&self, base: Position) -> Result<(), CaptureError> {
+        self.run("capture.start_tracking", |s, h| {
+            if self.images(s, h).iter().any(|i| !i.tracked.is_empty()) {
+                s.violation("tracking was started where tracking exists");
+                return Err(refused("start tracking"));
+            }
+            let stored = !self.live;
+            for image in self.images(s, h) {
+                image.tracked.push(Tracked {
+                    since: base,
+                    dirty: BTreeSet::new(),
+                    recording: true,
+                    stored,
+                    broken: false,
+                });
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stop_tracking(&self) -> Result<(), CaptureError> {
+        self.run("capture.stop_tracking", |s, h| {
+            self.images(s, h).into_iter().for_each(|i| i.tracked.clear());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn current(&self) -> Result<Box<dyn BlockView>, CaptureError> {
+        let view = self
+            .run("capture.current", |s, h| {
+                if !process(s, h, self.vm).views.is_empty() {
+                    s.violation("a view was opened over a leftover one, without recover");
+                }
+                Ok(self.view(s, h, None))
+            })
+            .await?;
+        Ok(Box::new(view))
+    }
+
+    async fn instant(
+        &self,
+        base: Position,
+        next: Position,
+        _wanted: Consistency,
+    ) -> Result<Instant, CaptureError> {
+        let at = self.port.shared.now();
+        let view = self
+            .run("capture.instant", |s, h| {
+                if !process(s, h, self.vm).views.is_empty() {
+                    s.violation("an instant was taken over a leftover view, without recover");
+                }
+                let fit = |i: &&mut Image| {
+                    matches!(i.tracked.as_slice(), [t] if t.since == base && t.recording && !t.broken)
+                };
+                if !self.images(s, h).iter().all(|i| fit(i)) {
+                    s.violation(format!("an instant was taken from {base}, which is not what is tracked"));
+                    return Err(refused("instant"));
+                }
+                let (mut contents, mut dirty) = (Vec::new(), Vec::new());
+                let stored = !self.live;
+                for image in self.images(s, h) {
+                    contents.push(image.content.clone());
+                    for t in &mut image.tracked {
+                        t.recording = false;
+                        dirty.push(t.dirty.clone());
+                    }
+                    image.tracked.push(Tracked {
+                        since: next,
+                        dirty: BTreeSet::new(),
+                        recording: true,
+                        stored,
+                        broken: false,
+                    });
+                }
+                let truth = Truth {
+                    at,
+                    disks: contents.clone(),
+                };
+                let place = (self.vm, next.generation.0.as_u128(), next.sequence);
+                if s.truth.insert(place, truth).is_some() {
+                    s.violation(format!("position {next} was used for two instants"));
+                }
+                Ok(self.view(s, h, Some((contents, dirty))))
+            })
+            .await?;
+        Ok(Instant {
+            consistency: Consistency::Crash,
+            view: Box::new(view),
+        })
+    }
+
+    async fn acknowledge(&self, base: Position) -> Result<(), CaptureError> {
+        self.run("capture.acknowledge", |s, h| {
+            for image in self.images(s, h) {
+                if image.tracked.len() != 2 || image.tracked[0].since != base {
+                    return Err(refused("acknowledge"));
+                }
+                image.tracked.remove(0);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn give_back(&self, base: Position, next: Position) -> Result<(), CaptureError> {
+        self.run("capture.give_back", |s, h| {
+            for image in self.images(s, h) {
+                let [first, second] = image.tracked.as_mut_slice() else {
+                    return Err(refused("give back"));
+                };
+                if first.since != base || second.since != next {
+                    return Err(refused("give back"));
+                }
+                first.dirty.append(&mut second.dirty);
+                first.recording = true;
+                image.tracked.truncate(1);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), CaptureError> {
+        self.port
+            .run("capture.close", |_, _| Ok::<(), CaptureError>(()))
+            .await
+    }
+}
+
+struct View {
+    port: Port,
+    vm: VmId,
+    id: u64,
+    keys: Vec<String>,
+    /// Contents and changes at the instant; `None` for the disks as they change.
+    frozen: Option<(Vec<Content>, Vec<BTreeSet<u64>>)>,
+}
+
+impl View {
+    async fn run<R: Send>(
+        &self,
+        name: &'static str,
+        disk: usize,
+        effect: impl FnOnce(&Content) -> R + Send,
+    ) -> Result<R, CaptureError> {
+        self.port
+            .run(name, |s, h| {
+                if !process(s, h, self.vm).views.contains(&self.id) {
+                    return Err(CaptureError::Gone);
+                }
+                match &self.frozen {
+                    Some((contents, _)) => contents.get(disk).map(effect),
+                    None => s.hosts[h]
+                        .images
+                        .get(&self.keys[disk])
+                        .map(|i| effect(&i.content)),
+                }
+                .ok_or_else(|| refused("no such disk"))
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl BlockView for View {
+    async fn changed(&self, disk: usize) -> Result<Vec<Extent>, CaptureError> {
+        let dirty = self.frozen.as_ref().and_then(|(_, d)| d.get(disk)).cloned();
+        let dirty = dirty.ok_or_else(|| refused("changes of a view that is no instant"))?;
+        self.run("view.changed", disk, move |content| extents(dirty.into_iter(), content))
+            .await
+    }
+
+    async fn allocation(&self, disk: usize, offset: u64, len: u64) -> Result<Vec<Extent>, CaptureError> {
+        self.run("view.allocation", disk, |content| cover(content, offset, len))
+            .await
+    }
+
+    async fn read(&self, disk: usize, offset: u64, len: u32) -> Result<Bytes, CaptureError> {
+        self.run("view.read", disk, |content| bytes_of(content, offset, len.into()))
+            .await
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), CaptureError> {
+        self.port
+            .run("view.close", |s, h| {
+                process(s, h, self.vm).views.remove(&self.id);
+                Ok::<(), CaptureError>(())
+            })
+            .await
+    }
+}

@@ -1,0 +1,142 @@
+//! The durable catalog, in memory, with the clock and the source of ids.
+
+use async_trait::async_trait;
+use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
+use lifeboat_engine::ports::{Clock, Entropy};
+use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
+use lifeboat_model::{AuthorizationEntry, JobId, Timestamp, VmId};
+use uuid::Uuid;
+
+use crate::gate::Port;
+use crate::state::{HostState, State};
+
+fn host(s: &mut State, h: usize) -> Result<&mut HostState, CatalogError> {
+    let host = s
+        .hosts
+        .get_mut(h)
+        .ok_or_else(|| CatalogError::Database("no such host".into()))?;
+    if host.catalog_full {
+        return Err(CatalogError::NoSpace);
+    }
+    Ok(host)
+}
+
+fn set_relationship(image: &mut CatalogImage, r: &Relationship) {
+    image.relationships.retain(|x| (x.vm, x.index) != (r.vm, r.index));
+    image.relationships.push(r.clone());
+}
+
+fn set_job(image: &mut CatalogImage, job: &Job) {
+    image.jobs.retain(|j| j.id != job.id);
+    image.jobs.push(job.clone());
+}
+
+#[async_trait]
+impl Catalog for Port {
+    async fn load(&self) -> Result<CatalogImage, CatalogError> {
+        self.run("catalog.load", |s, h| Ok(s.hosts[h].catalog.clone())).await
+    }
+
+    async fn put_relationship(&self, relationship: &Relationship) -> Result<(), CatalogError> {
+        self.run("catalog.put_relationship", |s, h| {
+            set_relationship(&mut host(s, h)?.catalog, relationship);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_relationship(&self, vm: VmId, index: u8) -> Result<(), CatalogError> {
+        self.run("catalog.remove_relationship", |s, h| {
+            let image = &mut host(s, h)?.catalog;
+            image.relationships.retain(|x| (x.vm, x.index) != (vm, index));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put_job(&self, job: &Job) -> Result<(), CatalogError> {
+        self.run("catalog.put_job", |s, h| {
+            set_job(&mut host(s, h)?.catalog, job);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put_both(&self, relationship: &Relationship, job: &Job) -> Result<(), CatalogError> {
+        self.run("catalog.put_both", |s, h| {
+            let image = &mut host(s, h)?.catalog;
+            set_relationship(image, relationship);
+            set_job(image, job);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_job(&self, job: JobId) -> Result<(), CatalogError> {
+        self.run("catalog.remove_job", |s, h| {
+            host(s, h)?.catalog.jobs.retain(|j| j.id != job);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put_entry(&self, entry: &AuthorizationEntry) -> Result<(), CatalogError> {
+        self.run("catalog.put_entry", |s, h| {
+            let image = &mut host(s, h)?.catalog;
+            image.entries.retain(|e| e.primary != entry.primary);
+            image.entries.push(entry.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_entry(&self, primary: &str) -> Result<bool, CatalogError> {
+        self.run("catalog.remove_entry", |s, h| {
+            let image = &mut host(s, h)?.catalog;
+            let before = image.entries.len();
+            image.entries.retain(|e| e.primary != primary);
+            Ok(image.entries.len() < before)
+        })
+        .await
+    }
+
+    async fn put_server(&self, settings: &ServerSettings) -> Result<(), CatalogError> {
+        self.run("catalog.put_server", |s, h| {
+            host(s, h)?.catalog.server = settings.clone();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn add_event(&self, event: &Event) -> Result<(), CatalogError> {
+        self.run("catalog.add_event", |s, h| {
+            host(s, h)?.events.push(event.clone());
+            s.note(format!("  event on {h}: {}", event.message));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn events(&self, vm: Option<VmId>, limit: u32) -> Result<Vec<Event>, CatalogError> {
+        self.run("catalog.events", |s, h| {
+            let events = s.hosts[h].events.iter().rev();
+            let wanted = events.filter(|e| vm.is_none() || e.vm == vm).cloned();
+            Ok(wanted.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+        })
+        .await
+    }
+}
+
+impl Clock for Port {
+    fn now(&self) -> Timestamp {
+        self.shared.now()
+    }
+}
+
+impl Entropy for Port {
+    fn uuid(&self) -> Uuid {
+        let mut s = self.shared.state();
+        let (high, low) = (s.rng.next(), s.rng.next());
+        uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes()).into_uuid()
+    }
+}

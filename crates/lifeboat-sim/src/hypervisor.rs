@@ -1,0 +1,186 @@
+//! VM processes that outlive the daemon, on images of the host.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_deltalog::LogDisk;
+use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
+use lifeboat_engine::ports::hypervisor::{
+    Console, DiskImage, Hypervisor, HypervisorError, Launch, LiveMerge, PowerState,
+};
+use lifeboat_model::{DiskId, VmId};
+
+use crate::capture::Source;
+use crate::gate::Port;
+use crate::state::{Process, State};
+
+/// The key of an image in the host's table of files.
+pub(crate) fn key(image: &DiskImage) -> String {
+    match image {
+        DiskImage::Plain { path, .. } => path.to_string(),
+        DiskImage::Chain { blockdev } => blockdev["file"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+pub(crate) fn process(s: &mut State, h: usize, vm: VmId) -> &mut Process {
+    s.hosts[h].processes.entry(vm).or_insert(Process {
+        power: PowerState::Off,
+        images: Vec::new(),
+        run: 0,
+        views: std::collections::BTreeSet::new(),
+        held: 0,
+    })
+}
+
+/// Ends a VM's process; `killed`: without closing its images.
+pub(crate) fn end(s: &mut State, h: usize, vm: VmId, killed: bool) {
+    let p = process(s, h, vm);
+    if p.power == PowerState::Off {
+        return;
+    }
+    p.power = PowerState::Off;
+    p.views.clear();
+    let images = std::mem::take(&mut p.images);
+    for key in images {
+        if let Some(image) = s.hosts[h].images.get_mut(&key) {
+            if killed {
+                image.killed();
+            } else {
+                image.closed();
+            }
+        }
+    }
+}
+
+fn check(s: &State, h: usize, launch: &Launch) -> Result<Vec<String>, HypervisorError> {
+    let keys: Vec<String> = launch.disks.iter().map(|d| key(&d.image)).collect();
+    match keys.iter().find(|k| !s.hosts[h].images.contains_key(*k)) {
+        Some(missing) => Err(HypervisorError::Preflight(format!("{missing} does not exist"))),
+        None => Ok(keys),
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Port {
+    async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError> {
+        self.run("hv.preflight", |s, h| check(s, h, launch).map(|_| ())).await
+    }
+
+    async fn start(&self, launch: &Launch) -> Result<(), HypervisorError> {
+        self.run("hv.start", |s, h| {
+            let keys = check(s, h, launch)?;
+            let p = process(s, h, launch.spec.uuid);
+            if p.power != PowerState::Off {
+                return Err(HypervisorError::Running);
+            }
+            if p.held > 0 {
+                s.violation("a VM was started while its images were held for capture");
+                return Err(HypervisorError::DidNotStart("image is locked".into()));
+            }
+            (p.power, p.images, p.run) = (PowerState::Running, keys, p.run + 1);
+            p.views.clear();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn power(&self, vm: VmId) -> Result<PowerState, HypervisorError> {
+        self.run("hv.power", |s, h| Ok(process(s, h, vm).power)).await
+    }
+
+    async fn shut_down(&self, vm: VmId, _timeout: Duration) -> Result<(), HypervisorError> {
+        self.run("hv.shut_down", |s, h| {
+            if process(s, h, vm).power == PowerState::Off {
+                return Err(HypervisorError::NotRunning);
+            }
+            end(s, h, vm, false);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.run("hv.turn_off", |s, h| {
+            end(s, h, vm, false);
+            Ok(())
+        })
+        .await
+    }
+
+    fn console(&self, vm: VmId) -> Console {
+        Console {
+            socket: format!("/run/{vm}/console").into(),
+            log: format!("/run/{vm}/log").into(),
+        }
+    }
+
+    async fn screenshot(&self, vm: VmId) -> Result<Bytes, HypervisorError> {
+        self.run("hv.screenshot", |s, h| match process(s, h, vm).power {
+            PowerState::Off => Err(HypervisorError::NotRunning),
+            PowerState::Running | PowerState::Paused | PowerState::Stalled => Ok(Bytes::new()),
+        })
+        .await
+    }
+
+    async fn source(
+        &self,
+        launch: &Launch,
+        disks: &[DiskId],
+    ) -> Result<Box<dyn CaptureSource>, CaptureError> {
+        let vm = launch.spec.uuid;
+        let (keys, sizes, live, run) = self
+            .run("hv.source", |s, h| {
+                let (mut keys, mut sizes) = (Vec::new(), Vec::new());
+                for id in disks {
+                    let found = launch.disks.iter().find(|d| d.id == *id).map(|d| key(&d.image));
+                    let image = found.as_ref().and_then(|k| s.hosts[h].images.get(k));
+                    let (Some(key), Some(image)) = (&found, image) else {
+                        return Err(CaptureError::Preflight(format!("no image of disk {id}")));
+                    };
+                    sizes.push(LogDisk {
+                        id: id.clone(),
+                        size: image.size,
+                    });
+                    keys.push(key.clone());
+                }
+                let p = process(s, h, vm);
+                let live = p.power != PowerState::Off;
+                if !live {
+                    if p.held > 0 {
+                        s.violation("a second source of a powered-off VM was opened");
+                        return Err(CaptureError::InUse {
+                            disk: "sys".into(),
+                            detail: "another capture of this VM has not been closed".into(),
+                        });
+                    }
+                    // Whatever an earlier daemon left behind is ended in order.
+                    p.views.clear();
+                }
+                Ok((keys, sizes, live, p.run))
+            })
+            .await?;
+        Ok(Box::new(Source::open(self, vm, keys, sizes, live, run)))
+    }
+
+    async fn merge_live(
+        &self,
+        vm: VmId,
+        layers: &[LiveMerge],
+        _bytes_per_s: u64,
+    ) -> Result<(), HypervisorError> {
+        self.run("hv.merge_live", |s, h| {
+            if process(s, h, vm).power == PowerState::Off {
+                return Err(HypervisorError::NotRunning);
+            }
+            if layers.is_empty() {
+                s.violation("nothing to merge");
+            }
+            if let Some((_, by_vm, _)) = s.hosts[h].replicas.get_mut(&vm).and_then(|r| r.promoted.as_mut()) {
+                *by_vm = true;
+            }
+            Ok(())
+        })
+        .await
+    }
+}

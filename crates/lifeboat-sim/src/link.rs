@@ -1,0 +1,185 @@
+//! Links between the hosts: each call is answered by the peer's engine in a task of the peer, so that either side can
+//! die alone. Links are cut, also in the middle of a body, and answers get lost.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use lifeboat_engine::Engine;
+use lifeboat_engine::ports::ByteStream;
+use lifeboat_engine::ports::link::{
+    LinkError, LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply,
+    PeerRequest,
+};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::gate::{Fault, Injected, Port};
+
+/// Bytes handed on at once.
+const CHUNK: usize = 4096;
+
+type Chunk = Option<std::io::Result<Bytes>>;
+
+fn away(peer: &str, why: &str) -> LinkError {
+    LinkError::Unreachable {
+        peer: peer.into(),
+        detail: why.into(),
+    }
+}
+
+impl Port {
+    fn pair(&self, target: usize) -> (usize, usize) {
+        (self.host.min(target), self.host.max(target))
+    }
+
+    async fn until_cut(&self, target: usize) {
+        let pair = self.pair(target);
+        let mut cuts = self.shared.cuts.subscribe();
+        // The sender lives as long as the world.
+        let _ = cuts.wait_for(|c| c.contains(&pair)).await;
+    }
+
+    async fn reach(&self, peer: &str) -> Result<(usize, Arc<Engine>, PeerIdentity), LinkError> {
+        let name = peer.split(':').next().unwrap_or_default();
+        let (target, own) = {
+            let s = self.shared.state();
+            let target = s.hosts.iter().position(|h| h.name == name);
+            (target, s.hosts[self.host].name.clone())
+        };
+        let target = target.ok_or_else(|| away(peer, "no such host"))?;
+        let cut = self.shared.cuts.borrow().contains(&self.pair(target));
+        let engine = self
+            .shared
+            .engines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)[target]
+            .clone();
+        match engine {
+            Some(engine) if !cut => Ok((target, engine, PeerIdentity { names: vec![own] })),
+            _ => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Err(away(peer, "no answer"))
+            }
+        }
+    }
+
+    fn answering<T>(&self, target: usize, task: &JoinHandle<T>) {
+        let mut all = self
+            .shared
+            .answering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all[target].retain(|t| !t.is_finished());
+        all[target].push(task.abort_handle());
+    }
+
+    /// Whether the answer gets lost on its way back.
+    async fn answered(&self, fault: Option<Fault>) -> bool {
+        if fault == Some(Fault::CrashAfter) {
+            self.die().await;
+        }
+        let mut s = self.shared.state();
+        let lost = s.lose_replies[self.host] > 0;
+        s.lose_replies[self.host] = s.lose_replies[self.host].saturating_sub(1);
+        lost || fault == Some(Fault::FailAfter)
+    }
+
+    async fn pump(&self, target: usize, mut body: ByteStream, to: mpsc::Sender<Chunk>) -> bool {
+        while let Some(piece) = body.next().await {
+            let Ok(bytes) = piece else { return false };
+            for at in (0..bytes.len()).step_by(CHUNK) {
+                let chunk = bytes.slice(at..bytes.len().min(at + CHUNK));
+                {
+                    let mut s = self.shared.state();
+                    if let Some(left) = s.cut_after[self.host].as_mut() {
+                        if *left == 0 {
+                            s.cut_after[self.host] = None;
+                            drop(s);
+                            let pair = self.pair(target);
+                            self.shared.cuts.send_modify(|c| {
+                                c.insert(pair);
+                            });
+                            return false;
+                        }
+                        *left = left.saturating_sub(1);
+                    }
+                }
+                if to.send(Some(Ok(chunk))).await.is_err() {
+                    // The peer has answered already and reads no more.
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+        let _ = to.send(None).await;
+        true
+    }
+}
+
+fn received(rx: mpsc::Receiver<Chunk>) -> ByteStream {
+    Box::pin(stream::unfold(Some(rx), |rx| async {
+        let mut rx = rx?;
+        match rx.recv().await {
+            Some(Some(chunk)) => Some((chunk, Some(rx))),
+            Some(None) => None,
+            None => Some((Err(std::io::ErrorKind::ConnectionReset.into()), None)),
+        }
+    }))
+}
+
+#[async_trait]
+impl PeerLink for Port {
+    async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError> {
+        let fault = self.enter("link.call").await;
+        if fault == Some(Fault::Fail) {
+            return Err(LinkError::injected("link.call"));
+        }
+        let (target, engine, identity) = self.reach(peer).await?;
+        let mut task = tokio::spawn(async move { engine.call(&identity, request).await });
+        self.answering(target, &task);
+        let reply = tokio::select! {
+            biased;
+            reply = &mut task => reply.map_err(|_| away(peer, "the connection was closed"))?,
+            () = self.until_cut(target) => return Err(away(peer, "the connection was cut")),
+        };
+        if self.answered(fault).await {
+            return Err(away(peer, "the answer was lost"));
+        }
+        match reply {
+            PeerReply::Refused(refusal) => Err(LinkError::Refused(refusal)),
+            reply => Ok(reply),
+        }
+    }
+
+    async fn send(&self, peer: &str, address: LogAddress, body: ByteStream) -> Result<LogReceipt, LinkError> {
+        let fault = self.enter("link.send").await;
+        if fault == Some(Fault::Fail) {
+            return Err(LinkError::injected("link.send"));
+        }
+        let (target, engine, identity) = self.reach(peer).await?;
+        let (tx, rx) = mpsc::channel(1);
+        let task = tokio::spawn(async move { engine.receive(&identity, address, received(rx)).await });
+        self.answering(target, &task);
+        let pump = self.pump(target, body, tx);
+        let both = async {
+            futures_util::pin_mut!(pump);
+            let mut task = task;
+            tokio::select! {
+                biased;
+                answer = &mut task => answer.ok(),
+                whole = &mut pump => if whole { task.await.ok() } else { None },
+            }
+        };
+        let answer: Option<Result<LogReceipt, PeerRefusal>> = tokio::select! {
+            biased;
+            answer = both => answer,
+            () = self.until_cut(target) => None,
+        };
+        let answer = answer.ok_or_else(|| away(peer, "the connection broke"))?;
+        if self.answered(fault).await {
+            return Err(away(peer, "the answer was lost"));
+        }
+        answer.map_err(LinkError::Refused)
+    }
+}

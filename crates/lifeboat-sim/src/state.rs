@@ -1,0 +1,253 @@
+//! What the world consists of: hosts with their images, processes, replicas and catalogs, and the truth about every
+//! instant. Everything here survives a crash of a daemon unless it says otherwise.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lifeboat_deltalog::LogDisk;
+use lifeboat_engine::Engine;
+use lifeboat_engine::ports::catalog::CatalogImage;
+use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::ports::store::{Point, StoredLog, Target};
+use lifeboat_engine::records::Event;
+use lifeboat_model::{BranchId, Position, Timestamp, VmId};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+use crate::disk::{Content, Image};
+use crate::gate::Gate;
+
+/// A small seeded generator (splitmix64): quick, and the same for ever.
+#[derive(Clone, Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`, which is not 0.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// What all disks of a VM held at an instant, in the order of the capture.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub disks: Vec<Content>,
+}
+
+/// A VM's process on a host.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// What it does.
+    pub power: PowerState,
+    /// Keys of its images.
+    pub images: Vec<String>,
+    /// Counts starts, so that a source can tell that its process is gone.
+    pub run: u64,
+    /// Views that exist on it.
+    pub views: BTreeSet<u64>,
+    /// Sources of the powered-off VM that are open; they die with the daemon.
+    pub held: u32,
+}
+
+/// Changes of one log: disk, block, number.
+pub(crate) type Changes = Vec<(usize, u64, u64)>;
+
+/// A replica as the store keeps it.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Directory.
+    pub dir: String,
+    /// Disks.
+    pub disks: Vec<LogDisk>,
+    /// Position before the first instant.
+    pub start: Position,
+    /// Initial copy, per disk.
+    pub bulk: Vec<u64>,
+    /// Last durable position.
+    pub durable: Position,
+    /// Position of the head.
+    pub applied: Position,
+    /// The head.
+    pub head: Vec<Content>,
+    /// Sealed points.
+    pub points: Vec<(Point, Vec<Content>)>,
+    /// Durable logs.
+    pub logs: Vec<(StoredLog, Changes)>,
+    /// Bytes of logs whose transfer was interrupted.
+    pub parts: BTreeMap<u64, Vec<u8>>,
+    /// Branches and what they stand on.
+    pub branches: BTreeMap<BranchId, (Target, Position)>,
+    /// The promoted branch, and whether its layers are merged (by the VM's process, by the store).
+    pub promoted: Option<(BranchId, bool, bool)>,
+    /// Known to the running daemon; lost with it.
+    pub open: bool,
+}
+
+/// One host.
+#[derive(Debug, Default)]
+pub struct HostState {
+    /// Its name.
+    pub name: String,
+    /// Image files.
+    pub images: BTreeMap<String, Image>,
+    /// VM processes; they outlive the daemon.
+    pub processes: BTreeMap<VmId, Process>,
+    /// Replicas.
+    pub replicas: BTreeMap<VmId, Replica>,
+    /// Catalog.
+    pub catalog: CatalogImage,
+    /// Events, oldest first.
+    pub events: Vec<Event>,
+    /// The replica disk is full.
+    pub store_full: bool,
+    /// The spool is full.
+    pub spool_full: bool,
+    /// The catalog's disk is full.
+    pub catalog_full: bool,
+    /// Calls of the store under way, by VM; lost with the daemon.
+    pub busy: BTreeMap<VmId, Vec<&'static str>>,
+}
+
+/// The world's state.
+#[derive(Debug)]
+pub struct State {
+    /// Everything random.
+    pub rng: Rng,
+    /// Hosts.
+    pub hosts: Vec<HostState>,
+    /// Every instant ever taken.
+    pub truth: BTreeMap<(VmId, u128, u64), Truth>,
+    /// Number of the last guest write.
+    pub writes: u64,
+    /// Next id of a view.
+    pub next_view: u64,
+    /// Blocks that arrived by bulk copies.
+    pub bulk_blocks: u64,
+    /// Segments that arrived by bulk copies.
+    pub bulk_segments: u64,
+    /// Breaches of the ports' contracts, noticed while the engine ran.
+    pub violations: Vec<String>,
+    /// Hash of everything that happened.
+    pub trace: u64,
+    /// The last things that happened.
+    pub recent: Vec<String>,
+    /// Answers that get lost, by calling host.
+    pub lose_replies: [u32; 4],
+    /// Bytes after which the link is cut, by calling host.
+    pub cut_after: [Option<u64>; 4],
+    /// Longest delay of a port call in milliseconds.
+    pub delay_ms: u64,
+}
+
+impl State {
+    /// Notes something in the trace.
+    pub fn note(&mut self, what: String) {
+        for byte in what.bytes() {
+            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if self.recent.len() >= 600 {
+            self.recent.drain(..300);
+        }
+        self.recent.push(what);
+    }
+
+    /// Notes a breach of a contract.
+    pub fn violation(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.note(format!("VIOLATION {what}"));
+        self.violations.push(what);
+    }
+
+    /// What the VM's disks held at a position.
+    #[must_use]
+    pub fn truth_at(&self, vm: VmId, at: Position) -> Option<&Truth> {
+        self.truth
+            .get(&(vm, at.generation.0.as_u128(), at.sequence))
+    }
+}
+
+/// What all ports share.
+pub struct Shared {
+    state: Mutex<State>,
+    /// One per host.
+    pub gates: Vec<Gate>,
+    /// Engines that answer, by host.
+    pub engines: Mutex<Vec<Option<std::sync::Arc<Engine>>>>,
+    /// Requests being answered, by host; they die with the daemon.
+    pub answering: Mutex<Vec<Vec<AbortHandle>>>,
+    /// Pairs of hosts between which nothing passes, lower index first.
+    pub cuts: watch::Sender<BTreeSet<(usize, usize)>>,
+    /// Hosts whose daemon is about to die.
+    pub crashing: Mutex<BTreeSet<usize>>,
+    /// Something was added to `crashing`.
+    pub crash: Notify,
+    /// Start of virtual time.
+    pub began: tokio::time::Instant,
+}
+
+impl Shared {
+    /// A world with these hosts.
+    #[must_use]
+    pub fn new(seed: u64, hosts: &[&str]) -> Self {
+        let state = State {
+            rng: Rng(seed),
+            hosts: hosts
+                .iter()
+                .map(|name| HostState {
+                    name: (*name).to_owned(),
+                    ..HostState::default()
+                })
+                .collect(),
+            truth: BTreeMap::new(),
+            writes: 0,
+            next_view: 0,
+            bulk_blocks: 0,
+            bulk_segments: 0,
+            violations: Vec::new(),
+            trace: 0xcbf2_9ce4_8422_2325,
+            recent: Vec::new(),
+            lose_replies: [0; 4],
+            cut_after: [None; 4],
+            delay_ms: 2,
+        };
+        Self {
+            state: Mutex::new(state),
+            gates: hosts.iter().map(|_| Gate::default()).collect(),
+            engines: Mutex::new(vec![None; hosts.len()]),
+            answering: Mutex::new(vec![Vec::new(); hosts.len()]),
+            cuts: watch::Sender::new(BTreeSet::new()),
+            crashing: Mutex::default(),
+            crash: Notify::new(),
+            began: tokio::time::Instant::now(),
+        }
+    }
+
+    /// The state; never held across an await.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Virtual wall clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Timestamp(1_800_000_000_000 + elapsed)
+    }
+}

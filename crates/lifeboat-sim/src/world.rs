@@ -1,0 +1,368 @@
+//! The world as a test drives it: two hosts with their daemons, a VM with a writing guest, and everything that can go
+//! wrong. It restarts daemons that died, and compares replicas with the truth.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef, VmView};
+use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::records::{Job, Relationship};
+use lifeboat_engine::{Engine, EngineConfig, Ports};
+use lifeboat_model::{
+    AuthorizationEntry, DiskFormat, DiskId, DiskSpec, Firmware, ReplicationSettings, VmId, VmSpec,
+};
+use uuid::Uuid;
+
+use crate::disk::{BLOCK, Content, Image};
+use crate::gate::{Gate, Port};
+use crate::hypervisor::{end, process};
+use crate::state::{Shared, State};
+
+/// The VM of the world.
+pub const VM: VmId = VmId(Uuid::from_u128(0x6f3b_2f2e_3a63_4a0e_9a53_0d9f_5f6f_0001));
+/// Bytes of its first disk: two segments of the initial copy.
+pub const SYS_BYTES: u64 = 320 << 20;
+/// Bytes of its second disk.
+pub const DATA_BYTES: u64 = 16 << 20;
+/// Blocks of each disk that the guest writes to; few, so that writes meet.
+const HOT: u64 = 120;
+
+/// Two hosts, `a` with the VM and `b` that takes replicas.
+pub struct World {
+    /// What everything shares.
+    pub shared: Arc<Shared>,
+    /// Longest sequence seen durable, by host and generation.
+    high: BTreeMap<(usize, u128), u64>,
+}
+
+fn disk(id: &str) -> DiskSpec {
+    DiskSpec {
+        id: DiskId::try_from(id.to_owned()).expect("a plain name is a disk id"),
+        path: format!("/vm/{id}.qcow2"),
+        format: DiskFormat::Qcow2,
+        bus: lifeboat_model::vm::DiskBus::Virtio,
+    }
+}
+
+/// The VM's description.
+fn spec() -> VmSpec {
+    VmSpec {
+        name: "web".into(),
+        uuid: VM,
+        memory_mib: 256,
+        cpus: 1,
+        machine: "q35".into(),
+        cpu: "max".into(),
+        firmware: Firmware::Bios,
+        disks: vec![disk("sys"), disk("data")],
+        nics: Vec::new(),
+        guest_agent: true,
+        iothreads: false,
+    }
+}
+
+impl World {
+    /// A world in which nothing is replicated yet; the VM runs on host 0.
+    pub async fn new(seed: u64) -> Self {
+        let shared = Arc::new(Shared::new(seed, &["a", "b"]));
+        {
+            let mut s = shared.state();
+            for (path, size) in [("/vm/sys.qcow2", SYS_BYTES), ("/vm/data.qcow2", DATA_BYTES)] {
+                s.hosts[0].images.insert(path.into(), Image::new(size));
+            }
+            let p = process(&mut s, 0, VM);
+            (p.power, p.run) = (PowerState::Running, 1);
+            p.images = vec!["/vm/sys.qcow2".into(), "/vm/data.qcow2".into()];
+            s.hosts[1].catalog.server.enabled = true;
+            s.hosts[1].catalog.entries.push(AuthorizationEntry {
+                primary: "a".into(),
+                storage_location: "/replicas".into(),
+                trust_group: "t".into(),
+            });
+        }
+        let world = Self {
+            shared,
+            high: BTreeMap::new(),
+        };
+        world.write(40);
+        for host in 0..2 {
+            world.boot(host).await;
+        }
+        world
+    }
+
+    /// Replication as the tests want it: every 10 seconds, a point every 30, three more kept, any point for two minutes.
+    #[must_use]
+    pub fn settings() -> ReplicationSettings {
+        ReplicationSettings {
+            peer: "b:7000".into(),
+            interval_s: 10,
+            history: 3,
+            point_spacing_s: 30,
+            any_point_window_s: 120,
+            disks: Vec::new(),
+            compression: true,
+        }
+    }
+
+    /// How a person names the VM.
+    #[must_use]
+    pub fn vm() -> VmRef {
+        VmRef("web".into())
+    }
+
+    /// The counter of a host's port calls.
+    #[must_use]
+    pub fn gate(&self, host: usize) -> &Gate {
+        &self.shared.gates[host]
+    }
+
+    fn engine(&self, host: usize) -> Option<Arc<Engine>> {
+        self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[host].clone()
+    }
+
+    fn crashed(&self) -> Vec<usize> {
+        let mut all = self.shared.crashing.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *all).into_iter().collect()
+    }
+
+    /// Starts a daemon; one that cannot start, or dies in it, is started again.
+    async fn boot(&self, host: usize) {
+        loop {
+            let port = Arc::new(Port {
+                shared: self.shared.clone(),
+                host,
+            });
+            let ports = Ports {
+                hypervisor: port.clone(),
+                store: port.clone(),
+                catalog: port.clone(),
+                link: port.clone(),
+                spool: port.clone(),
+                clock: port.clone(),
+                entropy: port,
+            };
+            let name = self.shared.state().hosts[host].name.clone();
+            let config = EngineConfig::new(name.clone(), format!("{name}:7000"), "0.0.0");
+            let local = if host == 0 { vec![spec()] } else { Vec::new() };
+            let started = tokio::select! {
+                biased;
+                started = Engine::start(ports, config, local) => started.ok(),
+                () = self.shared.crash.notified() => None,
+            };
+            if let Some(engine) = started {
+                self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[host] = Some(engine);
+                return;
+            }
+            // Only this host may be down while it starts; another one that died waits for its turn.
+            let others: Vec<usize> = self.crashed().into_iter().filter(|h| *h != host).collect();
+            for other in others {
+                Box::pin(self.restart(other)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Ends a daemon as `kill -9` does and starts it again.
+    pub async fn restart(&self, host: usize) {
+        self.shared.state().note(format!("daemon {host} dies"));
+        let engine = self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[host].take();
+        let tasks = std::mem::take(
+            &mut self
+                .shared
+                .answering
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)[host],
+        );
+        for task in tasks {
+            task.abort();
+        }
+        if let Some(engine) = engine {
+            engine.stop().await;
+        }
+        for replica in self.shared.state().hosts[host].replicas.values_mut() {
+            replica.open = false;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.boot(host).await;
+    }
+
+    /// Waits for something while daemons that die are started again. `None`: the daemon of `host` died in it.
+    async fn while_living<T>(&self, host: Option<usize>, what: impl Future<Output = T>) -> Option<T> {
+        futures_util::pin_mut!(what);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shared.crash.notified() => {
+                    let dead = self.crashed();
+                    for h in &dead {
+                        self.restart(*h).await;
+                    }
+                    if host.is_some_and(|h| dead.contains(&h)) {
+                        return None;
+                    }
+                }
+                done = &mut what => return Some(done),
+            }
+        }
+    }
+
+    /// Lets virtual time pass.
+    pub async fn run(&self, seconds: u64) {
+        self.while_living(None, tokio::time::sleep(Duration::from_secs(seconds)))
+            .await;
+    }
+
+    /// Asks a host for something. `None`: its daemon died before it answered.
+    pub async fn act(&self, host: usize, action: Action) -> Option<Result<Answer, Refusal>> {
+        self.shared.state().note(format!("act {host} {action:?}"));
+        let engine = self.engine(host)?;
+        let answer = self.while_living(Some(host), engine.perform(action)).await;
+        self.shared.state().note(format!("answer {answer:?}"));
+        answer
+    }
+
+    /// Asks until there is an answer and it is not a passing failure.
+    pub async fn insist(&self, host: usize, action: Action) -> Result<Answer, Refusal> {
+        let mut last = None;
+        for _ in 0..20 {
+            match self.act(host, action.clone()).await {
+                Some(Ok(answer)) => return Ok(answer),
+                Some(Err(e)) => last = Some(e),
+                None => {}
+            }
+            self.run(5).await;
+        }
+        Err(last.unwrap_or_else(|| Refusal::new(lifeboat_model::api::ReturnCode::Failed, "no answer", "")))
+    }
+
+    /// How a host sees the VM.
+    pub async fn view(&self, host: usize) -> Option<VmView> {
+        match self.act(host, Action::ShowVm { vm: Self::vm() }).await {
+            Some(Ok(Answer::Vm(view))) => Some(*view),
+            _ => None,
+        }
+    }
+
+    /// The relationship as a host's catalog has it.
+    #[must_use]
+    pub fn recorded(&self, host: usize) -> Option<Relationship> {
+        let s = self.shared.state();
+        s.hosts[host].catalog.relationships.first().cloned()
+    }
+
+    /// The jobs as a host's catalog has them.
+    #[must_use]
+    pub fn jobs(&self, host: usize) -> Vec<Job> {
+        self.shared.state().hosts[host].catalog.jobs.clone()
+    }
+
+    /// The guest writes `n` times, wherever the VM runs.
+    pub fn write(&self, n: u64) {
+        let mut s = self.shared.state();
+        for host in 0..s.hosts.len() {
+            let p = process(&mut s, host, VM);
+            if p.power != PowerState::Running {
+                continue;
+            }
+            let images = p.images.clone();
+            for _ in 0..n {
+                s.writes += 1;
+                let number = if s.rng.one_in(8) { 0 } else { s.writes };
+                let which = s.rng.below(images.len() as u64);
+                let key = images[usize::try_from(which).unwrap_or(0)].clone();
+                let far = s.rng.one_in(10);
+                let Some(blocks) = s.hosts[host].images.get(&key).map(|i| i.size / BLOCK) else { continue };
+                let block = if far { s.rng.below(blocks) } else { s.rng.below(HOT) };
+                if let Some(image) = s.hosts[host].images.get_mut(&key) {
+                    image.write(block, number);
+                }
+            }
+        }
+    }
+
+    /// The VM's process on a host is killed.
+    pub fn kill_vm(&self, host: usize) {
+        let mut s = self.shared.state();
+        s.note(format!("kill the VM on {host}"));
+        end(&mut s, host, VM, true);
+    }
+
+    /// The guest on a host shuts itself down.
+    pub fn guest_off(&self, host: usize) {
+        let mut s = self.shared.state();
+        s.note(format!("the guest on {host} shuts down"));
+        end(&mut s, host, VM, false);
+    }
+
+    /// Cuts the link, or heals it.
+    pub fn cut(&self, cut: bool) {
+        self.shared.state().note(format!("cut {cut}"));
+        self.shared.cuts.send_modify(|c| match cut {
+            true => {
+                c.insert((0, 1));
+            }
+            false => c.clear(),
+        });
+    }
+
+    /// What the VM's disks hold now on a host.
+    #[must_use]
+    pub fn disks_now(&self, host: usize) -> Vec<Content> {
+        let mut s = self.shared.state();
+        let keys = process(&mut s, host, VM).images.clone();
+        let content = |k: &String| s.hosts[host].images.get(k).map(|i| i.content.clone());
+        keys.iter().filter_map(content).collect()
+    }
+
+    /// Compares every point and every cycle of a host's replica with the truth, and looks for breaches of contracts.
+    pub fn check(&mut self, host: usize) -> Result<(), String> {
+        let shared = self.shared.clone();
+        let s = shared.state();
+        if let Some(v) = s.violations.first() {
+            return Err(format!("contract: {v}"));
+        }
+        let Some(r) = s.hosts[host].replicas.get(&VM) else { return Ok(()) };
+        let generation = r.durable.generation.0.as_u128();
+        let high = self.high.entry((host, generation)).or_default();
+        if r.durable.sequence < *high {
+            return Err(format!("durable went back from {high} to {}", r.durable));
+        }
+        *high = r.durable.sequence;
+        for (point, content) in &r.points {
+            same(&s, point.position, point.instant.0, content, "point")?;
+        }
+        for (log, _) in &r.logs {
+            if let Some(content) = r.replayed(log.position) {
+                same(&s, log.position, log.instant.0, &content, "cycle")?;
+            }
+        }
+        if r.applied.sequence > 0 && r.promoted.is_none() {
+            let truth = s.truth_at(VM, r.applied).ok_or("no instant was ever taken there")?;
+            if truth.disks != r.head {
+                return Err(format!("the head at {} is not what was captured", r.applied));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn same(
+    s: &State,
+    at: lifeboat_model::Position,
+    instant: u64,
+    content: &[Content],
+    what: &str,
+) -> Result<(), String> {
+    let truth = s
+        .truth_at(VM, at)
+        .ok_or(format!("{what} {at} was never captured"))?;
+    if truth.at.0 < instant {
+        return Err(format!("{what} {at} claims a later instant than it was taken at"));
+    }
+    if truth.disks != content {
+        return Err(format!("{what} {at} does not hold what was captured"));
+    }
+    Ok(())
+}
