@@ -16,7 +16,6 @@ use tracing::warn;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship};
-use crate::ports::Clock;
 use crate::ports::hypervisor::{DiskImage, Launch, LaunchDisk, PowerState};
 use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
 use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
@@ -97,16 +96,19 @@ async fn maintain(
     })
 }
 
-/// One step of expiry: a point, or logs, or nothing.
+/// Expiry of points and logs. Their age counts back from the newest data that is here, not from the clock: when the
+/// primary is lost, what can be brought back must not melt away while somebody decides, and a clock that jumps must
+/// not cost a point.
 async fn expire(
     store: Arc<dyn ReplicaStore>,
     vm: VmId,
     settings: ReplicationSettings,
-    clock: Arc<dyn Clock>,
 ) -> Result<(), StoreError> {
     loop {
-        let now = clock.now();
         let info = store.info(vm).await?;
+        let newest = info.points.iter().map(|p| p.instant);
+        let newest = newest.chain(info.logs.iter().map(|l| l.instant)).max();
+        let Some(now) = newest else { return Ok(()) };
         let points: Vec<Timestamp> = info.points.iter().map(|p| p.instant).collect();
         if !expire_due(&settings, &points, now) {
             return store.expire_logs(vm, logs_expire_before(&settings, now)).await;
@@ -147,12 +149,11 @@ impl Actor {
         }
         if self.replica.expire {
             self.replica.expire = false;
-            let clock = self.host.ports.clock.clone();
             return Some(droppable(async move {
-                Done::Expired(expire(store, vm, settings, clock).await)
+                Done::Expired(expire(store, vm, settings).await)
             }));
         }
-        // Points age while nothing arrives.
+        // What could not be expired, because it was in use, may be free now.
         self.replica.expire = true;
         self.replica.next_at = Instant::now() + self.host.config.expiry_interval;
         None
