@@ -1,6 +1,8 @@
 //! Who may speak with whom: every wrong certificate is refused in words that say whose it is and why, and nothing of a
 //! refused caller reaches the handler.
 
+#![allow(clippy::unwrap_used, reason = "test support")]
+
 mod common;
 
 use std::sync::Arc;
