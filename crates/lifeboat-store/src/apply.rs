@@ -61,7 +61,10 @@ pub(crate) fn seal(replica: &Replica, id: PointId) -> Result<Point> {
     let Some(head) = manifest.head.clone() else {
         return match manifest.point_at(manifest.applied) {
             Some(sealed) => Ok(sealed.point.clone()),
-            None => conflict(format!("nothing was applied to the replica of VM {} yet", manifest.vm)),
+            None => conflict(format!(
+                "nothing was applied to the replica of VM {} yet",
+                manifest.vm
+            )),
         };
     };
     if head.dirty {
@@ -81,7 +84,10 @@ pub(crate) fn seal(replica: &Replica, id: PointId) -> Result<Point> {
     let Some(entry) = state.logs.to(manifest.applied) else {
         return conflict(format!("the log to {} is gone", manifest.applied));
     };
-    let size = head.layers.iter().map(|l| files::usage(&replica.dir.join(&l.file)));
+    let size = head
+        .layers
+        .iter()
+        .map(|l| files::usage(&replica.dir.join(&l.file)));
     let point = Point {
         id,
         position: entry.log.position,

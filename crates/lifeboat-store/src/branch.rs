@@ -49,16 +49,32 @@ pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &C
         None => manifest.not_promoted()?,
     }
     let plan = plan(replica, target)?;
-    files::room(&replica.dir, plan.logs.iter().map(|e| e.volume).sum(), replica.reserve)?;
+    files::room(
+        &replica.dir,
+        plan.logs.iter().map(|e| e.volume).sum(),
+        replica.reserve,
+    )?;
     let record = record(&replica.manifest(), id, target, &plan)?;
     replica.change(|m| m.branches.push(record.clone()))?;
-    make(replica, &record, &plan, cancel)?;
+    if let Err(error) = make(replica, &record, &plan, cancel) {
+        if matches!(error, StoreError::NoSpace(_)) {
+            give_up(replica, id);
+        }
+        return Err(error);
+    }
     replica.change(|m| {
         for branch in m.branches.iter_mut().filter(|b| b.id == id) {
             branch.complete = true;
         }
     })?;
     images(replica, id)
+}
+
+/// Gives back the room of a branch that did not fit: files first, because the manifest needs room as well. Whatever does
+/// not succeed is done by the next call or the next start.
+fn give_up(replica: &Replica, id: BranchId) {
+    let _ = files::remove_tree(&replica.dir.join("branches").join(id.to_string()));
+    let _ = replica.change(|m| m.branches.retain(|b| b.id != id));
 }
 
 /// The images of a complete branch.
@@ -77,7 +93,10 @@ pub(crate) fn images(replica: &Replica, id: BranchId) -> Result<Images> {
 pub(crate) fn drop_branch(replica: &Replica, id: BranchId) -> Result<()> {
     let manifest = replica.manifest();
     if manifest.promoted.is_some_and(|p| p.branch == id) {
-        let why = format!("branch {id} is the disks of VM {} and cannot be thrown away", replica.vm);
+        let why = format!(
+            "branch {id} is the disks of VM {} and cannot be thrown away",
+            replica.vm
+        );
         return Err(StoreError::Conflict(why));
     }
     replica.change(|m| m.branches.retain(|b| b.id != id))?;
@@ -183,7 +202,9 @@ fn make(replica: &Replica, branch: &Branch, plan: &Plan, cancel: &Cancel) -> Res
     for layer in &branch.layers {
         let chain = manifest.branch_chain(branch, layer);
         let below = chain.iter().rev().nth(1);
-        let below = below.cloned().unwrap_or_else(|| crate::manifest::base(&layer.disk));
+        let below = below
+            .cloned()
+            .unwrap_or_else(|| crate::manifest::base(&layer.disk));
         make_writable(replica, layer, &below, cancel)?;
     }
     files::sync_dir(&dir)?;

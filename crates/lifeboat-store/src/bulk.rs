@@ -141,7 +141,7 @@ impl Segment {
         match body {
             FrameBody::Data(data) => {
                 if self.next >= self.checked {
-                    files::room(&replica.dir, ROOM_STEP, replica.reserve)?;
+                    files::room(&replica.dir, data.len() as u64, replica.reserve)?;
                     self.checked = self.next + ROOM_STEP;
                 }
                 self.file

@@ -38,6 +38,11 @@ pub(crate) struct Writer {
 
 /// Makes an empty layer of `size` bytes whose header refers to `backing`.
 pub(crate) fn create(path: &Utf8Path, size: u64, backing: &Utf8Path) -> Result<()> {
+    create_with(path, size, backing, CLUSTER)
+}
+
+/// The same with another cluster size, for measuring what it costs.
+pub(crate) fn create_with(path: &Utf8Path, size: u64, backing: &Utf8Path, cluster: usize) -> Result<()> {
     let make = || {
         let file = OpenOptions::new()
             .read(true)
@@ -47,7 +52,7 @@ pub(crate) fn create(path: &Utf8Path, size: u64, backing: &Utf8Path) -> Result<(
             .open(path)?;
         Qcow2::<File>::create_builder(File::try_from(file)?)
             .size(size)
-            .cluster_size(CLUSTER)
+            .cluster_size(cluster)
             .backing(backing.to_string(), format_of(backing).to_owned())
             .create()
     };

@@ -122,12 +122,7 @@ impl Logs {
     ) -> Result<()> {
         let needed = self.entries.iter().position(|e| e.log.parent == keep_from);
         let free = needed.unwrap_or(self.entries.len());
-        let count = self
-            .entries
-            .iter()
-            .take(free)
-            .take_while(|e| useless(e))
-            .count();
+        let count = self.entries.iter().take(free).take_while(|e| useless(e)).count();
         if count == 0 {
             return Ok(());
         }
@@ -143,7 +138,12 @@ impl Logs {
     pub(crate) fn trim_to(&mut self, dir: &Utf8Path, position: Position) -> Result<()> {
         let upto = self.entries.iter().position(|e| e.log.position == position);
         let Some(upto) = upto else { return Ok(()) };
-        let gone: Vec<Position> = self.entries.iter().take(upto + 1).map(|e| e.log.position).collect();
+        let gone: Vec<Position> = self
+            .entries
+            .iter()
+            .take(upto + 1)
+            .map(|e| e.log.position)
+            .collect();
         self.trim(dir, position, |e| gone.contains(&e.log.position))
     }
 

@@ -174,7 +174,10 @@ impl Manifest {
     pub(crate) fn files(&self) -> impl Iterator<Item = &Utf8PathBuf> {
         let points = self.points.iter().flat_map(|p| &p.layers);
         let head = self.head.iter().flat_map(|h| &h.layers);
-        let branches = self.branches.iter().flat_map(|b| b.replay.iter().chain(&b.layers));
+        let branches = self
+            .branches
+            .iter()
+            .flat_map(|b| b.replay.iter().chain(&b.layers));
         let below = self.promoted.iter().flat_map(|p| &p.below);
         points
             .chain(head)

@@ -152,7 +152,8 @@ pub(crate) fn complete(manifest: &Manifest, id: BranchId) -> Result<&Branch> {
 
 fn promoted(manifest: &Manifest, id: BranchId) -> Result<&Promoted> {
     let promoted = manifest.promoted.as_ref().filter(|p| p.branch == id);
-    promoted.ok_or_else(|| StoreError::Conflict(format!("branch {id} is not the disks of VM {}", manifest.vm)))
+    promoted
+        .ok_or_else(|| StoreError::Conflict(format!("branch {id} is not the disks of VM {}", manifest.vm)))
 }
 
 fn own_layer(manifest: &Manifest, id: BranchId, disk: &DiskId) -> Result<Layer> {
@@ -185,7 +186,9 @@ pub(crate) fn merge_promoted(replica: &Replica, id: BranchId, cancel: &Cancel) -
             return replica.sweep();
         };
         let disk = next.disk.clone();
-        let Some(lowest) = next.files.first() else { continue };
+        let Some(lowest) = next.files.first() else {
+            continue;
+        };
         if !next.merged {
             copy_down(replica, &disk, lowest, cancel)?;
             change_below(replica, &disk, |b| b.merged = true)?;
@@ -218,7 +221,11 @@ fn change_below(
 pub(crate) fn merged_live(replica: &Replica, id: BranchId) -> Result<()> {
     let manifest = replica.manifest();
     let mut left = Vec::new();
-    for below in promoted(&manifest, id)?.below.iter().filter(|b| !b.files.is_empty()) {
+    for below in promoted(&manifest, id)?
+        .below
+        .iter()
+        .filter(|b| !b.files.is_empty())
+    {
         let layer = own_layer(&manifest, id, &below.disk)?;
         if stands_on_base(replica, &layer)? {
             change_below(replica, &below.disk, |b| {
@@ -234,7 +241,9 @@ pub(crate) fn merged_live(replica: &Replica, id: BranchId) -> Result<()> {
         return Ok(());
     }
     let disks = left.join(", ");
-    Err(StoreError::Conflict(format!("the layers of disk {disks} are not merged yet")))
+    Err(StoreError::Conflict(format!(
+        "the layers of disk {disks} are not merged yet"
+    )))
 }
 
 /// Whether the image refers to the base directly, by whatever path its writer chose.

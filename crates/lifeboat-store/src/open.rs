@@ -62,7 +62,11 @@ fn make_dirs(dir: &Utf8Path) -> Result<()> {
 
 /// Opens the replica in `dir` and finishes or undoes what was interrupted.
 pub(crate) fn open(dir: &Utf8Path, vm: VmId, reserve: u64, steps: Steps) -> Result<Replica> {
-    let manifest = Manifest::load(dir)?.ok_or(StoreError::NoReplica(vm))?;
+    let Some(manifest) = Manifest::load(dir)? else {
+        // The last trace of a deletion that was cut short is an empty directory; this removes nothing else.
+        let _ = fs::remove_dir(dir);
+        return Err(StoreError::NoReplica(vm));
+    };
     if manifest.vm != vm {
         let why = format!("{dir} holds a replica of VM {}, not of {vm}", manifest.vm);
         return Err(StoreError::Conflict(why));
@@ -96,7 +100,12 @@ pub(crate) fn open(dir: &Utf8Path, vm: VmId, reserve: u64, steps: Steps) -> Resu
 
 /// Whether every image that cannot be made again is there.
 fn all_there(dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
-    let head: Vec<_> = manifest.head.iter().flat_map(|h| &h.layers).map(|l| &l.file).collect();
+    let head: Vec<_> = manifest
+        .head
+        .iter()
+        .flat_map(|h| &h.layers)
+        .map(|l| &l.file)
+        .collect();
     let unfinished = manifest.branches.iter().filter(|b| !b.complete);
     let unfinished: Vec<_> = unfinished.map(|b| format!("branches/{}", b.id)).collect();
     let needed = manifest.files().filter(|f| {
@@ -122,7 +131,9 @@ fn drop_useless_parts(dir: &Utf8Path, durable: Position, promoted: bool) -> Resu
         let number = name.strip_suffix(".part").and_then(|n| n.rsplit_once('-'));
         let useful = number.is_some_and(|(generation, sequence)| {
             let older = generation == durable.generation.to_string();
-            sequence.parse::<u64>().is_ok_and(|n| !older || n > durable.sequence)
+            sequence
+                .parse::<u64>()
+                .is_ok_and(|n| !older || n > durable.sequence)
         });
         if promoted || !useful {
             files::remove(&parts.join(name))?;

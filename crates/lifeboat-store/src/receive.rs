@@ -17,7 +17,7 @@ use crate::replica::{Chunks, Replica, State};
 pub(crate) const DIR: &str = "incoming";
 
 /// Free space is looked at again after this many bytes.
-pub(crate) const ROOM_STEP: u64 = 16 * MIB;
+pub(crate) const ROOM_STEP: u64 = MIB;
 
 /// Bytes handed to the decoder at once.
 pub(crate) const PIECE: usize = 256 << 10;
@@ -66,7 +66,10 @@ pub(crate) fn receive(
             }
         }
     }
-    part.file.flush().map_err(at("write", &part.path)).map_err(|e| part.forget(e))?;
+    part.file
+        .flush()
+        .map_err(at("write", &part.path))
+        .map_err(|e| part.forget(e))?;
     if broken.is_some() || part.volume.is_none() {
         return Err(part.interrupted(broken));
     }
@@ -90,7 +93,10 @@ fn already(state: &State, position: Position) -> Option<Received> {
         });
     }
     let older = position.generation == durable.generation && position.sequence <= durable.sequence;
-    let point = state.manifest.point_at(position).or(state.manifest.points.first());
+    let point = state
+        .manifest
+        .point_at(position)
+        .or(state.manifest.points.first());
     let instant = point.map(|p| p.point.instant);
     (older && position.sequence > 0).then(|| Received {
         durable,
@@ -137,10 +143,17 @@ impl<'a> Part<'a> {
     }
 
     fn reread(&mut self, offset: u64) -> Result<()> {
-        self.file.get_ref().set_len(offset).map_err(at("cut", &self.path))?;
+        self.file
+            .get_ref()
+            .set_len(offset)
+            .map_err(at("cut", &self.path))?;
         let mut buffer = vec![0; PIECE];
         while self.len < offset {
-            let n = self.file.get_mut().read(&mut buffer).map_err(at("read", &self.path))?;
+            let n = self
+                .file
+                .get_mut()
+                .read(&mut buffer)
+                .map_err(at("read", &self.path))?;
             if n == 0 {
                 return Err(at("read", &self.path)(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -155,7 +168,7 @@ impl<'a> Part<'a> {
         for piece in bytes.chunks(PIECE) {
             self.check(piece)?;
             if self.len >= self.checked {
-                files::room(&self.replica.dir, ROOM_STEP.min(MIB), self.replica.reserve)?;
+                files::room(&self.replica.dir, piece.len() as u64, self.replica.reserve)?;
                 self.checked = self.len + ROOM_STEP;
             }
             self.file.write_all(piece).map_err(at("write", &self.path))?;
@@ -189,7 +202,10 @@ impl<'a> Part<'a> {
             return refuse("it is a segment of an initial copy".to_owned());
         }
         if header.position != self.position {
-            return refuse(format!("it leads to {}, announced was {}", header.position, self.position));
+            return refuse(format!(
+                "it leads to {}, announced was {}",
+                header.position, self.position
+            ));
         }
         let state = self.replica.state.blocking_lock();
         let have = state.durable();
@@ -212,7 +228,10 @@ impl<'a> Part<'a> {
     fn interrupted(&self, cause: Option<io::Error>) -> StoreError {
         let cause = cause.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
         StoreError::Io {
-            what: format!("log to {}: the transfer broke off after {} bytes", self.position, self.len),
+            what: format!(
+                "log to {}: the transfer broke off after {} bytes",
+                self.position, self.len
+            ),
             source: cause,
         }
     }

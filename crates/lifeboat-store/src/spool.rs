@@ -207,7 +207,10 @@ impl SpoolFile for Entry {
 }
 
 fn broken() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the log was given up before its end")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the log was given up before its end",
+    )
 }
 
 impl Drop for Entry {

@@ -93,10 +93,12 @@ async fn call(w: &mut World, c: &Call) -> Result<(), StoreError> {
 async fn observe(w: &mut World, c: &Call) {
     let info = w.store.info(w.vm).await.unwrap();
     match c.op {
-        Op::Seal if info.points.len() == 4 => w.points.push((PointId(c.id), w.durable)),
+        Op::Seal if info.points.len() == 4 && w.points.len() == 3 => {
+            w.points.push((PointId(c.id), w.durable))
+        }
         Op::Expire if info.points.len() == 2 => drop(w.points.remove(0)),
         Op::Drop if info.branches.is_empty() => w.branches.clear(),
-        Op::Promote if info.points.is_empty() => {
+        Op::Promote if info.points.is_empty() && !w.points.is_empty() => {
             w.durable = w.points[1].1;
             w.points.clear();
         }
@@ -106,7 +108,11 @@ async fn observe(w: &mut World, c: &Call) {
             w.landed(at, model);
         }
         Op::BranchPoint | Op::BranchCycle if info.branches.len() == 2 => {
-            let at = if c.op == Op::BranchPoint { w.points[2].1 } else { w.durable };
+            let at = if c.op == Op::BranchPoint {
+                w.points[2].1
+            } else {
+                w.durable
+            };
             let model = w.at[&at].clone();
             w.branches.insert(BranchId(c.id), model);
         }
@@ -274,8 +280,13 @@ async fn a_lost_or_garbled_head_is_built_again() {
             w.receive().await;
         }
         w.apply_all().await;
-        let head = std::fs::read_dir(w.dir().join("disks/sys")).unwrap().map(|e| e.unwrap().path());
-        let head = head.filter(|p| p.extension().is_some_and(|e| e == "qcow2")).max().unwrap();
+        let head = std::fs::read_dir(w.dir().join("disks/sys"))
+            .unwrap()
+            .map(|e| e.unwrap().path());
+        let head = head
+            .filter(|p| p.extension().is_some_and(|e| e == "qcow2"))
+            .max()
+            .unwrap();
         if garbled {
             let mut noise = vec![0; 300_000];
             w.rng.fill(&mut noise);
@@ -298,7 +309,9 @@ async fn a_lost_point_is_reported_not_hidden() {
     let file = w.point_files(w.points[0].0).into_values().next().unwrap();
     std::fs::remove_file(&file).unwrap();
     let open = QcowStore::new(0).open(&w.dir(), w.vm).await;
-    let Err(StoreError::Damaged { path, .. }) = open else { panic!("{open:?}") };
+    let Err(StoreError::Damaged { path, .. }) = open else {
+        panic!("{open:?}")
+    };
     assert_eq!(path, file);
 }
 

@@ -12,7 +12,11 @@ async fn step(w: &mut World) {
     };
     let any_branch = |w: &mut World| {
         let n = w.branches.len() as u64;
-        let skip = if n == 0 { 0 } else { usize::try_from(w.rng.below(n)).unwrap() };
+        let skip = if n == 0 {
+            0
+        } else {
+            usize::try_from(w.rng.below(n)).unwrap()
+        };
         w.branches.keys().nth(skip).copied()
     };
     match w.rng.below(12) {
@@ -222,7 +226,10 @@ async fn a_running_vm_keeps_its_chain() {
     w.points.remove(0);
     w.check().await;
     let pinned = w.store.expire_oldest(w.vm).await;
-    assert!(matches!(pinned, Err(StoreError::Busy(_))), "the branch stands on it: {pinned:?}");
+    assert!(
+        matches!(pinned, Err(StoreError::Busy(_))),
+        "the branch stands on it: {pinned:?}"
+    );
 }
 
 #[tokio::test]
@@ -237,11 +244,32 @@ async fn a_merge_by_the_running_vm_is_believed_when_it_happened() {
     let early = w.store.merged_live(w.vm, branch).await;
     assert!(matches!(early, Err(StoreError::Conflict(_))), "{early:?}");
     for merge in w.store.promoted_layers(w.vm, branch).await.unwrap() {
-        run_ok("qemu-img", &["commit", "-q", "-f", "qcow2", "-b", merge.base.as_str(), merge.top.as_str()]);
+        run_ok(
+            "qemu-img",
+            &[
+                "commit",
+                "-q",
+                "-f",
+                "qcow2",
+                "-b",
+                merge.base.as_str(),
+                merge.top.as_str(),
+            ],
+        );
         let own = w.dir().join(format!("branches/{branch}/{}.qcow2", merge.id));
         run_ok(
             "qemu-img",
-            &["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", merge.base.as_str(), own.as_str()],
+            &[
+                "rebase",
+                "-u",
+                "-f",
+                "qcow2",
+                "-F",
+                "raw",
+                "-b",
+                merge.base.as_str(),
+                own.as_str(),
+            ],
         );
     }
     w.store.merged_live(w.vm, branch).await.unwrap();
@@ -271,7 +299,11 @@ async fn logs_expire_but_never_those_the_head_needs() {
     w.store.expire_logs(w.vm, far).await.unwrap();
     let left = w.store.info(w.vm).await.unwrap().logs;
     assert_eq!(left, all[5..], "the three since the newest point");
-    let gone = w.branch(Target::Cycle { position: all[2].position }).await;
+    let gone = w
+        .branch(Target::Cycle {
+            position: all[2].position,
+        })
+        .await;
     assert!(matches!(gone, Err(StoreError::NoPoint(_))), "{gone:?}");
     w.reopen().await;
     w.seal().await;
@@ -295,11 +327,14 @@ async fn chains_stay_short() {
     let newest = w.points.last().unwrap().0;
     let branch = w.branch(Target::Point { id: newest }).await.unwrap();
     w.branch(Target::Cycle { position: w.durable }).await.unwrap();
-    let chain = run_ok("qemu-img", &[
-        "info",
-        "--backing-chain",
-        w.dir().join(format!("branches/{branch}/sys.qcow2")).as_str(),
-    ]);
+    let chain = run_ok(
+        "qemu-img",
+        &[
+            "info",
+            "--backing-chain",
+            w.dir().join(format!("branches/{branch}/sys.qcow2")).as_str(),
+        ],
+    );
     assert!(chain.matches("virtual size").count() < 50);
     w.store.expire_oldest(w.vm).await.unwrap();
     w.points.remove(0);

@@ -43,7 +43,9 @@ async fn a_log_that_does_not_belong_here_is_refused() {
         let position = header.position;
         change(&mut header);
         let said = w.send(position, &one_frame(&header)).await;
-        let Err(StoreError::BadLog(said)) = said else { panic!("{why}: {said:?}") };
+        let Err(StoreError::BadLog(said)) = said else {
+            panic!("{why}: {said:?}")
+        };
         assert!(said.contains(why), "{why}: {said}");
         nothing_left(&w);
     }
@@ -108,10 +110,7 @@ async fn a_broken_transfer_goes_on_where_it_stopped() {
         for _ in 0..3 {
             let more = usize::try_from(w.rng.below((log.len() - here) as u64)).unwrap();
             let piece = Bytes::copy_from_slice(&log[here..here + more]);
-            let cut = body(vec![
-                Ok(piece),
-                Err(std::io::ErrorKind::ConnectionReset.into()),
-            ]);
+            let cut = body(vec![Ok(piece), Err(std::io::ErrorKind::ConnectionReset.into())]);
             let said = w.store.receive(w.vm, header.position, here as u64, cut).await;
             assert!(matches!(said, Err(StoreError::Io { .. })), "{said:?}");
             here += more;
@@ -123,10 +122,17 @@ async fn a_broken_transfer_goes_on_where_it_stopped() {
         }
         // The sender may also go back a little.
         let from = here / 2;
-        let done = w.store.receive(w.vm, header.position, from as u64, stream(&log[from..])).await;
+        let done = w
+            .store
+            .receive(w.vm, header.position, from as u64, stream(&log[from..]))
+            .await;
         assert_eq!(done.unwrap().bytes, log.len() as u64);
         w.landed(header.position, model);
-        let again = w.store.receive(w.vm, header.position, 0, stream(&[])).await.unwrap();
+        let again = w
+            .store
+            .receive(w.vm, header.position, 0, stream(&[]))
+            .await
+            .unwrap();
         assert_eq!((again.durable, again.instant), (header.position, header.instant));
     }
     w.seal().await;
@@ -140,16 +146,30 @@ async fn a_part_that_went_bad_is_thrown_away() {
     let log = one_frame(&header);
     let piece = Bytes::copy_from_slice(&log[..3000]);
     let cut = vec![Ok(piece), Err(std::io::ErrorKind::ConnectionReset.into())];
-    w.store.receive(w.vm, header.position, 0, body(cut)).await.unwrap_err();
-    let part = std::fs::read_dir(w.dir().join("incoming")).unwrap().next().unwrap().unwrap().path();
+    w.store
+        .receive(w.vm, header.position, 0, body(cut))
+        .await
+        .unwrap_err();
+    let part = std::fs::read_dir(w.dir().join("incoming"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let mut bytes = std::fs::read(&part).unwrap();
     bytes[20] ^= 1;
     std::fs::write(&part, &bytes).unwrap();
     w.reopen().await;
-    let said = w.store.receive(w.vm, header.position, 3000, stream(&log[3000..])).await;
+    let said = w
+        .store
+        .receive(w.vm, header.position, 3000, stream(&log[3000..]))
+        .await;
     assert!(matches!(said, Err(StoreError::BadLog(_))), "{said:?}");
     assert_eq!(w.store.receive_offset(w.vm, header.position).await.unwrap(), 0);
-    let ahead = w.store.receive(w.vm, header.position, 100, stream(&log[100..])).await;
+    let ahead = w
+        .store
+        .receive(w.vm, header.position, 100, stream(&log[100..]))
+        .await;
     assert!(matches!(ahead, Err(StoreError::BadLog(_))), "{ahead:?}");
     w.send(header.position, &log).await.unwrap();
 }
@@ -159,7 +179,10 @@ async fn a_stored_log_that_rots_is_named_and_touches_no_point() {
     let mut w = ready(65).await;
     let header = w.header();
     w.send(header.position, &one_frame(&header)).await.unwrap();
-    let name = format!("logs/{}-{:020}.lbd", header.position.generation, header.position.sequence);
+    let name = format!(
+        "logs/{}-{:020}.lbd",
+        header.position.generation, header.position.sequence
+    );
     let path = w.dir().join(name);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[2000] ^= 1;
@@ -179,7 +202,10 @@ async fn bulk_takes_only_what_continues_it() {
     assert!(matches!(said, Err(StoreError::BadLog(_))), "{said:?}");
     let mut bigger = target.clone();
     bigger.size += 512;
-    let said = w.store.bulk(w.vm, stream(&w.segment(&bigger, 0, &[1; 512]))).await;
+    let said = w
+        .store
+        .bulk(w.vm, stream(&w.segment(&bigger, 0, &[1; 512])))
+        .await;
     assert!(matches!(said, Err(StoreError::BadLog(_))), "{said:?}");
     let good = w.segment(&target, 0, &[1; 4096]);
     let said = w.store.bulk(w.vm, stream(&good[..good.len() - 1])).await;

@@ -13,7 +13,13 @@ use crate::FileSpool;
 fn ids(seed: u128) -> (VmId, Position) {
     let id = uuid::Uuid::from_u128(seed);
     let generation = GenerationId(id);
-    (VmId(id), Position { generation, sequence: 1 })
+    (
+        VmId(id),
+        Position {
+            generation,
+            sequence: 1,
+        },
+    )
 }
 
 fn temp() -> (tempfile::TempDir, Utf8PathBuf) {
@@ -43,7 +49,10 @@ async fn readers_follow_the_tail_from_any_offset() {
     let mut data = vec![0; 3_000_000];
     Rng(7).fill(&mut data);
     let readers = [0_usize, 1, 999_999, 3_000_000].map(|from| (from, file.reader(from as u64)));
-    let readers: Vec<_> = readers.into_iter().map(|(from, r)| (from, tokio::spawn(all(r)))).collect();
+    let readers: Vec<_> = readers
+        .into_iter()
+        .map(|(from, r)| (from, tokio::spawn(all(r))))
+        .collect();
     assert!(file.is_empty());
     for piece in data.chunks(100_003) {
         file.append(Bytes::copy_from_slice(piece)).await.unwrap();

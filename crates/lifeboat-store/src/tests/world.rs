@@ -97,7 +97,14 @@ impl World {
     pub(super) async fn new(seed: u64) -> Self {
         let tmp = tempfile::tempdir().unwrap();
         let root = Utf8PathBuf::from_path_buf(tmp.path().to_owned()).unwrap();
-        Self::below(seed, tmp, root, 0, &[("sys", 2 << 20), ("data-1", (1 << 20) + 512 * 3)]).await
+        Self::below(
+            seed,
+            tmp,
+            root,
+            0,
+            &[("sys", 2 << 20), ("data-1", (1 << 20) + 512 * 3)],
+        )
+        .await
     }
 
     pub(super) async fn below(
@@ -315,7 +322,10 @@ impl World {
             let pattern = u8::try_from(self.rng.below(256)).unwrap();
             let command = format!("write -P {pattern} {} {}", from * 512, len * 512);
             run_ok("qemu-io", &["-c", &command, &name]);
-            let (from, len) = (usize::try_from(from * 512).unwrap(), usize::try_from(len * 512).unwrap());
+            let (from, len) = (
+                usize::try_from(from * 512).unwrap(),
+                usize::try_from(len * 512).unwrap(),
+            );
             data[from..from + len].fill(pattern);
         }
     }
@@ -380,7 +390,11 @@ impl World {
         let truth = format!(r#"json:{{"driver":"raw","file":{{"driver":"file","filename":"{truth}"}}}}"#);
         let out = run("qemu-img", &["compare", "-U", &truth, image]);
         let said = String::from_utf8_lossy(&out.stdout);
-        assert!(out.status.success(), "{image}: {said}{}", String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "{image}: {said}{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
     }
 }
 
