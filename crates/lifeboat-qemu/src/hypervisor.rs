@@ -38,7 +38,7 @@ pub(crate) const CLOSING: Duration = Duration::from_secs(30);
 pub struct Qemu {
     pub(crate) config: QemuConfig,
     pub(crate) held: Held,
-    /// Whether KVM works, once somebody had to know.
+    /// Whether KVM is worth using, once somebody had to know.
     pub(crate) kvm: OnceCell<bool>,
 }
 

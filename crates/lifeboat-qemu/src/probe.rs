@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lifeboat_engine::ports::hypervisor::HypervisorError;
 use tokio::io::AsyncReadExt;
@@ -49,9 +49,10 @@ pub(crate) async fn ask(binary: &str, arguments: &[&str]) -> Result<String, Hype
     }
 }
 
-/// Whether KVM executes instructions here. That `/dev/kvm` exists proves nothing: it can be forbidden, or be a nested
-/// one that fails at the first instruction. So a machine without disks is started until its firmware says a word.
-pub(crate) async fn kvm_works(binary: &str) -> bool {
+/// Whether KVM is worth using here. That `/dev/kvm` exists proves nothing: it can be forbidden, fail at the first
+/// instruction, or be a nested one so slow that no system boots on it. So the firmware of a machine without disks
+/// is run to its end, and KVM must not take longer for it than twice the time of emulation, under the same load.
+async fn kvm_works(binary: &str) -> bool {
     if OpenOptions::new()
         .read(true)
         .write(true)
@@ -60,8 +61,19 @@ pub(crate) async fn kvm_works(binary: &str) -> bool {
     {
         return false;
     }
-    let child = Command::new(binary)
-        .args(["-accel", "kvm", "-machine", "pc", "-cpu", "host", "-m", "16M"])
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let emulated = firmware_time(binary, "tcg", PATIENCE).await.unwrap_or(PATIENCE);
+    let limit = (emulated * 2).min(PATIENCE);
+    let works = firmware_time(binary, "kvm", limit).await.is_some();
+    tracing::info!(works, ?emulated, "KVM was probed");
+    works
+}
+
+/// Time from the start of a machine without disks until its firmware has found nothing to boot.
+async fn firmware_time(binary: &str, accel: &str, limit: Duration) -> Option<Duration> {
+    let begun = Instant::now();
+    let mut child = Command::new(binary)
+        .args(["-accel", accel, "-machine", "pc", "-cpu", "max", "-m", "16M"])
         .args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"])
         .args(["-chardev", "stdio,id=debug,signal=off"])
         .args(["-device", "isa-debugcon,iobase=0x402,chardev=debug"])
@@ -69,22 +81,23 @@ pub(crate) async fn kvm_works(binary: &str) -> bool {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true)
-        .spawn();
-    let Ok(mut child) = child else {
-        return false;
-    };
-    let mut byte = [0];
-    let spoke = match child.stdout.as_mut() {
-        Some(out) => {
-            let read = tokio::time::timeout(Duration::from_secs(5), out.read(&mut byte)).await;
-            matches!(read, Ok(Ok(1)))
+        .spawn()
+        .ok()?;
+    let mut out = child.stdout.take()?;
+    let finished = async {
+        let mut said = Vec::new();
+        while !String::from_utf8_lossy(&said).contains("No bootable device") {
+            if out.read_buf(&mut said).await.unwrap_or(0) == 0 {
+                return None;
+            }
         }
-        None => false,
+        Some(begun.elapsed())
     };
+    let time = tokio::time::timeout(limit, finished).await.ok().flatten();
     if let Err(error) = child.kill().await {
-        tracing::debug!(%error, "the KVM probe had ended by itself");
+        tracing::debug!(%error, "the probe had ended by itself");
     }
-    spoke
+    time
 }
 
 /// The `-accel` argument, and whether it is KVM. What a probe found is kept in `known`.
@@ -101,7 +114,7 @@ pub(crate) async fn accel(
         Accel::Auto | Accel::Kvm if works => Ok(("kvm", true)),
         Accel::Auto | Accel::Tcg => Ok(TCG),
         Accel::Kvm => Err(HypervisorError::Preflight(
-            "KVM does not work on this host: check that /dev/kvm exists, that this user may open it and that \
+            "KVM does not work on this host, or slower than emulation: check that /dev/kvm exists, that this user may open it and that \
              virtualization is enabled in the firmware, or allow emulation (accel = \"tcg\")"
                 .into(),
         )),
