@@ -13,10 +13,16 @@ use crate::config::DEFAULT_SOCKET;
 #[command(name = "lifeboat", version, after_help = exit::HELP, subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     /// Management socket of the daemon.
-    #[arg(long, global = true, value_name = "PATH", env = "LIFEBOAT_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET)]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Everywhere", env = "LIFEBOAT_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET)]
     pub(crate) socket: Utf8PathBuf,
-    /// Form of what is written to standard output.
-    #[arg(long, global = true, value_name = "FORM", default_value = "table")]
+    /// Form of the data on standard output: json is what the REST API gives, instants in milliseconds since 1970.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORM",
+        default_value = "table",
+        help_heading = "Everywhere"
+    )]
     pub(crate) output: Output,
     /// What to do.
     #[command(subcommand)]
@@ -26,9 +32,7 @@ pub(crate) struct Cli {
 /// Form of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
     Table,
-    /// As the REST API gives it; instants are milliseconds since 1970.
     Json,
 }
 
@@ -290,9 +294,7 @@ pub(crate) enum Server {
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Switch {
-    /// Yes.
     On,
-    /// No.
     Off,
 }
 

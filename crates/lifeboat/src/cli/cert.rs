@@ -14,11 +14,7 @@ const VALIDITY: Duration = Duration::from_secs(2 * 365 * 86_400);
 
 impl From<CertError> for Failure {
     fn from(error: CertError) -> Self {
-        // The causes of file errors are not in their text.
-        let cause = std::error::Error::source(&error)
-            .map(|c| format!(": {c}"))
-            .unwrap_or_default();
-        Self::new(Exit::Failed, format!("{error}{cause}"), "")
+        Self::new(Exit::Failed, error.to_string(), "")
     }
 }
 

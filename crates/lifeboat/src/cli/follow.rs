@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lifeboat_api::Client;
 use lifeboat_engine::records::Job;
 use lifeboat_model::JobState;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
 use super::show::{Names, name_of, safe, title};
@@ -19,13 +20,14 @@ pub(crate) async fn follow(client: &Client, job: Job, names: &Names) -> Result<(
     let mut last = job;
     progress.show(&last);
     if !last.state.is_final() {
+        // Before anything that can take long: from here on Ctrl-C leaves the job and says so.
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(|e| Failure::io("watch for Ctrl-C", &e))?;
         let mut follower = client.follow(last.id).await?;
-        let interrupt = tokio::signal::ctrl_c();
-        tokio::pin!(interrupt);
         loop {
             let next = tokio::select! {
                 next = follower.next() => next,
-                _ = &mut interrupt => {
+                _ = interrupt.recv() => {
                     progress.end();
                     eprintln!("the job carries on; follow it with: lifeboat job follow {}", last.id);
                     return Ok((Exit::Interrupted, last));

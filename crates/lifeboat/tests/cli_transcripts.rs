@@ -1,0 +1,248 @@
+//! What a person sees: the real command against a real REST server with a scripted engine, held by golden files in
+//! `tests/golden`. What the engine would do is not tested here. `UPDATE_GOLDEN=1` writes the files anew.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
+
+mod world;
+
+use std::process::Stdio;
+
+use lifeboat_engine::action::{Action, PointSelector, VmRef};
+use lifeboat_model::{JobState, Timestamp};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use world::{Host, golden};
+
+#[tokio::test]
+async fn lists_and_sheets() {
+    let host = Host::start();
+    let commands = [
+        "vm list",
+        "vm show web",
+        "replication status",
+        "replication status db",
+        "replication status mail",
+        "replication status idle",
+        "points mail",
+        "job list",
+        "job show 00000000-0000-0000-0000-0000000000a2",
+        "events",
+        "authorization list",
+        "server show",
+    ];
+    golden("lists", &host.transcript(&commands).await);
+}
+
+#[tokio::test]
+async fn json_is_what_the_api_gives() {
+    let host = Host::start();
+    let commands = [
+        "replication status --output json",
+        "points mail --output json",
+        "job list --output json",
+        "server show --output json",
+    ];
+    golden("json", &host.transcript(&commands).await);
+}
+
+#[tokio::test]
+async fn actions_are_told_and_followed() {
+    let host = Host::start();
+    let commands = [
+        "vm start idle",
+        "vm stop web --force",
+        "replication enable idle --to b.example.org:8443 --interval 5m --history 24 --disk sys --no-compression",
+        "replication start idle",
+        "replication start idle --detach",
+        "replication start idle --output json",
+        "replication suspend web",
+        "replication resume web",
+        "replication now web",
+        "replication remove web",
+        "failover start mail --point 4f",
+        "failover revert mail --force",
+        "failover commit mail",
+        "job follow 00000000-0000-0000-0000-0000000000a2",
+        "job cancel 00000000-0000-0000-0000-0000000000a1",
+        "authorization add a.example.org --location /srv/replicas",
+        "authorization remove a.example.org",
+        "server set --replica on",
+        "test-connection b.example.org:8443",
+    ];
+    golden("actions", &host.transcript(&commands).await);
+    let asked = serde_json::to_string_pretty(&host.wishes()).unwrap() + "\n";
+    golden("actions-asked", &asked);
+}
+
+#[tokio::test]
+async fn errors_name_the_way_out() {
+    let host = Host::start();
+    let commands = [
+        "vm show nothing",
+        "replication now db",
+        "vm console idle",
+        "failover start mail --at 25:00",
+        "failover start mail --at 10:42 --point 4f",
+        "replication enable web --to b:1 --interval 30",
+        "replication enable web",
+        "job show 7",
+        "vm screenshot web /nowhere/x.png",
+        "cert show /nowhere/host.crt",
+        "serve --config /nowhere/lifeboat.toml",
+        "bogus",
+    ];
+    let mut text = host.transcript(&commands).await;
+    host.stop().await;
+    text.push_str(&host.transcript(&["vm list"]).await);
+    golden("errors", &text);
+}
+
+#[tokio::test]
+async fn help() {
+    let host = Host::start();
+    let commands = [
+        "--help",
+        "serve --help",
+        "vm --help",
+        "vm stop --help",
+        "vm console --help",
+        "vm screenshot --help",
+        "replication --help",
+        "replication enable --help",
+        "replication start --help",
+        "replication status --help",
+        "points --help",
+        "failover --help",
+        "failover start --help",
+        "failover revert --help",
+        "failover commit --help",
+        "job --help",
+        "events --help",
+        "authorization --help",
+        "authorization add --help",
+        "server --help",
+        "server set --help",
+        "test-connection --help",
+        "cert --help",
+        "cert init --help",
+        "cert issue --help",
+    ];
+    golden("help", &host.transcript(&commands).await);
+}
+
+#[tokio::test]
+async fn a_time_becomes_an_instant() {
+    let host = Host::start();
+    let (out, code) = host
+        .run("failover start mail --at 2026-11-22T10:42:07+01:00 --no-start --detach")
+        .await;
+    assert_eq!(code, Some(0), "{}", out.1);
+    assert!(
+        out.1
+            .starts_with("bringing mail up as it was at 2026-11-22 09:42:07+00:00 or just before\n"),
+        "{}",
+        out.1
+    );
+    let point = PointSelector::At(Timestamp(1_795_340_527_999));
+    let want = Action::InitiateFailover {
+        vm: VmRef("mail".into()),
+        point,
+        start: false,
+    };
+    assert!(host.wishes().contains(&want), "{:?}", host.wishes());
+}
+
+#[tokio::test]
+async fn a_picture_is_saved_or_written_out() {
+    let host = Host::start();
+    let file = host.dir().join("screen.png");
+    let (out, code) = host.run(&format!("vm screenshot web {file}")).await;
+    assert_eq!((code, out.1.contains("saved")), (Some(0), true), "{}", out.1);
+    assert_eq!(std::fs::read(&file).unwrap(), b"\x89PNG pixels");
+    let output = host.command("vm screenshot web -").output().await.unwrap();
+    assert_eq!(output.stdout, b"\x89PNG pixels");
+}
+
+#[tokio::test]
+async fn the_console_carries_bytes_both_ways_until_the_escape() {
+    let host = Host::start();
+    let listener = tokio::net::UnixListener::bind(host.dir().join("web.console")).unwrap();
+    let mut child = host
+        .command("vm console web")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut vm, _) = listener.accept().await.unwrap();
+    vm.write_all(b"login: ").await.unwrap();
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut seen = [0; 7];
+    screen.read_exact(&mut seen).await.unwrap();
+    assert_eq!(&seen, b"login: ");
+    keys.write_all(b"root\n\x03bye\x1dnot this").await.unwrap();
+    let mut typed = Vec::new();
+    vm.read_to_end(&mut typed).await.unwrap();
+    assert_eq!(typed, b"root\n\x03bye");
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn interrupted_following_leaves_the_job() {
+    let host = Host::start();
+    let mut child = host
+        .command("job follow 00000000-0000-0000-0000-0000000000a1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut talk = child.stderr.take().unwrap();
+    let mut first = [0; 1];
+    talk.read_exact(&mut first).await.unwrap();
+    host.followed().await;
+    let pid = child.id().unwrap().to_string();
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut text = String::new();
+    talk.read_to_string(&mut text).await.unwrap();
+    assert!(
+        text.ends_with(
+            "the job carries on; follow it with: lifeboat job follow 00000000-0000-0000-0000-0000000000a1\n"
+        ),
+        "{text}"
+    );
+    assert_eq!(child.wait().await.unwrap().code(), Some(130));
+    assert!(
+        !host
+            .wishes()
+            .iter()
+            .any(|a| matches!(a, Action::CancelJob { .. }))
+    );
+}
+
+#[tokio::test]
+async fn a_job_that_fails_fails_the_command() {
+    let host = Host::start();
+    let child = host
+        .command("job follow 00000000-0000-0000-0000-0000000000a1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    host.followed().await;
+    for percent in [31, 35, 42, 99] {
+        host.change_job(|j| j.percent = percent);
+    }
+    host.change_job(|j| {
+        j.state = JobState::Exception;
+        j.error = Some("b.example.org: the disk is full".into());
+        j.ended = Some(Timestamp(j.started.unwrap().0 + 65_000));
+    });
+    let output = child.wait_with_output().await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    let last = "error: db: initial copy: Exception after 1m05s: b.example.org: the disk is full\n\
+                hint: see: lifeboat job show 00000000-0000-0000-0000-0000000000a1\n";
+    assert!(text.ends_with(last), "{text}");
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -1,0 +1,436 @@
+//! A host that is all surface: a real REST server over a scripted engine with a handful of VMs in telling states.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use camino::Utf8PathBuf;
+use lifeboat_api::{Admission, Server};
+use lifeboat_deltalog::Consistency;
+use lifeboat_engine::action::{
+    Action, Answer, BulkView, Management, PointView, Refusal, ReplicationView, ServerView, VmView,
+};
+use lifeboat_engine::ports::hypervisor::{Console, PowerState};
+use lifeboat_engine::ports::store::{BulkProgress, Target};
+use lifeboat_engine::records::{Counters, Event, Failover, FailoverPhase, Job, Problem, ServerSettings};
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{
+    AuthorizationEntry, BranchId, DiskId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType,
+    PointId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
+    VmId,
+};
+use serde_json::json;
+use tokio::process::Command;
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// 2026-11-22 10:42:07.350 UTC.
+const NOW: u64 = 1_795_344_127_350;
+const GIB: u64 = 1 << 30;
+
+struct Script {
+    asked: Mutex<Vec<Action>>,
+    job: Mutex<Job>,
+    jobs: broadcast::Sender<Job>,
+    followed: Notify,
+    dir: Utf8PathBuf,
+}
+
+/// A host and the way to run commands against it.
+pub(crate) struct Host {
+    script: Arc<Script>,
+    stop: CancellationToken,
+    task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Host {
+    pub(crate) fn start() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Utf8PathBuf::from_path_buf(temp.path().to_owned()).unwrap();
+        let script = Arc::new(Script {
+            asked: Mutex::default(),
+            job: Mutex::new(jobs().remove(0)),
+            jobs: broadcast::channel(16).0,
+            followed: Notify::new(),
+            dir: dir.clone(),
+        });
+        let server = Server::bind(&dir.join("lifeboat.sock"), Admission::local(None)).unwrap();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(server.serve(script.clone(), stop.clone()));
+        Self {
+            script,
+            stop,
+            task: Mutex::new(Some(task)),
+            _dir: temp,
+        }
+    }
+
+    pub(crate) fn dir(&self) -> &Utf8PathBuf {
+        &self.script.dir
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.stop.cancel();
+        let task = self.task.lock().unwrap().take().unwrap();
+        task.await.unwrap();
+    }
+
+    pub(crate) fn wishes(&self) -> Vec<Action> {
+        let reads = |a: &Action| matches!(a, Action::ListVms | Action::ShowJob { .. });
+        self.script
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|a| !reads(a))
+            .cloned()
+            .collect()
+    }
+
+    /// Waits until a command watches jobs.
+    pub(crate) async fn followed(&self) {
+        self.script.followed.notified().await;
+    }
+
+    pub(crate) fn change_job(&self, change: impl FnOnce(&mut Job)) {
+        let mut job = self.script.job.lock().unwrap();
+        change(&mut job);
+        self.script.jobs.send(job.clone()).unwrap();
+    }
+
+    pub(crate) fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command
+            .args(line.split(' '))
+            .env_clear()
+            .env("TZ", "UTC")
+            .env("LIFEBOAT_SOCKET", self.dir().join("lifeboat.sock"));
+        command.kill_on_drop(true);
+        command
+    }
+
+    /// Standard output and error, and the exit code.
+    pub(crate) async fn run(&self, line: &str) -> ((String, String), Option<i32>) {
+        let output = self.command(line).output().await.unwrap();
+        let text = |bytes| {
+            String::from_utf8(bytes)
+                .unwrap()
+                .replace(self.dir().as_str(), "DIR")
+        };
+        ((text(output.stdout), text(output.stderr)), output.status.code())
+    }
+
+    pub(crate) async fn transcript(&self, lines: &[&str]) -> String {
+        let mut text = String::new();
+        for line in lines {
+            let ((out, err), code) = self.run(line).await;
+            let _ = writeln!(text, "$ lifeboat {line}");
+            text.push_str(&out);
+            for l in err.lines() {
+                let _ = writeln!(text, "{}", format!("! {l}").trim_end());
+            }
+            let _ = writeln!(text, "[{}]\n", code.map_or("signal".into(), |c| c.to_string()));
+        }
+        text
+    }
+}
+
+/// Holds text against a golden file.
+pub(crate) fn golden(name: &str, text: &str) {
+    let path = format!("{}/tests/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    if want == text {
+        return;
+    }
+    let first = want.lines().zip(text.lines()).find(|(a, b)| a != b);
+    panic!("{path} differs, first at {first:#?}\nrun with UPDATE_GOLDEN=1 and look at the diff");
+}
+
+#[async_trait::async_trait]
+impl Management for Script {
+    async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
+        self.asked.lock().unwrap().push(action.clone());
+        self.answer(&action)
+    }
+
+    fn watch_jobs(&self) -> broadcast::Receiver<Job> {
+        let receiver = self.jobs.subscribe();
+        self.followed.notify_one();
+        receiver
+    }
+}
+
+impl Script {
+    fn answer(&self, action: &Action) -> Result<Answer, Refusal> {
+        let finished = |kind, detail: &str| {
+            Ok(Answer::Job(Job {
+                kind,
+                detail: detail.into(),
+                vm: vm_id(4),
+                ..jobs().remove(1)
+            }))
+        };
+        match action {
+            Action::ListVms => Ok(Answer::Vms(self.vms())),
+            Action::ShowVm { vm } => {
+                let found = self.vms().into_iter().find(|v| v.spec.name == vm.0);
+                let missing = || {
+                    Refusal::new(
+                        ReturnCode::FileNotFound,
+                        format!("there is no VM \"{}\" on this host", vm.0),
+                        "list them with: lifeboat vm list",
+                    )
+                };
+                found.map(|v| Answer::Vm(Box::new(v))).ok_or_else(missing)
+            }
+            Action::Screenshot { .. } => Ok(Answer::Picture(b"\x89PNG pixels".to_vec())),
+            Action::ListPoints { .. } => Ok(Answer::Points(points())),
+            Action::ListJobs => Ok(Answer::Jobs(jobs())),
+            Action::ShowJob { job } => {
+                let known = jobs().into_iter().find(|j| j.id == *job && j.state.is_final());
+                Ok(Answer::Job(
+                    known.unwrap_or_else(|| self.job.lock().unwrap().clone()),
+                ))
+            }
+            Action::ListEvents { .. } => Ok(Answer::Events(events())),
+            Action::ListAuthorization => Ok(Answer::Entries(vec![
+                entry("a.example.org"),
+                entry("*.example.net"),
+            ])),
+            Action::ShowServer => Ok(Answer::Server(ServerView {
+                host: "alpha".into(),
+                version: "0.1.0".into(),
+                listen: "0.0.0.0:8443".into(),
+                settings: ServerSettings { enabled: true },
+            })),
+            Action::ReplicateNow { vm } if vm.0 == "db" => Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "db is in state WaitingToCompleteInitialReplication (2): its initial copy is not complete",
+                "wait for it: lifeboat job follow 00000000-0000-0000-0000-0000000000a1",
+            )),
+            Action::StartReplication { .. } => finished(JobType::SendInitial, ""),
+            Action::InitiateFailover { start: true, .. } => finished(JobType::Failover, ""),
+            Action::InitiateFailover { start: false, .. } => {
+                Ok(Answer::Job(self.job.lock().unwrap().clone()))
+            }
+            Action::RevertFailover { .. } => finished(JobType::RevertFailover, ""),
+            Action::CommitFailover { .. } => finished(JobType::CommitFailover, ""),
+            _ => Ok(Answer::Done),
+        }
+    }
+
+    fn vms(&self) -> Vec<VmView> {
+        let view = |n: u128, name: &str, power, replication| {
+            VmView {
+            spec: serde_json::from_value(json!({
+                "name": name, "uuid": vm_id(n), "memory_mib": 1024 * n, "cpus": 2,
+                "disk": [{"id": "sys", "path": format!("/srv/vms/{name}/sys.qcow2"), "format": "qcow2"},
+                         {"id": "data", "path": format!("/srv/vms/{name}/data.raw"), "format": "raw", "bus": "scsi"}],
+                "nic": [{"mac": "52:54:00:12:34:56"}]
+            }))
+            .unwrap(),
+            power,
+            console: Console { socket: format!("{}/{name}.console", self.dir).into(), log: format!("/var/log/{name}.log").into() },
+            replication,
+        }
+        };
+        let copying = ReplicationView {
+            state: ReplicationState::WaitingToCompleteInitialReplication,
+            lag_ms: None,
+            newest_instant: None,
+            last_replication: None,
+            bulk: vec![
+                BulkView {
+                    progress: BulkProgress {
+                        disk: disk("sys"),
+                        done: 3 * GIB,
+                    },
+                    size: 8 * GIB,
+                },
+                BulkView {
+                    progress: BulkProgress {
+                        disk: disk("data"),
+                        done: 0,
+                    },
+                    size: 2 * GIB,
+                },
+            ],
+            health: ReplicationHealth::Warning,
+            health_notes: vec!["the initial copy is not complete".into()],
+            ..replication()
+        };
+        let over = ReplicationView {
+            mode: ReplicationMode::Replica,
+            state: ReplicationState::Recovered,
+            health: ReplicationHealth::Critical,
+            health_notes: vec!["nothing received for 3h05m".into()],
+            peer: "a.example.org".into(),
+            lag_ms: Some(11_100_000),
+            problem: Some(Problem {
+                since: Timestamp(NOW - 11_100_000),
+                // A hostile peer's words must not reach the terminal as they are.
+                message: "a.example.org cannot be reached: \u{1b}[2Jconnection refused; check its daemon"
+                    .into(),
+                attempts: 312,
+            }),
+            failover: Some(failover()),
+            ..replication()
+        };
+        vec![
+            view(1, "web", PowerState::Running, Some(replication())),
+            view(2, "db", PowerState::Running, Some(copying)),
+            view(3, "idle", PowerState::Off, None),
+            view(4, "mail", PowerState::Running, Some(over)),
+        ]
+    }
+}
+
+fn vm_id(n: u128) -> VmId {
+    VmId(Uuid::from_u128(n))
+}
+
+fn disk(id: &str) -> DiskId {
+    DiskId::new(id).unwrap()
+}
+
+fn position() -> Position {
+    Position {
+        generation: GenerationId(Uuid::from_u128(0x9e)),
+        sequence: 1207,
+    }
+}
+
+fn entry(primary: &str) -> AuthorizationEntry {
+    AuthorizationEntry {
+        primary: primary.into(),
+        storage_location: "/srv/replicas".into(),
+        trust_group: "default".into(),
+    }
+}
+
+fn replication() -> ReplicationView {
+    ReplicationView {
+        mode: ReplicationMode::Primary,
+        state: ReplicationState::Replicating,
+        health: ReplicationHealth::Ok,
+        health_notes: Vec::new(),
+        peer: "b.example.org:8443".into(),
+        settings: ReplicationSettings {
+            peer: "b.example.org:8443".into(),
+            interval_s: 30,
+            history: 4,
+            point_spacing_s: 3600,
+            any_point_window_s: 3600,
+            disks: vec![disk("sys"), disk("data")],
+            compression: true,
+        },
+        position: position(),
+        newest_instant: Some(Timestamp(NOW - 12_400)),
+        last_replication: Some(Timestamp(NOW - 11_900)),
+        lag_ms: Some(12_400),
+        problem: None,
+        bulk: Vec::new(),
+        failover: None,
+        counters: Counters {
+            cycles: 1207,
+            failures: 2,
+            missed: 1,
+            bytes: 7 * GIB + GIB / 2,
+            largest: 900 << 20,
+            last_latency_ms: 480,
+            max_latency_ms: 61_000,
+        },
+    }
+}
+
+fn failover() -> Failover {
+    Failover {
+        branch: BranchId(Uuid::from_u128(0xb)),
+        target: Target::Cycle { position: position() },
+        instant: Timestamp(NOW - 11_100_000),
+        consistency: Consistency::Crash,
+        kind: FailedOverReplicationType::Regular,
+        phase: FailoverPhase::Ready,
+        job: JobId(Uuid::from_u128(0xa2)),
+        before: ReplicationState::Replicating,
+    }
+}
+
+fn points() -> Vec<PointView> {
+    let point = PointView {
+        id: "00000000-0000-0000-0000-00000000004f".into(),
+        target: Target::Point {
+            id: PointId(Uuid::from_u128(0x4f)),
+        },
+        instant: Timestamp(NOW - 3_600_000),
+        consistency: Consistency::Application,
+        size: 123_456_789,
+    };
+    let cycle = PointView {
+        id: position().to_string(),
+        target: Target::Cycle { position: position() },
+        instant: Timestamp(NOW),
+        consistency: Consistency::Crash,
+        size: 40_960,
+    };
+    vec![cycle, point]
+}
+
+fn jobs() -> Vec<Job> {
+    let running = Job {
+        id: JobId(Uuid::from_u128(0xa1)),
+        vm: vm_id(2),
+        kind: JobType::SendInitial,
+        state: JobState::Running,
+        percent: 30,
+        detail: "disk sys".into(),
+        done_bytes: 3 * GIB,
+        total_bytes: 10 * GIB,
+        error: None,
+        created: Timestamp(NOW - 60_000),
+        started: Some(Timestamp(NOW - 59_000)),
+        ended: None,
+    };
+    let done = Job {
+        id: JobId(Uuid::from_u128(0xa2)),
+        vm: vm_id(4),
+        kind: JobType::Failover,
+        state: JobState::Completed,
+        percent: 100,
+        detail: "runs on the point".into(),
+        done_bytes: 0,
+        total_bytes: 0,
+        ended: Some(Timestamp(NOW - 57_200)),
+        ..running.clone()
+    };
+    let failed = Job {
+        id: JobId(Uuid::from_u128(0xa3)),
+        vm: vm_id(77),
+        state: JobState::Exception,
+        error: Some("b.example.org: the disk is full".into()),
+        percent: 12,
+        ..done.clone()
+    };
+    vec![running, done, failed]
+}
+
+fn events() -> Vec<Event> {
+    let event = |ago, vm, message: &str| Event {
+        at: Timestamp(NOW - ago),
+        vm,
+        message: message.into(),
+    };
+    vec![
+        event(1_000, Some(vm_id(1)), "replication resumed"),
+        event(
+            90_000,
+            Some(vm_id(1)),
+            "b.example.org:8443 cannot be reached; trying again",
+        ),
+        event(100_000, None, "the daemon has started"),
+    ]
+}
