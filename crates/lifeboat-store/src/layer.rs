@@ -2,7 +2,10 @@
 //! followed, and an image that wants an external data file is refused.
 //!
 //! Clusters are 16 KiB: the granularity of captured changes, so that applying a change copies nothing from below.
-//! Smaller ones would make the tables of a 1 TiB disk too large to keep (4 MiB of first-level table per layer at 4 KiB).
+//! Measured with writes all over a fresh layer: at 16 KiB each, this writer with 16 KiB clusters made 56 000/s, with 64 KiB
+//! clusters 22 000/s (and three times the space), QEMU's writer with sub-clusters 24 000/s; at 4 KiB each, 31 000/s, 16 000/s
+//! and 36 000/s. So a second writer in another process would gain little. Clusters of 4 KiB are faster still (126 000/s) but
+//! would make the tables of a 1 TiB disk too large to keep (4 MiB of first-level table per layer at 4 KiB).
 
 use std::fs::OpenOptions;
 use std::io;

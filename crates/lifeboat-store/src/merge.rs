@@ -101,7 +101,7 @@ fn skip_to_base(replica: &Replica, disk: &DiskId, file: &Utf8Path, cancel: &Canc
 /// Makes a branch the VM's disks.
 pub(crate) fn promote(replica: &Replica, id: BranchId) -> Result<()> {
     let manifest = replica.manifest();
-    if !manifest.promoted.as_ref().is_some_and(|p| p.branch == id) {
+    if manifest.promoted.as_ref().is_none_or(|p| p.branch != id) {
         manifest.not_promoted()?;
         let branch = complete(&manifest, id)?;
         let below = branch.layers.iter().map(|layer| {

@@ -25,7 +25,7 @@ fn percentiles(what: &str, mut times: Vec<Duration>) {
 async fn big(seed: u64, size: usize) -> World {
     let tmp = tempfile::tempdir().unwrap();
     let root = camino::Utf8PathBuf::from_path_buf(tmp.path().to_owned()).unwrap();
-    let mut w = World::below(seed, tmp, root, 0, &[("sys", 512)]).await;
+    let w = World::below(seed, tmp, root, 0, &[("sys", 512)]).await;
     // The model would need the disk's size in memory; here only the sizes count.
     let disks = vec![lifeboat_deltalog::LogDisk {
         id: super::world::disk("sys"),

@@ -14,6 +14,9 @@ async fn ready(seed: u64) -> World {
     w
 }
 
+/// What an error must say, and what is wrong with the header.
+type Wrong = (&'static str, fn(&mut Header));
+
 fn one_frame(header: &Header) -> Vec<u8> {
     let mut log = Vec::new();
     let mut encoder = Encoder::new(header, false, &mut log).unwrap();
@@ -30,7 +33,7 @@ fn nothing_left(w: &World) {
 #[tokio::test]
 async fn a_log_that_does_not_belong_here_is_refused() {
     let mut w = ready(60).await;
-    let wrong: [(&str, fn(&mut Header)); 6] = [
+    let wrong: [Wrong; 6] = [
         ("of VM", |h| h.vm = VmId(uuid::Uuid::nil())),
         ("initial copy", |h| h.kind = LogKind::Bulk),
         ("lacks disk", |h| h.disks[0].id = disk("other")),
