@@ -182,18 +182,7 @@ impl Actor {
 
     /// After a start of the daemon.
     async fn open(&mut self) {
-        let Some(rel) = &self.rel else { return };
-        if let Side::Replica { dir, .. } = &rel.side {
-            let dir = camino::Utf8PathBuf::from(dir);
-            match self.host.ports.store.open(&dir, self.id).await {
-                Ok(_) => self.replica.dirty = true,
-                Err(e) => {
-                    warn!(vm = %self.id, error = %e, "replica cannot be opened");
-                    self.fault(&format!("the replica cannot be opened: {}", chain(&e)))
-                        .await;
-                }
-            }
-        }
+        self.open_replica().await;
     }
 
     async fn plan(&mut self) -> Option<Work> {
@@ -336,6 +325,20 @@ impl Actor {
                 "start a failover first",
             ));
         }
+        match self.branch() {
+            None | Some(FailoverPhase::Ready | FailoverPhase::Merging | FailoverPhase::Done) => {}
+            Some(
+                FailoverPhase::Initiating { .. }
+                | FailoverPhase::Reverting
+                | FailoverPhase::Committing { .. },
+            ) => {
+                return Err(Refusal::new(
+                    ReturnCode::InvalidState,
+                    "the failover disks are being made, thrown away or committed at this moment",
+                    "see: lifeboat job list",
+                ));
+            }
+        }
         if self.power().await? != PowerState::Off {
             return Err(Refusal::new(ReturnCode::InvalidState, "the VM is running", ""));
         }
@@ -418,6 +421,17 @@ impl Actor {
             .map_err(|e| failed("the catalog cannot be written", &e))
     }
 
+    /// `save`, or everything as it was before the change.
+    pub(crate) async fn save_or_undo(&mut self, before: Option<Relationship>) -> Result<(), Refusal> {
+        let saved = self.save().await;
+        if saved.is_err() {
+            self.rel = before;
+            // A write that failed may have arrived nevertheless; what was refused must not happen after a restart.
+            self.save_or_warn().await;
+        }
+        saved
+    }
+
     /// `save` where nobody waits for an answer: the next save tries again.
     pub(crate) async fn save_or_warn(&self) {
         if let Err(e) = self.save().await {
@@ -443,15 +457,16 @@ impl Actor {
         }
     }
 
-    /// Notes that nothing is wrong any more.
-    pub(crate) fn cured(&mut self) {
-        if let Some(rel) = self.rel.as_mut()
-            && rel.problem.take().is_some()
-        {
+    /// Notes that nothing is wrong any more; tells whether something was.
+    pub(crate) fn cured(&mut self) -> bool {
+        let state = self.rel.as_ref().map(|r| r.state);
+        let problem = self.rel.as_mut().is_some_and(|r| r.problem.take().is_some());
+        if problem {
             info!(vm = %self.id, "replication problem is over");
         }
         // Not every state has something to be cured from.
         let _ = self.step(Step::Cured);
+        problem || state != self.rel.as_ref().map(|r| r.state)
     }
 
     pub(crate) async fn event(&self, message: &str) {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{AuthorizationEntry, JobState, JobType, ReplicationMode as Mode, VmId, VmSpec};
+use lifeboat_model::{
+    AuthorizationEntry, JobState, JobType, ReplicationMode as Mode, ReplicationState as State, VmId, VmSpec,
+};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::warn;
@@ -25,7 +27,7 @@ use crate::ports::spool::Spool;
 use crate::ports::store::{ReplicaStore, StoreError};
 use crate::ports::{ByteStream, Clock, Entropy};
 use crate::primary::link_refusal;
-use crate::records::{Event, Relationship, ServerSettings, Side};
+use crate::records::{Event, FailoverPhase, Job, Relationship, ServerSettings, Side};
 
 /// Everything the engine needs of the world.
 #[derive(Clone)]
@@ -429,19 +431,44 @@ impl Engine {
 /// Ends jobs whose work nothing will take up again.
 async fn close_orphans(host: &Host, relationships: &[Relationship]) -> Result<(), CatalogError> {
     for job in host.jobs.list().into_iter().filter(|j| !j.state.is_final()) {
-        let continues = relationships
-            .iter()
-            .filter(|r| r.vm == job.vm)
-            .any(|r| match &r.side {
-                Side::Primary { .. } => job.kind == JobType::StartReplication,
-                Side::Replica { failover, .. } => failover.as_ref().is_some_and(|f| f.job == job.id),
-            });
-        if !continues {
-            let why = "the daemon was restarted before the job ended".to_owned();
-            host.jobs.finish(job.id, JobState::Exception, Some(why)).await?;
+        let rel = relationships.iter().find(|r| r.vm == job.vm && r.index == 0);
+        match rel.map_or(Orphan::Lost, |r| orphan(r, &job)) {
+            Orphan::Continues => {}
+            Orphan::Done => host.jobs.finish(job.id, JobState::Completed, None).await?,
+            Orphan::Lost => {
+                let why = "the daemon was restarted before the job ended".to_owned();
+                host.jobs.finish(job.id, JobState::Exception, Some(why)).await?;
+            }
         }
     }
     Ok(())
+}
+
+/// What the relationship says of an unfinished job.
+enum Orphan {
+    Continues,
+    /// Its work is over; only the job's end was not recorded.
+    Done,
+    Lost,
+}
+
+fn orphan(rel: &Relationship, job: &Job) -> Orphan {
+    match &rel.side {
+        Side::Primary { .. } if job.kind == JobType::StartReplication => match rel.state {
+            State::WaitingToCompleteInitialReplication => Orphan::Continues,
+            State::Disabled | State::ReadyForReplication => Orphan::Lost,
+            _ => Orphan::Done,
+        },
+        Side::Replica {
+            failover: Some(f), ..
+        } if f.job == job.id => match f.phase {
+            FailoverPhase::Initiating { .. }
+            | FailoverPhase::Reverting
+            | FailoverPhase::Committing { .. } => Orphan::Continues,
+            FailoverPhase::Ready | FailoverPhase::Merging | FailoverPhase::Done => Orphan::Done,
+        },
+        Side::Primary { .. } | Side::Replica { .. } => Orphan::Lost,
+    }
 }
 
 #[async_trait]

@@ -214,11 +214,84 @@ impl Actor {
     async fn record(&mut self, before: Option<Relationship>, job: Job) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.rel = before;
+            self.unrecord(before, job).await;
             return Err(failed("the catalog cannot be written", &e));
         }
         self.host.jobs.adopt(job.clone());
+        self.replica.begin_now();
         Ok(Answer::Job(job))
+    }
+
+    /// Takes an intent back whose record failed. The write may have arrived nevertheless, and what was refused must not
+    /// happen after a restart.
+    pub(crate) async fn unrecord(&mut self, before: Option<Relationship>, job: Job) {
+        self.rel = before;
+        self.host.jobs.adopt(job.clone());
+        let why = Some("the catalog could not be written".to_owned());
+        if let (Some(rel), Some(job)) = (&self.rel, self.host.jobs.ended(job.id, JobState::Exception, why)) {
+            if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
+                tracing::warn!(vm = %self.id, error = %e, "a refused intent may be recorded");
+            }
+            self.host.jobs.adopt(job);
+        }
+    }
+
+    /// Records what the work of a phase came to, together with the end of its job. When that fails nothing has
+    /// happened: the phase is as it was, and its work, which can be repeated, is done again.
+    async fn conclude_phase(
+        &mut self,
+        before: Option<Relationship>,
+        state: JobState,
+        error: Option<String>,
+    ) -> bool {
+        let job = match before.as_ref().map(|r| &r.side) {
+            Some(Side::Replica {
+                failover: Some(f), ..
+            }) => self.host.jobs.ended(f.job, state, error),
+            Some(Side::Replica { .. } | Side::Primary { .. }) | None => None,
+        };
+        let Some(rel) = &self.rel else { return false };
+        let catalog = &self.host.ports.catalog;
+        let written = match &job {
+            Some(job) => catalog.put_both(rel, job).await,
+            None => catalog.put_relationship(rel).await,
+        };
+        match (written, job) {
+            (Ok(()), Some(job)) => self.host.jobs.adopt(job),
+            (Ok(()), None) => {}
+            (Err(e), _) => {
+                self.rel = before;
+                self.fault(&format!("the catalog cannot be written: {}", chain(&e)))
+                    .await;
+                self.replica_retry();
+                return false;
+            }
+        }
+        self.replica.begin_now();
+        true
+    }
+
+    /// The failover that can be reverted or committed now. An `Err` that is `Ok`: exactly this is being done already.
+    fn undecided(&self, wish: JobType) -> Result<Failover, Box<Result<Answer, Refusal>>> {
+        let failover = self.failover().ok_or_else(|| Box::new(Err(no_relationship())))?;
+        let (done, what) = match failover.phase {
+            FailoverPhase::Ready => return Ok(failover.clone()),
+            FailoverPhase::Reverting => (JobType::RevertFailover, "being reverted"),
+            FailoverPhase::Committing { .. } => (JobType::CommitFailover, "being committed"),
+            FailoverPhase::Initiating { .. } => (JobType::Failover, "being carried out"),
+            FailoverPhase::Merging | FailoverPhase::Done => (JobType::CommitFailover, "committed"),
+        };
+        let job = self.host.jobs.get(failover.job);
+        if done == wish
+            && let Some(job) = job.filter(|j| !j.state.is_final())
+        {
+            return Err(Box::new(Ok(Answer::Job(job))));
+        }
+        Err(Box::new(Err(Refusal::new(
+            ReturnCode::InvalidState,
+            format!("the failover is {what}"),
+            "see: lifeboat job list",
+        ))))
     }
 
     pub(crate) async fn initiate_failover(
@@ -259,6 +332,10 @@ impl Actor {
         let rel = before.as_ref().ok_or_else(no_relationship)?;
         let state_before = self.failover().map_or(State::Replicating, |f| f.before);
         lifecycle::step(rel.mode, rel.state, Step::Revert(state_before)).map_err(|e| not_now(&e))?;
+        let failover = match self.undecided(JobType::RevertFailover) {
+            Ok(failover) => failover,
+            Err(answer) => return *answer,
+        };
         if !force && self.runs().await? {
             let hint = "stop it (lifeboat vm stop), or revert with --force, which turns it off";
             return Err(Refusal::new(
@@ -272,7 +349,6 @@ impl Actor {
             JobType::RevertFailover,
             "throwing the failover disks away",
         );
-        let failover = self.failover().cloned().ok_or_else(no_relationship)?;
         self.set_failover(Some(Failover {
             phase: FailoverPhase::Reverting,
             job: job.id,
@@ -287,11 +363,14 @@ impl Actor {
         let before = self.rel.clone();
         let rel = before.as_ref().ok_or_else(no_relationship)?;
         lifecycle::step(rel.mode, rel.state, Step::Commit).map_err(|e| not_now(&e))?;
+        let failover = match self.undecided(JobType::CommitFailover) {
+            Ok(failover) => failover,
+            Err(answer) => return *answer,
+        };
         let job = self
             .host
             .jobs
             .draft(self.id, JobType::CommitFailover, "committing the failover");
-        let failover = self.failover().cloned().ok_or_else(no_relationship)?;
         let generation = GenerationId(self.host.ports.entropy.uuid());
         self.set_failover(Some(Failover {
             phase: FailoverPhase::Committing { generation },
@@ -305,7 +384,7 @@ impl Actor {
 
     pub(crate) async fn plan_failover(&mut self, phase: FailoverPhase) -> Option<Work> {
         let failover = self.failover()?.clone();
-        if Instant::now() < self.replica.next_at && !matches!(phase, FailoverPhase::Initiating { .. }) {
+        if Instant::now() < self.replica.next_at {
             return None;
         }
         let (store, hypervisor, vm) = (
@@ -357,66 +436,66 @@ impl Actor {
         }
     }
 
-    async fn end_job(&self, state: JobState, error: Option<String>) {
-        let Some(job) = self.failover().map(|f| f.job) else {
-            return;
-        };
-        if let Err(e) = self.host.jobs.finish(job, state, error).await {
-            tracing::warn!(vm = %self.id, error = %e, "job not recorded as ended");
-        }
-    }
-
     pub(crate) async fn failed_over(&mut self, result: Result<(), String>, vm_error: Option<String>) {
-        let before = self.failover().map_or(State::Replicating, |f| f.before);
+        let before = self.rel.clone();
         match result {
             Ok(()) => {
                 self.phase(FailoverPhase::Ready);
                 // The state machine allows this from FailoverInProgress, and an Initiating phase exists in no other.
                 let _ = self.step(Step::FailoverReady);
-                self.save_or_warn().await;
-                match vm_error {
-                    None => self.end_job(JobState::Completed, None).await,
-                    Some(e) => {
-                        let text = format!("the failover disks are ready, but the VM did not start: {e}");
-                        self.event(&text).await;
-                        self.end_job(JobState::Exception, Some(text)).await;
-                    }
+                let text =
+                    vm_error.map(|e| format!("the failover disks are ready, but the VM did not start: {e}"));
+                let end = match &text {
+                    None => JobState::Completed,
+                    Some(_) => JobState::Exception,
+                };
+                if self.conclude_phase(before, end, text.clone()).await {
+                    self.event(text.as_deref().unwrap_or("failed over")).await;
                 }
-                self.event("failed over").await;
             }
             Err(e) => {
-                if let Some(f) = self.failover().cloned()
-                    && let Err(e) = self.host.ports.store.drop_branch(self.id, f.branch).await
-                {
-                    tracing::warn!(vm = %self.id, error = %chain(&e), "unfinished failover disks not deleted");
-                }
-                self.end_job(JobState::Exception, Some(e.clone())).await;
-                self.set_failover(None);
-                let _ = self.step(Step::FailoverUndone(before));
-                self.save_or_warn().await;
-                self.event(&format!("failover was not possible and is undone: {e}"))
+                let Some(failover) = self.failover().cloned() else {
+                    return;
+                };
+                if let Err(e) = self.host.ports.store.drop_branch(self.id, failover.branch).await {
+                    // Not undone while its disks are there: nobody would ever delete them.
+                    self.fault(&format!(
+                        "unfinished failover disks cannot be deleted: {}",
+                        chain(&e)
+                    ))
                     .await;
-                self.back_to_work();
+                    self.replica_retry();
+                    return;
+                }
+                self.set_failover(None);
+                let _ = self.step(Step::FailoverUndone(failover.before));
+                if self
+                    .conclude_phase(before, JobState::Exception, Some(e.clone()))
+                    .await
+                {
+                    self.event(&format!("failover was not possible and is undone: {e}"))
+                        .await;
+                    self.replica.dirty = true;
+                }
             }
         }
     }
 
-    fn back_to_work(&mut self) {
-        self.replica.dirty = true;
-        self.replica.next_at = Instant::now();
-    }
-
     pub(crate) async fn reverted(&mut self, result: Result<(), String>) {
+        let before = self.rel.clone();
         match result {
             Ok(()) => {
-                let before = self.failover().map_or(State::Replicating, |f| f.before);
-                self.end_job(JobState::Completed, None).await;
+                let state = self.failover().map_or(State::Replicating, |f| f.before);
                 self.set_failover(None);
-                let _ = self.step(Step::Revert(before));
-                self.save_or_warn().await;
-                self.event("failover reverted; every recovery point is as it was")
-                    .await;
-                self.back_to_work();
+                let _ = self.step(Step::Revert(state));
+                if let Some(rel) = &mut self.rel {
+                    rel.problem = None;
+                }
+                if self.conclude_phase(before, JobState::Completed, None).await {
+                    self.event("failover reverted; every recovery point is as it was")
+                        .await;
+                    self.replica.dirty = true;
+                }
             }
             Err(e) => {
                 // The VM may not run on a branch that is half gone: the phase stays and the work is repeated.
@@ -428,6 +507,7 @@ impl Actor {
     }
 
     pub(crate) async fn committed(&mut self, result: Result<(), String>) {
+        let before = self.rel.clone();
         match result {
             Ok(()) => {
                 if let Some(FailoverPhase::Committing { generation }) = self.branch()
@@ -441,10 +521,9 @@ impl Actor {
                 }
                 self.phase(FailoverPhase::Merging);
                 let _ = self.step(Step::Commit);
-                self.save_or_warn().await;
-                self.end_job(JobState::Completed, None).await;
-                self.event("failover committed").await;
-                self.replica.next_at = Instant::now();
+                if self.conclude_phase(before, JobState::Completed, None).await {
+                    self.event("failover committed").await;
+                }
             }
             Err(e) => {
                 self.fault(&format!("the failover cannot be committed yet: {e}"))
@@ -455,14 +534,16 @@ impl Actor {
     }
 
     pub(crate) async fn merged(&mut self, result: Result<(), String>) {
+        let before = self.rel.clone();
         match result {
             Ok(()) => {
                 self.phase(FailoverPhase::Done);
                 if let Some(rel) = &mut self.rel {
                     rel.problem = None;
                 }
-                self.save_or_warn().await;
-                self.event("the committed disks are merged").await;
+                if self.conclude_phase(before, JobState::Completed, None).await {
+                    self.event("the committed disks are merged").await;
+                }
             }
             Err(e) => {
                 self.fault(&format!("merging the committed disks waits: {e}"))

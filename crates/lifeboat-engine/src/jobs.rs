@@ -87,6 +87,16 @@ impl Jobs {
         }
     }
 
+    /// An unfinished job as it looks when it ends like this; recorded and adopted by the caller.
+    pub(crate) fn ended(&self, id: JobId, state: JobState, error: Option<String>) -> Option<Job> {
+        let mut job = self.get(id).filter(|j| !j.state.is_final())?;
+        (job.state, job.ended, job.error) = (state, Some(self.clock.now()), error);
+        if state == JobState::Completed {
+            job.percent = 100;
+        }
+        Some(job)
+    }
+
     /// Ends a job that has not ended yet.
     pub(crate) async fn finish(
         &self,
@@ -94,20 +104,9 @@ impl Jobs {
         state: JobState,
         error: Option<String>,
     ) -> Result<(), CatalogError> {
-        let now = self.clock.now();
-        let ended = self.with(|all| {
-            let job = all.get_mut(&id).filter(|j| !j.state.is_final())?;
-            job.state = state;
-            job.ended = Some(now);
-            if state == JobState::Completed {
-                job.percent = 100;
-            }
-            job.error = error;
-            Some(job.clone())
-        });
-        if let Some(job) = ended {
+        if let Some(job) = self.ended(id, state, error) {
             self.catalog.put_job(&job).await?;
-            let _ = self.changes.send(job);
+            self.adopt(job);
         }
         Ok(())
     }

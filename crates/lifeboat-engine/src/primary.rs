@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lifeboat_deltalog::LogDisk;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::lifecycle::Event as Step;
+use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, backoff};
 use lifeboat_model::{
     GenerationId, JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationSettings,
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::action::{Answer, Refusal};
-use crate::actor::{Actor, Done, Work, chain, failed, no_relationship};
+use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::copy::{self, CopyError, CycleEnd, Delivered, Pending, Route};
 use crate::ports::capture::{CaptureSource, Tracking};
 use crate::ports::hypervisor::PowerState;
@@ -131,6 +131,9 @@ impl Actor {
         if let Err(e) = self.save().await {
             // Without the record there is no relationship; the offer on the peer is harmless and can be repeated.
             self.rel = None;
+            if let Err(e) = self.host.ports.catalog.remove_relationship(self.id, 0).await {
+                tracing::warn!(vm = %self.id, error = %e, "a refused relationship may be recorded");
+            }
             return Err(e);
         }
         self.event("replication enabled").await;
@@ -146,7 +149,7 @@ impl Actor {
             .draft(self.id, JobType::StartReplication, "initial copy");
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.rel = before;
+            self.unrecord(before, job).await;
             return Err(failed("the catalog cannot be written", &e));
         }
         self.host.jobs.adopt(job.clone());
@@ -166,40 +169,44 @@ impl Actor {
                 "it ends by itself; a failover can be reverted afterwards",
             ));
         }
+        let before = self.rel.clone();
         self.step(Step::CancelCopy)?;
-        self.interrupt();
-        self.save().await?;
         let ended = self
             .host
             .jobs
-            .finish(job, JobState::Terminated, Some("cancelled".into()))
-            .await;
-        ended.map_err(|e| failed("the catalog cannot be written", &e))?;
+            .ended(job, JobState::Terminated, Some("cancelled".into()));
+        let ended = ended.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &ended).await {
+            self.rel = before;
+            return Err(failed("the catalog cannot be written", &e));
+        }
+        self.interrupt();
+        self.host.jobs.adopt(ended.clone());
         self.event("initial copy cancelled; what was copied is kept")
             .await;
-        self.host
-            .jobs
-            .get(job)
-            .map(Answer::Job)
-            .ok_or_else(|| Refusal::new(ReturnCode::Failed, "the job is gone", ""))
+        Ok(Answer::Job(ended))
     }
 
     pub(crate) async fn suspend(&mut self) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
         self.step(Step::Suspend)?;
+        self.save_or_undo(before).await?;
         self.interrupt();
-        self.save().await?;
         self.event("replication suspended").await;
         Ok(Answer::Done)
     }
 
     pub(crate) async fn resume(&mut self) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
         self.step(Step::Resume)?;
         if let Some(rel) = self.rel.as_mut() {
             rel.problem = None;
         }
+        self.save_or_undo(before).await?;
         self.primary.next_at = Instant::now();
         self.replica.dirty = true;
-        self.save().await?;
+        self.replica.begin_now();
         self.event("replication resumed").await;
         Ok(Answer::Done)
     }
@@ -225,21 +232,9 @@ impl Actor {
 
     /// The primary's side of RemoveReplicationRelationship: tracking ends, the replica is not touched.
     pub(crate) async fn remove_primary(&mut self) -> Result<(), Refusal> {
-        self.step(Step::Remove)?;
         self.interrupt();
-        if let Some(job) = self.host.jobs.unfinished(self.id, JobType::StartReplication) {
-            let ended = self
-                .host
-                .jobs
-                .finish(
-                    job.id,
-                    JobState::Terminated,
-                    Some("replication was removed".into()),
-                )
-                .await;
-            ended.map_err(|e| failed("the catalog cannot be written", &e))?;
-        }
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        lifecycle::step(rel.mode, rel.state, Step::Remove).map_err(|e| not_now(&e))?;
         let launch = self.launch().await?;
         match self
             .host
@@ -263,6 +258,11 @@ impl Actor {
         let removed = self.host.ports.catalog.remove_relationship(self.id, 0).await;
         removed.map_err(|e| failed("the catalog cannot be written", &e))?;
         self.rel = None;
+        if let Some(job) = self.host.jobs.unfinished(self.id, JobType::StartReplication) {
+            let why = Some("replication was removed".into());
+            let ended = self.host.jobs.finish(job.id, JobState::Terminated, why).await;
+            ended.map_err(|e| failed("the catalog cannot be written", &e))?;
+        }
         Ok(())
     }
 
@@ -492,15 +492,26 @@ impl Actor {
     }
 
     async fn finish_copy(&mut self) {
-        if self.step(Step::CopyFinished).is_ok() {
-            self.save_or_warn().await;
-            if let Some(job) = self.host.jobs.unfinished(self.id, JobType::StartReplication)
-                && let Err(e) = self.host.jobs.finish(job.id, JobState::Completed, None).await
-            {
-                tracing::warn!(vm = %self.id, error = %e, "job not recorded as ended");
-            }
-            self.event("initial copy finished").await;
+        let before = self.rel.clone();
+        if self.step(Step::CopyFinished).is_err() {
+            return;
         }
+        let jobs = &self.host.jobs;
+        let job = jobs.unfinished(self.id, JobType::StartReplication);
+        match job.and_then(|j| jobs.ended(j.id, JobState::Completed, None)) {
+            None => self.save_or_warn().await,
+            Some(job) => {
+                let Some(rel) = &self.rel else { return };
+                if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
+                    tracing::warn!(vm = %self.id, error = %e, "end of the initial copy not recorded");
+                    // The next cycle records it.
+                    self.rel = before;
+                    return;
+                }
+                jobs.adopt(job);
+            }
+        }
+        self.event("initial copy finished").await;
     }
 
     fn retry_later(&mut self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lifeboat_deltalog::LogDisk;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::lifecycle::Event as Step;
+use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::{backoff, expire_due, logs_expire_before, seal_due};
 use lifeboat_model::{
     AuthorizationEntry, DiskId, NicBackend, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::action::{Answer, Refusal};
-use crate::actor::{Actor, Done, Work, chain, failed, no_relationship};
+use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::ports::hypervisor::{DiskImage, Launch, LaunchDisk, PowerState};
 use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
 use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
@@ -32,6 +32,15 @@ pub(crate) struct ReplicaState {
     pub(crate) next_at: Instant,
     /// Failures of the current work in a row.
     attempts: u32,
+    /// The store has the replica open.
+    opened: bool,
+}
+
+impl ReplicaState {
+    /// The next piece of work need not wait for whatever the last one waited for.
+    pub(crate) fn begin_now(&mut self) {
+        (self.attempts, self.next_at) = (0, Instant::now());
+    }
 }
 
 impl Default for ReplicaState {
@@ -41,6 +50,7 @@ impl Default for ReplicaState {
             expire: false,
             next_at: Instant::now(),
             attempts: 0,
+            opened: false,
         }
     }
 }
@@ -118,7 +128,45 @@ async fn expire(
 }
 
 impl Actor {
+    /// Opens the replica's files; when that fails it is tried again later.
+    pub(crate) async fn open_replica(&mut self) {
+        let Some(Relationship {
+            side: Side::Replica { dir, .. },
+            ..
+        }) = &self.rel
+        else {
+            return;
+        };
+        let dir = camino::Utf8PathBuf::from(dir);
+        match self.host.ports.store.open(&dir, self.id).await {
+            Ok(info) => {
+                // Not every log is worth a write to the catalog: the files know better where this side stands.
+                if let Some(rel) = self.rel.as_mut().filter(|r| r.position.generation == info.durable.generation) {
+                    rel.position = info.durable;
+                    rel.newest_instant = info.logs.last().map(|l| l.instant).max(rel.newest_instant);
+                }
+                (self.replica.opened, self.replica.dirty) = (true, true);
+                self.replica.begin_now();
+            }
+            Err(e) => {
+                warn!(vm = %self.id, error = %chain(&e), "replica cannot be opened");
+                self.fault(&format!("the replica cannot be opened: {}", chain(&e)))
+                    .await;
+                self.replica_retry();
+            }
+        }
+    }
+
     pub(crate) async fn plan_replica(&mut self) -> Option<Work> {
+        if !self.replica.opened {
+            if Instant::now() < self.replica.next_at {
+                return None;
+            }
+            self.open_replica().await;
+            if !self.replica.opened {
+                return None;
+            }
+        }
         if let Some(phase) = self.branch() {
             return self.plan_failover(phase).await;
         }
@@ -166,13 +214,19 @@ impl Actor {
                 self.replica.dirty = done.applied.is_some();
                 self.replica.expire |= done.sealed;
                 self.replica.next_at = Instant::now();
-                if done.sealed && self.step(Step::CopyFinished).is_ok() {
+                // Not only when it was sealed just now: the daemon may have ended between the seal and this record.
+                let before = self.rel.clone();
+                if !done.info.points.is_empty() && self.step(Step::CopyFinished).is_ok() {
+                    if self.save_or_undo(before).await.is_err() {
+                        self.replica.dirty = true;
+                        self.replica_retry();
+                        return;
+                    }
                     self.event("initial copy finished; the first recovery point is here")
                         .await;
-                    self.save_or_warn().await;
                 }
-                if !self.replica.dirty && done.info.durable == done.info.applied {
-                    self.cured();
+                if !self.replica.dirty && done.info.durable == done.info.applied && self.cured() {
+                    self.save_or_warn().await;
                 }
             }
             Err(e) => {
@@ -380,13 +434,19 @@ impl Actor {
         if disks.iter().map(|d| &d.id).ne(&settings.disks) {
             return conflict("the offered disks are not those of the settings".into());
         }
+        let mut again = false;
         if let Some(rel) = &self.rel
             && (rel.position.generation != start.generation || rel.mode != Mode::Replica)
         {
-            return conflict(format!(
-                "{host} has a replica of this VM already, in state {}; remove it there first: lifeboat replication remove",
-                rel.state
-            ));
+            // An unfinished copy is worth nothing to anybody: enabling again, after an answer that got lost or a
+            // removal on the primary alone, begins anew.
+            again = rel.mode == Mode::Replica && rel.state == State::WaitingToCompleteInitialReplication;
+            if !again {
+                return conflict(format!(
+                    "{host} has a replica of this VM already, in state {}; remove it there first: lifeboat replication remove",
+                    rel.state
+                ));
+            }
         }
         // Excluded disks get nothing; a card of the primary's network is not connected here.
         spec.disks.retain(|d| settings.disks.contains(&d.id));
@@ -397,11 +457,20 @@ impl Actor {
         }
         let location = camino::Utf8Path::new(&entry.storage_location);
         let store = self.host.ports.store.clone();
+        if again {
+            self.interrupt();
+            store
+                .destroy(self.id)
+                .await
+                .map_err(|e| self.host.peer_refusal(e))?;
+        }
         store
             .create(location, self.id, &disks, start)
             .await
             .map_err(|e| self.host.peer_refusal(e))?;
-        if self.rel.is_none() {
+        let before = self.rel.clone();
+        self.replica.opened = true;
+        if self.rel.is_none() || again {
             let dir = store
                 .info(self.id)
                 .await
@@ -433,7 +502,7 @@ impl Actor {
             (rel.settings, rel.spec) = (settings, spec);
         }
         if let Err(e) = self.save().await {
-            self.rel = None;
+            self.rel = before;
             return Err(PeerRefusal::Failed {
                 host,
                 detail: e.message,
@@ -451,23 +520,29 @@ impl Actor {
                 failover: Some(f), ..
             } if matches!(f.phase, FailoverPhase::Merging | FailoverPhase::Done) => {
                 // The VM lives on here, on the disks it was committed to; only the relationship ends.
+                let before = self.rel.clone();
                 self.step(Step::Remove)?;
-                self.save().await?;
+                self.save_or_undo(before).await?;
             }
             Side::Replica { dir, .. } => {
                 let (dir, state) = (dir.clone(), rel.state);
-                self.step(Step::Remove)?;
+                lifecycle::step(rel.mode, state, Step::Remove).map_err(|e| not_now(&e))?;
+                self.interrupt();
+                let unfinished = state == State::WaitingToCompleteInitialReplication;
+                let store = self.host.ports.store.clone();
+                if unfinished {
+                    // Before the record goes: without it nobody would know of the files.
+                    let gone = store.destroy(self.id).await;
+                    gone.map_err(|e| failed("the unfinished copy was not deleted", &e))?;
+                }
                 let catalog = &self.host.ports.catalog;
                 catalog
                     .remove_relationship(self.id, 0)
                     .await
                     .map_err(|e| failed("the catalog cannot be written", &e))?;
-                self.rel = None;
-                if state == State::WaitingToCompleteInitialReplication {
-                    let gone = self.host.ports.store.destroy(self.id).await;
-                    gone.map_err(|e| failed("the unfinished copy was not deleted", &e))?;
-                } else {
-                    self.host.ports.store.close(self.id).await;
+                (self.rel, self.replica) = (None, ReplicaState::default());
+                if !unfinished {
+                    store.close(self.id).await;
                     self.event(&format!("the replica's files are kept in {dir}"))
                         .await;
                 }

@@ -153,7 +153,8 @@ pub struct Received {
 #[async_trait]
 pub trait ReplicaStore: Send + Sync {
     /// Makes an empty replica below `location` (in a directory named after the VM). Repeated with the same arguments it
-    /// changes nothing; a replica with other disks or another generation is a `Conflict`.
+    /// changes nothing. A replica with other disks or another generation is a `Conflict`, unless nothing has arrived in
+    /// it yet (no delta, no bulk progress): such a leftover of an interrupted offer is replaced.
     async fn create(
         &self,
         location: &Utf8Path,
