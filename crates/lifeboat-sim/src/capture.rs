@@ -313,8 +313,10 @@ impl BlockView for View {
     async fn changed(&self, disk: usize) -> Result<Vec<Extent>, CaptureError> {
         let dirty = self.frozen.as_ref().and_then(|(_, d)| d.get(disk)).cloned();
         let dirty = dirty.ok_or_else(|| refused("changes of a view that is no instant"))?;
-        self.run("view.changed", disk, move |content| extents(dirty.into_iter(), content))
-            .await
+        self.run("view.changed", disk, move |content| {
+            extents(dirty.into_iter(), content)
+        })
+        .await
     }
 
     async fn allocation(&self, disk: usize, offset: u64, len: u64) -> Result<Vec<Extent>, CaptureError> {

@@ -34,7 +34,8 @@ fn set_job(image: &mut CatalogImage, job: &Job) {
 #[async_trait]
 impl Catalog for Port {
     async fn load(&self) -> Result<CatalogImage, CatalogError> {
-        self.run("catalog.load", |s, h| Ok(s.hosts[h].catalog.clone())).await
+        self.run("catalog.load", |s, h| Ok(s.hosts[h].catalog.clone()))
+            .await
     }
 
     async fn put_relationship(&self, relationship: &Relationship) -> Result<(), CatalogError> {
@@ -121,7 +122,9 @@ impl Catalog for Port {
         self.run("catalog.events", |s, h| {
             let events = s.hosts[h].events.iter().rev();
             let wanted = events.filter(|e| vm.is_none() || e.vm == vm).cloned();
-            Ok(wanted.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+            Ok(wanted
+                .take(usize::try_from(limit).unwrap_or(usize::MAX))
+                .collect())
         })
         .await
     }
@@ -137,6 +140,7 @@ impl Entropy for Port {
     fn uuid(&self) -> Uuid {
         let mut s = self.shared.state();
         let (high, low) = (s.rng.next(), s.rng.next());
-        uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes()).into_uuid()
+        uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes())
+            .into_uuid()
     }
 }

@@ -132,7 +132,9 @@ pub(crate) fn cover(content: &Content, offset: u64, len: u64) -> Vec<Extent> {
     let mut out: Vec<Extent> = Vec::new();
     let mut at = offset;
     let data = extents(
-        content.range(offset / BLOCK..(offset + len) / BLOCK).map(|(b, _)| *b),
+        content
+            .range(offset / BLOCK..(offset + len) / BLOCK)
+            .map(|(b, _)| *b),
         content,
     );
     let hole = |from: u64, to: u64| Extent {

@@ -84,7 +84,10 @@ pub(crate) trait Injected {
 }
 
 fn io(name: &str) -> (String, std::io::Error) {
-    (format!("injected fault in {name}"), std::io::ErrorKind::Other.into())
+    (
+        format!("injected fault in {name}"),
+        std::io::ErrorKind::Other.into(),
+    )
 }
 
 impl Injected for CatalogError {

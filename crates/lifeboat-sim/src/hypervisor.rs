@@ -64,7 +64,8 @@ fn check(s: &State, h: usize, launch: &Launch) -> Result<Vec<String>, Hypervisor
 #[async_trait]
 impl Hypervisor for Port {
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError> {
-        self.run("hv.preflight", |s, h| check(s, h, launch).map(|_| ())).await
+        self.run("hv.preflight", |s, h| check(s, h, launch).map(|_| ()))
+            .await
     }
 
     async fn start(&self, launch: &Launch) -> Result<(), HypervisorError> {

@@ -50,12 +50,7 @@ impl Port {
         };
         let target = target.ok_or_else(|| away(peer, "no such host"))?;
         let cut = self.shared.cuts.borrow().contains(&self.pair(target));
-        let engine = self
-            .shared
-            .engines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)[target]
-            .clone();
+        let engine = self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[target].clone();
         match engine {
             Some(engine) if !cut => Ok((target, engine, PeerIdentity { names: vec![own] })),
             _ => {

@@ -75,31 +75,34 @@ impl SpoolFile for File {
     fn reader(&self, offset: u64) -> ByteStream {
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let state = (self.bytes.clone(), self.progress.subscribe(), from, false);
-        Box::pin(stream::unfold(state, |(bytes, mut progress, at, ended)| async move {
-            if ended {
-                return None;
-            }
-            loop {
-                let now = *progress.borrow_and_update();
-                let piece: Vec<u8> = {
-                    let all = bytes.lock().unwrap_or_else(PoisonError::into_inner);
-                    all.get(at..).unwrap_or_default().to_vec()
-                };
-                let broken = || Some(Err(std::io::Error::other("the log was not completed")));
-                match now {
-                    Progress::Broken => return broken().map(|e| (e, (bytes, progress, at, true))),
-                    Progress::Growing(_) | Progress::Whole(_) if !piece.is_empty() => {
-                        let next = at + piece.len();
-                        return Some((Ok(Bytes::from(piece)), (bytes, progress, next, false)));
-                    }
-                    Progress::Whole(_) => return None,
-                    Progress::Growing(_) => {
-                        if progress.changed().await.is_err() {
-                            return broken().map(|e| (e, (bytes, progress, at, true)));
+        Box::pin(stream::unfold(
+            state,
+            |(bytes, mut progress, at, ended)| async move {
+                if ended {
+                    return None;
+                }
+                loop {
+                    let now = *progress.borrow_and_update();
+                    let piece: Vec<u8> = {
+                        let all = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+                        all.get(at..).unwrap_or_default().to_vec()
+                    };
+                    let broken = || Some(Err(std::io::Error::other("the log was not completed")));
+                    match now {
+                        Progress::Broken => return broken().map(|e| (e, (bytes, progress, at, true))),
+                        Progress::Growing(_) | Progress::Whole(_) if !piece.is_empty() => {
+                            let next = at + piece.len();
+                            return Some((Ok(Bytes::from(piece)), (bytes, progress, next, false)));
+                        }
+                        Progress::Whole(_) => return None,
+                        Progress::Growing(_) => {
+                            if progress.changed().await.is_err() {
+                                return broken().map(|e| (e, (bytes, progress, at, true)));
+                            }
                         }
                     }
                 }
-            }
-        }))
+            },
+        ))
     }
 }

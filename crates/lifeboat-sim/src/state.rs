@@ -178,8 +178,7 @@ impl State {
     /// What the VM's disks held at a position.
     #[must_use]
     pub fn truth_at(&self, vm: VmId, at: Position) -> Option<&Truth> {
-        self.truth
-            .get(&(vm, at.generation.0.as_u128(), at.sequence))
+        self.truth.get(&(vm, at.generation.0.as_u128(), at.sequence))
     }
 }
 

@@ -62,7 +62,12 @@ impl Port {
         let mut s = self.shared.state();
         let list = s.hosts[self.host].busy.entry(vm).or_default();
         list.push(name);
-        let beside = ["store.apply", "store.seal", "store.expire_oldest", "store.expire_logs"];
+        let beside = [
+            "store.apply",
+            "store.seal",
+            "store.expire_oldest",
+            "store.expire_logs",
+        ];
         let clash = list[..list.len() - 1].iter().find(|other| {
             let (a, b) = (incoming(other), incoming(name));
             !((a && b) || (a && beside.contains(&name)) || (b && beside.contains(other)))
@@ -146,7 +151,9 @@ fn decode(bytes: &[u8]) -> Result<(Header, Changes, u64)> {
 pub(crate) fn apply(disks: &mut [Content], changes: &Changes) {
     for &(disk, block, number) in changes {
         let zero = disk >> 32 == 1;
-        let Some(content) = disks.get_mut(disk & 0xffff) else { continue };
+        let Some(content) = disks.get_mut(disk & 0xffff) else {
+            continue;
+        };
         if zero {
             let inside: Vec<u64> = content.range(block..number).map(|(b, _)| *b).collect();
             for b in inside {
@@ -215,7 +222,9 @@ pub(crate) fn file(branch: BranchId, disk: &DiskId) -> String {
 fn promoted(s: &mut State, h: usize, vm: VmId, branch: BranchId) -> Result<&mut (BranchId, bool, bool)> {
     match &mut replica(s, h, vm)?.promoted {
         Some(p) if p.0 == branch => Ok(p),
-        _ => Err(StoreError::Conflict("that branch is not the disks of the VM".into())),
+        _ => Err(StoreError::Conflict(
+            "that branch is not the disks of the VM".into(),
+        )),
     }
 }
 
@@ -228,9 +237,16 @@ impl ReplicaStore for Port {
     async fn create(&self, location: &Utf8Path, vm: VmId, disks: &[LogDisk], start: Position) -> Result<()> {
         self.change(vm, "store.create", |s, h| {
             room(s, h)?;
+            let empty = |r: &Replica| r.durable.sequence == 0 && r.bulk.iter().all(|b| *b == 0);
+            let other = |r: &Replica| r.start != start || r.disks != disks;
+            s.hosts[h]
+                .replicas
+                .retain(|id, r| *id != vm || !empty(r) || !other(r));
             if let Some(r) = s.hosts[h].replicas.get_mut(&vm) {
                 if r.start != start || r.disks != disks {
-                    return Err(StoreError::Conflict("a replica with another generation exists".into()));
+                    return Err(StoreError::Conflict(
+                        "a replica with another generation exists".into(),
+                    ));
                 }
                 r.open = true;
                 return Ok(());
@@ -259,7 +275,10 @@ impl ReplicaStore for Port {
 
     async fn open(&self, _dir: &Utf8Path, vm: VmId) -> Result<ReplicaInfo> {
         self.change(vm, "store.open", |s, h| {
-            let r = s.hosts[h].replicas.get_mut(&vm).ok_or(StoreError::NoReplica(vm))?;
+            let r = s.hosts[h]
+                .replicas
+                .get_mut(&vm)
+                .ok_or(StoreError::NoReplica(vm))?;
             r.open = true;
             Ok(r.info())
         })
@@ -280,7 +299,9 @@ impl ReplicaStore for Port {
             s.bulk_segments += 1;
             let r = replica(s, h, vm)?;
             if header.kind != LogKind::Bulk || header.disks.len() != 1 || r.durable.sequence > 0 {
-                return Err(StoreError::BadLog("not a bulk segment, or too late for one".into()));
+                return Err(StoreError::BadLog(
+                    "not a bulk segment, or too late for one".into(),
+                ));
             }
             let index = r.disks.iter().position(|d| *d == header.disks[0]);
             let index = index.ok_or_else(|| StoreError::BadLog("another disk".into()))?;
@@ -513,8 +534,7 @@ impl ReplicaStore for Port {
                 return Err(StoreError::NoBranch(branch));
             };
             r.promoted = Some((branch, false, false));
-            r.points
-                .retain(|(p, _)| p.position.sequence <= position.sequence);
+            r.points.retain(|(p, _)| p.position.sequence <= position.sequence);
             r.logs.clear();
             r.parts.clear();
             r.branches.retain(|b, _| *b == branch);

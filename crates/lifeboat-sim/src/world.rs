@@ -123,7 +123,11 @@ impl World {
     }
 
     fn crashed(&self) -> Vec<usize> {
-        let mut all = self.shared.crashing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .shared
+            .crashing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *all).into_iter().collect()
     }
 
@@ -273,8 +277,14 @@ impl World {
                 let which = s.rng.below(images.len() as u64);
                 let key = images[usize::try_from(which).unwrap_or(0)].clone();
                 let far = s.rng.one_in(10);
-                let Some(blocks) = s.hosts[host].images.get(&key).map(|i| i.size / BLOCK) else { continue };
-                let block = if far { s.rng.below(blocks) } else { s.rng.below(HOT) };
+                let Some(blocks) = s.hosts[host].images.get(&key).map(|i| i.size / BLOCK) else {
+                    continue;
+                };
+                let block = if far {
+                    s.rng.below(blocks)
+                } else {
+                    s.rng.below(HOT)
+                };
                 if let Some(image) = s.hosts[host].images.get_mut(&key) {
                     image.write(block, number);
                 }
@@ -323,7 +333,9 @@ impl World {
         if let Some(v) = s.violations.first() {
             return Err(format!("contract: {v}"));
         }
-        let Some(r) = s.hosts[host].replicas.get(&VM) else { return Ok(()) };
+        let Some(r) = s.hosts[host].replicas.get(&VM) else {
+            return Ok(());
+        };
         let generation = r.durable.generation.0.as_u128();
         let high = self.high.entry((host, generation)).or_default();
         if r.durable.sequence < *high {
@@ -339,7 +351,9 @@ impl World {
             }
         }
         if r.applied.sequence > 0 && r.promoted.is_none() {
-            let truth = s.truth_at(VM, r.applied).ok_or("no instant was ever taken there")?;
+            let truth = s
+                .truth_at(VM, r.applied)
+                .ok_or("no instant was ever taken there")?;
             if truth.disks != r.head {
                 return Err(format!("the head at {} is not what was captured", r.applied));
             }

@@ -62,6 +62,8 @@ async fn try_point(w: &mut World, selector: PointSelector, wanted: &PointView) {
     only(w, 1, &[6, 7]).await;
     refused(w, 1, Action::StartReplication { vm: World::vm() }).await;
     w.write(60);
+    // Longer than any timer that may be left over from before the failover.
+    w.run(40).await;
     assert_ne!(w.disks_now(1), want);
     w.check(1).unwrap();
 }
@@ -118,7 +120,10 @@ async fn story(w: &mut World) {
     try_point(w, PointSelector::Id(point.id.clone()), &point).await;
     assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
     w.run(30).await;
-    assert_eq!((state(w, 1), phase(w)), (State::Committed, Some(FailoverPhase::Done)));
+    assert_eq!(
+        (state(w, 1), phase(w)),
+        (State::Committed, Some(FailoverPhase::Done))
+    );
     only(w, 1, &[4]).await;
     // The old primary comes back, and is the past.
     w.cut(false);

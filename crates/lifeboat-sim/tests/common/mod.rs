@@ -28,8 +28,12 @@ pub fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(&mut World) -> T) -> T 
 /// Enables replication and waits until cycles flow and the first point is there.
 pub async fn replicating(w: &mut World) {
     let (vm, settings) = (World::vm(), World::settings());
-    w.insist(0, Action::EnableReplication { vm, settings }).await.unwrap();
-    w.insist(0, Action::StartReplication { vm: World::vm() }).await.unwrap();
+    w.insist(0, Action::EnableReplication { vm, settings })
+        .await
+        .unwrap();
+    w.insist(0, Action::StartReplication { vm: World::vm() })
+        .await
+        .unwrap();
     for _ in 0..30 {
         w.write(5);
         w.run(1).await;
@@ -37,7 +41,11 @@ pub async fn replicating(w: &mut World) {
             return;
         }
     }
-    panic!("the initial copy does not end: {:?} {:?}", w.recorded(0), w.recorded(1));
+    panic!(
+        "the initial copy does not end: {:?} {:?}",
+        w.recorded(0),
+        w.recorded(1)
+    );
 }
 
 /// The recorded state of a host; 0 when there is no relationship.
