@@ -1,0 +1,149 @@
+//! Wires a host together and runs it: the one place where adapters meet the engine. Decisions are the engine's.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use camino::Utf8Path;
+use lifeboat_api::{Admission, Server};
+use lifeboat_catalog::SqliteCatalog;
+use lifeboat_engine::ports::{Clock, Entropy};
+use lifeboat_engine::{Engine, EngineConfig, Ports};
+use lifeboat_link::{Link, LinkConfig};
+use lifeboat_model::Timestamp;
+use lifeboat_qemu::{Qemu, QemuConfig};
+use lifeboat_store::{FileSpool, QcowStore};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::config::{Accel, Config};
+
+/// How long connections may take to end when the daemon stops.
+const STOP_TIME: Duration = Duration::from_secs(5);
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        // A clock before 1970 is a clock that was never set.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn uuid(&self) -> Uuid {
+        Uuid::new_v4()
+    }
+}
+
+/// Runs the host until it is told to stop. Guests are not touched by its end.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let vms = config.load_vms()?;
+    for dir in [&config.state_dir, &config.run_dir, &config.spool_dir] {
+        make_private(dir)?;
+    }
+    // First of all: two daemons on one state would be two truths.
+    let admission = Admission::local(config.admin_gid);
+    let api = Server::bind(&config.socket, admission)?;
+    let catalog = SqliteCatalog::open(&config.state_dir.join("catalog.sqlite"))?;
+    let listener = tokio::net::TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen for peers on {}", config.listen))?;
+    let link_config = LinkConfig {
+        ca: config.tls.ca.clone(),
+        cert: config.tls.cert.clone(),
+        key: config.tls.key.clone(),
+    };
+    let ports = Ports {
+        hypervisor: Arc::new(Qemu::new(qemu(&config))),
+        store: Arc::new(QcowStore::new(config.reserve_mib)),
+        catalog: Arc::new(catalog),
+        link: Arc::new(Link::new(&link_config)?),
+        spool: Arc::new(FileSpool::new(&config.spool_dir, config.reserve_mib)?),
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+    };
+    let mut settings = EngineConfig::new(&config.host, config.listen.to_string(), env!("CARGO_PKG_VERSION"));
+    settings.job_retention = Duration::from_secs(config.job_retention_s);
+    let engine = Engine::start(ports, settings, vms).await?;
+
+    let stop = CancellationToken::new();
+    let (handler, peers_stop) = (engine.clone(), stop.clone());
+    let mut peers =
+        tokio::spawn(async move { lifeboat_link::serve(listener, &link_config, handler, peers_stop).await });
+    let mut api = tokio::spawn(api.serve(engine.clone(), stop.clone()));
+    // Without systemd nobody listens, which is fine.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let watchdog = tokio::spawn(watchdog());
+    info!(host = config.host, listen = %config.listen, socket = %config.socket, "serving");
+
+    let ended = tokio::select! {
+        signal = told_to_stop() => { info!(signal = signal?, "stopping"); None }
+        r = &mut peers => Some(format!("the peer server ended: {r:?}")),
+        r = &mut api => Some(format!("the management server ended: {r:?}")),
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+    watchdog.abort();
+    if ended.is_none() {
+        let both = async { (peers.await, api.await) };
+        if tokio::time::timeout(STOP_TIME, both).await.is_err() {
+            warn!("connections did not end in time");
+        }
+    }
+    engine.stop().await;
+    match ended {
+        None => Ok(()),
+        Some(why) => anyhow::bail!(why),
+    }
+}
+
+fn qemu(config: &Config) -> QemuConfig {
+    QemuConfig {
+        run_dir: config.run_dir.clone(),
+        state_dir: config.state_dir.clone(),
+        spool_dir: config.spool_dir.clone(),
+        reserve_mib: config.reserve_mib,
+        binary: Some(config.qemu.binary.clone()),
+        accel: match config.qemu.accel {
+            Accel::Auto => lifeboat_qemu::Accel::Auto,
+            Accel::Kvm => lifeboat_qemu::Accel::Kvm,
+            Accel::Tcg => lifeboat_qemu::Accel::Tcg,
+        },
+    }
+}
+
+/// A directory only the daemon's user can enter: it holds sockets that are as powerful as the daemon.
+fn make_private(dir: &Utf8Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("cannot make the directory {dir}"))
+}
+
+async fn told_to_stop() -> anyhow::Result<&'static str> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => Ok("SIGTERM"),
+        _ = int.recv() => Ok("SIGINT"),
+    }
+}
+
+/// Tells systemd that the runtime still turns, if it asks.
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    loop {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        tokio::time::sleep(limit / 2).await;
+    }
+}

@@ -1,0 +1,265 @@
+//! kill -9 of daemons and cut links at random moments, on a real guest under load: nothing lost, no full copy, nobody
+//! needed. The seed is printed and `LIFEBOAT_SEED` replays it; `LIFEBOAT_ROUNDS` makes it longer.
+
+mod support;
+
+use std::time::Duration;
+
+use support::guest::{start_load, verify_in_guest, wait_ready};
+use support::{Setup, VM, World, kill9, wait_until};
+
+/// xorshift64*: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn new(what: &str) -> Self {
+        let seed = std::env::var("LIFEBOAT_SEED")
+            .ok()
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(20_261_122);
+        eprintln!("{what}: LIFEBOAT_SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % n
+    }
+
+    fn pause(&mut self, max_ms: u64) {
+        // The point of a random moment is that nothing announces it.
+        std::thread::park_timeout(Duration::from_millis(self.below(max_ms)));
+    }
+}
+
+fn replicating(interval: &str) -> World {
+    let mut world = World::new(&Setup::default());
+    world.start();
+    world.a.ok(&["vm", "start", VM]);
+    wait_ready(&world, &world.a);
+    world.replicate(&[
+        "--interval",
+        interval,
+        "--history",
+        "3",
+        "--point-spacing",
+        "5s",
+        "--any-point",
+        "1h",
+    ]);
+    start_load(&world, &world.a);
+    world
+}
+
+fn rounds(default: u64) -> u64 {
+    std::env::var("LIFEBOAT_ROUNDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(default)
+}
+
+fn daemon_and_link_rounds(count: u64) {
+    let mut world = replicating("1s");
+    let mut random = Random::new("rounds");
+    let sent_before = world.proxy.bytes();
+    let cycles_before = world.a.replication()["counters"]["cycles"].as_u64().unwrap();
+    for round in 0..count {
+        random.pause(600);
+        match random.below(4) {
+            0 => {
+                world.a.kill9();
+                world.a.start();
+            }
+            1 => {
+                world.b.kill9();
+                world.b.start();
+            }
+            2 => {
+                world.proxy.cut();
+                random.pause(400);
+                world.proxy.heal();
+            }
+            _ => {
+                world.a.kill9();
+                world.b.kill9();
+                world.b.start();
+                world.a.start();
+            }
+        }
+        if round % 20 == 19 {
+            let state = world.a.state();
+            assert!(
+                ["Replicating", "Critical"].contains(&state.as_str()),
+                "round {round}: {state}: {}",
+                world.a.replication()
+            );
+            world.a.wait_cycles(2);
+        }
+    }
+    world.a.wait_state("Replicating");
+    world.a.wait_cycles(2);
+    // Every byte that went over is delta: a full copy alone would be more than all of it.
+    let cycles = world.a.replication()["counters"]["cycles"].as_u64().unwrap() - cycles_before;
+    let sent = world.proxy.bytes() - sent_before;
+    eprintln!("{count} rounds, {cycles} cycles, {} KiB sent", sent >> 10);
+    assert!(
+        sent < (cycles + count) * (4 << 20),
+        "{sent} bytes in {cycles} cycles look like a full copy"
+    );
+
+    world.a.kill9();
+    kill9(world.qemu_pid(&world.a).unwrap());
+    let before = world.b.newest();
+    world.b.ok(&["failover", "start", VM]);
+    wait_ready(&world, &world.b);
+    for v in verify_in_guest(&world, &world.b) {
+        assert!(v.ok && v.high > 0, "{} (newest instant {before})", v.text);
+    }
+}
+
+#[test]
+fn guest_daemons_and_links_die_at_random_moments() {
+    daemon_and_link_rounds(rounds(100));
+}
+
+#[test]
+#[ignore = "takes half an hour; run by make soak"]
+fn soak_guest_daemons_and_links_die_at_random_moments() {
+    daemon_and_link_rounds(rounds(2000));
+}
+
+/// The copy goes on where it stopped, whoever was killed.
+#[test]
+fn guest_initial_copy_survives_kills() {
+    let mut world = World::new(&Setup::default());
+    world.start();
+    world.a.ok(&["vm", "start", VM]);
+    wait_ready(&world, &world.a);
+    start_load(&world, &world.a);
+    let peer = world.peer();
+    world
+        .a
+        .ok(&["replication", "enable", VM, "--to", &peer, "--interval", "1s"]);
+    world.a.ok(&["replication", "start", VM, "--detach"]);
+    let mut random = Random::new("initial copy");
+    for round in 0..12 {
+        random.pause(250);
+        match round % 3 {
+            0 => {
+                world.a.kill9();
+                world.a.start();
+            }
+            1 => {
+                world.b.kill9();
+                world.b.start();
+            }
+            _ => {
+                world.proxy.cut();
+                random.pause(100);
+                world.proxy.heal();
+            }
+        }
+    }
+    world.b.wait_state("Replicating");
+    world.a.wait_state("Replicating");
+    world.a.wait_cycles(2);
+    world.a.kill9();
+    kill9(world.qemu_pid(&world.a).unwrap());
+    world.b.ok(&["failover", "start", VM]);
+    wait_ready(&world, &world.b);
+    for v in verify_in_guest(&world, &world.b) {
+        assert!(v.ok, "{}", v.text);
+    }
+}
+
+/// A killed QEMU loses its tracking: that is said, and nothing is copied in full by itself.
+#[test]
+fn guest_killed_qemu_requires_resynchronization() {
+    let world = replicating("1s");
+    world.a.wait_cycles(2);
+    kill9(world.qemu_pid(&world.a).unwrap());
+    let sent = world.proxy.bytes();
+    let view = world.a.wait_state("WaitingToStartResynchronization");
+    assert_eq!(view["health"], "Critical");
+    let problem = view["problem"]["message"].as_str().unwrap();
+    assert!(problem.contains("resynchronization is required"), "{problem}");
+    assert!(world.proxy.bytes() - sent < 8 << 20, "no full copy");
+    // The replica is as good as it was.
+    world.b.ok(&["failover", "start", VM]);
+    wait_ready(&world, &world.b);
+    for v in verify_in_guest(&world, &world.b) {
+        assert!(v.ok, "{}", v.text);
+    }
+}
+
+/// kill -9 of the replica's daemon at any moment of failover start, revert and commit: the call is finished by the next
+/// start, or by repeating it.
+#[test]
+fn guest_failover_survives_kills() {
+    let mut world = replicating("1s");
+    wait_until("two sealed points", Duration::from_secs(60), || {
+        (world.b.sealed_points().len() >= 2).then_some(())
+    });
+    world.a.kill9();
+    kill9(world.qemu_pid(&world.a).unwrap());
+    let points = world.b.sealed_points();
+    let settle = |world: &World, wanted: &str, again: &[&str]| {
+        wait_until(wanted, Duration::from_secs(60), || {
+            let state = world.b.state();
+            if state == wanted {
+                return Some(());
+            }
+            let busy = state == "FailoverInProgress"
+                || world
+                    .b
+                    .json(&["job", "list"])
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|j| j["ended"].is_null());
+            if !busy {
+                world.b.cli(again);
+            }
+            None
+        });
+    };
+    for delay in (0..150).step_by(10) {
+        let start = ["failover", "start", VM, "--no-start", "--detach"];
+        world.b.cli(&start);
+        std::thread::park_timeout(Duration::from_millis(delay));
+        world.b.kill9();
+        world.b.start();
+        settle(&world, "Recovered", &start);
+        let revert = ["failover", "revert", VM, "--force", "--detach"];
+        world.b.cli(&revert);
+        std::thread::park_timeout(Duration::from_millis(delay));
+        world.b.kill9();
+        world.b.start();
+        settle(&world, "Replicating", &revert);
+    }
+    let ids = |points: &[serde_json::Value]| points.iter().map(|p| p["id"].clone()).collect::<Vec<_>>();
+    let now = world.b.sealed_points();
+    assert!(
+        ids(&points).iter().all(|p| ids(&now).contains(p)),
+        "points are never lost: {points:?} {now:?}"
+    );
+    world.b.ok(&["failover", "start", VM]);
+    wait_ready(&world, &world.b);
+    let commit = ["failover", "commit", VM, "--detach"];
+    world.b.cli(&commit);
+    world.b.kill9();
+    world.b.start();
+    settle(&world, "Committed", &commit);
+    for _ in 0..3 {
+        world.b.kill9();
+        world.b.start();
+    }
+    wait_until("merging is done", Duration::from_secs(120), || {
+        (world.b.replication()["failover"]["phase"]["phase"] == "done").then_some(())
+    });
+    for v in verify_in_guest(&world, &world.b) {
+        assert!(v.ok && v.high > 0, "{}", v.text);
+    }
+}

@@ -1,0 +1,181 @@
+//! The guest of a test: commands through its agent, what it printed on its console, and the verdict of the workload's
+//! verifier, which knows nothing of Lifeboat.
+
+use std::path::Path;
+use std::time::Duration;
+
+use lifeboat_qemu::qmp::agent::Agent;
+
+use super::{Host, World, image_dir, wait_until};
+
+/// The verifier's verdict.
+#[derive(Debug)]
+pub struct Verdict {
+    pub ok: bool,
+    pub high: i64,
+    pub wall_ms: u64,
+    pub text: String,
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Waits until the guest has booted and its agent answers.
+pub fn wait_ready(world: &World, host: &Host) {
+    wait_until("the guest's agent answers", Duration::from_secs(120), || {
+        try_shell(&world.vm_dir(host), "true")
+            .ok()
+            .filter(|(code, _)| *code == 0)
+    });
+}
+
+fn try_shell(dir: &Path, script: &str) -> Result<(i64, String), String> {
+    runtime().block_on(async {
+        let mut agent = Agent::connect(dir.join("agent.sock"))
+            .await
+            .map_err(|e| e.to_string())?;
+        agent
+            .sync(Duration::from_secs(10))
+            .await
+            .map_err(|e| e.to_string())?;
+        let done = agent
+            .exec_sh(script, Duration::from_secs(60))
+            .await
+            .map_err(|e| e.to_string())?;
+        let text = [done.stdout, done.stderr].concat();
+        Ok((
+            done.exit.unwrap_or(-1),
+            String::from_utf8_lossy(&text).into_owned(),
+        ))
+    })
+}
+
+/// Runs a shell line in the guest.
+pub fn shell(world: &World, host: &Host, script: &str) -> String {
+    let (code, text) = try_shell(&world.vm_dir(host), script).unwrap();
+    assert_eq!(code, 0, "{script}: {text}");
+    text
+}
+
+/// Starts the three writers in the guest; their lines go to the console.
+pub fn start_load(world: &World, host: &Host) {
+    let writers = [
+        "append /data/records.log --rate 60 --ack-ms 100",
+        "scatter /dev/lifeboat/data-area --slots 4096 --rate 60 --ack-ms 100 --direct",
+        "pair /dev/lifeboat/sys-area /dev/lifeboat/data-area --offset 0,67108864 --slots 1024 --rate 40 --ack-ms 100 --direct",
+    ];
+    for w in writers {
+        shell(
+            world,
+            host,
+            &format!("(lifeboat-workload {w} >/dev/ttyS0 2>&1 </dev/null &)"),
+        );
+    }
+}
+
+pub fn stop_load(world: &World, host: &Host) {
+    shell(world, host, "killall lifeboat-workload; sleep 0.2; sync; true");
+}
+
+/// What the guest wrote to its serial console on this host, all boots.
+pub fn console(world: &World, host: &Host) -> String {
+    let bytes = std::fs::read(world.vm_dir(host).join("console.log")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The highest acknowledged record of a writer that was printed before now, with the guest's time in milliseconds.
+pub fn acknowledged(console: &str, mode: &str) -> Option<(i64, u64)> {
+    let mut last = None;
+    for line in console.lines() {
+        let mut words = line.split_whitespace();
+        if words.next() == Some("ACK") && words.next() == Some(mode) {
+            let parsed = (
+                words.next().and_then(|w| w.parse().ok()),
+                words.next().and_then(|w| w.parse().ok()),
+            );
+            if let (Some(seq), Some(ms)) = parsed {
+                last = Some((seq, ms));
+            }
+        }
+    }
+    last
+}
+
+fn verdict(text: &str) -> Verdict {
+    let line = text
+        .lines()
+        .rev()
+        .find(|l| l.contains("RESULT "))
+        .unwrap_or_else(|| panic!("no verdict in: {text}"));
+    let field = |name: &str| {
+        line.split_whitespace()
+            .find_map(|w| w.strip_prefix(name)?.strip_prefix('='))
+            .map(str::to_owned)
+    };
+    Verdict {
+        ok: line.contains("RESULT OK"),
+        high: field("high").and_then(|h| h.parse().ok()).unwrap_or(-1),
+        wall_ms: field("wall_ms").and_then(|h| h.parse().ok()).unwrap_or(0),
+        text: line.to_owned(),
+    }
+}
+
+/// Verifies the three streams inside a running guest, by the verifier in the guest.
+pub fn verify_in_guest(world: &World, host: &Host) -> Vec<Verdict> {
+    let checks = [
+        "verify-append /data/records.log",
+        "verify-scatter /dev/lifeboat/data-area --slots 4096",
+        "verify-pair /dev/lifeboat/sys-area /dev/lifeboat/data-area --offset 0,67108864 --slots 1024",
+    ];
+    checks
+        .iter()
+        .map(|c| {
+            verdict(&shell(
+                world,
+                host,
+                &format!("lifeboat-workload {c} 2>&1 || true"),
+            ))
+        })
+        .collect()
+}
+
+/// Verifies the two raw streams on images on this host.
+pub fn verify_images(sys_raw: &Path, data_raw: &Path) -> Vec<Verdict> {
+    let layout: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(image_dir().join("guest.json")).unwrap()).unwrap();
+    let offset = |area: &str| {
+        layout[area]["offset"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("guest.json names no {area}"))
+    };
+    let (sys, data) = (offset("sys_area"), offset("data_area"));
+    let program = image_dir().join("lifeboat-workload");
+    let run = |args: Vec<String>| {
+        let out = std::process::Command::new(&program).args(&args).output().unwrap();
+        verdict(&String::from_utf8_lossy(&out.stdout))
+    };
+    let (sys_path, data_path) = (sys_raw.display().to_string(), data_raw.display().to_string());
+    vec![
+        run(vec![
+            "verify-scatter".into(),
+            data_path.clone(),
+            "--slots".into(),
+            "4096".into(),
+            "--offset".into(),
+            data.to_string(),
+        ]),
+        run(vec![
+            "verify-pair".into(),
+            sys_path,
+            data_path,
+            "--slots".into(),
+            "1024".into(),
+            "--offset".into(),
+            format!("{sys},{}", data + 67_108_864),
+        ]),
+    ]
+}

@@ -1,0 +1,443 @@
+//! Two real hosts on loopback for the tests of this directory: daemons of the built binary, a proxy between them that
+//! can cut the link, and a real guest. Everything is driven through the command line, as an administrator would.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses its own part of this"
+)]
+
+pub mod guest;
+pub mod proxy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The VM that all tests use.
+pub const VM: &str = "story";
+/// Its UUID is different in each world, so that two tests never meet.
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub a: Host,
+    pub b: Host,
+    pub proxy: proxy::Proxy,
+    pub uuid: String,
+}
+
+/// How a world is set up.
+pub struct Setup {
+    /// Format of both disks.
+    pub format: &'static str,
+    /// Copy the guest's disks, or make two empty ones of this size in MiB.
+    pub empty_mib: Option<u64>,
+    /// Where B keeps replicas; `None`: in its own directory.
+    pub replica_dir: Option<PathBuf>,
+    /// Where A spools; `None`: in its own directory.
+    pub spool_dir: Option<PathBuf>,
+    /// Free space that must stay, in MiB.
+    pub reserve_mib: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            format: "qcow2",
+            empty_mib: None,
+            replica_dir: None,
+            spool_dir: None,
+            reserve_mib: 1,
+        }
+    }
+}
+
+pub struct Host {
+    pub name: &'static str,
+    pub dir: PathBuf,
+    pub port: u16,
+    child: Option<Child>,
+}
+
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_lifeboat")
+}
+
+/// Where `make guest` puts its images.
+pub fn image_dir() -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest-image");
+    assert!(
+        dir.join("sys.qcow2").exists(),
+        "the guest image is missing: run 'make guest'"
+    );
+    dir
+}
+
+/// Waits for a condition that can only be asked for, with a deadline that is far beyond what it ever takes.
+pub fn wait_until<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(x) = found() {
+            return x;
+        }
+        assert!(Instant::now() < end, "waited {limit:?} in vain for: {what}");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+pub fn run(program: &str, args: &[&str]) -> String {
+    let out = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(
+        out.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+impl World {
+    pub fn new(setup: &Setup) -> Self {
+        let dir = tempfile::Builder::new().prefix("lb").tempdir().unwrap();
+        let uuid = uuid::Uuid::new_v4().to_string();
+        let ca = dir.path().join("ca");
+        run(
+            binary(),
+            &["cert", "init", ca.to_str().unwrap(), "--name", "Test CA"],
+        );
+        let a = Host::new(dir.path(), "alpha.test", setup);
+        let b = Host::new(dir.path(), "beta.test", setup);
+        let world = Self {
+            proxy: proxy::Proxy::start(b.port),
+            dir,
+            a,
+            b,
+            uuid,
+        };
+        world.make_vm(setup);
+        world
+    }
+
+    fn make_vm(&self, setup: &Setup) {
+        let disks = self.a.dir.join("disks");
+        std::fs::create_dir_all(&disks).unwrap();
+        let mut toml = format!(
+            "name = \"{VM}\"\nuuid = \"{}\"\nmemory_mib = 192\ncpus = 1\nmachine = \"pc\"\ncpu = \"qemu64\"\n\n[[nic]]\nmac = \"52:54:00:4c:42:01\"\nbackend = {{ type = \"user\" }}\n",
+            self.uuid
+        );
+        for disk in ["sys", "data"] {
+            let path = disks.join(format!("{disk}.{}", setup.format));
+            match setup.empty_mib {
+                None => {
+                    let from = image_dir().join(format!("{disk}.{}", setup.format));
+                    run(
+                        "cp",
+                        &["--sparse=always", from.to_str().unwrap(), path.to_str().unwrap()],
+                    );
+                }
+                Some(mib) => {
+                    run(
+                        "qemu-img",
+                        &[
+                            "create",
+                            "-q",
+                            "-f",
+                            setup.format,
+                            path.to_str().unwrap(),
+                            &format!("{mib}M"),
+                        ],
+                    );
+                }
+            }
+            let (path, format) = (path.display(), setup.format);
+            toml.push_str(&format!(
+                "\n[[disk]]\nid = \"{disk}\"\npath = \"{path}\"\nformat = \"{format}\"\n"
+            ));
+        }
+        std::fs::write(self.a.dir.join("vms/story.toml"), toml).unwrap();
+    }
+
+    /// Both daemons up, B ready to take replicas of A.
+    pub fn start(&mut self) {
+        self.a.start();
+        self.b.start();
+        self.b.ok(&["server", "set", "--replica", "on"]);
+        let location = self.b.dir.join("replicas");
+        self.b.ok(&[
+            "authorization",
+            "add",
+            "alpha.test",
+            "--location",
+            location.to_str().unwrap(),
+        ]);
+    }
+
+    pub fn peer(&self) -> String {
+        format!("127.0.0.1:{}", self.proxy.port)
+    }
+
+    /// Relationship with the given extra options, initial copy done, first point sealed.
+    pub fn replicate(&mut self, options: &[&str]) {
+        let peer = self.peer();
+        let mut args = vec!["replication", "enable", VM, "--to", &peer];
+        args.extend_from_slice(options);
+        self.a.ok(&args);
+        self.a.ok(&["replication", "start", VM]);
+        self.b.wait_state("Replicating");
+        self.a.wait_state("Replicating");
+    }
+
+    /// The directory of the replica on B.
+    pub fn replica(&self) -> PathBuf {
+        self.b.dir.join("replicas").join(&self.uuid)
+    }
+
+    /// The run directory of the VM on a host.
+    pub fn vm_dir(&self, host: &Host) -> PathBuf {
+        host.dir.join("run").join(&self.uuid)
+    }
+
+    /// The QEMU process of the VM on a host.
+    pub fn qemu_pid(&self, host: &Host) -> Option<u32> {
+        qemu_with(&self.vm_dir(host))
+    }
+}
+
+/// The process whose command line names this directory and is a system emulator.
+pub fn qemu_with(dir: &Path) -> Option<u32> {
+    let wanted = dir.to_str().unwrap();
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|e| {
+        let pid = e.file_name().to_str()?.parse::<u32>().ok()?;
+        let line = std::fs::read(e.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let qemu = line.split('\0').next().is_some_and(|p| p.contains("qemu-system"));
+        (qemu && line.contains(wanted)).then_some(pid)
+    })
+}
+
+pub fn kill9(pid: u32) {
+    run("kill", &["-9", &pid.to_string()]);
+    wait_until("the killed process is gone", Duration::from_secs(10), || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for host in [&mut self.a, &mut self.b] {
+            host.kill9();
+            let dir = host.dir.join("run");
+            // Guests outlive daemons by design; a test's guests end with it.
+            while let Some(pid) = any_child_of(&dir) {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+                let gone = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
+                let end = Instant::now() + Duration::from_secs(10);
+                while !gone(pid) && Instant::now() < end {
+                    std::thread::park_timeout(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+}
+
+/// Any QEMU process (guest or storage daemon) whose command line names this directory and that is no zombie.
+fn any_child_of(dir: &Path) -> Option<u32> {
+    let wanted = dir.to_str()?;
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|e| {
+        let pid = e.file_name().to_str()?.parse::<u32>().ok()?;
+        let line = std::fs::read(e.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).into_owned();
+        (line.starts_with("qemu") || line.contains("/qemu")).then_some(())?;
+        line.contains(wanted).then_some(pid)
+    })
+}
+
+impl Host {
+    fn new(root: &Path, name: &'static str, setup: &Setup) -> Self {
+        let dir = root.join(&name[..1]);
+        for sub in ["vms", "state", "run", "replicas", "tls"] {
+            std::fs::create_dir_all(dir.join(sub)).unwrap();
+        }
+        let spool = match &setup.spool_dir {
+            Some(s) if name.starts_with('a') => s.clone(),
+            _ => dir.join("spool"),
+        };
+        if let Some(replicas) = setup.replica_dir.as_ref().filter(|_| name.starts_with('b')) {
+            std::fs::remove_dir(dir.join("replicas")).unwrap();
+            std::os::unix::fs::symlink(replicas, dir.join("replicas")).unwrap();
+        }
+        let tls = dir.join("tls");
+        let ca = root.join("ca");
+        let (ca, out) = (ca.to_str().unwrap(), tls.to_str().unwrap());
+        run(
+            binary(),
+            &[
+                "cert",
+                "issue",
+                "--ca",
+                ca,
+                "--host",
+                name,
+                "--host",
+                "127.0.0.1",
+                "--out",
+                out,
+            ],
+        );
+        let port = free_port();
+        let d = dir.display();
+        let config = format!(
+            "host = \"{name}\"\nlisten = \"127.0.0.1:{port}\"\nstate_dir = \"{d}/state\"\nrun_dir = \"{d}/run\"\nspool_dir = \"{}\"\nsocket = \"{d}/sock\"\nvm_dir = \"{d}/vms\"\nreserve_mib = {}\n\n[tls]\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n\n[qemu]\naccel = \"tcg\"\n",
+            spool.display(),
+            setup.reserve_mib,
+            tls.join("ca.crt").display(),
+            tls.join("host.crt").display(),
+            tls.join("host.key").display(),
+        );
+        std::fs::write(dir.join("lifeboat.toml"), config).unwrap();
+        Self {
+            name,
+            dir,
+            port,
+            child: None,
+        }
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "{} is running", self.name);
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("daemon.log"))
+            .unwrap();
+        let child = Command::new(binary())
+            .args([
+                "serve",
+                "--config",
+                self.dir.join("lifeboat.toml").to_str().unwrap(),
+            ])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        wait_until("the daemon answers", Duration::from_secs(60), || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("{} ended with {status}: {}", self.name, self.log());
+            }
+            self.cli(&["server", "show"]).status.success().then_some(())
+        });
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
+    }
+
+    /// kill -9 of the daemon; its guests live on.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub fn cli(&self, args: &[&str]) -> Output {
+        Command::new(binary())
+            .args(["--socket", self.dir.join("sock").to_str().unwrap()])
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// The command succeeds; its standard output.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let out = self.cli(args);
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        assert!(
+            out.status.success(),
+            "{}: {args:?} failed: {}\n{}\nlog of the daemon:\n{}",
+            self.name,
+            text(&out.stdout),
+            text(&out.stderr),
+            self.log()
+        );
+        text(&out.stdout)
+    }
+
+    /// The command is refused; what it says.
+    pub fn refused(&self, args: &[&str]) -> String {
+        let out = self.cli(args);
+        assert!(!out.status.success(), "{}: {args:?} should be refused", self.name);
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    }
+
+    pub fn json(&self, args: &[&str]) -> Value {
+        let mut all = args.to_vec();
+        all.extend_from_slice(&["--output", "json"]);
+        serde_json::from_str(&self.ok(&all)).unwrap()
+    }
+
+    /// The VM's replication as this host sees it; null when there is none.
+    pub fn replication(&self) -> Value {
+        self.json(&["vm", "show", VM])["replication"].clone()
+    }
+
+    pub fn state(&self) -> String {
+        self.replication()["state"].as_str().unwrap_or("none").to_owned()
+    }
+
+    pub fn wait_state(&self, state: &str) -> Value {
+        wait_until(
+            &format!("{} is {state}; log:\n{}", self.name, self.log()),
+            Duration::from_secs(180),
+            || {
+                let now = self.replication();
+                (now["state"] == state).then_some(now)
+            },
+        )
+    }
+
+    /// Waits for `n` more completed cycles.
+    pub fn wait_cycles(&self, n: u64) {
+        let count = || self.replication()["counters"]["cycles"].as_u64().unwrap_or(0);
+        let from = count();
+        wait_until(
+            &format!("{n} cycles of {}", self.name),
+            Duration::from_secs(180),
+            || (count() >= from + n).then_some(()),
+        );
+    }
+
+    pub fn points(&self) -> Vec<Value> {
+        self.json(&["points", VM]).as_array().unwrap().clone()
+    }
+
+    pub fn sealed_points(&self) -> Vec<Value> {
+        self.points()
+            .into_iter()
+            .filter(|p| p["target"]["kind"] == "point")
+            .collect()
+    }
+}
+
+impl Host {
+    /// Instant of the newest data on a replica, in milliseconds.
+    pub fn newest(&self) -> u64 {
+        self.replication()["newest_instant"].as_u64().unwrap_or(0)
+    }
+}
