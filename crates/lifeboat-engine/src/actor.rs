@@ -27,7 +27,7 @@ use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest};
 use crate::ports::store::{BulkProgress, Received, StoreError};
 use crate::primary::PrimaryState;
 use crate::records::{Event, FailoverPhase, Problem, Relationship, Side};
-use crate::replica::{Maintained, ReplicaState};
+use crate::replica::{Maintained, Permit, ReplicaState};
 
 /// What reaches an actor.
 pub(crate) enum Message {
@@ -38,7 +38,7 @@ pub(crate) enum Message {
     /// A control call from the primary.
     Peer(PeerIdentity, PeerRequest, oneshot::Sender<PeerReply>),
     /// May this peer stream a log now?
-    MayReceive(PeerIdentity, oneshot::Sender<Result<(), PeerRefusal>>),
+    MayReceive(PeerIdentity, oneshot::Sender<Result<Permit, PeerRefusal>>),
     /// A delta became durable.
     LogDurable(Received),
     /// A segment of the initial copy became durable.
@@ -173,7 +173,10 @@ impl Actor {
             Message::Act(action, reply) => drop(reply.send(self.act(action).await)),
             Message::CancelJob(job, reply) => drop(reply.send(self.cancel(job).await)),
             Message::Peer(peer, request, reply) => drop(reply.send(self.peer_call(&peer, request).await)),
-            Message::MayReceive(peer, reply) => drop(reply.send(self.may_receive(&peer))),
+            Message::MayReceive(peer, reply) => {
+                let permit = self.may_receive(&peer).map(|()| self.replica.permit());
+                drop(reply.send(permit));
+            }
             Message::LogDurable(received) => self.log_durable(received).await,
             Message::BulkDone(progress) => self.bulk_done(&progress),
             Message::ReceiveFailed(why) => self.fault(&why).await,

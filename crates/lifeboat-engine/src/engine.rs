@@ -563,11 +563,38 @@ impl PeerHandler for Engine {
         let host = self.host.config.name.clone();
         let gone = || PeerRefusal::NoReplica { host: host.clone() };
         let handle = self.with_actors(|a| a.get(&vm).cloned()).ok_or_else(gone)?;
-        self.ask(&handle, |reply| Message::MayReceive(peer.clone(), reply))
+        let permit = self
+            .ask(&handle, |reply| Message::MayReceive(peer.clone(), reply))
             .await
             .ok_or_else(gone)??;
+        let stored = self.store_log(vm, address, body);
+        let (receipt, message) = tokio::select! {
+            biased;
+            () = permit.ended.cancelled() => {
+                let detail = "receiving was interrupted; the next attempt is told why".into();
+                (Err(PeerRefusal::Failed { host, detail }), None)
+            }
+            stored = stored => stored,
+        };
+        // The actor may be waiting for this one, and then it does not read its mailbox.
+        drop(permit);
+        if let Some(message) = message {
+            // An actor that is gone has nothing to be told: the next one asks the store.
+            let _ = handle.mailbox.send(message).await;
+        }
+        receipt
+    }
+}
+
+impl Engine {
+    async fn store_log(
+        &self,
+        vm: VmId,
+        address: LogAddress,
+        body: ByteStream,
+    ) -> (Result<LogReceipt, PeerRefusal>, Option<Message>) {
         let store = &self.host.ports.store;
-        let (receipt, message) = match address {
+        match address {
             LogAddress::Delta { position, offset, .. } => {
                 match store.receive(vm, position, offset, body).await {
                     Ok(received) => (
@@ -584,16 +611,9 @@ impl PeerHandler for Engine {
                 ),
                 Err(e) => self.not_received(e),
             },
-        };
-        if let Some(message) = message {
-            // An actor that is gone has nothing to be told: the next one asks the store.
-            let _ = handle.mailbox.send(message).await;
         }
-        receipt
     }
-}
 
-impl Engine {
     /// What the primary and the replica's administrator get to know of a log that was not stored. A broken connection
     /// and a log that comes in the wrong order are the primary's business alone.
     fn not_received(&self, e: StoreError) -> (Result<LogReceipt, PeerRefusal>, Option<Message>) {

@@ -303,8 +303,11 @@ impl Actor {
         let rel = before.as_ref().ok_or_else(no_relationship)?;
         // The state decides before the points are looked at, so that its way out is what the administrator reads.
         lifecycle::step(rel.mode, rel.state, Step::InitiateFailover).map_err(|e| not_now(&e))?;
-        let chosen = choose(&self.replica_info().await?, point)?;
+        choose(&self.replica_info().await?, point)?;
         self.interrupt();
+        self.replica.stop_receiving().await;
+        // Again, because a log may have become durable until now.
+        let chosen = choose(&self.replica_info().await?, point)?;
         self.step(Step::InitiateFailover)?;
         let job = self
             .host
@@ -457,6 +460,13 @@ impl Actor {
                 let Some(failover) = self.failover().cloned() else {
                     return;
                 };
+                // An earlier attempt may have come as far as starting the VM.
+                if let Err(e) = self.host.ports.hypervisor.turn_off(self.id).await {
+                    self.fault(&format!("the VM cannot be turned off: {}", chain(&e)))
+                        .await;
+                    self.replica_retry();
+                    return;
+                }
                 if let Err(e) = self.host.ports.store.drop_branch(self.id, failover.branch).await {
                     // Not undone while its disks are there: nobody would ever delete them.
                     self.fault(&format!(

@@ -12,6 +12,9 @@ use lifeboat_model::{
     ReplicationState as State, Timestamp, VmId, VmSpec,
 };
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
 
 use crate::action::{Answer, Refusal};
@@ -34,12 +37,35 @@ pub(crate) struct ReplicaState {
     attempts: u32,
     /// The store has the replica open.
     opened: bool,
+    /// Logs on their way in. They pass by the actor, so that it must be able to end them and to wait for that.
+    receiving: (CancellationToken, TaskTracker),
+}
+
+/// Held while a log is received; cancelled when the replica's files are needed for something that must be alone.
+pub(crate) struct Permit {
+    pub(crate) ended: CancellationToken,
+    _counted: TaskTrackerToken,
 }
 
 impl ReplicaState {
     /// The next piece of work need not wait for whatever the last one waited for.
     pub(crate) fn begin_now(&mut self) {
         (self.attempts, self.next_at) = (0, Instant::now());
+    }
+
+    /// Ends what is being received and waits until nothing is. What arrived is kept, and resumed if it may be.
+    pub(crate) async fn stop_receiving(&mut self) {
+        let (ended, counted) = std::mem::take(&mut self.receiving);
+        ended.cancel();
+        counted.close();
+        counted.wait().await;
+    }
+
+    pub(crate) fn permit(&self) -> Permit {
+        Permit {
+            ended: self.receiving.0.clone(),
+            _counted: self.receiving.1.token(),
+        }
     }
 }
 
@@ -51,6 +77,7 @@ impl Default for ReplicaState {
             next_at: Instant::now(),
             attempts: 0,
             opened: false,
+            receiving: Default::default(),
         }
     }
 }
@@ -141,7 +168,11 @@ impl Actor {
         match self.host.ports.store.open(&dir, self.id).await {
             Ok(info) => {
                 // Not every log is worth a write to the catalog: the files know better where this side stands.
-                if let Some(rel) = self.rel.as_mut().filter(|r| r.position.generation == info.durable.generation) {
+                if let Some(rel) = self
+                    .rel
+                    .as_mut()
+                    .filter(|r| r.position.generation == info.durable.generation)
+                {
                     rel.position = info.durable;
                     rel.newest_instant = info.logs.last().map(|l| l.instant).max(rel.newest_instant);
                 }
@@ -186,6 +217,8 @@ impl Actor {
         }
         let (store, vm, settings) = (self.host.ports.store.clone(), self.id, rel.settings.clone());
         if self.replica.dirty {
+            // Before the work, not after it: a log that becomes durable meanwhile sets it again.
+            self.replica.dirty = false;
             let point = PointId(self.host.ports.entropy.uuid());
             let future =
                 Box::pin(async move { Done::Maintained(maintain(store, vm, settings, point).await) });
@@ -211,7 +244,7 @@ impl Actor {
         match result {
             Ok(done) => {
                 self.replica.attempts = 0;
-                self.replica.dirty = done.applied.is_some();
+                self.replica.dirty |= done.applied.is_some();
                 self.replica.expire |= done.sealed;
                 self.replica.next_at = Instant::now();
                 // Not only when it was sealed just now: the daemon may have ended between the seal and this record.
@@ -231,6 +264,7 @@ impl Actor {
             }
             Err(e) => {
                 warn!(vm = %self.id, error = %chain(&e), "log not applied");
+                self.replica.dirty = true;
                 self.replica_fault(&format!("a log cannot be applied: {}", chain(&e)))
                     .await;
             }
@@ -459,6 +493,7 @@ impl Actor {
         let store = self.host.ports.store.clone();
         if again {
             self.interrupt();
+            self.replica.stop_receiving().await;
             store
                 .destroy(self.id)
                 .await
@@ -528,6 +563,7 @@ impl Actor {
                 let (dir, state) = (dir.clone(), rel.state);
                 lifecycle::step(rel.mode, state, Step::Remove).map_err(|e| not_now(&e))?;
                 self.interrupt();
+                self.replica.stop_receiving().await;
                 let unfinished = state == State::WaitingToCompleteInitialReplication;
                 let store = self.host.ports.store.clone();
                 if unfinished {
