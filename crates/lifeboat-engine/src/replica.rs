@@ -286,6 +286,8 @@ impl Actor {
 
     pub(crate) fn expired(&mut self, result: Result<(), StoreError>) {
         match result {
+            // A log that arrived meanwhile does not wait for the next look.
+            Ok(()) if self.replica.dirty => self.replica.next_at = Instant::now(),
             Ok(()) => self.replica.next_at = Instant::now() + self.host.config.expiry_interval,
             Err(e) => {
                 warn!(vm = %self.id, error = %chain(&e), "expiry waits");
@@ -442,14 +444,14 @@ impl Actor {
         self.replica_status().await
     }
 
-    async fn offered(
-        &mut self,
-        peer: &PeerIdentity,
-        mut spec: VmSpec,
-        settings: ReplicationSettings,
-        disks: Vec<LogDisk>,
+    /// Whether this offer can be accepted; true when an unfinished copy has to make room for it.
+    fn check_offer(
+        &self,
+        spec: &VmSpec,
+        settings: &ReplicationSettings,
+        disks: &[LogDisk],
         start: Position,
-    ) -> Result<PeerReply, PeerRefusal> {
+    ) -> Result<bool, PeerRefusal> {
         let conflict = |detail: String| Err(PeerRefusal::Conflict { detail });
         let host = self.host_name();
         if self.local.is_some() {
@@ -458,7 +460,6 @@ impl Actor {
                 spec.uuid
             ));
         }
-        let entry = self.trusts(peer)?;
         if let Err(e) = spec.validate() {
             return conflict(format!("the VM's description: {e}"));
         }
@@ -468,20 +469,35 @@ impl Actor {
         if disks.iter().map(|d| &d.id).ne(&settings.disks) {
             return conflict("the offered disks are not those of the settings".into());
         }
-        let mut again = false;
-        if let Some(rel) = &self.rel
-            && (rel.position.generation != start.generation || rel.mode != Mode::Replica)
-        {
+        match &self.rel {
+            None => Ok(false),
+            Some(rel) if rel.mode == Mode::Replica && rel.position.generation == start.generation => {
+                Ok(false)
+            }
             // An unfinished copy is worth nothing to anybody: enabling again, after an answer that got lost or a
             // removal on the primary alone, begins anew.
-            again = rel.mode == Mode::Replica && rel.state == State::WaitingToCompleteInitialReplication;
-            if !again {
-                return conflict(format!(
-                    "{host} has a replica of this VM already, in state {}; remove it there first: lifeboat replication remove",
-                    rel.state
-                ));
+            Some(rel)
+                if rel.mode == Mode::Replica && rel.state == State::WaitingToCompleteInitialReplication =>
+            {
+                Ok(true)
             }
+            Some(rel) => conflict(format!(
+                "{host} has a replica of this VM already, in state {}; remove it there first: lifeboat replication remove",
+                rel.state
+            )),
         }
+    }
+
+    async fn offered(
+        &mut self,
+        peer: &PeerIdentity,
+        mut spec: VmSpec,
+        settings: ReplicationSettings,
+        disks: Vec<LogDisk>,
+        start: Position,
+    ) -> Result<PeerReply, PeerRefusal> {
+        let entry = self.trusts(peer)?;
+        let again = self.check_offer(&spec, &settings, &disks, start)?;
         // Excluded disks get nothing; a card of the primary's network is not connected here.
         spec.disks.retain(|d| settings.disks.contains(&d.id));
         for nic in &mut spec.nics {
@@ -489,57 +505,53 @@ impl Actor {
                 nic.backend = NicBackend::None;
             }
         }
-        let location = camino::Utf8Path::new(&entry.storage_location);
         let store = self.host.ports.store.clone();
         if again {
             self.interrupt();
             self.replica.stop_receiving().await;
-            store
-                .destroy(self.id)
-                .await
-                .map_err(|e| self.host.peer_refusal(e))?;
+            let destroyed = store.destroy(self.id).await;
+            destroyed.map_err(|e| self.host.peer_refusal(e))?;
         }
-        store
-            .create(location, self.id, &disks, start)
+        let location = camino::Utf8Path::new(&entry.storage_location);
+        let created = store.create(location, self.id, &disks, start).await;
+        created.map_err(|e| self.host.peer_refusal(e))?;
+        let dir = store
+            .info(self.id)
             .await
-            .map_err(|e| self.host.peer_refusal(e))?;
+            .map_err(|e| self.host.peer_refusal(e))?
+            .dir;
         let before = self.rel.clone();
         self.replica.opened = true;
-        if self.rel.is_none() || again {
-            let dir = store
-                .info(self.id)
-                .await
-                .map_err(|e| self.host.peer_refusal(e))?
-                .dir;
-            self.rel = Some(Relationship {
-                vm: self.id,
-                index: 0,
-                mode: Mode::Replica,
-                state: State::WaitingToCompleteInitialReplication,
-                peer: peer.names.first().cloned().unwrap_or_default(),
-                position: start,
-                side: Side::Replica {
-                    dir: dir.into(),
-                    failover: None,
-                },
-                problem: None,
-                created: self.host.ports.clock.now(),
-                last_replication: None,
-                newest_instant: None,
-                counters: Counters::default(),
-                settings: settings.clone(),
-                spec: spec.clone(),
-            });
-            self.event(&format!("replica offered by {}", peer.names.join(", ")))
-                .await;
-        }
-        if let Some(rel) = &mut self.rel {
-            (rel.settings, rel.spec) = (settings, spec);
+        match &mut self.rel {
+            Some(rel) if !again => (rel.settings, rel.spec) = (settings, spec),
+            rel => {
+                *rel = Some(Relationship {
+                    vm: self.id,
+                    index: 0,
+                    mode: Mode::Replica,
+                    state: State::WaitingToCompleteInitialReplication,
+                    peer: peer.names.first().cloned().unwrap_or_default(),
+                    position: start,
+                    side: Side::Replica {
+                        dir: dir.into(),
+                        failover: None,
+                    },
+                    problem: None,
+                    created: self.host.ports.clock.now(),
+                    last_replication: None,
+                    newest_instant: None,
+                    counters: Counters::default(),
+                    settings,
+                    spec,
+                });
+                let names = peer.names.join(", ");
+                self.event(&format!("replica offered by {names}")).await;
+            }
         }
         if let Err(e) = self.save().await {
             self.rel = before;
             return Err(PeerRefusal::Failed {
-                host,
+                host: self.host_name(),
                 detail: e.message,
             });
         }
