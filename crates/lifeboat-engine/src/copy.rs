@@ -28,7 +28,7 @@ const SEGMENT: u64 = 256 << 20;
 /// Allocation is asked in pieces of this size, because a larger question holds up guest writes.
 const ALLOCATION: u64 = 64 << 20;
 /// More changed ranges than this are joined across their gaps: a log holds a bounded number of extents.
-const MAX_RANGES: usize = 1 << 20;
+const MAX_RANGES: usize = 1 << 18;
 
 /// What the work needs of the world.
 #[derive(Clone)]
@@ -300,7 +300,7 @@ async fn write_delta(
     compress: bool,
     to: &dyn SpoolFile,
 ) -> Result<(), CopyError> {
-    let mut out = Vec::with_capacity(BATCH + (READ as usize));
+    let mut out = Vec::with_capacity(2 * BATCH);
     let mut encoder = Encoder::new(header, compress, &mut out)?;
     for (index, disk) in (0u16..).zip(&header.disks) {
         let changed = joined(view.changed(usize::from(index)).await?, MAX_RANGES);
@@ -455,7 +455,7 @@ async fn write_segment(
     range: std::ops::Range<u64>,
     to: &mpsc::Sender<std::io::Result<Bytes>>,
 ) -> Result<(), CopyError> {
-    let mut out = Vec::with_capacity(BATCH + (READ as usize));
+    let mut out = Vec::with_capacity(2 * BATCH);
     let mut encoder = Encoder::new(header, compress, &mut out)?;
     let mut at = range.start;
     while at < range.end {

@@ -7,7 +7,7 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, backoff};
 use lifeboat_model::{
-    GenerationId, JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationSettings,
+    DiskId, GenerationId, JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationSettings,
     ReplicationState as State,
 };
 use tokio::time::Instant;
@@ -83,14 +83,7 @@ impl Actor {
         settings
             .validate(spec.disks.iter().map(|d| &d.id))
             .map_err(invalid)?;
-        let launch = self.launch().await?;
-        let source = self.host.ports.hypervisor.source(&launch, &settings.disks).await;
-        let source = source.map_err(|e| failed("the disks cannot be captured", &e))?;
-        let disks: Vec<LogDisk> = source.disks().to_vec();
-        source
-            .close()
-            .await
-            .map_err(|e| failed("the disks cannot be closed", &e))?;
+        let disks = self.capturable(&settings.disks).await?;
         let start = Position {
             generation: GenerationId(self.host.ports.entropy.uuid()),
             sequence: 0,
@@ -138,6 +131,17 @@ impl Actor {
         }
         self.event("replication enabled").await;
         Ok(Answer::Done)
+    }
+
+    /// Opens the disks for capture once, which shows that it is possible and how large they are.
+    async fn capturable(&self, disks: &[DiskId]) -> Result<Vec<LogDisk>, Refusal> {
+        let launch = self.launch().await?;
+        let source = self.host.ports.hypervisor.source(&launch, disks).await;
+        let source = source.map_err(|e| failed("the disks cannot be captured", &e))?;
+        let disks = source.disks().to_vec();
+        let closed = source.close().await;
+        closed.map_err(|e| failed("the disks cannot be closed", &e))?;
+        Ok(disks)
     }
 
     pub(crate) async fn start_replication(&mut self) -> Result<Answer, Refusal> {

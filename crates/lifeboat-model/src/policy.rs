@@ -48,6 +48,19 @@ pub fn backoff(attempts: u32) -> Duration {
     )
 }
 
+/// Bytes that one bit of a change record stands for, and the cluster size of replica layers, so that applying a change
+/// copies nothing from below. Small, because each dirtied bit costs that much traffic and space; bounded, because a
+/// record takes 8 MiB of memory, and a layer's first-level table 1 MiB, at the largest size of each step.
+#[must_use]
+pub fn change_granularity(disk_size: u64) -> u64 {
+    const GIB: u64 = 1 << 30;
+    match disk_size {
+        s if s <= 256 * GIB => 4 << 10,
+        s if s <= 4096 * GIB => 16 << 10,
+        _ => 64 << 10,
+    }
+}
+
 /// Failures in a row after which a network fault counts as one that retries have not cured.
 pub const FAULT_AFTER_ATTEMPTS: u32 = 3;
 
@@ -188,6 +201,20 @@ mod tests {
     }
 
     #[test]
+    fn granularity_follows_the_size() {
+        let table = [
+            (1, 4096),
+            (256 << 30, 4096),
+            ((256 << 30) + 512, 16384),
+            (4 << 40, 16384),
+            ((4 << 40) + 512, 65536),
+        ];
+        for (size, expected) in table {
+            assert_eq!(change_granularity(size), expected, "{size}");
+        }
+    }
+
+    #[test]
     fn waiting_grows_and_ends_at_half_a_minute() {
         let s: Vec<u64> = (0..9).map(|n| backoff(n).as_secs()).collect();
         assert_eq!(s, [1, 1, 2, 4, 8, 16, 30, 30, 30]);
@@ -195,6 +222,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn health_follows_the_rules() {
         let base = HealthInput {
             mode: Mode::Primary,

@@ -166,6 +166,8 @@ impl AuthorizationEntry {
 mod tests {
     use super::*;
 
+    type Spoil = fn(&mut ReplicationSettings);
+
     fn entry(primary: &str) -> AuthorizationEntry {
         AuthorizationEntry {
             primary: primary.into(),
@@ -226,7 +228,7 @@ mod tests {
             compression: true,
         };
         good.validate([&disk]).unwrap();
-        let table: Vec<(fn(&mut ReplicationSettings), &str)> = vec![
+        let table: [(Spoil, &str); _] = [
             (|s| s.interval_s = 0, "interval_s"),
             (|s| s.interval_s = 901, "interval_s"),
             (|s| s.history = 25, "history"),

@@ -297,6 +297,8 @@ fn validate_nic(nic: &NicSpec) -> Result<(), VmSpecError> {
 mod tests {
     use super::*;
 
+    type Spoil = fn(&mut VmSpec);
+
     fn spec() -> VmSpec {
         serde_json::from_value(serde_json::json!({
             "name": "web", "uuid": "6f3b2f2e-3a63-4a0e-9a53-0d9f5f6f0001", "memory_mib": 256, "cpus": 1,
@@ -317,7 +319,7 @@ mod tests {
 
     #[test]
     fn each_mistake_is_named() {
-        let table: Vec<(fn(&mut VmSpec), &str)> = vec![
+        let table: [(Spoil, &str); _] = [
             (|s| s.name = "../x".into(), "name"),
             (|s| s.memory_mib = 1, "memory_mib"),
             (|s| s.cpus = 0, "cpus"),

@@ -142,17 +142,6 @@ fn allow_discard(layer: &mut Map<String, Value>) {
     }
 }
 
-/// Bytes one bit of a change record stands for. Small, because every dirtied bit costs that much traffic; at the
-/// largest size of each step a record takes 8, 32 and more MiB of memory.
-pub(crate) fn granularity(size: u64) -> u64 {
-    const GIB: u64 = 1 << 30;
-    match size {
-        0..=0x40_0000_0000 => 4 << 10,
-        s if s <= 4096 * GIB => 16 << 10,
-        _ => 64 << 10,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,19 +171,5 @@ mod tests {
         let layers = [("/s/1", "lay1-sys"), ("/s/2", "disk-sys")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(g.layers, layers.into_iter().collect());
         assert_eq!(g.written(), ["/s/2"]);
-    }
-
-    #[test]
-    fn granularity_follows_the_size() {
-        let table = [
-            (1, 4096),
-            (256 << 30, 4096),
-            ((256 << 30) + 512, 16384),
-            (4 << 40, 16384),
-            ((4 << 40) + 512, 65536),
-        ];
-        for (size, expected) in table {
-            assert_eq!(granularity(size), expected, "{size}");
-        }
     }
 }

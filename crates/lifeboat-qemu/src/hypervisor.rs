@@ -78,6 +78,9 @@ impl Drop for Hold {
     }
 }
 
+/// How long a process may take to end after its monitor closed; it closes its images meanwhile.
+const HANGING_UP: Duration = Duration::from_secs(5);
+
 impl Qemu {
     /// An adapter for this host. Touches nothing yet.
     #[must_use]
@@ -194,10 +197,12 @@ impl Hypervisor for Qemu {
         }
         match self.status(vm).await {
             Ok(state) => Ok(state),
-            // It went away while it was asked, or it is there and says nothing.
-            Err(_) if self.process(vm).is_none() => Ok(PowerState::Off),
             Err(QmpError::Timeout { .. } | QmpError::Busy { .. }) => Ok(PowerState::Stalled),
-            Err(error) => Err(monitor_error(error)),
+            // A process that hangs up is on its way out; only one that stays without a word is an error.
+            Err(error) => match self.process(vm) {
+                Some(process) if !process.gone(HANGING_UP).await => Err(monitor_error(error)),
+                _ => Ok(PowerState::Off),
+            },
         }
     }
 

@@ -1,5 +1,6 @@
-//! The initial copy: segments go straight into the base, which is nobody's recovery point yet. A segment counts when all
-//! of it is durable; what an interrupted one left is cleared before the next is written.
+//! The initial copy: segments go straight into the base, which is nobody's recovery point yet. What came before
+//! an interruption counts, because every frame has a checksum of its own; whatever lies behind it is cleared before the
+//! copy goes on.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -31,7 +32,10 @@ pub(crate) fn bulk(replica: &Replica, mut body: Chunks) -> Result<BulkProgress> 
     let mut segment = None;
     let mut whole = false;
     while let Some(chunk) = body.blocking_recv() {
-        let chunk = chunk.map_err(broke_off)?;
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(e) => return interrupted(replica, segment, e),
+        };
         for piece in chunk.chunks(PIECE) {
             decoder.push(piece);
             while let Some(item) = decoder.next().map_err(bad)? {
@@ -51,8 +55,16 @@ pub(crate) fn bulk(replica: &Replica, mut body: Chunks) -> Result<BulkProgress> 
             decoder.finish().map_err(bad)?;
             segment.complete(replica)
         }
-        Some(_) | None => Err(broke_off(std::io::ErrorKind::UnexpectedEof.into())),
+        segment => interrupted(replica, segment, std::io::ErrorKind::UnexpectedEof.into()),
     }
+}
+
+/// Keeps what came; the sender asks how far it is before it goes on.
+fn interrupted(replica: &Replica, segment: Option<Segment>, cause: std::io::Error) -> Result<BulkProgress> {
+    if let Some(segment) = segment {
+        segment.complete(replica)?;
+    }
+    Err(broke_off(cause))
 }
 
 /// Starts the copy of a disk again. Its old content is cleared when the first segment comes.

@@ -18,12 +18,10 @@ use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
 use lifeboat_deltalog::{Frame, FrameBody};
 use lifeboat_engine::ports::store::StoreError;
+use lifeboat_model::policy::change_granularity;
 
 use crate::chain::format_of;
 use crate::files::{Result, at, is_full};
-
-/// Cluster size of layers written here, in bytes.
-pub(crate) const CLUSTER: usize = 16 << 10;
 
 /// Neighbouring frames are written together up to this many bytes.
 const BATCH: usize = 4 << 20;
@@ -41,7 +39,8 @@ pub(crate) struct Writer {
 
 /// Makes an empty layer of `size` bytes whose header refers to `backing`.
 pub(crate) fn create(path: &Utf8Path, size: u64, backing: &Utf8Path) -> Result<()> {
-    create_with(path, size, backing, CLUSTER)
+    let cluster = usize::try_from(change_granularity(size)).unwrap_or(64 << 10);
+    create_with(path, size, backing, cluster)
 }
 
 /// The same with another cluster size, for measuring what it costs.

@@ -1,12 +1,14 @@
 //! One replica in memory: its manifest, its logs, and the locks that order operations on it. Two operations that change
 //! images never run at once; what arrives from the network runs beside them and meets them only at the manifest.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::store::{ReplicaInfo, StoreError};
 use lifeboat_model::{Position, VmId};
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::files::{self, Result};
 use crate::logs::Logs;
@@ -26,6 +28,8 @@ pub(crate) struct Replica {
     work: Arc<Mutex<()>>,
     /// Held by whatever takes in a log or a bulk segment.
     inflow: Arc<Mutex<()>>,
+    /// Ends the newest transfer. A sender has one under way, so that an older one is what a broken connection left.
+    newest: std::sync::Mutex<CancellationToken>,
 }
 
 /// What is known of it. Locked only for as long as a manifest takes to write.
@@ -53,6 +57,7 @@ impl Replica {
             steps,
             work: Arc::default(),
             inflow: Arc::default(),
+            newest: std::sync::Mutex::default(),
         }
     }
 
@@ -130,8 +135,17 @@ impl Replica {
         Ok(())
     }
 
+    /// Ends the transfer under way and returns what ends the next one.
+    fn supersede(&self) -> CancellationToken {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = CancellationToken::new();
+        std::mem::replace(&mut *newest, next.clone()).cancel();
+        next
+    }
+
     /// Waits until no operation is under way.
     pub(crate) async fn idle(&self) {
+        self.supersede();
         let _work = self.work.lock().await;
         let _inflow = self.inflow.lock().await;
     }
@@ -168,13 +182,15 @@ pub(crate) async fn exclusive<T: Send + 'static>(
     .await
 }
 
-/// Runs work that takes something in; beside `exclusive`, but one at a time.
+/// Runs work that takes something in; beside `exclusive`, but one at a time. A transfer that is still under way ends as
+/// interrupted: with the other end gone without a word, it would wait for its next byte for minutes.
 pub(crate) async fn incoming<T: Send + 'static>(
     replica: Arc<Replica>,
     body: lifeboat_engine::ports::ByteStream,
     work: impl FnOnce(&Replica, Chunks) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     use futures_util::StreamExt;
+    let superseded = replica.supersede();
     let guard = Arc::clone(&replica.inflow).lock_owned().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let mut task = tokio::task::spawn_blocking(move || {
@@ -186,6 +202,10 @@ pub(crate) async fn incoming<T: Send + 'static>(
         tokio::select! {
             biased;
             ended = &mut task => return ended.unwrap_or_else(|e| Err(lost(&e))),
+            () = superseded.cancelled() => {
+                let _ = sender.send(Err(io::Error::other("a newer transfer took its place"))).await;
+                break;
+            }
             chunk = body.next() => {
                 let Some(chunk) = chunk else { break };
                 if sender.send(chunk).await.is_err() {

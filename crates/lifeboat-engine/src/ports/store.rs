@@ -149,7 +149,8 @@ pub struct Received {
 }
 
 /// Replicas of this host. Calls that change one VM's replica are made one at a time by its actor, except
-/// `receive`, `receive_offset` and `bulk`, which may run beside `apply`, `seal` and `expire`.
+/// `receive`, `receive_offset` and `bulk`, which may run beside `apply`, `seal` and `expire`. Of two transfers for one VM
+/// the newer ends the older.
 #[async_trait]
 pub trait ReplicaStore: Send + Sync {
     /// Makes an empty replica below `location` (in a directory named after the VM). Repeated with the same arguments it
@@ -171,7 +172,8 @@ pub trait ReplicaStore: Send + Sync {
     async fn info(&self, vm: VmId) -> Result<ReplicaInfo, StoreError>;
 
     /// Applies one segment of the initial copy (`LogKind::Bulk`, one disk, starting where `BulkProgress::done` ends)
-    /// to the base and returns the progress when it is durable. Refused once a delta is here.
+    /// to the base and returns the progress when it is durable. What came of an interrupted segment is kept. Refused once
+    /// a delta is here.
     async fn bulk(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress, StoreError>;
 
     /// Records that the initial copy of `disk` starts again from offset 0.
@@ -197,8 +199,8 @@ pub trait ReplicaStore: Send + Sync {
     /// Seals the head as a recovery point at the applied position. Repeated at one position it returns the same point.
     async fn seal(&self, vm: VmId, id: PointId) -> Result<Point, StoreError>;
 
-    /// Merges the oldest point into the base so that the next one is the oldest, and forgets logs older than `logs_before`
-    /// that no remaining point needs. Restartable; may be dropped at any moment. `Busy` while a branch runs on it.
+    /// Merges the oldest point into the base so that the next one is the oldest, and forgets logs that no remaining point
+    /// can use. Restartable; may be dropped at any moment. `Busy` while a branch runs on it.
     async fn expire_oldest(&self, vm: VmId) -> Result<(), StoreError>;
 
     /// Deletes logs with an instant before `before` that are not needed to build the head again.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Instant, Tracking};
+use lifeboat_model::policy::change_granularity;
 use lifeboat_model::{DiskId, Position};
 use serde_json::{Value, json};
 
@@ -148,7 +149,7 @@ impl Shared {
         let add = |(disk, persistent): (&LogDisk, &bool)| {
             json!({"type": "block-dirty-bitmap-add", "data": {
                 "node": graph::disk_node(&disk.id), "name": tracking::record(position),
-                "persistent": persistent, "granularity": graph::granularity(disk.size),
+                "persistent": persistent, "granularity": change_granularity(disk.size),
             }})
         };
         self.disks.iter().zip(&self.persistent).map(add).collect()

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use lifeboat_engine::ports::capture::Tracking;
+use lifeboat_model::policy::change_granularity;
 use lifeboat_model::{DiskId, GenerationId, Position};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::graph;
 use crate::shell::RECORD_PREFIX;
 
 /// Name of the record of changes since `position`.
@@ -107,7 +107,7 @@ fn spoiled(disk: &Tracked<'_>) -> Option<String> {
     if let Some(reason) = &disk.lost {
         return Some(reason.clone());
     }
-    let wanted = graph::granularity(disk.size);
+    let wanted = change_granularity(disk.size);
     disk.bitmaps.iter().filter(|b| b.ours()).find_map(|b| {
         if b.inconsistent {
             Some("the disk was not closed cleanly".to_owned())
