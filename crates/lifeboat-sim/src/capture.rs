@@ -199,7 +199,7 @@ impl CaptureSource for Source {
                 let fit = |i: &&mut Image| {
                     matches!(i.tracked.as_slice(), [t] if t.since == base && t.recording && !t.broken)
                 };
-                if !self.images(s, h).iter().all(|i| fit(i)) {
+                if !self.images(s, h).iter().all(fit) {
                     s.violation(format!("an instant was taken from {base}, which is not what is tracked"));
                     return Err(refused("instant"));
                 }

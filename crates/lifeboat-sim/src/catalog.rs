@@ -139,7 +139,7 @@ impl Clock for Port {
 impl Entropy for Port {
     fn uuid(&self) -> Uuid {
         let mut s = self.shared.state();
-        let (high, low) = (s.rng.next(), s.rng.next());
+        let (high, low) = (s.rng.draw(), s.rng.draw());
         uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes())
             .into_uuid()
     }

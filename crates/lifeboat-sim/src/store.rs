@@ -69,8 +69,13 @@ impl Port {
             "store.expire_logs",
         ];
         let clash = list[..list.len() - 1].iter().find(|other| {
-            let (a, b) = (incoming(other), incoming(name));
-            !((a && b) || (a && beside.contains(&name)) || (b && beside.contains(other)))
+            let fits = match (incoming(other), incoming(name)) {
+                (true, true) => true,
+                (true, false) => beside.contains(&name),
+                (false, true) => beside.contains(other),
+                (false, false) => false,
+            };
+            !fits
         });
         if let Some(other) = clash.copied() {
             s.violation(format!("{name} beside {other}"));
