@@ -31,8 +31,9 @@ demo: guest ## two hosts on this machine play the whole story
 soak: guest ## the long versions of the crash tests
 	cargo nextest run --workspace --locked --run-ignored only -E 'test(soak_)'
 
-bench: guest ## measure against the budgets
-	cargo bench --workspace --locked
+bench: guest ## measure against the budgets into docs/benchmarks.md; BENCH_FULL=1 measures longer
+	cargo build --release --locked -p lifeboat -p lifeboat-bench
+	target/release/lifeboat-bench docs/benchmarks.md
 
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (default 60); needs cargo-fuzz and a nightly toolchain
 	@cargo fuzz --version >/dev/null || { echo "cargo-fuzz is missing; run: cargo install cargo-fuzz --locked" >&2; exit 1; }
