@@ -9,7 +9,9 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step, NotNow};
@@ -21,13 +23,16 @@ use tracing::{info, warn};
 use crate::action::{Action, Answer, Refusal};
 use crate::copy::{CopyError, CycleEnd};
 use crate::engine::Host;
-use crate::ports::capture::CaptureSource;
+use crate::ports::capture::{CaptureError, CaptureSource};
 use crate::ports::hypervisor::{Launch, LaunchDisk, PowerState};
 use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest};
 use crate::ports::store::{BulkProgress, Received, StoreError};
 use crate::primary::PrimaryState;
 use crate::records::{Event, FailoverPhase, Problem, Relationship, Side};
 use crate::replica::{Maintained, Permit, ReplicaState};
+
+/// How soon a failed write of the relationship is tried again.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// What reaches an actor.
 pub(crate) enum Message {
@@ -45,6 +50,8 @@ pub(crate) enum Message {
     BulkDone(BulkProgress),
     /// A log could not be stored.
     ReceiveFailed(String),
+    /// The guest has shut down as it was asked to.
+    Stopped,
     /// A job of this VM is to be cancelled.
     CancelJob(JobId, oneshot::Sender<Result<Answer, Refusal>>),
 }
@@ -60,6 +67,7 @@ pub(crate) enum Done {
     Reverted(Result<(), String>),
     Committed(Result<(), String>),
     Merged(Result<(), String>),
+    Tidied(Result<(), CaptureError>),
 }
 
 pub(crate) struct Work {
@@ -80,8 +88,12 @@ pub(crate) struct Actor {
     /// Never locked, only borrowed: the mutex makes the actor shareable although a future is not.
     work: Mutex<Option<Work>>,
     mailbox: mpsc::Receiver<Message>,
+    /// The way into that mailbox, for what the actor starts.
+    own: mpsc::WeakSender<Message>,
     /// Messages that wait for the end of undroppable work.
     waiting: VecDeque<Message>,
+    /// The catalog lacks what memory has, because a write failed.
+    unsaved: AtomicBool,
 }
 
 impl Actor {
@@ -90,7 +102,7 @@ impl Actor {
         host: Arc<Host>,
         local: Option<VmSpec>,
         rel: Option<Relationship>,
-        mailbox: mpsc::Receiver<Message>,
+        (own, mailbox): (mpsc::WeakSender<Message>, mpsc::Receiver<Message>),
     ) -> Self {
         Self {
             id,
@@ -101,7 +113,9 @@ impl Actor {
             replica: ReplicaState::default(),
             work: Mutex::new(None),
             mailbox,
+            own,
             waiting: VecDeque::new(),
+            unsaved: AtomicBool::new(false),
         }
     }
 
@@ -112,6 +126,9 @@ impl Actor {
             if self.work().is_none() {
                 while let Some(message) = self.waiting.pop_front() {
                     self.handle(message).await;
+                }
+                if self.unsaved.load(Ordering::Relaxed) {
+                    self.save_or_warn().await;
                 }
                 let planned = self.plan().await;
                 *self.work() = planned;
@@ -149,6 +166,7 @@ impl Actor {
             | Message::MayReceive(..)
             | Message::LogDurable(_)
             | Message::BulkDone(_)
+            | Message::Stopped
             | Message::ReceiveFailed(_) => true,
             Message::Peer(_, request, _) => matches!(
                 request,
@@ -170,7 +188,9 @@ impl Actor {
     async fn handle(&mut self, message: Message) {
         match message {
             Message::View(reply) => drop(reply.send(self.view().await.map(|v| Answer::Vm(Box::new(v))))),
+            Message::Act(Action::StopVm { force: false, .. }, reply) => self.shut_down(reply).await,
             Message::Act(action, reply) => drop(reply.send(self.act(action).await)),
+            Message::Stopped => self.stopped().await,
             Message::CancelJob(job, reply) => drop(reply.send(self.cancel(job).await)),
             Message::Peer(peer, request, reply) => drop(reply.send(self.peer_call(&peer, request).await)),
             Message::MayReceive(peer, reply) => {
@@ -197,6 +217,15 @@ impl Actor {
     }
 
     fn wake_at(&self) -> Instant {
+        let due = self.due_at();
+        if self.unsaved.load(Ordering::Relaxed) {
+            due.min(Instant::now() + SAVE_AGAIN)
+        } else {
+            due
+        }
+    }
+
+    fn due_at(&self) -> Instant {
         match self.rel.as_ref().map(|r| r.mode) {
             Some(ReplicationMode::Primary) => self.primary.next_at,
             Some(_) => self.replica.next_at,
@@ -215,6 +244,7 @@ impl Actor {
             Done::Reverted(r) => self.reverted(r).await,
             Done::Committed(r) => self.committed(r).await,
             Done::Merged(r) => self.merged(r).await,
+            Done::Tidied(r) => self.tidied(r),
         }
     }
 
@@ -230,7 +260,7 @@ impl Actor {
         match action {
             Action::ShowVm { .. } => self.view().await.map(|v| Answer::Vm(Box::new(v))),
             Action::StartVm { .. } => self.start_vm().await,
-            Action::StopVm { force, .. } => self.stop_vm(force).await,
+            Action::StopVm { .. } => self.turn_off().await,
             Action::Screenshot { .. } => {
                 let picture = self.host.ports.hypervisor.screenshot(self.id).await;
                 picture
@@ -367,32 +397,43 @@ impl Actor {
         Ok(Answer::Done)
     }
 
-    async fn stop_vm(&mut self, force: bool) -> Result<Answer, Refusal> {
+    async fn turn_off(&mut self) -> Result<Answer, Refusal> {
         if self.power().await? == PowerState::Off {
-            return Err(Refusal::new(ReturnCode::InvalidState, "the VM is off", ""));
+            return Err(off());
         }
-        if force {
-            self.interrupt();
-            self.host
-                .ports
-                .hypervisor
-                .turn_off(self.id)
-                .await
-                .map_err(|e| failed("the VM was not turned off", &e))?;
-        } else {
-            let timeout = self.host.config.shutdown_timeout;
-            self.host
-                .ports
-                .hypervisor
-                .shut_down(self.id, timeout)
-                .await
-                .map_err(|e| failed("the VM did not shut down", &e))?;
-            self.interrupt();
+        self.interrupt();
+        let turned_off = self.host.ports.hypervisor.turn_off(self.id).await;
+        turned_off.map_err(|e| failed("the VM was not turned off", &e))?;
+        self.stopped().await;
+        Ok(Answer::Done)
+    }
+
+    /// A guest may take minutes to shut down, and replication goes on meanwhile: the wait is not the actor's.
+    async fn shut_down(&mut self, reply: oneshot::Sender<Result<Answer, Refusal>>) {
+        match self.power().await {
+            Ok(PowerState::Off) => return drop(reply.send(Err(off()))),
+            Err(e) => return drop(reply.send(Err(e))),
+            Ok(PowerState::Running | PowerState::Paused | PowerState::Stalled) => {}
         }
+        let (host, vm, own) = (self.host.clone(), self.id, self.own.clone());
+        tokio::spawn(async move {
+            let timeout = host.config.shutdown_timeout;
+            let done = host.ports.hypervisor.shut_down(vm, timeout).await;
+            if done.is_ok()
+                && let Some(own) = own.upgrade()
+            {
+                // An actor that is gone learns it from the hypervisor at the next start.
+                let _ = own.send(Message::Stopped).await;
+            }
+            let answer = done.map(|()| Answer::Done);
+            drop(reply.send(answer.map_err(|e| failed("the VM did not shut down", &e))));
+        });
+    }
+
+    async fn stopped(&mut self) {
         self.event("VM stopped").await;
         // The last changes are worth sending at once.
         self.primary.next_at = Instant::now();
-        Ok(Answer::Done)
     }
 
     pub(crate) fn branch(&self) -> Option<FailoverPhase> {
@@ -435,11 +476,13 @@ impl Actor {
         saved
     }
 
-    /// `save` where nobody waits for an answer: the next save tries again.
+    /// `save` where nobody waits for an answer; tried again until it succeeds.
     pub(crate) async fn save_or_warn(&self) {
-        if let Err(e) = self.save().await {
-            warn!(vm = %self.id, error = %e, "relationship not saved");
+        let failed = self.rel.is_some() && self.save().await.is_err();
+        if failed && !self.unsaved.swap(true, Ordering::Relaxed) {
+            warn!(vm = %self.id, "the catalog cannot be written; it is tried again");
         }
+        self.unsaved.store(failed, Ordering::Relaxed);
     }
 
     /// Notes that something is wrong; a repeated fault counts up.
@@ -495,6 +538,10 @@ fn plain(disk: &lifeboat_model::DiskSpec) -> LaunchDisk {
         bus: disk.bus,
         image,
     }
+}
+
+fn off() -> Refusal {
+    Refusal::new(ReturnCode::InvalidState, "the VM is off", "")
 }
 
 pub(crate) fn no_relationship() -> Refusal {

@@ -59,8 +59,12 @@ pub(crate) enum CopyError {
     Spool(#[from] SpoolError),
     #[error("the delta log cannot hold this: {0}")]
     Encode(#[from] EncodeError),
-    #[error("{0}")]
-    Lost(String),
+    #[error("{why}")]
+    Lost {
+        why: String,
+        /// The replica has at least one instant of this generation.
+        arrived: bool,
+    },
 }
 
 /// Asks the replica where it stands.
@@ -137,7 +141,10 @@ pub(crate) async fn settle(source: &dyn CaptureSource, durable: Position) -> Res
             source.give_back(base, next).await?;
             Ok(base)
         }
-        Settlement::Lost(why) => Err(CopyError::Lost(why)),
+        Settlement::Lost(why) => Err(CopyError::Lost {
+            why,
+            arrived: durable.sequence > 0,
+        }),
     }
 }
 

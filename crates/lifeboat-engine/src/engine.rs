@@ -241,7 +241,7 @@ impl Engine {
 
     fn spawn(&self, vm: VmId, name: String, local: Option<VmSpec>, rel: Option<Relationship>) -> Handle {
         let (mailbox, inbox) = mpsc::channel(64);
-        let actor = Actor::new(vm, self.host.clone(), local, rel, inbox);
+        let actor = Actor::new(vm, self.host.clone(), local, rel, (mailbox.downgrade(), inbox));
         let handle = Handle { name, mailbox };
         self.with_actors(|a| a.insert(vm, handle.clone()));
         let task = tokio::spawn(actor.run());

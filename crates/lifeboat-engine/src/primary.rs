@@ -16,7 +16,7 @@ use tracing::{debug, info};
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::copy::{self, CopyError, CycleEnd, Delivered, Pending, Route};
-use crate::ports::capture::{CaptureSource, Tracking};
+use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
 use crate::ports::hypervisor::PowerState;
 use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest};
 use crate::records::{Counters, Relationship, Side};
@@ -34,6 +34,8 @@ pub(crate) struct PrimaryState {
     pending: Option<Pending>,
     /// The bulk copy is complete; the closing cycle is next.
     copied: bool,
+    /// Work may have been dropped in the middle of a capture since the disks were last put in order.
+    disturbed: bool,
     /// When the next cycle is due.
     pub(crate) next_at: Instant,
     /// When the current cycle was due.
@@ -48,6 +50,7 @@ impl Default for PrimaryState {
             base: None,
             pending: None,
             copied: false,
+            disturbed: true,
             next_at: now,
             due: now,
         }
@@ -58,6 +61,7 @@ impl PrimaryState {
     /// Lets go of everything, so that the next piece of work begins by finding order.
     pub(crate) fn forget(&mut self) {
         (self.source, self.base, self.pending, self.copied) = (None, None, None, false);
+        self.disturbed = true;
     }
 }
 
@@ -197,6 +201,7 @@ impl Actor {
         self.step(Step::Suspend)?;
         self.save_or_undo(before).await?;
         self.interrupt();
+        self.primary.next_at = Instant::now();
         self.event("replication suspended").await;
         Ok(Answer::Done)
     }
@@ -290,12 +295,15 @@ impl Actor {
             rel.state,
             State::WaitingToCompleteInitialReplication | State::Replicating | State::Critical
         );
-        if !active {
+        if !active && !self.primary.disturbed {
             self.primary.next_at = Instant::now() + IDLE;
             return None;
         }
         if !due {
             return None;
+        }
+        if !active {
+            return self.plan_tidy().await;
         }
         let (tools, route) = (self.host.tools(), self.route(rel));
         if let Some(pending) = self.primary.pending.take() {
@@ -317,6 +325,36 @@ impl Actor {
                     debug!(vm = %self.id, error = %e, "source not closed");
                 }
                 self.plan_settle().await
+            }
+        }
+    }
+
+    /// Puts the disks in order after dropped work when no further work will: a guest's writes must not go on being
+    /// saved for a capture that nobody reads.
+    async fn plan_tidy(&mut self) -> Option<Work> {
+        let Ok(launch) = self.launch().await else {
+            self.retry_later();
+            return None;
+        };
+        let disks = self.rel.as_ref()?.settings.disks.clone();
+        let hypervisor = self.host.ports.hypervisor.clone();
+        Some(droppable(async move {
+            let tidy = async {
+                let source = hypervisor.source(&launch, &disks).await?;
+                let recovered = source.recover().await.map(|_| ());
+                let closed = source.close().await;
+                recovered.and(closed)
+            };
+            Done::Tidied(tidy.await)
+        }))
+    }
+
+    pub(crate) fn tidied(&mut self, result: Result<(), CaptureError>) {
+        match result {
+            Ok(()) => self.primary.disturbed = false,
+            Err(e) => {
+                debug!(vm = %self.id, error = %e, "the disks are not in order yet");
+                self.retry_later();
             }
         }
     }
@@ -563,10 +601,13 @@ impl Actor {
                 self.retry_later();
             }
             CopyError::Link(e) => self.network_fault(e).await,
-            CopyError::Lost(why) => self.lost(why).await,
-            CopyError::Capture(crate::ports::capture::CaptureError::TrackingLost { disk, reason }) => {
-                self.lost(&format!("change tracking of disk {disk} is lost: {reason}"))
-                    .await;
+            CopyError::Lost { why, arrived } => self.lost(why, *arrived).await,
+            CopyError::Capture(CaptureError::TrackingLost { disk, reason }) => {
+                self.lost(
+                    &format!("change tracking of disk {disk} is lost: {reason}"),
+                    false,
+                )
+                .await;
             }
             CopyError::Capture(_) | CopyError::Spool(_) | CopyError::Encode(_) => {
                 self.fault(&chain(e)).await;
@@ -584,7 +625,11 @@ impl Actor {
         }
     }
 
-    async fn lost(&mut self, why: &str) {
+    async fn lost(&mut self, why: &str, arrived: bool) {
+        if arrived {
+            // The cycle that closes the initial copy may have arrived without its answer.
+            self.finish_copy().await;
+        }
         self.fault(&format!("{why}; resynchronization is required")).await;
         // During the initial copy nothing is lost: the copy finds out by itself and begins again.
         if self.step(Step::TrackingLost).is_ok() {

@@ -29,6 +29,14 @@ pub(crate) fn create(
         if there.vm == vm && there.created == disks && there.start == start {
             return Ok(());
         }
+        let empty = there.points.is_empty() && there.applied == there.start && there.head.is_none();
+        let nothing =
+            there.bulk.iter().all(|b| b.done == 0) && files::names(&dir.join(logs::DIR))?.is_empty();
+        if there.vm == vm && empty && nothing {
+            // What an offer that was never answered left.
+            remove(dir, steps)?;
+            return create(dir, vm, disks, start, steps);
+        }
         return Err(StoreError::Conflict(format!(
             "{dir} holds a replica of VM {} with other disks or of another generation; remove it first",
             there.vm

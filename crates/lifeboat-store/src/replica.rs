@@ -143,11 +143,16 @@ impl Replica {
         next
     }
 
+    /// Ends the transfer under way and lets none begin while the guard lives.
+    pub(crate) async fn no_inflow(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.supersede();
+        Arc::clone(&self.inflow).lock_owned().await
+    }
+
     /// Waits until no operation is under way.
     pub(crate) async fn idle(&self) {
-        self.supersede();
+        let _inflow = self.no_inflow().await;
         let _work = self.work.lock().await;
-        let _inflow = self.inflow.lock().await;
     }
 
     /// What the engine sees.

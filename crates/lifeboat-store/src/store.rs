@@ -84,9 +84,11 @@ impl ReplicaStore for QcowStore {
         let dir = absolute(location)?.join(vm.to_string());
         let (made, disks, steps) = (dir.clone(), disks.to_vec(), self.steps.clone());
         blocking(move || open::create(&made, vm, &disks, start, &steps)).await?;
-        if self.find(vm).is_err() {
-            self.load(dir, vm).await?;
+        // Loaded again if it was: it may have been replaced.
+        if self.find(vm).is_ok() {
+            self.close(vm).await;
         }
+        self.load(dir, vm).await?;
         Ok(())
     }
 
@@ -151,7 +153,9 @@ impl ReplicaStore for QcowStore {
     }
 
     async fn promote(&self, vm: VmId, branch: BranchId) -> Result<()> {
-        exclusive(self.find(vm)?, move |r, _| merge::promote(r, branch)).await
+        let replica = self.find(vm)?;
+        let _nothing_arrives = replica.no_inflow().await;
+        exclusive(replica, move |r, _| merge::promote(r, branch)).await
     }
 
     async fn promoted_layers(&self, vm: VmId, branch: BranchId) -> Result<Vec<LiveMerge>> {
@@ -177,6 +181,7 @@ impl ReplicaStore for QcowStore {
 
     async fn destroy(&self, vm: VmId) -> Result<()> {
         let Ok(replica) = self.find(vm) else { return Ok(()) };
+        let _nothing_arrives = replica.no_inflow().await;
         exclusive(replica, |r, _| {
             r.change(|m| m.destroying = true)?;
             open::remove(&r.dir, &r.steps)

@@ -121,8 +121,9 @@ async fn many_histories() {
 
 #[tokio::test]
 async fn create_repeats_and_conflicts() {
-    let w = World::new(20).await;
+    let mut w = World::new(20).await;
     let disks = w.disks();
+    w.bulk().await;
     w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
     let fewer = w.store.create(&w.root, w.vm, &disks[..1], w.start).await;
     assert!(matches!(fewer, Err(StoreError::Conflict(_))), "{fewer:?}");

@@ -213,11 +213,56 @@ async fn bulk_takes_only_what_continues_it() {
     let good = w.segment(&target, 0, &[1; 4096]);
     let said = w.store.bulk(w.vm, stream(&good[..good.len() - 1])).await;
     assert!(matches!(said, Err(StoreError::Io { .. })), "{said:?}");
-    assert_eq!(w.store.info(w.vm).await.unwrap().bulk[1].done, 0);
+    // The frame came whole although the segment did not: it counts.
+    let bulk = w.store.info(w.vm).await.unwrap().bulk;
+    assert_eq!(bulk.iter().find(|b| b.disk == target.id).unwrap().done, 4096);
+    w.store.restart_bulk(w.vm, &target.id).await.unwrap();
     w.bulk().await;
     w.rounds(1).await;
     let late = w.store.bulk(w.vm, stream(&good)).await;
     assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
+    w.check().await;
+}
+
+/// The other end is gone without a word: its transfer must not hold the next one.
+#[tokio::test]
+async fn a_newer_transfer_ends_a_silent_one() {
+    use futures_util::StreamExt;
+    let mut w = World::new(68).await;
+    let target = w.disks()[0].clone();
+    let whole = w.segment(&target, 0, &[1; 8192]);
+    let start: std::io::Result<bytes::Bytes> = Ok(whole[..whole.len() / 2].to_vec().into());
+    let silent = Box::pin(futures_util::stream::iter([start]).chain(futures_util::stream::pending()));
+    let old = w.store.bulk(w.vm, silent);
+    let new = async {
+        tokio::task::yield_now().await;
+        w.store.restart_bulk(w.vm, &target.id).await
+    };
+    let (old, new) = futures_util::future::join(old, new).await;
+    assert!(matches!(old, Err(StoreError::Io { .. })), "{old:?}");
+    new.unwrap();
+    w.bulk().await;
+    w.rounds(1).await;
+    w.check().await;
+}
+
+/// An offer that was never answered leaves an empty replica, which the next offer replaces; a used one is kept.
+#[tokio::test]
+async fn only_an_empty_leftover_is_replaced() {
+    let mut w = World::new(69).await;
+    let other = lifeboat_model::Position {
+        generation: lifeboat_model::GenerationId(uuid::Uuid::from_u128(99)),
+        sequence: 0,
+    };
+    let location = w.dir().parent().unwrap().to_owned();
+    let disks = w.store.info(w.vm).await.unwrap().disks;
+    w.store.create(&location, w.vm, &disks, other).await.unwrap();
+    assert_eq!(w.store.info(w.vm).await.unwrap().durable, other);
+    w.store.create(&location, w.vm, &disks, w.start).await.unwrap();
+    w.bulk().await;
+    let said = w.store.create(&location, w.vm, &disks, other).await;
+    assert!(matches!(said, Err(StoreError::Conflict(_))), "{said:?}");
+    w.rounds(1).await;
     w.check().await;
 }
 
