@@ -18,6 +18,7 @@ use crate::action::{Action, Answer, Management, Refusal, ServerView, VmRef};
 use crate::actor::{Actor, Message, chain, failed};
 use crate::copy::Tools;
 use crate::jobs::Jobs;
+use crate::operations::link_refusal;
 use crate::ports::catalog::{Catalog, CatalogError};
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::link::{
@@ -26,7 +27,6 @@ use crate::ports::link::{
 use crate::ports::spool::Spool;
 use crate::ports::store::{ReplicaStore, StoreError};
 use crate::ports::{ByteStream, Clock, Entropy};
-use crate::primary::link_refusal;
 use crate::records::{Event, FailoverPhase, Job, Relationship, ServerSettings, Side};
 
 /// Everything the engine needs of the world.

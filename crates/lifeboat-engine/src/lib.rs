@@ -10,6 +10,7 @@ mod copy;
 mod engine;
 mod failover;
 mod jobs;
+mod operations;
 pub mod ports;
 mod primary;
 pub mod records;

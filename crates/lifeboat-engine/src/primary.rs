@@ -1,25 +1,20 @@
-//! The primary's part of an actor: enable, initial copy, cycles, and what their outcomes mean for the state.
+//! The primary's part of an actor: initial copy, cycles, and what their outcomes mean for the state. What an
+//! administrator asks for is in `operations`.
 
 use std::time::Duration;
 
-use lifeboat_deltalog::LogDisk;
-use lifeboat_model::api::ReturnCode;
-use lifeboat_model::lifecycle::{self, Event as Step};
+use lifeboat_model::lifecycle::Event as Step;
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, backoff};
-use lifeboat_model::{
-    DiskId, GenerationId, JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationSettings,
-    ReplicationState as State,
-};
+use lifeboat_model::{JobState, JobType, Position, ReplicationState as State};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::debug;
 
-use crate::action::{Answer, Refusal};
-use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::actor::{Actor, Done, Work, chain};
 use crate::copy::{self, CopyError, CycleEnd, Delivered, Pending, Route};
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
 use crate::ports::hypervisor::PowerState;
 use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest};
-use crate::records::{Counters, Relationship, Side};
+use crate::records::{Relationship, Side};
 
 /// How long an actor sleeps when nothing is due.
 pub(crate) const IDLE: Duration = Duration::from_secs(3600);
@@ -66,215 +61,6 @@ impl PrimaryState {
 }
 
 impl Actor {
-    pub(crate) async fn enable(&mut self, mut settings: ReplicationSettings) -> Result<Answer, Refusal> {
-        if let Some(rel) = &self.rel {
-            let message = format!(
-                "this VM is replicated already, in mode {} with {}",
-                rel.mode, rel.peer
-            );
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                message,
-                "remove it first: lifeboat replication remove",
-            ));
-        }
-        let spec = self.spec()?.clone();
-        if settings.disks.is_empty() {
-            settings.disks = spec.disks.iter().map(|d| d.id.clone()).collect();
-        }
-        let invalid =
-            |e: lifeboat_model::SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
-        settings
-            .validate(spec.disks.iter().map(|d| &d.id))
-            .map_err(invalid)?;
-        let disks = self.capturable(&settings.disks).await?;
-        let start = Position {
-            generation: GenerationId(self.host.ports.entropy.uuid()),
-            sequence: 0,
-        };
-        let peer = settings.peer.clone();
-        let offer = PeerRequest::Offer {
-            vm: Box::new(spec.clone()),
-            settings: settings.clone(),
-            disks,
-            start,
-        };
-        self.host
-            .ports
-            .link
-            .call(&peer, offer)
-            .await
-            .map_err(|e| link_refusal(&e))?;
-        let rel = Relationship {
-            vm: self.id,
-            index: 0,
-            mode: Mode::Primary,
-            state: State::ReadyForReplication,
-            settings,
-            spec,
-            peer,
-            position: start,
-            side: Side::Primary {
-                acknowledged: start,
-                settled: false,
-            },
-            problem: None,
-            created: self.host.ports.clock.now(),
-            last_replication: None,
-            newest_instant: None,
-            counters: Counters::default(),
-        };
-        self.rel = Some(rel);
-        if let Err(e) = self.save().await {
-            // Without the record there is no relationship; the offer on the peer is harmless and can be repeated.
-            self.rel = None;
-            if let Err(e) = self.host.ports.catalog.remove_relationship(self.id, 0).await {
-                tracing::warn!(vm = %self.id, error = %e, "a refused relationship may be recorded");
-            }
-            return Err(e);
-        }
-        self.event("replication enabled").await;
-        Ok(Answer::Done)
-    }
-
-    /// Opens the disks for capture once, which shows that it is possible and how large they are.
-    async fn capturable(&self, disks: &[DiskId]) -> Result<Vec<LogDisk>, Refusal> {
-        let launch = self.launch().await?;
-        let source = self.host.ports.hypervisor.source(&launch, disks).await;
-        let source = source.map_err(|e| failed("the disks cannot be captured", &e))?;
-        let disks = source.disks().to_vec();
-        let closed = source.close().await;
-        closed.map_err(|e| failed("the disks cannot be closed", &e))?;
-        Ok(disks)
-    }
-
-    pub(crate) async fn start_replication(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        self.step(Step::StartCopy)?;
-        let job = self
-            .host
-            .jobs
-            .draft(self.id, JobType::StartReplication, "initial copy");
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.unrecord(before, job).await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.host.jobs.adopt(job.clone());
-        self.primary.next_at = Instant::now();
-        self.event("initial copy started").await;
-        Ok(Answer::Job(job))
-    }
-
-    pub(crate) async fn cancel(&mut self, job: JobId) -> Result<Answer, Refusal> {
-        let found = self.host.jobs.get(job).filter(|j| !j.state.is_final());
-        let found = found.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
-        if found.kind != JobType::StartReplication {
-            let message = format!("a {} job cannot be cancelled", found.kind);
-            return Err(Refusal::new(
-                ReturnCode::NotSupported,
-                message,
-                "it ends by itself; a failover can be reverted afterwards",
-            ));
-        }
-        let before = self.rel.clone();
-        self.step(Step::CancelCopy)?;
-        let ended = self
-            .host
-            .jobs
-            .ended(job, JobState::Terminated, Some("cancelled".into()));
-        let ended = ended.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &ended).await {
-            self.rel = before;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.interrupt();
-        self.host.jobs.adopt(ended.clone());
-        self.event("initial copy cancelled; what was copied is kept")
-            .await;
-        Ok(Answer::Job(ended))
-    }
-
-    pub(crate) async fn suspend(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        self.step(Step::Suspend)?;
-        self.save_or_undo(before).await?;
-        self.interrupt();
-        self.primary.next_at = Instant::now();
-        self.event("replication suspended").await;
-        Ok(Answer::Done)
-    }
-
-    pub(crate) async fn resume(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        self.step(Step::Resume)?;
-        if let Some(rel) = self.rel.as_mut() {
-            rel.problem = None;
-        }
-        self.save_or_undo(before).await?;
-        self.primary.next_at = Instant::now();
-        self.replica.dirty = true;
-        self.replica.begin_now();
-        self.event("replication resumed").await;
-        Ok(Answer::Done)
-    }
-
-    pub(crate) fn replicate_now(&mut self) -> Result<Answer, Refusal> {
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if rel.mode != Mode::Primary || !matches!(rel.state, State::Replicating | State::Critical) {
-            let message = format!(
-                "no cycle while replication is {} ({}) in mode {}",
-                rel.state,
-                rel.state.number(),
-                rel.mode
-            );
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                message,
-                "see: lifeboat replication status",
-            ));
-        }
-        self.primary.next_at = Instant::now();
-        Ok(Answer::Done)
-    }
-
-    /// The primary's side of RemoveReplicationRelationship: tracking ends, the replica is not touched.
-    pub(crate) async fn remove_primary(&mut self) -> Result<(), Refusal> {
-        self.interrupt();
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        lifecycle::step(rel.mode, rel.state, Step::Remove).map_err(|e| not_now(&e))?;
-        let launch = self.launch().await?;
-        match self
-            .host
-            .ports
-            .hypervisor
-            .source(&launch, &rel.settings.disks)
-            .await
-        {
-            Ok(source) => {
-                let stopped = match source.recover().await {
-                    Ok(_) => source.stop_tracking().await,
-                    Err(e) => Err(e),
-                };
-                let closed = source.close().await;
-                stopped
-                    .and(closed)
-                    .map_err(|e| failed("change tracking cannot be ended", &e))?;
-            }
-            Err(e) => info!(vm = %self.id, error = %e, "change tracking not removed from the disks"),
-        }
-        let removed = self.host.ports.catalog.remove_relationship(self.id, 0).await;
-        removed.map_err(|e| failed("the catalog cannot be written", &e))?;
-        self.rel = None;
-        if let Some(job) = self.host.jobs.unfinished(self.id, JobType::StartReplication) {
-            let why = Some("replication was removed".into());
-            let ended = self.host.jobs.finish(job.id, JobState::Terminated, why).await;
-            ended.map_err(|e| failed("the catalog cannot be written", &e))?;
-        }
-        Ok(())
-    }
-
     fn route(&self, rel: &Relationship) -> Route {
         let start = Position {
             sequence: 0,
@@ -697,33 +483,4 @@ pub(crate) fn droppable(future: impl Future<Output = Done> + Send + 'static) -> 
         future: Box::pin(future),
         droppable: true,
     }
-}
-
-/// A link's error as the answer to an action.
-pub(crate) fn link_refusal(e: &LinkError) -> Refusal {
-    let code = match e {
-        LinkError::Unreachable { .. } => ReturnCode::Unavailable,
-        LinkError::Untrusted { .. } => ReturnCode::AccessDenied,
-        LinkError::Protocol { .. } => ReturnCode::Failed,
-        LinkError::Refused(refusal) => match refusal {
-            PeerRefusal::NotEnabled { .. } | PeerRefusal::NotAuthorized { .. } => ReturnCode::AccessDenied,
-            PeerRefusal::Conflict { .. } => ReturnCode::InvalidParameter,
-            PeerRefusal::NoReplica { .. } => ReturnCode::FileNotFound,
-            PeerRefusal::FailedOver { .. }
-            | PeerRefusal::NewerGeneration { .. }
-            | PeerRefusal::Suspended { .. }
-            | PeerRefusal::OutOfSequence { .. } => ReturnCode::InvalidState,
-            PeerRefusal::NoSpace { .. } | PeerRefusal::Failed { .. } => ReturnCode::Failed,
-        },
-    };
-    let hint = match e {
-        LinkError::Unreachable { .. } => {
-            "is lifeboat serve running there, and does a firewall let the port through?"
-        }
-        LinkError::Untrusted { .. } => {
-            "both hosts need certificates of the same CA, with their names: lifeboat cert issue"
-        }
-        LinkError::Protocol { .. } | LinkError::Refused(_) => "",
-    };
-    Refusal::new(code, chain(e), hint)
 }

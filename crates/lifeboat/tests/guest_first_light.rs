@@ -2,6 +2,8 @@
 //! revert, another failover, commit. What is right is said by the workload's verifier, by the guest's own boot and by
 //! qemu-img, never by Lifeboat.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
+
 mod support;
 
 use std::path::{Path, PathBuf};

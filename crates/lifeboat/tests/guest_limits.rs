@@ -1,6 +1,8 @@
 //! Full disks, strangers and bad input, on real hosts: a clear error, nothing lost, the guest never stops, and recovery
 //! by itself when the cause is gone.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
+
 mod support;
 
 use std::path::{Path, PathBuf};
