@@ -4,7 +4,7 @@
 # own verifier and by sha256sum, never by Lifeboat. Exit 0 means that every verdict was good.
 #
 #   make demo                     builds what it needs and runs this
-#   DEMO_KEEP=1 make demo         leaves both hosts running at the end and says how to look around and how to end them
+#   DEMO_KEEP=1 make demo         leaves what is up at the end running; says how to look around and how to end it
 #   LIFEBOAT_BIN=target/debug/lifeboat scripts/demo.sh     with another binary
 #
 # Needs no root, no KVM and no network beyond loopback. Everything lives in one temporary directory; what it starts it
@@ -28,16 +28,10 @@ seconds() { printf '%d.%02d s' $(($1 / 1000)) $(($1 % 1000 / 10)); }
 
 # --- ending -----------------------------------------------------------------------------------------------------
 
-# Everything that was started here: the daemons by the numbers they got, the guests by their directory.
-ours() {
-    local host
-    for host in "${!pid[@]}"; do echo "${pid[$host]}"; done
-    tools pids "$work"
-}
-
+# Everything that was started here names a file in the demo's own directory.
 end_all() {
     local process processes
-    mapfile -t processes < <(ours)
+    mapfile -t processes < <(tools pids "$work")
     for process in "${processes[@]}"; do kill "$process" 2>/dev/null || true; done
     for process in "${processes[@]}"; do
         for _ in {1..50}; do alive "$process" || break; sleep 0.1; done
@@ -50,7 +44,7 @@ end_all() {
 alive() { [ -e "/proc/$1/stat" ] && ! grep -q ') Z ' "/proc/$1/stat" 2>/dev/null; }
 
 keep() {
-    say "The hosts keep running (DEMO_KEEP=1)"
+    say "What is up stays up (DEMO_KEEP=1)"
     local host
     for host in alpha beta; do
         [ -n "${pid[$host]-}" ] || continue
@@ -59,13 +53,13 @@ keep() {
     done
     note "the replica, plain files for qemu-img: $work/beta/replicas/$uuid (docs/recovery-without-lifeboat.md)"
     note "the guest's console, leave it with Ctrl-]: $bin --socket $work/beta/sock vm console $vm"
-    note "end it all: kill -9 $(ours | tr '\n' ' '); rm -rf $work"
+    note "end it all: kill -9 \$(scripts/demo/tools.py pids $work); rm -rf $work"
 }
 
 on_exit() {
     local code=$? host
     trap '' INT TERM
-    if [ "$code" != 0 ]; then
+    if [ "$code" != 0 ] && [ "$code" -lt 128 ]; then
         for host in alpha beta; do
             [ -s "$work/$host/daemon.log" ] || continue
             printf '\nlast lines of the log of %s:\n' "$host" >&2
@@ -78,7 +72,11 @@ on_exit() {
         end_all
         rm -rf "$work"
     fi
-    [ "$code" = 0 ] || printf '\ndemo: FAILED (exit %d)\n' "$code" >&2
+    case $code in
+        0) ;;
+        130 | 143) printf '\ndemo: interrupted\n' >&2 ;;
+        *) printf '\ndemo: FAILED (exit %d)\n' "$code" >&2 ;;
+    esac
     exit "$code"
 }
 
@@ -281,6 +279,7 @@ act_2() {
     read -r copy_bytes copy_ms < <(python3 -c 'import json, sys
 job = next(j for j in json.loads(sys.argv[1]) if j["total_bytes"])
 print(job["done_bytes"], job["ended"] - job["started"])' "$list")
+    used=$(du --block-size=1M --total "$work"/alpha/disks/* | tail -n 1 | cut -f 1)
     await 60 "beta is replicating" is beta state Replicating
 
     say "Cycles flow while the guest writes"
@@ -298,13 +297,14 @@ at_least_cycles() { await 90 "$1 cycles are done" at_least alpha counters.cycles
 
 act_3() {
     say "The site of alpha is lost: its daemon and its QEMU are killed, in the middle of everything"
-    local qemu
-    qemu=$(tools pids "$work/alpha")
+    local site
+    site=$(tools pids "$work/alpha")
     lag=$(replication alpha lag_ms)
-    kill -9 "${pid[alpha]}" $qemu
+    # shellcheck disable=SC2086 -- several numbers
+    kill -9 $site
     lost_at=$(now_ms)
     unset 'pid[alpha]'
-    await 10 "alpha's processes are gone" gone "$qemu"
+    await 10 "alpha's processes are gone" gone "$site"
     read -r acked acked_ms < <(tools acked "$(console alpha)" append)
     note "alpha's last words: data at risk $(seconds "$lag")"
     note "the guest had reported record $acked as durable"
@@ -393,7 +393,7 @@ row() { printf '   %-52s %s\n' "$1" "$2"; }
 
 report() {
     say "Measured on this machine, the guest emulated in software"
-    row "initial copy of the running VM" "$((copy_bytes >> 20)) MiB in $(seconds "$copy_ms"), $((copy_bytes * 1000 / (copy_ms + 1) >> 20)) MiB/s"
+    row "initial copy of the running VM" "$((copy_bytes >> 20)) MiB of disks, $used in use, $(seconds "$copy_ms"), $((used * 1000 / (copy_ms + 1))) MiB/s"
     row "interval; cycles before the loss; last latency" "1 s; $cycles; $latency ms"
     row "data at risk as alpha showed it last" "$(seconds "$lag")"
     row "age of beta's newest data when alpha was lost" "$(seconds $risk)"

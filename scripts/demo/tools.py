@@ -7,7 +7,7 @@ Only the standard library. Nothing here knows how Lifeboat works; the verdicts c
   tools.py get PATH             one value of the JSON document on standard input, as a.b.0.c
   tools.py acked CONSOLE STREAM  number and time (ms) of the last record the guest reported as durable
   tools.py sealed REPLICA       files of the sealed recovery points of a replica's directory, base included
-  tools.py pids DIR             QEMU processes whose command line names a file below DIR
+  tools.py pids DIR             daemons and QEMU processes whose command line names a file below DIR
 """
 
 import base64
@@ -104,7 +104,7 @@ def pids(directory):
                 words = file.read().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if os.path.basename(words[0]).startswith("qemu") and any(directory + "/" in w for w in words):
+        if os.path.basename(words[0]).startswith(("lifeboat", "qemu")) and any(directory + "/" in w for w in words):
             print(entry)
 
 
