@@ -1,7 +1,11 @@
 //! kill -9 of daemons and cut links at random moments, on a real guest under load: nothing lost, no full copy, nobody
 //! needed. The seed is printed and `LIFEBOAT_SEED` replays it; `LIFEBOAT_ROUNDS` makes it longer.
 
-#![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "stories are long, and their helpers may fail them"
+)]
 
 mod support;
 

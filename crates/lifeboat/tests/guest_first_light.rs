@@ -2,7 +2,11 @@
 //! revert, another failover, commit. What is right is said by the workload's verifier, by the guest's own boot and by
 //! qemu-img, never by Lifeboat.
 
-#![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "stories are long, and their helpers may fail them"
+)]
 
 mod support;
 

@@ -1,7 +1,11 @@
 //! Full disks, strangers and bad input, on real hosts: a clear error, nothing lost, the guest never stops, and recovery
 //! by itself when the cause is gone.
 
-#![allow(clippy::unwrap_used, reason = "a test's helpers may fail it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "stories are long, and their helpers may fail them"
+)]
 
 mod support;
 
