@@ -123,7 +123,9 @@ async fn a_receipt_before_the_end_of_the_body_counts() {
 }
 
 /// A handler that tells how each body ended.
-fn ends() -> (Arc<Handler>, mpsc::UnboundedReceiver<Result<(u64, u64), String>>) {
+type Ends = mpsc::UnboundedReceiver<Result<(u64, u64), String>>;
+
+fn ends() -> (Arc<Handler>, Ends) {
     let (told, ends) = mpsc::unbounded_channel();
     let handler = Handler::receiving(move |_, stream| {
         let told = told.clone();
