@@ -19,7 +19,10 @@ pub(crate) fn shell(dir: &Path, script: &str) -> Result<()> {
         agent.sync(Duration::from_secs(10)).await?;
         let done = agent.exec_sh(script, Duration::from_secs(120)).await?;
         if done.exit != Some(0) {
-            bail!("in the guest: {script}: {}", String::from_utf8_lossy(&done.stderr));
+            bail!(
+                "in the guest: {script}: {}",
+                String::from_utf8_lossy(&done.stderr)
+            );
         }
         Ok(())
     })
@@ -33,12 +36,19 @@ pub(crate) fn wait_ready(dir: &Path) -> Result<()> {
     })
 }
 
-/// Starts a writer whose lines go to the console.
+/// Starts a writer whose lines go to the console, and waits until it writes: it first looks for its last record.
 pub(crate) fn start_writer(dir: &Path, writer: &str) -> Result<()> {
+    let from = mark(dir)?;
+    let mode = writer.split_whitespace().next().unwrap_or_default();
+    let line = format!("LAT {mode}");
     shell(
         dir,
         &format!("(lifeboat-workload {writer} >/dev/ttyS0 2>&1 </dev/null &)"),
-    )
+    )?;
+    let pause = Duration::from_millis(100);
+    wait("the guest's writer", Duration::from_secs(120), pause, || {
+        Ok(since(dir, from)?.contains(&line).then_some(()))
+    })
 }
 
 pub(crate) fn stop_writers(dir: &Path) -> Result<()> {
@@ -48,6 +58,8 @@ pub(crate) fn stop_writers(dir: &Path) -> Result<()> {
 /// What one window of time showed; one sample a second, in microseconds.
 #[derive(Default)]
 pub(crate) struct Window {
+    /// Records written.
+    pub(crate) writes: f64,
     pub(crate) p50: Samples,
     pub(crate) p99: Samples,
     pub(crate) max: Samples,
@@ -55,6 +67,7 @@ pub(crate) struct Window {
 
 impl Window {
     pub(crate) fn join(&mut self, other: &Self) {
+        self.writes += other.writes;
         self.p50.extend(&other.p50);
         self.p99.extend(&other.p99);
         self.max.extend(&other.max);
@@ -65,12 +78,14 @@ impl Window {
             let found = line.split_whitespace().find_map(|w| w.strip_prefix(name));
             found.and_then(|v| v.parse::<f64>().ok())
         };
-        if let (true, Some(p50), Some(p99), Some(max)) = (
+        if let (true, Some(n), Some(p50), Some(p99), Some(max)) = (
             line.contains("LAT scatter"),
+            field("n="),
             field("p50="),
             field("p99="),
             field("max="),
         ) {
+            self.writes += n;
             self.p50.add(p50);
             self.p99.add(p99);
             self.max.add(max);
@@ -78,20 +93,34 @@ impl Window {
     }
 }
 
-/// Watches the console for `time` and returns what the scatter writer said in it.
-pub(crate) fn watch(dir: &Path, time: Duration) -> Result<Window> {
-    let path = dir.join("console.log");
-    let from = usize::try_from(std::fs::metadata(&path)?.len())?;
-    std::thread::sleep(time);
-    let bytes = std::fs::read(&path)?;
-    let text = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned();
+/// Where the guest's console stands now.
+pub(crate) fn mark(dir: &Path) -> Result<usize> {
+    Ok(usize::try_from(
+        std::fs::metadata(dir.join("console.log"))?.len(),
+    )?)
+}
+
+fn since(dir: &Path, mark: usize) -> Result<String> {
+    let bytes = std::fs::read(dir.join("console.log"))?;
+    Ok(String::from_utf8_lossy(bytes.get(mark..).unwrap_or_default()).into_owned())
+}
+
+/// What the scatter writer has said since a mark.
+pub(crate) fn said(dir: &Path, mark: usize) -> Result<Window> {
     let mut window = Window::default();
     // The first line speaks of the second before.
-    for line in text.lines().skip(1) {
+    for line in since(dir, mark)?.lines().skip(1) {
         window.line(line);
     }
     if window.p50.len() == 0 {
-        bail!("the guest's writer said nothing for {time:?}");
+        bail!("the guest's writer says nothing any more");
     }
     Ok(window)
+}
+
+/// Watches the scatter writer for `time`.
+pub(crate) fn watch(dir: &Path, time: Duration) -> Result<Window> {
+    let from = mark(dir)?;
+    std::thread::sleep(time);
+    said(dir, from)
 }

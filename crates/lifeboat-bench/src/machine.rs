@@ -37,7 +37,10 @@ pub(crate) fn facts(dir: &Path, full: bool) -> Result<String> {
         kernel.trim(),
         fs.trim(),
         date.trim(),
-        load()?.trim_start_matches("- ").replace("load at the end", "load at the start").trim()
+        load()?
+            .trim_start_matches("- ")
+            .replace("load at the end", "load at the start")
+            .trim()
     ))
 }
 
@@ -45,5 +48,8 @@ pub(crate) fn facts(dir: &Path, full: bool) -> Result<String> {
 pub(crate) fn load() -> Result<String> {
     let text = read_to_string("/proc/loadavg")?;
     let three: Vec<&str> = text.split_whitespace().take(3).collect();
-    Ok(format!("- load at the end (1, 5, 15 minutes): {}\n", three.join(", ")))
+    Ok(format!(
+        "- load at the end (1, 5, 15 minutes): {}\n",
+        three.join(", ")
+    ))
 }

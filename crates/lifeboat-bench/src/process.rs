@@ -121,8 +121,15 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     // User and system time are the 14th and 15th field; the text starts at the third.
-    let ticks = |n: usize| after.split_whitespace().nth(n).and_then(|w| w.parse::<u32>().ok());
-    let both = ticks(11).zip(ticks(12)).context("the kernel's numbers make no sense")?;
+    let ticks = |n: usize| {
+        after
+            .split_whitespace()
+            .nth(n)
+            .and_then(|w| w.parse::<u32>().ok())
+    };
+    let both = ticks(11)
+        .zip(ticks(12))
+        .context("the kernel's numbers make no sense")?;
     Ok(f64::from(both.0 + both.1) / 100.0)
 }
 

@@ -70,7 +70,10 @@ impl World {
         let dir = tempfile::Builder::new().prefix("w").tempdir_in(&bench.root)?;
         let lifeboat = bench.lifeboat.to_string_lossy().into_owned();
         let ca = dir.path().join("ca");
-        output(&lifeboat, &["cert", "init", &ca.to_string_lossy(), "--name", "Bench CA"])?;
+        output(
+            &lifeboat,
+            &["cert", "init", &ca.to_string_lossy(), "--name", "Bench CA"],
+        )?;
         let a = Host::new(bench, dir.path(), "alpha.bench")?;
         let b = Host::new(bench, dir.path(), "beta.bench")?;
         let mut world = Self { dir, a, b };

@@ -46,7 +46,8 @@ pub(crate) fn measure(bench: &Bench) -> Result<Part> {
     let depths: &[usize] = bench.pick(&[1, 24, 40], &[1, 8, 24, 40]);
     let sizes: &[u64] = bench.pick(&[1 << 30, 1 << 40], &[1 << 30, 1 << 35, 1 << 40]);
     // Written since, and how often.
-    let written: [(u64, usize); 3] = bench.pick([(0, 12), (256, 5), (1024, 2)], [(0, 60), (256, 20), (1024, 8)]);
+    let written: [(u64, usize); 3] =
+        bench.pick([(0, 12), (256, 5), (1024, 2)], [(0, 60), (256, 20), (1024, 8)]);
     let mut cells = Vec::new();
     for &size in sizes {
         let root = Utf8PathBuf::from_path_buf(bench.root.join(format!("s{size}")))
@@ -63,7 +64,11 @@ pub(crate) fn measure(bench: &Bench) -> Result<Part> {
                     cells.push(replica.cell(depth, mib, times).await?);
                 }
             }
-            replica.store.destroy(replica.vm).await.map_err(anyhow::Error::from)
+            replica
+                .store
+                .destroy(replica.vm)
+                .await
+                .map_err(anyhow::Error::from)
         })?;
     }
     Ok(part(&cells))
@@ -142,7 +147,10 @@ impl Replica {
             let on = (self.points.len() - 1) * n / steps;
             let point = *self.points.get(on).context("there is a point")?;
             let start = Instant::now();
-            let images = self.store.branch(self.vm, id, Target::Point { id: point }).await?;
+            let images = self
+                .store
+                .branch(self.vm, id, Target::Point { id: point })
+                .await?;
             branch.add(millis(start));
             write(&images, self.disk.size, written_mib)?;
             let start = Instant::now();
