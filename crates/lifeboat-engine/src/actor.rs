@@ -9,14 +9,15 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step, NotNow};
 use lifeboat_model::{JobId, ReplicationMode, VmId, VmSpec};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -76,6 +77,19 @@ pub(crate) struct Work {
     pub(crate) droppable: bool,
 }
 
+/// Work under way, as a task of its own: it goes on while the actor answers, and what it holds (a monitor takes one
+/// client at a time) cannot keep an answer waiting for ever.
+struct Running {
+    task: JoinHandle<Done>,
+    droppable: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// The actor of one VM.
 pub(crate) struct Actor {
     pub(crate) id: VmId,
@@ -85,8 +99,7 @@ pub(crate) struct Actor {
     pub(crate) rel: Option<Relationship>,
     pub(crate) primary: PrimaryState,
     pub(crate) replica: ReplicaState,
-    /// Never locked, only borrowed: the mutex makes the actor shareable although a future is not.
-    work: Mutex<Option<Work>>,
+    work: Option<Running>,
     mailbox: mpsc::Receiver<Message>,
     /// The way into that mailbox, for what the actor starts.
     own: mpsc::WeakSender<Message>,
@@ -111,7 +124,7 @@ impl Actor {
             rel,
             primary: PrimaryState::default(),
             replica: ReplicaState::default(),
-            work: Mutex::new(None),
+            work: None,
             mailbox,
             own,
             waiting: VecDeque::new(),
@@ -123,22 +136,20 @@ impl Actor {
     pub(crate) async fn run(mut self) {
         self.open().await;
         loop {
-            if self.work().is_none() {
+            if self.work.is_none() {
                 while let Some(message) = self.waiting.pop_front() {
                     self.handle(message).await;
                 }
                 if self.unsaved.load(Ordering::Relaxed) {
                     self.save_or_warn().await;
                 }
-                let planned = self.plan().await;
-                *self.work() = planned;
+                self.work = self.plan().await.map(|work| Running {
+                    task: self.host.works.spawn(work.future),
+                    droppable: work.droppable,
+                });
             }
             let wake = self.wake_at();
-            let work = self
-                .work
-                .get_mut()
-                .unwrap_or_else(PoisonError::into_inner)
-                .as_mut();
+            let work = self.work.as_mut();
             let idle = work.is_none();
             let ended = tokio::select! {
                 biased;
@@ -146,21 +157,30 @@ impl Actor {
                     Some(message) => { self.admit(message).await; continue }
                     None => return,
                 },
-                done = async { match work { Some(w) => w.future.as_mut().await, None => std::future::pending().await } } => done,
+                done = async { match work { Some(w) => (&mut w.task).await, None => std::future::pending().await } } => done,
                 () = tokio::time::sleep_until(wake), if idle => continue,
             };
-            *self.work() = None;
-            self.conclude(ended).await;
+            self.work = None;
+            match ended {
+                Ok(done) => self.conclude(done).await,
+                Err(e) => self.broken(&e).await,
+            }
         }
     }
 
-    fn work(&mut self) -> &mut Option<Work> {
-        self.work.get_mut().unwrap_or_else(PoisonError::into_inner)
+    /// Work that ended by a panic has done what it has done, like work that was killed: order is found again.
+    async fn broken(&mut self, error: &tokio::task::JoinError) {
+        self.primary.forget();
+        self.replica.dirty = true;
+        self.fault(&format!("work ended by a fault of this program: {error}"))
+            .await;
+        self.retry_later();
+        self.replica_retry();
     }
 
     /// Handles a message now, or puts it behind the undroppable work.
     async fn admit(&mut self, message: Message) {
-        let undroppable = self.work().as_ref().is_some_and(|w| !w.droppable);
+        let undroppable = self.work.as_ref().is_some_and(|w| !w.droppable);
         let harmless = match &message {
             Message::View(_)
             | Message::MayReceive(..)
@@ -248,10 +268,13 @@ impl Actor {
         }
     }
 
-    /// Ends droppable work. What it left behind is put in order by the next piece of work.
-    pub(crate) fn interrupt(&mut self) {
-        if self.work().as_ref().is_some_and(|w| w.droppable) {
-            *self.work() = None;
+    /// Ends droppable work and waits until it has let go of everything. What it left behind is put in order by the next
+    /// piece of work.
+    pub(crate) async fn interrupt(&mut self) {
+        if let Some(mut work) = self.work.take_if(|w| w.droppable) {
+            work.task.abort();
+            // It ended, or was aborted; both are what was wanted.
+            let _ = (&mut work.task).await;
         }
         self.primary.forget();
     }
@@ -376,7 +399,7 @@ impl Actor {
             return Err(Refusal::new(ReturnCode::InvalidState, "the VM is running", ""));
         }
         // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.
-        self.interrupt();
+        self.interrupt().await;
         if let Some(Relationship {
             side: Side::Primary { settled, .. },
             ..
@@ -401,7 +424,7 @@ impl Actor {
         if self.power().await? == PowerState::Off {
             return Err(off());
         }
-        self.interrupt();
+        self.interrupt().await;
         let turned_off = self.host.ports.hypervisor.turn_off(self.id).await;
         turned_off.map_err(|e| failed("the VM was not turned off", &e))?;
         self.stopped().await;

@@ -12,6 +12,7 @@ use lifeboat_model::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::action::{Action, Answer, Management, Refusal, ServerView, VmRef};
@@ -88,6 +89,8 @@ pub(crate) struct Host {
     pub(crate) ports: Ports,
     pub(crate) config: EngineConfig,
     pub(crate) jobs: Arc<Jobs>,
+    /// Pieces of work of all actors, so that an end of the engine can wait for them.
+    pub(crate) works: TaskTracker,
     /// Who may replicate here. Small, read often, changed by hand.
     access: Mutex<Access>,
 }
@@ -193,6 +196,7 @@ impl Engine {
             ports,
             config,
             jobs: Arc::new(jobs),
+            works: TaskTracker::new(),
             access,
         });
         close_orphans(&host, &image.relationships).await?;
@@ -260,6 +264,8 @@ impl Engine {
             let _ = task.await;
         }
         self.with_actors(BTreeMap::clear);
+        self.host.works.close();
+        self.host.works.wait().await;
     }
 
     fn find(&self, vm: &VmRef) -> Result<Handle, Refusal> {

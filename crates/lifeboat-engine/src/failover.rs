@@ -304,7 +304,7 @@ impl Actor {
         // The state decides before the points are looked at, so that its way out is what the administrator reads.
         lifecycle::step(rel.mode, rel.state, Step::InitiateFailover).map_err(|e| not_now(&e))?;
         choose(&self.replica_info().await?, point)?;
-        self.interrupt();
+        self.interrupt().await;
         self.replica.stop_receiving().await;
         // Again, because a log may have become durable until now.
         let chosen = choose(&self.replica_info().await?, point)?;

@@ -140,7 +140,7 @@ impl Actor {
             self.rel = before;
             return Err(failed("the catalog cannot be written", &e));
         }
-        self.interrupt();
+        self.interrupt().await;
         self.host.jobs.adopt(ended.clone());
         self.event("initial copy cancelled; what was copied is kept")
             .await;
@@ -151,7 +151,7 @@ impl Actor {
         let before = self.rel.clone();
         self.step(Step::Suspend)?;
         self.save_or_undo(before).await?;
-        self.interrupt();
+        self.interrupt().await;
         self.primary.next_at = Instant::now();
         self.event("replication suspended").await;
         Ok(Answer::Done)
@@ -192,7 +192,7 @@ impl Actor {
 
     /// The primary's side of RemoveReplicationRelationship: tracking ends, the replica is not touched.
     pub(crate) async fn remove_primary(&mut self) -> Result<(), Refusal> {
-        self.interrupt();
+        self.interrupt().await;
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         lifecycle::step(rel.mode, rel.state, Step::Remove).map_err(|e| not_now(&e))?;
         let launch = self.launch().await?;

@@ -342,7 +342,7 @@ impl Actor {
         self.event("initial copy finished").await;
     }
 
-    fn retry_later(&mut self) {
+    pub(crate) fn retry_later(&mut self) {
         let attempts = self
             .rel
             .as_ref()

@@ -507,7 +507,7 @@ impl Actor {
         }
         let store = self.host.ports.store.clone();
         if again {
-            self.interrupt();
+            self.interrupt().await;
             self.replica.stop_receiving().await;
             let destroyed = store.destroy(self.id).await;
             destroyed.map_err(|e| self.host.peer_refusal(e))?;
@@ -574,7 +574,7 @@ impl Actor {
             Side::Replica { dir, .. } => {
                 let (dir, state) = (dir.clone(), rel.state);
                 lifecycle::step(rel.mode, state, Step::Remove).map_err(|e| not_now(&e))?;
-                self.interrupt();
+                self.interrupt().await;
                 self.replica.stop_receiving().await;
                 let unfinished = state == State::WaitingToCompleteInitialReplication;
                 let store = self.host.ports.store.clone();
