@@ -19,10 +19,12 @@ use crate::ports::{ByteStream, Clock};
 
 /// Bytes of one read. Larger ones wait longer for their turn between a guest's own requests.
 const READ: u64 = 1 << 20;
-/// Reads in flight.
-const IN_FLIGHT: usize = 8;
+/// Reads in flight. More are no faster and cost a MiB each.
+const IN_FLIGHT: usize = 4;
 /// Encoded bytes handed on at once.
 const BATCH: usize = 256 << 10;
+/// Room for a batch and the read that fills it.
+const ROOM: usize = BATCH + (1 << 20);
 /// Disk bytes of one segment of the bulk copy: what an interruption may cost.
 const SEGMENT: u64 = 256 << 20;
 /// Allocation is asked in pieces of this size, because a larger question holds up guest writes.
@@ -307,7 +309,7 @@ async fn write_delta(
     compress: bool,
     to: &dyn SpoolFile,
 ) -> Result<(), CopyError> {
-    let mut out = Vec::with_capacity(2 * BATCH);
+    let mut out = Vec::with_capacity(ROOM);
     let mut encoder = Encoder::new(header, compress, &mut out)?;
     for (index, disk) in (0u16..).zip(&header.disks) {
         let changed = joined(view.changed(usize::from(index)).await?, MAX_RANGES);
@@ -317,13 +319,18 @@ async fn write_delta(
         while let Some(read) = reads.next().await {
             encode(&mut encoder, index, read?, &mut out)?;
             if out.len() >= BATCH {
-                to.append(Bytes::from(std::mem::take(&mut out))).await?;
+                to.append(full(&mut out)).await?;
             }
         }
     }
     encoder.finish(&mut out);
     to.append(Bytes::from(out)).await?;
     Ok(())
+}
+
+/// What was encoded so far; encoding goes on in fresh memory.
+fn full(out: &mut Vec<u8>) -> Bytes {
+    Bytes::from(std::mem::replace(out, Vec::with_capacity(ROOM)))
 }
 
 /// A range that was read, or is known to be zero.
@@ -407,7 +414,7 @@ pub(crate) async fn copy_disk(
     let mut at = from;
     while at < disk.size {
         let end = disk.size.min(at + SEGMENT);
-        let (tx, rx) = mpsc::channel::<std::io::Result<Bytes>>(4);
+        let (tx, rx) = mpsc::channel::<std::io::Result<Bytes>>(2);
         let body: ByteStream = Box::pin(stream::unfold(rx, |mut rx| async {
             rx.recv().await.map(|x| (x, rx))
         }));
@@ -462,7 +469,7 @@ async fn write_segment(
     range: std::ops::Range<u64>,
     to: &mpsc::Sender<std::io::Result<Bytes>>,
 ) -> Result<(), CopyError> {
-    let mut out = Vec::with_capacity(2 * BATCH);
+    let mut out = Vec::with_capacity(ROOM);
     let mut encoder = Encoder::new(header, compress, &mut out)?;
     let mut at = range.start;
     while at < range.end {
@@ -475,7 +482,7 @@ async fn write_segment(
         while let Some(read) = reads.next().await {
             // The segment's log has one disk, whatever its number in the VM is.
             encode(&mut encoder, 0, read?, &mut out)?;
-            if out.len() >= BATCH && to.send(Ok(Bytes::from(std::mem::take(&mut out)))).await.is_err() {
+            if out.len() >= BATCH && to.send(Ok(full(&mut out))).await.is_err() {
                 return Ok(());
             }
         }

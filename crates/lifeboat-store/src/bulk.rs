@@ -3,7 +3,9 @@
 //! copy goes on.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
+use std::thread::JoinHandle;
 
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::{Decoder, FrameBody, Header, Item, LogKind};
@@ -24,7 +26,13 @@ struct Segment {
     /// Everything below is written.
     next: u64,
     checked: u64,
+    /// Everything below is on its way to the disk.
+    flushed: u64,
+    flush: Option<JoinHandle<io::Result<()>>>,
 }
+
+/// The base is synced behind the copy in pieces of this many bytes, so that the end of a segment waits for the last.
+const FLUSH: u64 = 32 << 20;
 
 /// Takes in one segment.
 pub(crate) fn bulk(replica: &Replica, mut body: Chunks) -> Result<BulkProgress> {
@@ -55,12 +63,12 @@ pub(crate) fn bulk(replica: &Replica, mut body: Chunks) -> Result<BulkProgress> 
             decoder.finish().map_err(bad)?;
             segment.complete(replica)
         }
-        segment => interrupted(replica, segment, std::io::ErrorKind::UnexpectedEof.into()),
+        segment => interrupted(replica, segment, io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
 /// Keeps what came; the sender asks how far it is before it goes on.
-fn interrupted(replica: &Replica, segment: Option<Segment>, cause: std::io::Error) -> Result<BulkProgress> {
+fn interrupted(replica: &Replica, segment: Option<Segment>, cause: io::Error) -> Result<BulkProgress> {
     if let Some(segment) = segment {
         segment.complete(replica)?;
     }
@@ -78,7 +86,7 @@ pub(crate) fn restart(replica: &Replica, disk: &DiskId) -> Result<()> {
     })
 }
 
-fn broke_off(source: std::io::Error) -> StoreError {
+fn broke_off(source: io::Error) -> StoreError {
     StoreError::Io {
         what: "the transfer of a segment of the initial copy broke off".to_owned(),
         source,
@@ -140,6 +148,8 @@ impl Segment {
             file,
             next,
             checked: next,
+            flushed: next,
+            flush: None,
         })
     }
 
@@ -160,6 +170,7 @@ impl Segment {
                     .write_all_at(data, offset)
                     .map_err(at("write", &self.path))?;
                 self.next += data.len() as u64;
+                self.flush_behind()?;
             }
             // Everything from the segment's start on is a hole already.
             FrameBody::Zero(len) => self.next += len,
@@ -167,8 +178,29 @@ impl Segment {
         Ok(())
     }
 
-    fn complete(self, replica: &Replica) -> Result<BulkProgress> {
+    fn flush_behind(&mut self) -> Result<()> {
+        if self.next - self.flushed < FLUSH {
+            return Ok(());
+        }
+        self.flushed_before()?;
+        let file = self.file.try_clone().map_err(at("open", &self.path))?;
+        self.flush = Some(std::thread::spawn(move || file.sync_data()));
+        self.flushed = self.next;
+        Ok(())
+    }
+
+    /// Waits for the piece under way. An error of the disk is reported to one caller only, so it is taken seriously here.
+    fn flushed_before(&mut self) -> Result<()> {
+        match self.flush.take().map(JoinHandle::join) {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(e))) => Err(at("sync", &self.path)(e)),
+            Some(Err(_)) => Err(at("sync", &self.path)(io::ErrorKind::Other.into())),
+        }
+    }
+
+    fn complete(mut self, replica: &Replica) -> Result<BulkProgress> {
         replica.step("before a segment is synced")?;
+        self.flushed_before()?;
         self.file.sync_data().map_err(at("sync", &self.path))?;
         let (disk, done) = (self.disk, self.next);
         let mut state = replica.state.blocking_lock();

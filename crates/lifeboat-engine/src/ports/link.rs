@@ -101,7 +101,9 @@ pub enum PeerRefusal {
     },
     /// No authorization entry.
     #[error(
-        "{host} has no authorization entry for {names:?}; add one there with: lifeboat authorization add"
+        "{host} has no authorization entry for {}; add one there with: lifeboat authorization add {} --location DIR",
+        .names.join(", "),
+        .names.first().map_or("NAME", String::as_str)
     )]
     NotAuthorized {
         /// The host.
