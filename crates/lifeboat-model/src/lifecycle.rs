@@ -176,8 +176,13 @@ fn way_out(mode: Mode, state: State, event: Event) -> &'static str {
             "change tracking was lost and resynchronization is required; remove the replication and enable it again"
         }
         (Mode::Primary, _) => "see: lifeboat replication status",
-        (_, S::WaitingToCompleteInitialReplication) => {
+        (_, S::WaitingToCompleteInitialReplication)
+            if matches!(event, Event::InitiateFailover | Event::Revert(_) | Event::Commit) =>
+        {
             "the initial copy is not complete; there is no recovery point"
+        }
+        (_, S::WaitingToCompleteInitialReplication) => {
+            "the initial copy is under way; wait for it, or cancel its job on the primary host: lifeboat job cancel"
         }
         (_, S::FailoverInProgress) => "a failover is being carried out; see: lifeboat job list",
         (_, S::Recovered) => {

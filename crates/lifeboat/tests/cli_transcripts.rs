@@ -17,13 +17,16 @@ async fn lists_and_sheets() {
     let commands = [
         "vm list",
         "vm show web",
+        "vm show mail",
         "replication status",
         "replication status db",
         "replication status mail",
         "replication status idle",
+        "replication status old",
         "points mail",
         "job list",
         "job show 00000000-0000-0000-0000-0000000000a2",
+        "job show 00000000-0000-0000-0000-0000000000a3",
         "events",
         "authorization list",
         "server show",
@@ -60,6 +63,7 @@ async fn actions_are_told_and_followed() {
         "failover start mail --point 4f",
         "failover revert mail --force",
         "failover commit mail",
+        "failover commit old",
         "job follow 00000000-0000-0000-0000-0000000000a2",
         "job cancel 00000000-0000-0000-0000-0000000000a1",
         "authorization add a.example.org --location /srv/replicas",
@@ -78,6 +82,12 @@ async fn errors_name_the_way_out() {
     let commands = [
         "vm show nothing",
         "replication now db",
+        "replication suspend old",
+        "replication enable mail --to c.example.org:8443",
+        "test-connection c.example.org:8443",
+        "failover start old",
+        "vm start web",
+        "vm stop idle",
         "vm console idle",
         "failover start mail --at 25:00",
         "failover start mail --at 10:42 --point 4f",
@@ -241,7 +251,7 @@ async fn a_job_that_fails_fails_the_command() {
     });
     let output = child.wait_with_output().await.unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
-    let last = "error: db: initial copy: Exception after 1m05s: b.example.org: the disk is full\n\
+    let last = "error: db: initial copy failed after 1m05s: b.example.org: the disk is full\n\
                 hint: see: lifeboat job show 00000000-0000-0000-0000-0000000000a1\n";
     assert!(text.ends_with(last), "{text}");
     assert_eq!(output.status.code(), Some(1));

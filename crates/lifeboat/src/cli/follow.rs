@@ -6,12 +6,12 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lifeboat_api::Client;
 use lifeboat_engine::records::Job;
-use lifeboat_model::JobState;
+use lifeboat_model::{JobState, JobType};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
-use super::show::{Names, name_of, safe, title};
-use super::units::{size, span};
+use super::show::{Names, amount, ending, name_of, safe, title};
+use super::units::span;
 
 /// Follows `job` to its end or to Ctrl-C; returns the exit code and the last state seen.
 pub(crate) async fn follow(client: &Client, job: Job, names: &Names) -> Result<(Exit, Job), Failure> {
@@ -54,14 +54,14 @@ fn outcome(what: &str, job: &Job) -> Result<Exit, Failure> {
         _ => String::new(),
     };
     if job.state == JobState::Completed {
-        eprintln!("{what}: completed{took}");
+        eprintln!("{what} completed{took}");
         return Ok(Exit::Done);
     }
     let why = job.error.as_deref().map(|e| format!(": {e}")).unwrap_or_default();
     let hint = format!("see: lifeboat job show {}", job.id);
     Err(Failure::new(
         Exit::Failed,
-        format!("{what}: {}{took}{why}", job.state),
+        format!("{what} {}{took}{why}", ending(job.state)),
         hint,
     ))
 }
@@ -86,7 +86,11 @@ impl Progress {
     fn show(&mut self, job: &Job) {
         match self {
             Self::Bar(bar) => {
-                let (template, length, done) = if job.total_bytes > 0 {
+                let (template, length, done) = if job.kind == JobType::SendInitial && job.total_bytes > 0 {
+                    // No speed: holes count as copied, and take no time.
+                    let template = "{prefix} [{bar:30}] {percent}% copied {binary_bytes} of {binary_total_bytes} of disk, {eta} left";
+                    (template, job.total_bytes, job.done_bytes)
+                } else if job.total_bytes > 0 {
                     let template = "{prefix} [{bar:30}] {percent}% {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left  {msg}";
                     (template, job.total_bytes, job.done_bytes)
                 } else {
@@ -110,12 +114,13 @@ impl Progress {
                     return;
                 }
                 *told = Some(tenth);
-                let amount = if job.total_bytes > 0 {
-                    format!(" ({} of {})", size(job.done_bytes), size(job.total_bytes))
-                } else {
-                    String::new()
+                let amount = amount(job).map(|a| format!(", {a}")).unwrap_or_default();
+                let detail = match job.detail.as_str() {
+                    "" => String::new(),
+                    detail if detail == title(job.kind) => String::new(),
+                    detail => format!(", {}", safe(detail)),
                 };
-                eprintln!("{what}: {} %{amount} {}", job.percent, safe(&job.detail));
+                eprintln!("{what}: {}%{amount}{detail}", job.percent);
             }
         }
     }

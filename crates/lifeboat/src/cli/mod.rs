@@ -9,6 +9,7 @@ mod follow;
 mod run;
 mod show;
 mod units;
+mod wish;
 
 use std::process::ExitCode;
 

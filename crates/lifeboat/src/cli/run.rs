@@ -4,8 +4,9 @@ use std::io::Write;
 
 use jiff::Zoned;
 use jiff::tz::TimeZone;
-use lifeboat_api::Client;
+use lifeboat_api::{Client, ClientError};
 use lifeboat_engine::action::{Action, Answer, PointSelector, VmRef, VmView};
+use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::{AuthorizationEntry, ReplicationSettings};
 use serde::Serialize;
@@ -15,7 +16,7 @@ use super::args::{
 };
 use super::exit::{Exit, Failure};
 use super::show::{self, Names};
-use super::{console, follow, units};
+use super::{console, follow, units, wish};
 
 type Done = Result<Exit, Failure>;
 
@@ -89,7 +90,12 @@ fn strange<T>() -> Result<T, Failure> {
 
 impl Cx<'_> {
     async fn ask(&self, action: Action) -> Result<Answer, Failure> {
-        Ok(self.client.perform(&action).await?)
+        self.client.perform(&action).await.map_err(|error| match error {
+            ClientError::Refused(refusal) => wish::refused(&action, refusal).into(),
+            ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Protocol { .. } => {
+                error.into()
+            }
+        })
     }
 
     fn print<T: Serialize + ?Sized>(&self, value: &T, table: impl FnOnce() -> String) -> Done {
@@ -336,12 +342,18 @@ async fn failover(cx: &Cx<'_>, command: &Failover) -> Done {
             .await
         }
         Failover::Commit(t) => {
-            cx.act(
-                Action::CommitFailover { vm: name(&t.vm) },
-                t.wait,
-                &format!("{} lives on this host now", t.vm),
-            )
-            .await
+            // Committing leaves the power as it is: whoever thinks of users wants to know that nothing runs.
+            let done = match cx.vm(&t.vm).await?.power {
+                PowerState::Off => format!(
+                    "{0} lives on this host now, and is off; start it with: lifeboat vm start {0}",
+                    t.vm
+                ),
+                PowerState::Running | PowerState::Paused | PowerState::Stalled => {
+                    format!("{} lives on this host now", t.vm)
+                }
+            };
+            cx.act(Action::CommitFailover { vm: name(&t.vm) }, t.wait, &done)
+                .await
         }
     }
 }

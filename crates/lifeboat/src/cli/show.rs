@@ -13,7 +13,10 @@ use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{Event, Failover, FailoverPhase, Job};
 use lifeboat_link::certs::CertInfo;
 use lifeboat_model::vm::DiskBus;
-use lifeboat_model::{AuthorizationEntry, DiskFormat, JobType, ReplicationMode, Timestamp, VmId};
+use lifeboat_model::{
+    AuthorizationEntry, DiskFormat, FailedOverReplicationType, JobState, JobType, ReplicationMode,
+    ReplicationState, Timestamp, VmId,
+};
 
 use super::units::{instant, size, span};
 
@@ -51,6 +54,38 @@ pub(crate) fn title(kind: JobType) -> &'static str {
         JobType::TestConnection => "test connection",
         JobType::SendInitial => "initial copy",
     }
+}
+
+/// How a job stands, in words.
+pub(crate) fn ending(state: JobState) -> &'static str {
+    match state {
+        JobState::New => "waiting",
+        JobState::Starting => "starting",
+        JobState::Running => "running",
+        JobState::Suspended => "paused",
+        JobState::ShuttingDown => "being cancelled",
+        JobState::Completed => "completed",
+        JobState::Terminated => "cancelled",
+        JobState::Killed => "killed",
+        JobState::Exception => "failed",
+    }
+}
+
+/// How much of how much, when that makes sense. What an initial copy counts is disk, holes included, not what went over
+/// the network.
+pub(crate) fn amount(j: &Job) -> Option<String> {
+    let of = || format!("{} of {}", size(j.done_bytes), size(j.total_bytes));
+    match j.kind {
+        _ if j.total_bytes == 0 => None,
+        JobType::SendInitial => Some(format!("copied {} of disk", of())),
+        _ => Some(of()),
+    }
+}
+
+/// A job that has failed is not on its way to anything.
+fn percent(j: &Job) -> Option<String> {
+    let lost = j.state.is_final() && j.state != JobState::Completed;
+    (!lost).then(|| format!("{}%", j.percent))
 }
 
 fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -109,7 +144,22 @@ fn role(mode: ReplicationMode) -> &'static str {
     }
 }
 
+fn is_replica(r: &ReplicationView) -> bool {
+    matches!(
+        r.mode,
+        ReplicationMode::Replica | ReplicationMode::ExtendedReplica
+    )
+}
+
+/// Whether data is still to come, ever: after a commit it is not, and how old the last was says nothing.
+fn is_over(r: &ReplicationView) -> bool {
+    r.state == ReplicationState::Committed
+}
+
 fn lag(r: &ReplicationView) -> String {
+    if is_over(r) {
+        return "-".to_owned();
+    }
     dash(r.lag_ms, |ms| span(Duration::from_millis(ms)))
 }
 
@@ -183,7 +233,7 @@ pub(crate) fn status(vms: &[VmView], zone: &TimeZone) -> String {
             state(r),
             r.health.to_string(),
             lag(r),
-            dash(r.newest_instant, |at| instant(at, zone)),
+            dash(r.newest_instant.filter(|_| !is_over(r)), |at| instant(at, zone)),
             r.peer.clone(),
             trouble(r),
         ])
@@ -207,6 +257,11 @@ pub(crate) fn vm(v: &VmView, zone: &TimeZone) -> String {
         ("memory", size(u64::from(s.memory_mib) << 20)),
         ("machine", format!("{}, cpu {}", s.machine, s.cpu)),
     ];
+    let elsewhere = if v.replication.as_ref().is_some_and(is_replica) {
+        ", path on the primary"
+    } else {
+        ""
+    };
     for d in &s.disks {
         let format = match d.format {
             DiskFormat::Qcow2 => "qcow2",
@@ -217,7 +272,10 @@ pub(crate) fn vm(v: &VmView, zone: &TimeZone) -> String {
             DiskBus::Scsi => "scsi",
             DiskBus::Ide => "ide",
         };
-        rows.push(("disk", format!("{} {} ({format}, {bus})", d.id, d.path)));
+        rows.push((
+            "disk",
+            format!("{} {} ({format}, {bus}{elsewhere})", d.id, d.path),
+        ));
     }
     rows.extend(s.nics.iter().map(|n| ("nic", n.mac.clone())));
     rows.push(("console", v.console.socket.to_string()));
@@ -241,7 +299,14 @@ pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
         ("state", format!("{} ({})", r.state, r.state.number())),
         ("health", r.health.to_string()),
     ];
-    rows.extend(r.health_notes.iter().map(|note| ("because", note.clone())));
+    // The problem is told below, with its time.
+    let told = |note: &&String| r.problem.as_ref().is_none_or(|p| p.message != **note);
+    rows.extend(
+        r.health_notes
+            .iter()
+            .filter(told)
+            .map(|note| ("because", note.clone())),
+    );
     if let Some(p) = &r.problem {
         rows.push(("problem", p.message.clone()));
         rows.push((
@@ -250,14 +315,16 @@ pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
         ));
     }
     rows.push(("peer", r.peer.clone()));
-    rows.push(("lag", lag(r)));
-    rows.push(("newest data", dash(r.newest_instant, |at| instant(at, zone))));
-    rows.push(("last cycle", dash(r.last_replication, |at| instant(at, zone))));
+    if !is_over(r) {
+        rows.push(("lag", lag(r)));
+        rows.push(("newest data", dash(r.newest_instant, |at| instant(at, zone))));
+        rows.push(("last cycle", dash(r.last_replication, |at| instant(at, zone))));
+    }
     for b in &r.bulk {
         rows.push((
             "initial copy",
             format!(
-                "{} {} of {}",
+                "{}: copied {} of {} of disk",
                 b.progress.disk,
                 size(b.progress.done),
                 size(b.size)
@@ -267,7 +334,9 @@ pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
     if let Some(f) = &r.failover {
         rows.push(("failover", failover(f, zone)));
     }
-    rows.extend(figures(r));
+    if !is_over(r) {
+        rows.extend(figures(r));
+    }
     sheet(&rows)
 }
 
@@ -325,7 +394,13 @@ fn failover(f: &Failover, zone: &TimeZone) -> String {
         FailoverPhase::Merging => "committed, disks are being merged",
         FailoverPhase::Done => "committed",
     };
-    format!("to {} ({}), {phase}", instant(f.instant, zone), f.kind)
+    let consistency = match f.kind {
+        FailedOverReplicationType::None => "of unknown consistency",
+        FailedOverReplicationType::Regular => "crash-consistent",
+        FailedOverReplicationType::ApplicationConsistent => "application-consistent",
+        FailedOverReplicationType::Planned => "planned, nothing missing",
+    };
+    format!("to {} ({consistency}), {phase}", instant(f.instant, zone))
 }
 
 /// `points`.
@@ -358,8 +433,8 @@ pub(crate) fn jobs(jobs: &[Job], names: &Names, zone: &TimeZone) -> String {
             j.id.to_string(),
             name_of(j.vm, names),
             title(j.kind).into(),
-            j.state.to_string(),
-            format!("{}%", j.percent),
+            ending(j.state).into(),
+            dash(percent(j), |p| p),
             instant(j.created, zone),
             j.error.clone().unwrap_or_else(|| j.detail.clone()),
         ]
@@ -376,15 +451,13 @@ pub(crate) fn job(j: &Job, names: &Names, zone: &TimeZone) -> String {
             "job",
             format!("{} ({:?}, {})", title(j.kind), j.kind, j.kind.number()),
         ),
-        ("state", format!("{} ({})", j.state, j.state.number())),
-        ("done", format!("{}%", j.percent)),
+        (
+            "state",
+            format!("{} ({}, {})", ending(j.state), j.state, j.state.number()),
+        ),
     ];
-    if j.total_bytes > 0 {
-        rows.push((
-            "amount",
-            format!("{} of {}", size(j.done_bytes), size(j.total_bytes)),
-        ));
-    }
+    rows.extend(percent(j).map(|p| ("done", p)));
+    rows.extend(amount(j).map(|a| ("amount", a)));
     rows.push(("detail", j.detail.clone()));
     if let Some(error) = &j.error {
         rows.push(("error", error.clone()));

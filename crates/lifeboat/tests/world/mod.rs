@@ -10,13 +10,14 @@ use lifeboat_engine::action::{
     Action, Answer, BulkView, Management, PointView, Refusal, ReplicationView, ServerView, VmView,
 };
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
+use lifeboat_engine::ports::link::PeerRefusal;
 use lifeboat_engine::ports::store::{BulkProgress, Target};
 use lifeboat_engine::records::{Counters, Event, Failover, FailoverPhase, Job, Problem, ServerSettings};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     AuthorizationEntry, BranchId, DiskId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType,
     PointId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
-    VmId,
+    VmId, lifecycle,
 };
 use serde_json::json;
 use tokio::process::Command;
@@ -77,7 +78,12 @@ impl Host {
     }
 
     pub(crate) fn wishes(&self) -> Vec<Action> {
-        let reads = |a: &Action| matches!(a, Action::ListVms | Action::ShowJob { .. });
+        let reads = |a: &Action| {
+            matches!(
+                a,
+                Action::ListVms | Action::ShowVm { .. } | Action::ShowJob { .. }
+            )
+        };
         self.script
             .asked
             .lock()
@@ -174,6 +180,9 @@ impl Script {
                 ..jobs().remove(1)
             }))
         };
+        if let Some(refusal) = refusal(action) {
+            return Err(refusal);
+        }
         match action {
             Action::ListVms => Ok(Answer::Vms(self.vms())),
             Action::ShowVm { vm } => {
@@ -207,11 +216,6 @@ impl Script {
                 listen: "0.0.0.0:8443".into(),
                 settings: ServerSettings { enabled: true },
             })),
-            Action::ReplicateNow { vm } if vm.0 == "db" => Err(Refusal::new(
-                ReturnCode::InvalidState,
-                "db is in state WaitingToCompleteInitialReplication (2): its initial copy is not complete",
-                "wait for it: lifeboat job follow 00000000-0000-0000-0000-0000000000a1",
-            )),
             Action::StartReplication { .. } => finished(JobType::SendInitial, ""),
             Action::InitiateFailover { start: true, .. } => finished(JobType::Failover, ""),
             Action::InitiateFailover { start: false, .. } => {
@@ -280,13 +284,51 @@ impl Script {
             failover: Some(failover()),
             ..replication()
         };
+        let committed = committed(&over);
         vec![
             view(1, "web", PowerState::Running, Some(replication())),
             view(2, "db", PowerState::Running, Some(copying)),
             view(3, "idle", PowerState::Off, None),
             view(4, "mail", PowerState::Running, Some(over)),
+            view(5, "old", PowerState::Off, Some(committed)),
         ]
     }
+}
+
+fn refusal(action: &Action) -> Option<Refusal> {
+    let invalid = |message: &str, hint: &str| Refusal::new(ReturnCode::InvalidState, message, hint);
+    match action {
+        Action::ReplicateNow { vm } if vm.0 == "db" => Some(invalid(
+            "db is in state WaitingToCompleteInitialReplication (2): its initial copy is not complete",
+            "wait for it: lifeboat job follow 00000000-0000-0000-0000-0000000000a1",
+        )),
+        Action::InitiateFailover { vm, .. } if vm.0 == "old" => Some(not_now(
+            ReplicationState::Recovered,
+            lifecycle::Event::InitiateFailover,
+        )),
+        Action::SuspendReplication { vm } if vm.0 == "old" => Some(not_now(
+            ReplicationState::WaitingToCompleteInitialReplication,
+            lifecycle::Event::Suspend,
+        )),
+        Action::StartVm { vm } if vm.0 == "web" => Some(invalid("the VM is running", "")),
+        Action::StopVm { vm, .. } if vm.0 == "idle" => Some(invalid("the VM is off", "")),
+        Action::TestConnection { peer } if peer.starts_with('c') => Some(stranger()),
+        Action::EnableReplication { vm, .. } if vm.0 == "mail" => Some(stranger()),
+        _ => None,
+    }
+}
+
+fn not_now(state: ReplicationState, event: lifecycle::Event) -> Refusal {
+    let no = lifecycle::step(ReplicationMode::Replica, state, event).unwrap_err();
+    Refusal::new(ReturnCode::InvalidState, no.to_string(), no.way_out)
+}
+
+fn stranger() -> Refusal {
+    let refusal = PeerRefusal::NotAuthorized {
+        host: "c.example.org".into(),
+        names: vec!["alpha.example.org".into(), "10.0.0.1".into()],
+    };
+    Refusal::new(ReturnCode::AccessDenied, refusal.to_string(), "")
 }
 
 fn vm_id(n: u128) -> VmId {
@@ -344,6 +386,30 @@ fn replication() -> ReplicationView {
             last_latency_ms: 480,
             max_latency_ms: 61_000,
         },
+    }
+}
+
+/// What becomes of a failed-over replica that nobody looks after once it is committed.
+fn committed(over: &ReplicationView) -> ReplicationView {
+    let unreached = "a.example.org cannot be reached: connection refused";
+    ReplicationView {
+        state: ReplicationState::Committed,
+        health_notes: vec![
+            unreached.into(),
+            "failed over and not reversed: the VM is unprotected".into(),
+        ],
+        problem: Some(Problem {
+            since: Timestamp(NOW - 11_100_000),
+            message: unreached.into(),
+            attempts: 3,
+        }),
+        failover: Some(Failover {
+            phase: FailoverPhase::Done,
+            consistency: Consistency::Application,
+            kind: FailedOverReplicationType::ApplicationConsistent,
+            ..failover()
+        }),
+        ..over.clone()
     }
 }
 

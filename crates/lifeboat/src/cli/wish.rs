@@ -1,0 +1,153 @@
+//! Refusals in the words of the command line: which wish was refused, for which VM, and a way out that can be typed as
+//! it stands. The reasons are the engine's; nothing here judges them.
+
+use lifeboat_engine::action::{Action, Refusal};
+use lifeboat_model::api::ReturnCode;
+
+/// Commands of hints that take the VM as their next word, and what they need besides.
+const COMMANDS: [(&str, &str); 11] = [
+    ("lifeboat replication enable", " --to HOST:PORT"),
+    ("lifeboat replication start", ""),
+    ("lifeboat replication status", ""),
+    ("lifeboat replication resume", ""),
+    ("lifeboat replication remove", ""),
+    ("lifeboat failover start", ""),
+    ("lifeboat failover revert", ""),
+    ("lifeboat failover commit", ""),
+    ("lifeboat points", ""),
+    ("lifeboat vm start", ""),
+    ("lifeboat vm console", ""),
+];
+
+/// The refusal of `action` as a person reads it.
+pub(crate) fn refused(action: &Action, refusal: Refusal) -> Refusal {
+    let Refusal {
+        code,
+        mut message,
+        mut hint,
+    } = refusal;
+    // What is not there says so by itself.
+    if code != ReturnCode::FileNotFound
+        && let Some(wish) = words(action)
+    {
+        message = format!("{wish} {}: {message}", verb(code));
+    }
+    if let Some(vm) = action.vm().map(|vm| vm.0.as_str()) {
+        if hint.is_empty() && code == ReturnCode::InvalidState {
+            hint = other_way(action).to_owned();
+        }
+        hint = complete(hint, vm);
+    }
+    Refusal { code, message, hint }
+}
+
+/// A refusal is a decision; something that was tried has failed.
+fn verb(code: ReturnCode) -> &'static str {
+    match code {
+        ReturnCode::AccessDenied
+        | ReturnCode::NotSupported
+        | ReturnCode::InvalidParameter
+        | ReturnCode::InUse
+        | ReturnCode::InvalidState
+        | ReturnCode::IncorrectType => "was refused",
+        ReturnCode::Completed
+        | ReturnCode::JobStarted
+        | ReturnCode::Failed
+        | ReturnCode::Unknown
+        | ReturnCode::Timeout
+        | ReturnCode::Unavailable
+        | ReturnCode::OutOfMemory
+        | ReturnCode::FileNotFound => "failed",
+    }
+}
+
+/// The wish as it was typed; `None` for looking at things.
+fn words(action: &Action) -> Option<String> {
+    let of = |command: &str| action.vm().map(|vm| format!("{command} of \"{}\"", vm.0));
+    match action {
+        Action::StartVm { .. } => of("vm start"),
+        Action::StopVm { .. } => of("vm stop"),
+        Action::Screenshot { .. } => of("vm screenshot"),
+        Action::EnableReplication { .. } => of("replication enable"),
+        Action::StartReplication { .. } => of("replication start"),
+        Action::SuspendReplication { .. } => of("replication suspend"),
+        Action::ResumeReplication { .. } => of("replication resume"),
+        Action::RemoveReplication { .. } => of("replication remove"),
+        Action::ReplicateNow { .. } => of("replication now"),
+        Action::ListPoints { .. } => of("points"),
+        Action::InitiateFailover { .. } => of("failover start"),
+        Action::RevertFailover { .. } => of("failover revert"),
+        Action::CommitFailover { .. } => of("failover commit"),
+        Action::CancelJob { job } => Some(format!("job cancel of {job}")),
+        Action::AddAuthorization { entry } => Some(format!("authorization add of \"{}\"", entry.primary)),
+        Action::RemoveAuthorization { primary } => Some(format!("authorization remove of \"{primary}\"")),
+        Action::SetServer { .. } => Some("server set".to_owned()),
+        Action::TestConnection { peer } => Some(format!("test-connection to {peer}")),
+        Action::ListVms
+        | Action::ShowVm { .. }
+        | Action::ListJobs
+        | Action::ShowJob { .. }
+        | Action::ListEvents { .. }
+        | Action::ListAuthorization
+        | Action::ShowServer => None,
+    }
+}
+
+/// For refusals that give no way out.
+fn other_way(action: &Action) -> &'static str {
+    match action {
+        Action::StartVm { .. } => "look at it with: lifeboat vm console",
+        Action::StopVm { .. } | Action::Screenshot { .. } => "start it with: lifeboat vm start",
+        _ => "",
+    }
+}
+
+/// Puts the VM behind every command that wants one and has none.
+fn complete(hint: String, vm: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if vm.is_empty() || !vm.chars().all(plain) {
+        return hint;
+    }
+    COMMANDS.iter().fold(hint, |hint, (command, more)| {
+        let mut text = String::new();
+        let mut rest = hint.as_str();
+        while let Some((before, after)) = rest.split_once(command) {
+            text.push_str(before);
+            text.push_str(command);
+            if after.is_empty() || after.starts_with([')', ',', ';']) {
+                text.push_str(&format!(" {vm}{more}"));
+            }
+            rest = after;
+        }
+        text + rest
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_in_hints_get_the_vm_once() {
+        for (hint, want) in [
+            ("", ""),
+            (
+                "see: lifeboat replication status",
+                "see: lifeboat replication status web",
+            ),
+            (
+                "revert (lifeboat failover revert) or commit (lifeboat failover commit)",
+                "revert (lifeboat failover revert web) or commit (lifeboat failover commit web)",
+            ),
+            ("lifeboat vm start web", "lifeboat vm start web"),
+            ("see: lifeboat job list", "see: lifeboat job list"),
+            (
+                "enable it first: lifeboat replication enable",
+                "enable it first: lifeboat replication enable web --to HOST:PORT",
+            ),
+        ] {
+            assert_eq!(complete(hint.to_owned(), "web"), want);
+        }
+        assert_eq!(complete("lifeboat points".to_owned(), "a b"), "lifeboat points");
+    }
+}
