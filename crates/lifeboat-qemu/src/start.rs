@@ -205,7 +205,11 @@ pub(crate) async fn connect(
     let attempts = async {
         loop {
             match Qmp::connect(paths.control(), limit).await {
-                Err(QmpError::Connect { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                // Not there yet; or there and hung up, as a process does that gives up its start: then it ends, which
+                // is heard below and tells more.
+                Err(QmpError::Connect { .. } | QmpError::Closed) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
                 other => return other.map_err(monitor_error),
             }
         }

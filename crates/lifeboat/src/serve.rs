@@ -44,6 +44,8 @@ impl Entropy for SystemEntropy {
 /// Runs the host until it is told to stop. Guests are not touched by its end.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let vms = config.load_vms()?;
+    // Replica disks, logs and state hold guests' data; no other user of the host has any business there.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     for dir in [&config.state_dir, &config.run_dir, &config.spool_dir] {
         make_private(dir)?;
     }

@@ -1,4 +1,4 @@
-//! kill -9 of daemons and cut links at random moments, on a real guest under load: nothing lost, no full copy, nobody
+//! kill -9 of daemons and of QEMU, and cut links, at random moments, on a real guest under load: nothing lost, no full copy, nobody
 //! needed. The seed is printed and `LIFEBOAT_SEED` replays it; `LIFEBOAT_ROUNDS` makes it longer.
 
 #![allow(
@@ -11,7 +11,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::guest::{start_load, verify_in_guest, wait_ready};
+use support::guest::{start_load, verify_in_guest, verify_replica, wait_ready};
 use support::{Setup, VM, World, kill9, wait_until};
 
 /// xorshift64*: small, and the same everywhere.
@@ -43,8 +43,14 @@ impl Random {
 fn replicating(interval: &str) -> World {
     let mut world = World::new(&Setup::default());
     world.start();
+    begin(&mut world, interval);
+    world
+}
+
+/// The VM runs under load and is replicated.
+fn begin(world: &mut World, interval: &str) {
     world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
+    wait_ready(world, &world.a);
     world.replicate(&[
         "--interval",
         interval,
@@ -55,8 +61,27 @@ fn replicating(interval: &str) -> World {
         "--any-point",
         "1h",
     ]);
-    start_load(&world, &world.a);
-    world
+    start_load(world, &world.a);
+}
+
+/// QEMU dies: its tracking is lost, which is said, nothing is copied in full by itself, the replica is as good as it was,
+/// and the administrator can begin again.
+fn qemu_dies(world: &mut World) {
+    world.a.wait_state("Replicating");
+    let sent = world.proxy.bytes();
+    kill9(world.qemu_pid(&world.a).unwrap());
+    let view = world.a.wait_state("WaitingToStartResynchronization");
+    assert_eq!(view["health"], "Critical");
+    let problem = view["problem"]["message"].as_str().unwrap();
+    assert!(problem.contains("resynchronization is required"), "{problem}");
+    assert!(world.proxy.bytes() - sent < 8 << 20, "no full copy");
+    for v in verify_replica(world) {
+        assert!(v.ok && v.high > 0, "{}", v.text);
+    }
+    world.a.ok(&["replication", "remove", VM]);
+    world.b.ok(&["replication", "remove", VM]);
+    std::fs::remove_dir_all(world.replica()).unwrap();
+    begin(world, "1s");
 }
 
 fn rounds(default: u64) -> u64 {
@@ -69,9 +94,14 @@ fn rounds(default: u64) -> u64 {
 fn daemon_and_link_rounds(count: u64) {
     let mut world = replicating("1s");
     let mut random = Random::new("rounds");
-    let sent_before = world.proxy.bytes();
-    let cycles_before = world.a.replication()["counters"]["cycles"].as_u64().unwrap();
+    let mut sent_before = world.proxy.bytes();
+    let cycles = |world: &World| world.a.replication()["counters"]["cycles"].as_u64().unwrap();
+    let mut cycles_before = cycles(&world);
     for round in 0..count {
+        if round % 50 == 25 {
+            qemu_dies(&mut world);
+            (sent_before, cycles_before) = (world.proxy.bytes(), cycles(&world));
+        }
         random.pause(600);
         match random.below(4) {
             0 => {
@@ -107,7 +137,7 @@ fn daemon_and_link_rounds(count: u64) {
     world.a.wait_state("Replicating");
     world.a.wait_cycles(2);
     // Every byte that went over is delta: a full copy alone would be more than all of it.
-    let cycles = world.a.replication()["counters"]["cycles"].as_u64().unwrap() - cycles_before;
+    let cycles = cycles(&world) - cycles_before;
     let sent = world.proxy.bytes() - sent_before;
     eprintln!("{count} rounds, {cycles} cycles, {} KiB sent", sent >> 10);
     assert!(

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::guest::{
-    acknowledged, console, start_load, stop_load, verify_images, verify_in_guest, wait_ready,
+    acknowledged, console, start_load, stop_load, verify_in_guest, verify_replica, wait_ready,
 };
 use support::{Setup, VM, World, kill9, run, wait_until};
 
@@ -294,24 +294,8 @@ fn guest_point_equals_the_primary() {
         );
         assert!(said.contains("identical"), "{disk}: {said}");
     }
-    let raw = |disk: &str| {
-        let out = world.dir.path().join(format!("{disk}.raw"));
-        let from = branch.join(format!("{disk}.qcow2"));
-        run(
-            "qemu-img",
-            &[
-                "convert",
-                "-f",
-                "qcow2",
-                "-O",
-                "raw",
-                from.to_str().unwrap(),
-                out.to_str().unwrap(),
-            ],
-        );
-        out
-    };
-    for verdict in verify_images(&raw("sys"), &raw("data")) {
+    world.b.ok(&["failover", "revert", VM]);
+    for verdict in verify_replica(&world) {
         assert!(verdict.ok && verdict.high > 0, "{}", verdict.text);
     }
 }

@@ -179,3 +179,31 @@ pub fn verify_images(sys_raw: &Path, data_raw: &Path) -> Vec<Verdict> {
         ]),
     ]
 }
+
+/// Fails over without starting the VM, verifies the two raw streams on the failover disks, and reverts.
+pub fn verify_replica(world: &World) -> Vec<Verdict> {
+    world.b.ok(&["failover", "start", super::VM, "--no-start"]);
+    let failover = world.b.replication()["failover"].clone();
+    let branch = world
+        .replica()
+        .join("branches")
+        .join(failover["branch"].as_str().unwrap());
+    let raw = |disk: &str| {
+        let out = world.dir.path().join(format!("verify-{disk}.raw"));
+        let from = branch.join(format!("{disk}.qcow2"));
+        let args = [
+            "convert",
+            "-f",
+            "qcow2",
+            "-O",
+            "raw",
+            from.to_str().unwrap(),
+            out.to_str().unwrap(),
+        ];
+        super::run("qemu-img", &args);
+        out
+    };
+    let verdicts = verify_images(&raw("sys"), &raw("data"));
+    world.b.ok(&["failover", "revert", super::VM]);
+    verdicts
+}
