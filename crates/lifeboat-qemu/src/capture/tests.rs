@@ -275,6 +275,18 @@ async fn a_raw_file_changed_behind_our_back_is_noticed() {
     drop(guest);
     host.qemu.turn_off(launch.spec.uuid).await.unwrap();
     let path = host.path("a, disk.raw");
+    // File times move in ticks of milliseconds: nobody's hand is quicker than that, but this test's is.
+    let tick = || {
+        use std::os::unix::fs::MetadataExt;
+        let probe = host.path("probe");
+        std::fs::write(&probe, "x").unwrap();
+        let meta = std::fs::metadata(&probe).unwrap();
+        (meta.ctime(), meta.ctime_nsec())
+    };
+    let closed = tick();
+    while tick() <= closed {
+        std::thread::yield_now();
+    }
     let before = std::fs::metadata(&path).unwrap().modified().unwrap();
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[5; 4096], MIB).unwrap();
