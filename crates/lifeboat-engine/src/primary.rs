@@ -268,7 +268,7 @@ impl Actor {
             CycleEnd::Delivered(delivered) => self.delivered(delivered).await,
             CycleEnd::Waiting(pending, e) => {
                 self.primary.pending = Some(pending);
-                self.network_fault(&e).await;
+                self.passing_fault(&chain(&e)).await;
             }
             CycleEnd::Failed(e) => self.copy_failed(&e).await,
         }
@@ -351,8 +351,9 @@ impl Actor {
         self.primary.next_at = Instant::now() + backoff(attempts);
     }
 
-    async fn network_fault(&mut self, e: &LinkError) {
-        self.fault(&chain(e)).await;
+    /// A fault that a retry may cure: it becomes the state only when several have not.
+    async fn passing_fault(&mut self, message: &str) {
+        self.fault(message).await;
         self.count_failure();
         let attempts = self
             .rel
@@ -386,7 +387,7 @@ impl Actor {
                 }
                 self.retry_later();
             }
-            CopyError::Link(e) => self.network_fault(e).await,
+            CopyError::Link(e) => self.passing_fault(&chain(e)).await,
             CopyError::Lost { why, arrived } => self.lost(why, *arrived).await,
             CopyError::Capture(CaptureError::TrackingLost { disk, reason }) => {
                 self.lost(
@@ -396,17 +397,7 @@ impl Actor {
                 .await;
             }
             CopyError::Capture(_) | CopyError::Spool(_) | CopyError::Encode(_) => {
-                self.fault(&chain(e)).await;
-                self.count_failure();
-                let attempts = self
-                    .rel
-                    .as_ref()
-                    .and_then(|r| r.problem.as_ref())
-                    .map_or(0, |p| p.attempts);
-                if attempts >= FAULT_AFTER_ATTEMPTS && self.step(Step::Fault).is_ok() {
-                    self.save_or_warn().await;
-                }
-                self.retry_later();
+                self.passing_fault(&chain(e)).await;
             }
         }
     }
