@@ -76,7 +76,7 @@ pub fn step(mode: Mode, state: State, event: Event) -> Result<State, NotNow> {
 
 fn primary(state: State, event: Event) -> Option<State> {
     use State as S;
-    let established = matches!(state, S::Replicating | S::Suspended | S::Critical);
+    let established = established(state);
     match event {
         Event::StartCopy => {
             (state == S::ReadyForReplication).then_some(S::WaitingToCompleteInitialReplication)
@@ -86,6 +86,25 @@ fn primary(state: State, event: Event) -> Option<State> {
             S::ReadyForReplication | S::WaitingToCompleteInitialReplication
         )
         .then_some(S::ReadyForReplication),
+        Event::CopyFinished | Event::Suspend | Event::Resume | Event::Fault | Event::Cured => {
+            flow(state, event)
+        }
+        Event::TrackingLost => established.then_some(S::WaitingToStartResynchronization),
+        Event::Remove => (state != S::Disabled).then_some(S::Disabled),
+        Event::Create
+        | Event::InitiateFailover
+        | Event::FailoverReady
+        | Event::FailoverUndone(_)
+        | Event::Revert(_)
+        | Event::Commit => None,
+    }
+}
+
+/// What is the same on both sides: the flow of data, and its pauses and faults.
+fn flow(state: State, event: Event) -> Option<State> {
+    use State as S;
+    let established = established(state);
+    match event {
         Event::CopyFinished => (state == S::WaitingToCompleteInitialReplication).then_some(S::Replicating),
         // A paused relationship stays paused; an erring one may be paused too, so that its noise can be stopped.
         Event::Suspend => established.then_some(S::Suspended),
@@ -101,9 +120,11 @@ fn primary(state: State, event: Event) -> Option<State> {
             S::WaitingToCompleteInitialReplication => Some(state),
             _ => None,
         },
-        Event::TrackingLost => established.then_some(S::WaitingToStartResynchronization),
-        Event::Remove => (state != S::Disabled).then_some(S::Disabled),
         Event::Create
+        | Event::StartCopy
+        | Event::CancelCopy
+        | Event::TrackingLost
+        | Event::Remove
         | Event::InitiateFailover
         | Event::FailoverReady
         | Event::FailoverUndone(_)
@@ -112,23 +133,17 @@ fn primary(state: State, event: Event) -> Option<State> {
     }
 }
 
+fn established(state: State) -> bool {
+    matches!(state, State::Replicating | State::Suspended | State::Critical)
+}
+
 fn replica(state: State, event: Event) -> Option<State> {
     use State as S;
-    let established = matches!(state, S::Replicating | S::Suspended | S::Critical);
+    let established = established(state);
     match event {
-        Event::CopyFinished => (state == S::WaitingToCompleteInitialReplication).then_some(S::Replicating),
-        Event::Suspend => established.then_some(S::Suspended),
-        Event::Resume => established.then_some(S::Replicating),
-        Event::Fault => match state {
-            S::Replicating | S::Critical => Some(S::Critical),
-            S::WaitingToCompleteInitialReplication => Some(state),
-            _ => None,
-        },
-        Event::Cured => match state {
-            S::Critical | S::Replicating => Some(S::Replicating),
-            S::WaitingToCompleteInitialReplication => Some(state),
-            _ => None,
-        },
+        Event::CopyFinished | Event::Suspend | Event::Resume | Event::Fault | Event::Cured => {
+            flow(state, event)
+        }
         Event::InitiateFailover => {
             (established || state == S::Resynchronizing).then_some(S::FailoverInProgress)
         }
