@@ -15,6 +15,9 @@ pub enum LogKind {
     Delta,
     /// A segment of an initial copy; applied to the base, never kept.
     Bulk,
+    /// A piece of a comparison: content that differs. Kept and applied like a delta, but the disks are then at no instant
+    /// until the delta that closes the synchronization.
+    Sync,
 }
 
 /// What the guest knew of the instant.
@@ -80,8 +83,8 @@ impl Header {
         let Self { position, parent, .. } = *self;
         let backwards = parent.generation == position.generation && parent.sequence >= position.sequence;
         match self.kind {
-            LogKind::Delta if backwards => Err(HeaderError::NotForward { parent, position }),
-            LogKind::Delta | LogKind::Bulk => Ok(()),
+            LogKind::Delta | LogKind::Sync if backwards => Err(HeaderError::NotForward { parent, position }),
+            LogKind::Delta | LogKind::Bulk | LogKind::Sync => Ok(()),
         }
     }
 
@@ -108,6 +111,7 @@ impl Header {
         out.push(match self.kind {
             LogKind::Delta => 1,
             LogKind::Bulk => 2,
+            LogKind::Sync => 3,
         });
         out.push(match self.consistency {
             Consistency::Crash => 1,
@@ -154,6 +158,7 @@ impl Header {
         let kind = match f.u8().ok_or_else(short)? {
             1 => LogKind::Delta,
             2 => LogKind::Bulk,
+            3 => LogKind::Sync,
             _ => return Err(Fault::HeaderField("kind")),
         };
         let consistency = match f.u8().ok_or_else(short)? {

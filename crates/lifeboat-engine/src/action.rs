@@ -4,14 +4,16 @@
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
-    AuthorizationEntry, JobId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings,
-    ReplicationState, Timestamp, VmSpec,
+    AuthorizationEntry, JobId, NicFailover, Position, ReplicationHealth, ReplicationMode,
+    ReplicationSettings, ReplicationState, Timestamp, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::ports::hypervisor::{Console, PowerState};
-use crate::ports::store::{BulkProgress, Target};
-use crate::records::{Counters, Event, Failover, Job, Problem, ServerSettings};
+use crate::ports::store::{Abandoned, BulkProgress, Target};
+use crate::records::{
+    Counters, Event, Failover, Job, Planned, Problem, ServerSettings, Split, Synchronization, Test,
+};
 
 /// A VM by name or UUID, as a person writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +68,67 @@ pub enum Action {
         /// Settings; an empty disk list means all disks.
         settings: ReplicationSettings,
     },
-    /// StartReplication over the network, now. A job.
+    /// ModifyReplicationSettings: the whole new settings.
+    ModifyReplication {
+        /// Which.
+        vm: VmRef,
+        /// Settings.
+        settings: ReplicationSettings,
+    },
+    /// StartReplication. A job.
     StartReplication {
+        /// Which.
+        vm: VmRef,
+        /// How the data gets there.
+        how: InitialCopy,
+        /// When to begin, at most 7 days ahead; `None`: now.
+        at: Option<Timestamp>,
+    },
+    /// ImportInitialReplica, on the replica. A job.
+    ImportCopy {
+        /// Which.
+        vm: VmRef,
+        /// Directory that was exported to.
+        dir: String,
+    },
+    /// Resynchronize, on the primary. A job.
+    Resynchronize {
+        /// Which.
+        vm: VmRef,
+        /// When to begin, at most 7 days ahead; `None`: now.
+        at: Option<Timestamp>,
+    },
+    /// RequestReplicationStateChange to 9: gives a resynchronization up.
+    CancelResync {
+        /// Which.
+        vm: VmRef,
+    },
+    /// ReverseReplicationRelationship, on the failed-over and committed side. A job.
+    ReverseReplication {
+        /// Which.
+        vm: VmRef,
+        /// Settings of the new direction; `None`: those of the old one, with the old primary as the peer.
+        settings: Option<ReplicationSettings>,
+    },
+    /// RequestReplicationStateChange to 2: makes an old primary, or a VM that is off, a replica that awaits its copy.
+    BecomeReplica {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Lets go of what an old primary had beyond the point that the other side went on from.
+    DropAbandoned {
+        /// Which.
+        vm: VmRef,
+    },
+    /// SetFailoverNetworkAdapterSettings.
+    SetFailoverNetwork {
+        /// Which.
+        vm: VmRef,
+        /// One entry for each card that has settings; others have none afterwards.
+        cards: Vec<NicFailover>,
+    },
+    /// ResetReplicationStatistics.
+    ResetStatistics {
         /// Which.
         vm: VmRef,
     },
@@ -104,6 +165,40 @@ pub enum Action {
         point: PointSelector,
         /// Start the VM as well.
         start: bool,
+        /// Do it although the primary answers that its VM is running.
+        force: bool,
+    },
+    /// A whole planned failover, from either host: shut down, send the rest, fail over, reverse. A job.
+    PlannedFailover {
+        /// Which.
+        vm: VmRef,
+        /// Turn the VM off when it does not shut down in time.
+        force: bool,
+        /// Only prepare (RequestReplicationStateChange to 4); on the primary.
+        prepare_only: bool,
+        /// Start the VM on the replica.
+        start: bool,
+    },
+    /// RequestReplicationStateChange from 4 to 3, or at any stage before the replica took over; on the primary.
+    CancelPlanned {
+        /// Which.
+        vm: VmRef,
+        /// Go on although the replica does not answer and may have taken over.
+        force: bool,
+    },
+    /// TestReplicaSystem. A job.
+    StartTest {
+        /// Which.
+        vm: VmRef,
+        /// The point.
+        point: PointSelector,
+        /// Start the test VM as well.
+        start: bool,
+    },
+    /// DestroySystem of the test VM, named by its replica. A job.
+    StopTest {
+        /// Which.
+        vm: VmRef,
     },
     /// RevertFailover. A job.
     RevertFailover {
@@ -160,6 +255,22 @@ pub enum Action {
         /// `HOST:PORT`.
         peer: String,
     },
+}
+
+/// How an initial copy gets to the replica (`InitialReplicationType`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "lowercase")]
+pub enum InitialCopy {
+    /// Over the network.
+    #[default]
+    Network,
+    /// To a directory, whose content somebody carries to the replica and imports there.
+    Export {
+        /// Absolute path of an empty or missing directory.
+        dir: String,
+    },
+    /// From a copy that is on the replica's host already; only what differs travels.
+    Seed,
 }
 
 /// An answer.
@@ -230,6 +341,24 @@ pub struct ReplicationView {
     pub bulk: Vec<BulkView>,
     /// The failover, on a replica.
     pub failover: Option<Failover>,
+    /// The test failover, on a replica.
+    pub test: Option<Test>,
+    /// When the last test failover was started, on a replica.
+    pub last_test: Option<Timestamp>,
+    /// A synchronization that goes on, on a primary.
+    pub sync: Option<Synchronization>,
+    /// A planned failover under way, on a primary.
+    pub planned: Option<Planned>,
+    /// Both sides may have gone on, on a primary.
+    pub split: Option<Split>,
+    /// When an initial copy or a resynchronization is to begin, on a primary.
+    pub scheduled: Option<Timestamp>,
+    /// What was set aside when this copy became a replica, on a replica.
+    pub abandoned: Option<Abandoned>,
+    /// What would keep the VM from starting on the replica.
+    pub preflight: Vec<String>,
+    /// Addresses after a failover.
+    pub network: Vec<NicFailover>,
     /// Counters.
     pub counters: Counters,
 }
@@ -304,7 +433,20 @@ impl Action {
             | Self::StopVm { vm, .. }
             | Self::Screenshot { vm }
             | Self::EnableReplication { vm, .. }
-            | Self::StartReplication { vm }
+            | Self::ModifyReplication { vm, .. }
+            | Self::StartReplication { vm, .. }
+            | Self::ImportCopy { vm, .. }
+            | Self::Resynchronize { vm, .. }
+            | Self::CancelResync { vm }
+            | Self::ReverseReplication { vm, .. }
+            | Self::BecomeReplica { vm }
+            | Self::DropAbandoned { vm }
+            | Self::SetFailoverNetwork { vm, .. }
+            | Self::ResetStatistics { vm }
+            | Self::PlannedFailover { vm, .. }
+            | Self::CancelPlanned { vm, .. }
+            | Self::StartTest { vm, .. }
+            | Self::StopTest { vm }
             | Self::SuspendReplication { vm }
             | Self::ResumeReplication { vm }
             | Self::RemoveReplication { vm }

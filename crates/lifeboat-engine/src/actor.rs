@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step, NotNow};
-use lifeboat_model::{JobId, ReplicationMode, VmId, VmSpec};
+use lifeboat_model::{BranchId, JobId, ReplicationMode, VmId, VmSpec};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -290,6 +290,21 @@ impl Actor {
                     .map(|p| Answer::Picture(p.to_vec()))
                     .map_err(|e| failed("no screenshot", &e))
             }
+            Action::ModifyReplication { .. }
+            | Action::ImportCopy { .. }
+            | Action::Resynchronize { .. }
+            | Action::CancelResync { .. }
+            | Action::ReverseReplication { .. }
+            | Action::BecomeReplica { .. }
+            | Action::DropAbandoned { .. }
+            | Action::SetFailoverNetwork { .. }
+            | Action::ResetStatistics { .. }
+            | Action::PlannedFailover { .. }
+            | Action::CancelPlanned { .. }
+            | Action::StartTest { .. }
+            | Action::StopTest { .. } => {
+                Err(Refusal::new(ReturnCode::NotSupported, "not implemented yet", ""))
+            }
             Action::EnableReplication { settings, .. } => self.enable(settings).await,
             Action::StartReplication { .. } => self.start_replication().await,
             Action::SuspendReplication { .. } => self.suspend().await,
@@ -333,19 +348,45 @@ impl Actor {
     /// The VM with the images it has on this host now.
     pub(crate) async fn launch(&self) -> Result<Launch, Refusal> {
         let spec = self.spec()?.clone();
-        let branch = self.rel.as_ref().and_then(|r| match &r.side {
-            Side::Replica { failover, .. } => failover.as_ref().map(|f| f.branch),
-            Side::Primary { .. } => None,
-        });
-        let disks = match branch {
-            None => spec.disks.iter().map(plain).collect(),
-            Some(branch) => {
-                let images = self.host.ports.store.branch_images(self.id, branch).await;
-                let images = images.map_err(|e| failed("the failover disks are not there", &e))?;
-                crate::replica::launch_disks(&spec, images)
-            }
+        let Some((of, branch)) = self.runs_on() else {
+            return Ok(Launch {
+                disks: spec.disks.iter().map(plain).collect(),
+                spec,
+                firmware_vars: None,
+                seed: Vec::new(),
+            });
         };
-        Ok(Launch { spec, disks })
+        self.launch_branch(spec, of, branch).await
+    }
+
+    /// The VM on the images of a branch.
+    pub(crate) async fn launch_branch(
+        &self,
+        spec: VmSpec,
+        of: VmId,
+        branch: BranchId,
+    ) -> Result<Launch, Refusal> {
+        let store = &self.host.ports.store;
+        let missing = |e| failed("the VM's disks in the replica store are not there", &e);
+        let images = store.branch_images(of, branch).await.map_err(missing)?;
+        let firmware_vars = store.branch_firmware(of, branch).await.map_err(missing)?;
+        Ok(Launch {
+            disks: crate::replica::launch_disks(&spec, images),
+            spec,
+            firmware_vars,
+            seed: Vec::new(),
+        })
+    }
+
+    /// The branch in the store that the VM's disks are on, and whose replica it belongs to; `None`: the images of its
+    /// description.
+    fn runs_on(&self) -> Option<(VmId, BranchId)> {
+        let rel = self.rel.as_ref()?;
+        match &rel.side {
+            Side::Replica(r) => r.failover.as_ref().map(|f| (self.id, f.branch)),
+            Side::Test { of, branch } => Some((*of, *branch)),
+            Side::Primary(_) | Side::Alone => rel.home.as_ref().map(|h| (self.id, h.branch)),
+        }
     }
 
     pub(crate) async fn power(&self) -> Result<PowerState, Refusal> {
@@ -400,12 +441,8 @@ impl Actor {
         }
         // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.
         self.interrupt().await;
-        if let Some(Relationship {
-            side: Side::Primary { settled, .. },
-            ..
-        }) = &mut self.rel
-        {
-            *settled = false;
+        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+            primary.settled = false;
             self.save().await?;
         }
         let launch = self.launch().await?;
@@ -460,10 +497,7 @@ impl Actor {
     }
 
     pub(crate) fn branch(&self) -> Option<FailoverPhase> {
-        match &self.rel.as_ref()?.side {
-            Side::Replica { failover, .. } => failover.as_ref().map(|f| f.phase),
-            Side::Primary { .. } => None,
-        }
+        self.rel.as_ref()?.failover().map(|f| f.phase)
     }
 
     /// Applies a step of the state machine to the relationship in memory.

@@ -80,10 +80,17 @@ pub(crate) async fn status(link: &dyn PeerLink, route: &Route) -> Result<Replica
     }
 }
 
-fn unexpected(peer: &str, reply: &PeerReply) -> LinkError {
+pub(crate) fn unexpected(peer: &str, reply: &PeerReply) -> LinkError {
     match reply {
         PeerReply::Refused(refusal) => LinkError::Refused(refusal.clone()),
-        PeerReply::Hello { .. } | PeerReply::Status(_) | PeerReply::Offset { .. } => LinkError::Protocol {
+        PeerReply::Hello { .. }
+        | PeerReply::Status(_)
+        | PeerReply::Offset { .. }
+        | PeerReply::Checked { .. }
+        | PeerReply::Differ { .. }
+        | PeerReply::Differences { .. }
+        | PeerReply::Standing(_)
+        | PeerReply::Accepted => LinkError::Protocol {
             peer: peer.to_owned(),
             detail: "an answer to another question".into(),
         },

@@ -28,7 +28,7 @@ use crate::ports::link::{
 use crate::ports::spool::Spool;
 use crate::ports::store::{ReplicaStore, StoreError};
 use crate::ports::{ByteStream, Clock, Entropy};
-use crate::records::{Event, FailoverPhase, Job, Relationship, ServerSettings, Side};
+use crate::records::{Event, FailoverPhase, Job, Relationship, ReplicaSide, ServerSettings, Side};
 
 /// Everything the engine needs of the world.
 #[derive(Clone)]
@@ -409,9 +409,16 @@ impl Engine {
         let host = self.host.config.name.clone();
         let (vm, offered) = match request {
             PeerRequest::Offer { vm, .. } => (vm.uuid, Some(vm)),
+            PeerRequest::Update { vm, .. } => (vm.uuid, None),
             PeerRequest::Status { vm }
             | PeerRequest::RestartBulk { vm, .. }
-            | PeerRequest::LogOffset { vm, .. } => (*vm, None),
+            | PeerRequest::LogOffset { vm, .. }
+            | PeerRequest::Compare { vm, .. }
+            | PeerRequest::Differences { vm, .. }
+            | PeerRequest::Standing { vm }
+            | PeerRequest::Prepare { vm, .. }
+            | PeerRequest::TakeOver { vm, .. }
+            | PeerRequest::StandDown { vm } => (*vm, None),
             PeerRequest::Hello => return Err(PeerRefusal::NoReplica { host }),
         };
         if let Some(handle) = self.with_actors(|a| a.get(&vm).cloned()) {
@@ -460,20 +467,20 @@ enum Orphan {
 
 fn orphan(rel: &Relationship, job: &Job) -> Orphan {
     match &rel.side {
-        Side::Primary { .. } if job.kind == JobType::StartReplication => match rel.state {
+        Side::Primary(_) if job.kind == JobType::StartReplication => match rel.state {
             State::WaitingToCompleteInitialReplication => Orphan::Continues,
             State::Disabled | State::ReadyForReplication => Orphan::Lost,
             _ => Orphan::Done,
         },
-        Side::Replica {
+        Side::Replica(ReplicaSide {
             failover: Some(f), ..
-        } if f.job == job.id => match f.phase {
+        }) if f.job == job.id => match f.phase {
             FailoverPhase::Initiating { .. }
             | FailoverPhase::Reverting
             | FailoverPhase::Committing { .. } => Orphan::Continues,
             FailoverPhase::Ready | FailoverPhase::Merging | FailoverPhase::Done => Orphan::Done,
         },
-        Side::Primary { .. } | Side::Replica { .. } => Orphan::Lost,
+        Side::Primary(_) | Side::Replica(_) | Side::Test { .. } | Side::Alone => Orphan::Lost,
     }
 }
 
@@ -500,20 +507,14 @@ impl Management for Engine {
                     .map_err(|e| link_refusal(&e))?;
                 Ok(Answer::Done)
             }
-            Action::ShowVm { vm }
-            | Action::StartVm { vm }
-            | Action::StopVm { vm, .. }
-            | Action::Screenshot { vm }
-            | Action::EnableReplication { vm, .. }
-            | Action::StartReplication { vm }
-            | Action::SuspendReplication { vm }
-            | Action::ResumeReplication { vm }
-            | Action::RemoveReplication { vm }
-            | Action::ReplicateNow { vm }
-            | Action::ListPoints { vm }
-            | Action::InitiateFailover { vm, .. }
-            | Action::RevertFailover { vm, .. }
-            | Action::CommitFailover { vm } => {
+            _ => {
+                let Some(vm) = action.vm() else {
+                    return Err(Refusal::new(
+                        ReturnCode::NotSupported,
+                        "this action is about no VM",
+                        "",
+                    ));
+                };
                 let handle = self.find(vm)?;
                 let answer = self.ask(&handle, |reply| Message::Act(action, reply)).await;
                 answer.unwrap_or_else(|| {

@@ -17,7 +17,7 @@ use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::ports::hypervisor::{Hypervisor, PowerState};
 use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, Target};
 use crate::primary::{IDLE, droppable};
-use crate::records::{Failover, FailoverPhase, Job, Relationship, Side};
+use crate::records::{Failover, FailoverPhase, Job, Relationship};
 
 /// Every instant a replica can be brought up at, newest first: sealed points, and cycles whose logs are retained.
 pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
@@ -194,19 +194,12 @@ impl Actor {
     }
 
     fn failover(&self) -> Option<&Failover> {
-        match &self.rel.as_ref()?.side {
-            Side::Replica { failover, .. } => failover.as_ref(),
-            Side::Primary { .. } => None,
-        }
+        self.rel.as_ref()?.failover()
     }
 
     fn set_failover(&mut self, to: Option<Failover>) {
-        if let Some(Relationship {
-            side: Side::Replica { failover, .. },
-            ..
-        }) = &mut self.rel
-        {
-            *failover = to;
+        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+            replica.failover = to;
         }
     }
 
@@ -244,12 +237,8 @@ impl Actor {
         state: JobState,
         error: Option<String>,
     ) -> bool {
-        let job = match before.as_ref().map(|r| &r.side) {
-            Some(Side::Replica {
-                failover: Some(f), ..
-            }) => self.host.jobs.ended(f.job, state, error),
-            Some(Side::Replica { .. } | Side::Primary { .. }) | None => None,
-        };
+        let failover = before.as_ref().and_then(Relationship::failover);
+        let job = failover.and_then(|f| self.host.jobs.ended(f.job, state, error));
         let Some(rel) = &self.rel else { return false };
         let catalog = &self.host.ports.catalog;
         let written = match &job {
@@ -323,6 +312,9 @@ impl Actor {
             phase: FailoverPhase::Initiating { start },
             job: job.id,
             before: state_before,
+            at: None,
+            take_over: None,
+            reverse: None,
         }));
         let answer = self.record(before, job).await?;
         self.event(&format!("failover to point {} started", chosen.id))

@@ -13,8 +13,8 @@ use tracing::info;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, chain, failed, no_relationship, not_now};
-use crate::ports::link::{LinkError, PeerRefusal, PeerRequest};
-use crate::records::{Counters, Relationship, Side};
+use crate::ports::link::{Content, LinkError, PeerRefusal, PeerRequest};
+use crate::records::{Counters, PrimarySide, Relationship, Side};
 
 impl Actor {
     pub(crate) async fn enable(&mut self, mut settings: ReplicationSettings) -> Result<Answer, Refusal> {
@@ -49,6 +49,9 @@ impl Actor {
             settings: settings.clone(),
             disks,
             start,
+            from: self.host.config.listen.clone(),
+            content: Content::Empty,
+            firmware: String::new(),
         };
         self.host
             .ports
@@ -65,10 +68,11 @@ impl Actor {
             spec,
             peer,
             position: start,
-            side: Side::Primary {
-                acknowledged: start,
-                settled: false,
-            },
+            side: Side::Primary(PrimarySide::new(start)),
+            home: None,
+            way_back: String::new(),
+            preflight: Vec::new(),
+            network: Vec::new(),
             problem: None,
             created: self.host.ports.clock.now(),
             last_replication: None,
@@ -240,6 +244,8 @@ pub(crate) fn link_refusal(e: &LinkError) -> Refusal {
             PeerRefusal::FailedOver { .. }
             | PeerRefusal::NewerGeneration { .. }
             | PeerRefusal::Suspended { .. }
+            | PeerRefusal::Running { .. }
+            | PeerRefusal::NotNow { .. }
             | PeerRefusal::OutOfSequence { .. } => ReturnCode::InvalidState,
             PeerRefusal::NoSpace { .. } | PeerRefusal::Failed { .. } => ReturnCode::Failed,
         },

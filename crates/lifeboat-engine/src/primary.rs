@@ -14,7 +14,7 @@ use crate::copy::{self, CopyError, CycleEnd, Delivered, Pending, Route};
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
 use crate::ports::hypervisor::PowerState;
 use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest};
-use crate::records::{Relationship, Side};
+use crate::records::Relationship;
 
 /// How long an actor sleeps when nothing is due.
 pub(crate) const IDLE: Duration = Duration::from_secs(3600);
@@ -149,7 +149,7 @@ impl Actor {
     async fn nothing_changed(&mut self) -> bool {
         let off = matches!(self.power().await, Ok(PowerState::Off));
         let Some(rel) = &self.rel else { return true };
-        let settled = matches!(rel.side, Side::Primary { settled: true, .. });
+        let settled = rel.primary().is_some_and(|p| p.settled);
         if self.primary.source.as_ref().is_some_and(|s| s.live() == off) {
             // Started or stopped since the last cycle.
             self.primary.forget();
@@ -248,14 +248,10 @@ impl Actor {
 
     /// Takes in what the replica is known to have.
     async fn acknowledge(&mut self, at: Position) {
-        let Some(Relationship {
-            side: Side::Primary { acknowledged, .. },
-            ..
-        }) = &mut self.rel
-        else {
+        let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) else {
             return;
         };
-        *acknowledged = at;
+        primary.acknowledged = at;
         self.save_or_warn().await;
         // The closing cycle may have arrived just before the daemon was ended.
         if at.sequence > 0 {
@@ -296,8 +292,8 @@ impl Actor {
             } else {
                 self.primary.due + interval
             };
-            if let Side::Primary { settled, .. } = &mut rel.side {
-                *settled = !live;
+            if let Some(primary) = rel.primary_mut() {
+                primary.settled = !live;
             }
             if rel.state == State::WaitingToCompleteInitialReplication {
                 self.primary.next_at = Instant::now() + interval;
@@ -442,7 +438,7 @@ async fn bulk(
             };
             match tools.link.call(&route.peer, request).await? {
                 PeerReply::Status(s) => status = s,
-                PeerReply::Hello { .. } | PeerReply::Offset { .. } | PeerReply::Refused(_) => {}
+                other => return Err(copy::unexpected(&route.peer, &other).into()),
             }
         }
         source.stop_tracking().await?;

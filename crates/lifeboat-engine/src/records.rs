@@ -3,8 +3,8 @@
 
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::{
-    BranchId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType, Position, ReplicationMode,
-    ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+    Bandwidth, BranchId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType, NicFailover,
+    Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,9 +42,32 @@ pub struct Relationship {
     /// Instant of the newest data on the replica, as far as this side knows.
     #[serde(default)]
     pub newest_instant: Option<Timestamp>,
-    /// Counters since the last reset.
+    /// Counters of the monitoring window.
     #[serde(default)]
     pub counters: Counters,
+    /// Where the VM's disks are on this host, when they are not the images of its description.
+    #[serde(default)]
+    pub home: Option<Home>,
+    /// Where the other side takes calls, `HOST:PORT`; empty when it is not known.
+    #[serde(default)]
+    pub way_back: String,
+    /// What would keep the VM from starting on the replica, as it said when it was asked last.
+    #[serde(default)]
+    pub preflight: Vec<String>,
+    /// Addresses the guest gets after a failover or in a test, by network card.
+    #[serde(default)]
+    pub network: Vec<NicFailover>,
+}
+
+/// Disks in the replica store that a VM runs on for good, because a failover to them was committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Home {
+    /// Directory in the store.
+    pub dir: String,
+    /// The promoted branch.
+    pub branch: BranchId,
+    /// The instant the branch was made from.
+    pub fork: Position,
 }
 
 /// What only one side has.
@@ -52,20 +75,238 @@ pub struct Relationship {
 #[serde(tag = "side", rename_all = "lowercase")]
 pub enum Side {
     /// The primary.
-    Primary {
-        /// Last position the replica has confirmed as durable.
-        acknowledged: Position,
-        /// The powered-off VM was captured after it stopped and has not been started since: nothing can have changed.
-        #[serde(default)]
-        settled: bool,
-    },
+    Primary(PrimarySide),
     /// The replica.
-    Replica {
-        /// Directory of the replica in the store.
-        dir: String,
-        /// A failover that was started and not reverted.
-        failover: Option<Failover>,
+    Replica(ReplicaSide),
+    /// The VM of a test failover, which belongs to a replica.
+    Test {
+        /// The replica's VM.
+        of: VmId,
+        /// The branch it runs on.
+        branch: BranchId,
     },
+    /// Not replicated; the record is kept because it says where the VM's disks are.
+    Alone,
+}
+
+/// What only a primary has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrimarySide {
+    /// Last position the replica has confirmed as durable.
+    pub acknowledged: Position,
+    /// The powered-off VM was captured after it stopped and has not been started since: nothing can have changed.
+    #[serde(default)]
+    pub settled: bool,
+    /// A synchronization that is to be carried out or goes on.
+    #[serde(default)]
+    pub sync: Option<Synchronization>,
+    /// A planned failover that was asked for and is neither over nor cancelled.
+    #[serde(default)]
+    pub planned: Option<Planned>,
+    /// The replica went on without this side.
+    #[serde(default)]
+    pub split: Option<Split>,
+    /// When a person wants the initial copy or the resynchronization to begin; `None` when nothing waits.
+    #[serde(default)]
+    pub scheduled: Option<Timestamp>,
+    /// Last application-consistent instant that was tried.
+    #[serde(default)]
+    pub application: Option<Timestamp>,
+    /// Directory that the initial copy is exported to; `None`: it goes over the network.
+    #[serde(default)]
+    pub export: Option<String>,
+}
+
+impl PrimarySide {
+    /// A primary at this position, with nothing under way.
+    #[must_use]
+    pub fn new(acknowledged: Position) -> Self {
+        Self {
+            acknowledged,
+            settled: false,
+            sync: None,
+            planned: None,
+            split: None,
+            scheduled: None,
+            application: None,
+            export: None,
+        }
+    }
+}
+
+/// What only a replica has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaSide {
+    /// Directory of the replica in the store; empty while it awaits its first offer.
+    pub dir: String,
+    /// A failover that was started and not reverted.
+    pub failover: Option<Failover>,
+    /// A test failover.
+    #[serde(default)]
+    pub test: Option<Test>,
+    /// When the last test failover was started.
+    #[serde(default)]
+    pub last_test: Option<Timestamp>,
+    /// The initial copy comes on media: logs are kept until it is imported.
+    #[serde(default)]
+    pub awaits_import: bool,
+}
+
+impl ReplicaSide {
+    /// A replica in this directory, with nothing under way.
+    #[must_use]
+    pub fn new(dir: impl Into<String>) -> Self {
+        Self {
+            dir: dir.into(),
+            failover: None,
+            test: None,
+            last_test: None,
+            awaits_import: false,
+        }
+    }
+}
+
+impl Relationship {
+    /// The primary's part, on a primary.
+    #[must_use]
+    pub fn primary(&self) -> Option<&PrimarySide> {
+        match &self.side {
+            Side::Primary(p) => Some(p),
+            Side::Replica(_) | Side::Test { .. } | Side::Alone => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn primary_mut(&mut self) -> Option<&mut PrimarySide> {
+        match &mut self.side {
+            Side::Primary(p) => Some(p),
+            Side::Replica(_) | Side::Test { .. } | Side::Alone => None,
+        }
+    }
+
+    /// The replica's part, on a replica.
+    #[must_use]
+    pub fn replica(&self) -> Option<&ReplicaSide> {
+        match &self.side {
+            Side::Replica(r) => Some(r),
+            Side::Primary(_) | Side::Test { .. } | Side::Alone => None,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn replica_mut(&mut self) -> Option<&mut ReplicaSide> {
+        match &mut self.side {
+            Side::Replica(r) => Some(r),
+            Side::Primary(_) | Side::Test { .. } | Side::Alone => None,
+        }
+    }
+
+    /// The failover on a replica, if one was started.
+    #[must_use]
+    pub fn failover(&self) -> Option<&Failover> {
+        self.replica()?.failover.as_ref()
+    }
+}
+
+/// Making a replica equal by sending what differs, closed by an ordinary cycle. Recovery points are not touched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Synchronization {
+    /// Changes are recorded since this position; it names no instant, only the record.
+    pub start: Position,
+    /// Why.
+    pub kind: SyncKind,
+    /// What lies before it is on the replica: disk number and offset.
+    pub cursor: (u16, u64),
+    /// Records of changes since `start` exist on all disks.
+    pub tracking: bool,
+    /// Bytes that were sent.
+    pub sent: u64,
+    /// The job of it.
+    pub job: Option<JobId>,
+}
+
+/// Why two copies are made equal, which says what is known of their difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncKind {
+    /// Change tracking was lost, or somebody wants certainty.
+    Resync,
+    /// The replica has some old copy.
+    Seed,
+    /// The replica is the old primary.
+    Reverse,
+}
+
+/// A planned failover, on the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// How far it is.
+    pub phase: PlannedPhase,
+    /// Turn the VM off when it does not shut down.
+    pub force: bool,
+    /// Hand over to the replica when prepared; otherwise the primary stays prepared until somebody goes on.
+    pub hand_over: bool,
+    /// Start the VM on the replica.
+    pub start: bool,
+    /// The job of it.
+    pub job: JobId,
+}
+
+/// Steps of a planned failover; each is recorded before its work begins and the work of each can be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlannedPhase {
+    /// The guest is being shut down.
+    Stopping,
+    /// The last changes are being sent.
+    Closing,
+    /// Everything is on the replica; the VM is locked off (state 4).
+    Prepared,
+    /// The replica was told to take over.
+    HandingOver,
+}
+
+/// Two copies that both may have gone on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// Since when this side knows.
+    pub since: Timestamp,
+    /// What the other side said of itself.
+    pub theirs: String,
+    /// The other side has committed: this copy is the past.
+    pub committed: bool,
+}
+
+/// A test failover on the replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Test {
+    /// The test VM's own identity.
+    pub vm: VmId,
+    /// Its branch.
+    pub branch: BranchId,
+    /// What was chosen.
+    pub target: Target,
+    /// Instant of it.
+    pub instant: Timestamp,
+    /// How far it is.
+    pub phase: TestPhase,
+    /// The job of the current phase.
+    pub job: JobId,
+}
+
+/// Steps of a test failover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "lowercase")]
+pub enum TestPhase {
+    /// The branch is being made.
+    Making {
+        /// Start the VM when it is there.
+        start: bool,
+    },
+    /// The test VM may run.
+    Ready,
+    /// The test VM is being turned off and its branch thrown away.
+    Ending,
 }
 
 /// A failover on the replica. Written before anything is done, phase by phase.
@@ -87,6 +328,31 @@ pub struct Failover {
     pub job: JobId,
     /// State to go back to with a revert.
     pub before: ReplicationState,
+    /// Position of the chosen point.
+    #[serde(default)]
+    pub at: Option<Position>,
+    /// Go on without being asked: commit, start the VM if so told, and reverse.
+    #[serde(default)]
+    pub take_over: Option<TakeOver>,
+    /// Reverse replication when the commit is complete.
+    #[serde(default)]
+    pub reverse: Option<Reverse>,
+}
+
+/// What follows a planned failover by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeOver {
+    /// Start the VM.
+    pub start: bool,
+}
+
+/// A reversal that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reverse {
+    /// Settings of the new direction; the peer in them is the old primary.
+    pub settings: ReplicationSettings,
+    /// The job of it.
+    pub job: JobId,
 }
 
 /// Steps of a failover; each is recorded before its work begins and the work of each can be repeated.
@@ -124,9 +390,21 @@ pub struct Problem {
     pub attempts: u32,
 }
 
-/// Counters of one relationship.
+/// Counters of one relationship in the current monitoring window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
+    /// When the window began; `None` in records of old.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// Sum of all latencies in milliseconds (`ReplicationLatency` is a total).
+    #[serde(default)]
+    pub total_latency_ms: u64,
+    /// Failures that were the network's.
+    #[serde(default)]
+    pub network_failures: u64,
+    /// Application-consistent instants that came out crash-consistent.
+    #[serde(default)]
+    pub application_failures: u64,
     /// Cycles completed.
     pub cycles: u64,
     /// Cycles that failed.
@@ -173,10 +451,28 @@ pub struct Job {
 }
 
 /// This host as a replica server.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
     /// Whether replicas are taken (`RecoveryServerEnabled`).
     pub enabled: bool,
+    /// Length of a monitoring window in seconds, 3,600 to 604,800 (`MonitoringInterval`).
+    pub monitoring_interval_s: u32,
+    /// When windows begin, in minutes of the local day, 0 to 1,439 (`MonitoringStartTime`).
+    pub monitoring_start_min: u16,
+    /// Limit for everything this host sends, in bytes per second; 0 is unlimited.
+    pub bandwidth: Bandwidth,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            monitoring_interval_s: 43_200,
+            monitoring_start_min: 9 * 60,
+            bandwidth: Bandwidth::default(),
+        }
+    }
 }
 
 /// Something that happened, for the log an administrator reads.

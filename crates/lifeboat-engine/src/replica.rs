@@ -23,7 +23,7 @@ use crate::ports::hypervisor::{DiskImage, Launch, LaunchDisk, PowerState};
 use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
 use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
 use crate::primary::{IDLE, droppable};
-use crate::records::{Counters, FailoverPhase, Relationship, Side};
+use crate::records::{Counters, FailoverPhase, Relationship, ReplicaSide, Side};
 
 /// What the replica keeps in memory. All of it can be lost.
 pub(crate) struct ReplicaState {
@@ -157,10 +157,12 @@ async fn expire(
 impl Actor {
     /// Opens the replica's files; when that fails it is tried again later.
     pub(crate) async fn open_replica(&mut self) {
-        let Some(Relationship {
-            side: Side::Replica { dir, .. },
-            ..
-        }) = &self.rel
+        let rel = self.rel.as_ref();
+        let home = rel.and_then(|r| r.home.as_ref()).map(|h| h.dir.clone());
+        let Some(dir) = rel
+            .and_then(Relationship::replica)
+            .map(|r| r.dir.clone())
+            .or(home)
         else {
             return;
         };
@@ -392,6 +394,7 @@ impl Actor {
                 settings,
                 disks,
                 start,
+                ..
             } => self.offered(peer, *vm, settings, disks, start).await,
             PeerRequest::Status { .. } => match self.may_receive(peer) {
                 Ok(()) => self.replica_status().await,
@@ -401,6 +404,15 @@ impl Actor {
                 Ok(()) => self.restart_bulk(disk).await,
                 Err(r) => Err(r),
             },
+            PeerRequest::Update { .. }
+            | PeerRequest::Compare { .. }
+            | PeerRequest::Differences { .. }
+            | PeerRequest::Standing { .. }
+            | PeerRequest::Prepare { .. }
+            | PeerRequest::TakeOver { .. }
+            | PeerRequest::StandDown { .. } => Err(PeerRefusal::Conflict {
+                detail: "not implemented yet".into(),
+            }),
             PeerRequest::LogOffset { position, .. } => match self.may_receive(peer) {
                 Ok(()) => {
                     let offset = self.host.ports.store.receive_offset(self.id, position).await;
@@ -425,7 +437,9 @@ impl Actor {
         Ok(PeerReply::Status(ReplicaStatus {
             durable: info.durable,
             bulk: info.bulk,
-            suspended: false,
+            partial: info.logs.last().is_some_and(|l| l.partial),
+            usable: !info.points.is_empty(),
+            problems: Vec::new(),
         }))
     }
 
@@ -532,10 +546,11 @@ impl Actor {
                     state: State::WaitingToCompleteInitialReplication,
                     peer: peer.names.first().cloned().unwrap_or_default(),
                     position: start,
-                    side: Side::Replica {
-                        dir: dir.into(),
-                        failover: None,
-                    },
+                    side: Side::Replica(ReplicaSide::new(dir)),
+                    home: None,
+                    way_back: String::new(),
+                    preflight: Vec::new(),
+                    network: Vec::new(),
                     problem: None,
                     created: self.host.ports.clock.now(),
                     last_replication: None,
@@ -562,16 +577,17 @@ impl Actor {
     pub(crate) async fn remove(&mut self) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         match &rel.side {
-            Side::Primary { .. } => self.remove_primary().await?,
-            Side::Replica {
+            Side::Primary(_) => self.remove_primary().await?,
+            Side::Test { .. } | Side::Alone => return Err(no_relationship()),
+            Side::Replica(ReplicaSide {
                 failover: Some(f), ..
-            } if matches!(f.phase, FailoverPhase::Merging | FailoverPhase::Done) => {
+            }) if matches!(f.phase, FailoverPhase::Merging | FailoverPhase::Done) => {
                 // The VM lives on here, on the disks it was committed to; only the relationship ends.
                 let before = self.rel.clone();
                 self.step(Step::Remove)?;
                 self.save_or_undo(before).await?;
             }
-            Side::Replica { dir, .. } => {
+            Side::Replica(ReplicaSide { dir, .. }) => {
                 let (dir, state) = (dir.clone(), rel.state);
                 lifecycle::step(rel.mode, state, Step::Remove).map_err(|e| not_now(&e))?;
                 self.interrupt().await;
@@ -610,14 +626,13 @@ impl Actor {
         Launch {
             spec: spec.clone(),
             disks: launch_disks(spec, images),
+            firmware_vars: None,
+            seed: Vec::new(),
         }
     }
 
     pub(crate) async fn replica_info(&self) -> Result<ReplicaInfo, Refusal> {
-        let replica = self
-            .rel
-            .as_ref()
-            .is_some_and(|r| matches!(r.side, Side::Replica { .. }));
+        let replica = self.rel.as_ref().is_some_and(|r| r.replica().is_some());
         if !replica {
             let hint = "recovery points are on the replica host";
             return Err(Refusal::new(

@@ -7,7 +7,7 @@ use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State};
 use crate::action::{BulkView, Refusal, ReplicationView, VmView};
 use crate::actor::Actor;
 use crate::ports::hypervisor::PowerState;
-use crate::records::{Relationship, Side};
+use crate::records::Relationship;
 
 impl Actor {
     pub(crate) async fn view(&self) -> Result<VmView, Refusal> {
@@ -27,7 +27,7 @@ impl Actor {
 
     async fn replication_view(&self, rel: &Relationship, power: PowerState) -> ReplicationView {
         let now = self.host.ports.clock.now();
-        let settled = matches!(rel.side, Side::Primary { settled: true, .. });
+        let settled = rel.primary().is_some_and(|p| p.settled);
         let idle = rel.last_replication.map(|t| now.since(t));
         let (health, health_notes) = health(&HealthInput {
             mode: rel.mode,
@@ -62,10 +62,16 @@ impl Actor {
             lag_ms,
             problem: rel.problem.clone(),
             bulk,
-            failover: match &rel.side {
-                Side::Replica { failover, .. } => failover.clone(),
-                Side::Primary { .. } => None,
-            },
+            failover: rel.failover().cloned(),
+            test: rel.replica().and_then(|r| r.test.clone()),
+            last_test: rel.replica().and_then(|r| r.last_test),
+            sync: rel.primary().and_then(|p| p.sync.clone()),
+            planned: rel.primary().and_then(|p| p.planned.clone()),
+            split: rel.primary().and_then(|p| p.split.clone()),
+            scheduled: rel.primary().and_then(|p| p.scheduled),
+            abandoned: None,
+            preflight: rel.preflight.clone(),
+            network: rel.network.clone(),
             counters: rel.counters,
         }
     }

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod ids;
 pub mod lifecycle;
+pub mod network;
 pub mod policy;
 pub mod settings;
 pub mod time;
@@ -14,6 +15,7 @@ pub use api::{
     FailedOverReplicationType, JobState, JobType, ReplicationHealth, ReplicationMode, ReplicationState,
 };
 pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, VmId};
-pub use settings::{AuthorizationEntry, ReplicationSettings, SettingsError};
+pub use network::NicFailover;
+pub use settings::{AuthorizationEntry, Bandwidth, DayWindow, ReplicationSettings, SettingsError};
 pub use time::Timestamp;
 pub use vm::{DiskFormat, DiskSpec, Firmware, NicBackend, NicSpec, VmSpec, VmSpecError};

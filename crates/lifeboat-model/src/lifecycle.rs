@@ -31,6 +31,20 @@ pub enum Event {
     Cured,
     /// The baseline is in doubt (primary).
     TrackingLost,
+    /// The exported copy is complete; cycles begin and wait on the replica for the import (primary).
+    ExportFinished,
+    /// Everything up to the shutdown is on the replica; the VM is locked off (primary).
+    Prepared,
+    /// Resynchronize, at a later time (primary).
+    ScheduleResync,
+    /// Resynchronize, now (primary).
+    StartResync,
+    /// RequestReplicationStateChange to 9: the resynchronization is given up (primary).
+    CancelResync,
+    /// The two copies are equal again, and cycles flow (both).
+    ResyncFinished,
+    /// The primary compares and sends what differs (replica).
+    PeerResyncs,
     /// RemoveReplicationRelationship.
     Remove,
     /// InitiateFailover (replica).
@@ -86,12 +100,39 @@ fn primary(state: State, event: Event) -> Option<State> {
             S::ReadyForReplication | S::WaitingToCompleteInitialReplication
         )
         .then_some(S::ReadyForReplication),
+        Event::TrackingLost => (established
+            || matches!(state, S::Resynchronizing | S::ResynchronizationSuspended))
+        .then_some(S::WaitingToStartResynchronization),
+        Event::ExportFinished => (state == S::WaitingToCompleteInitialReplication).then_some(S::Replicating),
+        Event::Prepared => (state == S::Replicating).then_some(S::SyncedReplicationComplete),
+        Event::ScheduleResync => (established || state == S::WaitingToStartResynchronization)
+            .then_some(S::WaitingToStartResynchronization),
+        Event::StartResync => (established
+            || matches!(
+                state,
+                S::WaitingToStartResynchronization | S::Resynchronizing | S::ResynchronizationSuspended
+            ))
+        .then_some(S::Resynchronizing),
+        Event::CancelResync => matches!(state, S::Resynchronizing | S::ResynchronizationSuspended)
+            .then_some(S::WaitingToStartResynchronization),
+        Event::ResyncFinished => (state == S::Resynchronizing).then_some(S::Replicating),
+        Event::Suspend if state == S::Resynchronizing => Some(S::ResynchronizationSuspended),
+        Event::Suspend | Event::Resume if state == S::ResynchronizationSuspended => Some(match event {
+            Event::Resume => S::Resynchronizing,
+            _ => state,
+        }),
+        Event::Resume if matches!(state, S::SyncedReplicationComplete | S::Resynchronizing) => {
+            Some(match state {
+                S::SyncedReplicationComplete => S::Replicating,
+                _ => state,
+            })
+        }
         Event::CopyFinished | Event::Suspend | Event::Resume | Event::Fault | Event::Cured => {
             flow(state, event)
         }
-        Event::TrackingLost => established.then_some(S::WaitingToStartResynchronization),
         Event::Remove => (state != S::Disabled).then_some(S::Disabled),
         Event::Create
+        | Event::PeerResyncs
         | Event::InitiateFailover
         | Event::FailoverReady
         | Event::FailoverUndone(_)
@@ -112,18 +153,25 @@ fn flow(state: State, event: Event) -> Option<State> {
         Event::Fault => match state {
             S::Replicating | S::Critical => Some(S::Critical),
             // The copy goes on by itself when the fault is gone; the health says that it does not move.
-            S::WaitingToCompleteInitialReplication => Some(state),
+            S::WaitingToCompleteInitialReplication | S::Resynchronizing => Some(state),
             _ => None,
         },
         Event::Cured => match state {
             S::Critical | S::Replicating => Some(S::Replicating),
-            S::WaitingToCompleteInitialReplication => Some(state),
+            S::WaitingToCompleteInitialReplication | S::Resynchronizing => Some(state),
             _ => None,
         },
         Event::Create
         | Event::StartCopy
         | Event::CancelCopy
         | Event::TrackingLost
+        | Event::ExportFinished
+        | Event::Prepared
+        | Event::ScheduleResync
+        | Event::StartResync
+        | Event::CancelResync
+        | Event::ResyncFinished
+        | Event::PeerResyncs
         | Event::Remove
         | Event::InitiateFailover
         | Event::FailoverReady
@@ -154,8 +202,92 @@ fn replica(state: State, event: Event) -> Option<State> {
         Event::Remove => {
             (!matches!(state, S::Disabled | S::FailoverInProgress | S::Recovered)).then_some(S::Disabled)
         }
-        Event::Create | Event::StartCopy | Event::CancelCopy | Event::TrackingLost => None,
+        Event::PeerResyncs => (established && state != S::Suspended || state == S::Resynchronizing)
+            .then_some(S::Resynchronizing),
+        Event::ResyncFinished => (state == S::Resynchronizing).then_some(S::Replicating),
+        Event::Create
+        | Event::StartCopy
+        | Event::CancelCopy
+        | Event::TrackingLost
+        | Event::ExportFinished
+        | Event::Prepared
+        | Event::ScheduleResync
+        | Event::StartResync
+        | Event::CancelResync => None,
     }
+}
+
+/// What changes the role of a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Turn {
+    /// ReverseReplicationRelationship on the side that was failed over and committed; `whole` when the other side's copy
+    /// is the last instant of a planned failover, so that no initial copy is needed.
+    Reverse {
+        /// The other side's copy is a whole instant.
+        whole: bool,
+    },
+    /// The other side of that: an old primary becomes the replica.
+    GiveWay {
+        /// This copy is a whole instant.
+        whole: bool,
+    },
+    /// RequestReplicationStateChange to 2, by a person.
+    BecomeReplica,
+    /// ChangeReplicationModeToPrimary: the extended relationship becomes the only one.
+    ContinueAlone,
+}
+
+/// Where a change of roles leads.
+pub fn turn(mode: Mode, state: State, turn: Turn) -> Result<(Mode, State), NotNow> {
+    use State as S;
+    let next = match (mode, turn) {
+        (Mode::Replica, Turn::Reverse { whole }) => (state == S::Committed).then_some((
+            Mode::Primary,
+            if whole {
+                S::Replicating
+            } else {
+                S::WaitingToCompleteInitialReplication
+            },
+        )),
+        (Mode::Primary | Mode::None, Turn::GiveWay { whole }) => Some((
+            Mode::Replica,
+            if whole {
+                S::Replicating
+            } else {
+                S::WaitingToCompleteInitialReplication
+            },
+        )),
+        // Made a replica by hand before; it awaits what now comes.
+        (Mode::Replica, Turn::GiveWay { .. }) => (state == S::WaitingToCompleteInitialReplication)
+            .then_some((Mode::Replica, S::WaitingToCompleteInitialReplication)),
+        (Mode::None, Turn::BecomeReplica) => Some((Mode::Replica, S::WaitingToCompleteInitialReplication)),
+        (Mode::Primary, Turn::BecomeReplica) => matches!(
+            state,
+            S::ReadyForReplication
+                | S::Replicating
+                | S::Suspended
+                | S::Critical
+                | S::WaitingToStartResynchronization
+        )
+        .then_some((Mode::Replica, S::WaitingToCompleteInitialReplication)),
+        (Mode::Replica, Turn::ContinueAlone) => {
+            (state == S::Committed).then_some((Mode::Primary, S::WaitingToCompleteInitialReplication))
+        }
+        _ => None,
+    };
+    next.ok_or(NotNow {
+        mode,
+        state,
+        way_out: match turn {
+            Turn::Reverse { .. } | Turn::ContinueAlone if state == S::Recovered => {
+                "commit the failover first: lifeboat failover commit"
+            }
+            Turn::Reverse { .. } | Turn::ContinueAlone => {
+                "only a replica whose failover is committed can become the primary: lifeboat failover start"
+            }
+            Turn::GiveWay { .. } | Turn::BecomeReplica => "see: lifeboat replication status",
+        },
+    })
 }
 
 /// Whether the VM of this side may be started.
@@ -188,7 +320,13 @@ fn way_out(mode: Mode, state: State, event: Event) -> &'static str {
             "the initial copy is under way; wait for it, or cancel its job: lifeboat job cancel"
         }
         (Mode::Primary, S::WaitingToStartResynchronization) => {
-            "change tracking was lost and resynchronization is required; remove the replication and enable it again"
+            "change tracking was lost; resynchronize: lifeboat replication resync"
+        }
+        (Mode::Primary, S::Resynchronizing | S::ResynchronizationSuspended) => {
+            "a resynchronization is under way; wait for it, or give it up: lifeboat replication resync --cancel"
+        }
+        (Mode::Primary, S::SyncedReplicationComplete) => {
+            "the VM is prepared for a planned failover; go on on the replica (lifeboat failover start), or cancel it: lifeboat failover cancel"
         }
         (Mode::Primary, _) => "see: lifeboat replication status",
         (_, S::WaitingToCompleteInitialReplication)
@@ -206,7 +344,15 @@ fn way_out(mode: Mode, state: State, event: Event) -> &'static str {
         (_, S::Committed) => "the failover is committed, which cannot be undone",
         _ if matches!(
             event,
-            Event::StartCopy | Event::CancelCopy | Event::Create | Event::TrackingLost
+            Event::StartCopy
+                | Event::CancelCopy
+                | Event::Create
+                | Event::TrackingLost
+                | Event::ExportFinished
+                | Event::Prepared
+                | Event::ScheduleResync
+                | Event::StartResync
+                | Event::CancelResync
         ) =>
         {
             "this host is the replica; do this on the primary host"

@@ -160,6 +160,9 @@ mod tests {
             any_point_window_s: window,
             disks: vec![DiskId::new("a").unwrap()],
             compression: true,
+            application_h: 0,
+            auto_resync: None,
+            bandwidth: crate::Bandwidth::default(),
         }
     }
 

@@ -25,6 +25,90 @@ pub struct ReplicationSettings {
     pub disks: Vec<DiskId>,
     /// Whether deltas are compressed.
     pub compression: bool,
+    /// Hours between application-consistent points, 1 to 12; 0: none are made.
+    #[serde(default)]
+    pub application_h: u8,
+    /// When a resynchronization that became necessary may begin by itself, local time; `None`: never.
+    #[serde(default)]
+    pub auto_resync: Option<DayWindow>,
+    /// Limit for what this relationship sends.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
+}
+
+/// A part of each day in local time; it may go over midnight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DayWindow {
+    /// First minute of the day, 0 to 1,439.
+    pub from_min: u16,
+    /// First minute that is no longer in it, 0 to 1,439; equal to `from_min`: the whole day.
+    pub to_min: u16,
+}
+
+impl DayWindow {
+    fn validate(self) -> Result<(), SettingsError> {
+        match [self.from_min, self.to_min].into_iter().find(|m| *m >= 1440) {
+            Some(minute) => Err(SettingsError::Minute(minute)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a minute of the day lies in it.
+    #[must_use]
+    pub fn holds(&self, minute: u16) -> bool {
+        if self.from_min < self.to_min {
+            (self.from_min..self.to_min).contains(&minute)
+        } else {
+            minute >= self.from_min || minute < self.to_min
+        }
+    }
+}
+
+/// A limit for sending, with exceptions by the time of day.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bandwidth {
+    /// Bytes per second, at least 65,536; 0 is unlimited.
+    pub bytes_per_s: u64,
+    /// At most 16 windows with limits of their own; the first that holds the minute counts.
+    pub windows: Vec<BandwidthWindow>,
+}
+
+/// A limit for a part of the day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BandwidthWindow {
+    /// When.
+    pub window: DayWindow,
+    /// Bytes per second, at least 65,536; 0 is unlimited.
+    pub bytes_per_s: u64,
+}
+
+impl Bandwidth {
+    /// Checks the limits.
+    ///
+    /// # Errors
+    /// The first limit or window that cannot be meant.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        if self.windows.len() > 16 {
+            return Err(SettingsError::Windows(self.windows.len()));
+        }
+        let limits = self.windows.iter().map(|w| w.bytes_per_s);
+        for limit in limits.chain([self.bytes_per_s]) {
+            if (1..65_536).contains(&limit) {
+                return Err(SettingsError::Slow(limit));
+            }
+        }
+        self.windows.iter().try_for_each(|w| w.window.validate())
+    }
+
+    /// The limit at a minute of the day; `None` is unlimited.
+    #[must_use]
+    pub fn at(&self, minute: u16) -> Option<u64> {
+        let window = self.windows.iter().find(|w| w.window.holds(minute));
+        Some(window.map_or(self.bytes_per_s, |w| w.bytes_per_s)).filter(|l| *l > 0)
+    }
 }
 
 /// What is wrong with settings; always the caller's fault.
@@ -52,6 +136,15 @@ pub enum SettingsError {
     /// A primary's name that is neither a host name nor `*.domain` nor `*`.
     #[error("primary \"{0}\": write a host name, *.domain, or *")]
     Primary(String),
+    /// A time of day that does not exist.
+    #[error("minute {0} of the day: use 0 to 1439")]
+    Minute(u16),
+    /// A limit too low to be useful, which would look like a fault.
+    #[error("a limit of {0} bytes per second: use at least 65536, or 0 for none")]
+    Slow(u64),
+    /// Too many windows.
+    #[error("{0} bandwidth windows: use at most 16")]
+    Windows(usize),
     /// A storage location that is not absolute.
     #[error("storage location \"{0}\": write an absolute path without ..")]
     Location(String),
@@ -76,6 +169,11 @@ impl ReplicationSettings {
             604_800,
             "0 to 604800 seconds",
         )?;
+        range("application_h", self.application_h.into(), 0, 12, "0 to 12 hours")?;
+        if let Some(window) = self.auto_resync {
+            window.validate()?;
+        }
+        self.bandwidth.validate()?;
         if self.disks.is_empty() {
             return Err(SettingsError::NoDisk);
         }
@@ -226,6 +324,9 @@ mod tests {
             any_point_window_s: 3600,
             disks: vec![disk.clone()],
             compression: true,
+            application_h: 0,
+            auto_resync: None,
+            bandwidth: Bandwidth::default(),
         };
         good.validate([&disk]).unwrap();
         let table: [(Spoil, &str); _] = [

@@ -18,6 +18,31 @@ pub struct Launch {
     pub spec: VmSpec,
     /// One entry for each disk of `spec`, in the same order.
     pub disks: Vec<LaunchDisk>,
+    /// Variable store of the firmware, in place of the path in `spec`, which is the primary's.
+    pub firmware_vars: Option<Utf8PathBuf>,
+    /// Files of a NoCloud seed: the guest sees a small read-only disk with the label `cidata`. Empty: no such disk.
+    pub seed: Vec<(String, String)>,
+}
+
+/// What a guest's agent says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuestOs {
+    /// Linux.
+    Linux,
+    /// Windows.
+    Windows,
+    /// Anything else.
+    Other,
+}
+
+/// How a program in the guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestRun {
+    /// Its exit code; `None` when it was ended by a signal.
+    pub code: Option<i64>,
+    /// The beginning of what it printed, both streams, at most 4 KiB.
+    pub output: String,
 }
 
 /// One disk of a launch.
@@ -128,6 +153,24 @@ pub trait Hypervisor: Send + Sync {
 
     /// Where to look at the VM.
     fn console(&self, vm: VmId) -> Console;
+
+    /// What of this machine would keep it from starting here, in words, one for each reason; disks are not looked at.
+    async fn missing(&self, spec: &VmSpec) -> Vec<String>;
+
+    /// The firmware's variables of a VM of this host as they are now; `None` when it has none.
+    async fn firmware_vars(&self, spec: &VmSpec) -> Result<Option<Bytes>, HypervisorError>;
+
+    /// Which system the guest's agent says it is. An error while no agent answers.
+    async fn guest_os(&self, vm: VmId) -> Result<GuestOs, HypervisorError>;
+
+    /// Runs a program in the guest by its agent and waits for its end, at most `timeout`.
+    async fn guest_run(
+        &self,
+        vm: VmId,
+        program: &str,
+        arguments: &[String],
+        timeout: Duration,
+    ) -> Result<GuestRun, HypervisorError>;
 
     /// A PNG of the screen.
     async fn screenshot(&self, vm: VmId) -> Result<Bytes, HypervisorError>;

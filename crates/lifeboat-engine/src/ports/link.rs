@@ -3,11 +3,13 @@
 
 use async_trait::async_trait;
 use lifeboat_deltalog::LogDisk;
-use lifeboat_model::{Position, ReplicationSettings, VmId, VmSpec};
+use lifeboat_model::{
+    Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+};
 use serde::{Deserialize, Serialize};
 
 use super::ByteStream;
-use super::store::{BulkProgress, Received};
+use super::store::{BulkProgress, CompareRange, Received};
 
 /// Who is at the other end, as its certificate says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,68 @@ pub enum PeerRequest {
         disks: Vec<LogDisk>,
         /// Position before the first instant.
         start: Position,
+        /// Where the offering host takes calls, `HOST:PORT`: the peer of the way back. Empty when it takes none.
+        #[serde(default)]
+        from: String,
+        /// What becomes the replica's first content.
+        #[serde(default)]
+        content: Content,
+        /// The machine's firmware variables, base64; empty when it has none.
+        #[serde(default)]
+        firmware: String,
+    },
+    /// The settings or the machine changed; answered with what would keep the VM from starting there.
+    Update {
+        /// The VM as it is on the primary.
+        vm: Box<VmSpec>,
+        /// Settings of the relationship.
+        settings: ReplicationSettings,
+        /// The machine's firmware variables, base64; empty when it has none.
+        firmware: String,
+    },
+    /// Which blocks differ from these digests?
+    Compare {
+        /// The VM.
+        vm: VmId,
+        /// What to compare.
+        ranges: Vec<CompareRange>,
+    },
+    /// Where does this copy differ from the instant it once shared with ours? Asked page by page.
+    Differences {
+        /// The VM.
+        vm: VmId,
+        /// Disk number in the order of the offer.
+        disk: u16,
+        /// Ranges that begin at this byte or later.
+        from: u64,
+    },
+    /// What is this VM's copy there, and does it run?
+    Standing {
+        /// The VM.
+        vm: VmId,
+    },
+    /// From a replica to its primary: shut the VM down, send the rest, and let me take over.
+    Prepare {
+        /// The VM.
+        vm: VmId,
+        /// Turn the VM off when it does not shut down.
+        force: bool,
+        /// Start it on the replica.
+        start: bool,
+    },
+    /// From a prepared primary to its replica: fail over to this position, become the primary. Repeatable.
+    TakeOver {
+        /// The VM.
+        vm: VmId,
+        /// The last instant.
+        at: Position,
+        /// Start the VM.
+        start: bool,
+    },
+    /// From a primary that was prepared: I want to go on. Refused once the replica is failed over. Repeatable.
+    StandDown {
+        /// The VM.
+        vm: VmId,
     },
     /// Where does the replica of this VM stand?
     Status {
@@ -72,6 +136,31 @@ pub enum PeerReply {
         /// Bytes there.
         bytes: u64,
     },
+    /// To `Update`: reasons why the VM would not start there; empty when it would.
+    Checked {
+        /// In words.
+        problems: Vec<String>,
+    },
+    /// To `Compare`: per range the numbers of the blocks that differ.
+    Differ {
+        /// Block numbers, ascending.
+        blocks: Vec<Vec<u32>>,
+    },
+    /// To `Differences`.
+    Differences {
+        /// The instant both sides had; ranges are meaningless for a copy that went on from another one.
+        since: Position,
+        /// Whether the ranges are known; if not, only a comparison helps.
+        known: bool,
+        /// Offset and length.
+        ranges: Vec<(u64, u64)>,
+        /// Where to ask on; `None` at the end.
+        next: Option<u64>,
+    },
+    /// To `Standing`.
+    Standing(Standing),
+    /// To `Prepare`, `TakeOver` and `StandDown`: noted; it is done, or under way.
+    Accepted,
     /// Refused.
     Refused(PeerRefusal),
 }
@@ -83,8 +172,51 @@ pub struct ReplicaStatus {
     pub durable: Position,
     /// Initial copy, per disk.
     pub bulk: Vec<BulkProgress>,
-    /// The replica was paused by its administrator.
-    pub suspended: bool,
+    /// `durable` is a piece of a synchronization that has not been closed yet.
+    #[serde(default)]
+    pub partial: bool,
+    /// The replica has a whole instant to be brought up at.
+    #[serde(default)]
+    pub usable: bool,
+    /// What would keep the VM from starting there.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// What becomes the first content of an offered replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "content", rename_all = "kebab-case")]
+pub enum Content {
+    /// Nothing: an initial copy follows.
+    #[default]
+    Empty,
+    /// What the host has of this VM, whatever it is: its own VM that is off, or an earlier replica. A comparison follows.
+    Seed,
+    /// The old primary's own copy: the roles are swapped.
+    Reverse {
+        /// The last instant that the new primary had of it.
+        since: Position,
+        /// The old primary was prepared at that instant: its copy is that instant.
+        planned: bool,
+    },
+}
+
+/// A copy of a VM as another host may know of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Role of that side.
+    pub mode: ReplicationMode,
+    /// State of that side.
+    pub state: ReplicationState,
+    /// Where it stands.
+    pub position: Position,
+    /// Its process exists.
+    pub running: bool,
+    /// Instant of its newest replicated data.
+    pub newest_instant: Option<Timestamp>,
+    /// In words, what goes on there that the other side waits for; empty when nothing does.
+    #[serde(default)]
+    pub waiting: String,
 }
 
 /// Why a replica host does not do what was asked. Sent over the wire, shown to the primary's administrator.
@@ -134,6 +266,20 @@ pub enum PeerRefusal {
     Suspended {
         /// The host.
         host: String,
+    },
+    /// The VM runs there, and what was asked needs it off.
+    #[error("the VM is running on {host}; shut it down there first")]
+    Running {
+        /// The host.
+        host: String,
+    },
+    /// Not possible in the state that side is in.
+    #[error("{host}: {detail}")]
+    NotNow {
+        /// The host.
+        host: String,
+        /// Which state, and the way out.
+        detail: String,
     },
     /// A log that does not continue what is there.
     #[error("the log does not continue the replica, which stands at {have}")]

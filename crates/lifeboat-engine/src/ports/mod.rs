@@ -22,6 +22,9 @@ pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+
+    /// Minutes since midnight where this host is, 0 to 1439. Time windows of settings are local.
+    fn local_minute(&self) -> u16;
 }
 
 /// Where new ids come from.

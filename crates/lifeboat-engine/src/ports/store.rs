@@ -2,12 +2,14 @@
 //! owns the truth about its files and keeps it beside them; the engine decides what happens when.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, LogDisk};
-use lifeboat_model::{BranchId, DiskId, PointId, Position, Timestamp, VmId};
+use lifeboat_model::{BranchId, DiskFormat, DiskId, PointId, Position, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::ByteStream;
+use super::capture::BlockView;
 use super::hypervisor::DiskImage;
 
 /// A sealed recovery point: an image chain for each disk, bootable at once.
@@ -38,6 +40,9 @@ pub struct StoredLog {
     pub consistency: Consistency,
     /// Bytes of the log file.
     pub size: u64,
+    /// A piece of a synchronization (`LogKind::Sync`): nothing can be brought up at this position.
+    #[serde(default)]
+    pub partial: bool,
 }
 
 /// Where an instant to be brought back is: a sealed point, or a cycle that needs replay.
@@ -54,6 +59,73 @@ pub enum Target {
         /// Its position.
         position: Position,
     },
+    /// What this copy held when it became a replica of what had been its own replica.
+    Abandoned,
+}
+
+/// What a copy held beyond the point that the other side went on from. Kept whole until somebody drops it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abandoned {
+    /// Last position this copy shared with the other side, as far as it knew.
+    pub since: Position,
+    /// When it was set aside.
+    pub at: Timestamp,
+}
+
+/// Byte ranges of one disk: offset and length, ascending, not overlapping.
+pub type Ranges = Vec<(u64, u64)>;
+
+/// Where a copy may differ from an instant it once shared with another copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// The instant.
+    pub since: Position,
+    /// Per disk what may differ; `None` when nothing is known, and only a comparison helps.
+    pub disks: Vec<(DiskId, Option<Ranges>)>,
+}
+
+/// What the base of an adopted replica is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Images of this host, taken over where they are; they are written to only by the expiry of points above them, and
+    /// never deleted by the store. A disk without an image starts empty.
+    Images(Vec<(DiskId, Utf8PathBuf, DiskFormat)>),
+    /// The branch that was promoted in the replica that is here already, whatever it stands on.
+    Promoted(BranchId),
+    /// The replica that is here already, as far as it was applied; its points stay.
+    Here,
+}
+
+/// How a copy that has data becomes a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// Included disks with their sizes.
+    pub disks: Vec<LogDisk>,
+    /// Position that the content stands for from now on: the parent of the first log.
+    pub start: Position,
+    /// What is there.
+    pub origin: Origin,
+    /// The content is a whole instant: it becomes the first point, with this id, instant and consistency.
+    pub sealed: Option<(PointId, Timestamp, Consistency)>,
+    /// The content must be kept as it is until `drop_abandoned`.
+    pub keep: Option<Abandoned>,
+    /// Where it differs from what the new primary has, for `divergence`.
+    pub divergence: Divergence,
+}
+
+/// A range to compare with another copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompareRange {
+    /// Disk number in the order of the replica's disks.
+    pub disk: u16,
+    /// First byte, a multiple of `block`.
+    pub offset: u64,
+    /// Bytes, at most 64 MiB; a last block may be shorter than `block`.
+    pub len: u64,
+    /// Bytes that one digest stands for, 4,096 to 1 MiB.
+    pub block: u32,
+    /// The other copy's digests, one for each block: BLAKE3, the first 16 bytes, concatenated, as base64.
+    pub digests: String,
 }
 
 /// How far the initial copy of one disk has come.
@@ -84,6 +156,8 @@ pub struct ReplicaInfo {
     pub logs: Vec<StoredLog>,
     /// Branches that exist, complete or not.
     pub branches: Vec<BranchId>,
+    /// What this copy held before it became a replica, if that is kept.
+    pub abandoned: Option<Abandoned>,
 }
 
 /// Why the store refused or failed. After any of these the replica is as it was, or a repeated call finishes the work.
@@ -182,7 +256,7 @@ pub trait ReplicaStore: Send + Sync {
     /// How many bytes of the log to `position` are here from an interrupted transfer (0: none).
     async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64, StoreError>;
 
-    /// Receives the log to `position` from `offset` on. When it returns `Ok` the whole log is verified and durable and
+    /// Receives the log (a delta, or a piece of a synchronization) to `position` from `offset` on. When it returns `Ok` the whole log is verified and durable and
     /// `durable` has moved. Interrupted, the bytes so far are kept for `receive_offset`. A log that is already durable
     /// is answered `Ok` without reading the body.
     async fn receive(
@@ -196,7 +270,8 @@ pub trait ReplicaStore: Send + Sync {
     /// Applies the next durable log to the head. `None` when there is none. Idempotent.
     async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>, StoreError>;
 
-    /// Seals the head as a recovery point at the applied position. Repeated at one position it returns the same point.
+    /// Seals the head as a recovery point at the applied position. Repeated at one position it returns the same point. A
+    /// `Conflict` when the applied log is partial.
     async fn seal(&self, vm: VmId, id: PointId) -> Result<Point, StoreError>;
 
     /// Merges the oldest point into the base so that the next one is the oldest, and forgets logs that no remaining point
@@ -223,7 +298,8 @@ pub trait ReplicaStore: Send + Sync {
     async fn drop_branch(&self, vm: VmId, branch: BranchId) -> Result<(), StoreError>;
 
     /// Makes a branch the VM's disks for good: everything the branch does not stand on (newer points, head, logs, other
-    /// branches) is deleted. Repeatable. The chain below the branch stays until merged.
+    /// branches) is deleted. Repeatable. The chain below the branch stays until merged. What the deleted logs had changed is
+    /// kept for `divergence`.
     async fn promote(&self, vm: VmId, branch: BranchId) -> Result<(), StoreError>;
 
     /// Layers of a promoted branch still to be merged into the base, per disk; empty when none is left.
@@ -232,6 +308,47 @@ pub trait ReplicaStore: Send + Sync {
         vm: VmId,
         branch: BranchId,
     ) -> Result<Vec<super::hypervisor::LiveMerge>, StoreError>;
+
+    /// Makes a copy with data of its own a replica: below `location`, or where the replica is that `origin` names. Nothing
+    /// is copied and nothing of the origin is written. Repeated with the same start it changes nothing; with another one
+    /// it replaces an adoption into which nothing has arrived yet. An interrupted one leaves the origin as it was.
+    async fn adopt(&self, location: &Utf8Path, vm: VmId, adoption: &Adoption) -> Result<(), StoreError>;
+
+    /// Where this copy may differ: of an adopted replica what `adopt` was told; of a promoted one everything that arrived
+    /// after the target of the promoted branch and went with the promotion.
+    async fn divergence(&self, vm: VmId) -> Result<Divergence, StoreError>;
+
+    /// Lets go of what was kept by an adoption; it may be merged away from now on. `Ok` when nothing is kept.
+    async fn drop_abandoned(&self, vm: VmId) -> Result<(), StoreError>;
+
+    /// Numbers of the blocks of each range whose content, at the applied position, differs from the digests.
+    async fn compare(&self, vm: VmId, ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>, StoreError>;
+
+    /// The data of a sealed point, to be read. It pins the point until it is closed or dropped. `BlockView::changed` is
+    /// what its disks hold at all.
+    async fn read_point(&self, vm: VmId, point: PointId) -> Result<Box<dyn BlockView>, StoreError>;
+
+    /// A durable log from `offset` on, to be forwarded as it is.
+    async fn read_log(&self, vm: VmId, position: Position, offset: u64) -> Result<ByteStream, StoreError>;
+
+    /// Keeps every log after `since` from expiry, until told otherwise (`None`: none is kept). Lost at a restart.
+    async fn keep_logs(&self, vm: VmId, since: Option<Position>);
+
+    /// The initial copy is complete as it stands: its content is the start position at this instant, and becomes the
+    /// first point. For copies of a sealed point, which need no closing delta.
+    async fn finish_bulk(
+        &self,
+        vm: VmId,
+        id: PointId,
+        instant: Timestamp,
+        consistency: Consistency,
+    ) -> Result<Point, StoreError>;
+
+    /// Keeps the machine's firmware variables beside the disks: what the next branch starts with.
+    async fn put_firmware(&self, vm: VmId, vars: Bytes) -> Result<(), StoreError>;
+
+    /// The firmware variables of a branch, writable and its own, made from what was put last; `None` when nothing was.
+    async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Option<Utf8PathBuf>, StoreError>;
 
     /// Merges those layers while the VM is off. Restartable; may be dropped at any moment.
     async fn merge_promoted(&self, vm: VmId, branch: BranchId) -> Result<(), StoreError>;
