@@ -68,6 +68,8 @@ pub struct Home {
     pub branch: BranchId,
     /// The instant the branch was made from.
     pub fork: Position,
+    /// The layers between the branch and its base are merged.
+    pub merged: bool,
 }
 
 /// What only one side has.
@@ -112,6 +114,9 @@ pub struct PrimarySide {
     /// Last application-consistent instant that was tried.
     #[serde(default)]
     pub application: Option<Timestamp>,
+    /// Start the VM as soon as it may be.
+    #[serde(default)]
+    pub start: bool,
     /// Directory that the initial copy is exported to; `None`: it goes over the network.
     #[serde(default)]
     pub export: Option<String>,
@@ -129,6 +134,7 @@ impl PrimarySide {
             split: None,
             scheduled: None,
             application: None,
+            start: false,
             export: None,
         }
     }
@@ -351,6 +357,10 @@ pub struct TakeOver {
 pub struct Reverse {
     /// Settings of the new direction; the peer in them is the old primary.
     pub settings: ReplicationSettings,
+    /// Start the VM when the old primary has given way.
+    pub start: bool,
+    /// Go on trying while the old primary cannot be reached.
+    pub patient: bool,
     /// The job of it.
     pub job: JobId,
 }

@@ -220,6 +220,9 @@ pub struct Received {
     pub instant: Timestamp,
     /// Bytes of the log.
     pub bytes: u64,
+    /// It is a piece of a synchronization: `instant` is no instant of the disks.
+    #[serde(default)]
+    pub partial: bool,
 }
 
 /// Replicas of this host. Calls that change one VM's replica are made one at a time by its actor, except
