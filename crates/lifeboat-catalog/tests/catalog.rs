@@ -29,7 +29,10 @@ fn fixture_image() -> CatalogImage {
         relationships: vec![relationship(1, 5)],
         jobs: vec![job(2, 6)],
         entries: vec![entry("*.example.org")],
-        server: ServerSettings { enabled: true },
+        server: ServerSettings {
+            enabled: true,
+            ..ServerSettings::default()
+        },
     }
 }
 
@@ -268,6 +271,48 @@ async fn the_first_version_still_opens() {
     assert_eq!(catalog.load().await.unwrap(), fixture_image());
     assert_eq!(catalog.events(None, 10).await.unwrap(), vec![event(1, None)]);
     catalog.put_job(&job(9, 9)).await.unwrap();
+}
+
+/// The fixture has only a primary. This is a replica as the first version wrote it, failed over.
+const REPLICA_V1: &str = r#"{
+    "vm": "00000000-0000-0000-0000-000000000001", "index": 0, "mode": "Replica", "state": "Recovered",
+    "settings": {"peer": "b.example.org:8700", "interval_s": 30, "history": 4, "point_spacing_s": 3600,
+                 "any_point_window_s": 600, "disks": ["sys"], "compression": true},
+    "spec": {"name": "vm-1", "uuid": "00000000-0000-0000-0000-000000000001", "memory_mib": 512, "cpus": 2,
+             "disk": [{"id": "sys", "path": "/srv/vm/sys.qcow2", "format": "qcow2"}]},
+    "peer": "a.example.org",
+    "position": {"generation": "00000000-0000-0000-0000-000000000007", "sequence": 3},
+    "side": {"side": "replica", "dir": "/srv/replicas/1", "failover": {
+        "branch": "00000000-0000-0000-0000-000000000003",
+        "target": {"kind": "point", "id": "00000000-0000-0000-0000-000000000004"}, "instant": 5,
+        "consistency": "crash", "kind": "Regular", "phase": {"phase": "ready"},
+        "job": "00000000-0000-0000-0000-000000000002", "before": "Replicating"}},
+    "problem": null, "created": 1, "last_replication": 2, "newest_instant": 3,
+    "counters": {"cycles": 1, "failures": 0, "missed": 0, "bytes": 9, "largest": 9, "last_latency_ms": 4,
+                 "max_latency_ms": 4}
+}"#;
+
+#[tokio::test]
+async fn a_replica_of_the_first_version_still_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(&SqliteCatalog::open(&path(&dir)).unwrap()).await;
+    let raw = rusqlite::Connection::open(path(&dir)).unwrap();
+    let changed = raw.execute("UPDATE relationship SET record = ?1", [REPLICA_V1]);
+    assert_eq!(changed.unwrap(), 1);
+    drop(raw);
+    let image = SqliteCatalog::open(&path(&dir)).unwrap().load().await.unwrap();
+    let rel = &image.relationships[0];
+    let replica = rel.replica().unwrap();
+    assert_eq!(
+        (replica.dir.as_str(), replica.awaits_import),
+        ("/srv/replicas/1", false)
+    );
+    let failover = rel.failover().unwrap();
+    assert_eq!(
+        (&failover.at, &failover.take_over, &failover.reverse),
+        (&None, &None, &None)
+    );
+    assert!(replica.test.is_none() && rel.home.is_none() && rel.settings.auto_resync.is_none());
 }
 
 /// Run by hand before a release, never after one: old files must open as they are.

@@ -81,9 +81,14 @@ impl Service {
             Ok(reply) => {
                 let status = match &reply {
                     PeerReply::Refused(refusal) => refusal_status(refusal),
-                    PeerReply::Hello { .. } | PeerReply::Status(_) | PeerReply::Offset { .. } => {
-                        StatusCode::OK
-                    }
+                    PeerReply::Hello { .. }
+                    | PeerReply::Status(_)
+                    | PeerReply::Offset { .. }
+                    | PeerReply::Checked { .. }
+                    | PeerReply::Differ { .. }
+                    | PeerReply::Differences { .. }
+                    | PeerReply::Standing(_)
+                    | PeerReply::Accepted => StatusCode::OK,
                 };
                 json(status, &reply)
             }

@@ -17,8 +17,9 @@ pub(crate) const ROOT: &str = "/lifeboat/";
 pub(crate) const CONTROL: &str = "/lifeboat/1/control";
 /// `PUT`: a log.
 pub(crate) const LOGS: &str = "/lifeboat/1/logs";
-/// Most bytes of a control document, either way, and of an answer to a log.
-pub(crate) const DOCUMENT_MAX: usize = 1 << 20;
+/// Most bytes of a control document, either way, and of an answer to a log. An offer carries the firmware's variables,
+/// up to 4 MiB that base64 makes 5.4; nothing else comes near.
+pub(crate) const DOCUMENT_MAX: usize = 8 << 20;
 
 /// An answer of the transport itself; the handler was not asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +109,8 @@ pub(crate) fn refusal_status(refusal: &PeerRefusal) -> StatusCode {
         PeerRefusal::FailedOver { .. }
         | PeerRefusal::NewerGeneration { .. }
         | PeerRefusal::Suspended { .. }
+        | PeerRefusal::Running { .. }
+        | PeerRefusal::NotNow { .. }
         | PeerRefusal::OutOfSequence { .. }
         | PeerRefusal::Conflict { .. } => StatusCode::CONFLICT,
         PeerRefusal::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,

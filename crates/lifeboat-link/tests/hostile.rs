@@ -45,7 +45,7 @@ async fn what_is_not_the_protocol_gets_a_clear_answer_and_never_the_handler() {
     let site = Site::new();
     let handler = Arc::new(Handler::default());
     let server = start(&site.host(&["localhost"]), handler.clone()).await;
-    let big = format!("{{\"request\":\"hello\",\"x\":\"{}\"}}", "x".repeat(1 << 20));
+    let big = format!("{{\"request\":\"hello\",\"x\":\"{}\"}}", "x".repeat(8 << 20));
     for (text, status, part) in [
         (
             post("/lifeboat/2/control", HELLO),
@@ -64,7 +64,7 @@ async fn what_is_not_the_protocol_gets_a_clear_answer_and_never_the_handler() {
         (
             post("/lifeboat/1/control", &big),
             "413",
-            "larger than 1048576 bytes",
+            "larger than 8388608 bytes",
         ),
         (
             post("/lifeboat/1/logs?kind=bulk&vm=7", "").replace("POST", "PUT"),

@@ -6,11 +6,11 @@
 )]
 
 use camino::Utf8PathBuf;
-use lifeboat_engine::records::{Counters, Event, Job, Relationship, Side};
+use lifeboat_engine::records::{Counters, Event, Job, PrimarySide, Relationship, Side};
 use lifeboat_model::api::{JobState, JobType, ReplicationMode, ReplicationState};
 use lifeboat_model::{
-    DiskFormat, DiskId, DiskSpec, Firmware, GenerationId, JobId, Position, ReplicationSettings, Timestamp,
-    VmId, VmSpec,
+    Bandwidth, DiskFormat, DiskId, DiskSpec, Firmware, GenerationId, JobId, Position, ReplicationSettings,
+    Timestamp, VmId, VmSpec,
 };
 use uuid::Uuid;
 
@@ -45,6 +45,9 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
             any_point_window_s: 600,
             disks: vec![disk.clone()],
             compression: true,
+            application_h: 0,
+            auto_resync: None,
+            bandwidth: Bandwidth::default(),
         },
         spec: VmSpec {
             name: format!("vm-{n}"),
@@ -66,10 +69,7 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
         },
         peer: "b.example.org:8700".into(),
         position: position(revision),
-        side: Side::Primary {
-            acknowledged: position(revision),
-            settled: false,
-        },
+        side: Side::Primary(PrimarySide::new(position(revision))),
         problem: None,
         created: Timestamp(1_700_000_000_000),
         last_replication: Some(Timestamp(1_700_000_000_000 + revision)),
@@ -78,6 +78,10 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
             cycles: revision,
             ..Counters::default()
         },
+        home: None,
+        way_back: String::new(),
+        preflight: Vec::new(),
+        network: Vec::new(),
     }
 }
 
