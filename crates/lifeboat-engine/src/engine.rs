@@ -12,6 +12,7 @@ use lifeboat_model::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -93,6 +94,9 @@ pub(crate) struct Host {
     pub(crate) works: TaskTracker,
     /// Who may replicate here. Small, read often, changed by hand.
     access: Mutex<Access>,
+    /// Who can be talked to. Actors make and end the actors of test VMs, so it is not the engine's alone.
+    actors: Mutex<BTreeMap<VmId, Handle>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Clone, Default)]
@@ -111,6 +115,51 @@ impl Host {
             link: self.ports.link.clone(),
             spool: self.ports.spool.clone(),
             clock: self.ports.clock.clone(),
+        }
+    }
+
+    fn with_tasks<R>(&self, f: impl FnOnce(&mut Vec<JoinHandle<()>>) -> R) -> R {
+        f(&mut self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn with_actors<R>(&self, f: impl FnOnce(&mut BTreeMap<VmId, Handle>) -> R) -> R {
+        f(&mut self.actors.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts the actor of a VM.
+    pub(crate) fn spawn(
+        self: &Arc<Self>,
+        vm: VmId,
+        name: String,
+        local: Option<VmSpec>,
+        rel: Option<Relationship>,
+    ) -> Handle {
+        let (mailbox, inbox) = mpsc::channel(64);
+        let actor = Actor::new(vm, self.clone(), local, rel, (mailbox.downgrade(), inbox));
+        let ended = CancellationToken::new();
+        let handle = Handle {
+            name,
+            mailbox,
+            ended: ended.clone(),
+        };
+        self.with_actors(|a| a.insert(vm, handle.clone()));
+        let task = tokio::spawn(async move {
+            let _ended = ended.drop_guard();
+            actor.run().await;
+        });
+        self.with_tasks(|t| {
+            t.retain(|t| !t.is_finished());
+            t.push(task);
+        });
+        handle
+    }
+
+    /// Ends the actor of a VM and waits until it has. It first answers what it was asked already.
+    pub(crate) async fn dismiss(&self, vm: VmId) {
+        // Only the token is kept: a mailbox that is held open would keep the actor waiting for messages.
+        let ended = self.with_actors(|a| a.remove(&vm)).map(|h| h.ended);
+        if let Some(ended) = ended {
+            ended.cancelled().await;
         }
     }
 
@@ -160,17 +209,25 @@ impl Host {
     }
 }
 
+/// An actor, as others see it. While a handle exists its mailbox stays open.
 #[derive(Clone)]
-struct Handle {
-    name: String,
-    mailbox: mpsc::Sender<Message>,
+pub(crate) struct Handle {
+    pub(crate) name: String,
+    pub(crate) mailbox: mpsc::Sender<Message>,
+    /// Cancelled when the actor has ended.
+    ended: CancellationToken,
 }
 
 /// A host's engine.
 pub struct Engine {
     host: Arc<Host>,
-    actors: Mutex<BTreeMap<VmId, Handle>>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Engine {
+    /// Actors share the host, and the host knows the actors: without this they would keep each other alive.
+    fn drop(&mut self) {
+        self.host.with_actors(BTreeMap::clear);
+    }
 }
 
 impl Engine {
@@ -198,13 +255,11 @@ impl Engine {
             jobs: Arc::new(jobs),
             works: TaskTracker::new(),
             access,
-        });
-        close_orphans(&host, &image.relationships).await?;
-        let engine = Arc::new(Self {
-            host,
             actors: Mutex::default(),
             tasks: Mutex::default(),
         });
+        close_orphans(&host, &image.relationships).await?;
+        let engine = Arc::new(Self { host });
         let mut relationships: BTreeMap<VmId, Relationship> = image
             .relationships
             .into_iter()
@@ -213,14 +268,14 @@ impl Engine {
             .collect();
         for spec in local {
             let rel = relationships.remove(&spec.uuid);
-            engine.spawn(spec.uuid, spec.name.clone(), Some(spec), rel);
+            engine.host.spawn(spec.uuid, spec.name.clone(), Some(spec), rel);
         }
         for (vm, rel) in relationships {
             if rel.mode == Mode::Primary {
                 warn!(%vm, name = rel.spec.name, "replicated VM has no description in the VM directory any more");
             }
             let name = rel.spec.name.clone();
-            engine.spawn(vm, name, None, Some(rel));
+            engine.host.spawn(vm, name, None, Some(rel));
         }
         let jobs = engine.host.jobs.clone();
         let sweeper = tokio::spawn(async move {
@@ -231,46 +286,34 @@ impl Engine {
                 }
             }
         });
-        engine.with_tasks(|t| t.push(sweeper));
+        engine.host.with_tasks(|t| t.push(sweeper));
         Ok(engine)
-    }
-
-    fn with_tasks<R>(&self, f: impl FnOnce(&mut Vec<JoinHandle<()>>) -> R) -> R {
-        f(&mut self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn with_actors<R>(&self, f: impl FnOnce(&mut BTreeMap<VmId, Handle>) -> R) -> R {
-        f(&mut self.actors.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn spawn(&self, vm: VmId, name: String, local: Option<VmSpec>, rel: Option<Relationship>) -> Handle {
-        let (mailbox, inbox) = mpsc::channel(64);
-        let actor = Actor::new(vm, self.host.clone(), local, rel, (mailbox.downgrade(), inbox));
-        let handle = Handle { name, mailbox };
-        self.with_actors(|a| a.insert(vm, handle.clone()));
-        let task = tokio::spawn(actor.run());
-        self.with_tasks(|t| t.push(task));
-        handle
     }
 
     /// Ends all actors. Guests are not touched; work under way is dropped and taken up by the next start.
     pub async fn stop(&self) {
-        let tasks = self.with_tasks(std::mem::take);
-        for task in &tasks {
-            task.abort();
+        loop {
+            let tasks = self.host.with_tasks(std::mem::take);
+            if tasks.is_empty() {
+                break;
+            }
+            for task in &tasks {
+                task.abort();
+            }
+            for task in tasks {
+                // An aborted task ends with an error by design.
+                let _ = task.await;
+            }
+            // What ran until now may have started an actor.
         }
-        for task in tasks {
-            // An aborted task ends with an error by design.
-            let _ = task.await;
-        }
-        self.with_actors(BTreeMap::clear);
+        self.host.with_actors(BTreeMap::clear);
         self.host.works.close();
         self.host.works.wait().await;
     }
 
     fn find(&self, vm: &VmRef) -> Result<Handle, Refusal> {
         let wanted = vm.0.as_str();
-        let found = self.with_actors(|actors| {
+        let found = self.host.with_actors(|actors| {
             let by_id = wanted
                 .parse::<VmId>()
                 .ok()
@@ -298,7 +341,7 @@ impl Engine {
     }
 
     async fn list(&self) -> Result<Answer, Refusal> {
-        let handles: Vec<Handle> = self.with_actors(|a| a.values().cloned().collect());
+        let handles: Vec<Handle> = self.host.with_actors(|a| a.values().cloned().collect());
         let mut views = Vec::new();
         for handle in handles {
             // A VM that goes away while the list is made is left out of it.
@@ -375,7 +418,7 @@ impl Engine {
             None => None,
             Some(vm) => {
                 let name = self.find(vm)?.name;
-                self.with_actors(|a| a.iter().find(|(_, h)| h.name == name).map(|(id, _)| *id))
+                self.host.with_actors(|a| a.iter().find(|(_, h)| h.name == name).map(|(id, _)| *id))
             }
         };
         let events: Result<Vec<Event>, _> = self.host.ports.catalog.events(vm, limit.clamp(1, 1000)).await;
@@ -397,6 +440,7 @@ impl Engine {
             return Ok(Answer::Job(found));
         }
         let handle = self
+            .host
             .with_actors(|a| a.get(&found.vm).cloned())
             .ok_or_else(missing)?;
         self.ask(&handle, |reply| Message::CancelJob(job, reply))
@@ -421,7 +465,7 @@ impl Engine {
             | PeerRequest::StandDown { vm } => (*vm, None),
             PeerRequest::Hello => return Err(PeerRefusal::NoReplica { host }),
         };
-        if let Some(handle) = self.with_actors(|a| a.get(&vm).cloned()) {
+        if let Some(handle) = self.host.with_actors(|a| a.get(&vm).cloned()) {
             return Ok(handle);
         }
         let Some(spec) = offered else {
@@ -433,11 +477,11 @@ impl Engine {
                 detail: format!("the VM's description: {e}"),
             });
         }
-        if self.with_actors(|a| a.values().any(|h| h.name == spec.name)) {
+        if self.host.with_actors(|a| a.values().any(|h| h.name == spec.name)) {
             let detail = format!("{host} has another VM named \"{}\"", spec.name);
             return Err(PeerRefusal::Conflict { detail });
         }
-        Ok(self.spawn(vm, spec.name.clone(), None, None))
+        Ok(self.host.spawn(vm, spec.name.clone(), None, None))
     }
 }
 
@@ -569,7 +613,7 @@ impl PeerHandler for Engine {
         let (LogAddress::Delta { vm, .. } | LogAddress::Bulk { vm }) = address;
         let host = self.host.config.name.clone();
         let gone = || PeerRefusal::NoReplica { host: host.clone() };
-        let handle = self.with_actors(|a| a.get(&vm).cloned()).ok_or_else(gone)?;
+        let handle = self.host.with_actors(|a| a.get(&vm).cloned()).ok_or_else(gone)?;
         let permit = self
             .ask(&handle, |reply| Message::MayReceive(peer.clone(), reply))
             .await

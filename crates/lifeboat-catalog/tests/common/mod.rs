@@ -82,6 +82,7 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
         way_back: String::new(),
         preflight: Vec::new(),
         network: Vec::new(),
+        addressing: Default::default(),
     }
 }
 
