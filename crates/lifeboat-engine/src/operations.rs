@@ -73,6 +73,7 @@ impl Actor {
             way_back: String::new(),
             preflight: Vec::new(),
             network: Vec::new(),
+            addressing: Default::default(),
             problem: None,
             created: self.host.ports.clock.now(),
             last_replication: None,

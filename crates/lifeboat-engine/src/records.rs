@@ -57,6 +57,25 @@ pub struct Relationship {
     /// Addresses the guest gets after a failover or in a test, by network card.
     #[serde(default)]
     pub network: Vec<NicFailover>,
+    /// What became of giving the guest these addresses.
+    #[serde(default)]
+    pub addressing: Addressing,
+}
+
+/// Whether a guest that runs on failover or test disks still has to be given its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "addressing", rename_all = "lowercase")]
+pub enum Addressing {
+    /// Nothing to be done, or done.
+    #[default]
+    None,
+    /// To be done as soon as the guest's agent answers.
+    Due,
+    /// Given up; the next start of the VM tries again.
+    Failed {
+        /// Why, in words.
+        why: String,
+    },
 }
 
 /// Disks in the replica store that a VM runs on for good, because a failover to them was committed.
