@@ -35,12 +35,15 @@ pub enum Event {
     ExportFinished,
     /// Everything up to the shutdown is on the replica; the VM is locked off (primary).
     Prepared,
-    /// Resynchronize, at a later time (primary).
+    /// Resynchronize, at a later time (primary). Until then everything goes on as it is: the original stops replicating
+    /// at once, which would cost days of protection.
     ScheduleResync,
     /// Resynchronize, now (primary).
     StartResync,
     /// RequestReplicationStateChange to 9: the resynchronization is given up (primary).
     CancelResync,
+    /// ModifyReplicationSettings (primary).
+    Modify,
     /// The two copies are equal again, and cycles flow (both).
     ResyncFinished,
     /// The primary compares and sends what differs (replica).
@@ -105,8 +108,19 @@ fn primary(state: State, event: Event) -> Option<State> {
         .then_some(S::WaitingToStartResynchronization),
         Event::ExportFinished => (state == S::WaitingToCompleteInitialReplication).then_some(S::Replicating),
         Event::Prepared => (state == S::Replicating).then_some(S::SyncedReplicationComplete),
-        Event::ScheduleResync => (established || state == S::WaitingToStartResynchronization)
-            .then_some(S::WaitingToStartResynchronization),
+        Event::ScheduleResync => {
+            (established || state == S::WaitingToStartResynchronization).then_some(state)
+        }
+        Event::Modify => (established
+            || matches!(
+                state,
+                S::ReadyForReplication
+                    | S::WaitingToCompleteInitialReplication
+                    | S::WaitingToStartResynchronization
+                    | S::Resynchronizing
+                    | S::ResynchronizationSuspended
+            ))
+        .then_some(state),
         Event::StartResync => (established
             || matches!(
                 state,
@@ -170,6 +184,7 @@ fn flow(state: State, event: Event) -> Option<State> {
         | Event::ScheduleResync
         | Event::StartResync
         | Event::CancelResync
+        | Event::Modify
         | Event::ResyncFinished
         | Event::PeerResyncs
         | Event::Remove
@@ -213,7 +228,8 @@ fn replica(state: State, event: Event) -> Option<State> {
         | Event::Prepared
         | Event::ScheduleResync
         | Event::StartResync
-        | Event::CancelResync => None,
+        | Event::CancelResync
+        | Event::Modify => None,
     }
 }
 
@@ -353,6 +369,7 @@ fn way_out(mode: Mode, state: State, event: Event) -> &'static str {
                 | Event::ScheduleResync
                 | Event::StartResync
                 | Event::CancelResync
+                | Event::Modify
         ) =>
         {
             "this host is the replica; do this on the primary host"
@@ -392,6 +409,8 @@ mod tests {
                 (S::Replicating, S::Suspended),
                 (S::Suspended, S::Suspended),
                 (S::Critical, S::Suspended),
+                (S::Resynchronizing, S::ResynchronizationSuspended),
+                (S::ResynchronizationSuspended, S::ResynchronizationSuspended),
             ],
         ),
         (
@@ -400,17 +419,53 @@ mod tests {
                 (S::Replicating, S::Replicating),
                 (S::Suspended, S::Replicating),
                 (S::Critical, S::Replicating),
+                (S::SyncedReplicationComplete, S::Replicating),
+                (S::Resynchronizing, S::Resynchronizing),
+                (S::ResynchronizationSuspended, S::Resynchronizing),
             ],
         ),
         (Event::InitiateFailover, &[]),
         (Event::Revert(S::Replicating), &[]),
         (Event::Commit, &[]),
         (Event::Create, &[]),
+        (
+            Event::Modify,
+            &[
+                (S::ReadyForReplication, S::ReadyForReplication),
+                (
+                    S::WaitingToCompleteInitialReplication,
+                    S::WaitingToCompleteInitialReplication,
+                ),
+                (S::Replicating, S::Replicating),
+                (S::Suspended, S::Suspended),
+                (S::Critical, S::Critical),
+                (
+                    S::WaitingToStartResynchronization,
+                    S::WaitingToStartResynchronization,
+                ),
+                (S::Resynchronizing, S::Resynchronizing),
+                (S::ResynchronizationSuspended, S::ResynchronizationSuspended),
+            ],
+        ),
+        (
+            Event::ScheduleResync,
+            &[
+                (S::Replicating, S::Replicating),
+                (S::Suspended, S::Suspended),
+                (S::Critical, S::Critical),
+                (
+                    S::WaitingToStartResynchronization,
+                    S::WaitingToStartResynchronization,
+                ),
+            ],
+        ),
     ];
     const REPLICA: &[(Event, &[(S, S)])] = &[
         (Event::StartCopy, &[]),
         (Event::Create, &[]),
         (Event::TrackingLost, &[]),
+        (Event::Modify, &[]),
+        (Event::ScheduleResync, &[]),
         (
             Event::InitiateFailover,
             &[

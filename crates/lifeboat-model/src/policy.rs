@@ -10,10 +10,24 @@ use crate::time::Timestamp;
 /// Points above the base that may exist at once. Image chains are measured to stay quick below 50 layers.
 pub const MAX_POINTS: usize = 40;
 
-/// Whether a point is to be sealed at `instant`, the newest applied one.
+/// Whether a point is to be sealed at `instant`, the newest applied one. An application-consistent instant always becomes
+/// one, because replaying logs beside it would only give crash-consistent neighbours; the spacing counts on from it.
 #[must_use]
-pub fn seal_due(settings: &ReplicationSettings, newest_point: Option<Timestamp>, instant: Timestamp) -> bool {
-    newest_point.is_none_or(|p| instant.since(p) >= Duration::from_secs(settings.point_spacing_s.into()))
+pub fn seal_due(
+    settings: &ReplicationSettings,
+    newest_point: Option<Timestamp>,
+    instant: Timestamp,
+    application: bool,
+) -> bool {
+    let spacing = Duration::from_secs(settings.point_spacing_s.into());
+    application || newest_point.is_none_or(|p| instant.since(p) >= spacing)
+}
+
+/// Whether the next instant of a running VM is to be application-consistent, given the last one that was tried.
+#[must_use]
+pub fn application_due(settings: &ReplicationSettings, last: Option<Timestamp>, now: Timestamp) -> bool {
+    let every = Duration::from_secs(u64::from(settings.application_h) * 3600);
+    !every.is_zero() && last.is_none_or(|l| now.since(l) >= every)
 }
 
 /// Whether the oldest of `points` (instants, oldest first) is to be merged into the base. Points beyond the history stay
@@ -77,73 +91,121 @@ pub struct HealthInput<'a> {
     pub idle: Option<Duration>,
     /// Cycles completed and missed in the window.
     pub cycles: u64,
-    /// Of those, how many started late by more than an interval.
+    /// Cycles that were due in the window and did not take place.
     pub missed: u64,
+    /// Mean time from instant to durable in the window, and the interval it should not exceed; `None` without a cycle.
+    pub latency: Option<(Duration, Duration)>,
     /// Nothing can have changed since the last delta (powered off and settled).
     pub settled: bool,
+    /// The last instant that was to be application-consistent came out crash-consistent.
+    pub application_failed: bool,
+    /// What would keep the VM from starting on the replica, in words.
+    pub preflight: &'a [String],
+    /// Data that only this copy has is kept beside it until somebody drops it.
+    pub abandoned: bool,
+    /// Why this host takes nothing from the primary any more; `None` while it does, and on a primary.
+    pub unauthorized: Option<&'a str>,
 }
 
-/// Health by the documented rules, with the reasons in words.
+/// Health by the documented rules, with the reasons in words. Where the documents are silent: a resynchronization under way
+/// is a warning, a suspended one critical; a prepared VM is healthy and says why it cannot be started.
 #[must_use]
 pub fn health(input: &HealthInput<'_>) -> (Health, Vec<String>) {
     if input.mode == Mode::None || input.state == State::Disabled {
         return (Health::NotApplicable, Vec::new());
     }
-    let mut worst = Health::Ok;
-    let mut notes = Vec::new();
-    let mut note = |h: Health, text: String| {
-        worst = worst.max(h);
-        notes.push(text);
-    };
+    let mut found = Vec::new();
     if let Some((attempts, text)) = input.problem {
         let cured_by_retry = attempts < FAULT_AFTER_ATTEMPTS && input.state != State::Critical;
-        note(
-            if cured_by_retry {
-                Health::Warning
-            } else {
-                Health::Critical
-            },
-            text.to_owned(),
-        );
+        let health = match cured_by_retry {
+            true => Health::Warning,
+            false => Health::Critical,
+        };
+        found.push((health, text.to_owned()));
     }
-    match input.state {
-        State::Critical if input.problem.is_none() => {
-            note(Health::Critical, "replication is in error".into())
-        }
-        State::WaitingToStartResynchronization => {
-            note(Health::Critical, "resynchronization is required".into())
-        }
-        State::ReadyForReplication | State::WaitingToCompleteInitialReplication => {
-            note(Health::Warning, "the initial copy is not complete".into());
-        }
-        State::Suspended if input.mode == Mode::Primary => {
-            note(Health::Warning, "replication is suspended here".into())
-        }
-        State::Suspended => note(Health::Critical, "receiving is suspended here".into()),
-        State::Recovered | State::Committed => note(
+    let fixed = by_state(input.mode, input.state, input.problem.is_some());
+    found.extend(fixed.map(|(h, text)| (h, text.to_owned())));
+    flow(input, &mut found);
+    if let Some(why) = input.unauthorized {
+        found.push((Health::Critical, why.to_owned()));
+    }
+    if input.application_failed {
+        let text = "the last application-consistent point could only be made crash-consistent";
+        found.push((Health::Warning, text.to_owned()));
+    }
+    let start = |p: &String| {
+        (
             Health::Warning,
-            "failed over and not reversed: the VM is unprotected".into(),
+            format!("the VM would not start on the replica: {p}"),
+        )
+    };
+    found.extend(input.preflight.iter().map(start));
+    if input.abandoned {
+        let text = "what this copy alone had before the roles changed is kept beside it; drop it when nobody needs it";
+        found.push((Health::Warning, text.to_owned()));
+    }
+    let worst = found.iter().map(|(h, _)| *h).max().unwrap_or(Health::Ok);
+    (
+        worst.max(Health::Ok),
+        found.into_iter().map(|(_, text)| text).collect(),
+    )
+}
+
+/// What a state says by itself.
+fn by_state(mode: Mode, state: State, explained: bool) -> Option<(Health, &'static str)> {
+    let primary = mode == Mode::Primary;
+    Some(match state {
+        State::Critical if !explained => (Health::Critical, "replication is in error"),
+        State::WaitingToStartResynchronization => (Health::Critical, "resynchronization is required"),
+        State::Resynchronizing => (
+            Health::Warning,
+            "resynchronizing: no new recovery point until it is complete, earlier ones stay valid",
         ),
-        _ => {}
-    }
-    let flowing = matches!(input.state, State::Replicating | State::Critical);
-    if flowing && !input.settled && input.idle.is_some_and(|d| d > Duration::from_secs(3600)) {
-        note(
+        State::ResynchronizationSuspended => (Health::Critical, "the resynchronization is suspended"),
+        State::ReadyForReplication | State::WaitingToCompleteInitialReplication => {
+            (Health::Warning, "the initial copy is not complete")
+        }
+        State::Suspended if primary => (Health::Warning, "replication is suspended here"),
+        State::Suspended => (Health::Critical, "receiving is suspended here"),
+        State::SyncedReplicationComplete => (
+            Health::Ok,
+            "prepared for a planned failover: the VM cannot be started here until it is carried out or cancelled",
+        ),
+        State::FailoverInProgress | State::Recovered | State::Committed => (
             Health::Warning,
-            "nothing was sent or received for more than an hour".into(),
-        );
+            "failed over and not reversed: the VM is unprotected",
+        ),
+        _ => return None,
+    })
+}
+
+/// What the flow of data says; only where it should flow.
+fn flow(input: &HealthInput<'_>, found: &mut Vec<(Health, String)>) {
+    if !matches!(input.state, State::Replicating | State::Critical) {
+        return;
     }
-    if flowing && input.missed * 5 > input.cycles + input.missed {
-        note(
+    if !input.settled && input.idle.is_some_and(|d| d > Duration::from_secs(3600)) {
+        let text = match input.mode {
+            Mode::Primary => "nothing was sent for more than an hour",
+            _ => "nothing was received for more than an hour",
+        };
+        found.push((Health::Warning, text.to_owned()));
+    }
+    let due = input.cycles + input.missed;
+    if input.missed * 5 > due {
+        found.push((
             Health::Warning,
-            format!(
-                "{} of {} cycles were missed",
-                input.missed,
-                input.cycles + input.missed
-            ),
-        );
+            format!("{} of {due} cycles were missed", input.missed),
+        ));
     }
-    (worst, notes)
+    if let Some((mean, interval)) = input.latency.filter(|(mean, interval)| mean > interval) {
+        let text = format!(
+            "a cycle takes {:.1} s on average, the interval is {} s",
+            mean.as_secs_f64(),
+            interval.as_secs()
+        );
+        found.push((Health::Warning, text));
+    }
 }
 
 #[cfg(test)]
@@ -169,11 +231,12 @@ mod tests {
     #[test]
     fn a_point_each_spacing_and_the_first_at_once() {
         let s = settings(3, 60, 0);
-        assert!(seal_due(&s, None, Timestamp(5)));
-        assert!(!seal_due(&s, Some(Timestamp(0)), Timestamp(59_999)));
-        assert!(seal_due(&s, Some(Timestamp(0)), Timestamp(60_000)));
+        assert!(seal_due(&s, None, Timestamp(5), false));
+        assert!(!seal_due(&s, Some(Timestamp(0)), Timestamp(59_999), false));
+        assert!(seal_due(&s, Some(Timestamp(0)), Timestamp(10), true));
+        assert!(seal_due(&s, Some(Timestamp(0)), Timestamp(60_000), false));
         assert!(
-            !seal_due(&s, Some(Timestamp(60_000)), Timestamp(0)),
+            !seal_due(&s, Some(Timestamp(60_000)), Timestamp(0), false),
             "a clock that went back seals nothing"
         );
     }
@@ -225,83 +288,191 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "a table")]
-    fn health_follows_the_rules() {
-        let base = HealthInput {
-            mode: Mode::Primary,
-            state: State::Replicating,
-            problem: None,
-            idle: Some(Duration::from_secs(5)),
-            cycles: 100,
-            missed: 20,
-            settled: false,
+    fn application_consistent_instants_come_every_so_many_hours() {
+        let never = settings(3, 60, 0);
+        assert!(!application_due(&never, None, Timestamp(u64::MAX)));
+        let hours = ReplicationSettings {
+            application_h: 2,
+            ..never
         };
-        let of = |i: HealthInput<'_>| health(&i).0;
-        assert_eq!(of(base.clone()), Health::Ok);
-        assert_eq!(
-            of(HealthInput {
-                missed: 26,
-                ..base.clone()
-            }),
-            Health::Warning
+        assert!(application_due(&hours, None, Timestamp(0)), "the first at once");
+        let last = Some(Timestamp(1000));
+        assert!(!application_due(&hours, last, Timestamp(1000 + 7_199_999)));
+        assert!(application_due(&hours, last, Timestamp(1000 + 7_200_000)));
+        assert!(
+            !application_due(&hours, last, Timestamp(0)),
+            "a clock that went back"
         );
-        assert_eq!(
-            of(HealthInput {
-                idle: Some(Duration::from_secs(3601)),
-                ..base.clone()
-            }),
-            Health::Warning
-        );
-        assert_eq!(
-            of(HealthInput {
-                idle: Some(Duration::from_secs(3601)),
-                settled: true,
-                ..base.clone()
-            }),
-            Health::Ok
-        );
-        assert_eq!(
-            of(HealthInput {
-                problem: Some((1, "x")),
-                ..base.clone()
-            }),
-            Health::Warning
-        );
-        assert_eq!(
-            of(HealthInput {
-                problem: Some((3, "x")),
-                ..base.clone()
-            }),
-            Health::Critical
-        );
-        assert_eq!(
-            of(HealthInput {
-                state: State::Suspended,
-                ..base.clone()
-            }),
-            Health::Warning
-        );
-        assert_eq!(
-            of(HealthInput {
-                state: State::Suspended,
-                mode: Mode::Replica,
-                ..base.clone()
-            }),
-            Health::Critical
-        );
-        assert_eq!(
-            of(HealthInput {
-                state: State::WaitingToStartResynchronization,
-                ..base.clone()
-            }),
-            Health::Critical
-        );
-        assert_eq!(
-            of(HealthInput {
-                mode: Mode::None,
-                ..base
-            }),
-            Health::NotApplicable
-        );
+    }
+
+    type Change = fn(&mut HealthInput<'static>);
+
+    /// What is changed on a healthy relationship, the health it leads to, and a word of the reason.
+    const RULES: &[(Mode, Change, Health, &str)] = {
+        use {Health as H, Mode as M, State as S};
+        &[
+            (M::Primary, |_| {}, H::Ok, ""),
+            (M::Replica, |_| {}, H::Ok, ""),
+            (M::None, |_| {}, H::NotApplicable, ""),
+            (M::Primary, |i| i.state = S::Disabled, H::NotApplicable, ""),
+            (M::Primary, |i| i.missed = 25, H::Ok, ""),
+            (M::Primary, |i| i.missed = 26, H::Warning, "26 of 126 cycles"),
+            (
+                M::Primary,
+                |i| i.idle = Some(Duration::from_secs(3600)),
+                H::Ok,
+                "",
+            ),
+            (
+                M::Primary,
+                |i| i.idle = Some(Duration::from_secs(3601)),
+                H::Warning,
+                "sent",
+            ),
+            (
+                M::Replica,
+                |i| i.idle = Some(Duration::from_secs(3601)),
+                H::Warning,
+                "received",
+            ),
+            (
+                M::Primary,
+                |i| (i.idle, i.settled) = (Some(Duration::from_secs(9999)), true),
+                H::Ok,
+                "",
+            ),
+            (
+                M::Primary,
+                |i| i.latency = Some((Duration::from_secs(30), Duration::from_secs(30))),
+                H::Ok,
+                "",
+            ),
+            (
+                M::Primary,
+                |i| i.latency = Some((Duration::from_millis(30_100), Duration::from_secs(30))),
+                H::Warning,
+                "30.1 s on average",
+            ),
+            (M::Primary, |i| i.problem = Some((1, "x")), H::Warning, "x"),
+            (M::Primary, |i| i.problem = Some((3, "x")), H::Critical, "x"),
+            (M::Primary, |i| i.state = S::Critical, H::Critical, "in error"),
+            (
+                M::Primary,
+                |i| i.state = S::ReadyForReplication,
+                H::Warning,
+                "initial copy",
+            ),
+            (
+                M::Replica,
+                |i| i.state = S::WaitingToCompleteInitialReplication,
+                H::Warning,
+                "initial copy",
+            ),
+            (M::Primary, |i| i.state = S::Suspended, H::Warning, "suspended"),
+            (M::Replica, |i| i.state = S::Suspended, H::Critical, "suspended"),
+            (
+                M::ExtendedReplica,
+                |i| i.state = S::Suspended,
+                H::Critical,
+                "suspended",
+            ),
+            (
+                M::Primary,
+                |i| i.state = S::WaitingToStartResynchronization,
+                H::Critical,
+                "required",
+            ),
+            (
+                M::Primary,
+                |i| i.state = S::Resynchronizing,
+                H::Warning,
+                "resynchronizing",
+            ),
+            (
+                M::Replica,
+                |i| i.state = S::Resynchronizing,
+                H::Warning,
+                "resynchronizing",
+            ),
+            (
+                M::Primary,
+                |i| i.state = S::ResynchronizationSuspended,
+                H::Critical,
+                "suspended",
+            ),
+            (
+                M::Primary,
+                |i| i.state = S::SyncedReplicationComplete,
+                H::Ok,
+                "prepared",
+            ),
+            (
+                M::Replica,
+                |i| i.state = S::FailoverInProgress,
+                H::Warning,
+                "unprotected",
+            ),
+            (M::Replica, |i| i.state = S::Recovered, H::Warning, "unprotected"),
+            (M::Replica, |i| i.state = S::Committed, H::Warning, "unprotected"),
+            (
+                M::Primary,
+                |i| i.application_failed = true,
+                H::Warning,
+                "crash-consistent",
+            ),
+            (M::Replica, |i| i.abandoned = true, H::Warning, "drop it"),
+            (
+                M::Replica,
+                |i| i.unauthorized = Some("no entry"),
+                H::Critical,
+                "no entry",
+            ),
+        ]
+    };
+
+    #[test]
+    fn health_follows_the_rules() {
+        for (n, (mode, change, want, word)) in RULES.iter().enumerate() {
+            let mut input = HealthInput {
+                mode: *mode,
+                state: State::Replicating,
+                problem: None,
+                idle: Some(Duration::from_secs(5)),
+                cycles: 100,
+                missed: 20,
+                latency: None,
+                settled: false,
+                application_failed: false,
+                preflight: &[],
+                abandoned: false,
+                unauthorized: None,
+            };
+            change(&mut input);
+            let (got, notes) = health(&input);
+            assert_eq!(got, *want, "rule {n}: {notes:?}");
+            assert_eq!(notes.is_empty(), word.is_empty(), "rule {n}: {notes:?}");
+            assert!(notes.iter().all(|t| t.contains(word)), "rule {n}: {notes:?}");
+        }
+    }
+
+    #[test]
+    fn the_worst_of_several_reasons_counts_and_all_are_told() {
+        let preflight = ["no /dev/kvm".to_owned(), "no firmware".to_owned()];
+        let input = HealthInput {
+            mode: Mode::Primary,
+            state: State::WaitingToStartResynchronization,
+            problem: Some((1, "tracking was lost")),
+            idle: None,
+            cycles: 0,
+            missed: 0,
+            latency: None,
+            settled: false,
+            application_failed: false,
+            preflight: &preflight,
+            abandoned: false,
+            unauthorized: None,
+        };
+        let (got, notes) = health(&input);
+        assert_eq!((got, notes.len()), (Health::Critical, 4), "{notes:?}");
     }
 }
