@@ -1,9 +1,13 @@
-//! The REST surface as a table, and the two translations it stands for: a request into an action, and an action into
-//! a request. It knows neither HTTP library nor socket.
+//! What a route of the REST surface is, and the two translations it stands for: a request into an action, and an action
+//! into a request. The routes themselves are in `table`. It knows neither HTTP library nor socket.
+
+mod table;
 
 use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_model::api::ReturnCode;
 use serde_json::{Map, Value};
+
+pub use table::ROUTES;
 
 /// What every path begins with.
 pub const PREFIX: &str = "/api/v1";
@@ -115,218 +119,6 @@ pub struct Route {
     pub reply: Reply,
 }
 
-const FORCE: Field = Field {
-    name: "force",
-    schema: r#"{"type":"boolean","description":"Turn the VM off at once"}"#,
-    default: Some("false"),
-};
-
-const fn get(path: &'static str, action: &'static str, reply: Reply, summary: &'static str) -> Route {
-    Route {
-        verb: Verb::Get,
-        path,
-        action,
-        summary,
-        query: &[],
-        body: Body::None,
-        reply,
-    }
-}
-
-const fn post(path: &'static str, action: &'static str, summary: &'static str) -> Route {
-    Route {
-        verb: Verb::Post,
-        path,
-        action,
-        summary,
-        query: &[],
-        body: Body::None,
-        reply: Reply::Carried,
-    }
-}
-
-const fn with_fields(route: Route, fields: &'static [Field]) -> Route {
-    Route {
-        body: Body::Fields(fields),
-        ..route
-    }
-}
-
-/// Every route that carries an action. Beside them there are only the event stream and the document itself.
-pub const ROUTES: &[Route] = &[
-    get(
-        "/vms",
-        "list-vms",
-        Reply::List("VmView"),
-        "All VMs of this host, replicas included",
-    ),
-    get("/vms/{vm}", "show-vm", Reply::One("VmView"), "One VM"),
-    post("/vms/{vm}/start", "start-vm", "Start a VM"),
-    with_fields(
-        post("/vms/{vm}/stop", "stop-vm", "Shut a VM down, or turn it off"),
-        &[FORCE],
-    ),
-    get(
-        "/vms/{vm}/screenshot",
-        "screenshot",
-        Reply::Picture,
-        "A picture of the VM's screen",
-    ),
-    Route {
-        verb: Verb::Put,
-        path: "/vms/{vm}/replication",
-        action: "enable-replication",
-        summary: "Enable replication of a VM; an empty disk list means all disks",
-        query: &[],
-        body: Body::Whole {
-            field: "settings",
-            schema: "ReplicationSettings",
-        },
-        reply: Reply::Carried,
-    },
-    Route {
-        verb: Verb::Delete,
-        ..post(
-            "/vms/{vm}/replication",
-            "remove-replication",
-            "Remove replication from a VM, on this side only",
-        )
-    },
-    post(
-        "/vms/{vm}/replication/start",
-        "start-replication",
-        "Start the initial copy",
-    ),
-    post(
-        "/vms/{vm}/replication/suspend",
-        "suspend-replication",
-        "Pause replication",
-    ),
-    post(
-        "/vms/{vm}/replication/resume",
-        "resume-replication",
-        "Resume paused replication",
-    ),
-    post(
-        "/vms/{vm}/replication/now",
-        "replicate-now",
-        "Replicate now, without waiting for the interval",
-    ),
-    get(
-        "/vms/{vm}/points",
-        "list-points",
-        Reply::List("PointView"),
-        "Recovery points of a replica, newest first",
-    ),
-    with_fields(
-        post(
-            "/vms/{vm}/failover/start",
-            "initiate-failover",
-            "Fail over to a recovery point",
-        ),
-        &[
-            Field {
-                name: "point",
-                schema: r##"{"$ref":"#/components/schemas/PointSelector"}"##,
-                default: Some(r#"{"by":"latest"}"#),
-            },
-            Field {
-                name: "start",
-                schema: r#"{"type":"boolean","description":"Start the VM as well"}"#,
-                default: Some("true"),
-            },
-        ],
-    ),
-    with_fields(
-        post(
-            "/vms/{vm}/failover/revert",
-            "revert-failover",
-            "Throw the failover away; recovery points stay as they are",
-        ),
-        &[FORCE],
-    ),
-    post(
-        "/vms/{vm}/failover/commit",
-        "commit-failover",
-        "Keep the failover for good",
-    ),
-    get("/jobs", "list-jobs", Reply::List("Job"), "Jobs, newest first"),
-    get("/jobs/{job}", "show-job", Reply::One("Job"), "One job"),
-    post("/jobs/{job}/cancel", "cancel-job", "Cancel a job"),
-    Route {
-        query: &[
-            Query {
-                name: "vm",
-                kind: Kind::Text,
-                default: "null",
-                about: "Only events of this VM",
-            },
-            Query {
-                name: "limit",
-                kind: Kind::Number,
-                default: "100",
-                about: "At most this many, 1 to 1000",
-            },
-        ],
-        ..get(
-            "/events",
-            "list-events",
-            Reply::List("Event"),
-            "What happened, newest events",
-        )
-    },
-    get(
-        "/authorization",
-        "list-authorization",
-        Reply::List("AuthorizationEntry"),
-        "Who may replicate to this host",
-    ),
-    Route {
-        body: Body::Whole {
-            field: "entry",
-            schema: "AuthorizationEntry",
-        },
-        ..post(
-            "/authorization",
-            "add-authorization",
-            "Add an entry; one with the same primary is replaced",
-        )
-    },
-    Route {
-        verb: Verb::Delete,
-        ..post(
-            "/authorization/{primary}",
-            "remove-authorization",
-            "Remove an entry",
-        )
-    },
-    get("/server", "show-server", Reply::One("ServerView"), "This host"),
-    Route {
-        verb: Verb::Put,
-        body: Body::Whole {
-            field: "settings",
-            schema: "ServerSettings",
-        },
-        ..post(
-            "/server",
-            "set-server",
-            "Change the settings of this host as a replica server",
-        )
-    },
-    with_fields(
-        post(
-            "/server/test-connection",
-            "test-connection",
-            "Reach a peer, authenticate, and be authorized",
-        ),
-        &[Field {
-            name: "peer",
-            schema: r#"{"type":"string","description":"HOST:PORT"}"#,
-            default: None,
-        }],
-    ),
-];
-
 /// The request an action is sent as.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
@@ -359,18 +151,15 @@ impl Route {
     ) -> Result<Action, Refusal> {
         let mut fields: Map<String, Value> = path.into_iter().map(|(k, v)| (k, Value::String(v))).collect();
         self.take_query(query, &mut fields)?;
-        let whole = self.take_body(body, &mut fields)?;
+        self.take_body(body, &mut fields)?;
         fields.insert("action".into(), self.action.into());
-        let action: Action = serde_json::from_value(Value::Object(fields)).map_err(|e| {
+        // Types that are a body refuse fields they do not know: a misspelt wish is an error.
+        serde_json::from_value(Value::Object(fields)).map_err(|e| {
             wrong(
                 format!("the request is not complete or not right: {e}"),
                 "see /api/v1/openapi.json",
             )
-        })?;
-        if let (Some(given), Body::Whole { field, .. }) = (whole, self.body) {
-            known_fields(&given, &action, field)?;
-        }
-        Ok(action)
+        })
     }
 
     fn take_query(
@@ -396,19 +185,17 @@ impl Route {
         Ok(())
     }
 
-    /// Returns the body when it is one field as a whole.
-    fn take_body(&self, body: &[u8], fields: &mut Map<String, Value>) -> Result<Option<Value>, Refusal> {
+    fn take_body(&self, body: &[u8], fields: &mut Map<String, Value>) -> Result<(), Refusal> {
         let parse = || {
             serde_json::from_slice::<Value>(body)
                 .map_err(|e| wrong(format!("the body is not JSON: {e}"), "send JSON"))
         };
         match self.body {
-            Body::None if body.is_empty() => Ok(None),
+            Body::None if body.is_empty() => Ok(()),
             Body::None => Err(wrong("this request takes no body", "send it without one")),
             Body::Whole { field, .. } => {
-                let value = parse()?;
-                fields.insert(field.into(), value.clone());
-                Ok(Some(value))
+                fields.insert(field.into(), parse()?);
+                Ok(())
             }
             Body::Fields(known) => {
                 let given = if body.is_empty() {
@@ -428,21 +215,9 @@ impl Route {
                     }
                     fields.insert(name, value);
                 }
-                Ok(None)
+                Ok(())
             }
         }
-    }
-}
-
-/// Types of the engine may ignore what they do not know; a management surface may not: a misspelt wish is an error.
-fn known_fields(given: &Value, action: &Action, field: &str) -> Result<(), Refusal> {
-    let understood = serde_json::to_value(action).unwrap_or_default();
-    let (Value::Object(given), Some(Value::Object(understood))) = (given, understood.get(field)) else {
-        return Ok(());
-    };
-    match given.keys().find(|k| !understood.contains_key(*k)) {
-        Some(k) => Err(wrong(format!("unknown field \"{k}\""), "")),
-        None => Ok(()),
     }
 }
 

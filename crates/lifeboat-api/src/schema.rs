@@ -1,6 +1,8 @@
 //! Schemas of what the REST surface carries, written by hand so that the engine's types need no HTTP library. A test
 //! serialises one of each and holds it against these.
 
+mod lifecycle;
+
 use serde_json::{Map, Value, json};
 
 use lifeboat_model::{
@@ -65,6 +67,7 @@ pub(crate) fn all() -> Value {
         .into_iter()
         .chain(machine())
         .chain(replication())
+        .chain(lifecycle::schemas())
         .chain(host())
     {
         schemas.insert(name.into(), schema);
@@ -233,6 +236,12 @@ fn settings() -> Value {
                 json!({ "type": "array", "items": { "type": "string" }, "description": "Disks that are replicated" }),
             ),
             ("compression", flag("Whether deltas are compressed")),
+            (
+                "application_h",
+                number("Hours between application-consistent points, 1 to 12; 0: none are made"),
+            ),
+            ("auto_resync", or_null(&reference("DayWindow"))),
+            ("bandwidth", reference("Bandwidth")),
         ],
     )
 }
@@ -268,6 +277,29 @@ fn view() -> Value {
             ("problem", or_null(&reference("Problem"))),
             ("bulk", list("BulkView")),
             ("failover", or_null(&reference("Failover"))),
+            ("test", or_null(&reference("Test"))),
+            (
+                "last_test",
+                or_null(&instant("When the last test failover was started, on a replica")),
+            ),
+            ("sync", or_null(&reference("Synchronization"))),
+            ("planned", or_null(&reference("Planned"))),
+            ("split", or_null(&reference("Split"))),
+            (
+                "scheduled",
+                or_null(&instant(
+                    "When an initial copy or a resynchronization is to begin",
+                )),
+            ),
+            ("abandoned", or_null(&reference("Abandoned"))),
+            (
+                "preflight",
+                json!({
+                    "type": "array", "items": { "type": "string" },
+                    "description": "What would keep the VM from starting on the replica"
+                }),
+            ),
+            ("network", list("NicFailover")),
             ("counters", reference("Counters")),
         ],
     )
@@ -275,8 +307,18 @@ fn view() -> Value {
 
 fn counters() -> Value {
     object(
-        "Counters of a relationship",
+        "Counters of a relationship in the current monitoring window",
         &[
+            (
+                "since",
+                or_null(&instant("When the window began; null in records of old")),
+            ),
+            ("total_latency_ms", number("Sum of all latencies in milliseconds")),
+            ("network_failures", number("Failures that were the network's")),
+            (
+                "application_failures",
+                number("Application-consistent instants that came out crash-consistent"),
+            ),
             ("cycles", number("Cycles completed")),
             ("failures", number("Cycles that failed")),
             (
@@ -306,6 +348,15 @@ fn failover() -> Value {
             ("phase", reference("FailoverPhase")),
             ("job", uuid("Job of the current phase")),
             ("before", reference("ReplicationState")),
+            ("at", or_null(&reference("Position"))),
+            (
+                "take_over",
+                or_null(&object(
+                    "What follows a planned failover by itself",
+                    &[("start", flag("Start the VM"))],
+                )),
+            ),
+            ("reverse", or_null(&reference("Reverse"))),
         ],
     )
 }
@@ -371,6 +422,7 @@ fn replication() -> Vec<Named> {
             json!({ "oneOf": [
                 tagged("kind", "point", &[("id", uuid("A sealed point"))]),
                 tagged("kind", "cycle", &[("position", reference("Position"))]),
+                tagged("kind", "abandoned", &[]),
             ]}),
         ),
         ("Failover", failover()),
@@ -450,7 +502,18 @@ fn host() -> Vec<Named> {
             "ServerSettings",
             object(
                 "This host as a replica server",
-                &[("enabled", flag("Whether replicas are taken"))],
+                &[
+                    ("enabled", flag("Whether replicas are taken")),
+                    (
+                        "monitoring_interval_s",
+                        number("Length of a monitoring window in seconds, 3600 to 604800"),
+                    ),
+                    (
+                        "monitoring_start_min",
+                        number("When windows begin, in minutes of the local day, 0 to 1439"),
+                    ),
+                    ("bandwidth", reference("Bandwidth")),
+                ],
             ),
         ),
         (

@@ -307,14 +307,18 @@ fn what_the_engine_says_fits_the_schemas() {
             fit.unwrap_or_else(|e| panic!("{tag}: {e}"));
         }
     }
+    let taken = |name: &str, value: Value| {
+        let schema = json!({ "$ref": format!("#/components/schemas/{name}") });
+        fits(&value, &schema, &doc).unwrap();
+    };
     for point in samples::selectors() {
-        let value = serde_json::to_value(point).unwrap();
-        fits(
-            &value,
-            &json!({ "$ref": "#/components/schemas/PointSelector" }),
-            &doc,
-        )
-        .unwrap();
+        taken("PointSelector", serde_json::to_value(point).unwrap());
+    }
+    for how in samples::initial_copies() {
+        taken("InitialCopy", serde_json::to_value(how).unwrap());
+    }
+    for card in samples::cards() {
+        taken("NicFailover", serde_json::to_value(card).unwrap());
     }
 }
 
@@ -385,11 +389,26 @@ async fn nonsense_is_refused_before_the_engine_sees_it() {
             "/api/v1/server",
             b"{\"enabled\":true,\"x\":1}",
             400,
-            "unknown field \\\"x\\\"",
+            "unknown field `x`",
         ),
         ("PUT", "/api/v1/server", b"", 400, "not JSON"),
         ("PUT", "/api/v1/server", &long, 413, "longer than"),
         ("POST", "/api/v1/server/test-connection", b"{}", 400, "peer"),
+        ("POST", "/api/v1/vms/web/replication/import", b"{}", 400, "dir"),
+        (
+            "PUT",
+            "/api/v1/vms/web/failover/network",
+            b"{\"cards\":[{\"mac\":\"52:54:00:00:00:01\",\"adresses\":[]}]}",
+            400,
+            "adresses",
+        ),
+        (
+            "PUT",
+            "/api/v1/vms/web/failover/network",
+            b"{\"cards\":[{\"mac\":\"52:54:00:00:00:01\",\"dns\":[\"ns1\"]}]}",
+            400,
+            "invalid IP address",
+        ),
     ];
     for (method, target, body, status, word) in table {
         let (got, _, answer) = ask(&host, method, target, body).await;
@@ -417,6 +436,8 @@ async fn a_missing_body_means_the_defaults() {
     )
     .await;
     ask(&host, "GET", "/api/v1/events", b"").await;
+    ask(&host, "POST", "/api/v1/vms/web/replication/start", b"").await;
+    ask(&host, "POST", "/api/v1/vms/web/failover/test", b"").await;
     let vm = VmRef("web".into());
     let point = lifeboat_engine::action::PointSelector::Latest;
     let want = vec![
@@ -424,13 +445,25 @@ async fn a_missing_body_means_the_defaults() {
             vm: vm.clone(),
             point: point.clone(),
             start: true,
+            force: false,
         },
         Action::InitiateFailover {
             vm,
             point,
             start: false,
+            force: false,
         },
         Action::ListEvents { vm: None, limit: 100 },
+        Action::StartReplication {
+            vm: VmRef("web".into()),
+            how: lifeboat_engine::action::InitialCopy::Network,
+            at: None,
+        },
+        Action::StartTest {
+            vm: VmRef("web".into()),
+            point: lifeboat_engine::action::PointSelector::Latest,
+            start: false,
+        },
     ];
     assert_eq!(*host.fake.asked.lock().unwrap(), want);
 }

@@ -1,20 +1,26 @@
 //! One of everything that crosses the surface. The exhaustive matches make a new variant a compile error here.
 
 use lifeboat_engine::action::{
-    Action, Answer, BulkView, PointSelector, PointView, ReplicationView, ServerView, VmRef, VmView,
+    Action, Answer, BulkView, InitialCopy, PointSelector, PointView, ReplicationView, ServerView, VmRef,
+    VmView,
 };
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
-use lifeboat_engine::ports::store::{BulkProgress, Target};
-use lifeboat_engine::records::{Counters, Event, Failover, FailoverPhase, Job, Problem, ServerSettings};
+use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
+use lifeboat_engine::records::{
+    Counters, Event, Failover, FailoverPhase, Job, Planned, PlannedPhase, Problem, Reverse, ServerSettings,
+    Split, SyncKind, Synchronization, TakeOver, Test, TestPhase,
+};
+use lifeboat_model::settings::BandwidthWindow;
+use lifeboat_model::vm::NicBackend;
 use lifeboat_model::{
-    AuthorizationEntry, BranchId, DiskId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType,
-    PointId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
-    VmId,
+    AuthorizationEntry, Bandwidth, BranchId, DayWindow, DiskId, FailedOverReplicationType, GenerationId,
+    JobId, JobState, JobType, NicFailover, PointId, Position, ReplicationHealth, ReplicationMode,
+    ReplicationSettings, ReplicationState, Timestamp, VmId,
 };
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 25;
+pub(crate) const VARIANTS: usize = 38;
 
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {
@@ -44,6 +50,19 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::ShowServer => (22, false),
         Action::SetServer { .. } => (23, true),
         Action::TestConnection { .. } => (24, true),
+        Action::ModifyReplication { .. } => (25, true),
+        Action::ImportCopy { .. } => (26, true),
+        Action::Resynchronize { .. } => (27, true),
+        Action::CancelResync { .. } => (28, true),
+        Action::ReverseReplication { .. } => (29, true),
+        Action::BecomeReplica { .. } => (30, true),
+        Action::DropAbandoned { .. } => (31, true),
+        Action::SetFailoverNetwork { .. } => (32, true),
+        Action::ResetStatistics { .. } => (33, true),
+        Action::PlannedFailover { .. } => (34, true),
+        Action::CancelPlanned { .. } => (35, true),
+        Action::StartTest { .. } => (36, true),
+        Action::StopTest { .. } => (37, true),
     }
 }
 
@@ -69,7 +88,6 @@ pub(crate) fn actions() -> Vec<Action> {
         },
         Action::Screenshot { vm: vm() },
         Action::EnableReplication { vm: vm(), settings },
-        Action::StartReplication { vm: vm() },
         Action::SuspendReplication { vm: vm() },
         Action::ResumeReplication { vm: vm() },
         Action::RemoveReplication { vm: vm() },
@@ -95,19 +113,139 @@ pub(crate) fn actions() -> Vec<Action> {
         },
         Action::RemoveAuthorization { primary: "*".into() },
         Action::ShowServer,
-        Action::SetServer {
-            settings: ServerSettings { enabled: true },
-        },
+        Action::SetServer { settings: server() },
         Action::TestConnection {
             peer: "[::1]:8443".into(),
         },
     ];
-    all.extend(selectors().into_iter().map(|point| Action::InitiateFailover {
-        vm: vm(),
-        point,
-        start: false,
-    }));
+    for point in selectors() {
+        all.push(Action::InitiateFailover {
+            vm: vm(),
+            point: point.clone(),
+            start: false,
+            force: true,
+        });
+        all.push(Action::StartTest {
+            vm: vm(),
+            point,
+            start: true,
+        });
+    }
+    all.extend(copies());
+    all.extend(lifecycle());
     all
+}
+
+pub(crate) fn initial_copies() -> Vec<InitialCopy> {
+    vec![
+        InitialCopy::Network,
+        InitialCopy::Export {
+            dir: "/media/disk".into(),
+        },
+        InitialCopy::Seed,
+    ]
+}
+
+fn copies() -> impl Iterator<Item = Action> {
+    let vm = || VmRef("web".into());
+    let starts = initial_copies()
+        .into_iter()
+        .map(move |how| Action::StartReplication {
+            vm: vm(),
+            how,
+            at: Some(Timestamp(9)),
+        });
+    let import = Action::ImportCopy {
+        vm: vm(),
+        dir: "/media/disk".into(),
+    };
+    let resyncs = [None, Some(Timestamp(9))].map(|at| Action::Resynchronize { vm: vm(), at });
+    starts.chain([import]).chain(resyncs)
+}
+
+fn lifecycle() -> Vec<Action> {
+    let vm = || VmRef("web".into());
+    vec![
+        Action::ModifyReplication {
+            vm: vm(),
+            settings: settings(),
+        },
+        Action::CancelResync { vm: vm() },
+        Action::ReverseReplication {
+            vm: vm(),
+            settings: None,
+        },
+        Action::ReverseReplication {
+            vm: vm(),
+            settings: Some(settings()),
+        },
+        Action::BecomeReplica { vm: vm() },
+        Action::DropAbandoned { vm: vm() },
+        Action::SetFailoverNetwork {
+            vm: vm(),
+            cards: cards(),
+        },
+        Action::ResetStatistics { vm: vm() },
+        Action::PlannedFailover {
+            vm: vm(),
+            force: true,
+            prepare_only: true,
+            start: false,
+        },
+        Action::CancelPlanned {
+            vm: vm(),
+            force: true,
+        },
+        Action::StopTest { vm: vm() },
+    ]
+}
+
+pub(crate) fn cards() -> Vec<NicFailover> {
+    let plain = NicFailover {
+        mac: "52:54:00:00:00:01".into(),
+        ..NicFailover::default()
+    };
+    vec![
+        plain.clone(),
+        NicFailover {
+            dhcp: true,
+            backend: Some(NicBackend::User),
+            test_backend: Some(NicBackend::None),
+            ..plain.clone()
+        },
+        NicFailover {
+            addresses: vec!["10.1.2.3/24".into(), "fd00::3/64".into()],
+            gateways: vec!["10.1.2.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            dns: vec!["10.1.2.1".parse().unwrap()],
+            backend: Some(NicBackend::Tap { ifname: "t0".into() }),
+            ..plain
+        },
+    ]
+}
+
+fn night() -> DayWindow {
+    DayWindow {
+        from_min: 1320,
+        to_min: 360,
+    }
+}
+
+fn bandwidth() -> Bandwidth {
+    Bandwidth {
+        bytes_per_s: 10 << 20,
+        windows: vec![BandwidthWindow {
+            window: night(),
+            bytes_per_s: 0,
+        }],
+    }
+}
+
+fn server() -> ServerSettings {
+    ServerSettings {
+        enabled: true,
+        bandwidth: bandwidth(),
+        ..ServerSettings::default()
+    }
 }
 
 /// Answers that the action may get, every one of them.
@@ -125,7 +263,7 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
             host: "a".into(),
             version: "0.1.0".into(),
             listen: "0.0.0.0:8443".into(),
-            settings: ServerSettings { enabled: true },
+            settings: server(),
         })],
         other => {
             assert!(variant(other).1, "no answer for {other:?}");
@@ -143,6 +281,9 @@ fn settings() -> ReplicationSettings {
         any_point_window_s: 3600,
         disks: vec![DiskId::new("sys").unwrap()],
         compression: true,
+        application_h: 4,
+        auto_resync: Some(night()),
+        bandwidth: bandwidth(),
     }
 }
 
@@ -221,6 +362,11 @@ fn points() -> Vec<PointView> {
         PointView {
             target: cycle,
             consistency: lifeboat_deltalog::Consistency::Application,
+            ..point.clone()
+        },
+        PointView {
+            id: "abandoned".into(),
+            target: Target::Abandoned,
             ..point
         },
     ]
@@ -251,8 +397,85 @@ fn view() -> ReplicationView {
             size: 10,
         }],
         failover: None,
+        test: None,
+        last_test: None,
+        sync: None,
+        planned: None,
+        split: None,
+        scheduled: None,
+        abandoned: None,
+        preflight: Vec::new(),
+        network: Vec::new(),
         counters: Counters::default(),
     }
+}
+
+/// Everything at once, which never happens; each of it in every form.
+fn busy() -> Vec<ReplicationView> {
+    let kinds = [SyncKind::Resync, SyncKind::Seed, SyncKind::Reverse];
+    let phases = [
+        PlannedPhase::Stopping,
+        PlannedPhase::Closing,
+        PlannedPhase::Prepared,
+        PlannedPhase::HandingOver,
+    ];
+    let tests = [
+        TestPhase::Making { start: true },
+        TestPhase::Ready,
+        TestPhase::Ending,
+    ];
+    let mut all = Vec::new();
+    for ((kind, phase), test) in kinds
+        .into_iter()
+        .cycle()
+        .zip(phases)
+        .zip(tests.into_iter().cycle())
+    {
+        all.push(ReplicationView {
+            test: Some(Test {
+                vm: VmId(Uuid::from_u128(8)),
+                branch: BranchId(Uuid::from_u128(3)),
+                target: Target::Abandoned,
+                instant: Timestamp(1),
+                phase: test,
+                job: job().id,
+            }),
+            last_test: Some(Timestamp(1)),
+            sync: Some(Synchronization {
+                start: position(),
+                kind,
+                cursor: (1, 1 << 30),
+                tracking: true,
+                sent: 77,
+                job: Some(job().id),
+            }),
+            planned: Some(Planned {
+                phase,
+                force: false,
+                hand_over: true,
+                start: true,
+                job: job().id,
+            }),
+            split: Some(Split {
+                since: Timestamp(1),
+                theirs: "committed, running".into(),
+                committed: true,
+            }),
+            scheduled: Some(Timestamp(1)),
+            abandoned: Some(Abandoned {
+                since: position(),
+                at: Timestamp(1),
+            }),
+            preflight: vec!["no KVM".into()],
+            network: cards(),
+            counters: Counters {
+                since: Some(Timestamp(1)),
+                ..Counters::default()
+            },
+            ..view()
+        });
+    }
+    all
 }
 
 fn failover(phase: FailoverPhase) -> Failover {
@@ -265,6 +488,12 @@ fn failover(phase: FailoverPhase) -> Failover {
         phase,
         job: job().id,
         before: ReplicationState::Replicating,
+        at: Some(position()),
+        take_over: Some(TakeOver { start: true }),
+        reverse: Some(Reverse {
+            settings: settings(),
+            job: job().id,
+        }),
     }
 }
 
@@ -317,5 +546,9 @@ fn vms() -> Vec<VmView> {
             ..plain.clone()
         });
     }
+    all.extend(busy().into_iter().map(|replication| VmView {
+        replication: Some(replication),
+        ..plain.clone()
+    }));
     all
 }

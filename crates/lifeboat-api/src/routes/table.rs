@@ -1,0 +1,377 @@
+//! The REST surface as a table: one route for each action, in the order of the OpenAPI document. Translations are in the
+//! parent.
+
+use super::{Body, Field, Kind, Query, Reply, Route, Verb};
+
+const FORCE: Field = Field {
+    name: "force",
+    schema: r#"{"type":"boolean","description":"Turn the VM off at once"}"#,
+    default: Some("false"),
+};
+
+const fn get(path: &'static str, action: &'static str, reply: Reply, summary: &'static str) -> Route {
+    Route {
+        verb: Verb::Get,
+        path,
+        action,
+        summary,
+        query: &[],
+        body: Body::None,
+        reply,
+    }
+}
+
+const fn post(path: &'static str, action: &'static str, summary: &'static str) -> Route {
+    Route {
+        verb: Verb::Post,
+        path,
+        action,
+        summary,
+        query: &[],
+        body: Body::None,
+        reply: Reply::Carried,
+    }
+}
+
+const fn with_fields(route: Route, fields: &'static [Field]) -> Route {
+    Route {
+        body: Body::Fields(fields),
+        ..route
+    }
+}
+
+/// Which recovery point.
+const POINT: Field = Field {
+    name: "point",
+    schema: r##"{"$ref":"#/components/schemas/PointSelector"}"##,
+    default: Some(r#"{"by":"latest"}"#),
+};
+
+/// When something scheduled begins.
+const AT: Field = Field {
+    name: "at",
+    schema: r#"{"anyOf":[{"type":"integer","minimum":0},{"type":"null"}],"description":"When to begin, in milliseconds since 1970, at most 7 days ahead; null: now"}"#,
+    default: Some("null"),
+};
+
+const fn delete(path: &'static str, action: &'static str, summary: &'static str) -> Route {
+    Route {
+        verb: Verb::Delete,
+        ..post(path, action, summary)
+    }
+}
+
+/// Every route that carries an action. Beside them there are only the event stream and the document itself.
+pub const ROUTES: &[Route] = &[
+    get(
+        "/vms",
+        "list-vms",
+        Reply::List("VmView"),
+        "All VMs of this host, replicas included",
+    ),
+    get("/vms/{vm}", "show-vm", Reply::One("VmView"), "One VM"),
+    post("/vms/{vm}/start", "start-vm", "Start a VM"),
+    with_fields(
+        post("/vms/{vm}/stop", "stop-vm", "Shut a VM down, or turn it off"),
+        &[FORCE],
+    ),
+    get(
+        "/vms/{vm}/screenshot",
+        "screenshot",
+        Reply::Picture,
+        "A picture of the VM's screen",
+    ),
+    Route {
+        verb: Verb::Put,
+        path: "/vms/{vm}/replication",
+        action: "enable-replication",
+        summary: "Enable replication of a VM; an empty disk list means all disks",
+        query: &[],
+        body: Body::Whole {
+            field: "settings",
+            schema: "ReplicationSettings",
+        },
+        reply: Reply::Carried,
+    },
+    delete(
+        "/vms/{vm}/replication",
+        "remove-replication",
+        "Remove replication from a VM, on this side only",
+    ),
+    Route {
+        verb: Verb::Put,
+        body: Body::Whole {
+            field: "settings",
+            schema: "ReplicationSettings",
+        },
+        ..post(
+            "/vms/{vm}/replication/settings",
+            "modify-replication",
+            "Change the settings of a replication: the whole new settings",
+        )
+    },
+    with_fields(
+        post(
+            "/vms/{vm}/replication/start",
+            "start-replication",
+            "Start the initial copy: over the network, to a directory, or from a copy the replica has",
+        ),
+        &[
+            Field {
+                name: "how",
+                schema: r##"{"$ref":"#/components/schemas/InitialCopy"}"##,
+                default: Some(r#"{"how":"network"}"#),
+            },
+            AT,
+        ],
+    ),
+    with_fields(
+        post(
+            "/vms/{vm}/replication/import",
+            "import-copy",
+            "Import an exported initial copy, on the replica",
+        ),
+        &[Field {
+            name: "dir",
+            schema: r#"{"type":"string","description":"Directory that was exported to, as this host sees it"}"#,
+            default: None,
+        }],
+    ),
+    with_fields(
+        post(
+            "/vms/{vm}/replication/resync",
+            "resynchronize",
+            "Compare both copies and send what differs; recovery points stay",
+        ),
+        &[AT],
+    ),
+    post(
+        "/vms/{vm}/replication/resync/cancel",
+        "cancel-resync",
+        "Give a resynchronization up",
+    ),
+    post(
+        "/vms/{vm}/replication/suspend",
+        "suspend-replication",
+        "Pause replication",
+    ),
+    post(
+        "/vms/{vm}/replication/resume",
+        "resume-replication",
+        "Resume paused replication, or a paused resynchronization",
+    ),
+    post(
+        "/vms/{vm}/replication/now",
+        "replicate-now",
+        "Replicate now, without waiting for the interval",
+    ),
+    with_fields(
+        post(
+            "/vms/{vm}/replication/reverse",
+            "reverse-replication",
+            "Replicate the other way round, on the failed-over and committed side",
+        ),
+        &[Field {
+            name: "settings",
+            schema: r##"{"anyOf":[{"$ref":"#/components/schemas/ReplicationSettings"},{"type":"null"}],"description":"Of the new direction; null: as they are, with the old primary as the peer"}"##,
+            default: Some("null"),
+        }],
+    ),
+    post(
+        "/vms/{vm}/replication/become-replica",
+        "become-replica",
+        "Make a VM that is off a replica that awaits its data",
+    ),
+    delete(
+        "/vms/{vm}/replication/abandoned",
+        "drop-abandoned",
+        "Let go of what an old primary had beyond the point the other side went on from",
+    ),
+    delete(
+        "/vms/{vm}/replication/statistics",
+        "reset-statistics",
+        "Begin a new window of statistics",
+    ),
+    get(
+        "/vms/{vm}/points",
+        "list-points",
+        Reply::List("PointView"),
+        "Recovery points of a replica, newest first",
+    ),
+    with_fields(
+        post(
+            "/vms/{vm}/failover/start",
+            "initiate-failover",
+            "Fail over to a recovery point",
+        ),
+        &[
+            POINT,
+            Field {
+                name: "start",
+                schema: r#"{"type":"boolean","description":"Start the VM as well"}"#,
+                default: Some("true"),
+            },
+            Field {
+                name: "force",
+                schema: r#"{"type":"boolean","description":"Do it although the primary answers that its VM is running"}"#,
+                default: Some("false"),
+            },
+        ],
+    ),
+    with_fields(
+        post(
+            "/vms/{vm}/failover/revert",
+            "revert-failover",
+            "Throw the failover away; recovery points stay as they are",
+        ),
+        &[FORCE],
+    ),
+    post(
+        "/vms/{vm}/failover/commit",
+        "commit-failover",
+        "Keep the failover for good",
+    ),
+    with_fields(
+        post(
+            "/vms/{vm}/failover/planned",
+            "planned-failover",
+            "A whole planned failover, from either host: shut down, send the rest, fail over, reverse",
+        ),
+        &[
+            Field {
+                name: "force",
+                schema: r#"{"type":"boolean","description":"Turn the VM off when it does not shut down in time"}"#,
+                default: Some("false"),
+            },
+            Field {
+                name: "prepare_only",
+                schema: r#"{"type":"boolean","description":"Shut down and send the rest, but do not hand over; on the primary"}"#,
+                default: Some("false"),
+            },
+            Field {
+                name: "start",
+                schema: r#"{"type":"boolean","description":"Start the VM on the replica"}"#,
+                default: Some("true"),
+            },
+        ],
+    ),
+    with_fields(
+        post(
+            "/vms/{vm}/failover/planned/cancel",
+            "cancel-planned",
+            "Cancel a planned failover before the replica took over, on the primary",
+        ),
+        &[Field {
+            name: "force",
+            schema: r#"{"type":"boolean","description":"Go on although the replica does not answer and may have taken over"}"#,
+            default: Some("false"),
+        }],
+    ),
+    with_fields(
+        post(
+            "/vms/{vm}/failover/test",
+            "start-test",
+            "Make a test VM at a recovery point; replication goes on",
+        ),
+        &[
+            POINT,
+            Field {
+                name: "start",
+                schema: r#"{"type":"boolean","description":"Start the test VM as well"}"#,
+                default: Some("false"),
+            },
+        ],
+    ),
+    delete(
+        "/vms/{vm}/failover/test",
+        "stop-test",
+        "Turn the test VM off and throw it away",
+    ),
+    Route {
+        verb: Verb::Put,
+        ..with_fields(
+            post(
+                "/vms/{vm}/failover/network",
+                "set-failover-network",
+                "What the guest's network cards become after a failover and in a test",
+            ),
+            &[Field {
+                name: "cards",
+                schema: r##"{"type":"array","items":{"$ref":"#/components/schemas/NicFailover"},"description":"One entry for each card that has settings; others have none afterwards"}"##,
+                default: None,
+            }],
+        )
+    },
+    get("/jobs", "list-jobs", Reply::List("Job"), "Jobs, newest first"),
+    get("/jobs/{job}", "show-job", Reply::One("Job"), "One job"),
+    post("/jobs/{job}/cancel", "cancel-job", "Cancel a job"),
+    Route {
+        query: &[
+            Query {
+                name: "vm",
+                kind: Kind::Text,
+                default: "null",
+                about: "Only events of this VM",
+            },
+            Query {
+                name: "limit",
+                kind: Kind::Number,
+                default: "100",
+                about: "At most this many, 1 to 1000",
+            },
+        ],
+        ..get(
+            "/events",
+            "list-events",
+            Reply::List("Event"),
+            "What happened, newest events",
+        )
+    },
+    get(
+        "/authorization",
+        "list-authorization",
+        Reply::List("AuthorizationEntry"),
+        "Who may replicate to this host",
+    ),
+    Route {
+        body: Body::Whole {
+            field: "entry",
+            schema: "AuthorizationEntry",
+        },
+        ..post(
+            "/authorization",
+            "add-authorization",
+            "Add an entry; one with the same primary is replaced",
+        )
+    },
+    delete(
+        "/authorization/{primary}",
+        "remove-authorization",
+        "Remove an entry",
+    ),
+    get("/server", "show-server", Reply::One("ServerView"), "This host"),
+    Route {
+        verb: Verb::Put,
+        body: Body::Whole {
+            field: "settings",
+            schema: "ServerSettings",
+        },
+        ..post(
+            "/server",
+            "set-server",
+            "Change the settings of this host as a replica server",
+        )
+    },
+    with_fields(
+        post(
+            "/server/test-connection",
+            "test-connection",
+            "Reach a peer, authenticate, and be authorized",
+        ),
+        &[Field {
+            name: "peer",
+            schema: r#"{"type":"string","description":"HOST:PORT"}"#,
+            default: None,
+        }],
+    ),
+];
