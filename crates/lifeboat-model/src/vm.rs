@@ -287,9 +287,15 @@ fn validate_nic(nic: &NicSpec) -> Result<(), VmSpecError> {
         }
         _ => return Err(VmSpecError::Mac(nic.mac.chars().take(40).collect())),
     }
-    match &nic.backend {
-        NicBackend::None | NicBackend::User => Ok(()),
-        NicBackend::Tap { ifname } => word("nic ifname", ifname),
+    nic.backend.validate()
+}
+
+impl NicBackend {
+    pub(crate) fn validate(&self) -> Result<(), VmSpecError> {
+        match self {
+            Self::None | Self::User => Ok(()),
+            Self::Tap { ifname } => word("nic ifname", ifname),
+        }
     }
 }
 
