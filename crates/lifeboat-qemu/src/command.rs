@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::VmPaths;
 use crate::graph::{self, DiskGraph};
+use crate::seed;
 
 /// Arguments that start `launch` with its CPUs stopped.
 pub(crate) fn arguments(launch: &Launch, graphs: &[DiskGraph], paths: &VmPaths, accel: &str) -> Vec<String> {
@@ -23,7 +24,7 @@ pub(crate) fn arguments(launch: &Launch, graphs: &[DiskGraph], paths: &VmPaths, 
     a.add("-cpu", &spec.cpu);
     a.add("-m", &format!("{}M", spec.memory_mib));
     a.add("-smp", &spec.cpus.to_string());
-    machine(&mut a, spec);
+    machine(&mut a, launch);
     monitors(&mut a, paths);
     a.json("-device", &json!({"driver": "VGA", "id": "video"}));
     a.json(
@@ -41,6 +42,12 @@ pub(crate) fn arguments(launch: &Launch, graphs: &[DiskGraph], paths: &VmPaths, 
     }
     disks(&mut a, launch, graphs);
     nics(&mut a, spec);
+    // Last of all devices, so that no other one is found in another slot because of it.
+    if !launch.seed.is_empty() {
+        seed::arguments(paths)
+            .iter()
+            .for_each(|(option, value)| a.json(option, value));
+    }
     a.0
 }
 
@@ -69,9 +76,13 @@ fn socket(id: &str, path: &Utf8Path) -> String {
     format!("socket,id={id},path={},server=on,wait=off", escape(path.as_str()))
 }
 
-fn machine(a: &mut Arguments, spec: &VmSpec) {
-    let mut machine = spec.machine.clone();
-    if let Firmware::Uefi { code, vars } = &spec.firmware {
+fn machine(a: &mut Arguments, launch: &Launch) {
+    let mut machine = launch.spec.machine.clone();
+    if let Firmware::Uefi { code, vars } = &launch.spec.firmware {
+        let vars = launch
+            .firmware_vars
+            .as_ref()
+            .map_or(vars.as_str(), |v| v.as_str());
         let flash = |node: &str, path: &str, read_only: bool| {
             json!({
                 "driver": "raw", "node-name": node, "read-only": read_only,

@@ -107,6 +107,11 @@ impl VmPaths {
         self.file("launch.json")
     }
 
+    /// Files of the seed disk.
+    pub(crate) fn seed(&self) -> Utf8PathBuf {
+        self.file("seed")
+    }
+
     /// Exists while the guest's file systems may be frozen by us.
     pub(crate) fn frozen(&self) -> Utf8PathBuf {
         self.file("frozen")

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, Hypervisor, HypervisorError, Launch, LiveMerge, PowerState,
+    Console, GuestOs, GuestRun, Hypervisor, HypervisorError, Launch, LiveMerge, PowerState,
 };
-use lifeboat_model::{DiskId, VmId};
+use lifeboat_model::{DiskId, Firmware, VmId, VmSpec};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -21,14 +22,19 @@ use tokio::time::Instant;
 use crate::capture;
 use crate::config::{QemuConfig, VmPaths};
 use crate::files;
+use crate::guest;
 use crate::merge;
 use crate::preflight;
+use crate::probe;
 use crate::process::{PidRecord, Process};
 use crate::qmp::{Agent, Qmp, QmpError, ShutdownMode};
 use crate::start;
 
 /// How long a monitor may take to greet before its process counts as stuck.
 const GREETING: Duration = Duration::from_secs(5);
+
+/// Largest variable store that is read, in bytes. The usual ones have 128 to 528 KiB.
+const FIRMWARE_VARS_MAX: u64 = 64 << 20;
 
 /// How long a process may take to close its images.
 pub(crate) const CLOSING: Duration = Duration::from_secs(30);
@@ -40,6 +46,7 @@ pub struct Qemu {
     pub(crate) held: Held,
     /// Whether KVM is worth using, once somebody had to know.
     pub(crate) kvm: OnceCell<bool>,
+    pub(crate) known: probe::Cache,
 }
 
 /// VMs that are off and whose disks a source of this daemon holds.
@@ -89,6 +96,7 @@ impl Qemu {
             config,
             held: Held::default(),
             kvm: OnceCell::new(),
+            known: probe::Cache::default(),
         }
     }
 
@@ -236,6 +244,38 @@ impl Hypervisor for Qemu {
             socket: paths.file("console.sock"),
             log: paths.file("console.log"),
         }
+    }
+
+    async fn missing(&self, spec: &VmSpec) -> Vec<String> {
+        preflight::missing(self, spec).await
+    }
+
+    async fn firmware_vars(&self, spec: &VmSpec) -> Result<Option<Bytes>, HypervisorError> {
+        match &spec.firmware {
+            Firmware::Bios => Ok(None),
+            Firmware::Uefi { vars, .. } => {
+                let what = || format!("cannot read the firmware's variables {vars}");
+                let bytes =
+                    files::read_at_most(Path::new(vars), FIRMWARE_VARS_MAX).map_err(io_error(what()))?;
+                Ok(Some(bytes.into()))
+            }
+        }
+    }
+
+    async fn guest_os(&self, vm: VmId) -> Result<GuestOs, HypervisorError> {
+        self.running(vm)?;
+        guest::os(&self.paths(vm)).await
+    }
+
+    async fn guest_run(
+        &self,
+        vm: VmId,
+        program: &str,
+        arguments: &[String],
+        timeout: Duration,
+    ) -> Result<GuestRun, HypervisorError> {
+        self.running(vm)?;
+        guest::run(&self.paths(vm), program, arguments, timeout).await
     }
 
     async fn screenshot(&self, vm: VmId) -> Result<Bytes, HypervisorError> {

@@ -8,6 +8,7 @@ mod command;
 mod config;
 mod files;
 mod graph;
+mod guest;
 #[cfg(test)]
 mod guest_tests;
 mod hypervisor;
@@ -17,6 +18,7 @@ mod preflight;
 mod probe;
 mod process;
 pub mod qmp;
+mod seed;
 mod shell;
 mod start;
 #[cfg(test)]

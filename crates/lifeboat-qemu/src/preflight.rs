@@ -11,7 +11,7 @@ use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, VmSpec};
 use crate::config::QemuConfig;
 use crate::graph::DiskGraph;
 use crate::hypervisor::Qemu;
-use crate::probe;
+use crate::probe::{self, Known};
 
 /// Longest Unix socket path in bytes.
 const SOCKET_PATH_MAX: usize = 107;
@@ -29,24 +29,45 @@ pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<&'static str, 
         ));
     }
     check_pairs(launch)?;
-    let version = probe::version(config.binary()).await?;
-    check_version(version, spec)?;
-    check_machine(launch)?;
-    check_known(config, "-machine", "machine", &spec.machine).await?;
-    check_known(config, "-cpu", "cpu", &spec.cpu).await?;
-    let (accel, kvm) = probe::accel(config, &qemu.kvm).await?;
-    if spec.cpu == "host" && !kvm {
-        return refuse(
-            "cpu \"host\" needs KVM, which is not used on this host: use \"max\" or a named model".into(),
-        );
-    }
-    check_firmware(&spec.firmware)?;
+    let known = qemu.known.ask(config.binary()).await?;
+    check_version(known.version, spec)?;
+    check_machine(&spec.machine, launch.disks.iter().map(|d| d.bus))?;
+    check_machine_type(config, &known, spec)?;
+    check_cpu(config, &known, spec)?;
+    let accel = check_accel(qemu, spec).await?;
+    check_code(&spec.firmware)?;
+    check_vars(launch)?;
     spec.nics.iter().try_for_each(|nic| check_nic(&nic.backend))?;
     launch
         .disks
         .iter()
         .try_for_each(|d| check_image(&d.id, &d.image))?;
     Ok(accel)
+}
+
+/// Everything of `spec` that this host lacks, whatever it is told to connect and to open.
+pub(crate) async fn missing(qemu: &Qemu, spec: &VmSpec) -> Vec<String> {
+    let config = &qemu.config;
+    let mut found = vec![
+        spec.validate()
+            .map_err(|e| HypervisorError::Preflight(e.to_string())),
+        check_machine(&spec.machine, spec.disks.iter().map(|d| d.bus)),
+    ];
+    match qemu.known.recent(config.binary()).await {
+        Ok(known) => found.extend([
+            check_version(known.version, spec),
+            check_machine_type(config, &known, spec),
+            check_cpu(config, &known, spec),
+            check_accel(qemu, spec).await.map(|_| ()),
+        ]),
+        Err(error) => found.push(Err(error)),
+    }
+    found.extend([
+        check_memory(spec.memory_mib, host_memory_mib()),
+        check_code(&spec.firmware),
+    ]);
+    let reasons = found.into_iter().filter_map(Result::err);
+    reasons.map(|e| e.to_string()).collect()
 }
 
 fn refuse<T>(why: String) -> Result<T, HypervisorError> {
@@ -84,9 +105,8 @@ pub(crate) fn check_version(version: (u32, u32), spec: &VmSpec) -> Result<(), Hy
     Ok(())
 }
 
-fn check_machine(launch: &Launch) -> Result<(), HypervisorError> {
-    let machine = &launch.spec.machine;
-    let ide = launch.disks.iter().filter(|d| d.bus == DiskBus::Ide).count();
+fn check_machine(machine: &str, buses: impl Iterator<Item = DiskBus>) -> Result<(), HypervisorError> {
+    let ide = buses.filter(|bus| *bus == DiskBus::Ide).count();
     let old_chipset = machine == "pc" || machine.starts_with("pc-i440fx");
     if ide > 0 && !old_chipset {
         return refuse(format!(
@@ -99,34 +119,82 @@ fn check_machine(launch: &Launch) -> Result<(), HypervisorError> {
     Ok(())
 }
 
-async fn check_known(
-    config: &QemuConfig,
-    option: &str,
-    what: &str,
-    name: &str,
-) -> Result<(), HypervisorError> {
-    let list = probe::ask(config.binary(), &[option, "help"]).await?;
-    if list.split_ascii_whitespace().any(|word| word == name) {
-        Ok(())
-    } else {
-        refuse(format!(
-            "this host's QEMU does not know {what} \"{name}\": {} {option} help lists what it knows",
-            config.binary()
-        ))
+fn check_machine_type(config: &QemuConfig, known: &Known, spec: &VmSpec) -> Result<(), HypervisorError> {
+    if known.machines.contains(&spec.machine) {
+        return Ok(());
+    }
+    unknown(config, "machine", &spec.machine)
+}
+
+fn check_cpu(config: &QemuConfig, known: &Known, spec: &VmSpec) -> Result<(), HypervisorError> {
+    if known.cpus.contains(&spec.cpu) {
+        return Ok(());
+    }
+    unknown(config, "cpu", &spec.cpu)
+}
+
+fn unknown(config: &QemuConfig, what: &str, name: &str) -> Result<(), HypervisorError> {
+    refuse(format!(
+        "this host's QEMU does not know {what} \"{name}\": {} -{what} help lists what it knows",
+        config.binary()
+    ))
+}
+
+/// The `-accel` argument.
+async fn check_accel(qemu: &Qemu, spec: &VmSpec) -> Result<&'static str, HypervisorError> {
+    let (accel, kvm) = probe::accel(&qemu.config, &qemu.kvm).await?;
+    if spec.cpu == "host" && !kvm {
+        return refuse(
+            "cpu \"host\" needs KVM, which is not used on this host: use \"max\" or a named model".into(),
+        );
+    }
+    Ok(accel)
+}
+
+/// Not asked at a start: a host may well be told to promise more memory than it has.
+pub(crate) fn check_memory(wanted_mib: u32, host_mib: Option<u64>) -> Result<(), HypervisorError> {
+    match host_mib {
+        Some(host) if u64::from(wanted_mib) > host => refuse(format!(
+            "the machine has {wanted_mib} MiB of memory, this host has {host} MiB: give the machine less or the host more"
+        )),
+        Some(_) | None => Ok(()),
     }
 }
 
-fn check_firmware(firmware: &Firmware) -> Result<(), HypervisorError> {
+/// Memory of this host in MiB, when it can be told.
+fn host_memory_mib() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let total = info.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    let kib: u64 = total.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(kib >> 10)
+}
+
+fn check_code(firmware: &Firmware) -> Result<(), HypervisorError> {
     match firmware {
         Firmware::Bios => Ok(()),
-        Firmware::Uefi { code, vars } => {
-            for path in [code, vars] {
-                if let Err(e) = File::open(path) {
-                    return refuse(format!("firmware file {path} cannot be opened: {e}"));
-                }
-            }
-            Ok(())
-        }
+        Firmware::Uefi { code, .. } => match File::open(code) {
+            Ok(_) => Ok(()),
+            Err(e) => refuse(format!(
+                "firmware code image {code} cannot be opened: {e}; install the package that has it (on Debian, ovmf)"
+            )),
+        },
+    }
+}
+
+/// The variable store that the guest will write to.
+fn check_vars(launch: &Launch) -> Result<(), HypervisorError> {
+    let Firmware::Uefi { vars, .. } = &launch.spec.firmware else {
+        return Ok(());
+    };
+    let vars = launch
+        .firmware_vars
+        .as_ref()
+        .map_or(vars.as_str(), |v| v.as_str());
+    match File::options().read(true).write(true).open(vars) {
+        Ok(_) => Ok(()),
+        Err(e) => refuse(format!(
+            "the firmware's variable store {vars} cannot be opened for writing: {e}"
+        )),
     }
 }
 

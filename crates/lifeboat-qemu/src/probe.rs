@@ -1,24 +1,79 @@
 //! What the QEMU installed on this host is and can do: asked of the program itself, before anything is started.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::ports::hypervisor::HypervisorError;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::config::{Accel, QemuConfig};
 
 /// Oldest QEMU whose capture commands were tried.
 pub(crate) const OLDEST: (u32, u32) = (7, 2);
 
-/// Version of the program, major and minor.
-pub(crate) async fn version(binary: &str) -> Result<(u32, u32), HypervisorError> {
+/// How long it is believed what was asked: the program may be replaced by an upgrade.
+const BELIEVED: Duration = Duration::from_secs(600);
+
+/// What a program says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// Major and minor.
+    pub(crate) version: (u32, u32),
+    pub(crate) machines: BTreeSet<String>,
+    pub(crate) cpus: BTreeSet<String>,
+}
+
+/// What the program said when it was last asked.
+#[derive(Debug, Default)]
+pub(crate) struct Cache(Mutex<Option<(Instant, Arc<Known>)>>);
+
+impl Cache {
+    /// Asks, whatever is remembered.
+    pub(crate) async fn ask(&self, binary: &str) -> Result<Arc<Known>, HypervisorError> {
+        let mut remembered = self.0.lock().await;
+        let known = Arc::new(known(binary).await?);
+        *remembered = Some((Instant::now(), Arc::clone(&known)));
+        Ok(known)
+    }
+
+    /// What is remembered, unless that was long ago.
+    pub(crate) async fn recent(&self, binary: &str) -> Result<Arc<Known>, HypervisorError> {
+        let remembered = self.0.lock().await.clone();
+        match remembered {
+            Some((at, known)) if at.elapsed() < BELIEVED => Ok(known),
+            _ => self.ask(binary).await,
+        }
+    }
+}
+
+async fn known(binary: &str) -> Result<Known, HypervisorError> {
     let text = ask(binary, &["--version"]).await?;
-    parse_version(&text)
-        .ok_or_else(|| HypervisorError::Preflight(format!("{binary} --version says no version: {text}")))
+    let version = parse_version(&text)
+        .ok_or_else(|| HypervisorError::Preflight(format!("{binary} --version says no version: {text}")))?;
+    Ok(Known {
+        version,
+        machines: parse_names(&ask(binary, &["-machine", "help"]).await?),
+        cpus: parse_names(&ask(binary, &["-cpu", "help"]).await?),
+    })
+}
+
+/// Names from a list as the program prints it: one a line, before its description. Old versions put the architecture
+/// before names of CPUs, and their flags behind the list.
+pub(crate) fn parse_names(text: &str) -> BTreeSet<String> {
+    let lines = text.lines().take_while(|l| !l.starts_with("Recognized"));
+    let name = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        match words.next() {
+            Some("x86") => words.next().map(str::to_owned),
+            first => first.map(str::to_owned),
+        }
+    };
+    lines.filter_map(name).collect()
 }
 
 /// Finds "version 10.0.2" in what the program says.
@@ -124,6 +179,19 @@ pub(crate) async fn accel(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_found_in_lists_old_and_new() {
+        let old = "Available CPUs:\nx86 486  (alias configured by machine type)\nx86 max  Enables all features\n\n\
+                   Recognized CPUID flags:\n  3dnow aes\n";
+        let new =
+            "Available CPUs:\n  486   (alias of 486-v1)\n  max\n\nRecognized CPUID flags:\n  3dnow aes\n";
+        for text in [old, new] {
+            let names = parse_names(text);
+            assert!(names.contains("486") && names.contains("max"), "{names:?}");
+            assert!(!names.contains("aes") && !names.contains("3dnow"), "{names:?}");
+        }
+    }
 
     #[test]
     fn versions_are_read_as_distributions_print_them() {

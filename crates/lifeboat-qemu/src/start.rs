@@ -19,6 +19,7 @@ use crate::hypervisor::{self, Qemu, io_error, monitor_error};
 use crate::preflight;
 use crate::process::{self, PidRecord};
 use crate::qmp::{Qmp, QmpError};
+use crate::seed;
 use crate::shell;
 
 /// How long QEMU may take to open its images and its monitor.
@@ -50,6 +51,7 @@ pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), Hypervisor
         .map_err(|e| HypervisorError::Preflight(format!("the launch cannot be written down: {e}")))?;
     files::write_durably(paths.launch().as_std_path(), &bytes)
         .map_err(io_error(format!("cannot write {}", paths.launch())))?;
+    seed::write(launch, &paths)?;
     let arguments = command::arguments(launch, &started.graphs, &paths, accel);
     tracing::debug!(%vm, ?arguments, "starting QEMU");
     spawn(qemu, &paths, &arguments).await

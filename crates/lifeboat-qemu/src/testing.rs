@@ -106,7 +106,12 @@ impl Host {
             disks: described.collect(),
             ..spec
         };
-        Launch { spec, disks }
+        Launch {
+            spec,
+            disks,
+            firmware_vars: None,
+            seed: Vec::new(),
+        }
     }
 
     pub(crate) async fn source(&self, launch: &Launch) -> Box<dyn CaptureSource> {

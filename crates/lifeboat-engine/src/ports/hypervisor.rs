@@ -119,6 +119,9 @@ pub enum HypervisorError {
     /// The monitor refused or did not answer.
     #[error("QEMU monitor: {0}")]
     Monitor(String),
+    /// The agent in the guest refused, failed or did not answer.
+    #[error("{0}")]
+    Agent(String),
     /// A file or process operation failed.
     #[error("{what}")]
     Io {

@@ -22,6 +22,7 @@ mod freeze;
 #[cfg(test)]
 mod measure;
 mod offline;
+mod ranges;
 mod source;
 mod space;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::{Consistency, LogDisk};
-use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Instant, Tracking};
+use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Instant, Tracking};
 use lifeboat_model::policy::change_granularity;
 use lifeboat_model::{DiskId, Position};
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::block::{Monitor, Node};
 use super::freeze::{Freezer, Frozen};
 use super::offline::Offline;
+use super::ranges::{self, UNION};
 use super::space::Space;
 use super::tracking::{self, Bitmap, Tracked};
 use super::view::{self, View};
@@ -70,6 +71,12 @@ impl Shared {
         // Closes all exports and waits for them; refused when no server runs.
         self.monitor.settle(what, "nbd-server-stop", Value::Null).await?;
         let nodes = self.monitor.nodes().await?;
+        let unions = self.disks.iter().filter(|d| {
+            let mut bitmaps = self.bitmaps(&nodes, d).iter();
+            bitmaps.any(|b| b.name == UNION)
+        });
+        let unions = unions.map(|d| bitmap_action("remove", d, UNION)).collect();
+        self.monitor.transaction(what, unions).await?;
         let named = |prefix: &str| -> Vec<String> {
             let names = nodes.iter().filter_map(|n| n.name.strip_prefix(prefix));
             names.map(str::to_owned).collect()
@@ -111,7 +118,7 @@ impl Shared {
         self.disks.iter().map(|d| d.id.to_string()).collect()
     }
 
-    fn bitmaps<'n>(&self, nodes: &'n [Node], disk: &LogDisk) -> &'n [Bitmap] {
+    pub(crate) fn bitmaps<'n>(&self, nodes: &'n [Node], disk: &LogDisk) -> &'n [Bitmap] {
         let name = graph::disk_node(&disk.id);
         nodes
             .iter()
@@ -119,33 +126,59 @@ impl Shared {
             .map_or(&[], |n| n.bitmaps.as_slice())
     }
 
-    async fn tracking(&self) -> Result<Tracking, CaptureError> {
+    /// The graph, provided that the disks still have the sizes this source was opened with.
+    pub(crate) async fn fitting(&self) -> Result<Vec<Node>, CaptureError> {
         let nodes = self.monitor.nodes().await?;
-        let tracked: Vec<_> = self
-            .disks
-            .iter()
-            .zip(&self.shells)
-            .map(|(disk, shell)| Tracked {
-                id: &disk.id,
-                size: disk.size,
-                bitmaps: self.bitmaps(&nodes, disk),
-                lost: shell.as_deref().and_then(shell::lost),
-            })
-            .collect();
-        Ok(tracking::judge(&tracked))
+        for disk in &self.disks {
+            let name = graph::disk_node(&disk.id);
+            let size = nodes.iter().find(|n| n.name == name).map(|n| n.image.size);
+            if let Some(size) = size.filter(|s| *s != disk.size) {
+                return Err(CaptureError::Block {
+                    what: format!("disk {}", disk.id),
+                    detail: format!(
+                        "it was resized from {} to {size} bytes; it is opened again with its new size",
+                        disk.size
+                    ),
+                });
+            }
+        }
+        Ok(nodes)
+    }
+
+    pub(crate) fn tracked<'a>(&'a self, nodes: &'a [Node]) -> Vec<Tracked<'a>> {
+        let disks = self.disks.iter().zip(&self.shells);
+        let tracked = disks.map(|(disk, shell)| Tracked {
+            id: &disk.id,
+            size: disk.size,
+            bitmaps: self.bitmaps(nodes, disk),
+            lost: shell.as_deref().and_then(shell::lost),
+        });
+        tracked.collect()
+    }
+
+    async fn tracking(&self) -> Result<Tracking, CaptureError> {
+        let nodes = self.fitting().await?;
+        Ok(tracking::judge(&self.tracked(&nodes)))
     }
 
     /// Actions that remove all records of ours.
     async fn removals(&self) -> Result<Vec<Value>, CaptureError> {
         let nodes = self.monitor.nodes().await?;
-        let all = self.disks.iter().flat_map(|disk| {
-            let ours = self.bitmaps(&nodes, disk).iter().filter(|b| b.ours());
-            ours.map(|b| bitmap_action("remove", disk, &b.name))
-        });
-        Ok(all.collect())
+        Ok(self.records(&nodes, |_| true))
     }
 
-    fn additions(&self, position: Position) -> Vec<Value> {
+    /// Actions that remove those records of ours whose names `chosen` says yes to.
+    pub(crate) fn records(&self, nodes: &[Node], chosen: impl Fn(&str) -> bool) -> Vec<Value> {
+        let all = self.disks.iter().flat_map(|disk| {
+            let ours = self.bitmaps(nodes, disk).iter();
+            let ours = ours.filter(|b| b.ours() && chosen(&b.name));
+            ours.map(|b| bitmap_action("remove", disk, &b.name))
+                .collect::<Vec<_>>()
+        });
+        all.collect()
+    }
+
+    pub(crate) fn additions(&self, position: Position) -> Vec<Value> {
         let add = |(disk, persistent): (&LogDisk, &bool)| {
             json!({"type": "block-dirty-bitmap-add", "data": {
                 "node": graph::disk_node(&disk.id), "name": tracking::record(position),
@@ -166,7 +199,7 @@ impl Shared {
         Ok(having.map(|d| d.id.clone()).collect())
     }
 
-    fn forget_losses(&self) -> Result<(), CaptureError> {
+    pub(crate) fn forget_losses(&self) -> Result<(), CaptureError> {
         self.shells
             .iter()
             .flatten()
@@ -271,14 +304,14 @@ impl Shared {
         Ok(())
     }
 
-    async fn serve(&self, what: &str) -> Result<(), CaptureError> {
+    pub(crate) async fn serve(&self, what: &str) -> Result<(), CaptureError> {
         let address = json!({"addr": {"type": "unix", "data": {"path": self.nbd}}});
         self.monitor.run(what, "nbd-server-start", address).await?;
         Ok(())
     }
 }
 
-fn bitmap_action(kind: &str, disk: &LogDisk, name: &str) -> Value {
+pub(crate) fn bitmap_action(kind: &str, disk: &LogDisk, name: &str) -> Value {
     json!({
         "type": format!("block-dirty-bitmap-{kind}"),
         "data": {"node": graph::disk_node(&disk.id), "name": name},
@@ -331,6 +364,7 @@ impl CaptureSource for Source {
 
     async fn current(&self) -> Result<Box<dyn BlockView>, CaptureError> {
         let what = "opening the disks for reading";
+        self.shared.fitting().await?;
         self.shared.serve(what).await?;
         for disk in &self.shared.disks {
             let id = &disk.id;
@@ -356,6 +390,8 @@ impl CaptureSource for Source {
         self.shared.prepare(next).await?;
         let consistency = self.shared.take(wanted).await?;
         self.shared.show(base).await?;
+        // A disk resized since the beginning may have been cut off at its old end.
+        self.shared.fitting().await?;
         let context = view::changes(&tracking::record(base));
         let view = View::open(Arc::clone(&self.shared), &[&context]).await?;
         Ok(Instant {
@@ -392,6 +428,17 @@ impl CaptureSource for Source {
             .monitor
             .transaction("taking back changes that did not arrive", actions)
             .await
+    }
+
+    async fn known_changes(
+        &self,
+        restart: Option<Position>,
+    ) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
+        ranges::known(&self.shared, restart).await
+    }
+
+    async fn own_ranges(&self) -> Result<Vec<Vec<Extent>>, CaptureError> {
+        ranges::own(&self.shared).await
     }
 
     async fn close(self: Box<Self>) -> Result<(), CaptureError> {

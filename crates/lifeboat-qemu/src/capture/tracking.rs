@@ -87,6 +87,34 @@ pub(crate) fn judge(disks: &[Tracked<'_>]) -> Tracking {
     }
 }
 
+/// Per disk the names of all its records, when together they hold every change since the oldest position that any disk
+/// knows of; nothing for a disk whose records do not.
+pub(crate) fn complete(disks: &[Tracked<'_>]) -> Vec<Option<Vec<String>>> {
+    let records: Vec<_> = disks.iter().map(usable).collect();
+    let known = records.iter().flatten().flatten();
+    let mut positions: Vec<_> = known
+        .filter_map(|b| Some((b.recording, position(&b.name)?)))
+        .collect();
+    sort(&mut positions);
+    let Some((_, oldest)) = positions.first() else {
+        return vec![None; disks.len()];
+    };
+    let oldest = record(*oldest);
+    let names = |ours: &Vec<&Bitmap>| -> Option<Vec<String>> {
+        let since = ours.iter().any(|b| b.name == oldest);
+        since.then(|| ours.iter().map(|b| b.name.clone()).collect())
+    };
+    records.iter().map(|ours| ours.as_ref().and_then(names)).collect()
+}
+
+/// The records of a disk, unless something was not recorded.
+fn usable<'a>(disk: &Tracked<'a>) -> Option<Vec<&'a Bitmap>> {
+    let ours: Vec<_> = disk.bitmaps.iter().filter(|b| b.ours()).collect();
+    let whole = disk.lost.is_none() && ours.iter().all(|b| !b.inconsistent);
+    // A frozen record ends somewhere; only one that records has the rest.
+    (whole && ours.iter().any(|b| b.recording)).then_some(ours)
+}
+
 fn common_records(common: &[(bool, Position)]) -> bool {
     common.iter().all(|(recording, _)| *recording)
 }
@@ -111,9 +139,9 @@ fn spoiled(disk: &Tracked<'_>) -> Option<String> {
     disk.bitmaps.iter().filter(|b| b.ours()).find_map(|b| {
         if b.inconsistent {
             Some("the disk was not closed cleanly".to_owned())
-        } else if b.granularity != wanted {
+        } else if b.granularity > wanted {
             Some(format!(
-                "its changes were recorded in pieces of {} bytes, not {wanted}",
+                "its changes were recorded in pieces of {} bytes, larger than {wanted}",
                 b.granularity
             ))
         } else {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_engine::ports::capture::{BlockView, CaptureError, Extent};
+use lifeboat_model::policy::change_granularity;
 use tokio::sync::OnceCell;
 
 use super::block::unread;
 use super::source::Shared;
-use crate::nbd::{NbdClient, STATE_DIRTY, STATE_ZERO};
+use crate::nbd::{NbdClient, NbdError, STATE_DIRTY, STATE_ZERO, StatusExtent};
 
 /// Context that tells holes from data.
 pub(crate) const ALLOCATION: &str = "base:allocation";
@@ -93,7 +94,56 @@ fn no_disk(number: usize) -> CaptureError {
     }
 }
 
-async fn connect(shared: &Shared, number: usize, contexts: &[&str]) -> Result<NbdClient, CaptureError> {
+/// Ranges of a whole disk that `counts` says yes to, ascending, adjacent ones as one.
+pub(crate) async fn extents(
+    client: &NbdClient,
+    context: &str,
+    counts: impl Fn(&StatusExtent) -> bool,
+) -> Result<Vec<Extent>, NbdError> {
+    let mut extents: Vec<Extent> = Vec::new();
+    let size = client.size();
+    let mut at = 0;
+    while at < size {
+        let len = MAP_PIECE.min(size - at);
+        let piece = client.block_status(context, at, len).await?;
+        for e in piece.into_iter().filter(|e| counts(e)) {
+            match extents.last_mut() {
+                Some(last) if last.offset + last.len == e.offset => last.len += e.len,
+                _ => extents.push(Extent {
+                    offset: e.offset,
+                    len: e.len,
+                    zero: false,
+                }),
+            }
+        }
+        at += len;
+    }
+    Ok(extents)
+}
+
+/// The same ranges in whole pieces of `granularity`. A record that was begun when the disk was smaller has smaller ones.
+fn rounded(extents: Vec<Extent>, granularity: u64, size: u64) -> Vec<Extent> {
+    let mut all: Vec<Extent> = Vec::with_capacity(extents.len());
+    for e in extents {
+        let offset = e.offset - e.offset % granularity;
+        let end = (e.offset + e.len).next_multiple_of(granularity).min(size);
+        match all.last_mut() {
+            Some(last) if last.offset + last.len >= offset => last.len = end - last.offset,
+            _ => all.push(Extent {
+                offset,
+                len: end - offset,
+                zero: false,
+            }),
+        }
+    }
+    all
+}
+
+pub(crate) async fn connect(
+    shared: &Shared,
+    number: usize,
+    contexts: &[&str],
+) -> Result<NbdClient, CaptureError> {
     let disk = shared.disks.get(number).ok_or_else(|| no_disk(number))?;
     NbdClient::connect_unix(shared.nbd.as_std_path(), disk.id.as_str(), contexts, OPENING)
         .await
@@ -110,26 +160,16 @@ impl BlockView for View {
                 detail: "the disks are being read as they change, not at an instant".to_owned(),
             });
         };
-        let mut extents: Vec<Extent> = Vec::new();
-        let size = client.size();
-        let mut at = 0;
-        while at < size {
-            let len = MAP_PIECE.min(size - at);
-            let piece = client.block_status(context, at, len).await;
-            let piece = piece.map_err(|e| self.explain("asking what changed", &e))?;
-            for e in piece.into_iter().filter(|e| e.flags & STATE_DIRTY != 0) {
-                match extents.last_mut() {
-                    Some(last) if last.offset + last.len == e.offset => last.len += e.len,
-                    _ => extents.push(Extent {
-                        offset: e.offset,
-                        len: e.len,
-                        zero: false,
-                    }),
-                }
-            }
-            at += len;
-        }
-        Ok(extents)
+        let dirty = |e: &StatusExtent| e.flags & STATE_DIRTY != 0;
+        let extents = extents(client, context, dirty)
+            .await
+            .map_err(|e| self.explain("asking what changed", &e))?;
+        let granularity = self
+            .shared
+            .disks
+            .get(disk)
+            .map_or(1, |d| change_granularity(d.size));
+        Ok(rounded(extents, granularity, client.size()))
     }
 
     async fn allocation(&self, disk: usize, offset: u64, len: u64) -> Result<Vec<Extent>, CaptureError> {

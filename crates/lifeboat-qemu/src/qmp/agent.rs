@@ -337,8 +337,22 @@ impl Agent {
     /// # Errors
     /// See [`AgentError`]; a script that fails is no error, see [`ExecOutput::exit`].
     pub async fn exec_sh(&mut self, script: &str, limit: Duration) -> Result<ExecOutput, AgentError> {
+        let arguments = ["-c".to_owned(), script.to_owned()];
+        self.exec("/bin/sh", &arguments, limit).await
+    }
+
+    /// Runs a program in the guest and waits for its end within `limit`. When the limit passes, it goes on running.
+    ///
+    /// # Errors
+    /// See [`AgentError`]; a program that fails is no error, see [`ExecOutput::exit`].
+    pub async fn exec(
+        &mut self,
+        program: &str,
+        arguments: &[String],
+        limit: Duration,
+    ) -> Result<ExecOutput, AgentError> {
         let deadline = Instant::now() + limit;
-        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+        let arguments = json!({"path": program, "arg": arguments, "capture-output": true});
         let started = self.execute("guest-exec", arguments, limit).await?;
         let pid = started.get("pid").and_then(Value::as_i64);
         let pid =
