@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::disk::{Content, Image, Tracked, bytes_of, cover, extents};
 use crate::gate::Port;
-use crate::hypervisor::process;
+use crate::hypervisor::{adopted, process};
 use crate::state::{State, Truth};
 
 /// The disks of a VM, open for capture.
@@ -71,6 +71,13 @@ impl Source {
             .collect();
         found.sort_by_key(|(k, _)| wanted.iter().position(|w| w == *k));
         found.into_iter().map(|(_, i)| i).collect()
+    }
+
+    /// Nothing is written to what a replica stands on, not even a record.
+    fn mine(&self, s: &mut State, h: usize) {
+        if let Some(key) = self.keys.iter().find(|k| adopted(s, h, k)) {
+            s.violation(format!("tracking on {key}, which a replica stands on"));
+        }
     }
 
     fn view(&self, s: &mut State, h: usize, frozen: Option<(Vec<Content>, Vec<BTreeSet<u64>>)>) -> View {
@@ -149,6 +156,7 @@ impl CaptureSource for Source {
                 s.violation("tracking was started where tracking exists");
                 return Err(refused("start tracking"));
             }
+            self.mine(s, h);
             let stored = !self.live;
             for image in self.images(s, h) {
                 image.tracked.push(Tracked {
@@ -188,13 +196,18 @@ impl CaptureSource for Source {
         &self,
         base: Position,
         next: Position,
-        _wanted: Consistency,
+        wanted: Consistency,
     ) -> Result<Instant, CaptureError> {
         let at = self.port.shared.now();
+        let mut consistency = Consistency::Crash;
         let view = self
             .run("capture.instant", |s, h| {
                 if !process(s, h, self.vm).views.is_empty() {
                     s.violation("an instant was taken over a leftover view, without recover");
+                }
+                self.mine(s, h);
+                if wanted == Consistency::Application && self.live && s.agent.is_some() {
+                    consistency = wanted;
                 }
                 let fit = |i: &&mut Image| {
                     matches!(i.tracked.as_slice(), [t] if t.since == base && t.recording && !t.broken)
@@ -231,7 +244,7 @@ impl CaptureSource for Source {
             })
             .await?;
         Ok(Instant {
-            consistency: Consistency::Crash,
+            consistency,
             view: Box::new(view),
         })
     }
@@ -263,6 +276,48 @@ impl CaptureSource for Source {
                 image.tracked.truncate(1);
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn known_changes(
+        &self,
+        restart: Option<Position>,
+    ) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
+        self.run("capture.known_changes", |s, h| {
+            if restart.is_none() && self.live {
+                s.violation("changes of a running VM were read without a new record");
+            }
+            if restart.is_some() {
+                self.mine(s, h);
+            }
+            let stored = !self.live;
+            let known = |image: &mut Image| {
+                let lost = image.tracked.is_empty() || image.tracked.iter().any(|t| t.broken);
+                let dirty: BTreeSet<u64> = image.tracked.iter().flat_map(|t| t.dirty.clone()).collect();
+                if let Some(since) = restart {
+                    image.tracked = vec![Tracked {
+                        since,
+                        dirty: BTreeSet::new(),
+                        recording: true,
+                        stored,
+                        broken: false,
+                    }];
+                }
+                (!lost).then(|| extents(dirty.into_iter(), &image.content))
+            };
+            Ok(self.images(s, h).into_iter().map(known).collect())
+        })
+        .await
+    }
+
+    async fn own_ranges(&self) -> Result<Vec<Vec<Extent>>, CaptureError> {
+        self.run("capture.own_ranges", |s, h| {
+            let own = |i: &mut Image| match &i.own {
+                Some(own) => extents(own.iter().copied(), &i.content),
+                None => extents(i.content.keys().copied(), &i.content),
+            };
+            Ok(self.images(s, h).into_iter().map(own).collect())
         })
         .await
     }

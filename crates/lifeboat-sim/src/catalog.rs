@@ -134,6 +134,10 @@ impl Clock for Port {
     fn now(&self) -> Timestamp {
         self.shared.now()
     }
+
+    fn local_minute(&self) -> u16 {
+        u16::try_from(self.shared.now().0 / 60_000 % 1440).unwrap_or(0)
+    }
 }
 
 impl Entropy for Port {

@@ -37,6 +37,8 @@ pub struct Image {
     pub content: Content,
     /// Records of changes, oldest first.
     pub tracked: Vec<Tracked>,
+    /// Blocks that a branch holds itself, everything else shows through from below; `None` for a plain image.
+    pub own: Option<BTreeSet<u64>>,
 }
 
 impl Image {
@@ -47,6 +49,17 @@ impl Image {
             size,
             content: Content::new(),
             tracked: Vec::new(),
+            own: None,
+        }
+    }
+
+    /// A new branch above this content.
+    #[must_use]
+    pub fn branch(size: u64, content: Content) -> Self {
+        Self {
+            content,
+            own: Some(BTreeSet::new()),
+            ..Self::new(size)
         }
     }
 
@@ -56,6 +69,9 @@ impl Image {
             self.content.remove(&block);
         } else {
             self.content.insert(block, number);
+        }
+        if let Some(own) = &mut self.own {
+            own.insert(block);
         }
         for t in self.tracked.iter_mut().filter(|t| t.recording) {
             t.dirty.insert(block);

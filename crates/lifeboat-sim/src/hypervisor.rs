@@ -7,13 +7,13 @@ use bytes::Bytes;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, DiskImage, Hypervisor, HypervisorError, Launch, LiveMerge, PowerState,
+    Console, DiskImage, GuestOs, GuestRun, Hypervisor, HypervisorError, Launch, LiveMerge, PowerState,
 };
-use lifeboat_model::{DiskId, VmId};
+use lifeboat_model::{DiskId, VmId, VmSpec};
 
 use crate::capture::Source;
 use crate::gate::Port;
-use crate::state::{Process, State};
+use crate::state::{Process, Ran, State};
 
 /// The key of an image in the host's table of files.
 pub(crate) fn key(image: &DiskImage) -> String {
@@ -30,6 +30,8 @@ pub(crate) fn process(s: &mut State, h: usize, vm: VmId) -> &mut Process {
         run: 0,
         views: std::collections::BTreeSet::new(),
         held: 0,
+        seed: Vec::new(),
+        vars: None,
     })
 }
 
@@ -61,6 +63,52 @@ fn check(s: &State, h: usize, launch: &Launch) -> Result<Vec<String>, Hypervisor
     }
 }
 
+/// Whether an image is what a replica of this host stands on.
+pub(crate) fn adopted(s: &State, h: usize, key: &String) -> bool {
+    let mut replicas = s.hosts[h].replicas.values();
+    replicas.any(|r| r.base_images.iter().flatten().any(|k| k == key))
+}
+
+/// What must not be, whoever asks for it.
+fn forbidden(s: &mut State, h: usize, vm: VmId, keys: &[String]) {
+    if let Some(key) = keys.iter().find(|k| adopted(s, h, k)) {
+        s.violation(format!("a VM was started on {key}, which a replica stands on"));
+    }
+    let mut others = s.hosts[h].processes.iter();
+    let shared = |p: &Process| p.power != PowerState::Off && p.images.iter().any(|k| keys.contains(k));
+    if others.any(|(id, p)| *id != vm && shared(p)) {
+        s.violation("two VMs were started on one image");
+    }
+}
+
+/// The system whose agent answers.
+fn answering(s: &mut State, h: usize, vm: VmId) -> Result<GuestOs, HypervisorError> {
+    if process(s, h, vm).power != PowerState::Running {
+        return Err(HypervisorError::NotRunning);
+    }
+    s.agent
+        .ok_or_else(|| HypervisorError::Monitor("no agent answers".into()))
+}
+
+impl Port {
+    /// Notes a start while the same VM runs on a host that could have been asked.
+    fn twin(&self, s: &mut State, vm: VmId) {
+        let h = self.host;
+        let reachable = |o: usize| !self.shared.cuts.borrow().contains(&(o.min(h), o.max(h)));
+        let runs = |o: usize| {
+            s.hosts[o]
+                .processes
+                .get(&vm)
+                .is_some_and(|p| p.power != PowerState::Off)
+        };
+        if let Some(o) = (0..s.hosts.len()).find(|o| *o != h && runs(*o) && reachable(*o)) {
+            s.note(format!("TWIN on {h} and {o}"));
+            s.twins
+                .push(format!("{vm} was started on {h} while it ran on {o}"));
+        }
+    }
+}
+
 #[async_trait]
 impl Hypervisor for Port {
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError> {
@@ -79,7 +127,12 @@ impl Hypervisor for Port {
                 s.violation("a VM was started while its images were held for capture");
                 return Err(HypervisorError::DidNotStart("image is locked".into()));
             }
+            forbidden(s, h, launch.spec.uuid, &keys);
+            self.twin(s, launch.spec.uuid);
+            let p = process(s, h, launch.spec.uuid);
             (p.power, p.images, p.run) = (PowerState::Running, keys, p.run + 1);
+            p.seed.clone_from(&launch.seed);
+            p.vars = launch.firmware_vars.as_ref().map(ToString::to_string);
             p.views.clear();
             Ok(())
         })
@@ -114,6 +167,44 @@ impl Hypervisor for Port {
             socket: format!("/run/{vm}/console").into(),
             log: format!("/run/{vm}/log").into(),
         }
+    }
+
+    async fn missing(&self, _spec: &VmSpec) -> Vec<String> {
+        let missing = self.run("hv.missing", |s, h| {
+            Ok::<_, HypervisorError>(s.hosts[h].missing.clone())
+        });
+        missing.await.unwrap_or_default()
+    }
+
+    async fn firmware_vars(&self, spec: &VmSpec) -> Result<Option<Bytes>, HypervisorError> {
+        self.run("hv.firmware_vars", |s, h| {
+            Ok(s.hosts[h].vars.get(&spec.uuid).cloned())
+        })
+        .await
+    }
+
+    async fn guest_os(&self, vm: VmId) -> Result<GuestOs, HypervisorError> {
+        self.run("hv.guest_os", |s, h| answering(s, h, vm)).await
+    }
+
+    async fn guest_run(
+        &self,
+        vm: VmId,
+        program: &str,
+        arguments: &[String],
+        _timeout: Duration,
+    ) -> Result<GuestRun, HypervisorError> {
+        self.run("hv.guest_run", |s, host| {
+            answering(s, host, vm)?;
+            let mut command = vec![program.to_owned()];
+            command.extend_from_slice(arguments);
+            s.ran.push(Ran { host, vm, command });
+            Ok(GuestRun {
+                code: Some(s.exit_code),
+                output: String::new(),
+            })
+        })
+        .await
     }
 
     async fn screenshot(&self, vm: VmId) -> Result<Bytes, HypervisorError> {

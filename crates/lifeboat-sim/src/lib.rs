@@ -11,6 +11,8 @@ mod disk;
 mod gate;
 mod hypervisor;
 mod link;
+mod read;
+mod replica;
 mod spool;
 mod state;
 mod store;
@@ -18,5 +20,5 @@ mod world;
 
 pub use disk::{BLOCK, Content, Image, Tracked};
 pub use gate::{Fault, Port};
-pub use state::{HostState, Replica, Rng, Shared, State, Truth};
+pub use state::{HostState, KeptLog, Ran, Replica, Rng, Shared, State, Truth};
 pub use world::{DATA_BYTES, SYS_BYTES, VM, World};

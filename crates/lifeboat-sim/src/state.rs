@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::Engine;
 use lifeboat_engine::ports::catalog::CatalogImage;
-use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::ports::store::{Point, StoredLog, Target};
+use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState};
+use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, StoredLog, Target};
 use lifeboat_engine::records::Event;
-use lifeboat_model::{BranchId, Position, Timestamp, VmId};
+use lifeboat_model::{BranchId, PointId, Position, Timestamp, VmId};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
@@ -64,10 +65,36 @@ pub struct Process {
     pub views: BTreeSet<u64>,
     /// Sources of the powered-off VM that are open; they die with the daemon.
     pub held: u32,
+    /// Files of the seed disk it was started with.
+    pub seed: Vec<(String, String)>,
+    /// Where its firmware keeps variables.
+    pub vars: Option<String>,
+}
+
+/// A program that ran in a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// On which host.
+    pub host: usize,
+    /// In which VM.
+    pub vm: VmId,
+    /// The program and its arguments.
+    pub command: Vec<String>,
 }
 
 /// Changes of one log: disk, block, number.
 pub(crate) type Changes = Vec<(usize, u64, u64)>;
+
+/// A durable log.
+#[derive(Clone, Debug)]
+pub struct KeptLog {
+    /// What the store says of it.
+    pub log: StoredLog,
+    /// What it changes.
+    pub(crate) changes: Changes,
+    /// The log itself.
+    pub bytes: Bytes,
+}
 
 /// A replica as the store keeps it.
 #[derive(Clone, Debug)]
@@ -89,13 +116,33 @@ pub struct Replica {
     /// Sealed points.
     pub points: Vec<(Point, Vec<Content>)>,
     /// Durable logs.
-    pub logs: Vec<(StoredLog, Changes)>,
+    pub logs: Vec<KeptLog>,
     /// Bytes of logs whose transfer was interrupted.
     pub parts: BTreeMap<u64, Vec<u8>>,
     /// Branches and what they stand on.
     pub branches: BTreeMap<BranchId, (Target, Position)>,
     /// The promoted branch, and whether its layers are merged (by the VM's process, by the store).
     pub promoted: Option<(BranchId, bool, bool)>,
+    /// The VM's own images that an adoption made the base, per disk.
+    pub base_images: Vec<Option<String>>,
+    /// The promoted branch that an adoption made the base.
+    pub adopted_branch: Option<BranchId>,
+    /// It was adopted, so that it has content before anything arrives.
+    pub adopted: bool,
+    /// Content at `start` when an adoption found points below it, and how many of those are left.
+    pub root: Option<(Vec<Content>, usize)>,
+    /// Where it may differ from a copy it once was equal to.
+    pub divergence: Option<Divergence>,
+    /// What an adoption must keep, and its content then.
+    pub kept: Option<(Abandoned, Vec<Content>)>,
+    /// Points that are being read; lost with the daemon.
+    pub pins: BTreeMap<PointId, u32>,
+    /// Logs after this position are kept; lost with the daemon.
+    pub keep_since: Option<Position>,
+    /// Firmware variables, and those of the branches.
+    pub vars: Option<Bytes>,
+    /// Firmware variables that branches have.
+    pub branch_vars: BTreeMap<BranchId, Bytes>,
     /// Known to the running daemon; lost with it.
     pub open: bool,
 }
@@ -121,6 +168,10 @@ pub struct HostState {
     pub spool_full: bool,
     /// The catalog's disk is full.
     pub catalog_full: bool,
+    /// What VMs of elsewhere would lack here.
+    pub missing: Vec<String>,
+    /// Firmware variables of VMs that have some.
+    pub vars: BTreeMap<VmId, Bytes>,
     /// Calls of the store under way, by VM; lost with the daemon.
     pub busy: BTreeMap<VmId, Vec<&'static str>>,
 }
@@ -134,6 +185,20 @@ pub struct State {
     pub hosts: Vec<HostState>,
     /// Every instant ever taken.
     pub truth: BTreeMap<(VmId, u128, u64), Truth>,
+    /// Hash of every log that was ever durable somewhere.
+    pub logs: BTreeMap<(VmId, u128, u64), [u8; 32]>,
+    /// The agent in every guest; `None`: none answers.
+    pub agent: Option<GuestOs>,
+    /// Exit code of whatever is run in guests.
+    pub exit_code: i64,
+    /// What was run in guests.
+    pub ran: Vec<Ran>,
+    /// Starts of a VM whose twin was running on another host, which could have been asked.
+    pub twins: Vec<String>,
+    /// Blocks that arrived in pieces of synchronizations.
+    pub sync_blocks: u64,
+    /// Blocks that arrived in deltas.
+    pub delta_blocks: u64,
     /// Number of the last guest write.
     pub writes: u64,
     /// Next id of a view.
@@ -215,6 +280,13 @@ impl Shared {
                 })
                 .collect(),
             truth: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            agent: Some(GuestOs::Linux),
+            exit_code: 0,
+            ran: Vec::new(),
+            twins: Vec::new(),
+            sync_blocks: 0,
+            delta_blocks: 0,
             writes: 0,
             next_view: 0,
             bulk_blocks: 0,

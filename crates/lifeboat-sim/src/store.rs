@@ -1,25 +1,28 @@
 //! The replica store, in memory: real logs are decoded and applied to maps of writes. It checks the engine's side of
-//! the contract: one changing call at a time for a VM, no branch thrown away under a running VM.
+//! the contract: one changing call at a time for a VM, no branch thrown away under a running VM, one number for one log.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::StreamExt;
-use lifeboat_deltalog::{Decoder, FrameBody, Header, Item, LogDisk, LogKind};
+use lifeboat_deltalog::{Consistency, LogDisk, LogKind};
 use lifeboat_engine::ports::ByteStream;
+use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge, PowerState};
 use lifeboat_engine::ports::store::{
-    BulkProgress, Point, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target,
+    Adoption, BulkProgress, CompareRange, Divergence, Point, Received, ReplicaInfo, ReplicaStore, StoreError,
+    StoredLog, Target,
 };
 use lifeboat_model::{BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
-use crate::disk::{BLOCK, Content, Image, numbers_of};
+use crate::disk::Image;
 use crate::gate::{Fault, Injected, Port};
 use crate::hypervisor::process;
-use crate::state::{Changes, Replica, Shared, State};
-
-type Result<T> = std::result::Result<T, StoreError>;
+use crate::read::{self, PointView};
+use crate::replica::{self, Result, apply, decode, file};
+use crate::state::{Replica, Shared, State};
 
 /// A changing call under way; ended when dropped.
 struct Busy {
@@ -39,7 +42,7 @@ impl Drop for Busy {
     }
 }
 
-fn replica(s: &mut State, h: usize, vm: VmId) -> Result<&mut Replica> {
+fn here(s: &mut State, h: usize, vm: VmId) -> Result<&mut Replica> {
     match s.hosts[h].replicas.get_mut(&vm) {
         Some(r) if r.open => Ok(r),
         _ => Err(StoreError::NoReplica(vm)),
@@ -112,7 +115,7 @@ impl Port {
             room(&s, self.host)?;
             match part {
                 Some(sequence) => {
-                    let parts = &mut replica(&mut s, self.host, vm)?.parts;
+                    let parts = &mut here(&mut s, self.host, vm)?.parts;
                     parts.entry(sequence).or_default().extend_from_slice(&chunk);
                 }
                 None => all.extend_from_slice(&chunk),
@@ -122,115 +125,25 @@ impl Port {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<(Header, Changes, u64)> {
-    let bad = |e: String| StoreError::BadLog(e);
-    let mut decoder = Decoder::new();
-    decoder.push(bytes);
-    let (mut header, mut changes, mut data) = (None, Changes::new(), 0);
-    while let Some(item) = decoder.next().map_err(|e| bad(e.to_string()))? {
-        match item {
-            Item::Header(h) => header = Some(h),
-            Item::Frame(f) => match f.body {
-                FrameBody::Data(d) => {
-                    data += d.len() as u64 / BLOCK;
-                    let numbers =
-                        numbers_of(f.offset, &d).ok_or_else(|| bad("torn block on the wire".into()))?;
-                    changes.extend(numbers.into_iter().map(|(b, n)| (usize::from(f.disk), b, n)));
-                }
-                FrameBody::Zero(len) => {
-                    let (first, end) = (f.offset / BLOCK, (f.offset + len) / BLOCK);
-                    // A hole of many blocks is kept as one mark: number 0 at the first, its length as the second.
-                    changes.push((usize::from(f.disk) | 1 << 32, first, end));
-                }
-            },
-            Item::End(_) => {}
-        }
-    }
-    decoder.finish().map_err(|e| bad(e.to_string()))?;
-    header
-        .map(|h| (h, changes, data))
-        .ok_or_else(|| bad("no header".into()))
-}
-
-/// Applies changes to disks.
-pub(crate) fn apply(disks: &mut [Content], changes: &Changes) {
-    for &(disk, block, number) in changes {
-        let zero = disk >> 32 == 1;
-        let Some(content) = disks.get_mut(disk & 0xffff) else {
-            continue;
-        };
-        if zero {
-            let inside: Vec<u64> = content.range(block..number).map(|(b, _)| *b).collect();
-            for b in inside {
-                content.remove(&b);
-            }
-        } else if number == 0 {
-            content.remove(&block);
-        } else {
-            content.insert(block, number);
-        }
-    }
-}
-
-impl Replica {
-    /// What the disks held at a cycle, by replay; `None` when it cannot be had.
-    #[must_use]
-    pub fn replayed(&self, to: Position) -> Option<Vec<Content>> {
-        let mut line: Vec<&Changes> = Vec::new();
-        let mut at = to;
-        loop {
-            if let Some((_, content)) = self.points.iter().find(|(p, _)| p.position == at) {
-                let mut disks = content.clone();
-                line.iter().rev().for_each(|c| apply(&mut disks, c));
-                return Some(disks);
-            }
-            let (log, changes) = self.logs.iter().find(|(l, _)| l.position == at)?;
-            line.push(changes);
-            at = log.parent;
-        }
-    }
-
-    fn info(&self) -> ReplicaInfo {
-        ReplicaInfo {
-            dir: self.dir.clone().into(),
-            disks: self.disks.clone(),
-            bulk: self
-                .disks
-                .iter()
-                .zip(&self.bulk)
-                .map(|(d, done)| BulkProgress {
-                    disk: d.id.clone(),
-                    done: *done,
-                })
-                .collect(),
-            durable: self.durable,
-            applied: self.applied,
-            points: self.points.iter().map(|(p, _)| p.clone()).collect(),
-            logs: self.logs.iter().map(|(l, _)| l.clone()).collect(),
-            branches: self.branches.keys().copied().collect(),
-        }
-    }
-
-    fn images(&self, branch: BranchId) -> Vec<(DiskId, DiskImage)> {
-        let image = |d: &LogDisk| DiskImage::Chain {
-            blockdev: serde_json::json!({"driver": "qcow2", "file": file(branch, &d.id)}),
-        };
-        self.disks.iter().map(|d| (d.id.clone(), image(d))).collect()
-    }
-}
-
-/// The key of a branch's image.
-pub(crate) fn file(branch: BranchId, disk: &DiskId) -> String {
-    format!("/replicas/branch-{branch}-{disk}")
-}
-
 fn promoted(s: &mut State, h: usize, vm: VmId, branch: BranchId) -> Result<&mut (BranchId, bool, bool)> {
-    match &mut replica(s, h, vm)?.promoted {
+    match &mut here(s, h, vm)?.promoted {
         Some(p) if p.0 == branch => Ok(p),
         _ => Err(StoreError::Conflict(
             "that branch is not the disks of the VM".into(),
         )),
     }
+}
+
+fn thrown_away(s: &mut State, h: usize, branch: BranchId) {
+    let prefix = format!("/replicas/branch-{branch}-");
+    let mut running = s.hosts[h]
+        .processes
+        .values()
+        .filter(|p| p.power != PowerState::Off);
+    if running.any(|p| p.images.iter().any(|k| k.starts_with(&prefix))) {
+        s.violation("a branch was thrown away under a running VM");
+    }
+    s.hosts[h].images.retain(|k, _| !k.starts_with(&prefix));
 }
 
 fn running(s: &mut State, h: usize, vm: VmId) -> bool {
@@ -242,13 +155,12 @@ impl ReplicaStore for Port {
     async fn create(&self, location: &Utf8Path, vm: VmId, disks: &[LogDisk], start: Position) -> Result<()> {
         self.change(vm, "store.create", |s, h| {
             room(s, h)?;
-            let empty = |r: &Replica| r.durable.sequence == 0 && r.bulk.iter().all(|b| *b == 0);
             let other = |r: &Replica| r.start != start || r.disks != disks;
             s.hosts[h]
                 .replicas
-                .retain(|id, r| *id != vm || !empty(r) || !other(r));
+                .retain(|id, r| *id != vm || !r.leftover() || !other(r));
             if let Some(r) = s.hosts[h].replicas.get_mut(&vm) {
-                if r.start != start || r.disks != disks {
+                if other(r) {
                     return Err(StoreError::Conflict(
                         "a replica with another generation exists".into(),
                     ));
@@ -256,22 +168,7 @@ impl ReplicaStore for Port {
                 r.open = true;
                 return Ok(());
             }
-            let empty = vec![Content::new(); disks.len()];
-            let new = Replica {
-                dir: format!("{location}/{vm}"),
-                disks: disks.to_vec(),
-                start,
-                bulk: vec![0; disks.len()],
-                durable: start,
-                applied: start,
-                head: empty,
-                points: Vec::new(),
-                logs: Vec::new(),
-                parts: std::collections::BTreeMap::new(),
-                branches: std::collections::BTreeMap::new(),
-                promoted: None,
-                open: true,
-            };
+            let new = Replica::new(format!("{location}/{vm}"), disks, start);
             s.hosts[h].replicas.insert(vm, new);
             Ok(())
         })
@@ -291,7 +188,7 @@ impl ReplicaStore for Port {
     }
 
     async fn info(&self, vm: VmId) -> Result<ReplicaInfo> {
-        self.run("store.info", |s, h| Ok(replica(s, h, vm)?.info())).await
+        self.run("store.info", |s, h| Ok(here(s, h, vm)?.info())).await
     }
 
     async fn bulk(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
@@ -302,8 +199,8 @@ impl ReplicaStore for Port {
             let (header, changes, data) = decode(&bytes)?;
             s.bulk_blocks += data;
             s.bulk_segments += 1;
-            let r = replica(s, h, vm)?;
-            if header.kind != LogKind::Bulk || header.disks.len() != 1 || r.durable.sequence > 0 {
+            let r = here(s, h, vm)?;
+            if header.kind != LogKind::Bulk || header.disks.len() != 1 || r.durable != r.start {
                 return Err(StoreError::BadLog(
                     "not a bulk segment, or too late for one".into(),
                 ));
@@ -324,8 +221,8 @@ impl ReplicaStore for Port {
 
     async fn restart_bulk(&self, vm: VmId, disk: &DiskId) -> Result<()> {
         self.change(vm, "store.restart_bulk", |s, h| {
-            let r = replica(s, h, vm)?;
-            if r.durable.sequence > 0 {
+            let r = here(s, h, vm)?;
+            if r.durable != r.start {
                 return Err(StoreError::Conflict("a delta is here".into()));
             }
             if let Some(n) = r.disks.iter().position(|d| d.id == *disk) {
@@ -338,7 +235,7 @@ impl ReplicaStore for Port {
 
     async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64> {
         self.run("store.receive_offset", |s, h| {
-            let r = replica(s, h, vm)?;
+            let r = here(s, h, vm)?;
             Ok(r.parts.get(&position.sequence).map_or(0, |p| p.len() as u64))
         })
         .await
@@ -348,12 +245,13 @@ impl ReplicaStore for Port {
         let _busy = self.busy(vm, "store.receive");
         let there = {
             let mut s = self.shared.state();
-            let r = replica(&mut s, self.host, vm)?;
-            let log = r.logs.iter().find(|(l, _)| l.position == position);
-            let there = log.map(|(l, _)| Received {
+            let r = here(&mut s, self.host, vm)?;
+            let log = r.logs.iter().find(|l| l.log.position == position);
+            let there = log.map(|l| Received {
                 durable: r.durable,
-                instant: l.instant,
-                bytes: l.size,
+                instant: l.log.instant,
+                bytes: l.log.size,
+                partial: l.log.partial,
             });
             if there.is_none() {
                 let part = r.parts.entry(position.sequence).or_default();
@@ -375,33 +273,9 @@ impl ReplicaStore for Port {
         self.body(vm, Some(position.sequence), body).await?;
         self.run("store.receive", |s, h| {
             room(s, h)?;
-            let r = replica(s, h, vm)?;
-            let bytes = r.parts.remove(&position.sequence).unwrap_or_default();
-            let (header, changes, _) = decode(&bytes)?;
-            if header.position != position || header.vm != vm || header.kind != LogKind::Delta {
-                return Err(StoreError::BadLog("another log".into()));
-            }
-            if header.parent != r.durable {
-                return Err(StoreError::OutOfSequence {
-                    parent: header.parent,
-                    have: r.durable,
-                });
-            }
-            r.parts.clear();
-            r.durable = position;
-            let log = StoredLog {
-                position,
-                parent: header.parent,
-                instant: header.instant,
-                consistency: header.consistency,
-                size: bytes.len() as u64,
-            };
-            r.logs.push((log, changes));
-            Ok(Received {
-                durable: position,
-                instant: header.instant,
-                bytes: bytes.len() as u64,
-            })
+            let parts = &mut here(s, h, vm)?.parts;
+            let bytes = parts.remove(&position.sequence).unwrap_or_default();
+            replica::arrived(s, h, vm, position, bytes)
         })
         .await
     }
@@ -409,13 +283,13 @@ impl ReplicaStore for Port {
     async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>> {
         self.change(vm, "store.apply", |s, h| {
             room(s, h)?;
-            let r = replica(s, h, vm)?;
-            let Some((log, changes)) = r.logs.iter().find(|(l, _)| l.parent == r.applied).cloned() else {
+            let r = here(s, h, vm)?;
+            let Some(next) = r.logs.iter().find(|l| l.log.parent == r.applied).cloned() else {
                 return Ok(None);
             };
-            apply(&mut r.head, &changes);
-            r.applied = log.position;
-            Ok(Some(log))
+            apply(&mut r.head, &next.changes);
+            r.applied = next.log.position;
+            Ok(Some(next.log))
         })
         .await
     }
@@ -423,14 +297,17 @@ impl ReplicaStore for Port {
     async fn seal(&self, vm: VmId, id: PointId) -> Result<Point> {
         self.change(vm, "store.seal", |s, h| {
             room(s, h)?;
-            let r = replica(s, h, vm)?;
+            let r = here(s, h, vm)?;
             if let Some((p, _)) = r.points.iter().find(|(p, _)| p.position == r.applied) {
                 return Ok(p.clone());
             }
-            let log = r.logs.iter().find(|(l, _)| l.position == r.applied);
-            let Some((log, _)) = log else {
+            let log = r.logs.iter().find(|l| l.log.position == r.applied);
+            let Some(log) = log.map(|l| l.log.clone()) else {
                 return Err(StoreError::NoPoint(r.applied.to_string()));
             };
+            if log.partial {
+                return Err(StoreError::Conflict("a synchronization is not closed".into()));
+            }
             let point = Point {
                 id,
                 position: r.applied,
@@ -446,14 +323,29 @@ impl ReplicaStore for Port {
 
     async fn expire_oldest(&self, vm: VmId) -> Result<()> {
         self.change(vm, "store.expire_oldest", |s, h| {
-            let r = replica(s, h, vm)?;
-            if !r.branches.is_empty() {
+            let r = here(s, h, vm)?;
+            let pinned = r
+                .points
+                .first()
+                .and_then(|(p, _)| r.pins.get(&p.id))
+                .is_some_and(|n| *n > 0);
+            if !r.branches.is_empty() || pinned {
                 return Err(StoreError::Busy("the oldest point".into()));
             }
-            if r.points.len() > 1 {
-                r.points.remove(0);
-                let oldest = r.points[0].0.position.sequence;
-                r.logs.retain(|(l, _)| l.position.sequence > oldest);
+            if r.points.len() < 2 {
+                return Ok(());
+            }
+            r.forget_oldest();
+            if r.kept.is_some() {
+                return Ok(());
+            }
+            // The images below are what the oldest point is merged into.
+            let base = r.base_images.clone().into_iter();
+            let merged: Vec<_> = base.zip(r.points[0].1.clone()).collect();
+            for (key, content) in merged {
+                if let Some(image) = key.and_then(|k| s.hosts[h].images.get_mut(&k)) {
+                    image.content = content;
+                }
             }
             Ok(())
         })
@@ -462,10 +354,9 @@ impl ReplicaStore for Port {
 
     async fn expire_logs(&self, vm: VmId, before: Timestamp) -> Result<()> {
         self.change(vm, "store.expire_logs", |s, h| {
-            let r = replica(s, h, vm)?;
-            let newest = r.points.last().map_or(0, |(p, _)| p.position.sequence);
-            r.logs
-                .retain(|(l, _)| l.instant >= before || l.position.sequence > newest);
+            let r = here(s, h, vm)?;
+            let needed = r.since_newest();
+            r.forget_logs(|l| l.log.instant >= before || needed.contains(&l.log.position.sequence));
             Ok(())
         })
         .await
@@ -474,27 +365,26 @@ impl ReplicaStore for Port {
     async fn branch(&self, vm: VmId, branch: BranchId, target: Target) -> Result<Vec<(DiskId, DiskImage)>> {
         self.change(vm, "store.branch", |s, h| {
             room(s, h)?;
-            let r = replica(s, h, vm)?;
+            let r = here(s, h, vm)?;
             if let Some((existing, _)) = r.branches.get(&branch) {
                 return match *existing == target {
                     true => Ok(r.images(branch)),
                     false => Err(StoreError::Conflict("the branch stands on another point".into())),
                 };
             }
-            let (position, contents) = match target {
-                Target::Point { id } => {
-                    let found = r.points.iter().find(|(p, _)| p.id == id);
-                    found.map(|(p, c)| (p.position, c.clone()))
-                }
-                Target::Cycle { position } => r.replayed(position).map(|c| (position, c)),
+            if let Target::Cycle { position } = target
+                && r.partial(position)
+            {
+                s.violation("a branch of a piece of a synchronization was wanted");
+                return Err(StoreError::NoPoint(position.to_string()));
             }
-            .ok_or_else(|| StoreError::NoPoint(format!("{target:?}")))?;
+            let found = r.target(target);
+            let (position, contents) = found.ok_or_else(|| StoreError::NoPoint(format!("{target:?}")))?;
             r.branches.insert(branch, (target, position));
             let images = r.images(branch);
             let disks = r.disks.clone();
             for (disk, content) in disks.iter().zip(contents) {
-                let mut image = Image::new(disk.size);
-                image.content = content;
+                let image = Image::branch(disk.size, content);
                 s.hosts[h].images.insert(file(branch, &disk.id), image);
             }
             Ok(images)
@@ -504,7 +394,7 @@ impl ReplicaStore for Port {
 
     async fn branch_images(&self, vm: VmId, branch: BranchId) -> Result<Vec<(DiskId, DiskImage)>> {
         self.run("store.branch_images", |s, h| {
-            let r = replica(s, h, vm)?;
+            let r = here(s, h, vm)?;
             match r.branches.contains_key(&branch) {
                 true => Ok(r.images(branch)),
                 false => Err(StoreError::NoBranch(branch)),
@@ -515,15 +405,11 @@ impl ReplicaStore for Port {
 
     async fn drop_branch(&self, vm: VmId, branch: BranchId) -> Result<()> {
         self.change(vm, "store.drop_branch", |s, h| {
-            let r = replica(s, h, vm)?;
+            let r = here(s, h, vm)?;
             if r.branches.remove(&branch).is_none() {
                 return Ok(());
             }
-            if running(s, h, vm) {
-                s.violation("a branch was thrown away under a running VM");
-            }
-            let prefix = format!("/replicas/branch-{branch}-");
-            s.hosts[h].images.retain(|k, _| !k.starts_with(&prefix));
+            thrown_away(s, h, branch);
             Ok(())
         })
         .await
@@ -531,18 +417,18 @@ impl ReplicaStore for Port {
 
     async fn promote(&self, vm: VmId, branch: BranchId) -> Result<()> {
         self.change(vm, "store.promote", |s, h| {
-            let r = replica(s, h, vm)?;
+            let r = here(s, h, vm)?;
             if matches!(r.promoted, Some((b, _, _)) if b == branch) {
                 return Ok(());
             }
-            let Some((_, position)) = r.branches.get(&branch).copied() else {
+            let Some((target, position)) = r.branches.get(&branch).copied() else {
                 return Err(StoreError::NoBranch(branch));
             };
-            r.promoted = Some((branch, false, false));
-            r.points.retain(|(p, _)| p.position.sequence <= position.sequence);
-            r.logs.clear();
-            r.parts.clear();
-            r.branches.retain(|b, _| *b == branch);
+            let others: Vec<BranchId> = r.branches.keys().copied().filter(|b| *b != branch).collect();
+            r.promote(branch, target, position);
+            for other in others {
+                thrown_away(s, h, other);
+            }
             Ok(())
         })
         .await
@@ -553,7 +439,7 @@ impl ReplicaStore for Port {
             if promoted(s, h, vm, branch)?.2 {
                 return Ok(Vec::new());
             }
-            let disks = &replica(s, h, vm)?.disks;
+            let disks = &here(s, h, vm)?.disks;
             let layer = |d: &LogDisk| LiveMerge {
                 id: d.id.clone(),
                 top: Utf8PathBuf::from("/replicas/top"),
@@ -587,11 +473,142 @@ impl ReplicaStore for Port {
         .await
     }
 
+    async fn adopt(&self, location: &Utf8Path, vm: VmId, adoption: &Adoption) -> Result<()> {
+        self.change(vm, "store.adopt", |s, h| {
+            room(s, h)?;
+            replica::adopt(s, h, format!("{location}/{vm}"), vm, adoption)
+        })
+        .await
+    }
+
+    async fn divergence(&self, vm: VmId) -> Result<Divergence> {
+        self.run("store.divergence", |s, h| {
+            let known = here(s, h, vm)?.divergence.clone();
+            known.ok_or_else(|| StoreError::Conflict("this copy never was equal to another one".into()))
+        })
+        .await
+    }
+
+    async fn drop_abandoned(&self, vm: VmId) -> Result<()> {
+        self.change(vm, "store.drop_abandoned", |s, h| {
+            let r = here(s, h, vm)?;
+            if r.branches.values().any(|(t, _)| *t == Target::Abandoned) {
+                return Err(StoreError::Busy("what was kept".into()));
+            }
+            r.kept = None;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn compare(&self, vm: VmId, ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>> {
+        self.run("store.compare", |s, h| {
+            let head = &here(s, h, vm)?.head;
+            ranges.iter().map(|r| read::compare(head, r)).collect()
+        })
+        .await
+    }
+
+    async fn read_point(&self, vm: VmId, point: PointId) -> Result<Box<dyn BlockView>> {
+        let disks = self
+            .run("store.read_point", |s, h| {
+                let r = here(s, h, vm)?;
+                let found = r.points.iter().find(|(p, _)| p.id == point);
+                let disks = found.map(|(_, c)| c.clone());
+                let disks = disks.ok_or_else(|| StoreError::NoPoint(point.to_string()))?;
+                *r.pins.entry(point).or_default() += 1;
+                Ok(disks)
+            })
+            .await?;
+        Ok(Box::new(PointView {
+            port: self.clone(),
+            vm,
+            point,
+            disks,
+        }))
+    }
+
+    async fn read_log(&self, vm: VmId, position: Position, offset: u64) -> Result<ByteStream> {
+        let bytes: Bytes = self
+            .run("store.read_log", |s, h| {
+                let logs = &here(s, h, vm)?.logs;
+                let found = logs.iter().find(|l| l.log.position == position);
+                let found = found.map(|l| l.bytes.clone());
+                found.ok_or_else(|| StoreError::NoPoint(position.to_string()))
+            })
+            .await?;
+        Ok(read::log(&bytes, offset))
+    }
+
+    async fn keep_logs(&self, vm: VmId, since: Option<Position>) {
+        let _: Result<()> = self
+            .run("store.keep_logs", |s, h| {
+                here(s, h, vm)?.keep_since = since;
+                Ok(())
+            })
+            .await;
+    }
+
+    async fn finish_bulk(
+        &self,
+        vm: VmId,
+        id: PointId,
+        instant: Timestamp,
+        consistency: Consistency,
+    ) -> Result<Point> {
+        self.change(vm, "store.finish_bulk", |s, h| {
+            room(s, h)?;
+            let r = here(s, h, vm)?;
+            if let Some((p, _)) = r.points.iter().find(|(p, _)| p.position == r.start) {
+                return Ok(p.clone());
+            }
+            let whole = r.disks.iter().zip(&r.bulk).all(|(d, done)| d.size == *done);
+            if !whole || r.durable != r.start {
+                return Err(StoreError::Conflict("the copy is not complete".into()));
+            }
+            let point = Point {
+                id,
+                position: r.start,
+                instant,
+                consistency,
+                size: 0,
+            };
+            r.points.push((point.clone(), r.head.clone()));
+            let content = r.head.clone();
+            replica::finished(s, vm, point.position, instant, &content);
+            Ok(point)
+        })
+        .await
+    }
+
+    async fn put_firmware(&self, vm: VmId, vars: Bytes) -> Result<()> {
+        self.change(vm, "store.put_firmware", |s, h| {
+            here(s, h, vm)?.vars = Some(vars);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Option<Utf8PathBuf>> {
+        self.run("store.branch_firmware", |s, h| {
+            let r = here(s, h, vm)?;
+            if !r.branches.contains_key(&branch) {
+                return Err(StoreError::NoBranch(branch));
+            }
+            let Some(vars) = r.vars.clone() else {
+                return Ok(None);
+            };
+            r.branch_vars.entry(branch).or_insert(vars);
+            Ok(Some(format!("/replicas/branch-{branch}-vars").into()))
+        })
+        .await
+    }
+
     async fn close(&self, vm: VmId) {
         let _busy = self.busy(vm, "store.close");
         let _: Result<()> = self
             .run("store.close", |s, h| {
-                if let Ok(r) = replica(s, h, vm) {
+                if let Ok(r) = here(s, h, vm) {
                     r.open = false;
                 }
                 Ok(())

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::disk::{BLOCK, Content, Image};
 use crate::gate::{Gate, Port};
 use crate::hypervisor::{end, process};
-use crate::state::{Shared, State};
+use crate::state::{KeptLog, Shared, State};
 
 /// The VM of the world.
 pub const VM: VmId = VmId(Uuid::from_u128(0x6f3b_2f2e_3a63_4a0e_9a53_0d9f_5f6f_0001));
@@ -103,6 +103,9 @@ impl World {
             any_point_window_s: 120,
             disks: Vec::new(),
             compression: true,
+            application_h: 0,
+            auto_resync: None,
+            bandwidth: lifeboat_model::Bandwidth::default(),
         }
     }
 
@@ -186,7 +189,8 @@ impl World {
             engine.stop().await;
         }
         for replica in self.shared.state().hosts[host].replicas.values_mut() {
-            replica.open = false;
+            (replica.open, replica.keep_since) = (false, None);
+            replica.pins.clear();
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.boot(host).await;
@@ -345,12 +349,12 @@ impl World {
         for (point, content) in &r.points {
             same(&s, point.position, point.instant.0, content, "point")?;
         }
-        for (log, _) in &r.logs {
+        for KeptLog { log, .. } in &r.logs {
             if let Some(content) = r.replayed(log.position) {
                 same(&s, log.position, log.instant.0, &content, "cycle")?;
             }
         }
-        if r.applied.sequence > 0 && r.promoted.is_none() {
+        if r.applied != r.start && !r.partial(r.applied) && r.promoted.is_none() {
             let truth = s
                 .truth_at(VM, r.applied)
                 .ok_or("no instant was ever taken there")?;

@@ -6,7 +6,7 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{asked, failover, phase, replicating, revert, simulate, state};
+use common::{asked, failover, phase, replicating, revert, simulate, start_copy, state};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_model::{ReplicationState as State, Timestamp};
@@ -180,7 +180,7 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
         w.insist(0, Action::EnableReplication { vm, settings })
             .await
             .unwrap();
-        let _ = w.act(0, Action::StartReplication { vm: World::vm() }).await;
+        let _ = w.act(0, start_copy()).await;
     }
     let bulk = w.shared.state().bulk_blocks;
     for _ in 0..steps {

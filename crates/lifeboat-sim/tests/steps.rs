@@ -6,7 +6,7 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{commit, failover, phase, points, replicating, revert, simulate, state};
+use common::{commit, failover, phase, points, replicating, revert, simulate, start_copy, state};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::FailoverPhase;
@@ -100,7 +100,7 @@ async fn run(saga: Saga, w: &mut World) {
             until(w, 0, enable, |w| state(w, 0) == State::ReadyForReplication).await;
         }
         Saga::Copy => {
-            until(w, 0, Action::StartReplication { vm: vm() }, |w| {
+            until(w, 0, start_copy(), |w| {
                 w.write(1);
                 state(w, 0) == State::Replicating && state(w, 1) == State::Replicating
             })
@@ -160,7 +160,7 @@ async fn whole(saga: Saga, w: &mut World) {
     }
     match saga {
         Saga::Enable => {
-            until(w, 0, Action::StartReplication { vm: World::vm() }, |w| {
+            until(w, 0, start_copy(), |w| {
                 state(w, 0) == State::Replicating && state(w, 1) == State::Replicating
             })
             .await;

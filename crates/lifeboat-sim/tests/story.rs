@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{commit, failover, job, phase, points, replicating, revert, simulate, state};
+use common::{commit, failover, job, phase, points, replicating, revert, simulate, start_copy, state};
 use lifeboat_engine::action::{Action, PointSelector, PointView};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::FailoverPhase;
@@ -17,6 +17,7 @@ fn truth(w: &World, point: &PointView) -> Vec<Content> {
     let position = match point.target {
         Target::Point { id } => r.points.iter().find(|(p, _)| p.id == id).unwrap().0.position,
         Target::Cycle { position } => position,
+        Target::Abandoned => panic!("nothing was abandoned"),
     };
     s.truth_at(VM, position).unwrap().disks.clone()
 }
@@ -35,7 +36,7 @@ fn vm_actions() -> Vec<Action> {
             vm: vm(),
             settings: World::settings(),
         },
-        Action::StartReplication { vm: vm() },
+        start_copy(),
         Action::SuspendReplication { vm: vm() },
         Action::ResumeReplication { vm: vm() },
         Action::RemoveReplication { vm: vm() },
@@ -60,7 +61,7 @@ async fn try_point(w: &mut World, selector: PointSelector, wanted: &PointView) {
     assert_eq!(state(w, 1), State::Recovered);
     assert_eq!(w.disks_now(1), want, "the branch holds the point");
     only(w, 1, &[6, 7]).await;
-    refused(w, 1, Action::StartReplication { vm: World::vm() }).await;
+    refused(w, 1, start_copy()).await;
     w.write(60);
     // Longer than any timer that may be left over from before the failover.
     w.run(40).await;

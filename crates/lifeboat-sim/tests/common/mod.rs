@@ -3,7 +3,7 @@
 #![allow(unreachable_pub, reason = "shared by the test files")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
 
-use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, Refusal};
+use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, PointView, Refusal};
 use lifeboat_engine::records::{FailoverPhase, Side};
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::World;
@@ -32,9 +32,7 @@ pub async fn replicating(w: &mut World) {
     w.insist(0, Action::EnableReplication { vm, settings })
         .await
         .unwrap();
-    w.insist(0, Action::StartReplication { vm: World::vm() })
-        .await
-        .unwrap();
+    w.insist(0, start_copy()).await.unwrap();
     for _ in 0..30 {
         w.write(5);
         w.run(1).await;
@@ -57,8 +55,8 @@ pub fn state(w: &World, host: usize) -> State {
 /// The recorded phase of a failover.
 pub fn phase(w: &World) -> Option<FailoverPhase> {
     match w.recorded(1)?.side {
-        Side::Replica { failover, .. } => failover.map(|f| f.phase),
-        Side::Primary { .. } => None,
+        Side::Replica(replica) => replica.failover.map(|f| f.phase),
+        Side::Primary(_) | Side::Test { .. } | Side::Alone => None,
     }
 }
 
@@ -91,6 +89,15 @@ pub fn failover(point: PointSelector) -> Action {
         vm: World::vm(),
         point,
         start: true,
+        force: false,
+    }
+}
+
+pub fn start_copy() -> Action {
+    Action::StartReplication {
+        vm: World::vm(),
+        how: InitialCopy::Network,
+        at: None,
     }
 }
 
