@@ -7,6 +7,9 @@
 //! replica:  0 ─offer→ 2 ─first point→ 3 ⇄ 7        3,7,8 ─failover→ 12 → 5 ─commit→ 6
 //!                                     ↑──────────── revert, failover failed ──┘
 //! ```
+//!
+//! The VM of a test failover has mode 3 and state 0: its copy is sent nowhere and receives nothing, and no event applies
+//! to it. What the documents of the API leave open, this is the choice; its replica's state does not change either.
 
 use crate::api::{ReplicationMode as Mode, ReplicationState as State};
 
@@ -306,6 +309,46 @@ pub fn turn(mode: Mode, state: State, turn: Turn) -> Result<(Mode, State), NotNo
     })
 }
 
+/// Which points a test failover may be made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TestPoints {
+    /// Every listed one.
+    All,
+    /// Sealed ones only.
+    Sealed,
+}
+
+/// Whether a test failover may be started (TestReplicaSystem). The documents leave most states open. A test stands on a
+/// branch of its own and touches no point, so nothing forbids it wherever there are points: in 7 and 8, where somebody
+/// wants to know what the replica is worth before deciding; in 5, beside the failover, to try another point before
+/// committing; in 10 from sealed points, which a resynchronization here leaves valid, while cycles may be pieces of it.
+/// In 2 there is no point, in 6 the points are gone, and in 12 the failover comes first.
+pub fn may_test(mode: Mode, state: State) -> Result<TestPoints, NotNow> {
+    use State as S;
+    let replica = matches!(mode, Mode::Replica | Mode::ExtendedReplica);
+    match state {
+        S::Replicating | S::Recovered | S::Suspended | S::Critical if replica => Ok(TestPoints::All),
+        S::Resynchronizing if replica => Ok(TestPoints::Sealed),
+        _ => Err(NotNow {
+            mode,
+            state,
+            way_out: match (mode, state) {
+                (Mode::Primary, _) => "this host is the primary; a test failover is done on the replica host",
+                (Mode::None, _) => "only a replica can be tested: lifeboat replication enable",
+                (Mode::TestReplica, _) => {
+                    "this VM is a test already; it ends with: lifeboat failover stop-test"
+                }
+                (_, S::WaitingToCompleteInitialReplication) => {
+                    "the initial copy is not complete; there is no recovery point"
+                }
+                (_, S::FailoverInProgress) => "a failover is being carried out; see: lifeboat job list",
+                (_, S::Committed) => "the failover is committed; there are no other recovery points any more",
+                _ => "see: lifeboat replication status",
+            },
+        }),
+    }
+}
+
 /// Whether the VM of this side may be started.
 #[must_use]
 pub fn may_start(mode: Mode, state: State) -> bool {
@@ -321,7 +364,10 @@ pub fn may_start(mode: Mode, state: State) -> bool {
 fn way_out(mode: Mode, state: State, event: Event) -> &'static str {
     use State as S;
     match (mode, state) {
-        (Mode::None | Mode::TestReplica, _) => "enable replication first: lifeboat replication enable",
+        (Mode::None, _) => "enable replication first: lifeboat replication enable",
+        (Mode::TestReplica, _) => {
+            "this is the VM of a test failover; it ends with: lifeboat failover stop-test"
+        }
         (_, S::Disabled) => {
             "replication was removed; enable it again on the primary: lifeboat replication enable"
         }
@@ -499,6 +545,25 @@ mod tests {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_test_needs_points_and_no_failover_under_way() {
+        for mode in Mode::ALL {
+            for state in S::ALL {
+                let want = match (mode, state) {
+                    (Mode::Replica | Mode::ExtendedReplica, S::Resynchronizing) => Some(TestPoints::Sealed),
+                    (
+                        Mode::Replica | Mode::ExtendedReplica,
+                        S::Replicating | S::Suspended | S::Critical | S::Recovered,
+                    ) => Some(TestPoints::All),
+                    _ => None,
+                };
+                let got = may_test(*mode, *state);
+                assert_eq!(got.ok(), want, "{mode} {state}");
+                assert!(got.is_ok() || got.is_err_and(|no| !no.way_out.is_empty()));
             }
         }
     }
