@@ -17,7 +17,7 @@ pub(crate) const DEFAULT_SOCKET: &str = "/run/lifeboat/lifeboat.sock";
 pub(crate) struct Config {
     /// Name of this host.
     pub(crate) host: String,
-    /// Where peers reach it.
+    /// Where it takes calls of peers.
     pub(crate) listen: SocketAddr,
     /// Durable state.
     pub(crate) state_dir: Utf8PathBuf,
@@ -38,6 +38,9 @@ pub(crate) struct Config {
     /// Seconds a job is kept after its end.
     #[serde(default = "default_retention")]
     pub(crate) job_retention_s: u64,
+    /// What peers are told.
+    #[serde(default)]
+    pub(crate) peer: Peer,
     /// Certificates.
     pub(crate) tls: Tls,
     /// The emulator.
@@ -58,6 +61,14 @@ pub(crate) struct Tls {
     pub(crate) cert: Utf8PathBuf,
     /// Its key.
     pub(crate) key: Utf8PathBuf,
+}
+
+/// What peers are told of this host.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Peer {
+    /// Where they reach it, `HOST:PORT`, when that is not where it listens.
+    pub(crate) advertise: Option<String>,
 }
 
 /// The emulator.
@@ -201,6 +212,12 @@ impl Config {
         if config.listen.port() == 0 {
             return wrong("listen", "name a port; peers have to know it");
         }
+        if let Some(advertise) = &config.peer.advertise {
+            let parts = advertise.rsplit_once(':');
+            if !parts.is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p > 0)) {
+                return wrong("peer.advertise", "write HOST:PORT");
+            }
+        }
         if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
             return wrong("log.level", "use error, warn, info, debug or trace");
         }
@@ -330,8 +347,8 @@ mod tests {
         let (_dir, path) = dir_with(&[("l.toml", &uncommented(&std::fs::read_to_string(SAMPLE).unwrap()))]);
         let mut full = Config::load(&path.join("l.toml")).unwrap();
         assert_eq!(
-            full.admin_gid.take(),
-            Some(990),
+            (full.admin_gid.take(), full.peer.advertise.take()),
+            (Some(990), Some("alpha.example.org:8443".to_owned())),
             "every optional key was switched on"
         );
         assert_eq!(format!("{plain:?}"), format!("{full:?}"));
@@ -390,6 +407,11 @@ mod tests {
                 "\"/run/lifeboat\"",
                 "\"run\"",
                 "key \"run_dir\": write an absolute path".into(),
+            ),
+            (
+                "# [peer]",
+                "[peer]\nadvertise = \"alpha.example.org\"",
+                "key \"peer.advertise\": write HOST:PORT".into(),
             ),
             ("ca = ", "cа = ", "l.toml, line ".into()),
             ("[tls]", "[tsl]", "unknown field `tsl`".into()),

@@ -9,6 +9,7 @@ use lifeboat_api::{Admission, Server};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
+use lifeboat_link::certs::{self, CertInfo};
 use lifeboat_link::{Link, LinkConfig};
 use lifeboat_model::Timestamp;
 use lifeboat_qemu::{Qemu, QemuConfig};
@@ -30,6 +31,12 @@ impl Clock for SystemClock {
         // A clock before 1970 is a clock that was never set.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn local_minute(&self) -> u16 {
+        // Asked anew each time: the zone may be changed and twice a year changes by itself.
+        let now = jiff::Zoned::now();
+        u16::from(now.hour().unsigned_abs()) * 60 + u16::from(now.minute().unsigned_abs())
     }
 }
 
@@ -70,7 +77,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
     };
-    let mut settings = EngineConfig::new(&config.host, config.listen.to_string(), env!("CARGO_PKG_VERSION"));
+    let way_back = way_back(&config, &certs::describe(&config.tls.cert)?);
+    let mut settings = EngineConfig::new(&config.host, &way_back, env!("CARGO_PKG_VERSION"));
     settings.job_retention = Duration::from_secs(config.job_retention_s);
     let engine = Engine::start(ports, settings, vms).await?;
 
@@ -82,7 +90,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // Without systemd nobody listens, which is fine.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog());
-    info!(host = config.host, listen = %config.listen, socket = %config.socket, "serving");
+    info!(host = config.host, listen = %config.listen, reached_at = way_back, socket = %config.socket, "serving");
 
     let ended = tokio::select! {
         signal = told_to_stop() => { info!(signal = signal?, "stopping"); None }
@@ -103,6 +111,21 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         None => Ok(()),
         Some(why) => anyhow::bail!(why),
     }
+}
+
+/// Where peers are told to reach this host: as the configuration says; else where it listens, if that is one address and the
+/// certificate has it; else by a name of the certificate, because under any other nobody would believe it is this host.
+fn way_back(config: &Config, own: &CertInfo) -> String {
+    if let Some(advertise) = &config.peer.advertise {
+        return advertise.clone();
+    }
+    if own.addresses.contains(&config.listen.ip()) {
+        return config.listen.to_string();
+    }
+    let certified = |name: &&String| !name.starts_with('*');
+    let own_name = own.names.iter().find(|n| n.eq_ignore_ascii_case(&config.host));
+    let name = own_name.or_else(|| own.names.iter().find(certified));
+    format!("{}:{}", name.unwrap_or(&config.host), config.listen.port())
 }
 
 fn qemu(config: &Config) -> QemuConfig {
@@ -147,5 +170,63 @@ async fn watchdog() {
     loop {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         tokio::time::sleep(limit / 2).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_told_an_address_that_the_certificate_has() {
+        let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/lifeboat.toml");
+        let sample = Config::load(sample.into()).unwrap();
+        let own = |names: &[&str], addresses: &[&str]| CertInfo {
+            subject: String::new(),
+            issuer: String::new(),
+            names: names.iter().map(ToString::to_string).collect(),
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            not_before: Timestamp(0),
+            not_after: Timestamp(0),
+            fingerprint: String::new(),
+            is_ca: false,
+        };
+        for (listen, names, addresses, want) in [
+            (
+                "0.0.0.0:8443",
+                &["a.example.org", "alpha"][..],
+                &["10.0.0.1"][..],
+                "alpha:8443",
+            ),
+            (
+                "[::]:8443",
+                &["*.example.org", "a.example.org"],
+                &[],
+                "a.example.org:8443",
+            ),
+            (
+                "10.0.0.1:8443",
+                &["a.example.org"],
+                &["10.0.0.1"],
+                "10.0.0.1:8443",
+            ),
+            (
+                "[fd00::1]:8443",
+                &["a.example.org"],
+                &["fd00::1"],
+                "[fd00::1]:8443",
+            ),
+            ("10.0.0.1:8443", &["a.example.org"], &[], "a.example.org:8443"),
+            ("10.0.0.1:8443", &["*.example.org"], &[], "alpha:8443"),
+        ] {
+            let config = Config {
+                listen: listen.parse().unwrap(),
+                ..sample.clone()
+            };
+            assert_eq!(way_back(&config, &own(names, addresses)), want, "{listen}");
+        }
+        let mut config = sample;
+        config.peer.advertise = Some("gate.example.org:7000".into());
+        assert_eq!(way_back(&config, &own(&["alpha"], &[])), "gate.example.org:7000");
     }
 }

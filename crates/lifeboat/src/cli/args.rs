@@ -1,12 +1,18 @@
 //! The command line's words. Help texts are part of the product and are held by golden files.
 
+mod failover;
+mod replication;
+
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lifeboat_model::{DiskId, JobId};
+use lifeboat_model::JobId;
 
 use super::exit;
-use super::units;
+use super::units::{self, LimitWindow, Rate};
 use crate::config::DEFAULT_SOCKET;
+
+pub(crate) use failover::{Failover, Network, SetCard, Start};
+pub(crate) use replication::{Changes, Copy, Enable, Replication, Resync, Reverse};
 
 /// Replicates virtual machines to another host and brings them up there.
 #[derive(Debug, Parser)]
@@ -128,28 +134,6 @@ pub(crate) enum Vm {
     },
 }
 
-/// `lifeboat replication`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Replication {
-    /// Set a VM up for replication; `replication start` then copies it.
-    Enable(Enable),
-    /// Start the initial copy of a VM, running or not.
-    Start(Target),
-    /// Show how replication is doing: of all VMs in a table, of one VM in full.
-    Status {
-        /// VM, by name or UUID.
-        vm: Option<String>,
-    },
-    /// Pause the replication of a VM.
-    Suspend(Target),
-    /// Resume a paused replication.
-    Resume(Target),
-    /// Replicate now, without waiting for the interval.
-    Now(Target),
-    /// End the replication of a VM on this host; the other host is not told and keeps what it has.
-    Remove(Target),
-}
-
 /// A VM, and whether to wait.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
@@ -168,69 +152,6 @@ pub(crate) struct Wait {
     /// Wait for the job and show its progress (the default); Ctrl-C leaves it running.
     #[arg(long)]
     pub(crate) follow: bool,
-}
-
-/// `lifeboat replication enable`.
-#[derive(Debug, Args)]
-pub(crate) struct Enable {
-    /// VM, by name or UUID.
-    pub(crate) vm: String,
-    /// Host that takes the replica.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) to: String,
-    /// Time between cycles: 1s to 15m.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::seconds::<u16>)]
-    pub(crate) interval: u16,
-    /// Additional recovery points to keep: 0 to 24.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) history: u16,
-    /// Time between kept recovery points: 1s to 1d.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = units::seconds::<u32>)]
-    pub(crate) point_spacing: u32,
-    /// How far back every single cycle can be brought back: 0s to 7d.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = units::seconds::<u32>)]
-    pub(crate) any_point: u32,
-    /// Disk to replicate; repeat for more. Default: all disks.
-    #[arg(long = "disk", value_name = "ID", value_parser = disk)]
-    pub(crate) disks: Vec<DiskId>,
-    /// Send without compression.
-    #[arg(long)]
-    pub(crate) no_compression: bool,
-    #[command(flatten)]
-    pub(crate) wait: Wait,
-}
-
-/// `lifeboat failover`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Failover {
-    /// Bring a replica up at a recovery point, provisionally: nothing is lost by trying.
-    Start {
-        /// VM, by name or UUID.
-        vm: String,
-        /// Recovery point, by its id in `lifeboat points` or the beginning of it. Default: the newest data.
-        #[arg(long, value_name = "ID", conflicts_with = "at")]
-        point: Option<String>,
-        /// The newest recovery point not after this time: 10:42, 10:42:07, "yesterday 10:42", -5m, or RFC 3339.
-        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-        at: Option<String>,
-        /// Make the disks ready, but do not start the VM.
-        #[arg(long)]
-        no_start: bool,
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Throw the failover away: every recovery point is as it was, another one can be tried.
-    Revert {
-        /// VM, by name or UUID.
-        vm: String,
-        /// Turn the VM off first if it runs.
-        #[arg(long)]
-        force: bool,
-        #[command(flatten)]
-        wait: Wait,
-    },
-    /// Keep the failover for good: the VM lives here now, the other recovery points go.
-    Commit(Target),
 }
 
 /// `lifeboat job`.
@@ -283,12 +204,30 @@ pub(crate) enum Authorization {
 pub(crate) enum Server {
     /// Show name, version, address and settings.
     Show,
-    /// Change settings.
-    Set {
-        /// Whether this host takes replicas.
-        #[arg(long, value_name = "ON|OFF")]
-        replica: Switch,
-    },
+    /// Change settings; what is not named stays as it is.
+    Set(ServerChanges),
+}
+
+/// `lifeboat server set`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct ServerChanges {
+    /// Whether this host takes replicas.
+    #[arg(long, value_name = "ON|OFF")]
+    pub(crate) replica: Option<Switch>,
+    /// Length of a window of statistics and health: 1h to 7d.
+    #[arg(long, value_name = "TIME", value_parser = units::seconds::<u32>)]
+    pub(crate) monitoring_interval: Option<u32>,
+    /// Time of day at which windows begin.
+    #[arg(long, value_name = "HH:MM", value_parser = units::minute)]
+    pub(crate) monitoring_start: Option<u16>,
+    /// Most that this host sends, all VMs together: 10MiB/s, 100Mbit/s, or none.
+    #[arg(long, value_name = "RATE")]
+    pub(crate) bandwidth: Option<Rate>,
+    /// Another limit for a part of the day, 22:00-06:00=none; repeat for more, the first that fits counts. Replaces all
+    /// earlier ones; none: without them.
+    #[arg(long = "bandwidth-window", value_name = "FROM-TO=RATE")]
+    pub(crate) bandwidth_windows: Vec<LimitWindow>,
 }
 
 /// On or off.
@@ -326,9 +265,4 @@ pub(crate) enum Cert {
         /// PEM file.
         file: Utf8PathBuf,
     },
-}
-
-// Not `FromStr`: the type takes owned text.
-fn disk(text: &str) -> Result<DiskId, lifeboat_model::IdError> {
-    DiskId::new(text)
 }

@@ -1,21 +1,22 @@
 //! Carries out one command: each arm is one action and what to print of its answer.
 
+mod failover;
+mod replication;
+
 use std::io::Write;
 
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 use lifeboat_api::{Client, ClientError};
-use lifeboat_engine::action::{Action, Answer, PointSelector, VmRef, VmView};
-use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::action::{Action, Answer, ReplicationView, ServerView, VmRef, VmView};
 use lifeboat_engine::records::ServerSettings;
-use lifeboat_model::{AuthorizationEntry, ReplicationSettings};
+use lifeboat_model::{AuthorizationEntry, Bandwidth, Timestamp};
 use serde::Serialize;
 
-use super::args::{
-    Authorization, Cli, Command, Enable, Failover, Job, Output, Replication, Server, Switch, Vm, Wait,
-};
+use super::args::{Authorization, Cli, Command, Job, Output, Server, ServerChanges, Switch, Vm, Wait};
 use super::exit::{Exit, Failure};
 use super::show::{self, Names};
+use super::units::{LimitWindow, Rate};
 use super::{console, follow, units, wish};
 
 type Done = Result<Exit, Failure>;
@@ -36,14 +37,14 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
     };
     match &cli.command {
         Command::Vm(command) => vm(&cx, command).await,
-        Command::Replication(command) => replication(&cx, command).await,
+        Command::Replication(command) => replication::run(&cx, command).await,
         Command::Points { vm } => {
             let Answer::Points(points) = cx.ask(Action::ListPoints { vm: name(vm) }).await? else {
                 return strange();
             };
             cx.print(&points, || show::points(&points, &cx.zone))
         }
-        Command::Failover(command) => failover(&cx, command).await,
+        Command::Failover(command) => failover::run(&cx, command).await,
         Command::Job(command) => job(&cx, command).await,
         Command::Events { vm, limit } => {
             let action = Action::ListEvents {
@@ -153,6 +154,23 @@ impl Cx<'_> {
         Ok(*view)
     }
 
+    async fn server(&self) -> Result<ServerView, Failure> {
+        let Answer::Server(view) = self.ask(Action::ShowServer).await? else {
+            return strange();
+        };
+        Ok(view)
+    }
+
+    /// A time as `read` understands it, given to the option `--at`.
+    fn time(
+        &self,
+        text: &str,
+        read: fn(&str, &Zoned) -> Result<Timestamp, String>,
+    ) -> Result<Timestamp, Failure> {
+        let now = Zoned::now().with_time_zone(self.zone.clone());
+        read(text, &now).map_err(|e| Failure::new(Exit::Usage, format!("--at: {e}"), ""))
+    }
+
     /// People know VMs by name, jobs and events by UUID.
     async fn names(&self) -> Result<Names, Failure> {
         Ok(self
@@ -162,6 +180,18 @@ impl Cx<'_> {
             .map(|v| (v.spec.uuid, v.spec.name))
             .collect())
     }
+}
+
+/// The replication of a VM, to be changed.
+fn replicated(view: &VmView) -> Result<&ReplicationView, Failure> {
+    let vm = &view.spec.name;
+    view.replication.as_ref().ok_or_else(|| {
+        Failure::new(
+            Exit::Failed,
+            format!("{vm} is not replicated by this host"),
+            format!("set it up with: lifeboat replication enable {vm} --to HOST:PORT"),
+        )
+    })
 }
 
 /// Writes data to standard output.
@@ -214,146 +244,6 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
             std::fs::write(file, &png).map_err(|e| Failure::io(&format!("write {file}"), &e))?;
             eprintln!("saved {file}, {}", units::size(png.len() as u64));
             Ok(Exit::Done)
-        }
-    }
-}
-
-async fn replication(cx: &Cx<'_>, command: &Replication) -> Done {
-    match command {
-        Replication::Enable(enable) => {
-            let done = format!(
-                "{0} is set up for replication to {1}; start it with: lifeboat replication start {0}",
-                enable.vm, enable.to
-            );
-            cx.act(enable_action(enable), enable.wait, &done).await
-        }
-        Replication::Start(t) => {
-            cx.act(
-                Action::StartReplication { vm: name(&t.vm) },
-                t.wait,
-                &format!("{} is replicating", t.vm),
-            )
-            .await
-        }
-        Replication::Status { vm: None } => {
-            let mut vms = cx.vms().await?;
-            vms.retain(|v| v.replication.is_some());
-            cx.print(&vms, || show::status(&vms, &cx.zone))
-        }
-        Replication::Status { vm: Some(vm) } => {
-            let view = cx.vm(vm).await?;
-            cx.print(&view, || show::replication(&view, &cx.zone))
-        }
-        Replication::Suspend(t) => {
-            let done = format!(
-                "replication of {0} is paused; resume it with: lifeboat replication resume {0}",
-                t.vm
-            );
-            cx.act(Action::SuspendReplication { vm: name(&t.vm) }, t.wait, &done)
-                .await
-        }
-        Replication::Resume(t) => {
-            cx.act(
-                Action::ResumeReplication { vm: name(&t.vm) },
-                t.wait,
-                &format!("replication of {} is resumed", t.vm),
-            )
-            .await
-        }
-        Replication::Now(t) => {
-            cx.act(
-                Action::ReplicateNow { vm: name(&t.vm) },
-                t.wait,
-                &format!("{} was replicated", t.vm),
-            )
-            .await
-        }
-        Replication::Remove(t) => {
-            let done = format!(
-                "{} is no longer replicated by this host; the other host was not told",
-                t.vm
-            );
-            cx.act(Action::RemoveReplication { vm: name(&t.vm) }, t.wait, &done)
-                .await
-        }
-    }
-}
-
-fn enable_action(enable: &Enable) -> Action {
-    Action::EnableReplication {
-        vm: name(&enable.vm),
-        settings: ReplicationSettings {
-            peer: enable.to.clone(),
-            interval_s: enable.interval,
-            history: enable.history,
-            point_spacing_s: enable.point_spacing,
-            any_point_window_s: enable.any_point,
-            disks: enable.disks.clone(),
-            compression: !enable.no_compression,
-        },
-    }
-}
-
-async fn failover(cx: &Cx<'_>, command: &Failover) -> Done {
-    match command {
-        Failover::Start {
-            vm,
-            point,
-            at,
-            no_start,
-            wait,
-        } => {
-            let point = match (point, at) {
-                (Some(id), _) => PointSelector::Id(id.clone()),
-                (None, Some(text)) => {
-                    let at = units::past(text, &Zoned::now().with_time_zone(cx.zone.clone()));
-                    let at = at.map_err(|e| Failure::new(Exit::Usage, format!("--at: {e}"), ""))?;
-                    eprintln!(
-                        "bringing {vm} up as it was at {} or just before",
-                        units::instant(at, &cx.zone)
-                    );
-                    PointSelector::At(at)
-                }
-                (None, None) => PointSelector::Latest,
-            };
-            let done =
-                format!("look at it, then: lifeboat failover commit {vm}, or lifeboat failover revert {vm}");
-            cx.act(
-                Action::InitiateFailover {
-                    vm: name(vm),
-                    point,
-                    start: !no_start,
-                },
-                *wait,
-                &done,
-            )
-            .await
-        }
-        Failover::Revert { vm, force, wait } => {
-            let done = format!("every recovery point of {vm} is as it was");
-            cx.act(
-                Action::RevertFailover {
-                    vm: name(vm),
-                    force: *force,
-                },
-                *wait,
-                &done,
-            )
-            .await
-        }
-        Failover::Commit(t) => {
-            // Committing leaves the power as it is: whoever thinks of users wants to know that nothing runs.
-            let done = match cx.vm(&t.vm).await?.power {
-                PowerState::Off => format!(
-                    "{0} lives on this host now, and is off; start it with: lifeboat vm start {0}",
-                    t.vm
-                ),
-                PowerState::Running | PowerState::Paused | PowerState::Stalled => {
-                    format!("{} lives on this host now", t.vm)
-                }
-            };
-            cx.act(Action::CommitFailover { vm: name(&t.vm) }, t.wait, &done)
-                .await
         }
     }
 }
@@ -430,29 +320,48 @@ async fn authorization(cx: &Cx<'_>, command: &Authorization) -> Done {
 async fn server(cx: &Cx<'_>, command: &Server) -> Done {
     match command {
         Server::Show => {
-            let Answer::Server(view) = cx.ask(Action::ShowServer).await? else {
-                return strange();
-            };
+            let view = cx.server().await?;
             cx.print(&view, || show::server(&view))
         }
-        Server::Set { replica } => {
-            let settings = ServerSettings {
-                enabled: *replica == Switch::On,
+        Server::Set(changes) => {
+            let mut settings = cx.server().await?.settings;
+            change_server(&mut settings, changes);
+            let done = match changes.replica {
+                Some(Switch::On) => "this host takes replicas",
+                Some(Switch::Off) => "this host takes no replicas",
+                None => "the settings of this host are changed; see them with: lifeboat server show",
             };
-            let done = if settings.enabled {
-                "this host takes replicas"
-            } else {
-                "this host takes no replicas"
+            let wait = Wait {
+                detach: false,
+                follow: true,
             };
-            cx.act(
-                Action::SetServer { settings },
-                Wait {
-                    detach: false,
-                    follow: true,
-                },
-                done,
-            )
-            .await
+            cx.act(Action::SetServer { settings }, wait, done).await
         }
+    }
+}
+
+fn change_server(settings: &mut ServerSettings, changes: &ServerChanges) {
+    let ServerChanges {
+        replica,
+        monitoring_interval,
+        monitoring_start,
+        bandwidth,
+        bandwidth_windows,
+    } = changes;
+    if let Some(replica) = replica {
+        settings.enabled = *replica == Switch::On;
+    }
+    settings.monitoring_interval_s = monitoring_interval.unwrap_or(settings.monitoring_interval_s);
+    settings.monitoring_start_min = monitoring_start.unwrap_or(settings.monitoring_start_min);
+    change_bandwidth(&mut settings.bandwidth, *bandwidth, bandwidth_windows);
+}
+
+/// Windows that are named replace all there were.
+fn change_bandwidth(limit: &mut Bandwidth, rate: Option<Rate>, windows: &[LimitWindow]) {
+    if let Some(Rate(bytes)) = rate {
+        limit.bytes_per_s = bytes;
+    }
+    if !windows.is_empty() {
+        limit.windows = windows.iter().filter_map(|w| w.0).collect();
     }
 }

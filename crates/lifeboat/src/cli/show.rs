@@ -1,24 +1,28 @@
 //! Answers as text for people: tables with one line per thing, and sheets with one line per property. Nothing here
 //! asks or decides.
 
+mod replication;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
-use lifeboat_engine::action::{PointView, ReplicationView, ServerView, VmView};
+use lifeboat_engine::action::{PointView, ServerView, VmView};
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::ports::store::Target;
-use lifeboat_engine::records::{Event, Failover, FailoverPhase, Job};
+use lifeboat_engine::records::{Event, Job};
 use lifeboat_link::certs::CertInfo;
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{
-    AuthorizationEntry, DiskFormat, FailedOverReplicationType, JobState, JobType, ReplicationMode,
-    ReplicationState, Timestamp, VmId,
+    AuthorizationEntry, DiskFormat, JobState, JobType, NicFailover, NicSpec, Timestamp, VmId,
 };
 
-use super::units::{instant, size, span};
+use super::units::{self, instant, size, span};
+use replication::{is_replica, role, state};
+
+pub(crate) use replication::{replication, statistics, status};
 
 /// Names of VMs by identity.
 pub(crate) type Names = BTreeMap<VmId, String>;
@@ -43,16 +47,26 @@ pub(crate) fn title(kind: JobType) -> &'static str {
         JobType::ModifySettings => "change settings",
         JobType::RemoveRelationship => "remove replication",
         JobType::StartReplication => "start replication",
+        JobType::ImportCopy => "import initial copy",
         JobType::StateChange => "change state",
         JobType::Failover => "failover",
         JobType::RevertFailover => "revert failover",
         JobType::CommitFailover => "commit failover",
+        JobType::PlannedFailover => "planned failover",
+        JobType::CancelPlanned => "cancel planned failover",
+        JobType::TestFailover => "test failover",
+        JobType::RemoveTest => "stop test",
+        JobType::Reverse => "reverse replication",
         JobType::SendDelta => "send changes",
         JobType::ReceiveDelta => "receive changes",
         JobType::Resynchronize => "resynchronize",
         JobType::StopInitialReplication => "stop initial copy",
+        JobType::StopResync => "cancel resynchronization",
         JobType::TestConnection => "test connection",
         JobType::SendInitial => "initial copy",
+        JobType::StartSeeded => "initial copy from a seed",
+        JobType::StartExport => "export initial copy",
+        JobType::ModeToPrimary => "continue as primary",
     }
 }
 
@@ -134,60 +148,6 @@ fn power(p: PowerState) -> &'static str {
     }
 }
 
-fn role(mode: ReplicationMode) -> &'static str {
-    match mode {
-        ReplicationMode::None => "-",
-        ReplicationMode::Primary => "primary",
-        ReplicationMode::Replica => "replica",
-        ReplicationMode::TestReplica => "test replica",
-        ReplicationMode::ExtendedReplica => "extended replica",
-    }
-}
-
-fn is_replica(r: &ReplicationView) -> bool {
-    matches!(
-        r.mode,
-        ReplicationMode::Replica | ReplicationMode::ExtendedReplica
-    )
-}
-
-/// Whether data is still to come, ever: after a commit it is not, and how old the last was says nothing.
-fn is_over(r: &ReplicationView) -> bool {
-    r.state == ReplicationState::Committed
-}
-
-fn lag(r: &ReplicationView) -> String {
-    if is_over(r) {
-        return "-".to_owned();
-    }
-    dash(r.lag_ms, |ms| span(Duration::from_millis(ms)))
-}
-
-/// State by its API name; with how far the initial copy is, while it lasts.
-fn state(r: &ReplicationView) -> String {
-    match copied(r) {
-        Some((done, total)) => format!("{} {}%", r.state, done.saturating_mul(100) / total.max(1)),
-        None => r.state.to_string(),
-    }
-}
-
-fn copied(r: &ReplicationView) -> Option<(u64, u64)> {
-    if r.bulk.is_empty() {
-        return None;
-    }
-    let sum =
-        |f: fn(&lifeboat_engine::action::BulkView) -> u64| r.bulk.iter().map(f).fold(0, u64::saturating_add);
-    Some((sum(|b| b.progress.done), sum(|b| b.size)))
-}
-
-fn trouble(r: &ReplicationView) -> String {
-    match &r.problem {
-        Some(p) => p.message.clone(),
-        None if !r.health_notes.is_empty() => r.health_notes.join("; "),
-        None => "-".into(),
-    }
-}
-
 /// `vm list`.
 pub(crate) fn vms(vms: &[VmView]) -> String {
     let rows = vms.iter().map(|v| {
@@ -218,29 +178,6 @@ pub(crate) fn vms(vms: &[VmView]) -> String {
             "ROLE",
             "REPLICATION",
             "HEALTH",
-        ],
-        rows,
-    )
-}
-
-/// `replication status`: the table for three in the morning.
-pub(crate) fn status(vms: &[VmView], zone: &TimeZone) -> String {
-    let rows = vms.iter().filter_map(|v| {
-        let r = v.replication.as_ref()?;
-        Some(vec![
-            v.spec.name.clone(),
-            role(r.mode).into(),
-            state(r),
-            r.health.to_string(),
-            lag(r),
-            dash(r.newest_instant.filter(|_| !is_over(r)), |at| instant(at, zone)),
-            r.peer.clone(),
-            trouble(r),
-        ])
-    });
-    table(
-        &[
-            "VM", "ROLE", "STATE", "HEALTH", "LAG", "NEWEST", "PEER", "PROBLEM",
         ],
         rows,
     )
@@ -288,127 +225,13 @@ pub(crate) fn vm(v: &VmView, zone: &TimeZone) -> String {
     text
 }
 
-/// `replication status VM`.
-pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
-    let Some(r) = &v.replication else {
-        return sheet(&[("vm", v.spec.name.clone()), ("replication", "none".into())]);
-    };
-    let mut rows = vec![
-        ("vm", format!("{} ({})", v.spec.name, power(v.power))),
-        ("role", role(r.mode).into()),
-        ("state", format!("{} ({})", r.state, r.state.number())),
-        ("health", r.health.to_string()),
-    ];
-    // The problem is told below, with its time.
-    let told = |note: &&String| r.problem.as_ref().is_none_or(|p| p.message != **note);
-    rows.extend(
-        r.health_notes
-            .iter()
-            .filter(told)
-            .map(|note| ("because", note.clone())),
-    );
-    if let Some(p) = &r.problem {
-        rows.push(("problem", p.message.clone()));
-        rows.push((
-            "since",
-            format!("{}, {} attempts", instant(p.since, zone), p.attempts),
-        ));
-    }
-    rows.push(("peer", r.peer.clone()));
-    if !is_over(r) {
-        rows.push(("lag", lag(r)));
-        rows.push(("newest data", dash(r.newest_instant, |at| instant(at, zone))));
-        rows.push(("last cycle", dash(r.last_replication, |at| instant(at, zone))));
-    }
-    for b in &r.bulk {
-        rows.push((
-            "initial copy",
-            format!(
-                "{}: copied {} of {} of disk",
-                b.progress.disk,
-                size(b.progress.done),
-                size(b.size)
-            ),
-        ));
-    }
-    if let Some(f) = &r.failover {
-        rows.push(("failover", failover(f, zone)));
-    }
-    if !is_over(r) {
-        rows.extend(figures(r));
-    }
-    sheet(&rows)
-}
-
-/// How it is meant to run, and how it has run.
-fn figures(r: &ReplicationView) -> Vec<(&'static str, String)> {
-    let (s, c) = (&r.settings, &r.counters);
-    let seconds = |s: u32| span(Duration::from_secs(s.into()));
-    let mut rows = Vec::new();
-    rows.push(("position", r.position.to_string()));
-    rows.push(("interval", seconds(s.interval_s.into())));
-    rows.push((
-        "points",
-        format!(
-            "{} more, {} apart, any cycle of the last {}",
-            s.history,
-            seconds(s.point_spacing_s),
-            seconds(s.any_point_window_s)
-        ),
-    ));
-    rows.push((
-        "disks",
-        s.disks
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", "),
-    ));
-    rows.push(("compression", if s.compression { "on" } else { "off" }.into()));
-    rows.push((
-        "cycles",
-        format!("{}, {} failed, {} late", c.cycles, c.failures, c.missed),
-    ));
-    rows.push((
-        "transferred",
-        format!("{}, largest {}", size(c.bytes), size(c.largest)),
-    ));
-    let latency = |ms| span(Duration::from_millis(ms));
-    rows.push((
-        "latency",
-        format!(
-            "{}, at most {}",
-            latency(c.last_latency_ms),
-            latency(c.max_latency_ms)
-        ),
-    ));
-    rows
-}
-
-fn failover(f: &Failover, zone: &TimeZone) -> String {
-    let phase = match f.phase {
-        FailoverPhase::Initiating { .. } => "being started",
-        FailoverPhase::Ready => "to be reverted or committed",
-        FailoverPhase::Reverting => "being reverted",
-        FailoverPhase::Committing { .. } => "being committed",
-        FailoverPhase::Merging => "committed, disks are being merged",
-        FailoverPhase::Done => "committed",
-    };
-    let consistency = match f.kind {
-        FailedOverReplicationType::None => "of unknown consistency",
-        FailedOverReplicationType::Regular => "crash-consistent",
-        FailedOverReplicationType::ApplicationConsistent => "application-consistent",
-        FailedOverReplicationType::Planned => "planned, nothing missing",
-    };
-    format!("to {} ({consistency}), {phase}", instant(f.instant, zone))
-}
-
 /// `points`.
 pub(crate) fn points(points: &[PointView], zone: &TimeZone) -> String {
     let rows = points.iter().map(|p| {
         let kind = match p.target {
             Target::Point { .. } => "point",
             Target::Cycle { .. } => "cycle",
+            Target::Abandoned => "abandoned",
         };
         let consistency = format!("{:?}", p.consistency).to_lowercase();
         vec![
@@ -497,12 +320,76 @@ pub(crate) fn server(s: &ServerView) -> String {
     sheet(&[
         ("host", s.host.clone()),
         ("version", s.version.clone()),
-        ("listens on", s.listen.clone()),
+        ("peers reach it at", s.listen.clone()),
         (
             "takes replicas",
             if s.settings.enabled { "yes" } else { "no" }.into(),
         ),
+        ("sends", units::bandwidth(&s.settings.bandwidth)),
+        (
+            "statistics",
+            format!(
+                "windows of {} from {}",
+                span(Duration::from_secs(s.settings.monitoring_interval_s.into())),
+                units::clock_time(s.settings.monitoring_start_min)
+            ),
+        ),
     ])
+}
+
+/// `failover network VM`: every card of the VM, and entries for cards it has no longer.
+pub(crate) fn cards(nics: &[NicSpec], cards: &[NicFailover]) -> String {
+    let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+    let described = nics.iter().map(|n| {
+        let entry = cards.iter().find(|c| same(&c.mac, &n.mac)).cloned();
+        entry.unwrap_or_else(|| NicFailover {
+            mac: n.mac.clone(),
+            ..NicFailover::default()
+        })
+    });
+    let gone = cards
+        .iter()
+        .filter(|c| !nics.iter().any(|n| same(&c.mac, &n.mac)));
+    let list = |all: &[std::net::IpAddr]| match all {
+        [] => "-".to_owned(),
+        some => some
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
+    };
+    let rows = described.chain(gone.cloned()).map(|c| {
+        let connected = c.backend.as_ref();
+        vec![
+            c.mac.clone(),
+            addresses(&c),
+            list(&c.gateways),
+            list(&c.dns),
+            connected.map_or_else(|| "as described".into(), units::backend),
+            c.test_backend
+                .as_ref()
+                .map_or_else(|| "nothing".into(), units::backend),
+        ]
+    });
+    table(
+        &[
+            "CARD",
+            "ADDRESSES",
+            "GATEWAYS",
+            "DNS",
+            "CONNECTED TO",
+            "IN A TEST",
+        ],
+        rows,
+    )
+}
+
+fn addresses(c: &NicFailover) -> String {
+    match c.addresses.as_slice() {
+        _ if c.dhcp => "by DHCP".into(),
+        [] => "kept".into(),
+        some => some.join(", "),
+    }
 }
 
 /// `cert show`.

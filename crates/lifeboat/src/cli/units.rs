@@ -1,11 +1,17 @@
 //! Amounts and times as people write and read them. Now and the time zone come in as arguments.
 
+mod limits;
+
 use std::time::Duration;
 
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Zoned};
 use lifeboat_model::Timestamp;
+
+pub(crate) use limits::{
+    AutoResync, LimitWindow, Rate, backend, bandwidth, clock_time, minute, network, window,
+};
 
 /// Reads `30s`, `5m`, `1h30m`, `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -92,7 +98,7 @@ pub(crate) fn past(text: &str, now: &Zoned) -> Result<Timestamp, String> {
     }
     let at = match text.parse::<jiff::Timestamp>() {
         Ok(at) => at,
-        Err(_) => local(text, now)?,
+        Err(_) => local(text, now, Side::Past)?,
     };
     let rest = if text.contains('.') { 0 } else { 999 };
     stamp(
@@ -101,23 +107,50 @@ pub(crate) fn past(text: &str, now: &Zoned) -> Result<Timestamp, String> {
     )
 }
 
+/// Reads a time to come: `22:00` (the next that will be), `today 22:00`, `tomorrow 6:30`, `+30m`, `2026-11-22 22:00` in the
+/// local zone, or RFC 3339. Whether it has not been already is for whoever waits for it.
+pub(crate) fn future(text: &str, now: &Zoned) -> Result<Timestamp, String> {
+    let text = text.trim();
+    if let Some(ahead) = text.strip_prefix('+') {
+        let ahead = SignedDuration::try_from(duration(ahead)?).map_err(|e| e.to_string())?;
+        return stamp(now.timestamp().checked_add(ahead).map_err(|e| e.to_string())?);
+    }
+    match text.parse::<jiff::Timestamp>() {
+        Ok(at) => stamp(at),
+        Err(_) => stamp(local(text, now, Side::Future)?),
+    }
+}
+
+/// On which side of now a time is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Past,
+    Future,
+}
+
 fn stamp(at: jiff::Timestamp) -> Result<Timestamp, String> {
     let ms = u64::try_from(at.as_millisecond());
     ms.map(Timestamp).map_err(|_| "that is before 1970".into())
 }
 
-fn local(text: &str, now: &Zoned) -> Result<jiff::Timestamp, String> {
-    let wrong = || {
-        format!(
+fn local(text: &str, now: &Zoned, side: Side) -> Result<jiff::Timestamp, String> {
+    let wrong = || match side {
+        Side::Past => format!(
             "\"{text}\" is not a time: write 10:42, 10:42:07, \"yesterday 10:42\", -5m or 2026-11-22T10:42:07+01:00"
-        )
+        ),
+        Side::Future => format!(
+            "\"{text}\" is not a time: write 22:00, \"tomorrow 6:30\", +30m or 2026-11-22T22:00:00+01:00"
+        ),
     };
-    let yesterday = |day: Date| day.yesterday().map_err(|e| e.to_string());
     let today = now.date();
+    let other = |side| match side {
+        Side::Past => today.yesterday().map_err(|e| e.to_string()),
+        Side::Future => today.tomorrow().map_err(|e| e.to_string()),
+    };
     if let Some((day, time)) = text.split_once(' ') {
-        let day = match day {
-            "today" => Some(today),
-            "yesterday" => Some(yesterday(today)?),
+        let day = match (day, side) {
+            ("today", _) => Some(today),
+            ("yesterday", Side::Past) | ("tomorrow", Side::Future) => Some(other(side)?),
             _ => None,
         };
         if let Some(day) = day {
@@ -130,8 +163,10 @@ fn local(text: &str, now: &Zoned) -> Result<jiff::Timestamp, String> {
     if let Some(time) = clock(text) {
         let at = resolve(time.on_date(today), now.time_zone());
         return match at {
-            Ok(at) if at > now.timestamp() => resolve(time.on_date(yesterday(today)?), now.time_zone()),
-            other => other,
+            Ok(at) if (at > now.timestamp()) == (side == Side::Past) => {
+                resolve(time.on_date(other(side)?), now.time_zone())
+            }
+            here => here,
         };
     }
     resolve(text.parse().map_err(|_| wrong())?, now.time_zone())
@@ -296,6 +331,33 @@ mod tests {
             "10:42 Uhr",
         ] {
             assert!(past(bad, &now()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_to_come() {
+        let at = |text| {
+            let stamp = future(text, &now()).unwrap_or_else(|e| panic!("{text}: {e}"));
+            let ms = stamp.0.try_into().unwrap();
+            jiff::Timestamp::from_millisecond(ms).unwrap().to_string()
+        };
+        for (text, want) in [
+            ("22:00", "2026-11-22T21:00:00Z"),
+            ("10:42", "2026-11-23T09:42:00Z"),
+            ("today 22:00", "2026-11-22T21:00:00Z"),
+            ("tomorrow 6:30", "2026-11-23T05:30:00Z"),
+            ("+30m", "2026-11-22T10:15:30Z"),
+            ("2026-11-25 08:00", "2026-11-25T07:00:00Z"),
+            ("2026-11-22T22:00:00Z", "2026-11-22T22:00:00Z"),
+        ] {
+            assert_eq!(at(text), want, "{text}");
+        }
+        for bad in ["", "tonight", "yesterday 10:42", "-5m", "+5", "25:00"] {
+            let e = future(bad, &now()).unwrap_err();
+            assert!(
+                e.contains("tomorrow 6:30") || e.contains("time span"),
+                "{bad}: {e}"
+            );
         }
     }
 

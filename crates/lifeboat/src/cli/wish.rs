@@ -5,12 +5,21 @@ use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_model::api::ReturnCode;
 
 /// Commands of hints that take the VM as their next word, and what they need besides.
-const COMMANDS: [(&str, &str); 11] = [
+const COMMANDS: [(&str, &str); 20] = [
     ("lifeboat replication enable", " --to HOST:PORT"),
     ("lifeboat replication start", ""),
     ("lifeboat replication status", ""),
     ("lifeboat replication resume", ""),
     ("lifeboat replication remove", ""),
+    ("lifeboat replication set", ""),
+    ("lifeboat replication resync", ""),
+    ("lifeboat replication reverse", ""),
+    ("lifeboat replication become-replica", ""),
+    ("lifeboat replication drop-abandoned", ""),
+    ("lifeboat replication import", " DIR"),
+    ("lifeboat failover cancel", ""),
+    ("lifeboat failover stop-test", ""),
+    ("lifeboat vm stop", ""),
     ("lifeboat failover start", ""),
     ("lifeboat failover revert", ""),
     ("lifeboat failover commit", ""),
@@ -69,13 +78,26 @@ fn words(action: &Action) -> Option<String> {
         Action::StopVm { .. } => of("vm stop"),
         Action::Screenshot { .. } => of("vm screenshot"),
         Action::EnableReplication { .. } => of("replication enable"),
+        Action::ModifyReplication { .. } => of("replication set"),
         Action::StartReplication { .. } => of("replication start"),
+        Action::ImportCopy { .. } => of("replication import"),
+        Action::Resynchronize { .. } => of("replication resync"),
+        Action::CancelResync { .. } => of("replication resync --cancel"),
+        Action::ReverseReplication { .. } => of("replication reverse"),
+        Action::BecomeReplica { .. } => of("replication become-replica"),
+        Action::DropAbandoned { .. } => of("replication drop-abandoned"),
+        Action::ResetStatistics { .. } => of("replication reset-statistics"),
         Action::SuspendReplication { .. } => of("replication suspend"),
         Action::ResumeReplication { .. } => of("replication resume"),
         Action::RemoveReplication { .. } => of("replication remove"),
         Action::ReplicateNow { .. } => of("replication now"),
         Action::ListPoints { .. } => of("points"),
         Action::InitiateFailover { .. } => of("failover start"),
+        Action::PlannedFailover { .. } => of("failover start --planned"),
+        Action::CancelPlanned { .. } => of("failover cancel"),
+        Action::StartTest { .. } => of("failover start --test"),
+        Action::StopTest { .. } => of("failover stop-test"),
+        Action::SetFailoverNetwork { .. } => of("failover network"),
         Action::RevertFailover { .. } => of("failover revert"),
         Action::CommitFailover { .. } => of("failover commit"),
         Action::CancelJob { job } => Some(format!("job cancel of {job}")),
@@ -116,6 +138,8 @@ fn complete(hint: String, vm: &str) -> String {
             text.push_str(command);
             if after.is_empty() || after.starts_with([')', ',', ';']) {
                 text.push_str(&format!(" {vm}{more}"));
+            } else if after.starts_with(" --") {
+                text.push_str(&format!(" {vm}"));
             }
             rest = after;
         }
@@ -140,6 +164,10 @@ mod tests {
                 "revert (lifeboat failover revert web) or commit (lifeboat failover commit web)",
             ),
             ("lifeboat vm start web", "lifeboat vm start web"),
+            (
+                "give it up: lifeboat replication resync --cancel",
+                "give it up: lifeboat replication resync web --cancel",
+            ),
             ("see: lifeboat job list", "see: lifeboat job list"),
             (
                 "enable it first: lifeboat replication enable",

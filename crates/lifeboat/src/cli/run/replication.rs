@@ -1,0 +1,264 @@
+//! Carries out `lifeboat replication`. Settings are whole documents: what changes them reads, changes, and writes.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_engine::action::{Action, InitialCopy, VmRef};
+use lifeboat_model::{Bandwidth, ReplicationSettings};
+
+use super::{Cx, Done, change_bandwidth, name, replicated};
+use crate::cli::args::{Changes, Copy, Enable, Replication, Resync, Reverse, Switch, Wait};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::{show, units};
+
+pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
+    match command {
+        Replication::Enable(enable) => {
+            let done = format!(
+                "{0} is set up for replication to {1}; start it with: lifeboat replication start {0}",
+                enable.vm, enable.to
+            );
+            cx.act(enable_action(enable), enable.wait, &done).await
+        }
+        Replication::Set { vm, changes, wait } => set(cx, vm, changes, *wait).await,
+        Replication::Start(copy) => start(cx, copy).await,
+        Replication::Import { vm, dir, wait } => {
+            let dir = absolute(dir)?.into_string();
+            let done = format!("{vm} is replicating: the copy is complete");
+            cx.act(Action::ImportCopy { vm: name(vm), dir }, *wait, &done)
+                .await
+        }
+        Replication::Status { vm: None } => {
+            let mut vms = cx.vms().await?;
+            vms.retain(|v| v.replication.is_some());
+            cx.print(&vms, || show::status(&vms, &cx.zone))
+        }
+        Replication::Status { vm: Some(vm) } => {
+            let view = cx.vm(vm).await?;
+            cx.print(&view, || show::replication(&view, &cx.zone))
+        }
+        Replication::Resync(resync) => resynchronize(cx, resync).await,
+        Replication::Reverse(reverse) => turn_round(cx, reverse).await,
+        Replication::Statistics { vm } => {
+            let view = cx.vm(vm).await?;
+            cx.print(&view, || show::statistics(&view, &cx.zone))
+        }
+        Replication::Suspend(_)
+        | Replication::Resume(_)
+        | Replication::Now(_)
+        | Replication::BecomeReplica(_)
+        | Replication::DropAbandoned(_)
+        | Replication::ResetStatistics(_)
+        | Replication::Remove(_) => plain(cx, command).await,
+    }
+}
+
+/// Commands that are an action and a word about it.
+async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
+    let (t, action, done): (_, fn(VmRef) -> Action, _) = match command {
+        Replication::Suspend(t) => (
+            t,
+            |vm| Action::SuspendReplication { vm },
+            format!(
+                "replication of {0} is paused; resume it with: lifeboat replication resume {0}",
+                t.vm
+            ),
+        ),
+        Replication::Resume(t) => (
+            t,
+            |vm| Action::ResumeReplication { vm },
+            format!("replication of {} is resumed", t.vm),
+        ),
+        Replication::Now(t) => (
+            t,
+            |vm| Action::ReplicateNow { vm },
+            format!("{} was replicated", t.vm),
+        ),
+        Replication::BecomeReplica(t) => (
+            t,
+            |vm| Action::BecomeReplica { vm },
+            format!(
+                "{0} is a replica now and awaits its data; on the other host: lifeboat replication reverse {0}, or \
+                 lifeboat replication start {0} --seed",
+                t.vm
+            ),
+        ),
+        Replication::DropAbandoned(t) => (
+            t,
+            |vm| Action::DropAbandoned { vm },
+            format!("what only this host had of {} is gone", t.vm),
+        ),
+        Replication::ResetStatistics(t) => (
+            t,
+            |vm| Action::ResetStatistics { vm },
+            format!("a new window of statistics of {} begins now", t.vm),
+        ),
+        Replication::Remove(t) => (
+            t,
+            |vm| Action::RemoveReplication { vm },
+            format!(
+                "{} is no longer replicated by this host; the other host was not told",
+                t.vm
+            ),
+        ),
+        // The caller has carried these out already.
+        Replication::Enable(_)
+        | Replication::Set { .. }
+        | Replication::Start(_)
+        | Replication::Import { .. }
+        | Replication::Status { .. }
+        | Replication::Resync(_)
+        | Replication::Reverse(_)
+        | Replication::Statistics { .. } => return Ok(Exit::Usage),
+    };
+    cx.act(action(name(&t.vm)), t.wait, &done).await
+}
+
+fn enable_action(enable: &Enable) -> Action {
+    let mut limit = Bandwidth::default();
+    change_bandwidth(&mut limit, Some(enable.bandwidth), &enable.bandwidth_windows);
+    Action::EnableReplication {
+        vm: name(&enable.vm),
+        settings: ReplicationSettings {
+            peer: enable.to.clone(),
+            interval_s: enable.interval,
+            history: enable.history,
+            point_spacing_s: enable.point_spacing,
+            any_point_window_s: enable.any_point,
+            disks: enable.disks.clone(),
+            compression: !enable.no_compression,
+            application_h: enable.application_consistent,
+            auto_resync: enable.auto_resync.0,
+            bandwidth: limit,
+        },
+    }
+}
+
+async fn set(cx: &Cx<'_>, vm: &str, changes: &Changes, wait: Wait) -> Done {
+    let mut settings = replicated(&cx.vm(vm).await?)?.settings.clone();
+    change(&mut settings, changes);
+    let done = format!("settings of {vm} are changed; see them with: lifeboat replication status {vm}");
+    let action = Action::ModifyReplication {
+        vm: name(vm),
+        settings,
+    };
+    cx.act(action, wait, &done).await
+}
+
+fn change(settings: &mut ReplicationSettings, changes: &Changes) {
+    let Changes {
+        to,
+        interval,
+        history,
+        point_spacing,
+        any_point,
+        disks,
+        compression,
+        application_consistent,
+        auto_resync,
+        bandwidth,
+        bandwidth_windows,
+    } = changes;
+    if let Some(peer) = to {
+        settings.peer.clone_from(peer);
+    }
+    settings.interval_s = interval.unwrap_or(settings.interval_s);
+    settings.history = history.unwrap_or(settings.history);
+    settings.point_spacing_s = point_spacing.unwrap_or(settings.point_spacing_s);
+    settings.any_point_window_s = any_point.unwrap_or(settings.any_point_window_s);
+    if !disks.is_empty() {
+        settings.disks.clone_from(disks);
+    }
+    if let Some(compression) = compression {
+        settings.compression = *compression == Switch::On;
+    }
+    settings.application_h = application_consistent.unwrap_or(settings.application_h);
+    if let Some(window) = auto_resync {
+        settings.auto_resync = window.0;
+    }
+    change_bandwidth(&mut settings.bandwidth, *bandwidth, bandwidth_windows);
+}
+
+async fn start(cx: &Cx<'_>, copy: &Copy) -> Done {
+    let vm = &copy.vm;
+    let at = copy.at.as_ref().map(|t| cx.time(t, units::future)).transpose()?;
+    let (how, done) = match &copy.export {
+        Some(dir) => {
+            let dir = absolute(dir)?.into_string();
+            let done = format!(
+                "carry {dir} to the replica host, and there: lifeboat replication import {vm} DIR; changes are sent already"
+            );
+            (InitialCopy::Export { dir }, done)
+        }
+        None if copy.seed => (InitialCopy::Seed, format!("{vm} is replicating")),
+        None => (InitialCopy::Network, format!("{vm} is replicating")),
+    };
+    let done = match at {
+        Some(at) => format!(
+            "the initial copy of {vm} begins at {}",
+            units::instant(at, &cx.zone)
+        ),
+        None => done,
+    };
+    let action = Action::StartReplication {
+        vm: name(vm),
+        how,
+        at,
+    };
+    cx.act(action, later(copy.wait, at.is_some()), &done).await
+}
+
+async fn resynchronize(cx: &Cx<'_>, resync: &Resync) -> Done {
+    let vm = &resync.vm;
+    if resync.cancel {
+        let done = format!(
+            "the resynchronization of {vm} is given up, and still required: lifeboat replication resync {vm}"
+        );
+        return cx
+            .act(Action::CancelResync { vm: name(vm) }, resync.wait, &done)
+            .await;
+    }
+    let at = resync
+        .at
+        .as_ref()
+        .map(|t| cx.time(t, units::future))
+        .transpose()?;
+    let done = match at {
+        Some(at) => format!(
+            "the resynchronization of {vm} begins at {}",
+            units::instant(at, &cx.zone)
+        ),
+        None => format!("both copies of {vm} are equal again"),
+    };
+    let action = Action::Resynchronize { vm: name(vm), at };
+    cx.act(action, later(resync.wait, at.is_some()), &done).await
+}
+
+/// Nobody sits and waits for tomorrow, unless asked to.
+fn later(wait: Wait, scheduled: bool) -> Wait {
+    Wait {
+        detach: wait.detach || scheduled && !wait.follow,
+        ..wait
+    }
+}
+
+async fn turn_round(cx: &Cx<'_>, reverse: &Reverse) -> Done {
+    let vm = &reverse.vm;
+    let settings = match &reverse.peer {
+        Some(peer) => Some(ReplicationSettings {
+            peer: peer.clone(),
+            ..replicated(&cx.vm(vm).await?)?.settings.clone()
+        }),
+        None => None,
+    };
+    let done = format!("{vm} is replicated from this host now");
+    let action = Action::ReverseReplication {
+        vm: name(vm),
+        settings,
+    };
+    cx.act(action, reverse.wait, &done).await
+}
+
+/// The daemon does not know the directory this command was typed in.
+fn absolute(dir: &Utf8Path) -> Result<Utf8PathBuf, Failure> {
+    let path = camino::absolute_utf8(dir);
+    path.map_err(|e| Failure::new(Exit::Usage, format!("{dir}: {e}"), "write an absolute path"))
+}

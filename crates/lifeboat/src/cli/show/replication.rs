@@ -1,0 +1,442 @@
+//! How replication is doing, as text: the table of all VMs, the sheet of one, its statistics.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use lifeboat_engine::action::{BulkView, ReplicationView, VmView};
+use lifeboat_engine::ports::store::Abandoned;
+use lifeboat_engine::records::{
+    Failover, FailoverPhase, Planned, PlannedPhase, Split, SyncKind, Synchronization, Test, TestPhase,
+};
+use lifeboat_model::{FailedOverReplicationType, ReplicationMode, ReplicationState};
+
+use super::{addresses, dash, power, sheet, table};
+use crate::cli::units::{self, instant, size, span};
+
+type Row = (&'static str, String);
+
+/// This side's part, in words.
+pub(super) fn role(mode: ReplicationMode) -> &'static str {
+    match mode {
+        ReplicationMode::None => "-",
+        ReplicationMode::Primary => "primary",
+        ReplicationMode::Replica => "replica",
+        ReplicationMode::TestReplica => "test replica",
+        ReplicationMode::ExtendedReplica => "extended replica",
+    }
+}
+
+/// Whether the disks are copies of another host's.
+pub(super) fn is_replica(r: &ReplicationView) -> bool {
+    matches!(
+        r.mode,
+        ReplicationMode::Replica | ReplicationMode::ExtendedReplica
+    )
+}
+
+/// Whether data is still to come, ever: after a commit it is not, and how old the last was says nothing.
+fn is_over(r: &ReplicationView) -> bool {
+    r.state == ReplicationState::Committed
+}
+
+fn lag(r: &ReplicationView) -> String {
+    if is_over(r) {
+        return "-".to_owned();
+    }
+    dash(r.lag_ms, |ms| span(Duration::from_millis(ms)))
+}
+
+/// State by its API name; with how far the initial copy is, while it lasts.
+pub(super) fn state(r: &ReplicationView) -> String {
+    match copied(r) {
+        Some((done, total)) => format!("{} {}%", r.state, done.saturating_mul(100) / total.max(1)),
+        None => r.state.to_string(),
+    }
+}
+
+fn copied(r: &ReplicationView) -> Option<(u64, u64)> {
+    if r.bulk.is_empty() {
+        return None;
+    }
+    let sum = |f: fn(&BulkView) -> u64| r.bulk.iter().map(f).fold(0, u64::saturating_add);
+    Some((sum(|b| b.progress.done), sum(|b| b.size)))
+}
+
+/// The one thing to know first.
+fn trouble(r: &ReplicationView) -> String {
+    if let Some(s) = &r.split {
+        return format!("split: {}", s.theirs);
+    }
+    match &r.problem {
+        Some(p) => p.message.clone(),
+        None if !r.health_notes.is_empty() => r.health_notes.join("; "),
+        None if !r.preflight.is_empty() => {
+            format!("would not start on the replica: {}", r.preflight.join("; "))
+        }
+        None => "-".into(),
+    }
+}
+
+/// `replication status`: the table for three in the morning.
+pub(crate) fn status(vms: &[VmView], zone: &TimeZone) -> String {
+    let rows = vms.iter().filter_map(|v| {
+        let r = v.replication.as_ref()?;
+        Some(vec![
+            v.spec.name.clone(),
+            role(r.mode).into(),
+            state(r),
+            r.health.to_string(),
+            lag(r),
+            dash(r.newest_instant.filter(|_| !is_over(r)), |at| instant(at, zone)),
+            r.peer.clone(),
+            trouble(r),
+        ])
+    });
+    table(
+        &[
+            "VM", "ROLE", "STATE", "HEALTH", "LAG", "NEWEST", "PEER", "PROBLEM",
+        ],
+        rows,
+    )
+}
+
+fn none(v: &VmView) -> String {
+    sheet(&[("vm", v.spec.name.clone()), ("replication", "none".into())])
+}
+
+/// `replication status VM`.
+pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
+    let Some(r) = &v.replication else {
+        return none(v);
+    };
+    let mut rows = condition(v, r, zone);
+    rows.push(("peer", r.peer.clone()));
+    if !is_over(r) {
+        rows.push(("lag", lag(r)));
+        rows.push(("newest data", dash(r.newest_instant, |at| instant(at, zone))));
+        rows.push(("last cycle", dash(r.last_replication, |at| instant(at, zone))));
+    }
+    rows.extend(under_way(v, r, zone));
+    if !is_over(r) {
+        rows.extend(wanted(r));
+        rows.extend(figures(r));
+    }
+    sheet(&rows)
+}
+
+/// What it is and what is wrong with it.
+fn condition(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
+    let mut rows = vec![
+        ("vm", format!("{} ({})", v.spec.name, power(v.power))),
+        ("role", role(r.mode).into()),
+        ("state", format!("{} ({})", r.state, r.state.number())),
+        ("health", r.health.to_string()),
+    ];
+    // The problem is told below, with its time.
+    let told = |note: &&String| r.problem.as_ref().is_none_or(|p| p.message != **note);
+    rows.extend(
+        r.health_notes
+            .iter()
+            .filter(told)
+            .map(|note| ("because", note.clone())),
+    );
+    if let Some(p) = &r.problem {
+        rows.push(("problem", p.message.clone()));
+        rows.push((
+            "since",
+            format!("{}, {} attempts", instant(p.since, zone), p.attempts),
+        ));
+    }
+    if let Some(s) = &r.split {
+        rows.extend(split(v, r, s, zone));
+    }
+    let would_not = if is_replica(r) {
+        "would not start here"
+    } else {
+        "would not start there"
+    };
+    rows.extend(r.preflight.iter().map(|why| (would_not, why.clone())));
+    rows
+}
+
+/// What each side has, and the ways out.
+fn split(v: &VmView, r: &ReplicationView, s: &Split, zone: &TimeZone) -> Vec<Row> {
+    let vm = &v.spec.name;
+    let shared = dash(r.newest_instant, |at| instant(at, zone));
+    let mut rows = vec![
+        (
+            "split",
+            format!(
+                "{} went on without this host; known since {}",
+                r.peer,
+                instant(s.since, zone)
+            ),
+        ),
+        ("there", s.theirs.clone()),
+        (
+            "here",
+            format!(
+                "{} is {}; what it wrote after {shared} is on this host only",
+                vm,
+                power(v.power)
+            ),
+        ),
+    ];
+    if s.committed {
+        rows.push((
+            "to keep theirs",
+            format!(
+                "shut {vm} down here, then there: lifeboat replication reverse {vm}; what only this host has is set aside"
+            ),
+        ));
+        rows.push((
+            "to keep ours",
+            format!(
+                "remove the replication on both hosts, then here: lifeboat replication enable {vm}, and lifeboat replication \
+                 start {vm} --seed"
+            ),
+        ));
+    } else {
+        rows.push(("to keep theirs", format!("there: lifeboat failover commit {vm}")));
+        rows.push(("to keep ours", format!("there: lifeboat failover revert {vm}")));
+    }
+    rows
+}
+
+/// What goes on now, or waits to.
+fn under_way(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
+    let vm = &v.spec.name;
+    let mut rows = Vec::new();
+    for b in &r.bulk {
+        rows.push((
+            "initial copy",
+            format!(
+                "{}: copied {} of {} of disk",
+                b.progress.disk,
+                size(b.progress.done),
+                size(b.size)
+            ),
+        ));
+    }
+    if let Some(at) = r.scheduled {
+        let what = if r.state == ReplicationState::ReadyForReplication {
+            "the initial copy"
+        } else {
+            "the resynchronization"
+        };
+        rows.push(("scheduled", format!("{what} begins at {}", instant(at, zone))));
+    }
+    rows.extend(r.sync.as_ref().map(|s| ("comparing", synchronization(r, s))));
+    rows.extend(r.planned.as_ref().map(|p| ("planned failover", planned(vm, p))));
+    rows.extend(r.failover.as_ref().map(|f| ("failover", failover(f, zone))));
+    rows.extend(r.test.as_ref().map(|t| ("test", test(vm, t, zone))));
+    if r.test.is_none() {
+        rows.extend(r.last_test.map(|at| ("last test", instant(at, zone))));
+    }
+    if let Some(a) = &r.abandoned {
+        rows.push(("abandoned", abandoned(a, zone)));
+        rows.push((
+            "to look at it",
+            format!("lifeboat failover start {vm} --test --point abandoned"),
+        ));
+        rows.push(("to drop it", format!("lifeboat replication drop-abandoned {vm}")));
+    }
+    rows
+}
+
+fn synchronization(r: &ReplicationView, s: &Synchronization) -> String {
+    let with = match s.kind {
+        SyncKind::Resync => "with the replica",
+        SyncKind::Seed => "with the copy that the replica had",
+        SyncKind::Reverse => "with what the old primary has",
+    };
+    let (disk, offset) = s.cursor;
+    let at = match r.settings.disks.get(usize::from(disk)) {
+        Some(id) => format!("disk {id} at {}", size(offset)),
+        None => "all disks compared".into(),
+    };
+    let paused = if r.state == ReplicationState::ResynchronizationSuspended {
+        ", paused"
+    } else {
+        ""
+    };
+    format!("{with}: {at}, sent {}{paused}", size(s.sent))
+}
+
+fn planned(vm: &str, p: &Planned) -> String {
+    match p.phase {
+        PlannedPhase::Stopping => "the guest is being shut down".into(),
+        PlannedPhase::Closing => "the last changes are being sent".into(),
+        PlannedPhase::Prepared if p.hand_over => {
+            "everything is on the replica, the VM is locked off; the replica is told to take over".into()
+        }
+        PlannedPhase::Prepared => format!(
+            "everything is on the replica, the VM is locked off; go on with: lifeboat failover start {vm} --planned, or back \
+             with: lifeboat failover cancel {vm}"
+        ),
+        PlannedPhase::HandingOver => "the replica takes over".into(),
+    }
+}
+
+fn test(vm: &str, t: &Test, zone: &TimeZone) -> String {
+    let phase = match t.phase {
+        TestPhase::Making { .. } => "being made",
+        TestPhase::Ready => "end it with: lifeboat failover stop-test",
+        TestPhase::Ending => "being thrown away",
+    };
+    let vm = match t.phase {
+        TestPhase::Ready => format!(" {vm}"),
+        TestPhase::Making { .. } | TestPhase::Ending => String::new(),
+    };
+    format!("of {}, {phase}{vm}", instant(t.instant, zone))
+}
+
+fn abandoned(a: &Abandoned, zone: &TimeZone) -> String {
+    format!(
+        "what only this host had beyond {}, set aside {}",
+        a.since,
+        instant(a.at, zone)
+    )
+}
+
+/// How it is meant to run.
+fn wanted(r: &ReplicationView) -> Vec<Row> {
+    let s = &r.settings;
+    let seconds = |s: u32| span(Duration::from_secs(s.into()));
+    let mut rows = vec![
+        ("position", r.position.to_string()),
+        ("interval", seconds(s.interval_s.into())),
+        (
+            "points",
+            format!(
+                "{} more, {} apart, any cycle of the last {}",
+                s.history,
+                seconds(s.point_spacing_s),
+                seconds(s.any_point_window_s)
+            ),
+        ),
+        (
+            "application-consistent",
+            match s.application_h {
+                0 => "never".into(),
+                h => format!("each {h} h"),
+            },
+        ),
+        (
+            "disks",
+            s.disks
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        ),
+        ("compression", if s.compression { "on" } else { "off" }.into()),
+        ("bandwidth", units::bandwidth(&s.bandwidth)),
+        (
+            "automatic resync",
+            s.auto_resync.map_or_else(|| "off".into(), units::window),
+        ),
+    ];
+    for c in &r.network {
+        let on = c
+            .backend
+            .as_ref()
+            .map(|b| format!(", on {}", units::backend(b)))
+            .unwrap_or_default();
+        rows.push((
+            "network after failover",
+            format!("{}: addresses {}{on}", c.mac, addresses(c)),
+        ));
+    }
+    rows
+}
+
+/// How it has run.
+fn figures(r: &ReplicationView) -> Vec<Row> {
+    let c = &r.counters;
+    let latency = |ms| span(Duration::from_millis(ms));
+    vec![
+        (
+            "cycles",
+            format!("{}, {} failed, {} late", c.cycles, c.failures, c.missed),
+        ),
+        (
+            "transferred",
+            format!("{}, largest {}", size(c.bytes), size(c.largest)),
+        ),
+        (
+            "latency",
+            format!(
+                "{}, at most {}",
+                latency(c.last_latency_ms),
+                latency(c.max_latency_ms)
+            ),
+        ),
+    ]
+}
+
+/// `replication statistics VM`.
+pub(crate) fn statistics(v: &VmView, zone: &TimeZone) -> String {
+    let Some(r) = &v.replication else {
+        return none(v);
+    };
+    let c = &r.counters;
+    let latency = |ms| span(Duration::from_millis(ms));
+    let mut rows = condition(v, r, zone);
+    rows.push((
+        "window since",
+        c.since
+            .map_or_else(|| "the beginning".into(), |at| instant(at, zone)),
+    ));
+    rows.push(("lag", lag(r)));
+    rows.push(("last cycle", dash(r.last_replication, |at| instant(at, zone))));
+    rows.push(("cycles", c.cycles.to_string()));
+    rows.push(("late", c.missed.to_string()));
+    rows.push((
+        "failed",
+        format!("{}, of these {} by the network", c.failures, c.network_failures),
+    ));
+    rows.push(("not application-consistent", c.application_failures.to_string()));
+    rows.push(("transferred", size(c.bytes)));
+    rows.push((
+        "size of a cycle",
+        format!(
+            "{} on average, at most {}",
+            size(c.bytes / c.cycles.max(1)),
+            size(c.largest)
+        ),
+    ));
+    rows.push((
+        "latency of a cycle",
+        format!(
+            "{} on average, at most {}, last {}",
+            latency(c.total_latency_ms / c.cycles.max(1)),
+            latency(c.max_latency_ms),
+            latency(c.last_latency_ms)
+        ),
+    ));
+    sheet(&rows)
+}
+
+fn failover(f: &Failover, zone: &TimeZone) -> String {
+    let phase = match f.phase {
+        FailoverPhase::Initiating { .. } => "being started",
+        FailoverPhase::Ready if f.take_over.is_some() => "taking over",
+        FailoverPhase::Ready => "to be reverted or committed",
+        FailoverPhase::Reverting => "being reverted",
+        FailoverPhase::Committing { .. } => "being committed",
+        FailoverPhase::Merging => "committed, disks are being merged",
+        FailoverPhase::Done => "committed",
+    };
+    let consistency = match f.kind {
+        FailedOverReplicationType::None => "of unknown consistency",
+        FailedOverReplicationType::Regular => "crash-consistent",
+        FailedOverReplicationType::ApplicationConsistent => "application-consistent",
+        FailedOverReplicationType::Planned => "planned, nothing missing",
+    };
+    let then = match &f.reverse {
+        Some(reverse) => format!(", then replicated to {}", reverse.settings.peer),
+        None => String::new(),
+    };
+    format!("to {} ({consistency}), {phase}{then}", instant(f.instant, zone))
+}
