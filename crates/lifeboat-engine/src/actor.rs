@@ -26,10 +26,10 @@ use crate::copy::{CopyError, CycleEnd};
 use crate::engine::Host;
 use crate::ports::capture::{CaptureError, CaptureSource};
 use crate::ports::hypervisor::{Launch, LaunchDisk, PowerState};
-use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest};
+use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
 use crate::ports::store::{BulkProgress, Received, StoreError};
 use crate::primary::PrimaryState;
-use crate::records::{Event, FailoverPhase, Problem, Relationship, Side};
+use crate::records::{Addressing, Event, FailoverPhase, Problem, Relationship, Side};
 use crate::replica::{Maintained, Permit, ReplicaState};
 
 /// How soon a failed write of the relationship is tried again.
@@ -53,6 +53,10 @@ pub(crate) enum Message {
     ReceiveFailed(String),
     /// The guest has shut down as it was asked to.
     Stopped,
+    /// The guest was given its addresses, or will not be.
+    Addressed(crate::network::Given),
+    /// Who may replicate here, or how this host counts, was changed.
+    AccessChanged,
     /// A job of this VM is to be cancelled.
     CancelJob(JobId, oneshot::Sender<Result<Answer, Refusal>>),
 }
@@ -69,6 +73,19 @@ pub(crate) enum Done {
     Committed(Result<(), String>),
     Merged(Result<(), String>),
     Tidied(Result<(), CaptureError>),
+    /// The test VM is there, or why not; and why it did not start.
+    TestMade(Result<(), String>, Option<String>),
+    TestEnded(Result<(), String>),
+    /// What the replica said to the machine and the settings.
+    Checked(crate::machine::Checked),
+    SyncBegun(Result<crate::sync::Begun, CopyError>),
+    SyncStepped(Result<crate::sync::Step, CopyError>),
+    /// The VM is off, or why it is not.
+    Stopped(Result<(), String>),
+    /// What the replica said to taking over.
+    HandedOver(Result<(), LinkError>),
+    /// What the old primary said to giving way.
+    Reversed(Result<ReplicaStatus, LinkError>),
 }
 
 pub(crate) struct Work {
@@ -102,7 +119,11 @@ pub(crate) struct Actor {
     work: Option<Running>,
     mailbox: mpsc::Receiver<Message>,
     /// The way into that mailbox, for what the actor starts.
-    own: mpsc::WeakSender<Message>,
+    pub(crate) own: mpsc::WeakSender<Message>,
+    /// Waits for the guest of a failed-over VM.
+    pub(crate) guest: crate::network::Attendant,
+    /// What the replica knows of the machine.
+    pub(crate) told: crate::machine::Told,
     /// Messages that wait for the end of undroppable work.
     waiting: VecDeque<Message>,
     /// The catalog lacks what memory has, because a write failed.
@@ -127,6 +148,8 @@ impl Actor {
             work: None,
             mailbox,
             own,
+            guest: Default::default(),
+            told: Default::default(),
             waiting: VecDeque::new(),
             unsaved: AtomicBool::new(false),
         }
@@ -148,6 +171,7 @@ impl Actor {
                     droppable: work.droppable,
                 });
             }
+            self.attend_guest();
             let wake = self.wake_at();
             let work = self.work.as_mut();
             let idle = work.is_none();
@@ -187,6 +211,7 @@ impl Actor {
             | Message::LogDurable(_)
             | Message::BulkDone(_)
             | Message::Stopped
+            | Message::Addressed(_)
             | Message::ReceiveFailed(_) => true,
             Message::Peer(_, request, _) => matches!(
                 request,
@@ -196,7 +221,7 @@ impl Actor {
                 action,
                 Action::ShowVm { .. } | Action::ListPoints { .. } | Action::Screenshot { .. }
             ),
-            Message::CancelJob(..) => false,
+            Message::CancelJob(..) | Message::AccessChanged => false,
         };
         if undroppable && (!harmless || !self.waiting.is_empty() && matches!(message, Message::Act(..))) {
             self.waiting.push_back(message);
@@ -211,10 +236,15 @@ impl Actor {
             Message::Act(Action::StopVm { force: false, .. }, reply) => self.shut_down(reply).await,
             Message::Act(action, reply) => drop(reply.send(self.act(action).await)),
             Message::Stopped => self.stopped().await,
+            Message::Addressed(given) => self.addressed(given).await,
+            Message::AccessChanged => self.access_changed().await,
             Message::CancelJob(job, reply) => drop(reply.send(self.cancel(job).await)),
             Message::Peer(peer, request, reply) => drop(reply.send(self.peer_call(&peer, request).await)),
             Message::MayReceive(peer, reply) => {
                 let permit = self.may_receive(&peer).map(|()| self.replica.permit());
+                if permit.is_ok() {
+                    self.replica.sender = Some(peer);
+                }
                 drop(reply.send(permit));
             }
             Message::LogDurable(received) => self.log_durable(received).await,
@@ -229,15 +259,18 @@ impl Actor {
     }
 
     async fn plan(&mut self) -> Option<Work> {
+        self.before_work().await;
         match self.rel.as_ref().map(|r| r.mode) {
             Some(ReplicationMode::Primary) => self.plan_primary().await,
-            Some(_) => self.plan_replica().await,
-            None => None,
+            Some(ReplicationMode::None) => self.plan_home(),
+            Some(ReplicationMode::Replica | ReplicationMode::ExtendedReplica) => self.plan_replica().await,
+            Some(ReplicationMode::TestReplica) | None => None,
         }
     }
 
     fn wake_at(&self) -> Instant {
         let due = self.due_at();
+        let due = self.scheduled_at().map_or(due, |at| at.min(due));
         if self.unsaved.load(Ordering::Relaxed) {
             due.min(Instant::now() + SAVE_AGAIN)
         } else {
@@ -247,9 +280,9 @@ impl Actor {
 
     fn due_at(&self) -> Instant {
         match self.rel.as_ref().map(|r| r.mode) {
-            Some(ReplicationMode::Primary) => self.primary.next_at,
-            Some(_) => self.replica.next_at,
-            None => Instant::now() + crate::primary::IDLE,
+            Some(ReplicationMode::Primary | ReplicationMode::None) => self.primary.next_at,
+            Some(ReplicationMode::Replica | ReplicationMode::ExtendedReplica) => self.replica.next_at,
+            Some(ReplicationMode::TestReplica) | None => Instant::now() + crate::primary::IDLE,
         }
     }
 
@@ -265,6 +298,14 @@ impl Actor {
             Done::Committed(r) => self.committed(r).await,
             Done::Merged(r) => self.merged(r).await,
             Done::Tidied(r) => self.tidied(r),
+            Done::TestMade(r, vm) => self.test_made(r, vm).await,
+            Done::TestEnded(r) => self.test_ended(r).await,
+            Done::Checked(done) => self.checked(done).await,
+            Done::SyncBegun(r) => self.sync_begun(r).await,
+            Done::SyncStepped(r) => self.sync_stepped(r).await,
+            Done::Stopped(r) => self.stopped_for_good(r).await,
+            Done::HandedOver(r) => self.handed_over(r).await,
+            Done::Reversed(r) => self.reversed(r).await,
         }
     }
 
@@ -290,29 +331,36 @@ impl Actor {
                     .map(|p| Answer::Picture(p.to_vec()))
                     .map_err(|e| failed("no screenshot", &e))
             }
-            Action::ModifyReplication { .. }
-            | Action::ImportCopy { .. }
-            | Action::Resynchronize { .. }
-            | Action::CancelResync { .. }
-            | Action::ReverseReplication { .. }
-            | Action::BecomeReplica { .. }
-            | Action::DropAbandoned { .. }
-            | Action::SetFailoverNetwork { .. }
-            | Action::ResetStatistics { .. }
-            | Action::PlannedFailover { .. }
-            | Action::CancelPlanned { .. }
-            | Action::StartTest { .. }
-            | Action::StopTest { .. } => {
+            Action::ModifyReplication { settings, .. } => self.modify(settings).await,
+            Action::ResetStatistics { .. } => self.reset_statistics().await,
+            Action::ImportCopy { .. } => {
                 Err(Refusal::new(ReturnCode::NotSupported, "not implemented yet", ""))
             }
+            Action::Resynchronize { at, .. } => self.resynchronize(at).await,
+            Action::CancelResync { .. } => self.give_up_resync().await,
+            Action::ReverseReplication { settings, .. } => self.reverse(settings).await,
+            Action::BecomeReplica { .. } => self.become_replica().await,
+            Action::DropAbandoned { .. } => self.drop_abandoned().await,
+            Action::PlannedFailover {
+                force,
+                prepare_only,
+                start,
+                ..
+            } => self.plan_failover_of_primary(force, !prepare_only, start).await,
+            Action::CancelPlanned { force, .. } => self.cancel_planned(force).await,
+            Action::SetFailoverNetwork { cards, .. } => self.set_failover_network(cards).await,
+            Action::StartTest { point, start, .. } => self.start_test(&point, start).await,
+            Action::StopTest { .. } => self.stop_test().await,
             Action::EnableReplication { settings, .. } => self.enable(settings).await,
-            Action::StartReplication { .. } => self.start_replication().await,
+            Action::StartReplication { how, at, .. } => self.start_copy(how, at).await,
             Action::SuspendReplication { .. } => self.suspend().await,
             Action::ResumeReplication { .. } => self.resume().await,
             Action::RemoveReplication { .. } => self.remove().await,
             Action::ReplicateNow { .. } => self.replicate_now(),
             Action::ListPoints { .. } => self.list_points().await,
-            Action::InitiateFailover { point, start, .. } => self.initiate_failover(&point, start).await,
+            Action::InitiateFailover {
+                point, start, force, ..
+            } => self.initiate_failover(&point, start, force).await,
             Action::RevertFailover { force, .. } => self.revert_failover(force).await,
             Action::CommitFailover { .. } => self.commit_failover().await,
             Action::ListVms
@@ -335,13 +383,12 @@ impl Actor {
 
     /// The VM's description, wherever it comes from.
     pub(crate) fn spec(&self) -> Result<&VmSpec, Refusal> {
-        let replica = self
-            .rel
-            .as_ref()
-            .filter(|r| r.mode != ReplicationMode::Primary)
+        let recorded = self.rel.as_ref();
+        let copy = recorded
+            .filter(|r| !matches!(r.mode, ReplicationMode::Primary | ReplicationMode::None))
             .map(|r| &r.spec);
-        replica
-            .or(self.local.as_ref())
+        copy.or(self.local.as_ref())
+            .or(recorded.filter(|r| r.home.is_some()).map(|r| &r.spec))
             .ok_or_else(|| Refusal::new(ReturnCode::FileNotFound, "the VM's description is gone", ""))
     }
 
@@ -367,20 +414,21 @@ impl Actor {
         branch: BranchId,
     ) -> Result<Launch, Refusal> {
         let store = &self.host.ports.store;
-        let missing = |e| failed("the VM's disks in the replica store are not there", &e);
-        let images = store.branch_images(of, branch).await.map_err(missing)?;
-        let firmware_vars = store.branch_firmware(of, branch).await.map_err(missing)?;
-        Ok(Launch {
-            disks: crate::replica::launch_disks(&spec, images),
-            spec,
-            firmware_vars,
-            seed: Vec::new(),
-        })
+        let rel = self.rel.as_ref();
+        let cards = rel.map_or(&[][..], |r| &r.network);
+        let spec = match rel.map(|r| &r.side) {
+            // It was connected when it was made.
+            Some(Side::Test { .. }) => spec,
+            _ => crate::network::connected(&spec, cards),
+        };
+        crate::machine::branch_launch(&**store, spec, cards, (of, branch))
+            .await
+            .map_err(|e| failed("the VM's disks in the replica store are not there", &e))
     }
 
     /// The branch in the store that the VM's disks are on, and whose replica it belongs to; `None`: the images of its
     /// description.
-    fn runs_on(&self) -> Option<(VmId, BranchId)> {
+    pub(crate) fn runs_on(&self) -> Option<(VmId, BranchId)> {
         let rel = self.rel.as_ref()?;
         match &rel.side {
             Side::Replica(r) => r.failover.as_ref().map(|f| (self.id, f.branch)),
@@ -398,7 +446,7 @@ impl Actor {
             .map_err(|e| failed("the VM's state is not known", &e))
     }
 
-    async fn start_vm(&mut self) -> Result<Answer, Refusal> {
+    pub(crate) async fn start_vm(&mut self) -> Result<Answer, Refusal> {
         if let Some(rel) = &self.rel
             && !lifecycle::may_start(rel.mode, rel.state)
         {
@@ -439,10 +487,15 @@ impl Actor {
         if self.power().await? != PowerState::Off {
             return Err(Refusal::new(ReturnCode::InvalidState, "the VM is running", ""));
         }
+        self.may_start_primary().await?;
         // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.
         self.interrupt().await;
         if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
             primary.settled = false;
+            self.save().await?;
+        }
+        self.expect_addresses();
+        if self.rel.as_ref().is_some_and(|r| r.addressing == Addressing::Due) {
             self.save().await?;
         }
         let launch = self.launch().await?;
@@ -584,7 +637,7 @@ impl Actor {
     }
 }
 
-fn plain(disk: &lifeboat_model::DiskSpec) -> LaunchDisk {
+pub(crate) fn plain(disk: &lifeboat_model::DiskSpec) -> LaunchDisk {
     use crate::ports::hypervisor::DiskImage;
     let image = DiskImage::Plain {
         path: disk.path.clone().into(),

@@ -18,13 +18,13 @@ use crate::ports::spool::{Spool, SpoolError, SpoolFile};
 use crate::ports::{ByteStream, Clock};
 
 /// Bytes of one read. Larger ones wait longer for their turn between a guest's own requests.
-const READ: u64 = 1 << 20;
+pub(crate) const READ: u64 = 1 << 20;
 /// Reads in flight. More are no faster and cost a MiB each.
-const IN_FLIGHT: usize = 4;
+pub(crate) const IN_FLIGHT: usize = 4;
 /// Encoded bytes handed on at once.
-const BATCH: usize = 256 << 10;
+pub(crate) const BATCH: usize = 256 << 10;
 /// Room for a batch and the read that fills it.
-const ROOM: usize = BATCH + (1 << 20);
+pub(crate) const ROOM: usize = BATCH + (1 << 20);
 /// Disk bytes of one segment of the bulk copy: what an interruption may cost.
 const SEGMENT: u64 = 256 << 20;
 /// Allocation is asked in pieces of this size, because a larger question holds up guest writes.
@@ -157,13 +157,26 @@ pub(crate) async fn settle(source: &dyn CaptureSource, durable: Position) -> Res
     }
 }
 
+/// What a cycle captures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Capture {
+    /// Changes are recorded since this position.
+    pub(crate) record: Position,
+    /// The replica stands here. The same as `record`, but for the cycle that closes a synchronization.
+    pub(crate) parent: Position,
+    /// The instant's own position.
+    pub(crate) next: Position,
+    /// What the instant is to guarantee. `Planned`: the VM is off, and this is its last instant here.
+    pub(crate) wanted: Consistency,
+}
+
 /// A log that is complete in the spool and not yet known to be durable on the replica.
 pub(crate) struct Pending {
     pub(crate) source: Box<dyn CaptureSource>,
     pub(crate) spool: Arc<dyn SpoolFile>,
-    pub(crate) base: Position,
-    pub(crate) position: Position,
+    pub(crate) capture: Capture,
     pub(crate) instant: Timestamp,
+    pub(crate) consistency: Consistency,
 }
 
 /// A delivered log.
@@ -172,6 +185,8 @@ pub(crate) struct Delivered {
     pub(crate) position: Position,
     pub(crate) instant: Timestamp,
     pub(crate) bytes: u64,
+    pub(crate) wanted: Consistency,
+    pub(crate) consistency: Consistency,
 }
 
 /// How a cycle ended.
@@ -188,20 +203,19 @@ pub(crate) async fn cycle(
     tools: Tools,
     route: Route,
     source: Box<dyn CaptureSource>,
-    base: Position,
-    next: Position,
+    capture: Capture,
 ) -> CycleEnd {
-    let captured = capture_and_send(&tools, &route, &*source, base, next).await;
-    let (spool, instant, sent) = match captured {
+    let captured = capture_and_send(&tools, &route, &*source, &capture).await;
+    let (spool, header, sent) = match captured {
         Ok(x) => x,
         Err(e) => return CycleEnd::Failed(e),
     };
     let pending = Pending {
         source,
         spool,
-        base,
-        position: next,
-        instant,
+        capture,
+        instant: header.instant,
+        consistency: header.consistency,
     };
     conclude(pending, sent).await
 }
@@ -214,7 +228,7 @@ pub(crate) async fn resend(tools: Tools, route: Route, pending: Pending) -> Cycl
             &route.peer,
             PeerRequest::LogOffset {
                 vm: route.vm,
-                position: pending.position,
+                position: pending.capture.next,
             },
         )
         .await;
@@ -224,18 +238,20 @@ pub(crate) async fn resend(tools: Tools, route: Route, pending: Pending) -> Cycl
         Err(LinkError::Refused(r)) => return CycleEnd::Failed(LinkError::Refused(r).into()),
         Err(e) => return CycleEnd::Waiting(pending, e),
     };
-    let sent = send_spool(&*tools.link, &route, &pending.spool, pending.position, offset).await;
+    let sent = send_spool(&*tools.link, &route, &pending.spool, pending.capture.next, offset).await;
     conclude(pending, sent).await
 }
 
 async fn conclude(pending: Pending, sent: Result<u64, LinkError>) -> CycleEnd {
     match sent {
-        Ok(bytes) => match pending.source.acknowledge(pending.base).await {
+        Ok(bytes) => match pending.source.acknowledge(pending.capture.record).await {
             Ok(()) => CycleEnd::Delivered(Delivered {
                 source: pending.source,
-                position: pending.position,
+                position: pending.capture.next,
                 instant: pending.instant,
                 bytes,
+                wanted: pending.capture.wanted,
+                consistency: pending.consistency,
             }),
             Err(e) => CycleEnd::Failed(e.into()),
         },
@@ -248,20 +264,21 @@ async fn capture_and_send(
     tools: &Tools,
     route: &Route,
     source: &dyn CaptureSource,
-    base: Position,
-    next: Position,
-) -> Result<(Arc<dyn SpoolFile>, Timestamp, Result<u64, LinkError>), CopyError> {
-    let spool = tools.spool.create(route.vm, next).await?;
+    capture: &Capture,
+) -> Result<(Arc<dyn SpoolFile>, Header, Result<u64, LinkError>), CopyError> {
+    let spool = tools.spool.create(route.vm, capture.next).await?;
     // Before the instant, not after: what is reported as safe must be.
     let instant = tools.clock.now();
-    let frozen = source.instant(base, next, Consistency::Crash).await?;
+    let planned = capture.wanted == Consistency::Planned;
+    let asked = if planned { Consistency::Crash } else { capture.wanted };
+    let frozen = source.instant(capture.record, capture.next, asked).await?;
     let header = Header {
         vm: route.vm,
         kind: LogKind::Delta,
-        position: next,
-        parent: base,
+        position: capture.next,
+        parent: capture.parent,
         instant,
-        consistency: frozen.consistency,
+        consistency: if planned { capture.wanted } else { frozen.consistency },
         disks: source.disks().to_vec(),
     };
     let produce = async {
@@ -271,7 +288,7 @@ async fn capture_and_send(
         let closed = frozen.view.close().await;
         written.and(closed.map_err(CopyError::from))
     };
-    let send = send_spool(&*tools.link, route, &spool, next, 0);
+    let send = send_spool(&*tools.link, route, &spool, capture.next, 0);
     let both = async {
         futures_util::pin_mut!(produce, send);
         match future::select(produce, send).await {
@@ -283,7 +300,7 @@ async fn capture_and_send(
         }
     };
     let sent = both.await?;
-    Ok((spool, instant, sent))
+    Ok((spool, header, sent))
 }
 
 async fn send_spool(
@@ -336,17 +353,17 @@ async fn write_delta(
 }
 
 /// What was encoded so far; encoding goes on in fresh memory.
-fn full(out: &mut Vec<u8>) -> Bytes {
+pub(crate) fn full(out: &mut Vec<u8>) -> Bytes {
     Bytes::from(std::mem::replace(out, Vec::with_capacity(ROOM)))
 }
 
 /// A range that was read, or is known to be zero.
-enum Piece {
+pub(crate) enum Piece {
     Data(u64, Bytes),
     Zero(u64, u64),
 }
 
-async fn read_piece(view: &dyn BlockView, disk: u16, e: Extent) -> Result<Piece, CopyError> {
+pub(crate) async fn read_piece(view: &dyn BlockView, disk: u16, e: Extent) -> Result<Piece, CopyError> {
     if e.zero {
         return Ok(Piece::Zero(e.offset, e.len));
     }
@@ -357,7 +374,7 @@ async fn read_piece(view: &dyn BlockView, disk: u16, e: Extent) -> Result<Piece,
     ))
 }
 
-fn encode(encoder: &mut Encoder, disk: u16, piece: Piece, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+pub(crate) fn encode(encoder: &mut Encoder, disk: u16, piece: Piece, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     match piece {
         Piece::Data(offset, data) => encoder.data(disk, offset, &data, out),
         Piece::Zero(offset, len) => encoder.zero(disk, offset, len, out),
@@ -365,7 +382,7 @@ fn encode(encoder: &mut Encoder, disk: u16, piece: Piece, out: &mut Vec<u8>) -> 
 }
 
 /// Ranges cut to reads that end on multiples of `READ`, and to the size of the disk.
-fn pieces(ranges: Vec<Extent>, size: u64) -> impl Iterator<Item = Extent> {
+pub(crate) fn pieces(ranges: Vec<Extent>, size: u64) -> impl Iterator<Item = Extent> {
     ranges.into_iter().flat_map(move |e| {
         let end = e.offset.saturating_add(e.len).min(size);
         let mut at = e.offset;

@@ -29,6 +29,7 @@ use crate::ports::link::{
 use crate::ports::spool::Spool;
 use crate::ports::store::{ReplicaStore, StoreError};
 use crate::ports::{ByteStream, Clock, Entropy};
+use crate::throttle::{PacedLink, Throttle};
 use crate::records::{Event, FailoverPhase, Job, Relationship, ReplicaSide, ServerSettings, Side};
 
 /// Everything the engine needs of the world.
@@ -92,6 +93,8 @@ pub(crate) struct Host {
     pub(crate) jobs: Arc<Jobs>,
     /// Pieces of work of all actors, so that an end of the engine can wait for them.
     pub(crate) works: TaskTracker,
+    /// How fast all of them may send.
+    pub(crate) throttle: Arc<Throttle>,
     /// Who may replicate here. Small, read often, changed by hand.
     access: Mutex<Access>,
     /// Who can be talked to. Actors make and end the actors of test VMs, so it is not the engine's alone.
@@ -181,6 +184,11 @@ impl Host {
         })
     }
 
+    /// The settings of this host as they are now.
+    pub(crate) fn server(&self) -> ServerSettings {
+        self.access(|a| a.server.clone())
+    }
+
     pub(crate) fn entry_for(&self, primary: &str) -> Option<AuthorizationEntry> {
         self.access(|a| AuthorizationEntry::find(&a.entries, primary).cloned())
     }
@@ -233,7 +241,7 @@ impl Drop for Engine {
 impl Engine {
     /// Reads the catalog and starts an actor for each VM: those described on this host, and those replicated to it.
     pub async fn start(
-        ports: Ports,
+        mut ports: Ports,
         config: EngineConfig,
         local: Vec<VmSpec>,
     ) -> Result<Arc<Self>, CatalogError> {
@@ -245,6 +253,11 @@ impl Engine {
             image.jobs,
             config.job_retention,
         );
+        let throttle = Arc::new(Throttle::new(ports.clock.clone(), image.server.bandwidth.clone()));
+        ports.link = Arc::new(PacedLink {
+            link: ports.link,
+            throttle: throttle.clone(),
+        });
         let access = Mutex::new(Access {
             server: image.server,
             entries: image.entries,
@@ -254,6 +267,7 @@ impl Engine {
             config,
             jobs: Arc::new(jobs),
             works: TaskTracker::new(),
+            throttle,
             access,
             actors: Mutex::default(),
             tasks: Mutex::default(),
@@ -271,7 +285,7 @@ impl Engine {
             engine.host.spawn(spec.uuid, spec.name.clone(), Some(spec), rel);
         }
         for (vm, rel) in relationships {
-            if rel.mode == Mode::Primary {
+            if rel.mode == Mode::Primary && rel.home.is_none() {
                 warn!(%vm, name = rel.spec.name, "replicated VM has no description in the VM directory any more");
             }
             let name = rel.spec.name.clone();
@@ -359,6 +373,7 @@ impl Engine {
         let invalid =
             |e: lifeboat_model::SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
         entry.validate().map_err(invalid)?;
+        let told = format!("authorization of {} recorded", entry.primary);
         self.host
             .ports
             .catalog
@@ -369,6 +384,7 @@ impl Engine {
             a.entries.retain(|e| e.primary != entry.primary);
             a.entries.push(entry);
         });
+        self.access_changed(&told).await;
         Ok(Answer::Done)
     }
 
@@ -389,17 +405,39 @@ impl Engine {
             ));
         }
         self.host.access(|a| a.entries.retain(|e| e.primary != primary));
+        self.access_changed(&format!("authorization of {primary} removed"))
+            .await;
         Ok(Answer::Done)
     }
 
+    /// Lets every actor see what no longer holds, and waits until none relies on it.
+    async fn access_changed(&self, what: &str) {
+        let event = Event {
+            at: self.host.ports.clock.now(),
+            vm: None,
+            message: what.to_owned(),
+        };
+        if let Err(e) = self.host.ports.catalog.add_event(&event).await {
+            warn!(error = %e, what, "event not recorded");
+        }
+        let handles: Vec<Handle> = self.host.with_actors(|a| a.values().cloned().collect());
+        for handle in handles {
+            // An actor that is gone relies on nothing.
+            let _ = handle.mailbox.send(Message::AccessChanged).await;
+        }
+    }
+
     async fn set_server(&self, settings: ServerSettings) -> Result<Answer, Refusal> {
+        settings.validate().map_err(crate::settings::invalid)?;
         self.host
             .ports
             .catalog
             .put_server(&settings)
             .await
             .map_err(|e| failed("not recorded", &e))?;
+        self.host.throttle.set_host(&settings.bandwidth);
         self.host.access(|a| a.server = settings);
+        self.access_changed("server settings changed").await;
         Ok(Answer::Done)
     }
 
@@ -510,7 +548,19 @@ enum Orphan {
 }
 
 fn orphan(rel: &Relationship, job: &Job) -> Orphan {
+    if job.state == JobState::New && crate::schedule::waits(rel, job.kind) {
+        return Orphan::Continues;
+    }
     match &rel.side {
+        Side::Primary(p)
+            if p.sync.as_ref().and_then(|s| s.job) == Some(job.id)
+                || p.planned.as_ref().is_some_and(|p| p.job == job.id) =>
+        {
+            Orphan::Continues
+        }
+        Side::Replica(ReplicaSide {
+            failover: Some(f), ..
+        }) if f.reverse.as_ref().is_some_and(|r| r.job == job.id) => Orphan::Continues,
         Side::Primary(_) if job.kind == JobType::StartReplication => match rel.state {
             State::WaitingToCompleteInitialReplication => Orphan::Continues,
             State::Disabled | State::ReadyForReplication => Orphan::Lost,

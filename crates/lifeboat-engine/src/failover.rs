@@ -7,17 +7,19 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{
-    BranchId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, PointId, Position,
+    BranchId, FailedOverReplicationType as Kind, GenerationId, JobId, JobState, JobType, NicFailover, PointId, Position,
     ReplicationState as State, VmId, VmSpec,
 };
 use tokio::time::Instant;
 
 use crate::action::{Answer, PointSelector, PointView, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::machine::branch_launch;
+use crate::network::connected;
 use crate::ports::hypervisor::{Hypervisor, PowerState};
 use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, Target};
 use crate::primary::{IDLE, droppable};
-use crate::records::{Failover, FailoverPhase, Job, Relationship};
+use crate::records::{Failover, FailoverPhase, Job, Relationship, TakeOver};
 
 /// Every instant a replica can be brought up at, newest first: sealed points, and cycles whose logs are retained.
 pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
@@ -30,7 +32,7 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
     });
     // A cycle needs a sealed point to start from and an unbroken line of logs since.
     let oldest = info.points.first().map(|p| p.position.sequence);
-    let cycles = info.logs.iter().filter(|l| {
+    let cycles = info.logs.iter().filter(|l| !l.partial).filter(|l| {
         oldest.is_some_and(|o| l.position.sequence > o)
             && info.points.iter().all(|p| p.position != l.position)
     });
@@ -102,6 +104,15 @@ pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<Poi
     }
 }
 
+/// The position a target stands for.
+fn position_of(info: &ReplicaInfo, target: Target) -> Option<Position> {
+    match target {
+        Target::Point { id } => info.points.iter().find(|p| p.id == id).map(|p| p.position),
+        Target::Cycle { position } => Some(position),
+        Target::Abandoned => info.abandoned.as_ref().map(|a| a.since),
+    }
+}
+
 fn kind(consistency: Consistency) -> Kind {
     match consistency {
         Consistency::Crash => Kind::Regular,
@@ -116,18 +127,20 @@ async fn initiate(
     store: Arc<dyn ReplicaStore>,
     hypervisor: Arc<dyn Hypervisor>,
     vm: VmId,
-    spec: VmSpec,
+    (spec, cards): (VmSpec, Vec<NicFailover>),
     failover: Failover,
     start: bool,
 ) -> (Result<(), String>, Option<String>) {
-    let images = match branch(&*store, vm, &failover).await {
-        Ok(images) => images,
-        Err(e) => return (Err(chain(&e)), None),
-    };
+    if let Err(e) = branch(&*store, vm, failover.branch, failover.target).await {
+        return (Err(chain(&e)), None);
+    }
     if !start {
         return (Ok(()), None);
     }
-    let launch = Actor::launch_on(&spec, images);
+    let launch = match branch_launch(&*store, spec, &cards, (vm, failover.branch)).await {
+        Ok(launch) => launch,
+        Err(e) => return (Err(chain(&e)), None),
+    };
     let started = async {
         if hypervisor.power(vm).await? != PowerState::Off {
             return Ok(());
@@ -138,12 +151,13 @@ async fn initiate(
     (Ok(()), started.await.err().map(|e| chain(&e)))
 }
 
-async fn branch(
+/// Makes a branch from a target; the newest data is sealed first.
+pub(crate) async fn branch(
     store: &dyn ReplicaStore,
     vm: VmId,
-    failover: &Failover,
+    branch: BranchId,
+    mut target: Target,
 ) -> Result<Vec<(lifeboat_model::DiskId, crate::ports::hypervisor::DiskImage)>, StoreError> {
-    let mut target = failover.target;
     if let Target::Cycle { position } = target {
         let mut info = store.info(vm).await?;
         if info.durable == position {
@@ -152,7 +166,7 @@ async fn branch(
                 info = store.info(vm).await?;
             }
             if info.applied == position {
-                let point = store.seal(vm, PointId(failover.branch.0)).await?;
+                let point = store.seal(vm, PointId(branch.0)).await?;
                 target = Target::Point { id: point.id };
             }
         } else if let Some(point) = info.points.iter().find(|p| p.position == position) {
@@ -160,11 +174,11 @@ async fn branch(
             target = Target::Point { id: point.id };
         }
     }
-    store.branch(vm, failover.branch, target).await
+    store.branch(vm, branch, target).await
 }
 
 /// Merges what lies below a committed branch into its base, by the VM's own process when it runs.
-async fn merge(
+pub(crate) async fn merge(
     store: Arc<dyn ReplicaStore>,
     hypervisor: Arc<dyn Hypervisor>,
     vm: VmId,
@@ -197,14 +211,14 @@ impl Actor {
         self.rel.as_ref()?.failover()
     }
 
-    fn set_failover(&mut self, to: Option<Failover>) {
+    pub(crate) fn set_failover(&mut self, to: Option<Failover>) {
         if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
             replica.failover = to;
         }
     }
 
     /// Records an intent and its job in one transaction; in memory nothing changes when that fails.
-    async fn record(&mut self, before: Option<Relationship>, job: Job) -> Result<Answer, Refusal> {
+    pub(crate) async fn record(&mut self, before: Option<Relationship>, job: Job) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
             self.unrecord(before, job).await;
@@ -237,8 +251,19 @@ impl Actor {
         state: JobState,
         error: Option<String>,
     ) -> bool {
-        let failover = before.as_ref().and_then(Relationship::failover);
-        let job = failover.and_then(|f| self.host.jobs.ended(f.job, state, error));
+        let job = before.as_ref().and_then(Relationship::failover).map(|f| f.job);
+        self.conclude_job(before, job, state, error).await
+    }
+
+    /// The same for a phase with this job.
+    pub(crate) async fn conclude_job(
+        &mut self,
+        before: Option<Relationship>,
+        job: Option<JobId>,
+        state: JobState,
+        error: Option<String>,
+    ) -> bool {
+        let job = job.and_then(|j| self.host.jobs.ended(j, state, error));
         let Some(rel) = &self.rel else { return false };
         let catalog = &self.host.ports.catalog;
         let written = match &job {
@@ -287,16 +312,46 @@ impl Actor {
         &mut self,
         point: &PointSelector,
         start: bool,
+        force: bool,
     ) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
         let rel = before.as_ref().ok_or_else(no_relationship)?;
         // The state decides before the points are looked at, so that its way out is what the administrator reads.
         lifecycle::step(rel.mode, rel.state, Step::InitiateFailover).map_err(|e| not_now(&e))?;
         choose(&self.replica_info().await?, point)?;
+        if !force {
+            self.primary_is_silent(&rel.way_back).await?;
+        }
         self.interrupt().await;
         self.replica.stop_receiving().await;
         // Again, because a log may have become durable until now.
         let chosen = choose(&self.replica_info().await?, point)?;
+        self.begin_failover(chosen, start, None).await
+    }
+
+    /// Refuses while the primary answers that its VM runs: a second living copy is somebody's explicit wish, or none's.
+    async fn primary_is_silent(&self, way_back: &str) -> Result<(), Refusal> {
+        match self.standing_of(way_back).await {
+            Some(s) if s.running => Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("the VM is running on its primary, which answers at {way_back}"),
+                "move it without loss with --planned; or bring up a second copy, with --force",
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Records a failover to a point and begins it.
+    pub(crate) async fn begin_failover(
+        &mut self,
+        chosen: PointView,
+        start: bool,
+        take_over: Option<TakeOver>,
+    ) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        self.interrupt().await;
+        self.replica.stop_receiving().await;
+        let at = position_of(&self.replica_info().await?, chosen.target);
         self.step(Step::InitiateFailover)?;
         let job = self
             .host
@@ -312,8 +367,8 @@ impl Actor {
             phase: FailoverPhase::Initiating { start },
             job: job.id,
             before: state_before,
-            at: None,
-            take_over: None,
+            at,
+            take_over,
             reverse: None,
         }));
         let answer = self.record(before, job).await?;
@@ -378,16 +433,29 @@ impl Actor {
     }
 
     pub(crate) async fn plan_failover(&mut self, phase: FailoverPhase) -> Option<Work> {
-        let failover = self.failover()?.clone();
+        let mut failover = self.failover()?.clone();
         if Instant::now() < self.replica.next_at {
             return None;
+        }
+        if phase == FailoverPhase::Ready && failover.take_over.is_some() {
+            if !self.commit_taking_over().await {
+                self.replica_retry();
+                return None;
+            }
+            failover = self.failover()?.clone();
+        }
+        let phase = failover.phase;
+        let committed = matches!(phase, FailoverPhase::Merging | FailoverPhase::Done);
+        if committed && (failover.reverse.is_some() || failover.take_over.is_some()) {
+            return self.plan_after_commit(&failover).await;
         }
         let (store, hypervisor, vm) = (
             self.host.ports.store.clone(),
             self.host.ports.hypervisor.clone(),
             self.id,
         );
-        let spec = self.rel.as_ref()?.spec.clone();
+        let rel = self.rel.as_ref()?;
+        let machine = (connected(&rel.spec, &rel.network), rel.network.clone());
         let whole = |future| {
             Some(Work {
                 future,
@@ -396,7 +464,7 @@ impl Actor {
         };
         match phase {
             FailoverPhase::Initiating { start } => whole(Box::pin(async move {
-                let (result, vm_error) = initiate(store, hypervisor, vm, spec, failover, start).await;
+                let (result, vm_error) = initiate(store, hypervisor, vm, machine, failover, start).await;
                 Done::FailedOver(result, vm_error)
             })),
             FailoverPhase::Reverting => whole(Box::pin(async move {
@@ -409,6 +477,8 @@ impl Actor {
                 };
                 Done::Reverted(reverted.await)
             })),
+            // The points go with it, and what stands on them first.
+            FailoverPhase::Committing { .. } if self.test().is_some() => self.plan_test_end(),
             FailoverPhase::Committing { .. } => whole(Box::pin(async move {
                 Done::Committed(store.promote(vm, failover.branch).await.map_err(|e| chain(&e)))
             })),
@@ -540,6 +610,9 @@ impl Actor {
         match result {
             Ok(()) => {
                 self.phase(FailoverPhase::Done);
+                if let Some(home) = self.rel.as_mut().and_then(|r| r.home.as_mut()) {
+                    home.merged = true;
+                }
                 if let Some(rel) = &mut self.rel {
                     rel.problem = None;
                 }
@@ -551,6 +624,7 @@ impl Actor {
                 self.fault(&format!("merging the committed disks waits: {e}"))
                     .await;
                 self.replica_retry();
+                self.retry_later();
             }
         }
     }

@@ -65,6 +65,28 @@ impl Jobs {
         }
     }
 
+    /// A job that waits until it may begin; not recorded yet.
+    pub(crate) fn waiting(&self, vm: VmId, kind: JobType, detail: &str) -> Job {
+        Job {
+            state: JobState::New,
+            started: None,
+            ..self.draft(vm, kind, detail)
+        }
+    }
+
+    /// The job that waited for this, running from now on, or a new one; not recorded yet.
+    pub(crate) fn begin(&self, vm: VmId, kind: JobType, detail: &str) -> Job {
+        match self.unfinished(vm, kind).filter(|j| j.state == JobState::New) {
+            Some(job) => Job {
+                state: JobState::Running,
+                started: Some(self.clock.now()),
+                detail: detail.to_owned(),
+                ..job
+            },
+            None => self.draft(vm, kind, detail),
+        }
+    }
+
     /// Takes in a job that the caller has made durable.
     pub(crate) fn adopt(&self, job: Job) {
         self.with(|all| all.insert(job.id, job.clone()));

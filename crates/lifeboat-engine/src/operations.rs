@@ -14,11 +14,12 @@ use tracing::info;
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, chain, failed, no_relationship, not_now};
 use crate::ports::link::{Content, LinkError, PeerRefusal, PeerRequest};
-use crate::records::{Counters, PrimarySide, Relationship, Side};
+use crate::records::{Counters, PrimarySide, Relationship, Side, SyncKind};
 
 impl Actor {
     pub(crate) async fn enable(&mut self, mut settings: ReplicationSettings) -> Result<Answer, Refusal> {
-        if let Some(rel) = &self.rel {
+        let alone = self.rel.clone().filter(|r| matches!(r.side, Side::Alone));
+        if let Some(rel) = self.rel.as_ref().filter(|_| alone.is_none()) {
             let message = format!(
                 "this VM is replicated already, in mode {} with {}",
                 rel.mode, rel.peer
@@ -69,7 +70,7 @@ impl Actor {
             peer,
             position: start,
             side: Side::Primary(PrimarySide::new(start)),
-            home: None,
+            home: alone.as_ref().and_then(|r| r.home.clone()),
             way_back: String::new(),
             preflight: Vec::new(),
             network: Vec::new(),
@@ -83,8 +84,10 @@ impl Actor {
         self.rel = Some(rel);
         if let Err(e) = self.save().await {
             // Without the record there is no relationship; the offer on the peer is harmless and can be repeated.
-            self.rel = None;
-            if let Err(e) = self.host.ports.catalog.remove_relationship(self.id, 0).await {
+            self.rel = alone;
+            if self.rel.is_some() {
+                self.save_or_warn().await;
+            } else if let Err(e) = self.host.ports.catalog.remove_relationship(self.id, 0).await {
                 tracing::warn!(vm = %self.id, error = %e, "a refused relationship may be recorded");
             }
             return Err(e);
@@ -104,14 +107,59 @@ impl Actor {
         Ok(disks)
     }
 
+    /// StartReplication from a copy that the replica's host has already.
+    pub(crate) async fn start_seeded(&mut self) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        self.step(Step::StartCopy)?;
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        let (settings, peer, spec) = (rel.settings.clone(), rel.peer.clone(), self.spec()?.clone());
+        let start = Position {
+            sequence: 0,
+            ..rel.position
+        };
+        let offered = async {
+            let offer = PeerRequest::Offer {
+                vm: Box::new(spec),
+                disks: self.capturable(&settings.disks).await?,
+                settings,
+                start,
+                from: self.host.config.listen.clone(),
+                content: Content::Seed,
+                firmware: String::new(),
+            };
+            self.host.ports.link.call(&peer, offer).await.map_err(|e| link_refusal(&e))
+        };
+        if let Err(e) = offered.await {
+            self.rel = before;
+            return Err(e);
+        }
+        let job = self.host.jobs.begin(self.id, JobType::StartSeeded, "comparing with the seed");
+        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
+        let sync = Self::new_sync(rel, SyncKind::Seed, Some(job.id));
+        if let Some(primary) = rel.primary_mut() {
+            (primary.sync, primary.scheduled) = (Some(sync), None);
+        }
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
+            self.unrecord(before, job).await;
+            return Err(failed("the catalog cannot be written", &e));
+        }
+        self.host.jobs.adopt(job.clone());
+        self.primary.next_at = Instant::now();
+        self.event("initial copy started, from what the replica's host has").await;
+        Ok(Answer::Job(job))
+    }
+
     pub(crate) async fn start_replication(&mut self) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
         self.step(Step::StartCopy)?;
         let job = self
             .host
             .jobs
-            .draft(self.id, JobType::StartReplication, "initial copy");
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+            .begin(self.id, JobType::StartReplication, "initial copy");
+        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
+        if let Some(primary) = rel.primary_mut() {
+            primary.scheduled = None;
+        }
         if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
             self.unrecord(before, job).await;
             return Err(failed("the catalog cannot be written", &e));
@@ -125,7 +173,18 @@ impl Actor {
     pub(crate) async fn cancel(&mut self, job: JobId) -> Result<Answer, Refusal> {
         let found = self.host.jobs.get(job).filter(|j| !j.state.is_final());
         let found = found.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
-        if found.kind != JobType::StartReplication {
+        match found.kind {
+            JobType::Resynchronize => {
+                self.give_up_resync().await?;
+                return Ok(Answer::Job(self.host.jobs.get(job).unwrap_or(found)));
+            }
+            JobType::PlannedFailover => {
+                self.cancel_planned(false).await?;
+                return Ok(Answer::Job(self.host.jobs.get(job).unwrap_or(found)));
+            }
+            _ => {}
+        }
+        if !matches!(found.kind, JobType::StartReplication | JobType::StartSeeded) {
             let message = format!("a {} job cannot be cancelled", found.kind);
             return Err(Refusal::new(
                 ReturnCode::NotSupported,
@@ -133,8 +192,12 @@ impl Actor {
                 "it ends by itself; a failover can be reverted afterwards",
             ));
         }
+        if found.state == JobState::New {
+            return self.unschedule(job, None).await;
+        }
         let before = self.rel.clone();
         self.step(Step::CancelCopy)?;
+        self.drop_sync();
         let ended = self
             .host
             .jobs
@@ -154,6 +217,13 @@ impl Actor {
 
     pub(crate) async fn suspend(&mut self) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
+        if self.planned().is_some() {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "a planned failover is under way",
+                "cancel it first: lifeboat failover cancel",
+            ));
+        }
         self.step(Step::Suspend)?;
         self.save_or_undo(before).await?;
         self.interrupt().await;
@@ -164,6 +234,10 @@ impl Actor {
 
     pub(crate) async fn resume(&mut self) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
+        if self.planned().is_some() {
+            // The API's way to cancel it.
+            return self.cancel_planned(false).await;
+        }
         self.step(Step::Resume)?;
         if let Some(rel) = self.rel.as_mut() {
             rel.problem = None;
@@ -220,13 +294,18 @@ impl Actor {
             }
             Err(e) => info!(vm = %self.id, error = %e, "change tracking not removed from the disks"),
         }
-        let removed = self.host.ports.catalog.remove_relationship(self.id, 0).await;
-        removed.map_err(|e| failed("the catalog cannot be written", &e))?;
-        self.rel = None;
-        if let Some(job) = self.host.jobs.unfinished(self.id, JobType::StartReplication) {
-            let why = Some("replication was removed".into());
-            let ended = self.host.jobs.finish(job.id, JobState::Terminated, why).await;
-            ended.map_err(|e| failed("the catalog cannot be written", &e))?;
+        match self.rel.as_ref().and_then(|r| r.home.clone()) {
+            Some(home) => self.live_alone(home).await?,
+            None => {
+                let removed = self.host.ports.catalog.remove_relationship(self.id, 0).await;
+                removed.map_err(|e| failed("the catalog cannot be written", &e))?;
+                self.rel = None;
+            }
+        }
+        for job in self.host.jobs.list() {
+            if job.vm == self.id && !job.state.is_final() {
+                self.end_job(job.id, JobState::Terminated, "replication was removed").await;
+            }
         }
         Ok(())
     }

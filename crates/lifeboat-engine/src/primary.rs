@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use lifeboat_deltalog::Consistency;
 use lifeboat_model::lifecycle::Event as Step;
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, backoff};
 use lifeboat_model::{JobState, JobType, Position, ReplicationState as State};
@@ -10,7 +11,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::actor::{Actor, Done, Work, chain};
-use crate::copy::{self, CopyError, CycleEnd, Delivered, Pending, Route};
+use crate::copy::{self, Capture, CopyError, CycleEnd, Delivered, Pending, Route};
+use crate::planned::Role;
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
 use crate::ports::hypervisor::PowerState;
 use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest};
@@ -22,9 +24,11 @@ pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 /// What the primary keeps in memory between pieces of work. All of it can be lost.
 pub(crate) struct PrimaryState {
     /// The open disks; `None` after anything went wrong.
-    source: Option<Box<dyn CaptureSource>>,
+    pub(crate) source: Option<Box<dyn CaptureSource>>,
     /// Position from which changes are tracked and which the replica has; `None`: to be settled first.
-    base: Option<Position>,
+    pub(crate) base: Option<Position>,
+    /// A synchronization that is taken up.
+    pub(crate) sync: Option<crate::resync::Open>,
     /// A log that waits for the network.
     pending: Option<Pending>,
     /// The bulk copy is complete; the closing cycle is next.
@@ -35,6 +39,8 @@ pub(crate) struct PrimaryState {
     pub(crate) next_at: Instant,
     /// When the current cycle was due.
     due: Instant,
+    /// What was scheduled and could not begin is tried again then.
+    pub(crate) begin_after: Instant,
 }
 
 impl Default for PrimaryState {
@@ -43,11 +49,13 @@ impl Default for PrimaryState {
         Self {
             source: None,
             base: None,
+            sync: None,
             pending: None,
             copied: false,
             disturbed: true,
             next_at: now,
             due: now,
+            begin_after: now,
         }
     }
 }
@@ -56,12 +64,13 @@ impl PrimaryState {
     /// Lets go of everything, so that the next piece of work begins by finding order.
     pub(crate) fn forget(&mut self) {
         (self.source, self.base, self.pending, self.copied) = (None, None, None, false);
+        self.sync = None;
         self.disturbed = true;
     }
 }
 
 impl Actor {
-    fn route(&self, rel: &Relationship) -> Route {
+    pub(crate) fn route(&self, rel: &Relationship) -> Route {
         let start = Position {
             sequence: 0,
             ..rel.position
@@ -77,31 +86,50 @@ impl Actor {
     pub(crate) async fn plan_primary(&mut self) -> Option<Work> {
         let rel = self.rel.as_ref()?;
         let due = Instant::now() >= self.primary.next_at;
-        let active = matches!(
-            rel.state,
-            State::WaitingToCompleteInitialReplication | State::Replicating | State::Critical
-        );
-        if !active && !self.primary.disturbed {
+        let active = Self::flows(rel);
+        let side = rel.primary()?;
+        let more = side.planned.is_some() || side.start || rel.home.as_ref().is_some_and(|h| !h.merged);
+        if !active && !more && !self.primary.disturbed {
             self.primary.next_at = Instant::now() + IDLE;
             return None;
         }
         if !due {
             return None;
         }
+        match self.plan_role().await {
+            Role::Works(work) => return Some(work),
+            Role::Waits => return None,
+            Role::Flows => {}
+        }
         if !active {
+            if !self.primary.disturbed {
+                self.primary.next_at = Instant::now() + IDLE;
+                return None;
+            }
             return self.plan_tidy().await;
         }
-        let (tools, route) = (self.host.tools(), self.route(rel));
+        if let Some(work) = self.plan_update().await {
+            return Some(work);
+        }
         if let Some(pending) = self.primary.pending.take() {
-            return Some(droppable(async move {
-                Done::Cycled(copy::resend(tools, route, pending).await)
-            }));
+            return self.resend(pending);
         }
         if self.nothing_changed().await {
             return None;
         }
+        if self.synchronization().is_some() {
+            return self.plan_sync().await;
+        }
         match (self.primary.source.take(), self.primary.base) {
-            (Some(source), Some(base)) => self.plan_cycle(source, base).await,
+            (Some(source), Some(base)) => {
+                let capture = Capture {
+                    record: base,
+                    parent: base,
+                    next: self.next_number(base),
+                    wanted: self.wanted(),
+                };
+                self.plan_capture(source, capture).await
+            }
             (source, _) => {
                 // Closing an idle source in order stores what it tracks; a powered-off VM must also be free to start.
                 if let Some(source) = source
@@ -154,7 +182,7 @@ impl Actor {
             // Started or stopped since the last cycle.
             self.primary.forget();
         }
-        if off && settled && rel.state == State::Replicating {
+        if off && settled && rel.state == State::Replicating && !self.closing() && self.synchronization().is_none() {
             self.primary.next_at = Instant::now() + rel.settings.interval();
             return true;
         }
@@ -198,19 +226,18 @@ impl Actor {
         }))
     }
 
-    async fn plan_cycle(&mut self, source: Box<dyn CaptureSource>, base: Position) -> Option<Work> {
+    pub(crate) async fn plan_capture(
+        &mut self,
+        source: Box<dyn CaptureSource>,
+        capture: Capture,
+    ) -> Option<Work> {
         let (tools, route) = {
             let rel = self.rel.as_ref()?;
             (self.host.tools(), self.route(rel))
         };
         // A number is used for one capture only, so that bytes of two captures can never meet in one file: the use is
         // durable before the capture is.
-        let rel = self.rel.as_mut()?;
-        rel.position.sequence = rel.position.sequence.max(base.sequence) + 1;
-        let next = Position {
-            generation: base.generation,
-            sequence: rel.position.sequence,
-        };
+        self.took(capture.next);
         if let Err(e) = self.save().await {
             self.primary.source = Some(source);
             self.fault(&e.to_string()).await;
@@ -219,7 +246,7 @@ impl Actor {
         }
         self.primary.due = self.primary.next_at;
         Some(droppable(async move {
-            Done::Cycled(copy::cycle(tools, route, source, base, next).await)
+            Done::Cycled(copy::cycle(tools, route, source, capture).await)
         }))
     }
 
@@ -254,7 +281,7 @@ impl Actor {
         primary.acknowledged = at;
         self.save_or_warn().await;
         // The closing cycle may have arrived just before the daemon was ended.
-        if at.sequence > 0 {
+        if at.sequence > 0 && self.synchronization().is_none() {
             self.finish_copy().await;
         }
     }
@@ -264,28 +291,35 @@ impl Actor {
             CycleEnd::Delivered(delivered) => self.delivered(delivered).await,
             CycleEnd::Waiting(pending, e) => {
                 self.primary.pending = Some(pending);
+                self.count_failure(true).await;
                 self.passing_fault(&chain(&e)).await;
             }
             CycleEnd::Failed(e) => self.copy_failed(&e).await,
         }
     }
 
+    /// What the next instant is to guarantee.
+    pub(crate) fn wanted(&self) -> Consistency {
+        if self.closing() {
+            Consistency::Planned
+        } else {
+            self.wanted_of_guest()
+        }
+    }
+
     async fn delivered(&mut self, done: Delivered) {
         let now = self.host.ports.clock.now();
         let live = done.source.live();
+        self.roll_statistics().await;
         if let Some(rel) = &mut self.rel {
-            let latency = u64::try_from(now.since(done.instant).as_millis()).unwrap_or(u64::MAX);
             rel.last_replication = Some(now);
             rel.newest_instant = Some(done.instant);
-            let c = &mut rel.counters;
-            c.cycles += 1;
-            c.bytes += done.bytes;
-            c.largest = c.largest.max(done.bytes);
-            c.last_latency_ms = latency;
-            c.max_latency_ms = c.max_latency_ms.max(latency);
+            rel.counters.arrived(done.bytes, now.since(done.instant));
             let interval = rel.settings.interval();
             let late = self.primary.due.elapsed() > interval;
-            c.missed += u64::from(late);
+            if matches!(rel.state, State::Replicating | State::Critical) {
+                rel.counters.late(self.primary.due.elapsed(), interval);
+            }
             // Fixed rate, without a burst of cycles after a long one.
             self.primary.next_at = if late {
                 Instant::now()
@@ -300,6 +334,8 @@ impl Actor {
             }
         }
         self.cured();
+        self.rejoined();
+        self.application_taken(&done).await;
         self.primary.base = Some(done.position);
         if live {
             self.primary.source = Some(done.source);
@@ -312,7 +348,11 @@ impl Actor {
                 .await;
             }
         }
+        self.close_sync(done.position).await;
         self.acknowledge(done.position).await;
+        if !live && done.wanted == Consistency::Planned {
+            self.prepared().await;
+        }
     }
 
     async fn finish_copy(&mut self) {
@@ -350,7 +390,6 @@ impl Actor {
     /// A fault that a retry may cure: it becomes the state only when several have not.
     async fn passing_fault(&mut self, message: &str) {
         self.fault(message).await;
-        self.count_failure();
         let attempts = self
             .rel
             .as_ref()
@@ -362,14 +401,11 @@ impl Actor {
         self.retry_later();
     }
 
-    fn count_failure(&mut self) {
-        if let Some(rel) = &mut self.rel {
-            rel.counters.failures += 1;
-        }
-    }
-
-    async fn copy_failed(&mut self, e: &CopyError) {
+    pub(crate) async fn copy_failed(&mut self, e: &CopyError) {
         self.primary.forget();
+        if let Some(committed) = Self::split_by(e) {
+            self.split(committed).await;
+        }
         match e {
             CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. })) => {
                 // Not a fault: the replica knows better where it stands, and `settle` asks it.
@@ -377,13 +413,16 @@ impl Actor {
             }
             CopyError::Link(LinkError::Refused(refusal)) => {
                 self.fault(&refusal.to_string()).await;
-                self.count_failure();
+                self.count_failure(false).await;
                 if self.step(Step::Fault).is_ok() {
                     self.save_or_warn().await;
                 }
                 self.retry_later();
             }
-            CopyError::Link(e) => self.passing_fault(&chain(e)).await,
+            CopyError::Link(e) => {
+                self.count_failure(true).await;
+                self.passing_fault(&chain(e)).await;
+            }
             CopyError::Lost { why, arrived } => self.lost(why, *arrived).await,
             CopyError::Capture(CaptureError::TrackingLost { disk, reason }) => {
                 self.lost(
@@ -393,6 +432,7 @@ impl Actor {
                 .await;
             }
             CopyError::Capture(_) | CopyError::Spool(_) | CopyError::Encode(_) => {
+                self.count_failure(false).await;
                 self.passing_fault(&chain(e)).await;
             }
         }

@@ -8,6 +8,7 @@ use lifeboat_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::action::InitialCopy;
 use crate::ports::store::Target;
 
 /// One VM's replication to one peer, as one side sees it.
@@ -99,7 +100,7 @@ pub enum Side {
     Primary(PrimarySide),
     /// The replica.
     Replica(ReplicaSide),
-    /// The VM of a test failover, which belongs to a replica.
+    /// The VM of a test failover, which belongs to a replica. It has an actor of its own, mode 3 and state 0.
     Test {
         /// The replica's VM.
         of: VmId,
@@ -130,9 +131,15 @@ pub struct PrimarySide {
     /// When a person wants the initial copy or the resynchronization to begin; `None` when nothing waits.
     #[serde(default)]
     pub scheduled: Option<Timestamp>,
-    /// Last application-consistent instant that was tried.
+    /// How a scheduled initial copy gets to the replica.
+    #[serde(default)]
+    pub how: InitialCopy,
+    /// Last instant on the replica that was to be application-consistent, whether it came out so or not.
     #[serde(default)]
     pub application: Option<Timestamp>,
+    /// That one came out crash-consistent.
+    #[serde(default)]
+    pub application_failed: bool,
     /// Start the VM as soon as it may be.
     #[serde(default)]
     pub start: bool,
@@ -153,6 +160,8 @@ impl PrimarySide {
             split: None,
             scheduled: None,
             application: None,
+            application_failed: false,
+            how: InitialCopy::default(),
             start: false,
             export: None,
         }
@@ -172,6 +181,9 @@ pub struct ReplicaSide {
     /// When the last test failover was started.
     #[serde(default)]
     pub last_test: Option<Timestamp>,
+    /// It stands on what this host had of the VM before: its files are not only a copy.
+    #[serde(default)]
+    pub own: bool,
     /// The initial copy comes on media: logs are kept until it is imported.
     #[serde(default)]
     pub awaits_import: bool,
@@ -186,6 +198,7 @@ impl ReplicaSide {
             failover: None,
             test: None,
             last_test: None,
+            own: false,
             awaits_import: false,
         }
     }
@@ -438,7 +451,7 @@ pub struct Counters {
     pub cycles: u64,
     /// Cycles that failed.
     pub failures: u64,
-    /// Cycles that started later than one interval after they were due.
+    /// Cycles that did not take place because the one before them ended too late.
     pub missed: u64,
     /// Bytes of delta logs sent or received.
     pub bytes: u64,

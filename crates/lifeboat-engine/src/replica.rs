@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lifeboat_deltalog::LogDisk;
+use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::{backoff, expire_due, logs_expire_before, seal_due};
@@ -20,10 +20,11 @@ use tracing::warn;
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::ports::hypervisor::{DiskImage, Launch, LaunchDisk, PowerState};
-use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
+use crate::ports::link::{Content, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
+use crate::reverse::GivenWay;
 use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
 use crate::primary::{IDLE, droppable};
-use crate::records::{Counters, FailoverPhase, Relationship, ReplicaSide, Side};
+use crate::records::{Counters, FailoverPhase, Home, Relationship, ReplicaSide, Side};
 
 /// What the replica keeps in memory. All of it can be lost.
 pub(crate) struct ReplicaState {
@@ -39,6 +40,8 @@ pub(crate) struct ReplicaState {
     opened: bool,
     /// Logs on their way in. They pass by the actor, so that it must be able to end them and to wait for that.
     receiving: (CancellationToken, TaskTracker),
+    /// Who was let in last to send one.
+    pub(crate) sender: Option<PeerIdentity>,
 }
 
 /// Held while a log is received; cancelled when the replica's files are needed for something that must be alone.
@@ -48,6 +51,12 @@ pub(crate) struct Permit {
 }
 
 impl ReplicaState {
+    /// The store has taken a copy over.
+    pub(crate) fn adopted(&mut self) {
+        (self.opened, self.dirty) = (true, true);
+        self.begin_now();
+    }
+
     /// The next piece of work need not wait for whatever the last one waited for.
     pub(crate) fn begin_now(&mut self) {
         (self.attempts, self.next_at) = (0, Instant::now());
@@ -78,6 +87,7 @@ impl Default for ReplicaState {
             attempts: 0,
             opened: false,
             receiving: Default::default(),
+            sender: None,
         }
     }
 }
@@ -105,23 +115,52 @@ pub(crate) fn launch_disks(spec: &VmSpec, images: Vec<(DiskId, DiskImage)>) -> V
         .collect()
 }
 
+/// The VM as its replica's host knows it: excluded disks get nothing, and a card of the primary's network is not connected
+/// here.
+pub(crate) fn as_replica(spec: &VmSpec, settings: &ReplicationSettings) -> VmSpec {
+    let mut spec = spec.clone();
+    spec.disks.retain(|d| settings.disks.contains(&d.id));
+    for nic in &mut spec.nics {
+        if matches!(nic.backend, NicBackend::Tap { .. }) {
+            nic.backend = NicBackend::None;
+        }
+    }
+    spec
+}
+
 /// Applies the next log and seals a point when one is due.
 async fn maintain(
     store: Arc<dyn ReplicaStore>,
     vm: VmId,
     settings: ReplicationSettings,
-    point: PointId,
+    [point, before_sync]: [PointId; 2],
 ) -> Result<Maintained, StoreError> {
-    let applied = store.apply(vm).await?;
     let mut info = store.info(vm).await?;
+    let next = info.logs.iter().find(|l| l.parent == info.applied && l.position != info.applied);
+    let whole = |info: &ReplicaInfo| {
+        let unsealed = info.points.last().map(|p| p.position) != Some(info.applied);
+        unsealed && info.logs.iter().any(|l| l.position == info.applied && !l.partial)
+    };
+    let whole_application = |info: &ReplicaInfo| {
+        let guest = |l: &StoredLog| l.position == info.applied && l.consistency == Consistency::Application;
+        info.logs.iter().any(guest)
+    };
+    if next.is_some_and(|n| n.partial || whole_application(&info)) && whole(&info) {
+        // The last instant before the disks stop being one; or one that the daemon ended before it could be sealed.
+        store.seal(vm, before_sync).await?;
+    }
+    let applied = store.apply(vm).await?;
+    info = store.info(vm).await?;
     let newest = info.points.last().map(|p| p.instant);
     let at = info
         .logs
         .iter()
         .find(|l| l.position == info.applied)
         .map(|l| l.instant);
-    let unsealed = info.points.last().map(|p| p.position) != Some(info.applied);
-    let sealed = at.is_some_and(|at| unsealed && seal_due(&settings, newest, at));
+    let closes = applied.as_ref().is_some_and(|a| {
+        !a.partial && info.logs.iter().any(|l| l.partial && l.position == a.parent)
+    });
+    let sealed = whole(&info) && at.is_some_and(|at| closes || seal_due(&settings, newest, at, whole_application(&info)));
     if sealed {
         store.seal(vm, point).await?;
         info = store.info(vm).await?;
@@ -154,16 +193,22 @@ async fn expire(
     }
 }
 
+/// Whether the replica can be brought up at an instant of this primary's line.
+fn usable(info: &ReplicaInfo) -> bool {
+    let line = info.durable.generation;
+    info.points.iter().any(|p| p.position.generation == line)
+}
+
 impl Actor {
     /// Opens the replica's files; when that fails it is tried again later.
     pub(crate) async fn open_replica(&mut self) {
         let rel = self.rel.as_ref();
         let home = rel.and_then(|r| r.home.as_ref()).map(|h| h.dir.clone());
-        let Some(dir) = rel
-            .and_then(Relationship::replica)
-            .map(|r| r.dir.clone())
-            .or(home)
-        else {
+        let own = rel.and_then(Relationship::replica).map(|r| r.dir.clone());
+        // A copy that gave way and was not adopted yet is where it was.
+        let Some(dir) = own.filter(|d| !d.is_empty()).or(home) else {
+            // It awaits its first offer: there is nothing to open.
+            self.replica.opened = rel.is_some_and(|r| r.replica().is_some());
             return;
         };
         let dir = camino::Utf8PathBuf::from(dir);
@@ -200,6 +245,9 @@ impl Actor {
                 return None;
             }
         }
+        if let Some(work) = self.plan_test() {
+            return Some(work);
+        }
         if let Some(phase) = self.branch() {
             return self.plan_failover(phase).await;
         }
@@ -210,6 +258,7 @@ impl Actor {
                 | State::Replicating
                 | State::Critical
                 | State::Suspended
+                | State::Resynchronizing
         ) {
             self.replica.next_at = Instant::now() + IDLE;
             return None;
@@ -221,7 +270,7 @@ impl Actor {
         if self.replica.dirty {
             // Before the work, not after it: a log that becomes durable meanwhile sets it again.
             self.replica.dirty = false;
-            let point = PointId(self.host.ports.entropy.uuid());
+            let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
             let future =
                 Box::pin(async move { Done::Maintained(maintain(store, vm, settings, point).await) });
             // Its writes to the head would go on after a drop, under whatever came next.
@@ -251,7 +300,8 @@ impl Actor {
                 self.replica.next_at = Instant::now();
                 // Not only when it was sealed just now: the daemon may have ended between the seal and this record.
                 let before = self.rel.clone();
-                if !done.info.points.is_empty() && self.step(Step::CopyFinished).is_ok() {
+                self.mirror_sync(&done.info).await;
+                if usable(&done.info) && self.step(Step::CopyFinished).is_ok() {
                     if self.save_or_undo(before).await.is_err() {
                         self.replica.dirty = true;
                         self.replica_retry();
@@ -270,6 +320,20 @@ impl Actor {
                 self.replica_fault(&format!("a log cannot be applied: {}", chain(&e)))
                     .await;
             }
+        }
+    }
+
+    /// The state follows what arrives: pieces of a synchronization, and the instant that closes it.
+    async fn mirror_sync(&mut self, info: &ReplicaInfo) {
+        let before = self.rel.as_ref().map(|r| r.state);
+        let partial = info.logs.last().is_some_and(|l| l.partial);
+        // Only some states lead there.
+        let _ = match partial {
+            true => self.step(Step::PeerResyncs),
+            false => self.step(Step::ResyncFinished),
+        };
+        if before != self.rel.as_ref().map(|r| r.state) {
+            self.save_or_warn().await;
         }
     }
 
@@ -301,17 +365,18 @@ impl Actor {
 
     pub(crate) async fn log_durable(&mut self, received: Received) {
         let now = self.host.ports.clock.now();
+        self.roll_statistics().await;
         if let Some(rel) = &mut self.rel {
             rel.position = received.durable;
             rel.last_replication = Some(now);
-            rel.newest_instant = Some(received.instant);
-            let latency = u64::try_from(now.since(received.instant).as_millis()).unwrap_or(u64::MAX);
-            let c = &mut rel.counters;
-            c.cycles += 1;
-            c.bytes += received.bytes;
-            c.largest = c.largest.max(received.bytes);
-            c.last_latency_ms = latency;
-            c.max_latency_ms = c.max_latency_ms.max(latency);
+            if received.partial {
+                rel.counters.bytes += received.bytes;
+            } else {
+                rel.newest_instant = Some(received.instant);
+            }
+        }
+        if let Some(rel) = self.rel.as_mut().filter(|_| !received.partial) {
+            rel.counters.arrived(received.bytes, now.since(received.instant));
         }
         if !self.replica.dirty {
             (self.replica.dirty, self.replica.attempts, self.replica.next_at) = (true, 0, Instant::now());
@@ -336,7 +401,7 @@ impl Actor {
     }
 
     /// Whether the relationship's primary, or one of its trust group, is calling.
-    fn trusts(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, PeerRefusal> {
+    pub(crate) fn trusts(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, PeerRefusal> {
         let entry = self.host.authorize(peer)?;
         let Some(rel) = &self.rel else { return Ok(entry) };
         let same = peer.names.iter().any(|n| n.eq_ignore_ascii_case(&rel.peer));
@@ -362,7 +427,10 @@ impl Actor {
         };
         self.trusts(peer)?;
         match rel.state {
-            State::WaitingToCompleteInitialReplication | State::Replicating | State::Critical => Ok(()),
+            State::WaitingToCompleteInitialReplication
+            | State::Replicating
+            | State::Critical
+            | State::Resynchronizing => Ok(()),
             State::Suspended => Err(PeerRefusal::Suspended { host }),
             State::FailoverInProgress | State::Recovered => Err(PeerRefusal::FailedOver { host }),
             State::Committed => Err(PeerRefusal::NewerGeneration { host }),
@@ -370,7 +438,6 @@ impl Actor {
             | State::ReadyForReplication
             | State::SyncedReplicationComplete
             | State::WaitingToStartResynchronization
-            | State::Resynchronizing
             | State::ResynchronizationSuspended
             | State::FailbackInProgress
             | State::FailbackComplete
@@ -394,8 +461,33 @@ impl Actor {
                 settings,
                 disks,
                 start,
-                ..
-            } => self.offered(peer, *vm, settings, disks, start).await,
+                from,
+                content,
+                firmware,
+            } => {
+                let offer = GivenWay {
+                    spec: *vm,
+                    settings,
+                    disks,
+                    start,
+                    from,
+                    content,
+                };
+                let taken = match offer.content {
+                    Content::Empty => self.offered(peer, offer).await,
+                    Content::Seed | Content::Reverse { .. } => self.give_way(peer, offer).await,
+                };
+                match taken {
+                    Ok(reply) => self.keep_firmware(&firmware).await.map(|()| reply),
+                    Err(r) => Err(r),
+                }
+            }
+            PeerRequest::Compare { ranges, .. } => self.compare_for(peer, &ranges).await,
+            PeerRequest::Differences { disk, from, .. } => self.differences_for(peer, disk, from).await,
+            PeerRequest::Standing { .. } => self.standing(peer).await,
+            PeerRequest::Prepare { force, start, .. } => self.prepare_for(peer, force, start).await,
+            PeerRequest::TakeOver { at, start, .. } => self.take_over(peer, at, start).await,
+            PeerRequest::StandDown { .. } => self.stand_down(peer),
             PeerRequest::Status { .. } => match self.may_receive(peer) {
                 Ok(()) => self.replica_status().await,
                 Err(r) => Err(r),
@@ -404,15 +496,11 @@ impl Actor {
                 Ok(()) => self.restart_bulk(disk).await,
                 Err(r) => Err(r),
             },
-            PeerRequest::Update { .. }
-            | PeerRequest::Compare { .. }
-            | PeerRequest::Differences { .. }
-            | PeerRequest::Standing { .. }
-            | PeerRequest::Prepare { .. }
-            | PeerRequest::TakeOver { .. }
-            | PeerRequest::StandDown { .. } => Err(PeerRefusal::Conflict {
-                detail: "not implemented yet".into(),
-            }),
+            PeerRequest::Update {
+                vm,
+                settings,
+                firmware,
+            } => self.updated(peer, &vm, settings, &firmware).await,
             PeerRequest::LogOffset { position, .. } => match self.may_receive(peer) {
                 Ok(()) => {
                     let offset = self.host.ports.store.receive_offset(self.id, position).await;
@@ -426,7 +514,17 @@ impl Actor {
         answer.unwrap_or_else(PeerReply::Refused)
     }
 
-    async fn replica_status(&self) -> Result<PeerReply, PeerRefusal> {
+    pub(crate) async fn replica_status(&self) -> Result<PeerReply, PeerRefusal> {
+        if let Some(rel) = self.rel.as_ref().filter(|r| r.replica().is_some_and(|r| r.dir.is_empty())) {
+            // It awaits the offer that says what becomes of the copy here.
+            return Ok(PeerReply::Status(ReplicaStatus {
+                durable: rel.position,
+                bulk: Vec::new(),
+                partial: false,
+                usable: false,
+                problems: Vec::new(),
+            }));
+        }
         let info = self
             .host
             .ports
@@ -436,9 +534,9 @@ impl Actor {
             .map_err(|e| self.host.peer_refusal(e))?;
         Ok(PeerReply::Status(ReplicaStatus {
             durable: info.durable,
-            bulk: info.bulk,
             partial: info.logs.last().is_some_and(|l| l.partial),
-            usable: !info.points.is_empty(),
+            usable: usable(&info),
+            bulk: info.bulk,
             problems: Vec::new(),
         }))
     }
@@ -505,20 +603,22 @@ impl Actor {
     async fn offered(
         &mut self,
         peer: &PeerIdentity,
-        mut spec: VmSpec,
-        settings: ReplicationSettings,
-        disks: Vec<LogDisk>,
-        start: Position,
+        offer: GivenWay,
     ) -> Result<PeerReply, PeerRefusal> {
         let entry = self.trusts(peer)?;
-        let again = self.check_offer(&spec, &settings, &disks, start)?;
-        // Excluded disks get nothing; a card of the primary's network is not connected here.
-        spec.disks.retain(|d| settings.disks.contains(&d.id));
-        for nic in &mut spec.nics {
-            if matches!(nic.backend, NicBackend::Tap { .. }) {
-                nic.backend = NicBackend::None;
-            }
+        if self.awaits_offer() {
+            return self.await_seed(peer, offer).await;
         }
+        let GivenWay {
+            spec,
+            settings,
+            disks,
+            start,
+            from,
+            content: _,
+        } = offer;
+        let again = self.check_offer(&spec, &settings, &disks, start)?;
+        let spec = as_replica(&spec, &settings);
         let store = self.host.ports.store.clone();
         if again {
             self.interrupt().await;
@@ -537,7 +637,7 @@ impl Actor {
         let before = self.rel.clone();
         self.replica.opened = true;
         match &mut self.rel {
-            Some(rel) if !again => (rel.settings, rel.spec) = (settings, spec),
+            Some(rel) if !again => (rel.settings, rel.spec, rel.way_back) = (settings, spec, from),
             rel => {
                 *rel = Some(Relationship {
                     vm: self.id,
@@ -548,7 +648,7 @@ impl Actor {
                     position: start,
                     side: Side::Replica(ReplicaSide::new(dir)),
                     home: None,
-                    way_back: String::new(),
+                    way_back: from,
                     preflight: Vec::new(),
                     network: Vec::new(),
                     addressing: Default::default(),
@@ -577,28 +677,42 @@ impl Actor {
     /// RemoveReplicationRelationship, on whichever side this is.
     pub(crate) async fn remove(&mut self) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        self.no_test()?;
         match &rel.side {
             Side::Primary(_) => self.remove_primary().await?,
             Side::Test { .. } | Side::Alone => return Err(no_relationship()),
             Side::Replica(ReplicaSide {
-                failover: Some(f), ..
+                failover: Some(f), dir, ..
             }) if matches!(f.phase, FailoverPhase::Merging | FailoverPhase::Done) => {
                 // The VM lives on here, on the disks it was committed to; only the relationship ends.
-                let before = self.rel.clone();
-                self.step(Step::Remove)?;
-                self.save_or_undo(before).await?;
+                let home = Home {
+                    dir: dir.clone(),
+                    branch: f.branch,
+                    fork: f.at.unwrap_or(rel.position),
+                    merged: f.phase == FailoverPhase::Done,
+                };
+                lifecycle::step(rel.mode, rel.state, Step::Remove).map_err(|e| not_now(&e))?;
+                self.live_alone(home).await?;
             }
-            Side::Replica(ReplicaSide { dir, .. }) => {
-                let (dir, state) = (dir.clone(), rel.state);
+            Side::Replica(ReplicaSide { dir, own, .. }) => {
+                let (dir, own, state) = (dir.clone(), *own, rel.state);
                 lifecycle::step(rel.mode, state, Step::Remove).map_err(|e| not_now(&e))?;
                 self.interrupt().await;
                 self.replica.stop_receiving().await;
-                let unfinished = state == State::WaitingToCompleteInitialReplication;
+                let unfinished = state == State::WaitingToCompleteInitialReplication && !own;
                 let store = self.host.ports.store.clone();
                 if unfinished {
                     // Before the record goes: without it nobody would know of the files.
                     let gone = store.destroy(self.id).await;
                     gone.map_err(|e| failed("the unfinished copy was not deleted", &e))?;
+                }
+                if dir.is_empty()
+                    && let Some(home) = self.rel.as_ref().and_then(|r| r.home.clone())
+                {
+                    // It gave way and nothing came of it: the VM is where it was.
+                    self.live_alone(home).await?;
+                    self.event("replication removed").await;
+                    return Ok(Answer::Done);
                 }
                 let catalog = &self.host.ports.catalog;
                 catalog
@@ -617,19 +731,26 @@ impl Actor {
         Ok(Answer::Done)
     }
 
+    /// The relationship ends and the VM lives on, on the disks it has in the replica store.
+    pub(crate) async fn live_alone(&mut self, home: Home) -> Result<(), Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        self.interrupt().await;
+        self.rel = Some(Relationship {
+            mode: Mode::None,
+            state: State::Disabled,
+            side: Side::Alone,
+            home: Some(home),
+            problem: None,
+            ..rel.clone()
+        });
+        self.primary.next_at = Instant::now();
+        self.save_or_undo(before).await
+    }
+
     /// Whether the replica's VM runs, for operations that need it off.
     pub(crate) async fn runs(&self) -> Result<bool, Refusal> {
         Ok(self.power().await? != PowerState::Off)
-    }
-
-    /// The launch of this VM on given images.
-    pub(crate) fn launch_on(spec: &VmSpec, images: Vec<(DiskId, DiskImage)>) -> Launch {
-        Launch {
-            spec: spec.clone(),
-            disks: launch_disks(spec, images),
-            firmware_vars: None,
-            seed: Vec::new(),
-        }
     }
 
     pub(crate) async fn replica_info(&self) -> Result<ReplicaInfo, Refusal> {

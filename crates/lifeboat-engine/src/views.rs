@@ -2,18 +2,20 @@
 //! computed from them at this moment.
 
 use lifeboat_model::policy::{HealthInput, health};
-use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_model::ReplicationState as State;
 
 use crate::action::{BulkView, Refusal, ReplicationView, VmView};
 use crate::actor::Actor;
 use crate::ports::hypervisor::PowerState;
-use crate::records::Relationship;
+use crate::ports::store::{BulkProgress, ReplicaInfo};
+use crate::records::{Relationship, Side};
 
 impl Actor {
     pub(crate) async fn view(&self) -> Result<VmView, Refusal> {
         let spec = self.spec()?.clone();
         let power = self.power().await?;
         let replication = match &self.rel {
+            Some(rel) if matches!(rel.side, Side::Alone) => None,
             Some(rel) => Some(self.replication_view(rel, power).await),
             None => None,
         };
@@ -29,6 +31,13 @@ impl Actor {
         let now = self.host.ports.clock.now();
         let settled = rel.primary().is_some_and(|p| p.settled);
         let idle = rel.last_replication.map(|t| now.since(t));
+        let replica = rel.replica().is_some() || rel.home.is_some();
+        let info = match replica {
+            true => self.host.ports.store.info(self.id).await.ok(),
+            false => None,
+        };
+        let abandoned = info.as_ref().and_then(|i| i.abandoned.clone());
+        let unauthorized = self.unauthorized();
         let (health, health_notes) = health(&HealthInput {
             mode: rel.mode,
             state: rel.state,
@@ -36,10 +45,20 @@ impl Actor {
             idle,
             cycles: rel.counters.cycles,
             missed: rel.counters.missed,
+            latency: rel.latency(),
             settled: settled && power == PowerState::Off,
+            application_failed: rel.primary().is_some_and(|p| p.application_failed),
+            preflight: &rel.preflight,
+            abandoned: abandoned.is_some(),
+            unauthorized: unauthorized.as_deref(),
         });
+        let (mut health, mut health_notes) = (health, health_notes);
+        for (at_least, note) in crate::machine::notes(rel) {
+            health = health.max(at_least);
+            health_notes.push(note);
+        }
         let bulk = if rel.state == State::WaitingToCompleteInitialReplication {
-            self.bulk_view(rel).await
+            info.as_ref().map(bulk_view).unwrap_or_default()
         } else {
             Vec::new()
         };
@@ -69,30 +88,20 @@ impl Actor {
             planned: rel.primary().and_then(|p| p.planned.clone()),
             split: rel.primary().and_then(|p| p.split.clone()),
             scheduled: rel.primary().and_then(|p| p.scheduled),
-            abandoned: None,
+            abandoned,
             preflight: rel.preflight.clone(),
             network: rel.network.clone(),
             counters: rel.counters,
         }
     }
+}
 
-    /// Progress of the initial copy, which the replica's files know; the primary shows it by its job.
-    async fn bulk_view(&self, rel: &Relationship) -> Vec<BulkView> {
-        if rel.mode == Mode::Primary {
-            return Vec::new();
-        }
-        let Ok(info) = self.host.ports.store.info(self.id).await else {
-            return Vec::new();
-        };
-        let size = |b: &crate::ports::store::BulkProgress| {
-            info.disks.iter().find(|d| d.id == b.disk).map_or(0, |d| d.size)
-        };
-        info.bulk
-            .iter()
-            .map(|b| BulkView {
-                progress: b.clone(),
-                size: size(b),
-            })
-            .collect()
-    }
+/// Progress of the initial copy, which the replica's files know; the primary shows it by its job.
+fn bulk_view(info: &ReplicaInfo) -> Vec<BulkView> {
+    let size = |b: &BulkProgress| info.disks.iter().find(|d| d.id == b.disk).map_or(0, |d| d.size);
+    let view = |b: &BulkProgress| BulkView {
+        progress: b.clone(),
+        size: size(b),
+    };
+    info.bulk.iter().map(view).collect()
 }

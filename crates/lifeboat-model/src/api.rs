@@ -175,6 +175,8 @@ api_enum! {
         RemoveRelationship = 93,
         /// StartReplication over the network.
         StartReplication = 94,
+        /// ImportInitialReplica.
+        ImportCopy = 95,
         /// RequestReplicationStateChange.
         StateChange = 96,
         /// InitiateFailover.
@@ -183,6 +185,16 @@ api_enum! {
         RevertFailover = 98,
         /// CommitFailover.
         CommitFailover = 99,
+        /// Preparing a planned failover, and the whole of it when one command asked for it.
+        PlannedFailover = 100,
+        /// Cancelling a planned failover.
+        CancelPlanned = 101,
+        /// TestReplicaSystem.
+        TestFailover = 102,
+        /// Removing the test VM.
+        RemoveTest = 103,
+        /// ReverseReplicationRelationship.
+        Reverse = 104,
         /// Sending a delta.
         SendDelta = 105,
         /// Receiving a delta.
@@ -191,10 +203,18 @@ api_enum! {
         Resynchronize = 107,
         /// Stopping the initial copy.
         StopInitialReplication = 109,
+        /// Giving a resynchronization up.
+        StopResync = 110,
         /// TestReplicationConnection.
         TestConnection = 115,
         /// Sending the initial copy.
         SendInitial = 116,
+        /// StartReplication from a copy that is on the replica's host.
+        StartSeeded = 117,
+        /// StartReplication to a directory.
+        StartExport = 118,
+        /// ChangeReplicationModeToPrimary.
+        ModeToPrimary = 123,
     }
 }
 

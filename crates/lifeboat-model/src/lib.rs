@@ -16,6 +16,8 @@ pub use api::{
 };
 pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, VmId};
 pub use network::NicFailover;
-pub use settings::{AuthorizationEntry, Bandwidth, DayWindow, ReplicationSettings, SettingsError};
+pub use settings::{
+    AuthorizationEntry, Bandwidth, BandwidthWindow, DayWindow, ReplicationSettings, SettingsError,
+};
 pub use time::Timestamp;
 pub use vm::{DiskFormat, DiskSpec, Firmware, NicBackend, NicSpec, VmSpec, VmSpecError};

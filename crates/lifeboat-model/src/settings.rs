@@ -63,6 +63,12 @@ impl DayWindow {
             minute >= self.from_min || minute < self.to_min
         }
     }
+
+    /// Minutes from this minute of the day until it opens the next time, 1 to 1,440.
+    #[must_use]
+    pub fn opens_in(&self, minute: u16) -> u16 {
+        (self.from_min + 1440 - minute % 1440 + 1439) % 1440 + 1
+    }
 }
 
 /// A limit for sending, with exceptions by the time of day.
@@ -314,6 +320,60 @@ mod tests {
     }
 
     #[test]
+    fn a_window_of_the_day_may_go_over_midnight() {
+        let night = DayWindow {
+            from_min: 22 * 60,
+            to_min: 6 * 60,
+        };
+        for minute in 0..1440 {
+            let want = !(6 * 60..22 * 60).contains(&minute);
+            assert_eq!(night.holds(minute), want, "{minute}");
+            // From the minute before it opens on, the next opening is found by counting.
+            let counted = (1..=1440).find(|n| (minute + n) % 1440 == night.from_min);
+            assert_eq!(Some(night.opens_in(minute)), counted, "{minute}");
+        }
+        let always = DayWindow {
+            from_min: 77,
+            to_min: 77,
+        };
+        assert!((0..1440).all(|m| always.holds(m)));
+        assert_eq!((always.opens_in(77), always.opens_in(76)), (1440, 1));
+        assert!(DayWindow { to_min: 1440, ..always }.validate().is_err());
+    }
+
+    #[test]
+    fn the_first_window_that_holds_the_minute_limits_the_bandwidth() {
+        let window = |from_min, to_min, bytes_per_s| BandwidthWindow {
+            window: DayWindow { from_min, to_min },
+            bytes_per_s,
+        };
+        let b = Bandwidth {
+            bytes_per_s: 1_000_000,
+            windows: vec![window(60, 120, 0), window(100, 200, 70_000)],
+        };
+        b.validate().unwrap();
+        for (minute, want) in [
+            (0, Some(1_000_000)),
+            (60, None),
+            (119, None),
+            (120, Some(70_000)),
+            (200, Some(1_000_000)),
+        ] {
+            assert_eq!(b.at(minute), want, "{minute}");
+        }
+        assert_eq!(Bandwidth::default().at(5), None);
+        let bad = [
+            Bandwidth { bytes_per_s: 65_535, ..b.clone() },
+            Bandwidth { windows: vec![window(0, 1, 1)], ..b.clone() },
+            Bandwidth { windows: vec![window(0, 1440, 0)], ..b.clone() },
+            Bandwidth { windows: vec![window(0, 1, 0); 17], ..b.clone() },
+        ];
+        for b in bad {
+            assert!(b.validate().is_err(), "{b:?}");
+        }
+    }
+
+    #[test]
     fn settings_keep_their_limits() {
         let disk = DiskId::new("sys").unwrap();
         let good = ReplicationSettings {
@@ -333,6 +393,18 @@ mod tests {
             (|s| s.interval_s = 0, "interval_s"),
             (|s| s.interval_s = 901, "interval_s"),
             (|s| s.history = 25, "history"),
+            (|s| s.application_h = 13, "application_h"),
+            (|s| s.any_point_window_s = 604_801, "any_point_window_s"),
+            (
+                |s| {
+                    s.auto_resync = Some(DayWindow {
+                        from_min: 1440,
+                        to_min: 0,
+                    });
+                },
+                "minute 1440",
+            ),
+            (|s| s.bandwidth.bytes_per_s = 1, "65536"),
             (|s| s.point_spacing_s = 0, "point_spacing_s"),
             (|s| s.disks.clear(), "no disk"),
             (|s| s.disks.push(s.disks[0].clone()), "twice"),

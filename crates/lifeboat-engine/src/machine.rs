@@ -1,0 +1,224 @@
+//! The machine around the disks: its description and firmware variables travel with the relationship, and the replica's
+//! host says before it matters what would keep the VM from starting there. Disks are not looked at here.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use lifeboat_model::{
+    BranchId, Firmware, NicFailover, ReplicationHealth as Health, ReplicationSettings, VmId, VmSpec, network,
+};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::actor::{Actor, Done, Work, chain};
+use crate::copy::unexpected;
+use crate::network::connected;
+use crate::ports::hypervisor::Launch;
+use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest};
+use crate::ports::store::{ReplicaStore, StoreError};
+use crate::primary::droppable;
+use crate::records::{Addressing, Relationship};
+use crate::replica::{as_replica, launch_disks};
+
+/// Cycles between two looks at the firmware's variables, which the guest may change at any time.
+const CYCLES: u32 = 10;
+
+/// What the primary remembers of what the replica was told. It can be lost: then the replica is told again.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// Digests of the description with the settings, and of everything.
+    last: Option<(blake3::Hash, blake3::Hash)>,
+    /// When to look at the variables again; `None`: at once.
+    next: Option<Instant>,
+}
+
+/// A VM on the images of a branch, with the branch's firmware variables and what its settings tell cloud-init.
+pub(crate) async fn branch_launch(
+    store: &dyn ReplicaStore,
+    spec: VmSpec,
+    cards: &[NicFailover],
+    (of, branch): (VmId, BranchId),
+) -> Result<Launch, StoreError> {
+    let images = store.branch_images(of, branch).await?;
+    let firmware_vars = store.branch_firmware(of, branch).await?;
+    Ok(Launch {
+        disks: launch_disks(&spec, images),
+        spec,
+        firmware_vars,
+        // Settings are checked before they are stored; and no failover fails for its addresses.
+        seed: network::no_cloud(cards, &branch.to_string()).unwrap_or_default(),
+    })
+}
+
+/// What the record says of the machine that an administrator should know, in words.
+pub(crate) fn notes(rel: &Relationship) -> Vec<(Health, String)> {
+    let preflight = rel.preflight.iter().map(|p| {
+        let text = format!("the VM would not start on the replica: {p}");
+        (Health::Warning, text)
+    });
+    let addresses = match &rel.addressing {
+        Addressing::Failed { why } => Some((Health::Warning, format!("the guest was not given its addresses: {why}"))),
+        Addressing::None | Addressing::Due => None,
+    };
+    preflight.chain(addresses).collect()
+}
+
+impl Actor {
+    /// The machine's firmware variables as they travel; empty when there are none, or when they cannot be read now.
+    pub(crate) async fn firmware(&self) -> String {
+        let Ok(mut spec) = self.spec().cloned() else {
+            return String::new();
+        };
+        let Firmware::Uefi { vars, .. } = &mut spec.firmware else {
+            return String::new();
+        };
+        if let Some((of, branch)) = self.runs_on() {
+            match self.host.ports.store.branch_firmware(of, branch).await {
+                Ok(Some(path)) => *vars = path.into(),
+                Ok(None) => {}
+                Err(e) => debug!(vm = %self.id, error = %chain(&e), "firmware variables not found"),
+            }
+        }
+        match self.host.ports.hypervisor.firmware_vars(&spec).await {
+            Ok(vars) => vars.map(|v| BASE64.encode(v)).unwrap_or_default(),
+            Err(e) => {
+                debug!(vm = %self.id, error = %chain(&e), "firmware variables not read");
+                String::new()
+            }
+        }
+    }
+
+    /// Tells the replica of the machine and the settings if they are not what it was told last.
+    pub(crate) async fn plan_update(&mut self) -> Option<Work> {
+        let spec = self.spec().ok()?.clone();
+        let rel = self.rel.as_ref()?;
+        let (settings, peer) = (rel.settings.clone(), rel.peer.clone());
+        let described = serde_json::to_vec(&(&spec, &settings)).ok()?;
+        let described = blake3::hash(&described);
+        let due = self.told.next.is_none_or(|at| Instant::now() >= at);
+        if !due && self.told.last.is_none_or(|(before, _)| before == described) {
+            return None;
+        }
+        let firmware = self.firmware().await;
+        let all = blake3::hash(&[described.as_bytes(), firmware.as_bytes()].concat());
+        let told = (described, all);
+        if self.told.last == Some(told) {
+            self.look_again_after(CYCLES);
+            return None;
+        }
+        let link = self.host.ports.link.clone();
+        Some(droppable(async move {
+            let request = PeerRequest::Update {
+                vm: Box::new(spec.clone()),
+                settings,
+                firmware,
+            };
+            let answer = match link.call(&peer, request).await {
+                Ok(PeerReply::Checked { problems }) => Ok(problems),
+                Ok(other) => Err(unexpected(&peer, &other)),
+                Err(e) => Err(e),
+            };
+            Done::Checked(Checked { told, spec, answer })
+        }))
+    }
+
+    fn look_again_after(&mut self, cycles: u32) {
+        let interval = self.rel.as_ref().map(|r| r.settings.interval());
+        self.told.next = interval.map(|i| Instant::now() + i * cycles);
+    }
+
+    pub(crate) async fn checked(&mut self, done: Checked) {
+        let problems = match done.answer {
+            Ok(problems) => problems,
+            Err(e) => {
+                // What keeps it from being told keeps cycles from arriving, and they say it better.
+                debug!(vm = %self.id, error = %chain(&e), "the replica was not told of the machine");
+                self.told.last = None;
+                return self.look_again_after(1);
+            }
+        };
+        self.told.last = Some(done.told);
+        self.look_again_after(CYCLES);
+        let Some(rel) = self.rel.as_mut() else { return };
+        let (news, changed) = (rel.preflight != problems, rel.spec != done.spec);
+        (rel.preflight, rel.spec) = (problems, done.spec);
+        if !news && !changed {
+            return;
+        }
+        let preflight = rel.preflight.join("; ");
+        self.save_or_warn().await;
+        if news {
+            let text = match preflight.is_empty() {
+                true => "the VM would start on the replica".to_owned(),
+                false => format!("the VM would not start on the replica: {preflight}"),
+            };
+            self.event(&text).await;
+        }
+    }
+
+    /// What would keep this replica's VM from starting here, connected as its settings say.
+    pub(crate) async fn problems(&self) -> Vec<String> {
+        match &self.rel {
+            Some(rel) => {
+                let machine = connected(&rel.spec, &rel.network);
+                self.host.ports.hypervisor.missing(&machine).await
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Keeps firmware variables that came with a call.
+    pub(crate) async fn keep_firmware(&self, firmware: &str) -> Result<(), PeerRefusal> {
+        let made = self.rel.as_ref().and_then(Relationship::replica);
+        if firmware.is_empty() || made.is_none_or(|r| r.dir.is_empty()) {
+            return Ok(());
+        }
+        let vars = BASE64.decode(firmware).map_err(|e| PeerRefusal::Conflict {
+            detail: format!("the firmware variables are not base64: {e}"),
+        })?;
+        let kept = self.host.ports.store.put_firmware(self.id, Bytes::from(vars)).await;
+        kept.map_err(|e| self.host.peer_refusal(e))
+    }
+
+    /// The machine or the settings changed on the primary. Repeatable.
+    pub(crate) async fn updated(
+        &mut self,
+        peer: &PeerIdentity,
+        spec: &VmSpec,
+        settings: ReplicationSettings,
+        firmware: &str,
+    ) -> Result<PeerReply, PeerRefusal> {
+        self.may_receive(peer)?;
+        let conflict = |detail: String| Err(PeerRefusal::Conflict { detail });
+        if let Err(e) = spec.validate() {
+            return conflict(format!("the VM's description: {e}"));
+        }
+        if let Err(e) = settings.validate(spec.disks.iter().map(|d| &d.id)) {
+            return conflict(format!("the settings: {e}"));
+        }
+        if self.rel.as_ref().is_some_and(|r| r.settings.disks != settings.disks) {
+            return conflict("the settings name other disks than the replica has".into());
+        }
+        self.keep_firmware(firmware).await?;
+        let before = self.rel.clone();
+        let spec = as_replica(spec, &settings);
+        if let Some(rel) = self.rel.as_mut() {
+            (rel.spec, rel.settings) = (spec, settings);
+        }
+        if self.rel != before {
+            self.save_or_undo(before).await.map_err(|e| PeerRefusal::Failed {
+                host: self.host.config.name.clone(),
+                detail: e.message,
+            })?;
+        }
+        let problems = self.problems().await;
+        Ok(PeerReply::Checked { problems })
+    }
+}
+
+/// What the replica said to a machine.
+pub(crate) struct Checked {
+    told: (blake3::Hash, blake3::Hash),
+    spec: VmSpec,
+    answer: Result<Vec<String>, LinkError>,
+}

@@ -1,0 +1,204 @@
+//! The network of a failed-over VM: what an administrator sets, and a guest that is given its addresses once its agent
+//! answers. That happens behind: it never fails or delays a failover, and ends with what the guest runs on.
+
+use std::time::Duration;
+
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::network::{self, GuestCommand, NicFailover};
+use lifeboat_model::{VmId, VmSpec};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::action::{Answer, Refusal};
+use crate::actor::{Actor, Message, chain, no_relationship};
+use crate::ports::hypervisor::{GuestOs, Hypervisor, PowerState};
+use crate::records::{Addressing, FailoverPhase, Side};
+
+/// How often an agent that does not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How long a guest may take until its agent answers.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How long one command may take; a guest may wait for a DHCP server in it.
+const COMMAND: Duration = Duration::from_secs(60);
+/// How often the commands are run before their failure counts: cards appear late in a boot.
+const ATTEMPTS: u32 = 5;
+
+/// What became of a guest's addresses.
+#[derive(Debug)]
+pub(crate) enum Given {
+    /// It has them.
+    Done,
+    /// The VM was turned off meanwhile; its next start tries again.
+    Off,
+    /// It does not.
+    Failed(String),
+}
+
+/// The task that waits for a guest; dropped, it ends.
+#[derive(Default)]
+pub(crate) struct Attendant(Option<JoinHandle<()>>);
+
+impl Attendant {
+    fn end(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The machine as it is connected after a failover.
+pub(crate) fn connected(spec: &VmSpec, cards: &[NicFailover]) -> VmSpec {
+    VmSpec {
+        nics: network::failed_over(&spec.nics, cards),
+        ..spec.clone()
+    }
+}
+
+fn commands(os: GuestOs, cards: &[NicFailover]) -> Result<Vec<GuestCommand>, String> {
+    let commands = match os {
+        GuestOs::Linux => network::linux(cards),
+        GuestOs::Windows => network::windows(cards),
+        GuestOs::Other => return Err("only Linux and Windows guests can be told addresses by their agent".into()),
+    };
+    commands.map_err(|e| e.to_string())
+}
+
+/// Waits for the agent and runs the commands; each can be repeated.
+async fn give(hypervisor: &dyn Hypervisor, vm: VmId, cards: &[NicFailover]) -> Given {
+    let until = Instant::now() + PATIENCE;
+    let os = loop {
+        let silent = match hypervisor.guest_os(vm).await {
+            Ok(os) => break os,
+            Err(e) => chain(&e),
+        };
+        if hypervisor.power(vm).await.is_ok_and(|p| p == PowerState::Off) {
+            return Given::Off;
+        }
+        if Instant::now() >= until {
+            let minutes = PATIENCE.as_secs() / 60;
+            return Given::Failed(format!("the guest's agent did not answer for {minutes} minutes: {silent}"));
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
+    let commands = match commands(os, cards) {
+        Ok(commands) => commands,
+        Err(why) => return Given::Failed(why),
+    };
+    let mut attempt = 1;
+    loop {
+        match run(hypervisor, vm, &commands).await {
+            Ok(()) => return Given::Done,
+            Err(_) if hypervisor.power(vm).await.is_ok_and(|p| p == PowerState::Off) => return Given::Off,
+            Err(why) if attempt >= ATTEMPTS => return Given::Failed(why),
+            Err(_) => attempt += 1,
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn run(hypervisor: &dyn Hypervisor, vm: VmId, commands: &[GuestCommand]) -> Result<(), String> {
+    for command in commands {
+        let ran = hypervisor.guest_run(vm, command.program, &command.arguments, COMMAND);
+        let ended = ran.await.map_err(|e| chain(&e))?;
+        if ended.code != Some(0) {
+            let code = ended.code.map_or_else(|| "a signal".to_owned(), |c| format!("code {c}"));
+            let output: String = ended.output.trim().chars().take(400).collect();
+            return Err(format!("the commands in the guest ended with {code}: {output}"));
+        }
+    }
+    Ok(())
+}
+
+impl Actor {
+    /// SetFailoverNetworkAdapterSettings: for the copy of this host, when it is failed over or tested next.
+    pub(crate) async fn set_failover_network(&mut self, cards: Vec<NicFailover>) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let spec = self.spec()?;
+        match before.as_ref().map(|r| &r.side) {
+            Some(Side::Primary(_) | Side::Replica(_)) => {}
+            None | Some(Side::Test { .. } | Side::Alone) => return Err(no_relationship()),
+        }
+        network::validate(&cards, &spec.nics).map_err(|e| {
+            let hint = "the cards and their MAC addresses are in: lifeboat vm show";
+            Refusal::new(ReturnCode::InvalidParameter, e.to_string(), hint)
+        })?;
+        if let Some(rel) = self.rel.as_mut() {
+            rel.network = cards;
+        }
+        self.save_or_undo(before).await?;
+        self.event("network settings for a failover changed").await;
+        Ok(Answer::Done)
+    }
+
+    /// Notes, in memory, that the guest is to be given its addresses when the VM starts on these disks now.
+    pub(crate) fn expect_addresses(&mut self) {
+        let on_branch = self.runs_on().is_some();
+        self.guest.end();
+        if let Some(rel) = self.rel.as_mut() {
+            let due = on_branch && rel.network.iter().any(NicFailover::tells);
+            rel.addressing = if due { Addressing::Due } else { Addressing::None };
+        }
+    }
+
+    /// Whether this record lets a VM run on disks of the store.
+    fn guest_may_run(&self) -> bool {
+        match self.branch() {
+            Some(FailoverPhase::Ready | FailoverPhase::Merging | FailoverPhase::Done) => true,
+            Some(
+                FailoverPhase::Initiating { .. }
+                | FailoverPhase::Reverting
+                | FailoverPhase::Committing { .. },
+            ) => false,
+            None => self.runs_on().is_some(),
+        }
+    }
+
+    /// Begins to wait for the guest when the record wants it, and stops when it no longer does.
+    pub(crate) fn attend_guest(&mut self) {
+        let due = self.rel.as_ref().filter(|r| r.addressing == Addressing::Due);
+        let Some(rel) = due.filter(|_| self.guest_may_run()) else {
+            return self.guest.end();
+        };
+        if self.guest.0.is_some() {
+            return;
+        }
+        let (cards, agent) = (rel.network.clone(), rel.spec.guest_agent);
+        let (hypervisor, vm, own) = (self.host.ports.hypervisor.clone(), self.id, self.own.clone());
+        self.guest.0 = Some(tokio::spawn(async move {
+            let given = match agent {
+                true => give(&*hypervisor, vm, &cards).await,
+                false => Given::Failed("the VM has no guest agent; only cloud-init can take the addresses".into()),
+            };
+            if let Some(own) = own.upgrade() {
+                // An actor that is gone finds the wish in its record at the next start.
+                let _ = own.send(Message::Addressed(given)).await;
+            }
+        }));
+    }
+
+    pub(crate) async fn addressed(&mut self, given: Given) {
+        self.guest.0 = None;
+        let Some(rel) = self.rel.as_mut().filter(|r| r.addressing == Addressing::Due) else {
+            return;
+        };
+        let (next, told) = match given {
+            Given::Done => (Addressing::None, Some("the guest has its addresses for this network".to_owned())),
+            Given::Off => (Addressing::None, None),
+            Given::Failed(why) => {
+                let told = format!("the guest was not given its addresses: {why}");
+                (Addressing::Failed { why }, Some(told))
+            }
+        };
+        rel.addressing = next;
+        self.save_or_warn().await;
+        if let Some(told) = told {
+            self.event(&told).await;
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! Planned failover on the primary, as a saga: shut the VM down, send the rest, lock it off, hand over. Each phase is
+//! recorded before its work and can be repeated; until the replica has taken over it can be cancelled. What the replica
+//! does is in `reverse`; how both find out that they went separate ways is here too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::{self, Event as Step};
+use lifeboat_model::{BranchId, JobState, JobType, ReplicationMode as Mode, ReplicationState as State, VmId};
+use tokio::time::Instant;
+
+use crate::action::{Answer, Refusal};
+use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::operations::link_refusal;
+use crate::ports::hypervisor::{Hypervisor, HypervisorError, PowerState};
+use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, Standing};
+use crate::primary::{IDLE, droppable};
+use crate::records::{Planned, PlannedPhase, Relationship, Split};
+
+/// How often the replica is asked how far taking over is.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long somebody who wants to start a VM waits for the other host's word.
+const WORD: Duration = Duration::from_secs(3);
+
+/// What the role of a primary asks for before data flows.
+pub(crate) enum Role {
+    /// This first.
+    Works(Work),
+    /// Nothing until the next time.
+    Waits,
+    /// Nothing; data may flow.
+    Flows,
+}
+
+impl Actor {
+    pub(crate) fn planned(&self) -> Option<&Planned> {
+        self.rel.as_ref()?.primary()?.planned.as_ref()
+    }
+
+    /// The VM is off for good, and its last instant is wanted.
+    pub(crate) fn closing(&self) -> bool {
+        self.planned().is_some_and(|p| p.phase == PlannedPhase::Closing)
+    }
+
+    pub(crate) async fn plan_role(&mut self) -> Role {
+        match self.planned().map(|p| (p.phase, p.clone())) {
+            Some((PlannedPhase::Stopping, planned)) => {
+                // An open image of a powered-off VM would be in the way of nothing but itself.
+                let hypervisor = self.host.ports.hypervisor.clone();
+                let (vm, timeout) = (self.id, self.host.config.shutdown_timeout);
+                return Role::Works(droppable(async move {
+                    Done::Stopped(stop(hypervisor, vm, planned.force, timeout).await)
+                }));
+            }
+            Some((PlannedPhase::HandingOver, planned)) => return self.hand_over(&planned),
+            Some((PlannedPhase::Closing | PlannedPhase::Prepared, _)) | None => {}
+        }
+        let Some(rel) = &self.rel else { return Role::Waits };
+        if rel.primary().is_some_and(|p| p.start) {
+            return self.start_as_told().await;
+        }
+        match rel.home.as_ref().filter(|h| !h.merged).map(|h| h.branch) {
+            Some(branch) => {
+                // The layers are the merge's alone when the VM is off.
+                self.primary.forget();
+                Role::Works(self.merge_home(branch))
+            }
+            None => Role::Flows,
+        }
+    }
+
+    fn merge_home(&self, branch: BranchId) -> Work {
+        let (store, hypervisor) = (self.host.ports.store.clone(), self.host.ports.hypervisor.clone());
+        let (vm, limit) = (self.id, self.host.config.merge_bytes_per_s);
+        droppable(async move {
+            Done::Merged(crate::failover::merge(store, hypervisor, vm, branch, limit).await)
+        })
+    }
+
+    /// What a VM that is not replicated still has to do: finish the merge of a commit.
+    pub(crate) fn plan_home(&mut self) -> Option<Work> {
+        let home = self.rel.as_ref()?.home.as_ref()?;
+        if home.merged {
+            self.primary.next_at = Instant::now() + IDLE;
+            return None;
+        }
+        (Instant::now() >= self.primary.next_at).then(|| self.merge_home(home.branch))
+    }
+
+    /// Starts the VM that took over. A VM that does not start is a problem of its own, not one of replication.
+    async fn start_as_told(&mut self) -> Role {
+        let started = match self.power().await {
+            Ok(PowerState::Off) => self.start_vm().await.map(|_| ()),
+            Ok(PowerState::Running | PowerState::Paused | PowerState::Stalled) => Ok(()),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = started {
+            self.event(&format!("the VM took over but did not start: {}", e.message)).await;
+            self.fault(&format!("the VM did not start: {}", e.message)).await;
+        }
+        let before = self.rel.clone();
+        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+            primary.start = false;
+        }
+        match self.save_or_undo(before).await {
+            Ok(()) => Role::Flows,
+            Err(_) => {
+                self.retry_later();
+                Role::Waits
+            }
+        }
+    }
+
+    fn hand_over(&self, planned: &Planned) -> Role {
+        let Some(rel) = &self.rel else { return Role::Waits };
+        let Some(at) = rel.primary().map(|p| p.acknowledged) else {
+            return Role::Waits;
+        };
+        let request = PeerRequest::TakeOver {
+            vm: self.id,
+            at,
+            start: planned.start,
+        };
+        let (link, peer) = (self.host.ports.link.clone(), rel.peer.clone());
+        Role::Works(droppable(async move {
+            Done::HandedOver(link.call(&peer, request).await.map(|_| ()))
+        }))
+    }
+
+    /// A planned failover, asked for on either host.
+    pub(crate) async fn plan_failover_of_primary(
+        &mut self,
+        force: bool,
+        hand_over: bool,
+        start: bool,
+    ) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        if rel.mode != Mode::Primary {
+            return self.ask_primary(rel, force, hand_over, start).await;
+        }
+        if let Some(planned) = self.planned() {
+            return self.go_on(planned.clone(), hand_over, start).await;
+        }
+        lifecycle::step(rel.mode, rel.state, Step::Prepared).map_err(|e| not_now(&e))?;
+        if self.synchronization().is_some() {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "the replica is being made equal; only then can it take over",
+                "wait for it: lifeboat replication status",
+            ));
+        }
+        let job = self.host.jobs.draft(self.id, JobType::PlannedFailover, "shutting the VM down");
+        self.set_planned(Some(Planned {
+            phase: PlannedPhase::Stopping,
+            force,
+            hand_over,
+            start,
+            job: job.id,
+        }));
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
+            self.unrecord(before, job).await;
+            return Err(failed("the catalog cannot be written", &e));
+        }
+        self.host.jobs.adopt(job.clone());
+        self.interrupt().await;
+        self.primary.next_at = Instant::now();
+        self.event("planned failover started").await;
+        Ok(Answer::Job(job))
+    }
+
+    /// Asked again: prepared before, to be handed over now; or the same wish once more.
+    async fn go_on(&mut self, planned: Planned, hand_over: bool, start: bool) -> Result<Answer, Refusal> {
+        let answer = |host: &crate::engine::Host, job| {
+            host.jobs.get(job).map_or(Ok(Answer::Done), |j| Ok(Answer::Job(j)))
+        };
+        if planned.phase != PlannedPhase::Prepared || !hand_over {
+            return answer(&self.host, planned.job);
+        }
+        let before = self.rel.clone();
+        let job = self.host.jobs.draft(self.id, JobType::PlannedFailover, "handing over to the replica");
+        self.set_planned(Some(Planned {
+            phase: PlannedPhase::HandingOver,
+            hand_over,
+            start,
+            job: job.id,
+            ..planned
+        }));
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
+            self.unrecord(before, job).await;
+            return Err(failed("the catalog cannot be written", &e));
+        }
+        self.host.jobs.adopt(job.clone());
+        self.primary.next_at = Instant::now();
+        Ok(Answer::Job(job))
+    }
+
+    async fn ask_primary(
+        &self,
+        rel: &Relationship,
+        force: bool,
+        hand_over: bool,
+        start: bool,
+    ) -> Result<Answer, Refusal> {
+        if !hand_over {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "preparing is done on the primary host",
+                "without --prepare the whole planned failover can be asked for here",
+            ));
+        }
+        // Its own checks are repeated there; this one spares the primary's VM a shutdown for nothing.
+        lifecycle::step(rel.mode, rel.state, Step::InitiateFailover).map_err(|e| not_now(&e))?;
+        if rel.way_back.is_empty() {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "it is not known where the primary takes calls",
+                "start the planned failover on the primary host",
+            ));
+        }
+        let vm = self.id;
+        let request = PeerRequest::Prepare { vm, force, start };
+        let asked = self.host.ports.link.call(&rel.way_back, request).await;
+        asked.map_err(|e| link_refusal(&e))?;
+        self.event("the primary was asked for a planned failover").await;
+        Ok(Answer::Done)
+    }
+
+    pub(crate) fn set_planned(&mut self, to: Option<Planned>) {
+        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+            primary.planned = to;
+        }
+    }
+
+    fn phase_of_plan(&mut self, phase: PlannedPhase) {
+        if let Some(planned) = self.planned().cloned() {
+            self.set_planned(Some(Planned { phase, ..planned }));
+        }
+    }
+
+    pub(crate) async fn stopped_for_good(&mut self, result: Result<(), String>) {
+        let before = self.rel.clone();
+        match result {
+            Ok(()) => {
+                self.phase_of_plan(PlannedPhase::Closing);
+                if let Some(job) = self.planned().map(|p| p.job) {
+                    self.host.jobs.progress(job, 1, 3, "sending the last changes");
+                }
+                if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+                    primary.settled = false;
+                }
+                if self.save_or_undo(before).await.is_err() {
+                    self.retry_later();
+                    return;
+                }
+                self.primary.forget();
+                self.primary.next_at = Instant::now();
+                self.event("the VM is off; its last changes are being sent").await;
+            }
+            Err(why) => self.plan_failed(&why).await,
+        }
+    }
+
+    async fn plan_failed(&mut self, why: &str) {
+        let Some(planned) = self.planned().cloned() else { return };
+        let before = self.rel.clone();
+        self.set_planned(None);
+        if self.save_or_undo(before).await.is_err() {
+            return self.retry_later();
+        }
+        self.end_job(planned.job, JobState::Exception, why).await;
+        self.event(&format!("the planned failover was given up: {why}")).await;
+        self.primary.next_at = Instant::now();
+    }
+
+    /// The last instant is on the replica.
+    pub(crate) async fn prepared(&mut self) {
+        let Some(planned) = self.planned().filter(|p| p.phase == PlannedPhase::Closing).cloned() else {
+            return;
+        };
+        let before = self.rel.clone();
+        if self.step(Step::Prepared).is_err() {
+            return;
+        }
+        let (phase, ended) = match planned.hand_over {
+            true => (PlannedPhase::HandingOver, None),
+            false => (
+                PlannedPhase::Prepared,
+                self.host.jobs.ended(planned.job, JobState::Completed, None),
+            ),
+        };
+        self.phase_of_plan(phase);
+        let Some(rel) = &self.rel else { return };
+        let written = match &ended {
+            Some(job) => self.host.ports.catalog.put_both(rel, job).await,
+            None => self.host.ports.catalog.put_relationship(rel).await,
+        };
+        if let Err(e) = written {
+            tracing::warn!(vm = %self.id, error = %e, "the end of the preparation is not recorded; it is repeated");
+            self.rel = before;
+            return self.retry_later();
+        }
+        match ended {
+            Some(job) => self.host.jobs.adopt(job),
+            None => self.host.jobs.progress(planned.job, 2, 3, "the replica takes over"),
+        }
+        self.primary.next_at = Instant::now();
+        self.event("prepared for the failover: everything is on the replica, and the VM is locked off")
+            .await;
+    }
+
+    pub(crate) async fn handed_over(&mut self, result: Result<(), LinkError>) {
+        match result {
+            // Under way there. The replica's offer of the reverse direction ends this role.
+            Ok(()) => self.primary.next_at = Instant::now() + ASK_AGAIN,
+            Err(LinkError::Refused(refusal)) => {
+                let Some(planned) = self.planned().cloned() else { return };
+                let before = self.rel.clone();
+                self.phase_of_plan(PlannedPhase::Prepared);
+                if self.save_or_undo(before).await.is_err() {
+                    return self.retry_later();
+                }
+                let why = format!("the replica does not take over: {refusal}");
+                self.end_job(planned.job, JobState::Exception, &why).await;
+                self.event(&why).await;
+            }
+            Err(e) => {
+                self.fault(&format!("the replica cannot be told to take over: {}", chain(&e)))
+                    .await;
+                self.retry_later();
+            }
+        }
+    }
+
+    /// RequestReplicationStateChange from 4 to 3, and giving up at every stage before.
+    pub(crate) async fn cancel_planned(&mut self, force: bool) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let Some(planned) = self.planned().cloned() else {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "no planned failover is under way on this host",
+                "see: lifeboat replication status",
+            ));
+        };
+        let locked = matches!(planned.phase, PlannedPhase::Prepared | PlannedPhase::HandingOver);
+        if locked {
+            // No call to take over may be on its way when the replica is asked to stand down.
+            self.interrupt().await;
+            let request = PeerRequest::StandDown { vm: self.id };
+            match self.host.ports.link.call(&rel.peer, request).await {
+                Ok(_) => {}
+                Err(LinkError::Unreachable { peer, .. }) if !force => {
+                    return Err(Refusal::new(
+                        ReturnCode::Unavailable,
+                        format!("{peer} cannot be reached and may have taken over"),
+                        "when you know that the VM does not run there: lifeboat failover cancel --force",
+                    ));
+                }
+                Err(e @ LinkError::Refused(_)) => return Err(link_refusal(&e)),
+                Err(e) if force => self.event(&format!("cancelled without the replica's word: {}", chain(&e))).await,
+                Err(e) => return Err(link_refusal(&e)),
+            }
+            self.step(Step::Resume)?;
+        }
+        self.set_planned(None);
+        self.save_or_undo(before).await?;
+        self.interrupt().await;
+        self.end_job(planned.job, JobState::Terminated, "cancelled").await;
+        self.primary.next_at = Instant::now();
+        self.event("planned failover cancelled").await;
+        Ok(Answer::Done)
+    }
+
+    /// Why the VM of a primary must not be started now; asks the replica, if it answers, whether it went on alone.
+    pub(crate) async fn may_start_primary(&mut self) -> Result<(), Refusal> {
+        let Some(rel) = self.rel.as_ref().filter(|r| r.mode == Mode::Primary) else {
+            return Ok(());
+        };
+        if let Some(planned) = self.planned().filter(|p| p.phase != PlannedPhase::Prepared) {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("a planned failover is under way ({:?})", planned.phase),
+                "cancel it first: lifeboat failover cancel",
+            ));
+        }
+        let took_over = rel.primary().is_some_and(|p| p.start);
+        if !took_over && let Some(theirs) = self.standing_of(&rel.peer.clone()).await {
+            self.weigh(&theirs).await;
+        }
+        match self.rel.as_ref().and_then(Relationship::primary).and_then(|p| p.split.as_ref()) {
+            None => Ok(()),
+            Some(split) => Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("this VM was brought up on the replica: {}", split.theirs),
+                "revert the failover there, or give this copy back to it there (lifeboat replication reverse), or separate the two for good (lifeboat replication remove)",
+            )),
+        }
+    }
+
+    /// The other side's word on this VM, if it comes soon.
+    pub(crate) async fn standing_of(&self, peer: &str) -> Option<Standing> {
+        if peer.is_empty() {
+            return None;
+        }
+        let asked = self.host.ports.link.call(peer, PeerRequest::Standing { vm: self.id });
+        match tokio::time::timeout(WORD, asked).await {
+            Ok(Ok(PeerReply::Standing(standing))) => Some(standing),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// The replica refused because it went on without this side.
+    pub(crate) async fn split(&mut self, committed: bool) {
+        let Some(peer) = self.rel.as_ref().map(|r| r.peer.clone()) else { return };
+        if let Some(theirs) = self.standing_of(&peer).await {
+            return self.weigh(&theirs).await;
+        }
+        let theirs = match committed {
+            true => "it is committed there",
+            false => "it is failed over there",
+        };
+        self.set_split(Some((theirs.to_owned(), committed))).await;
+    }
+
+    async fn weigh(&mut self, theirs: &Standing) {
+        let gone_on = theirs.mode == Mode::Primary
+            || matches!(
+                theirs.state,
+                State::FailoverInProgress | State::Recovered | State::Committed
+            );
+        let text = gone_on.then(|| {
+            let power = if theirs.running { "its VM runs there" } else { "its VM is off there" };
+            let committed = theirs.mode == Mode::Primary || theirs.state == State::Committed;
+            let text = format!(
+                "{} as {} at {}, {power}",
+                theirs.state, theirs.mode, theirs.position
+            );
+            (text, committed)
+        });
+        self.set_split(text).await;
+    }
+
+    async fn set_split(&mut self, to: Option<(String, bool)>) {
+        let now = self.host.ports.clock.now();
+        let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) else {
+            return;
+        };
+        let since = primary.split.as_ref().map_or(now, |s| s.since);
+        let next = to.map(|(theirs, committed)| Split {
+            since,
+            theirs,
+            committed,
+        });
+        if primary.split == next {
+            return;
+        }
+        let text = match &next {
+            Some(split) => format!("two copies went separate ways: on the replica {}", split.theirs),
+            None => "the replica is a replica again".to_owned(),
+        };
+        primary.split = next;
+        self.save_or_warn().await;
+        self.event(&text).await;
+    }
+
+    /// What this side takes from here is taken there: nothing is split.
+    pub(crate) fn rejoined(&mut self) {
+        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+            primary.split = None;
+        }
+    }
+
+    /// Whether the other side of this relationship is calling: the host that was named as the peer, or one that an
+    /// authorization entry lets in.
+    pub(crate) fn is_peer(&self, peer: &PeerIdentity) -> Result<(), PeerRefusal> {
+        let host = self
+            .rel
+            .as_ref()
+            .map(|r| r.peer.rsplit_once(':').map_or(r.peer.as_str(), |(h, _)| h));
+        if host.is_some_and(|h| peer.names.iter().any(|n| n.eq_ignore_ascii_case(h))) {
+            return Ok(());
+        }
+        self.host.authorize(peer).map(|_| ())
+    }
+
+    /// This side's word to the other.
+    pub(crate) async fn standing(&self, peer: &PeerIdentity) -> Result<PeerReply, PeerRefusal> {
+        self.is_peer(peer)?;
+        let running = self.power().await.is_ok_and(|p| p != PowerState::Off);
+        let waiting = self.planned().map(|p| format!("{:?}", p.phase)).unwrap_or_default();
+        let Some(rel) = &self.rel else {
+            return Err(PeerRefusal::NoReplica {
+                host: self.host.config.name.clone(),
+            });
+        };
+        Ok(PeerReply::Standing(Standing {
+            mode: rel.mode,
+            state: rel.state,
+            position: rel.position,
+            running,
+            newest_instant: rel.newest_instant,
+            waiting,
+        }))
+    }
+
+    pub(crate) async fn prepare_for(
+        &mut self,
+        peer: &PeerIdentity,
+        force: bool,
+        start: bool,
+    ) -> Result<PeerReply, PeerRefusal> {
+        self.is_peer(peer)?;
+        let host = self.host.config.name.clone();
+        if self.rel.as_ref().is_none_or(|r| r.mode != Mode::Primary) {
+            let detail = "it is not the primary of this VM".to_owned();
+            return Err(PeerRefusal::NotNow { host, detail });
+        }
+        match self.plan_failover_of_primary(force, true, start).await {
+            Ok(_) => Ok(PeerReply::Accepted),
+            Err(e) => Err(PeerRefusal::NotNow {
+                host,
+                detail: format!("{e}; {}", e.hint),
+            }),
+        }
+    }
+}
+
+/// Shuts a VM down, and turns it off if that was asked for and it does not.
+async fn stop(
+    hypervisor: Arc<dyn Hypervisor>,
+    vm: VmId,
+    force: bool,
+    timeout: Duration,
+) -> Result<(), String> {
+    let stopped = match hypervisor.shut_down(vm, timeout).await {
+        Ok(()) | Err(HypervisorError::NotRunning) => return Ok(()),
+        Err(e) => e,
+    };
+    if hypervisor.power(vm).await.is_ok_and(|p| p == PowerState::Off) {
+        return Ok(());
+    }
+    if force {
+        return hypervisor.turn_off(vm).await.map_err(|e| chain(&e));
+    }
+    Err(match stopped {
+        HypervisorError::ShutdownTimeout(t) => format!(
+            "the guest did not shut down within {} seconds; shut it down in the guest, or repeat with --force, which turns it off",
+            t.as_secs()
+        ),
+        e => chain(&e),
+    })
+}

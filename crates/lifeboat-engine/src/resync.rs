@@ -1,0 +1,327 @@
+//! Making two copies equal again, as the primary's actor sees it: when a synchronization begins, goes on and ends, and what
+//! an administrator asks of it. The comparing and sending is in `sync`.
+
+use lifeboat_model::lifecycle::Event as Step;
+use lifeboat_model::{JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationState as State};
+use tokio::time::Instant;
+
+use crate::action::{Answer, Refusal};
+use crate::actor::{Actor, Done, Work, failed, no_relationship};
+use crate::copy::{self, Capture, CopyError};
+use crate::ports::link::LinkError;
+use crate::ports::link::PeerRefusal;
+use crate::primary::droppable;
+use crate::records::{Relationship, SyncKind, Synchronization};
+use crate::sync::{self, Begun, Known, Piece};
+
+/// What a synchronization keeps in memory between pieces of work. It can be lost: what is known is found again, or
+/// compared.
+pub(crate) struct Open {
+    known: Known,
+    /// The replica stands here.
+    parent: Position,
+}
+
+impl Actor {
+    pub(crate) fn synchronization(&self) -> Option<&Synchronization> {
+        self.rel.as_ref()?.primary()?.sync.as_ref()
+    }
+
+    /// A new synchronization for the record, with the number that its records of changes are named after.
+    pub(crate) fn new_sync(rel: &mut Relationship, kind: SyncKind, job: Option<JobId>) -> Synchronization {
+        rel.position.sequence += 1;
+        Synchronization {
+            start: rel.position,
+            kind,
+            cursor: (0, 0),
+            tracking: false,
+            sent: 0,
+            job,
+        }
+    }
+
+    /// Resynchronize, now. The state before is what the state machine allows.
+    pub(crate) async fn begin_resync(&mut self) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        self.step(Step::StartResync)?;
+        let job = self.host.jobs.begin(self.id, JobType::Resynchronize, "comparing with the replica");
+        let old = self.synchronization().and_then(|s| s.job);
+        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
+        let sync = Self::new_sync(rel, SyncKind::Resync, Some(job.id));
+        rel.problem = None;
+        if let Some(primary) = rel.primary_mut() {
+            (primary.sync, primary.scheduled) = (Some(sync), None);
+        }
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
+            self.unrecord(before, job).await;
+            return Err(failed("the catalog cannot be written", &e));
+        }
+        self.host.jobs.adopt(job.clone());
+        if let Some(old) = old {
+            self.end_job(old, JobState::Terminated, "begun anew").await;
+        }
+        self.interrupt().await;
+        self.primary.next_at = Instant::now();
+        self.event("resynchronization started").await;
+        Ok(Answer::Job(job))
+    }
+
+    /// RequestReplicationStateChange to 9: what was sent is kept, the comparison is given up.
+    pub(crate) async fn cancel_resync(&mut self) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        self.step(Step::CancelResync)?;
+        let job = self.drop_sync();
+        let later = self.next_window();
+        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+            primary.scheduled = later;
+        }
+        self.save_or_undo(before).await?;
+        self.interrupt().await;
+        if let Some(job) = job {
+            self.end_job(job, JobState::Terminated, "cancelled").await;
+        }
+        self.event("resynchronization cancelled; recovery points are as they were")
+            .await;
+        Ok(Answer::Done)
+    }
+
+    /// Forgets the synchronization in memory and returns its job; the caller saves.
+    pub(crate) fn drop_sync(&mut self) -> Option<JobId> {
+        let primary = self.rel.as_mut()?.primary_mut()?;
+        primary.sync.take().and_then(|s| s.job)
+    }
+
+    pub(crate) async fn end_job(&self, job: JobId, state: JobState, why: &str) {
+        let why = (state != JobState::Completed).then(|| why.to_owned());
+        if let Err(e) = self.host.jobs.finish(job, state, why).await {
+            tracing::warn!(vm = %self.id, error = %e, "the end of a job is not recorded");
+        }
+    }
+
+    /// The next piece of a synchronization; `None` when nothing can be done now.
+    pub(crate) async fn plan_sync(&mut self) -> Option<Work> {
+        let sync = self.synchronization()?.clone();
+        let (tools, route) = {
+            let rel = self.rel.as_ref()?;
+            (self.host.tools(), self.route(rel))
+        };
+        let (source, open) = match (self.primary.source.take(), self.primary.sync.take()) {
+            (Some(source), Some(open)) => (source, open),
+            _ => return self.plan_begin(sync).await,
+        };
+        if usize::from(sync.cursor.0) >= source.disks().len() {
+            let capture = Capture {
+                record: sync.start,
+                parent: open.parent,
+                next: self.next_number(open.parent),
+                wanted: self.wanted(),
+            };
+            return self.plan_capture(source, capture).await;
+        }
+        let position = self.next_number(open.parent);
+        let before = self.rel.clone();
+        self.took(position);
+        if self.save_or_undo(before).await.is_err() {
+            self.retry_later();
+            return None;
+        }
+        let piece = Piece {
+            cursor: sync.cursor,
+            parent: open.parent,
+            position,
+        };
+        Some(droppable(async move {
+            Done::SyncStepped(sync::step(tools, route, source, open.known, piece).await)
+        }))
+    }
+
+    async fn plan_begin(&mut self, sync: Synchronization) -> Option<Work> {
+        let launch = match self.launch().await {
+            Ok(launch) => launch,
+            Err(e) => {
+                self.fault(&e.to_string()).await;
+                self.retry_later();
+                return None;
+            }
+        };
+        let rel = self.rel.as_ref()?;
+        let (tools, route, disks) = (self.host.tools(), self.route(rel), rel.settings.disks.clone());
+        let (hypervisor, store, vm) = (self.host.ports.hypervisor.clone(), self.host.ports.store.clone(), self.id);
+        let reversed = sync.kind == SyncKind::Reverse && rel.home.is_some();
+        Some(droppable(async move {
+            let begun = async {
+                let source = hypervisor.source(&launch, &disks).await?;
+                // Without it everything is compared, which is only slower.
+                let own = if reversed { store.divergence(vm).await.ok() } else { None };
+                sync::begin(&tools, &route, source, &sync, own.as_ref()).await
+            };
+            Done::SyncBegun(begun.await)
+        }))
+    }
+
+    pub(crate) async fn sync_begun(&mut self, result: Result<Begun, CopyError>) {
+        match result {
+            Ok(Begun::Open {
+                source,
+                known,
+                parent,
+                anew,
+            }) => {
+                self.primary.source = Some(source);
+                self.primary.sync = Some(Open { known, parent });
+                let Some(sync) = self.rel.as_mut().and_then(Relationship::primary_mut).and_then(|p| p.sync.as_mut())
+                else {
+                    return;
+                };
+                if anew {
+                    sync.cursor = (0, 0);
+                }
+                sync.tracking = true;
+                self.save_or_warn().await;
+            }
+            Ok(Begun::Closed { source, at }) => {
+                self.primary.source = Some(source);
+                self.primary.base = Some(at);
+                self.close_sync(at).await;
+            }
+            Err(e) => self.sync_failed(&e).await,
+        }
+    }
+
+    pub(crate) async fn sync_stepped(&mut self, result: Result<sync::Step, CopyError>) {
+        let step = match result {
+            Ok(step) => step,
+            Err(e) => return self.sync_failed(&e).await,
+        };
+        let (done, total) = sync::progress(step.source.disks(), step.cursor);
+        self.primary.source = Some(step.source);
+        self.primary.sync = Some(Open {
+            known: step.known,
+            parent: step.parent,
+        });
+        let now = self.host.ports.clock.now();
+        let Some(rel) = &mut self.rel else { return };
+        if step.bytes > 0 {
+            rel.last_replication = Some(now);
+            rel.counters.bytes += step.bytes;
+        }
+        let Some(sync) = rel.primary_mut().and_then(|p| p.sync.as_mut()) else {
+            return;
+        };
+        sync.cursor = step.cursor;
+        sync.sent += step.bytes;
+        if let Some(job) = sync.job {
+            let detail = format!("compared and sent; {} bytes differed so far", sync.sent);
+            self.host.jobs.progress(job, done, total, &detail);
+        }
+        self.cured();
+        self.save_or_warn().await;
+    }
+
+    /// The closing cycle is on the replica: both copies are equal, and ordinary cycles follow.
+    pub(crate) async fn close_sync(&mut self, at: Position) {
+        let before = self.rel.clone();
+        let Some(job) = self.synchronization().map(|s| s.job) else {
+            return;
+        };
+        let kind = self.synchronization().map(|s| s.kind);
+        self.drop_sync();
+        // One of them fits the state that the synchronization was begun in; in 3 neither has to.
+        if self.step(Step::ResyncFinished).is_err() {
+            let _ = self.step(Step::CopyFinished);
+        }
+        if let Some(rel) = &mut self.rel {
+            rel.problem = None;
+            if let Some(primary) = rel.primary_mut() {
+                primary.acknowledged = at;
+            }
+        }
+        let ended = job.and_then(|j| self.host.jobs.ended(j, JobState::Completed, None));
+        let Some(rel) = &self.rel else { return };
+        let written = match &ended {
+            Some(job) => self.host.ports.catalog.put_both(rel, job).await,
+            None => self.host.ports.catalog.put_relationship(rel).await,
+        };
+        if let Err(e) = written {
+            tracing::warn!(vm = %self.id, error = %e, "the end of the synchronization is not recorded");
+            // It is found closed again at the next attempt.
+            self.rel = before;
+            self.primary.forget();
+            return self.retry_later();
+        }
+        if let Some(job) = ended {
+            self.host.jobs.adopt(job);
+        }
+        let what = match kind {
+            Some(SyncKind::Reverse) => "the old primary's copy is the replica now",
+            Some(SyncKind::Seed) => "initial copy finished: the seed is equal now",
+            Some(SyncKind::Resync) | None => "resynchronization finished",
+        };
+        self.event(what).await;
+    }
+
+    async fn sync_failed(&mut self, e: &CopyError) {
+        let again = matches!(
+            e,
+            CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. }))
+                | CopyError::Capture(crate::ports::capture::CaptureError::TrackingLost { .. })
+                | CopyError::Lost { .. }
+        );
+        if again {
+            // Not a fault: the next attempt asks the replica and the disks where they stand.
+            self.primary.forget();
+            self.retry_later();
+        } else {
+            self.copy_failed(e).await;
+        }
+    }
+
+    /// Whether cycles or a synchronization are to go on in this state.
+    pub(crate) fn flows(rel: &Relationship) -> bool {
+        rel.mode == Mode::Primary
+            && matches!(
+                rel.state,
+                State::WaitingToCompleteInitialReplication
+                    | State::Replicating
+                    | State::Critical
+                    | State::Resynchronizing
+            )
+    }
+
+    /// A number that no capture and no log has had.
+    pub(crate) fn next_number(&self, parent: Position) -> Position {
+        let used = self.rel.as_ref().map_or(parent, |r| r.position);
+        let sequence = match used.generation == parent.generation {
+            true => used.sequence.max(parent.sequence),
+            false => used.sequence,
+        };
+        Position {
+            generation: used.generation,
+            sequence: sequence + 1,
+        }
+    }
+
+    /// Notes that a number is used from now on; the caller saves before it is.
+    pub(crate) fn took(&mut self, position: Position) {
+        if let Some(rel) = &mut self.rel {
+            rel.position = position;
+        }
+    }
+
+    /// Whether an error says that the replica's side has gone on without this one.
+    pub(crate) fn split_by(e: &CopyError) -> Option<bool> {
+        match e {
+            CopyError::Link(LinkError::Refused(PeerRefusal::FailedOver { .. })) => Some(false),
+            CopyError::Link(LinkError::Refused(PeerRefusal::NewerGeneration { .. })) => Some(true),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn resend(&self, pending: copy::Pending) -> Option<Work> {
+        let rel = self.rel.as_ref()?;
+        let (tools, route) = (self.host.tools(), self.route(rel));
+        Some(droppable(async move {
+            Done::Cycled(copy::resend(tools, route, pending).await)
+        }))
+    }
+}

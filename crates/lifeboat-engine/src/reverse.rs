@@ -1,0 +1,714 @@
+//! Change of roles: the committed replica becomes the primary, and the old primary gives way and becomes its replica with
+//! the data it has. Nothing is copied for it; what differs travels afterwards (`sync`).
+
+use camino::Utf8Path;
+use lifeboat_deltalog::{Consistency, LogDisk};
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::{self, Turn};
+use lifeboat_model::{
+    DiskId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, PointId, Position, ReplicationMode as Mode,
+    ReplicationSettings, ReplicationState as State, VmSpec,
+};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::action::{Answer, PointView, Refusal};
+use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::copy::unexpected;
+use crate::ports::capture::{CaptureError, Tracking};
+use crate::ports::hypervisor::PowerState;
+use crate::ports::link::{Content, LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
+use crate::ports::store::{Abandoned, Adoption, CompareRange, Divergence, Origin, Target};
+use crate::primary::droppable;
+use crate::records::{
+    Counters, Failover, FailoverPhase, Home, PlannedPhase, PrimarySide, Relationship, ReplicaSide, Reverse, Side,
+    SyncKind, TakeOver,
+};
+
+/// Where a copy stands that belongs to no line yet.
+const NOWHERE: Position = Position {
+    generation: GenerationId(Uuid::nil()),
+    sequence: 0,
+};
+
+/// An offer to be a replica.
+pub(crate) struct GivenWay {
+    pub(crate) spec: VmSpec,
+    pub(crate) settings: ReplicationSettings,
+    pub(crate) disks: Vec<LogDisk>,
+    pub(crate) start: Position,
+    pub(crate) from: String,
+    pub(crate) content: Content,
+}
+
+impl Actor {
+    /// ReverseReplicationRelationship.
+    pub(crate) async fn reverse(&mut self, settings: Option<ReplicationSettings>) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let planned = rel.failover().is_some_and(|f| f.kind == Kind::Planned);
+        if rel.state == State::Recovered && planned && rel.mode == Mode::Replica {
+            // The way of the original after a planned failover: one call from state 5.
+            self.commit_failover().await?;
+        } else {
+            lifecycle::turn(rel.mode, rel.state, Turn::Reverse { whole: planned }).map_err(|e| not_now(&e))?;
+        }
+        if let Some(running) = self.rel.as_ref().and_then(Relationship::failover).and_then(|f| f.reverse.as_ref()) {
+            let job = self.host.jobs.get(running.job);
+            return Ok(job.map_or(Answer::Done, Answer::Job));
+        }
+        self.begin_reverse(settings, false, false).await
+    }
+
+    /// Records the reversal; it is carried out when the commit is through.
+    pub(crate) async fn begin_reverse(
+        &mut self,
+        settings: Option<ReplicationSettings>,
+        start: bool,
+        patient: bool,
+    ) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let failover = rel.failover().ok_or_else(no_relationship)?.clone();
+        let settings = settings.unwrap_or_else(|| ReplicationSettings {
+            peer: rel.way_back.clone(),
+            ..rel.settings.clone()
+        });
+        if settings.peer.is_empty() {
+            return Err(Refusal::new(
+                ReturnCode::InvalidParameter,
+                "it is not known where the old primary takes calls",
+                "name it: lifeboat replication reverse --peer HOST:PORT",
+            ));
+        }
+        settings
+            .validate(rel.spec.disks.iter().map(|d| &d.id))
+            .map_err(|e| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), ""))?;
+        let job = self.host.jobs.draft(self.id, JobType::Reverse, "the old primary is asked to give way");
+        self.set_failover(Some(Failover {
+            reverse: Some(Reverse {
+                settings,
+                start,
+                patient,
+                job: job.id,
+            }),
+            ..failover
+        }));
+        let answer = self.record(before, job).await?;
+        self.interrupt().await;
+        self.event("replication is being reversed").await;
+        Ok(answer)
+    }
+
+    /// What a committed failover still has to do by itself, before anything else.
+    pub(crate) async fn plan_after_commit(&mut self, failover: &Failover) -> Option<Work> {
+        if let Some(reverse) = failover.reverse.clone() {
+            return self.plan_reverse(failover, reverse).await;
+        }
+        let take_over = failover.take_over?;
+        if let Err(e) = self.begin_reverse(None, take_over.start, true).await {
+            self.fault(&format!("replication is not reversed: {}", e.message)).await;
+            self.replica_retry();
+            return None;
+        }
+        let failover = self.rel.as_ref()?.failover()?.clone();
+        let reverse = failover.reverse.clone()?;
+        self.plan_reverse(&failover, reverse).await
+    }
+
+    async fn plan_reverse(&mut self, failover: &Failover, reverse: Reverse) -> Option<Work> {
+        let rel = self.rel.as_ref()?;
+        let (link, store, vm) = (self.host.ports.link.clone(), self.host.ports.store.clone(), self.id);
+        let offer = |disks| PeerRequest::Offer {
+            vm: Box::new(rel.spec.clone()),
+            settings: reverse.settings.clone(),
+            disks,
+            start: rel.position,
+            from: self.host.config.listen.clone(),
+            content: Content::Reverse {
+                since: failover.at.unwrap_or(rel.position),
+                planned: failover.kind == Kind::Planned,
+            },
+            firmware: String::new(),
+        };
+        let info = match store.info(vm).await {
+            Ok(info) => info,
+            Err(e) => {
+                self.fault(&format!("the committed disks cannot be read: {}", chain(&e))).await;
+                self.replica_retry();
+                return None;
+            }
+        };
+        let request = offer(info.disks);
+        let peer = reverse.settings.peer;
+        Some(droppable(async move {
+            Done::Reversed(match link.call(&peer, request).await {
+                Ok(PeerReply::Status(status)) => Ok(status),
+                Ok(other) => Err(unexpected(&peer, &other)),
+                Err(e) => Err(e),
+            })
+        }))
+    }
+
+    pub(crate) async fn reversed(&mut self, result: Result<ReplicaStatus, LinkError>) {
+        let before = self.rel.clone();
+        let Some(rel) = &before else { return };
+        let Some((failover, reverse)) = rel.failover().and_then(|f| Some((f.clone(), f.reverse.clone()?))) else {
+            return;
+        };
+        let status = match result {
+            Ok(status) => status,
+            Err(e) => return self.not_reversed(failover, &reverse, &e).await,
+        };
+        let whole = failover.kind == Kind::Planned && status.usable;
+        let Ok((mode, state)) = lifecycle::turn(rel.mode, rel.state, Turn::Reverse { whole }) else {
+            return;
+        };
+        let Some(dir) = rel.replica().map(|r| r.dir.clone()) else {
+            return;
+        };
+        let mut next = Relationship {
+            mode,
+            state,
+            peer: reverse.settings.peer.clone(),
+            settings: reverse.settings.clone(),
+            home: Some(Home {
+                dir,
+                branch: failover.branch,
+                fork: failover.at.unwrap_or(rel.position),
+                merged: failover.phase == FailoverPhase::Done,
+            }),
+            way_back: String::new(),
+            problem: None,
+            preflight: status.problems,
+            newest_instant: None,
+            counters: Counters::default(),
+            ..rel.clone()
+        };
+        let sync = Self::new_sync(&mut next, SyncKind::Reverse, Some(reverse.job));
+        next.side = Side::Primary(PrimarySide {
+            sync: Some(sync),
+            start: reverse.start,
+            ..PrimarySide::new(rel.position)
+        });
+        self.rel = Some(next);
+        if self.save_or_undo(before).await.is_err() {
+            return self.replica_retry();
+        }
+        self.host.jobs.progress(reverse.job, 0, 1, "finding out what differs");
+        self.primary.forget();
+        self.primary.next_at = Instant::now();
+        self.event("the old primary has given way; this host is the primary now").await;
+    }
+
+    async fn not_reversed(&mut self, failover: Failover, reverse: &Reverse, e: &LinkError) {
+        let refused = matches!(e, LinkError::Refused(_) | LinkError::Untrusted { .. });
+        if reverse.patient && !refused {
+            self.fault(&format!("the old primary is not reached: {}", chain(e))).await;
+            return self.replica_retry();
+        }
+        let before = self.rel.clone();
+        let (start, why) = (reverse.start, chain(e));
+        self.set_failover(Some(Failover {
+            reverse: None,
+            // It is the one and only copy that may run: the old primary was prepared, and is locked off.
+            take_over: None,
+            ..failover
+        }));
+        if self.save_or_undo(before).await.is_err() {
+            return self.replica_retry();
+        }
+        self.end_job(reverse.job, JobState::Exception, &why).await;
+        self.event(&format!("replication was not reversed: {why}")).await;
+        if !start {
+            return;
+        }
+        // The VM is wanted here all the same, but never beside the other copy.
+        let way_back = self.rel.as_ref().map(|r| r.way_back.clone()).unwrap_or_default();
+        let locked = self.standing_of(&way_back).await.is_some_and(|s| {
+            !s.running && (s.state == State::SyncedReplicationComplete || s.mode == Mode::Replica)
+        });
+        let started = match locked {
+            true => self.start_vm().await.map(|_| ()).map_err(|e| e.message),
+            false => Err("it is not certain that the old primary is off".to_owned()),
+        };
+        if let Err(why) = started {
+            self.event(&format!("the VM was not started: {why}")).await;
+        }
+    }
+
+    /// From a prepared primary: fail over to its last instant and go on from there. Repeatable.
+    pub(crate) async fn take_over(
+        &mut self,
+        peer: &PeerIdentity,
+        at: Position,
+        start: bool,
+    ) -> Result<PeerReply, PeerRefusal> {
+        let host = self.host.config.name.clone();
+        let not_now = |detail: String| PeerRefusal::NotNow {
+            host: host.clone(),
+            detail,
+        };
+        let Some(rel) = &self.rel else {
+            return Err(PeerRefusal::NoReplica { host });
+        };
+        if rel.mode == Mode::Primary {
+            self.is_peer(peer)?;
+            return Ok(PeerReply::Accepted);
+        }
+        self.trusts(peer)?;
+        match rel.failover() {
+            Some(f) if f.take_over.is_some() || f.reverse.is_some() => return Ok(PeerReply::Accepted),
+            Some(_) => {
+                return Err(not_now(
+                    "the replica is failed over already; commit or revert that there".into(),
+                ));
+            }
+            None => {}
+        }
+        let store = &self.host.ports.store;
+        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        if info.durable != at {
+            return Err(PeerRefusal::OutOfSequence { have: info.durable });
+        }
+        let is_last = |p: &PointView| match p.target {
+            Target::Cycle { position } => position == at,
+            Target::Point { id } => info.points.iter().any(|p| p.id == id && p.position == at),
+            Target::Abandoned => false,
+        };
+        let point = crate::failover::points(&info).into_iter().find(is_last);
+        let point = point.ok_or_else(|| not_now("it has no recovery point".into()))?;
+        let follow = Some(TakeOver { start });
+        let begun = self.begin_failover(point, false, follow).await;
+        begun.map(|_| PeerReply::Accepted).map_err(|e| not_now(e.message))
+    }
+
+    /// Commits what a prepared primary handed over, once it is sure that the primary did not change its mind before this
+    /// failover was recorded: after it, standing down is refused.
+    pub(crate) async fn commit_taking_over(&mut self) -> bool {
+        let way_back = self.rel.as_ref().map(|r| r.way_back.clone()).unwrap_or_default();
+        let done = match self.standing_of(&way_back).await {
+            Some(s) if s.state == State::SyncedReplicationComplete && !s.running => self.commit_failover().await,
+            Some(s) => {
+                self.event(&format!(
+                    "the primary is {} and no longer prepared: the failover is reverted",
+                    s.state
+                ))
+                .await;
+                if let Some(failover) = self.rel.as_ref().and_then(Relationship::failover).cloned() {
+                    self.set_failover(Some(Failover {
+                        take_over: None,
+                        ..failover
+                    }));
+                }
+                self.revert_failover(true).await
+            }
+            None => {
+                self.fault("the prepared primary does not answer; taking over waits for it").await;
+                return false;
+            }
+        };
+        match done {
+            Ok(_) => true,
+            Err(e) => {
+                self.fault(&format!("taking over waits: {}", e.message)).await;
+                false
+            }
+        }
+    }
+
+    /// From a primary that was prepared and wants to go on.
+    pub(crate) fn stand_down(&self, peer: &PeerIdentity) -> Result<PeerReply, PeerRefusal> {
+        let host = self.host.config.name.clone();
+        let Some(rel) = self.rel.as_ref().filter(|r| r.mode != Mode::Primary) else {
+            let detail = "it is the primary now".to_owned();
+            return Err(PeerRefusal::NotNow { host, detail });
+        };
+        self.trusts(peer)?;
+        match rel.failover() {
+            None => Ok(PeerReply::Accepted),
+            Some(_) => Err(PeerRefusal::FailedOver { host }),
+        }
+    }
+
+    /// RequestReplicationStateChange to 2: this copy awaits what another host will send.
+    pub(crate) async fn become_replica(&mut self) -> Result<Answer, Refusal> {
+        let (mode, state) = match &self.rel {
+            Some(rel) => (rel.mode, rel.state),
+            None => (Mode::None, State::Disabled),
+        };
+        lifecycle::turn(mode, state, Turn::BecomeReplica).map_err(|e| not_now(&e))?;
+        if self.power().await? != PowerState::Off {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "the VM is running",
+                "shut it down first: lifeboat vm stop",
+            ));
+        }
+        let spec = self.spec()?.clone();
+        let before = self.rel.clone();
+        self.interrupt().await;
+        self.rel = Some(self.given_way(State::WaitingToCompleteInitialReplication, spec));
+        if let Err(e) = self.save().await {
+            self.rel = before;
+            return Err(e);
+        }
+        self.event("this copy is a replica now and awaits what its primary sends").await;
+        Ok(Answer::Done)
+    }
+
+    /// The record of a copy that became a replica and has not been adopted by the store yet.
+    fn given_way(&self, state: State, spec: VmSpec) -> Relationship {
+        let old = self.rel.as_ref();
+        let disks = spec.disks.iter().map(|d| d.id.clone()).collect();
+        Relationship {
+            vm: self.id,
+            index: 0,
+            mode: Mode::Replica,
+            state,
+            settings: old.map_or_else(|| awaiting(disks), |r| r.settings.clone()),
+            peer: old.map(|r| r.peer.clone()).unwrap_or_default(),
+            position: old.map_or(NOWHERE, |r| r.position),
+            side: Side::Replica(ReplicaSide {
+                own: true,
+                ..ReplicaSide::new("")
+            }),
+            problem: None,
+            created: self.host.ports.clock.now(),
+            last_replication: None,
+            newest_instant: None,
+            counters: Counters::default(),
+            home: old.and_then(|r| r.home.clone()),
+            way_back: String::new(),
+            preflight: Vec::new(),
+            addressing: Default::default(),
+            network: old.map(|r| r.network.clone()).unwrap_or_default(),
+            spec,
+        }
+    }
+
+    /// A copy of this host's own that was made a replica by hand, before its primary said what is to become of it.
+    pub(crate) fn awaits_offer(&self) -> bool {
+        let replica = self.rel.as_ref().and_then(Relationship::replica);
+        replica.is_some_and(|r| r.dir.is_empty())
+    }
+
+    /// Such a copy is offered an initial copy: it stays as it is until the primary begins, with it as the seed.
+    pub(crate) async fn await_seed(
+        &mut self,
+        peer: &PeerIdentity,
+        offer: GivenWay,
+    ) -> Result<PeerReply, PeerRefusal> {
+        self.check_given_way(&offer).await?;
+        let before = self.rel.clone();
+        if let Some(rel) = &mut self.rel {
+            rel.spec = crate::replica::as_replica(&offer.spec, &offer.settings);
+            rel.settings = offer.settings;
+            rel.peer = peer.names.first().cloned().unwrap_or_default();
+            rel.way_back = offer.from;
+        }
+        if self.save_or_undo(before).await.is_err() {
+            return Err(PeerRefusal::Failed {
+                host: self.host.config.name.clone(),
+                detail: "the catalog cannot be written".into(),
+            });
+        }
+        self.replica_status().await
+    }
+
+    /// Digests of the peer against the copy here.
+    pub(crate) async fn compare_for(
+        &mut self,
+        peer: &PeerIdentity,
+        ranges: &[CompareRange],
+    ) -> Result<PeerReply, PeerRefusal> {
+        self.may_receive(peer)?;
+        let blocks = self.host.ports.store.compare(self.id, ranges).await;
+        blocks
+            .map(|blocks| PeerReply::Differ { blocks })
+            .map_err(|e| self.host.peer_refusal(e))
+    }
+
+    /// What this copy changed after the last instant it shares with the peer's.
+    pub(crate) async fn differences_for(
+        &self,
+        peer: &PeerIdentity,
+        disk: u16,
+        from: u64,
+    ) -> Result<PeerReply, PeerRefusal> {
+        self.may_receive(peer)?;
+        let store = &self.host.ports.store;
+        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let of = store.divergence(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let disk = info.disks.get(usize::from(disk)).map(|d| &d.id);
+        Ok(crate::sync::page(&of, disk, from))
+    }
+
+    pub(crate) async fn drop_abandoned(&mut self) -> Result<Answer, Refusal> {
+        let info = self.replica_info().await?;
+        if info.abandoned.is_none() {
+            return Err(Refusal::new(ReturnCode::InvalidState, "nothing abandoned is kept here", ""));
+        }
+        self.interrupt().await;
+        let dropped = self.host.ports.store.drop_abandoned(self.id).await;
+        dropped.map_err(|e| failed("it is not dropped", &e))?;
+        self.replica.begin_now();
+        self.event("what was abandoned is dropped").await;
+        Ok(Answer::Done)
+    }
+
+    /// An offer to go on with the copy that is here. Repeatable until a log has arrived.
+    pub(crate) async fn give_way(
+        &mut self,
+        peer: &PeerIdentity,
+        offer: GivenWay,
+    ) -> Result<PeerReply, PeerRefusal> {
+        let entry = self.host.authorize(peer)?;
+        let again = self
+            .rel
+            .as_ref()
+            .is_some_and(|r| r.mode == Mode::Replica && r.position.generation == offer.start.generation);
+        if again && self.rel.as_ref().and_then(Relationship::replica).is_some_and(|r| !r.dir.is_empty()) {
+            return self.replica_status().await;
+        }
+        let whole = self.check_given_way(&offer).await?;
+        if !again {
+            self.lock_as_replica(peer, &offer, whole).await?;
+        }
+        self.adopt(&offer, whole, Utf8Path::new(&entry.storage_location)).await?;
+        self.replica_status().await
+    }
+
+    fn generation(&self) -> Option<GenerationId> {
+        self.rel.as_ref().map(|r| r.position.generation)
+    }
+
+    /// Whether this copy is the offered instant itself.
+    async fn check_given_way(&self, offer: &GivenWay) -> Result<bool, PeerRefusal> {
+        let host = self.host.config.name.clone();
+        let conflict = |detail: String| Err(PeerRefusal::Conflict { detail });
+        if let Err(e) = offer.spec.validate() {
+            return conflict(format!("the VM's description: {e}"));
+        }
+        if let Err(e) = offer.settings.validate(offer.spec.disks.iter().map(|d| &d.id)) {
+            return conflict(format!("the settings: {e}"));
+        }
+        if offer.disks.iter().map(|d| &d.id).ne(&offer.settings.disks) {
+            return conflict("the offered disks are not those of the settings".into());
+        }
+        if !self.power().await.is_ok_and(|p| p == PowerState::Off) {
+            return Err(PeerRefusal::Running { host });
+        }
+        let (mode, state) = self.rel.as_ref().map_or((Mode::None, State::Disabled), |r| (r.mode, r.state));
+        if mode == Mode::Replica && self.generation() == Some(offer.start.generation) {
+            // Locked before an interruption; the state says as what.
+            return Ok(state == State::Replicating);
+        }
+        let whole = match (&offer.content, self.rel.as_ref().and_then(Relationship::primary)) {
+            (Content::Reverse { since, planned: true }, Some(primary)) => {
+                let prepared = primary
+                    .planned
+                    .as_ref()
+                    .is_some_and(|p| matches!(p.phase, PlannedPhase::Prepared | PlannedPhase::HandingOver));
+                prepared && primary.acknowledged == *since
+            }
+            _ => false,
+        };
+        if let (Content::Reverse { since, .. }, Some(rel)) = (&offer.content, &self.rel)
+            && rel.mode == Mode::Primary
+            && rel.position.generation != since.generation
+        {
+            let detail = "its copy went on from another line of this VM; if it is to be given up, make it a replica there first: lifeboat replication become-replica";
+            return Err(PeerRefusal::NotNow {
+                host,
+                detail: detail.into(),
+            });
+        }
+        match lifecycle::turn(mode, state, Turn::GiveWay { whole }) {
+            Ok(_) => Ok(whole),
+            Err(e) => Err(PeerRefusal::NotNow {
+                host,
+                detail: format!("{e}; {}", e.way_out),
+            }),
+        }
+    }
+
+    /// From here on this host does not start the VM and does not send.
+    async fn lock_as_replica(
+        &mut self,
+        peer: &PeerIdentity,
+        offer: &GivenWay,
+        whole: bool,
+    ) -> Result<(), PeerRefusal> {
+        self.interrupt().await;
+        let before = self.rel.clone();
+        let state = match whole {
+            true => State::Replicating,
+            false => State::WaitingToCompleteInitialReplication,
+        };
+        let planned = before.as_ref().and_then(Relationship::primary).and_then(|p| p.planned.clone());
+        let others = before.as_ref().and_then(Relationship::primary).and_then(|p| p.sync.as_ref()?.job);
+        let mut next = self.given_way(state, crate::replica::as_replica(&offer.spec, &offer.settings));
+        next.settings = offer.settings.clone();
+        next.peer = peer.names.first().cloned().unwrap_or_default();
+        next.way_back = offer.from.clone();
+        next.position = offer.start;
+        self.rel = Some(next);
+        if let Err(e) = self.save().await {
+            self.rel = before;
+            self.save_or_warn().await;
+            return Err(PeerRefusal::Failed {
+                host: self.host.config.name.clone(),
+                detail: e.message,
+            });
+        }
+        if let Some(planned) = planned {
+            self.end_job(planned.job, JobState::Completed, "").await;
+        }
+        if let Some(job) = others {
+            self.end_job(job, JobState::Terminated, "the roles were swapped").await;
+        }
+        let names = peer.names.join(", ");
+        self.event(&format!("this host gave way: {names} is the primary now")).await;
+        Ok(())
+    }
+
+    /// Makes the store take the copy over. What this copy changed since the last common instant is noted with it.
+    async fn adopt(&mut self, offer: &GivenWay, whole: bool, location: &Utf8Path) -> Result<(), PeerRefusal> {
+        let host = self.host.config.name.clone();
+        let refused = |detail: String| PeerRefusal::Failed {
+            host: host.clone(),
+            detail,
+        };
+        let store = self.host.ports.store.clone();
+        let now = self.host.ports.clock.now();
+        let (divergence, origin) = match &offer.content {
+            Content::Reverse { since, .. } if !whole => {
+                let divergence = self.own_changes(offer, *since).await.map_err(|e| refused(chain(&e)))?;
+                (divergence, self.origin(offer))
+            }
+            Content::Reverse { since, .. } => (nothing_changed(offer, *since), self.origin(offer)),
+            Content::Seed | Content::Empty => (unknown(offer, offer.start), self.origin(offer)),
+        };
+        let reverse = matches!(offer.content, Content::Reverse { .. });
+        let keep = (reverse && !whole).then_some(Abandoned {
+            since: divergence.since,
+            at: now,
+        });
+        let sealed = whole.then(|| (PointId(self.host.ports.entropy.uuid()), now, Consistency::Planned));
+        let adoption = Adoption {
+            disks: offer.disks.clone(),
+            start: offer.start,
+            origin,
+            sealed,
+            keep,
+            divergence,
+        };
+        let adopted = store.adopt(location, self.id, &adoption).await;
+        adopted.map_err(|e| self.host.peer_refusal(e))?;
+        let dir = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?.dir;
+        let before = self.rel.clone();
+        if let Some(rel) = &mut self.rel {
+            rel.home = None;
+            if let Some(replica) = rel.replica_mut() {
+                replica.dir = dir.into();
+            }
+        }
+        if self.save_or_undo(before).await.is_err() {
+            return Err(refused("the catalog cannot be written".into()));
+        }
+        self.replica.adopted();
+        Ok(())
+    }
+
+    /// Where the data of this copy is.
+    fn origin(&self, offer: &GivenWay) -> Origin {
+        if let Some(home) = self.rel.as_ref().and_then(|r| r.home.as_ref()) {
+            return Origin::Promoted(home.branch);
+        }
+        let Some(local) = &self.local else { return Origin::Here };
+        let wanted = offer.disks.iter().filter_map(|d| local.disk(&d.id));
+        Origin::Images(wanted.map(|d| (d.id.clone(), d.path.clone().into(), d.format)).collect())
+    }
+
+    /// What tracking says of this copy since the last instant it shares with the other side.
+    async fn own_changes(&self, offer: &GivenWay, since: Position) -> Result<Divergence, CaptureError> {
+        let ids: Vec<DiskId> = offer.disks.iter().map(|d| d.id.clone()).collect();
+        let Some(launch) = self.launch_before().await else {
+            return Ok(unknown(offer, since));
+        };
+        let there = |d: &DiskId| launch.disks.iter().any(|l| l.id == *d);
+        if !ids.iter().all(there) {
+            return Ok(unknown(offer, since));
+        }
+        let source = match self.host.ports.hypervisor.source(&launch, &ids).await {
+            Ok(source) => source,
+            Err(e @ CaptureError::InUse { .. }) => return Err(e),
+            // Missing or damaged images are the store's to refuse.
+            Err(_) => return Ok(unknown(offer, since)),
+        };
+        let found = match source.recover().await {
+            Ok(Tracking::Since(at)) if at.first().is_some_and(|p| p.generation == since.generation) => {
+                let ranges = source.known_changes(None).await?;
+                let of = |r: Option<Vec<_>>| {
+                    r.map(|r| r.into_iter().map(|e: crate::ports::capture::Extent| (e.offset, e.len)).collect())
+                };
+                Divergence {
+                    since: at.first().copied().unwrap_or(since),
+                    disks: ids.into_iter().zip(ranges.into_iter().map(of)).collect(),
+                }
+            }
+            Ok(_) => unknown(offer, since),
+            Err(e) => return Err(e),
+        };
+        source.close().await?;
+        Ok(found)
+    }
+
+    /// The VM on the images it had as a primary.
+    async fn launch_before(&self) -> Option<crate::ports::hypervisor::Launch> {
+        if let Some(home) = self.rel.as_ref().and_then(|r| r.home.as_ref()) {
+            let spec = self.rel.as_ref()?.spec.clone();
+            return self.launch_branch(spec, self.id, home.branch).await.ok();
+        }
+        let local = self.local.clone()?;
+        Some(crate::ports::hypervisor::Launch {
+            disks: local.disks.iter().map(crate::actor::plain).collect(),
+            spec: local,
+            firmware_vars: None,
+            seed: Vec::new(),
+        })
+    }
+}
+
+fn unknown(offer: &GivenWay, since: Position) -> Divergence {
+    let disks = offer.disks.iter().map(|d| (d.id.clone(), None));
+    Divergence {
+        since,
+        disks: disks.collect(),
+    }
+}
+
+fn nothing_changed(offer: &GivenWay, since: Position) -> Divergence {
+    let disks = offer.disks.iter().map(|d| (d.id.clone(), Some(Vec::new())));
+    Divergence {
+        since,
+        disks: disks.collect(),
+    }
+}
+
+/// Settings of a replica that does not know its primary yet.
+fn awaiting(disks: Vec<DiskId>) -> ReplicationSettings {
+    ReplicationSettings {
+        peer: String::new(),
+        interval_s: 300,
+        history: 0,
+        point_spacing_s: 3600,
+        any_point_window_s: 0,
+        disks,
+        compression: true,
+        application_h: 0,
+        auto_resync: None,
+        bandwidth: lifeboat_model::Bandwidth::default(),
+    }
+}

@@ -1,0 +1,273 @@
+//! What begins when: copies and resynchronizations that wait for their time, application-consistent instants, and the
+//! actor's wake-ups for them. How each is carried out is elsewhere.
+
+use std::time::Duration;
+
+use lifeboat_deltalog::Consistency;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::{self, Event as Step};
+use lifeboat_model::policy::application_due;
+use lifeboat_model::{JobId, JobState, JobType, ReplicationState as State, Timestamp};
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::action::{Answer, InitialCopy, Refusal};
+use crate::actor::{Actor, failed, no_relationship, not_now};
+use crate::copy::Delivered;
+use crate::records::Relationship;
+
+/// How far ahead something may be scheduled; the API's limit.
+const AHEAD: Duration = Duration::from_secs(7 * 86_400);
+/// When what could not begin at its time is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+/// Wall clocks jump: they are looked at this often at least.
+const LOOK: Duration = Duration::from_secs(3600);
+
+impl Actor {
+    /// What is to be done before each piece of work is planned.
+    pub(crate) async fn before_work(&mut self) {
+        self.roll_statistics().await;
+        if let Some(rel) = self.rel.as_ref().filter(|r| r.primary().is_some()) {
+            self.host.throttle.set(self.id, &rel.settings.bandwidth);
+        }
+        let now = self.host.ports.clock.now();
+        let due = self.begins_at().is_some_and(|at| at <= now);
+        if due && Instant::now() >= self.primary.begin_after {
+            self.begin_scheduled().await;
+        }
+    }
+
+    /// When the actor is needed although no work is due.
+    pub(crate) fn scheduled_at(&self) -> Option<Instant> {
+        let now = self.host.ports.clock.now();
+        let begins = self.begins_at().map(|at| {
+            let at = Instant::now() + at.since(now).min(LOOK);
+            at.max(self.primary.begin_after)
+        });
+        begins.into_iter().chain(self.statistics_due()).min()
+    }
+
+    /// When a copy or a resynchronization is to begin by itself. What a person scheduled goes before the window of the
+    /// settings.
+    fn begins_at(&self) -> Option<Timestamp> {
+        let rel = self.rel.as_ref()?;
+        let side = rel.primary()?;
+        if side.scheduled.is_some() {
+            return side.scheduled;
+        }
+        // With two copies that both went on, overwriting one is a person's decision.
+        if rel.state != State::WaitingToStartResynchronization || side.split.is_some() {
+            return None;
+        }
+        let clock = &self.host.ports.clock;
+        let open = rel.settings.auto_resync?.holds(clock.local_minute());
+        if open { Some(clock.now()) } else { self.next_window() }
+    }
+
+    /// When the window for resynchronizations opens the next time; `None` when they never begin by themselves.
+    pub(crate) fn next_window(&self) -> Option<Timestamp> {
+        let window = self.rel.as_ref()?.settings.auto_resync?;
+        let clock = &self.host.ports.clock;
+        let minutes = u64::from(window.opens_in(clock.local_minute()));
+        let now = clock.now().0;
+        Some(Timestamp(now - now % 60_000 + minutes * 60_000))
+    }
+
+    async fn begin_scheduled(&mut self) {
+        self.primary.begin_after = Instant::now() + TRY_AGAIN;
+        let Some(rel) = &self.rel else { return };
+        let how = rel.primary().map(|p| p.how.clone()).unwrap_or_default();
+        let begun = match rel.state {
+            State::ReadyForReplication => self.begin_copy(how).await,
+            _ => self.begin_resync().await,
+        };
+        if let Err(e) = begun {
+            warn!(vm = %self.id, error = %e, "what was scheduled did not begin; it is tried again");
+        }
+    }
+
+    /// StartReplication, now.
+    async fn begin_copy(&mut self, how: InitialCopy) -> Result<Answer, Refusal> {
+        match how {
+            InitialCopy::Network => self.start_replication().await,
+            InitialCopy::Seed => self.start_seeded().await,
+            InitialCopy::Export { .. } => Err(Refusal::new(
+                ReturnCode::NotSupported,
+                "not implemented yet",
+                "",
+            )),
+        }
+    }
+
+    /// StartReplication.
+    pub(crate) async fn start_copy(
+        &mut self,
+        how: InitialCopy,
+        at: Option<Timestamp>,
+    ) -> Result<Answer, Refusal> {
+        let at = self.ahead(at)?;
+        for kind in [JobType::StartReplication, JobType::StartSeeded] {
+            // What is asked for now replaces what waits.
+            let waits = self.host.jobs.unfinished(self.id, kind);
+            if let Some(job) = waits.filter(|j| j.state == JobState::New) {
+                self.unschedule(job.id, None).await?;
+            }
+        }
+        match at {
+            None => self.begin_copy(how).await,
+            // The API ignores the time of an export: whoever carries the medium is there now.
+            Some(_) if matches!(how, InitialCopy::Export { .. }) => self.begin_copy(how).await,
+            Some(at) => {
+                let kind = match how {
+                    InitialCopy::Seed => JobType::StartSeeded,
+                    InitialCopy::Network | InitialCopy::Export { .. } => JobType::StartReplication,
+                };
+                self.schedule(Step::StartCopy, at, kind, how).await
+            }
+        }
+    }
+
+    /// Resynchronize.
+    pub(crate) async fn resynchronize(&mut self, at: Option<Timestamp>) -> Result<Answer, Refusal> {
+        match self.ahead(at)? {
+            None => self.begin_resync().await,
+            Some(at) => {
+                let how = InitialCopy::default();
+                self.schedule(Step::ScheduleResync, at, JobType::Resynchronize, how)
+                    .await
+            }
+        }
+    }
+
+    /// The time to wait for; `None`: it begins now.
+    fn ahead(&self, at: Option<Timestamp>) -> Result<Option<Timestamp>, Refusal> {
+        let now = self.host.ports.clock.now();
+        let at = at.filter(|at| *at > now);
+        match at.filter(|at| at.since(now) > AHEAD) {
+            None => Ok(at),
+            Some(_) => Err(Refusal::new(
+                ReturnCode::InvalidParameter,
+                "the start is more than 7 days ahead",
+                "choose an earlier time",
+            )),
+        }
+    }
+
+    /// Notes the time durably, with a job that waits for it. The state stays what it is.
+    async fn schedule(
+        &mut self,
+        step: Step,
+        at: Timestamp,
+        kind: JobType,
+        how: InitialCopy,
+    ) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let jobs = self.host.jobs.clone();
+        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
+        lifecycle::step(rel.mode, rel.state, step).map_err(|e| not_now(&e))?;
+        let waiting = jobs.unfinished(self.id, kind).filter(|j| j.state == JobState::New);
+        let job = waiting.unwrap_or_else(|| jobs.waiting(self.id, kind, "waits for its time"));
+        let side = rel.primary_mut().ok_or_else(no_relationship)?;
+        (side.scheduled, side.how) = (Some(at), how);
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
+            self.unrecord(before, job).await;
+            return Err(failed("the catalog cannot be written", &e));
+        }
+        jobs.adopt(job.clone());
+        self.event(match kind {
+            JobType::Resynchronize => "a resynchronization is scheduled",
+            _ => "the initial copy is scheduled",
+        })
+        .await;
+        Ok(Answer::Job(job))
+    }
+
+    /// RequestReplicationStateChange to 9, and the same by its job: gives up a resynchronization that goes on, or takes
+    /// back one that waits. With a window for automatic ones the next window is waited for: somebody wants none now.
+    pub(crate) async fn give_up_resync(&mut self) -> Result<Answer, Refusal> {
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        let waits = self
+            .host
+            .jobs
+            .unfinished(self.id, JobType::Resynchronize)
+            .filter(|j| j.state == JobState::New);
+        let Some(job) = waits.filter(|_| rel.primary().is_some_and(|p| p.scheduled.is_some())) else {
+            return self.cancel_resync().await;
+        };
+        let later = match rel.state {
+            State::WaitingToStartResynchronization => self.next_window(),
+            _ => None,
+        };
+        self.unschedule(job.id, later).await?;
+        self.event("the scheduled resynchronization was cancelled").await;
+        Ok(Answer::Done)
+    }
+
+    /// Takes back what waits for its time and ends its job.
+    pub(crate) async fn unschedule(
+        &mut self,
+        job: JobId,
+        later: Option<Timestamp>,
+    ) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let ended = self
+            .host
+            .jobs
+            .ended(job, JobState::Terminated, Some("cancelled".into()));
+        let ended = ended.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
+        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
+        rel.primary_mut().ok_or_else(no_relationship)?.scheduled = later;
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &ended).await {
+            self.rel = before;
+            self.save_or_warn().await;
+            return Err(failed("the catalog cannot be written", &e));
+        }
+        self.host.jobs.adopt(ended.clone());
+        Ok(Answer::Job(ended))
+    }
+
+    /// What the next instant of a VM that runs is to guarantee.
+    pub(crate) fn wanted_of_guest(&self) -> Consistency {
+        let now = self.host.ports.clock.now();
+        let due = self.rel.as_ref().is_some_and(|r| {
+            let last = r.primary().and_then(|p| p.application);
+            application_due(&r.settings, last, now)
+        });
+        match due {
+            true => Consistency::Application,
+            false => Consistency::Crash,
+        }
+    }
+
+    /// Notes how an instant came out that was to be application-consistent. Only when it is on the replica: one that got
+    /// lost on the way is tried again.
+    pub(crate) async fn application_taken(&mut self, done: &Delivered) {
+        // A VM that is off has nobody to ask and nothing in flight.
+        if done.wanted != Consistency::Application || !done.source.live() {
+            return;
+        }
+        let failed = done.consistency != Consistency::Application;
+        let Some(rel) = &mut self.rel else { return };
+        rel.counters.application_failures += u64::from(failed);
+        let Some(side) = rel.primary_mut() else { return };
+        side.application = Some(done.instant);
+        let before = std::mem::replace(&mut side.application_failed, failed);
+        if failed {
+            let text = "the guest was not frozen for an application-consistent point, which is crash-consistent instead; \
+                        does its agent run?";
+            self.event(text).await;
+        } else if before {
+            self.event("application-consistent points succeed again").await;
+        }
+    }
+}
+
+/// Whether a job that waits belongs to what the record says is scheduled.
+pub(crate) fn waits(rel: &Relationship, kind: JobType) -> bool {
+    let kinds = [
+        JobType::StartReplication,
+        JobType::StartSeeded,
+        JobType::Resynchronize,
+    ];
+    kinds.contains(&kind) && rel.primary().is_some_and(|p| p.scheduled.is_some())
+}

@@ -1,0 +1,369 @@
+//! Test failover: a VM of its own, `<name> - Test`, on a branch of a recovery point, while replication goes on. It is made
+//! and ended here, as a saga of the replica; the VM itself has an actor like any other. Failing over is `failover`'s.
+
+use std::sync::Arc;
+
+use lifeboat_deltalog::Consistency;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::{self, TestPoints};
+use lifeboat_model::{
+    BranchId, JobState, JobType, ReplicationMode as Mode, ReplicationState as State, VmId, VmSpec, network,
+};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::action::{Action, Answer, PointSelector, PointView, Refusal, VmRef};
+use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
+use crate::engine::Host;
+use crate::failover::{branch, choose};
+use crate::ports::hypervisor::PowerState;
+use crate::ports::store::{ReplicaInfo, Target};
+use crate::records::{Addressing, Counters, FailoverPhase, Relationship, Side, Test, TestPhase};
+
+/// What follows the name of the VM.
+const SUFFIX: &str = " - Test";
+/// Longest name of a VM in characters.
+const NAME_MAX: usize = 64;
+
+/// The name of a VM's test VM; a long name is cut.
+fn test_name(name: &str) -> String {
+    let kept: String = name.chars().take(NAME_MAX - SUFFIX.len()).collect();
+    kept.trim_end().to_owned() + SUFFIX
+}
+
+/// The machine of a test: the same, but for its identity and what its cards are connected to.
+fn test_spec(rel: &Relationship, vm: VmId) -> VmSpec {
+    VmSpec {
+        name: test_name(&rel.spec.name),
+        uuid: vm,
+        nics: network::in_test(&rel.spec.nics, &rel.network),
+        ..rel.spec.clone()
+    }
+}
+
+/// The record of the test VM.
+fn test_record(rel: &Relationship, test: &Test, now: lifeboat_model::Timestamp) -> Relationship {
+    Relationship {
+        vm: test.vm,
+        index: 0,
+        mode: Mode::TestReplica,
+        state: State::Disabled,
+        settings: rel.settings.clone(),
+        spec: test_spec(rel, test.vm),
+        peer: String::new(),
+        position: rel.position,
+        side: Side::Test {
+            of: rel.vm,
+            branch: test.branch,
+        },
+        problem: None,
+        created: now,
+        last_replication: None,
+        newest_instant: Some(test.instant),
+        counters: Counters::default(),
+        home: None,
+        way_back: String::new(),
+        preflight: Vec::new(),
+        network: rel.network.clone(),
+        addressing: Addressing::None,
+    }
+}
+
+/// The point a selector means for a test; what was abandoned can be looked at in this way only.
+fn choose_for_test(
+    mut info: ReplicaInfo,
+    selector: &PointSelector,
+    points: TestPoints,
+) -> Result<PointView, Refusal> {
+    if let (PointSelector::Id(id), Some(kept)) = (selector, &info.abandoned)
+        && id.eq_ignore_ascii_case("abandoned")
+    {
+        return Ok(PointView {
+            id: "abandoned".into(),
+            target: Target::Abandoned,
+            instant: kept.at,
+            consistency: Consistency::Crash,
+            size: 0,
+        });
+    }
+    if points == TestPoints::Sealed {
+        info.logs.clear();
+    }
+    choose(&info, selector)
+}
+
+/// Makes the branch and the test VM, and starts it. Repeatable from any point. The second result is set when the VM is
+/// there but did not start.
+async fn make(
+    host: Arc<Host>,
+    test: Test,
+    record: Relationship,
+    of: VmId,
+    start: bool,
+) -> (Result<(), String>, Option<String>) {
+    let made = async {
+        let store = &*host.ports.store;
+        branch(store, of, test.branch, test.target).await.map_err(|e| chain(&e))?;
+        // Made now, while nothing else of this replica is under way, so that a start of the VM only finds it.
+        store.branch_firmware(of, test.branch).await.map_err(|e| chain(&e))?;
+        let taken = host.with_actors(|a| a.iter().any(|(vm, h)| *vm != test.vm && h.name == record.spec.name));
+        if taken {
+            return Err(format!("this host has another VM named \"{}\" by now", record.spec.name));
+        }
+        host.ports.catalog.put_relationship(&record).await.map_err(|e| chain(&e))?;
+        let there = host.with_actors(|a| a.get(&test.vm).cloned());
+        Ok(there.unwrap_or_else(|| host.spawn(test.vm, record.spec.name.clone(), None, Some(record.clone()))))
+    };
+    let handle = match made.await {
+        Ok(handle) => handle,
+        Err(e) => return (Err(e), None),
+    };
+    if !start || host.ports.hypervisor.power(test.vm).await.is_ok_and(|p| p != PowerState::Off) {
+        return (Ok(()), None);
+    }
+    let (reply, answer) = oneshot::channel();
+    let vm = VmRef(test.vm.to_string());
+    // An actor that is gone drops the question, and that is the answer.
+    let _ = handle.mailbox.send(Message::Act(Action::StartVm { vm }, reply)).await;
+    let failed = match answer.await {
+        Ok(Ok(_)) => None,
+        Ok(Err(e)) => Some(e.message),
+        Err(_) => Some("the daemon is stopping".into()),
+    };
+    (Ok(()), failed)
+}
+
+/// Ends the test VM and throws its disks away. Repeatable.
+async fn end(host: Arc<Host>, of: VmId, vm: VmId, branch: BranchId) -> Result<(), String> {
+    // Nobody may start it between being turned off and losing its disks.
+    host.dismiss(vm).await;
+    host.ports.hypervisor.turn_off(vm).await.map_err(|e| chain(&e))?;
+    host.ports.store.drop_branch(of, branch).await.map_err(|e| chain(&e))?;
+    let removed = host.ports.catalog.remove_relationship(vm, 0).await;
+    removed.map_err(|e| chain(&e))
+}
+
+fn whole(future: impl Future<Output = Done> + Send + 'static) -> Work {
+    Work {
+        future: Box::pin(future),
+        droppable: false,
+    }
+}
+
+impl Actor {
+    pub(crate) fn test(&self) -> Option<&Test> {
+        self.rel.as_ref()?.replica()?.test.as_ref()
+    }
+
+    fn set_test(&mut self, to: Option<Test>) {
+        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+            replica.test = to;
+        }
+    }
+
+    /// TestReplicaSystem.
+    pub(crate) async fn start_test(&mut self, point: &PointSelector, start: bool) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let points = lifecycle::may_test(rel.mode, rel.state).map_err(|e| not_now(&e))?;
+        self.may_begin_test(&rel.spec.name)?;
+        choose_for_test(self.replica_info().await?, point, points)?;
+        // Points may be expiring at this moment; what is being received goes on.
+        self.interrupt().await;
+        let chosen = choose_for_test(self.replica_info().await?, point, points)?;
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::TestFailover, "making the test VM's disks");
+        let entropy = &self.host.ports.entropy;
+        let test = Test {
+            vm: VmId(entropy.uuid()),
+            branch: BranchId(entropy.uuid()),
+            target: chosen.target,
+            instant: chosen.instant,
+            phase: TestPhase::Making { start },
+            job: job.id,
+        };
+        let now = self.host.ports.clock.now();
+        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+            (replica.test, replica.last_test) = (Some(test), Some(now));
+        }
+        let answer = self.record(before, job).await?;
+        self.event(&format!("test failover to point {} started", chosen.id)).await;
+        Ok(answer)
+    }
+
+    fn may_begin_test(&self, name: &str) -> Result<(), Refusal> {
+        let name = test_name(name);
+        if self.test().is_some() {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("there is a test of this VM already, \"{name}\""),
+                "end it first: lifeboat failover stop-test",
+            ));
+        }
+        if matches!(self.branch(), Some(FailoverPhase::Committing { .. })) {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "the failover is being committed, which ends every other recovery point",
+                "see: lifeboat job list",
+            ));
+        }
+        if self.host.with_actors(|a| a.values().any(|h| h.name == name)) {
+            return Err(Refusal::new(
+                ReturnCode::InUse,
+                format!("this host has a VM named \"{name}\", which is not a test of this one"),
+                "rename that VM; the test needs the name",
+            ));
+        }
+        Ok(())
+    }
+
+    /// DestroySystem of the test VM.
+    pub(crate) async fn stop_test(&mut self) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        if rel.mode == Mode::TestReplica {
+            return Err(Refusal::new(
+                ReturnCode::IncorrectType,
+                "this is the VM of a test, which is ended by the name of its replica",
+                "end it with: lifeboat failover stop-test, and the name without \" - Test\"",
+            ));
+        }
+        let Some(test) = self.test().cloned() else {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "there is no test of this VM",
+                "start one: lifeboat failover start --test",
+            ));
+        };
+        let running = self.host.jobs.get(test.job).filter(|j| !j.state.is_final());
+        if let (TestPhase::Ending, Some(job)) = (test.phase, &running) {
+            return Ok(Answer::Job(job.clone()));
+        }
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::RemoveTest, "throwing the test VM away");
+        self.set_test(Some(Test {
+            phase: TestPhase::Ending,
+            job: job.id,
+            ..test
+        }));
+        let answer = self.record(before, job).await?;
+        if let Some(making) = running {
+            let why = Some("the test was ended".to_owned());
+            if let Err(e) = self.host.jobs.finish(making.id, JobState::Terminated, why).await {
+                tracing::warn!(vm = %self.id, error = %e, "the end of a job is not recorded");
+            }
+        }
+        self.event("the test is being ended").await;
+        Ok(answer)
+    }
+
+    /// Refuses what would pull the ground from under a test.
+    pub(crate) fn no_test(&self) -> Result<(), Refusal> {
+        match self.test() {
+            None => Ok(()),
+            Some(_) => Err(Refusal::new(
+                ReturnCode::InUse,
+                "there is a test of this VM, whose disks stand on this replica",
+                "end it first: lifeboat failover stop-test",
+            )),
+        }
+    }
+
+    /// The next work on a test. A failover that is being made or thrown away comes first; one that is being committed ends
+    /// the test by `plan_test_end`.
+    pub(crate) fn plan_test(&mut self) -> Option<Work> {
+        let test = self.test()?.clone();
+        if Instant::now() < self.replica.next_at {
+            return None;
+        }
+        match self.branch() {
+            Some(
+                FailoverPhase::Initiating { .. }
+                | FailoverPhase::Reverting
+                | FailoverPhase::Committing { .. },
+            ) => return None,
+            None | Some(FailoverPhase::Ready | FailoverPhase::Merging | FailoverPhase::Done) => {}
+        }
+        match test.phase {
+            TestPhase::Making { start } => {
+                let now = self.host.ports.clock.now();
+                let record = test_record(self.rel.as_ref()?, &test, now);
+                let (host, of) = (self.host.clone(), self.id);
+                Some(whole(async move {
+                    let (result, vm) = make(host, test, record, of, start).await;
+                    Done::TestMade(result, vm)
+                }))
+            }
+            TestPhase::Ending => self.plan_test_end(),
+            TestPhase::Ready => None,
+        }
+    }
+
+    /// Ends the test, if there is one, whatever its phase: what it stands on is about to go.
+    pub(crate) fn plan_test_end(&self) -> Option<Work> {
+        let (vm, branch) = self.test().map(|t| (t.vm, t.branch))?;
+        let (host, of) = (self.host.clone(), self.id);
+        Some(whole(async move { Done::TestEnded(end(host, of, vm, branch).await) }))
+    }
+
+    pub(crate) async fn test_made(&mut self, result: Result<(), String>, vm_error: Option<String>) {
+        let before = self.rel.clone();
+        let Some(test) = self.test().cloned() else { return };
+        let (phase, text) = match result {
+            Ok(()) => {
+                let text = vm_error.map(|e| format!("the test VM is there, but did not start: {e}"));
+                (TestPhase::Ready, text)
+            }
+            // What there is of it is cleared away next; the job has ended before.
+            Err(e) => (TestPhase::Ending, Some(format!("the test was not possible: {e}"))),
+        };
+        let end = match &text {
+            None => JobState::Completed,
+            Some(_) => JobState::Exception,
+        };
+        let job = test.job;
+        self.set_test(Some(Test { phase, ..test }));
+        if self.conclude_job(before, Some(job), end, text.clone()).await {
+            let told = text.as_deref().unwrap_or("the test VM is there");
+            self.event(told).await;
+        }
+    }
+
+    pub(crate) async fn test_ended(&mut self, result: Result<(), String>) {
+        let before = self.rel.clone();
+        let Some(test) = self.test().cloned() else { return };
+        if let Err(e) = result {
+            self.fault(&format!("the test VM cannot be removed yet: {e}")).await;
+            return self.replica_retry();
+        }
+        // Other than by its own wish it ends when what it stands on goes.
+        let end = match test.phase {
+            TestPhase::Ending => JobState::Completed,
+            TestPhase::Making { .. } | TestPhase::Ready => JobState::Terminated,
+        };
+        self.set_test(None);
+        if self.conclude_job(before, Some(test.job), end, None).await {
+            self.event("the test is over; every recovery point is as it was").await;
+            self.replica.dirty = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_has_a_name_that_is_valid() {
+        assert_eq!(test_name("web"), "web - Test");
+        for long in ["x".repeat(64), "ä".repeat(64), format!("{} y", "x".repeat(56))] {
+            let name = test_name(&long);
+            assert!(name.chars().count() <= NAME_MAX && name.ends_with(SUFFIX), "{name}");
+            assert!(!name.contains("  "), "{name}");
+        }
+    }
+}
