@@ -57,7 +57,10 @@ pub(crate) fn notes(rel: &Relationship) -> Vec<(Health, String)> {
         (Health::Warning, text)
     });
     let addresses = match &rel.addressing {
-        Addressing::Failed { why } => Some((Health::Warning, format!("the guest was not given its addresses: {why}"))),
+        Addressing::Failed { why } => Some((
+            Health::Warning,
+            format!("the guest was not given its addresses: {why}"),
+        )),
         Addressing::None | Addressing::Due => None,
     };
     preflight.chain(addresses).collect()
@@ -176,7 +179,12 @@ impl Actor {
         let vars = BASE64.decode(firmware).map_err(|e| PeerRefusal::Conflict {
             detail: format!("the firmware variables are not base64: {e}"),
         })?;
-        let kept = self.host.ports.store.put_firmware(self.id, Bytes::from(vars)).await;
+        let kept = self
+            .host
+            .ports
+            .store
+            .put_firmware(self.id, Bytes::from(vars))
+            .await;
         kept.map_err(|e| self.host.peer_refusal(e))
     }
 
@@ -196,7 +204,11 @@ impl Actor {
         if let Err(e) = settings.validate(spec.disks.iter().map(|d| &d.id)) {
             return conflict(format!("the settings: {e}"));
         }
-        if self.rel.as_ref().is_some_and(|r| r.settings.disks != settings.disks) {
+        if self
+            .rel
+            .as_ref()
+            .is_some_and(|r| r.settings.disks != settings.disks)
+        {
             return conflict("the settings name other disks than the replica has".into());
         }
         self.keep_firmware(firmware).await?;

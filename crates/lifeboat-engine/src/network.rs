@@ -64,7 +64,9 @@ fn commands(os: GuestOs, cards: &[NicFailover]) -> Result<Vec<GuestCommand>, Str
     let commands = match os {
         GuestOs::Linux => network::linux(cards),
         GuestOs::Windows => network::windows(cards),
-        GuestOs::Other => return Err("only Linux and Windows guests can be told addresses by their agent".into()),
+        GuestOs::Other => {
+            return Err("only Linux and Windows guests can be told addresses by their agent".into());
+        }
     };
     commands.map_err(|e| e.to_string())
 }
@@ -82,7 +84,9 @@ async fn give(hypervisor: &dyn Hypervisor, vm: VmId, cards: &[NicFailover]) -> G
         }
         if Instant::now() >= until {
             let minutes = PATIENCE.as_secs() / 60;
-            return Given::Failed(format!("the guest's agent did not answer for {minutes} minutes: {silent}"));
+            return Given::Failed(format!(
+                "the guest's agent did not answer for {minutes} minutes: {silent}"
+            ));
         }
         tokio::time::sleep(AGAIN).await;
     };
@@ -107,7 +111,9 @@ async fn run(hypervisor: &dyn Hypervisor, vm: VmId, commands: &[GuestCommand]) -
         let ran = hypervisor.guest_run(vm, command.program, &command.arguments, COMMAND);
         let ended = ran.await.map_err(|e| chain(&e))?;
         if ended.code != Some(0) {
-            let code = ended.code.map_or_else(|| "a signal".to_owned(), |c| format!("code {c}"));
+            let code = ended
+                .code
+                .map_or_else(|| "a signal".to_owned(), |c| format!("code {c}"));
             let output: String = ended.output.trim().chars().take(400).collect();
             return Err(format!("the commands in the guest ended with {code}: {output}"));
         }
@@ -173,7 +179,9 @@ impl Actor {
         self.guest.0 = Some(tokio::spawn(async move {
             let given = match agent {
                 true => give(&*hypervisor, vm, &cards).await,
-                false => Given::Failed("the VM has no guest agent; only cloud-init can take the addresses".into()),
+                false => {
+                    Given::Failed("the VM has no guest agent; only cloud-init can take the addresses".into())
+                }
             };
             if let Some(own) = own.upgrade() {
                 // An actor that is gone finds the wish in its record at the next start.
@@ -188,7 +196,10 @@ impl Actor {
             return;
         };
         let (next, told) = match given {
-            Given::Done => (Addressing::None, Some("the guest has its addresses for this network".to_owned())),
+            Given::Done => (
+                Addressing::None,
+                Some("the guest has its addresses for this network".to_owned()),
+            ),
             Given::Off => (Addressing::None, None),
             Given::Failed(why) => {
                 let told = format!("the guest was not given its addresses: {why}");

@@ -101,30 +101,57 @@ async fn make(
     of: VmId,
     start: bool,
 ) -> (Result<(), String>, Option<String>) {
-    let made = async {
-        let store = &*host.ports.store;
-        branch(store, of, test.branch, test.target).await.map_err(|e| chain(&e))?;
-        // Made now, while nothing else of this replica is under way, so that a start of the VM only finds it.
-        store.branch_firmware(of, test.branch).await.map_err(|e| chain(&e))?;
-        let taken = host.with_actors(|a| a.iter().any(|(vm, h)| *vm != test.vm && h.name == record.spec.name));
-        if taken {
-            return Err(format!("this host has another VM named \"{}\" by now", record.spec.name));
-        }
-        host.ports.catalog.put_relationship(&record).await.map_err(|e| chain(&e))?;
-        let there = host.with_actors(|a| a.get(&test.vm).cloned());
-        Ok(there.unwrap_or_else(|| host.spawn(test.vm, record.spec.name.clone(), None, Some(record.clone()))))
-    };
+    let made =
+        async {
+            let store = &*host.ports.store;
+            branch(store, of, test.branch, test.target)
+                .await
+                .map_err(|e| chain(&e))?;
+            // Made now, while nothing else of this replica is under way, so that a start of the VM only finds it.
+            store
+                .branch_firmware(of, test.branch)
+                .await
+                .map_err(|e| chain(&e))?;
+            let taken = host.with_actors(|a| {
+                a.iter()
+                    .any(|(vm, h)| *vm != test.vm && h.name == record.spec.name)
+            });
+            if taken {
+                return Err(format!(
+                    "this host has another VM named \"{}\" by now",
+                    record.spec.name
+                ));
+            }
+            host.ports
+                .catalog
+                .put_relationship(&record)
+                .await
+                .map_err(|e| chain(&e))?;
+            let there = host.with_actors(|a| a.get(&test.vm).cloned());
+            Ok(there
+                .unwrap_or_else(|| host.spawn(test.vm, record.spec.name.clone(), None, Some(record.clone()))))
+        };
     let handle = match made.await {
         Ok(handle) => handle,
         Err(e) => return (Err(e), None),
     };
-    if !start || host.ports.hypervisor.power(test.vm).await.is_ok_and(|p| p != PowerState::Off) {
+    if !start
+        || host
+            .ports
+            .hypervisor
+            .power(test.vm)
+            .await
+            .is_ok_and(|p| p != PowerState::Off)
+    {
         return (Ok(()), None);
     }
     let (reply, answer) = oneshot::channel();
     let vm = VmRef(test.vm.to_string());
     // An actor that is gone drops the question, and that is the answer.
-    let _ = handle.mailbox.send(Message::Act(Action::StartVm { vm }, reply)).await;
+    let _ = handle
+        .mailbox
+        .send(Message::Act(Action::StartVm { vm }, reply))
+        .await;
     let failed = match answer.await {
         Ok(Ok(_)) => None,
         Ok(Err(e)) => Some(e.message),
@@ -138,7 +165,11 @@ async fn end(host: Arc<Host>, of: VmId, vm: VmId, branch: BranchId) -> Result<()
     // Nobody may start it between being turned off and losing its disks.
     host.dismiss(vm).await;
     host.ports.hypervisor.turn_off(vm).await.map_err(|e| chain(&e))?;
-    host.ports.store.drop_branch(of, branch).await.map_err(|e| chain(&e))?;
+    host.ports
+        .store
+        .drop_branch(of, branch)
+        .await
+        .map_err(|e| chain(&e))?;
     let removed = host.ports.catalog.remove_relationship(vm, 0).await;
     removed.map_err(|e| chain(&e))
 }
@@ -189,7 +220,8 @@ impl Actor {
             (replica.test, replica.last_test) = (Some(test), Some(now));
         }
         let answer = self.record(before, job).await?;
-        self.event(&format!("test failover to point {} started", chosen.id)).await;
+        self.event(&format!("test failover to point {} started", chosen.id))
+            .await;
         Ok(answer)
     }
 
@@ -307,7 +339,9 @@ impl Actor {
     pub(crate) fn plan_test_end(&self) -> Option<Work> {
         let (vm, branch) = self.test().map(|t| (t.vm, t.branch))?;
         let (host, of) = (self.host.clone(), self.id);
-        Some(whole(async move { Done::TestEnded(end(host, of, vm, branch).await) }))
+        Some(whole(
+            async move { Done::TestEnded(end(host, of, vm, branch).await) },
+        ))
     }
 
     pub(crate) async fn test_made(&mut self, result: Result<(), String>, vm_error: Option<String>) {
@@ -337,7 +371,8 @@ impl Actor {
         let before = self.rel.clone();
         let Some(test) = self.test().cloned() else { return };
         if let Err(e) = result {
-            self.fault(&format!("the test VM cannot be removed yet: {e}")).await;
+            self.fault(&format!("the test VM cannot be removed yet: {e}"))
+                .await;
             return self.replica_retry();
         }
         // Other than by its own wish it ends when what it stands on goes.
@@ -347,7 +382,8 @@ impl Actor {
         };
         self.set_test(None);
         if self.conclude_job(before, Some(test.job), end, None).await {
-            self.event("the test is over; every recovery point is as it was").await;
+            self.event("the test is over; every recovery point is as it was")
+                .await;
             self.replica.dirty = true;
         }
     }
@@ -362,7 +398,10 @@ mod tests {
         assert_eq!(test_name("web"), "web - Test");
         for long in ["x".repeat(64), "ä".repeat(64), format!("{} y", "x".repeat(56))] {
             let name = test_name(&long);
-            assert!(name.chars().count() <= NAME_MAX && name.ends_with(SUFFIX), "{name}");
+            assert!(
+                name.chars().count() <= NAME_MAX && name.ends_with(SUFFIX),
+                "{name}"
+            );
             assert!(!name.contains("  "), "{name}");
         }
     }
