@@ -19,7 +19,7 @@ use crate::network::connected;
 use crate::ports::hypervisor::{Hypervisor, PowerState};
 use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, Target};
 use crate::primary::{IDLE, droppable};
-use crate::records::{Failover, FailoverPhase, Job, Relationship, TakeOver};
+use crate::records::{Addressing, Failover, FailoverPhase, Job, Relationship, TakeOver};
 
 /// Every instant a replica can be brought up at, newest first: sealed points, and cycles whose logs are retained.
 pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
@@ -371,6 +371,9 @@ impl Actor {
             take_over,
             reverse: None,
         }));
+        if start {
+            self.expect_addresses();
+        }
         let answer = self.record(before, job).await?;
         self.event(&format!("failover to point {} started", chosen.id))
             .await;
@@ -561,7 +564,7 @@ impl Actor {
                 self.set_failover(None);
                 let _ = self.step(Step::Revert(state));
                 if let Some(rel) = &mut self.rel {
-                    rel.problem = None;
+                    (rel.problem, rel.addressing) = (None, Addressing::None);
                 }
                 if self.conclude_phase(before, JobState::Completed, None).await {
                     self.event("failover reverted; every recovery point is as it was")

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::action::{Answer, Refusal};
+use crate::copy;
 use crate::actor::{Actor, chain, failed, no_relationship, not_now};
-use crate::ports::link::{Content, LinkError, PeerRefusal, PeerRequest};
+use crate::ports::link::{Content, LinkError, PeerRefusal, PeerReply, PeerRequest};
 use crate::records::{Counters, PrimarySide, Relationship, Side, SyncKind};
 
 impl Actor {
@@ -52,14 +53,13 @@ impl Actor {
             start,
             from: self.host.config.listen.clone(),
             content: Content::Empty,
-            firmware: String::new(),
+            firmware: self.firmware().await,
         };
-        self.host
-            .ports
-            .link
-            .call(&peer, offer)
-            .await
-            .map_err(|e| link_refusal(&e))?;
+        let answer = self.host.ports.link.call(&peer, offer).await;
+        let preflight = match answer.map_err(|e| link_refusal(&e))? {
+            PeerReply::Status(status) => status.problems,
+            other => return Err(link_refusal(&copy::unexpected(&peer, &other))),
+        };
         let rel = Relationship {
             vm: self.id,
             index: 0,
@@ -72,7 +72,7 @@ impl Actor {
             side: Side::Primary(PrimarySide::new(start)),
             home: alone.as_ref().and_then(|r| r.home.clone()),
             way_back: String::new(),
-            preflight: Vec::new(),
+            preflight,
             network: Vec::new(),
             addressing: Default::default(),
             problem: None,
@@ -125,7 +125,7 @@ impl Actor {
                 start,
                 from: self.host.config.listen.clone(),
                 content: Content::Seed,
-                firmware: String::new(),
+                firmware: self.firmware().await,
             };
             self.host.ports.link.call(&peer, offer).await.map_err(|e| link_refusal(&e))
         };

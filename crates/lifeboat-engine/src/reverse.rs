@@ -117,6 +117,7 @@ impl Actor {
     }
 
     async fn plan_reverse(&mut self, failover: &Failover, reverse: Reverse) -> Option<Work> {
+        let firmware = self.firmware().await;
         let rel = self.rel.as_ref()?;
         let (link, store, vm) = (self.host.ports.link.clone(), self.host.ports.store.clone(), self.id);
         let offer = |disks| PeerRequest::Offer {
@@ -129,7 +130,7 @@ impl Actor {
                 since: failover.at.unwrap_or(rel.position),
                 planned: failover.kind == Kind::Planned,
             },
-            firmware: String::new(),
+            firmware,
         };
         let info = match store.info(vm).await {
             Ok(info) => info,
