@@ -5,13 +5,15 @@
 //! specified to the byte in `docs/deltalog.md`; this crate follows that page, not the other way round.
 //!
 //! Pure: no file, socket, clock or runtime. Where bytes come from, where they go and when they are durable is the
-//! caller's business. What is deliberately absent: seeking, appending to a finished log, and repairing a damaged one.
+//! caller's business. [`read_index`]
+//! takes the list of extents from a finished log's end. What is deliberately absent: seeking, appending to a finished log, and repairing a damaged one.
 //! A log without a valid footer does not exist, so its frames may be staged but never kept as a state of the VM.
 
 mod decode;
 mod digest;
 mod encode;
 mod error;
+mod footer;
 mod format;
 mod frame;
 mod header;
@@ -21,6 +23,7 @@ mod verify;
 pub use decode::Decoder;
 pub use encode::Encoder;
 pub use error::{DecodeError, EncodeError, Fault, FrameError, HeaderError, Part};
+pub use footer::{LOG_TAIL, footer_len, read_index};
 pub use format::{MAGIC, MAX_DISK_SIZE, MAX_DISKS, MAX_EXTENTS, MAX_FRAME_DATA, SECTOR, VERSION};
 pub use frame::{EncodedFrame, FrameEncoder};
 pub use header::{Consistency, Header, LogDisk, LogKind};

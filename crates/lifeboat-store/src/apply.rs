@@ -4,17 +4,18 @@
 
 use std::collections::BTreeMap;
 
-use camino::Utf8PathBuf;
+use camino::Utf8Path;
 use lifeboat_deltalog::{Header, Item, LogDisk};
 use lifeboat_engine::ports::store::{Point, StoreError, StoredLog};
 use lifeboat_model::{DiskId, PointId};
 
-use crate::chain::reference;
-use crate::files::{self, Result};
+use crate::chain::{Image, reference};
+use crate::files::{self, Result, at};
 use crate::layer::{self, Writer};
 use crate::logs::{self, Entry};
-use crate::manifest::{Head, Layer, MAX_CHAIN, Manifest, Sealed};
-use crate::replica::Replica;
+use crate::manifest::{Head, Layer, MAX_CHAIN, Manifest, Sealed, own_base};
+use crate::replica::{Replica, absolute, absolute_one};
+use crate::steps::Steps;
 
 /// Applies the next durable log.
 pub(crate) fn apply(replica: &Replica) -> Result<Option<StoredLog>> {
@@ -84,6 +85,12 @@ pub(crate) fn seal(replica: &Replica, id: PointId) -> Result<Point> {
     let Some(entry) = state.logs.to(manifest.applied) else {
         return conflict(format!("the log to {} is gone", manifest.applied));
     };
+    if entry.log.partial {
+        return conflict(format!(
+            "the disks of VM {} are being synchronized and stand at no instant; the delta that closes it must come first",
+            manifest.vm
+        ));
+    }
     let size = head
         .layers
         .iter()
@@ -98,6 +105,7 @@ pub(crate) fn seal(replica: &Replica, id: PointId) -> Result<Point> {
     let sealed = Sealed {
         point: point.clone(),
         layers: head.layers,
+        loose: false,
     };
     replica.commit(&mut state, |m| {
         m.points.push(sealed);
@@ -115,72 +123,127 @@ pub(crate) fn discard_head(replica: &Replica) -> Result<()> {
     replica.change(Manifest::discard_head)
 }
 
-/// Marks the head dirty, making it first if there is none, and returns the chain of each disk, absolute.
-fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<Utf8PathBuf>>> {
+/// Marks the head dirty, making what is missing of it first, and returns the chain of each disk, absolute.
+fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<Image>>> {
     let manifest = replica.manifest();
-    let newest = manifest.points.len().checked_sub(1);
-    let fresh = manifest.head.is_none();
     let mut number = manifest.next_layer;
-    let head = manifest.head.clone().unwrap_or_else(|| {
-        let layers = in_order(&manifest.disks, &entry.disks).into_iter().map(|d| {
-            let sequence = entry.log.position.sequence;
-            let file = format!("disks/{}/{sequence:012}-{number:04x}.qcow2", d.id).into();
-            number += 1;
-            Layer {
-                disk: d.id,
-                file,
-                size: d.size,
-            }
-        });
-        Head {
-            dirty: true,
-            layers: layers.collect(),
-        }
+    let mut head = manifest.head.clone().unwrap_or(Head {
+        dirty: true,
+        layers: Vec::new(),
     });
+    head.dirty = true;
+    let mut fresh = Vec::new();
+    for disk in in_order(&manifest.disks, &entry.disks) {
+        if !head.layers.iter().any(|l| l.disk == disk.id) {
+            fresh.push(fresh_layer(&disk, entry.log.position.sequence, &mut number));
+        }
+    }
+    head.layers.extend(fresh.iter().cloned());
     replica.change(|m| {
-        m.head = Some(Head {
-            dirty: true,
-            layers: head.layers.clone(),
-        });
+        m.head = Some(head.clone());
         m.next_layer = number;
     })?;
+    let newest = manifest.points.len().checked_sub(1);
     let mut chains = BTreeMap::new();
     for layer in &head.layers {
         let mut chain = manifest.chain(&layer.disk, newest);
-        if fresh {
-            make_on(replica, layer, &chain)?;
+        if fresh.contains(layer) {
+            make_base(replica, &chain, layer)?;
+            let new = manifest.disks.iter().all(|d| d.id != layer.disk);
+            make_on(replica, layer, &chain, new)?;
         }
-        chain.push(layer.file.clone());
+        chain.push(Image::layer(&layer.file));
         chains.insert(layer.disk.clone(), replica.absolute(&chain));
     }
-    if fresh {
-        replica.sync_dirs(&head.layers)?;
-    }
+    replica.sync_dirs(&fresh)?;
     Ok(chains)
 }
 
-/// Makes an empty layer on top of a chain (relative paths).
-pub(crate) fn make_on(replica: &Replica, layer: &Layer, chain: &[Utf8PathBuf]) -> Result<()> {
-    let below = chain.last().map(|below| reference(&layer.file, below));
-    replica.step("before a layer is made")?;
+/// Names the next layer of a disk.
+pub(crate) fn fresh_layer(disk: &LogDisk, sequence: u64, number: &mut u64) -> Layer {
+    let file = format!("disks/{}/{sequence:012}-{number:04x}.qcow2", disk.id).into();
+    *number += 1;
+    Layer {
+        disk: disk.id.clone(),
+        file,
+        size: disk.size,
+    }
+}
+
+/// Makes the empty base of a disk that the replica did not have before.
+pub(crate) fn make_base(replica: &Replica, chain: &[Image], layer: &Layer) -> Result<()> {
+    if chain
+        .first()
+        .is_none_or(|base| base.file != own_base(&layer.disk))
+    {
+        return Ok(());
+    }
+    make_base_in(&replica.dir, &layer.disk, layer.size)?;
+    replica.step("after a base is made")
+}
+
+/// The same in a directory. A base that is there is left as it is.
+pub(crate) fn make_base_in(dir: &Utf8Path, disk: &DiskId, size: u64) -> Result<()> {
+    let path = dir.join(own_base(disk));
+    if path.exists() {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(dir);
+    std::fs::create_dir_all(parent).map_err(at("make", parent))?;
+    files::replace_with(&path, |file| file.set_len(size))?;
+    files::sync_dir(parent.parent().unwrap_or(dir))
+}
+
+/// Makes an empty layer on top of a chain (relative paths). Of a disk that is `new` here nothing may show that a disk of
+/// the same name left below.
+pub(crate) fn make_on(replica: &Replica, layer: &Layer, chain: &[Image], new: bool) -> Result<()> {
+    make_on_in(&replica.dir, layer, chain, new, &replica.steps)
+}
+
+/// The same for a replica that is not open.
+pub(crate) fn make_on_in(
+    dir: &Utf8Path,
+    layer: &Layer,
+    chain: &[Image],
+    new: bool,
+    steps: &Steps,
+) -> Result<()> {
+    let Some(below) = chain.last() else { return Ok(()) };
+    steps.pass("before a layer is made")?;
+    let path = dir.join(&layer.file);
+    let parent = path.parent().unwrap_or(dir);
+    std::fs::create_dir_all(parent).map_err(at("make", parent))?;
     layer::create(
-        &replica.dir.join(&layer.file),
+        &path,
         layer.size,
-        &below.unwrap_or_default(),
-    )
+        &reference(&layer.file, &below.file),
+        below.format,
+    )?;
+    let mut chain = absolute(dir, chain);
+    let left_over = chain.len() > 1 || chain.iter().any(|i| files::usage(&i.file) > 0);
+    let from = if new && left_over {
+        0
+    } else {
+        chain.last().map_or(Ok(0), layer::size_of)?
+    };
+    if layer::shows_beyond(&chain, from, layer.size)? {
+        chain.push(absolute_one(dir, &Image::layer(&layer.file)));
+        layer::cover(dir, &chain, from, layer.size)?;
+    }
+    files::sync_file(&path)
 }
 
 /// Writes logs in order into the topmost image of each chain and makes them durable.
 pub(crate) fn replay(
     replica: &Replica,
     entries: &[Entry],
-    chains: &BTreeMap<DiskId, Vec<Utf8PathBuf>>,
+    chains: &BTreeMap<DiskId, Vec<Image>>,
 ) -> Result<()> {
     let Some(last) = entries.last() else { return Ok(()) };
     let mut writers = BTreeMap::new();
     for (disk, chain) in chains {
         let size = last.disks.iter().find(|d| d.id == *disk).map_or(0, |d| d.size);
-        writers.insert(disk.clone(), Writer::open(chain, size)?);
+        writers.insert(disk.clone(), Writer::open(&replica.dir, chain, size)?);
     }
     for entry in entries {
         let path = replica.dir.join(logs::DIR).join(&entry.file);
@@ -219,15 +282,15 @@ pub(crate) fn replay(
     Ok(())
 }
 
-/// The log's sizes in the replica's order of disks.
-fn in_order(have: &[LogDisk], said: &[LogDisk]) -> Vec<LogDisk> {
+/// The log's sizes in the replica's order of disks; disks that are new to it come last.
+pub(crate) fn in_order(have: &[LogDisk], said: &[LogDisk]) -> Vec<LogDisk> {
     let size = |d: &LogDisk| said.iter().find(|s| s.id == d.id).map_or(d.size, |s| s.size);
-    have.iter()
-        .map(|d| LogDisk {
-            id: d.id.clone(),
-            size: size(d),
-        })
-        .collect()
+    let known = have.iter().map(|d| LogDisk {
+        id: d.id.clone(),
+        size: size(d),
+    });
+    let new = said.iter().filter(|s| have.iter().all(|d| d.id != s.id));
+    known.chain(new.cloned()).collect()
 }
 
 /// Records the sizes layers were grown to.

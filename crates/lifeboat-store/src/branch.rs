@@ -6,16 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
+use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::hypervisor::DiskImage;
 use lifeboat_engine::ports::store::{StoreError, Target};
-use lifeboat_model::{BranchId, DiskId, Position};
+use lifeboat_model::{BranchId, DiskId, PointId, Position};
 
-use crate::apply::{make_on, replay, set_sizes};
-use crate::chain::{blockdev, format_of, reference};
+use crate::apply::{in_order, make_base, make_on, replay};
+use crate::chain::{Image, blockdev, reference};
 use crate::files::{self, Result, at};
+use crate::firmware;
 use crate::logs::Entry;
-use crate::manifest::{Branch, Layer, MAX_CHAIN, Manifest};
+use crate::manifest::{Branch, Layer, MAX_CHAIN, Sealed};
 use crate::merge::complete;
 use crate::qemu_img::{self, Cancel};
 use crate::replica::Replica;
@@ -28,9 +30,13 @@ pub(crate) type Images = Vec<(DiskId, DiskImage)>;
 
 /// What a branch is built from.
 struct Plan {
-    /// Number of the point below.
-    on: usize,
+    /// Number of the level below; none: the base alone.
+    on: Option<usize>,
+    /// That level, if it is a recovery point.
+    point: Option<PointId>,
     position: Position,
+    /// Disks of that level.
+    disks: Vec<LogDisk>,
     /// Logs to replay onto it.
     logs: Vec<Entry>,
 }
@@ -54,7 +60,7 @@ pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &C
         plan.logs.iter().map(|e| e.volume).sum(),
         replica.reserve,
     )?;
-    let record = record(&replica.manifest(), id, target, &plan)?;
+    let record = record(id, target, &plan)?;
     replica.change(|m| m.branches.push(record.clone()))?;
     if let Err(error) = make(replica, &record, &plan, cancel) {
         if matches!(error, StoreError::NoSpace(_)) {
@@ -122,51 +128,65 @@ pub(crate) fn drop_branch(replica: &Replica, id: BranchId) -> Result<()> {
 
 fn plan(replica: &Replica, target: Target) -> Result<Plan> {
     let state = replica.state.blocking_lock();
-    let points = &state.manifest.points;
+    let manifest = &state.manifest;
+    let plan = |(on, sealed): (usize, &Sealed), position, logs| Plan {
+        on: Some(on),
+        point: Some(sealed.point.id),
+        position,
+        disks: sealed.disks(),
+        logs,
+    };
+    let mut levels = manifest.points.iter().enumerate();
     match target {
         Target::Point { id } => {
-            let on = points.iter().position(|p| p.point.id == id);
-            let on = on.ok_or_else(|| StoreError::NoPoint(id.to_string()))?;
-            let position = points.get(on).map_or(state.manifest.start, |p| p.point.position);
-            Ok(Plan {
-                on,
-                position,
-                logs: Vec::new(),
-            })
+            let level = levels.find(|(_, p)| !p.loose && p.point.id == id);
+            let level = level.ok_or_else(|| StoreError::NoPoint(id.to_string()))?;
+            Ok(plan(level, level.1.point.position, Vec::new()))
         }
         Target::Cycle { position } => {
+            let no_instant = state.logs.to(position).is_some_and(|e| e.log.partial);
             // The newest point from which the logs lead there.
-            let reach = |(on, sealed): (usize, &crate::manifest::Sealed)| {
-                let logs = state.logs.between(sealed.point.position, position)?;
-                Some(Plan { on, position, logs })
+            let reach = |level: (usize, &Sealed)| {
+                let logs = state.logs.between(level.1.point.position, position)?;
+                Some(plan(level, position, logs))
             };
-            let plan = points.iter().enumerate().rev().find_map(reach);
-            plan.ok_or_else(|| StoreError::NoPoint(position.to_string()))
+            let found = levels.rev().filter(|(_, p)| !p.loose).find_map(reach);
+            let found = found.filter(|_| !no_instant);
+            found.ok_or_else(|| StoreError::NoPoint(position.to_string()))
         }
+        Target::Abandoned => match &manifest.kept {
+            Some(kept) => Ok(Plan {
+                on: kept.levels.checked_sub(1),
+                point: None,
+                position: kept.what.since,
+                disks: kept.disks.clone(),
+                logs: Vec::new(),
+            }),
+            None => Err(StoreError::NoPoint("of abandoned content is kept".to_owned())),
+        },
     }
 }
 
-fn record(manifest: &Manifest, id: BranchId, target: Target, plan: &Plan) -> Result<Branch> {
-    let Some(on) = manifest.points.get(plan.on) else {
-        return Err(StoreError::NoPoint(plan.position.to_string()));
-    };
+fn record(id: BranchId, target: Target, plan: &Plan) -> Result<Branch> {
     // Base, points, replay, branch.
-    let images = 1 + (plan.on + 1) + usize::from(!plan.logs.is_empty()) + 1;
+    let levels = plan.on.map_or(0, |on| on + 1);
+    let images = 1 + levels + usize::from(!plan.logs.is_empty()) + 1;
     if images > MAX_CHAIN {
         return Err(StoreError::Conflict(format!(
             "the branch would stand on {images} images, {MAX_CHAIN} is the limit; the oldest recovery points must expire first"
         )));
     }
-    let mut layers = on.layers.clone();
-    if let Some(last) = plan.logs.last() {
-        set_sizes(&mut layers, &last.disks);
-    }
+    let disks = match plan.logs.last() {
+        Some(last) => in_order(&plan.disks, &last.disks),
+        None => plan.disks.clone(),
+    };
     let named = |suffix: &str| {
-        let rename = |l: &Layer| Layer {
-            file: format!("branches/{id}/{}{suffix}", l.disk).into(),
-            ..l.clone()
+        let layer = |d: &LogDisk| Layer {
+            disk: d.id.clone(),
+            file: format!("branches/{id}/{}{suffix}", d.id).into(),
+            size: d.size,
         };
-        layers.iter().map(rename).collect::<Vec<_>>()
+        disks.iter().map(layer).collect::<Vec<_>>()
     };
     let replay = if plan.logs.is_empty() {
         Vec::new()
@@ -176,7 +196,7 @@ fn record(manifest: &Manifest, id: BranchId, target: Target, plan: &Plan) -> Res
     Ok(Branch {
         id,
         target,
-        on: on.point.id,
+        on: plan.point,
         position: plan.position,
         complete: false,
         replay,
@@ -191,9 +211,11 @@ fn make(replica: &Replica, branch: &Branch, plan: &Plan, cancel: &Cancel) -> Res
     let manifest = replica.manifest();
     let mut chains = BTreeMap::new();
     for layer in &branch.replay {
-        let mut chain = manifest.chain(&layer.disk, Some(plan.on));
-        make_on(replica, layer, &chain)?;
-        chain.push(layer.file.clone());
+        let mut chain = manifest.chain(&layer.disk, plan.on);
+        make_base(replica, &chain, layer)?;
+        let new = plan.disks.iter().all(|d| d.id != layer.disk);
+        make_on(replica, layer, &chain, new)?;
+        chain.push(Image::layer(&layer.file));
         chains.insert(layer.disk.clone(), replica.absolute(&chain));
     }
     if !branch.replay.is_empty() {
@@ -201,21 +223,20 @@ fn make(replica: &Replica, branch: &Branch, plan: &Plan, cancel: &Cancel) -> Res
     }
     for layer in &branch.layers {
         let chain = manifest.branch_chain(branch, layer);
-        let below = chain.iter().rev().nth(1);
-        let below = below
-            .cloned()
-            .unwrap_or_else(|| crate::manifest::base(&layer.disk));
-        make_writable(replica, layer, &below, cancel)?;
+        if let Some(below) = chain.iter().rev().nth(1) {
+            make_writable(replica, layer, below, cancel)?;
+        }
     }
+    firmware::copy_for(replica, branch.id)?;
     files::sync_dir(&dir)?;
     files::sync_dir(&replica.dir.join("branches"))?;
     replica.step("after a branch's files are synced")
 }
 
-fn make_writable(replica: &Replica, layer: &Layer, below: &Utf8Path, cancel: &Cancel) -> Result<()> {
+fn make_writable(replica: &Replica, layer: &Layer, below: &Image, cancel: &Cancel) -> Result<()> {
     replica.step("before a writable layer is made")?;
     let path: Utf8PathBuf = replica.dir.join(&layer.file);
-    let (backing, size) = (reference(&layer.file, below), layer.size.to_string());
+    let (backing, size) = (reference(&layer.file, &below.file), layer.size.to_string());
     let args = [
         "create",
         "-q",
@@ -226,7 +247,7 @@ fn make_writable(replica: &Replica, layer: &Layer, below: &Utf8Path, cancel: &Ca
         "-o",
         OPTIONS,
         "-F",
-        format_of(below),
+        below.format(),
         "-b",
         backing.as_str(),
         path.as_str(),

@@ -14,7 +14,7 @@ use lifeboat_model::DiskId;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::files::{self, Result, at};
-use crate::manifest::base;
+use crate::manifest::own_base;
 use crate::receive::{PIECE, ROOM_STEP, bad};
 use crate::replica::{Chunks, Replica, State};
 
@@ -93,7 +93,7 @@ fn broke_off(source: io::Error) -> StoreError {
     }
 }
 
-fn still_empty(state: &State) -> Result<()> {
+pub(crate) fn still_empty(state: &State) -> Result<()> {
     state.manifest.not_promoted()?;
     if state.durable() != state.manifest.start || !state.manifest.points.is_empty() {
         return Err(StoreError::Conflict(format!(
@@ -133,7 +133,7 @@ impl Segment {
         }
         let done = state.manifest.bulk.iter().find(|p| p.disk == disk.id);
         let next = done.map_or(0, |p| p.done);
-        let path = replica.dir.join(base(&disk.id));
+        let path = replica.dir.join(own_base(&disk.id));
         let file = OpenOptions::new()
             .write(true)
             .open(&path)

@@ -51,10 +51,15 @@ pub(crate) fn sync_file(path: &Utf8Path) -> Result<()> {
 
 /// Writes `bytes` beside `path` and puts them in its place: after a crash the file is the old one or the new one.
 pub(crate) fn replace(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
+    replace_with(path, |file| file.write_all(bytes))
+}
+
+/// The same with whatever fills the file.
+pub(crate) fn replace_with(path: &Utf8Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let tmp = path.with_extension("tmp");
     let write = || {
         let mut file = File::create(&tmp)?;
-        file.write_all(bytes)?;
+        fill(&mut file)?;
         file.sync_all()?;
         fs::rename(&tmp, path)
     };

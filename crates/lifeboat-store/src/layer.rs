@@ -15,13 +15,16 @@ use camino::{Utf8Path, Utf8PathBuf};
 use imago::file::File;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
-use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder, ShallowMapping};
 use lifeboat_deltalog::{Frame, FrameBody};
 use lifeboat_engine::ports::store::StoreError;
+use lifeboat_model::DiskFormat;
 use lifeboat_model::policy::change_granularity;
 
-use crate::chain::format_of;
+use crate::chain::Image;
+use crate::export::Export;
 use crate::files::{Result, at, is_full};
+use crate::nbd::MAX_READ;
 
 /// Neighbouring frames are written together up to this many bytes.
 const BATCH: usize = 4 << 20;
@@ -32,19 +35,30 @@ const MAX_NAME: u32 = 1023;
 /// A layer open for writing, on top of its chain.
 pub(crate) struct Writer {
     image: FormatAccess<File>,
+    foreign: Option<Foreign>,
     path: Utf8PathBuf,
     batch: Vec<u8>,
     batch_at: u64,
 }
 
 /// Makes an empty layer of `size` bytes whose header refers to `backing`.
-pub(crate) fn create(path: &Utf8Path, size: u64, backing: &Utf8Path) -> Result<()> {
+pub(crate) fn create(path: &Utf8Path, size: u64, backing: &Utf8Path, format: DiskFormat) -> Result<()> {
     let cluster = usize::try_from(change_granularity(size)).unwrap_or(64 << 10);
-    create_with(path, size, backing, cluster)
+    create_with(path, size, backing, format, cluster)
 }
 
 /// The same with another cluster size, for measuring what it costs.
-pub(crate) fn create_with(path: &Utf8Path, size: u64, backing: &Utf8Path, cluster: usize) -> Result<()> {
+pub(crate) fn create_with(
+    path: &Utf8Path,
+    size: u64,
+    backing: &Utf8Path,
+    format: DiskFormat,
+    cluster: usize,
+) -> Result<()> {
+    let format = match format {
+        DiskFormat::Raw => "raw",
+        DiskFormat::Qcow2 => "qcow2",
+    };
     let make = || {
         let file = OpenOptions::new()
             .read(true)
@@ -55,13 +69,14 @@ pub(crate) fn create_with(path: &Utf8Path, size: u64, backing: &Utf8Path, cluste
         Qcow2::<File>::create_builder(File::try_from(file)?)
             .size(size)
             .cluster_size(cluster)
-            .backing(backing.to_string(), format_of(backing).to_owned())
+            .backing(backing.to_string(), format.to_owned())
             .create()
     };
     make().map_err(at("create", path))
 }
 
-fn open_image(path: &Utf8Path, below: Option<FormatAccess<File>>, write: bool) -> Result<FormatAccess<File>> {
+fn open_image(image: &Image, below: Option<FormatAccess<File>>, write: bool) -> Result<FormatAccess<File>> {
+    let path = &image.file;
     let file = OpenOptions::new()
         .read(true)
         .write(write)
@@ -69,10 +84,10 @@ fn open_image(path: &Utf8Path, below: Option<FormatAccess<File>>, write: bool) -
         .and_then(File::try_from)
         .map_err(at("open", path))?;
     let damaged = |detail: String| StoreError::Damaged {
-        path: path.to_owned(),
+        path: path.clone(),
         detail,
     };
-    if format_of(path) == "raw" {
+    if image.format == DiskFormat::Raw {
         let raw = Raw::open_image(file, write).map_err(at("open", path))?;
         return Ok(FormatAccess::new(raw));
     }
@@ -88,32 +103,89 @@ fn open_image(path: &Utf8Path, below: Option<FormatAccess<File>>, write: bool) -
     Ok(FormatAccess::new(image))
 }
 
-impl Writer {
-    /// Opens the last image of `chain` (absolute paths, lowest first) for writing and grows it to `size` if it is smaller.
-    pub(crate) fn open(chain: &[Utf8PathBuf], size: u64) -> Result<Self> {
-        let mut image = None;
-        for (n, path) in chain.iter().enumerate() {
-            image = Some(open_image(path, image.take(), n + 1 == chain.len())?);
+/// Images below that `imago` does not read. Opened by QEMU when the first write covers a cluster only in part, which
+/// captured changes do nowhere but at the end of a disk of an odd size.
+struct Foreign {
+    dir: Utf8PathBuf,
+    below: Vec<Image>,
+    open: Option<Export>,
+    /// Bytes of a cluster of the image that is written.
+    cluster: u64,
+}
+
+impl Foreign {
+    fn read(&mut self, from: u64, to: u64) -> Result<Vec<u8>> {
+        let export = match &mut self.open {
+            Some(export) => export,
+            None => self.open.insert(Export::open(&self.dir, &self.below)?),
+        };
+        let mut data = vec![0; usize::try_from(to - from).unwrap_or_default()];
+        let there = export.client.size.clamp(from, to) - from;
+        let there = data.get_mut(..usize::try_from(there).unwrap_or_default());
+        for (n, piece) in there
+            .unwrap_or_default()
+            .chunks_mut(MAX_READ as usize)
+            .enumerate()
+        {
+            let offset = from + n as u64 * u64::from(MAX_READ);
+            let path = self.below.last().map_or(&self.dir, |i| &i.file);
+            export.client.read(offset, piece).map_err(at("read", path))?;
         }
-        let (Some(image), Some(path)) = (image, chain.last()) else {
+        Ok(data)
+    }
+}
+
+impl Writer {
+    /// Opens the last image of `chain` (absolute paths, lowest first) of the replica in `dir` for writing and grows it to
+    /// `size` if it is smaller.
+    pub(crate) fn open(dir: &Utf8Path, chain: &[Image], size: u64) -> Result<Self> {
+        let Some((top, below)) = chain.split_last() else {
             let what = "an empty image chain".to_owned();
             let source = io::ErrorKind::InvalidInput.into();
             return Err(StoreError::Io { what, source });
         };
+        let mut image = None;
+        let foreign = if below.iter().all(|i| i.ours) {
+            for lower in below {
+                image = Some(open_image(lower, image.take(), false)?);
+            }
+            None
+        } else {
+            Some(Foreign {
+                dir: dir.to_owned(),
+                below: below.to_vec(),
+                open: None,
+                cluster: cluster_size(&top.file)?,
+            })
+        };
         let mut writer = Self {
-            image,
-            path: path.clone(),
+            image: open_image(top, image, true)?,
+            foreign,
+            path: top.file.clone(),
             batch: Vec::new(),
             batch_at: 0,
         };
-        writer.grow(size)?;
+        let had = writer.image.size();
+        if size > had {
+            writer
+                .image
+                .resize(size, imago::format::PreallocateMode::None)
+                .map_err(at("grow", &top.file))?;
+            writer.cover(below, had, size)?;
+        }
         Ok(writer)
     }
 
-    fn grow(&mut self, size: u64) -> Result<()> {
-        self.image
-            .resize(size.max(self.image.size()), imago::format::PreallocateMode::None)
-            .map_err(at("grow", &self.path))
+    /// Hides what images further below have from byte `from` on: they may be larger than a disk of this chain was.
+    fn cover(&mut self, below: &[Image], from: u64, to: u64) -> Result<()> {
+        let mut largest = 0;
+        for image in below {
+            largest = largest.max(size_of(image)?);
+        }
+        if from < largest.min(to) {
+            self.zero(from, largest.min(to) - from)?;
+        }
+        Ok(())
     }
 
     /// Takes a change. It may be held back until [`Self::finish`].
@@ -130,15 +202,44 @@ impl Writer {
             }
             FrameBody::Zero(len) => {
                 self.drain()?;
-                self.image
-                    .write_zeroes(frame.offset, len)
-                    .map_err(|e| self.failed(e))
+                self.zero(frame.offset, len)
             }
         }
     }
 
+    fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
+        let end = offset + len;
+        self.complete_cluster(offset)?;
+        self.complete_cluster(end)?;
+        self.image.write_zeroes(offset, len).map_err(|e| self.failed(e))
+    }
+
+    /// Fetches the cluster with byte `edge` from below if a write begins or ends inside of it. Images that `imago` reads
+    /// itself need no such help.
+    fn complete_cluster(&mut self, edge: u64) -> Result<()> {
+        let Some(foreign) = &mut self.foreign else {
+            return Ok(());
+        };
+        let start = edge - edge % foreign.cluster;
+        if start == edge || edge >= self.image.size() {
+            return Ok(());
+        }
+        let end = (start + foreign.cluster).min(self.image.size());
+        let mapping = self.image.get_shallow_mapping(start, 1);
+        let (mapping, _) = mapping.map_err(at("read", &self.path))?;
+        // Opened without what is below, an unallocated cluster is one of zeros that nobody wrote.
+        if matches!(mapping, ShallowMapping::Zero { explicit: false, .. }) {
+            let data = foreign.read(start, end)?;
+            let written = self.image.write(data.as_slice(), start);
+            written.map_err(|e| self.failed(e))?;
+        }
+        Ok(())
+    }
+
     fn drain(&mut self) -> Result<()> {
         if !self.batch.is_empty() {
+            self.complete_cluster(self.batch_at)?;
+            self.complete_cluster(self.batch_at + self.batch.len() as u64)?;
             self.image
                 .write(self.batch.as_slice(), self.batch_at)
                 .map_err(|e| self.failed(e))?;
@@ -165,7 +266,90 @@ impl Writer {
 
 /// Whether `path` can be opened as a layer of ours; says nothing about its content.
 pub(crate) fn opens(path: &Utf8Path) -> bool {
-    open_image(path, None, false).is_ok()
+    open_image(&Image::layer(path), None, false).is_ok()
+}
+
+/// Makes a fresh layer (the last of `chain`, absolute) hide what the images below have from byte `from` on.
+pub(crate) fn cover(dir: &Utf8Path, chain: &[Image], from: u64, size: u64) -> Result<()> {
+    let Some((_, below)) = chain.split_last() else {
+        return Ok(());
+    };
+    let mut writer = Writer::open(dir, chain, size)?;
+    writer.cover(below, from, size)?;
+    writer.finish()
+}
+
+/// Whether an image of `below` has something from byte `from` on that a layer of this size would show.
+pub(crate) fn shows_beyond(below: &[Image], from: u64, size: u64) -> Result<bool> {
+    for image in below {
+        if size_of(image)?.min(size) > from {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn field<const N: usize>(path: &Utf8Path, offset: u64) -> Result<[u8; N]> {
+    let mut field = [0; N];
+    std::fs::File::open(path)
+        .and_then(|f| f.read_exact_at(&mut field, offset))
+        .map_err(at("read", path))?;
+    Ok(field)
+}
+
+/// Size in bytes of the disk that an image shows.
+pub(crate) fn size_of(image: &Image) -> Result<u64> {
+    match image.format {
+        DiskFormat::Qcow2 => field(&image.file, 24).map(u64::from_be_bytes),
+        DiskFormat::Raw => {
+            let metadata = std::fs::metadata(&image.file).map_err(at("look at", &image.file))?;
+            Ok(metadata.len().next_multiple_of(512))
+        }
+    }
+}
+
+fn cluster_size(path: &Utf8Path) -> Result<u64> {
+    let bits = u32::from_be_bytes(field(path, 20)?);
+    1_u64.checked_shl(bits).ok_or_else(|| StoreError::Damaged {
+        path: path.to_owned(),
+        detail: format!("has clusters of 2^{bits} bytes"),
+    })
+}
+
+/// Refuses an image that cannot be a base: only itself may be opened for it.
+pub(crate) fn stands_alone(image: &Image) -> Result<()> {
+    let refuse = |why: &str| Err(StoreError::Conflict(format!("{}: {why}", image.file)));
+    let metadata = std::fs::metadata(&image.file).map_err(at("look at", &image.file))?;
+    if !metadata.is_file() {
+        return refuse("is no regular file; only image files can be taken over");
+    }
+    if image.format == DiskFormat::Raw {
+        return Ok(());
+    }
+    let [a, b, c, d, version @ ..] = field::<8>(&image.file, 0)?;
+    if [a, b, c, d] != *b"QFI\xfb" || !(2..=3).contains(&u32::from_be_bytes(version)) {
+        return refuse("is no qcow2 image");
+    }
+    if backing(&image.file)?.is_some() {
+        return refuse("stands on another image; make it one image with: qemu-img rebase -b \"\"");
+    }
+    if u32::from_be_bytes(field(&image.file, 32)?) != 0 {
+        return refuse("is encrypted; only images without encryption can be taken over");
+    }
+    // Incompatible features. Bit 0, counters that were not written back, is cured by whoever opens it for writing; bit 1
+    // is damage, bit 2 data in another file.
+    let features = if u32::from_be_bytes(version) == 3 {
+        u64::from_be_bytes(field(&image.file, 72)?)
+    } else {
+        0
+    };
+    if features & 0b100 != 0 {
+        return refuse("keeps its data in another file; name that file instead");
+    }
+    if features & 0b10 != 0 {
+        return refuse("is marked corrupt; repair it with: qemu-img check -r all");
+    }
+    Ok(())
 }
 
 /// The backing file an image names, for comparison only. Read from the header's fixed fields, because branches have
@@ -186,4 +370,26 @@ pub(crate) fn backing(path: &Utf8Path) -> Result<Option<String>> {
         Ok(String::from_utf8(name).ok())
     };
     read().map_err(at("read", path))
+}
+
+/// Ranges that a layer of ours holds itself, zeros included: (offset, length) in bytes, ascending.
+pub(crate) fn own_ranges(path: &Utf8Path) -> Result<Vec<(u64, u64)>> {
+    let image = open_image(&Image::layer(path), None, false)?;
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    let (mut offset, size) = (0, image.size());
+    while offset < size {
+        let mapping = image.get_shallow_mapping(offset, size - offset);
+        let (mapping, len) = mapping.map_err(at("read", path))?;
+        if len == 0 {
+            break;
+        }
+        if !matches!(mapping, ShallowMapping::Zero { explicit: false, .. }) {
+            match ranges.last_mut() {
+                Some(last) if last.0 + last.1 == offset => last.1 += len,
+                Some(_) | None => ranges.push((offset, len)),
+            }
+        }
+        offset += len;
+    }
+    Ok(ranges)
 }

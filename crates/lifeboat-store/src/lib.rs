@@ -3,11 +3,15 @@
 //!
 //! ```text
 //! <location>/<vm>/manifest.json                     what counts; replaced atomically
-//!                 disks/<disk>/base.raw             bulk copy, then everything older than the oldest point
+//!                 disks/<disk>/base.raw             bulk copy, then everything older than the oldest point; absent
+//!                                                   when an image of this host was taken over where it is
 //!                              <sequence>-<n>.qcow2 sealed points, each on the one before, and the head on top
 //!                 logs/<generation>-<sequence>.lbd  durable delta logs
 //!                 incoming/*.part                   transfers under way
 //!                 branches/<branch>/<disk>.qcow2    writable layer on a point (and <disk>.replay.qcow2 below it)
+//!                 branches/<branch>/firmware.fd     the branch's own firmware variables, made from firmware.fd
+//!                 divergence-<n>.json               where this copy may differ from others
+//!                 run/                              sockets of readers
 //! ```
 //!
 //! An operation takes effect in the instant the manifest is replaced; before it there are files the manifest does not
@@ -18,15 +22,22 @@
 //! anything on the images (the hypervisor's). `docs/recovery-without-lifeboat.md` tells how to use the directory
 //! without this program.
 
+mod adopt;
 mod apply;
 mod branch;
 mod bulk;
 mod chain;
+mod compare;
+mod divergence;
+mod expire;
+mod export;
 mod files;
+mod firmware;
 mod layer;
 mod logs;
 mod manifest;
 mod merge;
+mod nbd;
 mod open;
 mod qemu_img;
 mod receive;
@@ -36,6 +47,7 @@ mod steps;
 mod store;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use spool::FileSpool;
 pub use store::QcowStore;

@@ -3,14 +3,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 
 use camino::Utf8Path;
-use lifeboat_deltalog::{Decoder, Header, Item, LogDisk};
+use lifeboat_deltalog::{Decoder, Header, Item, LogDisk, LogKind};
+use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::store::{StoreError, StoredLog};
 use lifeboat_model::{Position, Timestamp};
 
 use crate::files::{self, Result, at};
+use crate::receive::PIECE;
+use crate::replica::Replica;
 
 /// Directory of durable logs.
 pub(crate) const DIR: &str = "logs";
@@ -33,6 +36,8 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Logs {
     pub(crate) entries: Vec<Entry>,
+    /// Logs after this position are not removed, for somebody who still has to get them.
+    pub(crate) keep_after: Option<Position>,
 }
 
 /// File name of the log to a position.
@@ -50,6 +55,7 @@ impl Entry {
                 instant: header.instant,
                 consistency: header.consistency,
                 size,
+                partial: header.kind == LogKind::Sync,
             },
             disks: header.disks,
             file: file_name(header.position),
@@ -88,7 +94,10 @@ impl Logs {
             tracing::warn!(%dir, name, "removing a log that continues nothing here");
             files::remove(&dir.join(name))?;
         }
-        Ok(Self { entries })
+        Ok(Self {
+            entries,
+            keep_after: None,
+        })
     }
 
     /// The log to a position.
@@ -113,6 +122,21 @@ impl Logs {
         Some(path)
     }
 
+    /// How many of the oldest logs nobody asked to keep.
+    fn not_kept(&self) -> usize {
+        let Some(after) = self.keep_after else {
+            return self.entries.len();
+        };
+        let first = self.entries.iter().position(|e| e.log.parent == after);
+        let last = self.entries.last();
+        match first {
+            Some(first) => first,
+            None if last.is_some_and(|e| e.log.position == after) => self.entries.len(),
+            // Where it was is not known any more: everything here comes after it.
+            None => 0,
+        }
+    }
+
     /// Removes the oldest logs as long as `useless` says so of each, but none after `keep_from`, which the head needs.
     pub(crate) fn trim(
         &mut self,
@@ -121,7 +145,7 @@ impl Logs {
         useless: impl Fn(&Entry) -> bool,
     ) -> Result<()> {
         let needed = self.entries.iter().position(|e| e.log.parent == keep_from);
-        let free = needed.unwrap_or(self.entries.len());
+        let free = needed.unwrap_or(self.entries.len()).min(self.not_kept());
         let count = self.entries.iter().take(free).take_while(|e| useless(e)).count();
         if count == 0 {
             return Ok(());
@@ -167,6 +191,23 @@ fn read_header(path: &Utf8Path) -> Result<Option<Entry>> {
         Ok(Some(Item::Header(header))) => Ok(Some(Entry::new(header, size, size))),
         Ok(_) | Err(_) => Ok(None),
     }
+}
+
+/// A stored log from `offset` on, as it is. Once opened it can be read to its end, whatever expires meanwhile.
+pub(crate) fn stream(replica: &Replica, position: Position, offset: u64) -> Result<ByteStream> {
+    let found = replica.state.blocking_lock().logs.to(position).cloned();
+    let entry = found.ok_or_else(|| StoreError::NoPoint(position.to_string()))?;
+    let path = replica.dir.join(DIR).join(&entry.file);
+    if offset > entry.log.size {
+        return Err(StoreError::Conflict(format!(
+            "the log to {position} has {} bytes, it cannot be read from byte {offset} on",
+            entry.log.size
+        )));
+    }
+    let mut file = File::open(&path).map_err(at("open", &path))?;
+    file.seek(SeekFrom::Start(offset)).map_err(at("read", &path))?;
+    let file = tokio::fs::File::from_std(file);
+    Ok(Box::pin(tokio_util::io::ReaderStream::with_capacity(file, PIECE)))
 }
 
 /// Reads a stored log again from the first byte to the last and hands out its items.

@@ -7,14 +7,15 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::LogDisk;
-use lifeboat_engine::ports::store::{BulkProgress, Point, StoreError, Target};
-use lifeboat_model::{BranchId, DiskId, PointId, Position, VmId};
+use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Point, StoreError, Target};
+use lifeboat_model::{BranchId, DiskFormat, DiskId, PointId, Position, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::chain::Image;
 use crate::files::{self, Result, at};
 
-/// The format this program writes and the only one it reads.
-const VERSION: u32 = 1;
+/// The format this program writes. Version 1 lacks what came with adoption and is read as well.
+const VERSION: u32 = 2;
 
 /// Most images one disk may stand on, the writable one included: QEMU opens and searches longer chains too slowly.
 pub(crate) const MAX_CHAIN: usize = 48;
@@ -28,24 +29,66 @@ pub(crate) const NAME: &str = "manifest.json";
 pub(crate) struct Manifest {
     pub(crate) version: u32,
     pub(crate) vm: VmId,
-    /// Arguments of `create`, to tell a repetition from a conflict.
+    /// Arguments of `create` or `adopt`, to tell a repetition from a conflict.
     pub(crate) created: Vec<LogDisk>,
     pub(crate) start: Position,
     /// Disks at `applied`.
     pub(crate) disks: Vec<LogDisk>,
     pub(crate) bulk: Vec<BulkProgress>,
-    /// Sealed points, oldest first; each stands on the one before, the first on the base.
+    /// Bases that are not ours: images of this host that were taken over where they are.
+    #[serde(default)]
+    pub(crate) bases: Vec<Base>,
+    /// Sealed points and loose levels, oldest first; each stands on the one before, the first on the base.
     pub(crate) points: Vec<Sealed>,
     pub(crate) applied: Position,
     pub(crate) head: Option<Head>,
     pub(crate) branches: Vec<Branch>,
     pub(crate) promoted: Option<Promoted>,
-    /// The oldest point's data is in the base already, only its layer is still in the way.
+    /// The data of the point or level is in the image below it already, only its layer is still in the way.
     pub(crate) merged: Option<PointId>,
+    /// The replica was a copy with data of its own before.
+    #[serde(default)]
+    pub(crate) adopted: Option<Adopted>,
+    /// What it held then, as long as that must not change.
+    #[serde(default)]
+    pub(crate) kept: Option<Kept>,
+    /// File beside the manifest with the ranges in which this copy may differ from others.
+    #[serde(default)]
+    pub(crate) divergence: Option<Utf8PathBuf>,
     /// Number in the next layer's name, so that no name is ever used twice.
     pub(crate) next_layer: u64,
     /// The replica is being deleted.
     pub(crate) destroying: bool,
+}
+
+/// A base that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Base {
+    pub(crate) disk: DiskId,
+    /// Absolute.
+    pub(crate) path: Utf8PathBuf,
+    pub(crate) format: DiskFormat,
+}
+
+/// Where an adopted replica came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Adopted {
+    /// The promoted branch it was.
+    pub(crate) branch: Option<BranchId>,
+}
+
+/// Content that must not change until it is dropped: the base and the lowest levels above it, seen together. They may be
+/// merged into one another, but nothing from above into them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kept {
+    pub(crate) what: Abandoned,
+    /// How many of the levels belong to it.
+    pub(crate) levels: usize,
+    /// Its disks, with the sizes they had.
+    pub(crate) disks: Vec<LogDisk>,
 }
 
 /// A sealed point and its layer of every disk.
@@ -54,6 +97,20 @@ pub(crate) struct Sealed {
     #[serde(flatten)]
     pub(crate) point: Point,
     pub(crate) layers: Vec<Layer>,
+    /// No recovery point: layers that are to be merged away, and until then only hold what is above them.
+    #[serde(default)]
+    pub(crate) loose: bool,
+}
+
+impl Sealed {
+    /// Its disks.
+    pub(crate) fn disks(&self) -> Vec<LogDisk> {
+        let disk = |l: &Layer| LogDisk {
+            id: l.disk.clone(),
+            size: l.size,
+        };
+        self.layers.iter().map(disk).collect()
+    }
 }
 
 /// One image of one disk.
@@ -82,8 +139,8 @@ pub(crate) struct Head {
 pub(crate) struct Branch {
     pub(crate) id: BranchId,
     pub(crate) target: Target,
-    /// The point below it; it and all older ones stay as long as the branch.
-    pub(crate) on: PointId,
+    /// The point below it; it and all older ones stay as long as the branch. None: it stands on what is kept.
+    pub(crate) on: Option<PointId>,
     /// Position of the target.
     pub(crate) position: Position,
     pub(crate) complete: bool,
@@ -125,12 +182,16 @@ impl Manifest {
             start,
             disks: disks.to_vec(),
             bulk: bulk.collect(),
+            bases: Vec::new(),
             points: Vec::new(),
             applied: start,
             head: None,
             branches: Vec::new(),
             promoted: None,
             merged: None,
+            adopted: None,
+            kept: None,
+            divergence: None,
             next_layer: 1,
             destroying: false,
         }
@@ -148,16 +209,30 @@ impl Manifest {
             path: path.clone(),
             detail,
         };
-        let manifest: Self = serde_json::from_slice(&bytes)
+        let mut manifest: Self = serde_json::from_slice(&bytes)
             .map_err(|e| damaged(format!("not a manifest this version can read ({e})")))?;
-        if manifest.version != VERSION {
+        if !(1..=VERSION).contains(&manifest.version) {
             return Err(damaged(format!(
-                "version {}, this program reads {VERSION}",
+                "version {}, this program reads 1 to {VERSION}",
                 manifest.version
             )));
         }
+        manifest.version = VERSION;
         if let Some(file) = manifest.files().find(|f| !is_ours(f)) {
             return Err(damaged(format!("names a file outside the replica: {file}")));
+        }
+        if let Some(base) = manifest.bases.iter().find(|b| !is_absolute(&b.path)) {
+            return Err(damaged(format!("a base is not named absolutely: {}", base.path)));
+        }
+        if let Some(file) = manifest.divergence.iter().find(|f| !is_divergence(f.as_str())) {
+            return Err(damaged(format!("names a file outside the replica: {file}")));
+        }
+        if manifest
+            .kept
+            .as_ref()
+            .is_some_and(|k| k.levels > manifest.points.len())
+        {
+            return Err(damaged("keeps more levels than there are".to_owned()));
         }
         Ok(Some(manifest))
     }
@@ -188,7 +263,38 @@ impl Manifest {
 
     /// The point at a position.
     pub(crate) fn point_at(&self, position: Position) -> Option<&Sealed> {
-        self.points.iter().find(|p| p.point.position == position)
+        self.recovery_points().find(|p| p.point.position == position)
+    }
+
+    /// The levels that are recovery points, oldest first.
+    pub(crate) fn recovery_points(&self) -> impl DoubleEndedIterator<Item = &Sealed> {
+        self.points.iter().filter(|p| !p.loose)
+    }
+
+    /// Number of the level that is this recovery point.
+    pub(crate) fn level_of(&self, id: PointId) -> Option<usize> {
+        self.points.iter().position(|p| !p.loose && p.point.id == id)
+    }
+
+    /// Whether a branch stands on what is kept.
+    pub(crate) fn branch_on_kept(&self) -> Option<&Branch> {
+        self.branches.iter().find(|b| b.on.is_none())
+    }
+
+    /// The base of a disk.
+    pub(crate) fn base(&self, disk: &DiskId) -> Image {
+        match self.bases.iter().find(|b| b.disk == *disk) {
+            Some(base) => Image {
+                file: base.path.clone(),
+                format: base.format,
+                ours: base.format == DiskFormat::Raw,
+            },
+            None => Image {
+                file: own_base(disk),
+                format: DiskFormat::Raw,
+                ours: true,
+            },
+        }
     }
 
     /// Where the head starts from: the newest point, or the bulk copy.
@@ -201,36 +307,46 @@ impl Manifest {
         let Some(newest) = self.points.last() else {
             return self.created.clone();
         };
-        let disk = |l: &Layer| LogDisk {
-            id: l.disk.clone(),
-            size: l.size,
-        };
-        newest.layers.iter().map(disk).collect()
+        newest.disks()
     }
 
     /// The images of a disk up to and including point number `upto` (none: only the base), lowest first.
-    pub(crate) fn chain(&self, disk: &DiskId, upto: Option<usize>) -> Vec<Utf8PathBuf> {
+    pub(crate) fn chain(&self, disk: &DiskId, upto: Option<usize>) -> Vec<Image> {
         let points = upto.map_or(0, |n| n + 1);
         let layers = self.points.iter().take(points).flat_map(|p| &p.layers);
-        let layers = layers.filter(|l| l.disk == *disk).map(|l| l.file.clone());
-        std::iter::once(base(disk)).chain(layers).collect()
+        let layers = layers.filter(|l| l.disk == *disk);
+        let layers = layers.map(|l| Image::layer(&l.file));
+        std::iter::once(self.base(disk)).chain(layers).collect()
+    }
+
+    /// The images of a disk up to and including the head.
+    pub(crate) fn head_chain(&self, disk: &DiskId) -> Vec<Image> {
+        let mut chain = self.chain(disk, self.points.len().checked_sub(1));
+        let head = self.head.iter().flat_map(|h| &h.layers);
+        let head = head.filter(|l| l.disk == *disk);
+        chain.extend(head.map(|l| Image::layer(&l.file)));
+        chain
     }
 
     /// The images of a branch's disk, lowest first, the branch's own last.
-    pub(crate) fn branch_chain(&self, branch: &Branch, layer: &Layer) -> Vec<Utf8PathBuf> {
+    pub(crate) fn branch_chain(&self, branch: &Branch, layer: &Layer) -> Vec<Image> {
         let promoted = self.promoted.iter().find(|p| p.branch == branch.id);
         let mut chain = if let Some(promoted) = promoted {
             let below = promoted.below.iter().filter(|b| b.disk == layer.disk);
-            let files = below.flat_map(|b| b.files.iter().cloned());
-            std::iter::once(base(&layer.disk)).chain(files).collect()
+            let files = below.flat_map(|b| b.files.iter().map(|f| Image::layer(f)));
+            std::iter::once(self.base(&layer.disk)).chain(files).collect()
         } else {
-            let on = self.points.iter().position(|p| p.point.id == branch.on);
+            let on = match (branch.on, &self.kept) {
+                (Some(id), _) => self.level_of(id),
+                (None, Some(kept)) => kept.levels.checked_sub(1),
+                (None, None) => None,
+            };
             let mut chain = self.chain(&layer.disk, on);
             let replay = branch.replay.iter().filter(|l| l.disk == layer.disk);
-            chain.extend(replay.map(|l| l.file.clone()));
+            chain.extend(replay.map(|l| Image::layer(&l.file)));
             chain
         };
-        chain.push(layer.file.clone());
+        chain.push(Image::layer(&layer.file));
         chain
     }
 
@@ -258,9 +374,24 @@ impl Manifest {
     }
 }
 
-/// The base image of a disk, relative to the replica's directory.
-pub(crate) fn base(disk: &DiskId) -> Utf8PathBuf {
+/// Our own base image of a disk, relative to the replica's directory.
+pub(crate) fn own_base(disk: &DiskId) -> Utf8PathBuf {
     Utf8PathBuf::from(format!("disks/{disk}/base.raw"))
+}
+
+/// Whether a name is one of a file of ranges.
+pub(crate) fn is_divergence(name: &str) -> bool {
+    name.starts_with("divergence-") && name.ends_with(".json") && !name.contains('/')
+}
+
+fn is_absolute(path: &Utf8Path) -> bool {
+    path.is_absolute()
+        && path.components().all(|c| {
+            matches!(
+                c,
+                camino::Utf8Component::Normal(_) | camino::Utf8Component::RootDir
+            )
+        })
 }
 
 /// Whether a file name from a manifest stays where our files are.

@@ -1,87 +1,42 @@
-//! Merging the lowest layer of a chain into the base: how the oldest point expires and how the layers below a promoted
-//! branch go away. Each step leaves every view as it was: while data is copied into the base the layer still hides it,
-//! afterwards base and layer agree, and only then does the next layer skip it. So any step can be repeated.
+//! Merging a layer into the image below it, and promotion: how the layers below a promoted branch go away. Each step
+//! leaves every view as it was: while data is copied down the layer still hides it, afterwards both agree, and only then
+//! does the next layer skip it. So any step can be repeated.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::hypervisor::LiveMerge;
 use lifeboat_engine::ports::store::StoreError;
-use lifeboat_model::{BranchId, DiskId, Timestamp};
+use lifeboat_model::{BranchId, DiskId};
 
-use crate::chain::{commit_name, format_of, reference};
+use crate::chain::{Image, commit_name, reference};
+use crate::divergence;
 use crate::files::{self, Result};
 use crate::layer;
-use crate::logs;
-use crate::manifest::{Branch, Layer, Manifest, Promoted, base};
+use crate::manifest::{Branch, Layer, Manifest, Promoted};
 use crate::qemu_img::{self, Cancel};
 use crate::replica::Replica;
 
 /// Merging stays below this rate in bytes per second, so that guests on the same disks are not starved.
 const RATE: &str = "268435456";
 
-/// Merges the oldest point into the base.
-pub(crate) fn expire_oldest(replica: &Replica, cancel: &Cancel) -> Result<()> {
-    let manifest = replica.manifest();
-    manifest.not_promoted()?;
-    let [oldest, next, ..] = manifest.points.as_slice() else {
-        let why = format!("VM {}: the only recovery point cannot expire", replica.vm);
-        return Err(StoreError::Conflict(why));
+/// Copies what the last image of a chain (relative paths) holds into the one before it.
+pub(crate) fn copy_down(replica: &Replica, chain: &[Image], cancel: &Cancel) -> Result<()> {
+    replica.step("before a layer is copied into the image below")?;
+    let chain = replica.absolute(chain);
+    let [.., below, layer] = chain.as_slice() else {
+        return Ok(());
     };
-    let id = oldest.point.id;
-    if manifest.branches.iter().any(|b| b.on == id) {
-        return Err(StoreError::Busy(format!("recovery point {id}")));
-    }
-    if manifest.merged != Some(id) {
-        for layer in &oldest.layers {
-            copy_down(replica, &layer.disk, &layer.file, cancel)?;
-        }
-        replica.change(|m| m.merged = Some(id))?;
-    }
-    for layer in &next.layers {
-        skip_to_base(replica, &layer.disk, &layer.file, cancel)?;
-    }
-    replica.change(|m| {
-        m.points.retain(|p| p.point.id != id);
-        m.merged = None;
-    })?;
-    forget_useless_logs(replica)?;
-    replica.sweep()
+    files::room(&replica.dir, files::usage(&layer.file), replica.reserve)?;
+    let name = commit_name(&chain);
+    qemu_img::run(&["commit", "-q", "-d", "-r", RATE, &name], &below.file, cancel)?;
+    files::sync_file(&below.file)?;
+    replica.step("after a layer was copied into the image below")
 }
 
-/// Removes logs that lead to or before the oldest point.
-fn forget_useless_logs(replica: &Replica) -> Result<()> {
-    let mut state = replica.state.blocking_lock();
-    match state.manifest.points.first().map(|p| p.point.position) {
-        Some(oldest) => state.logs.trim_to(&replica.dir.join(logs::DIR), oldest),
-        None => Ok(()),
-    }
-}
-
-/// Removes logs older than `before` that the head does not need.
-pub(crate) fn expire_logs(replica: &Replica, before: Timestamp) -> Result<()> {
-    let mut state = replica.state.blocking_lock();
-    let floor = state.manifest.floor();
-    state
-        .logs
-        .trim_before(&replica.dir.join(logs::DIR), floor, before)
-}
-
-/// Copies what a layer directly above the base holds into the base.
-fn copy_down(replica: &Replica, disk: &DiskId, file: &Utf8Path, cancel: &Cancel) -> Result<()> {
-    replica.step("before a layer is copied into the base")?;
-    let (base, layer) = (replica.dir.join(base(disk)), replica.dir.join(file));
-    files::room(&replica.dir, files::usage(&layer), replica.reserve)?;
-    let name = commit_name(&base, &layer);
-    qemu_img::run(&["commit", "-q", "-d", "-r", RATE, &name], &base, cancel)?;
-    files::sync_file(&base)?;
-    replica.step("after a layer was copied into the base")
-}
-
-/// Makes an image refer to the base instead of the layer that was merged.
-fn skip_to_base(replica: &Replica, disk: &DiskId, file: &Utf8Path, cancel: &Cancel) -> Result<()> {
-    replica.step("before an image refers to the base")?;
-    let base = base(disk);
+/// Makes an image refer to another one instead of the layer that was merged into that.
+pub(crate) fn stand_on(replica: &Replica, file: &Utf8Path, below: &Image, cancel: &Cancel) -> Result<()> {
+    replica.step("before an image refers to another")?;
     let image = replica.dir.join(file);
-    let name = reference(file, &base);
+    let name = reference(file, &below.file);
     let args = [
         "rebase",
         "-q",
@@ -89,7 +44,7 @@ fn skip_to_base(replica: &Replica, disk: &DiskId, file: &Utf8Path, cancel: &Canc
         "-f",
         "qcow2",
         "-F",
-        format_of(&base),
+        below.format(),
         "-b",
         name.as_str(),
     ];
@@ -107,9 +62,10 @@ pub(crate) fn promote(replica: &Replica, id: BranchId) -> Result<()> {
         let below = branch.layers.iter().map(|layer| {
             let chain = manifest.branch_chain(branch, layer);
             let upto = chain.len().saturating_sub(1);
+            let files = chain.into_iter().take(upto).skip(1).map(|i| i.file);
             crate::manifest::Below {
                 disk: layer.disk.clone(),
-                files: chain.into_iter().take(upto).skip(1).collect(),
+                files: files.collect(),
                 merged: false,
             }
         });
@@ -119,6 +75,9 @@ pub(crate) fn promote(replica: &Replica, id: BranchId) -> Result<()> {
         };
         let (position, layers) = (branch.position, branch.layers.clone());
         let mut state = replica.state.blocking_lock();
+        let divergence = divergence::of_promotion(replica, &state, branch)?;
+        replica.step("before the ranges are written")?;
+        let divergence = divergence::save(&replica.dir, manifest.next_layer, &divergence)?;
         replica.commit(&mut state, |m| {
             m.applied = position;
             m.disks.clear();
@@ -129,6 +88,11 @@ pub(crate) fn promote(replica: &Replica, id: BranchId) -> Result<()> {
             m.points.clear();
             m.head = None;
             m.merged = None;
+            m.adopted = None;
+            // The branch may stand on it; what of it the branch hides is let go with the rest.
+            m.kept = None;
+            m.divergence = Some(divergence);
+            m.next_layer += 1;
             m.branches.retain(|b| b.id == id);
             for branch in &mut m.branches {
                 // Its layer is listed in `below` now.
@@ -138,10 +102,16 @@ pub(crate) fn promote(replica: &Replica, id: BranchId) -> Result<()> {
         })?;
         state.logs.entries.clear();
     }
+    drop_parts(replica)?;
+    replica.sweep()
+}
+
+/// Removes every transfer under way.
+pub(crate) fn drop_parts(replica: &Replica) -> Result<()> {
     for name in files::names(&replica.dir.join(crate::receive::DIR))? {
         files::remove(&replica.dir.join(crate::receive::DIR).join(name))?;
     }
-    replica.sweep()
+    Ok(())
 }
 
 /// The complete branch with this id.
@@ -169,7 +139,7 @@ pub(crate) fn promoted_layers(replica: &Replica, id: BranchId) -> Result<Vec<Liv
     let merge = |disk: &DiskId, top: &Utf8PathBuf| LiveMerge {
         id: disk.clone(),
         top: replica.dir.join(top),
-        base: replica.dir.join(base(disk)),
+        base: replica.dir.join(manifest.base(disk).file),
     };
     Ok(below
         .iter()
@@ -190,14 +160,15 @@ pub(crate) fn merge_promoted(replica: &Replica, id: BranchId, cancel: &Cancel) -
             continue;
         };
         if !next.merged {
-            copy_down(replica, &disk, lowest, cancel)?;
+            let chain = [manifest.base(&disk), Image::layer(lowest)];
+            copy_down(replica, &chain, cancel)?;
             change_below(replica, &disk, |b| b.merged = true)?;
         }
         let above = match next.files.get(1) {
             Some(above) => above.clone(),
             None => own_layer(&manifest, id, &disk)?.file,
         };
-        skip_to_base(replica, &disk, &above, cancel)?;
+        stand_on(replica, &above, &manifest.base(&disk), cancel)?;
         change_below(replica, &disk, |b| {
             b.files.remove(0);
             b.merged = false;
@@ -227,7 +198,7 @@ pub(crate) fn merged_live(replica: &Replica, id: BranchId) -> Result<()> {
         .filter(|b| !b.files.is_empty())
     {
         let layer = own_layer(&manifest, id, &below.disk)?;
-        if stands_on_base(replica, &layer)? {
+        if stands_on_base(replica, &manifest.base(&below.disk), &layer)? {
             change_below(replica, &below.disk, |b| {
                 b.files.clear();
                 b.merged = false;
@@ -247,13 +218,13 @@ pub(crate) fn merged_live(replica: &Replica, id: BranchId) -> Result<()> {
 }
 
 /// Whether the image refers to the base directly, by whatever path its writer chose.
-fn stands_on_base(replica: &Replica, layer: &Layer) -> Result<bool> {
+fn stands_on_base(replica: &Replica, base: &Image, layer: &Layer) -> Result<bool> {
     let image = replica.dir.join(&layer.file);
     let Some(name) = layer::backing(&image)? else {
         return Ok(false);
     };
     let dir = image.parent().unwrap_or(&replica.dir);
     let said = dir.join(name).canonicalize_utf8().ok();
-    let base = replica.dir.join(base(&layer.disk)).canonicalize_utf8().ok();
+    let base = replica.dir.join(&base.file).canonicalize_utf8().ok();
     Ok(said.is_some() && said == base)
 }

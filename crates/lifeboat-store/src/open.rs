@@ -9,6 +9,7 @@ use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::{Position, VmId};
 
 use crate::apply::discard_head;
+use crate::export;
 use crate::files::{self, Result, at};
 use crate::layer;
 use crate::logs::{self, Logs};
@@ -29,10 +30,7 @@ pub(crate) fn create(
         if there.vm == vm && there.created == disks && there.start == start {
             return Ok(());
         }
-        let empty = there.points.is_empty() && there.applied == there.start && there.head.is_none();
-        let nothing =
-            there.bulk.iter().all(|b| b.done == 0) && files::names(&dir.join(logs::DIR))?.is_empty();
-        if there.vm == vm && empty && nothing {
+        if there.vm == vm && is_leftover(dir, &there)? {
             // What an offer that was never answered left.
             remove(dir, steps)?;
             return create(dir, vm, disks, start, steps);
@@ -45,7 +43,7 @@ pub(crate) fn create(
     make_dirs(dir)?;
     steps.pass("after the directories are made")?;
     for disk in disks {
-        let path = dir.join(manifest::base(&disk.id));
+        let path = dir.join(manifest::own_base(&disk.id));
         let parent = path.parent().unwrap_or(dir);
         fs::create_dir_all(parent).map_err(at("make", parent))?;
         File::create(&path)
@@ -60,7 +58,14 @@ pub(crate) fn create(
     files::sync_dir(dir.parent().unwrap_or(dir))
 }
 
-fn make_dirs(dir: &Utf8Path) -> Result<()> {
+/// Whether nothing has ever arrived in a replica.
+pub(crate) fn is_leftover(dir: &Utf8Path, m: &Manifest) -> Result<bool> {
+    let empty = m.points.is_empty() && m.applied == m.start && m.head.is_none() && m.promoted.is_none();
+    let nothing = m.bulk.iter().all(|b| b.done == 0) && files::names(&dir.join(logs::DIR))?.is_empty();
+    Ok(empty && nothing)
+}
+
+pub(crate) fn make_dirs(dir: &Utf8Path) -> Result<()> {
     for name in ["disks", "branches", logs::DIR, receive::DIR] {
         let path = dir.join(name);
         fs::create_dir_all(&path).map_err(at("make", &path))?;
@@ -85,6 +90,7 @@ pub(crate) fn open(dir: &Utf8Path, vm: VmId, reserve: u64, steps: Steps) -> Resu
     }
     make_dirs(dir)?;
     all_there(dir, &manifest)?;
+    files::remove_tree(&dir.join(export::DIR))?;
     let promoted = manifest.promoted.is_some();
     let logs = if promoted {
         Logs::default()
@@ -120,7 +126,12 @@ fn all_there(dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
         let in_unfinished = unfinished.iter().any(|u| f.starts_with(u));
         !head.contains(f) && !in_unfinished
     });
-    let bases = manifest.disks.iter().map(|d| manifest::base(&d.id));
+    // A disk that is only in an unfinished head gets its base together with the head.
+    let sealed = manifest.points.iter().flat_map(|p| &p.layers);
+    let disks = sealed
+        .map(|l| &l.disk)
+        .chain(manifest.disks.iter().map(|d| &d.id));
+    let bases = disks.map(|d| manifest.base(d).file);
     for file in needed.cloned().chain(bases) {
         if !dir.join(&file).is_file() {
             return Err(StoreError::Damaged {
@@ -152,9 +163,14 @@ fn drop_useless_parts(dir: &Utf8Path, durable: Position, promoted: bool) -> Resu
 
 /// Deletes a replica that is marked for it; the mark goes last.
 pub(crate) fn remove(dir: &Utf8Path, steps: &Steps) -> Result<()> {
-    for name in ["branches", "disks", logs::DIR, receive::DIR] {
+    for name in ["branches", "disks", logs::DIR, receive::DIR, export::DIR] {
         steps.pass("before a directory is removed")?;
         files::remove_tree(&dir.join(name))?;
+    }
+    for name in files::names(dir)? {
+        if manifest::is_divergence(&name) || name == crate::firmware::NAME {
+            files::remove(&dir.join(name))?;
+        }
     }
     files::sync_dir(dir)?;
     files::remove(&dir.join(manifest::NAME))?;

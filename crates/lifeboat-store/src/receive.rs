@@ -90,6 +90,7 @@ fn already(state: &State, position: Position) -> Option<Received> {
             durable,
             instant: entry.log.instant,
             bytes: entry.log.size,
+            partial: entry.log.partial,
         });
     }
     let older = position.generation == durable.generation && position.sequence <= durable.sequence;
@@ -102,6 +103,7 @@ fn already(state: &State, position: Position) -> Option<Received> {
         durable,
         instant: instant.unwrap_or_default(),
         bytes: 0,
+        partial: false,
     })
 }
 
@@ -198,8 +200,9 @@ impl<'a> Part<'a> {
         if header.vm != self.replica.vm {
             return refuse(format!("it is of VM {}, not of {}", header.vm, self.replica.vm));
         }
-        if header.kind != LogKind::Delta {
-            return refuse("it is a segment of an initial copy".to_owned());
+        match header.kind {
+            LogKind::Delta | LogKind::Sync => {}
+            LogKind::Bulk => return refuse("it is a segment of an initial copy".to_owned()),
         }
         if header.position != self.position {
             return refuse(format!(
@@ -262,6 +265,7 @@ impl<'a> Part<'a> {
             durable: self.position,
             instant: entry.log.instant,
             bytes: self.len,
+            partial: entry.log.partial,
         };
         state.logs.entries.push(entry);
         Ok(received)
@@ -272,12 +276,8 @@ pub(crate) fn bad(error: DecodeError) -> StoreError {
     StoreError::BadLog(error.to_string())
 }
 
-/// Whether a log speaks of exactly these disks, none smaller.
+/// Whether a log speaks of all these disks, none smaller. More disks than these were added to the VM.
 fn same_disks(have: &[LogDisk], said: &[LogDisk]) -> Result<()> {
-    if have.len() != said.len() {
-        let why = format!("it has {} disks, the replica has {}", said.len(), have.len());
-        return Err(StoreError::BadLog(why));
-    }
     for disk in have {
         let Some(other) = said.iter().find(|d| d.id == disk.id) else {
             return Err(StoreError::BadLog(format!("it lacks disk \"{}\"", disk.id)));

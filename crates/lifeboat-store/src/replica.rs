@@ -6,13 +6,14 @@ use std::sync::{Arc, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::store::{ReplicaInfo, StoreError};
-use lifeboat_model::{Position, VmId};
+use lifeboat_model::{PointId, Position, VmId};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain::Image;
 use crate::files::{self, Result};
 use crate::logs::Logs;
-use crate::manifest::{Layer, Manifest};
+use crate::manifest::{Layer, Manifest, is_divergence};
 use crate::qemu_img::Cancel;
 use crate::steps::Steps;
 
@@ -28,6 +29,8 @@ pub(crate) struct Replica {
     work: Arc<Mutex<()>>,
     /// Held by whatever takes in a log or a bulk segment.
     inflow: Arc<Mutex<()>>,
+    /// Recovery points that are being read, once for each reader.
+    pub(crate) pins: std::sync::Mutex<Vec<PointId>>,
     /// Ends the newest transfer. A sender has one under way, so that an older one is what a broken connection left.
     newest: std::sync::Mutex<CancellationToken>,
 }
@@ -57,6 +60,7 @@ impl Replica {
             steps,
             work: Arc::default(),
             inflow: Arc::default(),
+            pins: std::sync::Mutex::default(),
             newest: std::sync::Mutex::default(),
         }
     }
@@ -89,9 +93,15 @@ impl Replica {
         self.steps.pass(name)
     }
 
-    /// Absolute paths of a chain.
-    pub(crate) fn absolute(&self, chain: &[Utf8PathBuf]) -> Vec<Utf8PathBuf> {
-        chain.iter().map(|f| self.dir.join(f)).collect()
+    /// A chain with absolute paths.
+    pub(crate) fn absolute(&self, chain: &[Image]) -> Vec<Image> {
+        absolute(&self.dir, chain)
+    }
+
+    /// Whether somebody reads a recovery point.
+    pub(crate) fn is_pinned(&self, id: PointId) -> bool {
+        let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.contains(&id)
     }
 
     /// Makes the directories of freshly made layers durable.
@@ -122,9 +132,26 @@ impl Replica {
             }
         }
         for name in files::names(&self.dir.join("branches"))? {
-            if !manifest.branches.iter().any(|b| b.id.to_string() == name) {
+            if manifest.branches.iter().any(|b| b.id.to_string() == name) {
+                continue;
+            }
+            let dir = Utf8PathBuf::from("branches").join(name);
+            if !named.iter().any(|f| f.starts_with(&dir)) {
                 self.step("before a branch is removed")?;
-                files::remove_tree(&self.dir.join("branches").join(name))?;
+                files::remove_tree(&self.dir.join(dir))?;
+                continue;
+            }
+            // Layers of a branch that is the content of an adopted replica now.
+            for name in files::names(&self.dir.join(&dir))? {
+                let file = dir.join(name);
+                if !named.contains(file.as_path()) {
+                    files::remove(&self.dir.join(file))?;
+                }
+            }
+        }
+        for name in files::names(&self.dir)?.iter().filter(|n| is_divergence(n)) {
+            if manifest.divergence.as_ref().is_none_or(|d| d != name.as_str()) {
+                files::remove(&self.dir.join(name))?;
             }
         }
         for name in files::names(&self.dir.join(crate::logs::DIR))? {
@@ -165,10 +192,24 @@ impl Replica {
             bulk: manifest.bulk.clone(),
             durable: state.durable(),
             applied: manifest.applied,
-            points: manifest.points.iter().map(|p| p.point.clone()).collect(),
+            points: manifest.recovery_points().map(|p| p.point.clone()).collect(),
             logs: state.logs.entries.iter().map(|e| e.log.clone()).collect(),
             branches: manifest.branches.iter().map(|b| b.id).collect(),
+            abandoned: manifest.kept.as_ref().map(|k| k.what.clone()),
         }
+    }
+}
+
+/// A chain with absolute paths.
+pub(crate) fn absolute(dir: &Utf8Path, chain: &[Image]) -> Vec<Image> {
+    chain.iter().map(|i| absolute_one(dir, i)).collect()
+}
+
+/// One image of it.
+pub(crate) fn absolute_one(dir: &Utf8Path, image: &Image) -> Image {
+    Image {
+        file: dir.join(&image.file),
+        ..image.clone()
     }
 }
 

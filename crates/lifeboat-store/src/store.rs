@@ -4,19 +4,23 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_deltalog::LogDisk;
+use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::ByteStream;
+use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge};
 use lifeboat_engine::ports::store::{
-    BulkProgress, Point, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target,
+    Adoption, BulkProgress, CompareRange, Divergence, Origin, Point, Received, ReplicaInfo, ReplicaStore,
+    StoreError, StoredLog, Target,
 };
 use lifeboat_model::{BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
 use crate::files::{MIB, Result, at};
 use crate::replica::{Replica, exclusive, incoming};
 use crate::steps::Steps;
-use crate::{apply, branch, bulk, merge, open, receive};
+use crate::view::PointView;
+use crate::{adopt, apply, branch, bulk, compare, divergence, expire, firmware, logs, merge, open, receive};
 
 /// Replicas as qcow2 chains in directories of this host.
 pub struct QcowStore {
@@ -130,11 +134,11 @@ impl ReplicaStore for QcowStore {
     }
 
     async fn expire_oldest(&self, vm: VmId) -> Result<()> {
-        exclusive(self.find(vm)?, merge::expire_oldest).await
+        exclusive(self.find(vm)?, expire::expire_oldest).await
     }
 
     async fn expire_logs(&self, vm: VmId, before: Timestamp) -> Result<()> {
-        exclusive(self.find(vm)?, move |r, _| merge::expire_logs(r, before)).await
+        exclusive(self.find(vm)?, move |r, _| expire::expire_logs(r, before)).await
     }
 
     async fn branch(&self, vm: VmId, branch: BranchId, target: Target) -> Result<Vec<(DiskId, DiskImage)>> {
@@ -156,6 +160,73 @@ impl ReplicaStore for QcowStore {
         let replica = self.find(vm)?;
         let _nothing_arrives = replica.no_inflow().await;
         exclusive(replica, move |r, _| merge::promote(r, branch)).await
+    }
+
+    async fn adopt(&self, location: &Utf8Path, vm: VmId, adoption: &Adoption) -> Result<()> {
+        let given = adoption.clone();
+        if let Origin::Images(images) = &adoption.origin {
+            let dir = absolute(location)?.join(vm.to_string());
+            let (made, images, steps) = (dir.clone(), images.clone(), self.steps.clone());
+            blocking(move || adopt::images(&made, vm, &given, &images, &steps)).await?;
+            self.load(dir, vm).await?;
+            return Ok(());
+        }
+        let replica = self.find(vm)?;
+        let _nothing_arrives = replica.no_inflow().await;
+        exclusive(replica, move |r, _| adopt::here(r, &given)).await
+    }
+
+    async fn divergence(&self, vm: VmId) -> Result<Divergence> {
+        let replica = self.find(vm)?;
+        blocking(move || divergence::load(&replica.dir, &replica.manifest())).await
+    }
+
+    async fn drop_abandoned(&self, vm: VmId) -> Result<()> {
+        exclusive(self.find(vm)?, |r, _| adopt::drop_abandoned(r)).await
+    }
+
+    async fn compare(&self, vm: VmId, ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>> {
+        let ranges = ranges.to_vec();
+        exclusive(self.find(vm)?, move |r, _| compare::compare(r, &ranges)).await
+    }
+
+    async fn read_point(&self, vm: VmId, point: PointId) -> Result<Box<dyn BlockView>> {
+        let replica = self.find(vm)?;
+        let pinned = Arc::clone(&replica);
+        let view = exclusive(replica, move |_, _| PointView::open(&pinned, point)).await?;
+        Ok(Box::new(view))
+    }
+
+    async fn read_log(&self, vm: VmId, position: Position, offset: u64) -> Result<ByteStream> {
+        let replica = self.find(vm)?;
+        blocking(move || logs::stream(&replica, position, offset)).await
+    }
+
+    async fn keep_logs(&self, vm: VmId, since: Option<Position>) {
+        if let Ok(replica) = self.find(vm) {
+            replica.state.lock().await.logs.keep_after = since;
+        }
+    }
+
+    async fn finish_bulk(
+        &self,
+        vm: VmId,
+        id: PointId,
+        instant: Timestamp,
+        consistency: Consistency,
+    ) -> Result<Point> {
+        exclusive(self.find(vm)?, move |r, _| {
+            adopt::finish_bulk(r, id, instant, consistency)
+        })
+        .await
+    }
+
+    async fn put_firmware(&self, vm: VmId, vars: Bytes) -> Result<()> {
+        exclusive(self.find(vm)?, move |r, _| firmware::put(r, &vars)).await
+    }
+
+    async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Option<Utf8PathBuf>> {
+        exclusive(self.find(vm)?, move |r, _| firmware::of_branch(r, branch)).await
     }
 
     async fn promoted_layers(&self, vm: VmId, branch: BranchId) -> Result<Vec<LiveMerge>> {

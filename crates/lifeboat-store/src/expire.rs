@@ -1,0 +1,116 @@
+//! How recovery points and logs go. The oldest point's layers are merged into the image below, which nobody needs for
+//! itself: the base, or, as long as content below must be kept, the lowest layer above that. Each step leaves every view as it
+//! was, so any step can be repeated.
+
+use lifeboat_engine::ports::store::StoreError;
+use lifeboat_model::{PointId, Timestamp};
+
+use crate::files::Result;
+use crate::logs;
+use crate::manifest::Manifest;
+use crate::merge::{copy_down, stand_on};
+use crate::qemu_img::Cancel;
+use crate::replica::Replica;
+
+/// Makes the next point the oldest.
+pub(crate) fn expire_oldest(replica: &Replica, cancel: &Cancel) -> Result<()> {
+    let manifest = replica.manifest();
+    manifest.not_promoted()?;
+    let mut points = manifest.recovery_points();
+    let (Some(oldest), Some(_)) = (points.next(), points.next()) else {
+        let why = format!("VM {}: the only recovery point cannot expire", replica.vm);
+        return Err(StoreError::Conflict(why));
+    };
+    let id = oldest.point.id;
+    if manifest.branches.iter().any(|b| b.on == Some(id)) || replica.is_pinned(id) {
+        return Err(StoreError::Busy(format!("recovery point {id}")));
+    }
+    while loose_at_the_bottom(&replica.manifest(), id) {
+        merge_level(replica, 0, cancel)?;
+    }
+    let manifest = replica.manifest();
+    let Some(level) = manifest.level_of(id) else {
+        return Err(StoreError::NoPoint(id.to_string()));
+    };
+    if must_stay(&manifest, level) {
+        replica.change(|m| {
+            for point in m.points.iter_mut().filter(|p| p.point.id == id) {
+                point.loose = true;
+            }
+        })?;
+    } else {
+        merge_level(replica, level, cancel)?;
+    }
+    forget_useless_logs(replica)?;
+    replica.sweep()
+}
+
+/// Whether the lowest level is only in the way and may be merged into the base.
+fn loose_at_the_bottom(manifest: &Manifest, oldest: PointId) -> bool {
+    let lowest = manifest.points.first();
+    lowest.is_some_and(|p| p.loose && p.point.id != oldest) && !must_stay(manifest, 0)
+}
+
+/// Whether the layers of a level must not be merged into what is below them: that is kept as it is, or a branch stands on
+/// this very level's files.
+fn must_stay(manifest: &Manifest, level: usize) -> bool {
+    manifest.kept.as_ref().is_some_and(|kept| {
+        level == kept.levels || (level + 1 == kept.levels && manifest.branch_on_kept().is_some())
+    })
+}
+
+/// Merges the layers of a level into the images below them and takes the level out.
+fn merge_level(replica: &Replica, level: usize, cancel: &Cancel) -> Result<()> {
+    let manifest = replica.manifest();
+    let Some(sealed) = manifest.points.get(level) else {
+        return Ok(());
+    };
+    let id = sealed.point.id;
+    if manifest.merged != Some(id) {
+        for layer in &sealed.layers {
+            let chain = manifest.chain(&layer.disk, Some(level));
+            copy_down(replica, &chain, cancel)?;
+        }
+        replica.change(|m| m.merged = Some(id))?;
+    }
+    for layer in &sealed.layers {
+        let below = match level.checked_sub(1) {
+            Some(below) => manifest.chain(&layer.disk, Some(below)),
+            None => manifest.chain(&layer.disk, None),
+        };
+        let mut above = manifest.points.iter().skip(level + 1).flat_map(|p| &p.layers);
+        let next = above.find(|l| l.disk == layer.disk);
+        if let (Some(next), Some(below)) = (next, below.last()) {
+            stand_on(replica, &next.file, below, cancel)?;
+        }
+    }
+    replica.change(|m| {
+        m.points.retain(|p| p.point.id != id);
+        m.merged = None;
+        if let Some(kept) = &mut m.kept
+            && level < kept.levels
+        {
+            kept.levels -= 1;
+        }
+    })?;
+    replica.sweep()
+}
+
+/// Removes logs that lead to or before the oldest point.
+fn forget_useless_logs(replica: &Replica) -> Result<()> {
+    let mut state = replica.state.blocking_lock();
+    let oldest = state.manifest.recovery_points().next().map(|p| p.point.position);
+    match oldest {
+        Some(oldest) => state.logs.trim_to(&replica.dir.join(logs::DIR), oldest),
+        None => Ok(()),
+    }
+}
+
+/// Removes logs older than `before` that the head does not need.
+pub(crate) fn expire_logs(replica: &Replica, before: Timestamp) -> Result<()> {
+    let mut state = replica.state.blocking_lock();
+    let floor = state.manifest.floor();
+    state
+        .logs
+        .trim_before(&replica.dir.join(logs::DIR), floor, before)
+}
