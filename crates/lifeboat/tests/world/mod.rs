@@ -1,5 +1,7 @@
 //! A host that is all surface: a real REST server over a scripted engine with a handful of VMs in telling states.
 
+mod lifecycle;
+
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
@@ -14,10 +16,11 @@ use lifeboat_engine::ports::link::PeerRefusal;
 use lifeboat_engine::ports::store::{BulkProgress, Target};
 use lifeboat_engine::records::{Counters, Event, Failover, FailoverPhase, Job, Problem, ServerSettings};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::Event as Happening;
 use lifeboat_model::{
-    AuthorizationEntry, BranchId, DiskId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType,
-    PointId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
-    VmId, lifecycle,
+    AuthorizationEntry, Bandwidth, BranchId, DiskId, FailedOverReplicationType, GenerationId, JobId,
+    JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings,
+    ReplicationState, Timestamp, VmId,
 };
 use serde_json::json;
 use tokio::process::Command;
@@ -214,9 +217,22 @@ impl Script {
                 host: "alpha".into(),
                 version: "0.1.0".into(),
                 listen: "0.0.0.0:8443".into(),
-                settings: ServerSettings { enabled: true },
+                settings: ServerSettings {
+                    enabled: true,
+                    ..ServerSettings::default()
+                },
             })),
+            Action::StartReplication { at: Some(_), .. } | Action::Resynchronize { at: Some(_), .. } => {
+                Ok(Answer::Done)
+            }
             Action::StartReplication { .. } => finished(JobType::SendInitial, ""),
+            Action::ImportCopy { .. } => finished(JobType::ImportCopy, ""),
+            Action::Resynchronize { .. } => finished(JobType::Resynchronize, ""),
+            Action::ReverseReplication { .. } => finished(JobType::Reverse, ""),
+            Action::PlannedFailover { .. } => finished(JobType::PlannedFailover, ""),
+            Action::CancelPlanned { .. } => finished(JobType::CancelPlanned, ""),
+            Action::StartTest { .. } => finished(JobType::TestFailover, ""),
+            Action::StopTest { .. } => finished(JobType::RemoveTest, ""),
             Action::InitiateFailover { start: true, .. } => finished(JobType::Failover, ""),
             Action::InitiateFailover { start: false, .. } => {
                 Ok(Answer::Job(self.job.lock().unwrap().clone()))
@@ -285,13 +301,16 @@ impl Script {
             ..replication()
         };
         let committed = committed(&over);
-        vec![
+        let mut all = vec![
             view(1, "web", PowerState::Running, Some(replication())),
             view(2, "db", PowerState::Running, Some(copying)),
             view(3, "idle", PowerState::Off, None),
             view(4, "mail", PowerState::Running, Some(over)),
             view(5, "old", PowerState::Off, Some(committed)),
-        ]
+        ];
+        let more = (6..).zip(lifecycle::vms());
+        all.extend(more.map(|(n, (name, power, replication))| view(n, name, power, Some(replication))));
+        all
     }
 }
 
@@ -303,12 +322,24 @@ fn refusal(action: &Action) -> Option<Refusal> {
             "wait for it: lifeboat job follow 00000000-0000-0000-0000-0000000000a1",
         )),
         Action::InitiateFailover { vm, .. } if vm.0 == "old" => Some(not_now(
+            ReplicationMode::Replica,
             ReplicationState::Recovered,
-            lifecycle::Event::InitiateFailover,
+            Happening::InitiateFailover,
         )),
         Action::SuspendReplication { vm } if vm.0 == "old" => Some(not_now(
+            ReplicationMode::Replica,
             ReplicationState::WaitingToCompleteInitialReplication,
-            lifecycle::Event::Suspend,
+            Happening::Suspend,
+        )),
+        Action::SuspendReplication { vm } if vm.0 == "wiki" => Some(not_now(
+            ReplicationMode::Primary,
+            ReplicationState::SyncedReplicationComplete,
+            Happening::Suspend,
+        )),
+        Action::StartReplication { vm, .. } if vm.0 == "big" => Some(not_now(
+            ReplicationMode::Primary,
+            ReplicationState::Resynchronizing,
+            Happening::StartCopy,
         )),
         Action::StartVm { vm } if vm.0 == "web" => Some(invalid("the VM is running", "")),
         Action::StopVm { vm, .. } if vm.0 == "idle" => Some(invalid("the VM is off", "")),
@@ -318,8 +349,8 @@ fn refusal(action: &Action) -> Option<Refusal> {
     }
 }
 
-fn not_now(state: ReplicationState, event: lifecycle::Event) -> Refusal {
-    let no = lifecycle::step(ReplicationMode::Replica, state, event).unwrap_err();
+fn not_now(mode: ReplicationMode, state: ReplicationState, event: Happening) -> Refusal {
+    let no = lifeboat_model::lifecycle::step(mode, state, event).unwrap_err();
     Refusal::new(ReturnCode::InvalidState, no.to_string(), no.way_out)
 }
 
@@ -369,6 +400,9 @@ fn replication() -> ReplicationView {
             any_point_window_s: 3600,
             disks: vec![disk("sys"), disk("data")],
             compression: true,
+            application_h: 0,
+            auto_resync: None,
+            bandwidth: Bandwidth::default(),
         },
         position: position(),
         newest_instant: Some(Timestamp(NOW - 12_400)),
@@ -377,7 +411,20 @@ fn replication() -> ReplicationView {
         problem: None,
         bulk: Vec::new(),
         failover: None,
+        test: None,
+        last_test: None,
+        sync: None,
+        planned: None,
+        split: None,
+        scheduled: None,
+        abandoned: None,
+        preflight: Vec::new(),
+        network: Vec::new(),
         counters: Counters {
+            since: Some(Timestamp(NOW - 6_127_350)),
+            total_latency_ms: 1207 * 500,
+            network_failures: 1,
+            application_failures: 0,
             cycles: 1207,
             failures: 2,
             missed: 1,
@@ -423,6 +470,9 @@ fn failover() -> Failover {
         phase: FailoverPhase::Ready,
         job: JobId(Uuid::from_u128(0xa2)),
         before: ReplicationState::Replicating,
+        at: Some(position()),
+        take_over: None,
+        reverse: None,
     }
 }
 
@@ -443,7 +493,14 @@ fn points() -> Vec<PointView> {
         consistency: Consistency::Crash,
         size: 40_960,
     };
-    vec![cycle, point]
+    let abandoned = PointView {
+        id: "abandoned".into(),
+        target: Target::Abandoned,
+        instant: Timestamp(NOW - 11_100_000),
+        consistency: Consistency::Crash,
+        size: 77 << 20,
+    };
+    vec![cycle, point, abandoned]
 }
 
 fn jobs() -> Vec<Job> {

@@ -150,12 +150,9 @@ fn condition(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
     if let Some(s) = &r.split {
         rows.extend(split(v, r, s, zone));
     }
-    let would_not = if is_replica(r) {
-        "would not start here"
-    } else {
-        "would not start there"
-    };
-    rows.extend(r.preflight.iter().map(|why| (would_not, why.clone())));
+    let place = if is_replica(r) { "here" } else { "there" };
+    let preflight = r.preflight.iter();
+    rows.extend(preflight.map(|why| ("preflight", format!("would not start {place}: {why}"))));
     rows
 }
 
@@ -227,7 +224,7 @@ fn under_way(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
         rows.push(("scheduled", format!("{what} begins at {}", instant(at, zone))));
     }
     rows.extend(r.sync.as_ref().map(|s| ("comparing", synchronization(r, s))));
-    rows.extend(r.planned.as_ref().map(|p| ("planned failover", planned(vm, p))));
+    rows.extend(r.planned.as_ref().map(|p| ("planned", planned(vm, p))));
     rows.extend(r.failover.as_ref().map(|f| ("failover", failover(f, zone))));
     rows.extend(r.test.as_ref().map(|t| ("test", test(vm, t, zone))));
     if r.test.is_none() {
@@ -303,24 +300,21 @@ fn abandoned(a: &Abandoned, zone: &TimeZone) -> String {
 fn wanted(r: &ReplicationView) -> Vec<Row> {
     let s = &r.settings;
     let seconds = |s: u32| span(Duration::from_secs(s.into()));
+    let quiet = match s.application_h {
+        0 => String::new(),
+        h => format!(", application-consistent each {h}h"),
+    };
     let mut rows = vec![
         ("position", r.position.to_string()),
         ("interval", seconds(s.interval_s.into())),
         (
             "points",
             format!(
-                "{} more, {} apart, any cycle of the last {}",
+                "{} more, {} apart, any cycle of the last {}{quiet}",
                 s.history,
                 seconds(s.point_spacing_s),
                 seconds(s.any_point_window_s)
             ),
-        ),
-        (
-            "application-consistent",
-            match s.application_h {
-                0 => "never".into(),
-                h => format!("each {h} h"),
-            },
         ),
         (
             "disks",
@@ -333,7 +327,7 @@ fn wanted(r: &ReplicationView) -> Vec<Row> {
         ("compression", if s.compression { "on" } else { "off" }.into()),
         ("bandwidth", units::bandwidth(&s.bandwidth)),
         (
-            "automatic resync",
+            "auto resync",
             s.auto_resync.map_or_else(|| "off".into(), units::window),
         ),
     ];
@@ -344,8 +338,8 @@ fn wanted(r: &ReplicationView) -> Vec<Row> {
             .map(|b| format!(", on {}", units::backend(b)))
             .unwrap_or_default();
         rows.push((
-            "network after failover",
-            format!("{}: addresses {}{on}", c.mac, addresses(c)),
+            "network",
+            format!("{} after a failover: addresses {}{on}", c.mac, addresses(c)),
         ));
     }
     rows
@@ -396,10 +390,16 @@ pub(crate) fn statistics(v: &VmView, zone: &TimeZone) -> String {
         "failed",
         format!("{}, of these {} by the network", c.failures, c.network_failures),
     ));
-    rows.push(("not application-consistent", c.application_failures.to_string()));
+    rows.push((
+        "degraded",
+        format!(
+            "{} that should have been application-consistent",
+            c.application_failures
+        ),
+    ));
     rows.push(("transferred", size(c.bytes)));
     rows.push((
-        "size of a cycle",
+        "cycle size",
         format!(
             "{} on average, at most {}",
             size(c.bytes / c.cycles.max(1)),
@@ -407,7 +407,7 @@ pub(crate) fn statistics(v: &VmView, zone: &TimeZone) -> String {
         ),
     ));
     rows.push((
-        "latency of a cycle",
+        "latency",
         format!(
             "{} on average, at most {}, last {}",
             latency(c.total_latency_ms / c.cycles.max(1)),

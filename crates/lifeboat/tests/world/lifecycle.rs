@@ -1,0 +1,155 @@
+//! VMs of the scripted host that are somewhere on the way between two hosts: one for each thing a sheet can tell.
+
+use lifeboat_engine::action::ReplicationView;
+use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::ports::store::Abandoned;
+use lifeboat_engine::records::{
+    Planned, PlannedPhase, Problem, Split, SyncKind, Synchronization, Test, TestPhase,
+};
+use lifeboat_model::settings::BandwidthWindow;
+use lifeboat_model::{
+    Bandwidth, BranchId, DayWindow, JobId, NicBackend, NicFailover, ReplicationHealth, ReplicationMode,
+    ReplicationSettings, ReplicationState, Timestamp,
+};
+use uuid::Uuid;
+
+use super::{NOW, position, replication, vm_id};
+
+/// Names, power and what their sheets tell.
+pub(super) fn vms() -> Vec<(&'static str, PowerState, ReplicationView)> {
+    vec![
+        ("shop", PowerState::Running, split(true)),
+        ("forum", PowerState::Running, split(false)),
+        ("wiki", PowerState::Off, prepared()),
+        ("dev", PowerState::Off, tested()),
+        ("big", PowerState::Running, compared()),
+        ("next", PowerState::Off, scheduled()),
+    ]
+}
+
+/// An old primary that comes back.
+fn split(committed: bool) -> ReplicationView {
+    let theirs = if committed {
+        "committed at 2026-11-22 10:12, running"
+    } else {
+        "failed over to 2026-11-22 09:58, running"
+    };
+    ReplicationView {
+        state: ReplicationState::Critical,
+        health: ReplicationHealth::Critical,
+        health_notes: vec!["replication is in error".into()],
+        problem: Some(Problem {
+            since: Timestamp(NOW - 1_900_000),
+            message: "the replica went on without this host".into(),
+            attempts: 1,
+        }),
+        split: Some(Split {
+            since: Timestamp(NOW - 1_900_000),
+            theirs: theirs.into(),
+            committed,
+        }),
+        ..replication()
+    }
+}
+
+fn prepared() -> ReplicationView {
+    ReplicationView {
+        state: ReplicationState::SyncedReplicationComplete,
+        planned: Some(Planned {
+            phase: PlannedPhase::Prepared,
+            force: false,
+            hand_over: false,
+            start: true,
+            job: JobId(Uuid::from_u128(0xa2)),
+        }),
+        ..replication()
+    }
+}
+
+/// A replica that was a primary once, with a test and addresses of its own.
+fn tested() -> ReplicationView {
+    let card = NicFailover {
+        mac: "52:54:00:12:34:56".into(),
+        addresses: vec!["10.1.2.3/24".into(), "fd00::3/64".into()],
+        gateways: vec!["10.1.2.1".parse().unwrap()],
+        dns: vec!["10.1.2.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+        backend: Some(NicBackend::Tap {
+            ifname: "dev0".into(),
+        }),
+        test_backend: Some(NicBackend::User),
+        ..NicFailover::default()
+    };
+    let gone = NicFailover {
+        mac: "52:54:00:99:99:99".into(),
+        dhcp: true,
+        ..NicFailover::default()
+    };
+    ReplicationView {
+        mode: ReplicationMode::Replica,
+        health: ReplicationHealth::Warning,
+        health_notes: vec!["what only this host had is kept and takes space".into()],
+        peer: "a.example.org".into(),
+        test: Some(Test {
+            vm: vm_id(0x7e57),
+            branch: BranchId(Uuid::from_u128(0xb)),
+            target: lifeboat_engine::ports::store::Target::Cycle { position: position() },
+            instant: Timestamp(NOW - 600_000),
+            phase: TestPhase::Ready,
+            job: JobId(Uuid::from_u128(0xa2)),
+        }),
+        last_test: Some(Timestamp(NOW - 500_000)),
+        abandoned: Some(Abandoned {
+            since: position(),
+            at: Timestamp(NOW - 11_100_000),
+        }),
+        preflight: vec!["there is no network interface dev0".into()],
+        network: vec![card, gone],
+        ..replication()
+    }
+}
+
+fn compared() -> ReplicationView {
+    ReplicationView {
+        state: ReplicationState::Resynchronizing,
+        sync: Some(Synchronization {
+            start: position(),
+            kind: SyncKind::Resync,
+            cursor: (1, 5 << 30),
+            tracking: true,
+            sent: 12 << 20,
+            job: Some(JobId(Uuid::from_u128(0xa1))),
+        }),
+        settings: ReplicationSettings {
+            application_h: 4,
+            auto_resync: Some(DayWindow {
+                from_min: 22 * 60,
+                to_min: 6 * 60,
+            }),
+            bandwidth: Bandwidth {
+                bytes_per_s: 10 << 20,
+                windows: vec![BandwidthWindow {
+                    window: DayWindow {
+                        from_min: 22 * 60,
+                        to_min: 6 * 60,
+                    },
+                    bytes_per_s: 0,
+                }],
+            },
+            ..replication().settings
+        },
+        ..replication()
+    }
+}
+
+fn scheduled() -> ReplicationView {
+    ReplicationView {
+        state: ReplicationState::ReadyForReplication,
+        health: ReplicationHealth::Warning,
+        health_notes: vec!["the initial copy is not complete".into()],
+        scheduled: Some(Timestamp(NOW + 40_000_000)),
+        newest_instant: None,
+        last_replication: None,
+        lag_ms: None,
+        ..replication()
+    }
+}
