@@ -209,8 +209,7 @@ pub(crate) enum Server {
 }
 
 /// `lifeboat server set`.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub(crate) struct ServerChanges {
     /// Whether this host takes replicas.
     #[arg(long, value_name = "ON|OFF")]

@@ -182,6 +182,18 @@ impl Cx<'_> {
     }
 }
 
+/// Refuses a change of nothing: a word is missing, and success would hide it.
+fn named<T: Default + PartialEq>(changes: &T, command: &str) -> Result<(), Failure> {
+    if *changes != T::default() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Usage,
+        "nothing is named that should change",
+        format!("see what can be: lifeboat {command} --help"),
+    ))
+}
+
 /// The replication of a VM, to be changed.
 fn replicated(view: &VmView) -> Result<&ReplicationView, Failure> {
     let vm = &view.spec.name;
@@ -324,6 +336,7 @@ async fn server(cx: &Cx<'_>, command: &Server) -> Done {
             cx.print(&view, || show::server(&view))
         }
         Server::Set(changes) => {
+            named(changes, "server set")?;
             let mut settings = cx.server().await?.settings;
             change_server(&mut settings, changes);
             let done = match changes.replica {

@@ -216,7 +216,7 @@ impl Script {
             Action::ShowServer => Ok(Answer::Server(ServerView {
                 host: "alpha".into(),
                 version: "0.1.0".into(),
-                listen: "0.0.0.0:8443".into(),
+                listen: "alpha.example.org:8443".into(),
                 settings: ServerSettings {
                     enabled: true,
                     ..ServerSettings::default()

@@ -118,8 +118,7 @@ pub(crate) struct SetCard {
 }
 
 /// What changes on a card.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub(crate) struct CardChanges {
     /// The guest takes its addresses from DHCP.
     #[arg(long, conflicts_with_all = ["address", "gateway"])]

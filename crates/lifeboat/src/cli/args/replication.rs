@@ -106,8 +106,7 @@ pub(crate) struct Enable {
 }
 
 /// `lifeboat replication set`: what changes.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub(crate) struct Changes {
     /// Other address of the host that has the replica.
     #[arg(long, alias = "peer", value_name = "HOST:PORT")]

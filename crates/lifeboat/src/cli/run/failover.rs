@@ -2,9 +2,9 @@
 
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_model::{NicFailover, NicSpec};
+use lifeboat_model::{NicFailover, NicSpec, ReplicationMode};
 
-use super::{Cx, Done, name, replicated};
+use super::{Cx, Done, name, named, replicated};
 use crate::cli::args::{Failover, Network, SetCard, Start, Wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{show, units};
@@ -99,11 +99,11 @@ async fn test(cx: &Cx<'_>, start: &Start) -> Done {
 
 async fn planned(cx: &Cx<'_>, start: &Start) -> Done {
     let vm = &start.vm;
-    let action = Action::PlannedFailover {
-        vm: name(vm),
-        force: start.force,
-        prepare_only: start.prepare,
-        start: !start.no_start,
+    let view = cx.vm(vm).await?;
+    // It is asked for on either host, and the two are told apart here only to say where the VM is.
+    let there = match &view.replication {
+        Some(r) if r.mode == ReplicationMode::Primary => format!("on {}", r.peer),
+        Some(_) | None => "on this host".into(),
     };
     let done = if start.prepare {
         format!(
@@ -111,9 +111,14 @@ async fn planned(cx: &Cx<'_>, start: &Start) -> Done {
              --planned, or back with: lifeboat failover cancel {vm}"
         )
     } else {
-        format!(
-            "{vm} lives on the other host now, and is replicated back; see: lifeboat replication status {vm}"
-        )
+        let off = if start.no_start { ", is off" } else { "" };
+        format!("{vm} lives {there} now{off}, and is replicated back; see: lifeboat replication status {vm}")
+    };
+    let action = Action::PlannedFailover {
+        vm: name(vm),
+        force: start.force,
+        prepare_only: start.prepare,
+        start: !start.no_start,
     };
     cx.act(action, start.wait, &done).await
 }
@@ -124,6 +129,7 @@ async fn network(cx: &Cx<'_>, vm: &str, command: Option<&Network>) -> Done {
     let done = match command {
         None | Some(Network::Show) => return cx.print(&cards, || show::cards(&view.spec.nics, &cards)),
         Some(Network::Set(set)) => {
+            named(&set.changes, &format!("failover network {vm} set"))?;
             change(&mut cards, &view.spec.nics, vm, set)?;
             format!("see it with: lifeboat failover network {vm}")
         }

@@ -4,7 +4,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::action::{Action, InitialCopy, VmRef};
 use lifeboat_model::{Bandwidth, ReplicationSettings};
 
-use super::{Cx, Done, change_bandwidth, name, replicated};
+use super::{Cx, Done, change_bandwidth, name, named, replicated};
 use crate::cli::args::{Changes, Copy, Enable, Replication, Resync, Reverse, Switch, Wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{show, units};
@@ -133,6 +133,7 @@ fn enable_action(enable: &Enable) -> Action {
 }
 
 async fn set(cx: &Cx<'_>, vm: &str, changes: &Changes, wait: Wait) -> Done {
+    named(changes, "replication set")?;
     let mut settings = replicated(&cx.vm(vm).await?)?.settings.clone();
     change(&mut settings, changes);
     let done = format!("settings of {vm} are changed; see them with: lifeboat replication status {vm}");
@@ -184,7 +185,7 @@ async fn start(cx: &Cx<'_>, copy: &Copy) -> Done {
         Some(dir) => {
             let dir = absolute(dir)?.into_string();
             let done = format!(
-                "carry {dir} to the replica host, and there: lifeboat replication import {vm} DIR; changes are sent already"
+                "carry {dir} to the replica host, and there: lifeboat replication import {vm} DIR; what changes from now on is sent already and kept there"
             );
             (InitialCopy::Export { dir }, done)
         }

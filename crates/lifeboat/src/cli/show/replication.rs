@@ -189,8 +189,8 @@ fn split(v: &VmView, r: &ReplicationView, s: &Split, zone: &TimeZone) -> Vec<Row
         rows.push((
             "to keep ours",
             format!(
-                "remove the replication on both hosts, then here: lifeboat replication enable {vm}, and lifeboat replication \
-                 start {vm} --seed"
+                "there: lifeboat vm stop {vm}, and lifeboat replication remove {vm}; then here: lifeboat replication remove \
+                 {vm}, enable it again, and lifeboat replication start {vm} --seed"
             ),
         ));
     } else {
@@ -277,21 +277,16 @@ fn planned(vm: &str, p: &Planned) -> String {
 
 fn test(vm: &str, t: &Test, zone: &TimeZone) -> String {
     let phase = match t.phase {
-        TestPhase::Making { .. } => "being made",
-        TestPhase::Ready => "end it with: lifeboat failover stop-test",
-        TestPhase::Ending => "being thrown away",
+        TestPhase::Making { .. } => "is being made".into(),
+        TestPhase::Ready => format!("is there; end it with: lifeboat failover stop-test {vm}"),
+        TestPhase::Ending => "is being thrown away".into(),
     };
-    let vm = match t.phase {
-        TestPhase::Ready => format!(" {vm}"),
-        TestPhase::Making { .. } | TestPhase::Ending => String::new(),
-    };
-    format!("of {}, {phase}{vm}", instant(t.instant, zone))
+    format!("\"{vm} - Test\", as of {}, {phase}", instant(t.instant, zone))
 }
 
 fn abandoned(a: &Abandoned, zone: &TimeZone) -> String {
     format!(
-        "what only this host had beyond {}, set aside {}",
-        a.since,
+        "what this host had and the other one never got, set aside {}",
         instant(a.at, zone)
     )
 }
