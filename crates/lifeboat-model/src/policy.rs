@@ -99,8 +99,8 @@ pub struct HealthInput<'a> {
     pub settled: bool,
     /// The last instant that was to be application-consistent came out crash-consistent.
     pub application_failed: bool,
-    /// What would keep the VM from starting on the replica, in words.
-    pub preflight: &'a [String],
+    /// What of the machine around the disks needs a look, in words.
+    pub machine: &'a [String],
     /// Data that only this copy has is kept beside it until somebody drops it.
     pub abandoned: bool,
     /// Why this host takes nothing from the primary any more; `None` while it does, and on a primary.
@@ -133,13 +133,7 @@ pub fn health(input: &HealthInput<'_>) -> (Health, Vec<String>) {
         let text = "the last application-consistent point could only be made crash-consistent";
         found.push((Health::Warning, text.to_owned()));
     }
-    let start = |p: &String| {
-        (
-            Health::Warning,
-            format!("the VM would not start on the replica: {p}"),
-        )
-    };
-    found.extend(input.preflight.iter().map(start));
+    found.extend(input.machine.iter().map(|text| (Health::Warning, text.clone())));
     if input.abandoned {
         let text = "what this copy alone had before the roles changed is kept beside it; drop it when nobody needs it";
         found.push((Health::Warning, text.to_owned()));
@@ -443,7 +437,7 @@ mod tests {
                 latency: None,
                 settled: false,
                 application_failed: false,
-                preflight: &[],
+                machine: &[],
                 abandoned: false,
                 unauthorized: None,
             };
@@ -457,7 +451,7 @@ mod tests {
 
     #[test]
     fn the_worst_of_several_reasons_counts_and_all_are_told() {
-        let preflight = ["no /dev/kvm".to_owned(), "no firmware".to_owned()];
+        let machine = ["no /dev/kvm".to_owned(), "no firmware".to_owned()];
         let input = HealthInput {
             mode: Mode::Primary,
             state: State::WaitingToStartResynchronization,
@@ -468,7 +462,7 @@ mod tests {
             latency: None,
             settled: false,
             application_failed: false,
-            preflight: &preflight,
+            machine: &machine,
             abandoned: false,
             unauthorized: None,
         };
