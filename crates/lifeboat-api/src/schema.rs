@@ -467,6 +467,24 @@ fn job() -> Value {
     )
 }
 
+fn server_settings() -> Value {
+    object(
+        "This host as a replica server",
+        &[
+            ("enabled", flag("Whether replicas are taken")),
+            (
+                "monitoring_interval_s",
+                number("Length of a monitoring window in seconds, 3600 to 604800"),
+            ),
+            (
+                "monitoring_start_min",
+                number("When windows begin, in minutes of the local day, 0 to 1439"),
+            ),
+            ("bandwidth", reference("Bandwidth")),
+        ],
+    )
+}
+
 fn host() -> Vec<Named> {
     vec![
         ("Job", job()),
@@ -498,24 +516,7 @@ fn host() -> Vec<Named> {
                 ],
             ),
         ),
-        (
-            "ServerSettings",
-            object(
-                "This host as a replica server",
-                &[
-                    ("enabled", flag("Whether replicas are taken")),
-                    (
-                        "monitoring_interval_s",
-                        number("Length of a monitoring window in seconds, 3600 to 604800"),
-                    ),
-                    (
-                        "monitoring_start_min",
-                        number("When windows begin, in minutes of the local day, 0 to 1439"),
-                    ),
-                    ("bandwidth", reference("Bandwidth")),
-                ],
-            ),
-        ),
+        ("ServerSettings", server_settings()),
         (
             "ServerView",
             object(

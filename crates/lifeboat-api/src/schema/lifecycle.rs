@@ -7,6 +7,10 @@ use super::{Named, flag, instant, list, names, number, object, or_null, referenc
 
 /// All of them by name.
 pub(super) fn schemas() -> Vec<Named> {
+    settings().into_iter().chain(operations()).collect()
+}
+
+fn settings() -> Vec<Named> {
     vec![
         (
             "DayWindow",
@@ -35,6 +39,12 @@ pub(super) fn schemas() -> Vec<Named> {
                 ],
             ),
         ),
+        ("NicFailover", card()),
+    ]
+}
+
+fn operations() -> Vec<Named> {
+    vec![
         (
             "InitialCopy",
             json!({ "oneOf": [
@@ -43,7 +53,6 @@ pub(super) fn schemas() -> Vec<Named> {
                 tagged("how", "seed", &[]),
             ]}),
         ),
-        ("NicFailover", card()),
         ("Synchronization", synchronization()),
         (
             "SyncKind",
@@ -96,6 +105,11 @@ pub(super) fn schemas() -> Vec<Named> {
                 "A reversal that was asked for",
                 &[
                     ("settings", reference("ReplicationSettings")),
+                    ("start", flag("Start the VM when the old primary has given way")),
+                    (
+                        "patient",
+                        flag("Go on trying while the old primary cannot be reached"),
+                    ),
                     ("job", uuid("Its job")),
                 ],
             ),

@@ -10,12 +10,11 @@ use lifeboat_engine::records::{
     Counters, Event, Failover, FailoverPhase, Job, Planned, PlannedPhase, Problem, Reverse, ServerSettings,
     Split, SyncKind, Synchronization, TakeOver, Test, TestPhase,
 };
-use lifeboat_model::settings::BandwidthWindow;
 use lifeboat_model::vm::NicBackend;
 use lifeboat_model::{
-    AuthorizationEntry, Bandwidth, BranchId, DayWindow, DiskId, FailedOverReplicationType, GenerationId,
-    JobId, JobState, JobType, NicFailover, PointId, Position, ReplicationHealth, ReplicationMode,
-    ReplicationSettings, ReplicationState, Timestamp, VmId,
+    AuthorizationEntry, Bandwidth, BandwidthWindow, BranchId, DayWindow, DiskId, FailedOverReplicationType,
+    GenerationId, JobId, JobState, JobType, NicFailover, PointId, Position, ReplicationHealth,
+    ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -492,6 +491,8 @@ fn failover(phase: FailoverPhase) -> Failover {
         take_over: Some(TakeOver { start: true }),
         reverse: Some(Reverse {
             settings: settings(),
+            start: true,
+            patient: false,
             job: job().id,
         }),
     }

@@ -23,7 +23,10 @@ pub struct World {
     pub dir: tempfile::TempDir,
     pub a: Host,
     pub b: Host,
+    /// The way from A to B.
     pub proxy: proxy::Proxy,
+    /// The way from B to A.
+    pub way_back: proxy::Proxy,
     pub uuid: String,
 }
 
@@ -120,12 +123,17 @@ impl World {
         let a = Host::new(dir.path(), "alpha.test", setup);
         let b = Host::new(dir.path(), "beta.test", setup);
         let world = Self {
+            way_back: proxy::Proxy::start(a.port),
             proxy: proxy::Proxy::start(b.port),
             dir,
             a,
             b,
             uuid,
         };
+        // Each tells the other an address behind the link that a test can cut.
+        for (host, port) in [(&world.a, world.way_back.port), (&world.b, world.proxy.port)] {
+            host.configure(&format!("[peer]\nadvertise = \"127.0.0.1:{port}\"\n"));
+        }
         world.make_vm(setup);
         world
     }
@@ -182,6 +190,25 @@ impl World {
             "--location",
             location.to_str().unwrap(),
         ]);
+    }
+
+    /// A takes replicas of B too, so that roles can be swapped.
+    pub fn allow_return(&self) {
+        self.a.ok(&["server", "set", "--replica", "on"]);
+        let location = self.a.dir.join("replicas");
+        let location = location.to_str().unwrap();
+        self.a.ok(&["authorization", "add", "beta.test", "--location", location]);
+    }
+
+    /// Cuts the link in both directions.
+    pub fn cut(&self) {
+        self.proxy.cut();
+        self.way_back.cut();
+    }
+
+    pub fn heal(&self) {
+        self.proxy.heal();
+        self.way_back.heal();
     }
 
     pub fn peer(&self) -> String {
@@ -314,6 +341,14 @@ impl Host {
             port,
             child: None,
         }
+    }
+
+    /// Appends to the configuration.
+    fn configure(&self, more: &str) {
+        use std::io::Write;
+        let path = self.dir.join("lifeboat.toml");
+        let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+        write!(file, "\n{more}").unwrap();
     }
 
     /// Starts the daemon and waits until it answers.

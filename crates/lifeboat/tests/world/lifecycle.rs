@@ -6,10 +6,9 @@ use lifeboat_engine::ports::store::Abandoned;
 use lifeboat_engine::records::{
     Planned, PlannedPhase, Problem, Split, SyncKind, Synchronization, Test, TestPhase,
 };
-use lifeboat_model::settings::BandwidthWindow;
 use lifeboat_model::{
-    Bandwidth, BranchId, DayWindow, JobId, NicBackend, NicFailover, ReplicationHealth, ReplicationMode,
-    ReplicationSettings, ReplicationState, Timestamp,
+    Bandwidth, BandwidthWindow, BranchId, DayWindow, JobId, NicBackend, NicFailover, ReplicationHealth,
+    ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
 };
 use uuid::Uuid;
 

@@ -4,8 +4,7 @@
 use std::fmt::Write;
 use std::str::FromStr;
 
-use lifeboat_model::settings::BandwidthWindow;
-use lifeboat_model::{Bandwidth, DayWindow, NicBackend};
+use lifeboat_model::{Bandwidth, BandwidthWindow, DayWindow, NicBackend};
 
 use super::size;
 
