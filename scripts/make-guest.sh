@@ -14,7 +14,7 @@
 # at each boot if it is there; /data/autostart is a shell script run at the end of each boot if it is there.
 # Nothing is rebuilt while the inputs are the same; parallel callers wait for each other.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
 out=$(realpath -m "${1:-target/guest-image}")
 parts=$PWD/scripts/guest
 agent_deb=target/guest-packages/qemu-guest-agent.deb
@@ -23,7 +23,8 @@ PATH=$PATH:/usr/sbin:/sbin
 
 # Drivers of the disks, needed to reach the root file system; the rest is loaded from there.
 disk_modules=(virtio_pci virtio_blk virtio_scsi ata_piix sd_mod)
-modules=(virtio_console virtio_net virtio-rng virtio_balloon button evdev crc32c-intel)
+# The last three read a seed disk.
+modules=(virtio_console virtio_net virtio-rng virtio_balloon button evdev crc32c-intel vfat nls_cp437 nls_ascii)
 
 # Both disks: partition 1 from 1 MiB, 128 MiB long; partition 2 behind it. In sectors.
 part1_start=2048

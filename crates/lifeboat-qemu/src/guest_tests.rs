@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::{BlockView, Tracking};
-use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, Launch, LaunchDisk, PowerState};
+use lifeboat_engine::ports::hypervisor::{
+    DiskImage, GuestOs, Hypervisor, HypervisorError, Launch, LaunchDisk, PowerState,
+};
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId};
 
@@ -195,4 +197,126 @@ async fn guest_shuts_down_by_its_power_button() {
         .await
         .unwrap();
     assert_eq!(host.qemu.power(launch.spec.uuid).await.unwrap(), PowerState::Off);
+}
+
+#[tokio::test]
+async fn guest_answers_questions_and_runs_programs() {
+    let mut host = host();
+    let mut launch = vm(&mut host, DiskBus::Virtio);
+    launch.seed = vec![
+        ("meta-data".into(), "instance-id: one\n".into()),
+        ("network-config".into(), "version: 2\n".into()),
+    ];
+    let vm = launch.spec.uuid;
+    assert!(matches!(
+        host.qemu.guest_os(vm).await,
+        Err(HypervisorError::NotRunning)
+    ));
+    host.qemu.start(&launch).await.unwrap();
+    // It still boots.
+    let early = host
+        .qemu
+        .guest_run(vm, "/bin/true", &[], Duration::from_millis(10))
+        .await;
+    assert!(matches!(early, Err(HypervisorError::Agent(_))), "{early:?}");
+    sh(&host, &launch, "true").await;
+    assert_eq!(host.qemu.guest_os(vm).await.unwrap(), GuestOs::Linux);
+    let run = async |script: &str, seconds| {
+        let arguments = ["-c".to_owned(), script.to_owned()];
+        let limit = Duration::from_secs(seconds);
+        host.qemu.guest_run(vm, "/bin/sh", &arguments, limit).await
+    };
+    let done = run("echo out; echo err >&2; exit 3", 20).await.unwrap();
+    assert_eq!((done.code, done.output.as_str()), (Some(3), "out\nerr\n"));
+    assert_eq!(run("kill -9 $$", 20).await.unwrap().code, None);
+    let long = run("seq 1 100000; echo why >&2", 20).await.unwrap();
+    assert!(long.output.len() <= 4096 && long.output.ends_with("why\n"));
+    let slow = run("sleep 600", 2).await.unwrap_err().to_string();
+    assert!(slow.contains("guest-exec"), "{slow}");
+    let none = host
+        .qemu
+        .guest_run(vm, "/no/program", &[], Duration::from_secs(20))
+        .await;
+    assert!(matches!(none, Err(HypervisorError::Agent(_))), "{none:?}");
+    // The seed: behind the other disks, found by its label, read-only, with names as they were given.
+    let script = "mkdir -p /run/seed && mount -t vfat -o ro $(findfs LABEL=cidata) /run/seed && cd /run/seed && \
+                  ls && cat meta-data && cat /sys/block/vdc/ro";
+    let seed = run(script, 20).await.unwrap();
+    assert_eq!(seed.output, "meta-data\nnetwork-config\ninstance-id: one\n1\n");
+}
+
+/// Waits for a line on the serial console.
+async fn console(host: &Host, launch: &Launch, line: &str) {
+    let log = host.qemu.console(launch.spec.uuid).log;
+    let deadline = Instant::now() + BOOT;
+    while !std::fs::read_to_string(&log).unwrap_or_default().contains(line) {
+        assert!(Instant::now() < deadline, "no \"{line}\" on the console");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn guest_that_will_not_freeze_gets_crash_consistent_instants_in_time_and_stays_thawed() {
+    let mut host = host();
+    let launch = vm(&mut host, DiskBus::Virtio);
+    host.qemu.start(&launch).await.unwrap();
+    let hook = |body: &str| {
+        format!(
+            "printf '#!/bin/sh\\necho LIFEBOAT fsfreeze $1 >/dev/console\\n{body}\\n' >/etc/fsfreeze-hook; sync"
+        )
+    };
+    let source = host.source(&launch).await;
+    source.start_tracking(at(0)).await.unwrap();
+    let mark = host.qemu.paths(launch.spec.uuid).frozen();
+    let take = async |base: u64| {
+        let begun = Instant::now();
+        let instant = source
+            .instant(at(base), at(base + 1), Consistency::Application)
+            .await
+            .unwrap();
+        let took = begun.elapsed();
+        println!("instant {base}: {:?} after {took:?}", instant.consistency);
+        instant.view.close().await.unwrap();
+        source.acknowledge(at(base)).await.unwrap();
+        (instant.consistency, took)
+    };
+    // Refused: the answer comes at once.
+    sh(&host, &launch, &hook("[ $1 = thaw ]")).await;
+    let (consistency, took) = take(0).await;
+    assert_eq!(consistency, Consistency::Crash);
+    assert!(took < Duration::from_secs(8) && !mark.exists(), "{took:?}");
+    sh(&host, &launch, "echo one >/data/note; sync").await;
+    // Hanging in the middle: nobody waits for it, and when the guest freezes after all it is thawed.
+    sh(
+        &host,
+        &launch,
+        &hook("[ $1 = thaw ] || { sleep 16; echo LIFEBOAT late >/dev/console; }"),
+    )
+    .await;
+    let (consistency, took) = take(1).await;
+    assert_eq!(consistency, Consistency::Crash);
+    assert!(took < Duration::from_secs(15) && mark.exists(), "{took:?}");
+    let (consistency, took) = take(2).await;
+    assert_eq!(consistency, Consistency::Crash, "the agent is busy");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    console(&host, &launch, "LIFEBOAT late").await;
+    let deadline = Instant::now() + BOOT;
+    while mark.exists() {
+        assert!(Instant::now() < deadline, "the guest is not thawed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    sh(&host, &launch, &hook("")).await;
+    sh(&host, &launch, "echo two >/data/note; sync").await;
+    assert_eq!(take(3).await.0, Consistency::Application);
+    // Silent: stopped, and going on later.
+    let script = "(sleep 1; p=$(pidof qemu-ga); kill -STOP $p; echo LIFEBOAT stopped >/dev/console; sleep 8; \
+                  kill -CONT $p) </dev/null >/dev/null 2>&1 &";
+    sh(&host, &launch, script).await;
+    console(&host, &launch, "LIFEBOAT stopped").await;
+    let (consistency, took) = take(4).await;
+    assert_eq!(consistency, Consistency::Crash);
+    assert!(took < Duration::from_secs(8) && !mark.exists(), "{took:?}");
+    sh(&host, &launch, "echo three >/data/note; sync").await;
+    assert_eq!(take(5).await.0, Consistency::Application);
+    source.close().await.unwrap();
 }

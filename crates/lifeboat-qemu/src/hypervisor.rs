@@ -44,12 +44,14 @@ pub(crate) const CLOSING: Duration = Duration::from_secs(30);
 pub struct Qemu {
     pub(crate) config: QemuConfig,
     pub(crate) held: Held,
+    /// VMs whose guests are being thawed.
+    pub(crate) thawing: Held,
     /// Whether KVM is worth using, once somebody had to know.
     pub(crate) kvm: OnceCell<bool>,
     pub(crate) known: probe::Cache,
 }
 
-/// VMs that are off and whose disks a source of this daemon holds.
+/// VMs that something of this daemon is busy with, such as those that are off and whose disks a source holds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held(Arc<Mutex<HashSet<VmId>>>);
 
@@ -95,6 +97,7 @@ impl Qemu {
         Self {
             config,
             held: Held::default(),
+            thawing: Held::default(),
             kvm: OnceCell::new(),
             known: probe::Cache::default(),
         }
@@ -311,6 +314,9 @@ impl Hypervisor for Qemu {
     }
 }
 
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod host_tests;
 #[cfg(test)]
 #[path = "hypervisor_tests.rs"]
 mod tests;

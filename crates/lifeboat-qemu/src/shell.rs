@@ -5,7 +5,7 @@
 //! Beside each shell lies a note that says which file it is for, and that records were lost with an earlier shell.
 
 use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +76,7 @@ pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
     let doubt = match fs::metadata(shell) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(e),
-        Ok(_) if note.file.as_ref() != Some(&identity) => {
+        Ok(_) if !fits(note.file.as_ref(), &identity, shell) => {
             Some("the raw file was replaced or resized".to_owned())
         }
         // QEMU writes the shell last when it closes a disk. The change time, unlike the modification time, cannot be
@@ -84,7 +84,11 @@ pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
         Ok(own) if changed(&meta) > changed(&own) => Some(
             "the raw file changed after its disk was closed, or the disk was not closed cleanly".to_owned(),
         ),
-        Ok(_) => return Ok(()),
+        Ok(_) if note.file.as_ref() == Some(&identity) => return Ok(()),
+        Ok(_) => {
+            let file = Some(identity);
+            return store(shell, &Note { file, ..note });
+        }
     };
     let lost = match doubt {
         Some(reason) if has_records(shell).await => Some(reason),
@@ -100,6 +104,25 @@ pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
     create(shell, raw, identity.size).await?;
     note.file = Some(identity);
     store(shell, &note)
+}
+
+/// Whether the shell is one of this raw file. Both grow together when a running VM's disk does.
+fn fits(made_for: Option<&Identity>, now: &Identity, shell: &Path) -> bool {
+    made_for.is_some_and(|made| {
+        let grown = Identity {
+            size: now.size,
+            ..made.clone()
+        };
+        made == now || (grown == *now && virtual_size(shell) == Some(now.size))
+    })
+}
+
+/// The disk's size in bytes as the shell has it: a field of a qcow2 header.
+fn virtual_size(shell: &Path) -> Option<u64> {
+    const AT: std::ops::Range<usize> = 24..32;
+    let mut header = [0; AT.end];
+    fs::File::open(shell).ok()?.read_exact(&mut header).ok()?;
+    Some(u64::from_be_bytes(header.get(AT)?.try_into().ok()?))
 }
 
 fn changed(meta: &Metadata) -> (i64, i64) {

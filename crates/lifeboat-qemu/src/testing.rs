@@ -114,6 +114,52 @@ impl Host {
         }
     }
 
+    /// A VM whose disks are branches as a replica store makes them, and what they show.
+    pub(crate) fn branches(&mut self, names: &[&str]) -> (Launch, Model) {
+        let mut model = Model::new(names);
+        let disks = names.iter().map(|name| self.branch(name, &mut model));
+        let disks = disks.collect();
+        (self.launch(disks), model)
+    }
+
+    /// A raw base, two sealed layers and a writable one with sub-clusters.
+    fn branch(&self, name: &str, model: &mut Model) -> LaunchDisk {
+        let path = |file: &str| Utf8PathBuf::from_path_buf(self.path(&format!("{name} {file}"))).unwrap();
+        let base = path("base.raw");
+        let size = DISK.to_string();
+        tool("qemu-img", &["create", "-q", "-f", "raw", base.as_str(), &size]);
+        let mut node = json!({"driver": "raw", "file": {"driver": "file", "filename": base}});
+        let mut below = (base, "raw");
+        for (layer, options) in [
+            ("1.qcow2", "cluster_size=4k"),
+            ("2.qcow2", "cluster_size=4k"),
+            ("branch.qcow2", "extended_l2=on,cluster_size=128k"),
+        ] {
+            let file = path(layer);
+            let backing = below.0.file_name().unwrap();
+            #[rustfmt::skip]
+            tool("qemu-img", &[
+                "create", "-q", "-u", "-f", "qcow2", "-o", options, "-F", below.1, "-b", backing, file.as_str(), &size,
+            ]);
+            let byte = u8::try_from(node.to_string().len() % 200).unwrap() + 1;
+            let offset = u64::from(byte) * 4096;
+            // What is below the branch; the branch itself is empty.
+            let (of, format) = &below;
+            let write = format!("write -P {byte} {offset} {}", 2 * MIB);
+            tool("qemu-io", &["-f", format, "-c", &write, of.as_str()]);
+            model.fill(name, offset, 2 * MIB, byte);
+            node = json!({
+                "driver": "qcow2", "file": {"driver": "file", "filename": file}, "backing": node,
+            });
+            below = (file, "qcow2");
+        }
+        LaunchDisk {
+            id: DiskId::new(name).unwrap(),
+            bus: DiskBus::Virtio,
+            image: DiskImage::Chain { blockdev: node },
+        }
+    }
+
     pub(crate) async fn source(&self, launch: &Launch) -> Box<dyn CaptureSource> {
         let ids: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
         self.qemu.source(launch, &ids).await.unwrap()

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
+use lifeboat_model::VmId;
 
 use crate::files;
+use crate::hypervisor::Held;
 use crate::qmp::{Agent, AgentError};
 
 /// How long a guest may take to freeze.
@@ -14,12 +16,18 @@ const FREEZE: Duration = Duration::from_secs(10);
 /// How long a guest may take to thaw.
 const THAW: Duration = Duration::from_secs(10);
 
+/// How long a silent agent is waited for before it is asked anew.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A guest's agent as far as freezing is concerned.
 #[derive(Clone, Debug)]
 pub(crate) struct Freezer {
     pub(crate) socket: Utf8PathBuf,
     /// Exists while the guest may be frozen.
     pub(crate) mark: PathBuf,
+    pub(crate) vm: VmId,
+    /// Guests that are being thawed behind.
+    pub(crate) thawing: Held,
 }
 
 /// A guest that may be frozen. Dropped without [`Frozen::thaw`], it is thawed behind.
@@ -48,7 +56,11 @@ impl Freezer {
         match outcome {
             Ok(_) => Ok(frozen),
             Err(error) => {
-                frozen.thaw().await;
+                // An agent that refused answers at once. Any other may be in the middle of freezing, and whoever waits
+                // for the instant does not wait for that to end.
+                if matches!(error, AgentError::Command { .. }) {
+                    frozen.thaw().await;
+                }
                 Err(text(error))
             }
         }
@@ -57,20 +69,52 @@ impl Freezer {
     /// Thaws what an earlier capture may have left frozen. A guest that does not answer keeps its mark and is asked
     /// again next time: it may have been restarted, and a capture does it no harm.
     pub(crate) async fn thaw_leftover(&self) {
-        if !self.mark.exists() {
+        if !self.mark.exists() || self.thawing.contains(self.vm) {
             return;
         }
-        let thaw = async {
-            let mut agent = Agent::connect(&self.socket).await?;
-            agent.thaw(THAW).await
+        let mut agent = match Agent::connect(&self.socket).await {
+            Ok(agent) => agent,
+            Err(error) => {
+                tracing::error!(%error, "an interrupted capture may have left the guest frozen");
+                return;
+            }
         };
-        match thaw.await {
+        match agent.thaw(THAW).await {
             Ok(count) => {
                 tracing::warn!(count, "thawed a guest that an interrupted capture left frozen");
                 self.forget();
             }
-            Err(error) => tracing::error!(%error, "an interrupted capture may have left the guest frozen"),
+            Err(error) => {
+                tracing::error!(%error, "an interrupted capture may have left the guest frozen; trying again");
+                self.thaw_behind(agent);
+            }
         }
+    }
+
+    /// Thaws the guest as soon as its agent listens, however long that takes: a freeze that was given up may still
+    /// happen. Ends with the VM.
+    fn thaw_behind(&self, mut agent: Agent) {
+        let (Some(hold), Ok(runtime)) = (self.thawing.take(self.vm), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        let freezer = self.clone();
+        runtime.spawn(async move {
+            loop {
+                match agent.thaw(PATIENCE).await {
+                    Ok(_) => {
+                        freezer.forget();
+                        break;
+                    }
+                    Err(AgentError::NotResponding { .. } | AgentError::Timeout { .. }) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "a guest that may be frozen cannot be thawed now");
+                        break;
+                    }
+                }
+            }
+            drop(hold);
+        });
     }
 
     fn forget(&self) {
@@ -103,13 +147,8 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        if let (Some(mut agent), Ok(runtime)) = (self.agent.take(), tokio::runtime::Handle::try_current()) {
-            let freezer = self.freezer.clone();
-            runtime.spawn(async move {
-                if agent.thaw(THAW).await.is_ok() {
-                    freezer.forget();
-                }
-            });
+        if let Some(agent) = self.agent.take() {
+            self.freezer.thaw_behind(agent);
         }
     }
 }

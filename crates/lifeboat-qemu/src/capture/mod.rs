@@ -22,7 +22,11 @@ mod freeze;
 #[cfg(test)]
 mod measure;
 mod offline;
+#[cfg(test)]
+mod range_tests;
 mod ranges;
+#[cfg(test)]
+mod resize_tests;
 mod source;
 mod space;
 #[cfg(test)]
@@ -75,6 +79,8 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
     let freezer = launch.spec.guest_agent.then(|| Freezer {
         socket: paths.agent(),
         mark: paths.frozen().into_std_path_buf(),
+        vm,
+        thawing: qemu.thawing.clone(),
     });
     let shared = share(qemu, launch, disks, monitor, &paths, freezer).await?;
     Ok(Source::new(shared, None))

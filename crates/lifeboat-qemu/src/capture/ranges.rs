@@ -1,26 +1,28 @@
 //! Ranges known without an instant: what the records of changes hold as a whole, and what a disk's topmost image holds
 //! itself. Asked around a change of sides, when two copies of a disk are compared by what is known of them.
 //!
-//! All records of a disk are first merged into one more bitmap, [`UNION`], which records nothing and is never stored.
-//! So reading does not touch tracking: the records themselves may go on recording, or go away in the same transaction
-//! that begins new ones. An interrupted reading leaves at most that bitmap, which [`Shared::clear`] removes.
+//! All records of a disk are first merged into one more bitmap on a node of its own, `union-ID`. So reading does not
+//! touch tracking: the records themselves may go on recording, or go away in the same transaction that begins new ones.
+//! An interrupted reading leaves at most that node, which [`Shared::clear`] removes.
 
 use std::sync::Arc;
 
 use lifeboat_engine::ports::capture::{CaptureError, Extent};
-use lifeboat_model::Position;
-use lifeboat_model::policy::change_granularity;
+use lifeboat_model::{DiskId, Position};
 use serde_json::{Value, json};
 
-use super::block::Node;
-use super::source::{Shared, bitmap_action};
-use super::tracking::{self, Tracked};
+use super::block::{Node, unread};
+use super::source::{Shared, bitmap_action, bitmap_copy};
+use super::tracking;
 use super::view;
 use crate::graph;
-use crate::nbd::StatusExtent;
+use crate::nbd::{STATE_DIRTY, StatusExtent};
 
-/// Everything that one disk's records hold, while it is being read. Not one of our records: nobody counts on it.
-pub(crate) const UNION: &str = "lifeboat_union";
+/// Node of the disk's size and without content, for the bitmap of everything that the disk's records hold.
+pub(crate) const UNION: &str = "union-";
+
+/// Name of that bitmap.
+const CHANGED: &str = "changed";
 
 /// Depth at which `qemu:allocation-depth` shows what an image holds itself.
 const OWN: u32 = 1;
@@ -31,43 +33,45 @@ pub(crate) async fn known(
     restart: Option<Position>,
 ) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
     let nodes = shared.fitting().await?;
-    if let Some(position) = restart
-        && begun(shared, &nodes, position)
-    {
-        anew(shared, &nodes, position).await?;
-        return Ok(vec![None; shared.disks.len()]);
-    }
-    let complete = tracking::complete(&tracked(shared, &nodes));
     let mut actions = Vec::new();
     if let Some(position) = restart {
-        make_room(shared, &nodes, position).await?;
+        let begun = begun(shared, &nodes, position);
+        make_room(shared, &nodes, position, &begun).await?;
+        if begun.contains(&true) {
+            go_on(shared, &nodes, position, &begun).await?;
+            return Ok(vec![None; shared.disks.len()]);
+        }
         // First of all actions: what is written while the others take effect is in the new records in any case.
         actions.extend(shared.additions(position));
     }
+    let what = "looking at the recorded changes";
+    let complete = tracking::complete(&shared.tracked(&nodes));
     for (disk, records) in shared.disks.iter().zip(&complete) {
         let Some(records) = records else { continue };
-        let node = graph::disk_node(&disk.id);
-        actions.push(json!({"type": "block-dirty-bitmap-add", "data": {
-            "node": node, "name": UNION, "persistent": false, "disabled": true,
-            "granularity": change_granularity(disk.size),
-        }}));
-        actions.push(json!({"type": "block-dirty-bitmap-merge", "data": {
-            "node": node, "target": UNION, "bitmaps": records,
-        }}));
+        let name = union(&disk.id);
+        let node = json!({"driver": "null-co", "node-name": name, "size": disk.size, "read-zeroes": true});
+        shared.monitor.run(what, "blockdev-add", node).await?;
+        actions.extend(bitmap_copy(disk, &name, CHANGED, records));
     }
     if let Some(position) = restart {
-        let old = shared.records(&nodes, |name| name != tracking::record(position));
+        let old = shared.records(&nodes, |_, name| name != tracking::record(position));
         actions.extend(old);
     }
-    let what = "looking at the recorded changes";
     shared.monitor.transaction(what, actions).await?;
     if restart.is_some() {
         shared.forget_losses()?;
     }
     let wanted: Vec<_> = complete.iter().map(Option::is_some).collect();
-    let bitmap = |node: String| json!({"bitmaps": [{"node": node, "name": UNION}]});
-    let changed = |e: &StatusExtent| e.flags & crate::nbd::STATE_DIRTY != 0;
-    read(shared, &wanted, bitmap, &view::changes(UNION), changed).await
+    let export = |id: &DiskId| {
+        let node = union(id);
+        json!({"node-name": node, "bitmaps": [{"node": node, "name": CHANGED}]})
+    };
+    let changed = |e: &StatusExtent| e.flags & STATE_DIRTY != 0;
+    read(shared, &wanted, export, &view::changes(CHANGED), changed).await
+}
+
+fn union(id: &DiskId) -> String {
+    format!("{UNION}{id}")
 }
 
 /// Ranges that each disk's topmost image holds. Zeros that were written, and what was discarded, count: they hide what is
@@ -75,31 +79,42 @@ pub(crate) async fn known(
 pub(crate) async fn own(shared: &Arc<Shared>) -> Result<Vec<Vec<Extent>>, CaptureError> {
     shared.fitting().await?;
     let wanted = vec![true; shared.disks.len()];
-    let depth = |_| json!({"allocation-depth": true});
+    let export = |id: &DiskId| json!({"node-name": graph::disk_node(id), "allocation-depth": true});
     let own = |e: &StatusExtent| e.flags == OWN;
-    let ranges = read(shared, &wanted, depth, "qemu:allocation-depth", own).await?;
+    let ranges = read(shared, &wanted, export, "qemu:allocation-depth", own).await?;
     Ok(ranges.into_iter().map(Option::unwrap_or_default).collect())
 }
 
-/// Whether records of changes since `position` are there already and whole: a repeat.
-fn begun(shared: &Shared, nodes: &[Node], position: Position) -> bool {
+/// Disks that have whole records of changes since `position` already.
+fn begun(shared: &Shared, nodes: &[Node], position: Position) -> Vec<bool> {
     let name = tracking::record(position);
-    let losses = tracked(shared, nodes);
-    losses.iter().all(|disk| {
+    let disks = shared.tracked(nodes);
+    let begun = disks.iter().map(|disk| {
         let found = disk.bitmaps.iter().find(|b| b.name == name);
         disk.lost.is_none() && found.is_some_and(|b| !b.inconsistent)
-    })
+    });
+    begun.collect()
 }
 
-/// The repeat of a restart: the records of `position` go on, whatever else there is goes into them.
-async fn anew(shared: &Shared, nodes: &[Node], position: Position) -> Result<(), CaptureError> {
+/// The repeat of a restart: records of `position` that are there go on, where there are none they begin.
+async fn go_on(
+    shared: &Shared,
+    nodes: &[Node],
+    position: Position,
+    begun: &[bool],
+) -> Result<(), CaptureError> {
     let name = tracking::record(position);
     let mut actions = Vec::new();
-    for disk in &shared.disks {
-        let bitmaps = shared.bitmaps(nodes, disk);
+    let additions = shared.additions(position);
+    for ((disk, begun), addition) in shared.disks.iter().zip(begun).zip(additions) {
+        if !begun {
+            actions.push(addition);
+            continue;
+        }
         // Recording goes on before the merge: a write in between is then in both, never in none.
         actions.push(bitmap_action("enable", disk, &name));
-        // A frozen record of ours: what came after it is in its successor.
+        let bitmaps = shared.bitmaps(nodes, disk);
+        // What came after a frozen record is in its successor.
         let frozen = bitmaps.iter().any(|b| b.name == name && !b.recording);
         let successors = bitmaps
             .iter()
@@ -111,28 +126,31 @@ async fn anew(shared: &Shared, nodes: &[Node], position: Position) -> Result<(),
             }}));
         }
     }
-    actions.extend(shared.records(nodes, |other| other != name));
+    actions.extend(shared.records(nodes, |_, other| other != name));
     let what = "going on with records of changes";
-    shared.monitor.transaction(what, actions).await
+    shared.monitor.transaction(what, actions).await?;
+    shared.forget_losses()
 }
 
 /// Removes unusable records of `position`: one transaction cannot remove and add the same name.
-async fn make_room(shared: &Shared, nodes: &[Node], position: Position) -> Result<(), CaptureError> {
+async fn make_room(
+    shared: &Shared,
+    nodes: &[Node],
+    position: Position,
+    begun: &[bool],
+) -> Result<(), CaptureError> {
     let name = tracking::record(position);
-    let same = shared.records(nodes, |other| other == name);
+    let unusable = |disk: usize, other: &str| other == name && begun.get(disk) == Some(&false);
     let what = "removing unusable records of changes";
-    shared.monitor.transaction(what, same).await
-}
-
-fn tracked<'a>(shared: &'a Shared, nodes: &'a [Node]) -> Vec<Tracked<'a>> {
-    shared.tracked(nodes)
+    let removals = shared.records(nodes, unusable);
+    shared.monitor.transaction(what, removals).await
 }
 
 /// Ranges of the `wanted` disks that `counts` says yes to, ascending, adjacent ones as one.
 async fn read(
     shared: &Arc<Shared>,
     wanted: &[bool],
-    options: impl Fn(String) -> Value,
+    export: impl Fn(&DiskId) -> Value,
     context: &str,
     counts: impl Fn(&StatusExtent) -> bool,
 ) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
@@ -144,20 +162,17 @@ async fn read(
             ranges.push(None);
             continue;
         }
-        let mut export = options(graph::disk_node(&disk.id));
-        if let Some(map) = export.as_object_mut() {
-            map.insert("type".into(), "nbd".into());
-            map.insert("id".into(), format!("export-{}", disk.id).into());
-            map.insert("node-name".into(), graph::disk_node(&disk.id).into());
-            map.insert("name".into(), disk.id.as_str().into());
-            map.insert("writable".into(), false.into());
-        }
+        let mut export = export(&disk.id);
+        export["type"] = "nbd".into();
+        export["id"] = format!("export-{}", disk.id).into();
+        export["name"] = disk.id.as_str().into();
+        export["writable"] = false.into();
         shared.monitor.run(what, "block-export-add", export).await?;
         let client = view::connect(shared, number, &[context]).await?;
         let extents = view::extents(&client, context, &counts).await;
-        ranges.push(Some(extents.map_err(|e| {
-            super::block::unread("reading what is known of a disk", &e)
-        })?));
+        ranges.push(Some(
+            extents.map_err(|e| unread("reading what is known of a disk", &e))?,
+        ));
     }
     shared.clear().await?;
     Ok(ranges)

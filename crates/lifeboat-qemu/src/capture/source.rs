@@ -71,17 +71,12 @@ impl Shared {
         // Closes all exports and waits for them; refused when no server runs.
         self.monitor.settle(what, "nbd-server-stop", Value::Null).await?;
         let nodes = self.monitor.nodes().await?;
-        let unions = self.disks.iter().filter(|d| {
-            let mut bitmaps = self.bitmaps(&nodes, d).iter();
-            bitmaps.any(|b| b.name == UNION)
-        });
-        let unions = unions.map(|d| bitmap_action("remove", d, UNION)).collect();
-        self.monitor.transaction(what, unions).await?;
         let named = |prefix: &str| -> Vec<String> {
             let names = nodes.iter().filter_map(|n| n.name.strip_prefix(prefix));
             names.map(str::to_owned).collect()
         };
         self.delete(what, SNAPSHOT, &named(SNAPSHOT)).await?;
+        self.delete(what, UNION, &named(UNION)).await?;
         let filtered = named(FILTER);
         if !filtered.is_empty() {
             self.reopen(what, &filtered, "disk-").await?;
@@ -164,14 +159,14 @@ impl Shared {
     /// Actions that remove all records of ours.
     async fn removals(&self) -> Result<Vec<Value>, CaptureError> {
         let nodes = self.monitor.nodes().await?;
-        Ok(self.records(&nodes, |_| true))
+        Ok(self.records(&nodes, |_, _| true))
     }
 
-    /// Actions that remove those records of ours whose names `chosen` says yes to.
-    pub(crate) fn records(&self, nodes: &[Node], chosen: impl Fn(&str) -> bool) -> Vec<Value> {
-        let all = self.disks.iter().flat_map(|disk| {
+    /// Actions that remove those records of ours whose disk's number and name `chosen` says yes to.
+    pub(crate) fn records(&self, nodes: &[Node], chosen: impl Fn(usize, &str) -> bool) -> Vec<Value> {
+        let all = self.disks.iter().enumerate().flat_map(|(number, disk)| {
             let ours = self.bitmaps(nodes, disk).iter();
-            let ours = ours.filter(|b| b.ours() && chosen(&b.name));
+            let ours = ours.filter(|b| b.ours() && chosen(number, &b.name));
             ours.map(|b| bitmap_action("remove", disk, &b.name))
                 .collect::<Vec<_>>()
         });
@@ -291,13 +286,19 @@ impl Shared {
             });
             self.monitor.run(what, "blockdev-add", snapshot).await?;
         }
+        let record = tracking::record(base);
+        let copies = self.disks.iter().flat_map(|disk| {
+            let snapshot = format!("{SNAPSHOT}{}", disk.id);
+            bitmap_copy(disk, &snapshot, &record, &[record.as_str()])
+        });
+        self.monitor.transaction(what, copies.collect()).await?;
         self.serve(what).await?;
         for disk in &self.disks {
             let id = &disk.id;
             let export = json!({
                 "type": "nbd", "id": format!("export-{id}"), "node-name": format!("{SNAPSHOT}{id}"),
                 "name": id, "writable": false,
-                "bitmaps": [{"node": graph::disk_node(id), "name": tracking::record(base)}],
+                "bitmaps": [{"node": format!("{SNAPSHOT}{id}"), "name": record}],
             });
             self.monitor.run(what, "block-export-add", export).await?;
         }
@@ -309,6 +310,21 @@ impl Shared {
         self.monitor.run(what, "nbd-server-start", address).await?;
         Ok(())
     }
+}
+
+/// Actions that put what `records` of a disk hold into a new bitmap on another node, which does not record. Only such
+/// copies are ever exported: a resize of a disk one of whose bitmaps is exported kills QEMU.
+pub(crate) fn bitmap_copy(disk: &LogDisk, node: &str, name: &str, records: &[impl AsRef<str>]) -> [Value; 2] {
+    let of_disk =
+        |record: &dyn AsRef<str>| json!({"node": graph::disk_node(&disk.id), "name": record.as_ref()});
+    let records: Vec<_> = records.iter().map(|r| of_disk(r)).collect();
+    [
+        json!({"type": "block-dirty-bitmap-add", "data": {
+            "node": node, "name": name, "persistent": false, "disabled": true,
+            "granularity": change_granularity(disk.size),
+        }}),
+        json!({"type": "block-dirty-bitmap-merge", "data": {"node": node, "target": name, "bitmaps": records}}),
+    ]
 }
 
 pub(crate) fn bitmap_action(kind: &str, disk: &LogDisk, name: &str) -> Value {

@@ -81,13 +81,16 @@ async fn an_instant_shows_the_past_of_all_disks_and_covers_the_changes() {
 /// Cycles whose deltas arrive or not, restarts in between, and a replica that must equal the disk in the end.
 async fn random_cycles(seed: u64, formats: [lifeboat_model::DiskFormat; 2]) {
     println!("seed {seed}");
-    let mut random = Random(seed);
     let mut host = Host::new();
     let launch = host.vm(&formats);
-    host.qemu.start(&launch).await.unwrap();
-    let mut guest = host.guest(&launch).await;
-    let mut model = Model::new(&["a", "b"]);
-    let mut source = host.source(&launch).await;
+    random_cycles_of(seed, &host, &launch, Model::new(&["a", "b"])).await;
+}
+
+async fn random_cycles_of(seed: u64, host: &Host, launch: &Launch, mut model: Model) {
+    let mut random = Random(seed);
+    host.qemu.start(launch).await.unwrap();
+    let mut guest = host.guest(launch).await;
+    let mut source = host.source(launch).await;
     source.start_tracking(at(1)).await.unwrap();
     let (mut base, mut replica) = (1, Replica(model.clone()));
     for step in 0..60 {
@@ -105,9 +108,9 @@ async fn random_cycles(seed: u64, formats: [lifeboat_model::DiskFormat; 2]) {
                 drop(guest);
                 source.close().await.unwrap();
                 host.qemu.turn_off(launch.spec.uuid).await.unwrap();
-                host.qemu.start(&launch).await.unwrap();
-                source = host.source(&launch).await;
-                guest = host.guest(&launch).await;
+                host.qemu.start(launch).await.unwrap();
+                source = host.source(launch).await;
+                guest = host.guest(launch).await;
                 assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(base)]));
             }
             arrives => {
@@ -138,6 +141,13 @@ async fn random_cycles(seed: u64, formats: [lifeboat_model::DiskFormat; 2]) {
         }
     }
     source.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_lost_in_random_cycles_on_a_branch() {
+    let mut host = Host::new();
+    let (launch, model) = host.branches(&["a", "b"]);
+    random_cycles_of(3, &host, &launch, model).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_engine::ports::capture::{BlockView, CaptureError, Extent};
-use lifeboat_model::policy::change_granularity;
 use tokio::sync::OnceCell;
 
 use super::block::unread;
@@ -121,24 +120,6 @@ pub(crate) async fn extents(
     Ok(extents)
 }
 
-/// The same ranges in whole pieces of `granularity`. A record that was begun when the disk was smaller has smaller ones.
-fn rounded(extents: Vec<Extent>, granularity: u64, size: u64) -> Vec<Extent> {
-    let mut all: Vec<Extent> = Vec::with_capacity(extents.len());
-    for e in extents {
-        let offset = e.offset - e.offset % granularity;
-        let end = (e.offset + e.len).next_multiple_of(granularity).min(size);
-        match all.last_mut() {
-            Some(last) if last.offset + last.len >= offset => last.len = end - last.offset,
-            _ => all.push(Extent {
-                offset,
-                len: end - offset,
-                zero: false,
-            }),
-        }
-    }
-    all
-}
-
 pub(crate) async fn connect(
     shared: &Shared,
     number: usize,
@@ -161,15 +142,9 @@ impl BlockView for View {
             });
         };
         let dirty = |e: &StatusExtent| e.flags & STATE_DIRTY != 0;
-        let extents = extents(client, context, dirty)
+        extents(client, context, dirty)
             .await
-            .map_err(|e| self.explain("asking what changed", &e))?;
-        let granularity = self
-            .shared
-            .disks
-            .get(disk)
-            .map_or(1, |d| change_granularity(d.size));
-        Ok(rounded(extents, granularity, client.size()))
+            .map_err(|e| self.explain("asking what changed", &e))
     }
 
     async fn allocation(&self, disk: usize, offset: u64, len: u64) -> Result<Vec<Extent>, CaptureError> {

@@ -1,0 +1,440 @@
+//! What is known without an instant, against what was written and what other tools say.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lifeboat_deltalog::Consistency;
+use lifeboat_engine::ports::capture::{CaptureError, CaptureSource, Extent, Tracking};
+use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, Launch};
+use lifeboat_model::DiskFormat::{Qcow2, Raw};
+use serde_json::{Value, json};
+
+use super::source::Source;
+use crate::testing::{DISK, Host, MIB, Model, Random, Replica, at, tool};
+
+const CRASH: Consistency = Consistency::Crash;
+/// Bytes that one bit of a record stands for, and of a sub-cluster, at the size of these disks.
+const PIECE: u64 = 4096;
+
+async fn source(host: &Host, launch: &Launch) -> Source {
+    let ids: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
+    super::open(&host.qemu, launch, &ids).await.unwrap()
+}
+
+/// The pieces that ranges consist of.
+fn pieces(extents: &[Extent]) -> BTreeSet<u64> {
+    let mut end = 0;
+    for e in extents {
+        assert!(e.len > 0 && (end == 0 || e.offset > end), "{extents:?}");
+        end = e.offset + e.len;
+    }
+    let numbers = extents.iter().flat_map(|e| {
+        assert!(
+            e.offset.is_multiple_of(PIECE) && e.len.is_multiple_of(PIECE),
+            "{e:?}"
+        );
+        e.offset / PIECE..(e.offset + e.len) / PIECE
+    });
+    numbers.collect()
+}
+
+fn known(ranges: &[Option<Vec<Extent>>], disk: usize) -> BTreeSet<u64> {
+    pieces(ranges[disk].as_ref().expect("known"))
+}
+
+fn set(pieces: &[u64]) -> BTreeSet<u64> {
+    pieces.iter().copied().collect()
+}
+
+#[tokio::test]
+async fn known_changes_are_those_of_an_interrupted_cycle_too_and_recording_begins_anew() {
+    let mut host = Host::new();
+    let launch = host.vm(&[Qcow2, Raw]);
+    host.qemu.start(&launch).await.unwrap();
+    let guest = host.guest(&launch).await;
+    let mut model = Model::new(&["a", "b"]);
+    guest.write("a", &mut model, 100 * PIECE, PIECE, 1).await;
+    let source = host.source(&launch).await;
+    assert_eq!(
+        source.known_changes(None).await.unwrap(),
+        [None, None],
+        "never recorded"
+    );
+    source.start_tracking(at(1)).await.unwrap();
+    guest.write("a", &mut model, 3 * PIECE, PIECE, 2).await;
+    guest.write("b", &mut model, 4 * PIECE, 2 * PIECE, 3).await;
+    drop(source.instant(at(1), at(2), CRASH).await.unwrap());
+    guest.write("a", &mut model, 9 * PIECE, PIECE, 4).await;
+    source.recover().await.unwrap();
+    for _ in 0..2 {
+        // Asking alone changes nothing.
+        let ranges = source.known_changes(None).await.unwrap();
+        assert_eq!(
+            (known(&ranges, 0), known(&ranges, 1)),
+            (set(&[3, 9]), set(&[4, 5]))
+        );
+        assert_eq!(
+            source.recover().await.unwrap(),
+            Tracking::Since(vec![at(1), at(2)])
+        );
+    }
+    let before = Replica(model.clone());
+    let ranges = source.known_changes(Some(at(7))).await.unwrap();
+    assert_eq!(
+        (known(&ranges, 0), known(&ranges, 1)),
+        (set(&[3, 9]), set(&[4, 5]))
+    );
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(7)]));
+    guest.write("b", &mut model, 70 * PIECE, PIECE, 5).await;
+    // A repeat: the records stay, and what came before is no longer known.
+    assert_eq!(source.known_changes(Some(at(7))).await.unwrap(), [None, None]);
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(7)]));
+    let instant = source.instant(at(7), at(8), CRASH).await.unwrap();
+    assert_eq!(pieces(&instant.view.changed(1).await.unwrap()), set(&[70]));
+    let mut replica = before;
+    replica.apply(&*instant.view).await;
+    assert!(replica.0 == model);
+    // A repeat that finds its records frozen by a cycle: they go on, with what came after.
+    drop(instant);
+    source.recover().await.unwrap();
+    guest.write("a", &mut model, 80 * PIECE, PIECE, 6).await;
+    assert_eq!(source.known_changes(Some(at(7))).await.unwrap(), [None, None]);
+    let ranges = source.known_changes(None).await.unwrap();
+    assert_eq!((known(&ranges, 0), known(&ranges, 1)), (set(&[80]), set(&[70])));
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(7)]));
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn known_changes_of_a_vm_that_is_off() {
+    let mut host = Host::new();
+    let launch = host.vm(&[Qcow2, Raw]);
+    let vm = launch.spec.uuid;
+    host.qemu.start(&launch).await.unwrap();
+    let source = host.source(&launch).await;
+    source.start_tracking(at(1)).await.unwrap();
+    source.close().await.unwrap();
+    let guest = host.guest(&launch).await;
+    let mut model = Model::new(&["a", "b"]);
+    guest.write("a", &mut model, 3 * PIECE, PIECE, 2).await;
+    guest.write("b", &mut model, DISK - PIECE, PIECE, 3).await;
+    drop(guest);
+    host.qemu.turn_off(vm).await.unwrap();
+    for _ in 0..2 {
+        let source = host.source(&launch).await;
+        assert!(!source.live());
+        let ranges = source.known_changes(None).await.unwrap();
+        assert_eq!(known(&ranges, 0), set(&[3]));
+        assert_eq!(known(&ranges, 1), set(&[DISK / PIECE - 1]));
+        source.close().await.unwrap();
+    }
+    let source = host.source(&launch).await;
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(1)]));
+    let ranges = source.known_changes(Some(at(5))).await.unwrap();
+    assert_eq!(known(&ranges, 0), set(&[3]));
+    source.close().await.unwrap();
+    // The guest's writes after that are in the new records, and only they.
+    host.qemu.start(&launch).await.unwrap();
+    let guest = host.guest(&launch).await;
+    guest.write("b", &mut model, 8 * PIECE, PIECE, 4).await;
+    let source = host.source(&launch).await;
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(5)]));
+    let ranges = source.known_changes(None).await.unwrap();
+    assert_eq!((known(&ranges, 0), known(&ranges, 1)), (set(&[]), set(&[8])));
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_whose_records_are_gone_does_not_spoil_the_others() {
+    let mut host = Host::new();
+    let launch = host.vm(&[Qcow2, Raw, Qcow2]);
+    host.qemu.start(&launch).await.unwrap();
+    let guest = host.guest(&launch).await;
+    let mut model = Model::new(&["a", "b", "c"]);
+    let source = source(&host, &launch).await;
+    source.start_tracking(at(1)).await.unwrap();
+    for disk in ["a", "b", "c"] {
+        guest.write(disk, &mut model, 3 * PIECE, PIECE, 2).await;
+    }
+    let name = super::tracking::record(at(1));
+    let monitor = &source.shared().monitor;
+    let gone = json!({"node": "disk-c", "name": name});
+    monitor
+        .run("test", "block-dirty-bitmap-remove", gone)
+        .await
+        .unwrap();
+    let frozen = json!({"node": "disk-a", "name": name});
+    let ranges = source.known_changes(None).await.unwrap();
+    assert_eq!((known(&ranges, 0), &ranges[2]), (set(&[3]), &None));
+    monitor
+        .run("test", "block-dirty-bitmap-disable", frozen)
+        .await
+        .unwrap();
+    let ranges = source.known_changes(Some(at(2))).await.unwrap();
+    assert_eq!(ranges[0], None, "what came after it was frozen is nowhere");
+    assert_eq!((known(&ranges, 1), &ranges[2]), (set(&[3]), &None));
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(2)]));
+    // Half of a repeat: what is recorded stays, the rest begins.
+    guest.write("a", &mut model, 5 * PIECE, PIECE, 2).await;
+    let gone = json!({"node": "disk-c", "name": super::tracking::record(at(2))});
+    monitor
+        .run("test", "block-dirty-bitmap-remove", gone)
+        .await
+        .unwrap();
+    assert_eq!(
+        source.known_changes(Some(at(2))).await.unwrap(),
+        [None, None, None]
+    );
+    let ranges = source.known_changes(None).await.unwrap();
+    assert_eq!((known(&ranges, 0), known(&ranges, 2)), (set(&[5]), set(&[])));
+    Box::new(source).close().await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_power_cut_nothing_is_known_and_recording_begins_anew() {
+    let mut host = Host::new();
+    let (mut launch, _) = host.branches(&["a"]);
+    let plain = host.vm(&[Raw]);
+    let mut other = plain.disks[0].clone();
+    other.id = lifeboat_model::DiskId::new("b").unwrap();
+    launch.disks.push(other);
+    let disks = launch.disks.clone();
+    let launch = host.launch(disks);
+    host.qemu.start(&launch).await.unwrap();
+    let source = host.source(&launch).await;
+    source.start_tracking(at(1)).await.unwrap();
+    source.close().await.unwrap();
+    host.qemu.turn_off(launch.spec.uuid).await.unwrap();
+    host.qemu.start(&launch).await.unwrap();
+    let source = host.source(&launch).await;
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(1)]));
+    source.close().await.unwrap();
+    let guest = host.guest(&launch).await;
+    guest.io("b", "write -P 7 0 4k").await;
+    drop(guest);
+    host.kill(&launch).await;
+    for running in [false, true] {
+        if running {
+            host.qemu.start(&launch).await.unwrap();
+        }
+        let source = host.source(&launch).await;
+        let tracking = source.recover().await.unwrap();
+        assert!(matches!(tracking, Tracking::Lost { .. }), "{tracking:?}");
+        assert_eq!(source.known_changes(None).await.unwrap(), [None, None]);
+        source.close().await.unwrap();
+    }
+    let source = host.source(&launch).await;
+    // Even records of that very name do not count when they were lost.
+    assert_eq!(source.known_changes(Some(at(1))).await.unwrap(), [None, None]);
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(1)]));
+    let ranges = source.known_changes(Some(at(2))).await.unwrap();
+    assert_eq!((known(&ranges, 0), known(&ranges, 1)), (set(&[]), set(&[])));
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_daemon_may_die_anywhere_while_it_asks_what_changed() {
+    let mut host = Host::new();
+    let launch = host.vm(&[Qcow2, Raw]);
+    host.qemu.start(&launch).await.unwrap();
+    let guest = host.guest(&launch).await;
+    let mut model = Model::new(&["a", "b"]);
+    let first = host.source(&launch).await;
+    first.start_tracking(at(0)).await.unwrap();
+    first.close().await.unwrap();
+    let (mut base, mut budget, mut unknown) = (0, 0, 0);
+    loop {
+        guest.write("a", &mut model, budget * PIECE, PIECE, 1).await;
+        guest.write("b", &mut model, budget * PIECE, PIECE, 1).await;
+        let doomed = source(&host, &launch).await;
+        let commands = i64::try_from(budget).unwrap();
+        doomed.shared().monitor.budget.store(commands, Ordering::SeqCst);
+        let outcome = doomed.known_changes(Some(at(base + 1))).await;
+        drop(doomed);
+        let source = host.source(&launch).await;
+        let tracking = source.recover().await.unwrap();
+        match outcome {
+            Ok(ranges) => {
+                assert_eq!(
+                    (known(&ranges, 0), known(&ranges, 1)),
+                    (set(&[budget]), set(&[budget]))
+                );
+                assert_eq!(tracking, Tracking::Since(vec![at(base + 1)]));
+                source.close().await.unwrap();
+                break;
+            }
+            Err(CaptureError::Gone) => {}
+            Err(other) => panic!("{other}"),
+        }
+        let again = source.known_changes(Some(at(base + 1))).await.unwrap();
+        if tracking == Tracking::Since(vec![at(base)]) {
+            assert_eq!(
+                (known(&again, 0), known(&again, 1)),
+                (set(&[budget]), set(&[budget]))
+            );
+        } else {
+            assert_eq!(
+                tracking,
+                Tracking::Since(vec![at(base + 1)]),
+                "before command {budget}"
+            );
+            assert_eq!(again, [None, None]);
+            unknown += 1;
+        }
+        source.close().await.unwrap();
+        (base, budget) = (base + 1, budget + 1);
+        assert!(budget < 50);
+    }
+    assert!(
+        unknown > 3 && budget > 6,
+        "{unknown} of {budget}: the hook does not count"
+    );
+}
+
+#[tokio::test]
+async fn nothing_written_while_records_are_exchanged_is_missed() {
+    for iothreads in [false, true] {
+        let mut host = Host::new();
+        let mut launch = host.vm(&[Qcow2, Raw]);
+        launch.spec.iothreads = iothreads;
+        if let Err(why) = host.qemu.preflight(&launch).await {
+            eprintln!("skipped: {why}");
+            continue;
+        }
+        host.qemu.start(&launch).await.unwrap();
+        let guest = host.guest(&launch).await;
+        let source = host.source(&launch).await;
+        source.start_tracking(at(0)).await.unwrap();
+        let enough = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&enough);
+        let writer = tokio::spawn(async move {
+            let mut written = [BTreeSet::new(), BTreeSet::new()];
+            for piece in 0.. {
+                if until.load(Ordering::SeqCst) || piece == DISK / PIECE {
+                    break;
+                }
+                for (disk, name) in ["a", "b"].into_iter().enumerate() {
+                    guest
+                        .io(name, &format!("write -P 9 {} {PIECE}", piece * PIECE))
+                        .await;
+                    written[disk].insert(piece);
+                }
+            }
+            written
+        });
+        let mut seen = [BTreeSet::new(), BTreeSet::new()];
+        for round in 1..=60 {
+            let ranges = source.known_changes(Some(at(round))).await.unwrap();
+            seen.iter_mut()
+                .enumerate()
+                .for_each(|(d, s)| s.extend(known(&ranges, d)));
+        }
+        enough.store(true, Ordering::SeqCst);
+        let written = writer.await.unwrap();
+        let ranges = source.known_changes(None).await.unwrap();
+        seen.iter_mut()
+            .enumerate()
+            .for_each(|(d, s)| s.extend(known(&ranges, d)));
+        println!("{} pieces written", written[0].len());
+        assert!(seen == written && written[0].len() > 60);
+        source.close().await.unwrap();
+    }
+}
+
+/// What the branch's file holds according to `qemu-img`.
+fn held(image: &DiskImage) -> BTreeSet<u64> {
+    let DiskImage::Chain { blockdev } = image else {
+        panic!("no branch")
+    };
+    let alone = json!({"driver": "qcow2", "file": blockdev["file"], "backing": null});
+    let map = tool("qemu-img", &["map", "--output=json", &format!("json:{alone}")]);
+    let map: Value = serde_json::from_str(&map).unwrap();
+    let held = map.as_array().unwrap().iter().filter(|e| e["present"] == true);
+    let pieces = held.flat_map(|e| {
+        let (start, length) = (e["start"].as_u64().unwrap(), e["length"].as_u64().unwrap());
+        start / PIECE..(start + length) / PIECE
+    });
+    pieces.collect()
+}
+
+#[tokio::test]
+async fn own_ranges_are_what_was_written_to_the_branch() {
+    let seed = 11;
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let mut host = Host::new();
+    let (launch, _) = host.branches(&["a", "b"]);
+    host.qemu.start(&launch).await.unwrap();
+    let guest = host.guest(&launch).await;
+    let source = host.source(&launch).await;
+    assert_eq!(source.own_ranges().await.unwrap(), [vec![], vec![]]);
+    source.start_tracking(at(1)).await.unwrap();
+    const CLUSTER: u64 = 128 << 10;
+    let mut own = BTreeSet::new();
+    for _ in 0..100 {
+        let (offset, len) = (
+            random.below(DISK / PIECE - 80) * PIECE,
+            (1 + random.below(80)) * PIECE,
+        );
+        let (from, to) = (offset / PIECE, (offset + len) / PIECE);
+        match random.below(4) {
+            0 => {
+                guest.io("a", &format!("write -P 7 {offset} {len}")).await;
+                own.extend(from..to);
+            }
+            1 => {
+                guest.io("a", &format!("write -z {offset} {len}")).await;
+                own.extend(from..to);
+            }
+            2 => {
+                guest.io("a", &format!("write -z -u {offset} {len}")).await;
+                own.extend(from..to);
+            }
+            _ => {
+                // Whole clusters only are discarded; what hides the layers below stays hidden.
+                guest.io("a", &format!("discard {offset} {len}")).await;
+                let clusters = offset.div_ceil(CLUSTER)..(offset + len) / CLUSTER;
+                own.extend(clusters.flat_map(|c| c * 32..(c + 1) * 32));
+            }
+        }
+    }
+    let live = source.own_ranges().await.unwrap();
+    assert_eq!(pieces(&live[0]), own);
+    assert_eq!(live[1], []);
+    // An instant that is being read is not in the way of the next question, nor is its filter seen.
+    drop(source.instant(at(1), at(2), CRASH).await.unwrap());
+    source.recover().await.unwrap();
+    assert_eq!(source.own_ranges().await.unwrap(), live);
+    source.close().await.unwrap();
+    drop(guest);
+    host.qemu.turn_off(launch.spec.uuid).await.unwrap();
+    assert_eq!(held(&launch.disks[0].image), own);
+    assert_eq!(held(&launch.disks[1].image), set(&[]));
+    let source = host.source(&launch).await;
+    assert_eq!(source.own_ranges().await.unwrap(), live);
+    assert_eq!(
+        source.recover().await.unwrap(),
+        Tracking::Since(vec![at(1), at(2)])
+    );
+    source.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn plain_images_hold_what_they_have() {
+    let mut host = Host::new();
+    let launch = host.vm(&[Qcow2, Raw]);
+    host.qemu.start(&launch).await.unwrap();
+    let guest = host.guest(&launch).await;
+    let mut model = Model::new(&["a", "b"]);
+    for disk in ["a", "b"] {
+        guest.write(disk, &mut model, MIB, MIB, 7).await;
+    }
+    let source = host.source(&launch).await;
+    for own in source.own_ranges().await.unwrap() {
+        println!("{own:?}");
+        let own = pieces(&own);
+        assert!((MIB / PIECE..2 * MIB / PIECE).all(|p| own.contains(&p)));
+    }
+    source.close().await.unwrap();
+}
