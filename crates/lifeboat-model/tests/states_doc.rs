@@ -1,11 +1,12 @@
 //! `docs/states.md` and the state machine say the same: its tables are compared, letter by letter, with what
-//! `lifecycle::step` answers. Whether the answers are right is tested in the crate, not here.
+//! `lifecycle::step`, `turn`, `may_test` and `may_start` answer. Whether the answers are right is tested in the crate,
+//! not here.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use lifeboat_model::lifecycle::{Event, may_start, step};
+use lifeboat_model::lifecycle::{Event, TestPoints, Turn, may_start, may_test, step, turn};
 use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/states.md");
@@ -15,14 +16,22 @@ fn events() -> Vec<(&'static str, Vec<Event>)> {
     let both = |event: fn(State) -> Event| vec![event(State::Replicating), event(State::Suspended)];
     vec![
         ("create", vec![Event::Create]),
+        ("modify", vec![Event::Modify]),
         ("start copy", vec![Event::StartCopy]),
         ("cancel copy", vec![Event::CancelCopy]),
         ("copy finished", vec![Event::CopyFinished]),
+        ("export finished", vec![Event::ExportFinished]),
         ("suspend", vec![Event::Suspend]),
         ("resume", vec![Event::Resume]),
         ("fault", vec![Event::Fault]),
         ("cured", vec![Event::Cured]),
         ("tracking lost", vec![Event::TrackingLost]),
+        ("schedule resync", vec![Event::ScheduleResync]),
+        ("start resync", vec![Event::StartResync]),
+        ("peer resyncs", vec![Event::PeerResyncs]),
+        ("cancel resync", vec![Event::CancelResync]),
+        ("resync finished", vec![Event::ResyncFinished]),
+        ("prepare", vec![Event::Prepared]),
         ("remove", vec![Event::Remove]),
         ("initiate failover", vec![Event::InitiateFailover]),
         ("failover ready", vec![Event::FailoverReady]),
@@ -36,32 +45,60 @@ fn events() -> Vec<(&'static str, Vec<Event>)> {
 fn listed(event: Event) -> usize {
     match event {
         Event::Create => 0,
-        Event::StartCopy => 1,
-        Event::CancelCopy => 2,
-        Event::CopyFinished => 3,
-        Event::Suspend => 4,
-        Event::Resume => 5,
-        Event::Fault => 6,
-        Event::Cured => 7,
-        Event::TrackingLost => 8,
-        Event::Remove => 9,
-        Event::InitiateFailover => 10,
-        Event::FailoverReady => 11,
-        Event::FailoverUndone(_) => 12,
-        Event::Revert(_) => 13,
-        Event::Commit => 14,
+        Event::Modify => 1,
+        Event::StartCopy => 2,
+        Event::CancelCopy => 3,
+        Event::CopyFinished => 4,
+        Event::ExportFinished => 5,
+        Event::Suspend => 6,
+        Event::Resume => 7,
+        Event::Fault => 8,
+        Event::Cured => 9,
+        Event::TrackingLost => 10,
+        Event::ScheduleResync => 11,
+        Event::StartResync => 12,
+        Event::PeerResyncs => 13,
+        Event::CancelResync => 14,
+        Event::ResyncFinished => 15,
+        Event::Prepared => 16,
+        Event::Remove => 17,
+        Event::InitiateFailover => 18,
+        Event::FailoverReady => 19,
+        Event::FailoverUndone(_) => 20,
+        Event::Revert(_) => 21,
+        Event::Commit => 22,
     }
 }
 
-/// The states a side can be in: all that events lead to, starting where its relationship begins.
+/// Every change of roles.
+const TURNS: [(&str, Turn); 6] = [
+    ("reverse after a planned failover", Turn::Reverse { whole: true }),
+    ("reverse after any other", Turn::Reverse { whole: false }),
+    ("give way to the planned", Turn::GiveWay { whole: true }),
+    ("give way to any other", Turn::GiveWay { whole: false }),
+    ("become replica", Turn::BecomeReplica),
+    ("continue alone", Turn::ContinueAlone),
+];
+
+/// No wildcard here either.
+fn listed_turn(turn: Turn) -> usize {
+    match turn {
+        Turn::Reverse { whole: true } => 0,
+        Turn::Reverse { whole: false } => 1,
+        Turn::GiveWay { whole: true } => 2,
+        Turn::GiveWay { whole: false } => 3,
+        Turn::BecomeReplica => 4,
+        Turn::ContinueAlone => 5,
+    }
+}
+
+/// The states a side can be in: all that events and changes of roles lead to.
 fn columns(mode: Mode) -> Vec<State> {
     let mut reached = match mode {
         Mode::None | Mode::TestReplica => return vec![State::Disabled],
         Mode::Primary => vec![State::ReadyForReplication],
-        // An offer makes the first; the other is there for peers that resynchronize.
-        Mode::Replica | Mode::ExtendedReplica => {
-            vec![State::WaitingToCompleteInitialReplication, State::Resynchronizing]
-        }
+        // An offer makes it.
+        Mode::Replica | Mode::ExtendedReplica => vec![State::WaitingToCompleteInitialReplication],
     };
     let mut looked_at = 0;
     while let Some(state) = reached.get(looked_at).copied() {
@@ -91,6 +128,7 @@ fn cell(mode: Mode, state: State, tries: &[Event]) -> String {
     }
 }
 
+/// Events that are refused in every state of this side are in its last row, not in rows of dots.
 fn transitions(mode: Mode) -> String {
     let columns = columns(mode);
     let mut text = String::from("| event ↓ in state → |");
@@ -99,41 +137,44 @@ fn transitions(mode: Mode) -> String {
     }
     text += "\n|---|";
     text += &"---|".repeat(columns.len());
+    let mut never = Vec::new();
     for (name, tries) in events() {
-        write!(text, "\n| {name} |").unwrap();
-        for state in &columns {
-            write!(text, " {} |", cell(mode, *state, &tries)).unwrap();
+        let cells: Vec<_> = columns.iter().map(|s| cell(mode, *s, &tries)).collect();
+        if cells.iter().all(|c| c == "·") {
+            never.push(name);
+        } else {
+            write!(text, "\n| {name} | {} |", cells.join(" | ")).unwrap();
         }
     }
+    let dots = " · |".repeat(columns.len());
+    write!(text, "\n| {} |{dots}", never.join(", ")).unwrap();
     text + "\n"
 }
 
-/// Every refusal's way out: the states that share it, and the events if not all of them do.
-fn ways_out(mode: Mode) -> String {
+/// Rows of state, what is refused there, and the way out, with what is alike put together.
+fn refusals<'a>(mode: Mode, refused: impl Fn(State) -> Vec<(&'a str, &'static str)>) -> String {
     let mut by_text: BTreeMap<&str, BTreeMap<u16, Vec<&str>>> = BTreeMap::new();
-    let mut refused: BTreeMap<u16, usize> = BTreeMap::new();
+    let mut count: BTreeMap<u16, usize> = BTreeMap::new();
     for state in columns(mode) {
-        for (name, tries) in events() {
-            if let Err(no) = step(mode, state, tries[0]) {
-                *refused.entry(state.number()).or_default() += 1;
-                let states = by_text.entry(no.way_out).or_default();
-                states.entry(state.number()).or_default().push(name);
-            }
+        for (name, way_out) in refused(state) {
+            *count.entry(state.number()).or_default() += 1;
+            let states = by_text.entry(way_out).or_default();
+            states.entry(state.number()).or_default().push(name);
         }
     }
     let mut rows: Vec<(u16, String)> = Vec::new();
     for (way_out, states) in by_text {
-        let mut by_events: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+        let mut by_names: BTreeMap<String, Vec<u16>> = BTreeMap::new();
         for (state, names) in states {
-            let all = names.len() == refused[&state] && names.len() > 1;
+            let all = names.len() == count[&state] && names.len() > 1;
             let names = if all {
                 "everything refused".into()
             } else {
                 names.join(", ")
             };
-            by_events.entry(names).or_default().push(state);
+            by_names.entry(names).or_default().push(state);
         }
-        for (names, states) in by_events {
+        for (names, states) in by_names {
             let list = states.iter().map(ToString::to_string).collect::<Vec<_>>();
             rows.push((
                 states[0],
@@ -144,6 +185,118 @@ fn ways_out(mode: Mode) -> String {
     rows.sort();
     let rows = rows.into_iter().map(|(_, row)| row + "\n").collect::<String>();
     format!("| in state | refused | way out |\n|---|---|---|\n{rows}")
+}
+
+/// Whether somebody asks for it, and so may be refused; the others happen, or do not.
+fn asked_for(event: Event) -> bool {
+    match event {
+        Event::Create
+        | Event::Modify
+        | Event::StartCopy
+        | Event::CancelCopy
+        | Event::Suspend
+        | Event::Resume
+        | Event::ScheduleResync
+        | Event::StartResync
+        | Event::CancelResync
+        | Event::Prepared
+        | Event::Remove
+        | Event::InitiateFailover
+        | Event::Revert(_)
+        | Event::Commit => true,
+        Event::CopyFinished
+        | Event::ExportFinished
+        | Event::Fault
+        | Event::Cured
+        | Event::TrackingLost
+        | Event::PeerResyncs
+        | Event::ResyncFinished
+        | Event::FailoverReady
+        | Event::FailoverUndone(_) => false,
+    }
+}
+
+fn ways_out(mode: Mode) -> String {
+    refusals(mode, |state| {
+        let tried = events()
+            .into_iter()
+            .filter(|(_, tries)| asked_for(tries[0]))
+            .map(|(name, tries)| (name, step(mode, state, tries[0])));
+        tried
+            .filter_map(|(name, r)| Some((name, r.err()?.way_out)))
+            .collect()
+    })
+}
+
+/// Numbers of states, or that it is all the side can be in.
+fn list(mode: Mode, states: &[State]) -> String {
+    if *states == columns(mode) && states.len() > 1 {
+        return "every state".into();
+    }
+    let numbers: Vec<_> = states.iter().map(|s| s.number().to_string()).collect();
+    numbers.join(", ")
+}
+
+fn turns() -> String {
+    let mut text = String::from("| change of roles | mode | in state | becomes |\n|---|---|---|---|\n");
+    for (name, what) in TURNS {
+        for mode in [Mode::None, Mode::Primary, Mode::Replica] {
+            let mut by_result: BTreeMap<(Mode, State), Vec<State>> = BTreeMap::new();
+            for state in columns(mode) {
+                if let Ok(next) = turn(mode, state, what) {
+                    by_result.entry(next).or_default().push(state);
+                }
+            }
+            for ((to, next), states) in by_result {
+                let states = list(mode, &states);
+                writeln!(text, "| {name} | {mode} | {states} | {to}, {} |", next.number()).unwrap();
+            }
+        }
+    }
+    text
+}
+
+fn turns_refused(mode: Mode) -> String {
+    refusals(mode, |state| {
+        let tried = TURNS.map(|(name, what)| (name, turn(mode, state, what)));
+        let refused = tried.into_iter();
+        refused
+            .filter_map(|(name, r)| Some((name, r.err()?.way_out)))
+            .collect()
+    })
+}
+
+fn testing() -> String {
+    let mut text =
+        String::from("| mode | tested at any point in | only at sealed points in |\n|---|---|---|\n");
+    for mode in [Mode::Replica, Mode::ExtendedReplica] {
+        let of = |points| {
+            let states = columns(mode).into_iter();
+            let fit: Vec<_> = states.filter(|s| may_test(mode, *s) == Ok(points)).collect();
+            list(mode, &fit)
+        };
+        let (all, sealed) = (of(TestPoints::All), of(TestPoints::Sealed));
+        writeln!(text, "| {mode} ({}) | {all} | {sealed} |", mode.number()).unwrap();
+    }
+    text + "\n| mode | in state | way out |\n|---|---|---|\n" + &testing_refused()
+}
+
+fn testing_refused() -> String {
+    let mut text = String::new();
+    for mode in [Mode::None, Mode::Primary, Mode::Replica, Mode::TestReplica] {
+        let mut by_text: BTreeMap<&str, Vec<State>> = BTreeMap::new();
+        for state in columns(mode) {
+            if let Err(no) = may_test(mode, state) {
+                by_text.entry(no.way_out).or_default().push(state);
+            }
+        }
+        let mut rows: Vec<_> = by_text.into_iter().map(|(text, states)| (states, text)).collect();
+        rows.sort();
+        for (states, way_out) in rows {
+            writeln!(text, "| {mode} | {} | {way_out} |", list(mode, &states)).unwrap();
+        }
+    }
+    text
 }
 
 fn starting() -> String {
@@ -172,10 +325,16 @@ fn the_document_is_the_state_machine() {
     for (what, table) in [
         ("primary", transitions(Mode::Primary)),
         ("replica", transitions(Mode::Replica)),
+        ("changes of roles", turns()),
+        ("testing", testing()),
+        ("starting", starting()),
         ("ways out, not replicated", ways_out(Mode::None)),
         ("ways out, primary", ways_out(Mode::Primary)),
         ("ways out, replica", ways_out(Mode::Replica)),
-        ("starting", starting()),
+        ("ways out, test VM", ways_out(Mode::TestReplica)),
+        ("refused roles, not replicated", turns_refused(Mode::None)),
+        ("refused roles, primary", turns_refused(Mode::Primary)),
+        ("refused roles, replica", turns_refused(Mode::Replica)),
     ] {
         if !document.contains(&table) {
             write!(wrong, "\n{what}:\n\n{table}").unwrap();
@@ -200,4 +359,28 @@ fn every_event_is_in_the_tables_and_extended_replicas_are_replicas() {
         step(Mode::None, State::Disabled, Event::Create),
         Ok(State::ReadyForReplication)
     );
+}
+
+#[test]
+fn every_change_of_roles_is_in_the_tables_and_test_vms_have_none() {
+    for (place, (name, what)) in TURNS.into_iter().enumerate() {
+        assert_eq!(listed_turn(what), place, "{name}");
+        for state in State::ALL {
+            assert!(turn(Mode::TestReplica, *state, what).is_err(), "{name}");
+        }
+    }
+}
+
+/// What the tables leave out is what a side can never be in.
+#[test]
+fn a_change_of_roles_leads_where_the_tables_go_on() {
+    for (name, what) in TURNS {
+        for mode in [Mode::None, Mode::Primary, Mode::Replica] {
+            for state in columns(mode) {
+                if let Ok((to, next)) = turn(mode, state, what) {
+                    assert!(columns(to).contains(&next), "{name}: {to} {next}");
+                }
+            }
+        }
+    }
 }
