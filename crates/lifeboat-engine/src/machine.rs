@@ -176,6 +176,8 @@ impl Actor {
         let vars = BASE64.decode(firmware).map_err(|e| PeerRefusal::Conflict {
             detail: format!("the firmware variables are not base64: {e}"),
         })?;
+        // Points may be expiring at this moment.
+        self.interrupt().await;
         let kept = self
             .host
             .ports
