@@ -6,8 +6,11 @@
 //! command and after everything that was cut short, and asks a silent agent ever more rarely.
 //! It does not decide when a guest is frozen or shut down; callers do.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -22,6 +25,11 @@ const SLOWEST_POLL: Duration = Duration::from_secs(32);
 
 /// `guest-shutdown` answers only when it refuses; a refusal comes within this time.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
+
+/// Numbers of questions are never used twice, not even by the next connection or process: an agent that was held up
+/// answers what predecessors asked, and that must not be taken for an answer to us. Exact as a floating point number.
+static NEXT_SYNC: LazyLock<AtomicU64> =
+    LazyLock::new(|| AtomicU64::new(RandomState::new().hash_one(0) >> 12));
 
 /// Why talking to a guest agent failed.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +108,6 @@ pub struct Agent {
     decoder: Decoder,
     /// False until a sync succeeded, and again while an answer is owed to somebody who may have left.
     in_sync: bool,
-    next_sync: u64,
     unanswered: Option<Asked>,
 }
 
@@ -132,13 +139,10 @@ impl Agent {
                 path: path.to_owned(),
                 source,
             })?;
-        // Numbers start differently in each connection, so that an answer owed to a predecessor is not taken for ours.
-        let next_sync = u64::from(std::process::id()) << 20;
         Ok(Self {
             stream,
             decoder: Decoder::guest_agent(),
             in_sync: false,
-            next_sync,
             unanswered: None,
         })
     }
@@ -170,8 +174,7 @@ impl Agent {
     }
 
     async fn ask(&mut self, earlier: Option<Asked>) -> Result<Asked, AgentError> {
-        let id = self.next_sync;
-        self.next_sync += 1;
+        let id = NEXT_SYNC.fetch_add(1, Ordering::Relaxed);
         let before = earlier.map_or(0, |asked| asked.before.saturating_add(1));
         let asked = Asked {
             id,
