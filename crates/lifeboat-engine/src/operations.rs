@@ -6,7 +6,7 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{
     DiskId, GenerationId, JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationSettings,
-    ReplicationState as State,
+    ReplicationState as State, VmSpec,
 };
 use tokio::time::Instant;
 use tracing::info;
@@ -40,26 +40,12 @@ impl Actor {
         settings
             .validate(spec.disks.iter().map(|d| &d.id))
             .map_err(invalid)?;
-        let disks = self.capturable(&settings.disks).await?;
         let start = Position {
             generation: GenerationId(self.host.ports.entropy.uuid()),
             sequence: 0,
         };
+        let preflight = self.offer(&spec, &settings, start).await?;
         let peer = settings.peer.clone();
-        let offer = PeerRequest::Offer {
-            vm: Box::new(spec.clone()),
-            settings: settings.clone(),
-            disks,
-            start,
-            from: self.host.config.listen.clone(),
-            content: Content::Empty,
-            firmware: self.firmware().await,
-        };
-        let answer = self.host.ports.link.call(&peer, offer).await;
-        let preflight = match answer.map_err(|e| link_refusal(&e))? {
-            PeerReply::Status(status) => status.problems,
-            other => return Err(link_refusal(&copy::unexpected(&peer, &other))),
-        };
         let rel = Relationship {
             vm: self.id,
             index: 0,
@@ -94,6 +80,29 @@ impl Actor {
         }
         self.event("replication enabled").await;
         Ok(Answer::Done)
+    }
+
+    /// Offers the VM to its replica's host; what would keep it from starting there.
+    async fn offer(
+        &self,
+        spec: &VmSpec,
+        settings: &ReplicationSettings,
+        start: Position,
+    ) -> Result<Vec<String>, Refusal> {
+        let offer = PeerRequest::Offer {
+            vm: Box::new(spec.clone()),
+            settings: settings.clone(),
+            disks: self.capturable(&settings.disks).await?,
+            start,
+            from: self.host.config.listen.clone(),
+            content: Content::Empty,
+            firmware: self.firmware().await,
+        };
+        let answer = self.host.ports.link.call(&settings.peer, offer).await;
+        match answer.map_err(|e| link_refusal(&e))? {
+            PeerReply::Status(status) => Ok(status.problems),
+            other => Err(link_refusal(&copy::unexpected(&settings.peer, &other))),
+        }
     }
 
     /// Opens the disks for capture once, which shows that it is possible and how large they are.
@@ -173,6 +182,9 @@ impl Actor {
     pub(crate) async fn cancel(&mut self, job: JobId) -> Result<Answer, Refusal> {
         let found = self.host.jobs.get(job).filter(|j| !j.state.is_final());
         let found = found.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
+        if let Some(answer) = self.cancel_extended(job).await {
+            return answer;
+        }
         match found.kind {
             JobType::Resynchronize => {
                 self.give_up_resync().await?;
