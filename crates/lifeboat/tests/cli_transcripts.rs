@@ -94,6 +94,7 @@ async fn actions_are_told_and_followed() {
         "failover start web --planned",
         "failover start web --planned --no-start --force",
         "failover start web --planned --prepare",
+        "failover start dev --planned",
         "failover cancel web",
         "failover cancel web --force",
         "failover start dev --test --point 4f",

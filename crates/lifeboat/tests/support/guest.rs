@@ -182,7 +182,9 @@ pub fn verify_images(sys_raw: &Path, data_raw: &Path) -> Vec<Verdict> {
 
 /// Fails over without starting the VM, verifies the two raw streams on the failover disks, and reverts.
 pub fn verify_replica(world: &World) -> Vec<Verdict> {
-    world.b.ok(&["failover", "start", super::VM, "--no-start"]);
+    world
+        .b
+        .ok(&["failover", "start", super::VM, "--no-start", "--force"]);
     let failover = world.b.replication()["failover"].clone();
     let branch = world
         .replica()

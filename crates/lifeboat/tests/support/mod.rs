@@ -197,7 +197,8 @@ impl World {
         self.a.ok(&["server", "set", "--replica", "on"]);
         let location = self.a.dir.join("replicas");
         let location = location.to_str().unwrap();
-        self.a.ok(&["authorization", "add", "beta.test", "--location", location]);
+        self.a
+            .ok(&["authorization", "add", "beta.test", "--location", location]);
     }
 
     /// Cuts the link in both directions.

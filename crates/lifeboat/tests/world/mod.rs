@@ -229,6 +229,8 @@ impl Script {
             Action::ImportCopy { .. } => finished(JobType::ImportCopy, ""),
             Action::Resynchronize { .. } => finished(JobType::Resynchronize, ""),
             Action::ReverseReplication { .. } => finished(JobType::Reverse, ""),
+            // The replica only asks its primary.
+            Action::PlannedFailover { vm, .. } if vm.0 == "dev" => Ok(Answer::Done),
             Action::PlannedFailover { .. } => finished(JobType::PlannedFailover, ""),
             Action::CancelPlanned { .. } => finished(JobType::CancelPlanned, ""),
             Action::StartTest { .. } => finished(JobType::TestFailover, ""),
@@ -433,6 +435,7 @@ fn replication() -> ReplicationView {
             last_latency_ms: 480,
             max_latency_ms: 61_000,
         },
+        extended: None,
     }
 }
 
