@@ -86,10 +86,21 @@ fn choose_for_test(
             size: 0,
         });
     }
-    if points == TestPoints::Sealed {
-        info.logs.clear();
+    let meant = choose(&info, selector)?;
+    if points == TestPoints::All {
+        return Ok(meant);
     }
-    choose(&info, selector)
+    info.logs.clear();
+    choose(&info, selector).map_err(|_| {
+        Refusal::new(
+            ReturnCode::InvalidState,
+            format!(
+                "point {} is not sealed, and the primary resynchronizes at this moment",
+                meant.id
+            ),
+            "take a sealed point (its id is a UUID), or wait for the end of the resynchronization",
+        )
+    })
 }
 
 /// Makes the branch and the test VM, and starts it. Repeatable from any point. The second result is set when the VM is

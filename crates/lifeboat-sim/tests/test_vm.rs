@@ -7,7 +7,8 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{
-    commit, eventually, failover, job, phase, points, replicating, revert, simulate, start_copy, state,
+    commit, eventually, failover, job, phase, points, replicating, resync, revert, simulate, start_copy,
+    start_vm, state,
 };
 use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, VmRef, VmView};
 use lifeboat_engine::ports::hypervisor::PowerState;
@@ -362,6 +363,47 @@ fn what_cannot_be_made_is_cleared_away_and_told() {
         w.run(40).await;
         w.check(1).unwrap();
         made(w, PointSelector::Latest).await;
+    });
+}
+
+#[test]
+fn during_a_resynchronization_sealed_points_can_be_tested() {
+    simulate(17, async |w| {
+        history(w).await;
+        let cycle = oldest(&points(w).await, false);
+        w.write(20);
+        w.kill_vm(0);
+        w.run(15).await;
+        w.insist(0, start_vm()).await.unwrap();
+        eventually(w, "the loss", |w| {
+            state(w, 0) == State::WaitingToStartResynchronization
+        })
+        .await;
+        w.insist(0, resync()).await.unwrap();
+        // One piece arrives, the closing cycle does not.
+        for _ in 0..5000 {
+            if w.shared.state().sync_blocks > 0 {
+                break;
+            }
+            w.pause(1).await;
+        }
+        w.cut(true);
+        w.run(5).await;
+        assert_eq!(state(w, 1), State::Resynchronizing);
+        refused(w, 1, start_test(PointSelector::Id(cycle.id)), 32775).await;
+        made(w, PointSelector::Latest).await;
+        let point = points(w)
+            .await
+            .into_iter()
+            .find(|p| matches!(p.target, Target::Point { .. }))
+            .unwrap();
+        assert_eq!(test(w).unwrap().target, point.target);
+        assert_eq!(tested(w), truth(w, &point));
+        w.cut(false);
+        common::healthy(w, 0, 1).await;
+        ended(w).await;
+        over(w).await;
+        w.check(1).unwrap();
     });
 }
 
