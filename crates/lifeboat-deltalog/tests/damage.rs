@@ -196,7 +196,7 @@ fn a_lying_header_is_refused() {
     }
     let fields = [
         (88, 0, "kind"),
-        (88, 3, "kind"),
+        (88, 4, "kind"),
         (89, 0, "consistency"),
         (89, 4, "consistency"),
     ];

@@ -83,7 +83,7 @@ fn header(c: &mut Cursor<'_>) -> Read<MiniLog> {
     let instant = c.int(8)?;
     let (kind, consistency) = (c.take(1)?[0], c.take(1)?[0]);
     must(
-        (1..=2).contains(&kind) && (1..=3).contains(&consistency),
+        (1..=3).contains(&kind) && (1..=3).contains(&consistency),
         "kind, consistency",
     )?;
     let n = c.int(2)?;

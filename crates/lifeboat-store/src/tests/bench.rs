@@ -134,9 +134,25 @@ fn measure_writers() {
         let writes: Vec<u64> = (0..4000).map(|_| rng.below(slots) * grain).collect();
         for cluster in [4_usize << 10, 16 << 10, 64 << 10] {
             let path = dir.join(format!("l{cluster}.qcow2"));
-            crate::layer::create_with(&path, 256 << 20, "base.raw".into(), cluster).unwrap();
+            crate::layer::create_with(
+                &path,
+                256 << 20,
+                "base.raw".into(),
+                lifeboat_model::DiskFormat::Raw,
+                cluster,
+            )
+            .unwrap();
+            let image = |file: &camino::Utf8PathBuf, format| crate::chain::Image {
+                file: file.clone(),
+                format,
+                ours: true,
+            };
+            let chain = [
+                image(&base, lifeboat_model::DiskFormat::Raw),
+                image(&path, lifeboat_model::DiskFormat::Qcow2),
+            ];
             let start = Instant::now();
-            let mut writer = crate::layer::Writer::open(&[base.clone(), path.clone()], 256 << 20).unwrap();
+            let mut writer = crate::layer::Writer::open(&dir, &chain, 256 << 20).unwrap();
             for at in &writes {
                 let bytes = data[..usize::try_from(grain).unwrap()].to_vec();
                 let body = lifeboat_deltalog::FrameBody::Data(bytes);

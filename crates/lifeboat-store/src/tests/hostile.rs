@@ -37,7 +37,7 @@ async fn a_log_that_does_not_belong_here_is_refused() {
         ("of VM", |h| h.vm = VmId(uuid::Uuid::nil())),
         ("initial copy", |h| h.kind = LogKind::Bulk),
         ("lacks disk", |h| h.disks[0].id = disk("other")),
-        ("disks", |h| h.disks.truncate(1)),
+        ("lacks disk", |h| h.disks.truncate(1)),
         ("shrank", |h| h.disks[1].size -= 512),
         ("announced", |h| h.position.sequence += 1),
     ];

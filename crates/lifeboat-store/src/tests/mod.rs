@@ -6,6 +6,7 @@ mod crash;
 mod document;
 mod history;
 mod hostile;
+mod lifecycle;
 mod space;
 mod spool;
 mod world;

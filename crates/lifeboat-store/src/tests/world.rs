@@ -60,6 +60,8 @@ pub(super) struct World {
     /// Oldest first.
     pub(super) points: Vec<(PointId, Position)>,
     pub(super) branches: BTreeMap<BranchId, Model>,
+    /// What an adoption keeps.
+    pub(super) kept: Option<Model>,
 }
 
 pub(super) fn disk(name: &str) -> DiskId {
@@ -134,6 +136,7 @@ impl World {
             start,
             points: Vec::new(),
             branches: BTreeMap::new(),
+            kept: None,
         };
         let disks = world.disks();
         world.store.create(&world.root, vm, &disks, start).await.unwrap();
@@ -293,13 +296,14 @@ impl World {
     }
 
     pub(super) async fn branch_as(&mut self, id: BranchId, target: Target) -> Result<(), StoreError> {
-        let position = match target {
-            Target::Point { id } => self.points.iter().find(|p| p.0 == id).unwrap().1,
-            Target::Cycle { position } => position,
-        };
         let images = self.store.branch(self.vm, id, target).await?;
+        let model = match target {
+            Target::Point { id } => self.at[&self.points.iter().find(|p| p.0 == id).unwrap().1].clone(),
+            Target::Cycle { position } => self.at[&position].clone(),
+            Target::Abandoned => self.kept.clone().unwrap(),
+        };
         assert_eq!(images, self.store.branch_images(self.vm, id).await.unwrap());
-        self.branches.insert(id, self.at[&position].clone());
+        self.branches.insert(id, model);
         Ok(())
     }
 
@@ -351,7 +355,8 @@ impl World {
                 self.compare(file.as_str(), &model[&disk]);
             }
         }
-        check_images(&self.dir());
+        assert_eq!(info.abandoned.is_some(), self.kept.is_some());
+        check_images(&self.root);
     }
 
     /// The files of a point, from the manifest as anybody can read it.
