@@ -30,6 +30,7 @@ pub(crate) fn process(s: &mut State, h: usize, vm: VmId) -> &mut Process {
         run: 0,
         views: std::collections::BTreeSet::new(),
         held: 0,
+        spec: None,
         seed: Vec::new(),
         vars: None,
     })
@@ -131,6 +132,7 @@ impl Hypervisor for Port {
             self.twin(s, launch.spec.uuid);
             let p = process(s, h, launch.spec.uuid);
             (p.power, p.images, p.run) = (PowerState::Running, keys, p.run + 1);
+            p.spec = Some(launch.spec.clone());
             p.seed.clone_from(&launch.seed);
             p.vars = launch.firmware_vars.as_ref().map(ToString::to_string);
             p.views.clear();
@@ -143,7 +145,12 @@ impl Hypervisor for Port {
         self.run("hv.power", |s, h| Ok(process(s, h, vm).power)).await
     }
 
-    async fn shut_down(&self, vm: VmId, _timeout: Duration) -> Result<(), HypervisorError> {
+    async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError> {
+        let stubborn = self.shared.state().stubborn;
+        if stubborn && process(&mut self.shared.state(), self.host, vm).power != PowerState::Off {
+            tokio::time::sleep(timeout).await;
+            return Err(HypervisorError::ShutdownTimeout(timeout));
+        }
         self.run("hv.shut_down", |s, h| {
             if process(s, h, vm).power == PowerState::Off {
                 return Err(HypervisorError::NotRunning);

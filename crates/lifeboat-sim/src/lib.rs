@@ -11,6 +11,7 @@ mod disk;
 mod gate;
 mod hypervisor;
 mod link;
+mod oracle;
 mod read;
 mod replica;
 mod spool;

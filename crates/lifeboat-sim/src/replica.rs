@@ -238,11 +238,14 @@ impl Replica {
                 .position(|l| l.log.position == since)
                 .map_or(0, |n| n + 1)
         });
+        let needed = self.since_newest();
         let keep: BTreeSet<usize> = (0..self.logs.len())
             .filter(|n| {
                 let log = &self.logs[*n];
                 let replayable = self.line(log.log.position).is_some();
-                after.is_some_and(|a| *n >= a) || replayable && wanted(log)
+                after.is_some_and(|a| *n >= a)
+                    || needed.contains(&log.log.position.sequence)
+                    || replayable && wanted(log)
             })
             .collect();
         let mut n = 0;
@@ -253,7 +256,7 @@ impl Replica {
     }
 
     /// Logs after the newest point, which the head is built from.
-    pub(crate) fn since_newest(&self) -> BTreeSet<u64> {
+    fn since_newest(&self) -> BTreeSet<u64> {
         let newest = self.points.last().map(|(p, _)| p.position);
         let at = newest.and_then(|p| self.logs.iter().position(|l| l.log.position == p));
         let from = at.map_or(0, |n| n + 1);

@@ -11,7 +11,7 @@ use lifeboat_engine::ports::catalog::CatalogImage;
 use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, StoredLog, Target};
 use lifeboat_engine::records::Event;
-use lifeboat_model::{BranchId, PointId, Position, Timestamp, VmId};
+use lifeboat_model::{BranchId, PointId, Position, Timestamp, VmId, VmSpec};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
@@ -65,6 +65,8 @@ pub struct Process {
     pub views: BTreeSet<u64>,
     /// Sources of the powered-off VM that are open; they die with the daemon.
     pub held: u32,
+    /// The machine it was started as; `None` for one that has run since before.
+    pub spec: Option<VmSpec>,
     /// Files of the seed disk it was started with.
     pub seed: Vec<(String, String)>,
     /// Where its firmware keeps variables.
@@ -152,6 +154,8 @@ pub struct Replica {
 pub struct HostState {
     /// Its name.
     pub name: String,
+    /// Descriptions of its own VMs, which the daemon reads when it starts.
+    pub local: Vec<VmSpec>,
     /// Image files.
     pub images: BTreeMap<String, Image>,
     /// VM processes; they outlive the daemon.
@@ -189,6 +193,8 @@ pub struct State {
     pub logs: BTreeMap<(VmId, u128, u64), [u8; 32]>,
     /// The agent in every guest; `None`: none answers.
     pub agent: Option<GuestOs>,
+    /// No guest shuts down when it is asked to.
+    pub stubborn: bool,
     /// Exit code of whatever is run in guests.
     pub exit_code: i64,
     /// What was run in guests.
@@ -282,6 +288,7 @@ impl Shared {
             truth: BTreeMap::new(),
             logs: BTreeMap::new(),
             agent: Some(GuestOs::Linux),
+            stubborn: false,
             exit_code: 0,
             ran: Vec::new(),
             twins: Vec::new(),

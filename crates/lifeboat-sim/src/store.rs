@@ -219,6 +219,34 @@ impl ReplicaStore for Port {
         .await
     }
 
+    async fn import(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
+        let _busy = self.busy(vm, "store.import");
+        let bytes = self.body(vm, None, body).await?;
+        self.run("store.import", |s, h| {
+            room(s, h)?;
+            let (header, changes, _) = decode(&bytes)?;
+            let r = here(s, h, vm)?;
+            if r.applied != r.start || !r.points.is_empty() {
+                return Err(StoreError::Conflict("a delta is applied".into()));
+            }
+            let index = r.disks.iter().position(|d| [d.clone()] == *header.disks);
+            let index = index.filter(|_| header.kind == LogKind::Bulk && header.position == r.start);
+            let index = index.ok_or_else(|| StoreError::BadLog("another copy".into()))?;
+            let next = (r.bulk[index] + (256 << 20)).min(r.disks[index].size);
+            // A segment is whole, and known by where it begins.
+            let begins = changes.first().map_or(0, |c| c.1 * crate::disk::BLOCK);
+            if begins >= r.bulk[index] {
+                apply(&mut r.head[index..=index], &changes);
+                r.bulk[index] = next;
+            }
+            Ok(BulkProgress {
+                disk: r.disks[index].id.clone(),
+                done: r.bulk[index],
+            })
+        })
+        .await
+    }
+
     async fn restart_bulk(&self, vm: VmId, disk: &DiskId) -> Result<()> {
         self.change(vm, "store.restart_bulk", |s, h| {
             let r = here(s, h, vm)?;
@@ -355,8 +383,7 @@ impl ReplicaStore for Port {
     async fn expire_logs(&self, vm: VmId, before: Timestamp) -> Result<()> {
         self.change(vm, "store.expire_logs", |s, h| {
             let r = here(s, h, vm)?;
-            let needed = r.since_newest();
-            r.forget_logs(|l| l.log.instant >= before || needed.contains(&l.log.position.sequence));
+            r.forget_logs(|l| l.log.instant >= before);
             Ok(())
         })
         .await
@@ -587,6 +614,11 @@ impl ReplicaStore for Port {
             Ok(())
         })
         .await
+    }
+
+    async fn firmware(&self, vm: VmId) -> Result<Option<Bytes>> {
+        self.run("store.firmware", |s, h| Ok(here(s, h, vm)?.vars.clone()))
+            .await
     }
 
     async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Option<Utf8PathBuf>> {

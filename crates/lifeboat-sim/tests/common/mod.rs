@@ -5,8 +5,8 @@
 
 use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, PointView, Refusal};
 use lifeboat_engine::records::{FailoverPhase, Side};
-use lifeboat_model::{JobState, ReplicationState as State};
-use lifeboat_sim::World;
+use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_sim::{Content, VM, World};
 
 /// The seed to replay, if one was asked for.
 pub fn asked() -> Option<u64> {
@@ -74,7 +74,7 @@ pub async fn job(w: &World, host: usize, action: Action) -> Result<JobState, Ref
         Some(Err(e)) => return Err(e),
         other => panic!("{other:?}"),
     };
-    for _ in 0..60 {
+    for _ in 0..600 {
         let found = w.jobs(host).into_iter().find(|j| j.id == job.id).unwrap();
         if found.state.is_final() {
             return Ok(found.state);
@@ -110,4 +110,150 @@ pub fn revert() -> Action {
 
 pub fn commit() -> Action {
     Action::CommitFailover { vm: World::vm() }
+}
+
+pub fn planned(start: bool) -> Action {
+    Action::PlannedFailover {
+        vm: World::vm(),
+        force: false,
+        prepare_only: false,
+        start,
+    }
+}
+
+pub fn prepare() -> Action {
+    Action::PlannedFailover {
+        vm: World::vm(),
+        force: false,
+        prepare_only: true,
+        start: false,
+    }
+}
+
+pub fn cancel_planned(force: bool) -> Action {
+    Action::CancelPlanned {
+        vm: World::vm(),
+        force,
+    }
+}
+
+pub fn reverse() -> Action {
+    Action::ReverseReplication {
+        vm: World::vm(),
+        settings: None,
+    }
+}
+
+pub fn resync() -> Action {
+    Action::Resynchronize {
+        vm: World::vm(),
+        at: None,
+    }
+}
+
+pub fn start_vm() -> Action {
+    Action::StartVm { vm: World::vm() }
+}
+
+/// The recorded role of a host.
+pub fn mode(w: &World, host: usize) -> Mode {
+    w.recorded(host).map_or(Mode::None, |r| r.mode)
+}
+
+/// Whether one host is the primary of the other, and data flows.
+pub fn flows(w: &World, primary: usize, replica: usize) -> bool {
+    mode(w, primary) == Mode::Primary
+        && mode(w, replica) == Mode::Replica
+        && (state(w, primary), state(w, replica)) == (State::Replicating, State::Replicating)
+        && w.recorded(primary)
+            .is_some_and(|r| r.primary().is_some_and(|p| p.sync.is_none()))
+}
+
+/// Waits until something has come true, while guests write now and then.
+pub async fn eventually(w: &World, what: &str, granted: impl Fn(&World) -> bool) {
+    for _ in 0..200 {
+        if granted(w) {
+            return;
+        }
+        w.run(1).await;
+        w.write(1);
+    }
+    let side = |h: usize| {
+        w.recorded(h).map(|r| {
+            format!(
+                "{:?} {:?} {} {:?} {:?}",
+                r.mode, r.state, r.position, r.side, r.problem
+            )
+        })
+    };
+    let all: Vec<_> = (0..w.hosts()).filter_map(side).collect();
+    panic!(
+        "{what} never comes true:\n{}\n{}",
+        all.join("\n"),
+        w.tail(30).join("\n")
+    );
+}
+
+/// Data flows from the one to the other, nothing is left over, and everything is what it should be.
+pub async fn healthy(w: &mut World, primary: usize, replica: usize) {
+    eventually(w, "replication", |w| flows(w, primary, replica)).await;
+    let durable = |w: &World| w.shared.state().hosts[replica].replicas[&VM].durable;
+    let before = durable(w);
+    w.write(20);
+    w.run(40).await;
+    assert!(durable(w) != before, "no progress: {:?}", w.recorded(primary));
+    assert!(
+        flows(w, primary, replica),
+        "{:?}\n{:?}",
+        w.recorded(primary),
+        w.recorded(replica)
+    );
+    let problem = w.recorded(primary).unwrap().problem;
+    assert!(problem.is_none(), "{problem:?}");
+    for host in [primary, replica] {
+        let open = w.jobs(host).into_iter().find(|j| !j.state.is_final());
+        assert!(open.is_none(), "left behind on {host}: {open:?}");
+    }
+    w.check_all().unwrap();
+}
+
+/// Cycles, then a cut, and writes that do not arrive.
+pub async fn history(w: &mut World, cycles: u32, unsent: u64) {
+    replicating(w).await;
+    for _ in 0..cycles {
+        w.write(10);
+        w.run(10).await;
+    }
+    w.cut(true);
+    w.write(unsent);
+    w.run(5).await;
+}
+
+/// Fails over on host 1, writes there, and commits.
+pub async fn taken_over(w: &mut World, point: PointSelector, writes: u64) {
+    assert_eq!(job(w, 1, failover(point)).await.unwrap(), JobState::Completed);
+    w.write(writes);
+    assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+}
+
+/// Blocks in which two copies differ, and how many of them hold data in the second one.
+pub fn difference(a: &[Content], b: &[Content]) -> (u64, u64) {
+    let (mut all, mut data) = (0, 0);
+    for (a, b) in a.iter().zip(b) {
+        let mut blocks: Vec<u64> = a.keys().chain(b.keys()).copied().collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        for block in blocks.iter().filter(|n| a.get(n) != b.get(n)) {
+            all += 1;
+            data += u64::from(b.contains_key(block));
+        }
+    }
+    (all, data)
+}
+
+/// The local images of host 0.
+pub fn local_disks(w: &World) -> Vec<Content> {
+    let s = w.shared.state();
+    let content = |k: &str| s.hosts[0].images[k].content.clone();
+    ["/vm/sys.qcow2", "/vm/data.qcow2"].map(content).to_vec()
 }
