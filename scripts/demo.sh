@@ -1,7 +1,7 @@
 #!/bin/bash
 # Two hosts on this machine and a real guest play a bad day and its end: replicate a running VM, lose the site, fail
-# over, look, revert, choose an earlier time, revert, choose again, commit. What is right is said by the guest's
-# own verifier and by sha256sum, never by Lifeboat. Exit 0 means that every verdict was good.
+# over, look, revert, choose an earlier time, revert, choose again, commit; then the lost host comes back, becomes the
+# replica with what it has, and gets the VM back without losing anything. What is right is said by the guest's own verifier and by sha256sum, never by Lifeboat. Exit 0 means that every verdict was good.
 #
 #   make demo                     builds what it needs and runs this
 #   DEMO_KEEP=1 make demo         leaves what is up at the end running; says how to look around and how to end it
@@ -216,14 +216,14 @@ verify() {
     checks=$((checks + 3))
 }
 
-# Waits for boot number $1 + 1 on beta and shows what the guest itself printed about its data while booting.
+# Waits for boot number $1 + 1 on a host (beta) and shows what the guest itself printed about its data while booting.
 await_boot() {
-    local line
-    await 120 "the guest has booted on beta" booted beta "$1"
-    line=$(grep '^LIFEBOAT verify-append' "$(console beta)" | tail -n 1 | tr -d '\r')
+    local line host=${2:-beta}
+    await 120 "the guest has booted on $host" booted "$host" "$1"
+    line=$(grep '^LIFEBOAT verify-append' "$(console "$host")" | tail -n 1 | tr -d '\r')
     note "the guest's console: $line"
     [[ $line == *"RESULT OK"* ]] || fail "the guest found its records damaged while booting"
-    await 60 "the guest's agent answers" guest beta true
+    await 60 "the guest's agent answers" guest "$host" true
 }
 
 digests() { (cd "$work/beta/replicas/$uuid" && xargs -d '\n' sha256sum <"$work/sealed"); }
@@ -391,6 +391,50 @@ act_5() {
     on beta events $vm --limit 4
 }
 
+# No synchronization is under way, and both sides replicate.
+in_step() { [ -z "$(replication "$1" sync)" ] && is "$1" state Replicating && is "$2" state Replicating; }
+knows_split() { [ -n "$(replication alpha split.theirs)" ]; }
+
+act_6() {
+    say "Second act: alpha comes back. Its copy is the past, and it knows: it starts nothing and sends nothing"
+    serve alpha
+    on alpha server set --replica on
+    on alpha authorization add beta.test --location "$work/alpha/replicas"
+    await 90 "alpha knows that beta went on" knows_split
+    on alpha vm start $vm && fail "a second copy of the VM was started"
+    note "(refused: exit code $?)"
+
+    say "beta gives the direction: alpha becomes its replica, with the disks it has; only what differs travels"
+    start_writers beta
+    local from
+    from=$(now_ms)
+    on beta replication reverse $vm
+    await 120 "both copies are equal" in_step beta alpha
+    back_ms=$(($(now_ms) - from))
+    back_bytes=$(replication beta counters.bytes)
+    on beta replication status $vm | head -n 12
+}
+
+act_7() {
+    say "And home again, planned: one command, nothing lost"
+    local boots from record
+    boots=$(boots alpha)
+    from=$(now_ms)
+    on beta failover start $vm --planned
+    await 120 "alpha is the primary again" is alpha mode Primary
+    await_boot "$boots" alpha
+    home_ms=$(($(now_ms) - from))
+    verify alpha
+    read -r record _ < <(tools acked "$(console beta)" append)
+    note "the last record that the guest on beta reported as durable: $record; found on alpha: $high"
+    [ "$high" -ge "$record" ] || fail "a planned failover lost records"
+    checks=$((checks + 1))
+    start_writers alpha
+    await 120 "beta is alpha's replica again" in_step alpha beta
+    at_least_cycles 3
+    on alpha replication status $vm | head -n 12
+}
+
 row() { printf '   %-52s %s\n' "$1" "$2"; }
 
 report() {
@@ -406,6 +450,8 @@ report() {
     row "revert: command; of it turning off and discarding" "$(seconds $revert_ms); $(seconds "$revert_job_ms")"
     row "commit, the VM running" "$(seconds "$commit_ms")"
     row "records found: newest data, $good_time, in the end" "$found, $at_found, $high"
+    row "alpha's return: sent to make the old copy equal" "$((back_bytes >> 10)) KiB in $(seconds $back_ms), of $used MiB in use"
+    row "planned return: shutdown, last delta, boot at home" "$(seconds $home_ms), 0 records lost"
     row "verdicts" "$checks of $checks good"
     note ""
     note "the whole demo took $(seconds $(($(now_ms) - began))); look around yourself with: DEMO_KEEP=1 make demo"
@@ -416,4 +462,6 @@ act_2
 act_3
 act_4
 act_5
+act_6
+act_7
 report
