@@ -10,7 +10,7 @@ mod mini;
 use std::path::{Path, PathBuf};
 
 use common::Rng;
-use lifeboat_deltalog::{Encoder, LogKind, verify};
+use lifeboat_deltalog::{Encoder, LOG_TAIL, LogKind, footer_len, read_index, verify};
 
 /// Mutations per test. Seeds are fixed, so that a failure is found again by running it again.
 const ROUNDS: usize = 20_000;
@@ -123,12 +123,24 @@ fn the_decoder_holds_over_the_corpus_and_its_mutations() {
             "round {round}: {ours:?}, second reader {theirs:?}"
         );
         accepted += usize::from(ours.is_ok());
+        index_at_the_end(&bytes, ours.ok().map(|(_, summary)| summary.extents));
     }
     println!("{accepted} of {ROUNDS} mutations are valid logs");
     assert!(
         accepted > 0,
         "mutations that only break logs test half of the rules"
     );
+}
+
+/// The index alone is what the whole log said, and of anything else no panic comes.
+fn index_at_the_end(bytes: &[u8], whole: Option<Vec<Vec<(u64, u64)>>>) {
+    let len = bytes.last_chunk::<LOG_TAIL>().and_then(footer_len);
+    let start = len.and_then(|len| bytes.len().checked_sub(usize::try_from(len).ok()?));
+    let disks = whole.as_ref().map_or(2, Vec::len);
+    let found = start.and_then(|start| read_index(&bytes[start..], disks).ok());
+    if whole.is_some() {
+        assert_eq!(found, whole);
+    }
 }
 
 #[test]
@@ -185,6 +197,11 @@ fn write_the_seeds() {
         },
     );
     put(target, "valid-bulk", &bulk);
+    let sync = small_log(LogKind::Sync, &[("sys", 1 << 20), ("added", 8192)], |e, out| {
+        e.data(0, 65536, &Rng::new(4).bytes(4096), out).unwrap();
+        e.zero(1, 4096, 4096, out).unwrap();
+    });
+    put(target, "valid-sync", &sync);
     put(target, "cut-short", &example[..example.len() - 40]);
     let mut next_version = example.clone();
     next_version[8] = 2;

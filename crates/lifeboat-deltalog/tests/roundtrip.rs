@@ -5,7 +5,10 @@ mod common;
 mod mini;
 
 use common::{Rng, decode, header};
-use lifeboat_deltalog::{Encoder, Frame, FrameBody, FrameEncoder, Item, MAX_FRAME_DATA, Summary};
+use lifeboat_deltalog::{
+    Encoder, Frame, FrameBody, FrameEncoder, Item, LOG_TAIL, LogKind, MAX_FRAME_DATA, Summary, footer_len,
+    read_index,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
 
@@ -119,7 +122,10 @@ fn extents(image: &Image) -> Vec<(u64, u64)> {
 fn check(plan: &Plan) {
     let mut rng = Rng::new(plan.seed);
     let size = SECTORS as u64 * 512;
-    let header = header(&[("a", size), ("b", size)]);
+    let mut header = header(&[("a", size), ("b", size)]);
+    let kinds = [LogKind::Delta, LogKind::Bulk, LogKind::Sync];
+    header.kind = kinds[rng.below(kinds.len())];
+    let kind = kinds.iter().position(|k| *k == header.kind).unwrap() + 1;
     let mut wanted: Vec<Image> = vec![vec![None; SECTORS]; 2];
     let mut log = Vec::new();
     let mut encoder = Encoder::new(&header, plan.compress, &mut log).unwrap();
@@ -139,6 +145,17 @@ fn check(plan: &Plan) {
     assert_eq!(items.last(), Some(&Item::End(summary.clone())));
     check_frames(&items, &wanted, &summary);
     check_mini(&log, &items, &summary);
+    assert_eq!(usize::from(mini::read(&log).unwrap().kind), kind);
+    let footer = footer_len(log.last_chunk::<LOG_TAIL>().unwrap()).unwrap();
+    let start = log.len() - usize::try_from(footer).unwrap();
+    assert_eq!(read_index(&log[start..], 2).unwrap(), summary.extents);
+    for wrong in [
+        read_index(&log[start..], 1),
+        read_index(&log[start..], 3),
+        read_index(&log[start + 1..], 2),
+    ] {
+        wrong.unwrap_err();
+    }
 }
 
 fn check_frames(items: &[Item], wanted: &[Image], summary: &Summary) {
