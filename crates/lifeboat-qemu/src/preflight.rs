@@ -37,6 +37,7 @@ pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<&'static str, 
     let accel = check_accel(qemu, spec).await?;
     check_code(&spec.firmware)?;
     check_vars(launch)?;
+    check_seed(config, launch).await?;
     spec.nics.iter().try_for_each(|nic| check_nic(&nic.backend))?;
     launch
         .disks
@@ -196,6 +197,20 @@ fn check_vars(launch: &Launch) -> Result<(), HypervisorError> {
             "the firmware's variable store {vars} cannot be opened for writing: {e}"
         )),
     }
+}
+
+/// Some distributions build QEMU without the driver that shows a directory as a disk.
+async fn check_seed(config: &QemuConfig, launch: &Launch) -> Result<(), HypervisorError> {
+    if launch.seed.is_empty() {
+        return Ok(());
+    }
+    let formats = probe::ask(config.binary(), &["-drive", "format=help"]).await?;
+    if formats.split_ascii_whitespace().any(|format| format == "vvfat") {
+        return Ok(());
+    }
+    refuse(
+        "this host's QEMU has no vvfat driver, which a seed disk needs: start the VM without a seed".into(),
+    )
 }
 
 /// QEMU with enough rights would create a missing device, connected to nothing.

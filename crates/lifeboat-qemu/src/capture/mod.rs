@@ -2,8 +2,9 @@
 //! puts under all of a VM's devices at once, data read over NBD.
 //!
 //! Names in the graph of the process, for a disk `ID`: `fleece-ID` holds what the guest overwrites, `cbw-ID` is the
-//! filter, `snap-ID` shows the instant. `top-ID` and `disk-ID` are there always. All of it can be told from the graph
-//! alone, so whatever a daemon leaves behind that dies between two commands, the next one puts in order:
+//! filter, `snap-ID` shows the instant, `union-ID` carries what is known to have changed. `top-ID` and `disk-ID` are
+//! there always. All of it can be told from the graph alone, so whatever a daemon leaves behind that dies between two
+//! commands, the next one puts in order:
 //!
 //! | died after | what is there | what the engine is told |
 //! |---|---|---|
@@ -16,6 +17,10 @@
 //!
 //! A record that began a little early, or was frozen a little late, holds a little more than it must; never less.
 //! Merging the records back is right in every row.
+//!
+//! A disk may be resized at any moment, by whoever has another monitor. QEMU ends with an assertion when a bitmap of the
+//! disk is exported at that moment, so only copies of records, on nodes of ours, ever are. A source keeps the sizes it
+//! was opened with, and refuses once they are no longer true.
 
 mod block;
 mod freeze;

@@ -246,6 +246,49 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_is_known_when_its_records_reach_back_and_go_on() {
+        let ids = ["a", "b"].map(|id| DiskId::new(id).unwrap());
+        let whole = |disks: [Vec<Bitmap>; 2]| {
+            let tracked = ids.iter().zip(&disks).map(|(id, bitmaps)| Tracked {
+                id,
+                size: 1 << 20,
+                bitmaps,
+                lost: None,
+            });
+            let known = complete(&tracked.collect::<Vec<_>>());
+            [known[0].is_some(), known[1].is_some()]
+        };
+        let (old, frozen, new) = (bit(at(G, 1), true), bit(at(G, 1), false), bit(at(H, 2), true));
+        let both = || vec![frozen.clone(), new.clone()];
+        assert_eq!(whole([vec![], vec![]]), [false, false]);
+        assert_eq!(whole([vec![old.clone()], vec![]]), [true, false]);
+        assert_eq!(whole([both(), both()]), [true, true]);
+        assert_eq!(
+            whole([both(), vec![frozen.clone()]]),
+            [true, false],
+            "it does not go on"
+        );
+        assert_eq!(
+            whole([both(), vec![new.clone()]]),
+            [true, false],
+            "it does not reach back"
+        );
+        let mut spoiled = both();
+        spoiled[0].inconsistent = true;
+        assert_eq!(whole([spoiled, vec![new.clone()]]), [false, true]);
+        // Records of a smaller disk, whose bits stand for less, are as good.
+        let fine = Bitmap {
+            granularity: 512,
+            ..old
+        };
+        assert_eq!(whole([vec![fine.clone()], vec![fine.clone()]]), [true, true]);
+        assert_eq!(
+            verdict(&[vec![fine.clone()], vec![fine]]),
+            Tracking::Since(vec![at(G, 1)])
+        );
+    }
+
+    #[test]
     fn every_way_to_lose_is_named() {
         let fine = vec![bit(at(G, 9), true)];
         let mut bad = fine.clone();

@@ -63,6 +63,22 @@ impl Guest {
 }
 
 #[tokio::test]
+async fn an_answer_owed_to_an_earlier_connection_is_not_ours() {
+    let (mut guest, mut agent) = Guest::new().await;
+    assert!(agent.sync(Duration::from_millis(10)).await.is_err());
+    let owed = guest.hear().await["arguments"]["id"].clone();
+    drop(agent);
+    let (mut guest, mut agent) = Guest::new().await;
+    let freezing = tokio::spawn(async move { agent.fsfreeze(LIMIT).await });
+    guest
+        .say(format!("{{\"return\": {owed}}}\n{{\"return\": 7}}\n").as_bytes())
+        .await;
+    guest.answer_sync().await;
+    guest.answer("guest-fsfreeze-freeze", json!(2)).await;
+    assert_eq!(freezing.await.unwrap().unwrap(), 2);
+}
+
+#[tokio::test]
 async fn the_first_command_synchronizes_past_leftovers_of_others() {
     let (mut guest, mut agent) = Guest::new().await;
     let freezing = tokio::spawn(async move { (agent.fsfreeze(LIMIT).await, agent.thaw(LIMIT).await) });
