@@ -197,6 +197,7 @@ pub(crate) fn receipt((bytes, sum): (u64, u64)) -> LogReceipt {
         durable: position(),
         instant: Timestamp(sum),
         bytes,
+        partial: false,
     })
 }
 

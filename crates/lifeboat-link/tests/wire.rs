@@ -1,0 +1,366 @@
+//! The control documents of version 1 of the protocol, one of each: as text in `golden/control.txt`, which hosts of other
+//! versions read and write, and over a real connection. `UPDATE_GOLDEN=1` writes the file anew; a line that changes is
+//! a peer that is no longer understood.
+
+#![allow(clippy::unwrap_used, reason = "test support")]
+
+mod common;
+
+use std::fmt::Write;
+use std::sync::{Arc, Mutex};
+
+use common::{Handler, Site, hello, position, start};
+use lifeboat_deltalog::{Consistency, LogDisk};
+use lifeboat_engine::ports::link::{
+    Content, LinkError, PeerLink, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus, Standing,
+};
+use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
+use lifeboat_link::Link;
+use lifeboat_model::{
+    Bandwidth, DiskId, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+};
+use uuid::Uuid;
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/control.txt");
+
+fn vm() -> VmId {
+    VmId(Uuid::from_u128(3))
+}
+
+fn disk() -> DiskId {
+    DiskId::new("sys").unwrap()
+}
+
+fn spec() -> Box<VmSpec> {
+    let text = r#"{"name": "web", "uuid": "00000000-0000-0000-0000-000000000003", "memory_mib": 64, "cpus": 1,
+        "disk": [{"id": "sys", "path": "/d/sys.raw", "format": "raw"}]}"#;
+    serde_json::from_str(text).unwrap()
+}
+
+fn settings() -> ReplicationSettings {
+    ReplicationSettings {
+        peer: "b.example.org:8443".into(),
+        interval_s: 30,
+        history: 4,
+        point_spacing_s: 3600,
+        any_point_window_s: 3600,
+        disks: vec![disk()],
+        compression: true,
+        application_h: 0,
+        auto_resync: None,
+        bandwidth: Bandwidth::default(),
+    }
+}
+
+fn offer(content: Content, firmware: &str) -> PeerRequest {
+    PeerRequest::Offer {
+        vm: spec(),
+        settings: settings(),
+        disks: vec![LogDisk {
+            id: disk(),
+            size: 1 << 30,
+        }],
+        start: position(),
+        from: "a.example.org:8443".into(),
+        content,
+        firmware: firmware.into(),
+    }
+}
+
+fn requests() -> Vec<PeerRequest> {
+    let (vm, position) = (vm(), position());
+    let reverse = Content::Reverse {
+        since: position,
+        planned: true,
+    };
+    vec![
+        PeerRequest::Hello,
+        offer(Content::Empty, ""),
+        offer(Content::Seed, "AAAA"),
+        offer(reverse, "AAAA"),
+        PeerRequest::Update {
+            vm: spec(),
+            settings: settings(),
+            firmware: "AAAA".into(),
+        },
+        PeerRequest::Compare {
+            vm,
+            ranges: vec![CompareRange {
+                disk: 0,
+                offset: 1 << 20,
+                len: 65_536,
+                block: 65_536,
+                digests: "AAAAAAAAAAAAAAAAAAAAAA==".into(),
+            }],
+        },
+        PeerRequest::Differences {
+            vm,
+            disk: 1,
+            from: 1 << 30,
+        },
+        PeerRequest::Standing { vm },
+        PeerRequest::Prepare {
+            vm,
+            force: false,
+            start: true,
+        },
+        PeerRequest::TakeOver {
+            vm,
+            at: position,
+            start: true,
+        },
+        PeerRequest::StandDown { vm },
+        PeerRequest::Status { vm },
+        PeerRequest::RestartBulk { vm, disk: 1 },
+        PeerRequest::LogOffset { vm, position },
+        offer(Content::Media, ""),
+        offer(Content::Extended, ""),
+        PeerRequest::FinishBulk {
+            vm,
+            instant: Timestamp(9),
+            consistency: Consistency::Application,
+        },
+    ]
+}
+
+/// The number of a request's line. No wildcard: a new request does not compile until it is in the list above.
+fn listed(request: &PeerRequest) -> usize {
+    match request {
+        PeerRequest::Hello => 0,
+        PeerRequest::Offer { content, .. } => match content {
+            Content::Empty => 1,
+            Content::Seed => 2,
+            Content::Reverse { .. } => 3,
+            Content::Media => 14,
+            Content::Extended => 15,
+        },
+        PeerRequest::Update { .. } => 4,
+        PeerRequest::Compare { .. } => 5,
+        PeerRequest::Differences { .. } => 6,
+        PeerRequest::Standing { .. } => 7,
+        PeerRequest::Prepare { .. } => 8,
+        PeerRequest::TakeOver { .. } => 9,
+        PeerRequest::StandDown { .. } => 10,
+        PeerRequest::Status { .. } => 11,
+        PeerRequest::RestartBulk { .. } => 12,
+        PeerRequest::LogOffset { .. } => 13,
+        PeerRequest::FinishBulk { .. } => 16,
+    }
+}
+
+fn replies() -> Vec<PeerReply> {
+    vec![
+        hello(),
+        PeerReply::Status(ReplicaStatus {
+            durable: position(),
+            bulk: vec![BulkProgress {
+                disk: disk(),
+                done: 5,
+            }],
+            partial: true,
+            usable: true,
+            problems: vec!["there is no KVM".into()],
+        }),
+        PeerReply::Offset { bytes: 7 },
+        PeerReply::Checked {
+            problems: vec!["there is no KVM".into()],
+        },
+        PeerReply::Differ {
+            blocks: vec![vec![0, 7], vec![]],
+        },
+        PeerReply::Differences {
+            since: position(),
+            known: true,
+            ranges: vec![(0, 65_536)],
+            next: Some(1 << 30),
+        },
+        PeerReply::Standing(Standing {
+            mode: ReplicationMode::Primary,
+            state: ReplicationState::Replicating,
+            position: position(),
+            running: true,
+            newest_instant: Some(Timestamp(9)),
+            waiting: String::new(),
+        }),
+        PeerReply::Accepted,
+    ]
+}
+
+fn listed_reply(reply: &PeerReply) -> Option<usize> {
+    match reply {
+        PeerReply::Hello { .. } => Some(0),
+        PeerReply::Status(_) => Some(1),
+        PeerReply::Offset { .. } => Some(2),
+        PeerReply::Checked { .. } => Some(3),
+        PeerReply::Differ { .. } => Some(4),
+        PeerReply::Differences { .. } => Some(5),
+        PeerReply::Standing(_) => Some(6),
+        PeerReply::Accepted => Some(7),
+        // They come back as errors; `refusals` has them.
+        PeerReply::Refused(_) => None,
+    }
+}
+
+fn refusals() -> Vec<PeerRefusal> {
+    let host = || "b".to_owned();
+    vec![
+        PeerRefusal::NotEnabled { host: host() },
+        PeerRefusal::NotAuthorized {
+            host: host(),
+            names: vec!["a".into()],
+        },
+        PeerRefusal::NoReplica { host: host() },
+        PeerRefusal::FailedOver { host: host() },
+        PeerRefusal::NewerGeneration { host: host() },
+        PeerRefusal::Suspended { host: host() },
+        PeerRefusal::Running { host: host() },
+        PeerRefusal::NotNow {
+            host: host(),
+            detail: "a test is being made".into(),
+        },
+        PeerRefusal::OutOfSequence { have: position() },
+        PeerRefusal::NoSpace {
+            host: host(),
+            location: "/srv".into(),
+        },
+        PeerRefusal::Conflict {
+            detail: "other disks".into(),
+        },
+        common::failed("no"),
+    ]
+}
+
+fn listed_refusal(refusal: &PeerRefusal) -> usize {
+    match refusal {
+        PeerRefusal::NotEnabled { .. } => 0,
+        PeerRefusal::NotAuthorized { .. } => 1,
+        PeerRefusal::NoReplica { .. } => 2,
+        PeerRefusal::FailedOver { .. } => 3,
+        PeerRefusal::NewerGeneration { .. } => 4,
+        PeerRefusal::Suspended { .. } => 5,
+        PeerRefusal::Running { .. } => 6,
+        PeerRefusal::NotNow { .. } => 7,
+        PeerRefusal::OutOfSequence { .. } => 8,
+        PeerRefusal::NoSpace { .. } => 9,
+        PeerRefusal::Conflict { .. } => 10,
+        PeerRefusal::Failed { .. } => 11,
+    }
+}
+
+#[test]
+fn every_document_is_written_and_read_as_ever() {
+    let mut text = String::new();
+    for (at, request) in requests().iter().enumerate() {
+        assert_eq!(listed(request), at);
+        writeln!(text, "{}", serde_json::to_string(request).unwrap()).unwrap();
+    }
+    for (at, reply) in replies().iter().enumerate() {
+        assert_eq!(listed_reply(reply), Some(at));
+        writeln!(text, "{}", serde_json::to_string(reply).unwrap()).unwrap();
+    }
+    for (at, refusal) in refusals().into_iter().enumerate() {
+        assert_eq!(listed_refusal(&refusal), at);
+        let reply = PeerReply::Refused(refusal);
+        writeln!(text, "{}", serde_json::to_string(&reply).unwrap()).unwrap();
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(GOLDEN, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(GOLDEN).unwrap_or_default();
+    assert!(golden == text, "{GOLDEN} differs; should be\n{text}");
+    let mut lines = golden.lines();
+    for request in requests() {
+        let read: PeerRequest = serde_json::from_str(lines.next().unwrap()).unwrap();
+        assert_eq!(read, request);
+    }
+    let refused = refusals().into_iter().map(PeerReply::Refused);
+    for reply in replies().into_iter().chain(refused) {
+        let read: PeerReply = serde_json::from_str(lines.next().unwrap()).unwrap();
+        assert_eq!(read, reply);
+    }
+}
+
+/// As the first release wrote them, without the fields that came later.
+#[test]
+fn documents_of_the_first_release_are_understood() {
+    let offer = r#"{"request":"offer","vm":{"name":"web","uuid":"00000000-0000-0000-0000-000000000003","memory_mib":64,
+        "cpus":1,"disk":[{"id":"sys","path":"/d/sys.raw","format":"raw"}]},
+        "settings":{"peer":"b.example.org:8443","interval_s":30,"history":4,"point_spacing_s":3600,
+        "any_point_window_s":3600,"disks":["sys"],"compression":true},"disks":[{"id":"sys","size":1073741824}],
+        "start":{"generation":"00000000-0000-0000-0000-000000000001","sequence":2}}"#;
+    let want = match self::offer(Content::Empty, "") {
+        PeerRequest::Offer {
+            vm,
+            settings,
+            disks,
+            start,
+            content,
+            firmware,
+            ..
+        } => PeerRequest::Offer {
+            vm,
+            settings,
+            disks,
+            start,
+            from: String::new(),
+            content,
+            firmware,
+        },
+        other => other,
+    };
+    assert_eq!(serde_json::from_str::<PeerRequest>(offer).unwrap(), want);
+    let status = r#"{"reply":"status","durable":{"generation":"00000000-0000-0000-0000-000000000001","sequence":2},
+        "bulk":[]}"#;
+    let want = PeerReply::Status(ReplicaStatus {
+        durable: position(),
+        bulk: vec![],
+        partial: false,
+        usable: false,
+        problems: vec![],
+    });
+    assert_eq!(serde_json::from_str::<PeerReply>(status).unwrap(), want);
+}
+
+#[tokio::test]
+async fn every_document_goes_over_a_connection() {
+    let site = Site::new();
+    let next = Arc::new(Mutex::new(hello()));
+    let answer = next.clone();
+    let handler = Arc::new(Handler {
+        reply: Box::new(move || answer.lock().unwrap().clone()),
+        ..Handler::default()
+    });
+    let server = start(&site.host(&["localhost"]), handler.clone()).await;
+    let link = Link::new(&site.host(&["a"])).unwrap();
+    for request in requests() {
+        link.call(&server.peer(), request.clone()).await.unwrap();
+        assert_eq!(handler.calls.lock().unwrap().pop().unwrap().1, request);
+    }
+    for reply in replies() {
+        *next.lock().unwrap() = reply.clone();
+        assert_eq!(
+            link.call(&server.peer(), PeerRequest::Hello).await.unwrap(),
+            reply
+        );
+    }
+    for refusal in refusals() {
+        *next.lock().unwrap() = PeerReply::Refused(refusal.clone());
+        let e = link.call(&server.peer(), PeerRequest::Hello).await.unwrap_err();
+        assert!(matches!(&e, LinkError::Refused(r) if *r == refusal), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn firmware_variables_of_four_mebibytes_travel_and_nonsense_does_not() {
+    let site = Site::new();
+    let handler = Arc::new(Handler::default());
+    let server = start(&site.host(&["localhost"]), handler.clone()).await;
+    let link = Link::new(&site.host(&["a"])).unwrap();
+    let largest = offer(Content::Empty, &"A".repeat((4 << 20) / 3 * 4 + 4));
+    link.call(&server.peer(), largest.clone()).await.unwrap();
+    assert_eq!(handler.calls.lock().unwrap().pop().unwrap().1, largest);
+    let more = offer(Content::Empty, &"A".repeat(8 << 20));
+    let e = link.call(&server.peer(), more).await.unwrap_err();
+    assert!(e.to_string().contains("larger than 8388608 bytes"), "{e}");
+    assert!(handler.untouched());
+}
