@@ -458,7 +458,7 @@ impl Actor {
             self.id,
         );
         let rel = self.rel.as_ref()?;
-        let machine = (connected(&rel.spec, &rel.network), rel.network.clone());
+        let machine = (connected(&rel.spec, &rel.network, self.local.as_ref()), rel.network.clone());
         let whole = |future| {
             Some(Work {
                 future,

@@ -4,9 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use lifeboat_model::{
-    BranchId, Firmware, NicFailover, ReplicationSettings, VmId, VmSpec, network,
-};
+use lifeboat_model::{BranchId, Firmware, NicFailover, ReplicationSettings, VmId, VmSpec, network};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -48,6 +46,12 @@ pub(crate) async fn branch_launch(
         // Settings are checked before they are stored; and no failover fails for its addresses.
         seed: network::no_cloud(cards, &branch.to_string()).unwrap_or_default(),
     })
+}
+
+/// The firmware variables that a replica got last, as they travel; empty when it got none.
+pub(crate) async fn firmware_of(store: &dyn ReplicaStore, vm: VmId) -> Result<String, StoreError> {
+    let vars = store.firmware(vm).await?;
+    Ok(vars.map(|v| BASE64.encode(v)).unwrap_or_default())
 }
 
 /// What the record says of the machine that an administrator should know, in words.
@@ -130,6 +134,11 @@ impl Actor {
     pub(crate) async fn checked(&mut self, done: Checked) {
         let problems = match done.answer {
             Ok(problems) => problems,
+            Err(LinkError::Refused(PeerRefusal::Conflict { detail })) => {
+                self.told.last = None;
+                self.look_again_after(1);
+                return self.preflight(vec![format!("it does not take what changed: {detail}")]).await;
+            }
             Err(e) => {
                 // What keeps it from being told keeps cycles from arriving, and they say it better.
                 debug!(vm = %self.id, error = %chain(&e), "the replica was not told of the machine");
@@ -139,28 +148,32 @@ impl Actor {
         };
         self.told.last = Some(done.told);
         self.look_again_after(CYCLES);
-        let Some(rel) = self.rel.as_mut() else { return };
-        let (news, changed) = (rel.preflight != problems, rel.spec != done.spec);
-        (rel.preflight, rel.spec) = (problems, done.spec);
-        if !news && !changed {
+        if let Some(rel) = self.rel.as_mut().filter(|r| r.spec != done.spec) {
+            rel.spec = done.spec;
+            self.save_or_warn().await;
+        }
+        self.preflight(problems).await;
+    }
+
+    /// Takes in what would keep the VM from starting on the replica.
+    async fn preflight(&mut self, problems: Vec<String>) {
+        let Some(rel) = self.rel.as_mut().filter(|r| r.preflight != problems) else {
             return;
-        }
-        let preflight = rel.preflight.join("; ");
+        };
+        let text = match problems.is_empty() {
+            true => "the VM would start on the replica".to_owned(),
+            false => format!("the VM would not start on the replica: {}", problems.join("; ")),
+        };
+        rel.preflight = problems;
         self.save_or_warn().await;
-        if news {
-            let text = match preflight.is_empty() {
-                true => "the VM would start on the replica".to_owned(),
-                false => format!("the VM would not start on the replica: {preflight}"),
-            };
-            self.event(&text).await;
-        }
+        self.event(&text).await;
     }
 
     /// What would keep this replica's VM from starting here, connected as its settings say.
     pub(crate) async fn problems(&self) -> Vec<String> {
         match &self.rel {
             Some(rel) => {
-                let machine = connected(&rel.spec, &rel.network);
+                let machine = connected(&rel.spec, &rel.network, self.local.as_ref());
                 self.host.ports.hypervisor.missing(&machine).await
             }
             None => Vec::new(),
@@ -187,6 +200,22 @@ impl Actor {
         kept.map_err(|e| self.host.peer_refusal(e))
     }
 
+    /// The VM has another name now, which must be its own on this host.
+    fn rename(&self, name: &str) -> Result<(), PeerRefusal> {
+        self.host.with_actors(|actors| {
+            if actors.iter().any(|(vm, h)| *vm != self.id && h.name == name) {
+                let host = &self.host.config.name;
+                return Err(PeerRefusal::Conflict {
+                    detail: format!("{host} has another VM named \"{name}\""),
+                });
+            }
+            if let Some(own) = actors.get_mut(&self.id) {
+                name.clone_into(&mut own.name);
+            }
+            Ok(())
+        })
+    }
+
     /// The machine or the settings changed on the primary. Repeatable.
     pub(crate) async fn updated(
         &mut self,
@@ -210,6 +239,7 @@ impl Actor {
         {
             return conflict("the settings name other disks than the replica has".into());
         }
+        self.rename(&spec.name)?;
         self.keep_firmware(firmware).await?;
         let before = self.rel.clone();
         let spec = as_replica(spec, &settings);

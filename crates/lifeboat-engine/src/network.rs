@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::network::{self, GuestCommand, NicFailover};
-use lifeboat_model::{VmId, VmSpec};
+use lifeboat_model::{NicSpec, VmId, VmSpec};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -52,10 +52,18 @@ impl Drop for Attendant {
     }
 }
 
-/// The machine as it is connected after a failover.
-pub(crate) fn connected(spec: &VmSpec, cards: &[NicFailover]) -> VmSpec {
+/// The machine as it is connected after a failover. `own` is its description on this host, if it came from here: a copy
+/// that comes back is connected as it was, because its taps are this host's again.
+pub(crate) fn connected(spec: &VmSpec, cards: &[NicFailover], own: Option<&VmSpec>) -> VmSpec {
+    let mut nics = spec.nics.clone();
+    for nic in &mut nics {
+        let same = |o: &&NicSpec| o.mac.eq_ignore_ascii_case(&nic.mac);
+        if let Some(own) = own.and_then(|o| o.nics.iter().find(same)) {
+            nic.backend = own.backend.clone();
+        }
+    }
     VmSpec {
-        nics: network::failed_over(&spec.nics, cards),
+        nics: network::failed_over(&nics, cards),
         ..spec.clone()
     }
 }

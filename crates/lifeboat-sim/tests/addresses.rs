@@ -283,6 +283,37 @@ fn after_a_planned_failover_the_new_primary_s_guest_is_told() {
     });
 }
 
+/// Cards are connected as this host knows them when the VM comes home, whichever way.
+#[test]
+fn a_vm_that_comes_home_is_connected_as_it_was() {
+    let at_home = |w: &World| {
+        let s = w.shared.state();
+        let spec = s.hosts[0].processes[&VM].spec.as_ref().unwrap();
+        spec.nics.iter().map(|n| n.backend.clone()).collect::<Vec<_>>()
+    };
+    for by_plan in [true, false] {
+        simulate(12, async |w| {
+            begun(w).await;
+            w.insist(0, planned(true)).await.unwrap();
+            eventually(w, "the VM starts there", |w| w.runs(1)).await;
+            healthy(w, 1, 0).await;
+            if by_plan {
+                w.insist(1, planned(true)).await.unwrap();
+                eventually(w, "the VM starts here", |w| w.runs(0)).await;
+            } else {
+                w.cut(true);
+                w.run(5).await;
+                w.guest_off(1);
+                assert_eq!(
+                    job(w, 0, failover(PointSelector::Latest)).await.unwrap(),
+                    JobState::Completed
+                );
+            }
+            assert_eq!(at_home(w), [tap("lan0")], "by plan: {by_plan}");
+        });
+    }
+}
+
 #[test]
 fn a_test_vm_is_told_in_the_network_of_tests_only() {
     simulate(10, async |w| {

@@ -327,6 +327,22 @@ fn a_failover_goes_on_beside_a_test_and_a_commit_ends_it() {
 }
 
 #[test]
+fn a_planned_failover_ends_the_test_on_its_way() {
+    simulate(18, async |w| {
+        history(w).await;
+        made(w, PointSelector::Latest).await;
+        w.insist(0, common::planned(true)).await.unwrap();
+        eventually(w, "the VM starts there", |w| w.runs(1)).await;
+        common::healthy(w, 1, 0).await;
+        assert_eq!(listed(w).await.len(), 1);
+        assert_eq!(w.shared.state().hosts[1].catalog.relationships.len(), 1);
+        let s = w.shared.state();
+        let mut others = s.hosts[1].processes.iter().filter(|(id, _)| **id != VM);
+        assert!(others.all(|(_, p)| p.power == PowerState::Off));
+    });
+}
+
+#[test]
 fn a_suspended_replica_can_be_tested() {
     simulate(14, async |w| {
         history(w).await;

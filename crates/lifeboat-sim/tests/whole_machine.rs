@@ -160,6 +160,22 @@ fn a_replica_that_is_away_is_told_later_and_nothing_waits_for_it() {
     });
 }
 
+#[test]
+fn a_new_name_is_the_replica_s_name_too() {
+    simulate(6, async |w| {
+        replicating(w).await;
+        described(w, |spec| spec.name = "shop".into()).await;
+        w.run(30).await;
+        let vm = lifeboat_engine::action::VmRef("shop".into());
+        for host in 0..2 {
+            w.insist(host, Action::ShowVm { vm: vm.clone() }).await.unwrap();
+            let old = w.act(host, Action::ShowVm { vm: World::vm() }).await.unwrap();
+            assert!(old.is_err(), "{old:?}");
+        }
+        w.check(1).unwrap();
+    });
+}
+
 /// Every call of a port around an update fails once and crashes once, on either host; the replica knows in the end.
 #[test]
 fn every_step_of_an_update() {
