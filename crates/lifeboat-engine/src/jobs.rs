@@ -109,6 +109,19 @@ impl Jobs {
         }
     }
 
+    /// Notes progress that has no amount, in memory only.
+    pub(crate) fn step(&self, id: JobId, percent: u8, detail: &str) {
+        let changed = self.with(|all| {
+            let job = all.get_mut(&id).filter(|j| !j.state.is_final())?;
+            job.percent = job.percent.max(percent.min(99));
+            detail.clone_into(&mut job.detail);
+            Some(job.clone())
+        });
+        if let Some(job) = changed {
+            let _ = self.changes.send(job);
+        }
+    }
+
     /// An unfinished job as it looks when it ends like this; recorded and adopted by the caller.
     pub(crate) fn ended(&self, id: JobId, state: JobState, error: Option<String>) -> Option<Job> {
         let mut job = self.get(id).filter(|j| !j.state.is_final())?;

@@ -248,7 +248,7 @@ impl Actor {
             Ok(()) => {
                 self.phase_of_plan(PlannedPhase::Closing);
                 if let Some(job) = self.planned().map(|p| p.job) {
-                    self.host.jobs.progress(job, 1, 3, "sending the last changes");
+                    self.host.jobs.step(job, 30, "sending the last changes");
                 }
                 if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
                     primary.settled = false;
@@ -306,7 +306,7 @@ impl Actor {
         }
         match ended {
             Some(job) => self.host.jobs.adopt(job),
-            None => self.host.jobs.progress(planned.job, 2, 3, "the replica takes over"),
+            None => self.host.jobs.step(planned.job, 60, "the replica takes over"),
         }
         self.primary.next_at = Instant::now();
         self.event("prepared for the failover: everything is on the replica, and the VM is locked off")

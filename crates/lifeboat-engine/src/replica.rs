@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use lifeboat_deltalog::{Consistency, LogDisk};
+use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::{backoff, expire_due, logs_expire_before, seal_due};
 use lifeboat_model::{
-    AuthorizationEntry, DiskId, NicBackend, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
+    AuthorizationEntry, DiskId, NicBackend, PointId, ReplicationMode as Mode, ReplicationSettings,
     ReplicationState as State, Timestamp, VmId, VmSpec,
 };
 use tokio::time::Instant;
@@ -51,6 +51,11 @@ pub(crate) struct Permit {
 }
 
 impl ReplicaState {
+    /// Whether the store has the replica open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opened
+    }
+
     /// The store has taken a copy over.
     pub(crate) fn adopted(&mut self) {
         (self.opened, self.dirty) = (true, true);
@@ -193,10 +198,12 @@ async fn expire(
     }
 }
 
-/// Whether the replica can be brought up at an instant of this primary's line.
-fn usable(info: &ReplicaInfo) -> bool {
+/// Whether the replica can be brought up at an instant of this primary's line. Everything that an extended replica ever
+/// had is of the line of the one it follows.
+fn usable(mode: Mode, info: &ReplicaInfo) -> bool {
     let line = info.durable.generation;
-    info.points.iter().any(|p| p.position.generation == line)
+    let follows = mode == Mode::ExtendedReplica;
+    info.points.iter().any(|p| follows || p.position.generation == line)
 }
 
 impl Actor {
@@ -267,6 +274,13 @@ impl Actor {
             return None;
         }
         let (store, vm, settings) = (self.host.ports.store.clone(), self.id, rel.settings.clone());
+        if self.awaits_import() {
+            if let Some(work) = self.plan_import() {
+                return Some(work);
+            }
+            self.replica.next_at = Instant::now() + IDLE;
+            return None;
+        }
         if self.replica.dirty {
             // Before the work, not after it: a log that becomes durable meanwhile sets it again.
             self.replica.dirty = false;
@@ -301,7 +315,7 @@ impl Actor {
                 // Not only when it was sealed just now: the daemon may have ended between the seal and this record.
                 let before = self.rel.clone();
                 self.mirror_sync(&done.info).await;
-                if usable(&done.info) && self.step(Step::CopyFinished).is_ok() {
+                if usable(self.mode(), &done.info) && self.step(Step::CopyFinished).is_ok() {
                     if self.save_or_undo(before).await.is_err() {
                         self.replica.dirty = true;
                         self.replica_retry();
@@ -334,6 +348,41 @@ impl Actor {
         };
         if before != self.rel.as_ref().map(|r| r.state) {
             self.save_or_warn().await;
+        }
+    }
+
+    fn mode(&self) -> Mode {
+        self.rel.as_ref().map_or(Mode::None, |r| r.mode)
+    }
+
+    /// Applies everything that is durable, for who has to see it.
+    pub(crate) async fn catch_up(&mut self) -> Result<(), PeerRefusal> {
+        let store = self.host.ports.store.clone();
+        if self.rel.as_ref().and_then(Relationship::replica).is_some_and(|r| r.awaits_import) {
+            return Err(PeerRefusal::NotNow {
+                host: self.host_name(),
+                detail: "the initial copy is on its way on media and has to be imported first".into(),
+            });
+        }
+        loop {
+            let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+            let Some(rel) = self.rel.as_ref().filter(|_| info.applied != info.durable) else {
+                return Ok(());
+            };
+            let settings = rel.settings.clone();
+            // Points may be expiring at this moment.
+            self.interrupt().await;
+            let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
+            let done = maintain(store.clone(), self.id, settings, point).await;
+            let stuck = done.as_ref().is_ok_and(|d| d.applied.is_none());
+            let failed = done.as_ref().err().map(|e| chain(e));
+            self.maintained(done).await;
+            if failed.is_some() || stuck {
+                return Err(PeerRefusal::Failed {
+                    host: self.host_name(),
+                    detail: failed.unwrap_or_else(|| "a log that is here cannot be applied".into()),
+                });
+            }
         }
     }
 
@@ -391,7 +440,8 @@ impl Actor {
         }
     }
 
-    pub(crate) fn bulk_done(&mut self, _progress: &BulkProgress) {
+    pub(crate) async fn bulk_done(&mut self, _progress: &BulkProgress) {
+        self.no_import().await;
         let now = self.host.ports.clock.now();
         if let Some(rel) = &mut self.rel {
             rel.last_replication = Some(now);
@@ -425,7 +475,8 @@ impl Actor {
 
     pub(crate) fn may_receive(&self, peer: &PeerIdentity) -> Result<(), PeerRefusal> {
         let host = self.host_name();
-        let Some(rel) = self.rel.as_ref().filter(|r| r.mode == Mode::Replica) else {
+        let receives = |r: &&Relationship| matches!(r.mode, Mode::Replica | Mode::ExtendedReplica);
+        let Some(rel) = self.rel.as_ref().filter(receives) else {
             return Err(PeerRefusal::NoReplica { host });
         };
         self.trusts(peer)?;
@@ -476,8 +527,14 @@ impl Actor {
                     from,
                     content,
                 };
+                let extended = self.rel.as_ref().is_some_and(|r| r.mode == Mode::ExtendedReplica);
                 let taken = match offer.content {
-                    Content::Empty => self.offered(peer, offer).await,
+                    Content::Empty | Content::Media => self.offered(peer, offer).await,
+                    Content::Extended => match self.go_on_extended(peer, &offer).await {
+                        Some(answer) => answer,
+                        None => self.offered(peer, offer).await,
+                    },
+                    Content::Reverse { .. } if extended => self.follow(peer, offer).await,
                     Content::Seed | Content::Reverse { .. } => self.give_way(peer, offer).await,
                 };
                 match taken {
@@ -485,6 +542,9 @@ impl Actor {
                     Err(r) => Err(r),
                 }
             }
+            PeerRequest::FinishBulk {
+                instant, consistency, ..
+            } => self.finish_bulk(peer, instant, consistency).await,
             PeerRequest::Compare { ranges, .. } => self.compare_for(peer, &ranges).await,
             PeerRequest::Differences { disk, from, .. } => self.differences_for(peer, disk, from).await,
             PeerRequest::Standing { .. } => self.standing(peer).await,
@@ -538,13 +598,19 @@ impl Actor {
         Ok(PeerReply::Status(ReplicaStatus {
             durable: info.durable,
             partial: info.logs.last().is_some_and(|l| l.partial),
-            usable: usable(&info),
+            usable: usable(self.mode(), &info),
             bulk: info.bulk,
             problems: self.problems().await,
         }))
     }
 
     async fn restart_bulk(&self, disk: u16) -> Result<PeerReply, PeerRefusal> {
+        if self.awaits_offer() {
+            return Err(PeerRefusal::NotNow {
+                host: self.host_name(),
+                detail: "it has a copy of this VM already; cancel this copy and use that one (lifeboat replication start --seed), or remove it there".into(),
+            });
+        }
         let store = &self.host.ports.store;
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
         let Some(disk) = info.disks.get(usize::from(disk)) else {
@@ -560,18 +626,19 @@ impl Actor {
     }
 
     /// Whether this offer can be accepted; true when an unfinished copy has to make room for it.
-    fn check_offer(
-        &self,
-        spec: &VmSpec,
-        settings: &ReplicationSettings,
-        disks: &[LogDisk],
-        start: Position,
-    ) -> Result<bool, PeerRefusal> {
+    fn check_offer(&self, offer: &GivenWay, mode: Mode) -> Result<bool, PeerRefusal> {
+        let GivenWay {
+            spec,
+            settings,
+            disks,
+            start,
+            ..
+        } = offer;
         let conflict = |detail: String| Err(PeerRefusal::Conflict { detail });
         let host = self.host_name();
         if self.local.is_some() {
             return conflict(format!(
-                "{host} has a VM of its own with this UUID ({})",
+                "{host} has a VM of its own with this UUID ({}); if it is a copy of this one, make it a replica there first: lifeboat replication become-replica",
                 spec.uuid
             ));
         }
@@ -586,13 +653,18 @@ impl Actor {
         }
         match &self.rel {
             None => Ok(false),
-            Some(rel) if rel.mode == Mode::Replica && rel.position.generation == start.generation => {
+            // Of the line that an extended replica follows every point is another start.
+            Some(rel)
+                if rel.mode == mode
+                    && rel.position.generation == start.generation
+                    && (mode == Mode::Replica || rel.position == *start) =>
+            {
                 Ok(false)
             }
             // An unfinished copy is worth nothing to anybody: enabling again, after an answer that got lost or a
             // removal on the primary alone, begins anew.
             Some(rel)
-                if rel.mode == Mode::Replica && rel.state == State::WaitingToCompleteInitialReplication =>
+                if rel.mode == mode && rel.state == State::WaitingToCompleteInitialReplication =>
             {
                 Ok(true)
             }
@@ -609,9 +681,19 @@ impl Actor {
         offer: GivenWay,
     ) -> Result<PeerReply, PeerRefusal> {
         let entry = self.trusts(peer)?;
+        let (mode, awaits_import) = match offer.content {
+            Content::Extended => (Mode::ExtendedReplica, false),
+            Content::Media => (Mode::Replica, true),
+            Content::Empty | Content::Seed | Content::Reverse { .. } => (Mode::Replica, false),
+        };
         if self.awaits_offer() {
-            return self.await_seed(peer, offer).await;
+            if mode == Mode::Replica && !awaits_import {
+                return self.await_seed(peer, offer).await;
+            }
+            let detail = "this host has a copy of its own; start from it: lifeboat replication start --seed";
+            return Err(PeerRefusal::Conflict { detail: detail.into() });
         }
+        let again = self.check_offer(&offer, mode)?;
         let GivenWay {
             spec,
             settings,
@@ -620,7 +702,6 @@ impl Actor {
             from,
             content: _,
         } = offer;
-        let again = self.check_offer(&spec, &settings, &disks, start)?;
         let spec = as_replica(&spec, &settings);
         let store = self.host.ports.store.clone();
         if again {
@@ -630,8 +711,22 @@ impl Actor {
             destroyed.map_err(|e| self.host.peer_refusal(e))?;
         }
         let location = camino::Utf8Path::new(&entry.storage_location);
-        let created = store.create(location, self.id, &disks, start).await;
-        created.map_err(|e| self.host.peer_refusal(e))?;
+        match store.create(location, self.id, &disks, start).await {
+            Ok(()) => {}
+            // Left by a replica that was removed: nothing is written over it, and it may be the seed.
+            Err(StoreError::Conflict(_)) if self.rel.is_none() => {
+                let offer = GivenWay {
+                    spec,
+                    settings,
+                    disks,
+                    start,
+                    from,
+                    content: Content::Seed,
+                };
+                return self.await_seed(peer, offer).await;
+            }
+            Err(e) => return Err(self.host.peer_refusal(e)),
+        }
         let dir = store
             .info(self.id)
             .await
@@ -640,16 +735,24 @@ impl Actor {
         let before = self.rel.clone();
         self.replica.opened = true;
         match &mut self.rel {
-            Some(rel) if !again => (rel.settings, rel.spec, rel.way_back) = (settings, spec, from),
+            Some(rel) if !again => {
+                (rel.settings, rel.spec, rel.way_back) = (settings, spec, from);
+                if let Some(replica) = rel.replica_mut() {
+                    replica.awaits_import = awaits_import;
+                }
+            }
             rel => {
                 *rel = Some(Relationship {
                     vm: self.id,
                     index: 0,
-                    mode: Mode::Replica,
+                    mode,
                     state: State::WaitingToCompleteInitialReplication,
                     peer: peer.names.first().cloned().unwrap_or_default(),
                     position: start,
-                    side: Side::Replica(ReplicaSide::new(dir)),
+                    side: Side::Replica(ReplicaSide {
+                        awaits_import,
+                        ..ReplicaSide::new(dir)
+                    }),
                     home: None,
                     way_back: from,
                     preflight: Vec::new(),

@@ -26,7 +26,7 @@ use crate::records::{
 };
 
 /// Where a copy stands that belongs to no line yet.
-const NOWHERE: Position = Position {
+pub(crate) const NOWHERE: Position = Position {
     generation: GenerationId(Uuid::nil()),
     sequence: 0,
 };
@@ -57,12 +57,13 @@ impl Actor {
             let job = self.host.jobs.get(running.job);
             return Ok(job.map_or(Answer::Done, Answer::Job));
         }
-        self.begin_reverse(settings, false, false).await
+        self.begin_reverse(JobType::Reverse, settings, false, false).await
     }
 
     /// Records the reversal; it is carried out when the commit is through.
     pub(crate) async fn begin_reverse(
         &mut self,
+        kind: JobType,
         settings: Option<ReplicationSettings>,
         start: bool,
         patient: bool,
@@ -84,7 +85,7 @@ impl Actor {
         settings
             .validate(rel.spec.disks.iter().map(|d| &d.id))
             .map_err(|e| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), ""))?;
-        let job = self.host.jobs.draft(self.id, JobType::Reverse, "the old primary is asked to give way");
+        let job = self.host.jobs.draft(self.id, kind, "the other host is asked to become the replica");
         self.set_failover(Some(Failover {
             reverse: Some(Reverse {
                 settings,
@@ -106,7 +107,7 @@ impl Actor {
             return self.plan_reverse(failover, reverse).await;
         }
         let take_over = failover.take_over?;
-        if let Err(e) = self.begin_reverse(None, take_over.start, true).await {
+        if let Err(e) = self.begin_reverse(JobType::Reverse, None, take_over.start, true).await {
             self.fault(&format!("replication is not reversed: {}", e.message)).await;
             self.replica_retry();
             return None;
@@ -153,7 +154,7 @@ impl Actor {
 
     pub(crate) async fn reversed(&mut self, result: Result<ReplicaStatus, LinkError>) {
         let before = self.rel.clone();
-        let Some(rel) = &before else { return };
+        let Some(rel) = before.clone() else { return };
         let Some((failover, reverse)) = rel.failover().and_then(|f| Some((f.clone(), f.reverse.clone()?))) else {
             return;
         };
@@ -196,10 +197,13 @@ impl Actor {
         if self.save_or_undo(before).await.is_err() {
             return self.replica_retry();
         }
-        self.host.jobs.progress(reverse.job, 0, 1, "finding out what differs");
+        self.host.jobs.step(reverse.job, 10, "finding out what differs");
         self.primary.forget();
         self.primary.next_at = Instant::now();
-        self.event("the old primary has given way; this host is the primary now").await;
+        self.event("the other host has given way; this host is the primary now").await;
+        if let Some(text) = self.extended_ends(&rel, &reverse.settings.peer) {
+            self.event(&text).await;
+        }
     }
 
     async fn not_reversed(&mut self, failover: Failover, reverse: &Reverse, e: &LinkError) {
@@ -402,6 +406,10 @@ impl Actor {
     ) -> Result<PeerReply, PeerRefusal> {
         self.check_given_way(&offer).await?;
         let before = self.rel.clone();
+        if self.rel.is_none() {
+            let spec = crate::replica::as_replica(&offer.spec, &offer.settings);
+            self.rel = Some(self.given_way(State::WaitingToCompleteInitialReplication, spec));
+        }
         if let Some(rel) = &mut self.rel {
             rel.spec = crate::replica::as_replica(&offer.spec, &offer.settings);
             rel.settings = offer.settings;
@@ -424,6 +432,8 @@ impl Actor {
         ranges: &[CompareRange],
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
+        // What is compared is what was applied: a log that is not would change it afterwards.
+        self.catch_up().await?;
         let blocks = self.host.ports.store.compare(self.id, ranges).await;
         blocks
             .map(|blocks| PeerReply::Differ { blocks })
@@ -589,7 +599,7 @@ impl Actor {
                 (divergence, self.origin(offer))
             }
             Content::Reverse { since, .. } => (nothing_changed(offer, *since), self.origin(offer)),
-            Content::Seed | Content::Empty => (unknown(offer, offer.start), self.origin(offer)),
+            Content::Seed | Content::Empty | Content::Media | Content::Extended => (unknown(offer, offer.start), self.origin(offer)),
         };
         let reverse = matches!(offer.content, Content::Reverse { .. });
         let keep = (reverse && !whole).then_some(Abandoned {
@@ -605,6 +615,11 @@ impl Actor {
             keep,
             divergence,
         };
+        if adoption.origin == Origin::Here && self.awaits_offer() {
+            // What a removed replica left is known to nobody yet.
+            let dir = location.join(self.id.to_string());
+            store.open(&dir, self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        }
         let adopted = store.adopt(location, self.id, &adoption).await;
         adopted.map_err(|e| self.host.peer_refusal(e))?;
         let dir = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?.dir;

@@ -1,6 +1,6 @@
 //! VMs of the scripted host that are somewhere on the way between two hosts: one for each thing a sheet can tell.
 
-use lifeboat_engine::action::ReplicationView;
+use lifeboat_engine::action::{ExtendedView, ReplicationView};
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::ports::store::Abandoned;
 use lifeboat_engine::records::{
@@ -23,6 +23,7 @@ pub(super) fn vms() -> Vec<(&'static str, PowerState, ReplicationView)> {
         ("dev", PowerState::Off, tested()),
         ("big", PowerState::Running, compared()),
         ("next", PowerState::Off, scheduled()),
+        ("mid", PowerState::Off, extended()),
     ]
 }
 
@@ -149,6 +150,37 @@ fn scheduled() -> ReplicationView {
         newest_instant: None,
         last_replication: None,
         lag_ms: None,
+        ..replication()
+    }
+}
+
+/// The middle one of three hosts.
+fn extended() -> ReplicationView {
+    let to = ExtendedView {
+        state: ReplicationState::Critical,
+        health: ReplicationHealth::Critical,
+        health_notes: vec!["replication is in error".into()],
+        peer: "c.example.org:8443".into(),
+        settings: ReplicationSettings {
+            peer: "c.example.org:8443".into(),
+            interval_s: 300,
+            ..replication().settings
+        },
+        position: Some(position()),
+        newest_instant: Some(Timestamp(NOW - 1_300_000)),
+        last_replication: Some(Timestamp(NOW - 1_200_000)),
+        lag_ms: Some(1_300_000),
+        problem: Some(Problem {
+            since: Timestamp(NOW - 1_000_000),
+            message: "c.example.org:8443 cannot be reached: connection refused".into(),
+            attempts: 40,
+        }),
+        counters: replication().counters,
+    };
+    ReplicationView {
+        mode: ReplicationMode::Replica,
+        peer: "a.example.org".into(),
+        extended: Some(Box::new(to)),
         ..replication()
     }
 }

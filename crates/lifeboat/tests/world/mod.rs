@@ -235,6 +235,7 @@ impl Script {
             Action::CancelPlanned { .. } => finished(JobType::CancelPlanned, ""),
             Action::StartTest { .. } => finished(JobType::TestFailover, ""),
             Action::StopTest { .. } => finished(JobType::RemoveTest, ""),
+            Action::ContinueAsPrimary { .. } => finished(JobType::ModeToPrimary, ""),
             Action::InitiateFailover { start: true, .. } => finished(JobType::Failover, ""),
             Action::InitiateFailover { start: false, .. } => {
                 Ok(Answer::Job(self.job.lock().unwrap().clone()))
