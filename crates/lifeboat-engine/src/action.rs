@@ -212,6 +212,33 @@ pub enum Action {
         /// Which.
         vm: VmRef,
     },
+    /// CreateReplicationRelationship and StartReplication on a replica: what arrives there also goes to a third host. A job.
+    ExtendReplication {
+        /// Which.
+        vm: VmRef,
+        /// Settings; the peer in them is the third host. An empty disk list means those of the replica.
+        settings: ReplicationSettings,
+    },
+    /// RequestReplicationStateChangeEx to 7 for the extended relationship.
+    SuspendExtended {
+        /// Which.
+        vm: VmRef,
+    },
+    /// RequestReplicationStateChangeEx to 3 for the extended relationship.
+    ResumeExtended {
+        /// Which.
+        vm: VmRef,
+    },
+    /// RemoveReplicationRelationship for the extended relationship; the third host keeps what it has.
+    RemoveExtended {
+        /// Which.
+        vm: VmRef,
+    },
+    /// ChangeReplicationModeToPrimary: a committed replica goes on as the primary of the third host. A job.
+    ContinueAsPrimary {
+        /// Which.
+        vm: VmRef,
+    },
     /// Jobs, newest first.
     ListJobs,
     /// One job.
@@ -361,6 +388,35 @@ pub struct ReplicationView {
     pub network: Vec<NicFailover>,
     /// Counters.
     pub counters: Counters,
+    /// The relationship to a third host, on a replica.
+    pub extended: Option<Box<ExtendedView>>,
+}
+
+/// The relationship to a third host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExtendedView {
+    /// State.
+    pub state: ReplicationState,
+    /// Health, computed now.
+    pub health: ReplicationHealth,
+    /// Why the health is what it is, in words.
+    pub health_notes: Vec<String>,
+    /// The third host.
+    pub peer: String,
+    /// Settings.
+    pub settings: ReplicationSettings,
+    /// Last position that is durable there.
+    pub position: Option<Position>,
+    /// Instant of the newest data there.
+    pub newest_instant: Option<Timestamp>,
+    /// Last log sent.
+    pub last_replication: Option<Timestamp>,
+    /// Milliseconds of data that would be lost if this host and the primary were lost now; `None` when not known.
+    pub lag_ms: Option<u64>,
+    /// What is wrong.
+    pub problem: Option<Problem>,
+    /// Counters.
+    pub counters: Counters,
 }
 
 /// Progress of the initial copy of one disk.
@@ -447,6 +503,11 @@ impl Action {
             | Self::CancelPlanned { vm, .. }
             | Self::StartTest { vm, .. }
             | Self::StopTest { vm }
+            | Self::ExtendReplication { vm, .. }
+            | Self::SuspendExtended { vm }
+            | Self::ResumeExtended { vm }
+            | Self::RemoveExtended { vm }
+            | Self::ContinueAsPrimary { vm }
             | Self::SuspendReplication { vm }
             | Self::ResumeReplication { vm }
             | Self::RemoveReplication { vm }

@@ -53,6 +53,8 @@ pub(crate) enum Message {
     ReceiveFailed(String),
     /// The guest has shut down as it was asked to.
     Stopped,
+    /// What the courier with this number has to tell.
+    Extended(u64, crate::courier::News),
     /// The guest was given its addresses, or will not be.
     Addressed(crate::network::Given),
     /// Who may replicate here, or how this host counts, was changed.
@@ -78,6 +80,7 @@ pub(crate) enum Done {
     TestEnded(Result<(), String>),
     /// What the replica said to the machine and the settings.
     Checked(crate::machine::Checked),
+    Imported(Result<(), CopyError>),
     SyncBegun(Result<crate::sync::Begun, CopyError>),
     SyncStepped(Result<crate::sync::Step, CopyError>),
     /// The VM is off, or why it is not.
@@ -124,6 +127,8 @@ pub(crate) struct Actor {
     pub(crate) guest: crate::network::Attendant,
     /// What the replica knows of the machine.
     pub(crate) told: crate::machine::Told,
+    /// Sends to a third host what arrives here.
+    pub(crate) dispatch: crate::extended::Dispatch,
     /// Messages that wait for the end of undroppable work.
     waiting: VecDeque<Message>,
     /// The catalog lacks what memory has, because a write failed.
@@ -150,6 +155,7 @@ impl Actor {
             own,
             guest: Default::default(),
             told: Default::default(),
+            dispatch: Default::default(),
             waiting: VecDeque::new(),
             unsaved: AtomicBool::new(false),
         }
@@ -212,6 +218,7 @@ impl Actor {
             | Message::BulkDone(_)
             | Message::Stopped
             | Message::Addressed(_)
+            | Message::Extended(..)
             | Message::ReceiveFailed(_) => true,
             Message::Peer(_, request, _) => matches!(
                 request,
@@ -237,6 +244,7 @@ impl Actor {
             Message::Act(action, reply) => drop(reply.send(self.act(action).await)),
             Message::Stopped => self.stopped().await,
             Message::Addressed(given) => self.addressed(given).await,
+            Message::Extended(number, news) => self.extended_news(number, news).await,
             Message::AccessChanged => self.access_changed().await,
             Message::CancelJob(job, reply) => drop(reply.send(self.cancel(job).await)),
             Message::Peer(peer, request, reply) => drop(reply.send(self.peer_call(&peer, request).await)),
@@ -248,7 +256,7 @@ impl Actor {
                 drop(reply.send(permit));
             }
             Message::LogDurable(received) => self.log_durable(received).await,
-            Message::BulkDone(progress) => self.bulk_done(&progress),
+            Message::BulkDone(progress) => self.bulk_done(&progress).await,
             Message::ReceiveFailed(why) => self.fault(&why).await,
         }
     }
@@ -260,6 +268,7 @@ impl Actor {
 
     async fn plan(&mut self) -> Option<Work> {
         self.before_work().await;
+        self.attend_extended().await;
         match self.rel.as_ref().map(|r| r.mode) {
             Some(ReplicationMode::Primary) => self.plan_primary().await,
             Some(ReplicationMode::None) => self.plan_home(),
@@ -301,6 +310,7 @@ impl Actor {
             Done::TestMade(r, vm) => self.test_made(r, vm).await,
             Done::TestEnded(r) => self.test_ended(r).await,
             Done::Checked(done) => self.checked(done).await,
+            Done::Imported(r) => self.imported(r).await,
             Done::SyncBegun(r) => self.sync_begun(r).await,
             Done::SyncStepped(r) => self.sync_stepped(r).await,
             Done::Stopped(r) => self.stopped_for_good(r).await,
@@ -333,9 +343,12 @@ impl Actor {
             }
             Action::ModifyReplication { settings, .. } => self.modify(settings).await,
             Action::ResetStatistics { .. } => self.reset_statistics().await,
-            Action::ImportCopy { .. } => {
-                Err(Refusal::new(ReturnCode::NotSupported, "not implemented yet", ""))
-            }
+            Action::ImportCopy { dir, .. } => self.import_copy(&dir).await,
+            Action::ExtendReplication { settings, .. } => self.extend(settings).await,
+            Action::SuspendExtended { .. } => self.suspend_extended().await,
+            Action::ResumeExtended { .. } => self.resume_extended().await,
+            Action::RemoveExtended { .. } => self.remove_extended().await,
+            Action::ContinueAsPrimary { .. } => self.continue_as_primary().await,
             Action::Resynchronize { at, .. } => self.resynchronize(at).await,
             Action::CancelResync { .. } => self.give_up_resync().await,
             Action::ReverseReplication { settings, .. } => self.reverse(settings).await,
@@ -419,7 +432,7 @@ impl Actor {
         let spec = match rel.map(|r| &r.side) {
             // It was connected when it was made.
             Some(Side::Test { .. }) => spec,
-            _ => crate::network::connected(&spec, cards),
+            _ => crate::network::connected(&spec, cards, self.local.as_ref()),
         };
         crate::machine::branch_launch(&**store, spec, cards, (of, branch))
             .await

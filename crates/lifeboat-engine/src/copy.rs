@@ -14,7 +14,9 @@ use crate::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Trac
 use crate::ports::link::{
     LinkError, LogAddress, LogReceipt, PeerLink, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
 };
+use crate::ports::media::MediaError;
 use crate::ports::spool::{Spool, SpoolError, SpoolFile};
+use crate::ports::store::StoreError;
 use crate::ports::{ByteStream, Clock};
 
 /// Bytes of one read. Larger ones wait longer for their turn between a guest's own requests.
@@ -26,7 +28,7 @@ pub(crate) const BATCH: usize = 256 << 10;
 /// Room for a batch and the read that fills it.
 pub(crate) const ROOM: usize = BATCH + (1 << 20);
 /// Disk bytes of one segment of the bulk copy: what an interruption may cost.
-const SEGMENT: u64 = 256 << 20;
+pub(crate) const SEGMENT: u64 = 256 << 20;
 /// Allocation is asked in pieces of this size, because a larger question holds up guest writes.
 const ALLOCATION: u64 = 64 << 20;
 /// More changed ranges than this are joined across their gaps: a log holds a bounded number of extents.
@@ -59,6 +61,10 @@ pub(crate) enum CopyError {
     Capture(#[from] CaptureError),
     #[error("{0}")]
     Spool(#[from] SpoolError),
+    #[error("{0}")]
+    Media(#[from] MediaError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
     #[error("the delta log cannot hold this: {0}")]
     Encode(#[from] EncodeError),
     #[error("{why}")]
@@ -438,40 +444,11 @@ pub(crate) async fn copy_disk(
     let mut at = from;
     while at < disk.size {
         let end = disk.size.min(at + SEGMENT);
-        let (tx, rx) = mpsc::channel::<std::io::Result<Bytes>>(2);
-        let body: ByteStream = Box::pin(stream::unfold(rx, |mut rx| async {
-            rx.recv().await.map(|x| (x, rx))
-        }));
-        let header = Header {
-            vm: route.vm,
-            kind: LogKind::Bulk,
-            position: route.start,
-            parent: route.start,
-            instant: tools.clock.now(),
-            consistency: Consistency::Crash,
-            disks: vec![disk.clone()],
-        };
-        let produce = async {
-            let written = write_segment(view, index, &header, route.compress, at..end, &tx).await;
-            if let Err(e) = &written {
-                // The body must not end as if it were whole.
-                let _ = tx.send(Err(std::io::Error::other(e.to_string()))).await;
-            }
-            drop(tx);
-            written
-        };
-        let (written, sent) = future::join(
-            produce,
-            tools
-                .link
-                .send(&route.peer, LogAddress::Bulk { vm: route.vm }, body),
-        )
-        .await;
-        // A closed channel means that the send failed, and its error says why.
-        match (written, sent?) {
-            (Err(e), _) => return Err(e),
-            (Ok(()), LogReceipt::Bulk(done)) if done.disk == disk.id && done.done >= end => at = done.done,
-            (Ok(()), _) => {
+        let send = |body| tools.link.send(&route.peer, LogAddress::Bulk { vm: route.vm }, body);
+        let sent = segment(tools, route, view, (index, disk), at..end, send).await?;
+        match sent {
+            LogReceipt::Bulk(done) if done.disk == disk.id && done.done >= end => at = done.done,
+            LogReceipt::Bulk(_) | LogReceipt::Delta(_) => {
                 let detail = "the segment was not confirmed".into();
                 return Err(LinkError::Protocol {
                     peer: route.peer.clone(),
@@ -483,6 +460,49 @@ pub(crate) async fn copy_disk(
         progress(at);
     }
     Ok(())
+}
+
+/// Reads a range of a disk as a log and hands it on while it is read.
+pub(crate) async fn segment<T, E, F>(
+    tools: &Tools,
+    route: &Route,
+    view: &dyn BlockView,
+    (index, disk): (usize, &LogDisk),
+    range: std::ops::Range<u64>,
+    to: impl FnOnce(ByteStream) -> F,
+) -> Result<T, CopyError>
+where
+    F: Future<Output = Result<T, E>>,
+    CopyError: From<E>,
+{
+    let (tx, rx) = mpsc::channel::<std::io::Result<Bytes>>(2);
+    let body: ByteStream = Box::pin(stream::unfold(rx, |mut rx| async {
+        rx.recv().await.map(|x| (x, rx))
+    }));
+    let header = Header {
+        vm: route.vm,
+        kind: LogKind::Bulk,
+        position: route.start,
+        parent: route.start,
+        instant: tools.clock.now(),
+        consistency: Consistency::Crash,
+        disks: vec![disk.clone()],
+    };
+    let produce = async {
+        let written = write_segment(view, index, &header, route.compress, range, &tx).await;
+        if let Err(e) = &written {
+            // The body must not end as if it were whole.
+            let _ = tx.send(Err(std::io::Error::other(e.to_string()))).await;
+        }
+        drop(tx);
+        written
+    };
+    // A closed channel means that the other end failed, and its error says why.
+    match future::join(produce, to(body)).await {
+        (Err(e), _) => Err(e),
+        (Ok(()), Err(e)) => Err(e.into()),
+        (Ok(()), Ok(done)) => Ok(done),
+    }
 }
 
 async fn write_segment(

@@ -26,6 +26,7 @@ use crate::ports::hypervisor::Hypervisor;
 use crate::ports::link::{
     LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
 };
+use crate::ports::media::Media;
 use crate::ports::spool::Spool;
 use crate::ports::store::{ReplicaStore, StoreError};
 use crate::ports::{ByteStream, Clock, Entropy};
@@ -45,6 +46,8 @@ pub struct Ports {
     pub link: Arc<dyn PeerLink>,
     /// Room for logs on their way.
     pub spool: Arc<dyn Spool>,
+    /// Directories that carry initial copies.
+    pub media: Arc<dyn Media>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// New ids.
@@ -493,6 +496,7 @@ impl Engine {
             PeerRequest::Offer { vm, .. } => (vm.uuid, Some(vm)),
             PeerRequest::Update { vm, .. } => (vm.uuid, None),
             PeerRequest::Status { vm }
+            | PeerRequest::FinishBulk { vm, .. }
             | PeerRequest::RestartBulk { vm, .. }
             | PeerRequest::LogOffset { vm, .. }
             | PeerRequest::Compare { vm, .. }
@@ -561,7 +565,13 @@ fn orphan(rel: &Relationship, job: &Job) -> Orphan {
         Side::Replica(ReplicaSide {
             failover: Some(f), ..
         }) if f.reverse.as_ref().is_some_and(|r| r.job == job.id) => Orphan::Continues,
-        Side::Primary(_) if job.kind == JobType::StartReplication => match rel.state {
+        Side::Replica(r)
+            if r.extended.as_ref().is_some_and(|e| e.job == Some(job.id))
+                || r.import.as_ref().is_some_and(|i| i.job == job.id) =>
+        {
+            Orphan::Continues
+        }
+        Side::Primary(_) if matches!(job.kind, JobType::StartReplication | JobType::StartExport) => match rel.state {
             State::WaitingToCompleteInitialReplication => Orphan::Continues,
             State::Disabled | State::ReadyForReplication => Orphan::Lost,
             _ => Orphan::Done,

@@ -7,10 +7,13 @@
 pub mod action;
 mod actor;
 mod copy;
+mod courier;
 mod engine;
+mod extended;
 mod failover;
 mod jobs;
 mod machine;
+mod media;
 mod network;
 mod operations;
 mod planned;

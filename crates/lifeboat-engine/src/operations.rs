@@ -89,6 +89,7 @@ impl Actor {
         settings: &ReplicationSettings,
         start: Position,
     ) -> Result<Vec<String>, Refusal> {
+        self.not_myself(&settings.peer).await?;
         let offer = PeerRequest::Offer {
             vm: Box::new(spec.clone()),
             settings: settings.clone(),
@@ -106,7 +107,7 @@ impl Actor {
     }
 
     /// Opens the disks for capture once, which shows that it is possible and how large they are.
-    async fn capturable(&self, disks: &[DiskId]) -> Result<Vec<LogDisk>, Refusal> {
+    pub(crate) async fn capturable(&self, disks: &[DiskId]) -> Result<Vec<LogDisk>, Refusal> {
         let launch = self.launch().await?;
         let source = self.host.ports.hypervisor.source(&launch, disks).await;
         let source = source.map_err(|e| failed("the disks cannot be captured", &e))?;
@@ -185,6 +186,9 @@ impl Actor {
         if let Some(answer) = self.cancel_extended(job).await {
             return answer;
         }
+        if let Some(answer) = self.cancel_import(&found).await {
+            return answer;
+        }
         match found.kind {
             JobType::Resynchronize => {
                 self.give_up_resync().await?;
@@ -196,7 +200,8 @@ impl Actor {
             }
             _ => {}
         }
-        if !matches!(found.kind, JobType::StartReplication | JobType::StartSeeded) {
+        let copies = [JobType::StartReplication, JobType::StartSeeded, JobType::StartExport];
+        if !copies.contains(&found.kind) {
             let message = format!("a {} job cannot be cancelled", found.kind);
             return Err(Refusal::new(
                 ReturnCode::NotSupported,
@@ -210,6 +215,9 @@ impl Actor {
         let before = self.rel.clone();
         self.step(Step::CancelCopy)?;
         self.drop_sync();
+        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+            primary.export = None;
+        }
         let ended = self
             .host
             .jobs

@@ -203,7 +203,12 @@ impl Actor {
         let hypervisor = self.host.ports.hypervisor.clone();
         let copying = rel.state == State::WaitingToCompleteInitialReplication && !self.primary.copied;
         let jobs = self.host.jobs.clone();
-        let job = jobs.unfinished(self.id, JobType::StartReplication).map(|j| j.id);
+        let export = self.exports();
+        let kind = match export {
+            Some(_) => JobType::StartExport,
+            None => JobType::StartReplication,
+        };
+        let job = jobs.unfinished(self.id, kind).map(|j| j.id);
         Some(droppable(async move {
             let source = match hypervisor.source(&launch, &disks).await {
                 Ok(source) => source,
@@ -214,7 +219,10 @@ impl Actor {
                     jobs.progress(job, done, total, "initial copy");
                 }
             };
-            if copying {
+            if let Some(export) = export.filter(|_| copying) {
+                let done = crate::media::export(&tools, &route, &*source, &export, &report).await;
+                Done::Copied(done.map(|()| source))
+            } else if copying {
                 Done::Copied(bulk(&tools, &route, &*source, &report).await.map(|()| source))
             } else {
                 let settled = async {
@@ -254,10 +262,14 @@ impl Actor {
         match result {
             Ok(source) => {
                 self.cured();
+                if !self.exported().await {
+                    return;
+                }
                 self.primary.copied = true;
                 self.primary.source = Some(source);
                 self.primary.base = None;
             }
+            Err(e) if self.export_failed(&e).await => {}
             Err(e) => self.copy_failed(&e).await,
         }
     }
@@ -431,7 +443,11 @@ impl Actor {
                 )
                 .await;
             }
-            CopyError::Capture(_) | CopyError::Spool(_) | CopyError::Encode(_) => {
+            CopyError::Capture(_)
+            | CopyError::Spool(_)
+            | CopyError::Media(_)
+            | CopyError::Store(_)
+            | CopyError::Encode(_) => {
                 self.count_failure(false).await;
                 self.passing_fault(&chain(e)).await;
             }

@@ -4,7 +4,7 @@
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::{
     Bandwidth, BranchId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType, NicFailover,
-    Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+    PointId, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -187,6 +187,67 @@ pub struct ReplicaSide {
     /// The initial copy comes on media: logs are kept until it is imported.
     #[serde(default)]
     pub awaits_import: bool,
+    /// The import that goes on.
+    #[serde(default)]
+    pub import: Option<Import>,
+    /// The relationship to a third host, which gets what this one gets.
+    #[serde(default)]
+    pub extended: Option<Box<Extended>>,
+}
+
+/// An import of an exported initial copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// Directory that was exported to.
+    pub dir: String,
+    /// The job of it.
+    pub job: JobId,
+}
+
+/// The relationship of a replica to a third host (index 1), in which it is what a primary is to a replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Extended {
+    /// Settings; the peer in them is the third host.
+    pub settings: ReplicationSettings,
+    /// State by the API's table of a primary.
+    pub state: ReplicationState,
+    /// Last position that the third host has confirmed as durable; `None` before the initial copy is there.
+    #[serde(default)]
+    pub acknowledged: Option<Position>,
+    /// A comparison that goes on.
+    #[serde(default)]
+    pub comparison: Option<Comparison>,
+    /// What would keep the VM from starting there.
+    #[serde(default)]
+    pub preflight: Vec<String>,
+    /// What is wrong now.
+    #[serde(default)]
+    pub problem: Option<Problem>,
+    /// When the relationship was made.
+    pub created: Timestamp,
+    /// Last log sent.
+    #[serde(default)]
+    pub last_replication: Option<Timestamp>,
+    /// Instant of the newest data there.
+    #[serde(default)]
+    pub newest_instant: Option<Timestamp>,
+    /// Counters since it was made.
+    #[serde(default)]
+    pub counters: Counters,
+    /// The job of the initial copy.
+    #[serde(default)]
+    pub job: Option<JobId>,
+}
+
+/// How far a copy of a copy is compared with a sealed point. Lost, it begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The point.
+    pub point: PointId,
+    /// Where the other copy stands.
+    pub at: Position,
+    /// What lies before it is equal: disk number and offset.
+    pub cursor: (u16, u64),
 }
 
 impl ReplicaSide {
@@ -200,6 +261,8 @@ impl ReplicaSide {
             last_test: None,
             own: false,
             awaits_import: false,
+            import: None,
+            extended: None,
         }
     }
 }

@@ -61,7 +61,11 @@ impl Actor {
         }
         let clock = &self.host.ports.clock;
         let open = rel.settings.auto_resync?.holds(clock.local_minute());
-        if open { Some(clock.now()) } else { self.next_window() }
+        if open {
+            Some(clock.now())
+        } else {
+            self.next_window()
+        }
     }
 
     /// When the window for resynchronizations opens the next time; `None` when they never begin by themselves.
@@ -91,11 +95,7 @@ impl Actor {
         match how {
             InitialCopy::Network => self.start_replication().await,
             InitialCopy::Seed => self.start_seeded().await,
-            InitialCopy::Export { .. } => Err(Refusal::new(
-                ReturnCode::NotSupported,
-                "not implemented yet",
-                "",
-            )),
+            InitialCopy::Export { dir } => self.start_export(&dir).await,
         }
     }
 
@@ -165,7 +165,9 @@ impl Actor {
         let jobs = self.host.jobs.clone();
         let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
         lifecycle::step(rel.mode, rel.state, step).map_err(|e| not_now(&e))?;
-        let waiting = jobs.unfinished(self.id, kind).filter(|j| j.state == JobState::New);
+        let waiting = jobs
+            .unfinished(self.id, kind)
+            .filter(|j| j.state == JobState::New);
         let job = waiting.unwrap_or_else(|| jobs.waiting(self.id, kind, "waits for its time"));
         let side = rel.primary_mut().ok_or_else(no_relationship)?;
         (side.scheduled, side.how) = (Some(at), how);

@@ -72,6 +72,8 @@ pub(crate) async fn begin(
         }
         Recorded::Open => false,
         Recorded::Not => {
+            // Records since an earlier instant are no help, and may be there.
+            source.stop_tracking().await?;
             source.start_tracking(sync.start).await?;
             true
         }
@@ -230,11 +232,11 @@ pub(crate) async fn step(
     piece: Piece,
 ) -> Result<Step, CopyError> {
     let view = source.current().await?;
-    let found = find(&tools, &route, (&*source, &*view), &known, piece.cursor).await;
+    let found = find(&tools, &route, (source.disks(), &*view), &known, piece.cursor).await;
     let sent = match found {
         Err(e) => Err(e),
         Ok(found) if found.ranges.is_empty() => Ok((found.cursor, piece.parent, 0)),
-        Ok(found) => send(&tools, &route, (&*source, &*view), &found.ranges, piece)
+        Ok(found) => send(&tools, &route, (source.disks(), &*view), &found.ranges, piece)
             .await
             .map(|bytes| (found.cursor, piece.position, bytes)),
     };
@@ -250,16 +252,16 @@ pub(crate) async fn step(
     })
 }
 
-struct Found {
+pub(crate) struct Found {
     /// Disk number and range.
-    ranges: Vec<(u16, Extent)>,
-    cursor: (u16, u64),
+    pub(crate) ranges: Vec<(u16, Extent)>,
+    pub(crate) cursor: (u16, u64),
 }
 
-async fn find(
+pub(crate) async fn find(
     tools: &Tools,
     route: &Route,
-    (source, view): (&dyn CaptureSource, &dyn BlockView),
+    (disks, view): (&[LogDisk], &dyn BlockView),
     known: &Known,
     from: (u16, u64),
 ) -> Result<Found, CopyError> {
@@ -268,7 +270,7 @@ async fn find(
         cursor: from,
     };
     let (mut bytes, mut seen) = (0, 0);
-    for (index, disk) in (0u16..).zip(source.disks()).skip(usize::from(from.0)) {
+    for (index, disk) in (0u16..).zip(disks).skip(usize::from(from.0)) {
         let mut at = if index == from.0 { from.1 } else { 0 };
         let known = known.get(usize::from(index)).and_then(Option::as_ref);
         while at < disk.size {
@@ -394,6 +396,8 @@ async fn digests(
     let end = offset + len;
     let holes = |at: u64, to: u64| map.iter().any(|e| e.zero && e.offset <= at && to <= e.offset + e.len);
     let step = u64::from(block);
+    // Most of many disks is holes: they are hashed once.
+    let hole = digest(&vec![0; usize::try_from(block).unwrap_or(0)]);
     // Several blocks are read at once where they are data.
     let mut reads: Vec<(u64, u64, bool)> = Vec::new();
     let mut at = offset;
@@ -421,6 +425,7 @@ async fn digests(
             (_, Some(data)) => data
                 .chunks(usize::try_from(block).unwrap_or(usize::MAX))
                 .for_each(|b| all.extend_from_slice(&digest(b))),
+            (len, None) if len == step => all.extend_from_slice(&hole),
             (len, None) => all.extend_from_slice(&digest(&vec![0; usize::try_from(len).unwrap_or(0)])),
         }
     }
@@ -434,10 +439,10 @@ fn digest(block: &[u8]) -> [u8; 16] {
     half
 }
 
-async fn send(
+pub(crate) async fn send(
     tools: &Tools,
     route: &Route,
-    (source, view): (&dyn CaptureSource, &dyn BlockView),
+    (disks, view): (&[LogDisk], &dyn BlockView),
     ranges: &[(u16, Extent)],
     piece: Piece,
 ) -> Result<u64, CopyError> {
@@ -452,7 +457,7 @@ async fn send(
         parent: piece.parent,
         instant: tools.clock.now(),
         consistency: Consistency::Crash,
-        disks: source.disks().to_vec(),
+        disks: disks.to_vec(),
     };
     let produce = async {
         let written = write(view, &header, route.compress, ranges, &tx).await;

@@ -87,6 +87,7 @@ impl Actor {
             preflight: rel.preflight.clone(),
             network: rel.network.clone(),
             counters: rel.counters,
+            extended: crate::extended::view(rel, now),
         }
     }
 }

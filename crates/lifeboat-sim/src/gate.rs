@@ -8,6 +8,7 @@ use lifeboat_engine::ports::capture::CaptureError;
 use lifeboat_engine::ports::catalog::CatalogError;
 use lifeboat_engine::ports::hypervisor::HypervisorError;
 use lifeboat_engine::ports::link::LinkError;
+use lifeboat_engine::ports::media::MediaError;
 use lifeboat_engine::ports::spool::SpoolError;
 use lifeboat_engine::ports::store::StoreError;
 
@@ -114,6 +115,11 @@ impl Injected for StoreError {
         Self::Io { what, source }
     }
 }
+impl Injected for MediaError {
+    fn injected(name: &'static str) -> Self {
+        Self::Io(io(name).0)
+    }
+}
 impl Injected for SpoolError {
     fn injected(name: &'static str) -> Self {
         let (what, source) = io(name);
@@ -145,6 +151,9 @@ impl Port {
         let now = self.shared.now().0 % 1_000_000_000;
         let wait = {
             let mut s = self.shared.state();
+            if fault.is_some() {
+                s.trouble_at = self.shared.now().0;
+            }
             s.note(match fault {
                 None => format!("{now} {} {name}", self.host),
                 Some(f) => format!("{now} {} {name} {f:?}", self.host),

@@ -11,6 +11,7 @@ mod disk;
 mod gate;
 mod hypervisor;
 mod link;
+mod media;
 mod oracle;
 mod read;
 mod replica;
@@ -21,5 +22,6 @@ mod world;
 
 pub use disk::{BLOCK, Content, Image, Tracked};
 pub use gate::{Fault, Port};
+pub use media::Medium;
 pub use state::{HostState, KeptLog, Ran, Replica, Rng, Shared, State, Truth};
 pub use world::{DATA_BYTES, SYS_BYTES, VM, World};

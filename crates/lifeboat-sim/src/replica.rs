@@ -330,6 +330,11 @@ fn once(s: &mut State, vm: VmId, at: Position, bytes: &[u8]) {
     }
 }
 
+/// Whether the newest log is a piece of a synchronization: an empty delta then says which instant the disks are.
+fn found_partial(r: &Replica) -> bool {
+    r.logs.last().is_some_and(|l| l.log.partial)
+}
+
 /// A whole log is here.
 pub(crate) fn arrived(
     s: &mut State,
@@ -344,6 +349,7 @@ pub(crate) fn arrived(
     }
     let found = s.hosts[h].replicas.get(&vm).filter(|r| r.open);
     let r = found.ok_or(StoreError::NoReplica(vm))?;
+    let closes = changes.is_empty() && found_partial(r);
     if header.parent != r.durable {
         return Err(StoreError::OutOfSequence {
             parent: header.parent,
@@ -355,7 +361,9 @@ pub(crate) fn arrived(
             "{position} arrived in a replica whose failover is committed"
         ));
     }
-    once(s, vm, position, &bytes);
+    if !closes {
+        once(s, vm, position, &bytes);
+    }
     let partial = header.kind == LogKind::Sync;
     *(if partial {
         &mut s.sync_blocks

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::disk::{Content, Image};
 use crate::gate::Gate;
+use crate::media::Medium;
 
 /// A small seeded generator (splitmix64): quick, and the same for ever.
 #[derive(Clone, Debug)]
@@ -199,6 +200,8 @@ pub struct State {
     pub exit_code: i64,
     /// What was run in guests.
     pub ran: Vec<Ran>,
+    /// When something was last in the way of the hosts' talk: a cut, a lost answer, an injected fault, a dead daemon.
+    pub trouble_at: u64,
     /// Starts of a VM whose twin was running on another host, which could have been asked.
     pub twins: Vec<String>,
     /// Blocks that arrived in pieces of synchronizations.
@@ -225,6 +228,10 @@ pub struct State {
     pub cut_after: [Option<u64>; 4],
     /// Longest delay of a port call in milliseconds.
     pub delay_ms: u64,
+    /// Directories on media, which every host sees.
+    pub media: BTreeMap<String, Medium>,
+    /// Nothing more fits on any medium.
+    pub medium_full: bool,
 }
 
 impl State {
@@ -291,6 +298,7 @@ impl Shared {
             stubborn: false,
             exit_code: 0,
             ran: Vec::new(),
+            trouble_at: 0,
             twins: Vec::new(),
             sync_blocks: 0,
             delta_blocks: 0,
@@ -304,6 +312,8 @@ impl Shared {
             lose_replies: [0; 4],
             cut_after: [None; 4],
             delay_ms: 2,
+            media: BTreeMap::new(),
+            medium_full: false,
         };
         Self {
             state: Mutex::new(state),

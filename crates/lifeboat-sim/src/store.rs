@@ -70,6 +70,8 @@ impl Port {
             "store.seal",
             "store.expire_oldest",
             "store.expire_logs",
+            "store.branch",
+            "store.drop_branch",
         ];
         let clash = list[..list.len() - 1].iter().find(|other| {
             let fits = match (incoming(other), incoming(name)) {

@@ -172,6 +172,7 @@ impl World {
                 catalog: port.clone(),
                 link: port.clone(),
                 spool: port.clone(),
+                media: port.clone(),
                 clock: port.clone(),
                 entropy: port,
             };
@@ -204,7 +205,7 @@ impl World {
     }
 
     async fn stop(&self, host: usize) {
-        self.shared.state().note(format!("daemon {host} dies"));
+        self.trouble(format!("daemon {host} dies"));
         let engine = self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[host].take();
         let tasks = std::mem::take(
             &mut self
@@ -341,10 +342,16 @@ impl World {
         self.cut_between(0, 1, cut);
     }
 
+    fn trouble(&self, what: String) {
+        let mut s = self.shared.state();
+        s.note(what);
+        s.trouble_at = self.shared.now().0;
+    }
+
     /// Cuts the link between two hosts, or heals it.
     pub fn cut_between(&self, one: usize, other: usize, cut: bool) {
         let pair = (one.min(other), one.max(other));
-        self.shared.state().note(format!("cut {pair:?} {cut}"));
+        self.trouble(format!("cut {pair:?} {cut}"));
         self.shared.cuts.send_modify(|c| {
             if cut {
                 c.insert(pair);

@@ -142,7 +142,7 @@ pub(crate) fn finish_bulk(
     if let Some(there) = manifest.point_at(manifest.start) {
         return Ok(there.point.clone());
     }
-    still_empty(&*replica.state.blocking_lock())?;
+    still_empty(&replica.state.blocking_lock())?;
     let missing = |d: &&LogDisk| !manifest.bulk.iter().any(|b| b.disk == d.id && b.done >= d.size);
     if let Some(disk) = manifest.disks.iter().find(missing) {
         return Err(StoreError::Conflict(format!(

@@ -18,8 +18,18 @@ use crate::manifest::own_base;
 use crate::receive::{PIECE, ROOM_STEP, bad};
 use crate::replica::{Chunks, Replica, State};
 
+/// Where a segment comes from.
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    /// The primary asked how far the copy is and goes on there.
+    Network,
+    /// A file, which may begin before that.
+    Media,
+}
+
 /// A segment under way.
 struct Segment {
+    from: From,
     disk: DiskId,
     path: Utf8PathBuf,
     file: File,
@@ -35,7 +45,16 @@ struct Segment {
 const FLUSH: u64 = 32 << 20;
 
 /// Takes in one segment.
-pub(crate) fn bulk(replica: &Replica, mut body: Chunks) -> Result<BulkProgress> {
+pub(crate) fn bulk(replica: &Replica, body: Chunks) -> Result<BulkProgress> {
+    take(replica, body, From::Network)
+}
+
+/// Takes in one segment that came on media. Deltas may be here, but none may be applied.
+pub(crate) fn import(replica: &Replica, body: Chunks) -> Result<BulkProgress> {
+    take(replica, body, From::Media)
+}
+
+fn take(replica: &Replica, mut body: Chunks, from: From) -> Result<BulkProgress> {
     let mut decoder = Decoder::new();
     let mut segment = None;
     let mut whole = false;
@@ -48,7 +67,7 @@ pub(crate) fn bulk(replica: &Replica, mut body: Chunks) -> Result<BulkProgress> 
             decoder.push(piece);
             while let Some(item) = decoder.next().map_err(bad)? {
                 match (item, &mut segment) {
-                    (Item::Header(header), _) => segment = Some(Segment::open(replica, &header)?),
+                    (Item::Header(header), _) => segment = Some(Segment::open(replica, &header, from)?),
                     (Item::Frame(frame), Some(segment)) => {
                         segment.write(replica, frame.offset, &frame.body)?;
                     }
@@ -104,11 +123,33 @@ pub(crate) fn still_empty(state: &State) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a copy from media once a delta was applied to what is here, or once what is here is an instant.
+fn nothing_applied(state: &State) -> Result<()> {
+    let manifest = &state.manifest;
+    manifest.not_promoted()?;
+    if manifest.applied != manifest.start || manifest.head.is_some() || !manifest.points.is_empty() {
+        return Err(StoreError::Conflict(format!(
+            "the initial copy of VM {} is finished; a delta is applied",
+            manifest.vm
+        )));
+    }
+    Ok(())
+}
+
+impl From {
+    fn allows(self, state: &State) -> Result<()> {
+        match self {
+            Self::Network => still_empty(state),
+            Self::Media => nothing_applied(state),
+        }
+    }
+}
+
 impl Segment {
-    fn open(replica: &Replica, header: &Header) -> Result<Self> {
+    fn open(replica: &Replica, header: &Header, from: From) -> Result<Self> {
         let refuse = |why: String| Err(StoreError::BadLog(why));
         let state = replica.state.blocking_lock();
-        still_empty(&state)?;
+        from.allows(&state)?;
         if header.vm != replica.vm {
             return refuse(format!("it is of VM {}, not of {}", header.vm, replica.vm));
         }
@@ -143,6 +184,7 @@ impl Segment {
             fallocate(&file, flags, next, disk.size - next).map_err(|e| at("clear", &path)(e.into()))?;
         }
         Ok(Self {
+            from,
             disk: disk.id.clone(),
             path,
             file,
@@ -154,6 +196,13 @@ impl Segment {
     }
 
     fn write(&mut self, replica: &Replica, offset: u64, body: &FrameBody) -> Result<()> {
+        let len = match body {
+            FrameBody::Data(data) => data.len() as u64,
+            FrameBody::Zero(len) => *len,
+        };
+        if self.from == From::Media && offset.saturating_add(len) <= self.next {
+            return Ok(());
+        }
         if offset != self.next {
             return Err(StoreError::BadLog(format!(
                 "the copy of disk \"{}\" continues at byte {}, the segment at {offset}",
@@ -204,7 +253,7 @@ impl Segment {
         self.file.sync_data().map_err(at("sync", &self.path))?;
         let (disk, done) = (self.disk, self.next);
         let mut state = replica.state.blocking_lock();
-        still_empty(&state)?;
+        self.from.allows(&state)?;
         replica.commit(&mut state, |m| {
             for progress in m.bulk.iter_mut().filter(|p| p.disk == disk) {
                 progress.done = done;

@@ -25,6 +25,16 @@ pub(crate) fn put(replica: &Replica, vars: &[u8]) -> Result<()> {
     files::replace(&replica.dir.join(NAME), vars)
 }
 
+/// What was put last.
+pub(crate) fn get(replica: &Replica) -> Result<Option<bytes::Bytes>> {
+    let path = replica.dir.join(NAME);
+    match std::fs::read(&path) {
+        Ok(vars) => Ok(Some(vars.into())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(at("read", &path)(e)),
+    }
+}
+
 /// A branch's own variables. A branch that was made before anything was put gets them now.
 pub(crate) fn of_branch(replica: &Replica, id: BranchId) -> Result<Option<Utf8PathBuf>> {
     complete(&replica.manifest(), id)?;

@@ -36,6 +36,7 @@ mod firmware;
 mod layer;
 mod logs;
 mod manifest;
+mod media;
 mod merge;
 mod nbd;
 mod open;
@@ -49,5 +50,6 @@ mod store;
 mod tests;
 mod view;
 
+pub use media::FileMedia;
 pub use spool::FileSpool;
 pub use store::QcowStore;

@@ -235,15 +235,34 @@ pub(crate) async fn incoming<T: Send + 'static>(
     body: lifeboat_engine::ports::ByteStream,
     work: impl FnOnce(&Replica, Chunks) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    use futures_util::StreamExt;
     let superseded = replica.supersede();
     let guard = Arc::clone(&replica.inflow).lock_owned().await;
+    fed(replica, body, (guard, superseded), work).await
+}
+
+/// Runs work that takes something in beside what arrives, and alone of what changes images.
+pub(crate) async fn beside<T: Send + 'static>(
+    replica: Arc<Replica>,
+    body: lifeboat_engine::ports::ByteStream,
+    work: impl FnOnce(&Replica, Chunks) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let guard = Arc::clone(&replica.work).lock_owned().await;
+    fed(replica, body, (guard, CancellationToken::new()), work).await
+}
+
+/// Hands a body to work on a thread that may block, which holds the guard to its end.
+async fn fed<T: Send + 'static>(
+    replica: Arc<Replica>,
+    mut body: lifeboat_engine::ports::ByteStream,
+    (guard, superseded): (tokio::sync::OwnedMutexGuard<()>, CancellationToken),
+    work: impl FnOnce(&Replica, Chunks) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    use futures_util::StreamExt;
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let mut task = tokio::task::spawn_blocking(move || {
         let _guard = guard;
         work(&replica, receiver)
     });
-    let mut body = body;
     loop {
         tokio::select! {
             biased;

@@ -17,7 +17,7 @@ use lifeboat_engine::ports::store::{
 use lifeboat_model::{BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
 use crate::files::{MIB, Result, at};
-use crate::replica::{Replica, exclusive, incoming};
+use crate::replica::{Replica, beside, exclusive, incoming};
 use crate::steps::Steps;
 use crate::view::PointView;
 use crate::{adopt, apply, branch, bulk, compare, divergence, expire, firmware, logs, merge, open, receive};
@@ -106,6 +106,10 @@ impl ReplicaStore for QcowStore {
 
     async fn bulk(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
         incoming(self.find(vm)?, body, bulk::bulk).await
+    }
+
+    async fn import(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
+        beside(self.find(vm)?, body, bulk::import).await
     }
 
     async fn restart_bulk(&self, vm: VmId, disk: &DiskId) -> Result<()> {
@@ -223,6 +227,11 @@ impl ReplicaStore for QcowStore {
 
     async fn put_firmware(&self, vm: VmId, vars: Bytes) -> Result<()> {
         exclusive(self.find(vm)?, move |r, _| firmware::put(r, &vars)).await
+    }
+
+    async fn firmware(&self, vm: VmId) -> Result<Option<Bytes>> {
+        let replica = self.find(vm)?;
+        blocking(move || firmware::get(&replica)).await
     }
 
     async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Option<Utf8PathBuf>> {

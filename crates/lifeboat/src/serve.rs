@@ -13,7 +13,7 @@ use lifeboat_link::certs::{self, CertInfo};
 use lifeboat_link::{Link, LinkConfig};
 use lifeboat_model::Timestamp;
 use lifeboat_qemu::{Qemu, QemuConfig};
-use lifeboat_store::{FileSpool, QcowStore};
+use lifeboat_store::{FileMedia, FileSpool, QcowStore};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -74,6 +74,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         catalog: Arc::new(catalog),
         link: Arc::new(Link::new(&link_config)?),
         spool: Arc::new(FileSpool::new(&config.spool_dir, config.reserve_mib)?),
+        media: Arc::new(FileMedia),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
     };

@@ -2,7 +2,7 @@
 //! are the engine's; the transport is the adapter's.
 
 use async_trait::async_trait;
-use lifeboat_deltalog::LogDisk;
+use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::{
     Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
 };
@@ -109,6 +109,15 @@ pub enum PeerRequest {
         /// Disk number in the order of the offer.
         disk: u16,
     },
+    /// The initial copy of a sealed point is complete as it stands: it is the first point. Repeatable.
+    FinishBulk {
+        /// The VM.
+        vm: VmId,
+        /// The instant that the copy is of.
+        instant: Timestamp,
+        /// What that instant guarantees.
+        consistency: Consistency,
+    },
     /// How much of this log is already there?
     LogOffset {
         /// The VM.
@@ -192,6 +201,11 @@ pub enum Content {
     Empty,
     /// What the host has of this VM, whatever it is: its own VM that is off, or an earlier replica. A comparison follows.
     Seed,
+    /// Nothing yet: somebody carries the initial copy there. Deltas that arrive before are kept.
+    Media,
+    /// What the offering replica has, which becomes the copy of a copy. An extended replica that is there already is gone on
+    /// with, whatever it holds.
+    Extended,
     /// The old primary's own copy: the roles are swapped.
     Reverse {
         /// The last instant that the new primary had of it.

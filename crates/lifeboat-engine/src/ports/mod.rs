@@ -5,6 +5,7 @@ pub mod capture;
 pub mod catalog;
 pub mod hypervisor;
 pub mod link;
+pub mod media;
 pub mod spool;
 pub mod store;
 

@@ -226,8 +226,8 @@ pub struct Received {
 }
 
 /// Replicas of this host. Calls that change one VM's replica are made one at a time by its actor, except
-/// `receive`, `receive_offset` and `bulk`, which may run beside `apply`, `seal` and `expire`. Of two transfers for one VM
-/// the newer ends the older.
+/// `receive`, `receive_offset` and `bulk`, which may run beside `apply`, `seal`, expiry, and the branches of tests being made
+/// and thrown away. Of two transfers for one VM the newer ends the older.
 #[async_trait]
 pub trait ReplicaStore: Send + Sync {
     /// Makes an empty replica below `location` (in a directory named after the VM). Repeated with the same arguments it
@@ -252,6 +252,10 @@ pub trait ReplicaStore: Send + Sync {
     /// to the base and returns the progress when it is durable. What came of an interrupted segment is kept. Refused once
     /// a delta is here.
     async fn bulk(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress, StoreError>;
+
+    /// A segment of an initial copy that came on media. Like `bulk`, but beside `receive`, as long as no delta is applied,
+    /// and what is here of the segment already is passed over.
+    async fn import(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress, StoreError>;
 
     /// Records that the initial copy of `disk` starts again from offset 0.
     async fn restart_bulk(&self, vm: VmId, disk: &DiskId) -> Result<(), StoreError>;
@@ -349,6 +353,9 @@ pub trait ReplicaStore: Send + Sync {
 
     /// Keeps the machine's firmware variables beside the disks: what the next branch starts with.
     async fn put_firmware(&self, vm: VmId, vars: Bytes) -> Result<(), StoreError>;
+
+    /// The firmware variables that were put last; `None` when none were.
+    async fn firmware(&self, vm: VmId) -> Result<Option<Bytes>, StoreError>;
 
     /// The firmware variables of a branch, writable and its own, made from what was put last; `None` when nothing was.
     async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Option<Utf8PathBuf>, StoreError>;

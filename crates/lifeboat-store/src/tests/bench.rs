@@ -1,6 +1,7 @@
 //! Measurements, run by hand: `cargo test --release -p lifeboat-store -- --ignored --nocapture measure`. They print what
 //! the module docs and the benchmarks page claim; none of them passes or fails by time.
 
+use lifeboat_model::DiskFormat;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -118,6 +119,19 @@ async fn measure_operations() {
     percentiles("drop_branch after 32 MiB written", drops);
 }
 
+fn on_raw(base: &camino::Utf8Path, layer: &camino::Utf8Path) -> [crate::chain::Image; 2] {
+    let image = |file: &camino::Utf8Path, format| crate::chain::Image {
+        file: file.to_owned(),
+        format,
+        ours: true,
+    };
+    [image(base, DiskFormat::Raw), image(layer, DiskFormat::Qcow2)]
+}
+
+fn create_with(path: &camino::Utf8Path, cluster: usize) {
+    crate::layer::create_with(path, 256 << 20, "base.raw".into(), DiskFormat::Raw, cluster).unwrap();
+}
+
 /// 4 KiB random writes into a fresh layer on data: this crate's writer by cluster size, and QEMU's with sub-clusters.
 #[test]
 #[ignore = "a measurement"]
@@ -134,23 +148,8 @@ fn measure_writers() {
         let writes: Vec<u64> = (0..4000).map(|_| rng.below(slots) * grain).collect();
         for cluster in [4_usize << 10, 16 << 10, 64 << 10] {
             let path = dir.join(format!("l{cluster}.qcow2"));
-            crate::layer::create_with(
-                &path,
-                256 << 20,
-                "base.raw".into(),
-                lifeboat_model::DiskFormat::Raw,
-                cluster,
-            )
-            .unwrap();
-            let image = |file: &camino::Utf8PathBuf, format| crate::chain::Image {
-                file: file.clone(),
-                format,
-                ours: true,
-            };
-            let chain = [
-                image(&base, lifeboat_model::DiskFormat::Raw),
-                image(&path, lifeboat_model::DiskFormat::Qcow2),
-            ];
+            create_with(&path, cluster);
+            let chain = on_raw(&base, &path);
             let start = Instant::now();
             let mut writer = crate::layer::Writer::open(&dir, &chain, 256 << 20).unwrap();
             for at in &writes {

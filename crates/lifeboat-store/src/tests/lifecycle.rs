@@ -15,13 +15,13 @@ use super::world::{Model, World, check_images, disk, run_ok};
 use crate::QcowStore;
 
 /// Images of an administrator: one raw, one qcow2 of another size with change tracking and sub-clusters.
-struct Own {
-    images: Vec<(DiskId, Utf8PathBuf, DiskFormat)>,
-    content: Model,
+pub(super) struct Own {
+    pub(super) images: Vec<(DiskId, Utf8PathBuf, DiskFormat)>,
+    pub(super) content: Model,
 }
 
 /// A world whose replica is gone and whose disks lie around as plain images.
-async fn with_images(seed: u64) -> (World, Own) {
+pub(super) async fn with_images(seed: u64) -> (World, Own) {
     let mut w = World::new(seed).await;
     w.store.destroy(w.vm).await.unwrap();
     let dir = w.root.join("own images");
@@ -79,7 +79,7 @@ fn new_start(w: &mut World) -> Position {
     }
 }
 
-fn adoption(w: &mut World, origin: Origin, sealed: bool, keep: bool) -> Adoption {
+pub(super) fn adoption(w: &mut World, origin: Origin, sealed: bool, keep: bool) -> Adoption {
     let since = w.durable;
     Adoption {
         disks: w.disks(),
@@ -104,7 +104,7 @@ fn adoption(w: &mut World, origin: Origin, sealed: bool, keep: bool) -> Adoption
 }
 
 /// What the truth is after an adoption of `content`.
-fn adopted(w: &mut World, a: &Adoption, content: &Model) {
+pub(super) fn adopted(w: &mut World, a: &Adoption, content: &Model) {
     w.now = resized(content, &a.disks);
     w.at.insert(a.start, w.now.clone());
     (w.start, w.durable) = (a.start, a.start);
@@ -196,7 +196,7 @@ fn covers(divergence: &Divergence, one: &Model, other: &Model) {
     }
 }
 
-async fn promote(w: &mut World, merge: bool) -> Origin {
+pub(super) async fn promote(w: &mut World, merge: bool) -> Origin {
     w.receive().await;
     w.seal().await;
     w.receive().await;
@@ -378,35 +378,40 @@ enum Op {
     FinishBulk,
 }
 
+async fn prepare(op: Op, n: u64) -> (World, Origin, Model) {
+    let (mut w, own) = with_images(2000 + n).await;
+    let mut origin = Origin::Images(own.images.clone());
+    let a = adoption(&mut w, origin.clone(), true, true);
+    let mut content = own.content.clone();
+    if op == Op::FinishBulk {
+        let disks = w.disks();
+        w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
+        w.bulk().await;
+    } else if op != Op::Images {
+        w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+        adopted(&mut w, &a, &content);
+        w.rounds(3).await;
+    }
+    match op {
+        Op::Promoted => {
+            origin = promote(&mut w, false).await;
+            content = w.now.clone();
+        }
+        Op::Here => {
+            w.receive().await;
+            w.apply_all().await;
+            origin = Origin::Here;
+            content = w.now.clone();
+        }
+        Op::Piece => piece(&mut w).await,
+        Op::Images | Op::Drop | Op::ExpireAboveKept | Op::FinishBulk => {}
+    }
+    (w, origin, content)
+}
+
 async fn every_step(op: Op) {
     for n in 1.. {
-        let (mut w, own) = with_images(2000 + n).await;
-        let mut origin = Origin::Images(own.images.clone());
-        let a = adoption(&mut w, origin.clone(), true, true);
-        let mut content = own.content.clone();
-        if op == Op::FinishBulk {
-            let disks = w.disks();
-            w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
-            w.bulk().await;
-        } else if op != Op::Images {
-            w.store.adopt(&w.root, w.vm, &a).await.unwrap();
-            adopted(&mut w, &a, &content);
-            w.rounds(3).await;
-        }
-        match op {
-            Op::Promoted => {
-                origin = promote(&mut w, false).await;
-                content = w.now.clone();
-            }
-            Op::Here => {
-                w.receive().await;
-                w.apply_all().await;
-                origin = Origin::Here;
-                content = w.now.clone();
-            }
-            Op::Piece => piece(&mut w).await,
-            Op::Images | Op::Drop | Op::ExpireAboveKept | Op::FinishBulk => {}
-        }
+        let (mut w, origin, content) = prepare(op, n).await;
         let b = adoption(&mut w, origin, true, true);
         let id = PointId(w.rng.uuid());
         w.store.steps.fail_at(n);
@@ -499,6 +504,66 @@ steps! {
     adopting_images_fails_anywhere: Images, adopting_a_branch_fails_anywhere: Promoted,
     adopting_a_replica_fails_anywhere: Here, dropping_fails_anywhere: Drop, a_piece_fails_anywhere: Piece,
     expiring_above_what_is_kept_fails_anywhere: ExpireAboveKept, finishing_a_copy_fails_anywhere: FinishBulk
+}
+
+#[tokio::test]
+async fn a_replica_of_an_older_release_opens() {
+    let mut w = World::new(580).await;
+    w.bulk().await;
+    w.rounds(2).await;
+    w.branch(Target::Point { id: w.points[1].0 }).await.unwrap();
+    let path = w.dir().join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+    old["version"] = 1.into();
+    for new in ["bases", "adopted", "kept", "divergence"] {
+        old.as_object_mut().unwrap().remove(new).unwrap();
+    }
+    for point in old["points"].as_array_mut().unwrap() {
+        point.as_object_mut().unwrap().remove("loose").unwrap();
+    }
+    std::fs::write(&path, old.to_string()).unwrap();
+    w.reopen().await;
+    w.check().await;
+    w.rounds(1).await;
+    w.check().await;
+    assert!(
+        std::fs::read_to_string(&path)
+            .unwrap()
+            .contains(r#""version": 2"#)
+    );
+}
+
+#[tokio::test]
+async fn a_manifest_that_was_tampered_with_opens_nothing_else() {
+    let (mut w, own) = with_images(590).await;
+    let a = adoption(&mut w, Origin::Images(own.images.clone()), true, true);
+    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+    let path = w.dir().join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let good: serde_json::Value = serde_json::from_str(&text).unwrap();
+    type Lie = fn(&mut serde_json::Value);
+    let lies: [Lie; 5] = [
+        |m| m["bases"][0]["path"] = "sys.img".into(),
+        |m| m["bases"][0]["path"] = "/../etc/passwd".into(),
+        |m| m["divergence"] = "../divergence-1.json".into(),
+        |m| m["kept"]["levels"] = 9.into(),
+        |m| m["version"] = 3.into(),
+    ];
+    for lie in lies {
+        let mut bad = good.clone();
+        lie(&mut bad);
+        std::fs::write(&path, bad.to_string()).unwrap();
+        let open = QcowStore::new(0).open(&w.dir(), w.vm).await;
+        assert!(matches!(open, Err(StoreError::Damaged { .. })), "{open:?}");
+    }
+    std::fs::write(&path, text).unwrap();
+    std::fs::remove_file(&own.images[0].1).unwrap();
+    let open = QcowStore::new(0).open(&w.dir(), w.vm).await;
+    let Err(StoreError::Damaged { path, .. }) = open else {
+        panic!("{open:?}")
+    };
+    assert_eq!(path, own.images[0].1);
 }
 
 #[tokio::test]

@@ -1,0 +1,530 @@
+//! The work of an extended relationship, on the middle host: what the third host lacks is found from where both copies
+//! stand and sent, round by round. It only reads the replica, so it runs beside everything else the actor does. Decisions
+//! and records are `extended`'s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use lifeboat_deltalog::{Encoder, Header, LogDisk, LogKind};
+use lifeboat_model::policy::backoff;
+use lifeboat_model::{GenerationId, JobId, Position, ReplicationSettings, Timestamp, VmId, VmSpec};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::actor::{Message, chain};
+use crate::copy::{self, CopyError, Route, Tools};
+use crate::jobs::Jobs;
+use crate::machine;
+use crate::ports::Entropy;
+use crate::ports::capture::BlockView;
+use crate::ports::link::{
+    Content, LinkError, LogAddress, LogReceipt, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
+};
+use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, Received, StoredLog};
+use crate::records::Comparison;
+use crate::reverse::NOWHERE;
+use crate::sync::{self, Known, Piece};
+
+/// What the actor is told of a round.
+pub(crate) enum News {
+    /// A log is durable there.
+    Arrived {
+        at: Position,
+        /// The instant that the third host has now; `None` for a piece of a synchronization.
+        instant: Option<Timestamp>,
+        bytes: u64,
+    },
+    /// A comparison goes on.
+    Compared(Comparison, u64),
+    /// What would keep the VM from starting there.
+    Checked(Vec<String>),
+    /// The round is over: where the third host stands, unless it was not asked.
+    Ended(Result<Option<Position>, CopyError>),
+}
+
+/// What a courier is started with; when any of it changes, another one is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Orders {
+    pub(crate) spec: VmSpec,
+    pub(crate) settings: ReplicationSettings,
+    /// Nothing is sent: logs are only kept, as long as that is worth it.
+    pub(crate) paused: bool,
+    /// The initial copy is not there yet, and its job.
+    pub(crate) copying: Option<Option<JobId>>,
+}
+
+/// A courier on its way.
+pub(crate) struct Courier {
+    pub(crate) vm: VmId,
+    pub(crate) orders: Orders,
+    pub(crate) store: Arc<dyn ReplicaStore>,
+    pub(crate) tools: Tools,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) jobs: Arc<Jobs>,
+    /// Where this host takes calls.
+    pub(crate) listen: String,
+    /// Last known position of the third host.
+    pub(crate) acknowledged: Option<Position>,
+    pub(crate) comparison: Option<Comparison>,
+    /// Which courier it is, for who reads the news.
+    pub(crate) number: u64,
+    pub(crate) news: mpsc::WeakSender<Message>,
+    /// Digest of what the third host was told of the machine.
+    pub(crate) told: Option<blake3::Hash>,
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq)]
+enum Next {
+    /// Copy a sealed point; `None`: offer one first.
+    Copy(Option<Point>),
+    /// Send these logs as they are.
+    Forward(Vec<StoredLog>),
+    /// Make the copies equal at a sealed point.
+    Compare(Point),
+    /// This replica has no instant itself.
+    Wait,
+}
+
+/// The logs that lead from a position to the newest one; `None` when they are not all here.
+fn line(info: &ReplicaInfo, from: Position) -> Option<Vec<StoredLog>> {
+    let (mut found, mut at) = (Vec::new(), from);
+    while at != info.durable {
+        let next = info.logs.iter().find(|l| l.parent == at)?;
+        if found.len() >= info.logs.len() {
+            return None;
+        }
+        at = next.position;
+        found.push(next.clone());
+    }
+    Some(found)
+}
+
+fn next(info: &ReplicaInfo, theirs: &ReplicaStatus) -> Next {
+    let Some(newest) = info.points.last() else {
+        return Next::Wait;
+    };
+    if !theirs.usable && !theirs.partial {
+        let begun = info.points.iter().find(|p| p.position == theirs.durable);
+        return Next::Copy(begun.cloned());
+    }
+    match line(info, theirs.durable) {
+        Some(logs) => Next::Forward(logs),
+        None => Next::Compare(newest.clone()),
+    }
+}
+
+/// From where on logs are kept for the third host. More than half of what the disks hold at most is not worth it: a
+/// comparison costs less by then, and the room is the replica's. (The original gives up at the same mark.)
+fn worth_keeping(info: &ReplicaInfo, theirs: Position) -> Option<Position> {
+    let kept: u64 = line(info, theirs)?.iter().map(|l| l.size).sum();
+    let disks: u64 = info.disks.iter().map(|d| d.size).sum();
+    (kept <= disks / 2).then_some(theirs)
+}
+
+impl Courier {
+    /// Until it is ended.
+    pub(crate) async fn run(mut self) {
+        let mut attempts = 0;
+        loop {
+            let begun = Instant::now();
+            let done = self.round().await;
+            let pause = match &done {
+                Ok(_) => {
+                    attempts = 0;
+                    self.orders.settings.interval().saturating_sub(begun.elapsed())
+                }
+                Err(_) => {
+                    attempts += 1;
+                    backoff(attempts)
+                }
+            };
+            self.tell(News::Ended(done)).await;
+            tokio::time::sleep(pause.max(Duration::from_millis(100))).await;
+        }
+    }
+
+    async fn tell(&self, news: News) {
+        if let Some(actor) = self.news.upgrade() {
+            // An actor that is gone finds out by itself at the next start.
+            let _ = actor.send(Message::Extended(self.number, news)).await;
+        }
+    }
+
+    fn route(&self, start: Position) -> Route {
+        Route {
+            vm: self.vm,
+            peer: self.orders.settings.peer.clone(),
+            compress: self.orders.settings.compression,
+            start,
+        }
+    }
+
+    async fn round(&mut self) -> Result<Option<Position>, CopyError> {
+        if let Some(at) = self.acknowledged {
+            let info = self.store.info(self.vm).await?;
+            self.store.keep_logs(self.vm, worth_keeping(&info, at)).await;
+        }
+        if self.orders.paused {
+            return Ok(None);
+        }
+        let mut theirs = self.standing().await?;
+        self.tell_machine().await;
+        // A few turns are enough for everything there is to do; the next round goes on.
+        for _ in 0..4 {
+            let info = self.store.info(self.vm).await?;
+            match next(&info, &theirs) {
+                Next::Wait => return Ok(None),
+                Next::Copy(None) => theirs = self.offer(&info).await?,
+                Next::Copy(Some(point)) => theirs = self.copy(&info, &point, &theirs).await?,
+                Next::Compare(point) => theirs = self.compare(&info, &point, &theirs).await?,
+                Next::Forward(logs) if logs.is_empty() => break,
+                Next::Forward(logs) => {
+                    self.store.keep_logs(self.vm, Some(theirs.durable)).await;
+                    for log in &logs {
+                        self.forward(log).await?;
+                        (theirs.durable, theirs.partial) = (log.position, log.partial);
+                    }
+                }
+            }
+        }
+        self.acknowledged = Some(theirs.durable).filter(|_| theirs.usable);
+        Ok(self.acknowledged)
+    }
+
+    async fn standing(&mut self) -> Result<ReplicaStatus, CopyError> {
+        let route = self.route(NOWHERE);
+        match copy::status(&*self.tools.link, &route).await {
+            Err(LinkError::Refused(PeerRefusal::NoReplica { .. })) if self.orders.copying.is_some() => {
+                let info = self.store.info(self.vm).await?;
+                self.offer(&info).await
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Offers the newest point to be copied. A third host that has a copy already is gone on with.
+    async fn offer(&self, info: &ReplicaInfo) -> Result<ReplicaStatus, CopyError> {
+        let Some(point) = info.points.last() else {
+            return Err(CopyError::Lost {
+                why: "this replica has no recovery point yet".into(),
+                arrived: false,
+            });
+        };
+        let firmware = machine::firmware_of(&*self.store, self.vm).await?;
+        let request = offer(&self.orders, info, point, self.listen.clone(), firmware);
+        let peer = &self.orders.settings.peer;
+        match self.tools.link.call(peer, request).await? {
+            PeerReply::Status(status) => Ok(status),
+            other => Err(copy::unexpected(peer, &other).into()),
+        }
+    }
+
+    /// Tells the third host of the machine if it is not what it was told last.
+    async fn tell_machine(&mut self) {
+        let Ok(firmware) = machine::firmware_of(&*self.store, self.vm).await else {
+            return;
+        };
+        let Ok(described) = serde_json::to_vec(&(&self.orders.spec, &self.orders.settings, &firmware)) else {
+            return;
+        };
+        let now = blake3::hash(&described);
+        if self.told == Some(now) {
+            return;
+        }
+        let request = PeerRequest::Update {
+            vm: Box::new(self.orders.spec.clone()),
+            settings: self.orders.settings.clone(),
+            firmware,
+        };
+        match self.tools.link.call(&self.orders.settings.peer, request).await {
+            Ok(PeerReply::Checked { problems }) => {
+                self.told = Some(now);
+                self.tell(News::Checked(problems)).await;
+            }
+            Ok(_) => {}
+            // What keeps it from being told keeps logs from arriving, and they say it better.
+            Err(e) => debug!(vm = %self.vm, error = %chain(&e), "the third host was not told of the machine"),
+        }
+    }
+
+    /// The initial copy: a sealed point in segments, which is an instant when it is there.
+    async fn copy(
+        &self,
+        info: &ReplicaInfo,
+        point: &Point,
+        theirs: &ReplicaStatus,
+    ) -> Result<ReplicaStatus, CopyError> {
+        let route = self.route(point.position);
+        let total: u64 = info.disks.iter().map(|d| d.size).sum();
+        let view = self.store.read_point(self.vm, point.id).await?;
+        self.store.keep_logs(self.vm, Some(point.position)).await;
+        let mut before = 0;
+        for (index, disk) in info.disks.iter().enumerate() {
+            let from = theirs.bulk.iter().find(|b| b.disk == disk.id).map_or(0, |b| b.done);
+            let report = |done| {
+                if let Some(Some(job)) = self.orders.copying {
+                    let detail = "copying a recovery point to the third host";
+                    self.jobs.progress(job, before + done, total, detail);
+                }
+            };
+            copy::copy_disk(&self.tools, &route, &*view, (index, disk), from, &report).await?;
+            before += disk.size;
+        }
+        view.close().await?;
+        let request = PeerRequest::FinishBulk {
+            vm: self.vm,
+            instant: point.instant,
+            consistency: point.consistency,
+        };
+        match self.tools.link.call(&route.peer, request).await? {
+            PeerReply::Status(status) => {
+                let news = News::Arrived {
+                    at: point.position,
+                    instant: Some(point.instant),
+                    bytes: 0,
+                };
+                self.tell(news).await;
+                Ok(status)
+            }
+            other => Err(copy::unexpected(&route.peer, &other).into()),
+        }
+    }
+
+    /// A log, as it was received.
+    async fn forward(&self, log: &StoredLog) -> Result<(), CopyError> {
+        let (vm, position, peer) = (self.vm, log.position, &self.orders.settings.peer);
+        let asked = PeerRequest::LogOffset { vm, position };
+        let offset = match self.tools.link.call(peer, asked).await? {
+            PeerReply::Offset { bytes } => bytes.min(log.size),
+            other => return Err(copy::unexpected(peer, &other).into()),
+        };
+        let body = self.store.read_log(vm, position, offset).await?;
+        let address = LogAddress::Delta { vm, position, offset };
+        let received = delivered(self.tools.link.send(peer, address, body).await?, position, peer)?;
+        let news = News::Arrived {
+            at: position,
+            instant: Some(log.instant).filter(|_| !log.partial),
+            bytes: received.bytes,
+        };
+        self.tell(news).await;
+        Ok(())
+    }
+
+    /// Makes the other copy equal to a sealed point, whatever it holds: what differs goes as pieces of a line of its own,
+    /// and an empty delta says that the disks are that instant now.
+    async fn compare(
+        &mut self,
+        info: &ReplicaInfo,
+        point: &Point,
+        theirs: &ReplicaStatus,
+    ) -> Result<ReplicaStatus, CopyError> {
+        let route = self.route(point.position);
+        let view = self.store.read_point(self.vm, point.id).await?;
+        self.store.keep_logs(self.vm, Some(point.position)).await;
+        let resumed = self.comparison.filter(|c| c.point == point.id && c.at == theirs.durable);
+        let mut piece = Piece {
+            cursor: resumed.map_or((0, 0), |c| c.cursor),
+            parent: theirs.durable,
+            // A line of its own for each attempt: no number is ever used twice.
+            position: Position {
+                generation: GenerationId(self.entropy.uuid()),
+                sequence: 1,
+            },
+        };
+        let mut partial = theirs.partial;
+        let known: Known = vec![None; info.disks.len()];
+        while usize::from(piece.cursor.0) < info.disks.len() {
+            let disks = (info.disks.as_slice(), &*view);
+            let found = sync::find(&self.tools, &route, disks, &known, piece.cursor).await?;
+            let mut bytes = 0;
+            piece.cursor = found.cursor;
+            let last = usize::from(piece.cursor.0) >= info.disks.len();
+            if !found.ranges.is_empty() || (last && !partial) {
+                bytes = sync::send(&self.tools, &route, disks, &found.ranges, piece).await?;
+                piece.parent = piece.position;
+                piece.position.sequence += 1;
+                partial = true;
+            }
+            let comparison = Comparison {
+                point: point.id,
+                at: piece.parent,
+                cursor: piece.cursor,
+            };
+            self.comparison = Some(comparison);
+            self.tell(News::Compared(comparison, bytes)).await;
+        }
+        self.close(&info.disks, view, point, piece.parent).await?;
+        self.comparison = None;
+        Ok(copy::status(&*self.tools.link, &route).await?)
+    }
+
+    /// The empty delta after a comparison.
+    async fn close(
+        &self,
+        disks: &[LogDisk],
+        view: Box<dyn BlockView>,
+        point: &Point,
+        parent: Position,
+    ) -> Result<(), CopyError> {
+        view.close().await?;
+        let header = Header {
+            vm: self.vm,
+            kind: LogKind::Delta,
+            position: point.position,
+            parent,
+            instant: point.instant,
+            consistency: point.consistency,
+            disks: disks.to_vec(),
+        };
+        let mut log = Vec::new();
+        let encoder = Encoder::new(&header, false, &mut log)?;
+        encoder.finish(&mut log);
+        let (vm, position, peer) = (self.vm, point.position, &self.orders.settings.peer);
+        let offset = 0;
+        let body = Box::pin(stream::iter([Ok(Bytes::from(log))]));
+        let address = LogAddress::Delta { vm, position, offset };
+        let received = delivered(self.tools.link.send(peer, address, body).await?, position, peer)?;
+        let news = News::Arrived {
+            at: position,
+            instant: Some(point.instant),
+            bytes: received.bytes,
+        };
+        self.tell(news).await;
+        Ok(())
+    }
+}
+
+/// The offer of a point to a third host.
+pub(crate) fn offer(
+    orders: &Orders,
+    info: &ReplicaInfo,
+    point: &Point,
+    listen: String,
+    firmware: String,
+) -> PeerRequest {
+    PeerRequest::Offer {
+        vm: Box::new(orders.spec.clone()),
+        settings: orders.settings.clone(),
+        disks: info.disks.clone(),
+        start: point.position,
+        from: listen,
+        content: Content::Extended,
+        firmware,
+    }
+}
+
+fn delivered(receipt: LogReceipt, position: Position, peer: &str) -> Result<Received, LinkError> {
+    match receipt {
+        LogReceipt::Delta(received) if received.durable == position => Ok(received),
+        LogReceipt::Delta(received) => Err(LinkError::Refused(PeerRefusal::OutOfSequence {
+            have: received.durable,
+        })),
+        LogReceipt::Bulk(_) => Err(LinkError::Protocol {
+            peer: peer.to_owned(),
+            detail: "a receipt for another log".into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_deltalog::Consistency;
+    use lifeboat_model::{DiskId, PointId};
+    use uuid::Uuid;
+
+    fn at(generation: u128, sequence: u64) -> Position {
+        Position {
+            generation: GenerationId(Uuid::from_u128(generation)),
+            sequence,
+        }
+    }
+
+    fn log(parent: Position, position: Position, size: u64) -> StoredLog {
+        StoredLog {
+            position,
+            parent,
+            instant: Timestamp(position.sequence),
+            consistency: Consistency::Crash,
+            size,
+            partial: false,
+        }
+    }
+
+    fn point(n: u128, position: Position) -> Point {
+        Point {
+            id: PointId(Uuid::from_u128(n)),
+            position,
+            instant: Timestamp(position.sequence),
+            consistency: Consistency::Crash,
+            size: 0,
+        }
+    }
+
+    /// Points at 3 and 5, logs from 3 to 6; disks of 1000 bytes in all.
+    fn info() -> ReplicaInfo {
+        ReplicaInfo {
+            dir: "/r".into(),
+            disks: vec![LogDisk {
+                id: DiskId::new("a").unwrap(),
+                size: 1000,
+            }],
+            bulk: Vec::new(),
+            durable: at(1, 6),
+            applied: at(1, 5),
+            points: vec![point(1, at(1, 3)), point(2, at(1, 5))],
+            logs: (3..6).map(|n| log(at(1, n), at(1, n + 1), 200)).collect(),
+            branches: Vec::new(),
+            abandoned: None,
+        }
+    }
+
+    fn status(durable: Position, usable: bool, partial: bool) -> ReplicaStatus {
+        ReplicaStatus {
+            durable,
+            bulk: Vec::new(),
+            partial,
+            usable,
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_the_third_host_lacks_is_found_from_where_both_stand() {
+        let i = info();
+        assert_eq!(next(&i, &status(at(1, 3), false, false)), Next::Copy(Some(i.points[0].clone())));
+        assert_eq!(next(&i, &status(at(1, 2), false, false)), Next::Copy(None), "that point has expired");
+        assert_eq!(next(&i, &status(at(1, 4), true, false)), Next::Forward(i.logs[1..].to_vec()));
+        assert_eq!(next(&i, &status(at(1, 6), true, false)), Next::Forward(Vec::new()));
+        let newest = Next::Compare(i.points[1].clone());
+        for elsewhere in [at(1, 2), at(1, 7), at(2, 4)] {
+            assert_eq!(next(&i, &status(elsewhere, true, false)), newest, "{elsewhere}");
+            assert_eq!(next(&i, &status(elsewhere, true, true)), newest, "{elsewhere}");
+        }
+        let empty = ReplicaInfo {
+            points: Vec::new(),
+            ..i
+        };
+        assert_eq!(next(&empty, &status(at(1, 4), true, false)), Next::Wait);
+    }
+
+    #[test]
+    fn logs_are_kept_up_to_half_of_the_disks() {
+        let i = info();
+        assert_eq!(worth_keeping(&i, at(1, 6)), Some(at(1, 6)));
+        assert_eq!(worth_keeping(&i, at(1, 4)), Some(at(1, 4)), "400 of 1000 bytes");
+        assert_eq!(worth_keeping(&i, at(1, 3)), None, "600 of 1000 bytes");
+        assert_eq!(worth_keeping(&i, at(1, 2)), None, "they are gone");
+    }
+
+    #[test]
+    fn logs_that_lead_in_circles_lead_nowhere() {
+        let mut i = info();
+        i.logs = vec![log(at(1, 3), at(1, 4), 1), log(at(1, 4), at(1, 3), 1)];
+        assert_eq!(line(&i, at(1, 3)), None);
+    }
+}

@@ -1,0 +1,597 @@
+//! The extended relationship, A → B → C: what a replica gets also goes to a third host. Here is what an administrator asks
+//! of B, what B records, and what C answers. The sending is `courier`'s.
+//!
+//! On B the relationship is a part of the replica's record and has the states of a primary. C is a replica like any other,
+//! in mode 4: it can be failed over, tested, reverted and committed, and takes nothing but what B has.
+
+use camino::Utf8Path;
+use lifeboat_deltalog::Consistency;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::lifecycle::{self, Event as Step, Turn};
+use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, HealthInput, health};
+use lifeboat_model::{
+    JobId, JobState, JobType, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
+    ReplicationState as State,
+};
+use tokio::task::JoinHandle;
+
+use crate::action::{Answer, ExtendedView, Refusal};
+use crate::actor::{Actor, chain, failed, no_relationship, not_now};
+use crate::copy::CopyError;
+use crate::courier::{self, Courier, News, Orders};
+use crate::machine;
+use crate::operations::link_refusal;
+use crate::ports::link::{Content, LinkError, PeerIdentity, PeerRefusal, PeerReply};
+use crate::ports::store::{Adoption, Divergence, Origin, ReplicaInfo};
+use crate::records::{Comparison, Counters, Extended, Problem, Relationship};
+use crate::replica::as_replica;
+use crate::reverse::GivenWay;
+
+/// The courier of an actor. All of it can be lost.
+#[derive(Default)]
+pub(crate) struct Dispatch {
+    under_way: Option<(JoinHandle<()>, Orders)>,
+    /// Counts couriers, so that what one told that was ended is not heard.
+    number: u64,
+}
+
+impl Drop for Dispatch {
+    fn drop(&mut self) {
+        if let Some((task, _)) = &self.under_way {
+            task.abort();
+        }
+    }
+}
+
+impl Dispatch {
+    /// Ends the courier and waits until it has let go of everything.
+    async fn stop(&mut self) {
+        self.number += 1;
+        if let Some((task, _)) = self.under_way.take() {
+            task.abort();
+            // It ended, or was aborted; both are what was wanted.
+            let _ = task.await;
+        }
+    }
+}
+
+fn extended(rel: Option<&Relationship>) -> Option<&Extended> {
+    rel?.replica()?.extended.as_deref()
+}
+
+fn not_extended() -> Refusal {
+    Refusal::new(
+        ReturnCode::InvalidState,
+        "this replica is not extended to a third host",
+        "extend it with: lifeboat replication extend --to HOST:PORT",
+    )
+}
+
+/// How an administrator sees it.
+pub(crate) fn view(rel: &Relationship, now: lifeboat_model::Timestamp) -> Option<Box<ExtendedView>> {
+    let ext = extended(Some(rel))?;
+    let (found, mut notes) = health(&HealthInput {
+        mode: Mode::Primary,
+        state: ext.state,
+        problem: ext.problem.as_ref().map(|p| (p.attempts, p.message.as_str())),
+        idle: ext.last_replication.map(|t| now.since(t)),
+        cycles: ext.counters.cycles,
+        missed: ext.counters.missed,
+        latency: None,
+        settled: true,
+        application_failed: false,
+        machine: &ext.preflight,
+        abandoned: false,
+        unauthorized: None,
+    });
+    if rel.failover().is_some() {
+        notes.push("it stands still while this replica is failed over".to_owned());
+    }
+    Some(Box::new(ExtendedView {
+        state: ext.state,
+        health: found,
+        health_notes: notes,
+        peer: ext.settings.peer.clone(),
+        settings: ext.settings.clone(),
+        position: ext.acknowledged,
+        newest_instant: ext.newest_instant,
+        last_replication: ext.last_replication,
+        lag_ms: ext
+            .newest_instant
+            .map(|t| u64::try_from(now.since(t).as_millis()).unwrap_or(u64::MAX)),
+        problem: ext.problem.clone(),
+        counters: ext.counters,
+    }))
+}
+
+impl Actor {
+    fn extended_mut(&mut self) -> Option<&mut Extended> {
+        self.rel.as_mut()?.replica_mut()?.extended.as_deref_mut()
+    }
+
+    /// What a courier would have to do now; `None`: none is needed.
+    fn orders(&self) -> Option<Orders> {
+        let rel = self.rel.as_ref()?;
+        let ext = extended(Some(rel))?;
+        let flows = rel.mode == Mode::Replica && rel.failover().is_none() && self.replica.is_open();
+        if !flows || ext.state == State::ReadyForReplication {
+            return None;
+        }
+        let copying = ext.state == State::WaitingToCompleteInitialReplication;
+        Some(Orders {
+            spec: rel.spec.clone(),
+            settings: ext.settings.clone(),
+            paused: matches!(ext.state, State::Suspended | State::ResynchronizationSuspended),
+            copying: copying.then_some(ext.job),
+        })
+    }
+
+    /// Sends a courier, or ends one, as the record says. Called before any work is planned.
+    pub(crate) async fn attend_extended(&mut self) {
+        let wanted = self.orders();
+        let same = match (&self.dispatch.under_way, &wanted) {
+            (None, None) => true,
+            (Some((task, orders)), Some(wanted)) => {
+                // The end of the initial copy is nothing a courier has to be told.
+                let copied = Orders { copying: wanted.copying, ..orders.clone() };
+                !task.is_finished() && copied == *wanted
+            }
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if same {
+            return;
+        }
+        self.dispatch.stop().await;
+        let (Some(orders), Some(ext)) = (wanted, extended(self.rel.as_ref())) else {
+            return;
+        };
+        let ports = &self.host.ports;
+        // Before anything can expire: the list of what is kept does not survive a restart.
+        if ext.acknowledged.is_some() {
+            ports.store.keep_logs(self.id, ext.acknowledged).await;
+        }
+        self.host.throttle.set(self.id, &ext.settings.bandwidth);
+        let courier = Courier {
+            vm: self.id,
+            orders: orders.clone(),
+            store: ports.store.clone(),
+            tools: self.host.tools(),
+            entropy: ports.entropy.clone(),
+            jobs: self.host.jobs.clone(),
+            listen: self.host.config.listen.clone(),
+            acknowledged: ext.acknowledged,
+            comparison: ext.comparison,
+            number: self.dispatch.number,
+            news: self.own.clone(),
+            told: None,
+        };
+        self.dispatch.under_way = Some((self.host.works.spawn(courier.run()), orders));
+    }
+
+    /// CreateReplicationRelationship and StartReplication on a replica.
+    pub(crate) async fn extend(&mut self, mut settings: ReplicationSettings) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        if settings.disks.is_empty() {
+            settings.disks.clone_from(&rel.settings.disks);
+        }
+        may_extend(rel, &settings)?;
+        let info = self.replica_info().await?;
+        let Some(point) = info.points.last().filter(|_| rel.failover().is_none()) else {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "this replica has no recovery point that could be sent, or is failed over",
+                "wait for the initial copy; a failed-over replica can be extended when it is reverted",
+            ));
+        };
+        let (state, created) = match extended(Some(rel)) {
+            Some(ext) => (ext.state, ext.created),
+            None => {
+                let state = lifecycle::step(Mode::None, State::Disabled, Step::Create);
+                (state.map_err(|e| not_now(&e))?, self.host.ports.clock.now())
+            }
+        };
+        let state = lifecycle::step(Mode::Primary, state, Step::StartCopy).map_err(|e| not_now(&e))?;
+        let orders = Orders {
+            spec: rel.spec.clone(),
+            settings,
+            paused: false,
+            copying: None,
+        };
+        let firmware = machine::firmware_of(&*self.host.ports.store, self.id).await;
+        let firmware = firmware.map_err(|e| failed("the firmware variables cannot be read", &e))?;
+        let listen = self.host.config.listen.clone();
+        let offer = courier::offer(&orders, &info, point, listen, firmware);
+        let peer = orders.settings.peer.clone();
+        let offered = self.host.ports.link.call(&peer, offer).await;
+        offered.map_err(|e| link_refusal(&e))?;
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::StartReplication, "copying to the third host");
+        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+            replica.extended = Some(Box::new(Extended {
+                settings: orders.settings,
+                state,
+                acknowledged: None,
+                comparison: None,
+                preflight: Vec::new(),
+                problem: None,
+                created,
+                last_replication: None,
+                newest_instant: None,
+                counters: Counters::default(),
+                job: Some(job.id),
+            }));
+        }
+        let answer = self.record(before, job).await?;
+        self.event(&format!("replication is extended to {peer}")).await;
+        Ok(answer)
+    }
+
+    /// Takes a step of the table in memory and records it.
+    async fn step_extended(&mut self, step: Step, told: &str) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let ext = self.extended_mut().ok_or_else(not_extended)?;
+        ext.state = lifecycle::step(Mode::Primary, ext.state, step).map_err(|e| not_now(&e))?;
+        ext.problem = None;
+        self.save_or_undo(before).await?;
+        self.attend_extended().await;
+        self.event(told).await;
+        Ok(Answer::Done)
+    }
+
+    pub(crate) async fn suspend_extended(&mut self) -> Result<Answer, Refusal> {
+        self.step_extended(Step::Suspend, "extended replication suspended").await
+    }
+
+    pub(crate) async fn resume_extended(&mut self) -> Result<Answer, Refusal> {
+        self.step_extended(Step::Resume, "extended replication resumed").await
+    }
+
+    /// RemoveReplicationRelationship for the extended one. The third host is not told and keeps what it has.
+    pub(crate) async fn remove_extended(&mut self) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let ext = extended(before.as_ref()).ok_or_else(not_extended)?.clone();
+        self.turning_to(&ext.settings.peer)?;
+        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+            replica.extended = None;
+        }
+        self.save_or_undo(before).await?;
+        self.attend_extended().await;
+        self.host.ports.store.keep_logs(self.id, None).await;
+        if let Some(job) = ext.job {
+            self.end_job(job, JobState::Terminated, "the extended replication was removed").await;
+        }
+        let peer = &ext.settings.peer;
+        self.event(&format!("extended replication to {peer} removed; it keeps what it has"))
+            .await;
+        Ok(Answer::Done)
+    }
+
+    /// Refuses while this replica is becoming the primary of that host.
+    fn turning_to(&self, peer: &str) -> Result<(), Refusal> {
+        let reverse = self.rel.as_ref().and_then(Relationship::failover).and_then(|f| f.reverse.as_ref());
+        match reverse.filter(|r| r.settings.peer == peer) {
+            None => Ok(()),
+            Some(_) => Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("this host is becoming the primary of {peer}"),
+                "see: lifeboat job list",
+            )),
+        }
+    }
+
+    /// The job of the initial copy was cancelled; what was copied is kept. `None`: it is another job.
+    pub(crate) async fn cancel_extended(&mut self, job: JobId) -> Option<Result<Answer, Refusal>> {
+        let ext = extended(self.rel.as_ref())?;
+        if ext.job != Some(job) {
+            return None;
+        }
+        let cancelled = self.step_extended(Step::CancelCopy, "the copy to the third host was cancelled").await;
+        if let Err(e) = cancelled {
+            return Some(Err(e));
+        }
+        self.end_job(job, JobState::Terminated, "cancelled").await;
+        let job = self.host.jobs.get(job);
+        Some(Ok(job.map_or(Answer::Done, Answer::Job)))
+    }
+
+    /// ChangeReplicationModeToPrimary.
+    pub(crate) async fn continue_as_primary(&mut self) -> Result<Answer, Refusal> {
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        lifecycle::turn(rel.mode, rel.state, Turn::ContinueAlone).map_err(|e| not_now(&e))?;
+        let settings = extended(Some(rel)).ok_or_else(not_extended)?.settings.clone();
+        if let Some(running) = rel.failover().and_then(|f| f.reverse.as_ref()) {
+            let job = self.host.jobs.get(running.job);
+            return Ok(job.map_or(Answer::Done, Answer::Job));
+        }
+        self.begin_reverse(JobType::ModeToPrimary, Some(settings), false, false)
+            .await
+    }
+
+    /// Says what became of the extended relationship when this replica turned into the primary of another host.
+    pub(crate) fn extended_ends(&self, before: &Relationship, peer: &str) -> Option<String> {
+        let third = &extended(Some(before))?.settings.peer;
+        Some(match third == peer {
+            true => format!("{third} follows this host as its replica now"),
+            false => format!(
+                "the extended replication to {third} ended with the change of roles; {third} keeps its recovery points. \
+                 Extend it again on {peer}: lifeboat replication extend --to {third}; only what differs is sent"
+            ),
+        })
+    }
+
+    /// What a courier has to tell.
+    pub(crate) async fn extended_news(&mut self, number: u64, news: News) {
+        if number != self.dispatch.number || self.extended_mut().is_none() {
+            return;
+        }
+        match news {
+            News::Arrived { at, instant, bytes } => {
+                let now = self.host.ports.clock.now();
+                let Some(ext) = self.extended_mut() else { return };
+                ext.acknowledged = Some(at);
+                ext.last_replication = Some(now);
+                ext.newest_instant = instant.or(ext.newest_instant);
+                if let Some(instant) = instant.filter(|_| bytes > 0) {
+                    ext.counters.arrived(bytes, now.since(instant));
+                    ext.comparison = None;
+                }
+                self.save_or_warn().await;
+            }
+            News::Compared(comparison, bytes) => self.extended_compared(comparison, bytes).await,
+            News::Checked(problems) => {
+                let Some(ext) = self.extended_mut().filter(|e| e.preflight != problems) else {
+                    return;
+                };
+                ext.preflight = problems;
+                self.save_or_warn().await;
+            }
+            News::Ended(Ok(None)) => {}
+            News::Ended(Ok(Some(at))) => self.extended_flows(at).await,
+            News::Ended(Err(e)) => self.extended_failed(&e).await,
+        }
+    }
+
+    async fn extended_compared(&mut self, comparison: Comparison, bytes: u64) {
+        let Some(ext) = self.extended_mut() else { return };
+        ext.comparison = Some(comparison);
+        ext.counters.bytes += bytes;
+        // During an initial copy the state stays what it is.
+        let next = lifecycle::step(Mode::Primary, ext.state, Step::StartResync);
+        let begins = next.is_ok_and(|next| next != ext.state);
+        ext.state = next.unwrap_or(ext.state);
+        self.save_or_warn().await;
+        if begins {
+            self.event("the third host is compared with a recovery point; its own recovery points stay")
+                .await;
+        }
+    }
+
+    /// A round came to its end: the third host has everything there was.
+    async fn extended_flows(&mut self, at: Position) {
+        let before = self.rel.clone();
+        let Some(ext) = self.extended_mut() else { return };
+        (ext.acknowledged, ext.problem, ext.comparison) = (Some(at), None, None);
+        let was = ext.state;
+        for step in [Step::CopyFinished, Step::ResyncFinished, Step::Cured] {
+            ext.state = lifecycle::step(Mode::Primary, ext.state, step).unwrap_or(ext.state);
+        }
+        let copied = was == State::WaitingToCompleteInitialReplication;
+        let job = ext.job.take_if(|_| copied);
+        if self.rel == before {
+            return;
+        }
+        let ended = job.and_then(|j| self.host.jobs.ended(j, JobState::Completed, None));
+        let (Some(rel), Some(ended)) = (&self.rel, ended) else {
+            return self.save_or_warn().await;
+        };
+        if let Err(e) = self.host.ports.catalog.put_both(rel, &ended).await {
+            tracing::warn!(vm = %self.id, error = %e, "the end of the copy to the third host is not recorded");
+            // The next round records it.
+            self.rel = before;
+            return;
+        }
+        self.host.jobs.adopt(ended);
+        self.event("the third host has its first recovery point").await;
+    }
+
+    async fn extended_failed(&mut self, e: &CopyError) {
+        if let CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. })) = e {
+            // Not a fault: the next round asks the third host where it stands.
+            return;
+        }
+        let now = self.host.ports.clock.now();
+        let Some(ext) = self.extended_mut() else { return };
+        let gone = matches!(e, CopyError::Link(LinkError::Refused(PeerRefusal::NoReplica { .. })));
+        let mut message = format!("extended replication to {}: {}", ext.settings.peer, chain(e));
+        if gone {
+            message.push_str("; remove it (lifeboat replication remove --extended) and extend it again");
+        }
+        ext.counters.failures += 1;
+        ext.counters.network_failures += u64::from(matches!(e, CopyError::Link(LinkError::Unreachable { .. })));
+        let before = ext.problem.take();
+        let new = before.as_ref().is_none_or(|p| p.message != message);
+        let attempts = before.as_ref().map_or(1, |p| p.attempts.saturating_add(1));
+        ext.problem = Some(Problem {
+            since: before.map_or(now, |p| p.since),
+            message: message.clone(),
+            attempts,
+        });
+        let refused = matches!(e, CopyError::Link(LinkError::Refused(_)));
+        if refused || attempts >= FAULT_AFTER_ATTEMPTS {
+            ext.state = lifecycle::step(Mode::Primary, ext.state, Step::Fault).unwrap_or(ext.state);
+        }
+        if new {
+            self.event(&message).await;
+        }
+        if new || attempts == FAULT_AFTER_ATTEMPTS {
+            self.save_or_warn().await;
+        }
+    }
+
+    /// An offer to an extended replica that is there already; `None`: it is to be made, or made anew.
+    pub(crate) async fn go_on_extended(
+        &mut self,
+        peer: &PeerIdentity,
+        offer: &GivenWay,
+    ) -> Option<Result<PeerReply, PeerRefusal>> {
+        let host = self.host.config.name.clone();
+        let rel = self.rel.as_ref().filter(|r| r.mode == Mode::ExtendedReplica)?;
+        match rel.state {
+            State::WaitingToCompleteInitialReplication => return None,
+            State::FailoverInProgress | State::Recovered => return Some(Err(PeerRefusal::FailedOver { host })),
+            State::Committed => return Some(Err(PeerRefusal::NewerGeneration { host })),
+            _ => {}
+        }
+        if rel.settings.disks != offer.settings.disks {
+            let detail = "the extended replica there has other disks; remove it there first".to_owned();
+            return Some(Err(PeerRefusal::Conflict { detail }));
+        }
+        let before = self.rel.clone();
+        if let Some(rel) = &mut self.rel {
+            rel.spec = as_replica(&offer.spec, &offer.settings);
+            rel.settings = offer.settings.clone();
+            rel.peer = peer.names.first().cloned().unwrap_or_default();
+            rel.way_back.clone_from(&offer.from);
+        }
+        if self.rel != before && self.save_or_undo(before).await.is_err() {
+            let detail = "the catalog cannot be written".to_owned();
+            return Some(Err(PeerRefusal::Failed { host, detail }));
+        }
+        Some(self.replica_status().await)
+    }
+
+    /// The initial copy of a sealed point is complete.
+    pub(crate) async fn finish_bulk(
+        &mut self,
+        peer: &PeerIdentity,
+        instant: lifeboat_model::Timestamp,
+        consistency: Consistency,
+    ) -> Result<PeerReply, PeerRefusal> {
+        self.may_receive(peer)?;
+        self.interrupt().await;
+        let id = PointId(self.host.ports.entropy.uuid());
+        let finished = self.host.ports.store.finish_bulk(self.id, id, instant, consistency).await;
+        finished.map_err(|e| self.host.peer_refusal(e))?;
+        if let Some(rel) = &mut self.rel {
+            rel.newest_instant = Some(instant).max(rel.newest_instant);
+        }
+        self.replica.dirty = true;
+        self.replica.begin_now();
+        self.replica_status().await
+    }
+
+    /// The host that this extended replica follows has become the primary itself: this one becomes its replica, with all it
+    /// has. Repeatable.
+    pub(crate) async fn follow(
+        &mut self,
+        peer: &PeerIdentity,
+        offer: GivenWay,
+    ) -> Result<PeerReply, PeerRefusal> {
+        let entry = self.trusts(peer)?;
+        self.may_receive(peer)?;
+        let host = self.host.config.name.clone();
+        if offer.disks.iter().map(|d| &d.id).ne(&offer.settings.disks) {
+            let detail = "the offered disks are not those of the settings".to_owned();
+            return Err(PeerRefusal::Conflict { detail });
+        }
+        self.no_test().map_err(|e| PeerRefusal::NotNow {
+            host: host.clone(),
+            detail: format!("{e}; {}", e.hint),
+        })?;
+        self.interrupt().await;
+        self.replica.stop_receiving().await;
+        let store = self.host.ports.store.clone();
+        let repeated = {
+            let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+            info.durable.generation == offer.start.generation
+        };
+        if !repeated {
+            self.catch_up().await?;
+        }
+        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let adoption = Adoption {
+            divergence: stood(&info, &offer),
+            disks: offer.disks.clone(),
+            start: offer.start,
+            origin: Origin::Here,
+            sealed: None,
+            keep: None,
+        };
+        let adopted = store.adopt(Utf8Path::new(&entry.storage_location), self.id, &adoption).await;
+        adopted.map_err(|e| self.host.peer_refusal(e))?;
+        let before = self.rel.clone();
+        if let Some(rel) = &mut self.rel {
+            (rel.mode, rel.state, rel.position) = (Mode::Replica, State::Replicating, offer.start);
+            rel.spec = as_replica(&offer.spec, &offer.settings);
+            rel.settings = offer.settings;
+            rel.peer = peer.names.first().cloned().unwrap_or_default();
+            rel.way_back = offer.from;
+            rel.problem = None;
+        }
+        self.save_or_undo(before).await.map_err(|e| PeerRefusal::Failed {
+            host,
+            detail: e.message,
+        })?;
+        self.replica.adopted();
+        self.event("the host this replica followed is the primary now; this one is its replica")
+            .await;
+        self.replica_status().await
+    }
+}
+
+/// Where an extended replica may differ from the instant its new primary went on from: nowhere when it had that instant,
+/// because what came after it is known there; otherwise only a comparison helps.
+fn stood(info: &ReplicaInfo, offer: &GivenWay) -> Divergence {
+    let since = match &offer.content {
+        Content::Reverse { since, .. } => *since,
+        Content::Empty | Content::Seed | Content::Media | Content::Extended => offer.start,
+    };
+    let at = info.applied;
+    let had = at.generation == since.generation && at.sequence >= since.sequence;
+    let known = |d: &lifeboat_deltalog::LogDisk| (d.id.clone(), had.then(Vec::new));
+    Divergence {
+        since,
+        disks: offer.disks.iter().map(known).collect(),
+    }
+}
+
+fn may_extend(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), Refusal> {
+    let invalid = |what: String| Err(Refusal::new(ReturnCode::InvalidParameter, what, ""));
+    if rel.mode != Mode::Replica {
+        return Err(Refusal::new(
+            ReturnCode::InvalidState,
+            format!("only a replica can be extended to a third host; here the VM's role is {}", rel.mode),
+            "do this on the host that has the replica",
+        ));
+    }
+    if let Some(ext) = extended(Some(rel)).filter(|e| e.state != State::ReadyForReplication) {
+        return Err(Refusal::new(
+            ReturnCode::InvalidState,
+            format!("this replica is extended to {} already", ext.settings.peer),
+            "remove that first: lifeboat replication remove --extended",
+        ));
+    }
+    if let Err(e) = settings.validate(&rel.settings.disks) {
+        return invalid(e.to_string());
+    }
+    if settings.disks != rel.settings.disks {
+        return invalid("a third host gets all disks of the replica; leave the disks out".into());
+    }
+    if settings.interval_s < rel.settings.interval_s {
+        return invalid(format!(
+            "an interval of {} s is shorter than the {} s after which there is something new here",
+            settings.interval_s, rel.settings.interval_s
+        ));
+    }
+    if settings.application_h != 0 {
+        return invalid("application-consistent points are made by the primary; the third host gets those".into());
+    }
+    let host = |peer: &str| peer.rsplit_once(':').map_or(peer, |(h, _)| h).to_lowercase();
+    if host(&settings.peer) == host(&rel.way_back) || host(&settings.peer) == rel.peer.to_lowercase() {
+        return invalid(format!("{} is the primary of this replica", settings.peer));
+    }
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! Exports of initial copies as plain files in a directory of a medium. A file has its name only when it is whole and
+//! durable, and the manifest comes last; so what a crash or a full medium leaves is never taken for an export. Whoever
+//! looks for data in it finds delta logs (`docs/deltalog.md`).
+//!
+//! ```text
+//! <dir>/lifeboat-export.begun   whose export this is; there from the first moment
+//!       00-000000.segment       256 MiB of the first disk, as one log
+//!       lifeboat-export.json    the manifest
+//! ```
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use camino::{Utf8Path, Utf8PathBuf};
+use futures_util::{StreamExt, stream};
+use lifeboat_engine::ports::ByteStream;
+use lifeboat_engine::ports::media::{Manifest, Media, MediaError, SegmentFile};
+use lifeboat_model::{Position, VmId};
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::files::is_full;
+
+/// The manifest.
+const MANIFEST: &str = "lifeboat-export.json";
+
+/// Says whose export is being written.
+const BEGUN: &str = "lifeboat-export.begun";
+
+/// What follows the name of a file that is not whole yet.
+const UNFINISHED: &str = ".unfinished";
+
+/// Most bytes of a manifest: a segment is an entry of some 150 bytes, which is enough for a petabyte.
+const MANIFEST_MAX: u64 = 1 << 30;
+
+/// Bytes read at once.
+const PIECE: usize = 256 << 10;
+
+type Result<T> = std::result::Result<T, MediaError>;
+
+/// Directories of this host's file systems.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FileMedia;
+
+/// The content of [`BEGUN`].
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Begun {
+    vm: VmId,
+    start: Position,
+}
+
+fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> MediaError {
+    let (what, path) = (what.to_owned(), path.to_owned());
+    move |e| match is_full(&e) {
+        true => MediaError::NoSpace(path.parent().unwrap_or(&path).to_owned()),
+        false => MediaError::Io(format!("{what} {path}: {e}")),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|e| Err(MediaError::Io(format!("the worker ended early: {e}"))))
+}
+
+/// Opens a file of the directory itself, never what a link leads to.
+fn open(path: &Utf8Path) -> io::Result<File> {
+    let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    let file = OpenOptions::new().read(true).custom_flags(nofollow).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a file")),
+    }
+}
+
+fn sync_dir(dir: &Utf8Path) -> Result<()> {
+    let synced = File::open(dir).and_then(|d| d.sync_all());
+    synced.map_err(at("sync", dir))
+}
+
+/// A file that gets its name when it is whole.
+struct Unfinished {
+    path: Utf8PathBuf,
+    file: File,
+}
+
+impl Unfinished {
+    fn create(path: Utf8PathBuf) -> Result<Self> {
+        let unfinished = Utf8PathBuf::from(format!("{path}{UNFINISHED}"));
+        match std::fs::remove_file(&unfinished) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("remove", &unfinished)(e)),
+            Ok(()) | Err(_) => {}
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&unfinished);
+        let file = file.map_err(at("create", &unfinished))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(at("write", &self.path))
+    }
+
+    fn finish(self) -> Result<()> {
+        let Self { path, file } = self;
+        file.sync_all().map_err(at("sync", &path))?;
+        std::fs::rename(format!("{path}{UNFINISHED}"), &path).map_err(at("rename", &path))?;
+        sync_dir(path.parent().unwrap_or(&path))
+    }
+}
+
+fn put_whole(path: Utf8PathBuf, bytes: &[u8]) -> Result<()> {
+    let mut file = Unfinished::create(path)?;
+    file.write(bytes)?;
+    file.finish()
+}
+
+/// A name of ours: it leads to no other directory and is no hidden file.
+fn is_plain(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    (1..=64).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed)
+}
+
+fn is_segment(name: &str) -> bool {
+    is_plain(name) && name.ends_with(".segment")
+}
+
+/// Reads a file to its end and says what it is.
+fn describe(path: &Utf8Path, name: &str) -> io::Result<SegmentFile> {
+    let mut file = open(path)?;
+    let (mut hash, mut buffer, mut bytes) = (blake3::Hasher::new(), vec![0; PIECE], 0);
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(SegmentFile {
+                name: name.to_owned(),
+                bytes,
+                blake3: hash.finalize().to_hex().to_string(),
+            });
+        }
+        hash.update(buffer.get(..n).unwrap_or_default());
+        bytes += n as u64;
+    }
+}
+
+fn names(dir: &Utf8Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(at("list", dir)(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(at("list", dir))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    // Media have this directory when they are new.
+    names.retain(|n| n != "lost+found");
+    names.sort();
+    Ok(names)
+}
+
+fn found(dir: &Utf8Path, whose: &Begun) -> Result<Option<Vec<SegmentFile>>> {
+    let names = names(dir)?;
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let begun = std::fs::read(dir.join(BEGUN)).ok();
+    let begun: Option<Begun> = begun.and_then(|b| serde_json::from_slice(&b).ok());
+    if begun.as_ref() != Some(whose) {
+        return Err(MediaError::NotEmpty(dir.to_owned()));
+    }
+    let mut whole = Vec::new();
+    for name in names.iter().filter(|n| is_segment(n)) {
+        let path = dir.join(name);
+        whole.push(describe(&path, name).map_err(at("read", &path))?);
+    }
+    Ok(Some(whole))
+}
+
+fn begin(dir: &Utf8Path, whose: &Begun) -> Result<()> {
+    match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(MediaError::NotEmpty(dir.to_owned()));
+        }
+        made => made.map_err(at("make", dir))?,
+    }
+    if found(dir, whose)?.is_some() {
+        return Ok(());
+    }
+    // An empty directory of somebody's may be open to all. Media without permissions keep the ones they have.
+    let private = std::fs::Permissions::from_mode(0o700);
+    if let Err(e) = std::fs::set_permissions(dir, private) {
+        tracing::warn!(%dir, error = %e, "the export's directory cannot be made private");
+    }
+    let text = serde_json::to_vec(whose).map_err(|e| MediaError::Io(e.to_string()))?;
+    put_whole(dir.join(BEGUN), &text)?;
+    sync_dir(dir.parent().unwrap_or(dir))
+}
+
+fn put(path: Utf8PathBuf, name: &str, mut body: mpsc::Receiver<io::Result<Bytes>>) -> Result<SegmentFile> {
+    let mut file = Unfinished::create(path)?;
+    let (mut hash, mut bytes) = (blake3::Hasher::new(), 0);
+    while let Some(chunk) = body.blocking_recv() {
+        let chunk = chunk.map_err(|e| MediaError::Io(format!("what is exported cannot be read: {e}")))?;
+        file.write(&chunk)?;
+        hash.update(&chunk);
+        bytes += chunk.len() as u64;
+    }
+    file.finish()?;
+    Ok(SegmentFile {
+        name: name.to_owned(),
+        bytes,
+        blake3: hash.finalize().to_hex().to_string(),
+    })
+}
+
+fn manifest(dir: &Utf8Path) -> Result<Manifest> {
+    let path = dir.join(MANIFEST);
+    let damaged = |detail: String| MediaError::Damaged {
+        file: path.clone(),
+        detail,
+    };
+    let file = match open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(MediaError::NoExport(dir.to_owned())),
+        Err(e) => return Err(at("open", &path)(e)),
+    };
+    let mut text = Vec::new();
+    let read = file.take(MANIFEST_MAX).read_to_end(&mut text);
+    read.map_err(at("read", &path))?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+    match manifest.segments.iter().find(|s| !is_segment(&s.file.name)) {
+        Some(s) => Err(damaged(format!(
+            "it names \"{}\", which is no segment",
+            s.file.name
+        ))),
+        None => Ok(manifest),
+    }
+}
+
+fn check(dir: &Utf8Path, file: &SegmentFile) -> Result<()> {
+    let path = dir.join(&file.name);
+    let damaged = |detail: String| {
+        Err(MediaError::Damaged {
+            file: path.clone(),
+            detail,
+        })
+    };
+    if !is_segment(&file.name) {
+        return damaged("it is no segment".to_owned());
+    }
+    match describe(&path, &file.name) {
+        Ok(is) if is == *file => Ok(()),
+        Ok(is) if is.bytes != file.bytes => {
+            damaged(format!("it has {} bytes, {} were exported", is.bytes, file.bytes))
+        }
+        Ok(_) => damaged("its content is not what was exported".to_owned()),
+        Err(e) => damaged(e.to_string()),
+    }
+}
+
+/// Hands a file out in pieces.
+fn pour(mut file: File, to: &mpsc::Sender<io::Result<Bytes>>) {
+    loop {
+        let mut piece = vec![0; PIECE];
+        let read = file.read(&mut piece);
+        let end = !matches!(read, Ok(n) if n > 0);
+        let read = read.map(|n| {
+            piece.truncate(n);
+            Bytes::from(piece)
+        });
+        if (end && read.is_ok()) || to.blocking_send(read).is_err() || end {
+            return;
+        }
+    }
+}
+
+#[async_trait]
+impl Media for FileMedia {
+    async fn found(&self, dir: &Utf8Path, vm: VmId, start: Position) -> Result<Option<Vec<SegmentFile>>> {
+        let dir = dir.to_owned();
+        blocking(move || found(&dir, &Begun { vm, start })).await
+    }
+
+    async fn begin(&self, dir: &Utf8Path, vm: VmId, start: Position) -> Result<()> {
+        let dir = dir.to_owned();
+        blocking(move || begin(&dir, &Begun { vm, start })).await
+    }
+
+    async fn put(&self, dir: &Utf8Path, name: &str, mut body: ByteStream) -> Result<SegmentFile> {
+        let (path, name) = (dir.join(name), name.to_owned());
+        if !is_segment(&name) {
+            return Err(MediaError::Io(format!("\"{name}\" is no name of a segment")));
+        }
+        let (tx, rx) = mpsc::channel(4);
+        let written = blocking(move || put(path, &name, rx));
+        let fed = async {
+            while let Some(chunk) = body.next().await {
+                if tx.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+            drop(tx);
+        };
+        futures_util::future::join(written, fed).await.0
+    }
+
+    async fn finish(&self, dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
+        let path = dir.join(MANIFEST);
+        let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| MediaError::Io(e.to_string()))?;
+        text.push(b'\n');
+        blocking(move || put_whole(path, &text)).await
+    }
+
+    async fn open(&self, dir: &Utf8Path) -> Result<Manifest> {
+        let dir = dir.to_owned();
+        blocking(move || manifest(&dir)).await
+    }
+
+    async fn check(&self, dir: &Utf8Path, file: &SegmentFile) -> Result<()> {
+        let (dir, file) = (dir.to_owned(), file.clone());
+        blocking(move || check(&dir, &file)).await
+    }
+
+    async fn read(&self, dir: &Utf8Path, file: &SegmentFile) -> Result<ByteStream> {
+        let path = dir.join(&file.name);
+        if !is_segment(&file.name) {
+            return Err(MediaError::Io(format!(
+                "\"{}\" is no name of a segment",
+                file.name
+            )));
+        }
+        let file = blocking(move || open(&path).map_err(at("open", &path))).await?;
+        let (tx, rx) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || pour(file, &tx));
+        Ok(Box::pin(stream::unfold(rx, |mut rx| async {
+            rx.recv().await.map(|x| (x, rx))
+        })))
+    }
+}
