@@ -301,6 +301,7 @@ fn view() -> Value {
             ),
             ("network", list("NicFailover")),
             ("counters", reference("Counters")),
+            ("extended", or_null(&reference("ExtendedView"))),
         ],
     )
 }

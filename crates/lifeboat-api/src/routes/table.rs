@@ -192,6 +192,38 @@ pub const ROUTES: &[Route] = &[
         "reset-statistics",
         "Begin a new window of statistics",
     ),
+    Route {
+        verb: Verb::Put,
+        body: Body::Whole {
+            field: "settings",
+            schema: "ReplicationSettings",
+        },
+        ..post(
+            "/vms/{vm}/replication/extended",
+            "extend-replication",
+            "Send on to a third host what arrives at this replica; an empty disk list means those of the replica",
+        )
+    },
+    post(
+        "/vms/{vm}/replication/extended/suspend",
+        "suspend-extended",
+        "Pause the replication to the third host",
+    ),
+    post(
+        "/vms/{vm}/replication/extended/resume",
+        "resume-extended",
+        "Resume the replication to the third host",
+    ),
+    delete(
+        "/vms/{vm}/replication/extended",
+        "remove-extended",
+        "Remove the replication to the third host, on this side only",
+    ),
+    post(
+        "/vms/{vm}/replication/continue",
+        "continue-as-primary",
+        "Go on as the primary of the third host, after a committed failover",
+    ),
     get(
         "/vms/{vm}/points",
         "list-points",

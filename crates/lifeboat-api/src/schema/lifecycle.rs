@@ -53,6 +53,7 @@ fn operations() -> Vec<Named> {
                 tagged("how", "seed", &[]),
             ]}),
         ),
+        ("ExtendedView", extended()),
         ("Synchronization", synchronization()),
         (
             "SyncKind",
@@ -168,6 +169,36 @@ fn synchronization() -> Value {
             ),
             ("sent", number("Bytes that were sent")),
             ("job", or_null(&uuid("Its job"))),
+        ],
+    )
+}
+
+fn extended() -> Value {
+    object(
+        "The relationship of a replica to a third host",
+        &[
+            ("state", reference("ReplicationState")),
+            ("health", reference("ReplicationHealth")),
+            (
+                "health_notes",
+                json!({ "type": "array", "items": { "type": "string" } }),
+            ),
+            ("peer", text("The third host")),
+            ("settings", reference("ReplicationSettings")),
+            ("position", or_null(&reference("Position"))),
+            (
+                "newest_instant",
+                or_null(&instant("Instant of the newest data there")),
+            ),
+            ("last_replication", or_null(&instant("Last log sent"))),
+            (
+                "lag_ms",
+                or_null(&number(
+                    "Milliseconds of data that would be lost if this host and the primary were lost now",
+                )),
+            ),
+            ("problem", or_null(&reference("Problem"))),
+            ("counters", reference("Counters")),
         ],
     )
 }

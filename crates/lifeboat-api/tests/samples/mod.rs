@@ -1,8 +1,8 @@
 //! One of everything that crosses the surface. The exhaustive matches make a new variant a compile error here.
 
 use lifeboat_engine::action::{
-    Action, Answer, BulkView, InitialCopy, PointSelector, PointView, ReplicationView, ServerView, VmRef,
-    VmView,
+    Action, Answer, BulkView, ExtendedView, InitialCopy, PointSelector, PointView, ReplicationView,
+    ServerView, VmRef, VmView,
 };
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
@@ -19,7 +19,7 @@ use lifeboat_model::{
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 38;
+pub(crate) const VARIANTS: usize = 43;
 
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {
@@ -62,6 +62,11 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::CancelPlanned { .. } => (35, true),
         Action::StartTest { .. } => (36, true),
         Action::StopTest { .. } => (37, true),
+        Action::ExtendReplication { .. } => (38, true),
+        Action::SuspendExtended { .. } => (39, true),
+        Action::ResumeExtended { .. } => (40, true),
+        Action::RemoveExtended { .. } => (41, true),
+        Action::ContinueAsPrimary { .. } => (42, true),
     }
 }
 
@@ -196,6 +201,14 @@ fn lifecycle() -> Vec<Action> {
             force: true,
         },
         Action::StopTest { vm: vm() },
+        Action::ExtendReplication {
+            vm: vm(),
+            settings: settings(),
+        },
+        Action::SuspendExtended { vm: vm() },
+        Action::ResumeExtended { vm: vm() },
+        Action::RemoveExtended { vm: vm() },
+        Action::ContinueAsPrimary { vm: vm() },
     ]
 }
 
@@ -406,6 +419,23 @@ fn view() -> ReplicationView {
         preflight: Vec::new(),
         network: Vec::new(),
         counters: Counters::default(),
+        extended: None,
+    }
+}
+
+fn extended() -> ExtendedView {
+    ExtendedView {
+        state: ReplicationState::Replicating,
+        health: ReplicationHealth::Ok,
+        health_notes: vec!["fine".into()],
+        peer: "c.example.org:8443".into(),
+        settings: settings(),
+        position: Some(position()),
+        newest_instant: Some(Timestamp(1)),
+        last_replication: Some(Timestamp(1)),
+        lag_ms: Some(1),
+        problem: view().problem,
+        counters: Counters::default(),
     }
 }
 
@@ -471,6 +501,7 @@ fn busy() -> Vec<ReplicationView> {
                 since: Some(Timestamp(1)),
                 ..Counters::default()
             },
+            extended: Some(Box::new(extended())),
             ..view()
         });
     }

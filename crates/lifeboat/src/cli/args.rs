@@ -12,7 +12,7 @@ use super::units::{self, LimitWindow, Rate};
 use crate::config::DEFAULT_SOCKET;
 
 pub(crate) use failover::{Failover, Network, SetCard, Start};
-pub(crate) use replication::{Changes, Copy, Enable, Replication, Resync, Reverse};
+pub(crate) use replication::{Changes, Copy, Enable, Extend, Replication, Resync, Reverse, Side};
 
 /// Replicates virtual machines to another host and brings them up there.
 #[derive(Debug, Parser)]

@@ -38,9 +38,9 @@ pub(crate) enum Replication {
         vm: Option<String>,
     },
     /// Pause the replication of a VM, or its resynchronization.
-    Suspend(Target),
+    Suspend(Side),
     /// Resume a paused replication, or a paused resynchronization where it stopped.
-    Resume(Target),
+    Resume(Side),
     /// Replicate now, without waiting for the interval.
     Now(Target),
     /// Compare both copies and send what differs; recovery points stay. On the primary host.
@@ -59,8 +59,52 @@ pub(crate) enum Replication {
     },
     /// Begin a new window of statistics.
     ResetStatistics(Target),
+    /// Send on to a third host what arrives at this replica.
+    Extend(Extend),
+    /// Go on as the primary of the third host; on the middle host, after a committed failover.
+    Continue(Target),
     /// End the replication of a VM on this host; the other host is not told and keeps what it has.
-    Remove(Target),
+    Remove(Side),
+}
+
+/// A VM, and which of its relationships.
+#[derive(Debug, Args)]
+pub(crate) struct Side {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The replication to the third host; on the middle host.
+    #[arg(long)]
+    pub(crate) extended: bool,
+}
+
+/// `lifeboat replication extend`.
+#[derive(Debug, Args)]
+pub(crate) struct Extend {
+    /// VM, by name or UUID.
+    pub(crate) vm: String,
+    /// Third host, which takes a copy of the copy.
+    #[arg(long, alias = "peer", value_name = "HOST:PORT")]
+    pub(crate) to: String,
+    /// Time between cycles: 5m or 15m, not less than the primary's.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = units::seconds::<u16>)]
+    pub(crate) interval: u16,
+    /// Additional recovery points to keep there: 0 to 24.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) history: u16,
+    /// Time between kept recovery points: 1s to 1d.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = units::seconds::<u32>)]
+    pub(crate) point_spacing: u32,
+    /// How far back every single cycle can be brought back there: 0s to 7d.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = units::seconds::<u32>)]
+    pub(crate) any_point: u32,
+    /// Most to send: 10MiB/s, 100Mbit/s, or none.
+    #[arg(long, value_name = "RATE", default_value = "none")]
+    pub(crate) bandwidth: Rate,
+    /// Another limit for a part of the day, 22:00-06:00=none; repeat for more, the first that fits counts.
+    #[arg(long = "bandwidth-window", value_name = "FROM-TO=RATE")]
+    pub(crate) bandwidth_windows: Vec<LimitWindow>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
 }
 
 /// `lifeboat replication enable`.

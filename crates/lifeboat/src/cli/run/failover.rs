@@ -100,19 +100,23 @@ async fn test(cx: &Cx<'_>, start: &Start) -> Done {
 async fn planned(cx: &Cx<'_>, start: &Start) -> Done {
     let vm = &start.vm;
     let view = cx.vm(vm).await?;
-    // It is asked for on either host, and the two are told apart here only to say where the VM is.
-    let there = match &view.replication {
-        Some(r) if r.mode == ReplicationMode::Primary => format!("on {}", r.peer),
-        Some(_) | None => "on this host".into(),
-    };
-    let done = if start.prepare {
-        format!(
+    let off = if start.no_start { ", is off" } else { "" };
+    let done = match &view.replication {
+        _ if start.prepare => format!(
             "everything of {vm} is on the replica, and {vm} is locked off here; go on with: lifeboat failover start {vm} \
              --planned, or back with: lifeboat failover cancel {vm}"
-        )
-    } else {
-        let off = if start.no_start { ", is off" } else { "" };
-        format!("{vm} lives {there} now{off}, and is replicated back; see: lifeboat replication status {vm}")
+        ),
+        // Asked for on the replica, it is the primary's work from here on, and the primary's job.
+        Some(r) if r.mode != ReplicationMode::Primary => format!(
+            "{} was asked to shut {vm} down, send the rest, and hand over to this host; follow it with: lifeboat replication \
+             status {vm}",
+            r.peer
+        ),
+        Some(r) => format!(
+            "{vm} lives on {} now{off}, and is replicated back; see: lifeboat replication status {vm}",
+            r.peer
+        ),
+        None => String::new(),
     };
     let action = Action::PlannedFailover {
         vm: name(vm),

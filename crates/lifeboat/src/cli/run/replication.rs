@@ -5,7 +5,7 @@ use lifeboat_engine::action::{Action, InitialCopy, VmRef};
 use lifeboat_model::{Bandwidth, ReplicationSettings};
 
 use super::{Cx, Done, change_bandwidth, name, named, replicated};
-use crate::cli::args::{Changes, Copy, Enable, Replication, Resync, Reverse, Switch, Wait};
+use crate::cli::args::{Changes, Copy, Enable, Extend, Replication, Resync, Reverse, Side, Switch, Wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{show, units};
 
@@ -41,32 +41,71 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
             let view = cx.vm(vm).await?;
             cx.print(&view, || show::statistics(&view, &cx.zone))
         }
-        Replication::Suspend(_)
-        | Replication::Resume(_)
-        | Replication::Now(_)
+        Replication::Extend(extend) => {
+            let done = format!("what arrives here of {} goes on to {}", extend.vm, extend.to);
+            cx.act(extend_action(extend), extend.wait, &done).await
+        }
+        Replication::Suspend(s) => {
+            let action = either(
+                s,
+                |vm| Action::SuspendReplication { vm },
+                |vm| Action::SuspendExtended { vm },
+            );
+            cx.act(action, s.target.wait, &paused(s)).await
+        }
+        Replication::Resume(s) => {
+            let action = either(
+                s,
+                |vm| Action::ResumeReplication { vm },
+                |vm| Action::ResumeExtended { vm },
+            );
+            let to = if s.extended { " to the third host" } else { "" };
+            let done = format!("replication of {}{to} is resumed", s.target.vm);
+            cx.act(action, s.target.wait, &done).await
+        }
+        Replication::Remove(s) => {
+            let action = either(
+                s,
+                |vm| Action::RemoveReplication { vm },
+                |vm| Action::RemoveExtended { vm },
+            );
+            cx.act(action, s.target.wait, &removed(s)).await
+        }
+        Replication::Now(_)
         | Replication::BecomeReplica(_)
         | Replication::DropAbandoned(_)
         | Replication::ResetStatistics(_)
-        | Replication::Remove(_) => plain(cx, command).await,
+        | Replication::Continue(_) => plain(cx, command).await,
+    }
+}
+
+fn either(side: &Side, own: fn(VmRef) -> Action, extended: fn(VmRef) -> Action) -> Action {
+    let vm = name(&side.target.vm);
+    if side.extended { extended(vm) } else { own(vm) }
+}
+
+fn paused(side: &Side) -> String {
+    let vm = &side.target.vm;
+    let (to, option) = if side.extended {
+        (" to the third host", " --extended")
+    } else {
+        ("", "")
+    };
+    format!("replication of {vm}{to} is paused; resume it with: lifeboat replication resume {vm}{option}")
+}
+
+fn removed(side: &Side) -> String {
+    let vm = &side.target.vm;
+    if side.extended {
+        format!("{vm} is no longer sent to the third host, which was not told and keeps what it has")
+    } else {
+        format!("{vm} is no longer replicated by this host; the other host was not told")
     }
 }
 
 /// Commands that are an action and a word about it.
 async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
     let (t, action, done): (_, fn(VmRef) -> Action, _) = match command {
-        Replication::Suspend(t) => (
-            t,
-            |vm| Action::SuspendReplication { vm },
-            format!(
-                "replication of {0} is paused; resume it with: lifeboat replication resume {0}",
-                t.vm
-            ),
-        ),
-        Replication::Resume(t) => (
-            t,
-            |vm| Action::ResumeReplication { vm },
-            format!("replication of {} is resumed", t.vm),
-        ),
         Replication::Now(t) => (
             t,
             |vm| Action::ReplicateNow { vm },
@@ -91,13 +130,10 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
             |vm| Action::ResetStatistics { vm },
             format!("a new window of statistics of {} begins now", t.vm),
         ),
-        Replication::Remove(t) => (
+        Replication::Continue(t) => (
             t,
-            |vm| Action::RemoveReplication { vm },
-            format!(
-                "{} is no longer replicated by this host; the other host was not told",
-                t.vm
-            ),
+            |vm| Action::ContinueAsPrimary { vm },
+            format!("{} lives on this host, which is its primary now", t.vm),
         ),
         // The caller has carried these out already.
         Replication::Enable(_)
@@ -105,11 +141,36 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
         | Replication::Start(_)
         | Replication::Import { .. }
         | Replication::Status { .. }
+        | Replication::Suspend(_)
+        | Replication::Resume(_)
         | Replication::Resync(_)
         | Replication::Reverse(_)
-        | Replication::Statistics { .. } => return Ok(Exit::Usage),
+        | Replication::Statistics { .. }
+        | Replication::Extend(_)
+        | Replication::Remove(_) => return Ok(Exit::Usage),
     };
     cx.act(action(name(&t.vm)), t.wait, &done).await
+}
+
+/// The disks are those of the replica, and what is sent is as it arrived: neither is a wish.
+fn extend_action(extend: &Extend) -> Action {
+    let mut limit = Bandwidth::default();
+    change_bandwidth(&mut limit, Some(extend.bandwidth), &extend.bandwidth_windows);
+    Action::ExtendReplication {
+        vm: name(&extend.vm),
+        settings: ReplicationSettings {
+            peer: extend.to.clone(),
+            interval_s: extend.interval,
+            history: extend.history,
+            point_spacing_s: extend.point_spacing,
+            any_point_window_s: extend.any_point,
+            disks: Vec::new(),
+            compression: true,
+            application_h: 0,
+            auto_resync: None,
+            bandwidth: limit,
+        },
+    }
 }
 
 fn enable_action(enable: &Enable) -> Action {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use lifeboat_engine::action::{BulkView, ReplicationView, VmView};
+use lifeboat_engine::action::{BulkView, ExtendedView, ReplicationView, VmView};
 use lifeboat_engine::ports::store::Abandoned;
 use lifeboat_engine::records::{
     Failover, FailoverPhase, Planned, PlannedPhase, Split, SyncKind, Synchronization, Test, TestPhase,
@@ -73,7 +73,10 @@ fn trouble(r: &ReplicationView) -> String {
         None if !r.preflight.is_empty() => {
             format!("would not start on the replica: {}", r.preflight.join("; "))
         }
-        None => "-".into(),
+        None => match r.extended.as_ref().and_then(|e| e.problem.as_ref()) {
+            Some(p) => format!("third host: {}", p.message),
+            None => "-".into(),
+        },
     }
 }
 
@@ -117,6 +120,7 @@ pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
         rows.push(("last cycle", dash(r.last_replication, |at| instant(at, zone))));
     }
     rows.extend(under_way(v, r, zone));
+    rows.extend(r.extended.iter().flat_map(|e| extended(e, zone)));
     if !is_over(r) {
         rows.extend(wanted(r));
         rows.extend(figures(r));
@@ -238,6 +242,46 @@ fn under_way(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
         ));
         rows.push(("to drop it", format!("lifeboat replication drop-abandoned {vm}")));
     }
+    rows
+}
+
+/// The relationship to a third host, in a few lines of its own.
+fn extended(e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
+    let lag = dash(e.lag_ms, |ms| span(Duration::from_millis(ms)));
+    let mut rows = vec![
+        ("third host", e.peer.clone()),
+        (
+            "there",
+            format!(
+                "{} ({}), {}, lag {lag}, newest data {}",
+                e.state,
+                e.state.number(),
+                e.health,
+                dash(e.newest_instant, |at| instant(at, zone))
+            ),
+        ),
+    ];
+    let told = |note: &&String| e.problem.as_ref().is_none_or(|p| p.message != **note);
+    rows.extend(e.health_notes.iter().filter(told).map(|n| ("because", n.clone())));
+    if let Some(p) = &e.problem {
+        let since = format!(
+            "{}; since {}, {} attempts",
+            p.message,
+            instant(p.since, zone),
+            p.attempts
+        );
+        rows.push(("problem there", since));
+    }
+    rows.push((
+        "sent there",
+        format!(
+            "{} in {} cycles, one each {}, {} failed",
+            size(e.counters.bytes),
+            e.counters.cycles,
+            span(Duration::from_secs(e.settings.interval_s.into())),
+            e.counters.failures
+        ),
+    ));
     rows
 }
 
