@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, chain, no_relationship, not_now};
 use crate::copy::unexpected;
+use crate::machine::Told;
 use crate::operations::link_refusal;
 use crate::ports::link::{PeerReply, PeerRequest, ReplicaStatus};
 use crate::records::{Relationship, ServerSettings};
@@ -82,6 +83,8 @@ impl Actor {
         if settings.peer != old.peer {
             self.same_replica(rel, &settings.peer).await?;
         }
+        // Whatever comes of it here, the replica is told again what counts.
+        self.told = Told::default();
         let problems = self.update_replica(&spec, &settings).await?;
         if settings.peer != old.peer || !change.none() {
             // What is under way was begun with the old ones.
@@ -119,7 +122,10 @@ impl Actor {
         if settled && self.synchronization().is_none() {
             return Ok(());
         }
-        let message = format!("disks cannot change while replication is {state} ({})", state.number());
+        let message = format!(
+            "disks cannot change while replication is {state} ({})",
+            state.number()
+        );
         Err(Refusal::new(
             ReturnCode::InvalidState,
             message,
@@ -127,8 +133,23 @@ impl Actor {
         ))
     }
 
+    /// Refuses an address that leads back here: this actor could not answer itself.
+    pub(crate) async fn not_myself(&self, peer: &str) -> Result<(), Refusal> {
+        let answer = self.host.ports.link.call(peer, PeerRequest::Hello).await;
+        match answer.map_err(|e| link_refusal(&e))? {
+            PeerReply::Hello { host, .. } if host != self.host.config.name => Ok(()),
+            PeerReply::Hello { .. } => Err(Refusal::new(
+                ReturnCode::InvalidParameter,
+                format!("{peer} is this host itself"),
+                "name the host that has, or is to have, the replica",
+            )),
+            other => Err(link_refusal(&unexpected(peer, &other))),
+        }
+    }
+
     /// Whether the host at this address has the replica of this relationship, and not an older copy of it.
     async fn same_replica(&self, rel: &Relationship, peer: &str) -> Result<ReplicaStatus, Refusal> {
+        self.not_myself(peer).await?;
         let request = PeerRequest::Status { vm: self.id };
         let answer = self.host.ports.link.call(peer, request).await;
         let status = match answer.map_err(|e| link_refusal(&e))? {
@@ -272,7 +293,10 @@ mod tests {
     use super::*;
 
     fn ids(names: &str) -> Vec<DiskId> {
-        names.split_whitespace().map(|n| DiskId::new(n).unwrap()).collect()
+        names
+            .split_whitespace()
+            .map(|n| DiskId::new(n).unwrap())
+            .collect()
     }
 
     #[test]

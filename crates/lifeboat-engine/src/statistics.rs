@@ -99,10 +99,7 @@ impl Actor {
         }
         // Told before it is forgotten: an end between the two tells it twice, which is better than never.
         let hours = now.since(since).as_secs_f64() / 3600.0;
-        let text = format!(
-            "monitoring window of {hours:.1} hours closed: {}",
-            counted.told()
-        );
+        let text = format!("monitoring window of {hours:.1} hours closed: {}", counted.told());
         self.event(&text).await;
         self.count_from(begin);
         self.save_or_warn().await;
@@ -184,7 +181,11 @@ mod tests {
             let now = u64::try_from(i64::try_from(MIDNIGHT + 14 * HOUR).unwrap() - zone_ms).unwrap();
             let (from, to) = window(&s, Timestamp(now + 12_345), local(14 * 60));
             assert_eq!(from.0, now - 8 * HOUR, "{zone_min}");
-            assert_eq!(to.0, now + 4 * HOUR, "enabled at 14:00, the first window ends at 18:00");
+            assert_eq!(
+                to.0,
+                now + 4 * HOUR,
+                "enabled at 14:00, the first window ends at 18:00"
+            );
         }
     }
 
@@ -200,7 +201,10 @@ mod tests {
                 assert_eq!(to.0 - from.0, u64::from(length) * 1000);
                 if length < 86_400 && 86_400 % length == 0 {
                     let minute_of_day = from.0 % DAY / 60_000;
-                    assert_eq!((minute_of_day * 60 + 86_400 - u64::from(start) * 60) % u64::from(length), 0);
+                    assert_eq!(
+                        (minute_of_day * 60 + 86_400 - u64::from(start) * 60) % u64::from(length),
+                        0
+                    );
                 }
                 let next = window(&s, to, local(i64::try_from(to.0 / 60_000).unwrap()));
                 assert_eq!(next.0, to, "start {start} length {length}");
@@ -218,7 +222,10 @@ mod tests {
         }
         assert_eq!(c.mean_latency(), Some(Duration::from_millis(300)));
         assert_eq!((c.cycles, c.bytes, c.largest), (3, 60, 30));
-        assert_eq!((c.total_latency_ms, c.max_latency_ms, c.last_latency_ms), (900, 500, 300));
+        assert_eq!(
+            (c.total_latency_ms, c.max_latency_ms, c.last_latency_ms),
+            (900, 500, 300)
+        );
         c.late(Duration::from_secs(59), Duration::from_secs(20));
         assert_eq!(c.missed, 2, "two more would have fitted into the 59 seconds");
         c.late(Duration::from_secs(19), Duration::from_secs(20));

@@ -128,20 +128,23 @@ impl Throttle {
 
     fn paced(self: &Arc<Self>, vm: VmId, body: ByteStream) -> ByteStream {
         let start = (self.clone(), body, Bytes::new());
-        Box::pin(stream::unfold(start, move |(throttle, mut body, mut rest)| async move {
-            if rest.is_empty() {
-                match body.next().await? {
-                    Ok(bytes) => rest = bytes,
-                    Err(e) => return Some((Err(e), (throttle, body, rest))),
+        Box::pin(stream::unfold(
+            start,
+            move |(throttle, mut body, mut rest)| async move {
+                if rest.is_empty() {
+                    match body.next().await? {
+                        Ok(bytes) => rest = bytes,
+                        Err(e) => return Some((Err(e), (throttle, body, rest))),
+                    }
                 }
-            }
-            let piece = match throttle.limited(vm) {
-                true => rest.split_to(PIECE.min(rest.len())),
-                false => std::mem::take(&mut rest),
-            };
-            throttle.pass(vm, amount(piece.len())).await;
-            Some((Ok(piece), (throttle, body, rest)))
-        }))
+                let piece = match throttle.limited(vm) {
+                    true => rest.split_to(PIECE.min(rest.len())),
+                    false => std::mem::take(&mut rest),
+                };
+                throttle.pass(vm, amount(piece.len())).await;
+                Some((Ok(piece), (throttle, body, rest)))
+            },
+        ))
     }
 }
 
@@ -168,9 +171,7 @@ impl PeerLink for PacedLink {
 
     async fn send(&self, peer: &str, address: LogAddress, body: ByteStream) -> Result<LogReceipt, LinkError> {
         let (LogAddress::Delta { vm, .. } | LogAddress::Bulk { vm }) = address;
-        self.link
-            .send(peer, address, self.throttle.paced(vm, body))
-            .await
+        self.link.send(peer, address, self.throttle.paced(vm, body)).await
     }
 }
 
@@ -219,7 +220,11 @@ mod tests {
         while let Some(piece) = paced.next().await {
             arrived += amount(piece.unwrap().len());
         }
-        assert_eq!(arrived, chunks * 256 * KIB, "nothing is lost and nothing is added");
+        assert_eq!(
+            arrived,
+            chunks * 256 * KIB,
+            "nothing is lost and nothing is added"
+        );
         began.elapsed().as_secs_f64()
     }
 
@@ -290,7 +295,12 @@ mod tests {
         };
         let throttle = Arc::new(Throttle::new(clock.clone(), Bandwidth::default()));
         throttle.set(vm(1), &day);
-        for (minute, want) in [(23 * 60, 0.0), (6 * 60, 32.0), (5 * 60 + 59, 0.0), (12 * 60, 32.0)] {
+        for (minute, want) in [
+            (23 * 60, 0.0),
+            (6 * 60, 32.0),
+            (5 * 60 + 59, 0.0),
+            (12 * 60, 32.0),
+        ] {
             clock.0.store(minute, Ordering::Relaxed);
             near(seconds(&throttle, vm(1), 2 << 20).await, want);
         }

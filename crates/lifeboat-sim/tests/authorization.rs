@@ -1,0 +1,173 @@
+//! Who may replicate to a host: what a change of the entries, of their places and of the host itself does to what relies
+//! on them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
+
+mod common;
+
+use common::{healthy, replicating, simulate, state};
+use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::records::ServerSettings;
+use lifeboat_model::{
+    AuthorizationEntry, Bandwidth, Position, ReplicationHealth as Health, ReplicationState as State,
+};
+use lifeboat_sim::{VM, World};
+
+fn entry(primary: &str, location: &str) -> AuthorizationEntry {
+    AuthorizationEntry {
+        primary: primary.into(),
+        storage_location: location.into(),
+        trust_group: "t".into(),
+    }
+}
+
+async fn allow(w: &World, primary: &str, location: &str) {
+    let entry = entry(primary, location);
+    let done = w.insist(1, Action::AddAuthorization { entry }).await;
+    assert_eq!(done.unwrap(), Answer::Done);
+}
+
+async fn forbid(w: &World, primary: &str) {
+    let primary = primary.to_owned();
+    let done = w.insist(1, Action::RemoveAuthorization { primary }).await;
+    assert_eq!(done.unwrap(), Answer::Done);
+}
+
+async fn enabled(w: &World, enabled: bool) {
+    let settings = ServerSettings {
+        enabled,
+        ..ServerSettings::default()
+    };
+    w.insist(1, Action::SetServer { settings }).await.unwrap();
+}
+
+fn durable(w: &World) -> Position {
+    w.shared.state().hosts[1].replicas[&VM].durable
+}
+
+async fn health(w: &World, host: usize) -> (Health, String) {
+    let v = w.view(host).await.unwrap().replication.unwrap();
+    (v.health, v.health_notes.join("; "))
+}
+
+/// Nothing arrives, both sides say why, and it goes on by itself when `cure` is done.
+async fn stopped(w: &mut World, word: &str, cure: impl AsyncFnOnce(&World)) {
+    let before = durable(w);
+    w.write(20);
+    w.run(60).await;
+    assert_eq!(durable(w), before, "something arrived");
+    for host in 0..2 {
+        let (health, notes) = health(w, host).await;
+        assert_eq!(health, Health::Critical, "host {host}: {notes}");
+        assert!(notes.contains(word), "host {host}: {notes}");
+    }
+    assert_eq!(state(w, 0), State::Critical);
+    cure(w).await;
+    healthy(w, 0, 1).await;
+    assert_eq!(health(w, 1).await.0, Health::Ok);
+}
+
+#[test]
+fn what_relied_on_an_entry_stops_with_it_and_goes_on_with_another() {
+    simulate(1, async |w| {
+        replicating(w).await;
+        forbid(w, "a").await;
+        stopped(w, "authorization entry", async |w| {
+            allow(w, "a", "/replicas").await
+        })
+        .await;
+        // An entry for everybody does as well; the exact one may go.
+        allow(w, "*", "/replicas").await;
+        forbid(w, "a").await;
+        healthy(w, 0, 1).await;
+        forbid(w, "*").await;
+        w.restart(1).await;
+        stopped(w, "authorization entry", async |w| allow(w, "*", "/other").await).await;
+    });
+}
+
+#[test]
+fn a_host_that_is_no_longer_a_replica_server_receives_nothing() {
+    simulate(2, async |w| {
+        replicating(w).await;
+        enabled(w, false).await;
+        stopped(w, "replica server", async |w| enabled(w, true).await).await;
+    });
+}
+
+#[test]
+fn a_transfer_under_way_ends_with_the_entry() {
+    simulate(3, async |w| {
+        replicating(w).await;
+        let mut settings = w.recorded(0).unwrap().settings;
+        settings.compression = false;
+        settings.bandwidth = Bandwidth {
+            bytes_per_s: 65_536,
+            windows: Vec::new(),
+        };
+        let vm = World::vm();
+        w.insist(0, Action::ModifyReplication { vm, settings })
+            .await
+            .unwrap();
+        w.write(3000);
+        // At this rate it takes half a minute.
+        let receiving = |w: &World| {
+            w.shared.state().hosts[1]
+                .busy
+                .get(&VM)
+                .is_some_and(|b| b.contains(&"store.receive"))
+        };
+        w.run(15).await;
+        assert!(receiving(w), "{:?}", w.shared.state().hosts[1].busy);
+        forbid(w, "a").await;
+        w.pause(500).await;
+        assert!(!receiving(w), "{:?}", w.shared.state().hosts[1].busy);
+        let told = |w: &World| {
+            let s = w.shared.state();
+            s.hosts[1]
+                .events
+                .iter()
+                .any(|e| e.message.starts_with("receiving ended"))
+        };
+        assert!(told(w));
+        w.run(30).await;
+        assert!(health(w, 0).await.1.contains("authorization entry"));
+        allow(w, "a", "/replicas").await;
+        w.run(60).await;
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn another_place_in_an_entry_moves_no_replica_that_is_there() {
+    simulate(4, async |w| {
+        replicating(w).await;
+        let dir = |w: &World| w.shared.state().hosts[1].replicas[&VM].dir.clone();
+        let before = dir(w);
+        allow(w, "a", "/elsewhere").await;
+        healthy(w, 0, 1).await;
+        w.restart(1).await;
+        healthy(w, 0, 1).await;
+        assert_eq!(dir(w), before);
+        assert!(before.starts_with("/replicas"));
+        assert_eq!(w.recorded(1).unwrap().replica().unwrap().dir, before);
+    });
+}
+
+#[test]
+fn an_unknown_entry_cannot_be_removed_and_a_bad_one_not_be_added() {
+    simulate(5, async |w| {
+        let primary = "nobody".to_owned();
+        let e = w
+            .act(1, Action::RemoveAuthorization { primary })
+            .await
+            .unwrap()
+            .unwrap_err();
+        assert!(!e.hint.is_empty(), "{e}");
+        for entry in [entry("a b", "/srv"), entry("a", "srv"), entry("a", "/srv/../etc")] {
+            w.act(1, Action::AddAuthorization { entry })
+                .await
+                .unwrap()
+                .unwrap_err();
+        }
+    });
+}
