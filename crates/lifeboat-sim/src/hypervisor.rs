@@ -91,10 +91,23 @@ fn answering(s: &mut State, h: usize, vm: VmId) -> Result<GuestOs, HypervisorErr
         .ok_or_else(|| HypervisorError::Monitor("no agent answers".into()))
 }
 
+/// For how long nothing was in the way of the hosts' talk before what one of them does is its own fault, in milliseconds.
+const CALM: u64 = 20_000;
+
 impl Port {
-    /// Notes a start while the same VM runs on a host that could have been asked.
+    /// Notes a start while the same VM runs on the host that this one knows as the other side and could have asked.
     fn twin(&self, s: &mut State, vm: VmId) {
         let h = self.host;
+        let now = self.shared.now().0;
+        if now < s.trouble_at + CALM {
+            return;
+        }
+        let rels = s.hosts[h].catalog.relationships.iter().filter(|r| r.vm == vm);
+        let peers: Vec<String> = rels.flat_map(|r| [r.peer.clone(), r.way_back.clone()]).collect();
+        let known = |o: usize| {
+            let name = &s.hosts[o].name;
+            peers.iter().any(|p| p.split(':').next() == Some(name))
+        };
         let reachable = |o: usize| !self.shared.cuts.borrow().contains(&(o.min(h), o.max(h)));
         let runs = |o: usize| {
             s.hosts[o]
@@ -102,10 +115,11 @@ impl Port {
                 .get(&vm)
                 .is_some_and(|p| p.power != PowerState::Off)
         };
-        if let Some(o) = (0..s.hosts.len()).find(|o| *o != h && runs(*o) && reachable(*o)) {
-            s.note(format!("TWIN on {h} and {o}"));
-            s.twins
-                .push(format!("{vm} was started on {h} while it ran on {o}"));
+        let twin = (0..s.hosts.len()).find(|o| *o != h && runs(*o) && known(*o) && reachable(*o));
+        if let Some(o) = twin {
+            let note = format!("{vm} was started on {h} while it ran on {o}, which could have been asked");
+            s.note(format!("TWIN {note}"));
+            s.twins.push(note);
         }
     }
 }

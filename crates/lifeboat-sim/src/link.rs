@@ -78,6 +78,9 @@ impl Port {
         let mut s = self.shared.state();
         let lost = s.lose_replies[self.host] > 0;
         s.lose_replies[self.host] = s.lose_replies[self.host].saturating_sub(1);
+        if lost {
+            s.trouble_at = self.shared.now().0;
+        }
         lost || fault == Some(Fault::FailAfter)
     }
 
@@ -91,6 +94,7 @@ impl Port {
                     if let Some(left) = s.cut_after[self.host].as_mut() {
                         if *left == 0 {
                             s.cut_after[self.host] = None;
+                            s.trouble_at = self.shared.now().0;
                             drop(s);
                             let pair = self.pair(target);
                             self.shared.cuts.send_modify(|c| {

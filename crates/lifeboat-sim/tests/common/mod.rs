@@ -15,13 +15,23 @@ pub fn asked() -> Option<u64> {
 
 /// Runs a scenario in its own world.
 pub fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(&mut World) -> T) -> T {
+    simulate_with(seed, &["a", "b"], lifeboat_sim::SYS_BYTES, scenario)
+}
+
+/// The same with these hosts and a first disk of this size.
+pub fn simulate_with<T>(
+    seed: u64,
+    hosts: &[&str],
+    bytes: u64,
+    scenario: impl AsyncFnOnce(&mut World) -> T,
+) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut world = World::new(seed).await;
+        let mut world = World::with(seed, hosts, bytes).await;
         scenario(&mut world).await
     })
 }
