@@ -115,10 +115,7 @@ impl Replica {
     /// Removes every file that the manifest and the logs do not name. Repeatable, and right at any moment at which no
     /// operation is under way.
     pub(crate) fn sweep(&self) -> Result<()> {
-        let (manifest, logs) = {
-            let state = self.state.blocking_lock();
-            (state.manifest.clone(), state.logs.clone())
-        };
+        let manifest = self.manifest();
         let named: std::collections::HashSet<&Utf8Path> =
             manifest.files().map(Utf8PathBuf::as_path).collect();
         for disk in &manifest.disks {
@@ -154,8 +151,10 @@ impl Replica {
                 files::remove(&self.dir.join(name))?;
             }
         }
+        // Locked, because a log may arrive meanwhile and must not count as one that nobody knows.
+        let state = self.state.blocking_lock();
         for name in files::names(&self.dir.join(crate::logs::DIR))? {
-            if !logs.entries.iter().any(|e| e.file == name) {
+            if !state.logs.entries.iter().any(|e| e.file == name) {
                 files::remove(&self.dir.join(crate::logs::DIR).join(name))?;
             }
         }

@@ -1,13 +1,12 @@
 //! Measurements, run by hand: `cargo test --release -p lifeboat-store -- --ignored --nocapture measure`. They print what
 //! the module docs and the benchmarks page claim; none of them passes or fails by time.
 
-use lifeboat_model::DiskFormat;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lifeboat_deltalog::Encoder;
 use lifeboat_engine::ports::store::{ReplicaStore, Target};
-use lifeboat_model::{BranchId, PointId};
+use lifeboat_model::{BranchId, DiskFormat, PointId};
 
 use super::world::{Rng, World, body, run_ok};
 

@@ -69,6 +69,7 @@ fn rescue(w: &World, relative: &Utf8Path, model: &[u8]) -> String {
     assert!(script.status.success(), "{said}{errors}");
     w.compare(out.join("copy.qcow2").as_str(), model);
     w.compare(out.join("overlay.qcow2").as_str(), model);
+    std::fs::remove_dir_all(&out).unwrap();
     said
 }
 
