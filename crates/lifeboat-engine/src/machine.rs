@@ -137,7 +137,9 @@ impl Actor {
             Err(LinkError::Refused(PeerRefusal::Conflict { detail })) => {
                 self.told.last = None;
                 self.look_again_after(1);
-                return self.preflight(vec![format!("it does not take what changed: {detail}")]).await;
+                return self
+                    .preflight(vec![format!("it does not take what changed: {detail}")])
+                    .await;
             }
             Err(e) => {
                 // What keeps it from being told keeps cycles from arriving, and they say it better.
@@ -231,13 +233,6 @@ impl Actor {
         }
         if let Err(e) = settings.validate(spec.disks.iter().map(|d| &d.id)) {
             return conflict(format!("the settings: {e}"));
-        }
-        if self
-            .rel
-            .as_ref()
-            .is_some_and(|r| r.settings.disks != settings.disks)
-        {
-            return conflict("the settings name other disks than the replica has".into());
         }
         self.rename(&spec.name)?;
         self.keep_firmware(firmware).await?;

@@ -184,6 +184,9 @@ pub struct ReplicaSide {
     /// It stands on what this host had of the VM before: its files are not only a copy.
     #[serde(default)]
     pub own: bool,
+    /// That copy was being made equal when it gave way: its records of changes begin at no instant that the other side had.
+    #[serde(default)]
+    pub unequal: bool,
     /// The initial copy comes on media: logs are kept until it is imported.
     #[serde(default)]
     pub awaits_import: bool,
@@ -260,6 +263,7 @@ impl ReplicaSide {
             test: None,
             last_test: None,
             own: false,
+            unequal: false,
             awaits_import: false,
             import: None,
             extended: None,

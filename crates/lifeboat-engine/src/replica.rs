@@ -109,15 +109,12 @@ pub(crate) struct Maintained {
 
 /// Disks of a failed-over VM: the branch's images on the buses of the description.
 pub(crate) fn launch_disks(spec: &VmSpec, images: Vec<(DiskId, DiskImage)>) -> Vec<LaunchDisk> {
-    let bus = |id: &DiskId| spec.disk(id).map(|d| d.bus).unwrap_or_default();
-    images
-        .into_iter()
-        .map(|(id, image)| LaunchDisk {
-            bus: bus(&id),
-            id,
-            image,
-        })
-        .collect()
+    // A disk that is no longer replicated is in the images as it was then, and must not meet the others.
+    let disk = |(id, image)| {
+        let bus = spec.disk(&id)?.bus;
+        Some(LaunchDisk { bus, id, image })
+    };
+    images.into_iter().filter_map(disk).collect()
 }
 
 /// The VM as its replica's host knows it: excluded disks get nothing, and a card of the primary's network is not connected
@@ -680,7 +677,11 @@ impl Actor {
         peer: &PeerIdentity,
         offer: GivenWay,
     ) -> Result<PeerReply, PeerRefusal> {
-        let entry = self.trusts(peer)?;
+        let entry = match self.awaits_offer() {
+            // Nobody is its primary yet.
+            true => self.host.authorize(peer)?,
+            false => self.trusts(peer)?,
+        };
         let (mode, awaits_import) = match offer.content {
             Content::Extended => (Mode::ExtendedReplica, false),
             Content::Media => (Mode::Replica, true),

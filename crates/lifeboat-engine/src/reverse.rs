@@ -376,6 +376,7 @@ impl Actor {
             position: old.map_or(NOWHERE, |r| r.position),
             side: Side::Replica(ReplicaSide {
                 own: true,
+                unequal: old.is_some_and(unequal),
                 ..ReplicaSide::new("")
             }),
             problem: None,
@@ -434,10 +435,31 @@ impl Actor {
         self.may_receive(peer)?;
         // What is compared is what was applied: a log that is not would change it afterwards.
         self.catch_up().await?;
-        let blocks = self.host.ports.store.compare(self.id, ranges).await;
-        blocks
-            .map(|blocks| PeerReply::Differ { blocks })
-            .map_err(|e| self.host.peer_refusal(e))
+        let store = &self.host.ports.store;
+        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let mut blocks = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let differ = match self.number_here(&info, range.disk) {
+                Some(disk) => {
+                    let here = CompareRange {
+                        disk,
+                        ..range.clone()
+                    };
+                    let differ = store.compare(self.id, &[here]).await;
+                    differ.map_err(|e| self.host.peer_refusal(e))?.pop().unwrap_or_default()
+                }
+                None => crate::sync::not_zero(range).map_err(|detail| PeerRefusal::Conflict { detail })?,
+            };
+            blocks.push(differ);
+        }
+        Ok(PeerReply::Differ { blocks })
+    }
+
+    /// The store's number of a disk that the primary counts by the settings; `None` for one that nothing came of yet.
+    fn number_here(&self, info: &crate::ports::store::ReplicaInfo, disk: u16) -> Option<u16> {
+        let id = self.rel.as_ref()?.settings.disks.get(usize::from(disk))?;
+        let at = info.disks.iter().position(|d| d.id == *id)?;
+        u16::try_from(at).ok()
     }
 
     /// What this copy changed after the last instant it shares with the peer's.
@@ -451,7 +473,8 @@ impl Actor {
         let store = &self.host.ports.store;
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
         let of = store.divergence(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
-        let disk = info.disks.get(usize::from(disk)).map(|d| &d.id);
+        let disk = self.number_here(&info, disk).and_then(|n| info.disks.get(usize::from(n)));
+        let disk = disk.map(|d| &d.id);
         Ok(crate::sync::page(&of, disk, from))
     }
 
@@ -663,8 +686,9 @@ impl Actor {
             // Missing or damaged images are the store's to refuse.
             Err(_) => return Ok(unknown(offer, since)),
         };
+        let equal = self.rel.as_ref().and_then(Relationship::replica).is_none_or(|r| !r.unequal);
         let found = match source.recover().await {
-            Ok(Tracking::Since(at)) if at.first().is_some_and(|p| p.generation == since.generation) => {
+            Ok(Tracking::Since(at)) if at.first().is_some_and(|p| equal && p.generation == since.generation) => {
                 let ranges = source.known_changes(None).await?;
                 let of = |r: Option<Vec<_>>| {
                     r.map(|r| r.into_iter().map(|e: crate::ports::capture::Extent| (e.offset, e.len)).collect())
@@ -694,6 +718,22 @@ impl Actor {
             firmware_vars: None,
             seed: Vec::new(),
         })
+    }
+}
+
+/// Whether records of changes on the disks of this side may begin in the middle of a synchronization. What differed before
+/// is in none of them, even when the synchronization was given up.
+fn unequal(rel: &Relationship) -> bool {
+    match &rel.side {
+        Side::Primary(p) => {
+            let flowed = matches!(
+                rel.state,
+                State::Replicating | State::Critical | State::Suspended | State::SyncedReplicationComplete
+            );
+            p.sync.is_some() || !flowed
+        }
+        Side::Replica(r) => r.unequal,
+        Side::Test { .. } | Side::Alone => false,
     }
 }
 

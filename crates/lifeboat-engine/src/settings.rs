@@ -101,22 +101,16 @@ impl Actor {
         }
         self.primary.next_at = Instant::now();
         self.event(&format!("settings changed{}", told(&change))).await;
-        Ok(Answer::Done)
+        if change.added.is_empty() {
+            return Ok(Answer::Done);
+        }
+        // An added disk has nothing on the replica: what differs there is all of it.
+        self.begin_resync().await
     }
 
     fn disks_may_change(&self, state: State, change: &DiskChange) -> Result<(), Refusal> {
         if change.none() {
             return Ok(());
-        }
-        if !change.added.is_empty() {
-            return Err(Refusal::new(
-                ReturnCode::NotSupported,
-                format!(
-                    "disk \"{}\" cannot be added to a running replication",
-                    change.added[0]
-                ),
-                "remove the replication and enable it with all disks",
-            ));
         }
         let settled = matches!(state, State::Replicating | State::Suspended | State::Critical);
         if settled && self.synchronization().is_none() {

@@ -439,6 +439,26 @@ fn digest(block: &[u8]) -> [u8; 16] {
     half
 }
 
+/// Numbers of the blocks of a range that are not all zeros: what differs from a disk that holds nothing.
+pub(crate) fn not_zero(range: &CompareRange) -> Result<Vec<u32>, String> {
+    let digests = BASE64_STANDARD
+        .decode(&range.digests)
+        .map_err(|e| format!("digests of disk {}: {e}", range.disk))?;
+    if range.block == 0 || range.block > 1 << 20 || range.len > WINDOW {
+        return Err(format!("a comparison of {} bytes in blocks of {}", range.len, range.block));
+    }
+    let zero = vec![0; usize::try_from(range.block).unwrap_or(0)];
+    let (whole, last) = (digest(&zero), range.len % u64::from(range.block));
+    let last = match usize::try_from(last) {
+        Ok(n) if n > 0 => digest(&zero[..n]),
+        _ => whole,
+    };
+    let blocks = digests.chunks(16).count();
+    let differs = |(n, d): (usize, &[u8])| *d != if n + 1 == blocks { last } else { whole };
+    let numbers = digests.chunks(16).enumerate().filter(|c| differs(*c));
+    Ok(numbers.filter_map(|(n, _)| u32::try_from(n).ok()).collect())
+}
+
 pub(crate) async fn send(
     tools: &Tools,
     route: &Route,

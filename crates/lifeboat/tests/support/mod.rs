@@ -9,6 +9,7 @@
 
 pub mod guest;
 pub mod proxy;
+pub mod random;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
