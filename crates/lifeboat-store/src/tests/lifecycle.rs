@@ -771,3 +771,41 @@ async fn firmware_variables_belong_to_their_branch() {
     w.store.destroy(w.vm).await.unwrap();
     assert!(!w.dir().exists());
 }
+
+#[tokio::test]
+async fn what_is_kept_can_become_the_disks_again() {
+    let (mut w, own) = with_images(595).await;
+    let mut a = adoption(&mut w, Origin::Images(own.images.clone()), true, true);
+    let before = w.disks().into_iter().find(|d| d.id == disk("sys")).unwrap();
+    a.divergence.disks[1] = (disk("sys"), Some(vec![(0, 4096), (before.size - 4096, 4096)]));
+    a.divergence.disks[0] = (disk("data-1"), None);
+    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+    adopted(&mut w, &a, &own.content);
+    w.rounds(3).await;
+    w.store.expire_oldest(w.vm).await.unwrap();
+    w.points.remove(0);
+    w.receive().await;
+    let branch = w.branch(Target::Abandoned).await.unwrap();
+    w.write(branch).await;
+    let last = w.now.clone();
+    w.store.promote(w.vm, branch).await.unwrap();
+    w.points.clear();
+    w.kept = None;
+    let since = a.keep.unwrap().since;
+    w.durable = since;
+    w.check().await;
+    let told = w.store.divergence(w.vm).await.unwrap();
+    assert_eq!(told.since, since);
+    assert_eq!(told.disks.iter().find(|d| d.0 == disk("data-1")).unwrap().1, None);
+    let shown = resized(&own.content, &a.disks);
+    covers(&told, &shown, &last);
+    let sys = told.disks.iter().find(|d| d.0 == disk("sys")).unwrap();
+    let ranges = sys.1.as_ref().unwrap();
+    assert!(
+        ranges[0].0 == 0 && ranges[0].1 >= 4096,
+        "what was told is part of it"
+    );
+    w.reopen().await;
+    w.store.merge_promoted(w.vm, branch).await.unwrap();
+    w.check().await;
+}
