@@ -45,14 +45,7 @@ fn settings() -> Vec<Named> {
 
 fn operations() -> Vec<Named> {
     vec![
-        (
-            "InitialCopy",
-            json!({ "oneOf": [
-                tagged("how", "network", &[]),
-                tagged("how", "export", &[("dir", text("Absolute path of an empty or missing directory"))]),
-                tagged("how", "seed", &[]),
-            ]}),
-        ),
+        ("InitialCopy", initial_copy()),
         ("ExtendedView", extended()),
         ("Synchronization", synchronization()),
         (
@@ -116,6 +109,14 @@ fn operations() -> Vec<Named> {
             ),
         ),
     ]
+}
+
+fn initial_copy() -> Value {
+    json!({ "oneOf": [
+        tagged("how", "network", &[]),
+        tagged("how", "export", &[("dir", text("Absolute path of an empty or missing directory"))]),
+        tagged("how", "seed", &[]),
+    ]})
 }
 
 fn bandwidth() -> Value {

@@ -85,7 +85,7 @@ pub(crate) struct Extend {
     /// Third host, which takes a copy of the copy.
     #[arg(long, alias = "peer", value_name = "HOST:PORT")]
     pub(crate) to: String,
-    /// Time between cycles: 5m or 15m, not less than the primary's.
+    /// Time between cycles: up to 15m, not less than the primary's.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = units::seconds::<u16>)]
     pub(crate) interval: u16,
     /// Additional recovery points to keep there: 0 to 24.
