@@ -202,6 +202,17 @@ impl Actor {
         kept.map_err(|e| self.host.peer_refusal(e))
     }
 
+    /// An accepted offer is answered when the variables that came with it are kept.
+    pub(crate) async fn with_firmware(
+        &mut self,
+        taken: Result<PeerReply, PeerRefusal>,
+        firmware: &str,
+    ) -> Result<PeerReply, PeerRefusal> {
+        let reply = taken?;
+        self.keep_firmware(firmware).await?;
+        Ok(reply)
+    }
+
     /// The VM has another name now, which must be its own on this host.
     fn rename(&self, name: &str) -> Result<(), PeerRefusal> {
         self.host.with_actors(|actors| {

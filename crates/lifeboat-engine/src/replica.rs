@@ -114,7 +114,9 @@ pub(crate) fn launch_disks(spec: &VmSpec, images: Vec<(DiskId, DiskImage)>) -> V
         let bus = spec.disk(&id)?.bus;
         Some(LaunchDisk { bus, id, image })
     };
-    images.into_iter().filter_map(disk).collect()
+    let mut disks: Vec<LaunchDisk> = images.into_iter().filter_map(disk).collect();
+    disks.sort_by_key(|d| spec.disks.iter().position(|s| s.id == d.id));
+    disks
 }
 
 /// The VM as its replica's host knows it: excluded disks get nothing, and a card of the primary's network is not connected
@@ -534,10 +536,7 @@ impl Actor {
                     Content::Reverse { .. } if extended => self.follow(peer, offer).await,
                     Content::Seed | Content::Reverse { .. } => self.give_way(peer, offer).await,
                 };
-                match taken {
-                    Ok(reply) => self.keep_firmware(&firmware).await.map(|()| reply),
-                    Err(r) => Err(r),
-                }
+                self.with_firmware(taken, &firmware).await
             }
             PeerRequest::FinishBulk {
                 instant, consistency, ..
