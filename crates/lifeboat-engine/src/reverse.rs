@@ -437,20 +437,23 @@ impl Actor {
         self.catch_up().await?;
         let store = &self.host.ports.store;
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        // All that can be compared in one call: each opens the images anew.
+        let here = |range: &CompareRange| {
+            let disk = self.number_here(&info, range.disk)?;
+            Some(CompareRange {
+                disk,
+                ..range.clone()
+            })
+        };
+        let known: Vec<CompareRange> = ranges.iter().filter_map(here).collect();
+        let compared = store.compare(self.id, &known).await;
+        let mut compared = compared.map_err(|e| self.host.peer_refusal(e))?.into_iter();
         let mut blocks = Vec::with_capacity(ranges.len());
         for range in ranges {
-            let differ = match self.number_here(&info, range.disk) {
-                Some(disk) => {
-                    let here = CompareRange {
-                        disk,
-                        ..range.clone()
-                    };
-                    let differ = store.compare(self.id, &[here]).await;
-                    differ.map_err(|e| self.host.peer_refusal(e))?.pop().unwrap_or_default()
-                }
+            blocks.push(match self.number_here(&info, range.disk) {
+                Some(_) => compared.next().unwrap_or_default(),
                 None => crate::sync::not_zero(range).map_err(|detail| PeerRefusal::Conflict { detail })?,
-            };
-            blocks.push(differ);
+            });
         }
         Ok(PeerReply::Differ { blocks })
     }

@@ -17,7 +17,9 @@ use crate::ports::store::{CompareRange, Divergence, Ranges};
 use crate::records::{SyncKind, Synchronization};
 
 /// Bytes of one comparison.
-const WINDOW: u64 = 64 << 20;
+const WINDOW: u64 = 256 << 20;
+/// Bytes of a range in it.
+const RANGE: u64 = 64 << 20;
 /// Bytes a first digest stands for: 16 bytes for these cost 0.025 % of a disk.
 const COARSE: u32 = 64 << 10;
 /// Bytes a second digest stands for, inside blocks that differ.
@@ -325,7 +327,9 @@ async fn compared(
     view: &dyn BlockView,
     (disk, offset, len): (u16, u64, u64),
 ) -> Result<Vec<Extent>, CopyError> {
-    let whole = [(offset, len)];
+    // Several in one question: each question opens the images on the other side anew.
+    let ends = (0..len).step_by(usize::try_from(RANGE).unwrap_or(usize::MAX));
+    let whole: Ranges = ends.map(|at| (offset + at, RANGE.min(len - at))).collect();
     let coarse = differing(tools, route, (view, disk), &whole, COARSE).await?;
     let mut fine = Vec::new();
     // Many ranges in one question, within what one may ask.
@@ -444,7 +448,7 @@ pub(crate) fn not_zero(range: &CompareRange) -> Result<Vec<u32>, String> {
     let digests = BASE64_STANDARD
         .decode(&range.digests)
         .map_err(|e| format!("digests of disk {}: {e}", range.disk))?;
-    if range.block == 0 || range.block > 1 << 20 || range.len > WINDOW {
+    if range.block == 0 || range.block > 1 << 20 || range.len > RANGE {
         return Err(format!("a comparison of {} bytes in blocks of {}", range.len, range.block));
     }
     let zero = vec![0; usize::try_from(range.block).unwrap_or(0)];

@@ -276,11 +276,12 @@ pub(crate) fn bad(error: DecodeError) -> StoreError {
     StoreError::BadLog(error.to_string())
 }
 
-/// Whether a log speaks of all these disks, none smaller. More disks than these were added to the VM.
+/// Whether no disk is smaller than it was. More disks than these were added to the replication, missing ones were taken
+/// out of it and stay as they are.
 fn same_disks(have: &[LogDisk], said: &[LogDisk]) -> Result<()> {
     for disk in have {
         let Some(other) = said.iter().find(|d| d.id == disk.id) else {
-            return Err(StoreError::BadLog(format!("it lacks disk \"{}\"", disk.id)));
+            continue;
         };
         if other.size < disk.size {
             return Err(StoreError::BadLog(format!(
