@@ -343,12 +343,19 @@ pub(crate) fn arrived(
     position: Position,
     bytes: Vec<u8>,
 ) -> Result<Received> {
-    let (header, changes, data) = decode(&bytes)?;
+    let (header, mut changes, data) = decode(&bytes)?;
     if header.position != position || header.vm != vm || header.kind == LogKind::Bulk {
         return Err(StoreError::BadLog("another log".into()));
     }
     let found = s.hosts[h].replicas.get(&vm).filter(|r| r.open);
     let r = found.ok_or(StoreError::NoReplica(vm))?;
+    // Frames name disks by the header's order, which need not be the replica's.
+    for (disk, ..) in &mut changes {
+        let id = header.disks.get(*disk & 0xffff).map(|d| &d.id);
+        let at = r.disks.iter().position(|d| Some(&d.id) == id);
+        let at = at.ok_or_else(|| StoreError::BadLog("a disk that is not here".into()))?;
+        *disk = *disk & !0xffff | at;
+    }
     let closes = changes.is_empty() && found_partial(r);
     if header.parent != r.durable {
         return Err(StoreError::OutOfSequence {

@@ -8,10 +8,10 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{Action, Answer, Refusal, ReplicationView};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{
-    Bandwidth, BandwidthWindow, DayWindow, DiskId, ReplicationHealth as Health, ReplicationSettings,
-    ReplicationState as State,
+    Bandwidth, BandwidthWindow, DayWindow, DiskId, JobState, ReplicationHealth as Health,
+    ReplicationSettings, ReplicationState as State,
 };
-use lifeboat_sim::{Fault, World};
+use lifeboat_sim::{Fault, VM, World};
 
 type Change<'a> = &'a dyn Fn(&mut ReplicationSettings);
 
@@ -289,4 +289,81 @@ fn a_change_that_breaks_off_anywhere_leaves_both_sides_in_agreement() {
             });
         }
     }
+}
+
+fn disk(id: &str) -> DiskId {
+    DiskId::new(id).unwrap()
+}
+
+/// The replica's head holds the disk as it is now on the primary.
+async fn equal(w: &World, which: usize) -> bool {
+    w.run(45).await;
+    let now = w.disks_now(0)[which].clone();
+    let s = w.shared.state();
+    assert!(s.violations.is_empty(), "{:?}", s.violations);
+    s.hosts[1].replicas[&VM].head[which] == now
+}
+
+#[test]
+fn disks_go_and_come_back_while_the_others_go_on() {
+    for (gone, (which, other)) in [("data", (1, 0)), ("sys", (0, 1))] {
+        simulate(6, async |w| {
+            replicating(w).await;
+            w.write(50);
+            assert!(equal(w, which).await && equal(w, other).await);
+            modify(w, &|s| s.disks.retain(|d| *d != disk(gone)))
+                .await
+                .unwrap();
+            assert!(agree(w));
+            w.write(200);
+            assert!(equal(w, other).await, "{gone}: the other goes on");
+            assert!(!equal(w, which).await, "{gone} stays as it was");
+            let path = format!("/vm/{gone}.qcow2");
+            assert!(
+                w.shared.state().hosts[0].images[&path].tracked.is_empty(),
+                "its record is ended"
+            );
+            // What is compared is the same disk on both sides, whatever its number is.
+            w.insist(0, common::resync()).await.unwrap();
+            w.write(50);
+            eventually(w, "the resynchronization", |w| state(w, 0) == State::Replicating).await;
+            w.restart(0).await;
+            assert!(equal(w, other).await && !equal(w, which).await);
+            modify(w, &|s| s.disks.push(disk(gone))).await.unwrap();
+            assert_eq!(state(w, 0), State::Resynchronizing);
+            w.restart(0).await;
+            w.write(50);
+            eventually(w, "the disk", |w| state(w, 0) == State::Replicating).await;
+            w.write(50);
+            assert!(equal(w, which).await && equal(w, other).await);
+            // A failover brings up what is replicated now.
+            w.cut(true);
+            assert_eq!(
+                common::job(w, 1, common::failover(Default::default()))
+                    .await
+                    .unwrap(),
+                JobState::Completed
+            );
+            assert_eq!(w.disks_now(1).len(), 2);
+        });
+    }
+}
+
+#[test]
+fn a_failover_without_a_disk_that_is_gone() {
+    simulate(7, async |w| {
+        replicating(w).await;
+        modify(w, &|s| s.disks = vec![disk("sys")]).await.unwrap();
+        w.write(50);
+        assert!(equal(w, 0).await);
+        let now = w.disks_now(0)[0].clone();
+        w.cut(true);
+        assert_eq!(
+            common::job(w, 1, common::failover(Default::default()))
+                .await
+                .unwrap(),
+            JobState::Completed
+        );
+        assert_eq!(w.disks_now(1), [now]);
+    });
 }
