@@ -269,6 +269,29 @@ impl Actor {
         Ok(Answer::Done)
     }
 
+    /// Refuses what would leave a third host without the one it follows.
+    pub(crate) fn no_extended(&self) -> Result<(), Refusal> {
+        match extended(self.rel.as_ref()) {
+            None => Ok(()),
+            Some(ext) => Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("this replica is extended to {}, which gets its data from here", ext.settings.peer),
+                "remove that first (lifeboat replication remove --extended); after a commit this host can also go on \
+                 as its primary (lifeboat replication continue)",
+            )),
+        }
+    }
+
+    /// Whether the VM runs on the primary of this replica, when the third host asks: it has nobody else to ask.
+    pub(crate) async fn runs_above(&self, asks: &PeerIdentity) -> bool {
+        let Some(rel) = self.rel.as_ref().filter(|r| r.mode == Mode::Replica) else {
+            return false;
+        };
+        let third = extended(Some(rel)).map(|e| host_of(&e.settings.peer).to_owned());
+        let is_third = third.is_some_and(|t| asks.names.iter().any(|n| n.eq_ignore_ascii_case(&t)));
+        is_third && self.standing_of(&rel.way_back).await.is_some_and(|s| s.running)
+    }
+
     /// Refuses while this replica is becoming the primary of that host.
     fn turning_to(&self, peer: &str) -> Result<(), Refusal> {
         let reverse = self.rel.as_ref().and_then(Relationship::failover).and_then(|f| f.reverse.as_ref());
@@ -558,6 +581,11 @@ fn stood(info: &ReplicaInfo, offer: &GivenWay) -> Divergence {
     }
 }
 
+/// The name in `HOST:PORT`.
+fn host_of(peer: &str) -> &str {
+    peer.rsplit_once(':').map_or(peer, |(host, _)| host)
+}
+
 fn may_extend(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), Refusal> {
     let invalid = |what: String| Err(Refusal::new(ReturnCode::InvalidParameter, what, ""));
     if rel.mode != Mode::Replica {
@@ -589,8 +617,8 @@ fn may_extend(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), 
     if settings.application_h != 0 {
         return invalid("application-consistent points are made by the primary; the third host gets those".into());
     }
-    let host = |peer: &str| peer.rsplit_once(':').map_or(peer, |(h, _)| h).to_lowercase();
-    if host(&settings.peer) == host(&rel.way_back) || host(&settings.peer) == rel.peer.to_lowercase() {
+    let third = host_of(&settings.peer);
+    if [host_of(&rel.way_back), &rel.peer].iter().any(|h| third.eq_ignore_ascii_case(h)) {
         return invalid(format!("{} is the primary of this replica", settings.peer));
     }
     Ok(())

@@ -491,7 +491,7 @@ impl Actor {
     /// This side's word to the other.
     pub(crate) async fn standing(&self, peer: &PeerIdentity) -> Result<PeerReply, PeerRefusal> {
         self.is_peer(peer)?;
-        let running = self.power().await.is_ok_and(|p| p != PowerState::Off);
+        let running = self.power().await.is_ok_and(|p| p != PowerState::Off) || self.runs_above(peer).await;
         let waiting = self.planned().map(|p| format!("{:?}", p.phase)).unwrap_or_default();
         let Some(rel) = &self.rel else {
             return Err(PeerRefusal::NoReplica {

@@ -784,6 +784,7 @@ impl Actor {
     pub(crate) async fn remove(&mut self) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         self.no_test()?;
+        self.no_extended()?;
         match &rel.side {
             Side::Primary(_) => self.remove_primary().await?,
             Side::Test { .. } | Side::Alone => return Err(no_relationship()),

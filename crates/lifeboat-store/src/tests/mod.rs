@@ -7,6 +7,7 @@ mod document;
 mod history;
 mod hostile;
 mod lifecycle;
+mod media;
 mod space;
 mod spool;
 mod world;
