@@ -25,6 +25,9 @@ use crate::records::{
     SyncKind, TakeOver,
 };
 
+/// How often an old primary that fails to give way in a planned failover is asked again.
+const ATTEMPTS: u32 = 5;
+
 /// Where a copy stands that belongs to no line yet.
 pub(crate) const NOWHERE: Position = Position {
     generation: GenerationId(Uuid::nil()),
@@ -207,8 +210,14 @@ impl Actor {
     }
 
     async fn not_reversed(&mut self, failover: Failover, reverse: &Reverse, e: &LinkError) {
-        let refused = matches!(e, LinkError::Refused(_) | LinkError::Untrusted { .. });
-        if reverse.patient && !refused {
+        let tried = self.rel.as_ref().and_then(|r| r.problem.as_ref()).map_or(0, |p| p.attempts);
+        let passing = match e {
+            // A fault of that host, perhaps of the moment: the VM waits for it, but not for ever.
+            LinkError::Refused(PeerRefusal::Failed { .. } | PeerRefusal::NoSpace { .. }) => tried < ATTEMPTS,
+            LinkError::Refused(_) | LinkError::Untrusted { .. } => false,
+            LinkError::Unreachable { .. } | LinkError::Protocol { .. } => true,
+        };
+        if reverse.patient && passing {
             self.fault(&format!("the old primary is not reached: {}", chain(e))).await;
             return self.replica_retry();
         }
@@ -533,8 +542,15 @@ impl Actor {
         if offer.disks.iter().map(|d| &d.id).ne(&offer.settings.disks) {
             return conflict("the offered disks are not those of the settings".into());
         }
-        if !self.power().await.is_ok_and(|p| p == PowerState::Off) {
-            return Err(PeerRefusal::Running { host });
+        match self.power().await {
+            Ok(PowerState::Off) => {}
+            Ok(PowerState::Running | PowerState::Paused | PowerState::Stalled) => {
+                return Err(PeerRefusal::Running { host });
+            }
+            Err(e) => {
+                let detail = e.message;
+                return Err(PeerRefusal::Failed { host, detail });
+            }
         }
         let (mode, state) = self.rel.as_ref().map_or((Mode::None, State::Disabled), |r| (r.mode, r.state));
         if mode == Mode::Replica && self.generation() == Some(offer.start.generation) {
@@ -591,7 +607,16 @@ impl Actor {
         next.way_back = offer.from.clone();
         next.position = offer.start;
         self.rel = Some(next);
-        if let Err(e) = self.save().await {
+        // In one transaction: nothing would end that job later.
+        let ended = planned.and_then(|p| self.host.jobs.ended(p.job, JobState::Completed, None));
+        let saved = match (&self.rel, &ended) {
+            (Some(rel), Some(job)) => {
+                let written = self.host.ports.catalog.put_both(rel, job).await;
+                written.map_err(|e| failed("the catalog cannot be written", &e))
+            }
+            _ => self.save().await,
+        };
+        if let Err(e) = saved {
             self.rel = before;
             self.save_or_warn().await;
             return Err(PeerRefusal::Failed {
@@ -599,8 +624,8 @@ impl Actor {
                 detail: e.message,
             });
         }
-        if let Some(planned) = planned {
-            self.end_job(planned.job, JobState::Completed, "").await;
+        if let Some(job) = ended {
+            self.host.jobs.adopt(job);
         }
         if let Some(job) = others {
             self.end_job(job, JobState::Terminated, "the roles were swapped").await;

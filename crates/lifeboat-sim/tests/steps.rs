@@ -6,7 +6,10 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{commit, failover, phase, points, replicating, revert, simulate, start_copy, state};
+use common::{
+    cancel_planned, commit, failover, flows, phase, planned, points, prepare, replicating, resync, reverse,
+    revert, simulate_with, start_copy, start_vm, state,
+};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::FailoverPhase;
@@ -25,6 +28,11 @@ enum Saga {
     Commit,
     RemovePrimary,
     RemoveReplica,
+    Planned,
+    CancelPlanned,
+    Reverse,
+    ReverseCompared,
+    Resync,
 }
 
 /// Asks until the wish has come true, as a person would.
@@ -67,7 +75,7 @@ async fn failed_over(w: &mut World) {
     w.write(50);
 }
 
-async fn prepare(saga: Saga, w: &mut World) {
+async fn bring_about(saga: Saga, w: &mut World) {
     let (vm, settings) = (World::vm(), World::settings());
     match saga {
         Saga::Enable => {}
@@ -78,6 +86,34 @@ async fn prepare(saga: Saga, w: &mut World) {
         }
         Saga::Cycle | Saga::Suspend | Saga::RemovePrimary | Saga::RemoveReplica => replicating(w).await,
         Saga::Failover | Saga::FailoverToCycle => lost(w).await,
+        Saga::Planned => replicating(w).await,
+        Saga::CancelPlanned => {
+            replicating(w).await;
+            until(w, 0, prepare(), |w| {
+                state(w, 0) == State::SyncedReplicationComplete
+            })
+            .await;
+        }
+        Saga::Reverse | Saga::ReverseCompared => {
+            failed_over(w).await;
+            until(w, 1, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
+            if saga == Saga::Reverse {
+                w.guest_off(0);
+            } else {
+                w.kill_vm(0);
+            }
+            w.cut(false);
+            w.run(40).await;
+        }
+        Saga::Resync => {
+            replicating(w).await;
+            w.kill_vm(0);
+            w.run(12).await;
+            w.insist(0, start_vm()).await.unwrap();
+            w.write(20);
+            w.run(20).await;
+            assert_eq!(state(w, 0), State::WaitingToStartResynchronization);
+        }
         Saga::Revert | Saga::Commit => failed_over(w).await,
     }
 }
@@ -143,7 +179,19 @@ async fn run(saga: Saga, w: &mut World) {
             })
             .await;
         }
+        Saga::Planned => moved(w).await,
+        Saga::CancelPlanned => {
+            until(w, 0, cancel_planned(false), |w| state(w, 0) == State::Replicating).await;
+            until(w, 0, start_vm(), |w| w.runs(0)).await;
+        }
+        Saga::Reverse | Saga::ReverseCompared => until(w, 1, reverse(), |w| flows(w, 1, 0)).await,
+        Saga::Resync => until(w, 0, resync(), |w| flows(w, 0, 1)).await,
     }
+}
+
+/// Asks for a planned failover until the roles are swapped.
+async fn moved(w: &World) {
+    until(w, 0, planned(true), |w| flows(w, 1, 0)).await;
 }
 
 fn durable(w: &World) -> u64 {
@@ -170,6 +218,17 @@ async fn whole(saga: Saga, w: &mut World) {
             until(w, 1, revert(), |w| phase(w).is_none()).await;
         }
         Saga::Commit | Saga::RemovePrimary | Saga::RemoveReplica => return,
+        Saga::Planned | Saga::Reverse | Saga::ReverseCompared => {
+            let s = w.shared.state();
+            assert!(s.twins.is_empty(), "{:?}", s.twins);
+            drop(s);
+            if !w.runs(1) {
+                // The one call that was to start it may have failed; that is told, and not tried for ever.
+                w.insist(1, start_vm()).await.unwrap();
+            }
+            return common::healthy(w, 1, 0).await;
+        }
+        Saga::CancelPlanned | Saga::Resync => return common::healthy(w, 0, 1).await,
         Saga::Copy | Saga::Cycle | Saga::Suspend | Saga::Revert => {}
     }
     w.check(1).unwrap();
@@ -192,10 +251,18 @@ async fn whole(saga: Saga, w: &mut World) {
     assert!(images.into_iter().all(|i| i.tracked.len() <= 2));
 }
 
+/// Where disks are compared their size is time, and nothing else.
+fn bytes(saga: Saga) -> u64 {
+    match saga {
+        Saga::Reverse | Saga::ReverseCompared | Saga::Resync => 16 << 20,
+        _ => lifeboat_sim::SYS_BYTES,
+    }
+}
+
 /// Steps of a saga on a host.
 fn count(saga: Saga, host: usize) -> u64 {
-    simulate(3, async |w| {
-        prepare(saga, w).await;
+    simulate_with(3, &["a", "b"], bytes(saga), async |w| {
+        bring_about(saga, w).await;
         let before = w.gate(host).calls();
         run(saga, w).await;
         w.run(4).await;
@@ -206,8 +273,8 @@ fn count(saga: Saga, host: usize) -> u64 {
 fn attempt(saga: Saga, host: usize, n: u64, fault: Fault) -> Result<(), String> {
     let told = std::sync::Mutex::new(String::new());
     let result = catch_unwind(AssertUnwindSafe(|| {
-        simulate(3, async |w| {
-            prepare(saga, w).await;
+        simulate_with(3, &["a", "b"], bytes(saga), async |w| {
+            bring_about(saga, w).await;
             let bulk = w.shared.state().bulk_blocks;
             w.gate(host).arm(n, fault);
             run(saga, w).await;
@@ -259,6 +326,11 @@ sagas! {
     every_step_of_a_failover_to_a_cycle FailoverToCycle,
     every_step_of_a_revert Revert,
     every_step_of_a_commit Commit,
+    every_step_of_a_planned_failover Planned,
+    every_step_of_cancelling_it CancelPlanned,
+    every_step_of_a_reversal Reverse,
+    every_step_of_a_reversal_without_records ReverseCompared,
+    every_step_of_a_resynchronization Resync,
     every_step_of_a_removal_on_the_primary RemovePrimary,
     every_step_of_a_removal_on_the_replica RemoveReplica,
 }
