@@ -98,7 +98,7 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
         in_role(w, rng, Mode::Primary),
         in_role(w, rng, Mode::Replica),
     );
-    match rng.below(26) {
+    match rng.below(29) {
         0..=3 => fail_over(w, rng, seen).await,
         4 | 5 => ask(w, replica, revert()).await,
         6 | 7 => ask(w, replica, commit()).await,
@@ -150,7 +150,24 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
             ask(w, any, enable).await;
             ask(w, any, start_copy()).await;
         }
-        24 if rng.one_in(3) => {
+        24 => {
+            let middle = if rng.one_in(2) { replica } else { any };
+            let settings = ReplicationSettings {
+                interval_s: 15,
+                ..settings((middle + 1 + host(rng) % 2) % 3)
+            };
+            ask(w, middle, Action::ExtendReplication { vm: vm(), settings }).await;
+        }
+        25 => ask(w, replica, Action::ContinueAsPrimary { vm: vm() }).await,
+        26 => {
+            let wish = match rng.below(3) {
+                0 => Action::SuspendExtended { vm: vm() },
+                1 => Action::ResumeExtended { vm: vm() },
+                _ => Action::RemoveExtended { vm: vm() },
+            };
+            ask(w, any, wish).await;
+        }
+        27 if rng.one_in(3) => {
             // Whoever separates the two, or gives a copy up, has said so.
             (seen.forced, seen.dropped[any]) = (true, true);
             let wish = match rng.below(3) {
@@ -372,6 +389,15 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
         w.run(1).await;
     }
     assert!(flows(w, 0, 1));
+    if rng.one_in(3) {
+        let settings = ReplicationSettings {
+            interval_s: 15,
+            ..settings(2)
+        };
+        w.insist(1, Action::ExtendReplication { vm: vm(), settings })
+            .await
+            .unwrap();
+    }
     for _ in 0..rng.below(4) {
         w.write(10);
         w.run(12).await;
