@@ -23,7 +23,7 @@ use crate::ports::capture::BlockView;
 use crate::ports::link::{
     Content, LinkError, LogAddress, LogReceipt, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
 };
-use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, Received, StoredLog};
+use crate::ports::store::{Point, Received, ReplicaInfo, ReplicaStore, StoredLog};
 use crate::records::Comparison;
 use crate::reverse::NOWHERE;
 use crate::sync::{self, Known, Piece};
@@ -264,7 +264,11 @@ impl Courier {
         self.store.keep_logs(self.vm, Some(point.position)).await;
         let mut before = 0;
         for (index, disk) in info.disks.iter().enumerate() {
-            let from = theirs.bulk.iter().find(|b| b.disk == disk.id).map_or(0, |b| b.done);
+            let from = theirs
+                .bulk
+                .iter()
+                .find(|b| b.disk == disk.id)
+                .map_or(0, |b| b.done);
             let report = |done| {
                 if let Some(Some(job)) = self.orders.copying {
                     let detail = "copying a recovery point to the third host";
@@ -325,7 +329,9 @@ impl Courier {
         let route = self.route(point.position);
         let view = self.store.read_point(self.vm, point.id).await?;
         self.store.keep_logs(self.vm, Some(point.position)).await;
-        let resumed = self.comparison.filter(|c| c.point == point.id && c.at == theirs.durable);
+        let resumed = self
+            .comparison
+            .filter(|c| c.point == point.id && c.at == theirs.durable);
         let mut piece = Piece {
             cursor: resumed.map_or((0, 0), |c| c.cursor),
             parent: theirs.durable,
@@ -496,10 +502,23 @@ mod tests {
     #[test]
     fn what_the_third_host_lacks_is_found_from_where_both_stand() {
         let i = info();
-        assert_eq!(next(&i, &status(at(1, 3), false, false)), Next::Copy(Some(i.points[0].clone())));
-        assert_eq!(next(&i, &status(at(1, 2), false, false)), Next::Copy(None), "that point has expired");
-        assert_eq!(next(&i, &status(at(1, 4), true, false)), Next::Forward(i.logs[1..].to_vec()));
-        assert_eq!(next(&i, &status(at(1, 6), true, false)), Next::Forward(Vec::new()));
+        assert_eq!(
+            next(&i, &status(at(1, 3), false, false)),
+            Next::Copy(Some(i.points[0].clone()))
+        );
+        assert_eq!(
+            next(&i, &status(at(1, 2), false, false)),
+            Next::Copy(None),
+            "that point has expired"
+        );
+        assert_eq!(
+            next(&i, &status(at(1, 4), true, false)),
+            Next::Forward(i.logs[1..].to_vec())
+        );
+        assert_eq!(
+            next(&i, &status(at(1, 6), true, false)),
+            Next::Forward(Vec::new())
+        );
         let newest = Next::Compare(i.points[1].clone());
         for elsewhere in [at(1, 2), at(1, 7), at(2, 4)] {
             assert_eq!(next(&i, &status(elsewhere, true, false)), newest, "{elsewhere}");

@@ -120,7 +120,11 @@ impl Actor {
         let copying = ext.state == State::WaitingToCompleteInitialReplication;
         Some(Orders {
             spec: rel.spec.clone(),
-            settings: ext.settings.clone(),
+            settings: ReplicationSettings {
+                // A third host has the disks that this one has.
+                disks: rel.settings.disks.clone(),
+                ..ext.settings.clone()
+            },
             paused: matches!(ext.state, State::Suspended | State::ResynchronizationSuspended),
             copying: copying.then_some(ext.job),
         })
@@ -133,7 +137,10 @@ impl Actor {
             (None, None) => true,
             (Some((task, orders)), Some(wanted)) => {
                 // The end of the initial copy is nothing a courier has to be told.
-                let copied = Orders { copying: wanted.copying, ..orders.clone() };
+                let copied = Orders {
+                    copying: wanted.copying,
+                    ..orders.clone()
+                };
                 !task.is_finished() && copied == *wanted
             }
             (Some(_), None) | (None, Some(_)) => false,
@@ -242,11 +249,13 @@ impl Actor {
     }
 
     pub(crate) async fn suspend_extended(&mut self) -> Result<Answer, Refusal> {
-        self.step_extended(Step::Suspend, "extended replication suspended").await
+        self.step_extended(Step::Suspend, "extended replication suspended")
+            .await
     }
 
     pub(crate) async fn resume_extended(&mut self) -> Result<Answer, Refusal> {
-        self.step_extended(Step::Resume, "extended replication resumed").await
+        self.step_extended(Step::Resume, "extended replication resumed")
+            .await
     }
 
     /// RemoveReplicationRelationship for the extended one. The third host is not told and keeps what it has.
@@ -261,11 +270,14 @@ impl Actor {
         self.attend_extended().await;
         self.host.ports.store.keep_logs(self.id, None).await;
         if let Some(job) = ext.job {
-            self.end_job(job, JobState::Terminated, "the extended replication was removed").await;
+            self.end_job(job, JobState::Terminated, "the extended replication was removed")
+                .await;
         }
         let peer = &ext.settings.peer;
-        self.event(&format!("extended replication to {peer} removed; it keeps what it has"))
-            .await;
+        self.event(&format!(
+            "extended replication to {peer} removed; it keeps what it has"
+        ))
+        .await;
         Ok(Answer::Done)
     }
 
@@ -275,11 +287,22 @@ impl Actor {
             None => Ok(()),
             Some(ext) => Err(Refusal::new(
                 ReturnCode::InvalidState,
-                format!("this replica is extended to {}, which gets its data from here", ext.settings.peer),
+                format!(
+                    "this replica is extended to {}, which gets its data from here",
+                    ext.settings.peer
+                ),
                 "remove that first (lifeboat replication remove --extended); after a commit this host can also go on \
                  as its primary (lifeboat replication continue)",
             )),
         }
+    }
+
+    /// Whether this is the host that this replica is extended to.
+    pub(crate) fn is_third(&self, asks: &PeerIdentity) -> bool {
+        extended(self.rel.as_ref()).is_some_and(|e| {
+            let third = host_of(&e.settings.peer);
+            asks.names.iter().any(|n| n.eq_ignore_ascii_case(third))
+        })
     }
 
     /// Whether the VM runs on the primary of this replica, when the third host asks: it has nobody else to ask.
@@ -287,14 +310,16 @@ impl Actor {
         let Some(rel) = self.rel.as_ref().filter(|r| r.mode == Mode::Replica) else {
             return false;
         };
-        let third = extended(Some(rel)).map(|e| host_of(&e.settings.peer).to_owned());
-        let is_third = third.is_some_and(|t| asks.names.iter().any(|n| n.eq_ignore_ascii_case(&t)));
-        is_third && self.standing_of(&rel.way_back).await.is_some_and(|s| s.running)
+        self.is_third(asks) && self.standing_of(&rel.way_back).await.is_some_and(|s| s.running)
     }
 
     /// Refuses while this replica is becoming the primary of that host.
     fn turning_to(&self, peer: &str) -> Result<(), Refusal> {
-        let reverse = self.rel.as_ref().and_then(Relationship::failover).and_then(|f| f.reverse.as_ref());
+        let reverse = self
+            .rel
+            .as_ref()
+            .and_then(Relationship::failover)
+            .and_then(|f| f.reverse.as_ref());
         match reverse.filter(|r| r.settings.peer == peer) {
             None => Ok(()),
             Some(_) => Err(Refusal::new(
@@ -311,7 +336,9 @@ impl Actor {
         if ext.job != Some(job) {
             return None;
         }
-        let cancelled = self.step_extended(Step::CancelCopy, "the copy to the third host was cancelled").await;
+        let cancelled = self
+            .step_extended(Step::CancelCopy, "the copy to the third host was cancelled")
+            .await;
         if let Err(e) = cancelled {
             return Some(Err(e));
         }
@@ -427,13 +454,17 @@ impl Actor {
         }
         let now = self.host.ports.clock.now();
         let Some(ext) = self.extended_mut() else { return };
-        let gone = matches!(e, CopyError::Link(LinkError::Refused(PeerRefusal::NoReplica { .. })));
+        let gone = matches!(
+            e,
+            CopyError::Link(LinkError::Refused(PeerRefusal::NoReplica { .. }))
+        );
         let mut message = format!("extended replication to {}: {}", ext.settings.peer, chain(e));
         if gone {
             message.push_str("; remove it (lifeboat replication remove --extended) and extend it again");
         }
         ext.counters.failures += 1;
-        ext.counters.network_failures += u64::from(matches!(e, CopyError::Link(LinkError::Unreachable { .. })));
+        ext.counters.network_failures +=
+            u64::from(matches!(e, CopyError::Link(LinkError::Unreachable { .. })));
         let before = ext.problem.take();
         let new = before.as_ref().is_none_or(|p| p.message != message);
         let attempts = before.as_ref().map_or(1, |p| p.attempts.saturating_add(1));
@@ -464,7 +495,9 @@ impl Actor {
         let rel = self.rel.as_ref().filter(|r| r.mode == Mode::ExtendedReplica)?;
         match rel.state {
             State::WaitingToCompleteInitialReplication => return None,
-            State::FailoverInProgress | State::Recovered => return Some(Err(PeerRefusal::FailedOver { host })),
+            State::FailoverInProgress | State::Recovered => {
+                return Some(Err(PeerRefusal::FailedOver { host }));
+            }
             State::Committed => return Some(Err(PeerRefusal::NewerGeneration { host })),
             _ => {}
         }
@@ -496,7 +529,12 @@ impl Actor {
         self.may_receive(peer)?;
         self.interrupt().await;
         let id = PointId(self.host.ports.entropy.uuid());
-        let finished = self.host.ports.store.finish_bulk(self.id, id, instant, consistency).await;
+        let finished = self
+            .host
+            .ports
+            .store
+            .finish_bulk(self.id, id, instant, consistency)
+            .await;
         finished.map_err(|e| self.host.peer_refusal(e))?;
         if let Some(rel) = &mut self.rel {
             rel.newest_instant = Some(instant).max(rel.newest_instant);
@@ -543,7 +581,9 @@ impl Actor {
             sealed: None,
             keep: None,
         };
-        let adopted = store.adopt(Utf8Path::new(&entry.storage_location), self.id, &adoption).await;
+        let adopted = store
+            .adopt(Utf8Path::new(&entry.storage_location), self.id, &adoption)
+            .await;
         adopted.map_err(|e| self.host.peer_refusal(e))?;
         let before = self.rel.clone();
         if let Some(rel) = &mut self.rel {
@@ -591,7 +631,10 @@ fn may_extend(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), 
     if rel.mode != Mode::Replica {
         return Err(Refusal::new(
             ReturnCode::InvalidState,
-            format!("only a replica can be extended to a third host; here the VM's role is {}", rel.mode),
+            format!(
+                "only a replica can be extended to a third host; here the VM's role is {}",
+                rel.mode
+            ),
             "do this on the host that has the replica",
         ));
     }
@@ -615,10 +658,15 @@ fn may_extend(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), 
         ));
     }
     if settings.application_h != 0 {
-        return invalid("application-consistent points are made by the primary; the third host gets those".into());
+        return invalid(
+            "application-consistent points are made by the primary; the third host gets those".into(),
+        );
     }
     let third = host_of(&settings.peer);
-    if [host_of(&rel.way_back), &rel.peer].iter().any(|h| third.eq_ignore_ascii_case(h)) {
+    if [host_of(&rel.way_back), &rel.peer]
+        .iter()
+        .any(|h| third.eq_ignore_ascii_case(h))
+    {
         return invalid(format!("{} is the primary of this replica", settings.peer));
     }
     Ok(())

@@ -106,7 +106,10 @@ pub(crate) async fn export(
 /// Why an export is not the copy that a replica awaits; `None` when it is.
 fn misfit(manifest: &Manifest, vm: VmId, info: &ReplicaInfo, start: Position) -> Option<String> {
     if manifest.version != VERSION {
-        return Some(format!("it has version {}, this Lifeboat reads {VERSION}", manifest.version));
+        return Some(format!(
+            "it has version {}, this Lifeboat reads {VERSION}",
+            manifest.version
+        ));
     }
     if manifest.vm != vm {
         return Some(format!("it is of VM \"{}\" ({})", manifest.name, manifest.vm));
@@ -131,7 +134,12 @@ fn complete(disks: &[LogDisk], segments: &[Segment]) -> Result<(), String> {
         while at < disk.size {
             match next.next() {
                 Some(s) if s.disk == number && s.from == at && s.to > at && s.to <= disk.size => at = s.to,
-                _ => return Err(format!("its manifest leaves out disk \"{}\" from byte {at} on", disk.id)),
+                _ => {
+                    return Err(format!(
+                        "its manifest leaves out disk \"{}\" from byte {at} on",
+                        disk.id
+                    ));
+                }
             }
         }
     }
@@ -195,7 +203,9 @@ fn media_refusal(e: &MediaError) -> Refusal {
 
 fn absolute(dir: &str) -> Result<Utf8PathBuf, Refusal> {
     let path = Utf8PathBuf::from(dir);
-    let plain = path.components().all(|c| !matches!(c, camino::Utf8Component::ParentDir));
+    let plain = path
+        .components()
+        .all(|c| !matches!(c, camino::Utf8Component::ParentDir));
     match path.is_absolute() && plain {
         true => Ok(path),
         false => Err(Refusal::new(
@@ -247,7 +257,10 @@ impl Actor {
         };
         let offered = self.host.ports.link.call(&rel.peer, offer).await;
         offered.map_err(|e| link_refusal(&e))?;
-        let job = self.host.jobs.draft(self.id, JobType::StartExport, "exporting the initial copy");
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::StartExport, "exporting the initial copy");
         if let Some(rel) = &mut self.rel {
             (rel.state, rel.position, rel.problem) = (state, start, None);
         }
@@ -273,7 +286,9 @@ impl Actor {
         };
         // It is in the state that the export was begun in.
         let _ = self.step(Step::ExportFinished);
-        let text = format!("the initial copy is in {dir}; import it on the replica host. What changes is sent already");
+        let text = format!(
+            "the initial copy is in {dir}; import it on the replica host. What changes is sent already"
+        );
         self.export_ends(before, JobState::Completed, None, &text).await
     }
 
@@ -281,7 +296,9 @@ impl Actor {
     pub(crate) async fn export_failed(&mut self, e: &CopyError) -> bool {
         let fatal = matches!(
             e,
-            CopyError::Media(_) | CopyError::Lost { .. } | CopyError::Capture(CaptureError::TrackingLost { .. })
+            CopyError::Media(_)
+                | CopyError::Lost { .. }
+                | CopyError::Capture(CaptureError::TrackingLost { .. })
         );
         if !fatal || self.exports().is_none() {
             return false;
@@ -294,7 +311,8 @@ impl Actor {
         let _ = self.step(Step::CancelCopy);
         let why = format!("{}; start it again, into a new directory", chain(e));
         let text = format!("the export was given up: {why}");
-        self.export_ends(before, JobState::Exception, Some(why), &text).await;
+        self.export_ends(before, JobState::Exception, Some(why), &text)
+            .await;
         true
     }
 
@@ -332,7 +350,11 @@ impl Actor {
         let rel = before.as_ref().ok_or_else(no_relationship)?;
         let Some(replica) = rel.replica() else {
             let hint = "this host is the primary; import on the replica host";
-            return Err(Refusal::new(ReturnCode::InvalidState, "nothing is imported on a primary", hint));
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "nothing is imported on a primary",
+                hint,
+            ));
         };
         if let Some(import) = &replica.import {
             let job = self.host.jobs.get(import.job);
@@ -341,39 +363,56 @@ impl Actor {
         if rel.state != State::WaitingToCompleteInitialReplication || !replica.awaits_import {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
-                format!("no exported copy is awaited; replication is {} ({})", rel.state, rel.state.number()),
+                format!(
+                    "no exported copy is awaited; replication is {} ({})",
+                    rel.state,
+                    rel.state.number()
+                ),
                 "export one on the primary host: lifeboat replication start --export DIR",
             ));
         }
         let path = absolute(dir)?;
         let info = self.replica_info().await?;
-        let manifest = self.host.ports.media.open(&path).await.map_err(|e| media_refusal(&e))?;
+        let manifest = self
+            .host
+            .ports
+            .media
+            .open(&path)
+            .await
+            .map_err(|e| media_refusal(&e))?;
         misfitting(self.id, &manifest, &info, start_of(rel)).map_err(|e| media_refusal(&e))?;
-        let job = self.host.jobs.draft(self.id, JobType::ImportCopy, "importing the initial copy");
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::ImportCopy, "importing the initial copy");
         self.set_import(Some(Import {
             dir: path.into(),
             job: job.id,
         }));
         let answer = self.record(before, job).await?;
-        self.event(&format!("importing the initial copy from {dir}")).await;
+        self.event(&format!("importing the initial copy from {dir}"))
+            .await;
         Ok(answer)
     }
 
     fn set_import(&mut self, to: Option<Import>) {
         if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
-            replica.import = to;
+            replica.import = to.map(Box::new);
         }
     }
 
     /// The copy comes on media: nothing can be applied before it is here.
     pub(crate) fn awaits_import(&self) -> bool {
-        self.rel.as_ref().and_then(Relationship::replica).is_some_and(|r| r.awaits_import)
+        self.rel
+            .as_ref()
+            .and_then(Relationship::replica)
+            .is_some_and(|r| r.awaits_import)
     }
 
     /// The import, if one was asked for.
     pub(crate) fn plan_import(&self) -> Option<Work> {
         let rel = self.rel.as_ref()?;
-        let Import { dir, job } = rel.replica()?.import.clone()?;
+        let Import { dir, job } = *rel.replica()?.import.clone()?;
         let ports = (self.host.ports.store.clone(), self.host.ports.media.clone());
         let (jobs, vm, start): (Arc<Jobs>, _, _) = (self.host.jobs.clone(), self.id, start_of(rel));
         Some(droppable(async move {
@@ -384,7 +423,10 @@ impl Actor {
 
     pub(crate) async fn imported(&mut self, result: Result<(), CopyError>) {
         let before = self.rel.clone();
-        let job = before.as_ref().and_then(Relationship::replica).and_then(|r| r.import.as_ref().map(|i| i.job));
+        let job = before
+            .as_ref()
+            .and_then(Relationship::replica)
+            .and_then(|r| r.import.as_ref().map(|i| i.job));
         self.set_import(None);
         let (state, why) = match &result {
             Ok(()) => (JobState::Completed, None),
@@ -426,11 +468,15 @@ impl Actor {
         self.interrupt().await;
         self.set_import(None);
         let why = Some("cancelled".to_owned());
-        if !self.conclude_job(before, Some(job.id), JobState::Terminated, why).await {
+        if !self
+            .conclude_job(before, Some(job.id), JobState::Terminated, why)
+            .await
+        {
             let what = "the catalog cannot be written; the import goes on";
             return Some(Err(Refusal::new(ReturnCode::Failed, what, "try again")));
         }
-        self.event("the import was cancelled; what was imported is kept").await;
+        self.event("the import was cancelled; what was imported is kept")
+            .await;
         let job = self.host.jobs.get(job.id);
         Some(Ok(job.map_or(Answer::Done, Answer::Job)))
     }
@@ -501,7 +547,10 @@ mod tests {
         let table: [(Spoil, &str); _] = [
             (|m| m.version = 2, "version"),
             (|m| m.vm = VmId(Uuid::from_u128(9)), "web"),
-            (|m| m.start.generation = GenerationId(Uuid::from_u128(9)), "another attempt"),
+            (
+                |m| m.start.generation = GenerationId(Uuid::from_u128(9)),
+                "another attempt",
+            ),
             (|m| m.disks[0].size = 99, "disks"),
             (|m| drop(m.segments.remove(1)), "\"a\" from byte 60"),
             (|m| m.segments.swap(0, 1), "from byte 0"),

@@ -192,7 +192,7 @@ pub struct ReplicaSide {
     pub awaits_import: bool,
     /// The import that goes on.
     #[serde(default)]
-    pub import: Option<Import>,
+    pub import: Option<Box<Import>>,
     /// The relationship to a third host, which gets what this one gets.
     #[serde(default)]
     pub extended: Option<Box<Extended>>,

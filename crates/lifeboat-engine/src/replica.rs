@@ -541,8 +541,8 @@ impl Actor {
             PeerRequest::FinishBulk {
                 instant, consistency, ..
             } => self.finish_bulk(peer, instant, consistency).await,
-            PeerRequest::Compare { ranges, .. } => self.compare_for(peer, &ranges).await,
-            PeerRequest::Differences { disk, from, .. } => self.differences_for(peer, disk, from).await,
+            PeerRequest::Compare { disk, ranges, .. } => self.compare_for(peer, &disk, &ranges).await,
+            PeerRequest::Differences { disk, from, .. } => self.differences_for(peer, &disk, from).await,
             PeerRequest::Standing { .. } => self.standing(peer).await,
             PeerRequest::Prepare { force, start, .. } => self.prepare_for(peer, force, start).await,
             PeerRequest::TakeOver { at, start, .. } => self.take_over(peer, at, start).await,
@@ -694,15 +694,6 @@ impl Actor {
             return Err(PeerRefusal::Conflict { detail: detail.into() });
         }
         let again = self.check_offer(&offer, mode)?;
-        let GivenWay {
-            spec,
-            settings,
-            disks,
-            start,
-            from,
-            content: _,
-        } = offer;
-        let spec = as_replica(&spec, &settings);
         let store = self.host.ports.store.clone();
         if again {
             self.interrupt().await;
@@ -711,34 +702,39 @@ impl Actor {
             destroyed.map_err(|e| self.host.peer_refusal(e))?;
         }
         let location = camino::Utf8Path::new(&entry.storage_location);
-        match store.create(location, self.id, &disks, start).await {
+        match store.create(location, self.id, &offer.disks, offer.start).await {
             Ok(()) => {}
             // Left by a replica that was removed: nothing is written over it, and it may be the seed.
-            Err(StoreError::Conflict(_)) if self.rel.is_none() => {
-                let offer = GivenWay {
-                    spec,
-                    settings,
-                    disks,
-                    start,
-                    from,
-                    content: Content::Seed,
-                };
-                return self.await_seed(peer, offer).await;
+            Err(StoreError::Conflict(_)) if self.rel.is_none() && offer.content == Content::Empty => {
+                let content = Content::Seed;
+                return self.await_seed(peer, GivenWay { content, ..offer }).await;
             }
             Err(e) => return Err(self.host.peer_refusal(e)),
         }
-        let dir = store
-            .info(self.id)
-            .await
-            .map_err(|e| self.host.peer_refusal(e))?
-            .dir;
+        let info = store.info(self.id).await;
+        let side = ReplicaSide {
+            awaits_import,
+            ..ReplicaSide::new(info.map_err(|e| self.host.peer_refusal(e))?.dir)
+        };
+        self.taken(peer, offer, (mode, side), again).await
+    }
+
+    /// Records an offer that the store has taken.
+    async fn taken(
+        &mut self,
+        peer: &PeerIdentity,
+        offer: GivenWay,
+        (mode, side): (Mode, ReplicaSide),
+        again: bool,
+    ) -> Result<PeerReply, PeerRefusal> {
         let before = self.rel.clone();
+        let spec = as_replica(&offer.spec, &offer.settings);
         self.replica.opened = true;
         match &mut self.rel {
             Some(rel) if !again => {
-                (rel.settings, rel.spec, rel.way_back) = (settings, spec, from);
+                (rel.settings, rel.spec, rel.way_back) = (offer.settings, spec, offer.from);
                 if let Some(replica) = rel.replica_mut() {
-                    replica.awaits_import = awaits_import;
+                    replica.awaits_import = side.awaits_import;
                 }
             }
             rel => {
@@ -748,13 +744,10 @@ impl Actor {
                     mode,
                     state: State::WaitingToCompleteInitialReplication,
                     peer: peer.names.first().cloned().unwrap_or_default(),
-                    position: start,
-                    side: Side::Replica(ReplicaSide {
-                        awaits_import,
-                        ..ReplicaSide::new(dir)
-                    }),
+                    position: offer.start,
+                    side: Side::Replica(side),
                     home: None,
-                    way_back: from,
+                    way_back: offer.from,
                     preflight: Vec::new(),
                     network: Vec::new(),
                     addressing: Default::default(),
@@ -763,7 +756,7 @@ impl Actor {
                     last_replication: None,
                     newest_instant: None,
                     counters: Counters::default(),
-                    settings,
+                    settings: offer.settings,
                     spec,
                 });
                 let names = peer.names.join(", ");

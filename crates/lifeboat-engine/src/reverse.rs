@@ -439,6 +439,7 @@ impl Actor {
     pub(crate) async fn compare_for(
         &mut self,
         peer: &PeerIdentity,
+        disk: &DiskId,
         ranges: &[CompareRange],
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
@@ -446,48 +447,36 @@ impl Actor {
         self.catch_up().await?;
         let store = &self.host.ports.store;
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
-        // All that can be compared in one call: each opens the images anew.
-        let here = |range: &CompareRange| {
-            let disk = self.number_here(&info, range.disk)?;
-            Some(CompareRange {
-                disk,
-                ..range.clone()
-            })
+        let Some(number) = info.disks.iter().position(|d| d.id == *disk) else {
+            // It was added, and nothing of it has come yet.
+            let all: Result<Vec<_>, String> = ranges.iter().map(crate::sync::not_zero).collect();
+            return match all {
+                Ok(blocks) => Ok(PeerReply::Differ { blocks }),
+                Err(detail) => Err(PeerRefusal::Conflict { detail }),
+            };
         };
-        let known: Vec<CompareRange> = ranges.iter().filter_map(here).collect();
-        let compared = store.compare(self.id, &known).await;
-        let mut compared = compared.map_err(|e| self.host.peer_refusal(e))?.into_iter();
-        let mut blocks = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            blocks.push(match self.number_here(&info, range.disk) {
-                Some(_) => compared.next().unwrap_or_default(),
-                None => crate::sync::not_zero(range).map_err(|detail| PeerRefusal::Conflict { detail })?,
-            });
-        }
-        Ok(PeerReply::Differ { blocks })
-    }
-
-    /// The store's number of a disk that the primary counts by the settings; `None` for one that nothing came of yet.
-    fn number_here(&self, info: &crate::ports::store::ReplicaInfo, disk: u16) -> Option<u16> {
-        let id = self.rel.as_ref()?.settings.disks.get(usize::from(disk))?;
-        let at = info.disks.iter().position(|d| d.id == *id)?;
-        u16::try_from(at).ok()
+        let here = |range: &CompareRange| CompareRange {
+            disk: u16::try_from(number).unwrap_or(u16::MAX),
+            ..range.clone()
+        };
+        let ranges: Vec<CompareRange> = ranges.iter().map(here).collect();
+        let blocks = store.compare(self.id, &ranges).await;
+        blocks
+            .map(|blocks| PeerReply::Differ { blocks })
+            .map_err(|e| self.host.peer_refusal(e))
     }
 
     /// What this copy changed after the last instant it shares with the peer's.
     pub(crate) async fn differences_for(
         &self,
         peer: &PeerIdentity,
-        disk: u16,
+        disk: &DiskId,
         from: u64,
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
         let store = &self.host.ports.store;
-        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
         let of = store.divergence(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
-        let disk = self.number_here(&info, disk).and_then(|n| info.disks.get(usize::from(n)));
-        let disk = disk.map(|d| &d.id);
-        Ok(crate::sync::page(&of, disk, from))
+        Ok(crate::sync::page(&of, Some(disk), from))
     }
 
     pub(crate) async fn drop_abandoned(&mut self) -> Result<Answer, Refusal> {

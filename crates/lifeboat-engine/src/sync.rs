@@ -133,8 +133,8 @@ async fn reversed(
 ) -> Result<Known, CopyError> {
     let written = source.own_ranges().await?;
     let mut known = Known::new();
-    for (index, (disk, written)) in source.disks().iter().zip(written).enumerate() {
-        let theirs = differences(tools, route, index, own.since).await?;
+    for (disk, written) in source.disks().iter().zip(written) {
+        let theirs = differences(tools, route, &disk.id, own.since).await?;
         let sent = own.disks.iter().find(|(id, _)| *id == disk.id).and_then(|(_, r)| r.clone());
         known.push(match (theirs, sent) {
             (Some(theirs), Some(sent)) => Some(union(written, [theirs, sent], disk.size)),
@@ -149,14 +149,14 @@ async fn reversed(
 async fn differences(
     tools: &Tools,
     route: &Route,
-    disk: usize,
+    disk: &DiskId,
     fork: Position,
 ) -> Result<Option<Ranges>, CopyError> {
     let (mut all, mut from) = (Ranges::new(), 0);
     loop {
         let request = PeerRequest::Differences {
             vm: route.vm,
-            disk: u16::try_from(disk).unwrap_or(u16::MAX),
+            disk: disk.clone(),
             from,
         };
         match tools.link.call(&route.peer, request).await? {
@@ -284,8 +284,9 @@ pub(crate) async fn find(
                 Some(known) => (next_known(known, at, CHUNK - bytes), None),
                 None => {
                     let len = WINDOW.min(disk.size - at);
-                    let window = (index, at, len);
-                    (compared(tools, route, view, window).await?, Some(at + len))
+                    let window = (at, len);
+                    let differ = compared(tools, route, (view, index, &disk.id), window).await?;
+                    (differ, Some(at + len))
                 }
             };
             seen += to.map_or(0, |to| to - at);
@@ -324,17 +325,17 @@ fn next_known(known: &[Extent], at: u64, most: u64) -> Vec<Extent> {
 async fn compared(
     tools: &Tools,
     route: &Route,
-    view: &dyn BlockView,
-    (disk, offset, len): (u16, u64, u64),
+    of: (&dyn BlockView, u16, &DiskId),
+    (offset, len): (u64, u64),
 ) -> Result<Vec<Extent>, CopyError> {
     // Several in one question: each question opens the images on the other side anew.
     let ends = (0..len).step_by(usize::try_from(RANGE).unwrap_or(usize::MAX));
     let whole: Ranges = ends.map(|at| (offset + at, RANGE.min(len - at))).collect();
-    let coarse = differing(tools, route, (view, disk), &whole, COARSE).await?;
+    let coarse = differing(tools, route, of, &whole, COARSE).await?;
     let mut fine = Vec::new();
     // Many ranges in one question, within what one may ask.
     for group in coarse.chunks(512) {
-        fine.extend(differing(tools, route, (view, disk), group, FINE).await?);
+        fine.extend(differing(tools, route, of, group, FINE).await?);
     }
     Ok(fine
         .into_iter()
@@ -349,7 +350,7 @@ async fn compared(
 async fn differing(
     tools: &Tools,
     route: &Route,
-    (view, disk): (&dyn BlockView, u16),
+    (view, disk, id): (&dyn BlockView, u16, &DiskId),
     ranges: &[(u64, u64)],
     block: u32,
 ) -> Result<Ranges, CopyError> {
@@ -366,6 +367,7 @@ async fn differing(
     }
     let request = PeerRequest::Compare {
         vm: route.vm,
+        disk: id.clone(),
         ranges: asked,
     };
     let blocks = match tools.link.call(&route.peer, request).await? {

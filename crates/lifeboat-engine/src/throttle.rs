@@ -162,7 +162,7 @@ pub(crate) struct PacedLink {
 impl PeerLink for PacedLink {
     async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError> {
         // Of the control calls only digests grow with the disks.
-        if let PeerRequest::Compare { vm, ranges } = &request {
+        if let PeerRequest::Compare { vm, ranges, .. } = &request {
             let digests: usize = ranges.iter().map(|r| r.digests.len()).sum();
             self.throttle.pass(*vm, amount(digests)).await;
         }

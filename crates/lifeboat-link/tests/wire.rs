@@ -85,6 +85,7 @@ fn requests() -> Vec<PeerRequest> {
         },
         PeerRequest::Compare {
             vm,
+            disk: lifeboat_model::DiskId::new("sys").unwrap(),
             ranges: vec![CompareRange {
                 disk: 0,
                 offset: 1 << 20,
@@ -95,7 +96,7 @@ fn requests() -> Vec<PeerRequest> {
         },
         PeerRequest::Differences {
             vm,
-            disk: 1,
+            disk: lifeboat_model::DiskId::new("data").unwrap(),
             from: 1 << 30,
         },
         PeerRequest::Standing { vm },

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use lifeboat_deltalog::{Consistency, LogDisk};
-use lifeboat_model::{
+use lifeboat_model::{DiskId, 
     Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
@@ -57,15 +57,17 @@ pub enum PeerRequest {
     Compare {
         /// The VM.
         vm: VmId,
-        /// What to compare.
+        /// The disk: numbers could mean different disks on the two sides while a change of the disks is on its way.
+        disk: DiskId,
+        /// What to compare; the disk numbers in it are not used.
         ranges: Vec<CompareRange>,
     },
     /// Where does this copy differ from the instant it once shared with ours? Asked page by page.
     Differences {
         /// The VM.
         vm: VmId,
-        /// Disk number in the order of the offer.
-        disk: u16,
+        /// The disk.
+        disk: DiskId,
         /// Ranges that begin at this byte or later.
         from: u64,
     },

@@ -61,7 +61,9 @@ pub enum MediaError {
     #[error("{0} is not empty; name an empty or a new directory")]
     NotEmpty(Utf8PathBuf),
     /// There is no export.
-    #[error("{0} holds no export: lifeboat-export.json is not there; the export is incomplete, or this is another directory")]
+    #[error(
+        "{0} holds no export: lifeboat-export.json is not there; the export is incomplete, or this is another directory"
+    )]
     NoExport(Utf8PathBuf),
     /// The export is not what its manifest says.
     #[error("the export is damaged: {file}: {detail}; copy the directory again, or export anew")]
