@@ -475,14 +475,15 @@ impl Actor {
         }
     }
 
-    /// Whether the other side of this relationship is calling: the host that was named as the peer, or one that an
-    /// authorization entry lets in.
+    /// Whether the other side of this relationship is calling: the host that was named as the peer, the third host, or one
+    /// that an authorization entry lets in.
     pub(crate) fn is_peer(&self, peer: &PeerIdentity) -> Result<(), PeerRefusal> {
         let host = self
             .rel
             .as_ref()
             .map(|r| r.peer.rsplit_once(':').map_or(r.peer.as_str(), |(h, _)| h));
-        if host.is_some_and(|h| peer.names.iter().any(|n| n.eq_ignore_ascii_case(h))) {
+        let is_it = host.is_some_and(|h| peer.names.iter().any(|n| n.eq_ignore_ascii_case(h)));
+        if is_it || self.is_third(peer) {
             return Ok(());
         }
         self.host.authorize(peer).map(|_| ())

@@ -10,14 +10,13 @@
 
 mod support;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use support::guest::{
-    acknowledged, console, shell, start_load, stop_load, verify_images, verify_in_guest, verify_replica,
-    wait_ready,
+    acknowledged, assert_equal, branch_as_raw, console, shell, start_load, stop_load, verify_images,
+    verify_in_guest, verify_replica, wait_ready,
 };
-use support::{Host, Setup, VM, World, kill9, run, wait_until};
+use support::{Host, Setup, VM, World, kill9, wait_until};
 
 const OFTEN: &[&str] = &["--interval", "1s", "--history", "5", "--point-spacing", "4s"];
 
@@ -130,34 +129,6 @@ fn guest_moves_there_and_back_raw() {
     there_and_back("raw");
 }
 
-/// The disks of a replica's failover branch, as raw files.
-fn branch_as_raw(world: &World, host: &Host, branch: &str) -> [PathBuf; 2] {
-    let dir = host
-        .dir
-        .join("replicas")
-        .join(&world.uuid)
-        .join("branches")
-        .join(branch);
-    ["sys", "data"].map(|disk| {
-        let out = world.dir.path().join(format!("{}-{disk}.raw", host.name));
-        let from = dir.join(format!("{disk}.qcow2"));
-        run(
-            "qemu-img",
-            &[
-                "convert",
-                "-U",
-                "-f",
-                "qcow2",
-                "-O",
-                "raw",
-                from.to_str().unwrap(),
-                out.to_str().unwrap(),
-            ],
-        );
-        out
-    })
-}
-
 /// The site of A is cut off while its guest writes on; B goes on alone; A returns and gives way. Only what differs travels,
 /// and what A wrote alone is kept until it is dropped.
 #[test]
@@ -234,18 +205,7 @@ fn guest_failback_after_a_split_sends_only_what_differs() {
     assert_eq!(on_b.len(), 1, "B lives on one branch: {on_b:?}");
     let on_b = branch_as_raw(&world, &world.b, &on_b[0]);
     for (a, b) in on_a.iter().zip(&on_b) {
-        run(
-            "qemu-img",
-            &[
-                "compare",
-                "-f",
-                "raw",
-                "-F",
-                "raw",
-                a.to_str().unwrap(),
-                b.to_str().unwrap(),
-            ],
-        );
+        assert_equal((a, "raw"), (b, "raw"));
     }
     world.a.ok(&["failover", "revert", VM]);
 

@@ -1,7 +1,7 @@
 //! The guest of a test: commands through its agent, what it printed on its console, and the verdict of the workload's
 //! verifier, which knows nothing of Lifeboat.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat_qemu::qmp::agent::Agent;
@@ -180,32 +180,42 @@ pub fn verify_images(sys_raw: &Path, data_raw: &Path) -> Vec<Verdict> {
     ]
 }
 
+/// The disks of a failover branch of a replica, as raw files.
+pub fn branch_as_raw(world: &World, host: &Host, branch: &str) -> [PathBuf; 2] {
+    let dir = world.replica_on(host).join("branches").join(branch);
+    ["sys", "data"].map(|disk| {
+        let out = world.dir.path().join(format!("{}-{disk}.raw", host.name));
+        let (from, to) = (dir.join(format!("{disk}.qcow2")), out.to_str().unwrap());
+        let from = from.to_str().unwrap();
+        super::run(
+            "qemu-img",
+            &["convert", "-U", "-f", "qcow2", "-O", "raw", from, to],
+        );
+        out
+    })
+}
+
+/// Fails over without starting the VM: the disks as raw files. The failover stays.
+pub fn failed_over_as_raw(world: &World, host: &Host) -> [PathBuf; 2] {
+    host.ok(&["failover", "start", super::VM, "--no-start", "--force"]);
+    let failover = host.replication()["failover"].clone();
+    branch_as_raw(world, host, failover["branch"].as_str().unwrap())
+}
+
 /// Fails over without starting the VM, verifies the two raw streams on the failover disks, and reverts.
 pub fn verify_replica(world: &World) -> Vec<Verdict> {
-    world
-        .b
-        .ok(&["failover", "start", super::VM, "--no-start", "--force"]);
-    let failover = world.b.replication()["failover"].clone();
-    let branch = world
-        .replica()
-        .join("branches")
-        .join(failover["branch"].as_str().unwrap());
-    let raw = |disk: &str| {
-        let out = world.dir.path().join(format!("verify-{disk}.raw"));
-        let from = branch.join(format!("{disk}.qcow2"));
-        let args = [
-            "convert",
-            "-f",
-            "qcow2",
-            "-O",
-            "raw",
-            from.to_str().unwrap(),
-            out.to_str().unwrap(),
-        ];
-        super::run("qemu-img", &args);
-        out
-    };
-    let verdicts = verify_images(&raw("sys"), &raw("data"));
-    world.b.ok(&["failover", "revert", super::VM]);
+    verify_replica_on(world, &world.b)
+}
+
+pub fn verify_replica_on(world: &World, host: &Host) -> Vec<Verdict> {
+    let [sys, data] = failed_over_as_raw(world, host);
+    let verdicts = verify_images(&sys, &data);
+    host.ok(&["failover", "revert", super::VM]);
     verdicts
+}
+
+/// Both files hold the same bytes as disks.
+pub fn assert_equal(a: (&Path, &str), b: (&Path, &str)) {
+    let (left, right) = (a.0.to_str().unwrap(), b.0.to_str().unwrap());
+    super::run("qemu-img", &["compare", "-U", "-f", a.1, "-F", b.1, left, right]);
 }

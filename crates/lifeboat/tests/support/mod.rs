@@ -1,5 +1,5 @@
-//! Two real hosts on loopback for the tests of this directory: daemons of the built binary, a proxy between them that
-//! can cut the link, and a real guest. Everything is driven through the command line, as an administrator would.
+//! Two real hosts on loopback for the tests of this directory, or three: daemons of the built binary, a proxy between them
+//! that can cut the link, and a real guest. Everything is driven through the command line, as an administrator would.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -28,7 +28,16 @@ pub struct World {
     pub proxy: proxy::Proxy,
     /// The way from B to A.
     pub way_back: proxy::Proxy,
+    /// A third host, when a test asked for one.
+    pub c: Option<Third>,
     pub uuid: String,
+}
+
+/// The host that B extends a replication to.
+pub struct Third {
+    pub host: Host,
+    /// The way from B to it.
+    pub proxy: proxy::Proxy,
 }
 
 /// How a world is set up.
@@ -129,6 +138,7 @@ impl World {
             dir,
             a,
             b,
+            c: None,
             uuid,
         };
         // Each tells the other an address behind the link that a test can cut.
@@ -202,7 +212,25 @@ impl World {
             .ok(&["authorization", "add", "beta.test", "--location", location]);
     }
 
-    /// Cuts the link in both directions.
+    /// A third host, up and ready to take replicas of B. B and it know each other by name, as hosts do.
+    pub fn add_third(&mut self) {
+        let mut host = Host::new(self.dir.path(), "gamma.test", &Setup::default());
+        let proxy = proxy::Proxy::start(host.port);
+        host.configure(&format!("[peer]\nadvertise = \"localhost:{}\"\n", proxy.port));
+        host.start();
+        host.ok(&["server", "set", "--replica", "on"]);
+        let location = host.dir.join("replicas");
+        let location = location.to_str().unwrap();
+        host.ok(&["authorization", "add", "beta.test", "--location", location]);
+        self.c = Some(Third { host, proxy });
+    }
+
+    /// The third host.
+    pub fn third(&self) -> &Third {
+        self.c.as_ref().unwrap()
+    }
+
+    /// Cuts the link between A and B in both directions.
     pub fn cut(&self) {
         self.proxy.cut();
         self.way_back.cut();
@@ -230,7 +258,12 @@ impl World {
 
     /// The directory of the replica on B.
     pub fn replica(&self) -> PathBuf {
-        self.b.dir.join("replicas").join(&self.uuid)
+        self.replica_on(&self.b)
+    }
+
+    /// The directory of the replica on a host.
+    pub fn replica_on(&self, host: &Host) -> PathBuf {
+        host.dir.join("replicas").join(&self.uuid)
     }
 
     /// The run directory of the VM on a host.
@@ -266,7 +299,8 @@ pub fn kill9(pid: u32) {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for host in [&mut self.a, &mut self.b] {
+        let third = self.c.as_mut().map(|c| &mut c.host);
+        for host in [&mut self.a, &mut self.b].into_iter().chain(third) {
             host.kill9();
             let dir = host.dir.join("run");
             // Guests outlive daemons by design; a test's guests end with it.
@@ -311,19 +345,16 @@ impl Host {
         let tls = dir.join("tls");
         let ca = root.join("ca");
         let (ca, out) = (ca.to_str().unwrap(), tls.to_str().unwrap());
+        // A host and its primary's primary never share a name, not even on loopback.
+        let address = if name.starts_with('g') {
+            "localhost"
+        } else {
+            "127.0.0.1"
+        };
         run(
             binary(),
             &[
-                "cert",
-                "issue",
-                "--ca",
-                ca,
-                "--host",
-                name,
-                "--host",
-                "127.0.0.1",
-                "--out",
-                out,
+                "cert", "issue", "--ca", ca, "--host", name, "--host", address, "--out", out,
             ],
         );
         let port = free_port();
