@@ -294,6 +294,54 @@ fn nothing_goes_on_while_the_middle_is_failed_over() {
     });
 }
 
+#[test]
+fn pieces_of_a_synchronization_are_forwarded_like_anything_else() {
+    for seed in 1..4 {
+        simulate(seed, async |w| {
+            chain(w).await;
+            let before = moved(w);
+            w.write(20);
+            w.kill_vm(0);
+            w.insist(0, common::start_vm()).await.unwrap();
+            eventually(w, "the loss is noticed", |w| {
+                state(w, 0) == State::WaitingToStartResynchronization
+            })
+            .await;
+            w.write(20);
+            w.insist(0, common::resync()).await.unwrap();
+            healthy(w, 0, 1).await;
+            eventually(w, "the third host follows", |w| follows(w, 1)).await;
+            assert_eq!(moved(w).0, before.0, "nothing is copied");
+            cycles(w, 30).await;
+        });
+    }
+}
+
+#[test]
+fn a_third_host_that_goes_its_own_way_is_left_alone() {
+    simulate(8, async |w| {
+        chain(w).await;
+        w.cut(true);
+        w.kill_vm(0);
+        assert_eq!(
+            job(w, 2, failover(PointSelector::Latest)).await.unwrap(),
+            JobState::Completed
+        );
+        w.run(30).await;
+        assert_eq!(extended(w, 1).unwrap().state, State::Critical);
+        assert_eq!(job(w, 2, common::commit()).await.unwrap(), JobState::Completed);
+        w.write(10);
+        w.run(60).await;
+        let ext = extended(w, 1).unwrap();
+        assert_eq!(ext.state, State::Critical);
+        assert!(ext.problem.unwrap().message.contains("newer generation"));
+        let health = w.view(1).await.unwrap().replication.unwrap().extended.unwrap();
+        assert!(!health.health_notes.is_empty());
+        w.insist(1, remove()).await.unwrap();
+        w.check_all().unwrap();
+    });
+}
+
 /// The middle host is committed and goes on as the primary of the third. `behind`: the third host does not have the instant
 /// that was chosen.
 async fn goes_on(w: &mut World, behind: bool) {
@@ -393,9 +441,9 @@ async fn prepare(saga: Saga, w: &mut World) {
         Saga::Compare => {
             chain(w).await;
             w.insist(1, remove()).await.unwrap();
-            for _ in 0..30 {
-                w.write(10);
-                w.run(10).await;
+            for _ in 0..8 {
+                w.write(20);
+                w.run(25).await;
             }
         }
         Saga::GoOn => {

@@ -267,17 +267,20 @@ fn check(dir: &Utf8Path, file: &SegmentFile) -> Result<()> {
     }
 }
 
-/// Hands a file out in pieces.
+/// Hands a file out in pieces, until nobody takes any more.
 fn pour(mut file: File, to: &mpsc::Sender<io::Result<Bytes>>) {
     loop {
         let mut piece = vec![0; PIECE];
-        let read = file.read(&mut piece);
-        let end = !matches!(read, Ok(n) if n > 0);
-        let read = read.map(|n| {
-            piece.truncate(n);
-            Bytes::from(piece)
-        });
-        if (end && read.is_ok()) || to.blocking_send(read).is_err() || end {
+        let read = match file.read(&mut piece) {
+            Ok(0) => return,
+            Ok(n) => {
+                piece.truncate(n);
+                Ok(Bytes::from(piece))
+            }
+            Err(e) => Err(e),
+        };
+        let last = read.is_err();
+        if to.blocking_send(read).is_err() || last {
             return;
         }
     }

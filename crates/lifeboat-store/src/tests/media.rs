@@ -63,7 +63,10 @@ async fn exported() -> (Place, Vec<SegmentFile>) {
     let p = place();
     FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
     let mut files = Vec::new();
-    for (name, content) in [("00-000000.segment", vec![1; 700_000]), ("00-000001.segment", vec![2; 5])] {
+    for (name, content) in [
+        ("00-000000.segment", vec![1; 700_000]),
+        ("00-000001.segment", vec![2; 5]),
+    ] {
         let file = FileMedia.put(&p.dir, name, stream(&content)).await.unwrap();
         assert_eq!((file.bytes, file.name.as_str()), (content.len() as u64, name));
         files.push(file);
@@ -86,7 +89,10 @@ async fn what_is_exported_is_read_again() {
         }
         assert_eq!(read, fs::read(p.dir.join(&file.name)).unwrap());
     }
-    assert_eq!(sum, super::world::run_ok("sha256sum", &[p.dir.join(&files[0].name).as_str()]));
+    assert_eq!(
+        sum,
+        super::world::run_ok("sha256sum", &[p.dir.join(&files[0].name).as_str()])
+    );
     let mode = |path: &Utf8Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&p.dir), 0o700);
     for name in names(&p.dir) {
@@ -99,7 +105,11 @@ async fn only_an_empty_or_a_new_directory_is_taken() {
     let p = place();
     assert_eq!(FileMedia.found(&p.dir, VM, start(1)).await.unwrap(), None);
     fs::create_dir_all(p.dir.join("lost+found")).unwrap();
-    assert_eq!(FileMedia.found(&p.dir, VM, start(1)).await.unwrap(), None, "a new file system");
+    assert_eq!(
+        FileMedia.found(&p.dir, VM, start(1)).await.unwrap(),
+        None,
+        "a new file system"
+    );
     FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
     for (vm, start) in [(VM, start(2)), (VmId(Uuid::from_u128(8)), start(1))] {
         let found = FileMedia.found(&p.dir, vm, start).await;
@@ -121,19 +131,34 @@ async fn only_an_empty_or_a_new_directory_is_taken() {
 async fn what_an_interruption_leaves_is_no_export_and_is_gone_on_with() {
     let p = place();
     FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
-    let whole = FileMedia.put(&p.dir, "00-000000.segment", stream(&[3; 9000])).await.unwrap();
+    let whole = FileMedia
+        .put(&p.dir, "00-000000.segment", stream(&[3; 9000]))
+        .await
+        .unwrap();
     let broken = body(vec![
         Ok(Bytes::from_static(b"half")),
         Err(std::io::Error::other("the disk is gone")),
     ]);
     let put = FileMedia.put(&p.dir, "00-000001.segment", broken).await;
     assert!(put.unwrap_err().to_string().contains("the disk is gone"));
-    assert!(matches!(FileMedia.open(&p.dir).await, Err(MediaError::NoExport(_))));
+    assert!(matches!(
+        FileMedia.open(&p.dir).await,
+        Err(MediaError::NoExport(_))
+    ));
     FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
-    assert_eq!(FileMedia.found(&p.dir, VM, start(1)).await.unwrap(), Some(vec![whole]));
-    FileMedia.put(&p.dir, "00-000001.segment", stream(b"all of it")).await.unwrap();
+    assert_eq!(
+        FileMedia.found(&p.dir, VM, start(1)).await.unwrap(),
+        Some(vec![whole])
+    );
+    FileMedia
+        .put(&p.dir, "00-000001.segment", stream(b"all of it"))
+        .await
+        .unwrap();
     assert_eq!(fs::read(p.dir.join("00-000001.segment")).unwrap(), b"all of it");
-    assert_eq!(names(&p.dir), ["00-000000.segment", "00-000001.segment", "lifeboat-export.begun"]);
+    assert_eq!(
+        names(&p.dir),
+        ["00-000000.segment", "00-000001.segment", "lifeboat-export.begun"]
+    );
 }
 
 #[tokio::test]
@@ -153,7 +178,11 @@ async fn damage_is_found() {
     fs::remove_file(&path).unwrap();
     assert!(FileMedia.check(&p.dir, &files[0]).await.is_err());
     let text = fs::read_to_string(p.dir.join("lifeboat-export.json")).unwrap();
-    for bad in [String::new(), text.replace("\"version\"", "\"versio\""), text[..text.len() / 2].to_owned()] {
+    for bad in [
+        String::new(),
+        text.replace("\"version\"", "\"versio\""),
+        text[..text.len() / 2].to_owned(),
+    ] {
         fs::write(p.dir.join("lifeboat-export.json"), bad).unwrap();
         let opened = FileMedia.open(&p.dir).await;
         assert!(matches!(opened, Err(MediaError::Damaged { .. })), "{opened:?}");
@@ -165,15 +194,32 @@ async fn no_name_in_a_manifest_leads_out_of_the_directory() {
     let (p, files) = exported().await;
     let secret = p.dir.parent().unwrap().join("secret.segment");
     fs::write(&secret, b"secret").unwrap();
-    for name in ["../secret.segment", secret.as_str(), "..", "", ".hidden.segment", "a/b.segment", "lifeboat-export.json"] {
+    for name in [
+        "../secret.segment",
+        secret.as_str(),
+        "..",
+        "",
+        ".hidden.segment",
+        "a/b.segment",
+        "lifeboat-export.json",
+    ] {
         let mut forged = manifest(&files);
         name.clone_into(&mut forged.segments[0].file.name);
         let text = serde_json::to_vec(&forged).unwrap();
         fs::write(p.dir.join("lifeboat-export.json"), text).unwrap();
         let opened = FileMedia.open(&p.dir).await;
-        assert!(matches!(opened, Err(MediaError::Damaged { .. })), "{name}: {opened:?}");
-        assert!(FileMedia.read(&p.dir, &forged.segments[0].file).await.is_err(), "{name}");
-        assert!(FileMedia.check(&p.dir, &forged.segments[0].file).await.is_err(), "{name}");
+        assert!(
+            matches!(opened, Err(MediaError::Damaged { .. })),
+            "{name}: {opened:?}"
+        );
+        assert!(
+            FileMedia.read(&p.dir, &forged.segments[0].file).await.is_err(),
+            "{name}"
+        );
+        assert!(
+            FileMedia.check(&p.dir, &forged.segments[0].file).await.is_err(),
+            "{name}"
+        );
         assert!(FileMedia.put(&p.dir, name, stream(b"x")).await.is_err(), "{name}");
     }
     symlink(&secret, p.dir.join("00-000009.segment")).unwrap();
@@ -214,11 +260,17 @@ async fn an_imported_copy_goes_below_the_logs_that_wait() {
     let (mut w, segments) = awaiting(900).await;
     for (n, segment) in segments.iter().enumerate() {
         let network = w.store.bulk(w.vm, stream(segment)).await;
-        assert!(matches!(network, Err(StoreError::Conflict(_))), "over the network it is too late");
+        assert!(
+            matches!(network, Err(StoreError::Conflict(_))),
+            "over the network it is too late"
+        );
         if n == 2 {
             // Interrupted within a frame, and after a start of the daemon from its beginning again.
             let half = segment.len() * 2 / 3;
-            let broken = vec![Ok(Bytes::copy_from_slice(&segment[..half])), Err(std::io::Error::other("pulled out"))];
+            let broken = vec![
+                Ok(Bytes::copy_from_slice(&segment[..half])),
+                Err(std::io::Error::other("pulled out")),
+            ];
             assert!(w.store.import(w.vm, body(broken)).await.is_err());
             w.reopen().await;
         }
