@@ -12,7 +12,7 @@ nextest_version=0.9.143
 agent_dir=target/guest-packages
 plain=(
     busybox-static ca-certificates cmake cpio curl e2fsprogs fdisk gcc grub-common grub-pc-bin iproute2 kmod
-    libc6-dev libnbd-bin linux-image-cloud-amd64 make nftables pkg-config python3
+    libc6-dev libnbd-bin linux-image-cloud-amd64 make nftables ovmf pkg-config python3
 )
 backports=(qemu-system-common qemu-system-data qemu-system-x86 qemu-utils seabios)
 
