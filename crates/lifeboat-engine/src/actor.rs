@@ -53,6 +53,8 @@ pub(crate) enum Message {
     ReceiveFailed(String),
     /// The guest has shut down as it was asked to.
     Stopped,
+    /// The merge beside the cycles ended.
+    Merged(Result<(), String>),
     /// What the courier with this number has to tell.
     Extended(u64, crate::courier::News),
     /// The guest was given its addresses, or will not be.
@@ -217,6 +219,7 @@ impl Actor {
             | Message::LogDurable(_)
             | Message::BulkDone(_)
             | Message::Stopped
+            | Message::Merged(_)
             | Message::Addressed(_)
             | Message::Extended(..)
             | Message::ReceiveFailed(_) => true,
@@ -243,6 +246,7 @@ impl Actor {
             Message::Act(Action::StopVm { force: false, .. }, reply) => self.shut_down(reply).await,
             Message::Act(action, reply) => drop(reply.send(self.act(action).await)),
             Message::Stopped => self.stopped().await,
+            Message::Merged(result) => self.merged_beside(result).await,
             Message::Addressed(given) => self.addressed(given).await,
             Message::Extended(number, news) => self.extended_news(number, news).await,
             Message::AccessChanged => self.access_changed().await,
@@ -322,6 +326,7 @@ impl Actor {
     /// Ends droppable work and waits until it has let go of everything. What it left behind is put in order by the next
     /// piece of work.
     pub(crate) async fn interrupt(&mut self) {
+        self.end_merge().await;
         if let Some(mut work) = self.work.take_if(|w| w.droppable) {
             work.task.abort();
             // It ended, or was aborted; both are what was wanted.

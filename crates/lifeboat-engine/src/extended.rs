@@ -613,7 +613,9 @@ fn stood(info: &ReplicaInfo, offer: &GivenWay) -> Divergence {
         Content::Empty | Content::Seed | Content::Media | Content::Extended => offer.start,
     };
     let at = info.applied;
-    let had = at.generation == since.generation && at.sequence >= since.sequence;
+    // A copy that is not complete, or is being made equal, stands at a position without holding it.
+    let whole = !info.points.is_empty() && info.logs.iter().all(|l| l.position != at || !l.partial);
+    let had = whole && at.generation == since.generation && at.sequence >= since.sequence;
     let known = |d: &lifeboat_deltalog::LogDisk| (d.id.clone(), had.then(Vec::new));
     Divergence {
         since,

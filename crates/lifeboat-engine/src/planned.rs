@@ -11,12 +11,15 @@ use lifeboat_model::{BranchId, JobState, JobType, ReplicationMode as Mode, Repli
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
-use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::actor::{Actor, Done, Message, Work, chain, failed, no_relationship, not_now};
 use crate::operations::link_refusal;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, PowerState};
 use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, Standing};
-use crate::primary::{IDLE, droppable};
+use crate::primary::{Aside, IDLE, droppable};
 use crate::records::{Planned, PlannedPhase, Relationship, Split};
+
+/// How soon a merge that failed is tried again.
+const MERGE_AGAIN: Duration = Duration::from_secs(10);
 
 /// How often the replica is asked how far taking over is.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -62,12 +65,51 @@ impl Actor {
             return self.start_as_told().await;
         }
         match rel.home.as_ref().filter(|h| !h.merged).map(|h| h.branch) {
-            Some(branch) => {
-                // The layers are the merge's alone when the VM is off.
-                self.primary.forget();
-                Role::Works(self.merge_home(branch))
-            }
+            Some(branch) => self.merge_beside(branch).await,
             None => Role::Flows,
+        }
+    }
+
+    /// Merges below a running VM while cycles flow; below one that is off alone, because capture would open the same files.
+    async fn merge_beside(&mut self, branch: BranchId) -> Role {
+        if self.primary.merging.as_ref().is_some_and(|m| !m.0.is_finished()) || Instant::now() < self.primary.merge_after {
+            return Role::Flows;
+        }
+        self.primary.merging = None;
+        if !self.power().await.is_ok_and(|p| p != PowerState::Off) {
+            self.primary.forget();
+            return Role::Works(self.merge_home(branch));
+        }
+        let (store, hypervisor) = (self.host.ports.store.clone(), self.host.ports.hypervisor.clone());
+        let (vm, limit, own) = (self.id, self.host.config.merge_bytes_per_s, self.own.clone());
+        let task = self.host.works.spawn(async move {
+            let merged = crate::failover::merge(store, hypervisor, vm, branch, limit).await;
+            if let Some(own) = own.upgrade() {
+                // An actor that is gone merges again, or finds it done.
+                let _ = own.send(Message::Merged(merged)).await;
+            }
+        });
+        self.primary.merging = Some(Aside(task));
+        Role::Flows
+    }
+
+    pub(crate) async fn merged_beside(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => self.merged(Ok(())).await,
+            // The VM was stopped in the middle of it, most of all. Nothing is lost, and nobody has to know.
+            Err(why) => {
+                tracing::info!(vm = %self.id, why, "merging the committed disks is tried again");
+                self.primary.merge_after = Instant::now() + MERGE_AGAIN;
+            }
+        }
+    }
+
+    /// Ends a merge beside the cycles; it is begun again where it is still wanted.
+    pub(crate) async fn end_merge(&mut self) {
+        if let Some(mut merge) = self.primary.merging.take() {
+            merge.0.abort();
+            // It ended, or was aborted; both are what was wanted.
+            let _ = (&mut merge.0).await;
         }
     }
 

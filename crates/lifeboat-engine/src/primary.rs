@@ -7,6 +7,7 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_model::lifecycle::Event as Step;
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, backoff};
 use lifeboat_model::{JobState, JobType, Position, ReplicationState as State};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -41,6 +42,19 @@ pub(crate) struct PrimaryState {
     due: Instant,
     /// What was scheduled and could not begin is tried again then.
     pub(crate) begin_after: Instant,
+    /// The merge of a commit, by the running VM's own process, beside the cycles.
+    pub(crate) merging: Option<Aside>,
+    /// A merge that failed is tried again then.
+    pub(crate) merge_after: Instant,
+}
+
+/// A task beside the work of an actor. It ends with the actor.
+pub(crate) struct Aside(pub(crate) JoinHandle<()>);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Default for PrimaryState {
@@ -56,6 +70,8 @@ impl Default for PrimaryState {
             next_at: now,
             due: now,
             begin_after: now,
+            merging: None,
+            merge_after: now,
         }
     }
 }

@@ -38,7 +38,7 @@ impl Actor {
         };
         let abandoned = info.as_ref().and_then(|i| i.abandoned.clone());
         let unauthorized = self.unauthorized();
-        let (health, health_notes) = health(&HealthInput {
+        let (health, mut health_notes) = health(&HealthInput {
             mode: rel.mode,
             state: rel.state,
             problem: rel.problem.as_ref().map(|p| (p.attempts, p.message.as_str())),
@@ -52,6 +52,10 @@ impl Actor {
             abandoned: abandoned.is_some(),
             unauthorized: unauthorized.as_deref(),
         });
+        if rel.replica().is_some_and(|r| r.awaits_import && r.import.is_none()) {
+            let text = "the initial copy comes on media and waits to be imported: lifeboat replication import";
+            health_notes.push(text.to_owned());
+        }
         let bulk = if rel.state == State::WaitingToCompleteInitialReplication {
             info.as_ref().map(bulk_view).unwrap_or_default()
         } else {
