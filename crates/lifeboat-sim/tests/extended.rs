@@ -441,10 +441,11 @@ async fn prepare(saga: Saga, w: &mut World) {
         Saga::Compare => {
             chain(w).await;
             w.insist(1, remove()).await.unwrap();
-            for _ in 0..8 {
-                w.write(20);
-                w.run(25).await;
-            }
+            // Longer than logs are kept for nobody.
+            w.write(20);
+            w.run(160).await;
+            w.write(20);
+            w.run(20).await;
         }
         Saga::GoOn => {
             chain(w).await;
