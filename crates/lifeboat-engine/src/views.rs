@@ -1,8 +1,8 @@
 //! What a VM looks like from outside: the relationship's record, the store's and the hypervisor's word, and the health
 //! computed from them at this moment.
 
-use lifeboat_model::policy::{HealthInput, health};
 use lifeboat_model::ReplicationState as State;
+use lifeboat_model::policy::{HealthInput, health};
 
 use crate::action::{BulkView, Refusal, ReplicationView, VmView};
 use crate::actor::Actor;
@@ -52,8 +52,12 @@ impl Actor {
             abandoned: abandoned.is_some(),
             unauthorized: unauthorized.as_deref(),
         });
-        if rel.replica().is_some_and(|r| r.awaits_import && r.import.is_none()) {
-            let text = "the initial copy comes on media and waits to be imported: lifeboat replication import";
+        if rel
+            .replica()
+            .is_some_and(|r| r.awaits_import && r.import.is_none())
+        {
+            let text =
+                "the initial copy comes on media and waits to be imported: lifeboat replication import";
             health_notes.push(text.to_owned());
         }
         let bulk = if rel.state == State::WaitingToCompleteInitialReplication {

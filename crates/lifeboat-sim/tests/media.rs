@@ -68,7 +68,10 @@ async fn story(w: &mut World) {
     assert!(waiting >= 5, "cycles flow and wait: {waiting}");
     assert_eq!(state(w, 0), State::Replicating);
     let notes = w.view(1).await.unwrap().replication.unwrap().health_notes;
-    assert!(notes.iter().any(|n| n.contains("replication import")), "{notes:?}");
+    assert!(
+        notes.iter().any(|n| n.contains("replication import")),
+        "{notes:?}"
+    );
     refused(w, 1, failover(PointSelector::Latest)).await;
     refused(w, 0, export("/media/usb/other")).await;
     assert_eq!(
