@@ -351,6 +351,10 @@ fn failover() -> Value {
             ("before", reference("ReplicationState")),
             ("at", or_null(&reference("Position"))),
             (
+                "forced",
+                flag("It was wished for although the primary's VM may run"),
+            ),
+            (
                 "take_over",
                 or_null(&object(
                     "What follows a planned failover by itself",

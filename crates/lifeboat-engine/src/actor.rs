@@ -506,6 +506,7 @@ impl Actor {
             return Err(Refusal::new(ReturnCode::InvalidState, "the VM is running", ""));
         }
         self.may_start_primary().await?;
+        self.may_start_branch().await?;
         // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.
         self.interrupt().await;
         if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {

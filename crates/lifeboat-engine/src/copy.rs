@@ -276,7 +276,11 @@ async fn capture_and_send(
     // Before the instant, not after: what is reported as safe must be.
     let instant = tools.clock.now();
     let planned = capture.wanted == Consistency::Planned;
-    let asked = if planned { Consistency::Crash } else { capture.wanted };
+    let asked = if planned {
+        Consistency::Crash
+    } else {
+        capture.wanted
+    };
     let frozen = source.instant(capture.record, capture.next, asked).await?;
     let header = Header {
         vm: route.vm,
@@ -284,7 +288,11 @@ async fn capture_and_send(
         position: capture.next,
         parent: capture.parent,
         instant,
-        consistency: if planned { capture.wanted } else { frozen.consistency },
+        consistency: if planned {
+            capture.wanted
+        } else {
+            frozen.consistency
+        },
         disks: source.disks().to_vec(),
     };
     let produce = async {
@@ -380,7 +388,12 @@ pub(crate) async fn read_piece(view: &dyn BlockView, disk: u16, e: Extent) -> Re
     ))
 }
 
-pub(crate) fn encode(encoder: &mut Encoder, disk: u16, piece: Piece, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+pub(crate) fn encode(
+    encoder: &mut Encoder,
+    disk: u16,
+    piece: Piece,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
     match piece {
         Piece::Data(offset, data) => encoder.data(disk, offset, &data, out),
         Piece::Zero(offset, len) => encoder.zero(disk, offset, len, out),
@@ -444,7 +457,11 @@ pub(crate) async fn copy_disk(
     let mut at = from;
     while at < disk.size {
         let end = disk.size.min(at + SEGMENT);
-        let send = |body| tools.link.send(&route.peer, LogAddress::Bulk { vm: route.vm }, body);
+        let send = |body| {
+            tools
+                .link
+                .send(&route.peer, LogAddress::Bulk { vm: route.vm }, body)
+        };
         let sent = segment(tools, route, view, (index, disk), at..end, send).await?;
         match sent {
             LogReceipt::Bulk(done) if done.disk == disk.id && done.done >= end => at = done.done,

@@ -30,8 +30,8 @@ use crate::ports::media::Media;
 use crate::ports::spool::Spool;
 use crate::ports::store::{ReplicaStore, StoreError};
 use crate::ports::{ByteStream, Clock, Entropy};
-use crate::throttle::{PacedLink, Throttle};
 use crate::records::{Event, FailoverPhase, Job, Relationship, ReplicaSide, ServerSettings, Side};
+use crate::throttle::{PacedLink, Throttle};
 
 /// Everything the engine needs of the world.
 #[derive(Clone)]
@@ -459,7 +459,8 @@ impl Engine {
             None => None,
             Some(vm) => {
                 let name = self.find(vm)?.name;
-                self.host.with_actors(|a| a.iter().find(|(_, h)| h.name == name).map(|(id, _)| *id))
+                self.host
+                    .with_actors(|a| a.iter().find(|(_, h)| h.name == name).map(|(id, _)| *id))
             }
         };
         let events: Result<Vec<Event>, _> = self.host.ports.catalog.events(vm, limit.clamp(1, 1000)).await;
@@ -571,11 +572,13 @@ fn orphan(rel: &Relationship, job: &Job) -> Orphan {
         {
             Orphan::Continues
         }
-        Side::Primary(_) if matches!(job.kind, JobType::StartReplication | JobType::StartExport) => match rel.state {
-            State::WaitingToCompleteInitialReplication => Orphan::Continues,
-            State::Disabled | State::ReadyForReplication => Orphan::Lost,
-            _ => Orphan::Done,
-        },
+        Side::Primary(_) if matches!(job.kind, JobType::StartReplication | JobType::StartExport) => {
+            match rel.state {
+                State::WaitingToCompleteInitialReplication => Orphan::Continues,
+                State::Disabled | State::ReadyForReplication => Orphan::Lost,
+                _ => Orphan::Done,
+            }
+        }
         Side::Replica(ReplicaSide {
             failover: Some(f), ..
         }) if f.job == job.id => match f.phase {

@@ -7,8 +7,8 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{
-    BranchId, FailedOverReplicationType as Kind, GenerationId, JobId, JobState, JobType, NicFailover, PointId, Position,
-    ReplicationState as State, VmId, VmSpec,
+    BranchId, FailedOverReplicationType as Kind, GenerationId, JobId, JobState, JobType, NicFailover,
+    PointId, Position, ReplicationState as State, VmId, VmSpec,
 };
 use tokio::time::Instant;
 
@@ -326,7 +326,16 @@ impl Actor {
         self.replica.stop_receiving().await;
         // Again, because a log may have become durable until now.
         let chosen = choose(&self.replica_info().await?, point)?;
-        self.begin_failover(chosen, start, None).await
+        self.begin_failover(chosen, start, (None, force)).await
+    }
+
+    /// The same for a VM that is started on failover disks some time after they were made.
+    pub(crate) async fn may_start_branch(&self) -> Result<(), Refusal> {
+        let Some(rel) = &self.rel else { return Ok(()) };
+        match rel.failover() {
+            Some(f) if !f.forced => self.primary_is_silent(&rel.way_back).await,
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Refuses while the primary answers that its VM runs: a second living copy is somebody's explicit wish, or none's.
@@ -346,7 +355,7 @@ impl Actor {
         &mut self,
         chosen: PointView,
         start: bool,
-        take_over: Option<TakeOver>,
+        (take_over, forced): (Option<TakeOver>, bool),
     ) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
         self.interrupt().await;
@@ -368,6 +377,7 @@ impl Actor {
             job: job.id,
             before: state_before,
             at,
+            forced,
             take_over,
             reverse: None,
         }));
@@ -458,7 +468,10 @@ impl Actor {
             self.id,
         );
         let rel = self.rel.as_ref()?;
-        let machine = (connected(&rel.spec, &rel.network, self.local.as_ref()), rel.network.clone());
+        let machine = (
+            connected(&rel.spec, &rel.network, self.local.as_ref()),
+            rel.network.clone(),
+        );
         let whole = |future| {
             Some(Work {
                 future,

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::action::{Answer, Refusal};
-use crate::copy;
 use crate::actor::{Actor, chain, failed, no_relationship, not_now};
+use crate::copy;
 use crate::ports::link::{Content, LinkError, PeerRefusal, PeerReply, PeerRequest};
 use crate::records::{Counters, PrimarySide, Relationship, Side, SyncKind};
 
@@ -137,13 +137,21 @@ impl Actor {
                 content: Content::Seed,
                 firmware: self.firmware().await,
             };
-            self.host.ports.link.call(&peer, offer).await.map_err(|e| link_refusal(&e))
+            self.host
+                .ports
+                .link
+                .call(&peer, offer)
+                .await
+                .map_err(|e| link_refusal(&e))
         };
         if let Err(e) = offered.await {
             self.rel = before;
             return Err(e);
         }
-        let job = self.host.jobs.begin(self.id, JobType::StartSeeded, "comparing with the seed");
+        let job = self
+            .host
+            .jobs
+            .begin(self.id, JobType::StartSeeded, "comparing with the seed");
         let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
         let sync = Self::new_sync(rel, SyncKind::Seed, Some(job.id));
         if let Some(primary) = rel.primary_mut() {
@@ -155,7 +163,8 @@ impl Actor {
         }
         self.host.jobs.adopt(job.clone());
         self.primary.next_at = Instant::now();
-        self.event("initial copy started, from what the replica's host has").await;
+        self.event("initial copy started, from what the replica's host has")
+            .await;
         Ok(Answer::Job(job))
     }
 
@@ -200,7 +209,11 @@ impl Actor {
             }
             _ => {}
         }
-        let copies = [JobType::StartReplication, JobType::StartSeeded, JobType::StartExport];
+        let copies = [
+            JobType::StartReplication,
+            JobType::StartSeeded,
+            JobType::StartExport,
+        ];
         if !copies.contains(&found.kind) {
             let message = format!("a {} job cannot be cancelled", found.kind);
             return Err(Refusal::new(
@@ -324,7 +337,8 @@ impl Actor {
         }
         for job in self.host.jobs.list() {
             if job.vm == self.id && !job.state.is_final() {
-                self.end_job(job.id, JobState::Terminated, "replication was removed").await;
+                self.end_job(job.id, JobState::Terminated, "replication was removed")
+                    .await;
             }
         }
         Ok(())

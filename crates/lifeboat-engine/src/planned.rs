@@ -72,7 +72,9 @@ impl Actor {
 
     /// Merges below a running VM while cycles flow; below one that is off alone, because capture would open the same files.
     async fn merge_beside(&mut self, branch: BranchId) -> Role {
-        if self.primary.merging.as_ref().is_some_and(|m| !m.0.is_finished()) || Instant::now() < self.primary.merge_after {
+        if self.primary.merging.as_ref().is_some_and(|m| !m.0.is_finished())
+            || Instant::now() < self.primary.merge_after
+        {
             return Role::Flows;
         }
         self.primary.merging = None;
@@ -116,9 +118,9 @@ impl Actor {
     fn merge_home(&self, branch: BranchId) -> Work {
         let (store, hypervisor) = (self.host.ports.store.clone(), self.host.ports.hypervisor.clone());
         let (vm, limit) = (self.id, self.host.config.merge_bytes_per_s);
-        droppable(async move {
-            Done::Merged(crate::failover::merge(store, hypervisor, vm, branch, limit).await)
-        })
+        droppable(
+            async move { Done::Merged(crate::failover::merge(store, hypervisor, vm, branch, limit).await) },
+        )
     }
 
     /// What a VM that is not replicated still has to do: finish the merge of a commit.
@@ -139,7 +141,8 @@ impl Actor {
             Err(e) => Err(e),
         };
         if let Err(e) = started {
-            self.event(&format!("the VM took over but did not start: {}", e.message)).await;
+            self.event(&format!("the VM took over but did not start: {}", e.message))
+                .await;
             self.fault(&format!("the VM did not start: {}", e.message)).await;
         }
         let before = self.rel.clone();
@@ -194,7 +197,10 @@ impl Actor {
                 "wait for it: lifeboat replication status",
             ));
         }
-        let job = self.host.jobs.draft(self.id, JobType::PlannedFailover, "shutting the VM down");
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::PlannedFailover, "shutting the VM down");
         self.set_planned(Some(Planned {
             phase: PlannedPhase::Stopping,
             force,
@@ -217,13 +223,18 @@ impl Actor {
     /// Asked again: prepared before, to be handed over now; or the same wish once more.
     async fn go_on(&mut self, planned: Planned, hand_over: bool, start: bool) -> Result<Answer, Refusal> {
         let answer = |host: &crate::engine::Host, job| {
-            host.jobs.get(job).map_or(Ok(Answer::Done), |j| Ok(Answer::Job(j)))
+            host.jobs
+                .get(job)
+                .map_or(Ok(Answer::Done), |j| Ok(Answer::Job(j)))
         };
         if planned.phase != PlannedPhase::Prepared || !hand_over {
             return answer(&self.host, planned.job);
         }
         let before = self.rel.clone();
-        let job = self.host.jobs.draft(self.id, JobType::PlannedFailover, "handing over to the replica");
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, JobType::PlannedFailover, "handing over to the replica");
         self.set_planned(Some(Planned {
             phase: PlannedPhase::HandingOver,
             hand_over,
@@ -308,20 +319,27 @@ impl Actor {
     }
 
     async fn plan_failed(&mut self, why: &str) {
-        let Some(planned) = self.planned().cloned() else { return };
+        let Some(planned) = self.planned().cloned() else {
+            return;
+        };
         let before = self.rel.clone();
         self.set_planned(None);
         if self.save_or_undo(before).await.is_err() {
             return self.retry_later();
         }
         self.end_job(planned.job, JobState::Exception, why).await;
-        self.event(&format!("the planned failover was given up: {why}")).await;
+        self.event(&format!("the planned failover was given up: {why}"))
+            .await;
         self.primary.next_at = Instant::now();
     }
 
     /// The last instant is on the replica.
     pub(crate) async fn prepared(&mut self) {
-        let Some(planned) = self.planned().filter(|p| p.phase == PlannedPhase::Closing).cloned() else {
+        let Some(planned) = self
+            .planned()
+            .filter(|p| p.phase == PlannedPhase::Closing)
+            .cloned()
+        else {
             return;
         };
         let before = self.rel.clone();
@@ -360,7 +378,9 @@ impl Actor {
             // Under way there. The replica's offer of the reverse direction ends this role.
             Ok(()) => self.primary.next_at = Instant::now() + ASK_AGAIN,
             Err(LinkError::Refused(refusal)) => {
-                let Some(planned) = self.planned().cloned() else { return };
+                let Some(planned) = self.planned().cloned() else {
+                    return;
+                };
                 let before = self.rel.clone();
                 self.phase_of_plan(PlannedPhase::Prepared);
                 if self.save_or_undo(before).await.is_err() {
@@ -404,7 +424,10 @@ impl Actor {
                     ));
                 }
                 Err(e @ LinkError::Refused(_)) => return Err(link_refusal(&e)),
-                Err(e) if force => self.event(&format!("cancelled without the replica's word: {}", chain(&e))).await,
+                Err(e) if force => {
+                    self.event(&format!("cancelled without the replica's word: {}", chain(&e)))
+                        .await
+                }
                 Err(e) => return Err(link_refusal(&e)),
             }
             self.step(Step::Resume)?;
@@ -434,7 +457,12 @@ impl Actor {
         if !took_over && let Some(theirs) = self.standing_of(&rel.peer.clone()).await {
             self.weigh(&theirs).await;
         }
-        match self.rel.as_ref().and_then(Relationship::primary).and_then(|p| p.split.as_ref()) {
+        match self
+            .rel
+            .as_ref()
+            .and_then(Relationship::primary)
+            .and_then(|p| p.split.as_ref())
+        {
             None => Ok(()),
             Some(split) => Err(Refusal::new(
                 ReturnCode::InvalidState,
@@ -449,7 +477,11 @@ impl Actor {
         if peer.is_empty() {
             return None;
         }
-        let asked = self.host.ports.link.call(peer, PeerRequest::Standing { vm: self.id });
+        let asked = self
+            .host
+            .ports
+            .link
+            .call(peer, PeerRequest::Standing { vm: self.id });
         match tokio::time::timeout(WORD, asked).await {
             Ok(Ok(PeerReply::Standing(standing))) => Some(standing),
             Ok(_) | Err(_) => None,
@@ -458,7 +490,9 @@ impl Actor {
 
     /// The replica refused because it went on without this side.
     pub(crate) async fn split(&mut self, committed: bool) {
-        let Some(peer) = self.rel.as_ref().map(|r| r.peer.clone()) else { return };
+        let Some(peer) = self.rel.as_ref().map(|r| r.peer.clone()) else {
+            return;
+        };
         if let Some(theirs) = self.standing_of(&peer).await {
             return self.weigh(&theirs).await;
         }
@@ -476,7 +510,11 @@ impl Actor {
                 State::FailoverInProgress | State::Recovered | State::Committed
             );
         let text = gone_on.then(|| {
-            let power = if theirs.running { "its VM runs there" } else { "its VM is off there" };
+            let power = if theirs.running {
+                "its VM runs there"
+            } else {
+                "its VM is off there"
+            };
             let committed = theirs.mode == Mode::Primary || theirs.state == State::Committed;
             let text = format!(
                 "{} as {} at {}, {power}",
@@ -535,7 +573,10 @@ impl Actor {
     pub(crate) async fn standing(&self, peer: &PeerIdentity) -> Result<PeerReply, PeerRefusal> {
         self.is_peer(peer)?;
         let running = self.power().await.is_ok_and(|p| p != PowerState::Off) || self.runs_above(peer).await;
-        let waiting = self.planned().map(|p| format!("{:?}", p.phase)).unwrap_or_default();
+        let waiting = self
+            .planned()
+            .map(|p| format!("{:?}", p.phase))
+            .unwrap_or_default();
         let Some(rel) = &self.rel else {
             return Err(PeerRefusal::NoReplica {
                 host: self.host.config.name.clone(),

@@ -198,7 +198,12 @@ impl Actor {
             // Started or stopped since the last cycle.
             self.primary.forget();
         }
-        if off && settled && rel.state == State::Replicating && !self.closing() && self.synchronization().is_none() {
+        if off
+            && settled
+            && rel.state == State::Replicating
+            && !self.closing()
+            && self.synchronization().is_none()
+        {
             self.primary.next_at = Instant::now() + rel.settings.interval();
             return true;
         }

@@ -436,6 +436,9 @@ pub struct Failover {
     /// Position of the chosen point.
     #[serde(default)]
     pub at: Option<Position>,
+    /// It was wished for although the primary's VM may run.
+    #[serde(default)]
+    pub forced: bool,
     /// Go on without being asked: commit, start the VM if so told, and reverse.
     #[serde(default)]
     pub take_over: Option<TakeOver>,

@@ -21,10 +21,10 @@ use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::ports::hypervisor::{DiskImage, LaunchDisk, PowerState};
 use crate::ports::link::{Content, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
-use crate::reverse::GivenWay;
 use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
 use crate::primary::{IDLE, droppable};
 use crate::records::{Counters, FailoverPhase, Home, Relationship, ReplicaSide, Side};
+use crate::reverse::GivenWay;
 
 /// What the replica keeps in memory. All of it can be lost.
 pub(crate) struct ReplicaState {
@@ -140,7 +140,10 @@ async fn maintain(
     [point, before_sync]: [PointId; 2],
 ) -> Result<Maintained, StoreError> {
     let mut info = store.info(vm).await?;
-    let next = info.logs.iter().find(|l| l.parent == info.applied && l.position != info.applied);
+    let next = info
+        .logs
+        .iter()
+        .find(|l| l.parent == info.applied && l.position != info.applied);
     let whole = |info: &ReplicaInfo| {
         let unsealed = info.points.last().map(|p| p.position) != Some(info.applied);
         unsealed && info.logs.iter().any(|l| l.position == info.applied && !l.partial)
@@ -161,10 +164,11 @@ async fn maintain(
         .iter()
         .find(|l| l.position == info.applied)
         .map(|l| l.instant);
-    let closes = applied.as_ref().is_some_and(|a| {
-        !a.partial && info.logs.iter().any(|l| l.partial && l.position == a.parent)
-    });
-    let sealed = whole(&info) && at.is_some_and(|at| closes || seal_due(&settings, newest, at, whole_application(&info)));
+    let closes = applied
+        .as_ref()
+        .is_some_and(|a| !a.partial && info.logs.iter().any(|l| l.partial && l.position == a.parent));
+    let sealed = whole(&info)
+        && at.is_some_and(|at| closes || seal_due(&settings, newest, at, whole_application(&info)));
     if sealed {
         store.seal(vm, point).await?;
         info = store.info(vm).await?;
@@ -202,7 +206,9 @@ async fn expire(
 fn usable(mode: Mode, info: &ReplicaInfo) -> bool {
     let line = info.durable.generation;
     let follows = mode == Mode::ExtendedReplica;
-    info.points.iter().any(|p| follows || p.position.generation == line)
+    info.points
+        .iter()
+        .any(|p| follows || p.position.generation == line)
 }
 
 impl Actor {
@@ -357,7 +363,12 @@ impl Actor {
     /// Applies everything that is durable, for who has to see it.
     pub(crate) async fn catch_up(&mut self) -> Result<(), PeerRefusal> {
         let store = self.host.ports.store.clone();
-        if self.rel.as_ref().and_then(Relationship::replica).is_some_and(|r| r.awaits_import) {
+        if self
+            .rel
+            .as_ref()
+            .and_then(Relationship::replica)
+            .is_some_and(|r| r.awaits_import)
+        {
             return Err(PeerRefusal::NotNow {
                 host: self.host_name(),
                 detail: "the initial copy is on its way on media and has to be imported first".into(),
@@ -476,7 +487,12 @@ impl Actor {
         let host = self.host_name();
         let receives = |r: &&Relationship| matches!(r.mode, Mode::Replica | Mode::ExtendedReplica);
         let Some(rel) = self.rel.as_ref().filter(receives) else {
-            return Err(PeerRefusal::NoReplica { host });
+            // Who may replicate to here and thinks that it does was overtaken: this host went on, with another replica.
+            let overtaken = self.mode() == Mode::Primary && self.host.authorize(peer).is_ok();
+            return Err(match overtaken {
+                true => PeerRefusal::NewerGeneration { host },
+                false => PeerRefusal::NoReplica { host },
+            });
         };
         self.trusts(peer)?;
         match rel.state {
@@ -574,7 +590,11 @@ impl Actor {
     }
 
     pub(crate) async fn replica_status(&self) -> Result<PeerReply, PeerRefusal> {
-        if let Some(rel) = self.rel.as_ref().filter(|r| r.replica().is_some_and(|r| r.dir.is_empty())) {
+        if let Some(rel) = self
+            .rel
+            .as_ref()
+            .filter(|r| r.replica().is_some_and(|r| r.dir.is_empty()))
+        {
             // It awaits the offer that says what becomes of the copy here.
             return Ok(PeerReply::Status(ReplicaStatus {
                 durable: rel.position,
@@ -659,9 +679,7 @@ impl Actor {
             }
             // An unfinished copy is worth nothing to anybody: enabling again, after an answer that got lost or a
             // removal on the primary alone, begins anew.
-            Some(rel)
-                if rel.mode == mode && rel.state == State::WaitingToCompleteInitialReplication =>
-            {
+            Some(rel) if rel.mode == mode && rel.state == State::WaitingToCompleteInitialReplication => {
                 Ok(true)
             }
             Some(rel) => conflict(format!(
@@ -671,11 +689,7 @@ impl Actor {
         }
     }
 
-    async fn offered(
-        &mut self,
-        peer: &PeerIdentity,
-        offer: GivenWay,
-    ) -> Result<PeerReply, PeerRefusal> {
+    async fn offered(&mut self, peer: &PeerIdentity, offer: GivenWay) -> Result<PeerReply, PeerRefusal> {
         let entry = match self.awaits_offer() {
             // Nobody is its primary yet.
             true => self.host.authorize(peer)?,
@@ -691,7 +705,9 @@ impl Actor {
                 return self.await_seed(peer, offer).await;
             }
             let detail = "this host has a copy of its own; start from it: lifeboat replication start --seed";
-            return Err(PeerRefusal::Conflict { detail: detail.into() });
+            return Err(PeerRefusal::Conflict {
+                detail: detail.into(),
+            });
         }
         let again = self.check_offer(&offer, mode)?;
         let store = self.host.ports.store.clone();
@@ -782,7 +798,9 @@ impl Actor {
             Side::Primary(_) => self.remove_primary().await?,
             Side::Test { .. } | Side::Alone => return Err(no_relationship()),
             Side::Replica(ReplicaSide {
-                failover: Some(f), dir, ..
+                failover: Some(f),
+                dir,
+                ..
             }) if matches!(f.phase, FailoverPhase::Merging | FailoverPhase::Done) => {
                 // The VM lives on here, on the disks it was committed to; only the relationship ends.
                 let home = Home {
@@ -797,6 +815,14 @@ impl Actor {
             Side::Replica(ReplicaSide { dir, own, .. }) => {
                 let (dir, own, state) = (dir.clone(), *own, rel.state);
                 lifecycle::step(rel.mode, state, Step::Remove).map_err(|e| not_now(&e))?;
+                if own && self.local.is_some() && !dir.is_empty() {
+                    // Its own images are below every point here: started on them, the VM would spoil them all.
+                    return Err(Refusal::new(
+                        ReturnCode::InvalidState,
+                        "this replica stands on the VM's own images on this host",
+                        "make it the VM first (lifeboat failover start --no-start, lifeboat failover commit); then the replication can be removed",
+                    ));
+                }
                 self.interrupt().await;
                 self.replica.stop_receiving().await;
                 let unfinished = state == State::WaitingToCompleteInitialReplication && !own;

@@ -2,7 +2,9 @@
 //! an administrator asks of it. The comparing and sending is in `sync`.
 
 use lifeboat_model::lifecycle::Event as Step;
-use lifeboat_model::{JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_model::{
+    JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationState as State,
+};
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
@@ -44,7 +46,10 @@ impl Actor {
     pub(crate) async fn begin_resync(&mut self) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
         self.step(Step::StartResync)?;
-        let job = self.host.jobs.begin(self.id, JobType::Resynchronize, "comparing with the replica");
+        let job = self
+            .host
+            .jobs
+            .begin(self.id, JobType::Resynchronize, "comparing with the replica");
         let old = self.synchronization().and_then(|s| s.job);
         let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
         let sync = Self::new_sync(rel, SyncKind::Resync, Some(job.id));
@@ -146,13 +151,21 @@ impl Actor {
         };
         let rel = self.rel.as_ref()?;
         let (tools, route, disks) = (self.host.tools(), self.route(rel), rel.settings.disks.clone());
-        let (hypervisor, store, vm) = (self.host.ports.hypervisor.clone(), self.host.ports.store.clone(), self.id);
+        let (hypervisor, store, vm) = (
+            self.host.ports.hypervisor.clone(),
+            self.host.ports.store.clone(),
+            self.id,
+        );
         let reversed = sync.kind == SyncKind::Reverse && rel.home.is_some();
         Some(droppable(async move {
             let begun = async {
                 let source = hypervisor.source(&launch, &disks).await?;
                 // Without it everything is compared, which is only slower.
-                let own = if reversed { store.divergence(vm).await.ok() } else { None };
+                let own = if reversed {
+                    store.divergence(vm).await.ok()
+                } else {
+                    None
+                };
                 sync::begin(&tools, &route, source, &sync, own.as_ref()).await
             };
             Done::SyncBegun(begun.await)
@@ -169,7 +182,11 @@ impl Actor {
             }) => {
                 self.primary.source = Some(source);
                 self.primary.sync = Some(Open { known, parent });
-                let Some(sync) = self.rel.as_mut().and_then(Relationship::primary_mut).and_then(|p| p.sync.as_mut())
+                let Some(sync) = self
+                    .rel
+                    .as_mut()
+                    .and_then(Relationship::primary_mut)
+                    .and_then(|p| p.sync.as_mut())
                 else {
                     return;
                 };

@@ -6,8 +6,8 @@ use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Turn};
 use lifeboat_model::{
-    DiskId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, PointId, Position, ReplicationMode as Mode,
-    ReplicationSettings, ReplicationState as State, VmSpec,
+    DiskId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, PointId, Position,
+    ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, VmSpec,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -17,12 +17,14 @@ use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::copy::unexpected;
 use crate::ports::capture::{CaptureError, Tracking};
 use crate::ports::hypervisor::PowerState;
-use crate::ports::link::{Content, LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
+use crate::ports::link::{
+    Content, LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
+};
 use crate::ports::store::{Abandoned, Adoption, CompareRange, Divergence, Origin, Target};
 use crate::primary::droppable;
 use crate::records::{
-    Counters, Failover, FailoverPhase, Home, PlannedPhase, PrimarySide, Relationship, ReplicaSide, Reverse, Side,
-    SyncKind, TakeOver,
+    Counters, Failover, FailoverPhase, Home, PlannedPhase, PrimarySide, Relationship, ReplicaSide, Reverse,
+    Side, SyncKind, TakeOver,
 };
 
 /// How often an old primary that fails to give way in a planned failover is asked again.
@@ -54,9 +56,15 @@ impl Actor {
             // The way of the original after a planned failover: one call from state 5.
             self.commit_failover().await?;
         } else {
-            lifecycle::turn(rel.mode, rel.state, Turn::Reverse { whole: planned }).map_err(|e| not_now(&e))?;
+            lifecycle::turn(rel.mode, rel.state, Turn::Reverse { whole: planned })
+                .map_err(|e| not_now(&e))?;
         }
-        if let Some(running) = self.rel.as_ref().and_then(Relationship::failover).and_then(|f| f.reverse.as_ref()) {
+        if let Some(running) = self
+            .rel
+            .as_ref()
+            .and_then(Relationship::failover)
+            .and_then(|f| f.reverse.as_ref())
+        {
             let job = self.host.jobs.get(running.job);
             return Ok(job.map_or(Answer::Done, Answer::Job));
         }
@@ -88,7 +96,10 @@ impl Actor {
         settings
             .validate(rel.spec.disks.iter().map(|d| &d.id))
             .map_err(|e| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), ""))?;
-        let job = self.host.jobs.draft(self.id, kind, "the other host is asked to become the replica");
+        let job = self
+            .host
+            .jobs
+            .draft(self.id, kind, "the other host is asked to become the replica");
         self.set_failover(Some(Failover {
             reverse: Some(Reverse {
                 settings,
@@ -110,8 +121,12 @@ impl Actor {
             return self.plan_reverse(failover, reverse).await;
         }
         let take_over = failover.take_over?;
-        if let Err(e) = self.begin_reverse(JobType::Reverse, None, take_over.start, true).await {
-            self.fault(&format!("replication is not reversed: {}", e.message)).await;
+        if let Err(e) = self
+            .begin_reverse(JobType::Reverse, None, take_over.start, true)
+            .await
+        {
+            self.fault(&format!("replication is not reversed: {}", e.message))
+                .await;
             self.replica_retry();
             return None;
         }
@@ -123,7 +138,11 @@ impl Actor {
     async fn plan_reverse(&mut self, failover: &Failover, reverse: Reverse) -> Option<Work> {
         let firmware = self.firmware().await;
         let rel = self.rel.as_ref()?;
-        let (link, store, vm) = (self.host.ports.link.clone(), self.host.ports.store.clone(), self.id);
+        let (link, store, vm) = (
+            self.host.ports.link.clone(),
+            self.host.ports.store.clone(),
+            self.id,
+        );
         let offer = |disks| PeerRequest::Offer {
             vm: Box::new(rel.spec.clone()),
             settings: reverse.settings.clone(),
@@ -139,7 +158,8 @@ impl Actor {
         let info = match store.info(vm).await {
             Ok(info) => info,
             Err(e) => {
-                self.fault(&format!("the committed disks cannot be read: {}", chain(&e))).await;
+                self.fault(&format!("the committed disks cannot be read: {}", chain(&e)))
+                    .await;
                 self.replica_retry();
                 return None;
             }
@@ -158,7 +178,8 @@ impl Actor {
     pub(crate) async fn reversed(&mut self, result: Result<ReplicaStatus, LinkError>) {
         let before = self.rel.clone();
         let Some(rel) = before.clone() else { return };
-        let Some((failover, reverse)) = rel.failover().and_then(|f| Some((f.clone(), f.reverse.clone()?))) else {
+        let Some((failover, reverse)) = rel.failover().and_then(|f| Some((f.clone(), f.reverse.clone()?)))
+        else {
             return;
         };
         let status = match result {
@@ -203,14 +224,19 @@ impl Actor {
         self.host.jobs.step(reverse.job, 10, "finding out what differs");
         self.primary.forget();
         self.primary.next_at = Instant::now();
-        self.event("the other host has given way; this host is the primary now").await;
+        self.event("the other host has given way; this host is the primary now")
+            .await;
         if let Some(text) = self.extended_ends(&rel, &reverse.settings.peer) {
             self.event(&text).await;
         }
     }
 
     async fn not_reversed(&mut self, failover: Failover, reverse: &Reverse, e: &LinkError) {
-        let tried = self.rel.as_ref().and_then(|r| r.problem.as_ref()).map_or(0, |p| p.attempts);
+        let tried = self
+            .rel
+            .as_ref()
+            .and_then(|r| r.problem.as_ref())
+            .map_or(0, |p| p.attempts);
         let passing = match e {
             // A fault of that host, perhaps of the moment: the VM waits for it, but not for ever.
             LinkError::Refused(PeerRefusal::Failed { .. } | PeerRefusal::NoSpace { .. }) => tried < ATTEMPTS,
@@ -218,7 +244,8 @@ impl Actor {
             LinkError::Unreachable { .. } | LinkError::Protocol { .. } => true,
         };
         if reverse.patient && passing {
-            self.fault(&format!("the old primary is not reached: {}", chain(e))).await;
+            self.fault(&format!("the old primary is not reached: {}", chain(e)))
+                .await;
             return self.replica_retry();
         }
         let before = self.rel.clone();
@@ -293,7 +320,7 @@ impl Actor {
         let point = crate::failover::points(&info).into_iter().find(is_last);
         let point = point.ok_or_else(|| not_now("it has no recovery point".into()))?;
         let follow = Some(TakeOver { start });
-        let begun = self.begin_failover(point, false, follow).await;
+        let begun = self.begin_failover(point, false, (follow, false)).await;
         begun.map(|_| PeerReply::Accepted).map_err(|e| not_now(e.message))
     }
 
@@ -302,7 +329,9 @@ impl Actor {
     pub(crate) async fn commit_taking_over(&mut self) -> bool {
         let way_back = self.rel.as_ref().map(|r| r.way_back.clone()).unwrap_or_default();
         let done = match self.standing_of(&way_back).await {
-            Some(s) if s.state == State::SyncedReplicationComplete && !s.running => self.commit_failover().await,
+            Some(s) if s.state == State::SyncedReplicationComplete && !s.running => {
+                self.commit_failover().await
+            }
             Some(s) => {
                 self.event(&format!(
                     "the primary is {} and no longer prepared: the failover is reverted",
@@ -318,7 +347,8 @@ impl Actor {
                 self.revert_failover(true).await
             }
             None => {
-                self.fault("the prepared primary does not answer; taking over waits for it").await;
+                self.fault("the prepared primary does not answer; taking over waits for it")
+                    .await;
                 return false;
             }
         };
@@ -367,7 +397,8 @@ impl Actor {
             self.rel = before;
             return Err(e);
         }
-        self.event("this copy is a replica now and awaits what its primary sends").await;
+        self.event("this copy is a replica now and awaits what its primary sends")
+            .await;
         Ok(Answer::Done)
     }
 
@@ -475,14 +506,21 @@ impl Actor {
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
         let store = &self.host.ports.store;
-        let of = store.divergence(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let of = store
+            .divergence(self.id)
+            .await
+            .map_err(|e| self.host.peer_refusal(e))?;
         Ok(crate::sync::page(&of, Some(disk), from))
     }
 
     pub(crate) async fn drop_abandoned(&mut self) -> Result<Answer, Refusal> {
         let info = self.replica_info().await?;
         if info.abandoned.is_none() {
-            return Err(Refusal::new(ReturnCode::InvalidState, "nothing abandoned is kept here", ""));
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "nothing abandoned is kept here",
+                "",
+            ));
         }
         self.interrupt().await;
         let dropped = self.host.ports.store.drop_abandoned(self.id).await;
@@ -503,14 +541,21 @@ impl Actor {
             .rel
             .as_ref()
             .is_some_and(|r| r.mode == Mode::Replica && r.position.generation == offer.start.generation);
-        if again && self.rel.as_ref().and_then(Relationship::replica).is_some_and(|r| !r.dir.is_empty()) {
+        if again
+            && self
+                .rel
+                .as_ref()
+                .and_then(Relationship::replica)
+                .is_some_and(|r| !r.dir.is_empty())
+        {
             return self.replica_status().await;
         }
         let whole = self.check_given_way(&offer).await?;
         if !again {
             self.lock_as_replica(peer, &offer, whole).await?;
         }
-        self.adopt(&offer, whole, Utf8Path::new(&entry.storage_location)).await?;
+        self.adopt(&offer, whole, Utf8Path::new(&entry.storage_location))
+            .await?;
         self.replica_status().await
     }
 
@@ -541,7 +586,10 @@ impl Actor {
                 return Err(PeerRefusal::Failed { host, detail });
             }
         }
-        let (mode, state) = self.rel.as_ref().map_or((Mode::None, State::Disabled), |r| (r.mode, r.state));
+        let (mode, state) = self
+            .rel
+            .as_ref()
+            .map_or((Mode::None, State::Disabled), |r| (r.mode, r.state));
         if mode == Mode::Replica && self.generation() == Some(offer.start.generation) {
             // Locked before an interruption; the state says as what.
             return Ok(state == State::Replicating);
@@ -588,8 +636,14 @@ impl Actor {
             true => State::Replicating,
             false => State::WaitingToCompleteInitialReplication,
         };
-        let planned = before.as_ref().and_then(Relationship::primary).and_then(|p| p.planned.clone());
-        let others = before.as_ref().and_then(Relationship::primary).and_then(|p| p.sync.as_ref()?.job);
+        let planned = before
+            .as_ref()
+            .and_then(Relationship::primary)
+            .and_then(|p| p.planned.clone());
+        let others = before
+            .as_ref()
+            .and_then(Relationship::primary)
+            .and_then(|p| p.sync.as_ref()?.job);
         let mut next = self.given_way(state, crate::replica::as_replica(&offer.spec, &offer.settings));
         next.settings = offer.settings.clone();
         next.peer = peer.names.first().cloned().unwrap_or_default();
@@ -617,10 +671,12 @@ impl Actor {
             self.host.jobs.adopt(job);
         }
         if let Some(job) = others {
-            self.end_job(job, JobState::Terminated, "the roles were swapped").await;
+            self.end_job(job, JobState::Terminated, "the roles were swapped")
+                .await;
         }
         let names = peer.names.join(", ");
-        self.event(&format!("this host gave way: {names} is the primary now")).await;
+        self.event(&format!("this host gave way: {names} is the primary now"))
+            .await;
         Ok(())
     }
 
@@ -635,11 +691,16 @@ impl Actor {
         let now = self.host.ports.clock.now();
         let (divergence, origin) = match &offer.content {
             Content::Reverse { since, .. } if !whole => {
-                let divergence = self.own_changes(offer, *since).await.map_err(|e| refused(chain(&e)))?;
+                let divergence = self
+                    .own_changes(offer, *since)
+                    .await
+                    .map_err(|e| refused(chain(&e)))?;
                 (divergence, self.origin(offer))
             }
             Content::Reverse { since, .. } => (nothing_changed(offer, *since), self.origin(offer)),
-            Content::Seed | Content::Empty | Content::Media | Content::Extended => (unknown(offer, offer.start), self.origin(offer)),
+            Content::Seed | Content::Empty | Content::Media | Content::Extended => {
+                (unknown(offer, offer.start), self.origin(offer))
+            }
         };
         let reverse = matches!(offer.content, Content::Reverse { .. });
         let keep = (reverse && !whole).then_some(Abandoned {
@@ -658,11 +719,18 @@ impl Actor {
         if adoption.origin == Origin::Here && self.awaits_offer() {
             // What a removed replica left is known to nobody yet.
             let dir = location.join(self.id.to_string());
-            store.open(&dir, self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+            store
+                .open(&dir, self.id)
+                .await
+                .map_err(|e| self.host.peer_refusal(e))?;
         }
         let adopted = store.adopt(location, self.id, &adoption).await;
         adopted.map_err(|e| self.host.peer_refusal(e))?;
-        let dir = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?.dir;
+        let dir = store
+            .info(self.id)
+            .await
+            .map_err(|e| self.host.peer_refusal(e))?
+            .dir;
         let before = self.rel.clone();
         if let Some(rel) = &mut self.rel {
             rel.home = None;
@@ -682,9 +750,15 @@ impl Actor {
         if let Some(home) = self.rel.as_ref().and_then(|r| r.home.as_ref()) {
             return Origin::Promoted(home.branch);
         }
-        let Some(local) = &self.local else { return Origin::Here };
+        let Some(local) = &self.local else {
+            return Origin::Here;
+        };
         let wanted = offer.disks.iter().filter_map(|d| local.disk(&d.id));
-        Origin::Images(wanted.map(|d| (d.id.clone(), d.path.clone().into(), d.format)).collect())
+        Origin::Images(
+            wanted
+                .map(|d| (d.id.clone(), d.path.clone().into(), d.format))
+                .collect(),
+        )
     }
 
     /// What tracking says of this copy since the last instant it shares with the other side.
@@ -703,12 +777,24 @@ impl Actor {
             // Missing or damaged images are the store's to refuse.
             Err(_) => return Ok(unknown(offer, since)),
         };
-        let equal = self.rel.as_ref().and_then(Relationship::replica).is_none_or(|r| !r.unequal);
+        let equal = self
+            .rel
+            .as_ref()
+            .and_then(Relationship::replica)
+            .is_none_or(|r| !r.unequal);
         let found = match source.recover().await {
-            Ok(Tracking::Since(at)) if at.first().is_some_and(|p| equal && p.generation == since.generation) => {
+            Ok(Tracking::Since(at))
+                if at
+                    .first()
+                    .is_some_and(|p| equal && p.generation == since.generation) =>
+            {
                 let ranges = source.known_changes(None).await?;
                 let of = |r: Option<Vec<_>>| {
-                    r.map(|r| r.into_iter().map(|e: crate::ports::capture::Extent| (e.offset, e.len)).collect())
+                    r.map(|r| {
+                        r.into_iter()
+                            .map(|e: crate::ports::capture::Extent| (e.offset, e.len))
+                            .collect()
+                    })
                 };
                 Divergence {
                     since: at.first().copied().unwrap_or(since),

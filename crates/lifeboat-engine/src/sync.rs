@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use crate::copy::{self, CopyError, IN_FLIGHT, ROOM, Route, Tools};
 use crate::ports::ByteStream;
 use crate::ports::capture::{BlockView, CaptureSource, Extent, Tracking};
-use crate::ports::link::{LinkError, LogAddress, LogReceipt, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
+use crate::ports::link::{
+    LinkError, LogAddress, LogReceipt, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
+};
 use crate::ports::store::{CompareRange, Divergence, Ranges};
 use crate::records::{SyncKind, Synchronization};
 
@@ -135,7 +137,11 @@ async fn reversed(
     let mut known = Known::new();
     for (disk, written) in source.disks().iter().zip(written) {
         let theirs = differences(tools, route, &disk.id, own.since).await?;
-        let sent = own.disks.iter().find(|(id, _)| *id == disk.id).and_then(|(_, r)| r.clone());
+        let sent = own
+            .disks
+            .iter()
+            .find(|(id, _)| *id == disk.id)
+            .and_then(|(_, r)| r.clone());
         known.push(match (theirs, sent) {
             (Some(theirs), Some(sent)) => Some(union(written, [theirs, sent], disk.size)),
             _ => None,
@@ -185,7 +191,11 @@ async fn differences(
 /// Ranges that are in any of these, ascending and joined, cut to the disk.
 fn union(written: Vec<Extent>, others: [Ranges; 2], size: u64) -> Vec<Extent> {
     let others = others.into_iter().flatten();
-    let mut all: Ranges = written.into_iter().map(|e| (e.offset, e.len)).chain(others).collect();
+    let mut all: Ranges = written
+        .into_iter()
+        .map(|e| (e.offset, e.len))
+        .chain(others)
+        .collect();
     all.sort_unstable();
     let mut joined: Vec<Extent> = Vec::with_capacity(all.len());
     for (offset, len) in all {
@@ -400,7 +410,10 @@ async fn digests(
 ) -> Result<String, CopyError> {
     let map = view.allocation(usize::from(disk), offset, len).await?;
     let end = offset + len;
-    let holes = |at: u64, to: u64| map.iter().any(|e| e.zero && e.offset <= at && to <= e.offset + e.len);
+    let holes = |at: u64, to: u64| {
+        map.iter()
+            .any(|e| e.zero && e.offset <= at && to <= e.offset + e.len)
+    };
     let step = u64::from(block);
     // Most of many disks is holes: they are hashed once.
     let hole = digest(&vec![0; usize::try_from(block).unwrap_or(0)]);
@@ -422,7 +435,9 @@ async fn digests(
                 return Ok((till - from, None));
             }
             let len = u32::try_from(till - from).unwrap_or(u32::MAX);
-            view.read(usize::from(disk), from, len).await.map(|b| (0, Some(b)))
+            view.read(usize::from(disk), from, len)
+                .await
+                .map(|b| (0, Some(b)))
         })
         .buffered(IN_FLIGHT);
     let mut all = Vec::new();
@@ -451,7 +466,10 @@ pub(crate) fn not_zero(range: &CompareRange) -> Result<Vec<u32>, String> {
         .decode(&range.digests)
         .map_err(|e| format!("digests of disk {}: {e}", range.disk))?;
     if range.block == 0 || range.block > 1 << 20 || range.len > RANGE {
-        return Err(format!("a comparison of {} bytes in blocks of {}", range.len, range.block));
+        return Err(format!(
+            "a comparison of {} bytes in blocks of {}",
+            range.len, range.block
+        ));
     }
     let zero = vec![0; usize::try_from(range.block).unwrap_or(0)];
     let (whole, last) = (digest(&zero), range.len % u64::from(range.block));
@@ -524,7 +542,11 @@ async fn write(
     let mut out = Vec::with_capacity(ROOM);
     let mut encoder = Encoder::new(header, compress, &mut out)?;
     for (index, disk) in (0u16..).zip(&header.disks) {
-        let of_disk = ranges.iter().filter(|(d, _)| *d == index).map(|(_, e)| *e).collect();
+        let of_disk = ranges
+            .iter()
+            .filter(|(d, _)| *d == index)
+            .map(|(_, e)| *e)
+            .collect();
         let mut reads = stream::iter(copy::pieces(of_disk, disk.size))
             .map(|piece| copy::read_piece(view, index, piece))
             .buffered(IN_FLIGHT);
@@ -550,7 +572,9 @@ pub(crate) fn progress(disks: &[LogDisk], cursor: (u16, u64)) -> (u64, u64) {
 pub(crate) fn page(of: &Divergence, disk: Option<&DiskId>, from: u64) -> PeerReply {
     /// Ranges of one answer: it stays far below what a document may be.
     const PAGE: usize = 16_384;
-    let ranges = disk.and_then(|d| of.disks.iter().find(|(id, _)| id == d)).and_then(|(_, r)| r.as_ref());
+    let ranges = disk
+        .and_then(|d| of.disks.iter().find(|(id, _)| id == d))
+        .and_then(|(_, r)| r.as_ref());
     let Some(all) = ranges else {
         return PeerReply::Differences {
             since: of.since,
@@ -624,15 +648,26 @@ mod tests {
                 status(at(1, 7), true),
                 Recorded::Interrupted { next: at(1, 9) },
             ),
-            (since(&[at(1, 9)]), status(at(1, 9), false), Recorded::Closed { drop: None }),
+            (
+                since(&[at(1, 9)]),
+                status(at(1, 9), false),
+                Recorded::Closed { drop: None },
+            ),
             // Changes since an instant before the synchronization are no help: what differs is older.
             (since(&[at(1, 3)]), status(at(1, 7), true), Recorded::Not),
             (Tracking::None, status(at(1, 3), false), Recorded::Not),
         ];
         for (tracking, status, want) in table {
-            assert_eq!(recorded(&tracking, &sync, &status), want, "{tracking:?} {status:?}");
+            assert_eq!(
+                recorded(&tracking, &sync, &status),
+                want,
+                "{tracking:?} {status:?}"
+            );
         }
-        let fresh = Synchronization { tracking: false, ..sync };
+        let fresh = Synchronization {
+            tracking: false,
+            ..sync
+        };
         let normal = since(&[at(1, 3)]);
         assert_eq!(
             recorded(&normal, &fresh, &status(at(1, 3), false)),
@@ -677,6 +712,9 @@ mod tests {
             }
         }
         assert_eq!(got, ranges);
-        assert!(matches!(page(&of, None, 0), PeerReply::Differences { known: false, .. }));
+        assert!(matches!(
+            page(&of, None, 0),
+            PeerReply::Differences { known: false, .. }
+        ));
     }
 }

@@ -338,7 +338,14 @@ mod tests {
         };
         assert!((0..1440).all(|m| always.holds(m)));
         assert_eq!((always.opens_in(77), always.opens_in(76)), (1440, 1));
-        assert!(DayWindow { to_min: 1440, ..always }.validate().is_err());
+        assert!(
+            DayWindow {
+                to_min: 1440,
+                ..always
+            }
+            .validate()
+            .is_err()
+        );
     }
 
     #[test]
@@ -363,10 +370,22 @@ mod tests {
         }
         assert_eq!(Bandwidth::default().at(5), None);
         let bad = [
-            Bandwidth { bytes_per_s: 65_535, ..b.clone() },
-            Bandwidth { windows: vec![window(0, 1, 1)], ..b.clone() },
-            Bandwidth { windows: vec![window(0, 1440, 0)], ..b.clone() },
-            Bandwidth { windows: vec![window(0, 1, 0); 17], ..b.clone() },
+            Bandwidth {
+                bytes_per_s: 65_535,
+                ..b.clone()
+            },
+            Bandwidth {
+                windows: vec![window(0, 1, 1)],
+                ..b.clone()
+            },
+            Bandwidth {
+                windows: vec![window(0, 1440, 0)],
+                ..b.clone()
+            },
+            Bandwidth {
+                windows: vec![window(0, 1, 0); 17],
+                ..b.clone()
+            },
         ];
         for b in bad {
             assert!(b.validate().is_err(), "{b:?}");

@@ -166,4 +166,12 @@ fn guest_is_extended_to_a_third_host_which_follows_the_second_when_the_first_is_
             v.text
         );
     }
+
+    // The lost host returns: it finds out that it was overtaken, and starts nothing.
+    world.a.start();
+    wait_until("A sees the split", Duration::from_secs(60), || {
+        (!world.a.replication()["split"].is_null()).then_some(())
+    });
+    let refused = world.a.refused(&["vm", "start", VM]);
+    assert!(refused.contains("brought up on the replica"), "{refused}");
 }

@@ -16,7 +16,7 @@ use support::guest::{
     acknowledged, assert_equal, branch_as_raw, console, shell, start_load, stop_load, verify_images,
     verify_in_guest, verify_replica, wait_ready,
 };
-use support::{Host, Setup, VM, World, kill9, wait_until};
+use support::{Host, Setup, VM, World, kill9, run, wait_until};
 
 const OFTEN: &[&str] = &["--interval", "1s", "--history", "5", "--point-spacing", "4s"];
 
@@ -71,6 +71,11 @@ fn qemu_is_off(world: &World, host: &Host) {
 fn moved(world: &World, (from, to): (&Host, &Host), commander: &Host) {
     let boots = |h: &Host| console(world, h).matches("LIFEBOAT ready").count();
     let before = boots(to);
+    for stream in ["append", "scatter"] {
+        wait_until("the guest writes", Duration::from_secs(60), || {
+            acknowledged(&console(world, from), stream)
+        });
+    }
     commander.ok(&["failover", "start", VM, "--planned"]);
     wait_mode(to, "Primary");
     wait_mode(from, "Replica");

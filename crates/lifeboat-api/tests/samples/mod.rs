@@ -519,6 +519,7 @@ fn failover(phase: FailoverPhase) -> Failover {
         job: job().id,
         before: ReplicationState::Replicating,
         at: Some(position()),
+        forced: false,
         take_over: Some(TakeOver { start: true }),
         reverse: Some(Reverse {
             settings: settings(),

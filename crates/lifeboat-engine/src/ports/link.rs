@@ -3,8 +3,8 @@
 
 use async_trait::async_trait;
 use lifeboat_deltalog::{Consistency, LogDisk};
-use lifeboat_model::{DiskId, 
-    Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+use lifeboat_model::{
+    DiskId, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 

@@ -475,6 +475,7 @@ fn failover() -> Failover {
         job: JobId(Uuid::from_u128(0xa2)),
         before: ReplicationState::Replicating,
         at: Some(position()),
+        forced: false,
         take_over: None,
         reverse: None,
     }
