@@ -52,14 +52,7 @@ impl Actor {
             abandoned: abandoned.is_some(),
             unauthorized: unauthorized.as_deref(),
         });
-        if rel
-            .replica()
-            .is_some_and(|r| r.awaits_import && r.import.is_none())
-        {
-            let text =
-                "the initial copy comes on media and waits to be imported: lifeboat replication import";
-            health_notes.push(text.to_owned());
-        }
+        health_notes.extend(awaits_import(rel));
         let bulk = if rel.state == State::WaitingToCompleteInitialReplication {
             info.as_ref().map(bulk_view).unwrap_or_default()
         } else {
@@ -98,6 +91,14 @@ impl Actor {
             extended: crate::extended::view(rel, now),
         }
     }
+}
+
+fn awaits_import(rel: &Relationship) -> Option<String> {
+    let waits = rel
+        .replica()
+        .is_some_and(|r| r.awaits_import && r.import.is_none());
+    let text = "the initial copy comes on media and waits to be imported: lifeboat replication import";
+    waits.then(|| text.to_owned())
 }
 
 /// Progress of the initial copy, which the replica's files know; the primary shows it by its job.

@@ -158,7 +158,8 @@ fn settings_that_cannot_be_meant_are_refused() {
             }
         };
         replicating(w).await;
-        let table: [(fn(&mut ReplicationSettings), &str); _] = [
+        type Spoil = fn(&mut ReplicationSettings);
+        let table: [(Spoil, &str); _] = [
             (|s| s.interval_s = 5, "shorter"),
             (|s| s.application_h = 1, "application"),
             (|s| s.peer = "a:7000".into(), "primary"),

@@ -4,7 +4,11 @@
 //! administrator who follows the hints must be able to bring the VM back under replication.
 //!
 //! `LIFEBOAT_SEED` replays one history, `LIFEBOAT_HISTORIES` says how many there are.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "helpers of tests fail like the tests; one table of what may happen"
+)]
 
 mod common;
 

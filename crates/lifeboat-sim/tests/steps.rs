@@ -219,9 +219,8 @@ async fn whole(saga: Saga, w: &mut World) {
         }
         Saga::Commit | Saga::RemovePrimary | Saga::RemoveReplica => return,
         Saga::Planned | Saga::Reverse | Saga::ReverseCompared => {
-            let s = w.shared.state();
-            assert!(s.twins.is_empty(), "{:?}", s.twins);
-            drop(s);
+            let twins = w.shared.state().twins.clone();
+            assert!(twins.is_empty(), "{twins:?}");
             if !w.runs(1) {
                 // The one call that was to start it may have failed; that is told, and not tried for ever.
                 w.insist(1, start_vm()).await.unwrap();

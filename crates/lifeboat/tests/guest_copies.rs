@@ -1,7 +1,11 @@
 //! How an initial copy gets to the replica without the network carrying it all: from what the replica's host has of the VM,
 //! in another format and at other paths. Real guests; qemu-img and the verifier decide.
 
-#![allow(clippy::unwrap_used, reason = "stories may fail their helpers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "stories are long, and their helpers may fail them"
+)]
 
 mod support;
 

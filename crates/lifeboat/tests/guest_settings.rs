@@ -1,7 +1,11 @@
 //! What may change while a guest is replicated, and what it gets on the other host: points that its agent made consistent,
 //! a grown disk, disks taken out and in, limits, addresses. Real guests; the guest, qemu-img and the verifier decide.
 
-#![allow(clippy::unwrap_used, reason = "stories may fail their helpers")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "stories are long, and their helpers may fail them"
+)]
 
 mod support;
 

@@ -5,7 +5,7 @@ use lifeboat_deltalog::{Encoder, Header, LogKind};
 use lifeboat_engine::ports::store::{ReplicaStore, StoreError};
 use lifeboat_model::{GenerationId, VmId};
 
-use super::world::{World, body, disk, stream};
+use super::world::{World, body, stream};
 
 async fn ready(seed: u64) -> World {
     let mut w = World::new(seed).await;
