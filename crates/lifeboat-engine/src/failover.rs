@@ -166,8 +166,12 @@ pub(crate) async fn branch(
                 info = store.info(vm).await?;
             }
             if info.applied == position {
-                let point = store.seal(vm, PointId(branch.0)).await?;
-                target = Target::Point { id: point.id };
+                match store.seal(vm, PointId(branch.0)).await {
+                    Ok(point) => target = Target::Point { id: point.id },
+                    // The chain is as long as it may be: the logs are replayed into the branch.
+                    Err(StoreError::Conflict(_)) => {}
+                    Err(e) => return Err(e),
+                }
             }
         } else if let Some(point) = info.points.iter().find(|p| p.position == position) {
             // Sealed by an earlier attempt of this very failover.

@@ -132,6 +132,19 @@ pub(crate) fn as_replica(spec: &VmSpec, settings: &ReplicationSettings) -> VmSpe
     spec
 }
 
+/// Seals the head. When there are as many points as a chain can have, because a test or a failover keeps the oldest from
+/// expiring, it stays unsealed: replication goes on, the instant can be replayed, and the next attempt comes with the next log.
+async fn seal(store: &dyn ReplicaStore, vm: VmId, id: PointId) -> Result<bool, StoreError> {
+    match store.seal(vm, id).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::Conflict(why)) => {
+            tracing::info!(%vm, why, "no recovery point now");
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// Applies the next log and seals a point when one is due.
 async fn maintain(
     store: Arc<dyn ReplicaStore>,
@@ -154,7 +167,7 @@ async fn maintain(
     };
     if next.is_some_and(|n| n.partial || whole_application(&info)) && whole(&info) {
         // The last instant before the disks stop being one; or one that the daemon ended before it could be sealed.
-        store.seal(vm, before_sync).await?;
+        seal(&*store, vm, before_sync).await?;
     }
     let applied = store.apply(vm).await?;
     info = store.info(vm).await?;
@@ -167,10 +180,10 @@ async fn maintain(
     let closes = applied
         .as_ref()
         .is_some_and(|a| !a.partial && info.logs.iter().any(|l| l.partial && l.position == a.parent));
-    let sealed = whole(&info)
+    let due = whole(&info)
         && at.is_some_and(|at| closes || seal_due(&settings, newest, at, whole_application(&info)));
+    let sealed = due && seal(&*store, vm, point).await?;
     if sealed {
-        store.seal(vm, point).await?;
         info = store.info(vm).await?;
     }
     Ok(Maintained {

@@ -164,7 +164,9 @@ impl Actor {
                 return None;
             }
         };
-        let request = offer(info.disks);
+        // What is no longer replicated may still be among the files.
+        let disk = |id: &DiskId| info.disks.iter().find(|d| d.id == *id).cloned();
+        let request = offer(reverse.settings.disks.iter().filter_map(disk).collect());
         let peer = reverse.settings.peer;
         Some(droppable(async move {
             Done::Reversed(match link.call(&peer, request).await {

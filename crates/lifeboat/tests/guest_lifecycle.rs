@@ -134,6 +134,58 @@ fn guest_moves_there_and_back_raw() {
     there_and_back("raw");
 }
 
+/// The old primary was lost with everything it knew and is rebuilt from an old backup: other paths, another format, no
+/// relationship. It gets the VM back without a full copy.
+#[test]
+fn guest_comes_home_to_a_rebuilt_host() {
+    let mut world = loaded("qcow2");
+    world.replicate(OFTEN);
+    world.a.wait_cycles(2);
+    world.cut();
+    world.a.kill9();
+    kill9(world.qemu_pid(&world.a).unwrap());
+    world.b.ok(&["failover", "start", VM]);
+    wait_ready(&world, &world.b);
+    world.b.ok(&["failover", "commit", VM]);
+    start_load(&world, &world.b);
+
+    let restored = world.a.dir.join("restored");
+    std::fs::create_dir(&restored).unwrap();
+    let mut description = std::fs::read_to_string(world.a.dir.join("vms/story.toml")).unwrap();
+    description = description.replace("format = \"qcow2\"", "format = \"raw\"");
+    for disk in ["sys", "data"] {
+        let (old, new) = (
+            world.a.dir.join(format!("disks/{disk}.qcow2")),
+            restored.join(format!("{disk}.img")),
+        );
+        let backup = support::image_dir().join(format!("{disk}.raw"));
+        run(
+            "cp",
+            &["--sparse=always", backup.to_str().unwrap(), new.to_str().unwrap()],
+        );
+        description = description.replace(old.to_str().unwrap(), new.to_str().unwrap());
+    }
+    for lost in ["state", "run", "disks", "spool"] {
+        let _ = std::fs::remove_dir_all(world.a.dir.join(lost));
+    }
+    std::fs::write(world.a.dir.join("vms/story.toml"), description).unwrap();
+    world.a.start();
+    world.allow_return();
+    world.heal();
+
+    let before = world.way_back.bytes();
+    world.b.ok(&["replication", "reverse", VM]);
+    wait_mode(&world.b, "Primary");
+    wait_equal(&world.b, &world.a);
+    let sent = world.way_back.bytes() - before;
+    println!("a rebuilt host was brought up to date with {sent} bytes");
+    assert!(
+        sent < 24 << 20,
+        "{sent} bytes travelled although the backup had most of it"
+    );
+    moved(&world, (&world.b, &world.a), &world.b);
+}
+
 /// The site of A is cut off while its guest writes on; B goes on alone; A returns and gives way. Only what differs travels,
 /// and what A wrote alone is kept until it is dropped.
 #[test]
@@ -407,4 +459,39 @@ fn failback_of_one_percent_sends_one_percent() {
     for (a, b) in on_a.iter().zip(&on_b) {
         run("cmp", &[a.to_str().unwrap(), b.to_str().unwrap()]);
     }
+}
+
+/// A test that somebody forgot keeps points from expiring, and an image chain has an end: replication goes on all the same,
+/// the newest data can be brought up, and points expire when the test is ended.
+#[test]
+fn guest_forgotten_test_does_not_stop_replication() {
+    let mut world = loaded("qcow2");
+    world.replicate(&[
+        "--interval",
+        "1s",
+        "--history",
+        "2",
+        "--point-spacing",
+        "1s",
+        "--any-point",
+        "0s",
+    ]);
+    world.b.ok(&["failover", "start", VM, "--test", "--no-start"]);
+    wait_until("as many points as there can be", Duration::from_secs(180), || {
+        (world.b.sealed_points().len() >= 44).then_some(())
+    });
+    world.a.wait_cycles(6);
+    assert_eq!(world.a.state(), "Replicating");
+    assert_eq!(world.b.state(), "Replicating");
+    for v in verify_replica(&world) {
+        assert!(
+            v.ok && v.high > 0,
+            "the newest data beside a forgotten test: {}",
+            v.text
+        );
+    }
+    world.b.ok(&["failover", "stop-test", VM]);
+    wait_until("points expire again", Duration::from_secs(120), || {
+        (world.b.sealed_points().len() <= 4).then_some(())
+    });
 }
