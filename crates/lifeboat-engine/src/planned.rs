@@ -24,6 +24,9 @@ const MERGE_AGAIN: Duration = Duration::from_secs(10);
 /// How often the replica is asked how far taking over is.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How often it is asked at most when the replica asked for the failover: an hour.
+const FOLLOWED: u32 = 3600;
+
 /// How long somebody who wants to start a VM waits for the other host's word.
 const WORD: Duration = Duration::from_secs(3);
 
@@ -253,7 +256,7 @@ impl Actor {
     }
 
     async fn ask_primary(
-        &self,
+        &mut self,
         rel: &Relationship,
         force: bool,
         hand_over: bool,
@@ -280,7 +283,19 @@ impl Actor {
         let asked = self.host.ports.link.call(&rel.way_back, request).await;
         asked.map_err(|e| link_refusal(&e))?;
         self.event("the primary was asked for a planned failover").await;
-        Ok(Answer::Done)
+        if let Some(job) = self.host.jobs.unfinished(vm, JobType::PlannedFailover) {
+            return Ok(Answer::Job(job));
+        }
+        let job = self
+            .host
+            .jobs
+            .draft(vm, JobType::PlannedFailover, "the primary prepares");
+        // It only tells how far the primary is; lost, it takes nothing along.
+        self.host.jobs.adopt(job.clone());
+        let (host, primary) = (self.host.clone(), rel.way_back.clone());
+        let task = self.host.works.spawn(follow(host, vm, primary, job.id));
+        self.replica.following = Some(Aside(task));
+        Ok(Answer::Job(job))
     }
 
     pub(crate) fn set_planned(&mut self, to: Option<Planned>) {
@@ -612,6 +627,36 @@ impl Actor {
             }),
         }
     }
+}
+
+/// Follows a planned failover that this replica asked its primary for, until it is over or given up there. Ends with the
+/// daemon, like its job, which is in memory alone.
+async fn follow(host: Arc<crate::engine::Host>, vm: VmId, primary: String, job: lifeboat_model::JobId) {
+    let end = |state, why: Option<String>| {
+        if let Some(job) = host.jobs.ended(job, state, why) {
+            host.jobs.adopt(job);
+        }
+    };
+    for _ in 0..FOLLOWED {
+        tokio::time::sleep(ASK_AGAIN).await;
+        let asked = host.ports.link.call(&primary, PeerRequest::Standing { vm }).await;
+        let Ok(PeerReply::Standing(theirs)) = asked else {
+            continue;
+        };
+        if theirs.mode != Mode::Primary {
+            return end(JobState::Completed, None);
+        }
+        let why = match theirs.waiting.as_str() {
+            "" => "the primary gave it up and says why: lifeboat job list, there",
+            "Prepared" => "the primary is prepared, but could not hand over; see there: lifeboat job list",
+            doing => {
+                host.jobs.step(job, 10, &format!("the primary is {}", doing.to_lowercase()));
+                continue;
+            }
+        };
+        return end(JobState::Exception, Some(why.to_owned()));
+    }
+    end(JobState::Exception, Some("the primary is not through after an hour".to_owned()));
 }
 
 /// Shuts a VM down, and turns it off if that was asked for and it does not.

@@ -34,6 +34,8 @@ pub(crate) struct ReplicaState {
     expire: bool,
     /// When to look again.
     pub(crate) next_at: Instant,
+    /// Follows a planned failover that the primary was asked for.
+    pub(crate) following: Option<crate::primary::Aside>,
     /// Failures of the current work in a row.
     attempts: u32,
     /// The store has the replica open.
@@ -89,6 +91,7 @@ impl Default for ReplicaState {
             dirty: false,
             expire: false,
             next_at: Instant::now(),
+            following: None,
             attempts: 0,
             opened: false,
             receiving: Default::default(),

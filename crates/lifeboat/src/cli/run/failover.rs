@@ -106,10 +106,8 @@ async fn planned(cx: &Cx<'_>, start: &Start) -> Done {
             "everything of {vm} is on the replica, and {vm} is locked off here; go on with: lifeboat failover start {vm} \
              --planned, or back with: lifeboat failover cancel {vm}"
         ),
-        // Asked for on the replica, it is the primary's work from here on, and the primary's job.
         Some(r) if r.mode != ReplicationMode::Primary => format!(
-            "{} was asked to shut {vm} down, send the rest, and hand over to this host; follow it with: lifeboat replication \
-             status {vm}",
+            "{vm} lives here now{off}, and is replicated to {}; see: lifeboat replication status {vm}",
             r.peer
         ),
         Some(r) => format!(
