@@ -650,13 +650,17 @@ async fn follow(host: Arc<crate::engine::Host>, vm: VmId, primary: String, job: 
             "" => "the primary gave it up and says why: lifeboat job list, there",
             "Prepared" => "the primary is prepared, but could not hand over; see there: lifeboat job list",
             doing => {
-                host.jobs.step(job, 10, &format!("the primary is {}", doing.to_lowercase()));
+                host.jobs
+                    .step(job, 10, &format!("the primary is {}", doing.to_lowercase()));
                 continue;
             }
         };
         return end(JobState::Exception, Some(why.to_owned()));
     }
-    end(JobState::Exception, Some("the primary is not through after an hour".to_owned()));
+    end(
+        JobState::Exception,
+        Some("the primary is not through after an hour".to_owned()),
+    );
 }
 
 /// Shuts a VM down, and turns it off if that was asked for and it does not.
