@@ -16,6 +16,7 @@ use crate::action::{Answer, PointSelector, PointView, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::machine::branch_launch;
 use crate::network::connected;
+use crate::ports::catalog::CatalogError;
 use crate::ports::hypervisor::{Hypervisor, PowerState};
 use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, Target};
 use crate::primary::{IDLE, droppable};
@@ -233,6 +234,17 @@ impl Actor {
         Ok(Answer::Job(job))
     }
 
+    /// Writes a relationship, with the end of a job in the same transaction when there is one.
+    pub(crate) async fn put_end(&self, rel: &Relationship, ended: Option<Job>) -> Result<(), CatalogError> {
+        let catalog = &self.host.ports.catalog;
+        let Some(job) = ended else {
+            return catalog.put_relationship(rel).await;
+        };
+        catalog.put_both(rel, &job).await?;
+        self.host.jobs.adopt(job);
+        Ok(())
+    }
+
     /// Takes an intent back whose record failed. The write may have arrived nevertheless, and what was refused must not
     /// happen after a restart.
     pub(crate) async fn unrecord(&mut self, before: Option<Relationship>, job: Job) {
@@ -267,23 +279,14 @@ impl Actor {
         state: JobState,
         error: Option<String>,
     ) -> bool {
-        let job = job.and_then(|j| self.host.jobs.ended(j, state, error));
+        let ended = job.and_then(|j| self.host.jobs.ended(j, state, error));
         let Some(rel) = &self.rel else { return false };
-        let catalog = &self.host.ports.catalog;
-        let written = match &job {
-            Some(job) => catalog.put_both(rel, job).await,
-            None => catalog.put_relationship(rel).await,
-        };
-        match (written, job) {
-            (Ok(()), Some(job)) => self.host.jobs.adopt(job),
-            (Ok(()), None) => {}
-            (Err(e), _) => {
-                self.rel = before;
-                self.fault(&format!("the catalog cannot be written: {}", chain(&e)))
-                    .await;
-                self.replica_retry();
-                return false;
-            }
+        if let Err(e) = self.put_end(rel, ended).await {
+            self.rel = before;
+            self.fault(&format!("the catalog cannot be written: {}", chain(&e)))
+                .await;
+            self.replica_retry();
+            return false;
         }
         self.replica.begin_now();
         true

@@ -12,7 +12,7 @@ use lifeboat_model::{GenerationId, JobState, JobType, Position, ReplicationState
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
-use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::actor::{Actor, Done, Work, chain, no_relationship, not_now};
 use crate::copy::{self, CopyError, Route, SEGMENT, Tools};
 use crate::jobs::Jobs;
 use crate::operations::link_refusal;
@@ -267,15 +267,10 @@ impl Actor {
         if let Some(side) = self.primary_side() {
             (side.export, side.scheduled, side.acknowledged) = (Some(path.into()), None, start);
         }
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.unrecord(before, job).await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.host.jobs.adopt(job.clone());
+        let answer = self.record(before, job).await?;
         self.primary.next_at = Instant::now();
         self.event(&format!("initial copy started, to {dir}")).await;
-        Ok(Answer::Job(job))
+        Ok(answer)
     }
 
     /// The export is complete: cycles flow from now on.
@@ -326,19 +321,12 @@ impl Actor {
         let job = self.host.jobs.unfinished(self.id, JobType::StartExport);
         let ended = job.and_then(|j| self.host.jobs.ended(j.id, state, why));
         let Some(rel) = &self.rel else { return false };
-        let written = match &ended {
-            Some(job) => self.host.ports.catalog.put_both(rel, job).await,
-            None => self.host.ports.catalog.put_relationship(rel).await,
-        };
-        if let Err(e) = written {
+        if let Err(e) = self.put_end(rel, ended).await {
             tracing::warn!(vm = %self.id, error = %e, "the end of the export is not recorded; it is repeated");
             self.rel = before;
             self.primary.forget();
             self.retry_later();
             return false;
-        }
-        if let Some(job) = ended {
-            self.host.jobs.adopt(job);
         }
         self.event(text).await;
         true

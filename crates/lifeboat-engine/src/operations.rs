@@ -157,15 +157,11 @@ impl Actor {
         if let Some(primary) = rel.primary_mut() {
             (primary.sync, primary.scheduled) = (Some(sync), None);
         }
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.unrecord(before, job).await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.host.jobs.adopt(job.clone());
+        let answer = self.record(before, job).await?;
         self.primary.next_at = Instant::now();
         self.event("initial copy started, from what the replica's host has")
             .await;
-        Ok(Answer::Job(job))
+        Ok(answer)
     }
 
     pub(crate) async fn start_replication(&mut self) -> Result<Answer, Refusal> {
@@ -179,14 +175,10 @@ impl Actor {
         if let Some(primary) = rel.primary_mut() {
             primary.scheduled = None;
         }
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.unrecord(before, job).await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.host.jobs.adopt(job.clone());
+        let answer = self.record(before, job).await?;
         self.primary.next_at = Instant::now();
         self.event("initial copy started").await;
-        Ok(Answer::Job(job))
+        Ok(answer)
     }
 
     pub(crate) async fn cancel(&mut self, job: JobId) -> Result<Answer, Refusal> {

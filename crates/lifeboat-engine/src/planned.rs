@@ -11,7 +11,7 @@ use lifeboat_model::{BranchId, JobState, JobType, ReplicationMode as Mode, Repli
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
-use crate::actor::{Actor, Done, Message, Work, chain, failed, no_relationship, not_now};
+use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
 use crate::operations::link_refusal;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, PowerState};
 use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, Standing};
@@ -211,16 +211,11 @@ impl Actor {
             start,
             job: job.id,
         }));
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.unrecord(before, job).await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.host.jobs.adopt(job.clone());
+        let answer = self.record(before, job).await?;
         self.interrupt().await;
         self.primary.next_at = Instant::now();
         self.event("planned failover started").await;
-        Ok(Answer::Job(job))
+        Ok(answer)
     }
 
     /// Asked again: prepared before, to be handed over now; or the same wish once more.
@@ -245,14 +240,9 @@ impl Actor {
             job: job.id,
             ..planned
         }));
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.unrecord(before, job).await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.host.jobs.adopt(job.clone());
+        let answer = self.record(before, job).await?;
         self.primary.next_at = Instant::now();
-        Ok(Answer::Job(job))
+        Ok(answer)
     }
 
     async fn ask_primary(
@@ -370,19 +360,13 @@ impl Actor {
         };
         self.phase_of_plan(phase);
         let Some(rel) = &self.rel else { return };
-        let written = match &ended {
-            Some(job) => self.host.ports.catalog.put_both(rel, job).await,
-            None => self.host.ports.catalog.put_relationship(rel).await,
-        };
-        if let Err(e) = written {
+        if let Err(e) = self.put_end(rel, ended).await {
             tracing::warn!(vm = %self.id, error = %e, "the end of the preparation is not recorded; it is repeated");
             self.rel = before;
             return self.retry_later();
         }
-        match ended {
-            Some(job) => self.host.jobs.adopt(job),
-            None => self.host.jobs.step(planned.job, 60, "the replica takes over"),
-        }
+        // Without an effect on a job that has ended.
+        self.host.jobs.step(planned.job, 60, "the replica takes over");
         self.primary.next_at = Instant::now();
         self.event("prepared for the failover: everything is on the replica, and the VM is locked off")
             .await;

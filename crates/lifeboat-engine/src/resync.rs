@@ -8,7 +8,7 @@ use lifeboat_model::{
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
-use crate::actor::{Actor, Done, Work, failed, no_relationship};
+use crate::actor::{Actor, Done, Work, no_relationship};
 use crate::copy::{self, Capture, CopyError};
 use crate::ports::link::LinkError;
 use crate::ports::link::PeerRefusal;
@@ -57,18 +57,14 @@ impl Actor {
         if let Some(primary) = rel.primary_mut() {
             (primary.sync, primary.scheduled) = (Some(sync), None);
         }
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.unrecord(before, job).await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.host.jobs.adopt(job.clone());
+        let answer = self.record(before, job).await?;
         if let Some(old) = old {
             self.end_job(old, JobState::Terminated, "begun anew").await;
         }
         self.interrupt().await;
         self.primary.next_at = Instant::now();
         self.event("resynchronization started").await;
-        Ok(Answer::Job(job))
+        Ok(answer)
     }
 
     /// RequestReplicationStateChange to 9: what was sent is kept, the comparison is given up.
@@ -255,19 +251,12 @@ impl Actor {
         }
         let ended = job.and_then(|j| self.host.jobs.ended(j, JobState::Completed, None));
         let Some(rel) = &self.rel else { return };
-        let written = match &ended {
-            Some(job) => self.host.ports.catalog.put_both(rel, job).await,
-            None => self.host.ports.catalog.put_relationship(rel).await,
-        };
-        if let Err(e) = written {
+        if let Err(e) = self.put_end(rel, ended).await {
             tracing::warn!(vm = %self.id, error = %e, "the end of the synchronization is not recorded");
             // It is found closed again at the next attempt.
             self.rel = before;
             self.primary.forget();
             return self.retry_later();
-        }
-        if let Some(job) = ended {
-            self.host.jobs.adopt(job);
         }
         let what = match kind {
             Some(SyncKind::Reverse) => "the old primary's copy is the replica now",

@@ -651,26 +651,17 @@ impl Actor {
         next.peer = peer.names.first().cloned().unwrap_or_default();
         next.way_back = offer.from.clone();
         next.position = offer.start;
-        self.rel = Some(next);
         // In one transaction: nothing would end that job later.
         let ended = planned.and_then(|p| self.host.jobs.ended(p.job, JobState::Completed, None));
-        let saved = match (&self.rel, &ended) {
-            (Some(rel), Some(job)) => {
-                let written = self.host.ports.catalog.put_both(rel, job).await;
-                written.map_err(|e| failed("the catalog cannot be written", &e))
-            }
-            _ => self.save().await,
-        };
+        let saved = self.put_end(&next, ended).await;
+        self.rel = Some(next);
         if let Err(e) = saved {
             self.rel = before;
             self.save_or_warn().await;
             return Err(PeerRefusal::Failed {
                 host: self.host.config.name.clone(),
-                detail: e.message,
+                detail: format!("the catalog cannot be written: {}", chain(&e)),
             });
-        }
-        if let Some(job) = ended {
-            self.host.jobs.adopt(job);
         }
         if let Some(job) = others {
             self.end_job(job, JobState::Terminated, "the roles were swapped")

@@ -171,17 +171,13 @@ impl Actor {
         let job = waiting.unwrap_or_else(|| jobs.waiting(self.id, kind, "waits for its time"));
         let side = rel.primary_mut().ok_or_else(no_relationship)?;
         (side.scheduled, side.how) = (Some(at), how);
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.unrecord(before, job).await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        jobs.adopt(job.clone());
+        let answer = self.record(before, job).await?;
         self.event(match kind {
             JobType::Resynchronize => "a resynchronization is scheduled",
             _ => "the initial copy is scheduled",
         })
         .await;
-        Ok(Answer::Job(job))
+        Ok(answer)
     }
 
     /// RequestReplicationStateChange to 9, and the same by its job: gives up a resynchronization that goes on, or takes
