@@ -1,0 +1,18 @@
+//! The Common Information Model as Lifeboat speaks it: a class repository built from the project's own MOF, values and
+//! instances, the codecs of CIM-XML and WS-Management, and WQL. Pure: it turns bytes into requests and answers into bytes.
+//! What a class means, what a method does, sockets and sessions are somebody else's business.
+
+pub mod datetime;
+pub mod error;
+pub mod instance;
+pub mod path;
+pub mod schema;
+pub mod value;
+pub mod xml;
+
+pub use datetime::DateTime;
+pub use error::{CimError, Status};
+pub use instance::{Instance, Raw, RawInstance};
+pub use path::{InstanceName, KeyValue, ObjectPath};
+pub use schema::{Class, Method, Namespace, Parameter, Property, Qualifier, Schema};
+pub use value::{CimType, Value};
