@@ -115,6 +115,7 @@ fn query_parameters(route: &Route) -> impl Iterator<Item = Value> {
         let mut schema = match q.kind {
             Kind::Text => json!({ "type": "string" }),
             Kind::Number => json!({ "type": "integer", "minimum": 0 }),
+            Kind::Flag => json!({ "type": "boolean" }),
         };
         if q.default != "null" {
             schema["default"] = constant(q.default);

@@ -45,6 +45,8 @@ pub enum Kind {
     Text,
     /// A number without sign.
     Number,
+    /// `true` or `false`.
+    Flag,
 }
 
 /// A query parameter; it becomes the action's field of the same name.
@@ -179,6 +181,10 @@ impl Route {
                     .parse::<u64>()
                     .map(Value::from)
                     .map_err(|_| wrong(format!("{name}={text} is not a number"), ""))?,
+                Kind::Flag => text
+                    .parse::<bool>()
+                    .map(Value::from)
+                    .map_err(|_| wrong(format!("{name}={text} is neither true nor false"), ""))?,
             };
             fields.insert(name, value);
         }

@@ -302,6 +302,12 @@ fn view() -> Value {
             ("network", list("NicFailover")),
             ("counters", reference("Counters")),
             ("extended", or_null(&reference("ExtendedView"))),
+            (
+                "allowed",
+                or_null(&text(
+                    "The authorization entry whose primaries alone may feed this replica; null: whoever this host lets in",
+                )),
+            ),
         ],
     )
 }

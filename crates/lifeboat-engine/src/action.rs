@@ -56,6 +56,16 @@ pub enum Action {
         /// Turn it off at once.
         force: bool,
     },
+    /// Stops the guest's CPUs; its memory stays. `StartVm` lets it go on.
+    PauseVm {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Presses the reset button: the guest starts anew without having shut down.
+    ResetVm {
+        /// Which.
+        vm: VmRef,
+    },
     /// A picture of the screen.
     Screenshot {
         /// Which.
@@ -68,14 +78,14 @@ pub enum Action {
         /// Settings; an empty disk list means all disks.
         settings: ReplicationSettings,
     },
-    /// ModifyReplicationSettings: the whole new settings.
+    /// ModifyReplicationSettings: the whole new settings. On a replica those of the extended relationship.
     ModifyReplication {
         /// Which.
         vm: VmRef,
         /// Settings.
         settings: ReplicationSettings,
     },
-    /// StartReplication. A job.
+    /// StartReplication. A job. On a replica the copy to the third host, over the network.
     StartReplication {
         /// Which.
         vm: VmRef,
@@ -84,6 +94,11 @@ pub enum Action {
         /// When to begin, at most 7 days ahead; `None`: now.
         at: Option<Timestamp>,
     },
+    /// RequestReplicationStateChange to 1, on the primary: gives up an initial copy that is scheduled or under way.
+    CancelInitialCopy {
+        /// Which.
+        vm: VmRef,
+    },
     /// ImportInitialReplica, on the replica. A job.
     ImportCopy {
         /// Which.
@@ -91,7 +106,7 @@ pub enum Action {
         /// Directory that was exported to.
         dir: String,
     },
-    /// Resynchronize, on the primary. A job.
+    /// Resynchronize, on the primary. A job. On a replica the third host is compared anew.
     Resynchronize {
         /// Which.
         vm: VmRef,
@@ -131,6 +146,9 @@ pub enum Action {
     ResetStatistics {
         /// Which.
         vm: VmRef,
+        /// Those of the extended relationship as well.
+        #[serde(default)]
+        extended: bool,
     },
     /// RequestReplicationStateChange to 7.
     SuspendReplication {
@@ -212,12 +230,21 @@ pub enum Action {
         /// Which.
         vm: VmRef,
     },
-    /// CreateReplicationRelationship and StartReplication on a replica: what arrives there also goes to a third host. A job.
+    /// CreateReplicationRelationship on a replica, and StartReplication: what arrives there also goes to a third host. A job
+    /// when the copy is started.
     ExtendReplication {
         /// Which.
         vm: VmRef,
         /// Settings; the peer in them is the third host. An empty disk list means those of the replica.
         settings: ReplicationSettings,
+        /// Start the copy as well; without it only the relationship is made, and `StartReplication` follows.
+        #[serde(default = "yes")]
+        start: bool,
+    },
+    /// RequestReplicationStateChangeEx to 1 or 9 for the extended relationship: gives up its initial copy, or its comparison.
+    CancelExtended {
+        /// Which.
+        vm: VmRef,
     },
     /// RequestReplicationStateChangeEx to 7 for the extended relationship.
     SuspendExtended {
@@ -270,6 +297,13 @@ pub enum Action {
         /// Its primary.
         primary: String,
     },
+    /// SetAuthorizationEntry, on a replica: only primaries that this entry covers may feed it from now on.
+    SetAuthorization {
+        /// Which.
+        vm: VmRef,
+        /// The entry's primary.
+        primary: String,
+    },
     /// Settings of this host as a replica server.
     ShowServer,
     /// ModifyServiceSettings.
@@ -282,6 +316,10 @@ pub enum Action {
         /// `HOST:PORT`.
         peer: String,
     },
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// How an initial copy gets to the replica (`InitialReplicationType`).
@@ -390,6 +428,9 @@ pub struct ReplicationView {
     pub counters: Counters,
     /// The relationship to a third host, on a replica.
     pub extended: Option<Box<ExtendedView>>,
+    /// The authorization entry whose primaries alone may feed this replica; `None`: whoever this host lets in.
+    #[serde(default)]
+    pub allowed: Option<String>,
 }
 
 /// The relationship to a third host.
@@ -487,10 +528,13 @@ impl Action {
             Self::ShowVm { vm }
             | Self::StartVm { vm }
             | Self::StopVm { vm, .. }
+            | Self::PauseVm { vm }
+            | Self::ResetVm { vm }
             | Self::Screenshot { vm }
             | Self::EnableReplication { vm, .. }
             | Self::ModifyReplication { vm, .. }
             | Self::StartReplication { vm, .. }
+            | Self::CancelInitialCopy { vm }
             | Self::ImportCopy { vm, .. }
             | Self::Resynchronize { vm, .. }
             | Self::CancelResync { vm }
@@ -498,12 +542,14 @@ impl Action {
             | Self::BecomeReplica { vm }
             | Self::DropAbandoned { vm }
             | Self::SetFailoverNetwork { vm, .. }
-            | Self::ResetStatistics { vm }
+            | Self::ResetStatistics { vm, .. }
             | Self::PlannedFailover { vm, .. }
             | Self::CancelPlanned { vm, .. }
             | Self::StartTest { vm, .. }
             | Self::StopTest { vm }
             | Self::ExtendReplication { vm, .. }
+            | Self::CancelExtended { vm }
+            | Self::SetAuthorization { vm, .. }
             | Self::SuspendExtended { vm }
             | Self::ResumeExtended { vm }
             | Self::RemoveExtended { vm }

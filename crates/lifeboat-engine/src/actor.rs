@@ -347,9 +347,18 @@ impl Actor {
                     .map_err(|e| failed("no screenshot", &e))
             }
             Action::ModifyReplication { settings, .. } => self.modify(settings).await,
-            Action::ResetStatistics { .. } => self.reset_statistics().await,
+            Action::ResetStatistics { extended, .. } => self.reset_statistics(extended).await,
             Action::ImportCopy { dir, .. } => self.import_copy(&dir).await,
-            Action::ExtendReplication { settings, .. } => self.extend(settings).await,
+            Action::ExtendReplication { settings, start, .. } => self.extend(settings, start).await,
+            Action::CancelExtended { .. }
+            | Action::CancelInitialCopy { .. }
+            | Action::PauseVm { .. }
+            | Action::ResetVm { .. }
+            | Action::SetAuthorization { .. } => Err(Refusal::new(
+                ReturnCode::NotSupported,
+                "this host cannot do that yet",
+                "",
+            )),
             Action::SuspendExtended { .. } => self.suspend_extended().await,
             Action::ResumeExtended { .. } => self.resume_extended().await,
             Action::RemoveExtended { .. } => self.remove_extended().await,

@@ -59,7 +59,7 @@ fn extended(rel: Option<&Relationship>) -> Option<&Extended> {
     rel?.replica()?.extended.as_deref()
 }
 
-fn not_extended() -> Refusal {
+pub(crate) fn not_extended() -> Refusal {
     Refusal::new(
         ReturnCode::InvalidState,
         "this replica is not extended to a third host",
@@ -105,7 +105,7 @@ pub(crate) fn view(rel: &Relationship, now: lifeboat_model::Timestamp) -> Option
 }
 
 impl Actor {
-    fn extended_mut(&mut self) -> Option<&mut Extended> {
+    pub(crate) fn extended_mut(&mut self) -> Option<&mut Extended> {
         self.rel.as_mut()?.replica_mut()?.extended.as_deref_mut()
     }
 
@@ -176,7 +176,11 @@ impl Actor {
     }
 
     /// CreateReplicationRelationship and StartReplication on a replica.
-    pub(crate) async fn extend(&mut self, mut settings: ReplicationSettings) -> Result<Answer, Refusal> {
+    pub(crate) async fn extend(
+        &mut self,
+        mut settings: ReplicationSettings,
+        _start: bool,
+    ) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
         let rel = before.as_ref().ok_or_else(no_relationship)?;
         if settings.disks.is_empty() {

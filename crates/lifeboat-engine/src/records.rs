@@ -196,6 +196,9 @@ pub struct ReplicaSide {
     /// The relationship to a third host, which gets what this one gets.
     #[serde(default)]
     pub extended: Option<Box<Extended>>,
+    /// Key of the authorization entry whose primaries alone may feed it; `None`: whoever its trust group lets in.
+    #[serde(default)]
+    pub allowed: Option<String>,
 }
 
 /// An import of an exported initial copy.
@@ -267,6 +270,7 @@ impl ReplicaSide {
             awaits_import: false,
             import: None,
             extended: None,
+            allowed: None,
         }
     }
 }

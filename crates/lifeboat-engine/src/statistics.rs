@@ -111,6 +111,12 @@ impl Actor {
         }
     }
 
+    /// The same for the relationship to a third host; `false`: there is none.
+    fn count_extended_from(&mut self, since: Timestamp) -> bool {
+        let ext = self.extended_mut();
+        ext.map(|e| e.counters = Counters::beginning(since)).is_some()
+    }
+
     /// When the window ends; `None` without a relationship.
     pub(crate) fn statistics_due(&self) -> Option<Instant> {
         self.rel.as_ref()?.counters.since?;
@@ -121,13 +127,18 @@ impl Actor {
     }
 
     /// ResetReplicationStatistics.
-    pub(crate) async fn reset_statistics(&mut self) -> Result<Answer, Refusal> {
+    pub(crate) async fn reset_statistics(&mut self, extended: bool) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref();
         if rel.is_none_or(|r| r.state == State::Disabled) {
             return Err(no_relationship());
         }
         let before = self.rel.clone();
-        self.count_from(self.host.ports.clock.now());
+        let now = self.host.ports.clock.now();
+        self.count_from(now);
+        if extended && !self.count_extended_from(now) {
+            self.rel = before;
+            return Err(crate::extended::not_extended());
+        }
         self.save_or_undo(before).await?;
         self.event("statistics reset").await;
         Ok(Answer::Done)

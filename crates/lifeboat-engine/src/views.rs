@@ -89,6 +89,7 @@ impl Actor {
             network: rel.network.clone(),
             counters: rel.counters,
             extended: crate::extended::view(rel, now),
+            allowed: rel.replica().and_then(|r| r.allowed.clone()),
         }
     }
 }

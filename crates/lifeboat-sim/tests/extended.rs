@@ -31,6 +31,7 @@ fn extend(peer: &str) -> Action {
     Action::ExtendReplication {
         vm: World::vm(),
         settings: settings(peer),
+        start: true,
     }
 }
 
@@ -155,6 +156,7 @@ fn settings_that_cannot_be_meant_are_refused() {
             Action::ExtendReplication {
                 vm: World::vm(),
                 settings,
+                start: true,
             }
         };
         replicating(w).await;

@@ -164,7 +164,16 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
                 interval_s: 15,
                 ..settings((middle + 1 + host(rng) % 2) % 3)
             };
-            ask(w, middle, Action::ExtendReplication { vm: vm(), settings }).await;
+            ask(
+                w,
+                middle,
+                Action::ExtendReplication {
+                    vm: vm(),
+                    settings,
+                    start: true,
+                },
+            )
+            .await;
         }
         25 => ask(w, replica, Action::ContinueAsPrimary { vm: vm() }).await,
         26 => {
@@ -409,9 +418,16 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
             interval_s: 15,
             ..settings(2)
         };
-        w.insist(1, Action::ExtendReplication { vm: vm(), settings })
-            .await
-            .unwrap();
+        w.insist(
+            1,
+            Action::ExtendReplication {
+                vm: vm(),
+                settings,
+                start: true,
+            },
+        )
+        .await
+        .unwrap();
     }
     for _ in 0..rng.below(4) {
         w.write(10);

@@ -170,15 +170,27 @@ fn limits_of_the_bandwidth_hold_and_change_within_a_second() {
             w.run(60).await;
             view(w, 0).await.counters.max_latency_ms
         };
-        w.insist(0, Action::ResetStatistics { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            0,
+            Action::ResetStatistics {
+                vm: World::vm(),
+                extended: false,
+            },
+        )
+        .await
+        .unwrap();
         let free = latency(w).await;
         assert!(free < 2000, "{free}");
         modify(w, &|s| s.bandwidth.bytes_per_s = 65_536).await.unwrap();
-        w.insist(0, Action::ResetStatistics { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            0,
+            Action::ResetStatistics {
+                vm: World::vm(),
+                extended: false,
+            },
+        )
+        .await
+        .unwrap();
         let bytes = view(w, 0).await.counters.bytes;
         let slow = latency(w).await;
         let c = view(w, 0).await.counters;
@@ -203,9 +215,15 @@ fn limits_of_the_bandwidth_hold_and_change_within_a_second() {
         })
         .await
         .unwrap();
-        w.insist(0, Action::ResetStatistics { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            0,
+            Action::ResetStatistics {
+                vm: World::vm(),
+                extended: false,
+            },
+        )
+        .await
+        .unwrap();
         let free = latency(w).await;
         assert!(free < 2000, "{free}");
         healthy(w, 0, 1).await;

@@ -114,7 +114,15 @@ fn an_outage_is_counted_as_what_it_was_and_a_reset_forgets_it() {
             v.health_notes
         );
         for host in 0..2 {
-            let done = w.insist(host, Action::ResetStatistics { vm: World::vm() }).await;
+            let done = w
+                .insist(
+                    host,
+                    Action::ResetStatistics {
+                        vm: World::vm(),
+                        extended: false,
+                    },
+                )
+                .await;
             assert_eq!(done.unwrap(), Answer::Done);
             let now = counters(w, host).await;
             assert!(now.cycles <= 1 && now.missed == 0 && now.failures == 0, "{now:?}");
@@ -129,7 +137,13 @@ fn an_outage_is_counted_as_what_it_was_and_a_reset_forgets_it() {
 fn without_replication_there_is_nothing_to_reset() {
     simulate(3, async |w| {
         let e = w
-            .act(0, Action::ResetStatistics { vm: World::vm() })
+            .act(
+                0,
+                Action::ResetStatistics {
+                    vm: World::vm(),
+                    extended: false,
+                },
+            )
             .await
             .unwrap()
             .unwrap_err();

@@ -75,6 +75,16 @@ pub const ROUTES: &[Route] = &[
         post("/vms/{vm}/stop", "stop-vm", "Shut a VM down, or turn it off"),
         &[FORCE],
     ),
+    post(
+        "/vms/{vm}/pause",
+        "pause-vm",
+        "Stop the CPUs of a VM; its memory stays, and starting it lets it go on",
+    ),
+    post(
+        "/vms/{vm}/reset",
+        "reset-vm",
+        "Press the reset button of a VM: it starts anew without having shut down",
+    ),
     get(
         "/vms/{vm}/screenshot",
         "screenshot",
@@ -107,14 +117,14 @@ pub const ROUTES: &[Route] = &[
         ..post(
             "/vms/{vm}/replication/settings",
             "modify-replication",
-            "Change the settings of a replication: the whole new settings",
+            "Change the settings of a replication: the whole new settings; on a replica of the one to the third host",
         )
     },
     with_fields(
         post(
             "/vms/{vm}/replication/start",
             "start-replication",
-            "Start the initial copy: over the network, to a directory, or from a copy the replica has",
+            "Start the initial copy: over the network, to a directory, or from a copy the replica has; on a replica that to the third host",
         ),
         &[
             Field {
@@ -124,6 +134,11 @@ pub const ROUTES: &[Route] = &[
             },
             AT,
         ],
+    ),
+    post(
+        "/vms/{vm}/replication/start/cancel",
+        "cancel-initial-copy",
+        "Give up an initial copy that is scheduled or under way; what was copied is kept",
     ),
     with_fields(
         post(
@@ -141,7 +156,7 @@ pub const ROUTES: &[Route] = &[
         post(
             "/vms/{vm}/replication/resync",
             "resynchronize",
-            "Compare both copies and send what differs; recovery points stay",
+            "Compare both copies and send what differs; recovery points stay. On a replica with the third host",
         ),
         &[AT],
     ),
@@ -187,13 +202,42 @@ pub const ROUTES: &[Route] = &[
         "drop-abandoned",
         "Let go of what an old primary had beyond the point the other side went on from",
     ),
-    delete(
-        "/vms/{vm}/replication/statistics",
-        "reset-statistics",
-        "Begin a new window of statistics",
-    ),
+    Route {
+        query: &[Query {
+            name: "extended",
+            kind: Kind::Flag,
+            default: "false",
+            about: "That of the replication to a third host as well",
+        }],
+        ..delete(
+            "/vms/{vm}/replication/statistics",
+            "reset-statistics",
+            "Begin a new window of statistics",
+        )
+    },
     Route {
         verb: Verb::Put,
+        ..with_fields(
+            post(
+                "/vms/{vm}/replication/authorization",
+                "set-authorization",
+                "Let only primaries that an authorization entry covers feed this replica",
+            ),
+            &[Field {
+                name: "primary",
+                schema: r#"{"type":"string","description":"The entry, by its primary"}"#,
+                default: None,
+            }],
+        )
+    },
+    Route {
+        verb: Verb::Put,
+        query: &[Query {
+            name: "start",
+            kind: Kind::Flag,
+            default: "true",
+            about: "Start the copy as well",
+        }],
         body: Body::Whole {
             field: "settings",
             schema: "ReplicationSettings",
@@ -204,6 +248,11 @@ pub const ROUTES: &[Route] = &[
             "Send on to a third host what arrives at this replica; an empty disk list means those of the replica",
         )
     },
+    post(
+        "/vms/{vm}/replication/extended/cancel",
+        "cancel-extended",
+        "Give up the copy to the third host, or the comparison with it",
+    ),
     post(
         "/vms/{vm}/replication/extended/suspend",
         "suspend-extended",

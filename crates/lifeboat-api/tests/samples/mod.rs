@@ -19,7 +19,7 @@ use lifeboat_model::{
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 43;
+pub(crate) const VARIANTS: usize = 48;
 
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {
@@ -67,6 +67,11 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::ResumeExtended { .. } => (40, true),
         Action::RemoveExtended { .. } => (41, true),
         Action::ContinueAsPrimary { .. } => (42, true),
+        Action::PauseVm { .. } => (43, true),
+        Action::ResetVm { .. } => (44, true),
+        Action::CancelInitialCopy { .. } => (45, true),
+        Action::CancelExtended { .. } => (46, true),
+        Action::SetAuthorization { .. } => (47, true),
     }
 }
 
@@ -90,6 +95,8 @@ pub(crate) fn actions() -> Vec<Action> {
             vm: vm(),
             force: true,
         },
+        Action::PauseVm { vm: vm() },
+        Action::ResetVm { vm: vm() },
         Action::Screenshot { vm: vm() },
         Action::EnableReplication { vm: vm(), settings },
         Action::SuspendReplication { vm: vm() },
@@ -174,6 +181,7 @@ fn lifecycle() -> Vec<Action> {
             vm: vm(),
             settings: settings(),
         },
+        Action::CancelInitialCopy { vm: vm() },
         Action::CancelResync { vm: vm() },
         Action::ReverseReplication {
             vm: vm(),
@@ -189,7 +197,14 @@ fn lifecycle() -> Vec<Action> {
             vm: vm(),
             cards: cards(),
         },
-        Action::ResetStatistics { vm: vm() },
+        Action::ResetStatistics {
+            vm: vm(),
+            extended: false,
+        },
+        Action::ResetStatistics {
+            vm: vm(),
+            extended: true,
+        },
         Action::PlannedFailover {
             vm: vm(),
             force: true,
@@ -204,6 +219,17 @@ fn lifecycle() -> Vec<Action> {
         Action::ExtendReplication {
             vm: vm(),
             settings: settings(),
+            start: true,
+        },
+        Action::ExtendReplication {
+            vm: vm(),
+            settings: settings(),
+            start: false,
+        },
+        Action::CancelExtended { vm: vm() },
+        Action::SetAuthorization {
+            vm: vm(),
+            primary: "*.example.org".into(),
         },
         Action::SuspendExtended { vm: vm() },
         Action::ResumeExtended { vm: vm() },
@@ -420,6 +446,7 @@ fn view() -> ReplicationView {
         network: Vec::new(),
         counters: Counters::default(),
         extended: None,
+        allowed: None,
     }
 }
 
@@ -502,6 +529,7 @@ fn busy() -> Vec<ReplicationView> {
                 ..Counters::default()
             },
             extended: Some(Box::new(extended())),
+            allowed: Some("*.example.org".into()),
             ..view()
         });
     }

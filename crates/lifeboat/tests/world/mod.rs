@@ -437,6 +437,7 @@ fn replication() -> ReplicationView {
             max_latency_ms: 61_000,
         },
         extended: None,
+        allowed: None,
     }
 }
 

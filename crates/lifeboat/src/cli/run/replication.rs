@@ -127,7 +127,7 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
         ),
         Replication::ResetStatistics(t) => (
             t,
-            |vm| Action::ResetStatistics { vm },
+            |vm| Action::ResetStatistics { vm, extended: false },
             format!("a new window of statistics of {} begins now", t.vm),
         ),
         Replication::Continue(t) => (
@@ -170,6 +170,7 @@ fn extend_action(extend: &Extend) -> Action {
             auto_resync: None,
             bandwidth: limit,
         },
+        start: true,
     }
 }
 
