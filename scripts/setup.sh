@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what building and testing Lifeboat needs on Debian 12: packages, cargo-nextest, and the guest agent's
-# package for the test guest. Looks first and does nothing when everything is there. Not for running Lifeboat in
+# Installs what building and testing Lifeboat needs on Debian 12: packages, cargo-nextest, the guest agent's
+# package for the test guest, and a Python environment with foreign CIM clients. Looks first and does nothing when everything is there. Not for running Lifeboat in
 # production: a host needs qemu-system-x86 and qemu-utils only.
 #
 # QEMU 10 comes from bookworm-backports by exact version. A blanket "-t bookworm-backports" would also replace
@@ -10,9 +10,12 @@ cd "$(dirname "$0")/.."
 
 nextest_version=0.9.143
 agent_dir=target/guest-packages
+python_dir=target/python
+python_packages=scripts/python-packages.txt
 plain=(
     busybox-static ca-certificates cmake cpio curl e2fsprogs fdisk gcc grub-common grub-pc-bin iproute2 kmod
     libc6-dev libnbd-bin linux-image-cloud-amd64 make nftables ovmf pkg-config python3
+    python3-venv sblim-wbemcli
 )
 backports=(qemu-system-common qemu-system-data qemu-system-x86 qemu-utils seabios)
 
@@ -99,6 +102,23 @@ fetch_agent() {
     rmdir "$work"
 }
 
+# The clients that the tests let loose on the management API. The list of what is in there is written last, so a
+# half-made environment is made again.
+make_python() {
+    rm -rf "$python_dir"
+    quietly python3 -m venv "$python_dir"
+    echo "setup: installing the Python packages of $python_packages" >&2
+    local log
+    log=$(mktemp)
+    if ! "$python_dir/bin/pip" install --disable-pip-version-check --no-deps --only-binary :all: -q -r "$python_packages" >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        fail "pip could not install the packages of $python_packages; it needs PyPI, or an index named in pip's own settings (PIP_INDEX_URL)"
+    fi
+    rm -f "$log"
+    cp "$python_packages" "$python_dir/packages.txt"
+}
+
 command -v dpkg-query >/dev/null || fail "this script knows Debian 12; on other systems install the packages it lists by hand"
 command -v cargo >/dev/null || fail "cargo is missing; install the Rust toolchain with rustup (https://rustup.rs) and run this again"
 
@@ -110,6 +130,8 @@ if ((${#absent[@]})) || ! [ -s "$agent_dir/qemu-guest-agent.deb" ]; then
     if ((${#absent[@]})); then install_packages "${absent[@]}"; fi
     [ -s "$agent_dir/qemu-guest-agent.deb" ] || fetch_agent
 fi
+
+cmp -s "$python_packages" "$python_dir/packages.txt" || make_python
 
 if ! cargo nextest --version >/dev/null 2>&1; then
     echo "setup: building cargo-nextest $nextest_version" >&2
