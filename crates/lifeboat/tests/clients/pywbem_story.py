@@ -65,10 +65,9 @@ class CimXml(Host):
         self.classes = {}
 
     def connect(self, who, **more):
-        user, password = self.facts["users"][who]
         return pywbem.WBEMConnection(
             f"https://127.0.0.1:{self.port}",
-            (user, password),
+            tuple(self.facts["users"][who]) if who else None,
             default_namespace="root/virtualization/v2",
             ca_certs=self.facts["ca"],
             timeout=120,
@@ -241,6 +240,9 @@ class CimXml(Host):
         told.refused(
             operator, told.service(operator).ref, "ModifyServiceSettings", story.ACCESS_DENIED, SettingData=settings
         )
+        certificate, key = self.facts["certificate"]
+        shown = self.connect(None, x509={"cert_file": certificate, "key_file": key})
+        equal(len(shown.EnumerateInstanceNames("Msvm_ReplicationService")), 1, "what the owner of a certificate sees")
         self.facts["users"]["nobody"] = [self.facts["users"]["administrator"][0], "wrong"]
         try:
             CimXml(self.name, self.port, self.facts, "nobody").names("Msvm_ComputerSystem")

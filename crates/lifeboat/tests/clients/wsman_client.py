@@ -24,6 +24,7 @@ ID = "http://schemas.dmtf.org/wbem/wsman/identity/1/wsmanidentity.xsd"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 ANONYMOUS = A + "/role/anonymous"
+MUTUAL = "http://schemas.dmtf.org/wbem/wsman/1/wsman/secprofile/https/mutual"
 DETAIL = "http://schemas.dmtf.org/wbem/wsman/1/wsman/faultDetail/"
 WQL = "http://schemas.microsoft.com/wbem/wsman/1/WQL"
 SELECTORS = "http://schemas.dmtf.org/wbem/wsman/1/wsman/SelectorFilter"
@@ -220,12 +221,18 @@ class Wsman:
     def __init__(self, host, port, user, password, ca=None, namespace="root/virtualization/v2", family="wmi"):
         self.host, self.port, self.ca = host, port, ca
         self.authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.certificate = None
         self.namespace, self.family = namespace, family
         self.connection = None
         self.path = "/wsman"
         self.max_envelope = 512000
         self.largest = 0
         self.seen = set()
+
+    def show_certificate(self, certificate, key):
+        """Logs in by a client certificate from now on."""
+        self.authorization = MUTUAL
+        self.certificate = certificate, key
 
     # Addresses.
 
@@ -257,6 +264,8 @@ class Wsman:
                     self.connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
                 else:
                     context = ssl.create_default_context(cafile=self.ca)
+                    if self.certificate is not None:
+                        context.load_cert_chain(*self.certificate)
                     self.connection = http.client.HTTPSConnection(self.host, self.port, timeout=120, context=context)
             try:
                 self.connection.request("POST", self.path, body=data, headers=sent)
@@ -333,7 +342,7 @@ class Wsman:
         if is_fault:
             rule(status in (400, 500), f"a fault with HTTP status {status}")
             rule(said("Action") in FAULT_ACTIONS, f"a fault with the action {said('Action')}")
-            raise self.read_fault(body[0], status)
+            raise self.read_fault(body[0], status, {**declared, **inner})
         rule(status == 200, f"no fault, and HTTP status {status}")
         rule(said("Action") == action, f"Action {said('Action')}, not {action}")
         reply = Reply(list(body), said("Action"))
@@ -341,11 +350,12 @@ class Wsman:
         return reply
 
     @staticmethod
-    def read_fault(fault, status):
+    def read_fault(fault, status, declared):
         rule([local(c) for c in fault][:3] == ["Code", "Reason", "Detail"][: len(fault)], "the parts of a fault")
         code = fault.findtext(f"{q(S, 'Code')}/{q(S, 'Value')}")
         rule(code in ("s:Sender", "s:Receiver", "s:MustUnderstand"), f"fault code {code}")
         subcode = fault.findtext(f"{q(S, 'Code')}/{q(S, 'Subcode')}/{q(S, 'Value')}")
+        rule(subcode is None or subcode.partition(":")[0] in declared, f"the prefix of {subcode} is not declared")
         reason = fault.find(f"{q(S, 'Reason')}/{q(S, 'Text')}")
         rule(reason is not None and (reason.text or "").strip(), "a fault without a reason")
         rule(reason.get("{http://www.w3.org/XML/1998/namespace}lang"), "a reason without its language")

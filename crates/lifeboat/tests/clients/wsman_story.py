@@ -332,6 +332,9 @@ class WsMan(Host):
         told.refused(
             operator, told.service(operator).ref, "ModifyServiceSettings", story.ACCESS_DENIED, SettingData=settings
         )
+        shown = Wsman("127.0.0.1", self.port, "", "", self.facts["ca"])
+        shown.show_certificate(*self.facts["certificate"])
+        equal(shown.get("Msvm_ReplicationService")["Name"], "replicasvc", "what the owner of a certificate sees")
         wrong = Wsman("127.0.0.1", self.port, self.facts["users"]["administrator"][0], "wrong", self.facts["ca"])
         status, _, _ = wrong.identify()
         equal(status, 401, "a wrong password")

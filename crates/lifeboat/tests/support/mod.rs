@@ -7,6 +7,7 @@
     reason = "each test binary uses its own part of this"
 )]
 
+pub mod client;
 pub mod guest;
 pub mod proxy;
 pub mod random;
@@ -99,7 +100,7 @@ pub fn wait_until<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Opt
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -377,7 +378,7 @@ impl Host {
     }
 
     /// Appends to the configuration.
-    fn configure(&self, more: &str) {
+    pub fn configure(&self, more: &str) {
         use std::io::Write;
         let path = self.dir.join("lifeboat.toml");
         let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
