@@ -2,11 +2,14 @@
 //! instances, the codecs of CIM-XML and WS-Management, and WQL. Pure: it turns bytes into requests and answers into bytes.
 //! What a class means, what a method does, sockets and sessions are somebody else's business.
 
+pub mod cimxml;
 pub mod datetime;
 pub mod error;
 pub mod instance;
+pub mod mof;
 pub mod path;
 pub mod schema;
+pub mod typing;
 pub mod value;
 pub mod xml;
 

@@ -1,5 +1,11 @@
 //! Names of instances, and paths: the same with a namespace and a host. Class names, key names and key values compare
 //! without regard to case (clients send UUIDs in either). Whether the keys are those of the class, the schema says.
+//!
+//! A path has a text, `\\HOST\root\virtualization\v2:Class.Key="value",Other="value"`, in which backslashes and quotes of
+//! values are escaped by a backslash. The text does not tell a reference from a string that looks like one: keys are read
+//! as text, and [`crate::typing::typed`] makes references of those that the schema calls so.
+
+use std::fmt;
 
 /// The value of a key. All numbers and booleans are kept as their text; our classes have string and reference keys only.
 #[derive(Clone, Debug)]
@@ -99,3 +105,211 @@ impl ObjectPath {
         }
     }
 }
+
+/// Longest text of a path that is read, in bytes.
+pub const MAX_PATH: usize = 16 * 1024;
+/// Most keys of a path.
+pub const MAX_KEYS: usize = 32;
+
+/// Why a text is no path; the sender's fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// Longer than anything meant seriously.
+    #[error("longer than {MAX_PATH} bytes, or more than {MAX_KEYS} keys")]
+    TooLong,
+    /// No class name where one belongs.
+    #[error("no class name")]
+    Class,
+    /// Slashes without names between them, or a host without a namespace.
+    #[error("no namespace, where a host or a colon promises one")]
+    Namespace,
+    /// A key without a name, or without a value.
+    #[error("the keys are not written Name=\"value\",Name=\"value\"")]
+    Keys,
+    /// A quoted value without its end.
+    #[error("a quoted value has no end")]
+    Unterminated,
+    /// Twice the same key.
+    #[error("the key {0} occurs twice")]
+    Doubled(String),
+}
+
+/// What may be the name of a class, a property or a method.
+#[must_use]
+pub fn is_identifier(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(|c| c.is_alphabetic() || c == '_')
+        && chars.all(|c| c.is_alphanumeric() || c == '_')
+}
+
+impl ObjectPath {
+    /// Reads the text of a path. Slashes and backslashes are the same before the class; `//host/`, a namespace or both may
+    /// be missing; `Class=@` names the only instance. A value may stand in single quotes, or, if it is a number or a
+    /// boolean, without any. A backslash that escapes nothing stands for itself: many callers forget to double it.
+    ///
+    /// # Errors
+    /// Texts that are no path.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        if text.len() > MAX_PATH {
+            return Err(PathError::TooLong);
+        }
+        let text = text.trim();
+        let (host, rest) = split_host(text)?;
+        let end = rest.find(['"', '\'', '=']).unwrap_or(rest.len());
+        let (namespace, rest) = match rest[..end].find(':') {
+            Some(colon) => (Some(namespace(&rest[..colon])?), &rest[colon + 1..]),
+            None if host.is_some() => return Err(PathError::Namespace),
+            None => (None, rest),
+        };
+        let name = InstanceName::parse(rest)?;
+        Ok(Self {
+            host,
+            namespace,
+            name,
+        })
+    }
+}
+
+impl InstanceName {
+    /// Reads `Class.Key="value",...`, `Class=@` or `Class`.
+    ///
+    /// # Errors
+    /// Texts that are no name of an instance.
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        let end = text.find(['.', '=']).unwrap_or(text.len());
+        let (class, rest) = (text[..end].trim(), text[end..].trim());
+        if !is_identifier(class) {
+            return Err(PathError::Class);
+        }
+        let keys = match rest {
+            "" | "=@" => Vec::new(),
+            _ => parse_keys(rest.strip_prefix('.').ok_or(PathError::Keys)?)?,
+        };
+        Ok(Self {
+            class: class.to_owned(),
+            keys,
+        })
+    }
+}
+
+/// The host, if there is one, and the text after its slash.
+fn split_host(text: &str) -> Result<(Option<String>, &str), PathError> {
+    let is_slash = |c: char| c == '/' || c == '\\';
+    let scheme = text
+        .find("://")
+        .filter(|at| text[..*at].chars().all(|c| c.is_ascii_alphanumeric()));
+    let rest = match scheme {
+        Some(at) => &text[at + 3..],
+        None if text.starts_with("\\\\") || text.starts_with("//") => &text[2..],
+        None => return Ok((None, text)),
+    };
+    match rest.find(is_slash) {
+        Some(0) | None => Err(PathError::Namespace),
+        Some(at) => Ok((Some(rest[..at].to_owned()), &rest[at + 1..])),
+    }
+}
+
+fn namespace(text: &str) -> Result<String, PathError> {
+    let text = text.strip_prefix(['/', '\\']).unwrap_or(text);
+    let parts: Vec<&str> = text.split(['/', '\\']).collect();
+    match parts.iter().all(|p| is_identifier(p)) {
+        true => Ok(parts.join("/")),
+        false => Err(PathError::Namespace),
+    }
+}
+
+fn parse_keys(mut rest: &str) -> Result<Vec<(String, KeyValue)>, PathError> {
+    let mut keys: Vec<(String, KeyValue)> = Vec::new();
+    loop {
+        let (name, after) = rest.split_once('=').ok_or(PathError::Keys)?;
+        let name = name.trim();
+        let (value, after) = parse_value(after.trim_start())?;
+        if !is_identifier(name) {
+            return Err(PathError::Keys);
+        }
+        if keys.iter().any(|(n, _)| n.eq_ignore_ascii_case(name)) {
+            return Err(PathError::Doubled(name.to_owned()));
+        }
+        if keys.len() == MAX_KEYS {
+            return Err(PathError::TooLong);
+        }
+        keys.push((name.to_owned(), KeyValue::Text(value)));
+        match after.trim_start() {
+            "" => return Ok(keys),
+            after => rest = after.strip_prefix(',').ok_or(PathError::Keys)?,
+        }
+    }
+}
+
+/// A value and what follows it.
+fn parse_value(text: &str) -> Result<(String, &str), PathError> {
+    let Some(quote) = text.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
+        let end = text.find(',').unwrap_or(text.len());
+        let value = text[..end].trim();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | ':');
+        return match !value.is_empty() && value.chars().all(plain) {
+            true => Ok((value.to_owned(), &text[end..])),
+            false => Err(PathError::Keys),
+        };
+    };
+    let mut value = String::new();
+    let mut chars = text.char_indices().skip(1).peekable();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            c if c == quote => return Ok((value, &text[at + 1..])),
+            '\\' => {
+                let escaped = chars.next_if(|(_, c)| matches!(c, '\\' | '"' | '\''));
+                value.push(escaped.map_or('\\', |(_, c)| c));
+            }
+            c => value.push(c),
+        }
+    }
+    Err(PathError::Unterminated)
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.class)?;
+        for (n, (name, value)) in self.keys.iter().enumerate() {
+            let before = if n == 0 { '.' } else { ',' };
+            let value = value.to_string().replace('\\', "\\\\").replace('"', "\\\"");
+            write!(f, "{before}{name}=\"{value}\"")?;
+        }
+        Ok(())
+    }
+}
+
+/// The text, or that of the path, without quotes.
+impl fmt::Display for KeyValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Reference(path) => path.fmt(f),
+        }
+    }
+}
+
+/// With backslashes, as WMI writes `__PATH`. A host is left out where the namespace is unknown.
+impl fmt::Display for ObjectPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(namespace) = &self.namespace {
+            if let Some(host) = &self.host {
+                write!(f, "\\\\{host}\\")?;
+            }
+            write!(f, "{}:", namespace.replace('/', "\\"))?;
+        }
+        self.name.fmt(f)
+    }
+}
+
+impl std::str::FromStr for ObjectPath {
+    type Err = PathError;
+
+    fn from_str(text: &str) -> Result<Self, PathError> {
+        Self::parse(text)
+    }
+}
+
+#[cfg(test)]
+#[path = "path_tests.rs"]
+mod tests;

@@ -13,6 +13,8 @@ use quick_xml::name::ResolveResult;
 pub const MAX_DEPTH: usize = 64;
 /// Most elements and attributes of a document.
 pub const MAX_NODES: usize = 100_000;
+/// Most attributes of an element, namespace declarations among them: names are compared pairwise to find doubled ones.
+pub const MAX_ATTRIBUTES: usize = 256;
 
 /// What is wrong with a document; always the sender's fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +34,9 @@ pub enum XmlError {
     #[error("elements nested deeper than {MAX_DEPTH}")]
     TooDeep,
     /// Too many nodes.
-    #[error("more than {MAX_NODES} elements and attributes")]
+    #[error(
+        "more than {MAX_NODES} elements and attributes, or more than {MAX_ATTRIBUTES} attributes of one element"
+    )]
     TooMany,
     /// Bytes that are no text in the encoding they claim.
     #[error("the text is not valid {0}")]
@@ -140,7 +144,7 @@ fn utf8_text(bytes: &[u8]) -> Result<Cow<'_, str>, XmlError> {
 
 fn utf16_text(bytes: &[u8], big: bool) -> Result<Cow<'static, str>, XmlError> {
     let wrong = XmlError::Encoding("UTF-16");
-    if bytes.len() % 2 != 0 {
+    if !bytes.len().is_multiple_of(2) {
         return Err(wrong);
     }
     let unit = |c: &[u8]| match big {
@@ -250,13 +254,15 @@ impl Builder<'_> {
         let name = local.as_ref().to_owned();
         let namespace = namespace.map(|n| self.shared(&n));
         let mut attributes = Vec::new();
-        for attribute in start.attributes() {
+        for (n, attribute) in start.attributes().enumerate() {
             let attribute = attribute.map_err(|e| self.malformed(e))?;
-            if attribute.key.as_namespace_binding().is_some() {
-                self.count()?;
-                continue;
+            if n == MAX_ATTRIBUTES {
+                return Err(XmlError::TooMany);
             }
             self.count()?;
+            if attribute.key.as_namespace_binding().is_some() {
+                continue;
+            }
             let (resolved, local) = self.reader.resolver().resolve_attribute(attribute.key);
             let bound_to = bound(resolved).map_err(|e| self.malformed(e))?;
             let name = local.as_ref().to_owned();
@@ -375,7 +381,7 @@ impl Writer {
 
     /// Text.
     pub fn text(&mut self, text: &str) {
-        escape_into(&mut self.out, text);
+        escape_into(&mut self.out, text, false);
     }
 
     /// Something that this writer made elsewhere.
@@ -408,13 +414,13 @@ impl Writer {
             self.out.push(' ');
             self.out.push_str(name);
             self.out.push_str("=\"");
-            escape_into(&mut self.out, value);
+            escape_into(&mut self.out, value, true);
             self.out.push('"');
         }
     }
 }
 
-fn escape_into(out: &mut String, text: &str) {
+fn escape_into(out: &mut String, text: &str, attribute: bool) {
     for c in text.chars() {
         match c {
             '<' => out.push_str("&lt;"),
@@ -423,6 +429,9 @@ fn escape_into(out: &mut String, text: &str) {
             '"' => out.push_str("&quot;"),
             // Written plainly, a reader would make a line feed of it.
             '\r' => out.push_str("&#13;"),
+            // In attributes, a reader would make spaces of these.
+            '\n' if attribute => out.push_str("&#10;"),
+            '\t' if attribute => out.push_str("&#9;"),
             '\t' | '\n' => out.push(c),
             c if u32::from(c) < 0x20 || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('?'),
             c => out.push(c),
@@ -454,6 +463,9 @@ mod tests {
         assert_eq!(parse(&wide), Err(XmlError::TooMany));
         let attributes: String = (0..MAX_NODES).map(|i| format!(" a{i}='x'")).collect();
         assert_eq!(parse(&format!("<a{attributes}/>")), Err(XmlError::TooMany));
+        let some: String = (0..MAX_ATTRIBUTES).map(|i| format!(" a{i}='x'")).collect();
+        assert!(parse(&format!("<a{some}/>")).is_ok());
+        assert_eq!(parse(&format!("<a{some} b='x'/>")), Err(XmlError::TooMany));
         let bomb = "<!DOCTYPE a [<!ENTITY b \"bb\">]><a>&b;</a>";
         assert_eq!(parse(bomb), Err(XmlError::DocType));
         for bad in [
@@ -477,6 +489,38 @@ mod tests {
                 "{bad}: {:?}",
                 parse(bad)
             );
+        }
+    }
+
+    /// Each of these is some megabytes and would take minutes if anything were quadratic; the test's time limit tells.
+    #[test]
+    fn hostile_documents_cost_little() {
+        let many = |n: usize, of: &dyn Fn(usize) -> String| (0..n).map(of).collect::<String>();
+        let declarations = many(100_000, &|i| format!(" xmlns:n{i}='u{i}'"));
+        let few = many(100, &|i| format!(" xmlns:n{i}='u{i}'"));
+        for document in [
+            format!("<a{declarations}/>"),
+            format!("<a{few}>{}</a>", "<n0:b n1:c='d'/>".repeat(40_000)),
+            format!(
+                "{}{}",
+                many(60, &|i| format!("<a xmlns:m{i}='u'{few}>")),
+                "<n0:b/>".repeat(90_000)
+            ),
+            format!("<a>{}</a>", many(30_000, &|i| format!("<b xmlns='u{i}'/>"))),
+            format!("<a{}/>", many(100_000, &|i| format!(" a{i}='x'"))),
+            format!("<a>{}</a>", "&lt;".repeat(1_000_000)),
+            format!("<a>{}</a>", "<![CDATA[]]>".repeat(300_000)),
+            format!("<a>{}</a>", "<!---->x".repeat(400_000)),
+            format!("<a>&{};</a>", "x".repeat(4_000_000)),
+            format!("<{}/>", "x".repeat(4_000_000)),
+            "<".repeat(4_000_000),
+            format!("<a b='{}'/>", "&#65;".repeat(800_000)),
+        ] {
+            let start = std::time::Instant::now();
+            let outcome = parse(&document);
+            let took = start.elapsed();
+            println!("{took:?} for {} bytes: {:?}", document.len(), outcome.err());
+            assert!(took.as_secs() < 10, "{took:?} for {}", &document[..60]);
         }
     }
 
@@ -506,12 +550,12 @@ mod tests {
     fn what_is_written_reads_back() {
         let text = "a<b>&\"c\"\r\n\t\u{1}é";
         let mut w = Writer::new();
-        w.start("r", &[("v", "1<\"")]);
+        w.start("r", &[("v", "1<\"\r\n\t")]);
         w.leaf("t", &[], text);
         w.empty("e", &[]);
         w.end("r");
         let root = parse(&w.finish()).unwrap();
-        assert_eq!(root.attribute("v"), Some("1<\""));
+        assert_eq!(root.attribute("v"), Some("1<\"\r\n\t"));
         assert_eq!(root.child("t").unwrap().text(), text.replace('\u{1}', "?"));
     }
 }
