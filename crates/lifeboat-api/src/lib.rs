@@ -10,6 +10,7 @@ pub mod cim;
 pub mod client;
 mod http;
 pub mod openapi;
+pub mod remote;
 pub mod routes;
 mod schema;
 mod server;

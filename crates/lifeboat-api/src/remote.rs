@@ -1,0 +1,157 @@
+//! Management from other hosts: WS-Management and CIM-XML over TLS, and who may use them. Both protocols are spoken by one
+//! object manager ([`crate::cim`]); what is deliberately absent here is any knowledge of what classes and methods mean.
+//!
+//! A request passes [`http`] (what may it cost), [`login`] (who is it), then [`wsman`] or [`cimxml`] (what does it want), and
+//! its answer the same way back. What outlives a request is only an enumeration that was begun ([`enumerations`]).
+
+mod cimxml;
+mod enumerations;
+mod http;
+mod login;
+mod tls;
+pub mod users;
+mod wsman;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use camino::Utf8PathBuf;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::cim::ObjectManager;
+use enumerations::Enumerations;
+use http::{Server, Surface};
+use login::Login;
+
+pub use http::Limits;
+pub use tls::{TlsFiles, TlsSetupError, certificate_chain};
+
+/// What protects the connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS with these files.
+    Tls(TlsFiles),
+    /// Nothing: passwords are sent as they are. On loopback only.
+    Plain,
+}
+
+/// What is served where.
+#[derive(Clone, Debug)]
+pub struct RemoteConfig {
+    /// Address of WS-Management.
+    pub wsman: Option<SocketAddr>,
+    /// Address of CIM-XML.
+    pub cimxml: Option<SocketAddr>,
+    /// The file of users.
+    pub users: Utf8PathBuf,
+    /// What protects them.
+    pub transport: Transport,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Why it cannot be served. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// The file of users.
+    #[error("nobody could log in over the network: {0}")]
+    Users(#[from] users::UsersError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// An address.
+    #[error("cannot listen for {what} on {address}: {source}")]
+    Bind {
+        /// The protocol.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Without TLS where others can listen.
+    #[error("{0} is not a loopback address: without TLS passwords would cross the network readable")]
+    Exposed(SocketAddr),
+}
+
+/// Bound ports.
+pub struct Remote {
+    wsman: Option<TcpListener>,
+    cimxml: Option<TcpListener>,
+    login: Arc<Login>,
+    acceptor: Option<TlsAcceptor>,
+    limits: Limits,
+}
+
+impl Remote {
+    /// Reads users and certificates and takes the ports; callers wait until [`Remote::serve`].
+    pub async fn bind(config: &RemoteConfig) -> Result<Self, RemoteError> {
+        let login = Arc::new(Login::open(&config.users)?);
+        let acceptor = match &config.transport {
+            Transport::Tls(files) => Some(TlsAcceptor::from(files.server()?)),
+            Transport::Plain => None,
+        };
+        let listen = async |what, address: Option<SocketAddr>| match address {
+            None => Ok(None),
+            Some(address) if acceptor.is_none() && !address.ip().is_loopback() => {
+                Err(RemoteError::Exposed(address))
+            }
+            Some(address) => match TcpListener::bind(address).await {
+                Ok(listener) => Ok(Some(listener)),
+                Err(source) => Err(RemoteError::Bind {
+                    what,
+                    address,
+                    source,
+                }),
+            },
+        };
+        Ok(Self {
+            wsman: listen("WS-Management", config.wsman).await?,
+            cimxml: listen("CIM-XML", config.cimxml).await?,
+            login,
+            acceptor,
+            limits: config.limits,
+        })
+    }
+
+    /// Where WS-Management is served.
+    #[must_use]
+    pub fn wsman_address(&self) -> Option<SocketAddr> {
+        self.wsman.as_ref()?.local_addr().ok()
+    }
+
+    /// Where CIM-XML is served.
+    #[must_use]
+    pub fn cimxml_address(&self) -> Option<SocketAddr> {
+        self.cimxml.as_ref()?.local_addr().ok()
+    }
+
+    /// Serves until `stop`, then lets requests under way end within a grace time.
+    pub async fn serve(self, manager: Arc<ObjectManager>, stop: CancellationToken) {
+        let enumerations = Enumerations::new();
+        let wsman = wsman::Wsman::new(manager.clone(), enumerations.clone());
+        let cimxml = cimxml::CimXml::new(manager, enumerations.clone());
+        let run = |listener: Option<TcpListener>, surface| {
+            let server = Server::new(surface, self.login.clone(), self.acceptor.clone(), self.limits);
+            let stop = stop.clone();
+            async move {
+                if let Some(listener) = listener {
+                    server.run(listener, stop).await;
+                }
+            }
+        };
+        let serving = async {
+            tokio::join!(
+                run(self.wsman, Surface::Wsman(wsman)),
+                run(self.cimxml, Surface::CimXml(cimxml))
+            )
+        };
+        tokio::select! {
+            _ = serving => {}
+            never = enumerations.expire() => match never {},
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Is somebody who they say: passwords over HTTP Basic, and certificates. What it costs to ask is bounded, whoever asks.
+//!
+//! A password that was right is remembered for a while by a keyed digest, so that not every request costs a slow hash. A wrong
+//! one costs the same whether there is such a user or not.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::time::Instant;
+
+use super::tls::ClientCertificate;
+use super::users::{self, PASSWORD_BYTES, Secret, Users, UsersError, WatchedUsers};
+use crate::cim::Caller;
+
+/// Slow hashes at once; each takes some 20 MiB.
+const AT_ONCE: usize = 2;
+/// Callers that may wait for one.
+const WAITING: usize = 128;
+/// How long a right password is remembered.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// Header that says: take my certificate (DSP0226).
+const MUTUAL: &str = "http://schemas.dmtf.org/wbem/wsman/1/wsman/secprofile/https/mutual";
+
+/// Why somebody is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// Nothing was shown. Many clients begin like this.
+    Nothing,
+    /// Something was shown that is neither of what is taken here.
+    Malformed,
+    /// No such user, or not their password.
+    Wrong {
+        /// As it was sent; up to a bound.
+        user: String,
+    },
+    /// A certificate nobody has entered.
+    Stranger {
+        /// Whose it claims to be.
+        certificate: String,
+    },
+    /// Too many are waiting.
+    Busy,
+}
+
+impl std::fmt::Display for Denied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("no credentials"),
+            Self::Malformed => f.write_str("credentials that are neither Basic nor a certificate"),
+            Self::Wrong { user } => write!(f, "unknown user or wrong password for {user:?}"),
+            Self::Stranger { certificate } => write!(f, "no entry for the certificate of {certificate:?}"),
+            Self::Busy => f.write_str("too many logins at once"),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Remembered {
+    /// Of the users it is true for.
+    edition: u64,
+    /// At most one for each user, because only right passwords get in.
+    callers: HashMap<[u8; 32], (Caller, Instant)>,
+}
+
+/// The door.
+pub(crate) struct Login {
+    users: WatchedUsers,
+    key: [u8; 32],
+    remembered: Mutex<Remembered>,
+    at_once: Semaphore,
+    waiting: Semaphore,
+    /// Hash to try when there is no such user and no other hash to take its time from.
+    decoy: Secret,
+}
+
+impl Login {
+    /// Reads the file of users, which must be there.
+    pub(crate) fn open(path: &camino::Utf8Path) -> Result<Self, UsersError> {
+        let mut key = [0; 32];
+        aws_lc_rs::rand::fill(&mut key).map_err(|e| UsersError::Hash(e.to_string()))?;
+        Ok(Self {
+            users: WatchedUsers::open(path)?,
+            key,
+            remembered: Mutex::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            waiting: Semaphore::new(WAITING),
+            decoy: users::hash(&Secret::new(uuid::Uuid::new_v4().to_string()))?,
+        })
+    }
+
+    /// Who sent this head. A password counts before a certificate: it was sent on purpose.
+    pub(crate) async fn check(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+    ) -> Result<Caller, Denied> {
+        let shown = headers.get(AUTHORIZATION).map(|v| v.to_str());
+        match (shown, certificate) {
+            (None, None) => Err(Denied::Nothing),
+            (None, Some(certificate)) => self.by_certificate(certificate),
+            (Some(Ok(text)), Some(certificate)) if text.trim().eq_ignore_ascii_case(MUTUAL) => {
+                self.by_certificate(certificate)
+            }
+            (Some(Ok(text)), _) => {
+                let (user, password) = basic(text).ok_or(Denied::Malformed)?;
+                self.by_password(user, password).await
+            }
+            (Some(Err(_)), _) => Err(Denied::Malformed),
+        }
+    }
+
+    fn by_certificate(&self, certificate: &ClientCertificate) -> Result<Caller, Denied> {
+        let (users, _) = self.users.now();
+        let entry = users.certificates.iter().find(|entry| {
+            let by_name = |name: &String| certificate.names.contains(&name.to_lowercase());
+            entry.fingerprint.as_ref() == Some(&certificate.fingerprint)
+                || entry.name.as_ref().is_some_and(by_name)
+        });
+        let Some(entry) = entry else {
+            let certificate = certificate.label().to_owned();
+            return Err(Denied::Stranger { certificate });
+        };
+        Ok(Caller {
+            // No user can be called that, so nobody shares anything by having the same name.
+            name: format!("certificate {}", entry.label()),
+            role: entry.role,
+        })
+    }
+
+    async fn by_password(&self, user: String, password: Secret) -> Result<Caller, Denied> {
+        let digest = self.digest(&user, &password);
+        if let Some(caller) = self.recall(&digest) {
+            return Ok(caller);
+        }
+        let _place = match self.waiting.try_acquire() {
+            Ok(place) => place,
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return Err(Denied::Busy),
+        };
+        let Ok(_turn) = self.at_once.acquire().await else {
+            return Err(Denied::Busy);
+        };
+        // Somebody before us in the queue may have been the same.
+        if let Some(caller) = self.recall(&digest) {
+            return Ok(caller);
+        }
+        let (users, edition) = self.users.now();
+        let hash = self.hash_to_try(&users, &user);
+        let right = tokio::task::spawn_blocking(move || users::verify(&hash, &password)).await;
+        match users.user(&user) {
+            Some(entry) if right.unwrap_or(false) => {
+                let caller = Caller {
+                    name: entry.name.clone(),
+                    role: entry.role,
+                };
+                self.remember(digest, &caller, edition);
+                Ok(caller)
+            }
+            _ => Err(Denied::Wrong {
+                user: user.chars().take(users::MAX_NAME).collect(),
+            }),
+        }
+    }
+
+    /// Another user's hash takes as long as this user's would; its answer is not looked at.
+    fn hash_to_try(&self, users: &Arc<Users>, user: &str) -> Secret {
+        let entry = users.user(user).or_else(|| users.users.first());
+        entry.map_or_else(|| self.decoy.clone(), |e| e.password.clone())
+    }
+
+    fn digest(&self, user: &str, password: &Secret) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&u64::try_from(user.len()).unwrap_or(u64::MAX).to_le_bytes());
+        hasher.update(user.as_bytes());
+        hasher.update(password.expose().as_bytes());
+        hasher.finalize().into()
+    }
+
+    fn recall(&self, digest: &[u8; 32]) -> Option<Caller> {
+        let (_, edition) = self.users.now();
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let (caller, until) = remembered.callers.get(digest)?;
+        (remembered.edition == edition && Instant::now() < *until).then(|| caller.clone())
+    }
+
+    fn remember(&self, digest: [u8; 32], caller: &Caller, edition: u64) {
+        let now = Instant::now();
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.edition > edition {
+            return;
+        }
+        if remembered.edition < edition {
+            remembered.callers.clear();
+            remembered.edition = edition;
+        }
+        remembered.callers.retain(|_, (_, until)| now < *until);
+        remembered.callers.insert(digest, (caller.clone(), now + REMEMBERED));
+    }
+}
+
+/// User and password of a `Basic` header.
+fn basic(header: &str) -> Option<(String, Secret)> {
+    let (scheme, encoded) = header.trim().split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (user, password) = decoded.split_once(':')?;
+    let fits = password.len() <= *PASSWORD_BYTES.end();
+    fits.then(|| (user.to_owned(), Secret::new(password.to_owned())))
+}
+
+#[cfg(test)]
+mod tests;

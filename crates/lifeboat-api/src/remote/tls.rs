@@ -1,0 +1,155 @@
+//! TLS for clients of the management protocols: 1.2 and 1.3, because old clients are what these protocols are spoken for; a
+//! client certificate is asked for and may be missing. What a certificate's owner may do is not decided here.
+//!
+//! Sessions are never resumed: a resumed session would skip the check whether a certificate has expired since.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Files of the certificates, PEM. They are read once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// This host's certificate; intermediate certificates may follow it.
+    pub cert: Utf8PathBuf,
+    /// Its key, not readable by everybody.
+    pub key: Utf8PathBuf,
+    /// Authorities whose client certificates are looked at.
+    pub client_ca: Utf8PathBuf,
+}
+
+/// Why certificates cannot be used. The administrator's to repair.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// A file cannot be read.
+    #[error("{path}: {source}; make certificates with: lifeboat cert init, lifeboat cert issue")]
+    Read {
+        /// The file.
+        path: Utf8PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file holds something else.
+    #[error("{path}: no usable {what} in it: {detail}")]
+    Content {
+        /// The file.
+        path: Utf8PathBuf,
+        /// What was looked for.
+        what: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Everybody on this host can read the key.
+    #[error("{0}: every user of this host can read this key; take that away with: chmod 600 {0}")]
+    KeyExposed(Utf8PathBuf),
+}
+
+impl TlsFiles {
+    /// Reads the files.
+    pub(crate) fn server(&self) -> Result<Arc<ServerConfig>, TlsSetupError> {
+        let chain = certificates(&self.cert)?;
+        let meta = std::fs::metadata(&self.key).map_err(|source| TlsSetupError::Read {
+            path: self.key.clone(),
+            source,
+        })?;
+        if meta.permissions().mode() & 0o004 != 0 {
+            return Err(TlsSetupError::KeyExposed(self.key.clone()));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
+            .map_err(|e| content(&self.key, "private key", &e))?;
+        let mut roots = RootCertStore::empty();
+        for ca in certificates(&self.client_ca)? {
+            roots
+                .add(ca)
+                .map_err(|e| content(&self.client_ca, "CA certificate", &e))?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| content(&self.client_ca, "CA certificate", &e))?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .and_then(|b| b.with_client_cert_verifier(verifier).with_single_cert(chain, key))
+            .map_err(|e| content(&self.cert, "certificate for the key", &e))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+}
+
+/// A certificate that a client has shown and that one of the authorities has issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientCertificate {
+    /// SHA-256, lower-case hexadecimal.
+    pub(crate) fingerprint: String,
+    /// DNS names and the common name, lower case.
+    pub(crate) names: Vec<String>,
+}
+
+impl ClientCertificate {
+    /// What it says. A certificate that cannot be read has no names, only a fingerprint.
+    pub(crate) fn read(der: &CertificateDer<'_>) -> Self {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+        let fingerprint = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        let mut names = Vec::new();
+        if let Ok((_, cert)) = X509Certificate::from_der(der) {
+            if let Ok(Some(sans)) = cert.subject_alternative_name() {
+                names.extend(sans.value.general_names.iter().filter_map(|san| match san {
+                    GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+                    _ => None,
+                }));
+            }
+            let common = cert.subject().iter_common_name();
+            names.extend(common.filter_map(|n| n.as_str().ok()).map(str::to_lowercase));
+        }
+        Self { fingerprint, names }
+    }
+
+    /// What the log calls its owner.
+    pub(crate) fn label(&self) -> &str {
+        self.names.first().unwrap_or(&self.fingerprint)
+    }
+}
+
+/// The certificates in a PEM file, DER.
+///
+/// # Errors
+/// The file cannot be read or holds none.
+pub fn certificate_chain(path: &Utf8Path) -> Result<Vec<Vec<u8>>, TlsSetupError> {
+    Ok(certificates(path)?.iter().map(|c| c.to_vec()).collect())
+}
+
+fn content(path: &Utf8Path, what: &'static str, e: &dyn std::fmt::Display) -> TlsSetupError {
+    TlsSetupError::Content {
+        path: path.into(),
+        what,
+        detail: e.to_string(),
+    }
+}
+
+fn read(path: &Utf8Path) -> Result<Vec<u8>, TlsSetupError> {
+    std::fs::read(path).map_err(|source| TlsSetupError::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+fn certificates(path: &Utf8Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<_, _>>()
+        .map_err(|e| content(path, "certificate", &e))?;
+    match all.is_empty() {
+        true => Err(content(path, "certificate", &"it holds none in PEM form")),
+        false => Ok(all),
+    }
+}
