@@ -1,7 +1,17 @@
-//! The class repository: what the MOF says, flattened so that a class knows all it inherits.
+//! The class repository: what the MOF says, flattened so that a class knows all it inherits. Names are looked up without
+//! regard to case and keep the spelling of the MOF. Which instances there are, the object manager knows.
+
+mod build;
+mod builtin;
+mod resolve;
 
 use std::collections::BTreeMap;
 
+pub use build::{Fault, SchemaError};
+
+use crate::error::{CimError, Status};
+use crate::instance::Instance;
+use crate::path::{InstanceName, KeyValue};
 use crate::value::{CimType, Value};
 
 /// All namespaces of this server.
@@ -132,4 +142,168 @@ pub struct Parameter {
     pub embedded: Option<String>,
     /// All of them.
     pub qualifiers: Vec<Qualifier>,
+}
+
+impl Schema {
+    /// The namespace of this name. Clients write it with slashes or backslashes, and some with one in front.
+    ///
+    /// # Errors
+    /// `InvalidNamespace` when there is none.
+    pub fn namespace(&self, name: &str) -> Result<&Namespace, CimError> {
+        let key = name.replace('\\', "/").to_ascii_lowercase();
+        let found = self.namespaces.get(key.trim_matches('/'));
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.namespaces.values().map(|n| n.name.as_str()).collect();
+            let message = format!(
+                "there is no namespace {}; there are {}",
+                short(name),
+                known.join(", ")
+            );
+            CimError::new(Status::InvalidNamespace, message)
+        })
+    }
+}
+
+impl Namespace {
+    /// The class of this name.
+    ///
+    /// # Errors
+    /// `InvalidClass` when there is none.
+    pub fn class(&self, name: &str) -> Result<&Class, CimError> {
+        self.find(name).ok_or_else(|| {
+            let message = format!("there is no class {} in {}", short(name), self.name);
+            CimError::new(Status::InvalidClass, message)
+        })
+    }
+
+    fn find(&self, name: &str) -> Option<&Class> {
+        self.classes.get(&name.to_ascii_lowercase())
+    }
+
+    /// Whether a class is another or derives from it; false when it is unknown.
+    #[must_use]
+    pub fn is_a(&self, class: &str, ancestor: &str) -> bool {
+        let mut next = self.find(class);
+        while let Some(class) = next {
+            if class.name.eq_ignore_ascii_case(ancestor) {
+                return true;
+            }
+            next = class.superclass.as_deref().and_then(|s| self.find(s));
+        }
+        false
+    }
+
+    /// A class and all that derive from it, itself first; nothing when it is unknown.
+    pub fn with_subclasses<'a>(&'a self, class: &str) -> impl Iterator<Item = &'a Class> + use<'a> {
+        let itself = self.find(class);
+        let name = itself.map_or("", |c| c.name.as_str());
+        let derived = self.classes.values();
+        let derived = derived.filter(move |c| c.name != name && self.is_a(&c.name, name));
+        itself.into_iter().chain(derived)
+    }
+
+    /// The name of an instance: its class and the keys that the schema says it has. Keys that have no value are left out.
+    #[must_use]
+    pub fn name_of(&self, instance: &Instance) -> InstanceName {
+        let keys = self.find(&instance.class).into_iter().flat_map(Class::keys);
+        let keys = keys.filter_map(|k| Some((k.name.clone(), key_value(instance.get(&k.name)?)?)));
+        InstanceName {
+            class: instance.class.clone(),
+            keys: keys.collect(),
+        }
+    }
+}
+
+/// `None` for what no key may be.
+fn key_value(value: &Value) -> Option<KeyValue> {
+    Some(match value {
+        Value::Reference(path) => KeyValue::Reference(path.clone()),
+        Value::Text(text) => KeyValue::Text(text.clone()),
+        Value::Boolean(b) => KeyValue::Text(if *b { "TRUE" } else { "FALSE" }.to_owned()),
+        Value::Unsigned(n) => KeyValue::Text(n.to_string()),
+        Value::Signed(n) => KeyValue::Text(n.to_string()),
+        Value::DateTime(time) => KeyValue::Text(time.to_string()),
+        Value::Real(_) | Value::Instance(_) | Value::Array(_) => return None,
+    })
+}
+
+/// A stranger's text, short enough for a message.
+fn short(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+impl Class {
+    /// A property or reference, own or inherited.
+    #[must_use]
+    pub fn property(&self, name: &str) -> Option<&Property> {
+        self.properties.iter().find(|p| p.name.eq_ignore_ascii_case(name))
+    }
+
+    /// A method, own or inherited.
+    #[must_use]
+    pub fn method(&self, name: &str) -> Option<&Method> {
+        self.methods.iter().find(|m| m.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The properties that make up the key; none when its instances are only found embedded in others.
+    pub fn keys(&self) -> impl Iterator<Item = &Property> {
+        self.properties.iter().filter(|p| p.key)
+    }
+
+    /// A qualifier of the class.
+    #[must_use]
+    pub fn qualifier(&self, name: &str) -> Option<&Qualifier> {
+        find(&self.qualifiers, name)
+    }
+}
+
+impl Property {
+    /// A qualifier of the property.
+    #[must_use]
+    pub fn qualifier(&self, name: &str) -> Option<&Qualifier> {
+        find(&self.qualifiers, name)
+    }
+}
+
+impl Method {
+    /// A parameter.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&Parameter> {
+        self.parameters.iter().find(|p| p.name.eq_ignore_ascii_case(name))
+    }
+
+    /// A qualifier of the method.
+    #[must_use]
+    pub fn qualifier(&self, name: &str) -> Option<&Qualifier> {
+        find(&self.qualifiers, name)
+    }
+}
+
+impl Parameter {
+    /// A qualifier of the parameter.
+    #[must_use]
+    pub fn qualifier(&self, name: &str) -> Option<&Qualifier> {
+        find(&self.qualifiers, name)
+    }
+}
+
+impl Qualifier {
+    /// A boolean qualifier that is true.
+    #[must_use]
+    pub fn is_true(&self) -> bool {
+        self.value == Some(Value::Boolean(true))
+    }
+
+    /// The text of a string qualifier.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match &self.value {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+fn find<'a>(qualifiers: &'a [Qualifier], name: &str) -> Option<&'a Qualifier> {
+    qualifiers.iter().find(|q| q.name.eq_ignore_ascii_case(name))
 }
