@@ -11,6 +11,8 @@ pub mod path;
 pub mod schema;
 pub mod typing;
 pub mod value;
+pub mod wql;
+pub mod wsman;
 pub mod xml;
 
 pub use datetime::DateTime;
