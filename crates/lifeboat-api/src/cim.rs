@@ -5,15 +5,22 @@
 //! What a class's instances are is in [`classes`]; what a method does in [`methods`]. XML and sockets are not known here.
 
 pub mod caller;
+pub(crate) mod classes;
 mod cursor;
+mod facts;
+pub mod indications;
+mod query;
+mod relations;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
-use lifeboat_cim::{CimError, Instance, InstanceName, Raw, Schema, Value};
+use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, Schema, Value};
 use lifeboat_engine::action::Management;
 
 pub use caller::{Caller, Role};
 pub use cursor::Cursor;
+pub use facts::Machine;
 
 /// The namespace of everything about virtual machines.
 pub const VIRTUALIZATION: &str = "root/virtualization/v2";
@@ -33,6 +40,10 @@ pub struct HostFacts {
     pub certificates: Vec<Vec<u8>>,
     /// Port on which peers are taken (`HttpsPort`).
     pub peer_port: u16,
+    /// How long a job can be read after its end (`TimeBeforeRemoval`).
+    pub job_retention: Duration,
+    /// The machine itself.
+    pub machine: Machine,
 }
 
 /// Which instances stand in a relation to one (DSP0200: Associators and References).
@@ -61,7 +72,97 @@ pub struct Outcome {
 
 /// The object manager of a host.
 pub struct ObjectManager {
-    schema: Schema,
+    schema: &'static Schema,
     management: Arc<dyn Management>,
     host: HostFacts,
+    /// What walks that overlap in time share; gone with the last of them.
+    shared: Mutex<Weak<facts::Shared>>,
+}
+
+impl ObjectManager {
+    /// The object manager of the host that `management` speaks for.
+    pub fn new(management: Arc<dyn Management>, host: HostFacts) -> Arc<Self> {
+        Arc::new(Self {
+            schema: Schema::builtin(),
+            management,
+            host,
+            shared: Mutex::new(Weak::new()),
+        })
+    }
+
+    /// The classes.
+    #[must_use]
+    pub fn schema(&self) -> &'static Schema {
+        self.schema
+    }
+
+    /// This host.
+    #[must_use]
+    pub fn host(&self) -> &HostFacts {
+        &self.host
+    }
+
+    /// One instance. Fewer keys than the class has will do when they name one instance, none at all for a class with
+    /// one instance; an instance of a derived class is found by the name of a base class.
+    ///
+    /// # Errors
+    /// No such namespace, class or instance; keys that are not those of the class; keys that several instances have.
+    pub async fn get(&self, namespace: &str, name: &InstanceName) -> Result<Instance, CimError> {
+        let namespace = self.schema.namespace(namespace)?;
+        Ok(self.locate(namespace, name).await?.instance)
+    }
+
+    /// All instances of a class and of those derived from it.
+    ///
+    /// # Errors
+    /// No such namespace or class.
+    pub async fn enumerate(self: &Arc<Self>, namespace: &str, class: &str) -> Result<Cursor, CimError> {
+        let namespace = self.schema.namespace(namespace)?;
+        Cursor::all(self, namespace, class, None)
+    }
+
+    /// What a query selects. Columns are not cut out: a protocol says which properties it shows.
+    ///
+    /// # Errors
+    /// As `enumerate` and, for a query of relations, as `associators`; a path that is none.
+    pub async fn query(
+        self: &Arc<Self>,
+        namespace: &str,
+        query: &lifeboat_cim::wql::Query,
+    ) -> Result<Cursor, CimError> {
+        let namespace = self.schema.namespace(namespace)?;
+        self.run(namespace, query).await
+    }
+
+    /// The instances that are related to one.
+    ///
+    /// # Errors
+    /// No such namespace; no such source; a filter that names no class.
+    pub async fn associators(
+        self: &Arc<Self>,
+        namespace: &str,
+        relations: Relations,
+    ) -> Result<Cursor, CimError> {
+        let namespace = self.schema.namespace(namespace)?;
+        Cursor::related(self, namespace, relations, relations::Want::Ends).await
+    }
+
+    /// The associations that relate one instance to others.
+    ///
+    /// # Errors
+    /// As `associators`.
+    pub async fn references(
+        self: &Arc<Self>,
+        namespace: &str,
+        relations: Relations,
+    ) -> Result<Cursor, CimError> {
+        let namespace = self.schema.namespace(namespace)?;
+        Cursor::related(self, namespace, relations, relations::Want::Links).await
+    }
+
+    /// The name of an instance of ours.
+    #[must_use]
+    pub fn name_of(&self, namespace: &Namespace, instance: &Instance) -> InstanceName {
+        namespace.name_of(instance)
+    }
 }

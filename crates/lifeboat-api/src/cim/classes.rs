@@ -1,0 +1,142 @@
+//! Which classes there are instances of, and what each is made of: one table, associations included. How an instance is
+//! made is in the modules below, one for each kind of thing; what is asked of the engine for it is in [`super::facts`].
+//! Classes that are only ever embedded in something else are made by functions there and are not in the table.
+
+mod jobs;
+mod names;
+pub(crate) mod network;
+mod platform;
+pub(crate) mod points;
+mod replication;
+mod resources;
+mod service;
+pub(crate) mod settings;
+pub(crate) mod summary;
+mod system;
+
+use lifeboat_cim::{DateTime, Instance, ObjectPath};
+use lifeboat_model::Timestamp;
+
+use super::HostFacts;
+use super::facts::{HostParts, JobParts, Needs, Parts, VmParts};
+
+#[allow(unused_imports, reason = "for methods that answer with paths")]
+pub(crate) use names::{
+    guid, host_path, job_path, point_path, relationship_path, replication_service_path, settings_path,
+    vm_path,
+};
+
+/// How a class's instances are made, and of what.
+#[derive(Clone, Copy)]
+pub(crate) enum Make {
+    /// Of the host.
+    Host(fn(&HostFacts, &HostParts) -> Vec<Instance>),
+    /// Of a VM.
+    Vm(fn(&HostFacts, &VmParts) -> Vec<Instance>),
+    /// Of a VM and its recovery points.
+    Points(fn(&HostFacts, &VmParts) -> Vec<Instance>),
+    /// Of a job.
+    Job(fn(&HostFacts, &JobParts) -> Vec<Instance>),
+    /// Of a job, knowing whether its VM exists.
+    JobOfVm(fn(&HostFacts, &JobParts) -> Vec<Instance>),
+}
+
+impl Make {
+    /// Notes what it is made of.
+    pub(crate) fn add_needs(&self, needs: &mut Needs) {
+        match self {
+            Self::Host(_) => needs.host = true,
+            Self::Vm(_) => needs.vm = true,
+            Self::Points(_) => needs.points = true,
+            Self::Job(_) => needs.job = true,
+            Self::JobOfVm(_) => needs.job_vm = true,
+        }
+    }
+}
+
+/// A class that has instances. One class may have several entries, made of different things.
+pub(crate) struct ClassView {
+    /// Its namespace.
+    pub(crate) namespace: &'static str,
+    /// Its name.
+    pub(crate) class: &'static str,
+    /// Its instances.
+    pub(crate) make: Make,
+}
+
+/// The table.
+const CLASSES: &[&[ClassView]] = &[
+    system::CLASSES,
+    service::CLASSES,
+    replication::CLASSES,
+    settings::CLASSES,
+    resources::CLASSES,
+    network::CLASSES,
+    points::CLASSES,
+    jobs::CLASSES,
+    platform::CLASSES,
+];
+
+/// Every entry of the table.
+pub(crate) fn all() -> impl Iterator<Item = &'static ClassView> {
+    CLASSES.iter().copied().flatten()
+}
+
+/// The instances of these classes that are made of this.
+pub(crate) fn make(classes: &[&'static ClassView], host: &HostFacts, parts: &Parts) -> Vec<Instance> {
+    let instances = |class: &&'static ClassView| match (class.make, parts) {
+        (Make::Host(make), Parts::Host(of)) => make(host, of),
+        (Make::Vm(make) | Make::Points(make), Parts::Vm(of)) => make(host, of),
+        (Make::Job(make) | Make::JobOfVm(make), Parts::Job(of)) => make(host, of),
+        (
+            Make::Host(_) | Make::Vm(_) | Make::Points(_) | Make::Job(_) | Make::JobOfVm(_),
+            Parts::Host(_) | Parts::Vm(_) | Parts::Job(_),
+        ) => Vec::new(),
+    };
+    classes.iter().flat_map(instances).collect()
+}
+
+/// An entry of the namespace of virtual machines.
+const fn view(class: &'static str, make: Make) -> ClassView {
+    ClassView {
+        namespace: super::VIRTUALIZATION,
+        class,
+        make,
+    }
+}
+
+/// An association between two instances.
+fn link(class: &str, one: (&str, ObjectPath), other: (&str, ObjectPath)) -> Instance {
+    Instance::new(class).with(one.0, one.1).with(other.0, other.1)
+}
+
+/// An instant.
+pub(crate) fn instant(at: Timestamp) -> DateTime {
+    let micros = at.0.saturating_mul(1000);
+    DateTime::Instant(i64::try_from(micros).unwrap_or(i64::MAX).min(LAST))
+}
+
+/// The last microsecond of the year 9999.
+const LAST: i64 = 253_402_300_799_999_999;
+
+/// A span of time.
+pub(crate) fn span(seconds: u64) -> DateTime {
+    DateTime::Interval(seconds.saturating_mul(1_000_000).min(99_999_999 * 86_400_000_000))
+}
+
+/// An instance with the texts that every managed element has.
+fn element(class: &str, caption: &str, description: &str, name: &str) -> Instance {
+    Instance::new(class)
+        .with("Caption", caption)
+        .with("Description", description)
+        .with("ElementName", name)
+}
+
+/// The same with a status that says it is well.
+fn well(instance: Instance) -> Instance {
+    instance
+        .with("OperationalStatus", vec![2_u16])
+        .with("StatusDescriptions", vec!["OK"])
+        .with("Status", "OK")
+        .with("HealthState", 5_u16)
+}

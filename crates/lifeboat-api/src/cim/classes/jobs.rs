@@ -1,0 +1,114 @@
+//! Jobs, and what they are about.
+
+use lifeboat_cim::Instance;
+use lifeboat_engine::records::Job;
+use lifeboat_model::JobState;
+
+use super::names::{guid, job_path, replication_service_path, vm_path};
+use super::{ClassView, Make, element, instant, link, span, view};
+use crate::cim::HostFacts;
+use crate::cim::facts::JobParts;
+
+pub(super) const CLASSES: &[ClassView] = &[
+    view("Msvm_ConcreteJob", Make::Job(job)),
+    view("Msvm_AffectedJobElement", Make::JobOfVm(affected)),
+    view("Msvm_OwningJobElement", Make::Job(owned)),
+];
+
+/// What a job says of its health: OK while nothing is wrong with it.
+fn status(job: &Job) -> (u16, &'static str) {
+    match job.state {
+        JobState::New
+        | JobState::Starting
+        | JobState::Running
+        | JobState::Suspended
+        | JobState::ShuttingDown
+        | JobState::Completed
+        | JobState::Terminated => (2, "OK"),
+        JobState::Killed | JobState::Exception => (6, "Error"),
+    }
+}
+
+/// The code of a job that ended by an error: "failed". Those with more to say end before they begin, by a return value.
+const FAILED: u16 = 32768;
+
+/// A few words for what a job does, from the name of its kind.
+fn title(job: &Job) -> String {
+    let name = job.kind.to_string();
+    let mut words = String::new();
+    for c in name.chars() {
+        match (c.is_ascii_uppercase(), words.is_empty()) {
+            (true, false) => words.extend([' ', c.to_ascii_lowercase()]),
+            _ => words.push(c),
+        }
+    }
+    words
+}
+
+fn job(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
+    let job = &of.job;
+    let (status, word) = status(job);
+    let title = title(job);
+    let changed = job.ended.or(job.started).unwrap_or(job.created);
+    let ran = job
+        .started
+        .map(|s| job.ended.unwrap_or(of.now).since(s).as_secs());
+    let cancellable = matches!(job.state, JobState::New | JobState::Starting | JobState::Running);
+    let error = match job.state {
+        JobState::Exception | JobState::Killed | JobState::Terminated => job.error.clone(),
+        JobState::New
+        | JobState::Starting
+        | JobState::Running
+        | JobState::Suspended
+        | JobState::ShuttingDown
+        | JobState::Completed => None,
+    };
+    let code = match job.state {
+        JobState::Exception | JobState::Killed => FAILED,
+        _ => 0,
+    };
+    let instance = element("Msvm_ConcreteJob", &title, &job.detail, &title)
+        .with("InstanceID", guid(job.id))
+        .with("Name", title.as_str())
+        .with("OperationalStatus", vec![status])
+        .with("StatusDescriptions", vec![word])
+        .with("Status", word)
+        .with("HealthState", 5_u16)
+        .with("JobStatus", job.detail.as_str())
+        .with("InstallDate", instant(job.created))
+        .with("TimeSubmitted", instant(job.created))
+        .with_some("StartTime", job.started.map(instant))
+        .with("ElapsedTime", span(ran.unwrap_or(0)))
+        .with("JobRunTimes", 1_u32)
+        .with("LocalOrUtcTime", 2_u16)
+        .with("Notify", "")
+        .with("Owner", "")
+        .with("Priority", 0_u32)
+        .with("PercentComplete", u16::from(job.percent))
+        .with("DeleteOnCompletion", true)
+        .with("ErrorCode", code)
+        .with("ErrorDescription", error.clone().unwrap_or_default())
+        .with("ErrorSummaryDescription", error.unwrap_or_default())
+        .with("RecoveryAction", 2_u16)
+        .with("JobState", job.state.number())
+        .with("TimeOfLastStateChange", instant(changed))
+        .with("TimeBeforeRemoval", span(host.job_retention.as_secs()))
+        .with("Cancellable", cancellable)
+        .with("JobType", job.kind.number());
+    vec![instance]
+}
+
+fn affected(_: &HostFacts, of: &JobParts) -> Vec<Instance> {
+    let affected = || {
+        let vm = ("AffectedElement", vm_path(of.job.vm));
+        let job = ("AffectingElement", job_path(of.job.id));
+        link("Msvm_AffectedJobElement", vm, job).with("ElementEffects", vec![5_u16])
+    };
+    of.vm_exists.then(affected).into_iter().collect()
+}
+
+fn owned(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
+    let service = ("OwningElement", replication_service_path(host));
+    let job = ("OwnedElement", job_path(of.job.id));
+    vec![link("Msvm_OwningJobElement", service, job)]
+}

@@ -1,0 +1,77 @@
+//! The summary of a VM, which a method gives back and which is nowhere enumerated.
+
+use lifeboat_cim::Instance;
+use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::records::TestPhase;
+use lifeboat_model::{Firmware, ReplicationHealth, ReplicationMode, ReplicationState};
+
+use super::names::{active_id, guid, point_path, text, vm_path};
+use super::system::{enabled_state, health_state, operational_status, status_text};
+use crate::cim::HostFacts;
+use crate::cim::facts::VmParts;
+
+/// Msvm_SummaryInformation of a VM, with everything that is known. Snapshots are paths, as text.
+#[allow(dead_code, reason = "for the method that gives summaries")]
+pub(crate) fn summary(host: &HostFacts, of: &VmParts) -> Instance {
+    let view = &of.view;
+    let replication = view.replication.as_ref();
+    let extended = replication.and_then(|r| r.extended.as_deref());
+    let states = replication.iter().map(|r| r.state);
+    let states = states
+        .chain(extended.map(|e| e.state))
+        .map(ReplicationState::number);
+    let healths = replication.iter().map(|r| r.health);
+    let healths = healths
+        .chain(extended.map(|e| e.health))
+        .map(ReplicationHealth::number);
+    let test = replication.and_then(|r| r.test.as_ref());
+    let test = test
+        .filter(|t| t.phase == TestPhase::Ready)
+        .map(|t| vm_path(t.vm));
+    let agent = view.power == PowerState::Running && view.spec.guest_agent;
+    let generation = match view.spec.firmware {
+        Firmware::Bios => "Microsoft:Hyper-V:SubType:1",
+        Firmware::Uefi { .. } => "Microsoft:Hyper-V:SubType:2",
+    };
+    let points = of.points().iter().filter_map(point_path);
+    Instance::new("Msvm_SummaryInformation")
+        .with("InstanceID", active_id(view.spec.uuid))
+        .with("Name", guid(view.spec.uuid))
+        .with("ElementName", view.spec.name.as_str())
+        .with("HostComputerSystemName", host.name.as_str())
+        .with("EnabledState", enabled_state(view.power))
+        .with("HealthState", health_state(view))
+        .with("OperationalStatus", vec![operational_status(view)])
+        .with("StatusDescriptions", vec![status_text(view)])
+        .with("NumberOfProcessors", view.spec.cpus)
+        .with("MemoryUsage", u64::from(view.spec.memory_mib))
+        .with("Notes", "")
+        .with("Version", view.spec.machine.as_str())
+        .with("UpTime", 0_u64)
+        .with("Heartbeat", if agent { 2_u16 } else { 12 })
+        .with("Shielded", false)
+        .with("SwapFilesInUse", false)
+        .with("MemorySpansPhysicalNumaNodes", false)
+        .with("EnhancedSessionModeState", 3_u16)
+        .with("VirtualSystemSubType", generation)
+        .with("Snapshots", points.map(|p| text(host, p)).collect::<Vec<_>>())
+        .with(
+            "ReplicationMode",
+            replication.map_or(ReplicationMode::None, |r| r.mode).number(),
+        )
+        .with(
+            "ReplicationState",
+            replication
+                .map_or(ReplicationState::Disabled, |r| r.state)
+                .number(),
+        )
+        .with(
+            "ReplicationHealth",
+            replication
+                .map_or(ReplicationHealth::NotApplicable, |r| r.health)
+                .number(),
+        )
+        .with("ReplicationStateEx", states.collect::<Vec<_>>())
+        .with("ReplicationHealthEx", healths.collect::<Vec<_>>())
+        .with_some("TestReplicaSystem", test)
+}

@@ -1,0 +1,256 @@
+//! The host and its VMs as computer systems, and the little of a guest's services that is known: an agent's channel.
+
+use lifeboat_cim::Instance;
+use lifeboat_engine::action::{ReplicationView, VmView};
+use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::records::TestPhase;
+use lifeboat_model::{
+    FailedOverReplicationType, ReplicationHealth, ReplicationMode, ReplicationState, Timestamp,
+};
+
+use super::names::{SYSTEM, guid, host_path, part_id, path, vm_path};
+use super::{ClassView, Make, element, instant, link, view, well};
+use crate::cim::HostFacts;
+use crate::cim::facts::{HostParts, VmParts};
+
+pub(super) const CLASSES: &[ClassView] = &[
+    view(SYSTEM, Make::Host(host)),
+    view(SYSTEM, Make::Vm(vm)),
+    view("Msvm_HostedDependency", Make::Vm(hosted)),
+    view("Msvm_ReplicaSystemDependency", Make::Vm(test_of)),
+    view("Msvm_ShutdownComponent", Make::Vm(shutdown)),
+    view("Msvm_HeartbeatComponent", Make::Vm(heartbeat)),
+    view("Msvm_KvpExchangeComponent", Make::Vm(exchange)),
+    view("Msvm_SystemDevice", Make::Vm(devices)),
+];
+
+fn host(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
+    let name = &host.name;
+    let system = element(
+        SYSTEM,
+        "Hosting Computer System",
+        "Microsoft Hosting Computer System",
+        name,
+    );
+    let system = well(system)
+        .with("CreationClassName", SYSTEM)
+        .with("Name", name.as_str())
+        .with("EnabledState", 2_u16)
+        .with("RequestedState", 12_u16)
+        .with("EnabledDefault", 2_u16)
+        .with("Dedicated", vec![0_u16])
+        .with("ResetCapability", 1_u16)
+        .with("NumberOfNumaNodes", 1_u16)
+        .with("EnhancedSessionModeState", 3_u16);
+    vec![replicated(system, None)]
+}
+
+fn vm(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
+    let view = &of.view;
+    let description = "Microsoft Virtual Machine";
+    let system = element(SYSTEM, "Virtual Machine", description, &view.spec.name)
+        .with("CreationClassName", SYSTEM)
+        .with("Name", guid(view.spec.uuid))
+        .with("OperationalStatus", vec![operational_status(view)])
+        .with("StatusDescriptions", vec![status_text(view)])
+        .with("Status", status_text(view))
+        .with("HealthState", health_state(view))
+        .with("EnabledState", enabled_state(view.power))
+        .with("RequestedState", 12_u16)
+        .with("EnabledDefault", 3_u16)
+        .with("AvailableRequestedStates", vec![2_u16, 3, 9, 11])
+        .with("Dedicated", vec![0_u16])
+        .with("ResetCapability", 1_u16)
+        // When the guest was started is not recorded; clients that read this want a number.
+        .with("OnTimeInMilliseconds", 0_u64)
+        .with("NumberOfNumaNodes", 1_u16)
+        .with("EnhancedSessionModeState", 3_u16);
+    vec![replicated(system, view.replication.as_ref())]
+}
+
+/// What a VM does, as `EnabledState` has it.
+pub(super) fn enabled_state(power: PowerState) -> u16 {
+    match power {
+        PowerState::Running => 2,
+        PowerState::Off => 3,
+        PowerState::Paused | PowerState::Stalled => 9,
+    }
+}
+
+/// `OperationalStatus`: degraded when the guest stands still because of its disks.
+pub(super) fn operational_status(view: &VmView) -> u16 {
+    match view.power {
+        PowerState::Running | PowerState::Off | PowerState::Paused => 2,
+        PowerState::Stalled => 3,
+    }
+}
+
+pub(super) fn status_text(view: &VmView) -> &'static str {
+    match view.power {
+        PowerState::Running | PowerState::Off | PowerState::Paused => "OK",
+        PowerState::Stalled => "Degraded",
+    }
+}
+
+/// `HealthState` of the machine itself, not of its replication.
+pub(super) fn health_state(view: &VmView) -> u16 {
+    match view.power {
+        PowerState::Running | PowerState::Off | PowerState::Paused => 5,
+        PowerState::Stalled => 20,
+    }
+}
+
+/// The properties that relationship and system share; the system's are those of its first relationship.
+fn replicated(system: Instance, replication: Option<&ReplicationView>) -> Instance {
+    let mode = replication.map_or(ReplicationMode::None, |r| r.mode);
+    let state = replication.map_or(ReplicationState::Disabled, |r| r.state);
+    let health = replication.map_or(ReplicationHealth::NotApplicable, |r| r.health);
+    let facts = replication.map(Replicated::of).unwrap_or_default();
+    facts.add(
+        system
+            .with("ReplicationMode", mode.number())
+            .with("ReplicationState", state.number())
+            .with("ReplicationHealth", health.number()),
+    )
+}
+
+/// What was replicated last, and what the VM is failed over to.
+pub(super) struct Replicated {
+    failed_over: FailedOverReplicationType,
+    last: Option<Timestamp>,
+}
+
+impl Default for Replicated {
+    fn default() -> Self {
+        Self {
+            failed_over: FailedOverReplicationType::None,
+            last: None,
+        }
+    }
+}
+
+impl Replicated {
+    pub(super) fn of(replication: &ReplicationView) -> Self {
+        let failover = replication.failover.as_ref();
+        Self {
+            failed_over: failover.map_or(FailedOverReplicationType::None, |f| f.kind),
+            last: replication.last_replication,
+        }
+    }
+
+    /// A relationship of which nothing but the time of the last replication is known.
+    pub(super) fn last(at: Option<Timestamp>) -> Self {
+        Self {
+            last: at,
+            ..Self::default()
+        }
+    }
+
+    /// Of what kind the last cycle was, the engine does not keep: one that arrived was at least a regular one.
+    pub(super) fn add(self, instance: Instance) -> Instance {
+        let last = match self.last {
+            Some(_) => FailedOverReplicationType::Regular,
+            None => FailedOverReplicationType::None,
+        };
+        instance
+            .with("FailedOverReplicationType", self.failed_over.number())
+            .with("LastReplicationType", last.number())
+            .with_some("LastReplicationTime", self.last.map(instant))
+    }
+}
+
+fn hosted(host: &HostFacts, of: &VmParts) -> Vec<Instance> {
+    let (host, vm) = (host_path(host), vm_path(of.view.spec.uuid));
+    vec![link(
+        "Msvm_HostedDependency",
+        ("Antecedent", host),
+        ("Dependent", vm),
+    )]
+}
+
+/// A test VM that is there; one that is being made or thrown away is not.
+fn test_of(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
+    let test = of.view.replication.as_ref().and_then(|r| r.test.as_ref());
+    let test = test.filter(|t| t.phase == TestPhase::Ready);
+    let dependency = |vm| {
+        let replica = ("Antecedent", vm_path(of.view.spec.uuid));
+        link(
+            "Msvm_ReplicaSystemDependency",
+            replica,
+            ("Dependent", vm_path(vm)),
+        )
+    };
+    test.map(|t| dependency(t.vm)).into_iter().collect()
+}
+
+/// The services in the guest that a client may look for: class, name, what it is called.
+const COMPONENTS: [(&str, &str, &str); 3] = [
+    ("Msvm_ShutdownComponent", "Shutdown", "Microsoft Shutdown Service"),
+    (
+        "Msvm_HeartbeatComponent",
+        "Heartbeat",
+        "Microsoft Heartbeat Service",
+    ),
+    (
+        "Msvm_KvpExchangeComponent",
+        "Key-Value Pair Exchange",
+        "Microsoft Key-Value Pair Exchange Service",
+    ),
+];
+
+/// They are there when the guest runs and has a channel for the agent that serves all of them.
+fn components(of: &VmParts) -> &'static [(&'static str, &'static str, &'static str)] {
+    match of.view.power == PowerState::Running && of.view.spec.guest_agent {
+        true => &COMPONENTS,
+        false => &[],
+    }
+}
+
+fn device_id(of: &VmParts, class: &str) -> String {
+    part_id(of.view.spec.uuid, class)
+}
+
+fn component(of: &VmParts, wanted: &str) -> Vec<Instance> {
+    let found = components(of).iter().filter(|(class, _, _)| *class == wanted);
+    let make = |(class, name, description): &(&str, &str, &str)| {
+        well(element(class, name, description, name))
+            .with("Name", *name)
+            .with("EnabledState", 2_u16)
+            .with("RequestedState", 12_u16)
+            .with("EnabledDefault", 7_u16)
+            .with("SystemCreationClassName", SYSTEM)
+            .with("SystemName", guid(of.view.spec.uuid))
+            .with("CreationClassName", *class)
+            .with("DeviceID", device_id(of, class))
+            .with("Availability", 6_u16)
+            .with("AdditionalAvailability", vec![6_u16])
+    };
+    found.map(make).collect()
+}
+
+fn shutdown(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
+    component(of, "Msvm_ShutdownComponent")
+}
+
+fn heartbeat(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
+    component(of, "Msvm_HeartbeatComponent")
+}
+
+fn exchange(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
+    component(of, "Msvm_KvpExchangeComponent")
+}
+
+fn devices(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
+    let vm = of.view.spec.uuid;
+    let device = |(class, _, _): &(&str, &str, &str)| {
+        let keys = [
+            ("SystemCreationClassName", SYSTEM),
+            ("SystemName", &guid(vm)),
+            ("CreationClassName", class),
+            ("DeviceID", &device_id(of, class)),
+        ];
+        let device = ("PartComponent", path(class, &keys));
+        link("Msvm_SystemDevice", ("GroupComponent", vm_path(vm)), device)
+    };
+    components(of).iter().map(device).collect()
+}

@@ -1,0 +1,443 @@
+//! What instances are made of: the host, a VM with its recovery points, a job, as the engine answers for them at this
+//! moment, and which of them a walk visits. Which class is made of what is in [`super::classes`]. Nothing here outlives
+//! the walks that use it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use lifeboat_cim::{CimError, Status};
+use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ServerView, VmRef, VmView};
+use lifeboat_engine::ports::store::Target;
+use lifeboat_engine::records::Job;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId};
+
+use super::ObjectManager;
+
+/// The hardware this host runs on, as far as clients ask for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Logical processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Model of the processors; empty when it is not known.
+    pub processor: String,
+}
+
+impl Machine {
+    /// What the kernel says. Anything it does not say is zero or empty.
+    #[must_use]
+    pub fn read() -> Self {
+        let text = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|l| l.starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let memory = field(&text("/proc/meminfo"), "MemTotal");
+        let kib = memory.and_then(|m| m.split(' ').next()?.parse::<u64>().ok());
+        let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        Self {
+            cpus,
+            memory: kib.unwrap_or(0).saturating_mul(1024),
+            processor: field(&text("/proc/cpuinfo"), "model name").unwrap_or_default(),
+        }
+    }
+}
+
+/// What the host's own classes are made of.
+pub(crate) struct HostParts {
+    /// It as a replica server.
+    pub(crate) server: ServerView,
+    /// Who may replicate to it.
+    pub(crate) entries: Vec<AuthorizationEntry>,
+}
+
+/// What a VM's classes are made of.
+pub(crate) struct VmParts {
+    /// The VM.
+    pub(crate) view: Arc<VmView>,
+    /// Recovery points that are shown, newest first; `None` before somebody needed them.
+    points: Option<Arc<Vec<PointView>>>,
+}
+
+impl VmParts {
+    /// A VM whose points have not been asked for.
+    pub(crate) fn new(view: Arc<VmView>) -> Self {
+        Self { view, points: None }
+    }
+
+    /// Recovery points, newest first: all that are sealed, and the newest cycle when it is newer than those.
+    pub(crate) fn points(&self) -> &[PointView] {
+        self.points.as_ref().map_or(&[], |p| p.as_slice())
+    }
+}
+
+/// What a job's classes are made of.
+pub(crate) struct JobParts {
+    /// The job.
+    pub(crate) job: Job,
+    /// Its VM is on this host; only looked up for classes that name the VM.
+    pub(crate) vm_exists: bool,
+    /// The time of this host.
+    pub(crate) now: Timestamp,
+}
+
+/// One of the things that a walk visits.
+pub(crate) enum Parts {
+    /// The host.
+    Host(HostParts),
+    /// A VM.
+    Vm(VmParts),
+    /// A job.
+    Job(JobParts),
+}
+
+/// What the wanted classes are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// The host.
+    pub(crate) host: bool,
+    /// VMs.
+    pub(crate) vm: bool,
+    /// Recovery points of VMs.
+    pub(crate) points: bool,
+    /// Jobs.
+    pub(crate) job: bool,
+    /// Whether the VMs of jobs exist.
+    pub(crate) job_vm: bool,
+}
+
+/// Where a walk goes.
+pub(crate) enum Leg {
+    /// To the host.
+    Host,
+    /// To one VM.
+    Vm(VmId),
+    /// To all VMs.
+    Vms,
+    /// To all VMs that have recovery points, unless something was found before.
+    PointsUnlessFound,
+    /// To the replica that this test VM belongs to.
+    TestOf(VmId),
+    /// To one job.
+    Job(JobId),
+    /// To all jobs, or to those of one VM.
+    Jobs(Option<VmId>),
+}
+
+/// What walks that overlap in time share, so that many clients that enumerate at once ask each actor once and not once
+/// each. A walk takes nothing that was asked before it began itself.
+#[derive(Default)]
+pub(crate) struct Shared {
+    clock: AtomicU64,
+    vms: Slot<Vec<Arc<VmView>>>,
+    points: Mutex<HashMap<VmId, Arc<Slot<Vec<PointView>>>>>,
+}
+
+impl Shared {
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The last answer to a question, and when it was asked. One asks at a time; whoever waits meanwhile finds an answer that
+/// is younger than its own wish, unless it is the first to wait.
+struct Slot<T> {
+    last: tokio::sync::Mutex<Option<(u64, Arc<T>)>>,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self {
+            last: tokio::sync::Mutex::new(None),
+        }
+    }
+}
+
+impl<T> Slot<T> {
+    async fn get(
+        &self,
+        shared: &Shared,
+        since: u64,
+        ask: impl Future<Output = Result<T, CimError>>,
+    ) -> Result<Arc<T>, CimError> {
+        let mut last = self.last.lock().await;
+        if let Some((_, known)) = last.as_ref().filter(|(at, _)| *at > since) {
+            return Ok(known.clone());
+        }
+        let at = shared.tick();
+        let new = Arc::new(ask.await?);
+        *last = Some((at, new.clone()));
+        Ok(new)
+    }
+}
+
+/// A walk over the host, VMs and jobs, one at a time.
+pub(crate) struct Walk {
+    shared: Arc<Shared>,
+    since: u64,
+    needs: Needs,
+    legs: VecDeque<Leg>,
+    listed: VecDeque<Arc<VmView>>,
+    jobs: VecDeque<Job>,
+    /// Something was found; set by whoever walks.
+    pub(crate) found: bool,
+}
+
+impl Walk {
+    /// A walk along these legs.
+    pub(crate) fn new(manager: &ObjectManager, needs: Needs, legs: impl IntoIterator<Item = Leg>) -> Self {
+        let mut weak = manager.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = weak.upgrade().unwrap_or_else(|| {
+            let new = Arc::new(Shared::default());
+            *weak = Arc::downgrade(&new);
+            new
+        });
+        Self {
+            since: shared.tick(),
+            shared,
+            needs,
+            legs: legs.into_iter().collect(),
+            listed: VecDeque::new(),
+            jobs: VecDeque::new(),
+            found: false,
+        }
+    }
+
+    /// A walk to everything that is needed.
+    pub(crate) fn everywhere(manager: &ObjectManager, needs: Needs) -> Self {
+        let legs = [
+            (needs.host, Leg::Host),
+            (needs.vm || needs.points, Leg::Vms),
+            (needs.job || needs.job_vm, Leg::Jobs(None)),
+        ];
+        let legs = legs.into_iter().filter(|(needed, _)| *needed);
+        Self::new(manager, needs, legs.map(|(_, leg)| leg))
+    }
+
+    /// The next thing; what has gone meanwhile is left out.
+    pub(crate) async fn next(&mut self, manager: &ObjectManager) -> Result<Option<Parts>, CimError> {
+        loop {
+            if let Some(view) = self.listed.pop_front() {
+                let mut parts = VmParts::new(view);
+                if self.needs.points {
+                    self.add_points(manager, &mut parts).await?;
+                }
+                return Ok(Some(Parts::Vm(parts)));
+            }
+            if let Some(job) = self.jobs.pop_front() {
+                return self.job(manager, job).await.map(Some);
+            }
+            let Some(leg) = self.legs.pop_front() else {
+                return Ok(None);
+            };
+            if let Some(host) = self.set_out(manager, leg).await? {
+                return Ok(Some(host));
+            }
+        }
+    }
+
+    async fn set_out(&mut self, manager: &ObjectManager, leg: Leg) -> Result<Option<Parts>, CimError> {
+        match leg {
+            Leg::Host => return manager.host_parts().await.map(|h| Some(Parts::Host(h))),
+            Leg::Vm(id) => self.listed.extend(manager.show(id).await?.map(Arc::new)),
+            Leg::Vms => self.listed.extend(self.all(manager).await?.iter().cloned()),
+            Leg::PointsUnlessFound if self.found => {}
+            Leg::PointsUnlessFound => {
+                let all = self.all(manager).await?;
+                self.listed.extend(all.iter().filter(|v| is_copy(v)).cloned());
+            }
+            Leg::TestOf(test) => {
+                let tests = |v: &&Arc<VmView>| {
+                    let replication = v.replication.as_ref();
+                    replication
+                        .and_then(|r| r.test.as_ref())
+                        .is_some_and(|t| t.vm == test)
+                };
+                let all = self.all(manager).await?;
+                self.listed.extend(all.iter().filter(tests).cloned());
+            }
+            Leg::Job(id) => self.jobs.extend(manager.job(id).await?),
+            Leg::Jobs(vm) => {
+                let wanted = |j: &Job| vm.is_none_or(|vm| j.vm == vm);
+                self.jobs.extend(manager.jobs().await?.into_iter().filter(wanted));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn all(&self, manager: &ObjectManager) -> Result<Arc<Vec<Arc<VmView>>>, CimError> {
+        let ask = async {
+            match manager.ask(Action::ListVms).await? {
+                Answer::Vms(vms) => Ok(vms.into_iter().map(Arc::new).collect()),
+                _ => Err(unexpected("ListVms")),
+            }
+        };
+        self.shared.vms.get(&self.shared, self.since, ask).await
+    }
+
+    /// Asks for the recovery points of a VM that were not asked for yet.
+    pub(crate) async fn add_points(
+        &self,
+        manager: &ObjectManager,
+        parts: &mut VmParts,
+    ) -> Result<(), CimError> {
+        if parts.points.is_some() {
+            return Ok(());
+        }
+        let points = if is_copy(&parts.view) {
+            let vm = parts.view.spec.uuid;
+            let failover = parts.view.replication.as_ref().and_then(|r| r.failover.as_ref());
+            let ask = manager.recovery_points(vm, failover.map(|f| f.target));
+            let slot = {
+                let mut slots = self.shared.points.lock().unwrap_or_else(PoisonError::into_inner);
+                slots.entry(vm).or_default().clone()
+            };
+            slot.get(&self.shared, self.since, ask).await?
+        } else {
+            Arc::default()
+        };
+        parts.points = Some(points);
+        Ok(())
+    }
+
+    async fn job(&self, manager: &ObjectManager, job: Job) -> Result<Parts, CimError> {
+        let vm_exists = self.needs.job_vm && manager.show(job.vm).await?.is_some();
+        Ok(Parts::Job(JobParts {
+            job,
+            vm_exists,
+            now: now(),
+        }))
+    }
+}
+
+fn is_copy(view: &VmView) -> bool {
+    let mode = view.replication.as_ref().map(|r| r.mode);
+    matches!(
+        mode,
+        Some(ReplicationMode::Replica | ReplicationMode::ExtendedReplica)
+    )
+}
+
+/// The time of this host.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}
+
+fn unexpected(action: &str) -> CimError {
+    CimError::new(
+        Status::Failed,
+        format!("the engine gave another answer than {action} has"),
+    )
+}
+
+/// The error of a read that the engine did not grant.
+pub(crate) fn refused(refusal: Refusal) -> CimError {
+    let status = match refusal.code {
+        ReturnCode::FileNotFound => Status::NotFound,
+        ReturnCode::InvalidParameter | ReturnCode::IncorrectType => Status::InvalidParameter,
+        ReturnCode::AccessDenied => Status::AccessDenied,
+        ReturnCode::NotSupported => Status::NotSupported,
+        ReturnCode::Completed
+        | ReturnCode::JobStarted
+        | ReturnCode::Failed
+        | ReturnCode::Unknown
+        | ReturnCode::Timeout
+        | ReturnCode::InUse
+        | ReturnCode::InvalidState
+        | ReturnCode::Unavailable
+        | ReturnCode::OutOfMemory => Status::Failed,
+    };
+    CimError::new(status, refusal.message)
+}
+
+impl ObjectManager {
+    async fn ask(&self, action: Action) -> Result<Answer, CimError> {
+        self.management.perform(action).await.map_err(refused)
+    }
+
+    /// A VM of this host, if it is here.
+    pub(crate) async fn show(&self, vm: VmId) -> Result<Option<VmView>, CimError> {
+        let vm = VmRef(vm.to_string());
+        match self.management.perform(Action::ShowVm { vm }).await {
+            Ok(Answer::Vm(view)) => Ok(Some(*view)),
+            Ok(_) => Err(unexpected("ShowVm")),
+            Err(refusal) if refusal.code == ReturnCode::FileNotFound => Ok(None),
+            Err(refusal) => Err(refused(refusal)),
+        }
+    }
+
+    /// A job, if it is remembered.
+    pub(crate) async fn job(&self, job: JobId) -> Result<Option<Job>, CimError> {
+        match self.management.perform(Action::ShowJob { job }).await {
+            Ok(Answer::Job(job)) => Ok(Some(job)),
+            Ok(_) => Err(unexpected("ShowJob")),
+            Err(refusal) if refusal.code == ReturnCode::FileNotFound => Ok(None),
+            Err(refusal) => Err(refused(refusal)),
+        }
+    }
+
+    async fn jobs(&self) -> Result<Vec<Job>, CimError> {
+        match self.ask(Action::ListJobs).await? {
+            Answer::Jobs(jobs) => Ok(jobs),
+            _ => Err(unexpected("ListJobs")),
+        }
+    }
+
+    async fn host_parts(&self) -> Result<HostParts, CimError> {
+        let Answer::Server(server) = self.ask(Action::ShowServer).await? else {
+            return Err(unexpected("ShowServer"));
+        };
+        let Answer::Entries(entries) = self.ask(Action::ListAuthorization).await? else {
+            return Err(unexpected("ListAuthorization"));
+        };
+        Ok(HostParts { server, entries })
+    }
+
+    /// The recovery points of a replica that are shown. Of one that cannot tell, because nothing has arrived yet or its
+    /// files cannot be read, none: its health says what is wrong, and the others are to be seen nevertheless.
+    async fn recovery_points(&self, vm: VmId, used: Option<Target>) -> Result<Vec<PointView>, CimError> {
+        let action = Action::ListPoints {
+            vm: VmRef(vm.to_string()),
+        };
+        match self.management.perform(action).await {
+            Ok(Answer::Points(points)) => Ok(shown(points, used)),
+            Ok(_) => Err(unexpected("ListPoints")),
+            Err(refusal) => {
+                tracing::debug!(%vm, error = %refusal, "no recovery points are shown");
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// What a VM's classes are made of, points included.
+    #[allow(dead_code, reason = "for methods that answer with instances")]
+    pub(crate) async fn vm_parts(&self, vm: VmId) -> Result<Option<VmParts>, CimError> {
+        let Some(view) = self.show(vm).await? else {
+            return Ok(None);
+        };
+        let mut parts = VmParts::new(Arc::new(view));
+        let walk = Walk::new(self, Needs::default(), []);
+        walk.add_points(self, &mut parts).await?;
+        Ok(Some(parts))
+    }
+}
+
+/// Of all instants that can be brought back the sealed points; the newest cycle when it is newer than those, without which
+/// a replica that keeps no history would show nothing; and what the VM is failed over to.
+fn shown(mut points: Vec<PointView>, used: Option<Target>) -> Vec<PointView> {
+    let mut first = true;
+    points.retain(|p| match p.target {
+        Target::Point { .. } => {
+            first = false;
+            true
+        }
+        Target::Cycle { .. } => std::mem::replace(&mut first, false) || used == Some(p.target),
+        Target::Abandoned => false,
+    });
+    points
+}

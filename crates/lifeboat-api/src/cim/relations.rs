@@ -1,0 +1,219 @@
+//! Associators and references: the associations of an instance and what they lead to. Which associations there are is in
+//! the table of classes; here they are followed.
+
+use lifeboat_cim::{CimError, CimType, Instance, InstanceName, Namespace, ObjectPath, Status, Value};
+
+use super::classes::{self, ClassView, Make};
+use super::cursor::{Home, Located, entries, needs};
+use super::facts::{Leg, Needs, Parts, Walk};
+use super::{ObjectManager, Relations};
+
+/// `ReplicationMode` of a test VM, which the associations of another VM may name.
+const TEST: u64 = 3;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// The instances at the other ends.
+    Ends,
+    /// The associations themselves.
+    Links,
+}
+
+/// A question about the relations of one instance.
+pub(super) struct Related {
+    namespace: &'static Namespace,
+    links: Vec<&'static ClassView>,
+    source: InstanceName,
+    relations: Relations,
+    want: Want,
+}
+
+impl Related {
+    /// The question, and the walk on which its answers are found.
+    pub(super) fn new(
+        manager: &ObjectManager,
+        namespace: &'static Namespace,
+        relations: Relations,
+        want: Want,
+        source: Located,
+    ) -> Result<(Self, Walk), CimError> {
+        let named = [
+            ("AssocClass", &relations.association),
+            ("ResultClass", &relations.result),
+        ];
+        for (parameter, class) in named {
+            if let Some(class) = class
+                && namespace.class(class).is_err()
+            {
+                let shown: String = class.chars().take(80).collect();
+                let text = format!("{parameter}: there is no class {shown} in {}", namespace.name);
+                return Err(CimError::new(Status::InvalidParameter, text));
+            }
+        }
+        let mut related = Self {
+            namespace,
+            links: Vec::new(),
+            source: source.name,
+            relations,
+            want,
+        };
+        let all = classes::all().filter(|c| c.namespace.eq_ignore_ascii_case(&namespace.name));
+        related.links = all.filter(|c| related.may_link(c)).collect();
+        let needs = needs(&related.links);
+        let mut legs = legs(needs, &source.home);
+        if let Home::Vm(vm) = source.home
+            && source.instance.unsigned("ReplicationMode") == Some(TEST)
+        {
+            legs.push(Leg::TestOf(vm));
+        }
+        Ok((related, Walk::new(manager, needs, legs)))
+    }
+
+    /// Whether instances of a class can be among the associations asked for.
+    fn may_link(&self, view: &ClassView) -> bool {
+        let is_a = |class: &str, ancestor: &str| self.namespace.is_a(class, ancestor);
+        let Ok(class) = self.namespace.class(view.class) else {
+            return false;
+        };
+        let wanted = |ancestor: &Option<String>| ancestor.as_ref().is_none_or(|a| is_a(view.class, a));
+        if !class.association
+            || !wanted(&self.relations.association)
+            || (self.want == Want::Links && !wanted(&self.relations.result))
+        {
+            return false;
+        }
+        let ends = class.properties.iter().filter(|p| p.kind == CimType::Reference);
+        let holds = |p: &lifeboat_cim::Property| {
+            p.reference_class
+                .as_ref()
+                .is_none_or(|c| is_a(&self.source.class, c))
+        };
+        ends.clone()
+            .any(|p| named(&self.relations.role, &p.name) && holds(p))
+    }
+
+    /// The answers that one thing of the walk gives.
+    pub(super) async fn batch(
+        &self,
+        manager: &ObjectManager,
+        walk: &Walk,
+        parts: &mut Parts,
+    ) -> Result<Vec<Instance>, CimError> {
+        let mut links = Vec::new();
+        let mut ends: Vec<ObjectPath> = Vec::new();
+        for link in classes::make(&self.links, &manager.host, parts) {
+            let others = self.others(&link);
+            if others.is_empty() {
+                continue;
+            }
+            links.push(link);
+            for end in others {
+                if !ends.contains(&end) {
+                    ends.push(end);
+                }
+            }
+        }
+        if self.want == Want::Links {
+            return Ok(links);
+        }
+        let mut found = Vec::new();
+        for end in ends {
+            found.extend(self.end(manager, walk, parts, &end).await?);
+        }
+        Ok(found)
+    }
+
+    /// The other ends of an association, if one end is the source.
+    fn others(&self, link: &Instance) -> Vec<ObjectPath> {
+        let reference = |(name, value): &(String, Value)| match value {
+            Value::Reference(path) => Some((name.clone(), (**path).clone())),
+            _ => None,
+        };
+        let ends: Vec<_> = link.properties.iter().filter_map(reference).collect();
+        let here = |(name, path): &(String, ObjectPath)| {
+            named(&self.relations.role, name) && path.name == self.source && self.is_here(path)
+        };
+        let Some(own) = ends.iter().position(here) else {
+            return Vec::new();
+        };
+        let wanted = |(n, (name, path)): &(usize, (String, ObjectPath))| {
+            let class = match (self.want, &self.relations.result) {
+                (Want::Ends, Some(class)) => self.namespace.is_a(&path.name.class, class),
+                (Want::Ends | Want::Links, _) => true,
+            };
+            *n != own && class && named(&self.relations.result_role, name)
+        };
+        let others = ends.into_iter().enumerate().filter(wanted);
+        others.map(|(_, (_, path))| path).collect()
+    }
+
+    fn is_here(&self, path: &ObjectPath) -> bool {
+        let namespace = path.namespace.as_ref();
+        namespace.is_none_or(|n| n.eq_ignore_ascii_case(&self.namespace.name))
+    }
+
+    /// The instance at an end: most belong to the thing the walk is at.
+    async fn end(
+        &self,
+        manager: &ObjectManager,
+        walk: &Walk,
+        parts: &mut Parts,
+        end: &ObjectPath,
+    ) -> Result<Option<Instance>, CimError> {
+        let namespace = match &end.namespace {
+            Some(name) => manager.schema().namespace(name)?,
+            None => self.namespace,
+        };
+        let own = entries(namespace, &end.name.class)?;
+        let of_points = |c: &&ClassView| matches!(c.make, Make::Points(_));
+        let (points, plain): (Vec<_>, Vec<_>) = own.into_iter().partition(of_points);
+        let at = |classes: &[&'static ClassView], parts: &Parts| {
+            let made = classes::make(classes, &manager.host, parts);
+            made.into_iter().find(|i| namespace.name_of(i) == end.name)
+        };
+        if let Some(found) = at(&plain, parts) {
+            return Ok(Some(found));
+        }
+        if !points.is_empty()
+            && let Parts::Vm(vm) = parts
+        {
+            walk.add_points(manager, vm).await?;
+            if let Some(found) = at(&points, parts) {
+                return Ok(Some(found));
+            }
+        }
+        match manager.locate(namespace, &end.name).await {
+            Ok(located) => Ok(Some(located.instance)),
+            Err(e) if e.status == Status::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn named(wanted: &Option<String>, name: &str) -> bool {
+    wanted.as_ref().is_none_or(|w| w.eq_ignore_ascii_case(name))
+}
+
+/// The way to all associations that can name something that was found there.
+fn legs(needs: Needs, home: &Home) -> Vec<Leg> {
+    let mut legs = Vec::new();
+    let vms = needs.vm || needs.points;
+    let jobs = needs.job || needs.job_vm;
+    legs.extend(needs.host.then_some(Leg::Host));
+    match home {
+        Home::Host => {
+            legs.extend(vms.then_some(Leg::Vms));
+            legs.extend(jobs.then_some(Leg::Jobs(None)));
+        }
+        Home::Vm(vm) => {
+            legs.extend(vms.then_some(Leg::Vm(*vm)));
+            legs.extend(jobs.then_some(Leg::Jobs(Some(*vm))));
+        }
+        Home::Job(job, vm) => {
+            legs.extend(vms.then_some(Leg::Vm(*vm)));
+            legs.extend(jobs.then_some(Leg::Job(*job)));
+        }
+    }
+    legs
+}
