@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use support::client::Managed;
 use support::guest::{acknowledged, console, start_load, stop_load, verify_in_guest, wait_ready};
-use support::{Host, VM, World, kill9, wait_until};
+use support::{Host, Setup, VM, World, kill9, wait_until};
 
 /// What the guest held at the stations of its story: the highest record of each writer.
 #[derive(Default)]
@@ -116,7 +116,7 @@ fn check(world: &mut World, seen: &mut Seen, name: &str) {
 }
 
 fn play(story: &str, look_around: fn(&Managed)) {
-    let mut managed = Managed::new();
+    let mut managed = Managed::new(&Setup::default());
     managed.world.a.start();
     managed.world.b.start();
     let mut seen = Seen::default();
@@ -154,4 +154,16 @@ fn guest_story_over_cim_xml_with_pywbem() {
 #[test]
 fn guest_story_over_ws_management() {
     play("wsman_story.py", |managed| managed.run_script("pypsrp_smoke.py"));
+}
+
+/// What the page for administrators says is done as it stands there, with a VM that is small and has nothing on its disks.
+#[test]
+fn guest_examples_of_the_page() {
+    let mut managed = Managed::new(&Setup {
+        empty_mib: Some(8),
+        ..Setup::default()
+    });
+    managed.world.a.start();
+    managed.world.b.start();
+    managed.run_script("page_examples.py");
 }

@@ -171,8 +171,8 @@ class CimXml(Host):
         self.refused("query", connection.ExecQuery, "WQL", "SELECT * FORM Msvm_ComputerSystem")
         self.refused("unsupported", connection.CreateInstance, pywbem.CIMInstance("Msvm_ComputerSystem"))
         self.refused("unsupported", connection.DeleteInstance, vm)
-        # A reference to a VM of another host, and words where a number belongs.
-        told.unserved(self, "CommitFailover", story.INVALID_PARAMETER, ComputerSystem=lost)
+        # A reference to a VM of another host.
+        told.unserved(self, "CommitFailover", story.FILE_NOT_FOUND, ComputerSystem=lost)
         self.reads(told, vm)
         self.pulls()
         self.roles(told)

@@ -547,7 +547,7 @@ def test_replica(story):
     story.check("test-running " + test.text("Name").lower())
     # Only the test VM can be destroyed.
     service = story.management(beta).ref
-    story.refused(beta, service, "DestroySystem", INVALID_STATE, AffectedSystem=story.vm(beta).ref)
+    story.refused(beta, service, "DestroySystem", NOT_SUPPORTED, AffectedSystem=story.vm(beta).ref)
     story.power(beta, OFF, test.ref)
     story.done(beta, service, "DestroySystem", 103, AffectedSystem=test.ref)
     equal(beta.query(f"SELECT * FROM Msvm_ComputerSystem WHERE Name = '{test.text('Name')}'"), [], "test VMs")
@@ -593,9 +593,9 @@ def failover_newest(story):
     story.wait_state(beta, RECOVERED, REPLICA)
     story.power(beta, RUNNING)
     story.check("on-newest")
-    story.power(beta, OFF)
     story.serve(beta, "RevertFailover", 98)
     story.wait_state(beta, REPLICATING, REPLICA)
+    equal(story.vm(beta).number("EnabledState"), OFF, "the VM whose failover was thrown away")
     equal([p.text("InstanceID") for p in story.points(beta)], story.points_before, "points after the second revert")
 
 

@@ -214,7 +214,7 @@ class WsMan(Host):
         self.refused("mode", client.enumerate, "Msvm_ComputerSystem", mode="EnumerateNothing")
         self.refused("context", client.pull, vm.uri, client.selectors(), ET.fromstring("<c>no such thing</c>"), 1, None)
         self.refused("method", client.get_epr, vm, "http://schemas.xmlsoap.org/ws/2004/09/transfer/Delete")
-        told.unserved(self, "CommitFailover", story.INVALID_PARAMETER, ComputerSystem=lost)
+        told.unserved(self, "CommitFailover", story.FILE_NOT_FOUND, ComputerSystem=lost)
 
     def reads(self, told):
         client, vm = self.client, told.vm(self).ref

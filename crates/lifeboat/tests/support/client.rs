@@ -39,8 +39,8 @@ fn python() -> PathBuf {
 }
 
 impl Managed {
-    pub fn new() -> Self {
-        let world = World::new(&Setup::default());
+    pub fn new(setup: &Setup) -> Self {
+        let world = World::new(setup);
         let users = world.dir.path().join("users.toml");
         for role in ["viewer", "operator", "administrator"] {
             add_user(&users, role);
@@ -69,6 +69,8 @@ impl Managed {
                 "administrator": user("administrator"),
             },
             "certificate": client,
+            // Where both hosts take replicas in the examples of the page.
+            "replicas": world.dir.path().join("replicas"),
             "replicas_a": world.a.dir.join("replicas"),
             "replicas_b": world.b.dir.join("replicas"),
             "missing": world.b.dir.join("no-such-directory"),
