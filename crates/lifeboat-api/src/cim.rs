@@ -7,8 +7,10 @@
 pub mod caller;
 pub(crate) mod classes;
 mod cursor;
+mod embedded;
 mod facts;
 pub mod indications;
+pub mod methods;
 mod query;
 mod relations;
 

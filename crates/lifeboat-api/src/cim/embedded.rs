@@ -1,0 +1,145 @@
+//! Instances that callers send inside of parameters, and what they mean to the engine; and those that methods give back in
+//! the same way. What is absent leaves things as they are. Whether a wish can be granted is the engine's to say: here is
+//! refused only what cannot be said to it at all.
+
+mod network;
+mod report;
+mod settings;
+
+use lifeboat_cim::{DateTime, Instance, ObjectPath, Value};
+use lifeboat_engine::action::Refusal;
+use lifeboat_model::VmId;
+use lifeboat_model::api::ReturnCode;
+
+pub(crate) use network::cards;
+pub(crate) use report::{error, statistics};
+pub(crate) use settings::{ahead_of_utc, authorization, defaults, peer, replication, server, which};
+
+/// Which relationship of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// With its replica, or with its primary (`\HVR\0`).
+    First,
+    /// With a third host (`\HVR\1`).
+    Extended,
+}
+
+/// A parameter or property that cannot be meant.
+pub(crate) fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(ReturnCode::InvalidParameter, message, "")
+}
+
+/// Something that exists elsewhere, but not here.
+pub(crate) fn unsupported(message: impl Into<String>, hint: &str) -> Refusal {
+    Refusal::new(ReturnCode::NotSupported, message, hint)
+}
+
+/// At most 80 characters of what a caller wrote.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// What follows `Microsoft:` in an InstanceID, in parts.
+fn parts(instance_id: &str) -> Option<Vec<&str>> {
+    let head = instance_id.get(..10)?;
+    let rest = head
+        .eq_ignore_ascii_case("Microsoft:")
+        .then(|| &instance_id[10..])?;
+    Some(rest.split('\\').collect())
+}
+
+/// The VM and the relationship that an InstanceID `Microsoft:<GUID>\HVR\<index>` names.
+pub(crate) fn relationship_id(instance_id: &str) -> Option<(VmId, Which)> {
+    let parts = parts(instance_id)?;
+    let [vm, hvr, index] = parts.as_slice() else {
+        return None;
+    };
+    let index = match *index {
+        "0" => Which::First,
+        "1" => Which::Extended,
+        _ => return None,
+    };
+    hvr.eq_ignore_ascii_case("HVR")
+        .then(|| Some((vm.parse().ok()?, index)))?
+}
+
+/// The VM and the name within it that an InstanceID `Microsoft:<GUID>\<name>` carries.
+fn part_id(instance_id: &str) -> Option<(VmId, &str)> {
+    let parts = parts(instance_id)?;
+    match parts.as_slice() {
+        [vm, name] => Some((vm.parse().ok()?, name)),
+        _ => None,
+    }
+}
+
+/// The VM that an InstanceID `Microsoft:<GUID>` names.
+pub(crate) fn vm_id(instance_id: &str) -> Option<VmId> {
+    let parts = parts(instance_id)?;
+    match parts.as_slice() {
+        [vm] => vm.parse().ok(),
+        _ => None,
+    }
+}
+
+/// The InstanceID in a value that may be an embedded instance, a reference, a path as text, an instance as text, or the
+/// bare InstanceID: clients write all of them.
+pub(crate) fn instance_id(value: &Value) -> Option<String> {
+    match value {
+        Value::Instance(instance) => instance.text("InstanceID").map(str::to_owned),
+        Value::Reference(path) => path.name.text("InstanceID").map(str::to_owned),
+        Value::Text(text) if parts(text).is_some() => Some(text.clone()),
+        Value::Text(text) => {
+            let path = ObjectPath::parse(text).ok()?;
+            path.name.text("InstanceID").map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+/// Properties of an instance that a caller sent, by type. The schema has typed them; what is null or absent is `None`.
+struct Given<'a>(&'a Instance);
+
+impl Given<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.text(name).map(str::trim).filter(|t| !t.is_empty())
+    }
+
+    fn boolean(&self, name: &str) -> Option<bool> {
+        match self.0.get(name)? {
+            Value::Boolean(b) => Some(*b),
+            _ => None,
+        }
+    }
+
+    fn number<T: TryFrom<u64>>(&self, name: &str) -> Result<Option<T>, Refusal> {
+        let number = self.0.unsigned(name).map(|n| {
+            let out = |_| invalid(format!("{name} = {n} is out of range"));
+            T::try_from(n).map_err(out)
+        });
+        number.transpose()
+    }
+
+    fn datetime(&self, name: &str) -> Option<DateTime> {
+        match self.0.get(name)? {
+            Value::DateTime(at) => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// The items of an array; `None` when it is null.
+    fn items(&self, name: &str) -> Option<&[Value]> {
+        match self.0.get(name)? {
+            Value::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The texts of an array; `None` when it is null.
+    fn texts(&self, name: &str) -> Option<Vec<String>> {
+        let text = |v: &Value| match v {
+            Value::Text(text) => Some(text.trim().to_owned()),
+            _ => None,
+        };
+        Some(self.items(name)?.iter().filter_map(text).collect())
+    }
+}

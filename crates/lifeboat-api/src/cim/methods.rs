@@ -1,0 +1,268 @@
+//! Methods: a call that was understood becomes an action of the engine, and its answer a return value. One table says
+//! which method of which class may be called by whom and is carried out by what, and which are not served and why.
+//!
+//! What is refused is a normal answer with a number. The API has no room for the words of a refusal: they are logged.
+//! Errors are for calls that cannot be carried out at all: no such class, method or instance, or parameters that are none.
+
+mod arguments;
+mod failover;
+mod job;
+mod management;
+mod replication;
+mod server;
+mod statistics;
+mod system;
+mod table;
+
+use futures_util::future::BoxFuture;
+use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, ObjectPath, Raw, Status, Value};
+use lifeboat_engine::action::{Action, Answer, Refusal, VmRef, VmView};
+use lifeboat_model::VmId;
+use lifeboat_model::api::ReturnCode;
+use tracing::{info, warn};
+
+use super::classes::job_path;
+use super::embedded::{Which, invalid, shown};
+use super::{Caller, ObjectManager, Outcome};
+use arguments::Arguments;
+pub use table::{Entry, METHODS, NOT_SERVED, NotServed, Numbers};
+
+/// What a method comes to: an outcome, or a refusal, which is a return value as well.
+type Answered = Result<Outcome, Refusal>;
+
+/// Carries out a call.
+type Handler = for<'a> fn(&'a Call<'a>) -> BoxFuture<'a, Answered>;
+
+/// A call of a method that exists, on an instance that exists, with parameters of the right types.
+struct Call<'a> {
+    manager: &'a ObjectManager,
+    namespace: &'a Namespace,
+    caller: &'a Caller,
+    /// The instance whose method it is.
+    target: Instance,
+    arguments: Arguments,
+}
+
+impl Outcome {
+    fn done() -> Self {
+        Self {
+            value: 0,
+            out: Vec::new(),
+        }
+    }
+
+    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.out.push((name.to_owned(), value.into()));
+        self
+    }
+}
+
+fn vm_ref(vm: &VmView) -> VmRef {
+    VmRef(vm.spec.uuid.to_string())
+}
+
+impl Call<'_> {
+    async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
+        self.manager.management.perform(action).await
+    }
+
+    /// Carries out an action that is done when it is answered. A job that comes with it has ended or is only news of it.
+    async fn done(&self, action: Action) -> Answered {
+        self.perform(action).await.map(|_| Outcome::done())
+    }
+
+    /// Carries out an action that may start a job.
+    async fn job(&self, action: Action) -> Answered {
+        Ok(match self.perform(action).await? {
+            Answer::Job(job) => Outcome {
+                value: ReturnCode::JobStarted.number(),
+                out: Vec::new(),
+            }
+            .with("Job", job_path(job.id)),
+            _ => Outcome::done(),
+        })
+    }
+
+    /// A VM of this host.
+    async fn show(&self, vm: VmId) -> Result<VmView, Refusal> {
+        match self
+            .perform(Action::ShowVm {
+                vm: VmRef(vm.to_string()),
+            })
+            .await?
+        {
+            Answer::Vm(view) => Ok(*view),
+            _ => Err(Refusal::new(
+                ReturnCode::Failed,
+                "the engine did not answer with a VM",
+                "",
+            )),
+        }
+    }
+
+    /// The VM that a reference names.
+    async fn vm(&self, parameter: &str) -> Result<VmView, Refusal> {
+        let path = self
+            .arguments
+            .reference(parameter)?
+            .ok_or_else(|| missing(parameter))?;
+        self.show(self.vm_id(parameter, path)?).await
+    }
+
+    fn vm_id(&self, parameter: &str, path: &ObjectPath) -> Result<VmId, Refusal> {
+        self.our_namespace(parameter, path)?;
+        let class = &path.name.class;
+        if !self.namespace.is_a(class, "CIM_ComputerSystem") {
+            let message = format!("{parameter}: {} is no virtual machine", shown(class));
+            return Err(Refusal::new(
+                ReturnCode::IncorrectType,
+                message,
+                "name an Msvm_ComputerSystem",
+            ));
+        }
+        let name = path.name.text("Name").unwrap_or_default();
+        if name.eq_ignore_ascii_case(&self.manager.host.name) {
+            let message = format!("{parameter} names this host, not a virtual machine of it");
+            return Err(Refusal::new(
+                ReturnCode::IncorrectType,
+                message,
+                "name the VM by its GUID",
+            ));
+        }
+        name.parse().map_err(|_| {
+            invalid(format!(
+                "{parameter}: Name \"{}\" is not the GUID of a VM",
+                shown(name)
+            ))
+        })
+    }
+
+    /// A reference into another namespace is none to a thing of ours. Its host is not looked at: clients write many names.
+    fn our_namespace(&self, parameter: &str, path: &ObjectPath) -> Result<(), Refusal> {
+        let other = path
+            .namespace
+            .as_ref()
+            .filter(|n| !n.eq_ignore_ascii_case(&self.namespace.name));
+        match other {
+            None => Ok(()),
+            Some(other) => Err(invalid(format!(
+                "{parameter} leads into the namespace {}",
+                shown(other)
+            ))),
+        }
+    }
+
+    /// Which relationship of a VM the caller means: an instance, a path or an InstanceID. `None`: nothing was said.
+    fn relationship(&self, vm: &VmView) -> Result<Option<Which>, Refusal> {
+        const NAME: &str = "ReplicationRelationship";
+        let Some(value) = self.arguments.get(NAME) else {
+            return Ok(None);
+        };
+        let id = super::embedded::instance_id(value);
+        let named = id.as_deref().and_then(super::embedded::relationship_id);
+        match named.filter(|(of, _)| *of == vm.spec.uuid) {
+            Some((_, which)) => Ok(Some(which)),
+            None => Err(invalid(format!(
+                "{NAME} is none of the VM {}: its InstanceID is \"{}\"",
+                vm.spec.name,
+                shown(&id.unwrap_or_default())
+            ))),
+        }
+    }
+
+    /// The same where the API wants it said.
+    fn relationship_needed(&self, vm: &VmView) -> Result<Which, Refusal> {
+        self.relationship(vm)?
+            .ok_or_else(|| missing("ReplicationRelationship"))
+    }
+}
+
+fn missing(parameter: &str) -> Refusal {
+    invalid(format!("{parameter} is missing"))
+}
+
+impl ObjectManager {
+    /// Calls a method of an instance. Parameters may come in any order; those that are missing are null.
+    ///
+    /// # Errors
+    /// No such namespace, class, method or instance; parameters that the method does not have, that come twice, or whose
+    /// values are not of their types. What the host refuses is not an error but a return value.
+    pub async fn invoke(
+        &self,
+        caller: &Caller,
+        namespace: &str,
+        target: &InstanceName,
+        method: &str,
+        arguments: Vec<(String, Raw)>,
+    ) -> Result<Outcome, CimError> {
+        let space = self.schema.namespace(namespace)?;
+        let class = space.class(&target.class)?;
+        let declared = class.method(method).ok_or_else(|| {
+            let message = format!("{} has no method {}", class.name, shown(method));
+            CimError::new(Status::MethodNotFound, message)
+        })?;
+        let instance = self.get(namespace, target).await?;
+        let arguments = Arguments::typed(space, declared, arguments)?;
+        let about = arguments.about(&instance);
+        let (answered, numbers) = match table::find(&instance.class, &declared.name) {
+            Some(table::Found::Served(entry)) if caller.role < entry.role => {
+                let message = format!(
+                    "{} is for role {:?}; {} is {:?}",
+                    entry.method, entry.role, caller.name, caller.role
+                );
+                (
+                    Err(Refusal::new(ReturnCode::AccessDenied, message, "")),
+                    entry.numbers,
+                )
+            }
+            Some(table::Found::Served(entry)) => {
+                let call = Call {
+                    manager: self,
+                    namespace: space,
+                    caller,
+                    target: instance,
+                    arguments,
+                };
+                ((entry.handler)(&call).await, entry.numbers)
+            }
+            Some(table::Found::Not(why)) => (
+                Err(Refusal::new(ReturnCode::NotSupported, why.reason, "")),
+                why.numbers,
+            ),
+            None => {
+                let message = format!("{}.{} is not served", class.name, declared.name);
+                return Err(CimError::new(Status::MethodNotAvailable, message));
+            }
+        };
+        let caller = &caller.name;
+        Ok(match answered {
+            Ok(outcome) => {
+                info!(
+                    caller,
+                    method = declared.name,
+                    about,
+                    value = outcome.value,
+                    "method carried out"
+                );
+                outcome
+            }
+            Err(refusal) => {
+                let value = numbers.of(refusal.code);
+                let (message, hint) = (&refusal.message, &refusal.hint);
+                warn!(
+                    caller,
+                    method = declared.name,
+                    about,
+                    value,
+                    message,
+                    hint,
+                    "method refused"
+                );
+                Outcome {
+                    value,
+                    out: Vec::new(),
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,99 @@
+//! Methods of the replication service on a replica: test, fail over, go back, commit, and addresses afterwards.
+
+use lifeboat_cim::{Instance, Value};
+use lifeboat_engine::action::{Action, PointSelector, Refusal};
+
+use super::{Answered, Call, missing, vm_ref};
+use crate::cim::classes::{points, vm_path};
+use crate::cim::embedded::{self, invalid};
+
+/// The recovery point that a reference names; null is the newest data there is. Whether this VM has it, the engine says.
+fn point(call: &Call<'_>) -> Result<PointSelector, Refusal> {
+    const NAME: &str = "SnapshotSettingData";
+    let Some(path) = call.arguments.reference(NAME)? else {
+        return Ok(PointSelector::Latest);
+    };
+    call.our_namespace(NAME, path)?;
+    if !call
+        .namespace
+        .is_a(&path.name.class, "CIM_VirtualSystemSettingData")
+    {
+        let message = format!(
+            "{NAME}: {} is no recovery point",
+            embedded::shown(&path.name.class)
+        );
+        return Err(Refusal::new(
+            lifeboat_model::api::ReturnCode::IncorrectType,
+            message,
+            "name an Msvm_VirtualSystemSettingData that Msvm_SnapshotOfVirtualSystem leads to",
+        ));
+    }
+    points::selector(&path.name).map_err(|e| invalid(e.message))
+}
+
+/// The test VM is known as soon as the answer is there: its reference is given with the job.
+pub(super) async fn test(call: &Call<'_>) -> Answered {
+    let vm = call.vm("ComputerSystem").await?;
+    let action = Action::StartTest {
+        vm: vm_ref(&vm),
+        point: point(call)?,
+        start: false,
+    };
+    let outcome = call.job(action).await?;
+    let test = call.show(vm.spec.uuid).await?.replication.and_then(|r| r.test);
+    Ok(match test {
+        Some(test) => outcome.with("ResultingSystem", vm_path(test.vm)),
+        None => outcome,
+    })
+}
+
+/// The primary is not asked whether its VM runs: the API leaves that to whoever calls. The VM is not started.
+pub(super) async fn initiate(call: &Call<'_>) -> Answered {
+    let vm = call.vm("ComputerSystem").await?;
+    let action = Action::InitiateFailover {
+        vm: vm_ref(&vm),
+        point: point(call)?,
+        start: false,
+        force: true,
+    };
+    call.job(action).await
+}
+
+/// A VM that runs is turned off: what it has written since the failover is thrown away in any case.
+pub(super) async fn revert(call: &Call<'_>) -> Answered {
+    let vm = call.vm("ComputerSystem").await?;
+    let action = Action::RevertFailover {
+        vm: vm_ref(&vm),
+        force: true,
+    };
+    call.job(action).await
+}
+
+pub(super) async fn commit(call: &Call<'_>) -> Answered {
+    let vm = call.vm("ComputerSystem").await?;
+    call.job(Action::CommitFailover { vm: vm_ref(&vm) }).await
+}
+
+/// Cards that are not mentioned keep their settings.
+pub(super) async fn network(call: &Call<'_>) -> Answered {
+    const NAME: &str = "NetworkSettings";
+    let vm = call.vm("ComputerSystem").await?;
+    let given: Vec<&Instance> = match call.arguments.get(NAME) {
+        None => return Err(missing(NAME)),
+        Some(Value::Array(items)) => items
+            .iter()
+            .map(|item| match item {
+                Value::Instance(instance) => Ok(&**instance),
+                _ => Err(invalid(format!("{NAME} holds something that is no instance"))),
+            })
+            .collect::<Result<_, _>>()?,
+        Some(_) => return Err(invalid(format!("{NAME} is no array"))),
+    };
+    let before = vm.replication.as_ref().map_or(&[][..], |r| &r.network);
+    let cards = embedded::cards(&given, &vm.spec, before)?;
+    call.done(Action::SetFailoverNetwork {
+        vm: vm_ref(&vm),
+        cards,
+    })
+    .await
+}

@@ -1,0 +1,68 @@
+//! Methods of a job.
+
+use lifeboat_cim::{DateTime, Value};
+use lifeboat_engine::action::{Action, Answer, Refusal};
+use lifeboat_engine::records::Job;
+use lifeboat_model::JobId;
+use lifeboat_model::api::ReturnCode;
+
+use super::{Answered, Call, Outcome, missing};
+use crate::cim::embedded::{self, invalid, unsupported};
+
+/// Return value: a timeout cannot be used.
+const NO_TIMEOUT: u32 = 4098;
+/// CIM_ERR_FAILED.
+const FAILED: u32 = 1;
+/// `PerceivedSeverity`: high.
+const HIGH: u16 = 4;
+
+fn id(call: &Call<'_>) -> Result<JobId, Refusal> {
+    let id = call.target.text("InstanceID").unwrap_or_default();
+    id.parse().map_err(|_| invalid("this job has no id"))
+}
+
+/// Terminating and killing are the same: what a job works on is always left whole.
+pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
+    const STATE: &str = "RequestedState";
+    let timeout = call.arguments.get("TimeoutPeriod");
+    // No time at all is how some clients write that there is no limit.
+    if timeout.is_some_and(|t| *t != Value::DateTime(DateTime::Interval(0))) {
+        return Ok(Outcome {
+            value: NO_TIMEOUT,
+            out: Vec::new(),
+        });
+    }
+    match call.arguments.number(STATE).ok_or_else(|| missing(STATE))? {
+        4 | 5 => call.done(Action::CancelJob { job: id(call)? }).await,
+        2 | 3 | 6 => Err(unsupported("a job can only be terminated (4) or killed (5)", "")),
+        other => Err(invalid(format!("{STATE} {other}: use 4 (terminate) or 5 (kill)"))),
+    }
+}
+
+async fn show(call: &Call<'_>) -> Result<Job, Refusal> {
+    match call.perform(Action::ShowJob { job: id(call)? }).await? {
+        Answer::Job(job) => Ok(job),
+        _ => Err(Refusal::new(
+            ReturnCode::Failed,
+            "the engine did not answer with a job",
+            "",
+        )),
+    }
+}
+
+/// Null when the job has not failed.
+pub(super) async fn error(call: &Call<'_>) -> Answered {
+    Ok(match show(call).await?.error {
+        Some(message) => Outcome::done().with("Error", embedded::error(&message, FAILED, HIGH)),
+        None => Outcome::done(),
+    })
+}
+
+/// Empty when the job has not failed.
+pub(super) async fn errors(call: &Call<'_>) -> Answered {
+    let error = show(call).await?.error;
+    let errors = error
+        .iter()
+        .map(|m| Value::from(embedded::error(m, FAILED, HIGH)));
+    Ok(Outcome::done().with("Errors", Value::Array(errors.collect())))
+}

@@ -1,0 +1,139 @@
+//! Methods of the management service: the end of a test VM, and summaries of VMs.
+
+use lifeboat_cim::Value;
+use lifeboat_engine::action::{Action, Answer, Refusal, VmView};
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{ReplicationMode as Mode, VmId};
+
+use super::{Answered, Call, Outcome, missing, vm_ref};
+use crate::cim::classes::summary;
+use crate::cim::embedded::{self, invalid, shown, unsupported};
+
+async fn all(call: &Call<'_>) -> Result<Vec<VmView>, Refusal> {
+    match call.perform(Action::ListVms).await? {
+        Answer::Vms(vms) => Ok(vms),
+        _ => Err(Refusal::new(
+            ReturnCode::Failed,
+            "the engine did not answer with VMs",
+            "",
+        )),
+    }
+}
+
+/// Ends a test. Other VMs are not destroyed from here.
+pub(super) async fn destroy(call: &Call<'_>) -> Answered {
+    let vm = call.vm("AffectedSystem").await?;
+    if vm.replication.as_ref().map(|r| r.mode) != Some(Mode::TestReplica) {
+        return Err(unsupported(
+            format!(
+                "{} is no test VM; VMs are described by files in this host's VM directory",
+                vm.spec.name
+            ),
+            "to end replication: RemoveReplicationRelationship; to remove a VM, remove its file",
+        ));
+    }
+    let tests = |v: &&VmView| {
+        let test = v.replication.as_ref().and_then(|r| r.test.as_ref());
+        test.is_some_and(|t| t.vm == vm.spec.uuid)
+    };
+    match all(call).await?.iter().find(tests) {
+        Some(replica) => call.job(Action::StopTest { vm: vm_ref(replica) }).await,
+        None => {
+            let message = format!("no replica here is tested by {}", vm.spec.name);
+            Err(Refusal::new(
+                ReturnCode::InvalidState,
+                message,
+                "its test is being ended already",
+            ))
+        }
+    }
+}
+
+/// The VMs whose settings are named; all of them when none is.
+async fn wanted(call: &Call<'_>) -> Result<Vec<VmId>, Refusal> {
+    const NAME: &str = "SettingData";
+    let Some(Value::Array(items)) = call.arguments.get(NAME) else {
+        return Ok(all(call).await?.iter().map(|vm| vm.spec.uuid).collect());
+    };
+    let mut vms = Vec::new();
+    for item in items {
+        let Value::Reference(path) = item else {
+            return Err(invalid(format!("{NAME} holds something that is no reference")));
+        };
+        call.our_namespace(NAME, path)?;
+        let (class, id) = (&path.name.class, path.name.text("InstanceID").unwrap_or_default());
+        // Some clients name the VM itself.
+        let vm = if call.namespace.is_a(class, "CIM_ComputerSystem") {
+            call.vm_id(NAME, path)?
+        } else if call.namespace.is_a(class, "CIM_VirtualSystemSettingData") {
+            embedded::vm_id(id)
+                .ok_or_else(|| invalid(format!("{NAME}: \"{}\" is not the settings of a VM", shown(id))))?
+        } else {
+            let message = format!("{NAME}: {} is neither a VM nor its settings", shown(class));
+            return Err(Refusal::new(ReturnCode::IncorrectType, message, ""));
+        };
+        call.show(vm).await?;
+        vms.push(vm);
+    }
+    Ok(vms)
+}
+
+pub(super) async fn summary(call: &Call<'_>) -> Answered {
+    const CODES: &str = "RequestedInformation";
+    let Some(Value::Array(codes)) = call.arguments.get(CODES) else {
+        return Err(missing(CODES));
+    };
+    let codes: Vec<u64> = codes
+        .iter()
+        .filter_map(|c| match c {
+            Value::Unsigned(n) => Some(*n),
+            _ => None,
+        })
+        .collect();
+    let vms = wanted(call).await?;
+    let mut all = Vec::new();
+    for vm in vms {
+        let parts = call.manager.vm_parts(vm).await;
+        let parts = parts.map_err(|e| Refusal::new(ReturnCode::Failed, e.message, ""))?;
+        // One that has gone meanwhile is left out.
+        if let Some(parts) = parts {
+            let mut summary = summary::summary(&call.manager.host, &parts);
+            summary.properties.retain(|(name, _)| asked(name, &codes));
+            all.push(Value::from(summary));
+        }
+    }
+    Ok(Outcome::done().with("SummaryInformation", Value::Array(all)))
+}
+
+/// Whether a property is among those with these codes. From 116 on the documents of the API contradict each other: whoever
+/// asks for one of those gets all of them.
+fn asked(property: &str, codes: &[u64]) -> bool {
+    const CODES: [(u64, &str); 19] = [
+        (1, "ElementName"),
+        (2, "CreationTime"),
+        (3, "Notes"),
+        (4, "NumberOfProcessors"),
+        (10, "Version"),
+        (11, "Shielded"),
+        (100, "EnabledState"),
+        (101, "ProcessorLoad"),
+        (103, "MemoryUsage"),
+        (104, "Heartbeat"),
+        (105, "UpTime"),
+        (106, "GuestOperatingSystem"),
+        (107, "Snapshots"),
+        (109, "HealthState"),
+        (110, "OperationalStatus"),
+        (111, "StatusDescriptions"),
+        (112, "MemoryAvailable"),
+        (114, "ReplicationMode"),
+        (115, "ReplicationState"),
+    ];
+    if ["InstanceID", "Name"].contains(&property) {
+        return true;
+    }
+    match CODES.iter().find(|(_, name)| *name == property) {
+        Some((code, _)) => codes.contains(code),
+        None => codes.iter().any(|c| *c >= 116),
+    }
+}

@@ -1,0 +1,152 @@
+//! Methods of the replication service about this host: its settings, who may replicate to it, its certificates and its way
+//! to others; and what all services have in common.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use lifeboat_cim::InstanceName;
+use lifeboat_engine::action::{Action, Answer, Refusal};
+use lifeboat_model::AuthorizationEntry;
+use lifeboat_model::api::ReturnCode;
+
+use super::{Answered, Call, Outcome, missing, vm_ref};
+use crate::cim::VIRTUALIZATION;
+use crate::cim::embedded::{self, invalid, shown, unsupported};
+
+const ENTRY: &str = "AuthorizationEntry";
+const PRIMARY: &str = "AllowedPrimaryHostSystem";
+
+fn unexpected() -> Refusal {
+    Refusal::new(
+        ReturnCode::Failed,
+        "the engine answered with something else than was asked for",
+        "",
+    )
+}
+
+pub(super) async fn modify(call: &Call<'_>) -> Answered {
+    let given = call.arguments.instance("SettingData")?;
+    let Answer::Server(server) = call.perform(Action::ShowServer).await? else {
+        return Err(unexpected());
+    };
+    let name = InstanceName::new("Msvm_ReplicationServiceSettingData", &[]);
+    let shown_now = call.manager.get(VIRTUALIZATION, &name).await;
+    let shown_now = shown_now.map_err(|e| Refusal::new(ReturnCode::Failed, e.message, ""))?;
+    let settings = embedded::server(given, &shown_now, server.settings, embedded::ahead_of_utc())?;
+    call.done(Action::SetServer { settings }).await
+}
+
+async fn entries(call: &Call<'_>) -> Result<Vec<AuthorizationEntry>, Refusal> {
+    match call.perform(Action::ListAuthorization).await? {
+        Answer::Entries(entries) => Ok(entries),
+        _ => Err(unexpected()),
+    }
+}
+
+fn find<'a>(entries: &'a [AuthorizationEntry], primary: &str) -> Option<&'a AuthorizationEntry> {
+    entries
+        .iter()
+        .find(|e| e.primary.eq_ignore_ascii_case(primary.trim()))
+}
+
+fn no_entry(primary: &str) -> Refusal {
+    let message = format!("there is no authorization entry for \"{}\"", shown(primary));
+    Refusal::new(
+        ReturnCode::FileNotFound,
+        message,
+        "enumerate Msvm_ReplicationAuthorizationSettingData",
+    )
+}
+
+pub(super) async fn add_entry(call: &Call<'_>) -> Answered {
+    let entry = embedded::authorization(call.arguments.instance(ENTRY)?, None)?;
+    // The engine replaces an entry; here that is what ModifyAuthorizationEntry is for.
+    match find(&entries(call).await?, &entry.primary) {
+        Some(_) => Err(invalid(format!(
+            "there is an authorization entry for \"{}\" already",
+            entry.primary
+        ))),
+        None => call.done(Action::AddAuthorization { entry }).await,
+    }
+}
+
+pub(super) async fn modify_entry(call: &Call<'_>) -> Answered {
+    let given = call.arguments.instance(ENTRY)?;
+    let primary = given.text(PRIMARY).ok_or_else(|| missing(PRIMARY))?;
+    let entries = entries(call).await?;
+    let before = find(&entries, primary).ok_or_else(|| no_entry(primary))?;
+    let entry = embedded::authorization(given, Some(before))?;
+    call.done(Action::AddAuthorization { entry }).await
+}
+
+pub(super) async fn remove_entry(call: &Call<'_>) -> Answered {
+    let primary = call.arguments.text(PRIMARY).ok_or_else(|| missing(PRIMARY))?;
+    let primary = find(&entries(call).await?, primary)
+        .map(|e| e.primary.clone())
+        .ok_or_else(|| no_entry(primary))?;
+    call.done(Action::RemoveAuthorization { primary }).await
+}
+
+/// Binds a VM to an entry that exists.
+pub(super) async fn set_entry(call: &Call<'_>) -> Answered {
+    let vm = call.vm("ComputerSystem").await?;
+    let given = call.arguments.instance(ENTRY)?;
+    let primary = given.text(PRIMARY).ok_or_else(|| missing(PRIMARY))?;
+    let primary = find(&entries(call).await?, primary)
+        .map(|e| e.primary.clone())
+        .ok_or_else(|| no_entry(primary))?;
+    let action = Action::SetAuthorization {
+        vm: vm_ref(&vm),
+        primary,
+    };
+    call.done(action).await
+}
+
+pub(super) async fn connection(call: &Call<'_>) -> Answered {
+    let given = &call.arguments;
+    let host = given
+        .text("RecoveryConnectionPoint")
+        .ok_or_else(|| missing("RecoveryConnectionPoint"))?;
+    let port = given
+        .number("RecoveryServerPortNumber")
+        .and_then(|p| u16::try_from(p).ok());
+    let port = port
+        .filter(|p| *p != 0)
+        .ok_or_else(|| missing("RecoveryServerPortNumber"))?;
+    match given.number("AuthenticationType") {
+        Some(2) => {}
+        None => return Err(missing("AuthenticationType")),
+        Some(1) => {
+            return Err(unsupported(
+                "AuthenticationType 1 (Kerberos) is not offered",
+                "hosts know each other by certificates: use 2",
+            ));
+        }
+        Some(other) => {
+            return Err(invalid(format!(
+                "AuthenticationType {other}: use 2 (certificate)"
+            )));
+        }
+    }
+    let peer = embedded::peer(host, port);
+    call.done(Action::TestConnection { peer }).await
+}
+
+pub(super) async fn certificates(call: &Call<'_>) -> Answered {
+    let certificates = &call.manager.host.certificates;
+    let encoded: Vec<String> = certificates.iter().map(|der| BASE64.encode(der)).collect();
+    Ok(Outcome::done().with("EncodedCertificates", encoded))
+}
+
+/// A service is enabled while the daemon runs, and nothing else.
+pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
+    const ENABLED: u64 = 2;
+    match call.arguments.number("RequestedState") {
+        Some(ENABLED) => Ok(Outcome::done()),
+        _ => Err(unsupported("a service is enabled as long as the daemon runs", "")),
+    }
+}
+
+/// It is started: it has just been asked.
+pub(super) async fn start_service(_: &Call<'_>) -> Answered {
+    Ok(Outcome::done())
+}

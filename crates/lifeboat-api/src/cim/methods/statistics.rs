@@ -1,0 +1,73 @@
+//! Statistics of relationships.
+
+use lifeboat_cim::Value;
+use lifeboat_engine::action::{Action, Refusal, VmView};
+use lifeboat_model::ReplicationHealth;
+use lifeboat_model::api::ReturnCode;
+
+use super::{Answered, Call, Outcome, vm_ref};
+use crate::cim::embedded::{self, Which};
+use crate::cim::facts::now;
+
+/// CIM_ERR_FAILED.
+const FAILED: u32 = 1;
+
+fn report(vm: &VmView, which: Which) -> Answered {
+    let none = |what: &str| {
+        let message = format!("the VM {} {what}", vm.spec.name);
+        Refusal::new(ReturnCode::InvalidState, message, "")
+    };
+    let known = vm.replication.as_ref().ok_or_else(|| none("is not replicated"))?;
+    let (counters, health, notes, last_test) = match which {
+        Which::First => (
+            &known.counters,
+            known.health,
+            &known.health_notes,
+            known.last_test,
+        ),
+        Which::Extended => {
+            let extended = known.extended.as_ref();
+            let extended = extended.ok_or_else(|| none("has no extended relationship on this host"))?;
+            (&extended.counters, extended.health, &extended.health_notes, None)
+        }
+    };
+    // 3 medium, 4 high: what is wrong is as bad as the health says.
+    let severity = if health == ReplicationHealth::Critical {
+        4
+    } else {
+        3
+    };
+    let issue = |note: &String| Value::from(embedded::error(note, FAILED, severity));
+    let issues: Vec<Value> = notes.iter().map(issue).collect();
+    let statistics = Value::from(embedded::statistics(counters, health, now(), last_test));
+    Ok(Outcome::done()
+        .with("ReplicationStatistics", Value::Array(vec![statistics]))
+        .with("ReplicationHealthIssues", Value::Array(issues)))
+}
+
+pub(super) async fn get(call: &Call<'_>) -> Answered {
+    report(&call.vm("ComputerSystem").await?, Which::First)
+}
+
+pub(super) async fn get_ex(call: &Call<'_>) -> Answered {
+    let vm = call.vm("ComputerSystem").await?;
+    report(&vm, call.relationship_needed(&vm)?)
+}
+
+pub(super) async fn reset(call: &Call<'_>) -> Answered {
+    let vm = call.vm("ComputerSystem").await?;
+    let action = Action::ResetStatistics {
+        vm: vm_ref(&vm),
+        extended: false,
+    };
+    call.done(action).await
+}
+
+pub(super) async fn reset_ex(call: &Call<'_>) -> Answered {
+    let vm = call.vm("ComputerSystem").await?;
+    let action = Action::ResetStatistics {
+        vm: vm_ref(&vm),
+        extended: call.relationship_needed(&vm)? == Which::Extended,
+    };
+    call.done(action).await
+}

@@ -1,0 +1,178 @@
+//! Methods of a VM: its power, and the state of its replication.
+
+use std::time::Duration;
+
+use lifeboat_engine::action::{Action, Refusal, ReplicationView, VmView};
+use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State};
+
+use super::{Answered, Call, Outcome, missing, vm_ref};
+use crate::cim::embedded::{Which, invalid, shown, unsupported};
+
+/// How long an answer waits for a guest to shut down. Guests may take minutes, and clients do not wait that long.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+const STATE: &str = "RequestedState";
+
+fn wrong_state(message: impl Into<String>, hint: &str) -> Refusal {
+    Refusal::new(ReturnCode::InvalidState, message, hint)
+}
+
+/// The VM whose method is called; `key` is the property that holds its GUID.
+async fn own(call: &Call<'_>, key: &str) -> Result<VmView, Refusal> {
+    let name = call.target.text(key).unwrap_or_default();
+    let Ok(vm) = name.parse() else {
+        let message = format!("{} is this host, and no virtual machine", shown(name));
+        return Err(Refusal::new(
+            ReturnCode::IncorrectType,
+            message,
+            "name the VM by its GUID",
+        ));
+    };
+    call.show(vm).await
+}
+
+pub(super) async fn state(call: &Call<'_>) -> Answered {
+    let vm = own(call, "Name").await?;
+    let reference = vm_ref(&vm);
+    let wanted = call.arguments.number(STATE).ok_or_else(|| missing(STATE))?;
+    call.done(match wanted {
+        2 => Action::StartVm { vm: reference },
+        3 => Action::StopVm {
+            vm: reference,
+            force: true,
+        },
+        6 => {
+            return Err(unsupported(
+                "RequestedState 6 (save): the memory of a guest is not saved to disk",
+                "pause it (9), or shut it down with Msvm_ShutdownComponent.InitiateShutdown",
+            ));
+        }
+        9 => Action::PauseVm { vm: reference },
+        10 | 11 => Action::ResetVm { vm: reference },
+        other => {
+            let message = format!("RequestedState {other}: use 2 (on), 3 (off), 9 (pause), 10 or 11 (reset)");
+            return Err(invalid(message));
+        }
+    })
+    .await
+}
+
+/// The guest is asked. `Force` is about programs with unsaved work inside of it, which are not ours to spare: it changes
+/// nothing. An answer that takes longer is not waited for, and the guest goes on shutting down.
+pub(super) async fn shutdown(call: &Call<'_>) -> Answered {
+    let vm = own(call, "SystemName").await?;
+    if let Some(reason) = call.arguments.text("Reason") {
+        tracing::info!(
+            vm = vm.spec.name,
+            caller = call.caller.name,
+            reason = shown(reason),
+            "shutdown"
+        );
+    }
+    if call.arguments.boolean("Force").is_none() {
+        return Err(missing("Force"));
+    }
+    let ask = call.done(Action::StopVm {
+        vm: vm_ref(&vm),
+        force: false,
+    });
+    match tokio::time::timeout(PATIENCE, ask).await {
+        Ok(answered) => answered,
+        Err(_) => Ok(Outcome {
+            value: ReturnCode::JobStarted.number(),
+            out: Vec::new(),
+        }),
+    }
+}
+
+pub(super) async fn replication_state(call: &Call<'_>) -> Answered {
+    let vm = own(call, "Name").await?;
+    change(call, &vm, Which::First).await
+}
+
+pub(super) async fn replication_state_ex(call: &Call<'_>) -> Answered {
+    let vm = own(call, "Name").await?;
+    let which = call.relationship(&vm)?.unwrap_or(Which::First);
+    change(call, &vm, which).await
+}
+
+async fn change(call: &Call<'_>, vm: &VmView, which: Which) -> Answered {
+    let wanted = call.arguments.number(STATE).ok_or_else(|| missing(STATE))?;
+    match which {
+        Which::First => change_first(call, vm, wanted).await,
+        Which::Extended => change_extended(call, vm, wanted).await,
+    }
+}
+
+fn no_such(wanted: u64) -> Refusal {
+    invalid(format!("RequestedState {wanted}: use 1, 2, 3, 4, 7 or 9"))
+}
+
+async fn change_first(call: &Call<'_>, vm: &VmView, wanted: u64) -> Answered {
+    let reference = vm_ref(vm);
+    match wanted {
+        1 => call.done(Action::CancelInitialCopy { vm: reference }).await,
+        2 => call.job(Action::BecomeReplica { vm: reference }).await,
+        3 => call.done(Action::ResumeReplication { vm: reference }).await,
+        4 => {
+            may_prepare(vm)?;
+            let action = Action::PlannedFailover {
+                vm: reference,
+                force: false,
+                prepare_only: true,
+                start: false,
+            };
+            call.job(action).await
+        }
+        7 => call.done(Action::SuspendReplication { vm: reference }).await,
+        9 => call.done(Action::CancelResync { vm: reference }).await,
+        other => Err(no_such(other)),
+    }
+}
+
+/// Preparing is the primary's, of a VM that is off: the engine could ask the other host, and would shut the guest down,
+/// which nobody who calls this expects.
+fn may_prepare(vm: &VmView) -> Result<(), Refusal> {
+    if vm.replication.as_ref().map(|r| r.mode) != Some(Mode::Primary) {
+        return Err(wrong_state(
+            "a planned failover is prepared on the primary, and this VM is none",
+            "call it on the other host",
+        ));
+    }
+    match vm.power {
+        PowerState::Off => Ok(()),
+        PowerState::Running | PowerState::Paused | PowerState::Stalled => Err(wrong_state(
+            "the VM runs; a planned failover is prepared when it is off",
+            "shut it down first: Msvm_ShutdownComponent.InitiateShutdown",
+        )),
+    }
+}
+
+async fn change_extended(call: &Call<'_>, vm: &VmView, wanted: u64) -> Answered {
+    let extended = |r: &ReplicationView| r.extended.as_ref().map(|e| e.state);
+    let state = vm.replication.as_ref().and_then(extended);
+    let state = state.ok_or_else(|| wrong_state("there is no extended relationship on this host", ""))?;
+    let not_now = || {
+        wrong_state(
+            format!("not possible while the extended relationship is {state}"),
+            "",
+        )
+    };
+    // The engine has one word for giving up a copy and a comparison; the API has two, and each must find its own.
+    let copying = matches!(
+        state,
+        State::ReadyForReplication | State::WaitingToCompleteInitialReplication
+    );
+    let comparing = matches!(state, State::Resynchronizing | State::ResynchronizationSuspended);
+    let reference = vm_ref(vm);
+    match wanted {
+        1 if copying => call.done(Action::CancelExtended { vm: reference }).await,
+        9 if comparing => call.done(Action::CancelExtended { vm: reference }).await,
+        3 => call.done(Action::ResumeExtended { vm: reference }).await,
+        7 => call.done(Action::SuspendExtended { vm: reference }).await,
+        1 | 2 | 4 | 9 => Err(not_now()),
+        other => Err(no_such(other)),
+    }
+}

@@ -1,0 +1,343 @@
+//! Which methods there are: one table of those that are served, with the role they need and what carries them out, and one
+//! of those that are not, with the reason. A test holds both against the schema.
+
+use lifeboat_model::api::ReturnCode;
+
+use super::{Handler, failover, job, management, replication, server, statistics, system};
+use crate::cim::Role;
+
+/// How a class numbers its refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// As the replication service does: 32768 to 32779.
+    Api,
+    /// The same without 32779: there a VM that does not exist is a bad parameter.
+    NoFileNotFound,
+    /// As `CIM_ConcreteJob.RequestStateChange` does: 1 to 6, and 4097 for a transition that is not possible.
+    Job,
+    /// 1, not supported, is all it has.
+    Stub,
+}
+
+impl Numbers {
+    /// The return value of a refusal.
+    #[must_use]
+    pub const fn of(self, code: ReturnCode) -> u32 {
+        match (self, code) {
+            (Self::NoFileNotFound, ReturnCode::FileNotFound) => ReturnCode::InvalidParameter.number(),
+            (Self::Api | Self::NoFileNotFound, code) | (Self::Job, code @ ReturnCode::AccessDenied) => {
+                code.number()
+            }
+            (Self::Stub, ReturnCode::AccessDenied) => ReturnCode::AccessDenied.number(),
+            (Self::Stub, _) => 1,
+            (Self::Job, code) => match code {
+                ReturnCode::Completed => 0,
+                ReturnCode::JobStarted => 4096,
+                ReturnCode::NotSupported => 1,
+                ReturnCode::Unknown => 2,
+                ReturnCode::Timeout => 3,
+                ReturnCode::InvalidParameter | ReturnCode::IncorrectType => 5,
+                ReturnCode::InUse => 6,
+                ReturnCode::InvalidState => 4097,
+                ReturnCode::AccessDenied
+                | ReturnCode::Failed
+                | ReturnCode::Unavailable
+                | ReturnCode::OutOfMemory
+                | ReturnCode::FileNotFound => 4,
+            },
+        }
+    }
+}
+
+/// A method that is served.
+pub struct Entry {
+    /// Name.
+    pub method: &'static str,
+    /// Who may call it.
+    pub role: Role,
+    /// How it numbers refusals.
+    pub numbers: Numbers,
+    pub(super) handler: Handler,
+}
+
+/// Methods of a class that are not served.
+pub struct NotServed {
+    /// The class.
+    pub class: &'static str,
+    /// Names.
+    pub methods: &'static [&'static str],
+    /// How they say so.
+    pub numbers: Numbers,
+    /// Why.
+    pub reason: &'static str,
+}
+
+const fn method(method: &'static str, handler: Handler) -> Entry {
+    Entry {
+        method,
+        role: Role::Operator,
+        numbers: Numbers::Api,
+        handler,
+    }
+}
+
+impl Entry {
+    const fn for_administrators(mut self) -> Self {
+        self.role = Role::Administrator;
+        self
+    }
+
+    const fn for_all(mut self) -> Self {
+        self.role = Role::Viewer;
+        self
+    }
+
+    const fn numbered(mut self, numbers: Numbers) -> Self {
+        self.numbers = numbers;
+        self
+    }
+}
+
+/// The methods that are served, by class.
+pub const METHODS: &[(&str, &[Entry])] = &[
+    ("Msvm_ReplicationService", REPLICATION),
+    ("Msvm_ComputerSystem", SYSTEM),
+    ("Msvm_ShutdownComponent", SHUTDOWN),
+    ("Msvm_ConcreteJob", JOB),
+    ("Msvm_VirtualSystemManagementService", MANAGEMENT),
+    ("Msvm_VirtualSystemSnapshotService", SNAPSHOT),
+];
+
+const REPLICATION: &[Entry] = &[
+    method("CreateReplicationRelationship", |c| {
+        Box::pin(replication::create(c))
+    }),
+    method("StartReplication", |c| Box::pin(replication::start(c))),
+    method("ImportInitialReplica", |c| Box::pin(replication::import(c))),
+    method("ModifyReplicationSettings", |c| Box::pin(replication::modify(c))),
+    method("RemoveReplicationRelationship", |c| {
+        Box::pin(replication::remove(c))
+    }),
+    method("RemoveReplicationRelationshipEx", |c| {
+        Box::pin(replication::remove_ex(c))
+    }),
+    method("Resynchronize", |c| Box::pin(replication::resynchronize(c))),
+    method("ReverseReplicationRelationship", |c| {
+        Box::pin(replication::reverse(c))
+    }),
+    method("ChangeReplicationModeToPrimary", |c| {
+        Box::pin(replication::mode_to_primary(c))
+    }),
+    method("TestReplicaSystem", |c| Box::pin(failover::test(c))),
+    method("InitiateFailover", |c| Box::pin(failover::initiate(c))),
+    method("RevertFailover", |c| Box::pin(failover::revert(c))),
+    method("CommitFailover", |c| Box::pin(failover::commit(c))),
+    method("SetFailoverNetworkAdapterSettings", |c| {
+        Box::pin(failover::network(c))
+    })
+    .numbered(Numbers::NoFileNotFound),
+    method("GetReplicationStatistics", |c| Box::pin(statistics::get(c))).for_all(),
+    method("GetReplicationStatisticsEx", |c| Box::pin(statistics::get_ex(c))).for_all(),
+    method("ResetReplicationStatistics", |c| Box::pin(statistics::reset(c))),
+    method("ResetReplicationStatisticsEx", |c| {
+        Box::pin(statistics::reset_ex(c))
+    }),
+    method("ModifyServiceSettings", |c| Box::pin(server::modify(c)))
+        .for_administrators()
+        .numbered(Numbers::NoFileNotFound),
+    method("AddAuthorizationEntry", |c| Box::pin(server::add_entry(c))).for_administrators(),
+    method("ModifyAuthorizationEntry", |c| Box::pin(server::modify_entry(c))).for_administrators(),
+    method("RemoveAuthorizationEntry", |c| Box::pin(server::remove_entry(c))).for_administrators(),
+    method("SetAuthorizationEntry", |c| Box::pin(server::set_entry(c))).for_administrators(),
+    method("TestReplicationConnection", |c| Box::pin(server::connection(c))),
+    method("GetSystemCertificates", |c| Box::pin(server::certificates(c))).for_all(),
+    method("RequestStateChange", |c| {
+        Box::pin(server::request_state_change(c))
+    })
+    .numbered(Numbers::Stub),
+    method("StartService", |c| Box::pin(server::start_service(c))).numbered(Numbers::Stub),
+];
+
+const SYSTEM: &[Entry] = &[
+    method("RequestReplicationStateChange", |c| {
+        Box::pin(system::replication_state(c))
+    }),
+    method("RequestReplicationStateChangeEx", |c| {
+        Box::pin(system::replication_state_ex(c))
+    }),
+    method("RequestStateChange", |c| Box::pin(system::state(c))).numbered(Numbers::NoFileNotFound),
+];
+
+const SHUTDOWN: &[Entry] = &[method("InitiateShutdown", |c| Box::pin(system::shutdown(c)))];
+
+const JOB: &[Entry] = &[
+    method("RequestStateChange", |c| Box::pin(job::request_state_change(c))).numbered(Numbers::Job),
+    method("GetError", |c| Box::pin(job::error(c))).for_all(),
+    method("GetErrorEx", |c| Box::pin(job::errors(c))).for_all(),
+];
+
+const MANAGEMENT: &[Entry] = &[
+    method("DestroySystem", |c| Box::pin(management::destroy(c))),
+    method("GetSummaryInformation", |c| Box::pin(management::summary(c)))
+        .for_all()
+        .numbered(Numbers::NoFileNotFound),
+    method("RequestStateChange", |c| {
+        Box::pin(server::request_state_change(c))
+    })
+    .numbered(Numbers::Stub),
+    method("StartService", |c| Box::pin(server::start_service(c))).numbered(Numbers::Stub),
+];
+
+const SNAPSHOT: &[Entry] = &[
+    method("RequestStateChange", |c| {
+        Box::pin(server::request_state_change(c))
+    })
+    .numbered(Numbers::Stub),
+    method("StartService", |c| Box::pin(server::start_service(c))).numbered(Numbers::Stub),
+];
+
+const FILES: &str = "VMs are described by files in this host's VM directory, not through the management API";
+const STOPS: &str = "services are stopped with the daemon, by whoever manages it on this host";
+
+/// The methods that are not served.
+pub const NOT_SERVED: &[NotServed] = &[
+    NotServed {
+        class: "Msvm_ReplicationService",
+        methods: &["InitiateFailback"],
+        numbers: Numbers::Api,
+        reason: "there are no external replication providers; go back with a planned failover",
+    },
+    NotServed {
+        class: "Msvm_ReplicationService",
+        methods: &["StopService"],
+        numbers: Numbers::Stub,
+        reason: STOPS,
+    },
+    NotServed {
+        class: "Msvm_ComputerSystem",
+        methods: &["SetPowerState", "InjectNonMaskableInterrupt"],
+        numbers: Numbers::Api,
+        reason: "the power of a VM is changed with RequestStateChange; interrupts are not injected",
+    },
+    NotServed {
+        class: "Msvm_ShutdownComponent",
+        methods: &[
+            "InitiateReboot",
+            "SetPowerState",
+            "EnableDevice",
+            "OnlineDevice",
+            "QuiesceDevice",
+            "SaveProperties",
+            "RestoreProperties",
+        ],
+        numbers: Numbers::Api,
+        reason: "a guest is asked to shut down with InitiateShutdown and started with RequestStateChange; there is nothing else",
+    },
+    NotServed {
+        class: "Msvm_ShutdownComponent",
+        methods: &["RequestStateChange", "Reset"],
+        numbers: Numbers::Stub,
+        reason: "the component is there whenever the VM runs",
+    },
+    NotServed {
+        class: "Msvm_ConcreteJob",
+        methods: &["KillJob"],
+        numbers: Numbers::Api,
+        reason: "a job is ended with RequestStateChange, so that what it works on stays whole",
+    },
+    NotServed {
+        class: "Msvm_VirtualSystemManagementService",
+        methods: &["StopService"],
+        numbers: Numbers::Stub,
+        reason: STOPS,
+    },
+    NotServed {
+        class: "Msvm_VirtualSystemSnapshotService",
+        methods: &["StopService"],
+        numbers: Numbers::Stub,
+        reason: STOPS,
+    },
+    NotServed {
+        class: "Msvm_VirtualSystemSnapshotService",
+        methods: &[
+            "ApplySnapshot",
+            "ClearSnapshotState",
+            "ConvertToReferencePoint",
+            "CreateSnapshot",
+            "DestroySnapshot",
+            "DestroySnapshotTree",
+        ],
+        numbers: Numbers::Api,
+        reason: "there are recovery points, which replication makes and removes, and no checkpoints",
+    },
+    NotServed {
+        class: "Msvm_VirtualSystemManagementService",
+        methods: &[
+            "AddBootSourceSettings",
+            "AddFeatureSettings",
+            "AddFibreChannelChap",
+            "AddGuestServiceSettings",
+            "AddKvpItems",
+            "AddResourceSettings",
+            "AddSystemComponentSettings",
+            "DefinePlannedSystem",
+            "DefineSystem",
+            "DiagnoseNetworkConnection",
+            "ExportSystemDefinition",
+            "FormatError",
+            "GenerateWwpn",
+            "GetCurrentWwpnFromGenerator",
+            "GetDefinitionFileSummaryInformation",
+            "GetSizeOfSystemFiles",
+            "GetVirtualSystemThumbnailImage",
+            "ImportSnapshotDefinitions",
+            "ImportSystemDefinition",
+            "ModifyDiskMergeSettings",
+            "ModifyFeatureSettings",
+            "ModifyGuestServiceSettings",
+            "ModifyKvpItems",
+            "ModifyResourceSettings",
+            "ModifyServiceSettings",
+            "ModifySystemComponentSettings",
+            "ModifySystemSettings",
+            "RealizePlannedSystem",
+            "RemoveBootSourceSettings",
+            "RemoveFeatureSettings",
+            "RemoveFibreChannelChap",
+            "RemoveGuestServiceSettings",
+            "RemoveKvpItems",
+            "RemoveResourceSettings",
+            "RemoveSystemComponentSettings",
+            "SetGuestNetworkAdapterConfiguration",
+            "SetInitialMachineConfigurationData",
+            "TestNetworkConnection",
+            "UpgradeSystemVersion",
+            "ValidatePlannedSystem",
+        ],
+        numbers: Numbers::Api,
+        reason: FILES,
+    },
+];
+
+/// What the tables say of a method.
+pub(super) enum Found {
+    /// It is served.
+    Served(&'static Entry),
+    /// It is not.
+    Not(&'static NotServed),
+}
+
+/// Looks a method up by its declared names.
+pub(super) fn find(class: &str, method: &str) -> Option<Found> {
+    let served = METHODS
+        .iter()
+        .filter(|(c, _)| *c == class)
+        .flat_map(|(_, entries)| *entries);
+    if let Some(entry) = served.into_iter().find(|e| e.method == method) {
+        return Some(Found::Served(entry));
+    }
+    let not = NOT_SERVED
+        .iter()
+        .find(|n| n.class == class && n.methods.contains(&method));
+    not.map(Found::Not)
+}
