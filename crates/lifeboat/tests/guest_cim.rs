@@ -57,7 +57,10 @@ fn test_vm_boots(world: &World, uuid: &str) {
         let text = String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()).into_owned();
         text.contains("LIFEBOAT ready").then_some(text)
     });
-    let own = text.lines().find(|l| l.contains("LIFEBOAT verify-append")).unwrap();
+    let own = text
+        .lines()
+        .find(|l| l.contains("LIFEBOAT verify-append"))
+        .unwrap();
     assert!(own.contains("RESULT OK"), "{own}");
 }
 
@@ -88,7 +91,10 @@ fn check(world: &mut World, seen: &mut Seen, name: &str) {
                 seen.newest[0]
             );
             for (chosen, newest) in seen.chosen.iter().zip(&seen.newest) {
-                assert!(chosen < newest, "the chosen point, up to {chosen}, is older than {newest}");
+                assert!(
+                    chosen < newest,
+                    "the chosen point, up to {chosen}, is older than {newest}"
+                );
             }
         }
         "on-last-point" => {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Setup, World, binary, free_port, run};
 
-const PASSWORD: &str = "correct horse";
+const PASSWORD: &str = "correct-horse";
 
 /// A world whose two first hosts serve the management API. Nothing is started.
 pub struct Managed {
@@ -34,7 +34,10 @@ fn clients() -> PathBuf {
 
 fn python() -> PathBuf {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/python/bin/python");
-    assert!(program.exists(), "the Python environment is missing: run 'make setup'");
+    assert!(
+        program.exists(),
+        "the Python environment is missing: run 'make setup'"
+    );
     program
 }
 
@@ -139,7 +142,7 @@ impl Managed {
     pub fn wbemcli(&self, operation: &str, path: &str, more: &[&str]) -> String {
         let ca = self.facts["ca"].as_str().unwrap();
         let port = &self.facts["alpha"]["cimxml"];
-        let url = format!("https://administrator:{}@127.0.0.1:{port}/root/virtualization/v2:{path}", "correct%20horse");
+        let url = format!("https://administrator:{PASSWORD}@127.0.0.1:{port}/root/virtualization/v2:{path}");
         let mut args = vec!["-cacert", ca, operation, url.as_str()];
         args.extend_from_slice(more);
         run("wbemcli", &args)
@@ -148,7 +151,15 @@ impl Managed {
 
 fn add_user(users: &Path, role: &str) {
     let mut child = Command::new(binary())
-        .args(["user", "add", role, "--role", role, "--users", users.to_str().unwrap()])
+        .args([
+            "user",
+            "add",
+            role,
+            "--role",
+            role,
+            "--users",
+            users.to_str().unwrap(),
+        ])
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
@@ -162,11 +173,25 @@ fn client_certificate(world: &World, users: &Path) -> serde_json::Value {
     std::fs::create_dir(&out).unwrap();
     let (ca, dir) = (ca.to_str().unwrap(), out.to_str().unwrap());
     let name = "console.test";
-    run(binary(), &["cert", "issue", "--ca", ca, "--host", name, "--out", dir]);
+    run(
+        binary(),
+        &["cert", "issue", "--ca", ca, "--host", name, "--out", dir],
+    );
     let users = users.to_str().unwrap();
-    let args = ["user", "add-certificate", name, "--role", "administrator", "--users", users];
+    let args = [
+        "user",
+        "add-certificate",
+        name,
+        "--role",
+        "administrator",
+        "--users",
+        users,
+    ];
     run(binary(), &args);
-    let mode = std::fs::metadata(out.join("host.key")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(out.join("host.key"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o004, 0, "nobody else reads a key");
     json!([out.join("host.crt"), out.join("host.key")])
 }
