@@ -29,7 +29,7 @@ use crate::ports::hypervisor::{Launch, LaunchDisk, PowerState};
 use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
 use crate::ports::store::{BulkProgress, Received, StoreError};
 use crate::primary::PrimaryState;
-use crate::records::{Addressing, Event, FailoverPhase, Problem, Relationship, Side};
+use crate::records::{Event, FailoverPhase, Problem, Relationship, Side};
 use crate::replica::{Maintained, Permit, ReplicaState};
 
 /// How soon a failed write of the relationship is tried again.
@@ -340,6 +340,8 @@ impl Actor {
             Action::ShowVm { .. } => self.view().await.map(|v| Answer::Vm(Box::new(v))),
             Action::StartVm { .. } => self.start_vm().await,
             Action::StopVm { .. } => self.turn_off().await,
+            Action::PauseVm { .. } => self.pause_vm().await,
+            Action::ResetVm { .. } => self.reset_vm().await,
             Action::Screenshot { .. } => {
                 let picture = self.host.ports.hypervisor.screenshot(self.id).await;
                 picture
@@ -350,15 +352,9 @@ impl Actor {
             Action::ResetStatistics { extended, .. } => self.reset_statistics(extended).await,
             Action::ImportCopy { dir, .. } => self.import_copy(&dir).await,
             Action::ExtendReplication { settings, start, .. } => self.extend(settings, start).await,
-            Action::CancelExtended { .. }
-            | Action::CancelInitialCopy { .. }
-            | Action::PauseVm { .. }
-            | Action::ResetVm { .. }
-            | Action::SetAuthorization { .. } => Err(Refusal::new(
-                ReturnCode::NotSupported,
-                "this host cannot do that yet",
-                "",
-            )),
+            Action::CancelInitialCopy { .. } => self.cancel_initial_copy().await,
+            Action::CancelExtended { .. } => self.give_up_third(None).await,
+            Action::SetAuthorization { primary, .. } => self.bind_to_entry(&primary).await,
             Action::SuspendExtended { .. } => self.suspend_extended().await,
             Action::ResumeExtended { .. } => self.resume_extended().await,
             Action::RemoveExtended { .. } => self.remove_extended().await,
@@ -473,110 +469,6 @@ impl Actor {
             .map_err(|e| failed("the VM's state is not known", &e))
     }
 
-    pub(crate) async fn start_vm(&mut self) -> Result<Answer, Refusal> {
-        if let Some(rel) = &self.rel
-            && !lifecycle::may_start(rel.mode, rel.state)
-        {
-            let hint = "bring it up with: lifeboat failover start";
-            let message = format!(
-                "this VM is a replica in state {} ({}) and cannot be started",
-                rel.state,
-                rel.state.number()
-            );
-            return Err(Refusal::new(ReturnCode::InvalidState, message, hint));
-        }
-        if self.rel.as_ref().is_some_and(|r| {
-            matches!(
-                r.mode,
-                ReplicationMode::Replica | ReplicationMode::ExtendedReplica
-            ) && self.branch().is_none()
-        }) {
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                "this VM has no disks of its own here",
-                "start a failover first",
-            ));
-        }
-        match self.branch() {
-            None | Some(FailoverPhase::Ready | FailoverPhase::Merging | FailoverPhase::Done) => {}
-            Some(
-                FailoverPhase::Initiating { .. }
-                | FailoverPhase::Reverting
-                | FailoverPhase::Committing { .. },
-            ) => {
-                return Err(Refusal::new(
-                    ReturnCode::InvalidState,
-                    "the failover disks are being made, thrown away or committed at this moment",
-                    "see: lifeboat job list",
-                ));
-            }
-        }
-        if self.power().await? != PowerState::Off {
-            return Err(Refusal::new(ReturnCode::InvalidState, "the VM is running", ""));
-        }
-        self.may_start_primary().await?;
-        self.may_start_branch().await?;
-        // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.
-        self.interrupt().await;
-        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
-            primary.settled = false;
-            self.save().await?;
-        }
-        self.expect_addresses();
-        if self.rel.as_ref().is_some_and(|r| r.addressing == Addressing::Due) {
-            self.save().await?;
-        }
-        let launch = self.launch().await?;
-        let hv = &self.host.ports.hypervisor;
-        hv.preflight(&launch)
-            .await
-            .map_err(|e| failed("the VM cannot be started here", &e))?;
-        hv.start(&launch)
-            .await
-            .map_err(|e| failed("the VM did not start", &e))?;
-        self.event("VM started").await;
-        Ok(Answer::Done)
-    }
-
-    async fn turn_off(&mut self) -> Result<Answer, Refusal> {
-        if self.power().await? == PowerState::Off {
-            return Err(off());
-        }
-        self.interrupt().await;
-        let turned_off = self.host.ports.hypervisor.turn_off(self.id).await;
-        turned_off.map_err(|e| failed("the VM was not turned off", &e))?;
-        self.stopped().await;
-        Ok(Answer::Done)
-    }
-
-    /// A guest may take minutes to shut down, and replication goes on meanwhile: the wait is not the actor's.
-    async fn shut_down(&mut self, reply: oneshot::Sender<Result<Answer, Refusal>>) {
-        match self.power().await {
-            Ok(PowerState::Off) => return drop(reply.send(Err(off()))),
-            Err(e) => return drop(reply.send(Err(e))),
-            Ok(PowerState::Running | PowerState::Paused | PowerState::Stalled) => {}
-        }
-        let (host, vm, own) = (self.host.clone(), self.id, self.own.clone());
-        tokio::spawn(async move {
-            let timeout = host.config.shutdown_timeout;
-            let done = host.ports.hypervisor.shut_down(vm, timeout).await;
-            if done.is_ok()
-                && let Some(own) = own.upgrade()
-            {
-                // An actor that is gone learns it from the hypervisor at the next start.
-                let _ = own.send(Message::Stopped).await;
-            }
-            let answer = done.map(|()| Answer::Done);
-            drop(reply.send(answer.map_err(|e| failed("the VM did not shut down", &e))));
-        });
-    }
-
-    async fn stopped(&mut self) {
-        self.event("VM stopped").await;
-        // The last changes are worth sending at once.
-        self.primary.next_at = Instant::now();
-    }
-
     pub(crate) fn branch(&self) -> Option<FailoverPhase> {
         self.rel.as_ref()?.failover().map(|f| f.phase)
     }
@@ -676,10 +568,6 @@ pub(crate) fn plain(disk: &lifeboat_model::DiskSpec) -> LaunchDisk {
         bus: disk.bus,
         image,
     }
-}
-
-fn off() -> Refusal {
-    Refusal::new(ReturnCode::InvalidState, "the VM is off", "")
 }
 
 pub(crate) fn no_relationship() -> Refusal {

@@ -54,6 +54,8 @@ pub(crate) struct Orders {
     pub(crate) paused: bool,
     /// The initial copy is not there yet, and its job.
     pub(crate) copying: Option<Option<JobId>>,
+    /// Both copies are compared although logs would do, and the job of it.
+    pub(crate) compare: Option<JobId>,
 }
 
 /// A courier on its way.
@@ -117,6 +119,18 @@ fn next(info: &ReplicaInfo, theirs: &ReplicaStatus) -> Next {
     }
 }
 
+/// Whether the newest point lies past where the third host stands. Only such a point can close a comparison: a position is
+/// led to once.
+pub(crate) fn past(info: &ReplicaInfo, theirs: Position) -> bool {
+    let Some(point) = info.points.last().map(|p| p.position) else {
+        return false;
+    };
+    match line(info, theirs) {
+        Some(logs) => logs.iter().any(|l| l.position == point),
+        None => point.generation != theirs.generation || point.sequence > theirs.sequence,
+    }
+}
+
 /// From where on logs are kept for the third host. More than half of what the disks hold at most is not worth it: a
 /// comparison costs less by then, and the room is the replica's. (The original gives up at the same mark.)
 fn worth_keeping(info: &ReplicaInfo, theirs: Position) -> Option<Position> {
@@ -176,11 +190,22 @@ impl Courier {
         // A few turns are enough for everything there is to do; the next round goes on.
         for _ in 0..4 {
             let info = self.store.info(self.vm).await?;
-            match next(&info, &theirs) {
+            let next = match next(&info, &theirs) {
+                Next::Forward(_) if self.orders.compare.is_some() => {
+                    let point = info.points.last().filter(|_| past(&info, theirs.durable));
+                    // The next instant that arrives is sealed for it.
+                    point.map_or(Next::Wait, |p| Next::Compare(p.clone()))
+                }
+                next => next,
+            };
+            match next {
                 Next::Wait => return Ok(None),
                 Next::Copy(None) => theirs = self.offer(&info).await?,
                 Next::Copy(Some(point)) => theirs = self.copy(&info, &point, &theirs).await?,
-                Next::Compare(point) => theirs = self.compare(&info, &point, &theirs).await?,
+                Next::Compare(point) => {
+                    theirs = self.compare(&info, &point, &theirs).await?;
+                    self.orders.compare = None;
+                }
                 Next::Forward(logs) if logs.is_empty() => break,
                 Next::Forward(logs) => {
                     self.store.keep_logs(self.vm, Some(theirs.durable)).await;
@@ -348,6 +373,7 @@ impl Courier {
             let found = sync::find(&self.tools, &route, disks, &known, piece.cursor).await?;
             let mut bytes = 0;
             piece.cursor = found.cursor;
+            self.compared(&info.disks, piece.cursor);
             let last = usize::from(piece.cursor.0) >= info.disks.len();
             if !found.ranges.is_empty() || (last && !partial) {
                 bytes = sync::send(&self.tools, &route, disks, &found.ranges, piece).await?;
@@ -366,6 +392,15 @@ impl Courier {
         self.close(&info.disks, view, point, piece.parent).await?;
         self.comparison = None;
         Ok(copy::status(&*self.tools.link, &route).await?)
+    }
+
+    /// Shows how far a comparison is that somebody asked for.
+    fn compared(&self, disks: &[LogDisk], (disk, offset): (u16, u64)) {
+        let Some(job) = self.orders.compare else { return };
+        let total = disks.iter().map(|d| d.size).sum();
+        let before: u64 = disks.iter().take(disk.into()).map(|d| d.size).sum();
+        let detail = "comparing a recovery point with the third host";
+        self.jobs.progress(job, before + offset, total, detail);
     }
 
     /// The empty delta after a comparison.

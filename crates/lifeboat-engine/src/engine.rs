@@ -192,6 +192,12 @@ impl Host {
         self.access(|a| a.server.clone())
     }
 
+    /// The entry with just this key.
+    pub(crate) fn entry_named(&self, primary: &str) -> Option<AuthorizationEntry> {
+        let same = |e: &&AuthorizationEntry| e.primary.eq_ignore_ascii_case(primary);
+        self.access(|a| a.entries.iter().find(same).cloned())
+    }
+
     pub(crate) fn entry_for(&self, primary: &str) -> Option<AuthorizationEntry> {
         self.access(|a| AuthorizationEntry::find(&a.entries, primary).cloned())
     }
@@ -218,6 +224,15 @@ impl Host {
             },
         }
     }
+}
+
+pub(crate) fn no_entry(primary: &str) -> Refusal {
+    let shown: String = primary.chars().take(80).collect();
+    Refusal::new(
+        ReturnCode::FileNotFound,
+        format!("no authorization entry for \"{shown}\""),
+        "list them with: lifeboat authorization list",
+    )
 }
 
 /// An actor, as others see it. While a handle exists its mailbox stays open.
@@ -400,12 +415,7 @@ impl Engine {
             .await
             .map_err(|e| failed("not recorded", &e))?;
         if !removed {
-            let message = format!("no authorization entry for \"{primary}\"");
-            return Err(Refusal::new(
-                ReturnCode::FileNotFound,
-                message,
-                "list them with: lifeboat authorization list",
-            ));
+            return Err(no_entry(primary));
         }
         self.host.access(|a| a.entries.retain(|e| e.primary != primary));
         self.access_changed(&format!("authorization of {primary} removed"))
@@ -567,7 +577,9 @@ fn orphan(rel: &Relationship, job: &Job) -> Orphan {
             failover: Some(f), ..
         }) if f.reverse.as_ref().is_some_and(|r| r.job == job.id) => Orphan::Continues,
         Side::Replica(r)
-            if r.extended.as_ref().is_some_and(|e| e.job == Some(job.id))
+            if r.extended
+                .as_ref()
+                .is_some_and(|e| [e.job, e.compare].contains(&Some(job.id)))
                 || r.import.as_ref().is_some_and(|i| i.job == job.id) =>
         {
             Orphan::Continues

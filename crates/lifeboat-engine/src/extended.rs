@@ -1,5 +1,5 @@
-//! The extended relationship, A → B → C: what a replica gets also goes to a third host. Here is what an administrator asks
-//! of B, what B records, and what C answers. The sending is `courier`'s.
+//! The extended relationship, A → B → C: what a replica gets also goes to a third host. Here is what B makes of what its
+//! courier tells, and what C answers. What an administrator asks of B is in `third`; the sending is `courier`'s.
 //!
 //! On B the relationship is a part of the replica's record and has the states of a primary. C is a replica like any other,
 //! in mode 4: it can be failed over, tested, reverted and committed, and takes nothing but what B has.
@@ -10,20 +10,18 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step, Turn};
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, HealthInput, health};
 use lifeboat_model::{
-    JobId, JobState, JobType, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
+    JobState, JobType, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
     ReplicationState as State,
 };
 use tokio::task::JoinHandle;
 
 use crate::action::{Answer, ExtendedView, Refusal};
-use crate::actor::{Actor, chain, failed, no_relationship, not_now};
+use crate::actor::{Actor, chain, no_relationship, not_now};
 use crate::copy::CopyError;
-use crate::courier::{self, Courier, News, Orders};
-use crate::machine;
-use crate::operations::link_refusal;
+use crate::courier::{Courier, News, Orders};
 use crate::ports::link::{Content, LinkError, PeerIdentity, PeerRefusal, PeerReply};
 use crate::ports::store::{Adoption, Divergence, Origin, ReplicaInfo};
-use crate::records::{Comparison, Counters, Extended, Problem, Relationship};
+use crate::records::{Comparison, Extended, Problem, Relationship};
 use crate::replica::as_replica;
 use crate::reverse::GivenWay;
 
@@ -55,7 +53,7 @@ impl Dispatch {
     }
 }
 
-fn extended(rel: Option<&Relationship>) -> Option<&Extended> {
+pub(crate) fn extended(rel: Option<&Relationship>) -> Option<&Extended> {
     rel?.replica()?.extended.as_deref()
 }
 
@@ -109,6 +107,24 @@ impl Actor {
         self.rel.as_mut()?.replica_mut()?.extended.as_deref_mut()
     }
 
+    /// Whether what is asked of this replica as of a primary is meant for its extended relationship.
+    pub(crate) fn is_extended(&self) -> bool {
+        extended(self.rel.as_ref()).is_some()
+    }
+
+    /// Where the third host stands while a comparison waits for a point past that.
+    pub(crate) fn point_wanted(&self) -> Option<Position> {
+        let ext = extended(self.rel.as_ref())?;
+        ext.compare.and(ext.acknowledged)
+    }
+
+    /// Lets the courier look again at once.
+    pub(crate) async fn hurry_extended(&mut self) {
+        if extended(self.rel.as_ref()).is_some_and(|e| e.comparison.is_none()) {
+            self.dispatch.stop().await;
+        }
+    }
+
     /// What a courier would have to do now; `None`: none is needed.
     fn orders(&self) -> Option<Orders> {
         let rel = self.rel.as_ref()?;
@@ -125,7 +141,14 @@ impl Actor {
                 disks: rel.settings.disks.clone(),
                 ..ext.settings.clone()
             },
-            paused: matches!(ext.state, State::Suspended | State::ResynchronizationSuspended),
+            paused: matches!(
+                ext.state,
+                State::Suspended
+                    | State::ResynchronizationSuspended
+                    // A comparison was given up: whoever did wants nothing sent before the next one.
+                    | State::WaitingToStartResynchronization
+            ),
+            compare: ext.compare,
             copying: copying.then_some(ext.job),
         })
     }
@@ -136,9 +159,10 @@ impl Actor {
         let same = match (&self.dispatch.under_way, &wanted) {
             (None, None) => true,
             (Some((task, orders)), Some(wanted)) => {
-                // The end of the initial copy is nothing a courier has to be told.
+                // The end of the initial copy, or of a comparison, is nothing a courier has to be told.
                 let copied = Orders {
                     copying: wanted.copying,
+                    compare: orders.compare.filter(|_| wanted.compare.is_some()),
                     ..orders.clone()
                 };
                 !task.is_finished() && copied == *wanted
@@ -175,116 +199,6 @@ impl Actor {
         self.dispatch.under_way = Some((self.host.works.spawn(courier.run()), orders));
     }
 
-    /// CreateReplicationRelationship and StartReplication on a replica.
-    pub(crate) async fn extend(
-        &mut self,
-        mut settings: ReplicationSettings,
-        _start: bool,
-    ) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
-        if settings.disks.is_empty() {
-            settings.disks.clone_from(&rel.settings.disks);
-        }
-        may_extend(rel, &settings)?;
-        let info = self.replica_info().await?;
-        let Some(point) = info.points.last().filter(|_| rel.failover().is_none()) else {
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                "this replica has no recovery point that could be sent, or is failed over",
-                "wait for the initial copy; a failed-over replica can be extended when it is reverted",
-            ));
-        };
-        let (state, created) = match extended(Some(rel)) {
-            Some(ext) => (ext.state, ext.created),
-            None => {
-                let state = lifecycle::step(Mode::None, State::Disabled, Step::Create);
-                (state.map_err(|e| not_now(&e))?, self.host.ports.clock.now())
-            }
-        };
-        let state = lifecycle::step(Mode::Primary, state, Step::StartCopy).map_err(|e| not_now(&e))?;
-        let orders = Orders {
-            spec: rel.spec.clone(),
-            settings,
-            paused: false,
-            copying: None,
-        };
-        let firmware = machine::firmware_of(&*self.host.ports.store, self.id).await;
-        let firmware = firmware.map_err(|e| failed("the firmware variables cannot be read", &e))?;
-        let listen = self.host.config.listen.clone();
-        let offer = courier::offer(&orders, &info, point, listen, firmware);
-        let peer = orders.settings.peer.clone();
-        let offered = self.host.ports.link.call(&peer, offer).await;
-        offered.map_err(|e| link_refusal(&e))?;
-        let job = self
-            .host
-            .jobs
-            .draft(self.id, JobType::StartReplication, "copying to the third host");
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
-            replica.extended = Some(Box::new(Extended {
-                settings: orders.settings,
-                state,
-                acknowledged: None,
-                comparison: None,
-                preflight: Vec::new(),
-                problem: None,
-                created,
-                last_replication: None,
-                newest_instant: None,
-                counters: Counters::default(),
-                job: Some(job.id),
-            }));
-        }
-        let answer = self.record(before, job).await?;
-        self.event(&format!("replication is extended to {peer}")).await;
-        Ok(answer)
-    }
-
-    /// Takes a step of the table in memory and records it.
-    async fn step_extended(&mut self, step: Step, told: &str) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let ext = self.extended_mut().ok_or_else(not_extended)?;
-        ext.state = lifecycle::step(Mode::Primary, ext.state, step).map_err(|e| not_now(&e))?;
-        ext.problem = None;
-        self.save_or_undo(before).await?;
-        self.attend_extended().await;
-        self.event(told).await;
-        Ok(Answer::Done)
-    }
-
-    pub(crate) async fn suspend_extended(&mut self) -> Result<Answer, Refusal> {
-        self.step_extended(Step::Suspend, "extended replication suspended")
-            .await
-    }
-
-    pub(crate) async fn resume_extended(&mut self) -> Result<Answer, Refusal> {
-        self.step_extended(Step::Resume, "extended replication resumed")
-            .await
-    }
-
-    /// RemoveReplicationRelationship for the extended one. The third host is not told and keeps what it has.
-    pub(crate) async fn remove_extended(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let ext = extended(before.as_ref()).ok_or_else(not_extended)?.clone();
-        self.turning_to(&ext.settings.peer)?;
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
-            replica.extended = None;
-        }
-        self.save_or_undo(before).await?;
-        self.attend_extended().await;
-        self.host.ports.store.keep_logs(self.id, None).await;
-        if let Some(job) = ext.job {
-            self.end_job(job, JobState::Terminated, "the extended replication was removed")
-                .await;
-        }
-        let peer = &ext.settings.peer;
-        self.event(&format!(
-            "extended replication to {peer} removed; it keeps what it has"
-        ))
-        .await;
-        Ok(Answer::Done)
-    }
-
     /// Refuses what would leave a third host without the one it follows.
     pub(crate) fn no_extended(&self) -> Result<(), Refusal> {
         match extended(self.rel.as_ref()) {
@@ -317,40 +231,6 @@ impl Actor {
         self.is_third(asks) && self.standing_of(&rel.way_back).await.is_some_and(|s| s.running)
     }
 
-    /// Refuses while this replica is becoming the primary of that host.
-    fn turning_to(&self, peer: &str) -> Result<(), Refusal> {
-        let reverse = self
-            .rel
-            .as_ref()
-            .and_then(Relationship::failover)
-            .and_then(|f| f.reverse.as_ref());
-        match reverse.filter(|r| r.settings.peer == peer) {
-            None => Ok(()),
-            Some(_) => Err(Refusal::new(
-                ReturnCode::InvalidState,
-                format!("this host is becoming the primary of {peer}"),
-                "see: lifeboat job list",
-            )),
-        }
-    }
-
-    /// The job of the initial copy was cancelled; what was copied is kept. `None`: it is another job.
-    pub(crate) async fn cancel_extended(&mut self, job: JobId) -> Option<Result<Answer, Refusal>> {
-        let ext = extended(self.rel.as_ref())?;
-        if ext.job != Some(job) {
-            return None;
-        }
-        let cancelled = self
-            .step_extended(Step::CancelCopy, "the copy to the third host was cancelled")
-            .await;
-        if let Err(e) = cancelled {
-            return Some(Err(e));
-        }
-        self.end_job(job, JobState::Terminated, "cancelled").await;
-        let job = self.host.jobs.get(job);
-        Some(Ok(job.map_or(Answer::Done, Answer::Job)))
-    }
-
     /// ChangeReplicationModeToPrimary.
     pub(crate) async fn continue_as_primary(&mut self) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
@@ -365,8 +245,13 @@ impl Actor {
     }
 
     /// Says what became of the extended relationship when this replica turned into the primary of another host.
-    pub(crate) fn extended_ends(&self, before: &Relationship, peer: &str) -> Option<String> {
-        let third = &extended(Some(before))?.settings.peer;
+    pub(crate) async fn extended_ends(&self, before: &Relationship, peer: &str) -> Option<String> {
+        let ext = extended(Some(before))?;
+        for job in ext.job.into_iter().chain(ext.compare) {
+            self.end_job(job, JobState::Terminated, "the role of this host changed")
+                .await;
+        }
+        let third = &ext.settings.peer;
         Some(match third == peer {
             true => format!("{third} follows this host as its replica now"),
             false => format!(
@@ -433,7 +318,8 @@ impl Actor {
             ext.state = lifecycle::step(Mode::Primary, ext.state, step).unwrap_or(ext.state);
         }
         let copied = was == State::WaitingToCompleteInitialReplication;
-        let job = ext.job.take_if(|_| copied);
+        let compared = ext.compare.take();
+        let job = ext.job.take_if(|_| copied).or(compared);
         if self.rel == before {
             return;
         }
@@ -448,7 +334,11 @@ impl Actor {
             return;
         }
         self.host.jobs.adopt(ended);
-        self.event("the third host has its first recovery point").await;
+        self.event(match copied {
+            true => "the third host has its first recovery point",
+            false => "the third host was compared and is equal",
+        })
+        .await;
     }
 
     async fn extended_failed(&mut self, e: &CopyError) {
@@ -628,52 +518,6 @@ fn stood(info: &ReplicaInfo, offer: &GivenWay) -> Divergence {
 }
 
 /// The name in `HOST:PORT`.
-fn host_of(peer: &str) -> &str {
+pub(crate) fn host_of(peer: &str) -> &str {
     peer.rsplit_once(':').map_or(peer, |(host, _)| host)
-}
-
-fn may_extend(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), Refusal> {
-    let invalid = |what: String| Err(Refusal::new(ReturnCode::InvalidParameter, what, ""));
-    if rel.mode != Mode::Replica {
-        return Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!(
-                "only a replica can be extended to a third host; here the VM's role is {}",
-                rel.mode
-            ),
-            "do this on the host that has the replica",
-        ));
-    }
-    if let Some(ext) = extended(Some(rel)).filter(|e| e.state != State::ReadyForReplication) {
-        return Err(Refusal::new(
-            ReturnCode::InvalidState,
-            format!("this replica is extended to {} already", ext.settings.peer),
-            "remove that first: lifeboat replication remove --extended",
-        ));
-    }
-    if let Err(e) = settings.validate(&rel.settings.disks) {
-        return invalid(e.to_string());
-    }
-    if settings.disks != rel.settings.disks {
-        return invalid("a third host gets all disks of the replica; leave the disks out".into());
-    }
-    if settings.interval_s < rel.settings.interval_s {
-        return invalid(format!(
-            "an interval of {} s is shorter than the {} s after which there is something new here",
-            settings.interval_s, rel.settings.interval_s
-        ));
-    }
-    if settings.application_h != 0 {
-        return invalid(
-            "application-consistent points are made by the primary; the third host gets those".into(),
-        );
-    }
-    let third = host_of(&settings.peer);
-    if [host_of(&rel.way_back), &rel.peer]
-        .iter()
-        .any(|h| third.eq_ignore_ascii_case(h))
-    {
-        return invalid(format!("{} is the primary of this replica", settings.peer));
-    }
-    Ok(())
 }

@@ -18,6 +18,7 @@ mod network;
 mod operations;
 mod planned;
 pub mod ports;
+mod power;
 mod primary;
 pub mod records;
 mod replica;
@@ -28,6 +29,7 @@ mod settings;
 mod statistics;
 mod sync;
 mod testing;
+mod third;
 mod throttle;
 mod views;
 

@@ -17,6 +17,13 @@ use crate::copy;
 use crate::ports::link::{Content, LinkError, PeerRefusal, PeerReply, PeerRequest};
 use crate::records::{Counters, PrimarySide, Relationship, Side, SyncKind};
 
+/// Jobs of initial copies.
+const COPIES: [JobType; 3] = [
+    JobType::StartReplication,
+    JobType::StartSeeded,
+    JobType::StartExport,
+];
+
 impl Actor {
     pub(crate) async fn enable(&mut self, mut settings: ReplicationSettings) -> Result<Answer, Refusal> {
         let alone = self.rel.clone().filter(|r| matches!(r.side, Side::Alone));
@@ -201,12 +208,7 @@ impl Actor {
             }
             _ => {}
         }
-        let copies = [
-            JobType::StartReplication,
-            JobType::StartSeeded,
-            JobType::StartExport,
-        ];
-        if !copies.contains(&found.kind) {
+        if !COPIES.contains(&found.kind) {
             let message = format!("a {} job cannot be cancelled", found.kind);
             return Err(Refusal::new(
                 ReturnCode::NotSupported,
@@ -240,15 +242,26 @@ impl Actor {
         Ok(Answer::Job(ended))
     }
 
+    /// RequestReplicationStateChange to 1: gives up an initial copy that waits for its time, or goes on.
+    pub(crate) async fn cancel_initial_copy(&mut self) -> Result<Answer, Refusal> {
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        lifecycle::step(rel.mode, rel.state, Step::CancelCopy).map_err(|e| not_now(&e))?;
+        let copy = COPIES
+            .into_iter()
+            .find_map(|kind| self.host.jobs.unfinished(self.id, kind));
+        match copy {
+            Some(job) => self.cancel(job.id).await.map(|_| Answer::Done),
+            None => Err(Refusal::new(
+                ReturnCode::InvalidState,
+                "no initial copy is scheduled or under way",
+                "see: lifeboat replication status",
+            )),
+        }
+    }
+
     pub(crate) async fn suspend(&mut self) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
-        if self.planned().is_some() {
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                "a planned failover is under way",
-                "cancel it first: lifeboat failover cancel",
-            ));
-        }
+        self.no_planned()?;
         self.step(Step::Suspend)?;
         self.save_or_undo(before).await?;
         self.interrupt().await;

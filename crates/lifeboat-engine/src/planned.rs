@@ -200,6 +200,9 @@ impl Actor {
                 "wait for it: lifeboat replication status",
             ));
         }
+        if !force && self.power().await? == PowerState::Paused {
+            return Err(crate::power::paused());
+        }
         let job = self
             .host
             .jobs
@@ -447,7 +450,7 @@ impl Actor {
         };
         if let Some(planned) = self.planned().filter(|p| p.phase != PlannedPhase::Prepared) {
             return Err(Refusal::new(
-                ReturnCode::InvalidState,
+                ReturnCode::InUse,
                 format!("a planned failover is under way ({:?})", planned.phase),
                 "cancel it first: lifeboat failover cancel",
             ));
@@ -654,6 +657,10 @@ async fn stop(
     force: bool,
     timeout: Duration,
 ) -> Result<(), String> {
+    if force && hypervisor.power(vm).await.is_ok_and(|p| p == PowerState::Paused) {
+        // It could not follow.
+        return hypervisor.turn_off(vm).await.map_err(|e| chain(&e));
+    }
     let stopped = match hypervisor.shut_down(vm, timeout).await {
         Ok(()) | Err(HypervisorError::NotRunning) => return Ok(()),
         Err(e) => e,

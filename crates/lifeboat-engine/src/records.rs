@@ -223,6 +223,12 @@ pub struct Extended {
     /// A comparison that goes on.
     #[serde(default)]
     pub comparison: Option<Comparison>,
+    /// The job of a comparison that somebody asked for, until it is over.
+    #[serde(default)]
+    pub compare: Option<JobId>,
+    /// When the copy or a comparison is to begin; `None` when nothing waits.
+    #[serde(default)]
+    pub scheduled: Option<Timestamp>,
     /// What would keep the VM from starting there.
     #[serde(default)]
     pub preflight: Vec<String>,

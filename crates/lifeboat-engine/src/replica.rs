@@ -8,7 +8,7 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::{backoff, expire_due, logs_expire_before, seal_due};
 use lifeboat_model::{
-    AuthorizationEntry, DiskId, NicBackend, PointId, ReplicationMode as Mode, ReplicationSettings,
+    AuthorizationEntry, DiskId, NicBackend, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
     ReplicationState as State, Timestamp, VmId, VmSpec,
 };
 use tokio::time::Instant;
@@ -148,12 +148,13 @@ async fn seal(store: &dyn ReplicaStore, vm: VmId, id: PointId) -> Result<bool, S
     }
 }
 
-/// Applies the next log and seals a point when one is due.
+/// Applies the next log and seals a point when one is due, or when one past this position is wanted.
 async fn maintain(
     store: Arc<dyn ReplicaStore>,
     vm: VmId,
     settings: ReplicationSettings,
     [point, before_sync]: [PointId; 2],
+    past: Option<Position>,
 ) -> Result<Maintained, StoreError> {
     let mut info = store.info(vm).await?;
     let next = info
@@ -184,7 +185,8 @@ async fn maintain(
         .as_ref()
         .is_some_and(|a| !a.partial && info.logs.iter().any(|l| l.partial && l.position == a.parent));
     let due = whole(&info)
-        && at.is_some_and(|at| closes || seal_due(&settings, newest, at, whole_application(&info)));
+        && (at.is_some_and(|at| closes || seal_due(&settings, newest, at, whole_application(&info)))
+            || past.is_some_and(|theirs| !crate::courier::past(&info, theirs)));
     let sealed = due && seal(&*store, vm, point).await?;
     if sealed {
         info = store.info(vm).await?;
@@ -306,8 +308,9 @@ impl Actor {
             // Before the work, not after it: a log that becomes durable meanwhile sets it again.
             self.replica.dirty = false;
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
+            let past = self.point_wanted();
             let future =
-                Box::pin(async move { Done::Maintained(maintain(store, vm, settings, point).await) });
+                Box::pin(async move { Done::Maintained(maintain(store, vm, settings, point, past).await) });
             // Its writes to the head would go on after a drop, under whatever came next.
             return Some(Work {
                 future,
@@ -332,6 +335,9 @@ impl Actor {
                 self.replica.attempts = 0;
                 self.replica.dirty |= done.applied.is_some();
                 self.replica.expire |= done.sealed;
+                if done.sealed && self.point_wanted().is_some() {
+                    self.hurry_extended().await;
+                }
                 self.replica.next_at = Instant::now();
                 // Not only when it was sealed just now: the daemon may have ended between the seal and this record.
                 let before = self.rel.clone();
@@ -399,7 +405,7 @@ impl Actor {
             // Points may be expiring at this moment.
             self.interrupt().await;
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
-            let done = maintain(store.clone(), self.id, settings, point).await;
+            let done = maintain(store.clone(), self.id, settings, point, None).await;
             let stuck = done.as_ref().is_ok_and(|d| d.applied.is_none());
             let failed = done.as_ref().err().map(|e| chain(e));
             self.maintained(done).await;
@@ -481,8 +487,10 @@ impl Actor {
 
     /// Whether the relationship's primary, or one of its trust group, is calling.
     pub(crate) fn trusts(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, PeerRefusal> {
-        let entry = self.host.authorize(peer)?;
-        let Some(rel) = &self.rel else { return Ok(entry) };
+        let entry = self.lets_in(peer)?;
+        let Some(rel) = self.rel.as_ref().filter(|_| self.bound_to().is_none()) else {
+            return Ok(entry);
+        };
         let same = peer.names.iter().any(|n| n.eq_ignore_ascii_case(&rel.peer));
         let group = || {
             self.host
@@ -708,7 +716,7 @@ impl Actor {
     async fn offered(&mut self, peer: &PeerIdentity, offer: GivenWay) -> Result<PeerReply, PeerRefusal> {
         let entry = match self.awaits_offer() {
             // Nobody is its primary yet.
-            true => self.host.authorize(peer)?,
+            true => self.lets_in(peer)?,
             false => self.trusts(peer)?,
         };
         let (mode, awaits_import) = match offer.content {
@@ -744,8 +752,10 @@ impl Actor {
             Err(e) => return Err(self.host.peer_refusal(e)),
         }
         let info = store.info(self.id).await;
+        let bound = self.rel.as_ref().and_then(Relationship::replica);
         let side = ReplicaSide {
             awaits_import,
+            allowed: bound.and_then(|r| r.allowed.clone()),
             ..ReplicaSide::new(info.map_err(|e| self.host.peer_refusal(e))?.dir)
         };
         self.taken(peer, offer, (mode, side), again).await

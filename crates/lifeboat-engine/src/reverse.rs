@@ -228,7 +228,7 @@ impl Actor {
         self.primary.next_at = Instant::now();
         self.event("the other host has given way; this host is the primary now")
             .await;
-        if let Some(text) = self.extended_ends(&rel, &reverse.settings.peer) {
+        if let Some(text) = self.extended_ends(&rel, &reverse.settings.peer).await {
             self.event(&text).await;
         }
     }
@@ -419,6 +419,7 @@ impl Actor {
             side: Side::Replica(ReplicaSide {
                 own: true,
                 unequal: old.is_some_and(unequal),
+                allowed: self.bound_to().map(ToOwned::to_owned),
                 ..ReplicaSide::new("")
             }),
             problem: None,
@@ -538,7 +539,7 @@ impl Actor {
         peer: &PeerIdentity,
         offer: GivenWay,
     ) -> Result<PeerReply, PeerRefusal> {
-        let entry = self.host.authorize(peer)?;
+        let entry = self.lets_in(peer)?;
         let again = self
             .rel
             .as_ref()

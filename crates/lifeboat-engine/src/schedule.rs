@@ -51,6 +51,9 @@ impl Actor {
     /// settings.
     fn begins_at(&self) -> Option<Timestamp> {
         let rel = self.rel.as_ref()?;
+        if let Some(ext) = crate::extended::extended(Some(rel)).filter(|_| rel.failover().is_none()) {
+            return ext.scheduled;
+        }
         let side = rel.primary()?;
         if side.scheduled.is_some() {
             return side.scheduled;
@@ -82,6 +85,7 @@ impl Actor {
         let Some(rel) = &self.rel else { return };
         let how = rel.primary().map(|p| p.how.clone()).unwrap_or_default();
         let begun = match rel.state {
+            _ if rel.primary().is_none() => self.begin_third().await,
             State::ReadyForReplication => self.begin_copy(how).await,
             _ => self.begin_resync().await,
         };
@@ -105,6 +109,9 @@ impl Actor {
         how: InitialCopy,
         at: Option<Timestamp>,
     ) -> Result<Answer, Refusal> {
+        if self.is_extended() {
+            return self.start_third(how, at).await;
+        }
         let at = self.ahead(at)?;
         for kind in [JobType::StartReplication, JobType::StartSeeded] {
             // What is asked for now replaces what waits.
@@ -129,6 +136,9 @@ impl Actor {
 
     /// Resynchronize.
     pub(crate) async fn resynchronize(&mut self, at: Option<Timestamp>) -> Result<Answer, Refusal> {
+        if self.is_extended() {
+            return self.resync_third(at).await;
+        }
         match self.ahead(at)? {
             None => self.begin_resync().await,
             Some(at) => {
@@ -140,7 +150,7 @@ impl Actor {
     }
 
     /// The time to wait for; `None`: it begins now.
-    fn ahead(&self, at: Option<Timestamp>) -> Result<Option<Timestamp>, Refusal> {
+    pub(crate) fn ahead(&self, at: Option<Timestamp>) -> Result<Option<Timestamp>, Refusal> {
         let now = self.host.ports.clock.now();
         let at = at.filter(|at| *at > now);
         match at.filter(|at| at.since(now) > AHEAD) {
@@ -267,5 +277,8 @@ pub(crate) fn waits(rel: &Relationship, kind: JobType) -> bool {
         JobType::StartSeeded,
         JobType::Resynchronize,
     ];
+    if let Some(ext) = crate::extended::extended(Some(rel)) {
+        return ext.scheduled.is_some() && (kinds.contains(&kind) || kind == JobType::ResyncExtended);
+    }
     kinds.contains(&kind) && rel.primary().is_some_and(|p| p.scheduled.is_some())
 }

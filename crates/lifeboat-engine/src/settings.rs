@@ -4,7 +4,8 @@
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{
-    DiskId, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, SettingsError, VmSpec,
+    AuthorizationEntry, DiskId, Position, ReplicationMode as Mode, ReplicationSettings,
+    ReplicationState as State, SettingsError, VmSpec,
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -12,10 +13,11 @@ use tracing::{info, warn};
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, chain, no_relationship, not_now};
 use crate::copy::unexpected;
+use crate::engine::no_entry;
 use crate::machine::Told;
 use crate::operations::link_refusal;
-use crate::ports::link::{PeerReply, PeerRequest, ReplicaStatus};
-use crate::records::{Relationship, ServerSettings};
+use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
+use crate::records::ServerSettings;
 
 impl ServerSettings {
     /// Checks the limits.
@@ -66,6 +68,9 @@ impl Actor {
     /// daemon that ends between the two leaves the replica with settings that the next change, or the same one again,
     /// brings in line; nothing that is sent depends on them.
     pub(crate) async fn modify(&mut self, mut settings: ReplicationSettings) -> Result<Answer, Refusal> {
+        if self.is_extended() {
+            return self.modify_third(settings).await;
+        }
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         lifecycle::step(rel.mode, rel.state, Step::Modify).map_err(|e| not_now(&e))?;
         let old = rel.settings.clone();
@@ -81,7 +86,8 @@ impl Actor {
         let change = DiskChange::between(&old.disks, &settings.disks);
         self.disks_may_change(rel.state, &change)?;
         if settings.peer != old.peer {
-            self.same_replica(rel, &settings.peer).await?;
+            let acknowledged = rel.primary().map_or(rel.position, |p| p.acknowledged);
+            self.same_replica(acknowledged, &settings.peer).await?;
         }
         // Whatever comes of it here, the replica is told again what counts.
         self.told = Told::default();
@@ -141,8 +147,12 @@ impl Actor {
         }
     }
 
-    /// Whether the host at this address has the replica of this relationship, and not an older copy of it.
-    async fn same_replica(&self, rel: &Relationship, peer: &str) -> Result<ReplicaStatus, Refusal> {
+    /// Whether the host at this address has the replica that was at `acknowledged`, and not an older copy of it.
+    pub(crate) async fn same_replica(
+        &self,
+        acknowledged: Position,
+        peer: &str,
+    ) -> Result<ReplicaStatus, Refusal> {
         self.not_myself(peer).await?;
         let request = PeerRequest::Status { vm: self.id };
         let answer = self.host.ports.link.call(peer, request).await;
@@ -150,7 +160,6 @@ impl Actor {
             PeerReply::Status(status) => status,
             other => return Err(link_refusal(&unexpected(peer, &other))),
         };
-        let acknowledged = rel.primary().map_or(rel.position, |p| p.acknowledged);
         let same = status.durable.generation == acknowledged.generation;
         if same && status.durable.sequence >= acknowledged.sequence {
             return Ok(status);
@@ -209,6 +218,53 @@ impl Actor {
         }
     }
 
+    /// SetAuthorizationEntry: from now on only primaries that this entry covers, or that share its trust group, feed this
+    /// replica.
+    pub(crate) async fn bind_to_entry(&mut self, primary: &str) -> Result<Answer, Refusal> {
+        let before = self.rel.clone();
+        let entry = self.host.entry_named(primary).ok_or_else(|| no_entry(primary))?;
+        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
+        let (mode, state) = (rel.mode, rel.state);
+        let Some(replica) = rel.replica_mut().filter(|_| state != State::Disabled) else {
+            return Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("only a replica is fed by somebody; here the VM's role is {mode}"),
+                "do this on the host that has the replica",
+            ));
+        };
+        replica.allowed = Some(entry.primary.clone());
+        self.save_or_undo(before).await?;
+        self.access_changed().await;
+        let told = format!(
+            "from now on only primaries of the entry {} feed this replica",
+            entry.primary
+        );
+        self.event(&told).await;
+        Ok(Answer::Done)
+    }
+
+    /// Key of the authorization entry that this replica is bound to.
+    pub(crate) fn bound_to(&self) -> Option<&str> {
+        self.rel.as_ref()?.replica()?.allowed.as_deref()
+    }
+
+    /// The entry that lets this peer feed this VM: the most exact one of this host, and none but that which the replica is
+    /// bound to and those of its trust group.
+    pub(crate) fn lets_in(&self, peer: &PeerIdentity) -> Result<AuthorizationEntry, PeerRefusal> {
+        let entry = self.host.authorize(peer)?;
+        let Some(key) = self.bound_to() else {
+            return Ok(entry);
+        };
+        let bound = self.host.entry_named(key);
+        match bound.filter(|b| b.trust_group == entry.trust_group || peer.names.iter().any(|n| b.covers(n))) {
+            Some(_) => Ok(entry),
+            None => Err(PeerRefusal::NotAuthorized {
+                host: self.host.config.name.clone(),
+                names: peer.names.clone(),
+            }),
+        }
+    }
+
     /// Why this host takes nothing from the primary of its replica any more; `None` while it does.
     pub(crate) fn unauthorized(&self) -> Option<String> {
         let rel = self.rel.as_ref()?;
@@ -229,6 +285,24 @@ impl Actor {
                 "this host is not enabled as a replica server: nothing is received; lifeboat server set --replica on"
                     .to_owned(),
             );
+        }
+        if let Some(key) = self.bound_to() {
+            let (bound, entry) = (self.host.entry_named(key), self.host.entry_for(&rel.peer));
+            let fits = |b: &AuthorizationEntry| {
+                let group = entry.as_ref().is_some_and(|e| e.trust_group == b.trust_group);
+                rel.peer.is_empty() || group || b.covers(&rel.peer)
+            };
+            return match bound {
+                Some(bound) if fits(&bound) => None,
+                Some(_) => Some(format!(
+                    "this replica is bound to the authorization entry {key}, which does not cover {}: nothing is received from it",
+                    rel.peer
+                )),
+                None => Some(format!(
+                    "the authorization entry {key}, which this replica is bound to, is gone: nothing is received; \
+                     lifeboat authorization add {key} --location DIR"
+                )),
+            };
         }
         self.host.entry_for(&rel.peer).is_none().then(|| {
             format!(

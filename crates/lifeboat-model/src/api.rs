@@ -213,6 +213,8 @@ api_enum! {
         StartSeeded = 117,
         /// StartReplication to a directory.
         StartExport = 118,
+        /// Resynchronize of an extended relationship.
+        ResyncExtended = 121,
         /// ChangeReplicationModeToPrimary.
         ModeToPrimary = 123,
     }

@@ -134,6 +134,13 @@ impl Qemu {
         })
     }
 
+    /// Gives a VM's monitor a command without arguments.
+    async fn tell(&self, vm: VmId, command: &str) -> Result<(), HypervisorError> {
+        let monitor = self.control(vm).await.map_err(monitor_error)?;
+        let told = monitor.execute_timeout(command, Value::Null, GREETING).await;
+        told.map(|_| ()).map_err(monitor_error)
+    }
+
     /// Ends a VM's process: by its monitor, so that it closes its images in order, else by signals.
     pub(crate) async fn end(&self, process: &Process, paths: &VmPaths) -> Result<(), HypervisorError> {
         end(process, paths).await
@@ -239,6 +246,27 @@ impl Hypervisor for Qemu {
             None => Ok(()),
             Some(process) => self.end(&process, &self.paths(vm)).await,
         }
+    }
+
+    async fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.running(vm)?;
+        self.tell(vm, "stop").await
+    }
+
+    async fn resume(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.running(vm)?;
+        self.tell(vm, "cont").await?;
+        match self.status(vm).await.map_err(monitor_error)? {
+            PowerState::Running => Ok(()),
+            state @ (PowerState::Off | PowerState::Paused | PowerState::Stalled) => Err(
+                HypervisorError::Monitor(format!("the guest was told to go on and is {state:?}")),
+            ),
+        }
+    }
+
+    async fn reset(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.running(vm)?;
+        self.tell(vm, "system_reset").await
     }
 
     fn console(&self, vm: VmId) -> Console {

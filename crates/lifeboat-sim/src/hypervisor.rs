@@ -161,7 +161,9 @@ impl Hypervisor for Port {
 
     async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError> {
         let stubborn = self.shared.state().stubborn;
-        if stubborn && process(&mut self.shared.state(), self.host, vm).power != PowerState::Off {
+        let power = process(&mut self.shared.state(), self.host, vm).power;
+        // CPUs that stand still follow no request.
+        if power == PowerState::Paused || stubborn && power != PowerState::Off {
             tokio::time::sleep(timeout).await;
             return Err(HypervisorError::ShutdownTimeout(timeout));
         }
@@ -179,6 +181,40 @@ impl Hypervisor for Port {
         self.run("hv.turn_off", |s, h| {
             end(s, h, vm, false);
             Ok(())
+        })
+        .await
+    }
+
+    async fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.run("hv.pause", |s, h| match process(s, h, vm).power {
+            PowerState::Off => Err(HypervisorError::NotRunning),
+            PowerState::Running | PowerState::Paused | PowerState::Stalled => {
+                process(s, h, vm).power = PowerState::Paused;
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    async fn resume(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.run("hv.resume", |s, h| {
+            if process(s, h, vm).power == PowerState::Off {
+                return Err(HypervisorError::NotRunning);
+            }
+            self.twin(s, vm);
+            process(s, h, vm).power = PowerState::Running;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn reset(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.run("hv.reset", |s, h| match process(s, h, vm).power {
+            PowerState::Off => Err(HypervisorError::NotRunning),
+            PowerState::Running | PowerState::Paused | PowerState::Stalled => {
+                s.resets += 1;
+                Ok(())
+            }
         })
         .await
     }

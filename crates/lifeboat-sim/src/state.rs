@@ -196,6 +196,8 @@ pub struct State {
     pub agent: Option<GuestOs>,
     /// No guest shuts down when it is asked to.
     pub stubborn: bool,
+    /// How often a reset button was pressed.
+    pub resets: u64,
     /// Exit code of whatever is run in guests.
     pub exit_code: i64,
     /// What was run in guests.
@@ -296,6 +298,7 @@ impl Shared {
             logs: BTreeMap::new(),
             agent: Some(GuestOs::Linux),
             stubborn: false,
+            resets: 0,
             exit_code: 0,
             ran: Vec::new(),
             trouble_at: 0,

@@ -7,6 +7,7 @@ mod common;
 use common::{healthy, replicating, simulate, state};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::records::ServerSettings;
+use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     AuthorizationEntry, Bandwidth, Position, ReplicationHealth as Health, ReplicationState as State,
 };
@@ -169,5 +170,106 @@ fn an_unknown_entry_cannot_be_removed_and_a_bad_one_not_be_added() {
                 .unwrap()
                 .unwrap_err();
         }
+    });
+}
+
+fn bind(primary: &str) -> Action {
+    Action::SetAuthorization {
+        vm: World::vm(),
+        primary: primary.into(),
+    }
+}
+
+async fn refused(w: &World, host: usize, action: Action) -> ReturnCode {
+    w.act(host, action).await.unwrap().unwrap_err().code
+}
+
+#[test]
+fn a_replica_that_is_bound_to_an_entry_takes_from_nobody_else() {
+    simulate(6, async |w| {
+        assert_eq!(
+            refused(w, 1, bind("a")).await,
+            ReturnCode::FileNotFound,
+            "no VM yet"
+        );
+        replicating(w).await;
+        assert_eq!(refused(w, 0, bind("b")).await, ReturnCode::InvalidState);
+        assert_eq!(refused(w, 1, bind("elsewhere")).await, ReturnCode::FileNotFound);
+        let other = AuthorizationEntry {
+            trust_group: "others".into(),
+            ..entry("other", "/replicas")
+        };
+        w.insist(1, Action::AddAuthorization { entry: other })
+            .await
+            .unwrap();
+        w.insist(1, bind("OTHER")).await.unwrap();
+        let view = w.view(1).await.unwrap().replication.unwrap();
+        assert_eq!(view.allowed.as_deref(), Some("other"));
+        w.restart(1).await;
+        // It is covered by an entry of its own, but not by that one.
+        let before = durable(w);
+        w.write(20);
+        w.run(60).await;
+        assert_eq!(durable(w), before, "something arrived");
+        assert!(health(w, 1).await.1.contains("bound"), "{:?}", health(w, 1).await);
+        assert_eq!(health(w, 0).await.0, Health::Critical);
+        w.insist(1, bind("a")).await.unwrap();
+        healthy(w, 0, 1).await;
+        assert_eq!(health(w, 1).await.0, Health::Ok);
+    });
+}
+
+#[test]
+fn the_trust_group_of_the_entry_is_let_in_as_well_until_the_entry_is_gone() {
+    simulate(7, async |w| {
+        replicating(w).await;
+        allow(w, "other", "/replicas").await;
+        w.insist(1, bind("other")).await.unwrap();
+        healthy(w, 0, 1).await;
+        forbid(w, "other").await;
+        let before = durable(w);
+        w.write(20);
+        w.run(60).await;
+        assert_eq!(durable(w), before, "something arrived");
+        assert!(health(w, 1).await.1.contains("is gone"));
+        w.insist(1, bind("a")).await.unwrap();
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn a_copy_that_awaits_its_first_offer_is_bound_before_it() {
+    simulate(8, async |w| {
+        replicating(w).await;
+        w.cut(true);
+        common::taken_over(w, lifeboat_engine::action::PointSelector::Latest, 10).await;
+        w.guest_off(0);
+        w.insist(0, Action::BecomeReplica { vm: World::vm() })
+            .await
+            .unwrap();
+        let other = AuthorizationEntry {
+            trust_group: "others".into(),
+            ..entry("other", "/replicas")
+        };
+        w.insist(0, Action::AddAuthorization { entry: other })
+            .await
+            .unwrap();
+        w.insist(0, bind("other")).await.unwrap();
+        w.cut(false);
+        let reverse = common::job(w, 1, common::reverse()).await;
+        assert!(
+            reverse
+                .as_ref()
+                .is_ok_and(|s| *s == lifeboat_model::JobState::Exception)
+                || reverse
+                    .as_ref()
+                    .is_err_and(|e| e.code == ReturnCode::AccessDenied),
+            "{reverse:?}"
+        );
+        w.insist(0, bind("b")).await.unwrap();
+        w.insist(1, common::reverse()).await.unwrap();
+        healthy(w, 1, 0).await;
+        let view = w.view(0).await.unwrap().replication.unwrap();
+        assert_eq!(view.allowed.as_deref(), Some("b"));
     });
 }

@@ -433,6 +433,7 @@ enum Saga {
     Extend,
     Forward,
     Compare,
+    Asked,
     GoOn,
     Remove,
 }
@@ -440,7 +441,7 @@ enum Saga {
 async fn prepare(saga: Saga, w: &mut World) {
     match saga {
         Saga::Extend => replicating(w).await,
-        Saga::Forward | Saga::Remove => chain(w).await,
+        Saga::Forward | Saga::Remove | Saga::Asked => chain(w).await,
         Saga::Compare => {
             chain(w).await;
             w.insist(1, remove()).await.unwrap();
@@ -492,6 +493,17 @@ async fn run(saga: Saga, w: &mut World) {
             })
             .await;
         }
+        // An instant that is forwarded leaves no piece behind.
+        Saga::Asked => {
+            until(w, common::resync(), |w| {
+                let pieces = w.shared.state().hosts[2].replicas[&VM]
+                    .logs
+                    .iter()
+                    .any(|l| l.log.partial);
+                pieces && follows(w, 1) && w.jobs(1).iter().all(|j| j.state.is_final())
+            })
+            .await;
+        }
         Saga::Remove => until(w, remove(), |w| extended(w, 1).is_none()).await,
         Saga::GoOn => until(w, go_on(), |w| flows(w, 1, 2)).await,
     }
@@ -499,7 +511,7 @@ async fn run(saga: Saga, w: &mut World) {
 
 async fn whole(saga: Saga, w: &mut World) {
     match saga {
-        Saga::Extend | Saga::Compare | Saga::Forward => {
+        Saga::Extend | Saga::Compare | Saga::Asked | Saga::Forward => {
             cycles(w, 30).await;
             eventually(w, "the third host follows", |w| follows(w, 1)).await;
             healthy(w, 0, 1).await;
@@ -558,6 +570,7 @@ sagas! {
     every_step_of_extending Extend,
     every_step_of_forwarding Forward,
     every_step_of_a_comparison Compare,
+    every_step_of_a_comparison_that_was_asked_for Asked,
     every_step_of_going_on_as_the_primary GoOn,
     every_step_of_a_removal Remove,
 }

@@ -154,6 +154,15 @@ pub trait Hypervisor: Send + Sync {
     /// process that no longer answers. `Ok` when it was off already.
     async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError>;
 
+    /// Stops the guest's CPUs; its process and memory stay. `NotRunning` without a process.
+    async fn pause(&self, vm: VmId) -> Result<(), HypervisorError>;
+
+    /// Lets a paused guest go on; returns when its CPUs run. `NotRunning` without a process.
+    async fn resume(&self, vm: VmId) -> Result<(), HypervisorError>;
+
+    /// Presses the reset button. A guest that is paused stays paused. `NotRunning` without a process.
+    async fn reset(&self, vm: VmId) -> Result<(), HypervisorError>;
+
     /// Where to look at the VM.
     fn console(&self, vm: VmId) -> Console;
 

@@ -2,6 +2,7 @@
 
 mod failover;
 mod replication;
+mod user;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,6 +13,7 @@ use super::units::{self, LimitWindow, Rate};
 use crate::config::DEFAULT_SOCKET;
 
 pub(crate) use failover::{Failover, Network, SetCard, Start};
+pub(crate) use user::{Role, User, UsersFile};
 pub(crate) use replication::{Changes, Copy, Enable, Extend, Replication, Resync, Reverse, Side};
 
 /// Replicates virtual machines to another host and brings them up there.
@@ -91,6 +93,9 @@ pub(crate) enum Command {
     /// Certificates for hosts, from a small authority of your own.
     #[command(subcommand)]
     Cert(Cert),
+    /// Who may manage this host over the network.
+    #[command(subcommand)]
+    User(User),
 }
 
 /// `lifeboat vm`.

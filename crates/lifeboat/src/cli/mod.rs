@@ -9,6 +9,7 @@ mod follow;
 mod run;
 mod show;
 mod units;
+mod user;
 mod wish;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Serve { config } => serve(config),
         Command::Cert(command) => cert::run(command, cli.output),
+        Command::User(command) => user::run(command, cli.output),
         _ => runtime(false).and_then(|runtime| {
             let result = runtime.block_on(run::run(&Client::new(&cli.socket), &cli));
             // A thread may still sit in a read of the terminal.

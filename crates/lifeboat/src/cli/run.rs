@@ -73,7 +73,7 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
             .await
         }
         // The caller has carried these out already: they need no daemon.
-        Command::Serve { .. } | Command::Cert(_) => Ok(Exit::Usage),
+        Command::Serve { .. } | Command::Cert(_) | Command::User(_) => Ok(Exit::Usage),
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
+use lifeboat_api::cim::Role;
+use lifeboat_api::remote::users::Users;
 use lifeboat_engine::action::{PointView, ServerView, VmView};
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::ports::store::Target;
@@ -402,4 +404,22 @@ pub(crate) fn certificate(c: &CertInfo, zone: &TimeZone) -> String {
     rows.push(("authority", if c.is_ca { "yes" } else { "no" }.into()));
     rows.push(("fingerprint", c.fingerprint.clone()));
     sheet(&rows)
+}
+
+/// Who may manage this host over the network, and how they prove who they are.
+pub(crate) fn users(users: &Users) -> String {
+    let role = |role: Role| match role {
+        Role::Viewer => "viewer",
+        Role::Operator => "operator",
+        Role::Administrator => "administrator",
+    };
+    let named = users
+        .users
+        .iter()
+        .map(|u| vec![u.name.clone(), "password".into(), role(u.role).into()]);
+    let shown = users
+        .certificates
+        .iter()
+        .map(|c| vec![c.label().to_owned(), "certificate".into(), role(c.role).into()]);
+    table(&["NAME", "LOGS IN BY", "ROLE"], named.chain(shown))
 }

@@ -1,0 +1,156 @@
+//! Who may manage this host over the network. Works on the file of users and needs no daemon; a daemon that runs sees the
+//! change at the next login.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use camino::Utf8PathBuf;
+use lifeboat_api::cim::Role;
+use lifeboat_api::remote::users::{self, Certificate, Secret, Users, UsersError};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use super::args::{self, Output, User, UsersFile};
+use super::exit::{Exit, Failure};
+use super::{run, show};
+use crate::config::Config;
+
+impl From<UsersError> for Failure {
+    fn from(error: UsersError) -> Self {
+        let exit = match error {
+            UsersError::Missing(_) | UsersError::Unknown(_) => Exit::NotFound,
+            UsersError::Io { .. }
+            | UsersError::Exposed(_)
+            | UsersError::Content { .. }
+            | UsersError::Exists(_)
+            | UsersError::Name
+            | UsersError::Certificate
+            | UsersError::Password
+            | UsersError::Hash(_) => Exit::Failed,
+        };
+        Self::new(exit, error.to_string(), "")
+    }
+}
+
+impl From<args::Role> for Role {
+    fn from(role: args::Role) -> Self {
+        match role {
+            args::Role::Viewer => Self::Viewer,
+            args::Role::Operator => Self::Operator,
+            args::Role::Administrator => Self::Administrator,
+        }
+    }
+}
+
+/// Carries out `lifeboat user`.
+pub(crate) fn run(command: &User, output: Output) -> Result<Exit, Failure> {
+    match command {
+        User::Add { name, role, file } => {
+            let path = path(file)?;
+            users::add_user(&path, name, &password()?, role.role.into())?;
+            eprintln!("added user {name} to {path}");
+        }
+        User::AddCertificate {
+            certificate,
+            role,
+            file,
+        } => {
+            let path = path(file)?;
+            let certificate = Certificate::named(certificate, role.role.into())?;
+            let label = certificate.label().to_owned();
+            users::add_certificate(&path, certificate)?;
+            eprintln!("added certificate {label} to {path}");
+        }
+        User::List { file } => {
+            let users = Users::load(&path(file)?)?;
+            return match output {
+                Output::Table => run::write_out(show::users(&users).as_bytes()),
+                Output::Json => run::write_out(format!("{:#}\n", json(&users)).as_bytes()),
+            };
+        }
+        User::Remove { name, file } => {
+            let path = path(file)?;
+            users::remove(&path, name)?;
+            eprintln!("removed {name} from {path}");
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn path(file: &UsersFile) -> Result<Utf8PathBuf, Failure> {
+    if let Some(path) = &file.users {
+        return Ok(path.clone());
+    }
+    let config = Config::load(&file.config).map_err(|e| {
+        Failure::new(
+            Exit::Failed,
+            e.to_string(),
+            "name the file of users with --users, or the configuration with --config",
+        )
+    })?;
+    Ok(config.management.users)
+}
+
+/// Nothing of a password is ever listed.
+fn json(users: &Users) -> serde_json::Value {
+    let named = users.users.iter().map(|u| serde_json::json!({"user": u.name, "role": u.role}));
+    let shown = users.certificates.iter().map(|c| match &c.fingerprint {
+        Some(fingerprint) => serde_json::json!({"fingerprint": fingerprint, "role": c.role}),
+        None => serde_json::json!({"certificate": c.name, "role": c.role}),
+    });
+    named.chain(shown).collect()
+}
+
+fn password() -> Result<Secret, Failure> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return line();
+    }
+    let first = asked("Password: ")?;
+    let second = asked("Again: ")?;
+    if first.expose() != second.expose() {
+        return Err(Failure::new(Exit::Failed, "the two passwords differ", ""));
+    }
+    Ok(first)
+}
+
+fn asked(prompt: &str) -> Result<Secret, Failure> {
+    eprint!("{prompt}");
+    let _ = std::io::stderr().flush();
+    let hidden = HiddenInput::begin();
+    let line = line();
+    drop(hidden);
+    eprintln!();
+    line
+}
+
+fn line() -> Result<Secret, Failure> {
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    read.map_err(|e| Failure::io("read the password", &e))?;
+    let end = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(end);
+    Ok(Secret::new(line))
+}
+
+/// Shows nothing of what is typed, until dropped.
+struct HiddenInput(Option<Termios>);
+
+impl HiddenInput {
+    fn begin() -> Self {
+        let stdin = std::io::stdin();
+        let before = tcgetattr(&stdin).ok();
+        if let Some(mut hidden) = before.clone() {
+            hidden.local_modes.remove(LocalModes::ECHO);
+            // A terminal that refuses is used as it is.
+            let _ = tcsetattr(&stdin, OptionalActions::Flush, &hidden);
+        }
+        Self(before)
+    }
+}
+
+impl Drop for HiddenInput {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, before);
+        }
+    }
+}
