@@ -372,10 +372,12 @@ impl Parser<'_> {
         let Token::Braced(path) = &self.token else {
             return self.unexpected("the path of an instance in braces");
         };
-        let source = ObjectPath::parse(path.trim()).map_err(|e| QueryError::Path {
+        let mut source = ObjectPath::parse(path.trim()).map_err(|e| QueryError::Path {
             at: self.character(self.at),
-            message: e.to_string(),
+            message: format!("the path in braces is none: {e}"),
         })?;
+        // Never compared, so not kept.
+        source.host = None;
         self.advance()?;
         let mut related = Related {
             source,
