@@ -1,0 +1,467 @@
+//! Who wants to be told of changes, and what changed. A change is what an instance of a watched class looks like now and did
+//! not look like when it was sampled before: instances are views, so a sample is the only thing there is to compare. Nothing
+//! is sampled while nobody has subscribed. How indications reach a subscriber is the protocols' business; here they wait for
+//! it in a queue of bounded length.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lifeboat_cim::wql::{self, Condition, Query, Select, SystemColumns};
+use lifeboat_cim::{CimError, DateTime, Instance, Namespace, Status};
+use tokio::sync::Notify;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Caller, ObjectManager, VIRTUALIZATION};
+
+/// What can be watched: jobs, relationships, VMs.
+pub const WATCHED: [&str; 3] = [
+    "Msvm_ConcreteJob",
+    "Msvm_ReplicationRelationship",
+    "Msvm_ComputerSystem",
+];
+/// Indications that wait for a subscriber; the oldest make room.
+pub const QUEUE: usize = 256;
+/// Most subscriptions of one user.
+pub const PER_USER: usize = 16;
+/// Most subscriptions.
+pub const IN_ALL: usize = 64;
+/// How late a change may be noticed when a query does not say (`WITHIN`).
+const PERIOD: Duration = Duration::from_secs(2);
+/// From 1601 to 1970 in units of 100 nanoseconds.
+const SINCE_1601: i64 = 116_444_736_000_000_000;
+/// Least time between two samples, however fast jobs move.
+const LEAST: Duration = Duration::from_millis(250);
+
+/// A kind of change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Creation,
+    Modification,
+    Deletion,
+}
+
+/// The two families of event classes: DMTF's, and those that WMI clients write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Cim,
+    Wmi,
+}
+
+impl Family {
+    fn class(self, kind: Kind) -> &'static str {
+        match (self, kind) {
+            (Self::Cim, Kind::Creation) => "CIM_InstCreation",
+            (Self::Cim, Kind::Modification) => "CIM_InstModification",
+            (Self::Cim, Kind::Deletion) => "CIM_InstDeletion",
+            (Self::Wmi, Kind::Creation) => "__InstanceCreationEvent",
+            (Self::Wmi, Kind::Modification) => "__InstanceModificationEvent",
+            (Self::Wmi, Kind::Deletion) => "__InstanceDeletionEvent",
+        }
+    }
+
+    fn subject(self) -> &'static str {
+        match self {
+            Self::Cim => "SourceInstance",
+            Self::Wmi => "TargetInstance",
+        }
+    }
+}
+
+/// The events a class name in a query stands for.
+fn events(class: &str) -> Option<(Family, &'static [Kind])> {
+    const ALL: &[Kind] = &[Kind::Creation, Kind::Modification, Kind::Deletion];
+    for (family, general) in [
+        (Family::Cim, "CIM_InstIndication"),
+        (Family::Wmi, "__InstanceOperationEvent"),
+    ] {
+        if class.eq_ignore_ascii_case(general) {
+            return Some((family, ALL));
+        }
+        let one = ALL
+            .iter()
+            .position(|k| class.eq_ignore_ascii_case(family.class(*k)));
+        if let Some(at) = one {
+            return Some((family, &ALL[at..=at]));
+        }
+    }
+    None
+}
+
+/// Somebody's wish to be told.
+pub struct Subscription {
+    /// By which it is known.
+    pub id: String,
+    /// Name of the user who made it.
+    pub owner: String,
+    select: Select,
+    family: Family,
+    kinds: &'static [Kind],
+    classes: Vec<&'static str>,
+    queue: Mutex<Waiting>,
+    arrived: Notify,
+    ends: Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    indications: VecDeque<Indication>,
+    sequence: u64,
+    lost: u64,
+    closed: bool,
+}
+
+/// A change, as its subscriber's query wants to see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Indication {
+    /// The event with the instance embedded.
+    pub instance: Instance,
+    /// Counts up from 1 within a subscription; a gap says how many were lost.
+    pub sequence: u64,
+}
+
+impl Subscription {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The oldest indications, at most this many. They stay until they are confirmed. Waits for the first until `until`;
+    /// an empty answer means that there was none, `None` that the subscription has ended.
+    pub async fn next(&self, most: usize, until: Instant) -> Option<Vec<Indication>> {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let waiting = self.waiting();
+                if waiting.closed {
+                    return None;
+                }
+                if !waiting.indications.is_empty() {
+                    return Some(waiting.indications.iter().take(most).cloned().collect());
+                }
+            }
+            if tokio::time::timeout_at(until, arrived).await.is_err() {
+                return Some(Vec::new());
+            }
+        }
+    }
+
+    /// Everything up to this one has reached the subscriber.
+    pub fn confirm(&self, sequence: u64) {
+        let mut waiting = self.waiting();
+        while waiting
+            .indications
+            .front()
+            .is_some_and(|i| i.sequence <= sequence)
+        {
+            waiting.indications.pop_front();
+        }
+    }
+
+    /// How many were thrown away because the subscriber was too slow.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.waiting().lost
+    }
+
+    fn put(&self, instance: Instance) {
+        let mut waiting = self.waiting();
+        waiting.sequence += 1;
+        let sequence = waiting.sequence;
+        if waiting.indications.len() == QUEUE {
+            waiting.indications.pop_front();
+            waiting.lost += 1;
+            if waiting.lost == 1 {
+                warn!(
+                    subscription = self.id,
+                    owner = self.owner,
+                    "a subscriber is too slow; it loses indications"
+                );
+            }
+        }
+        waiting.indications.push_back(Indication { instance, sequence });
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
+    fn close(&self) {
+        self.waiting().closed = true;
+        self.arrived.notify_waiters();
+        self.arrived.notify_one();
+    }
+
+    fn ended(&self) -> bool {
+        let ends = *self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.is_some_and(|e| e <= Instant::now())
+    }
+}
+
+/// Instances of one class by their names.
+type Sample = BTreeMap<String, Instance>;
+
+/// All subscriptions of a host.
+pub struct Indications {
+    manager: Arc<ObjectManager>,
+    active: Mutex<BTreeMap<String, Arc<Subscription>>>,
+    /// Held while samples are taken, so that a subscription begins between two of them.
+    samples: tokio::sync::Mutex<BTreeMap<&'static str, Sample>>,
+    subscribed: Notify,
+}
+
+impl Indications {
+    /// Without subscriptions.
+    #[must_use]
+    pub fn new(manager: Arc<ObjectManager>) -> Arc<Self> {
+        Arc::new(Self {
+            manager,
+            active: Mutex::default(),
+            samples: tokio::sync::Mutex::default(),
+            subscribed: Notify::new(),
+        })
+    }
+
+    fn active(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Subscription>>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a subscription: every change after the return of this is noticed. `expires`: how long from now; `None`: until
+    /// it is ended.
+    ///
+    /// # Errors
+    /// A query that cannot be understood or watches what cannot be watched, saying what can; too many subscriptions.
+    pub async fn subscribe(
+        &self,
+        caller: &Caller,
+        query: &str,
+        expires: Option<Duration>,
+    ) -> Result<Arc<Subscription>, CimError> {
+        let bad = |text: String| CimError::new(Status::InvalidQuery, text);
+        let Query::Select(select) = wql::parse(query).map_err(|e| bad(e.to_string()))? else {
+            return Err(bad("a subscription wants SELECT ... FROM an event class".into()));
+        };
+        let (family, kinds) = events(&select.class).ok_or_else(|| {
+            let class: String = select.class.chars().take(80).collect();
+            bad(format!(
+                "{class} is no event class: use CIM_InstIndication, CIM_InstCreation, CIM_InstModification, CIM_InstDeletion or \
+                 __InstanceOperationEvent and its kinds"
+            ))
+        })?;
+        let classes = watched(&select, family).map_err(bad)?;
+        self.admit(caller)?;
+        let mut samples = self.samples.lock().await;
+        for class in &classes {
+            if !samples.contains_key(class) {
+                samples.insert(class, self.sample(class).await?);
+            }
+        }
+        let subscription = Arc::new(Subscription {
+            id: uuid::Uuid::new_v4().to_string(),
+            owner: caller.name.clone(),
+            select,
+            family,
+            kinds,
+            classes,
+            queue: Mutex::default(),
+            arrived: Notify::new(),
+            ends: Mutex::new(expires.map(|e| Instant::now() + e)),
+        });
+        self.admit(caller)?;
+        self.active()
+            .insert(subscription.id.clone(), subscription.clone());
+        self.subscribed.notify_one();
+        Ok(subscription)
+    }
+
+    fn admit(&self, caller: &Caller) -> Result<(), CimError> {
+        self.sweep();
+        let active = self.active();
+        let own = active.values().filter(|s| s.owner == caller.name).count();
+        if active.len() >= IN_ALL || own >= PER_USER {
+            let text =
+                format!("at most {PER_USER} subscriptions of a user and {IN_ALL} in all: end one first");
+            return Err(CimError::new(Status::ServerLimitsExceeded, text));
+        }
+        Ok(())
+    }
+
+    /// The caller's subscription of this id.
+    #[must_use]
+    pub fn find(&self, caller: &Caller, id: &str) -> Option<Arc<Subscription>> {
+        self.sweep();
+        self.active().get(id).filter(|s| s.owner == caller.name).cloned()
+    }
+
+    /// Ends a subscription; whether there was one.
+    pub fn end(&self, caller: &Caller, id: &str) -> bool {
+        let Some(found) = self.find(caller, id) else {
+            return false;
+        };
+        self.active().remove(&found.id);
+        found.close();
+        true
+    }
+
+    fn sweep(&self) {
+        self.active().retain(|_, s| {
+            let ended = s.ended();
+            if ended {
+                s.close();
+            }
+            !ended
+        });
+    }
+
+    /// Watches for as long as it is polled.
+    pub async fn run(self: Arc<Self>) {
+        let mut jobs = self.manager.management.watch_jobs();
+        loop {
+            let period = self.period();
+            let Some(period) = period else {
+                self.samples.lock().await.clear();
+                // Whoever subscribed meanwhile has left a permit.
+                self.subscribed.notified().await;
+                jobs = self.manager.management.watch_jobs();
+                continue;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(period) => {}
+                job = jobs.recv() => match job {
+                    Ok(_) | Err(RecvError::Lagged(_)) => {
+                        tokio::time::sleep(LEAST).await;
+                        while jobs.try_recv().is_ok() {}
+                    }
+                    Err(RecvError::Closed) => return,
+                },
+            }
+            self.look().await;
+        }
+    }
+
+    /// How often to sample; `None` while nobody has subscribed.
+    fn period(&self) -> Option<Duration> {
+        self.sweep();
+        let active = self.active();
+        let wanted = active.values().map(|s| s.select.within.unwrap_or(PERIOD));
+        wanted.min().map(|p| p.clamp(LEAST, Duration::from_secs(60)))
+    }
+
+    /// Samples what is watched and tells of what changed.
+    async fn look(&self) {
+        let mut samples = self.samples.lock().await;
+        let active: Vec<_> = self.active().values().cloned().collect();
+        samples.retain(|class, _| active.iter().any(|s| s.classes.contains(class)));
+        for (class, before) in samples.iter_mut() {
+            let now = match self.sample(class).await {
+                Ok(now) => now,
+                // The next sample is compared with the one before this.
+                Err(error) => {
+                    warn!(class, %error, "not sampled for subscribers");
+                    continue;
+                }
+            };
+            let listeners = || active.iter().filter(|s| s.classes.contains(class));
+            for (kind, old, new) in changes(before, &now) {
+                for subscription in listeners().filter(|s| s.kinds.contains(&kind)) {
+                    self.tell(subscription, kind, old, new);
+                }
+            }
+            *before = now;
+        }
+    }
+
+    fn tell(&self, to: &Subscription, kind: Kind, old: Option<&Instance>, new: Option<&Instance>) {
+        let Some(subject) = new.or(old) else { return };
+        let Ok(namespace) = self.manager.schema.namespace(VIRTUALIZATION) else {
+            return;
+        };
+        let mut event = Instance::new(to.family.class(kind)).with(to.family.subject(), subject.clone());
+        if let (Kind::Modification, Some(old)) = (kind, old) {
+            event.set("PreviousInstance", Some(old.clone().into()));
+        }
+        let system = SystemColumns {
+            server: self.manager.host.name.clone(),
+        };
+        if !to.select.selects(namespace, &event, &system) {
+            return;
+        }
+        let now = i64::try_from(super::facts::now().0).unwrap_or(i64::MAX / 10_000_000);
+        match to.family {
+            Family::Cim => event.set(
+                "IndicationTime",
+                Some(DateTime::Instant(now.saturating_mul(1000)).into()),
+            ),
+            Family::Wmi => {
+                let ticks = i64::saturating_add(now.saturating_mul(10_000), SINCE_1601);
+                event.set("TIME_CREATED", u64::try_from(ticks).ok().map(Into::into));
+            }
+        }
+        to.put(event);
+    }
+
+    async fn sample(&self, class: &str) -> Result<Sample, CimError> {
+        let namespace: &Namespace = self.manager.schema.namespace(VIRTUALIZATION)?;
+        let mut cursor = self.manager.enumerate(VIRTUALIZATION, class).await?;
+        let mut sample = Sample::new();
+        while let Some(instance) = cursor.next().await? {
+            let name = namespace.name_of(&instance);
+            let path = lifeboat_cim::ObjectPath::new(VIRTUALIZATION, name);
+            sample.insert(path.to_string(), instance);
+        }
+        Ok(sample)
+    }
+}
+
+/// What differs between two samples.
+fn changes<'a>(
+    before: &'a Sample,
+    now: &'a Sample,
+) -> impl Iterator<Item = (Kind, Option<&'a Instance>, Option<&'a Instance>)> {
+    let gone = before.iter().filter(|(name, _)| !now.contains_key(*name));
+    let gone = gone.map(|(_, old)| (Kind::Deletion, Some(old), None));
+    let here = now.iter().filter_map(|(name, new)| match before.get(name) {
+        None => Some((Kind::Creation, None, Some(new))),
+        Some(old) if old != new => Some((Kind::Modification, Some(old), Some(new))),
+        Some(_) => None,
+    });
+    gone.chain(here)
+}
+
+/// The classes that a query watches: those its condition names with ISA.
+fn watched(select: &Select, family: Family) -> Result<Vec<&'static str>, String> {
+    let mut named = Vec::new();
+    if let Some(condition) = &select.condition {
+        isa(condition, family.subject(), &mut named);
+    }
+    let known = |name: &String| WATCHED.into_iter().find(|w| w.eq_ignore_ascii_case(name));
+    let mut classes = Vec::new();
+    for name in &named {
+        let class = known(name).ok_or_else(|| {
+            let name: String = name.chars().take(80).collect();
+            format!("{name} cannot be watched; these can: {}", WATCHED.join(", "))
+        })?;
+        if !classes.contains(&class) {
+            classes.push(class);
+        }
+    }
+    match classes.is_empty() {
+        true => Err(format!(
+            "say what to watch: WHERE {} ISA \"Msvm_ConcreteJob\"; what can be watched: {}",
+            family.subject(),
+            WATCHED.join(", ")
+        )),
+        false => Ok(classes),
+    }
+}
+
+fn isa(condition: &Condition, subject: &str, found: &mut Vec<String>) {
+    match condition {
+        Condition::All(parts) | Condition::Any(parts) => parts.iter().for_each(|p| isa(p, subject, found)),
+        Condition::Isa { column, class } => {
+            if matches!(column.names.as_slice(), [only] if only.eq_ignore_ascii_case(subject)) {
+                found.push(class.clone());
+            }
+        }
+        Condition::Not(_) | Condition::Compare { .. } | Condition::Like { .. } | Condition::IsNull(_) => {}
+    }
+}
