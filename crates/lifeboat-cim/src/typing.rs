@@ -7,7 +7,7 @@ use crate::datetime::DateTime;
 use crate::error::{CimError, Status};
 use crate::instance::{Instance, Raw, RawInstance};
 use crate::path::{InstanceName, KeyValue, ObjectPath};
-use crate::schema::{Class, Namespace, Parameter, Property};
+use crate::schema::{Namespace, Parameter, Property};
 use crate::value::{CimType, Value};
 
 /// Deepest nesting of embedded instances: an instance in a parameter is the first.
@@ -123,17 +123,6 @@ fn described(raw: &Raw) -> String {
     }
 }
 
-fn class<'a>(namespace: &'a Namespace, name: &str) -> Option<&'a Class> {
-    namespace.classes.get(&name.to_ascii_lowercase())
-}
-
-/// Whether `name` is `ancestor` or derived from it.
-fn is_a(namespace: &Namespace, name: &str, ancestor: &str) -> bool {
-    let parent = |c: &&'_ Class| c.superclass.as_deref().and_then(|s| class(namespace, s));
-    let mut line = std::iter::successors(class(namespace, name), parent).take(64);
-    line.any(|c| c.name.eq_ignore_ascii_case(ancestor))
-}
-
 impl Typing<'_> {
     fn typed<D: Declared>(&self, declared: &D, raw: &Raw) -> Result<Option<Value>, CimError> {
         let value = match (declared.array(), raw) {
@@ -212,13 +201,13 @@ impl Typing<'_> {
         } else {
             &raw.class
         };
-        let Some(class) = class(self.namespace, written) else {
+        let Ok(class) = self.namespace.class(written) else {
             return Err(invalid(format!(
                 "the class {} of the instance is unknown",
                 shown(written)
             )));
         };
-        if !expected.is_empty() && !is_a(self.namespace, &class.name, expected) {
+        if !expected.is_empty() && !self.namespace.is_a(&class.name, expected) {
             return Err(invalid(format!(
                 "an instance of {} where {expected} belongs",
                 class.name
@@ -269,8 +258,7 @@ impl Typing<'_> {
             return Ok(path);
         }
         path.name = typed_name(self.namespace, path.name)?;
-        let fits =
-            |to: &str| class(self.namespace, to).is_none() || is_a(self.namespace, &path.name.class, to);
+        let fits = |to: &str| self.namespace.class(to).is_err() || self.namespace.is_a(&path.name.class, to);
         match to.filter(|to| !to.is_empty() && !fits(to)) {
             Some(to) => Err(mismatch(format!(
                 "{} where a reference to {to} belongs",
@@ -287,14 +275,14 @@ impl Typing<'_> {
         } else {
             &raw.class
         };
-        let Some(class) = class(self.namespace, written) else {
+        let Ok(class) = self.namespace.class(written) else {
             return Err(mismatch(format!(
                 "a reference by an instance of the unknown class {}",
                 shown(written)
             )));
         };
         let mut name = InstanceName::new(&class.name, &[]);
-        for key in class.properties.iter().filter(|p| p.key) {
+        for key in class.keys() {
             let given = raw
                 .properties
                 .iter()
@@ -321,7 +309,7 @@ impl Typing<'_> {
 }
 
 fn resolve(namespace: &Namespace, mut name: InstanceName, depth: usize) -> Result<InstanceName, CimError> {
-    let Some(class) = class(namespace, &name.class) else {
+    let Ok(class) = namespace.class(&name.class) else {
         return Ok(name);
     };
     for (key, value) in &mut name.keys {

@@ -1,0 +1,1 @@
+//! Answers: golden texts, and what is written reads back.
