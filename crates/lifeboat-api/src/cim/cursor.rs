@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use lifeboat_cim::typing::typed_name;
 use lifeboat_cim::{CimError, Instance, InstanceName, KeyValue, Namespace, Status};
 use lifeboat_model::{JobId, VmId};
 
@@ -211,6 +212,7 @@ impl ObjectManager {
         name: &InstanceName,
     ) -> Result<Located, CimError> {
         let classes = entries(namespace, &name.class)?;
+        let name = &typed_name(namespace, name.clone())?;
         let whole = check_keys(namespace, name)?;
         let mut ids = Vec::new();
         ids_of(name, 2, &mut ids);

@@ -4,7 +4,7 @@
 use lifeboat_cim::{CimError, CimType, Instance, InstanceName, Namespace, ObjectPath, Status, Value};
 
 use super::classes::{self, ClassView, Make};
-use super::cursor::{Home, Located, entries, needs};
+use super::cursor::{Home, Located, needs};
 use super::facts::{Leg, Needs, Parts, Walk};
 use super::{ObjectManager, Relations};
 
@@ -117,11 +117,7 @@ impl Related {
         if self.want == Want::Links {
             return Ok(links);
         }
-        let mut found = Vec::new();
-        for end in ends {
-            found.extend(self.end(manager, walk, parts, &end).await?);
-        }
-        Ok(found)
+        self.resolve(manager, walk, parts, ends).await
     }
 
     /// The other ends of an association, if one end is the source.
@@ -153,41 +149,56 @@ impl Related {
         namespace.is_none_or(|n| n.eq_ignore_ascii_case(&self.namespace.name))
     }
 
-    /// The instance at an end: most belong to the thing the walk is at.
-    async fn end(
+    /// The instances at the ends. Most belong to the thing the walk is at, whose instances are made once for each class.
+    async fn resolve(
         &self,
         manager: &ObjectManager,
         walk: &Walk,
         parts: &mut Parts,
-        end: &ObjectPath,
-    ) -> Result<Option<Instance>, CimError> {
-        let namespace = match &end.namespace {
-            Some(name) => manager.schema().namespace(name)?,
-            None => self.namespace,
-        };
-        let own = entries(namespace, &end.name.class)?;
-        let of_points = |c: &&ClassView| matches!(c.make, Make::Points(_));
-        let (points, plain): (Vec<_>, Vec<_>) = own.into_iter().partition(of_points);
-        let at = |classes: &[&'static ClassView], parts: &Parts| {
-            let made = classes::make(classes, &manager.host, parts);
-            made.into_iter().find(|i| namespace.name_of(i) == end.name)
-        };
-        if let Some(found) = at(&plain, parts) {
-            return Ok(Some(found));
-        }
-        if !points.is_empty()
-            && let Parts::Vm(vm) = parts
-        {
-            walk.add_points(manager, vm).await?;
-            if let Some(found) = at(&points, parts) {
-                return Ok(Some(found));
+        mut ends: Vec<ObjectPath>,
+    ) -> Result<Vec<Instance>, CimError> {
+        let mut classes: Vec<(&'static Namespace, String)> = Vec::new();
+        for end in &ends {
+            let namespace = match &end.namespace {
+                Some(name) => manager.schema().namespace(name)?,
+                None => self.namespace,
+            };
+            if !classes.iter().any(|(_, c)| *c == end.name.class) {
+                classes.push((namespace, end.name.class.clone()));
             }
         }
-        match manager.locate(namespace, &end.name).await {
-            Ok(located) => Ok(Some(located.instance)),
-            Err(e) if e.status == Status::NotFound => Ok(None),
-            Err(e) => Err(e),
+        let mut found = Vec::new();
+        for (namespace, class) in &classes {
+            let own = classes::all().filter(|c| {
+                c.class.eq_ignore_ascii_case(class) && c.namespace.eq_ignore_ascii_case(&namespace.name)
+            });
+            let (points, plain): (Vec<_>, Vec<_>) = own.partition(|c| matches!(c.make, Make::Points(_)));
+            let mut take = |classes: &[&'static ClassView], ends: &mut Vec<ObjectPath>, parts: &Parts| {
+                for instance in classes::make(classes, &manager.host, parts) {
+                    let name = namespace.name_of(&instance);
+                    if let Some(at) = ends.iter().position(|e| e.name == name) {
+                        ends.remove(at);
+                        found.push(instance);
+                    }
+                }
+            };
+            take(&plain, &mut ends, parts);
+            let left = ends.iter().any(|e| e.name.class == *class);
+            if let (Parts::Vm(vm), true) = (&mut *parts, left && !points.is_empty()) {
+                walk.add_points(manager, vm).await?;
+                take(&points, &mut ends, parts);
+            }
         }
+        for end in ends {
+            let namespace = classes.iter().find(|(_, c)| *c == end.name.class);
+            let namespace = namespace.map_or(self.namespace, |(n, _)| n);
+            match manager.locate(namespace, &end.name).await {
+                Ok(located) => found.push(located.instance),
+                Err(e) if e.status == Status::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(found)
     }
 }
 
