@@ -1,5 +1,6 @@
 //! Enumerations that a client has begun and pulls at its own pace, for both protocols. Bounded in number for each user and in
-//! all, and in time: what nobody has pulled from for a minute is gone. Nothing of an enumeration is held but its cursor and
+//! all, and in time: what nobody has pulled from for a minute (or what the client
+//! has asked for) is gone. Nothing of an enumeration is held but its cursor and
 //! what did not fit into the last answer.
 
 use std::collections::{HashMap, VecDeque};
@@ -37,22 +38,31 @@ pub(crate) struct Walk {
     /// Taken from the cursor and not yet handed out.
     ready: VecDeque<Instance>,
     ended: bool,
+    /// Only instances of this very class, not of those derived from it.
+    exactly: Option<String>,
 }
 
 impl Walk {
-    pub(crate) fn new(cursor: Cursor) -> Self {
+    pub(crate) fn new(cursor: Cursor, exactly: Option<String>) -> Self {
         Self {
             cursor,
             ready: VecDeque::new(),
             ended: false,
+            exactly,
         }
+    }
+
+    fn wants(&self, instance: &Instance) -> bool {
+        let class = self.exactly.as_ref();
+        class.is_none_or(|c| c.eq_ignore_ascii_case(&instance.class))
     }
 
     /// The instance at this place from the front, which stays.
     async fn peek(&mut self, place: usize) -> Result<Option<&Instance>, CimError> {
         while self.ready.len() <= place && !self.ended {
             match self.cursor.next().await? {
-                Some(instance) => self.ready.push_back(instance),
+                Some(instance) if self.wants(&instance) => self.ready.push_back(instance),
+                Some(_) => {}
                 None => self.ended = true,
             }
         }
@@ -100,16 +110,25 @@ pub(crate) struct Measure {
 pub(crate) struct Enumeration {
     /// How its items look.
     pub(crate) form: Form,
+    /// How long it waits for its next pull.
+    idle: Duration,
     walk: Arc<tokio::sync::Mutex<Walk>>,
 }
 
 impl Enumeration {
     /// One that is not in the table (yet).
-    pub(crate) fn new(form: Form, cursor: Cursor) -> Self {
+    pub(crate) fn new(form: Form, walk: Walk) -> Self {
         Self {
             form,
-            walk: Arc::new(tokio::sync::Mutex::new(Walk::new(cursor))),
+            idle: IDLE,
+            walk: Arc::new(tokio::sync::Mutex::new(walk)),
         }
+    }
+
+    /// The same waiting so long for its next pull.
+    pub(crate) fn waiting(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
     }
 
     /// Takes the next items. The work goes on when nobody waits for it any more, so that neither a time limit nor a client
@@ -117,7 +136,7 @@ impl Enumeration {
     pub(crate) async fn batch(
         &self,
         measure: Measure,
-        encode: impl Fn(&Instance) -> String + Send + 'static,
+        encode: impl Fn(&Instance) -> Result<String, CimError> + Send + 'static,
     ) -> Result<Batch, BatchError> {
         let walk = self.walk.clone();
         let work = tokio::spawn(async move {
@@ -128,7 +147,12 @@ impl Enumeration {
         let Ok(done) = tokio::time::timeout_at(measure.until, work).await else {
             return Err(BatchError::TimedOut);
         };
-        let failed = |e| BatchError::Cim(CimError::new(Status::Failed, format!("the enumeration broke off: {e}")));
+        let failed = |e| {
+            BatchError::Cim(CimError::new(
+                Status::Failed,
+                format!("the enumeration broke off: {e}"),
+            ))
+        };
         let (mut walk, gathered): (OwnedMutexGuard<Walk>, _) = done.map_err(failed)?;
         let batch = gathered?;
         walk.ready.drain(..batch.items.len());
@@ -139,14 +163,14 @@ impl Enumeration {
 async fn gather(
     walk: &mut Walk,
     measure: Measure,
-    encode: impl Fn(&Instance) -> String,
+    encode: impl Fn(&Instance) -> Result<String, CimError>,
 ) -> Result<Batch, BatchError> {
     let (mut items, mut octets) = (Vec::new(), 0);
     while items.len() < measure.items {
         let Some(instance) = walk.peek(items.len()).await.map_err(BatchError::Cim)? else {
             break;
         };
-        let item = encode(instance);
+        let item = encode(instance).map_err(BatchError::Cim)?;
         if octets + item.len() > measure.octets {
             if items.is_empty() {
                 return Err(BatchError::TooLarge);
@@ -167,6 +191,12 @@ struct Open {
     enumeration: Arc<Enumeration>,
 }
 
+impl Open {
+    fn waits(&self, now: Instant) -> bool {
+        now < self.used + self.enumeration.idle
+    }
+}
+
 /// All that are open.
 pub(crate) struct Enumerations {
     open: Mutex<HashMap<String, Open>>,
@@ -183,10 +213,12 @@ impl Enumerations {
     pub(crate) fn insert(&self, caller: &Caller, enumeration: Enumeration) -> Result<String, CimError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        open.retain(|_, o| now < o.used + IDLE);
+        open.retain(|_, o| o.waits(now));
         let limit = |what: String| CimError::new(Status::ServerLimitsExceeded, what);
         if open.len() >= IN_ALL {
-            return Err(limit(format!("{IN_ALL} enumerations are open; try again in a minute")));
+            return Err(limit(format!(
+                "{IN_ALL} enumerations are open; try again in a minute"
+            )));
         }
         if open.values().filter(|o| o.owner == caller.name).count() >= PER_USER {
             return Err(limit(format!(
@@ -203,11 +235,11 @@ impl Enumerations {
         Ok(context)
     }
 
-    /// The caller's enumeration of this name, which waits for another minute.
+    /// The caller's enumeration of this name, whose wait begins anew.
     pub(crate) fn find(&self, caller: &Caller, context: &str) -> Option<Arc<Enumeration>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let own = |o: &&mut Open| o.owner == caller.name && now < o.used + IDLE;
+        let own = |o: &&mut Open| o.owner == caller.name && o.waits(now);
         let found = open.get_mut(context.trim()).filter(own)?;
         found.used = now;
         Some(found.enumeration.clone())
@@ -227,7 +259,7 @@ impl Enumerations {
             tokio::time::sleep(SWEEP).await;
             let now = Instant::now();
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.retain(|_, o| now < o.used + IDLE);
+            open.retain(|_, o| o.waits(now));
         }
     }
 }

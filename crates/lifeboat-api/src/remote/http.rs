@@ -12,7 +12,9 @@ use std::time::Duration;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
@@ -201,7 +203,10 @@ impl Server {
         }
         drop(listener);
         tasks.close();
-        if tokio::time::timeout(self.limits.grace, tasks.wait()).await.is_err() {
+        if tokio::time::timeout(self.limits.grace, tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("{} requests did not end in time and are cut", self.surface.name());
         }
         cut.cancel();
@@ -262,7 +267,9 @@ impl Server {
     async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
         if !self.surface.serves(head.uri.path()) {
-            return self.refuse(peer, StatusCode::NOT_FOUND, "no such path", body).await;
+            return self
+                .refuse(peer, StatusCode::NOT_FOUND, "no such path", body)
+                .await;
         }
         let asked: u64 = head
             .headers
@@ -270,7 +277,9 @@ impl Server {
             .and_then(|v| v.to_str().ok()?.parse().ok())
             .unwrap_or(0);
         if asked > self.limits.body_bytes as u64 {
-            return self.refuse(peer, StatusCode::PAYLOAD_TOO_LARGE, "body too large", body).await;
+            return self
+                .refuse(peer, StatusCode::PAYLOAD_TOO_LARGE, "body too large", body)
+                .await;
         }
         if let Surface::Wsman(wsman) = &self.surface
             && wsman::identifies_itself(&head.headers)
@@ -326,13 +335,16 @@ impl Server {
             (Surface::CimXml(_), "OPTIONS") => cimxml::options(),
             // DSP0200 lets a server leave out the extension framework; clients then try POST.
             (Surface::CimXml(_), "M-POST") => {
-                self.refuse(peer, StatusCode::NOT_IMPLEMENTED, "M-POST", body).await
+                self.refuse(peer, StatusCode::NOT_IMPLEMENTED, "M-POST", body)
+                    .await
             }
             (Surface::Wsman(_) | Surface::CimXml(_), _) => {
                 let mut answer = self
                     .refuse(peer, StatusCode::METHOD_NOT_ALLOWED, "only POST", body)
                     .await;
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+                answer
+                    .headers_mut()
+                    .insert(ALLOW, HeaderValue::from_static("POST"));
                 answer
             }
         }
@@ -355,7 +367,9 @@ impl Server {
         }
         if *denied == Denied::Busy {
             let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE);
-            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            answer
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
             return answer;
         }
         let mut answer = plain(StatusCode::UNAUTHORIZED);
@@ -367,7 +381,10 @@ impl Server {
 
     async fn refuse(&self, peer: &Peer, status: StatusCode, why: &str, body: Incoming) -> Response<Body> {
         tracing::info!(from = %peer.from, "refused by {}: {why}", self.surface.name());
-        let small = body.size_hint().exact().is_some_and(|n| n <= STRANGERS_BODY as u64);
+        let small = body
+            .size_hint()
+            .exact()
+            .is_some_and(|n| n <= STRANGERS_BODY as u64);
         if small && drained(body).await {
             return plain(status);
         }

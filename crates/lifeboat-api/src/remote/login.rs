@@ -199,7 +199,9 @@ impl Login {
             remembered.edition = edition;
         }
         remembered.callers.retain(|_, (_, until)| now < *until);
-        remembered.callers.insert(digest, (caller.clone(), now + REMEMBERED));
+        remembered
+            .callers
+            .insert(digest, (caller.clone(), now + REMEMBERED));
     }
 }
 

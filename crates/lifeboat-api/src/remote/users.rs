@@ -81,7 +81,9 @@ pub enum UsersError {
     #[error("a user's name has 1 to {MAX_NAME} letters, digits or . _ - @")]
     Name,
     /// A certificate named in a way that cannot match any.
-    #[error("name a certificate by its SHA-256 fingerprint (64 hexadecimal digits) or by one DNS name or common name")]
+    #[error(
+        "name a certificate by its SHA-256 fingerprint (64 hexadecimal digits) or by one DNS name or common name"
+    )]
     Certificate,
     /// A password too short or too long.
     #[error("a password has {} to {} bytes", PASSWORD_BYTES.start(), PASSWORD_BYTES.end())]
@@ -194,7 +196,8 @@ impl Users {
             if users.users.iter().filter(|u| u.name == user.name).count() > 1 {
                 return Err(format!("there are two users \"{}\"", user.name));
             }
-            checked_hash(user.password.expose()).map_err(|e| format!("password of \"{}\": {e}", user.name))?;
+            checked_hash(user.password.expose())
+                .map_err(|e| format!("password of \"{}\": {e}", user.name))?;
         }
         for (n, certificate) in users.certificates.iter_mut().enumerate() {
             let text = match (&certificate.fingerprint, &certificate.name) {
@@ -336,7 +339,8 @@ fn io_error(what: String) -> impl FnOnce(std::io::Error) -> UsersError {
     move |source| UsersError::Io { what, source }
 }
 
-const HEAD: &str = "# Who may manage this host over the network. Written by `lifeboat user`, which keeps no comments.\n\n";
+const HEAD: &str =
+    "# Who may manage this host over the network. Written by `lifeboat user`, which keeps no comments.\n\n";
 
 /// Either the old file or the new one is there, whatever happens. It stays its owner's: the daemon must be able to read what
 /// root has written.

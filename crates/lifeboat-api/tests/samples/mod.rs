@@ -344,6 +344,7 @@ pub(crate) fn job() -> Job {
         done_bytes: 1,
         total_bytes: 10,
         error: None,
+        code: None,
         created: Timestamp(1),
         started: Some(Timestamp(2)),
         ended: None,
@@ -356,6 +357,7 @@ fn jobs() -> Vec<Job> {
         Job {
             state: JobState::Exception,
             error: Some("no".into()),
+            code: Some(lifeboat_model::api::ReturnCode::Timeout),
             ended: Some(Timestamp(3)),
             ..job()
         },

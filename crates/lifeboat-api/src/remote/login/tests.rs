@@ -36,7 +36,10 @@ fn header(text: &str) -> HeaderMap {
 }
 
 fn with_password(user: &str, password: &str) -> HeaderMap {
-    header(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
+    header(&format!(
+        "Basic {}",
+        STANDARD.encode(format!("{user}:{password}"))
+    ))
 }
 
 fn certificate(fingerprint: &str, names: &[&str]) -> ClientCertificate {
@@ -66,20 +69,32 @@ async fn a_table_of_who_gets_in() {
     let ada = with_password("ada", "ada's password");
     let table = [
         (none.clone(), None, Err(Denied::Nothing)),
-        (none.clone(), Some(&known), in_as("certificate Mgmt.example.org", Role::Operator)),
+        (
+            none.clone(),
+            Some(&known),
+            in_as("certificate Mgmt.example.org", Role::Operator),
+        ),
         (
             none.clone(),
             Some(&printed),
             in_as(&format!("certificate {}", "ab".repeat(32)), Role::Viewer),
         ),
         (none, Some(&strange), stranger.clone()),
-        (header(MUTUAL), Some(&known), in_as("certificate Mgmt.example.org", Role::Operator)),
+        (
+            header(MUTUAL),
+            Some(&known),
+            in_as("certificate Mgmt.example.org", Role::Operator),
+        ),
         (header(MUTUAL), Some(&strange), stranger),
         (header(MUTUAL), None, Err(Denied::Malformed)),
         (ada.clone(), None, in_as("ada", Role::Administrator)),
         (ada.clone(), None, in_as("ada", Role::Administrator)),
         (ada, Some(&strange), in_as("ada", Role::Administrator)),
-        (with_password("bob", "bob's password"), Some(&known), in_as("bob", Role::Viewer)),
+        (
+            with_password("bob", "bob's password"),
+            Some(&known),
+            in_as("bob", Role::Viewer),
+        ),
         (with_password("ada", "bob's password"), None, wrong("ada")),
         (with_password("ada", ""), None, wrong("ada")),
         (with_password("Ada", "ada's password"), None, wrong("Ada")),
@@ -89,7 +104,11 @@ async fn a_table_of_who_gets_in() {
         (header("Basic ?"), None, Err(Denied::Malformed)),
         (header("Basic"), None, Err(Denied::Malformed)),
         (header("Negotiate YIIB"), None, Err(Denied::Malformed)),
-        (with_password("ada", &"x".repeat(1025)), None, Err(Denied::Malformed)),
+        (
+            with_password("ada", &"x".repeat(1025)),
+            None,
+            Err(Denied::Malformed),
+        ),
     ];
     for (n, (headers, certificate, want)) in table.into_iter().enumerate() {
         assert_eq!(door.login.check(&headers, certificate).await, want, "line {n}");
@@ -102,8 +121,17 @@ async fn whoever_is_removed_is_out_at_once() {
     let bob = with_password("bob", "bob's password");
     assert!(door.login.check(&bob, None).await.is_ok());
     remove(&door.path, "bob").unwrap();
-    assert!(matches!(door.login.check(&bob, None).await, Err(Denied::Wrong { .. })));
-    add_user(&door.path, "bob", &Secret::new("another one".into()), Role::Operator).unwrap();
+    assert!(matches!(
+        door.login.check(&bob, None).await,
+        Err(Denied::Wrong { .. })
+    ));
+    add_user(
+        &door.path,
+        "bob",
+        &Secret::new("another one".into()),
+        Role::Operator,
+    )
+    .unwrap();
     assert!(door.login.check(&bob, None).await.is_err());
     let bob = with_password("bob", "another one");
     assert_eq!(door.login.check(&bob, None).await.unwrap().role, Role::Operator);
@@ -122,7 +150,11 @@ async fn a_password_is_remembered_for_five_minutes() {
     assert!(door.login.recall(&digest).is_some());
     tokio::time::advance(Duration::from_secs(2)).await;
     assert!(door.login.recall(&digest).is_none());
-    assert!(door.login.recall(&door.login.digest("ad", &Secret::new("aada's password".into()))).is_none());
+    assert!(
+        door.login
+            .recall(&door.login.digest("ad", &Secret::new("aada's password".into())))
+            .is_none()
+    );
 }
 
 #[tokio::test]

@@ -36,9 +36,15 @@ fn users_and_certificates_come_and_go() {
     let users = Users::load(&p.path).unwrap();
     let ada = users.user("ada").unwrap();
     assert!(ada.password.expose().starts_with("$argon2id$v=19$"));
-    assert!(verify(&ada.password, &secret("correct horse")) && !verify(&ada.password, &secret("correct hors")));
+    assert!(
+        verify(&ada.password, &secret("correct horse")) && !verify(&ada.password, &secret("correct hors"))
+    );
     assert_eq!(
-        users.certificates.iter().map(|c| (c.label().to_owned(), c.role)).collect::<Vec<_>>(),
+        users
+            .certificates
+            .iter()
+            .map(|c| (c.label().to_owned(), c.role))
+            .collect::<Vec<_>>(),
         [
             ("ab".repeat(31) + "cd", Role::Operator),
             ("Mgmt.example.org".to_owned(), Role::Viewer)
@@ -78,17 +84,29 @@ fn names_and_passwords_have_bounds() {
 fn a_wrong_file_is_refused_by_line_and_without_its_secrets() {
     let p = place();
     let good = hash(&secret("correct horse")).unwrap();
-    let user = format!("[[user]]\nname = \"ada\"\npassword = \"{}\"\nrole = \"viewer\"\n", good.expose());
+    let user = format!(
+        "[[user]]\nname = \"ada\"\npassword = \"{}\"\nrole = \"viewer\"\n",
+        good.expose()
+    );
     let dear = good.expose().replace("m=19456", "m=4000000");
     for (text, want) in [
         (user.replace("viewer", "root"), "line 4: unknown variant `root`"),
         (user.replace("name =", "nome ="), "line 2: unknown field `nome`"),
         (format!("{user}{user}"), "two users \"ada\""),
-        (user.replace(good.expose(), "plain text"), "password of \"ada\": is no argon2id hash"),
+        (
+            user.replace(good.expose(), "plain text"),
+            "password of \"ada\": is no argon2id hash",
+        ),
         (user.replace("$argon2id$", "$argon2i$"), "is no argon2id hash"),
         (user.replace(good.expose(), &dear), "asks for more than"),
-        ("[[certificate]]\nrole = \"viewer\"\n".into(), "certificate 1: name a certificate"),
-        ("[[certificate]]\nfingerprint = \"ab\"\nrole = \"viewer\"\n".into(), "certificate 1: name a certificate"),
+        (
+            "[[certificate]]\nrole = \"viewer\"\n".into(),
+            "certificate 1: name a certificate",
+        ),
+        (
+            "[[certificate]]\nfingerprint = \"ab\"\nrole = \"viewer\"\n".into(),
+            "certificate 1: name a certificate",
+        ),
     ] {
         write(&p.path, &text);
         let Err(e) = Users::load(&p.path) else {
