@@ -3,7 +3,7 @@
 //! Classes that are only ever embedded in something else are made by functions there and are not in the table.
 
 mod jobs;
-mod names;
+pub(crate) mod names;
 pub(crate) mod network;
 mod platform;
 pub(crate) mod points;
@@ -20,11 +20,7 @@ use lifeboat_model::Timestamp;
 use super::HostFacts;
 use super::facts::{HostParts, JobParts, Needs, Parts, VmParts};
 
-#[allow(unused_imports, reason = "for methods that answer with paths")]
-pub(crate) use names::{
-    guid, host_path, job_path, point_path, relationship_path, replication_service_path, settings_path,
-    vm_path,
-};
+pub(crate) use names::{job_path, vm_path};
 
 /// How a class's instances are made, and of what.
 #[derive(Clone, Copy)]

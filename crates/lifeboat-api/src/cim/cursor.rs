@@ -85,7 +85,8 @@ impl Cursor {
         }
     }
 
-    /// The next instance; `None` at the end. What has gone since the enumeration began is left out.
+    /// The next instance; `None` at the end. A walk over all VMs shows them as they were when its first VM was asked for,
+    /// with recovery points as they are when it comes to them; one about a single thing leaves it out when it has gone.
     ///
     /// # Errors
     /// The engine could not be asked, for example because it is stopping.

@@ -415,7 +415,6 @@ impl ObjectManager {
     }
 
     /// What a VM's classes are made of, points included.
-    #[allow(dead_code, reason = "for methods that answer with instances")]
     pub(crate) async fn vm_parts(&self, vm: VmId) -> Result<Option<VmParts>, CimError> {
         let Some(view) = self.show(vm).await? else {
             return Ok(None);

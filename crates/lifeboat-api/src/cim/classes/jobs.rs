@@ -3,6 +3,7 @@
 use lifeboat_cim::Instance;
 use lifeboat_engine::records::Job;
 use lifeboat_model::JobState;
+use lifeboat_model::api::ReturnCode;
 
 use super::names::{guid, job_path, replication_service_path, vm_path};
 use super::{ClassView, Make, element, instant, link, span, view};
@@ -29,8 +30,20 @@ fn status(job: &Job) -> (u16, &'static str) {
     }
 }
 
-/// The code of a job that ended by an error: "failed". Those with more to say end before they begin, by a return value.
-const FAILED: u16 = 32768;
+/// `ErrorCode`: what the method would have returned; 0 unless the job ended by an error.
+fn error_code(job: &Job) -> u16 {
+    let code = match job.state {
+        JobState::Exception | JobState::Killed => job.code.unwrap_or(ReturnCode::Failed),
+        JobState::New
+        | JobState::Starting
+        | JobState::Running
+        | JobState::Suspended
+        | JobState::ShuttingDown
+        | JobState::Completed
+        | JobState::Terminated => ReturnCode::Completed,
+    };
+    u16::try_from(code.number()).unwrap_or(u16::MAX)
+}
 
 /// A few words for what a job does, from the name of its kind.
 fn title(job: &Job) -> String {
@@ -63,10 +76,6 @@ fn job(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
         | JobState::ShuttingDown
         | JobState::Completed => None,
     };
-    let code = match job.state {
-        JobState::Exception | JobState::Killed => FAILED,
-        _ => 0,
-    };
     let instance = element("Msvm_ConcreteJob", &title, &job.detail, &title)
         .with("InstanceID", guid(job.id))
         .with("Name", title.as_str())
@@ -86,7 +95,7 @@ fn job(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
         .with("Priority", 0_u32)
         .with("PercentComplete", u16::from(job.percent))
         .with("DeleteOnCompletion", true)
-        .with("ErrorCode", code)
+        .with("ErrorCode", error_code(job))
         .with("ErrorDescription", error.clone().unwrap_or_default())
         .with("ErrorSummaryDescription", error.unwrap_or_default())
         .with("RecoveryAction", 2_u16)

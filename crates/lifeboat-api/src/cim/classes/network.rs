@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lifeboat_cim::{Instance, InstanceName, ObjectPath};
+use lifeboat_cim::{Instance, ObjectPath};
 use lifeboat_engine::action::VmView;
 use lifeboat_model::{NicBackend, NicFailover, NicSpec};
 
@@ -42,17 +42,6 @@ fn failover_path(view: &VmView, nic: &NicSpec) -> ObjectPath {
 
 fn id_of(path: &ObjectPath) -> &str {
     path.name.text("InstanceID").unwrap_or_default()
-}
-
-/// The MAC address, with colons and in small letters, of the card that this id of a card, of its connection or of its
-/// failover settings is about.
-#[allow(dead_code, reason = "for the method that takes failover settings")]
-pub(crate) fn mac_of(name: &InstanceName) -> Option<String> {
-    let mut parts = name.text("InstanceID")?.split('\\');
-    let plain = parts.nth(1)?;
-    let hexadecimal = plain.len() == 12 && plain.bytes().all(|b| b.is_ascii_hexdigit());
-    let bytes: Vec<_> = plain.as_bytes().chunks(2).map(String::from_utf8_lossy).collect();
-    hexadecimal.then(|| bytes.join(":").to_lowercase())
 }
 
 fn cards(_: &HostFacts, of: &VmParts) -> Vec<Instance> {

@@ -88,7 +88,6 @@ fn applied(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
 ///
 /// # Errors
 /// A name of something else.
-#[allow(dead_code, reason = "for the methods that take a point")]
 pub(crate) fn selector(name: &InstanceName) -> Result<PointSelector, CimError> {
     let id = name
         .text("InstanceID")

@@ -5,6 +5,7 @@ use lifeboat_cim::{Instance, ObjectPath};
 use super::names::{SYSTEM, by_id, host_path, path, service_path, vm_path};
 use super::{ClassView, Make, element, link, span, view, well};
 use crate::cim::HostFacts;
+use crate::cim::embedded::utc_minute;
 use crate::cim::facts::{HostParts, VmParts};
 
 pub(super) const CLASSES: &[ClassView] = &[
@@ -109,7 +110,7 @@ fn settings(host: &HostFacts, of: &HostParts) -> Vec<Instance> {
         .with("HttpPort", 0_u16)
         .with(
             "MonitoringStartTime",
-            span(u64::from(settings.monitoring_start_min) * 60),
+            span(u64::from(utc_minute(settings.monitoring_start_min)) * 60),
         )
         .with("MonitoringInterval", settings.monitoring_interval_s);
     vec![data]

@@ -11,7 +11,6 @@ use crate::cim::HostFacts;
 use crate::cim::facts::VmParts;
 
 /// Msvm_SummaryInformation of a VM, with everything that is known. Snapshots are paths, as text.
-#[allow(dead_code, reason = "for the method that gives summaries")]
 pub(crate) fn summary(host: &HostFacts, of: &VmParts) -> Instance {
     let view = &of.view;
     let replication = view.replication.as_ref();

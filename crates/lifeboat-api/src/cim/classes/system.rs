@@ -117,6 +117,7 @@ fn replicated(system: Instance, replication: Option<&ReplicationView>) -> Instan
 /// What was replicated last, and what the VM is failed over to.
 pub(super) struct Replicated {
     failed_over: FailedOverReplicationType,
+    kind: FailedOverReplicationType,
     last: Option<Timestamp>,
 }
 
@@ -124,37 +125,42 @@ impl Default for Replicated {
     fn default() -> Self {
         Self {
             failed_over: FailedOverReplicationType::None,
+            kind: FailedOverReplicationType::None,
             last: None,
         }
     }
 }
 
 impl Replicated {
+    /// The first relationship of a VM.
     pub(super) fn of(replication: &ReplicationView) -> Self {
         let failover = replication.failover.as_ref();
-        Self {
-            failed_over: failover.map_or(FailedOverReplicationType::None, |f| f.kind),
-            last: replication.last_replication,
+        let mut facts = Self::last(replication.last_replication);
+        if replication.state == ReplicationState::SyncedReplicationComplete {
+            facts.kind = FailedOverReplicationType::Planned;
         }
+        facts.failed_over = failover.map_or(FailedOverReplicationType::None, |f| f.kind);
+        facts
     }
 
-    /// A relationship of which nothing but the time of the last replication is known.
+    /// A relationship of which nothing but the time of the last replication is known. Of what kind a cycle was, the engine
+    /// does not keep: one that arrived was at least a regular one.
     pub(super) fn last(at: Option<Timestamp>) -> Self {
         Self {
+            kind: match at {
+                Some(_) => FailedOverReplicationType::Regular,
+                None => FailedOverReplicationType::None,
+            },
             last: at,
             ..Self::default()
         }
     }
 
-    /// Of what kind the last cycle was, the engine does not keep: one that arrived was at least a regular one.
+    /// The same in an instance.
     pub(super) fn add(self, instance: Instance) -> Instance {
-        let last = match self.last {
-            Some(_) => FailedOverReplicationType::Regular,
-            None => FailedOverReplicationType::None,
-        };
         instance
             .with("FailedOverReplicationType", self.failed_over.number())
-            .with("LastReplicationType", last.number())
+            .with("LastReplicationType", self.kind.number())
             .with_some("LastReplicationTime", self.last.map(instant))
     }
 }
