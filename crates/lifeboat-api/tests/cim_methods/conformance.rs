@@ -107,20 +107,18 @@ fn play_all(all: &[Situation]) -> Vec<String> {
     wrong.into_inner().unwrap()
 }
 
-/// The reason why a cell is empty: one for this method, or one for all.
+/// The reason why a cell is empty: the first that is for this method, or for all.
 fn reason(class: &str, method: &str, code: u32) -> Option<&'static str> {
-    let fits = |names: &&str| {
+    let own = format!("{class}.{method}");
+    let fits = |names: &str| {
         names
             .split_whitespace()
-            .any(|n| n == method || n == format!("{class}.{method}"))
+            .any(|n| n == "*" || n == method || n == own)
     };
-    let own = table::REASONS
+    let mut fitting = table::REASONS
         .iter()
-        .find(|(names, c, _)| *c == code && fits(names));
-    let all = table::REASONS
-        .iter()
-        .find(|(names, c, _)| *c == code && *names == "*");
-    own.or(all).map(|(_, _, why)| *why)
+        .filter(|(names, codes, _)| codes.contains(&code) && fits(names));
+    fitting.next().map(|(_, _, why)| *why)
 }
 
 #[test]
@@ -192,11 +190,8 @@ fn document(all: &[Situation]) -> String {
     for (n, why) in notes.iter().enumerate() {
         writeln!(out, "{}. {why}", n + 1).unwrap();
     }
-    for (names, code, why) in table::REASONS {
-        assert!(
-            notes.contains(why),
-            "a reason that no cell needs: {names} {code}: {why}"
-        );
+    for (names, _, why) in table::REASONS {
+        assert!(notes.contains(why), "a reason that no cell needs: {names}: {why}");
     }
     out += "\n## What was played\n";
     out += &details;

@@ -290,3 +290,8 @@ pub(crate) fn ahead_of_utc() -> u16 {
     let minutes = now.offset().seconds().div_euclid(60).rem_euclid(1440);
     u16::try_from(minutes).unwrap_or(0)
 }
+
+/// The minute of the day in UTC that a minute of the local day is now.
+pub(crate) fn utc_minute(local: u16) -> u16 {
+    (local + 1440 - ahead_of_utc()) % 1440
+}

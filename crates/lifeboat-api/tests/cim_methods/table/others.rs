@@ -70,56 +70,179 @@ pub(super) fn system() -> Vec<Situation> {
         ..at("InitiateShutdown", code, words, place, args)
     };
     vec![
-        of_vm(change, 0, "1: the initial copy is given up", (Copying, 0), |_| state("1")),
-        of_vm(change, 0, "1: the initial copy waits for its time and is given up", (Scheduled, 0), |_| state("1")),
-        of_vm(change, 0, "7: replication is suspended", (Replicating, 0), |_| state("7")),
-        of_vm(change, 0, "3: it goes on", (Suspended, 0), |_| state("3")),
-        of_vm(change, 0, "3: a planned failover is cancelled", (Prepared, 0), |_| state("3")),
-        of_vm(change, 0, "9: a comparison is given up", (Comparing, 0), |_| state("9")),
-        of_vm(change, 0, "2: an old primary becomes a replica", (Off, 0), |_| state("2")),
-        of_vm(change, 4096, "4: a planned failover is prepared", (Off, 0), |_| state("4")),
-        of_vm(change, 32768, NOT_WRITTEN, (Replicating, 0), |_| state("7")).spoilt(catalogs_full),
-        of_vm(change, 32773, "5: no such state can be asked for", (Replicating, 0), |_| state("5")),
-        of_vm(change, 32775, "4: the VM runs", (Replicating, 0), |_| state("4")),
-        of_vm(change, 32775, "7: the VM is not replicated", (Fresh, 0), |_| state("7")),
-        of_vm(change, 32777, "3: the replica may have taken over, and is not reached", (Prepared, 0), |_| state("3"))
-            .spoilt(cut),
-        of_host(change, |_| state("7")),
-        of_vm(ex, 0, "7: the extended relationship is suspended", (Extended, 1), |_| state_of(1, "7")),
-        of_vm(ex, 0, "7: without a relationship, the first one is", (Replicating, 0), |_| state("7")),
-        of_vm(ex, 4096, "4: a planned failover is prepared", (Off, 0), |_| state_of(0, "4")),
-        of_vm(ex, 32768, NOT_WRITTEN, (Extended, 1), |_| state_of(1, "7")).spoilt(catalogs_full),
-        of_vm(ex, 32773, "5: no such state can be asked for", (Extended, 1), |_| state_of(1, "5")),
-        of_vm(ex, 32773, "the relationship is none of this VM", (Replicating, 0), |_| {
-            let mut args = state("7");
-            args.push(text("ReplicationRelationship", "Microsoft:00000000-0000-0000-0000-0000000000FF\\HVR\\0"));
-            args
+        of_vm(change, 0, "1: the initial copy is given up", (Copying, 0), |_| {
+            state("1")
         }),
-        of_vm(ex, 32775, "4: not offered for the extended relationship", (Extended, 1), |_| state_of(1, "4")),
-        of_vm(ex, 32775, "7: there is no extended relationship", (Replicating, 1), |_| state_of(1, "7")),
-        of_vm(ex, 32777, "3: the replica may have taken over, and is not reached", (Prepared, 0), |_| {
-            state_of(0, "3")
-        })
+        of_vm(
+            change,
+            0,
+            "1: the initial copy waits for its time and is given up",
+            (Scheduled, 0),
+            |_| state("1"),
+        ),
+        of_vm(change, 0, "7: replication is suspended", (Replicating, 0), |_| {
+            state("7")
+        }),
+        of_vm(change, 0, "3: it goes on", (Suspended, 0), |_| state("3")),
+        of_vm(
+            change,
+            0,
+            "3: a planned failover is cancelled",
+            (Prepared, 0),
+            |_| state("3"),
+        ),
+        of_vm(change, 0, "9: a comparison is given up", (Comparing, 0), |_| {
+            state("9")
+        }),
+        of_vm(change, 0, "2: an old primary becomes a replica", (Off, 0), |_| {
+            state("2")
+        }),
+        of_vm(
+            change,
+            4096,
+            "4: a planned failover is prepared",
+            (Off, 0),
+            |_| state("4"),
+        ),
+        of_vm(change, 32768, NOT_WRITTEN, (Replicating, 0), |_| state("7")).spoilt(catalogs_full),
+        of_vm(
+            change,
+            32773,
+            "5: no such state can be asked for",
+            (Replicating, 0),
+            |_| state("5"),
+        ),
+        of_vm(change, 32775, "4: the VM runs", (Replicating, 0), |_| state("4")),
+        of_vm(change, 32775, "7: the VM is not replicated", (Fresh, 0), |_| {
+            state("7")
+        }),
+        of_vm(
+            change,
+            32777,
+            "3: the replica may have taken over, and is not reached",
+            (Prepared, 0),
+            |_| state("3"),
+        )
+        .spoilt(cut),
+        of_host(change, |_| state("7")),
+        of_vm(
+            ex,
+            0,
+            "7: the extended relationship is suspended",
+            (Extended, 1),
+            |_| state_of(1, "7"),
+        ),
+        of_vm(
+            ex,
+            0,
+            "7: without a relationship, the first one is",
+            (Replicating, 0),
+            |_| state("7"),
+        ),
+        of_vm(ex, 4096, "4: a planned failover is prepared", (Off, 0), |_| {
+            state_of(0, "4")
+        }),
+        of_vm(ex, 32768, NOT_WRITTEN, (Extended, 1), |_| state_of(1, "7")).spoilt(catalogs_full),
+        of_vm(
+            ex,
+            32773,
+            "5: no such state can be asked for",
+            (Extended, 1),
+            |_| state_of(1, "5"),
+        ),
+        of_vm(
+            ex,
+            32773,
+            "the relationship is none of this VM",
+            (Replicating, 0),
+            |_| {
+                let mut args = state("7");
+                args.push(text(
+                    "ReplicationRelationship",
+                    "Microsoft:00000000-0000-0000-0000-0000000000FF\\HVR\\0",
+                ));
+                args
+            },
+        ),
+        of_vm(
+            ex,
+            32775,
+            "4: not offered for the extended relationship",
+            (Extended, 1),
+            |_| state_of(1, "4"),
+        ),
+        of_vm(
+            ex,
+            32775,
+            "7: there is no extended relationship",
+            (Replicating, 1),
+            |_| state_of(1, "7"),
+        ),
+        of_vm(
+            ex,
+            32777,
+            "3: the replica may have taken over, and is not reached",
+            (Prepared, 0),
+            |_| state_of(0, "3"),
+        )
         .spoilt(cut),
         of_host(ex, |_| state("7")),
-        of_vm(power, 0, "2: a VM that is off is started", (Off, 0), |_| state("2")),
-        of_vm(power, 0, "3: a VM that runs is turned off", (Fresh, 0), |_| state("3")),
+        of_vm(power, 0, "2: a VM that is off is started", (Off, 0), |_| {
+            state("2")
+        }),
+        of_vm(power, 0, "3: a VM that runs is turned off", (Fresh, 0), |_| {
+            state("3")
+        }),
         of_vm(power, 0, "9: it is paused", (Fresh, 0), |_| state("9")),
         of_vm(power, 0, "11: it is reset", (Fresh, 0), |_| state("11")),
         of_vm(power, 32768, NOT_WRITTEN, (Off, 0), |_| state("2")).spoilt(catalogs_full),
-        of_vm(power, 32770, "6: memory is not saved to disk", (Fresh, 0), |_| state("6")),
-        of_vm(power, 32773, "8: no such state can be asked for", (Fresh, 0), |_| state("8")),
-        of_vm(power, 32774, "2: the failover disks are being made", (FailingOver, 1), |_| state("2")),
-        of_vm(power, 32775, "2: a replica is not started", (Replicating, 1), |_| state("2")),
-        of_vm(power, 32775, "2: a prepared primary is not started", (Prepared, 0), |_| state("2")),
+        of_vm(power, 32770, "6: memory is not saved to disk", (Fresh, 0), |_| {
+            state("6")
+        }),
+        of_vm(
+            power,
+            32773,
+            "8: no such state can be asked for",
+            (Fresh, 0),
+            |_| state("8"),
+        ),
+        of_vm(
+            power,
+            32774,
+            "2, 11: a planned failover is being prepared",
+            (Preparing, 0),
+            |_| state("11"),
+        ),
+        of_vm(
+            power,
+            32775,
+            "2: a replica is not started",
+            (Replicating, 1),
+            |_| state("2"),
+        ),
+        of_vm(
+            power,
+            32775,
+            "2: a prepared primary is not started",
+            (Prepared, 0),
+            |_| state("2"),
+        ),
         of_host(power, |_| state("3")),
-        shutdown(0, "the guest shuts down", (Fresh, 0), |_| vec![text("Force", "false")]),
-        shutdown(4096, "the guest takes longer than an answer; it goes on without a job", (Fresh, 0), |_| {
+        shutdown(0, "the guest shuts down", (Fresh, 0), |_| {
+            vec![text("Force", "false")]
+        }),
+        shutdown(
+            4096,
+            "the guest takes longer than an answer; it goes on without a job",
+            (Fresh, 0),
+            |_| vec![text("Force", "true")],
+        )
+        .spoilt(|w| w.shared.state().stubborn = true),
+        shutdown(32768, "the VM's process does not do it", (Fresh, 0), |_| {
             vec![text("Force", "true")]
         })
-        .spoilt(|w| w.shared.state().stubborn = true),
+        .spoilt(|w| w.gate(0).arm(4, Fault::Fail)),
         shutdown(32773, "Force is null", (Fresh, 0), |_| Vec::new()),
-        shutdown(32775, "the VM is off", (Off, 0), |_| vec![text("Force", "false")]),
     ]
 }
 
@@ -132,16 +255,41 @@ pub(super) fn jobs() -> Vec<Situation> {
     };
     let change = "RequestStateChange";
     vec![
-        of(change, 0, "4: a copy that waits or goes on is ended", Scheduled, |_| state("4")),
-        of(change, 1, "2: a job is not started by hand", Scheduled, |_| state("2")),
+        of(
+            change,
+            0,
+            "4: a copy that waits or goes on is ended",
+            Scheduled,
+            |_| state("4"),
+        ),
+        of(change, 1, "2: a job is not started by hand", Scheduled, |_| {
+            state("2")
+        }),
         of(change, 4, NOT_WRITTEN, Copying, |_| state("4")).spoilt(catalogs_full),
-        of(change, 5, "9: no such state can be asked for", Scheduled, |_| state("9")),
+        of(change, 5, "9: no such state can be asked for", Scheduled, |_| {
+            state("9")
+        }),
         of(change, 4097, "4: the job has ended", Exported, |_| state("4")),
         of(change, 4098, "a time limit is given", Scheduled, |_| {
-            vec![text("RequestedState", "4"), text("TimeoutPeriod", "00000000000010.000000:000")]
+            vec![
+                text("RequestedState", "4"),
+                text("TimeoutPeriod", "00000000000010.000000:000"),
+            ]
         }),
-        of("GetError", 0, "always; null while nothing is wrong", Scheduled, |_| Vec::new()),
-        of("GetErrorEx", 0, "always; empty while nothing is wrong", Scheduled, |_| Vec::new()),
+        of(
+            "GetError",
+            0,
+            "always; null while nothing is wrong",
+            Scheduled,
+            |_| Vec::new(),
+        ),
+        of(
+            "GetErrorEx",
+            0,
+            "always; empty while nothing is wrong",
+            Scheduled,
+            |_| Vec::new(),
+        ),
     ]
 }
 
@@ -152,7 +300,10 @@ fn destroyed(w: &World) -> Args {
 
 fn summary(of: Raw) -> Args {
     let codes = Raw::List(vec![Raw::Text("1".into())]);
-    vec![arg("SettingData", Raw::List(vec![of])), arg("RequestedInformation", codes)]
+    vec![
+        arg("SettingData", Raw::List(vec![of])),
+        arg("RequestedInformation", codes),
+    ]
 }
 
 /// Methods of the other services.
@@ -165,29 +316,54 @@ pub(super) fn services() -> Vec<Situation> {
     let (destroy, get) = ("DestroySystem", "GetSummaryInformation");
     let mut all = vec![
         of(destroy, 4096, "a test VM", (Testing, 1), destroyed),
-        of(destroy, 4096, "a test VM that is being destroyed already", (EndingTest, 1), destroyed),
         of(destroy, 32768, NOT_WRITTEN, (Testing, 1), destroyed).spoilt(catalogs_full),
         of(destroy, 32770, "a VM that is no test", (Fresh, 0), |_| {
             vec![arg("AffectedSystem", Raw::Path(crate::world::system(&guid())))]
         }),
-        of(get, 0, "VMs of this host, or all of them", (Fresh, 0), |_| summary(settings_of_vm())),
-        of(get, 32773, "RequestedInformation is null", (Fresh, 0), |_| Vec::new()),
-        of(get, 32773, "no VM of this host has these settings", (Fresh, 0), |_| {
-            let id = "Microsoft:00000000-0000-0000-0000-0000000000FF";
-            summary(by_id("Msvm_VirtualSystemSettingData", id))
+        of(get, 0, "VMs of this host, or all of them", (Fresh, 0), |_| {
+            summary(settings_of_vm())
         }),
-        of(get, 32776, "the reference is neither to a VM nor to its settings", (Fresh, 0), |_| {
-            summary(by_id("Msvm_ConcreteJob", "1"))
+        of(get, 32768, "the VM's process does not answer", (Fresh, 0), |_| {
+            summary(settings_of_vm())
+        })
+        .spoilt(|w| w.gate(0).arm(1, Fault::Fail)),
+        of(get, 32773, "RequestedInformation is null", (Fresh, 0), |_| {
+            Vec::new()
         }),
+        of(
+            get,
+            32773,
+            "no VM of this host has these settings",
+            (Fresh, 0),
+            |_| {
+                let id = "Microsoft:00000000-0000-0000-0000-0000000000FF";
+                summary(by_id("Msvm_VirtualSystemSettingData", id))
+            },
+        ),
+        of(
+            get,
+            32776,
+            "the reference is neither to a VM nor to its settings",
+            (Fresh, 0),
+            |_| summary(by_id("Msvm_ConcreteJob", "1")),
+        ),
     ];
-    for class in ["Msvm_VirtualSystemManagementService", "Msvm_VirtualSystemSnapshotService"] {
+    for class in [
+        "Msvm_VirtualSystemManagementService",
+        "Msvm_VirtualSystemSnapshotService",
+    ] {
         let of = |method, code, words, args| Situation {
             class,
             target: target_of(class),
             ..at(method, code, words, (Fresh, 0), args)
         };
         all.extend([
-            of("RequestStateChange", 0, "RequestedState is 2, enabled, which it is", |_| state("2")),
+            of(
+                "RequestStateChange",
+                0,
+                "RequestedState is 2, enabled, which it is",
+                |_| state("2"),
+            ),
             of("RequestStateChange", 1, "any other state", |_| state("3")),
             of("StartService", 0, "always", |_| Vec::new()),
         ]);
