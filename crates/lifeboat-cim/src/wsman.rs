@@ -24,7 +24,7 @@ pub use decode::decode;
 pub use eventing::{DeliveryMode, Endpoint, Subscribe};
 pub use fault::{Fault, FaultKind};
 pub use headers::Headers;
-pub use item::{Batch, Encoder, Push};
+pub use item::Encoder;
 pub use uri::{Family, ResourceUri};
 
 /// Namespaces.

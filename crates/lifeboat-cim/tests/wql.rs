@@ -1,6 +1,8 @@
 //! WQL from its rules: what is read, what is refused and where, and what a condition selects. The expected results are
 //! written down by hand; that a query means the same after it was printed is tried with many.
 
+#![allow(clippy::too_many_lines, clippy::unwrap_used)]
+
 use lifeboat_cim::wql::{
     Column, Columns, Condition, MAX_DEPTH, MAX_LENGTH, Operand, Operator, Pattern, Query, Related, Select,
     SystemColumns, parse,

@@ -9,7 +9,8 @@ use super::uri::ResourceUri;
 use crate::datetime::DateTime;
 use crate::xml::Writer;
 
-/// Bytes of an envelope that are not items, with the longest ids.
+/// Bytes of an answer to Enumerate or Pull that are not items, at most: what of a request is repeated is bounded, and the ids
+/// and contexts of this server are short.
 pub const OVERHEAD: usize = 4096;
 
 /// The namespaces that every envelope declares. Clients that look names up by prefix know these letters.

@@ -7,9 +7,9 @@ use super::uri::{Family, ResourceUri};
 use super::{DEFAULT_NAMESPACE, MAX_ENVELOPE, MIN_ENVELOPE, ns, value};
 use crate::datetime::DateTime;
 use crate::path::{InstanceName, KeyValue};
-use crate::xml::Element;
+use crate::xml::{Element, Writer};
 
-/// Longest message id and longest action that are echoed, bytes.
+/// Longest message id and longest action that are repeated, bytes as XML.
 const MAX_ECHO: usize = 1024;
 
 /// What came in the header.
@@ -88,7 +88,13 @@ impl Headers {
 /// The message id of an envelope, before anything else of it is looked at, so that even its faults can be related to it.
 pub(super) fn message_id(header: Option<&Element>) -> Option<String> {
     let id = header?.child_in(ns::ADDRESSING, "MessageID")?.text();
-    (id.len() <= MAX_ECHO && !id.trim().is_empty()).then_some(id)
+    (repeatable(&id) && !id.trim().is_empty()).then_some(id)
+}
+
+fn repeatable(text: &str) -> bool {
+    let mut w = Writer::new();
+    w.text(text.get(..MAX_ECHO).unwrap_or(text));
+    text.len() <= MAX_ECHO && w.len() <= MAX_ECHO
 }
 
 /// Refuses headers that must be understood and are not.
@@ -173,7 +179,7 @@ pub(super) fn decode(header: Option<&Element>, answer: bool) -> Result<Headers, 
         found.ok_or_else(|| Fault::new(FaultKind::HeaderRequired, format!("the header {name} is missing")))
     };
     let action = trimmed(required("Action")?);
-    if action.len() > MAX_ECHO {
+    if !repeatable(&action) {
         return Err(Fault::new(
             FaultKind::InvalidHeader,
             "the header Action is too long",
@@ -186,7 +192,7 @@ pub(super) fn decode(header: Option<&Element>, answer: bool) -> Result<Headers, 
             reply_address(name, addressing(name)?)?;
         }
     }
-    if addressing("MessageID")?.is_some_and(|m| m.text().len() > MAX_ECHO) {
+    if addressing("MessageID")?.is_some_and(|m| !repeatable(&m.text())) {
         return Err(Fault::new(
             FaultKind::InvalidHeader,
             "the header MessageID is too long",

@@ -1,9 +1,9 @@
-//! Instances, references and results of methods as elements, and how many of them fit into an answer.
+//! Instances, references and results of methods as elements; each piece comes as text, whose length a
+//! server counts against what the client takes.
 
-use super::encode::OVERHEAD;
-use super::headers::Headers;
 use super::uri::{Family, ResourceUri};
 use super::{Mode, ns};
+use crate::cimxml;
 use crate::error::CimError;
 use crate::instance::Instance;
 use crate::path::{KeyValue, ObjectPath};
@@ -59,24 +59,22 @@ impl Encoder<'_> {
         w.start(&name, &attributes);
         for property in &class.properties {
             let octets = is_octets(&property.qualifiers);
-            self.value(&mut w, &property.name, instance.get(&property.name), octets)?;
+            self.value(&mut w, &property.name, instance.get(&property.name), octets);
         }
         w.end(&name);
         Ok(w.finish())
     }
 
     /// Columns of an instance, which are no instance any more.
-    ///
-    /// # Errors
-    /// An embedded instance of a class that the namespace does not have.
-    pub fn fragment(&self, class: &str, columns: &[(String, Option<Value>)]) -> Result<String, CimError> {
+    #[must_use]
+    pub fn fragment(&self, class: &str, columns: &[(String, Option<Value>)]) -> String {
         let mut w = Writer::new();
         w.start("w:XmlFragment", &[("xmlns:p", &self.uri(class))]);
         for (name, value) in columns {
-            self.value(&mut w, name, value.as_ref(), false)?;
+            self.value(&mut w, name, value.as_ref(), false);
         }
         w.end("w:XmlFragment");
-        Ok(w.finish())
+        w.finish()
     }
 
     /// A reference as an element of its own.
@@ -114,30 +112,44 @@ impl Encoder<'_> {
     }
 
     /// The body of an answer to a method: its output parameters, null where there is no value, and what it returned.
-    ///
-    /// # Errors
-    /// An embedded instance of a class that the namespace does not have.
+    #[must_use]
     pub fn method_output(
         &self,
         class: &Class,
         method: &Method,
         returned: &Value,
         out: &[(String, Value)],
-    ) -> Result<String, CimError> {
+    ) -> String {
         let name = format!("p:{}_OUTPUT", method.name);
         let mut w = Writer::new();
         w.start(&name, &[("xmlns:p", &self.uri(&class.name))]);
         for parameter in method.parameters.iter().filter(|p| p.output) {
             let given = out.iter().find(|(n, _)| n.eq_ignore_ascii_case(&parameter.name));
             let octets = is_octets(&parameter.qualifiers);
-            self.value(&mut w, &parameter.name, given.map(|(_, v)| v), octets)?;
+            self.value(&mut w, &parameter.name, given.map(|(_, v)| v), octets);
         }
-        self.value(&mut w, "ReturnValue", Some(returned), false)?;
+        self.value(&mut w, "ReturnValue", Some(returned), false);
         w.end(&name);
-        Ok(w.finish())
+        w.finish()
     }
 
-    fn value(&self, w: &mut Writer, name: &str, value: Option<&Value>, octets: bool) -> Result<(), CimError> {
+    /// The description of a class, as CIM-XML; the body of the answer to a Get of it. `options` are those of the request.
+    #[must_use]
+    pub fn class(&self, class: &Class, options: &[(String, String)]) -> String {
+        let option = |name: &str| {
+            let found = options.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+            Some(matches!(found.1.to_ascii_lowercase().as_str(), "true" | "1" | ""))
+        };
+        let view = cimxml::View {
+            local_only: !option("IncludeInheritedElements").unwrap_or(true),
+            qualifiers: option("IncludeQualifiers").unwrap_or(true),
+            class_origin: option("IncludeClassOrigin").unwrap_or(false),
+            properties: None,
+        };
+        cimxml::class_item(self.namespace, class, &view)
+    }
+
+    fn value(&self, w: &mut Writer, name: &str, value: Option<&Value>, octets: bool) {
         let name = format!("p:{name}");
         match value {
             None => w.empty(&name, &NIL),
@@ -148,15 +160,14 @@ impl Encoder<'_> {
             }
             Some(Value::Array(items)) => {
                 for item in items {
-                    self.scalar(w, &name, item)?;
+                    self.scalar(w, &name, item);
                 }
             }
-            Some(one) => self.scalar(w, &name, one)?,
+            Some(one) => self.scalar(w, &name, one),
         }
-        Ok(())
     }
 
-    fn scalar(&self, w: &mut Writer, name: &str, value: &Value) -> Result<(), CimError> {
+    fn scalar(&self, w: &mut Writer, name: &str, value: &Value) {
         match value {
             Value::Boolean(b) => w.leaf(name, &[], if *b { "true" } else { "false" }),
             Value::Unsigned(n) => w.leaf(name, &[], &n.to_string()),
@@ -178,13 +189,11 @@ impl Encoder<'_> {
                 w.end(name);
             }
             Value::Instance(instance) => {
-                let text = embedded_text(self.namespace, instance)?;
-                w.leaf(name, &[], &text);
+                w.leaf(name, &[], &cimxml::encode_instance(self.namespace, instance));
             }
             // Arrays hold no arrays.
             Value::Array(_) => w.empty(name, &NIL),
         }
-        Ok(())
     }
 
     fn reference(&self, w: &mut Writer, path: &ObjectPath) {
@@ -210,12 +219,6 @@ impl Encoder<'_> {
         w.end("w:SelectorSet");
         w.end("a:ReferenceParameters");
     }
-}
-
-// Until the codec of CIM-XML writes instances.
-fn embedded_text(_: &Namespace, instance: &Instance) -> Result<String, CimError> {
-    let message = format!("an embedded {} cannot be written", instance.class);
-    Err(CimError::new(crate::Status::Failed, message))
 }
 
 fn is_octets(qualifiers: &[Qualifier]) -> bool {
@@ -246,79 +249,5 @@ fn real(n: f64) -> String {
         }
     } else {
         n.to_string()
-    }
-}
-
-/// Items of one answer.
-#[derive(Debug)]
-pub struct Batch {
-    items: String,
-    count: usize,
-    max_items: usize,
-    room: usize,
-}
-
-/// What became of an item.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Push {
-    /// It is in; there may be room for more.
-    Added,
-    /// It is in, and nothing else will be.
-    Last,
-    /// It belongs into the next answer.
-    Full(String),
-    /// It is too large for any answer that this client takes: a fault of the kind
-    /// [`MaxEnvelopeSize`](super::FaultKind::MaxEnvelopeSize).
-    TooLarge,
-}
-
-impl Batch {
-    /// Room for at most so many items of the answer to a request.
-    #[must_use]
-    pub fn new(request: &Headers, max_items: usize) -> Self {
-        Self {
-            items: String::new(),
-            count: 0,
-            max_items: max_items.clamp(1, super::MAX_ITEMS),
-            room: request.max_envelope.saturating_sub(OVERHEAD),
-        }
-    }
-
-    /// The same with room for at most so many characters of items.
-    #[must_use]
-    pub fn at_most(mut self, characters: Option<usize>) -> Self {
-        self.room = self.room.min(characters.unwrap_or(usize::MAX));
-        self
-    }
-
-    /// Adds an item, if there is room.
-    pub fn push(&mut self, item: String) -> Push {
-        if self.count >= self.max_items {
-            return Push::Full(item);
-        }
-        if item.len() > self.room - self.items.len() {
-            return match self.count {
-                0 => Push::TooLarge,
-                _ => Push::Full(item),
-            };
-        }
-        self.items.push_str(&item);
-        self.count += 1;
-        match self.count == self.max_items {
-            true => Push::Last,
-            false => Push::Added,
-        }
-    }
-
-    /// How many items are in.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// The items, one after the other.
-    #[must_use]
-    pub fn finish(self) -> String {
-        self.items
     }
 }
