@@ -471,6 +471,10 @@ fn job() -> Value {
             ("done_bytes", number("Bytes done")),
             ("total_bytes", number("Bytes in all; 0 when it makes no sense")),
             ("error", or_null(&text("Why it ended badly"))),
+            (
+                "code",
+                or_null(&text("Name of the return code for that, as in Error")),
+            ),
             ("created", instant("Recorded")),
             ("started", or_null(&instant("First started"))),
             ("ended", or_null(&instant("Ended"))),

@@ -86,7 +86,7 @@ pub(crate) enum Done {
     SyncBegun(Result<crate::sync::Begun, CopyError>),
     SyncStepped(Result<crate::sync::Step, CopyError>),
     /// The VM is off, or why it is not.
-    Stopped(Result<(), String>),
+    Stopped(Result<(), Refusal>),
     /// What the replica said to taking over.
     HandedOver(Result<(), LinkError>),
     /// What the old primary said to giving way.

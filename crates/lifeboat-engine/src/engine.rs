@@ -226,6 +226,10 @@ impl Host {
     }
 }
 
+fn stopping() -> Refusal {
+    Refusal::new(ReturnCode::Unavailable, "the daemon is stopping", "try again")
+}
+
 pub(crate) fn no_entry(primary: &str) -> Refusal {
     let shown: String = primary.chars().take(80).collect();
     Refusal::new(
@@ -497,7 +501,7 @@ impl Engine {
             .ok_or_else(missing)?;
         self.ask(&handle, |reply| Message::CancelJob(job, reply))
             .await
-            .unwrap_or_else(|| Err(missing()))
+            .unwrap_or_else(|| Err(stopping()))
     }
 
     /// The actor a peer's call is meant for; an offer of an unknown VM makes one.
@@ -618,6 +622,7 @@ impl Management for Engine {
             Action::ShowServer => Ok(self.server()),
             Action::SetServer { settings } => self.set_server(settings.clone()).await,
             Action::TestConnection { peer } => {
+                lifeboat_model::check_peer(peer).map_err(crate::settings::invalid)?;
                 self.host
                     .ports
                     .link
@@ -636,13 +641,7 @@ impl Management for Engine {
                 };
                 let handle = self.find(vm)?;
                 let answer = self.ask(&handle, |reply| Message::Act(action, reply)).await;
-                answer.unwrap_or_else(|| {
-                    Err(Refusal::new(
-                        ReturnCode::Unavailable,
-                        "the daemon is stopping",
-                        "try again",
-                    ))
-                })
+                answer.unwrap_or_else(|| Err(stopping()))
             }
         }
     }

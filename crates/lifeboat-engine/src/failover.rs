@@ -308,8 +308,14 @@ impl Actor {
         {
             return Err(Box::new(Ok(Answer::Job(job))));
         }
+        let code = match failover.phase {
+            FailoverPhase::Ready | FailoverPhase::Merging | FailoverPhase::Done => ReturnCode::InvalidState,
+            FailoverPhase::Reverting
+            | FailoverPhase::Committing { .. }
+            | FailoverPhase::Initiating { .. } => ReturnCode::InUse,
+        };
         Err(Box::new(Err(Refusal::new(
-            ReturnCode::InvalidState,
+            code,
             format!("the failover is {what}"),
             "see: lifeboat job list",
         ))))

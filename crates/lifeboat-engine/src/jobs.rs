@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobId, JobState, JobType, Timestamp, VmId};
 use tokio::sync::broadcast;
 
@@ -59,6 +60,7 @@ impl Jobs {
             done_bytes: 0,
             total_bytes: 0,
             error: None,
+            code: None,
             created: now,
             started: Some(now),
             ended: None,
@@ -126,10 +128,20 @@ impl Jobs {
     pub(crate) fn ended(&self, id: JobId, state: JobState, error: Option<String>) -> Option<Job> {
         let mut job = self.get(id).filter(|j| !j.state.is_final())?;
         (job.state, job.ended, job.error) = (state, Some(self.clock.now()), error);
+        job.code = (state == JobState::Exception).then_some(ReturnCode::Failed);
         if state == JobState::Completed {
             job.percent = 100;
         }
         Some(job)
+    }
+
+    /// The same for a job that ends because something was refused.
+    pub(crate) fn refused(&self, id: JobId, code: ReturnCode, why: &str) -> Option<Job> {
+        let job = self.ended(id, JobState::Exception, Some(why.to_owned()))?;
+        Some(Job {
+            code: Some(code),
+            ..job
+        })
     }
 
     /// Ends a job that has not ended yet.

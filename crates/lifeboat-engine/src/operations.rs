@@ -14,6 +14,7 @@ use tracing::info;
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, chain, failed, no_relationship, not_now};
 use crate::copy;
+use crate::ports::capture::CaptureError;
 use crate::ports::link::{Content, LinkError, PeerRefusal, PeerReply, PeerRequest};
 use crate::records::{Counters, PrimarySide, Relationship, Side, SyncKind};
 
@@ -117,7 +118,7 @@ impl Actor {
     pub(crate) async fn capturable(&self, disks: &[DiskId]) -> Result<Vec<LogDisk>, Refusal> {
         let launch = self.launch().await?;
         let source = self.host.ports.hypervisor.source(&launch, disks).await;
-        let source = source.map_err(|e| failed("the disks cannot be captured", &e))?;
+        let source = source.map_err(|e| capture_refusal(&e))?;
         let disks = source.disks().to_vec();
         let closed = source.close().await;
         closed.map_err(|e| failed("the disks cannot be closed", &e))?;
@@ -350,10 +351,26 @@ impl Actor {
     }
 }
 
+/// A capture's error as the answer to an action.
+fn capture_refusal(e: &CaptureError) -> Refusal {
+    Refusal {
+        code: match e {
+            CaptureError::InUse { .. } => ReturnCode::InUse,
+            CaptureError::Preflight(_)
+            | CaptureError::Gone
+            | CaptureError::NoSpace(_)
+            | CaptureError::TrackingLost { .. }
+            | CaptureError::Block { .. } => ReturnCode::Failed,
+        },
+        ..failed("the disks cannot be captured", e)
+    }
+}
+
 /// A link's error as the answer to an action.
 pub(crate) fn link_refusal(e: &LinkError) -> Refusal {
     let code = match e {
-        LinkError::Unreachable { .. } => ReturnCode::Unavailable,
+        LinkError::Unreachable { late: true, .. } => ReturnCode::Timeout,
+        LinkError::Unreachable { late: false, .. } => ReturnCode::Unavailable,
         LinkError::Untrusted { .. } => ReturnCode::AccessDenied,
         LinkError::Protocol { .. } => ReturnCode::Failed,
         LinkError::Refused(refusal) => match refusal {

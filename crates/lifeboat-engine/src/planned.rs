@@ -15,6 +15,7 @@ use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
 use crate::operations::link_refusal;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, PowerState};
 use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, Standing};
+use crate::power::power_refusal;
 use crate::primary::{Aside, IDLE, droppable};
 use crate::records::{Planned, PlannedPhase, Relationship, Split};
 
@@ -195,7 +196,7 @@ impl Actor {
         lifecycle::step(rel.mode, rel.state, Step::Prepared).map_err(|e| not_now(&e))?;
         if self.synchronization().is_some() {
             return Err(Refusal::new(
-                ReturnCode::InvalidState,
+                ReturnCode::InUse,
                 "the replica is being made equal; only then can it take over",
                 "wait for it: lifeboat replication status",
             ));
@@ -303,7 +304,7 @@ impl Actor {
         }
     }
 
-    pub(crate) async fn stopped_for_good(&mut self, result: Result<(), String>) {
+    pub(crate) async fn stopped_for_good(&mut self, result: Result<(), Refusal>) {
         let before = self.rel.clone();
         match result {
             Ok(()) => {
@@ -322,11 +323,12 @@ impl Actor {
                 self.primary.next_at = Instant::now();
                 self.event("the VM is off; its last changes are being sent").await;
             }
-            Err(why) => self.plan_failed(&why).await,
+            Err(refusal) => self.plan_failed(&refusal).await,
         }
     }
 
-    async fn plan_failed(&mut self, why: &str) {
+    async fn plan_failed(&mut self, refusal: &Refusal) {
+        let why = &refusal.message;
         let Some(planned) = self.planned().cloned() else {
             return;
         };
@@ -335,7 +337,7 @@ impl Actor {
         if self.save_or_undo(before).await.is_err() {
             return self.retry_later();
         }
-        self.end_job(planned.job, JobState::Exception, why).await;
+        self.fail_job(planned.job, refusal.code, why).await;
         self.event(&format!("the planned failover was given up: {why}"))
             .await;
         self.primary.next_at = Instant::now();
@@ -389,7 +391,8 @@ impl Actor {
                     return self.retry_later();
                 }
                 let why = format!("the replica does not take over: {refusal}");
-                self.end_job(planned.job, JobState::Exception, &why).await;
+                let code = link_refusal(&LinkError::Refused(refusal)).code;
+                self.fail_job(planned.job, code, &why).await;
                 self.event(&why).await;
             }
             Err(e) => {
@@ -656,10 +659,11 @@ async fn stop(
     vm: VmId,
     force: bool,
     timeout: Duration,
-) -> Result<(), String> {
+) -> Result<(), Refusal> {
+    let not_off = |e: &HypervisorError| power_refusal("the VM was not turned off", e);
     if force && hypervisor.power(vm).await.is_ok_and(|p| p == PowerState::Paused) {
         // It could not follow.
-        return hypervisor.turn_off(vm).await.map_err(|e| chain(&e));
+        return hypervisor.turn_off(vm).await.map_err(|e| not_off(&e));
     }
     let stopped = match hypervisor.shut_down(vm, timeout).await {
         Ok(()) | Err(HypervisorError::NotRunning) => return Ok(()),
@@ -669,13 +673,17 @@ async fn stop(
         return Ok(());
     }
     if force {
-        return hypervisor.turn_off(vm).await.map_err(|e| chain(&e));
+        return hypervisor.turn_off(vm).await.map_err(|e| not_off(&e));
     }
     Err(match stopped {
-        HypervisorError::ShutdownTimeout(t) => format!(
-            "the guest did not shut down within {} seconds; shut it down in the guest, or repeat with --force, which turns it off",
-            t.as_secs()
+        HypervisorError::ShutdownTimeout(t) => Refusal::new(
+            ReturnCode::Timeout,
+            format!(
+                "the guest did not shut down within {} seconds; shut it down in the guest, or repeat with --force, which turns it off",
+                t.as_secs()
+            ),
+            "",
         ),
-        e => chain(&e),
+        e => power_refusal("the VM did not shut down", &e),
     })
 }

@@ -80,10 +80,10 @@ impl Actor {
         let hv = &self.host.ports.hypervisor;
         hv.preflight(&launch)
             .await
-            .map_err(|e| failed("the VM cannot be started here", &e))?;
+            .map_err(|e| power_refusal("the VM cannot be started here", &e))?;
         hv.start(&launch)
             .await
-            .map_err(|e| failed("the VM did not start", &e))?;
+            .map_err(|e| power_refusal("the VM did not start", &e))?;
         self.event("VM started").await;
         Ok(Answer::Done)
     }

@@ -2,6 +2,7 @@
 //! field names are part of its format, new fields get defaults.
 
 use lifeboat_deltalog::Consistency;
+use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     Bandwidth, BranchId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType, NicFailover,
     PointId, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
@@ -564,6 +565,9 @@ pub struct Job {
     pub total_bytes: u64,
     /// Why it ended badly.
     pub error: Option<String>,
+    /// The API's return code for that; `None` unless it ended in an exception.
+    #[serde(default)]
+    pub code: Option<ReturnCode>,
     /// Recorded.
     pub created: Timestamp,
     /// First started.

@@ -1,6 +1,7 @@
 //! Making two copies equal again, as the primary's actor sees it: when a synchronization begins, goes on and ends, and what
 //! an administrator asks of it. The comparing and sending is in `sync`.
 
+use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::Event as Step;
 use lifeboat_model::{
     JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationState as State,
@@ -90,6 +91,17 @@ impl Actor {
     pub(crate) fn drop_sync(&mut self) -> Option<JobId> {
         let primary = self.rel.as_mut()?.primary_mut()?;
         primary.sync.take().and_then(|s| s.job)
+    }
+
+    /// Ends a job because something was refused.
+    pub(crate) async fn fail_job(&self, job: JobId, code: ReturnCode, why: &str) {
+        let Some(job) = self.host.jobs.refused(job, code, why) else {
+            return;
+        };
+        match self.host.ports.catalog.put_job(&job).await {
+            Ok(()) => self.host.jobs.adopt(job),
+            Err(e) => tracing::warn!(vm = %self.id, error = %e, "the end of a job is not recorded"),
+        }
     }
 
     pub(crate) async fn end_job(&self, job: JobId, state: JobState, why: &str) {

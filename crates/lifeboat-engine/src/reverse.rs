@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::action::{Answer, PointView, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::copy::unexpected;
+use crate::operations::link_refusal;
 use crate::ports::capture::{CaptureError, Tracking};
 use crate::ports::hypervisor::PowerState;
 use crate::ports::link::{
@@ -261,7 +262,7 @@ impl Actor {
         if self.save_or_undo(before).await.is_err() {
             return self.replica_retry();
         }
-        self.end_job(reverse.job, JobState::Exception, &why).await;
+        self.fail_job(reverse.job, link_refusal(e).code, &why).await;
         self.event(&format!("replication was not reversed: {why}")).await;
         if !start {
             return;

@@ -247,7 +247,7 @@ impl Actor {
         }
         if matches!(self.branch(), Some(FailoverPhase::Committing { .. })) {
             return Err(Refusal::new(
-                ReturnCode::InvalidState,
+                ReturnCode::InUse,
                 "the failover is being committed, which ends every other recovery point",
                 "see: lifeboat job list",
             ));

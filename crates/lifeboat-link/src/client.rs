@@ -217,10 +217,11 @@ impl PeerLink for Link {
             Ok(result) => result,
             Err(_) => {
                 self.pool.forget(peer);
-                Err(unreachable(
-                    peer,
-                    format!("no answer within {:?}", self.timing.call),
-                ))
+                Err(LinkError::Unreachable {
+                    peer: peer.to_owned(),
+                    detail: format!("no answer within {:?}", self.timing.call),
+                    late: true,
+                })
             }
         }
     }

@@ -206,6 +206,7 @@ pub(crate) fn unreachable(peer: &str, detail: String) -> LinkError {
     LinkError::Unreachable {
         peer: peer.into(),
         detail,
+        late: false,
     }
 }
 

@@ -17,7 +17,7 @@ pub use api::{
 pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, VmId};
 pub use network::NicFailover;
 pub use settings::{
-    AuthorizationEntry, Bandwidth, BandwidthWindow, DayWindow, ReplicationSettings, SettingsError,
+    AuthorizationEntry, Bandwidth, BandwidthWindow, DayWindow, ReplicationSettings, SettingsError, check_peer,
 };
 pub use time::Timestamp;
 pub use vm::{DiskFormat, DiskSpec, Firmware, NicBackend, NicSpec, VmSpec, VmSpecError};

@@ -156,6 +156,19 @@ pub enum SettingsError {
     Location(String),
 }
 
+/// Checks the form of a peer's address, `HOST:PORT`.
+///
+/// # Errors
+/// It has another one.
+pub fn check_peer(peer: &str) -> Result<(), SettingsError> {
+    let parts = peer
+        .rsplit_once(':')
+        .filter(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p > 0));
+    parts
+        .map(|_| ())
+        .ok_or_else(|| SettingsError::Peer(peer.chars().take(200).collect()))
+}
+
 impl ReplicationSettings {
     /// Checks the limits; `vm_disks` are the disks the VM has.
     pub fn validate<'a>(&self, vm_disks: impl IntoIterator<Item = &'a DiskId>) -> Result<(), SettingsError> {
@@ -191,12 +204,7 @@ impl ReplicationSettings {
                 .ok_or_else(|| SettingsError::Disk(d.clone()))?;
             left.swap_remove(at);
         }
-        let peer = self
-            .peer
-            .rsplit_once(':')
-            .filter(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p > 0));
-        peer.map(|_| ())
-            .ok_or_else(|| SettingsError::Peer(self.peer.chars().take(200).collect()))
+        check_peer(&self.peer)
     }
 
     /// Time between cycles.

@@ -131,6 +131,7 @@ impl Injected for LinkError {
         Self::Unreachable {
             peer: "peer".into(),
             detail: io(name).0,
+            late: false,
         }
     }
 }

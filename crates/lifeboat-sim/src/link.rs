@@ -26,6 +26,7 @@ fn away(peer: &str, why: &str) -> LinkError {
     LinkError::Unreachable {
         peer: peer.into(),
         detail: why.into(),
+        late: false,
     }
 }
 

@@ -314,6 +314,27 @@ fn guest_outlives_the_daemon() {
     wait_until("the guest goes on writing", Duration::from_secs(30), || {
         (seq(&world) > from).then_some(())
     });
+    // Its CPUs stand still, cycles go on, and it goes on where it was.
+    world.a.ok(&["vm", "pause", VM]);
+    assert_eq!(world.a.json(&["vm", "show", VM])["power"], "paused");
+    let said = world.a.refused(&["vm", "stop", VM]);
+    assert!(said.contains("paused"), "{said}");
+    world.a.wait_cycles(1);
+    let stands = seq(&world);
+    world.a.wait_cycles(2);
+    assert_eq!(seq(&world), stands);
+    world.a.ok(&["vm", "start", VM]);
+    wait_until("the guest goes on writing", Duration::from_secs(30), || {
+        (seq(&world) > stands).then_some(())
+    });
+    assert_eq!(world.qemu_pid(&world.a), Some(pid));
+    world.a.ok(&["vm", "reset", VM]);
+    wait_until("the guest starts anew", Duration::from_secs(120), || {
+        let written = console(&world, &world.a);
+        (written.matches("Linux version").count() > 1 || written.matches("login:").count() > 1).then_some(())
+    });
+    wait_ready(&world, &world.a);
+    assert_eq!(world.qemu_pid(&world.a), Some(pid));
     world.a.ok(&["vm", "stop", VM]);
     assert_eq!(world.a.json(&["vm", "show", VM])["power"], "off");
     assert_eq!(world.qemu_pid(&world.a), None);

@@ -98,6 +98,7 @@ pub(crate) fn job(n: u128, revision: u64) -> Job {
         done_bytes: revision,
         total_bytes: 1 << 40,
         error: None,
+        code: None,
         created: Timestamp(1_700_000_000_000),
         started: Some(Timestamp(1_700_000_000_001)),
         ended: None,

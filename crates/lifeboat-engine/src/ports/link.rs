@@ -337,6 +337,8 @@ pub enum LinkError {
         peer: String,
         /// What happened.
         detail: String,
+        /// It was reached and did not answer in time.
+        late: bool,
     },
     /// The TLS handshake failed: a certificate of ours or theirs is not accepted.
     #[error("{peer}: certificates do not match: {detail}")]

@@ -13,8 +13,8 @@ use super::units::{self, LimitWindow, Rate};
 use crate::config::DEFAULT_SOCKET;
 
 pub(crate) use failover::{Failover, Network, SetCard, Start};
-pub(crate) use user::{Role, User, UsersFile};
 pub(crate) use replication::{Changes, Copy, Enable, Extend, Replication, Resync, Reverse, Side};
+pub(crate) use user::{Role, User, UsersFile};
 
 /// Replicates virtual machines to another host and brings them up there.
 #[derive(Debug, Parser)]
@@ -108,7 +108,7 @@ pub(crate) enum Vm {
         /// VM, by name or UUID.
         vm: String,
     },
-    /// Start a VM.
+    /// Start a VM, or let a paused one go on.
     Start {
         /// VM, by name or UUID.
         vm: String,
@@ -125,6 +125,10 @@ pub(crate) enum Vm {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Stop the CPUs of a VM where they are; `vm start` lets it go on.
+    Pause(Target),
+    /// Press the reset button of a VM: it starts anew without having shut down.
+    Reset(Target),
     /// Use the serial console of a VM; leave it with Ctrl-].
     Console {
         /// VM, by name or UUID.

@@ -231,6 +231,14 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
             cx.act(Action::StartVm { vm: name(vm) }, *wait, &format!("{vm} runs"))
                 .await
         }
+        Vm::Pause(t) => {
+            let done = format!("{0} is paused; let it go on with: lifeboat vm start {0}", t.vm);
+            cx.act(Action::PauseVm { vm: name(&t.vm) }, t.wait, &done).await
+        }
+        Vm::Reset(t) => {
+            let done = format!("{} starts anew", t.vm);
+            cx.act(Action::ResetVm { vm: name(&t.vm) }, t.wait, &done).await
+        }
         Vm::Stop { vm, force, wait } => {
             cx.act(
                 Action::StopVm {

@@ -68,6 +68,7 @@ pub(crate) fn title(kind: JobType) -> &'static str {
         JobType::SendInitial => "initial copy",
         JobType::StartSeeded => "initial copy from a seed",
         JobType::StartExport => "export initial copy",
+        JobType::ResyncExtended => "compare with the third host",
         JobType::ModeToPrimary => "continue as primary",
     }
 }

@@ -5,13 +5,14 @@ use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_model::api::ReturnCode;
 
 /// Commands of hints that take the VM as their next word, and what they need besides.
-const COMMANDS: [(&str, &str); 20] = [
+const COMMANDS: [(&str, &str); 21] = [
     ("lifeboat replication enable", " --to HOST:PORT"),
     ("lifeboat replication start", ""),
     ("lifeboat replication status", ""),
     ("lifeboat replication resume", ""),
     ("lifeboat replication remove", ""),
     ("lifeboat replication set", ""),
+    ("lifeboat replication allow", " PRIMARY"),
     ("lifeboat replication resync", ""),
     ("lifeboat replication reverse", ""),
     ("lifeboat replication become-replica", ""),

@@ -520,6 +520,7 @@ fn jobs() -> Vec<Job> {
         done_bytes: 3 * GIB,
         total_bytes: 10 * GIB,
         error: None,
+        code: None,
         created: Timestamp(NOW - 60_000),
         started: Some(Timestamp(NOW - 59_000)),
         ended: None,
@@ -541,6 +542,7 @@ fn jobs() -> Vec<Job> {
         vm: vm_id(77),
         state: JobState::Exception,
         error: Some("b.example.org: the disk is full".into()),
+        code: Some(ReturnCode::Failed),
         percent: 12,
         ..done.clone()
     };

@@ -12,7 +12,8 @@ use crate::cli::units::{self, AutoResync, LimitWindow, Rate};
 pub(crate) enum Replication {
     /// Set a VM up for replication; `replication start` then copies it.
     Enable(Enable),
-    /// Change the settings of a running replication; what is not named stays as it is.
+    /// Change the settings of a running replication; what is not named stays as it is. On the middle host those of the
+    /// replication to the third host.
     Set {
         /// VM, by name or UUID.
         vm: String,
@@ -21,8 +22,11 @@ pub(crate) enum Replication {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Start the initial copy of a VM, running or not: over the network, by a medium, or from a copy the replica has.
+    /// Start the initial copy of a VM, running or not: over the network, by a medium, or from a copy the replica has. On the
+    /// middle host that to the third host, over the network.
     Start(Copy),
+    /// Give up an initial copy that is scheduled or under way; what was copied is kept.
+    CancelCopy(Side),
     /// Import an initial copy that was exported to a directory; on the replica host.
     Import {
         /// VM, by name or UUID.
@@ -43,7 +47,8 @@ pub(crate) enum Replication {
     Resume(Side),
     /// Replicate now, without waiting for the interval.
     Now(Target),
-    /// Compare both copies and send what differs; recovery points stay. On the primary host.
+    /// Compare both copies and send what differs; recovery points stay. On the primary host, or on the middle host with the
+    /// third.
     Resync(Resync),
     /// Replicate the other way round; on the host whose failover was committed.
     Reverse(Reverse),
@@ -58,7 +63,22 @@ pub(crate) enum Replication {
         vm: String,
     },
     /// Begin a new window of statistics.
-    ResetStatistics(Target),
+    ResetStatistics {
+        #[command(flatten)]
+        target: Target,
+        /// That of the replication to the third host as well; on the middle host.
+        #[arg(long)]
+        extended: bool,
+    },
+    /// Let only primaries that an authorization entry covers feed a replica; on the replica host.
+    Allow {
+        /// VM, by name or UUID.
+        vm: String,
+        /// Primary of the entry, as it was added.
+        primary: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Send on to a third host what arrives at this replica.
     Extend(Extend),
     /// Go on as the primary of the third host; on the middle host, after a committed failover.
@@ -103,6 +123,9 @@ pub(crate) struct Extend {
     /// Another limit for a part of the day, 22:00-06:00=none; repeat for more, the first that fits counts.
     #[arg(long = "bandwidth-window", value_name = "FROM-TO=RATE")]
     pub(crate) bandwidth_windows: Vec<LimitWindow>,
+    /// Do not start the copy; `replication start` does.
+    #[arg(long)]
+    pub(crate) no_start: bool,
     #[command(flatten)]
     pub(crate) wait: Wait,
 }
@@ -217,6 +240,9 @@ pub(crate) struct Resync {
     /// Give the resynchronization up; it is still required afterwards.
     #[arg(long)]
     pub(crate) cancel: bool,
+    /// Give up the comparison with the third host; on the middle host.
+    #[arg(long, requires = "cancel")]
+    pub(crate) extended: bool,
     #[command(flatten)]
     pub(crate) wait: Wait,
 }

@@ -42,8 +42,43 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
             cx.print(&view, || show::statistics(&view, &cx.zone))
         }
         Replication::Extend(extend) => {
-            let done = format!("what arrives here of {} goes on to {}", extend.vm, extend.to);
+            let done = match extend.no_start {
+                false => format!("what arrives here of {} goes on to {}", extend.vm, extend.to),
+                true => format!(
+                    "{0} is set up to go on to {1}; start it with: lifeboat replication start {0}",
+                    extend.vm, extend.to
+                ),
+            };
             cx.act(extend_action(extend), extend.wait, &done).await
+        }
+        Replication::CancelCopy(s) => {
+            let action = either(
+                s,
+                |vm| Action::CancelInitialCopy { vm },
+                |vm| Action::CancelExtended { vm },
+            );
+            let to = if s.extended { " to the third host" } else { "" };
+            let vm = &s.target.vm;
+            let done = format!(
+                "the initial copy of {vm}{to} is given up; start it again with: lifeboat replication start {vm}"
+            );
+            cx.act(action, s.target.wait, &done).await
+        }
+        Replication::ResetStatistics { target, extended } => {
+            let action = Action::ResetStatistics {
+                vm: name(&target.vm),
+                extended: *extended,
+            };
+            let done = format!("a new window of statistics of {} begins now", target.vm);
+            cx.act(action, target.wait, &done).await
+        }
+        Replication::Allow { vm, primary, wait } => {
+            let action = Action::SetAuthorization {
+                vm: name(vm),
+                primary: primary.clone(),
+            };
+            let done = format!("{vm} takes data only from primaries that the entry {primary} covers");
+            cx.act(action, *wait, &done).await
         }
         Replication::Suspend(s) => {
             let action = either(
@@ -74,7 +109,6 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         Replication::Now(_)
         | Replication::BecomeReplica(_)
         | Replication::DropAbandoned(_)
-        | Replication::ResetStatistics(_)
         | Replication::Continue(_) => plain(cx, command).await,
     }
 }
@@ -125,11 +159,6 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
             |vm| Action::DropAbandoned { vm },
             format!("what only this host had of {} is gone", t.vm),
         ),
-        Replication::ResetStatistics(t) => (
-            t,
-            |vm| Action::ResetStatistics { vm, extended: false },
-            format!("a new window of statistics of {} begins now", t.vm),
-        ),
         Replication::Continue(t) => (
             t,
             |vm| Action::ContinueAsPrimary { vm },
@@ -139,6 +168,9 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
         Replication::Enable(_)
         | Replication::Set { .. }
         | Replication::Start(_)
+        | Replication::CancelCopy(_)
+        | Replication::ResetStatistics { .. }
+        | Replication::Allow { .. }
         | Replication::Import { .. }
         | Replication::Status { .. }
         | Replication::Suspend(_)
@@ -170,7 +202,7 @@ fn extend_action(extend: &Extend) -> Action {
             auto_resync: None,
             bandwidth: limit,
         },
-        start: true,
+        start: !extend.no_start,
     }
 }
 
@@ -196,7 +228,13 @@ fn enable_action(enable: &Enable) -> Action {
 
 async fn set(cx: &Cx<'_>, vm: &str, changes: &Changes, wait: Wait) -> Done {
     named(changes, "replication set")?;
-    let mut settings = replicated(&cx.vm(vm).await?)?.settings.clone();
+    let view = cx.vm(vm).await?;
+    let replication = replicated(&view)?;
+    // A replica's own settings are its primary's.
+    let mut settings = match &replication.extended {
+        Some(extended) => extended.settings.clone(),
+        None => replication.settings.clone(),
+    };
     change(&mut settings, changes);
     let done = format!("settings of {vm} are changed; see them with: lifeboat replication status {vm}");
     let action = Action::ModifyReplication {
@@ -275,9 +313,11 @@ async fn resynchronize(cx: &Cx<'_>, resync: &Resync) -> Done {
         let done = format!(
             "the resynchronization of {vm} is given up, and still required: lifeboat replication resync {vm}"
         );
-        return cx
-            .act(Action::CancelResync { vm: name(vm) }, resync.wait, &done)
-            .await;
+        let action = match resync.extended {
+            false => Action::CancelResync { vm: name(vm) },
+            true => Action::CancelExtended { vm: name(vm) },
+        };
+        return cx.act(action, resync.wait, &done).await;
     }
     let at = resync
         .at

@@ -114,6 +114,7 @@ pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
     };
     let mut rows = condition(v, r, zone);
     rows.push(("peer", r.peer.clone()));
+    rows.extend(r.allowed.iter().map(|entry| ("takes from", entry.clone())));
     if !is_over(r) {
         rows.push(("lag", lag(r)));
         rows.push(("newest data", dash(r.newest_instant, |at| instant(at, zone))));
