@@ -78,12 +78,25 @@ impl Client {
     }
 
     async fn ask(&mut self, namespace: &str, name: &str, parameters: &str) -> Answer {
-        let answer = self.send(name, namespace, &intrinsic(namespace, name, parameters)).await;
+        let answer = self
+            .send(name, namespace, &intrinsic(namespace, name, parameters))
+            .await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.header("cimoperation"), Some("MethodResponse"));
-        assert!(answer.header("content-type").unwrap().starts_with("application/xml"));
+        assert!(
+            answer
+                .header("content-type")
+                .unwrap()
+                .starts_with("application/xml")
+        );
         assert!(answer.body.contains("<MESSAGE ID=\"1001\""), "{}", answer.body);
-        assert!(answer.body.contains(&format!("<IMETHODRESPONSE NAME=\"{name}\">")), "{}", answer.body);
+        assert!(
+            answer
+                .body
+                .contains(&format!("<IMETHODRESPONSE NAME=\"{name}\">")),
+            "{}",
+            answer.body
+        );
         answer
     }
 
@@ -111,22 +124,48 @@ async fn instances_and_what_belongs_to_them_are_read() {
     assert!(got.contains("<PROPERTY NAME=\"ElementName\""), "{got}");
     let some = "<IPARAMVALUE NAME=\"PropertyList\"><VALUE.ARRAY><VALUE>elementname</VALUE></VALUE.ARRAY></IPARAMVALUE>";
     let got = c.good(V2, "GetInstance", &(by_name.clone() + some)).await;
-    assert_eq!(count(&got, "PROPERTY") + count(&got, "PROPERTY.ARRAY"), 1, "{got}");
-    let listed = c.good(V2, "EnumerateInstances", &class("Msvm_ComputerSystem")).await;
+    assert_eq!(
+        count(&got, "PROPERTY") + count(&got, "PROPERTY.ARRAY"),
+        1,
+        "{got}"
+    );
+    let listed = c
+        .good(V2, "EnumerateInstances", &class("Msvm_ComputerSystem"))
+        .await;
     let systems = count(&listed, "VALUE.NAMEDINSTANCE");
     assert!(systems >= 1);
-    let names = c.good(V2, "EnumerateInstanceNames", &class("Msvm_ComputerSystem")).await;
+    let names = c
+        .good(V2, "EnumerateInstanceNames", &class("Msvm_ComputerSystem"))
+        .await;
     assert_eq!(count(&names, "INSTANCENAME"), systems);
     let from = format!("<IPARAMVALUE NAME=\"ObjectName\">{}</IPARAMVALUE>", vm_name());
-    let found = c.good(V2, "Associators", &(from.clone() + &value_class("AssocClass", "Msvm_SettingsDefineState"))).await;
+    let found = c
+        .good(
+            V2,
+            "Associators",
+            &(from.clone() + &value_class("AssocClass", "Msvm_SettingsDefineState")),
+        )
+        .await;
     assert_eq!(count(&found, "VALUE.OBJECTWITHPATH"), 1, "{found}");
     assert!(found.contains("<HOST>a</HOST>"), "{found}");
     let paths = c.good(V2, "ReferenceNames", &from).await;
-    assert!(count(&paths, "OBJECTPATH") > 1 && count(&paths, "INSTANCE") == 0, "{paths}");
+    assert!(
+        count(&paths, "OBJECTPATH") > 1 && count(&paths, "INSTANCE") == 0,
+        "{paths}"
+    );
     let query = "select ElementName, Name from Msvm_ComputerSystem where Name like '6F3B%'";
-    let found = c.good(V2, "ExecQuery", &(value("QueryLanguage", "WQL") + &value("Query", query))).await;
+    let found = c
+        .good(
+            V2,
+            "ExecQuery",
+            &(value("QueryLanguage", "WQL") + &value("Query", query)),
+        )
+        .await;
     assert_eq!(count(&found, "VALUE.OBJECTWITHPATH"), 1, "{found}");
-    assert!(!found.contains("EnabledState") && found.contains("NAME=\"ElementName\""), "{found}");
+    assert!(
+        !found.contains("EnabledState") && found.contains("NAME=\"ElementName\""),
+        "{found}"
+    );
     host.stop().await;
 }
 
@@ -141,15 +180,30 @@ async fn a_long_answer_comes_in_pieces_and_is_the_same_as_the_pulled_one() {
     let all = class("CIM_ManagedElement");
     let answer = c.ask(V2, "EnumerateInstances", &all).await;
     let number = count(&answer.body, "VALUE.NAMEDINSTANCE");
-    assert!(answer.chunks > 1, "{} bytes in {} chunks", answer.body.len(), answer.chunks);
+    assert!(
+        answer.chunks > 1,
+        "{} bytes in {} chunks",
+        answer.body.len(),
+        answer.chunks
+    );
     assert!(answer.body.trim_end().ends_with("</CIM>"));
     // The connection goes on, and the pulled items are as many.
-    let end = |text: &str| text.contains("<PARAMVALUE NAME=\"EndOfSequence\" PARAMTYPE=\"boolean\"><VALUE>TRUE");
+    let end =
+        |text: &str| text.contains("<PARAMVALUE NAME=\"EndOfSequence\" PARAMTYPE=\"boolean\"><VALUE>TRUE");
     let context_of = |text: &str| {
-        let rest = text.split_once("<PARAMVALUE NAME=\"EnumerationContext\" PARAMTYPE=\"string\"><VALUE>").unwrap().1;
+        let rest = text
+            .split_once("<PARAMVALUE NAME=\"EnumerationContext\" PARAMTYPE=\"string\"><VALUE>")
+            .unwrap()
+            .1;
         rest.split('<').next().unwrap().to_owned()
     };
-    let opened = c.good(V2, "OpenEnumerateInstances", &(all.clone() + &value("MaxObjectCount", "0"))).await;
+    let opened = c
+        .good(
+            V2,
+            "OpenEnumerateInstances",
+            &(all.clone() + &value("MaxObjectCount", "0")),
+        )
+        .await;
     assert_eq!(count(&opened, "VALUE.INSTANCEWITHPATH"), 0);
     let (mut pulled, mut context) = (0, context_of(&opened));
     loop {
@@ -165,12 +219,26 @@ async fn a_long_answer_comes_in_pieces_and_is_the_same_as_the_pulled_one() {
     assert_eq!(pulled, number);
     let gone = value("EnumerationContext", &context) + &value("MaxObjectCount", "1");
     assert_eq!(c.error(V2, "PullInstancesWithPath", &gone).await, 21);
-    let paths = c.good(V2, "OpenEnumerateInstancePaths", &(all + &value("MaxObjectCount", "1"))).await;
+    let paths = c
+        .good(
+            V2,
+            "OpenEnumerateInstancePaths",
+            &(all + &value("MaxObjectCount", "1")),
+        )
+        .await;
     let context = value("EnumerationContext", &context_of(&paths));
     let one = context.clone() + &value("MaxObjectCount", "1");
-    assert_eq!(c.error(V2, "PullInstancesWithPath", &one).await, 21, "of the wrong kind");
+    assert_eq!(
+        c.error(V2, "PullInstancesWithPath", &one).await,
+        21,
+        "of the wrong kind"
+    );
     let mut other = client(&host, "operator").await;
-    assert_eq!(other.error(V2, "PullInstancePaths", &one).await, 21, "of another user");
+    assert_eq!(
+        other.error(V2, "PullInstancePaths", &one).await,
+        21,
+        "of another user"
+    );
     c.good(V2, "PullInstancePaths", &one).await;
     c.good(V2, "CloseEnumeration", &context).await;
     assert_eq!(c.error(V2, "CloseEnumeration", &context).await, 21);
@@ -182,18 +250,30 @@ async fn classes_are_described() {
     let host = host().await;
     let mut c = client(&host, "viewer").await;
     let one = c.good(V2, "GetClass", &class("msvm_replicationservice")).await;
-    assert!(one.contains("<CLASS NAME=\"Msvm_ReplicationService\"") && one.contains("NAME=\"RevertFailover\""));
+    assert!(
+        one.contains("<CLASS NAME=\"Msvm_ReplicationService\"") && one.contains("NAME=\"RevertFailover\"")
+    );
     let top = c.good(V2, "EnumerateClassNames", "").await;
     let deep = value("DeepInheritance", "TRUE");
     let all = c.good(V2, "EnumerateClassNames", &deep).await;
     assert!(count(&all, "CLASSNAME") > count(&top, "CLASSNAME") && count(&top, "CLASSNAME") > 0);
-    let below = c.good(V2, "EnumerateClasses", &(class("CIM_Service") + &deep)).await;
-    assert!(below.contains("<CLASS NAME=\"Msvm_ReplicationService\"") && !below.contains("<CLASS NAME=\"CIM_Service\""));
+    let below = c
+        .good(V2, "EnumerateClasses", &(class("CIM_Service") + &deep))
+        .await;
+    assert!(
+        below.contains("<CLASS NAME=\"Msvm_ReplicationService\"")
+            && !below.contains("<CLASS NAME=\"CIM_Service\"")
+    );
     let qualifiers = c.good(V2, "EnumerateQualifiers", "").await;
     assert!(count(&qualifiers, "QUALIFIER.DECLARATION") > 5);
     c.good(V2, "GetQualifier", &value("QualifierName", "KEY")).await;
-    assert_eq!(c.error(V2, "GetQualifier", &value("QualifierName", "Nonsense")).await, 6);
-    c.good("root/interop", "EnumerateInstances", &class("CIM_Namespace")).await;
+    assert_eq!(
+        c.error(V2, "GetQualifier", &value("QualifierName", "Nonsense"))
+            .await,
+        6
+    );
+    c.good("root/interop", "EnumerateInstances", &class("CIM_Namespace"))
+        .await;
     host.stop().await;
 }
 
@@ -201,7 +281,10 @@ async fn classes_are_described() {
 async fn errors_have_their_numbers() {
     let host = host().await;
     let mut c = client(&host, "admin").await;
-    assert_eq!(c.error("root/nowhere", "EnumerateInstances", &class("X")).await, 3);
+    assert_eq!(
+        c.error("root/nowhere", "EnumerateInstances", &class("X")).await,
+        3
+    );
     assert_eq!(c.error(V2, "EnumerateInstances", &class("Msvm_Nothing")).await, 5);
     let nobody = vm_name().replace(VM, "nobody");
     let by_name = |name: &str| format!("<IPARAMVALUE NAME=\"InstanceName\">{name}</IPARAMVALUE>");
@@ -209,10 +292,25 @@ async fn errors_have_their_numbers() {
     assert_eq!(c.error(V2, "DeleteInstance", &by_name(&vm_name())).await, 7);
     assert_eq!(c.error(V2, "Explode", "").await, 7);
     let query = |language: &str, text: &str| value("QueryLanguage", language) + &value("Query", text);
-    assert_eq!(c.error(V2, "ExecQuery", &query("DMTF:CQL", "select * from X")).await, 14);
-    assert_eq!(c.error(V2, "ExecQuery", &query("WQL", "select nothing")).await, 15);
+    assert_eq!(
+        c.error(V2, "ExecQuery", &query("DMTF:CQL", "select * from X"))
+            .await,
+        14
+    );
+    assert_eq!(
+        c.error(V2, "ExecQuery", &query("WQL", "select nothing")).await,
+        15
+    );
     let open = class("Msvm_ComputerSystem") + &value("MaxObjectCount", "1");
-    assert_eq!(c.error(V2, "OpenEnumerateInstances", &(open.clone() + &value("OperationTimeout", "0"))).await, 22);
+    assert_eq!(
+        c.error(
+            V2,
+            "OpenEnumerateInstances",
+            &(open.clone() + &value("OperationTimeout", "0"))
+        )
+        .await,
+        22
+    );
     let filter = value("FilterQueryLanguage", "DMTF:FQL") + &value("FilterQuery", "Name = 'x'");
     assert_eq!(c.error(V2, "OpenEnumerateInstances", &(open + &filter)).await, 25);
     host.stop().await;
@@ -230,7 +328,11 @@ async fn methods_are_for_those_who_may() {
         ))
     };
     let returned = |answer: &Answer| {
-        let rest = answer.body.split_once("<RETURNVALUE PARAMTYPE=\"uint32\"><VALUE>").unwrap().1;
+        let rest = answer
+            .body
+            .split_once("<RETURNVALUE PARAMTYPE=\"uint32\"><VALUE>")
+            .unwrap()
+            .1;
         rest.split('<').next().unwrap().parse::<u32>().unwrap()
     };
     let name = "RequestStateChange";
@@ -240,7 +342,11 @@ async fn methods_are_for_those_who_may() {
     let answer = operator.send(name, &object, &call(name)).await;
     assert!([0, 4096].contains(&returned(&answer)), "{}", answer.body);
     let answer = operator.send("Explode", &object, &call("Explode")).await;
-    assert!(answer.status == 200 && answer.body.contains("<ERROR CODE=\"17\""), "{}", answer.body);
+    assert!(
+        answer.status == 200 && answer.body.contains("<ERROR CODE=\"17\""),
+        "{}",
+        answer.body
+    );
     host.stop().await;
 }
 
@@ -249,25 +355,70 @@ async fn what_is_no_request_is_told_so_in_a_header() {
     let host = host().await;
     let mut c = client(&host, "viewer").await;
     let list = intrinsic(V2, "EnumerateInstances", &class("Msvm_ComputerSystem"));
-    let simple = list.split_once("<SIMPLEREQ>").unwrap().1.split_once("</MESSAGE>").unwrap().0;
-    let multiple = message(&format!("<MULTIREQ><SIMPLEREQ>{simple}<SIMPLEREQ>{simple}</MULTIREQ>"));
+    let simple = list
+        .split_once("<SIMPLEREQ>")
+        .unwrap()
+        .1
+        .split_once("</MESSAGE>")
+        .unwrap()
+        .0;
+    let multiple = message(&format!(
+        "<MULTIREQ><SIMPLEREQ>{simple}<SIMPLEREQ>{simple}</MULTIREQ>"
+    ));
     for (method, object, body, status, error) in [
         ("GetInstance", V2, list.clone(), 400, "header-mismatch"),
-        ("EnumerateInstances", "root/cimv2", list.clone(), 400, "header-mismatch"),
-        ("EnumerateInstances", V2, multiple, 501, "multiple-requests-unsupported"),
+        (
+            "EnumerateInstances",
+            "root/cimv2",
+            list.clone(),
+            400,
+            "header-mismatch",
+        ),
+        (
+            "EnumerateInstances",
+            V2,
+            multiple,
+            501,
+            "multiple-requests-unsupported",
+        ),
         ("X", V2, "<CIM".into(), 400, "request-not-well-formed"),
         ("X", V2, "<a>".repeat(1_000_000), 400, "request-not-well-formed"),
-        ("X", V2, "<!DOCTYPE CIM><CIM/>".into(), 400, "request-not-well-formed"),
+        (
+            "X",
+            V2,
+            "<!DOCTYPE CIM><CIM/>".into(),
+            400,
+            "request-not-well-formed",
+        ),
         ("X", V2, "<CIM/>".into(), 400, "request-not-valid"),
-        ("X", V2, list.replace("PROTOCOLVERSION=\"1.0\"", "PROTOCOLVERSION=\"2.0\""), 501, "unsupported-protocol-version"),
+        (
+            "X",
+            V2,
+            list.replace("PROTOCOLVERSION=\"1.0\"", "PROTOCOLVERSION=\"2.0\""),
+            501,
+            "unsupported-protocol-version",
+        ),
     ] {
         let answer = c.send(method, object, &body).await;
-        assert_eq!((answer.status, answer.header("cimerror")), (status, Some(error)), "{:.200}", body);
+        assert_eq!(
+            (answer.status, answer.header("cimerror")),
+            (status, Some(error)),
+            "{:.200}",
+            body
+        );
     }
     let auth = basic("viewer");
-    let bare = c.connection.post("/cimom", &[("Authorization", &auth)], &list).await;
-    assert_eq!((bare.status, bare.header("cimerror")), (400, Some("unsupported-operation")));
-    let encoded = c.send("EnumerateInstances", "root%2Fvirtualization%2Fv2", &list).await;
+    let bare = c
+        .connection
+        .post("/cimom", &[("Authorization", &auth)], &list)
+        .await;
+    assert_eq!(
+        (bare.status, bare.header("cimerror")),
+        (400, Some("unsupported-operation"))
+    );
+    let encoded = c
+        .send("EnumerateInstances", "root%2Fvirtualization%2Fv2", &list)
+        .await;
     assert_eq!(encoded.status, 200);
     host.stop().await;
 }
@@ -288,6 +439,7 @@ async fn a_client_that_goes_in_the_middle_of_an_answer_does_no_harm() {
         c.send(post("/cimom", &fields, &list)).await;
     }
     let mut c = client(&host, "viewer").await;
-    c.good(V2, "EnumerateInstances", &class("CIM_ManagedElement")).await;
+    c.good(V2, "EnumerateInstances", &class("CIM_ManagedElement"))
+        .await;
     host.stop().await;
 }

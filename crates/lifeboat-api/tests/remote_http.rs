@@ -213,14 +213,20 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
 #[tokio::test]
 async fn whoever_is_slow_is_cut_off() {
     let limits = Limits {
-        handshake: Duration::from_millis(300),
-        head: Duration::from_millis(300),
-        body: Duration::from_millis(300),
+        handshake: Duration::from_millis(100),
         ..Limits::default()
     };
     let host = host_within(limits, true).await;
     let mut c = host.connect_plainly(host.wsman).await;
     assert!(c.closed().await, "no handshake");
+    host.stop().await;
+
+    let limits = Limits {
+        head: Duration::from_millis(700),
+        body: Duration::from_millis(700),
+        ..Limits::default()
+    };
+    let host = host_within(limits, true).await;
     let mut c = host.connect(host.wsman).await;
     c.send("POST /wsman HTTP/1.1\r\nHost: ").await;
     assert!(c.closed().await, "half a head");

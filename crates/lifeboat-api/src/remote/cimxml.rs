@@ -13,7 +13,8 @@ use hyper::body::{Bytes, Frame};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use lifeboat_cim::cimxml::{
-    self, Call, Head, Intrinsic, Listing, Page, Pulled, QueryText, Relation, Request, RequestError, Results, View,
+    self, Call, Head, Intrinsic, Listing, Page, Pulled, QueryText, Relation, Request, RequestError, Results,
+    View,
 };
 use lifeboat_cim::wql::{Columns, Query};
 use lifeboat_cim::{CimError, Class, Instance, InstanceName, Namespace, Raw, Status, wql, xml};
@@ -27,7 +28,7 @@ use crate::cim::{Caller, Cursor, ObjectManager, Relations};
 /// Type of every answer.
 const KIND: &str = "application/xml; charset=\"utf-8\"";
 /// An answer is handed on in pieces of about this many bytes.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 32 << 10;
 /// Most items and bytes of an answer to a pull, however many the client wants.
 const MAX_ITEMS: usize = 32_000;
 const MAX_OCTETS: usize = 4 << 20;
@@ -50,6 +51,18 @@ pub(crate) struct Form {
 }
 
 impl Form {
+    /// Whole instances that are pulled.
+    #[cfg(test)]
+    pub(super) fn of_instances(namespace: &'static Namespace, host: &str, kind: Pulled) -> Self {
+        Self {
+            namespace,
+            host: host.into(),
+            form: cimxml::Form::InstanceWithPath,
+            view: View::default(),
+            kind: Some(kind),
+        }
+    }
+
     fn item(&self, instance: &Instance) -> String {
         let results = Results {
             namespace: self.namespace,
@@ -84,15 +97,6 @@ pub(crate) fn options() -> Response<Body> {
             .insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     answer
-}
-
-/// A class as WS-Management carries it.
-pub(super) fn class_text(namespace: &Namespace, class: &Class, qualifiers: bool) -> String {
-    let view = View {
-        qualifiers,
-        ..View::default()
-    };
-    cimxml::class_item(namespace, class, &view)
 }
 
 fn read(body: &[u8], charset: Option<&str>) -> Result<Request, RequestError> {
@@ -134,7 +138,11 @@ impl CimXml {
             Err(RequestError::Refused { head, error }) => return refused(&head, &error),
             Err(error) => {
                 let reason = error.to_string();
-                return turned_away(error.http_status(), error.cim_error().unwrap_or_default(), &reason);
+                return turned_away(
+                    error.http_status(),
+                    error.cim_error().unwrap_or_default(),
+                    &reason,
+                );
             }
         };
         let header = |name| exchange.header(name);
@@ -148,7 +156,10 @@ impl CimXml {
             call,
         } = request;
         let given = match call {
-            Call::Intrinsic(operation) => self.intrinsic(&exchange.caller, &head, &namespace, operation).await,
+            Call::Intrinsic(operation) => {
+                self.intrinsic(&exchange.caller, &head, &namespace, operation)
+                    .await
+            }
             Call::Method { target, arguments } => {
                 let answer = self.invoke(&exchange.caller, &head, &namespace, target, arguments);
                 answer.await.map(Given::Document)
@@ -204,12 +215,10 @@ impl CimXml {
                 self.open(caller, head, begun.waiting(idle), max).await?
             }
             Intrinsic::Pull { kind, context, max } => self.pull(caller, head, kind, &context, max).await?,
-            Intrinsic::CloseEnumeration { context } => {
-                match self.enumerations.remove(caller, &context) {
-                    true => cimxml::nothing(head),
-                    false => return Err(unknown_context()),
-                }
-            }
+            Intrinsic::CloseEnumeration { context } => match self.enumerations.remove(caller, &context) {
+                true => cimxml::nothing(head),
+                false => return Err(unknown_context()),
+            },
             Intrinsic::GetClass { class, view } => {
                 cimxml::unit(head, &cimxml::class_item(space, space.class(&class)?, &view))
             }
@@ -229,13 +238,17 @@ impl CimXml {
                 Some(declared) => cimxml::unit(head, &cimxml::qualifier_item(space, declared)),
                 None => {
                     let name: String = name.chars().take(100).collect();
-                    return Err(CimError::new(Status::NotFound, format!("there is no qualifier {name}")));
+                    return Err(CimError::new(
+                        Status::NotFound,
+                        format!("there is no qualifier {name}"),
+                    ));
                 }
             },
             Intrinsic::CreateInstance { .. }
             | Intrinsic::ModifyInstance { .. }
             | Intrinsic::DeleteInstance { .. } => {
-                let message = "instances are not made, changed or removed directly; call the method that does it";
+                let message =
+                    "instances are not made, changed or removed directly; call the method that does it";
                 return Err(CimError::new(Status::NotSupported, message));
             }
         };
@@ -292,7 +305,10 @@ impl CimXml {
         context: &str,
         max: u32,
     ) -> Result<String, CimError> {
-        let found = self.enumerations.find(caller, context).ok_or_else(unknown_context)?;
+        let found = self
+            .enumerations
+            .find(caller, context)
+            .ok_or_else(unknown_context)?;
         let AnyForm::CimXml(form) = &found.form else {
             return Err(unknown_context());
         };
@@ -321,17 +337,28 @@ impl CimXml {
         let class = space.class(&target.class)?;
         let declared = class.method(&head.name).ok_or_else(|| {
             let name: String = head.name.chars().take(100).collect();
-            CimError::new(Status::MethodNotFound, format!("{} has no method {name}", class.name))
+            CimError::new(
+                Status::MethodNotFound,
+                format!("{} has no method {name}", class.name),
+            )
         })?;
         let (this, caller, namespace) = (self.clone(), caller.clone(), namespace.to_owned());
         let method = head.name.clone();
         let call = async move {
             let manager = &this.manager;
-            manager.invoke(&caller, &namespace, &target, &method, arguments).await
+            manager
+                .invoke(&caller, &namespace, &target, &method, arguments)
+                .await
         };
         let called = tokio::spawn(call.in_current_span()).await;
         let outcome = called.map_err(|e| CimError::new(Status::Failed, e.to_string()))??;
-        Ok(cimxml::method_response(head, space, declared, outcome.value, &outcome.out))
+        Ok(cimxml::method_response(
+            head,
+            space,
+            declared,
+            outcome.value,
+            &outcome.out,
+        ))
     }
 }
 
@@ -346,11 +373,18 @@ async fn some(enumeration: &Enumeration, max: u32) -> Result<(String, bool), Cim
         octets: MAX_OCTETS,
         until: Instant::now() + PULL_TIME,
     };
-    let batch = enumeration.batch(measure, move |instance| Ok(form.item(instance))).await;
+    let batch = enumeration
+        .batch(measure, move |instance| Ok(form.item(instance)))
+        .await;
     let batch = batch.map_err(|error| match error {
         BatchError::Cim(error) => error,
-        BatchError::TooLarge => CimError::new(Status::ServerLimitsExceeded, "an instance is too large to be sent"),
-        BatchError::TimedOut => CimError::new(Status::Failed, "it took too long; nothing is lost, pull again"),
+        BatchError::TooLarge => CimError::new(
+            Status::ServerLimitsExceeded,
+            "an instance is too large to be sent",
+        ),
+        BatchError::TimedOut => {
+            CimError::new(Status::Failed, "it took too long; nothing is lost, pull again")
+        }
     })?;
     Ok((batch.items.concat(), batch.last))
 }
@@ -389,7 +423,10 @@ fn below<'a>(
 
 fn query(text: &QueryText) -> Result<Query, CimError> {
     let language = text.language.trim();
-    if !["WQL", "WQL2", "DMTF:WQL"].iter().any(|l| l.eq_ignore_ascii_case(language)) {
+    if !["WQL", "WQL2", "DMTF:WQL"]
+        .iter()
+        .any(|l| l.eq_ignore_ascii_case(language))
+    {
         let shown: String = language.chars().take(100).collect();
         let message = format!("nobody here speaks {shown}; use WQL");
         return Err(CimError::new(Status::QueryLanguageNotSupported, message));
@@ -449,7 +486,10 @@ fn turned_away(status: u16, error: &'static str, reason: &str) -> Response<Body>
     tracing::info!(status, error, ?reason, "refused");
     let mut answer = plain(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST));
     let headers = answer.headers_mut();
-    headers.insert(HeaderName::from_static("cimerror"), HeaderValue::from_static(error));
+    headers.insert(
+        HeaderName::from_static("cimerror"),
+        HeaderValue::from_static(error),
+    );
     answer
 }
 

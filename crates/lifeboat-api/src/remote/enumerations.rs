@@ -263,3 +263,6 @@ impl Enumerations {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

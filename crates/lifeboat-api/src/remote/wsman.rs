@@ -55,7 +55,7 @@ impl Form {
         let object = || {
             let select = self.columns.as_ref();
             if let Some(columns) = select.and_then(|s| s.project(self.namespace, instance, &self.system)) {
-                return encoder.fragment(&instance.class, &columns);
+                return Ok(encoder.fragment(&instance.class, &columns));
             }
             encoder.object_as(instance, self.cut_to.as_ref().unwrap_or(&instance.class))
         };
@@ -203,12 +203,9 @@ impl Wsman {
     }
 
     fn get_class(&self, headers: &Headers, class: &str) -> Result<String, Fault> {
-        let namespace = self.namespace(headers)?;
-        let plain = |(name, value): &(String, String)| {
-            name.eq_ignore_ascii_case("IncludeQualifiers") && value.eq_ignore_ascii_case("false")
-        };
-        let qualifiers = !headers.options.iter().any(plain);
-        within(headers, super::cimxml::class_text(namespace, namespace.class(class)?, qualifiers))
+        let encoder = self.encoder(headers)?;
+        let class = encoder.namespace.class(class)?;
+        within(headers, encoder.class(class, &headers.options))
     }
 
     async fn enumerate(
@@ -319,7 +316,7 @@ impl Wsman {
         };
         let called = tokio::spawn(call.in_current_span()).await;
         let outcome = called.map_err(|e| Fault::new(FaultKind::InternalError, e.to_string()))??;
-        Ok(encoder.method_output(class, declared, &Value::from(outcome.value), &outcome.out)?)
+        Ok(encoder.method_output(class, declared, &Value::from(outcome.value), &outcome.out))
     }
 
     fn namespace(&self, headers: &Headers) -> Result<&'static Namespace, Fault> {

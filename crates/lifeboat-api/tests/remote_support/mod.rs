@@ -20,9 +20,9 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// A certificate with its key.
-pub struct Identity {
-    pub cert: CertificateDer<'static>,
-    pub key: Vec<u8>,
+pub(crate) struct Identity {
+    pub(crate) cert: CertificateDer<'static>,
+    pub(crate) key: Vec<u8>,
 }
 
 impl Identity {
@@ -33,14 +33,14 @@ impl Identity {
 }
 
 /// An authority of the test's own.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub cert: CertificateDer<'static>,
-    pub pem: String,
+    pub(crate) cert: CertificateDer<'static>,
+    pub(crate) pem: String,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -64,7 +64,7 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
-    pub fn client(&self, name: &str) -> Identity {
+    pub(crate) fn client(&self, name: &str) -> Identity {
         let (cert, key) = self.issue(name, ExtendedKeyUsagePurpose::ClientAuth);
         Identity {
             cert: cert.der().clone(),
@@ -75,22 +75,22 @@ impl Authority {
 
 /// A host that is served, with users `viewer`, `operator` and `admin` (password: `secret of NAME`) and an entry for the
 /// certificate `mgmt.example.org`, an operator's.
-pub struct Host {
-    pub world: World,
-    pub authority: Authority,
-    pub wsman: SocketAddr,
-    pub cimxml: SocketAddr,
+pub(crate) struct Host {
+    pub(crate) world: World,
+    pub(crate) authority: Authority,
+    pub(crate) wsman: SocketAddr,
+    pub(crate) cimxml: SocketAddr,
     pub users: Utf8PathBuf,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
 }
 
-pub async fn host() -> Host {
+pub(crate) async fn host() -> Host {
     host_within(Limits::default(), true).await
 }
 
-pub async fn host_within(limits: Limits, tls: bool) -> Host {
+pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
     let dir = tempfile::tempdir().unwrap();
     let at = Utf8Path::from_path(dir.path()).unwrap();
     let authority = Authority::new();
@@ -159,12 +159,16 @@ pub async fn host_within(limits: Limits, tls: bool) -> Host {
 
 impl Host {
     /// A connection without a client certificate.
-    pub async fn connect(&self, to: SocketAddr) -> Connection {
+    pub(crate) async fn connect(&self, to: SocketAddr) -> Connection {
         self.connect_as(to, None).await.unwrap()
     }
 
     /// A connection that shows a certificate; a handshake that the server refuses may show only at the first read.
-    pub async fn connect_as(&self, to: SocketAddr, client: Option<&Identity>) -> std::io::Result<Connection> {
+    pub(crate) async fn connect_as(
+        &self,
+        to: SocketAddr,
+        client: Option<&Identity>,
+    ) -> std::io::Result<Connection> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.cert.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -188,12 +192,12 @@ impl Host {
     }
 
     /// A connection without TLS.
-    pub async fn connect_plainly(&self, to: SocketAddr) -> Connection {
+    pub(crate) async fn connect_plainly(&self, to: SocketAddr) -> Connection {
         Connection::new(Box::new(TcpStream::connect(to).await.unwrap()))
     }
 
     /// Stops the servers; they must end by themselves.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(10), self.task)
             .await
@@ -202,38 +206,38 @@ impl Host {
     }
 }
 
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// A connection that is kept.
-pub struct Connection {
+pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     unread: Vec<u8>,
 }
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
-    pub chunks: usize,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+    pub(crate) chunks: usize,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, v)| v.as_str())
     }
 
     /// The text of the first element with this name, whatever its prefix is.
-    pub fn element(&self, name: &str) -> Option<&str> {
+    pub(crate) fn element(&self, name: &str) -> Option<&str> {
         element(&self.body, name)
     }
 }
 
 /// The text between the first tag of this local name and its end.
-pub fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = xml;
     loop {
         let open = rest.find('<')?;
@@ -258,13 +262,13 @@ impl Connection {
         }
     }
 
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
         self.stream.flush().await.unwrap();
     }
 
     /// Whether the server has closed the connection, with or without something before.
-    pub async fn closed(&mut self) -> bool {
+    pub(crate) async fn closed(&mut self) -> bool {
         let mut buffer = [0; 4096];
         loop {
             match self.stream.read(&mut buffer).await {
@@ -307,7 +311,7 @@ impl Connection {
     }
 
     /// The next answer; `None` when the connection ends before it is complete.
-    pub async fn answer(&mut self) -> Option<Answer> {
+    pub(crate) async fn answer(&mut self) -> Option<Answer> {
         loop {
             let head = String::from_utf8(self.until(b"\r\n\r\n").await?).unwrap();
             let mut lines = head.split("\r\n");
@@ -347,14 +351,14 @@ impl Connection {
     }
 
     /// Posts a document and reads the answer.
-    pub async fn post(&mut self, path: &str, fields: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) async fn post(&mut self, path: &str, fields: &[(&str, &str)], body: &str) -> Answer {
         self.send(post(path, fields, body)).await;
         self.answer().await.unwrap()
     }
 }
 
 /// A POST with its length.
-pub fn post(path: &str, fields: &[(&str, &str)], body: &str) -> String {
+pub(crate) fn post(path: &str, fields: &[(&str, &str)], body: &str) -> String {
     let mut text = format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n",
         body.len()
@@ -367,11 +371,11 @@ pub fn post(path: &str, fields: &[(&str, &str)], body: &str) -> String {
 }
 
 /// `Authorization` of one of the host's users.
-pub fn basic(user: &str) -> String {
+pub(crate) fn basic(user: &str) -> String {
     basic_with(user, &format!("secret of {user}"))
 }
 
-pub fn basic_with(user: &str, password: &str) -> String {
+pub(crate) fn basic_with(user: &str, password: &str) -> String {
     use base64::Engine;
     let text = format!("{user}:{password}");
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text))
