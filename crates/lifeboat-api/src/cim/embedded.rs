@@ -145,3 +145,6 @@ impl Given<'_> {
         Some(self.items(name)?.iter().filter_map(text).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

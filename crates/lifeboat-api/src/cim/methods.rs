@@ -202,61 +202,31 @@ impl ObjectManager {
             CimError::new(Status::MethodNotFound, message)
         })?;
         let instance = self.get(namespace, target).await?;
-        let arguments = Arguments::typed(space, declared, arguments)?;
-        let about = arguments.about(&instance);
-        let (answered, numbers) = match table::find(&instance.class, &declared.name) {
-            Some(table::Found::Served(entry)) if caller.role < entry.role => {
-                let message = format!(
-                    "{} is for role {:?}; {} is {:?}",
-                    entry.method, entry.role, caller.name, caller.role
-                );
-                (
-                    Err(Refusal::new(ReturnCode::AccessDenied, message, "")),
-                    entry.numbers,
-                )
-            }
-            Some(table::Found::Served(entry)) => {
-                let call = Call {
-                    manager: self,
-                    namespace: space,
-                    caller,
-                    target: instance,
-                    arguments,
-                };
-                ((entry.handler)(&call).await, entry.numbers)
-            }
-            Some(table::Found::Not(why)) => (
-                Err(Refusal::new(ReturnCode::NotSupported, why.reason, "")),
-                why.numbers,
-            ),
-            None => {
-                let message = format!("{}.{} is not served", class.name, declared.name);
-                return Err(CimError::new(Status::MethodNotAvailable, message));
-            }
+        let Some(found) = table::find(&instance.class, &declared.name) else {
+            let message = format!("{}.{} is not served", class.name, declared.name);
+            return Err(CimError::new(Status::MethodNotAvailable, message));
         };
-        let caller = &caller.name;
-        Ok(match answered {
+        let call = Call {
+            manager: self,
+            namespace: space,
+            caller,
+            arguments: Arguments::typed(space, declared, arguments)?,
+            target: instance,
+        };
+        let about = call.arguments.about(&call.target);
+        let method = &declared.name;
+        Ok(match answer(&call, &found).await {
             Ok(outcome) => {
-                info!(
-                    caller,
-                    method = declared.name,
-                    about,
-                    value = outcome.value,
-                    "method carried out"
-                );
+                let value = outcome.value;
+                info!(caller = caller.name, method, about, value, "method carried out");
                 outcome
             }
             Err(refusal) => {
-                let value = numbers.of(refusal.code);
-                let (message, hint) = (&refusal.message, &refusal.hint);
+                let value = found.numbers().of(refusal.code);
+                let (why, hint) = (refusal.message, refusal.hint);
                 warn!(
-                    caller,
-                    method = declared.name,
-                    about,
-                    value,
-                    message,
-                    hint,
-                    "method refused"
+                    caller = caller.name,
+                    method, about, value, why, hint, "method refused"
                 );
                 Outcome {
                     value,
@@ -264,5 +234,20 @@ impl ObjectManager {
                 }
             }
         })
+    }
+}
+
+/// Carries a call out, if this caller may make it and anybody can.
+async fn answer(call: &Call<'_>, found: &table::Found) -> Answered {
+    match found {
+        table::Found::Not(why) => Err(Refusal::new(ReturnCode::NotSupported, why.reason, "")),
+        table::Found::Served(entry) if call.caller.role < entry.role => {
+            let message = format!(
+                "{} is for role {:?}; {} is {:?}",
+                entry.method, entry.role, call.caller.name, call.caller.role
+            );
+            Err(Refusal::new(ReturnCode::AccessDenied, message, ""))
+        }
+        table::Found::Served(entry) => (entry.handler)(call).await,
     }
 }

@@ -1,6 +1,6 @@
 //! Methods of a job.
 
-use lifeboat_cim::{DateTime, Value};
+use lifeboat_cim::{DateTime, Instance, Value};
 use lifeboat_engine::action::{Action, Answer, Refusal};
 use lifeboat_engine::records::Job;
 use lifeboat_model::JobId;
@@ -50,19 +50,24 @@ async fn show(call: &Call<'_>) -> Result<Job, Refusal> {
     }
 }
 
+/// Why it ended badly, if it did; the message's id is the return value that its method would have had.
+async fn failure(call: &Call<'_>) -> Result<Option<Instance>, Refusal> {
+    let job = show(call).await?;
+    let code = job.code.map(|c| c.number().to_string());
+    let error = job.error.as_deref();
+    Ok(error.map(|m| embedded::error(m, FAILED, HIGH).with_some("MessageID", code)))
+}
+
 /// Null when the job has not failed.
 pub(super) async fn error(call: &Call<'_>) -> Answered {
-    Ok(match show(call).await?.error {
-        Some(message) => Outcome::done().with("Error", embedded::error(&message, FAILED, HIGH)),
+    Ok(match failure(call).await? {
+        Some(error) => Outcome::done().with("Error", error),
         None => Outcome::done(),
     })
 }
 
 /// Empty when the job has not failed.
 pub(super) async fn errors(call: &Call<'_>) -> Answered {
-    let error = show(call).await?.error;
-    let errors = error
-        .iter()
-        .map(|m| Value::from(embedded::error(m, FAILED, HIGH)));
-    Ok(Outcome::done().with("Errors", Value::Array(errors.collect())))
+    let errors = failure(call).await?.map(Value::from);
+    Ok(Outcome::done().with("Errors", Value::Array(errors.into_iter().collect())))
 }

@@ -57,13 +57,7 @@ pub(super) async fn start(call: &Call<'_>) -> Answered {
         2 => {
             let location = call.arguments.text("InitialReplicationExportLocation");
             let location = location.ok_or_else(|| missing("InitialReplicationExportLocation"))?;
-            // Each VM gets a directory of its own there, so that several can be exported to one medium.
-            let dir = format!(
-                "{}/{}_{}",
-                location.trim_end_matches('/'),
-                vm.spec.name,
-                vm.spec.uuid.to_string().to_uppercase()
-            );
+            let dir = exported(location, &vm);
             InitialCopy::Export { dir }
         }
         3 => InitialCopy::Seed,
@@ -82,16 +76,30 @@ pub(super) async fn start(call: &Call<'_>) -> Answered {
     .await
 }
 
+/// Takes the directory of the VM, or the location that it was exported to.
 pub(super) async fn import(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
     let location = call.arguments.text("InitialReplicationImportLocation");
     let location = location.ok_or_else(|| missing("InitialReplicationImportLocation"))?;
-    let dir = location.to_owned();
-    call.job(Action::ImportCopy { vm: vm_ref(&vm), dir }).await
+    let from = |dir: String| Action::ImportCopy { vm: vm_ref(&vm), dir };
+    match call.job(from(location.to_owned())).await {
+        Err(none) if none.code == ReturnCode::FileNotFound => {
+            let within = call.job(from(exported(location, &vm))).await;
+            // What was named is what an administrator wants to read about.
+            within.map_err(|e| if e.code == none.code { none } else { e })
+        }
+        answered => answered,
+    }
+}
+
+/// The directory of a VM below the location it is exported to, so that several VMs can be there.
+fn exported(location: &str, vm: &VmView) -> String {
+    let id = vm.spec.uuid.to_string().to_uppercase();
+    format!("{}/{}_{id}", location.trim_end_matches('/'), vm.spec.name)
 }
 
 /// The settings that can be changed here, which are those of the side that sends.
-fn own_settings<'a>(vm: &'a VmView, wanted: Option<Which>) -> Result<&'a ReplicationSettings, Refusal> {
+fn own_settings(vm: &VmView, wanted: Option<Which>) -> Result<&ReplicationSettings, Refusal> {
     let known = replication(vm)?;
     match (known.mode, wanted) {
         (Mode::Primary, None | Some(Which::First)) => Ok(&known.settings),

@@ -327,6 +327,16 @@ pub(super) enum Found {
     Not(&'static NotServed),
 }
 
+impl Found {
+    /// How it numbers refusals.
+    pub(super) const fn numbers(&self) -> Numbers {
+        match self {
+            Self::Served(entry) => entry.numbers,
+            Self::Not(why) => why.numbers,
+        }
+    }
+}
+
 /// Looks a method up by its declared names.
 pub(super) fn find(class: &str, method: &str) -> Option<Found> {
     let served = METHODS
