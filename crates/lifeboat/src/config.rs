@@ -43,6 +43,9 @@ pub(crate) struct Config {
     pub(crate) peer: Peer,
     /// Certificates.
     pub(crate) tls: Tls,
+    /// Management from other hosts.
+    #[serde(default)]
+    pub(crate) management: Management,
     /// The emulator.
     #[serde(default)]
     pub(crate) qemu: Qemu,
@@ -61,6 +64,76 @@ pub(crate) struct Tls {
     pub(crate) cert: Utf8PathBuf,
     /// Its key.
     pub(crate) key: Utf8PathBuf,
+}
+
+/// Management from other hosts: WS-Management and CIM-XML.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Management {
+    /// Where WS-Management is served.
+    pub(crate) wsman: Option<SocketAddr>,
+    /// Where CIM-XML is served.
+    pub(crate) cimxml: Option<SocketAddr>,
+    /// Who may log in.
+    pub(crate) users: Utf8PathBuf,
+    /// Certificate shown to clients; that of `tls` when absent.
+    pub(crate) cert: Option<Utf8PathBuf>,
+    /// Its key.
+    pub(crate) key: Option<Utf8PathBuf>,
+    /// Authorities of client certificates; that of `tls` when absent.
+    pub(crate) client_ca: Option<Utf8PathBuf>,
+    /// Without TLS, on loopback addresses only.
+    pub(crate) plain: bool,
+}
+
+impl Default for Management {
+    fn default() -> Self {
+        Self {
+            wsman: None,
+            cimxml: None,
+            users: "/etc/lifeboat/users.toml".into(),
+            cert: None,
+            key: None,
+            client_ca: None,
+            plain: false,
+        }
+    }
+}
+
+impl Management {
+    /// Whether anything is served.
+    pub(crate) fn served(&self) -> bool {
+        self.wsman.is_some() || self.cimxml.is_some()
+    }
+
+    /// The first key with a value that cannot be, and why.
+    fn mistake(&self) -> Option<(&'static str, &'static str)> {
+        let listeners = [
+            ("management.wsman", self.wsman),
+            ("management.cimxml", self.cimxml),
+        ];
+        for (key, address) in listeners {
+            if address.is_some_and(|a| a.port() == 0) {
+                return Some((key, "name a port; clients have to know it"));
+            }
+            if self.plain && address.is_some_and(|a| !a.ip().is_loopback()) {
+                let why = "management.plain is only for loopback addresses: passwords would cross the network readable. \
+                           Listen on 127.0.0.1, or remove plain";
+                return Some((key, why));
+            }
+        }
+        if self.cert.is_some() != self.key.is_some() {
+            return Some(("management.cert", "name both cert and key, or neither"));
+        }
+        let files = [
+            ("management.users", Some(&self.users)),
+            ("management.cert", self.cert.as_ref()),
+            ("management.key", self.key.as_ref()),
+            ("management.client_ca", self.client_ca.as_ref()),
+        ];
+        let relative = files.iter().find(|(_, f)| f.is_some_and(|f| !f.is_absolute()));
+        relative.map(|(key, _)| (*key, "write an absolute path"))
+    }
 }
 
 /// What peers are told of this host.
@@ -221,6 +294,9 @@ impl Config {
         if tracing_subscriber::EnvFilter::try_new(&config.log.level).is_err() {
             return wrong("log.level", "use error, warn, info, debug or trace");
         }
+        if let Some((key, why)) = config.management.mistake() {
+            return wrong(key, why);
+        }
         for (key, dir) in [
             ("state_dir", &config.state_dir),
             ("run_dir", &config.run_dir),
@@ -346,6 +422,19 @@ mod tests {
         );
         let (_dir, path) = dir_with(&[("l.toml", &uncommented(&std::fs::read_to_string(SAMPLE).unwrap()))]);
         let mut full = Config::load(&path.join("l.toml")).unwrap();
+        let m = &mut full.management;
+        assert_eq!(
+            (m.wsman.take().unwrap().port(), m.cimxml.take().unwrap().port()),
+            (5986, 5989)
+        );
+        assert_eq!(
+            (m.cert.take(), m.key.take(), m.client_ca.take()),
+            (
+                Some(full.tls.cert.clone()),
+                Some(full.tls.key.clone()),
+                Some(full.tls.ca.clone())
+            )
+        );
         assert_eq!(
             (full.admin_gid.take(), full.peer.advertise.take()),
             (Some(990), Some("alpha.example.org:8443".to_owned())),
@@ -412,6 +501,26 @@ mod tests {
                 "# [peer]",
                 "[peer]\nadvertise = \"alpha.example.org\"",
                 "key \"peer.advertise\": write HOST:PORT".into(),
+            ),
+            (
+                "# [management]",
+                "[management]\nwsman = \"0.0.0.0:0\"",
+                "key \"management.wsman\": name a port".into(),
+            ),
+            (
+                "# [management]",
+                "[management]\ncimxml = \"0.0.0.0:5989\"\nplain = true",
+                "key \"management.cimxml\": management.plain is only for loopback".into(),
+            ),
+            (
+                "# [management]",
+                "[management]\ncert = \"/c\"",
+                "key \"management.cert\": name both".into(),
+            ),
+            (
+                "# [management]",
+                "[management]\nusers = \"u.toml\"",
+                "key \"management.users\": write an absolute path".into(),
             ),
             ("ca = ", "cа = ", "l.toml, line ".into()),
             ("[tls]", "[tsl]", "unknown field `tsl`".into()),

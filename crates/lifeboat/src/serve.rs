@@ -1,10 +1,13 @@
 //! Wires a host together and runs it: the one place where adapters meet the engine. Decisions are the engine's.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_api::cim::{HostFacts, Machine, ObjectManager};
+use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport, certificate_chain};
 use lifeboat_api::{Admission, Server};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::{Clock, Entropy};
@@ -68,6 +71,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         cert: config.tls.cert.clone(),
         key: config.tls.key.clone(),
     };
+    let remote = match config.management.served() {
+        true => Some(Remote::bind(&remote(&config)).await?),
+        false => None,
+    };
+    let facts = facts(&config, &certificate_chain(&config.tls.cert)?);
     let ports = Ports {
         hypervisor: Arc::new(Qemu::new(qemu(&config))),
         store: Arc::new(QcowStore::new(config.reserve_mib)),
@@ -88,6 +96,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut peers =
         tokio::spawn(async move { lifeboat_link::serve(listener, &link_config, handler, peers_stop).await });
     let mut api = tokio::spawn(api.serve(engine.clone(), stop.clone()));
+    let mut remote = tokio::spawn(serve_remote(
+        remote,
+        ObjectManager::new(engine.clone(), facts),
+        stop.clone(),
+    ));
     // Without systemd nobody listens, which is fine.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog());
@@ -97,13 +110,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         signal = told_to_stop() => { info!(signal = signal?, "stopping"); None }
         r = &mut peers => Some(format!("the peer server ended: {r:?}")),
         r = &mut api => Some(format!("the management server ended: {r:?}")),
+        r = &mut remote => Some(format!("the server of remote management ended: {r:?}")),
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
     watchdog.abort();
     if ended.is_none() {
-        let both = async { (peers.await, api.await) };
-        if tokio::time::timeout(STOP_TIME, both).await.is_err() {
+        let all = async { (peers.await, api.await, remote.await) };
+        if tokio::time::timeout(STOP_TIME, all).await.is_err() {
             warn!("connections did not end in time");
         }
     }
@@ -111,6 +125,53 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     match ended {
         None => Ok(()),
         Some(why) => anyhow::bail!(why),
+    }
+}
+
+/// Serves management from other hosts where the configuration wants it, until `stop`.
+async fn serve_remote(remote: Option<Remote>, manager: Arc<ObjectManager>, stop: CancellationToken) {
+    let Some(remote) = remote else {
+        return stop.cancelled().await;
+    };
+    let text = |address: Option<SocketAddr>| address.map_or_else(|| "-".to_owned(), |a| a.to_string());
+    info!(
+        wsman = text(remote.wsman_address()),
+        cimxml = text(remote.cimxml_address()),
+        "serving remote management"
+    );
+    remote.serve(manager, stop).await;
+}
+
+fn remote(config: &Config) -> RemoteConfig {
+    let (m, tls) = (&config.management, &config.tls);
+    let or = |own: &Option<Utf8PathBuf>, other: &Utf8Path| own.clone().unwrap_or_else(|| other.to_owned());
+    let files = TlsFiles {
+        cert: or(&m.cert, &tls.cert),
+        key: or(&m.key, &tls.key),
+        client_ca: or(&m.client_ca, &tls.ca),
+    };
+    RemoteConfig {
+        wsman: m.wsman,
+        cimxml: m.cimxml,
+        users: m.users.clone(),
+        transport: if m.plain {
+            Transport::Plain
+        } else {
+            Transport::Tls(files)
+        },
+        limits: Limits::default(),
+    }
+}
+
+/// What CIM clients are told of this host beside what the engine knows.
+fn facts(config: &Config, certificates: &[Vec<u8>]) -> HostFacts {
+    HostFacts {
+        name: config.host.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        certificates: certificates.to_vec(),
+        peer_port: config.listen.port(),
+        job_retention: Duration::from_secs(config.job_retention_s),
+        machine: Machine::read(),
     }
 }
 

@@ -91,7 +91,10 @@ fn path(file: &UsersFile) -> Result<Utf8PathBuf, Failure> {
 
 /// Nothing of a password is ever listed.
 fn json(users: &Users) -> serde_json::Value {
-    let named = users.users.iter().map(|u| serde_json::json!({"user": u.name, "role": u.role}));
+    let named = users
+        .users
+        .iter()
+        .map(|u| serde_json::json!({"user": u.name, "role": u.role}));
     let shown = users.certificates.iter().map(|c| match &c.fingerprint {
         Some(fingerprint) => serde_json::json!({"fingerprint": fingerprint, "role": c.role}),
         None => serde_json::json!({"certificate": c.name, "role": c.role}),
