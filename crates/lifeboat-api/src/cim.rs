@@ -13,6 +13,7 @@ pub mod indications;
 pub mod methods;
 mod query;
 mod relations;
+pub mod subscriptions;
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -79,6 +80,8 @@ pub struct ObjectManager {
     host: HostFacts,
     /// What walks that overlap in time share; gone with the last of them.
     shared: Mutex<Weak<facts::Shared>>,
+    /// What clients have made to be told of changes.
+    registry: subscriptions::Registry,
 }
 
 impl ObjectManager {
@@ -89,6 +92,7 @@ impl ObjectManager {
             management,
             host,
             shared: Mutex::new(Weak::new()),
+            registry: subscriptions::Registry::default(),
         })
     }
 

@@ -2,6 +2,7 @@
 //! made is in the modules below, one for each kind of thing; what is asked of the engine for it is in [`super::facts`].
 //! Classes that are only ever embedded in something else are made by functions there and are not in the table.
 
+pub(crate) mod indications;
 mod jobs;
 pub(crate) mod names;
 pub(crate) mod network;
@@ -71,6 +72,7 @@ const CLASSES: &[&[ClassView]] = &[
     points::CLASSES,
     jobs::CLASSES,
     platform::CLASSES,
+    indications::CLASSES,
 ];
 
 /// Every entry of the table.

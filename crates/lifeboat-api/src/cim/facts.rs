@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use lifeboat_cim::{CimError, Status};
+use lifeboat_cim::{CimError, Instance, Status};
 use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ServerView, VmRef, VmView};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::Job;
@@ -15,6 +15,7 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId};
 
 use super::ObjectManager;
+use super::subscriptions::{DESTINATION, FILTER, SUBSCRIPTION};
 
 /// The hardware this host runs on, as far as clients ask for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +54,10 @@ pub(crate) struct HostParts {
     pub(crate) server: ServerView,
     /// Who may replicate to it.
     pub(crate) entries: Vec<AuthorizationEntry>,
+    /// Filters, destinations and subscriptions that clients have made.
+    pub(crate) filters: Vec<Instance>,
+    pub(crate) destinations: Vec<Instance>,
+    pub(crate) subscriptions: Vec<Instance>,
 }
 
 /// What a VM's classes are made of.
@@ -395,7 +400,13 @@ impl ObjectManager {
         let Answer::Entries(entries) = self.ask(Action::ListAuthorization).await? else {
             return Err(unexpected("ListAuthorization"));
         };
-        Ok(HostParts { server, entries })
+        Ok(HostParts {
+            server,
+            entries,
+            filters: self.registry.instances(FILTER),
+            destinations: self.registry.instances(DESTINATION),
+            subscriptions: self.registry.instances(SUBSCRIPTION),
+        })
     }
 
     /// The recovery points of a replica that are shown. Of one that cannot tell, because nothing has arrived yet or its

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lifeboat_cim::wql::{self, Condition, Query, Select, SystemColumns};
-use lifeboat_cim::{CimError, DateTime, Instance, Namespace, Status};
+use lifeboat_cim::wql::{Condition, Query, Select};
+use lifeboat_cim::{CimError, DateTime, Instance, Namespace, Status, Value};
 use tokio::sync::Notify;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Caller, ObjectManager, VIRTUALIZATION};
+use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
 
 /// What can be watched: jobs, relationships, VMs.
 pub const WATCHED: [&str; 3] = [
@@ -30,10 +30,14 @@ pub const PER_USER: usize = 16;
 pub const IN_ALL: usize = 64;
 /// How late a change may be noticed when a query does not say (`WITHIN`).
 const PERIOD: Duration = Duration::from_secs(2);
+/// What runs like a clock and is no news by itself.
+const VOLATILE: [&str; 1] = ["ElapsedTime"];
 /// From 1601 to 1970 in units of 100 nanoseconds.
 const SINCE_1601: i64 = 116_444_736_000_000_000;
 /// Least time between two samples, however fast jobs move.
 const LEAST: Duration = Duration::from_millis(250);
+/// Samples take at most one part in so many of the time.
+const SHARE: u32 = 5;
 
 /// A kind of change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +120,9 @@ struct Waiting {
 /// A change, as its subscriber's query wants to see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Indication {
-    /// The event with the instance embedded.
-    pub instance: Instance,
-    /// Counts up from 1 within a subscription; a gap says how many were lost.
+    /// The event with the instance embedded; the same for all subscribers of one family.
+    pub instance: Arc<Instance>,
+    /// Counts up from 0 within a subscription; a gap says how many were lost.
     pub sequence: u64,
 }
 
@@ -132,19 +136,57 @@ impl Subscription {
     pub async fn next(&self, most: usize, until: Instant) -> Option<Vec<Indication>> {
         loop {
             let arrived = self.arrived.notified();
+            if self.is_over() {
+                return None;
+            }
             {
                 let waiting = self.waiting();
-                if waiting.closed {
-                    return None;
-                }
                 if !waiting.indications.is_empty() {
                     return Some(waiting.indications.iter().take(most).cloned().collect());
                 }
             }
-            if tokio::time::timeout_at(until, arrived).await.is_err() {
-                return Some(Vec::new());
+            let end = self.ends().unwrap_or(until).min(until);
+            let late = tokio::time::timeout_at(end, arrived).await.is_err();
+            if late && Instant::now() >= until {
+                return (!self.is_over()).then(Vec::new);
             }
         }
+    }
+
+    /// What its query selects and shows.
+    #[must_use]
+    pub fn select(&self) -> &Select {
+        &self.select
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.waiting().closed || self.ends().is_some_and(|e| e <= Instant::now())
+    }
+
+    /// How long it has yet to go; `None`: until it is ended.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        Some(self.ends()?.saturating_duration_since(Instant::now()))
+    }
+
+    /// From now on it ends then.
+    pub fn set_end(&self, at: Instant) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    fn ends(&self) -> Option<Instant> {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything up to this one is given up: it could not be delivered.
+    pub fn give_up(&self, sequence: u64) {
+        let before = self.waiting().indications.len();
+        self.confirm(sequence);
+        let mut waiting = self.waiting();
+        let lost = before.saturating_sub(waiting.indications.len());
+        waiting.lost += u64::try_from(lost).unwrap_or(u64::MAX);
     }
 
     /// Everything up to this one has reached the subscriber.
@@ -159,16 +201,16 @@ impl Subscription {
         }
     }
 
-    /// How many were thrown away because the subscriber was too slow.
+    /// How many were thrown away because the subscriber was too slow or could not be reached.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.waiting().lost
     }
 
-    fn put(&self, instance: Instance) {
+    fn put(&self, instance: Arc<Instance>) {
         let mut waiting = self.waiting();
-        waiting.sequence += 1;
         let sequence = waiting.sequence;
+        waiting.sequence += 1;
         if waiting.indications.len() == QUEUE {
             waiting.indications.pop_front();
             waiting.lost += 1;
@@ -189,11 +231,6 @@ impl Subscription {
         self.waiting().closed = true;
         self.arrived.notify_waiters();
         self.arrived.notify_one();
-    }
-
-    fn ended(&self) -> bool {
-        let ends = *self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        ends.is_some_and(|e| e <= Instant::now())
     }
 }
 
@@ -225,32 +262,28 @@ impl Indications {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The object manager whose instances are watched.
+    #[must_use]
+    pub fn manager(&self) -> &Arc<ObjectManager> {
+        &self.manager
+    }
+
     /// Begins a subscription: every change after the return of this is noticed. `expires`: how long from now; `None`: until
     /// it is ended.
     ///
     /// # Errors
-    /// A query that cannot be understood or watches what cannot be watched, saying what can; too many subscriptions.
+    /// A query that watches what cannot be watched, saying what can; too many subscriptions.
     pub async fn subscribe(
         &self,
         caller: &Caller,
-        query: &str,
+        query: &Query,
         expires: Option<Duration>,
     ) -> Result<Arc<Subscription>, CimError> {
-        let bad = |text: String| CimError::new(Status::InvalidQuery, text);
-        let Query::Select(select) = wql::parse(query).map_err(|e| bad(e.to_string()))? else {
-            return Err(bad("a subscription wants SELECT ... FROM an event class".into()));
-        };
-        let (family, kinds) = events(&select.class).ok_or_else(|| {
-            let class: String = select.class.chars().take(80).collect();
-            bad(format!(
-                "{class} is no event class: use CIM_InstIndication, CIM_InstCreation, CIM_InstModification, CIM_InstDeletion or \
-                 __InstanceOperationEvent and its kinds"
-            ))
-        })?;
-        let classes = watched(&select, family).map_err(bad)?;
+        let namespace = self.manager.schema.namespace(VIRTUALIZATION)?;
+        let wish = Wish::new(namespace, query)?;
         self.admit(caller)?;
         let mut samples = self.samples.lock().await;
-        for class in &classes {
+        for class in &wish.classes {
             if !samples.contains_key(class) {
                 samples.insert(class, self.sample(class).await?);
             }
@@ -258,19 +291,28 @@ impl Indications {
         let subscription = Arc::new(Subscription {
             id: uuid::Uuid::new_v4().to_string(),
             owner: caller.name.clone(),
-            select,
-            family,
-            kinds,
-            classes,
+            select: wish.select,
+            family: wish.family,
+            kinds: wish.kinds,
+            classes: wish.classes,
             queue: Mutex::default(),
             arrived: Notify::new(),
-            ends: Mutex::new(expires.map(|e| Instant::now() + e)),
+            ends: Mutex::new(expires.and_then(|e| Instant::now().checked_add(e))),
         });
         self.admit(caller)?;
         self.active()
             .insert(subscription.id.clone(), subscription.clone());
         self.subscribed.notify_one();
         Ok(subscription)
+    }
+
+    /// Whether a query could be subscribed to.
+    ///
+    /// # Errors
+    /// As [`Indications::subscribe`].
+    pub fn check(&self, query: &Query) -> Result<(), CimError> {
+        let namespace = self.manager.schema.namespace(VIRTUALIZATION)?;
+        Wish::new(namespace, query).map(|_| ())
     }
 
     fn admit(&self, caller: &Caller) -> Result<(), CimError> {
@@ -285,26 +327,30 @@ impl Indications {
         Ok(())
     }
 
-    /// The caller's subscription of this id.
+    /// The subscription of this id, if it is the caller's or the caller is an administrator.
     #[must_use]
     pub fn find(&self, caller: &Caller, id: &str) -> Option<Arc<Subscription>> {
         self.sweep();
-        self.active().get(id).filter(|s| s.owner == caller.name).cloned()
+        let may = |s: &&Arc<Subscription>| s.owner == caller.name || caller.role == Role::Administrator;
+        self.active().get(id).filter(may).cloned()
     }
 
     /// Ends a subscription; whether there was one.
     pub fn end(&self, caller: &Caller, id: &str) -> bool {
-        let Some(found) = self.find(caller, id) else {
-            return false;
-        };
-        self.active().remove(&found.id);
-        found.close();
-        true
+        let found = self.find(caller, id);
+        found.is_some_and(|found| self.close(&found))
+    }
+
+    /// Ends a subscription, whosever it is; whether it had not ended before.
+    pub fn close(&self, subscription: &Subscription) -> bool {
+        let removed = self.active().remove(&subscription.id);
+        subscription.close();
+        removed.is_some()
     }
 
     fn sweep(&self) {
         self.active().retain(|_, s| {
-            let ended = s.ended();
+            let ended = s.is_over();
             if ended {
                 s.close();
             }
@@ -315,10 +361,10 @@ impl Indications {
     /// Watches for as long as it is polled.
     pub async fn run(self: Arc<Self>) {
         let mut jobs = self.manager.management.watch_jobs();
+        let mut pause = LEAST;
         loop {
-            let period = self.period();
-            let Some(period) = period else {
-                self.samples.lock().await.clear();
+            let Some(period) = self.period() else {
+                self.forget().await;
                 // Whoever subscribed meanwhile has left a permit.
                 self.subscribed.notified().await;
                 jobs = self.manager.management.watch_jobs();
@@ -328,14 +374,23 @@ impl Indications {
                 () = tokio::time::sleep(period) => {}
                 job = jobs.recv() => match job {
                     Ok(_) | Err(RecvError::Lagged(_)) => {
-                        tokio::time::sleep(LEAST).await;
-                        while jobs.try_recv().is_ok() {}
+                        tokio::time::sleep(pause).await;
+                        while !matches!(jobs.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
                     }
                     Err(RecvError::Closed) => return,
                 },
             }
+            let began = Instant::now();
             self.look().await;
+            pause = LEAST.max(began.elapsed() * (SHARE - 1));
         }
+    }
+
+    /// Lets go of samples that nobody wants. A subscription that begins takes its own under the same lock.
+    async fn forget(&self) {
+        let mut samples = self.samples.lock().await;
+        let active = self.active();
+        samples.retain(|class, _| active.values().any(|s| s.classes.contains(class)));
     }
 
     /// How often to sample; `None` while nobody has subscribed.
@@ -360,43 +415,71 @@ impl Indications {
                     continue;
                 }
             };
-            let listeners = || active.iter().filter(|s| s.classes.contains(class));
             for (kind, old, new) in changes(before, &now) {
-                for subscription in listeners().filter(|s| s.kinds.contains(&kind)) {
-                    self.tell(subscription, kind, old, new);
-                }
+                self.tell(&active, class, kind, old, new);
             }
             *before = now;
         }
     }
 
-    fn tell(&self, to: &Subscription, kind: Kind, old: Option<&Instance>, new: Option<&Instance>) {
-        let Some(subject) = new.or(old) else { return };
-        let Ok(namespace) = self.manager.schema.namespace(VIRTUALIZATION) else {
+    /// Tells whoever wants to know.
+    fn tell(
+        &self,
+        active: &[Arc<Subscription>],
+        class: &str,
+        kind: Kind,
+        old: Option<&Instance>,
+        new: Option<&Instance>,
+    ) {
+        let (Some(subject), Ok(namespace)) = (new.or(old), self.manager.schema.namespace(VIRTUALIZATION))
+        else {
             return;
         };
-        let mut event = Instance::new(to.family.class(kind)).with(to.family.subject(), subject.clone());
-        if let (Kind::Modification, Some(old)) = (kind, old) {
-            event.set("PreviousInstance", Some(old.clone().into()));
-        }
-        let system = SystemColumns {
-            server: self.manager.host.name.clone(),
-        };
-        if !to.select.selects(namespace, &event, &system) {
-            return;
-        }
-        let now = i64::try_from(super::facts::now().0).unwrap_or(i64::MAX / 10_000_000);
-        match to.family {
-            Family::Cim => event.set(
-                "IndicationTime",
-                Some(DateTime::Instant(now.saturating_mul(1000)).into()),
-            ),
-            Family::Wmi => {
-                let ticks = i64::saturating_add(now.saturating_mul(10_000), SINCE_1601);
-                event.set("TIME_CREATED", u64::try_from(ticks).ok().map(Into::into));
+        let previous = old.filter(|_| kind == Kind::Modification);
+        let system = self.manager.system_columns();
+        let (mut cim, mut wmi) = (None, None);
+        let wanted = |s: &&Arc<Subscription>| s.classes.contains(&class) && s.kinds.contains(&kind);
+        for to in active.iter().filter(wanted) {
+            let made = match to.family {
+                Family::Cim => &mut cim,
+                Family::Wmi => &mut wmi,
+            };
+            let make = || Arc::new(self.event(namespace, to.family, kind, subject, previous));
+            let event = made.get_or_insert_with(make);
+            if to.select.selects(namespace, event, &system) {
+                to.put(event.clone());
             }
         }
-        to.put(event);
+    }
+
+    fn event(
+        &self,
+        namespace: &Namespace,
+        family: Family,
+        kind: Kind,
+        subject: &Instance,
+        previous: Option<&Instance>,
+    ) -> Instance {
+        let event = Instance::new(family.class(kind))
+            .with(family.subject(), subject.clone())
+            .with_some("PreviousInstance", previous.cloned());
+        let now = i64::try_from(super::facts::now().0).unwrap_or(i64::MAX / 10_000_000);
+        match family {
+            Family::Cim => {
+                let (host, name) = (&self.manager.host.name, namespace.name_of(subject));
+                event
+                    .with("IndicationTime", DateTime::Instant(now.saturating_mul(1000)))
+                    .with("SourceInstanceHost", host.as_str())
+                    .with(
+                        "SourceInstanceModelPath",
+                        format!("//{host}/{}:{name}", namespace.name),
+                    )
+            }
+            Family::Wmi => {
+                let ticks = i64::saturating_add(now.saturating_mul(10_000), SINCE_1601);
+                event.with_some("TIME_CREATED", u64::try_from(ticks).ok())
+            }
+        }
     }
 
     async fn sample(&self, class: &str) -> Result<Sample, CimError> {
@@ -421,29 +504,71 @@ fn changes<'a>(
     let gone = gone.map(|(_, old)| (Kind::Deletion, Some(old), None));
     let here = now.iter().filter_map(|(name, new)| match before.get(name) {
         None => Some((Kind::Creation, None, Some(new))),
-        Some(old) if old != new => Some((Kind::Modification, Some(old), Some(new))),
+        Some(old) if differ(old, new) => Some((Kind::Modification, Some(old), Some(new))),
         Some(_) => None,
     });
     gone.chain(here)
 }
 
-/// The classes that a query watches: those its condition names with ISA.
-fn watched(select: &Select, family: Family) -> Result<Vec<&'static str>, String> {
+/// Whether more than a clock has changed. Properties are always made in the same order.
+fn differ(old: &Instance, new: &Instance) -> bool {
+    let steady = |(name, _): &&(String, Value)| !VOLATILE.contains(&name.as_str());
+    let (old, new) = (old.properties.iter(), new.properties.iter());
+    !old.filter(steady).eq(new.filter(steady))
+}
+
+/// What a query means as a subscription.
+struct Wish {
+    select: Select,
+    family: Family,
+    kinds: &'static [Kind],
+    classes: Vec<&'static str>,
+}
+
+impl Wish {
+    fn new(namespace: &Namespace, query: &Query) -> Result<Self, CimError> {
+        let bad = |text: String| CimError::new(Status::InvalidQuery, text);
+        let Query::Select(select) = query else {
+            return Err(bad("a subscription wants SELECT ... FROM an event class".into()));
+        };
+        let (family, kinds) = events(&select.class).ok_or_else(|| {
+            let class: String = select.class.chars().take(80).collect();
+            bad(format!(
+                "{class} is no event class: use CIM_InstIndication, CIM_InstCreation, CIM_InstModification, CIM_InstDeletion or \
+                 __InstanceOperationEvent and its kinds"
+            ))
+        })?;
+        select.check(namespace)?;
+        Ok(Self {
+            classes: watched(namespace, select, family).map_err(bad)?,
+            select: select.clone(),
+            family,
+            kinds,
+        })
+    }
+}
+
+/// The classes that a query watches: those its condition names with ISA, or classes they are derived from.
+fn watched(namespace: &Namespace, select: &Select, family: Family) -> Result<Vec<&'static str>, String> {
     let mut named = Vec::new();
     if let Some(condition) = &select.condition {
         isa(condition, family.subject(), &mut named);
     }
-    let known = |name: &String| WATCHED.into_iter().find(|w| w.eq_ignore_ascii_case(name));
     let mut classes = Vec::new();
     for name in &named {
-        let class = known(name).ok_or_else(|| {
+        let before = classes.len();
+        let meant = WATCHED.into_iter().filter(|w| namespace.is_a(w, name));
+        classes.extend(meant);
+        if classes.len() == before {
             let name: String = name.chars().take(80).collect();
-            format!("{name} cannot be watched; these can: {}", WATCHED.join(", "))
-        })?;
-        if !classes.contains(&class) {
-            classes.push(class);
+            return Err(format!(
+                "{name} cannot be watched; these can: {}",
+                WATCHED.join(", ")
+            ));
         }
     }
+    classes.sort_unstable();
+    classes.dedup();
     match classes.is_empty() {
         true => Err(format!(
             "say what to watch: WHERE {} ISA \"Msvm_ConcreteJob\"; what can be watched: {}",

@@ -9,7 +9,7 @@ use lifeboat_model::{DiskId, JobId, PointId, Position, VmId};
 use crate::cim::{HostFacts, VIRTUALIZATION};
 
 /// The class of VMs and of the host.
-pub(super) const SYSTEM: &str = "Msvm_ComputerSystem";
+pub(crate) const SYSTEM: &str = "Msvm_ComputerSystem";
 
 /// A UUID as clients of this API write it, in capitals.
 pub(crate) fn guid(id: impl std::fmt::Display) -> String {
