@@ -233,6 +233,9 @@ async fn help() {
         "cert --help",
         "cert init --help",
         "cert issue --help",
+        "user --help",
+        "user add --help",
+        "user add-certificate --help",
     ];
     golden("help", &host.transcript(&commands).await);
 }
