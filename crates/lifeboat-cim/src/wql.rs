@@ -163,7 +163,10 @@ impl fmt::Display for Select {
             write!(f, " WITHIN {}", within.as_secs_f64())?;
         }
         match &self.condition {
-            Some(condition) => write!(f, " WHERE {condition}"),
+            Some(condition) => {
+                f.write_str(" WHERE ")?;
+                condition.bare(f)
+            }
             None => Ok(()),
         }
     }
@@ -199,9 +202,15 @@ impl fmt::Display for Column {
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::All(parts) => within_parentheses(f, parts, " AND "),
-            Self::Any(parts) => within_parentheses(f, parts, " OR "),
-            Self::Not(part) => write!(f, "NOT {part}"),
+            Self::All(_) | Self::Any(_) => {
+                f.write_str("(")?;
+                self.bare(f)?;
+                f.write_str(")")
+            }
+            Self::Not(part) => match part.as_ref() {
+                Self::IsNull(column) => write!(f, "{column} IS NOT NULL"),
+                part => write!(f, "NOT {part}"),
+            },
             Self::Compare {
                 left,
                 operator,
@@ -217,6 +226,28 @@ impl fmt::Display for Condition {
                 quoted(f, class)
             }
         }
+    }
+}
+
+impl Condition {
+    /// Without parentheses around it. No more of them are written than are needed, or what is as deep as can be read would
+    /// be deeper once it is printed.
+    fn bare(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (parts, by) = match self {
+            Self::All(parts) => (parts, " AND "),
+            Self::Any(parts) => (parts, " OR "),
+            other => return write!(f, "{other}"),
+        };
+        for (i, part) in parts.iter().enumerate() {
+            if i > 0 {
+                f.write_str(by)?;
+            }
+            match (self, part) {
+                (Self::Any(_), Self::All(_)) => part.bare(f)?,
+                _ => write!(f, "{part}")?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -271,12 +302,6 @@ fn separated<T: fmt::Display>(f: &mut fmt::Formatter<'_>, parts: &[T], by: &str)
         write!(f, "{part}")?;
     }
     Ok(())
-}
-
-fn within_parentheses(f: &mut fmt::Formatter<'_>, parts: &[Condition], by: &str) -> fmt::Result {
-    f.write_str("(")?;
-    separated(f, parts, by)?;
-    f.write_str(")")
 }
 
 fn quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {

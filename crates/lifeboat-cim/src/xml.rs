@@ -16,6 +16,9 @@ pub const MAX_NODES: usize = 100_000;
 /// Most attributes of an element, namespace declarations among them: names are compared pairwise to find doubled ones.
 pub const MAX_ATTRIBUTES: usize = 256;
 
+/// Longest namespace, bytes: it is compared for each name.
+const MAX_NAMESPACE: usize = 512;
+
 /// What is wrong with a document; always the sender's fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum XmlError {
@@ -333,6 +336,9 @@ impl Builder<'_> {
 
 fn bound(resolved: ResolveResult<'_>) -> Result<Option<String>, String> {
     match resolved {
+        ResolveResult::Bound(n) if n.as_ref().len() > MAX_NAMESPACE => {
+            Err(format!("a namespace of more than {MAX_NAMESPACE} bytes"))
+        }
         ResolveResult::Bound(n) => Ok(Some(n.as_ref().to_owned())),
         ResolveResult::Unbound => Ok(None),
         ResolveResult::Unknown(prefix) => Err(format!("the prefix \"{prefix}\" is not declared")),
@@ -468,6 +474,8 @@ mod tests {
         assert_eq!(parse(&format!("<a{some} b='x'/>")), Err(XmlError::TooMany));
         let bomb = "<!DOCTYPE a [<!ENTITY b \"bb\">]><a>&b;</a>";
         assert_eq!(parse(bomb), Err(XmlError::DocType));
+        let long = format!("<a xmlns='{}'/>", "x".repeat(MAX_NAMESPACE + 1));
+        assert!(matches!(parse(&long), Err(XmlError::Malformed { .. })));
         for bad in [
             "",
             "x",

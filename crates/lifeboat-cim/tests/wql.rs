@@ -478,6 +478,15 @@ fn length_and_depth_are_bounded() {
             .to_string()
             .contains("longer than 16384 bytes")
     );
+    // As deep as can be read is not deeper once it is printed.
+    let not = "NOT ".repeat(MAX_DEPTH);
+    for text in [
+        format!("SELECT * FROM X WHERE b = -0 AND {not}a IS NOT NULL OR c = 1"),
+        nested(MAX_DEPTH).replace("a = 1", "a = 1 AND b = 2 OR c = 3"),
+    ] {
+        let query = parse(&text).unwrap();
+        assert_eq!(parse(&query.to_string()), Ok(query));
+    }
     // Many terms beside each other are no depth.
     let many = format!("SELECT * FROM X WHERE a = 1{}", " AND a=1".repeat(1500));
     assert!(parse(&many).is_ok());

@@ -380,7 +380,7 @@ fn a_selector_filter_is_a_query() {
     let query = enumerate.filter.unwrap();
     assert_eq!(
         query.to_string(),
-        "SELECT * FROM Msvm_ConcreteJob WHERE (JobState = '7' AND ElementName = 'Start')"
+        "SELECT * FROM Msvm_ConcreteJob WHERE JobState = '7' AND ElementName = 'Start'"
     );
     for (from, to) in [
         ("/v2/Msvm_ConcreteJob", "/v2/*"),
@@ -434,6 +434,10 @@ fn subscriptions_are_read() {
             r#"<q:In xmlns:q="urn:mine"></q:In></q:Key><Plain>x</Plain>"#
         )
     );
+    let long = "x".repeat(300);
+    let many = format!("<y:a xmlns:y='urn:{long}'>{}</y:a>", "<y:b/>".repeat(40));
+    let large = golden!("openwsman-subscribe-push").replace("<Plain>x</Plain>", &many);
+    assert_eq!(decode(&large).unwrap_err().kind, FaultKind::InvalidSubscription);
     let unsubscribe = Operation::Unsubscribe {
         identifier: "sub-1".to_owned(),
     };
@@ -796,6 +800,15 @@ fn many_arguments_cost_no_more_than_their_number() {
         "{start}<s:Body><Set>{names}</Set></s:Body></s:Envelope>"
     )));
     assert_eq!(arguments.len(), 40_000);
+}
+
+#[test]
+fn made_up_names_make_no_long_faults() {
+    let name = "x".repeat(100_000);
+    let header = format!("<{name} s:mustUnderstand='1'/></s:Header>");
+    let fault = decode(&GET.replace("</s:Header>", &header)).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::MustUnderstand);
+    assert!(fault.envelope("uuid:0", "hv-1").len() < 8192);
 }
 
 #[test]

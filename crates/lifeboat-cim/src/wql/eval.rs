@@ -144,7 +144,7 @@ impl Condition {
     }
 
     fn truth(&self, namespace: &Namespace, instance: &Instance, system: &SystemColumns) -> Option<bool> {
-        let value = |column: &Column| column.value(namespace, instance, system).map(Cow::into_owned);
+        let value = |column: &Column| column.value(namespace, instance, system);
         match self {
             // One part that decides is enough; else one that is unknown makes the whole unknown.
             Self::All(parts) => decided(parts, false, |p| p.truth(namespace, instance, system)),
@@ -159,11 +159,11 @@ impl Condition {
                 let right = right.value(namespace, instance, system)?;
                 compare(&left, *operator, &right)
             }
-            Self::Like { column, pattern } => Some(pattern.matches(&text(&value(column)?)?)),
+            Self::Like { column, pattern } => Some(pattern.matches(&text(value(column)?.as_ref())?)),
             Self::IsNull(column) => Some(value(column).is_none()),
             Self::Isa { column, class } => match column.names.as_slice() {
                 [this] if this.eq_ignore_ascii_case("__THIS") => Some(namespace.is_a(&instance.class, class)),
-                _ => match value(column)? {
+                _ => match value(column)?.as_ref() {
                     Value::Instance(inner) => Some(namespace.is_a(&inner.class, class)),
                     _ => Some(false),
                 },
@@ -252,8 +252,8 @@ fn compare(left: &Value, operator: Operator, right: &Value) -> Option<bool> {
 fn stand(left: &Value, right: &Value) -> Stand {
     match (left, right) {
         (Value::Text(a), Value::Text(b)) => {
-            let lower = |t: &'_ str| t.chars().flat_map(char::to_lowercase).collect::<Vec<_>>();
-            Stand::Ordered(lower(a).cmp(&lower(b)))
+            let (a, b) = (a.chars(), b.chars());
+            Stand::Ordered(a.flat_map(char::to_lowercase).cmp(b.flat_map(char::to_lowercase)))
         }
         (Value::DateTime(a), Value::DateTime(b)) => moments(*a, *b),
         (Value::DateTime(a), Value::Text(b)) => b.trim().parse().map_or(Stand::Different, |b| moments(*a, b)),

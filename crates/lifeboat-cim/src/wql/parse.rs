@@ -465,6 +465,10 @@ fn value(number: &str) -> Option<Value> {
     }
     match number.parse() {
         Ok(n) => Some(Value::Unsigned(n)),
-        Err(_) => number.parse().ok().map(Value::Signed),
+        // Minus zero is no negative number.
+        Err(_) => number.parse::<i64>().ok().map(|n| match u64::try_from(n) {
+            Ok(n) => Value::Unsigned(n),
+            Err(_) => Value::Signed(n),
+        }),
     }
 }

@@ -80,16 +80,6 @@ pub fn identify(vendor: &str, version: &str, profiles: &[&str]) -> String {
     finish(w, &body.finish())
 }
 
-/// The body of an answer to Create: where the new instance is, as the content of an endpoint.
-#[must_use]
-pub fn created(endpoint: &str) -> String {
-    let mut w = Writer::new();
-    w.start("x:ResourceCreated", &[]);
-    w.raw(endpoint);
-    w.end("x:ResourceCreated");
-    w.finish()
-}
-
 /// The body of an answer to Enumerate. `items`: those of an optimised one. `context`: `None` when there is nothing more.
 #[must_use]
 pub fn enumerate(items: Option<&str>, context: Option<&str>) -> String {

@@ -16,7 +16,7 @@ pub(super) const MODES: [&str; 4] = [
     "http://schemas.dmtf.org/wbem/wsman/1/wsman/Events",
     "http://schemas.dmtf.org/wbem/wsman/1/wsman/Pull",
 ];
-/// Most bytes that are echoed to a receiver in the header of each event.
+/// Most bytes that are repeated to a receiver in the header of each event, before they are escaped.
 const MAX_REFERENCE: usize = 8192;
 
 /// A wish to be told of events.
@@ -118,11 +118,6 @@ fn endpoint(element: &Element) -> Result<Endpoint, Fault> {
     let mut w = Writer::new();
     for part in parts.flat_map(Element::elements) {
         copy(&mut w, part)?;
-        if w.len() > MAX_REFERENCE {
-            return Err(wrong(
-                "the reference parameters of an endpoint are larger than 8192 bytes",
-            ));
-        }
     }
     Ok(Endpoint {
         address,
@@ -167,6 +162,11 @@ fn copy(w: &mut Writer, element: &Element) -> Result<(), Fault> {
             }
             None => declared.push((attribute.name.clone(), &attribute.value)),
         }
+    }
+    let size: usize = declared.iter().map(|(n, v)| n.len() + v.len()).sum();
+    if w.len() + size + element.text().len() > MAX_REFERENCE {
+        let message = "the reference parameters of an endpoint are larger than 8192 bytes";
+        return Err(Fault::new(FaultKind::InvalidSubscription, message));
     }
     let attributes: Vec<(&str, &str)> = declared.iter().map(|(n, v)| (n.as_str(), *v)).collect();
     w.start(&name, &attributes);

@@ -243,6 +243,9 @@ impl FaultKind {
     }
 }
 
+/// Longest message, characters.
+const MAX_MESSAGE: usize = 600;
+
 /// What this server can filter with.
 pub(super) const DIALECTS: [&str; 3] = [
     "http://schemas.microsoft.com/wbem/wsman/1/WQL",
@@ -251,11 +254,12 @@ pub(super) const DIALECTS: [&str; 3] = [
 ];
 
 impl Fault {
-    /// A fault.
+    /// A fault. Names that a client made up may be in the message, so it is cut where nobody reads on.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
+        let message: String = message.into();
         Self {
             kind,
-            message: message.into(),
+            message: message.chars().take(MAX_MESSAGE).collect(),
             status: None,
             relates_to: None,
         }

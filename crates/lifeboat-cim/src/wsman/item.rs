@@ -1,8 +1,8 @@
 //! Instances, references and results of methods as elements; each piece comes as text, whose length a
 //! server counts against what the client takes.
 
+use super::ns;
 use super::uri::{Family, ResourceUri};
-use super::{Mode, ns};
 use crate::cimxml;
 use crate::error::CimError;
 use crate::instance::Instance;
@@ -85,30 +85,6 @@ impl Encoder<'_> {
         self.reference(&mut w, path);
         w.end("a:EndpointReference");
         w.finish()
-    }
-
-    /// The parts of a reference, to stand inside an element.
-    #[must_use]
-    pub fn endpoint_parts(&self, path: &ObjectPath) -> String {
-        let mut w = Writer::new();
-        self.reference(&mut w, path);
-        w.finish()
-    }
-
-    /// One item of an enumeration. `path` is that of the instance.
-    ///
-    /// # Errors
-    /// A class that the namespace does not have.
-    pub fn item(&self, mode: Mode, instance: &Instance, path: &ObjectPath) -> Result<String, CimError> {
-        match mode {
-            Mode::Object => self.object(instance),
-            Mode::Reference => Ok(self.endpoint(path)),
-            Mode::Both => Ok(format!(
-                "<w:Item>{}{}</w:Item>",
-                self.object(instance)?,
-                self.endpoint(path)
-            )),
-        }
     }
 
     /// The body of an answer to a method: its output parameters, null where there is no value, and what it returned.

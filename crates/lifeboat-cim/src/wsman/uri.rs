@@ -84,15 +84,6 @@ impl ResourceUri {
             class: class_name(class)?,
         })
     }
-
-    /// The same for another class of the same namespace.
-    #[must_use]
-    pub fn of_class(&self, class: &str) -> Self {
-        Self {
-            class: Some(class.to_owned()),
-            ..self.clone()
-        }
-    }
 }
 
 impl fmt::Display for ResourceUri {
