@@ -24,6 +24,7 @@ use lifeboat_engine::action::Management;
 pub use caller::{Caller, Role};
 pub use cursor::Cursor;
 pub use facts::Machine;
+pub(crate) use facts::now;
 
 /// The namespace of everything about virtual machines.
 pub const VIRTUALIZATION: &str = "root/virtualization/v2";

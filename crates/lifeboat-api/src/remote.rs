@@ -5,13 +5,17 @@
 //! its answer the same way back. What outlives a request is only an enumeration that was begun ([`enumerations`]).
 
 mod cimxml;
+mod delivery;
 mod enumerations;
+mod eventing;
 mod http;
+mod listeners;
 mod login;
 mod tls;
 pub mod users;
 mod wsman;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -21,8 +25,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::cim::ObjectManager;
+use crate::cim::indications::Indications;
+use delivery::{Client, Deliveries, Patience};
 use enumerations::Enumerations;
+use eventing::Eventing;
 use http::{Server, Surface};
+use listeners::Listeners;
 use login::Login;
 
 pub use http::Limits;
@@ -83,6 +91,7 @@ pub struct Remote {
     cimxml: Option<TcpListener>,
     login: Arc<Login>,
     acceptor: Option<TlsAcceptor>,
+    listeners: Option<Arc<rustls::ClientConfig>>,
     limits: Limits,
 }
 
@@ -90,9 +99,9 @@ impl Remote {
     /// Reads users and certificates and takes the ports; callers wait until [`Remote::serve`].
     pub async fn bind(config: &RemoteConfig) -> Result<Self, RemoteError> {
         let login = Arc::new(Login::open(&config.users)?);
-        let acceptor = match &config.transport {
-            Transport::Tls(files) => Some(TlsAcceptor::from(files.server()?)),
-            Transport::Plain => None,
+        let (acceptor, listeners) = match &config.transport {
+            Transport::Tls(files) => (Some(TlsAcceptor::from(files.server()?)), Some(files.client()?)),
+            Transport::Plain => (None, None),
         };
         let listen = async |what, address: Option<SocketAddr>| match address {
             None => Ok(None),
@@ -113,6 +122,7 @@ impl Remote {
             cimxml: listen("CIM-XML", config.cimxml).await?,
             login,
             acceptor,
+            listeners,
             limits: config.limits,
         })
     }
@@ -132,8 +142,13 @@ impl Remote {
     /// Serves until `stop`, then lets requests under way end within a grace time.
     pub async fn serve(self, manager: Arc<ObjectManager>, stop: CancellationToken) {
         let enumerations = Enumerations::new();
-        let wsman = wsman::Wsman::new(manager.clone(), enumerations.clone());
-        let cimxml = cimxml::CimXml::new(manager, enumerations.clone());
+        let indications = Indications::new(manager.clone());
+        let client = Client::new(self.listeners, Patience::default());
+        let deliveries = Deliveries::new(client, indications.clone());
+        let eventing = Eventing::new(indications.clone(), deliveries.clone());
+        let listeners = Listeners::new(indications.clone(), deliveries.clone());
+        let wsman = wsman::Wsman::new(manager.clone(), enumerations.clone(), eventing);
+        let cimxml = cimxml::CimXml::new(manager, enumerations.clone(), listeners);
         let run = |listener: Option<TcpListener>, surface| {
             let server = Server::new(surface, self.login.clone(), self.acceptor.clone(), self.limits);
             let stop = stop.clone();
@@ -152,6 +167,14 @@ impl Remote {
         tokio::select! {
             _ = serving => {}
             never = enumerations.expire() => match never {},
+            never = watch(indications) => match never {},
         }
+        deliveries.end().await;
     }
+}
+
+/// Watches for subscribers. That the engine has ended is no reason to turn away those who still ask.
+async fn watch(indications: Arc<Indications>) -> Infallible {
+    indications.run().await;
+    std::future::pending().await
 }

@@ -23,6 +23,7 @@ use tracing::Instrument;
 
 use super::enumerations::{BatchError, Enumeration, Enumerations, Form as AnyForm, IDLE, Measure, Walk};
 use super::http::{Body, Exchange, document, plain};
+use super::listeners::Listeners;
 use crate::cim::{Caller, Cursor, ObjectManager, Relations};
 
 /// Type of every answer.
@@ -78,6 +79,7 @@ impl Form {
 pub(crate) struct CimXml {
     manager: Arc<ObjectManager>,
     enumerations: Arc<Enumerations>,
+    listeners: Listeners,
 }
 
 /// What can be asked here (DSP0200, 7.5).
@@ -112,10 +114,15 @@ enum Given {
 }
 
 impl CimXml {
-    pub(crate) fn new(manager: Arc<ObjectManager>, enumerations: Arc<Enumerations>) -> Arc<Self> {
+    pub(crate) fn new(
+        manager: Arc<ObjectManager>,
+        enumerations: Arc<Enumerations>,
+        listeners: Listeners,
+    ) -> Arc<Self> {
         Arc::new(Self {
             manager,
             enumerations,
+            listeners,
         })
     }
 
@@ -244,11 +251,16 @@ impl CimXml {
                     ));
                 }
             },
-            Intrinsic::CreateInstance { .. }
-            | Intrinsic::ModifyInstance { .. }
-            | Intrinsic::DeleteInstance { .. } => {
-                let message =
-                    "instances are not made, changed or removed directly; call the method that does it";
+            Intrinsic::CreateInstance { instance } => {
+                let made = self.listeners.create(caller, namespace, &instance).await?;
+                cimxml::unit(head, &form(View::default(), None).item(&made))
+            }
+            Intrinsic::DeleteInstance { name } => {
+                self.listeners.delete(caller, namespace, &name)?;
+                cimxml::nothing(head)
+            }
+            Intrinsic::ModifyInstance { .. } => {
+                let message = "instances are not changed directly; call the method that does it";
                 return Err(CimError::new(Status::NotSupported, message));
             }
         };

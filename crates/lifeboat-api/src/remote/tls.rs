@@ -7,9 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use rustls::client::Resumption;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -65,12 +66,7 @@ impl TlsFiles {
         }
         let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
             .map_err(|e| content(&self.key, "private key", &e))?;
-        let mut roots = RootCertStore::empty();
-        for ca in certificates(&self.client_ca)? {
-            roots
-                .add(ca)
-                .map_err(|e| content(&self.client_ca, "CA certificate", &e))?;
-        }
+        let roots = self.roots()?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .allow_unauthenticated()
@@ -84,6 +80,29 @@ impl TlsFiles {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+
+    /// For connections to listeners: their certificates must come from the authorities of our clients' certificates.
+    pub(crate) fn client(&self) -> Result<Arc<ClientConfig>, TlsSetupError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|e| content(&self.client_ca, "CA certificate", &e))?
+            .with_root_certificates(self.roots()?)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+
+    fn roots(&self) -> Result<RootCertStore, TlsSetupError> {
+        let mut roots = RootCertStore::empty();
+        for ca in certificates(&self.client_ca)? {
+            roots
+                .add(ca)
+                .map_err(|e| content(&self.client_ca, "CA certificate", &e))?;
+        }
+        Ok(roots)
     }
 }
 

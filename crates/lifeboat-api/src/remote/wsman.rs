@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::enumerations::{Batch, BatchError, Enumeration, Enumerations, Form as AnyForm, Measure, Walk};
+use super::eventing::Eventing;
 use super::http::{Body, Exchange, document};
 use crate::cim::{Caller, ObjectManager};
 
@@ -75,6 +76,7 @@ impl Form {
 pub(crate) struct Wsman {
     manager: Arc<ObjectManager>,
     enumerations: Arc<Enumerations>,
+    eventing: Eventing,
 }
 
 /// Whether a client asks who this is before it says who it is.
@@ -89,15 +91,20 @@ fn read(body: &[u8], charset: Option<&str>) -> Result<Message, Fault> {
     wsman::decode(&text)
 }
 
-fn message_id() -> String {
+pub(super) fn message_id() -> String {
     format!("uuid:{}", uuid::Uuid::new_v4().to_string().to_uppercase())
 }
 
 impl Wsman {
-    pub(crate) fn new(manager: Arc<ObjectManager>, enumerations: Arc<Enumerations>) -> Arc<Self> {
+    pub(crate) fn new(
+        manager: Arc<ObjectManager>,
+        enumerations: Arc<Enumerations>,
+        eventing: Eventing,
+    ) -> Arc<Self> {
         Arc::new(Self {
             manager,
             enumerations,
+            eventing,
         })
     }
 
@@ -148,7 +155,8 @@ impl Wsman {
             return Ok(self.identity(&PROFILES));
         }
         let until = Instant::now() + headers.timeout.unwrap_or(TIMEOUT).min(MAX_TIMEOUT);
-        let performed = self.perform(&exchange.caller, &headers, operation, until);
+        let url = self.url(&exchange);
+        let performed = self.perform(&exchange.caller, &headers, operation, &url, until);
         let performed = tokio::time::timeout_at(until, performed).await;
         let body = performed.unwrap_or_else(|_| Err(timed_out()));
         match body {
@@ -157,12 +165,20 @@ impl Wsman {
         }
     }
 
+    /// Where this server answers, as the client calls it.
+    fn url(&self, exchange: &Exchange) -> String {
+        let host = exchange.header("host").filter(|h| h.len() <= 512);
+        let host = host.unwrap_or(&self.manager.host().name);
+        format!("https://{host}/wsman")
+    }
+
     /// The body of the answer.
     async fn perform(
         self: &Arc<Self>,
         caller: &Caller,
         headers: &Headers,
         operation: Operation,
+        url: &str,
         until: Instant,
     ) -> Result<String, Fault> {
         match operation {
@@ -174,6 +190,7 @@ impl Wsman {
             Operation::Release { context } => {
                 // Clients release what has ended already, and are content.
                 self.enumerations.remove(caller, &context);
+                self.eventing.release(caller, &context);
                 Ok(String::new())
             }
             Operation::Invoke { method, arguments } => self.invoke(caller, headers, method, arguments).await,
@@ -186,12 +203,10 @@ impl Wsman {
             Operation::Delete => Err(unsupported(
                 "nothing here is removed by Delete; call the method that removes it",
             )),
-            Operation::Subscribe(_)
-            | Operation::Unsubscribe { .. }
-            | Operation::Renew { .. }
-            | Operation::Ack { .. } => Err(unsupported(
-                "this server delivers no events; ask again from time to time",
-            )),
+            Operation::Subscribe(wish) => self.eventing.subscribe(caller, headers, wish, url).await,
+            Operation::Unsubscribe { identifier } => self.eventing.unsubscribe(caller, &identifier),
+            Operation::Renew { .. } => Err(self.eventing.renew()),
+            Operation::Ack { .. } => Err(unsupported("this server receives no events")),
         }
     }
 
@@ -269,6 +284,9 @@ impl Wsman {
                 "the enumeration context is unknown: it was ended, or nothing was pulled for a minute";
             Fault::new(FaultKind::InvalidEnumerationContext, message)
         };
+        if let Some(events) = self.eventing.pull(caller, headers, pull, until).await {
+            return events;
+        }
         let found = self
             .enumerations
             .find(caller, &pull.context)
@@ -342,7 +360,7 @@ async fn batch(enumeration: &Enumeration, form: Form, measure: Measure) -> Resul
     })
 }
 
-fn measure(headers: &Headers, items: usize, characters: Option<usize>, until: Instant) -> Measure {
+pub(super) fn measure(headers: &Headers, items: usize, characters: Option<usize>, until: Instant) -> Measure {
     let room = headers.max_envelope.max(MIN_ENVELOPE) - encode::OVERHEAD;
     Measure {
         items,
