@@ -131,7 +131,7 @@ fn associations_are_walked_from_instances_and_classes() {
 }
 
 #[test]
-fn queries_pulls_and_the_schema_are_asked_for() {
+fn queries_are_asked_and_opened() {
     let query = QueryText {
         language: "WQL".to_owned(),
         text: "select * from C where a < 1".to_owned(),
@@ -171,6 +171,10 @@ fn queries_pulls_and_the_schema_are_asked_for() {
             filter: Some(_)
         }
     ));
+}
+
+#[test]
+fn enumerations_are_opened_pulled_and_closed() {
     for (name, kind) in [
         ("OpenEnumerateInstancePaths", Pulled::Paths),
         ("OpenAssociatorInstances", Pulled::InstancesWithPath),
@@ -202,6 +206,10 @@ fn queries_pulls_and_the_schema_are_asked_for() {
         ok("CloseEnumeration", &pull[..1]),
         Intrinsic::CloseEnumeration { .. }
     ));
+}
+
+#[test]
+fn the_schema_is_asked_for() {
     let Intrinsic::GetClass { class, view } = ok(
         "GetClass",
         &[CLASS, ("LocalOnly", "FALSE"), ("IncludeClassOrigin", "TRUE")],
@@ -296,6 +304,10 @@ fn wrong_parameters_are_named() {
         missing("EnumerationContext")
     );
     assert_eq!(refused("ModifyInstance", &[]), missing("ModifiedInstance"));
+}
+
+#[test]
+fn parameters_of_the_wrong_form_are_named() {
     for (parameters, message) in [
         (vec![CLASS, ("Deep", "TRUE")], "parameter Deep is unknown here"),
         (
@@ -335,6 +347,10 @@ fn wrong_parameters_are_named() {
             (4, message.to_owned())
         );
     }
+}
+
+#[test]
+fn names_that_are_none_and_operations_that_are_not_here_are_refused() {
     for (name, message) in [
         (
             "<INSTANCENAME CLASSNAME=\"C\"><KEYVALUE>x</KEYVALUE></INSTANCENAME>",

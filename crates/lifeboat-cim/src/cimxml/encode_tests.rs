@@ -281,7 +281,7 @@ fn value(of: &Property, seed: u64, text: &str) -> Option<Value> {
     let bits = |n: u32| mixed >> (64 - n);
     let signed = |n: u32| mixed.cast_signed() >> (64 - n);
     let one = match of.kind {
-        CimType::Boolean => Value::Boolean(mixed % 2 == 0),
+        CimType::Boolean => Value::Boolean(mixed.is_multiple_of(2)),
         CimType::Uint8 => Value::Unsigned(bits(8)),
         CimType::Uint16 => Value::Unsigned(bits(16)),
         CimType::Uint32 => Value::Unsigned(bits(32)),
@@ -294,7 +294,7 @@ fn value(of: &Property, seed: u64, text: &str) -> Option<Value> {
         CimType::Char16 => Value::from("x"),
         CimType::String if of.embedded.is_some() => return None,
         CimType::String => Value::from(text),
-        CimType::DateTime if mixed % 2 == 0 => Value::DateTime(DateTime::interval(bits(50))),
+        CimType::DateTime if mixed.is_multiple_of(2) => Value::DateTime(DateTime::interval(bits(50))),
         CimType::DateTime => Value::DateTime(DateTime::instant(signed(56))),
         CimType::Reference => {
             let class = of.reference_class.as_deref()?;
