@@ -317,92 +317,55 @@ fn a_replica_is_extended_and_goes_on_as_the_primary() {
     });
 }
 
+/// An authorization entry as the only parameter.
+fn entry(primary: &str, location: &str) -> Args {
+    let values = [
+        ("AllowedPrimaryHostSystem", "string", primary),
+        ("ReplicaStorageLocation", "string", location),
+        ("TrustGroup", "string", "t"),
+    ];
+    let xml = xml("Msvm_ReplicationAuthorizationSettingData", &values);
+    vec![text("AuthorizationEntry", &xml)]
+}
+
+/// The way to `b`.
+fn connection(authentication: &str) -> Args {
+    vec![
+        text("RecoveryConnectionPoint", "b"),
+        text("RecoveryServerPortNumber", "7000"),
+        text("AuthenticationType", authentication),
+    ]
+}
+
 #[test]
 fn entries_decide_who_may_replicate() {
     simulate(7, &["a", "b"], async |w| {
-        const CLASS: &str = "Msvm_ReplicationAuthorizationSettingData";
-        let entry = |primary: &str, location: &str| {
-            let values = [
-                ("AllowedPrimaryHostSystem", "string", primary),
-                ("ReplicaStorageLocation", "string", location),
-                ("TrustGroup", "string", "t"),
-            ];
-            text("AuthorizationEntry", &xml(CLASS, &values))
-        };
-        assert_eq!(
-            ask(w, 1, "AddAuthorizationEntry", vec![entry("a", "/replicas")])
-                .await
-                .value,
-            32773
-        );
-        done(
-            w,
-            1,
-            "AddAuthorizationEntry",
-            vec![entry("*.example.org", "/elsewhere")],
-        )
-        .await;
-        done(
-            w,
-            1,
-            "ModifyAuthorizationEntry",
-            vec![entry("*.EXAMPLE.org", "/other")],
-        )
-        .await;
-        assert_eq!(
-            ask(w, 1, "ModifyAuthorizationEntry", vec![entry("x", "/other")])
-                .await
-                .value,
-            32779
-        );
-        let known = {
+        let (add, modify) = ("AddAuthorizationEntry", "ModifyAuthorizationEntry");
+        assert_eq!(ask(w, 1, add, entry("a", "/replicas")).await.value, 32773);
+        done(w, 1, add, entry("*.example.org", "/elsewhere")).await;
+        done(w, 1, modify, entry("*.EXAMPLE.org", "/other")).await;
+        assert_eq!(ask(w, 1, modify, entry("x", "/other")).await.value, 32779);
+        {
             let s = w.shared.state();
-            let found = s.hosts[1]
-                .catalog
-                .entries
-                .iter()
-                .find(|e| e.primary == "*.example.org")
-                .cloned();
-            found.unwrap()
-        };
-        assert_eq!(known.storage_location, "/other");
-        done(
-            w,
-            1,
-            "RemoveAuthorizationEntry",
-            vec![text("AllowedPrimaryHostSystem", "a")],
-        )
-        .await;
+            let mut entries = s.hosts[1].catalog.entries.iter();
+            let known = entries.find(|e| e.primary == "*.example.org").unwrap();
+            assert_eq!(known.storage_location, "/other");
+        }
+        let a = vec![text("AllowedPrimaryHostSystem", "a")];
+        done(w, 1, "RemoveAuthorizationEntry", a).await;
         let refused = ask(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await;
         assert_eq!(refused.value, 32769, "b does not know a any more");
-        let connection = |port: &str, kind: &str| {
-            vec![
-                text("RecoveryConnectionPoint", "b"),
-                text("RecoveryServerPortNumber", port),
-                text("AuthenticationType", kind),
-            ]
-        };
-        assert_eq!(
-            ask(w, 0, "TestReplicationConnection", connection("7000", "2"))
-                .await
-                .value,
-            32769
-        );
-        assert_eq!(
-            ask(w, 0, "TestReplicationConnection", connection("7000", "1"))
-                .await
-                .value,
-            32770
-        );
-        done(w, 1, "AddAuthorizationEntry", vec![entry("a", "/replicas")]).await;
-        done(w, 0, "TestReplicationConnection", connection("7000", "2")).await;
+        let test = "TestReplicationConnection";
+        assert_eq!(ask(w, 0, test, connection("2")).await.value, 32769);
+        assert_eq!(ask(w, 0, test, connection("1")).await.value, 32770);
+        done(w, 1, add, entry("a", "/replicas")).await;
+        done(w, 0, test, connection("2")).await;
         replicating(w).await;
-        let bound = vec![vm(), entry("a", "/replicas")];
+        let mut bound = entry("A", "/replicas");
+        bound.push(vm());
         done(w, 1, "SetAuthorizationEntry", bound).await;
-        assert_eq!(
-            w.recorded(1).unwrap().replica().unwrap().allowed.as_deref(),
-            Some("a")
-        );
+        let replica = w.recorded(1).unwrap().replica().unwrap().clone();
+        assert_eq!(replica.allowed.as_deref(), Some("a"));
     });
 }
 

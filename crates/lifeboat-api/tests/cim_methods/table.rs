@@ -161,7 +161,7 @@ impl Stage {
 }
 
 /// One call and what it must come to.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub struct Situation {
     pub class: &'static str,
     pub method: &'static str,
@@ -180,19 +180,19 @@ pub struct Situation {
 }
 
 impl Situation {
-    fn spoilt(mut self, spoil: fn(&World)) -> Self {
+    const fn spoilt(mut self, spoil: fn(&World)) -> Self {
         self.spoil = spoil;
         self
     }
 
-    fn by(mut self, role: Role) -> Self {
+    const fn by(mut self, role: Role) -> Self {
         self.role = role;
         self
     }
 }
 
 /// A situation of a method of the replication service.
-fn at(
+const fn at(
     method: &'static str,
     code: u32,
     words: &'static str,
@@ -378,11 +378,14 @@ fn every_role() -> Vec<Situation> {
 pub fn situations() -> Vec<Situation> {
     let mut all = every_vm();
     all.extend(every_role());
-    all.extend(replication::lifecycle());
-    all.extend(replication::failover());
-    all.extend(replication::monitoring());
-    all.extend(replication::host());
-    all.extend(others::system());
+    let tables = [
+        replication::LIFECYCLE,
+        replication::FAILOVER,
+        replication::MONITORING,
+        replication::HOST,
+        others::SYSTEM,
+    ];
+    all.extend(tables.into_iter().flatten());
     all.extend(others::jobs());
     all.extend(others::services());
     all

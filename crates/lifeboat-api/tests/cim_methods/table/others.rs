@@ -35,7 +35,7 @@ fn state_of(index: u8, n: &str) -> Args {
     vec![text("RequestedState", n), relationship(index)]
 }
 
-fn of_vm(
+const fn of_vm(
     method: &'static str,
     code: u32,
     words: &'static str,
@@ -50,7 +50,7 @@ fn of_vm(
 }
 
 /// The same of the host instead of a VM.
-fn of_host(method: &'static str, args: fn(&World) -> Args) -> Situation {
+const fn of_host(method: &'static str, args: fn(&World) -> Args) -> Situation {
     Situation {
         target: |_| crate::world::system("a").name,
         ..of_vm(method, 32776, "it is the host's, not a VM's", (Fresh, 0), args)
@@ -60,16 +60,11 @@ fn of_host(method: &'static str, args: fn(&World) -> Args) -> Situation {
 const NOT_WRITTEN: &str = "the catalog cannot be written";
 
 /// Methods of a VM.
-pub(super) fn system() -> Vec<Situation> {
+pub(super) const SYSTEM: &[Situation] = {
     let change = "RequestReplicationStateChange";
     let ex = "RequestReplicationStateChangeEx";
     let power = "RequestStateChange";
-    let shutdown = |code, words, place, args| Situation {
-        class: "Msvm_ShutdownComponent",
-        target: component,
-        ..at("InitiateShutdown", code, words, place, args)
-    };
-    vec![
+    &[
         of_vm(change, 0, "1: the initial copy is given up", (Copying, 0), |_| {
             state("1")
         }),
@@ -244,6 +239,19 @@ pub(super) fn system() -> Vec<Situation> {
         .spoilt(|w| w.gate(0).arm(4, Fault::Fail)),
         shutdown(32773, "Force is null", (Fresh, 0), |_| Vec::new()),
     ]
+};
+
+const fn shutdown(
+    code: u32,
+    words: &'static str,
+    place: (Stage, usize),
+    args: fn(&World) -> Args,
+) -> Situation {
+    Situation {
+        class: "Msvm_ShutdownComponent",
+        target: component,
+        ..at("InitiateShutdown", code, words, place, args)
+    }
 }
 
 /// Methods of a job.

@@ -8,7 +8,7 @@ const MUTE: &str = "the VM's process does not answer";
 const NOT_WRITTEN: &str = "the catalog cannot be written";
 
 /// Relationships and the data in them.
-pub(super) fn lifecycle() -> Vec<Situation> {
+pub(super) const LIFECYCLE: &[Situation] = {
     let create = "CreateReplicationRelationship";
     let start = "StartReplication";
     let modify = "ModifyReplicationSettings";
@@ -18,7 +18,7 @@ pub(super) fn lifecycle() -> Vec<Situation> {
     let onward = "ChangeReplicationModeToPrimary";
     let import = "ImportInitialReplica";
     let resync = "Resynchronize";
-    vec![
+    &[
         at(
             create,
             0,
@@ -291,7 +291,7 @@ pub(super) fn lifecycle() -> Vec<Situation> {
             vec![vm(), relationship(1)]
         }),
     ]
-}
+};
 
 fn history(points: &str) -> (String, Raw) {
     settings(&[("RecoveryHistory", "uint16", points)])
@@ -309,13 +309,13 @@ fn import_from(dir: &str, of_this_vm: bool) -> Args {
 const NO_POINT: &str = "Microsoft:00000000-0000-0000-0000-0000000000FF";
 
 /// Test, failover, and what follows it.
-pub(super) fn failover() -> Vec<Situation> {
+pub(super) const FAILOVER: &[Situation] = {
     let test = "TestReplicaSystem";
     let initiate = "InitiateFailover";
     let revert = "RevertFailover";
     let commit = "CommitFailover";
     let network = "SetFailoverNetworkAdapterSettings";
-    vec![
+    &[
         at(test, 4096, "cycles flow", (Replicating, 1), just_vm),
         at(test, 32768, NOT_WRITTEN, (Replicating, 1), just_vm).spoilt(catalogs_full),
         at(
@@ -402,15 +402,15 @@ pub(super) fn failover() -> Vec<Situation> {
         }),
         at("InitiateFailback", 32770, "always", (Committed, 1), just_vm),
     ]
-}
+};
 
 /// Statistics.
-pub(super) fn monitoring() -> Vec<Situation> {
+pub(super) const MONITORING: &[Situation] = {
     let get = "GetReplicationStatistics";
     let get_ex = "GetReplicationStatisticsEx";
     let reset = "ResetReplicationStatistics";
     let reset_ex = "ResetReplicationStatisticsEx";
-    vec![
+    &[
         at(get, 32768, MUTE, (Replicating, 0), just_vm).spoilt(|w| w.gate(0).arm(1, Fault::Fail)),
         at(get_ex, 32768, MUTE, (Replicating, 0), |_| {
             vec![vm(), relationship(0)]
@@ -464,7 +464,7 @@ pub(super) fn monitoring() -> Vec<Situation> {
             |_| vec![vm(), relationship(1)],
         ),
     ]
-}
+};
 
 fn entry(primary: &str) -> (String, Raw) {
     let values = [
@@ -491,16 +491,19 @@ fn server(name: &str, kind: &str, value: &str) -> Args {
     vec![text("SettingData", &xml)]
 }
 
+fn primary(_: &World) -> Args {
+    vec![text("AllowedPrimaryHostSystem", "a")]
+}
+
 /// The host and who may replicate to it.
-pub(super) fn host() -> Vec<Situation> {
+pub(super) const HOST: &[Situation] = {
     let modify = "ModifyServiceSettings";
     let add = "AddAuthorizationEntry";
     let change = "ModifyAuthorizationEntry";
     let remove = "RemoveAuthorizationEntry";
     let set = "SetAuthorizationEntry";
     let test = "TestReplicationConnection";
-    let primary = |_: &World| vec![text("AllowedPrimaryHostSystem", "a")];
-    vec![
+    &[
         at(modify, 0, "settings that are the host's", (Fresh, 1), |_| {
             server("MonitoringInterval", "uint32", "7200")
         }),
@@ -616,4 +619,4 @@ pub(super) fn host() -> Vec<Situation> {
         at("StartService", 0, "always", (Fresh, 0), |_| Vec::new()),
         at("StopService", 1, "always", (Fresh, 0), |_| Vec::new()),
     ]
-}
+};
