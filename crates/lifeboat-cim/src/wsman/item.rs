@@ -58,11 +58,32 @@ impl Encoder<'_> {
         let mut w = Writer::new();
         w.start(&name, &attributes);
         for property in &class.properties {
-            let octets = is_octets(&property.qualifiers);
-            self.value(&mut w, &property.name, instance.get(&property.name), octets);
+            match (instance.get(&property.name), property.embedded.as_deref()) {
+                (Some(Value::Instance(inner)), Some("")) => self.nested(&mut w, &property.name, inner),
+                (value, _) => {
+                    let octets = is_octets(&property.qualifiers);
+                    self.value(&mut w, ("p", &property.name), value, octets);
+                }
+            }
         }
         w.end(&name);
         Ok(w.finish())
+    }
+
+    /// An instance that may be of any class, as events carry it: elements, whose type says which. One of a declared class is
+    /// text, as WMI has it.
+    fn nested(&self, w: &mut Writer, name: &str, instance: &Instance) {
+        let name = format!("p:{name}");
+        let Ok(class) = self.namespace.class(&instance.class) else {
+            return w.empty(&name, &NIL);
+        };
+        let (uri, kind) = (self.uri(&class.name), format!("q:{}_Type", class.name));
+        w.start(&name, &[("xmlns:q", &uri), ("xsi:type", &kind)]);
+        for property in &class.properties {
+            let octets = is_octets(&property.qualifiers);
+            self.value(w, ("q", &property.name), instance.get(&property.name), octets);
+        }
+        w.end(&name);
     }
 
     /// Columns of an instance, which are no instance any more.
@@ -71,7 +92,7 @@ impl Encoder<'_> {
         let mut w = Writer::new();
         w.start("w:XmlFragment", &[("xmlns:p", &self.uri(class))]);
         for (name, value) in columns {
-            self.value(&mut w, name, value.as_ref(), false);
+            self.value(&mut w, ("p", name), value.as_ref(), false);
         }
         w.end("w:XmlFragment");
         w.finish()
@@ -102,9 +123,9 @@ impl Encoder<'_> {
         for parameter in method.parameters.iter().filter(|p| p.output) {
             let given = out.iter().find(|(n, _)| n.eq_ignore_ascii_case(&parameter.name));
             let octets = is_octets(&parameter.qualifiers);
-            self.value(&mut w, &parameter.name, given.map(|(_, v)| v), octets);
+            self.value(&mut w, ("p", &parameter.name), given.map(|(_, v)| v), octets);
         }
-        self.value(&mut w, "ReturnValue", Some(returned), false);
+        self.value(&mut w, ("p", "ReturnValue"), Some(returned), false);
         w.end(&name);
         w.finish()
     }
@@ -125,8 +146,8 @@ impl Encoder<'_> {
         cimxml::class_item(self.namespace, class, &view)
     }
 
-    fn value(&self, w: &mut Writer, name: &str, value: Option<&Value>, octets: bool) {
-        let name = format!("p:{name}");
+    fn value(&self, w: &mut Writer, (prefix, name): (&str, &str), value: Option<&Value>, octets: bool) {
+        let name = format!("{prefix}:{name}");
         match value {
             None => w.empty(&name, &NIL),
             // Nothing at all would be a property that is missing, which some clients refuse.
