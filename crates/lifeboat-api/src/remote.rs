@@ -64,21 +64,20 @@ pub struct RemoteConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
     /// The file of users.
-    #[error("nobody could log in over the network: {0}")]
+    #[error(transparent)]
     Users(#[from] users::UsersError),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
     /// An address.
-    #[error("cannot listen for {what} on {address}: {source}")]
+    #[error("cannot listen for {what} on {address}: {cause}")]
     Bind {
         /// The protocol.
         what: &'static str,
         /// The address.
         address: SocketAddr,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
+        /// Why.
+        cause: std::io::Error,
     },
     /// Without TLS where others can listen.
     #[error("{0} is not a loopback address: without TLS passwords would cross the network readable")]
@@ -110,10 +109,10 @@ impl Remote {
             }
             Some(address) => match TcpListener::bind(address).await {
                 Ok(listener) => Ok(Some(listener)),
-                Err(source) => Err(RemoteError::Bind {
+                Err(cause) => Err(RemoteError::Bind {
                     what,
                     address,
-                    source,
+                    cause,
                 }),
             },
         };

@@ -110,7 +110,7 @@ enum Given {
     /// The whole answer.
     Document(String),
     /// Items, one after the other.
-    Items(Form, Cursor),
+    Items(Box<(Form, Cursor)>),
 }
 
 impl CimXml {
@@ -174,7 +174,7 @@ impl CimXml {
         };
         match given {
             Ok(Given::Document(text)) => good(document(StatusCode::OK, KIND, text)),
-            Ok(Given::Items(form, cursor)) => stream_items(head, form, cursor).await,
+            Ok(Given::Items(items)) => stream_items(head, *items).await,
             Err(error) => refused(&head, &error),
         }
     }
@@ -203,7 +203,7 @@ impl CimXml {
             }
             Intrinsic::List(listing) => {
                 let (cursor, view) = self.list(namespace, listing).await?;
-                return Ok(Given::Items(form(view, None), cursor));
+                return Ok(Given::Items(Box::new((form(view, None), cursor))));
             }
             Intrinsic::Open {
                 listing,
@@ -226,31 +226,6 @@ impl CimXml {
                 true => cimxml::nothing(head),
                 false => return Err(unknown_context()),
             },
-            Intrinsic::GetClass { class, view } => {
-                cimxml::unit(head, &cimxml::class_item(space, space.class(&class)?, &view))
-            }
-            Intrinsic::EnumerateClasses { class, deep, view } => {
-                let classes = below(space, class.as_deref(), deep)?;
-                whole(head, classes.map(|c| cimxml::class_item(space, c, &view)))
-            }
-            Intrinsic::EnumerateClassNames { class, deep } => {
-                let classes = below(space, class.as_deref(), deep)?;
-                whole(head, classes.map(|c| cimxml::class_name_item(&c.name)))
-            }
-            Intrinsic::EnumerateQualifiers => {
-                let declared = space.qualifiers.values();
-                whole(head, declared.map(|q| cimxml::qualifier_item(space, q)))
-            }
-            Intrinsic::GetQualifier { name } => match space.qualifiers.get(&name.to_ascii_lowercase()) {
-                Some(declared) => cimxml::unit(head, &cimxml::qualifier_item(space, declared)),
-                None => {
-                    let name: String = name.chars().take(100).collect();
-                    return Err(CimError::new(
-                        Status::NotFound,
-                        format!("there is no qualifier {name}"),
-                    ));
-                }
-            },
             Intrinsic::CreateInstance { instance } => {
                 let made = self.listeners.create(caller, namespace, &instance).await?;
                 cimxml::unit(head, &form(View::default(), None).item(&made))
@@ -259,10 +234,12 @@ impl CimXml {
                 self.listeners.delete(caller, namespace, &name)?;
                 cimxml::nothing(head)
             }
-            Intrinsic::ModifyInstance { .. } => {
-                let message = "instances are not changed directly; call the method that does it";
-                return Err(CimError::new(Status::NotSupported, message));
-            }
+            other @ (Intrinsic::GetClass { .. }
+            | Intrinsic::EnumerateClasses { .. }
+            | Intrinsic::EnumerateClassNames { .. }
+            | Intrinsic::EnumerateQualifiers
+            | Intrinsic::GetQualifier { .. }
+            | Intrinsic::ModifyInstance { .. }) => from_schema(head, space, other)?,
         };
         Ok(Given::Document(text))
     }
@@ -372,6 +349,48 @@ impl CimXml {
             &outcome.out,
         ))
     }
+}
+
+/// What the schema alone answers; anything else is not done here.
+fn from_schema(head: &Head, space: &Namespace, operation: Intrinsic) -> Result<String, CimError> {
+    Ok(match operation {
+        Intrinsic::GetClass { class, view } => {
+            cimxml::unit(head, &cimxml::class_item(space, space.class(&class)?, &view))
+        }
+        Intrinsic::EnumerateClasses { class, deep, view } => {
+            let classes = below(space, class.as_deref(), deep)?;
+            whole(head, classes.map(|c| cimxml::class_item(space, c, &view)))
+        }
+        Intrinsic::EnumerateClassNames { class, deep } => {
+            let classes = below(space, class.as_deref(), deep)?;
+            whole(head, classes.map(|c| cimxml::class_name_item(&c.name)))
+        }
+        Intrinsic::EnumerateQualifiers => {
+            let declared = space.qualifiers.values();
+            whole(head, declared.map(|q| cimxml::qualifier_item(space, q)))
+        }
+        Intrinsic::GetQualifier { name } => match space.qualifiers.get(&name.to_ascii_lowercase()) {
+            Some(declared) => cimxml::unit(head, &cimxml::qualifier_item(space, declared)),
+            None => {
+                let name: String = name.chars().take(100).collect();
+                return Err(CimError::new(
+                    Status::NotFound,
+                    format!("there is no qualifier {name}"),
+                ));
+            }
+        },
+        Intrinsic::GetInstance { .. }
+        | Intrinsic::List(_)
+        | Intrinsic::Open { .. }
+        | Intrinsic::Pull { .. }
+        | Intrinsic::CloseEnumeration { .. }
+        | Intrinsic::CreateInstance { .. }
+        | Intrinsic::ModifyInstance { .. }
+        | Intrinsic::DeleteInstance { .. } => {
+            let message = "instances are not changed directly; call the method that does it";
+            return Err(CimError::new(Status::NotSupported, message));
+        }
+    })
 }
 
 /// At most so many items, and whether they are the last.
@@ -531,7 +550,7 @@ impl Rest {
 
 /// Items as they are made. What goes wrong before the first piece is complete is told as an error; after it the answer can
 /// only be broken off.
-async fn stream_items(head: Head, form: Form, cursor: Cursor) -> Response<Body> {
+async fn stream_items(head: Head, (form, cursor): (Form, Cursor)) -> Response<Body> {
     let mut rest = Rest {
         form,
         walk: Walk::new(cursor, None),

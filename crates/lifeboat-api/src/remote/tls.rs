@@ -30,13 +30,12 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {
     /// A file cannot be read.
-    #[error("{path}: {source}; make certificates with: lifeboat cert init, lifeboat cert issue")]
+    #[error("{path}: {cause}; make certificates with: lifeboat cert init, lifeboat cert issue")]
     Read {
         /// The file.
         path: Utf8PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
+        /// Why.
+        cause: std::io::Error,
     },
     /// A file holds something else.
     #[error("{path}: no usable {what} in it: {detail}")]
@@ -57,9 +56,9 @@ impl TlsFiles {
     /// Reads the files.
     pub(crate) fn server(&self) -> Result<Arc<ServerConfig>, TlsSetupError> {
         let chain = certificates(&self.cert)?;
-        let meta = std::fs::metadata(&self.key).map_err(|source| TlsSetupError::Read {
+        let meta = std::fs::metadata(&self.key).map_err(|cause| TlsSetupError::Read {
             path: self.key.clone(),
-            source,
+            cause,
         })?;
         if meta.permissions().mode() & 0o004 != 0 {
             return Err(TlsSetupError::KeyExposed(self.key.clone()));
@@ -157,9 +156,9 @@ fn content(path: &Utf8Path, what: &'static str, e: &dyn std::fmt::Display) -> Tl
 }
 
 fn read(path: &Utf8Path) -> Result<Vec<u8>, TlsSetupError> {
-    std::fs::read(path).map_err(|source| TlsSetupError::Read {
+    std::fs::read(path).map_err(|cause| TlsSetupError::Read {
         path: path.into(),
-        source,
+        cause,
     })
 }
 

@@ -52,13 +52,12 @@ pub enum UsersError {
     #[error("{0}: there is no such file; make it with: lifeboat user add NAME --role administrator")]
     Missing(Utf8PathBuf),
     /// It cannot be read or written.
-    #[error("{what}: {source}")]
+    #[error("cannot {what}: {cause}")]
     Io {
         /// What was being done, with the path.
         what: String,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
+        /// Why.
+        cause: std::io::Error,
     },
     /// Others may read or change it.
     #[error("{0}: users other than its owner and group can read or change it; mend that with: chmod 600 {0}")]
@@ -336,7 +335,7 @@ fn fingerprint(text: &str) -> Option<String> {
 }
 
 fn io_error(what: String) -> impl FnOnce(std::io::Error) -> UsersError {
-    move |source| UsersError::Io { what, source }
+    move |cause| UsersError::Io { what, cause }
 }
 
 const HEAD: &str =
