@@ -55,7 +55,12 @@ impl Place {
 
     fn refused(&self, words: &[&str], input: &str, code: i32, why: &str) {
         let ran = self.run(words, input);
-        assert!(ran.code == code && ran.err.contains(why), "{words:?}: {} {}", ran.code, ran.err);
+        assert!(
+            ran.code == code && ran.err.contains(why),
+            "{words:?}: {} {}",
+            ran.code,
+            ran.err
+        );
     }
 }
 
@@ -63,11 +68,17 @@ impl Place {
 fn users_and_certificates_come_are_listed_and_go() {
     let p = Place::new();
     p.refused(&["user", "list"], "", 4, "lifeboat user add");
-    p.done(&["user", "add", "ada", "--role", "administrator"], "correct horse\n");
+    p.done(
+        &["user", "add", "ada", "--role", "administrator"],
+        "correct horse\n",
+    );
     p.done(&["user", "add", "bob", "--role", "viewer"], "battery staple");
     let sha = "AB:".repeat(31) + "CD";
     p.done(&["user", "add-certificate", &sha, "--role", "operator"], "");
-    p.done(&["user", "add-certificate", "mgmt.example.org", "--role", "viewer"], "");
+    p.done(
+        &["user", "add-certificate", "mgmt.example.org", "--role", "viewer"],
+        "",
+    );
     let table = p.done(&["user", "list"], "");
     let words: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
     let plain = "ab".repeat(31) + "cd";
@@ -81,7 +92,8 @@ fn users_and_certificates_come_are_listed_and_go() {
             vec!["mgmt.example.org", "certificate", "viewer"],
         ]
     );
-    let json: serde_json::Value = serde_json::from_str(&p.done(&["user", "list", "--output", "json"], "")).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&p.done(&["user", "list", "--output", "json"], "")).unwrap();
     assert_eq!(
         json,
         serde_json::json!([
@@ -95,7 +107,12 @@ fn users_and_certificates_come_are_listed_and_go() {
     assert!(!text.contains("horse") && !text.contains("staple") && text.contains("$argon2id$"));
     let mode = std::fs::metadata(p.users()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    p.refused(&["user", "add", "ada", "--role", "viewer"], "another password\n", 1, "user \"ada\" already");
+    p.refused(
+        &["user", "add", "ada", "--role", "viewer"],
+        "another password\n",
+        1,
+        "user \"ada\" already",
+    );
     p.done(&["user", "remove", "ada"], "");
     p.done(&["user", "remove", &sha], "");
     p.refused(&["user", "remove", "ada"], "", 4, "lifeboat user list");
@@ -105,16 +122,46 @@ fn users_and_certificates_come_are_listed_and_go() {
 #[test]
 fn mistakes_are_named_and_change_nothing() {
     let p = Place::new();
-    p.refused(&["user", "add", "ada", "--role", "viewer"], "short\n", 1, "a password has 8 to 1024 bytes");
-    p.refused(&["user", "add", "ada", "--role", "viewer"], "", 1, "a password has");
-    p.refused(&["user", "add", "a b", "--role", "viewer"], "correct horse\n", 1, "a user's name has");
-    p.refused(&["user", "add", "ada", "--role", "king"], "correct horse\n", 2, "king");
+    p.refused(
+        &["user", "add", "ada", "--role", "viewer"],
+        "short\n",
+        1,
+        "a password has 8 to 1024 bytes",
+    );
+    p.refused(
+        &["user", "add", "ada", "--role", "viewer"],
+        "",
+        1,
+        "a password has",
+    );
+    p.refused(
+        &["user", "add", "a b", "--role", "viewer"],
+        "correct horse\n",
+        1,
+        "a user's name has",
+    );
+    p.refused(
+        &["user", "add", "ada", "--role", "king"],
+        "correct horse\n",
+        2,
+        "king",
+    );
     p.refused(&["user", "add", "ada"], "correct horse\n", 2, "--role");
-    p.refused(&["user", "add-certificate", "ab:cd", "--role", "viewer"], "", 1, "SHA-256 fingerprint");
+    p.refused(
+        &["user", "add-certificate", "ab:cd", "--role", "viewer"],
+        "",
+        1,
+        "SHA-256 fingerprint",
+    );
     assert!(!std::path::Path::new(&p.users()).exists());
     std::fs::write(p.users(), "[[user]]\nname = \"ada\"\n").unwrap();
     std::fs::set_permissions(p.users(), std::fs::Permissions::from_mode(0o600)).unwrap();
-    p.refused(&["user", "add", "bob", "--role", "viewer"], "correct horse\n", 1, "line 1: missing field");
+    p.refused(
+        &["user", "add", "bob", "--role", "viewer"],
+        "correct horse\n",
+        1,
+        "line 1: missing field",
+    );
     std::fs::set_permissions(p.users(), std::fs::Permissions::from_mode(0o644)).unwrap();
     p.refused(&["user", "list"], "", 1, "chmod 600");
 }
@@ -138,5 +185,8 @@ fn the_file_is_where_the_configuration_says() {
         .output()
         .unwrap();
     let text = String::from_utf8(nowhere.stderr).unwrap();
-    assert!(!nowhere.status.success() && text.contains("hint: name the file of users with --users"), "{text}");
+    assert!(
+        !nowhere.status.success() && text.contains("hint: name the file of users with --users"),
+        "{text}"
+    );
 }

@@ -28,7 +28,10 @@ fn caller(name: &str) -> Caller {
 }
 
 async fn begun(manager: &Arc<ObjectManager>) -> Enumeration {
-    let cursor = manager.enumerate(VIRTUALIZATION, "CIM_ManagedElement").await.unwrap();
+    let cursor = manager
+        .enumerate(VIRTUALIZATION, "CIM_ManagedElement")
+        .await
+        .unwrap();
     let namespace = manager.schema().namespace(VIRTUALIZATION).unwrap();
     let form = super::super::cimxml::Form::of_instances(namespace, "a", Pulled::InstancesWithPath);
     Enumeration::new(Form::CimXml(form), Walk::new(cursor, None))
@@ -57,14 +60,23 @@ async fn one_that_nobody_pulls_from_ends_after_a_minute() {
     let short = table.insert(&viewer, begun(&manager).await).unwrap();
     let long = begun(&manager).await.waiting(Duration::from_secs(200));
     let long = table.insert(&viewer, long).unwrap();
-    assert!(table.find(&caller("other"), &short).is_none(), "it is somebody else's");
+    assert!(
+        table.find(&caller("other"), &short).is_none(),
+        "it is somebody else's"
+    );
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_secs(59)).await;
-        assert!(table.find(&viewer, &short).is_some(), "each pull begins the minute anew");
+        assert!(
+            table.find(&viewer, &short).is_some(),
+            "each pull begins the minute anew"
+        );
     }
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert!(table.find(&viewer, &short).is_none());
-    assert!(table.find(&viewer, &long).is_none(), "it has not been pulled from either");
+    assert!(
+        table.find(&viewer, &long).is_none(),
+        "it has not been pulled from either"
+    );
     let long = begun(&manager).await.waiting(Duration::from_secs(200));
     let long = table.insert(&viewer, long).unwrap();
     tokio::time::sleep(Duration::from_secs(199)).await;
@@ -82,19 +94,41 @@ async fn each_user_and_all_together_have_a_limit() {
         let user = caller(&format!("user {}", n / PER_USER));
         table.insert(&user, begun(&manager).await).unwrap();
     }
-    let full = table.insert(&caller("another"), begun(&manager).await).unwrap_err();
-    assert!(full.status == Status::ServerLimitsExceeded && full.message.contains("5000"), "{full}");
-    let first = table.open.lock().unwrap().iter().find(|(_, o)| o.owner == "user 3").unwrap().0.clone();
+    let full = table
+        .insert(&caller("another"), begun(&manager).await)
+        .unwrap_err();
+    assert!(
+        full.status == Status::ServerLimitsExceeded && full.message.contains("5000"),
+        "{full}"
+    );
+    let first = table
+        .open
+        .lock()
+        .unwrap()
+        .iter()
+        .find(|(_, o)| o.owner == "user 3")
+        .unwrap()
+        .0
+        .clone();
     assert!(!table.remove(&caller("user 0"), &first) && table.remove(&caller("user 3"), &first));
-    let own = table.insert(&caller("user 0"), begun(&manager).await).unwrap_err();
-    assert!(own.status == Status::ServerLimitsExceeded && own.message.contains("1500"), "{own}");
+    let own = table
+        .insert(&caller("user 0"), begun(&manager).await)
+        .unwrap_err();
+    assert!(
+        own.status == Status::ServerLimitsExceeded && own.message.contains("1500"),
+        "{own}"
+    );
     table.insert(&caller("another"), begun(&manager).await).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_does_not_fit_waits_and_nothing_is_lost() {
     let (_world, manager) = manager().await;
-    let whole = begun(&manager).await.batch(measure(32_000, usize::MAX), ten_octets).await.unwrap();
+    let whole = begun(&manager)
+        .await
+        .batch(measure(32_000, usize::MAX), ten_octets)
+        .await
+        .unwrap();
     assert!(whole.last && whole.items.len() > 10);
     let enumeration = Arc::new(begun(&manager).await);
     let narrow = enumeration.batch(measure(100, 9), ten_octets).await;
@@ -113,7 +147,10 @@ async fn what_does_not_fit_waits_and_nothing_is_lost() {
         if let Ok(batch) = enumeration.batch(hurry, ten_octets).await {
             taken += batch.items.len();
         }
-        let batch = enumeration.batch(measure(4, usize::MAX), ten_octets).await.unwrap();
+        let batch = enumeration
+            .batch(measure(4, usize::MAX), ten_octets)
+            .await
+            .unwrap();
         taken += batch.items.len();
         if batch.last {
             break;
