@@ -109,11 +109,7 @@ impl Remote {
             }
             Some(address) => match TcpListener::bind(address).await {
                 Ok(listener) => Ok(Some(listener)),
-                Err(cause) => Err(RemoteError::Bind {
-                    what,
-                    address,
-                    cause,
-                }),
+                Err(cause) => Err(RemoteError::Bind { what, address, cause }),
             },
         };
         Ok(Self {
