@@ -578,10 +578,7 @@ impl Actor {
     pub(crate) async fn standing(&self, peer: &PeerIdentity) -> Result<PeerReply, PeerRefusal> {
         self.is_peer(peer)?;
         let running = self.power().await.is_ok_and(|p| p != PowerState::Off) || self.runs_above(peer).await;
-        let waiting = self
-            .planned()
-            .map(|p| format!("{:?}", p.phase))
-            .unwrap_or_default();
+        let planned = self.planned().map(|p| p.phase);
         let Some(rel) = &self.rel else {
             return Err(PeerRefusal::NoReplica {
                 host: self.host.config.name.clone(),
@@ -593,7 +590,7 @@ impl Actor {
             position: rel.position,
             running,
             newest_instant: rel.newest_instant,
-            waiting,
+            planned,
         }))
     }
 
@@ -636,14 +633,21 @@ async fn follow(host: Arc<crate::engine::Host>, vm: VmId, primary: String, job: 
         if theirs.mode != Mode::Primary {
             return end(JobState::Completed, None);
         }
-        let why = match theirs.waiting.as_str() {
-            "" => "the primary gave it up and says why: lifeboat job list, there",
-            "Prepared" => "the primary is prepared, but could not hand over; see there: lifeboat job list",
-            doing => {
-                host.jobs
-                    .step(job, 10, &format!("the primary is {}", doing.to_lowercase()));
+        let doing = match theirs.planned {
+            None => Err("the primary gave it up and says why: lifeboat job list, there"),
+            Some(PlannedPhase::Prepared) => {
+                Err("the primary is prepared, but could not hand over; see there: lifeboat job list")
+            }
+            Some(PlannedPhase::Stopping) => Ok("the primary shuts the VM down"),
+            Some(PlannedPhase::Closing) => Ok("the primary sends the last changes"),
+            Some(PlannedPhase::HandingOver) => Ok("the primary hands over"),
+        };
+        let why = match doing {
+            Ok(doing) => {
+                host.jobs.step(job, 10, doing);
                 continue;
             }
+            Err(why) => why,
         };
         return end(JobState::Exception, Some(why.to_owned()));
     }

@@ -181,7 +181,7 @@ fn replies() -> Vec<PeerReply> {
             position: position(),
             running: true,
             newest_instant: Some(Timestamp(9)),
-            waiting: String::new(),
+            planned: None,
         }),
         PeerReply::Accepted,
     ]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ByteStream;
 use super::store::{BulkProgress, CompareRange, Received};
+use crate::records::PlannedPhase;
 
 /// Who is at the other end, as its certificate says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,9 +231,9 @@ pub struct Standing {
     pub running: bool,
     /// Instant of its newest replicated data.
     pub newest_instant: Option<Timestamp>,
-    /// In words, what goes on there that the other side waits for; empty when nothing does.
+    /// How far a planned failover is there; `None` when none goes on.
     #[serde(default)]
-    pub waiting: String,
+    pub planned: Option<PlannedPhase>,
 }
 
 /// Why a replica host does not do what was asked. Sent over the wire, shown to the primary's administrator.
