@@ -74,7 +74,12 @@ fn check(world: &mut World, seen: &mut Seen, name: &str) {
             wait_ready(world, &world.a);
             start_load(world, &world.a);
         }
-        "replicating" => {}
+        "replicating" => {
+            // The API has no word for points that are closer than an hour, and nobody waits for those here.
+            let often = ["--history", "24", "--point-spacing", "3s"];
+            let set = ["replication", "set", VM];
+            world.a.ok(&[&set[..], &often[..]].concat());
+        }
         "disaster" => seen.safe = disaster(world),
         "on-chosen-point" => {
             seen.chosen = all_good(world, &world.b, "on the chosen point");
@@ -162,14 +167,14 @@ fn guest_story_over_ws_management() {
     play("wsman_story.py", |managed| managed.run_script("pypsrp_smoke.py"));
 }
 
-/// What the page for administrators says is done as it stands there, with a VM that is small and has nothing on its disks.
+/// What the page for administrators says is done as it stands there.
 #[test]
 fn guest_examples_of_the_page() {
-    let mut managed = Managed::new(&Setup {
-        empty_mib: Some(8),
-        ..Setup::default()
-    });
+    let mut managed = Managed::new(&Setup::default());
     managed.world.a.start();
     managed.world.b.start();
+    managed.world.a.ok(&["vm", "start", VM]);
+    wait_ready(&managed.world, &managed.world.a);
+    start_load(&managed.world, &managed.world.a);
     managed.run_script("page_examples.py");
 }

@@ -8,10 +8,21 @@ import sys
 PAGE = pathlib.Path(__file__).parents[4] / "docs/wmi.md"
 
 
+def examples(page):
+    """The code of the page; all other lines are empty, so that line numbers are those of the page."""
+    lines, inside = [], False
+    for line in page.splitlines():
+        if line.startswith("```"):
+            inside = line == "```python"
+            line = ""
+        lines.append(line if inside else "")
+    return "\n".join(lines)
+
+
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         facts = json.load(file)
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.S | re.M))
+    code = examples(PAGE.read_text(encoding="utf-8"))
     user, password = facts["users"]["administrator"]
 
     def put(old, new):

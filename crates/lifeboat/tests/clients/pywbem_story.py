@@ -186,7 +186,7 @@ class CimXml(Host):
         names = connection.EnumerateClassNames(DeepInheritance=True)
         for name in ("CIM_ComputerSystem", "Msvm_ComputerSystem", "Msvm_ReplicationRelationship", "Msvm_ConcreteJob"):
             expect(name in names, f"class {name} is not listed")
-        expect("Msvm_ComputerSystem" in connection.EnumerateClassNames("CIM_ComputerSystem"), "the subclasses of a class")
+        expect("Msvm_ComputerSystem" in connection.EnumerateClassNames(ClassName="CIM_ComputerSystem"), "the subclasses of a class")
         base = connection.EnumerateInstanceNames("CIM_ComputerSystem")
         expect(vm.keybindings["Name"] in [n["Name"] for n in base], "an instance by its base class")
         some = connection.GetInstance(vm, PropertyList=["ElementName", "EnabledState"])

@@ -34,6 +34,7 @@ ARRAYS = {"IncludedDisks", "Notes", "IPAddresses", "Subnets", "DefaultGateways",
 
 SUBCODES = {
     ("a:DestinationUnreachable", "InvalidResourceURI"): "class",
+    ("a:DestinationUnreachable", "ResourceNotFound"): "not found",
     ("w:InvalidSelectors", "InsufficientSelectors"): "selectors",
     ("w:InvalidSelectors", "UnexpectedSelectors"): "selectors",
     ("w:InvalidSelectors", "TypeMismatch"): "selectors",
@@ -43,6 +44,7 @@ SUBCODES = {
     ("n:InvalidEnumerationContext", ""): "context",
     ("w:SchemaValidationError", ""): "schema",
     ("w:AccessDenied", ""): "denied",
+    ("w:InvalidParameter", ""): "parameter",
     ("w:UnsupportedFeature", "EnumerationMode"): "mode",
     ("w:UnsupportedFeature", "AddressingMode"): "addressing",
     ("w:EncodingLimit", "MinimumEnvelopeLimit"): "envelope",
@@ -205,7 +207,7 @@ class WsMan(Host):
         nowhere.client.namespace = "root/nowhere"
         self.refused("class", nowhere.client.enumerate, "Msvm_ComputerSystem")
         lost = Epr(vm.uri, {**vm.selectors, "Name": "00000000-0000-0000-0000-000000000001"})
-        self.refused("selectors", client.get_epr, lost)
+        self.refused("not found", client.get_epr, lost)
         self.refused("selectors", client.get_epr, Epr(vm.uri, {**vm.selectors, "Colour": "red"}))
         self.refused("method", client.invoke, service, "MakeCoffee")
         self.refused("query", client.enumerate, "*", Wsman.wql("SELECT * FORM Msvm_ComputerSystem"))
