@@ -262,7 +262,8 @@ pub fn error(head: &Head, error: &CimError) -> String {
     w.finish()
 }
 
-/// A whole answer of a method: its return value, and each declared output parameter, null if it is not in `out`.
+/// A whole answer of a method: its return value, and the output parameters that have one. Null ones are left out: wbemcli
+/// ends itself over a PARAMVALUE without a value.
 #[must_use]
 pub fn method_response(
     head: &Head,
@@ -278,7 +279,9 @@ pub fn method_response(
     w.end("RETURNVALUE");
     for parameter in method.parameters.iter().filter(|p| p.output) {
         let given = out.iter().find(|(n, _)| n.eq_ignore_ascii_case(&parameter.name));
-        write::parameter(&mut w, namespace, parameter, given.map(|(_, v)| v));
+        if let Some((_, value)) = given {
+            write::parameter(&mut w, namespace, parameter, value);
+        }
     }
     close(&mut w, element);
     w.finish()

@@ -117,18 +117,11 @@ fn embedded_attribute(class: Option<&str>) -> Option<(&'static str, &'static str
 }
 
 /// PARAMVALUE.
-pub(super) fn parameter(
-    w: &mut Writer,
-    namespace: &Namespace,
-    declared: &impl Declared,
-    value: Option<&Value>,
-) {
+pub(super) fn parameter(w: &mut Writer, namespace: &Namespace, declared: &impl Declared, value: &Value) {
     let mut attributes = vec![("NAME", declared.name()), ("PARAMTYPE", declared.kind().name())];
     attributes.extend(embedded_attribute(declared.embedded()));
     w.start("PARAMVALUE", &attributes);
-    if let Some(value) = value {
-        content(w, namespace, declared.array(), value);
-    }
+    content(w, namespace, declared.array(), value);
     w.end("PARAMVALUE");
 }
 

@@ -41,29 +41,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
             let view = cx.vm(vm).await?;
             cx.print(&view, || show::statistics(&view, &cx.zone))
         }
-        Replication::Extend(extend) => {
-            let done = match extend.no_start {
-                false => format!("what arrives here of {} goes on to {}", extend.vm, extend.to),
-                true => format!(
-                    "{0} is set up to go on to {1}; start it with: lifeboat replication start {0}",
-                    extend.vm, extend.to
-                ),
-            };
-            cx.act(extend_action(extend), extend.wait, &done).await
-        }
-        Replication::CancelCopy(s) => {
-            let action = either(
-                s,
-                |vm| Action::CancelInitialCopy { vm },
-                |vm| Action::CancelExtended { vm },
-            );
-            let to = if s.extended { " to the third host" } else { "" };
-            let vm = &s.target.vm;
-            let done = format!(
-                "the initial copy of {vm}{to} is given up; start it again with: lifeboat replication start {vm}"
-            );
-            cx.act(action, s.target.wait, &done).await
-        }
+        Replication::Extend(extend) => self::extend(cx, extend).await,
         Replication::ResetStatistics { target, extended } => {
             let action = Action::ResetStatistics {
                 vm: name(&target.vm),
@@ -80,37 +58,69 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
             let done = format!("{vm} takes data only from primaries that the entry {primary} covers");
             cx.act(action, *wait, &done).await
         }
-        Replication::Suspend(s) => {
-            let action = either(
-                s,
-                |vm| Action::SuspendReplication { vm },
-                |vm| Action::SuspendExtended { vm },
-            );
-            cx.act(action, s.target.wait, &paused(s)).await
-        }
-        Replication::Resume(s) => {
-            let action = either(
-                s,
-                |vm| Action::ResumeReplication { vm },
-                |vm| Action::ResumeExtended { vm },
-            );
-            let to = if s.extended { " to the third host" } else { "" };
-            let done = format!("replication of {}{to} is resumed", s.target.vm);
-            cx.act(action, s.target.wait, &done).await
-        }
-        Replication::Remove(s) => {
-            let action = either(
-                s,
-                |vm| Action::RemoveReplication { vm },
-                |vm| Action::RemoveExtended { vm },
-            );
-            cx.act(action, s.target.wait, &removed(s)).await
-        }
+        Replication::CancelCopy(side) => cancel_copy(cx, side).await,
+        Replication::Suspend(side) => suspend(cx, side).await,
+        Replication::Resume(side) => resume(cx, side).await,
+        Replication::Remove(side) => remove(cx, side).await,
         Replication::Now(_)
         | Replication::BecomeReplica(_)
         | Replication::DropAbandoned(_)
         | Replication::Continue(_) => plain(cx, command).await,
     }
+}
+
+async fn extend(cx: &Cx<'_>, extend: &Extend) -> Done {
+    let done = match extend.no_start {
+        false => format!("what arrives here of {} goes on to {}", extend.vm, extend.to),
+        true => format!(
+            "{0} is set up to go on to {1}; start it with: lifeboat replication start {0}",
+            extend.vm, extend.to
+        ),
+    };
+    cx.act(extend_action(extend), extend.wait, &done).await
+}
+
+async fn cancel_copy(cx: &Cx<'_>, s: &Side) -> Done {
+    let action = either(
+        s,
+        |vm| Action::CancelInitialCopy { vm },
+        |vm| Action::CancelExtended { vm },
+    );
+    let to = if s.extended { " to the third host" } else { "" };
+    let vm = &s.target.vm;
+    let done = format!(
+        "the initial copy of {vm}{to} is given up; start it again with: lifeboat replication start {vm}"
+    );
+    cx.act(action, s.target.wait, &done).await
+}
+
+async fn suspend(cx: &Cx<'_>, s: &Side) -> Done {
+    let action = either(
+        s,
+        |vm| Action::SuspendReplication { vm },
+        |vm| Action::SuspendExtended { vm },
+    );
+    cx.act(action, s.target.wait, &paused(s)).await
+}
+
+async fn resume(cx: &Cx<'_>, s: &Side) -> Done {
+    let action = either(
+        s,
+        |vm| Action::ResumeReplication { vm },
+        |vm| Action::ResumeExtended { vm },
+    );
+    let to = if s.extended { " to the third host" } else { "" };
+    let done = format!("replication of {}{to} is resumed", s.target.vm);
+    cx.act(action, s.target.wait, &done).await
+}
+
+async fn remove(cx: &Cx<'_>, s: &Side) -> Done {
+    let action = either(
+        s,
+        |vm| Action::RemoveReplication { vm },
+        |vm| Action::RemoveExtended { vm },
+    );
+    cx.act(action, s.target.wait, &removed(s)).await
 }
 
 fn either(side: &Side, own: fn(VmRef) -> Action, extended: fn(VmRef) -> Action) -> Action {
