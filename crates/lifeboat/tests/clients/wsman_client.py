@@ -272,7 +272,7 @@ class Wsman:
                 reply = self.connection.getresponse()
                 body = reply.read()
                 break
-            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):
                 # The server may close an idle connection; asking once more is what clients do.
                 self.connection = None
                 if attempt == 2:
