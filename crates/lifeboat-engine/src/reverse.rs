@@ -783,7 +783,7 @@ impl Actor {
                     .first()
                     .is_some_and(|p| equal && p.generation == since.generation) =>
             {
-                let ranges = source.known_changes(None).await?;
+                let ranges = source.known_changes().await?;
                 let of = |r: Option<Vec<_>>| {
                     r.map(|r| {
                         r.into_iter()

@@ -280,30 +280,14 @@ impl CaptureSource for Source {
         .await
     }
 
-    async fn known_changes(
-        &self,
-        restart: Option<Position>,
-    ) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
+    async fn known_changes(&self) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
         self.run("capture.known_changes", |s, h| {
-            if restart.is_none() && self.live {
-                s.violation("changes of a running VM were read without a new record");
+            if self.live {
+                s.violation("changes of a running VM were read outside an instant");
             }
-            if restart.is_some() {
-                self.mine(s, h);
-            }
-            let stored = !self.live;
             let known = |image: &mut Image| {
                 let lost = image.tracked.is_empty() || image.tracked.iter().any(|t| t.broken);
                 let dirty: BTreeSet<u64> = image.tracked.iter().flat_map(|t| t.dirty.clone()).collect();
-                if let Some(since) = restart {
-                    image.tracked = vec![Tracked {
-                        since,
-                        dirty: BTreeSet::new(),
-                        recording: true,
-                        stored,
-                        broken: false,
-                    }];
-                }
                 (!lost).then(|| extents(dirty.into_iter(), &image.content))
             };
             Ok(self.images(s, h).into_iter().map(known).collect())

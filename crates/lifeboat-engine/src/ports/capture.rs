@@ -111,13 +111,9 @@ pub trait CaptureSource: Send + Sync {
     async fn give_back(&self, base: Position, next: Position) -> Result<(), CaptureError>;
 
     /// What tracking knows to have changed, per disk, ascending; `None` for a disk whose records are lost or were never
-    /// made. With `restart` records of changes since that position begin at the same instant, for all disks, and
-    /// the old ones are forgotten once they were read; without it tracking stays as it is, which is only asked for
-    /// while the VM is off. Records are read whole: a superset of what changed, never less.
-    async fn known_changes(
-        &self,
-        restart: Option<Position>,
-    ) -> Result<Vec<Option<Vec<Extent>>>, CaptureError>;
+    /// made. Tracking stays as it is. Asked for while the VM is off. Records are read whole: a superset of what changed,
+    /// never less.
+    async fn known_changes(&self) -> Result<Vec<Option<Vec<Extent>>>, CaptureError>;
 
     /// Ranges that each disk's own topmost image holds, as opposed to what shows through from images below it. For a VM
     /// on a promoted branch: everything written since the branch was made. A plain image holds all it has.

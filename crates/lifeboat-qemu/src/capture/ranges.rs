@@ -2,17 +2,17 @@
 //! itself. Asked around a change of sides, when two copies of a disk are compared by what is known of them.
 //!
 //! All records of a disk are first merged into one more bitmap on a node of its own, `union-ID`. So reading does not
-//! touch tracking: the records themselves may go on recording, or go away in the same transaction that begins new ones.
+//! touch tracking: the records themselves go on recording.
 //! An interrupted reading leaves at most that node, which [`Shared::clear`] removes.
 
 use std::sync::Arc;
 
 use lifeboat_engine::ports::capture::{CaptureError, Extent};
-use lifeboat_model::{DiskId, Position};
+use lifeboat_model::DiskId;
 use serde_json::{Value, json};
 
-use super::block::{Node, unread};
-use super::source::{Shared, bitmap_action, bitmap_copy};
+use super::block::unread;
+use super::source::{Shared, bitmap_copy};
 use super::tracking;
 use super::view;
 use crate::graph;
@@ -28,22 +28,9 @@ const CHANGED: &str = "changed";
 const OWN: u32 = 1;
 
 /// Changed ranges of each disk, as far as they are known.
-pub(crate) async fn known(
-    shared: &Arc<Shared>,
-    restart: Option<Position>,
-) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
+pub(crate) async fn known(shared: &Arc<Shared>) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
     let nodes = shared.fitting().await?;
     let mut actions = Vec::new();
-    if let Some(position) = restart {
-        let begun = begun(shared, &nodes, position);
-        make_room(shared, &nodes, position, &begun).await?;
-        if begun.contains(&true) {
-            go_on(shared, &nodes, position, &begun).await?;
-            return Ok(vec![None; shared.disks.len()]);
-        }
-        // First of all actions: what is written while the others take effect is in the new records in any case.
-        actions.extend(shared.additions(position));
-    }
     let what = "looking at the recorded changes";
     let complete = tracking::complete(&shared.tracked(&nodes));
     for (disk, records) in shared.disks.iter().zip(&complete) {
@@ -53,14 +40,7 @@ pub(crate) async fn known(
         shared.monitor.run(what, "blockdev-add", node).await?;
         actions.extend(bitmap_copy(disk, &name, CHANGED, records));
     }
-    if let Some(position) = restart {
-        let old = shared.records(&nodes, |_, name| name != tracking::record(position));
-        actions.extend(old);
-    }
     shared.monitor.transaction(what, actions).await?;
-    if restart.is_some() {
-        shared.forget_losses()?;
-    }
     let wanted: Vec<_> = complete.iter().map(Option::is_some).collect();
     let export = |id: &DiskId| {
         let node = union(id);
@@ -83,67 +63,6 @@ pub(crate) async fn own(shared: &Arc<Shared>) -> Result<Vec<Vec<Extent>>, Captur
     let own = |e: &StatusExtent| e.flags == OWN;
     let ranges = read(shared, &wanted, export, "qemu:allocation-depth", own).await?;
     Ok(ranges.into_iter().map(Option::unwrap_or_default).collect())
-}
-
-/// Disks that have whole records of changes since `position` already.
-fn begun(shared: &Shared, nodes: &[Node], position: Position) -> Vec<bool> {
-    let name = tracking::record(position);
-    let disks = shared.tracked(nodes);
-    let begun = disks.iter().map(|disk| {
-        let found = disk.bitmaps.iter().find(|b| b.name == name);
-        disk.lost.is_none() && found.is_some_and(|b| !b.inconsistent)
-    });
-    begun.collect()
-}
-
-/// The repeat of a restart: records of `position` that are there go on, where there are none they begin.
-async fn go_on(
-    shared: &Shared,
-    nodes: &[Node],
-    position: Position,
-    begun: &[bool],
-) -> Result<(), CaptureError> {
-    let name = tracking::record(position);
-    let mut actions = Vec::new();
-    let additions = shared.additions(position);
-    for ((disk, begun), addition) in shared.disks.iter().zip(begun).zip(additions) {
-        if !begun {
-            actions.push(addition);
-            continue;
-        }
-        // Recording goes on before the merge: a write in between is then in both, never in none.
-        actions.push(bitmap_action("enable", disk, &name));
-        let bitmaps = shared.bitmaps(nodes, disk);
-        // What came after a frozen record is in its successor.
-        let frozen = bitmaps.iter().any(|b| b.name == name && !b.recording);
-        let successors = bitmaps
-            .iter()
-            .filter(|b| frozen && b.ours() && b.name != name && b.recording && !b.inconsistent);
-        let successors: Vec<_> = successors.map(|b| b.name.as_str()).collect();
-        if !successors.is_empty() {
-            actions.push(json!({"type": "block-dirty-bitmap-merge", "data": {
-                "node": graph::disk_node(&disk.id), "target": name, "bitmaps": successors,
-            }}));
-        }
-    }
-    actions.extend(shared.records(nodes, |_, other| other != name));
-    let what = "going on with records of changes";
-    shared.monitor.transaction(what, actions).await?;
-    shared.forget_losses()
-}
-
-/// Removes unusable records of `position`: one transaction cannot remove and add the same name.
-async fn make_room(
-    shared: &Shared,
-    nodes: &[Node],
-    position: Position,
-    begun: &[bool],
-) -> Result<(), CaptureError> {
-    let name = tracking::record(position);
-    let unusable = |disk: usize, other: &str| other == name && begun.get(disk) == Some(&false);
-    let what = "removing unusable records of changes";
-    let removals = shared.records(nodes, unusable);
-    shared.monitor.transaction(what, removals).await
 }
 
 /// Ranges of the `wanted` disks that `counts` says yes to, ascending, adjacent ones as one.

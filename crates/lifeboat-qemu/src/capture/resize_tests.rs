@@ -63,7 +63,7 @@ async fn a_running_vms_disk_grows_and_its_records_with_it() {
         for refused in [
             source.instant(at(base), at(base + 1), CRASH).await.map(drop),
             source.current().await.map(drop),
-            source.known_changes(None).await.map(drop),
+            source.known_changes().await.map(drop),
             source.own_ranges().await.map(drop),
             source.recover().await.map(drop),
         ] {
@@ -164,7 +164,7 @@ async fn images_of_a_vm_that_is_off_grow() {
         }
         other => panic!("{other:?}"),
     }
-    let ranges = source.known_changes(Some(at(2))).await.unwrap();
+    let ranges = source.known_changes().await.unwrap();
     let expected = [(0, 4096), (GROWN - MIB, 8192)];
     for number in [0, 2] {
         let known = ranges[number].as_ref().unwrap();

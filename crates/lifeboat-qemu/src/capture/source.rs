@@ -113,7 +113,7 @@ impl Shared {
         self.disks.iter().map(|d| d.id.to_string()).collect()
     }
 
-    pub(crate) fn bitmaps<'n>(&self, nodes: &'n [Node], disk: &LogDisk) -> &'n [Bitmap] {
+    fn bitmaps<'n>(&self, nodes: &'n [Node], disk: &LogDisk) -> &'n [Bitmap] {
         let name = graph::disk_node(&disk.id);
         nodes
             .iter()
@@ -159,21 +159,14 @@ impl Shared {
     /// Actions that remove all records of ours.
     async fn removals(&self) -> Result<Vec<Value>, CaptureError> {
         let nodes = self.monitor.nodes().await?;
-        Ok(self.records(&nodes, |_, _| true))
-    }
-
-    /// Actions that remove those records of ours whose disk's number and name `chosen` says yes to.
-    pub(crate) fn records(&self, nodes: &[Node], chosen: impl Fn(usize, &str) -> bool) -> Vec<Value> {
-        let all = self.disks.iter().enumerate().flat_map(|(number, disk)| {
-            let ours = self.bitmaps(nodes, disk).iter();
-            let ours = ours.filter(|b| b.ours() && chosen(number, &b.name));
+        let all = self.disks.iter().flat_map(|disk| {
+            let ours = self.bitmaps(&nodes, disk).iter().filter(|b| b.ours());
             ours.map(|b| bitmap_action("remove", disk, &b.name))
-                .collect::<Vec<_>>()
         });
-        all.collect()
+        Ok(all.collect())
     }
 
-    pub(crate) fn additions(&self, position: Position) -> Vec<Value> {
+    fn additions(&self, position: Position) -> Vec<Value> {
         let add = |(disk, persistent): (&LogDisk, &bool)| {
             json!({"type": "block-dirty-bitmap-add", "data": {
                 "node": graph::disk_node(&disk.id), "name": tracking::record(position),
@@ -194,7 +187,7 @@ impl Shared {
         Ok(having.map(|d| d.id.clone()).collect())
     }
 
-    pub(crate) fn forget_losses(&self) -> Result<(), CaptureError> {
+    fn forget_losses(&self) -> Result<(), CaptureError> {
         self.shells
             .iter()
             .flatten()
@@ -446,11 +439,8 @@ impl CaptureSource for Source {
             .await
     }
 
-    async fn known_changes(
-        &self,
-        restart: Option<Position>,
-    ) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
-        ranges::known(&self.shared, restart).await
+    async fn known_changes(&self) -> Result<Vec<Option<Vec<Extent>>>, CaptureError> {
+        ranges::known(&self.shared).await
     }
 
     async fn own_ranges(&self) -> Result<Vec<Vec<Extent>>, CaptureError> {
