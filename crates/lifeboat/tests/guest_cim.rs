@@ -152,7 +152,8 @@ fn look_around_with_wbemcli(managed: &Managed) {
     assert!(settings.contains("-ReplicationInterval=1"), "{settings}");
     let service = managed.wbemcli("ein", "Msvm_ReplicationService", &[]);
     let (_, service) = service.trim().split_once("v2:").unwrap();
-    let call = format!("CommitFailover.ComputerSystem=root/virtualization/v2:{vm}");
+    // wbemcli writes a reference with a host before its namespace.
+    let call = format!("CommitFailover.ComputerSystem=alpha.test/root/virtualization/v2:{vm}");
     let value = managed.wbemcli("cm", service, &[&call]);
     assert!(value.contains("32775"), "{value}");
 }

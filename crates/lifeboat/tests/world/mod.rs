@@ -410,6 +410,7 @@ fn replication() -> ReplicationView {
         position: position(),
         newest_instant: Some(Timestamp(NOW - 12_400)),
         last_replication: Some(Timestamp(NOW - 11_900)),
+        last_application: None,
         lag_ms: Some(12_400),
         problem: None,
         bulk: Vec::new(),
