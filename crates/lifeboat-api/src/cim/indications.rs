@@ -1,6 +1,6 @@
 //! Who wants to be told of changes, and what changed. A change is what an instance of a watched class looks like now and did
 //! not look like when it was sampled before: instances are views, so a sample is the only thing there is to compare. Nothing
-//! is sampled while nobody has subscribed. How indications reach a subscriber is the protocols' business; here they wait for
+//! is sampled while nobody has subscribed. Of jobs the engine tells by itself, so that short ones are not missed. How indications reach a subscriber is the protocols' business; here they wait for
 //! it in a queue of bounded length.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -8,20 +8,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lifeboat_cim::wql::{Condition, Query, Select};
-use lifeboat_cim::{CimError, DateTime, Instance, Namespace, Status, Value};
+use lifeboat_cim::{CimError, DateTime, Instance, Namespace, ObjectPath, Status, Value};
+use lifeboat_engine::records::Job;
 use tokio::sync::Notify;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::cursor::entries;
+use super::facts::{JobParts, Parts};
 use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
 
+const JOB: &str = "Msvm_ConcreteJob";
+/// The first `JobState` of a job that has ended.
+const COMPLETED: u64 = 7;
 /// What can be watched: jobs, relationships, VMs.
-pub const WATCHED: [&str; 3] = [
-    "Msvm_ConcreteJob",
-    "Msvm_ReplicationRelationship",
-    "Msvm_ComputerSystem",
-];
+pub const WATCHED: [&str; 3] = [JOB, "Msvm_ReplicationRelationship", "Msvm_ComputerSystem"];
 /// Indications that wait for a subscriber; the oldest make room.
 pub const QUEUE: usize = 256;
 /// Most subscriptions of one user.
@@ -358,31 +360,64 @@ impl Indications {
         });
     }
 
-    /// Watches for as long as it is polled.
+    /// Watches for as long as it is polled, or until the engine ends.
     pub async fn run(self: Arc<Self>) {
         let mut jobs = self.manager.management.watch_jobs();
-        let mut pause = LEAST;
+        let (mut pause, mut due) = (LEAST, Instant::now());
         loop {
             let Some(period) = self.period() else {
                 self.forget().await;
                 // Whoever subscribed meanwhile has left a permit.
                 self.subscribed.notified().await;
                 jobs = self.manager.management.watch_jobs();
+                due = Instant::now();
                 continue;
             };
+            due = due.min(Instant::now() + period);
             tokio::select! {
-                () = tokio::time::sleep(period) => {}
+                () = tokio::time::sleep_until(due) => {
+                    let began = Instant::now();
+                    self.look().await;
+                    pause = LEAST.max(began.elapsed() * (SHARE - 1));
+                    due = Instant::now() + period.max(pause);
+                }
+                () = self.subscribed.notified() => {}
                 job = jobs.recv() => match job {
-                    Ok(_) | Err(RecvError::Lagged(_)) => {
-                        tokio::time::sleep(pause).await;
-                        while !matches!(jobs.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
+                    Ok(job) => {
+                        self.told_of(job).await;
+                        // What a job changes is seen soon after it.
+                        due = due.min(Instant::now() + pause);
                     }
+                    Err(RecvError::Lagged(_)) => due = due.min(Instant::now() + pause),
                     Err(RecvError::Closed) => return,
                 },
             }
-            let began = Instant::now();
-            self.look().await;
-            pause = LEAST.max(began.elapsed() * (SHARE - 1));
+        }
+    }
+
+    /// A job as the engine tells of it: between two samples it may begin and end.
+    async fn told_of(&self, job: Job) {
+        let Ok(namespace) = self.manager.schema.namespace(VIRTUALIZATION) else {
+            return;
+        };
+        let mut samples = self.samples.lock().await;
+        let (Some(before), Ok(classes)) = (samples.get_mut(JOB), entries(namespace, JOB)) else {
+            return;
+        };
+        let active: Vec<_> = self.active().values().cloned().collect();
+        let parts = Parts::Job(JobParts {
+            job,
+            vm_exists: false,
+            now: super::facts::now(),
+        });
+        for new in super::classes::make(&classes, &self.manager.host, &parts) {
+            let name = path(namespace, &new);
+            match before.get(&name) {
+                Some(old) if !differ(old, &new) || progress(&new) < progress(old) => continue,
+                Some(old) => self.tell(&active, JOB, Kind::Modification, Some(old), Some(&new)),
+                None => self.tell(&active, JOB, Kind::Creation, None, Some(&new)),
+            }
+            before.insert(name, new);
         }
     }
 
@@ -487,9 +522,7 @@ impl Indications {
         let mut cursor = self.manager.enumerate(VIRTUALIZATION, class).await?;
         let mut sample = Sample::new();
         while let Some(instance) = cursor.next().await? {
-            let name = namespace.name_of(&instance);
-            let path = lifeboat_cim::ObjectPath::new(VIRTUALIZATION, name);
-            sample.insert(path.to_string(), instance);
+            sample.insert(path(namespace, &instance), instance);
         }
         Ok(sample)
     }
@@ -508,6 +541,16 @@ fn changes<'a>(
         Some(_) => None,
     });
     gone.chain(here)
+}
+
+fn path(namespace: &Namespace, instance: &Instance) -> String {
+    ObjectPath::new(VIRTUALIZATION, namespace.name_of(instance)).to_string()
+}
+
+/// How far a job is. A sample may be ahead of what the engine has told.
+fn progress(job: &Instance) -> (bool, u64) {
+    let number = |name| job.unsigned(name).unwrap_or(0);
+    (number("JobState") >= COMPLETED, number("PercentComplete"))
 }
 
 /// Whether more than a clock has changed. Properties are always made in the same order.
