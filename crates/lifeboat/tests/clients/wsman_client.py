@@ -388,6 +388,13 @@ class Wsman:
         found.epr = epr
         return found
 
+    def describe(self, cls):
+        """The class as CIM-XML, as clients fetch it before they type what they send."""
+        uri = "http://schemas.dmtf.org/wbem/cim-xml/2/cim-schema/2/*"
+        reply = self.exchange(X + "/Get", uri, "", {"__cimnamespace": self.namespace, "ClassName": cls})
+        rule(len(reply.body) == 1 and local(reply.body[0]) == "CLASS", "a description is one CLASS")
+        return reply.body[0]
+
     def enumerate(self, cls, filter_xml="", mode=None, optimize=None, pull_max=None, stop_after=None, keys=()):
         """All items. `optimize`: MaxElements of an optimised request; `pull_max`: MaxElements of each Pull, none by default."""
         uri, selectors = self.uri(cls), self.selectors(keys)

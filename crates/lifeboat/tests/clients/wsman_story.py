@@ -246,6 +246,11 @@ class WsMan(Host):
         equal(client.get("Msvm_ComputerSystem", small)["ElementName"], "story", "a VM in small letters")
         equal(client.get("Msvm_ComputerSystem", {"Name": told.guid})["ElementName"], "story", "a VM by a part of its keys")
         equal(client.get("Msvm_ReplicationService")["Name"], "replicasvc", "the only service without selectors")
+        described = client.describe("Msvm_ReplicationService")
+        equal(described.get("NAME"), "Msvm_ReplicationService", "the class that is described")
+        methods = {m.get("NAME") for m in described if wire.local(m) == "METHOD"}
+        expect({"InitiateFailover", "RevertFailover", "CommitFailover"} <= methods, f"methods of the class: {methods}")
+        self.refused("class", client.describe, "Msvm_Nothing")
         found = client.get_epr(vm)
         for name in ("InstallDate", "OtherEnabledState", "ReplicationHealth", "EnhancedSessionModeState"):
             expect(name in found.properties, f"{name} is not there: a property without a value is nil")
