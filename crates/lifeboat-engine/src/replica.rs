@@ -706,10 +706,13 @@ impl Actor {
             Some(rel) if rel.mode == mode && rel.state == State::WaitingToCompleteInitialReplication => {
                 Ok(true)
             }
-            Some(rel) => conflict(format!(
-                "{host} has a replica of this VM already, in state {}; remove it there first: lifeboat replication remove",
-                rel.state
-            )),
+            Some(rel) => Err(PeerRefusal::NotNow {
+                host,
+                detail: format!(
+                    "it has a replica of this VM already, in state {}; remove it there first: lifeboat replication remove",
+                    rel.state
+                ),
+            }),
         }
     }
 

@@ -52,6 +52,8 @@ pub enum Stage {
     Testing,
     /// Cycles flow, and `b` has another VM that is named like a test of this one.
     Namesake,
+    /// Cycles flowed until `a` alone let go.
+    LetGo,
     /// Cycles flow, and there is a third host.
     ThreeHosts,
     /// The relationship to the third host is made.
@@ -83,6 +85,7 @@ impl Stage {
             | Self::FailedOver
             | Self::Testing
             | Self::Namesake
+            | Self::LetGo
             | Self::ThreeHosts => Self::Replicating,
             Self::Third => Self::ThreeHosts,
             Self::Prepared | Self::Preparing => Self::Off,
@@ -121,6 +124,7 @@ impl Stage {
                 w.restart(1).await;
                 until(w, 1, (2, 3)).await;
             }
+            Self::LetGo => drop(done(w, 0, "RemoveReplicationRelationship", vec![vm()]).await),
             Self::Related => drop(done(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await),
             Self::Copying => drop(ask(w, 0, "StartReplication", copy("1")).await),
             Self::Scheduled => drop(ask(w, 0, "StartReplication", copy_at(w, 3600)).await),

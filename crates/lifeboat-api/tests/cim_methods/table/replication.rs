@@ -62,6 +62,13 @@ pub(super) const LIFECYCLE: &[Situation] = {
             (Replicating, 0),
             |_| vec![vm(), to("b")],
         ),
+        at(
+            create,
+            32775,
+            "the other host has a replica of it already",
+            (LetGo, 0),
+            |_| vec![vm(), to("b")],
+        ),
         at(create, 32777, UNREACHABLE, (Fresh, 0), |_| vec![vm(), to("b")]).spoilt(cut),
         at(
             start,
