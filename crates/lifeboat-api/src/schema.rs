@@ -269,6 +269,12 @@ fn view() -> Value {
                 or_null(&instant("Last delta sent or received")),
             ),
             (
+                "last_application",
+                or_null(&instant(
+                    "Newest application-consistent instant that is safe on the replica, as far as this side knows one",
+                )),
+            ),
+            (
                 "lag_ms",
                 or_null(&number(
                     "Milliseconds of data that would be lost if the primary were lost now",

@@ -146,7 +146,7 @@ pub enum Action {
     ResetStatistics {
         /// Which.
         vm: VmRef,
-        /// Those of the extended relationship as well.
+        /// Those of the extended relationship, instead of the first one's.
         #[serde(default)]
         extended: bool,
     },
@@ -398,6 +398,10 @@ pub struct ReplicationView {
     pub newest_instant: Option<Timestamp>,
     /// Last delta sent or received.
     pub last_replication: Option<Timestamp>,
+    /// The newest application-consistent instant that is safe on the replica, as far as this side knows one: a primary
+    /// forgets it when a later one came out crash-consistent, a replica with the logs and points that hold it.
+    #[serde(default)]
+    pub last_application: Option<Timestamp>,
     /// Milliseconds of data that would be lost if the primary were lost now; `None` when not known.
     pub lag_ms: Option<u64>,
     /// What is wrong.

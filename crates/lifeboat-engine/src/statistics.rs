@@ -126,7 +126,7 @@ impl Actor {
         Some(Instant::now() + end.since(now).clamp(Duration::from_secs(1), LOOK))
     }
 
-    /// ResetReplicationStatistics.
+    /// ResetReplicationStatistics, of one relationship.
     pub(crate) async fn reset_statistics(&mut self, extended: bool) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref();
         if rel.is_none_or(|r| r.state == State::Disabled) {
@@ -134,9 +134,9 @@ impl Actor {
         }
         let before = self.rel.clone();
         let now = self.host.ports.clock.now();
-        self.count_from(now);
-        if extended && !self.count_extended_from(now) {
-            self.rel = before;
+        if !extended {
+            self.count_from(now);
+        } else if !self.count_extended_from(now) {
             return Err(crate::extended::not_extended());
         }
         self.save_or_undo(before).await?;

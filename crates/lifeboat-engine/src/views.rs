@@ -1,8 +1,9 @@
 //! What a VM looks like from outside: the relationship's record, the store's and the hypervisor's word, and the health
 //! computed from them at this moment.
 
-use lifeboat_model::ReplicationState as State;
+use lifeboat_deltalog::Consistency;
 use lifeboat_model::policy::{HealthInput, health};
+use lifeboat_model::{ReplicationState as State, Timestamp};
 
 use crate::action::{BulkView, Refusal, ReplicationView, VmView};
 use crate::actor::Actor;
@@ -74,6 +75,7 @@ impl Actor {
             position: rel.position,
             newest_instant: rel.newest_instant,
             last_replication: rel.last_replication,
+            last_application: last_application(rel, info.as_ref()),
             lag_ms,
             problem: rel.problem.clone(),
             bulk,
@@ -92,6 +94,19 @@ impl Actor {
             allowed: rel.replica().and_then(|r| r.allowed.clone()),
         }
     }
+}
+
+/// The newest application-consistent instant: a primary noted it, a copy has it in a log or a point.
+fn last_application(rel: &Relationship, info: Option<&ReplicaInfo>) -> Option<Timestamp> {
+    if let Some(side) = rel.primary() {
+        return side.application.filter(|_| !side.application_failed);
+    }
+    let info = info?;
+    let points = info.points.iter().map(|p| (p.consistency, p.instant));
+    let whole = info.logs.iter().filter(|l| !l.partial);
+    let all = points.chain(whole.map(|l| (l.consistency, l.instant)));
+    let application = all.filter(|(c, _)| *c == Consistency::Application);
+    application.map(|(_, instant)| instant).max()
 }
 
 fn awaits_import(rel: &Relationship) -> Option<String> {

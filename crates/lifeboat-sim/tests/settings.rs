@@ -9,7 +9,7 @@ use lifeboat_engine::action::{Action, Answer, Refusal, ReplicationView};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{
     Bandwidth, BandwidthWindow, DayWindow, DiskId, JobState, ReplicationHealth as Health,
-    ReplicationSettings, ReplicationState as State,
+    ReplicationSettings, ReplicationState as State, Timestamp,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -237,6 +237,14 @@ fn application(points: &[lifeboat_engine::action::PointView]) -> usize {
         .count()
 }
 
+async fn newest_application(w: &World) -> Option<Timestamp> {
+    let points = points(w).await;
+    let application = points
+        .iter()
+        .filter(|p| p.consistency == Consistency::Application);
+    application.map(|p| p.instant).max()
+}
+
 #[test]
 fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help_is_reported() {
     simulate(5, async |w| {
@@ -252,7 +260,10 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
         assert_eq!(application(&points(w).await), 1, "the first at once");
         w.run(2 * 3600).await;
         assert_eq!(application(&points(w).await), 3);
+        let third = newest_application(w).await;
         let v = view(w, 0).await;
+        assert_eq!(v.last_application, third);
+        assert_eq!(view(w, 1).await.last_application, third);
         assert_eq!(
             (v.health, v.counters.application_failures),
             (Health::Ok, 0),
@@ -264,6 +275,11 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
         assert_eq!(application(&points(w).await), 3);
         let v = view(w, 0).await;
         assert_eq!((v.health, v.counters.application_failures), (Health::Warning, 1));
+        assert_eq!(
+            v.last_application, None,
+            "the primary keeps only how the last one came out"
+        );
+        assert_eq!(view(w, 1).await.last_application, third);
         assert!(
             v.health_notes[0].contains("crash-consistent"),
             "{:?}",
@@ -275,7 +291,9 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
         w.shared.state().agent = Some(lifeboat_engine::ports::hypervisor::GuestOs::Linux);
         w.run(3700).await;
         assert_eq!(application(&points(w).await), 4);
-        assert_eq!(view(w, 0).await.health, Health::Ok);
+        let v = view(w, 0).await;
+        assert_eq!(v.health, Health::Ok);
+        assert!(v.last_application > third && v.last_application == newest_application(w).await);
         w.check(1).unwrap();
     });
 }

@@ -321,8 +321,10 @@ fn its_settings_and_its_numbers_are_its_own() {
         };
         w.insist(1, reset(false)).await.unwrap();
         assert!(extended(w).unwrap().counters.cycles > 0);
+        let first = w.recorded(1).unwrap().counters.since;
         w.insist(1, reset(true)).await.unwrap();
         assert!(extended(w).unwrap().counters.cycles <= 1);
+        assert_eq!(w.recorded(1).unwrap().counters.since, first, "the other goes on");
         assert_eq!(refused(w, 0, reset(true)).await, ReturnCode::InvalidState);
     });
 }

@@ -207,7 +207,7 @@ pub const ROUTES: &[Route] = &[
             name: "extended",
             kind: Kind::Flag,
             default: "false",
-            about: "That of the replication to a third host as well",
+            about: "That of the replication to a third host instead",
         }],
         ..delete(
             "/vms/{vm}/replication/statistics",

@@ -222,6 +222,43 @@ fn a_machine_is_taken_apart_as_clients_expect() {
 }
 
 #[test]
+fn an_application_consistent_instant_is_shown_by_both_sides_and_ceases_to_be_the_newest() {
+    simulate(45, async |w| {
+        replicating(w).await;
+        let seen = async |w: &World, host| {
+            let m = manager(w, host);
+            let web = vm(&m).await;
+            let relationship = related(&m, system(GUID), "Msvm_SystemReplicationRelationship").await;
+            for shared in ["LastReplicationType", "LastApplicationConsistentReplicationTime"] {
+                assert_eq!(relationship[0].get(shared), web.get(shared), "{shared}");
+            }
+            let at = web.get("LastApplicationConsistentReplicationTime").cloned();
+            (number(&web, "LastReplicationType"), at)
+        };
+        assert_eq!(seen(w, 0).await, (1, None));
+        let mut settings = w.recorded(0).unwrap().settings;
+        settings.application_h = 1;
+        let vm = World::vm();
+        w.insist(0, Action::ModifyReplication { vm, settings })
+            .await
+            .unwrap();
+        let mut seconds = 0;
+        while seen(w, 0).await.0 != 2 || seen(w, 1).await.0 != 2 {
+            w.run(1).await;
+            seconds += 1;
+            assert!(seconds < 120);
+        }
+        let at = seen(w, 0).await.1;
+        assert!(at.is_some() && seen(w, 1).await.1 == at);
+        w.write(5);
+        w.run(60).await;
+        for host in 0..2 {
+            assert_eq!(seen(w, host).await, (1, at.clone()));
+        }
+    });
+}
+
+#[test]
 fn both_sides_of_a_relationship_show_it() {
     simulate(44, async |w| {
         replicating(w).await;

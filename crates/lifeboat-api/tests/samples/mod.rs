@@ -423,6 +423,7 @@ fn view() -> ReplicationView {
         position: position(),
         newest_instant: Some(Timestamp(1)),
         last_replication: None,
+        last_application: Some(Timestamp(1)),
         lag_ms: Some(1500),
         problem: Some(Problem {
             since: Timestamp(1),

@@ -119,6 +119,7 @@ pub(super) struct Replicated {
     failed_over: FailedOverReplicationType,
     kind: FailedOverReplicationType,
     last: Option<Timestamp>,
+    application: Option<Timestamp>,
 }
 
 impl Default for Replicated {
@@ -127,6 +128,7 @@ impl Default for Replicated {
             failed_over: FailedOverReplicationType::None,
             kind: FailedOverReplicationType::None,
             last: None,
+            application: None,
         }
     }
 }
@@ -136,15 +138,18 @@ impl Replicated {
     pub(super) fn of(replication: &ReplicationView) -> Self {
         let failover = replication.failover.as_ref();
         let mut facts = Self::last(replication.last_replication);
+        facts.application = replication.last_application;
         if replication.state == ReplicationState::SyncedReplicationComplete {
             facts.kind = FailedOverReplicationType::Planned;
+        } else if facts.application.is_some() && facts.application == replication.newest_instant {
+            facts.kind = FailedOverReplicationType::ApplicationConsistent;
         }
         facts.failed_over = failover.map_or(FailedOverReplicationType::None, |f| f.kind);
         facts
     }
 
-    /// A relationship of which nothing but the time of the last replication is known. Of what kind a cycle was, the engine
-    /// does not keep: one that arrived was at least a regular one.
+    /// A relationship of which nothing but the time of the last replication is known: what arrived was at least a
+    /// regular one.
     pub(super) fn last(at: Option<Timestamp>) -> Self {
         Self {
             kind: match at {
@@ -162,6 +167,10 @@ impl Replicated {
             .with("FailedOverReplicationType", self.failed_over.number())
             .with("LastReplicationType", self.kind.number())
             .with_some("LastReplicationTime", self.last.map(instant))
+            .with_some(
+                "LastApplicationConsistentReplicationTime",
+                self.application.map(instant),
+            )
     }
 }
 

@@ -445,13 +445,9 @@ pub(super) const MONITORING: &[Situation] = {
         at(reset, 0, "the VM is replicated", (Replicating, 0), just_vm),
         at(reset, 32768, NOT_WRITTEN, (Replicating, 0), just_vm).spoilt(catalogs_full),
         at(reset, 32775, "the VM is not replicated", (Fresh, 0), just_vm),
-        at(
-            reset_ex,
-            0,
-            "of either relationship; with the extended one's go the first one's",
-            (Extended, 1),
-            |_| vec![vm(), relationship(1)],
-        ),
+        at(reset_ex, 0, "of either relationship", (Extended, 1), |_| {
+            vec![vm(), relationship(1)]
+        }),
         at(reset_ex, 32768, NOT_WRITTEN, (Replicating, 0), |_| {
             vec![vm(), relationship(0)]
         })

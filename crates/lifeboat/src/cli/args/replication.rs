@@ -66,7 +66,7 @@ pub(crate) enum Replication {
     ResetStatistics {
         #[command(flatten)]
         target: Target,
-        /// That of the replication to the third host as well; on the middle host.
+        /// That of the replication to the third host instead; on the middle host.
         #[arg(long)]
         extended: bool,
     },
