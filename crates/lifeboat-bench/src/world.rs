@@ -67,6 +67,24 @@ pub(crate) struct World {
 impl World {
     /// Both daemons up.
     pub(crate) fn start(bench: &Bench, vms: &[Vm]) -> Result<Self> {
+        let mut world = Self::laid_out(bench)?;
+        for vm in vms {
+            std::fs::write(world.a.dir.join(format!("vms/{}.toml", vm.name)), vm.toml())?;
+        }
+        world.a.serve()?;
+        world.serve_replica()?;
+        Ok(world)
+    }
+
+    /// Only the replica's host up, with what `prepare` has put into its directories.
+    pub(crate) fn replica_only(bench: &Bench, prepare: impl FnOnce(&Host) -> Result<()>) -> Result<Self> {
+        let mut world = Self::laid_out(bench)?;
+        prepare(&world.b)?;
+        world.serve_replica()?;
+        Ok(world)
+    }
+
+    fn laid_out(bench: &Bench) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("w").tempdir_in(&bench.root)?;
         let lifeboat = bench.lifeboat.to_string_lossy().into_owned();
         let ca = dir.path().join("ca");
@@ -76,19 +94,17 @@ impl World {
         )?;
         let a = Host::new(bench, dir.path(), "alpha.bench")?;
         let b = Host::new(bench, dir.path(), "beta.bench")?;
-        let mut world = Self { dir, a, b };
-        for vm in vms {
-            std::fs::write(world.a.dir.join(format!("vms/{}.toml", vm.name)), vm.toml())?;
-        }
-        world.a.serve()?;
-        world.b.serve()?;
-        world.b.ok(&["server", "set", "--replica", "on"])?;
-        let location = world.b.dir.join("replicas");
+        Ok(Self { dir, a, b })
+    }
+
+    fn serve_replica(&mut self) -> Result<()> {
+        self.b.serve()?;
+        self.b.ok(&["server", "set", "--replica", "on"])?;
+        let location = self.b.dir.join("replicas");
         let location = location.to_string_lossy();
-        world
-            .b
+        self.b
             .ok(&["authorization", "add", "alpha.bench", "--location", &location])?;
-        Ok(world)
+        Ok(())
     }
 
     /// Where A reaches B.
@@ -156,6 +172,14 @@ impl Host {
             lifeboat: bench.lifeboat.clone(),
             daemon: None,
         })
+    }
+
+    /// More lines at the end of its configuration, for its next start.
+    pub(crate) fn configure(&self, text: &str) -> Result<()> {
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .open(self.dir.join("lifeboat.toml"))?;
+        Ok(file.write_all(text.as_bytes())?)
     }
 
     fn serve(&mut self) -> Result<()> {

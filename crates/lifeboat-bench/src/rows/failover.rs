@@ -28,13 +28,14 @@ struct Cell {
     drop: Samples,
 }
 
-struct Replica {
-    store: QcowStore,
-    vm: VmId,
+/// A replica made by the store.
+pub(super) struct Replica {
+    pub(super) store: QcowStore,
+    pub(super) vm: VmId,
     disk: LogDisk,
-    dir: Utf8PathBuf,
-    at: Position,
-    points: Vec<PointId>,
+    pub(super) dir: Utf8PathBuf,
+    pub(super) at: Position,
+    pub(super) points: Vec<PointId>,
     rng: Rng,
 }
 
@@ -75,7 +76,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Part> {
 }
 
 impl Replica {
-    async fn new(root: &Utf8Path, size: u64) -> Result<Self> {
+    pub(super) async fn new(root: &Utf8Path, size: u64) -> Result<Self> {
         let mut rng = Rng(size);
         let vm = VmId(Uuid::from_u64_pair(rng.next(), rng.next()));
         let at = Position {
@@ -104,7 +105,7 @@ impl Replica {
     }
 
     /// A cycle of 64 writes of 16 KiB all over the disk, sealed.
-    async fn add_point(&mut self) -> Result<()> {
+    pub(super) async fn add_point(&mut self) -> Result<()> {
         let position = Position {
             sequence: self.at.sequence + 1,
             ..self.at

@@ -1,5 +1,6 @@
 //! The measurements, one module for each group of rows.
 
+pub(crate) mod cim;
 pub(crate) mod copy;
 pub(crate) mod failover;
 pub(crate) mod guest;

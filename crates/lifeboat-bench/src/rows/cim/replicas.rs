@@ -1,0 +1,141 @@
+//! A host with many replicas that have many points, made quickly: one is real, made by the store from logs; the others are
+//! copies of its files under names of their own, which share the sealed layers by hard links. The daemon that opens them
+//! cannot tell.
+
+use std::fs;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use camino::Utf8Path;
+use lifeboat_catalog::SqliteCatalog;
+use lifeboat_engine::ports::catalog::Catalog;
+use lifeboat_engine::ports::store::ReplicaStore;
+use lifeboat_engine::records::{Counters, Relationship, ReplicaSide, Side};
+use lifeboat_model::{
+    Bandwidth, DiskId, PointId, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
+    VmId, VmSpec,
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::rows::failover::Replica;
+
+/// Bytes of each replica's only disk.
+const DISK: u64 = 1 << 20;
+/// The store's description of a replica.
+const MANIFEST: &str = "manifest.json";
+
+/// A replica that was made.
+pub(super) struct Made {
+    pub(super) vm: VmId,
+    pub(super) points: Vec<PointId>,
+}
+
+/// Makes `vms` replicas with `points` sealed points each below `location`, and enters them into the catalog in `state`.
+pub(super) async fn make(
+    location: &Utf8Path,
+    state: &Utf8Path,
+    vms: usize,
+    points: usize,
+) -> Result<Vec<Made>> {
+    let beside = location.with_file_name("template");
+    fs::create_dir_all(&beside)?;
+    let mut real = Replica::new(&beside, DISK).await?;
+    while real.points.len() < points {
+        real.add_point().await?;
+    }
+    real.store.close(real.vm).await;
+    let manifest: Value = serde_json::from_slice(&fs::read(real.dir.join(MANIFEST))?)?;
+    let catalog = SqliteCatalog::open(&state.join("catalog.sqlite"))?;
+    let mut made = Vec::new();
+    for n in 0..vms {
+        let copy = Made {
+            vm: VmId(Uuid::new_v4()),
+            points: real.points.iter().map(|_| PointId(Uuid::new_v4())).collect(),
+        };
+        let dir = location.join(copy.vm.to_string());
+        link_tree(&real.dir.join("disks"), &dir.join("disks"))?;
+        let text = serde_json::to_vec_pretty(&renamed(manifest.clone(), &copy)?)?;
+        fs::write(dir.join(MANIFEST), text)?;
+        catalog
+            .put_relationship(&relationship(n, copy.vm, &dir, real.at)?)
+            .await?;
+        made.push(copy);
+    }
+    Ok(made)
+}
+
+/// The same files under another name.
+fn link_tree(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in from.read_dir_utf8()? {
+        let entry = entry?;
+        let there = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => link_tree(entry.path(), &there)?,
+            false => fs::hard_link(entry.path(), there)?,
+        }
+    }
+    Ok(())
+}
+
+/// The manifest with another VM and other points. The logs stay behind: nothing above the newest point needs them.
+fn renamed(mut manifest: Value, copy: &Made) -> Result<Value> {
+    let vm = manifest.get_mut("vm").context("the manifest names no VM")?;
+    *vm = serde_json::to_value(copy.vm)?;
+    let points = manifest.get_mut("points").and_then(Value::as_array_mut);
+    for (point, id) in points
+        .context("the manifest has no points")?
+        .iter_mut()
+        .zip(&copy.points)
+    {
+        let old = point.get_mut("id").context("a point has no id")?;
+        *old = serde_json::to_value(id)?;
+    }
+    Ok(manifest)
+}
+
+fn relationship(n: usize, vm: VmId, dir: &Utf8Path, at: Position) -> Result<Relationship> {
+    let disk = DiskId::new("sys")?;
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let now = Timestamp(u64::try_from(since.as_millis())?);
+    let spec: VmSpec = serde_json::from_value(serde_json::json!({
+        "name": format!("vm{n}"),
+        "uuid": vm,
+        "memory_mib": 1024,
+        "cpus": 2,
+        "disk": [{"id": disk, "path": "/nowhere/sys.qcow2", "format": "qcow2"}],
+    }))?;
+    Ok(Relationship {
+        vm,
+        index: 0,
+        mode: ReplicationMode::Replica,
+        state: ReplicationState::Replicating,
+        settings: ReplicationSettings {
+            peer: "beta.bench:1".to_owned(),
+            interval_s: 300,
+            history: 24,
+            point_spacing_s: 3600,
+            any_point_window_s: 0,
+            disks: vec![disk],
+            compression: true,
+            application_h: 0,
+            auto_resync: None,
+            bandwidth: Bandwidth::default(),
+        },
+        spec,
+        peer: "alpha.bench".to_owned(),
+        position: at,
+        side: Side::Replica(ReplicaSide::new(dir.as_str())),
+        problem: None,
+        created: now,
+        last_replication: Some(now),
+        newest_instant: Some(now),
+        counters: Counters::default(),
+        home: None,
+        way_back: String::new(),
+        preflight: Vec::new(),
+        network: Vec::new(),
+        addressing: Default::default(),
+    })
+}
