@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::num::NonZero;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_cim::{CimError, Instance, Status};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::time::Instant;
 
 use crate::cim::{Caller, Cursor};
@@ -22,6 +23,14 @@ const SWEEP: Duration = Duration::from_secs(15);
 pub(crate) const PER_USER: usize = 1500;
 /// Most that there may be.
 pub(crate) const IN_ALL: usize = 5000;
+
+/// How long a batch waits for its turn. A turn is a courtesy: one that waits for an engine that does not answer must not hold
+/// up those that have nothing to do with it.
+const TURN: Duration = Duration::from_secs(2);
+/// Turns to make a batch, one for each processor. More at once would end no sooner, would all be held in memory half made,
+/// and every short request would wait behind each of them.
+static TURNS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
 
 /// How the items of an enumeration look; each protocol has its own.
 #[derive(Clone)]
@@ -141,6 +150,7 @@ impl Enumeration {
         let walk = self.walk.clone();
         let work = tokio::spawn(async move {
             let mut walk = walk.lock_owned().await;
+            let _turn = tokio::time::timeout(TURN, TURNS.acquire()).await;
             let gathered = gather(&mut walk, measure, encode).await;
             (walk, gathered)
         });
