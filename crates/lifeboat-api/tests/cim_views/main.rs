@@ -57,6 +57,7 @@ const ALWAYS: &[&str] = &[
     "Msvm_VirtualSystemSettingDataComponent",
     "Msvm_VirtualSystemSnapshotService",
     "Win32_ComputerSystem",
+    "Win32_ComputerSystemProcessor",
     "Win32_ComputerSystemProduct",
     "Win32_OperatingSystem",
     "Win32_Processor",

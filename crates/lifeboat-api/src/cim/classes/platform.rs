@@ -21,14 +21,18 @@ pub(super) const CLASSES: &[ClassView] = &[
     ),
     at(CIMV2, "Win32_ComputerSystemProduct", Make::Host(product)),
     at(CIMV2, "Win32_OperatingSystem", Make::Host(system)),
-    at(CIMV2, "Win32_ComputerSystem", Make::Host(computer)),
-    at(CIMV2, "Win32_Processor", Make::Host(processor)),
+    at(CIMV2, COMPUTER, Make::Host(computer)),
+    at(CIMV2, PROCESSOR, Make::Host(processor)),
+    at(CIMV2, "Win32_ComputerSystemProcessor", Make::Host(has_processor)),
 ];
 
 const MANAGER: &str = "CIM_ObjectManager";
 const NAMESPACE: &str = "CIM_Namespace";
 const PROFILE: &str = "Msvm_RegisteredProfile";
 const PRODUCT: &str = "Lifeboat";
+const COMPUTER: &str = "Win32_ComputerSystem";
+const PROCESSOR: &str = "Win32_Processor";
+const PROCESSOR_ID: &str = "CPU0";
 
 const fn at(namespace: &'static str, class: &'static str, make: Make) -> ClassView {
     ClassView {
@@ -157,7 +161,7 @@ fn system(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
         .with("Caption", PRODUCT)
         .with("Description", format!("{PRODUCT} {} on Linux", host.version))
         .with("CreationClassName", "Win32_OperatingSystem")
-        .with("CSCreationClassName", "Win32_ComputerSystem")
+        .with("CSCreationClassName", COMPUTER)
         .with("CSName", host.name.as_str())
         .with("Name", PRODUCT)
         .with("Manufacturer", PRODUCT)
@@ -175,10 +179,10 @@ fn system(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
 }
 
 fn computer(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
-    let computer = Instance::new("Win32_ComputerSystem")
+    let computer = Instance::new(COMPUTER)
         .with("Caption", host.name.as_str())
         .with("Description", "Host of virtual machines")
-        .with("CreationClassName", "Win32_ComputerSystem")
+        .with("CreationClassName", COMPUTER)
         .with("Name", host.name.as_str())
         .with("DNSHostName", host.name.as_str())
         .with("Domain", "")
@@ -195,13 +199,13 @@ fn computer(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
 
 fn processor(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
     let machine = &host.machine;
-    let processor = Instance::new("Win32_Processor")
+    let processor = Instance::new(PROCESSOR)
         .with("Caption", machine.processor.as_str())
         .with("Description", machine.processor.as_str())
-        .with("CreationClassName", "Win32_Processor")
-        .with("DeviceID", "CPU0")
+        .with("CreationClassName", PROCESSOR)
+        .with("DeviceID", PROCESSOR_ID)
         .with("Name", machine.processor.as_str())
-        .with("SystemCreationClassName", "Win32_ComputerSystem")
+        .with("SystemCreationClassName", COMPUTER)
         .with("SystemName", host.name.as_str())
         .with("Status", "OK")
         .with("AddressWidth", 64_u16)
@@ -211,4 +215,12 @@ fn processor(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
         .with("NumberOfCores", machine.cpus)
         .with("NumberOfLogicalProcessors", machine.cpus);
     vec![processor]
+}
+
+fn has_processor(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
+    let computer = InstanceName::new(COMPUTER, &[("Name", &host.name)]);
+    let processor = InstanceName::new(PROCESSOR, &[("DeviceID", PROCESSOR_ID)]);
+    let group = ("GroupComponent", ObjectPath::new(CIMV2, computer));
+    let part = ("PartComponent", ObjectPath::new(CIMV2, processor));
+    vec![link("Win32_ComputerSystemProcessor", group, part)]
 }
