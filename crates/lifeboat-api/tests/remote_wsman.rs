@@ -200,8 +200,14 @@ async fn an_instance_is_got_in_either_family_by_any_spelling() {
     .await;
     c.fault(&get(&format!("{WMI}Msvm_Nothing")), "a:DestinationUnreachable")
         .await;
-    c.fault(&get(&wmi).select(&[("Colour", "red")]), "w:InvalidSelectors")
-        .await;
+    for (selectors, detail) in [
+        (&[("Colour", "red")][..], "UnexpectedSelectors"),
+        (&[], "InsufficientSelectors"),
+    ] {
+        let fault = c.fault(&get(&wmi).select(selectors), "w:InvalidSelectors").await;
+        let told = fault.element("FaultDetail").unwrap();
+        assert!(told.ends_with(detail), "{told}");
+    }
     host.stop().await;
 }
 
@@ -499,5 +505,59 @@ async fn a_class_is_described() {
         answer.body
     );
     assert!(answer.body.contains("NAME=\"InitiateFailover\""));
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn classes_are_enumerated_in_batches() {
+    let host = host().await;
+    let mut c = client(&host, "viewer").await;
+    let classes = "http://schemas.dmtf.org/wbem/cim-xml/2/cim-schema/2/*";
+    let services = enumerate(
+        classes,
+        "<w:OptimizeEnumeration/><w:MaxElements>2</w:MaxElements>",
+    )
+    .select(&[NAMESPACE, ("ClassName", "CIM_Service")]);
+    let answer = c.good(&services).await;
+    let mut found = objects(answer.element("Items").unwrap());
+    assert_eq!(found.len(), 2, "{}", answer.body);
+    let context = answer.element("EnumerationContext").unwrap().to_owned();
+    found.extend(c.drain(classes, context, "", "").await.0);
+    assert!(found.iter().all(|c| c.starts_with("<CLASS NAME=\"")));
+    let named = |name: &str| {
+        let start = format!("<CLASS NAME=\"{name}\"");
+        found.iter().filter(|c| c.starts_with(&start)).count()
+    };
+    assert_eq!(
+        (
+            named("Msvm_ReplicationService"),
+            named("CIM_Service"),
+            named("Msvm_ComputerSystem")
+        ),
+        (1, 0, 0)
+    );
+    // PowerShell's way to say all.
+    let all = enumerate(classes, &format!("<w:OptimizeEnumeration/>{HUGE}"))
+        .select(&[NAMESPACE, ("ClassName", "")]);
+    let answer = c.good(&all).await;
+    assert!(answer.body.contains("<CLASS NAME=\"CIM_ManagedElement\""));
+    c.fault(&services.select(&[("Colour", "red")]), "w:InvalidSelectors")
+        .await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn libvirt_finds_the_processor_of_the_host() {
+    let host = host().await;
+    let mut c = client(&host, "viewer").await;
+    let walk = "ASSOCIATORS OF {Win32_ComputerSystem.Name='a'} \
+                WHERE AssocClass = Win32_ComputerSystemProcessor ResultClass = Win32_Processor";
+    let all = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/cimv2/*";
+    let context = c.good(&enumerate(all, &wql(walk))).await;
+    let context = context.element("EnumerationContext").unwrap().to_owned();
+    let processor = all.replace('*', "Win32_Processor");
+    let (items, _) = c.drain(&processor, context, "", "").await;
+    assert_eq!(items.len(), 1);
+    assert_eq!(element(&items[0], "DeviceID"), Some("CPU0"));
     host.stop().await;
 }

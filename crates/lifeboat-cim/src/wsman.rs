@@ -99,6 +99,13 @@ pub enum Operation {
     Delete,
     /// Begin an enumeration.
     Enumerate(Enumerate),
+    /// Begin one of classes, each as CIM-XML.
+    EnumerateClasses {
+        /// Those below this one, or all.
+        below: Option<String>,
+        /// Only how the items come counts: `optimised` and `max_elements`.
+        enumerate: Enumerate,
+    },
     /// Go on with one.
     Pull(Pull),
     /// End one early.

@@ -27,10 +27,11 @@ macro_rules! golden {
 }
 
 /// Every file of the directory.
-const ALL: [&str; 23] = [
+const ALL: [&str; 24] = [
     golden!("ack"),
     golden!("association-reference-selectors"),
     golden!("cimcmdlets-associated"),
+    golden!("cimcmdlets-enumerate-classes"),
     golden!("cimcmdlets-get-class"),
     golden!("cimcmdlets-get-instance"),
     golden!("cimsession-identify"),
@@ -836,4 +837,20 @@ proptest! {
             prop_assert!(lifeboat_cim::xml::parse(&envelope).is_ok(), "{}", envelope);
         }
     }
+}
+
+#[test]
+fn powershell_asks_for_all_classes_by_an_empty_name() {
+    let message = read(golden!("cimcmdlets-enumerate-classes"));
+    let Operation::EnumerateClasses { below, enumerate } = message.operation else {
+        panic!("{:?}", message.operation)
+    };
+    assert_eq!((below, message.headers.selectors), (None, Vec::new()));
+    assert_eq!((enumerate.optimised, enumerate.max_elements), (true, 32000));
+    let service =
+        golden!("cimcmdlets-enumerate-classes").replace("\"ClassName\">", "\"ClassName\">CIM_Service");
+    let Operation::EnumerateClasses { below, .. } = read(&service).operation else {
+        panic!("not an enumeration of classes")
+    };
+    assert_eq!(below.as_deref(), Some("CIM_Service"));
 }

@@ -44,7 +44,16 @@ impl Cursor {
         Ok(Self::new(manager, walk, Wish::Instances { classes, filter }))
     }
 
-    /// The same, knowing these keys of what the filter lets through.
+    /// These, which are known already.
+    pub(crate) fn over(manager: &Arc<ObjectManager>, instances: Vec<Instance>) -> Self {
+        let (classes, filter) = (Vec::new(), None);
+        let walk = Walk::everywhere(manager, needs(&classes));
+        let mut cursor = Self::new(manager, walk, Wish::Instances { classes, filter });
+        cursor.ready = instances.into();
+        cursor
+    }
+
+    /// All instances of a class that a filter lets through, which has these keys.
     pub(super) fn some(
         manager: &Arc<ObjectManager>,
         namespace: &'static Namespace,
@@ -199,7 +208,8 @@ fn shortened(name: &InstanceName) -> String {
         KeyValue::Reference(path) => format!("{n}={}", path.name.class),
     };
     let keys: Vec<_> = name.keys.iter().map(key).collect();
-    format!("{}.{}", name.class, keys.join(","))
+    let dot = if keys.is_empty() { "" } else { "." };
+    format!("{}{dot}{}", name.class, keys.join(","))
         .chars()
         .take(200)
         .collect()

@@ -435,7 +435,7 @@ fn whole(head: &Head, items: impl Iterator<Item = String>) -> String {
 }
 
 /// Classes below one, or below none.
-fn below<'a>(
+pub(super) fn below<'a>(
     namespace: &'a Namespace,
     class: Option<&'a str>,
     deep: bool,

@@ -12,14 +12,15 @@ use lifeboat_cim::wsman::{
     self, Encoder, Enumerate, Family, Fault, FaultKind, Headers, MIN_ENVELOPE, Message, Mode, Operation,
     Polymorphism, Pull, encode,
 };
-use lifeboat_cim::{CimError, Instance, Namespace, ObjectPath, Raw, Status, Value, xml};
+use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, ObjectPath, Raw, Status, Value, xml};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::cimxml::below;
 use super::enumerations::{Batch, BatchError, Enumeration, Enumerations, Form as AnyForm, Measure, Walk};
 use super::eventing::Eventing;
 use super::http::{Body, Exchange, document};
-use crate::cim::{Caller, ObjectManager};
+use crate::cim::{Caller, Cursor, ObjectManager};
 
 /// How long an operation may take when the client does not say, and at most.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -45,6 +46,8 @@ pub(crate) struct Form {
     /// Only these columns.
     columns: Option<Arc<Select>>,
     system: SystemColumns,
+    /// Not the instance but its class, with these options.
+    described: Option<Arc<[(String, String)]>>,
 }
 
 impl Form {
@@ -53,6 +56,9 @@ impl Form {
             namespace: self.namespace,
             family: self.family,
         };
+        if let Some(options) = &self.described {
+            return Ok(encoder.class(self.namespace.class(&instance.class)?, options));
+        }
         let object = || {
             let select = self.columns.as_ref();
             if let Some(columns) = select.and_then(|s| s.project(self.namespace, instance, &self.system)) {
@@ -186,6 +192,10 @@ impl Wsman {
             Operation::Get => self.get(headers).await,
             Operation::GetClass { class } => self.get_class(headers, &class),
             Operation::Enumerate(enumerate) => self.enumerate(caller, headers, enumerate, until).await,
+            Operation::EnumerateClasses { below, enumerate } => {
+                self.enumerate_classes(caller, headers, below.as_deref(), &enumerate, until)
+                    .await
+            }
             Operation::Pull(pull) => self.pull(caller, headers, &pull, until).await,
             Operation::Release { context } => {
                 // Clients release what has ended already, and are content.
@@ -212,8 +222,10 @@ impl Wsman {
 
     async fn get(&self, headers: &Headers) -> Result<String, Fault> {
         let (namespace, name) = headers.target()?;
-        let instance = self.manager.get(namespace, &name).await.map_err(keys)?;
-        let body = self.encoder(headers)?.object(&instance)?;
+        let encoder = self.encoder(headers)?;
+        let got = self.manager.get(namespace, &name).await;
+        let instance = got.map_err(|e| keys(encoder.namespace, &name, e))?;
+        let body = encoder.object(&instance)?;
         within(headers, body)
     }
 
@@ -249,21 +261,67 @@ impl Wsman {
             Polymorphism::None => (None, asked),
         };
         let form = Form {
-            namespace: self.namespace(headers)?,
-            family: headers.family(),
             mode: enumerate.mode,
             cut_to,
             columns,
+            ..self.form(headers)?
+        };
+        let at_once = enumerate.optimised.then_some(enumerate.max_elements);
+        self.begin(caller, headers, form, Walk::new(cursor, exactly), at_once, until)
+            .await
+    }
+
+    /// Classes are enumerated like instances: each is an instance of itself that has no properties.
+    async fn enumerate_classes(
+        &self,
+        caller: &Caller,
+        headers: &Headers,
+        class: Option<&str>,
+        enumerate: &Enumerate,
+        until: Instant,
+    ) -> Result<String, Fault> {
+        let form = Form {
+            described: Some(headers.options.clone().into()),
+            ..self.form(headers)?
+        };
+        let classes = below(form.namespace, class, true)?;
+        let classes = classes.map(|c| Instance::new(&c.name)).collect();
+        let walk = Walk::new(Cursor::over(&self.manager, classes), None);
+        let at_once = enumerate.optimised.then_some(enumerate.max_elements);
+        self.begin(caller, headers, form, walk, at_once, until).await
+    }
+
+    /// Whole instances.
+    fn form(&self, headers: &Headers) -> Result<Form, Fault> {
+        Ok(Form {
+            namespace: self.namespace(headers)?,
+            family: headers.family(),
+            mode: Mode::Object,
+            cut_to: None,
+            columns: None,
             system: SystemColumns {
                 server: self.manager.host().name.clone(),
             },
-        };
-        let begun = Enumeration::new(AnyForm::Wsman(form.clone()), Walk::new(cursor, exactly));
-        if !enumerate.optimised {
+            described: None,
+        })
+    }
+
+    /// Keeps an enumeration, and answers with its first items where so many are wanted `at_once`.
+    async fn begin(
+        &self,
+        caller: &Caller,
+        headers: &Headers,
+        form: Form,
+        walk: Walk,
+        at_once: Option<usize>,
+        until: Instant,
+    ) -> Result<String, Fault> {
+        let begun = Enumeration::new(AnyForm::Wsman(form.clone()), walk);
+        let Some(items) = at_once else {
             let context = self.enumerations.insert(caller, begun)?;
             return Ok(encode::enumerate(None, Some(&context)));
-        }
-        let measure = measure(headers, enumerate.max_elements, None, until);
+        };
+        let measure = measure(headers, items, None, until);
         let batch = batch(&begun, form, measure).await?;
         let context = match batch.last {
             true => None,
@@ -376,17 +434,24 @@ fn within(headers: &Headers, body: String) -> Result<String, Fault> {
     }
 }
 
-/// A parameter of Get is a key.
-fn keys(error: CimError) -> Fault {
-    let kind = match error.status {
-        Status::InvalidParameter => Some(FaultKind::UnexpectedSelectors),
-        _ => None,
-    };
-    let fault = Fault::from(error);
-    Fault {
-        kind: kind.unwrap_or(fault.kind),
-        ..fault
+/// A parameter of Get is a key: one that the class does not have, or else too few of them.
+fn keys(namespace: &Namespace, name: &InstanceName, error: CimError) -> Fault {
+    let fault = Fault::from(error.clone());
+    if error.status != Status::InvalidParameter {
+        return fault;
     }
+    let class = namespace.class(&name.class).ok();
+    let own = |key: &str| {
+        let properties = class.iter().flat_map(|c| &c.properties);
+        properties
+            .filter(|p| p.key)
+            .any(|p| p.name.eq_ignore_ascii_case(key))
+    };
+    let kind = match name.keys.iter().all(|(key, _)| own(key)) {
+        true => FaultKind::InsufficientSelectors,
+        false => FaultKind::UnexpectedSelectors,
+    };
+    Fault { kind, ..fault }
 }
 
 fn unsupported(message: &str) -> Fault {

@@ -4,10 +4,11 @@
 use super::eventing;
 use super::fault::{Fault, FaultKind};
 use super::headers::{self, Headers, duration, number};
-use super::uri::{Family, after};
+use super::uri::{Family, ResourceUri, after};
 use super::{Enumerate, Expires, MAX_ITEMS, Message, Mode, Operation, Polymorphism, Pull, filter, ns, value};
 use crate::datetime::DateTime;
 use crate::path::KeyValue;
+use crate::wql::Query;
 use crate::xml::{self, Element};
 
 /// Longest context or identifier, bytes; those of this server are much shorter.
@@ -121,21 +122,32 @@ fn unknown_action(action: &str) -> Fault {
 
 /// The class whose description is asked for: in the URI, or a selector.
 fn class(headers: &mut Headers, named: Option<String>) -> Result<Operation, Fault> {
+    let class = class_name(headers, named)?.ok_or_else(|| {
+        let message = "the selector ClassName is missing: it names the class to describe";
+        Fault::new(FaultKind::InsufficientSelectors, message)
+    })?;
+    nothing_else(headers)?;
+    Ok(Operation::GetClass { class })
+}
+
+/// The class that a request about classes names, if any: PowerShell sends an empty name for all of them.
+fn class_name(headers: &mut Headers, named: Option<String>) -> Result<Option<String>, Fault> {
     let selected = value::take(&mut headers.selectors, "ClassName");
-    let class = match (named, selected) {
-        (Some(class), _) => class,
-        (None, Some(KeyValue::Text(class))) => class,
+    match (named, selected) {
+        (Some(class), _) => Ok(Some(class)),
+        (None, Some(KeyValue::Text(class))) => Ok(Some(class.trim().to_owned()).filter(|c| !c.is_empty())),
         (None, Some(KeyValue::Reference(_))) => {
             let message = "the selector ClassName is the name of a class, not a reference";
-            return Err(Fault::new(FaultKind::SelectorTypeMismatch, message));
+            Err(Fault::new(FaultKind::SelectorTypeMismatch, message))
         }
-        (None, None) => {
-            let message = "the selector ClassName is missing: it names the class to describe";
-            return Err(Fault::new(FaultKind::InsufficientSelectors, message));
-        }
-    };
+        (None, None) => Ok(None),
+    }
+}
+
+/// Refuses the selectors that are left.
+fn nothing_else(headers: &Headers) -> Result<(), Fault> {
     match headers.selectors.first() {
-        None => Ok(Operation::GetClass { class }),
+        None => Ok(()),
         Some((name, _)) => {
             let message = format!(
                 "the selector {name} is unknown: a class is described by ClassName and __cimnamespace"
@@ -197,9 +209,9 @@ impl<'a> Body<'a> {
     }
 }
 
-fn enumeration(headers: &Headers, verb: &str, body: &Body<'_>) -> Result<Operation, Fault> {
+fn enumeration(headers: &mut Headers, verb: &str, body: &Body<'_>) -> Result<Operation, Fault> {
     match verb {
-        "Enumerate" => enumerate(headers, body.named("Enumerate")?).map(Operation::Enumerate),
+        "Enumerate" => enumerate(headers, body.named("Enumerate")?),
         "Pull" => {
             let pull = body.named("Pull")?;
             let time = |e: &Element| duration(&e.name, &e.text());
@@ -218,26 +230,43 @@ fn enumeration(headers: &Headers, verb: &str, body: &Body<'_>) -> Result<Operati
     }
 }
 
-fn enumerate(headers: &Headers, body: &Element) -> Result<Enumerate, Fault> {
-    let resource = headers.resource.as_ref();
-    match resource.map(|r| r.family) {
-        Some(Family::Wmi | Family::Dmtf) => {}
-        Some(Family::Metadata) => return Err(unknown_action(&headers.action)),
-        None => {
-            return Err(Fault::new(
-                FaultKind::InvalidResourceUri,
-                "the header w:ResourceURI is missing",
-            ));
+fn enumerate(headers: &mut Headers, body: &Element) -> Result<Operation, Fault> {
+    let Some(resource) = headers.resource.clone() else {
+        return Err(Fault::new(
+            FaultKind::InvalidResourceUri,
+            "the header w:ResourceURI is missing",
+        ));
+    };
+    let filter = filter::find(body, ns::ENUMERATION);
+    match resource.family {
+        Family::Wmi | Family::Dmtf => instances(&resource, filter, body).map(Operation::Enumerate),
+        Family::Metadata if filter.is_some() => {
+            let message = "an enumeration of classes takes no filter; the selector ClassName narrows it";
+            Err(Fault::new(FaultKind::CannotProcessFilter, message))
+        }
+        Family::Metadata => {
+            let below = class_name(headers, resource.class)?;
+            nothing_else(headers)?;
+            let enumerate = wishes(None, body)?;
+            Ok(Operation::EnumerateClasses { below, enumerate })
         }
     }
-    let filter = match filter::find(body, ns::ENUMERATION) {
-        Some(f) => Some(filter::query(f, resource, FaultKind::FilterDialect)?),
+}
+
+fn instances(resource: &ResourceUri, filter: Option<&Element>, body: &Element) -> Result<Enumerate, Fault> {
+    let filter = match filter {
+        Some(f) => Some(filter::query(f, Some(resource), FaultKind::FilterDialect)?),
         None => None,
     };
-    if filter.is_none() && resource.is_some_and(|r| r.class.is_none()) {
+    if filter.is_none() && resource.class.is_none() {
         let message = "all classes at once cannot be enumerated: name a class, or give a filter";
         return Err(Fault::new(FaultKind::InvalidResourceUri, message));
     }
+    wishes(filter, body)
+}
+
+/// How the items of an enumeration are wanted.
+fn wishes(filter: Option<Query>, body: &Element) -> Result<Enumerate, Fault> {
     let text = |name: &str| body.child(name).map(|e| e.text().trim().to_owned());
     let mode = match text("EnumerationMode").as_deref() {
         None | Some("" | "EnumerateObject") => Mode::Object,
