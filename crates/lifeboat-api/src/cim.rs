@@ -2,7 +2,7 @@
 //! the moment they are asked for, methods become actions; nothing is kept here but subscriptions. Namespaces, classes and
 //! types are those of the schema, which comes from the MOF.
 //!
-//! What a class's instances are is in [`classes`]; what a method does in [`methods`]. XML and sockets are not known here.
+//! What a class's instances are is in `classes`; what a method does in `methods`. XML and sockets are not known here.
 
 pub mod caller;
 pub(crate) mod classes;

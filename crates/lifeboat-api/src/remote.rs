@@ -1,8 +1,8 @@
 //! Management from other hosts: WS-Management and CIM-XML over TLS, and who may use them. Both protocols are spoken by one
 //! object manager ([`crate::cim`]); what is deliberately absent here is any knowledge of what classes and methods mean.
 //!
-//! A request passes [`http`] (what may it cost), [`login`] (who is it), then [`wsman`] or [`cimxml`] (what does it want), and
-//! its answer the same way back. What outlives a request is only an enumeration that was begun ([`enumerations`]).
+//! A request passes `http` (what may it cost), `login` (who is it), then `wsman` or `cimxml` (what does it want), and
+//! its answer the same way back. What outlives a request is only an enumeration that was begun (`enumerations`).
 
 mod cimxml;
 mod delivery;

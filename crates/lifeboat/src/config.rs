@@ -459,6 +459,40 @@ mod tests {
         assert_eq!(vms[0].disks.len(), 2);
     }
 
+    /// Each edit of the sample is refused with words that hold these.
+    fn mistakes(table: &[(&str, &str, String)]) {
+        let sample = std::fs::read_to_string(SAMPLE).unwrap();
+        for (from, to, want) in table {
+            assert!(sample.contains(from), "{from}");
+            let (_dir, path) = dir_with(&[("l.toml", &sample.replacen(from, to, 1))]);
+            let error = Config::load(&path.join("l.toml")).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}\nshould contain {want}");
+        }
+    }
+
+    #[test]
+    fn mistakes_about_management_are_named() {
+        let table = [
+            (
+                "[management]\nwsman = \"0.0.0.0:0\"",
+                "key \"management.wsman\": name a port",
+            ),
+            (
+                "[management]\ncimxml = \"0.0.0.0:5989\"\nplain = true",
+                "key \"management.cimxml\": management.plain is only for loopback",
+            ),
+            (
+                "[management]\ncert = \"/c\"",
+                "key \"management.cert\": name both",
+            ),
+            (
+                "[management]\nusers = \"u.toml\"",
+                "key \"management.users\": write an absolute path",
+            ),
+        ];
+        mistakes(&table.map(|(to, want)| ("# [management]", to, want.into())));
+    }
+
     #[test]
     fn mistakes_are_named_with_file_line_and_key() {
         let sample = std::fs::read_to_string(SAMPLE).unwrap();
@@ -502,26 +536,6 @@ mod tests {
                 "[peer]\nadvertise = \"alpha.example.org\"",
                 "key \"peer.advertise\": write HOST:PORT".into(),
             ),
-            (
-                "# [management]",
-                "[management]\nwsman = \"0.0.0.0:0\"",
-                "key \"management.wsman\": name a port".into(),
-            ),
-            (
-                "# [management]",
-                "[management]\ncimxml = \"0.0.0.0:5989\"\nplain = true",
-                "key \"management.cimxml\": management.plain is only for loopback".into(),
-            ),
-            (
-                "# [management]",
-                "[management]\ncert = \"/c\"",
-                "key \"management.cert\": name both".into(),
-            ),
-            (
-                "# [management]",
-                "[management]\nusers = \"u.toml\"",
-                "key \"management.users\": write an absolute path".into(),
-            ),
             ("ca = ", "cа = ", "l.toml, line ".into()),
             ("[tls]", "[tsl]", "unknown field `tsl`".into()),
             (
@@ -530,12 +544,7 @@ mod tests {
                 "key \"log.level\": use".into(),
             ),
         ];
-        for (from, to, want) in table {
-            assert!(sample.contains(from), "{from}");
-            let (_dir, path) = dir_with(&[("l.toml", &sample.replacen(from, to, 1))]);
-            let error = Config::load(&path.join("l.toml")).unwrap_err().to_string();
-            assert!(error.contains(&want), "{error}\nshould contain {want}");
-        }
+        mistakes(&table);
         let missing = Config::load("/nowhere/l.toml".into()).unwrap_err().to_string();
         assert!(missing.starts_with("/nowhere/l.toml: No such file"), "{missing}");
     }

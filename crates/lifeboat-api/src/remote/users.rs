@@ -1,5 +1,5 @@
 //! Who may come in over the network, and as what: the file of users, how it is read and how it is changed. Whether somebody
-//! is who they say is decided in [`login`](super::login).
+//! is who they say is decided in `login`.
 
 mod watch;
 
