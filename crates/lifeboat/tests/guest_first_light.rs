@@ -258,6 +258,15 @@ fn guest_first_light_raw() {
 #[test]
 fn guest_point_equals_the_primary() {
     let mut world = loaded_world("qcow2");
+    // On a busy machine two cycles can be over before the last of the writers has begun.
+    wait_until("every writer writes", Duration::from_secs(60), || {
+        let console = console(&world, &world.a);
+        let writes = |mode| acknowledged(&console, mode).is_some_and(|(high, _)| high > 0);
+        ["append", "scatter", "pair"]
+            .into_iter()
+            .all(writes)
+            .then_some(())
+    });
     world.replicate(&["--interval", "1s", "--point-spacing", "1s", "--history", "3"]);
     world.a.wait_cycles(2);
     stop_load(&world, &world.a);
