@@ -1,7 +1,7 @@
 //! Who wants to be told of changes, and what changed. A change is what an instance of a watched class looks like now and did
 //! not look like when it was sampled before: instances are views, so a sample is the only thing there is to compare. Nothing
-//! is sampled while nobody has subscribed. Of jobs the engine tells by itself, so that short ones are not missed. How indications reach a subscriber is the protocols' business; here they wait for
-//! it in a queue of bounded length.
+//! is sampled while nobody has subscribed. Of jobs the engine tells by itself, so that short ones are not missed. How
+//! indications reach a subscriber is the protocols' business; here they wait for it in a queue of bounded length.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

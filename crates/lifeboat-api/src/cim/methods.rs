@@ -14,12 +14,16 @@ mod statistics;
 mod system;
 mod table;
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
-use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, ObjectPath, Raw, Status, Value};
+use lifeboat_cim::{
+    CimError, Class, Instance, InstanceName, Method, Namespace, ObjectPath, Raw, Status, Value,
+};
 use lifeboat_engine::action::{Action, Answer, Refusal, VmRef, VmView};
 use lifeboat_model::VmId;
 use lifeboat_model::api::ReturnCode;
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::classes::job_path;
 use super::embedded::{Which, invalid, shown};
@@ -181,7 +185,60 @@ fn missing(parameter: &str) -> Refusal {
     invalid(format!("{parameter} is missing"))
 }
 
+/// A call that was carried out, with the declarations that say how to write its answer.
+pub(crate) struct Called {
+    pub(crate) namespace: &'static Namespace,
+    pub(crate) class: &'static Class,
+    pub(crate) method: &'static Method,
+    pub(crate) outcome: Outcome,
+}
+
 impl ObjectManager {
+    /// Calls a method for a client that may leave before the answer: a method that was begun is carried out nevertheless.
+    ///
+    /// # Errors
+    /// As [`ObjectManager::invoke`].
+    pub(crate) async fn carry_out(
+        self: &Arc<Self>,
+        caller: &Caller,
+        namespace: &str,
+        target: InstanceName,
+        method: &str,
+        arguments: Vec<(String, Raw)>,
+    ) -> Result<Called, CimError> {
+        let (namespace, class, method) = self.declared(namespace, &target.class, method)?;
+        let (this, caller) = (self.clone(), caller.clone());
+        let call = async move {
+            let space = &namespace.name;
+            this.invoke(&caller, space, &target, &method.name, arguments)
+                .await
+        };
+        let called = tokio::spawn(call.in_current_span()).await;
+        let outcome = called.map_err(|e| CimError::new(Status::Failed, e.to_string()))??;
+        Ok(Called {
+            namespace,
+            class,
+            method,
+            outcome,
+        })
+    }
+
+    /// What the schema says of a method.
+    fn declared(
+        &self,
+        namespace: &str,
+        class: &str,
+        method: &str,
+    ) -> Result<(&'static Namespace, &'static Class, &'static Method), CimError> {
+        let namespace = self.schema.namespace(namespace)?;
+        let class = namespace.class(class)?;
+        let declared = class.method(method).ok_or_else(|| {
+            let message = format!("{} has no method {}", class.name, shown(method));
+            CimError::new(Status::MethodNotFound, message)
+        })?;
+        Ok((namespace, class, declared))
+    }
+
     /// Calls a method of an instance. Parameters may come in any order; those that are missing are null.
     ///
     /// # Errors
@@ -195,12 +252,7 @@ impl ObjectManager {
         method: &str,
         arguments: Vec<(String, Raw)>,
     ) -> Result<Outcome, CimError> {
-        let space = self.schema.namespace(namespace)?;
-        let class = space.class(&target.class)?;
-        let declared = class.method(method).ok_or_else(|| {
-            let message = format!("{} has no method {}", class.name, shown(method));
-            CimError::new(Status::MethodNotFound, message)
-        })?;
+        let (space, class, declared) = self.declared(namespace, &target.class, method)?;
         let instance = self.get(namespace, target).await?;
         let Some(found) = table::find(&instance.class, &declared.name) else {
             let message = format!("{}.{} is not served", class.name, declared.name);

@@ -313,38 +313,23 @@ impl CimXml {
         Ok(page(head, &items, Page::More(context.trim())))
     }
 
-    /// A method that was begun is carried out, whether or not the client waits for its answer.
     async fn invoke(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         head: &Head,
         namespace: &str,
         target: InstanceName,
         arguments: Vec<(String, Raw)>,
     ) -> Result<String, CimError> {
-        let space = self.manager.schema().namespace(namespace)?;
-        let class = space.class(&target.class)?;
-        let declared = class.method(&head.name).ok_or_else(|| {
-            let name: String = head.name.chars().take(100).collect();
-            CimError::new(
-                Status::MethodNotFound,
-                format!("{} has no method {name}", class.name),
-            )
-        })?;
-        let (this, caller, namespace) = (self.clone(), caller.clone(), namespace.to_owned());
-        let method = head.name.clone();
-        let call = async move {
-            let manager = &this.manager;
-            manager
-                .invoke(&caller, &namespace, &target, &method, arguments)
-                .await
-        };
-        let called = tokio::spawn(call.in_current_span()).await;
-        let outcome = called.map_err(|e| CimError::new(Status::Failed, e.to_string()))??;
+        let manager = &self.manager;
+        let called = manager
+            .carry_out(caller, namespace, target, &head.name, arguments)
+            .await?;
+        let outcome = &called.outcome;
         Ok(cimxml::method_response(
             head,
-            space,
-            declared,
+            called.namespace,
+            called.method,
             outcome.value,
             &outcome.out,
         ))

@@ -203,7 +203,7 @@ impl Wsman {
                 self.eventing.release(caller, &context);
                 Ok(String::new())
             }
-            Operation::Invoke { method, arguments } => self.invoke(caller, headers, method, arguments).await,
+            Operation::Invoke { method, arguments } => self.invoke(caller, headers, &method, arguments).await,
             Operation::Put(_) => Err(unsupported(
                 "nothing here is written by Put; call the method that changes it",
             )),
@@ -364,35 +364,26 @@ impl Wsman {
         Ok(encode::pull(&batch.items.concat(), context))
     }
 
-    /// A method that was begun is carried out, whether or not the client waits for its answer.
     async fn invoke(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         headers: &Headers,
-        method: String,
+        method: &str,
         arguments: Vec<(String, Raw)>,
     ) -> Result<String, Fault> {
         let (namespace, target) = headers.target()?;
         let encoder = self.encoder(headers)?;
-        let class = encoder.namespace.class(&target.class)?;
-        let declared = class.method(&method);
-        let declared = declared.ok_or_else(|| {
-            let name: String = method.chars().take(100).collect();
-            CimError::new(
-                Status::MethodNotFound,
-                format!("{} has no method {name}", class.name),
-            )
-        })?;
-        let (this, caller, namespace) = (self.clone(), caller.clone(), namespace.to_owned());
-        let call = async move {
-            let manager = &this.manager;
-            manager
-                .invoke(&caller, &namespace, &target, &method, arguments)
-                .await
-        };
-        let called = tokio::spawn(call.in_current_span()).await;
-        let outcome = called.map_err(|e| Fault::new(FaultKind::InternalError, e.to_string()))??;
-        Ok(encoder.method_output(class, declared, &Value::from(outcome.value), &outcome.out))
+        let manager = &self.manager;
+        let called = manager
+            .carry_out(caller, namespace, target, method, arguments)
+            .await?;
+        let outcome = &called.outcome;
+        Ok(encoder.method_output(
+            called.class,
+            called.method,
+            &Value::from(outcome.value),
+            &outcome.out,
+        ))
     }
 
     fn namespace(&self, headers: &Headers) -> Result<&'static Namespace, Fault> {
