@@ -3,11 +3,13 @@
 //! is sampled while nobody has subscribed. Of jobs the engine tells by itself, so that short ones are not missed. How
 //! indications reach a subscriber is the protocols' business; here they wait for it in a queue of bounded length.
 
+mod wish;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lifeboat_cim::wql::{Condition, Query, Select};
+use lifeboat_cim::wql::{Query, Select};
 use lifeboat_cim::{CimError, DateTime, Instance, Namespace, ObjectPath, Status, Value};
 use lifeboat_engine::records::Job;
 use tokio::sync::Notify;
@@ -18,12 +20,11 @@ use tracing::warn;
 use super::cursor::entries;
 use super::facts::{JobParts, Parts};
 use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
+use wish::{Family, Kind, Wish};
 
 const JOB: &str = "Msvm_ConcreteJob";
 /// The first `JobState` of a job that has ended.
 const COMPLETED: u64 = 7;
-/// What can be watched: jobs, relationships, VMs.
-pub const WATCHED: [&str; 3] = [JOB, "Msvm_ReplicationRelationship", "Msvm_ComputerSystem"];
 /// Indications that wait for a subscriber; the oldest make room.
 pub const QUEUE: usize = 256;
 /// Most subscriptions of one user.
@@ -40,61 +41,6 @@ const SINCE_1601: i64 = 116_444_736_000_000_000;
 const LEAST: Duration = Duration::from_millis(250);
 /// Samples take at most one part in so many of the time.
 const SHARE: u32 = 5;
-
-/// A kind of change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Creation,
-    Modification,
-    Deletion,
-}
-
-/// The two families of event classes: DMTF's, and those that WMI clients write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    Cim,
-    Wmi,
-}
-
-impl Family {
-    fn class(self, kind: Kind) -> &'static str {
-        match (self, kind) {
-            (Self::Cim, Kind::Creation) => "CIM_InstCreation",
-            (Self::Cim, Kind::Modification) => "CIM_InstModification",
-            (Self::Cim, Kind::Deletion) => "CIM_InstDeletion",
-            (Self::Wmi, Kind::Creation) => "__InstanceCreationEvent",
-            (Self::Wmi, Kind::Modification) => "__InstanceModificationEvent",
-            (Self::Wmi, Kind::Deletion) => "__InstanceDeletionEvent",
-        }
-    }
-
-    fn subject(self) -> &'static str {
-        match self {
-            Self::Cim => "SourceInstance",
-            Self::Wmi => "TargetInstance",
-        }
-    }
-}
-
-/// The events a class name in a query stands for.
-fn events(class: &str) -> Option<(Family, &'static [Kind])> {
-    const ALL: &[Kind] = &[Kind::Creation, Kind::Modification, Kind::Deletion];
-    for (family, general) in [
-        (Family::Cim, "CIM_InstIndication"),
-        (Family::Wmi, "__InstanceOperationEvent"),
-    ] {
-        if class.eq_ignore_ascii_case(general) {
-            return Some((family, ALL));
-        }
-        let one = ALL
-            .iter()
-            .position(|k| class.eq_ignore_ascii_case(family.class(*k)));
-        if let Some(at) = one {
-            return Some((family, &ALL[at..=at]));
-        }
-    }
-    None
-}
 
 /// Somebody's wish to be told.
 pub struct Subscription {
@@ -558,78 +504,4 @@ fn differ(old: &Instance, new: &Instance) -> bool {
     let steady = |(name, _): &&(String, Value)| !VOLATILE.contains(&name.as_str());
     let (old, new) = (old.properties.iter(), new.properties.iter());
     !old.filter(steady).eq(new.filter(steady))
-}
-
-/// What a query means as a subscription.
-struct Wish {
-    select: Select,
-    family: Family,
-    kinds: &'static [Kind],
-    classes: Vec<&'static str>,
-}
-
-impl Wish {
-    fn new(namespace: &Namespace, query: &Query) -> Result<Self, CimError> {
-        let bad = |text: String| CimError::new(Status::InvalidQuery, text);
-        let Query::Select(select) = query else {
-            return Err(bad("a subscription wants SELECT ... FROM an event class".into()));
-        };
-        let (family, kinds) = events(&select.class).ok_or_else(|| {
-            let class: String = select.class.chars().take(80).collect();
-            bad(format!(
-                "{class} is no event class: use CIM_InstIndication, CIM_InstCreation, CIM_InstModification, CIM_InstDeletion or \
-                 __InstanceOperationEvent and its kinds"
-            ))
-        })?;
-        select.check(namespace)?;
-        Ok(Self {
-            classes: watched(namespace, select, family).map_err(bad)?,
-            select: select.clone(),
-            family,
-            kinds,
-        })
-    }
-}
-
-/// The classes that a query watches: those its condition names with ISA, or classes they are derived from.
-fn watched(namespace: &Namespace, select: &Select, family: Family) -> Result<Vec<&'static str>, String> {
-    let mut named = Vec::new();
-    if let Some(condition) = &select.condition {
-        isa(condition, family.subject(), &mut named);
-    }
-    let mut classes = Vec::new();
-    for name in &named {
-        let before = classes.len();
-        let meant = WATCHED.into_iter().filter(|w| namespace.is_a(w, name));
-        classes.extend(meant);
-        if classes.len() == before {
-            let name: String = name.chars().take(80).collect();
-            return Err(format!(
-                "{name} cannot be watched; these can: {}",
-                WATCHED.join(", ")
-            ));
-        }
-    }
-    classes.sort_unstable();
-    classes.dedup();
-    match classes.is_empty() {
-        true => Err(format!(
-            "say what to watch: WHERE {} ISA \"Msvm_ConcreteJob\"; what can be watched: {}",
-            family.subject(),
-            WATCHED.join(", ")
-        )),
-        false => Ok(classes),
-    }
-}
-
-fn isa(condition: &Condition, subject: &str, found: &mut Vec<String>) {
-    match condition {
-        Condition::All(parts) | Condition::Any(parts) => parts.iter().for_each(|p| isa(p, subject, found)),
-        Condition::Isa { column, class } => {
-            if matches!(column.names.as_slice(), [only] if only.eq_ignore_ascii_case(subject)) {
-                found.push(class.clone());
-            }
-        }
-        Condition::Not(_) | Condition::Compare { .. } | Condition::Like { .. } | Condition::IsNull(_) => {}
-    }
 }
