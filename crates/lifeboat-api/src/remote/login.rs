@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
-use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::tls::ClientCertificate;
@@ -73,8 +73,8 @@ pub(crate) struct Login {
     users: WatchedUsers,
     key: [u8; 32],
     remembered: Mutex<Remembered>,
-    at_once: Semaphore,
-    waiting: Semaphore,
+    at_once: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     /// Hash to try when there is no such user and no other hash to take its time from.
     decoy: Secret,
 }
@@ -88,8 +88,8 @@ impl Login {
             users: WatchedUsers::open(path)?,
             key,
             remembered: Mutex::default(),
-            at_once: Semaphore::new(AT_ONCE),
-            waiting: Semaphore::new(WAITING),
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
             decoy: users::hash(&Secret::new(uuid::Uuid::new_v4().to_string()))?,
         })
     }
@@ -138,22 +138,22 @@ impl Login {
         if let Some(caller) = self.recall(&digest) {
             return Ok(caller);
         }
-        let _place = match self.waiting.try_acquire() {
-            Ok(place) => place,
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => return Err(Denied::Busy),
-        };
-        let Ok(_turn) = self.at_once.acquire().await else {
-            return Err(Denied::Busy);
-        };
+        let place = self
+            .waiting
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| Denied::Busy)?;
+        let turn = self.at_once.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Denied::Busy)?;
         // Somebody before us in the queue may have been the same.
         if let Some(caller) = self.recall(&digest) {
             return Ok(caller);
         }
         let (users, edition) = self.users.now();
         let hash = self.hash_to_try(&users, &user);
-        let right = tokio::task::spawn_blocking(move || users::verify(&hash, &password)).await;
+        let right = verify(hash, password, [place, turn]).await?;
         match users.user(&user) {
-            Some(entry) if right.unwrap_or(false) => {
+            Some(entry) if right => {
                 let caller = Caller {
                     name: entry.name.clone(),
                     role: entry.role,
@@ -203,6 +203,22 @@ impl Login {
             .callers
             .insert(digest, (caller.clone(), now + REMEMBERED));
     }
+}
+
+/// Compares on a thread of its own, which keeps the turn to its end whether or not the caller waits: who hangs up must not
+/// make room for the next hash. Threads that come and go share the memory of those before them; those of the runtime's
+/// pool would each keep as much as a hash takes.
+async fn verify(hash: Secret, password: Secret, turn: [OwnedSemaphorePermit; 2]) -> Result<bool, Denied> {
+    let (tell, told) = oneshot::channel();
+    let work = move || {
+        let right = users::verify(&hash, &password);
+        drop(turn);
+        // Nobody may be waiting any more.
+        let _ = tell.send(right);
+    };
+    let thread = std::thread::Builder::new().name("login".into()).spawn(work);
+    thread.map_err(|_| Denied::Busy)?;
+    Ok(told.await.unwrap_or(false))
 }
 
 /// User and password of a `Basic` header.
