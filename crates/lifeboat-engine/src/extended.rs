@@ -81,6 +81,7 @@ pub(crate) fn view(rel: &Relationship, now: lifeboat_model::Timestamp) -> Option
         machine: &ext.preflight,
         abandoned: false,
         unauthorized: None,
+        findings: &[],
     });
     if rel.failover().is_some() {
         notes.push("it stands still while this replica is failed over".to_owned());

@@ -11,6 +11,7 @@ mod courier;
 mod engine;
 mod extended;
 mod failover;
+mod findings;
 mod jobs;
 mod machine;
 mod media;

@@ -52,6 +52,7 @@ impl Actor {
             machine: &crate::machine::notes(rel),
             abandoned: abandoned.is_some(),
             unauthorized: unauthorized.as_deref(),
+            findings: &self.findings(rel),
         });
         health_notes.extend(awaits_import(rel));
         let bulk = if rel.state == State::WaitingToCompleteInitialReplication {

@@ -78,6 +78,35 @@ pub fn change_granularity(disk_size: u64) -> u64 {
 /// Failures in a row after which a network fault counts as one that retries have not cured.
 pub const FAULT_AFTER_ATTEMPTS: u32 = 3;
 
+/// Something that was looked at and found to need attention, beyond what the state itself says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub health: Health,
+    /// What was seen, since when, and the way out, in words.
+    pub text: String,
+}
+
+impl Finding {
+    /// Needs attention; data still arrives.
+    #[must_use]
+    pub fn warning(text: impl Into<String>) -> Self {
+        Self {
+            health: Health::Warning,
+            text: text.into(),
+        }
+    }
+
+    /// Data is in danger, or does not arrive.
+    #[must_use]
+    pub fn critical(text: impl Into<String>) -> Self {
+        Self {
+            health: Health::Critical,
+            text: text.into(),
+        }
+    }
+}
+
 /// What the health is computed from.
 #[derive(Clone, Debug)]
 pub struct HealthInput<'a> {
@@ -105,6 +134,8 @@ pub struct HealthInput<'a> {
     pub abandoned: bool,
     /// Why this host takes nothing from the primary any more; `None` while it does, and on a primary.
     pub unauthorized: Option<&'a str>,
+    /// What else was found on this host.
+    pub findings: &'a [Finding],
 }
 
 /// Health by the documented rules, with the reasons in words. Where the documents are silent: a resynchronization under way
@@ -133,6 +164,7 @@ pub fn health(input: &HealthInput<'_>) -> (Health, Vec<String>) {
         let text = "the last application-consistent point could only be made crash-consistent";
         found.push((Health::Warning, text.to_owned()));
     }
+    found.extend(input.findings.iter().map(|f| (f.health, f.text.clone())));
     found.extend(input.machine.iter().map(|text| (Health::Warning, text.clone())));
     if input.abandoned {
         let text = "what this copy alone had before the roles changed is kept beside it; drop it when nobody needs it";
@@ -440,6 +472,7 @@ mod tests {
                 machine: &[],
                 abandoned: false,
                 unauthorized: None,
+                findings: &[],
             };
             change(&mut input);
             let (got, notes) = health(&input);
@@ -465,8 +498,9 @@ mod tests {
             machine: &machine,
             abandoned: false,
             unauthorized: None,
+            findings: &[Finding::warning("the clock jumped")],
         };
         let (got, notes) = health(&input);
-        assert_eq!((got, notes.len()), (Health::Critical, 4), "{notes:?}");
+        assert_eq!((got, notes.len()), (Health::Critical, 5), "{notes:?}");
     }
 }

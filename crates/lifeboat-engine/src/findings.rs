@@ -1,0 +1,14 @@
+//! What an actor has seen that needs attention, for the health of its relationship. Each part of the actor says what it
+//! found; nothing is decided here, and nothing is remembered here.
+
+use lifeboat_model::policy::Finding;
+
+use crate::actor::Actor;
+use crate::records::Relationship;
+
+impl Actor {
+    /// Everything that needs attention now, beside the state and the recorded problem.
+    pub(crate) fn findings(&self, _rel: &Relationship) -> Vec<Finding> {
+        Vec::new()
+    }
+}
