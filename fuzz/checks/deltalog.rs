@@ -183,7 +183,7 @@ fn header(u: &mut Unstructured<'_>) -> Result<Header> {
     };
     let mut position = |sequence| -> Result<Position> {
         let generation = GenerationId(uuid::Uuid::from_u128(u.arbitrary()?));
-        Ok(Position { generation, sequence })
+        Ok(Position::from_parts(generation, sequence))
     };
     let (parent, position) = (position(1)?, position(2)?);
     Ok(Header {

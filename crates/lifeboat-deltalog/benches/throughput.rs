@@ -12,10 +12,7 @@ use lifeboat_model::{DiskId, GenerationId, Position, Timestamp, VmId};
 const TOTAL: usize = 256 << 20;
 
 fn header() -> Header {
-    let position = |sequence| Position {
-        generation: GenerationId(uuid::Uuid::from_u128(1)),
-        sequence,
-    };
+    let position = |sequence| Position::from_parts(GenerationId(uuid::Uuid::from_u128(1)), sequence);
     Header {
         vm: VmId(uuid::Uuid::from_u128(2)),
         kind: LogKind::Delta,

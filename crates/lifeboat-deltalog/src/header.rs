@@ -81,7 +81,7 @@ impl Header {
             }
         }
         let Self { position, parent, .. } = *self;
-        let backwards = parent.generation == position.generation && parent.sequence >= position.sequence;
+        let backwards = parent.at_or_after(position) == Some(true);
         match self.kind {
             LogKind::Delta | LogKind::Sync if backwards => Err(HeaderError::NotForward { parent, position }),
             LogKind::Delta | LogKind::Bulk | LogKind::Sync => Ok(()),
@@ -104,8 +104,8 @@ impl Header {
         out.extend_from_slice(&len.to_le_bytes());
         out.extend_from_slice(self.vm.0.as_bytes());
         for position in [&self.position, &self.parent] {
-            out.extend_from_slice(position.generation.0.as_bytes());
-            out.extend_from_slice(&position.sequence.to_le_bytes());
+            out.extend_from_slice(position.generation().0.as_bytes());
+            out.extend_from_slice(&position.sequence().to_le_bytes());
         }
         out.extend_from_slice(&self.instant.0.to_le_bytes());
         out.push(match self.kind {
@@ -197,10 +197,7 @@ impl Header {
 
 fn read_position(f: &mut Fields<'_>) -> Option<Position> {
     let generation = GenerationId(Uuid::from_bytes(f.bytes()?));
-    Some(Position {
-        generation,
-        sequence: f.u64()?,
-    })
+    Some(Position::from_parts(generation, f.u64()?))
 }
 
 /// The name up to the first NUL; after it only NULs, so that one name has one spelling.

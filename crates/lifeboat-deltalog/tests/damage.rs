@@ -8,7 +8,7 @@ use lifeboat_deltalog::{
     DecodeError, Decoder, EncodeError, Encoder, Fault, FrameEncoder, FrameError, Header, HeaderError, Item,
     MAX_DISK_SIZE, MAX_EXTENTS, MAX_FRAME_DATA, Part, verify,
 };
-use lifeboat_model::GenerationId;
+use lifeboat_model::{GenerationId, Position};
 
 #[test]
 fn a_log_cut_at_any_byte_is_truncated() {
@@ -420,7 +420,7 @@ fn the_encoder_refuses_what_no_log_may_hold_and_appends_nothing() {
         |h| h.disks[0].size = 1000,
         |h| h.disks[0].size = MAX_DISK_SIZE + 512,
         |h| h.parent = h.position,
-        |h| h.parent.sequence = 8,
+        |h| h.parent = Position::from_parts(h.parent.generation(), 8),
     ];
     for change in changes {
         let mut h = good.clone();
@@ -456,8 +456,7 @@ fn the_encoder_refuses_what_no_log_may_hold_and_appends_nothing() {
 #[test]
 fn a_new_generation_may_start_its_sequence_anew() {
     let mut h = header(&[("sys", 4096)]);
-    h.position.sequence = 1;
-    h.position.generation = GenerationId(uuid::Uuid::from_u128(5));
+    h.position = Position::start(GenerationId(uuid::Uuid::from_u128(5))).next();
     let mut out = Vec::new();
     Encoder::new(&h, true, &mut out).unwrap().finish(&mut out);
     assert_eq!(verify(&out).unwrap().0, h);

@@ -158,7 +158,7 @@ pub(crate) async fn settle(source: &dyn CaptureSource, durable: Position) -> Res
         }
         Settlement::Lost(why) => Err(CopyError::Lost {
             why,
-            arrived: durable.sequence > 0,
+            arrived: !durable.is_start(),
         }),
     }
 }
@@ -561,10 +561,7 @@ mod tests {
     use uuid::Uuid;
 
     fn at(sequence: u64) -> Position {
-        Position {
-            generation: GenerationId(Uuid::from_u128(7)),
-            sequence,
-        }
+        Position::from_parts(GenerationId(Uuid::from_u128(7)), sequence)
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub(crate) fn past(info: &ReplicaInfo, theirs: Position) -> bool {
     };
     match line(info, theirs) {
         Some(logs) => logs.iter().any(|l| l.position == point),
-        None => point.generation != theirs.generation || point.sequence > theirs.sequence,
+        None => theirs.at_or_after(point) != Some(true),
     }
 }
 
@@ -361,10 +361,7 @@ impl Courier {
             cursor: resumed.map_or((0, 0), |c| c.cursor),
             parent: theirs.durable,
             // A line of its own for each attempt: no number is ever used twice.
-            position: Position {
-                generation: GenerationId(self.entropy.uuid()),
-                sequence: 1,
-            },
+            position: Position::start(GenerationId(self.entropy.uuid())).next(),
         };
         let mut partial = theirs.partial;
         let known: Known = vec![None; info.disks.len()];
@@ -378,7 +375,7 @@ impl Courier {
             if !found.ranges.is_empty() || (last && !partial) {
                 bytes = sync::send(&self.tools, &route, disks, &found.ranges, piece).await?;
                 piece.parent = piece.position;
-                piece.position.sequence += 1;
+                piece.position = piece.position.next();
                 partial = true;
             }
             let comparison = Comparison {
@@ -479,17 +476,14 @@ mod tests {
     use uuid::Uuid;
 
     fn at(generation: u128, sequence: u64) -> Position {
-        Position {
-            generation: GenerationId(Uuid::from_u128(generation)),
-            sequence,
-        }
+        Position::from_parts(GenerationId(Uuid::from_u128(generation)), sequence)
     }
 
     fn log(parent: Position, position: Position, size: u64) -> StoredLog {
         StoredLog {
             position,
             parent,
-            instant: Timestamp(position.sequence),
+            instant: Timestamp(position.sequence()),
             consistency: Consistency::Crash,
             size,
             partial: false,
@@ -500,7 +494,7 @@ mod tests {
         Point {
             id: PointId(Uuid::from_u128(n)),
             position,
-            instant: Timestamp(position.sequence),
+            instant: Timestamp(position.sequence()),
             consistency: Consistency::Crash,
             size: 0,
         }

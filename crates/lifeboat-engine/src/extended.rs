@@ -462,7 +462,7 @@ impl Actor {
         let store = self.host.ports.store.clone();
         let repeated = {
             let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
-            info.durable.generation == offer.start.generation
+            info.durable.same_generation(offer.start)
         };
         if !repeated {
             self.catch_up().await?;
@@ -510,7 +510,7 @@ fn stood(info: &ReplicaInfo, offer: &GivenWay) -> Divergence {
     let at = info.applied;
     // A copy that is not complete, or is being made equal, stands at a position without holding it.
     let whole = !info.points.is_empty() && info.logs.iter().all(|l| l.position != at || !l.partial);
-    let had = whole && at.generation == since.generation && at.sequence >= since.sequence;
+    let had = whole && at.at_or_after(since) == Some(true);
     let known = |d: &lifeboat_deltalog::LogDisk| (d.id.clone(), had.then(Vec::new));
     Divergence {
         since,

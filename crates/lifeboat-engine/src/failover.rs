@@ -18,7 +18,7 @@ use crate::machine::branch_launch;
 use crate::network::connected;
 use crate::ports::catalog::CatalogError;
 use crate::ports::hypervisor::{Hypervisor, PowerState};
-use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, Target};
+use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target};
 use crate::primary::{IDLE, droppable};
 use crate::records::{Addressing, Failover, FailoverPhase, Job, Relationship, TakeOver};
 
@@ -32,11 +32,8 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
         size: p.size,
     });
     // A cycle needs a sealed point to start from and an unbroken line of logs since.
-    let oldest = info.points.first().map(|p| p.position.sequence);
-    let cycles = info.logs.iter().filter(|l| !l.partial).filter(|l| {
-        oldest.is_some_and(|o| l.position.sequence > o)
-            && info.points.iter().all(|p| p.position != l.position)
-    });
+    let unsealed = |l: &&StoredLog| info.points.iter().all(|p| p.position != l.position);
+    let cycles = info.logs.iter().filter(|l| !l.partial).filter(unsealed);
     let cycles = cycles
         .filter(|l| replayable(info, l.position))
         .map(|l| PointView {
@@ -54,15 +51,17 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
 /// Whether logs lead without a gap from a sealed point to `position`.
 fn replayable(info: &ReplicaInfo, position: Position) -> bool {
     let mut at = position;
-    loop {
+    // Each log leads one step back; more steps than logs would be a circle.
+    for _ in 0..=info.logs.len() {
         if info.points.iter().any(|p| p.position == at) {
             return true;
         }
         match info.logs.iter().find(|l| l.position == at) {
-            Some(log) if log.parent.sequence < at.sequence => at = log.parent,
-            _ => return false,
+            Some(log) => at = log.parent,
+            None => return false,
         }
     }
+    false
 }
 
 /// The point a selector means.
@@ -614,10 +613,7 @@ impl Actor {
                 if let Some(FailoverPhase::Committing { generation }) = self.branch()
                     && let Some(rel) = &mut self.rel
                 {
-                    rel.position = Position {
-                        generation,
-                        sequence: 0,
-                    };
+                    rel.position = Position::start(generation);
                     rel.problem = None;
                 }
                 self.phase(FailoverPhase::Merging);

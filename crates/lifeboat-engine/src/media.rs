@@ -238,10 +238,7 @@ impl Actor {
         let rel = before.as_ref().ok_or_else(no_relationship)?;
         let state = lifecycle::step(rel.mode, rel.state, Step::StartCopy).map_err(|e| not_now(&e))?;
         let path = absolute(dir)?;
-        let start = Position {
-            generation: GenerationId(self.host.ports.entropy.uuid()),
-            sequence: 0,
-        };
+        let start = Position::start(GenerationId(self.host.ports.entropy.uuid()));
         let found = self.host.ports.media.found(&path, self.id, start).await;
         if found.map_err(|e| media_refusal(&e))?.is_some() {
             return Err(media_refusal(&MediaError::NotEmpty(path)));
@@ -472,10 +469,7 @@ impl Actor {
 
 /// The position that an initial copy stands for.
 fn start_of(rel: &Relationship) -> Position {
-    Position {
-        sequence: 0,
-        ..rel.position
-    }
+    rel.position.first()
 }
 
 #[cfg(test)]
@@ -506,10 +500,7 @@ mod tests {
             version: VERSION,
             vm: VmId(Uuid::from_u128(1)),
             name: "web".into(),
-            start: Position {
-                generation: GenerationId(Uuid::from_u128(2)),
-                sequence: 0,
-            },
+            start: Position::start(GenerationId(Uuid::from_u128(2))),
             disks: vec![disk("a", 100), disk("b", 50)],
             segments: vec![segment(0, 0, 60), segment(0, 60, 100), segment(1, 0, 50)],
         }
@@ -536,7 +527,7 @@ mod tests {
             (|m| m.version = 2, "version"),
             (|m| m.vm = VmId(Uuid::from_u128(9)), "web"),
             (
-                |m| m.start.generation = GenerationId(Uuid::from_u128(9)),
+                |m| m.start = Position::start(GenerationId(Uuid::from_u128(9))),
                 "another attempt",
             ),
             (|m| m.disks[0].size = 99, "disks"),

@@ -48,10 +48,7 @@ impl Actor {
         settings
             .validate(spec.disks.iter().map(|d| &d.id))
             .map_err(invalid)?;
-        let start = Position {
-            generation: GenerationId(self.host.ports.entropy.uuid()),
-            sequence: 0,
-        };
+        let start = Position::start(GenerationId(self.host.ports.entropy.uuid()));
         let preflight = self.offer(&spec, &settings, start).await?;
         let peer = settings.peer.clone();
         let rel = Relationship {
@@ -131,10 +128,7 @@ impl Actor {
         self.step(Step::StartCopy)?;
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         let (settings, peer, spec) = (rel.settings.clone(), rel.peer.clone(), self.spec()?.clone());
-        let start = Position {
-            sequence: 0,
-            ..rel.position
-        };
+        let start = rel.position.first();
         let offered = async {
             let offer = PeerRequest::Offer {
                 vm: Box::new(spec),

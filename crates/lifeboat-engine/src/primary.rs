@@ -87,15 +87,11 @@ impl PrimaryState {
 
 impl Actor {
     pub(crate) fn route(&self, rel: &Relationship) -> Route {
-        let start = Position {
-            sequence: 0,
-            ..rel.position
-        };
         Route {
             vm: self.id,
             peer: rel.peer.clone(),
             compress: rel.settings.compression,
-            start,
+            start: rel.position.first(),
         }
     }
 
@@ -314,7 +310,7 @@ impl Actor {
         primary.acknowledged = at;
         self.save_or_warn().await;
         // The closing cycle may have arrived just before the daemon was ended.
-        if at.sequence > 0 && self.synchronization().is_none() {
+        if !at.is_start() && self.synchronization().is_none() {
             self.finish_copy().await;
         }
     }
@@ -499,7 +495,7 @@ async fn bulk(
 ) -> Result<(), CopyError> {
     let tracking = source.recover().await?;
     let mut status = copy::status(&*tools.link, route).await?;
-    if status.durable.sequence > 0 && status.durable.generation == route.start.generation {
+    if !status.durable.is_start() && status.durable.same_generation(route.start) {
         return Ok(());
     }
     let resumes = match &tracking {

@@ -222,11 +222,10 @@ async fn expire(
 /// Whether the replica can be brought up at an instant of this primary's line. Everything that an extended replica ever
 /// had is of the line of the one it follows.
 fn usable(mode: Mode, info: &ReplicaInfo) -> bool {
-    let line = info.durable.generation;
     let follows = mode == Mode::ExtendedReplica;
     info.points
         .iter()
-        .any(|p| follows || p.position.generation == line)
+        .any(|p| follows || p.position.same_generation(info.durable))
 }
 
 impl Actor {
@@ -248,7 +247,7 @@ impl Actor {
                 if let Some(rel) = self
                     .rel
                     .as_mut()
-                    .filter(|r| r.position.generation == info.durable.generation)
+                    .filter(|r| r.position.same_generation(info.durable))
                 {
                     rel.position = info.durable;
                     rel.newest_instant = info.logs.last().map(|l| l.instant).max(rel.newest_instant);
@@ -696,7 +695,7 @@ impl Actor {
             // Of the line that an extended replica follows every point is another start.
             Some(rel)
                 if rel.mode == mode
-                    && rel.position.generation == start.generation
+                    && rel.position.same_generation(*start)
                     && (mode == Mode::Replica || rel.position == *start) =>
             {
                 Ok(false)

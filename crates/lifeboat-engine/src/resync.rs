@@ -32,7 +32,7 @@ impl Actor {
 
     /// A new synchronization for the record, with the number that its records of changes are named after.
     pub(crate) fn new_sync(rel: &mut Relationship, kind: SyncKind, job: Option<JobId>) -> Synchronization {
-        rel.position.sequence += 1;
+        rel.position = rel.position.next();
         Synchronization {
             start: rel.position,
             kind,
@@ -309,14 +309,7 @@ impl Actor {
     /// A number that no capture and no log has had.
     pub(crate) fn next_number(&self, parent: Position) -> Position {
         let used = self.rel.as_ref().map_or(parent, |r| r.position);
-        let sequence = match used.generation == parent.generation {
-            true => used.sequence.max(parent.sequence),
-            false => used.sequence,
-        };
-        Position {
-            generation: used.generation,
-            sequence: sequence + 1,
-        }
+        used.later(parent).next()
     }
 
     /// Notes that a number is used from now on; the caller saves before it is.

@@ -32,10 +32,7 @@ use crate::records::{
 const ATTEMPTS: u32 = 5;
 
 /// Where a copy stands that belongs to no line yet.
-pub(crate) const NOWHERE: Position = Position {
-    generation: GenerationId(Uuid::nil()),
-    sequence: 0,
-};
+pub(crate) const NOWHERE: Position = Position::start(GenerationId(Uuid::nil()));
 
 /// An offer to be a replica.
 pub(crate) struct GivenWay {
@@ -544,7 +541,7 @@ impl Actor {
         let again = self
             .rel
             .as_ref()
-            .is_some_and(|r| r.mode == Mode::Replica && r.position.generation == offer.start.generation);
+            .is_some_and(|r| r.mode == Mode::Replica && r.position.same_generation(offer.start));
         if again
             && self
                 .rel
@@ -564,7 +561,7 @@ impl Actor {
     }
 
     fn generation(&self) -> Option<GenerationId> {
-        self.rel.as_ref().map(|r| r.position.generation)
+        self.rel.as_ref().map(|r| r.position.generation())
     }
 
     /// Whether this copy is the offered instant itself.
@@ -594,7 +591,7 @@ impl Actor {
             .rel
             .as_ref()
             .map_or((Mode::None, State::Disabled), |r| (r.mode, r.state));
-        if mode == Mode::Replica && self.generation() == Some(offer.start.generation) {
+        if mode == Mode::Replica && self.generation() == Some(offer.start.generation()) {
             // Locked before an interruption; the state says as what.
             return Ok(state == State::Replicating);
         }
@@ -610,7 +607,7 @@ impl Actor {
         };
         if let (Content::Reverse { since, .. }, Some(rel)) = (&offer.content, &self.rel)
             && rel.mode == Mode::Primary
-            && rel.position.generation != since.generation
+            && !rel.position.same_generation(*since)
         {
             let detail = "its copy went on from another line of this VM; if it is to be given up, make it a replica there first: lifeboat replication become-replica";
             return Err(PeerRefusal::NotNow {
@@ -778,11 +775,7 @@ impl Actor {
             .and_then(Relationship::replica)
             .is_none_or(|r| !r.unequal);
         let found = match source.recover().await {
-            Ok(Tracking::Since(at))
-                if at
-                    .first()
-                    .is_some_and(|p| equal && p.generation == since.generation) =>
-            {
+            Ok(Tracking::Since(at)) if at.first().is_some_and(|p| equal && p.same_generation(since)) => {
                 let ranges = source.known_changes().await?;
                 let of = |r: Option<Vec<_>>| {
                     r.map(|r| {

@@ -160,8 +160,7 @@ impl Actor {
             PeerReply::Status(status) => status,
             other => return Err(link_refusal(&unexpected(peer, &other))),
         };
-        let same = status.durable.generation == acknowledged.generation;
-        if same && status.durable.sequence >= acknowledged.sequence {
+        if status.durable.at_or_after(acknowledged) == Some(true) {
             return Ok(status);
         }
         let message = format!(

@@ -118,7 +118,7 @@ fn recorded(tracking: &Tracking, sync: &Synchronization, status: &ReplicaStatus)
         [base, next] if *base == sync.start => Recorded::Interrupted { next: *next },
         [only] if *only == sync.start => Recorded::Open,
         // Acknowledged already; only the end was not recorded.
-        [only] if sync.tracking && arrived(only) && only.generation == sync.start.generation => {
+        [only] if sync.tracking && arrived(only) && only.same_generation(sync.start) => {
             Recorded::Closed { drop: None }
         }
         _ => Recorded::Not,
@@ -172,7 +172,7 @@ async fn differences(
                 ranges,
                 next,
             } => {
-                if !known || since.generation != fork.generation {
+                if !known || !since.same_generation(fork) {
                     return Ok(None);
                 }
                 all.extend(ranges);
@@ -600,10 +600,7 @@ mod tests {
     use uuid::Uuid;
 
     fn at(generation: u128, sequence: u64) -> Position {
-        Position {
-            generation: GenerationId(Uuid::from_u128(generation)),
-            sequence,
-        }
+        Position::from_parts(GenerationId(Uuid::from_u128(generation)), sequence)
     }
 
     fn data(offset: u64, len: u64) -> Extent {

@@ -44,7 +44,8 @@ pub(crate) fn log_target(address: &LogAddress) -> String {
     match address {
         LogAddress::Delta { vm, position, offset } => format!(
             "{LOGS}?kind=delta&vm={vm}&generation={}&sequence={}&offset={offset}",
-            position.generation, position.sequence
+            position.generation(),
+            position.sequence()
         ),
         LogAddress::Bulk { vm } => format!("{LOGS}?kind=bulk&vm={vm}"),
     }
@@ -85,7 +86,7 @@ pub(crate) fn parse_log_query(query: &str) -> Result<LogAddress, String> {
             let offset = number("offset", take("offset")?)?;
             LogAddress::Delta {
                 vm,
-                position: Position { generation, sequence },
+                position: Position::from_parts(generation, sequence),
                 offset,
             }
         }
@@ -182,10 +183,7 @@ mod tests {
 
     #[test]
     fn addresses_survive_the_query() {
-        let position = Position {
-            generation: GenerationId(Uuid::from_u128(6)),
-            sequence: u64::MAX,
-        };
+        let position = Position::from_parts(GenerationId(Uuid::from_u128(6)), u64::MAX);
         for address in [
             LogAddress::Bulk { vm: vm() },
             LogAddress::Delta {

@@ -1,5 +1,6 @@
 //! One id type per kind of thing, and the position of a copy. Ids are made by the shell and only carried here.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -108,16 +109,97 @@ pub enum IdError {
     NotADiskId(String),
 }
 
-/// Where a copy of a VM stands: which lineage, and which instant of it. Sequence 0 is the state before the first
-/// instant (nothing, or a bulk copy that no instant has closed yet).
+/// Where a copy of a VM stands: which generation of its data, and which instant of it. Sequence 0 is the state before
+/// the first instant (nothing, or a bulk copy that no instant has closed yet).
 ///
-/// Only positions of one generation can be ordered; between generations there is no order, so there is no `Ord`.
+/// Positions of one generation are ordered; between generations there is no order. A generation may follow another one
+/// in the middle of a copy's history, and only the logs, each of which names its parent, say where. So there is neither
+/// `Ord` nor `PartialOrd` (whose `<` would answer `false` where there is no answer), and the parts are private: whoever
+/// has to order two positions asks [`Position::compare`] or [`Position::at_or_after`] and says what follows when there
+/// is no order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
-    /// The lineage.
-    pub generation: GenerationId,
-    /// The instant within it, ascending from 1.
-    pub sequence: u64,
+    generation: GenerationId,
+    sequence: u64,
+}
+
+impl Position {
+    /// The state before the first instant of a generation.
+    #[must_use]
+    pub const fn start(generation: GenerationId) -> Self {
+        Self {
+            generation,
+            sequence: 0,
+        }
+    }
+
+    /// A position as a file, a name or a message spells it. Any sequence is valid.
+    #[must_use]
+    pub const fn from_parts(generation: GenerationId, sequence: u64) -> Self {
+        Self { generation, sequence }
+    }
+
+    /// The generation.
+    #[must_use]
+    pub const fn generation(self) -> GenerationId {
+        self.generation
+    }
+
+    /// The number of the instant within its generation, ascending from 1; 0 before the first. For names and formats: as a
+    /// number alone it must not be compared.
+    #[must_use]
+    pub const fn sequence(self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether this is the state before the first instant of its generation.
+    #[must_use]
+    pub const fn is_start(self) -> bool {
+        self.sequence == 0
+    }
+
+    /// The state before the first instant of this position's generation.
+    #[must_use]
+    pub const fn first(self) -> Self {
+        Self::start(self.generation)
+    }
+
+    /// The position that follows in the same generation.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self {
+            generation: self.generation,
+            sequence: self.sequence.saturating_add(1),
+        }
+    }
+
+    /// Whether both positions are of one generation, that is, whether they can be ordered.
+    #[must_use]
+    pub fn same_generation(self, other: Self) -> bool {
+        self.generation == other.generation
+    }
+
+    /// The order of two positions of one generation; `None` between generations.
+    #[must_use]
+    pub fn compare(self, other: Self) -> Option<Ordering> {
+        self.same_generation(other)
+            .then(|| self.sequence.cmp(&other.sequence))
+    }
+
+    /// Whether this position is `other` or comes after it; `None` between generations.
+    #[must_use]
+    pub fn at_or_after(self, other: Self) -> Option<bool> {
+        self.compare(other).map(Ordering::is_ge)
+    }
+
+    /// The later of two positions of one generation; `self` when there is no order between them.
+    #[must_use]
+    pub fn later(self, other: Self) -> Self {
+        match other.compare(self) {
+            Some(Ordering::Greater) => other,
+            Some(Ordering::Less | Ordering::Equal) | None => self,
+        }
+    }
 }
 
 impl fmt::Display for Position {
@@ -142,6 +224,53 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    fn position(generation: u128, sequence: u64) -> Position {
+        Position::from_parts(GenerationId(Uuid::from_u128(generation)), sequence)
+    }
+
+    #[test]
+    fn positions_are_ordered_within_one_generation_only() {
+        let table = [
+            (position(1, 4), position(1, 5), Some(Ordering::Less)),
+            (position(1, 5), position(1, 5), Some(Ordering::Equal)),
+            (position(1, 6), position(1, 5), Some(Ordering::Greater)),
+            (position(1, 4), position(2, 5), None),
+            (position(1, 6), position(2, 5), None),
+            (position(1, 5), position(2, 5), None),
+        ];
+        for (a, b, order) in table {
+            assert_eq!(a.compare(b), order, "{a} {b}");
+            assert_eq!(a.at_or_after(b), order.map(|o| o != Ordering::Less), "{a} {b}");
+        }
+        assert_eq!(position(1, 4).later(position(1, 5)), position(1, 5));
+        assert_eq!(position(1, 5).later(position(1, 4)), position(1, 5));
+        assert_eq!(
+            position(1, 4).later(position(2, 9)),
+            position(1, 4),
+            "no order between"
+        );
+    }
+
+    #[test]
+    fn a_position_counts_on_from_the_start_of_its_generation() {
+        let start = Position::start(GenerationId(Uuid::from_u128(1)));
+        assert!(start.is_start() && !start.next().is_start());
+        assert_eq!(start.next().next(), position(1, 2));
+        assert_eq!(position(1, 7).first(), start);
+        let last = position(1, u64::MAX);
+        assert_eq!(last.next(), last, "never back to the start");
+    }
+
+    #[test]
+    fn a_position_keeps_its_spelling() {
+        let at = position(1, 7);
+        let spelled =
+            serde_json::json!({"generation": "00000000-0000-0000-0000-000000000001", "sequence": 7});
+        assert_eq!(serde_json::to_value(at).unwrap(), spelled);
+        assert_eq!(serde_json::from_value::<Position>(spelled).unwrap(), at);
+        assert_eq!(at.to_string(), "00000000-0000-0000-0000-000000000001:7");
     }
 
     #[test]

@@ -282,10 +282,7 @@ impl Replica {
 }
 
 pub(crate) fn at(sequence: u64) -> Position {
-    Position {
-        generation: GenerationId(Uuid::from_u128(0x1ffe_b0a7)),
-        sequence,
-    }
+    Position::from_parts(GenerationId(Uuid::from_u128(0x1ffe_b0a7)), sequence)
 }
 
 /// Runs a program that must succeed and returns what it printed.

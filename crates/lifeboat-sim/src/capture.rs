@@ -236,7 +236,7 @@ impl CaptureSource for Source {
                     at,
                     disks: contents.clone(),
                 };
-                let place = (self.vm, next.generation.0.as_u128(), next.sequence);
+                let place = (self.vm, next.generation().0.as_u128(), next.sequence());
                 if s.truth.insert(place, truth).is_some() {
                     s.violation(format!("position {next} was used for two instants"));
                 }

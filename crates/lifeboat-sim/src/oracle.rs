@@ -18,12 +18,12 @@ impl World {
         let Some(r) = s.hosts[host].replicas.get(&VM) else {
             return Ok(());
         };
-        let generation = r.durable.generation.0.as_u128();
+        let generation = r.durable.generation().0.as_u128();
         let high = self.high.entry((host, generation)).or_default();
-        if r.durable.sequence < *high {
+        if r.durable.sequence() < *high {
             return Err(format!("durable went back from {high} to {}", r.durable));
         }
-        *high = r.durable.sequence;
+        *high = r.durable.sequence();
         for (point, content) in &r.points {
             same(&s, point.position, point.instant.0, content, "point")?;
         }

@@ -1,7 +1,7 @@
 //! What a replica of the simulated store is made of, as plain functions on its state: replay, expiry, promotion and
 //! adoption. The calls of the port, their faults and their order are `store`'s.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lifeboat_deltalog::{Decoder, FrameBody, Header, Item, LogDisk, LogKind};
 use lifeboat_engine::ports::hypervisor::{DiskImage, PowerState};
@@ -112,7 +112,7 @@ impl Replica {
             head: vec![Content::new(); disks.len()],
             points: Vec::new(),
             logs: Vec::new(),
-            parts: BTreeMap::new(),
+            parts: HashMap::new(),
             branches: BTreeMap::new(),
             promoted: None,
             base_images: vec![None; disks.len()],
@@ -244,7 +244,7 @@ impl Replica {
                 let log = &self.logs[*n];
                 let replayable = self.line(log.log.position).is_some();
                 after.is_some_and(|a| *n >= a)
-                    || needed.contains(&log.log.position.sequence)
+                    || needed.contains(&log.log.position)
                     || replayable && wanted(log)
             })
             .collect();
@@ -256,15 +256,11 @@ impl Replica {
     }
 
     /// Logs after the newest point, which the head is built from.
-    fn since_newest(&self) -> BTreeSet<u64> {
+    fn since_newest(&self) -> HashSet<Position> {
         let newest = self.points.last().map(|(p, _)| p.position);
         let at = newest.and_then(|p| self.logs.iter().position(|l| l.log.position == p));
         let from = at.map_or(0, |n| n + 1);
-        // Sequences are enough: of two generations the older ones come first and are all before the newest point.
-        self.logs[from..]
-            .iter()
-            .map(|l| l.log.position.sequence)
-            .collect()
+        self.logs[from..].iter().map(|l| l.log.position).collect()
     }
 
     /// Makes a branch the disks of the VM.
@@ -324,7 +320,7 @@ impl Replica {
 /// A number is used for one content, on whatever host it is.
 fn once(s: &mut State, vm: VmId, at: Position, bytes: &[u8]) {
     let hash = *blake3::hash(bytes).as_bytes();
-    let place = (vm, at.generation.0.as_u128(), at.sequence);
+    let place = (vm, at.generation().0.as_u128(), at.sequence());
     if *s.logs.entry(place).or_insert(hash) != hash {
         s.violation(format!("{at} is the number of two different logs"));
     }
@@ -511,7 +507,7 @@ pub(crate) fn adopt(s: &mut State, h: usize, dir: String, vm: VmId, wanted: &Ado
             at: instant,
             disks: new.head.clone(),
         };
-        let place = (vm, wanted.start.generation.0.as_u128(), wanted.start.sequence);
+        let place = (vm, wanted.start.generation().0.as_u128(), wanted.start.sequence());
         s.truth.entry(place).or_insert(truth);
         let point = Point {
             id,
@@ -546,6 +542,6 @@ pub(crate) fn finished(s: &mut State, vm: VmId, start: Position, instant: Timest
     let Some(truth) = known.map(|(_, t)| t.clone()) else {
         return s.violation("a finished copy holds no instant there was");
     };
-    let place = (vm, start.generation.0.as_u128(), start.sequence);
+    let place = (vm, start.generation().0.as_u128(), start.sequence());
     s.truth.insert(place, truth);
 }

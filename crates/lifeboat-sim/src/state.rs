@@ -1,7 +1,7 @@
 //! What the world consists of: hosts with their images, processes, replicas and catalogs, and the truth about every
 //! instant. Everything here survives a crash of a daemon unless it says otherwise.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -121,7 +121,7 @@ pub struct Replica {
     /// Durable logs.
     pub logs: Vec<KeptLog>,
     /// Bytes of logs whose transfer was interrupted.
-    pub parts: BTreeMap<u64, Vec<u8>>,
+    pub parts: HashMap<Position, Vec<u8>>,
     /// Branches and what they stand on.
     pub branches: BTreeMap<BranchId, (Target, Position)>,
     /// The promoted branch, and whether its layers are merged (by the VM's process, by the store).
@@ -258,7 +258,7 @@ impl State {
     /// What the VM's disks held at a position.
     #[must_use]
     pub fn truth_at(&self, vm: VmId, at: Position) -> Option<&Truth> {
-        self.truth.get(&(vm, at.generation.0.as_u128(), at.sequence))
+        self.truth.get(&(vm, at.generation().0.as_u128(), at.sequence()))
     }
 }
 

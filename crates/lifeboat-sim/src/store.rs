@@ -105,7 +105,7 @@ impl Port {
     }
 
     /// Takes a body in, keeping what arrived for `part`.
-    async fn body(&self, vm: VmId, part: Option<u64>, mut body: ByteStream) -> Result<Vec<u8>> {
+    async fn body(&self, vm: VmId, part: Option<Position>, mut body: ByteStream) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|source| StoreError::Io {
@@ -116,9 +116,9 @@ impl Port {
             let mut s = self.shared.state();
             room(&s, self.host)?;
             match part {
-                Some(sequence) => {
+                Some(position) => {
                     let parts = &mut here(&mut s, self.host, vm)?.parts;
-                    parts.entry(sequence).or_default().extend_from_slice(&chunk);
+                    parts.entry(position).or_default().extend_from_slice(&chunk);
                 }
                 None => all.extend_from_slice(&chunk),
             }
@@ -266,7 +266,7 @@ impl ReplicaStore for Port {
     async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64> {
         self.run("store.receive_offset", |s, h| {
             let r = here(s, h, vm)?;
-            Ok(r.parts.get(&position.sequence).map_or(0, |p| p.len() as u64))
+            Ok(r.parts.get(&position).map_or(0, |p| p.len() as u64))
         })
         .await
     }
@@ -284,7 +284,7 @@ impl ReplicaStore for Port {
                 partial: l.log.partial,
             });
             if there.is_none() {
-                let part = r.parts.entry(position.sequence).or_default();
+                let part = r.parts.entry(position).or_default();
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
                 if offset > part.len() {
                     return Err(StoreError::BadLog("a gap in the transfer".into()));
@@ -300,11 +300,11 @@ impl ReplicaStore for Port {
         if let Some(Fault::Fail) = self.enter("store.receive body").await {
             return Err(StoreError::injected("store.receive body"));
         }
-        self.body(vm, Some(position.sequence), body).await?;
+        self.body(vm, Some(position), body).await?;
         self.run("store.receive", |s, h| {
             room(s, h)?;
             let parts = &mut here(s, h, vm)?.parts;
-            let bytes = parts.remove(&position.sequence).unwrap_or_default();
+            let bytes = parts.remove(&position).unwrap_or_default();
             replica::arrived(s, h, vm, position, bytes)
         })
         .await

@@ -129,7 +129,7 @@ async fn peace(w: &mut World, seen: &Seen) {
         let open = w.jobs(host).into_iter().find(|j| !j.state.is_final());
         assert!(open.is_none(), "left behind on {host}: {open:?}");
     }
-    let durable = |w: &World| w.shared.state().hosts[1].replicas[&VM].durable.sequence;
+    let durable = |w: &World| w.shared.state().hosts[1].replicas[&VM].durable.sequence();
     // As people see it: what could not be recorded while the catalog was full is found again after a restart.
     let seen_now = w.view(0).await.unwrap().replication.unwrap();
     if seen_now.state == State::WaitingToStartResynchronization {

@@ -195,7 +195,7 @@ async fn moved(w: &World) {
 }
 
 fn durable(w: &World) -> u64 {
-    w.shared.state().hosts[1].replicas[&VM].durable.sequence
+    w.shared.state().hosts[1].replicas[&VM].durable.sequence()
 }
 
 /// Afterwards everything must be whole, and go on.

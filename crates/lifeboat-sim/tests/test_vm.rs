@@ -91,7 +91,7 @@ async fn over(w: &World) {
 }
 
 fn durable(w: &World) -> u64 {
-    w.shared.state().hosts[1].replicas[&VM].durable.sequence
+    w.shared.state().hosts[1].replicas[&VM].durable.sequence()
 }
 
 fn branches(w: &World) -> usize {

@@ -83,9 +83,9 @@ fn a_changed_description_reaches_the_replica_before_its_next_data() {
     simulate(2, async |w| {
         replicating(w).await;
         described(w, |spec| (spec.memory_mib, spec.cpus) = (2048, 4)).await;
-        let before = w.recorded(1).unwrap().position.sequence;
+        let before = w.recorded(1).unwrap().position.sequence();
         eventually(w, "a cycle", |w| {
-            w.recorded(0).unwrap().position.sequence > before
+            w.recorded(0).unwrap().position.sequence() > before
         })
         .await;
         assert_eq!(w.recorded(1).unwrap().spec, local(w));

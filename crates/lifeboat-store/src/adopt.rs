@@ -314,7 +314,7 @@ fn level(
 ) -> Result<Sealed> {
     let mut layers = Vec::new();
     for disk in disks {
-        let layer = fresh_layer(disk, position.sequence, &mut manifest.next_layer);
+        let layer = fresh_layer(disk, position, &mut manifest.next_layer);
         let chain = manifest.chain(&disk.id, manifest.points.len().checked_sub(1));
         let new = known.iter().all(|d| d.id != disk.id);
         make_on_in(dir, &layer, &chain, new, steps)?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use camino::Utf8Path;
 use lifeboat_deltalog::{Header, Item, LogDisk};
 use lifeboat_engine::ports::store::{Point, StoreError, StoredLog};
-use lifeboat_model::{DiskId, PointId};
+use lifeboat_model::{DiskId, PointId, Position};
 
 use crate::chain::{Image, reference};
 use crate::files::{self, Result, at};
@@ -135,7 +135,7 @@ fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<I
     let mut fresh = Vec::new();
     for disk in in_order(&manifest.disks, &entry.disks) {
         if !head.layers.iter().any(|l| l.disk == disk.id) {
-            fresh.push(fresh_layer(&disk, entry.log.position.sequence, &mut number));
+            fresh.push(fresh_layer(&disk, entry.log.position, &mut number));
         }
     }
     head.layers.extend(fresh.iter().cloned());
@@ -160,7 +160,8 @@ fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<I
 }
 
 /// Names the next layer of a disk.
-pub(crate) fn fresh_layer(disk: &LogDisk, sequence: u64, number: &mut u64) -> Layer {
+pub(crate) fn fresh_layer(disk: &LogDisk, position: Position, number: &mut u64) -> Layer {
+    let sequence = position.sequence();
     let file = format!("disks/{}/{sequence:012}-{number:04x}.qcow2", disk.id).into();
     *number += 1;
     Layer {

@@ -156,8 +156,8 @@ impl Segment {
         if header.kind != LogKind::Bulk {
             return refuse("it is no segment of an initial copy".to_owned());
         }
-        if header.position.generation != state.manifest.start.generation {
-            return refuse(format!("it is of generation {}", header.position.generation));
+        if !header.position.same_generation(state.manifest.start) {
+            return refuse(format!("it is of generation {}", header.position.generation()));
         }
         let [disk] = header.disks.as_slice() else {
             return refuse("a segment of an initial copy has one disk".to_owned());

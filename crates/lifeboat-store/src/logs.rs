@@ -42,7 +42,7 @@ pub(crate) struct Logs {
 
 /// File name of the log to a position.
 pub(crate) fn file_name(position: Position) -> String {
-    format!("{}-{:020}.lbd", position.generation, position.sequence)
+    format!("{}-{:020}.lbd", position.generation(), position.sequence())
 }
 
 impl Entry {

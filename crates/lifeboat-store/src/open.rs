@@ -149,10 +149,9 @@ fn drop_useless_parts(dir: &Utf8Path, durable: Position, promoted: bool) -> Resu
     for name in files::names(&parts)? {
         let number = name.strip_suffix(".part").and_then(|n| n.rsplit_once('-'));
         let useful = number.is_some_and(|(generation, sequence)| {
-            let older = generation == durable.generation.to_string();
-            sequence
-                .parse::<u64>()
-                .is_ok_and(|n| !older || n > durable.sequence)
+            let position = generation.parse().ok().zip(sequence.parse().ok());
+            let position = position.map(|(g, n)| Position::from_parts(g, n));
+            position.is_some_and(|p| durable.at_or_after(p) != Some(true))
         });
         if promoted || !useful {
             files::remove(&parts.join(name))?;

@@ -24,7 +24,7 @@ pub(crate) const PIECE: usize = 256 << 10;
 
 /// File name of the transfer of the log to a position.
 pub(crate) fn part_name(position: Position) -> String {
-    format!("{}-{:020}.part", position.generation, position.sequence)
+    format!("{}-{:020}.part", position.generation(), position.sequence())
 }
 
 /// A log that is arriving.
@@ -93,13 +93,13 @@ fn already(state: &State, position: Position) -> Option<Received> {
             partial: entry.log.partial,
         });
     }
-    let older = position.generation == durable.generation && position.sequence <= durable.sequence;
+    let older = durable.at_or_after(position) == Some(true);
     let point = state
         .manifest
         .point_at(position)
         .or(state.manifest.points.first());
     let instant = point.map(|p| p.point.instant);
-    (older && position.sequence > 0).then(|| Received {
+    (older && !position.is_start()).then(|| Received {
         durable,
         instant: instant.unwrap_or_default(),
         bytes: 0,

@@ -88,7 +88,8 @@ impl Spool for FileSpool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let name = format!(
             "{vm}-{}-{}-{number}.{EXTENSION}",
-            position.generation, position.sequence
+            position.generation(),
+            position.sequence()
         );
         let path = self.dir.join(name);
         let older = {

@@ -380,10 +380,7 @@ fn events() -> Vec<Event> {
 }
 
 fn position() -> Position {
-    Position {
-        generation: GenerationId(Uuid::from_u128(5)),
-        sequence: 9,
-    }
+    Position::from_parts(GenerationId(Uuid::from_u128(5)), 9)
 }
 
 fn points() -> Vec<PointView> {

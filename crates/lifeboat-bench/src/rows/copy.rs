@@ -169,10 +169,7 @@ fn codec() -> Result<Vec<(&'static str, f64, f64)>> {
     for (n, piece) in content.chunks_mut(MIB).enumerate() {
         mixed(n, &mut rng, piece);
     }
-    let position = |sequence| Position {
-        generation: GenerationId(Uuid::from_u128(1)),
-        sequence,
-    };
+    let position = |sequence| Position::from_parts(GenerationId(Uuid::from_u128(1)), sequence);
     let header = Header {
         vm: VmId(Uuid::from_u128(2)),
         kind: LogKind::Bulk,

@@ -79,10 +79,7 @@ impl Replica {
     pub(super) async fn new(root: &Utf8Path, size: u64) -> Result<Self> {
         let mut rng = Rng(size);
         let vm = VmId(Uuid::from_u64_pair(rng.next(), rng.next()));
-        let at = Position {
-            generation: GenerationId(Uuid::from_u64_pair(rng.next(), rng.next())),
-            sequence: 0,
-        };
+        let at = Position::start(GenerationId(Uuid::from_u64_pair(rng.next(), rng.next())));
         let disk = LogDisk {
             id: DiskId::new("sys")?,
             size,
@@ -106,16 +103,13 @@ impl Replica {
 
     /// A cycle of 64 writes of 16 KiB all over the disk, sealed.
     pub(super) async fn add_point(&mut self) -> Result<()> {
-        let position = Position {
-            sequence: self.at.sequence + 1,
-            ..self.at
-        };
+        let position = self.at.next();
         let header = Header {
             vm: self.vm,
             kind: LogKind::Delta,
             position,
             parent: self.at,
-            instant: Timestamp(position.sequence * 1000),
+            instant: Timestamp(position.sequence() * 1000),
             consistency: Consistency::Crash,
             disks: vec![self.disk.clone()],
         };

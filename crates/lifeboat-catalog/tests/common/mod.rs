@@ -23,10 +23,7 @@ pub(crate) fn vm(n: u128) -> VmId {
 }
 
 pub(crate) fn position(sequence: u64) -> Position {
-    Position {
-        generation: GenerationId(Uuid::from_u128(7)),
-        sequence,
-    }
+    Position::from_parts(GenerationId(Uuid::from_u128(7)), sequence)
 }
 
 /// Revision `revision` of the relationship of VM `n`.

@@ -36,7 +36,7 @@ impl Rng {
 
 pub fn position(sequence: u64) -> Position {
     let generation: GenerationId = "10111213-1415-1617-1819-1a1b1c1d1e1f".parse().expect("a UUID");
-    Position { generation, sequence }
+    Position::from_parts(generation, sequence)
 }
 
 pub fn header(disks: &[(&str, u64)]) -> Header {

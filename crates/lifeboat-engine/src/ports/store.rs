@@ -144,7 +144,7 @@ pub struct ReplicaInfo {
     pub dir: Utf8PathBuf,
     /// Disks and their sizes.
     pub disks: Vec<LogDisk>,
-    /// Initial copy, per disk. Meaningless once `durable.sequence` > 0.
+    /// Initial copy, per disk. Meaningless once `durable` is past the start.
     pub bulk: Vec<BulkProgress>,
     /// Last position whose log is durable here: what is acknowledged to the primary.
     pub durable: Position,

@@ -209,10 +209,7 @@ pub(crate) fn bulk_receipt() -> LogReceipt {
 }
 
 pub(crate) fn position() -> Position {
-    Position {
-        generation: GenerationId(Uuid::from_u128(1)),
-        sequence: 2,
-    }
+    Position::from_parts(GenerationId(Uuid::from_u128(1)), 2)
 }
 
 pub(crate) fn delta() -> LogAddress {

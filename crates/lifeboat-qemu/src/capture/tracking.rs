@@ -14,8 +14,8 @@ use crate::shell::RECORD_PREFIX;
 pub(crate) fn record(position: Position) -> String {
     format!(
         "{RECORD_PREFIX}{}-{}",
-        position.generation.0.simple(),
-        position.sequence
+        position.generation().0.simple(),
+        position.sequence()
     )
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn position(record: &str) -> Option<Position> {
     let (generation, sequence) = record.strip_prefix(RECORD_PREFIX)?.split_once('-')?;
     let generation = GenerationId(Uuid::try_parse(generation).ok()?);
     let sequence = sequence.parse().ok()?;
-    Some(Position { generation, sequence })
+    Some(Position::from_parts(generation, sequence))
 }
 
 /// A dirty bitmap as QEMU reports it.
@@ -119,15 +119,22 @@ fn common_records(common: &[(bool, Position)]) -> bool {
     common.iter().all(|(recording, _)| *recording)
 }
 
-/// Ascending; across generations, where numbers say nothing, a frozen record is the older one.
+/// Ascending; across generations, between which positions have no order, a frozen record is the older one.
 fn sort(common: &mut [(bool, Position)]) {
     let one_generation = common
         .windows(2)
-        .all(|w| matches!(w, [(_, a), (_, b)] if a.generation == b.generation));
+        .all(|w| matches!(w, [(_, a), (_, b)] if a.same_generation(*b)));
+    let by_position = |a: Position, b: Position| {
+        // Generations are told apart only so that the order is one at all.
+        let apart = || a.generation().cmp(&b.generation());
+        a.compare(b).unwrap_or_else(apart)
+    };
     if one_generation {
-        common.sort_by_key(|(_, p)| p.sequence);
+        common.sort_by(|(_, a), (_, b)| by_position(*a, *b));
     } else {
-        common.sort_by_key(|(recording, p)| (*recording, p.sequence));
+        common.sort_by(|(a_records, a), (b_records, b)| {
+            a_records.cmp(b_records).then_with(|| by_position(*a, *b))
+        });
     }
 }
 
@@ -173,7 +180,7 @@ mod tests {
     const H: GenerationId = GenerationId(Uuid::from_u128(1));
 
     fn at(generation: GenerationId, sequence: u64) -> Position {
-        Position { generation, sequence }
+        Position::from_parts(generation, sequence)
     }
 
     fn bit(position: Position, recording: bool) -> Bitmap {

@@ -158,7 +158,7 @@ async fn every_step(op: Op) {
 async fn call_again(w: &mut World, c: &Call) {
     let done = match c.op {
         Op::Expire => w.points.len() == 2,
-        Op::Receive => w.at.len() as u64 == w.durable.sequence + 1,
+        Op::Receive => w.at.len() as u64 == w.durable.sequence() + 1,
         _ => false,
     };
     if !done {

@@ -36,12 +36,9 @@ async fn step(w: &mut World) {
         }
         9 => {
             let info = w.store.info(w.vm).await.unwrap();
-            let oldest = info.points.first().map_or(u64::MAX, |p| p.position.sequence);
-            let sequence = 1 + w.rng.below(w.durable.sequence.max(1));
-            let position = Position {
-                sequence,
-                ..w.durable
-            };
+            let oldest = info.points.first().map_or(u64::MAX, |p| p.position.sequence());
+            let sequence = 1 + w.rng.below(w.durable.sequence().max(1));
+            let position = Position::from_parts(w.durable.generation(), sequence);
             let made = w.branch(Target::Cycle { position }).await;
             assert_eq!(made.is_ok(), sequence >= oldest, "{made:?}");
         }
@@ -127,8 +124,7 @@ async fn create_repeats_and_conflicts() {
     w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
     let fewer = w.store.create(&w.root, w.vm, &disks[..1], w.start).await;
     assert!(matches!(fewer, Err(StoreError::Conflict(_))), "{fewer:?}");
-    let mut other = w.start;
-    other.generation = lifeboat_model::GenerationId(w.vm.0);
+    let other = Position::from_parts(lifeboat_model::GenerationId(w.vm.0), w.start.sequence());
     let other = w.store.create(&w.root, w.vm, &disks, other).await;
     assert!(matches!(other, Err(StoreError::Conflict(_))), "{other:?}");
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use lifeboat_deltalog::{Encoder, Header, LogKind};
 use lifeboat_engine::ports::store::{ReplicaStore, StoreError};
-use lifeboat_model::{GenerationId, VmId};
+use lifeboat_model::{GenerationId, Position, VmId};
 
 use super::world::{World, body, stream};
 
@@ -37,7 +37,7 @@ async fn a_log_that_does_not_belong_here_is_refused() {
         ("of VM", |h| h.vm = VmId(uuid::Uuid::nil())),
         ("initial copy", |h| h.kind = LogKind::Bulk),
         ("shrank", |h| h.disks[1].size -= 512),
-        ("announced", |h| h.position.sequence += 1),
+        ("announced", |h| h.position = h.position.next()),
     ];
     for (why, change) in wrong {
         let mut header = w.header();
@@ -51,11 +51,11 @@ async fn a_log_that_does_not_belong_here_is_refused() {
         nothing_left(&w);
     }
     let mut header = w.header();
-    header.parent.sequence -= 1;
+    header.parent = Position::from_parts(header.parent.generation(), header.parent.sequence() - 1);
     let said = w.send(header.position, &one_frame(&header)).await;
     assert!(matches!(said, Err(StoreError::OutOfSequence { .. })), "{said:?}");
     header = w.header();
-    header.parent.generation = GenerationId(uuid::Uuid::nil());
+    header.parent = Position::from_parts(GenerationId(uuid::Uuid::nil()), header.parent.sequence());
     let said = w.send(header.position, &one_frame(&header)).await;
     assert!(matches!(said, Err(StoreError::OutOfSequence { .. })), "{said:?}");
     nothing_left(&w);
@@ -91,8 +91,7 @@ async fn every_kind_of_damage_is_refused() {
 async fn a_new_generation_continues_the_old_one() {
     let mut w = ready(62).await;
     let mut header = w.header();
-    header.position.generation = GenerationId(w.rng.uuid());
-    header.position.sequence = 1;
+    header.position = Position::start(GenerationId(w.rng.uuid())).next();
     let (log, model) = w.log(&header);
     w.send(header.position, &log).await.unwrap();
     w.landed(header.position, model);
@@ -182,7 +181,8 @@ async fn a_stored_log_that_rots_is_named_and_touches_no_point() {
     w.send(header.position, &one_frame(&header)).await.unwrap();
     let name = format!(
         "logs/{}-{:020}.lbd",
-        header.position.generation, header.position.sequence
+        header.position.generation(),
+        header.position.sequence()
     );
     let path = w.dir().join(name);
     let mut bytes = std::fs::read(&path).unwrap();
@@ -248,10 +248,7 @@ async fn a_newer_transfer_ends_a_silent_one() {
 #[tokio::test]
 async fn only_an_empty_leftover_is_replaced() {
     let mut w = World::new(69).await;
-    let other = lifeboat_model::Position {
-        generation: lifeboat_model::GenerationId(uuid::Uuid::from_u128(99)),
-        sequence: 0,
-    };
+    let other = Position::start(GenerationId(uuid::Uuid::from_u128(99)));
     let location = w.dir().parent().unwrap().to_owned();
     let disks = w.store.info(w.vm).await.unwrap().disks;
     w.store.create(&location, w.vm, &disks, other).await.unwrap();
@@ -286,7 +283,7 @@ async fn receiving_runs_beside_applying_sealing_and_expiring() {
         loop {
             let applied = w.store.apply(w.vm).await.unwrap();
             if let Some(log) = applied {
-                let id = lifeboat_model::PointId(uuid::Uuid::from_u128(u128::from(log.position.sequence)));
+                let id = lifeboat_model::PointId(uuid::Uuid::from_u128(u128::from(log.position.sequence())));
                 w.store.seal(w.vm, id).await.unwrap();
                 points.push((id, log.position));
                 if points.len() > 4 {

@@ -73,10 +73,7 @@ fn resized(content: &Model, disks: &[LogDisk]) -> Model {
 }
 
 fn new_start(w: &mut World) -> Position {
-    Position {
-        generation: GenerationId(w.rng.uuid()),
-        sequence: w.rng.below(3),
-    }
+    Position::from_parts(GenerationId(w.rng.uuid()), w.rng.below(3))
 }
 
 pub(super) fn adoption(w: &mut World, origin: Origin, sealed: bool, keep: bool) -> Adoption {

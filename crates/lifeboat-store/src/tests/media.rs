@@ -17,10 +17,7 @@ use crate::FileMedia;
 const VM: VmId = VmId(Uuid::from_u128(7));
 
 fn start(n: u128) -> Position {
-    Position {
-        generation: GenerationId(Uuid::from_u128(n)),
-        sequence: 0,
-    }
+    Position::start(GenerationId(Uuid::from_u128(n)))
 }
 
 struct Place {

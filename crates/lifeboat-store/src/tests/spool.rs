@@ -13,13 +13,7 @@ use crate::FileSpool;
 fn ids(seed: u128) -> (VmId, Position) {
     let id = uuid::Uuid::from_u128(seed);
     let generation = GenerationId(id);
-    (
-        VmId(id),
-        Position {
-            generation,
-            sequence: 1,
-        },
-    )
+    (VmId(id), Position::from_parts(generation, 1))
 }
 
 fn temp() -> (tempfile::TempDir, Utf8PathBuf) {

@@ -119,10 +119,7 @@ impl World {
         println!("seed {seed}");
         let mut rng = Rng(seed);
         let vm = VmId(rng.uuid());
-        let start = Position {
-            generation: GenerationId(rng.uuid()),
-            sequence: 0,
-        };
+        let start = Position::start(GenerationId(rng.uuid()));
         let now: Model = disks.iter().map(|(n, s)| (disk(n), vec![0; *s])).collect();
         let world = Self {
             _tmp: tmp,
@@ -165,12 +162,9 @@ impl World {
         Header {
             vm: self.vm,
             kind: LogKind::Delta,
-            position: Position {
-                sequence: self.durable.sequence + 1,
-                ..self.durable
-            },
+            position: self.durable.next(),
             parent: self.durable,
-            instant: Timestamp(1_700_000_000_000 + self.durable.sequence * 1000),
+            instant: Timestamp(1_700_000_000_000 + self.durable.sequence() * 1000),
             consistency: Consistency::Crash,
             disks: self.disks(),
         }

@@ -374,10 +374,7 @@ fn disk(id: &str) -> DiskId {
 }
 
 fn position() -> Position {
-    Position {
-        generation: GenerationId(Uuid::from_u128(0x9e)),
-        sequence: 1207,
-    }
+    Position::from_parts(GenerationId(Uuid::from_u128(0x9e)), 1207)
 }
 
 fn entry(primary: &str) -> AuthorizationEntry {

@@ -114,7 +114,11 @@ fn sealed_id(id: PointId) -> String {
 }
 
 fn cycle_id(position: Position) -> String {
-    format!("Microsoft:{}:{}", guid(position.generation), position.sequence)
+    format!(
+        "Microsoft:{}:{}",
+        guid(position.generation()),
+        position.sequence()
+    )
 }
 
 /// A recovery point; `None` for what is none.
