@@ -50,6 +50,14 @@ fn object(about: &str, fields: &[(&str, Value)]) -> Value {
     })
 }
 
+/// The same object, with a field that is absent when it says nothing.
+fn optional(field: &str, mut object: Value) -> Value {
+    if let Some(required) = object["required"].as_array_mut() {
+        required.retain(|name| name != field);
+    }
+    object
+}
+
 fn names<T: ToString>(about: &str, all: &[T]) -> Value {
     json!({ "type": "string", "description": about, "enum": all.iter().map(ToString::to_string).collect::<Vec<_>>() })
 }
@@ -155,13 +163,33 @@ fn machine() -> Vec<Named> {
         ),
         (
             "DiskSpec",
+            optional(
+                "allow",
+                object(
+                    "One disk of a VM",
+                    &[
+                        ("id", text("Name within the VM")),
+                        ("path", text("Absolute path of the image")),
+                        ("format", reference("DiskFormat")),
+                        ("bus", reference("DiskBus")),
+                        ("allow", reference("DiskAllow")),
+                    ],
+                ),
+            ),
+        ),
+        (
+            "DiskAllow",
             object(
-                "One disk of a VM",
+                "What is accepted of a disk's image beyond the ordinary; absent when nothing is",
                 &[
-                    ("id", text("Name within the VM")),
-                    ("path", text("Absolute path of the image")),
-                    ("format", reference("DiskFormat")),
-                    ("bus", reference("DiskBus")),
+                    (
+                        "backing_in",
+                        json!({"type": "array", "items": {"type": "string"}}),
+                    ),
+                    (
+                        "raw_header",
+                        flag("A raw disk may begin with the header of an image format"),
+                    ),
                 ],
             ),
         ),

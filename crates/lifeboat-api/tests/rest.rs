@@ -273,7 +273,11 @@ fn fits(value: &Value, schema: &Value, doc: &Value) -> Result<(), String> {
     match (schema["type"].as_str().unwrap(), value) {
         ("object", Value::Object(fields)) => {
             let known = schema["properties"].as_object().unwrap();
-            if fields.keys().ne(known.keys()) {
+            let required = schema["required"].as_array().unwrap();
+            let lacks = required
+                .iter()
+                .any(|name| !fields.contains_key(name.as_str().unwrap()));
+            if lacks || fields.keys().any(|name| !known.contains_key(name)) {
                 return no("has not the fields");
             }
             fields.iter().try_for_each(|(k, v)| fits(v, &known[k], doc))

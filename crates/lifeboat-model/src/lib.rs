@@ -20,4 +20,4 @@ pub use settings::{
     AuthorizationEntry, Bandwidth, BandwidthWindow, DayWindow, ReplicationSettings, SettingsError, check_peer,
 };
 pub use time::Timestamp;
-pub use vm::{DiskFormat, DiskSpec, Firmware, NicBackend, NicSpec, VmSpec, VmSpecError};
+pub use vm::{DiskAllow, DiskFormat, DiskSpec, Firmware, NicBackend, NicSpec, VmSpec, VmSpecError};

@@ -91,6 +91,29 @@ pub struct DiskSpec {
     /// Bus the guest sees.
     #[serde(default)]
     pub bus: DiskBus,
+    /// What is accepted of the image beyond the ordinary.
+    #[serde(default, skip_serializing_if = "DiskAllow::is_nothing")]
+    pub allow: DiskAllow,
+}
+
+/// What an administrator accepts of a disk's image, because it would be refused otherwise. It concerns this host alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskAllow {
+    /// Absolute directories, beside the one the image is in, whose files the image may name as its backing files.
+    #[serde(default)]
+    pub backing_in: Vec<String>,
+    /// A raw disk may begin with the header of an image format: the guest itself wrote it there.
+    #[serde(default)]
+    pub raw_header: bool,
+}
+
+impl DiskAllow {
+    /// Whether nothing beyond the ordinary is accepted.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a disk is attached.
@@ -218,6 +241,9 @@ impl VmSpec {
         let (mut ids, mut paths) = (BTreeSet::new(), BTreeSet::new());
         for d in &self.disks {
             absolute(&format!("disk \"{}\"", d.id), &d.path)?;
+            for dir in &d.allow.backing_in {
+                absolute(&format!("disk \"{}\", allow.backing_in", d.id), dir)?;
+            }
             if !ids.insert(&d.id) {
                 return Err(VmSpecError::DiskTwice(d.id.clone()));
             }

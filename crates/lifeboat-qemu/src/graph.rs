@@ -14,6 +14,8 @@ use lifeboat_model::{DiskFormat, DiskId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::layers::{Kind, Layer};
+
 /// Node of the disk's content: the format node of the layer the guest writes to; change records live on it.
 pub(crate) fn disk_node(id: &DiskId) -> String {
     format!("disk-{id}")
@@ -22,6 +24,16 @@ pub(crate) fn disk_node(id: &DiskId) -> String {
 /// The permanent pass-through node under the device.
 pub(crate) fn top_node(id: &DiskId) -> String {
     format!("top-{id}")
+}
+
+/// The file node of a raw disk's data, below its change records.
+pub(crate) fn data_node(id: &DiskId) -> String {
+    format!("data-{id}")
+}
+
+/// Node of an image below the one the guest writes to; `depth` counts from 1.
+fn layer_node(depth: usize, id: &DiskId) -> String {
+    format!("lay{depth}-{id}")
 }
 
 /// The throttle group of a disk's top node; it has no limits.
@@ -48,29 +60,22 @@ pub(crate) struct DiskGraph {
 }
 
 impl DiskGraph {
-    /// The graph of `disk`. A raw image is opened through `shell`, see [`crate::shell`].
-    pub(crate) fn new(disk: &LaunchDisk, shell: Option<&Utf8Path>) -> Self {
+    /// The graph of `disk`. A plain image has `images`, the one the guest writes to first; a raw one is opened through
+    /// `shell`, see [`crate::shell`].
+    pub(crate) fn new(disk: &LaunchDisk, images: &[Layer], shell: Option<&Utf8Path>) -> Self {
         let id = &disk.id;
         let name = disk_node(id);
         let mut layers = BTreeMap::new();
         let node = match (&disk.image, shell) {
-            (DiskImage::Plain { path, format }, None) => {
-                layers.insert(path.to_string(), name.clone());
-                let file = file(path);
-                match format {
-                    DiskFormat::Qcow2 => json!({
-                        "driver": "qcow2", "node-name": name, "discard": "unmap", "file": file, "backing": null,
-                    }),
-                    DiskFormat::Raw => json!({
-                        "driver": "raw", "node-name": name, "discard": "unmap", "file": file,
-                    }),
-                }
-            }
+            (DiskImage::Plain { .. }, None) => plain(id, images, &mut layers),
             (DiskImage::Plain { path, .. }, Some(shell)) => {
                 layers.insert(path.to_string(), name.clone());
+                let kind = images.first().map_or(Kind::File, |i| i.kind);
+                let mut data = file(path, kind, Access::Write);
+                data["node-name"] = data_node(id).into();
                 json!({
-                    "driver": "qcow2", "node-name": name, "discard": "unmap", "file": file(shell),
-                    "data-file": file(path), "backing": null,
+                    "driver": "qcow2", "node-name": name, "discard": "unmap",
+                    "file": file(shell, Kind::File, Access::Write), "data-file": data, "backing": null,
                 })
             }
             (DiskImage::Chain { blockdev }, _) => {
@@ -96,8 +101,49 @@ impl DiskGraph {
     }
 }
 
-fn file(path: &Utf8Path) -> Value {
-    json!({"driver": "file", "filename": path, "discard": "unmap"})
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+fn file(path: &Utf8Path, kind: Kind, access: Access) -> Value {
+    let driver = match kind {
+        Kind::File => "file",
+        Kind::Device => "host_device",
+    };
+    match access {
+        Access::Write => json!({"driver": driver, "filename": path, "discard": "unmap"}),
+        Access::Read => json!({"driver": driver, "filename": path, "read-only": true}),
+    }
+}
+
+/// The nodes of an administrator's images: the first is written to, what lies below it is only read, and the lowest has
+/// nothing below whatever its header says.
+fn plain(id: &DiskId, images: &[Layer], layers: &mut BTreeMap<String, String>) -> Value {
+    let mut below = Value::Null;
+    for (depth, image) in images.iter().enumerate().rev() {
+        let (name, access) = match depth {
+            0 => (disk_node(id), Access::Write),
+            _ => (layer_node(depth, id), Access::Read),
+        };
+        layers.insert(image.path.to_string(), name.clone());
+        let driver = match image.format {
+            DiskFormat::Qcow2 => "qcow2",
+            DiskFormat::Raw => "raw",
+        };
+        let mut node =
+            json!({"driver": driver, "node-name": name, "file": file(&image.path, image.kind, access)});
+        match access {
+            Access::Write => node["discard"] = "unmap".into(),
+            Access::Read => node["read-only"] = true.into(),
+        }
+        if image.format == DiskFormat::Qcow2 {
+            node["backing"] = below;
+        }
+        below = node;
+    }
+    below
 }
 
 fn forget_names(node: &mut Value) {
@@ -117,7 +163,7 @@ fn name_layers(node: &mut Value, id: &DiskId, layers: &mut BTreeMap<String, Stri
             allow_discard(map);
             disk_node(id)
         } else {
-            format!("lay{depth}-{id}")
+            layer_node(depth, id)
         };
         if let Some(path) = map
             .get("file")
@@ -158,7 +204,7 @@ mod tests {
                 }),
             },
         };
-        let g = DiskGraph::new(&disk, None);
+        let g = DiskGraph::new(&disk, &[], None);
         let expected = json!({
             "driver": "qcow2", "node-name": "disk-sys", "discard": "unmap",
             "file": {"driver": "file", "filename": "/s/2", "discard": "unmap"},
@@ -171,5 +217,45 @@ mod tests {
         let layers = [("/s/1", "lay1-sys"), ("/s/2", "disk-sys")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(g.layers, layers.into_iter().collect());
         assert_eq!(g.written(), ["/s/2"]);
+    }
+
+    #[test]
+    fn only_the_first_of_an_administrators_images_is_written_to() {
+        let layer = |path: &str, format, kind| Layer {
+            path: path.into(),
+            format,
+            kind,
+        };
+        let images = [
+            layer("/v/top", DiskFormat::Qcow2, Kind::File),
+            layer("/v/mid", DiskFormat::Qcow2, Kind::File),
+            layer("/dev/vg/base", DiskFormat::Raw, Kind::Device),
+        ];
+        let disk = LaunchDisk {
+            id: DiskId::new("sys").unwrap(),
+            bus: lifeboat_model::vm::DiskBus::Virtio,
+            image: DiskImage::Plain {
+                path: "/v/top".into(),
+                format: DiskFormat::Qcow2,
+            },
+        };
+        let expected = json!({
+            "driver": "qcow2", "node-name": "disk-sys", "discard": "unmap",
+            "file": {"driver": "file", "filename": "/v/top", "discard": "unmap"},
+            "backing": {
+                "driver": "qcow2", "node-name": "lay1-sys", "read-only": true,
+                "file": {"driver": "file", "filename": "/v/mid", "read-only": true},
+                "backing": {
+                    "driver": "raw", "node-name": "lay2-sys", "read-only": true,
+                    "file": {"driver": "host_device", "filename": "/dev/vg/base", "read-only": true},
+                },
+            },
+        });
+        assert_eq!(DiskGraph::new(&disk, &images, None).node, expected);
+        // Whatever the header of the lowest one names, nothing is opened below it.
+        assert_eq!(
+            DiskGraph::new(&disk, &images[..1], None).node["backing"],
+            Value::Null
+        );
     }
 }

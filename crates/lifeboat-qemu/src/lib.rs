@@ -12,6 +12,8 @@ mod guest;
 #[cfg(test)]
 mod guest_tests;
 mod hypervisor;
+mod image;
+mod layers;
 mod merge;
 pub mod nbd;
 mod preflight;

@@ -1,17 +1,18 @@
 //! What is known to break on this host, said before anything is started. Reads, never writes.
 
 use std::fs::{self, File};
-use std::io::Read;
 
 use camino::Utf8Path;
-use lifeboat_engine::ports::hypervisor::{DiskImage, HypervisorError, Launch};
+use lifeboat_engine::ports::hypervisor::{DiskImage, HypervisorError, Launch, LaunchDisk};
 use lifeboat_model::vm::DiskBus;
-use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, VmSpec};
+use lifeboat_model::{DiskId, Firmware, NicBackend, VmSpec};
 
 use crate::config::QemuConfig;
 use crate::graph::DiskGraph;
 use crate::hypervisor::Qemu;
-use crate::probe::{self, Known};
+use crate::layers::{self, Known, Layer};
+use crate::probe;
+use crate::shell;
 
 /// Longest Unix socket path in bytes.
 const SOCKET_PATH_MAX: usize = 107;
@@ -39,10 +40,8 @@ pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<&'static str, 
     check_vars(launch)?;
     check_seed(config, launch).await?;
     spec.nics.iter().try_for_each(|nic| check_nic(&nic.backend))?;
-    launch
-        .disks
-        .iter()
-        .try_for_each(|d| check_image(&d.id, &d.image))?;
+    let disks: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
+    images(config, launch, &disks)?;
     Ok(accel)
 }
 
@@ -120,14 +119,18 @@ fn check_machine(machine: &str, buses: impl Iterator<Item = DiskBus>) -> Result<
     Ok(())
 }
 
-fn check_machine_type(config: &QemuConfig, known: &Known, spec: &VmSpec) -> Result<(), HypervisorError> {
+fn check_machine_type(
+    config: &QemuConfig,
+    known: &probe::Known,
+    spec: &VmSpec,
+) -> Result<(), HypervisorError> {
     if known.machines.contains(&spec.machine) {
         return Ok(());
     }
     unknown(config, "machine", &spec.machine)
 }
 
-fn check_cpu(config: &QemuConfig, known: &Known, spec: &VmSpec) -> Result<(), HypervisorError> {
+fn check_cpu(config: &QemuConfig, known: &probe::Known, spec: &VmSpec) -> Result<(), HypervisorError> {
     if known.cpus.contains(&spec.cpu) {
         return Ok(());
     }
@@ -225,71 +228,38 @@ fn check_nic(backend: &NicBackend) -> Result<(), HypervisorError> {
     }
 }
 
-fn check_image(id: &DiskId, image: &DiskImage) -> Result<(), HypervisorError> {
-    match image {
-        DiskImage::Plain { path, format } => check_plain(id, path, *format),
-        DiskImage::Chain { .. } => {
-            let disk = lifeboat_engine::ports::hypervisor::LaunchDisk {
-                id: id.clone(),
-                bus: DiskBus::Virtio,
-                image: image.clone(),
+/// The images of these disks, of the one the guest writes to first. The one place that says which images are captured
+/// and started, whatever is to be done with them and whether the VM runs.
+pub(crate) fn images(
+    config: &QemuConfig,
+    launch: &Launch,
+    disks: &[DiskId],
+) -> Result<Vec<Vec<Layer>>, HypervisorError> {
+    let wanted = launch.disks.iter().filter(|d| disks.contains(&d.id));
+    wanted.map(|disk| image(config, launch, disk)).collect()
+}
+
+fn image(config: &QemuConfig, launch: &Launch, disk: &LaunchDisk) -> Result<Vec<Layer>, HypervisorError> {
+    let id = &disk.id;
+    match &disk.image {
+        DiskImage::Plain { path, format } => {
+            let described = launch.spec.disk(id).map(|d| d.allow.clone());
+            let shell = config.shell(launch.spec.uuid, id);
+            let known = match shell::is_for(&shell, path.as_std_path()) {
+                true => Known::AsRaw,
+                false => Known::Not,
             };
-            let graph = DiskGraph::new(&disk, None);
+            layers::resolve(path, *format, &described.unwrap_or_default(), known)
+                .or_else(|why| refuse(format!("disk {id}: {why}")))
+        }
+        DiskImage::Chain { .. } => {
+            let graph = DiskGraph::new(disk, &[], None);
             for path in graph.layers.keys() {
                 if let Err(e) = File::open(path) {
                     return refuse(format!("disk {id}: layer {path} cannot be opened: {e}"));
                 }
             }
-            Ok(())
+            Ok(Vec::new())
         }
-    }
-}
-
-/// An administrator's image: there, of the format it is said to be, and complete in itself.
-fn check_plain(id: &DiskId, path: &Utf8Path, format: DiskFormat) -> Result<(), HypervisorError> {
-    let open = fs::metadata(path).and_then(|m| Ok((m, File::options().read(true).write(true).open(path)?)));
-    let (meta, file) = match open {
-        Ok(opened) => opened,
-        Err(e) => return refuse(format!("disk {id}: {path} cannot be opened for writing: {e}")),
-    };
-    match format {
-        DiskFormat::Raw if meta.is_file() && (meta.len() == 0 || meta.len() % 512 != 0) => refuse(format!(
-            "disk {id}: {path} has {} bytes; a raw image has a multiple of 512 and is not empty",
-            meta.len()
-        )),
-        DiskFormat::Raw if !meta.is_file() => refuse(format!(
-            "disk {id}: {path} is not a regular file; block devices are not supported yet"
-        )),
-        DiskFormat::Raw => Ok(()),
-        DiskFormat::Qcow2 => check_qcow2(id, path, file),
-    }
-}
-
-/// Reads the header's fixed part: magic, version, backing file and external data file.
-fn check_qcow2(id: &DiskId, path: &Utf8Path, file: File) -> Result<(), HypervisorError> {
-    let mut header = Vec::new();
-    if let Err(e) = file.take(80).read_to_end(&mut header) {
-        return refuse(format!("disk {id}: {path} cannot be read: {e}"));
-    }
-    let word = |at: usize| {
-        let bytes = header.get(at..at + 4)?;
-        Some(u32::from_be_bytes(bytes.try_into().ok()?))
-    };
-    let long = |at: usize| Some(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?));
-    const MAGIC: u32 = 0x5146_49fb;
-    const DATA_FILE: u64 = 4;
-    match (word(0), word(4), long(8), long(72)) {
-        (Some(MAGIC), Some(3), Some(0), Some(features)) if features & DATA_FILE == 0 => Ok(()),
-        (Some(MAGIC), Some(3), Some(0), Some(_)) => refuse(format!(
-            "disk {id}: {path} keeps its data in another file; use that file, or convert it with qemu-img convert"
-        )),
-        (Some(MAGIC), Some(3), Some(_), Some(_)) => refuse(format!(
-            "disk {id}: {path} has a backing file, which would be opened without being replicated; make it \
-             complete with qemu-img rebase -b \"\" or qemu-img convert"
-        )),
-        (Some(MAGIC), Some(_), _, _) => refuse(format!(
-            "disk {id}: {path} is an old qcow2 that cannot record changes: qemu-img amend -o compat=1.1"
-        )),
-        _ => refuse(format!("disk {id}: {path} is not a qcow2 image")),
     }
 }

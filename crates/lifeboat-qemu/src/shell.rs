@@ -5,7 +5,7 @@
 //! Beside each shell lies a note that says which file it is for, and that records were lost with an earlier shell.
 
 use std::fs::{self, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +53,13 @@ pub(crate) fn lost(shell: &Path) -> Option<String> {
     load(shell).lost
 }
 
+/// Whether `shell` was made for the file that is at `raw` now, which was so accepted as a raw disk.
+pub(crate) fn is_for(shell: &Path, raw: &Path) -> bool {
+    let Ok(meta) = fs::metadata(raw) else { return false };
+    let made_for = load(shell).file;
+    made_for.is_some_and(|f| f.path == raw && (f.device, f.inode) == (meta.dev(), meta.ino()))
+}
+
 /// Tracking was started anew or stopped: what was lost before is no longer of interest.
 pub(crate) fn forget_loss(shell: &Path) -> io::Result<()> {
     let note = load(shell);
@@ -70,7 +77,7 @@ pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
         path: raw.to_owned(),
         device: meta.dev(),
         inode: meta.ino(),
-        size: meta.size(),
+        size: size_of(raw, &meta)?,
     };
     let note = load(shell);
     let doubt = match fs::metadata(shell) {
@@ -104,6 +111,14 @@ pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
     create(shell, raw, identity.size).await?;
     note.file = Some(identity);
     store(shell, &note)
+}
+
+/// Bytes of a raw file, or of a device, whose metadata does not have it.
+fn size_of(raw: &Path, meta: &Metadata) -> io::Result<u64> {
+    if meta.is_file() {
+        return Ok(meta.len());
+    }
+    fs::File::open(raw)?.seek(SeekFrom::End(0))
 }
 
 /// Whether the shell is one of this raw file. Both grow together when a running VM's disk does.

@@ -106,8 +106,10 @@ pub(crate) async fn end_offline(paths: &VmPaths) -> Result<(), HypervisorError> 
 /// The graphs of all disks, with shells for raw images made ready and with nobody else on the images: an attempt
 /// that fails on the second disk would already have spoiled the change records of the first.
 pub(crate) async fn graphs(config: &QemuConfig, launch: &Launch) -> Result<Vec<DiskGraph>, HypervisorError> {
+    let wanted: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
+    let images = preflight::images(config, launch, &wanted)?;
     let mut graphs = Vec::new();
-    for disk in &launch.disks {
+    for (disk, images) in launch.disks.iter().zip(&images) {
         if let DiskImage::Plain { path, format } = &disk.image {
             check_free(disk.id.as_str(), path.as_std_path(), *format).await?;
         }
@@ -127,7 +129,7 @@ pub(crate) async fn graphs(config: &QemuConfig, launch: &Launch) -> Result<Vec<D
             }
             DiskImage::Plain { .. } | DiskImage::Chain { .. } => None,
         };
-        graphs.push(DiskGraph::new(disk, shell.as_deref()));
+        graphs.push(DiskGraph::new(disk, images, shell.as_deref()));
     }
     Ok(graphs)
 }

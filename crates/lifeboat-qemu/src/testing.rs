@@ -90,27 +90,42 @@ impl Host {
     }
 
     pub(crate) fn launch(&mut self, disks: Vec<LaunchDisk>) -> Launch {
-        let uuid = VmId(Uuid::new_v4());
-        self.vms.push(uuid);
-        let spec: VmSpec = serde_json::from_value(json!({
-            "name": "test, one", "uuid": uuid, "memory_mib": 32, "cpus": 1, "guest_agent": false,
-        }))
-        .unwrap();
-        let described = disks.iter().map(|d| DiskSpec {
-            id: d.id.clone(),
-            path: format!("/nowhere/{}", d.id),
-            format: DiskFormat::Qcow2,
-            bus: d.bus,
-        });
-        let spec = VmSpec {
-            disks: described.collect(),
-            ..spec
-        };
+        let ids: Vec<_> = disks.iter().map(|d| d.id.as_str()).collect();
+        let mut spec = self.spec_of(&ids);
+        for (described, disk) in spec.disks.iter_mut().zip(&disks) {
+            described.bus = disk.bus;
+        }
+        self.adopt(spec.uuid);
         Launch {
             spec,
             disks,
             firmware_vars: None,
             seed: Vec::new(),
+        }
+    }
+
+    /// Ends the processes of this VM too when the test is over.
+    pub(crate) fn adopt(&mut self, vm: VmId) {
+        self.vms.push(vm);
+    }
+
+    /// A VM with disks of these names.
+    pub(crate) fn spec_of(&self, disks: &[&str]) -> VmSpec {
+        let uuid = VmId(Uuid::new_v4());
+        let spec: VmSpec = serde_json::from_value(json!({
+            "name": "test, one", "uuid": uuid, "memory_mib": 32, "cpus": 1, "guest_agent": false,
+        }))
+        .unwrap();
+        let described = disks.iter().map(|id| DiskSpec {
+            id: DiskId::new(*id).unwrap(),
+            path: format!("/nowhere/{id}"),
+            format: DiskFormat::Qcow2,
+            bus: DiskBus::Virtio,
+            allow: Default::default(),
+        });
+        VmSpec {
+            disks: described.collect(),
+            ..spec
         }
     }
 

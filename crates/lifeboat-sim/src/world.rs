@@ -42,6 +42,7 @@ fn disk(id: &str) -> DiskSpec {
         path: format!("/vm/{id}.qcow2"),
         format: DiskFormat::Qcow2,
         bus: lifeboat_model::vm::DiskBus::Virtio,
+        allow: Default::default(),
     }
 }
 

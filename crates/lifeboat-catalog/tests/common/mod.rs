@@ -59,6 +59,7 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
                 path: "/srv/vm/sys.qcow2".into(),
                 format: DiskFormat::Qcow2,
                 bus: Default::default(),
+                allow: Default::default(),
             }],
             nics: vec![],
             guest_agent: true,

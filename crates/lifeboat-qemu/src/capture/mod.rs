@@ -25,6 +25,8 @@
 mod block;
 mod freeze;
 #[cfg(test)]
+mod image_tests;
+#[cfg(test)]
 mod measure;
 mod offline;
 #[cfg(test)]
@@ -56,6 +58,7 @@ use self::space::Space;
 use crate::config::VmPaths;
 use crate::graph;
 use crate::hypervisor::Qemu;
+use crate::preflight;
 use crate::qmp::Qmp;
 
 /// Opens the disks of a VM for capture: through its process when it has one.
@@ -78,6 +81,7 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
             }
         };
     }
+    preflight::images(&qemu.config, launch, disks).map_err(|e| CaptureError::Preflight(e.to_string()))?;
     let monitor = Qmp::connect(paths.capture(), Duration::from_secs(10))
         .await
         .map_err(|e| failed("connecting to the VM's monitor", e))?;
