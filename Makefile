@@ -28,7 +28,7 @@ demo: guest ## two hosts on this machine play the whole story
 	cargo build --release --locked -p lifeboat
 	scripts/demo.sh
 
-soak: guest ## the long versions of the crash tests
+soak: guest ## the long versions of the crash tests: power cuts, faults, random histories
 	cargo nextest run --workspace --locked --run-ignored only -E 'test(soak_)'
 
 bench: guest ## measure against the budgets into docs/benchmarks.md; BENCH_FULL=1 measures longer

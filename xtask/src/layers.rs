@@ -9,13 +9,15 @@ const CIM: &str = "lifeboat-cim";
 const ENGINE: &str = "lifeboat-engine";
 const SIM: &str = "lifeboat-sim";
 const WORKLOAD: &str = "lifeboat-workload";
+/// Faults from below and the record of what must survive them. An oracle, like the workload: it knows nothing of ours.
+const FAULTS: &str = "lifeboat-faults";
 /// Not shipped: it measures the built product and, below it, single adapters.
 const BENCH: &str = "lifeboat-bench";
 
 /// What each of our crates may depend on. Adapters never appear on a right side except the binaries'.
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        MODEL | WORKLOAD | "xtask" => &[],
+        MODEL | WORKLOAD | FAULTS | "xtask" => &[],
         DELTALOG | CIM => &[MODEL],
         ENGINE => &[MODEL, DELTALOG],
         SIM | "lifeboat-qemu" | "lifeboat-store" | "lifeboat-catalog" | "lifeboat-link" => {
@@ -48,7 +50,7 @@ pub(crate) fn check(metadata: &Metadata) -> Vec<Finding> {
         for (kind, used) in &package.uses {
             let used = used.as_str();
             let ours = used == "lifeboat" || used == "xtask" || used.starts_with("lifeboat-");
-            let for_tests = *kind == Kind::Dev && [SIM, WORKLOAD].contains(&used);
+            let for_tests = *kind == Kind::Dev && [SIM, WORKLOAD, FAULTS].contains(&used);
             if ours && !allowed.contains(&used) && !for_tests {
                 let may = if allowed.is_empty() {
                     "no crate of ours".into()
@@ -87,6 +89,7 @@ mod tests {
             ),
             0
         );
+        assert_eq!(errors("lifeboat", &[(Kind::Dev, FAULTS)]), 0);
         assert_eq!(
             errors(
                 "lifeboat",
@@ -106,6 +109,8 @@ mod tests {
         assert_eq!(errors("lifeboat-link", &[(Kind::Product, SIM)]), 1);
         assert_eq!(errors("lifeboat-sim", &[(Kind::Product, "lifeboat-catalog")]), 1);
         assert_eq!(errors("lifeboat", &[(Kind::Product, WORKLOAD)]), 1);
+        assert_eq!(errors("lifeboat", &[(Kind::Product, FAULTS)]), 1);
+        assert_eq!(errors(FAULTS, &[(Kind::Product, MODEL)]), 1);
         assert_eq!(errors("lifeboat", &[(Kind::Product, BENCH)]), 1);
         assert_eq!(errors("lifeboat-novel", &[]), 1);
     }

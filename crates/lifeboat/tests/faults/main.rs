@@ -1,0 +1,101 @@
+//! Faults of storage, power, links, clocks and processes, tried on two real daemons over real files, with an oracle that
+//! never asks Lifeboat. `make soak` plays the long versions; each run prints its seed, and `LIFEBOAT_SEED` replays it
+//! (`LIFEBOAT_ROUNDS` changes how long it is).
+//!
+//! These tests need root, `/dev/fuse` and loop devices. Where they are missing they fail and say so: what could not be
+//! told is no pass.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects")]
+
+mod acts;
+mod campaign;
+mod cuts;
+mod damage;
+mod host;
+mod judge;
+mod prober;
+mod report;
+mod world;
+
+use campaign::Program;
+use lifeboat_faults::sandbox;
+use report::{rounds, seed};
+
+#[test]
+fn fault_power_cuts_of_the_replica_lose_nothing() {
+    let name = "fault_power_cuts_of_the_replica_lose_nothing";
+    sandbox::run(name, || cuts::of_the_replica(name, seed(11), rounds(2)).finish());
+}
+
+#[test]
+#[ignore = "100 power cuts: make soak"]
+fn soak_power_cuts_of_the_replica_lose_nothing() {
+    let name = "soak_power_cuts_of_the_replica_lose_nothing";
+    sandbox::run(name, || {
+        cuts::of_the_replica(name, seed(101), rounds(100)).finish()
+    });
+}
+
+#[test]
+fn fault_power_cuts_of_the_primary_lose_nothing() {
+    let name = "fault_power_cuts_of_the_primary_lose_nothing";
+    sandbox::run(name, || cuts::of_the_primary(name, seed(21), rounds(2)).finish());
+}
+
+#[test]
+#[ignore = "100 power cuts: make soak"]
+fn soak_power_cuts_of_the_primary_lose_nothing() {
+    let name = "soak_power_cuts_of_the_primary_lose_nothing";
+    sandbox::run(name, || {
+        cuts::of_the_primary(name, seed(201), rounds(100)).finish()
+    });
+}
+
+#[test]
+fn fault_a_disk_that_drops_flushes_is_found_out() {
+    let name = "fault_a_disk_that_drops_flushes_is_found_out";
+    sandbox::run(name, || {
+        cuts::of_a_disk_that_drops_flushes(name, seed(31)).finish_control()
+    });
+}
+
+/// The kinds of fault that a short history is made of; the long ones have all.
+const SHORT: &[&str] = &[
+    "link",
+    "kill",
+    "kill-both",
+    "power-cut",
+    "full",
+    "no-inodes",
+    "stop-guest",
+    "kill-guest",
+];
+
+#[test]
+fn fault_a_random_history_loses_nothing() {
+    let name = "fault_a_random_history_loses_nothing";
+    let program = Program {
+        histories: rounds(1),
+        faults: 5,
+        kinds: SHORT,
+    };
+    sandbox::run(name, || campaign::play(name, seed(41), &program).finish());
+}
+
+#[test]
+#[ignore = "a hundred faults of every kind: make soak"]
+fn soak_random_histories_of_all_faults_lose_nothing() {
+    let name = "soak_random_histories_of_all_faults_lose_nothing";
+    let program = Program {
+        histories: rounds(12),
+        faults: 9,
+        kinds: campaign::ALL,
+    };
+    sandbox::run(name, || campaign::play(name, seed(401), &program).finish());
+}
+
+#[test]
+#[ignore = "two dozen worlds: make soak"]
+fn soak_damaged_replicas_bring_up_nothing_wrong() {
+    let name = "soak_damaged_replicas_bring_up_nothing_wrong";
+    sandbox::run(name, || damage::play(name, seed(501), rounds(24)).finish());
+}
