@@ -78,13 +78,14 @@ fn cut(disk: &Served, moment: Moment, random: &mut Random, report: &mut Report) 
         Moment::Now(fate) => (fate, 0),
         Moment::Random => {
             std::thread::sleep(Duration::from_millis(random.between(200, 1500)));
-            (any_fate(random), random.below(4))
+            (any_fate(random), random.below(8))
         }
     };
     let requests = match choice {
         0 => None,
-        1 => Some((Requests::Only(Kind::Flush), random.between(1, 120))),
-        2 => Some((Requests::Only(Kind::Write), random.between(1, 300))),
+        // Before a flush is carried out, there is something in the cache.
+        1..=4 => Some((Requests::Only(Kind::Flush), random.between(1, 120))),
+        5 | 6 => Some((Requests::Only(Kind::Write), random.between(1, 300))),
         _ => Some((Requests::Changes, random.between(1, 400))),
     };
     let armed = requests.and_then(|(requests, after)| {

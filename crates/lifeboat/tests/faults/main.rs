@@ -66,7 +66,6 @@ const SHORT: &[&str] = &[
     "power-cut",
     "full",
     "no-inodes",
-    "stop-guest",
     "kill-guest",
 ];
 
