@@ -22,7 +22,7 @@ use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, Schema, Value};
 use lifeboat_engine::action::Management;
 
 pub use caller::{Caller, Role};
-pub use cursor::Cursor;
+pub use cursor::{Cursor, Found};
 pub use facts::Machine;
 pub(crate) use facts::now;
 

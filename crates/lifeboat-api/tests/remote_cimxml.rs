@@ -169,6 +169,56 @@ async fn instances_and_what_belongs_to_them_are_read() {
     host.stop().await;
 }
 
+/// An association of the interop namespace leads to the replication service, which is declared in another: the answer names
+/// it there, with its keys and in its types, and both protocols say the same.
+#[tokio::test]
+async fn associations_lead_into_another_namespace() {
+    let host = host().await;
+    let mut client = client(&host, "viewer").await;
+    let profile = "<IPARAMVALUE NAME=\"ObjectName\"><INSTANCENAME CLASSNAME=\"Msvm_RegisteredProfile\">\
+         <KEYBINDING NAME=\"InstanceID\"><KEYVALUE>Lifeboat:Virtual Machine Replication</KEYVALUE></KEYBINDING>\
+         </INSTANCENAME></IPARAMVALUE>";
+    let interop = "root/interop";
+    let result = class("Msvm_ReplicationService").replace("ClassName", "ResultClass");
+    for (operation, element) in [
+        ("AssociatorNames", "OBJECTPATH"),
+        ("Associators", "VALUE.OBJECTWITHPATH"),
+    ] {
+        let all = client.good(interop, operation, profile).await;
+        assert_eq!(count(&all, element), 1, "{operation}: {all}");
+        assert!(
+            all.contains("<NAMESPACE NAME=\"virtualization\"/><NAMESPACE NAME=\"v2\"/>"),
+            "{all}"
+        );
+        assert!(all.contains("CLASSNAME=\"Msvm_ReplicationService\""), "{all}");
+        for key in [
+            "SystemCreationClassName",
+            "SystemName",
+            "CreationClassName",
+            "Name",
+        ] {
+            assert!(
+                all.contains(&format!("<KEYBINDING NAME=\"{key}\">")),
+                "{key}: {all}"
+            );
+        }
+        // The class of the result is one of the other namespace.
+        let narrowed = client
+            .good(interop, operation, &format!("{profile}{result}"))
+            .await;
+        assert_eq!(count(&narrowed, element), 1, "{narrowed}");
+    }
+    let whole = client.good(interop, "Associators", profile).await;
+    assert!(
+        whole.contains("<PROPERTY NAME=\"EnabledState\" TYPE=\"uint16\""),
+        "{whole}"
+    );
+    assert!(
+        whole.contains("<PROPERTY.ARRAY NAME=\"OperationalStatus\" TYPE=\"uint16\""),
+        "{whole}"
+    );
+}
+
 fn value_class(parameter: &str, name: &str) -> String {
     format!("<IPARAMVALUE NAME=\"{parameter}\"><CLASSNAME NAME=\"{name}\"/></IPARAMVALUE>")
 }

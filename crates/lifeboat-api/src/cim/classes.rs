@@ -15,6 +15,8 @@ pub(crate) mod settings;
 pub(crate) mod summary;
 mod system;
 
+use std::time::Duration;
+
 use lifeboat_cim::{DateTime, Instance, ObjectPath};
 use lifeboat_model::Timestamp;
 
@@ -117,9 +119,15 @@ pub(crate) fn instant(at: Timestamp) -> DateTime {
 /// The last microsecond of the year 9999.
 const LAST: i64 = 253_402_300_799_999_999;
 
-/// A span of time.
+/// A span of time in seconds.
 pub(crate) fn span(seconds: u64) -> DateTime {
-    DateTime::Interval(seconds.saturating_mul(1_000_000).min(99_999_999 * 86_400_000_000))
+    duration(Duration::from_secs(seconds))
+}
+
+/// A span of time, to the microsecond.
+pub(crate) fn duration(of: Duration) -> DateTime {
+    let micros = u64::try_from(of.as_micros()).unwrap_or(u64::MAX);
+    DateTime::Interval(micros.min(99_999_999 * 86_400_000_000))
 }
 
 /// An instance with the texts that every managed element has.

@@ -15,16 +15,26 @@ use super::{ObjectManager, Relations};
 /// Whether an instance is wanted.
 pub(super) type Filter = Box<dyn Fn(&Instance) -> bool + Send + Sync>;
 
+/// An instance with the namespace that declares its class. Associations lead from one namespace into another.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where its class is declared: keys and types are those of this declaration.
+    pub namespace: &'static Namespace,
+    /// The instance.
+    pub instance: Instance,
+}
+
 /// What is left of an enumeration.
 pub struct Cursor {
     manager: Arc<ObjectManager>,
     walk: Walk,
     wish: Wish,
-    ready: VecDeque<Instance>,
+    ready: VecDeque<Found>,
 }
 
 enum Wish {
     Instances {
+        namespace: &'static Namespace,
         classes: Vec<&'static ClassView>,
         filter: Option<Filter>,
     },
@@ -41,15 +51,38 @@ impl Cursor {
     ) -> Result<Self, CimError> {
         let classes = entries(namespace, class)?;
         let walk = Walk::everywhere(manager, needs(&classes));
-        Ok(Self::new(manager, walk, Wish::Instances { classes, filter }))
+        Ok(Self::new(
+            manager,
+            walk,
+            Wish::Instances {
+                namespace,
+                classes,
+                filter,
+            },
+        ))
     }
 
-    /// These, which are known already.
-    pub(crate) fn over(manager: &Arc<ObjectManager>, instances: Vec<Instance>) -> Self {
+    /// These of a namespace, which are known already.
+    pub(crate) fn over(
+        manager: &Arc<ObjectManager>,
+        namespace: &'static Namespace,
+        instances: Vec<Instance>,
+    ) -> Self {
         let (classes, filter) = (Vec::new(), None);
         let walk = Walk::everywhere(manager, needs(&classes));
-        let mut cursor = Self::new(manager, walk, Wish::Instances { classes, filter });
-        cursor.ready = instances.into();
+        let mut cursor = Self::new(
+            manager,
+            walk,
+            Wish::Instances {
+                namespace,
+                classes,
+                filter,
+            },
+        );
+        let found = instances
+            .into_iter()
+            .map(|instance| Found { namespace, instance });
+        cursor.ready = found.collect();
         cursor
     }
 
@@ -70,7 +103,15 @@ impl Cursor {
             .collect();
         let walk = Walk::new(manager, needs, legs(needs, ids, true));
         let filter = Some(filter);
-        Ok(Self::new(manager, walk, Wish::Instances { classes, filter }))
+        Ok(Self::new(
+            manager,
+            walk,
+            Wish::Instances {
+                namespace,
+                classes,
+                filter,
+            },
+        ))
     }
 
     /// What is related to an instance.
@@ -99,19 +140,24 @@ impl Cursor {
     ///
     /// # Errors
     /// The engine could not be asked, for example because it is stopping.
-    pub async fn next(&mut self) -> Result<Option<Instance>, CimError> {
+    pub async fn next(&mut self) -> Result<Option<Found>, CimError> {
         loop {
-            if let Some(instance) = self.ready.pop_front() {
-                return Ok(Some(instance));
+            if let Some(found) = self.ready.pop_front() {
+                return Ok(Some(found));
             }
             let Some(mut parts) = self.walk.next(&self.manager).await? else {
                 return Ok(None);
             };
             let batch = match &self.wish {
-                Wish::Instances { classes, filter } => {
+                Wish::Instances {
+                    namespace,
+                    classes,
+                    filter,
+                } => {
                     let mut batch = classes::make(classes, &self.manager.host, &parts);
                     batch.retain(|i| filter.as_ref().is_none_or(|wanted| wanted(i)));
-                    batch
+                    let found = |instance| Found { namespace, instance };
+                    batch.into_iter().map(found).collect::<Vec<_>>()
                 }
                 Wish::Related(related) => related.batch(&self.manager, &self.walk, &mut parts).await?,
             };

@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::cursor::entries;
+use super::cursor::{Found, entries};
 use super::facts::{JobParts, Parts};
 use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
 use wish::{Family, Kind, Wish};
@@ -467,7 +467,7 @@ impl Indications {
         let namespace: &Namespace = self.manager.schema.namespace(VIRTUALIZATION)?;
         let mut cursor = self.manager.enumerate(VIRTUALIZATION, class).await?;
         let mut sample = Sample::new();
-        while let Some(instance) = cursor.next().await? {
+        while let Some(Found { instance, .. }) = cursor.next().await? {
             sample.insert(path(namespace, &instance), instance);
         }
         Ok(sample)

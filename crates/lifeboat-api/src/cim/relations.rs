@@ -1,10 +1,10 @@
 //! Associators and references: the associations of an instance and what they lead to. Which associations there are is in
 //! the table of classes; here they are followed.
 
-use lifeboat_cim::{CimError, CimType, Instance, InstanceName, Namespace, ObjectPath, Status, Value};
+use lifeboat_cim::{CimError, CimType, Instance, InstanceName, Namespace, ObjectPath, Schema, Status, Value};
 
 use super::classes::{self, ClassView, Make};
-use super::cursor::{Home, Located, needs};
+use super::cursor::{Found, Home, Located, needs};
 use super::facts::{Leg, Needs, Parts, Walk};
 use super::{ObjectManager, Relations};
 
@@ -22,6 +22,7 @@ pub(super) enum Want {
 
 /// A question about the relations of one instance.
 pub(super) struct Related {
+    schema: &'static Schema,
     namespace: &'static Namespace,
     links: Vec<&'static ClassView>,
     source: InstanceName,
@@ -38,13 +39,25 @@ impl Related {
         want: Want,
         source: Located,
     ) -> Result<(Self, Walk), CimError> {
+        // An association is of the source's namespace; what it leads to may be of any.
+        let declared = |class: &String| namespace.class(class).is_ok();
+        let mut all = manager.schema().namespaces.values();
+        let somewhere = |class: &String| declared(class) || all.any(|n| n.class(class).is_ok());
         let named = [
-            ("AssocClass", &relations.association),
-            ("ResultClass", &relations.result),
+            (
+                "AssocClass",
+                &relations.association,
+                relations.association.as_ref().is_none_or(declared),
+            ),
+            (
+                "ResultClass",
+                &relations.result,
+                relations.result.as_ref().is_none_or(somewhere),
+            ),
         ];
-        for (parameter, class) in named {
+        for (parameter, class, known) in named {
             if let Some(class) = class
-                && namespace.class(class).is_err()
+                && !known
             {
                 let shown: String = class.chars().take(80).collect();
                 let text = format!("{parameter}: there is no class {shown} in {}", namespace.name);
@@ -52,6 +65,7 @@ impl Related {
             }
         }
         let mut related = Self {
+            schema: manager.schema(),
             namespace,
             links: Vec::new(),
             source: source.name,
@@ -99,7 +113,7 @@ impl Related {
         manager: &ObjectManager,
         walk: &Walk,
         parts: &mut Parts,
-    ) -> Result<Vec<Instance>, CimError> {
+    ) -> Result<Vec<Found>, CimError> {
         let mut links = Vec::new();
         let mut ends: Vec<ObjectPath> = Vec::new();
         for link in classes::make(&self.links, &manager.host, parts) {
@@ -107,7 +121,11 @@ impl Related {
             if others.is_empty() {
                 continue;
             }
-            links.push(link);
+            let namespace = self.namespace;
+            links.push(Found {
+                namespace,
+                instance: link,
+            });
             for end in others {
                 if !ends.contains(&end) {
                     ends.push(end);
@@ -135,13 +153,23 @@ impl Related {
         };
         let wanted = |(n, (name, path)): &(usize, (String, ObjectPath))| {
             let class = match (self.want, &self.relations.result) {
-                (Want::Ends, Some(class)) => self.namespace.is_a(&path.name.class, class),
+                (Want::Ends, Some(class)) => self
+                    .namespace_of(path)
+                    .is_some_and(|n| n.is_a(&path.name.class, class)),
                 (Want::Ends | Want::Links, _) => true,
             };
             *n != own && class && named(&self.relations.result_role, name)
         };
         let others = ends.into_iter().enumerate().filter(wanted);
         others.map(|(_, (_, path))| path).collect()
+    }
+
+    /// Where the class of an end is declared; `None` for a namespace that this host does not have.
+    fn namespace_of(&self, end: &ObjectPath) -> Option<&'static Namespace> {
+        match &end.namespace {
+            Some(name) => self.schema.namespace(name).ok(),
+            None => Some(self.namespace),
+        }
     }
 
     fn is_here(&self, path: &ObjectPath) -> bool {
@@ -155,45 +183,53 @@ impl Related {
         manager: &ObjectManager,
         walk: &Walk,
         parts: &mut Parts,
-        mut ends: Vec<ObjectPath>,
-    ) -> Result<Vec<Instance>, CimError> {
+        ends: Vec<ObjectPath>,
+    ) -> Result<Vec<Found>, CimError> {
         let mut classes: Vec<(&'static Namespace, String)> = Vec::new();
-        for end in &ends {
-            let namespace = match &end.namespace {
-                Some(name) => manager.schema().namespace(name)?,
-                None => self.namespace,
+        let mut named: Vec<(&'static Namespace, InstanceName)> = Vec::new();
+        for end in ends {
+            // Our own associations name no namespace that this host does not have.
+            let Some(namespace) = self.namespace_of(&end) else {
+                continue;
             };
-            if !classes.iter().any(|(_, c)| *c == end.name.class) {
+            if !classes
+                .iter()
+                .any(|(n, c)| n.name == namespace.name && *c == end.name.class)
+            {
                 classes.push((namespace, end.name.class.clone()));
             }
+            named.push((namespace, end.name));
         }
+        let mut ends = named;
         let mut found = Vec::new();
         for (namespace, class) in &classes {
             let own = classes::all().filter(|c| {
                 c.class.eq_ignore_ascii_case(class) && c.namespace.eq_ignore_ascii_case(&namespace.name)
             });
             let (points, plain): (Vec<_>, Vec<_>) = own.partition(|c| matches!(c.make, Make::Points(_)));
-            let mut take = |classes: &[&'static ClassView], ends: &mut Vec<ObjectPath>, parts: &Parts| {
+            let mut take = |classes: &[&'static ClassView], ends: &mut Vec<_>, parts: &Parts| {
                 for instance in classes::make(classes, &manager.host, parts) {
                     let name = namespace.name_of(&instance);
-                    if let Some(at) = ends.iter().position(|e| e.name == name) {
+                    let is_it = |(n, e): &(&Namespace, InstanceName)| n.name == namespace.name && *e == name;
+                    if let Some(at) = ends.iter().position(is_it) {
                         ends.remove(at);
-                        found.push(instance);
+                        found.push(Found { namespace, instance });
                     }
                 }
             };
             take(&plain, &mut ends, parts);
-            let left = ends.iter().any(|e| e.name.class == *class);
+            let left = ends.iter().any(|(_, e)| e.class == *class);
             if let (Parts::Vm(vm), true) = (&mut *parts, left && !points.is_empty()) {
                 walk.add_points(manager, vm).await?;
                 take(&points, &mut ends, parts);
             }
         }
-        for end in ends {
-            let namespace = classes.iter().find(|(_, c)| *c == end.name.class);
-            let namespace = namespace.map_or(self.namespace, |(n, _)| n);
-            match manager.locate(namespace, &end.name).await {
-                Ok(located) => found.push(located.instance),
+        for (namespace, name) in ends {
+            match manager.locate(namespace, &name).await {
+                Ok(located) => found.push(Found {
+                    namespace,
+                    instance: located.instance,
+                }),
                 Err(e) if e.status == Status::NotFound => {}
                 Err(e) => return Err(e),
             }

@@ -17,14 +17,14 @@ use lifeboat_cim::cimxml::{
     View,
 };
 use lifeboat_cim::wql::{Columns, Query};
-use lifeboat_cim::{CimError, Class, Instance, InstanceName, Namespace, Raw, Status, wql, xml};
+use lifeboat_cim::{CimError, Class, InstanceName, Namespace, Raw, Status, wql, xml};
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::enumerations::{BatchError, Enumeration, Enumerations, Form as AnyForm, IDLE, Measure, Walk};
 use super::http::{Body, Exchange, document, plain};
 use super::listeners::Listeners;
-use crate::cim::{Caller, Cursor, ObjectManager, Relations};
+use crate::cim::{Caller, Cursor, Found, ObjectManager, Relations};
 
 /// Type of every answer.
 const KIND: &str = "application/xml; charset=\"utf-8\"";
@@ -43,7 +43,6 @@ const LARGE: usize = 128 << 10;
 /// How the items of an enumeration look.
 #[derive(Clone)]
 pub(crate) struct Form {
-    namespace: &'static Namespace,
     host: Arc<str>,
     form: cimxml::Form,
     view: View,
@@ -54,9 +53,8 @@ pub(crate) struct Form {
 impl Form {
     /// Whole instances that are pulled.
     #[cfg(test)]
-    pub(super) fn of_instances(namespace: &'static Namespace, host: &str, kind: Pulled) -> Self {
+    pub(super) fn of_instances(host: &str, kind: Pulled) -> Self {
         Self {
-            namespace,
             host: host.into(),
             form: cimxml::Form::InstanceWithPath,
             view: View::default(),
@@ -64,9 +62,9 @@ impl Form {
         }
     }
 
-    fn item(&self, instance: &Instance) -> String {
+    fn item(&self, Found { namespace, instance }: &Found) -> String {
         let results = Results {
-            namespace: self.namespace,
+            namespace,
             host: &self.host,
             form: self.form,
             view: &self.view,
@@ -188,8 +186,11 @@ impl CimXml {
     ) -> Result<Given, CimError> {
         let space = self.manager.schema().namespace(namespace)?;
         let items = cimxml::Form::of(&operation);
-        let form = |view: View, kind| Form {
+        let found = |instance| Found {
             namespace: space,
+            instance,
+        };
+        let form = |view: View, kind| Form {
             host: self.manager.host().name.as_str().into(),
             // Only operations with items ask for it.
             form: items.unwrap_or(cimxml::Form::Instance),
@@ -199,7 +200,7 @@ impl CimXml {
         let text = match operation {
             Intrinsic::GetInstance { name, view } => {
                 let instance = self.manager.get(namespace, &name).await?;
-                cimxml::unit(head, &form(view, None).item(&instance))
+                cimxml::unit(head, &form(view, None).item(&found(instance)))
             }
             Intrinsic::List(listing) => {
                 let (cursor, view) = self.list(namespace, listing).await?;
@@ -228,7 +229,7 @@ impl CimXml {
             },
             Intrinsic::CreateInstance { instance } => {
                 let made = self.listeners.create(caller, namespace, &instance).await?;
-                cimxml::unit(head, &form(View::default(), None).item(&made))
+                cimxml::unit(head, &form(View::default(), None).item(&found(made)))
             }
             Intrinsic::DeleteInstance { name } => {
                 self.listeners.delete(caller, namespace, &name)?;
@@ -390,7 +391,7 @@ async fn some(enumeration: &Enumeration, max: u32) -> Result<(String, bool), Cim
         until: Instant::now() + PULL_TIME,
     };
     let batch = enumeration
-        .batch(measure, move |instance| Ok(form.item(instance)))
+        .batch(measure, move |found| Ok(form.item(found)))
         .await;
     let batch = batch.map_err(|error| match error {
         BatchError::Cim(error) => error,
@@ -521,7 +522,7 @@ impl Rest {
     async fn piece(&mut self, mut text: String) -> Result<String, CimError> {
         while text.len() < PIECE {
             match self.walk.take().await? {
-                Some(instance) => text.push_str(&self.form.item(&instance)),
+                Some(found) => text.push_str(&self.form.item(&found)),
                 None => {
                     self.ended = true;
                     text.push_str(&cimxml::end(None));

@@ -9,11 +9,11 @@ use std::num::NonZero;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use lifeboat_cim::{CimError, Instance, Status};
+use lifeboat_cim::{CimError, Status};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::time::Instant;
 
-use crate::cim::{Caller, Cursor};
+use crate::cim::{Caller, Cursor, Found};
 
 /// How long an enumeration waits for its next pull.
 pub(crate) const IDLE: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ pub(crate) enum Form {
 pub(crate) struct Walk {
     cursor: Cursor,
     /// Taken from the cursor and not yet handed out.
-    ready: VecDeque<Instance>,
+    ready: VecDeque<Found>,
     ended: bool,
     /// Only instances of this very class, not of those derived from it.
     exactly: Option<String>,
@@ -61,16 +61,16 @@ impl Walk {
         }
     }
 
-    fn wants(&self, instance: &Instance) -> bool {
+    fn wants(&self, found: &Found) -> bool {
         let class = self.exactly.as_ref();
-        class.is_none_or(|c| c.eq_ignore_ascii_case(&instance.class))
+        class.is_none_or(|c| c.eq_ignore_ascii_case(&found.instance.class))
     }
 
     /// The instance at this place from the front, which stays.
-    async fn peek(&mut self, place: usize) -> Result<Option<&Instance>, CimError> {
+    async fn peek(&mut self, place: usize) -> Result<Option<&Found>, CimError> {
         while self.ready.len() <= place && !self.ended {
             match self.cursor.next().await? {
-                Some(instance) if self.wants(&instance) => self.ready.push_back(instance),
+                Some(found) if self.wants(&found) => self.ready.push_back(found),
                 Some(_) => {}
                 None => self.ended = true,
             }
@@ -79,7 +79,7 @@ impl Walk {
     }
 
     /// The next instance.
-    pub(crate) async fn take(&mut self) -> Result<Option<Instance>, CimError> {
+    pub(crate) async fn take(&mut self) -> Result<Option<Found>, CimError> {
         self.peek(0).await?;
         Ok(self.ready.pop_front())
     }
@@ -145,7 +145,7 @@ impl Enumeration {
     pub(crate) async fn batch(
         &self,
         measure: Measure,
-        encode: impl Fn(&Instance) -> Result<String, CimError> + Send + 'static,
+        encode: impl Fn(&Found) -> Result<String, CimError> + Send + 'static,
     ) -> Result<Batch, BatchError> {
         let walk = self.walk.clone();
         let work = tokio::spawn(async move {
@@ -173,14 +173,14 @@ impl Enumeration {
 async fn gather(
     walk: &mut Walk,
     measure: Measure,
-    encode: impl Fn(&Instance) -> Result<String, CimError>,
+    encode: impl Fn(&Found) -> Result<String, CimError>,
 ) -> Result<Batch, BatchError> {
     let (mut items, mut octets) = (Vec::new(), 0);
     while items.len() < measure.items {
-        let Some(instance) = walk.peek(items.len()).await.map_err(BatchError::Cim)? else {
+        let Some(found) = walk.peek(items.len()).await.map_err(BatchError::Cim)? else {
             break;
         };
-        let item = encode(instance).map_err(BatchError::Cim)?;
+        let item = encode(found).map_err(BatchError::Cim)?;
         if octets + item.len() > measure.octets {
             if items.is_empty() {
                 return Err(BatchError::TooLarge);

@@ -20,7 +20,7 @@ use super::cimxml::below;
 use super::enumerations::{Batch, BatchError, Enumeration, Enumerations, Form as AnyForm, Measure, Walk};
 use super::eventing::Eventing;
 use super::http::{Body, Exchange, document};
-use crate::cim::{Caller, Cursor, ObjectManager};
+use crate::cim::{Caller, Cursor, Found, ObjectManager};
 
 /// How long an operation may take when the client does not say, and at most.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -38,7 +38,6 @@ const PROFILES: [&str; 2] = [
 /// How the items of an enumeration look.
 #[derive(Clone)]
 pub(crate) struct Form {
-    namespace: &'static Namespace,
     family: Family,
     mode: Mode,
     /// Cut down to this class.
@@ -51,24 +50,25 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    fn item(&self, instance: &Instance) -> Result<String, CimError> {
+    fn item(&self, found: &Found) -> Result<String, CimError> {
+        let Found { namespace, instance } = found;
         let encoder = Encoder {
-            namespace: self.namespace,
+            namespace,
             family: self.family,
         };
         if let Some(options) = &self.described {
-            return Ok(encoder.class(self.namespace.class(&instance.class)?, options));
+            return Ok(encoder.class(namespace.class(&instance.class)?, options));
         }
         let object = || {
             let select = self.columns.as_ref();
-            if let Some(columns) = select.and_then(|s| s.project(self.namespace, instance, &self.system)) {
+            if let Some(columns) = select.and_then(|s| s.project(namespace, instance, &self.system)) {
                 return Ok(encoder.fragment(&instance.class, &columns));
             }
             encoder.object_as(instance, self.cut_to.as_ref().unwrap_or(&instance.class))
         };
         let endpoint = || {
-            let name = self.namespace.name_of(instance);
-            encoder.endpoint(&ObjectPath::new(&self.namespace.name, name))
+            let name = namespace.name_of(instance);
+            encoder.endpoint(&ObjectPath::new(&namespace.name, name))
         };
         Ok(match self.mode {
             Mode::Object => object()?,
@@ -264,7 +264,7 @@ impl Wsman {
             mode: enumerate.mode,
             cut_to,
             columns,
-            ..self.form(headers)?
+            ..self.form(headers)
         };
         let at_once = enumerate.optimised.then_some(enumerate.max_elements);
         self.begin(caller, headers, form, Walk::new(cursor, exactly), at_once, until)
@@ -282,19 +282,19 @@ impl Wsman {
     ) -> Result<String, Fault> {
         let form = Form {
             described: Some(headers.options.clone().into()),
-            ..self.form(headers)?
+            ..self.form(headers)
         };
-        let classes = below(form.namespace, class, true)?;
+        let namespace = self.namespace(headers)?;
+        let classes = below(namespace, class, true)?;
         let classes = classes.map(|c| Instance::new(&c.name)).collect();
-        let walk = Walk::new(Cursor::over(&self.manager, classes), None);
+        let walk = Walk::new(Cursor::over(&self.manager, namespace, classes), None);
         let at_once = enumerate.optimised.then_some(enumerate.max_elements);
         self.begin(caller, headers, form, walk, at_once, until).await
     }
 
     /// Whole instances.
-    fn form(&self, headers: &Headers) -> Result<Form, Fault> {
-        Ok(Form {
-            namespace: self.namespace(headers)?,
+    fn form(&self, headers: &Headers) -> Form {
+        Form {
             family: headers.family(),
             mode: Mode::Object,
             cut_to: None,
@@ -303,7 +303,7 @@ impl Wsman {
                 server: self.manager.host().name.clone(),
             },
             described: None,
-        })
+        }
     }
 
     /// Keeps an enumeration, and answers with its first items where so many are wanted `at_once`.
@@ -399,9 +399,7 @@ impl Wsman {
 }
 
 async fn batch(enumeration: &Enumeration, form: Form, measure: Measure) -> Result<Batch, Fault> {
-    let batch = enumeration
-        .batch(measure, move |instance| form.item(instance))
-        .await;
+    let batch = enumeration.batch(measure, move |found| form.item(found)).await;
     batch.map_err(|error| match error {
         BatchError::Cim(error) => error.into(),
         BatchError::TooLarge => too_large(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lifeboat_api::cim::{Caller, HostFacts, Machine, ObjectManager, Outcome, Role, VIRTUALIZATION};
+use lifeboat_api::cim::{Caller, Found, HostFacts, Machine, ObjectManager, Outcome, Role, VIRTUALIZATION};
 use lifeboat_cim::{CimError, Instance, InstanceName, ObjectPath, Raw, Value};
 use lifeboat_sim::{VM, World};
 
@@ -263,7 +263,7 @@ pub async fn points(w: &World, host: usize) -> Vec<String> {
         .await
         .unwrap();
     let mut found = Vec::new();
-    while let Some(instance) = all.next().await.unwrap() {
+    while let Some(Found { instance, .. }) = all.next().await.unwrap() {
         let kind = instance.text("VirtualSystemType").unwrap_or_default();
         if kind.starts_with("Microsoft:Hyper-V:Snapshot:Replica:") {
             found.push(instance.text("InstanceID").unwrap().to_owned());

@@ -654,7 +654,7 @@ fn many_that_enumerate_at_once_ask_once() {
             .enumerate(VIRTUALIZATION, "Msvm_VirtualSystemSettingData")
             .await
             .unwrap();
-        let first = slow.next().await.unwrap().unwrap();
+        let first = slow.next().await.unwrap().unwrap().instance;
         w.write(5);
         w.run(60).await;
         let later = all(&m, "Msvm_VirtualSystemSettingData").await;

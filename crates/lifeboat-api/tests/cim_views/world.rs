@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lifeboat_api::cim::{Cursor, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION};
+use lifeboat_api::cim::{Cursor, Found, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION};
 use lifeboat_cim::{Instance, InstanceName, wql};
 use lifeboat_engine::action::{Action, Answer, InitialCopy, Management, PointSelector, Refusal};
 use lifeboat_engine::records::Job;
@@ -174,7 +174,7 @@ pub(crate) fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
 
 pub(crate) async fn drain(mut cursor: Cursor) -> Vec<Instance> {
     let mut all = Vec::new();
-    while let Some(instance) = cursor.next().await.unwrap() {
+    while let Some(Found { instance, .. }) = cursor.next().await.unwrap() {
         all.push(instance);
     }
     all

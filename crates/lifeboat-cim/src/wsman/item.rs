@@ -7,7 +7,7 @@ use crate::cimxml;
 use crate::error::CimError;
 use crate::instance::Instance;
 use crate::path::{KeyValue, ObjectPath};
-use crate::schema::{Class, Method, Namespace, Qualifier};
+use crate::schema::{Class, Method, Namespace, Property, Qualifier};
 use crate::value::Value;
 use crate::xml::Writer;
 
@@ -60,10 +60,7 @@ impl Encoder<'_> {
         for property in &class.properties {
             match (instance.get(&property.name), property.embedded.as_deref()) {
                 (Some(Value::Instance(inner)), Some("")) => self.nested(&mut w, &property.name, inner),
-                (value, _) => {
-                    let octets = is_octets(&property.qualifiers);
-                    self.value(&mut w, ("p", &property.name), value, octets);
-                }
+                (value, _) => self.value(&mut w, ("p", &property.name), value, Shape::of_property(property)),
             }
         }
         w.end(&name);
@@ -80,8 +77,8 @@ impl Encoder<'_> {
         let (uri, kind) = (self.uri(&class.name), format!("q:{}_Type", class.name));
         w.start(&name, &[("xmlns:q", &uri), ("xsi:type", &kind)]);
         for property in &class.properties {
-            let octets = is_octets(&property.qualifiers);
-            self.value(w, ("q", &property.name), instance.get(&property.name), octets);
+            let value = instance.get(&property.name);
+            self.value(w, ("q", &property.name), value, Shape::of_property(property));
         }
         w.end(&name);
     }
@@ -89,10 +86,14 @@ impl Encoder<'_> {
     /// Columns of an instance, which are no instance any more.
     #[must_use]
     pub fn fragment(&self, class: &str, columns: &[(String, Option<Value>)]) -> String {
+        let declared = self.namespace.class(class).ok();
         let mut w = Writer::new();
         w.start("w:XmlFragment", &[("xmlns:p", &self.uri(class))]);
         for (name, value) in columns {
-            self.value(&mut w, ("p", name), value.as_ref(), false);
+            // System columns such as __PATH are declared nowhere, and none is an array.
+            let property = declared.and_then(|c| c.property(name));
+            let shape = property.map_or(Shape::Scalar, Shape::of_property);
+            self.value(&mut w, ("p", name), value.as_ref(), shape);
         }
         w.end("w:XmlFragment");
         w.finish()
@@ -122,10 +123,10 @@ impl Encoder<'_> {
         w.start(&name, &[("xmlns:p", &self.uri(&class.name))]);
         for parameter in method.parameters.iter().filter(|p| p.output) {
             let given = out.iter().find(|(n, _)| n.eq_ignore_ascii_case(&parameter.name));
-            let octets = is_octets(&parameter.qualifiers);
-            self.value(&mut w, ("p", &parameter.name), given.map(|(_, v)| v), octets);
+            let shape = Shape::of(parameter.array, &parameter.qualifiers);
+            self.value(&mut w, ("p", &parameter.name), given.map(|(_, v)| v), shape);
         }
-        self.value(&mut w, ("p", "ReturnValue"), Some(returned), false);
+        self.value(&mut w, ("p", "ReturnValue"), Some(returned), Shape::Scalar);
         w.end(&name);
         w.finish()
     }
@@ -146,21 +147,24 @@ impl Encoder<'_> {
         cimxml::class_item(self.namespace, class, &view)
     }
 
-    fn value(&self, w: &mut Writer, (prefix, name): (&str, &str), value: Option<&Value>, octets: bool) {
+    fn value(&self, w: &mut Writer, (prefix, name): (&str, &str), value: Option<&Value>, shape: Shape) {
         let name = format!("{prefix}:{name}");
-        match value {
-            None => w.empty(&name, &NIL),
-            // Nothing at all would be a property that is missing, which some clients refuse.
-            Some(Value::Array(items)) if items.is_empty() => w.empty(&name, &NIL),
-            Some(Value::Array(items)) if octets => {
+        match (shape, value) {
+            // A scalar that is left out would be a property that is missing, which some clients refuse.
+            (Shape::Scalar | Shape::Octets, None) => w.empty(&name, &NIL),
+            // An array has one element for each item. A nil element would be an item without a value: libvirt's driver
+            // counts it and reads through its null pointer.
+            (Shape::Array, None) => {}
+            (Shape::Octets, Some(Value::Array(items))) if items.is_empty() => w.empty(&name, &NIL),
+            (Shape::Octets, Some(Value::Array(items))) => {
                 w.leaf(&name, &[("xsi:type", "cim:cimBase64Binary")], &base64(items));
             }
-            Some(Value::Array(items)) => {
+            (Shape::Scalar | Shape::Array, Some(Value::Array(items))) => {
                 for item in items {
                     self.scalar(w, &name, item);
                 }
             }
-            Some(one) => self.scalar(w, &name, one),
+            (Shape::Scalar | Shape::Array | Shape::Octets, Some(one)) => self.scalar(w, &name, one),
         }
     }
 
@@ -218,10 +222,31 @@ impl Encoder<'_> {
     }
 }
 
-fn is_octets(qualifiers: &[Qualifier]) -> bool {
-    let octets = |q: &&Qualifier| q.name.eq_ignore_ascii_case("OctetString");
-    let value = qualifiers.iter().find(octets).map(|q| &q.value);
-    value.is_some_and(|v| *v == Some(Value::Boolean(true)))
+/// How the elements of a property or parameter are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// One element, nil without a value.
+    Scalar,
+    /// One element for each item, none without a value.
+    Array,
+    /// One element with the bytes as base64, nil without a value.
+    Octets,
+}
+
+impl Shape {
+    fn of(array: bool, qualifiers: &[Qualifier]) -> Self {
+        let octets = |q: &&Qualifier| q.name.eq_ignore_ascii_case("OctetString");
+        let value = qualifiers.iter().find(octets).map(|q| &q.value);
+        match (array, value == Some(&Some(Value::Boolean(true)))) {
+            (_, true) => Self::Octets,
+            (true, false) => Self::Array,
+            (false, false) => Self::Scalar,
+        }
+    }
+
+    fn of_property(property: &Property) -> Self {
+        Self::of(property.array, &property.qualifiers)
+    }
 }
 
 fn base64(items: &[Value]) -> String {

@@ -6,7 +6,7 @@ use lifeboat_model::JobState;
 use lifeboat_model::api::ReturnCode;
 
 use super::names::{guid, job_path, replication_service_path, vm_path};
-use super::{ClassView, Make, element, instant, link, span, view};
+use super::{ClassView, Make, duration, element, instant, link, span, view};
 use crate::cim::HostFacts;
 use crate::cim::facts::JobParts;
 
@@ -16,8 +16,9 @@ pub(super) const CLASSES: &[ClassView] = &[
     view("Msvm_OwningJobElement", Make::Job(owned)),
 ];
 
-/// What a job says of its health: OK while nothing is wrong with it.
-fn status(job: &Job) -> (u16, &'static str) {
+/// What a job says of itself: `OperationalStatus`, its word, and `HealthState` (5 is OK, 20 a major failure). OK while
+/// nothing is wrong with it.
+fn status(job: &Job) -> (u16, &'static str, u16) {
     match job.state {
         JobState::New
         | JobState::Starting
@@ -25,8 +26,22 @@ fn status(job: &Job) -> (u16, &'static str) {
         | JobState::Suspended
         | JobState::ShuttingDown
         | JobState::Completed
-        | JobState::Terminated => (2, "OK"),
-        JobState::Killed | JobState::Exception => (6, "Error"),
+        | JobState::Terminated => (2, "OK", 5),
+        JobState::Killed | JobState::Exception => (6, "Error", 20),
+    }
+}
+
+/// `JobStatus`: what it is doing while it runs, and how it ended afterwards.
+fn job_status(job: &Job) -> &str {
+    match job.state {
+        JobState::New
+        | JobState::Starting
+        | JobState::Running
+        | JobState::Suspended
+        | JobState::ShuttingDown => &job.detail,
+        JobState::Completed => "Completed",
+        JobState::Terminated => "Cancelled",
+        JobState::Killed | JobState::Exception => job.error.as_deref().unwrap_or("Failed"),
     }
 }
 
@@ -60,12 +75,10 @@ fn title(job: &Job) -> String {
 
 fn job(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
     let job = &of.job;
-    let (status, word) = status(job);
+    let (status, word, health) = status(job);
     let title = title(job);
     let changed = job.ended.or(job.started).unwrap_or(job.created);
-    let ran = job
-        .started
-        .map(|s| job.ended.unwrap_or(of.now).since(s).as_secs());
+    let ran = job.started.map(|s| job.ended.unwrap_or(of.now).since(s));
     let cancellable = matches!(job.state, JobState::New | JobState::Starting | JobState::Running);
     let error = match job.state {
         JobState::Exception | JobState::Killed | JobState::Terminated => job.error.clone(),
@@ -82,12 +95,12 @@ fn job(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
         .with("OperationalStatus", vec![status])
         .with("StatusDescriptions", vec![word])
         .with("Status", word)
-        .with("HealthState", 5_u16)
-        .with("JobStatus", job.detail.as_str())
+        .with("HealthState", health)
+        .with("JobStatus", job_status(job))
         .with("InstallDate", instant(job.created))
         .with("TimeSubmitted", instant(job.created))
         .with_some("StartTime", job.started.map(instant))
-        .with("ElapsedTime", span(ran.unwrap_or(0)))
+        .with("ElapsedTime", duration(ran.unwrap_or_default()))
         .with("JobRunTimes", 1_u32)
         .with("LocalOrUtcTime", 2_u16)
         .with("Notify", "")

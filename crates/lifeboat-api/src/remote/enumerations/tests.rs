@@ -32,8 +32,7 @@ async fn begun(manager: &Arc<ObjectManager>) -> Enumeration {
         .enumerate(VIRTUALIZATION, "CIM_ManagedElement")
         .await
         .unwrap();
-    let namespace = manager.schema().namespace(VIRTUALIZATION).unwrap();
-    let form = super::super::cimxml::Form::of_instances(namespace, "a", Pulled::InstancesWithPath);
+    let form = super::super::cimxml::Form::of_instances("a", Pulled::InstancesWithPath);
     Enumeration::new(Form::CimXml(form), Walk::new(cursor, None))
 }
 
@@ -45,7 +44,7 @@ fn measure(items: usize, octets: usize) -> Measure {
     }
 }
 
-fn ten_octets(_: &Instance) -> Result<String, CimError> {
+fn ten_octets(_: &Found) -> Result<String, CimError> {
     Ok("0123456789".to_owned())
 }
 
