@@ -161,38 +161,8 @@ fn machine() -> Vec<Named> {
                 tagged("type", "uefi", &[("code", text("Firmware code image")), ("vars", text("This VM's variable store"))]),
             ]}),
         ),
-        (
-            "DiskSpec",
-            optional(
-                "allow",
-                object(
-                    "One disk of a VM",
-                    &[
-                        ("id", text("Name within the VM")),
-                        ("path", text("Absolute path of the image")),
-                        ("format", reference("DiskFormat")),
-                        ("bus", reference("DiskBus")),
-                        ("allow", reference("DiskAllow")),
-                    ],
-                ),
-            ),
-        ),
-        (
-            "DiskAllow",
-            object(
-                "What is accepted of a disk's image beyond the ordinary; absent when nothing is",
-                &[
-                    (
-                        "backing_in",
-                        json!({"type": "array", "items": {"type": "string"}}),
-                    ),
-                    (
-                        "raw_header",
-                        flag("A raw disk may begin with the header of an image format"),
-                    ),
-                ],
-            ),
-        ),
+        ("DiskSpec", disk_spec()),
+        ("DiskAllow", disk_allow()),
         (
             "NicBackend",
             json!({ "oneOf": [
@@ -227,11 +197,52 @@ fn machine() -> Vec<Named> {
                     ("spec", reference("VmSpec")),
                     ("power", reference("PowerState")),
                     ("console", reference("Console")),
+                    ("disk_files", disk_files()),
                     ("replication", or_null(&reference("ReplicationView"))),
                 ],
             ),
         ),
     ]
+}
+
+fn disk_spec() -> Value {
+    optional(
+        "allow",
+        object(
+            "One disk of a VM",
+            &[
+                ("id", text("Name within the VM")),
+                ("path", text("Absolute path of the image")),
+                ("format", reference("DiskFormat")),
+                ("bus", reference("DiskBus")),
+                ("allow", reference("DiskAllow")),
+            ],
+        ),
+    )
+}
+
+fn disk_allow() -> Value {
+    object(
+        "What is accepted of a disk's image beyond the ordinary; absent when nothing is",
+        &[
+            (
+                "backing_in",
+                json!({"type": "array", "items": {"type": "string"}}),
+            ),
+            (
+                "raw_header",
+                flag("A raw disk may begin with the header of an image format"),
+            ),
+        ],
+    )
+}
+
+fn disk_files() -> Value {
+    json!({
+        "type": "object",
+        "description": "The file of each disk on this host, by the disk's id; a disk whose file is not known now is missing",
+        "additionalProperties": { "type": "string" }
+    })
 }
 
 fn position() -> Value {

@@ -271,6 +271,12 @@ fn fits(value: &Value, schema: &Value, doc: &Value) -> Result<(), String> {
         };
     }
     match (schema["type"].as_str().unwrap(), value) {
+        ("object", Value::Object(fields))
+            if schema.get("additionalProperties").is_some_and(Value::is_object) =>
+        {
+            let each = &schema["additionalProperties"];
+            fields.values().try_for_each(|v| fits(v, each, doc))
+        }
         ("object", Value::Object(fields)) => {
             let known = schema["properties"].as_object().unwrap();
             let required = schema["required"].as_array().unwrap();

@@ -1,10 +1,13 @@
 //! What can be asked of a host: one enum under every management surface, with its answers and its refusals.
 //! Surfaces translate to and from it and have no logic of their own.
 
+use std::collections::BTreeMap;
+
+use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
-    AuthorizationEntry, JobId, NicFailover, Position, ReplicationHealth, ReplicationMode,
+    AuthorizationEntry, DiskId, JobId, NicFailover, Position, ReplicationHealth, ReplicationMode,
     ReplicationSettings, ReplicationState, Timestamp, VmSpec,
 };
 use serde::{Deserialize, Serialize};
@@ -373,6 +376,9 @@ pub struct VmView {
     pub power: PowerState,
     /// Where to look at it.
     pub console: Console,
+    /// The file of each disk on this host, absolute; a disk whose file is not known now is missing.
+    #[serde(default)]
+    pub disk_files: BTreeMap<DiskId, Utf8PathBuf>,
     /// Its replication; `None` when there is none.
     pub replication: Option<ReplicationView>,
 }

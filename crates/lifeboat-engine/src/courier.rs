@@ -515,6 +515,7 @@ mod tests {
             logs: (3..6).map(|n| log(at(1, n), at(1, n + 1), 200)).collect(),
             branches: Vec::new(),
             abandoned: None,
+            files: Vec::new(),
         }
     }
 

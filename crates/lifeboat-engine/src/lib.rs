@@ -8,6 +8,7 @@ pub mod action;
 mod actor;
 mod copy;
 mod courier;
+mod disk_files;
 mod engine;
 mod extended;
 mod failover;

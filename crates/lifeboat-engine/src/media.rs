@@ -520,6 +520,7 @@ mod tests {
             logs: Vec::new(),
             branches: Vec::new(),
             abandoned: None,
+            files: Vec::new(),
         };
         let judge = |m: &Manifest| misfit(m, good.vm, &info, good.start);
         assert_eq!(judge(&good), None);

@@ -20,10 +20,12 @@ impl Actor {
             Some(rel) => Some(self.replication_view(rel, power).await),
             None => None,
         };
+        let disk_files = self.disk_files(&spec).await;
         Ok(VmView {
             spec,
             power,
             console: self.host.ports.hypervisor.console(self.id),
+            disk_files,
             replication,
         })
     }

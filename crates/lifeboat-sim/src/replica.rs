@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use lifeboat_deltalog::{Decoder, FrameBody, Header, Item, LogDisk, LogKind};
 use lifeboat_engine::ports::hypervisor::{DiskImage, PowerState};
 use lifeboat_engine::ports::store::{
-    Adoption, BulkProgress, Divergence, Origin, Point, Ranges, Received, ReplicaInfo, StoreError, StoredLog,
-    Target,
+    Adoption, BulkProgress, DiskFile, Divergence, Origin, Point, Ranges, Received, ReplicaInfo, StoreError,
+    StoredLog, Target,
 };
 use lifeboat_model::{BranchId, DiskId, Position, Timestamp, VmId};
 
@@ -198,7 +198,22 @@ impl Replica {
             logs: self.logs.iter().map(|l| l.log.clone()).collect(),
             branches: self.branches.keys().copied().collect(),
             abandoned: self.kept.as_ref().map(|(a, _)| a.clone()),
+            files: self.files(),
         }
+    }
+
+    fn files(&self) -> Vec<DiskFile> {
+        let branches = self.branches.keys().copied().map(Some);
+        let all = std::iter::once(None).chain(branches);
+        let name = |branch: Option<BranchId>| branch.map_or("head".to_owned(), |b| b.to_string());
+        let of = |branch| {
+            self.disks.iter().map(move |d| DiskFile {
+                disk: d.id.clone(),
+                branch,
+                path: format!("{}/{}/{}", self.dir, d.id, name(branch)).into(),
+            })
+        };
+        all.flat_map(of).collect()
     }
 
     pub(crate) fn images(&self, branch: BranchId) -> Vec<(DiskId, DiskImage)> {

@@ -7,7 +7,7 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::LogDisk;
-use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Point, StoreError, Target};
+use lifeboat_engine::ports::store::{Abandoned, BulkProgress, DiskFile, Point, StoreError, Target};
 use lifeboat_model::{BranchId, DiskFormat, DiskId, PointId, Position, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -326,6 +326,25 @@ impl Manifest {
         let head = head.filter(|l| l.disk == *disk);
         chain.extend(head.map(|l| Image::layer(&l.file)));
         chain
+    }
+
+    /// The topmost file of each disk, of the replica itself and of each complete branch.
+    pub(crate) fn disk_files(&self, dir: &Utf8Path) -> Vec<DiskFile> {
+        let own = self.disks.iter().filter_map(|d| {
+            let top = self.head_chain(&d.id).pop()?;
+            Some((d.id.clone(), None, top.file))
+        });
+        let complete = self.branches.iter().filter(|b| b.complete);
+        let branches = complete.flat_map(|b| {
+            let layers = b.layers.iter();
+            layers.map(|l| (l.disk.clone(), Some(b.id), l.file.clone()))
+        });
+        let file = |(disk, branch, file): (DiskId, Option<BranchId>, Utf8PathBuf)| DiskFile {
+            disk,
+            branch,
+            path: dir.join(file),
+        };
+        own.chain(branches).map(file).collect()
     }
 
     /// The images of a branch's disk, lowest first, the branch's own last.

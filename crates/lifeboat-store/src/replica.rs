@@ -195,6 +195,7 @@ impl Replica {
             logs: state.logs.entries.iter().map(|e| e.log.clone()).collect(),
             branches: manifest.branches.iter().map(|b| b.id).collect(),
             abandoned: manifest.kept.as_ref().map(|k| k.what.clone()),
+            files: manifest.disk_files(&self.dir),
         }
     }
 }

@@ -222,6 +222,42 @@ fn a_machine_is_taken_apart_as_clients_expect() {
     });
 }
 
+/// libvirt's driver reads the first text of `HostResource` of every disk it meets, also of a VM that is only a copy.
+#[test]
+fn a_disk_of_a_copy_has_the_file_it_is_in() {
+    simulate(54, async |w| {
+        replicating(w).await;
+        let files = async |w: &World| {
+            let m = manager(w, 1);
+            let images = all(&m, "Msvm_StorageAllocationSettingData").await;
+            let file = |i: &Instance| match i.get("HostResource") {
+                Some(Value::Array(files)) => format!("{files:?}"),
+                other => panic!("{other:?}"),
+            };
+            images.iter().map(file).collect::<Vec<_>>()
+        };
+        let copy = files(w).await;
+        assert!(
+            copy[0].contains("/sys/head") && copy[1].contains("/data/head"),
+            "{copy:?}"
+        );
+        let failover = Action::InitiateFailover {
+            vm: World::vm(),
+            point: PointSelector::Latest,
+            start: true,
+            force: true,
+        };
+        job(w, 1, failover).await;
+        let branch = w.recorded(1).unwrap().failover().unwrap().branch;
+        let running = files(w).await;
+        assert_eq!(running.len(), 2);
+        assert!(
+            running.iter().all(|f| f.contains(&branch.to_string())),
+            "{running:?}"
+        );
+    });
+}
+
 #[test]
 fn an_application_consistent_instant_is_shown_by_both_sides_and_ceases_to_be_the_newest() {
     simulate(45, async |w| {

@@ -576,6 +576,7 @@ fn vms() -> Vec<VmView> {
             socket: "/run/c".into(),
             log: "/run/l".into(),
         },
+        disk_files: [(DiskId::new("sys").unwrap(), "/d/sys.raw".into())].into(),
         replication: None,
     };
     let tap = json!({"mac": "52:54:00:00:00:01", "backend": {"type": "tap", "ifname": "t0"}});

@@ -158,6 +158,20 @@ pub struct ReplicaInfo {
     pub branches: Vec<BranchId>,
     /// What this copy held before it became a replica, if that is kept.
     pub abandoned: Option<Abandoned>,
+    /// The file that holds the newest content of each disk, of the replica itself and of each complete branch.
+    #[serde(default)]
+    pub files: Vec<DiskFile>,
+}
+
+/// The topmost file of a disk's image chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFile {
+    /// The disk.
+    pub disk: DiskId,
+    /// The branch it belongs to; `None`: what arrives from the primary is written to it.
+    pub branch: Option<BranchId>,
+    /// Absolute path.
+    pub path: Utf8PathBuf,
 }
 
 /// Why the store refused or failed. After any of these the replica is as it was, or a repeated call finishes the work.

@@ -2,6 +2,7 @@
 
 mod lifecycle;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
@@ -258,6 +259,7 @@ impl Script {
             .unwrap(),
             power,
             console: Console { socket: format!("{}/{name}.console", self.dir).into(), log: format!("/var/log/{name}.log").into() },
+            disk_files: BTreeMap::new(),
             replication,
         }
         };

@@ -2,8 +2,8 @@
 
 use lifeboat_cim::{Instance, ObjectPath};
 use lifeboat_engine::action::VmView;
+use lifeboat_model::DiskSpec;
 use lifeboat_model::vm::DiskBus;
-use lifeboat_model::{DiskSpec, ReplicationMode};
 
 use super::names::{by_id, disk_path, guid, part_id, text};
 use super::settings::part;
@@ -126,16 +126,6 @@ fn controllers_and_drives(host: &HostFacts, of: &VmParts) -> Vec<Instance> {
         .collect()
 }
 
-/// The file of a disk, when it is known: a copy's disks are not where the description of the machine says.
-fn file<'a>(view: &VmView, disk: &'a DiskSpec) -> Option<&'a str> {
-    match view.replication.as_ref().map(|r| r.mode) {
-        None | Some(ReplicationMode::None | ReplicationMode::Primary) => Some(&disk.path),
-        Some(ReplicationMode::Replica | ReplicationMode::ExtendedReplica | ReplicationMode::TestReplica) => {
-            None
-        }
-    }
-}
-
 fn image(host: &HostFacts, view: &VmView, disk: &DiskSpec) -> Instance {
     let id = part_id(view.spec.uuid, disk.id.as_str());
     let names = (
@@ -147,7 +137,10 @@ fn image(host: &HostFacts, view: &VmView, disk: &DiskSpec) -> Instance {
     part(STORAGE, &id, names, kind, "count(fixed size block)", 1)
         .with("Reservation", 0_u64)
         .with("Parent", text(host, by_id(RESOURCE, &drive_id(view, disk))))
-        .with_some("HostResource", file(view, disk).map(|f| vec![f]))
+        .with_some(
+            "HostResource",
+            view.disk_files.get(&disk.id).map(|f| vec![f.as_str()]),
+        )
         .with("VirtualResourceBlockSize", 512_u64)
         .with("Access", 3_u16)
         .with("CachingMode", 2_u16)
