@@ -1,6 +1,8 @@
 //! The volume under the fault tests behaves as a machine's disk does: what was synced survives, what was not may be lost, an
 //! error is reported once, and a hang ends when it is told to. The file system and the page cache are the kernel's.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
+
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
