@@ -63,7 +63,7 @@ fn record(number: u64, content: Content, disk: usize, slot: u64) -> Vec<u8> {
         bytes[8..16].copy_from_slice(&number.to_le_bytes());
         bytes[16..24].copy_from_slice(&(disk as u64).to_le_bytes());
         bytes[24..32].copy_from_slice(&slot.to_le_bytes());
-        let mut random = Random::new(mix(number) ^ mix(slot << 8 | disk as u64));
+        let mut random = Random::new(mix(number) ^ mix((slot << 8) | disk as u64));
         for word in bytes[32..].chunks_exact_mut(8) {
             word.copy_from_slice(&random.next_u64().to_le_bytes());
         }
@@ -150,9 +150,15 @@ impl History {
         self.done.len() as u64
     }
 
+    /// The write that is made next.
+    #[must_use]
+    pub fn next(&self) -> Write {
+        self.write(self.begun() + 1)
+    }
+
     /// The next write, which is about to be made.
     pub fn begin(&mut self) -> Write {
-        let write = self.write(self.begun() + 1);
+        let write = self.next();
         self.done.push(None);
         if let Some(epoch) = self.epochs.last_mut() {
             for slot in write.slot..write.slot + write.slots {

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lifeboat_faults::disk::Fate;
-use lifeboat_faults::history::{Content, SLOT};
+use lifeboat_faults::history::SLOT;
 use lifeboat_faults::link::Way;
 use lifeboat_faults::random::Random;
 use lifeboat_faults::served::{Delays, Failing, Kind, Requests};
@@ -22,7 +23,7 @@ use crate::host::Host;
 use crate::judge::{Judge, read_disks};
 use crate::prober::Prober;
 use crate::report::Class;
-use crate::world::{DISKS, VM, World, lock, now_ms};
+use crate::world::{DISKS, VM, World, command, lock, now_ms};
 
 /// Which host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub(crate) enum Act {
     Clock(Side, i64, Duration),
     /// The VM is off and somebody writes to one of its disks.
     ForeignEdit,
+    /// The VM runs and somebody writes to its raw disk.
+    ForeignEditRunning,
 }
 
 impl Act {
@@ -85,6 +88,7 @@ impl Act {
             Self::ReadOnly(..) => "read-only",
             Self::Clock(..) => "clock",
             Self::ForeignEdit => "foreign-edit",
+            Self::ForeignEditRunning => "foreign-edit-running",
         }
     }
 
@@ -122,6 +126,7 @@ impl Act {
                 let jump = random.one_of(&jumps);
                 Self::Clock(side, *jump, short)
             }
+            "foreign-edit-running" => Self::ForeignEditRunning,
             _ => Self::ForeignEdit,
         }
     }
@@ -220,6 +225,7 @@ impl Stage<'_> {
             }
             Act::Clock(side, seconds, time) => self.clock(side, seconds, time)?,
             Act::ForeignEdit => self.foreign_edit()?,
+            Act::ForeignEditRunning => self.foreign_edit_running()?,
         }
         Ok(())
     }
@@ -321,15 +327,7 @@ impl Stage<'_> {
         self.world.a.ok(&["vm", "stop", VM, "--force"])?;
         self.world.all_arrives(Duration::from_secs(120))?;
         let write = lock(&self.world.history).begin();
-        let content = self.world.scratch("foreign");
-        let (at, len) = (write.slot * SLOT as u64, write.slots * SLOT as u64);
-        let command = match write.content {
-            Content::Zeros => format!("write -z {at} {len}"),
-            Content::Record => {
-                std::fs::write(&content, write.bytes())?;
-                format!("write -s {} {at} {len}", content.display())
-            }
-        };
+        let command = command(&write, "", &self.world.scratch("foreign"))?;
         let path = &self.world.disk_paths()[write.disk];
         let mut edit = Command::new("qemu-io");
         let said = run(edit.args(["-f", DISKS[write.disk].1, "-c", &command]).arg(path))?;
@@ -345,6 +343,36 @@ impl Stage<'_> {
             self.look("after somebody edited a disk of the VM");
         }
         self.world.a.ok(&["vm", "start", VM])?;
+        self.world.write_on(cuts::FLUSHED)
+    }
+}
+
+/// The disk that is plain bytes.
+const RAW: usize = 1;
+
+impl Stage<'_> {
+    /// A write is made by somebody else to the raw disk of a VM that runs: past QEMU, as `dd` does.
+    fn foreign_edit_running(&mut self) -> Result<()> {
+        self.world.stop_writing()?;
+        while lock(&self.world.history).next().disk != RAW {
+            self.world.write_on(cuts::FLUSHED)?;
+            self.world.stop_writing()?;
+        }
+        let write = lock(&self.world.history).begin();
+        let file = File::options().write(true).open(&self.world.disk_paths()[RAW])?;
+        file.write_all_at(&write.bytes(), write.slot * SLOT as u64)?;
+        file.sync_all()?;
+        drop(file);
+        let done = now_ms();
+        lock(&self.world.history).end(write.number, done);
+        // It is noticed at the next cycle; the one after the comparison has it.
+        let noticed = self.world.goes_on(done + 4000, Duration::from_secs(120));
+        if let Err(error) = noticed {
+            let text = format!("an edit of a disk whose VM runs does not arrive: {error:#}");
+            self.judge.report.add(Class::Stuck, text);
+        } else {
+            self.look("after somebody edited a disk of the running VM");
+        }
         self.world.write_on(cuts::FLUSHED)
     }
 }

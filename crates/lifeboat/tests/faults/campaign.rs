@@ -34,6 +34,7 @@ pub(crate) const ALL: &[&str] = &[
     "read-only",
     "clock",
     "foreign-edit",
+    "foreign-edit-running",
 ];
 
 /// What is played: so many histories, each of so many faults of these kinds.

@@ -1,7 +1,7 @@
 //! Two hosts, a VM without a system whose disks are written by the test, and the record of what was written and acknowledged.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use lifeboat_faults::history::{Content, History, SLOT};
+use lifeboat_faults::history::{Content, History, SLOT, Write};
 use lifeboat_faults::link::{Link, Way};
 use lifeboat_faults::monitor::Monitor;
 use lifeboat_faults::volume::run;
@@ -240,15 +240,8 @@ impl Writer {
             while !stopped.load(Ordering::SeqCst) {
                 let began = Instant::now();
                 let write = lock(&history).repeat_or_begin();
-                let (at, len) = (write.slot * SLOT as u64, write.slots * SLOT as u64);
                 let durable = if pace.flushed { " -f" } else { "" };
-                let command = match write.content {
-                    Content::Zeros => format!("write -z{durable} {at} {len}"),
-                    Content::Record => {
-                        std::fs::write(&content, write.bytes())?;
-                        format!("write{durable} -s {} {at} {len}", content.display())
-                    }
-                };
+                let command = command(&write, durable, &content)?;
                 let device = format!("/machine/peripheral/vd-{}/virtio-backend", DISKS[write.disk].0);
                 // A guest's file system would give up; here the same write is made until it is there.
                 while let Err(error) = monitor.write(&device, &command, &output) {
@@ -274,6 +267,18 @@ impl Writer {
             Err(_) => bail!("the writer panicked"),
         }
     }
+}
+
+/// The command of `qemu-io` for a write; what it writes is put into the file `content`.
+pub(crate) fn command(write: &Write, flags: &str, content: &Path) -> Result<String> {
+    let (at, len) = (write.slot * SLOT as u64, write.slots * SLOT as u64);
+    Ok(match write.content {
+        Content::Zeros => format!("write -z{flags} {at} {len}"),
+        Content::Record => {
+            std::fs::write(content, write.bytes())?;
+            format!("write{flags} -s {} {at} {len}", content.display())
+        }
+    })
 }
 
 /// What the primary's clock has shown when. Instants are told by that clock; the record of writes has the true time.
