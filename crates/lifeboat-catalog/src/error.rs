@@ -13,14 +13,21 @@ pub(crate) fn database(error: &rusqlite::Error) -> CatalogError {
         Some(e) if e.code == ErrorCode::NotADatabase => {
             CatalogError::Database("the file is not an SQLite database; name another file".into())
         }
-        Some(e) if e.code == ErrorCode::DatabaseCorrupt => CatalogError::Database(format!(
-            "the file is damaged ({error}); put it aside and restore a copy"
-        )),
+        Some(e) if e.code == ErrorCode::DatabaseCorrupt => {
+            CatalogError::Database(damaged(&error.to_string()))
+        }
         Some(e) if e.code == ErrorCode::DatabaseBusy => {
             CatalogError::Database("another program has held a lock on the file for too long; end it".into())
         }
         _ => CatalogError::Database(error.to_string()),
     }
+}
+
+/// What is said of a damaged file; the replicas beside it are not touched by any of that.
+pub(crate) fn damaged(detail: &str) -> String {
+    format!(
+        "the file is damaged ({detail}); put it aside and restore a copy, or save what can be read of it with: sqlite3 FILE .recover | sqlite3 NEW"
+    )
 }
 
 /// An error of the file system while opening.

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
 use lifeboat_model::{AuthorizationEntry, JobId, VmId};
@@ -23,7 +23,35 @@ use tokio::sync::oneshot;
 use crate::error::database;
 use crate::open::Opened;
 
-type Work = Box<dyn FnOnce(&mut Connection) + Send>;
+type Work = Box<dyn FnOnce(&mut Link) + Send>;
+
+/// The connection, as long as it is believed.
+struct Link {
+    connection: Option<Connection>,
+    path: Utf8PathBuf,
+}
+
+impl Link {
+    /// Runs `work`. After an error of the database or of its disk the file is opened and checked again before the next
+    /// one: what a connection holds in memory may not be what the file has.
+    fn carry_out<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => open::connect(&self.path)?,
+        };
+        let done = carry_out(&mut connection, work);
+        match &done {
+            Err(CatalogError::Database(_)) => drop(connection),
+            Ok(_) | Err(CatalogError::TooNew { .. } | CatalogError::Record(..) | CatalogError::NoSpace) => {
+                self.connection = Some(connection);
+            }
+        }
+        done
+    }
+}
 
 /// The catalog in an SQLite file. Dropping it waits for the calls that were made and closes the file.
 #[derive(Debug)]
@@ -37,15 +65,23 @@ impl SqliteCatalog {
     /// Opens the catalog at `path` or makes an empty one there; the directory must exist. Fails when another process
     /// has it open, and when a newer Lifeboat wrote it.
     pub fn open(path: &Utf8Path) -> Result<Self, CatalogError> {
-        let Opened { mut connection, lock } = open::open(path)?;
+        let Opened {
+            connection,
+            path,
+            lock,
+        } = open::open(path)?;
+        let mut link = Link {
+            connection: Some(connection),
+            path,
+        };
         let (queue, work) = mpsc::channel::<Work>();
         let thread = std::thread::Builder::new()
             .name("catalog".into())
             .spawn(move || {
                 for one in work {
-                    one(&mut connection);
+                    one(&mut link);
                 }
-                drop(connection);
+                drop(link);
                 drop(lock);
             })
             .map_err(|e| CatalogError::Database(format!("its thread could not be started: {e}")))?;
@@ -62,9 +98,9 @@ impl SqliteCatalog {
     ) -> Result<T, CatalogError> {
         let ended = || CatalogError::Database("its thread has ended; start Lifeboat again".into());
         let (answer, wait) = oneshot::channel();
-        let job: Work = Box::new(move |connection| {
+        let job: Work = Box::new(move |link| {
             // The receiver is gone when the caller was dropped; the work is done all the same.
-            let _ = answer.send(carry_out(connection, work));
+            let _ = answer.send(link.carry_out(work));
         });
         self.queue
             .as_ref()

@@ -8,8 +8,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::catalog::CatalogError;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::error::{database, file};
-use crate::schema::{MIGRATIONS, migrate};
+use crate::error::{damaged, database, file};
+use crate::schema::{MIGRATIONS, checked_version, migrate};
 
 /// How long a writer waits while a person's `sqlite3` holds a lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -18,6 +18,8 @@ const BUSY: Duration = Duration::from_secs(5);
 pub(crate) struct Opened {
     /// The only connection that writes.
     pub(crate) connection: Connection,
+    /// Where it is.
+    pub(crate) path: Utf8PathBuf,
     /// Held for as long as the daemon lives; the kernel lets go of it when the process ends, however it ends.
     pub(crate) lock: File,
 }
@@ -26,11 +28,32 @@ pub(crate) struct Opened {
 pub(crate) fn open(path: &Utf8Path) -> Result<Opened, CatalogError> {
     let lock = take(path)?;
     make(path)?;
-    let connection = connect(path).map_err(|e| match e {
+    let connection = connect(path)?;
+    Ok(Opened {
+        connection,
+        path: path.to_owned(),
+        lock,
+    })
+}
+
+/// Opens the file that is this process's already: at its start, and again after an error, when what the last connection
+/// had in memory is not believed.
+pub(crate) fn connect(path: &Utf8Path) -> Result<Connection, CatalogError> {
+    prepare(path).map_err(|e| match e {
         CatalogError::Database(detail) => CatalogError::Database(format!("{path}: {detail}")),
         other => other,
-    })?;
-    Ok(Opened { connection, lock })
+    })
+}
+
+/// Reads everything that is in use once. Space that is free may hold anything.
+fn intact(connection: &Connection) -> Result<(), CatalogError> {
+    let said: String = connection
+        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        .map_err(|e| database(&e))?;
+    match said.as_str() {
+        "ok" => Ok(()),
+        said => Err(CatalogError::Database(damaged(said))),
+    }
 }
 
 /// A lock file beside the database, not a lock on it: a person may read the records while the daemon runs.
@@ -74,11 +97,13 @@ fn make(path: &Utf8Path) -> Result<(), CatalogError> {
         .map_err(|e| file(parent.as_str(), &e))
 }
 
-fn connect(path: &Utf8Path) -> Result<Connection, CatalogError> {
+fn prepare(path: &Utf8Path) -> Result<Connection, CatalogError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(|e| database(&e))?;
     connection.busy_timeout(BUSY).map_err(|e| database(&e))?;
-    // Versions first: nothing is changed in a file that is refused.
+    // Versions and damage first: nothing is changed in a file that is refused.
+    checked_version(&connection, MIGRATIONS.len())?;
+    intact(&connection)?;
     migrate(&mut connection, MIGRATIONS)?;
     connection
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))
@@ -86,5 +111,6 @@ fn connect(path: &Utf8Path) -> Result<Connection, CatalogError> {
     connection
         .pragma_update(None, "synchronous", "FULL")
         .map_err(|e| database(&e))?;
+    crate::rows::add_digests(&mut connection)?;
     Ok(connection)
 }

@@ -3,7 +3,7 @@
 use lifeboat_engine::ports::catalog::{CatalogError, CatalogImage};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
 use lifeboat_model::{AuthorizationEntry, JobId, VmId};
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, Params, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,6 +20,31 @@ fn decode<T: DeserializeOwned>(key: &str, text: &str) -> Result<T, CatalogError>
     serde_json::from_str(text).map_err(|e| CatalogError::Record(key.into(), e.to_string()))
 }
 
+/// The digest of a record: its key belongs to it, so that a record under another one's key is found.
+fn digest(key: &str, text: &str) -> String {
+    let mut hash = blake3::Hasher::new();
+    hash.update(key.as_bytes()).update(b"\n").update(text.as_bytes());
+    hash.finalize().to_hex().to_string()
+}
+
+/// Whether a record is what was written. One without a digest was written by version 1.
+fn is_intact(row: &Text) -> Result<(), CatalogError> {
+    match &row.digest {
+        Some(said) if *said != digest(&row.key, &row.text) => Err(CatalogError::Record(
+            row.key.clone(),
+            "it is not what was written: its digest differs; restore a copy of the file, or delete this row with sqlite3".into(),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A row: its key for people, its record, and the digest that was written with it.
+struct Text {
+    key: String,
+    text: String,
+    digest: Option<String>,
+}
+
 fn run(connection: &Connection, sql: &str, parameters: impl Params) -> Result<usize, CatalogError> {
     connection
         .prepare_cached(sql)
@@ -27,30 +52,32 @@ fn run(connection: &Connection, sql: &str, parameters: impl Params) -> Result<us
         .map_err(|e| database(&e))
 }
 
-/// All rows of a query as (key for people, record text).
+/// All rows of a query.
 fn texts(
     connection: &Connection,
     sql: &str,
     parameters: impl Params,
-    row: impl FnMut(&Row<'_>) -> rusqlite::Result<(String, String)>,
-) -> Result<Vec<(String, String)>, CatalogError> {
+    row: impl FnMut(&Row<'_>) -> rusqlite::Result<Text>,
+) -> Result<Vec<Text>, CatalogError> {
     let mut statement = connection.prepare_cached(sql).map_err(|e| database(&e))?;
     let rows = statement.query_map(parameters, row).map_err(|e| database(&e))?;
     rows.collect::<rusqlite::Result<_>>().map_err(|e| database(&e))
 }
 
-/// Decodes rows and checks that each record belongs to its key: a mixed-up row must not act on another VM.
+/// Decodes rows and checks that each record is what was written and belongs to its key: a mixed-up row must not act on
+/// another VM.
 fn records<T: DeserializeOwned>(
-    rows: Vec<(String, String)>,
+    rows: Vec<Text>,
     key_of: impl Fn(&T) -> String,
 ) -> Result<Vec<T>, CatalogError> {
-    let one = |(key, text): (String, String)| {
-        let record = decode(&key, &text)?;
+    let one = |row: Text| {
+        is_intact(&row)?;
+        let record = decode(&row.key, &row.text)?;
         let inside = key_of(&record);
-        if inside == key {
+        if inside == row.key {
             Ok(record)
         } else {
-            Err(CatalogError::Record(key, format!("it holds {inside}")))
+            Err(CatalogError::Record(row.key, format!("it holds {inside}")))
         }
     };
     rows.into_iter().map(one).collect()
@@ -68,52 +95,92 @@ fn entry_key(primary: impl std::fmt::Display) -> String {
     format!("authorization entry {primary}")
 }
 
+/// Key for people of the server's settings.
+const SERVER: &str = "server settings";
+
+fn event_key(vm: Option<&str>, at: i64) -> String {
+    format!("event of {} at {at}", vm.unwrap_or("the host"))
+}
+
+const RELATIONSHIPS: &str = "SELECT vm, peer_index, record, digest FROM relationship ORDER BY vm, peer_index";
+const JOBS: &str = "SELECT id, record, digest FROM job ORDER BY id";
+const ENTRIES: &str = "SELECT primary_host, record, digest FROM authorization_entry ORDER BY primary_host";
+const SERVERS: &str = "SELECT record, digest FROM server_settings";
+
+fn relationship_row(r: &Row<'_>) -> rusqlite::Result<Text> {
+    Ok(Text {
+        key: relationship_key(r.get::<_, String>(0)?, r.get::<_, i64>(1)?),
+        text: r.get(2)?,
+        digest: r.get(3)?,
+    })
+}
+
+fn keyed(key: impl Fn(String) -> String, r: &Row<'_>) -> rusqlite::Result<Text> {
+    Ok(Text {
+        key: key(r.get(0)?),
+        text: r.get(1)?,
+        digest: r.get(2)?,
+    })
+}
+
+fn server_row(r: &Row<'_>) -> rusqlite::Result<Text> {
+    Ok(Text {
+        key: SERVER.into(),
+        text: r.get(0)?,
+        digest: r.get(1)?,
+    })
+}
+
 /// Everything but the events, ordered by key.
 pub(crate) fn load(connection: &Connection) -> Result<CatalogImage, CatalogError> {
-    let relationships = texts(
-        connection,
-        "SELECT vm, peer_index, record FROM relationship ORDER BY vm, peer_index",
-        [],
-        |r| {
-            Ok((
-                relationship_key(r.get::<_, String>(0)?, r.get::<_, i64>(1)?),
-                r.get(2)?,
-            ))
-        },
-    )?;
-    let jobs = texts(connection, "SELECT id, record FROM job ORDER BY id", [], |r| {
-        Ok((job_key(r.get::<_, String>(0)?), r.get(1)?))
-    })?;
-    let entries = texts(
-        connection,
-        "SELECT primary_host, record FROM authorization_entry ORDER BY primary_host",
-        [],
-        |r| Ok((entry_key(r.get::<_, String>(0)?), r.get(1)?)),
-    )?;
-    let server: Option<String> = connection
-        .query_row("SELECT record FROM server_settings", [], |r| r.get(0))
-        .optional()
-        .map_err(|e| database(&e))?;
+    let relationships = texts(connection, RELATIONSHIPS, [], relationship_row)?;
+    let jobs = texts(connection, JOBS, [], |r| keyed(job_key, r))?;
+    let entries = texts(connection, ENTRIES, [], |r| keyed(entry_key, r))?;
+    let servers = texts(connection, SERVERS, [], server_row)?;
+    let server: Vec<ServerSettings> = records(servers, |_| SERVER.into())?;
     Ok(CatalogImage {
         relationships: records(relationships, |r: &Relationship| relationship_key(r.vm, r.index))?,
         jobs: records(jobs, |j: &Job| job_key(j.id))?,
         entries: records(entries, |e: &AuthorizationEntry| entry_key(&e.primary))?,
-        server: server
-            .map(|text| decode("server settings", &text))
-            .transpose()?
-            .unwrap_or_default(),
+        server: server.into_iter().next().unwrap_or_default(),
     })
+}
+
+/// Gives the records of version 1 their digests, as they are now.
+pub(crate) fn add_digests(connection: &mut Connection) -> Result<(), CatalogError> {
+    let transaction = connection.transaction().map_err(|e| database(&e))?;
+    let without = |rows: Vec<Text>| rows.into_iter().filter(|r| r.digest.is_none());
+    for (table, sql) in [
+        ("relationship", RELATIONSHIPS),
+        ("job", JOBS),
+        ("authorization_entry", ENTRIES),
+        ("server_settings", SERVERS),
+    ] {
+        let rows = texts(&transaction, sql, [], |r| match table {
+            "relationship" => relationship_row(r),
+            "job" => keyed(job_key, r),
+            "authorization_entry" => keyed(entry_key, r),
+            _ => server_row(r),
+        })?;
+        let update = format!("UPDATE {table} SET digest = ?1 WHERE record = ?2 AND digest IS NULL");
+        for row in without(rows) {
+            run(&transaction, &update, [digest(&row.key, &row.text), row.text])?;
+        }
+    }
+    transaction.commit().map_err(|e| database(&e))
 }
 
 /// Writes or replaces a relationship.
 pub(crate) fn put_relationship(connection: &Connection, record: &Relationship) -> Result<(), CatalogError> {
-    let text = encode(&relationship_key(record.vm, record.index), record)?;
-    let sql = "INSERT INTO relationship (vm, peer_index, record) VALUES (?1, ?2, ?3)
-               ON CONFLICT DO UPDATE SET record = excluded.record";
+    let key = relationship_key(record.vm, record.index);
+    let text = encode(&key, record)?;
+    let sql = "INSERT INTO relationship (vm, peer_index, record, digest) VALUES (?1, ?2, ?3, ?4)
+               ON CONFLICT DO UPDATE SET record = excluded.record, digest = excluded.digest";
+    let digest = digest(&key, &text);
     run(
         connection,
         sql,
-        params![record.vm.to_string(), record.index, text],
+        params![record.vm.to_string(), record.index, text, digest],
     )
     .map(drop)
 }
@@ -126,13 +193,15 @@ pub(crate) fn remove_relationship(connection: &Connection, vm: VmId, index: u8) 
 
 /// Writes or replaces a job.
 pub(crate) fn put_job(connection: &Connection, record: &Job) -> Result<(), CatalogError> {
-    let text = encode(&job_key(record.id), record)?;
-    let sql = "INSERT INTO job (id, vm, record) VALUES (?1, ?2, ?3)
-               ON CONFLICT DO UPDATE SET vm = excluded.vm, record = excluded.record";
+    let key = job_key(record.id);
+    let text = encode(&key, record)?;
+    let sql = "INSERT INTO job (id, vm, record, digest) VALUES (?1, ?2, ?3, ?4)
+               ON CONFLICT DO UPDATE SET vm = excluded.vm, record = excluded.record, digest = excluded.digest";
+    let digest = digest(&key, &text);
     run(
         connection,
         sql,
-        params![record.id.to_string(), record.vm.to_string(), text],
+        params![record.id.to_string(), record.vm.to_string(), text, digest],
     )
     .map(drop)
 }
@@ -144,10 +213,12 @@ pub(crate) fn remove_job(connection: &Connection, job: JobId) -> Result<(), Cata
 
 /// Writes or replaces an authorization entry.
 pub(crate) fn put_entry(connection: &Connection, record: &AuthorizationEntry) -> Result<(), CatalogError> {
-    let text = encode(&entry_key(&record.primary), record)?;
-    let sql = "INSERT INTO authorization_entry (primary_host, record) VALUES (?1, ?2)
-               ON CONFLICT DO UPDATE SET record = excluded.record";
-    run(connection, sql, params![record.primary, text]).map(drop)
+    let key = entry_key(&record.primary);
+    let text = encode(&key, record)?;
+    let sql = "INSERT INTO authorization_entry (primary_host, record, digest) VALUES (?1, ?2, ?3)
+               ON CONFLICT DO UPDATE SET record = excluded.record, digest = excluded.digest";
+    let digest = digest(&key, &text);
+    run(connection, sql, params![record.primary, text, digest]).map(drop)
 }
 
 /// Removes an authorization entry; tells whether there was one.
@@ -162,10 +233,11 @@ pub(crate) fn remove_entry(connection: &Connection, primary: &str) -> Result<boo
 
 /// Writes the server settings.
 pub(crate) fn put_server(connection: &Connection, record: &ServerSettings) -> Result<(), CatalogError> {
-    let text = encode("server settings", record)?;
-    let sql = "INSERT INTO server_settings (one, record) VALUES (1, ?1)
-               ON CONFLICT DO UPDATE SET record = excluded.record";
-    run(connection, sql, [text]).map(drop)
+    let text = encode(SERVER, record)?;
+    let sql = "INSERT INTO server_settings (one, record, digest) VALUES (1, ?1, ?2)
+               ON CONFLICT DO UPDATE SET record = excluded.record, digest = excluded.digest";
+    let digest = digest(SERVER, &text);
+    run(connection, sql, [text, digest]).map(drop)
 }
 
 /// Appends an event and forgets the ones that are too many. Call it in a transaction.
@@ -173,10 +245,11 @@ pub(crate) fn add_event(connection: &Connection, event: &Event) -> Result<(), Ca
     let text = encode("event", event)?;
     let at = i64::try_from(event.at.0).unwrap_or(i64::MAX);
     let vm = event.vm.map(|vm| vm.to_string());
+    let digest = digest(&event_key(vm.as_deref(), at), &text);
     run(
         connection,
-        "INSERT INTO event (at, vm, record) VALUES (?1, ?2, ?3)",
-        params![at, vm, text],
+        "INSERT INTO event (at, vm, record, digest) VALUES (?1, ?2, ?3, ?4)",
+        params![at, vm, text, digest],
     )?;
     let oldest = connection.last_insert_rowid() - EVENTS_KEPT;
     run(connection, "DELETE FROM event WHERE id <= ?1", [oldest]).map(drop)
@@ -188,20 +261,34 @@ pub(crate) fn events(
     vm: Option<VmId>,
     limit: u32,
 ) -> Result<Vec<Event>, CatalogError> {
-    let row = |r: &Row<'_>| Ok((format!("event {}", r.get::<_, i64>(0)?), r.get(1)?));
+    let row = |r: &Row<'_>| {
+        Ok(Text {
+            key: event_key(r.get::<_, Option<String>>(0)?.as_deref(), r.get(1)?),
+            text: r.get(2)?,
+            digest: r.get(3)?,
+        })
+    };
     let rows = match vm {
         None => texts(
             connection,
-            "SELECT id, record FROM event ORDER BY id DESC LIMIT ?1",
+            "SELECT vm, at, record, digest FROM event ORDER BY id DESC LIMIT ?1",
             [limit],
             row,
         ),
         Some(vm) => texts(
             connection,
-            "SELECT id, record FROM event WHERE vm = ?1 ORDER BY id DESC LIMIT ?2",
+            "SELECT vm, at, record, digest FROM event WHERE vm = ?1 ORDER BY id DESC LIMIT ?2",
             params![vm.to_string(), limit],
             row,
         ),
     }?;
-    rows.into_iter().map(|(key, text)| decode(&key, &text)).collect()
+    let one = |row: Text| match is_intact(&row).and_then(|()| decode(&row.key, &row.text)) {
+        Ok(event) => Some(event),
+        Err(error) => {
+            // An event is told, not acted on: the others are worth more than an error.
+            tracing::warn!(%error, "an event cannot be shown");
+            None
+        }
+    };
+    Ok(rows.into_iter().filter_map(one).collect())
 }

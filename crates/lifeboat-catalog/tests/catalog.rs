@@ -297,7 +297,7 @@ async fn a_replica_of_the_first_version_still_loads() {
     let dir = tempfile::tempdir().unwrap();
     fill(&SqliteCatalog::open(&path(&dir)).unwrap()).await;
     let raw = rusqlite::Connection::open(path(&dir)).unwrap();
-    let changed = raw.execute("UPDATE relationship SET record = ?1", [REPLICA_V1]);
+    let changed = raw.execute("UPDATE relationship SET record = ?1, digest = NULL", [REPLICA_V1]);
     assert_eq!(changed.unwrap(), 1);
     drop(raw);
     let image = SqliteCatalog::open(&path(&dir)).unwrap().load().await.unwrap();

@@ -178,3 +178,68 @@ fn a_full_disk_is_said_and_survived() {
         "no user namespaces here? {said}"
     );
 }
+
+#[tokio::test]
+#[ignore = "the child of an_error_of_the_disk_costs_nothing_that_was_answered, with a limit on its files"]
+async fn child_meets_an_error() {
+    let at = child_path();
+    let catalog = SqliteCatalog::open(&at).unwrap();
+    let mut answered = 0;
+    let e = loop {
+        match catalog
+            .put_both(
+                &relationship(1, answered + 1),
+                &job(u128::from(1001 + answered), 1),
+            )
+            .await
+        {
+            Ok(()) => answered += 1,
+            Err(e) => break e,
+        }
+        assert!(answered < 10_000, "there is no limit");
+    };
+    assert!(matches!(e, CatalogError::Database(_)), "{e}");
+    println!("\nfailed {}", std::process::id());
+    std::io::stdout().flush().unwrap();
+    std::io::stdin().lines().next().unwrap().unwrap();
+    // Nobody started the catalog again; it did that itself.
+    let image = catalog.load().await.unwrap();
+    assert_eq!(image.relationships, vec![relationship(1, answered)]);
+    assert_eq!(image.jobs.len() as u64, answered);
+    catalog
+        .put_both(&relationship(1, 99_999), &job(1, 1))
+        .await
+        .unwrap();
+    drop(catalog);
+    let image = SqliteCatalog::open(&at).unwrap().load().await.unwrap();
+    assert_eq!(image.relationships, vec![relationship(1, 99_999)]);
+    assert_eq!(image.jobs.len() as u64, answered + 1);
+    println!("\nsurvived {answered}");
+}
+
+#[test]
+fn an_error_of_the_disk_costs_nothing_that_was_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = child_command("child_meets_an_error", path(&dir).parent().unwrap()).join(" ");
+    // Writing beyond the limit is an error like one of the disk, as long as the signal is ignored.
+    let script = format!("trap '' XFSZ; ulimit -S -f 1000; exec {child}");
+    let mut child = Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut survived = false;
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for line in lines.map_while(Result::ok) {
+        if let Some(pid) = line.strip_prefix("failed ") {
+            let lifted = Command::new("prlimit")
+                .args(["--pid", pid, "--fsize=unlimited:unlimited"])
+                .status();
+            assert!(lifted.unwrap().success());
+            child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        }
+        survived |= line.starts_with("survived ");
+    }
+    assert!(child.wait().unwrap().success() && survived);
+}
