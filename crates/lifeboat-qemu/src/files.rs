@@ -5,19 +5,27 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Replaces `path` with `bytes`: after a crash it holds the old content or the new one, and after return the new.
+/// Replaces `path` with `bytes`: after a crash it holds the old content or the new one, and after return the new. After an
+/// error it holds either until it is written again.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let tmp = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&tmp)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&tmp, path)?;
+    // A new file each time: after a write or a flush that failed the kernel believes the old one to be clean.
+    remove(&tmp)?;
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&tmp)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&tmp, path)
+    };
+    if let Err(error) = write() {
+        let _ = fs::remove_file(&tmp);
+        return Err(error);
+    }
     File::open(dir)?.sync_all()
 }
 
