@@ -516,6 +516,7 @@ mod tests {
             branches: Vec::new(),
             abandoned: None,
             files: Vec::new(),
+            faults: Vec::new(),
         }
     }
 

@@ -218,6 +218,7 @@ impl Host {
             | StoreError::BadLog(_)
             | StoreError::Busy(_)
             | StoreError::Damaged { .. }
+            | StoreError::Failing { .. }
             | StoreError::Io { .. }) => PeerRefusal::Failed {
                 host,
                 detail: chain(&e),
@@ -744,7 +745,10 @@ impl Engine {
     fn not_received(&self, e: StoreError) -> (Result<LogReceipt, PeerRefusal>, Option<Message>) {
         let own = matches!(
             e,
-            StoreError::NoSpace(_) | StoreError::Damaged { .. } | StoreError::BadLog(_)
+            StoreError::NoSpace(_)
+                | StoreError::Damaged { .. }
+                | StoreError::Failing { .. }
+                | StoreError::BadLog(_)
         );
         let message = own.then(|| Message::ReceiveFailed(chain(&e)));
         (Err(self.host.peer_refusal(e)), message)

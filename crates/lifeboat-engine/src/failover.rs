@@ -131,7 +131,12 @@ async fn initiate(
     failover: Failover,
     start: bool,
 ) -> (Result<(), String>, Option<String>) {
-    if let Err(e) = branch(&*store, vm, failover.branch, failover.target).await {
+    let made = async {
+        branch(&*store, vm, failover.branch, failover.target).await?;
+        // Nobody is told that it is ready before its files were looked at.
+        store.verify_branch(vm, failover.branch).await
+    };
+    if let Err(e) = made.await {
         return (Err(chain(&e)), None);
     }
     if !start {
@@ -373,6 +378,7 @@ impl Actor {
         self.interrupt().await;
         self.replica.stop_receiving().await;
         let at = position_of(&self.replica_info().await?, chosen.target);
+        self.check_point(&chosen).await?;
         self.step(Step::InitiateFailover)?;
         let job = self
             .host
@@ -419,6 +425,10 @@ impl Actor {
                 hint,
             ));
         }
+        if !force && let Some(text) = self.unusable_point().await {
+            let hint = "the failover disks may be the last good copy: commit them, or revert all the same with --force";
+            return Err(Refusal::new(ReturnCode::Failed, text, hint));
+        }
         let job = self.host.jobs.draft(
             self.id,
             JobType::RevertFailover,
@@ -442,6 +452,7 @@ impl Actor {
             Ok(failover) => failover,
             Err(answer) => return *answer,
         };
+        self.check_branch(failover.branch).await?;
         let job = self
             .host
             .jobs
@@ -592,8 +603,11 @@ impl Actor {
                     (rel.problem, rel.addressing) = (None, Addressing::None);
                 }
                 if self.conclude_phase(before, JobState::Completed, None).await {
-                    self.event("failover reverted; every recovery point is as it was")
-                        .await;
+                    let text = match self.unusable_point().await {
+                        Some(unusable) => format!("failover reverted; {unusable}"),
+                        None => "failover reverted; every recovery point is as it was".to_owned(),
+                    };
+                    self.event(&text).await;
                     self.replica.dirty = true;
                 }
             }

@@ -29,6 +29,7 @@ mod reverse;
 mod schedule;
 mod settings;
 mod statistics;
+mod storage;
 mod sync;
 mod testing;
 mod third;

@@ -521,6 +521,7 @@ mod tests {
             branches: Vec::new(),
             abandoned: None,
             files: Vec::new(),
+            faults: Vec::new(),
         };
         let judge = |m: &Manifest| misfit(m, good.vm, &info, good.start);
         assert_eq!(judge(&good), None);

@@ -44,6 +44,8 @@ pub(crate) struct ReplicaState {
     receiving: (CancellationToken, TaskTracker),
     /// Who was let in last to send one.
     pub(crate) sender: Option<PeerIdentity>,
+    /// What the store said of the files when it was asked last, so that only what is new becomes an event.
+    pub(crate) storage_faults: Vec<crate::ports::storage::StorageFault>,
 }
 
 /// Held while a log is received; cancelled when the replica's files are needed for something that must be alone.
@@ -96,6 +98,7 @@ impl Default for ReplicaState {
             opened: false,
             receiving: Default::default(),
             sender: None,
+            storage_faults: Vec::new(),
         }
     }
 }
@@ -254,11 +257,15 @@ impl Actor {
                 }
                 (self.replica.opened, self.replica.dirty) = (true, true);
                 self.replica.begin_now();
+                self.storage_seen(&info).await;
             }
             Err(e) => {
                 warn!(vm = %self.id, error = %chain(&e), "replica cannot be opened");
-                self.fault(&format!("the replica cannot be opened: {}", chain(&e)))
-                    .await;
+                let why = match &e {
+                    StoreError::NoReplica(_) => format!("{dir}: there is none; is its storage mounted?"),
+                    e => chain(e),
+                };
+                self.fault(&format!("the replica cannot be opened: {why}")).await;
                 self.replica_retry();
             }
         }
@@ -338,6 +345,7 @@ impl Actor {
                     self.hurry_extended().await;
                 }
                 self.replica.next_at = Instant::now();
+                self.storage_seen(&done.info).await;
                 // Not only when it was sealed just now: the daemon may have ended between the seal and this record.
                 let before = self.rel.clone();
                 self.mirror_sync(&done.info).await;
@@ -638,8 +646,8 @@ impl Actor {
             durable: info.durable,
             partial: info.logs.last().is_some_and(|l| l.partial),
             usable: usable(self.mode(), &info),
+            problems: [self.problems().await, crate::storage::problems(&info)].concat(),
             bulk: info.bulk,
-            problems: self.problems().await,
         }))
     }
 

@@ -118,6 +118,10 @@ async fn make(
             branch(store, of, test.branch, test.target)
                 .await
                 .map_err(|e| chain(&e))?;
+            store
+                .verify_branch(of, test.branch)
+                .await
+                .map_err(|e| chain(&e))?;
             // Made now, while nothing else of this replica is under way, so that a start of the VM only finds it.
             store
                 .branch_firmware(of, test.branch)
@@ -213,6 +217,7 @@ impl Actor {
         // Points may be expiring at this moment; what is being received goes on.
         self.interrupt().await;
         let chosen = choose_for_test(self.replica_info().await?, point, points)?;
+        self.check_point(&chosen).await?;
         let job = self
             .host
             .jobs

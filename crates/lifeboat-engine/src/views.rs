@@ -35,10 +35,13 @@ impl Actor {
         let settled = rel.primary().is_some_and(|p| p.settled);
         let idle = rel.last_replication.map(|t| now.since(t));
         let replica = rel.replica().is_some() || rel.home.is_some();
-        let info = match replica {
-            true => self.host.ports.store.info(self.id).await.ok(),
+        let seen = match replica {
+            true => Some(self.host.ports.store.info(self.id).await),
             false => None,
         };
+        let mut findings = self.findings(rel);
+        findings.extend(crate::storage::findings(seen.as_ref()));
+        let info = seen.and_then(Result::ok);
         let abandoned = info.as_ref().and_then(|i| i.abandoned.clone());
         let unauthorized = self.unauthorized();
         let (health, mut health_notes) = health(&HealthInput {
@@ -54,7 +57,7 @@ impl Actor {
             machine: &crate::machine::notes(rel),
             abandoned: abandoned.is_some(),
             unauthorized: unauthorized.as_deref(),
-            findings: &self.findings(rel),
+            findings: &findings,
         });
         health_notes.extend(awaits_import(rel));
         let bulk = if rel.state == State::WaitingToCompleteInitialReplication {

@@ -126,6 +126,8 @@ impl Replica {
             vars: None,
             branch_vars: BTreeMap::new(),
             open: true,
+            faults: Vec::new(),
+            rotten: BTreeSet::new(),
         }
     }
 
@@ -199,6 +201,27 @@ impl Replica {
             branches: self.branches.keys().copied().collect(),
             abandoned: self.kept.as_ref().map(|(a, _)| a.clone()),
             files: self.files(),
+            faults: self.faults.clone(),
+        }
+    }
+
+    /// Whether nothing that a target stands on is damaged. A point stands on all older ones.
+    pub(crate) fn verify(&self, target: Target) -> Result<()> {
+        let on = match target {
+            Target::Point { id } => self.points.iter().position(|(p, _)| p.id == id),
+            Target::Cycle { position } => match self.line(position) {
+                Some((Ground::Point(n), _)) => Some(n),
+                Some((Ground::Root(_), _)) | None => None,
+            },
+            Target::Abandoned => None,
+        };
+        let below = self.points.iter().take(on.map_or(0, |n| n + 1));
+        match below.map(|(p, _)| p.id).find(|id| self.rotten.contains(id)) {
+            Some(id) => Err(StoreError::Damaged {
+                path: format!("{}/disks/{id}.qcow2", self.dir).into(),
+                detail: "it is no qcow2 image".to_owned(),
+            }),
+            None => Ok(()),
         }
     }
 

@@ -9,6 +9,7 @@ use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::Engine;
 use lifeboat_engine::ports::catalog::CatalogImage;
 use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState};
+use lifeboat_engine::ports::storage::StorageFault;
 use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, StoredLog, Target};
 use lifeboat_engine::records::Event;
 use lifeboat_model::{BranchId, PointId, Position, Timestamp, VmId, VmSpec};
@@ -148,6 +149,10 @@ pub struct Replica {
     pub branch_vars: BTreeMap<BranchId, Bytes>,
     /// Known to the running daemon; lost with it.
     pub open: bool,
+    /// What the store says of its files and disks.
+    pub faults: Vec<StorageFault>,
+    /// Points that have a damaged file; whatever is newer stands on it.
+    pub rotten: BTreeSet<PointId>,
 }
 
 /// One host.

@@ -421,6 +421,23 @@ impl ReplicaStore for Port {
         .await
     }
 
+    async fn verify_target(&self, vm: VmId, target: Target) -> Result<()> {
+        self.run("store.verify_target", |s, h| here(s, h, vm)?.verify(target))
+            .await
+    }
+
+    async fn verify_branch(&self, vm: VmId, branch: BranchId) -> Result<()> {
+        self.run("store.verify_branch", |s, h| {
+            let r = here(s, h, vm)?;
+            match r.branches.get(&branch) {
+                Some((target, _)) => r.verify(*target),
+                None if matches!(r.promoted, Some((b, _, _)) if b == branch) => Ok(()),
+                None => Err(StoreError::NoBranch(branch)),
+            }
+        })
+        .await
+    }
+
     async fn branch_images(&self, vm: VmId, branch: BranchId) -> Result<Vec<(DiskId, DiskImage)>> {
         self.run("store.branch_images", |s, h| {
             let r = here(s, h, vm)?;

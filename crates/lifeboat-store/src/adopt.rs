@@ -30,7 +30,8 @@ pub(crate) fn images(
 ) -> Result<()> {
     if let Some(there) = Manifest::load(dir)?.filter(|m| !m.destroying) {
         if there.vm == vm && is_repeated(&there, adoption) {
-            return Ok(());
+            // The call before may have failed at just this.
+            return files::sync_dir(dir.parent().unwrap_or(dir));
         }
         let replaceable = nothing_arrived(dir, &there)? && !there.bases.is_empty();
         if there.vm != vm || !(replaceable || open::is_leftover(dir, &there)?) {
@@ -282,7 +283,8 @@ fn set_up(
             done: disk.size,
         });
         if next.bases.iter().all(|b| b.disk != disk.id) {
-            make_base_in(dir, &disk.id, disk.size)?;
+            let held = content.disks.iter().any(|d| d.id == disk.id);
+            make_base_in(dir, &disk.id, disk.size, held)?;
             steps.pass("after a base is made")?;
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use camino::Utf8Path;
 use lifeboat_deltalog::{Header, Item, LogDisk};
+use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_engine::ports::store::{Point, StoreError, StoredLog};
 use lifeboat_model::{DiskId, PointId, Position};
 
@@ -21,7 +22,8 @@ use crate::steps::Steps;
 pub(crate) fn apply(replica: &Replica) -> Result<Option<StoredLog>> {
     let manifest = replica.manifest();
     manifest.not_promoted()?;
-    if manifest.head.is_some_and(|h| h.dirty) {
+    replica.all_there()?;
+    if manifest.head.is_some_and(|h| h.dirty) || replica.lost_head().is_some() {
         discard_head(replica)?;
     }
     let next = {
@@ -55,6 +57,19 @@ pub(crate) fn apply(replica: &Replica) -> Result<Option<StoredLog>> {
 
 /// Seals the head.
 pub(crate) fn seal(replica: &Replica, id: PointId) -> Result<Point> {
+    replica.all_there()?;
+    if let Some((path, detail)) = replica.lost_head() {
+        return Err(StoreError::Damaged { path, detail });
+    }
+    let point = seal_whole(replica, id)?;
+    // What was lost before it matters to older instants only.
+    replica
+        .faults
+        .end(|f| f.kind == Kind::Rebuilt || (f.kind == Kind::Lost && f.path == replica.dir.join(logs::DIR)));
+    Ok(point)
+}
+
+fn seal_whole(replica: &Replica, id: PointId) -> Result<Point> {
     let mut state = replica.state.blocking_lock();
     let manifest = &state.manifest;
     manifest.not_promoted()?;
@@ -120,7 +135,8 @@ pub(crate) fn discard_head(replica: &Replica) -> Result<()> {
     for layer in manifest.head.iter().flat_map(|h| &h.layers) {
         files::remove(&replica.dir.join(&layer.file))?;
     }
-    replica.change(Manifest::discard_head)
+    replica.change(Manifest::discard_head)?;
+    replica.unlink_unusable(&mut replica.state.blocking_lock())
 }
 
 /// Marks the head dirty, making what is missing of it first, and returns the chain of each disk, absolute.
@@ -171,7 +187,8 @@ pub(crate) fn fresh_layer(disk: &LogDisk, position: Position, number: &mut u64) 
     }
 }
 
-/// Makes the empty base of a disk that the replica did not have before.
+/// Makes the empty base of a disk that the replica did not have before. That of any other disk must be there: what is
+/// above it would believe an empty one.
 pub(crate) fn make_base(replica: &Replica, chain: &[Image], layer: &Layer) -> Result<()> {
     if chain
         .first()
@@ -179,15 +196,23 @@ pub(crate) fn make_base(replica: &Replica, chain: &[Image], layer: &Layer) -> Re
     {
         return Ok(());
     }
-    make_base_in(&replica.dir, &layer.disk, layer.size)?;
+    let held = replica.manifest().disks_with_base().any(|d| *d == layer.disk);
+    make_base_in(&replica.dir, &layer.disk, layer.size, held)?;
     replica.step("after a base is made")
 }
 
-/// The same in a directory. A base that is there is left as it is.
-pub(crate) fn make_base_in(dir: &Utf8Path, disk: &DiskId, size: u64) -> Result<()> {
+/// The same in a directory; `held`: the disk has content, so that its base is one that was made before. A base that is
+/// there is left as it is.
+pub(crate) fn make_base_in(dir: &Utf8Path, disk: &DiskId, size: u64, held: bool) -> Result<()> {
     let path = dir.join(own_base(disk));
     if path.exists() {
         return Ok(());
+    }
+    if held {
+        return Err(StoreError::Damaged {
+            path,
+            detail: "it is gone; put it back, or replicate this VM anew".to_owned(),
+        });
     }
     let parent = path.parent().unwrap_or(dir);
     std::fs::create_dir_all(parent).map_err(at("make", parent))?;
@@ -277,7 +302,8 @@ pub(crate) fn replay(
         replica.step("after a log is written into layers")?;
     }
     for writer in writers.into_values() {
-        writer.finish()?;
+        let path = writer.finish()?;
+        replica.proved(&path);
         replica.step("after a layer is synced")?;
     }
     Ok(())

@@ -14,6 +14,7 @@ use lifeboat_model::{BranchId, DiskId, PointId, Position};
 
 use crate::apply::{in_order, make_base, make_on, replay};
 use crate::chain::{Image, blockdev, reference};
+use crate::durable;
 use crate::files::{self, Result, at};
 use crate::firmware;
 use crate::logs::Entry;
@@ -29,16 +30,16 @@ const OPTIONS: &str = "extended_l2=on,cluster_size=128k";
 pub(crate) type Images = Vec<(DiskId, DiskImage)>;
 
 /// What a branch is built from.
-struct Plan {
+pub(crate) struct Plan {
     /// Number of the level below; none: the base alone.
-    on: Option<usize>,
+    pub(crate) on: Option<usize>,
     /// That level, if it is a recovery point.
     point: Option<PointId>,
     position: Position,
     /// Disks of that level.
-    disks: Vec<LogDisk>,
+    pub(crate) disks: Vec<LogDisk>,
     /// Logs to replay onto it.
-    logs: Vec<Entry>,
+    pub(crate) logs: Vec<Entry>,
 }
 
 /// Makes a branch, or finishes making it.
@@ -55,6 +56,10 @@ pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &C
         None => manifest.not_promoted()?,
     }
     let plan = plan(replica, target)?;
+    // Its files are new ones, whatever had their names before.
+    replica
+        .presence
+        .forget(&replica.dir.join("branches").join(id.to_string()));
     files::room(
         &replica.dir,
         plan.logs.iter().map(|e| e.volume).sum(),
@@ -73,6 +78,9 @@ pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &C
             branch.complete = true;
         }
     })?;
+    for layer in &record.layers {
+        replica.proved(&replica.dir.join(&layer.file));
+    }
     images(replica, id)
 }
 
@@ -112,6 +120,7 @@ pub(crate) fn drop_branch(replica: &Replica, id: BranchId) -> Result<()> {
     match std::fs::rename(&from, &gone) {
         Ok(()) => {
             files::sync_dir(&branches)?;
+            replica.proved(&gone);
             // Whatever is left when the program ends now is swept at its next start.
             std::thread::spawn(move || {
                 if let Err(error) = files::remove_tree(&gone) {
@@ -126,7 +135,8 @@ pub(crate) fn drop_branch(replica: &Replica, id: BranchId) -> Result<()> {
     }
 }
 
-fn plan(replica: &Replica, target: Target) -> Result<Plan> {
+/// What a branch to `target` would be built from.
+pub(crate) fn plan(replica: &Replica, target: Target) -> Result<Plan> {
     let state = replica.state.blocking_lock();
     let manifest = &state.manifest;
     let plan = |(on, sealed): (usize, &Sealed), position, logs| Plan {
@@ -253,6 +263,7 @@ fn make_writable(replica: &Replica, layer: &Layer, below: &Image, cancel: &Cance
         path.as_str(),
         size.as_str(),
     ];
+    durable::write(&path, || Ok(()))?;
     qemu_img::run(&args, &path, cancel)?;
     files::sync_file(&path)
 }

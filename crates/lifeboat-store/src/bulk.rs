@@ -13,6 +13,7 @@ use lifeboat_engine::ports::store::{BulkProgress, StoreError};
 use lifeboat_model::DiskId;
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::durable;
 use crate::files::{self, Result, at};
 use crate::manifest::own_base;
 use crate::receive::{PIECE, ROOM_STEP, bad};
@@ -38,6 +39,8 @@ struct Segment {
     checked: u64,
     /// Everything below is on its way to the disk.
     flushed: u64,
+    /// On a disk that failed before: what was written where, to be read back.
+    written: Option<(blake3::Hasher, Vec<(u64, usize)>)>,
     flush: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -55,6 +58,7 @@ pub(crate) fn import(replica: &Replica, body: Chunks) -> Result<BulkProgress> {
 }
 
 fn take(replica: &Replica, mut body: Chunks, from: From) -> Result<BulkProgress> {
+    replica.all_there()?;
     let mut decoder = Decoder::new();
     let mut segment = None;
     let mut whole = false;
@@ -181,7 +185,9 @@ impl Segment {
             .map_err(at("open", &path))?;
         if next < disk.size {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            fallocate(&file, flags, next, disk.size - next).map_err(|e| at("clear", &path)(e.into()))?;
+            durable::write(&path, || {
+                fallocate(&file, flags, next, disk.size - next).map_err(io::Error::from)
+            })?;
         }
         Ok(Self {
             from,
@@ -191,6 +197,7 @@ impl Segment {
             next,
             checked: next,
             flushed: next,
+            written: replica.faults.failing().then(Default::default),
             flush: None,
         })
     }
@@ -215,9 +222,11 @@ impl Segment {
                     files::room(&replica.dir, data.len() as u64, replica.reserve)?;
                     self.checked = self.next + ROOM_STEP;
                 }
-                self.file
-                    .write_all_at(data, offset)
-                    .map_err(at("write", &self.path))?;
+                durable::write(&self.path, || self.file.write_all_at(data, offset))?;
+                if let Some((hash, ranges)) = &mut self.written {
+                    hash.update(data);
+                    ranges.push((offset, data.len()));
+                }
                 self.next += data.len() as u64;
                 self.flush_behind()?;
             }
@@ -233,7 +242,10 @@ impl Segment {
         }
         self.flushed_before()?;
         let file = self.file.try_clone().map_err(at("open", &self.path))?;
-        self.flush = Some(std::thread::spawn(move || file.sync_data()));
+        let path = self.path.clone();
+        self.flush = Some(std::thread::spawn(move || {
+            durable::sync_raw(&path, || file.sync_data())
+        }));
         self.flushed = self.next;
         Ok(())
     }
@@ -242,15 +254,54 @@ impl Segment {
     fn flushed_before(&mut self) -> Result<()> {
         match self.flush.take().map(JoinHandle::join) {
             None | Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(e))) => Err(at("sync", &self.path)(e)),
-            Some(Err(_)) => Err(at("sync", &self.path)(io::ErrorKind::Other.into())),
+            Some(Ok(Err(e))) => Err(durable::failing("a flush", &self.path)(e)),
+            Some(Err(_)) => Err(durable::failing("a flush", &self.path)(
+                io::ErrorKind::Other.into(),
+            )),
+        }
+    }
+
+    /// Makes what was written durable. What came since the last time it succeeded is cleared and sent again when it does
+    /// not, and the kernel must not go on believing that it is there.
+    fn sync(&mut self) -> Result<()> {
+        let synced = self
+            .flushed_before()
+            .and_then(|()| durable::sync_by(&self.path, || self.file.sync_data()));
+        if synced.is_err() {
+            durable::drop_cache(&self.path)?;
+        }
+        synced?;
+        self.read_back()
+    }
+
+    fn read_back(&self) -> Result<()> {
+        let Some((hash, ranges)) = &self.written else {
+            return Ok(());
+        };
+        durable::drop_cache(&self.path)?;
+        let (file, mut again) = (File::open(&self.path), blake3::Hasher::new());
+        let file = file.map_err(at("open", &self.path))?;
+        for (offset, len) in ranges {
+            let mut data = vec![0; *len];
+            file.read_exact_at(&mut data, *offset)
+                .map_err(at("read", &self.path))?;
+            again.update(&data);
+        }
+        match again.finalize() == hash.finalize() {
+            true => Ok(()),
+            false => {
+                let other = io::Error::other("the medium has something else");
+                Err(durable::failing("reading back what was flushed", &self.path)(
+                    other,
+                ))
+            }
         }
     }
 
     fn complete(mut self, replica: &Replica) -> Result<BulkProgress> {
         replica.step("before a segment is synced")?;
-        self.flushed_before()?;
-        self.file.sync_data().map_err(at("sync", &self.path))?;
+        self.sync()?;
+        replica.proved(&self.path);
         let (disk, done) = (self.disk, self.next);
         let mut state = replica.state.blocking_lock();
         self.from.allows(&state)?;

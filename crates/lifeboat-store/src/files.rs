@@ -8,6 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use camino::Utf8Path;
 use lifeboat_engine::ports::store::StoreError;
 
+use crate::durable;
+
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
 /// Bytes in a MiB.
@@ -32,21 +34,17 @@ pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> Store
 /// Whether an error says that there is no room. Image libraries wrap errors, so the cause is looked for as well.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
+    matches!(error.kind(), StorageFull | QuotaExceeded) || error.to_string().contains("No space left")
 }
 
 /// Makes a directory's entries durable.
 pub(crate) fn sync_dir(dir: &Utf8Path) -> Result<()> {
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(at("sync", dir))
+    durable::sync_dir_raw(dir).map_err(durable::failing("a flush", dir))
 }
 
 /// Makes a file's content durable, whoever wrote it.
 pub(crate) fn sync_file(path: &Utf8Path) -> Result<()> {
-    File::open(path)
-        .and_then(|f| f.sync_all())
-        .map_err(at("sync", path))
+    durable::sync_by(path, || File::open(path).and_then(|f| f.sync_all()))
 }
 
 /// Writes `bytes` beside `path` and puts them in its place: after a crash the file is the old one or the new one.
@@ -56,19 +54,53 @@ pub(crate) fn replace(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
 
 /// The same with whatever fills the file.
 pub(crate) fn replace_with(path: &Utf8Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    let first = !path.exists();
+    put_with(path, fill)?;
+    let synced = sync_dir(path.parent().unwrap_or(path));
+    if synced.is_err() && first {
+        // Found later, it would be taken for durable.
+        let _ = fs::remove_file(path);
+    }
+    synced
+}
+
+/// Like [`replace`], but the name may lead to the old file after a crash.
+pub(crate) fn put(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
+    put_with(path, |file| file.write_all(bytes))
+}
+
+fn put_with(path: &Utf8Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let tmp = path.with_extension("tmp");
     let write = || {
-        let mut file = File::create(&tmp)?;
-        fill(&mut file)?;
-        file.sync_all()?;
+        let mut file = create(&tmp)?;
+        durable::write_raw(&tmp, || fill(&mut file))?;
+        durable::sync_raw(&tmp, || file.sync_all())?;
         fs::rename(&tmp, path)
     };
     if let Err(error) = write() {
-        // What is left is overwritten by the next try; removing it gives the room back when the disk is full.
+        // Not believed, and removing it gives the room back when the disk is full.
         let _ = fs::remove_file(&tmp);
-        return Err(at("write", path)(error));
+        return Err(durable::failing("a write", path)(error));
     }
-    sync_dir(path.parent().unwrap_or(path))
+    Ok(())
+}
+
+/// Makes a file that is a new one: nothing of what had its name is believed.
+pub(crate) fn create(path: &Utf8Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => {}
+    }
+    File::options().read(true).write(true).create_new(true).open(path)
+}
+
+/// Makes a directory durably if it is not there. What it is in must be.
+pub(crate) fn make_dir(dir: &Utf8Path) -> Result<()> {
+    match fs::create_dir(dir) {
+        Ok(()) => sync_dir(dir.parent().unwrap_or(dir)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(at("make", dir)(e)),
+    }
 }
 
 /// Removes a file that may be gone already.

@@ -22,7 +22,10 @@ pub(crate) fn put(replica: &Replica, vars: &[u8]) -> Result<()> {
         return Err(StoreError::Conflict(why));
     }
     replica.step("before firmware variables are replaced")?;
-    files::replace(&replica.dir.join(NAME), vars)
+    let path = replica.dir.join(NAME);
+    files::replace(&path, vars)?;
+    replica.proved(&path);
+    Ok(())
 }
 
 /// What was put last.

@@ -22,8 +22,9 @@ use lifeboat_model::DiskFormat;
 use lifeboat_model::policy::change_granularity;
 
 use crate::chain::Image;
+use crate::durable;
 use crate::export::Export;
-use crate::files::{Result, at, is_full};
+use crate::files::{self, Result, at};
 use crate::nbd::MAX_READ;
 
 /// Neighbouring frames are written together up to this many bytes.
@@ -60,19 +61,14 @@ pub(crate) fn create_with(
         DiskFormat::Qcow2 => "qcow2",
     };
     let make = || {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
+        let file = files::create(path)?;
         Qcow2::<File>::create_builder(File::try_from(file)?)
             .size(size)
             .cluster_size(cluster)
             .backing(backing.to_string(), format.to_owned())
             .create()
     };
-    make().map_err(at("create", path))
+    durable::write(path, make)
 }
 
 fn open_image(image: &Image, below: Option<FormatAccess<File>>, write: bool) -> Result<FormatAccess<File>> {
@@ -211,7 +207,7 @@ impl Writer {
         let end = offset + len;
         self.complete_cluster(offset)?;
         self.complete_cluster(end)?;
-        self.image.write_zeroes(offset, len).map_err(|e| self.failed(e))
+        durable::write(&self.path, || self.image.write_zeroes(offset, len))
     }
 
     /// Fetches the cluster with byte `edge` from below if a write begins or ends inside of it. Images that `imago` reads
@@ -230,8 +226,7 @@ impl Writer {
         // Opened without what is below, an unallocated cluster is one of zeros that nobody wrote.
         if matches!(mapping, ShallowMapping::Zero { explicit: false, .. }) {
             let data = foreign.read(start, end)?;
-            let written = self.image.write(data.as_slice(), start);
-            written.map_err(|e| self.failed(e))?;
+            durable::write(&self.path, || self.image.write(data.as_slice(), start))?;
         }
         Ok(())
     }
@@ -240,27 +235,20 @@ impl Writer {
         if !self.batch.is_empty() {
             self.complete_cluster(self.batch_at)?;
             self.complete_cluster(self.batch_at + self.batch.len() as u64)?;
-            self.image
-                .write(self.batch.as_slice(), self.batch_at)
-                .map_err(|e| self.failed(e))?;
+            durable::write(&self.path, || {
+                self.image.write(self.batch.as_slice(), self.batch_at)
+            })?;
             self.batch.clear();
         }
         Ok(())
     }
 
-    /// Writes everything and makes it durable.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    /// Writes everything, makes it durable, and tells which file it is in.
+    pub(crate) fn finish(mut self) -> Result<Utf8PathBuf> {
         self.drain()?;
-        self.image.flush().map_err(|e| self.failed(e))?;
-        self.image.sync().map_err(|e| self.failed(e))
-    }
-
-    fn failed(&self, error: io::Error) -> StoreError {
-        if is_full(&error) || error.to_string().contains("No space left") {
-            StoreError::NoSpace(self.path.parent().unwrap_or(&self.path).to_owned())
-        } else {
-            at("write", &self.path)(error)
-        }
+        durable::write(&self.path, || self.image.flush())?;
+        durable::sync_by(&self.path, || self.image.sync())?;
+        Ok(self.path)
     }
 }
 
@@ -276,7 +264,7 @@ pub(crate) fn cover(dir: &Utf8Path, chain: &[Image], from: u64, size: u64) -> Re
     };
     let mut writer = Writer::open(dir, chain, size)?;
     writer.cover(below, from, size)?;
-    writer.finish()
+    writer.finish().map(drop)
 }
 
 /// Whether an image of `below` has something from byte `from` on that a layer of this size would show.

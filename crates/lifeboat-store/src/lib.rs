@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! <location>/<vm>/manifest.json                     what counts; replaced atomically
+//!                 manifest.backup.json              the same without the head, for when that is damaged
 //!                 disks/<disk>/base.raw             bulk copy, then everything older than the oldest point; absent
 //!                                                   when an image of this host was taken over where it is
 //!                              <sequence>-<n>.qcow2 sealed points, each on the one before, and the head on top
@@ -10,6 +11,7 @@
 //!                 incoming/*.part                   transfers under way
 //!                 branches/<branch>/<disk>.qcow2    writable layer on a point (and <disk>.replay.qcow2 below it)
 //!                 branches/<branch>/firmware.fd     the branch's own firmware variables, made from firmware.fd
+//!                 damaged/                          files that could not be used; only a person deletes them
 //!                 divergence-<n>.json               where this copy may differ from others
 //!                 run/                              sockets of readers
 //! ```
@@ -28,9 +30,12 @@ mod branch;
 mod bulk;
 mod chain;
 mod compare;
+mod damaged;
 mod divergence;
+mod durable;
 mod expire;
 mod export;
+mod faults;
 mod files;
 mod firmware;
 mod layer;
@@ -40,6 +45,7 @@ mod media;
 mod merge;
 mod nbd;
 mod open;
+mod presence;
 mod qemu_img;
 mod receive;
 mod replica;
@@ -48,6 +54,8 @@ mod steps;
 mod store;
 #[cfg(test)]
 mod tests;
+mod twin;
+mod verify;
 mod view;
 
 pub use media::FileMedia;

@@ -1,22 +1,28 @@
 //! The log directory: durable delta logs, each self-describing, found by their headers and linked by their positions.
 //! A log is here if and only if its file is in the directory under its final name.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 
 use camino::Utf8Path;
-use lifeboat_deltalog::{Decoder, Header, Item, LogDisk, LogKind};
+use lifeboat_deltalog::{Decoder, Header, Item, LOG_TAIL, LogDisk, LogKind, footer_len};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::store::{StoreError, StoredLog};
 use lifeboat_model::{Position, Timestamp};
 
+use crate::damaged;
 use crate::files::{self, Result, at};
 use crate::receive::PIECE;
 use crate::replica::Replica;
 
 /// Directory of durable logs.
 pub(crate) const DIR: &str = "logs";
+
+/// What the kernel says of a block that cannot be read.
+const EIO: i32 = 5;
 
 /// Most bytes a header can need: 96 fixed, 64 disks of 24, a checksum.
 const HEADER_ROOM: u64 = 4096;
@@ -64,32 +70,66 @@ impl Entry {
     }
 }
 
+/// Whether a file's name is one that [`file_name`] makes.
+fn is_log(name: &str) -> bool {
+    let parts = name.strip_suffix(".lbd").and_then(|n| n.rsplit_once('-'));
+    parts.is_some_and(|(generation, sequence)| {
+        generation.parse::<uuid::Uuid>().is_ok() && sequence.parse::<u64>().is_ok()
+    })
+}
+
+/// Splits logs into those that `applied` came from or that continue it, oldest first, and the rest. A log of the same
+/// generation from before a gap is kept: an older recovery point may lead to it.
+fn link(all: Vec<Entry>, applied: Position) -> (Vec<Entry>, Vec<Entry>) {
+    let mut found: HashMap<Position, Entry> = all.into_iter().map(|e| (e.log.position, e)).collect();
+    let mut linked = Vec::new();
+    let mut back = applied;
+    while let Some(entry) = found.remove(&back) {
+        back = entry.log.parent;
+        linked.push(entry);
+    }
+    linked.reverse();
+    let earlier = |e: &Entry| e.log.position.compare(applied) == Some(Ordering::Less);
+    let (mut before, after): (Vec<Entry>, Vec<Entry>) = found.into_values().partition(earlier);
+    before.sort_by(|a, b| a.log.position.compare(b.log.position).unwrap_or(Ordering::Equal));
+    before.append(&mut linked);
+    let mut by_parent: HashMap<Position, Entry> = after.into_iter().map(|e| (e.log.parent, e)).collect();
+    let mut forth = applied;
+    while let Some(entry) = by_parent.remove(&forth) {
+        forth = entry.log.position;
+        before.push(entry);
+    }
+    (before, by_parent.into_values().collect())
+}
+
 impl Logs {
-    /// Finds the logs that lead to and from `applied`; all others can never be used and are removed.
-    pub(crate) fn scan(dir: &Utf8Path, applied: Position) -> Result<Self> {
-        let mut found = HashMap::new();
-        let mut useless = Vec::new();
-        for name in files::names(dir)? {
-            match read_header(&dir.join(&name))? {
-                Some(entry) if entry.file == name => drop(found.insert(entry.log.position, entry)),
-                Some(_) | None => useless.push(name),
+    /// Finds the logs that lead to and from `applied` in the replica's directory. A damaged one, and what nothing leads
+    /// to without it, is set aside; what is left over from an operation that ended it can never be used and is removed.
+    pub(crate) fn scan(replica: &Utf8Path, applied: Position) -> Result<Self> {
+        let dir = replica.join(DIR);
+        let (mut found, mut damaged, mut useless) = (Vec::new(), Vec::new(), Vec::new());
+        for name in files::names(&dir)? {
+            match read_header(&dir.join(&name)) {
+                Ok(Some(entry)) if entry.file == name => found.push(entry),
+                Ok(Some(_) | None) if is_log(&name) => damaged.push(name),
+                Ok(Some(_) | None) => useless.push(name),
+                Err(StoreError::Io { source, .. }) if source.raw_os_error() == Some(EIO) => {
+                    damaged.push(name)
+                }
+                Err(e) => return Err(e),
             }
         }
-        let mut entries = Vec::new();
-        let mut back = applied;
-        while let Some(entry) = found.remove(&back) {
-            back = entry.log.parent;
-            entries.push(entry);
+        let (entries, rest) = link(found, applied);
+        for entry in rest {
+            let same_line = entry.log.position.same_generation(applied);
+            match same_line || !damaged.is_empty() {
+                true => damaged.push(entry.file),
+                false => useless.push(entry.file),
+            }
         }
-        entries.reverse();
-        let mut by_parent: HashMap<Position, Entry> =
-            found.into_values().map(|e| (e.log.parent, e)).collect();
-        let mut forth = applied;
-        while let Some(entry) = by_parent.remove(&forth) {
-            forth = entry.log.position;
-            entries.push(entry);
+        for name in damaged {
+            damaged::set_aside(replica, &Utf8Path::new(DIR).join(name))?;
         }
-        useless.extend(by_parent.into_values().map(|e| e.file));
         for name in useless {
             tracing::warn!(%dir, name, "removing a log that continues nothing here");
             files::remove(&dir.join(name))?;
@@ -98,6 +138,26 @@ impl Logs {
             entries,
             keep_after: None,
         })
+    }
+
+    /// Last position that can be reached from `applied` without a gap.
+    pub(crate) fn reach(&self, applied: Position) -> Position {
+        let next = self.entries.iter().skip_while(|e| e.log.parent != applied);
+        let mut at = applied;
+        for entry in next {
+            if entry.log.parent != at {
+                break;
+            }
+            at = entry.log.position;
+        }
+        at
+    }
+
+    /// Takes out what cannot be used any more once `applied` has moved or logs are gone, and returns it.
+    pub(crate) fn relink(&mut self, applied: Position) -> Vec<Entry> {
+        let (kept, rest) = link(std::mem::take(&mut self.entries), applied);
+        self.entries = kept;
+        rest
     }
 
     /// The log to a position.
@@ -150,12 +210,12 @@ impl Logs {
         if count == 0 {
             return Ok(());
         }
-        for entry in self.entries.iter().take(count) {
+        // Out of the list first: whatever fails below, a file that may be gone is not counted on.
+        let gone: Vec<Entry> = self.entries.drain(..count).collect();
+        for entry in gone {
             files::remove(&dir.join(&entry.file))?;
         }
-        files::sync_dir(dir)?;
-        self.entries.drain(..count);
-        Ok(())
+        files::sync_dir(dir)
     }
 
     /// Removes logs up to and including the one to `position`; nothing can be replayed onto an older point.
@@ -177,10 +237,13 @@ impl Logs {
     }
 }
 
-/// Reads what a file in the log directory says of itself; `None` when it is no log.
-fn read_header(path: &Utf8Path) -> Result<Option<Entry>> {
+/// Reads what a file in the log directory says of itself; `None` when it is no log, or one that was cut.
+pub(crate) fn read_header(path: &Utf8Path) -> Result<Option<Entry>> {
     let file = File::open(path).map_err(at("open", path))?;
     let size = file.metadata().map_err(at("look at", path))?.len();
+    if !ends_well(&file, size).map_err(at("read", path))? {
+        return Ok(None);
+    }
     let mut start = Vec::new();
     file.take(HEADER_ROOM)
         .read_to_end(&mut start)
@@ -191,6 +254,16 @@ fn read_header(path: &Utf8Path) -> Result<Option<Entry>> {
         Ok(Some(Item::Header(header))) => Ok(Some(Entry::new(header, size, size))),
         Ok(_) | Err(_) => Ok(None),
     }
+}
+
+/// Whether a file ends as a log does.
+fn ends_well(file: &File, size: u64) -> std::io::Result<bool> {
+    let mut tail = [0; LOG_TAIL];
+    let Some(end) = size.checked_sub(LOG_TAIL as u64) else {
+        return Ok(false);
+    };
+    file.read_exact_at(&mut tail, end)?;
+    Ok(footer_len(&tail).is_some_and(|len| len <= size))
 }
 
 /// A stored log from `offset` on, as it is. Once opened it can be read to its end, whatever expires meanwhile.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::Image;
 use crate::files::{self, Result, at};
+use crate::twin;
 
 /// The format this program writes. Version 1 lacks what came with adoption and is read as well.
 const VERSION: u32 = 2;
@@ -197,19 +198,18 @@ impl Manifest {
         }
     }
 
-    /// Reads the manifest in `dir`; `None` when there is none.
+    /// Reads the manifest in `dir`, or its copy; `None` when there is neither.
     pub(crate) fn load(dir: &Utf8Path) -> Result<Option<Self>> {
-        let path = dir.join(NAME);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(at("read", &path)(e)),
-        };
+        twin::load(dir).map(|found| found.map(|f| f.manifest))
+    }
+
+    /// Reads a manifest that was found at `path`.
+    pub(crate) fn parse(path: &Utf8Path, bytes: &[u8]) -> Result<Self> {
         let damaged = |detail: String| StoreError::Damaged {
-            path: path.clone(),
+            path: path.to_owned(),
             detail,
         };
-        let mut manifest: Self = serde_json::from_slice(&bytes)
+        let mut manifest: Self = serde_json::from_slice(bytes)
             .map_err(|e| damaged(format!("not a manifest this version can read ({e})")))?;
         if !(1..=VERSION).contains(&manifest.version) {
             return Err(damaged(format!(
@@ -234,15 +234,14 @@ impl Manifest {
         {
             return Err(damaged("keeps more levels than there are".to_owned()));
         }
-        Ok(Some(manifest))
+        Ok(manifest)
     }
 
     /// Puts it in place durably.
     pub(crate) fn save(&self, dir: &Utf8Path) -> Result<()> {
         let path = dir.join(NAME);
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| at("write", &path)(e.into()))?;
-        bytes.push(b'\n');
-        files::replace(&path, &bytes)
+        let text = twin::text(self).map_err(|e| at("write", &path)(e.into()))?;
+        files::replace(&path, text.as_bytes())
     }
 
     /// Every image it names, relative to the replica's directory, except bases.
@@ -259,6 +258,34 @@ impl Manifest {
             .chain(branches)
             .map(|l| &l.file)
             .chain(below.flat_map(|b| &b.files))
+    }
+
+    /// Every image that cannot be made again, the unfinished apart; relative to the replica's directory, bases that are not
+    /// ours absolute. What recovery points stand on comes first.
+    pub(crate) fn needed(&self) -> Vec<Utf8PathBuf> {
+        let head: Vec<_> = self
+            .head
+            .iter()
+            .flat_map(|h| &h.layers)
+            .map(|l| &l.file)
+            .collect();
+        let unfinished = self.branches.iter().filter(|b| !b.complete);
+        let unfinished: Vec<_> = unfinished.map(|b| format!("branches/{}", b.id)).collect();
+        let images = self.files().filter(|f| {
+            let in_unfinished = unfinished.iter().any(|u| f.starts_with(u));
+            !head.contains(f) && !in_unfinished
+        });
+        self.disks_with_base()
+            .map(|d| self.base(d).file)
+            .chain(images.cloned())
+            .collect()
+    }
+
+    /// Disks whose base is there: a disk that is only in an unfinished head gets its base together with the head.
+    pub(crate) fn disks_with_base(&self) -> impl Iterator<Item = &DiskId> {
+        let sealed = self.points.iter().flat_map(|p| &p.layers);
+        let sealed = sealed.map(|l| &l.disk);
+        sealed.chain(self.disks.iter().map(|d| &d.id))
     }
 
     /// The point at a position.
@@ -383,6 +410,15 @@ impl Manifest {
             ))),
             None => Ok(()),
         }
+    }
+
+    /// Everything but the head.
+    pub(crate) fn without_head(&self) -> Self {
+        let mut rest = self.clone();
+        if rest.head.is_some() {
+            rest.discard_head();
+        }
+        rest
     }
 
     /// Forgets the head; its logs are applied again.

@@ -23,6 +23,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::durable;
 use crate::files::is_full;
 
 /// The manifest.
@@ -78,8 +79,7 @@ fn open(path: &Utf8Path) -> io::Result<File> {
 }
 
 fn sync_dir(dir: &Utf8Path) -> Result<()> {
-    let synced = File::open(dir).and_then(|d| d.sync_all());
-    synced.map_err(at("sync", dir))
+    durable::sync_dir_raw(dir).map_err(at("sync", dir))
 }
 
 /// A file that gets its name when it is whole.
@@ -105,14 +105,30 @@ impl Unfinished {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(at("write", &self.path))
+        durable::write_raw(&self.path, || self.file.write_all(bytes)).map_err(at("write", &self.path))
     }
 
     fn finish(self) -> Result<()> {
-        let Self { path, file } = self;
-        file.sync_all().map_err(at("sync", &path))?;
-        std::fs::rename(format!("{path}{UNFINISHED}"), &path).map_err(at("rename", &path))?;
-        sync_dir(path.parent().unwrap_or(&path))
+        let (path, unfinished) = (&self.path, self.unfinished());
+        durable::sync_raw(&unfinished, || self.file.sync_all()).map_err(at("sync", path))?;
+        std::fs::rename(&unfinished, path).map_err(at("rename", path))?;
+        let synced = sync_dir(path.parent().unwrap_or(path));
+        if synced.is_err() {
+            // Found by a later attempt, it would be taken for durable.
+            let _ = std::fs::remove_file(path);
+        }
+        synced
+    }
+
+    fn unfinished(&self) -> Utf8PathBuf {
+        Utf8PathBuf::from(format!("{}{UNFINISHED}", self.path))
+    }
+}
+
+impl Drop for Unfinished {
+    /// Nothing of a file that was not finished is used again.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.unfinished());
     }
 }
 
@@ -178,6 +194,8 @@ fn found(dir: &Utf8Path, whose: &Begun) -> Result<Option<Vec<SegmentFile>>> {
         return Err(MediaError::NotEmpty(dir.to_owned()));
     }
     let mut whole = Vec::new();
+    // Whoever ended in the middle may have named a file and not made that durable.
+    sync_dir(dir)?;
     for name in names.iter().filter(|n| is_segment(n)) {
         let path = dir.join(name);
         whole.push(describe(&path, name).map_err(at("read", &path))?);
@@ -193,7 +211,8 @@ fn begin(dir: &Utf8Path, whose: &Begun) -> Result<()> {
         made => made.map_err(at("make", dir))?,
     }
     if found(dir, whose)?.is_some() {
-        return Ok(());
+        // An attempt before may have failed at just this.
+        return sync_dir(dir.parent().unwrap_or(dir));
     }
     // An empty directory of somebody's may be open to all. Media without permissions keep the ones they have.
     let private = std::fs::Permissions::from_mode(0o700);

@@ -7,8 +7,9 @@ use lifeboat_engine::ports::hypervisor::LiveMerge;
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::{BranchId, DiskId};
 
-use crate::chain::{Image, commit_name, reference};
+use crate::chain::{Image, commit_name, readable, reference};
 use crate::divergence;
+use crate::durable;
 use crate::files::{self, Result};
 use crate::layer;
 use crate::manifest::{Branch, Layer, Manifest, Promoted};
@@ -27,9 +28,43 @@ pub(crate) fn copy_down(replica: &Replica, chain: &[Image], cancel: &Cancel) -> 
     };
     files::room(&replica.dir, files::usage(&layer.file), replica.reserve)?;
     let name = commit_name(&chain);
-    qemu_img::run(&["commit", "-q", "-d", "-r", RATE, &name], &below.file, cancel)?;
-    files::sync_file(&below.file)?;
+    let merged = in_place(&below.file, || {
+        qemu_img::run(&["commit", "-q", "-d", "-r", RATE, &name], &below.file, cancel)
+    });
+    merged?;
+    if replica.faults.failing() {
+        in_place(&below.file, || same_content(&chain, cancel))?;
+        replica.proved(&below.file);
+    }
     replica.step("after a layer was copied into the image below")
+}
+
+/// Changes an image that has to stay where it is. When that fails the kernel must not go on believing what the medium
+/// may not have: the change is made again on what is there. Until it succeeds no view depends on it.
+fn in_place(path: &Utf8Path, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let changed = durable::write(path, || Ok(()))
+        .and_then(|()| change())
+        .and_then(|()| files::sync_file(path));
+    if matches!(changed, Err(StoreError::Failing { .. })) {
+        durable::drop_cache(path)?;
+    }
+    changed
+}
+
+/// Reads from a medium that failed before whether the last image of a chain hides nothing from the one below any more.
+fn same_content(chain: &[Image], cancel: &Cancel) -> Result<()> {
+    let [.., below, _] = chain else { return Ok(()) };
+    durable::drop_cache(&below.file)?;
+    let upto = chain.len().saturating_sub(1);
+    let views = [chain, chain.get(..upto).unwrap_or_default()].map(|c| format!("json:{}", readable(c)));
+    let [with, without] = &views;
+    qemu_img::run(&["compare", "-q", "-U", with, without], &below.file, cancel).map_err(|e| {
+        StoreError::Failing {
+            path: below.file.clone(),
+            what: "reading back what was merged",
+            source: std::io::Error::other(e),
+        }
+    })
 }
 
 /// Makes an image refer to another one instead of the layer that was merged into that.
@@ -49,8 +84,7 @@ pub(crate) fn stand_on(replica: &Replica, file: &Utf8Path, below: &Image, cancel
         name.as_str(),
     ];
     let args: Vec<&str> = args.into_iter().chain([image.as_str()]).collect();
-    qemu_img::run(&args, &image, cancel)?;
-    files::sync_file(&image)
+    in_place(&image, || qemu_img::run(&args, &image, cancel))
 }
 
 /// Makes a branch the VM's disks.

@@ -1,14 +1,16 @@
 //! The first and the last moment of a replica, and what a start of the daemon does with one: after a crash anywhere the
 //! manifest is one that was valid, so recovery is to drop what it calls unfinished and to remove what it does not name.
 
-use std::fs::{self, File};
+use std::fs;
 
 use camino::Utf8Path;
 use lifeboat_deltalog::LogDisk;
+use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::{Position, VmId};
 
 use crate::apply::discard_head;
+use crate::damaged;
 use crate::export;
 use crate::files::{self, Result, at};
 use crate::layer;
@@ -17,6 +19,7 @@ use crate::manifest::{self, Manifest};
 use crate::receive;
 use crate::replica::Replica;
 use crate::steps::Steps;
+use crate::twin::{self, Found};
 
 /// Makes an empty replica in `dir`, or finds the same one there.
 pub(crate) fn create(
@@ -28,7 +31,8 @@ pub(crate) fn create(
 ) -> Result<()> {
     if let Some(there) = Manifest::load(dir)?.filter(|m| !m.destroying) {
         if there.vm == vm && there.created == disks && there.start == start {
-            return Ok(());
+            // The call before may have failed at just this.
+            return files::sync_dir(dir.parent().unwrap_or(dir));
         }
         if there.vm == vm && is_leftover(dir, &there)? {
             // What an offer that was never answered left.
@@ -46,11 +50,7 @@ pub(crate) fn create(
         let path = dir.join(manifest::own_base(&disk.id));
         let parent = path.parent().unwrap_or(dir);
         fs::create_dir_all(parent).map_err(at("make", parent))?;
-        File::create(&path)
-            .and_then(|f| f.set_len(disk.size))
-            .map_err(at("make", &path))?;
-        files::sync_file(&path)?;
-        files::sync_dir(parent)?;
+        files::replace_with(&path, |file| file.set_len(disk.size))?;
         steps.pass("after a base is made")?;
     }
     files::sync_dir(&dir.join("disks"))?;
@@ -75,7 +75,7 @@ pub(crate) fn make_dirs(dir: &Utf8Path) -> Result<()> {
 
 /// Opens the replica in `dir` and finishes or undoes what was interrupted.
 pub(crate) fn open(dir: &Utf8Path, vm: VmId, reserve: u64, steps: Steps) -> Result<Replica> {
-    let Some(manifest) = Manifest::load(dir)? else {
+    let Some(Found { manifest, recovered }) = twin::load(dir)? else {
         // The last trace of a deletion that was cut short is an empty directory; this removes nothing else.
         let _ = fs::remove_dir(dir);
         return Err(StoreError::NoReplica(vm));
@@ -90,15 +90,29 @@ pub(crate) fn open(dir: &Utf8Path, vm: VmId, reserve: u64, steps: Steps) -> Resu
     }
     make_dirs(dir)?;
     all_there(dir, &manifest)?;
+    if recovered.is_some() {
+        twin::restore(dir, &manifest)?;
+    }
+    // Whoever ended in the middle may have renamed a file and not made that durable; from here on it is believed.
+    files::sync_dir(dir)?;
+    files::sync_dir(&dir.join(logs::DIR))?;
     files::remove_tree(&dir.join(export::DIR))?;
     let promoted = manifest.promoted.is_some();
     let logs = if promoted {
         Logs::default()
     } else {
-        Logs::scan(&dir.join(logs::DIR), manifest.applied)?
+        Logs::scan(dir, manifest.applied)?
     };
-    files::remove(&dir.join(manifest::NAME).with_extension("tmp"))?;
+    for name in [manifest::NAME, twin::COPY] {
+        files::remove(&dir.join(name).with_extension("tmp"))?;
+    }
     let replica = Replica::new(dir, manifest, logs, reserve, steps);
+    if let Some(why) = recovered {
+        let detail = format!("{why}; the copy beside it was used, and the head is built again");
+        replica
+            .faults
+            .note(Kind::Rebuilt, &dir.join(manifest::NAME), detail);
+    }
     replica.change(|m| m.branches.retain(|b| b.complete))?;
     let head = replica.manifest().head;
     let bad = |l: &manifest::Layer| !layer::opens(&dir.join(&l.file));
@@ -109,30 +123,17 @@ pub(crate) fn open(dir: &Utf8Path, vm: VmId, reserve: u64, steps: Steps) -> Resu
     let durable = replica.state.blocking_lock().durable();
     drop_useless_parts(dir, durable, promoted)?;
     replica.sweep()?;
+    let mut state = replica.state.blocking_lock();
+    state.copy = twin::read(dir, twin::COPY).unwrap_or_default();
+    replica.keep_copy(&mut state);
+    drop(state);
+    replica.look();
     Ok(replica)
 }
 
 /// Whether every image that cannot be made again is there.
 fn all_there(dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
-    let head: Vec<_> = manifest
-        .head
-        .iter()
-        .flat_map(|h| &h.layers)
-        .map(|l| &l.file)
-        .collect();
-    let unfinished = manifest.branches.iter().filter(|b| !b.complete);
-    let unfinished: Vec<_> = unfinished.map(|b| format!("branches/{}", b.id)).collect();
-    let needed = manifest.files().filter(|f| {
-        let in_unfinished = unfinished.iter().any(|u| f.starts_with(u));
-        !head.contains(f) && !in_unfinished
-    });
-    // A disk that is only in an unfinished head gets its base together with the head.
-    let sealed = manifest.points.iter().flat_map(|p| &p.layers);
-    let disks = sealed
-        .map(|l| &l.disk)
-        .chain(manifest.disks.iter().map(|d| &d.id));
-    let bases = disks.map(|d| manifest.base(d).file);
-    for file in needed.cloned().chain(bases) {
+    for file in manifest.needed() {
         if !dir.join(&file).is_file() {
             return Err(StoreError::Damaged {
                 path: dir.join(file),
@@ -162,7 +163,14 @@ fn drop_useless_parts(dir: &Utf8Path, durable: Position, promoted: bool) -> Resu
 
 /// Deletes a replica that is marked for it; the mark goes last.
 pub(crate) fn remove(dir: &Utf8Path, steps: &Steps) -> Result<()> {
-    for name in ["branches", "disks", logs::DIR, receive::DIR, export::DIR] {
+    for name in [
+        "branches",
+        "disks",
+        logs::DIR,
+        receive::DIR,
+        export::DIR,
+        damaged::DIR,
+    ] {
         steps.pass("before a directory is removed")?;
         files::remove_tree(&dir.join(name))?;
     }
@@ -171,6 +179,7 @@ pub(crate) fn remove(dir: &Utf8Path, steps: &Steps) -> Result<()> {
             files::remove(&dir.join(name))?;
         }
     }
+    files::remove(&dir.join(twin::COPY))?;
     files::sync_dir(dir)?;
     files::remove(&dir.join(manifest::NAME))?;
     steps.pass("after the manifest is removed")?;

@@ -68,6 +68,13 @@ pub(crate) fn run(args: &[&str], on: &Utf8Path, cancel: &Cancel) -> Result<()> {
     if said.contains("No space left") {
         return Err(StoreError::NoSpace(on.parent().unwrap_or(on).to_owned()));
     }
+    if said.contains("Input/output error") {
+        return Err(StoreError::Failing {
+            path: on.to_owned(),
+            what: "qemu-img",
+            source: std::io::Error::other(said),
+        });
+    }
     Err(StoreError::Damaged {
         path: on.to_owned(),
         detail: format!("qemu-img: {said}"),

@@ -4,11 +4,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{DecodeError, Decoder, Header, Item, LogDisk, LogKind};
 use lifeboat_engine::ports::store::{Received, StoreError};
 use lifeboat_model::Position;
 
+use crate::durable;
 use crate::files::{self, MIB, Result, at};
 use crate::logs::{self, Entry};
 use crate::replica::{Chunks, Replica, State};
@@ -55,6 +56,8 @@ pub(crate) fn receive(
             return Ok(received);
         }
     }
+    // Nothing is acknowledged on top of what is gone.
+    replica.all_there()?;
     let mut part = Part::open(replica, position, offset)?;
     let mut broken = None;
     while let Some(chunk) = body.blocking_recv() {
@@ -66,10 +69,8 @@ pub(crate) fn receive(
             }
         }
     }
-    part.file
-        .flush()
-        .map_err(at("write", &part.path))
-        .map_err(|e| part.forget(e))?;
+    let flushed = durable::write(&part.path, || part.file.flush());
+    flushed.map_err(|e| part.forget(e))?;
     if broken.is_some() || part.volume.is_none() {
         return Err(part.interrupted(broken));
     }
@@ -111,6 +112,7 @@ impl<'a> Part<'a> {
     /// Opens the part and brings the decoder to `offset` by reading what is there again.
     fn open(replica: &'a Replica, position: Position, offset: u64) -> Result<Self> {
         let dir = replica.dir.join(DIR);
+        files::make_dir(&dir)?;
         let name = part_name(position);
         // The sender has decided for this log; what another one left behind is of no use any more.
         for other in files::names(&dir)?.into_iter().filter(|n| *n != name) {
@@ -173,7 +175,7 @@ impl<'a> Part<'a> {
                 files::room(&self.replica.dir, piece.len() as u64, self.replica.reserve)?;
                 self.checked = self.len + ROOM_STEP;
             }
-            self.file.write_all(piece).map_err(at("write", &self.path))?;
+            durable::write(&self.path, || self.file.write_all(piece))?;
             self.len += piece.len() as u64;
         }
         Ok(())
@@ -220,12 +222,9 @@ impl<'a> Part<'a> {
         same_disks(newest.unwrap_or(&state.manifest.disks), &header.disks)
     }
 
-    /// After an error: what is wrong with the log itself or lacks room is not kept.
+    /// After an error: what is wrong with the log itself, lacks room, or may not have reached the disk is not kept.
     fn forget(&self, error: StoreError) -> StoreError {
-        if !matches!(error, StoreError::Io { .. }) {
-            let _ = files::remove(&self.path);
-        }
-        error
+        forget(&self.path)(error)
     }
 
     fn interrupted(&self, cause: Option<io::Error>) -> StoreError {
@@ -247,7 +246,11 @@ impl<'a> Part<'a> {
         };
         self.decoder.finish().map_err(bad)?;
         replica.step("before a received log is synced")?;
-        self.file.get_ref().sync_all().map_err(at("sync", &self.path))?;
+        let part = forget(&self.path);
+        durable::sync_by(&self.path, || self.file.get_ref().sync_all()).map_err(part)?;
+        if replica.faults.failing() {
+            read_back(&self.path).map_err(forget(&self.path))?;
+        }
         let entry = Entry::new(header, self.len, volume);
         let dir = replica.dir.join(logs::DIR);
         let mut state = replica.state.blocking_lock();
@@ -257,10 +260,14 @@ impl<'a> Part<'a> {
             return Err(StoreError::OutOfSequence { parent, have });
         }
         replica.step("before a received log is renamed")?;
+        files::make_dir(&dir)?;
         let path = dir.join(&entry.file);
         std::fs::rename(&self.path, &path).map_err(at("rename", &path))?;
         replica.step("after a received log was renamed")?;
-        files::sync_dir(&dir)?;
+        // Without its name durable it was not acknowledged, and must not be found by the next start.
+        files::sync_dir(&dir).map_err(forget(&path))?;
+        replica.proved(&self.path);
+        replica.proved(&path);
         let received = Received {
             durable: self.position,
             instant: entry.log.instant,
@@ -270,6 +277,26 @@ impl<'a> Part<'a> {
         state.logs.entries.push(entry);
         Ok(received)
     }
+}
+
+fn forget(path: &Utf8Path) -> impl FnOnce(StoreError) -> StoreError {
+    let path = path.to_owned();
+    move |error| {
+        if !matches!(error, StoreError::Io { .. }) {
+            let _ = files::remove(&path);
+        }
+        error
+    }
+}
+
+/// Reads a log again from the medium, on a disk that failed before.
+fn read_back(path: &Utf8Path) -> Result<()> {
+    durable::drop_cache(path)?;
+    logs::read(path, |_| Ok(())).map_err(|e| StoreError::Failing {
+        path: path.to_owned(),
+        what: "reading back what was flushed",
+        source: io::Error::other(e),
+    })
 }
 
 pub(crate) fn bad(error: DecodeError) -> StoreError {

@@ -5,17 +5,21 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_engine::ports::store::{ReplicaInfo, StoreError};
 use lifeboat_model::{PointId, Position, VmId};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::Image;
+use crate::faults::Faults;
 use crate::files::{self, Result};
 use crate::logs::Logs;
 use crate::manifest::{Layer, Manifest, is_divergence};
+use crate::presence::Presence;
 use crate::qemu_img::Cancel;
 use crate::steps::Steps;
+use crate::twin;
 
 /// A replica that is open.
 pub(crate) struct Replica {
@@ -33,19 +37,26 @@ pub(crate) struct Replica {
     pub(crate) pins: std::sync::Mutex<Vec<PointId>>,
     /// Ends the newest transfer. A sender has one under way, so that an older one is what a broken connection left.
     newest: std::sync::Mutex<CancellationToken>,
+    /// What was seen to be wrong with its files and disks.
+    pub(crate) faults: Faults,
+    /// Which files were there.
+    pub(crate) presence: Presence,
 }
 
 /// What is known of it. Locked only for as long as a manifest takes to write.
 pub(crate) struct State {
     pub(crate) manifest: Manifest,
     pub(crate) logs: Logs,
+    /// The file may be another one than `manifest`, because writing it failed.
+    unsettled: bool,
+    /// What the copy of the manifest holds, as far as that is known.
+    pub(crate) copy: Option<Manifest>,
 }
 
 impl State {
-    /// Last position whose log is durable.
+    /// Last position whose log is durable, and can be applied.
     pub(crate) fn durable(&self) -> Position {
-        let last = self.logs.entries.last().map(|e| e.log.position);
-        last.unwrap_or(self.manifest.applied)
+        self.logs.reach(self.manifest.applied)
     }
 }
 
@@ -56,12 +67,19 @@ impl Replica {
             vm: manifest.vm,
             dir: dir.to_owned(),
             reserve,
-            state: Mutex::new(State { manifest, logs }),
+            state: Mutex::new(State {
+                manifest,
+                logs,
+                unsettled: false,
+                copy: None,
+            }),
             steps,
             work: Arc::default(),
             inflow: Arc::default(),
             pins: std::sync::Mutex::default(),
             newest: std::sync::Mutex::default(),
+            faults: Faults::default(),
+            presence: Presence::default(),
         }
     }
 
@@ -79,13 +97,51 @@ impl Replica {
     pub(crate) fn commit(&self, state: &mut State, change: impl FnOnce(&mut Manifest)) -> Result<()> {
         let mut next = state.manifest.clone();
         change(&mut next);
-        if next == state.manifest {
+        if next == state.manifest && !state.unsettled {
             return Ok(());
         }
         self.step("before the manifest is replaced")?;
-        next.save(&self.dir)?;
+        if let Err(error) = next.save(&self.dir) {
+            // Its name may lead to the new one, which is not durable and did not take effect: the old one goes back.
+            state.unsettled =
+                !matches!(error, StoreError::NoSpace(_)) && state.manifest.save(&self.dir).is_err();
+            return Err(error);
+        }
+        self.proved(&self.dir.join(crate::manifest::NAME));
+        state.unsettled = false;
         state.manifest = next;
+        self.keep_copy(state);
         self.step("after the manifest was replaced")
+    }
+
+    /// Writes the copy of the manifest when it would be another one. The manifest itself is in place already, so an error
+    /// is kept as a fact and the copy is written with the next change.
+    pub(crate) fn keep_copy(&self, state: &mut State) {
+        let copy = state.manifest.without_head();
+        if state.copy.as_ref() == Some(&copy) {
+            return;
+        }
+        state.copy = match twin::save_copy(&self.dir, &copy) {
+            Ok(()) => Some(copy),
+            Err(error) => {
+                self.faults.note_error(&error);
+                tracing::warn!(vm = %self.vm, %error, "the manifest has no copy now");
+                None
+            }
+        };
+    }
+
+    /// A file made anew at `path` is durable: what failed there, or beside it, is over.
+    pub(crate) fn proved(&self, path: &Utf8Path) {
+        let place = path.parent();
+        // A branch that failed is never made again, only another one.
+        let branches = self.dir.join("branches");
+        self.faults.end(|f| {
+            let below = f.path != self.dir && place.is_some_and(|p| p.starts_with(&f.path));
+            let here = f.path.parent() == place || Some(f.path.as_path()) == place || below;
+            let let_go = f.path.starts_with(&branches) && !f.path.exists();
+            f.kind == Kind::Failing && (here || let_go)
+        });
     }
 
     /// A place where tests fail.
@@ -182,7 +238,8 @@ impl Replica {
     }
 
     /// What the engine sees.
-    pub(crate) async fn info(&self) -> ReplicaInfo {
+    pub(crate) async fn info(self: &Arc<Self>) -> ReplicaInfo {
+        self.look_soon().await;
         let state = self.state.lock().await;
         let manifest = &state.manifest;
         ReplicaInfo {
@@ -196,6 +253,7 @@ impl Replica {
             branches: manifest.branches.iter().map(|b| b.id).collect(),
             abandoned: manifest.kept.as_ref().map(|k| k.what.clone()),
             files: manifest.disk_files(&self.dir),
+            faults: self.faults.list(),
         }
     }
 }
@@ -223,7 +281,8 @@ pub(crate) async fn exclusive<T: Send + 'static>(
     let (_alive, cancel) = Cancel::new();
     joined(tokio::task::spawn_blocking(move || {
         let _guard = guard;
-        work(&replica, &cancel)
+        let done = work(&replica, &cancel);
+        done.inspect_err(|e| replica.faults.note_error(e))
     }))
     .await
 }
@@ -261,7 +320,8 @@ async fn fed<T: Send + 'static>(
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let mut task = tokio::task::spawn_blocking(move || {
         let _guard = guard;
-        work(&replica, receiver)
+        let done = work(&replica, receiver);
+        done.inspect_err(|e| replica.faults.note_error(e))
     });
     loop {
         tokio::select! {

@@ -165,6 +165,8 @@ impl SpoolFile for Entry {
             Ok(())
         };
         run(write).await.map_err(|e| {
+            // Nothing of the file is believed any more; the log is captured again into another one.
+            self.finish(false);
             if is_full(&e) {
                 self.no_space()
             } else {

@@ -20,11 +20,15 @@ use crate::files::{MIB, Result, at};
 use crate::replica::{Replica, beside, exclusive, incoming};
 use crate::steps::Steps;
 use crate::view::PointView;
-use crate::{adopt, apply, branch, bulk, compare, divergence, expire, firmware, logs, merge, open, receive};
+use crate::{
+    adopt, apply, branch, bulk, compare, divergence, expire, firmware, logs, merge, open, receive, verify,
+};
 
 /// Replicas as qcow2 chains in directories of this host.
 pub struct QcowStore {
     replicas: Mutex<HashMap<VmId, Arc<Replica>>>,
+    /// Why those that should be open are not: what is wrong, and where.
+    unusable: Mutex<HashMap<VmId, (Utf8PathBuf, String)>>,
     reserve: u64,
     pub(crate) steps: Steps,
 }
@@ -36,6 +40,7 @@ impl QcowStore {
     pub fn new(reserve_mib: u64) -> Self {
         Self {
             replicas: Mutex::default(),
+            unusable: Mutex::default(),
             reserve: reserve_mib.saturating_mul(MIB),
             steps: Steps::default(),
         }
@@ -43,7 +48,42 @@ impl QcowStore {
 
     fn find(&self, vm: VmId) -> Result<Arc<Replica>> {
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        replicas.get(&vm).cloned().ok_or(StoreError::NoReplica(vm))
+        if let Some(replica) = replicas.get(&vm) {
+            return Ok(Arc::clone(replica));
+        }
+        drop(replicas);
+        let unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        Err(match unusable.get(&vm).cloned() {
+            Some((path, detail)) => StoreError::Damaged { path, detail },
+            None => StoreError::NoReplica(vm),
+        })
+    }
+
+    /// Remembers why a replica could not be opened, for who asks for it later.
+    fn remember(&self, dir: &Utf8Path, vm: VmId, error: &StoreError) {
+        let why = match error {
+            StoreError::Damaged { path, detail } => (path.clone(), detail.clone()),
+            StoreError::NoReplica(_) => {
+                let detail = "there is no replica here; is its storage mounted?".to_owned();
+                (dir.to_owned(), detail)
+            }
+            StoreError::Io { what, source } => (dir.to_owned(), format!("{what}: {source}")),
+            StoreError::Failing { .. }
+            | StoreError::Conflict(_)
+            | StoreError::NoPoint(_)
+            | StoreError::NoBranch(_)
+            | StoreError::OutOfSequence { .. }
+            | StoreError::BadLog(_)
+            | StoreError::NoSpace(_)
+            | StoreError::Busy(_) => (dir.to_owned(), error.to_string()),
+        };
+        let mut unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        unusable.insert(vm, why);
+    }
+
+    fn forget(&self, vm: VmId) {
+        let mut unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        unusable.remove(&vm);
     }
 
     fn keep(&self, replica: Option<Replica>, vm: VmId) -> Option<Arc<Replica>> {
@@ -62,7 +102,9 @@ impl QcowStore {
         // Opened twice, the first one's last operation must be over before its files are judged.
         self.close(vm).await;
         let (reserve, steps) = (self.reserve, self.steps.clone());
-        let replica = blocking(move || open::open(&dir, vm, reserve, steps)).await?;
+        let place = dir.clone();
+        let opened = blocking(move || open::open(&place, vm, reserve, steps)).await;
+        let replica = opened.inspect_err(|e| self.remember(&dir, vm, e))?;
         self.keep(Some(replica), vm).ok_or(StoreError::NoReplica(vm))
     }
 }
@@ -150,6 +192,14 @@ impl ReplicaStore for QcowStore {
             branch::branch(r, branch, target, cancel)
         })
         .await
+    }
+
+    async fn verify_target(&self, vm: VmId, target: Target) -> Result<()> {
+        exclusive(self.find(vm)?, move |r, _| verify::target(r, target)).await
+    }
+
+    async fn verify_branch(&self, vm: VmId, branch: BranchId) -> Result<()> {
+        exclusive(self.find(vm)?, move |r, _| verify::branch(r, branch)).await
     }
 
     async fn branch_images(&self, vm: VmId, branch: BranchId) -> Result<Vec<(DiskId, DiskImage)>> {
@@ -254,12 +304,14 @@ impl ReplicaStore for QcowStore {
     }
 
     async fn close(&self, vm: VmId) {
+        self.forget(vm);
         if let Some(replica) = self.keep(None, vm) {
             replica.idle().await;
         }
     }
 
     async fn destroy(&self, vm: VmId) -> Result<()> {
+        self.forget(vm);
         let Ok(replica) = self.find(vm) else { return Ok(()) };
         let _nothing_arrives = replica.no_inflow().await;
         exclusive(replica, |r, _| {

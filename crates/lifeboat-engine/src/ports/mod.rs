@@ -7,6 +7,7 @@ pub mod hypervisor;
 pub mod link;
 pub mod media;
 pub mod spool;
+pub mod storage;
 pub mod store;
 
 use std::pin::Pin;

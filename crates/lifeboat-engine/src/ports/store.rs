@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::ByteStream;
 use super::capture::BlockView;
 use super::hypervisor::DiskImage;
+use super::storage::StorageFault;
 
 /// A sealed recovery point: an image chain for each disk, bootable at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +162,9 @@ pub struct ReplicaInfo {
     /// The file that holds the newest content of each disk, of the replica itself and of each complete branch.
     #[serde(default)]
     pub files: Vec<DiskFile>,
+    /// What is wrong with its files and disks, as of this look at them; the oldest first.
+    #[serde(default)]
+    pub faults: Vec<StorageFault>,
 }
 
 /// The topmost file of a disk's image chain.
@@ -213,6 +217,18 @@ pub enum StoreError {
         path: Utf8PathBuf,
         /// What is wrong.
         detail: String,
+    },
+    /// A write or a flush of a file failed. Nothing of that file is believed any more, nothing of it was acknowledged,
+    /// and it is made anew by the next attempt.
+    #[error("{path}: {what} failed; the file is made anew, check the disk")]
+    Failing {
+        /// The file or directory.
+        path: Utf8PathBuf,
+        /// What was being done, as a noun.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
     },
     /// Anything else.
     #[error("{what}")]
@@ -310,6 +326,13 @@ pub trait ReplicaStore: Send + Sync {
         branch: BranchId,
         target: Target,
     ) -> Result<Vec<(DiskId, DiskImage)>, StoreError>;
+
+    /// Looks at every file that `target` would stand on, without reading what guests wrote: there, complete, with valid
+    /// headers, tables and references, and logs that a replay can begin. `Damaged` names the first file that is not.
+    async fn verify_target(&self, vm: VmId, target: Target) -> Result<(), StoreError>;
+
+    /// The same for a complete branch and everything below it, also while a VM runs on it.
+    async fn verify_branch(&self, vm: VmId, branch: BranchId) -> Result<(), StoreError>;
 
     /// The images of a complete branch.
     async fn branch_images(&self, vm: VmId, branch: BranchId)

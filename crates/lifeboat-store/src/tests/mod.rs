@@ -4,10 +4,13 @@
 mod bench;
 mod crash;
 mod document;
+mod faults;
 mod history;
 mod hostile;
 mod lifecycle;
+mod lost;
 mod media;
+pub(crate) mod medium;
 mod space;
 mod spool;
 mod world;

@@ -350,6 +350,20 @@ impl World {
             }
         }
         assert_eq!(info.abandoned.is_some(), self.kept.is_some());
+        // What is sound must not be refused when it is needed.
+        for (id, _) in &self.points {
+            let target = Target::Point { id: *id };
+            self.store.verify_target(self.vm, target).await.unwrap();
+        }
+        for id in self.branches.keys() {
+            self.store.verify_branch(self.vm, *id).await.unwrap();
+        }
+        if self.kept.is_some() {
+            self.store
+                .verify_target(self.vm, Target::Abandoned)
+                .await
+                .unwrap();
+        }
         check_images(&self.root);
     }
 

@@ -1,0 +1,143 @@
+//! What the store says of a replica's files and disks: for the health, for events and for the other host; and the look at
+//! the files that something is to be brought up on, before anybody is told that it can be. What is looked at and how is
+//! the store's matter.
+
+use lifeboat_model::BranchId;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::policy::Finding;
+
+use crate::action::{PointView, Refusal};
+use crate::actor::{Actor, chain, failed};
+use crate::failover::points;
+use crate::ports::storage::{StorageFault, StorageFaultKind as Kind};
+use crate::ports::store::{ReplicaInfo, StoreError, Target};
+
+/// What the health has to say of the files, given the store's answer of this moment.
+pub(crate) fn findings(info: Option<&Result<ReplicaInfo, StoreError>>) -> Vec<Finding> {
+    match info {
+        None => Vec::new(),
+        Some(Ok(info)) => info.faults.iter().map(finding).collect(),
+        Some(Err(e @ (StoreError::Damaged { .. } | StoreError::Failing { .. }))) => {
+            vec![Finding::critical(format!(
+                "the replica cannot be used: {}",
+                chain(e)
+            ))]
+        }
+        // Not open yet, or something that the work with the replica reports itself.
+        Some(Err(
+            StoreError::NoReplica(_)
+            | StoreError::Conflict(_)
+            | StoreError::NoPoint(_)
+            | StoreError::NoBranch(_)
+            | StoreError::OutOfSequence { .. }
+            | StoreError::BadLog(_)
+            | StoreError::NoSpace(_)
+            | StoreError::Busy(_)
+            | StoreError::Io { .. },
+        )) => Vec::new(),
+    }
+}
+
+fn finding(fault: &StorageFault) -> Finding {
+    match fault.kind {
+        Kind::Failing | Kind::Lost => Finding::critical(fault.to_string()),
+        Kind::SetAside | Kind::Rebuilt => Finding::warning(fault.to_string()),
+    }
+}
+
+/// What the other host has to know: whatever keeps this replica from being brought up.
+pub(crate) fn problems(info: &ReplicaInfo) -> Vec<String> {
+    let grave = |f: &&StorageFault| matches!(f.kind, Kind::Failing | Kind::Lost);
+    info.faults
+        .iter()
+        .filter(grave)
+        .map(ToString::to_string)
+        .collect()
+}
+
+impl Actor {
+    /// Makes an event of each fact that is new.
+    pub(crate) async fn storage_seen(&mut self, info: &ReplicaInfo) {
+        let known = std::mem::take(&mut self.replica.storage_faults);
+        let same = |a: &StorageFault, b: &StorageFault| a.kind == b.kind && a.path == b.path;
+        for fault in info.faults.iter().filter(|f| !known.iter().any(|k| same(f, k))) {
+            self.event(&fault.to_string()).await;
+        }
+        self.replica.storage_faults.clone_from(&info.faults);
+    }
+
+    /// Refuses a point with a file that cannot be used, and names the next one without.
+    pub(crate) async fn check_point(&self, chosen: &PointView) -> Result<(), Refusal> {
+        let store = &self.host.ports.store;
+        let error = match store.verify_target(self.id, chosen.target).await {
+            Ok(()) => return Ok(()),
+            Err(e @ StoreError::Damaged { .. }) => e,
+            Err(e) => return Err(failed("the recovery point's files cannot be looked at", &e)),
+        };
+        let message = format!("recovery point {} cannot be used: {}", chosen.id, chain(&error));
+        let hint = match self.next_good(chosen.target).await {
+            Some(good) => format!(
+                "the next one that can is {}: lifeboat failover start --point {}",
+                good.id, good.id
+            ),
+            None => "no recovery point can be used; put the file back, or replicate this VM anew".to_owned(),
+        };
+        Err(Refusal::new(ReturnCode::Failed, message, hint))
+    }
+
+    /// The first point whose files can be used: those after the unusable one in the list, then those before it.
+    async fn next_good(&self, bad: Target) -> Option<PointView> {
+        let info = self.host.ports.store.info(self.id).await.ok()?;
+        let all = points(&info);
+        let place = all.iter().position(|p| p.target == bad).map_or(0, |n| n + 1);
+        let (newer, older) = all.split_at_checked(place).unwrap_or_default();
+        for point in older.iter().chain(newer.iter().rev()).filter(|p| p.target != bad) {
+            if self
+                .host
+                .ports
+                .store
+                .verify_target(self.id, point.target)
+                .await
+                .is_ok()
+            {
+                return Some(point.clone());
+            }
+        }
+        None
+    }
+
+    /// The newest recovery point with a file that cannot be used, in words; the newest stands on all others.
+    pub(crate) async fn unusable_point(&self) -> Option<String> {
+        let store = &self.host.ports.store;
+        let info = store.info(self.id).await.ok()?;
+        let newest = info.points.last()?;
+        let target = Target::Point { id: newest.id };
+        match store.verify_target(self.id, target).await {
+            Err(e @ StoreError::Damaged { .. }) => {
+                let next = match self.next_good(target).await {
+                    Some(good) => format!("the next one that can is {}", good.id),
+                    None => "no other one can".to_owned(),
+                };
+                Some(format!(
+                    "recovery point {} cannot be used: {}; {next}",
+                    newest.id,
+                    chain(&e)
+                ))
+            }
+            Ok(()) | Err(_) => None,
+        }
+    }
+
+    /// Refuses to make a branch the VM's disks when a file below it cannot be used.
+    pub(crate) async fn check_branch(&self, branch: BranchId) -> Result<(), Refusal> {
+        match self.host.ports.store.verify_branch(self.id, branch).await {
+            Ok(()) => Ok(()),
+            Err(e @ StoreError::Damaged { .. }) => Err(Refusal::new(
+                ReturnCode::Failed,
+                format!("the failover disks cannot be committed: {}", chain(&e)),
+                "put the file back, or choose another recovery point: lifeboat failover revert",
+            )),
+            Err(e) => Err(failed("the failover disks cannot be looked at", &e)),
+        }
+    }
+}
