@@ -119,7 +119,10 @@ fn enumerations() -> Vec<Named> {
         ("JobType", names("Msvm_ConcreteJob.JobType by name", JobType::ALL)),
         (
             "PowerState",
-            names("What a VM does", &["off", "running", "paused", "stalled"]),
+            names(
+                "What a VM does",
+                &["off", "running", "paused", "stalled", "unknown"],
+            ),
         ),
         (
             "Consistency",

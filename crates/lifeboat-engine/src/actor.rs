@@ -25,7 +25,7 @@ use crate::action::{Action, Answer, Refusal};
 use crate::copy::{CopyError, CycleEnd};
 use crate::engine::Host;
 use crate::ports::capture::{CaptureError, CaptureSource};
-use crate::ports::hypervisor::{Launch, LaunchDisk, PowerState};
+use crate::ports::hypervisor::{Launch, LaunchDisk, Power, PowerState};
 use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
 use crate::ports::store::{BulkProgress, Received, StoreError};
 use crate::primary::PrimaryState;
@@ -460,13 +460,17 @@ impl Actor {
         }
     }
 
+    /// What the VM does, for whoever has to know: what is not known is a refusal.
     pub(crate) async fn power(&self) -> Result<PowerState, Refusal> {
-        self.host
-            .ports
-            .hypervisor
-            .power(self.id)
-            .await
-            .map_err(|e| failed("the VM's state is not known", &e))
+        match self.look().await {
+            Power::NotKnown { why } => Err(crate::power::not_known(&why)),
+            known @ (Power::Off | Power::Running | Power::Paused | Power::Stalled(_)) => Ok(known.state()),
+        }
+    }
+
+    /// What the VM does, as far as it can be told.
+    pub(crate) async fn look(&self) -> Power {
+        crate::power::look(&*self.host.ports.hypervisor, self.id).await
     }
 
     pub(crate) fn branch(&self) -> Option<FailoverPhase> {

@@ -17,7 +17,7 @@ use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::machine::branch_launch;
 use crate::network::connected;
 use crate::ports::catalog::CatalogError;
-use crate::ports::hypervisor::{Hypervisor, PowerState};
+use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
 use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target};
 use crate::primary::{IDLE, droppable};
 use crate::records::{Addressing, Failover, FailoverPhase, Job, Relationship, TakeOver};
@@ -147,8 +147,10 @@ async fn initiate(
         Err(e) => return (Err(chain(&e)), None),
     };
     let started = async {
-        if hypervisor.power(vm).await? != PowerState::Off {
-            return Ok(());
+        match hypervisor.power(vm).await {
+            Power::Off => {}
+            Power::Running | Power::Paused | Power::Stalled(_) => return Ok(()),
+            Power::NotKnown { why } => return Err(HypervisorError::NotKnown(why)),
         }
         hypervisor.preflight(&launch).await?;
         hypervisor.start(&launch).await
@@ -199,8 +201,11 @@ pub(crate) async fn merge(
         if layers.is_empty() {
             return Ok(());
         }
-        if hypervisor.power(vm).await.map_err(|e| chain(&e))? == PowerState::Off {
-            return store.merge_promoted(vm, branch).await.map_err(|e| chain(&e));
+        match hypervisor.power(vm).await {
+            Power::Off => return store.merge_promoted(vm, branch).await.map_err(|e| chain(&e)),
+            Power::Running | Power::Paused | Power::Stalled(_) => {}
+            // Below a running VM only its own process may merge, and a VM that is off has none.
+            Power::NotKnown { why } => return Err(format!("whether the VM runs is not known: {why}")),
         }
         hypervisor
             .merge_live(vm, &layers, bytes_per_s)

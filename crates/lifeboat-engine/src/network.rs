@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Message, chain, no_relationship};
-use crate::ports::hypervisor::{GuestOs, Hypervisor, PowerState};
+use crate::ports::hypervisor::{GuestOs, Hypervisor};
 use crate::records::{Addressing, FailoverPhase, Side};
 
 /// How often an agent that does not answer is asked again.
@@ -87,7 +87,7 @@ async fn give(hypervisor: &dyn Hypervisor, vm: VmId, cards: &[NicFailover]) -> G
             Ok(os) => break os,
             Err(e) => chain(&e),
         };
-        if hypervisor.power(vm).await.is_ok_and(|p| p == PowerState::Off) {
+        if hypervisor.power(vm).await.is_off() {
             return Given::Off;
         }
         if Instant::now() >= until {
@@ -106,7 +106,7 @@ async fn give(hypervisor: &dyn Hypervisor, vm: VmId, cards: &[NicFailover]) -> G
     loop {
         match run(hypervisor, vm, &commands).await {
             Ok(()) => return Given::Done,
-            Err(_) if hypervisor.power(vm).await.is_ok_and(|p| p == PowerState::Off) => return Given::Off,
+            Err(_) if hypervisor.power(vm).await.is_off() => return Given::Off,
             Err(why) if attempt >= ATTEMPTS => return Given::Failed(why),
             Err(_) => attempt += 1,
         }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
 use crate::operations::link_refusal;
-use crate::ports::hypervisor::{Hypervisor, HypervisorError, PowerState};
+use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
 use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, Standing};
 use crate::power::power_refusal;
 use crate::primary::{Aside, IDLE, droppable};
@@ -82,9 +82,17 @@ impl Actor {
             return Role::Flows;
         }
         self.primary.merging = None;
-        if !self.power().await.is_ok_and(|p| p != PowerState::Off) {
-            self.primary.forget();
-            return Role::Works(self.merge_home(branch));
+        match self.look().await {
+            Power::Off => {
+                self.primary.forget();
+                return Role::Works(self.merge_home(branch));
+            }
+            Power::Running | Power::Paused | Power::Stalled(_) => {}
+            Power::NotKnown { why } => {
+                tracing::info!(vm = %self.id, why, "merging the committed disks waits until it is known whether the VM runs");
+                self.primary.merge_after = Instant::now() + MERGE_AGAIN;
+                return Role::Flows;
+            }
         }
         let (store, hypervisor) = (self.host.ports.store.clone(), self.host.ports.hypervisor.clone());
         let (vm, limit, own) = (self.id, self.host.config.merge_bytes_per_s, self.own.clone());
@@ -139,10 +147,10 @@ impl Actor {
 
     /// Starts the VM that took over. A VM that does not start is a problem of its own, not one of replication.
     async fn start_as_told(&mut self) -> Role {
-        let started = match self.power().await {
-            Ok(PowerState::Off) => self.start_vm().await.map(|_| ()),
-            Ok(PowerState::Running | PowerState::Paused | PowerState::Stalled) => Ok(()),
-            Err(e) => Err(e),
+        let started = match self.look().await {
+            Power::Off => self.start_vm().await.map(|_| ()),
+            Power::Running | Power::Paused | Power::Stalled(_) => Ok(()),
+            Power::NotKnown { why } => Err(crate::power::not_known(&why)),
         };
         if let Err(e) = started {
             self.event(&format!("the VM took over but did not start: {}", e.message))
@@ -201,8 +209,8 @@ impl Actor {
                 "wait for it: lifeboat replication status",
             ));
         }
-        if !force && self.power().await? == PowerState::Paused {
-            return Err(crate::power::paused());
+        if !force {
+            crate::power::can_shut_down(&self.look().await)?;
         }
         let job = self
             .host
@@ -577,7 +585,8 @@ impl Actor {
     /// This side's word to the other.
     pub(crate) async fn standing(&self, peer: &PeerIdentity) -> Result<PeerReply, PeerRefusal> {
         self.is_peer(peer)?;
-        let running = self.power().await.is_ok_and(|p| p != PowerState::Off) || self.runs_above(peer).await;
+        // An old caller knows two answers only; what is not known must not be taken for off.
+        let running = !self.look().await.is_off() || self.runs_above(peer).await;
         let planned = self.planned().map(|p| p.phase);
         let Some(rel) = &self.rel else {
             return Err(PeerRefusal::NoReplica {
@@ -665,15 +674,15 @@ async fn stop(
     timeout: Duration,
 ) -> Result<(), Refusal> {
     let not_off = |e: &HypervisorError| power_refusal("the VM was not turned off", e);
-    if force && hypervisor.power(vm).await.is_ok_and(|p| p == PowerState::Paused) {
-        // It could not follow.
+    // A guest that stands still cannot react to the power button.
+    if force && matches!(hypervisor.power(vm).await, Power::Paused | Power::Stalled(_)) {
         return hypervisor.turn_off(vm).await.map_err(|e| not_off(&e));
     }
     let stopped = match hypervisor.shut_down(vm, timeout).await {
         Ok(()) | Err(HypervisorError::NotRunning) => return Ok(()),
         Err(e) => e,
     };
-    if hypervisor.power(vm).await.is_ok_and(|p| p == PowerState::Off) {
+    if hypervisor.power(vm).await.is_off() {
         return Ok(());
     }
     if force {

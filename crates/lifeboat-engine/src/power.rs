@@ -1,15 +1,17 @@
 //! Turning a VM on, off, and everything between: starting, pausing, resetting, shutting down. Whether its role allows it
 //! is decided here; how it is done is the hypervisor's.
 
-use lifeboat_model::ReplicationMode;
+use std::time::Duration;
+
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::lifecycle;
+use lifeboat_model::power::{self, Effect, Verb};
+use lifeboat_model::{ReplicationMode, VmId, lifecycle};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Message, failed};
-use crate::ports::hypervisor::{HypervisorError, PowerState};
+use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
 use crate::records::{Addressing, FailoverPhase, PlannedPhase, Relationship};
 
 impl Actor {
@@ -54,16 +56,26 @@ impl Actor {
         Ok(())
     }
 
-    /// Starts the VM, or lets a paused one go on.
+    /// What this command does to the guest as it is now, or why it does nothing.
+    async fn effect(&self, verb: Verb) -> Result<Effect, Refusal> {
+        decide(verb, &self.look().await)
+    }
+
+    /// Starts the VM, or lets one go on that stands still.
     pub(crate) async fn start_vm(&mut self) -> Result<Answer, Refusal> {
         self.role_allows_start()?;
-        match self.power().await? {
-            PowerState::Off => {}
-            PowerState::Paused => return self.go_on_running().await,
-            PowerState::Running | PowerState::Stalled => {
-                return Err(Refusal::new(ReturnCode::InvalidState, "the VM is running", ""));
-            }
+        match self.effect(Verb::Start).await? {
+            Effect::Boot => self.boot().await,
+            Effect::GoOn => self.go_on_running().await,
+            other @ (Effect::Pause
+            | Effect::Reset
+            | Effect::ResetAndRun
+            | Effect::AskGuest
+            | Effect::EndProcess) => Err(unexpected(other)),
         }
+    }
+
+    async fn boot(&mut self) -> Result<Answer, Refusal> {
         self.may_start_primary().await?;
         self.may_start_branch().await?;
         // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.
@@ -88,7 +100,7 @@ impl Actor {
         Ok(Answer::Done)
     }
 
-    /// A VM that is paused is as good as off: what keeps one from starting keeps the other from going on.
+    /// A VM that stands still is as good as off: what keeps one from starting keeps the other from going on.
     async fn go_on_running(&mut self) -> Result<Answer, Refusal> {
         self.may_start_primary().await?;
         self.may_start_branch().await?;
@@ -101,13 +113,7 @@ impl Actor {
     /// Stops the guest's CPUs.
     pub(crate) async fn pause_vm(&mut self) -> Result<Answer, Refusal> {
         self.no_planned()?;
-        let wrong = |what: &str, hint: &str| Err(Refusal::new(ReturnCode::InvalidState, what, hint));
-        match self.power().await? {
-            PowerState::Running => {}
-            PowerState::Off => return Err(off()),
-            PowerState::Paused => return wrong("the VM is paused", "let it go on: lifeboat vm start"),
-            PowerState::Stalled => return wrong("the VM makes no progress", ""),
-        }
+        self.effect(Verb::Pause).await?;
         // A guest that is frozen for an instant is thawed by its agent, which needs its CPUs.
         self.interrupt().await;
         let paused = self.host.ports.hypervisor.pause(self.id).await;
@@ -116,15 +122,24 @@ impl Actor {
         Ok(Answer::Done)
     }
 
-    /// Presses the reset button. Nothing is started by it: a paused guest stays paused, at the beginning.
+    /// Presses the reset button. Nothing is started by it: a paused guest stays paused, at the beginning. One that was
+    /// stopped by its storage runs again, because that is what it was doing.
     pub(crate) async fn reset_vm(&mut self) -> Result<Answer, Refusal> {
         self.no_planned()?;
-        if self.power().await? == PowerState::Off {
-            return Err(off());
+        let effect = self.effect(Verb::Reset).await?;
+        if effect == Effect::ResetAndRun {
+            self.role_allows_start()?;
+            self.may_start_primary().await?;
+            self.may_start_branch().await?;
         }
-        let reset = self.host.ports.hypervisor.reset(self.id).await;
+        let hypervisor = &self.host.ports.hypervisor;
+        let reset = hypervisor.reset(self.id).await;
         reset.map_err(|e| power_refusal("the VM was not reset", &e))?;
         self.event("VM reset").await;
+        if effect == Effect::ResetAndRun {
+            let resumed = hypervisor.resume(self.id).await;
+            resumed.map_err(|e| power_refusal("the VM was reset and does not go on", &e))?;
+        }
         Ok(Answer::Done)
     }
 
@@ -147,23 +162,18 @@ impl Actor {
     }
 
     pub(crate) async fn turn_off(&mut self) -> Result<Answer, Refusal> {
-        if self.power().await? == PowerState::Off {
-            return Err(off());
-        }
+        self.effect(Verb::TurnOff).await?;
         self.interrupt().await;
         let turned_off = self.host.ports.hypervisor.turn_off(self.id).await;
-        turned_off.map_err(|e| failed("the VM was not turned off", &e))?;
+        turned_off.map_err(|e| power_refusal("the VM was not turned off", &e))?;
         self.stopped().await;
         Ok(Answer::Done)
     }
 
     /// A guest may take minutes to shut down, and replication goes on meanwhile: the wait is not the actor's.
     pub(crate) async fn shut_down(&mut self, reply: oneshot::Sender<Result<Answer, Refusal>>) {
-        match self.power().await {
-            Ok(PowerState::Off) => return drop(reply.send(Err(off()))),
-            Err(e) => return drop(reply.send(Err(e))),
-            Ok(PowerState::Paused) => return drop(reply.send(Err(paused()))),
-            Ok(PowerState::Running | PowerState::Stalled) => {}
+        if let Err(e) = self.effect(Verb::ShutDown).await {
+            return drop(reply.send(Err(e)));
         }
         let (host, vm, own) = (self.host.clone(), self.id, self.own.clone());
         tokio::spawn(async move {
@@ -187,17 +197,57 @@ impl Actor {
     }
 }
 
-fn off() -> Refusal {
-    Refusal::new(ReturnCode::InvalidState, "the VM is off", "")
+/// What a command does to a VM that does this, or why it does nothing.
+fn decide(verb: Verb, power: &Power) -> Result<Effect, Refusal> {
+    power::effect(verb, power.guest()).map_err(|no| {
+        let reason = power.reason().map(|r| format!(": {r}")).unwrap_or_default();
+        let code = match power {
+            Power::NotKnown { .. } => ReturnCode::Unknown,
+            Power::Off | Power::Running | Power::Paused | Power::Stalled(_) => ReturnCode::InvalidState,
+        };
+        Refusal::new(code, format!("the VM {}{reason}", no.why), no.way_out)
+    })
 }
 
-/// A guest that is paused cannot follow a request.
-pub(crate) fn paused() -> Refusal {
+/// The table of commands answered with something that its command cannot mean.
+fn unexpected(effect: Effect) -> Refusal {
     Refusal::new(
-        ReturnCode::InvalidState,
-        "the VM is paused and cannot shut down",
-        "let it go on (lifeboat vm start), or turn it off with --force",
+        ReturnCode::Failed,
+        format!("starting a VM cannot mean {effect:?}"),
+        "",
     )
+}
+
+/// Whether a guest that does this can follow a request to shut down.
+pub(crate) fn can_shut_down(power: &Power) -> Result<(), Refusal> {
+    match power {
+        Power::Off => Ok(()),
+        Power::Running | Power::Paused | Power::Stalled(_) | Power::NotKnown { .. } => {
+            decide(Verb::ShutDown, power).map(|_| ())
+        }
+    }
+}
+
+/// The refusal of whatever needs to know what the VM does.
+pub(crate) fn not_known(why: &str) -> Refusal {
+    Refusal::new(
+        ReturnCode::Unknown,
+        format!("whether the VM runs is not known: {why}"),
+        "remove the cause; or, when its process may end, turn it off: lifeboat vm stop --force",
+    )
+}
+
+/// How long an answer is waited for that a hypervisor owes within 4 seconds.
+const LOOK: Duration = Duration::from_millis(4500);
+
+/// What the VM does. A hypervisor that hangs says nothing about it.
+pub(crate) async fn look(hypervisor: &dyn Hypervisor, vm: VmId) -> Power {
+    match tokio::time::timeout(LOOK, hypervisor.power(vm)).await {
+        Ok(power) => power,
+        Err(_) => Power::NotKnown {
+            why: format!("this host did not answer within {:.1} s", LOOK.as_secs_f32()),
+        },
+    }
 }
 
 /// A hypervisor's error as the answer to an action.
@@ -205,6 +255,7 @@ pub(crate) fn power_refusal(what: &str, e: &HypervisorError) -> Refusal {
     let code = match e {
         HypervisorError::ShutdownTimeout(_) => ReturnCode::Timeout,
         HypervisorError::Running | HypervisorError::NotRunning => ReturnCode::InvalidState,
+        HypervisorError::NotKnown(_) => ReturnCode::Unknown,
         HypervisorError::Preflight(_)
         | HypervisorError::DidNotStart(_)
         | HypervisorError::Monitor(_)

@@ -15,7 +15,6 @@ use crate::actor::{Actor, Done, Work, chain};
 use crate::copy::{self, Capture, CopyError, CycleEnd, Delivered, Pending, Route};
 use crate::planned::Role;
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
-use crate::ports::hypervisor::PowerState;
 use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest};
 use crate::records::Relationship;
 
@@ -187,7 +186,7 @@ impl Actor {
 
     /// Whether the VM is off and its last changes are on the replica; then the next look is one interval away.
     async fn nothing_changed(&mut self) -> bool {
-        let off = matches!(self.power().await, Ok(PowerState::Off));
+        let off = self.look().await.is_off();
         let Some(rel) = &self.rel else { return true };
         let settled = rel.primary().is_some_and(|p| p.settled);
         if self.primary.source.as_ref().is_some_and(|s| s.live() == off) {

@@ -17,7 +17,7 @@ use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::copy::unexpected;
 use crate::operations::link_refusal;
 use crate::ports::capture::{CaptureError, Tracking};
-use crate::ports::hypervisor::PowerState;
+use crate::ports::hypervisor::{Power, PowerState};
 use crate::ports::link::{
     Content, LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
 };
@@ -577,13 +577,11 @@ impl Actor {
         if offer.disks.iter().map(|d| &d.id).ne(&offer.settings.disks) {
             return conflict("the offered disks are not those of the settings".into());
         }
-        match self.power().await {
-            Ok(PowerState::Off) => {}
-            Ok(PowerState::Running | PowerState::Paused | PowerState::Stalled) => {
-                return Err(PeerRefusal::Running { host });
-            }
-            Err(e) => {
-                let detail = e.message;
+        match self.look().await {
+            Power::Off => {}
+            Power::Running | Power::Paused | Power::Stalled(_) => return Err(PeerRefusal::Running { host }),
+            Power::NotKnown { why } => {
+                let detail = crate::power::not_known(&why).message;
                 return Err(PeerRefusal::Failed { host, detail });
             }
         }

@@ -16,7 +16,7 @@ use crate::action::{Action, Answer, PointSelector, PointView, Refusal, VmRef};
 use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
 use crate::engine::Host;
 use crate::failover::{branch, choose};
-use crate::ports::hypervisor::PowerState;
+use crate::ports::hypervisor::Power;
 use crate::ports::store::{ReplicaInfo, Target};
 use crate::records::{Addressing, Counters, FailoverPhase, Relationship, Side, Test, TestPhase};
 
@@ -150,15 +150,13 @@ async fn make(
         Ok(handle) => handle,
         Err(e) => return (Err(e), None),
     };
-    if !start
-        || host
-            .ports
-            .hypervisor
-            .power(test.vm)
-            .await
-            .is_ok_and(|p| p != PowerState::Off)
-    {
+    if !start {
         return (Ok(()), None);
+    }
+    match host.ports.hypervisor.power(test.vm).await {
+        Power::Off => {}
+        Power::Running | Power::Paused | Power::Stalled(_) => return (Ok(()), None),
+        Power::NotKnown { why } => return (Ok(()), Some(crate::power::not_known(&why).message)),
     }
     let (reply, answer) = oneshot::channel();
     let vm = VmRef(test.vm.to_string());

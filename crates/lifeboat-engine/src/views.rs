@@ -14,7 +14,7 @@ use crate::records::{Relationship, Side};
 impl Actor {
     pub(crate) async fn view(&self) -> Result<VmView, Refusal> {
         let spec = self.spec()?.clone();
-        let power = self.power().await?;
+        let power = self.look().await.state();
         let replication = match &self.rel {
             Some(rel) if matches!(rel.side, Side::Alone) => None,
             Some(rel) => Some(self.replication_view(rel, power).await),

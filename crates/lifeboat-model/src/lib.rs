@@ -7,6 +7,7 @@ pub mod ids;
 pub mod lifecycle;
 pub mod network;
 pub mod policy;
+pub mod power;
 pub mod settings;
 pub mod time;
 pub mod vm;

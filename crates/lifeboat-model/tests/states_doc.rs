@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use lifeboat_model::lifecycle::{Event, TestPoints, Turn, may_start, may_test, step, turn};
+use lifeboat_model::power::{Effect, Guest, Verb, effect};
 use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/states.md");
@@ -318,6 +319,83 @@ fn starting() -> String {
     text
 }
 
+fn guest_name(guest: Guest) -> &'static str {
+    match guest {
+        Guest::Off => "off",
+        Guest::Running => "running",
+        Guest::Paused => "paused",
+        Guest::Stalled => "stalled",
+        Guest::Crashed => "crashed",
+        Guest::NotKnown => "not known",
+    }
+}
+
+fn verb_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Start => "vm start",
+        Verb::Pause => "vm pause",
+        Verb::Reset => "vm reset",
+        Verb::ShutDown => "vm stop",
+        Verb::TurnOff => "vm stop --force",
+    }
+}
+
+fn effect_name(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Boot => "starts",
+        Effect::GoOn => "goes on",
+        Effect::Pause => "pauses",
+        Effect::Reset => "resets",
+        Effect::ResetAndRun => "resets and runs",
+        Effect::AskGuest => "asks the guest",
+        Effect::EndProcess => "ends the process",
+    }
+}
+
+/// Every state of a guest by every command, and the ways out of what is refused.
+fn power() -> String {
+    let mut text = String::from("| command ↓ while the guest is → |");
+    for guest in Guest::ALL {
+        write!(text, " {} |", guest_name(guest)).unwrap();
+    }
+    text += "\n|---|";
+    text += &"---|".repeat(Guest::ALL.len());
+    for verb in Verb::ALL {
+        let cells = Guest::ALL.map(|g| effect(verb, g).map_or("·", effect_name));
+        write!(text, "\n| {} | {} |", verb_name(verb), cells.join(" | ")).unwrap();
+    }
+    text += "\n\n| refused | while the guest is | because the VM | way out |\n|---|---|---|---|\n";
+    for verb in Verb::ALL {
+        for guest in Guest::ALL {
+            if let Err(no) = effect(verb, guest) {
+                let (verb, guest) = (verb_name(verb), guest_name(guest));
+                writeln!(text, "| {verb} | {guest} | {} | {} |", no.why, no.way_out).unwrap();
+            }
+        }
+    }
+    text
+}
+
+/// No command leaves a person without a way on: from every state but off there is a command that changes something, and what
+/// is not known is never started.
+#[test]
+fn every_state_of_a_guest_has_a_way_out() {
+    for guest in Guest::ALL {
+        let possible = Verb::ALL.into_iter().filter(|v| effect(*v, guest).is_ok());
+        assert!(possible.count() >= 1, "{guest:?}");
+        for verb in Verb::ALL {
+            if let Err(no) = effect(verb, guest) {
+                let as_wanted = matches!((verb, guest), (Verb::Start, Guest::Running))
+                    || guest == Guest::Off && verb != Verb::Start;
+                assert_eq!(no.way_out.is_empty(), as_wanted, "{verb:?} {guest:?}");
+            }
+        }
+    }
+    assert!(effect(Verb::Start, Guest::NotKnown).is_err());
+    assert_eq!(effect(Verb::Start, Guest::Stalled), Ok(Effect::GoOn));
+    assert_eq!(effect(Verb::TurnOff, Guest::NotKnown), Ok(Effect::EndProcess));
+}
+
 #[test]
 fn the_document_is_the_state_machine() {
     let document = std::fs::read_to_string(DOCUMENT).unwrap();
@@ -328,6 +406,7 @@ fn the_document_is_the_state_machine() {
         ("changes of roles", turns()),
         ("testing", testing()),
         ("starting", starting()),
+        ("power", power()),
         ("ways out, not replicated", ways_out(Mode::None)),
         ("ways out, primary", ways_out(Mode::Primary)),
         ("ways out, replica", ways_out(Mode::Replica)),

@@ -6,9 +6,7 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::Tracking;
-use lifeboat_engine::ports::hypervisor::{
-    DiskImage, Hypervisor, HypervisorError, Launch, LiveMerge, PowerState,
-};
+use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, HypervisorError, Launch, LiveMerge, Power};
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, NicSpec, VmId, VmSpec};
 use serde_json::{Value, json};
@@ -203,10 +201,7 @@ async fn a_test_vm_runs_beside_the_real_one_on_the_same_layers() {
     drop((guest, other));
     drop(tried);
     host.qemu.turn_off(test.spec.uuid).await.unwrap();
-    assert_eq!(
-        host.qemu.power(real.spec.uuid).await.unwrap(),
-        PowerState::Running
-    );
+    assert_eq!(host.qemu.power(real.spec.uuid).await, Power::Running);
     source.close().await.unwrap();
 }
 

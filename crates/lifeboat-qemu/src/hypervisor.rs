@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, GuestOs, GuestRun, Hypervisor, HypervisorError, Launch, LiveMerge, PowerState,
+    Console, GuestOs, GuestRun, Hypervisor, HypervisorError, Launch, LiveMerge, Power,
 };
 use lifeboat_model::{DiskId, Firmware, VmId, VmSpec};
 use serde_json::{Value, json};
@@ -23,15 +23,17 @@ use crate::capture;
 use crate::config::{QemuConfig, VmPaths};
 use crate::files;
 use crate::guest;
+use crate::locate::Processes;
 use crate::merge;
+use crate::power;
 use crate::preflight;
 use crate::probe;
-use crate::process::{PidRecord, Process};
+use crate::process::Process;
 use crate::qmp::{Agent, Qmp, QmpError, ShutdownMode};
 use crate::start;
 
 /// How long a monitor may take to greet before its process counts as stuck.
-const GREETING: Duration = Duration::from_secs(5);
+pub(crate) const GREETING: Duration = Duration::from_secs(5);
 
 /// Largest variable store that is read, in bytes. The usual ones have 128 to 528 KiB.
 const FIRMWARE_VARS_MAX: u64 = 64 << 20;
@@ -49,6 +51,7 @@ pub struct Qemu {
     /// Whether KVM is worth using, once somebody had to know.
     pub(crate) kvm: OnceCell<bool>,
     pub(crate) known: probe::Cache,
+    pub(crate) processes: Processes,
 }
 
 /// VMs that something of this daemon is busy with, such as those that are off and whose disks a source holds.
@@ -87,9 +90,6 @@ impl Drop for Hold {
     }
 }
 
-/// How long a process may take to end after its monitor closed; it closes its images meanwhile.
-const HANGING_UP: Duration = Duration::from_secs(5);
-
 impl Qemu {
     /// An adapter for this host. Touches nothing yet.
     #[must_use]
@@ -100,6 +100,7 @@ impl Qemu {
             thawing: Held::default(),
             kvm: OnceCell::new(),
             known: probe::Cache::default(),
+            processes: Processes::default(),
         }
     }
 
@@ -107,31 +108,19 @@ impl Qemu {
         self.config.paths(vm)
     }
 
-    /// The VM's process, if it has one.
-    pub(crate) fn process(&self, vm: VmId) -> Option<Process> {
-        PidRecord::load(self.paths(vm).pid().as_std_path())?.open(&vm.to_string())
+    /// The VM's process. `None`: it was looked for, and there is none.
+    pub(crate) async fn process(&self, vm: VmId) -> Result<Option<Process>, HypervisorError> {
+        self.processes
+            .locate(&self.config.run_dir, vm, self.paths(vm))
+            .await
     }
 
-    fn running(&self, vm: VmId) -> Result<Process, HypervisorError> {
-        self.process(vm).ok_or(HypervisorError::NotRunning)
+    async fn running(&self, vm: VmId) -> Result<Process, HypervisorError> {
+        self.process(vm).await?.ok_or(HypervisorError::NotRunning)
     }
 
     pub(crate) async fn control(&self, vm: VmId) -> Result<Qmp, QmpError> {
         Qmp::connect(self.paths(vm).control(), GREETING).await
-    }
-
-    pub(crate) async fn status(&self, vm: VmId) -> Result<PowerState, QmpError> {
-        let answer = self
-            .control(vm)
-            .await?
-            .execute_timeout("query-status", Value::Null, GREETING)
-            .await?;
-        let status = answer.get("status").and_then(Value::as_str).unwrap_or_default();
-        Ok(match status {
-            "running" => PowerState::Running,
-            "io-error" | "internal-error" | "guest-panicked" | "watchdog" => PowerState::Stalled,
-            _ => PowerState::Paused,
-        })
     }
 
     /// Gives a VM's monitor a command without arguments.
@@ -209,24 +198,13 @@ impl Hypervisor for Qemu {
         start::start(self, launch).await
     }
 
-    async fn power(&self, vm: VmId) -> Result<PowerState, HypervisorError> {
-        if self.process(vm).is_none() {
-            return Ok(PowerState::Off);
-        }
-        match self.status(vm).await {
-            Ok(state) => Ok(state),
-            Err(QmpError::Timeout { .. } | QmpError::Busy { .. }) => Ok(PowerState::Stalled),
-            // A process that hangs up is on its way out; only one that stays without a word is an error.
-            Err(error) => match self.process(vm) {
-                Some(process) if !process.gone(HANGING_UP).await => Err(monitor_error(error)),
-                _ => Ok(PowerState::Off),
-            },
-        }
+    async fn power(&self, vm: VmId) -> Power {
+        power::look(self, vm).await
     }
 
     async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError> {
         let deadline = Instant::now() + timeout;
-        let process = self.running(vm)?;
+        let process = self.running(vm).await?;
         let asked = tokio::time::timeout_at(deadline, self.ask_to_shut_down(vm)).await;
         if let Ok(Err(error)) = asked
             && !process.gone(Duration::ZERO).await
@@ -242,30 +220,24 @@ impl Hypervisor for Qemu {
     }
 
     async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError> {
-        match self.process(vm) {
+        match self.process(vm).await? {
             None => Ok(()),
             Some(process) => self.end(&process, &self.paths(vm)).await,
         }
     }
 
     async fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
-        self.running(vm)?;
+        self.running(vm).await?;
         self.tell(vm, "stop").await
     }
 
     async fn resume(&self, vm: VmId) -> Result<(), HypervisorError> {
-        self.running(vm)?;
-        self.tell(vm, "cont").await?;
-        match self.status(vm).await.map_err(monitor_error)? {
-            PowerState::Running => Ok(()),
-            state @ (PowerState::Off | PowerState::Paused | PowerState::Stalled) => Err(
-                HypervisorError::Monitor(format!("the guest was told to go on and is {state:?}")),
-            ),
-        }
+        self.running(vm).await?;
+        power::go_on(self, vm).await
     }
 
     async fn reset(&self, vm: VmId) -> Result<(), HypervisorError> {
-        self.running(vm)?;
+        self.running(vm).await?;
         self.tell(vm, "system_reset").await
     }
 
@@ -294,7 +266,7 @@ impl Hypervisor for Qemu {
     }
 
     async fn guest_os(&self, vm: VmId) -> Result<GuestOs, HypervisorError> {
-        self.running(vm)?;
+        self.running(vm).await?;
         guest::os(&self.paths(vm)).await
     }
 
@@ -305,12 +277,12 @@ impl Hypervisor for Qemu {
         arguments: &[String],
         timeout: Duration,
     ) -> Result<GuestRun, HypervisorError> {
-        self.running(vm)?;
+        self.running(vm).await?;
         guest::run(&self.paths(vm), program, arguments, timeout).await
     }
 
     async fn screenshot(&self, vm: VmId) -> Result<Bytes, HypervisorError> {
-        self.running(vm)?;
+        self.running(vm).await?;
         let path = self.paths(vm).file("screen.png");
         let monitor = self.control(vm).await.map_err(monitor_error)?;
         let arguments = json!({"filename": path, "format": "png"});
@@ -337,7 +309,7 @@ impl Hypervisor for Qemu {
         layers: &[LiveMerge],
         bytes_per_s: u64,
     ) -> Result<(), HypervisorError> {
-        self.running(vm)?;
+        self.running(vm).await?;
         merge::run(&self.paths(vm), layers, bytes_per_s).await
     }
 }

@@ -7,7 +7,7 @@ use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::Tracking;
 use lifeboat_engine::ports::hypervisor::{
-    DiskImage, Hypervisor, HypervisorError, Launch, LaunchDisk, LiveMerge, PowerState,
+    DiskImage, Hypervisor, HypervisorError, Launch, LaunchDisk, LiveMerge, Power,
 };
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, NicSpec};
@@ -26,20 +26,20 @@ async fn a_vm_outlives_the_daemon_and_is_found_again() {
     let mut host = Host::new();
     let launch = host.vm(&[DiskFormat::Qcow2]);
     let vm = launch.spec.uuid;
-    assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Off);
+    assert_eq!(host.qemu.power(vm).await, Power::Off);
     host.qemu.turn_off(vm).await.unwrap();
     assert!(matches!(
         host.qemu.screenshot(vm).await,
         Err(HypervisorError::NotRunning)
     ));
     host.qemu.start(&launch).await.unwrap();
-    assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Running);
+    assert_eq!(host.qemu.power(vm).await, Power::Running);
     assert!(matches!(
         host.qemu.start(&launch).await,
         Err(HypervisorError::Running)
     ));
     let second = Qemu::new(host.qemu.config.clone());
-    assert_eq!(second.power(vm).await.unwrap(), PowerState::Running);
+    assert_eq!(second.power(vm).await, Power::Running);
     assert!(matches!(
         second.start(&launch).await,
         Err(HypervisorError::Running)
@@ -48,10 +48,10 @@ async fn a_vm_outlives_the_daemon_and_is_found_again() {
     let console = second.console(vm);
     assert!(console.socket.exists() && console.log.exists());
     second.turn_off(vm).await.unwrap();
-    assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Off);
+    assert_eq!(host.qemu.power(vm).await, Power::Off);
     second.start(&launch).await.unwrap();
     host.kill(&launch).await;
-    assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Off);
+    assert_eq!(host.qemu.power(vm).await, Power::Off);
     host.qemu.start(&launch).await.unwrap();
     host.qemu.turn_off(vm).await.unwrap();
 }
@@ -87,22 +87,32 @@ async fn a_number_that_went_to_another_process_is_not_the_vm() {
     // The process of this test took the number over.
     let own = PidRecord::of(i32::try_from(std::process::id()).unwrap()).unwrap();
     own.store(path.as_std_path()).unwrap();
-    assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Off);
-    host.qemu.turn_off(vm).await.unwrap();
+    assert_eq!(
+        host.qemu.power(vm).await,
+        Power::Running,
+        "found without its record"
+    );
+    assert_eq!(
+        PidRecord::load(path.as_std_path()),
+        Some(real),
+        "and recorded again"
+    );
     // The same number, another life.
     let earlier = PidRecord {
         start_time: real.start_time - 1,
         ..real
     };
     earlier.store(path.as_std_path()).unwrap();
-    assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Off);
+    assert_eq!(host.qemu.power(vm).await, Power::Running);
+    earlier.store(path.as_std_path()).unwrap();
     // A start must still not put a second process on the disks.
     assert!(matches!(
         host.qemu.start(&launch).await,
         Err(HypervisorError::Running)
     ));
-    real.store(path.as_std_path()).unwrap();
+    own.store(path.as_std_path()).unwrap();
     host.qemu.turn_off(vm).await.unwrap();
+    assert_eq!(host.qemu.power(vm).await, Power::Off);
 }
 
 #[tokio::test]
@@ -124,26 +134,30 @@ async fn a_start_that_was_cut_off_is_done_again() {
         if recorded {
             let record = process::record_of(&child).unwrap();
             record.store(paths.pid().as_std_path()).unwrap();
-            assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Paused);
+            assert_eq!(host.qemu.power(vm).await, Power::Paused);
         }
         host.qemu.start(&launch).await.unwrap();
         assert!(child.wait().await.unwrap().success(), "ended in order");
-        assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Running);
+        assert_eq!(host.qemu.power(vm).await, Power::Running);
         host.qemu.turn_off(vm).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_process_that_does_not_answer_is_stalled_and_can_be_ended() {
+async fn a_process_that_does_not_answer_is_not_known_and_can_be_ended() {
     let mut host = Host::new();
     let launch = host.vm(&[DiskFormat::Qcow2]);
     let vm = launch.spec.uuid;
     host.qemu.start(&launch).await.unwrap();
     let record = PidRecord::load(host.qemu.paths(vm).pid().as_std_path()).unwrap();
     tool("kill", &["-STOP", &record.pid.to_string()]);
-    assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Stalled);
+    let power = host.qemu.power(vm).await;
+    let Power::NotKnown { why } = &power else {
+        panic!("{power:?}")
+    };
+    assert!(why.contains(&format!("kill -CONT {}", record.pid)), "{why}");
     host.qemu.turn_off(vm).await.unwrap();
-    assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Off);
+    assert_eq!(host.qemu.power(vm).await, Power::Off);
 }
 
 #[tokio::test]
@@ -158,7 +172,7 @@ async fn a_guest_that_does_not_listen_runs_into_the_time_limit() {
         matches!(refused, Err(HypervisorError::ShutdownTimeout(_))),
         "{refused:?}"
     );
-    assert_eq!(host.qemu.power(vm).await.unwrap(), PowerState::Running);
+    assert_eq!(host.qemu.power(vm).await, Power::Running);
     host.qemu.turn_off(vm).await.unwrap();
     assert!(matches!(
         host.qemu.shut_down(vm, limit).await,
@@ -179,7 +193,7 @@ async fn what_qemu_says_about_a_failed_start_is_passed_on() {
         panic!("{error}")
     };
     assert!(why.contains("tap") || why.contains("tun"), "{why}");
-    assert_eq!(host.qemu.power(launch.spec.uuid).await.unwrap(), PowerState::Off);
+    assert_eq!(host.qemu.power(launch.spec.uuid).await, Power::Off);
     launch.spec.nics.clear();
     host.qemu.start(&launch).await.unwrap();
     host.qemu.turn_off(launch.spec.uuid).await.unwrap();
@@ -298,10 +312,7 @@ async fn kvm_is_used_only_where_it_works() {
     let used = monitor.execute("query-kvm", Value::Null).await.unwrap()["enabled"] == json!(true);
     // The firmware of a diskless machine gets to its end in both cases; a broken KVM would have stopped the guest.
     drop(monitor);
-    assert_eq!(
-        host.qemu.power(launch.spec.uuid).await.unwrap(),
-        PowerState::Running
-    );
+    assert_eq!(host.qemu.power(launch.spec.uuid).await, Power::Running);
     println!("KVM used: {used}");
     host.qemu.turn_off(launch.spec.uuid).await.unwrap();
 }

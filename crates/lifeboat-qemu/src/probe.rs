@@ -93,10 +93,7 @@ pub(crate) async fn ask(binary: &str, arguments: &[&str]) -> Result<String, Hype
     let out = tokio::time::timeout(Duration::from_secs(30), run).await;
     match out {
         Ok(Ok(out)) => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
-        Ok(Err(source)) => Err(HypervisorError::Io {
-            what: format!("cannot run {binary}: is QEMU installed?"),
-            source,
-        }),
+        Ok(Err(source)) => Err(not_run(binary)(source)),
         Err(_) => Err(HypervisorError::Preflight(format!(
             "{binary} {} did not answer within 30 s",
             arguments.join(" ")

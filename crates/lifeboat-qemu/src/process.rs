@@ -26,19 +26,34 @@ pub(crate) struct PidRecord {
 }
 
 impl PidRecord {
-    /// The process that has this number now, unless it is gone or only waits to be reaped.
+    /// The process that has this number now; `None` when it is gone or only waits to be reaped. An error when the system
+    /// does not say, which proves nothing.
+    pub(crate) fn examine(pid: i32) -> io::Result<Option<Self>> {
+        let Some(stat) = there(fs::read_to_string(format!("/proc/{pid}/stat")))? else {
+            return Ok(None);
+        };
+        Ok(parse_stat(pid, &stat)
+            .filter(|(_, state)| !matches!(state, "Z" | "X" | "x"))
+            .map(|(record, _)| record))
+    }
+
+    /// The same where what cannot be told is as good as gone.
     pub(crate) fn of(pid: i32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the name in parentheses and may itself contain blanks and parentheses.
-        let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
-        let state = fields.next()?;
-        let start_time = fields.nth(18)?.parse().ok()?;
-        (!matches!(state, "Z" | "X" | "x")).then_some(Self { pid, start_time })
+        Self::examine(pid).ok()?
+    }
+
+    /// What was written down; `None` when nothing was. An error when there is something and it cannot be read.
+    pub(crate) fn read(path: &Path) -> io::Result<Option<Self>> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// What was written down; nothing when there is no record or it is unreadable.
     pub(crate) fn load(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        Self::read(path).ok()?
     }
 
     /// Writes it down durably.
@@ -48,25 +63,79 @@ impl PidRecord {
 
     /// A handle on exactly this process, or nothing when it is gone. `tag` must appear in its command line.
     pub(crate) fn open(&self, tag: &str) -> Option<Process> {
-        let pid = Pid::from_raw(self.pid)?;
-        let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-        // Compared after the handle was taken: what it points to cannot change any more.
-        let same =
-            Self::of(self.pid) == Some(*self) && command_line(self.pid).is_some_and(|c| c.contains(tag));
-        if !same {
-            return None;
-        }
-        watch(fd).map(|fd| Process { fd })
+        self.try_open(tag).ok()?
     }
+
+    /// The same; an error when it cannot be told whether the process is there.
+    pub(crate) fn try_open(&self, tag: &str) -> io::Result<Option<Process>> {
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return Ok(None);
+        };
+        let fd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        // Compared after the handle was taken: what it points to cannot change any more.
+        if Self::examine(self.pid)? != Some(*self)
+            || !command_line(self.pid)?.is_some_and(|c| c.contains(tag))
+        {
+            return Ok(None);
+        }
+        Ok(Some(Process {
+            fd: watch(fd)?,
+            pid: self.pid,
+        }))
+    }
+}
+
+/// A file of `/proc`, unless its process is gone or another user's.
+fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        // What another user hides is not ours: VMs run as this user.
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The record and the state letter of a process.
+fn parse_stat(pid: i32, stat: &str) -> Option<(PidRecord, &str)> {
+    // The second field is the name in parentheses and may itself contain blanks and parentheses.
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some((PidRecord { pid, start_time }, state))
 }
 
 /// A running process of ours.
 #[derive(Debug)]
 pub(crate) struct Process {
     fd: AsyncFd<OwnedFd>,
+    pid: i32,
 }
 
 impl Process {
+    /// Its number, for messages.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether somebody stopped it by a signal, so that it answers nothing until it is let go on.
+    pub(crate) fn stopped(&self) -> bool {
+        fs::read_to_string(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| {
+            parse_stat(self.pid, &stat).is_some_and(|(_, state)| matches!(state, "T" | "t"))
+        })
+    }
+
     /// Waits until it is gone; false when `limit` passed first.
     pub(crate) async fn gone(&self, limit: Duration) -> bool {
         tokio::time::timeout(limit, self.fd.readable()).await.is_ok()
@@ -98,24 +167,40 @@ impl Process {
     deprecated,
     reason = "the safe constructor is deprecated for types that may change their descriptor; an OwnedFd cannot"
 )]
-fn watch(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(fd, Interest::READABLE).ok()
+fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
-fn command_line(pid: i32) -> Option<String> {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+fn command_line(pid: i32) -> io::Result<Option<String>> {
+    let bytes = there(fs::read(format!("/proc/{pid}/cmdline")))?;
+    Ok(bytes.map(|b| String::from_utf8_lossy(&b).into_owned()))
+}
+
+/// Every process but this one with its arguments, each ended by a NUL. An error when one of them cannot be looked at: then
+/// a process that is not in the list may exist.
+pub(crate) fn all() -> io::Result<Vec<(i32, String)>> {
+    let own = i32::try_from(std::process::id()).ok();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else {
+            continue;
+        };
+        if Some(pid) == own {
+            continue;
+        }
+        if let Some(arguments) = command_line(pid)? {
+            found.push((pid, arguments));
+        }
+    }
+    Ok(found)
 }
 
 /// A process whose command line contains `tag`, other than this one.
 pub(crate) fn find(tag: &str) -> Option<PidRecord> {
-    let own = i32::try_from(std::process::id()).ok();
-    fs::read_dir("/proc")
-        .ok()?
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| Some(*pid) != own && command_line(*pid).is_some_and(|c| c.contains(tag)))
-        .find_map(PidRecord::of)
+    let all = all().ok()?;
+    let fits = all.iter().filter(|(_, arguments)| arguments.contains(tag));
+    fits.map(|(pid, _)| *pid).find_map(PidRecord::of)
 }
 
 /// Starts a process in a group of its own with its output in `log`. It is not ended with the daemon.

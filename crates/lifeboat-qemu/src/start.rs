@@ -64,13 +64,10 @@ async fn clear_the_way(qemu: &Qemu, vm: VmId, paths: &VmPaths) -> Result<(), Hyp
             "the disks of the VM are being captured while it is off: let that end first".into(),
         ));
     }
-    let process = match qemu.process(vm) {
-        Some(process) => process,
-        // Between the start of a process and its record lies a moment; the socket in its command line tells.
-        None => match process::find(paths.control().as_str()).and_then(|r| r.open(&vm.to_string())) {
-            Some(process) => process,
-            None => return Ok(()),
-        },
+    // Between the start of a process and its record lies a moment, and a record can be lost: every process is looked at.
+    qemu.processes.forget();
+    let Some(process) = qemu.process(vm).await? else {
+        return Ok(());
     };
     let never_ran = match Qmp::connect(paths.control(), Duration::from_secs(5)).await {
         Err(_) => process.gone(Duration::ZERO).await,
@@ -134,6 +131,18 @@ pub(crate) async fn graphs(config: &QemuConfig, launch: &Launch) -> Result<Vec<D
     Ok(graphs)
 }
 
+/// Why a program was not run. Only a file that is not there may be a package that is not installed.
+pub(crate) fn not_run(program: &str) -> impl FnOnce(std::io::Error) -> HypervisorError {
+    let program = program.to_owned();
+    move |source| HypervisorError::Io {
+        what: match source.kind() {
+            std::io::ErrorKind::NotFound => format!("cannot run {program}: is QEMU installed?"),
+            _ => format!("cannot run {program}"),
+        },
+        source,
+    }
+}
+
 fn utf8(path: std::path::PathBuf) -> Result<Utf8PathBuf, HypervisorError> {
     Utf8PathBuf::from_path_buf(path)
         .map_err(|p| HypervisorError::Preflight(format!("{}: the path is not UTF-8", p.display())))
@@ -150,7 +159,7 @@ async fn check_free(id: &str, path: &Path, format: DiskFormat) -> Result<(), Hyp
         .arg(path)
         .output()
         .await
-        .map_err(io_error("cannot run qemu-img: is QEMU installed?"))?;
+        .map_err(not_run("qemu-img"))?;
     if out.status.success() {
         return Ok(());
     }
@@ -167,8 +176,9 @@ async fn spawn(qemu: &Qemu, paths: &VmPaths, arguments: &[String]) -> Result<(),
     let binary = qemu.config.binary();
     let log = paths.log();
     let before = std::fs::metadata(&log).map_or(0, |m| m.len());
-    let mut child = process::spawn(binary, arguments, log.as_std_path())
-        .map_err(io_error(format!("cannot start {binary}")))?;
+    let spawned = process::spawn(binary, arguments, log.as_std_path());
+    qemu.processes.forget();
+    let mut child = spawned.map_err(io_error(format!("cannot start {binary}")))?;
     let up = match process::record_of(&child) {
         None => Err(HypervisorError::DidNotStart(String::new())),
         Some(record) => match record.store(paths.pid().as_std_path()) {

@@ -182,7 +182,7 @@ impl Host {
 
     /// Ends the VM's process the way a power cut does.
     pub(crate) async fn kill(&self, launch: &Launch) {
-        let process = self.qemu.process(launch.spec.uuid).unwrap();
+        let process = self.qemu.process(launch.spec.uuid).await.unwrap().unwrap();
         process.kill();
         assert!(process.gone(Duration::from_secs(10)).await);
     }

@@ -170,6 +170,9 @@ impl Port {
         if fault == Some(Fault::CrashBefore) {
             self.die().await;
         }
+        if self.shared.state().hangs.contains(&(self.host, name)) {
+            std::future::pending::<()>().await;
+        }
         fault
     }
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, DiskImage, GuestOs, GuestRun, Hypervisor, HypervisorError, Launch, LiveMerge, PowerState,
+    Console, DiskImage, GuestOs, GuestRun, Hypervisor, HypervisorError, Launch, LiveMerge, Power, PowerState,
+    Stall, StallCause,
 };
 use lifeboat_model::{DiskId, VmId, VmSpec};
 
@@ -26,6 +27,7 @@ pub(crate) fn key(image: &DiskImage) -> String {
 pub(crate) fn process(s: &mut State, h: usize, vm: VmId) -> &mut Process {
     s.hosts[h].processes.entry(vm).or_insert(Process {
         power: PowerState::Off,
+        stall: None,
         images: Vec::new(),
         run: 0,
         views: std::collections::BTreeSet::new(),
@@ -43,6 +45,7 @@ pub(crate) fn end(s: &mut State, h: usize, vm: VmId, killed: bool) {
         return;
     }
     p.power = PowerState::Off;
+    p.stall = None;
     p.views.clear();
     let images = std::mem::take(&mut p.images);
     for key in images {
@@ -79,6 +82,38 @@ fn forbidden(s: &mut State, h: usize, vm: VmId, keys: &[String]) {
     let shared = |p: &Process| p.power != PowerState::Off && p.images.iter().any(|k| keys.contains(k));
     if others.any(|(id, p)| *id != vm && shared(p)) {
         s.violation("two VMs were started on one image");
+    }
+}
+
+/// What this host can tell of a VM.
+fn seen(s: &mut State, h: usize, vm: VmId) -> Power {
+    if let Some(why) = s.hosts[h].blind.get(&vm) {
+        return Power::NotKnown { why: why.clone() };
+    }
+    let p = process(s, h, vm);
+    match p.power {
+        PowerState::Off => Power::Off,
+        PowerState::Running => Power::Running,
+        PowerState::Paused => Power::Paused,
+        PowerState::Stalled => Power::Stalled(p.stall.clone().unwrap_or(Stall {
+            cause: StallCause::StorageError,
+            disks: Vec::new(),
+        })),
+        PowerState::Unknown => Power::NotKnown {
+            why: "its process cannot be asked".into(),
+        },
+    }
+}
+
+/// The VM's process, for a command to its monitor.
+fn monitor(s: &mut State, h: usize, vm: VmId) -> Result<&mut Process, HypervisorError> {
+    if let Some(why) = s.hosts[h].blind.get(&vm) {
+        return Err(HypervisorError::Monitor(why.clone()));
+    }
+    let p = process(s, h, vm);
+    match p.power {
+        PowerState::Off => Err(HypervisorError::NotRunning),
+        PowerState::Running | PowerState::Paused | PowerState::Stalled | PowerState::Unknown => Ok(p),
     }
 }
 
@@ -155,22 +190,21 @@ impl Hypervisor for Port {
         .await
     }
 
-    async fn power(&self, vm: VmId) -> Result<PowerState, HypervisorError> {
-        self.run("hv.power", |s, h| Ok(process(s, h, vm).power)).await
+    async fn power(&self, vm: VmId) -> Power {
+        let seen = self.run("hv.power", |s, h| Ok(seen(s, h, vm))).await;
+        seen.unwrap_or_else(|e: HypervisorError| Power::NotKnown { why: e.to_string() })
     }
 
     async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError> {
         let stubborn = self.shared.state().stubborn;
         let power = process(&mut self.shared.state(), self.host, vm).power;
         // CPUs that stand still follow no request.
-        if power == PowerState::Paused || stubborn && power != PowerState::Off {
+        if matches!(power, PowerState::Paused | PowerState::Stalled) || stubborn && power != PowerState::Off {
             tokio::time::sleep(timeout).await;
             return Err(HypervisorError::ShutdownTimeout(timeout));
         }
         self.run("hv.shut_down", |s, h| {
-            if process(s, h, vm).power == PowerState::Off {
-                return Err(HypervisorError::NotRunning);
-            }
+            monitor(s, h, vm)?;
             end(s, h, vm, false);
             Ok(())
         })
@@ -179,6 +213,7 @@ impl Hypervisor for Port {
 
     async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.run("hv.turn_off", |s, h| {
+            s.hosts[h].blind.remove(&vm);
             end(s, h, vm, false);
             Ok(())
         })
@@ -186,20 +221,19 @@ impl Hypervisor for Port {
     }
 
     async fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
-        self.run("hv.pause", |s, h| match process(s, h, vm).power {
-            PowerState::Off => Err(HypervisorError::NotRunning),
-            PowerState::Running | PowerState::Paused | PowerState::Stalled => {
-                process(s, h, vm).power = PowerState::Paused;
-                Ok(())
-            }
+        self.run("hv.pause", |s, h| {
+            monitor(s, h, vm)?.power = PowerState::Paused;
+            Ok(())
         })
         .await
     }
 
     async fn resume(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.run("hv.resume", |s, h| {
-            if process(s, h, vm).power == PowerState::Off {
-                return Err(HypervisorError::NotRunning);
+            let p = monitor(s, h, vm)?;
+            if let (PowerState::Stalled, Some(stall)) = (p.power, &p.stall) {
+                let again = format!("the guest was told to go on and was stopped again: {stall}");
+                return Err(HypervisorError::Monitor(again));
             }
             self.twin(s, vm);
             process(s, h, vm).power = PowerState::Running;
@@ -209,12 +243,14 @@ impl Hypervisor for Port {
     }
 
     async fn reset(&self, vm: VmId) -> Result<(), HypervisorError> {
-        self.run("hv.reset", |s, h| match process(s, h, vm).power {
-            PowerState::Off => Err(HypervisorError::NotRunning),
-            PowerState::Running | PowerState::Paused | PowerState::Stalled => {
-                s.resets += 1;
-                Ok(())
+        self.run("hv.reset", |s, h| {
+            let p = monitor(s, h, vm)?;
+            // QEMU comes back with its processors stopped, and what failed is forgotten.
+            if p.power == PowerState::Stalled {
+                (p.power, p.stall) = (PowerState::Paused, None);
             }
+            s.resets += 1;
+            Ok(())
         })
         .await
     }
@@ -265,11 +301,8 @@ impl Hypervisor for Port {
     }
 
     async fn screenshot(&self, vm: VmId) -> Result<Bytes, HypervisorError> {
-        self.run("hv.screenshot", |s, h| match process(s, h, vm).power {
-            PowerState::Off => Err(HypervisorError::NotRunning),
-            PowerState::Running | PowerState::Paused | PowerState::Stalled => Ok(Bytes::new()),
-        })
-        .await
+        self.run("hv.screenshot", |s, h| monitor(s, h, vm).map(|_| Bytes::new()))
+            .await
     }
 
     async fn source(
@@ -280,6 +313,12 @@ impl Hypervisor for Port {
         let vm = launch.spec.uuid;
         let (keys, sizes, live, run) = self
             .run("hv.source", |s, h| {
+                if let Some(why) = s.hosts[h].blind.get(&vm) {
+                    return Err(CaptureError::Block {
+                        what: "opening the disks".into(),
+                        detail: why.clone(),
+                    });
+                }
                 let (mut keys, mut sizes) = (Vec::new(), Vec::new());
                 for id in disks {
                     let found = launch.disks.iter().find(|d| d.id == *id).map(|d| key(&d.image));

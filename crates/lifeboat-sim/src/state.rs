@@ -8,7 +8,7 @@ use bytes::Bytes;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::Engine;
 use lifeboat_engine::ports::catalog::CatalogImage;
-use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState};
+use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Stall};
 use lifeboat_engine::ports::storage::StorageFault;
 use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, StoredLog, Target};
 use lifeboat_engine::records::Event;
@@ -59,6 +59,8 @@ pub struct Truth {
 pub struct Process {
     /// What it does.
     pub power: PowerState,
+    /// What stops its guest again as soon as it goes on, while it is stalled.
+    pub stall: Option<Stall>,
     /// Keys of its images.
     pub images: Vec<String>,
     /// Counts starts, so that a source can tell that its process is gone.
@@ -166,6 +168,8 @@ pub struct HostState {
     pub images: BTreeMap<String, Image>,
     /// VM processes; they outlive the daemon.
     pub processes: BTreeMap<VmId, Process>,
+    /// VMs whose processes this host cannot ask, and why: they go on with whatever they do.
+    pub blind: BTreeMap<VmId, String>,
     /// Replicas.
     pub replicas: BTreeMap<VmId, Replica>,
     /// Catalog.
@@ -235,6 +239,8 @@ pub struct State {
     pub cut_after: [Option<u64>; 4],
     /// Longest delay of a port call in milliseconds.
     pub delay_ms: u64,
+    /// Calls of ports that never return, by host and name.
+    pub hangs: BTreeSet<(usize, &'static str)>,
     /// Directories on media, which every host sees.
     pub media: BTreeMap<String, Medium>,
     /// Nothing more fits on any medium.
@@ -320,6 +326,7 @@ impl Shared {
             lose_replies: [0; 4],
             cut_after: [None; 4],
             delay_ms: 2,
+            hangs: BTreeSet::new(),
             media: BTreeMap::new(),
             medium_full: false,
         };

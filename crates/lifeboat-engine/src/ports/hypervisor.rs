@@ -10,6 +10,7 @@ use lifeboat_model::{DiskFormat, DiskId, VmId, VmSpec};
 use serde::{Deserialize, Serialize};
 
 use super::capture::{CaptureError, CaptureSource};
+pub use super::power::{Power, PowerState, Stall, StallCause};
 
 /// A VM together with what its disks are at this moment on this host.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,20 +76,6 @@ pub enum DiskImage {
     },
 }
 
-/// Whether a VM's process exists and what it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PowerState {
-    /// No process.
-    Off,
-    /// The guest runs.
-    Running,
-    /// The process exists, the guest is paused.
-    Paused,
-    /// The process exists and stopped the guest because of an I/O error, or is in a state without progress.
-    Stalled,
-}
-
 /// Where a person can look at a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Console {
@@ -110,6 +97,9 @@ pub enum HypervisorError {
     /// The VM does not run.
     #[error("the VM is not running")]
     NotRunning,
+    /// Whether the VM has a process cannot be told; nothing was done.
+    #[error("whether the VM runs is not known: {0}")]
+    NotKnown(String),
     /// The process did not come up, or died at once; holds what it said.
     #[error("QEMU did not start: {0}")]
     DidNotStart(String),
@@ -144,20 +134,22 @@ pub trait Hypervisor: Send + Sync {
     /// Starts a VM; returns when the guest's CPUs run. `Running` when it does already.
     async fn start(&self, launch: &Launch) -> Result<(), HypervisorError>;
 
-    /// What the VM does now.
-    async fn power(&self, vm: VmId) -> Result<PowerState, HypervisorError>;
+    /// What the VM does now. `Power::Off` only when the process was looked for and is not there; whatever keeps this host
+    /// from telling is `Power::NotKnown` with the reason. Answers within 4 seconds, whatever hangs.
+    async fn power(&self, vm: VmId) -> Power;
 
     /// Asks the guest to shut down (agent, then power button) and waits until the process is gone.
     async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError>;
 
     /// Turns a VM off at once, closing its images in order, and waits until the process is gone. Also ends a
-    /// process that no longer answers. `Ok` when it was off already.
+    /// process that no longer answers. `Ok` when it was off already; `NotKnown` when that cannot be told.
     async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError>;
 
     /// Stops the guest's CPUs; its process and memory stay. `NotRunning` without a process.
     async fn pause(&self, vm: VmId) -> Result<(), HypervisorError>;
 
-    /// Lets a paused guest go on; returns when its CPUs run. `NotRunning` without a process.
+    /// Lets a paused or stalled guest go on; returns when its CPUs run. An error when what stopped it does so again at
+    /// once. `NotRunning` without a process.
     async fn resume(&self, vm: VmId) -> Result<(), HypervisorError>;
 
     /// Presses the reset button. A guest that is paused stays paused. `NotRunning` without a process.

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod hypervisor;
 pub mod link;
 pub mod media;
+pub mod power;
 pub mod spool;
 pub mod storage;
 pub mod store;

@@ -47,7 +47,7 @@ use std::time::Duration;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::capture::CaptureError;
 use lifeboat_engine::ports::hypervisor::{DiskImage, Launch};
-use lifeboat_model::{DiskFormat, DiskId};
+use lifeboat_model::{DiskFormat, DiskId, VmId};
 
 use self::block::{Monitor, failed};
 use self::freeze::Freezer;
@@ -59,6 +59,7 @@ use crate::config::VmPaths;
 use crate::graph;
 use crate::hypervisor::Qemu;
 use crate::preflight;
+use crate::process::Process;
 use crate::qmp::Qmp;
 
 /// Opens the disks of a VM for capture: through its process when it has one.
@@ -70,7 +71,7 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
     }
     let vm = launch.spec.uuid;
     let paths = qemu.paths(vm);
-    if qemu.process(vm).is_none() {
+    if process_of(qemu, vm).await?.is_none() {
         let (offline, monitor) = Offline::open(qemu, launch, disks).await?;
         let shared = share(qemu, launch, disks, monitor, &paths.offline(), None).await;
         return match shared {
@@ -93,6 +94,14 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
     });
     let shared = share(qemu, launch, disks, monitor, &paths, freezer).await?;
     Ok(Source::new(shared, None))
+}
+
+/// The VM's process; whoever cannot tell whether there is one must not open the images beside it.
+async fn process_of(qemu: &Qemu, vm: VmId) -> Result<Option<Process>, CaptureError> {
+    qemu.process(vm).await.map_err(|e| CaptureError::Block {
+        what: "opening the disks".to_owned(),
+        detail: e.to_string(),
+    })
 }
 
 async fn share(

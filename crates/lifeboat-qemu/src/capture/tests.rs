@@ -433,12 +433,9 @@ async fn full_temporary_space_ends_the_cycle_and_not_the_guest() {
     guest.write("a", &mut model, 0, DISK, 3).await;
     let read = instant.view.read(0, 0, 65536).await;
     assert!(matches!(read, Err(CaptureError::NoSpace(_))), "{read:?}");
-    let power = host.qemu.status(launch.spec.uuid);
+    let power = host.qemu.power(launch.spec.uuid);
     drop(guest);
-    assert_eq!(
-        power.await.unwrap(),
-        lifeboat_engine::ports::hypervisor::PowerState::Running
-    );
+    assert_eq!(power.await, lifeboat_engine::ports::hypervisor::Power::Running);
     drop(instant);
     assert_eq!(
         source.recover().await.unwrap(),

@@ -148,6 +148,7 @@ fn power(p: PowerState) -> &'static str {
         PowerState::Running => "running",
         PowerState::Paused => "paused",
         PowerState::Stalled => "stalled",
+        PowerState::Unknown => "not known",
     }
 }
 

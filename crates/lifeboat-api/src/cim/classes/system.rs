@@ -74,14 +74,16 @@ pub(super) fn enabled_state(power: PowerState) -> u16 {
         PowerState::Running => 2,
         PowerState::Off => 3,
         PowerState::Paused | PowerState::Stalled => 9,
+        PowerState::Unknown => 0,
     }
 }
 
-/// `OperationalStatus`: degraded when the guest stands still because of its disks.
+/// `OperationalStatus`: unknown when this host cannot tell, degraded when the guest stands still because of its disks.
 pub(super) fn operational_status(view: &VmView) -> u16 {
     match view.power {
         PowerState::Running | PowerState::Off | PowerState::Paused => 2,
         PowerState::Stalled => 3,
+        PowerState::Unknown => 0,
     }
 }
 
@@ -89,6 +91,7 @@ pub(super) fn status_text(view: &VmView) -> &'static str {
     match view.power {
         PowerState::Running | PowerState::Off | PowerState::Paused => "OK",
         PowerState::Stalled => "Degraded",
+        PowerState::Unknown => "Unknown",
     }
 }
 
@@ -97,6 +100,7 @@ pub(super) fn health_state(view: &VmView) -> u16 {
     match view.power {
         PowerState::Running | PowerState::Off | PowerState::Paused => 5,
         PowerState::Stalled => 20,
+        PowerState::Unknown => 0,
     }
 }
 

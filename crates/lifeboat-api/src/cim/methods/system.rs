@@ -143,6 +143,11 @@ fn may_prepare(vm: &VmView) -> Result<(), Refusal> {
     }
     match vm.power {
         PowerState::Off => Ok(()),
+        PowerState::Unknown => Err(Refusal::new(
+            ReturnCode::Unknown,
+            "whether the VM runs is not known; a planned failover is prepared when it is off",
+            "see: lifeboat vm show",
+        )),
         PowerState::Running | PowerState::Paused | PowerState::Stalled => Err(wrong_state(
             "the VM runs; a planned failover is prepared when it is off",
             "shut it down first: Msvm_ShutdownComponent.InitiateShutdown",

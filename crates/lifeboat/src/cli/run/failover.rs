@@ -40,7 +40,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Failover) -> Done {
                     "{0} lives on this host now, and is off; start it with: lifeboat vm start {0}",
                     t.vm
                 ),
-                PowerState::Running | PowerState::Paused | PowerState::Stalled => {
+                PowerState::Running | PowerState::Paused | PowerState::Stalled | PowerState::Unknown => {
                     format!("{} lives on this host now", t.vm)
                 }
             };
