@@ -199,6 +199,7 @@ fn machine() -> Vec<Named> {
                 &[
                     ("spec", reference("VmSpec")),
                     ("power", reference("PowerState")),
+                    ("power_note", or_null(&reference("PowerNote"))),
                     ("console", reference("Console")),
                     ("disk_files", disk_files()),
                     ("replication", or_null(&reference("ReplicationView"))),
@@ -409,6 +410,12 @@ fn failover() -> Value {
                 flag("It was wished for although the primary's VM may run"),
             ),
             (
+                "unreached",
+                or_null(&text(
+                    "What was seen of a primary that could not be reached when the failover was started; null: it was reached, or not asked",
+                )),
+            ),
+            (
                 "take_over",
                 or_null(&object(
                     "What follows a planned failover by itself",
@@ -483,6 +490,30 @@ fn replication() -> Vec<Named> {
                 tagged("kind", "cycle", &[("position", reference("Position"))]),
                 tagged("kind", "abandoned", &[]),
             ]}),
+        ),
+        (
+            "PowerNote",
+            object(
+                "What is out of the ordinary about a VM's power",
+                &[
+                    ("reason", text("What was seen")),
+                    (
+                        "since",
+                        instant("Since when it is so, as far as this daemon has looked"),
+                    ),
+                    ("before", or_null(&reference("SeenPower"))),
+                ],
+            ),
+        ),
+        (
+            "SeenPower",
+            object(
+                "What a VM did at some time",
+                &[
+                    ("power", reference("PowerState")),
+                    ("at", instant("When that was seen")),
+                ],
+            ),
         ),
         ("Failover", failover()),
         ("FailoverPhase", phases()),

@@ -47,10 +47,13 @@ pub enum Action {
         /// Which.
         vm: VmRef,
     },
-    /// Starts a VM.
+    /// Starts a VM, or lets one go on that stands still.
     StartVm {
         /// Which.
         vm: VmRef,
+        /// Do it although the other host may run it: it was reached and did not say.
+        #[serde(default)]
+        force: bool,
     },
     /// Shuts a VM down, or turns it off.
     StopVm {
@@ -374,6 +377,9 @@ pub struct VmView {
     pub spec: VmSpec,
     /// What it does.
     pub power: PowerState,
+    /// Why it stands still, or why that is not known; `None` in every ordinary state.
+    #[serde(default)]
+    pub power_note: Option<PowerNote>,
     /// Where to look at it.
     pub console: Console,
     /// The file of each disk on this host, absolute; a disk whose file is not known now is missing.
@@ -381,6 +387,27 @@ pub struct VmView {
     pub disk_files: BTreeMap<DiskId, Utf8PathBuf>,
     /// Its replication; `None` when there is none.
     pub replication: Option<ReplicationView>,
+}
+
+/// What is out of the ordinary about a VM's power.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerNote {
+    /// What was seen, in words.
+    pub reason: String,
+    /// Since when it is so, as far as this daemon has looked.
+    pub since: Timestamp,
+    /// What the VM did when that was last known; `None` where it is known now, or never was.
+    #[serde(default)]
+    pub before: Option<SeenPower>,
+}
+
+/// What a VM did at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenPower {
+    /// What it did.
+    pub power: PowerState,
+    /// When that was seen.
+    pub at: Timestamp,
 }
 
 /// A relationship as one side sees it.
@@ -536,7 +563,7 @@ impl Action {
     pub fn vm(&self) -> Option<&VmRef> {
         match self {
             Self::ShowVm { vm }
-            | Self::StartVm { vm }
+            | Self::StartVm { vm, .. }
             | Self::StopVm { vm, .. }
             | Self::PauseVm { vm }
             | Self::ResetVm { vm }

@@ -24,11 +24,15 @@ use tracing::{info, warn};
 use crate::action::{Action, Answer, Refusal};
 use crate::copy::{CopyError, CycleEnd};
 use crate::engine::Host;
+use crate::observe::{self, Observer};
 use crate::ports::capture::{CaptureError, CaptureSource};
 use crate::ports::hypervisor::{Launch, LaunchDisk, Power, PowerState};
-use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
+use crate::ports::link::{
+    LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus, Standing,
+};
 use crate::ports::store::{BulkProgress, Received, StoreError};
 use crate::primary::PrimaryState;
+use crate::question::Asking;
 use crate::records::{Event, FailoverPhase, Problem, Relationship, Side};
 use crate::replica::{Maintained, Permit, ReplicaState};
 
@@ -70,6 +74,8 @@ pub(crate) enum Done {
     Copied(Result<Box<dyn CaptureSource>, CopyError>),
     Cycled(CycleEnd),
     Settled(Result<(Box<dyn CaptureSource>, lifeboat_model::Position), CopyError>),
+    /// The disks could not be opened here; and what the replica says of its copy.
+    NotOpened(CaptureError, Option<Box<Standing>>),
     Maintained(Result<Maintained, StoreError>),
     Expired(Result<(), StoreError>),
     FailedOver(Result<(), String>, Option<String>),
@@ -125,6 +131,8 @@ pub(crate) struct Actor {
     mailbox: mpsc::Receiver<Message>,
     /// The way into that mailbox, for what the actor starts.
     pub(crate) own: mpsc::WeakSender<Message>,
+    /// What was last seen of the VM, for whoever looks at it from outside.
+    pub(crate) observer: Arc<Observer>,
     /// Waits for the guest of a failed-over VM.
     pub(crate) guest: crate::network::Attendant,
     /// What the replica knows of the machine.
@@ -144,6 +152,7 @@ impl Actor {
         local: Option<VmSpec>,
         rel: Option<Relationship>,
         (own, mailbox): (mpsc::WeakSender<Message>, mpsc::Receiver<Message>),
+        observer: Arc<Observer>,
     ) -> Self {
         Self {
             id,
@@ -155,6 +164,7 @@ impl Actor {
             work: None,
             mailbox,
             own,
+            observer,
             guest: Default::default(),
             told: Default::default(),
             dispatch: Default::default(),
@@ -165,8 +175,10 @@ impl Actor {
 
     /// Runs until the mailbox is closed. Work under way is then dropped: the next start finds order again.
     pub(crate) async fn run(mut self) {
+        self.observer.begins();
         self.open().await;
         loop {
+            self.observer.begins();
             if self.work.is_none() {
                 while let Some(message) = self.waiting.pop_front() {
                     self.handle(message).await;
@@ -183,16 +195,18 @@ impl Actor {
             let wake = self.wake_at();
             let work = self.work.as_mut();
             let idle = work.is_none();
+            self.observer.rests();
             let ended = tokio::select! {
                 biased;
                 message = self.mailbox.recv() => match message {
-                    Some(message) => { self.admit(message).await; continue }
+                    Some(message) => { self.observer.begins(); self.admit(message).await; continue }
                     None => return,
                 },
                 done = async { match work { Some(w) => (&mut w.task).await, None => std::future::pending().await } } => done,
                 () = tokio::time::sleep_until(wake), if idle => continue,
             };
             self.work = None;
+            self.observer.begins();
             match ended {
                 Ok(done) => self.conclude(done).await,
                 Err(e) => self.broken(&e).await,
@@ -225,7 +239,10 @@ impl Actor {
             | Message::ReceiveFailed(_) => true,
             Message::Peer(_, request, _) => matches!(
                 request,
-                PeerRequest::Status { .. } | PeerRequest::LogOffset { .. } | PeerRequest::Hello
+                PeerRequest::Status { .. }
+                    | PeerRequest::LogOffset { .. }
+                    | PeerRequest::Standing { .. }
+                    | PeerRequest::Hello
             ),
             Message::Act(action, _) => matches!(
                 action,
@@ -242,8 +259,11 @@ impl Actor {
 
     async fn handle(&mut self, message: Message) {
         match message {
-            Message::View(reply) => drop(reply.send(self.view().await.map(|v| Answer::Vm(Box::new(v))))),
+            Message::View(reply) => self.show(observe::GLANCE, reply),
+            Message::Act(Action::ShowVm { .. }, reply) => self.show(observe::LOOK, reply),
             Message::Act(Action::StopVm { force: false, .. }, reply) => self.shut_down(reply).await,
+            // Whoever asked was told that it was not begun, or went away before.
+            Message::Act(_, reply) if reply.is_closed() => {}
             Message::Act(action, reply) => drop(reply.send(self.act(action).await)),
             Message::Stopped => self.stopped().await,
             Message::Merged(result) => self.merged_beside(result).await,
@@ -251,6 +271,7 @@ impl Actor {
             Message::Extended(number, news) => self.extended_news(number, news).await,
             Message::AccessChanged => self.access_changed().await,
             Message::CancelJob(job, reply) => drop(reply.send(self.cancel(job).await)),
+            Message::Peer(peer, PeerRequest::Standing { .. }, reply) => self.answer_standing(&peer, reply),
             Message::Peer(peer, request, reply) => drop(reply.send(self.peer_call(&peer, request).await)),
             Message::MayReceive(peer, reply) => {
                 let permit = self.may_receive(&peer).map(|()| self.replica.permit());
@@ -303,6 +324,7 @@ impl Actor {
         match done {
             Done::Copied(r) => self.copied(r).await,
             Done::Settled(r) => self.settled(r).await,
+            Done::NotOpened(e, theirs) => self.not_opened(e, theirs).await,
             Done::Cycled(end) => self.cycled(end).await,
             Done::Maintained(r) => self.maintained(r).await,
             Done::Expired(r) => self.expired(r),
@@ -337,13 +359,12 @@ impl Actor {
 
     async fn act(&mut self, action: Action) -> Result<Answer, Refusal> {
         match action {
-            Action::ShowVm { .. } => self.view().await.map(|v| Answer::Vm(Box::new(v))),
-            Action::StartVm { .. } => self.start_vm().await,
+            Action::StartVm { force, .. } => self.start_vm(Asking::unless(force)).await,
             Action::StopVm { .. } => self.turn_off().await,
             Action::PauseVm { .. } => self.pause_vm().await,
             Action::ResetVm { .. } => self.reset_vm().await,
             Action::Screenshot { .. } => {
-                let picture = self.host.ports.hypervisor.screenshot(self.id).await;
+                let picture = crate::power::bounded(self.host.ports.hypervisor.screenshot(self.id)).await;
                 picture
                     .map(|p| Answer::Picture(p.to_vec()))
                     .map_err(|e| failed("no screenshot", &e))
@@ -386,7 +407,9 @@ impl Actor {
             } => self.initiate_failover(&point, start, force).await,
             Action::RevertFailover { force, .. } => self.revert_failover(force).await,
             Action::CommitFailover { .. } => self.commit_failover().await,
-            Action::ListVms
+            // A VM is shown where messages are taken up, because that waits for nothing.
+            Action::ShowVm { .. }
+            | Action::ListVms
             | Action::ListJobs
             | Action::ShowJob { .. }
             | Action::CancelJob { .. }

@@ -4,30 +4,51 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
-use lifeboat_model::{DiskId, VmSpec};
+use lifeboat_model::{BranchId, DiskId, VmId, VmSpec};
 
 use crate::actor::Actor;
+use crate::ports::store::ReplicaInfo;
+
+/// Where a VM's disks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Where its description says.
+    Described,
+    /// In the replica store: of this replica, and on this branch of it, or on the copy that the primary's changes are
+    /// written to.
+    Stored(VmId, Option<BranchId>),
+}
 
 impl Actor {
-    /// The file of each disk: of the description for a VM that runs on its own images, of the branch for one that is failed
-    /// over, tested or promoted, else of the copy that the primary's changes are written to. A disk whose file is not
-    /// known is missing.
-    pub(crate) async fn disk_files(&self, spec: &VmSpec) -> BTreeMap<DiskId, Utf8PathBuf> {
-        let (of, branch) = match self.runs_on() {
-            Some((of, branch)) => (of, Some(branch)),
-            None if self.rel.as_ref().is_some_and(|r| r.replica().is_some()) => (self.id, None),
-            None => {
-                let described = spec.disks.iter();
-                return described
-                    .map(|d| (d.id.clone(), d.path.as_str().into()))
-                    .collect();
-            }
-        };
-        // Its files cannot be read now: the health says why.
-        let Ok(info) = self.host.ports.store.info(of).await else {
-            return BTreeMap::new();
-        };
-        let files = info.files.into_iter().filter(|f| f.branch == branch);
-        files.map(|f| (f.disk, f.path)).collect()
+    /// Where the disks are: as described for a VM that runs on its own images, the branch for one that is failed over,
+    /// tested or promoted, else the copy.
+    pub(crate) fn place(&self) -> Place {
+        match self.runs_on() {
+            Some((of, branch)) => Place::Stored(of, Some(branch)),
+            None if self.rel.as_ref().is_some_and(|r| r.replica().is_some()) => Place::Stored(self.id, None),
+            None => Place::Described,
+        }
+    }
+}
+
+/// The file of each disk, with what the store says of the replica they belong to. A disk whose file is not known is missing;
+/// the health says why.
+pub(crate) fn disk_files(
+    place: Place,
+    spec: &VmSpec,
+    info: Option<&ReplicaInfo>,
+) -> BTreeMap<DiskId, Utf8PathBuf> {
+    match place {
+        Place::Described => {
+            let described = spec.disks.iter();
+            described
+                .map(|d| (d.id.clone(), d.path.as_str().into()))
+                .collect()
+        }
+        Place::Stored(_, branch) => {
+            let files = info.into_iter().flat_map(|i| &i.files);
+            let files = files.filter(|f| f.branch == branch);
+            files.map(|f| (f.disk.clone(), f.path.clone())).collect()
+        }
     }
 }

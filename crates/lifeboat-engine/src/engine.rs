@@ -2,7 +2,7 @@
 //! itself. It holds no relationship; the actors do.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,14 +12,16 @@ use lifeboat_model::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::action::{Action, Answer, Management, Refusal, ServerView, VmRef};
+use crate::action::{Action, Answer, Management, Refusal, ServerView, VmRef, VmView};
 use crate::actor::{Actor, Message, chain, failed};
 use crate::copy::Tools;
 use crate::jobs::Jobs;
+use crate::observe::{GLANCE, Observer};
 use crate::operations::link_refusal;
 use crate::ports::catalog::{Catalog, CatalogError};
 use crate::ports::hypervisor::Hypervisor;
@@ -32,6 +34,12 @@ use crate::ports::store::{ReplicaStore, StoreError};
 use crate::ports::{ByteStream, Clock, Entropy};
 use crate::records::{Event, FailoverPhase, Job, Relationship, ReplicaSide, ServerSettings, Side};
 use crate::throttle::{PacedLink, Throttle};
+
+/// How long an action waits to be taken up by an actor that is busy with something else.
+const TAKEN_UP: Duration = Duration::from_millis(4800);
+
+/// How long a list waits for one VM: a little longer than its actor waits for a look at it.
+const LISTED: Duration = Duration::from_millis(450);
 
 /// Everything the engine needs of the world.
 #[derive(Clone)]
@@ -141,11 +149,15 @@ impl Host {
         rel: Option<Relationship>,
     ) -> Handle {
         let (mailbox, inbox) = mpsc::channel(64);
-        let actor = Actor::new(vm, self.clone(), local, rel, (mailbox.downgrade(), inbox));
+        let observer = Observer::new(vm, self.ports.clock.clone(), self.ports.catalog.clone());
+        let own = (mailbox.downgrade(), inbox);
+        let actor = Actor::new(vm, self.clone(), local, rel, own, observer.clone());
+        actor.show_unseen();
         let ended = CancellationToken::new();
         let handle = Handle {
             name,
             mailbox,
+            observer,
             ended: ended.clone(),
         };
         self.with_actors(|a| a.insert(vm, handle.clone()));
@@ -227,6 +239,20 @@ impl Host {
     }
 }
 
+/// The refusal of what was not begun, because something else of this VM does not end.
+fn busy(handle: &Handle, asked: Instant) -> Refusal {
+    let since = handle.observer.busy_since(asked);
+    let seconds = since.map_or(TAKEN_UP, |at| at.elapsed()).as_secs();
+    Refusal::new(
+        ReturnCode::InUse,
+        format!(
+            "\"{}\" has been busy with something else for {seconds} s; this was not begun",
+            handle.name
+        ),
+        "try again; when it does not end, storage or a process of this host hangs: see lifeboat events",
+    )
+}
+
 fn stopping() -> Refusal {
     Refusal::new(ReturnCode::Unavailable, "the daemon is stopping", "try again")
 }
@@ -245,6 +271,8 @@ pub(crate) fn no_entry(primary: &str) -> Refusal {
 pub(crate) struct Handle {
     pub(crate) name: String,
     pub(crate) mailbox: mpsc::Sender<Message>,
+    /// What was last seen of the VM.
+    pub(crate) observer: Arc<Observer>,
     /// Cancelled when the actor has ended.
     ended: CancellationToken,
 }
@@ -324,6 +352,8 @@ impl Engine {
             }
         });
         engine.host.with_tasks(|t| t.push(sweeper));
+        let lookout = tokio::spawn(look_out(Arc::downgrade(&engine.host)));
+        engine.host.with_tasks(|t| t.push(lookout));
         Ok(engine)
     }
 
@@ -377,19 +407,43 @@ impl Engine {
         answer.await.ok()
     }
 
-    async fn list(&self) -> Result<Answer, Refusal> {
-        let handles: Vec<Handle> = self.host.with_actors(|a| a.values().cloned().collect());
-        let mut views = Vec::new();
-        for handle in handles {
-            // A VM that goes away while the list is made is left out of it.
-            match self.ask(&handle, Message::View).await {
-                Some(Ok(Answer::Vm(view))) => views.push(*view),
-                Some(Err(e)) if e.code != ReturnCode::FileNotFound => return Err(e),
-                Some(_) | None => {}
+    /// An action for one VM. When its actor does not come back from something else, that is the answer, and the action is not
+    /// begun later; what is under way itself takes its time.
+    async fn act(&self, handle: &Handle, action: Action) -> Result<Answer, Refusal> {
+        let (asked, shows) = (Instant::now(), matches!(action, Action::ShowVm { .. }));
+        let answer = self.ask(handle, |reply| Message::Act(action, reply));
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            match tokio::time::timeout(TAKEN_UP, &mut answer).await {
+                Ok(answer) => return answer.unwrap_or_else(|| Err(stopping())),
+                Err(_) if shows => {
+                    let past = handle.observer.past(None).map(|v| Answer::Vm(Box::new(v)));
+                    return past.ok_or_else(|| busy(handle, asked));
+                }
+                Err(_) if handle.observer.busy_since(asked).is_some() => return Err(busy(handle, asked)),
+                Err(_) => {}
             }
         }
+    }
+
+    /// Every VM by itself, all at once: one that hangs costs its own line and no more.
+    async fn list(&self) -> Answer {
+        let handles: Vec<Handle> = self.host.with_actors(|a| a.values().cloned().collect());
+        let views = futures_util::future::join_all(handles.iter().map(|h| self.glance(h))).await;
+        let mut views: Vec<VmView> = views.into_iter().flatten().collect();
         views.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-        Ok(Answer::Vms(views))
+        Answer::Vms(views)
+    }
+
+    /// The VM as it is, or as it was seen last. A VM that goes away meanwhile is nothing.
+    async fn glance(&self, handle: &Handle) -> Option<VmView> {
+        let asked = tokio::time::timeout(LISTED, self.ask(handle, Message::View));
+        let seen = handle.observer.power(&self.host.ports.hypervisor, GLANCE);
+        match tokio::join!(asked, seen) {
+            (Ok(Some(Ok(Answer::Vm(view)))), _) => Some(*view),
+            (Ok(_), _) => None,
+            (Err(_), power) => handle.observer.past(power.as_ref()),
+        }
     }
 
     async fn add_authorization(&self, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
@@ -543,6 +597,19 @@ impl Engine {
     }
 }
 
+/// Looks at every VM from time to time, so that what happens to a guest is known when it happens. No look is waited for.
+async fn look_out(host: Weak<Host>) {
+    loop {
+        tokio::time::sleep(crate::observe::INTERVAL).await;
+        let Some(host) = host.upgrade() else { return };
+        let observers: Vec<_> = host.with_actors(|a| a.values().map(|h| h.observer.clone()).collect());
+        for observer in observers {
+            // It goes on without being waited for.
+            let _ = observer.power(&host.ports.hypervisor, Duration::ZERO).await;
+        }
+    }
+}
+
 /// Ends jobs whose work nothing will take up again.
 async fn close_orphans(host: &Host, relationships: &[Relationship]) -> Result<(), CatalogError> {
     for job in host.jobs.list().into_iter().filter(|j| !j.state.is_final()) {
@@ -612,7 +679,7 @@ fn orphan(rel: &Relationship, job: &Job) -> Orphan {
 impl Management for Engine {
     async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
         match &action {
-            Action::ListVms => self.list().await,
+            Action::ListVms => Ok(self.list().await),
             Action::ListJobs => Ok(Answer::Jobs(self.host.jobs.list())),
             Action::ShowJob { job } => self.job_action(*job, false).await,
             Action::CancelJob { job } => self.job_action(*job, true).await,
@@ -641,8 +708,7 @@ impl Management for Engine {
                     ));
                 };
                 let handle = self.find(vm)?;
-                let answer = self.ask(&handle, |reply| Message::Act(action, reply)).await;
-                answer.unwrap_or_else(|| Err(stopping()))
+                self.act(&handle, action).await
             }
         }
     }
@@ -675,7 +741,13 @@ impl PeerHandler for Engine {
                     detail: "the daemon is stopping".into(),
                 }))
             }
-            Err(refusal) => PeerReply::Refused(refusal),
+            Err(refusal) => match (refusal, request) {
+                // Nothing is recorded of the VM; its process may run all the same.
+                (PeerRefusal::NoReplica { .. }, PeerRequest::Standing { vm }) => {
+                    self.standing(peer, vm).await
+                }
+                (refusal, _) => PeerReply::Refused(refusal),
+            },
         }
     }
 
@@ -713,6 +785,17 @@ impl PeerHandler for Engine {
 }
 
 impl Engine {
+    /// Whether a VM runs here of which nothing is recorded.
+    async fn standing(&self, peer: &PeerIdentity, vm: VmId) -> PeerReply {
+        match self.host.authorize(peer) {
+            Ok(_) => {
+                let power = crate::question::own_power(&self.host.ports, vm, None).await;
+                crate::question::with_power(None, power)
+            }
+            Err(refusal) => PeerReply::Refused(refusal),
+        }
+    }
+
     async fn store_log(
         &self,
         vm: VmId,

@@ -218,18 +218,13 @@ impl Actor {
 
     /// Whether this is the host that this replica is extended to.
     pub(crate) fn is_third(&self, asks: &PeerIdentity) -> bool {
-        extended(self.rel.as_ref()).is_some_and(|e| {
-            let third = host_of(&e.settings.peer);
-            asks.names.iter().any(|n| n.eq_ignore_ascii_case(third))
-        })
+        extended(self.rel.as_ref()).is_some_and(|e| asks.is_host_of(&e.settings.peer))
     }
 
-    /// Whether the VM runs on the primary of this replica, when the third host asks: it has nobody else to ask.
-    pub(crate) async fn runs_above(&self, asks: &PeerIdentity) -> bool {
-        let Some(rel) = self.rel.as_ref().filter(|r| r.mode == Mode::Replica) else {
-            return false;
-        };
-        self.is_third(asks) && self.standing_of(&rel.way_back).await.is_some_and(|s| s.running)
+    /// Where the primary of this replica takes calls, when the third host asks: it has nobody else to ask.
+    pub(crate) fn above(&self, asks: &PeerIdentity) -> Option<String> {
+        let rel = self.rel.as_ref().filter(|r| r.mode == Mode::Replica)?;
+        self.is_third(asks).then(|| rel.way_back.clone())
     }
 
     /// ChangeReplicationModeToPrimary.

@@ -20,6 +20,7 @@ use crate::ports::catalog::CatalogError;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
 use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target};
 use crate::primary::{IDLE, droppable};
+use crate::question::{self, Asking};
 use crate::records::{Addressing, Failover, FailoverPhase, Job, Relationship, TakeOver};
 
 /// Every instant a replica can be brought up at, newest first: sealed points, and cycles whose logs are retained.
@@ -216,6 +217,17 @@ pub(crate) async fn merge(
     merge.await
 }
 
+/// On whose word a failover is begun.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Consent {
+    /// The prepared primary's.
+    pub(crate) take_over: Option<TakeOver>,
+    /// A person's, although the primary's VM may run.
+    pub(crate) forced: bool,
+    /// Nobody's: what was seen of a primary that could not be reached.
+    pub(crate) unreached: Option<String>,
+}
+
 impl Actor {
     pub(crate) async fn list_points(&mut self) -> Result<Answer, Refusal> {
         Ok(Answer::Points(points(&self.replica_info().await?)))
@@ -341,33 +353,47 @@ impl Actor {
         // The state decides before the points are looked at, so that its way out is what the administrator reads.
         lifecycle::step(rel.mode, rel.state, Step::InitiateFailover).map_err(|e| not_now(&e))?;
         choose(&self.replica_info().await?, point)?;
-        if !force {
-            self.primary_is_silent(&rel.way_back).await?;
-        }
+        let unreached = match force {
+            true => None,
+            false => question::may_bring_up(&self.ask_standing(&rel.way_back).await)?,
+        };
         self.interrupt().await;
         self.replica.stop_receiving().await;
         // Again, because a log may have become durable until now.
         let chosen = choose(&self.replica_info().await?, point)?;
-        self.begin_failover(chosen, start, (None, force)).await
+        let told = unreached.clone();
+        let answer = self
+            .begin_failover(
+                chosen,
+                start,
+                Consent {
+                    take_over: None,
+                    forced: force,
+                    unreached,
+                },
+            )
+            .await?;
+        if let Some(seen) = told {
+            self.event(&format!(
+                "the failover goes on without the primary's word: {seen}"
+            ))
+            .await;
+        }
+        Ok(answer)
     }
 
     /// The same for a VM that is started on failover disks some time after they were made.
-    pub(crate) async fn may_start_branch(&self) -> Result<(), Refusal> {
+    pub(crate) async fn may_start_branch(&self, asking: Asking) -> Result<(), Refusal> {
         let Some(rel) = &self.rel else { return Ok(()) };
         match rel.failover() {
-            Some(f) if !f.forced => self.primary_is_silent(&rel.way_back).await,
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Refuses while the primary answers that its VM runs: a second living copy is somebody's explicit wish, or none's.
-    async fn primary_is_silent(&self, way_back: &str) -> Result<(), Refusal> {
-        match self.standing_of(way_back).await {
-            Some(s) if s.running => Err(Refusal::new(
-                ReturnCode::InvalidState,
-                format!("the VM is running on its primary, which answers at {way_back}"),
-                "move it without loss with --planned; or bring up a second copy, with --force",
-            )),
+            Some(f) if !f.forced && asking == Asking::First => {
+                let seen = question::may_bring_up(&self.ask_standing(&rel.way_back).await)?;
+                if let Some(seen) = seen {
+                    self.event(&format!("the VM is started without the primary's word: {seen}"))
+                        .await;
+                }
+                Ok(())
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -377,7 +403,7 @@ impl Actor {
         &mut self,
         chosen: PointView,
         start: bool,
-        (take_over, forced): (Option<TakeOver>, bool),
+        consent: Consent,
     ) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
         self.interrupt().await;
@@ -400,8 +426,9 @@ impl Actor {
             job: job.id,
             before: state_before,
             at,
-            forced,
-            take_over,
+            forced: consent.forced,
+            unreached: consent.unreached,
+            take_over: consent.take_over,
             reverse: None,
         }));
         if start {

@@ -14,9 +14,10 @@ use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
 use crate::operations::link_refusal;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
-use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, Standing};
+use crate::ports::link::{LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest, Standing};
 use crate::power::power_refusal;
 use crate::primary::{Aside, IDLE, droppable};
+use crate::question::{Asking, Word, replica_unsure};
 use crate::records::{Planned, PlannedPhase, Relationship, Split};
 
 /// How soon a merge that failed is tried again.
@@ -27,9 +28,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often it is asked at most when the replica asked for the failover: an hour.
 const FOLLOWED: u32 = 3600;
-
-/// How long somebody who wants to start a VM waits for the other host's word.
-const WORD: Duration = Duration::from_secs(3);
 
 /// What the role of a primary asks for before data flows.
 pub(crate) enum Role {
@@ -148,7 +146,7 @@ impl Actor {
     /// Starts the VM that took over. A VM that does not start is a problem of its own, not one of replication.
     async fn start_as_told(&mut self) -> Role {
         let started = match self.look().await {
-            Power::Off => self.start_vm().await.map(|_| ()),
+            Power::Off => self.start_vm(Asking::First).await.map(|_| ()),
             Power::Running | Power::Paused | Power::Stalled(_) => Ok(()),
             Power::NotKnown { why } => Err(crate::power::not_known(&why)),
         };
@@ -454,8 +452,8 @@ impl Actor {
         Ok(Answer::Done)
     }
 
-    /// Why the VM of a primary must not be started now; asks the replica, if it answers, whether it went on alone.
-    pub(crate) async fn may_start_primary(&mut self) -> Result<(), Refusal> {
+    /// Why the VM of a primary must not be started now; asks the replica whether it went on alone.
+    pub(crate) async fn may_start_primary(&mut self, asking: Asking) -> Result<(), Refusal> {
         let Some(rel) = self.rel.as_ref().filter(|r| r.mode == Mode::Primary) else {
             return Ok(());
         };
@@ -467,8 +465,13 @@ impl Actor {
             ));
         }
         let took_over = rel.primary().is_some_and(|p| p.start);
-        if !took_over && let Some(theirs) = self.standing_of(&rel.peer.clone()).await {
-            self.weigh(&theirs).await;
+        if !took_over && asking == Asking::First {
+            match self.ask_standing(&rel.peer.clone()).await {
+                Word::Answered(theirs, _) => self.weigh(&theirs).await,
+                Word::Unanswered(seen) => return Err(replica_unsure(&seen)),
+                // A primary starts its VM without its replica, which is lost at least as often as it is failed over.
+                Word::Unreachable(_) | Word::NoAddress => {}
+            }
         }
         match self
             .rel
@@ -485,28 +488,12 @@ impl Actor {
         }
     }
 
-    /// The other side's word on this VM, if it comes soon.
-    pub(crate) async fn standing_of(&self, peer: &str) -> Option<Standing> {
-        if peer.is_empty() {
-            return None;
-        }
-        let asked = self
-            .host
-            .ports
-            .link
-            .call(peer, PeerRequest::Standing { vm: self.id });
-        match tokio::time::timeout(WORD, asked).await {
-            Ok(Ok(PeerReply::Standing(standing))) => Some(standing),
-            Ok(_) | Err(_) => None,
-        }
-    }
-
     /// The replica refused because it went on without this side.
     pub(crate) async fn split(&mut self, committed: bool) {
         let Some(peer) = self.rel.as_ref().map(|r| r.peer.clone()) else {
             return;
         };
-        if let Some(theirs) = self.standing_of(&peer).await {
+        if let Some(theirs) = self.ask_standing(&peer).await.standing() {
             return self.weigh(&theirs).await;
         }
         let theirs = match committed {
@@ -516,17 +503,17 @@ impl Actor {
         self.set_split(Some((theirs.to_owned(), committed))).await;
     }
 
-    async fn weigh(&mut self, theirs: &Standing) {
+    pub(crate) async fn weigh(&mut self, theirs: &Standing) {
         let gone_on = theirs.mode == Mode::Primary
             || matches!(
                 theirs.state,
                 State::FailoverInProgress | State::Recovered | State::Committed
             );
         let text = gone_on.then(|| {
-            let power = if theirs.running {
-                "its VM runs there"
-            } else {
-                "its VM is off there"
+            let power = match theirs.does() {
+                PeerPower::Runs => "its VM runs there",
+                PeerPower::Off => "its VM is off there",
+                PeerPower::NotKnown { .. } => "its VM may run there",
             };
             let committed = theirs.mode == Mode::Primary || theirs.state == State::Committed;
             let text = format!(
@@ -571,36 +558,11 @@ impl Actor {
     /// Whether the other side of this relationship is calling: the host that was named as the peer, the third host, or one
     /// that an authorization entry lets in.
     pub(crate) fn is_peer(&self, peer: &PeerIdentity) -> Result<(), PeerRefusal> {
-        let host = self
-            .rel
-            .as_ref()
-            .map(|r| r.peer.rsplit_once(':').map_or(r.peer.as_str(), |(h, _)| h));
-        let is_it = host.is_some_and(|h| peer.names.iter().any(|n| n.eq_ignore_ascii_case(h)));
+        let is_it = self.rel.as_ref().is_some_and(|r| peer.is_host_of(&r.peer));
         if is_it || self.is_third(peer) {
             return Ok(());
         }
         self.host.authorize(peer).map(|_| ())
-    }
-
-    /// This side's word to the other.
-    pub(crate) async fn standing(&self, peer: &PeerIdentity) -> Result<PeerReply, PeerRefusal> {
-        self.is_peer(peer)?;
-        // An old caller knows two answers only; what is not known must not be taken for off.
-        let running = !self.look().await.is_off() || self.runs_above(peer).await;
-        let planned = self.planned().map(|p| p.phase);
-        let Some(rel) = &self.rel else {
-            return Err(PeerRefusal::NoReplica {
-                host: self.host.config.name.clone(),
-            });
-        };
-        Ok(PeerReply::Standing(Standing {
-            mode: rel.mode,
-            state: rel.state,
-            position: rel.position,
-            running,
-            newest_instant: rel.newest_instant,
-            planned,
-        }))
     }
 
     pub(crate) async fn prepare_for(
@@ -639,8 +601,13 @@ async fn follow(host: Arc<crate::engine::Host>, vm: VmId, primary: String, job: 
         let Ok(PeerReply::Standing(theirs)) = asked else {
             continue;
         };
-        if theirs.mode != Mode::Primary {
-            return end(JobState::Completed, None);
+        match theirs.mode {
+            Mode::Primary => {}
+            Mode::None | Mode::TestReplica => {
+                let why = "the primary has removed the relationship";
+                return end(JobState::Exception, Some(why.to_owned()));
+            }
+            Mode::Replica | Mode::ExtendedReplica => return end(JobState::Completed, None),
         }
         let doing = match theirs.planned {
             None => Err("the primary gave it up and says why: lifeboat job list, there"),

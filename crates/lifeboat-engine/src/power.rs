@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Message, failed};
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
+use crate::question::Asking;
 use crate::records::{Addressing, FailoverPhase, PlannedPhase, Relationship};
 
 impl Actor {
@@ -62,11 +63,11 @@ impl Actor {
     }
 
     /// Starts the VM, or lets one go on that stands still.
-    pub(crate) async fn start_vm(&mut self) -> Result<Answer, Refusal> {
+    pub(crate) async fn start_vm(&mut self, asking: Asking) -> Result<Answer, Refusal> {
         self.role_allows_start()?;
         match self.effect(Verb::Start).await? {
-            Effect::Boot => self.boot().await,
-            Effect::GoOn => self.go_on_running().await,
+            Effect::Boot => self.boot(asking).await,
+            Effect::GoOn => self.go_on_running(asking).await,
             other @ (Effect::Pause
             | Effect::Reset
             | Effect::ResetAndRun
@@ -75,9 +76,9 @@ impl Actor {
         }
     }
 
-    async fn boot(&mut self) -> Result<Answer, Refusal> {
-        self.may_start_primary().await?;
-        self.may_start_branch().await?;
+    async fn boot(&mut self, asking: Asking) -> Result<Answer, Refusal> {
+        self.may_start_primary(asking).await?;
+        self.may_start_branch(asking).await?;
         // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.
         self.interrupt().await;
         if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
@@ -101,10 +102,10 @@ impl Actor {
     }
 
     /// A VM that stands still is as good as off: what keeps one from starting keeps the other from going on.
-    async fn go_on_running(&mut self) -> Result<Answer, Refusal> {
-        self.may_start_primary().await?;
-        self.may_start_branch().await?;
-        let resumed = self.host.ports.hypervisor.resume(self.id).await;
+    async fn go_on_running(&mut self, asking: Asking) -> Result<Answer, Refusal> {
+        self.may_start_primary(asking).await?;
+        self.may_start_branch(asking).await?;
+        let resumed = bounded(self.host.ports.hypervisor.resume(self.id)).await;
         resumed.map_err(|e| power_refusal("the VM does not go on", &e))?;
         self.event("VM goes on").await;
         Ok(Answer::Done)
@@ -116,7 +117,7 @@ impl Actor {
         self.effect(Verb::Pause).await?;
         // A guest that is frozen for an instant is thawed by its agent, which needs its CPUs.
         self.interrupt().await;
-        let paused = self.host.ports.hypervisor.pause(self.id).await;
+        let paused = bounded(self.host.ports.hypervisor.pause(self.id)).await;
         paused.map_err(|e| power_refusal("the VM is not paused", &e))?;
         self.event("VM paused").await;
         Ok(Answer::Done)
@@ -129,15 +130,15 @@ impl Actor {
         let effect = self.effect(Verb::Reset).await?;
         if effect == Effect::ResetAndRun {
             self.role_allows_start()?;
-            self.may_start_primary().await?;
-            self.may_start_branch().await?;
+            self.may_start_primary(Asking::First).await?;
+            self.may_start_branch(Asking::First).await?;
         }
         let hypervisor = &self.host.ports.hypervisor;
-        let reset = hypervisor.reset(self.id).await;
+        let reset = bounded(hypervisor.reset(self.id)).await;
         reset.map_err(|e| power_refusal("the VM was not reset", &e))?;
         self.event("VM reset").await;
         if effect == Effect::ResetAndRun {
-            let resumed = hypervisor.resume(self.id).await;
+            let resumed = bounded(hypervisor.resume(self.id)).await;
             resumed.map_err(|e| power_refusal("the VM was reset and does not go on", &e))?;
         }
         Ok(Answer::Done)
@@ -248,6 +249,19 @@ pub(crate) async fn look(hypervisor: &dyn Hypervisor, vm: VmId) -> Power {
             why: format!("this host did not answer within {:.1} s", LOOK.as_secs_f32()),
         },
     }
+}
+
+/// A command to a VM's process that is carried out in a moment, or by a process that hangs.
+pub(crate) async fn bounded<T>(
+    command: impl Future<Output = Result<T, HypervisorError>>,
+) -> Result<T, HypervisorError> {
+    let late = |_| {
+        let limit = LOOK.as_secs_f32();
+        HypervisorError::Monitor(format!(
+            "no answer within {limit:.1} s; it may still be carried out"
+        ))
+    };
+    tokio::time::timeout(LOOK, command).await.map_err(late)?
 }
 
 /// A hypervisor's error as the answer to an action.

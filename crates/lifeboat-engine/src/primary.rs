@@ -15,7 +15,8 @@ use crate::actor::{Actor, Done, Work, chain};
 use crate::copy::{self, Capture, CopyError, CycleEnd, Delivered, Pending, Route};
 use crate::planned::Role;
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
-use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest};
+use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest, Standing};
+use crate::question;
 use crate::records::Relationship;
 
 /// How long an actor sleeps when nothing is due.
@@ -225,10 +226,11 @@ impl Actor {
             None => JobType::StartReplication,
         };
         let job = jobs.unfinished(self.id, kind).map(|j| j.id);
+        let vm = self.id;
         Some(droppable(async move {
             let source = match hypervisor.source(&launch, &disks).await {
                 Ok(source) => source,
-                Err(e) => return Done::Settled(Err(e.into())),
+                Err(e) => return Done::NotOpened(e, question::told(&*tools.link, &route.peer, vm).await),
             };
             let report = |done: u64, total: u64| {
                 if let Some(job) = job {
@@ -299,6 +301,15 @@ impl Actor {
             }
             Err(e) => self.copy_failed(&e).await,
         }
+    }
+
+    /// While this host cannot open the VM's disks nothing is sent, and what the replica would answer is not heard. It may
+    /// have gone on without this side.
+    pub(crate) async fn not_opened(&mut self, e: CaptureError, theirs: Option<Box<Standing>>) {
+        if let Some(theirs) = theirs {
+            self.weigh(&theirs).await;
+        }
+        self.copy_failed(&e.into()).await;
     }
 
     /// Takes in what the replica is known to have.

@@ -96,6 +96,10 @@ pub struct Home {
 /// What only one side has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "side", rename_all = "lowercase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each VM of a host: hundreds of bytes for hundreds of VMs"
+)]
 pub enum Side {
     /// The primary.
     Primary(PrimarySide),
@@ -450,6 +454,10 @@ pub struct Failover {
     /// It was wished for although the primary's VM may run.
     #[serde(default)]
     pub forced: bool,
+    /// What was seen of a primary that could not be reached when the failover was started; `None`: it was reached, or not
+    /// asked.
+    #[serde(default)]
+    pub unreached: Option<String>,
     /// Go on without being asked: commit, start the VM if so told, and reverse.
     #[serde(default)]
     pub take_over: Option<TakeOver>,

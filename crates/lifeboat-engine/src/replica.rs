@@ -590,7 +590,7 @@ impl Actor {
             } => self.finish_bulk(peer, instant, consistency).await,
             PeerRequest::Compare { disk, ranges, .. } => self.compare_for(peer, &disk, &ranges).await,
             PeerRequest::Differences { disk, from, .. } => self.differences_for(peer, &disk, from).await,
-            PeerRequest::Standing { .. } => self.standing(peer).await,
+            PeerRequest::Standing { .. } => Err(self.answered_elsewhere()),
             PeerRequest::Prepare { force, start, .. } => self.prepare_for(peer, force, start).await,
             PeerRequest::TakeOver { at, start, .. } => self.take_over(peer, at, start).await,
             PeerRequest::StandDown { .. } => self.stand_down(peer),

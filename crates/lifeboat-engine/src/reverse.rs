@@ -15,11 +15,12 @@ use uuid::Uuid;
 use crate::action::{Answer, PointView, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::copy::unexpected;
+use crate::failover::Consent;
 use crate::operations::link_refusal;
 use crate::ports::capture::{CaptureError, Tracking};
 use crate::ports::hypervisor::{Power, PowerState};
 use crate::ports::link::{
-    Content, LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
+    Content, LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus, Standing,
 };
 use crate::ports::store::{Abandoned, Adoption, CompareRange, Divergence, Origin, Target};
 use crate::primary::droppable;
@@ -266,11 +267,16 @@ impl Actor {
         }
         // The VM is wanted here all the same, but never beside the other copy.
         let way_back = self.rel.as_ref().map(|r| r.way_back.clone()).unwrap_or_default();
-        let locked = self.standing_of(&way_back).await.is_some_and(|s| {
-            !s.running && (s.state == State::SyncedReplicationComplete || s.mode == Mode::Replica)
+        let locked = self.ask_standing(&way_back).await.standing().is_some_and(|s| {
+            s.does() == PeerPower::Off
+                && (s.state == State::SyncedReplicationComplete || s.mode == Mode::Replica)
         });
         let started = match locked {
-            true => self.start_vm().await.map(|_| ()).map_err(|e| e.message),
+            true => self
+                .start_vm(crate::question::Asking::First)
+                .await
+                .map(|_| ())
+                .map_err(|e| e.message),
             false => Err("it is not certain that the old primary is off".to_owned()),
         };
         if let Err(why) = started {
@@ -319,8 +325,11 @@ impl Actor {
         };
         let point = crate::failover::points(&info).into_iter().find(is_last);
         let point = point.ok_or_else(|| not_now("it has no recovery point".into()))?;
-        let follow = Some(TakeOver { start });
-        let begun = self.begin_failover(point, false, (follow, false)).await;
+        let consent = Consent {
+            take_over: Some(TakeOver { start }),
+            ..Consent::default()
+        };
+        let begun = self.begin_failover(point, false, consent).await;
         begun.map(|_| PeerReply::Accepted).map_err(|e| not_now(e.message))
     }
 
@@ -328,9 +337,21 @@ impl Actor {
     /// failover was recorded: after it, standing down is refused.
     pub(crate) async fn commit_taking_over(&mut self) -> bool {
         let way_back = self.rel.as_ref().map(|r| r.way_back.clone()).unwrap_or_default();
-        let done = match self.standing_of(&way_back).await {
-            Some(s) if s.state == State::SyncedReplicationComplete && !s.running => {
+        let done = match self.ask_standing(&way_back).await.standing() {
+            Some(s) if s.state == State::SyncedReplicationComplete && s.does() == PeerPower::Off => {
                 self.commit_failover().await
+            }
+            // It is prepared, and cannot tell whether its VM is off by now: that is no change of its mind.
+            Some(Standing {
+                state: State::SyncedReplicationComplete,
+                power: Some(PeerPower::NotKnown { why }),
+                ..
+            }) => {
+                self.fault(&format!(
+                    "taking over waits: the primary cannot tell whether its VM is off: {why}"
+                ))
+                .await;
+                return false;
             }
             Some(s) => {
                 self.event(&format!(

@@ -163,7 +163,7 @@ async fn make(
     // An actor that is gone drops the question, and that is the answer.
     let _ = handle
         .mailbox
-        .send(Message::Act(Action::StartVm { vm }, reply))
+        .send(Message::Act(Action::StartVm { vm, force: false }, reply))
         .await;
     let failed = match answer.await {
         Ok(Ok(_)) => None,

@@ -15,7 +15,7 @@ use futures_util::{StreamExt, stream};
 use lifeboat_model::{Bandwidth, VmId};
 use tokio::time::Instant;
 
-use crate::ports::link::{LinkError, LogAddress, LogReceipt, PeerLink, PeerReply, PeerRequest};
+use crate::ports::link::{LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerReply, PeerRequest};
 use crate::ports::{ByteStream, Clock};
 
 /// Bytes that pass at once under a limit. One second's worth at the lowest limit there is: the link stays alive.
@@ -167,6 +167,10 @@ impl PeerLink for PacedLink {
             self.throttle.pass(*vm, amount(digests)).await;
         }
         self.link.call(peer, request).await
+    }
+
+    async fn ask(&self, peer: &str, request: PeerRequest, patience: Duration) -> Result<PeerReply, NoAnswer> {
+        self.link.ask(peer, request, patience).await
     }
 
     async fn send(&self, peer: &str, address: LogAddress, body: ByteStream) -> Result<LogReceipt, LinkError> {

@@ -1,49 +1,134 @@
 //! What a VM looks like from outside: the relationship's record, the store's and the hypervisor's word, and the health
 //! computed from them at this moment.
 
-use lifeboat_deltalog::Consistency;
-use lifeboat_model::policy::{HealthInput, health};
-use lifeboat_model::{ReplicationState as State, Timestamp};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::action::{BulkView, Refusal, ReplicationView, VmView};
+use lifeboat_deltalog::Consistency;
+use lifeboat_model::policy::{Finding, HealthInput, health};
+use lifeboat_model::{ReplicationState as State, Timestamp, VmSpec};
+use tokio::sync::oneshot;
+
+use crate::action::{Answer, BulkView, PowerNote, Refusal, ReplicationView, VmView};
 use crate::actor::Actor;
-use crate::ports::hypervisor::PowerState;
+use crate::disk_files::{Place, disk_files};
+use crate::engine::Ports;
+use crate::observe::{Observer, Stored};
+use crate::ports::hypervisor::{Console, PowerState};
 use crate::ports::store::{BulkProgress, ReplicaInfo};
 use crate::records::{Relationship, Side};
 
+/// What an actor knows of its VM without asking anybody: what the view is made of, once the rest was seen.
+struct Sketch {
+    spec: VmSpec,
+    rel: Option<Relationship>,
+    console: Console,
+    place: Place,
+    findings: Vec<Finding>,
+    unauthorized: Option<String>,
+}
+
+/// What was seen of the VM for a view.
+struct Glimpse {
+    power: PowerState,
+    note: Option<PowerNote>,
+    info: Option<Stored>,
+    /// What was found in seeing it.
+    findings: Vec<Finding>,
+    now: Timestamp,
+}
+
 impl Actor {
-    pub(crate) async fn view(&self) -> Result<VmView, Refusal> {
-        let spec = self.spec()?.clone();
-        let power = self.look().await.state();
-        let replication = match &self.rel {
-            Some(rel) if matches!(rel.side, Side::Alone) => None,
-            Some(rel) => Some(self.replication_view(rel, power).await),
-            None => None,
+    /// Shows the VM. Nothing is waited for here: who hangs does not stop the actor.
+    pub(crate) fn show(&self, patience: Duration, reply: oneshot::Sender<Result<Answer, Refusal>>) {
+        let sketch = match self.sketch() {
+            Ok(sketch) => sketch,
+            Err(e) => return drop(reply.send(Err(e))),
         };
-        let disk_files = self.disk_files(&spec).await;
-        Ok(VmView {
-            spec,
-            power,
-            console: self.host.ports.hypervisor.console(self.id),
-            disk_files,
-            replication,
-        })
+        let (observer, ports) = (self.observer.clone(), self.host.ports.clone());
+        tokio::spawn(async move {
+            let glimpse = glimpse(&observer, &ports, &sketch, patience).await;
+            let view = sketch.view(glimpse);
+            observer.publish(&view);
+            drop(reply.send(Ok(Answer::Vm(Box::new(view)))));
+        });
     }
 
-    async fn replication_view(&self, rel: &Relationship, power: PowerState) -> ReplicationView {
-        let now = self.host.ports.clock.now();
+    /// What there is to show of the VM before anybody has looked at it.
+    pub(crate) fn show_unseen(&self) {
+        let Ok(sketch) = self.sketch() else { return };
+        let (power, note) = self.observer.shown(None);
+        self.observer.publish(&sketch.view(Glimpse {
+            power,
+            note,
+            info: None,
+            findings: Vec::new(),
+            now: self.host.ports.clock.now(),
+        }));
+    }
+
+    fn sketch(&self) -> Result<Sketch, Refusal> {
+        Ok(Sketch {
+            spec: self.spec()?.clone(),
+            rel: self.rel.clone(),
+            console: self.host.ports.hypervisor.console(self.id),
+            place: self.place(),
+            findings: self.rel.as_ref().map(|r| self.findings(r)).unwrap_or_default(),
+            unauthorized: self.unauthorized(),
+        })
+    }
+}
+
+/// Looks at the VM, and shows what was seen before where that takes too long.
+async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patience: Duration) -> Glimpse {
+    let power = observer.power(&ports.hypervisor, patience);
+    let info = async {
+        match sketch.place {
+            Place::Stored(of, _) => observer.info(&ports.store, of, patience).await,
+            Place::Described => None,
+        }
+    };
+    let (power, info) = tokio::join!(power, info);
+    let (power, note) = observer.shown(power.as_ref());
+    Glimpse {
+        power,
+        note,
+        info,
+        findings: observer.findings(&sketch.spec.name),
+        now: ports.clock.now(),
+    }
+}
+
+impl Sketch {
+    fn view(self, glimpse: Glimpse) -> VmView {
+        let replication = match &self.rel {
+            Some(rel) if matches!(rel.side, Side::Alone) => None,
+            Some(rel) => Some(self.replication_view(rel, &glimpse)),
+            None => None,
+        };
+        let stored = glimpse.info.as_deref().and_then(|i| i.as_ref().ok());
+        VmView {
+            disk_files: disk_files(self.place, &self.spec, stored),
+            power: glimpse.power,
+            power_note: glimpse.note,
+            console: self.console,
+            replication,
+            spec: self.spec,
+        }
+    }
+
+    fn replication_view(&self, rel: &Relationship, glimpse: &Glimpse) -> ReplicationView {
+        let (power, now) = (glimpse.power, glimpse.now);
+        // A test VM's disks are another replica's.
+        let own = rel.replica().is_some() || rel.home.is_some();
+        let seen = glimpse.info.as_deref().filter(|_| own);
         let settled = rel.primary().is_some_and(|p| p.settled);
         let idle = rel.last_replication.map(|t| now.since(t));
-        let replica = rel.replica().is_some() || rel.home.is_some();
-        let seen = match replica {
-            true => Some(self.host.ports.store.info(self.id).await),
-            false => None,
-        };
-        let mut findings = self.findings(rel);
-        findings.extend(crate::storage::findings(seen.as_ref()));
-        let info = seen.and_then(Result::ok);
-        let abandoned = info.as_ref().and_then(|i| i.abandoned.clone());
-        let unauthorized = self.unauthorized();
+        let mut findings = self.findings.clone();
+        findings.extend_from_slice(&glimpse.findings);
+        findings.extend(crate::storage::findings(seen));
+        let info = seen.and_then(|s| s.as_ref().ok());
+        let abandoned = info.and_then(|i| i.abandoned.clone());
         let (health, mut health_notes) = health(&HealthInput {
             mode: rel.mode,
             state: rel.state,
@@ -56,12 +141,12 @@ impl Actor {
             application_failed: rel.primary().is_some_and(|p| p.application_failed),
             machine: &crate::machine::notes(rel),
             abandoned: abandoned.is_some(),
-            unauthorized: unauthorized.as_deref(),
+            unauthorized: self.unauthorized.as_deref(),
             findings: &findings,
         });
         health_notes.extend(awaits_import(rel));
         let bulk = if rel.state == State::WaitingToCompleteInitialReplication {
-            info.as_ref().map(bulk_view).unwrap_or_default()
+            info.map(bulk_view).unwrap_or_default()
         } else {
             Vec::new()
         };
@@ -81,7 +166,7 @@ impl Actor {
             position: rel.position,
             newest_instant: rel.newest_instant,
             last_replication: rel.last_replication,
-            last_application: last_application(rel, info.as_ref()),
+            last_application: last_application(rel, info),
             lag_ms,
             problem: rel.problem.clone(),
             bulk,

@@ -211,6 +211,11 @@ pub(crate) fn dns_names(der: &CertificateDer<'_>) -> Vec<String> {
     sans.value.general_names.iter().filter_map(name).collect()
 }
 
+/// The addresses among a certificate's SANs.
+pub(crate) fn ip_addresses(der: &CertificateDer<'_>) -> Vec<IpAddr> {
+    X509Certificate::from_der(der).map_or_else(|_| Vec::new(), |(_, cert)| addresses(&cert))
+}
+
 fn addresses(cert: &X509Certificate<'_>) -> Vec<IpAddr> {
     let Ok(Some(sans)) = cert.subject_alternative_name() else {
         return Vec::new();

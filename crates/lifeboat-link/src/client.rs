@@ -10,7 +10,10 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use lifeboat_engine::ports::ByteStream;
-use lifeboat_engine::ports::link::{LinkError, LogAddress, LogReceipt, PeerLink, PeerReply, PeerRequest};
+use lifeboat_engine::ports::link::{
+    LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerReply, PeerRequest,
+};
+use tokio::time::{Instant, timeout_at};
 
 use crate::pool::{Conn, Pool, chain, protocol, unreachable};
 use crate::progress::{Source, SourceBody, stalled};
@@ -130,11 +133,33 @@ impl Link {
             }
         };
         self.pool.give_back(peer, conn);
-        match parse_reply(&text) {
-            Ok(Ok(PeerReply::Refused(refusal))) => Err(LinkError::Refused(refusal)),
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(error)) => Err(transport_refusal(peer, status, error)),
-            Err(e) => Err(not_ours(peer, status, &e)),
+        reply_of(peer, status, &text)
+    }
+
+    /// One control call on a connection of its own; what went wrong says whether the peer was there.
+    async fn question(&self, peer: &str, document: Bytes, patience: Duration) -> Result<PeerReply, NoAnswer> {
+        let until = Instant::now() + patience;
+        let late = || format!("no answer within {patience:?}");
+        let unanswered = |e: LinkError| NoAnswer::Unanswered { detail: bare(&e) };
+        // The rest of the time is for its answer.
+        let socket = match timeout_at(until - patience / 3, self.pool.dial(peer)).await {
+            Ok(Ok(socket)) => socket,
+            Ok(Err(e)) => return Err(NoAnswer::Unreachable { detail: bare(&e) }),
+            Err(_) => {
+                let detail = format!("no connection within {:?}", patience - patience / 3);
+                return Err(NoAnswer::Unreachable { detail });
+            }
+        };
+        let answer = async {
+            let request = control_request(peer, document)?;
+            let mut conn = self.pool.secure(peer, socket).await?;
+            let (status, text) = self.exchange(peer, &mut conn, request).await?;
+            self.pool.give_back(peer, conn);
+            reply_of(peer, status, &text)
+        };
+        match timeout_at(until, answer).await {
+            Ok(answer) => answer.map_err(unanswered),
+            Err(_) => Err(NoAnswer::Unanswered { detail: late() }),
         }
     }
 
@@ -226,8 +251,35 @@ impl PeerLink for Link {
         }
     }
 
+    async fn ask(&self, peer: &str, request: PeerRequest, patience: Duration) -> Result<PeerReply, NoAnswer> {
+        let document = serde_json::to_vec(&request).map_err(|e| NoAnswer::Unanswered {
+            detail: format!("the request cannot be written: {e}"),
+        })?;
+        self.question(peer, document.into(), patience).await
+    }
+
     async fn send(&self, peer: &str, address: LogAddress, body: ByteStream) -> Result<LogReceipt, LinkError> {
         self.stream(peer, &address, body).await
+    }
+}
+
+/// A peer's answer in the port's words.
+fn reply_of(peer: &str, status: StatusCode, text: &[u8]) -> Result<PeerReply, LinkError> {
+    match parse_reply(text) {
+        Ok(Ok(PeerReply::Refused(refusal))) => Err(LinkError::Refused(refusal)),
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(error)) => Err(transport_refusal(peer, status, error)),
+        Err(e) => Err(not_ours(peer, status, &e)),
+    }
+}
+
+/// What happened, without the peer's name, which stands before it.
+fn bare(e: &LinkError) -> String {
+    match e {
+        LinkError::Unreachable { detail, .. }
+        | LinkError::Untrusted { detail, .. }
+        | LinkError::Protocol { detail, .. } => detail.clone(),
+        LinkError::Refused(refusal) => refusal.to_string(),
     }
 }
 

@@ -125,12 +125,23 @@ impl Pool {
     }
 
     async fn establish(&self, peer: &str) -> Result<Conn, LinkError> {
+        let socket = self.dial(peer).await?;
+        self.secure(peer, socket).await
+    }
+
+    /// Connects to the peer's host. That this succeeds proves that somebody is there.
+    pub(crate) async fn dial(&self, peer: &str) -> Result<TcpStream, LinkError> {
         let (host, port) = split_peer(peer)?;
+        TcpStream::connect((host, port))
+            .await
+            .map_err(|e| unreachable(peer, e.to_string()))
+    }
+
+    /// Makes a connection of a socket.
+    pub(crate) async fn secure(&self, peer: &str, socket: TcpStream) -> Result<Conn, LinkError> {
+        let (host, _) = split_peer(peer)?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| protocol(peer, format!("\"{host}\" is neither a host name nor an address")))?;
-        let socket = TcpStream::connect((host, port))
-            .await
-            .map_err(|e| unreachable(peer, e.to_string()))?;
         tune(&socket);
         let meter = Meter::default();
         let metered = Metered {

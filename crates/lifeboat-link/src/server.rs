@@ -210,8 +210,12 @@ impl Server {
 /// The names in the caller's certificate. The common name does not count: only SANs are what a CA vouches for.
 fn identity(tls: &TlsStream<TcpStream>) -> Option<PeerIdentity> {
     let (_, session) = tls.get_ref();
-    let names = certs::dns_names(session.peer_certificates()?.first()?);
-    (!names.is_empty()).then_some(PeerIdentity { names })
+    let cert = session.peer_certificates()?.first()?;
+    let names = certs::dns_names(cert);
+    (!names.is_empty()).then(|| PeerIdentity {
+        names,
+        addresses: certs::ip_addresses(cert),
+    })
 }
 
 /// Lets a refused caller read why: closing a socket with unread bytes would throw the alert away.

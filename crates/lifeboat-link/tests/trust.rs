@@ -29,6 +29,8 @@ async fn a_call_reaches_the_handler_with_the_callers_names() {
         ["a.example.org", "a"],
         "lower case, no wildcard, no address, no common name"
     );
+    let address: std::net::IpAddr = "10.0.0.1".parse().unwrap();
+    assert_eq!(calls[0].0.addresses, [address]);
 }
 
 /// Calls and sends, and wants both refused as untrusted.

@@ -180,6 +180,7 @@ fn replies() -> Vec<PeerReply> {
             state: ReplicationState::Replicating,
             position: position(),
             running: true,
+            power: None,
             newest_instant: Some(Timestamp(9)),
             planned: None,
         }),

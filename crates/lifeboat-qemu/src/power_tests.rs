@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, HypervisorError, Launch, Power, StallCause};
 use lifeboat_model::{DiskFormat, DiskId};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -11,6 +12,7 @@ use super::stall_of;
 use crate::hypervisor::Qemu;
 use crate::process::PidRecord;
 use crate::qmp::Qmp;
+use crate::start::not_run;
 use crate::testing::{Host, MIB, tool};
 
 /// What `host` cannot know, in words.
@@ -110,6 +112,60 @@ async fn a_monitor_that_does_not_greet_is_not_known() {
     assert!(why.contains("does not answer"), "{why}");
     drop(held);
     assert_eq!(host.qemu.power(launch.spec.uuid).await, Power::Running);
+}
+
+/// Puts the limit of descriptors back.
+struct Descriptors(Rlimit);
+
+impl Descriptors {
+    /// Leaves this process no descriptor; those it takes are returned too.
+    fn none() -> (Self, Vec<std::fs::File>) {
+        let before = getrlimit(Resource::Nofile);
+        let few = Rlimit {
+            current: Some(256),
+            ..before.clone()
+        };
+        setrlimit(Resource::Nofile, few).unwrap();
+        let files = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        (Self(before), files)
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        let _ = setrlimit(Resource::Nofile, self.0.clone());
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_without_descriptors_says_so_and_takes_no_vm_for_off() {
+    let mut host = Host::new();
+    let (launch, _) = started(&mut host).await;
+    {
+        let (_limit, _files) = Descriptors::none();
+        let why = not_known(&host, &launch).await;
+        assert!(
+            why.contains("Too many open files") && why.contains("LimitNOFILE"),
+            "{why}"
+        );
+        let again = host.qemu.start(&launch).await.unwrap_err().to_string();
+        assert!(again.contains("Too many open files"), "{again}");
+        assert!(!again.contains("installed"), "{again}");
+        assert!(host.qemu.turn_off(launch.spec.uuid).await.is_err());
+    }
+    assert_eq!(host.qemu.power(launch.spec.uuid).await, Power::Running);
+}
+
+#[test]
+fn only_a_program_that_is_not_there_may_be_not_installed() {
+    for (number, installed) in [(2, true), (24, false), (23, false), (12, false)] {
+        let error = not_run("qemu-img")(std::io::Error::from_raw_os_error(number));
+        assert_eq!(
+            error.to_string().contains("is QEMU installed?"),
+            installed,
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -140,8 +140,13 @@ impl Port {
         let rels = s.hosts[h].catalog.relationships.iter().filter(|r| r.vm == vm);
         let peers: Vec<String> = rels.flat_map(|r| [r.peer.clone(), r.way_back.clone()]).collect();
         let known = |o: usize| {
-            let name = &s.hosts[o].name;
-            peers.iter().any(|p| p.split(':').next() == Some(name))
+            let other = &s.hosts[o];
+            let named = |p: &String| {
+                p.split(':')
+                    .next()
+                    .is_some_and(|n| n == other.name || n == other.address)
+            };
+            peers.iter().any(named)
         };
         let reachable = |o: usize| !self.shared.cuts.borrow().contains(&(o.min(h), o.max(h)));
         let runs = |o: usize| {
@@ -191,6 +196,9 @@ impl Hypervisor for Port {
     }
 
     async fn power(&self, vm: VmId) -> Power {
+        if self.shared.state().hosts[self.host].stuck.contains(&vm) {
+            std::future::pending::<()>().await;
+        }
         let seen = self.run("hv.power", |s, h| Ok(seen(s, h, vm))).await;
         seen.unwrap_or_else(|e: HypervisorError| Power::NotKnown { why: e.to_string() })
     }

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use lifeboat_engine::Engine;
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::link::{
-    LinkError, LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply,
+    LinkError, LogAddress, LogReceipt, NoAnswer, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply,
     PeerRequest,
 };
 use std::sync::{Arc, PoisonError};
@@ -44,16 +44,25 @@ impl Port {
 
     async fn reach(&self, peer: &str) -> Result<(usize, Arc<Engine>, PeerIdentity), LinkError> {
         let name = peer.split(':').next().unwrap_or_default();
-        let (target, own) = {
+        let (target, identity) = {
             let s = self.shared.state();
-            let target = s.hosts.iter().position(|h| h.name == name);
-            (target, s.hosts[self.host].name.clone())
+            let target = s
+                .hosts
+                .iter()
+                .position(|h| h.name == name || !name.is_empty() && h.address == name);
+            let own = &s.hosts[self.host];
+            let address = own.address.parse().ok().filter(|_| own.address_certified);
+            let identity = PeerIdentity {
+                names: vec![own.name.clone()],
+                addresses: address.into_iter().collect(),
+            };
+            (target, identity)
         };
         let target = target.ok_or_else(|| away(peer, "no such host"))?;
         let cut = self.shared.cuts.borrow().contains(&self.pair(target));
         let engine = self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[target].clone();
         match engine {
-            Some(engine) if !cut => Ok((target, engine, PeerIdentity { names: vec![own] })),
+            Some(engine) if !cut => Ok((target, engine, identity)),
             _ => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 Err(away(peer, "no answer"))
@@ -128,14 +137,30 @@ fn received(rx: mpsc::Receiver<Chunk>) -> ByteStream {
     }))
 }
 
-#[async_trait]
-impl PeerLink for Port {
-    async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError> {
+impl Port {
+    /// A control call; where it fails, whether the peer was reached.
+    async fn called(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, (LinkError, bool)> {
         let fault = self.enter("link.call").await;
         if fault == Some(Fault::Fail) {
-            return Err(LinkError::injected("link.call"));
+            return Err((LinkError::injected("link.call"), false));
         }
-        let (target, engine, identity) = self.reach(peer).await?;
+        let (target, engine, identity) = self.reach(peer).await.map_err(|e| (e, false))?;
+        let answered = self.answer_of(peer, target, engine, identity, request, fault);
+        answered.await.map_err(|e| (e, true))
+    }
+
+    async fn answer_of(
+        &self,
+        peer: &str,
+        target: usize,
+        engine: Arc<Engine>,
+        identity: PeerIdentity,
+        request: PeerRequest,
+        fault: Option<Fault>,
+    ) -> Result<PeerReply, LinkError> {
+        if self.shared.state().hosts[target].mute {
+            std::future::pending::<()>().await;
+        }
         let mut task = tokio::spawn(async move { engine.call(&identity, request).await });
         self.answering(target, &task);
         let reply = tokio::select! {
@@ -149,6 +174,28 @@ impl PeerLink for Port {
         match reply {
             PeerReply::Refused(refusal) => Err(LinkError::Refused(refusal)),
             reply => Ok(reply),
+        }
+    }
+}
+
+#[async_trait]
+impl PeerLink for Port {
+    async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError> {
+        self.called(peer, request).await.map_err(|(e, _)| e)
+    }
+
+    async fn ask(&self, peer: &str, request: PeerRequest, patience: Duration) -> Result<PeerReply, NoAnswer> {
+        match tokio::time::timeout(patience, self.called(peer, request)).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err((e, false))) => Err(NoAnswer::Unreachable {
+                detail: e.to_string(),
+            }),
+            Ok(Err((e, true))) => Err(NoAnswer::Unanswered {
+                detail: e.to_string(),
+            }),
+            Err(_) => Err(NoAnswer::Unanswered {
+                detail: format!("no answer within {patience:?}"),
+            }),
         }
     }
 

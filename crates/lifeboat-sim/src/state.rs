@@ -168,6 +168,14 @@ pub struct HostState {
     pub images: BTreeMap<String, Image>,
     /// VM processes; they outlive the daemon.
     pub processes: BTreeMap<VmId, Process>,
+    /// Another way to write its name, such as an address; empty: none.
+    pub address: String,
+    /// Whether its certificate carries that address, too.
+    pub address_certified: bool,
+    /// VMs whose processes do not answer, ever.
+    pub stuck: BTreeSet<VmId>,
+    /// Its daemon takes calls of others and answers none.
+    pub mute: bool,
     /// VMs whose processes this host cannot ask, and why: they go on with whatever they do.
     pub blind: BTreeMap<VmId, String>,
     /// Replicas.

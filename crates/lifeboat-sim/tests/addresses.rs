@@ -198,7 +198,15 @@ fn a_silent_agent_delays_nothing_and_is_told_in_the_end() {
         )
         .await
         .unwrap();
-        w.insist(1, Action::StartVm { vm: World::vm() }).await.unwrap();
+        w.insist(
+            1,
+            Action::StartVm {
+                vm: World::vm(),
+                force: false,
+            },
+        )
+        .await
+        .unwrap();
         eventually(w, "addresses", |w| {
             addressing(w) == Addressing::None && !ran(w, VM).is_empty()
         })
@@ -381,7 +389,15 @@ fn every_step_on_the_way_to_an_address() {
                 }
                 let hit = w.gate(1).disarm();
                 if !w.runs(1) {
-                    w.insist(1, Action::StartVm { vm: World::vm() }).await.unwrap();
+                    w.insist(
+                        1,
+                        Action::StartVm {
+                            vm: World::vm(),
+                            force: false,
+                        },
+                    )
+                    .await
+                    .unwrap();
                 }
                 w.run(60).await;
                 assert!(

@@ -15,7 +15,10 @@ const INVALID: Result<PowerState, ReturnCode> = Err(ReturnCode::InvalidState);
 const UNKNOWN: Result<PowerState, ReturnCode> = Err(ReturnCode::Unknown);
 
 fn start() -> Action {
-    Action::StartVm { vm: World::vm() }
+    Action::StartVm {
+        vm: World::vm(),
+        force: false,
+    }
 }
 
 fn pause() -> Action {

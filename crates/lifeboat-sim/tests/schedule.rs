@@ -64,7 +64,15 @@ async fn enabled(w: &World) {
 /// Tracking is lost, and the primary knows.
 async fn out_of_step(w: &World) {
     w.kill_vm(0);
-    w.insist(0, Action::StartVm { vm: World::vm() }).await.unwrap();
+    w.insist(
+        0,
+        Action::StartVm {
+            vm: World::vm(),
+            force: false,
+        },
+    )
+    .await
+    .unwrap();
     eventually(w, "the loss", |w| {
         state(w, 0) == State::WaitingToStartResynchronization
     })
@@ -180,7 +188,15 @@ fn lost_tracking_is_cured_by_itself_in_the_window_and_only_there() {
         healthy(w, 0, 1).await;
         // Inside the window it begins at once.
         w.kill_vm(0);
-        w.insist(0, Action::StartVm { vm: World::vm() }).await.unwrap();
+        w.insist(
+            0,
+            Action::StartVm {
+                vm: World::vm(),
+                force: false,
+            },
+        )
+        .await
+        .unwrap();
         let finished = |w: &World| {
             let s = w.shared.state();
             let all = s.hosts[0].events.iter();

@@ -168,8 +168,25 @@ fn a_test_is_a_vm_of_its_own_and_replication_goes_on() {
 }
 
 async fn like_others(w: &mut World) {
-    w.insist(1, Action::StartVm { vm: named() }).await.unwrap();
-    refused(w, 1, Action::StartVm { vm: World::vm() }, 32775).await;
+    w.insist(
+        1,
+        Action::StartVm {
+            vm: named(),
+            force: false,
+        },
+    )
+    .await
+    .unwrap();
+    refused(
+        w,
+        1,
+        Action::StartVm {
+            vm: World::vm(),
+            force: false,
+        },
+        32775,
+    )
+    .await;
     w.insist(1, Action::Screenshot { vm: named() }).await.unwrap();
     w.insist(
         1,
@@ -180,7 +197,15 @@ async fn like_others(w: &mut World) {
     )
     .await
     .unwrap();
-    w.insist(1, Action::StartVm { vm: named() }).await.unwrap();
+    w.insist(
+        1,
+        Action::StartVm {
+            vm: named(),
+            force: false,
+        },
+    )
+    .await
+    .unwrap();
     // The daemon may die meanwhile; the test is none of its memory.
     w.restart(1).await;
     assert_eq!(listed(w).await[1].power, PowerState::Running);
@@ -509,7 +534,15 @@ async fn run(saga: Saga, w: &World, point: PointSelector) {
             let there = |w: &World| test(w).is_some_and(|t| t.phase == TestPhase::Ready);
             until(w, start_test(point), there).await;
             // A start that failed is told, and the VM is there to be started again.
-            until(w, Action::StartVm { vm: named() }, ready).await;
+            until(
+                w,
+                Action::StartVm {
+                    vm: named(),
+                    force: false,
+                },
+                ready,
+            )
+            .await;
         }
         Saga::Stop => until(w, stop_test(), |w| test(w).is_none()).await,
         Saga::Commit => until(w, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await,

@@ -17,6 +17,7 @@ use lifeboat_link::{Link, LinkConfig};
 use lifeboat_model::Timestamp;
 use lifeboat_qemu::{Qemu, QemuConfig};
 use lifeboat_store::{FileMedia, FileSpool, QcowStore};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -51,8 +52,22 @@ impl Entropy for SystemEntropy {
     }
 }
 
+/// Takes as many file descriptors as this process may have: each VM, connection and image costs some, and what cannot be
+/// opened cannot be looked at.
+fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit of file descriptors is not raised");
+    }
+}
+
 /// Runs the host until it is told to stop. Guests are not touched by its end.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    raise_descriptors();
     let vms = config.load_vms()?;
     // Replica disks, logs and state hold guests' data; no other user of the host has any business there.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));

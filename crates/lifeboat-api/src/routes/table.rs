@@ -70,7 +70,18 @@ pub const ROUTES: &[Route] = &[
         "All VMs of this host, replicas included",
     ),
     get("/vms/{vm}", "show-vm", Reply::One("VmView"), "One VM"),
-    post("/vms/{vm}/start", "start-vm", "Start a VM"),
+    with_fields(
+        post(
+            "/vms/{vm}/start",
+            "start-vm",
+            "Start a VM, or let one go on that stands still",
+        ),
+        &[Field {
+            name: "force",
+            schema: r#"{"type":"boolean","description":"Do it although the other host was reached and did not say whether it runs the VM"}"#,
+            default: Some("false"),
+        }],
+    ),
     with_fields(
         post("/vms/{vm}/stop", "stop-vm", "Shut a VM down, or turn it off"),
         &[FORCE],

@@ -1,8 +1,8 @@
 //! One of everything that crosses the surface. The exhaustive matches make a new variant a compile error here.
 
 use lifeboat_engine::action::{
-    Action, Answer, BulkView, ExtendedView, InitialCopy, PointSelector, PointView, ReplicationView,
-    ServerView, VmRef, VmView,
+    Action, Answer, BulkView, ExtendedView, InitialCopy, PointSelector, PointView, PowerNote,
+    ReplicationView, ServerView, VmRef, VmView,
 };
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
@@ -90,7 +90,10 @@ pub(crate) fn actions() -> Vec<Action> {
     let mut all = vec![
         Action::ListVms,
         Action::ShowVm { vm: vm() },
-        Action::StartVm { vm: vm() },
+        Action::StartVm {
+            vm: vm(),
+            force: false,
+        },
         Action::StopVm {
             vm: vm(),
             force: true,
@@ -548,6 +551,7 @@ fn failover(phase: FailoverPhase) -> Failover {
         before: ReplicationState::Replicating,
         at: Some(position()),
         forced: false,
+        unreached: Some("alpha:8700 could not be reached".into()),
         take_over: Some(TakeOver { start: true }),
         reverse: Some(Reverse {
             settings: settings(),
@@ -572,6 +576,7 @@ fn vms() -> Vec<VmView> {
     let plain = VmView {
         spec: spec(json!({})),
         power: PowerState::Off,
+        power_note: None,
         console: Console {
             socket: "/run/c".into(),
             log: "/run/l".into(),
@@ -586,6 +591,11 @@ fn vms() -> Vec<VmView> {
         VmView {
             spec: spec(uefi),
             power: PowerState::Stalled,
+            power_note: Some(PowerNote {
+                reason: "no space left for disk sys".into(),
+                since: Timestamp(5),
+                before: None,
+            }),
             ..plain.clone()
         },
     ];

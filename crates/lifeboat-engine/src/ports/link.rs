@@ -1,6 +1,9 @@
 //! Host to host: small control calls and streamed logs, over one authenticated connection each way. The messages
 //! are the engine's; the transport is the adapter's.
 
+use core::net::IpAddr;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::{
@@ -17,6 +20,25 @@ use crate::records::PlannedPhase;
 pub struct PeerIdentity {
     /// Names of the certificate (DNS names, lower case). Never empty.
     pub names: Vec<String>,
+    /// Addresses of the certificate. They authorize nothing; a peer that was named by its address is known by them.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl PeerIdentity {
+    /// Whether the certificate was issued for the host of `peer`, a `HOST:PORT` with a name or an address in it.
+    #[must_use]
+    pub fn is_host_of(&self, peer: &str) -> bool {
+        let host = peer.rsplit_once(':').map_or(peer, |(host, _)| host);
+        let host = host
+            .strip_prefix('[')
+            .and_then(|h| h.strip_suffix(']'))
+            .unwrap_or(host);
+        let host = host.strip_suffix('.').unwrap_or(host);
+        // An address can be written in several ways.
+        let address: Option<IpAddr> = host.parse().ok();
+        address.is_some_and(|a| self.addresses.contains(&a))
+            || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
 }
 
 /// What a primary asks of a replica host. Version 1 of the control protocol.
@@ -227,13 +249,43 @@ pub struct Standing {
     pub state: ReplicationState,
     /// Where it stands.
     pub position: Position,
-    /// Its process exists.
+    /// Its process exists, or may exist.
     pub running: bool,
+    /// The same in three outcomes; `None` from a host that knows two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PeerPower>,
     /// Instant of its newest replicated data.
     pub newest_instant: Option<Timestamp>,
     /// How far a planned failover is there; `None` when none goes on.
     #[serde(default)]
     pub planned: Option<PlannedPhase>,
+}
+
+impl Standing {
+    /// Whether the VM runs on that side.
+    #[must_use]
+    pub fn does(&self) -> PeerPower {
+        match (&self.power, self.running) {
+            (Some(power), _) => power.clone(),
+            (None, true) => PeerPower::Runs,
+            (None, false) => PeerPower::Off,
+        }
+    }
+}
+
+/// Whether a VM runs on another host, as that host says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum PeerPower {
+    /// It has no process there.
+    Off,
+    /// Its process exists.
+    Runs,
+    /// That host cannot tell.
+    NotKnown {
+        /// What it saw, in words.
+        why: String,
+    },
 }
 
 /// Why a replica host does not do what was asked. Sent over the wire, shown to the primary's administrator.
@@ -362,6 +414,22 @@ pub enum LinkError {
     Refused(PeerRefusal),
 }
 
+/// Why a question brought no answer, as far as it says something of the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// No connection was made: its name has no address, there is no route, nobody listens, or nothing came back. Its site
+    /// may be lost, or only the way to it.
+    Unreachable {
+        /// What happened.
+        detail: String,
+    },
+    /// It was connected to, and did not answer in time, refused, or answered with something else.
+    Unanswered {
+        /// What happened.
+        detail: String,
+    },
+}
+
 /// Which log a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -397,6 +465,10 @@ pub enum LogReceipt {
 pub trait PeerLink: Send + Sync {
     /// A control call to `peer` (`HOST:PORT`). `PeerReply::Refused` comes back as `LinkError::Refused`.
     async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError>;
+
+    /// A control call on a connection made for it, answered within `patience`: a kept connection to a host that is gone
+    /// looks like a host that is slow. The error tells the two apart.
+    async fn ask(&self, peer: &str, request: PeerRequest, patience: Duration) -> Result<PeerReply, NoAnswer>;
 
     /// Streams a log to `peer` and waits until it is durable there.
     async fn send(&self, peer: &str, address: LogAddress, body: ByteStream) -> Result<LogReceipt, LinkError>;

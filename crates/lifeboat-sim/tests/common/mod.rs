@@ -162,7 +162,10 @@ pub fn resync() -> Action {
 }
 
 pub fn start_vm() -> Action {
-    Action::StartVm { vm: World::vm() }
+    Action::StartVm {
+        vm: World::vm(),
+        force: false,
+    }
 }
 
 /// The recorded role of a host.

@@ -108,10 +108,13 @@ pub(crate) enum Vm {
         /// VM, by name or UUID.
         vm: String,
     },
-    /// Start a VM, or let a paused one go on.
+    /// Start a VM, or let one go on that is paused or stands still.
     Start {
         /// VM, by name or UUID.
         vm: String,
+        /// Start it although the other host was reached and did not say whether it runs the VM.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         wait: Wait,
     },

@@ -227,9 +227,12 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
             let view = cx.vm(vm).await?;
             cx.print(&view, || show::vm(&view, &cx.zone))
         }
-        Vm::Start { vm, wait } => {
-            cx.act(Action::StartVm { vm: name(vm) }, *wait, &format!("{vm} runs"))
-                .await
+        Vm::Start { vm, force, wait } => {
+            let action = Action::StartVm {
+                vm: name(vm),
+                force: *force,
+            };
+            cx.act(action, *wait, &format!("{vm} runs")).await
         }
         Vm::Pause(t) => {
             let done = format!("{0} is paused; let it go on with: lifeboat vm start {0}", t.vm);

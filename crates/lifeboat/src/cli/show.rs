@@ -18,7 +18,8 @@ use lifeboat_engine::records::{Event, Job};
 use lifeboat_link::certs::CertInfo;
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{
-    AuthorizationEntry, DiskFormat, JobState, JobType, NicFailover, NicSpec, Timestamp, VmId,
+    AuthorizationEntry, DiskFormat, JobState, JobType, NicFailover, NicSpec, ReplicationHealth, Timestamp,
+    VmId,
 };
 
 use super::units::{self, instant, size, span};
@@ -152,13 +153,49 @@ fn power(p: PowerState) -> &'static str {
     }
 }
 
+/// What is not known shows what it was when it was known, as the past.
+fn power_in_list(v: &VmView) -> String {
+    let now = power(v.power);
+    match v.power_note.as_ref().and_then(|n| n.before) {
+        Some(before) => format!("{now} (was {})", power(before.power)),
+        None => now.to_owned(),
+    }
+}
+
+/// A guest that stands still needs somebody, whether it is replicated or not.
+fn health_in_list(v: &VmView) -> String {
+    match (&v.replication, v.power) {
+        (Some(r), _) => r.health.to_string(),
+        (None, PowerState::Stalled) => ReplicationHealth::Critical.to_string(),
+        (None, PowerState::Off | PowerState::Running | PowerState::Paused | PowerState::Unknown) => {
+            "-".to_owned()
+        }
+    }
+}
+
+fn power_in_full(v: &VmView, zone: &TimeZone) -> String {
+    let now = power(v.power);
+    let Some(note) = &v.power_note else {
+        return now.to_owned();
+    };
+    let before = note
+        .before
+        .map(|b| format!("; it was {} at {}", power(b.power), instant(b.at, zone)));
+    format!(
+        "{now} since {}: {}{}",
+        instant(note.since, zone),
+        note.reason,
+        before.unwrap_or_default()
+    )
+}
+
 /// `vm list`.
 pub(crate) fn vms(vms: &[VmView]) -> String {
     let rows = vms.iter().map(|v| {
         let r = v.replication.as_ref();
         vec![
             v.spec.name.clone(),
-            power(v.power).into(),
+            power_in_list(v),
             v.spec.cpus.to_string(),
             size(u64::from(v.spec.memory_mib) << 20),
             v.spec
@@ -169,7 +206,7 @@ pub(crate) fn vms(vms: &[VmView]) -> String {
                 .join(","),
             dash(r, |r| role(r.mode).into()),
             dash(r, state),
-            dash(r, |r| r.health.to_string()),
+            health_in_list(v),
         ]
     });
     table(
@@ -193,7 +230,7 @@ pub(crate) fn vm(v: &VmView, zone: &TimeZone) -> String {
     let mut rows = vec![
         ("name", s.name.clone()),
         ("uuid", s.uuid.to_string()),
-        ("power", power(v.power).into()),
+        ("power", power_in_full(v, zone)),
         ("cpus", s.cpus.to_string()),
         ("memory", size(u64::from(s.memory_mib) << 20)),
         ("machine", format!("{}, cpu {}", s.machine, s.cpu)),

@@ -258,6 +258,7 @@ impl Script {
             }))
             .unwrap(),
             power,
+            power_note: None,
             console: Console { socket: format!("{}/{name}.console", self.dir).into(), log: format!("/var/log/{name}.log").into() },
             disk_files: BTreeMap::new(),
             replication,
@@ -346,7 +347,7 @@ fn refusal(action: &Action) -> Option<Refusal> {
             ReplicationState::Resynchronizing,
             Happening::StartCopy,
         )),
-        Action::StartVm { vm } if vm.0 == "web" => Some(invalid("the VM is running", "")),
+        Action::StartVm { vm, .. } if vm.0 == "web" => Some(invalid("the VM is running", "")),
         Action::StopVm { vm, .. } if vm.0 == "idle" => Some(invalid("the VM is off", "")),
         Action::TestConnection { peer } if peer.starts_with('c') => Some(stranger()),
         Action::EnableReplication { vm, .. } if vm.0 == "mail" => Some(stranger()),
@@ -477,6 +478,7 @@ fn failover() -> Failover {
         before: ReplicationState::Replicating,
         at: Some(position()),
         forced: false,
+        unreached: None,
         take_over: None,
         reverse: None,
     }

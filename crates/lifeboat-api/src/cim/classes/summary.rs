@@ -6,7 +6,7 @@ use lifeboat_engine::records::TestPhase;
 use lifeboat_model::{Firmware, ReplicationHealth, ReplicationMode, ReplicationState};
 
 use super::names::{active_id, guid, point_path, text, vm_path};
-use super::system::{enabled_state, health_state, operational_status, status_text};
+use super::system::{enabled_state, health_state, operational_status, shown_power, status_text};
 use crate::cim::HostFacts;
 use crate::cim::facts::VmParts;
 
@@ -38,7 +38,7 @@ pub(crate) fn summary(host: &HostFacts, of: &VmParts) -> Instance {
         .with("Name", guid(view.spec.uuid))
         .with("ElementName", view.spec.name.as_str())
         .with("HostComputerSystemName", host.name.as_str())
-        .with("EnabledState", enabled_state(view.power))
+        .with("EnabledState", enabled_state(shown_power(view)))
         .with("HealthState", health_state(view))
         .with("OperationalStatus", vec![operational_status(view)])
         .with("StatusDescriptions", vec![status_text(view)])

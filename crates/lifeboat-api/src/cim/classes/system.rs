@@ -52,10 +52,10 @@ fn vm(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
         .with("CreationClassName", SYSTEM)
         .with("Name", guid(view.spec.uuid))
         .with("OperationalStatus", vec![operational_status(view)])
-        .with("StatusDescriptions", vec![status_text(view)])
+        .with("StatusDescriptions", vec![status_description(view)])
         .with("Status", status_text(view))
         .with("HealthState", health_state(view))
-        .with("EnabledState", enabled_state(view.power))
+        .with("EnabledState", enabled_state(shown_power(view)))
         .with("RequestedState", 12_u16)
         .with("EnabledDefault", 3_u16)
         .with("AvailableRequestedStates", vec![2_u16, 3, 9, 11])
@@ -66,6 +66,15 @@ fn vm(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
         .with("NumberOfNumaNodes", 1_u16)
         .with("EnhancedSessionModeState", 3_u16);
     vec![replicated(system, view.replication.as_ref())]
+}
+
+/// What a VM does, or did when it was last seen: one look that takes too long is no change of state. Only "off" is never
+/// shown of a VM that nobody sees, because that is what others act upon.
+pub(super) fn shown_power(view: &VmView) -> PowerState {
+    match (view.power, view.power_note.as_ref().and_then(|n| n.before)) {
+        (PowerState::Unknown, Some(before)) if before.power != PowerState::Off => before.power,
+        (power, _) => power,
+    }
 }
 
 /// What a VM does, as `EnabledState` has it.
@@ -84,6 +93,15 @@ pub(super) fn operational_status(view: &VmView) -> u16 {
         PowerState::Running | PowerState::Off | PowerState::Paused => 2,
         PowerState::Stalled => 3,
         PowerState::Unknown => 0,
+    }
+}
+
+/// The same in words, with the reason where there is one.
+fn status_description(view: &VmView) -> String {
+    let text = status_text(view);
+    match &view.power_note {
+        Some(note) => format!("{text}: {}", note.reason),
+        None => text.to_owned(),
     }
 }
 

@@ -38,7 +38,10 @@ pub(super) async fn state(call: &Call<'_>) -> Answered {
     let reference = vm_ref(&vm);
     let wanted = call.arguments.number(STATE).ok_or_else(|| missing(STATE))?;
     call.done(match wanted {
-        2 => Action::StartVm { vm: reference },
+        2 => Action::StartVm {
+            vm: reference,
+            force: false,
+        },
         3 => Action::StopVm {
             vm: reference,
             force: true,

@@ -231,6 +231,8 @@ fn under_way(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
     rows.extend(r.sync.as_ref().map(|s| ("comparing", synchronization(r, s))));
     rows.extend(r.planned.as_ref().map(|p| ("planned", planned(vm, p))));
     rows.extend(r.failover.as_ref().map(|f| ("failover", failover(f, zone))));
+    let unreached = r.failover.as_ref().and_then(|f| f.unreached.clone());
+    rows.extend(unreached.map(|seen| ("primary", seen)));
     rows.extend(r.test.as_ref().map(|t| ("test", test(vm, t, zone))));
     if r.test.is_none() {
         rows.extend(r.last_test.map(|at| ("last test", instant(at, zone))));

@@ -1,0 +1,330 @@
+//! The question to the other side of a relationship: does this VM run there? It has three outcomes, runs, off and not
+//! known, and a failure to get an answer is one of two things: the other side could not be connected to, which is what a
+//! lost site looks like, or it was reached and did not say. Only the first lets a failover go on without `--force`; both
+//! are shown with what was seen and when.
+
+use std::fmt;
+use std::time::Duration;
+
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{ReplicationMode, ReplicationState, Timestamp, VmId};
+use tokio::sync::oneshot;
+
+use crate::action::Refusal;
+use crate::actor::Actor;
+use crate::engine::Ports;
+use crate::ports::hypervisor::Power;
+use crate::ports::link::{
+    NoAnswer, PeerIdentity, PeerLink, PeerPower, PeerRefusal, PeerReply, PeerRequest, Standing,
+};
+
+/// How long an answer is waited for. The other side owes one within 4 seconds, and whoever asked here waits for both.
+const WORD: Duration = Duration::from_millis(4800);
+
+/// How long the middle one of three hosts waits for the primary's answer while the third host waits for its own.
+const ABOVE: Duration = Duration::from_millis(2500);
+
+/// How long this host takes to look before it says that it does not know.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What was seen of the other side, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    peer: String,
+    at: Timestamp,
+    what: String,
+}
+
+/// The outcome of the question.
+#[derive(Clone, Debug)]
+pub(crate) enum Word {
+    /// It answered.
+    Answered(Standing, Seen),
+    /// It was reached and gave no answer: it refused, failed, or took too long.
+    Unanswered(Seen),
+    /// No connection could be made.
+    Unreachable(Seen),
+    /// It is not known where the other side takes calls.
+    NoAddress,
+}
+
+/// Time of day of an instant, for a message.
+pub(crate) fn time_of_day(at: Timestamp) -> String {
+    let s = at.0 / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", s / 3600, s / 60 % 60, s % 60)
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} (at {})", self.peer, self.what, time_of_day(self.at))
+    }
+}
+
+impl Word {
+    /// What the other side said, when it said something.
+    pub(crate) fn standing(self) -> Option<Standing> {
+        match self {
+            Self::Answered(standing, _) => Some(standing),
+            Self::Unanswered(_) | Self::Unreachable(_) | Self::NoAddress => None,
+        }
+    }
+}
+
+/// Whether a VM may be brought up here without a person's word that the other side's does not run; with what was seen where
+/// that other side is merely out of reach.
+pub(crate) fn may_bring_up(word: &Word) -> Result<Option<String>, Refusal> {
+    match word {
+        Word::Answered(standing, seen) => match standing.does() {
+            PeerPower::Off => Ok(None),
+            PeerPower::Runs => Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("the VM is running on its primary, which answers at {}", seen.peer),
+                "move it without loss with --planned; or bring up a second copy, with --force",
+            )),
+            PeerPower::NotKnown { why } => Err(Refusal::new(
+                ReturnCode::Unknown,
+                format!("the primary {seen}: it cannot tell whether the VM runs there: {why}"),
+                "look there; when you know that the VM does not run: repeat with --force",
+            )),
+        },
+        Word::Unanswered(seen) => Err(Refusal::new(
+            ReturnCode::Unknown,
+            format!("whether the VM runs on its primary is not known: {seen}"),
+            "look there; when you know that the VM does not run: repeat with --force",
+        )),
+        Word::Unreachable(seen) => Ok(Some(format!("{seen}; its VM may still run"))),
+        Word::NoAddress => Ok(Some(
+            "the primary takes no calls and could not be asked; its VM may still run".to_owned(),
+        )),
+    }
+}
+
+/// The replica's word for a primary that has nothing to send.
+pub(crate) async fn told(link: &dyn PeerLink, peer: &str, vm: VmId) -> Option<Box<Standing>> {
+    match link.ask(peer, PeerRequest::Standing { vm }, WORD).await {
+        Ok(PeerReply::Standing(standing)) => Some(Box::new(standing)),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Whether the other side is asked before a VM is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asking {
+    /// Yes.
+    First,
+    /// A person took it upon himself.
+    Forced,
+}
+
+impl Asking {
+    /// The question is asked unless a person said that it shall not matter.
+    pub(crate) fn unless(forced: bool) -> Self {
+        match forced {
+            true => Self::Forced,
+            false => Self::First,
+        }
+    }
+}
+
+/// The refusal to start a primary's VM while its replica was reached and did not say whether it is failed over.
+pub(crate) fn replica_unsure(seen: &Seen) -> Refusal {
+    Refusal::new(
+        ReturnCode::Unknown,
+        format!("whether the VM was brought up on its replica is not known: {seen}"),
+        "look there; when you know that the VM does not run: lifeboat vm start --force",
+    )
+}
+
+impl Actor {
+    /// The other side's word on this VM.
+    pub(crate) async fn ask_standing(&self, peer: &str) -> Word {
+        ask(&self.host.ports, self.id, peer, WORD).await
+    }
+
+    /// The question is answered where messages are taken up, because that waits for nothing; it does not come here.
+    pub(crate) fn answered_elsewhere(&self) -> PeerRefusal {
+        PeerRefusal::Failed {
+            host: self.host.config.name.clone(),
+            detail: "the question is answered elsewhere".into(),
+        }
+    }
+
+    /// This side's word to the other. Nothing is waited for here: what takes time is looked at beside the actor.
+    pub(crate) fn answer_standing(&self, asks: &PeerIdentity, reply: oneshot::Sender<PeerReply>) {
+        if let Err(refusal) = self.is_peer(asks) {
+            return drop(reply.send(PeerReply::Refused(refusal)));
+        }
+        let standing = self.rel.as_ref().map(|rel| Standing {
+            mode: rel.mode,
+            state: rel.state,
+            position: rel.position,
+            running: true,
+            power: None,
+            newest_instant: rel.newest_instant,
+            planned: self.planned().map(|p| p.phase),
+        });
+        let (ports, vm, above) = (self.host.ports.clone(), self.id, self.above(asks));
+        tokio::spawn(async move {
+            let power = own_power(&ports, vm, above).await;
+            drop(reply.send(with_power(standing, power)));
+        });
+    }
+}
+
+/// The answer to the question, of a VM with this record. Without one it may run all the same, and whoever asks wants to know
+/// just that.
+pub(crate) fn with_power(standing: Option<Standing>, power: PeerPower) -> PeerReply {
+    let standing = standing.unwrap_or(Standing {
+        mode: ReplicationMode::None,
+        state: ReplicationState::Disabled,
+        position: crate::reverse::NOWHERE,
+        running: true,
+        power: None,
+        newest_instant: None,
+        planned: None,
+    });
+    PeerReply::Standing(Standing {
+        // A host that knows two answers only must not take what is not known for off.
+        running: power != PeerPower::Off,
+        power: Some(power),
+        ..standing
+    })
+}
+
+/// What this host says of a VM. The third host has nobody else to ask, so for it the VM of the primary, which takes calls at
+/// `above`, counts too.
+pub(crate) async fn own_power(ports: &Ports, vm: VmId, above: Option<String>) -> PeerPower {
+    let look = crate::power::look(&*ports.hypervisor, vm);
+    let own = match tokio::time::timeout(LOOK, look).await {
+        Ok(Power::Off) => PeerPower::Off,
+        Ok(Power::Running | Power::Paused | Power::Stalled(_)) => PeerPower::Runs,
+        Ok(Power::NotKnown { why }) => PeerPower::NotKnown { why },
+        Err(_) => PeerPower::NotKnown {
+            why: format!("its process did not answer within {} s", LOOK.as_secs()),
+        },
+    };
+    match (own, above) {
+        (PeerPower::Off, Some(primary)) => match ask(ports, vm, &primary, ABOVE).await {
+            Word::Answered(standing, _) => standing.does(),
+            Word::Unanswered(seen) => PeerPower::NotKnown {
+                why: seen.to_string(),
+            },
+            Word::Unreachable(_) | Word::NoAddress => PeerPower::Off,
+        },
+        (own, _) => own,
+    }
+}
+
+/// Asks the host that takes calls at `peer`.
+async fn ask(ports: &Ports, vm: VmId, peer: &str, patience: Duration) -> Word {
+    if peer.is_empty() {
+        return Word::NoAddress;
+    }
+    let asked = ports.link.ask(peer, PeerRequest::Standing { vm }, patience).await;
+    let seen = |what: String| Seen {
+        peer: peer.to_owned(),
+        at: ports.clock.now(),
+        what,
+    };
+    match asked {
+        Ok(PeerReply::Standing(standing)) => Word::Answered(standing, seen("answered".into())),
+        Ok(_) => Word::Unanswered(seen("gave another answer than was asked for".into())),
+        Err(NoAnswer::Unanswered { detail }) => Word::Unanswered(seen(format!("did not say: {detail}"))),
+        Err(NoAnswer::Unreachable { detail }) => {
+            Word::Unreachable(seen(format!("could not be reached: {detail}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lifeboat_model::{GenerationId, Position};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn seen(what: &str) -> Seen {
+        Seen {
+            peer: "alpha:8700".into(),
+            at: Timestamp(1_700_000_000_000),
+            what: what.into(),
+        }
+    }
+
+    fn says(power: Option<PeerPower>, running: bool) -> Word {
+        let standing = Standing {
+            mode: ReplicationMode::Primary,
+            state: ReplicationState::Replicating,
+            position: Position::start(GenerationId(Uuid::nil())),
+            running,
+            power,
+            newest_instant: None,
+            planned: None,
+        };
+        Word::Answered(standing, seen("answered"))
+    }
+
+    #[test]
+    fn only_off_and_out_of_reach_let_a_second_host_bring_the_vm_up() {
+        let not_known = PeerPower::NotKnown {
+            why: "QEMU is stopped".into(),
+        };
+        for (word, outcome) in [
+            (says(Some(PeerPower::Off), false), Ok(None)),
+            (says(Some(PeerPower::Runs), true), Err(ReturnCode::InvalidState)),
+            (says(Some(not_known), true), Err(ReturnCode::Unknown)),
+            // From a host that knows two answers only.
+            (says(None, false), Ok(None)),
+            (says(None, true), Err(ReturnCode::InvalidState)),
+            (
+                Word::Unanswered(seen("did not say: no entry")),
+                Err(ReturnCode::Unknown),
+            ),
+            (
+                Word::Unreachable(seen("could not be reached: connection refused")),
+                Ok(Some(
+                    "alpha:8700 could not be reached: connection refused (at 22:13:20 UTC); its VM may still run",
+                )),
+            ),
+        ] {
+            let decided = may_bring_up(&word).map_err(|e| e.code);
+            assert_eq!(decided, outcome.map(|t| t.map(ToOwned::to_owned)), "{word:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_known_by_the_name_or_the_address_it_was_given() {
+        let peer = PeerIdentity {
+            names: vec!["beta.example.org".into(), "beta".into()],
+            addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+        };
+        for its in [
+            "beta:8700",
+            "BETA.example.org.:8700",
+            "10.0.0.2:8700",
+            "[fd00:0::2]:8700",
+        ] {
+            assert!(peer.is_host_of(its), "{its}");
+        }
+        for another in [
+            "alpha:8700",
+            "10.0.0.20:8700",
+            "[fd00::3]:8700",
+            "example.org:8700",
+            "",
+        ] {
+            assert!(!peer.is_host_of(another), "{another}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_seen_and_when() {
+        let refused = may_bring_up(&Word::Unanswered(seen("did not say: no entry"))).unwrap_err();
+        assert!(
+            refused
+                .message
+                .contains("alpha:8700 did not say: no entry (at 22:13:20 UTC)")
+        );
+        assert!(refused.hint.contains("--force"));
+    }
+}
