@@ -426,8 +426,7 @@ mod tests {
         assert!(wrong(&[states[60][0].clone(), states[40][1].clone()]));
         let newest = history.write(60);
         let mut stale = states[60].clone();
-        stale[newest.disk][range(newest.slot)]
-            .copy_from_slice(&states[59][newest.disk][range(newest.slot)].to_vec());
+        stale[newest.disk][range(newest.slot)].copy_from_slice(&states[59][newest.disk][range(newest.slot)]);
         let same = stale == states[60];
         assert!(same || wrong(&stale) || newest.slots == 1);
         let mut flipped = states[60].clone();

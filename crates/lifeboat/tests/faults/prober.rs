@@ -24,7 +24,7 @@ pub(crate) struct Answers {
 /// Asks one host three questions side by side, as people do who look what is wrong.
 pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
-    /// Counted up whenever the daemon is expected to be down: answers across that moment do not count.
+    /// Whether the daemon is expected to be up; an answer that comes when it is not does not count.
     expected: Arc<AtomicBool>,
     answers: Arc<Mutex<Answers>>,
 }
