@@ -33,7 +33,7 @@ impl PidRecord {
             return Ok(None);
         };
         Ok(parse_stat(pid, &stat)
-            .filter(|(_, state)| !matches!(state, "Z" | "X" | "x"))
+            .filter(|(_, state)| !matches!(*state, "Z" | "X" | "x"))
             .map(|(record, _)| record))
     }
 
