@@ -13,7 +13,7 @@ use crate::hypervisor::Qemu;
 use crate::process::PidRecord;
 use crate::qmp::Qmp;
 use crate::start::not_run;
-use crate::testing::{Host, MIB, tool};
+use crate::testing::{Host, tool};
 
 /// What `host` cannot know, in words.
 async fn not_known(host: &Host, launch: &Launch) -> String {
