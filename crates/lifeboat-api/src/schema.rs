@@ -581,6 +581,19 @@ fn server_settings() -> Value {
 
 fn host() -> Vec<Named> {
     vec![
+        (
+            "CycleResult",
+            json!({ "oneOf": [
+                tagged("result", "sent", &[
+                    ("bytes", number("Bytes of the log that is durable on the replica now; without any change some hundred")),
+                    ("instant", instant("The instant that the replica holds now")),
+                    ("position", reference("Position")),
+                ]),
+                tagged("result", "unchanged", &[
+                    ("verified", instant("When the images of the powered-off VM were seen to be what was last sent")),
+                ]),
+            ]}),
+        ),
         ("Job", job()),
         (
             "Event",

@@ -171,7 +171,7 @@ pub enum Action {
         /// Which.
         vm: VmRef,
     },
-    /// A cycle now, without waiting for the interval.
+    /// A cycle now, without waiting for the interval. Answered with its result when it is over.
     ReplicateNow {
         /// Which.
         vm: VmRef,
@@ -368,6 +368,28 @@ pub enum Answer {
     Entries(Vec<AuthorizationEntry>),
     /// This host.
     Server(ServerView),
+    /// How a cycle ended.
+    Cycle(CycleResult),
+}
+
+/// What came of a cycle that somebody asked for. One that failed is a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "lowercase")]
+pub enum CycleResult {
+    /// A log of what changed is durable on the replica.
+    Sent {
+        /// Bytes of the log; a log without any change has some hundred.
+        bytes: u64,
+        /// The instant that the replica holds now.
+        instant: Timestamp,
+        /// The replica stands here.
+        position: Position,
+    },
+    /// The VM is off, and its images are what they were when they were last sent.
+    Unchanged {
+        /// When they were looked at.
+        verified: Timestamp,
+    },
 }
 
 /// A VM as this host sees it.

@@ -264,6 +264,7 @@ impl Actor {
             Message::Act(Action::StopVm { force: false, .. }, reply) => self.shut_down(reply).await,
             // Whoever asked was told that it was not begun, or went away before.
             Message::Act(_, reply) if reply.is_closed() => {}
+            Message::Act(Action::ReplicateNow { .. }, reply) => self.replicate_now(reply),
             Message::Act(action, reply) => drop(reply.send(self.act(action).await)),
             Message::Stopped => self.stopped().await,
             Message::Merged(result) => self.merged_beside(result).await,
@@ -293,6 +294,7 @@ impl Actor {
 
     async fn plan(&mut self) -> Option<Work> {
         self.before_work().await;
+        self.dismiss_awaiting();
         self.attend_extended().await;
         match self.rel.as_ref().map(|r| r.mode) {
             Some(ReplicationMode::Primary) => self.plan_primary().await,
@@ -400,7 +402,6 @@ impl Actor {
             Action::SuspendReplication { .. } => self.suspend().await,
             Action::ResumeReplication { .. } => self.resume().await,
             Action::RemoveReplication { .. } => self.remove().await,
-            Action::ReplicateNow { .. } => self.replicate_now(),
             Action::ListPoints { .. } => self.list_points().await,
             Action::InitiateFailover {
                 point, start, force, ..
@@ -410,6 +411,8 @@ impl Actor {
             // A VM is shown where messages are taken up, because that waits for nothing.
             Action::ShowVm { .. }
             | Action::ListVms
+            // Answered when its cycle is over.
+            | Action::ReplicateNow { .. }
             | Action::ListJobs
             | Action::ShowJob { .. }
             | Action::CancelJob { .. }

@@ -13,6 +13,7 @@ mod engine;
 mod extended;
 mod failover;
 mod findings;
+mod images;
 mod jobs;
 mod machine;
 mod media;

@@ -283,28 +283,10 @@ impl Actor {
         Ok(Answer::Done)
     }
 
-    pub(crate) fn replicate_now(&mut self) -> Result<Answer, Refusal> {
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if rel.mode != Mode::Primary || !matches!(rel.state, State::Replicating | State::Critical) {
-            let message = format!(
-                "no cycle while replication is {} ({}) in mode {}",
-                rel.state,
-                rel.state.number(),
-                rel.mode
-            );
-            return Err(Refusal::new(
-                ReturnCode::InvalidState,
-                message,
-                "see: lifeboat replication status",
-            ));
-        }
-        self.primary.next_at = Instant::now();
-        Ok(Answer::Done)
-    }
-
     /// The primary's side of RemoveReplicationRelationship: tracking ends, the replica is not touched.
     pub(crate) async fn remove_primary(&mut self) -> Result<(), Refusal> {
         self.interrupt().await;
+        self.answer_cycle(&Err("replication is being removed".to_owned()));
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         lifecycle::step(rel.mode, rel.state, Step::Remove).map_err(|e| not_now(&e))?;
         let launch = self.launch().await?;

@@ -238,6 +238,7 @@ impl Actor {
         if planned.phase != PlannedPhase::Prepared || !hand_over {
             return answer(&self.host, planned.job);
         }
+        self.still_prepared().await?;
         let before = self.rel.clone();
         let job = self
             .host

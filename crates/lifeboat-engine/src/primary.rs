@@ -6,13 +6,15 @@ use std::time::Duration;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::lifecycle::Event as Step;
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, backoff};
-use lifeboat_model::{JobState, JobType, Position, ReplicationState as State};
+use lifeboat_model::{JobState, JobType, Position, ReplicationState as State, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::action::CycleResult;
 use crate::actor::{Actor, Done, Work, chain};
 use crate::copy::{self, Capture, CopyError, CycleEnd, Delivered, Pending, Route};
+use crate::images::{Awaiting, Unverified};
 use crate::planned::Role;
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
 use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest, Standing};
@@ -46,6 +48,14 @@ pub(crate) struct PrimaryState {
     pub(crate) merging: Option<Aside>,
     /// A merge that failed is tried again then.
     pub(crate) merge_after: Instant,
+    /// When the images of the powered-off VM were last seen to be what the replica has.
+    pub(crate) verified: Option<Timestamp>,
+    /// Why that could not be seen the last time.
+    pub(crate) unverified: Option<Unverified>,
+    /// Captures that were begun.
+    pub(crate) captures: u64,
+    /// Those who wait for the result of a cycle.
+    pub(crate) awaiting: Vec<Awaiting>,
 }
 
 /// A task beside the work of an actor. It ends with the actor.
@@ -72,6 +82,10 @@ impl Default for PrimaryState {
             begin_after: now,
             merging: None,
             merge_after: now,
+            verified: None,
+            unverified: None,
+            captures: 0,
+            awaiting: Vec::new(),
         }
     }
 }
@@ -101,6 +115,10 @@ impl Actor {
         let active = Self::flows(rel);
         let side = rel.primary()?;
         let more = side.planned.is_some() || side.start || rel.home.as_ref().is_some_and(|h| !h.merged);
+        if !active && !self.primary.awaiting.is_empty() {
+            let why = format!("replication is {} ({})", rel.state, rel.state.number());
+            self.answer_cycle(&Err(why));
+        }
         if !active && !more && !self.primary.disturbed {
             self.primary.next_at = Instant::now() + IDLE;
             return None;
@@ -200,9 +218,16 @@ impl Actor {
             && !self.closing()
             && self.synchronization().is_none()
         {
-            self.primary.next_at = Instant::now() + rel.settings.interval();
-            return true;
+            let interval = rel.settings.interval();
+            let looked = self.look_at_images().await;
+            if self.take_look(looked).await {
+                self.primary.next_at = Instant::now() + interval;
+                return true;
+            }
+            return false;
         }
+        // What was known of a VM that was off and settled is no longer of interest.
+        self.primary.unverified = None;
         false
     }
 
@@ -271,6 +296,7 @@ impl Actor {
             return None;
         }
         self.primary.due = self.primary.next_at;
+        self.primary.captures += 1;
         Some(droppable(async move {
             Done::Cycled(copy::cycle(tools, route, source, capture).await)
         }))
@@ -330,6 +356,7 @@ impl Actor {
             CycleEnd::Delivered(delivered) => self.delivered(delivered).await,
             CycleEnd::Waiting(pending, e) => {
                 self.primary.pending = Some(pending);
+                self.answer_cycle(&Err(chain(&e)));
                 self.count_failure(true).await;
                 self.passing_fault(&chain(&e)).await;
             }
@@ -348,6 +375,14 @@ impl Actor {
 
     async fn delivered(&mut self, done: Delivered) {
         let now = self.host.ports.clock.now();
+        let sent = CycleResult::Sent {
+            bytes: done.bytes,
+            instant: done.instant,
+            position: done.position,
+        };
+        if !done.source.live() {
+            self.primary.verified = Some(done.instant);
+        }
         let live = done.source.live();
         self.roll_statistics().await;
         if let Some(rel) = &mut self.rel {
@@ -391,6 +426,11 @@ impl Actor {
         self.acknowledge(done.position).await;
         if !live && done.wanted == Consistency::Planned {
             self.prepared().await;
+        }
+        self.answer_cycle(&Ok(sent));
+        if !self.primary.awaiting.is_empty() {
+            // Asked for while this cycle was under way.
+            self.primary.next_at = Instant::now();
         }
     }
 
@@ -444,6 +484,13 @@ impl Actor {
         self.primary.forget();
         if let Some(committed) = Self::split_by(e) {
             self.split(committed).await;
+        }
+        let passes = matches!(
+            e,
+            CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. }))
+        );
+        if !passes {
+            self.answer_cycle(&Err(chain(e)));
         }
         match e {
             CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. })) => {

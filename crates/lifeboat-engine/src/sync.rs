@@ -26,6 +26,9 @@ const RANGE: u64 = 64 << 20;
 const COARSE: u32 = 64 << 10;
 /// Bytes a second digest stands for, inside blocks that differ.
 const FINE: u32 = 4 << 10;
+/// Bytes a first digest stands for in a range of holes, which is compared without being read: a thin disk of 3 TiB takes
+/// 50 MiB of digests instead of 800.
+const HOLE: u32 = 1 << 20;
 /// Bytes sent in one log: what an interruption may cost on the wire.
 const CHUNK: u64 = 64 << 20;
 /// Bytes looked at in one piece of work: what an interruption may cost in reading.
@@ -341,7 +344,16 @@ async fn compared(
     // Several in one question: each question opens the images on the other side anew.
     let ends = (0..len).step_by(usize::try_from(RANGE).unwrap_or(usize::MAX));
     let whole: Ranges = ends.map(|at| (offset + at, RANGE.min(len - at))).collect();
-    let coarse = differing(tools, route, of, &whole, COARSE).await?;
+    let (mut data, mut holes) = (Ranges::new(), Ranges::new());
+    for (at, len) in whole {
+        match is_hole(of.0, of.1, (at, len)).await? {
+            true => holes.push((at, len)),
+            false => data.push((at, len)),
+        }
+    }
+    let mut coarse = differing(tools, route, of, &data, COARSE).await?;
+    coarse.extend(differing(tools, route, of, &holes, HOLE).await?);
+    coarse.sort_unstable();
     let mut fine = Vec::new();
     // Many ranges in one question, within what one may ask.
     for group in coarse.chunks(512) {
@@ -357,6 +369,12 @@ async fn compared(
         .collect())
 }
 
+/// Whether nothing in a range was ever written.
+async fn is_hole(view: &dyn BlockView, disk: u16, (at, len): (u64, u64)) -> Result<bool, CopyError> {
+    let map = view.allocation(usize::from(disk), at, len).await?;
+    Ok(map.iter().all(|e| e.zero))
+}
+
 async fn differing(
     tools: &Tools,
     route: &Route,
@@ -364,6 +382,9 @@ async fn differing(
     ranges: &[(u64, u64)],
     block: u32,
 ) -> Result<Ranges, CopyError> {
+    if ranges.is_empty() {
+        return Ok(Ranges::new());
+    }
     let mut asked = Vec::new();
     for &(offset, len) in ranges {
         let digests = digests(view, disk, (offset, len), block).await?;

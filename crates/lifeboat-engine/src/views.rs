@@ -13,6 +13,7 @@ use crate::action::{Answer, BulkView, PowerNote, Refusal, ReplicationView, VmVie
 use crate::actor::Actor;
 use crate::disk_files::{Place, disk_files};
 use crate::engine::Ports;
+use crate::images::{self, Claim};
 use crate::observe::{Observer, Stored};
 use crate::ports::hypervisor::{Console, PowerState};
 use crate::ports::store::{BulkProgress, ReplicaInfo};
@@ -26,6 +27,8 @@ struct Sketch {
     place: Place,
     findings: Vec<Finding>,
     unauthorized: Option<String>,
+    /// When the images of the powered-off VM were last seen to be what the replica has.
+    verified: Option<Timestamp>,
 }
 
 /// What was seen of the VM for a view.
@@ -35,6 +38,8 @@ struct Glimpse {
     info: Option<Stored>,
     /// What was found in seeing it.
     findings: Vec<Finding>,
+    /// Why the images of the powered-off VM may not be what the replica has.
+    doubt: Option<Finding>,
     now: Timestamp,
 }
 
@@ -63,6 +68,7 @@ impl Actor {
             note,
             info: None,
             findings: Vec::new(),
+            doubt: None,
             now: self.host.ports.clock.now(),
         }));
     }
@@ -75,6 +81,7 @@ impl Actor {
             place: self.place(),
             findings: self.rel.as_ref().map(|r| self.findings(r)).unwrap_or_default(),
             unauthorized: self.unauthorized(),
+            verified: self.primary.verified,
         })
     }
 }
@@ -90,11 +97,23 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
     };
     let (power, info) = tokio::join!(power, info);
     let (power, note) = observer.shown(power.as_ref());
+    let claim = Claim {
+        spec: &sketch.spec,
+        last: sketch.verified,
+        now: ports.clock.now(),
+    };
+    let doubt = match (&sketch.rel, sketch.place, power) {
+        (Some(rel), Place::Described, PowerState::Off) => {
+            images::doubt(&*ports.hypervisor, rel, claim, patience).await
+        }
+        (Some(_) | None, _, _) => None,
+    };
     Glimpse {
         power,
         note,
         info,
         findings: observer.findings(&sketch.spec.name),
+        doubt,
         now: ports.clock.now(),
     }
 }
@@ -122,10 +141,12 @@ impl Sketch {
         // A test VM's disks are another replica's.
         let own = rel.replica().is_some() || rel.home.is_some();
         let seen = glimpse.info.as_deref().filter(|_| own);
-        let settled = rel.primary().is_some_and(|p| p.settled);
+        let settled =
+            rel.primary().is_some_and(|p| p.settled) && power == PowerState::Off && glimpse.doubt.is_none();
         let idle = rel.last_replication.map(|t| now.since(t));
         let mut findings = self.findings.clone();
         findings.extend_from_slice(&glimpse.findings);
+        findings.extend(glimpse.doubt.clone());
         findings.extend(crate::storage::findings(seen));
         let info = seen.and_then(|s| s.as_ref().ok());
         let abandoned = info.and_then(|i| i.abandoned.clone());
@@ -137,7 +158,7 @@ impl Sketch {
             cycles: rel.counters.cycles,
             missed: rel.counters.missed,
             latency: rel.latency(),
-            settled: settled && power == PowerState::Off,
+            settled,
             application_failed: rel.primary().is_some_and(|p| p.application_failed),
             machine: &crate::machine::notes(rel),
             abandoned: abandoned.is_some(),
@@ -150,12 +171,10 @@ impl Sketch {
         } else {
             Vec::new()
         };
-        let lag_ms = rel
-            .newest_instant
-            .map(|t| match settled && power == PowerState::Off {
-                true => 0,
-                false => u64::try_from(now.since(t).as_millis()).unwrap_or(u64::MAX),
-            });
+        let lag_ms = rel.newest_instant.map(|t| match settled {
+            true => 0,
+            false => u64::try_from(now.since(t).as_millis()).unwrap_or(u64::MAX),
+        });
         ReplicationView {
             mode: rel.mode,
             state: rel.state,

@@ -26,11 +26,6 @@ pub(crate) fn top_node(id: &DiskId) -> String {
     format!("top-{id}")
 }
 
-/// The file node of a raw disk's data, below its change records.
-pub(crate) fn data_node(id: &DiskId) -> String {
-    format!("data-{id}")
-}
-
 /// Node of an image below the one the guest writes to; `depth` counts from 1.
 fn layer_node(depth: usize, id: &DiskId) -> String {
     format!("lay{depth}-{id}")
@@ -71,8 +66,7 @@ impl DiskGraph {
             (DiskImage::Plain { path, .. }, Some(shell)) => {
                 layers.insert(path.to_string(), name.clone());
                 let kind = images.first().map_or(Kind::File, |i| i.kind);
-                let mut data = file(path, kind, Access::Write);
-                data["node-name"] = data_node(id).into();
+                let data = file(path, kind, Access::Write);
                 json!({
                     "driver": "qcow2", "node-name": name, "discard": "unmap",
                     "file": file(shell, Kind::File, Access::Write), "data-file": data, "backing": null,

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, GuestOs, GuestRun, Hypervisor, HypervisorError, Launch, LiveMerge, Power,
+    Console, GuestOs, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch, LiveMerge, Power,
 };
 use lifeboat_model::{DiskId, Firmware, VmId, VmSpec};
 use serde_json::{Value, json};
@@ -23,17 +23,21 @@ use crate::capture;
 use crate::config::{QemuConfig, VmPaths};
 use crate::files;
 use crate::guest;
+use crate::ledger::{Ledger, Look};
 use crate::locate::Processes;
 use crate::merge;
 use crate::power;
 use crate::preflight;
 use crate::probe;
-use crate::process::Process;
+use crate::process::{PidRecord, Process};
 use crate::qmp::{Agent, Qmp, QmpError, ShutdownMode};
 use crate::start;
 
 /// How long a monitor may take to greet before its process counts as stuck.
 pub(crate) const GREETING: Duration = Duration::from_secs(5);
+
+/// How long the file system may take to say what an image looks like.
+const LOOKING: Duration = Duration::from_secs(2);
 
 /// Largest variable store that is read, in bytes. The usual ones have 128 to 528 KiB.
 const FIRMWARE_VARS_MAX: u64 = 64 << 20;
@@ -52,6 +56,8 @@ pub struct Qemu {
     pub(crate) kvm: OnceCell<bool>,
     pub(crate) known: probe::Cache,
     pub(crate) processes: Processes,
+    /// What is remembered of all images.
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 /// VMs that something of this daemon is busy with, such as those that are off and whose disks a source holds.
@@ -95,6 +101,7 @@ impl Qemu {
     #[must_use]
     pub fn new(config: QemuConfig) -> Self {
         Self {
+            ledger: Arc::new(Ledger::new(&config.state_dir)),
             config,
             held: Held::default(),
             thawing: Held::default(),
@@ -131,8 +138,29 @@ impl Qemu {
     }
 
     /// Ends a VM's process: by its monitor, so that it closes its images in order, else by signals.
-    pub(crate) async fn end(&self, process: &Process, paths: &VmPaths) -> Result<(), HypervisorError> {
-        end(process, paths).await
+    pub(crate) async fn end(
+        &self,
+        vm: VmId,
+        process: &Process,
+        paths: &VmPaths,
+    ) -> Result<(), HypervisorError> {
+        end(process, paths).await?;
+        self.ledger.closed(vm).await;
+        Ok(())
+    }
+
+    /// Makes sure that the end of a running VM's process will be written down, after a restart of the daemon too.
+    pub(crate) fn attend(&self, vm: VmId) {
+        let Some(record) = PidRecord::load(self.paths(vm).pid().as_std_path()) else {
+            return;
+        };
+        if self.ledger.attends(vm, record.pid) {
+            return;
+        }
+        if let Some(process) = record.open(&vm.to_string()) {
+            let ended = async move { while !process.gone(Duration::from_secs(3600)).await {} };
+            self.ledger.attend(vm, record.pid, ended);
+        }
     }
 
     async fn ask_to_shut_down(&self, vm: VmId) -> Result<(), HypervisorError> {
@@ -199,6 +227,7 @@ impl Hypervisor for Qemu {
     }
 
     async fn power(&self, vm: VmId) -> Power {
+        self.attend(vm);
         power::look(self, vm).await
     }
 
@@ -213,6 +242,7 @@ impl Hypervisor for Qemu {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if process.gone(left).await {
+            self.ledger.closed(vm).await;
             Ok(())
         } else {
             Err(HypervisorError::ShutdownTimeout(timeout))
@@ -222,7 +252,7 @@ impl Hypervisor for Qemu {
     async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError> {
         match self.process(vm).await? {
             None => Ok(()),
-            Some(process) => self.end(&process, &self.paths(vm)).await,
+            Some(process) => self.end(vm, &process, &self.paths(vm)).await,
         }
     }
 
@@ -301,6 +331,33 @@ impl Hypervisor for Qemu {
         disks: &[DiskId],
     ) -> Result<Box<dyn CaptureSource>, CaptureError> {
         Ok(Box::new(capture::open(self, launch, disks).await?))
+    }
+
+    async fn untouched(&self, launch: &Launch, disks: &[DiskId]) -> Result<ImagesSeen, CaptureError> {
+        let vm = launch.spec.uuid;
+        let failed = |detail: String| CaptureError::Block {
+            what: "looking at the images".to_owned(),
+            detail,
+        };
+        self.ledger.finish(vm).await;
+        let (ledger, wanted) = (Arc::clone(&self.ledger), disks.to_vec());
+        let look = tokio::task::spawn_blocking(move || ledger.look(vm, &wanted));
+        let seen = match tokio::time::timeout(LOOKING, look).await {
+            Ok(Ok(Ok(seen))) => seen,
+            Ok(Ok(Err(error))) => return Err(failed(error.to_string())),
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(_) => {
+                return Err(failed(format!(
+                    "their storage does not answer within {} s",
+                    LOOKING.as_secs()
+                )));
+            }
+        };
+        Ok(match seen {
+            Look::AsClosed => ImagesSeen::AsClosed,
+            Look::Changed(disk, reason) => ImagesSeen::Changed { disk, reason },
+            Look::NotRecorded => ImagesSeen::NotRecorded,
+        })
     }
 
     async fn merge_live(

@@ -123,7 +123,8 @@ async fn a_start_that_was_cut_off_is_done_again() {
         let vm = launch.spec.uuid;
         let paths = host.qemu.paths(vm);
         crate::files::private_dir(paths.dir()).unwrap();
-        let graphs = start::graphs(&host.qemu.config, &launch).await.unwrap();
+        let run = crate::ledger::Run::new(crate::ledger::Holder::Vm);
+        let graphs = start::graphs(&host.qemu, &launch, run).await.unwrap();
         let arguments = command::arguments(&launch, &graphs, &paths, "tcg");
         let mut child = process::spawn("qemu-system-x86_64", &arguments, paths.log().as_std_path()).unwrap();
         drop(

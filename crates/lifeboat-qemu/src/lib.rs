@@ -12,8 +12,10 @@ mod guest;
 #[cfg(test)]
 mod guest_tests;
 mod hypervisor;
+mod identity;
 mod image;
 mod layers;
+mod ledger;
 mod locate;
 mod merge;
 pub mod nbd;
@@ -27,6 +29,7 @@ mod shell;
 mod start;
 #[cfg(test)]
 mod testing;
+mod writers;
 
 pub use config::{Accel, QemuConfig};
 pub use hypervisor::Qemu;

@@ -12,10 +12,12 @@ use serde_json::Value;
 use tokio::process::Child;
 
 use crate::command;
-use crate::config::{QemuConfig, VmPaths};
+use crate::config::VmPaths;
 use crate::files;
 use crate::graph::DiskGraph;
 use crate::hypervisor::{self, Qemu, io_error, monitor_error};
+use crate::layers::{Kind, Layer};
+use crate::ledger::{Holder, Images, Run};
 use crate::preflight;
 use crate::process::{self, PidRecord};
 use crate::qmp::{Qmp, QmpError};
@@ -37,12 +39,13 @@ pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), Hypervisor
     let paths = qemu.paths(vm);
     clear_the_way(qemu, vm, &paths).await?;
     let accel = preflight::check(qemu, launch).await?;
-    end_offline(&paths).await?;
+    end_offline(qemu, vm).await?;
     files::private_dir(paths.dir()).map_err(io_error(format!("cannot create {}", paths.dir().display())))?;
     files::remove_tree(paths.spool()).map_err(io_error("cannot remove the files of an old capture"))?;
     files::remove(paths.frozen().as_std_path())
         .map_err(io_error("cannot remove the mark of an old freeze"))?;
-    let graphs = graphs(&qemu.config, launch).await?;
+    let run = Run::new(Holder::Vm);
+    let graphs = graphs(qemu, launch, run).await?;
     let started = Started {
         name: launch.spec.name.clone(),
         graphs,
@@ -52,9 +55,15 @@ pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), Hypervisor
     files::write_durably(paths.launch().as_std_path(), &bytes)
         .map_err(io_error(format!("cannot write {}", paths.launch())))?;
     seed::write(launch, &paths)?;
-    let arguments = command::arguments(launch, &started.graphs, &paths, accel);
+    let mut arguments = command::arguments(launch, &started.graphs, &paths, accel);
+    arguments.extend(["-pidfile".to_owned(), qemu.ledger.witness(vm).into_string()]);
     tracing::debug!(%vm, ?arguments, "starting QEMU");
-    spawn(qemu, &paths, &arguments).await
+    let spawned = spawn(qemu, vm, &paths, &arguments).await;
+    if spawned.is_err() {
+        // It was ended, or never was.
+        qemu.ledger.closed(vm).await;
+    }
+    spawned
 }
 
 /// Refuses when the VM runs; ends what is left of a start that was cut off before the guest ran.
@@ -83,29 +92,38 @@ async fn clear_the_way(qemu: &Qemu, vm: VmId, paths: &VmPaths) -> Result<(), Hyp
         return Err(HypervisorError::Running);
     }
     tracing::warn!(%vm, "ending a process whose start was cut off before the guest ran");
-    qemu.end(&process, paths).await
+    qemu.end(vm, &process, paths).await
 }
 
 /// Ends the storage daemon that a capture of the powered-off VM left behind.
-pub(crate) async fn end_offline(paths: &VmPaths) -> Result<(), HypervisorError> {
-    let offline = paths.offline();
+pub(crate) async fn end_offline(qemu: &Qemu, vm: VmId) -> Result<(), HypervisorError> {
+    let offline = qemu.paths(vm).offline();
     let record = PidRecord::load(offline.pid().as_std_path());
     let tag = offline.control();
     let process = record
         .and_then(|r| r.open(tag.as_str()))
         .or_else(|| process::find(tag.as_str())?.open(tag.as_str()));
     match process {
-        Some(process) => hypervisor::end(&process, &offline).await,
+        Some(process) => {
+            hypervisor::end(&process, &offline).await?;
+            qemu.ledger.closed(vm).await;
+            Ok(())
+        }
         None => Ok(()),
     }
 }
 
 /// The graphs of all disks, with shells for raw images made ready and with nobody else on the images: an attempt
 /// that fails on the second disk would already have spoiled the change records of the first.
-pub(crate) async fn graphs(config: &QemuConfig, launch: &Launch) -> Result<Vec<DiskGraph>, HypervisorError> {
+pub(crate) async fn graphs(
+    qemu: &Qemu,
+    launch: &Launch,
+    run: Run,
+) -> Result<Vec<DiskGraph>, HypervisorError> {
+    let (config, vm) = (&qemu.config, launch.spec.uuid);
     let wanted: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
     let images = preflight::images(config, launch, &wanted)?;
-    let mut graphs = Vec::new();
+    let (mut graphs, mut opened) = (Vec::new(), Vec::new());
     for (disk, images) in launch.disks.iter().zip(&images) {
         if let DiskImage::Plain { path, format } = &disk.image {
             check_free(disk.id.as_str(), path.as_std_path(), *format).await?;
@@ -115,7 +133,7 @@ pub(crate) async fn graphs(config: &QemuConfig, launch: &Launch) -> Result<Vec<D
                 path,
                 format: DiskFormat::Raw,
             } => {
-                let shell = config.shell(launch.spec.uuid, &disk.id);
+                let shell = config.shell(vm, &disk.id);
                 shell::prepare(&shell, path.as_std_path())
                     .await
                     .map_err(io_error(format!(
@@ -126,8 +144,12 @@ pub(crate) async fn graphs(config: &QemuConfig, launch: &Launch) -> Result<Vec<D
             }
             DiskImage::Plain { .. } | DiskImage::Chain { .. } => None,
         };
-        graphs.push(DiskGraph::new(disk, images, shell.as_deref()));
+        let graph = DiskGraph::new(disk, images, shell.as_deref());
+        opened.push((disk.id.clone(), remembered(&disk.image, images, &graph)));
+        graphs.push(graph);
     }
+    let looked = qemu.ledger.opening(vm, run, &opened).await;
+    looked.map_err(io_error("cannot remember what the VM's images are"))?;
     Ok(graphs)
 }
 
@@ -140,6 +162,28 @@ pub(crate) fn not_run(program: &str) -> impl FnOnce(std::io::Error) -> Hyperviso
             _ => format!("cannot run {program}"),
         },
         source,
+    }
+}
+
+/// What is remembered of a disk: all images of an administrator, and the one of a store's that is written to.
+fn remembered(image: &DiskImage, layers: &[Layer], graph: &DiskGraph) -> Images {
+    match image {
+        DiskImage::Plain { .. } => Images {
+            layers: layers.to_vec(),
+            store: Vec::new(),
+        },
+        DiskImage::Chain { .. } => {
+            let first = graph.written().into_iter().next().unwrap_or_default();
+            let store = graph.layers.keys().filter(|file| **file != first);
+            Images {
+                store: store.cloned().collect(),
+                layers: vec![Layer {
+                    path: first.into(),
+                    format: DiskFormat::Qcow2,
+                    kind: Kind::File,
+                }],
+            }
+        }
     }
 }
 
@@ -172,7 +216,7 @@ async fn check_free(id: &str, path: &Path, format: DiskFormat) -> Result<(), Hyp
     Err(HypervisorError::DidNotStart(detail))
 }
 
-async fn spawn(qemu: &Qemu, paths: &VmPaths, arguments: &[String]) -> Result<(), HypervisorError> {
+async fn spawn(qemu: &Qemu, vm: VmId, paths: &VmPaths, arguments: &[String]) -> Result<(), HypervisorError> {
     let binary = qemu.config.binary();
     let log = paths.log();
     let before = std::fs::metadata(&log).map_or(0, |m| m.len());
@@ -196,8 +240,16 @@ async fn spawn(qemu: &Qemu, paths: &VmPaths, arguments: &[String]) -> Result<(),
         }
         return Err(explain(error, log.as_std_path(), before));
     }
+    let pid = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .unwrap_or_default();
     // Its end is collected whenever it comes; without this it would stay as a zombie.
-    tokio::spawn(async move { child.wait().await });
+    qemu.ledger.attend(vm, pid, async move {
+        if let Err(error) = child.wait().await {
+            tracing::warn!(%error, "the end of a process was not collected");
+        }
+    });
     Ok(())
 }
 

@@ -137,6 +137,13 @@ impl CaptureSource for Source {
             if let Some(n) = images.iter().position(|i| i.tracked.iter().any(|t| t.broken)) {
                 return lost(n, "its process was killed");
             }
+            if let Some((n, why)) = images
+                .iter()
+                .enumerate()
+                .find_map(|(n, i)| Some((n, i.touched()?)))
+            {
+                return lost(n, why);
+            }
             let since = |i: &&mut Image| i.tracked.iter().map(|t| t.since).collect::<Vec<_>>();
             let first = images.first().map(since).unwrap_or_default();
             if let Some(n) = images.iter().position(|i| since(i) != first) {
@@ -159,6 +166,7 @@ impl CaptureSource for Source {
             self.mine(s, h);
             let stored = !self.live;
             for image in self.images(s, h) {
+                image.seen = image.edits;
                 image.tracked.push(Tracked {
                     since: base,
                     dirty: BTreeSet::new(),
@@ -174,7 +182,10 @@ impl CaptureSource for Source {
 
     async fn stop_tracking(&self) -> Result<(), CaptureError> {
         self.run("capture.stop_tracking", |s, h| {
-            self.images(s, h).into_iter().for_each(|i| i.tracked.clear());
+            for image in self.images(s, h) {
+                image.tracked.clear();
+                image.seen = image.edits;
+            }
             Ok(())
         })
         .await
@@ -206,6 +217,13 @@ impl CaptureSource for Source {
                     s.violation("an instant was taken over a leftover view, without recover");
                 }
                 self.mine(s, h);
+                let touched = |(n, image): (usize, &mut Image)| Some((n, image.touched()?));
+                if let Some((n, why)) = self.images(s, h).into_iter().enumerate().find_map(touched) {
+                    return Err(CaptureError::TrackingLost {
+                        disk: self.disks[n].id.clone(),
+                        reason: why.into(),
+                    });
+                }
                 if wanted == Consistency::Application && self.live && s.agent.is_some() {
                     consistency = wanted;
                 }

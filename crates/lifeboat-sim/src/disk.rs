@@ -39,6 +39,10 @@ pub struct Image {
     pub tracked: Vec<Tracked>,
     /// Blocks that a branch holds itself, everything else shows through from below; `None` for a plain image.
     pub own: Option<BTreeSet<u64>>,
+    /// Times that another program wrote to it, which no record of changes knows.
+    pub edits: u64,
+    /// How many of them were there when it was closed last, or when tracking began anew.
+    pub seen: u64,
 }
 
 impl Image {
@@ -50,6 +54,8 @@ impl Image {
             content: Content::new(),
             tracked: Vec::new(),
             own: None,
+            edits: 0,
+            seen: 0,
         }
     }
 
@@ -76,6 +82,18 @@ impl Image {
         for t in self.tracked.iter_mut().filter(|t| t.recording) {
             t.dirty.insert(block);
         }
+    }
+
+    /// Another program writes to the image, behind the back of whatever has it open.
+    pub fn edit(&mut self, block: u64, number: u64) {
+        self.content.insert(block, number);
+        self.edits += 1;
+    }
+
+    /// Why its records of changes are not to be believed.
+    #[must_use]
+    pub fn touched(&self) -> Option<&'static str> {
+        (self.edits != self.seen).then_some("another program wrote to its image")
     }
 
     /// The process that had it open ended in order.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, DiskImage, GuestOs, GuestRun, Hypervisor, HypervisorError, Launch, LiveMerge, Power, PowerState,
-    Stall, StallCause,
+    Console, DiskImage, GuestOs, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch, LiveMerge, Power,
+    PowerState, Stall, StallCause,
 };
 use lifeboat_model::{DiskId, VmId, VmSpec};
 
@@ -357,6 +357,33 @@ impl Hypervisor for Port {
             })
             .await?;
         Ok(Box::new(Source::open(self, vm, keys, sizes, live, run)))
+    }
+
+    async fn untouched(&self, launch: &Launch, disks: &[DiskId]) -> Result<ImagesSeen, CaptureError> {
+        self.run("hv.untouched", |s, h| {
+            if s.hosts[h].images_hang {
+                return Err(CaptureError::Block {
+                    what: "looking at the images".into(),
+                    detail: "their storage does not answer".into(),
+                });
+            }
+            for disk in launch.disks.iter().filter(|d| disks.contains(&d.id)) {
+                let Some(image) = s.hosts[h].images.get(&key(&disk.image)) else {
+                    return Err(CaptureError::Block {
+                        what: "looking at the images".into(),
+                        detail: "no such file".into(),
+                    });
+                };
+                if let Some(reason) = image.touched() {
+                    return Ok(ImagesSeen::Changed {
+                        disk: disk.id.clone(),
+                        reason: reason.into(),
+                    });
+                }
+            }
+            Ok(ImagesSeen::AsClosed)
+        })
+        .await
     }
 
     async fn merge_live(

@@ -184,6 +184,8 @@ pub struct HostState {
     pub catalog: CatalogImage,
     /// Events, oldest first.
     pub events: Vec<Event>,
+    /// The storage of its VMs' images does not answer.
+    pub images_hang: bool,
     /// The replica disk is full.
     pub store_full: bool,
     /// The spool is full.

@@ -186,11 +186,14 @@ pub const ROUTES: &[Route] = &[
         "resume-replication",
         "Resume paused replication, or a paused resynchronization",
     ),
-    post(
-        "/vms/{vm}/replication/now",
-        "replicate-now",
-        "Replicate now, without waiting for the interval",
-    ),
+    Route {
+        reply: Reply::One("CycleResult"),
+        ..post(
+            "/vms/{vm}/replication/now",
+            "replicate-now",
+            "Replicate now, without waiting for the interval; answered with the cycle's result when it is over",
+        )
+    },
     with_fields(
         post(
             "/vms/{vm}/replication/reverse",

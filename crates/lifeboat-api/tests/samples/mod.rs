@@ -1,7 +1,7 @@
 //! One of everything that crosses the surface. The exhaustive matches make a new variant a compile error here.
 
 use lifeboat_engine::action::{
-    Action, Answer, BulkView, ExtendedView, InitialCopy, PointSelector, PointView, PowerNote,
+    Action, Answer, BulkView, CycleResult, ExtendedView, InitialCopy, PointSelector, PointView, PowerNote,
     ReplicationView, ServerView, VmRef, VmView,
 };
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
@@ -34,7 +34,7 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::SuspendReplication { .. } => (7, true),
         Action::ResumeReplication { .. } => (8, true),
         Action::RemoveReplication { .. } => (9, true),
-        Action::ReplicateNow { .. } => (10, true),
+        Action::ReplicateNow { .. } => (10, false),
         Action::ListPoints { .. } => (11, false),
         Action::InitiateFailover { .. } => (12, true),
         Action::RevertFailover { .. } => (13, true),
@@ -296,6 +296,19 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
         Action::ShowVm { .. } => vms().into_iter().map(|v| Answer::Vm(Box::new(v))).collect(),
         Action::Screenshot { .. } => vec![Answer::Picture(vec![0x89, b'P', b'N', b'G'])],
         Action::ListPoints { .. } => vec![Answer::Points(points())],
+        Action::ReplicateNow { .. } => vec![
+            Answer::Cycle(CycleResult::Sent {
+                bytes: 4096,
+                instant: Timestamp(3),
+                position: Position {
+                    generation: GenerationId(Uuid::from_u128(4)),
+                    sequence: 5,
+                },
+            }),
+            Answer::Cycle(CycleResult::Unchanged {
+                verified: Timestamp(6),
+            }),
+        ],
         Action::ListJobs => vec![Answer::Jobs(jobs())],
         Action::ShowJob { .. } => vec![Answer::Job(job())],
         Action::ListEvents { .. } => vec![Answer::Events(events())],

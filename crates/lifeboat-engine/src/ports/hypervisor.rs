@@ -184,6 +184,10 @@ pub trait Hypervisor: Send + Sync {
     async fn source(&self, launch: &Launch, disks: &[DiskId])
     -> Result<Box<dyn CaptureSource>, CaptureError>;
 
+    /// Compares the images of a VM that is off with what they were when they were last closed. Answers within seconds
+    /// whatever their storage does; an error says why they could not be looked at.
+    async fn untouched(&self, launch: &Launch, disks: &[DiskId]) -> Result<ImagesSeen, CaptureError>;
+
     /// Merges everything between `base` and the top of a running VM's disks into the base, limited to `bytes_per_s`
     /// (0: unlimited), and returns when done; dropped, the merge is left where it is and can be asked for again.
     /// `layers` names, per disk, the image files to merge away, topmost first, and the file to keep as the base.
@@ -193,6 +197,22 @@ pub trait Hypervisor: Send + Sync {
         layers: &[LiveMerge],
         bytes_per_s: u64,
     ) -> Result<(), HypervisorError>;
+}
+
+/// What a look at the images of a powered-off VM showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImagesSeen {
+    /// They are the same files, and nobody changed them since they were closed.
+    AsClosed,
+    /// Somebody did: what is recorded of their changes is not to be believed.
+    Changed {
+        /// The disk.
+        disk: DiskId,
+        /// What was seen.
+        reason: String,
+    },
+    /// It is not recorded what they were; opening them says what is known.
+    NotRecorded,
 }
 
 /// Layers of one disk of a running VM to be merged into the image below them.

@@ -3,7 +3,9 @@
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::{CaptureError, Tracking};
-use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, HypervisorError, Launch, LaunchDisk};
+use lifeboat_engine::ports::hypervisor::{
+    DiskImage, Hypervisor, HypervisorError, ImagesSeen, Launch, LaunchDisk,
+};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId};
@@ -47,8 +49,8 @@ fn patch(path: &Utf8PathBuf, at: u64, bytes: &[u8]) {
 
 /// Images that cannot be replicated rightly, and the way out that is named.
 fn refused(host: &Host) -> Vec<(Utf8PathBuf, DiskFormat, &'static str)> {
-    std::fs::create_dir(host.path("elsewhere")).unwrap();
-    let far = create(host, "elsewhere/far", &[]);
+    std::fs::create_dir(host.path("images")).unwrap();
+    let far = create(host, "far", &[]);
     let corrupt = create(host, "corrupt", &[]);
     patch(&corrupt, 72, &[0, 0, 0, 0, 0, 0, 0, 2]);
     let future = create(host, "future", &[]);
@@ -61,8 +63,6 @@ fn refused(host: &Host) -> Vec<(Utf8PathBuf, DiskFormat, &'static str)> {
         "encrypt.format=luks,encrypt.key-secret=s",
     ];
     let guess = create(host, "guess", &["-F", "qcow2", "-b", far.as_str()]);
-    std::fs::rename(&guess, utf8(host, "elsewhere/guess")).unwrap();
-    let guess = utf8(host, "elsewhere/guess");
     forget_format(&guess);
     let circle = create(host, "circle", &["-u", "-F", "qcow2", "-b", "circle"]);
     let network = create(host, "net", &["-u", "-F", "raw", "-b", "nbd://127.0.0.1/x"]);
@@ -85,7 +85,7 @@ fn refused(host: &Host) -> Vec<(Utf8PathBuf, DiskFormat, &'static str)> {
         (corrupt, Qcow2, "qemu-img check -r all"),
         (future, Qcow2, "bits 0x100"),
         (
-            create(host, "above", &["-F", "qcow2", "-b", far.as_str()]),
+            create(host, "images/above", &["-F", "qcow2", "-b", far.as_str()]),
             Qcow2,
             "backing_in = [\"",
         ),
@@ -108,35 +108,33 @@ fn forget_format(path: &Utf8PathBuf) {
 #[tokio::test]
 async fn every_entrance_refuses_the_same_images() {
     let mut host = Host::new();
+    let ids = [DiskId::new("a").unwrap()];
+    let mut running = host.vm(&[Qcow2]);
+    host.qemu.start(&running).await.unwrap();
     for (path, format, way_out) in refused(&host) {
         let bad = of_one(&mut host, path.clone(), format);
-        let checked = host.qemu.preflight(&bad).await.unwrap_err();
-        assert!(matches!(checked, HypervisorError::Preflight(_)), "{checked:?}");
-        let checked = checked.to_string();
+        let checked = match host.qemu.preflight(&bad).await {
+            Err(HypervisorError::Preflight(why)) => why,
+            other => panic!("{path}: {other:?}"),
+        };
         assert!(
             checked.contains(way_out) && checked.contains(path.as_str()),
             "{checked}"
         );
         assert_eq!(host.qemu.start(&bad).await.unwrap_err().to_string(), checked);
-        let ids = [DiskId::new("a").unwrap()];
         let Err(off) = host.qemu.source(&bad, &ids).await else {
             panic!("{path} was opened")
         };
         assert!(matches!(off, CaptureError::Preflight(_)), "{off:?}");
         assert_eq!(off.to_string(), checked);
         // A VM that runs already, whose image has become such a one.
-        let mut running = host.vm(&[Qcow2]);
-        host.qemu.start(&running).await.unwrap();
         running.disks[0].image = DiskImage::Plain { path, format };
         let Err(on) = host.qemu.source(&running, &ids).await else {
             panic!("opened while running")
         };
         assert_eq!(on.to_string(), checked);
-        host.qemu.turn_off(running.spec.uuid).await.unwrap();
-        for letter in ["a, disk.qcow2"] {
-            std::fs::remove_file(host.path(letter)).unwrap();
-        }
     }
+    host.qemu.turn_off(running.spec.uuid).await.unwrap();
 }
 
 #[tokio::test]
@@ -284,4 +282,135 @@ async fn an_image_with_internal_snapshots_is_captured_as_it_is_now() {
     instant.view.close().await.unwrap();
     source.close().await.unwrap();
     host.qemu.turn_off(launch.spec.uuid).await.unwrap();
+}
+
+#[tokio::test]
+async fn holes_of_raw_disks_are_known_and_data_is_not_taken_for_one() {
+    let mut host = Host::new();
+    let path = utf8(&host, "thin.raw");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(16 << 30).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], 9 << 30).unwrap();
+    file.sync_all().unwrap();
+    let launch = of_one(&mut host, path, Raw);
+    for runs in [false, true] {
+        if runs {
+            host.qemu.start(&launch).await.unwrap();
+            let guest = host.guest(&launch).await;
+            guest.io("a", "write -P 8 5G 64k").await;
+            guest.io("a", "write -z 6G 64k").await;
+        }
+        let source = host.source(&launch).await;
+        source.recover().await.unwrap();
+        let view = source.current().await.unwrap();
+        let mut data = Vec::new();
+        for at in (0..16_u64 << 30).step_by(64 << 20) {
+            let map = view.allocation(0, at, 64 << 20).await.unwrap();
+            assert_eq!(map.iter().map(|e| e.len).sum::<u64>(), 64 << 20);
+            data.extend(map.into_iter().filter(|e| !e.zero).map(|e| (e.offset, e.len)));
+        }
+        let expected: &[(u64, u64)] = match runs {
+            false => &[(9 << 30, 4096)],
+            true => &[(5 << 30, 65536), (9 << 30, 4096)],
+        };
+        assert_eq!(data, expected, "runs: {runs}");
+        assert_eq!(view.read(0, 9 << 30, 4096).await.unwrap(), vec![7; 4096]);
+        view.close().await.unwrap();
+        source.close().await.unwrap();
+    }
+}
+
+/// A loop device over a file of this host.
+struct Loop(String);
+
+impl Loop {
+    /// Nothing when this system makes none, with the reason.
+    fn over(file: &Utf8PathBuf) -> Option<Self> {
+        let made = std::process::Command::new("losetup")
+            .args(["--find", "--show", file.as_str()])
+            .output();
+        match made {
+            Ok(out) if out.status.success() => {
+                Some(Self(String::from_utf8(out.stdout).unwrap().trim().to_owned()))
+            }
+            other => {
+                eprintln!(
+                    "skipped: losetup makes no device here, which takes root and loop devices: {other:?}"
+                );
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup")
+            .args(["--detach", &self.0])
+            .status();
+    }
+}
+
+#[tokio::test]
+async fn a_block_device_is_captured_like_a_raw_disk() {
+    let mut host = Host::new();
+    let file = utf8(&host, "volume");
+    std::fs::write(&file, vec![3; usize::try_from(DISK).unwrap()]).unwrap();
+    let Some(device) = Loop::over(&file) else { return };
+    let mut model = Model::new(&["a"]);
+    model.fill("a", 0, DISK, 3);
+    let launch = of_one(&mut host, device.0.clone().into(), Raw);
+    let ids = [DiskId::new("a").unwrap()];
+    let source = host.source(&launch).await;
+    assert_eq!(source.disks()[0].size, DISK);
+    source.recover().await.unwrap();
+    source.start_tracking(at(1)).await.unwrap();
+    let whole = source.current().await.unwrap();
+    assert_eq!(model.differing(&*whole).await, Vec::<String>::new());
+    whole.close().await.unwrap();
+    source.close().await.unwrap();
+    // Records survive a start and a stop of the VM.
+    host.qemu.start(&launch).await.unwrap();
+    let guest = host.guest(&launch).await;
+    guest.write("a", &mut model, MIB, 8192, 9).await;
+    drop(guest);
+    host.qemu.turn_off(launch.spec.uuid).await.unwrap();
+    assert_eq!(
+        host.qemu.untouched(&launch, &ids).await.unwrap(),
+        ImagesSeen::AsClosed
+    );
+    let source = host.source(&launch).await;
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(1)]));
+    let instant = source.instant(at(1), at(2), CRASH).await.unwrap();
+    let changed = instant.view.changed(0).await.unwrap();
+    assert_eq!(
+        changed.iter().map(|e| (e.offset, e.len)).collect::<Vec<_>>(),
+        [(MIB, 8192)]
+    );
+    assert_eq!(model.differing(&*instant.view).await, Vec::<String>::new());
+    instant.view.close().await.unwrap();
+    source.acknowledge(at(1)).await.unwrap();
+    source.close().await.unwrap();
+    assert_eq!(
+        host.qemu.untouched(&launch, &ids).await.unwrap(),
+        ImagesSeen::AsClosed
+    );
+    // Somebody else writes to the device.
+    let of = format!("of={}", device.0);
+    tool(
+        "dd",
+        &[
+            "if=/dev/zero",
+            &of,
+            "bs=4096",
+            "count=1",
+            "conv=notrunc,fsync",
+            "status=none",
+        ],
+    );
+    let seen = host.qemu.untouched(&launch, &ids).await.unwrap();
+    assert!(matches!(seen, ImagesSeen::Changed { .. }), "{seen:?}");
+    let source = host.source(&launch).await;
+    assert!(matches!(source.recover().await.unwrap(), Tracking::Lost { .. }));
+    source.close().await.unwrap();
 }

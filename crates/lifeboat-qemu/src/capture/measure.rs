@@ -188,3 +188,73 @@ async fn measure_bulk_read() {
     view.close().await.unwrap();
     source.close().await.unwrap();
 }
+
+/// A thin raw disk of 16 GiB with 4 MiB of data, read as a first copy reads it: by what the tracking overlay says is
+/// allocated, and by what the raw file itself says.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn measure_a_thin_raw_disk() {
+    const SIZE: u64 = 16 << 30;
+    let mut host = Host::new();
+    let path = host.path("thin.raw");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(SIZE).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 4 << 20], 9 << 30).unwrap();
+    let launch = host.launch(vec![LaunchDisk {
+        id: DiskId::new("a").unwrap(),
+        bus: DiskBus::Virtio,
+        image: DiskImage::Plain {
+            path: Utf8PathBuf::from_path_buf(path).unwrap(),
+            format: DiskFormat::Raw,
+        },
+    }]);
+    host.qemu.start(&launch).await.unwrap();
+    let source = host.source(&launch).await;
+    source.recover().await.unwrap();
+    let view = source.current().await.unwrap();
+    let socket = host.qemu.paths(launch.spec.uuid).nbd();
+    let overlay = crate::nbd::NbdClient::connect_unix(
+        socket.as_std_path(),
+        "a",
+        &[super::view::ALLOCATION],
+        Duration::from_secs(5),
+    )
+    .await
+    .unwrap();
+    for by_file in [true, false] {
+        let begun = Instant::now();
+        let mut read = 0;
+        for at in (0..SIZE).step_by(64 << 20) {
+            let data: Vec<(u64, u64)> = if by_file {
+                let map = view.allocation(0, at, 64 << 20).await.unwrap();
+                map.into_iter()
+                    .filter(|e| !e.zero)
+                    .map(|e| (e.offset, e.len))
+                    .collect()
+            } else {
+                let map = overlay
+                    .block_status(super::view::ALLOCATION, at, 64 << 20)
+                    .await
+                    .unwrap();
+                let data = map.into_iter().filter(|e| e.flags & crate::nbd::STATE_ZERO == 0);
+                data.map(|e| (e.offset, e.len)).collect()
+            };
+            for (offset, len) in data {
+                let ends = (offset..offset + len).step_by(1 << 20);
+                let reads =
+                    ends.map(|o| view.read(0, o, u32::try_from((offset + len - o).min(1 << 20)).unwrap()));
+                let mut all = futures_util::stream::iter(reads).buffered(4);
+                while let Some(bytes) = all.next().await {
+                    read += bytes.unwrap().len() as u64;
+                }
+            }
+        }
+        println!(
+            "by the file {by_file}: {} MiB read in {:?}",
+            read / MIB,
+            begun.elapsed()
+        );
+    }
+    view.close().await.unwrap();
+    source.close().await.unwrap();
+}

@@ -23,7 +23,10 @@
 //! was opened with, and refuses once they are no longer true.
 
 mod block;
+#[cfg(test)]
+mod foreign_tests;
 mod freeze;
+mod holes;
 #[cfg(test)]
 mod image_tests;
 #[cfg(test)]
@@ -59,7 +62,7 @@ use crate::config::VmPaths;
 use crate::graph;
 use crate::hypervisor::Qemu;
 use crate::preflight;
-use crate::process::Process;
+use crate::process::{PidRecord, Process};
 use crate::qmp::Qmp;
 
 /// Opens the disks of a VM for capture: through its process when it has one.
@@ -82,6 +85,7 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
             }
         };
     }
+    qemu.attend(vm);
     preflight::images(&qemu.config, launch, disks).map_err(|e| CaptureError::Preflight(e.to_string()))?;
     let monitor = Qmp::connect(paths.capture(), Duration::from_secs(10))
         .await
@@ -117,6 +121,8 @@ async fn share(
     let mut disks = Vec::new();
     let mut shells = Vec::new();
     let mut persistent = Vec::new();
+    let holder = PidRecord::load(paths.pid().as_std_path()).map_or(0, |record| record.pid);
+    let mut data = Vec::new();
     for id in wanted {
         let name = graph::disk_node(id);
         let node = nodes.iter().find(|n| n.name == name);
@@ -129,6 +135,7 @@ async fn share(
         });
         persistent.push(node.driver == "qcow2");
         let image = launch.disks.iter().find(|d| d.id == *id).map(|d| &d.image);
+        data.push(image.and_then(|image| holes::file_of(image, holder)));
         shells.push(match image {
             Some(DiskImage::Plain {
                 format: DiskFormat::Raw,
@@ -141,7 +148,10 @@ async fn share(
         monitor,
         disks,
         persistent,
+        data,
         shells,
+        vm: launch.spec.uuid,
+        ledger: Arc::clone(&qemu.ledger),
         nbd: paths.nbd(),
         space: Space {
             dir: paths.spool().to_owned(),

@@ -1,11 +1,12 @@
 //! The stand-in for a VM that is off: a storage daemon that opens the same graph, so that a capture is the same with
 //! and without a guest.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_engine::ports::capture::CaptureError;
 use lifeboat_engine::ports::hypervisor::{HypervisorError, Launch};
-use lifeboat_model::DiskId;
+use lifeboat_model::{DiskId, VmId};
 use serde_json::json;
 
 use super::block::failed;
@@ -13,6 +14,7 @@ use crate::config::VmPaths;
 use crate::files;
 use crate::graph::{self, DiskGraph};
 use crate::hypervisor::{self, Hold, Qemu};
+use crate::ledger::{Holder, Ledger, Run};
 use crate::process::{self, PidRecord, Process};
 use crate::qmp::{Qmp, QmpError};
 use crate::start;
@@ -25,6 +27,8 @@ const COMING_UP: Duration = Duration::from_secs(20);
 pub(crate) struct Offline {
     process: Process,
     paths: VmPaths,
+    vm: VmId,
+    ledger: Arc<Ledger>,
     /// Released after the process is gone.
     _hold: Hold,
 }
@@ -44,15 +48,25 @@ impl Offline {
             });
         };
         let paths = qemu.paths(vm);
-        start::end_offline(&paths).await.map_err(trouble)?;
+        start::end_offline(qemu, vm).await.map_err(trouble)?;
         let mut wanted = launch.clone();
         wanted.disks.retain(|d| disks.contains(&d.id));
-        let graphs = start::graphs(&qemu.config, &wanted).await.map_err(trouble)?;
+        let run = Run::new(Holder::StandIn);
+        let graphs = start::graphs(qemu, &wanted, run).await.map_err(trouble)?;
         let paths = paths.offline();
-        let (process, monitor) = spawn(&paths).await.map_err(trouble)?;
+        let (process, monitor, pid) = match spawn(&paths).await {
+            Ok(up) => up,
+            Err(error) => {
+                qemu.ledger.closed(vm).await;
+                return Err(trouble(error));
+            }
+        };
+        qemu.ledger.writers.allow(vm, pid);
         let offline = Self {
             process,
             paths,
+            vm,
+            ledger: Arc::clone(&qemu.ledger),
             _hold: hold,
         };
         for graph in &graphs {
@@ -68,11 +82,15 @@ impl Offline {
 
     /// Closes the images, writing what was recorded, and waits until nobody holds them.
     pub(crate) async fn close(self) -> Result<(), CaptureError> {
-        hypervisor::end(&self.process, &self.paths).await.map_err(trouble)
+        hypervisor::end(&self.process, &self.paths)
+            .await
+            .map_err(trouble)?;
+        self.ledger.closed(self.vm).await;
+        Ok(())
     }
 }
 
-async fn spawn(paths: &VmPaths) -> Result<(Process, Qmp), HypervisorError> {
+async fn spawn(paths: &VmPaths) -> Result<(Process, Qmp, i32), HypervisorError> {
     let io = |what: &str| hypervisor::io_error(format!("{what} {}", paths.dir().display()));
     files::private_dir(paths.dir()).map_err(io("cannot create"))?;
     let mut arguments = Vec::new();
@@ -115,7 +133,7 @@ async fn up(
     child: &mut tokio::process::Child,
     paths: &VmPaths,
     record: PidRecord,
-) -> Result<(Process, Qmp), HypervisorError> {
+) -> Result<(Process, Qmp, i32), HypervisorError> {
     // The first monitor tells that it is up and stays free for whoever has to end it.
     drop(start::connect(child, paths, COMING_UP).await?);
     let monitor = Qmp::connect(paths.capture(), COMING_UP)
@@ -123,7 +141,7 @@ async fn up(
         .map_err(hypervisor::monitor_error)?;
     let process = record.open(paths.control().as_str());
     let process = process.ok_or_else(|| HypervisorError::DidNotStart("it ended at once".to_owned()))?;
-    Ok((process, monitor))
+    Ok((process, monitor, record.pid))
 }
 
 async fn add(monitor: &Qmp, graph: &DiskGraph) -> Result<(), QmpError> {

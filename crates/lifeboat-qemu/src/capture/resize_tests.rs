@@ -157,20 +157,16 @@ async fn images_of_a_vm_that_is_off_grow() {
     drop(guest);
     let source = host.source(&launch).await;
     assert!(source.disks().iter().all(|d| d.size == GROWN));
-    // That a raw file was resized cannot be told from other changes behind our back.
+    // That an image was resized cannot be told from other changes behind our back.
     match source.recover().await.unwrap() {
-        Tracking::Lost { disk, reason } => {
-            assert!(disk.as_str() == "b" && reason.contains("resized"), "{reason}")
+        Tracking::Lost { reason, .. } => {
+            assert!(
+                reason.contains("resized") || reason.contains("changed"),
+                "{reason}"
+            )
         }
         other => panic!("{other:?}"),
     }
-    let ranges = source.known_changes().await.unwrap();
-    let expected = [(0, 4096), (GROWN - MIB, 8192)];
-    for number in [0, 2] {
-        let known = ranges[number].as_ref().unwrap();
-        let known: Vec<_> = known.iter().map(|e| (e.offset, e.len)).collect();
-        assert_eq!(known, expected);
-    }
-    assert_eq!(ranges[1], None);
+    assert_eq!(source.known_changes().await.unwrap(), [None, None, None]);
     source.close().await.unwrap();
 }

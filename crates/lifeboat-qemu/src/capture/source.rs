@@ -1,6 +1,7 @@
 //! The capture source: the sequences of monitor commands behind each call of the port.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use camino::Utf8PathBuf;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Instant, Tracking};
 use lifeboat_model::policy::change_granularity;
-use lifeboat_model::{DiskId, Position};
+use lifeboat_model::{DiskId, Position, VmId};
 use serde_json::{Value, json};
 
 use super::block::{Monitor, Node};
@@ -20,6 +21,7 @@ use super::space::Space;
 use super::tracking::{self, Bitmap, Tracked};
 use super::view::{self, View};
 use crate::graph;
+use crate::ledger::Ledger;
 use crate::shell;
 
 const FLEECE: &str = "fleece-";
@@ -37,8 +39,12 @@ pub(crate) struct Shared {
     pub(crate) disks: Vec<LogDisk>,
     /// Per disk: whether its records survive a clean stop.
     pub(crate) persistent: Vec<bool>,
+    /// Per disk: the raw file below its change records, which alone knows of holes.
+    pub(crate) data: Vec<Option<File>>,
     /// Per disk: its shell, when it has one.
     pub(crate) shells: Vec<Option<PathBuf>>,
+    pub(crate) vm: VmId,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) nbd: Utf8PathBuf,
     pub(crate) space: Space,
     /// Only with a guest that has an agent.
@@ -146,7 +152,10 @@ impl Shared {
             id: &disk.id,
             size: disk.size,
             bitmaps: self.bitmaps(nodes, disk),
-            lost: shell.as_deref().and_then(shell::lost),
+            lost: shell
+                .as_deref()
+                .and_then(shell::lost)
+                .or_else(|| self.ledger.lost(self.vm, &disk.id)),
         });
         tracked.collect()
     }
@@ -188,10 +197,12 @@ impl Shared {
     }
 
     fn forget_losses(&self) -> Result<(), CaptureError> {
-        self.shells
-            .iter()
-            .flatten()
-            .try_for_each(|s| shell::forget_loss(s))
+        let shells = self.shells.iter().flatten();
+        let mut disks = self.disks.iter();
+        shells
+            .map(|s| shell::forget_loss(s))
+            .collect::<std::io::Result<()>>()
+            .and_then(|()| disks.try_for_each(|d| self.ledger.forget_loss(self.vm, &d.id)))
             .map_err(|e| CaptureError::Block {
                 what: "noting that tracking begins anew".to_owned(),
                 detail: e.to_string(),

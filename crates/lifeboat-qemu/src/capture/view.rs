@@ -11,6 +11,7 @@ use lifeboat_engine::ports::capture::{BlockView, CaptureError, Extent};
 use tokio::sync::OnceCell;
 
 use super::block::unread;
+use super::holes;
 use super::source::Shared;
 use crate::nbd::{NbdClient, NbdError, STATE_DIRTY, STATE_ZERO, StatusExtent};
 
@@ -148,6 +149,15 @@ impl BlockView for View {
     }
 
     async fn allocation(&self, disk: usize, offset: u64, len: u64) -> Result<Vec<Extent>, CaptureError> {
+        // An instant's disks go on changing below it, so only the disks as they are can ask their file.
+        if self.changes.is_none()
+            && let Some(Some(file)) = self.shared.data.get(disk)
+        {
+            return holes::map(file, offset, len).map_err(|e| CaptureError::Block {
+                what: "asking what is allocated".to_owned(),
+                detail: e.to_string(),
+            });
+        }
         let cell = self.allocations.get(disk).ok_or_else(|| no_disk(disk))?;
         let client = cell
             .get_or_try_init(|| connect(&self.shared, disk, &[ALLOCATION]))

@@ -10,7 +10,8 @@ use camino::Utf8PathBuf;
 use lifeboat_api::{Admission, Server};
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
-    Action, Answer, BulkView, Management, PointView, Refusal, ReplicationView, ServerView, VmView,
+    Action, Answer, BulkView, CycleResult, Management, PointView, Refusal, ReplicationView, ServerView,
+    VmView,
 };
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
@@ -202,6 +203,11 @@ impl Script {
             }
             Action::Screenshot { .. } => Ok(Answer::Picture(b"\x89PNG pixels".to_vec())),
             Action::ListPoints { .. } => Ok(Answer::Points(points())),
+            Action::ReplicateNow { .. } => Ok(Answer::Cycle(CycleResult::Sent {
+                bytes: 3 << 20,
+                instant: Timestamp(NOW - 400),
+                position: replication().position,
+            })),
             Action::ListJobs => Ok(Answer::Jobs(jobs())),
             Action::ShowJob { job } => {
                 let known = jobs().into_iter().find(|j| j.id == *job && j.state.is_final());

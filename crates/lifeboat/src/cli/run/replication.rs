@@ -1,10 +1,10 @@
 //! Carries out `lifeboat replication`. Settings are whole documents: what changes them reads, changes, and writes.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_engine::action::{Action, InitialCopy, VmRef};
+use lifeboat_engine::action::{Action, Answer, CycleResult, InitialCopy, VmRef};
 use lifeboat_model::{Bandwidth, ReplicationSettings};
 
-use super::{Cx, Done, change_bandwidth, name, named, replicated};
+use super::{Cx, Done, Output, change_bandwidth, name, named, replicated};
 use crate::cli::args::{Changes, Copy, Enable, Extend, Replication, Resync, Reverse, Side, Switch, Wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{show, units};
@@ -62,10 +62,10 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         Replication::Suspend(side) => suspend(cx, side).await,
         Replication::Resume(side) => resume(cx, side).await,
         Replication::Remove(side) => remove(cx, side).await,
-        Replication::Now(_)
-        | Replication::BecomeReplica(_)
-        | Replication::DropAbandoned(_)
-        | Replication::Continue(_) => plain(cx, command).await,
+        Replication::Now(t) => now(cx, &t.vm).await,
+        Replication::BecomeReplica(_) | Replication::DropAbandoned(_) | Replication::Continue(_) => {
+            plain(cx, command).await
+        }
     }
 }
 
@@ -147,14 +147,32 @@ fn removed(side: &Side) -> String {
     }
 }
 
+/// Has a cycle made and says what came of it.
+async fn now(cx: &Cx<'_>, vm: &str) -> Done {
+    let Answer::Cycle(result) = cx.ask(Action::ReplicateNow { vm: name(vm) }).await? else {
+        return super::strange();
+    };
+    let said = match &result {
+        CycleResult::Sent { bytes, instant, .. } => format!(
+            "{vm} was replicated: {} were sent, the replica holds {}",
+            units::size(*bytes),
+            units::instant(*instant, &cx.zone)
+        ),
+        CycleResult::Unchanged { verified } => format!(
+            "nothing changed: {vm} is off, and at {} its images were what was last sent",
+            units::instant(*verified, &cx.zone)
+        ),
+    };
+    eprintln!("{said}");
+    if cx.output == Output::Json {
+        cx.print(&result, String::new)?;
+    }
+    Ok(Exit::Done)
+}
+
 /// Commands that are an action and a word about it.
 async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
     let (t, action, done): (_, fn(VmRef) -> Action, _) = match command {
-        Replication::Now(t) => (
-            t,
-            |vm| Action::ReplicateNow { vm },
-            format!("{} was replicated", t.vm),
-        ),
         Replication::BecomeReplica(t) => (
             t,
             |vm| Action::BecomeReplica { vm },
@@ -178,6 +196,7 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
         Replication::Enable(_)
         | Replication::Set { .. }
         | Replication::Start(_)
+        | Replication::Now(_)
         | Replication::CancelCopy(_)
         | Replication::ResetStatistics { .. }
         | Replication::Allow { .. }

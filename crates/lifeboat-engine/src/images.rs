@@ -1,0 +1,246 @@
+//! Whether the images of a powered-off VM still are what the replica has: looked at each time that is claimed, never
+//! remembered. And what is answered to whoever asks for a cycle and waits for its result.
+
+use std::time::Duration;
+
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::policy::Finding;
+use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, Timestamp, VmSpec};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::action::{Answer, CycleResult, Refusal};
+use crate::actor::{Actor, chain, no_relationship, plain};
+use crate::ports::capture::CaptureError;
+use crate::ports::hypervisor::{Hypervisor, ImagesSeen, Launch};
+use crate::records::Relationship;
+
+/// What a look at the images of a powered-off VM came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// They are what the replica has.
+    AsSent,
+    /// They are not: somebody changed them. The next cycle finds out what that means.
+    Changed(String),
+    /// Nothing says what they were; the next cycle finds out.
+    Unknown,
+    /// They could not be looked at, and why.
+    NotNow(String),
+}
+
+/// Since when the images of a powered-off VM could not be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unverified {
+    /// When they were last seen to be what the replica has.
+    pub(crate) last: Timestamp,
+    /// Why not since.
+    pub(crate) why: String,
+}
+
+impl Unverified {
+    fn text(&self, now: Timestamp) -> String {
+        format!(
+            "for {} s it could not be verified that the images of the powered-off VM are what the replica has: {}",
+            now.since(self.last).as_secs(),
+            self.why
+        )
+    }
+}
+
+/// What a view says of a powered-off VM's images, before it has looked.
+pub(crate) struct Claim<'a> {
+    pub(crate) spec: &'a VmSpec,
+    /// When they were last seen to be what the replica has.
+    pub(crate) last: Option<Timestamp>,
+    pub(crate) now: Timestamp,
+}
+
+/// Looks at the images that the description of a powered-off VM names, for a view: quick, and nothing is done about what
+/// is seen. `None` when they are what the replica has, or when nothing is claimed of them.
+pub(crate) async fn doubt(
+    hypervisor: &dyn Hypervisor,
+    rel: &Relationship,
+    claim: Claim<'_>,
+    patience: Duration,
+) -> Option<Finding> {
+    // In other states somebody may have them open at this moment.
+    let claimed = matches!(rel.state, State::Replicating | State::SyncedReplicationComplete);
+    if !claimed || !rel.primary().is_some_and(|p| p.settled) {
+        return None;
+    }
+    let launch = Launch {
+        disks: claim.spec.disks.iter().map(plain).collect(),
+        spec: claim.spec.clone(),
+        firmware_vars: None,
+        seed: Vec::new(),
+    };
+    let last = claim.last.or(rel.newest_instant).unwrap_or(rel.created);
+    let not_verified = |why: String| Some(Finding::critical(Unverified { last, why }.text(claim.now)));
+    let look = hypervisor.untouched(&launch, &rel.settings.disks);
+    match tokio::time::timeout(patience, look).await.map(looked) {
+        Ok(Looked::AsSent) => None,
+        Ok(Looked::Changed(why)) => Some(Finding::warning(format!("{why}; the next cycle looks into it"))),
+        Ok(Looked::Unknown) => not_verified("it is not recorded how they were closed".to_owned()),
+        Ok(Looked::NotNow(why)) => not_verified(why),
+        Err(_) => not_verified("their storage does not answer".to_owned()),
+    }
+}
+
+fn looked(seen: Result<ImagesSeen, CaptureError>) -> Looked {
+    match seen {
+        Ok(ImagesSeen::AsClosed) => Looked::AsSent,
+        Ok(ImagesSeen::Changed { disk, reason }) => Looked::Changed(format!(
+            "disk {disk} of the powered-off VM was changed by others: {reason}"
+        )),
+        Ok(ImagesSeen::NotRecorded) => Looked::Unknown,
+        Err(e) => Looked::NotNow(chain(&e)),
+    }
+}
+
+impl Actor {
+    /// Looks at the images of a VM that is off and whose last changes are on the replica.
+    pub(crate) async fn look_at_images(&self) -> Looked {
+        let Some(rel) = &self.rel else {
+            return Looked::NotNow("the VM is not replicated".to_owned());
+        };
+        let launch = match self.launch().await {
+            Ok(launch) => launch,
+            Err(e) => return Looked::NotNow(e.message),
+        };
+        let disks = &rel.settings.disks;
+        looked(self.host.ports.hypervisor.untouched(&launch, disks).await)
+    }
+
+    /// Takes in a look. Whether the replica still has everything.
+    pub(crate) async fn take_look(&mut self, looked: Looked) -> bool {
+        let now = self.host.ports.clock.now();
+        match looked {
+            Looked::AsSent => {
+                if self.primary.unverified.take().is_some() {
+                    self.event("the images of the powered-off VM can be looked at again; they are what the replica has")
+                        .await;
+                }
+                self.primary.verified = Some(now);
+                self.answer_cycle(&Ok(CycleResult::Unchanged { verified: now }));
+                true
+            }
+            Looked::Changed(why) => {
+                self.event(&why).await;
+                self.unsettle().await;
+                false
+            }
+            Looked::Unknown => {
+                self.unsettle().await;
+                false
+            }
+            Looked::NotNow(why) => {
+                let known = self
+                    .primary
+                    .verified
+                    .or(self.rel.as_ref().and_then(|r| r.newest_instant));
+                let unverified = Unverified {
+                    last: known.unwrap_or(now),
+                    why,
+                };
+                let text = unverified.text(now);
+                if self.primary.unverified.is_none() {
+                    self.event(&text).await;
+                }
+                self.primary.unverified = Some(unverified);
+                self.answer_cycle(&Err(text));
+                true
+            }
+        }
+    }
+
+    /// The replica may lack something after all.
+    async fn unsettle(&mut self) {
+        self.primary.unverified = None;
+        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+            primary.settled = false;
+        }
+        self.save_or_warn().await;
+    }
+
+    /// Whether a prepared VM may be handed over: what was written to its images after the last instant would be lost.
+    pub(crate) async fn still_prepared(&self) -> Result<(), Refusal> {
+        match self.look_at_images().await {
+            Looked::Changed(why) => Err(Refusal::new(
+                ReturnCode::InvalidState,
+                format!("{why}; the replica does not have that"),
+                "give the planned failover up (lifeboat failover cancel), let the change be replicated, and begin again",
+            )),
+            // A failover away from storage that does not answer is what a failover is for.
+            Looked::AsSent | Looked::Unknown | Looked::NotNow(_) => Ok(()),
+        }
+    }
+
+    /// ReplicateNow: a cycle now, and its result as the answer. A cycle that is under way began before this was asked and
+    /// does not count.
+    pub(crate) fn replicate_now(&mut self, reply: oneshot::Sender<Result<Answer, Refusal>>) {
+        let refused = match &self.rel {
+            None => Some(no_relationship()),
+            Some(rel)
+                if rel.mode != Mode::Primary
+                    || !matches!(rel.state, State::Replicating | State::Critical) =>
+            {
+                let message = format!(
+                    "no cycle while replication is {} ({}) in mode {}",
+                    rel.state,
+                    rel.state.number(),
+                    rel.mode
+                );
+                Some(Refusal::new(
+                    ReturnCode::InvalidState,
+                    message,
+                    "see: lifeboat replication status",
+                ))
+            }
+            Some(_) => None,
+        };
+        if let Some(refusal) = refused {
+            return drop(reply.send(Err(refusal)));
+        }
+        self.primary.awaiting.push(Awaiting {
+            after: self.primary.captures,
+            reply,
+        });
+        self.primary.next_at = Instant::now();
+    }
+
+    /// Nobody waits for a cycle of a host that is no primary any more.
+    pub(crate) fn dismiss_awaiting(&mut self) {
+        if self.rel.as_ref().is_none_or(|r| r.mode != Mode::Primary) {
+            self.answer_cycle(&Err("this host is not the VM's primary any more".to_owned()));
+        }
+    }
+
+    /// Tells those who wait for a cycle how it ended. One that arrived answers those who asked before it was taken; what
+    /// keeps cycles from arriving answers everybody.
+    pub(crate) fn answer_cycle(&mut self, result: &Result<CycleResult, String>) {
+        let captures = self.primary.captures;
+        let waiting = std::mem::take(&mut self.primary.awaiting);
+        for one in waiting {
+            let answer = match result {
+                Ok(CycleResult::Sent { .. }) if one.after >= captures => {
+                    self.primary.awaiting.push(one);
+                    continue;
+                }
+                Ok(result) => Ok(Answer::Cycle(result.clone())),
+                Err(why) => Err(Refusal::new(
+                    ReturnCode::Failed,
+                    format!("the cycle failed: {why}"),
+                    "it is tried again by itself; see: lifeboat replication status",
+                )),
+            };
+            drop(one.reply.send(answer));
+        }
+    }
+}
+
+/// Somebody who waits for a cycle.
+pub(crate) struct Awaiting {
+    /// Captures that had begun when it was asked for.
+    after: u64,
+    reply: oneshot::Sender<Result<Answer, Refusal>>,
+}
