@@ -23,9 +23,12 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long a look waits for another one. A process that waits for its storage can make everybody wait who looks at it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What one look at all processes found, and when.
+type Seen = (Instant, HashMap<VmId, PidRecord>);
+
 /// The processes of VMs on this host, as they were at one look.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Processes(Arc<Mutex<Option<(Instant, HashMap<VmId, PidRecord>)>>>);
+pub(crate) struct Processes(Arc<Mutex<Option<Seen>>>);
 
 impl Processes {
     /// A process is about to be started: what was seen before is the past.

@@ -123,7 +123,7 @@ impl Descriptors {
         let before = getrlimit(Resource::Nofile);
         let few = Rlimit {
             current: Some(256),
-            ..before.clone()
+            ..before
         };
         setrlimit(Resource::Nofile, few).unwrap();
         let files = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
@@ -133,7 +133,7 @@ impl Descriptors {
 
 impl Drop for Descriptors {
     fn drop(&mut self) {
-        let _ = setrlimit(Resource::Nofile, self.0.clone());
+        let _ = setrlimit(Resource::Nofile, self.0);
     }
 }
 
