@@ -27,7 +27,9 @@ fn causes() -> Vec<Cause> {
     vec![
         (
             "its QEMU is stopped, or hangs on its disk",
-            |w| drop(w.shared.state().hosts[0].stuck.insert(VM)),
+            |w| {
+                w.shared.state().hosts[0].stuck.insert(VM);
+            },
             "did not answer within 2 s",
         ),
         (

@@ -76,15 +76,7 @@ async fn trouble(w: &World, rng: &mut Rng, seen: &mut Seen) {
         }
         7 | 8 => w.guest_off(0),
         _ => {
-            let _ = w
-                .act(
-                    0,
-                    Action::StartVm {
-                        vm: World::vm(),
-                        force: false,
-                    },
-                )
-                .await;
+            let _ = w.act(0, common::start_vm()).await;
         }
     }
 }
@@ -130,15 +122,7 @@ async fn peace(w: &mut World, seen: &Seen) {
     for host in 0..2 {
         let _ = w.act(host, Action::ResumeReplication { vm: World::vm() }).await;
     }
-    let _ = w
-        .act(
-            0,
-            Action::StartVm {
-                vm: World::vm(),
-                force: false,
-            },
-        )
-        .await;
+    let _ = w.act(0, common::start_vm()).await;
     w.run(90).await;
     w.check(1).unwrap();
     for host in 0..2 {
