@@ -300,10 +300,7 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
             Answer::Cycle(CycleResult::Sent {
                 bytes: 4096,
                 instant: Timestamp(3),
-                position: Position {
-                    generation: GenerationId(Uuid::from_u128(4)),
-                    sequence: 5,
-                },
+                position: position(),
             }),
             Answer::Cycle(CycleResult::Unchanged {
                 verified: Timestamp(6),
