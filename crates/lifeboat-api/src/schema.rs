@@ -164,6 +164,8 @@ fn machine() -> Vec<Named> {
                 tagged("type", "uefi", &[("code", text("Firmware code image")), ("vars", text("This VM's variable store"))]),
             ]}),
         ),
+        ("GuestProcess", guest_process()),
+        ("VmTimes", vm_times()),
         ("DiskSpec", disk_spec()),
         ("DiskAllow", disk_allow()),
         (
@@ -201,6 +203,8 @@ fn machine() -> Vec<Named> {
                     ("power", reference("PowerState")),
                     ("power_note", or_null(&reference("PowerNote"))),
                     ("console", reference("Console")),
+                    ("process", or_null(&reference("GuestProcess"))),
+                    ("times", reference("VmTimes")),
                     ("disk_files", disk_files()),
                     ("replication", or_null(&reference("ReplicationView"))),
                 ],
@@ -237,6 +241,30 @@ fn disk_allow() -> Value {
                 "raw_header",
                 flag("A raw disk may begin with the header of an image format"),
             ),
+        ],
+    )
+}
+
+fn guest_process() -> Value {
+    object(
+        "The process that a VM runs in",
+        &[
+            ("pid", number("Its number on this host")),
+            ("age_ms", number("Milliseconds for which it has existed")),
+        ],
+    )
+}
+
+fn vm_times() -> Value {
+    object(
+        "When something of a VM began; null where that is not known",
+        &[
+            ("known", or_null(&instant("The VM became known to this host"))),
+            (
+                "configured",
+                or_null(&instant("Its description or settings were changed last")),
+            ),
+            ("power", or_null(&instant("Its power became what it is"))),
         ],
     )
 }

@@ -12,7 +12,7 @@ use lifeboat_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::ports::hypervisor::{Console, PowerState};
+use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{Abandoned, BulkProgress, Target};
 use crate::records::{
     Counters, Event, Failover, Job, Planned, Problem, ServerSettings, Split, Synchronization, Test,
@@ -402,6 +402,12 @@ pub struct VmView {
     /// Why it stands still, or why that is not known; `None` in every ordinary state.
     #[serde(default)]
     pub power_note: Option<PowerNote>,
+    /// Its process; `None` when it has none, or when that is not known.
+    #[serde(default)]
+    pub process: Option<GuestProcess>,
+    /// Since when.
+    #[serde(default)]
+    pub times: VmTimes,
     /// Where to look at it.
     pub console: Console,
     /// The file of each disk on this host, absolute; a disk whose file is not known now is missing.
@@ -409,6 +415,17 @@ pub struct VmView {
     pub disk_files: BTreeMap<DiskId, Utf8PathBuf>,
     /// Its replication; `None` when there is none.
     pub replication: Option<ReplicationView>,
+}
+
+/// When something of a VM began. What is not known is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmTimes {
+    /// The VM became known to this host: its description was written, or its replica was made.
+    pub known: Option<Timestamp>,
+    /// Its description, or the settings of its replica, were changed last.
+    pub configured: Option<Timestamp>,
+    /// Its power became what it is.
+    pub power: Option<Timestamp>,
 }
 
 /// What is out of the ordinary about a VM's power.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
-    AuthorizationEntry, JobState, JobType, ReplicationMode as Mode, ReplicationState as State, VmId, VmSpec,
+    AuthorizationEntry, JobState, JobType, ReplicationMode as Mode, ReplicationState as State, Timestamp,
+    VmId, VmSpec,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -79,6 +80,17 @@ pub struct EngineConfig {
     pub expiry_interval: Duration,
     /// Limit for merging behind a running VM, bytes per second; 0 is unlimited.
     pub merge_bytes_per_s: u64,
+    /// When the descriptions of this host's VMs were written. Shown, and nothing is decided by it.
+    pub described: BTreeMap<VmId, Described>,
+}
+
+/// When a VM's description was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// First.
+    pub created: Timestamp,
+    /// Last.
+    pub changed: Timestamp,
 }
 
 impl EngineConfig {
@@ -93,6 +105,7 @@ impl EngineConfig {
             shutdown_timeout: Duration::from_secs(120),
             expiry_interval: Duration::from_secs(10),
             merge_bytes_per_s: 0,
+            described: BTreeMap::new(),
         }
     }
 }

@@ -39,4 +39,4 @@ mod third;
 mod throttle;
 mod views;
 
-pub use engine::{Engine, EngineConfig, Ports};
+pub use engine::{Described, Engine, EngineConfig, Ports};

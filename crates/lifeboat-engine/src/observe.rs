@@ -113,6 +113,8 @@ impl<T: Clone> Watched<T> {
 struct History {
     /// The last state that was known.
     known: Option<SeenPower>,
+    /// When the known state was seen to change. `None` before this daemon saw a change.
+    changed: Option<Timestamp>,
     /// What is out of the ordinary: its state, its reason, and since when.
     trouble: Option<Trouble>,
 }
@@ -276,12 +278,20 @@ impl Observer {
         let (trouble, text) = follow(history.trouble.take(), power, now);
         history.trouble = trouble;
         if state != PowerState::Unknown {
+            if history.known.is_some_and(|k| k.power != state) {
+                history.changed = Some(now);
+            }
             history.known = Some(SeenPower {
                 power: state,
                 at: now,
             });
         }
         text
+    }
+
+    /// When the power became what it was when it was last known; `None` before this daemon saw it change.
+    pub(crate) fn changed(&self) -> Option<Timestamp> {
+        self.history().changed
     }
 
     /// What is out of the ordinary about this power, for people.

@@ -9,13 +9,13 @@ use lifeboat_model::policy::{Finding, HealthInput, health};
 use lifeboat_model::{ReplicationState as State, Timestamp, VmSpec};
 use tokio::sync::oneshot;
 
-use crate::action::{Answer, BulkView, PowerNote, Refusal, ReplicationView, VmView};
+use crate::action::{Answer, BulkView, PowerNote, Refusal, ReplicationView, VmTimes, VmView};
 use crate::actor::Actor;
 use crate::disk_files::{Place, disk_files};
-use crate::engine::Ports;
+use crate::engine::{Described, Ports};
 use crate::images::{self, Claim};
 use crate::observe::{Observer, Stored};
-use crate::ports::hypervisor::{Console, PowerState};
+use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{BulkProgress, ReplicaInfo};
 use crate::records::{Relationship, Side};
 
@@ -29,12 +29,17 @@ struct Sketch {
     unauthorized: Option<String>,
     /// When the images of the powered-off VM were last seen to be what the replica has.
     verified: Option<Timestamp>,
+    /// When its description on this host was written.
+    described: Option<Described>,
 }
 
 /// What was seen of the VM for a view.
 struct Glimpse {
     power: PowerState,
     note: Option<PowerNote>,
+    process: Option<GuestProcess>,
+    /// When the power became what it is; `None` before that was seen.
+    changed: Option<Timestamp>,
     info: Option<Stored>,
     /// What was found in seeing it.
     findings: Vec<Finding>,
@@ -66,6 +71,8 @@ impl Actor {
         self.observer.publish(&sketch.view(Glimpse {
             power,
             note,
+            process: None,
+            changed: None,
             info: None,
             findings: Vec::new(),
             doubt: None,
@@ -82,6 +89,7 @@ impl Actor {
             findings: self.rel.as_ref().map(|r| self.findings(r)).unwrap_or_default(),
             unauthorized: self.unauthorized(),
             verified: self.primary.verified,
+            described: self.host.config.described.get(&self.id).copied(),
         })
     }
 }
@@ -95,7 +103,11 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
             Place::Described => None,
         }
     };
-    let (power, info) = tokio::join!(power, info);
+    let process = async {
+        let process = ports.hypervisor.process(sketch.spec.uuid);
+        tokio::time::timeout(patience, process).await.ok().flatten()
+    };
+    let (power, info, process) = tokio::join!(power, info, process);
     let (power, note) = observer.shown(power.as_ref());
     let claim = Claim {
         spec: &sketch.spec,
@@ -111,6 +123,8 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
     Glimpse {
         power,
         note,
+        process,
+        changed: observer.changed(),
         info,
         findings: observer.findings(&sketch.spec.name),
         doubt,
@@ -125,14 +139,31 @@ impl Sketch {
             Some(rel) => Some(self.replication_view(rel, &glimpse)),
             None => None,
         };
+        let times = self.times(&glimpse);
         let stored = glimpse.info.as_deref().and_then(|i| i.as_ref().ok());
         VmView {
             disk_files: disk_files(self.place, &self.spec, stored),
             power: glimpse.power,
             power_note: glimpse.note,
+            process: glimpse.process,
+            times,
             console: self.console,
             replication,
             spec: self.spec,
+        }
+    }
+
+    fn times(&self, glimpse: &Glimpse) -> VmTimes {
+        let started = glimpse
+            .process
+            .map(|p| Timestamp(glimpse.now.0.saturating_sub(p.age_ms)));
+        let replica = self.rel.as_ref().map(|r| r.created);
+        let described = self.described;
+        VmTimes {
+            known: described.map(|d| d.created).or(replica),
+            configured: described.map(|d| d.changed).or(replica),
+            // A process that began before this daemon looked has been running since then, as far as anybody knows.
+            power: glimpse.changed.or(started),
         }
     }
 

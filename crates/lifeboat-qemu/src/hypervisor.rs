@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, GuestOs, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch, LiveMerge, Power,
+    Console, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch, LiveMerge,
+    Power,
 };
 use lifeboat_model::{DiskId, Firmware, VmId, VmSpec};
 use serde_json::{Value, json};
@@ -269,6 +270,12 @@ impl Hypervisor for Qemu {
     async fn reset(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.running(vm).await?;
         self.tell(vm, "system_reset").await
+    }
+
+    async fn process(&self, vm: VmId) -> Option<GuestProcess> {
+        let path = self.paths(vm).pid();
+        let look = move || PidRecord::read(path.as_std_path()).ok()??.living();
+        tokio::task::spawn_blocking(look).await.ok()?
     }
 
     fn console(&self, vm: VmId) -> Console {

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use lifeboat_engine::ports::hypervisor::GuestProcess;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -35,6 +36,19 @@ impl PidRecord {
         Ok(parse_stat(pid, &stat)
             .filter(|(_, state)| !matches!(*state, "Z" | "X" | "x"))
             .map(|(record, _)| record))
+    }
+
+    /// The process for whoever wants to look at it; `None` when it is gone, or when the system does not say.
+    pub(crate) fn living(&self) -> Option<GuestProcess> {
+        let same = Self::of(self.pid) == Some(*self);
+        let uptime = fs::read_to_string("/proc/uptime").ok()?;
+        let up_ms = milliseconds(uptime.split_ascii_whitespace().next()?)?;
+        let began_ms = self.start_time.saturating_mul(1000 / TICKS_PER_SECOND);
+        let process = GuestProcess {
+            pid: u32::try_from(self.pid).ok()?,
+            age_ms: up_ms.saturating_sub(began_ms),
+        };
+        same.then_some(process)
     }
 
     /// The same where what cannot be told is as good as gone.
@@ -114,6 +128,17 @@ fn parse_stat(pid: i32, stat: &str) -> Option<(PidRecord, &str)> {
     let state = fields.next()?;
     let start_time = fields.nth(18)?.parse().ok()?;
     Some((PidRecord { pid, start_time }, state))
+}
+
+/// Clock ticks in which `/proc` gives times (`USER_HZ`, proc(5)); 100 on every Linux for x86 and Arm.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Seconds with decimals, as `/proc/uptime` writes them.
+fn milliseconds(seconds: &str) -> Option<u64> {
+    let (whole, part) = seconds.split_once('.').unwrap_or((seconds, ""));
+    let part: String = part.chars().chain("000".chars()).take(3).collect();
+    let whole: u64 = whole.parse().ok()?;
+    Some(whole.saturating_mul(1000).saturating_add(part.parse().ok()?))
 }
 
 /// A running process of ours.
@@ -228,6 +253,28 @@ pub(crate) fn record_of(child: &Child) -> Option<PidRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_process_has_a_number_and_an_age() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = spawn("sleep", &["600".into()], &dir.path().join("log")).unwrap();
+        let record = record_of(&child).unwrap();
+        let seen = record.living().unwrap();
+        assert_eq!(Some(seen.pid), child.id());
+        assert!(seen.age_ms < 60_000, "{seen:?}");
+        let earlier = PidRecord {
+            start_time: record.start_time - 1,
+            ..record
+        };
+        assert_eq!(earlier.living(), None, "another process had this number");
+        child.kill().await.unwrap();
+        assert_eq!(record.living(), None);
+        let table = [("0.00", 0), ("12.34", 12_340), ("7", 7000), ("1.2345", 1234)];
+        for (text, ms) in table {
+            assert_eq!(milliseconds(text), Some(ms), "{text}");
+        }
+        assert_eq!(milliseconds("x"), None);
+    }
 
     #[tokio::test]
     async fn a_record_fits_only_the_process_it_was_made_of() {

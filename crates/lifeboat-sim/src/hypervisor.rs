@@ -7,8 +7,8 @@ use bytes::Bytes;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, DiskImage, GuestOs, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch, LiveMerge, Power,
-    PowerState, Stall, StallCause,
+    Console, DiskImage, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch,
+    LiveMerge, Power, PowerState, Stall, StallCause,
 };
 use lifeboat_model::{DiskId, VmId, VmSpec};
 
@@ -30,6 +30,7 @@ pub(crate) fn process(s: &mut State, h: usize, vm: VmId) -> &mut Process {
         stall: None,
         images: Vec::new(),
         run: 0,
+        began: tokio::time::Instant::now(),
         views: std::collections::BTreeSet::new(),
         held: 0,
         spec: None,
@@ -186,6 +187,7 @@ impl Hypervisor for Port {
             self.twin(s, launch.spec.uuid);
             let p = process(s, h, launch.spec.uuid);
             (p.power, p.images, p.run) = (PowerState::Running, keys, p.run + 1);
+            p.began = tokio::time::Instant::now();
             p.spec = Some(launch.spec.clone());
             p.seed.clone_from(&launch.seed);
             p.vars = launch.firmware_vars.as_ref().map(ToString::to_string);
@@ -261,6 +263,16 @@ impl Hypervisor for Port {
             Ok(())
         })
         .await
+    }
+
+    async fn process(&self, vm: VmId) -> Option<GuestProcess> {
+        let state = self.shared.state();
+        let found = state.hosts[self.host].processes.get(&vm)?;
+        let process = GuestProcess {
+            pid: u32::try_from(found.run).ok()?,
+            age_ms: u64::try_from(found.began.elapsed().as_millis()).ok()?,
+        };
+        (found.power != PowerState::Off).then_some(process)
     }
 
     fn console(&self, vm: VmId) -> Console {

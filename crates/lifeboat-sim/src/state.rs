@@ -65,6 +65,8 @@ pub struct Process {
     pub images: Vec<String>,
     /// Counts starts, so that a source can tell that its process is gone.
     pub run: u64,
+    /// When it was started last.
+    pub began: tokio::time::Instant,
     /// Views that exist on it.
     pub views: BTreeSet<u64>,
     /// Sources of the powered-off VM that are open; they die with the daemon.

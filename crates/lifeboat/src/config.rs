@@ -2,9 +2,11 @@
 //! start before anything is touched. Defaults are here and nowhere else.
 
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_model::{VmSpec, VmSpecError};
+use lifeboat_engine::Described;
+use lifeboat_model::{Timestamp, VmSpec, VmSpecError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -314,8 +316,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads and checks the description of every VM, in the order of the file names.
-    pub(crate) fn load_vms(&self) -> Result<Vec<VmSpec>, ConfigError> {
+    /// Reads and checks the description of every VM, in the order of the file names, and when each was written.
+    pub(crate) fn load_vms(&self) -> Result<Vec<(VmSpec, Described)>, ConfigError> {
         let unreadable = |source| ConfigError::Read {
             path: self.vm_dir.clone(),
             source,
@@ -355,8 +357,26 @@ impl Config {
             }
             vms.push((path, spec));
         }
-        Ok(vms.into_iter().map(|(_, spec)| spec).collect())
+        let described = |(path, spec): (Utf8PathBuf, VmSpec)| {
+            let described = written(&path).map_err(|source| ConfigError::Read { path, source })?;
+            Ok((spec, described))
+        };
+        vms.into_iter().map(described).collect()
     }
+}
+
+/// When a file was written, first and last. A file system that does not know the first gives the last for both.
+fn written(path: &Utf8Path) -> std::io::Result<Described> {
+    let meta = std::fs::metadata(path)?;
+    let at = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    };
+    let changed = at(meta.modified()?);
+    Ok(Described {
+        created: meta.created().map_or(changed, at),
+        changed,
+    })
 }
 
 fn read_toml<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, ConfigError> {
@@ -455,8 +475,13 @@ mod tests {
             ..Config::load(SAMPLE.into()).unwrap()
         };
         let vms = config.load_vms().unwrap();
-        assert_eq!(vms.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["web"]);
-        assert_eq!(vms[0].disks.len(), 2);
+        assert_eq!(
+            vms.iter().map(|(v, _)| v.name.as_str()).collect::<Vec<_>>(),
+            ["web"]
+        );
+        let (spec, written) = &vms[0];
+        assert_eq!(spec.disks.len(), 2);
+        assert!(written.created.0 > 0 && written.changed >= written.created);
     }
 
     /// Each edit of the sample is refused with words that hold these.

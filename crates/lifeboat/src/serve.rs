@@ -103,6 +103,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     };
     let way_back = way_back(&config, &certs::describe(&config.tls.cert)?);
     let mut settings = EngineConfig::new(&config.host, &way_back, env!("CARGO_PKG_VERSION"));
+    settings.described = vms.iter().map(|(spec, written)| (spec.uuid, *written)).collect();
+    let vms = vms.into_iter().map(|(spec, _)| spec).collect();
     settings.job_retention = Duration::from_secs(config.job_retention_s);
     let engine = Engine::start(ports, settings, vms).await?;
 

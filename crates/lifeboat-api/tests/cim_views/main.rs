@@ -222,6 +222,37 @@ fn a_machine_is_taken_apart_as_clients_expect() {
     });
 }
 
+/// virsh shows the number of the process as the VM's id, and `InstallDate` is how programs tell VMs from the host. A value
+/// that is not known is null, never a zero.
+#[test]
+fn a_running_vm_says_since_when_and_as_which_process() {
+    simulate(55, async |w| {
+        replicating(w).await;
+        w.run(90).await;
+        let running = vm(&manager(w, 0)).await;
+        assert!(number(&running, "OnTimeInMilliseconds") >= 90_000, "{running:?}");
+        assert!(number(&running, "ProcessID") > 0);
+        let began = running.get("TimeOfLastStateChange").cloned();
+        assert!(matches!(began, Some(Value::DateTime(_))), "{began:?}");
+        w.run(30).await;
+        let later = vm(&manager(w, 0)).await;
+        assert_eq!(
+            later.get("TimeOfLastStateChange").cloned(),
+            began,
+            "it went on running"
+        );
+        let copy = vm(&manager(w, 1)).await;
+        assert_eq!(number(&copy, "OnTimeInMilliseconds"), 0, "a copy is off");
+        assert_eq!(copy.get("ProcessID"), None);
+        for known in ["InstallDate", "TimeOfLastConfigurationChange"] {
+            assert!(
+                matches!(copy.get(known), Some(Value::DateTime(_))),
+                "{known}: {copy:?}"
+            );
+        }
+    });
+}
+
 /// libvirt's driver reads the first text of `HostResource` of every disk it meets, also of a VM that is only a copy.
 #[test]
 fn a_disk_of_a_copy_has_the_file_it_is_in() {

@@ -2,9 +2,9 @@
 
 use lifeboat_engine::action::{
     Action, Answer, BulkView, CycleResult, ExtendedView, InitialCopy, PointSelector, PointView, PowerNote,
-    ReplicationView, ServerView, VmRef, VmView,
+    ReplicationView, ServerView, VmRef, VmTimes, VmView,
 };
-use lifeboat_engine::ports::hypervisor::{Console, PowerState};
+use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
 use lifeboat_engine::records::{
     Counters, Event, Failover, FailoverPhase, Job, Planned, PlannedPhase, Problem, Reverse, ServerSettings,
@@ -590,6 +590,12 @@ fn vms() -> Vec<VmView> {
         console: Console {
             socket: "/run/c".into(),
             log: "/run/l".into(),
+        },
+        process: Some(GuestProcess { pid: 7, age_ms: 8 }),
+        times: VmTimes {
+            known: Some(Timestamp(1)),
+            configured: Some(Timestamp(2)),
+            power: None,
         },
         disk_files: [(DiskId::new("sys").unwrap(), "/d/sys.raw".into())].into(),
         replication: None,

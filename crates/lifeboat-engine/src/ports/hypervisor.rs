@@ -76,6 +76,16 @@ pub enum DiskImage {
     },
 }
 
+/// The process that a VM runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestProcess {
+    /// Its number on this host.
+    pub pid: u32,
+    /// For how long it has existed, in milliseconds, by a clock that nobody sets. Its resolution is that of the kernel's
+    /// process times, 10 ms.
+    pub age_ms: u64,
+}
+
 /// Where a person can look at a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Console {
@@ -154,6 +164,9 @@ pub trait Hypervisor: Send + Sync {
 
     /// Presses the reset button. A guest that is paused stays paused. `NotRunning` without a process.
     async fn reset(&self, vm: VmId) -> Result<(), HypervisorError>;
+
+    /// The VM's process. `None` when there is none, and when that cannot be told; `power` says which.
+    async fn process(&self, vm: VmId) -> Option<GuestProcess>;
 
     /// Where to look at the VM.
     fn console(&self, vm: VmId) -> Console;

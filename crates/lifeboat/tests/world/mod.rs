@@ -11,7 +11,7 @@ use lifeboat_api::{Admission, Server};
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
     Action, Answer, BulkView, CycleResult, Management, PointView, Refusal, ReplicationView, ServerView,
-    VmView,
+    VmTimes, VmView,
 };
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
@@ -266,6 +266,8 @@ impl Script {
             power,
             power_note: None,
             console: Console { socket: format!("{}/{name}.console", self.dir).into(), log: format!("/var/log/{name}.log").into() },
+            process: None,
+            times: VmTimes::default(),
             disk_files: BTreeMap::new(),
             replication,
         }

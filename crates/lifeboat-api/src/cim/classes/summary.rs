@@ -5,8 +5,9 @@ use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::records::TestPhase;
 use lifeboat_model::{Firmware, ReplicationHealth, ReplicationMode, ReplicationState};
 
+use super::instant;
 use super::names::{active_id, guid, point_path, text, vm_path};
-use super::system::{enabled_state, health_state, operational_status, shown_power, status_text};
+use super::system::{enabled_state, health_state, on_time, operational_status, shown_power, status_text};
 use crate::cim::HostFacts;
 use crate::cim::facts::VmParts;
 
@@ -46,7 +47,8 @@ pub(crate) fn summary(host: &HostFacts, of: &VmParts) -> Instance {
         .with("MemoryUsage", u64::from(view.spec.memory_mib))
         .with("Notes", "")
         .with("Version", view.spec.machine.as_str())
-        .with("UpTime", 0_u64)
+        .with_some("UpTime", on_time(view))
+        .with_some("CreationTime", view.times.known.map(instant))
         .with("Heartbeat", if agent { 2_u16 } else { 12 })
         .with("Shielded", false)
         .with("SwapFilesInUse", false)

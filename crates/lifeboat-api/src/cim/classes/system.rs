@@ -61,8 +61,14 @@ fn vm(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
         .with("AvailableRequestedStates", vec![2_u16, 3, 9, 11])
         .with("Dedicated", vec![0_u16])
         .with("ResetCapability", 1_u16)
-        // When the guest was started is not recorded; clients that read this want a number.
-        .with("OnTimeInMilliseconds", 0_u64)
+        .with_some("OnTimeInMilliseconds", on_time(view))
+        .with_some("ProcessID", view.process.map(|p| p.pid))
+        .with_some("InstallDate", view.times.known.map(instant))
+        .with_some("TimeOfLastStateChange", view.times.power.map(instant))
+        .with_some(
+            "TimeOfLastConfigurationChange",
+            view.times.configured.map(instant),
+        )
         .with("NumberOfNumaNodes", 1_u16)
         .with("EnhancedSessionModeState", 3_u16);
     vec![replicated(system, view.replication.as_ref())]
@@ -74,6 +80,14 @@ pub(super) fn shown_power(view: &VmView) -> PowerState {
     match (view.power, view.power_note.as_ref().and_then(|n| n.before)) {
         (PowerState::Unknown, Some(before)) if before.power != PowerState::Off => before.power,
         (power, _) => power,
+    }
+}
+
+/// For how long the VM has been on, in milliseconds: 0 when it is off, `None` when that is not known.
+pub(super) fn on_time(view: &VmView) -> Option<u64> {
+    match (view.power, view.process) {
+        (PowerState::Off, _) => Some(0),
+        (_, process) => process.map(|p| p.age_ms),
     }
 }
 
