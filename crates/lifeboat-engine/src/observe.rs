@@ -170,7 +170,7 @@ impl Observer {
     /// Since when the actor has been busy with one thing that it took up before `asked`.
     pub(crate) fn busy_since(&self, asked: Instant) -> Option<Instant> {
         let turn = *self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        turn.filter(|began| *began <= asked)
+        turn.filter(|began| *began < asked)
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
