@@ -50,7 +50,7 @@ pub(crate) enum Message {
     /// May this peer stream a log now?
     MayReceive(PeerIdentity, oneshot::Sender<Result<Permit, PeerRefusal>>),
     /// A delta became durable.
-    LogDurable(Received),
+    LogDurable(Received, crate::aging::Stamp),
     /// A segment of the initial copy became durable.
     BulkDone(BulkProgress),
     /// A log could not be stored.
@@ -230,7 +230,7 @@ impl Actor {
         let harmless = match &message {
             Message::View(_)
             | Message::MayReceive(..)
-            | Message::LogDurable(_)
+            | Message::LogDurable(..)
             | Message::BulkDone(_)
             | Message::Stopped
             | Message::Merged(_)
@@ -281,7 +281,7 @@ impl Actor {
                 }
                 drop(reply.send(permit));
             }
-            Message::LogDurable(received) => self.log_durable(received).await,
+            Message::LogDurable(received, stamp) => self.log_durable(received, stamp).await,
             Message::BulkDone(progress) => self.bulk_done(&progress).await,
             Message::ReceiveFailed(why) => self.fault(&why).await,
         }

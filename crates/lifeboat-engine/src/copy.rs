@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 use lifeboat_deltalog::{Consistency, EncodeError, Encoder, Header, LogDisk, LogKind};
-use lifeboat_model::{Position, Timestamp, VmId};
+use lifeboat_model::{Position, Reading, VmId};
 use tokio::sync::mpsc;
 
 use crate::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Tracking};
@@ -181,7 +181,8 @@ pub(crate) struct Pending {
     pub(crate) source: Box<dyn CaptureSource>,
     pub(crate) spool: Arc<dyn SpoolFile>,
     pub(crate) capture: Capture,
-    pub(crate) instant: Timestamp,
+    /// The clocks of this host at the instant; its wall clock's word is the instant itself.
+    pub(crate) taken: Reading,
     pub(crate) consistency: Consistency,
 }
 
@@ -189,7 +190,8 @@ pub(crate) struct Pending {
 pub(crate) struct Delivered {
     pub(crate) source: Box<dyn CaptureSource>,
     pub(crate) position: Position,
-    pub(crate) instant: Timestamp,
+    /// The clocks of this host at the instant.
+    pub(crate) taken: Reading,
     pub(crate) bytes: u64,
     pub(crate) wanted: Consistency,
     pub(crate) consistency: Consistency,
@@ -212,7 +214,7 @@ pub(crate) async fn cycle(
     capture: Capture,
 ) -> CycleEnd {
     let captured = capture_and_send(&tools, &route, &*source, &capture).await;
-    let (spool, header, sent) = match captured {
+    let (spool, header, taken, sent) = match captured {
         Ok(x) => x,
         Err(e) => return CycleEnd::Failed(e),
     };
@@ -220,7 +222,7 @@ pub(crate) async fn cycle(
         source,
         spool,
         capture,
-        instant: header.instant,
+        taken,
         consistency: header.consistency,
     };
     conclude(pending, sent).await
@@ -254,7 +256,7 @@ async fn conclude(pending: Pending, sent: Result<u64, LinkError>) -> CycleEnd {
             Ok(()) => CycleEnd::Delivered(Delivered {
                 source: pending.source,
                 position: pending.capture.next,
-                instant: pending.instant,
+                taken: pending.taken,
                 bytes,
                 wanted: pending.capture.wanted,
                 consistency: pending.consistency,
@@ -271,10 +273,10 @@ async fn capture_and_send(
     route: &Route,
     source: &dyn CaptureSource,
     capture: &Capture,
-) -> Result<(Arc<dyn SpoolFile>, Header, Result<u64, LinkError>), CopyError> {
+) -> Result<(Arc<dyn SpoolFile>, Header, Reading, Result<u64, LinkError>), CopyError> {
     let spool = tools.spool.create(route.vm, capture.next).await?;
     // Before the instant, not after: what is reported as safe must be.
-    let instant = tools.clock.now();
+    let taken = tools.clock.reading();
     let planned = capture.wanted == Consistency::Planned;
     let asked = if planned {
         Consistency::Crash
@@ -287,7 +289,7 @@ async fn capture_and_send(
         kind: LogKind::Delta,
         position: capture.next,
         parent: capture.parent,
-        instant,
+        instant: taken.wall,
         consistency: if planned {
             capture.wanted
         } else {
@@ -314,7 +316,7 @@ async fn capture_and_send(
         }
     };
     let sent = both.await?;
-    Ok((spool, header, sent))
+    Ok((spool, header, taken, sent))
 }
 
 async fn send_spool(

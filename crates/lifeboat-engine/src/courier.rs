@@ -497,6 +497,7 @@ mod tests {
             instant: Timestamp(position.sequence()),
             consistency: Consistency::Crash,
             size: 0,
+            arrived: None,
         }
     }
 

@@ -20,6 +20,8 @@ use tracing::warn;
 
 use crate::action::{Action, Answer, Management, Refusal, ServerView, VmRef, VmView};
 use crate::actor::{Actor, Message, chain, failed};
+use crate::aging::Stamp;
+use crate::clock::ClockWatch;
 use crate::copy::Tools;
 use crate::jobs::Jobs;
 use crate::observe::{GLANCE, Observer};
@@ -119,6 +121,8 @@ pub(crate) struct Host {
     pub(crate) works: TaskTracker,
     /// How fast all of them may send.
     pub(crate) throttle: Arc<Throttle>,
+    /// Whether this host's clock is set.
+    pub(crate) clock: ClockWatch,
     /// Who may replicate here. Small, read often, changed by hand.
     access: Mutex<Access>,
     /// Who can be talked to. Actors make and end the actors of test VMs, so it is not the engine's alone.
@@ -326,7 +330,12 @@ impl Engine {
             server: image.server,
             entries: image.entries,
         });
+        // Of several the one that was read last, as far as that can be told.
+        let boot = ports.clock.reading().boot;
+        let read = image.relationships.iter().filter_map(|r| r.recency.any);
+        let read = read.max_by_key(|r| (r.boot == boot, if r.boot == boot { r.up_ms } else { r.wall.0 }));
         let host = Arc::new(Host {
+            clock: ClockWatch::from(read),
             ports,
             config,
             jobs: Arc::new(jobs),
@@ -355,11 +364,13 @@ impl Engine {
             let name = rel.spec.name.clone();
             engine.host.spawn(vm, name, None, Some(rel));
         }
-        let jobs = engine.host.jobs.clone();
+        engine.host.look_at_clock().await;
+        let host = engine.host.clone();
         let sweeper = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(10)).await;
-                if let Err(e) = jobs.sweep().await {
+                host.look_at_clock().await;
+                if let Err(e) = host.jobs.sweep().await {
                     warn!(error = %e, "ended jobs not removed");
                 }
             }
@@ -818,10 +829,18 @@ impl Engine {
         let store = &self.host.ports.store;
         match address {
             LogAddress::Delta { position, offset, .. } => {
+                let begun = Instant::now();
                 match store.receive(vm, position, offset, body).await {
                     Ok(received) => (
                         Ok(LogReceipt::Delta(received.clone())),
-                        Some(Message::LogDurable(received)),
+                        Some(Message::LogDurable(
+                            received,
+                            Stamp {
+                                position,
+                                reading: self.host.ports.clock.reading(),
+                                receiving: begun.elapsed(),
+                            },
+                        )),
                     ),
                     Err(e) => self.not_received(e),
                 }

@@ -4,13 +4,15 @@
 //! On B the relationship is a part of the replica's record and has the states of a primary. C is a replica like any other,
 //! in mode 4: it can be failed over, tested, reverted and committed, and takes nothing but what B has.
 
+use std::time::Duration;
+
 use camino::Utf8Path;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step, Turn};
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, HealthInput, health};
 use lifeboat_model::{
-    JobState, JobType, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
+    JobState, JobType, PointId, Position, Reading, ReplicationMode as Mode, ReplicationSettings,
     ReplicationState as State,
 };
 use tokio::task::JoinHandle;
@@ -66,13 +68,13 @@ pub(crate) fn not_extended() -> Refusal {
 }
 
 /// How an administrator sees it.
-pub(crate) fn view(rel: &Relationship, now: lifeboat_model::Timestamp) -> Option<Box<ExtendedView>> {
+pub(crate) fn view(rel: &Relationship, now: Reading) -> Option<Box<ExtendedView>> {
     let ext = extended(Some(rel))?;
     let (found, mut notes) = health(&HealthInput {
         mode: Mode::Primary,
         state: ext.state,
         problem: ext.problem.as_ref().map(|p| (p.attempts, p.message.as_str())),
-        idle: ext.last_replication.map(|t| now.since(t)),
+        idle: crate::views::idle(&ext.recency, ext.last_replication, now),
         cycles: ext.counters.cycles,
         missed: ext.counters.missed,
         latency: None,
@@ -95,9 +97,7 @@ pub(crate) fn view(rel: &Relationship, now: lifeboat_model::Timestamp) -> Option
         position: ext.acknowledged,
         newest_instant: ext.newest_instant,
         last_replication: ext.last_replication,
-        lag_ms: ext
-            .newest_instant
-            .map(|t| u64::try_from(now.since(t).as_millis()).unwrap_or(u64::MAX)),
+        lag_ms: crate::views::lag(&ext.recency, ext.newest_instant, now),
         problem: ext.problem.clone(),
         counters: ext.counters,
     }))
@@ -264,13 +264,18 @@ impl Actor {
         }
         match news {
             News::Arrived { at, instant, bytes } => {
-                let now = self.host.ports.clock.now();
+                let now = self.host.ports.clock.reading();
+                let age = self.age_here(at, now);
                 let Some(ext) = self.extended_mut() else { return };
                 ext.acknowledged = Some(at);
-                ext.last_replication = Some(now);
+                ext.last_replication = Some(now.wall);
                 ext.newest_instant = instant.or(ext.newest_instant);
-                if let Some(instant) = instant.filter(|_| bytes > 0) {
-                    ext.counters.arrived(bytes, now.since(instant));
+                match instant {
+                    Some(_) => ext.recency.instant(now, age),
+                    None => ext.recency.any = Some(now),
+                }
+                if instant.is_some() && bytes > 0 {
+                    ext.counters.arrived(bytes, age);
                     ext.comparison = None;
                 }
                 self.save_or_warn().await;
@@ -287,6 +292,18 @@ impl Actor {
             News::Ended(Ok(Some(at))) => self.extended_flows(at).await,
             News::Ended(Err(e)) => self.extended_failed(&e).await,
         }
+    }
+
+    /// How old the instant at a position is: the time since it arrived here, and how old it was then, as far as both are
+    /// known.
+    fn age_here(&self, at: Position, now: Reading) -> Duration {
+        let here = self
+            .replica
+            .aging
+            .of(at)
+            .map(|arrived| now.about_since(arrived.at));
+        let then = self.rel.as_ref().map_or(0, |r| r.recency.old_ms);
+        here.unwrap_or_default() + Duration::from_millis(then)
     }
 
     async fn extended_compared(&mut self, comparison: Comparison, bytes: u64) {
@@ -427,7 +444,7 @@ impl Actor {
             .await;
         finished.map_err(|e| self.host.peer_refusal(e))?;
         if let Some(rel) = &mut self.rel {
-            rel.newest_instant = Some(instant).max(rel.newest_instant);
+            rel.newest_instant = Some(instant);
         }
         self.replica.dirty = true;
         self.replica.begin_now();
@@ -463,6 +480,10 @@ impl Actor {
             self.catch_up().await?;
         }
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        if !repeated {
+            let sealed = self.seal_before_adoption().await;
+            sealed.map_err(|e| self.host.peer_refusal(e))?;
+        }
         let adoption = Adoption {
             divergence: stood(&info, &offer),
             disks: offer.disks.clone(),

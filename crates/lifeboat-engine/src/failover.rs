@@ -14,55 +14,41 @@ use tokio::time::Instant;
 
 use crate::action::{Answer, PointSelector, PointView, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::aging::Sealer;
 use crate::machine::branch_launch;
 use crate::network::connected;
+use crate::order::{Place, disorder, places};
 use crate::ports::catalog::CatalogError;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
-use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target};
+use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target};
 use crate::primary::{IDLE, droppable};
 use crate::question::{self, Asking};
 use crate::records::{Addressing, Failover, FailoverPhase, Job, Relationship, TakeOver};
 
-/// Every instant a replica can be brought up at, newest first: sealed points, and cycles whose logs are retained.
+/// Every instant a replica can be brought up at, by position, the newest first: sealed points, and cycles whose logs are
+/// retained.
 pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
-    let sealed = info.points.iter().map(|p| PointView {
+    let sealed = |p: &Point| PointView {
         id: p.id.to_string(),
         target: Target::Point { id: p.id },
         instant: p.instant,
         consistency: p.consistency,
         size: p.size,
-    });
-    // A cycle needs a sealed point to start from and an unbroken line of logs since.
-    let unsealed = |l: &&StoredLog| info.points.iter().all(|p| p.position != l.position);
-    let cycles = info.logs.iter().filter(|l| !l.partial).filter(unsealed);
-    let cycles = cycles
-        .filter(|l| replayable(info, l.position))
-        .map(|l| PointView {
-            id: l.position.to_string(),
-            target: Target::Cycle { position: l.position },
-            instant: l.instant,
-            consistency: l.consistency,
-            size: l.size,
-        });
-    let mut all: Vec<_> = sealed.chain(cycles).collect();
-    all.sort_by_key(|p| std::cmp::Reverse(p.instant));
-    all
-}
-
-/// Whether logs lead without a gap from a sealed point to `position`.
-fn replayable(info: &ReplicaInfo, position: Position) -> bool {
-    let mut at = position;
-    // Each log leads one step back; more steps than logs would be a circle.
-    for _ in 0..=info.logs.len() {
-        if info.points.iter().any(|p| p.position == at) {
-            return true;
-        }
-        match info.logs.iter().find(|l| l.position == at) {
-            Some(log) => at = log.parent,
-            None => return false,
-        }
-    }
-    false
+    };
+    let cycle = |l: &StoredLog| PointView {
+        id: l.position.to_string(),
+        target: Target::Cycle { position: l.position },
+        instant: l.instant,
+        consistency: l.consistency,
+        size: l.size,
+    };
+    let view = |place: Place<'_>| match (place.point, place.log) {
+        (Some(point), _) => Some(sealed(point)),
+        // A cycle needs a sealed point to start from and an unbroken line of logs since.
+        (None, Some(log)) => (place.reachable && !log.partial).then(|| cycle(log)),
+        (None, None) => None,
+    };
+    places(info).into_iter().rev().filter_map(view).collect()
 }
 
 /// The point a selector means.
@@ -86,7 +72,7 @@ pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<Poi
         },
         PointSelector::At(time) => match all.iter().find(|p| p.instant <= *time) {
             Some(p) => Ok(p.clone()),
-            None => none("no recovery point is that old".into()),
+            None => none("no recovery point at or before that time".into()),
         },
         PointSelector::Id(id) => {
             let wanted = id.to_lowercase();
@@ -102,6 +88,14 @@ pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<Poi
                 (None, _) => none(format!("no recovery point \"{id}\"")),
             }
         }
+    }
+}
+
+/// What somebody has to know who chose like this: a time says little when the instants are not in order.
+pub(crate) fn told_of_disorder(info: &ReplicaInfo, selector: &PointSelector) -> Option<String> {
+    match selector {
+        PointSelector::At(_) => disorder(&points(info)),
+        PointSelector::Latest | PointSelector::Id(_) => None,
     }
 }
 
@@ -130,10 +124,10 @@ async fn initiate(
     vm: VmId,
     (spec, cards): (VmSpec, Vec<NicFailover>),
     failover: Failover,
-    start: bool,
+    (start, sealer): (bool, Sealer),
 ) -> (Result<(), String>, Option<String>) {
     let made = async {
-        branch(&*store, vm, failover.branch, failover.target).await?;
+        branch(&*store, vm, failover.branch, failover.target, &sealer).await?;
         // Nobody is told that it is ready before its files were looked at.
         store.verify_branch(vm, failover.branch).await
     };
@@ -165,6 +159,7 @@ pub(crate) async fn branch(
     vm: VmId,
     branch: BranchId,
     mut target: Target,
+    sealer: &Sealer,
 ) -> Result<Vec<(lifeboat_model::DiskId, crate::ports::hypervisor::DiskImage)>, StoreError> {
     if let Target::Cycle { position } = target {
         let mut info = store.info(vm).await?;
@@ -174,7 +169,7 @@ pub(crate) async fn branch(
                 info = store.info(vm).await?;
             }
             if info.applied == position {
-                match store.seal(vm, PointId(branch.0)).await {
+                match sealer.seal(store, vm, PointId(branch.0)).await {
                     Ok(point) => target = Target::Point { id: point.id },
                     // The chain is as long as it may be: the logs are replayed into the branch.
                     Err(StoreError::Conflict(_)) => {}
@@ -360,7 +355,9 @@ impl Actor {
         self.interrupt().await;
         self.replica.stop_receiving().await;
         // Again, because a log may have become durable until now.
-        let chosen = choose(&self.replica_info().await?, point)?;
+        let info = self.replica_info().await?;
+        let chosen = choose(&info, point)?;
+        let note = told_of_disorder(&info, point);
         let told = unreached.clone();
         let answer = self
             .begin_failover(
@@ -379,7 +376,23 @@ impl Actor {
             ))
             .await;
         }
-        Ok(answer)
+        self.tell_disorder(note, answer).await
+    }
+
+    /// Says with a job that a time was named while the instants are not in order.
+    pub(crate) async fn tell_disorder(
+        &mut self,
+        note: Option<String>,
+        answer: Answer,
+    ) -> Result<Answer, Refusal> {
+        let (Some(note), Answer::Job(job)) = (note, &answer) else {
+            return Ok(answer);
+        };
+        self.host
+            .jobs
+            .step(job.id, job.percent, &format!("{}; {note}", job.detail));
+        self.event(&note).await;
+        Ok(self.host.jobs.get(job.id).map_or(answer, Answer::Job))
     }
 
     /// The same for a VM that is started on failover disks some time after they were made.
@@ -533,9 +546,11 @@ impl Actor {
                 droppable: false,
             })
         };
+        let sealer = self.sealer();
         match phase {
             FailoverPhase::Initiating { start } => whole(Box::pin(async move {
-                let (result, vm_error) = initiate(store, hypervisor, vm, machine, failover, start).await;
+                let (result, vm_error) =
+                    initiate(store, hypervisor, vm, machine, failover, (start, sealer)).await;
                 Done::FailedOver(result, vm_error)
             })),
             FailoverPhase::Reverting => whole(Box::pin(async move {

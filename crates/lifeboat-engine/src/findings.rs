@@ -9,6 +9,6 @@ use crate::records::Relationship;
 impl Actor {
     /// Everything that needs attention now, beside the state and the recorded problem.
     pub(crate) fn findings(&self, _rel: &Relationship) -> Vec<Finding> {
-        Vec::new()
+        self.clock_findings()
     }
 }

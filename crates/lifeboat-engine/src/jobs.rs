@@ -1,17 +1,22 @@
 //! Jobs: durable records of long operations, their progress, and their removal some time after the end. What a job
 //! does is decided elsewhere; this only keeps the books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{JobId, JobState, JobType, Timestamp, VmId};
+use lifeboat_model::{JobId, JobState, JobType, VmId};
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
 use crate::ports::catalog::{Catalog, CatalogError};
 use crate::ports::{Clock, Entropy};
 use crate::records::Job;
+
+/// How long after a start of the daemon a wall clock that is wrong may need to be set right: until then no job of before
+/// is removed.
+const GRACE: Duration = Duration::from_secs(3600);
 
 /// The jobs of a host.
 pub(crate) struct Jobs {
@@ -22,6 +27,10 @@ pub(crate) struct Jobs {
     all: Mutex<BTreeMap<JobId, Job>>,
     changes: broadcast::Sender<Job>,
     retention: Duration,
+    /// Since when jobs are known to have ended, by the timer.
+    ended: Mutex<BTreeMap<JobId, Instant>>,
+    /// Jobs that had ended before this start of the daemon.
+    before_start: BTreeSet<JobId>,
 }
 
 impl Jobs {
@@ -32,6 +41,11 @@ impl Jobs {
         loaded: Vec<Job>,
         retention: Duration,
     ) -> Self {
+        let before_start = loaded
+            .iter()
+            .filter(|j| j.ended.is_some())
+            .map(|j| j.id)
+            .collect();
         let all = loaded.into_iter().map(|j| (j.id, j)).collect();
         Self {
             catalog,
@@ -40,6 +54,8 @@ impl Jobs {
             all: Mutex::new(all),
             changes: broadcast::channel(256).0,
             retention,
+            ended: Mutex::default(),
+            before_start,
         }
     }
 
@@ -183,13 +199,41 @@ impl Jobs {
         self.changes.subscribe()
     }
 
+    /// How long each job that has ended is known to have, by the timer.
+    fn known_for(&self) -> BTreeMap<JobId, Duration> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let all = self.with(|all| {
+            let done = all.values().filter(|j| j.ended.is_some());
+            done.map(|j| j.id).collect::<Vec<_>>()
+        });
+        ended.retain(|id, _| all.contains(id));
+        for id in all {
+            ended.entry(id).or_insert(now);
+        }
+        ended.iter().map(|(id, since)| (*id, now - *since)).collect()
+    }
+
     /// Removes jobs that ended longer ago than the retention.
     pub(crate) async fn sweep(&self) -> Result<(), CatalogError> {
         let now = self.clock.now();
-        let expired = |ended: Timestamp| now.since(ended) >= self.retention;
+        let known = self.known_for();
+        let expired = |job: &Job| {
+            let ended = job.ended?;
+            let here = known.get(&job.id).copied().unwrap_or_default();
+            // A job that ended before this start has only a wall clock's word on its age, which may be wrong for a while
+            // after a start; and one that ended in the future ended under a clock that was ahead.
+            let least = match self.before_start.contains(&job.id) {
+                true if ended <= now => self.retention.min(GRACE),
+                true | false => self.retention,
+            };
+            let by_clock = ended > now || now.since(ended) >= self.retention;
+            let counted = !self.before_start.contains(&job.id) || by_clock;
+            Some(counted && here >= least)
+        };
         let old: Vec<_> = self.with(|all| {
             all.values()
-                .filter(|j| j.ended.is_some_and(expired))
+                .filter(|j| expired(j).unwrap_or(false))
                 .map(|j| j.id)
                 .collect()
         });

@@ -6,6 +6,8 @@
 
 pub mod action;
 mod actor;
+mod aging;
+mod clock;
 mod copy;
 mod courier;
 mod disk_files;
@@ -20,6 +22,7 @@ mod media;
 mod network;
 mod observe;
 mod operations;
+mod order;
 mod planned;
 pub mod ports;
 mod power;

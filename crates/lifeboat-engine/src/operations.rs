@@ -69,6 +69,7 @@ impl Actor {
             problem: None,
             created: self.host.ports.clock.now(),
             last_replication: None,
+            recency: Default::default(),
             newest_instant: None,
             counters: Counters::default(),
         };

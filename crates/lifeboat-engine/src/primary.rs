@@ -374,21 +374,23 @@ impl Actor {
     }
 
     async fn delivered(&mut self, done: Delivered) {
-        let now = self.host.ports.clock.now();
+        let now = self.host.ports.clock.reading();
         let sent = CycleResult::Sent {
             bytes: done.bytes,
-            instant: done.instant,
+            instant: done.taken.wall,
             position: done.position,
         };
         if !done.source.live() {
-            self.primary.verified = Some(done.instant);
+            self.primary.verified = Some(done.taken.wall);
         }
         let live = done.source.live();
         self.roll_statistics().await;
         if let Some(rel) = &mut self.rel {
-            rel.last_replication = Some(now);
-            rel.newest_instant = Some(done.instant);
-            rel.counters.arrived(done.bytes, now.since(done.instant));
+            let age = now.about_since(done.taken);
+            rel.last_replication = Some(now.wall);
+            rel.newest_instant = Some(done.taken.wall);
+            rel.recency.instant(now, age);
+            rel.counters.arrived(done.bytes, age);
             let interval = rel.settings.interval();
             let late = self.primary.due.elapsed() > interval;
             if matches!(rel.state, State::Replicating | State::Critical) {

@@ -5,7 +5,8 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     Bandwidth, BranchId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType, NicFailover,
-    PointId, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+    PointId, Position, Reading, Recency, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
+    VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,9 @@ pub struct Relationship {
     /// Instant of the newest data on the replica, as far as this side knows.
     #[serde(default)]
     pub newest_instant: Option<Timestamp>,
+    /// The same two by clocks that nobody sets: what ages are measured by.
+    #[serde(default)]
+    pub recency: Recency,
     /// Counters of the monitoring window.
     #[serde(default)]
     pub counters: Counters,
@@ -142,6 +146,9 @@ pub struct PrimarySide {
     /// Last instant on the replica that was to be application-consistent, whether it came out so or not.
     #[serde(default)]
     pub application: Option<Timestamp>,
+    /// The clocks of this host when that one was delivered: what the time until the next is measured by.
+    #[serde(default)]
+    pub application_at: Option<Reading>,
     /// That one came out crash-consistent.
     #[serde(default)]
     pub application_failed: bool,
@@ -165,6 +172,7 @@ impl PrimarySide {
             split: None,
             scheduled: None,
             application: None,
+            application_at: None,
             application_failed: false,
             how: InitialCopy::default(),
             start: false,
@@ -248,6 +256,9 @@ pub struct Extended {
     /// Instant of the newest data there.
     #[serde(default)]
     pub newest_instant: Option<Timestamp>,
+    /// The same two by clocks that nobody sets: what ages are measured by.
+    #[serde(default)]
+    pub recency: Recency,
     /// Counters since it was made.
     #[serde(default)]
     pub counters: Counters,

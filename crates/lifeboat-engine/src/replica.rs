@@ -6,10 +6,10 @@ use std::sync::Arc;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
-use lifeboat_model::policy::{backoff, expire_due, logs_expire_before, seal_due};
+use lifeboat_model::policy::backoff;
 use lifeboat_model::{
     AuthorizationEntry, DiskId, NicBackend, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
-    ReplicationState as State, Timestamp, VmId, VmSpec,
+    ReplicationState as State, VmId, VmSpec,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ use tracing::warn;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::aging::{Aging, Expiry, Sealer, Stamp, seal};
+use crate::clock::PeerClock;
 use crate::ports::hypervisor::{DiskImage, LaunchDisk, PowerState};
 use crate::ports::link::{Content, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
 use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
@@ -46,6 +48,10 @@ pub(crate) struct ReplicaState {
     pub(crate) sender: Option<PeerIdentity>,
     /// What the store said of the files when it was asked last, so that only what is new becomes an event.
     pub(crate) storage_faults: Vec<crate::ports::storage::StorageFault>,
+    /// When what is here arrived.
+    pub(crate) aging: Aging,
+    /// What the logs say of the primary's clock.
+    pub(crate) peer_clock: PeerClock,
 }
 
 /// Held while a log is received; cancelled when the replica's files are needed for something that must be alone.
@@ -99,6 +105,8 @@ impl Default for ReplicaState {
             receiving: Default::default(),
             sender: None,
             storage_faults: Vec::new(),
+            aging: Aging::default(),
+            peer_clock: PeerClock::default(),
         }
     }
 }
@@ -138,25 +146,12 @@ pub(crate) fn as_replica(spec: &VmSpec, settings: &ReplicationSettings) -> VmSpe
     spec
 }
 
-/// Seals the head. When there are as many points as a chain can have, because a test or a failover keeps the oldest from
-/// expiring, it stays unsealed: replication goes on, the instant can be replayed, and the next attempt comes with the next log.
-async fn seal(store: &dyn ReplicaStore, vm: VmId, id: PointId) -> Result<bool, StoreError> {
-    match store.seal(vm, id).await {
-        Ok(_) => Ok(true),
-        Err(StoreError::Conflict(why)) => {
-            tracing::info!(%vm, why, "no recovery point now");
-            Ok(false)
-        }
-        Err(e) => Err(e),
-    }
-}
-
 /// Applies the next log and seals a point when one is due, or when one past this position is wanted.
 async fn maintain(
     store: Arc<dyn ReplicaStore>,
     vm: VmId,
     settings: ReplicationSettings,
-    [point, before_sync]: [PointId; 2],
+    ([point, before_sync], sealer): ([PointId; 2], Sealer),
     past: Option<Position>,
 ) -> Result<Maintained, StoreError> {
     let mut info = store.info(vm).await?;
@@ -174,23 +169,22 @@ async fn maintain(
     };
     if next.is_some_and(|n| n.partial || whole_application(&info)) && whole(&info) {
         // The last instant before the disks stop being one; or one that the daemon ended before it could be sealed.
-        seal(&*store, vm, before_sync).await?;
+        seal(&*store, vm, before_sync, &sealer).await?;
     }
     let applied = store.apply(vm).await?;
     info = store.info(vm).await?;
-    let newest = info.points.last().map(|p| p.instant);
-    let at = info
-        .logs
-        .iter()
-        .find(|l| l.position == info.applied)
-        .map(|l| l.instant);
+    let at = info.logs.iter().find(|l| l.position == info.applied);
     let closes = applied
         .as_ref()
         .is_some_and(|a| !a.partial && info.logs.iter().any(|l| l.partial && l.position == a.parent));
+    let by_age = |info: &ReplicaInfo, at: &StoredLog| {
+        let application = whole_application(info);
+        sealer.aging.seal_due(&settings, info, at, application)
+    };
     let due = whole(&info)
-        && (at.is_some_and(|at| closes || seal_due(&settings, newest, at, whole_application(&info)))
+        && (at.is_some_and(|at| closes || by_age(&info, at))
             || past.is_some_and(|theirs| !crate::courier::past(&info, theirs)));
-    let sealed = due && seal(&*store, vm, point).await?;
+    let sealed = due && seal(&*store, vm, point, &sealer).await?;
     if sealed {
         info = store.info(vm).await?;
     }
@@ -201,24 +195,20 @@ async fn maintain(
     })
 }
 
-/// Expiry of points and logs. Their age counts back from the newest data that is here, not from the clock: when the
-/// primary is lost, what can be brought back must not melt away while somebody decides, and a clock that jumps must
-/// not cost a point.
+/// Expiry of points and logs, by the replica's own progress.
 async fn expire(
     store: Arc<dyn ReplicaStore>,
     vm: VmId,
     settings: ReplicationSettings,
+    aging: Aging,
 ) -> Result<(), StoreError> {
     loop {
         let info = store.info(vm).await?;
-        let newest = info.points.iter().map(|p| p.instant);
-        let newest = newest.chain(info.logs.iter().map(|l| l.instant)).max();
-        let Some(now) = newest else { return Ok(()) };
-        let points: Vec<Timestamp> = info.points.iter().map(|p| p.instant).collect();
-        if !expire_due(&settings, &points, now) {
-            return store.expire_logs(vm, logs_expire_before(&settings, now)).await;
+        match aging.expiry(&settings, &info) {
+            Expiry::OldestPoint => store.expire_oldest(vm).await?,
+            Expiry::Logs(upto) => return store.expire_logs(vm, upto).await,
+            Expiry::Nothing => return Ok(()),
         }
-        store.expire_oldest(vm).await?;
     }
 }
 
@@ -253,8 +243,15 @@ impl Actor {
                     .filter(|r| r.position.same_generation(info.durable))
                 {
                     rel.position = info.durable;
-                    rel.newest_instant = info.logs.last().map(|l| l.instant).max(rel.newest_instant);
+                    let newest = info.logs.iter().rev().find(|l| !l.partial).map(|l| l.instant);
+                    let sealed = info.points.last().map(|p| p.instant);
+                    let newest = newest.or(sealed).or(rel.newest_instant);
+                    if newest != rel.newest_instant {
+                        // Newer than the record: when it arrived was not written down.
+                        (rel.newest_instant, rel.recency.newest) = (newest, None);
+                    }
                 }
+                self.replica.aging.resume(&info);
                 (self.replica.opened, self.replica.dirty) = (true, true);
                 self.replica.begin_now();
                 self.storage_seen(&info).await;
@@ -314,9 +311,9 @@ impl Actor {
             // Before the work, not after it: a log that becomes durable meanwhile sets it again.
             self.replica.dirty = false;
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
-            let past = self.point_wanted();
+            let (past, sealing) = (self.point_wanted(), (point, self.sealer()));
             let future =
-                Box::pin(async move { Done::Maintained(maintain(store, vm, settings, point, past).await) });
+                Box::pin(async move { Done::Maintained(maintain(store, vm, settings, sealing, past).await) });
             // Its writes to the head would go on after a drop, under whatever came next.
             return Some(Work {
                 future,
@@ -325,8 +322,9 @@ impl Actor {
         }
         if self.replica.expire {
             self.replica.expire = false;
+            let aging = self.replica.aging.clone();
             return Some(droppable(async move {
-                Done::Expired(expire(store, vm, settings).await)
+                Done::Expired(expire(store, vm, settings, aging).await)
             }));
         }
         // What could not be expired, because it was in use, may be free now.
@@ -412,7 +410,8 @@ impl Actor {
             // Points may be expiring at this moment.
             self.interrupt().await;
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
-            let done = maintain(store.clone(), self.id, settings, point, None).await;
+            let sealing = (point, self.sealer());
+            let done = maintain(store.clone(), self.id, settings, sealing, None).await;
             let stuck = done.as_ref().is_ok_and(|d| d.applied.is_none());
             let failed = done.as_ref().err().map(|e| chain(e));
             self.maintained(done).await;
@@ -454,20 +453,22 @@ impl Actor {
         self.replica.expire = true;
     }
 
-    pub(crate) async fn log_durable(&mut self, received: Received) {
-        let now = self.host.ports.clock.now();
+    pub(crate) async fn log_durable(&mut self, received: Received, stamp: Stamp) {
+        let now = stamp.reading;
+        self.replica.aging.arrived(stamp, received.instant);
         self.roll_statistics().await;
         if let Some(rel) = &mut self.rel {
             rel.position = received.durable;
-            rel.last_replication = Some(now);
+            rel.last_replication = Some(now.wall);
             if received.partial {
                 rel.counters.bytes += received.bytes;
+                rel.recency.any = Some(now);
             } else {
-                rel.newest_instant = Some(received.instant);
+                rel.instant_durable(&received, stamp);
             }
         }
-        if let Some(rel) = self.rel.as_mut().filter(|_| !received.partial) {
-            rel.counters.arrived(received.bytes, now.since(received.instant));
+        if !received.partial {
+            self.instant_arrived(received.instant, now).await;
         }
         if !self.replica.dirty {
             (self.replica.dirty, self.replica.attempts, self.replica.next_at) = (true, 0, Instant::now());
@@ -481,9 +482,9 @@ impl Actor {
 
     pub(crate) async fn bulk_done(&mut self, _progress: &BulkProgress) {
         self.no_import().await;
-        let now = self.host.ports.clock.now();
+        let now = self.host.ports.clock.reading();
         if let Some(rel) = &mut self.rel {
-            rel.last_replication = Some(now);
+            (rel.last_replication, rel.recency.any) = (Some(now.wall), Some(now));
             rel.problem = None;
         }
     }
@@ -806,6 +807,7 @@ impl Actor {
                     problem: None,
                     created: self.host.ports.clock.now(),
                     last_replication: None,
+                    recency: Default::default(),
                     newest_instant: None,
                     counters: Counters::default(),
                     settings: offer.settings,

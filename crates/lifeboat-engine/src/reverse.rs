@@ -22,7 +22,7 @@ use crate::ports::hypervisor::{Power, PowerState};
 use crate::ports::link::{
     Content, LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus, Standing,
 };
-use crate::ports::store::{Abandoned, Adoption, CompareRange, Divergence, Origin, Target};
+use crate::ports::store::{Abandoned, Adoption, CompareRange, Divergence, Origin, ReplicaInfo, Target};
 use crate::primary::droppable;
 use crate::records::{
     Counters, Failover, FailoverPhase, Home, PlannedPhase, PrimarySide, Relationship, ReplicaSide, Reverse,
@@ -318,12 +318,23 @@ impl Actor {
         if info.durable != at {
             return Err(PeerRefusal::OutOfSequence { have: info.durable });
         }
-        let is_last = |p: &PointView| match p.target {
+        let is_at = |info: &ReplicaInfo, p: &PointView| match p.target {
             Target::Cycle { position } => position == at,
             Target::Point { id } => info.points.iter().any(|p| p.id == id && p.position == at),
             Target::Abandoned => false,
         };
-        let point = crate::failover::points(&info).into_iter().find(is_last);
+        let mut point = crate::failover::points(&info)
+            .into_iter()
+            .find(|p| is_at(&info, p));
+        if point.is_none() {
+            // It has just arrived, and no point leads to it yet: applying seals it.
+            self.catch_up().await?;
+            let info = self.host.ports.store.info(self.id).await;
+            let info = info.map_err(|e| self.host.peer_refusal(e))?;
+            point = crate::failover::points(&info)
+                .into_iter()
+                .find(|p| is_at(&info, p));
+        }
         let point = point.ok_or_else(|| not_now("it has no recovery point".into()))?;
         let consent = Consent {
             take_over: Some(TakeOver { start }),
@@ -444,6 +455,7 @@ impl Actor {
             problem: None,
             created: self.host.ports.clock.now(),
             last_replication: None,
+            recency: Default::default(),
             newest_instant: None,
             counters: Counters::default(),
             home: old.and_then(|r| r.home.clone()),
@@ -734,6 +746,8 @@ impl Actor {
                 .open(&dir, self.id)
                 .await
                 .map_err(|e| self.host.peer_refusal(e))?;
+            let sealed = self.seal_before_adoption().await;
+            sealed.map_err(|e| self.host.peer_refusal(e))?;
         }
         let adopted = store.adopt(location, self.id, &adoption).await;
         adopted.map_err(|e| self.host.peer_refusal(e))?;

@@ -7,14 +7,14 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::application_due;
-use lifeboat_model::{JobId, JobState, JobType, ReplicationState as State, Timestamp};
+use lifeboat_model::{JobId, JobState, JobType, Reading, ReplicationState as State, Timestamp};
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::action::{Answer, InitialCopy, Refusal};
 use crate::actor::{Actor, failed, no_relationship, not_now};
 use crate::copy::Delivered;
-use crate::records::Relationship;
+use crate::records::{PrimarySide, Relationship};
 
 /// How far ahead something may be scheduled; the API's limit.
 const AHEAD: Duration = Duration::from_secs(7 * 86_400);
@@ -236,10 +236,10 @@ impl Actor {
 
     /// What the next instant of a VM that runs is to guarantee.
     pub(crate) fn wanted_of_guest(&self) -> Consistency {
-        let now = self.host.ports.clock.now();
+        let now = self.host.ports.clock.reading();
         let due = self.rel.as_ref().is_some_and(|r| {
-            let last = r.primary().and_then(|p| p.application);
-            application_due(&r.settings, last, now)
+            let since = r.primary().and_then(|p| since_application(p, now));
+            application_due(&r.settings, since)
         });
         match due {
             true => Consistency::Application,
@@ -258,7 +258,8 @@ impl Actor {
         let Some(rel) = &mut self.rel else { return };
         rel.counters.application_failures += u64::from(failed);
         let Some(side) = rel.primary_mut() else { return };
-        side.application = Some(done.instant);
+        side.application = Some(done.taken.wall);
+        side.application_at = Some(done.taken);
         let before = std::mem::replace(&mut side.application_failed, failed);
         if failed {
             let text = "the guest was not frozen for an application-consistent point, which is crash-consistent instead; \
@@ -267,6 +268,16 @@ impl Actor {
         } else if before {
             self.event("application-consistent points succeed again").await;
         }
+    }
+}
+
+/// Time since the last instant that was to be application-consistent; `None` where there was none, and where a clock that
+/// went back is all there is to say it: one too many does no harm.
+fn since_application(side: &PrimarySide, now: Reading) -> Option<Duration> {
+    match (side.application_at, side.application) {
+        (Some(at), _) if now.jump_since(at) < 0 => now.since(at),
+        (Some(at), _) => Some(now.about_since(at)),
+        (None, at) => at.filter(|at| *at <= now.wall).map(|at| now.wall.since(at)),
     }
 }
 

@@ -94,13 +94,14 @@ impl Actor {
             return;
         };
         let (begin, _) = window(&self.host.server(), now, clock.local_minute());
-        if begin <= since {
+        if begin <= since && since <= now {
             return;
         }
         // Told before it is forgotten: an end between the two tells it twice, which is better than never.
         let hours = now.since(since).as_secs_f64() / 3600.0;
         let text = format!("monitoring window of {hours:.1} hours closed: {}", counted.told());
         self.event(&text).await;
+        // A window that began in what is the future now is over: the clock was set back.
         self.count_from(begin);
         self.save_or_warn().await;
     }

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use crate::action::{Action, Answer, PointSelector, PointView, Refusal, VmRef};
 use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
+use crate::aging::Sealer;
 use crate::engine::Host;
-use crate::failover::{branch, choose};
+use crate::failover::{branch, choose, told_of_disorder};
 use crate::ports::hypervisor::Power;
 use crate::ports::store::{ReplicaInfo, Target};
 use crate::records::{Addressing, Counters, FailoverPhase, Relationship, Side, Test, TestPhase};
@@ -59,6 +60,7 @@ fn test_record(rel: &Relationship, test: &Test, now: lifeboat_model::Timestamp) 
         problem: None,
         created: now,
         last_replication: None,
+        recency: Default::default(),
         newest_instant: Some(test.instant),
         counters: Counters::default(),
         home: None,
@@ -110,12 +112,12 @@ async fn make(
     test: Test,
     record: Relationship,
     of: VmId,
-    start: bool,
+    (start, sealer): (bool, Sealer),
 ) -> (Result<(), String>, Option<String>) {
     let made =
         async {
             let store = &*host.ports.store;
-            branch(store, of, test.branch, test.target)
+            branch(store, of, test.branch, test.target, &sealer)
                 .await
                 .map_err(|e| chain(&e))?;
             store
@@ -214,7 +216,9 @@ impl Actor {
         choose_for_test(self.replica_info().await?, point, points)?;
         // Points may be expiring at this moment; what is being received goes on.
         self.interrupt().await;
-        let chosen = choose_for_test(self.replica_info().await?, point, points)?;
+        let info = self.replica_info().await?;
+        let note = told_of_disorder(&info, point);
+        let chosen = choose_for_test(info, point, points)?;
         self.check_point(&chosen).await?;
         let job = self
             .host
@@ -236,7 +240,7 @@ impl Actor {
         let answer = self.record(before, job).await?;
         self.event(&format!("test failover to point {} started", chosen.id))
             .await;
-        Ok(answer)
+        self.tell_disorder(note, answer).await
     }
 
     fn may_begin_test(&self, name: &str) -> Result<(), Refusal> {
@@ -338,9 +342,9 @@ impl Actor {
             TestPhase::Making { start } => {
                 let now = self.host.ports.clock.now();
                 let record = test_record(self.rel.as_ref()?, &test, now);
-                let (host, of) = (self.host.clone(), self.id);
+                let (host, of, sealer) = (self.host.clone(), self.id, self.sealer());
                 Some(whole(async move {
-                    let (result, vm) = make(host, test, record, of, start).await;
+                    let (result, vm) = make(host, test, record, of, (start, sealer)).await;
                     Done::TestMade(result, vm)
                 }))
             }

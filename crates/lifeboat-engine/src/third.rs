@@ -60,6 +60,7 @@ impl Actor {
                 problem: None,
                 created,
                 last_replication: None,
+                recency: Default::default(),
                 newest_instant: None,
                 counters: Counters::default(),
                 job: job.as_ref().map(|j| j.id),

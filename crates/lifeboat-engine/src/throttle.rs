@@ -182,7 +182,7 @@ impl PeerLink for PacedLink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lifeboat_model::{BandwidthWindow, DayWindow, Timestamp};
+    use lifeboat_model::{BandwidthWindow, DayWindow, Reading, Timestamp};
     use std::sync::atomic::{AtomicU16, Ordering};
     use uuid::Uuid;
 
@@ -193,6 +193,14 @@ mod tests {
     impl Clock for Minute {
         fn now(&self) -> Timestamp {
             Timestamp(0)
+        }
+
+        fn reading(&self) -> Reading {
+            Reading {
+                boot: uuid::Uuid::nil(),
+                up_ms: 0,
+                wall: self.now(),
+            }
         }
         fn local_minute(&self) -> u16 {
             self.0.load(Ordering::Relaxed)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::policy::{Finding, HealthInput, health};
-use lifeboat_model::{ReplicationState as State, Timestamp, VmSpec};
+use lifeboat_model::{Reading, Recency, ReplicationState as State, Timestamp, VmSpec};
 use tokio::sync::oneshot;
 
 use crate::action::{Answer, BulkView, PowerNote, Refusal, ReplicationView, VmTimes, VmView};
@@ -45,7 +45,7 @@ struct Glimpse {
     findings: Vec<Finding>,
     /// Why the images of the powered-off VM may not be what the replica has.
     doubt: Option<Finding>,
-    now: Timestamp,
+    now: Reading,
 }
 
 impl Actor {
@@ -76,7 +76,7 @@ impl Actor {
             info: None,
             findings: Vec::new(),
             doubt: None,
-            now: self.host.ports.clock.now(),
+            now: self.host.ports.clock.reading(),
         }));
     }
 
@@ -128,7 +128,7 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
         info,
         findings: observer.findings(&sketch.spec.name),
         doubt,
-        now: ports.clock.now(),
+        now: ports.clock.reading(),
     }
 }
 
@@ -174,7 +174,7 @@ impl Sketch {
         let seen = glimpse.info.as_deref().filter(|_| own);
         let settled =
             rel.primary().is_some_and(|p| p.settled) && power == PowerState::Off && glimpse.doubt.is_none();
-        let idle = rel.last_replication.map(|t| now.since(t));
+        let idle = idle(&rel.recency, rel.last_replication, now);
         let mut findings = self.findings.clone();
         findings.extend_from_slice(&glimpse.findings);
         findings.extend(glimpse.doubt.clone());
@@ -202,9 +202,9 @@ impl Sketch {
         } else {
             Vec::new()
         };
-        let lag_ms = rel.newest_instant.map(|t| match settled {
+        let lag_ms = lag(&rel.recency, rel.newest_instant, now).map(|ms| match settled {
             true => 0,
-            false => u64::try_from(now.since(t).as_millis()).unwrap_or(u64::MAX),
+            false => ms,
         });
         ReplicationView {
             mode: rel.mode,
@@ -242,12 +242,27 @@ fn last_application(rel: &Relationship, info: Option<&ReplicaInfo>) -> Option<Ti
     if let Some(side) = rel.primary() {
         return side.application.filter(|_| !side.application_failed);
     }
-    let info = info?;
-    let points = info.points.iter().map(|p| (p.consistency, p.instant));
-    let whole = info.logs.iter().filter(|l| !l.partial);
-    let all = points.chain(whole.map(|l| (l.consistency, l.instant)));
-    let application = all.filter(|(c, _)| *c == Consistency::Application);
-    application.map(|(_, instant)| instant).max()
+    let newest_first = crate::order::places(info?).into_iter().rev();
+    let whole = |place: crate::order::Place<'_>| match (place.point, place.log) {
+        (Some(point), _) => Some((point.consistency, point.instant)),
+        (None, log) => log.filter(|l| !l.partial).map(|l| (l.consistency, l.instant)),
+    };
+    let mut application = newest_first.filter_map(whole);
+    application
+        .find(|(c, _)| *c == Consistency::Application)
+        .map(|(_, instant)| instant)
+}
+
+/// Time since anything was sent or received. Records of old have only the wall clock's word on it.
+pub(crate) fn idle(recency: &Recency, last: Option<Timestamp>, now: Reading) -> Option<Duration> {
+    recency.idle(now).or_else(|| last.map(|t| now.wall.since(t)))
+}
+
+/// How far the newest data on the replica is behind, in milliseconds; likewise.
+pub(crate) fn lag(recency: &Recency, newest: Option<Timestamp>, now: Reading) -> Option<u64> {
+    let instant = newest?;
+    let lag = recency.lag(now).unwrap_or_else(|| now.wall.since(instant));
+    Some(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn awaits_import(rel: &Relationship) -> Option<String> {

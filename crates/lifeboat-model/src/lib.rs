@@ -3,6 +3,7 @@
 //! clock or random source; time and ids come in as arguments.
 
 pub mod api;
+pub mod arrival;
 pub mod ids;
 pub mod lifecycle;
 pub mod network;
@@ -15,6 +16,7 @@ pub mod vm;
 pub use api::{
     FailedOverReplicationType, JobState, JobType, ReplicationHealth, ReplicationMode, ReplicationState,
 };
+pub use arrival::{Arrival, Arrivals, Reading, Recency};
 pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, VmId};
 pub use network::NicFailover;
 pub use settings::{

@@ -5,50 +5,44 @@ use std::time::Duration;
 
 use crate::api::{ReplicationHealth as Health, ReplicationMode as Mode, ReplicationState as State};
 use crate::settings::ReplicationSettings;
-use crate::time::Timestamp;
 
 /// Points above the base that may exist at once. Image chains are measured to stay quick below 50 layers.
 pub const MAX_POINTS: usize = 40;
 
-/// Whether a point is to be sealed at `instant`, the newest applied one. An application-consistent instant always becomes
-/// one, because replaying logs beside it would only give crash-consistent neighbours; the spacing counts on from it.
+/// Whether a point is to be sealed at the newest applied instant, which came this long after the newest point (`None`:
+/// there is no point). An application-consistent instant always becomes one, because replaying logs beside it would only
+/// give crash-consistent neighbours; the spacing counts on from it.
 #[must_use]
-pub fn seal_due(
-    settings: &ReplicationSettings,
-    newest_point: Option<Timestamp>,
-    instant: Timestamp,
-    application: bool,
-) -> bool {
+pub fn seal_due(settings: &ReplicationSettings, since_newest: Option<Duration>, application: bool) -> bool {
     let spacing = Duration::from_secs(settings.point_spacing_s.into());
-    application || newest_point.is_none_or(|p| instant.since(p) >= spacing)
+    application || since_newest.is_none_or(|passed| passed >= spacing)
 }
 
-/// Whether the next instant of a running VM is to be application-consistent, given the last one that was tried.
+/// Whether the next instant of a running VM is to be application-consistent, given the time since the last one that was
+/// tried (`None`: none was).
 #[must_use]
-pub fn application_due(settings: &ReplicationSettings, last: Option<Timestamp>, now: Timestamp) -> bool {
+pub fn application_due(settings: &ReplicationSettings, since_last: Option<Duration>) -> bool {
     let every = Duration::from_secs(u64::from(settings.application_h) * 3600);
-    !every.is_zero() && last.is_none_or(|l| now.since(l) >= every)
+    !every.is_zero() && since_last.is_none_or(|passed| passed >= every)
 }
 
-/// Whether the oldest of `points` (instants, oldest first) is to be merged into the base. Points beyond the history stay
-/// while the any-point window needs them to start replaying from.
+/// Whether the oldest point is to be merged into the base. `ages` are those of all points, oldest first, counted back
+/// from the newest data that is here. Points beyond the history stay while the any-point window needs them to start
+/// replaying from.
 #[must_use]
-pub fn expire_due(settings: &ReplicationSettings, points: &[Timestamp], now: Timestamp) -> bool {
+pub fn expire_due(settings: &ReplicationSettings, ages: &[Duration]) -> bool {
     let keep = usize::from(settings.history) + 1;
     let window = Duration::from_secs(settings.any_point_window_s.into());
-    match points {
-        [_, second, ..] if points.len() > keep => points.len() > MAX_POINTS || now.since(*second) >= window,
+    match ages {
+        [_, second, ..] if ages.len() > keep => ages.len() > MAX_POINTS || *second >= window,
         _ => false,
     }
 }
 
-/// Logs with an instant before this are not needed for any-point recovery.
+/// Whether a log of this age, counted back from the newest data, is not needed for any-point recovery any more.
 #[must_use]
-pub fn logs_expire_before(settings: &ReplicationSettings, now: Timestamp) -> Timestamp {
-    Timestamp(
-        now.0
-            .saturating_sub(u64::from(settings.any_point_window_s) * 1000),
-    )
+pub fn log_expired(settings: &ReplicationSettings, age: Duration) -> bool {
+    age > Duration::from_secs(settings.any_point_window_s.into())
 }
 
 /// Time to wait after `attempts` failures in a row: 1, 2, 4, 8, 16, then 30 seconds for ever. Never gives up: a network
@@ -257,39 +251,44 @@ mod tests {
     #[test]
     fn a_point_each_spacing_and_the_first_at_once() {
         let s = settings(3, 60, 0);
-        assert!(seal_due(&s, None, Timestamp(5), false));
-        assert!(!seal_due(&s, Some(Timestamp(0)), Timestamp(59_999), false));
-        assert!(seal_due(&s, Some(Timestamp(0)), Timestamp(10), true));
-        assert!(seal_due(&s, Some(Timestamp(0)), Timestamp(60_000), false));
-        assert!(
-            !seal_due(&s, Some(Timestamp(60_000)), Timestamp(0), false),
-            "a clock that went back seals nothing"
-        );
+        let passed = |ms| Some(Duration::from_millis(ms));
+        assert!(seal_due(&s, None, false));
+        assert!(!seal_due(&s, passed(59_999), false));
+        assert!(seal_due(&s, passed(10), true));
+        assert!(seal_due(&s, passed(60_000), false));
     }
 
     #[test]
     fn history_is_kept_and_the_window_stays_covered() {
-        let at = |s: &[u64]| s.iter().map(|x| Timestamp(x * 1000)).collect::<Vec<_>>();
-        let now = Timestamp(1_000_000);
+        let ages = |s: &[u64]| s.iter().map(|x| Duration::from_secs(*x)).collect::<Vec<_>>();
         assert!(
-            !expire_due(&settings(2, 60, 0), &at(&[1, 2, 3]), now),
+            !expire_due(&settings(2, 60, 0), &ages(&[9, 8, 7])),
             "history 2 keeps the latest and two more"
         );
-        assert!(expire_due(&settings(2, 60, 0), &at(&[1, 2, 3, 4]), now));
+        assert!(expire_due(&settings(2, 60, 0), &ages(&[9, 8, 7, 6])));
         assert!(
-            !expire_due(&settings(0, 60, 100), &at(&[850, 950, 999]), now),
-            "950 does not reach back 100 s"
+            !expire_due(&settings(0, 60, 100), &ages(&[150, 50, 1])),
+            "the second does not reach back 100 s"
         );
-        assert!(expire_due(&settings(0, 60, 100), &at(&[850, 900, 999]), now));
+        assert!(expire_due(&settings(0, 60, 100), &ages(&[150, 100, 1])));
         assert!(
-            !expire_due(&settings(0, 60, 0), &at(&[850]), now),
+            !expire_due(&settings(0, 60, 0), &ages(&[150])),
             "the last point is never merged away"
         );
-        let many: Vec<u64> = (0..=MAX_POINTS as u64).map(|x| 990 + x / 10).collect();
+        let many: Vec<u64> = (0..=MAX_POINTS as u64).map(|x| 10 - x / 10).collect();
         assert!(
-            expire_due(&settings(0, 60, 3600), &at(&many), now),
+            expire_due(&settings(0, 60, 3600), &ages(&many)),
             "the chain is bounded before the window is"
         );
+    }
+
+    #[test]
+    fn logs_are_kept_for_the_window() {
+        let table = [(0, 0, false), (0, 1, true), (600, 600, false), (600, 601, true)];
+        for (window, age, expired) in table {
+            let found = log_expired(&settings(1, 60, window), Duration::from_secs(age));
+            assert_eq!(found, expired, "{window} {age}");
+        }
     }
 
     #[test]
@@ -316,19 +315,15 @@ mod tests {
     #[test]
     fn application_consistent_instants_come_every_so_many_hours() {
         let never = settings(3, 60, 0);
-        assert!(!application_due(&never, None, Timestamp(u64::MAX)));
+        assert!(!application_due(&never, None));
         let hours = ReplicationSettings {
             application_h: 2,
             ..never
         };
-        assert!(application_due(&hours, None, Timestamp(0)), "the first at once");
-        let last = Some(Timestamp(1000));
-        assert!(!application_due(&hours, last, Timestamp(1000 + 7_199_999)));
-        assert!(application_due(&hours, last, Timestamp(1000 + 7_200_000)));
-        assert!(
-            !application_due(&hours, last, Timestamp(0)),
-            "a clock that went back"
-        );
+        assert!(application_due(&hours, None), "the first at once");
+        let passed = |ms| Some(Duration::from_millis(ms));
+        assert!(!application_due(&hours, passed(7_199_999)));
+        assert!(application_due(&hours, passed(7_200_000)));
     }
 
     type Change = fn(&mut HealthInput<'static>);

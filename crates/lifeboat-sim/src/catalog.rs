@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
 use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
-use lifeboat_model::{AuthorizationEntry, JobId, Timestamp, VmId};
+use lifeboat_model::{AuthorizationEntry, JobId, Reading, Timestamp, VmId};
 use uuid::Uuid;
 
 use crate::gate::Port;
@@ -132,11 +132,22 @@ impl Catalog for Port {
 
 impl Clock for Port {
     fn now(&self) -> Timestamp {
-        self.shared.now()
+        let off = self.shared.state().hosts[self.host].clock_off_ms;
+        Timestamp(self.shared.now().0.saturating_add_signed(off))
+    }
+
+    fn reading(&self) -> Reading {
+        let host = &self.shared.state().hosts[self.host];
+        let now = self.shared.now().0;
+        Reading {
+            boot: Uuid::from_u128(host.boot),
+            up_ms: now - host.booted_at,
+            wall: Timestamp(now.saturating_add_signed(host.clock_off_ms)),
+        }
     }
 
     fn local_minute(&self) -> u16 {
-        u16::try_from(self.shared.now().0 / 60_000 % 1440).unwrap_or(0)
+        u16::try_from(self.now().0 / 60_000 % 1440).unwrap_or(0)
     }
 }
 

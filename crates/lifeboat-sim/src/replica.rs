@@ -553,6 +553,7 @@ pub(crate) fn adopt(s: &mut State, h: usize, dir: String, vm: VmId, wanted: &Ado
             instant,
             consistency,
             size: 0,
+            arrived: None,
         };
         new.points.push((point, new.head.clone()));
         new.root = None;

@@ -200,6 +200,12 @@ pub struct HostState {
     pub vars: BTreeMap<VmId, Bytes>,
     /// Calls of the store under way, by VM; lost with the daemon.
     pub busy: BTreeMap<VmId, Vec<&'static str>>,
+    /// How far its wall clock is off, in milliseconds; below zero it is behind.
+    pub clock_off_ms: i64,
+    /// Which start of the host this is.
+    pub boot: u128,
+    /// The time of the world at that start, in milliseconds since 1970.
+    pub booted_at: u64,
 }
 
 /// The world's state.
@@ -207,6 +213,8 @@ pub struct HostState {
 pub struct State {
     /// Everything random.
     pub rng: Rng,
+    /// Somebody set a clock: instants say nothing of when they were taken.
+    pub clocks_set: bool,
     /// Hosts.
     pub hosts: Vec<HostState>,
     /// Every instant ever taken.
@@ -314,9 +322,11 @@ impl Shared {
                 .iter()
                 .map(|name| HostState {
                     name: (*name).to_owned(),
+                    boot: 1,
                     ..HostState::default()
                 })
                 .collect(),
+            clocks_set: false,
             truth: BTreeMap::new(),
             logs: BTreeMap::new(),
             agent: Some(GuestOs::Linux),

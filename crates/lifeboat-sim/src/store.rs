@@ -15,7 +15,7 @@ use lifeboat_engine::ports::store::{
     Adoption, BulkProgress, CompareRange, Divergence, Point, Received, ReplicaInfo, ReplicaStore, StoreError,
     StoredLog, Target,
 };
-use lifeboat_model::{BranchId, DiskId, PointId, Position, Timestamp, VmId};
+use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
 use crate::disk::Image;
 use crate::gate::{Fault, Injected, Port};
@@ -324,7 +324,7 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn seal(&self, vm: VmId, id: PointId) -> Result<Point> {
+    async fn seal(&self, vm: VmId, id: PointId, arrived: Option<Arrival>) -> Result<Point> {
         self.change(vm, "store.seal", |s, h| {
             room(s, h)?;
             let r = here(s, h, vm)?;
@@ -344,6 +344,7 @@ impl ReplicaStore for Port {
                 instant: log.instant,
                 consistency: log.consistency,
                 size: log.size,
+                arrived,
             };
             r.points.push((point.clone(), r.head.clone()));
             Ok(point)
@@ -382,10 +383,13 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn expire_logs(&self, vm: VmId, before: Timestamp) -> Result<()> {
+    async fn expire_logs(&self, vm: VmId, upto: Position) -> Result<()> {
         self.change(vm, "store.expire_logs", |s, h| {
             let r = here(s, h, vm)?;
-            r.forget_logs(|l| l.log.instant >= before);
+            let last = r.logs.iter().position(|l| l.log.position == upto);
+            let gone = last.map_or(0, |n| n + 1);
+            let gone: Vec<Position> = r.logs.iter().take(gone).map(|l| l.log.position).collect();
+            r.forget_logs(|l| !gone.contains(&l.log.position));
             Ok(())
         })
         .await
@@ -618,6 +622,7 @@ impl ReplicaStore for Port {
                 instant,
                 consistency,
                 size: 0,
+                arrived: None,
             };
             r.points.push((point.clone(), r.head.clone()));
             let content = r.head.clone();

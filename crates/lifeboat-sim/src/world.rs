@@ -338,6 +338,27 @@ impl World {
         end(&mut s, host, VM, false);
     }
 
+    /// Sets a host's wall clock: it is off by this many milliseconds from now on.
+    pub fn set_clock(&self, host: usize, off_ms: i64) {
+        let mut s = self.shared.state();
+        s.note(format!("the clock of {host} is off by {off_ms} ms"));
+        s.clocks_set = true;
+        if let Some(host) = s.hosts.get_mut(host) {
+            host.clock_off_ms = off_ms;
+        }
+    }
+
+    /// A host is started again, with its daemon: no counter goes on. Its VMs' processes are left out of this.
+    pub async fn reboot(&self, host: usize) {
+        self.stop(host).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let now = self.shared.now().0;
+        if let Some(host) = self.shared.state().hosts.get_mut(host) {
+            (host.boot, host.booted_at) = (host.boot + 1, now);
+        }
+        self.boot(host).await;
+    }
+
     /// Cuts the link between the first two hosts, or heals it.
     pub fn cut(&self, cut: bool) {
         self.cut_between(0, 1, cut);

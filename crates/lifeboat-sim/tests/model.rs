@@ -203,7 +203,8 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
 
 async fn trouble(w: &World, rng: &mut Rng) {
     let (one, other) = (host(rng), host(rng));
-    match rng.below(12) {
+    match rng.below(13) {
+        10 => w.set_clock(one, common::clock_step(rng)),
         0..=3 if one != other => {
             let pair = (one.min(other), one.max(other));
             let cut = !w.shared.cuts.borrow().contains(&pair);

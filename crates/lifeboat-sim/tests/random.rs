@@ -46,7 +46,8 @@ async fn manage(w: &World, rng: &mut Rng) {
 
 async fn trouble(w: &World, rng: &mut Rng, seen: &mut Seen) {
     let host = usize::try_from(rng.below(2)).unwrap();
-    match rng.below(10) {
+    match rng.below(11) {
+        9 => w.set_clock(host, common::clock_step(rng)),
         0 => {
             seen.cut = !seen.cut;
             w.cut(seen.cut);

@@ -259,6 +259,7 @@ fn loose(position: Position, layers: Vec<Layer>) -> Sealed {
             instant: Timestamp(0),
             consistency: Consistency::Crash,
             size: 0,
+            arrived: None,
         },
         layers,
         loose: true,

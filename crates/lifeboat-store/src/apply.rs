@@ -8,7 +8,7 @@ use camino::Utf8Path;
 use lifeboat_deltalog::{Header, Item, LogDisk};
 use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_engine::ports::store::{Point, StoreError, StoredLog};
-use lifeboat_model::{DiskId, PointId, Position};
+use lifeboat_model::{Arrival, DiskId, PointId, Position};
 
 use crate::chain::{Image, reference};
 use crate::files::{self, Result, at};
@@ -56,12 +56,12 @@ pub(crate) fn apply(replica: &Replica) -> Result<Option<StoredLog>> {
 }
 
 /// Seals the head.
-pub(crate) fn seal(replica: &Replica, id: PointId) -> Result<Point> {
+pub(crate) fn seal(replica: &Replica, id: PointId, arrived: Option<Arrival>) -> Result<Point> {
     replica.all_there()?;
     if let Some((path, detail)) = replica.lost_head() {
         return Err(StoreError::Damaged { path, detail });
     }
-    let point = seal_whole(replica, id)?;
+    let point = seal_whole(replica, id, arrived)?;
     // What was lost before it matters to older instants only.
     replica
         .faults
@@ -69,7 +69,7 @@ pub(crate) fn seal(replica: &Replica, id: PointId) -> Result<Point> {
     Ok(point)
 }
 
-fn seal_whole(replica: &Replica, id: PointId) -> Result<Point> {
+fn seal_whole(replica: &Replica, id: PointId, arrived: Option<Arrival>) -> Result<Point> {
     let mut state = replica.state.blocking_lock();
     let manifest = &state.manifest;
     manifest.not_promoted()?;
@@ -116,6 +116,7 @@ fn seal_whole(replica: &Replica, id: PointId) -> Result<Point> {
         instant: entry.log.instant,
         consistency: entry.log.consistency,
         size: size.sum(),
+        arrived,
     };
     let sealed = Sealed {
         point: point.clone(),

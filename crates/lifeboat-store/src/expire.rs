@@ -3,7 +3,7 @@
 //! was, so any step can be repeated.
 
 use lifeboat_engine::ports::store::StoreError;
-use lifeboat_model::{PointId, Timestamp};
+use lifeboat_model::{PointId, Position};
 
 use crate::files::Result;
 use crate::logs;
@@ -106,11 +106,9 @@ fn forget_useless_logs(replica: &Replica) -> Result<()> {
     }
 }
 
-/// Removes logs older than `before` that the head does not need.
-pub(crate) fn expire_logs(replica: &Replica, before: Timestamp) -> Result<()> {
+/// Removes logs up to the one to a position, as far as the head does not need them.
+pub(crate) fn expire_logs(replica: &Replica, upto: Position) -> Result<()> {
     let mut state = replica.state.blocking_lock();
     let floor = state.manifest.floor();
-    state
-        .logs
-        .trim_before(&replica.dir.join(logs::DIR), floor, before)
+    state.logs.trim_upto(&replica.dir.join(logs::DIR), floor, upto)
 }

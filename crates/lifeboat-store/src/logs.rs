@@ -2,7 +2,7 @@
 //! A log is here if and only if its file is in the directory under its final name.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use camino::Utf8Path;
 use lifeboat_deltalog::{Decoder, Header, Item, LOG_TAIL, LogDisk, LogKind, footer_len};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::store::{StoreError, StoredLog};
-use lifeboat_model::{Position, Timestamp};
+use lifeboat_model::Position;
 
 use crate::damaged;
 use crate::files::{self, Result, at};
@@ -220,20 +220,20 @@ impl Logs {
 
     /// Removes logs up to and including the one to `position`; nothing can be replayed onto an older point.
     pub(crate) fn trim_to(&mut self, dir: &Utf8Path, position: Position) -> Result<()> {
-        let upto = self.entries.iter().position(|e| e.log.position == position);
+        self.trim_upto(dir, position, position)
+    }
+
+    /// Removes logs up to and including the one to `upto`, but none that the head needs, which stands on `floor`.
+    pub(crate) fn trim_upto(&mut self, dir: &Utf8Path, floor: Position, upto: Position) -> Result<()> {
+        let upto = self.entries.iter().position(|e| e.log.position == upto);
         let Some(upto) = upto else { return Ok(()) };
-        let gone: Vec<Position> = self
+        let gone: HashSet<Position> = self
             .entries
             .iter()
             .take(upto + 1)
             .map(|e| e.log.position)
             .collect();
-        self.trim(dir, position, |e| gone.contains(&e.log.position))
-    }
-
-    /// Removes logs with an instant before `before` that the head does not need.
-    pub(crate) fn trim_before(&mut self, dir: &Utf8Path, floor: Position, before: Timestamp) -> Result<()> {
-        self.trim(dir, floor, |e| e.log.instant < before)
+        self.trim(dir, floor, |e| gone.contains(&e.log.position))
     }
 }
 

@@ -14,7 +14,7 @@ use lifeboat_engine::ports::store::{
     Adoption, BulkProgress, CompareRange, Divergence, Origin, Point, Received, ReplicaInfo, ReplicaStore,
     StoreError, StoredLog, Target,
 };
-use lifeboat_model::{BranchId, DiskId, PointId, Position, Timestamp, VmId};
+use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
 use crate::files::{MIB, Result, at};
 use crate::replica::{Replica, beside, exclusive, incoming};
@@ -175,16 +175,16 @@ impl ReplicaStore for QcowStore {
         exclusive(self.find(vm)?, |r, _| apply::apply(r)).await
     }
 
-    async fn seal(&self, vm: VmId, id: PointId) -> Result<Point> {
-        exclusive(self.find(vm)?, move |r, _| apply::seal(r, id)).await
+    async fn seal(&self, vm: VmId, id: PointId, arrived: Option<Arrival>) -> Result<Point> {
+        exclusive(self.find(vm)?, move |r, _| apply::seal(r, id, arrived)).await
     }
 
     async fn expire_oldest(&self, vm: VmId) -> Result<()> {
         exclusive(self.find(vm)?, expire::expire_oldest).await
     }
 
-    async fn expire_logs(&self, vm: VmId, before: Timestamp) -> Result<()> {
-        exclusive(self.find(vm)?, move |r, _| expire::expire_logs(r, before)).await
+    async fn expire_logs(&self, vm: VmId, upto: Position) -> Result<()> {
+        exclusive(self.find(vm)?, move |r, _| expire::expire_logs(r, upto)).await
     }
 
     async fn branch(&self, vm: VmId, branch: BranchId, target: Target) -> Result<Vec<(DiskId, DiskImage)>> {

@@ -14,7 +14,7 @@ use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
 use lifeboat_link::certs::{self, CertInfo};
 use lifeboat_link::{Link, LinkConfig};
-use lifeboat_model::Timestamp;
+use lifeboat_model::{Reading, Timestamp};
 use lifeboat_qemu::{Qemu, QemuConfig};
 use lifeboat_store::{FileMedia, FileSpool, QcowStore};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -28,13 +28,40 @@ use crate::config::{Accel, Config};
 /// How long connections may take to end when the daemon stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
-struct SystemClock;
+struct SystemClock {
+    /// Which start of the host this is; of this program, where the kernel does not say.
+    boot: Uuid,
+}
+
+impl SystemClock {
+    fn new() -> Self {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let id = id.ok().and_then(|text| Uuid::parse_str(text.trim()).ok());
+        Self {
+            boot: id.unwrap_or_else(Uuid::new_v4),
+        }
+    }
+}
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         // A clock before 1970 is a clock that was never set.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn reading(&self) -> Reading {
+        // Goes on while the host sleeps, unlike the monotonic clock.
+        let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let ms = up
+            .tv_sec
+            .saturating_mul(1000)
+            .saturating_add(up.tv_nsec / 1_000_000);
+        Reading {
+            boot: self.boot,
+            up_ms: u64::try_from(ms).unwrap_or_default(),
+            wall: self.now(),
+        }
     }
 
     fn local_minute(&self) -> u16 {
@@ -98,7 +125,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         link: Arc::new(Link::new(&link_config)?),
         spool: Arc::new(FileSpool::new(&config.spool_dir, config.reserve_mib)?),
         media: Arc::new(FileMedia),
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(SystemClock::new()),
         entropy: Arc::new(SystemEntropy),
     };
     let way_back = way_back(&config, &certs::describe(&config.tls.cert)?);

@@ -127,7 +127,7 @@ impl Replica {
         self.store.receive(self.vm, position, 0, body).await?;
         self.store.apply(self.vm).await?;
         let id = PointId(self.uuid());
-        self.store.seal(self.vm, id).await?;
+        self.store.seal(self.vm, id, None).await?;
         self.at = position;
         self.points.push(id);
         Ok(())

@@ -72,6 +72,7 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
         created: Timestamp(1_700_000_000_000),
         last_replication: Some(Timestamp(1_700_000_000_000 + revision)),
         newest_instant: None,
+        recency: Default::default(),
         counters: Counters {
             cycles: revision,
             ..Counters::default()

@@ -15,16 +15,19 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use lifeboat_model::Timestamp;
+use lifeboat_model::{Reading, Timestamp};
 use uuid::Uuid;
 
 /// Bytes on their way from a file or a connection, in order.
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
-/// The wall clock. Intervals inside the engine use the runtime's timer instead.
+/// The clocks of this host. Intervals inside the engine use the runtime's timer instead.
 pub trait Clock: Send + Sync {
-    /// Now.
+    /// The wall clock: what people read, and what they and time synchronization set. No age is measured by it.
     fn now(&self) -> Timestamp;
+
+    /// All clocks at one moment: what ages are measured by, also across a start of the daemon.
+    fn reading(&self) -> Reading;
 
     /// Minutes since midnight where this host is, 0 to 1439. Time windows of settings are local.
     fn local_minute(&self) -> u16;

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, LogDisk};
-use lifeboat_model::{BranchId, DiskFormat, DiskId, PointId, Position, Timestamp, VmId};
+use lifeboat_model::{Arrival, BranchId, DiskFormat, DiskId, PointId, Position, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::ByteStream;
@@ -26,6 +26,10 @@ pub struct Point {
     pub consistency: Consistency,
     /// Bytes its layer takes on disk.
     pub size: u64,
+    /// When its instant arrived here, on the replica's own scale; `None` for a point that did not arrive as a log, and for
+    /// one of a program that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrived: Option<Arrival>,
 }
 
 /// A log that is durable here: any-point recovery can replay it.
@@ -151,9 +155,10 @@ pub struct ReplicaInfo {
     pub durable: Position,
     /// Position the head stands at; `durable` is ahead of it by the logs still to be applied.
     pub applied: Position,
-    /// Sealed points, oldest first.
+    /// Sealed points in the order of the image chain, oldest first. Those of an older generation come before those of the
+    /// current one, whatever their sequences and instants are.
     pub points: Vec<Point>,
-    /// Durable logs, oldest first: those since the newest sealed point always, older ones within the any-point window.
+    /// Durable logs, each the parent of the next, oldest first: those since the newest sealed point always, older ones within the any-point window.
     pub logs: Vec<StoredLog>,
     /// Branches that exist, complete or not.
     pub branches: Vec<BranchId>,
@@ -307,16 +312,16 @@ pub trait ReplicaStore: Send + Sync {
     /// Applies the next durable log to the head. `None` when there is none. Idempotent.
     async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>, StoreError>;
 
-    /// Seals the head as a recovery point at the applied position. Repeated at one position it returns the same point. A
-    /// `Conflict` when the applied log is partial.
-    async fn seal(&self, vm: VmId, id: PointId) -> Result<Point, StoreError>;
+    /// Seals the head as a recovery point at the applied position, whose log arrived then. Repeated at one position it
+    /// returns the same point. A `Conflict` when the applied log is partial.
+    async fn seal(&self, vm: VmId, id: PointId, arrived: Option<Arrival>) -> Result<Point, StoreError>;
 
     /// Merges the oldest point into the base so that the next one is the oldest, and forgets logs that no remaining point
     /// can use. Restartable; may be dropped at any moment. `Busy` while a branch runs on it.
     async fn expire_oldest(&self, vm: VmId) -> Result<(), StoreError>;
 
-    /// Deletes logs with an instant before `before` that are not needed to build the head again.
-    async fn expire_logs(&self, vm: VmId, before: Timestamp) -> Result<(), StoreError>;
+    /// Deletes the oldest logs up to the one that leads to `upto`, as far as they are not needed to build the head again.
+    async fn expire_logs(&self, vm: VmId, upto: Position) -> Result<(), StoreError>;
 
     /// Makes writable disks on top of `target`, replaying logs when it is a cycle. Repeated with the same arguments it
     /// finishes an interrupted call and returns the same images. Touches no point.

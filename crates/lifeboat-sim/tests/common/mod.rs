@@ -36,6 +36,19 @@ pub fn simulate_with<T>(
     })
 }
 
+/// How far a clock is off, in milliseconds, as it was seen in the field; often not at all.
+pub fn clock_step(rng: &mut lifeboat_sim::Rng) -> i64 {
+    const HOUR: i64 = 3_600_000;
+    match rng.below(8) {
+        0 => -HOUR,
+        1 => HOUR,
+        2 => 24 * HOUR,
+        3 => 960 * HOUR,
+        4 => -960 * HOUR,
+        _ => 0,
+    }
+}
+
 /// Enables replication and waits until cycles flow and the first point is there.
 pub async fn replicating(w: &mut World) {
     let (vm, settings) = (World::vm(), World::settings());

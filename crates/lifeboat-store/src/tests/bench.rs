@@ -78,19 +78,19 @@ async fn measure_operations() {
     for _ in 0..3 {
         let t = feed(&mut w, 1 << 30, 16 << 10, 4096, true).await;
         println!("apply 4 KiB random within 1 GiB: {:.0} MiB/s", mib(64 << 20, t));
-        w.store.seal(w.vm, PointId(w.rng.uuid())).await.unwrap();
+        w.store.seal(w.vm, PointId(w.rng.uuid()), None).await.unwrap();
         let t = feed(&mut w, 1 << 30, 8 << 10, 16384, true).await;
         println!("apply 16 KiB random within 1 GiB: {:.0} MiB/s", mib(128 << 20, t));
-        w.store.seal(w.vm, PointId(w.rng.uuid())).await.unwrap();
+        w.store.seal(w.vm, PointId(w.rng.uuid()), None).await.unwrap();
         let t = feed(&mut w, SIZE, 256, 1 << 20, false).await;
         println!("apply 1 MiB sequential: {:.0} MiB/s", mib(256 << 20, t));
-        w.store.seal(w.vm, PointId(w.rng.uuid())).await.unwrap();
+        w.store.seal(w.vm, PointId(w.rng.uuid()), None).await.unwrap();
     }
     let (mut seals, mut small) = (Vec::new(), Vec::new());
     for _ in 0..30 {
         small.push(feed(&mut w, SIZE, 100, 16384, true).await);
         let start = Instant::now();
-        w.store.seal(w.vm, PointId(w.rng.uuid())).await.unwrap();
+        w.store.seal(w.vm, PointId(w.rng.uuid()), None).await.unwrap();
         seals.push(start.elapsed());
         if w.store.info(w.vm).await.unwrap().points.len() > 24 {
             w.store.expire_oldest(w.vm).await.unwrap();

@@ -71,7 +71,7 @@ pub(super) async fn call(w: &mut World, c: &Call) -> Result<(), StoreError> {
         Op::Apply | Op::ApplyFresh => w.store.apply(vm).await.map(drop),
         Op::Seal => {
             while w.store.apply(vm).await?.is_some() {}
-            w.store.seal(vm, PointId(c.id)).await.map(drop)
+            w.store.seal(vm, PointId(c.id), None).await.map(drop)
         }
         Op::Expire => w.store.expire_oldest(vm).await,
         Op::BranchPoint => {

@@ -132,12 +132,12 @@ async fn create_repeats_and_conflicts() {
 #[tokio::test]
 async fn seal_is_idempotent_and_refuses_nothing() {
     let mut w = World::new(21).await;
-    let empty = w.store.seal(w.vm, PointId(w.rng.uuid())).await;
+    let empty = w.store.seal(w.vm, PointId(w.rng.uuid()), None).await;
     assert!(matches!(empty, Err(StoreError::Conflict(_))), "{empty:?}");
     w.bulk().await;
     w.rounds(1).await;
     let other = PointId(w.rng.uuid());
-    let again = w.store.seal(w.vm, other).await.unwrap();
+    let again = w.store.seal(w.vm, other, None).await.unwrap();
     assert_eq!(again.id, w.points[0].0);
     w.check().await;
 }
@@ -289,11 +289,10 @@ async fn logs_expire_but_never_those_the_head_needs() {
     }
     w.apply_all().await;
     let all = w.store.info(w.vm).await.unwrap().logs;
-    w.store.expire_logs(w.vm, all[2].instant).await.unwrap();
+    w.store.expire_logs(w.vm, all[1].position).await.unwrap();
     let left = w.store.info(w.vm).await.unwrap().logs;
     assert_eq!(left, all[2..]);
-    let far = lifeboat_model::Timestamp(u64::MAX);
-    w.store.expire_logs(w.vm, far).await.unwrap();
+    w.store.expire_logs(w.vm, w.durable).await.unwrap();
     let left = w.store.info(w.vm).await.unwrap().logs;
     assert_eq!(left, all[5..], "the three since the newest point");
     let gone = w
@@ -315,7 +314,7 @@ async fn chains_stay_short() {
         w.receive().await;
         w.apply_all().await;
         let id = PointId(w.rng.uuid());
-        match w.store.seal(w.vm, id).await {
+        match w.store.seal(w.vm, id, None).await {
             Ok(_) => w.points.push((id, w.durable)),
             Err(e) => break e,
         }

@@ -284,7 +284,7 @@ async fn receiving_runs_beside_applying_sealing_and_expiring() {
             let applied = w.store.apply(w.vm).await.unwrap();
             if let Some(log) = applied {
                 let id = lifeboat_model::PointId(uuid::Uuid::from_u128(u128::from(log.position.sequence())));
-                w.store.seal(w.vm, id).await.unwrap();
+                w.store.seal(w.vm, id, None).await.unwrap();
                 points.push((id, log.position));
                 if points.len() > 4 {
                     w.store.expire_oldest(w.vm).await.unwrap();

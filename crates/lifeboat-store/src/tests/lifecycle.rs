@@ -149,7 +149,7 @@ async fn replicate(w: &mut World, steps: usize) {
                 piece(w).await;
                 piece(w).await;
                 w.apply_all().await;
-                let refused = w.store.seal(w.vm, PointId(w.rng.uuid())).await;
+                let refused = w.store.seal(w.vm, PointId(w.rng.uuid()), None).await;
                 assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
                 let refused = w.branch(Target::Cycle { position: w.durable }).await;
                 assert!(matches!(refused, Err(StoreError::NoPoint(_))), "{refused:?}");
@@ -203,7 +203,7 @@ pub(super) async fn promote(w: &mut World, merge: bool) -> Origin {
     let branch = w.branch(Target::Point { id }).await.unwrap();
     if w.rng.below(2) == 0 {
         // Then only the layers still tell what changed.
-        w.store.expire_logs(w.vm, Timestamp(u64::MAX)).await.unwrap();
+        w.store.expire_logs(w.vm, w.durable).await.unwrap();
     }
     let last = w.now.clone();
     w.store.promote(w.vm, branch).await.unwrap();
@@ -723,7 +723,7 @@ async fn logs_are_read_and_kept_for_who_forwards_them() {
         w.store.expire_oldest(w.vm).await.unwrap();
         w.points.remove(0);
     }
-    w.store.expire_logs(w.vm, Timestamp(u64::MAX)).await.unwrap();
+    w.store.expire_logs(w.vm, w.durable).await.unwrap();
     for offset in [0, 9, bytes.len()] {
         let mut log = w
             .store
@@ -742,7 +742,7 @@ async fn logs_are_read_and_kept_for_who_forwards_them() {
         .await;
     assert!(matches!(beyond.err(), Some(StoreError::Conflict(_))));
     w.store.keep_logs(w.vm, None).await;
-    w.store.expire_logs(w.vm, Timestamp(u64::MAX)).await.unwrap();
+    w.store.expire_logs(w.vm, w.durable).await.unwrap();
     assert!(w.store.info(w.vm).await.unwrap().logs.is_empty());
     w.check().await;
 }

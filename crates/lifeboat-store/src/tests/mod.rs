@@ -11,6 +11,7 @@ mod lifecycle;
 mod lost;
 mod media;
 pub(crate) mod medium;
+mod order;
 mod space;
 mod spool;
 mod world;

@@ -66,7 +66,7 @@ async fn a_full_disk_refuses_and_recovers() {
         let received = w.send(header.position, &log).await;
         let applied = w.store.apply(w.vm).await;
         let sealed = match &applied {
-            Ok(_) => Some(w.store.seal(w.vm, PointId(header.vm.0)).await),
+            Ok(_) => Some(w.store.seal(w.vm, PointId(header.vm.0), None).await),
             Err(_) => None,
         };
         let id = w.points[0].0;

@@ -235,7 +235,7 @@ impl World {
     pub(super) async fn seal(&mut self) {
         self.apply_all().await;
         let id = PointId(self.rng.uuid());
-        let point = self.store.seal(self.vm, id).await.unwrap();
+        let point = self.store.seal(self.vm, id, None).await.unwrap();
         assert_eq!(point.position, self.durable);
         if point.id == id {
             self.points.push((id, self.durable));

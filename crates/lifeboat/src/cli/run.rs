@@ -42,6 +42,9 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
             let Answer::Points(points) = cx.ask(Action::ListPoints { vm: name(vm) }).await? else {
                 return strange();
             };
+            if let Some(note) = show::out_of_order(&points) {
+                eprintln!("{note}");
+            }
             cx.print(&points, || show::points(&points, &cx.zone))
         }
         Command::Failover(command) => failover::run(&cx, command).await,
@@ -55,7 +58,8 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
                 return strange();
             };
             let names = cx.names().await?;
-            events.sort_by_key(|e| e.at);
+            // As they were recorded, oldest first: times of a clock that was set are in no order.
+            events.reverse();
             cx.print(&events, || show::events(&events, &names, &cx.zone))
         }
         Command::Authorization(command) => authorization(&cx, command).await,

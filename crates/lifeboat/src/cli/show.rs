@@ -286,6 +286,22 @@ pub(crate) fn points(points: &[PointView], zone: &TimeZone) -> String {
     table(&["INSTANT", "KIND", "CONSISTENCY", "SIZE", "ID"], rows)
 }
 
+/// What to know of a list of points, newest first, whose instants are not in order.
+pub(crate) fn out_of_order(points: &[PointView]) -> Option<String> {
+    let mut lowest = Timestamp(u64::MAX);
+    let mut odd = 0;
+    for point in points {
+        odd += usize::from(point.instant > lowest);
+        lowest = lowest.min(point.instant);
+    }
+    (odd > 0).then(|| {
+        format!(
+            "the instants of {odd} of these points are not in order, because the clock that gave them was set back; the \
+             list is in the order of the data, the newest first: choose by --point ID rather than by --at"
+        )
+    })
+}
+
 fn when(at: Option<Timestamp>, zone: &TimeZone) -> String {
     dash(at, |at| instant(at, zone))
 }

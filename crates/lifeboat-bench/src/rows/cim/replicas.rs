@@ -131,6 +131,7 @@ fn relationship(n: usize, vm: VmId, dir: &Utf8Path, at: Position) -> Result<Rela
         created: now,
         last_replication: Some(now),
         newest_instant: Some(now),
+        recency: Default::default(),
         counters: Counters::default(),
         home: None,
         way_back: String::new(),

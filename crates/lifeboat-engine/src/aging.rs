@@ -1,0 +1,407 @@
+//! How old what a replica has is, by the replica's own progress. An age counts back from the newest data that is here,
+//! not from a clock: when the primary is lost, what can be brought back must not melt away while somebody decides, and a
+//! clock that is set, on either host, must neither cost a point nor keep one for ever. What follows from an age is
+//! policy's.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lifeboat_model::arrival::age_on_arrival;
+use lifeboat_model::policy::{expire_due, log_expired, seal_due};
+use lifeboat_model::{Arrival, Arrivals, PointId, Position, Reading, ReplicationSettings, Timestamp, VmId};
+
+use crate::actor::Actor;
+use crate::order::{Place, places};
+use crate::ports::Clock;
+use crate::ports::store::{Point, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
+use crate::records::Relationship;
+
+/// When a log became durable here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    /// The position it leads to.
+    pub(crate) position: Position,
+    /// The clocks of this host at that moment.
+    pub(crate) reading: Reading,
+    /// How long it took to receive, the last time.
+    pub(crate) receiving: Duration,
+}
+
+/// The arrivals of one replica, shared between its actor and the work that seals and expires.
+#[derive(Clone, Default)]
+pub(crate) struct Aging(Arc<Mutex<Arrivals>>);
+
+/// What a seal needs to note when the log arrived.
+#[derive(Clone)]
+pub(crate) struct Sealer {
+    pub(crate) aging: Aging,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Sealer {
+    /// Seals the head of a replica.
+    pub(crate) async fn seal(
+        &self,
+        store: &dyn ReplicaStore,
+        vm: VmId,
+        id: PointId,
+    ) -> Result<Point, StoreError> {
+        let info = store.info(vm).await?;
+        let log = info.logs.iter().find(|l| l.position == info.applied);
+        store.seal(vm, id, log.map(|l| self.arrival(l))).await
+    }
+
+    /// When a log arrived. One that was found at the start of the daemon counts as arriving now.
+    fn arrival(&self, log: &StoredLog) -> Arrival {
+        let arrivals = self.aging.arrivals();
+        let now = || arrivals.at(log.instant, self.clock.reading());
+        arrivals.of(log.position).unwrap_or_else(now)
+    }
+}
+
+/// Seals the head. When there are as many points as a chain can have, because a test or a failover keeps the oldest from
+/// expiring, it stays unsealed: replication goes on, the instant can be replayed, and the next attempt comes with the next log.
+pub(crate) async fn seal(
+    store: &dyn ReplicaStore,
+    vm: VmId,
+    id: PointId,
+    sealer: &Sealer,
+) -> Result<bool, StoreError> {
+    match sealer.seal(store, vm, id).await {
+        Ok(_) => Ok(true),
+        Err(StoreError::Conflict(why)) => {
+            tracing::info!(%vm, why, "no recovery point now");
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+impl Relationship {
+    /// A log that leads to a whole instant is durable here.
+    pub(crate) fn instant_durable(&mut self, received: &Received, stamp: Stamp) {
+        let now = stamp.reading;
+        let by_clocks = (now.wall >= received.instant).then(|| now.wall.since(received.instant));
+        let since_previous = self.recency.newest.and_then(|at| now.since(at));
+        let age = age_on_arrival(stamp.receiving, by_clocks, since_previous);
+        self.newest_instant = Some(received.instant);
+        self.recency.instant(now, age);
+        self.counters.arrived(received.bytes, age);
+    }
+}
+
+impl Actor {
+    /// What a seal needs to note when a log arrived.
+    pub(crate) fn sealer(&self) -> Sealer {
+        Sealer {
+            aging: self.replica.aging.clone(),
+            clock: self.host.ports.clock.clone(),
+        }
+    }
+
+    /// Applies and seals the newest data of a replica that is about to become one of another generation: its logs go with
+    /// that, and what they led to would be lost to people until the new primary has sent something.
+    pub(crate) async fn seal_before_adoption(&self) -> Result<(), StoreError> {
+        let (store, vm) = (&self.host.ports.store, self.id);
+        let mut info = store.info(vm).await?;
+        while info.applied != info.durable && store.apply(vm).await?.is_some() {
+            info = store.info(vm).await?;
+        }
+        let whole = |l: &StoredLog| l.position == info.applied && !l.partial;
+        let sealed = info.points.iter().any(|p| p.position == info.applied);
+        if !sealed && info.logs.iter().any(whole) {
+            seal(
+                &**store,
+                vm,
+                PointId(self.host.ports.entropy.uuid()),
+                &self.sealer(),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// What is to expire next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Expiry {
+    /// The oldest point.
+    OldestPoint,
+    /// All logs up to this position.
+    Logs(Position),
+    /// Nothing.
+    Nothing,
+}
+
+impl Aging {
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on from what the files say after a start of the daemon.
+    pub(crate) fn resume(&self, info: &ReplicaInfo) {
+        let newest = info
+            .points
+            .iter()
+            .rev()
+            .find_map(|p| Some((p.arrived?, p.instant)));
+        if let Some((arrived, instant)) = newest {
+            self.arrivals().resume(arrived, instant);
+        }
+    }
+
+    /// A log is durable.
+    pub(crate) fn arrived(&self, stamp: Stamp, instant: Timestamp) {
+        self.arrivals().arrived(stamp.position, instant, stamp.reading);
+    }
+
+    /// When the log to a position arrived; `None` for one that was found at the start of the daemon.
+    pub(crate) fn of(&self, position: Position) -> Option<Arrival> {
+        self.arrivals().of(position)
+    }
+
+    fn ages(&self, places: &[Place<'_>]) -> Vec<Duration> {
+        let arrivals = self.arrivals();
+        let known = |p: &Place<'_>| {
+            let sealed = p.point.and_then(|p| p.arrived);
+            sealed.or_else(|| arrivals.of(p.position))
+        };
+        arrivals.ages(&places.iter().map(known).collect::<Vec<_>>())
+    }
+
+    /// Whether a point is due at a log that is applied. Always where no point leads to it: it could not be brought up.
+    pub(crate) fn seal_due(
+        &self,
+        settings: &ReplicationSettings,
+        info: &ReplicaInfo,
+        log: &StoredLog,
+        application: bool,
+    ) -> bool {
+        let places = places(info);
+        if !places.iter().any(|p| p.position == log.position && p.reachable) {
+            return true;
+        }
+        let ages = self.ages(&places);
+        let age = |position: Position| {
+            let found = places.iter().zip(&ages).find(|(p, _)| p.position == position);
+            found.map_or(Duration::ZERO, |(_, age)| *age)
+        };
+        let since = info.points.last().map(|newest| {
+            let passed = age(newest.position).saturating_sub(age(log.position));
+            // A point of a program that noted no arrival: its instant is the only word on its age that outlives a start.
+            let noted = newest.arrived.is_some() || !newest.position.same_generation(log.position);
+            match noted {
+                true => passed,
+                false => passed.max(log.instant.since(newest.instant)),
+            }
+        });
+        seal_due(settings, since, application)
+    }
+
+    /// What is to expire next.
+    pub(crate) fn expiry(&self, settings: &ReplicationSettings, info: &ReplicaInfo) -> Expiry {
+        let places = places(info);
+        let ages = self.ages(&places);
+        let aged = || places.iter().zip(&ages);
+        let points: Vec<Duration> = aged()
+            .filter(|(p, _)| p.point.is_some())
+            .map(|(_, age)| *age)
+            .collect();
+        if expire_due(settings, &points) {
+            return Expiry::OldestPoint;
+        }
+        let logs: HashSet<Position> = info.logs.iter().map(|l| l.position).collect();
+        self.arrivals().keep(&logs);
+        let logs = aged().filter(|(p, _)| p.log.is_some());
+        let expired = logs.take_while(|(_, age)| log_expired(settings, **age)).last();
+        expired.map_or(Expiry::Nothing, |(p, _)| Expiry::Logs(p.position))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_deltalog::Consistency;
+    use lifeboat_model::{Bandwidth, GenerationId};
+    use uuid::Uuid;
+
+    const DAY: u64 = 86_400_000;
+    const NOON: u64 = 20_000 * DAY;
+
+    fn at(sequence: u64) -> Position {
+        Position::from_parts(GenerationId(Uuid::from_u128(1)), sequence)
+    }
+
+    fn reading(up_ms: u64, wall: u64) -> Reading {
+        Reading {
+            boot: Uuid::from_u128(1),
+            up_ms,
+            wall: Timestamp(wall),
+        }
+    }
+
+    fn settings() -> ReplicationSettings {
+        ReplicationSettings {
+            peer: "b:1".into(),
+            interval_s: 30,
+            history: 1,
+            point_spacing_s: 300,
+            any_point_window_s: 600,
+            disks: Vec::new(),
+            compression: true,
+            application_h: 0,
+            auto_resync: None,
+            bandwidth: Bandwidth::default(),
+        }
+    }
+
+    /// A replica that is kept by the rules while a log arrives each 30 seconds.
+    struct Kept {
+        aging: Aging,
+        info: ReplicaInfo,
+    }
+
+    impl Kept {
+        fn new() -> Self {
+            let info = ReplicaInfo {
+                dir: "/r".into(),
+                files: Vec::new(),
+                faults: Vec::new(),
+                disks: Vec::new(),
+                bulk: Vec::new(),
+                durable: at(0),
+                applied: at(0),
+                points: Vec::new(),
+                logs: Vec::new(),
+                branches: Vec::new(),
+                abandoned: None,
+            };
+            let aging = Aging::default();
+            Self { aging, info }
+        }
+
+        /// Log `n` arrives, with both hosts' wall clocks off by this much, and is applied; what is due is done.
+        fn cycle(&mut self, n: u64, theirs: i64, own: i64) {
+            let up = n * 30_000;
+            let off = |by: i64| (NOON + up).saturating_add_signed(by);
+            let log = StoredLog {
+                position: at(n),
+                parent: at(n - 1),
+                instant: Timestamp(off(theirs)),
+                consistency: Consistency::Crash,
+                size: 1,
+                partial: false,
+            };
+            let stamp = Stamp {
+                position: at(n),
+                reading: reading(up, off(own)),
+                receiving: Duration::ZERO,
+            };
+            self.aging.arrived(stamp, log.instant);
+            self.info.logs.push(log.clone());
+            (self.info.durable, self.info.applied) = (at(n), at(n));
+            if self.aging.seal_due(&settings(), &self.info, &log, false) {
+                self.info.points.push(Point {
+                    id: PointId(Uuid::from_u128(n.into())),
+                    position: at(n),
+                    instant: log.instant,
+                    consistency: log.consistency,
+                    size: 1,
+                    arrived: self.aging.of(at(n)),
+                });
+            }
+            loop {
+                match self.aging.expiry(&settings(), &self.info) {
+                    Expiry::OldestPoint => drop(self.info.points.remove(0)),
+                    Expiry::Logs(upto) => {
+                        let gone = self.info.logs.iter().position(|l| l.position == upto).unwrap();
+                        self.info.logs.drain(..=gone);
+                    }
+                    Expiry::Nothing => break,
+                }
+            }
+        }
+
+        /// Positions of the points, and the oldest log.
+        fn left(&self) -> (Vec<u64>, u64) {
+            let points = self.info.points.iter().map(|p| p.position.sequence());
+            let oldest = self.info.logs.first().map_or(0, |l| l.position.sequence());
+            (points.collect(), oldest)
+        }
+    }
+
+    /// A history in which the clocks of the two hosts are off by this much from one cycle to another.
+    fn history(theirs: i64, own: i64) -> Vec<(Vec<u64>, u64)> {
+        let mut kept = Kept::new();
+        let mut seen = Vec::new();
+        for n in 1..=120 {
+            let off = |by| if (31..=70).contains(&n) { by } else { 0 };
+            kept.cycle(n, off(theirs), off(own));
+            seen.push(kept.left());
+        }
+        seen
+    }
+
+    #[test]
+    fn points_and_logs_are_the_same_whatever_the_clocks_of_the_hosts_do() {
+        let plain = history(0, 0);
+        assert_eq!(
+            plain[119],
+            (vec![91, 101, 111], 100),
+            "each 5 minutes, and 10 minutes of logs"
+        );
+        let (hour, day) = (3_600_000, 86_400_000);
+        for by in [-hour, hour, day, 40 * day, -40 * day] {
+            assert_eq!(history(by, 0), plain, "the primary's clock by {by}");
+            assert_eq!(history(0, by), plain, "the replica's clock by {by}");
+            assert_eq!(history(by, -by), plain, "both by {by}");
+        }
+    }
+
+    #[test]
+    fn a_point_that_noted_no_arrival_is_kept_and_does_not_stop_sealing() {
+        let mut kept = Kept::new();
+        for n in 1..=21 {
+            kept.cycle(n, 0, 0);
+        }
+        for point in &mut kept.info.points {
+            point.arrived = None;
+        }
+        // A start of the daemon: nothing of what is in memory is left.
+        kept.aging = Aging::default();
+        kept.aging.resume(&kept.info);
+        let before = kept.left();
+        assert_eq!(
+            kept.aging.expiry(&settings(), &kept.info),
+            Expiry::Nothing,
+            "{before:?}"
+        );
+        for n in 22..=80 {
+            kept.cycle(n, 0, 0);
+        }
+        let (points, oldest) = kept.left();
+        assert_eq!(points.len(), 3, "{points:?}");
+        assert!(
+            points[0] > 40 && oldest > 40,
+            "{points:?} {oldest}: expired in the end"
+        );
+    }
+
+    #[test]
+    fn a_start_of_the_daemon_in_between_changes_nothing_that_is_sealed() {
+        let mut kept = Kept::new();
+        for n in 1..=55 {
+            kept.cycle(n, 0, 0);
+        }
+        kept.aging = Aging::default();
+        kept.aging.resume(&kept.info);
+        let before = kept.left();
+        assert_eq!(kept.aging.expiry(&settings(), &kept.info), Expiry::Nothing);
+        for n in 56..=120 {
+            kept.cycle(n, 40 * 86_400_000, 0);
+        }
+        assert_eq!(before.0, [31, 41, 51]);
+        assert_eq!(kept.left().0, [91, 101, 111]);
+    }
+}

@@ -1,0 +1,271 @@
+//! The order of what a replica consists of: sealed points in the order of the image chain, logs in the order of their
+//! parents. No clock and no sequence of another generation has a part in it. Ages are `aging`'s, choosing is
+//! `failover`'s.
+
+use std::collections::{HashMap, HashSet};
+
+use lifeboat_model::{Position, Timestamp};
+
+use crate::action::PointView;
+use crate::ports::store::{Point, ReplicaInfo, StoredLog};
+
+/// A position of a replica: a sealed point, the position after a log, or both.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// The position.
+    pub(crate) position: Position,
+    /// The point that is sealed there.
+    pub(crate) point: Option<&'a Point>,
+    /// The log that leads there.
+    pub(crate) log: Option<&'a StoredLog>,
+    /// The disks can be had as they were there: sealed, or by replaying logs from a point.
+    pub(crate) reachable: bool,
+}
+
+impl<'a> Place<'a> {
+    fn after(log: &'a StoredLog) -> Self {
+        Self {
+            position: log.position,
+            point: None,
+            log: Some(log),
+            reachable: false,
+        }
+    }
+}
+
+/// All positions of a replica, oldest first. Points of an older generation come before the logs of the current one: they
+/// are further down in the images.
+pub(crate) fn places(info: &ReplicaInfo) -> Vec<Place<'_>> {
+    let numbers: HashMap<Position, usize> = info
+        .logs
+        .iter()
+        .enumerate()
+        .map(|(n, l)| (l.position, n))
+        .collect();
+    let mut all = Vec::with_capacity(info.points.len() + info.logs.len());
+    let mut placed = 0;
+    for point in &info.points {
+        let own = numbers.get(&point.position).copied();
+        if let Some(n) = own.filter(|n| *n >= placed) {
+            all.extend(info.logs.iter().take(n).skip(placed).map(Place::after));
+            placed = n + 1;
+        }
+        all.push(Place {
+            position: point.position,
+            point: Some(point),
+            log: own.and_then(|n| info.logs.get(n)),
+            reachable: true,
+        });
+    }
+    all.extend(info.logs.iter().skip(placed).map(Place::after));
+    let mut reached = HashSet::new();
+    for place in &mut all {
+        place.reachable |= place.log.is_some_and(|l| reached.contains(&l.parent));
+        if place.reachable {
+            reached.insert(place.position);
+        }
+    }
+    all
+}
+
+/// Recovery points, newest first, whose instant lies after that of a newer one: the clock that gave the instants was set
+/// back in between.
+pub(crate) fn out_of_order(points: &[PointView]) -> Vec<&PointView> {
+    let mut lowest: Option<Timestamp> = None;
+    let mut found = Vec::new();
+    for point in points {
+        match lowest {
+            Some(newer) if point.instant > newer => found.push(point),
+            Some(_) | None => lowest = Some(point.instant),
+        }
+    }
+    found
+}
+
+/// What somebody has to know who names a time, when the instants are not in order.
+pub(crate) fn disorder(points: &[PointView]) -> Option<String> {
+    /// Points that are named; more would only fill the line.
+    const NAMED: usize = 3;
+    let found = out_of_order(points);
+    let first = found.first()?;
+    let mut names: Vec<&str> = found.iter().take(NAMED).map(|p| p.id.as_str()).collect();
+    let rest = found.len() - names.len();
+    let more = format!("{rest} more");
+    if rest > 0 {
+        names.push(&more);
+    }
+    let verb = if found.len() == 1 { "lies" } else { "lie" };
+    Some(format!(
+        "the primary's clock was set back: the instants of {} of {} recovery points ({}) {verb} after those of newer ones, \
+         the newest of them being {}; a time means the newest data whose instant is not after it",
+        found.len(),
+        points.len(),
+        names.join(", "),
+        first.id
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_deltalog::Consistency;
+    use lifeboat_model::{GenerationId, PointId};
+    use uuid::Uuid;
+
+    use crate::action::PointSelector;
+    use crate::failover::{choose, points};
+
+    const OLD: u128 = 1;
+    const NEW: u128 = 2;
+
+    fn at(generation: u128, sequence: u64) -> Position {
+        Position::from_parts(GenerationId(Uuid::from_u128(generation)), sequence)
+    }
+
+    fn point(position: Position, instant: u64) -> Point {
+        Point {
+            id: PointId(Uuid::from_u128(
+                u128::from(instant) << 64 | u128::from(position.sequence()),
+            )),
+            position,
+            instant: Timestamp(instant),
+            consistency: Consistency::Crash,
+            size: 1,
+            arrived: None,
+        }
+    }
+
+    fn log(parent: Position, position: Position, instant: u64) -> StoredLog {
+        StoredLog {
+            position,
+            parent,
+            instant: Timestamp(instant),
+            consistency: Consistency::Crash,
+            size: 1,
+            partial: false,
+        }
+    }
+
+    fn replica(points: Vec<Point>, logs: Vec<StoredLog>) -> ReplicaInfo {
+        let last = logs.last().map(|l| l.position);
+        let durable = last.or(points.last().map(|p| p.position));
+        let durable = durable.unwrap_or(at(NEW, 0));
+        ReplicaInfo {
+            dir: "/r".into(),
+            files: Vec::new(),
+            faults: Vec::new(),
+            disks: Vec::new(),
+            bulk: Vec::new(),
+            durable,
+            applied: durable,
+            points,
+            logs,
+            branches: Vec::new(),
+            abandoned: None,
+        }
+    }
+
+    fn reachable(info: &ReplicaInfo, position: Position) -> bool {
+        let there = |p: &Place<'_>| p.position == position && p.reachable;
+        places(info).iter().any(there)
+    }
+
+    fn positions(info: &ReplicaInfo) -> Vec<Position> {
+        let target = |p: PointView| match p.target {
+            crate::ports::store::Target::Cycle { position } => position,
+            crate::ports::store::Target::Point { id } => {
+                info.points.iter().find(|p| p.id == id).unwrap().position
+            }
+            crate::ports::store::Target::Abandoned => unreachable!(),
+        };
+        points(info).into_iter().map(target).collect()
+    }
+
+    /// Points of a generation with high numbers below a new one with low numbers: enabled again, with a seed.
+    fn seeded() -> ReplicaInfo {
+        replica(
+            vec![point(at(OLD, 99), 900), point(at(NEW, 2), 1000)],
+            vec![
+                StoredLog {
+                    partial: true,
+                    ..log(at(NEW, 0), at(NEW, 1), 990)
+                },
+                log(at(NEW, 1), at(NEW, 2), 1000),
+                log(at(NEW, 2), at(NEW, 3), 1001),
+                log(at(NEW, 3), at(NEW, 4), 1002),
+            ],
+        )
+    }
+
+    #[test]
+    fn cycles_of_the_current_generation_lie_above_points_of_an_older_one() {
+        let newest_first = [at(NEW, 4), at(NEW, 3), at(NEW, 2), at(OLD, 99)];
+        assert_eq!(positions(&seeded()), newest_first);
+        let newest = choose(&seeded(), &PointSelector::Latest).unwrap();
+        assert_eq!(newest.id, at(NEW, 4).to_string());
+    }
+
+    #[test]
+    fn what_no_point_leads_to_is_not_offered_and_lies_on_top() {
+        let unsealed = replica(
+            vec![point(at(OLD, 99), 900)],
+            vec![log(at(NEW, 0), at(NEW, 1), 1000)],
+        );
+        assert_eq!(positions(&unsealed), [at(OLD, 99)]);
+        assert!(!reachable(&unsealed, at(NEW, 1)), "so it has to be sealed");
+        assert_eq!(places(&unsealed).last().unwrap().position, at(NEW, 1));
+        assert!(reachable(&seeded(), at(NEW, 4)));
+    }
+
+    #[test]
+    fn instants_have_no_part_in_the_order() {
+        // The clock was 40 days ahead between the cycles 2 and 3, and an hour behind at 5.
+        let jumped = replica(
+            vec![point(at(NEW, 1), 100), point(at(NEW, 3), 4_000_000)],
+            vec![
+                log(at(NEW, 1), at(NEW, 2), 4_000_100),
+                log(at(NEW, 2), at(NEW, 3), 4_000_000),
+                log(at(NEW, 3), at(NEW, 4), 130),
+                log(at(NEW, 4), at(NEW, 5), 90),
+            ],
+        );
+        assert_eq!(positions(&jumped), [5, 4, 3, 2, 1].map(|n| at(NEW, n)));
+        let chosen = |t| {
+            choose(&jumped, &PointSelector::At(Timestamp(t)))
+                .unwrap()
+                .instant
+                .0
+        };
+        assert_eq!(choose(&jumped, &PointSelector::Latest).unwrap().instant.0, 90);
+        assert_eq!(chosen(130), 90, "the newest data whose instant is not after it");
+        assert_eq!(chosen(u64::MAX), 90);
+        assert!(choose(&jumped, &PointSelector::At(Timestamp(89))).is_err());
+        let all = points(&jumped);
+        let odd: Vec<u64> = out_of_order(&all).iter().map(|p| p.instant.0).collect();
+        assert_eq!(odd, [130, 4_000_000, 4_000_100, 100]);
+        let text = disorder(&all).unwrap();
+        for part in ["4 of 5", &at(NEW, 4).to_string(), "1 more"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(disorder(&points(&seeded())), None);
+    }
+
+    #[test]
+    fn expired_logs_and_logs_of_points_are_each_placed_once() {
+        let info = replica(
+            vec![point(at(NEW, 5), 5), point(at(NEW, 8), 8)],
+            vec![
+                log(at(NEW, 6), at(NEW, 7), 7),
+                log(at(NEW, 7), at(NEW, 8), 8),
+                log(at(NEW, 8), at(NEW, 9), 9),
+            ],
+        );
+        let order: Vec<u64> = places(&info).iter().map(|p| p.position.sequence()).collect();
+        assert_eq!(order, [5, 7, 8, 9]);
+        assert_eq!(
+            positions(&info),
+            [9, 8, 5].map(|n| at(NEW, n)),
+            "7 cannot be replayed"
+        );
+    }
+}
