@@ -519,30 +519,8 @@ fn replication() -> Vec<Named> {
                 tagged("kind", "abandoned", &[]),
             ]}),
         ),
-        (
-            "PowerNote",
-            object(
-                "What is out of the ordinary about a VM's power",
-                &[
-                    ("reason", text("What was seen")),
-                    (
-                        "since",
-                        instant("Since when it is so, as far as this daemon has looked"),
-                    ),
-                    ("before", or_null(&reference("SeenPower"))),
-                ],
-            ),
-        ),
-        (
-            "SeenPower",
-            object(
-                "What a VM did at some time",
-                &[
-                    ("power", reference("PowerState")),
-                    ("at", instant("When that was seen")),
-                ],
-            ),
-        ),
+        ("PowerNote", power_note()),
+        ("SeenPower", seen_power()),
         ("Failover", failover()),
         ("FailoverPhase", phases()),
         (
@@ -560,6 +538,30 @@ fn replication() -> Vec<Named> {
         ),
         ("PointSelector", selector()),
     ]
+}
+
+fn power_note() -> Value {
+    object(
+        "What is out of the ordinary about a VM's power",
+        &[
+            ("reason", text("What was seen")),
+            (
+                "since",
+                instant("Since when it is so, as far as this daemon has looked"),
+            ),
+            ("before", or_null(&reference("SeenPower"))),
+        ],
+    )
+}
+
+fn seen_power() -> Value {
+    object(
+        "What a VM did at some time",
+        &[
+            ("power", reference("PowerState")),
+            ("at", instant("When that was seen")),
+        ],
+    )
 }
 
 fn job() -> Value {
