@@ -156,7 +156,7 @@ impl Sketch {
     fn times(&self, glimpse: &Glimpse) -> VmTimes {
         let started = glimpse
             .process
-            .map(|p| Timestamp(glimpse.now.0.saturating_sub(p.age_ms)));
+            .map(|p| Timestamp(glimpse.now.wall.0.saturating_sub(p.age_ms)));
         let replica = self.rel.as_ref().map(|r| r.created);
         let described = self.described;
         VmTimes {
