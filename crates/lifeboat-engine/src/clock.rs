@@ -185,7 +185,8 @@ mod tests {
     fn a_step_of_the_primarys_clock_is_told_from_a_link_that_was_down() {
         let interval = Duration::from_secs(30);
         // Seconds at which logs arrive, their instants (seconds), and what is told of the last, in seconds.
-        let table: [(&[(u64, i64)], Option<i64>); 6] = [
+        type Row = (&'static [(u64, i64)], Option<i64>);
+        let table: [Row; 6] = [
             (&[(0, 0), (30, 30), (60, 60), (90, 89)], None),
             // Down for ten minutes: the log that waited, and the one after it.
             (&[(0, 0), (30, 30), (631, 60)], None),

@@ -100,10 +100,6 @@ pub struct Home {
 /// What only one side has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "side", rename_all = "lowercase")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one for each VM of a host: hundreds of bytes for hundreds of VMs"
-)]
 pub enum Side {
     /// The primary.
     Primary(PrimarySide),
