@@ -7,13 +7,8 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use common::{Handler, Site, hello, start};
-use lifeboat_engine::ports::ByteStream;
-use lifeboat_engine::ports::link::{
-    LogAddress, LogReceipt, NoAnswer, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply,
-    PeerRequest,
-};
+use lifeboat_engine::ports::link::{NoAnswer, PeerLink, PeerRefusal, PeerReply, PeerRequest};
 use lifeboat_link::Link;
 use tokio::net::TcpListener;
 

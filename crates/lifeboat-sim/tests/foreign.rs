@@ -74,10 +74,8 @@ fn an_edit_of_a_powered_off_vm_is_never_called_ok() {
         assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
         eventually(w, "replication", |w| flows(w, 0, 1)).await;
         w.run(20).await;
-        let s = w.shared.state();
-        let edited = s.hosts[0].images[IMAGE].content.get(&3).copied();
+        let edited = w.shared.state().hosts[0].images[IMAGE].content.get(&3).copied();
         assert_eq!(edited, Some(1 << 40));
-        drop(s);
         assert!(matches!(now(w).await, Ok(CycleResult::Unchanged { .. })));
         w.insist(0, start_vm()).await.unwrap();
         healthy(w, 0, 1).await;

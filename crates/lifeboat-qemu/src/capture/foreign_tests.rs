@@ -55,8 +55,11 @@ fn dd(path: &Path, offset: u64) {
     );
 }
 
+/// Something that is done to an image of a format, and what to call it.
+type Deed = (&'static str, fn(&Path, &str));
+
 /// What others do to an image that nobody has open.
-fn deeds() -> Vec<(&'static str, fn(&Path, &str))> {
+fn deeds() -> Vec<Deed> {
     vec![
         (
             "written by a tool that knows of change records",

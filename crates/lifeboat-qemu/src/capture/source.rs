@@ -197,11 +197,10 @@ impl Shared {
     }
 
     fn forget_losses(&self) -> Result<(), CaptureError> {
-        let shells = self.shells.iter().flatten();
+        let mut shells = self.shells.iter().flatten();
         let mut disks = self.disks.iter();
         shells
-            .map(|s| shell::forget_loss(s))
-            .collect::<std::io::Result<()>>()
+            .try_for_each(|s| shell::forget_loss(s))
             .and_then(|()| disks.try_for_each(|d| self.ledger.forget_loss(self.vm, &d.id)))
             .map_err(|e| CaptureError::Block {
                 what: "noting that tracking begins anew".to_owned(),
