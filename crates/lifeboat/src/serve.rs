@@ -118,16 +118,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         false => None,
     };
     let facts = facts(&config, &certificate_chain(&config.tls.cert)?);
-    let ports = Ports {
-        hypervisor: Arc::new(Qemu::new(qemu(&config))),
-        store: Arc::new(QcowStore::new(config.reserve_mib)),
-        catalog: Arc::new(catalog),
-        link: Arc::new(Link::new(&link_config)?),
-        spool: Arc::new(FileSpool::new(&config.spool_dir, config.reserve_mib)?),
-        media: Arc::new(FileMedia),
-        clock: Arc::new(SystemClock::new()),
-        entropy: Arc::new(SystemEntropy),
-    };
+    let ports = ports(&config, catalog, Link::new(&link_config)?)?;
     let way_back = way_back(&config, &certs::describe(&config.tls.cert)?);
     let mut settings = EngineConfig::new(&config.host, &way_back, env!("CARGO_PKG_VERSION"));
     settings.described = vms.iter().map(|(spec, written)| (spec.uuid, *written)).collect();
@@ -170,6 +161,20 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         None => Ok(()),
         Some(why) => anyhow::bail!(why),
     }
+}
+
+/// The adapters of this host.
+fn ports(config: &Config, catalog: SqliteCatalog, link: Link) -> anyhow::Result<Ports> {
+    Ok(Ports {
+        hypervisor: Arc::new(Qemu::new(qemu(config))),
+        store: Arc::new(QcowStore::new(config.reserve_mib)),
+        catalog: Arc::new(catalog),
+        link: Arc::new(link),
+        spool: Arc::new(FileSpool::new(&config.spool_dir, config.reserve_mib)?),
+        media: Arc::new(FileMedia),
+        clock: Arc::new(SystemClock::new()),
+        entropy: Arc::new(SystemEntropy),
+    })
 }
 
 /// Serves management from other hosts where the configuration wants it, until `stop`.

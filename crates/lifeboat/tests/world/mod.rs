@@ -175,6 +175,14 @@ impl Management for Script {
     }
 }
 
+fn sent() -> CycleResult {
+    CycleResult::Sent {
+        bytes: 3 << 20,
+        instant: Timestamp(NOW - 400),
+        position: replication().position,
+    }
+}
+
 impl Script {
     fn answer(&self, action: &Action) -> Result<Answer, Refusal> {
         let finished = |kind, detail: &str| {
@@ -203,11 +211,7 @@ impl Script {
             }
             Action::Screenshot { .. } => Ok(Answer::Picture(b"\x89PNG pixels".to_vec())),
             Action::ListPoints { .. } => Ok(Answer::Points(points())),
-            Action::ReplicateNow { .. } => Ok(Answer::Cycle(CycleResult::Sent {
-                bytes: 3 << 20,
-                instant: Timestamp(NOW - 400),
-                position: replication().position,
-            })),
+            Action::ReplicateNow { .. } => Ok(Answer::Cycle(sent())),
             Action::ListJobs => Ok(Answer::Jobs(jobs())),
             Action::ShowJob { job } => {
                 let known = jobs().into_iter().find(|j| j.id == *job && j.state.is_final());
