@@ -155,13 +155,22 @@ fn wql(text: &str) -> String {
 }
 
 /// The elements at the top of a piece of XML without white space between them.
+/// An object without what changes from one look to the next: for how long a VM has been on.
+fn steady(object: &str) -> String {
+    let (start, end) = ("<p:OnTimeInMilliseconds>", "</p:OnTimeInMilliseconds>");
+    match (object.find(start), object.find(end)) {
+        (Some(from), Some(to)) => format!("{}{}", &object[..from], &object[to + end.len()..]),
+        (Some(_) | None, _) => object.to_owned(),
+    }
+}
+
 fn objects(mut xml: &str) -> Vec<String> {
     let mut found = Vec::new();
     while !xml.is_empty() {
         let name = xml[1..].split([' ', '>', '/']).next().unwrap();
         let end = format!("</{name}>");
         let at = xml.find(&end).unwrap() + end.len();
-        found.push(xml[..at].to_owned());
+        found.push(steady(&xml[..at]));
         xml = &xml[at..];
     }
     found

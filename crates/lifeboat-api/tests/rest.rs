@@ -382,7 +382,7 @@ async fn nonsense_is_refused_before_the_engine_sees_it() {
             "unknown query parameter",
         ),
         ("GET", "/api/v1/vms?vm=a", b"", 400, "unknown query parameter"),
-        ("POST", "/api/v1/vms/web/start", b"{}", 400, "no body"),
+        ("POST", "/api/v1/vms/web/pause", b"{}", 400, "no body"),
         ("POST", "/api/v1/vms/web/stop", b"{\"froce\":true}", 400, "froce"),
         ("POST", "/api/v1/vms/web/stop", b"{\"force\":1}", 400, "boolean"),
         ("POST", "/api/v1/vms/web/stop", b"[]", 400, "not a JSON object"),

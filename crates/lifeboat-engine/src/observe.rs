@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::action::{PowerNote, SeenPower, VmView};
-use crate::ports::hypervisor::{Hypervisor, Power, PowerState};
+use crate::ports::hypervisor::{GuestProcess, Hypervisor, Power, PowerState};
 use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError};
 use crate::ports::{Clock, catalog::Catalog};
 use crate::records::Event;
@@ -289,9 +289,15 @@ impl Observer {
         text
     }
 
-    /// When the power became what it was when it was last known; `None` before this daemon saw it change.
-    pub(crate) fn changed(&self) -> Option<Timestamp> {
-        self.history().changed
+    /// When the power became what it was when it was last known; before this daemon saw it change, since its process
+    /// exists. The first word on a process is kept: computed anew from its age, it would waver with each look.
+    pub(crate) fn changed(&self, process: Option<GuestProcess>) -> Option<Timestamp> {
+        let now = self.clock.now();
+        let mut history = self.history();
+        if let (Some(process), None) = (process, history.changed) {
+            history.changed = Some(Timestamp(now.0.saturating_sub(process.age_ms)));
+        }
+        history.changed
     }
 
     /// What is out of the ordinary about this power, for people.

@@ -124,7 +124,7 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
         power,
         note,
         process,
-        changed: observer.changed(),
+        changed: observer.changed(process),
         info,
         findings: observer.findings(&sketch.spec.name),
         doubt,
@@ -154,16 +154,12 @@ impl Sketch {
     }
 
     fn times(&self, glimpse: &Glimpse) -> VmTimes {
-        let started = glimpse
-            .process
-            .map(|p| Timestamp(glimpse.now.wall.0.saturating_sub(p.age_ms)));
         let replica = self.rel.as_ref().map(|r| r.created);
         let described = self.described;
         VmTimes {
             known: described.map(|d| d.created).or(replica),
             configured: described.map(|d| d.changed).or(replica),
-            // A process that began before this daemon looked has been running since then, as far as anybody knows.
-            power: glimpse.changed.or(started),
+            power: glimpse.changed,
         }
     }
 

@@ -150,9 +150,18 @@ impl Link {
                 return Err(NoAnswer::Unreachable { detail });
             }
         };
+        // A connection that ends before the handshake does was taken by no daemon: a relay or a host without one.
+        let conn = match timeout_at(until, self.pool.secure(peer, socket)).await {
+            Ok(Ok(conn)) => conn,
+            Ok(Err(e @ LinkError::Unreachable { .. })) => {
+                return Err(NoAnswer::Unreachable { detail: bare(&e) });
+            }
+            Ok(Err(e)) => return Err(unanswered(e)),
+            Err(_) => return Err(NoAnswer::Unanswered { detail: late() }),
+        };
         let answer = async {
+            let mut conn = conn;
             let request = control_request(peer, document)?;
-            let mut conn = self.pool.secure(peer, socket).await?;
             let (status, text) = self.exchange(peer, &mut conn, request).await?;
             self.pool.give_back(peer, conn);
             reply_of(peer, status, &text)

@@ -56,6 +56,19 @@ async fn nobody_listens() {
     }
 }
 
+/// A relay whose host is gone takes the connection and ends it at once; so does a host on which no daemon runs.
+#[tokio::test]
+async fn a_connection_that_ends_before_the_handshake_reached_nobody() {
+    let site = Site::new();
+    let link = Link::new(&site.host(&["a"])).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = listener.local_addr().unwrap().to_string();
+    let relay = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let answer = ask(&link, &peer).await;
+    assert!(matches!(answer, Err(NoAnswer::Unreachable { .. })), "{answer:?}");
+    relay.abort();
+}
+
 #[tokio::test]
 async fn a_host_that_takes_the_connection_and_says_nothing_is_there() {
     let site = Site::new();

@@ -56,7 +56,7 @@ pub(crate) fn declared(namespace: &Namespace, instance: &Instance) {
 /// Without what the clock changes.
 pub(crate) fn steady(instance: &Instance) -> Instance {
     let mut instance = instance.clone();
-    for volatile in ["LocalDateTime", "ElapsedTime"] {
+    for volatile in ["LocalDateTime", "ElapsedTime", "OnTimeInMilliseconds"] {
         instance.set(volatile, None);
     }
     instance.properties.sort_by(|a, b| a.0.cmp(&b.0));

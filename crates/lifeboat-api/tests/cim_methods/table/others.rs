@@ -331,10 +331,6 @@ pub(super) fn services() -> Vec<Situation> {
         of(get, 0, "VMs of this host, or all of them", (Fresh, 0), |_| {
             summary(settings_of_vm())
         }),
-        of(get, 32768, "the VM's process does not answer", (Fresh, 0), |_| {
-            summary(settings_of_vm())
-        })
-        .spoilt(|w| w.gate(0).arm(1, Fault::Fail)),
         of(get, 32773, "RequestedInformation is null", (Fresh, 0), |_| {
             Vec::new()
         }),

@@ -46,6 +46,11 @@ pub const REASONS: &[(&str, &[u32], &str)] = &[
         "Another host that is not reached is 32777, one that does not let this one in 32769; one that answers with something \
          else than Lifeboat's protocol would be 32768, and no simulated host does.",
     ),
+    (
+        "GetReplicationStatistics GetReplicationStatisticsEx GetSummaryInformation",
+        &[32768],
+        "A VM whose process does not answer is shown with everything else that is known of it.",
+    ),
     (READS, &[32769], "Reading is open to every role."),
     (
         "*",

@@ -4,7 +4,6 @@ use super::*;
 use Stage::*;
 
 const UNREACHABLE: &str = "the other host is not reached";
-const MUTE: &str = "the VM's process does not answer";
 const NOT_WRITTEN: &str = "the catalog cannot be written";
 
 /// Relationships and the data in them.
@@ -418,11 +417,6 @@ pub(super) const MONITORING: &[Situation] = {
     let reset = "ResetReplicationStatistics";
     let reset_ex = "ResetReplicationStatisticsEx";
     &[
-        at(get, 32768, MUTE, (Replicating, 0), just_vm).spoilt(|w| w.gate(0).arm(1, Fault::Fail)),
-        at(get_ex, 32768, MUTE, (Replicating, 0), |_| {
-            vec![vm(), relationship(0)]
-        })
-        .spoilt(|w| w.gate(0).arm(1, Fault::Fail)),
         at(get, 0, "the VM is replicated", (Replicating, 0), just_vm),
         at(get, 32775, "the VM is not replicated", (Fresh, 0), just_vm),
         at(get_ex, 0, "of either relationship", (Extended, 1), |_| {
