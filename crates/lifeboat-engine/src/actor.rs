@@ -39,9 +39,6 @@ use crate::replica::{Maintained, Permit, ReplicaState};
 /// How soon a failed write of the relationship is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long an actor without work waits at least before it looks again.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// What reaches an actor.
 pub(crate) enum Message {
     /// A management action for this VM.
@@ -195,7 +192,7 @@ impl Actor {
                 });
             }
             self.attend_guest();
-            let wake = self.awake_from(Instant::now());
+            let wake = self.wake_at();
             let work = self.work.as_mut();
             let idle = work.is_none();
             self.observer.rests();
@@ -305,13 +302,6 @@ impl Actor {
             Some(ReplicationMode::Replica | ReplicationMode::ExtendedReplica) => self.plan_replica().await,
             Some(ReplicationMode::TestReplica) | None => None,
         }
-    }
-
-    /// When to look again although nothing happened. Nothing to do at a time that has passed already would be a loop
-    /// without a pause: whatever is meant by it, it can wait for a moment.
-    fn awake_from(&self, now: Instant) -> Instant {
-        let wake = self.wake_at();
-        if wake <= now { now + PAUSE } else { wake }
     }
 
     fn wake_at(&self) -> Instant {
