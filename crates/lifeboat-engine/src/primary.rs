@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::action::CycleResult;
+use crate::action::{CycleResult, Refusal};
 use crate::actor::{Actor, Done, Work, chain};
 use crate::copy::{self, Capture, CopyError, CycleEnd, Delivered, Pending, Route};
 use crate::images::{Awaiting, Unverified};
@@ -235,8 +235,7 @@ impl Actor {
         let launch = match self.launch().await {
             Ok(launch) => launch,
             Err(e) => {
-                self.fault(&e.to_string()).await;
-                self.retry_later();
+                self.no_cycle(&e).await;
                 return None;
             }
         };
@@ -291,8 +290,7 @@ impl Actor {
         self.took(capture.next);
         if let Err(e) = self.save().await {
             self.primary.source = Some(source);
-            self.fault(&e.to_string()).await;
-            self.retry_later();
+            self.no_cycle(&e).await;
             return None;
         }
         self.primary.due = self.primary.next_at;
@@ -457,6 +455,13 @@ impl Actor {
             }
         }
         self.event("initial copy finished").await;
+    }
+
+    /// A cycle could not even begin; who waits for one is told why.
+    async fn no_cycle(&mut self, e: &Refusal) {
+        self.fault(&e.to_string()).await;
+        self.answer_cycle(&Err(e.to_string()));
+        self.retry_later();
     }
 
     pub(crate) fn retry_later(&mut self) {
