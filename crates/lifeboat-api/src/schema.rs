@@ -317,6 +317,40 @@ fn settings() -> Value {
     )
 }
 
+fn contact_view() -> Value {
+    object(
+        "What a view of the other side rests on",
+        &[
+            (
+                "heard",
+                or_null(&instant(
+                    "When the other side was last heard: a call of it, or an answer; null: not since this daemon started",
+                )),
+            ),
+            (
+                "silent_ms",
+                number("Milliseconds since then, or since this daemon started"),
+            ),
+        ],
+    )
+}
+
+fn backlog_view() -> Value {
+    object(
+        "Logs that are safe on the replica and wait to be applied",
+        &[
+            ("logs", number("How many")),
+            ("bytes", number("Their bytes")),
+            (
+                "age_ms",
+                or_null(&number(
+                    "Milliseconds that the oldest has waited; null on the primary, which does not know",
+                )),
+            ),
+        ],
+    )
+}
+
 fn view() -> Value {
     object(
         "A relationship as one side sees it",
@@ -385,6 +419,8 @@ fn view() -> Value {
                     "The authorization entry whose primaries alone may feed this replica; null: whoever this host lets in",
                 )),
             ),
+            ("contact", or_null(&reference("ContactView"))),
+            ("backlog", or_null(&reference("BacklogView"))),
         ],
     )
 }
@@ -479,6 +515,8 @@ fn replication() -> Vec<Named> {
         ("Position", position()),
         ("ReplicationSettings", settings()),
         ("ReplicationView", view()),
+        ("ContactView", contact_view()),
+        ("BacklogView", backlog_view()),
         (
             "Problem",
             object(

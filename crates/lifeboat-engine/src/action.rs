@@ -507,6 +507,32 @@ pub struct ReplicationView {
     /// The authorization entry whose primaries alone may feed this replica; `None`: whoever this host lets in.
     #[serde(default)]
     pub allowed: Option<String>,
+    /// When this side last heard the other one; `None` where there is no other side.
+    #[serde(default)]
+    pub contact: Option<ContactView>,
+    /// Logs that are safe on the replica and wait to be applied, as far as this side knows; `None`: none wait.
+    #[serde(default)]
+    pub backlog: Option<BacklogView>,
+}
+
+/// What a view of the other side rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactView {
+    /// When the other side was last heard: a call of it, or an answer. `None`: not since this daemon started.
+    pub heard: Option<Timestamp>,
+    /// Milliseconds since then, or since this daemon started, by the monotonic clock.
+    pub silent_ms: u64,
+}
+
+/// Logs that wait on a replica to be applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BacklogView {
+    /// How many.
+    pub logs: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Milliseconds that the oldest has waited; `None` on the primary, which does not know.
+    pub age_ms: Option<u64>,
 }
 
 /// The relationship to a third host.

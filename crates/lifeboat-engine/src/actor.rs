@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::action::{Action, Answer, Refusal};
+use crate::backlog::Bound;
 use crate::copy::{CopyError, CycleEnd};
 use crate::engine::Host;
 use crate::observe::{self, Observer};
@@ -38,6 +39,9 @@ use crate::replica::{Maintained, Permit, ReplicaState};
 
 /// How soon a failed write of the relationship is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether what waits for work can still hope.
+const REFUSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What reaches an actor.
 pub(crate) enum Message {
@@ -65,6 +69,10 @@ pub(crate) enum Message {
     Addressed(crate::network::Given),
     /// Who may replicate here, or how this host counts, was changed.
     AccessChanged,
+    /// A planned failover that was asked of the primary is over.
+    AskedOver(crate::resumed::Over),
+    /// A host is back that may be the other side.
+    Returned(crate::presence::Returned),
     /// A job of this VM is to be cancelled.
     CancelJob(JobId, oneshot::Sender<Result<Answer, Refusal>>),
 }
@@ -137,6 +145,10 @@ pub(crate) struct Actor {
     pub(crate) guest: crate::network::Attendant,
     /// What the replica knows of the machine.
     pub(crate) told: crate::machine::Told,
+    /// A change of roles was under way when the daemon started.
+    pub(crate) resumed: bool,
+    /// What was seen of the other side.
+    pub(crate) contact: crate::silence::Contact,
     /// Sends to a third host what arrives here.
     pub(crate) dispatch: crate::extended::Dispatch,
     /// Messages that wait for the end of undroppable work.
@@ -167,6 +179,8 @@ impl Actor {
             observer,
             guest: Default::default(),
             told: Default::default(),
+            resumed: false,
+            contact: Default::default(),
             dispatch: Default::default(),
             waiting: VecDeque::new(),
             unsaved: AtomicBool::new(false),
@@ -192,6 +206,7 @@ impl Actor {
                 });
             }
             self.attend_guest();
+            let look = self.attend_contact().await;
             let wake = self.wake_at();
             let work = self.work.as_mut();
             let idle = work.is_none();
@@ -204,6 +219,7 @@ impl Actor {
                 },
                 done = async { match work { Some(w) => (&mut w.task).await, None => std::future::pending().await } } => done,
                 () = tokio::time::sleep_until(wake), if idle => continue,
+                () = tokio::time::sleep_until(look) => { self.refuse_waiting(); continue }
             };
             self.work = None;
             self.observer.begins();
@@ -235,6 +251,8 @@ impl Actor {
             | Message::Stopped
             | Message::Merged(_)
             | Message::Addressed(_)
+            | Message::Returned(_)
+            | Message::AskedOver(_)
             | Message::Extended(..)
             | Message::ReceiveFailed(_) => true,
             Message::Peer(_, request, _) => matches!(
@@ -251,10 +269,30 @@ impl Actor {
             Message::CancelJob(..) | Message::AccessChanged => false,
         };
         if undroppable && (!harmless || !self.waiting.is_empty() && matches!(message, Message::Act(..))) {
-            self.waiting.push_back(message);
+            self.waiting.extend(self.refuse_hanging(message));
         } else {
             self.handle(message).await;
         }
+    }
+
+    /// Notes what the other side has to be told, and tells when it falls silent; when that is to be looked at again.
+    async fn attend_contact(&mut self) -> Instant {
+        self.host.presence.needs(self.id, self.needed_peers());
+        self.host.presence.says(self.id, self.keeps_alive());
+        self.watch_silence().await;
+        match self.waiting.is_empty() {
+            true => self.silence_due(),
+            false => Instant::now() + REFUSE_WITHIN,
+        }
+    }
+
+    /// Refuses what waits for work on a disk that does not answer.
+    fn refuse_waiting(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting = waiting
+            .into_iter()
+            .filter_map(|m| self.refuse_hanging(m))
+            .collect();
     }
 
     async fn handle(&mut self, message: Message) {
@@ -272,10 +310,23 @@ impl Actor {
             Message::Extended(number, news) => self.extended_news(number, news).await,
             Message::AccessChanged => self.access_changed().await,
             Message::CancelJob(job, reply) => drop(reply.send(self.cancel(job).await)),
-            Message::Peer(peer, PeerRequest::Standing { .. }, reply) => self.answer_standing(&peer, reply),
-            Message::Peer(peer, request, reply) => drop(reply.send(self.peer_call(&peer, request).await)),
+            Message::Returned(who) => self.returned(&who),
+            Message::AskedOver(over) => self.asked_over(over).await,
+            Message::Peer(peer, PeerRequest::Standing { .. }, reply) => {
+                self.heard_from(&peer);
+                self.answer_standing(&peer, reply);
+            }
+            Message::Peer(peer, request, reply) => {
+                self.heard_from(&peer);
+                drop(reply.send(self.peer_call(&peer, request).await));
+            }
             Message::MayReceive(peer, reply) => {
-                let permit = self.may_receive(&peer).map(|()| self.replica.permit());
+                self.heard_from(&peer);
+                let bound = match self.awaits_import() {
+                    true => Bound::Room,
+                    false => Bound::Policy,
+                };
+                let permit = self.may_receive(&peer).map(|()| self.replica.permit(bound));
                 if permit.is_ok() {
                     self.replica.sender = Some(peer);
                 }
@@ -290,6 +341,8 @@ impl Actor {
     /// After a start of the daemon.
     async fn open(&mut self) {
         self.open_replica().await;
+        self.tell_resumed().await;
+        self.follow_resumed();
     }
 
     async fn plan(&mut self) -> Option<Work> {

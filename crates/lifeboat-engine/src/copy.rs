@@ -10,9 +10,11 @@ use lifeboat_deltalog::{Consistency, EncodeError, Encoder, Header, LogDisk, LogK
 use lifeboat_model::{Position, Reading, VmId};
 use tokio::sync::mpsc;
 
+use crate::backlog::Waiting;
 use crate::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Tracking};
 use crate::ports::link::{
-    LinkError, LogAddress, LogReceipt, PeerLink, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
+    LinkError, LogAddress, LogReceipt, PeerLink, PeerRefusal, PeerReply, PeerRequest, PrimaryReport,
+    ReplicaStatus,
 };
 use crate::ports::media::MediaError;
 use crate::ports::spool::{Spool, SpoolError, SpoolFile};
@@ -78,7 +80,13 @@ pub(crate) enum CopyError {
 /// Asks the replica where it stands.
 pub(crate) async fn status(link: &dyn PeerLink, route: &Route) -> Result<ReplicaStatus, LinkError> {
     match link
-        .call(&route.peer, PeerRequest::Status { vm: route.vm })
+        .call(
+            &route.peer,
+            PeerRequest::Status {
+                vm: route.vm,
+                report: PrimaryReport::Working,
+            },
+        )
         .await?
     {
         PeerReply::Status(status) => Ok(status),
@@ -202,6 +210,8 @@ pub(crate) enum CycleEnd {
     Delivered(Delivered),
     /// The log waits in the spool; the fault is the network's.
     Waiting(Pending, LinkError),
+    /// The log waits in the spool until the replica has applied what it has.
+    HeldBack(Pending, Waiting),
     /// Begin again with `settle`.
     Failed(CopyError),
 }
@@ -263,6 +273,9 @@ async fn conclude(pending: Pending, sent: Result<u64, LinkError>) -> CycleEnd {
             }),
             Err(e) => CycleEnd::Failed(e.into()),
         },
+        Err(LinkError::Refused(PeerRefusal::Backlog { logs, bytes, .. })) => {
+            CycleEnd::HeldBack(pending, Waiting { logs, bytes })
+        }
         Err(LinkError::Refused(r)) => CycleEnd::Failed(LinkError::Refused(r).into()),
         Err(e) => CycleEnd::Waiting(pending, e),
     }
@@ -310,8 +323,12 @@ async fn capture_and_send(
         match future::select(produce, send).await {
             future::Either::Left((Ok(()), send)) => Ok(send.await),
             future::Either::Left((Err(e), _)) => Err(e),
-            // Refused before all was read: there is no use in reading the rest.
-            future::Either::Right((Err(LinkError::Refused(r)), _)) => Err(LinkError::Refused(r).into()),
+            // Refused before all was read: there is no use in reading the rest, unless it is only too early.
+            future::Either::Right((Err(LinkError::Refused(r)), _))
+                if !matches!(r, PeerRefusal::Backlog { .. }) =>
+            {
+                Err(LinkError::Refused(r).into())
+            }
             future::Either::Right((sent, produce)) => produce.await.map(|()| sent),
         }
     };

@@ -10,11 +10,12 @@ use futures_util::stream;
 use lifeboat_deltalog::{Encoder, Header, LogDisk, LogKind};
 use lifeboat_model::policy::backoff;
 use lifeboat_model::{GenerationId, JobId, Position, ReplicationSettings, Timestamp, VmId, VmSpec};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::actor::{Message, chain};
+use crate::backlog::OFFER_AGAIN;
 use crate::copy::{self, CopyError, Route, Tools};
 use crate::jobs::Jobs;
 use crate::machine;
@@ -27,6 +28,9 @@ use crate::ports::store::{Point, Received, ReplicaInfo, ReplicaStore, StoredLog}
 use crate::records::Comparison;
 use crate::reverse::NOWHERE;
 use crate::sync::{self, Known, Piece};
+
+/// The least time between two rounds of which the first one failed.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// What the actor is told of a round.
 pub(crate) enum News {
@@ -76,6 +80,8 @@ pub(crate) struct Courier {
     pub(crate) news: mpsc::WeakSender<Message>,
     /// Digest of what the third host was told of the machine.
     pub(crate) told: Option<blake3::Hash>,
+    /// Ends the pause after a round that failed.
+    pub(crate) wake: Arc<Notify>,
 }
 
 /// What is to be done next.
@@ -146,18 +152,30 @@ impl Courier {
         loop {
             let begun = Instant::now();
             let done = self.round().await;
-            let pause = match &done {
-                Ok(_) => {
-                    attempts = 0;
-                    self.orders.settings.interval().saturating_sub(begun.elapsed())
-                }
-                Err(_) => {
-                    attempts += 1;
-                    backoff(attempts)
-                }
+            let failed = done.is_err();
+            attempts = if failed { attempts + 1 } else { 0 };
+            let pause = match failed {
+                true => backoff(attempts),
+                false => self.orders.settings.interval().saturating_sub(begun.elapsed()),
             };
             self.tell(News::Ended(done)).await;
-            tokio::time::sleep(pause.max(Duration::from_millis(100))).await;
+            self.rest(pause, failed).await;
+        }
+    }
+
+    /// Waits for the next round. After a failure the third host may be back before the time is over.
+    async fn rest(&self, pause: Duration, failed: bool) {
+        let woken = self.wake.notified();
+        let least = if failed { LEAST } else { Duration::from_millis(100) };
+        tokio::time::sleep(least).await;
+        let rest = tokio::time::sleep(pause.saturating_sub(least));
+        if failed {
+            tokio::select! {
+                () = rest => {}
+                () = woken => {}
+            }
+        } else {
+            rest.await;
         }
     }
 
@@ -210,7 +228,7 @@ impl Courier {
                 Next::Forward(logs) => {
                     self.store.keep_logs(self.vm, Some(theirs.durable)).await;
                     for log in &logs {
-                        self.forward(log).await?;
+                        self.forward_patiently(log).await?;
                         (theirs.durable, theirs.partial) = (log.position, log.partial);
                     }
                 }
@@ -324,6 +342,18 @@ impl Courier {
     }
 
     /// A log, as it was received.
+    /// Forwards a log; a third host that has enough to apply is waited for.
+    async fn forward_patiently(&self, log: &StoredLog) -> Result<(), CopyError> {
+        loop {
+            match self.forward(log).await {
+                Err(CopyError::Link(LinkError::Refused(PeerRefusal::Backlog { .. }))) => {
+                    tokio::time::sleep(OFFER_AGAIN).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
     async fn forward(&self, log: &StoredLog) -> Result<(), CopyError> {
         let (vm, position, peer) = (self.vm, log.position, &self.orders.settings.peer);
         let asked = PeerRequest::LogOffset { vm, position };
@@ -528,6 +558,8 @@ mod tests {
             partial,
             usable,
             problems: Vec::new(),
+            waiting_logs: 0,
+            waiting_bytes: 0,
         }
     }
 

@@ -35,6 +35,7 @@ use crate::ports::media::Media;
 use crate::ports::spool::Spool;
 use crate::ports::store::{ReplicaStore, StoreError};
 use crate::ports::{ByteStream, Clock, Entropy};
+use crate::presence::{self, Presence, Returned, WatchedLink};
 use crate::records::{Event, FailoverPhase, Job, Relationship, ReplicaSide, ServerSettings, Side};
 use crate::throttle::{PacedLink, Throttle};
 
@@ -123,6 +124,8 @@ pub(crate) struct Host {
     pub(crate) throttle: Arc<Throttle>,
     /// Whether this host's clock is set.
     pub(crate) clock: ClockWatch,
+    /// Which other hosts are there.
+    pub(crate) presence: Arc<Presence>,
     /// Who may replicate here. Small, read often, changed by hand.
     access: Mutex<Access>,
     /// Who can be talked to. Actors make and end the actors of test VMs, so it is not the engine's alone.
@@ -306,6 +309,18 @@ impl Drop for Engine {
     }
 }
 
+/// The link as the engine uses it: what is sent keeps to the limits, and who answers is noted.
+fn layered(link: Arc<dyn PeerLink>, throttle: &Arc<Throttle>, presence: &Arc<Presence>) -> Arc<dyn PeerLink> {
+    let paced = PacedLink {
+        link,
+        throttle: throttle.clone(),
+    };
+    Arc::new(WatchedLink {
+        link: Arc::new(paced),
+        presence: presence.clone(),
+    })
+}
+
 impl Engine {
     /// Reads the catalog and starts an actor for each VM: those described on this host, and those replicated to it.
     pub async fn start(
@@ -322,10 +337,8 @@ impl Engine {
             config.job_retention,
         );
         let throttle = Arc::new(Throttle::new(ports.clock.clone(), image.server.bandwidth.clone()));
-        ports.link = Arc::new(PacedLink {
-            link: ports.link,
-            throttle: throttle.clone(),
-        });
+        let presence = Arc::new(Presence::default());
+        ports.link = layered(ports.link, &throttle, &presence);
         let access = Mutex::new(Access {
             server: image.server,
             entries: image.entries,
@@ -341,6 +354,7 @@ impl Engine {
             jobs: Arc::new(jobs),
             works: TaskTracker::new(),
             throttle,
+            presence,
             access,
             actors: Mutex::default(),
             tasks: Mutex::default(),
@@ -375,9 +389,9 @@ impl Engine {
                 }
             }
         });
-        engine.host.with_tasks(|t| t.push(sweeper));
         let lookout = tokio::spawn(look_out(Arc::downgrade(&engine.host)));
-        engine.host.with_tasks(|t| t.push(lookout));
+        let watcher = tokio::spawn(presence::watch(Arc::downgrade(&engine.host)));
+        engine.host.with_tasks(|t| t.extend([sweeper, lookout, watcher]));
         Ok(engine)
     }
 
@@ -589,7 +603,7 @@ impl Engine {
         let (vm, offered) = match request {
             PeerRequest::Offer { vm, .. } => (vm.uuid, Some(vm)),
             PeerRequest::Update { vm, .. } => (vm.uuid, None),
-            PeerRequest::Status { vm }
+            PeerRequest::Status { vm, .. }
             | PeerRequest::FinishBulk { vm, .. }
             | PeerRequest::RestartBulk { vm, .. }
             | PeerRequest::LogOffset { vm, .. }
@@ -746,6 +760,7 @@ impl Management for Engine {
 impl PeerHandler for Engine {
     async fn call(&self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply {
         if request == PeerRequest::Hello {
+            self.host.tell_returned(&Returned::Names(peer.names.clone()));
             return match self.host.authorize(peer) {
                 Ok(_) => PeerReply::Hello {
                     host: self.host.config.name.clone(),
@@ -789,7 +804,15 @@ impl PeerHandler for Engine {
             .ask(&handle, |reply| Message::MayReceive(peer.clone(), reply))
             .await
             .ok_or_else(gone)??;
-        let stored = self.store_log(vm, address, body);
+        let stored = async {
+            if let LogAddress::Delta { position, .. } = address {
+                let room = self.host.room_in_backlog(vm, position, permit.bound).await;
+                if let Err(refusal) = room {
+                    return (Err(refusal), None);
+                }
+            }
+            self.store_log(vm, address, body).await
+        };
         let (receipt, message) = tokio::select! {
             biased;
             () = permit.ended.cancelled() => {

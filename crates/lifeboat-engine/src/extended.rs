@@ -4,6 +4,7 @@
 //! On B the relationship is a part of the replica's record and has the states of a primary. C is a replica like any other,
 //! in mode 4: it can be failed over, tested, reverted and committed, and takes nothing but what B has.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8Path;
@@ -15,6 +16,7 @@ use lifeboat_model::{
     JobState, JobType, PointId, Position, Reading, ReplicationMode as Mode, ReplicationSettings,
     ReplicationState as State,
 };
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::action::{Answer, ExtendedView, Refusal};
@@ -33,6 +35,8 @@ pub(crate) struct Dispatch {
     under_way: Option<(JoinHandle<()>, Orders)>,
     /// Counts couriers, so that what one told that was ended is not heard.
     number: u64,
+    /// Ends the pause of a courier whose last round failed.
+    wake: Arc<Notify>,
 }
 
 impl Drop for Dispatch {
@@ -44,6 +48,11 @@ impl Drop for Dispatch {
 }
 
 impl Dispatch {
+    /// A courier that waits because its last round failed begins the next one.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_waiters();
+    }
+
     /// Ends the courier and waits until it has let go of everything.
     async fn stop(&mut self) {
         self.number += 1;
@@ -196,6 +205,7 @@ impl Actor {
             number: self.dispatch.number,
             news: self.own.clone(),
             told: None,
+            wake: self.dispatch.wake.clone(),
         };
         self.dispatch.under_way = Some((self.host.works.spawn(courier.run()), orders));
     }
@@ -355,8 +365,11 @@ impl Actor {
     }
 
     async fn extended_failed(&mut self, e: &CopyError) {
-        if let CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. })) = e {
-            // Not a fault: the next round asks the third host where it stands.
+        if let CopyError::Link(LinkError::Refused(
+            PeerRefusal::OutOfSequence { .. } | PeerRefusal::Backlog { .. },
+        )) = e
+        {
+            // Not a fault: the next round asks the third host where it stands, or it has applied what it had.
             return;
         }
         let now = self.host.ports.clock.now();

@@ -165,7 +165,7 @@ pub(crate) async fn branch(
         let mut info = store.info(vm).await?;
         if info.durable == position {
             // The newest data: bring the head up to it and seal, which costs nothing and spares the replay.
-            while info.applied != position && store.apply(vm).await?.is_some() {
+            while info.applied != position && store.apply_through(vm, position).await?.is_some() {
                 info = store.info(vm).await?;
             }
             if info.applied == position {

@@ -8,7 +8,11 @@ use crate::records::Relationship;
 
 impl Actor {
     /// Everything that needs attention now, beside the state and the recorded problem.
-    pub(crate) fn findings(&self, _rel: &Relationship) -> Vec<Finding> {
-        self.clock_findings()
+    pub(crate) fn findings(&self, rel: &Relationship) -> Vec<Finding> {
+        let mut found = self.clock_findings();
+        found.extend(self.silence_findings(rel));
+        found.extend(self.backlog_findings(rel));
+        found.extend(self.resumed_finding(rel));
+        found
     }
 }

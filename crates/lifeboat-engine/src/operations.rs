@@ -360,6 +360,7 @@ pub(crate) fn link_refusal(e: &LinkError) -> Refusal {
             | PeerRefusal::Running { .. }
             | PeerRefusal::NotNow { .. }
             | PeerRefusal::OutOfSequence { .. } => ReturnCode::InvalidState,
+            PeerRefusal::Backlog { .. } => ReturnCode::InUse,
             PeerRefusal::NoSpace { .. } | PeerRefusal::Failed { .. } => ReturnCode::Failed,
         },
     };

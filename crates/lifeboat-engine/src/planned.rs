@@ -19,6 +19,7 @@ use crate::power::power_refusal;
 use crate::primary::{Aside, IDLE, droppable};
 use crate::question::{Asking, Word, replica_unsure};
 use crate::records::{Planned, PlannedPhase, Relationship, Split};
+use crate::resumed::{Over, planned_step};
 
 /// How soon a merge that failed is tried again.
 const MERGE_AGAIN: Duration = Duration::from_secs(10);
@@ -236,6 +237,13 @@ impl Actor {
                 .map_or(Ok(Answer::Done), |j| Ok(Answer::Job(j)))
         };
         if planned.phase != PlannedPhase::Prepared || !hand_over {
+            if let Some(step) = planned_step(planned.phase) {
+                self.host.jobs.step(planned.job, 10, step);
+                self.event(&format!(
+                    "a planned failover is under way already; it goes on with {step}"
+                ))
+                .await;
+            }
             return answer(&self.host, planned.job);
         }
         self.still_prepared().await?;
@@ -281,8 +289,13 @@ impl Actor {
         }
         let vm = self.id;
         let request = PeerRequest::Prepare { vm, force, start };
+        // Before it is asked: after a loss of power here somebody has to look what became of it.
+        self.note_asked(true).await?;
         let asked = self.host.ports.link.call(&rel.way_back, request).await;
-        asked.map_err(|e| link_refusal(&e))?;
+        if let Err(e) = asked {
+            self.note_asked(false).await?;
+            return Err(link_refusal(&e));
+        }
         self.event("the primary was asked for a planned failover").await;
         if let Some(job) = self.host.jobs.unfinished(vm, JobType::PlannedFailover) {
             return Ok(Answer::Job(job));
@@ -293,8 +306,14 @@ impl Actor {
             .draft(vm, JobType::PlannedFailover, "the primary prepares");
         // It only tells how far the primary is; lost, it takes nothing along.
         self.host.jobs.adopt(job.clone());
-        let (host, primary) = (self.host.clone(), rel.way_back.clone());
-        let task = self.host.works.spawn(follow(host, vm, primary, job.id));
+        let (host, primary, own) = (self.host.clone(), rel.way_back.clone(), self.own.clone());
+        let task = self.host.works.spawn(async move {
+            follow(host, vm, primary, job.id).await;
+            if let Some(own) = own.upgrade() {
+                // An actor that is gone asks the primary after its next start.
+                let _ = own.send(Message::AskedOver(Over::Carried)).await;
+            }
+        });
         self.replica.following = Some(Aside(task));
         Ok(Answer::Job(job))
     }

@@ -13,6 +13,7 @@ use tracing::debug;
 
 use crate::action::{CycleResult, Refusal};
 use crate::actor::{Actor, Done, Work, chain};
+use crate::backlog::Waiting;
 use crate::copy::{self, Capture, CopyError, CycleEnd, Delivered, Pending, Route};
 use crate::images::{Awaiting, Unverified};
 use crate::planned::Role;
@@ -40,6 +41,10 @@ pub(crate) struct PrimaryState {
     disturbed: bool,
     /// When the next cycle is due.
     pub(crate) next_at: Instant,
+    /// Since when an attempt that failed waits for the next one; `None` when nothing failed.
+    pub(crate) backing_off: Option<Instant>,
+    /// The replica has enough to apply and takes nothing more for now.
+    pub(crate) held_back: Option<crate::backlog::HeldBack>,
     /// When the current cycle was due.
     due: Instant,
     /// What was scheduled and could not begin is tried again then.
@@ -78,6 +83,8 @@ impl Default for PrimaryState {
             copied: false,
             disturbed: true,
             next_at: now,
+            backing_off: None,
+            held_back: None,
             due: now,
             begin_after: now,
             merging: None,
@@ -358,6 +365,10 @@ impl Actor {
                 self.count_failure(true).await;
                 self.passing_fault(&chain(&e)).await;
             }
+            CycleEnd::HeldBack(pending, waiting) => {
+                self.primary.pending = Some(pending);
+                self.held_back(waiting);
+            }
             CycleEnd::Failed(e) => self.copy_failed(&e).await,
         }
     }
@@ -407,6 +418,8 @@ impl Actor {
                 self.primary.next_at = Instant::now() + interval;
             }
         }
+        (self.primary.backing_off, self.primary.held_back) = (None, None);
+        self.moved();
         self.cured();
         self.rejoined();
         self.application_taken(&done).await;
@@ -470,6 +483,7 @@ impl Actor {
             .as_ref()
             .and_then(|r| r.problem.as_ref())
             .map_or(1, |p| p.attempts);
+        self.primary.backing_off = Some(Instant::now());
         self.primary.next_at = Instant::now() + backoff(attempts);
     }
 
@@ -503,6 +517,10 @@ impl Actor {
             CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. })) => {
                 // Not a fault: the replica knows better where it stands, and `settle` asks it.
                 self.retry_later();
+            }
+            CopyError::Link(LinkError::Refused(PeerRefusal::Backlog { logs, bytes, .. })) => {
+                let (logs, bytes) = (*logs, *bytes);
+                self.held_back(Waiting { logs, bytes });
             }
             CopyError::Link(LinkError::Refused(refusal)) => {
                 self.fault(&refusal.to_string()).await;

@@ -208,6 +208,12 @@ pub struct ReplicaSide {
     /// Key of the authorization entry whose primaries alone may feed it; `None`: whoever its trust group lets in.
     #[serde(default)]
     pub allowed: Option<String>,
+    /// Its primary says when it has nothing to send: silence means something.
+    #[serde(default)]
+    pub reports: bool,
+    /// The primary was asked for a planned failover, and what became of it is not known yet.
+    #[serde(default)]
+    pub asked: bool,
 }
 
 /// An import of an exported initial copy.
@@ -289,6 +295,8 @@ impl ReplicaSide {
             import: None,
             extended: None,
             allowed: None,
+            reports: false,
+            asked: false,
         }
     }
 }

@@ -20,6 +20,7 @@ use tracing::warn;
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
 use crate::aging::{Aging, Expiry, Sealer, Stamp, seal};
+use crate::backlog::{self, Bound, Queue, Waiting};
 use crate::clock::PeerClock;
 use crate::ports::hypervisor::{DiskImage, LaunchDisk, PowerState};
 use crate::ports::link::{Content, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
@@ -40,6 +41,12 @@ pub(crate) struct ReplicaState {
     pub(crate) following: Option<crate::primary::Aside>,
     /// Failures of the current work in a row.
     attempts: u32,
+    /// What is durable and not applied.
+    pub(crate) queue: Queue,
+    /// When points and logs were last looked through for expiry.
+    expired_at: Instant,
+    /// Since when an attempt that failed waits for the next one.
+    pub(crate) backing_off: Option<Instant>,
     /// The store has the replica open.
     opened: bool,
     /// Logs on their way in. They pass by the actor, so that it must be able to end them and to wait for that.
@@ -57,6 +64,7 @@ pub(crate) struct ReplicaState {
 /// Held while a log is received; cancelled when the replica's files are needed for something that must be alone.
 pub(crate) struct Permit {
     pub(crate) ended: CancellationToken,
+    pub(crate) bound: Bound,
     _counted: TaskTrackerToken,
 }
 
@@ -75,6 +83,7 @@ impl ReplicaState {
     /// The next piece of work need not wait for whatever the last one waited for.
     pub(crate) fn begin_now(&mut self) {
         (self.attempts, self.next_at) = (0, Instant::now());
+        self.backing_off = None;
     }
 
     /// Ends what is being received and waits until nothing is. What arrived is kept, and resumed if it may be.
@@ -85,8 +94,9 @@ impl ReplicaState {
         counted.wait().await;
     }
 
-    pub(crate) fn permit(&self) -> Permit {
+    pub(crate) fn permit(&self, bound: Bound) -> Permit {
         Permit {
+            bound,
             ended: self.receiving.0.clone(),
             _counted: self.receiving.1.token(),
         }
@@ -101,6 +111,9 @@ impl Default for ReplicaState {
             next_at: Instant::now(),
             following: None,
             attempts: 0,
+            queue: Queue::default(),
+            expired_at: Instant::now(),
+            backing_off: None,
             opened: false,
             receiving: Default::default(),
             sender: None,
@@ -171,7 +184,12 @@ async fn maintain(
         // The last instant before the disks stop being one; or one that the daemon ended before it could be sealed.
         seal(&*store, vm, before_sync, &sealer).await?;
     }
-    let applied = store.apply(vm).await?;
+    // One at a time where a point past a certain position is wanted.
+    let seals = |l: &StoredLog| past.is_some() || sealer.aging.seal_due(&settings, &info, l, false);
+    let applied = match backlog::run_end(&info, seals) {
+        Some(last) => store.apply_through(vm, last).await?,
+        None => store.apply(vm).await?,
+    };
     info = store.info(vm).await?;
     let at = info.logs.iter().find(|l| l.position == info.applied);
     let closes = applied
@@ -307,7 +325,10 @@ impl Actor {
             self.replica.next_at = Instant::now() + IDLE;
             return None;
         }
-        if self.replica.dirty {
+        let overdue = self.replica.expired_at.elapsed() >= self.host.config.expiry_interval;
+        let collected = self.collected();
+        // What waits to be applied does not keep points from expiring: each has its turn.
+        if self.replica.dirty && collected.is_none() && !overdue {
             // Before the work, not after it: a log that becomes durable meanwhile sets it again.
             self.replica.dirty = false;
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
@@ -320,23 +341,34 @@ impl Actor {
                 droppable: false,
             });
         }
-        if self.replica.expire {
-            self.replica.expire = false;
+        if self.replica.expire || overdue {
+            (self.replica.expire, self.replica.expired_at) = (false, Instant::now());
             let aging = self.replica.aging.clone();
             return Some(droppable(async move {
                 Done::Expired(expire(store, vm, settings, aging).await)
             }));
         }
-        // What could not be expired, because it was in use, may be free now.
-        self.replica.expire = true;
-        self.replica.next_at = Instant::now() + self.host.config.expiry_interval;
+        // What could not be expired, because it was in use, may be free then.
+        let look = self.replica.expired_at + self.host.config.expiry_interval;
+        self.replica.next_at = collected.map_or(look, |at| at.min(look));
         None
+    }
+
+    /// When the logs that arrive in short intervals have been collected; `None`: there is nothing to wait for.
+    fn collected(&self) -> Option<Instant> {
+        let rel = self.rel.as_ref().filter(|_| self.replica.dirty)?;
+        if rel.state == State::WaitingToCompleteInitialReplication {
+            return None;
+        }
+        let at = self.replica.queue.since()? + backlog::collects(rel.settings.interval());
+        (at > Instant::now()).then_some(at)
     }
 
     pub(crate) async fn maintained(&mut self, result: Result<Maintained, StoreError>) {
         match result {
             Ok(done) => {
                 self.replica.attempts = 0;
+                self.replica.queue.look(&done.info);
                 self.replica.dirty |= done.applied.is_some();
                 self.replica.expire |= done.sealed;
                 if done.sealed && self.point_wanted().is_some() {
@@ -434,6 +466,7 @@ impl Actor {
 
     pub(crate) fn replica_retry(&mut self) {
         self.replica.attempts += 1;
+        self.replica.backing_off = Some(Instant::now());
         self.replica.next_at = Instant::now() + backoff(self.replica.attempts);
     }
 
@@ -447,10 +480,10 @@ impl Actor {
             }
             Err(e) => {
                 warn!(vm = %self.id, error = %chain(&e), "expiry waits");
+                self.replica.expire = true;
                 self.replica_retry();
             }
         }
-        self.replica.expire = true;
     }
 
     pub(crate) async fn log_durable(&mut self, received: Received, stamp: Stamp) {
@@ -470,6 +503,8 @@ impl Actor {
         if !received.partial {
             self.instant_arrived(received.instant, now).await;
         }
+        self.moved();
+        self.replica.queue.arrived(received.durable, received.bytes);
         if !self.replica.dirty {
             (self.replica.dirty, self.replica.attempts, self.replica.next_at) = (true, 0, Instant::now());
         }
@@ -482,6 +517,7 @@ impl Actor {
 
     pub(crate) async fn bulk_done(&mut self, _progress: &BulkProgress) {
         self.no_import().await;
+        self.moved();
         let now = self.host.ports.clock.reading();
         if let Some(rel) = &mut self.rel {
             (rel.last_replication, rel.recency.any) = (Some(now.wall), Some(now));
@@ -595,10 +631,7 @@ impl Actor {
             PeerRequest::Prepare { force, start, .. } => self.prepare_for(peer, force, start).await,
             PeerRequest::TakeOver { at, start, .. } => self.take_over(peer, at, start).await,
             PeerRequest::StandDown { .. } => self.stand_down(peer),
-            PeerRequest::Status { .. } => match self.may_receive(peer) {
-                Ok(()) => self.replica_status().await,
-                Err(r) => Err(r),
-            },
+            PeerRequest::Status { report, .. } => self.status_for(peer, report).await,
             PeerRequest::RestartBulk { disk, .. } => match self.may_receive(peer) {
                 Ok(()) => self.restart_bulk(disk).await,
                 Err(r) => Err(r),
@@ -634,21 +667,20 @@ impl Actor {
                 partial: false,
                 usable: false,
                 problems: Vec::new(),
+                waiting_logs: 0,
+                waiting_bytes: 0,
             }));
         }
-        let info = self
-            .host
-            .ports
-            .store
-            .info(self.id)
-            .await
-            .map_err(|e| self.host.peer_refusal(e))?;
+        let info = self.stored_info().await.map_err(|e| self.host.peer_refusal(e))?;
+        let waiting = Waiting::of(&info);
         Ok(PeerReply::Status(ReplicaStatus {
             durable: info.durable,
             partial: info.logs.last().is_some_and(|l| l.partial),
             usable: usable(self.mode(), &info),
             problems: [self.problems().await, crate::storage::problems(&info)].concat(),
             bulk: info.bulk,
+            waiting_logs: waiting.logs,
+            waiting_bytes: waiting.bytes,
         }))
     }
 
@@ -927,10 +959,7 @@ impl Actor {
                 hint,
             ));
         }
-        self.host
-            .ports
-            .store
-            .info(self.id)
+        self.stored_info()
             .await
             .map_err(|e| failed("the replica cannot be read", &e))
     }

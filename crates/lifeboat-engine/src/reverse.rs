@@ -1,6 +1,8 @@
 //! Change of roles: the committed replica becomes the primary, and the old primary gives way and becomes its replica with
 //! the data it has. Nothing is copied for it; what differs travels afterwards (`sync`).
 
+use std::time::Duration;
+
 use camino::Utf8Path;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::api::ReturnCode;
@@ -28,6 +30,9 @@ use crate::records::{
     Counters, Failover, FailoverPhase, Home, PlannedPhase, PrimarySide, Relationship, ReplicaSide, Reverse,
     Side, SyncKind, TakeOver,
 };
+
+/// A host that answered this recently is waited for when it goes away in the middle of a reversal.
+const VANISHED: Duration = Duration::from_secs(60);
 
 /// How often an old primary that fails to give way in a planned failover is asked again.
 const ATTEMPTS: u32 = 5;
@@ -244,7 +249,13 @@ impl Actor {
             LinkError::Refused(_) | LinkError::Untrusted { .. } => false,
             LinkError::Unreachable { .. } | LinkError::Protocol { .. } => true,
         };
-        if reverse.patient && passing {
+        // A host that was there a moment ago and went away in the middle of it may be back soon.
+        let vanished = self
+            .host
+            .presence
+            .seen(&reverse.settings.peer)
+            .is_some_and(|at| at.elapsed() < VANISHED);
+        if passing && (reverse.patient || (vanished && tried < ATTEMPTS)) {
             self.fault(&format!("the old primary is not reached: {}", chain(e)))
                 .await;
             return self.replica_retry();

@@ -16,7 +16,7 @@ use crate::copy::unexpected;
 use crate::engine::no_entry;
 use crate::machine::Told;
 use crate::operations::link_refusal;
-use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
+use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest, PrimaryReport, ReplicaStatus};
 use crate::records::ServerSettings;
 
 impl ServerSettings {
@@ -154,7 +154,10 @@ impl Actor {
         peer: &str,
     ) -> Result<ReplicaStatus, Refusal> {
         self.not_myself(peer).await?;
-        let request = PeerRequest::Status { vm: self.id };
+        let request = PeerRequest::Status {
+            vm: self.id,
+            report: PrimaryReport::Unspecified,
+        };
         let answer = self.host.ports.link.call(peer, request).await;
         let status = match answer.map_err(|e| link_refusal(&e))? {
             PeerReply::Status(status) => status,

@@ -639,6 +639,8 @@ mod tests {
             partial,
             usable: true,
             problems: Vec::new(),
+            waiting_logs: 0,
+            waiting_bytes: 0,
         }
     }
 

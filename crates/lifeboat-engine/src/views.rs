@@ -9,7 +9,9 @@ use lifeboat_model::policy::{Finding, HealthInput, health};
 use lifeboat_model::{Reading, Recency, ReplicationState as State, Timestamp, VmSpec};
 use tokio::sync::oneshot;
 
-use crate::action::{Answer, BulkView, PowerNote, Refusal, ReplicationView, VmTimes, VmView};
+use crate::action::{
+    Answer, BacklogView, BulkView, ContactView, PowerNote, Refusal, ReplicationView, VmTimes, VmView,
+};
 use crate::actor::Actor;
 use crate::disk_files::{Place, disk_files};
 use crate::engine::{Described, Ports};
@@ -31,6 +33,8 @@ struct Sketch {
     verified: Option<Timestamp>,
     /// When its description on this host was written.
     described: Option<Described>,
+    contact: Option<ContactView>,
+    backlog: Option<BacklogView>,
 }
 
 /// What was seen of the VM for a view.
@@ -54,6 +58,11 @@ impl Actor {
         let sketch = match self.sketch() {
             Ok(sketch) => sketch,
             Err(e) => return drop(reply.send(Err(e))),
+        };
+        // A disk that is known not to answer is not waited for: what was seen last is shown with what is known of it.
+        let patience = match self.hangs() {
+            Some(_) => patience.min(crate::observe::GLANCE),
+            None => patience,
         };
         let (observer, ports) = (self.observer.clone(), self.host.ports.clone());
         tokio::spawn(async move {
@@ -90,6 +99,8 @@ impl Actor {
             unauthorized: self.unauthorized(),
             verified: self.primary.verified,
             described: self.host.config.described.get(&self.id).copied(),
+            contact: self.rel.as_ref().and_then(|r| self.contact_view(r)),
+            backlog: self.rel.as_ref().and_then(|r| self.backlog_view(r)),
         })
     }
 }
@@ -229,6 +240,8 @@ impl Sketch {
             counters: rel.counters,
             extended: crate::extended::view(rel, now),
             allowed: rel.replica().and_then(|r| r.allowed.clone()),
+            contact: self.contact.clone(),
+            backlog: self.backlog.clone(),
         }
     }
 }

@@ -115,6 +115,7 @@ pub(crate) fn refusal_status(refusal: &PeerRefusal) -> StatusCode {
         | PeerRefusal::OutOfSequence { .. }
         | PeerRefusal::Conflict { .. } => StatusCode::CONFLICT,
         PeerRefusal::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        PeerRefusal::Backlog { .. } => StatusCode::SERVICE_UNAVAILABLE,
         PeerRefusal::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

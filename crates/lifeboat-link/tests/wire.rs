@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use common::{Handler, Site, hello, position, start};
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::link::{
-    Content, LinkError, PeerLink, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus, Standing,
+    Content, LinkError, PeerLink, PeerRefusal, PeerReply, PeerRequest, PrimaryReport, ReplicaStatus, Standing,
 };
 use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
 use lifeboat_link::Link;
@@ -111,7 +111,10 @@ fn requests() -> Vec<PeerRequest> {
             start: true,
         },
         PeerRequest::StandDown { vm },
-        PeerRequest::Status { vm },
+        PeerRequest::Status {
+            vm,
+            report: PrimaryReport::UpToDate,
+        },
         PeerRequest::RestartBulk { vm, disk: 1 },
         PeerRequest::LogOffset { vm, position },
         offer(Content::Media, ""),
@@ -161,6 +164,8 @@ fn replies() -> Vec<PeerReply> {
             partial: true,
             usable: true,
             problems: vec!["there is no KVM".into()],
+            waiting_logs: 3,
+            waiting_bytes: 4096,
         }),
         PeerReply::Offset { bytes: 7 },
         PeerReply::Checked {
@@ -229,6 +234,11 @@ fn refusals() -> Vec<PeerRefusal> {
             detail: "other disks".into(),
         },
         common::failed("no"),
+        PeerRefusal::Backlog {
+            host: host(),
+            logs: 8,
+            bytes: 1 << 20,
+        },
     ]
 }
 
@@ -246,6 +256,7 @@ fn listed_refusal(refusal: &PeerRefusal) -> usize {
         PeerRefusal::NoSpace { .. } => 9,
         PeerRefusal::Conflict { .. } => 10,
         PeerRefusal::Failed { .. } => 11,
+        PeerRefusal::Backlog { .. } => 12,
     }
 }
 
@@ -319,8 +330,15 @@ fn documents_of_the_first_release_are_understood() {
         partial: false,
         usable: false,
         problems: vec![],
+        waiting_logs: 0,
+        waiting_bytes: 0,
     });
     assert_eq!(serde_json::from_str::<PeerReply>(status).unwrap(), want);
+    let asked = r#"{"request":"status","vm":"00000000-0000-0000-0000-000000000005"}"#;
+    let Ok(PeerRequest::Status { report, .. }) = serde_json::from_str(asked) else {
+        panic!("the question of an older primary is understood");
+    };
+    assert_eq!(report, PrimaryReport::Unspecified);
 }
 
 #[tokio::test]

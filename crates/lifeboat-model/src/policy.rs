@@ -1,7 +1,13 @@
 //! Decisions from numbers: when to seal a point, which point to expire, how long to wait before the next attempt,
 //! what the health is. Pure; the engine carries them out.
 
+mod silence;
+
 use std::time::Duration;
+
+pub use silence::{
+    BACKLOG_BYTES, BACKLOG_LOGS, Patience, STORAGE_PATIENCE, backlog_full, keep_alive, patience,
+};
 
 use crate::api::{ReplicationHealth as Health, ReplicationMode as Mode, ReplicationState as State};
 use crate::settings::ReplicationSettings;

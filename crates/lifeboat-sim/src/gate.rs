@@ -167,6 +167,7 @@ impl Port {
         } else {
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
+        self.while_still(name).await;
         if fault == Some(Fault::CrashBefore) {
             self.die().await;
         }
@@ -174,6 +175,25 @@ impl Port {
             std::future::pending::<()>().await;
         }
         fault
+    }
+
+    /// Waits while this host's daemon stands still, or while the disk of its replicas does not answer.
+    async fn while_still(&self, name: &'static str) {
+        loop {
+            {
+                let mut s = self.shared.state();
+                let host = &mut s.hosts[self.host];
+                let hangs = host.store_hangs && name.starts_with("store.");
+                if !hangs && !host.frozen {
+                    return;
+                }
+                // A look waits for a lock only, and not for the disk itself.
+                if hangs && name != "store.info" {
+                    host.stuck_since.get_or_insert_with(tokio::time::Instant::now);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// The daemon ends here: the caller never goes on.

@@ -17,6 +17,9 @@ use tokio::task::JoinHandle;
 
 use crate::gate::{Fault, Injected, Port};
 
+/// How long an answer is waited for on a connection that is open and mute.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Bytes handed on at once.
 const CHUNK: usize = 4096;
 
@@ -33,6 +36,12 @@ fn away(peer: &str, why: &str) -> LinkError {
 impl Port {
     fn pair(&self, target: usize) -> (usize, usize) {
         (self.host.min(target), self.host.max(target))
+    }
+
+    fn is_mute(&self, target: usize) -> bool {
+        let pair = self.pair(target);
+        let mutes = self.shared.mutes.lock().unwrap_or_else(PoisonError::into_inner);
+        mutes.contains(&pair) || self.shared.state().hosts[target].frozen
     }
 
     async fn until_cut(&self, target: usize) {
@@ -61,6 +70,14 @@ impl Port {
         let target = target.ok_or_else(|| away(peer, "no such host"))?;
         let cut = self.shared.cuts.borrow().contains(&self.pair(target));
         let engine = self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[target].clone();
+        if !cut && engine.is_some() && self.is_mute(target) {
+            tokio::time::sleep(PATIENCE).await;
+            return Err(LinkError::Unreachable {
+                peer: peer.into(),
+                detail: "no answer in time".into(),
+                late: true,
+            });
+        }
         match engine {
             Some(engine) if !cut => Ok((target, engine, identity)),
             _ => {

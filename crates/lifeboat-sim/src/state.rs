@@ -190,6 +190,14 @@ pub struct HostState {
     pub images_hang: bool,
     /// The replica disk is full.
     pub store_full: bool,
+    /// The disk of the replicas does not answer.
+    pub store_hangs: bool,
+    /// Since when a call waits for it.
+    pub stuck_since: Option<tokio::time::Instant>,
+    /// Applying a log takes this many milliseconds.
+    pub slow_apply_ms: u64,
+    /// The daemon stands still: it does nothing and answers nobody.
+    pub frozen: bool,
     /// The spool is full.
     pub spool_full: bool,
     /// The catalog's disk is full.
@@ -304,6 +312,8 @@ pub struct Shared {
     pub answering: Mutex<Vec<Vec<AbortHandle>>>,
     /// Pairs of hosts between which nothing passes, lower index first.
     pub cuts: watch::Sender<BTreeSet<(usize, usize)>>,
+    /// Pairs of hosts between which bytes are taken and never answered, lower index first.
+    pub mutes: Mutex<BTreeSet<(usize, usize)>>,
     /// Hosts whose daemon is about to die.
     pub crashing: Mutex<BTreeSet<usize>>,
     /// Something was added to `crashing`.
@@ -358,6 +368,7 @@ impl Shared {
             engines: Mutex::new(vec![None; hosts.len()]),
             answering: Mutex::new(vec![Vec::new(); hosts.len()]),
             cuts: watch::Sender::new(BTreeSet::new()),
+            mutes: Mutex::default(),
             crashing: Mutex::default(),
             crash: Notify::new(),
             began: tokio::time::Instant::now(),

@@ -12,8 +12,8 @@ use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge, PowerState};
 use lifeboat_engine::ports::store::{
-    Adoption, BulkProgress, CompareRange, Divergence, Point, Received, ReplicaInfo, ReplicaStore, StoreError,
-    StoredLog, Target,
+    Adoption, BulkProgress, CompareRange, Divergence, Point, Received, ReplicaInfo, ReplicaStore,
+    StorageDelay, StoreError, StoredLog, Target,
 };
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
@@ -322,6 +322,41 @@ impl ReplicaStore for Port {
             Ok(Some(next.log))
         })
         .await
+    }
+
+    async fn apply_through(&self, vm: VmId, last: Position) -> Result<Option<StoredLog>> {
+        let slow = self.shared.state().hosts[self.host].slow_apply_ms;
+        if slow > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(slow)).await;
+        }
+        self.change(vm, "store.apply", |s, h| {
+            room(s, h)?;
+            let r = here(s, h, vm)?;
+            let mut applied = None;
+            while r.applied != last {
+                let Some(next) = r.logs.iter().find(|l| l.log.parent == r.applied).cloned() else {
+                    break;
+                };
+                apply(&mut r.head, &next.changes);
+                r.applied = next.log.position;
+                applied = Some(next.log);
+            }
+            Ok(applied)
+        })
+        .await
+    }
+
+    fn storage_delay(&self, vm: VmId) -> Option<StorageDelay> {
+        let s = self.shared.state();
+        let host = &s.hosts[self.host];
+        let path = host.replicas.get(&vm)?.dir.clone().into();
+        host.stuck_since.map(|since| StorageDelay { path, since })
+    }
+
+    fn last_info(&self, vm: VmId) -> Option<ReplicaInfo> {
+        let s = self.shared.state();
+        let replica = s.hosts[self.host].replicas.get(&vm)?;
+        replica.open.then(|| replica.info())
     }
 
     async fn seal(&self, vm: VmId, id: PointId, arrived: Option<Arrival>) -> Result<Point> {

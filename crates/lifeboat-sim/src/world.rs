@@ -161,7 +161,7 @@ impl World {
     }
 
     /// Starts a daemon; one that cannot start, or dies in it, is started again.
-    async fn boot(&self, host: usize) {
+    pub async fn boot(&self, host: usize) {
         loop {
             let port = Arc::new(Port {
                 shared: self.shared.clone(),
@@ -205,7 +205,8 @@ impl World {
         self.boot(host).await;
     }
 
-    async fn stop(&self, host: usize) {
+    /// Ends a daemon as `kill -9` does; [`Self::boot`] starts it again.
+    pub async fn stop(&self, host: usize) {
         self.trouble(format!("daemon {host} dies"));
         let engine = self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[host].take();
         let tasks = std::mem::take(
@@ -225,6 +226,7 @@ impl World {
             (replica.open, replica.keep_since) = (false, None);
             replica.pins.clear();
         }
+        self.shared.state().hosts[host].stuck_since = None;
     }
 
     /// Waits for something while daemons that die are started again. `None`: the daemon of `host` died in it.
@@ -362,6 +364,30 @@ impl World {
     /// Cuts the link between the first two hosts, or heals it.
     pub fn cut(&self, cut: bool) {
         self.cut_between(0, 1, cut);
+    }
+
+    /// Makes the link between the first two hosts take everything and answer nothing, or heals it.
+    pub fn mute(&self, mute: bool) {
+        self.trouble(format!("mute {mute}"));
+        let mut mutes = self.shared.mutes.lock().unwrap_or_else(PoisonError::into_inner);
+        if mute {
+            mutes.insert((0, 1));
+        } else {
+            mutes.remove(&(0, 1));
+        }
+    }
+
+    /// The disk of a host's replicas stops answering, or goes on.
+    pub fn hang_store(&self, host: usize, hangs: bool) {
+        self.trouble(format!("the disk of {host} hangs: {hangs}"));
+        let mut s = self.shared.state();
+        (s.hosts[host].store_hangs, s.hosts[host].stuck_since) = (hangs, None);
+    }
+
+    /// A daemon stands still, or goes on.
+    pub fn freeze(&self, host: usize, frozen: bool) {
+        self.trouble(format!("daemon {host} stands still: {frozen}"));
+        self.shared.state().hosts[host].frozen = frozen;
     }
 
     fn trouble(&self, what: String) {

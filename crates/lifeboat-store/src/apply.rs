@@ -20,32 +20,40 @@ use crate::steps::Steps;
 
 /// Applies the next durable log.
 pub(crate) fn apply(replica: &Replica) -> Result<Option<StoredLog>> {
+    let applied = replica.manifest().applied;
+    let next = replica.state.blocking_lock().logs.after(applied).cloned();
+    apply_through(replica, next.map_or(applied, |e| e.log.position))
+}
+
+/// Applies the durable logs up to the one to `last` as one, which marks the head dirty once and makes it durable once. Ends
+/// before a log with other disks or sizes than the first one has.
+pub(crate) fn apply_through(replica: &Replica, last: Position) -> Result<Option<StoredLog>> {
     let manifest = replica.manifest();
     manifest.not_promoted()?;
     replica.all_there()?;
     if manifest.head.is_some_and(|h| h.dirty) || replica.lost_head().is_some() {
         discard_head(replica)?;
     }
-    let next = {
-        let state = replica.state.blocking_lock();
-        state.logs.after(state.manifest.applied).cloned()
+    let entries = next_through(replica, last);
+    let Some(end) = entries.last().cloned() else {
+        return Ok(None);
     };
-    let Some(entry) = next else { return Ok(None) };
-    files::room(&replica.dir, entry.volume, replica.reserve)?;
-    let applied = start_head(replica, &entry).and_then(|chains| {
-        replay(replica, std::slice::from_ref(&entry), &chains)?;
+    let volume = entries.iter().map(|e| e.volume).fold(0, u64::saturating_add);
+    files::room(&replica.dir, volume, replica.reserve)?;
+    let applied = start_head(replica, &end).and_then(|chains| {
+        replay(replica, &entries, &chains)?;
         replica.step("after the head is synced")?;
         replica.change(|m| {
-            m.applied = entry.log.position;
-            m.disks = in_order(&m.disks, &entry.disks);
+            m.applied = end.log.position;
+            m.disks = in_order(&m.disks, &end.disks);
             if let Some(head) = &mut m.head {
                 head.dirty = false;
-                set_sizes(&mut head.layers, &entry.disks);
+                set_sizes(&mut head.layers, &end.disks);
             }
         })
     });
     match applied {
-        Ok(()) => Ok(Some(entry.log)),
+        Ok(()) => Ok(Some(end.log)),
         Err(StoreError::NoSpace(dir)) => {
             // A dirty head is worth nothing; its room may be what the host lacks.
             discard_head(replica)?;
@@ -53,6 +61,25 @@ pub(crate) fn apply(replica: &Replica) -> Result<Option<StoredLog>> {
         }
         Err(e) => Err(e),
     }
+}
+
+/// The logs from the applied position up to `last`, as far as they have the same disks. After a head was thrown away those
+/// between the newest point and what had been applied are among them.
+fn next_through(replica: &Replica, last: Position) -> Vec<Entry> {
+    let state = replica.state.blocking_lock();
+    let mut found: Vec<Entry> = Vec::new();
+    let mut at = state.manifest.applied;
+    while let Some(next) = state.logs.after(at) {
+        if found.first().is_some_and(|first| first.disks != next.disks) {
+            break;
+        }
+        at = next.log.position;
+        found.push(next.clone());
+        if at == last {
+            break;
+        }
+    }
+    found
 }
 
 /// Seals the head.

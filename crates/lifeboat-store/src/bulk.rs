@@ -62,7 +62,7 @@ fn take(replica: &Replica, mut body: Chunks, from: From) -> Result<BulkProgress>
     let mut decoder = Decoder::new();
     let mut segment = None;
     let mut whole = false;
-    while let Some(chunk) = body.blocking_recv() {
+    while let Some(chunk) = crate::receive::next(&mut body) {
         let chunk = match chunk {
             Ok(chunk) => chunk,
             Err(e) => return interrupted(replica, segment, e),

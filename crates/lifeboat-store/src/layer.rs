@@ -40,6 +40,8 @@ pub(crate) struct Writer {
     path: Utf8PathBuf,
     batch: Vec<u8>,
     batch_at: u64,
+    /// Something was written since it was opened.
+    written: bool,
 }
 
 /// Makes an empty layer of `size` bytes whose header refers to `backing`.
@@ -160,9 +162,11 @@ impl Writer {
             path: top.file.clone(),
             batch: Vec::new(),
             batch_at: 0,
+            written: false,
         };
         let had = writer.image.size();
         if size > had {
+            writer.written = true;
             writer
                 .image
                 .resize(size, imago::format::PreallocateMode::None)
@@ -179,6 +183,7 @@ impl Writer {
             largest = largest.max(size_of(image)?);
         }
         if from < largest.min(to) {
+            self.written = true;
             self.zero(from, largest.min(to) - from)?;
         }
         Ok(())
@@ -186,6 +191,7 @@ impl Writer {
 
     /// Takes a change. It may be held back until [`Self::finish`].
     pub(crate) fn write(&mut self, frame: Frame) -> Result<()> {
+        self.written = true;
         match frame.body {
             FrameBody::Data(data) => {
                 let end = self.batch_at + self.batch.len() as u64;
@@ -243,8 +249,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes everything, makes it durable, and tells which file it is in.
+    /// Writes everything, makes it durable, and tells which file it is in. An image that nothing was written to is as durable
+    /// as it was.
     pub(crate) fn finish(mut self) -> Result<Utf8PathBuf> {
+        if !self.written {
+            return Ok(self.path);
+        }
         self.drain()?;
         durable::write(&self.path, || self.image.flush())?;
         durable::sync_by(&self.path, || self.image.sync())?;

@@ -57,6 +57,7 @@ mod tests;
 mod twin;
 mod verify;
 mod view;
+mod watch;
 
 pub use media::FileMedia;
 pub use spool::FileSpool;

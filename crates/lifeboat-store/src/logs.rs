@@ -293,6 +293,7 @@ pub(crate) fn read(path: &Utf8Path, mut each: impl FnMut(Item) -> Result<()>) ->
     let mut decoder = Decoder::new();
     let mut buffer = vec![0; 256 << 10];
     loop {
+        crate::watch::beat();
         let n = file.read(&mut buffer).map_err(at("read", path))?;
         if n == 0 {
             return decoder.finish().map_err(damaged);

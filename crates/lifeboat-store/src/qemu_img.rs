@@ -29,6 +29,8 @@ pub(crate) fn run(args: &[&str], on: &Utf8Path, cancel: &Cancel) -> Result<()> {
         what: format!("run qemu-img {} on {on}: {source}", args.first().unwrap_or(&"")),
         source,
     };
+    // What that program waits for, it waits for itself.
+    crate::watch::rest();
     let output = Handle::current().block_on(async {
         let mut child = Command::new("qemu-img")
             .args(args)
@@ -57,6 +59,7 @@ pub(crate) fn run(args: &[&str], on: &Utf8Path, cancel: &Cancel) -> Result<()> {
         child.kill().await?;
         Err(std::io::Error::from(std::io::ErrorKind::Interrupted))
     });
+    crate::watch::beat();
     let (status, said) = output.map_err(io)?;
     if status.success() {
         return Ok(());

@@ -13,6 +13,7 @@ use crate::durable;
 use crate::files::{self, MIB, Result, at};
 use crate::logs::{self, Entry};
 use crate::replica::{Chunks, Replica, State};
+use crate::watch;
 
 /// Directory of transfers under way.
 pub(crate) const DIR: &str = "incoming";
@@ -60,7 +61,7 @@ pub(crate) fn receive(
     replica.all_there()?;
     let mut part = Part::open(replica, position, offset)?;
     let mut broken = None;
-    while let Some(chunk) = body.blocking_recv() {
+    while let Some(chunk) = next(&mut body) {
         match chunk {
             Ok(bytes) => part.take(&bytes).map_err(|e| part.forget(e))?,
             Err(e) => {
@@ -75,6 +76,14 @@ pub(crate) fn receive(
         return Err(part.interrupted(broken));
     }
     part.complete()
+}
+
+/// The next bytes. Waiting for them is no waiting for the disk.
+pub(crate) fn next(body: &mut Chunks) -> Option<io::Result<bytes::Bytes>> {
+    watch::rest();
+    let chunk = body.blocking_recv();
+    watch::beat();
+    chunk
 }
 
 /// How much of the log to `position` an interrupted transfer left.

@@ -20,6 +20,7 @@ use crate::presence::Presence;
 use crate::qemu_img::Cancel;
 use crate::steps::Steps;
 use crate::twin;
+use crate::watch::{self, Watch};
 
 /// A replica that is open.
 pub(crate) struct Replica {
@@ -35,6 +36,10 @@ pub(crate) struct Replica {
     inflow: Arc<Mutex<()>>,
     /// Recovery points that are being read, once for each reader.
     pub(crate) pins: std::sync::Mutex<Vec<PointId>>,
+    /// Operations under way.
+    pub(crate) watch: Watch,
+    /// What the engine saw last.
+    seen: std::sync::Mutex<Option<ReplicaInfo>>,
     /// Ends the newest transfer. A sender has one under way, so that an older one is what a broken connection left.
     newest: std::sync::Mutex<CancellationToken>,
     /// What was seen to be wrong with its files and disks.
@@ -77,6 +82,8 @@ impl Replica {
             work: Arc::default(),
             inflow: Arc::default(),
             pins: std::sync::Mutex::default(),
+            watch: Watch::default(),
+            seen: std::sync::Mutex::default(),
             newest: std::sync::Mutex::default(),
             faults: Faults::default(),
             presence: Presence::default(),
@@ -146,6 +153,7 @@ impl Replica {
 
     /// A place where tests fail.
     pub(crate) fn step(&self, name: &str) -> Result<()> {
+        watch::beat();
         self.steps.pass(name)
     }
 
@@ -240,6 +248,17 @@ impl Replica {
     /// What the engine sees.
     pub(crate) async fn info(self: &Arc<Self>) -> ReplicaInfo {
         self.look_soon().await;
+        let info = self.as_it_is().await;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(info.clone());
+        info
+    }
+
+    /// What the engine saw last, without waiting for anything.
+    pub(crate) fn last_info(&self) -> Option<ReplicaInfo> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn as_it_is(&self) -> ReplicaInfo {
         let state = self.state.lock().await;
         let manifest = &state.manifest;
         ReplicaInfo {
@@ -281,6 +300,7 @@ pub(crate) async fn exclusive<T: Send + 'static>(
     let (_alive, cancel) = Cancel::new();
     joined(tokio::task::spawn_blocking(move || {
         let _guard = guard;
+        let _watched = replica.watch.begin();
         let done = work(&replica, &cancel);
         done.inspect_err(|e| replica.faults.note_error(e))
     }))
@@ -320,6 +340,7 @@ async fn fed<T: Send + 'static>(
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let mut task = tokio::task::spawn_blocking(move || {
         let _guard = guard;
+        let _watched = replica.watch.begin();
         let done = work(&replica, receiver);
         done.inspect_err(|e| replica.faults.note_error(e))
     });

@@ -8,6 +8,9 @@ use crate::files::Result;
 pub(crate) struct Steps {
     #[cfg(test)]
     left: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    /// Manifests that were replaced.
+    #[cfg(test)]
+    manifests: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl Steps {
@@ -22,6 +25,9 @@ impl Steps {
     #[cfg(test)]
     pub(crate) fn pass(&self, name: &str) -> Result<()> {
         use std::sync::atomic::Ordering::SeqCst;
+        if name == "after the manifest was replaced" {
+            self.manifests.fetch_add(1, SeqCst);
+        }
         let step = self.left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1));
         match step {
             Ok(1) => Err(lifeboat_engine::ports::store::StoreError::Io {
@@ -42,5 +48,11 @@ impl Steps {
     #[cfg(test)]
     pub(crate) fn pending(&self) -> bool {
         self.left.load(std::sync::atomic::Ordering::SeqCst) > 0
+    }
+
+    /// How many manifests were replaced.
+    #[cfg(test)]
+    pub(crate) fn counted(&self) -> u64 {
+        self.manifests.load(std::sync::atomic::Ordering::SeqCst)
     }
 }

@@ -12,7 +12,7 @@ use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge};
 use lifeboat_engine::ports::store::{
     Adoption, BulkProgress, CompareRange, Divergence, Origin, Point, Received, ReplicaInfo, ReplicaStore,
-    StoreError, StoredLog, Target,
+    StorageDelay, StoreError, StoredLog, Target,
 };
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
@@ -46,7 +46,7 @@ impl QcowStore {
         }
     }
 
-    fn find(&self, vm: VmId) -> Result<Arc<Replica>> {
+    pub(crate) fn find(&self, vm: VmId) -> Result<Arc<Replica>> {
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(replica) = replicas.get(&vm) {
             return Ok(Arc::clone(replica));
@@ -161,7 +161,8 @@ impl ReplicaStore for QcowStore {
     }
 
     async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64> {
-        Ok(receive::offset(&*self.find(vm)?, position))
+        let replica = self.find(vm)?;
+        blocking(move || Ok(receive::offset(&replica, position))).await
     }
 
     async fn receive(&self, vm: VmId, position: Position, offset: u64, body: ByteStream) -> Result<Received> {
@@ -173,6 +174,21 @@ impl ReplicaStore for QcowStore {
 
     async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>> {
         exclusive(self.find(vm)?, |r, _| apply::apply(r)).await
+    }
+
+    async fn apply_through(&self, vm: VmId, last: Position) -> Result<Option<StoredLog>> {
+        exclusive(self.find(vm)?, move |r, _| apply::apply_through(r, last)).await
+    }
+
+    fn storage_delay(&self, vm: VmId) -> Option<StorageDelay> {
+        let replica = self.find(vm).ok()?;
+        let since = replica.watch.longest()?;
+        let path = replica.dir.clone();
+        Some(StorageDelay { path, since })
+    }
+
+    fn last_info(&self, vm: VmId) -> Option<ReplicaInfo> {
+        self.find(vm).ok()?.last_info()
     }
 
     async fn seal(&self, vm: VmId, id: PointId, arrived: Option<Arrival>) -> Result<Point> {

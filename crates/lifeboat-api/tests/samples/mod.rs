@@ -1,8 +1,8 @@
 //! One of everything that crosses the surface. The exhaustive matches make a new variant a compile error here.
 
 use lifeboat_engine::action::{
-    Action, Answer, BulkView, CycleResult, ExtendedView, InitialCopy, PointSelector, PointView, PowerNote,
-    ReplicationView, ServerView, VmRef, VmTimes, VmView,
+    Action, Answer, BacklogView, BulkView, ContactView, CycleResult, ExtendedView, InitialCopy,
+    PointSelector, PointView, PowerNote, ReplicationView, ServerView, VmRef, VmTimes, VmView,
 };
 use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
@@ -460,6 +460,8 @@ fn view() -> ReplicationView {
         counters: Counters::default(),
         extended: None,
         allowed: None,
+        contact: None,
+        backlog: None,
     }
 }
 
@@ -543,6 +545,15 @@ fn busy() -> Vec<ReplicationView> {
             },
             extended: Some(Box::new(extended())),
             allowed: Some("*.example.org".into()),
+            contact: Some(ContactView {
+                heard: Some(Timestamp(1_699_999_999_000)),
+                silent_ms: 1000,
+            }),
+            backlog: Some(BacklogView {
+                logs: 3,
+                bytes: 4096,
+                age_ms: Some(1500),
+            }),
             ..view()
         });
     }

@@ -122,10 +122,13 @@ pub enum PeerRequest {
         /// The VM.
         vm: VmId,
     },
-    /// Where does the replica of this VM stand?
+    /// Where does the replica of this VM stand? Also the word of a primary that has nothing to send.
     Status {
         /// The VM.
         vm: VmId,
+        /// What the caller says of itself.
+        #[serde(default)]
+        report: PrimaryReport,
     },
     /// The initial copy of this disk begins again.
     RestartBulk {
@@ -150,6 +153,42 @@ pub enum PeerRequest {
         /// Position of the log.
         position: Position,
     },
+}
+
+impl PeerRequest {
+    /// The VM it is about; `None` for one about the host.
+    #[must_use]
+    pub fn vm(&self) -> Option<VmId> {
+        match self {
+            Self::Hello => None,
+            Self::Offer { vm, .. } | Self::Update { vm, .. } => Some(vm.uuid),
+            Self::Compare { vm, .. }
+            | Self::Differences { vm, .. }
+            | Self::Standing { vm }
+            | Self::Prepare { vm, .. }
+            | Self::TakeOver { vm, .. }
+            | Self::StandDown { vm }
+            | Self::Status { vm, .. }
+            | Self::RestartBulk { vm, .. }
+            | Self::FinishBulk { vm, .. }
+            | Self::LogOffset { vm, .. } => Some(*vm),
+        }
+    }
+}
+
+/// What a primary says of itself, so that its replica can tell silence from nothing to send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrimaryReport {
+    /// Nothing: an older version, or somebody who is not the primary.
+    #[default]
+    Unspecified,
+    /// Changes are sent as they come.
+    Working,
+    /// The VM is off and everything it wrote is on the replica.
+    UpToDate,
+    /// Nothing is sent until a person goes on: suspended, or waiting for a resynchronization.
+    Held,
 }
 
 /// A replica host's answer.
@@ -215,6 +254,12 @@ pub struct ReplicaStatus {
     /// What would keep the VM from starting there.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// Logs that are durable there and not applied yet.
+    #[serde(default)]
+    pub waiting_logs: u32,
+    /// Their bytes.
+    #[serde(default)]
+    pub waiting_bytes: u64,
 }
 
 /// What becomes the first content of an offered replica.
@@ -355,6 +400,16 @@ pub enum PeerRefusal {
     OutOfSequence {
         /// What is durable there.
         have: Position,
+    },
+    /// Enough is there that has to be applied first. Not a fault: the same log is taken as soon as there is room.
+    #[error("{host} has {logs} logs ({bytes} bytes) to apply before it takes another one")]
+    Backlog {
+        /// The host.
+        host: String,
+        /// Logs that wait there.
+        logs: u32,
+        /// Their bytes.
+        bytes: u64,
     },
     /// No room.
     #[error("{host} has no space left in {location}")]

@@ -183,6 +183,15 @@ pub struct DiskFile {
     pub path: Utf8PathBuf,
 }
 
+/// An operation on a replica's files that waits for the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageDelay {
+    /// Where.
+    pub path: Utf8PathBuf,
+    /// When it last got a step further, by the monotonic clock.
+    pub since: tokio::time::Instant,
+}
+
 /// Why the store refused or failed. After any of these the replica is as it was, or a repeated call finishes the work.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -311,6 +320,18 @@ pub trait ReplicaStore: Send + Sync {
 
     /// Applies the next durable log to the head. `None` when there is none. Idempotent.
     async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>, StoreError>;
+
+    /// Applies the durable logs up to and including the one to `last` as one: the head is marked dirty once and made durable
+    /// once, which is what costs time. Ends before a log that adds or resizes a disk. The last one that was applied; `None`
+    /// when there is none. Idempotent.
+    async fn apply_through(&self, vm: VmId, last: Position) -> Result<Option<StoredLog>, StoreError>;
+
+    /// The operation on the replica's files that has waited for the disk for longest; `None` when none does. Waits for
+    /// nothing.
+    fn storage_delay(&self, vm: VmId) -> Option<StorageDelay>;
+
+    /// What `info` said last. Waits for nothing, so that it can be shown while the disk does not answer.
+    fn last_info(&self, vm: VmId) -> Option<ReplicaInfo>;
 
     /// Seals the head as a recovery point at the applied position, whose log arrived then. Repeated at one position it
     /// returns the same point. A `Conflict` when the applied log is partial.

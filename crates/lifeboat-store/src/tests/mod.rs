@@ -1,6 +1,7 @@
 //! Tests of the store on real files. What is right is known from plain byte arrays the tests keep and is compared by
 //! `qemu-img`, never by reading back through the code under test.
 
+mod batch;
 mod bench;
 mod crash;
 mod document;

@@ -10,8 +10,8 @@ use camino::Utf8PathBuf;
 use lifeboat_api::{Admission, Server};
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
-    Action, Answer, BulkView, CycleResult, Management, PointView, Refusal, ReplicationView, ServerView,
-    VmTimes, VmView,
+    Action, Answer, BacklogView, BulkView, ContactView, CycleResult, Management, PointView, Refusal,
+    ReplicationView, ServerView, VmTimes, VmView,
 };
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
@@ -308,6 +308,15 @@ impl Script {
             health_notes: vec!["nothing received for 3h05m".into()],
             peer: "a.example.org".into(),
             lag_ms: Some(11_100_000),
+            contact: Some(ContactView {
+                heard: Some(Timestamp(NOW - 11_100_000)),
+                silent_ms: 11_100_000,
+            }),
+            backlog: Some(BacklogView {
+                logs: 2,
+                bytes: 3 << 20,
+                age_ms: Some(11_101_000),
+            }),
             problem: Some(Problem {
                 since: Timestamp(NOW - 11_100_000),
                 // A hostile peer's words must not reach the terminal as they are.
@@ -451,6 +460,8 @@ fn replication() -> ReplicationView {
         },
         extended: None,
         allowed: None,
+        contact: None,
+        backlog: None,
     }
 }
 

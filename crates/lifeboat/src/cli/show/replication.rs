@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use lifeboat_engine::action::{BulkView, ExtendedView, ReplicationView, VmView};
+use lifeboat_engine::action::{BacklogView, BulkView, ContactView, ExtendedView, ReplicationView, VmView};
 use lifeboat_engine::ports::store::Abandoned;
 use lifeboat_engine::records::{
     Failover, FailoverPhase, Planned, PlannedPhase, Split, SyncKind, Synchronization, Test, TestPhase,
@@ -119,6 +119,8 @@ pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
         rows.push(("lag", lag(r)));
         rows.push(("newest data", dash(r.newest_instant, |at| instant(at, zone))));
         rows.push(("last cycle", dash(r.last_replication, |at| instant(at, zone))));
+        rows.extend(r.contact.iter().map(|c| contact(r, c, zone)));
+        rows.extend(r.backlog.iter().map(backlog));
     }
     rows.extend(under_way(v, r, zone));
     rows.extend(r.extended.iter().flat_map(|e| extended(e, zone)));
@@ -127,6 +129,30 @@ pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
         rows.extend(figures(r));
     }
     sheet(&rows)
+}
+
+/// When what is shown was confirmed last, by hearing the other side.
+fn contact(r: &ReplicationView, c: &ContactView, zone: &TimeZone) -> Row {
+    let ago = span(Duration::from_millis(c.silent_ms));
+    let text = match c.heard {
+        Some(at) => format!("{} was last heard {ago} ago, at {}", r.peer, instant(at, zone)),
+        None => format!("{} was not heard since this daemon started {ago} ago", r.peer),
+    };
+    ("verified", text)
+}
+
+/// What waits on the replica.
+fn backlog(b: &BacklogView) -> Row {
+    let oldest = b
+        .age_ms
+        .map(|ms| format!(", the oldest for {}", span(Duration::from_millis(ms))));
+    let text = format!(
+        "{} logs ({}) are safe on the replica and wait to be applied{}",
+        b.logs,
+        size(b.bytes),
+        oldest.unwrap_or_default()
+    );
+    ("backlog", text)
 }
 
 /// What it is and what is wrong with it.
