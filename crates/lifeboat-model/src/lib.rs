@@ -4,12 +4,15 @@
 
 pub mod api;
 pub mod arrival;
+pub mod certificates;
 pub mod ids;
 pub mod lifecycle;
 pub mod network;
 pub mod policy;
 pub mod power;
 pub mod settings;
+pub mod shell;
+mod slots;
 pub mod time;
 pub mod vm;
 
@@ -22,5 +25,6 @@ pub use network::NicFailover;
 pub use settings::{
     AuthorizationEntry, Bandwidth, BandwidthWindow, DayWindow, ReplicationSettings, SettingsError, check_peer,
 };
+pub use slots::PCI_DEVICES_MAX;
 pub use time::Timestamp;
 pub use vm::{DiskAllow, DiskFormat, DiskSpec, Firmware, NicBackend, NicSpec, VmSpec, VmSpecError};

@@ -390,6 +390,12 @@ fn way_out(mode: Mode, state: State, event: Event) -> &'static str {
         (Mode::Primary, S::SyncedReplicationComplete) => {
             "the VM is prepared for a planned failover; go on on the replica (lifeboat failover start), or cancel it: lifeboat failover cancel"
         }
+        (Mode::Primary, S::Critical) if event == Event::Prepared => {
+            "the last changes cannot be sent while replication is in error: end that first, its cause is in: lifeboat replication status; with the primary lost, fail over on the replica host instead"
+        }
+        (Mode::Primary, S::Suspended) if event == Event::Prepared => {
+            "replication is suspended; resume it first: lifeboat replication resume"
+        }
         (Mode::Primary, _) => "see: lifeboat replication status",
         (_, S::WaitingToCompleteInitialReplication)
             if matches!(event, Event::InitiateFailover | Event::Revert(_) | Event::Commit) =>

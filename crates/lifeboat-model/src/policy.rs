@@ -32,6 +32,10 @@ pub fn application_due(settings: &ReplicationSettings, since_last: Option<Durati
     !every.is_zero() && since_last.is_none_or(|passed| passed >= every)
 }
 
+/// Time after which an application-consistent instant that came out crash-consistent is tried again, when it is not due
+/// before by its hours: soon, and not so often that a guest which cannot be frozen is disturbed each cycle.
+pub const APPLICATION_RETRY: Duration = Duration::from_secs(300);
+
 /// Whether the oldest point is to be merged into the base. `ages` are those of all points, oldest first, counted back
 /// from the newest data that is here. Points beyond the history stay while the any-point window needs them to start
 /// replaying from.
@@ -171,10 +175,14 @@ pub fn health(input: &HealthInput<'_>) -> (Health, Vec<String>) {
         found.push((Health::Warning, text.to_owned()));
     }
     let worst = found.iter().map(|(h, _)| *h).max().unwrap_or(Health::Ok);
-    (
-        worst.max(Health::Ok),
-        found.into_iter().map(|(_, text)| text).collect(),
-    )
+    let mut notes: Vec<String> = Vec::new();
+    for (_, text) in found {
+        // A fault and a finding may be the same thing, seen twice.
+        if !notes.contains(&text) {
+            notes.push(text);
+        }
+    }
+    (worst.max(Health::Ok), notes)
 }
 
 /// What a state says by itself.

@@ -228,6 +228,11 @@ fn range(
     }
 }
 
+/// A host name in its one form.
+fn host_name(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
 /// Who may replicate to this host, and where the copies go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -255,10 +260,25 @@ impl AuthorizationEntry {
         Ok(())
     }
 
+    /// The entry as it is stored: its name in lower case, without a dot at the end.
+    #[must_use]
+    pub fn normalized(self) -> Self {
+        Self {
+            primary: host_name(&self.primary),
+            ..self
+        }
+    }
+
+    /// Whether this is the entry with that key: host names do not tell cases apart.
+    #[must_use]
+    pub fn same_primary(&self, primary: &str) -> bool {
+        host_name(&self.primary) == host_name(primary)
+    }
+
     /// Whether the entry speaks of this primary. `*.example.org` covers names below the domain, not the domain.
     #[must_use]
     pub fn covers(&self, primary: &str) -> bool {
-        let (entry, primary) = (self.primary.to_ascii_lowercase(), primary.to_ascii_lowercase());
+        let (entry, primary) = (host_name(&self.primary), host_name(primary));
         match entry.strip_prefix('*') {
             Some("") => true,
             Some(domain) => primary.len() > domain.len() && primary.ends_with(domain),
@@ -311,6 +331,19 @@ mod tests {
             );
         }
         assert!(AuthorizationEntry::find(&all[1..], "evil.net").is_none());
+    }
+
+    #[test]
+    fn a_host_name_is_one_name_in_any_case() {
+        for same in ["alpha.test", "ALPHA.test", "Alpha.Test."] {
+            assert_eq!(entry(same).normalized(), entry("alpha.test"), "{same}");
+            assert!(
+                entry("alpha.test").same_primary(same) && entry(same).covers("alpha.TEST"),
+                "{same}"
+            );
+        }
+        assert_eq!(entry("*.Lab.Test").normalized().primary, "*.lab.test");
+        assert!(!entry("alpha.test").same_primary("alpha.test.org"));
     }
 
     #[test]
