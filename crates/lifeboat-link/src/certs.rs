@@ -216,6 +216,16 @@ pub(crate) fn ip_addresses(der: &CertificateDer<'_>) -> Vec<IpAddr> {
     X509Certificate::from_der(der).map_or_else(|_| Vec::new(), |(_, cert)| addresses(&cert))
 }
 
+/// From when until when a certificate is valid; `None` when it cannot be read.
+pub(crate) fn validity(der: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let validity = cert.validity();
+    Some((
+        timestamp(validity.not_before.timestamp()),
+        timestamp(validity.not_after.timestamp()),
+    ))
+}
+
 fn addresses(cert: &X509Certificate<'_>) -> Vec<IpAddr> {
     let Ok(Some(sans)) = cert.subject_alternative_name() else {
         return Vec::new();

@@ -15,6 +15,7 @@ use lifeboat_engine::ports::link::{
 };
 use tokio::time::{Instant, timeout_at};
 
+use crate::credentials::{Credentials, GRACE, now, until};
 use crate::pool::{Conn, Pool, chain, protocol, unreachable};
 use crate::progress::{Source, SourceBody, stalled};
 use crate::tls::{LinkConfig, LinkSetupError};
@@ -31,6 +32,8 @@ pub struct Timing {
     pub call: Duration,
     /// Without a byte in either direction while a log is sent or its answer is awaited.
     pub stall: Duration,
+    /// For a log that is being sent when a certificate of its connection ends.
+    pub grace: Duration,
 }
 
 impl Default for Timing {
@@ -39,6 +42,7 @@ impl Default for Timing {
             connect: Duration::from_secs(5),
             call: Duration::from_secs(30),
             stall: Duration::from_secs(30),
+            grace: GRACE,
         }
     }
 }
@@ -81,10 +85,16 @@ impl Link {
 
     /// The same with another patience.
     pub fn with_timing(config: &LinkConfig, timing: Timing) -> Result<Self, LinkSetupError> {
-        Ok(Self {
-            pool: Pool::new(config.client()?, config.cert.clone(), timing.connect),
+        Ok(Self::with_credentials(Credentials::load(config)?, timing))
+    }
+
+    /// With certificates that were read already and are shared with the called side.
+    #[must_use]
+    pub fn with_credentials(credentials: Arc<Credentials>, timing: Timing) -> Self {
+        Self {
+            pool: Pool::new(credentials, timing.connect),
             timing,
-        })
+        }
     }
 
     /// One request on one connection.
@@ -225,8 +235,21 @@ impl Link {
         source: &Source,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let meter = conn.meter.clone();
+        let end = conn.valid_until.plus(self.timing.grace);
+        // Certificates that are over from the beginning are the other side's to judge, which says why.
+        let over = async {
+            match now() > end {
+                true => std::future::pending().await,
+                false => until(end).await,
+            }
+        };
         tokio::select! {
             answer = self.exchange(peer, conn, request) => answer,
+            () = over => {
+                self.pool.forget(peer);
+                let detail = "a certificate of the connection has ended, and so has the time for what was under way";
+                Err(Failure::Broken(unreachable(peer, detail.to_owned()), None))
+            }
             () = stalled(&meter, source, self.timing.stall) => {
                 self.pool.forget(peer);
                 let detail = format!("the transfer has not moved for {:?}", self.timing.stall);

@@ -2,7 +2,8 @@
 //! streamed body. It carries the engine's messages and decides nothing.
 //!
 //! Who is who:
-//! - `tls` loads certificates and puts TLS errors into words; `certs` makes and describes certificates.
+//! - `tls` makes sense of certificates and puts TLS errors into words; `credentials` holds those in use and reads them
+//!   anew when they change; `certs` makes and describes certificates.
 //! - `wire` is the protocol as text: paths, query, statuses, JSON.
 //! - `client`, `pool` and `progress` are the calling side ([`Link`]); `server`, `service` and `incoming` the called
 //!   side ([`serve`]).
@@ -12,6 +13,7 @@
 
 pub mod certs;
 mod client;
+mod credentials;
 mod incoming;
 mod pool;
 mod progress;
@@ -22,5 +24,6 @@ mod tls;
 mod wire;
 
 pub use client::{Link, Timing};
-pub use server::{Limits, serve, serve_within};
+pub use credentials::{Credentials, GRACE, Holder, Validity};
+pub use server::{Limits, serve, serve_with, serve_within};
 pub use tls::{LinkConfig, LinkSetupError};

@@ -5,16 +5,17 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use lifeboat_engine::ports::link::LinkError;
+use lifeboat_model::Timestamp;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use crate::credentials::{Credentials, Loaded, now, valid_until};
 use crate::progress::{Meter, Metered};
 use crate::socket::tune;
 use crate::tls::{TlsFault, find_fault};
@@ -24,7 +25,7 @@ use crate::wire::OutBody;
 const IDLE_MAX: usize = 4;
 /// Idle for longer than this, a connection is not used again. Shorter than the called side's patience.
 const IDLE_TIME: Duration = Duration::from_secs(60);
-/// Certificates are looked at when a connection is made, so none is used for ever.
+/// A connection is made again after this, whatever its certificates say.
 const AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// A connection. Dropping it closes it, whatever it is doing.
@@ -35,6 +36,10 @@ pub(crate) struct Conn {
     pub(crate) meter: Meter,
     task: JoinHandle<Result<(), hyper::Error>>,
     made: Instant,
+    /// What it was made with.
+    with: Arc<Loaded>,
+    /// Until when the certificates of both sides are valid.
+    pub(crate) valid_until: Timestamp,
     idle_since: Instant,
 }
 
@@ -45,8 +50,14 @@ impl Drop for Conn {
 }
 
 impl Conn {
-    fn usable(&self) -> bool {
-        !self.sender.is_closed() && self.idle_since.elapsed() < IDLE_TIME && self.made.elapsed() < AGE_MAX
+    /// Whether it may carry another request: it is open, young enough, and a new one would be made with the same
+    /// certificates and be accepted.
+    fn usable(&self, credentials: &Credentials) -> bool {
+        !self.sender.is_closed()
+            && self.idle_since.elapsed() < IDLE_TIME
+            && self.made.elapsed() < AGE_MAX
+            && now() <= self.valid_until
+            && Arc::ptr_eq(&self.with, &credentials.in_use())
     }
 
     /// The connection's own last words, when it has ended or is about to: an alert may reach it after the request failed.
@@ -60,18 +71,16 @@ impl Conn {
 
 /// Connections to all peers.
 pub(crate) struct Pool {
-    connector: TlsConnector,
-    own_cert: Utf8PathBuf,
+    credentials: Arc<Credentials>,
     connect_time: Duration,
     idle: Mutex<HashMap<String, Vec<Conn>>>,
 }
 
 impl Pool {
     /// No connection yet.
-    pub(crate) fn new(tls: Arc<rustls::ClientConfig>, own_cert: Utf8PathBuf, connect_time: Duration) -> Self {
+    pub(crate) fn new(credentials: Arc<Credentials>, connect_time: Duration) -> Self {
         Self {
-            connector: TlsConnector::from(tls),
-            own_cert,
+            credentials,
             connect_time,
             idle: Mutex::default(),
         }
@@ -86,7 +95,7 @@ impl Pool {
     pub(crate) fn take(&self, peer: &str) -> Option<Conn> {
         let mut idle = self.idle();
         let conns = idle.get_mut(peer)?;
-        conns.retain(Conn::usable);
+        conns.retain(|c| c.usable(&self.credentials));
         let conn = conns.pop();
         if conns.is_empty() {
             idle.remove(peer);
@@ -99,11 +108,11 @@ impl Pool {
         conn.idle_since = Instant::now();
         let mut idle = self.idle();
         idle.retain(|_, conns| {
-            conns.retain(Conn::usable);
+            conns.retain(|c| c.usable(&self.credentials));
             !conns.is_empty()
         });
         let conns = idle.entry(peer.to_owned()).or_default();
-        if conns.len() < IDLE_MAX && conn.usable() {
+        if conns.len() < IDLE_MAX && conn.usable(&self.credentials) {
             conns.push(conn);
         }
     }
@@ -148,27 +157,32 @@ impl Pool {
             socket,
             meter: meter.clone(),
         };
-        let tls = self
-            .connector
+        let with = self.credentials.current().await;
+        let tls = TlsConnector::from(with.client.clone())
             .connect(name, metered)
             .await
             .map_err(|e| self.explain(peer, &e))?;
+        let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        self.credentials.shown(peer, shown);
+        let valid_until = valid_until(shown).min(with.own_until);
         let (sender, connection) = http1::handshake(TokioIo::new(tls))
             .await
             .map_err(|e| self.explain(peer, &e))?;
-        let now = Instant::now();
+        let made = Instant::now();
         Ok(Conn {
             sender,
             meter,
             task: tokio::spawn(connection),
-            made: now,
-            idle_since: now,
+            made,
+            with,
+            valid_until,
+            idle_since: made,
         })
     }
 
     /// An error of a connection in the port's words.
     pub(crate) fn explain(&self, peer: &str, error: &(dyn Error + 'static)) -> LinkError {
-        match find_fault(error, &self.own_cert) {
+        match find_fault(error, &self.credentials.config.cert) {
             Some(TlsFault::Untrusted(detail)) => LinkError::Untrusted {
                 peer: peer.into(),
                 detail,
@@ -186,9 +200,9 @@ impl Pool {
         conn: &mut Conn,
         error: &hyper::Error,
     ) -> LinkError {
-        if find_fault(error, &self.own_cert).is_none()
+        if find_fault(error, &self.credentials.config.cert).is_none()
             && let Some(last) = conn.last_words().await
-            && find_fault(&last, &self.own_cert).is_some()
+            && find_fault(&last, &self.credentials.config.cert).is_some()
         {
             return self.explain(peer, &last);
         }

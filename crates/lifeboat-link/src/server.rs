@@ -7,6 +7,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lifeboat_engine::ports::link::{PeerHandler, PeerIdentity};
+use lifeboat_model::Timestamp;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::certs;
+use crate::credentials::{CLOCK_LOOK, Credentials, GRACE, Loaded, until, valid_until};
 use crate::service::Service;
 use crate::socket::tune;
 use crate::tls::{LinkConfig, LinkSetupError, TlsFault, find_fault};
@@ -39,6 +42,10 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// For requests under way when the daemon stops.
     pub grace: Duration,
+    /// For requests under way when a certificate of their connection ends.
+    pub expiry_grace: Duration,
+    /// Between looks at whether the certificates that a connection was made with are still those in use.
+    pub look: Duration,
 }
 
 impl Default for Limits {
@@ -52,6 +59,8 @@ impl Default for Limits {
             silence: Duration::from_secs(120),
             heartbeat: Duration::from_secs(10),
             grace: Duration::from_secs(10),
+            expiry_grace: GRACE,
+            look: CLOCK_LOOK,
         }
     }
 }
@@ -78,9 +87,21 @@ pub async fn serve_within(
     handler: Arc<dyn PeerHandler>,
     shutdown: CancellationToken,
 ) -> Result<(), LinkSetupError> {
+    let credentials = Credentials::load(config)?;
+    serve_with(limits, listener, credentials, handler, shutdown).await;
+    Ok(())
+}
+
+/// The same with certificates that were read already and are shared with the calling side.
+pub async fn serve_with(
+    limits: Limits,
+    listener: TcpListener,
+    credentials: Arc<Credentials>,
+    handler: Arc<dyn PeerHandler>,
+    shutdown: CancellationToken,
+) {
     let server = Arc::new(Server {
-        acceptor: TlsAcceptor::from(config.server()?),
-        config: config.clone(),
+        credentials,
         handler,
         limits,
         work: TaskTracker::new(),
@@ -102,12 +123,10 @@ pub async fn serve_within(
         tracing::warn!("requests of peers were still under way and are cut");
     }
     server.stopped.cancel();
-    Ok(())
 }
 
 struct Server {
-    acceptor: TlsAcceptor,
-    config: LinkConfig,
+    credentials: Arc<Credentials>,
     handler: Arc<dyn PeerHandler>,
     limits: Limits,
     work: TaskTracker,
@@ -148,8 +167,8 @@ impl Server {
             () = self.stopping.cancelled() => return,
         };
         drop(slot);
-        let tls = match tls {
-            Ok(Some(tls)) => tls,
+        let (tls, with) = match tls {
+            Ok(Some(made)) => made,
             Ok(None) => return,
             Err(_) => {
                 tracing::debug!(%from, "no TLS handshake in time");
@@ -160,14 +179,20 @@ impl Server {
             tracing::warn!(%from, "refused: {} connections of peers are open already", self.limits.connections);
             return;
         };
-        self.requests(tls, from).await;
+        self.requests(tls, &with, from).await;
     }
 
-    async fn handshake(&self, socket: TcpStream, from: std::net::SocketAddr) -> Option<TlsStream<TcpStream>> {
-        match self.acceptor.accept(socket).into_fallible().await {
-            Ok(tls) => Some(tls),
+    async fn handshake(
+        &self,
+        socket: TcpStream,
+        from: std::net::SocketAddr,
+    ) -> Option<(TlsStream<TcpStream>, Arc<Loaded>)> {
+        let with = self.credentials.current().await;
+        let acceptor = TlsAcceptor::from(with.server.clone());
+        match acceptor.accept(socket).into_fallible().await {
+            Ok(tls) => Some((tls, with)),
             Err((e, socket)) => {
-                match find_fault(&e, &self.config.cert) {
+                match find_fault(&e, &self.credentials.config.cert) {
                     Some(TlsFault::Untrusted(why)) => tracing::warn!(%from, "caller refused: {why}"),
                     Some(TlsFault::Protocol(why)) => tracing::debug!(%from, "caller refused: {why}"),
                     None => tracing::debug!(%from, "the handshake broke off: {e}"),
@@ -178,10 +203,16 @@ impl Server {
         }
     }
 
-    async fn requests(&self, tls: TlsStream<TcpStream>, from: std::net::SocketAddr) {
+    async fn requests(&self, tls: TlsStream<TcpStream>, with: &Arc<Loaded>, from: std::net::SocketAddr) {
+        let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let end = valid_until(shown).min(with.own_until);
+        let peer = identity(shown);
+        for name in peer.iter().flat_map(|p| &p.names) {
+            self.credentials.shown(name, shown);
+        }
         let service = Service {
             handler: self.handler.clone(),
-            peer: identity(&tls).map(Arc::new),
+            peer: peer.map(Arc::new),
             work: self.work.clone(),
             limits: self.limits,
         };
@@ -200,17 +231,38 @@ impl Server {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
+            () = self.outdated(with, end) => {
+                connection.as_mut().graceful_shutdown();
+                let Ok(ended) = tokio::time::timeout(self.limits.expiry_grace, connection).await else {
+                    tracing::warn!(%from, "cut: a certificate of the connection has ended");
+                    return;
+                };
+                ended
+            }
         };
         if let Err(e) = ended {
             tracing::debug!(%from, "connection ended: {}", crate::pool::chain(&e));
         }
     }
+
+    /// Waits until a connection made with these certificates has to be made again: one of them has ended, or others are in
+    /// use.
+    async fn outdated(&self, with: &Arc<Loaded>, end: Timestamp) {
+        let replaced = async {
+            while Arc::ptr_eq(with, &self.credentials.current().await) {
+                tokio::time::sleep(self.limits.look).await;
+            }
+        };
+        tokio::select! {
+            () = until(end) => {}
+            () = replaced => {}
+        }
+    }
 }
 
 /// The names in the caller's certificate. The common name does not count: only SANs are what a CA vouches for.
-fn identity(tls: &TlsStream<TcpStream>) -> Option<PeerIdentity> {
-    let (_, session) = tls.get_ref();
-    let cert = session.peer_certificates()?.first()?;
+fn identity(shown: &[CertificateDer<'_>]) -> Option<PeerIdentity> {
+    let cert = shown.first()?;
     let names = certs::dns_names(cert);
     (!names.is_empty()).then(|| PeerIdentity {
         names,

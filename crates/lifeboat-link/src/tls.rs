@@ -6,6 +6,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_model::Timestamp;
+use lifeboat_model::certificates::utc;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -14,7 +16,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, Se
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-/// Where this host's certificate is and whom it trusts. The files are read once.
+/// Where this host's certificate is and whom it trusts. The files are read again when they change ([`crate::Credentials`]).
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkConfig {
@@ -73,29 +75,40 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-struct Material {
-    chain: Vec<CertificateDer<'static>>,
+/// What the files hold.
+pub(crate) struct Material {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) authorities: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     roots: Arc<RootCertStore>,
 }
 
-impl LinkConfig {
-    fn load(&self) -> Result<Material, LinkSetupError> {
-        let chain = certificates(&self.cert)?;
-        refuse_exposed(&self.key)?;
-        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
-            .map_err(|e| content(&self.key, "private key", &e))?;
+impl Material {
+    /// Makes sense of the content of certificate, key and CA file, in this order.
+    pub(crate) fn parse(config: &LinkConfig, [cert, key, ca]: &[Vec<u8>; 3]) -> Result<Self, LinkSetupError> {
+        let chain = certificates(&config.cert, cert)?;
+        refuse_exposed(&config.key)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| content(&config.key, "private key", &e))?;
+        let authorities = certificates(&config.ca, ca)?;
         let mut roots = RootCertStore::empty();
-        for ca in certificates(&self.ca)? {
+        for ca in &authorities {
             roots
-                .add(ca)
-                .map_err(|e| content(&self.ca, "CA certificate", &e))?;
+                .add(ca.clone())
+                .map_err(|e| content(&config.ca, "CA certificate", &e))?;
         }
-        Ok(Material {
+        Ok(Self {
             chain,
+            authorities,
             key,
             roots: Arc::new(roots),
         })
+    }
+}
+
+impl LinkConfig {
+    /// The content of certificate, key and CA file, in this order.
+    pub(crate) fn read(&self) -> Result<[Vec<u8>; 3], LinkSetupError> {
+        Ok([read(&self.cert)?, read(&self.key)?, read(&self.ca)?])
     }
 
     fn mismatch(&self, e: &dyn std::fmt::Display) -> LinkSetupError {
@@ -107,13 +120,12 @@ impl LinkConfig {
     }
 
     /// For the calling side.
-    pub(crate) fn client(&self) -> Result<Arc<ClientConfig>, LinkSetupError> {
-        let Material { chain, key, roots } = self.load()?;
+    pub(crate) fn client(&self, material: &Material) -> Result<Arc<ClientConfig>, LinkSetupError> {
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| self.mismatch(&e))?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
+            .with_root_certificates(material.roots.clone())
+            .with_client_auth_cert(material.chain.clone(), material.key.clone_key())
             .map_err(|e| self.mismatch(&e))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
@@ -121,8 +133,10 @@ impl LinkConfig {
     }
 
     /// For the called side.
-    pub(crate) fn server(&self) -> Result<Arc<ServerConfig>, LinkSetupError> {
-        let Material { chain, key, roots } = self.load()?;
+    pub(crate) fn server(&self, material: Material) -> Result<Arc<ServerConfig>, LinkSetupError> {
+        let Material {
+            chain, key, roots, ..
+        } = material;
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
             .build()
             .map_err(|e| content(&self.ca, "CA certificate", &e))?;
@@ -154,8 +168,8 @@ fn read(path: &Utf8Path) -> Result<Vec<u8>, LinkSetupError> {
     })
 }
 
-fn certificates(path: &Utf8Path) -> Result<Vec<CertificateDer<'static>>, LinkSetupError> {
-    let all: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+fn certificates(path: &Utf8Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, LinkSetupError> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|e| content(path, "certificate", &e))?;
     if all.is_empty() {
@@ -215,29 +229,39 @@ fn explain(error: &rustls::Error, own_cert: &Utf8Path) -> Option<TlsFault> {
     }
 }
 
+/// How a new certificate is made.
+const ISSUE: &str = "lifeboat cert issue --ca DIR --host NAME --out NEWDIR";
+
 /// We do not accept their certificate.
 pub(crate) fn theirs(error: &CertificateError) -> String {
     match error {
-        CertificateError::Expired => "its certificate has expired; issue a new one there".into(),
-        CertificateError::ExpiredContext { not_after, .. } => {
-            format!(
-                "its certificate has expired (it ended on {}); issue a new one there",
-                day(*not_after)
-            )
-        }
-        CertificateError::NotValidYet => {
-            "its certificate is not valid yet; check the clocks of both hosts".into()
-        }
-        CertificateError::NotValidYetContext { not_before, .. } => format!(
-            "its certificate is not valid before {}; check the clocks of both hosts",
-            day(*not_before)
+        CertificateError::Expired => format!(
+            "its certificate has expired, and the clock here says {}; if that is right, issue a new one ({ISSUE}) and put it in \
+             place there, no restart is needed",
+            utc(crate::credentials::now())
         ),
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate was not issued by the CA trusted here".into()
-        }
+        CertificateError::ExpiredContext { not_after, time } => format!(
+            "its certificate has expired: it ended on {}, and the clock here says {}; if that is right, issue a new one \
+             ({ISSUE}) and put it in place there, no restart is needed",
+            at(*not_after),
+            at(*time)
+        ),
+        CertificateError::NotValidYet => format!(
+            "its certificate is not valid yet, and the clock here says {}; check the clocks of both hosts",
+            utc(crate::credentials::now())
+        ),
+        CertificateError::NotValidYetContext { not_before, time } => format!(
+            "its certificate is not valid before {}, and the clock here says {}; check the clocks of both hosts",
+            at(*not_before),
+            at(*time)
+        ),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+            "its certificate was not issued by the CA trusted here; issue one by that CA ({ISSUE}), or append its CA to the ca \
+             file here"
+        ),
         CertificateError::NotValidForName => "its certificate is for another name".into(),
         CertificateError::NotValidForNameContext { expected, presented } => format!(
-            "its certificate is not for {} but for {}",
+            "its certificate is not for {} but for {}; call it by that name, or issue one with both ({ISSUE})",
             expected.to_str(),
             if presented.is_empty() {
                 "no name".into()
@@ -259,9 +283,12 @@ fn alerted(alert: AlertDescription, own_cert: &Utf8Path) -> Option<TlsFault> {
     };
     match alert {
         A::CloseNotify => None,
-        A::CertificateExpired => ours("ours has expired; issue a new one".into()),
+        A::CertificateExpired => ours(expired(own_cert)),
         // The second comes from a CA of the same name with another key.
-        A::UnknownCA | A::DecryptError => ours("it was not issued by the CA trusted there".into()),
+        A::UnknownCA | A::DecryptError => ours(format!(
+            "it was not issued by the CA trusted there; issue one by that CA ({ISSUE}) and put it in place here, or append our CA \
+             to the ca file there"
+        )),
         A::CertificateRequired => ours("none was shown".into()),
         A::BadCertificate
         | A::UnsupportedCertificate
@@ -274,9 +301,28 @@ fn alerted(alert: AlertDescription, own_cert: &Utf8Path) -> Option<TlsFault> {
     }
 }
 
-fn day(time: UnixTime) -> String {
-    i64::try_from(time.as_secs())
-        .ok()
-        .and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok())
-        .map_or_else(|| "an impossible day".into(), |t| t.date().to_string())
+/// The other side says that our certificate has expired, which its clock says: both dates, and the way out.
+fn expired(own_cert: &Utf8Path) -> String {
+    let now = crate::credentials::now();
+    let end = crate::certs::describe(own_cert).ok().map(|c| c.not_after);
+    match end {
+        Some(end) if end > now => format!(
+            "it says that ours has expired, but ours is valid until {} and the clock here says {}; check the clocks of both hosts",
+            utc(end),
+            utc(now)
+        ),
+        Some(end) => format!(
+            "ours has expired: it ended on {}, and the clock here says {}; if that is right, issue a new one ({ISSUE}) and put it \
+             and its key in place, no restart is needed",
+            utc(end),
+            utc(now)
+        ),
+        None => format!(
+            "ours has expired; issue a new one ({ISSUE}) and put it and its key in place, no restart is needed"
+        ),
+    }
+}
+
+fn at(time: UnixTime) -> String {
+    utc(Timestamp(time.as_secs().saturating_mul(1000)))
 }
