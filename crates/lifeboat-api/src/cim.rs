@@ -33,6 +33,15 @@ pub const INTEROP: &str = "root/interop";
 /// The namespace of the operating system, of which some clients read a little before they begin.
 pub const CIMV2: &str = "root/cimv2";
 
+/// Where the certificates come from that `GetSystemCertificates` shows.
+#[derive(Clone, Debug)]
+pub enum Certificates {
+    /// These, DER.
+    Fixed(Vec<Vec<u8>>),
+    /// A PEM file, read at each call: it is replaced while the daemon runs.
+    File(camino::Utf8PathBuf),
+}
+
 /// What is known of this host beside the engine's state.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
@@ -41,7 +50,7 @@ pub struct HostFacts {
     /// Version of Lifeboat.
     pub version: String,
     /// Certificates that this host shows its peers, DER (`GetSystemCertificates`).
-    pub certificates: Vec<Vec<u8>>,
+    pub certificates: Certificates,
     /// Port on which peers are taken (`HttpsPort`).
     pub peer_port: u16,
     /// How long a job can be read after its end (`TimeBeforeRemoval`).

@@ -4,6 +4,7 @@
 //! A request passes `http` (what may it cost), `login` (who is it), then `wsman` or `cimxml` (what does it want), and
 //! its answer the same way back. What outlives a request is only an enumeration that was begun (`enumerations`).
 
+mod certificates;
 mod cimxml;
 mod delivery;
 mod enumerations;
@@ -21,7 +22,6 @@ use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::cim::ObjectManager;
@@ -33,6 +33,7 @@ use http::{Server, Surface};
 use listeners::Listeners;
 use login::Login;
 
+pub use certificates::ManagementCertificates;
 pub use http::Limits;
 pub use tls::{TlsFiles, TlsSetupError, certificate_chain};
 
@@ -89,8 +90,7 @@ pub struct Remote {
     wsman: Option<TcpListener>,
     cimxml: Option<TcpListener>,
     login: Arc<Login>,
-    acceptor: Option<TlsAcceptor>,
-    listeners: Option<Arc<rustls::ClientConfig>>,
+    certificates: Option<Arc<ManagementCertificates>>,
     limits: Limits,
 }
 
@@ -98,13 +98,13 @@ impl Remote {
     /// Reads users and certificates and takes the ports; callers wait until [`Remote::serve`].
     pub async fn bind(config: &RemoteConfig) -> Result<Self, RemoteError> {
         let login = Arc::new(Login::open(&config.users)?);
-        let (acceptor, listeners) = match &config.transport {
-            Transport::Tls(files) => (Some(TlsAcceptor::from(files.server()?)), Some(files.client()?)),
-            Transport::Plain => (None, None),
+        let certificates = match &config.transport {
+            Transport::Tls(files) => Some(ManagementCertificates::load(files)?),
+            Transport::Plain => None,
         };
         let listen = async |what, address: Option<SocketAddr>| match address {
             None => Ok(None),
-            Some(address) if acceptor.is_none() && !address.ip().is_loopback() => {
+            Some(address) if certificates.is_none() && !address.ip().is_loopback() => {
                 Err(RemoteError::Exposed(address))
             }
             Some(address) => match TcpListener::bind(address).await {
@@ -116,10 +116,15 @@ impl Remote {
             wsman: listen("WS-Management", config.wsman).await?,
             cimxml: listen("CIM-XML", config.cimxml).await?,
             login,
-            acceptor,
-            listeners,
+            certificates,
             limits: config.limits,
         })
+    }
+
+    /// The certificates in use; `None` without TLS.
+    #[must_use]
+    pub fn certificates(&self) -> Option<Arc<ManagementCertificates>> {
+        self.certificates.clone()
     }
 
     /// Where WS-Management is served.
@@ -138,14 +143,19 @@ impl Remote {
     pub async fn serve(self, manager: Arc<ObjectManager>, stop: CancellationToken) {
         let enumerations = Enumerations::new();
         let indications = Indications::new(manager.clone());
-        let client = Client::new(self.listeners, Patience::default());
+        let client = Client::new(self.certificates.clone(), Patience::default());
         let deliveries = Deliveries::new(client, indications.clone());
         let eventing = Eventing::new(indications.clone(), deliveries.clone());
         let listeners = Listeners::new(indications.clone(), deliveries.clone());
         let wsman = wsman::Wsman::new(manager.clone(), enumerations.clone(), eventing);
         let cimxml = cimxml::CimXml::new(manager, enumerations.clone(), listeners);
         let run = |listener: Option<TcpListener>, surface| {
-            let server = Server::new(surface, self.login.clone(), self.acceptor.clone(), self.limits);
+            let server = Server::new(
+                surface,
+                self.login.clone(),
+                self.certificates.clone(),
+                self.limits,
+            );
             let stop = stop.clone();
             async move {
                 if let Some(listener) = listener {

@@ -207,6 +207,12 @@ fn machine() -> Vec<Named> {
                     ("times", reference("VmTimes")),
                     ("disk_files", disk_files()),
                     ("replication", or_null(&reference("ReplicationView"))),
+                    (
+                        "description_gone",
+                        or_null(&text(
+                            "Where the VM's description should be, and what to do, when it is gone; spec is what was recorded of it",
+                        )),
+                    ),
                 ],
             ),
         ),
@@ -351,6 +357,17 @@ fn backlog_view() -> Value {
     )
 }
 
+fn allowed() -> Value {
+    let about = "The authorization entry whose primaries alone may feed this replica; null: whoever this host lets in";
+    or_null(&text(about))
+}
+
+fn directory() -> Value {
+    let about =
+        "Directory in which this host keeps the VM's data; null: its disks are the images of its description";
+    or_null(&text(about))
+}
+
 fn view() -> Value {
     object(
         "A relationship as one side sees it",
@@ -413,14 +430,10 @@ fn view() -> Value {
             ("network", list("NicFailover")),
             ("counters", reference("Counters")),
             ("extended", or_null(&reference("ExtendedView"))),
-            (
-                "allowed",
-                or_null(&text(
-                    "The authorization entry whose primaries alone may feed this replica; null: whoever this host lets in",
-                )),
-            ),
             ("contact", or_null(&reference("ContactView"))),
             ("backlog", or_null(&reference("BacklogView"))),
+            ("allowed", allowed()),
+            ("dir", directory()),
         ],
     )
 }
@@ -647,6 +660,42 @@ fn server_settings() -> Value {
     )
 }
 
+fn server_view() -> Value {
+    object(
+        "This host",
+        &[
+            ("host", text("Its name")),
+            ("version", text("Version of Lifeboat")),
+            ("listen", text("Where peers reach it")),
+            ("settings", reference("ServerSettings")),
+            ("certificates", list("Certificate")),
+            (
+                "notes",
+                json!({ "type": "array", "items": text("What of this host needs attention, with the way out") }),
+            ),
+        ],
+    )
+}
+
+fn certificate() -> Value {
+    object(
+        "A certificate that connections of this host depend on",
+        &[
+            (
+                "usage",
+                names("What it is for", &["host", "authority", "management", "peer"]),
+            ),
+            ("place", text("The file it is in, or the peer that has shown it")),
+            ("not_before", instant("Valid from")),
+            ("not_after", instant("Valid until")),
+            (
+                "problem",
+                or_null(&text("Why what the file holds now is not used")),
+            ),
+        ],
+    )
+}
+
 fn host() -> Vec<Named> {
     vec![
         (
@@ -692,18 +741,8 @@ fn host() -> Vec<Named> {
             ),
         ),
         ("ServerSettings", server_settings()),
-        (
-            "ServerView",
-            object(
-                "This host",
-                &[
-                    ("host", text("Its name")),
-                    ("version", text("Version of Lifeboat")),
-                    ("listen", text("Where peers reach it")),
-                    ("settings", reference("ServerSettings")),
-                ],
-            ),
-        ),
+        ("ServerView", server_view()),
+        ("Certificate", certificate()),
         (
             "Error",
             object(

@@ -12,6 +12,7 @@ use lifeboat_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::ports::environment::Certificate;
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{Abandoned, BulkProgress, Target};
 use crate::records::{
@@ -168,6 +169,12 @@ pub enum Action {
     },
     /// RemoveReplicationRelationship: this side only.
     RemoveReplication {
+        /// Which.
+        vm: VmRef,
+    },
+    /// RemoveReplicationRelationship by this side's record alone, in whatever state: for relationships whose other side or
+    /// whose files are gone, and for tests whose replica is. Files are kept.
+    ForgetReplication {
         /// Which.
         vm: VmRef,
     },
@@ -415,6 +422,9 @@ pub struct VmView {
     pub disk_files: BTreeMap<DiskId, Utf8PathBuf>,
     /// Its replication; `None` when there is none.
     pub replication: Option<ReplicationView>,
+    /// Where the VM's description should be, and what to do, when it is gone; then `spec` is what was recorded of it.
+    #[serde(default)]
+    pub description_gone: Option<String>,
 }
 
 /// When something of a VM began. What is not known is `None`.
@@ -513,6 +523,9 @@ pub struct ReplicationView {
     /// Logs that are safe on the replica and wait to be applied, as far as this side knows; `None`: none wait.
     #[serde(default)]
     pub backlog: Option<BacklogView>,
+    /// Directory in which this host keeps the VM's data; `None` when its disks are the images of its description.
+    #[serde(default)]
+    pub dir: Option<String>,
 }
 
 /// What a view of the other side rests on.
@@ -597,6 +610,12 @@ pub struct ServerView {
     pub listen: String,
     /// Settings.
     pub settings: ServerSettings,
+    /// Certificates that its connections depend on, as they were looked at last.
+    #[serde(default)]
+    pub certificates: Vec<Certificate>,
+    /// What of this host needs attention, with the way out, in words.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// Why a wish was not granted. `code` is the API's return code.
@@ -659,6 +678,7 @@ impl Action {
             | Self::SuspendReplication { vm }
             | Self::ResumeReplication { vm }
             | Self::RemoveReplication { vm }
+            | Self::ForgetReplication { vm }
             | Self::ReplicateNow { vm }
             | Self::ListPoints { vm }
             | Self::InitiateFailover { vm, .. }

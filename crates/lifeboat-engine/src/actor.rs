@@ -133,6 +133,8 @@ pub(crate) struct Actor {
     /// The VM as this host's administrator described it; `None` for a VM that is only a replica.
     pub(crate) local: Option<VmSpec>,
     pub(crate) rel: Option<Relationship>,
+    /// What others know of it.
+    pub(crate) card: crate::references::Card,
     pub(crate) primary: PrimaryState,
     pub(crate) replica: ReplicaState,
     work: Option<Running>,
@@ -171,6 +173,7 @@ impl Actor {
             host,
             local,
             rel,
+            card: Default::default(),
             primary: PrimaryState::default(),
             replica: ReplicaState::default(),
             work: None,
@@ -205,6 +208,7 @@ impl Actor {
                     droppable: work.droppable,
                 });
             }
+            self.publish();
             self.attend_guest();
             let look = self.attend_contact().await;
             let wake = self.wake_at();
@@ -303,7 +307,12 @@ impl Actor {
             // Whoever asked was told that it was not begun, or went away before.
             Message::Act(_, reply) if reply.is_closed() => {}
             Message::Act(Action::ReplicateNow { .. }, reply) => self.replicate_now(reply),
-            Message::Act(action, reply) => drop(reply.send(self.act(action).await)),
+            Message::Act(action, reply) => {
+                let answer = self.act(action).await;
+                // Who asked may look for this VM again at once.
+                self.publish();
+                drop(reply.send(answer));
+            }
             Message::Stopped => self.stopped().await,
             Message::Merged(result) => self.merged_beside(result).await,
             Message::Addressed(given) => self.addressed(given).await,
@@ -455,6 +464,7 @@ impl Actor {
             Action::SuspendReplication { .. } => self.suspend().await,
             Action::ResumeReplication { .. } => self.resume().await,
             Action::RemoveReplication { .. } => self.remove().await,
+            Action::ForgetReplication { .. } => self.forget().await,
             Action::ListPoints { .. } => self.list_points().await,
             Action::InitiateFailover {
                 point, start, force, ..
@@ -491,7 +501,10 @@ impl Actor {
             .map(|r| &r.spec);
         copy.or(self.local.as_ref())
             .or(recorded.filter(|r| r.home.is_some()).map(|r| &r.spec))
-            .ok_or_else(|| Refusal::new(ReturnCode::FileNotFound, "the VM's description is gone", ""))
+            .ok_or_else(|| match self.description_gone() {
+                Some(gone) => Refusal::new(ReturnCode::InvalidState, gone, ""),
+                None => crate::references::no_vm(&self.id.to_string()),
+            })
     }
 
     /// The VM with the images it has on this host now.
@@ -670,18 +683,34 @@ pub(crate) fn failed(what: &str, e: &(dyn std::error::Error + 'static)) -> Refus
     Refusal::new(ReturnCode::Failed, format!("{what}: {}", chain(e)), "")
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line. What an error repeats of its cause is said once.
 pub(crate) fn chain(e: &(dyn std::error::Error + 'static)) -> String {
     let mut text = e.to_string();
     let mut cause = e.source();
     while let Some(c) = cause {
-        let said = c.to_string();
-        // Not every error leaves its cause out of its own text.
-        if !text.ends_with(&said) {
+        let part = c.to_string();
+        if !text.contains(&part) {
             text.push_str(": ");
-            text.push_str(&said);
+            text.push_str(&part);
         }
         cause = c.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_does_not_say_its_cause_twice() {
+        let gone = || CaptureError::Preflight("the VM has no disk r".into());
+        let text = gone().to_string();
+        assert_eq!(chain(&CopyError::Capture(gone())).matches(&text).count(), 1);
+        let io = StoreError::Io {
+            what: "cannot read /r/manifest.json".into(),
+            source: std::io::Error::other("input/output error"),
+        };
+        assert_eq!(chain(&io), "cannot read /r/manifest.json: input/output error");
+    }
 }

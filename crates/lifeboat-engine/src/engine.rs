@@ -27,6 +27,7 @@ use crate::jobs::Jobs;
 use crate::observe::{GLANCE, Observer};
 use crate::operations::link_refusal;
 use crate::ports::catalog::{Catalog, CatalogError};
+use crate::ports::environment::{Certificate, Environment};
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::link::{
     LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
@@ -60,6 +61,8 @@ pub struct Ports {
     pub spool: Arc<dyn Spool>,
     /// Directories that carry initial copies.
     pub media: Arc<dyn Media>,
+    /// The host around the engine.
+    pub environment: Arc<dyn Environment>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// New ids.
@@ -85,6 +88,8 @@ pub struct EngineConfig {
     pub merge_bytes_per_s: u64,
     /// When the descriptions of this host's VMs were written. Shown, and nothing is decided by it.
     pub described: BTreeMap<VmId, Described>,
+    /// Directory of VM descriptions, for messages; empty: not known.
+    pub vm_dir: String,
 }
 
 /// When a VM's description was written.
@@ -109,6 +114,7 @@ impl EngineConfig {
             expiry_interval: Duration::from_secs(10),
             merge_bytes_per_s: 0,
             described: BTreeMap::new(),
+            vm_dir: String::new(),
         }
     }
 }
@@ -126,6 +132,12 @@ pub(crate) struct Host {
     pub(crate) clock: ClockWatch,
     /// Which other hosts are there.
     pub(crate) presence: Arc<Presence>,
+    /// The VMs of this host as its administrator described them when the daemon started.
+    pub(crate) described: Vec<VmSpec>,
+    /// Certificates as they were looked at last.
+    pub(crate) certificates: Mutex<Vec<Certificate>>,
+    /// What the storage locations said when they were looked at last.
+    pub(crate) storage_notes: Mutex<Vec<String>>,
     /// Who may replicate here. Small, read often, changed by hand.
     access: Mutex<Access>,
     /// Who can be talked to. Actors make and end the actors of test VMs, so it is not the engine's alone.
@@ -134,13 +146,13 @@ pub(crate) struct Host {
 }
 
 #[derive(Clone, Default)]
-struct Access {
-    server: ServerSettings,
-    entries: Vec<AuthorizationEntry>,
+pub(crate) struct Access {
+    pub(crate) server: ServerSettings,
+    pub(crate) entries: Vec<AuthorizationEntry>,
 }
 
 impl Host {
-    fn access<R>(&self, f: impl FnOnce(&mut Access) -> R) -> R {
+    pub(crate) fn access<R>(&self, f: impl FnOnce(&mut Access) -> R) -> R {
         f(&mut self.access.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -173,9 +185,11 @@ impl Host {
         let own = (mailbox.downgrade(), inbox);
         let actor = Actor::new(vm, self.clone(), local, rel, own, observer.clone());
         actor.show_unseen();
+        actor.publish();
         let ended = CancellationToken::new();
         let handle = Handle {
             name,
+            card: actor.card.clone(),
             mailbox,
             observer,
             ended: ended.clone(),
@@ -226,7 +240,7 @@ impl Host {
 
     /// The entry with just this key.
     pub(crate) fn entry_named(&self, primary: &str) -> Option<AuthorizationEntry> {
-        let same = |e: &&AuthorizationEntry| e.primary.eq_ignore_ascii_case(primary);
+        let same = |e: &&AuthorizationEntry| e.same_primary(primary);
         self.access(|a| a.entries.iter().find(same).cloned())
     }
 
@@ -290,6 +304,7 @@ pub(crate) fn no_entry(primary: &str) -> Refusal {
 #[derive(Clone)]
 pub(crate) struct Handle {
     pub(crate) name: String,
+    pub(crate) card: crate::references::Card,
     pub(crate) mailbox: mpsc::Sender<Message>,
     /// What was last seen of the VM.
     pub(crate) observer: Arc<Observer>,
@@ -299,7 +314,7 @@ pub(crate) struct Handle {
 
 /// A host's engine.
 pub struct Engine {
-    host: Arc<Host>,
+    pub(crate) host: Arc<Host>,
 }
 
 impl Drop for Engine {
@@ -339,9 +354,10 @@ impl Engine {
         let throttle = Arc::new(Throttle::new(ports.clock.clone(), image.server.bandwidth.clone()));
         let presence = Arc::new(Presence::default());
         ports.link = layered(ports.link, &throttle, &presence);
+        let (entries, merged) = crate::authorization::merged(image.entries);
         let access = Mutex::new(Access {
             server: image.server,
-            entries: image.entries,
+            entries,
         });
         // Of several the one that was read last, as far as that can be told.
         let boot = ports.clock.reading().boot;
@@ -355,11 +371,16 @@ impl Engine {
             works: TaskTracker::new(),
             throttle,
             presence,
+            described: local.clone(),
+            certificates: Mutex::default(),
+            storage_notes: Mutex::default(),
             access,
             actors: Mutex::default(),
             tasks: Mutex::default(),
         });
         close_orphans(&host, &image.relationships).await?;
+        crate::authorization::report_merged(&host, &merged).await;
+        crate::orphans::drop_strays(&host, &image.relationships).await;
         let engine = Arc::new(Self { host });
         let mut relationships: BTreeMap<VmId, Relationship> = image
             .relationships
@@ -379,7 +400,13 @@ impl Engine {
             engine.host.spawn(vm, name, None, Some(rel));
         }
         engine.host.look_at_clock().await;
-        let host = engine.host.clone();
+        engine.begin_watches();
+        Ok(engine)
+    }
+
+    /// Starts what looks at the host from time to time.
+    fn begin_watches(&self) {
+        let host = self.host.clone();
         let sweeper = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(10)).await;
@@ -389,10 +416,12 @@ impl Engine {
                 }
             }
         });
-        let lookout = tokio::spawn(look_out(Arc::downgrade(&engine.host)));
-        let watcher = tokio::spawn(presence::watch(Arc::downgrade(&engine.host)));
-        engine.host.with_tasks(|t| t.extend([sweeper, lookout, watcher]));
-        Ok(engine)
+        let lookout = tokio::spawn(look_out(Arc::downgrade(&self.host)));
+        let certificates = tokio::spawn(crate::certificates::watch(Arc::downgrade(&self.host)));
+        let storage = tokio::spawn(crate::orphans::watch(Arc::downgrade(&self.host)));
+        let watcher = tokio::spawn(presence::watch(Arc::downgrade(&self.host)));
+        let all = [sweeper, lookout, certificates, storage, watcher];
+        self.host.with_tasks(|t| t.extend(all));
     }
 
     /// Ends all actors. Guests are not touched; work under way is dropped and taken up by the next start.
@@ -414,25 +443,6 @@ impl Engine {
         self.host.with_actors(BTreeMap::clear);
         self.host.works.close();
         self.host.works.wait().await;
-    }
-
-    fn find(&self, vm: &VmRef) -> Result<Handle, Refusal> {
-        let wanted = vm.0.as_str();
-        let found = self.host.with_actors(|actors| {
-            let by_id = wanted
-                .parse::<VmId>()
-                .ok()
-                .and_then(|id| actors.get(&id).cloned());
-            by_id.or_else(|| actors.values().find(|h| h.name == wanted).cloned())
-        });
-        found.ok_or_else(|| {
-            let shown: String = wanted.chars().take(80).collect();
-            Refusal::new(
-                ReturnCode::FileNotFound,
-                format!("no VM \"{shown}\" on this host"),
-                "list them with: lifeboat vm list",
-            )
-        })
     }
 
     async fn ask<R>(
@@ -484,44 +494,8 @@ impl Engine {
         }
     }
 
-    async fn add_authorization(&self, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
-        let invalid =
-            |e: lifeboat_model::SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
-        entry.validate().map_err(invalid)?;
-        let told = format!("authorization of {} recorded", entry.primary);
-        self.host
-            .ports
-            .catalog
-            .put_entry(&entry)
-            .await
-            .map_err(|e| failed("not recorded", &e))?;
-        self.host.access(|a| {
-            a.entries.retain(|e| e.primary != entry.primary);
-            a.entries.push(entry);
-        });
-        self.access_changed(&told).await;
-        Ok(Answer::Done)
-    }
-
-    async fn remove_authorization(&self, primary: &str) -> Result<Answer, Refusal> {
-        let removed = self
-            .host
-            .ports
-            .catalog
-            .remove_entry(primary)
-            .await
-            .map_err(|e| failed("not recorded", &e))?;
-        if !removed {
-            return Err(no_entry(primary));
-        }
-        self.host.access(|a| a.entries.retain(|e| e.primary != primary));
-        self.access_changed(&format!("authorization of {primary} removed"))
-            .await;
-        Ok(Answer::Done)
-    }
-
     /// Lets every actor see what no longer holds, and waits until none relies on it.
-    async fn access_changed(&self, what: &str) {
+    pub(crate) async fn access_changed(&self, what: &str) {
         let event = Event {
             at: self.host.ports.clock.now(),
             vm: None,
@@ -558,17 +532,15 @@ impl Engine {
             version: config.version.clone(),
             listen: config.listen.clone(),
             settings: self.host.access(|a| a.server.clone()),
+            certificates: self.host.certificates(),
+            notes: self.host.notes(),
         })
     }
 
     async fn events(&self, vm: Option<&VmRef>, limit: u32) -> Result<Answer, Refusal> {
         let vm = match vm {
             None => None,
-            Some(vm) => {
-                let name = self.find(vm)?.name;
-                self.host
-                    .with_actors(|a| a.iter().find(|(_, h)| h.name == name).map(|(id, _)| *id))
-            }
+            Some(vm) => Some(self.host.find(vm)?.0),
         };
         let events: Result<Vec<Event>, _> = self.host.ports.catalog.events(vm, limit.clamp(1, 1000)).await;
         events
@@ -588,10 +560,13 @@ impl Engine {
         if !cancel {
             return Ok(Answer::Job(found));
         }
-        let handle = self
-            .host
-            .with_actors(|a| a.get(&found.vm).cloned())
-            .ok_or_else(missing)?;
+        let Some(handle) = self.host.with_actors(|a| a.get(&found.vm).cloned()) else {
+            // Its VM is gone, and nobody else would end it.
+            let why = Some("its VM is gone".to_owned());
+            let ended = self.host.jobs.finish(job, JobState::Terminated, why).await;
+            ended.map_err(|e| failed("the catalog cannot be written", &e))?;
+            return Ok(Answer::Job(self.host.jobs.get(job).unwrap_or(found)));
+        };
         self.ask(&handle, |reply| Message::CancelJob(job, reply))
             .await
             .unwrap_or_else(|| Err(stopping()))
@@ -627,7 +602,10 @@ impl Engine {
                 detail: format!("the VM's description: {e}"),
             });
         }
-        if self.host.with_actors(|a| a.values().any(|h| h.name == spec.name)) {
+        if self
+            .host
+            .with_actors(|a| a.values().any(|h| h.is_named(&spec.name)))
+        {
             let detail = format!("{host} has another VM named \"{}\"", spec.name);
             return Err(PeerRefusal::Conflict { detail });
         }
@@ -745,7 +723,7 @@ impl Management for Engine {
                         "",
                     ));
                 };
-                let handle = self.find(vm)?;
+                let (_, handle) = self.host.find(vm)?;
                 self.act(&handle, action).await
             }
         }

@@ -13,6 +13,8 @@ impl Actor {
         found.extend(self.silence_findings(rel));
         found.extend(self.backlog_findings(rel));
         found.extend(self.resumed_finding(rel));
+        found.extend(self.host.certificate_findings(rel));
+        found.extend(self.orphan_findings(rel));
         found
     }
 }

@@ -176,7 +176,10 @@ impl Actor {
         match &self.rel {
             Some(rel) => {
                 let machine = connected(&rel.spec, &rel.network, self.local.as_ref());
-                self.host.ports.hypervisor.missing(&machine).await
+                let seed = network::no_cloud(&rel.network, "").is_ok_and(|seed| !seed.is_empty());
+                let mut problems = self.host.ports.hypervisor.missing(&machine).await;
+                problems.extend(machine.too_many_devices(seed));
+                problems
             }
             None => Vec::new(),
         }
@@ -216,7 +219,7 @@ impl Actor {
     /// The VM has another name now, which must be its own on this host.
     fn rename(&self, name: &str) -> Result<(), PeerRefusal> {
         self.host.with_actors(|actors| {
-            if actors.iter().any(|(vm, h)| *vm != self.id && h.name == name) {
+            if actors.iter().any(|(vm, h)| *vm != self.id && h.is_named(name)) {
                 let host = &self.host.config.name;
                 return Err(PeerRefusal::Conflict {
                     detail: format!("{host} has another VM named \"{name}\""),

@@ -48,6 +48,10 @@ impl Actor {
         settings
             .validate(spec.disks.iter().map(|d| &d.id))
             .map_err(invalid)?;
+        self.no_shared_disk().await?;
+        if let Some(why) = spec.too_many_devices(false) {
+            return Err(Refusal::new(ReturnCode::InvalidParameter, why, ""));
+        }
         let start = Position::start(GenerationId(self.host.ports.entropy.uuid()));
         let preflight = self.offer(&spec, &settings, start).await?;
         let peer = settings.peer.clone();
@@ -290,7 +294,8 @@ impl Actor {
         self.answer_cycle(&Err("replication is being removed".to_owned()));
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         lifecycle::step(rel.mode, rel.state, Step::Remove).map_err(|e| not_now(&e))?;
-        let launch = self.launch().await?;
+        let launch = self.recorded_launch().await?;
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         match self
             .host
             .ports

@@ -77,6 +77,14 @@ impl Actor {
     }
 
     async fn boot(&mut self, asking: Asking) -> Result<Answer, Refusal> {
+        self.no_shared_disk().await?;
+        if let Some(why) = self.spec()?.too_many_devices(false) {
+            return Err(Refusal::new(
+                ReturnCode::Failed,
+                format!("the VM cannot be started here: {why}"),
+                "",
+            ));
+        }
         self.may_start_primary(asking).await?;
         self.may_start_branch(asking).await?;
         // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.

@@ -866,7 +866,8 @@ impl Actor {
         self.no_extended()?;
         match &rel.side {
             Side::Primary(_) => self.remove_primary().await?,
-            Side::Test { .. } | Side::Alone => return Err(no_relationship()),
+            Side::Test { .. } => return self.forget().await,
+            Side::Alone => return Err(no_relationship()),
             Side::Replica(ReplicaSide {
                 failover: Some(f),
                 dir,
@@ -890,7 +891,7 @@ impl Actor {
                     return Err(Refusal::new(
                         ReturnCode::InvalidState,
                         "this replica stands on the VM's own images on this host",
-                        "make it the VM first (lifeboat failover start --no-start, lifeboat failover commit); then the replication can be removed",
+                        crate::orphans::to_own_images(state),
                     ));
                 }
                 self.interrupt().await;

@@ -432,6 +432,7 @@ impl Actor {
                 "shut it down first: lifeboat vm stop",
             ));
         }
+        self.no_shared_disk().await?;
         let spec = self.spec()?.clone();
         let before = self.rel.clone();
         self.interrupt().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
-use lifeboat_model::policy::application_due;
+use lifeboat_model::policy::{APPLICATION_RETRY, application_due};
 use lifeboat_model::{JobId, JobState, JobType, Reading, ReplicationState as State, Timestamp};
 use tokio::time::Instant;
 use tracing::warn;
@@ -239,7 +239,9 @@ impl Actor {
         let now = self.host.ports.clock.reading();
         let due = self.rel.as_ref().is_some_and(|r| {
             let since = r.primary().and_then(|p| since_application(p, now));
-            application_due(&r.settings, since)
+            let failed = r.primary().is_some_and(|p| p.application_failed) && r.settings.application_h > 0;
+            let again = since.is_some_and(|passed| passed >= APPLICATION_RETRY);
+            application_due(&r.settings, since) || failed && again
         });
         match due {
             true => Consistency::Application,

@@ -131,7 +131,7 @@ async fn make(
                 .map_err(|e| chain(&e))?;
             let taken = host.with_actors(|a| {
                 a.iter()
-                    .any(|(vm, h)| *vm != test.vm && h.name == record.spec.name)
+                    .any(|(vm, h)| *vm != test.vm && h.is_named(&record.spec.name))
             });
             if taken {
                 return Err(format!(
@@ -259,7 +259,7 @@ impl Actor {
                 "see: lifeboat job list",
             ));
         }
-        if self.host.with_actors(|a| a.values().any(|h| h.name == name)) {
+        if self.host.with_actors(|a| a.values().any(|h| h.is_named(&name))) {
             return Err(Refusal::new(
                 ReturnCode::InUse,
                 format!("this host has a VM named \"{name}\", which is not a test of this one"),

@@ -20,6 +20,7 @@ use crate::observe::{Observer, Stored};
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{BulkProgress, ReplicaInfo};
 use crate::records::{Relationship, Side};
+use crate::references::no_vm;
 
 /// What an actor knows of its VM without asking anybody: what the view is made of, once the rest was seen.
 struct Sketch {
@@ -35,6 +36,7 @@ struct Sketch {
     described: Option<Described>,
     contact: Option<ContactView>,
     backlog: Option<BacklogView>,
+    description_gone: Option<String>,
 }
 
 /// What was seen of the VM for a view.
@@ -91,7 +93,10 @@ impl Actor {
 
     fn sketch(&self) -> Result<Sketch, Refusal> {
         Ok(Sketch {
-            spec: self.spec()?.clone(),
+            spec: self
+                .known_spec()
+                .ok_or_else(|| no_vm(&self.id.to_string()))?
+                .clone(),
             rel: self.rel.clone(),
             console: self.host.ports.hypervisor.console(self.id),
             place: self.place(),
@@ -101,6 +106,7 @@ impl Actor {
             described: self.host.config.described.get(&self.id).copied(),
             contact: self.rel.as_ref().and_then(|r| self.contact_view(r)),
             backlog: self.rel.as_ref().and_then(|r| self.backlog_view(r)),
+            description_gone: self.description_gone(),
         })
     }
 }
@@ -161,6 +167,7 @@ impl Sketch {
             console: self.console,
             replication,
             spec: self.spec,
+            description_gone: self.description_gone,
         }
     }
 
@@ -242,6 +249,7 @@ impl Sketch {
             allowed: rel.replica().and_then(|r| r.allowed.clone()),
             contact: self.contact.clone(),
             backlog: self.backlog.clone(),
+            dir: directory(rel),
         }
     }
 }
@@ -272,6 +280,12 @@ pub(crate) fn lag(recency: &Recency, newest: Option<Timestamp>, now: Reading) ->
     let instant = newest?;
     let lag = recency.lag(now).unwrap_or_else(|| now.wall.since(instant));
     Some(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Where this host keeps the VM's data in the replica store.
+fn directory(rel: &Relationship) -> Option<String> {
+    let replica = rel.replica().map(|r| r.dir.clone()).filter(|dir| !dir.is_empty());
+    replica.or_else(|| rel.home.as_ref().map(|home| home.dir.clone()))
 }
 
 fn awaits_import(rel: &Relationship) -> Option<String> {

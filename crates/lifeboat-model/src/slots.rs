@@ -42,7 +42,7 @@ mod tests {
 
     fn vm(disks: usize, cards: usize, bus: DiskBus) -> VmSpec {
         let disk = |n: usize| crate::DiskSpec {
-            id: crate::DiskId::new(&format!("d{n}")).unwrap(),
+            id: crate::DiskId::new(format!("d{n}")).unwrap(),
             path: format!("/d{n}"),
             format: crate::DiskFormat::Raw,
             bus,

@@ -8,6 +8,7 @@
 mod capture;
 mod catalog;
 mod disk;
+mod environment;
 mod gate;
 mod hypervisor;
 mod link;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::Engine;
 use lifeboat_engine::ports::catalog::CatalogImage;
+use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Stall};
 use lifeboat_engine::ports::storage::StorageFault;
 use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, StoredLog, Target};
@@ -188,6 +189,12 @@ pub struct HostState {
     pub events: Vec<Event>,
     /// The storage of its VMs' images does not answer.
     pub images_hang: bool,
+    /// Names that lead to an image file of another name.
+    pub links: BTreeMap<String, String>,
+    /// Directories that do not exist.
+    pub not_there: BTreeSet<String>,
+    /// Certificates that its connections depend on.
+    pub certificates: Vec<Certificate>,
     /// The replica disk is full.
     pub store_full: bool,
     /// The disk of the replicas does not answer.

@@ -695,6 +695,13 @@ impl ReplicaStore for Port {
         .await
     }
 
+    async fn found(&self, location: &Utf8Path) -> Result<Vec<(VmId, Utf8PathBuf)>> {
+        let s = self.shared.state();
+        let below = |dir: &str| Utf8Path::new(dir).parent() == Some(location);
+        let all = s.hosts[self.host].replicas.iter().filter(|(_, r)| below(&r.dir));
+        Ok(all.map(|(vm, r)| (*vm, r.dir.clone().into())).collect())
+    }
+
     async fn close(&self, vm: VmId) {
         let _busy = self.busy(vm, "store.close");
         let _: Result<()> = self

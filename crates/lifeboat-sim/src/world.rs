@@ -174,6 +174,7 @@ impl World {
                 link: port.clone(),
                 spool: port.clone(),
                 media: port.clone(),
+                environment: port.clone(),
                 clock: port.clone(),
                 entropy: port,
             };

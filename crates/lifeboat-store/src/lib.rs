@@ -38,6 +38,7 @@ mod export;
 mod faults;
 mod files;
 mod firmware;
+mod found;
 mod layer;
 mod logs;
 mod manifest;

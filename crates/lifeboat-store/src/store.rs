@@ -21,7 +21,8 @@ use crate::replica::{Replica, beside, exclusive, incoming};
 use crate::steps::Steps;
 use crate::view::PointView;
 use crate::{
-    adopt, apply, branch, bulk, compare, divergence, expire, firmware, logs, merge, open, receive, verify,
+    adopt, apply, branch, bulk, compare, divergence, expire, firmware, found, logs, merge, open, receive,
+    verify,
 };
 
 /// Replicas as qcow2 chains in directories of this host.
@@ -317,6 +318,11 @@ impl ReplicaStore for QcowStore {
 
     async fn merged_live(&self, vm: VmId, branch: BranchId) -> Result<()> {
         exclusive(self.find(vm)?, move |r, _| merge::merged_live(r, branch)).await
+    }
+
+    async fn found(&self, location: &Utf8Path) -> Result<Vec<(VmId, Utf8PathBuf)>> {
+        let location = absolute(location)?;
+        blocking(move || found::found(&location)).await
     }
 
     async fn close(&self, vm: VmId) {

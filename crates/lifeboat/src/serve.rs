@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_api::cim::{HostFacts, Machine, ObjectManager};
-use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport, certificate_chain};
+use lifeboat_api::cim::{Certificates, HostFacts, Machine, ObjectManager};
+use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport};
 use lifeboat_api::{Admission, Server};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
 use lifeboat_link::certs::{self, CertInfo};
-use lifeboat_link::{Link, LinkConfig};
+use lifeboat_link::{Credentials, Link, LinkConfig, Timing};
 use lifeboat_model::{Reading, Timestamp};
 use lifeboat_qemu::{Qemu, QemuConfig};
 use lifeboat_store::{FileMedia, FileSpool, QcowStore};
@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::config::{Accel, Config};
+use crate::environment::HostEnvironment;
 
 /// How long connections may take to end when the daemon stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -117,19 +118,19 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         true => Some(Remote::bind(&remote(&config)).await?),
         false => None,
     };
-    let facts = facts(&config, &certificate_chain(&config.tls.cert)?);
-    let ports = ports(&config, catalog, Link::new(&link_config)?)?;
+    let facts = facts(&config);
+    let credentials = Credentials::load(&link_config)?;
+    let ports = ports(&config, catalog, &credentials, remote.as_ref())?;
     let way_back = way_back(&config, &certs::describe(&config.tls.cert)?);
     let mut settings = EngineConfig::new(&config.host, &way_back, env!("CARGO_PKG_VERSION"));
     settings.described = vms.iter().map(|(spec, written)| (spec.uuid, *written)).collect();
     let vms = vms.into_iter().map(|(spec, _)| spec).collect();
+    settings.vm_dir = config.vm_dir.to_string();
     settings.job_retention = Duration::from_secs(config.job_retention_s);
     let engine = Engine::start(ports, settings, vms).await?;
 
     let stop = CancellationToken::new();
-    let (handler, peers_stop) = (engine.clone(), stop.clone());
-    let mut peers =
-        tokio::spawn(async move { lifeboat_link::serve(listener, &link_config, handler, peers_stop).await });
+    let mut peers = tokio::spawn(peers(listener, credentials, engine.clone(), stop.clone()));
     let mut api = tokio::spawn(api.serve(engine.clone(), stop.clone()));
     let mut remote = tokio::spawn(serve_remote(
         remote,
@@ -164,17 +165,35 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// The adapters of this host.
-fn ports(config: &Config, catalog: SqliteCatalog, link: Link) -> anyhow::Result<Ports> {
+fn ports(
+    config: &Config,
+    catalog: SqliteCatalog,
+    credentials: &Arc<Credentials>,
+    remote: Option<&Remote>,
+) -> anyhow::Result<Ports> {
+    let management = remote.and_then(Remote::certificates);
     Ok(Ports {
         hypervisor: Arc::new(Qemu::new(qemu(config))),
         store: Arc::new(QcowStore::new(config.reserve_mib)),
         catalog: Arc::new(catalog),
-        link: Arc::new(link),
+        link: Arc::new(Link::with_credentials(credentials.clone(), Timing::default())),
         spool: Arc::new(FileSpool::new(&config.spool_dir, config.reserve_mib)?),
         media: Arc::new(FileMedia),
+        environment: Arc::new(HostEnvironment::new(config, credentials.clone(), management)),
         clock: Arc::new(SystemClock::new()),
         entropy: Arc::new(SystemEntropy),
     })
+}
+
+/// Answers peers until `stop`.
+async fn peers(
+    listener: tokio::net::TcpListener,
+    credentials: Arc<Credentials>,
+    engine: Arc<Engine>,
+    stop: CancellationToken,
+) {
+    let limits = lifeboat_link::Limits::default();
+    lifeboat_link::serve_with(limits, listener, credentials, engine, stop).await;
 }
 
 /// Serves management from other hosts where the configuration wants it, until `stop`.
@@ -213,11 +232,11 @@ fn remote(config: &Config) -> RemoteConfig {
 }
 
 /// What CIM clients are told of this host beside what the engine knows.
-fn facts(config: &Config, certificates: &[Vec<u8>]) -> HostFacts {
+fn facts(config: &Config) -> HostFacts {
     HostFacts {
         name: config.host.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        certificates: certificates.to_vec(),
+        certificates: Certificates::File(config.tls.cert.clone()),
         peer_port: config.listen.port(),
         job_retention: Duration::from_secs(config.job_retention_s),
         machine: Machine::read(),

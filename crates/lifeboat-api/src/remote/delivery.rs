@@ -14,7 +14,6 @@ use hyper::body::Bytes;
 use hyper::header::{CONNECTION, HOST};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -23,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::certificates::ManagementCertificates;
 use crate::cim::indications::{Indication, Indications, Subscription};
 use crate::cim::subscriptions::FAILURE_TIME;
 
@@ -138,7 +138,7 @@ impl Destination {
 
 /// Sends messages.
 pub(crate) struct Client {
-    tls: Option<Arc<ClientConfig>>,
+    certificates: Option<Arc<ManagementCertificates>>,
     patience: Patience,
 }
 
@@ -146,15 +146,18 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Client {
-    /// Without `tls` only listeners on this host can be reached.
-    pub(crate) fn new(tls: Option<Arc<ClientConfig>>, patience: Patience) -> Self {
-        Self { tls, patience }
+    /// Without certificates only listeners on this host can be reached.
+    pub(crate) fn new(certificates: Option<Arc<ManagementCertificates>>, patience: Patience) -> Self {
+        Self {
+            certificates,
+            patience,
+        }
     }
 
     /// Where this URL leads to, if anything may be sent there.
     pub(crate) fn destination(&self, url: &str) -> Result<Destination, DeliveryError> {
         let destination = Destination::parse(url)?;
-        if destination.tls && self.tls.is_none() {
+        if destination.tls && self.certificates.is_none() {
             let why = "this host has no certificates for https; it serves without TLS itself";
             return Err(DeliveryError::Url(why.into()));
         }
@@ -230,13 +233,15 @@ impl Client {
         let allowed: Vec<SocketAddr> = addresses.filter(|a| to.tls || a.ip().is_loopback()).collect();
         let stream = TcpStream::connect(allowed.as_slice()).await?;
         stream.set_nodelay(true)?;
-        let Some(config) = self.tls.as_ref().filter(|_| to.tls) else {
+        let Some(certificates) = self.certificates.as_ref().filter(|_| to.tls) else {
             return Ok(Box::new(stream));
         };
         let name = ServerName::try_from(to.host.clone());
         let name = name.map_err(|e| DeliveryError::Url(format!("{}: {e}", to.host)))?;
         Ok(Box::new(
-            TlsConnector::from(config.clone()).connect(name, stream).await?,
+            TlsConnector::from(certificates.current().await.client.clone())
+                .connect(name, stream)
+                .await?,
         ))
     }
 }

@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lifeboat_model::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::certificates::{ManagementCertificates, until, valid_until};
 use super::login::{Denied, Login};
 use super::tls::ClientCertificate;
 use super::{cimxml, wsman};
@@ -143,7 +145,7 @@ impl Surface {
 pub(crate) struct Server {
     surface: Surface,
     login: Arc<Login>,
-    acceptor: Option<TlsAcceptor>,
+    certificates: Option<Arc<ManagementCertificates>>,
     limits: Limits,
     /// In KiB.
     bodies: Arc<Semaphore>,
@@ -159,13 +161,13 @@ impl Server {
     pub(crate) fn new(
         surface: Surface,
         login: Arc<Login>,
-        acceptor: Option<TlsAcceptor>,
+        certificates: Option<Arc<ManagementCertificates>>,
         limits: Limits,
     ) -> Arc<Self> {
         Arc::new(Self {
             surface,
             login,
-            acceptor,
+            certificates,
             limits,
             bodies: Arc::new(Semaphore::new(limits.bodies_bytes / 1024)),
         })
@@ -214,20 +216,25 @@ impl Server {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr, stop: CancellationToken) {
         tune(&stream);
-        let Some(acceptor) = self.acceptor.clone() else {
+        let Some(certificates) = self.certificates.clone() else {
             let certificate = None;
-            return self.requests(stream, Peer { from, certificate }, stop).await;
+            let peer = Peer { from, certificate };
+            return self.requests(stream, peer, Timestamp(u64::MAX), stop).await;
         };
-        let handshake = acceptor.accept(stream).into_fallible();
+        let with = certificates.current().await;
+        let handshake = TlsAcceptor::from(with.server.clone())
+            .accept(stream)
+            .into_fallible();
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(self.limits.handshake, handshake) => shaken,
             () = stop.cancelled() => return,
         };
         match shaken {
             Ok(Ok(tls)) => {
-                let shown = tls.get_ref().1.peer_certificates().and_then(|c| c.first());
-                let certificate = shown.map(ClientCertificate::read);
-                self.requests(tls, Peer { from, certificate }, stop).await;
+                let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
+                let certificate = shown.first().map(ClientCertificate::read);
+                let end = valid_until(shown).min(with.own_until);
+                self.requests(tls, Peer { from, certificate }, end, stop).await;
             }
             Ok(Err((error, stream))) => {
                 tracing::info!(%from, "refused by {}: {error}", self.surface.name());
@@ -237,7 +244,9 @@ impl Server {
         }
     }
 
-    async fn requests<S>(self: Arc<Self>, stream: S, peer: Peer, stop: CancellationToken)
+    /// Serves a connection until `stop`, or until a certificate of it ends, at `end`; a request under way may come to its
+    /// end.
+    async fn requests<S>(self: Arc<Self>, stream: S, peer: Peer, end: Timestamp, stop: CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -255,6 +264,10 @@ impl Server {
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = until(end) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

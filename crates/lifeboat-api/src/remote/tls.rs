@@ -15,7 +15,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Files of the certificates, PEM. They are read once.
+/// Files of the certificates, PEM. They are read again when they change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// This host's certificate; intermediate certificates may follow it.
@@ -53,9 +53,23 @@ pub enum TlsSetupError {
 }
 
 impl TlsFiles {
-    /// Reads the files.
-    pub(crate) fn server(&self) -> Result<Arc<ServerConfig>, TlsSetupError> {
-        let chain = certificates(&self.cert)?;
+    /// The content of certificate, key and CA file, in this order.
+    pub(crate) fn read(&self) -> Result<[Vec<u8>; 3], TlsSetupError> {
+        Ok([read(&self.cert)?, read(&self.key)?, read(&self.client_ca)?])
+    }
+
+    /// The certificates of the first file.
+    pub(crate) fn chain(
+        &self,
+        [cert, _, _]: &[Vec<u8>; 3],
+    ) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+        certificates(&self.cert, cert)
+    }
+
+    /// For the ports, from the content of the files.
+    pub(crate) fn server(&self, contents: &[Vec<u8>; 3]) -> Result<Arc<ServerConfig>, TlsSetupError> {
+        let chain = self.chain(contents)?;
+        let [_, key, ca] = contents;
         let meta = std::fs::metadata(&self.key).map_err(|cause| TlsSetupError::Read {
             path: self.key.clone(),
             cause,
@@ -63,9 +77,8 @@ impl TlsFiles {
         if meta.permissions().mode() & 0o004 != 0 {
             return Err(TlsSetupError::KeyExposed(self.key.clone()));
         }
-        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
-            .map_err(|e| content(&self.key, "private key", &e))?;
-        let roots = self.roots()?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| content(&self.key, "private key", &e))?;
+        let roots = self.roots(ca)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .allow_unauthenticated()
@@ -82,21 +95,21 @@ impl TlsFiles {
     }
 
     /// For connections to listeners: their certificates must come from the authorities of our clients' certificates.
-    pub(crate) fn client(&self) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    pub(crate) fn client(&self, [_, _, ca]: &[Vec<u8>; 3]) -> Result<Arc<ClientConfig>, TlsSetupError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(|e| content(&self.client_ca, "CA certificate", &e))?
-            .with_root_certificates(self.roots()?)
+            .with_root_certificates(self.roots(ca)?)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
 
-    fn roots(&self) -> Result<RootCertStore, TlsSetupError> {
+    fn roots(&self, ca: &[u8]) -> Result<RootCertStore, TlsSetupError> {
         let mut roots = RootCertStore::empty();
-        for ca in certificates(&self.client_ca)? {
+        for ca in certificates(&self.client_ca, ca)? {
             roots
                 .add(ca)
                 .map_err(|e| content(&self.client_ca, "CA certificate", &e))?;
@@ -144,7 +157,10 @@ impl ClientCertificate {
 /// # Errors
 /// The file cannot be read or holds none.
 pub fn certificate_chain(path: &Utf8Path) -> Result<Vec<Vec<u8>>, TlsSetupError> {
-    Ok(certificates(path)?.iter().map(|c| c.to_vec()).collect())
+    Ok(certificates(path, &read(path)?)?
+        .iter()
+        .map(|c| c.to_vec())
+        .collect())
 }
 
 fn content(path: &Utf8Path, what: &'static str, e: &dyn std::fmt::Display) -> TlsSetupError {
@@ -162,8 +178,8 @@ fn read(path: &Utf8Path) -> Result<Vec<u8>, TlsSetupError> {
     })
 }
 
-fn certificates(path: &Utf8Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
-    let all: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?)
+fn certificates(path: &Utf8Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|e| content(path, "certificate", &e))?;
     match all.is_empty() {

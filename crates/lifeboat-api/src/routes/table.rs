@@ -119,6 +119,11 @@ pub const ROUTES: &[Route] = &[
         "remove-replication",
         "Remove replication from a VM, on this side only",
     ),
+    post(
+        "/vms/{vm}/replication/forget",
+        "forget-replication",
+        "Remove replication by this side's record alone, when the other side or the files are gone; files are kept",
+    ),
     Route {
         verb: Verb::Put,
         body: Body::Whole {

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use lifeboat_api::cim::{Caller, Found, HostFacts, Machine, ObjectManager, Outcome, Role, VIRTUALIZATION};
+use lifeboat_api::cim::{
+    Caller, Certificates, Found, HostFacts, Machine, ObjectManager, Outcome, Role, VIRTUALIZATION,
+};
 use lifeboat_cim::{CimError, Instance, InstanceName, ObjectPath, Raw, Value};
 use lifeboat_sim::{VM, World};
 
@@ -36,7 +38,7 @@ pub fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
     let facts = HostFacts {
         name: w.shared.state().hosts[host].name.clone(),
         version: "0.0.0".into(),
-        certificates: vec![CERTIFICATE.to_vec()],
+        certificates: Certificates::Fixed(vec![CERTIFICATE.to_vec()]),
         peer_port: 7000,
         job_retention: std::time::Duration::from_secs(300),
         machine: Machine::default(),

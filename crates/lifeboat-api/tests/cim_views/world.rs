@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lifeboat_api::cim::{Cursor, Found, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION};
+use lifeboat_api::cim::{
+    Certificates, Cursor, Found, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION,
+};
 use lifeboat_cim::{Instance, InstanceName, wql};
 use lifeboat_engine::action::{Action, Answer, InitialCopy, Management, PointSelector, Refusal};
 use lifeboat_engine::records::Job;
@@ -156,7 +158,7 @@ pub(crate) fn managed(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counti
     let facts = HostFacts {
         name: w.shared.state().hosts[host].name.clone(),
         version: "0.0.0".into(),
-        certificates: Vec::new(),
+        certificates: Certificates::Fixed(Vec::new()),
         peer_port: 7000,
         job_retention: Duration::from_secs(300),
         machine: Machine {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_api::cim::{HostFacts, Machine, ObjectManager, Role};
+use lifeboat_api::cim::{Certificates, HostFacts, Machine, ObjectManager, Role};
 use lifeboat_api::remote::users::{Certificate, Secret, add_certificate, add_user};
 use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport};
 use lifeboat_sim::World;
@@ -137,7 +137,7 @@ pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
     let facts = HostFacts {
         name: "a".into(),
         version: "1.2.3".into(),
-        certificates: Vec::new(),
+        certificates: Certificates::Fixed(Vec::new()),
         peer_port: 7000,
         job_retention: Duration::from_secs(300),
         machine: Machine::default(),

@@ -4,12 +4,14 @@ use lifeboat_engine::action::{
     Action, Answer, BacklogView, BulkView, ContactView, CycleResult, ExtendedView, InitialCopy,
     PointSelector, PointView, PowerNote, ReplicationView, ServerView, VmRef, VmTimes, VmView,
 };
+use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
 use lifeboat_engine::records::{
     Counters, Event, Failover, FailoverPhase, Job, Planned, PlannedPhase, Problem, Reverse, ServerSettings,
     Split, SyncKind, Synchronization, TakeOver, Test, TestPhase,
 };
+use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::vm::NicBackend;
 use lifeboat_model::{
     AuthorizationEntry, Bandwidth, BandwidthWindow, BranchId, DayWindow, DiskId, FailedOverReplicationType,
@@ -19,7 +21,7 @@ use lifeboat_model::{
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 48;
+pub(crate) const VARIANTS: usize = 49;
 
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {
@@ -72,6 +74,7 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::CancelInitialCopy { .. } => (45, true),
         Action::CancelExtended { .. } => (46, true),
         Action::SetAuthorization { .. } => (47, true),
+        Action::ForgetReplication { .. } => (48, true),
     }
 }
 
@@ -105,6 +108,7 @@ pub(crate) fn actions() -> Vec<Action> {
         Action::SuspendReplication { vm: vm() },
         Action::ResumeReplication { vm: vm() },
         Action::RemoveReplication { vm: vm() },
+        Action::ForgetReplication { vm: vm() },
         Action::ReplicateNow { vm: vm() },
         Action::ListPoints { vm: vm() },
         Action::RevertFailover {
@@ -315,6 +319,14 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
             version: "0.1.0".into(),
             listen: "0.0.0.0:8443".into(),
             settings: server(),
+            certificates: vec![Certificate {
+                usage: CertificateUse::Peer,
+                place: "b.example.org:8443".into(),
+                not_before: Timestamp(1),
+                not_after: Timestamp(2),
+                problem: Some("it is over".into()),
+            }],
+            notes: vec!["it is over".into()],
         })],
         other => {
             assert!(variant(other).1, "no answer for {other:?}");
@@ -462,6 +474,7 @@ fn view() -> ReplicationView {
         allowed: None,
         contact: None,
         backlog: None,
+        dir: None,
     }
 }
 
@@ -554,6 +567,7 @@ fn busy() -> Vec<ReplicationView> {
                 bytes: 4096,
                 age_ms: Some(1500),
             }),
+            dir: Some("/srv/replicas/x".into()),
             ..view()
         });
     }
@@ -610,6 +624,7 @@ fn vms() -> Vec<VmView> {
         },
         disk_files: [(DiskId::new("sys").unwrap(), "/d/sys.raw".into())].into(),
         replication: None,
+        description_gone: None,
     };
     let tap = json!({"mac": "52:54:00:00:00:01", "backend": {"type": "tap", "ifname": "t0"}});
     let uefi = json!({"firmware": {"type": "uefi", "code": "/c", "vars": "/v"}, "nic": [tap]});
@@ -623,6 +638,7 @@ fn vms() -> Vec<VmView> {
                 since: Timestamp(5),
                 before: None,
             }),
+            description_gone: Some("put it back".into()),
             ..plain.clone()
         },
     ];

@@ -3,6 +3,7 @@
 
 pub mod capture;
 pub mod catalog;
+pub mod environment;
 pub mod hypervisor;
 pub mod link;
 pub mod media;

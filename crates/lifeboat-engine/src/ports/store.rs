@@ -429,6 +429,9 @@ pub trait ReplicaStore: Send + Sync {
     /// After the layers were merged by the running VM's own process: checks that, and deletes their files.
     async fn merged_live(&self, vm: VmId, branch: BranchId) -> Result<(), StoreError>;
 
+    /// Replicas below `location`, whether they are open or not: the VM and the directory of each. Looks at names only.
+    async fn found(&self, location: &Utf8Path) -> Result<Vec<(VmId, Utf8PathBuf)>, StoreError>;
+
     /// Lets go of a replica without touching its files; `open` takes it up again.
     async fn close(&self, vm: VmId);
 

@@ -13,7 +13,7 @@ use super::units::{self, LimitWindow, Rate};
 use crate::config::DEFAULT_SOCKET;
 
 pub(crate) use failover::{Failover, Network, SetCard, Start};
-pub(crate) use replication::{Changes, Copy, Enable, Extend, Replication, Resync, Reverse, Side};
+pub(crate) use replication::{Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side};
 pub(crate) use user::{Role, User, UsersFile};
 
 /// Replicates virtual machines to another host and brings them up there.

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read};
 
 use lifeboat_engine::action::VmView;
 use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_model::shell::argument;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -21,7 +22,7 @@ pub(crate) async fn bridge(view: &VmView) -> Result<Exit, Failure> {
         return Err(Failure::new(
             Exit::Failed,
             format!("{name} is off"),
-            format!("lifeboat vm start {name}"),
+            format!("lifeboat vm start {}", argument(name)),
         ));
     }
     let socket = &view.console.socket;

@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use lifeboat_api::{Client, ClientError};
 use lifeboat_engine::action::{Action, Answer, ReplicationView, ServerView, VmRef, VmView};
 use lifeboat_engine::records::ServerSettings;
+use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{AuthorizationEntry, Bandwidth, Timestamp};
 use serde::Serialize;
 
@@ -177,12 +178,7 @@ impl Cx<'_> {
 
     /// People know VMs by name, jobs and events by UUID.
     async fn names(&self) -> Result<Names, Failure> {
-        Ok(self
-            .vms()
-            .await?
-            .into_iter()
-            .map(|v| (v.spec.uuid, v.spec.name))
-            .collect())
+        Ok(show::names(&self.vms().await?))
     }
 }
 
@@ -205,7 +201,10 @@ fn replicated(view: &VmView) -> Result<&ReplicationView, Failure> {
         Failure::new(
             Exit::Failed,
             format!("{vm} is not replicated by this host"),
-            format!("set it up with: lifeboat replication enable {vm} --to HOST:PORT"),
+            format!(
+                "set it up with: lifeboat replication enable {} --to HOST:PORT",
+                quoted(vm)
+            ),
         )
     })
 }
@@ -229,7 +228,8 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
         }
         Vm::Show { vm } => {
             let view = cx.vm(vm).await?;
-            cx.print(&view, || show::vm(&view, &cx.zone))
+            let names = cx.names().await?;
+            cx.print(&view, || show::vm(&view, &names, &cx.zone))
         }
         Vm::Start { vm, force, wait } => {
             let action = Action::StartVm {
@@ -239,7 +239,11 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
             cx.act(action, *wait, &format!("{vm} runs")).await
         }
         Vm::Pause(t) => {
-            let done = format!("{0} is paused; let it go on with: lifeboat vm start {0}", t.vm);
+            let done = format!(
+                "{} is paused; let it go on with: lifeboat vm start {}",
+                t.vm,
+                argument(&t.vm)
+            );
             cx.act(Action::PauseVm { vm: name(&t.vm) }, t.wait, &done).await
         }
         Vm::Reset(t) => {
@@ -348,7 +352,7 @@ async fn server(cx: &Cx<'_>, command: &Server) -> Done {
     match command {
         Server::Show => {
             let view = cx.server().await?;
-            cx.print(&view, || show::server(&view))
+            cx.print(&view, || show::server(&view, &cx.zone))
         }
         Server::Set(changes) => {
             named(changes, "server set")?;

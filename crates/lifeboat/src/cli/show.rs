@@ -16,6 +16,8 @@ use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{Event, Job};
 use lifeboat_link::certs::CertInfo;
+use lifeboat_model::certificates::CertificateUse;
+use lifeboat_model::shell::argument;
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{
     AuthorizationEntry, DiskFormat, JobState, JobType, NicFailover, NicSpec, ReplicationHealth, Timestamp,
@@ -35,6 +37,23 @@ pub(crate) fn safe(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
+}
+
+/// Names of these VMs; where several have one name, each with its UUID.
+pub(crate) fn names(vms: &[VmView]) -> Names {
+    let name = |v: &VmView| match vms.iter().filter(|o| o.spec.name == v.spec.name).count() {
+        1 => v.spec.name.clone(),
+        _ => format!("{} ({})", v.spec.name, v.spec.uuid),
+    };
+    vms.iter().map(|v| (v.spec.uuid, name(v))).collect()
+}
+
+/// A VM as a word of a command: its name, or its UUID where the name means several.
+pub(crate) fn reference(v: &VmView, names: &Names) -> String {
+    match names.get(&v.spec.uuid) {
+        Some(name) if *name != v.spec.name => v.spec.uuid.to_string(),
+        Some(_) | None => argument(&v.spec.name),
+    }
 }
 
 /// A VM's name, or its identity when this host does not know it.
@@ -191,10 +210,11 @@ fn power_in_full(v: &VmView, zone: &TimeZone) -> String {
 
 /// `vm list`.
 pub(crate) fn vms(vms: &[VmView]) -> String {
+    let names = names(vms);
     let rows = vms.iter().map(|v| {
         let r = v.replication.as_ref();
         vec![
-            v.spec.name.clone(),
+            name_of(v.spec.uuid, &names),
             power_in_list(v),
             v.spec.cpus.to_string(),
             size(u64::from(v.spec.memory_mib) << 20),
@@ -225,7 +245,7 @@ pub(crate) fn vms(vms: &[VmView]) -> String {
 }
 
 /// `vm show`.
-pub(crate) fn vm(v: &VmView, zone: &TimeZone) -> String {
+pub(crate) fn vm(v: &VmView, names: &Names, zone: &TimeZone) -> String {
     let s = &v.spec;
     let mut rows = vec![
         ("name", s.name.clone()),
@@ -256,12 +276,17 @@ pub(crate) fn vm(v: &VmView, zone: &TimeZone) -> String {
         ));
     }
     rows.extend(s.nics.iter().map(|n| ("nic", n.mac.clone())));
+    rows.extend(
+        v.description_gone
+            .iter()
+            .map(|gone| ("description", gone.clone())),
+    );
     rows.push(("console", v.console.socket.to_string()));
     rows.push(("console log", v.console.log.to_string()));
     let mut text = sheet(&rows);
     if v.replication.is_some() {
         text.push('\n');
-        text.push_str(&replication(v, zone));
+        text.push_str(&replication(v, names, zone));
     }
     text
 }
@@ -373,8 +398,8 @@ pub(crate) fn entries(entries: &[AuthorizationEntry]) -> String {
 }
 
 /// `server show`.
-pub(crate) fn server(s: &ServerView) -> String {
-    sheet(&[
+pub(crate) fn server(s: &ServerView, zone: &TimeZone) -> String {
+    let mut rows = vec![
         ("host", s.host.clone()),
         ("version", s.version.clone()),
         ("peers reach it at", s.listen.clone()),
@@ -391,7 +416,21 @@ pub(crate) fn server(s: &ServerView) -> String {
                 units::clock_time(s.settings.monitoring_start_min)
             ),
         ),
-    ])
+    ];
+    rows.extend(s.certificates.iter().map(|c| {
+        let what = match c.usage {
+            CertificateUse::Host => "certificate",
+            CertificateUse::Authority => "authority",
+            CertificateUse::Management => "management",
+            CertificateUse::Peer => "certificate of peer",
+        };
+        (
+            what,
+            format!("{}, valid until {}", c.place, instant(c.not_after, zone)),
+        )
+    }));
+    rows.extend(s.notes.iter().map(|note| ("attention", note.clone())));
+    sheet(&rows)
 }
 
 /// `failover network VM`: every card of the VM, and entries for cards it has no longer.

@@ -3,6 +3,7 @@
 
 use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::shell::{argument, quoted};
 
 /// Commands of hints that take the VM as their next word, and what they need besides.
 const COMMANDS: [(&str, &str); 21] = [
@@ -101,6 +102,7 @@ fn words(action: &Action) -> Option<String> {
         Action::SuspendReplication { .. } => of("replication suspend"),
         Action::ResumeReplication { .. } => of("replication resume"),
         Action::RemoveReplication { .. } => of("replication remove"),
+        Action::ForgetReplication { .. } => of("replication remove --force"),
         Action::ReplicateNow { .. } => of("replication now"),
         Action::ListPoints { .. } => of("points"),
         Action::InitiateFailover { .. } => of("failover start"),
@@ -137,10 +139,7 @@ fn other_way(action: &Action) -> &'static str {
 
 /// Puts the VM behind every command that wants one and has none.
 fn complete(hint: String, vm: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if vm.is_empty() || !vm.chars().all(plain) {
-        return hint;
-    }
+    let (last, inner) = (argument(vm), quoted(vm));
     COMMANDS.iter().fold(hint, |hint, (command, more)| {
         let mut text = String::new();
         let mut rest = hint.as_str();
@@ -148,9 +147,10 @@ fn complete(hint: String, vm: &str) -> String {
             text.push_str(before);
             text.push_str(command);
             if after.is_empty() || after.starts_with([')', ',', ';']) {
-                text.push_str(&format!(" {vm}{more}"));
+                let word = if more.is_empty() { &last } else { &inner };
+                text.push_str(&format!(" {word}{more}"));
             } else if after.starts_with(" --") {
-                text.push_str(&format!(" {vm}"));
+                text.push_str(&format!(" {inner}"));
             }
             rest = after;
         }
@@ -187,6 +187,17 @@ mod tests {
         ] {
             assert_eq!(complete(hint.to_owned(), "web"), want);
         }
-        assert_eq!(complete("lifeboat points".to_owned(), "a b"), "lifeboat points");
+        for (vm, want) in [
+            ("my vm", "lifeboat points 'my vm'"),
+            ("it's", r"lifeboat points 'it'\''s'"),
+            ("-x", "lifeboat points -- -x"),
+            ("$(x)", "lifeboat points '$(x)'"),
+        ] {
+            assert_eq!(complete("lifeboat points".to_owned(), vm), want);
+        }
+        assert_eq!(
+            complete("lifeboat failover start --test".to_owned(), "my vm"),
+            "lifeboat failover start 'my vm' --test"
+        );
     }
 }

@@ -13,11 +13,13 @@ use lifeboat_engine::action::{
     Action, Answer, BacklogView, BulkView, ContactView, CycleResult, Management, PointView, Refusal,
     ReplicationView, ServerView, VmTimes, VmView,
 };
+use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
 use lifeboat_engine::ports::store::{BulkProgress, Target};
 use lifeboat_engine::records::{Counters, Event, Failover, FailoverPhase, Job, Problem, ServerSettings};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::lifecycle::Event as Happening;
 use lifeboat_model::{
     AuthorizationEntry, Bandwidth, BranchId, DiskId, FailedOverReplicationType, GenerationId, JobId,
@@ -199,7 +201,10 @@ impl Script {
         match action {
             Action::ListVms => Ok(Answer::Vms(self.vms())),
             Action::ShowVm { vm } => {
-                let found = self.vms().into_iter().find(|v| v.spec.name == vm.0);
+                let found = self
+                    .vms()
+                    .into_iter()
+                    .find(|v| v.spec.name == vm.0 || v.spec.uuid.to_string() == vm.0);
                 let missing = || {
                     Refusal::new(
                         ReturnCode::FileNotFound,
@@ -224,15 +229,7 @@ impl Script {
                 entry("a.example.org"),
                 entry("*.example.net"),
             ])),
-            Action::ShowServer => Ok(Answer::Server(ServerView {
-                host: "alpha".into(),
-                version: "0.1.0".into(),
-                listen: "alpha.example.org:8443".into(),
-                settings: ServerSettings {
-                    enabled: true,
-                    ..ServerSettings::default()
-                },
-            })),
+            Action::ShowServer => Ok(Answer::Server(server())),
             Action::StartReplication { at: Some(_), .. } | Action::Resynchronize { at: Some(_), .. } => {
                 Ok(Answer::Done)
             }
@@ -261,7 +258,7 @@ impl Script {
         let view = |n: u128, name: &str, power, replication| {
             VmView {
             spec: serde_json::from_value(json!({
-                "name": name, "uuid": vm_id(n), "memory_mib": 1024 * n, "cpus": 2,
+                "name": name, "uuid": vm_id(n), "memory_mib": 1024 * (n % 64), "cpus": 2,
                 "disk": [{"id": "sys", "path": format!("/srv/vms/{name}/sys.qcow2"), "format": "qcow2"},
                          {"id": "data", "path": format!("/srv/vms/{name}/data.raw"), "format": "raw", "bus": "scsi"}],
                 "nic": [{"mac": "52:54:00:12:34:56"}]
@@ -274,32 +271,8 @@ impl Script {
             times: VmTimes::default(),
             disk_files: BTreeMap::new(),
             replication,
+            description_gone: None,
         }
-        };
-        let copying = ReplicationView {
-            state: ReplicationState::WaitingToCompleteInitialReplication,
-            lag_ms: None,
-            newest_instant: None,
-            last_replication: None,
-            bulk: vec![
-                BulkView {
-                    progress: BulkProgress {
-                        disk: disk("sys"),
-                        done: 3 * GIB,
-                    },
-                    size: 8 * GIB,
-                },
-                BulkView {
-                    progress: BulkProgress {
-                        disk: disk("data"),
-                        done: 0,
-                    },
-                    size: 2 * GIB,
-                },
-            ],
-            health: ReplicationHealth::Warning,
-            health_notes: vec!["the initial copy is not complete".into()],
-            ..replication()
         };
         let over = ReplicationView {
             mode: ReplicationMode::Replica,
@@ -330,10 +303,11 @@ impl Script {
         let committed = committed(&over);
         let mut all = vec![
             view(1, "web", PowerState::Running, Some(replication())),
-            view(2, "db", PowerState::Running, Some(copying)),
+            view(2, "db", PowerState::Running, Some(copying())),
             view(3, "idle", PowerState::Off, None),
             view(4, "mail", PowerState::Running, Some(over)),
             view(5, "old", PowerState::Off, Some(committed)),
+            view(0x7e57, "dev - Test", PowerState::Off, None),
         ];
         let more = (6..).zip(lifecycle::vms());
         all.extend(more.map(|(n, (name, power, replication))| view(n, name, power, Some(replication))));
@@ -462,6 +436,7 @@ fn replication() -> ReplicationView {
         allowed: None,
         contact: None,
         backlog: None,
+        dir: None,
     }
 }
 
@@ -589,4 +564,71 @@ fn events() -> Vec<Event> {
         ),
         event(100_000, None, "the daemon has started"),
     ]
+}
+
+fn certificates() -> Vec<Certificate> {
+    let one = |usage, place: &str, until| Certificate {
+        usage,
+        place: place.into(),
+        not_before: Timestamp(1_700_000_000_000),
+        not_after: Timestamp(until),
+        problem: None,
+    };
+    vec![
+        one(
+            CertificateUse::Host,
+            "/etc/lifeboat/tls/host.crt",
+            1_796_371_200_000,
+        ),
+        one(
+            CertificateUse::Authority,
+            "/etc/lifeboat/tls/ca.crt",
+            2_000_000_000_000,
+        ),
+        one(CertificateUse::Peer, "b.example.org:8443", 1_900_000_000_000),
+    ]
+}
+
+fn server() -> ServerView {
+    ServerView {
+        host: "alpha".into(),
+        version: "0.1.0".into(),
+        listen: "alpha.example.org:8443".into(),
+        settings: ServerSettings {
+            enabled: true,
+            ..ServerSettings::default()
+        },
+        certificates: certificates(),
+        notes: vec![
+            "this host's certificate (/etc/lifeboat/tls/host.crt) ends on 2026-12-04 08:00 UTC".into(),
+        ],
+    }
+}
+
+fn copying() -> ReplicationView {
+    ReplicationView {
+        state: ReplicationState::WaitingToCompleteInitialReplication,
+        lag_ms: None,
+        newest_instant: None,
+        last_replication: None,
+        bulk: vec![
+            BulkView {
+                progress: BulkProgress {
+                    disk: disk("sys"),
+                    done: 3 * GIB,
+                },
+                size: 8 * GIB,
+            },
+            BulkView {
+                progress: BulkProgress {
+                    disk: disk("data"),
+                    done: 0,
+                },
+                size: 2 * GIB,
+            },
+        ],
+        health: ReplicationHealth::Warning,
+        health_notes: vec!["the initial copy is not complete".into()],
+        ..replication()
+    }
 }

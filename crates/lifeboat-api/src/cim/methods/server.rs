@@ -9,8 +9,9 @@ use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::api::ReturnCode;
 
 use super::{Answered, Call, Outcome, missing, vm_ref};
-use crate::cim::VIRTUALIZATION;
 use crate::cim::embedded::{self, invalid, shown, unsupported};
+use crate::cim::{Certificates, VIRTUALIZATION};
+use crate::remote::certificate_chain;
 
 const ENTRY: &str = "AuthorizationEntry";
 const PRIMARY: &str = "AllowedPrimaryHostSystem";
@@ -132,7 +133,13 @@ pub(super) async fn connection(call: &Call<'_>) -> Answered {
 }
 
 pub(super) async fn certificates(call: &Call<'_>) -> Answered {
-    let certificates = &call.manager.host.certificates;
+    let certificates = match &call.manager.host.certificates {
+        Certificates::Fixed(all) => all.clone(),
+        Certificates::File(path) => certificate_chain(path).map_err(|e| {
+            let message = e.to_string();
+            Refusal::new(ReturnCode::Failed, message, "")
+        })?,
+    };
     let encoded: Vec<String> = certificates.iter().map(|der| BASE64.encode(der)).collect();
     Ok(Outcome::done().with("EncodedCertificates", encoded))
 }

@@ -12,7 +12,7 @@ async fn manager() -> (World, Arc<ObjectManager>) {
     let facts = HostFacts {
         name: "a".into(),
         version: String::new(),
-        certificates: Vec::new(),
+        certificates: crate::cim::Certificates::Fixed(Vec::new()),
         peer_port: 7000,
         job_retention: Duration::from_secs(300),
         machine: Machine::default(),

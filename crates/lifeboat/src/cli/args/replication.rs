@@ -84,7 +84,7 @@ pub(crate) enum Replication {
     /// Go on as the primary of the third host; on the middle host, after a committed failover.
     Continue(Target),
     /// End the replication of a VM on this host; the other host is not told and keeps what it has.
-    Remove(Side),
+    Remove(Remove),
 }
 
 /// A VM, and which of its relationships.
@@ -95,6 +95,17 @@ pub(crate) struct Side {
     /// The replication to the third host; on the middle host.
     #[arg(long)]
     pub(crate) extended: bool,
+}
+
+/// `lifeboat replication remove`.
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    #[command(flatten)]
+    pub(crate) side: Side,
+    /// Whatever state it is in, by this host's record alone: when the other host or the files are gone for good. All files are
+    /// kept.
+    #[arg(long, conflicts_with = "extended")]
+    pub(crate) force: bool,
 }
 
 /// `lifeboat replication extend`.

@@ -2,6 +2,7 @@
 
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{NicFailover, NicSpec, ReplicationMode};
 
 use super::{Cx, Done, name, named, replicated};
@@ -21,8 +22,9 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Failover) -> Done {
                 start: !start.no_start,
                 force: start.force,
             };
+            let it = argument(vm);
             let done =
-                format!("look at it, then: lifeboat failover commit {vm}, or lifeboat failover revert {vm}");
+                format!("look at it, then: lifeboat failover commit {it}, or lifeboat failover revert {it}");
             cx.act(action, start.wait, &done).await
         }
         Failover::Revert { vm, force, wait } => {
@@ -37,8 +39,9 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Failover) -> Done {
             // Committing leaves the power as it is: whoever thinks of users wants to know that nothing runs.
             let done = match cx.vm(&t.vm).await?.power {
                 PowerState::Off => format!(
-                    "{0} lives on this host now, and is off; start it with: lifeboat vm start {0}",
-                    t.vm
+                    "{} lives on this host now, and is off; start it with: lifeboat vm start {}",
+                    t.vm,
+                    argument(&t.vm)
                 ),
                 PowerState::Running | PowerState::Paused | PowerState::Stalled | PowerState::Unknown => {
                     format!("{} lives on this host now", t.vm)
@@ -57,7 +60,8 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Failover) -> Done {
                 force: *force,
             };
             let done = format!(
-                "the planned failover of {vm} is cancelled; {vm} may be started here: lifeboat vm start {vm}"
+                "the planned failover of {vm} is cancelled; {vm} may be started here: lifeboat vm start {}",
+                argument(vm)
             );
             cx.act(action, *wait, &done).await
         }
@@ -88,30 +92,40 @@ async fn test(cx: &Cx<'_>, start: &Start) -> Done {
         point: point(cx, start, "bringing a test of")?,
         start: start.start,
     };
-    let then = if start.start {
-        ""
-    } else {
-        &format!("start it with: lifeboat vm start \"{vm} - Test\"; ")
-    };
-    let done = format!("\"{vm} - Test\" is there; {then}end the test with: lifeboat failover stop-test {vm}");
-    cx.act(action, start.wait, &done).await
+    let exit = cx.act(action, start.wait, "").await?;
+    if exit == Exit::Done && !start.wait.detach {
+        // The test VM has a name of its own, which follows from the replica's and not from how that was named here.
+        let replication = cx.vm(vm).await?.replication;
+        if let Some(made) = replication.and_then(|r| r.test) {
+            let uuid = made.vm.to_string();
+            let name = cx.vm(&uuid).await.map_or(uuid, |v| v.spec.name);
+            let then = match start.start {
+                true => String::new(),
+                false => format!("start it with: lifeboat vm start {}; ", argument(&name)),
+            };
+            let end = argument(vm);
+            eprintln!("\"{name}\" is there; {then}end the test with: lifeboat failover stop-test {end}");
+        }
+    }
+    Ok(exit)
 }
 
 async fn planned(cx: &Cx<'_>, start: &Start) -> Done {
     let vm = &start.vm;
     let view = cx.vm(vm).await?;
     let off = if start.no_start { ", is off" } else { "" };
+    let it = quoted(vm);
     let done = match &view.replication {
         _ if start.prepare => format!(
-            "everything of {vm} is on the replica, and {vm} is locked off here; go on with: lifeboat failover start {vm} \
-             --planned, or back with: lifeboat failover cancel {vm}"
+            "everything of {vm} is on the replica, and {vm} is locked off here; go on with: lifeboat failover start {it} \
+             --planned, or back with: lifeboat failover cancel {it}"
         ),
         Some(r) if r.mode != ReplicationMode::Primary => format!(
-            "{vm} lives here now{off}, and is replicated to {}; see: lifeboat replication status {vm}",
+            "{vm} lives here now{off}, and is replicated to {}; see: lifeboat replication status {it}",
             r.peer
         ),
         Some(r) => format!(
-            "{vm} lives on {} now{off}, and is replicated back; see: lifeboat replication status {vm}",
+            "{vm} lives on {} now{off}, and is replicated back; see: lifeboat replication status {it}",
             r.peer
         ),
         None => String::new(),
@@ -131,9 +145,9 @@ async fn network(cx: &Cx<'_>, vm: &str, command: Option<&Network>) -> Done {
     let done = match command {
         None | Some(Network::Show) => return cx.print(&cards, || show::cards(&view.spec.nics, &cards)),
         Some(Network::Set(set)) => {
-            named(&set.changes, &format!("failover network {vm} set"))?;
+            named(&set.changes, &format!("failover network {} set", quoted(vm)))?;
             change(&mut cards, &view.spec.nics, vm, set)?;
-            format!("see it with: lifeboat failover network {vm}")
+            format!("see it with: lifeboat failover network {}", argument(vm))
         }
         Some(Network::Clear { mac: None }) => {
             cards.clear();

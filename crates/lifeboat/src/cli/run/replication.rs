@@ -1,11 +1,14 @@
 //! Carries out `lifeboat replication`. Settings are whole documents: what changes them reads, changes, and writes.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_engine::action::{Action, Answer, CycleResult, InitialCopy, VmRef};
-use lifeboat_model::{Bandwidth, ReplicationSettings};
+use lifeboat_engine::action::{Action, Answer, CycleResult, InitialCopy, VmRef, VmView};
+use lifeboat_model::shell::{argument, quoted};
+use lifeboat_model::{Bandwidth, ReplicationMode, ReplicationSettings, ReplicationState};
 
 use super::{Cx, Done, Output, change_bandwidth, name, named, replicated};
-use crate::cli::args::{Changes, Copy, Enable, Extend, Replication, Resync, Reverse, Side, Switch, Wait};
+use crate::cli::args::{
+    Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side, Switch, Wait,
+};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{show, units};
 
@@ -13,8 +16,10 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
     match command {
         Replication::Enable(enable) => {
             let done = format!(
-                "{0} is set up for replication to {1}; start it with: lifeboat replication start {0}",
-                enable.vm, enable.to
+                "{} is set up for replication to {}; start it with: lifeboat replication start {}",
+                enable.vm,
+                enable.to,
+                argument(&enable.vm)
             );
             cx.act(enable_action(enable), enable.wait, &done).await
         }
@@ -33,13 +38,15 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         }
         Replication::Status { vm: Some(vm) } => {
             let view = cx.vm(vm).await?;
-            cx.print(&view, || show::replication(&view, &cx.zone))
+            let names = cx.names().await?;
+            cx.print(&view, || show::replication(&view, &names, &cx.zone))
         }
         Replication::Resync(resync) => resynchronize(cx, resync).await,
         Replication::Reverse(reverse) => turn_round(cx, reverse).await,
         Replication::Statistics { vm } => {
             let view = cx.vm(vm).await?;
-            cx.print(&view, || show::statistics(&view, &cx.zone))
+            let names = cx.names().await?;
+            cx.print(&view, || show::statistics(&view, &names, &cx.zone))
         }
         Replication::Extend(extend) => self::extend(cx, extend).await,
         Replication::ResetStatistics { target, extended } => {
@@ -61,7 +68,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         Replication::CancelCopy(side) => cancel_copy(cx, side).await,
         Replication::Suspend(side) => suspend(cx, side).await,
         Replication::Resume(side) => resume(cx, side).await,
-        Replication::Remove(side) => remove(cx, side).await,
+        Replication::Remove(r) => remove(cx, r).await,
         Replication::Now(t) => now(cx, &t.vm).await,
         Replication::BecomeReplica(_) | Replication::DropAbandoned(_) | Replication::Continue(_) => {
             plain(cx, command).await
@@ -73,8 +80,10 @@ async fn extend(cx: &Cx<'_>, extend: &Extend) -> Done {
     let done = match extend.no_start {
         false => format!("what arrives here of {} goes on to {}", extend.vm, extend.to),
         true => format!(
-            "{0} is set up to go on to {1}; start it with: lifeboat replication start {0}",
-            extend.vm, extend.to
+            "{} is set up to go on to {}; start it with: lifeboat replication start {}",
+            extend.vm,
+            extend.to,
+            argument(&extend.vm)
         ),
     };
     cx.act(extend_action(extend), extend.wait, &done).await
@@ -89,7 +98,8 @@ async fn cancel_copy(cx: &Cx<'_>, s: &Side) -> Done {
     let to = if s.extended { " to the third host" } else { "" };
     let vm = &s.target.vm;
     let done = format!(
-        "the initial copy of {vm}{to} is given up; start it again with: lifeboat replication start {vm}"
+        "the initial copy of {vm}{to} is given up; start it again with: lifeboat replication start {}",
+        argument(vm)
     );
     cx.act(action, s.target.wait, &done).await
 }
@@ -114,13 +124,24 @@ async fn resume(cx: &Cx<'_>, s: &Side) -> Done {
     cx.act(action, s.target.wait, &done).await
 }
 
-async fn remove(cx: &Cx<'_>, s: &Side) -> Done {
-    let action = either(
-        s,
-        |vm| Action::RemoveReplication { vm },
-        |vm| Action::RemoveExtended { vm },
-    );
-    cx.act(action, s.target.wait, &removed(s)).await
+async fn remove(cx: &Cx<'_>, r: &Remove) -> Done {
+    let vm = name(&r.side.target.vm);
+    if r.side.extended {
+        let vm_name = &r.side.target.vm;
+        let done = format!(
+            "{vm_name} is no longer sent to the third host, which was not told and keeps what it has"
+        );
+        return cx
+            .act(Action::RemoveExtended { vm }, r.side.target.wait, &done)
+            .await;
+    }
+    // What becomes of the files is only known before: afterwards there is no record of them.
+    let done = removed(&r.side.target.vm, cx.vm(&r.side.target.vm).await.ok().as_ref());
+    let action = match r.force {
+        true => Action::ForgetReplication { vm },
+        false => Action::RemoveReplication { vm },
+    };
+    cx.act(action, r.side.target.wait, &done).await
 }
 
 fn either(side: &Side, own: fn(VmRef) -> Action, extended: fn(VmRef) -> Action) -> Action {
@@ -135,15 +156,25 @@ fn paused(side: &Side) -> String {
     } else {
         ("", "")
     };
-    format!("replication of {vm}{to} is paused; resume it with: lifeboat replication resume {vm}{option}")
+    let it = quoted(vm);
+    format!("replication of {vm}{to} is paused; resume it with: lifeboat replication resume {it}{option}")
 }
 
-fn removed(side: &Side) -> String {
-    let vm = &side.target.vm;
-    if side.extended {
-        format!("{vm} is no longer sent to the third host, which was not told and keeps what it has")
-    } else {
-        format!("{vm} is no longer replicated by this host; the other host was not told")
+/// What is left after the end of a relationship, on both hosts.
+fn removed(vm: &str, view: Option<&VmView>) -> String {
+    let ended = format!("{vm} is no longer replicated by this host; the other host was not told");
+    let replication = view.and_then(|v| v.replication.as_ref());
+    let files = replication.map(|r| (r.mode, r.state, r.dir.as_deref()));
+    match files {
+        Some((ReplicationMode::Primary, _, _)) => {
+            format!("{ended} and keeps its copy; the VM's disks here are untouched")
+        }
+        Some((ReplicationMode::Replica | ReplicationMode::ExtendedReplica, state, Some(dir)))
+            if state != ReplicationState::WaitingToCompleteInitialReplication =>
+        {
+            format!("{ended}; what was received is kept in {dir}")
+        }
+        Some(_) | None => ended,
     }
 }
 
@@ -177,9 +208,10 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
             t,
             |vm| Action::BecomeReplica { vm },
             format!(
-                "{0} is a replica now and awaits its data; on the other host: lifeboat replication reverse {0}, or \
-                 lifeboat replication start {0} --seed",
-                t.vm
+                "{} is a replica now and awaits its data; on the other host: lifeboat replication reverse {1}, or \
+                 lifeboat replication start {1} --seed",
+                t.vm,
+                quoted(&t.vm)
             ),
         ),
         Replication::DropAbandoned(t) => (
@@ -265,7 +297,8 @@ async fn set(cx: &Cx<'_>, vm: &str, changes: &Changes, wait: Wait) -> Done {
         None => replication.settings.clone(),
     };
     change(&mut settings, changes);
-    let done = format!("settings of {vm} are changed; see them with: lifeboat replication status {vm}");
+    let it = argument(vm);
+    let done = format!("settings of {vm} are changed; see them with: lifeboat replication status {it}");
     let action = Action::ModifyReplication {
         vm: name(vm),
         settings,
@@ -313,8 +346,9 @@ async fn start(cx: &Cx<'_>, copy: &Copy) -> Done {
     let (how, done) = match &copy.export {
         Some(dir) => {
             let dir = absolute(dir)?.into_string();
+            let it = quoted(vm);
             let done = format!(
-                "carry {dir} to the replica host, and there: lifeboat replication import {vm} DIR; what changes from now on is sent already and kept there"
+                "carry {dir} to the replica host, and there: lifeboat replication import {it} DIR; what changes from now on is sent already and kept there"
             );
             (InitialCopy::Export { dir }, done)
         }
@@ -340,7 +374,8 @@ async fn resynchronize(cx: &Cx<'_>, resync: &Resync) -> Done {
     let vm = &resync.vm;
     if resync.cancel {
         let done = format!(
-            "the resynchronization of {vm} is given up, and still required: lifeboat replication resync {vm}"
+            "the resynchronization of {vm} is given up, and still required: lifeboat replication resync {}",
+            argument(vm)
         );
         let action = match resync.extended {
             false => Action::CancelResync { vm: name(vm) },

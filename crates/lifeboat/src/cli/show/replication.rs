@@ -10,7 +10,7 @@ use lifeboat_engine::records::{
 };
 use lifeboat_model::{FailedOverReplicationType, ReplicationMode, ReplicationState};
 
-use super::{addresses, dash, power, sheet, table};
+use super::{Names, addresses, dash, name_of, names, power, reference, sheet, table};
 use crate::cli::units::{self, instant, size, span};
 
 type Row = (&'static str, String);
@@ -82,10 +82,11 @@ fn trouble(r: &ReplicationView) -> String {
 
 /// `replication status`: the table for three in the morning.
 pub(crate) fn status(vms: &[VmView], zone: &TimeZone) -> String {
+    let names = names(vms);
     let rows = vms.iter().filter_map(|v| {
         let r = v.replication.as_ref()?;
         Some(vec![
-            v.spec.name.clone(),
+            name_of(v.spec.uuid, &names),
             role(r.mode).into(),
             state(r),
             r.health.to_string(),
@@ -108,11 +109,11 @@ fn none(v: &VmView) -> String {
 }
 
 /// `replication status VM`.
-pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
+pub(crate) fn replication(v: &VmView, names: &Names, zone: &TimeZone) -> String {
     let Some(r) = &v.replication else {
         return none(v);
     };
-    let mut rows = condition(v, r, zone);
+    let mut rows = condition(v, r, names, zone);
     rows.push(("peer", r.peer.clone()));
     rows.extend(r.allowed.iter().map(|entry| ("takes from", entry.clone())));
     if !is_over(r) {
@@ -122,7 +123,8 @@ pub(crate) fn replication(v: &VmView, zone: &TimeZone) -> String {
         rows.extend(r.contact.iter().map(|c| contact(r, c, zone)));
         rows.extend(r.backlog.iter().map(backlog));
     }
-    rows.extend(under_way(v, r, zone));
+    rows.extend(r.dir.iter().map(|dir| ("files", dir.clone())));
+    rows.extend(under_way(v, r, names, zone));
     rows.extend(r.extended.iter().flat_map(|e| extended(e, zone)));
     if !is_over(r) {
         rows.extend(wanted(r));
@@ -156,7 +158,7 @@ fn backlog(b: &BacklogView) -> Row {
 }
 
 /// What it is and what is wrong with it.
-fn condition(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
+fn condition(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) -> Vec<Row> {
     let mut rows = vec![
         ("vm", format!("{} ({})", v.spec.name, power(v.power))),
         ("role", role(r.mode).into()),
@@ -179,7 +181,7 @@ fn condition(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
         ));
     }
     if let Some(s) = &r.split {
-        rows.extend(split(v, r, s, zone));
+        rows.extend(split(v, r, s, names, zone));
     }
     let place = if is_replica(r) { "here" } else { "there" };
     let preflight = r.preflight.iter();
@@ -188,8 +190,8 @@ fn condition(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
 }
 
 /// What each side has, and the ways out.
-fn split(v: &VmView, r: &ReplicationView, s: &Split, zone: &TimeZone) -> Vec<Row> {
-    let vm = &v.spec.name;
+fn split(v: &VmView, r: &ReplicationView, s: &Split, names: &Names, zone: &TimeZone) -> Vec<Row> {
+    let (vm, it) = (&v.spec.name, reference(v, names));
     let shared = dash(r.newest_instant, |at| instant(at, zone));
     let mut rows = vec![
         (
@@ -214,26 +216,26 @@ fn split(v: &VmView, r: &ReplicationView, s: &Split, zone: &TimeZone) -> Vec<Row
         rows.push((
             "to keep theirs",
             format!(
-                "shut {vm} down here, then there: lifeboat replication reverse {vm}; what only this host has is set aside"
+                "shut {vm} down here, then there: lifeboat replication reverse {it}; what only this host has is set aside"
             ),
         ));
         rows.push((
             "to keep ours",
             format!(
-                "there: lifeboat vm stop {vm}, and lifeboat replication remove {vm}; then here: lifeboat replication remove \
-                 {vm}, enable it again, and lifeboat replication start {vm} --seed"
+                "there: lifeboat vm stop {it}, and lifeboat replication remove {it}; then here: lifeboat replication remove \
+                 {it}, enable it again, and lifeboat replication start {it} --seed"
             ),
         ));
     } else {
-        rows.push(("to keep theirs", format!("there: lifeboat failover commit {vm}")));
-        rows.push(("to keep ours", format!("there: lifeboat failover revert {vm}")));
+        rows.push(("to keep theirs", format!("there: lifeboat failover commit {it}")));
+        rows.push(("to keep ours", format!("there: lifeboat failover revert {it}")));
     }
     rows
 }
 
 /// What goes on now, or waits to.
-fn under_way(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
-    let vm = &v.spec.name;
+fn under_way(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) -> Vec<Row> {
+    let it = reference(v, names);
     let mut rows = Vec::new();
     for b in &r.bulk {
         rows.push((
@@ -255,11 +257,11 @@ fn under_way(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
         rows.push(("scheduled", format!("{what} begins at {}", instant(at, zone))));
     }
     rows.extend(r.sync.as_ref().map(|s| ("comparing", synchronization(r, s))));
-    rows.extend(r.planned.as_ref().map(|p| ("planned", planned(vm, p))));
+    rows.extend(r.planned.as_ref().map(|p| ("planned", planned(&it, p))));
     rows.extend(r.failover.as_ref().map(|f| ("failover", failover(f, zone))));
     let unreached = r.failover.as_ref().and_then(|f| f.unreached.clone());
     rows.extend(unreached.map(|seen| ("primary", seen)));
-    rows.extend(r.test.as_ref().map(|t| ("test", test(vm, t, zone))));
+    rows.extend(r.test.as_ref().map(|t| ("test", test(&it, t, names, zone))));
     if r.test.is_none() {
         rows.extend(r.last_test.map(|at| ("last test", instant(at, zone))));
     }
@@ -267,9 +269,9 @@ fn under_way(v: &VmView, r: &ReplicationView, zone: &TimeZone) -> Vec<Row> {
         rows.push(("abandoned", abandoned(a, zone)));
         rows.push((
             "to look at it",
-            format!("lifeboat failover start {vm} --test --point abandoned"),
+            format!("lifeboat failover start {it} --test --point abandoned"),
         ));
-        rows.push(("to drop it", format!("lifeboat replication drop-abandoned {vm}")));
+        rows.push(("to drop it", format!("lifeboat replication drop-abandoned {it}")));
     }
     rows
 }
@@ -333,7 +335,7 @@ fn synchronization(r: &ReplicationView, s: &Synchronization) -> String {
     format!("{with}: {at}, sent {}{paused}", size(s.sent))
 }
 
-fn planned(vm: &str, p: &Planned) -> String {
+fn planned(it: &str, p: &Planned) -> String {
     match p.phase {
         PlannedPhase::Stopping => "the guest is being shut down".into(),
         PlannedPhase::Closing => "the last changes are being sent".into(),
@@ -341,20 +343,24 @@ fn planned(vm: &str, p: &Planned) -> String {
             "everything is on the replica, the VM is locked off; the replica is told to take over".into()
         }
         PlannedPhase::Prepared => format!(
-            "everything is on the replica, the VM is locked off; go on with: lifeboat failover start {vm} --planned, or back \
-             with: lifeboat failover cancel {vm}"
+            "everything is on the replica, the VM is locked off; go on with: lifeboat failover start {it} --planned, or back \
+             with: lifeboat failover cancel {it}"
         ),
         PlannedPhase::HandingOver => "the replica takes over".into(),
     }
 }
 
-fn test(vm: &str, t: &Test, zone: &TimeZone) -> String {
+fn test(it: &str, t: &Test, names: &Names, zone: &TimeZone) -> String {
     let phase = match t.phase {
         TestPhase::Making { .. } => "is being made".into(),
-        TestPhase::Ready => format!("is there; end it with: lifeboat failover stop-test {vm}"),
+        TestPhase::Ready => format!("is there; end it with: lifeboat failover stop-test {it}"),
         TestPhase::Ending => "is being thrown away".into(),
     };
-    format!("\"{vm} - Test\", as of {}, {phase}", instant(t.instant, zone))
+    format!(
+        "\"{}\", as of {}, {phase}",
+        name_of(t.vm, names),
+        instant(t.instant, zone)
+    )
 }
 
 fn abandoned(a: &Abandoned, zone: &TimeZone) -> String {
@@ -438,13 +444,13 @@ fn figures(r: &ReplicationView) -> Vec<Row> {
 }
 
 /// `replication statistics VM`.
-pub(crate) fn statistics(v: &VmView, zone: &TimeZone) -> String {
+pub(crate) fn statistics(v: &VmView, names: &Names, zone: &TimeZone) -> String {
     let Some(r) = &v.replication else {
         return none(v);
     };
     let c = &r.counters;
     let latency = |ms| span(Duration::from_millis(ms));
-    let mut rows = condition(v, r, zone);
+    let mut rows = condition(v, r, names, zone);
     rows.push((
         "window since",
         c.since

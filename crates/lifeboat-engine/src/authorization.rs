@@ -1,0 +1,105 @@
+//! Who may replicate to this host: entries are added and removed here. A host name is one name in whatever case it is
+//! written, and with or without the dot at its end, so that there is one entry for it.
+
+use lifeboat_model::AuthorizationEntry;
+use lifeboat_model::api::ReturnCode;
+use tracing::warn;
+
+use crate::action::{Answer, Refusal};
+use crate::actor::failed;
+use crate::engine::{Engine, Host, no_entry};
+use crate::records::Event;
+
+/// Entries of one name merged: those that are kept, and those that others stand for.
+pub(crate) fn merged(
+    entries: Vec<AuthorizationEntry>,
+) -> (
+    Vec<AuthorizationEntry>,
+    Vec<(AuthorizationEntry, AuthorizationEntry)>,
+) {
+    let mut kept: Vec<AuthorizationEntry> = Vec::new();
+    let mut gone = Vec::new();
+    for entry in entries {
+        match kept.iter_mut().find(|k| k.same_primary(&entry.primary)) {
+            // The later one was the one in force.
+            Some(before) => gone.push((std::mem::replace(before, entry.clone()), entry)),
+            None => kept.push(entry),
+        }
+    }
+    (kept, gone)
+}
+
+/// Says which entries are no longer in force because others have the same name.
+pub(crate) async fn report_merged(host: &Host, merged: &[(AuthorizationEntry, AuthorizationEntry)]) {
+    for (gone, kept) in merged {
+        let message = format!(
+            "the authorization entries {} (location {}) and {} (location {}) are of one host name: the second is in force, and \
+             adding it again removes the first",
+            gone.primary, gone.storage_location, kept.primary, kept.storage_location
+        );
+        warn!("{message}");
+        let event = Event {
+            at: host.ports.clock.now(),
+            vm: None,
+            message,
+        };
+        if let Err(e) = host.ports.catalog.add_event(&event).await {
+            warn!(error = %e, "event not recorded");
+        }
+    }
+}
+
+impl Engine {
+    /// AddAuthorizationEntry.
+    pub(crate) async fn add_authorization(&self, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
+        let invalid =
+            |e: lifeboat_model::SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
+        let entry = entry.normalized();
+        entry.validate().map_err(invalid)?;
+        let fits = self
+            .host
+            .ports
+            .environment
+            .prepare_location(&entry.storage_location)
+            .await;
+        fits.map_err(|e| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), ""))?;
+        let catalog = &self.host.ports.catalog;
+        catalog
+            .put_entry(&entry)
+            .await
+            .map_err(|e| failed("not recorded", &e))?;
+        self.forget_entries(&entry.primary, Some(&entry.primary)).await?;
+        let what = format!("authorization of {} recorded", entry.primary);
+        self.host.access(|a| a.entries.push(entry));
+        self.access_changed(&what).await;
+        Ok(Answer::Done)
+    }
+
+    /// RemoveAuthorizationEntry.
+    pub(crate) async fn remove_authorization(&self, primary: &str) -> Result<Answer, Refusal> {
+        if !self.forget_entries(primary, None).await? {
+            return Err(no_entry(primary));
+        }
+        self.access_changed(&format!("authorization of {primary} removed"))
+            .await;
+        Ok(Answer::Done)
+    }
+
+    /// Removes every entry of this name from the catalog, except the one written just so, and from memory. Whether there
+    /// was one.
+    async fn forget_entries(&self, primary: &str, except: Option<&str>) -> Result<bool, Refusal> {
+        let catalog = &self.host.ports.catalog;
+        // Entries of old may be written in any case; memory has only one of them.
+        let stored = catalog.load().await.map_err(|e| failed("not read", &e))?.entries;
+        let mut found = false;
+        for entry in stored.iter().filter(|e| e.same_primary(primary)) {
+            if except != Some(entry.primary.as_str()) {
+                let removed = catalog.remove_entry(&entry.primary).await;
+                found |= removed.map_err(|e| failed("not recorded", &e))?;
+            }
+        }
+        self.host
+            .access(|a| a.entries.retain(|e| !e.same_primary(primary)));
+        Ok(found)
+    }
+}

@@ -1,0 +1,91 @@
+//! What the engine asks of the host around it: which file a path leads to, whether a directory may hold replicas, and
+//! until when the host's certificates are valid. The binary implements it with the adapters it has wired.
+
+use async_trait::async_trait;
+use lifeboat_model::Timestamp;
+use lifeboat_model::certificates::CertificateUse;
+use serde::{Deserialize, Serialize};
+
+/// Identity of a file or block device, whatever path leads to it: two paths with one identity are one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileId {
+    /// A file, by the device of its file system and its inode number.
+    File {
+        /// Device number of the file system.
+        device: u64,
+        /// Inode number.
+        inode: u64,
+    },
+    /// A block device, by its own device number: several nodes may lead to it.
+    Device {
+        /// The device number.
+        number: u64,
+    },
+}
+
+/// Why a directory cannot hold replicas.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LocationError {
+    /// Nothing is there.
+    #[error("{0} is not there; make it with: mkdir -p {0}, or mount its file system")]
+    Missing(String),
+    /// Something else is there.
+    #[error("{0} is no directory")]
+    NoDirectory(String),
+    /// The root directory.
+    #[error("replicas are not stored in the root directory; name a directory of their own")]
+    Root,
+    /// It belongs to the daemon.
+    #[error(
+        "{location} is inside {own}, which Lifeboat uses itself; name a directory of their own for replicas"
+    )]
+    Own {
+        /// What was named.
+        location: String,
+        /// The daemon's directory.
+        own: String,
+    },
+    /// It cannot be looked at, or not written to.
+    #[error("{location} cannot be used: {detail}")]
+    Unusable {
+        /// What was named.
+        location: String,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// A certificate as this host has it or has seen it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// What it is for.
+    pub usage: CertificateUse,
+    /// The file it is in, or the peer that has shown it.
+    pub place: String,
+    /// Valid from.
+    pub not_before: Timestamp,
+    /// Valid until.
+    pub not_after: Timestamp,
+    /// Why what the files hold now is not used; `None` while what is used is what they hold.
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// The host around the engine.
+#[async_trait]
+pub trait Environment: Send + Sync {
+    /// Which file each path leads to, in the order of `paths`, links followed; `None` where there is none, or it cannot
+    /// be looked at.
+    async fn file_ids(&self, paths: &[String]) -> Vec<Option<FileId>>;
+
+    /// Makes sure that replicas can be stored below `location`: a directory that is not there is made if the one above it
+    /// is. A longer path that is not there is a word written wrong, or a file system that is not mounted.
+    async fn prepare_location(&self, location: &str) -> Result<(), LocationError>;
+
+    /// Whether replicas may be stored below `location`. Looks only; makes nothing.
+    async fn replica_location(&self, location: &str) -> Result<(), LocationError>;
+
+    /// Every certificate that connections of this host depend on: its own, those of the authorities it trusts, and those
+    /// that peers have shown since the daemon started. Files that changed are read again.
+    async fn certificates(&self) -> Vec<Certificate>;
+}

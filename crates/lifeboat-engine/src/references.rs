@@ -1,0 +1,144 @@
+//! Which VM a reference means. A UUID means one VM; a name means the only VM of that name, and is refused with all
+//! candidates when there are several. Nothing is asked here: actors publish what a refusal has to say of them.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, VmId};
+
+use crate::action::{Refusal, VmRef};
+use crate::actor::Actor;
+use crate::engine::{Handle, Host};
+
+/// What an actor is known as from outside, as of its last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// Nothing is described and nothing is recorded: to everybody outside there is no such VM.
+    Nothing,
+    /// A VM of this host without a relationship.
+    Local,
+    /// A VM with a relationship.
+    Related(Mode, State),
+}
+
+/// An actor's card: written by the actor, read by whoever looks for one.
+#[derive(Clone, Debug)]
+pub(crate) struct Card(Arc<Mutex<Presence>>);
+
+impl Default for Card {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Presence::Nothing)))
+    }
+}
+
+impl Card {
+    fn read(&self) -> Presence {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, presence: Presence) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = presence;
+    }
+}
+
+/// One line of a refusal: UUID, role, state.
+fn candidate(vm: VmId, presence: Presence) -> String {
+    match presence {
+        Presence::Nothing | Presence::Local => format!("{vm} (a VM of this host, not replicated)"),
+        Presence::Related(Mode::None, _) => format!("{vm} (a VM of this host, no longer replicated)"),
+        Presence::Related(Mode::TestReplica, _) => format!("{vm} (the VM of a test failover)"),
+        Presence::Related(mode @ (Mode::Primary | Mode::Replica | Mode::ExtendedReplica), state) => {
+            let role = match mode {
+                Mode::Replica => "replica",
+                Mode::ExtendedReplica => "extended replica",
+                Mode::Primary | Mode::None | Mode::TestReplica => "primary",
+            };
+            format!("{vm} ({role}, {state})")
+        }
+    }
+}
+
+/// A text of a caller, short enough for a message.
+fn shown(wanted: &str) -> String {
+    wanted.chars().take(80).collect()
+}
+
+/// There is no such VM.
+pub(crate) fn no_vm(wanted: &str) -> Refusal {
+    Refusal::new(
+        ReturnCode::FileNotFound,
+        format!("no VM \"{}\" on this host", shown(wanted)),
+        "list them with: lifeboat vm list",
+    )
+}
+
+impl Handle {
+    /// Whether a VM that exists for others has this name.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        self.name == name && self.card.read() != Presence::Nothing
+    }
+}
+
+impl Host {
+    /// The VM that is meant. A UUID comes first, so that every VM can be reached whatever the names are.
+    pub(crate) fn find(&self, vm: &VmRef) -> Result<(VmId, Handle), Refusal> {
+        let wanted = vm.0.as_str();
+        self.with_actors(|actors| {
+            if let Some((id, handle)) = wanted
+                .parse::<VmId>()
+                .ok()
+                .and_then(|id| actors.get_key_value(&id))
+                && handle.card.read() != Presence::Nothing
+            {
+                return Ok((*id, handle.clone()));
+            }
+            let named: Vec<(&VmId, &Handle)> = actors.iter().filter(|(_, h)| h.is_named(wanted)).collect();
+            match named.as_slice() {
+                [] => Err(no_vm(wanted)),
+                [(id, handle)] => Ok((**id, (*handle).clone())),
+                several => {
+                    let all: Vec<String> = several
+                        .iter()
+                        .map(|(id, handle)| candidate(**id, handle.card.read()))
+                        .collect();
+                    Err(Refusal::new(
+                        ReturnCode::InvalidParameter,
+                        format!(
+                            "{} VMs of this host are named \"{}\": {}",
+                            all.len(),
+                            shown(wanted),
+                            all.join(", ")
+                        ),
+                        "name one of them by its UUID",
+                    ))
+                }
+            }
+        })
+    }
+}
+
+impl Host {
+    /// VMs that have a record on this host.
+    pub(crate) fn known_to_actors(&self) -> BTreeSet<VmId> {
+        let related = |h: &Handle| matches!(h.card.read(), Presence::Related(..));
+        self.with_actors(|actors| {
+            actors
+                .iter()
+                .filter(|(_, h)| related(h))
+                .map(|(vm, _)| *vm)
+                .collect()
+        })
+    }
+}
+
+impl Actor {
+    /// Publishes what this actor is now.
+    pub(crate) fn publish(&self) {
+        self.card.write(match (&self.rel, &self.local) {
+            (Some(rel), _) => Presence::Related(rel.mode, rel.state),
+            (None, Some(_)) => Presence::Local,
+            (None, None) => Presence::Nothing,
+        });
+    }
+}

@@ -1,0 +1,35 @@
+//! The host around the engine, in memory: files are known by name, and links lead from one name to another.
+
+use async_trait::async_trait;
+use lifeboat_engine::ports::environment::{Certificate, Environment, FileId, LocationError};
+
+use crate::gate::Port;
+
+#[async_trait]
+impl Environment for Port {
+    async fn file_ids(&self, paths: &[String]) -> Vec<Option<FileId>> {
+        let s = self.shared.state();
+        let host = &s.hosts[self.host];
+        let id = |path: &String| {
+            let path = host.links.get(path).unwrap_or(path);
+            let inode = host.images.keys().position(|k| k == path)? as u64;
+            Some(FileId::File { device: 1, inode })
+        };
+        paths.iter().map(id).collect()
+    }
+
+    async fn prepare_location(&self, location: &str) -> Result<(), LocationError> {
+        self.replica_location(location).await
+    }
+
+    async fn replica_location(&self, location: &str) -> Result<(), LocationError> {
+        match self.shared.state().hosts[self.host].not_there.contains(location) {
+            true => Err(LocationError::Missing(location.to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    async fn certificates(&self) -> Vec<Certificate> {
+        self.shared.state().hosts[self.host].certificates.clone()
+    }
+}

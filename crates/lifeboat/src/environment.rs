@@ -1,0 +1,266 @@
+//! The host around the engine: files by their identity, directories for replicas, and the certificates that the link and
+//! the management protocols use. It looks and reports; what follows from it is the engine's.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_api::remote::ManagementCertificates;
+use lifeboat_engine::ports::environment::{Certificate, Environment, FileId, LocationError};
+use lifeboat_link::{Credentials, Holder};
+use lifeboat_model::certificates::CertificateUse;
+
+use crate::config::Config;
+
+/// This host.
+pub(crate) struct HostEnvironment {
+    /// Directories that the daemon keeps things of its own in.
+    own: Vec<Utf8PathBuf>,
+    link: Arc<Credentials>,
+    management: Option<Arc<ManagementCertificates>>,
+}
+
+impl HostEnvironment {
+    pub(crate) fn new(
+        config: &Config,
+        link: Arc<Credentials>,
+        management: Option<Arc<ManagementCertificates>>,
+    ) -> Self {
+        Self {
+            own: [
+                &config.state_dir,
+                &config.run_dir,
+                &config.spool_dir,
+                &config.vm_dir,
+            ]
+            .map(ToOwned::to_owned)
+            .to_vec(),
+            link,
+            management,
+        }
+    }
+}
+
+impl HostEnvironment {
+    async fn look(
+        &self,
+        wanted: &str,
+        how: fn(&str, &[Utf8PathBuf]) -> Result<(), LocationError>,
+    ) -> Result<(), LocationError> {
+        let (named, own) = (wanted.to_owned(), self.own.clone());
+        let looked = blocking(move || how(&named, &own)).await;
+        looked.unwrap_or_else(|| {
+            Err(LocationError::Unusable {
+                location: wanted.to_owned(),
+                detail: "looking at it ended by a fault of this program".to_owned(),
+            })
+        })
+    }
+}
+
+/// Runs what may wait for a disk where waiting is allowed; `None` when it ended by a fault of this program.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+fn file_id(path: &str) -> Option<FileId> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some(match meta.file_type().is_block_device() {
+        true => FileId::Device { number: meta.rdev() },
+        false => FileId::File {
+            device: meta.dev(),
+            inode: meta.ino(),
+        },
+    })
+}
+
+/// Whether `location` is a directory for replicas, none of them the daemon's `own`.
+fn location(location: &str, own: &[Utf8PathBuf]) -> Result<(), LocationError> {
+    let unusable = |detail: String| LocationError::Unusable {
+        location: location.to_owned(),
+        detail,
+    };
+    let real = match Utf8Path::new(location).canonicalize_utf8() {
+        Ok(real) => real,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(LocationError::Missing(location.to_owned()));
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(LocationError::NoDirectory(location.to_owned()));
+        }
+        Err(e) => return Err(unusable(e.to_string())),
+    };
+    if real == "/" {
+        return Err(LocationError::Root);
+    }
+    if !real.is_dir() {
+        return Err(LocationError::NoDirectory(location.to_owned()));
+    }
+    inside(&real, location, own)?;
+    rustix::fs::access(real.as_std_path(), rustix::fs::Access::WRITE_OK)
+        .map_err(|e| unusable(format!("the daemon cannot write to it: {e}")))
+}
+
+/// The same, after making a directory whose parent is there. What would be refused afterwards is not made.
+fn prepare(wanted: &str, own: &[Utf8PathBuf]) -> Result<(), LocationError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let looked = location(wanted, own);
+    let path = Utf8Path::new(wanted);
+    let parent = path
+        .parent()
+        .filter(|p| matches!(looked, Err(LocationError::Missing(_))) && p.is_dir());
+    let (Some(parent), Some(name)) = (parent, path.file_name()) else {
+        return looked;
+    };
+    let real = parent
+        .canonicalize_utf8()
+        .unwrap_or_else(|_| parent.to_owned())
+        .join(name);
+    inside(&real, wanted, own)?;
+    let made = std::fs::DirBuilder::new().mode(0o700).create(path);
+    made.and_then(|()| std::fs::File::open(parent)?.sync_all())
+        .map_err(|e| LocationError::Unusable {
+            location: wanted.to_owned(),
+            detail: format!("it is not there and cannot be made: {e}"),
+        })?;
+    location(wanted, own)
+}
+
+/// Refuses what is inside a directory of the daemon's.
+fn inside(real: &Utf8Path, wanted: &str, own: &[Utf8PathBuf]) -> Result<(), LocationError> {
+    // A directory of the daemon that cannot be resolved is compared as it is written.
+    let mut resolved = own
+        .iter()
+        .map(|dir| dir.canonicalize_utf8().unwrap_or_else(|_| dir.clone()));
+    match resolved.find(|own| real.starts_with(own)) {
+        None => Ok(()),
+        Some(own) => Err(LocationError::Own {
+            location: wanted.to_owned(),
+            own: own.into_string(),
+        }),
+    }
+}
+
+#[async_trait]
+impl Environment for HostEnvironment {
+    async fn file_ids(&self, paths: &[String]) -> Vec<Option<FileId>> {
+        let (paths, count) = (paths.to_vec(), paths.len());
+        let ids = blocking(move || paths.iter().map(|p| file_id(p)).collect()).await;
+        ids.unwrap_or_else(|| vec![None; count])
+    }
+
+    async fn prepare_location(&self, wanted: &str) -> Result<(), LocationError> {
+        self.look(wanted, prepare).await
+    }
+
+    async fn replica_location(&self, wanted: &str) -> Result<(), LocationError> {
+        self.look(wanted, location).await
+    }
+
+    async fn certificates(&self) -> Vec<Certificate> {
+        let (link, management) = (self.link.clone(), self.management.clone());
+        let all = blocking(move || {
+            link.refresh();
+            if let Some(management) = &management {
+                management.refresh();
+            }
+            certificates(&link, management.as_deref())
+        });
+        all.await.unwrap_or_default()
+    }
+}
+
+fn certificates(link: &Credentials, management: Option<&ManagementCertificates>) -> Vec<Certificate> {
+    let files = link.config();
+    let of_link = link.seen().into_iter().map(|(holder, validity)| {
+        let (usage, place, problem) = match holder {
+            Holder::Host => (CertificateUse::Host, files.cert.to_string(), link.problem()),
+            Holder::Authority => (CertificateUse::Authority, files.ca.to_string(), None),
+            Holder::Peer(name) => (CertificateUse::Peer, name, None),
+        };
+        Certificate {
+            usage,
+            place,
+            not_before: validity.not_before,
+            not_after: validity.not_after,
+            problem,
+        }
+    });
+    // The same file as the link's needs no second word.
+    let other = management.filter(|m| m.files().cert != files.cert);
+    let of_management = other.and_then(|m| {
+        let (not_before, not_after) = m.validity()?;
+        Some(Certificate {
+            usage: CertificateUse::Management,
+            place: m.files().cert.to_string(),
+            not_before,
+            not_after,
+            problem: m.problem(),
+        })
+    });
+    of_link.chain(of_management).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_the_same_by_every_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("a"), "x").unwrap();
+        std::fs::write(at("other"), "x").unwrap();
+        std::fs::create_dir(at("sub")).unwrap();
+        std::os::unix::fs::symlink(at("a"), at("link")).unwrap();
+        std::fs::hard_link(at("a"), at("hard")).unwrap();
+        let one = file_id(&at("a")).unwrap();
+        for same in ["link", "hard", "./a", "sub/../a", "sub//../a"] {
+            assert_eq!(file_id(&at(same)), Some(one), "{same}");
+        }
+        assert_ne!(file_id(&at("other")), Some(one));
+        assert_eq!(file_id(&at("nothing")), None);
+    }
+
+    #[test]
+    fn replicas_are_stored_in_directories_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        for made in ["state/deep", "replicas", "read-only"] {
+            std::fs::create_dir_all(at(made)).unwrap();
+        }
+        std::fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink(at("state"), at("link")).unwrap();
+        let own = [Utf8PathBuf::from(at("state"))];
+        let refused = |name: &str| location(&at(name), &own).unwrap_err();
+        assert_eq!(location(&at("replicas"), &own), Ok(()));
+        assert_eq!(location("/", &own), Err(LocationError::Root));
+        assert_eq!(location("/proc/..", &own), Err(LocationError::Root));
+        assert_eq!(refused("file"), LocationError::NoDirectory(at("file")));
+        assert_eq!(
+            refused("file/below"),
+            LocationError::NoDirectory(at("file/below"))
+        );
+        let missing = refused("not/there");
+        assert_eq!(missing, LocationError::Missing(at("not/there")));
+        assert!(missing.to_string().contains("mkdir -p"), "{missing}");
+        assert_eq!(
+            prepare(&at("not/there"), &own),
+            Err(LocationError::Missing(at("not/there")))
+        );
+        assert_eq!(prepare(&at("new"), &own), Ok(()));
+        assert_eq!(location(&at("new"), &own), Ok(()));
+        assert!(matches!(
+            prepare(&at("link/new"), &own),
+            Err(LocationError::Own { .. })
+        ));
+        assert!(
+            !dir.path().join("state/new").exists(),
+            "what is refused is not made"
+        );
+        for inside in ["state", "state/deep", "link", "link/deep"] {
+            assert!(matches!(refused(inside), LocationError::Own { .. }), "{inside}");
+        }
+    }
+}
