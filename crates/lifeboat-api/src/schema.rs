@@ -584,6 +584,10 @@ fn replication() -> Vec<Named> {
                     ("instant", instant("The instant on the primary")),
                     ("consistency", reference("Consistency")),
                     ("size", number("Bytes it takes")),
+                    (
+                        "unusable",
+                        or_null(&text("Why it is not offered: its data is, or may be, wrong")),
+                    ),
                 ],
             ),
         ),

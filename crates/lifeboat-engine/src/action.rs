@@ -142,6 +142,11 @@ pub enum Action {
         /// Which.
         vm: VmRef,
     },
+    /// Verifies the replica's files by their recorded digests, and repairs what can be. A job.
+    Scrub {
+        /// Which.
+        vm: VmRef,
+    },
     /// SetFailoverNetworkAdapterSettings.
     SetFailoverNetwork {
         /// Which.
@@ -597,6 +602,9 @@ pub struct PointView {
     pub consistency: Consistency,
     /// Bytes it takes.
     pub size: u64,
+    /// Why it is not offered: its data is, or may be, wrong. `None`: nothing is known against it.
+    #[serde(default)]
+    pub unusable: Option<String>,
 }
 
 /// This host.
@@ -662,6 +670,7 @@ impl Action {
             | Self::ReverseReplication { vm, .. }
             | Self::BecomeReplica { vm }
             | Self::DropAbandoned { vm }
+            | Self::Scrub { vm }
             | Self::SetFailoverNetwork { vm, .. }
             | Self::ResetStatistics { vm, .. }
             | Self::PlannedFailover { vm, .. }

@@ -105,6 +105,8 @@ pub(crate) enum Done {
     HandedOver(Result<(), LinkError>),
     /// What the old primary said to giving way.
     Reversed(Result<ReplicaStatus, LinkError>),
+    Scrubbed(crate::scrub::Scrubbed),
+    Lent(crate::lend::Lent),
 }
 
 pub(crate) struct Work {
@@ -325,6 +327,10 @@ impl Actor {
                 self.heard_from(&peer);
                 self.answer_standing(&peer, reply);
             }
+            Message::Peer(peer, PeerRequest::ReadDisk { ranges, .. }, reply) => {
+                self.heard_from(&peer);
+                self.lend(&peer, ranges, reply);
+            }
             Message::Peer(peer, request, reply) => {
                 self.heard_from(&peer);
                 drop(reply.send(self.peer_call(&peer, request).await));
@@ -379,7 +385,10 @@ impl Actor {
     fn due_at(&self) -> Instant {
         match self.rel.as_ref().map(|r| r.mode) {
             Some(ReplicationMode::Primary | ReplicationMode::None) => self.primary.next_at,
-            Some(ReplicationMode::Replica | ReplicationMode::ExtendedReplica) => self.replica.next_at,
+            Some(ReplicationMode::Replica | ReplicationMode::ExtendedReplica) => {
+                let at = self.replica.next_at;
+                self.scrub_at().map_or(at, |scrub| scrub.min(at))
+            }
             Some(ReplicationMode::TestReplica) | None => Instant::now() + crate::primary::IDLE,
         }
     }
@@ -406,6 +415,8 @@ impl Actor {
             Done::Stopped(r) => self.stopped_for_good(r).await,
             Done::HandedOver(r) => self.handed_over(r).await,
             Done::Reversed(r) => self.reversed(r).await,
+            Done::Scrubbed(done) => self.scrubbed(done).await,
+            Done::Lent(lent) => self.lent(lent),
         }
     }
 
@@ -449,6 +460,7 @@ impl Actor {
             Action::ReverseReplication { settings, .. } => self.reverse(settings).await,
             Action::BecomeReplica { .. } => self.become_replica().await,
             Action::DropAbandoned { .. } => self.drop_abandoned().await,
+            Action::Scrub { .. } => self.scrub_now().await,
             Action::PlannedFailover {
                 force,
                 prepare_only,

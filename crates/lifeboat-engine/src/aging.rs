@@ -268,6 +268,7 @@ mod tests {
                 dir: "/r".into(),
                 files: Vec::new(),
                 faults: Vec::new(),
+                damage: Vec::new(),
                 disks: Vec::new(),
                 bulk: Vec::new(),
                 durable: at(0),

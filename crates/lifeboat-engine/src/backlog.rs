@@ -281,6 +281,7 @@ mod tests {
             abandoned: None,
             files: Vec::new(),
             faults: Vec::new(),
+            damage: Vec::new(),
             logs,
         }
     }

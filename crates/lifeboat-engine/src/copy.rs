@@ -104,6 +104,7 @@ pub(crate) fn unexpected(peer: &str, reply: &PeerReply) -> LinkError {
         | PeerReply::Differ { .. }
         | PeerReply::Differences { .. }
         | PeerReply::Standing(_)
+        | PeerReply::DiskData { .. }
         | PeerReply::Accepted => LinkError::Protocol {
             peer: peer.to_owned(),
             detail: "an answer to another question".into(),

@@ -117,12 +117,21 @@ fn next(info: &ReplicaInfo, theirs: &ReplicaStatus) -> Next {
     };
     if !theirs.usable && !theirs.partial {
         let begun = info.points.iter().find(|p| p.position == theirs.durable);
-        return Next::Copy(begun.cloned());
+        return match whole(info, begun.unwrap_or(newest)) {
+            true => Next::Copy(begun.cloned()),
+            false => Next::Wait,
+        };
     }
     match line(info, theirs.durable) {
         Some(logs) => Next::Forward(logs),
-        None => Next::Compare(newest.clone()),
+        None if whole(info, newest) => Next::Compare(newest.clone()),
+        None => Next::Wait,
     }
+}
+
+/// Whether nothing is known against a point: what is damaged here must not become the copy there.
+fn whole(info: &ReplicaInfo, point: &Point) -> bool {
+    info.damage.iter().all(|d| !d.points.contains(&point.id))
 }
 
 /// Whether the newest point lies past where the third host stands. Only such a point can close a comparison: a position is
@@ -210,7 +219,10 @@ impl Courier {
             let info = self.store.info(self.vm).await?;
             let next = match next(&info, &theirs) {
                 Next::Forward(_) if self.orders.compare.is_some() => {
-                    let point = info.points.last().filter(|_| past(&info, theirs.durable));
+                    let point = info
+                        .points
+                        .last()
+                        .filter(|p| past(&info, theirs.durable) && whole(&info, p));
                     // The next instant that arrives is sealed for it.
                     point.map_or(Next::Wait, |p| Next::Compare(p.clone()))
                 }
@@ -548,6 +560,7 @@ mod tests {
             abandoned: None,
             files: Vec::new(),
             faults: Vec::new(),
+            damage: Vec::new(),
         }
     }
 

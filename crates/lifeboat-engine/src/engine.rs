@@ -86,6 +86,10 @@ pub struct EngineConfig {
     pub expiry_interval: Duration,
     /// Limit for merging behind a running VM, bytes per second; 0 is unlimited.
     pub merge_bytes_per_s: u64,
+    /// Limit for reading replicas' files to verify them, bytes per second for the whole host; 0 is unlimited.
+    pub scrub_bytes_per_s: u64,
+    /// How often each sealed byte is verified; zero: only on demand.
+    pub scrub_interval: Duration,
     /// When the descriptions of this host's VMs were written. Shown, and nothing is decided by it.
     pub described: BTreeMap<VmId, Described>,
     /// Directory of VM descriptions, for messages; empty: not known.
@@ -115,6 +119,8 @@ impl EngineConfig {
             merge_bytes_per_s: 0,
             described: BTreeMap::new(),
             vm_dir: String::new(),
+            scrub_bytes_per_s: Self::SCRUB_BYTES_PER_S,
+            scrub_interval: Self::SCRUB_INTERVAL,
         }
     }
 }
@@ -143,6 +149,8 @@ pub(crate) struct Host {
     /// Who can be talked to. Actors make and end the actors of test VMs, so it is not the engine's alone.
     actors: Mutex<BTreeMap<VmId, Handle>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Until then verifying has read what it may.
+    scrubbed_until: Mutex<tokio::time::Instant>,
 }
 
 #[derive(Clone, Default)]
@@ -170,6 +178,13 @@ impl Host {
 
     pub(crate) fn with_actors<R>(&self, f: impl FnOnce(&mut BTreeMap<VmId, Handle>) -> R) -> R {
         f(&mut self.actors.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// When the next piece may be read, after one that may take this long; all replicas of the host share the rate.
+    pub(crate) fn pace_scrub(&self, takes: Duration) -> tokio::time::Instant {
+        let mut until = self.scrubbed_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = (*until).max(tokio::time::Instant::now()) + takes;
+        *until
     }
 
     /// Starts the actor of a VM.
@@ -377,6 +392,7 @@ impl Engine {
             access,
             actors: Mutex::default(),
             tasks: Mutex::default(),
+            scrubbed_until: Mutex::new(tokio::time::Instant::now()),
         });
         close_orphans(&host, &image.relationships).await?;
         crate::authorization::report_merged(&host, &merged).await;
@@ -587,6 +603,8 @@ impl Engine {
             | PeerRequest::Standing { vm }
             | PeerRequest::Prepare { vm, .. }
             | PeerRequest::TakeOver { vm, .. }
+            | PeerRequest::ReadDisk { vm, .. }
+            | PeerRequest::CompareAgain { vm }
             | PeerRequest::StandDown { vm } => (*vm, None),
             PeerRequest::Hello => return Err(PeerRefusal::NoReplica { host }),
         };
@@ -668,7 +686,8 @@ fn orphan(rel: &Relationship, job: &Job) -> Orphan {
             if r.extended
                 .as_ref()
                 .is_some_and(|e| [e.job, e.compare].contains(&Some(job.id)))
-                || r.import.as_ref().is_some_and(|i| i.job == job.id) =>
+                || r.import.as_ref().is_some_and(|i| i.job == job.id)
+                || job.kind == JobType::Scrub =>
         {
             Orphan::Continues
         }

@@ -20,6 +20,7 @@ use crate::network::connected;
 use crate::order::{Place, disorder, places};
 use crate::ports::catalog::CatalogError;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
+use crate::ports::scrub::NewestData;
 use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target};
 use crate::primary::{IDLE, droppable};
 use crate::question::{self, Asking};
@@ -34,6 +35,7 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
         instant: p.instant,
         consistency: p.consistency,
         size: p.size,
+        unusable: crate::scrub::spoils(&info.damage, p.id),
     };
     let cycle = |l: &StoredLog| PointView {
         id: l.position.to_string(),
@@ -41,6 +43,7 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
         instant: l.instant,
         consistency: l.consistency,
         size: l.size,
+        unusable: unusable_cycle(info, l.position),
     };
     let view = |place: Place<'_>| match (place.point, place.log) {
         (Some(point), _) => Some(sealed(point)),
@@ -51,7 +54,31 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
     places(info).into_iter().rev().filter_map(view).collect()
 }
 
-/// The point a selector means.
+/// Why a cycle cannot be brought up: what it would be replayed onto, or a log on the way, is damaged.
+fn unusable_cycle(info: &ReplicaInfo, position: Position) -> Option<String> {
+    if info.damage.is_empty() {
+        return None;
+    }
+    // What the head shows is known exactly, whatever it was made from.
+    if position == info.applied && info.damage.iter().all(|d| d.newest == NewestData::Good) {
+        return None;
+    }
+    let mut at = position;
+    loop {
+        if let Some(point) = info.points.iter().find(|p| p.position == at) {
+            return crate::scrub::spoils(&info.damage, point.id);
+        }
+        if let Some(hurt) = info.damage.iter().find(|d| d.log == Some(at)) {
+            return Some(format!("{} is damaged: {}", hurt.file, hurt.what));
+        }
+        match info.logs.iter().find(|l| l.position == at) {
+            Some(log) if log.parent != at => at = log.parent,
+            Some(_) | None => return None,
+        }
+    }
+}
+
+/// The point a selector means. What is damaged is not offered, and is refused by its id.
 pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<PointView, Refusal> {
     let all = points(info);
     let none = |what: String| {
@@ -62,28 +89,30 @@ pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<Poi
         ))
     };
     match selector {
-        PointSelector::Latest => match all.first() {
+        PointSelector::Latest => match all.iter().find(|p| p.unusable.is_none()) {
             Some(p) => Ok(p.clone()),
+            None if !all.is_empty() => Err(spoiled(&all)),
             None => Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "there is no recovery point",
                 "wait for the initial copy",
             )),
         },
-        PointSelector::At(time) => match all.iter().find(|p| p.instant <= *time) {
+        PointSelector::At(time) => match all.iter().find(|p| p.instant <= *time && p.unusable.is_none()) {
             Some(p) => Ok(p.clone()),
+            None if all.iter().any(|p| p.instant <= *time) => Err(spoiled(&all)),
             None => none("no recovery point at or before that time".into()),
         },
         PointSelector::Id(id) => {
             let wanted = id.to_lowercase();
             if let Some(p) = all.iter().find(|p| p.id == wanted) {
-                return Ok(p.clone());
+                return whole(p, &all);
             }
             let mut found = all
                 .iter()
                 .filter(|p| !wanted.is_empty() && p.id.starts_with(&wanted));
             match (found.next(), found.next()) {
-                (Some(p), None) => Ok(p.clone()),
+                (Some(p), None) => whole(p, &all),
                 (Some(_), Some(_)) => none(format!("several recovery points begin with \"{id}\"")),
                 (None, _) => none(format!("no recovery point \"{id}\"")),
             }
@@ -97,6 +126,33 @@ pub(crate) fn told_of_disorder(info: &ReplicaInfo, selector: &PointSelector) -> 
         PointSelector::At(_) => disorder(&points(info)),
         PointSelector::Latest | PointSelector::Id(_) => None,
     }
+}
+
+/// The point, unless its data is, or may be, wrong.
+fn whole(point: &PointView, all: &[PointView]) -> Result<PointView, Refusal> {
+    let Some(why) = &point.unusable else {
+        return Ok(point.clone());
+    };
+    // The next older one, or else the oldest of those that are newer; the list has the newest first.
+    let good = |p: &&PointView| p.unusable.is_none();
+    let mut older = all.iter().skip_while(|p| p.id != point.id);
+    let hint = match older.find(good).or_else(|| all.iter().rfind(good)) {
+        Some(p) => format!("the next good one is {}", p.id),
+        None => "no recovery point is good: compare the copies on the primary (lifeboat replication resync)"
+            .into(),
+    };
+    let message = format!("recovery point {} cannot be used: {why}", point.id);
+    Err(Refusal::new(ReturnCode::InvalidState, message, hint))
+}
+
+/// Every point that was meant is damaged.
+fn spoiled(all: &[PointView]) -> Refusal {
+    let why = all.iter().find_map(|p| p.unusable.as_deref()).unwrap_or_default();
+    Refusal::new(
+        ReturnCode::InvalidState,
+        format!("no recovery point there can be used: {why}"),
+        "see which can: lifeboat points",
+    )
 }
 
 /// The position a target stands for.

@@ -15,6 +15,7 @@ impl Actor {
         found.extend(self.resumed_finding(rel));
         found.extend(self.host.certificate_findings(rel));
         found.extend(self.orphan_findings(rel));
+        found.extend(self.rot(rel));
         found
     }
 }

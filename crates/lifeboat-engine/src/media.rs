@@ -522,6 +522,7 @@ mod tests {
             abandoned: None,
             files: Vec::new(),
             faults: Vec::new(),
+            damage: Vec::new(),
         };
         let judge = |m: &Manifest| misfit(m, good.vm, &info, good.start);
         assert_eq!(judge(&good), None);

@@ -51,6 +51,8 @@ pub(crate) struct PrimaryState {
     pub(crate) begin_after: Instant,
     /// The merge of a commit, by the running VM's own process, beside the cycles.
     pub(crate) merging: Option<Aside>,
+    /// Replicas that wait for bytes of the disks.
+    pub(crate) loans: Vec<crate::lend::Loan>,
     /// A merge that failed is tried again then.
     pub(crate) merge_after: Instant,
     /// When the images of the powered-off VM were last seen to be what the replica has.
@@ -88,6 +90,7 @@ impl Default for PrimaryState {
             due: now,
             begin_after: now,
             merging: None,
+            loans: Vec::new(),
             merge_after: now,
             verified: None,
             unverified: None,
@@ -117,6 +120,12 @@ impl Actor {
     }
 
     pub(crate) async fn plan_primary(&mut self) -> Option<Work> {
+        // A log that waits for the network has the disks open.
+        if self.primary.pending.is_none()
+            && let Some(work) = self.plan_loan().await
+        {
+            return Some(work);
+        }
         let rel = self.rel.as_ref()?;
         let due = Instant::now() >= self.primary.next_at;
         let active = Self::flows(rel);

@@ -49,6 +49,8 @@ pub(crate) struct ReplicaState {
     pub(crate) backing_off: Option<Instant>,
     /// The store has the replica open.
     opened: bool,
+    /// Verifying the files.
+    pub(crate) scrub: crate::scrub::Scrubbing,
     /// Logs on their way in. They pass by the actor, so that it must be able to end them and to wait for that.
     receiving: (CancellationToken, TaskTracker),
     /// Who was let in last to send one.
@@ -115,6 +117,7 @@ impl Default for ReplicaState {
             expired_at: Instant::now(),
             backing_off: None,
             opened: false,
+            scrub: Default::default(),
             receiving: Default::default(),
             sender: None,
             storage_faults: Vec::new(),
@@ -273,6 +276,7 @@ impl Actor {
                 (self.replica.opened, self.replica.dirty) = (true, true);
                 self.replica.begin_now();
                 self.storage_seen(&info).await;
+                self.damage_found(info.damage);
             }
             Err(e) => {
                 warn!(vm = %self.id, error = %chain(&e), "replica cannot be opened");
@@ -315,7 +319,7 @@ impl Actor {
             return None;
         }
         if Instant::now() < self.replica.next_at {
-            return None;
+            return self.plan_scrub();
         }
         let (store, vm, settings) = (self.host.ports.store.clone(), self.id, rel.settings.clone());
         if self.awaits_import() {
@@ -332,7 +336,8 @@ impl Actor {
             // Before the work, not after it: a log that becomes durable meanwhile sets it again.
             self.replica.dirty = false;
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
-            let (past, sealing) = (self.point_wanted(), (point, self.sealer()));
+            let past = self.point_wanted().or_else(|| self.damaged_log());
+            let sealing = (point, self.sealer());
             let future =
                 Box::pin(async move { Done::Maintained(maintain(store, vm, settings, sealing, past).await) });
             // Its writes to the head would go on after a drop, under whatever came next.
@@ -351,7 +356,7 @@ impl Actor {
         // What could not be expired, because it was in use, may be free then.
         let look = self.replica.expired_at + self.host.config.expiry_interval;
         self.replica.next_at = collected.map_or(look, |at| at.min(look));
-        None
+        self.plan_scrub()
     }
 
     /// When the logs that arrive in short intervals have been collected; `None`: there is nothing to wait for.
@@ -371,6 +376,9 @@ impl Actor {
                 self.replica.queue.look(&done.info);
                 self.replica.dirty |= done.applied.is_some();
                 self.replica.expire |= done.sealed;
+                if done.sealed {
+                    self.replica.scrub.wake();
+                }
                 if done.sealed && self.point_wanted().is_some() {
                     self.hurry_extended().await;
                 }
@@ -628,6 +636,8 @@ impl Actor {
             PeerRequest::Compare { disk, ranges, .. } => self.compare_for(peer, &disk, &ranges).await,
             PeerRequest::Differences { disk, from, .. } => self.differences_for(peer, &disk, from).await,
             PeerRequest::Standing { .. } => Err(self.answered_elsewhere()),
+            PeerRequest::CompareAgain { .. } => self.compare_again(peer).await,
+            PeerRequest::ReadDisk { .. } => Err(self.lent_elsewhere()),
             PeerRequest::Prepare { force, start, .. } => self.prepare_for(peer, force, start).await,
             PeerRequest::TakeOver { at, start, .. } => self.take_over(peer, at, start).await,
             PeerRequest::StandDown { .. } => self.stand_down(peer),

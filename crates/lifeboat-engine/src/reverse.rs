@@ -347,6 +347,11 @@ impl Actor {
                 .find(|p| is_at(&info, p));
         }
         let point = point.ok_or_else(|| not_now("it has no recovery point".into()))?;
+        if let Some(why) = &point.unusable {
+            return Err(not_now(format!(
+                "{why}; its newest data cannot be brought up: compare the copies first (lifeboat replication resync)"
+            )));
+        }
         let consent = Consent {
             take_over: Some(TakeOver { start }),
             ..Consent::default()

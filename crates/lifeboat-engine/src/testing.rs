@@ -86,6 +86,7 @@ fn choose_for_test(
             instant: kept.at,
             consistency: Consistency::Crash,
             size: 0,
+            unusable: None,
         });
     }
     let meant = choose(&info, selector)?;

@@ -88,6 +88,7 @@ impl Service {
                     | PeerReply::Differ { .. }
                     | PeerReply::Differences { .. }
                     | PeerReply::Standing(_)
+                    | PeerReply::DiskData { .. }
                     | PeerReply::Accepted => StatusCode::OK,
                 };
                 json(status, &reply)

@@ -14,6 +14,7 @@ use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::link::{
     Content, LinkError, PeerLink, PeerRefusal, PeerReply, PeerRequest, PrimaryReport, ReplicaStatus, Standing,
 };
+use lifeboat_engine::ports::scrub::WantedRange;
 use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
 use lifeboat_link::Link;
 use lifeboat_model::{
@@ -124,6 +125,15 @@ fn requests() -> Vec<PeerRequest> {
             instant: Timestamp(9),
             consistency: Consistency::Application,
         },
+        PeerRequest::ReadDisk {
+            vm,
+            ranges: vec![WantedRange {
+                disk: lifeboat_model::DiskId::new("data").unwrap(),
+                offset: 1 << 30,
+                len: 65_536,
+            }],
+        },
+        PeerRequest::CompareAgain { vm },
     ]
 }
 
@@ -149,6 +159,8 @@ fn listed(request: &PeerRequest) -> usize {
         PeerRequest::RestartBulk { .. } => 12,
         PeerRequest::LogOffset { .. } => 13,
         PeerRequest::FinishBulk { .. } => 16,
+        PeerRequest::ReadDisk { .. } => 17,
+        PeerRequest::CompareAgain { .. } => 18,
     }
 }
 
@@ -190,6 +202,9 @@ fn replies() -> Vec<PeerReply> {
             planned: None,
         }),
         PeerReply::Accepted,
+        PeerReply::DiskData {
+            data: vec!["AAAA".into(), String::new()],
+        },
     ]
 }
 
@@ -203,6 +218,7 @@ fn listed_reply(reply: &PeerReply) -> Option<usize> {
         PeerReply::Differences { .. } => Some(5),
         PeerReply::Standing(_) => Some(6),
         PeerReply::Accepted => Some(7),
+        PeerReply::DiskData { .. } => Some(8),
         // They come back as errors; `refusals` has them.
         PeerReply::Refused(_) => None,
     }

@@ -205,6 +205,8 @@ api_enum! {
         StopInitialReplication = 109,
         /// Giving a resynchronization up.
         StopResync = 110,
+        /// Verifying a replica's files (`Consistency Checker`).
+        Scrub = 113,
         /// TestReplicationConnection.
         TestConnection = 115,
         /// Sending the initial copy.

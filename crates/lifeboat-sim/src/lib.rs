@@ -16,6 +16,7 @@ mod media;
 mod oracle;
 mod read;
 mod replica;
+mod rot;
 mod spool;
 mod state;
 mod store;

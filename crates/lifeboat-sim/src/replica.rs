@@ -125,6 +125,8 @@ impl Replica {
             keep_since: None,
             vars: None,
             branch_vars: BTreeMap::new(),
+            rot: Vec::new(),
+            scrubbed: Default::default(),
             open: true,
             faults: Vec::new(),
             rotten: BTreeSet::new(),
@@ -202,6 +204,7 @@ impl Replica {
             abandoned: self.kept.as_ref().map(|(a, _)| a.clone()),
             files: self.files(),
             faults: self.faults.clone(),
+            damage: self.damage(),
         }
     }
 

@@ -152,6 +152,10 @@ pub struct Replica {
     pub vars: Option<Bytes>,
     /// Firmware variables that branches have.
     pub branch_vars: BTreeMap<BranchId, Bytes>,
+    /// Rotten blocks.
+    pub rot: Vec<crate::rot::Rot>,
+    /// When it was scrubbed.
+    pub scrubbed: lifeboat_engine::ports::scrub::ScrubState,
     /// Known to the running daemon; lost with it.
     pub open: bool,
     /// What the store says of its files and disks.

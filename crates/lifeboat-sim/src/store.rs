@@ -11,6 +11,7 @@ use lifeboat_deltalog::{Consistency, LogDisk, LogKind};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge, PowerState};
+use lifeboat_engine::ports::scrub::{RepairSource, Repaired, ScrubState, ScrubStep, ScrubWork};
 use lifeboat_engine::ports::store::{
     Adoption, BulkProgress, CompareRange, Divergence, Point, Received, ReplicaInfo, ReplicaStore,
     StorageDelay, StoreError, StoredLog, Target,
@@ -700,6 +701,21 @@ impl ReplicaStore for Port {
         let below = |dir: &str| Utf8Path::new(dir).parent() == Some(location);
         let all = s.hosts[self.host].replicas.iter().filter(|(_, r)| below(&r.dir));
         Ok(all.map(|(vm, r)| (*vm, r.dir.clone().into())).collect())
+    }
+
+    async fn scrub(&self, vm: VmId, work: ScrubWork, now: Timestamp) -> Result<ScrubStep> {
+        self.run("store.scrub", |s, h| Ok(here(s, h, vm)?.scrub(work, now)))
+            .await
+    }
+
+    async fn scrub_state(&self, vm: VmId) -> Result<ScrubState> {
+        self.run("store.scrub_state", |s, h| Ok(here(s, h, vm)?.scrubbed))
+            .await
+    }
+
+    async fn repair(&self, vm: VmId, source: RepairSource) -> Result<Repaired> {
+        self.run("store.repair", |s, h| Ok(here(s, h, vm)?.repair(&source)))
+            .await
     }
 
     async fn close(&self, vm: VmId) {

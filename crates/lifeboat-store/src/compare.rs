@@ -5,11 +5,13 @@ use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use lifeboat_engine::ports::store::{CompareRange, StoreError};
+use lifeboat_engine::ports::store::{CompareRange, Ranges, StoreError};
 use lifeboat_model::DiskId;
 
+use crate::damage;
 use crate::export::Export;
 use crate::files::{Result, at};
+use crate::map::{tidy, without};
 use crate::nbd::MAX_READ;
 use crate::replica::Replica;
 
@@ -38,6 +40,7 @@ pub(crate) fn compare(replica: &Replica, ranges: &[CompareRange]) -> Result<Vec<
     }
     let mut open: HashMap<DiskId, Export> = HashMap::new();
     let mut found = Vec::new();
+    let mut equal: HashMap<DiskId, Ranges> = HashMap::new();
     for range in ranges {
         let Some(disk) = manifest.disks.get(usize::from(range.disk)) else {
             return bad(format!("disk {}: there are {}", range.disk, manifest.disks.len()));
@@ -51,9 +54,28 @@ pub(crate) fn compare(replica: &Replica, ranges: &[CompareRange]) -> Result<Vec<
             }
         };
         let differing = differing(export, range, &digests);
-        found.push(differing.map_err(at("compare", &replica.dir))?);
+        let differing = differing.map_err(at("compare", &replica.dir))?;
+        if replica.is_damaged() {
+            let same = equal.entry(disk.id.clone()).or_default();
+            same.extend(same_blocks(range, &differing));
+        }
+        found.push(differing);
+    }
+    for (disk, ranges) in equal {
+        damage::equal(replica, &manifest, &disk, &tidy(ranges))?;
     }
     Ok(found)
+}
+
+/// What of a range is equal.
+fn same_blocks(range: &CompareRange, differing: &[u32]) -> Ranges {
+    let block = u64::from(range.block);
+    let end = range.offset + range.len;
+    let wrong = differing.iter().map(|n| {
+        let from = range.offset + u64::from(*n) * block;
+        (from, block.min(end.saturating_sub(from)))
+    });
+    without(&vec![(range.offset, range.len)], &wrong.collect())
 }
 
 fn bad<T>(why: String) -> Result<T> {

@@ -140,7 +140,7 @@ impl Union {
 }
 
 /// The index at the end of a stored log.
-fn extents(path: &Utf8Path, entry: &Entry) -> Result<Vec<Ranges>> {
+pub(crate) fn extents(path: &Utf8Path, entry: &Entry) -> Result<Vec<Ranges>> {
     let damaged = |detail: &str| StoreError::Damaged {
         path: path.to_owned(),
         detail: detail.to_owned(),

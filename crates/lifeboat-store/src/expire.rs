@@ -5,10 +5,11 @@
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::{PointId, Position};
 
+use crate::digest_merge;
 use crate::files::Result;
 use crate::logs;
 use crate::manifest::Manifest;
-use crate::merge::{copy_down, stand_on};
+use crate::merge::stand_on;
 use crate::qemu_img::Cancel;
 use crate::replica::Replica;
 
@@ -69,7 +70,7 @@ fn merge_level(replica: &Replica, level: usize, cancel: &Cancel) -> Result<()> {
     if manifest.merged != Some(id) {
         for layer in &sealed.layers {
             let chain = manifest.chain(&layer.disk, Some(level));
-            copy_down(replica, &chain, cancel)?;
+            digest_merge::copy_down(replica, &manifest, &chain, cancel)?;
         }
         replica.change(|m| m.merged = Some(id))?;
     }
@@ -81,7 +82,9 @@ fn merge_level(replica: &Replica, level: usize, cancel: &Cancel) -> Result<()> {
         let mut above = manifest.points.iter().skip(level + 1).flat_map(|p| &p.layers);
         let next = above.find(|l| l.disk == layer.disk);
         if let (Some(next), Some(below)) = (next, below.last()) {
-            stand_on(replica, &next.file, below, cancel)?;
+            digest_merge::around_header(replica, &manifest, &next.file, || {
+                stand_on(replica, &next.file, below, cancel)
+            })?;
         }
     }
     replica.change(|m| {

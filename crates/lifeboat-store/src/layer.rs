@@ -73,7 +73,11 @@ pub(crate) fn create_with(
     durable::write(path, make)
 }
 
-fn open_image(image: &Image, below: Option<FormatAccess<File>>, write: bool) -> Result<FormatAccess<File>> {
+pub(crate) fn open_image(
+    image: &Image,
+    below: Option<FormatAccess<File>>,
+    write: bool,
+) -> Result<FormatAccess<File>> {
     let path = &image.file;
     let file = OpenOptions::new()
         .read(true)

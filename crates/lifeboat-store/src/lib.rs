@@ -13,6 +13,7 @@
 //!                 branches/<branch>/firmware.fd     the branch's own firmware variables, made from firmware.fd
 //!                 damaged/                          files that could not be used; only a person deletes them
 //!                 divergence-<n>.json               where this copy may differ from others
+//!                 scrub/                            digests of what is sealed, how far verifying is, what is damaged
 //!                 run/                              sockets of readers
 //! ```
 //!
@@ -30,7 +31,10 @@ mod branch;
 mod bulk;
 mod chain;
 mod compare;
+mod damage;
 mod damaged;
+mod digest;
+mod digest_merge;
 mod divergence;
 mod durable;
 mod expire;
@@ -42,6 +46,7 @@ mod found;
 mod layer;
 mod logs;
 mod manifest;
+mod map;
 mod media;
 mod merge;
 mod nbd;
@@ -49,7 +54,9 @@ mod open;
 mod presence;
 mod qemu_img;
 mod receive;
+mod repair;
 mod replica;
+mod scrub;
 mod spool;
 mod steps;
 mod store;

@@ -136,6 +136,8 @@ pub(crate) fn promote(replica: &Replica, id: BranchId) -> Result<()> {
         })?;
         state.logs.entries.clear();
     }
+    // The files change under the VM from now on.
+    crate::scrub::forget(replica)?;
     drop_parts(replica)?;
     replica.sweep()
 }

@@ -11,6 +11,7 @@ use lifeboat_model::{Position, VmId};
 
 use crate::apply::discard_head;
 use crate::damaged;
+use crate::digest;
 use crate::export;
 use crate::files::{self, Result, at};
 use crate::layer;
@@ -170,6 +171,7 @@ pub(crate) fn remove(dir: &Utf8Path, steps: &Steps) -> Result<()> {
         receive::DIR,
         export::DIR,
         damaged::DIR,
+        digest::DIR,
     ] {
         steps.pass("before a directory is removed")?;
         files::remove_tree(&dir.join(name))?;

@@ -22,6 +22,19 @@ impl Cancel {
     }
 }
 
+impl Cancel {
+    /// Refuses to go on when nobody waits any more.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.0.has_changed() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StoreError::Io {
+                what: "nobody waits for the operation any more".to_owned(),
+                source: std::io::ErrorKind::Interrupted.into(),
+            }),
+        }
+    }
+}
+
 /// Runs it from a blocking thread and waits for its end; `on` is the image an error is about.
 pub(crate) fn run(args: &[&str], on: &Utf8Path, cancel: &Cancel) -> Result<()> {
     let mut cancelled = cancel.0.clone();

@@ -34,6 +34,8 @@ pub(crate) struct Replica {
     work: Arc<Mutex<()>>,
     /// Held by whatever takes in a log or a bulk segment.
     inflow: Arc<Mutex<()>>,
+    /// Digests of what is sealed, and what is damaged.
+    pub(crate) scrub: std::sync::Mutex<crate::scrub::Scrub>,
     /// Recovery points that are being read, once for each reader.
     pub(crate) pins: std::sync::Mutex<Vec<PointId>>,
     /// Operations under way.
@@ -72,6 +74,7 @@ impl Replica {
             vm: manifest.vm,
             dir: dir.to_owned(),
             reserve,
+            scrub: std::sync::Mutex::new(crate::scrub::Scrub::load(dir, manifest.start)),
             state: Mutex::new(State {
                 manifest,
                 logs,
@@ -273,6 +276,7 @@ impl Replica {
             abandoned: manifest.kept.as_ref().map(|k| k.what.clone()),
             files: manifest.disk_files(&self.dir),
             faults: self.faults.list(),
+            damage: Vec::new(),
         }
     }
 }

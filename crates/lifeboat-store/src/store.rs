@@ -10,6 +10,7 @@ use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge};
+use lifeboat_engine::ports::scrub::{RepairSource, Repaired, ScrubState, ScrubStep, ScrubWork};
 use lifeboat_engine::ports::store::{
     Adoption, BulkProgress, CompareRange, Divergence, Origin, Point, Received, ReplicaInfo, ReplicaStore,
     StorageDelay, StoreError, StoredLog, Target,
@@ -22,7 +23,7 @@ use crate::steps::Steps;
 use crate::view::PointView;
 use crate::{
     adopt, apply, branch, bulk, compare, divergence, expire, firmware, found, logs, merge, open, receive,
-    verify,
+    repair, scrub, verify,
 };
 
 /// Replicas as qcow2 chains in directories of this host.
@@ -121,6 +122,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     })
 }
 
+/// What a replica consists of, with what is damaged.
+async fn described(replica: Arc<Replica>) -> Result<ReplicaInfo> {
+    let mut info = replica.info().await;
+    if replica.is_damaged() {
+        info.damage = blocking(move || Ok(replica.damage())).await?;
+    }
+    Ok(info)
+}
+
 fn absolute(dir: &Utf8Path) -> Result<Utf8PathBuf> {
     camino::absolute_utf8(dir).map_err(at("resolve", dir))
 }
@@ -140,11 +150,11 @@ impl ReplicaStore for QcowStore {
     }
 
     async fn open(&self, dir: &Utf8Path, vm: VmId) -> Result<ReplicaInfo> {
-        Ok(self.load(absolute(dir)?, vm).await?.info().await)
+        described(self.load(absolute(dir)?, vm).await?).await
     }
 
     async fn info(&self, vm: VmId) -> Result<ReplicaInfo> {
-        Ok(self.find(vm)?.info().await)
+        described(self.find(vm)?).await
     }
 
     async fn bulk(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
@@ -323,6 +333,21 @@ impl ReplicaStore for QcowStore {
     async fn found(&self, location: &Utf8Path) -> Result<Vec<(VmId, Utf8PathBuf)>> {
         let location = absolute(location)?;
         blocking(move || found::found(&location)).await
+    }
+
+    async fn scrub(&self, vm: VmId, work: ScrubWork, now: Timestamp) -> Result<ScrubStep> {
+        exclusive(self.find(vm)?, move |r, cancel| scrub::step(r, work, now, cancel)).await
+    }
+
+    async fn scrub_state(&self, vm: VmId) -> Result<ScrubState> {
+        Ok(scrub::state(&*self.find(vm)?))
+    }
+
+    async fn repair(&self, vm: VmId, source: RepairSource) -> Result<Repaired> {
+        exclusive(self.find(vm)?, move |r, cancel| {
+            repair::repair(r, &source, cancel)
+        })
+        .await
     }
 
     async fn close(&self, vm: VmId) {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_engine::Described;
+use lifeboat_engine::{Described, EngineConfig};
 use lifeboat_model::{Timestamp, VmSpec, VmSpecError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -51,9 +51,31 @@ pub(crate) struct Config {
     /// The emulator.
     #[serde(default)]
     pub(crate) qemu: Qemu,
+    /// Verifying replicas' files.
+    #[serde(default)]
+    pub(crate) scrub: Scrub,
     /// The log.
     #[serde(default)]
     pub(crate) log: Log,
+}
+
+/// Verifying replicas' files by their recorded digests.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Scrub {
+    /// Most to read, MiB per second for all replicas of the host; 0 is no limit.
+    pub(crate) rate_mib_s: u64,
+    /// Days within which each sealed byte is verified; 0: only when somebody asks.
+    pub(crate) interval_days: u64,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self {
+            rate_mib_s: EngineConfig::SCRUB_BYTES_PER_S >> 20,
+            interval_days: EngineConfig::SCRUB_INTERVAL.as_secs() / 86_400,
+        }
+    }
 }
 
 /// Files of the certificates, PEM.

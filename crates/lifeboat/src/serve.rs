@@ -122,11 +122,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let credentials = Credentials::load(&link_config)?;
     let ports = ports(&config, catalog, &credentials, remote.as_ref())?;
     let way_back = way_back(&config, &certs::describe(&config.tls.cert)?);
-    let mut settings = EngineConfig::new(&config.host, &way_back, env!("CARGO_PKG_VERSION"));
+    let mut settings = engine_config(&config, &way_back);
     settings.described = vms.iter().map(|(spec, written)| (spec.uuid, *written)).collect();
     let vms = vms.into_iter().map(|(spec, _)| spec).collect();
-    settings.vm_dir = config.vm_dir.to_string();
-    settings.job_retention = Duration::from_secs(config.job_retention_s);
     let engine = Engine::start(ports, settings, vms).await?;
 
     let stop = CancellationToken::new();
@@ -256,6 +254,16 @@ fn way_back(config: &Config, own: &CertInfo) -> String {
     let own_name = own.names.iter().find(|n| n.eq_ignore_ascii_case(&config.host));
     let name = own_name.or_else(|| own.names.iter().find(certified));
     format!("{}:{}", name.unwrap_or(&config.host), config.listen.port())
+}
+
+/// What the engine is told once.
+fn engine_config(config: &Config, way_back: &str) -> EngineConfig {
+    let mut settings = EngineConfig::new(&config.host, way_back, env!("CARGO_PKG_VERSION"));
+    settings.vm_dir = config.vm_dir.to_string();
+    settings.job_retention = Duration::from_secs(config.job_retention_s);
+    settings.scrub_bytes_per_s = config.scrub.rate_mib_s.saturating_mul(1 << 20);
+    settings.scrub_interval = Duration::from_secs(config.scrub.interval_days.saturating_mul(86_400));
+    settings
 }
 
 fn qemu(config: &Config) -> QemuConfig {

@@ -216,6 +216,11 @@ pub const ROUTES: &[Route] = &[
         "become-replica",
         "Make a VM that is off a replica that awaits its data",
     ),
+    post(
+        "/vms/{vm}/replication/scrub",
+        "scrub",
+        "Verify the replica's files by their recorded digests, and repair what can be",
+    ),
     delete(
         "/vms/{vm}/replication/abandoned",
         "drop-abandoned",

@@ -75,6 +75,7 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::CancelExtended { .. } => (46, true),
         Action::SetAuthorization { .. } => (47, true),
         Action::ForgetReplication { .. } => (48, true),
+        Action::Scrub { .. } => (49, true),
     }
 }
 
@@ -200,6 +201,7 @@ fn lifecycle() -> Vec<Action> {
         },
         Action::BecomeReplica { vm: vm() },
         Action::DropAbandoned { vm: vm() },
+        Action::Scrub { vm: vm() },
         Action::SetFailoverNetwork {
             vm: vm(),
             cards: cards(),
@@ -417,6 +419,7 @@ fn points() -> Vec<PointView> {
         instant: Timestamp(1),
         consistency: lifeboat_deltalog::Consistency::Crash,
         size: 1,
+        unusable: None,
     };
     let cycle = Target::Cycle { position: position() };
     vec![
@@ -429,6 +432,7 @@ fn points() -> Vec<PointView> {
         PointView {
             id: "abandoned".into(),
             target: Target::Abandoned,
+            unusable: Some("a file is damaged".into()),
             ..point
         },
     ]

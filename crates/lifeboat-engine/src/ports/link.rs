@@ -12,6 +12,7 @@ use lifeboat_model::{
 use serde::{Deserialize, Serialize};
 
 use super::ByteStream;
+use super::scrub::WantedRange;
 use super::store::{BulkProgress, CompareRange, Received};
 use crate::records::PlannedPhase;
 
@@ -146,6 +147,18 @@ pub enum PeerRequest {
         /// What that instant guarantees.
         consistency: Consistency,
     },
+    /// From a replica with damaged files to its primary: what do these ranges of the disks hold now?
+    ReadDisk {
+        /// The VM.
+        vm: VmId,
+        /// At most 64, each at most 64 KiB and of whole sectors.
+        ranges: Vec<WantedRange>,
+    },
+    /// From a replica to its primary: the newest data is damaged here and could not be repaired; compare both copies.
+    CompareAgain {
+        /// The VM.
+        vm: VmId,
+    },
     /// How much of this log is already there?
     LogOffset {
         /// The VM.
@@ -171,6 +184,8 @@ impl PeerRequest {
             | Self::Status { vm, .. }
             | Self::RestartBulk { vm, .. }
             | Self::FinishBulk { vm, .. }
+            | Self::ReadDisk { vm, .. }
+            | Self::CompareAgain { vm }
             | Self::LogOffset { vm, .. } => Some(*vm),
         }
     }
@@ -232,7 +247,12 @@ pub enum PeerReply {
     },
     /// To `Standing`.
     Standing(Standing),
-    /// To `Prepare`, `TakeOver` and `StandDown`: noted; it is done, or under way.
+    /// To `ReadDisk`: the bytes of each range in base64, fewer or none where the disk ends or is not replicated.
+    DiskData {
+        /// In the order of the question.
+        data: Vec<String>,
+    },
+    /// To `Prepare`, `TakeOver`, `StandDown` and `CompareAgain`: noted; it is done, or under way.
     Accepted,
     /// Refused.
     Refused(PeerRefusal),

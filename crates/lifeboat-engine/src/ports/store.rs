@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::ByteStream;
 use super::capture::BlockView;
 use super::hypervisor::DiskImage;
+use super::scrub::{DamagedFile, RepairSource, Repaired, ScrubState, ScrubStep, ScrubWork};
 use super::storage::StorageFault;
 
 /// A sealed recovery point: an image chain for each disk, bootable at once.
@@ -170,6 +171,9 @@ pub struct ReplicaInfo {
     /// What is wrong with its files and disks, as of this look at them; the oldest first.
     #[serde(default)]
     pub faults: Vec<StorageFault>,
+    /// Files that are known to be damaged, and what they spoil.
+    #[serde(default)]
+    pub damage: Vec<DamagedFile>,
 }
 
 /// The topmost file of a disk's image chain.
@@ -431,6 +435,19 @@ pub trait ReplicaStore: Send + Sync {
 
     /// Replicas below `location`, whether they are open or not: the VM and the directory of each. Looks at names only.
     async fn found(&self, location: &Utf8Path) -> Result<Vec<(VmId, Utf8PathBuf)>, StoreError>;
+
+    /// Does the next piece of scrubbing: reads at most about 16 MiB of one file, alone of what changes images. Digests of
+    /// sealed content are recorded once and compared from then on; damage that is found shows in `ReplicaInfo::damage`
+    /// until it is repaired or its file is gone. How far a pass is survives a restart. `now` is for the record only. May be
+    /// called, and dropped, beside any other call: the store lets one wait for the other.
+    async fn scrub(&self, vm: VmId, work: ScrubWork, now: Timestamp) -> Result<ScrubStep, StoreError>;
+
+    /// How far scrubbing is.
+    async fn scrub_state(&self, vm: VmId) -> Result<ScrubState, StoreError>;
+
+    /// Tries to repair what is damaged, beside any other call like `scrub`. Bytes are written only if the block then has its recorded digest, made durable,
+    /// and read back.
+    async fn repair(&self, vm: VmId, source: RepairSource) -> Result<Repaired, StoreError>;
 
     /// Lets go of a replica without touching its files; `open` takes it up again.
     async fn close(&self, vm: VmId);

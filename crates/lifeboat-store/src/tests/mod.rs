@@ -13,6 +13,7 @@ mod lost;
 mod media;
 pub(crate) mod medium;
 mod order;
+mod scrub;
 mod space;
 mod spool;
 mod world;

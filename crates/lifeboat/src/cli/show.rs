@@ -84,6 +84,7 @@ pub(crate) fn title(kind: JobType) -> &'static str {
         JobType::Resynchronize => "resynchronize",
         JobType::StopInitialReplication => "stop initial copy",
         JobType::StopResync => "cancel resynchronization",
+        JobType::Scrub => "scrub",
         JobType::TestConnection => "test connection",
         JobType::SendInitial => "initial copy",
         JobType::StartSeeded => "initial copy from a seed",
@@ -293,11 +294,16 @@ pub(crate) fn vm(v: &VmView, names: &Names, zone: &TimeZone) -> String {
 
 /// `points`.
 pub(crate) fn points(points: &[PointView], zone: &TimeZone) -> String {
+    let damaged: Vec<String> = points
+        .iter()
+        .filter_map(|p| Some(format!("{} cannot be used: {}\n", p.id, p.unusable.as_ref()?)))
+        .collect();
     let rows = points.iter().map(|p| {
-        let kind = match p.target {
-            Target::Point { .. } => "point",
-            Target::Cycle { .. } => "cycle",
-            Target::Abandoned => "abandoned",
+        let kind = match (&p.unusable, p.target) {
+            (Some(_), _) => "damaged",
+            (None, Target::Point { .. }) => "point",
+            (None, Target::Cycle { .. }) => "cycle",
+            (None, Target::Abandoned) => "abandoned",
         };
         let consistency = format!("{:?}", p.consistency).to_lowercase();
         vec![
@@ -308,7 +314,9 @@ pub(crate) fn points(points: &[PointView], zone: &TimeZone) -> String {
             p.id.clone(),
         ]
     });
-    table(&["INSTANT", "KIND", "CONSISTENCY", "SIZE", "ID"], rows)
+    let mut text = table(&["INSTANT", "KIND", "CONSISTENCY", "SIZE", "ID"], rows);
+    damaged.iter().for_each(|line| text.push_str(line));
+    text
 }
 
 /// What to know of a list of points, newest first, whose instants are not in order.

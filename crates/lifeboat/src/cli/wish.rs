@@ -6,7 +6,7 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::shell::{argument, quoted};
 
 /// Commands of hints that take the VM as their next word, and what they need besides.
-const COMMANDS: [(&str, &str); 21] = [
+const COMMANDS: [(&str, &str); 22] = [
     ("lifeboat replication enable", " --to HOST:PORT"),
     ("lifeboat replication start", ""),
     ("lifeboat replication status", ""),
@@ -18,6 +18,7 @@ const COMMANDS: [(&str, &str); 21] = [
     ("lifeboat replication reverse", ""),
     ("lifeboat replication become-replica", ""),
     ("lifeboat replication drop-abandoned", ""),
+    ("lifeboat replication scrub", ""),
     ("lifeboat replication import", " DIR"),
     ("lifeboat failover cancel", ""),
     ("lifeboat failover stop-test", ""),
@@ -91,6 +92,7 @@ fn words(action: &Action) -> Option<String> {
         Action::ReverseReplication { .. } => of("replication reverse"),
         Action::BecomeReplica { .. } => of("replication become-replica"),
         Action::DropAbandoned { .. } => of("replication drop-abandoned"),
+        Action::Scrub { .. } => of("replication scrub"),
         Action::ResetStatistics { .. } => of("replication reset-statistics"),
         Action::ExtendReplication { .. } => of("replication extend"),
         Action::CancelExtended { .. } => of("replication cancel-copy --extended"),

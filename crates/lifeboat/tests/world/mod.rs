@@ -491,6 +491,7 @@ fn points() -> Vec<PointView> {
         instant: Timestamp(NOW - 3_600_000),
         consistency: Consistency::Application,
         size: 123_456_789,
+        unusable: None,
     };
     let cycle = PointView {
         id: position().to_string(),
@@ -498,6 +499,7 @@ fn points() -> Vec<PointView> {
         instant: Timestamp(NOW),
         consistency: Consistency::Crash,
         size: 40_960,
+        unusable: None,
     };
     let abandoned = PointView {
         id: "abandoned".into(),
@@ -505,6 +507,7 @@ fn points() -> Vec<PointView> {
         instant: Timestamp(NOW - 11_100_000),
         consistency: Consistency::Crash,
         size: 77 << 20,
+        unusable: None,
     };
     vec![cycle, point, abandoned]
 }

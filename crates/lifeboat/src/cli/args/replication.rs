@@ -56,6 +56,8 @@ pub(crate) enum Replication {
     BecomeReplica(Target),
     /// Throw away for good what an old primary had and the other host never got.
     DropAbandoned(Target),
+    /// Verify the files of a replica by their recorded digests, and repair what can be; on the replica host.
+    Scrub(Target),
     /// Show what replication has cost and missed in the current window.
     #[command(visible_alias = "measure")]
     Statistics {

@@ -70,9 +70,10 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         Replication::Resume(side) => resume(cx, side).await,
         Replication::Remove(r) => remove(cx, r).await,
         Replication::Now(t) => now(cx, &t.vm).await,
-        Replication::BecomeReplica(_) | Replication::DropAbandoned(_) | Replication::Continue(_) => {
-            plain(cx, command).await
-        }
+        Replication::BecomeReplica(_)
+        | Replication::DropAbandoned(_)
+        | Replication::Scrub(_)
+        | Replication::Continue(_) => plain(cx, command).await,
     }
 }
 
@@ -218,6 +219,14 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
             t,
             |vm| Action::DropAbandoned { vm },
             format!("what only this host had of {} is gone", t.vm),
+        ),
+        Replication::Scrub(t) => (
+            t,
+            |vm| Action::Scrub { vm },
+            format!(
+                "the replica of {} is as it was recorded; what had no digest yet has one now",
+                t.vm
+            ),
         ),
         Replication::Continue(t) => (
             t,

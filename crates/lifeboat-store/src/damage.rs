@@ -1,0 +1,407 @@
+//! What is known to be damaged, durable in `scrub/damage.json`, and which recovery points it spoils. A point is spoiled
+//! when its chain shows bytes that may be wrong: what a layer above the damage holds itself hides it. Finding damage
+//! is `scrub`'s, repairing `repair`'s.
+
+use std::collections::BTreeSet;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_engine::ports::scrub::{DamagedFile, NewestData, RepairState};
+use lifeboat_engine::ports::store::Ranges;
+use lifeboat_model::{DiskFormat, DiskId, PointId, Position, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::chain::Image;
+use crate::digest::{BLOCK, DIR, LAYER_BLOCK};
+use crate::files::{self, Result, at};
+use crate::logs;
+use crate::manifest::Manifest;
+use crate::map::{Map, without};
+use crate::replica::{Replica, State};
+
+/// File of the record, below [`DIR`].
+const NAME: &str = "damage.json";
+
+/// Most blocks of a file that are told apart; with more, the whole file counts as damaged.
+const MAX_BLOCKS: usize = 512;
+
+/// A sealed file of a replica: a base or a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealed {
+    pub(crate) image: Image,
+    pub(crate) disk: DiskId,
+    /// Number of its level; none: the base.
+    pub(crate) level: Option<usize>,
+    /// Bytes of the disk.
+    pub(crate) size: u64,
+}
+
+impl Sealed {
+    /// Bytes that a digest of it stands for.
+    pub(crate) fn block(&self) -> u64 {
+        match self.image.format {
+            DiskFormat::Raw => BLOCK,
+            DiskFormat::Qcow2 => LAYER_BLOCK,
+        }
+    }
+}
+
+/// Everything that is sealed, lowest first.
+pub(crate) fn sealed(manifest: &Manifest) -> Vec<Sealed> {
+    let mut all: Vec<Sealed> = Vec::new();
+    for (level, layer) in layers(manifest) {
+        if !all.iter().any(|s| s.disk == layer.disk) {
+            all.push(Sealed {
+                image: manifest.base(&layer.disk),
+                disk: layer.disk.clone(),
+                level: None,
+                size: layer.size,
+            });
+        }
+        all.push(Sealed {
+            image: Image::layer(&layer.file),
+            disk: layer.disk.clone(),
+            level: Some(level),
+            size: layer.size,
+        });
+    }
+    all
+}
+
+fn layers(manifest: &Manifest) -> impl Iterator<Item = (usize, &crate::manifest::Layer)> {
+    let levels = manifest.points.iter().enumerate();
+    levels.flat_map(|(n, p)| p.layers.iter().map(move |l| (n, l)))
+}
+
+/// A damaged block, or a damaged log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bad {
+    /// As the manifest spells it; a log by its directory and name.
+    pub(crate) file: Utf8PathBuf,
+    /// None: a log.
+    pub(crate) disk: Option<DiskId>,
+    /// Number of the block in the file.
+    pub(crate) block: u64,
+    /// What was seen.
+    pub(crate) seen: String,
+    pub(crate) since: Timestamp,
+    /// Bytes of the disk that may be wrong.
+    pub(crate) suspect: Ranges,
+    /// The same for points that were sealed later, when more was known.
+    pub(crate) later: Option<Later>,
+    /// It is, or may be, a table of the image and no data.
+    pub(crate) table: bool,
+    /// No source had the right bytes.
+    pub(crate) hopeless: bool,
+    /// Every bit of it was tried.
+    #[serde(default)]
+    pub(crate) searched: bool,
+}
+
+/// What is left of a suspicion after the newest data was compared with another copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Later {
+    /// The newest point at that time; it and older ones are as suspect as before.
+    pub(crate) after: Option<PointId>,
+    pub(crate) suspect: Ranges,
+}
+
+/// The damage of a replica, in memory.
+#[derive(Default)]
+pub(crate) struct Known {
+    pub(crate) bads: Vec<Bad>,
+    /// What it means, and for which manifest.
+    shown: Option<(Vec<PointId>, Vec<Utf8PathBuf>, Vec<DamagedFile>)>,
+}
+
+impl Known {
+    /// What was recorded. A record that cannot be read is none: the next pass finds everything again.
+    pub(crate) fn load(dir: &Utf8Path) -> Self {
+        let path = dir.join(DIR).join(NAME);
+        let bads = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|e| {
+                tracing::warn!(%path, error = %e, "the record of damage cannot be read; the next scrub makes it anew");
+                Vec::new()
+            }),
+            Err(_) => Vec::new(),
+        };
+        Self { bads, shown: None }
+    }
+
+    /// Replaces the list durably.
+    pub(crate) fn set(&mut self, dir: &Utf8Path, bads: Vec<Bad>) -> Result<()> {
+        if bads == self.bads {
+            return Ok(());
+        }
+        let parent = dir.join(DIR);
+        std::fs::create_dir_all(&parent).map_err(at("make", &parent))?;
+        let path = parent.join(NAME);
+        let bytes = serde_json::to_vec(&bads).map_err(|e| at("write", &path)(e.into()))?;
+        files::replace(&path, &bytes)?;
+        self.bads = bads;
+        self.shown = None;
+        Ok(())
+    }
+}
+
+impl Replica {
+    /// The damaged blocks that are known.
+    pub(crate) fn bads(&self) -> Vec<Bad> {
+        self.scrub().damage.bads.clone()
+    }
+
+    /// Changes that list durably.
+    pub(crate) fn change_bads(&self, change: impl FnOnce(&mut Vec<Bad>)) -> Result<()> {
+        let mut scrub = self.scrub();
+        let mut bads = scrub.damage.bads.clone();
+        change(&mut bads);
+        scrub.damage.set(&self.dir, bads)
+    }
+
+    /// Whether anything is known to be damaged.
+    pub(crate) fn is_damaged(&self) -> bool {
+        !self.scrub().damage.bads.is_empty()
+    }
+
+    /// What is damaged and what that spoils. From blocking threads only.
+    pub(crate) fn damage(&self) -> Vec<DamagedFile> {
+        let (manifest, logs) = {
+            let state = self.state.blocking_lock();
+            (state.manifest.clone(), log_files(&state))
+        };
+        if !self.scrub().is_about(manifest.start) {
+            return Vec::new();
+        }
+        let points: Vec<PointId> = manifest.points.iter().map(|p| p.point.id).collect();
+        let head = manifest.head.iter().flat_map(|h| &h.layers);
+        let mut head: Vec<Utf8PathBuf> = head.map(|l| l.file.clone()).collect();
+        head.push(manifest.applied.to_string().into());
+        head.extend(logs.iter().map(|(f, _)| f.clone()));
+        let bads = {
+            let scrub = self.scrub();
+            if let Some((p, h, shown)) = &scrub.damage.shown
+                && *p == points
+                && *h == head
+            {
+                return shown.clone();
+            }
+            scrub.damage.bads.clone()
+        };
+        let shown = show(&self.dir, &manifest, &logs, &bads);
+        let mut scrub = self.scrub();
+        if scrub.damage.bads == bads {
+            scrub.damage.shown = Some((points, head, shown.clone()));
+        }
+        shown
+    }
+}
+
+/// The logs, as damage names them.
+pub(crate) fn log_files(state: &State) -> Vec<(Utf8PathBuf, Position)> {
+    let name = |e: &logs::Entry| (Utf8Path::new(logs::DIR).join(&e.file), e.log.position);
+    state.logs.entries.iter().map(name).collect()
+}
+
+/// Adds damage that was found; what is known already stays as it is. Returns how much of it is new.
+pub(crate) fn note(bads: &mut Vec<Bad>, found: Vec<Bad>, size: u64) -> u64 {
+    let mut new = 0;
+    for bad in found {
+        let same = |b: &&mut Bad| b.file == bad.file && b.block == bad.block;
+        if let Some(known) = bads.iter_mut().find(same) {
+            // Found again by a later pass: every source is worth another try.
+            known.hopeless = bad.hopeless;
+            continue;
+        }
+        new += 1;
+        let of_file = bads.iter().filter(|b| b.file == bad.file).count();
+        if of_file < MAX_BLOCKS {
+            bads.push(bad);
+        } else if let Some(last) = bads.iter_mut().rfind(|b| b.file == bad.file) {
+            (last.suspect, last.later) = (vec![(0, size)], None);
+        }
+    }
+    new
+}
+
+/// Without what is about files that are gone.
+pub(crate) fn prune(bads: &mut Vec<Bad>, manifest: &Manifest, logs: &[(Utf8PathBuf, Position)]) {
+    let sealed = sealed(manifest);
+    bads.retain(|b| match b.disk {
+        Some(_) => sealed.iter().any(|s| s.image.file == b.file),
+        None => logs.iter().any(|(f, _)| *f == b.file),
+    });
+}
+
+fn show(
+    dir: &Utf8Path,
+    manifest: &Manifest,
+    logs: &[(Utf8PathBuf, Position)],
+    bads: &[Bad],
+) -> Vec<DamagedFile> {
+    let sealed = sealed(manifest);
+    let files: BTreeSet<&Utf8PathBuf> = bads.iter().map(|b| &b.file).collect();
+    let mut shown = Vec::new();
+    for file in files {
+        let of: Vec<&Bad> = bads.iter().filter(|b| b.file == *file).collect();
+        let Some(first) = of.first() else { continue };
+        let log = logs.iter().find(|(f, _)| f == file).map(|(_, at)| *at);
+        let item = sealed.iter().find(|s| s.image.file == *file);
+        if log.is_none() && item.is_none() {
+            continue;
+        }
+        let (mut points, mut newest) = (BTreeSet::new(), NewestData::Good);
+        for bad in &of {
+            let Some(item) = item else { break };
+            let spoiled = spoiled(dir, manifest, item, bad);
+            points.extend(spoiled.0);
+            if spoiled.1 == NewestData::Spoiled {
+                newest = NewestData::Spoiled;
+            }
+        }
+        let order = manifest.recovery_points().map(|p| p.point.id);
+        let hopeless = of.iter().all(|b| b.hopeless);
+        shown.push(DamagedFile {
+            file: dir.join(file),
+            what: words(&of, first, item),
+            since: of.iter().map(|b| b.since).min().unwrap_or_default(),
+            points: order.filter(|id| points.contains(id)).collect(),
+            log,
+            newest,
+            repair: if hopeless {
+                RepairState::Hopeless
+            } else {
+                RepairState::Pending
+            },
+        });
+    }
+    shown
+}
+
+fn words(of: &[&Bad], first: &Bad, item: Option<&Sealed>) -> String {
+    let Some(item) = item else {
+        return first.seen.clone();
+    };
+    let (at, kib) = (first.block * item.block(), item.block() >> 10);
+    match of.len() {
+        1 => format!("{}: {kib} KiB at byte {at}", first.seen),
+        n => format!(
+            "{}: {n} blocks of {kib} KiB, one of them at byte {at}",
+            first.seen
+        ),
+    }
+}
+
+/// The recovery points that show what a damaged block may have wrong, and whether the newest data does.
+fn spoiled(dir: &Utf8Path, manifest: &Manifest, item: &Sealed, bad: &Bad) -> (BTreeSet<PointId>, NewestData) {
+    let first = item.level.unwrap_or(0);
+    let all = || {
+        let levels = manifest.points.iter().skip(first);
+        let ids = levels.map(|p| p.point.id).collect();
+        (ids, NewestData::Spoiled)
+    };
+    // QEMU opens no chain with such an image, whatever is shown of it.
+    if !opens(dir, &item.image) {
+        return all();
+    }
+    walk(dir, manifest, item, bad).unwrap_or_else(|error| {
+        tracing::warn!(file = %item.image.file, %error, "what the damage spoils cannot be told; everything above it counts as spoiled");
+        all()
+    })
+}
+
+fn opens(dir: &Utf8Path, image: &Image) -> bool {
+    let path = dir.join(&image.file);
+    match image.format {
+        DiskFormat::Qcow2 if image.ours => Map::open(&path).is_ok(),
+        DiskFormat::Qcow2 | DiskFormat::Raw => path.is_file(),
+    }
+}
+
+/// Goes up the chain and takes away what each layer hides.
+fn walk(
+    dir: &Utf8Path,
+    manifest: &Manifest,
+    item: &Sealed,
+    bad: &Bad,
+) -> Result<(BTreeSet<PointId>, NewestData)> {
+    let mut suspect = bad.suspect.clone();
+    let mut later = bad.later.as_ref().map(|l| l.suspect.clone());
+    let after = bad.later.as_ref().and_then(|l| l.after);
+    // When that point is gone, every point that is here was sealed later.
+    let mut passed = after.is_none_or(|id| manifest.points.iter().all(|p| p.point.id != id));
+    let first = item.level.unwrap_or(0);
+    let mut ids = BTreeSet::new();
+    for (level, sealed) in manifest.points.iter().enumerate() {
+        if level >= first
+            && let Some(layer) = sealed.layers.iter().find(|l| l.disk == item.disk)
+        {
+            if item.level != Some(level) {
+                hide(dir, &layer.file, &mut suspect, &mut later)?;
+            }
+            let shows = match (&later, passed) {
+                (Some(later), true) => later,
+                (Some(_) | None, _) => &suspect,
+            };
+            if !shows.is_empty() {
+                ids.insert(sealed.point.id);
+            }
+        }
+        passed |= after == Some(sealed.point.id);
+    }
+    for layer in manifest.head.iter().flat_map(|h| &h.layers) {
+        if layer.disk == item.disk {
+            hide(dir, &layer.file, &mut suspect, &mut later)?;
+        }
+    }
+    let newest = match later.unwrap_or(suspect).is_empty() {
+        true => NewestData::Good,
+        false => NewestData::Spoiled,
+    };
+    Ok((ids, newest))
+}
+
+/// Takes away what a layer hides of what is below it.
+fn hide(dir: &Utf8Path, file: &Utf8Path, suspect: &mut Ranges, later: &mut Option<Ranges>) -> Result<()> {
+    if !Image::layer(file).ours || suspect.is_empty() {
+        // What QEMU wrote is not looked into: it hides nothing for sure.
+        return Ok(());
+    }
+    let map = Map::open(&dir.join(file))?;
+    *suspect = map.uncovered(suspect)?;
+    if let Some(later) = later {
+        *later = map.uncovered(later)?;
+    }
+    Ok(())
+}
+
+/// The newest data of a disk was compared with another copy: these ranges of it are equal. What is shown there of a
+/// damaged block is right as far as points to come are concerned.
+pub(crate) fn equal(replica: &Replica, manifest: &Manifest, disk: &DiskId, ranges: &Ranges) -> Result<()> {
+    if !replica.bads().iter().any(|b| b.disk.as_ref() == Some(disk)) {
+        return Ok(());
+    }
+    let newest = manifest.points.last().map(|p| p.point.id);
+    let sealed = sealed(manifest);
+    let mut bads = replica.bads();
+    for bad in bads.iter_mut().filter(|b| b.disk.as_ref() == Some(disk)) {
+        let Some(item) = sealed.iter().find(|s| s.image.file == bad.file) else {
+            continue;
+        };
+        let now = bad.later.as_ref().map_or(&bad.suspect, |l| &l.suspect).clone();
+        let mut shown = now.clone();
+        let above = item.level.map_or(0, |l| l + 1);
+        let layers = manifest.points.iter().skip(above).flat_map(|p| &p.layers);
+        for layer in layers.chain(manifest.head.iter().flat_map(|h| &h.layers)) {
+            if layer.disk == *disk {
+                hide(&replica.dir, &layer.file, &mut shown, &mut None)?;
+            }
+        }
+        let proved = crate::map::within(&shown, ranges);
+        if !proved.is_empty() {
+            bad.later = Some(Later {
+                after: newest,
+                suspect: without(&now, &proved),
+            });
+        }
+    }
+    replica.change_bads(|b| *b = bads)
+}

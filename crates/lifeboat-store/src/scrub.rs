@@ -1,0 +1,624 @@
+//! Scrubbing: recording digests of what is sealed and reading it again later. One call reads about one page of digests
+//! of one file, so that nothing else waits long; how far a pass is lies in `scrub/state.json`, which may be lost at the
+//! price of beginning again. What damage means is `damage`'s.
+//!
+//! The base changes whenever a point expires; `digest_merge` keeps its digests true across that. The head has none: it is
+//! built from logs, which carry their own.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_deltalog::Decoder;
+use lifeboat_engine::ports::scrub::{ScrubNews, ScrubNext, ScrubPass, ScrubState, ScrubStep, ScrubWork};
+use lifeboat_model::{DiskFormat, Position, Timestamp};
+use rustix::fs::Advice;
+use serde::{Deserialize, Serialize};
+
+use crate::damage::{self, Bad, Known, Sealed, log_files, note, prune, sealed};
+use crate::digest::{BLOCK, Blocks, DIGESTS, DIR, LAYER_BLOCK, PER_PAGE, Seen, Sidecar, UNKNOWN};
+use crate::files::{self, Result, at};
+use crate::manifest::Manifest;
+use crate::map::{Map, tidy};
+use crate::qemu_img::Cancel;
+use crate::replica::Replica;
+
+/// File of the progress, below [`DIR`].
+const NAME: &str = "state.json";
+
+/// File that names the replica all this is about, below [`DIR`].
+const OF: &str = "of.json";
+
+/// Bytes that one call reads, about.
+const AT_ONCE: u64 = 16 << 20;
+
+/// How long one call goes through holes.
+const LONG_ENOUGH: Duration = Duration::from_millis(50);
+
+/// How far scrubbing is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Progress {
+    /// Files of which every block was looked at since they were sealed.
+    recorded: BTreeSet<Utf8PathBuf>,
+    /// The file that is being recorded, and the next page of it.
+    recording: Option<(Utf8PathBuf, u64)>,
+    pass: Option<Pass>,
+    /// When the last complete pass began.
+    last: Option<Timestamp>,
+}
+
+/// A pass under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Pass {
+    shown: ScrubPass,
+    /// Files that are through.
+    done: BTreeSet<Utf8PathBuf>,
+    /// The file it is in, and the next page of it.
+    current: Option<(Utf8PathBuf, u64)>,
+    /// The last log that is through.
+    log: Option<Utf8PathBuf>,
+}
+
+/// A log that is being read.
+struct OpenLog {
+    name: Utf8PathBuf,
+    file: File,
+    decoder: Decoder,
+}
+
+/// What a replica keeps in memory of all this.
+#[derive(Default)]
+pub(crate) struct Scrub {
+    /// Start of the replica that this is about. After an adoption the same files hold something else.
+    of: Option<Position>,
+    progress: Progress,
+    log: Option<OpenLog>,
+    pub(crate) damage: Known,
+}
+
+impl Scrub {
+    /// What is recorded for the replica in `dir`; nothing when it is about one that was here before.
+    pub(crate) fn load(dir: &Utf8Path, start: Position) -> Self {
+        let path = dir.join(DIR).join(NAME);
+        let read = std::fs::read(&path).ok();
+        let progress: Option<Progress> = read.and_then(|bytes| match serde_json::from_slice(&bytes) {
+            Ok(progress) => Some(progress),
+            Err(e) => {
+                tracing::warn!(%path, error = %e, "how far the scrub was cannot be read; it begins again");
+                None
+            }
+        });
+        let of = std::fs::read(dir.join(DIR).join(OF)).ok();
+        let of: Option<Position> = of.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if of != Some(start) {
+            return Self::default();
+        }
+        Self {
+            of,
+            progress: progress.unwrap_or_default(),
+            log: None,
+            damage: Known::load(dir),
+        }
+    }
+}
+
+impl Scrub {
+    /// Whether what is recorded is about a replica with this start.
+    pub(crate) fn is_about(&self, start: Position) -> bool {
+        self.of == Some(start)
+    }
+}
+
+impl Replica {
+    /// What is known of digests and damage. Held for moments only.
+    pub(crate) fn scrub(&self) -> std::sync::MutexGuard<'_, Scrub> {
+        self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_progress(&self, progress: Progress) {
+        let path = self.dir.join(DIR).join(NAME);
+        let tmp = path.with_extension("tmp");
+        let bytes = serde_json::to_vec(&progress).unwrap_or_default();
+        // Not synced: an older state, or none, only means that something is read twice.
+        let written = std::fs::create_dir_all(self.dir.join(DIR))
+            .and_then(|()| std::fs::write(&tmp, bytes))
+            .and_then(|()| std::fs::rename(&tmp, &path));
+        if let Err(error) = written {
+            tracing::warn!(%path, %error, "how far the scrub is cannot be noted");
+        }
+        self.scrub().progress = progress;
+    }
+}
+
+/// How far it is.
+pub(crate) fn state(replica: &Replica) -> ScrubState {
+    let scrub = replica.scrub();
+    ScrubState {
+        running: scrub.progress.pass.as_ref().map(|p| p.shown),
+        last: scrub.progress.last,
+    }
+}
+
+/// Forgets digests and damage: the files will hold something else.
+pub(crate) fn forget(replica: &Replica) -> Result<()> {
+    *replica.scrub() = Scrub::default();
+    files::remove_tree(&replica.dir.join(DIR))
+}
+
+/// One piece of work.
+pub(crate) fn step(replica: &Replica, work: ScrubWork, now: Timestamp, cancel: &Cancel) -> Result<ScrubStep> {
+    let (manifest, logs) = {
+        let state = replica.state.blocking_lock();
+        (state.manifest.clone(), log_files(&state))
+    };
+    // Without a point nothing is sealed: the base is still being filled.
+    if manifest.promoted.is_some() || manifest.points.is_empty() {
+        return Ok(nothing());
+    }
+    renew(replica, &manifest)?;
+    replica.change_bads(|bads| prune(bads, &manifest, &logs))?;
+    match work {
+        ScrubWork::Record => record(replica, &manifest, now, cancel),
+        ScrubWork::Verify | ScrubWork::Restart => verify(replica, &manifest, &logs, (work, now), cancel),
+    }
+}
+
+/// Lets go of what is recorded of a replica that was here before.
+pub(crate) fn renew(replica: &Replica, manifest: &Manifest) -> Result<()> {
+    if replica.scrub().is_about(manifest.start) {
+        return Ok(());
+    }
+    forget(replica)?;
+    let dir = replica.dir.join(DIR);
+    std::fs::create_dir_all(&dir).map_err(at("make", &dir))?;
+    let bytes = serde_json::to_vec(&manifest.start).map_err(|e| at("write", &dir)(e.into()))?;
+    files::replace(&dir.join(OF), &bytes)?;
+    replica.scrub().of = Some(manifest.start);
+    // What is there already was sealed without a digest: the first pass records it and says so.
+    replica.set_progress(Progress {
+        recorded: sealed(manifest).into_iter().map(|s| s.image.file).collect(),
+        ..Progress::default()
+    });
+    Ok(())
+}
+
+fn nothing() -> ScrubStep {
+    ScrubStep {
+        read: 0,
+        next: ScrubNext::Nothing,
+        pass: None,
+        news: ScrubNews::None,
+    }
+}
+
+/// Records digests of the next file that lacks them.
+fn record(replica: &Replica, manifest: &Manifest, now: Timestamp, cancel: &Cancel) -> Result<ScrubStep> {
+    let mut progress = replica.scrub().progress.clone();
+    let all = sealed(manifest);
+    progress
+        .recorded
+        .retain(|f| all.iter().any(|s| s.image.file == *f));
+    let Some(item) = all.iter().find(|s| !progress.recorded.contains(&s.image.file)) else {
+        return Ok(nothing());
+    };
+    let from = progress.recording.take().filter(|(f, _)| *f == item.image.file);
+    let from = from.map_or(0, |(_, page)| page);
+    let looked = look(replica, item, from, (ScrubWork::Record, now), cancel)?;
+    match looked.next {
+        Some(page) => progress.recording = Some((item.image.file.clone(), page)),
+        None => drop(progress.recorded.insert(item.image.file.clone())),
+    }
+    replica.set_progress(progress);
+    Ok(ScrubStep {
+        read: looked.read,
+        next: ScrubNext::More,
+        pass: None,
+        news: news(looked.found),
+    })
+}
+
+fn news(found: u64) -> ScrubNews {
+    if found > 0 {
+        ScrubNews::Damage
+    } else {
+        ScrubNews::None
+    }
+}
+
+/// Goes on with the pass, or begins one.
+fn verify(
+    replica: &Replica,
+    manifest: &Manifest,
+    logs: &[(Utf8PathBuf, Position)],
+    (work, now): (ScrubWork, Timestamp),
+    cancel: &Cancel,
+) -> Result<ScrubStep> {
+    let mut progress = replica.scrub().progress.clone();
+    let all = sealed(manifest);
+    let mut pass = match progress.pass.take().filter(|_| work == ScrubWork::Verify) {
+        Some(pass) => pass,
+        None => begin(replica, &all, logs, now)?,
+    };
+    let (read, found) = if let Some(item) = all.iter().find(|s| !pass.done.contains(&s.image.file)) {
+        let from = pass.current.take().filter(|(f, _)| *f == item.image.file);
+        let from = from.map_or(0, |(_, page)| page);
+        let looked = look(replica, item, from, (ScrubWork::Verify, now), cancel)?;
+        pass.shown.first_seen += looked.first_seen;
+        match looked.next {
+            Some(page) => pass.current = Some((item.image.file.clone(), page)),
+            None => {
+                progress.recorded.insert(item.image.file.clone());
+                pass.done.insert(item.image.file.clone());
+            }
+        }
+        (looked.read, looked.found)
+    } else if let Some((name, at)) = next_log(&pass, logs) {
+        let (read, found, whole) = read_log(replica, name, *at, now)?;
+        if whole {
+            pass.log = Some(name.clone());
+        }
+        (read, found)
+    } else {
+        progress.last = Some(pass.shown.started);
+        replica.set_progress(progress);
+        return Ok(ScrubStep {
+            read: 0,
+            next: ScrubNext::Complete(pass.shown),
+            pass: Some(pass.shown),
+            news: ScrubNews::None,
+        });
+    };
+    pass.shown.done += read;
+    pass.shown.found += found;
+    let shown = pass.shown;
+    progress.pass = Some(pass);
+    replica.set_progress(progress);
+    Ok(ScrubStep {
+        read,
+        next: ScrubNext::More,
+        pass: Some(shown),
+        news: news(found),
+    })
+}
+
+/// The logs expire from the oldest on: when the last one that was read is gone, all that are left come after it.
+fn next_log<'l>(pass: &Pass, logs: &'l [(Utf8PathBuf, Position)]) -> Option<&'l (Utf8PathBuf, Position)> {
+    let last = pass.log.as_ref();
+    let read = last.and_then(|last| logs.iter().position(|(f, _)| f == last));
+    logs.get(read.map_or(0, |n| n + 1))
+}
+
+fn begin(
+    replica: &Replica,
+    all: &[Sealed],
+    logs: &[(Utf8PathBuf, Position)],
+    now: Timestamp,
+) -> Result<Pass> {
+    drop_useless_digests(replica, all)?;
+    let images = all.iter().map(|s| &s.image.file);
+    let files = images.chain(logs.iter().map(|(f, _)| f));
+    Ok(Pass {
+        shown: ScrubPass {
+            started: now,
+            done: 0,
+            total: files.map(|f| files::usage(&replica.dir.join(f))).sum(),
+            first_seen: 0,
+            found: 0,
+        },
+        done: BTreeSet::new(),
+        current: None,
+        log: None,
+    })
+}
+
+/// Digests of files that are gone.
+fn drop_useless_digests(replica: &Replica, all: &[Sealed]) -> Result<()> {
+    let dir = replica.dir.join(DIGESTS).join("disks");
+    for disk in files::names(&dir)? {
+        for name in files::names(&dir.join(&disk))? {
+            let of = name.strip_suffix(".digests").unwrap_or(&name);
+            let file = Utf8Path::new("disks").join(&disk).join(of);
+            if !all.iter().any(|s| s.image.file == file) {
+                files::remove(&dir.join(&disk).join(&name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was seen of some pages of a file.
+struct Looked {
+    read: u64,
+    found: u64,
+    first_seen: u64,
+    /// The page to go on with; none at the end of the file.
+    next: Option<u64>,
+}
+
+/// Looks at a file from a page on.
+fn look(
+    replica: &Replica,
+    item: &Sealed,
+    from: u64,
+    (work, now): (ScrubWork, Timestamp),
+    cancel: &Cancel,
+) -> Result<Looked> {
+    let path = replica.dir.join(&item.image.file);
+    let mut blocks = match Blocks::open(&path, item.block()) {
+        Ok(blocks) => blocks,
+        Err(error) => return missing(replica, item, &error.to_string(), now),
+    };
+    let mut sidecar = Sidecar::of(&replica.dir, &item.image)?;
+    let count = blocks.count().max(sidecar.pages() * PER_PAGE);
+    let began = Instant::now();
+    let (mut number, mut first_seen, mut found) = (from, 0, Vec::new());
+    let mut cured = Vec::new();
+    let known: BTreeSet<u64> = of_file(replica, item).map(|b| b.block).collect();
+    while number * PER_PAGE < count && blocks.read < AT_ONCE && began.elapsed() < LONG_ENOUGH {
+        cancel.check()?;
+        let mut page = sidecar.page(number)?;
+        let mut changed = false;
+        if work != ScrubWork::Record {
+            uncache(&blocks.file, number, item.block());
+        }
+        for block in number * PER_PAGE..((number + 1) * PER_PAGE).min(count) {
+            let recorded = page.get(block);
+            if work == ScrubWork::Record && recorded != UNKNOWN {
+                continue;
+            }
+            let seen = blocks.look(block);
+            match (&seen, recorded) {
+                (Seen::Unreadable(e), _) => found.push((block, format!("it cannot be read: {e}"))),
+                (Seen::Hole(_), UNKNOWN) => {}
+                // Recorded now it would never be found again.
+                (Seen::Data(_), UNKNOWN) if known.contains(&block) => {}
+                (Seen::Data(digest), UNKNOWN) => {
+                    changed |= page.set(block, *digest);
+                    first_seen += item.block();
+                }
+                (seen, _) if seen.is(recorded) => cured.extend(known.get(&block)),
+                (Seen::Hole(_) | Seen::Data(_), _) => {
+                    found.push((block, "its data differs from the recorded digest".to_owned()))
+                }
+            }
+        }
+        if changed {
+            sidecar.put(number, &page)?;
+        }
+        if work != ScrubWork::Record {
+            // What nobody else reads need not push other things out.
+            uncache(&blocks.file, number, item.block());
+        }
+        number += 1;
+    }
+    sidecar.sync()?;
+    let bads = describe(&replica.dir, item, found, now);
+    let mut new = 0;
+    replica.change_bads(|all| {
+        all.retain(|b| b.file != item.image.file || !cured.contains(&b.block));
+        new = note(all, bads, item.size);
+    })?;
+    Ok(Looked {
+        read: blocks.read,
+        found: new,
+        first_seen,
+        next: (number * PER_PAGE < count).then_some(number),
+    })
+}
+
+fn of_file<'a>(replica: &Replica, item: &'a Sealed) -> impl Iterator<Item = Bad> + use<'a> {
+    let bads = replica.bads().into_iter();
+    bads.filter(|b| b.file == item.image.file)
+}
+
+/// Lets the next read of a page of blocks come from the disk.
+pub(crate) fn uncache(file: &File, page: u64, block: u64) {
+    let len = std::num::NonZeroU64::new(PER_PAGE * block);
+    // Advice: where it is not taken, a copy in memory is verified.
+    let _ = rustix::fs::fadvise(file, page * PER_PAGE * block, len, Advice::DontNeed);
+}
+
+/// A file that cannot be opened is damaged as a whole.
+fn missing(replica: &Replica, item: &Sealed, seen: &str, now: Timestamp) -> Result<Looked> {
+    let bad = Bad {
+        file: item.image.file.clone(),
+        disk: Some(item.disk.clone()),
+        block: 0,
+        seen: format!("it cannot be opened: {seen}"),
+        since: now,
+        suspect: vec![(0, item.size)],
+        later: None,
+        table: true,
+        hopeless: true,
+        searched: true,
+    };
+    let mut new = 0;
+    replica.change_bads(|all| new = note(all, vec![bad], item.size))?;
+    Ok(Looked {
+        read: 0,
+        found: new,
+        first_seen: 0,
+        next: None,
+    })
+}
+
+/// What damaged blocks of a file mean for the disk.
+pub(crate) fn describe(dir: &Utf8Path, item: &Sealed, found: Vec<(u64, String)>, now: Timestamp) -> Vec<Bad> {
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let numbers: Vec<u64> = found.iter().map(|(n, _)| *n).collect();
+    let places = places(dir, item, &numbers);
+    let bad = |((block, seen), place): ((u64, String), Place)| {
+        let suspect = place.data.iter().map(|(_, at, len)| (*at, *len)).collect();
+        Bad {
+            file: item.image.file.clone(),
+            disk: Some(item.disk.clone()),
+            block,
+            seen,
+            since: now,
+            table: place.table,
+            suspect: if place.table {
+                vec![(0, item.size)]
+            } else {
+                tidy(suspect)
+            },
+            later: None,
+            hopeless: false,
+            searched: false,
+        }
+    };
+    found.into_iter().zip(places).map(bad).collect()
+}
+
+/// What a block of a file is on the disk.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// First byte in the block, first byte of the disk, length.
+    pub(crate) data: Vec<(u64, u64, u64)>,
+    /// It holds something else than data, or that is not known.
+    pub(crate) table: bool,
+}
+
+/// What blocks of a file are on the disk.
+pub(crate) fn places(dir: &Utf8Path, item: &Sealed, blocks: &[u64]) -> Vec<Place> {
+    let path = dir.join(&item.image.file);
+    let unknown = || {
+        let place = Place {
+            data: Vec::new(),
+            table: true,
+        };
+        vec![place; blocks.len()]
+    };
+    let raw = |n: &u64| Place {
+        data: vec![(0, n * BLOCK, BLOCK)],
+        table: false,
+    };
+    match item.image.format {
+        DiskFormat::Raw => blocks.iter().map(raw).collect(),
+        DiskFormat::Qcow2 if !item.image.ours => unknown(),
+        DiskFormat::Qcow2 => in_layer(&path, blocks).unwrap_or_else(|_| unknown()),
+    }
+}
+
+fn in_layer(path: &Utf8Path, blocks: &[u64]) -> Result<Vec<Place>> {
+    let end = std::fs::metadata(path).map_err(at("look at", path))?.len();
+    let map = Map::open(path)?;
+    let mut places: Vec<Vec<(u64, u64, u64)>> = vec![Vec::new(); blocks.len()];
+    // A window at a time, so that the tables of a large layer are never all in memory.
+    let mut offset = 0;
+    while offset < map.size() {
+        let to = (offset + (1 << 30)).min(map.size());
+        for piece in map.pieces(offset, to)? {
+            let Some(host) = piece.host else { continue };
+            for (block, place) in blocks.iter().zip(&mut places) {
+                let (from, till) = (block * LAYER_BLOCK, (block + 1) * LAYER_BLOCK);
+                let (a, b) = (host.max(from), (host + piece.len).min(till));
+                if a < b {
+                    place.push((a - from, piece.offset + (a - host), b - a));
+                }
+            }
+        }
+        offset = to;
+    }
+    let place = |(block, data): (&u64, Vec<(u64, u64, u64)>)| {
+        let bytes: u64 = data.iter().map(|(_, _, len)| len).sum();
+        Place {
+            table: bytes < end.saturating_sub(block * LAYER_BLOCK).min(LAYER_BLOCK),
+            data,
+        }
+    };
+    Ok(blocks.iter().zip(places).map(place).collect())
+}
+
+/// Reads on in a log; bytes read, damage found, and whether it is through.
+fn read_log(
+    replica: &Replica,
+    name: &Utf8Path,
+    position: Position,
+    now: Timestamp,
+) -> Result<(u64, u64, bool)> {
+    let open = replica.scrub().log.take().filter(|l| l.name == name);
+    let mut log = match open.map_or_else(|| open_log(&replica.dir, name), Ok) {
+        Ok(log) => log,
+        Err(error) => return bad_log(replica, name, position, &error.to_string(), 0, now),
+    };
+    let mut buffer = vec![0; crate::receive::PIECE];
+    let mut read = 0;
+    while read < AT_ONCE {
+        let got = match log.file.read(&mut buffer) {
+            Ok(got) => got,
+            Err(e) => {
+                return bad_log(
+                    replica,
+                    name,
+                    position,
+                    &format!("it cannot be read: {e}"),
+                    read,
+                    now,
+                );
+            }
+        };
+        if got == 0 {
+            return match log.decoder.finish() {
+                Ok(()) => {
+                    replica.change_bads(|all| all.retain(|b| b.file != name))?;
+                    Ok((read, 0, true))
+                }
+                Err(e) => bad_log(replica, name, position, &e.to_string(), read, now),
+            };
+        }
+        read += got as u64;
+        log.decoder.push(buffer.get(..got).unwrap_or_default());
+        loop {
+            match log.decoder.next() {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(e) => return bad_log(replica, name, position, &e.to_string(), read, now),
+            }
+        }
+    }
+    replica.scrub().log = Some(log);
+    Ok((read, 0, false))
+}
+
+fn open_log(dir: &Utf8Path, name: &Utf8Path) -> Result<OpenLog> {
+    let path = dir.join(name);
+    let file = File::open(&path).map_err(at("open", &path))?;
+    let len = std::num::NonZeroU64::new(file.metadata().map_err(at("look at", &path))?.len());
+    let _ = rustix::fs::fadvise(&file, 0, len, Advice::DontNeed);
+    Ok(OpenLog {
+        name: name.to_owned(),
+        file,
+        decoder: Decoder::new(),
+    })
+}
+
+fn bad_log(
+    replica: &Replica,
+    name: &Utf8Path,
+    position: Position,
+    seen: &str,
+    read: u64,
+    now: Timestamp,
+) -> Result<(u64, u64, bool)> {
+    let bad = Bad {
+        file: name.to_owned(),
+        disk: None,
+        block: 0,
+        seen: format!("the log to {position} is damaged: {seen}"),
+        since: now,
+        suspect: Vec::new(),
+        later: None,
+        table: false,
+        // The primary forgets what is durable here.
+        hopeless: true,
+        searched: true,
+    };
+    let mut new = 0;
+    replica.change_bads(|all| new = damage::note(all, vec![bad], 0))?;
+    Ok((read, new, true))
+}
