@@ -562,20 +562,28 @@ fn busy() -> Vec<ReplicationView> {
             },
             extended: Some(Box::new(extended())),
             allowed: Some("*.example.org".into()),
-            contact: Some(ContactView {
-                heard: Some(Timestamp(1_699_999_999_000)),
-                silent_ms: 1000,
-            }),
-            backlog: Some(BacklogView {
-                logs: 3,
-                bytes: 4096,
-                age_ms: Some(1500),
-            }),
+            contact: Some(contact()),
+            backlog: Some(backlog()),
             dir: Some("/srv/replicas/x".into()),
             ..view()
         });
     }
     all
+}
+
+fn contact() -> ContactView {
+    ContactView {
+        heard: Some(Timestamp(1_699_999_999_000)),
+        silent_ms: 1000,
+    }
+}
+
+fn backlog() -> BacklogView {
+    BacklogView {
+        logs: 3,
+        bytes: 4096,
+        age_ms: Some(1500),
+    }
 }
 
 fn failover(phase: FailoverPhase) -> Failover {

@@ -61,7 +61,7 @@ pub fn shell(world: &World, host: &Host, script: &str) -> String {
     text
 }
 
-/// Starts the three writers in the guest; their lines go to the console.
+/// Starts the three writers in the guest and waits until each has acknowledged a record; their lines go to the console.
 pub fn start_load(world: &World, host: &Host) {
     let writers = [
         "append /data/records.log --rate 60 --ack-ms 100",
@@ -73,6 +73,16 @@ pub fn start_load(world: &World, host: &Host) {
             world,
             host,
             &format!("(lifeboat-workload {w} >/dev/ttyS0 2>&1 </dev/null &)"),
+        );
+    }
+    for mode in writers.iter().filter_map(|w| w.split(' ').next()) {
+        wait_until(
+            &format!("{mode} acknowledges a record"),
+            Duration::from_secs(60),
+            || {
+                let text = console(world, host);
+                acknowledged(&text, mode).filter(|(seq, _)| *seq > 0)
+            },
         );
     }
 }
