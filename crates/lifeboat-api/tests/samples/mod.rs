@@ -21,7 +21,7 @@ use lifeboat_model::{
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 49;
+pub(crate) const VARIANTS: usize = 50;
 
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {

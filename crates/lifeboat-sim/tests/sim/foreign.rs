@@ -1,0 +1,176 @@
+//! Other programs write to images of a VM, and storage that does not answer: the replica is never said to be equal because
+//! nobody looked, and whoever asks for a cycle hears how it ended.
+
+use crate::common::{eventually, flows, healthy, job, replicating, resync, simulate, start_vm, state};
+use lifeboat_engine::action::{Action, Answer, CycleResult, Refusal};
+use lifeboat_model::{JobState, ReplicationHealth, ReplicationState as State};
+use lifeboat_sim::World;
+
+const IMAGE: &str = "/vm/sys.qcow2";
+
+fn stop() -> Action {
+    Action::StopVm {
+        vm: World::vm(),
+        force: false,
+    }
+}
+
+async fn now(w: &World) -> Result<CycleResult, Refusal> {
+    match w
+        .act(0, Action::ReplicateNow { vm: World::vm() })
+        .await
+        .unwrap()?
+    {
+        Answer::Cycle(result) => Ok(result),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The VM is off, and everything is on the replica.
+async fn settled(w: &mut World) {
+    replicating(w).await;
+    w.write(10);
+    w.insist(0, stop()).await.unwrap();
+    eventually(w, "the last cycle", |w| {
+        w.recorded(0)
+            .is_some_and(|r| r.primary().is_some_and(|p| p.settled))
+    })
+    .await;
+}
+
+fn edit(w: &World) {
+    let mut s = w.shared.state();
+    s.hosts[0].images.get_mut(IMAGE).unwrap().edit(3, 1 << 40);
+}
+
+async fn ok(w: &World) -> (bool, Option<u64>, String) {
+    let replication = w.view(0).await.unwrap().replication.unwrap();
+    let fine = replication.health == ReplicationHealth::Ok;
+    (fine, replication.lag_ms, replication.health_notes.join("; "))
+}
+
+#[test]
+fn an_edit_of_a_powered_off_vm_is_never_called_ok() {
+    simulate(1, async |w| {
+        settled(w).await;
+        assert!(matches!(now(w).await, Ok(CycleResult::Unchanged { .. })));
+        assert_eq!(ok(w).await.1, Some(0));
+        edit(w);
+        // At the very next look, before any cycle.
+        let (fine, lag, notes) = ok(w).await;
+        assert!(
+            !fine && lag > Some(0) && notes.contains("changed by others"),
+            "{lag:?} {notes}"
+        );
+        let refusal = now(w).await.unwrap_err();
+        assert!(refusal.message.contains("another program"), "{refusal}");
+        eventually(w, "the loss", |w| {
+            state(w, 0) == State::WaitingToStartResynchronization
+        })
+        .await;
+        assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+        eventually(w, "replication", |w| flows(w, 0, 1)).await;
+        w.run(20).await;
+        let edited = w.shared.state().hosts[0].images[IMAGE].content.get(&3).copied();
+        assert_eq!(edited, Some(1 << 40));
+        assert!(matches!(now(w).await, Ok(CycleResult::Unchanged { .. })));
+        w.insist(0, start_vm()).await.unwrap();
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn an_edit_of_a_prepared_vm_is_not_left_behind() {
+    simulate(6, async |w| {
+        replicating(w).await;
+        assert_eq!(
+            job(w, 0, crate::common::prepare()).await.unwrap(),
+            JobState::Completed
+        );
+        assert!(ok(w).await.0);
+        edit(w);
+        assert!(!ok(w).await.0);
+        let refusal = w.act(0, crate::common::planned(true)).await.unwrap().unwrap_err();
+        assert!(refusal.message.contains("changed by others"), "{refusal}");
+        w.insist(0, crate::common::cancel_planned(false)).await.unwrap();
+        eventually(w, "the loss", |w| {
+            state(w, 0) == State::WaitingToStartResynchronization
+        })
+        .await;
+        assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+        w.insist(0, start_vm()).await.unwrap();
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn an_edit_below_a_running_vm_stops_the_next_cycle() {
+    simulate(2, async |w| {
+        replicating(w).await;
+        assert!(matches!(now(w).await, Ok(CycleResult::Sent { .. })));
+        edit(w);
+        let refusal = now(w).await.unwrap_err();
+        assert!(refusal.message.contains("another program"), "{refusal}");
+        assert!(!ok(w).await.0);
+        assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn an_edit_during_the_first_copy_is_found_whenever_it_comes() {
+    for milliseconds in (0..100).step_by(10) {
+        simulate(3, async |w| {
+            let (vm, settings) = (World::vm(), World::settings());
+            w.insist(0, Action::EnableReplication { vm, settings })
+                .await
+                .unwrap();
+            w.write(30);
+            w.insist(0, crate::common::start_copy()).await.unwrap();
+            w.pause(milliseconds).await;
+            edit(w);
+            w.run(40).await;
+            // Before the closing cycle the copy begins again by itself; after it the copies have to be compared.
+            if state(w, 0) == State::WaitingToStartResynchronization {
+                assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+            }
+            healthy(w, 0, 1).await;
+        });
+    }
+}
+
+#[test]
+fn storage_that_does_not_answer_is_not_storage_that_did_not_change() {
+    simulate(4, async |w| {
+        settled(w).await;
+        w.shared.state().hosts[0].images_hang = true;
+        w.run(60).await;
+        let (fine, lag, notes) = ok(w).await;
+        assert!(!fine && lag > Some(30_000), "{lag:?}");
+        assert!(
+            notes.contains("could not be verified") && notes.contains("does not answer"),
+            "{notes}"
+        );
+        let refusal = now(w).await.unwrap_err();
+        assert!(refusal.message.contains("could not be verified"), "{refusal}");
+        w.shared.state().hosts[0].images_hang = false;
+        assert!(matches!(now(w).await, Ok(CycleResult::Unchanged { .. })));
+        assert_eq!(ok(w).await.1, Some(0));
+        w.insist(0, start_vm()).await.unwrap();
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn a_cycle_that_does_not_arrive_is_no_success() {
+    simulate(5, async |w| {
+        replicating(w).await;
+        w.write(5);
+        w.cut(true);
+        let refusal = now(w).await.unwrap_err();
+        assert!(refusal.message.contains("the cycle failed"), "{refusal}");
+        w.cut(false);
+        eventually(w, "replication", |w| flows(w, 0, 1)).await;
+        healthy(w, 0, 1).await;
+    });
+}

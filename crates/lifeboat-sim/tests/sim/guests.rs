@@ -1,0 +1,189 @@
+//! Guests that stand still and VMs of which nothing is known: every command in every state, and that not known is never
+//! taken for off.
+
+use crate::common::{healthy, planned, replicating, simulate};
+use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
+use lifeboat_model::DiskId;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_sim::{VM, World};
+
+const INVALID: Result<PowerState, ReturnCode> = Err(ReturnCode::InvalidState);
+const UNKNOWN: Result<PowerState, ReturnCode> = Err(ReturnCode::Unknown);
+
+fn start() -> Action {
+    Action::StartVm {
+        vm: World::vm(),
+        force: false,
+    }
+}
+
+fn pause() -> Action {
+    Action::PauseVm { vm: World::vm() }
+}
+
+fn reset() -> Action {
+    Action::ResetVm { vm: World::vm() }
+}
+
+fn stop(force: bool) -> Action {
+    Action::StopVm {
+        vm: World::vm(),
+        force,
+    }
+}
+
+fn full(w: &World, host: usize) {
+    stalled(w, host, StallCause::NoSpace);
+}
+
+/// The guest on `host` is stopped by this, again and again.
+fn stalled(w: &World, host: usize, cause: StallCause) {
+    let mut s = w.shared.state();
+    let p = s.hosts[host].processes.get_mut(&VM).unwrap();
+    p.power = PowerState::Stalled;
+    p.stall = Some(Stall {
+        cause,
+        disks: vec![DiskId::new("sys").unwrap()],
+    });
+}
+
+/// What stopped the guest is gone.
+fn mended(w: &World, host: usize) {
+    let mut s = w.shared.state();
+    s.hosts[host].processes.get_mut(&VM).unwrap().stall = None;
+}
+
+/// The host loses sight of its VM, which goes on.
+fn blind(w: &World, host: usize) {
+    let mut s = w.shared.state();
+    s.hosts[host].blind.insert(VM, "its sockets are gone".into());
+}
+
+/// What the process really does.
+fn really(w: &World, host: usize) -> PowerState {
+    w.shared.state().hosts[host].processes[&VM].power
+}
+
+/// A state of a guest: how it is brought about, and what the commands start, pause, reset, stop and stop by force make of
+/// it.
+type Row = (&'static str, fn(&World), [Result<PowerState, ReturnCode>; 5]);
+
+fn rows() -> Vec<Row> {
+    use PowerState::{Off, Paused, Running};
+    fn paused(w: &World) {
+        w.shared.state().hosts[0].processes.get_mut(&VM).unwrap().power = PowerState::Paused;
+    }
+    fn off(w: &World) {
+        w.guest_off(0);
+    }
+    fn space_again(w: &World) {
+        full(w, 0);
+        mended(w, 0);
+    }
+    vec![
+        ("off", off, [Ok(Running), INVALID, INVALID, INVALID, INVALID]),
+        (
+            "running",
+            |_| {},
+            [INVALID, Ok(Paused), Ok(Running), Ok(Off), Ok(Off)],
+        ),
+        (
+            "paused",
+            paused,
+            [Ok(Running), INVALID, Ok(Paused), INVALID, Ok(Off)],
+        ),
+        (
+            "stalled, and there is space again",
+            space_again,
+            [Ok(Running), INVALID, Ok(Running), INVALID, Ok(Off)],
+        ),
+        (
+            "stalled, and still full",
+            |w| full(w, 0),
+            [Err(ReturnCode::Failed), INVALID, Ok(Running), INVALID, Ok(Off)],
+        ),
+        (
+            "crashed",
+            |w| stalled(w, 0, StallCause::Internal),
+            [INVALID, INVALID, Ok(Running), INVALID, Ok(Off)],
+        ),
+        (
+            "not known",
+            |w| blind(w, 0),
+            [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, Ok(Off)],
+        ),
+    ]
+}
+
+#[test]
+fn every_command_in_every_state_of_a_guest() {
+    for (name, prepare, expected) in rows() {
+        let commands = [start(), pause(), reset(), stop(false), stop(true)];
+        for (command, expected) in commands.into_iter().zip(expected) {
+            let what = format!("{command:?} of a VM that is {name}");
+            simulate(1, async |w| {
+                prepare(w);
+                let before = really(w, 0);
+                let done = w.act(0, command.clone()).await.unwrap();
+                let got = done.as_ref().map(|_| really(w, 0)).map_err(|e| e.code);
+                assert_eq!(got, expected, "{what}: {done:?}");
+                if let Err(refusal) = done {
+                    assert_eq!(really(w, 0), before, "{what} is refused and changes nothing");
+                    let fine = name == "off" && command != start() || name == "running";
+                    let failed = refusal.code == ReturnCode::Failed;
+                    assert!(fine || failed || !refusal.hint.is_empty(), "{what}: {refusal:?}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_refusal_says_why_the_guest_stands_still() {
+    simulate(2, async |w| {
+        full(w, 0);
+        for action in [pause(), stop(false), start()] {
+            let refused = w.act(0, action).await.unwrap().unwrap_err();
+            assert!(
+                refused.message.contains("no space left for disk sys"),
+                "{refused:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_vm_of_which_nothing_is_known_is_not_moved_started_or_given_up() {
+    simulate(3, async |w| {
+        replicating(w).await;
+        blind(w, 0);
+        let refused = w.act(0, planned(true)).await.unwrap().unwrap_err();
+        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
+        let become_replica = Action::BecomeReplica { vm: World::vm() };
+        let refused = w.act(0, become_replica).await.unwrap().unwrap_err();
+        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
+        assert!(refused.message.contains("its sockets are gone"), "{refused:?}");
+        assert_eq!(really(w, 0), PowerState::Running);
+        w.run(60).await;
+        assert_eq!(really(w, 0), PowerState::Running);
+        // Seen again, everything goes on by itself.
+        w.shared.state().hosts[0].blind.clear();
+        w.write(20);
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn a_stalled_guest_is_moved_with_force_only() {
+    simulate(4, async |w| {
+        replicating(w).await;
+        full(w, 0);
+        let refused = w.act(0, planned(true)).await.unwrap().unwrap_err();
+        assert_eq!(refused.code, ReturnCode::InvalidState);
+        assert!(refused.message.contains("no space left"), "{refused:?}");
+        mended(w, 0);
+        assert_eq!(w.insist(0, start()).await.unwrap(), Answer::Done);
+        healthy(w, 0, 1).await;
+    });
+}

@@ -1,0 +1,245 @@
+//! Lists and views while something hangs: each VM by itself, in half a second, and what is not known is labelled as such.
+
+use crate::common::{failover, job, replicating, simulate};
+use lifeboat_engine::action::{Action, Answer, PointSelector, VmView};
+use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
+use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
+use lifeboat_sim::{VM, World};
+use uuid::Uuid;
+
+const OTHER: VmId = VmId(Uuid::from_u128(0x77));
+
+/// Adds a second VM without disks, which is off, to the first host.
+async fn second(w: &mut World) {
+    {
+        let mut s = w.shared.state();
+        let mut other = s.hosts[0].local[0].clone();
+        (other.name, other.uuid) = ("second".into(), OTHER);
+        other.disks.clear();
+        s.hosts[0].local.push(other);
+    }
+    w.restart(0).await;
+}
+
+/// The list of a host, and how many milliseconds it took.
+async fn list(w: &World, host: usize) -> (Vec<VmView>, u128) {
+    let asked = w.shared.now();
+    match w.act(host, Action::ListVms).await {
+        Some(Ok(Answer::Vms(views))) => (views, w.shared.now().since(asked).as_millis()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn of(views: &[VmView], name: &str) -> VmView {
+    views.iter().find(|v| v.spec.name == name).unwrap().clone()
+}
+
+#[test]
+fn a_vm_that_does_not_answer_costs_its_own_line_only() {
+    simulate(1, async |w| {
+        second(w).await;
+        let (views, _) = list(w, 0).await;
+        assert_eq!(of(&views, "web").power, PowerState::Running);
+        let seen = w.shared.now();
+        w.shared.state().hosts[0].stuck.insert(VM);
+        w.run(60).await;
+        for _ in 0..3 {
+            let (views, took) = list(w, 0).await;
+            assert!(took <= 500, "{took} ms");
+            assert_eq!(of(&views, "second").power, PowerState::Off);
+            let web = of(&views, "web");
+            assert_eq!(web.power, PowerState::Unknown);
+            let note = web.power_note.unwrap();
+            let before = note.before.unwrap();
+            assert_eq!(before.power, PowerState::Running);
+            assert!(before.at.since(seen).as_secs() <= 10 && note.since.since(seen).as_secs() <= 20);
+        }
+        let asked = w.shared.now();
+        let view = w.view(0).await.unwrap();
+        assert_eq!(view.power, PowerState::Unknown);
+        assert!(w.shared.now().since(asked).as_millis() <= 5000);
+        w.shared.state().hosts[0].stuck.clear();
+        w.run(10).await;
+        assert_eq!(of(&list(w, 0).await.0, "web").power, PowerState::Running);
+    });
+}
+
+#[test]
+fn a_daemon_that_starts_beside_a_vm_that_hangs_lists_it() {
+    simulate(2, async |w| {
+        w.shared.state().hosts[0].stuck.insert(VM);
+        w.restart(0).await;
+        let (views, took) = list(w, 0).await;
+        assert!(took <= 500, "{took} ms");
+        let web = of(&views, "web");
+        assert_eq!(web.power, PowerState::Unknown);
+        assert!(web.power_note.unwrap().before.is_none(), "it was never seen");
+    });
+}
+
+#[test]
+fn a_store_that_hangs_stops_no_list_and_is_said() {
+    simulate(3, async |w| {
+        replicating(w).await;
+        w.run(30).await;
+        let (views, _) = list(w, 1).await;
+        assert!(of(&views, "web").replication.is_some());
+        w.shared.state().hangs.insert((1, "store.info"));
+        for _ in 0..3 {
+            let (views, took) = list(w, 1).await;
+            assert!(took <= 500, "{took} ms");
+            assert!(of(&views, "web").replication.is_some());
+            w.run(10).await;
+        }
+        let web = of(&list(w, 1).await.0, "web").replication.unwrap();
+        assert_eq!(web.health, ReplicationHealth::Critical, "{:?}", web.health_notes);
+        let said = |n: &String| n.contains("the storage of the replica does not answer");
+        assert!(web.health_notes.iter().any(said), "{:?}", web.health_notes);
+    });
+}
+
+#[test]
+fn an_actor_that_does_not_come_back_stops_no_list() {
+    simulate(4, async |w| {
+        second(w).await;
+        list(w, 0).await;
+        w.shared.state().hangs.insert((0, "hv.turn_off"));
+        let (vm, force) = (World::vm(), true);
+        let stop = w.act(0, Action::StopVm { vm, force });
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_secs(1), stop)
+                .await
+                .is_err()
+        );
+        let (views, took) = list(w, 0).await;
+        assert!(took <= 500, "{took} ms");
+        assert_eq!(of(&views, "second").power, PowerState::Off);
+        assert_eq!(of(&views, "web").power, PowerState::Running, "that can be seen");
+        w.shared.state().hosts[0].stuck.insert(VM);
+        let (views, took) = list(w, 0).await;
+        assert!(took <= 500, "{took} ms");
+        let web = of(&views, "web");
+        assert_eq!(web.power, PowerState::Unknown);
+        assert_eq!(web.power_note.unwrap().before.unwrap().power, PowerState::Running);
+    });
+}
+
+#[test]
+fn whatever_hangs_a_command_is_answered_within_five_seconds_and_not_carried_out_later() {
+    simulate(8, async |w| {
+        replicating(w).await;
+        w.run(30).await;
+        // Whoever wants to stop the VM first ends what is under way; here that does not come back.
+        w.shared.state().hangs.insert((0, "hv.turn_off"));
+        let (vm, force) = (World::vm(), true);
+        let stop = w.act(0, Action::StopVm { vm, force });
+        assert!(
+            tokio::time::timeout(std::time::Duration::from_secs(1), stop)
+                .await
+                .is_err()
+        );
+        let asked = w.shared.now();
+        let refused = w
+            .act(0, Action::PauseVm { vm: World::vm() })
+            .await
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(
+            refused.code,
+            lifeboat_model::api::ReturnCode::InUse,
+            "{refused:?}"
+        );
+        assert!(refused.message.contains("was not begun"), "{refused:?}");
+        assert!(w.view(0).await.is_some_and(|v| v.power == PowerState::Unknown));
+        assert!(w.shared.now().since(asked).as_millis() <= 10_000, "two answers");
+        assert_eq!(
+            w.shared.state().hosts[0].processes[&VM].power,
+            PowerState::Running
+        );
+    });
+    simulate(9, async |w| {
+        for (hangs, action) in [
+            ("hv.pause", Action::PauseVm { vm: World::vm() }),
+            ("hv.reset", Action::ResetVm { vm: World::vm() }),
+            ("hv.screenshot", Action::Screenshot { vm: World::vm() }),
+        ] {
+            w.shared.state().hangs.insert((0, hangs));
+            let asked = w.shared.now();
+            let refused = w.act(0, action).await.unwrap().unwrap_err();
+            assert!(
+                refused.message.contains("may still be carried out"),
+                "{refused:?}"
+            );
+            assert!(w.shared.now().since(asked).as_millis() <= 5000);
+            w.shared.state().hangs.clear();
+        }
+    });
+}
+
+/// The guest on `host` finds no space.
+fn full(w: &World, host: usize) {
+    let mut s = w.shared.state();
+    let p = s.hosts[host].processes.get_mut(&VM).unwrap();
+    p.power = PowerState::Stalled;
+    p.stall = Some(Stall {
+        cause: StallCause::NoSpace,
+        disks: vec![DiskId::new("sys").unwrap()],
+    });
+}
+
+fn events(w: &World, host: usize, what: &str) -> usize {
+    let s = w.shared.state();
+    let all = s.hosts[host].events.iter();
+    all.filter(|e| e.message.contains(what)).count()
+}
+
+/// A guest on `host` stands still and goes on: it is shown with its reason, and recorded once each time.
+async fn stands_still_and_goes_on(w: &mut World, host: usize) {
+    full(w, host);
+    w.run(40).await;
+    let view = w.view(host).await.unwrap();
+    assert_eq!(view.power, PowerState::Stalled);
+    assert_eq!(view.power_note.unwrap().reason, "no space left for disk sys");
+    if let Some(replication) = view.replication {
+        assert_eq!(replication.health, ReplicationHealth::Critical);
+        let said =
+            |n: &String| n.contains("no space left for disk sys") && n.contains("lifeboat vm start web");
+        assert!(
+            replication.health_notes.iter().any(said),
+            "{:?}",
+            replication.health_notes
+        );
+    }
+    assert_eq!(events(w, host, "the guest stands still: no space left"), 1);
+    w.shared.state().hosts[host].processes.get_mut(&VM).unwrap().stall = None;
+    w.act(host, crate::common::start_vm()).await.unwrap().unwrap();
+    w.run(20).await;
+    assert_eq!(w.view(host).await.unwrap().power, PowerState::Running);
+    assert_eq!(events(w, host, "the guest no longer stands still"), 1);
+}
+
+#[test]
+fn a_guest_that_stands_still_is_shown_replicated_or_not() {
+    for replicated in [false, true] {
+        simulate(5, async |w| {
+            if replicated {
+                replicating(w).await;
+            }
+            stands_still_and_goes_on(w, 0).await;
+        });
+    }
+}
+
+#[test]
+fn a_guest_that_stands_still_is_shown_where_it_is_failed_over() {
+    simulate(6, async |w| {
+        replicating(w).await;
+        w.run(30).await;
+        w.cut(true);
+        assert_eq!(
+            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            JobState::Completed
+        );
+        stands_still_and_goes_on(w, 1).await;
+    });
+}

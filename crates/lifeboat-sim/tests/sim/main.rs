@@ -1,0 +1,38 @@
+//! Stories, steps and random histories of the engine over the simulated ports. One program for all: each would be linked
+//! with the whole engine of its own.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
+
+mod addresses;
+mod authorization;
+mod backlog;
+mod certificates;
+mod common;
+mod extended;
+mod foreign;
+mod guests;
+mod lists;
+mod media;
+mod model;
+mod order;
+mod orphans;
+mod planned;
+mod power;
+mod presence;
+mod question;
+mod random;
+mod references;
+mod resumed;
+mod resync;
+mod reverse;
+mod schedule;
+mod scrub;
+mod settings;
+mod silence;
+mod statistics;
+mod steps;
+mod storage;
+mod story;
+mod test_vm;
+mod testing;
+mod third;
+mod whole_machine;

@@ -1,0 +1,386 @@
+//! The initial copy on media: cycles flow while it is carried, nothing of it goes over the network, the wrong or a damaged
+//! medium changes nothing, and every step of exporting and importing may fail or be the daemon's last.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::common::{eventually, failover, healthy, job, simulate, start_copy, state};
+use bytes::Bytes;
+use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, Refusal};
+use lifeboat_model::{JobState, ReplicationState as State};
+use lifeboat_sim::{Fault, VM, World};
+
+const DIR: &str = "/media/usb/web";
+
+fn export(dir: &str) -> Action {
+    Action::StartReplication {
+        vm: World::vm(),
+        how: InitialCopy::Export { dir: dir.to_owned() },
+        at: None,
+    }
+}
+
+fn import(dir: &str) -> Action {
+    Action::ImportCopy {
+        vm: World::vm(),
+        dir: dir.to_owned(),
+    }
+}
+
+async fn enabled(w: &World) {
+    let (vm, settings) = (World::vm(), World::settings());
+    let enable = Action::EnableReplication { vm, settings };
+    w.insist(0, enable).await.unwrap();
+}
+
+async fn exported(w: &mut World) {
+    enabled(w).await;
+    assert_eq!(job(w, 0, export(DIR)).await.unwrap(), JobState::Completed);
+}
+
+async fn refused(w: &World, host: usize, action: Action) -> Refusal {
+    let answer = w.act(host, action.clone()).await.unwrap();
+    answer.expect_err(&format!("{action:?} should be refused"))
+}
+
+/// What of the copy is on the replica, and how many logs wait there.
+fn there(w: &World) -> (u64, usize) {
+    let s = w.shared.state();
+    let r = &s.hosts[1].replicas[&VM];
+    assert!(r.points.is_empty() && r.applied == r.start);
+    (r.bulk.iter().sum(), r.logs.len())
+}
+
+async fn story(w: &mut World) {
+    exported(w).await;
+    assert_eq!(
+        (state(w, 0), state(w, 1)),
+        (State::Replicating, State::WaitingToCompleteInitialReplication)
+    );
+    for _ in 0..6 {
+        w.write(20);
+        w.run(10).await;
+    }
+    let (copied, waiting) = there(w);
+    assert_eq!(copied, 0);
+    assert!(waiting >= 5, "cycles flow and wait: {waiting}");
+    assert_eq!(state(w, 0), State::Replicating);
+    let notes = w.view(1).await.unwrap().replication.unwrap().health_notes;
+    assert!(
+        notes.iter().any(|n| n.contains("replication import")),
+        "{notes:?}"
+    );
+    refused(w, 1, failover(PointSelector::Latest)).await;
+    refused(w, 0, export("/media/usb/other")).await;
+    assert_eq!(
+        refused(w, 1, import("/media/usb/none")).await.code.number(),
+        32779
+    );
+    assert_eq!(refused(w, 0, import(DIR)).await.code.number(), 32775);
+    w.restart(1).await;
+    assert_eq!(job(w, 1, import(DIR)).await.unwrap(), JobState::Completed);
+    eventually(w, "the first point", |w| state(w, 1) == State::Replicating).await;
+    refused(w, 1, import(DIR)).await;
+    healthy(w, 0, 1).await;
+    let s = w.shared.state();
+    assert_eq!(
+        (s.bulk_blocks, s.sync_blocks),
+        (0, 0),
+        "nothing of the copy went over the network"
+    );
+}
+
+#[test]
+fn a_copy_is_carried_while_cycles_flow() {
+    for seed in 1..6 {
+        simulate(seed, story);
+    }
+}
+
+#[test]
+fn damaged_and_incomplete_media_change_nothing() {
+    simulate(2, async |w| {
+        exported(w).await;
+        w.write(20);
+        w.run(30).await;
+        let files = w.shared.state().media[DIR].files.clone();
+        for name in files.keys() {
+            for spoilt in [None, Some(files[name].slice(1..)), Some(Bytes::from_static(b"x"))] {
+                let medium = |w: &World, to: Option<Bytes>| {
+                    let mut s = w.shared.state();
+                    let files = &mut s.media.get_mut(DIR).unwrap().files;
+                    match to {
+                        Some(to) => files.insert(name.clone(), to),
+                        None => files.remove(name),
+                    };
+                };
+                medium(w, spoilt);
+                assert_eq!(job(w, 1, import(DIR)).await.unwrap(), JobState::Exception);
+                let text = w
+                    .jobs(1)
+                    .iter()
+                    .filter_map(|j| j.error.clone())
+                    .next_back()
+                    .unwrap();
+                assert!(text.contains("damaged"), "{text}");
+                assert_eq!(there(w).0, 0, "something was imported");
+                medium(w, Some(files[name].clone()));
+            }
+        }
+        let manifest = w
+            .shared
+            .state()
+            .media
+            .get_mut(DIR)
+            .unwrap()
+            .manifest
+            .take()
+            .unwrap();
+        assert!(refused(w, 1, import(DIR)).await.message.contains("incomplete"));
+        w.shared.state().media.get_mut(DIR).unwrap().manifest = Some(manifest);
+        assert_eq!(job(w, 1, import(DIR)).await.unwrap(), JobState::Completed);
+        healthy(w, 0, 1).await;
+    });
+}
+
+/// Starts an export and lets it come as far as its first segment.
+async fn begun(w: &World, dir: &str) -> lifeboat_engine::records::Job {
+    let Ok(Answer::Job(job)) = w.insist(0, export(dir)).await else {
+        panic!("no job")
+    };
+    for _ in 0..2000 {
+        if w.shared
+            .state()
+            .media
+            .get(dir)
+            .is_some_and(|m| !m.files.is_empty())
+        {
+            return job;
+        }
+        w.pause(1).await;
+    }
+    panic!("no segment is ever written")
+}
+
+#[test]
+fn an_export_can_be_cancelled_and_its_medium_is_of_no_use() {
+    simulate(3, async |w| {
+        enabled(w).await;
+        let first = begun(w, DIR).await;
+        w.insist(0, Action::CancelJob { job: first.id }).await.unwrap();
+        assert_eq!(state(w, 0), State::ReadyForReplication);
+        assert!(refused(w, 0, export(DIR)).await.message.contains("not empty"));
+        // A second one, complete, and a third one that is not carried.
+        assert_eq!(
+            job(w, 0, export("/media/two")).await.unwrap(),
+            JobState::Completed
+        );
+        w.write(30);
+        w.run(30).await;
+        assert!(refused(w, 1, import(DIR)).await.message.contains("no export"));
+        assert_eq!(
+            job(w, 1, import("/media/two")).await.unwrap(),
+            JobState::Completed
+        );
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn media_of_an_earlier_attempt_are_refused() {
+    simulate(4, async |w| {
+        exported(w).await;
+        w.write(30);
+        w.run(20).await;
+        w.insist(0, Action::RemoveReplication { vm: World::vm() })
+            .await
+            .unwrap();
+        enabled(w).await;
+        assert_eq!(
+            job(w, 0, export("/media/two")).await.unwrap(),
+            JobState::Completed
+        );
+        w.run(20).await;
+        assert!(
+            refused(w, 1, import(DIR))
+                .await
+                .message
+                .contains("another attempt")
+        );
+        assert_eq!(there(w).0, 0);
+        assert_eq!(
+            job(w, 1, import("/media/two")).await.unwrap(),
+            JobState::Completed
+        );
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn after_a_cancelled_export_the_network_may_carry_the_copy() {
+    simulate(5, async |w| {
+        enabled(w).await;
+        let first = begun(w, DIR).await;
+        w.insist(0, Action::CancelJob { job: first.id }).await.unwrap();
+        assert_eq!(job(w, 0, start_copy()).await.unwrap(), JobState::Completed);
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn an_export_whose_changes_are_no_longer_recorded_is_given_up() {
+    simulate(6, async |w| {
+        enabled(w).await;
+        let first = begun(w, DIR).await;
+        w.kill_vm(0);
+        eventually(w, "the end of the export", |w| {
+            w.jobs(0)
+                .iter()
+                .any(|j| j.id == first.id && j.state == JobState::Exception)
+        })
+        .await;
+        assert_eq!(state(w, 0), State::ReadyForReplication);
+        w.insist(0, crate::common::start_vm()).await.unwrap();
+        assert_eq!(
+            job(w, 0, export("/media/two")).await.unwrap(),
+            JobState::Completed
+        );
+        w.run(20).await;
+        assert_eq!(
+            job(w, 1, import("/media/two")).await.unwrap(),
+            JobState::Completed
+        );
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn a_full_medium_ends_the_export_and_the_import_can_be_cancelled() {
+    simulate(7, async |w| {
+        enabled(w).await;
+        w.shared.state().medium_full = true;
+        assert_eq!(job(w, 0, export(DIR)).await.unwrap(), JobState::Exception);
+        assert_eq!(state(w, 0), State::ReadyForReplication);
+        w.shared.state().medium_full = false;
+        assert_eq!(
+            job(w, 0, export("/media/two")).await.unwrap(),
+            JobState::Completed
+        );
+        let Ok(Answer::Job(first)) = w.insist(1, import("/media/two")).await else {
+            panic!("no job")
+        };
+        if let Some(Ok(_)) = w.act(1, Action::CancelJob { job: first.id }).await {
+            assert_eq!(state(w, 1), State::WaitingToCompleteInitialReplication);
+        }
+        w.run(5).await;
+        assert_eq!(
+            job(w, 1, import("/media/two")).await.unwrap(),
+            JobState::Completed
+        );
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Saga {
+    Export,
+    Import,
+}
+
+async fn run(saga: Saga, w: &mut World) {
+    for n in 0..15 {
+        match saga {
+            // What an attempt left makes a directory of no use for the next one.
+            Saga::Export => drop(w.act(0, export(&format!("/media/{n}"))).await),
+            Saga::Import => drop(w.act(1, import(DIR)).await),
+        }
+        for _ in 0..20 {
+            let done = match saga {
+                Saga::Export => state(w, 0) == State::Replicating,
+                Saga::Import => state(w, 1) == State::Replicating,
+            };
+            if done {
+                return;
+            }
+            w.run(2).await;
+            w.write(1);
+            if state(w, 0) == State::ReadyForReplication {
+                break;
+            }
+        }
+    }
+    panic!("{saga:?} never ends: {:?}\n{:?}", w.recorded(0), w.recorded(1));
+}
+
+async fn prepare(saga: Saga, w: &mut World) {
+    match saga {
+        Saga::Export => enabled(w).await,
+        Saga::Import => {
+            exported(w).await;
+            w.write(20);
+            w.run(25).await;
+        }
+    }
+}
+
+async fn whole(w: &mut World) {
+    if state(w, 1) != State::Replicating {
+        let complete = |w: &World| {
+            let s = w.shared.state();
+            let start = s.hosts[1].replicas[&VM].start;
+            let fits = |m: &lifeboat_sim::Medium| m.manifest.as_ref().is_some_and(|m| m.start == start);
+            s.media.iter().find(|(_, m)| fits(m)).map(|(dir, _)| dir.clone())
+        };
+        let dir = complete(w).unwrap();
+        w.insist(1, import(&dir)).await.unwrap();
+        eventually(w, "the first point", |w| state(w, 1) == State::Replicating).await;
+    }
+    healthy(w, 0, 1).await;
+    assert_eq!(w.shared.state().bulk_blocks, 0);
+}
+
+fn every_step(saga: Saga) {
+    let mut failures = Vec::new();
+    for host in 0..2 {
+        let calls = simulate(3, async |w| {
+            prepare(saga, w).await;
+            let before = w.gate(host).calls();
+            run(saga, w).await;
+            w.run(4).await;
+            w.gate(host).calls() - before
+        });
+        for n in 1..=calls {
+            for fault in Fault::ALL {
+                let told = std::sync::Mutex::new(String::new());
+                let attempt = catch_unwind(AssertUnwindSafe(|| {
+                    simulate(3, async |w| {
+                        prepare(saga, w).await;
+                        w.gate(host).arm(n, fault);
+                        run(saga, w).await;
+                        w.run(10).await;
+                        *told.lock().unwrap() = format!("{:?}", w.gate(host).disarm());
+                        whole(w).await;
+                    });
+                }));
+                if attempt.is_err() {
+                    let hit = told.lock().map_or_else(|e| e.into_inner().clone(), |h| h.clone());
+                    failures.push(format!("{saga:?} host {host} step {n} {hit} {fault:?}"));
+                }
+            }
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} steps are not survived: {failures:#?}",
+        failures.len()
+    );
+}
+
+#[test]
+fn every_step_of_an_export() {
+    every_step(Saga::Export);
+}
+
+#[test]
+fn every_step_of_an_import() {
+    every_step(Saga::Import);
+}

@@ -1,0 +1,210 @@
+//! Planned failover: nothing is lost, nothing is copied, the VM never runs twice, and until the replica has taken over it
+//! can be cancelled at every stage.
+
+use crate::common::{
+    cancel_planned, eventually, flows, healthy, job, local_disks, mode, planned, prepare, replicating,
+    simulate, start_vm, state,
+};
+use lifeboat_engine::action::Action;
+use lifeboat_engine::records::PlannedPhase;
+use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_sim::World;
+
+fn plan_phase(w: &World) -> Option<PlannedPhase> {
+    Some(w.recorded(0)?.primary()?.planned.as_ref()?.phase)
+}
+
+fn moved(w: &World) -> (u64, u64) {
+    let s = w.shared.state();
+    (s.bulk_blocks, s.sync_blocks)
+}
+
+async fn refused(w: &World, host: usize, action: Action) {
+    let answer = w.act(host, action.clone()).await.unwrap();
+    let e = answer.expect_err(&format!("{action:?} should be refused"));
+    assert!(!e.hint.is_empty(), "{action:?}: {e} has no way out");
+}
+
+/// From the shutdown on nothing may differ: what the VM starts with there is what it ended with here.
+async fn nothing_is_lost(w: &mut World, asked_on: usize) {
+    replicating(w).await;
+    w.write(30);
+    let before = moved(w);
+    w.insist(asked_on, planned(true)).await.unwrap();
+    eventually(w, "the VM starts there", |w| w.runs(1)).await;
+    assert!(!w.runs(0));
+    let twins = w.shared.state().twins.clone();
+    assert!(twins.is_empty(), "{twins:?}");
+    healthy(w, 1, 0).await;
+    assert_eq!(moved(w), before, "something was copied");
+    refused(w, 0, start_vm()).await;
+    // And back.
+    w.insist(1, planned(true)).await.unwrap();
+    eventually(w, "the VM starts here", |w| w.runs(0)).await;
+    healthy(w, 0, 1).await;
+    assert_eq!(moved(w), before, "something was copied on the way back");
+    assert!(!w.runs(1));
+}
+
+#[test]
+fn a_vm_moves_and_comes_back_without_loss() {
+    for seed in 1..6 {
+        simulate(seed, async |w| nothing_is_lost(w, 0).await);
+    }
+}
+
+#[test]
+fn the_replica_may_ask_for_it() {
+    for seed in 1..4 {
+        simulate(seed, async |w| nothing_is_lost(w, 1).await);
+    }
+}
+
+#[test]
+fn the_other_side_starts_with_what_this_side_ended_with() {
+    simulate(7, async |w| {
+        replicating(w).await;
+        w.write(40);
+        assert_eq!(job(w, 0, planned(false)).await.unwrap(), JobState::Completed);
+        let last = local_disks(w);
+        eventually(w, "the roles are swapped", |w| flows(w, 1, 0)).await;
+        assert!(!w.runs(0) && !w.runs(1));
+        w.insist(1, start_vm()).await.unwrap();
+        assert_eq!(w.disks_now(1), last);
+        w.check_all().unwrap();
+    });
+}
+
+#[test]
+fn prepared_is_locked_off_until_cancelled_or_carried_out() {
+    simulate(8, async |w| {
+        replicating(w).await;
+        let before = moved(w);
+        assert_eq!(job(w, 0, prepare()).await.unwrap(), JobState::Completed);
+        assert_eq!(state(w, 0), State::SyncedReplicationComplete);
+        assert!(!w.runs(0));
+        refused(w, 0, start_vm()).await;
+        w.run(100).await;
+        assert_eq!(
+            (state(w, 0), w.runs(0), w.runs(1)),
+            (State::SyncedReplicationComplete, false, false)
+        );
+        w.insist(0, cancel_planned(false)).await.unwrap();
+        assert_eq!(state(w, 0), State::Replicating);
+        w.insist(0, start_vm()).await.unwrap();
+        healthy(w, 0, 1).await;
+        assert_eq!(job(w, 0, prepare()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, 0, planned(true)).await.unwrap(), JobState::Completed);
+        healthy(w, 1, 0).await;
+        assert!(w.runs(1));
+        assert_eq!(moved(w), before, "something was copied");
+    });
+}
+
+/// Cancels as soon as the phase is recorded, while what it needs is in trouble.
+async fn cancelled(w: &mut World, at: PlannedPhase) {
+    replicating(w).await;
+    match at {
+        PlannedPhase::Stopping => w.shared.state().stubborn = true,
+        PlannedPhase::Closing => w.cut(true),
+        PlannedPhase::Prepared | PlannedPhase::HandingOver => {}
+    }
+    let wish = if at == PlannedPhase::Prepared {
+        prepare()
+    } else {
+        planned(true)
+    };
+    w.insist(0, wish).await.unwrap();
+    if at == PlannedPhase::HandingOver {
+        // The link is cut between the preparation and the call to take over.
+        for _ in 0..4000 {
+            if plan_phase(w) == Some(at) {
+                break;
+            }
+            w.pause(1).await;
+        }
+        w.cut(true);
+    }
+    eventually(w, "the phase", |w| plan_phase(w) == Some(at)).await;
+    if at == PlannedPhase::HandingOver {
+        w.run(10).await;
+        refused(w, 0, cancel_planned(false)).await;
+        w.cut(false);
+        if w.act(0, cancel_planned(false)).await.unwrap().is_err() {
+            // It had taken over before the cut.
+            healthy(w, 1, 0).await;
+            return;
+        }
+    } else {
+        w.insist(0, cancel_planned(false)).await.unwrap();
+    }
+    w.shared.state().stubborn = false;
+    w.cut(false);
+    assert_eq!(plan_phase(w), None);
+    if !w.runs(0) {
+        w.insist(0, start_vm()).await.unwrap();
+    }
+    healthy(w, 0, 1).await;
+    assert!(w.runs(0) && !w.runs(1));
+}
+
+#[test]
+fn it_can_be_cancelled_at_each_stage() {
+    for at in [
+        PlannedPhase::Stopping,
+        PlannedPhase::Closing,
+        PlannedPhase::Prepared,
+        PlannedPhase::HandingOver,
+    ] {
+        for seed in 1..4 {
+            simulate(seed, async |w| cancelled(w, at).await);
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_does_not_shut_down_is_left_alone_unless_forced() {
+    simulate(3, async |w| {
+        replicating(w).await;
+        w.shared.state().stubborn = true;
+        let ended = job(w, 0, planned(true)).await;
+        // The guest has its time; the job may still be waiting for it.
+        assert!(ended.is_ok_and(|e| e == JobState::Exception));
+        assert!(w.runs(0));
+        healthy(w, 0, 1).await;
+        let forced = Action::PlannedFailover {
+            vm: World::vm(),
+            force: true,
+            prepare_only: false,
+            start: true,
+        };
+        w.insist(0, forced).await.unwrap();
+        healthy(w, 1, 0).await;
+        assert!(w.runs(1) && !w.runs(0));
+    });
+}
+
+/// Both daemons die at once, at any moment of it.
+#[test]
+fn both_daemons_may_die_together() {
+    for seed in 0..80 {
+        simulate(seed, async |w| {
+            replicating(w).await;
+            w.insist(0, planned(true)).await.unwrap();
+            w.pause(seed * 7).await;
+            w.restart_both().await;
+            for _ in 0..10 {
+                if mode(w, 1) == Mode::Primary {
+                    break;
+                }
+                // Asked again, as a person would; it may be under way.
+                let _ = w.act(0, planned(true)).await;
+                w.run(10).await;
+            }
+            eventually(w, "the VM starts there", |w| w.runs(1)).await;
+            healthy(w, 1, 0).await;
+            assert!(!w.runs(0));
+            assert!(w.shared.state().twins.is_empty());
+        });
+    }
+}

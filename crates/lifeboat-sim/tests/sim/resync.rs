@@ -1,0 +1,239 @@
+//! Resynchronization by digests: after lost tracking, on demand, by itself in its window; suspended, given up, interrupted.
+//! Recovery points stay as they are throughout, and a failover in the middle uses the last of them.
+
+use crate::common::{
+    difference, eventually, failover, healthy, job, local_disks, points, replicating, resync, revert,
+    simulate, start_vm, state,
+};
+use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_engine::ports::store::Target;
+use lifeboat_model::{DayWindow, JobState, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::{Content, VM, World};
+
+fn sealed(w: &World) -> Vec<(String, Vec<Content>)> {
+    let s = w.shared.state();
+    let points = &s.hosts[1].replicas[&VM].points;
+    points
+        .iter()
+        .map(|(p, c)| (p.id.0.to_string(), c.clone()))
+        .collect()
+}
+
+/// What of a list is still listed is as it was, and the newest of it is still there.
+fn kept(before: &[(String, Vec<Content>)], now: &[(String, Vec<Content>)]) {
+    for (id, content) in now {
+        if let Some((_, was)) = before.iter().find(|(b, _)| b == id) {
+            assert!(was == content, "point {id} changed");
+        }
+    }
+    let (newest, _) = before.last().unwrap();
+    assert!(now.iter().any(|(id, _)| id == newest), "point {newest} is gone");
+}
+
+fn sync_blocks(w: &World) -> u64 {
+    w.shared.state().sync_blocks
+}
+
+fn replica_holds(w: &World) -> Vec<Content> {
+    w.shared.state().hosts[1].replicas[&VM].head.clone()
+}
+
+/// Cycles, then the process of the VM is killed: nobody knows what changed.
+async fn lost(w: &mut World) {
+    replicating(w).await;
+    for _ in 0..6 {
+        w.write(10);
+        w.run(10).await;
+    }
+    w.write(20);
+    w.kill_vm(0);
+    w.run(15).await;
+    w.insist(0, start_vm()).await.unwrap();
+    eventually(w, "the loss", |w| {
+        state(w, 0) == State::WaitingToStartResynchronization
+    })
+    .await;
+}
+
+#[test]
+fn after_lost_tracking_only_what_differs_travels() {
+    for seed in 1..8 {
+        simulate(seed, async |w| {
+            lost(w).await;
+            let before = sealed(w);
+            let (all, data) = difference(&replica_holds(w), &local_disks(w));
+            let bulk = w.shared.state().bulk_blocks;
+            assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+            assert_eq!(w.shared.state().bulk_blocks, bulk);
+            assert!(
+                (data..=all).contains(&sync_blocks(w)),
+                "{} of {all}",
+                sync_blocks(w)
+            );
+            kept(&before, &sealed(w));
+            healthy(w, 0, 1).await;
+        });
+    }
+}
+
+#[test]
+fn on_demand_it_finds_nothing_where_all_is_well() {
+    simulate(3, async |w| {
+        replicating(w).await;
+        w.run(25).await;
+        let before = sealed(w);
+        w.write(7);
+        let (all, data) = difference(&replica_holds(w), &local_disks(w));
+        assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+        assert!(
+            (data..=all).contains(&sync_blocks(w)),
+            "{} of {all}",
+            sync_blocks(w)
+        );
+        kept(&before, &sealed(w));
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn it_goes_on_while_the_guest_writes_and_daemons_and_links_die() {
+    for seed in 0..60 {
+        simulate(seed, async |w| {
+            lost(w).await;
+            let before = sealed(w);
+            w.insist(0, resync()).await.unwrap();
+            w.pause(seed * 5).await;
+            w.write(10);
+            match seed % 4 {
+                0 => w.restart(0).await,
+                1 => w.restart(1).await,
+                2 => {
+                    w.cut(true);
+                    w.write(10);
+                    w.run(20).await;
+                    w.cut(false);
+                }
+                _ => w.restart_both().await,
+            }
+            w.write(10);
+            healthy(w, 0, 1).await;
+            kept(&before, &sealed(w));
+        });
+    }
+}
+
+#[test]
+fn it_begins_by_itself_in_its_window() {
+    simulate(4, async |w| {
+        let settings = ReplicationSettings {
+            auto_resync: Some(DayWindow {
+                from_min: 0,
+                to_min: 0,
+            }),
+            ..World::settings()
+        };
+        w.insist(
+            0,
+            Action::EnableReplication {
+                vm: World::vm(),
+                settings,
+            },
+        )
+        .await
+        .unwrap();
+        w.insist(0, crate::common::start_copy()).await.unwrap();
+        eventually(w, "replication", |w| crate::common::flows(w, 0, 1)).await;
+        w.run(40).await;
+        w.write(20);
+        w.kill_vm(0);
+        w.run(15).await;
+        w.insist(0, start_vm()).await.unwrap();
+        w.run(120).await;
+        healthy(w, 0, 1).await;
+    });
+}
+
+/// A link that carries nothing keeps it under way.
+async fn under_way(w: &mut World) {
+    lost(w).await;
+    w.shared.state().cut_after[0] = Some(1);
+    w.insist(0, resync()).await.unwrap();
+    w.run(5).await;
+    assert_eq!(state(w, 0), State::Resynchronizing, "{:?}", w.recorded(0));
+}
+
+#[test]
+fn it_is_suspended_continued_and_given_up() {
+    for seed in 1..8 {
+        simulate(seed, async |w| {
+            under_way(w).await;
+            let before = sealed(w);
+            w.insist(0, Action::SuspendReplication { vm: World::vm() })
+                .await
+                .unwrap();
+            assert_eq!(state(w, 0), State::ResynchronizationSuspended);
+            w.cut(false);
+            w.write(10);
+            w.run(30).await;
+            assert_eq!(state(w, 0), State::ResynchronizationSuspended);
+            kept(&before, &sealed(w));
+            if seed % 2 == 0 {
+                w.insist(0, Action::ResumeReplication { vm: World::vm() })
+                    .await
+                    .unwrap();
+            } else {
+                w.insist(0, Action::CancelResync { vm: World::vm() })
+                    .await
+                    .unwrap();
+                assert_eq!(state(w, 0), State::WaitingToStartResynchronization);
+                w.write(10);
+                w.run(30).await;
+                kept(&before, &sealed(w));
+                w.insist(0, resync()).await.unwrap();
+            }
+            healthy(w, 0, 1).await;
+            kept(&before, &sealed(w));
+        });
+    }
+}
+
+#[test]
+fn a_failover_in_the_middle_uses_the_last_sealed_point() {
+    for seed in 1..8 {
+        simulate(seed, async |w| {
+            under_way(w).await;
+            // One piece arrives, the closing cycle does not.
+            w.cut(false);
+            for _ in 0..2000 {
+                if sync_blocks(w) > 0 {
+                    break;
+                }
+                w.pause(1).await;
+            }
+            w.cut(true);
+            w.run(5).await;
+            let before = sealed(w);
+            let newest = points(w).await[0].clone();
+            let position = match newest.target {
+                Target::Cycle { position } => position,
+                Target::Point { id } => {
+                    let s = w.shared.state();
+                    let points = &s.hosts[1].replicas[&VM].points;
+                    points.iter().find(|(p, _)| p.id == id).unwrap().0.position
+                }
+                Target::Abandoned => panic!("{newest:?}"),
+            };
+            let truth = w.shared.state().truth_at(VM, position).unwrap().disks.clone();
+            assert_eq!(
+                job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+                JobState::Completed
+            );
+            assert!(truth == w.disks_now(1), "{newest:?} is not what runs");
+            w.write(20);
+            assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+            kept(&before, &sealed(w));
+            w.cut(false);
+            healthy(w, 0, 1).await;
+        });
+    }
+}

@@ -1,0 +1,275 @@
+//! The way back after an unplanned failover: the old primary becomes the replica with the data it has. Only what differs
+//! travels, what it had written is kept until somebody drops it, and with tracking lost digests find the difference.
+
+use crate::common::{
+    commit, difference, eventually, failover, flows, healthy, history, job, local_disks, phase, planned,
+    points, reverse, simulate, start_vm, state, taken_over,
+};
+use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_engine::ports::store::Target;
+use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_sim::{VM, World};
+
+/// What became of the old primary before it came back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Old {
+    /// Its VM ran on, and was shut down in order at last.
+    RanOn,
+    /// Its VM was shut down before the failover, with everything sent.
+    OffAndSent,
+    /// Its process was killed: its records of changes are of no use.
+    Killed,
+}
+
+fn abandoned(w: &World, host: usize) -> Option<Vec<lifeboat_sim::Content>> {
+    let s = w.shared.state();
+    s.hosts[host]
+        .replicas
+        .get(&VM)?
+        .kept
+        .as_ref()
+        .map(|(_, c)| c.clone())
+}
+
+fn counted(w: &World) -> (u64, u64) {
+    let s = w.shared.state();
+    (s.bulk_blocks, s.sync_blocks)
+}
+
+/// Blocks that any known record says were written on either side since the fork.
+async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
+    history(w, 6, 25).await;
+    if old == Old::OffAndSent {
+        w.cut(false);
+        w.insist(
+            0,
+            Action::StopVm {
+                vm: World::vm(),
+                force: true,
+            },
+        )
+        .await
+        .unwrap();
+        w.run(30).await;
+        w.cut(true);
+    }
+    taken_over(w, point, 30).await;
+    match old {
+        Old::RanOn => {
+            w.write(10);
+            w.guest_off(0);
+        }
+        Old::OffAndSent => {}
+        Old::Killed => {
+            w.write(10);
+            w.kill_vm(0);
+        }
+    }
+    let (last, new) = (local_disks(w), w.disks_now(1));
+    w.cut(false);
+    w.run(30).await;
+    assert!(!w.runs(0), "an old primary starts nothing by itself");
+    let before = counted(w);
+    w.insist(1, reverse()).await.unwrap();
+    // No writes while it is counted what travels.
+    for _ in 0..300 {
+        if flows(w, 1, 0) {
+            break;
+        }
+        w.run(1).await;
+    }
+    assert!(flows(w, 1, 0), "{:?}\n{:?}", w.recorded(0), w.recorded(1));
+    let after = counted(w);
+    assert_eq!(after.0, before.0, "copied blindly");
+    let (all, data) = difference(&last, &new);
+    let sent = after.1 - before.1;
+    assert!(sent >= data, "{sent} of {data}");
+    // Digests find exactly what differs. Records say where, not whether: the same content again may be among them.
+    let most = if old == Old::Killed { all } else { all + 150 };
+    assert!(sent <= most, "{sent} for {all}: {old:?}");
+    assert_eq!(
+        abandoned(w, 0),
+        Some(last.clone()),
+        "what the old side had is kept"
+    );
+    healthy(w, 1, 0).await;
+    assert!(w.runs(1) && !w.runs(0));
+    assert_eq!(abandoned(w, 0), Some(last));
+    w.insist(0, Action::DropAbandoned { vm: World::vm() })
+        .await
+        .unwrap();
+    assert_eq!(abandoned(w, 0), None);
+    healthy(w, 1, 0).await;
+    home_again(w).await;
+}
+
+async fn home_again(w: &mut World) {
+    let before = counted(w);
+    w.insist(1, planned(true)).await.unwrap();
+    healthy(w, 0, 1).await;
+    assert!(w.runs(0) && !w.runs(1));
+    assert_eq!(counted(w), before, "the way home copies nothing");
+}
+
+#[test]
+fn an_old_primary_whose_vm_ran_on_gives_way() {
+    for seed in 1..8 {
+        simulate(seed, async |w| {
+            gives_way(w, Old::RanOn, PointSelector::Latest).await
+        });
+    }
+}
+
+#[test]
+fn an_old_primary_that_had_sent_everything_gives_way() {
+    for seed in 1..8 {
+        simulate(seed, async |w| {
+            gives_way(w, Old::OffAndSent, PointSelector::Latest).await
+        });
+    }
+}
+
+#[test]
+fn an_old_primary_without_records_is_compared() {
+    for seed in 1..8 {
+        simulate(seed, async |w| {
+            gives_way(w, Old::Killed, PointSelector::Latest).await
+        });
+    }
+}
+
+/// The chosen point is older than what had arrived: that, too, differs afterwards.
+async fn to_an_older_point(w: &mut World, target: fn(&Target) -> bool) {
+    history(w, 8, 20).await;
+    let listed = points(w).await;
+    let point = listed.iter().rev().find(|p| target(&p.target)).unwrap().clone();
+    taken_over(w, PointSelector::Id(point.id), 30).await;
+    w.guest_off(0);
+    let last = local_disks(w);
+    w.cut(false);
+    w.run(20).await;
+    w.insist(1, reverse()).await.unwrap();
+    healthy(w, 1, 0).await;
+    assert_eq!(abandoned(w, 0), Some(last));
+    w.insist(0, Action::DropAbandoned { vm: World::vm() })
+        .await
+        .unwrap();
+    healthy(w, 1, 0).await;
+    home_again(w).await;
+}
+
+#[test]
+fn what_arrived_after_the_chosen_point_is_undone_on_the_old_side() {
+    for seed in 1..8 {
+        simulate(seed, async |w| {
+            to_an_older_point(w, |t| matches!(t, Target::Point { .. })).await;
+        });
+        simulate(seed, async |w| {
+            to_an_older_point(w, |t| matches!(t, Target::Cycle { .. })).await;
+        });
+    }
+}
+
+#[test]
+fn an_old_primary_with_a_running_vm_does_not_give_way_until_it_is_off() {
+    simulate(5, async |w| {
+        history(w, 4, 20).await;
+        taken_over(w, PointSelector::Latest, 20).await;
+        w.cut(false);
+        w.run(30).await;
+        assert!(w.runs(0), "no guest is killed for it");
+        assert_eq!(job(w, 1, reverse()).await.unwrap(), JobState::Exception);
+        assert_eq!((w.runs(0), w.runs(1)), (true, true));
+        assert_eq!(state(w, 1), State::Committed);
+        w.insist(
+            0,
+            Action::StopVm {
+                vm: World::vm(),
+                force: true,
+            },
+        )
+        .await
+        .unwrap();
+        assert_eq!(job(w, 1, reverse()).await.unwrap(), JobState::Completed);
+        healthy(w, 1, 0).await;
+        let refusal = w.act(0, start_vm()).await.unwrap();
+        assert!(refusal.is_err(), "the VM of a replica starts on a branch only");
+    });
+}
+
+/// Everything at once, again and again: after any number of turns both sides still agree.
+#[test]
+fn roles_can_be_swapped_any_number_of_times() {
+    simulate(9, async |w| {
+        crate::common::replicating(w).await;
+        for turn in 0..6_usize {
+            let (from, to) = (turn % 2, (turn + 1) % 2);
+            w.write(20);
+            w.run(12).await;
+            w.cut(true);
+            w.write(15);
+            w.run(3).await;
+            let wish = Action::InitiateFailover {
+                vm: World::vm(),
+                point: PointSelector::Latest,
+                start: true,
+                force: false,
+            };
+            assert_eq!(job(w, to, wish).await.unwrap(), JobState::Completed);
+            w.write(10);
+            assert_eq!(job(w, to, commit()).await.unwrap(), JobState::Completed);
+            if turn % 3 == 2 {
+                w.kill_vm(from);
+            } else {
+                w.guest_off(from);
+            }
+            w.cut(false);
+            w.run(10).await;
+            let bulk = w.shared.state().bulk_blocks;
+            assert_eq!(job(w, to, reverse()).await.unwrap(), JobState::Completed);
+            healthy(w, to, from).await;
+            assert_eq!(w.shared.state().bulk_blocks, bulk);
+            w.insist(from, Action::DropAbandoned { vm: World::vm() })
+                .await
+                .unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_split_is_shown_and_nothing_is_sent() {
+    simulate(10, async |w| {
+        history(w, 4, 20).await;
+        assert_eq!(
+            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            JobState::Completed
+        );
+        w.write(20);
+        w.cut(false);
+        w.run(60).await;
+        let split = |w: &World| w.recorded(0).unwrap().primary().unwrap().split.clone();
+        let seen = split(w).expect("the split is known");
+        assert!(!seen.committed && seen.theirs.contains("runs"), "{seen:?}");
+        // Reverted there, it is over, and replication goes on by itself.
+        let force = Action::RevertFailover {
+            vm: World::vm(),
+            force: true,
+        };
+        assert_eq!(job(w, 1, force).await.unwrap(), JobState::Completed);
+        eventually(w, "peace", |w| split(w).is_none()).await;
+        healthy(w, 0, 1).await;
+        // Committed, this side is the past; and it starts nothing.
+        w.cut(true);
+        w.run(10).await;
+        taken_over(w, PointSelector::Latest, 5).await;
+        w.guest_off(0);
+        w.cut(false);
+        w.run(60).await;
+        assert!(split(w).is_some_and(|s| s.committed));
+        let refusal = w.act(0, start_vm()).await.unwrap().unwrap_err();
+        assert!(!refusal.hint.is_empty(), "{refusal:?}");
+        assert_eq!((w.runs(0), phase(w).is_some()), (false, true));
+        assert_eq!(w.recorded(0).unwrap().mode, Mode::Primary);
+        w.check_all().unwrap();
+    });
+}

@@ -1,0 +1,155 @@
+//! What the engine makes of files that cannot be used: nothing is promised on them, the next good point is named, and
+//! what the store has seen is in the health and in the events.
+
+use crate::common::{commit, failover, job, points, replicating, revert, simulate, state};
+use lifeboat_engine::action::{Action, PointSelector, PointView, Refusal};
+use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind as Kind};
+use lifeboat_engine::ports::store::Target;
+use lifeboat_model::{JobState, ReplicationHealth as Health, ReplicationState as State, Timestamp};
+use lifeboat_sim::{VM, World};
+
+/// A replica with several points whose primary is lost.
+async fn lost(w: &mut World) -> Vec<PointView> {
+    replicating(w).await;
+    for _ in 0..30 {
+        w.write(20);
+        w.run(5).await;
+    }
+    w.cut(true);
+    w.run(30).await;
+    let sealed = |p: &PointView| matches!(p.target, Target::Point { .. });
+    let sealed: Vec<_> = points(w).await.into_iter().filter(sealed).collect();
+    assert!(sealed.len() >= 3, "{sealed:?}");
+    sealed
+}
+
+/// Damages a file of a point (`None`: puts everything back).
+fn spoil(w: &World, point: Option<&PointView>) {
+    let mut s = w.shared.state();
+    let rotten = &mut s.hosts[1].replicas.get_mut(&VM).unwrap().rotten;
+    match point.map(|p| p.target) {
+        Some(Target::Point { id }) => {
+            rotten.insert(id);
+        }
+        Some(Target::Cycle { .. } | Target::Abandoned) => panic!("not sealed"),
+        None => rotten.clear(),
+    }
+}
+
+async fn refused(w: &World, action: Action) -> Refusal {
+    let answer = w.act(1, action.clone()).await.unwrap();
+    answer.expect_err(&format!("{action:?} should be refused"))
+}
+
+fn test(point: &PointView) -> Action {
+    Action::StartTest {
+        vm: World::vm(),
+        point: PointSelector::Id(point.id.clone()),
+        start: false,
+    }
+}
+
+fn events(w: &World) -> String {
+    format!("{:?}", w.shared.state().hosts[1].events)
+}
+
+#[test]
+fn a_point_with_a_damaged_file_is_refused_and_the_next_good_one_named() {
+    simulate(410, async |w| {
+        let sealed = lost(w).await;
+        spoil(w, Some(&sealed[1]));
+        let (bad, good) = (&sealed[0], &sealed[2]);
+        for action in [
+            failover(PointSelector::Id(bad.id.clone())),
+            failover(PointSelector::Id(sealed[1].id.clone())),
+            failover(PointSelector::Latest),
+            test(bad),
+        ] {
+            let e = refused(w, action).await;
+            assert!(e.message.contains(".qcow2: it is no qcow2 image"), "{e}");
+            // What lies between them needs the damaged file as well.
+            assert!(e.hint.contains("lifeboat failover start --point"), "{e}");
+            let named = e.hint.rsplit(' ').next().unwrap().to_owned();
+            let named = points(w).await.into_iter().find(|p| p.id == named).unwrap();
+            assert!(
+                named.instant < sealed[1].instant && named.instant >= good.instant,
+                "{e}"
+            );
+        }
+        assert_eq!(state(w, 1), State::Replicating);
+        let start = failover(PointSelector::Id(good.id.clone()));
+        assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
+        assert_eq!(state(w, 1), State::Recovered);
+        w.check(1).unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_thrown_away_or_committed_on_files_that_cannot_be_used() {
+    simulate(411, async |w| {
+        let sealed = lost(w).await;
+        let start = failover(PointSelector::Id(sealed[0].id.clone()));
+        assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
+        spoil(w, Some(&sealed[2]));
+        let e = refused(w, commit()).await;
+        assert!(
+            e.message.contains("cannot be committed") && e.message.contains(".qcow2"),
+            "{e}"
+        );
+        let vm = World::vm();
+        w.insist(1, Action::StopVm { vm, force: true }).await.unwrap();
+        let gentle = Action::RevertFailover {
+            vm: World::vm(),
+            force: false,
+        };
+        let e = refused(w, gentle).await;
+        assert!(e.message.contains(".qcow2") && e.hint.contains("--force"), "{e}");
+        assert_eq!(state(w, 1), State::Recovered);
+        // Whoever insists gets it, and an honest word.
+        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert!(events(w).contains("failover reverted; recovery point"));
+        spoil(w, None);
+        let start = failover(PointSelector::Id(sealed[0].id.clone()));
+        assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+    });
+}
+
+#[test]
+fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
+    simulate(412, async |w| {
+        replicating(w).await;
+        for (kind, health) in [(Kind::SetAside, Health::Warning), (Kind::Lost, Health::Critical)] {
+            let fault = StorageFault {
+                kind,
+                path: format!("/replicas/{kind:?}").into(),
+                detail: "it is gone".into(),
+                since: Timestamp(1),
+            };
+            w.shared.state().hosts[1].replicas.get_mut(&VM).unwrap().faults = vec![fault.clone()];
+            let seen = w.view(1).await.unwrap().replication.unwrap();
+            assert_eq!(seen.health, health, "{:?}", seen.health_notes);
+            assert!(
+                seen.health_notes.contains(&fault.to_string()),
+                "{:?}",
+                seen.health_notes
+            );
+            w.write(5);
+            w.run(400).await;
+            let told = events(w).matches(&fault.to_string()).count();
+            assert_eq!(told, 1, "said once");
+        }
+        w.shared.state().hosts[1]
+            .replicas
+            .get_mut(&VM)
+            .unwrap()
+            .faults
+            .clear();
+        w.write(5);
+        w.run(400).await;
+        for host in [0, 1] {
+            let seen = w.view(host).await.unwrap().replication.unwrap();
+            assert_eq!(seen.health, Health::Ok, "{:?}", seen.health_notes);
+        }
+    });
+}

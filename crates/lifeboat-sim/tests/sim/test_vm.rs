@@ -1,0 +1,625 @@
+//! Test failover in full: the VM of a test is a VM like others, replication and points do not notice it, no real failover
+//! waits for it. Every step of making and ending it fails once and crashes once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::common::{
+    commit, eventually, failover, job, phase, points, replicating, resync, revert, simulate, start_copy,
+    start_vm, state,
+};
+use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, VmRef, VmView};
+use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::ports::store::Target;
+use lifeboat_engine::records::{FailoverPhase, Side, Test, TestPhase};
+use lifeboat_model::{
+    JobState, JobType, NicBackend, NicSpec, ReplicationHealth as Health, ReplicationMode as Mode,
+    ReplicationState as State,
+};
+use lifeboat_sim::{Content, Fault, VM, World};
+
+fn start_test(point: PointSelector) -> Action {
+    Action::StartTest {
+        vm: World::vm(),
+        point,
+        start: true,
+    }
+}
+
+fn stop_test() -> Action {
+    Action::StopTest { vm: World::vm() }
+}
+
+fn named() -> VmRef {
+    VmRef("web - Test".into())
+}
+
+fn test(w: &World) -> Option<Test> {
+    w.recorded(1)?.replica()?.test.clone()
+}
+
+async fn made(w: &World, point: PointSelector) {
+    assert_eq!(job(w, 1, start_test(point)).await.unwrap(), JobState::Completed);
+}
+
+async fn ended(w: &World) {
+    assert_eq!(job(w, 1, stop_test()).await.unwrap(), JobState::Completed);
+}
+
+async fn listed(w: &World) -> Vec<VmView> {
+    match w.insist(1, Action::ListVms).await {
+        Ok(Answer::Vms(vms)) => vms,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the disks held at a listed point, by the world's own memory.
+fn truth(w: &World, point: &PointView) -> Vec<Content> {
+    let s = w.shared.state();
+    let r = &s.hosts[1].replicas[&VM];
+    let position = match point.target {
+        Target::Point { id } => r.points.iter().find(|(p, _)| p.id == id).unwrap().0.position,
+        Target::Cycle { position } => position,
+        Target::Abandoned => unreachable!("it is not listed"),
+    };
+    s.truth_at(VM, position).unwrap().disks.clone()
+}
+
+/// What the test VM's disks hold.
+fn tested(w: &World) -> Vec<Content> {
+    let vm = test(w).unwrap().vm;
+    let s = w.shared.state();
+    let keys = &s.hosts[1].processes[&vm].images;
+    keys.iter()
+        .map(|k| s.hosts[1].images[k].content.clone())
+        .collect()
+}
+
+/// Nothing of a test is left.
+async fn over(w: &World) {
+    assert_eq!(test(w), None);
+    assert_eq!(listed(w).await.len(), 1);
+    let s = w.shared.state();
+    assert_eq!(s.hosts[1].catalog.relationships.len(), 1);
+    let running = s.hosts[1]
+        .processes
+        .iter()
+        .find(|(id, p)| **id != VM && p.power != PowerState::Off);
+    assert!(running.is_none(), "{running:?}");
+}
+
+fn durable(w: &World) -> u64 {
+    w.shared.state().hosts[1].replicas[&VM].durable.sequence()
+}
+
+fn branches(w: &World) -> usize {
+    w.shared.state().hosts[1].replicas[&VM].branches.len()
+}
+
+async fn refused(w: &World, host: usize, action: Action, code: u32) {
+    let answer = w.act(host, action.clone()).await.unwrap();
+    let e = answer.expect_err(&format!("{action:?} should be refused"));
+    assert_eq!(e.code.number(), code, "{action:?}: {e}");
+    assert!(!e.hint.is_empty(), "{action:?}: {e} has no way out");
+}
+
+async fn history(w: &mut World) {
+    replicating(w).await;
+    for _ in 0..9 {
+        w.write(10);
+        w.run(10).await;
+    }
+}
+
+/// The oldest listed one of a kind.
+fn oldest(points: &[PointView], sealed: bool) -> PointView {
+    let kind = |p: &&PointView| matches!(p.target, Target::Point { .. }) == sealed;
+    points.iter().rev().find(kind).unwrap().clone()
+}
+
+async fn one_test(w: &mut World, selector: PointSelector, wanted: &PointView) {
+    let before = points(w).await;
+    let want = truth(w, wanted);
+    made(w, selector).await;
+    assert_eq!(tested(w), want, "the test is of the chosen point");
+    assert_eq!(test(w).unwrap().instant, wanted.instant);
+    let (was, state_before) = (durable(w), state(w, 1));
+    // The guest of the test writes as well, and nobody but itself may notice.
+    for _ in 0..12 {
+        w.write(20);
+        w.run(5).await;
+        w.check(1).unwrap();
+    }
+    assert_ne!(tested(w), want);
+    assert!(durable(w) >= was + 5, "replication goes on");
+    assert!(points(w).await[0].instant > before[0].instant, "points are made");
+    assert_eq!(state(w, 1), state_before);
+    let shown = w.view(1).await.unwrap().replication.unwrap();
+    assert_eq!(shown.health, Health::Ok, "{:?}", shown.health_notes);
+    ended(w).await;
+    over(w).await;
+    w.run(40).await;
+    w.check(1).unwrap();
+    assert_eq!(branches(w), 0);
+    assert!(points(w).await.len() < 30, "points expire again");
+}
+
+async fn story(w: &mut World) {
+    refused(w, 0, start_test(PointSelector::Latest), 32775).await;
+    history(w).await;
+    refused(w, 0, start_test(PointSelector::Latest), 32775).await;
+    refused(w, 1, stop_test(), 32775).await;
+    let newest = points(w).await[0].clone();
+    one_test(w, PointSelector::Latest, &newest).await;
+    for sealed in [true, false] {
+        let point = oldest(&points(w).await, sealed);
+        one_test(w, PointSelector::Id(point.id.clone()), &point).await;
+    }
+    assert!(w.recorded(1).unwrap().replica().unwrap().last_test.is_some());
+}
+
+#[test]
+fn a_test_is_a_vm_of_its_own_and_replication_goes_on() {
+    for seed in 1..5 {
+        simulate(seed, story);
+    }
+}
+
+async fn like_others(w: &mut World) {
+    w.insist(
+        1,
+        Action::StartVm {
+            vm: named(),
+            force: false,
+        },
+    )
+    .await
+    .unwrap();
+    refused(
+        w,
+        1,
+        Action::StartVm {
+            vm: World::vm(),
+            force: false,
+        },
+        32775,
+    )
+    .await;
+    w.insist(1, Action::Screenshot { vm: named() }).await.unwrap();
+    w.insist(
+        1,
+        Action::StopVm {
+            vm: named(),
+            force: false,
+        },
+    )
+    .await
+    .unwrap();
+    w.insist(
+        1,
+        Action::StartVm {
+            vm: named(),
+            force: false,
+        },
+    )
+    .await
+    .unwrap();
+    // The daemon may die meanwhile; the test is none of its memory.
+    w.restart(1).await;
+    assert_eq!(listed(w).await[1].power, PowerState::Running);
+    w.insist(
+        1,
+        Action::StopVm {
+            vm: named(),
+            force: true,
+        },
+    )
+    .await
+    .unwrap();
+}
+
+#[test]
+fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
+    simulate(11, async |w| {
+        let nic = |mac: &str, backend| NicSpec {
+            mac: mac.into(),
+            backend,
+        };
+        let cards = vec![
+            nic("52:54:00:00:00:01", NicBackend::User),
+            nic("52:54:00:00:00:02", NicBackend::None),
+        ];
+        w.shared.state().hosts[0].local[0].nics = cards.clone();
+        w.restart(0).await;
+        history(w).await;
+        let (vm, point) = (World::vm(), PointSelector::Latest);
+        let off = Action::StartTest {
+            vm,
+            point,
+            start: false,
+        };
+        assert_eq!(job(w, 1, off).await.unwrap(), JobState::Completed);
+        let vms = listed(w).await;
+        let (replica, vm) = (&vms[0], &vms[1]);
+        assert_eq!((vm.spec.name.as_str(), vm.power), ("web - Test", PowerState::Off));
+        assert_ne!(vm.spec.uuid, VM);
+        let macs = |v: &VmView| v.spec.nics.iter().map(|n| n.mac.clone()).collect::<Vec<_>>();
+        assert_eq!(macs(vm), macs(replica));
+        assert!(vm.spec.nics.iter().all(|n| n.backend == NicBackend::None));
+        assert_eq!(replica.spec.nics, cards);
+        let shown = vm.replication.as_ref().unwrap();
+        assert_eq!((shown.mode, shown.state), (Mode::TestReplica, State::Disabled));
+        assert_eq!(
+            (shown.health, shown.health_notes.len()),
+            (Health::NotApplicable, 0)
+        );
+        like_others(w).await;
+        let vm = named;
+        for action in [
+            Action::SuspendReplication { vm: vm() },
+            Action::RemoveReplication { vm: vm() },
+            Action::CommitFailover { vm: vm() },
+            Action::StartTest {
+                vm: vm(),
+                point: PointSelector::Latest,
+                start: false,
+            },
+            Action::EnableReplication {
+                vm: vm(),
+                settings: World::settings(),
+            },
+            Action::SetFailoverNetwork {
+                vm: vm(),
+                cards: Vec::new(),
+            },
+        ] {
+            refused(w, 1, action, 32775).await;
+        }
+        refused(w, 1, Action::StopTest { vm: vm() }, 32776).await;
+        // One at a time; and the replica stays while there is one.
+        refused(w, 1, start_test(PointSelector::Latest), 32775).await;
+        refused(w, 1, Action::RemoveReplication { vm: World::vm() }, 32774).await;
+        w.run(20).await;
+        ended(w).await;
+        over(w).await;
+        w.insist(1, Action::RemoveReplication { vm: World::vm() })
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_name_that_is_taken_and_a_copy_that_is_not_complete_are_refused() {
+    simulate(12, async |w| {
+        let (vm, settings) = (World::vm(), World::settings());
+        w.insist(0, Action::EnableReplication { vm, settings })
+            .await
+            .unwrap();
+        refused(w, 1, start_test(PointSelector::Latest), 32775).await;
+        w.insist(0, start_copy()).await.unwrap();
+        eventually(w, "replication", |w| state(w, 1) == State::Replicating).await;
+        let mut other = w.shared.state().hosts[0].local[0].clone();
+        other.name = "web - Test".into();
+        other.uuid = lifeboat_model::VmId(uuid::Uuid::from_u128(77));
+        w.shared.state().hosts[1].local.push(other);
+        w.restart(1).await;
+        refused(w, 1, start_test(PointSelector::Latest), 32774).await;
+    });
+}
+
+#[test]
+fn a_failover_goes_on_beside_a_test_and_a_commit_ends_it() {
+    simulate(13, async |w| {
+        history(w).await;
+        w.cut(true);
+        w.run(60).await;
+        made(w, PointSelector::Latest).await;
+        let before = test(w).unwrap();
+        assert_eq!(
+            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            JobState::Completed
+        );
+        w.write(30);
+        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!(test(w).as_ref(), Some(&before), "a revert leaves the test alone");
+        assert_eq!(listed(w).await[1].power, PowerState::Running);
+        assert_eq!(
+            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            JobState::Completed
+        );
+        // Another point is tried before the decision.
+        ended(w).await;
+        let other = points(w).await.pop().unwrap();
+        let want = truth(w, &other);
+        made(w, PointSelector::Id(other.id)).await;
+        assert_eq!(tested(w), want);
+        assert_eq!(
+            (state(w, 1), phase(w)),
+            (State::Recovered, Some(FailoverPhase::Ready))
+        );
+        w.write(30);
+        let vm = test(w).unwrap().vm;
+        assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+        over(w).await;
+        assert_eq!(w.shared.state().hosts[1].processes[&vm].power, PowerState::Off);
+        w.run(30).await;
+        assert_eq!(phase(w), Some(FailoverPhase::Done));
+        refused(w, 1, start_test(PointSelector::Latest), 32775).await;
+        w.check(1).unwrap();
+    });
+}
+
+#[test]
+fn a_planned_failover_ends_the_test_on_its_way() {
+    simulate(18, async |w| {
+        history(w).await;
+        made(w, PointSelector::Latest).await;
+        w.insist(0, crate::common::planned(true)).await.unwrap();
+        eventually(w, "the VM starts there", |w| w.runs(1)).await;
+        crate::common::healthy(w, 1, 0).await;
+        assert_eq!(listed(w).await.len(), 1);
+        assert_eq!(w.shared.state().hosts[1].catalog.relationships.len(), 1);
+        let s = w.shared.state();
+        let mut others = s.hosts[1].processes.iter().filter(|(id, _)| **id != VM);
+        assert!(others.all(|(_, p)| p.power == PowerState::Off));
+    });
+}
+
+#[test]
+fn a_suspended_replica_can_be_tested() {
+    simulate(14, async |w| {
+        history(w).await;
+        w.insist(1, Action::SuspendReplication { vm: World::vm() })
+            .await
+            .unwrap();
+        made(w, PointSelector::Latest).await;
+        assert_eq!(state(w, 1), State::Suspended);
+        ended(w).await;
+        w.insist(1, Action::ResumeReplication { vm: World::vm() })
+            .await
+            .unwrap();
+        over(w).await;
+        w.run(60).await;
+        w.check(1).unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_be_made_is_cleared_away_and_told() {
+    simulate(15, async |w| {
+        history(w).await;
+        w.shared.state().hosts[1].store_full = true;
+        assert_eq!(
+            job(w, 1, start_test(PointSelector::Latest)).await.unwrap(),
+            JobState::Exception
+        );
+        w.shared.state().hosts[1].store_full = false;
+        let jobs = w.jobs(1);
+        let told = jobs.iter().find(|j| j.kind == JobType::TestFailover).unwrap();
+        assert!(told.error.as_ref().unwrap().contains("no space"), "{told:?}");
+        eventually(w, "the end of the test", |w| test(w).is_none()).await;
+        over(w).await;
+        w.run(40).await;
+        w.check(1).unwrap();
+        made(w, PointSelector::Latest).await;
+    });
+}
+
+#[test]
+fn during_a_resynchronization_sealed_points_can_be_tested() {
+    simulate(17, async |w| {
+        history(w).await;
+        let cycle = oldest(&points(w).await, false);
+        w.write(20);
+        w.kill_vm(0);
+        w.run(15).await;
+        w.insist(0, start_vm()).await.unwrap();
+        eventually(w, "the loss", |w| {
+            state(w, 0) == State::WaitingToStartResynchronization
+        })
+        .await;
+        w.insist(0, resync()).await.unwrap();
+        // One piece arrives, the closing cycle does not.
+        for _ in 0..5000 {
+            if w.shared.state().sync_blocks > 0 {
+                break;
+            }
+            w.pause(1).await;
+        }
+        w.cut(true);
+        w.run(5).await;
+        assert_eq!(state(w, 1), State::Resynchronizing);
+        refused(w, 1, start_test(PointSelector::Id(cycle.id)), 32775).await;
+        made(w, PointSelector::Latest).await;
+        let point = points(w)
+            .await
+            .into_iter()
+            .find(|p| matches!(p.target, Target::Point { .. }))
+            .unwrap();
+        assert_eq!(test(w).unwrap().target, point.target);
+        assert_eq!(tested(w), truth(w, &point));
+        w.cut(false);
+        crate::common::healthy(w, 0, 1).await;
+        ended(w).await;
+        over(w).await;
+        w.check(1).unwrap();
+    });
+}
+
+/// The record of a test VM is not mistaken for a replica's by anybody.
+#[test]
+fn the_record_of_a_test_vm_names_its_replica() {
+    simulate(16, async |w| {
+        history(w).await;
+        made(w, PointSelector::Latest).await;
+        let want = test(w).unwrap();
+        let s = w.shared.state();
+        let rel = s.hosts[1]
+            .catalog
+            .relationships
+            .iter()
+            .find(|r| r.vm == want.vm)
+            .unwrap();
+        assert_eq!(
+            rel.side,
+            Side::Test {
+                of: VM,
+                branch: want.branch
+            }
+        );
+        assert_eq!((rel.mode, rel.state), (Mode::TestReplica, State::Disabled));
+    });
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Saga {
+    Start,
+    StartCycle,
+    Stop,
+    Commit,
+}
+
+async fn prepare(saga: Saga, w: &mut World) -> PointSelector {
+    history(w).await;
+    match saga {
+        Saga::Start => {}
+        Saga::StartCycle => return PointSelector::Id(oldest(&points(w).await, false).id),
+        Saga::Stop => made(w, PointSelector::Latest).await,
+        Saga::Commit => {
+            made(w, PointSelector::Latest).await;
+            w.cut(true);
+            w.run(5).await;
+            assert_eq!(
+                job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+                JobState::Completed
+            );
+        }
+    }
+    PointSelector::Latest
+}
+
+/// Asks until the wish has come true, as a person would.
+async fn until(w: &World, action: Action, granted: impl Fn(&World) -> bool) {
+    for _ in 0..15 {
+        if granted(w) {
+            return;
+        }
+        let _ = w.act(1, action.clone()).await;
+        for _ in 0..15 {
+            if granted(w) {
+                return;
+            }
+            w.run(1).await;
+        }
+    }
+    panic!(
+        "{action:?} never comes true: {:?}\n{}",
+        w.recorded(1),
+        w.tail(40).join("\n")
+    );
+}
+
+fn ready(w: &World) -> bool {
+    let Some(test) = test(w) else { return false };
+    let s = w.shared.state();
+    let process = s.hosts[1].processes.get(&test.vm);
+    test.phase == TestPhase::Ready && process.is_some_and(|p| p.power == PowerState::Running)
+}
+
+async fn run(saga: Saga, w: &World, point: PointSelector) {
+    match saga {
+        Saga::Start | Saga::StartCycle => {
+            let there = |w: &World| test(w).is_some_and(|t| t.phase == TestPhase::Ready);
+            until(w, start_test(point), there).await;
+            // A start that failed is told, and the VM is there to be started again.
+            until(
+                w,
+                Action::StartVm {
+                    vm: named(),
+                    force: false,
+                },
+                ready,
+            )
+            .await;
+        }
+        Saga::Stop => until(w, stop_test(), |w| test(w).is_none()).await,
+        Saga::Commit => until(w, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await,
+    }
+}
+
+async fn whole(saga: Saga, w: &mut World) {
+    w.run(30).await;
+    w.check(1).unwrap();
+    let open = w.jobs(1).into_iter().find(|j| !j.state.is_final());
+    assert!(open.is_none(), "left behind: {open:?}");
+    if matches!(saga, Saga::Start | Saga::StartCycle) {
+        assert!(ready(w));
+        assert_eq!(listed(w).await.len(), 2);
+        until(w, stop_test(), |w| test(w).is_none()).await;
+    }
+    over(w).await;
+    if saga == Saga::Commit {
+        return;
+    }
+    let before = durable(w);
+    w.write(20);
+    w.run(60).await;
+    assert!(durable(w) > before, "no progress");
+    w.check(1).unwrap();
+    assert_eq!(branches(w), 0, "a branch is left behind");
+    let problem = w.recorded(1).unwrap().problem;
+    assert!(problem.is_none(), "{problem:?}");
+}
+
+fn count(saga: Saga) -> u64 {
+    simulate(3, async |w| {
+        let point = prepare(saga, w).await;
+        let before = w.gate(1).calls();
+        run(saga, w, point).await;
+        w.run(4).await;
+        w.gate(1).calls() - before
+    })
+}
+
+fn attempt(saga: Saga, n: u64, fault: Fault) -> Result<(), String> {
+    let told = std::sync::Mutex::new(String::new());
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        simulate(3, async |w| {
+            let point = prepare(saga, w).await;
+            w.gate(1).arm(n, fault);
+            run(saga, w, point).await;
+            w.run(10).await;
+            *told.lock().unwrap() = format!("{:?}", w.gate(1).disarm());
+            whole(saga, w).await;
+        });
+    }));
+    result.map_err(|e| {
+        let text = e.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        let hit = told.lock().map_or_else(|e| e.into_inner().clone(), |h| h.clone());
+        format!("{saga:?} step {n} {hit} {fault:?}: {}", text.unwrap_or_default())
+    })
+}
+
+fn every_step(saga: Saga) {
+    let mut failures = Vec::new();
+    for n in 1..=count(saga) {
+        for fault in Fault::ALL {
+            failures.extend(attempt(saga, n, fault).err());
+        }
+    }
+    for f in failures.iter().take(8) {
+        println!("FAILED {f}");
+    }
+    assert!(failures.is_empty(), "{} steps are not survived", failures.len());
+}
+
+macro_rules! sagas {
+    ($($name:ident $saga:ident),+ $(,)?) => { $(#[test] fn $name() { every_step(Saga::$saga); })+ };
+}
+
+sagas! {
+    every_step_of_a_test Start,
+    every_step_of_a_test_of_a_cycle StartCycle,
+    every_step_of_ending_a_test Stop,
+    every_step_of_a_commit_beside_a_test Commit,
+}

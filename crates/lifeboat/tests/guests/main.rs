@@ -1,0 +1,16 @@
+//! Two real daemons with real guests. One program for all of these tests, so that it is linked once.
+#![allow(clippy::unwrap_used, reason = "stories may fail their helpers")]
+
+mod addresses;
+mod cim;
+mod copies;
+mod crashes;
+mod extended;
+mod first_light;
+mod lifecycle;
+mod lifecycle_crashes;
+mod limits;
+mod media;
+mod settings;
+mod support;
+mod uefi;

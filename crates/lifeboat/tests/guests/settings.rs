@@ -1,0 +1,233 @@
+//! What may change while a guest is replicated, and what it gets on the other host: points that its agent made consistent,
+//! a grown disk, disks taken out and in, limits, addresses. Real guests; the guest, qemu-img and the verifier decide.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "stories are long, and their helpers may fail them"
+)]
+
+use std::time::Duration;
+
+use crate::support::guest::{shell, start_load, verify_replica, wait_ready};
+use crate::support::{Setup, VM, World, kill9, run, wait_until};
+use lifeboat_qemu::qmp::Qmp;
+use serde_json::json;
+
+fn running(format: &'static str) -> World {
+    let mut world = World::new(&Setup {
+        format,
+        ..Setup::default()
+    });
+    world.start();
+    world.allow_return();
+    world.a.ok(&["vm", "start", VM]);
+    wait_ready(&world, &world.a);
+    start_load(&world, &world.a);
+    world
+}
+
+/// Points that the guest's agent made consistent, and what is said when there is no agent to ask.
+#[test]
+fn guest_agent_makes_points_consistent() {
+    let mut world = running("qcow2");
+    world.replicate(&[
+        "--interval",
+        "1s",
+        "--history",
+        "5",
+        "--point-spacing",
+        "1h",
+        "--application-consistent",
+        "1",
+    ]);
+    let point = wait_until("an application-consistent point", Duration::from_secs(60), || {
+        world
+            .b
+            .sealed_points()
+            .into_iter()
+            .find(|p| p["consistency"] == "application")
+    });
+    // The guest was not left frozen: it writes on, and cycles follow.
+    world.a.wait_cycles(2);
+    shell(&world, &world.a, "echo alive > /data/alive && sync");
+    let id = point["id"].as_str().unwrap();
+    world.b.ok(&["failover", "start", VM, "--point", id, "--force"]);
+    wait_ready(&world, &world.b);
+    assert_eq!(world.b.replication()["failover"]["kind"], "ApplicationConsistent");
+    world.b.ok(&["failover", "revert", VM, "--force"]);
+    for v in verify_replica(&world) {
+        assert!(v.ok, "after application-consistent points: {}", v.text);
+    }
+}
+
+/// A disk that grows while the guest runs follows by itself, with what is written beyond its old end.
+#[test]
+fn guest_disk_grows_and_the_replica_follows() {
+    let mut world = running("qcow2");
+    world.replicate(&["--interval", "1s"]);
+    world.a.wait_cycles(2);
+    let path = world.vm_dir(&world.a).join("merge.sock");
+    let size = |world: &World| {
+        let info = run(
+            "qemu-img",
+            &[
+                "info",
+                "-U",
+                "--output",
+                "json",
+                world.a.dir.join("disks/data.qcow2").to_str().unwrap(),
+            ],
+        );
+        serde_json::from_str::<serde_json::Value>(&info).unwrap()["virtual-size"]
+            .as_u64()
+            .unwrap()
+    };
+    let grown = size(&world) + (64 << 20);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let monitor = Qmp::connect(&path, Duration::from_secs(10)).await.unwrap();
+            let resize = json!({"node-name": "top-data", "size": grown});
+            monitor.execute("block_resize", resize).await.unwrap();
+        });
+    // A mark near the new end, which no earlier copy can have.
+    let mark = grown - (1 << 20);
+    shell(
+        &world,
+        &world.a,
+        &format!(
+            "disk=$(readlink -f /dev/lifeboat/data-area | sed 's/[0-9]*$//'); printf GROWN | dd of=$disk bs=1 seek={mark} conv=notrunc 2>/dev/null && sync"
+        ),
+    );
+    world.a.wait_cycles(3);
+    world.b.ok(&["failover", "start", VM, "--no-start", "--force"]);
+    let branch = world.b.replication()["failover"]["branch"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let image = world.replica().join("branches").join(branch).join("data.qcow2");
+    let raw = world.dir.path().join("grown.raw");
+    run(
+        "qemu-img",
+        &[
+            "convert",
+            "-f",
+            "qcow2",
+            "-O",
+            "raw",
+            image.to_str().unwrap(),
+            raw.to_str().unwrap(),
+        ],
+    );
+    assert_eq!(
+        std::fs::metadata(&raw).unwrap().len(),
+        grown,
+        "the replica's disk has the new size"
+    );
+    let found = run(
+        "dd",
+        &[
+            &format!("if={}", raw.display()),
+            "bs=1",
+            &format!("skip={mark}"),
+            "count=5",
+            "status=none",
+        ],
+    );
+    assert_eq!(found, "GROWN");
+    world.b.ok(&["failover", "revert", VM]);
+    for v in verify_replica(&world) {
+        assert!(v.ok, "after the growth: {}", v.text);
+    }
+}
+
+/// Settings of a running relationship change without a copy: interval, points, a limit, a disk out and in again.
+#[test]
+fn guest_replication_is_changed_while_it_runs() {
+    let mut world = running("raw");
+    world.replicate(&["--interval", "1s"]);
+    world.a.wait_cycles(1);
+    world.a.ok(&[
+        "replication",
+        "set",
+        VM,
+        "--history",
+        "3",
+        "--point-spacing",
+        "2s",
+        "--bandwidth",
+        "20MiB/s",
+    ]);
+    wait_until("points at the new spacing", Duration::from_secs(60), || {
+        (world.b.sealed_points().len() >= 3).then_some(())
+    });
+    let settings = &world.b.replication()["settings"];
+    assert_eq!(
+        (&settings["history"], &settings["point_spacing_s"]),
+        (&json!(3), &json!(2))
+    );
+    world.a.ok(&["replication", "set", VM, "--disk", "sys"]);
+    world.a.wait_cycles(2);
+    world
+        .a
+        .ok(&["replication", "set", VM, "--disk", "sys", "--disk", "data"]);
+    wait_until(
+        &format!("the disk is back; log:\n{}", world.a.log()),
+        Duration::from_secs(120),
+        || {
+            let now = world.a.replication();
+            (now["sync"].is_null() && now["state"] == "Replicating").then_some(())
+        },
+    );
+    world.a.wait_cycles(2);
+    for v in verify_replica(&world) {
+        assert!(v.ok, "after a disk was out and in: {}", v.text);
+    }
+}
+
+/// Addresses are given to the guest on the other host, by its agent and as a seed for cloud-init.
+#[test]
+fn guest_gets_its_addresses_on_the_other_host() {
+    let mut world = running("qcow2");
+    world.replicate(&["--interval", "1s"]);
+    world.a.wait_cycles(1);
+    let card = [
+        "failover",
+        "network",
+        VM,
+        "set",
+        "--address",
+        "10.99.7.5/24",
+        "--address",
+        "fd00:99::5/64",
+    ];
+    let mut args = card.to_vec();
+    args.extend_from_slice(&[
+        "--gateway",
+        "10.99.7.1",
+        "--dns",
+        "10.99.7.2",
+        "--connect",
+        "user",
+    ]);
+    world.b.ok(&args);
+    kill9(world.qemu_pid(&world.a).unwrap());
+    world.a.kill9();
+    world.b.ok(&["failover", "start", VM]);
+    wait_ready(&world, &world.b);
+    let said = wait_until("the addresses are set", Duration::from_secs(60), || {
+        let text = shell(&world, &world.b, "ip addr show; ip route show; true");
+        (text.contains("10.99.7.5/24") && text.contains("fd00:99::5/64")).then_some(text)
+    });
+    assert!(said.contains("default via 10.99.7.1"), "{said}");
+    let seed = shell(
+        &world,
+        &world.b,
+        "mkdir -p /run/seed && mount -t vfat -o ro $(findfs LABEL=cidata) /run/seed && cat /run/seed/network-config",
+    );
+    assert!(seed.contains("10.99.7.5/24"), "a seed for cloud-init: {seed}");
+    world.b.ok(&["failover", "revert", VM, "--force"]);
+}
