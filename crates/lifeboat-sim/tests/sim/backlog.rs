@@ -98,12 +98,9 @@ fn a_failover_takes_one_apply_however_many_logs_wait() {
         w.cut(true);
         w.run(1).await;
         let began = w.shared.now().0;
-        let job = loop {
-            match w.act(1, failover(PointSelector::Latest)).await {
-                Some(Ok(Answer::Job(job))) => break job,
-                Some(Err(e)) => panic!("{e}"),
-                other => panic!("{other:?}"),
-            }
+        let job = match w.act(1, failover(PointSelector::Latest)).await {
+            Some(Ok(Answer::Job(job))) => job,
+            other => panic!("{other:?}"),
         };
         loop {
             let found = w.jobs(1).into_iter().find(|j| j.id == job.id).unwrap();

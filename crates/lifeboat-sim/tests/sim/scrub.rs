@@ -4,7 +4,7 @@
 use crate::common::{eventually, failover, healthy, job, local_disks, points, replicating, simulate, state};
 use lifeboat_engine::action::{Action, PointSelector, PointView, ReplicationView};
 use lifeboat_engine::ports::store::Target;
-use lifeboat_model::{JobState, ReplicationHealth, ReplicationState as State};
+use lifeboat_model::{JobState, ReplicationHealth, ReplicationSettings, ReplicationState as State};
 use lifeboat_sim::{VM, World};
 
 fn scrub() -> Action {
@@ -15,8 +15,18 @@ async fn replica(w: &World) -> ReplicationView {
     w.view(1).await.unwrap().replication.unwrap()
 }
 
+/// Points enough, none of which expires while a test looks at them.
 async fn several_points(w: &mut World) {
     replicating(w).await;
+    let (vm, disks) = (World::vm(), w.recorded(0).unwrap().settings.disks);
+    let settings = ReplicationSettings {
+        disks,
+        history: 24,
+        ..World::settings()
+    };
+    w.insist(0, Action::ModifyReplication { vm, settings })
+        .await
+        .unwrap();
     for _ in 0..40 {
         w.write(6);
         w.run(60).await;
@@ -83,19 +93,12 @@ fn what_cannot_be_repaired_is_critical_and_its_points_are_not_offered() {
             let listed = points(w).await;
             // Cycles that would be replayed onto it are not offered either.
             let spoiled = |p: &&PointView| p.unusable.is_some() && matches!(p.target, Target::Point { .. });
-            let Some(hurt) = listed.iter().find(spoiled) else {
-                // It has expired meanwhile.
-                return;
-            };
+            let hurt = listed.iter().find(spoiled).unwrap();
             assert_eq!(view.health, ReplicationHealth::Critical);
             assert!(view.health_notes.iter().any(|n| n.contains(&hurt.id)), "{view:?}");
             assert!(listed[0].unusable.is_none(), "the newest is good");
             let by_id = failover(PointSelector::Id(hurt.id.clone()));
             let refused = w.insist(1, by_id).await.unwrap_err();
-            if points(w).await.iter().all(|p| p.id != hurt.id) {
-                // It has expired between the list and the wish.
-                return;
-            }
             seen += 1;
             let mut good = listed.iter().filter(|p| p.unusable.is_none());
             assert!(good.any(|p| refused.hint.contains(&p.id)), "{refused:?}");
