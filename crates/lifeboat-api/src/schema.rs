@@ -368,6 +368,9 @@ fn directory() -> Value {
     or_null(&text(about))
 }
 
+const PENDING: &str =
+    "Bytes of a primary's disks that changed and are not known to be on the replica; null when not known";
+
 fn view() -> Value {
     object(
         "A relationship as one side sees it",
@@ -402,6 +405,7 @@ fn view() -> Value {
                     "Milliseconds of data that would be lost if the primary were lost now",
                 )),
             ),
+            ("pending_bytes", or_null(&number(PENDING))),
             ("problem", or_null(&reference("Problem"))),
             ("bulk", list("BulkView")),
             ("failover", or_null(&reference("Failover"))),

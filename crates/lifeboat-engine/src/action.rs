@@ -491,6 +491,10 @@ pub struct ReplicationView {
     pub last_application: Option<Timestamp>,
     /// Milliseconds of data that would be lost if the primary were lost now; `None` when not known.
     pub lag_ms: Option<u64>,
+    /// Bytes of a primary's disks that changed and are not known to be on the replica, a block that changed counting whole.
+    /// `None` on a replica, and when it is not known: the VM is off with changes, does not answer, or copies are compared.
+    #[serde(default)]
+    pub pending_bytes: Option<u64>,
     /// What is wrong.
     pub problem: Option<Problem>,
     /// Initial copy, while it lasts.
@@ -574,6 +578,9 @@ pub struct ExtendedView {
     pub last_replication: Option<Timestamp>,
     /// Milliseconds of data that would be lost if this host and the primary were lost now; `None` when not known.
     pub lag_ms: Option<u64>,
+    /// Bytes of logs here that the third host does not have yet; `None` when not known, as while copies are compared.
+    #[serde(default)]
+    pub pending_bytes: Option<u64>,
     /// What is wrong.
     pub problem: Option<Problem>,
     /// Counters.

@@ -77,7 +77,11 @@ pub(crate) fn not_extended() -> Refusal {
 }
 
 /// How an administrator sees it.
-pub(crate) fn view(rel: &Relationship, now: Reading) -> Option<Box<ExtendedView>> {
+pub(crate) fn view(
+    rel: &Relationship,
+    info: Option<&ReplicaInfo>,
+    now: Reading,
+) -> Option<Box<ExtendedView>> {
     let ext = extended(Some(rel))?;
     let (found, mut notes) = health(&HealthInput {
         mode: Mode::Primary,
@@ -107,6 +111,7 @@ pub(crate) fn view(rel: &Relationship, now: Reading) -> Option<Box<ExtendedView>
         newest_instant: ext.newest_instant,
         last_replication: ext.last_replication,
         lag_ms: crate::views::lag(&ext.recency, ext.newest_instant, now),
+        pending_bytes: info.and_then(|info| crate::pending::of_third(ext, info)),
         problem: ext.problem.clone(),
         counters: ext.counters,
     }))

@@ -28,6 +28,7 @@ mod observe;
 mod operations;
 mod order;
 mod orphans;
+mod pending;
 mod planned;
 pub mod ports;
 mod power;

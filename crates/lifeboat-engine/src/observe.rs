@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lifeboat_model::policy::Finding;
-use lifeboat_model::{Timestamp, VmId};
+use lifeboat_model::{DiskId, Timestamp, VmId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -136,6 +136,7 @@ pub(crate) struct Observer {
     clock: Arc<dyn Clock>,
     catalog: Arc<dyn Catalog>,
     power: Watched<Power>,
+    pending: Watched<Option<u64>>,
     info: Watched<Stored>,
     history: Mutex<History>,
     view: Mutex<Option<VmView>>,
@@ -150,6 +151,7 @@ impl Observer {
             clock,
             catalog,
             power: Watched::default(),
+            pending: Watched::default(),
             info: Watched::default(),
             history: Mutex::default(),
             view: Mutex::default(),
@@ -188,6 +190,23 @@ impl Observer {
             async move { crate::power::look(&*hypervisor, vm).await }
         };
         self.fresh((|o| &o.power, Self::note), patience, look).await
+    }
+
+    /// Bytes of these disks that wait to be sent, as the VM's change records say now; `None` when they do not say it within
+    /// `patience`. What they said before is no answer: it grows with every write.
+    pub(crate) async fn pending(
+        self: &Arc<Self>,
+        hypervisor: &Arc<dyn Hypervisor>,
+        disks: &[DiskId],
+        patience: Duration,
+    ) -> Option<u64> {
+        let look = || {
+            let (hypervisor, vm, disks) = (hypervisor.clone(), self.vm, disks.to_vec());
+            async move { hypervisor.pending(vm, &disks).await }
+        };
+        self.fresh((|o| &o.pending, |_, _| None), patience, look)
+            .await
+            .flatten()
     }
 
     /// What the store says of the replica that the disks belong to; what it said last when that takes longer than `patience`.
@@ -436,8 +455,6 @@ fn word(state: PowerState) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use lifeboat_model::DiskId;
-
     use super::*;
     use crate::ports::hypervisor::{Stall, StallCause};
 

@@ -17,6 +17,7 @@ use crate::disk_files::{Place, disk_files};
 use crate::engine::{Described, Ports};
 use crate::images::{self, Claim};
 use crate::observe::{Observer, Stored};
+use crate::pending;
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{BulkProgress, ReplicaInfo};
 use crate::records::{Relationship, Side};
@@ -44,6 +45,8 @@ struct Glimpse {
     power: PowerState,
     note: Option<PowerNote>,
     process: Option<GuestProcess>,
+    /// Bytes that wait to be sent, by the change records of the running VM.
+    pending: Option<u64>,
     /// When the power became what it is; `None` before that was seen.
     changed: Option<Timestamp>,
     info: Option<Stored>,
@@ -83,6 +86,7 @@ impl Actor {
             power,
             note,
             process: None,
+            pending: None,
             changed: None,
             info: None,
             findings: Vec::new(),
@@ -113,7 +117,7 @@ impl Actor {
 
 /// Looks at the VM, and shows what was seen before where that takes too long.
 async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patience: Duration) -> Glimpse {
-    let power = observer.power(&ports.hypervisor, patience);
+    let power = pending::with_power(observer, &ports.hypervisor, sketch.rel.as_ref(), patience);
     let info = async {
         match sketch.place {
             Place::Stored(of, _) => observer.info(&ports.store, of, patience).await,
@@ -124,7 +128,7 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
         let process = ports.hypervisor.process(sketch.spec.uuid);
         tokio::time::timeout(patience, process).await.ok().flatten()
     };
-    let (power, info, process) = tokio::join!(power, info, process);
+    let ((power, pending), info, process) = tokio::join!(power, info, process);
     let (power, note) = observer.shown(power.as_ref());
     let claim = Claim {
         spec: &sketch.spec,
@@ -141,6 +145,7 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
         power,
         note,
         process,
+        pending,
         changed: observer.changed(process),
         info,
         findings: observer.findings(&sketch.spec.name),
@@ -232,6 +237,7 @@ impl Sketch {
             last_replication: rel.last_replication,
             last_application: last_application(rel, info),
             lag_ms,
+            pending_bytes: pending::of_primary(rel, settled, glimpse.pending),
             problem: rel.problem.clone(),
             bulk,
             failover: rel.failover().cloned(),
@@ -245,7 +251,7 @@ impl Sketch {
             preflight: rel.preflight.clone(),
             network: rel.network.clone(),
             counters: rel.counters,
-            extended: crate::extended::view(rel, now),
+            extended: crate::extended::view(rel, info, now),
             allowed: rel.replica().and_then(|r| r.allowed.clone()),
             contact: self.contact.clone(),
             backlog: self.backlog.clone(),

@@ -40,6 +40,9 @@ pub(crate) const GREETING: Duration = Duration::from_secs(5);
 /// How long the file system may take to say what an image looks like.
 const LOOKING: Duration = Duration::from_secs(2);
 
+/// How long a monitor may take to say what its disks' change records mark.
+const COUNTING: Duration = Duration::from_secs(4);
+
 /// Largest variable store that is read, in bytes. The usual ones have 128 to 528 KiB.
 const FIRMWARE_VARS_MAX: u64 = 64 << 20;
 
@@ -365,6 +368,11 @@ impl Hypervisor for Qemu {
             Look::Changed(disk, reason) => ImagesSeen::Changed { disk, reason },
             Look::NotRecorded => ImagesSeen::NotRecorded,
         })
+    }
+
+    async fn pending(&self, vm: VmId, disks: &[DiskId]) -> Option<u64> {
+        let counted = capture::pending::of(self, vm, disks);
+        tokio::time::timeout(COUNTING, counted).await.ok()?
     }
 
     async fn merge_live(

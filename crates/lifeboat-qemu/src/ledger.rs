@@ -281,27 +281,41 @@ impl Ledger {
 
     /// Why changes of a disk that a process has open are not all recorded; found out now, or before.
     pub(crate) fn lost(&self, vm: VmId, disk: &DiskId) -> Option<String> {
-        let mut record = match self.load(vm, disk) {
+        let (reason, new) = self.loss(vm, disk)?;
+        if let Some(record) = new
+            && let Err(error) = self.store(vm, &record)
+        {
+            // Found again at the next look, as long as this daemon runs.
+            tracing::warn!(%vm, %disk, %error, "that changes are unknown is not recorded");
+        }
+        Some(reason)
+    }
+
+    /// The same for who only looks: nothing is written down.
+    pub(crate) fn seems_lost(&self, vm: VmId, disk: &DiskId) -> Option<String> {
+        self.loss(vm, disk).map(|(reason, _)| reason)
+    }
+
+    /// Why changes of a disk are not all recorded; and when that was found out only now, the record that says so.
+    fn loss(&self, vm: VmId, disk: &DiskId) -> Option<(String, Option<Record>)> {
+        let record = match self.load(vm, disk) {
             Ok(record) => record?,
-            Err(e) => return Some(format!("what was remembered of its images cannot be read: {e}")),
+            Err(e) => {
+                let reason = format!("what was remembered of its images cannot be read: {e}");
+                return Some((reason, None));
+            }
         };
-        if record.lost.is_some() {
-            return record.lost;
+        if let Some(reason) = record.lost {
+            return Some((reason, None));
         }
         let run = record.open?;
         let found = self.writers.foreign(vm, disk);
         let found = found.or_else(|| match identity::look(&record.images.layers) {
             Ok(now) => touched(run.holder, &record.seen, &now),
             Err(e) => Some(format!("its image cannot be looked at: {e}")),
-        });
-        if found.is_some() {
-            record.lost.clone_from(&found);
-            if let Err(error) = self.store(vm, &record) {
-                // Found again at the next look, as long as this daemon runs.
-                tracing::warn!(%vm, %disk, %error, "that changes are unknown is not recorded");
-            }
-        }
-        found
+        })?;
+        let lost = Some(found.clone());
+        Some((found, Some(Record { lost, ..record })))
     }
 
     /// Tracking begins anew or ends: what was lost before is of no interest.

@@ -13,6 +13,7 @@ use lifeboat_engine::ports::hypervisor::{
 use lifeboat_model::{DiskId, VmId, VmSpec};
 
 use crate::capture::Source;
+use crate::disk::BLOCK;
 use crate::gate::Port;
 use crate::state::{Process, Ran, State};
 
@@ -116,6 +117,26 @@ fn monitor(s: &mut State, h: usize, vm: VmId) -> Result<&mut Process, Hypervisor
         PowerState::Off => Err(HypervisorError::NotRunning),
         PowerState::Running | PowerState::Paused | PowerState::Stalled | PowerState::Unknown => Ok(p),
     }
+}
+
+/// What the change records of a running VM's disks hold together; nothing where one of them has none to be believed.
+fn pending(s: &mut State, h: usize, vm: VmId, disks: &[DiskId]) -> Option<u64> {
+    let process = monitor(s, h, vm).ok()?;
+    let (started, keys) = (process.spec.clone(), process.images.clone());
+    // One that ran when the world began is as it was described.
+    let described = || s.hosts[h].local.iter().find(|v| v.uuid == vm).cloned();
+    let spec = started.or_else(described)?;
+    let mut blocks = 0;
+    for disk in disks {
+        let at = spec.disks.iter().position(|d| d.id == *disk)?;
+        let image = s.hosts[h].images.get(keys.get(at)?)?;
+        let believed = !image.tracked.is_empty() && image.tracked.iter().all(|t| !t.broken);
+        if !believed || image.touched().is_some() {
+            return None;
+        }
+        blocks += image.tracked.iter().map(|t| t.dirty.len()).sum::<usize>();
+    }
+    Some(blocks as u64 * BLOCK)
 }
 
 /// The system whose agent answers.
@@ -396,6 +417,19 @@ impl Hypervisor for Port {
             Ok(ImagesSeen::AsClosed)
         })
         .await
+    }
+
+    /// No fault meets it and no time passes: it changes nothing, and views that ask for it are to disturb no history.
+    async fn pending(&self, vm: VmId, disks: &[DiskId]) -> Option<u64> {
+        let hangs = {
+            let s = self.shared.state();
+            s.hosts[self.host].stuck.contains(&vm) || s.hangs.contains(&(self.host, "hv.pending"))
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        let mut s = self.shared.state();
+        pending(&mut s, self.host, vm, disks)
     }
 
     async fn merge_live(

@@ -198,6 +198,12 @@ fn extended() -> Value {
                     "Milliseconds of data that would be lost if this host and the primary were lost now",
                 )),
             ),
+            (
+                "pending_bytes",
+                or_null(&number(
+                    "Bytes of logs here that the third host does not have yet; null when not known",
+                )),
+            ),
             ("problem", or_null(&reference("Problem"))),
             ("counters", reference("Counters")),
         ],

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "shared by the modules of this test")]
 
 mod conformance;
+mod pending;
 mod stories;
 mod table;
 mod world;

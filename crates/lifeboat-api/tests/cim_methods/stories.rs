@@ -9,7 +9,7 @@ use lifeboat_sim::World;
 use crate::world::*;
 
 /// Create, copy, cycles.
-async fn replicating(w: &World) {
+pub(crate) async fn replicating(w: &World) {
     done(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await;
     assert_eq!((stands(w, 0).await, stands(w, 1).await), ((1, 1), (2, 2)));
     let network = vec![text("InitialReplicationType", "1"), vm()];

@@ -451,6 +451,7 @@ fn view() -> ReplicationView {
         last_replication: None,
         last_application: Some(Timestamp(1)),
         lag_ms: Some(1500),
+        pending_bytes: Some(65_536),
         problem: Some(Problem {
             since: Timestamp(1),
             message: "b cannot be reached".into(),
@@ -493,6 +494,7 @@ fn extended() -> ExtendedView {
         newest_instant: Some(Timestamp(1)),
         last_replication: Some(Timestamp(1)),
         lag_ms: Some(1),
+        pending_bytes: Some(1),
         problem: view().problem,
         counters: Counters::default(),
     }

@@ -201,6 +201,11 @@ pub trait Hypervisor: Send + Sync {
     /// whatever their storage does; an error says why they could not be looked at.
     async fn untouched(&self, launch: &Launch, disks: &[DiskId]) -> Result<ImagesSeen, CaptureError>;
 
+    /// Bytes of these disks of a VM that has a process which changed since the position its peer is known to have, as the
+    /// change records say; a block that changed counts whole. While a cycle is under way also what the cycle carries.
+    /// `None` when that cannot be told: no process, no answer, records that are lost or not there on one of the disks.
+    async fn pending(&self, vm: VmId, disks: &[DiskId]) -> Option<u64>;
+
     /// Merges everything between `base` and the top of a running VM's disks into the base, limited to `bytes_per_s`
     /// (0: unlimited), and returns when done; dropped, the merge is left where it is and can be asked for again.
     /// `layers` names, per disk, the image files to merge away, topmost first, and the file to keep as the base.

@@ -32,6 +32,9 @@ mod image_tests;
 #[cfg(test)]
 mod measure;
 mod offline;
+pub(crate) mod pending;
+#[cfg(test)]
+mod pending_tests;
 #[cfg(test)]
 mod range_tests;
 mod ranges;

@@ -34,6 +34,8 @@ pub(crate) struct Bitmap {
     #[serde(default)]
     pub(crate) name: String,
     pub(crate) granularity: u64,
+    /// Bytes it marks.
+    pub(crate) count: u64,
     pub(crate) recording: bool,
     #[serde(default)]
     pub(crate) inconsistent: bool,
@@ -187,6 +189,7 @@ mod tests {
         Bitmap {
             name: record(position),
             granularity: 4096,
+            count: 0,
             recording,
             inconsistent: false,
         }

@@ -150,6 +150,7 @@ fn scheduled() -> ReplicationView {
         newest_instant: None,
         last_replication: None,
         lag_ms: None,
+        pending_bytes: None,
         ..replication()
     }
 }
@@ -170,6 +171,7 @@ fn extended() -> ReplicationView {
         newest_instant: Some(Timestamp(NOW - 1_300_000)),
         last_replication: Some(Timestamp(NOW - 1_200_000)),
         lag_ms: Some(1_300_000),
+        pending_bytes: Some(3 << 30),
         problem: Some(Problem {
             since: Timestamp(NOW - 1_000_000),
             message: "c.example.org:8443 cannot be reached: connection refused".into(),

@@ -290,6 +290,7 @@ impl Script {
                 bytes: 3 << 20,
                 age_ms: Some(11_101_000),
             }),
+            pending_bytes: None,
             problem: Some(Problem {
                 since: Timestamp(NOW - 11_100_000),
                 // A hostile peer's words must not reach the terminal as they are.
@@ -383,6 +384,14 @@ fn entry(primary: &str) -> AuthorizationEntry {
     }
 }
 
+fn copied(name: &str, done: u64, size: u64) -> BulkView {
+    let progress = BulkProgress {
+        disk: disk(name),
+        done,
+    };
+    BulkView { progress, size }
+}
+
 fn replication() -> ReplicationView {
     ReplicationView {
         mode: ReplicationMode::Primary,
@@ -407,6 +416,7 @@ fn replication() -> ReplicationView {
         last_replication: Some(Timestamp(NOW - 11_900)),
         last_application: None,
         lag_ms: Some(12_400),
+        pending_bytes: Some(44 << 20),
         problem: None,
         bulk: Vec::new(),
         failover: None,
@@ -612,6 +622,7 @@ fn copying() -> ReplicationView {
     ReplicationView {
         state: ReplicationState::WaitingToCompleteInitialReplication,
         lag_ms: None,
+        pending_bytes: None,
         newest_instant: None,
         last_replication: None,
         bulk: vec![

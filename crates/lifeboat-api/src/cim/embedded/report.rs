@@ -16,9 +16,11 @@ fn seconds(ms: u64) -> u32 {
     count(ms.saturating_add(500) / 1000)
 }
 
-/// `Msvm_ReplicationStatistics` of the window that is open: it ends `now`.
+/// `Msvm_ReplicationStatistics` of the window that is open: it ends `now`. `pending`: bytes
+/// that wait to be sent, null when not known.
 pub(crate) fn statistics(
     counters: &Counters,
+    pending: Option<u64>,
     health: ReplicationHealth,
     now: Timestamp,
     last_test: Option<Timestamp>,
@@ -29,6 +31,7 @@ pub(crate) fn statistics(
         .with("ReplicationSuccessCount", count(counters.cycles))
         .with("ReplicationSize", counters.bytes)
         .with("MaxReplicationSize", counters.largest)
+        .with_some("PendingReplicationSize", pending)
         .with("ReplicationLatency", seconds(counters.total_latency_ms))
         .with("MaxReplicationLatency", seconds(counters.max_latency_ms))
         .with("ReplicationMissCount", count(counters.missed))

@@ -18,9 +18,10 @@ fn report(vm: &VmView, which: Which) -> Answered {
         Refusal::new(ReturnCode::InvalidState, message, "")
     };
     let known = vm.replication.as_ref().ok_or_else(|| none("is not replicated"))?;
-    let (counters, health, notes, last_test) = match which {
+    let (counters, pending, health, notes, last_test) = match which {
         Which::First => (
             &known.counters,
+            known.pending_bytes,
             known.health,
             &known.health_notes,
             known.last_test,
@@ -28,7 +29,13 @@ fn report(vm: &VmView, which: Which) -> Answered {
         Which::Extended => {
             let extended = known.extended.as_ref();
             let extended = extended.ok_or_else(|| none("has no extended relationship on this host"))?;
-            (&extended.counters, extended.health, &extended.health_notes, None)
+            (
+                &extended.counters,
+                extended.pending_bytes,
+                extended.health,
+                &extended.health_notes,
+                None,
+            )
         }
     };
     // 3 medium, 4 high: what is wrong is as bad as the health says.
@@ -39,7 +46,7 @@ fn report(vm: &VmView, which: Which) -> Answered {
     };
     let issue = |note: &String| Value::from(embedded::error(note, FAILED, severity));
     let issues: Vec<Value> = notes.iter().map(issue).collect();
-    let statistics = Value::from(embedded::statistics(counters, health, now(), last_test));
+    let statistics = Value::from(embedded::statistics(counters, pending, health, now(), last_test));
     Ok(Outcome::done()
         .with("ReplicationStatistics", Value::Array(vec![statistics]))
         .with("ReplicationHealthIssues", Value::Array(issues)))

@@ -457,6 +457,7 @@ pub(crate) fn statistics(v: &VmView, names: &Names, zone: &TimeZone) -> String {
             .map_or_else(|| "the beginning".into(), |at| instant(at, zone)),
     ));
     rows.push(("lag", lag(r)));
+    rows.push(("to be sent", dash(r.pending_bytes, size)));
     rows.push(("last cycle", dash(r.last_replication, |at| instant(at, zone))));
     rows.push(("cycles", c.cycles.to_string()));
     rows.push(("late", c.missed.to_string()));

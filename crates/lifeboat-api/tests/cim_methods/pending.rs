@@ -1,0 +1,40 @@
+//! The data at risk, as Measure-VMReplication asks for it.
+
+use lifeboat_cim::{Instance, Value};
+use lifeboat_sim::World;
+
+use crate::stories::replicating;
+use crate::world::*;
+
+async fn statistics(w: &World, host: usize) -> Instance {
+    let report = done(w, host, "GetReplicationStatistics", vec![vm()]).await;
+    let Some(Value::Array(all)) = out(&report, "ReplicationStatistics") else {
+        panic!("{report:?}");
+    };
+    match all.as_slice() {
+        [Value::Instance(statistics)] => (**statistics).clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_waits_to_be_sent_is_a_number_or_null() {
+    simulate(11, &["a", "b"], async |w| {
+        let waits = async |host| statistics(w, host).await.unsigned("PendingReplicationSize");
+        done(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await;
+        assert_eq!(waits(0).await, None, "there is no copy yet");
+        done(w, 0, "RemoveReplicationRelationship", vec![vm()]).await;
+        done(w, 1, "RemoveReplicationRelationship", vec![vm()]).await;
+        replicating(w).await;
+        w.run(30).await;
+        assert_eq!(waits(0).await, Some(0));
+        assert_eq!(ask_state(w, 0, "7").await.value, 0);
+        w.write(20);
+        let paused = waits(0).await.unwrap();
+        assert!(paused > 0 && paused.is_multiple_of(4096), "{paused}");
+        assert!(statistics(w, 1).await.get("PendingReplicationSize").is_none());
+        assert_eq!(ask_state(w, 0, "3").await.value, 0);
+        w.run(30).await;
+        assert_eq!(waits(0).await, Some(0));
+    });
+}
