@@ -12,6 +12,7 @@ mod facts;
 pub mod indications;
 pub mod methods;
 mod query;
+mod recovery;
 mod relations;
 pub mod subscriptions;
 

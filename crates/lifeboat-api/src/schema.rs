@@ -522,7 +522,7 @@ fn phases() -> Value {
 fn selector() -> Value {
     json!({ "oneOf": [
         tagged("by", "latest", &[]),
-        tagged("by", "id", &[("value", text("Id of a listed point, or an unambiguous beginning of it"))]),
+        tagged("by", "id", &[("value", text("Id of a listed point, an unambiguous beginning of it, or its guid"))]),
         tagged("by", "at", &[("value", instant("The newest instant not after this one"))]),
     ]})
 }
@@ -584,6 +584,12 @@ fn replication() -> Vec<Named> {
                 "A recovery point",
                 &[
                     ("id", text("What to name it by")),
+                    (
+                        "guid",
+                        or_null(&uuid(
+                            "The instant's name in the management API, which is taken here as well; it stays the same when a cycle is sealed, and on each host",
+                        )),
+                    ),
                     ("target", reference("Target")),
                     ("instant", instant("The instant on the primary")),
                     ("consistency", reference("Consistency")),

@@ -11,6 +11,7 @@ use lifeboat_model::{
     ReplicationSettings, ReplicationState, Timestamp, VmSpec,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::ports::environment::Certificate;
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
@@ -31,7 +32,8 @@ pub enum PointSelector {
     /// The newest data there is.
     #[default]
     Latest,
-    /// A listed point, by its id (a point's UUID, or a cycle's `generation:sequence`), or an unambiguous beginning of it.
+    /// A listed point, by its id (a point's UUID, or a cycle's `generation:sequence`, which stays good when it is sealed), an
+    /// unambiguous beginning of it, or its GUID.
     Id(String),
     /// The newest instant not after this one.
     At(Timestamp),
@@ -601,6 +603,10 @@ pub struct BulkView {
 pub struct PointView {
     /// What to give to `failover start --point`.
     pub id: String,
+    /// The instant's name in the management API, which is taken here as well. It stays the same when a cycle is sealed, and
+    /// on each host; `None` for what was set aside.
+    #[serde(default)]
+    pub guid: Option<Uuid>,
     /// What it is.
     pub target: Target,
     /// The instant on the primary.

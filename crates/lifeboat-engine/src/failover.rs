@@ -18,6 +18,7 @@ use crate::aging::Sealer;
 use crate::machine::branch_launch;
 use crate::network::connected;
 use crate::order::{Place, disorder, places};
+use crate::point_guid::point_guid;
 use crate::ports::catalog::CatalogError;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
 use crate::ports::scrub::NewestData;
@@ -31,6 +32,7 @@ use crate::records::{Addressing, Failover, FailoverPhase, Job, Relationship, Tak
 pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
     let sealed = |p: &Point| PointView {
         id: p.id.to_string(),
+        guid: Some(point_guid(p.position)),
         target: Target::Point { id: p.id },
         instant: p.instant,
         consistency: p.consistency,
@@ -39,6 +41,7 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
     };
     let cycle = |l: &StoredLog| PointView {
         id: l.position.to_string(),
+        guid: Some(point_guid(l.position)),
         target: Target::Cycle { position: l.position },
         instant: l.instant,
         consistency: l.consistency,
@@ -105,7 +108,7 @@ pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<Poi
         },
         PointSelector::Id(id) => {
             let wanted = id.to_lowercase();
-            if let Some(p) = all.iter().find(|p| p.id == wanted) {
+            if let Some(p) = all.iter().find(|p| is_named(info, p, &wanted)) {
                 return whole(p, &all);
             }
             let mut found = all
@@ -118,6 +121,14 @@ pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<Poi
             }
         }
     }
+}
+
+/// Whether a point has this name: its id, its GUID, or the id that its instant had as a cycle before it was sealed.
+fn is_named(info: &ReplicaInfo, point: &PointView, wanted: &str) -> bool {
+    let guid = wanted.parse().ok();
+    point.id == wanted
+        || guid.is_some() && point.guid == guid
+        || position_of(info, point.target).is_some_and(|at| at.to_string() == wanted)
 }
 
 /// What somebody has to know who chose like this: a time says little when the instants are not in order.

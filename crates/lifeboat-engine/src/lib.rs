@@ -30,6 +30,7 @@ mod order;
 mod orphans;
 mod pending;
 mod planned;
+mod point_guid;
 pub mod ports;
 mod power;
 mod presence;
@@ -55,3 +56,4 @@ mod throttle;
 mod views;
 
 pub use engine::{Described, Engine, EngineConfig, Ports};
+pub use point_guid::point_guid;

@@ -82,6 +82,7 @@ fn choose_for_test(
     {
         return Ok(PointView {
             id: "abandoned".into(),
+            guid: None,
             target: Target::Abandoned,
             instant: kept.at,
             consistency: Consistency::Crash,

@@ -276,6 +276,7 @@ impl ObjectManager {
         ids.truncate(MOST_IDS);
         let needs = needs(&classes);
         let mut walk = Walk::new(self, needs, legs(needs, ids, whole));
+        walk.unlisted = true;
         let mut located: Option<Located> = None;
         while let Some(parts) = walk.next(self).await? {
             for instance in classes::make(&classes, &self.host, &parts) {

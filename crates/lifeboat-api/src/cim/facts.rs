@@ -9,12 +9,12 @@ use std::time::SystemTime;
 
 use lifeboat_cim::{CimError, Instance, Status};
 use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ServerView, VmRef, VmView};
-use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::Job;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId};
 
 use super::ObjectManager;
+use super::recovery::{Recovery, recoveries};
 use super::subscriptions::{DESTINATION, FILTER, SUBSCRIPTION};
 
 /// The hardware this host runs on, as far as clients ask for it.
@@ -64,19 +64,35 @@ pub(crate) struct HostParts {
 pub(crate) struct VmParts {
     /// The VM.
     pub(crate) view: Arc<VmView>,
-    /// Recovery points that are shown, newest first; `None` before somebody needed them.
-    points: Option<Arc<Vec<PointView>>>,
+    /// What can be brought back, newest first; `None` before somebody needed it.
+    points: Option<Arc<Vec<Recovery>>>,
+    /// What is not listed is wanted too.
+    unlisted: bool,
 }
 
 impl VmParts {
     /// A VM whose points have not been asked for.
     pub(crate) fn new(view: Arc<VmView>) -> Self {
-        Self { view, points: None }
+        Self {
+            view,
+            points: None,
+            unlisted: false,
+        }
     }
 
-    /// Recovery points, newest first: all that are sealed, and the newest cycle when it is newer than those.
-    pub(crate) fn points(&self) -> &[PointView] {
-        self.points.as_ref().map_or(&[], |p| p.as_slice())
+    /// Recovery points, newest first: those that are listed, or all when a name is looked for.
+    pub(crate) fn points(&self) -> impl Iterator<Item = &PointView> {
+        self.chain().map(|(point, _)| point)
+    }
+
+    /// The same, each with the next older one of the list.
+    pub(crate) fn chain(&self) -> impl Iterator<Item = (&PointView, Option<&PointView>)> {
+        let all = self.points.as_ref().map_or(&[][..], |p| p.as_slice());
+        let wanted = all.iter().enumerate().filter(|(_, r)| r.listed || self.unlisted);
+        wanted.map(|(n, recovery)| {
+            let older = all.iter().skip(n + 1).find(|r| r.listed);
+            (&recovery.point, older.map(|r| &r.point))
+        })
     }
 }
 
@@ -139,7 +155,7 @@ pub(crate) enum Leg {
 pub(crate) struct Shared {
     clock: AtomicU64,
     vms: Slot<Vec<Arc<VmView>>>,
-    points: Mutex<HashMap<VmId, Arc<Slot<Vec<PointView>>>>>,
+    points: Mutex<HashMap<VmId, Arc<Slot<Vec<Recovery>>>>>,
 }
 
 impl Shared {
@@ -185,6 +201,8 @@ pub(crate) struct Walk {
     shared: Arc<Shared>,
     since: u64,
     needs: Needs,
+    /// Recovery points that are not listed are wanted too, because one is looked for by its name.
+    pub(crate) unlisted: bool,
     legs: VecDeque<Leg>,
     listed: VecDeque<Arc<VmView>>,
     jobs: VecDeque<Job>,
@@ -205,6 +223,7 @@ impl Walk {
             since: shared.tick(),
             shared,
             needs,
+            unlisted: false,
             legs: legs.into_iter().collect(),
             listed: VecDeque::new(),
             jobs: VecDeque::new(),
@@ -295,8 +314,7 @@ impl Walk {
         }
         let points = if is_copy(&parts.view) {
             let vm = parts.view.spec.uuid;
-            let failover = parts.view.replication.as_ref().and_then(|r| r.failover.as_ref());
-            let ask = manager.recovery_points(vm, failover.map(|f| f.target));
+            let ask = manager.recovery_points(&parts.view);
             let slot = {
                 let mut slots = self.shared.points.lock().unwrap_or_else(PoisonError::into_inner);
                 slots.entry(vm).or_default().clone()
@@ -305,7 +323,7 @@ impl Walk {
         } else {
             Arc::default()
         };
-        parts.points = Some(points);
+        (parts.points, parts.unlisted) = (Some(points), self.unlisted);
         Ok(())
     }
 
@@ -409,14 +427,15 @@ impl ObjectManager {
         })
     }
 
-    /// The recovery points of a replica that are shown. Of one that cannot tell, because nothing has arrived yet or its
-    /// files cannot be read, none: its health says what is wrong, and the others are to be seen nevertheless.
-    async fn recovery_points(&self, vm: VmId, used: Option<Target>) -> Result<Vec<PointView>, CimError> {
+    /// What a replica can be brought up at. Of one that cannot tell, because nothing has arrived yet or its files cannot be
+    /// read, nothing: its health says what is wrong, and the others are to be seen nevertheless.
+    async fn recovery_points(&self, view: &VmView) -> Result<Vec<Recovery>, CimError> {
+        let vm = view.spec.uuid;
         let action = Action::ListPoints {
             vm: VmRef(vm.to_string()),
         };
         match self.management.perform(action).await {
-            Ok(Answer::Points(points)) => Ok(shown(points, used)),
+            Ok(Answer::Points(points)) => Ok(recoveries(view, points)),
             Ok(_) => Err(unexpected("ListPoints")),
             Err(refusal) => {
                 tracing::debug!(%vm, error = %refusal, "no recovery points are shown");
@@ -435,19 +454,4 @@ impl ObjectManager {
         walk.add_points(self, &mut parts).await?;
         Ok(Some(parts))
     }
-}
-
-/// Of all instants that can be brought back the sealed points; the newest cycle when it is newer than those, without which
-/// a replica that keeps no history would show nothing; and what the VM is failed over to.
-fn shown(mut points: Vec<PointView>, used: Option<Target>) -> Vec<PointView> {
-    let mut first = true;
-    points.retain(|p| match p.target {
-        Target::Point { .. } => {
-            first = false;
-            true
-        }
-        Target::Cycle { .. } => std::mem::replace(&mut first, false) || used == Some(p.target),
-        Target::Abandoned => false,
-    });
-    points
 }

@@ -3,6 +3,7 @@
 
 use lifeboat_cim::{CimError, CimType, Instance, InstanceName, Namespace, ObjectPath, Schema, Status, Value};
 
+use super::classes::settings::ACTIVE;
 use super::classes::{self, ClassView, Make};
 use super::cursor::{Found, Home, Located, needs};
 use super::facts::{Leg, Needs, Parts, Walk};
@@ -75,13 +76,17 @@ impl Related {
         let all = classes::all().filter(|c| c.namespace.eq_ignore_ascii_case(&namespace.name));
         related.links = all.filter(|c| related.may_link(c)).collect();
         let needs = needs(&related.links);
+        // A recovery point that is not listed belongs to its VM as well.
+        let unlisted = related.source.class.eq_ignore_ascii_case(ACTIVE);
         let mut legs = legs(needs, &source.home);
         if let Home::Vm(vm) = source.home
             && source.instance.unsigned("ReplicationMode") == Some(TEST)
         {
             legs.push(Leg::TestOf(vm));
         }
-        Ok((related, Walk::new(manager, needs, legs)))
+        let mut walk = Walk::new(manager, needs, legs);
+        walk.unlisted = unlisted;
+        Ok((related, walk))
     }
 
     /// Whether instances of a class can be among the associations asked for.

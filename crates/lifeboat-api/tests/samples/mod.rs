@@ -413,6 +413,7 @@ fn position() -> Position {
 fn points() -> Vec<PointView> {
     let point = PointView {
         id: "4f".into(),
+        guid: Some(Uuid::from_u128(5)),
         target: Target::Point {
             id: PointId(Uuid::from_u128(4)),
         },
@@ -431,6 +432,7 @@ fn points() -> Vec<PointView> {
         },
         PointView {
             id: "abandoned".into(),
+            guid: None,
             target: Target::Abandoned,
             unusable: Some("a file is damaged".into()),
             ..point

@@ -122,7 +122,7 @@ fn add_user(lifeboat: &Path, users: &Path) -> Result<()> {
 
 fn classes(made: &[Made]) -> [Class; 2] {
     let vms: HashSet<Uuid> = made.iter().map(|m| m.vm.0).collect();
-    let points = made.iter().flat_map(|m| m.points.iter().map(|p| p.0));
+    let points = made.iter().flat_map(|m| m.names.iter().copied());
     let all = vms.iter().copied().chain(points).collect();
     [
         Class {

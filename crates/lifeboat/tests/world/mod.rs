@@ -495,6 +495,7 @@ fn failover() -> Failover {
 fn points() -> Vec<PointView> {
     let point = PointView {
         id: "00000000-0000-0000-0000-00000000004f".into(),
+        guid: Some(Uuid::from_u128(0x5f)),
         target: Target::Point {
             id: PointId(Uuid::from_u128(0x4f)),
         },
@@ -505,6 +506,7 @@ fn points() -> Vec<PointView> {
     };
     let cycle = PointView {
         id: position().to_string(),
+        guid: Some(lifeboat_engine::point_guid(position())),
         target: Target::Cycle { position: position() },
         instant: Timestamp(NOW),
         consistency: Consistency::Crash,
@@ -513,6 +515,7 @@ fn points() -> Vec<PointView> {
     };
     let abandoned = PointView {
         id: "abandoned".into(),
+        guid: None,
         target: Target::Abandoned,
         instant: Timestamp(NOW - 11_100_000),
         consistency: Consistency::Crash,

@@ -3,8 +3,7 @@
 
 use lifeboat_cim::{InstanceName, ObjectPath};
 use lifeboat_engine::action::PointView;
-use lifeboat_engine::ports::store::Target;
-use lifeboat_model::{DiskId, JobId, PointId, Position, VmId};
+use lifeboat_model::{DiskId, JobId, VmId};
 
 use crate::cim::{HostFacts, VIRTUALIZATION};
 
@@ -100,29 +99,13 @@ pub(super) fn plain_mac(mac: &str) -> String {
     mac.replace(':', "").to_uppercase()
 }
 
-/// A sealed point or a cycle, as the settings of a snapshot.
-pub(super) fn point_id(target: &Target) -> Option<String> {
-    match target {
-        Target::Point { id } => Some(sealed_id(*id)),
-        Target::Cycle { position } => Some(cycle_id(*position)),
-        Target::Abandoned => None,
-    }
-}
-
-fn sealed_id(id: PointId) -> String {
-    format!("Microsoft:{}", guid(id))
-}
-
-fn cycle_id(position: Position) -> String {
-    format!(
-        "Microsoft:{}:{}",
-        guid(position.generation()),
-        position.sequence()
-    )
+/// A recovery point as the settings of a snapshot, by the GUID of its instant; `None` for what is none.
+pub(super) fn point_id(point: &PointView) -> Option<String> {
+    point.guid.map(|id| format!("Microsoft:{}", guid(id)))
 }
 
 /// A recovery point; `None` for what is none.
 pub(crate) fn point_path(point: &PointView) -> Option<ObjectPath> {
-    let id = point_id(&point.target)?;
+    let id = point_id(point)?;
     Some(by_id("Msvm_VirtualSystemSettingData", &id))
 }

@@ -9,6 +9,7 @@ use super::settings::{ACTIVE, machine};
 use super::{ClassView, Make, instant, link, view};
 use crate::cim::HostFacts;
 use crate::cim::facts::VmParts;
+use crate::cim::recovery::is_used;
 
 pub(super) const CLASSES: &[ClassView] = &[
     view(ACTIVE, Make::Points(points)),
@@ -35,9 +36,8 @@ fn words(consistency: Consistency) -> &'static str {
 }
 
 fn points(host: &HostFacts, of: &VmParts) -> Vec<Instance> {
-    let all = of.points();
-    let one = |(n, point): (usize, &PointView)| {
-        let id = point_id(&point.target)?;
+    let one = |(point, builds_on): (&PointView, Option<&PointView>)| {
+        let id = point_id(point)?;
         let at = instant(point.instant);
         let name = format!(
             "{} - {} - ({})",
@@ -47,11 +47,10 @@ fn points(host: &HostFacts, of: &VmParts) -> Vec<Instance> {
         );
         let description = "Snapshot settings for the virtual machine";
         let settings = machine(&of.view, &id, kind(point.consistency), &name, description);
-        // Newest first: what a point builds upon comes after it.
-        let parent = all.get(n + 1).and_then(point_path).map(|p| text(host, p));
+        let parent = builds_on.and_then(point_path).map(|p| text(host, p));
         Some(settings.with("CreationTime", at).with_some("Parent", parent))
     };
-    all.iter().enumerate().filter_map(one).collect()
+    of.chain().filter_map(one).collect()
 }
 
 fn snapshots(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
@@ -60,12 +59,12 @@ fn snapshots(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
         let antecedent = ("Antecedent", vm_path(vm));
         link("Msvm_SnapshotOfVirtualSystem", antecedent, ("Dependent", p))
     };
-    of.points().iter().filter_map(point_path).map(snapshot).collect()
+    of.points().filter_map(point_path).map(snapshot).collect()
 }
 
 fn newest(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
     let vm = of.view.spec.uuid;
-    let newest = of.points().first().and_then(point_path);
+    let newest = of.points().next().and_then(point_path);
     let current = |p| {
         let antecedent = ("Antecedent", vm_path(vm));
         link("Msvm_MostCurrentSnapshotInBranch", antecedent, ("Dependent", p))
@@ -75,12 +74,11 @@ fn newest(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
 
 /// The point that a VM is failed over to, while it is there: a commit lets it go.
 fn applied(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
-    let failover = of.view.replication.as_ref().and_then(|r| r.failover.as_ref());
-    let used = failover.and_then(|f| of.points().iter().find(|p| p.target == f.target));
     let applied = |p| {
         let vm = ("Dependent", vm_path(of.view.spec.uuid));
         link("Msvm_LastAppliedSnapshot", ("Antecedent", p), vm)
     };
+    let used = of.points().find(|p| is_used(&of.view, p));
     used.and_then(point_path).map(applied).into_iter().collect()
 }
 
@@ -92,12 +90,7 @@ pub(crate) fn selector(name: &InstanceName) -> Result<PointSelector, CimError> {
     let id = name
         .text("InstanceID")
         .and_then(|id| id.strip_prefix("Microsoft:"));
-    let point = id.filter(|id| {
-        let (uuid, sequence) = id
-            .split_once(':')
-            .map_or((*id, "1"), |(uuid, sequence)| (uuid, sequence));
-        uuid.parse::<lifeboat_model::PointId>().is_ok() && sequence.parse::<u64>().is_ok()
-    });
+    let point = id.filter(|id| id.parse::<lifeboat_model::PointId>().is_ok());
     match point {
         Some(id) if name.class.eq_ignore_ascii_case(ACTIVE) => Ok(PointSelector::Id(id.to_lowercase())),
         Some(_) | None => {

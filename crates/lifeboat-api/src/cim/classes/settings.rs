@@ -19,7 +19,7 @@ pub(super) const CLASSES: &[ClassView] = &[
 ];
 
 /// The class of active settings and of recovery points.
-pub(super) const ACTIVE: &str = "Msvm_VirtualSystemSettingData";
+pub(crate) const ACTIVE: &str = "Msvm_VirtualSystemSettingData";
 const PROCESSOR: &str = "Msvm_ProcessorSettingData";
 const MEMORY: &str = "Msvm_MemorySettingData";
 

@@ -33,7 +33,7 @@ pub(crate) fn summary(host: &HostFacts, of: &VmParts) -> Instance {
         Firmware::Bios => "Microsoft:Hyper-V:SubType:1",
         Firmware::Uefi { .. } => "Microsoft:Hyper-V:SubType:2",
     };
-    let points = of.points().iter().filter_map(point_path);
+    let points = of.points().filter_map(point_path);
     Instance::new("Msvm_SummaryInformation")
         .with("InstanceID", active_id(view.spec.uuid))
         .with("Name", guid(view.spec.uuid))

@@ -8,12 +8,13 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use camino::Utf8Path;
 use lifeboat_catalog::SqliteCatalog;
+use lifeboat_engine::point_guid;
 use lifeboat_engine::ports::catalog::Catalog;
 use lifeboat_engine::ports::store::ReplicaStore;
 use lifeboat_engine::records::{Counters, Relationship, ReplicaSide, Side};
 use lifeboat_model::{
-    Bandwidth, DiskId, PointId, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
-    VmId, VmSpec,
+    Bandwidth, DiskId, GenerationId, PointId, Position, ReplicationMode, ReplicationSettings,
+    ReplicationState, Timestamp, VmId, VmSpec,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -28,7 +29,9 @@ const MANIFEST: &str = "manifest.json";
 /// A replica that was made.
 pub(super) struct Made {
     pub(super) vm: VmId,
-    pub(super) points: Vec<PointId>,
+    /// How the management API names its points.
+    pub(super) names: Vec<Uuid>,
+    points: Vec<PointId>,
 }
 
 /// Makes `vms` replicas with `points` sealed points each below `location`, and enters them into the catalog in `state`.
@@ -46,19 +49,30 @@ pub(super) async fn make(
     }
     real.store.close(real.vm).await;
     let manifest: Value = serde_json::from_slice(&fs::read(real.dir.join(MANIFEST))?)?;
+    let sealed: Vec<Value> = serde_json::from_value(manifest.get("points").cloned().unwrap_or_default())?;
+    let positions = sealed.iter().map(|point| {
+        let at = point.get("position").context("a point has no position")?;
+        Ok(serde_json::from_value(at.clone())?)
+    });
+    let positions = positions.collect::<Result<Vec<Position>>>()?;
     let catalog = SqliteCatalog::open(&state.join("catalog.sqlite"))?;
     let mut made = Vec::new();
     for n in 0..vms {
+        // Each VM's data is a lineage of its own.
+        let generation = GenerationId(Uuid::new_v4());
+        let own = |at: &Position| Position::from_parts(generation, at.sequence());
         let copy = Made {
             vm: VmId(Uuid::new_v4()),
+            names: positions.iter().map(|at| point_guid(own(at))).collect(),
             points: real.points.iter().map(|_| PointId(Uuid::new_v4())).collect(),
         };
         let dir = location.join(copy.vm.to_string());
         link_tree(&real.dir.join("disks"), &dir.join("disks"))?;
-        let text = serde_json::to_vec_pretty(&renamed(manifest.clone(), &copy)?)?;
+        let text = serde_json::to_string_pretty(&renamed(manifest.clone(), &copy)?)?;
+        let text = text.replace(&real.at.generation().0.to_string(), &generation.0.to_string());
         fs::write(dir.join(MANIFEST), text)?;
         catalog
-            .put_relationship(&relationship(n, copy.vm, &dir, real.at)?)
+            .put_relationship(&relationship(n, copy.vm, &dir, own(&real.at))?)
             .await?;
         made.push(copy);
     }

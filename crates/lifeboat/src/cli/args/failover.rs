@@ -63,7 +63,8 @@ Three kinds of failover:
 pub(crate) struct Start {
     /// VM, by name or UUID.
     pub(crate) vm: String,
-    /// Recovery point, by its id in `lifeboat points` or the beginning of it. Default: the newest data.
+    /// Recovery point, by its id in `lifeboat points`, the beginning of it, or its GUID in the management API. Default: the
+    /// newest data.
     #[arg(long, value_name = "ID", conflicts_with = "at")]
     pub(crate) point: Option<String>,
     /// The newest recovery point not after this time: 10:42, 10:42:07, "yesterday 10:42", -5m, or RFC 3339.

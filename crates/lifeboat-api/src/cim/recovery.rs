@@ -1,0 +1,46 @@
+//! Which recovery points of a replica are listed. The API's history is a number of points; there may be many more here,
+//! because any-point recovery needs them and because each cycle of its window can be brought back. What is not listed has a
+//! name nevertheless: an instant that was listed once is found by its name for as long as it is there.
+
+use lifeboat_engine::action::{PointView, VmView};
+use lifeboat_engine::point_guid;
+use lifeboat_engine::ports::store::Target;
+
+/// An instant that can be brought back.
+pub(crate) struct Recovery {
+    /// The instant.
+    pub(crate) point: PointView,
+    /// Enumerations and associations have it.
+    pub(crate) listed: bool,
+}
+
+/// Whether this VM is failed over to this instant. By its position: what was a cycle may have been sealed since.
+pub(crate) fn is_used(view: &VmView, point: &PointView) -> bool {
+    let failover = view.replication.as_ref().and_then(|r| r.failover.as_ref());
+    failover.is_some_and(|f| {
+        f.target == point.target || f.at.is_some_and(|at| point.guid == Some(point_guid(at)))
+    })
+}
+
+/// The instants of a replica, newest first: the newest of all and, before it, as many sealed points as the history says
+/// are listed, and the one that the VM is failed over to.
+pub(crate) fn recoveries(view: &VmView, points: Vec<PointView>) -> Vec<Recovery> {
+    let history = view.replication.as_ref().map_or(0, |r| r.settings.history);
+    let mut room = usize::from(history) + 1;
+    let mut newest = true;
+    let recovery = |point: PointView| {
+        let first = std::mem::replace(&mut newest, false);
+        let counts = match point.target {
+            Target::Point { .. } => true,
+            Target::Cycle { .. } => first,
+            Target::Abandoned => return None,
+        };
+        let listed = counts && room > 0;
+        room -= usize::from(listed);
+        Some(Recovery {
+            listed: listed || is_used(view, &point),
+            point,
+        })
+    };
+    points.into_iter().filter_map(recovery).collect()
+}
