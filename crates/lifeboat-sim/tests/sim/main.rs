@@ -15,6 +15,7 @@ mod media;
 mod model;
 mod order;
 mod orphans;
+mod pending;
 mod planned;
 mod power;
 mod presence;

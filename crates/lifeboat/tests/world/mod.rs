@@ -628,22 +628,7 @@ fn copying() -> ReplicationView {
         pending_bytes: None,
         newest_instant: None,
         last_replication: None,
-        bulk: vec![
-            BulkView {
-                progress: BulkProgress {
-                    disk: disk("sys"),
-                    done: 3 * GIB,
-                },
-                size: 8 * GIB,
-            },
-            BulkView {
-                progress: BulkProgress {
-                    disk: disk("data"),
-                    done: 0,
-                },
-                size: 2 * GIB,
-            },
-        ],
+        bulk: vec![copied("sys", 3 * GIB, 8 * GIB), copied("data", 0, 2 * GIB)],
         health: ReplicationHealth::Warning,
         health_notes: vec!["the initial copy is not complete".into()],
         ..replication()

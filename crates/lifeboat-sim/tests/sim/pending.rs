@@ -1,9 +1,6 @@
 //! How much waits to be sent, against what the disks say themselves: never nothing from ignorance, and no view waits for it.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
 
-mod common;
-
-use common::{
+use crate::common::{
     difference, eventually, job, local_disks, replicating, simulate, simulate_with, start_vm, state,
 };
 use lifeboat_engine::action::{Action, Answer, ReplicationView};
@@ -134,7 +131,7 @@ fn before_the_first_copy_is_there_it_is_not_known() {
             .unwrap();
         assert_eq!(pending(w, 0).await, None);
         w.cut(true);
-        w.insist(0, common::start_copy()).await.unwrap();
+        w.insist(0, crate::common::start_copy()).await.unwrap();
         w.write(10);
         w.run(5).await;
         assert_eq!(state(w, 0), State::WaitingToCompleteInitialReplication);
