@@ -35,7 +35,7 @@ def main():
     put('("admin", "correct horse")', f'("{user}", "{password}")')
     put("/etc/lifeboat/tls/ca.crt", facts["ca"])
     # Both hosts are on one machine: each has a directory of its own.
-    put('"/var/lib/lifeboat/replicas"', f'"{facts["replicas"]}/to-" + other')
+    put('"/srv/replicas"', f'"{facts["replicas"]}-to-" + other')
     put('find(alpha, "web")', 'find(alpha, "story")')
     put('find(beta, "web")', 'find(beta, "story")')
     put('"RecoveryServerPortNumber"] = pywbem.Uint16(8443)', '"RecoveryServerPortNumber"] = PORT')

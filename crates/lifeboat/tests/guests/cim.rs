@@ -46,6 +46,12 @@ fn disaster(world: &mut World) -> i64 {
     let guest = world.qemu_pid(&world.a).unwrap();
     world.a.kill9();
     kill9(guest);
+    // What arrived last is applied, and sealed where a point is due: the list of points is final then.
+    wait_until(
+        "the replica has applied what it has",
+        Duration::from_secs(60),
+        || world.b.replication()["backlog"].is_null().then_some(()),
+    );
     safe
 }
 

@@ -35,6 +35,8 @@ fn begin(world: &mut World, interval: &str) {
         "1h",
     ]);
     start_load(world, &world.a);
+    // From here on the replica has records of each writer.
+    world.a.wait_cycles(2);
 }
 
 /// QEMU dies: its tracking is lost, and the two copies are made equal by comparison, without a person and without a full
