@@ -14,7 +14,7 @@ use crate::chain::Image;
 use crate::digest::{BLOCK, DIR, LAYER_BLOCK};
 use crate::files::{self, Result, at};
 use crate::logs;
-use crate::manifest::Manifest;
+use crate::manifest::{Layer, Manifest};
 use crate::map::{Map, without};
 use crate::replica::{Replica, State};
 
@@ -67,7 +67,7 @@ pub(crate) fn sealed(manifest: &Manifest) -> Vec<Sealed> {
     all
 }
 
-fn layers(manifest: &Manifest) -> impl Iterator<Item = (usize, &crate::manifest::Layer)> {
+fn layers(manifest: &Manifest) -> impl Iterator<Item = (usize, &Layer)> {
     let levels = manifest.points.iter().enumerate();
     levels.flat_map(|(n, p)| p.layers.iter().map(move |l| (n, l)))
 }
@@ -299,7 +299,7 @@ fn spoiled(dir: &Utf8Path, manifest: &Manifest, item: &Sealed, bad: &Bad) -> (BT
         (ids, NewestData::Spoiled)
     };
     // QEMU opens no chain with such an image, whatever is shown of it.
-    if !opens(dir, &item.image) {
+    if !opens(dir, item) {
         return all();
     }
     walk(dir, manifest, item, bad).unwrap_or_else(|error| {
@@ -308,10 +308,10 @@ fn spoiled(dir: &Utf8Path, manifest: &Manifest, item: &Sealed, bad: &Bad) -> (BT
     })
 }
 
-fn opens(dir: &Utf8Path, image: &Image) -> bool {
-    let path = dir.join(&image.file);
-    match image.format {
-        DiskFormat::Qcow2 if image.ours => Map::open(&path).is_ok(),
+fn opens(dir: &Utf8Path, item: &Sealed) -> bool {
+    let path = dir.join(&item.image.file);
+    match item.image.format {
+        DiskFormat::Qcow2 if item.image.ours => Map::open(&path, item.size).is_ok(),
         DiskFormat::Qcow2 | DiskFormat::Raw => path.is_file(),
     }
 }
@@ -335,7 +335,7 @@ fn walk(
             && let Some(layer) = sealed.layers.iter().find(|l| l.disk == item.disk)
         {
             if item.level != Some(level) {
-                hide(dir, &layer.file, &mut suspect, &mut later)?;
+                hide(dir, layer, &mut suspect, &mut later)?;
             }
             let shows = match (&later, passed) {
                 (Some(later), true) => later,
@@ -349,7 +349,7 @@ fn walk(
     }
     for layer in manifest.head.iter().flat_map(|h| &h.layers) {
         if layer.disk == item.disk {
-            hide(dir, &layer.file, &mut suspect, &mut later)?;
+            hide(dir, layer, &mut suspect, &mut later)?;
         }
     }
     let newest = match later.unwrap_or(suspect).is_empty() {
@@ -360,12 +360,12 @@ fn walk(
 }
 
 /// Takes away what a layer hides of what is below it.
-fn hide(dir: &Utf8Path, file: &Utf8Path, suspect: &mut Ranges, later: &mut Option<Ranges>) -> Result<()> {
-    if !Image::layer(file).ours || suspect.is_empty() {
+fn hide(dir: &Utf8Path, layer: &Layer, suspect: &mut Ranges, later: &mut Option<Ranges>) -> Result<()> {
+    if !Image::layer(&layer.file).ours || suspect.is_empty() {
         // What QEMU wrote is not looked into: it hides nothing for sure.
         return Ok(());
     }
-    let map = Map::open(&dir.join(file))?;
+    let map = Map::open(&dir.join(&layer.file), layer.size)?;
     *suspect = map.uncovered(suspect)?;
     if let Some(later) = later {
         *later = map.uncovered(later)?;
@@ -392,7 +392,7 @@ pub(crate) fn equal(replica: &Replica, manifest: &Manifest, disk: &DiskId, range
         let layers = manifest.points.iter().skip(above).flat_map(|p| &p.layers);
         for layer in layers.chain(manifest.head.iter().flat_map(|h| &h.layers)) {
             if layer.disk == *disk {
-                hide(&replica.dir, &layer.file, &mut shown, &mut None)?;
+                hide(&replica.dir, layer, &mut shown, &mut None)?;
             }
         }
         let proved = crate::map::within(&shown, ranges);

@@ -54,7 +54,7 @@ pub(crate) fn copy_down(
         now: now(),
     };
     merge.layer_is_right(cancel)?;
-    let map = Map::open(&replica.dir.join(&layer.image.file));
+    let map = Map::open(&replica.dir.join(&layer.image.file), layer.size);
     let raw = below.image.format == DiskFormat::Raw;
     let (Ok(map), true) = (map, raw) else {
         // Where the data goes in the file is QEMU's choice: everything is recorded anew, behind.

@@ -4,7 +4,7 @@
 use camino::Utf8Path;
 use imago::file::File;
 use imago::{FormatAccess, ShallowMapping};
-use lifeboat_engine::ports::store::Ranges;
+use lifeboat_engine::ports::store::{Ranges, StoreError};
 
 use crate::chain::Image;
 use crate::files::{Result, at};
@@ -27,10 +27,19 @@ pub(crate) struct Map {
 }
 
 impl Map {
-    /// Opens a layer (an absolute path). Fails for layers that QEMU wrote with sub-clusters.
-    pub(crate) fn open(path: &Utf8Path) -> Result<Self> {
+    /// Opens a layer (an absolute path) of a disk of `size` bytes. Fails for layers that QEMU wrote with sub-clusters, and
+    /// for one that claims another size: that number is the file's own, and one wrong bit of it makes a disk that nobody
+    /// could go through to its end.
+    pub(crate) fn open(path: &Utf8Path, size: u64) -> Result<Self> {
+        let image = layer::open_image(&Image::layer(path), None, false)?;
+        if image.size() != size {
+            return Err(StoreError::Damaged {
+                path: path.to_owned(),
+                detail: format!("it claims a disk of {} bytes, not of {size}", image.size()),
+            });
+        }
         Ok(Self {
-            image: layer::open_image(&Image::layer(path), None, false)?,
+            image,
             path: path.to_owned(),
         })
     }

@@ -500,13 +500,13 @@ pub(crate) fn places(dir: &Utf8Path, item: &Sealed, blocks: &[u64]) -> Vec<Place
     match item.image.format {
         DiskFormat::Raw => blocks.iter().map(raw).collect(),
         DiskFormat::Qcow2 if !item.image.ours => unknown(),
-        DiskFormat::Qcow2 => in_layer(&path, blocks).unwrap_or_else(|_| unknown()),
+        DiskFormat::Qcow2 => in_layer(&path, item.size, blocks).unwrap_or_else(|_| unknown()),
     }
 }
 
-fn in_layer(path: &Utf8Path, blocks: &[u64]) -> Result<Vec<Place>> {
+fn in_layer(path: &Utf8Path, size: u64, blocks: &[u64]) -> Result<Vec<Place>> {
     let end = std::fs::metadata(path).map_err(at("look at", path))?.len();
-    let map = Map::open(path)?;
+    let map = Map::open(path, size)?;
     let mut places: Vec<Vec<(u64, u64, u64)>> = vec![Vec::new(); blocks.len()];
     // A window at a time, so that the tables of a large layer are never all in memory.
     let mut offset = 0;
