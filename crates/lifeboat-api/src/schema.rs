@@ -578,31 +578,32 @@ fn replication() -> Vec<Named> {
         ("SeenPower", seen_power()),
         ("Failover", failover()),
         ("FailoverPhase", phases()),
-        (
-            "PointView",
-            object(
-                "A recovery point",
-                &[
-                    ("id", text("What to name it by")),
-                    (
-                        "guid",
-                        or_null(&uuid(
-                            "The instant's name in the management API, which is taken here as well; it stays the same when a cycle is sealed, and on each host",
-                        )),
-                    ),
-                    ("target", reference("Target")),
-                    ("instant", instant("The instant on the primary")),
-                    ("consistency", reference("Consistency")),
-                    ("size", number("Bytes it takes")),
-                    (
-                        "unusable",
-                        or_null(&text("Why it is not offered: its data is, or may be, wrong")),
-                    ),
-                ],
-            ),
-        ),
+        ("PointView", point()),
         ("PointSelector", selector()),
     ]
+}
+
+fn point() -> Value {
+    object(
+        "A recovery point",
+        &[
+            ("id", text("What to name it by")),
+            (
+                "guid",
+                or_null(&uuid(
+                    "The instant's name in the management API, which is taken here as well; it stays the same when a cycle is sealed, and on each host",
+                )),
+            ),
+            ("target", reference("Target")),
+            ("instant", instant("The instant on the primary")),
+            ("consistency", reference("Consistency")),
+            ("size", number("Bytes it takes")),
+            (
+                "unusable",
+                or_null(&text("Why it is not offered: its data is, or may be, wrong")),
+            ),
+        ],
+    )
 }
 
 fn power_note() -> Value {

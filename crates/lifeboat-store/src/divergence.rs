@@ -12,9 +12,9 @@ use lifeboat_engine::ports::store::{Divergence, Ranges, StoreError, Target};
 use lifeboat_model::DiskId;
 
 use crate::files::{self, Result, at};
-use crate::layer;
 use crate::logs::{self, Entry};
 use crate::manifest::{Branch, Manifest};
+use crate::map::{Map, tidy};
 use crate::replica::{Replica, State};
 
 /// Most ranges that are kept for a disk; beyond that, neighbours are joined.
@@ -120,8 +120,9 @@ impl Union {
         };
         let points = manifest.points.iter().skip(below).flat_map(|p| &p.layers);
         for layer in points.chain(manifest.head.iter().flat_map(|h| &h.layers)) {
-            let ranges = layer::own_ranges(&replica.dir.join(&layer.file))?;
-            self.add(&layer.disk, ranges);
+            let map = Map::open(&replica.dir.join(&layer.file), layer.size)?;
+            let own = map.pieces(0, layer.size)?.into_iter().map(|p| (p.offset, p.len));
+            self.add(&layer.disk, tidy(own.collect()));
         }
         self.logs(replica, &after)?;
         Ok(true)

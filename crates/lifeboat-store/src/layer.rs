@@ -373,25 +373,3 @@ pub(crate) fn backing(path: &Utf8Path) -> Result<Option<String>> {
     };
     read().map_err(at("read", path))
 }
-
-/// Ranges that a layer of ours holds itself, zeros included: (offset, length) in bytes, ascending.
-pub(crate) fn own_ranges(path: &Utf8Path) -> Result<Vec<(u64, u64)>> {
-    let image = open_image(&Image::layer(path), None, false)?;
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    let (mut offset, size) = (0, image.size());
-    while offset < size {
-        let mapping = image.get_shallow_mapping(offset, size - offset);
-        let (mapping, len) = mapping.map_err(at("read", path))?;
-        if len == 0 {
-            break;
-        }
-        if !matches!(mapping, ShallowMapping::Zero { explicit: false, .. }) {
-            match ranges.last_mut() {
-                Some(last) if last.0 + last.1 == offset => last.1 += len,
-                Some(_) | None => ranges.push((offset, len)),
-            }
-        }
-        offset += len;
-    }
-    Ok(ranges)
-}
