@@ -5,8 +5,8 @@
 //! All times are of the monotonic clock of this host and begin with the daemon: nothing here survives a restart, so that a
 //! daemon that has just started knows of nobody's presence until it was told.
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
