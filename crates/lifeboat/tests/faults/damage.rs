@@ -1,5 +1,5 @@
-//! A replica whose files rot or go: one bit is turned, or one file deleted. Whatever is brought up afterwards is right, because
-//! the damage was repaired or is elsewhere, or it is refused. It is never wrong.
+//! A replica whose files rot or go: one bit is turned, or one file deleted, and then the replica is scrubbed. Whatever is
+//! brought up afterwards is right, because the damage was repaired or is elsewhere, or it is refused. It is never wrong.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -46,6 +46,8 @@ const TARGETS: [Target; 5] = [
 ];
 const HARMS: [Harm; 3] = [Harm::FlippedHeader, Harm::FlippedBit, Harm::Deleted];
 
+const SCRUB: [&str; 3] = ["replication", "scrub", VM];
+
 /// Each round is a world of its own: what is damaged stays so. Round `n` (from 0) is that of the seed plus `n`.
 pub(crate) fn play(name: &str, seed: u64, rounds: u64) -> Report {
     let mut report = Report::new(name, seed);
@@ -74,6 +76,8 @@ fn round(seed: u64, judge: &mut Judge) -> Result<()> {
     std::thread::sleep(Duration::from_secs(7));
     world.stop_writing()?;
     world.all_arrives(Duration::from_secs(60))?;
+    // Digests of everything that is sealed are recorded by its end.
+    world.b.ok(&SCRUB)?;
     world.set_links(Way::Cut);
     // The daemon finds it at its start, or under its hands.
     let down = random.percent(50);
@@ -92,6 +96,10 @@ fn round(seed: u64, judge: &mut Judge) -> Result<()> {
         return Ok(());
     }
     world.set_links(Way::Open);
+    // It fails when it finds something that is not repaired yet; what that means is judged below.
+    if !world.b.cli(&SCRUB)?.status.success() {
+        judge.report.count("scrubs that found damage", 1);
+    }
     std::thread::sleep(Duration::from_secs(8));
     world.set_links(Way::Cut);
     let path = format!("/api/v1/vms/{VM}/points");
@@ -155,11 +163,12 @@ fn spoil(file: &Path, harm: Harm, random: &mut Random) -> Result<()> {
     Ok(open.write_all_at(&byte, at)?)
 }
 
-/// A byte that is not zero, where there is one near: a bit of a hole is nobody's data.
+/// A byte that is not zero, the next one from a random place on: a bit of a hole is nobody's data.
 fn data_offset(file: &Path, len: u64, random: &mut Random) -> Result<u64> {
     let bytes = std::fs::read(file)?;
-    let from = random.below(len);
-    let start = usize::try_from(from)?;
-    let near = bytes.iter().skip(start).position(|b| *b != 0);
-    Ok(near.map_or(Ok(from), |n| u64::try_from(start + n))?)
+    let start = usize::try_from(random.below(len))?;
+    let (before, after) = bytes.split_at(start);
+    let data = |part: &[u8]| part.iter().position(|b| *b != 0);
+    let near = data(after).map(|n| start + n).or_else(|| data(before));
+    Ok(u64::try_from(near.context("a file without data")?)?)
 }

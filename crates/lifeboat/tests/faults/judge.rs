@@ -222,7 +222,16 @@ impl Judge {
                 self.report.add(Class::Loss, text);
             }
         }
-        if let Err(error) = world.b.ok(&["failover", "revert", VM]) {
+        // Without force it is refused where nothing newer is known to be good.
+        let reverted = world.b.ok(&["failover", "revert", VM]);
+        let reverted = reverted.or_else(|e| match e.to_string().contains("--force") {
+            true => {
+                self.report.count("reverts that needed force", 1);
+                world.b.ok(&["failover", "revert", VM, "--force"])
+            }
+            false => Err(e),
+        });
+        if let Err(error) = reverted {
             let text = format!("a failover cannot be reverted: {error:#}");
             self.report.add(Class::Stuck, text);
         }
