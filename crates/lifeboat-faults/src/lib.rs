@@ -21,6 +21,7 @@ pub mod disk;
 pub mod history;
 pub mod link;
 pub mod monitor;
+pub mod port;
 pub mod random;
 pub mod sandbox;
 pub mod served;

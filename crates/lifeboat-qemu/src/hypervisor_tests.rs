@@ -19,7 +19,7 @@ use crate::hypervisor::Qemu;
 use crate::preflight;
 use crate::process::{self, PidRecord};
 use crate::start;
-use crate::testing::{DISK, Host, MIB, Model, Replica, at, tool};
+use crate::testing::{DISK, Host, MIB, Model, Replica, at, stop, tool};
 
 #[tokio::test]
 async fn a_vm_outlives_the_daemon_and_is_found_again() {
@@ -151,7 +151,7 @@ async fn a_process_that_does_not_answer_is_not_known_and_can_be_ended() {
     let vm = launch.spec.uuid;
     host.qemu.start(&launch).await.unwrap();
     let record = PidRecord::load(host.qemu.paths(vm).pid().as_std_path()).unwrap();
-    tool("kill", &["-STOP", &record.pid.to_string()]);
+    stop(record.pid);
     let power = host.qemu.power(vm).await;
     let Power::NotKnown { why } = &power else {
         panic!("{power:?}")

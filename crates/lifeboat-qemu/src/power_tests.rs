@@ -13,7 +13,7 @@ use crate::hypervisor::Qemu;
 use crate::process::PidRecord;
 use crate::qmp::Qmp;
 use crate::start::not_run;
-use crate::testing::{Host, tool};
+use crate::testing::{Host, stop, tool};
 
 /// What `host` cannot know, in words.
 async fn not_known(host: &Host, launch: &Launch) -> String {
@@ -90,7 +90,7 @@ async fn a_vm_without_its_sockets_is_not_off_and_its_images_are_not_opened_besid
 async fn a_stopped_process_is_told_at_once_and_runs_when_it_is_let_go_on() {
     let mut host = Host::new();
     let (launch, record) = started(&mut host).await;
-    tool("kill", &["-STOP", &record.pid.to_string()]);
+    stop(record.pid);
     let asked = Instant::now();
     let why = not_known(&host, &launch).await;
     assert!(

@@ -300,6 +300,15 @@ pub(crate) fn at(sequence: u64) -> Position {
     Position::from_parts(GenerationId(Uuid::from_u128(0x1ffe_b0a7)), sequence)
 }
 
+/// Stops a process and waits until it stands still: the signal takes effect when the process is next scheduled.
+pub(crate) fn stop(pid: impl std::fmt::Display) {
+    tool("kill", &["-STOP", &pid.to_string()]);
+    let stat = format!("/proc/{pid}/stat");
+    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        std::thread::yield_now();
+    }
+}
+
 /// Runs a program that must succeed and returns what it printed.
 pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
     let out = Command::new(program).args(arguments).output().unwrap();

@@ -58,10 +58,6 @@ pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut found: impl FnMut() -
     }
 }
 
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 impl Host {
     pub(crate) fn new(base: &Path, name: &'static str, ground: Ground) -> Result<Self> {
         let root = base.join(&name[..1]);
@@ -85,7 +81,7 @@ impl Host {
             name,
             root,
             durable,
-            port: free_port()?,
+            port: lifeboat_faults::port::free()?,
             volume,
             clock,
             child: None,

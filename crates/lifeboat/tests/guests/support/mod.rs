@@ -101,11 +101,7 @@ pub fn wait_until<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Opt
 }
 
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    lifeboat_faults::port::free().unwrap()
 }
 
 pub fn run(program: &str, args: &[&str]) -> String {
