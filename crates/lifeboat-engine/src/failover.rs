@@ -1,6 +1,7 @@
 //! Failover, revert and commit on the replica, as sagas: the intent is durable before its work begins, every step can be
 //! repeated, and after a crash the recorded phase says what to go on with. Points are never written to.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use lifeboat_deltalog::Consistency;
@@ -30,6 +31,8 @@ use crate::records::{Addressing, Failover, FailoverPhase, Job, Relationship, Tak
 /// Every instant a replica can be brought up at, by position, the newest first: sealed points, and cycles whose logs are
 /// retained.
 pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
+    let places = places(info);
+    let spoiled = spoiled_places(info, &places);
     let sealed = |p: &Point| PointView {
         id: p.id.to_string(),
         guid: Some(point_guid(p.position)),
@@ -46,7 +49,7 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
         instant: l.instant,
         consistency: l.consistency,
         size: l.size,
-        unusable: unusable_cycle(info, l.position),
+        unusable: unusable_cycle(info, &spoiled, l.position),
     };
     let view = |place: Place<'_>| match (place.point, place.log) {
         (Some(point), _) => Some(sealed(point)),
@@ -54,31 +57,41 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
         (None, Some(log)) => (place.reachable && !log.partial).then(|| cycle(log)),
         (None, None) => None,
     };
-    places(info).into_iter().rev().filter_map(view).collect()
+    places.into_iter().rev().filter_map(view).collect()
+}
+
+/// The positions that lie behind damage, with what is damaged: a spoiled point, or a damaged log, and every cycle that would
+/// be replayed onto it. Each place follows from the one before, so one pass is enough.
+fn spoiled_places(info: &ReplicaInfo, places: &[Place<'_>]) -> HashMap<Position, String> {
+    let mut spoiled = HashMap::new();
+    if info.damage.is_empty() {
+        return spoiled;
+    }
+    for place in places {
+        let hurt = |at: Position| info.damage.iter().find(|d| d.log == Some(at));
+        let why = match (place.point, hurt(place.position)) {
+            (Some(point), _) => crate::scrub::spoils(&info.damage, point.id),
+            (None, Some(hurt)) => Some(format!("{} is damaged: {}", hurt.file, hurt.what)),
+            (None, None) => place.log.and_then(|l| spoiled.get(&l.parent)).cloned(),
+        };
+        if let Some(why) = why {
+            spoiled.insert(place.position, why);
+        }
+    }
+    spoiled
 }
 
 /// Why a cycle cannot be brought up: what it would be replayed onto, or a log on the way, is damaged.
-fn unusable_cycle(info: &ReplicaInfo, position: Position) -> Option<String> {
-    if info.damage.is_empty() {
-        return None;
-    }
+fn unusable_cycle(
+    info: &ReplicaInfo,
+    spoiled: &HashMap<Position, String>,
+    position: Position,
+) -> Option<String> {
     // What the head shows is known exactly, whatever it was made from.
     if position == info.applied && info.damage.iter().all(|d| d.newest == NewestData::Good) {
         return None;
     }
-    let mut at = position;
-    loop {
-        if let Some(point) = info.points.iter().find(|p| p.position == at) {
-            return crate::scrub::spoils(&info.damage, point.id);
-        }
-        if let Some(hurt) = info.damage.iter().find(|d| d.log == Some(at)) {
-            return Some(format!("{} is damaged: {}", hurt.file, hurt.what));
-        }
-        match info.logs.iter().find(|l| l.position == at) {
-            Some(log) if log.parent != at => at = log.parent,
-            Some(_) | None => return None,
-        }
-    }
+    spoiled.get(&position).cloned()
 }
 
 /// The point a selector means. What is damaged is not offered, and is refused by its id.

@@ -114,6 +114,7 @@ mod tests {
 
     use crate::action::PointSelector;
     use crate::failover::{choose, points};
+    use crate::ports::scrub::{DamagedFile, NewestData, RepairState};
 
     const OLD: u128 = 1;
     const NEW: u128 = 2;
@@ -216,6 +217,51 @@ mod tests {
         assert!(!reachable(&unsealed, at(NEW, 1)), "so it has to be sealed");
         assert_eq!(places(&unsealed).last().unwrap().position, at(NEW, 1));
         assert!(reachable(&seeded(), at(NEW, 4)));
+    }
+
+    fn damaged(log: Option<Position>, points: Vec<PointId>) -> DamagedFile {
+        DamagedFile {
+            file: "/r/x".into(),
+            what: "rot".into(),
+            since: Timestamp(1),
+            points,
+            log,
+            newest: NewestData::Good,
+            repair: RepairState::Hopeless,
+        }
+    }
+
+    /// The sequences of what is listed and cannot be brought up, ascending.
+    fn unusable(info: &ReplicaInfo) -> Vec<u64> {
+        let listed = positions(info).into_iter().zip(points(info)).rev();
+        let unusable = listed.filter(|(_, view)| view.unusable.is_some());
+        unusable.map(|(position, _)| position.sequence()).collect()
+    }
+
+    #[test]
+    fn cycles_behind_damage_are_not_offered_up_to_the_next_point() {
+        // An hour of cycles a second apart, between two points.
+        let logs = (1..=3600).map(|n| log(at(NEW, n), at(NEW, n + 1), n)).collect();
+        let ends = vec![point(at(NEW, 1), 1), point(at(NEW, 3001), 3000)];
+        let first = ends[0].id;
+        let whole = replica(ends, logs);
+        assert!(unusable(&whole).is_empty());
+        let log = ReplicaInfo {
+            damage: vec![damaged(Some(at(NEW, 2000)), Vec::new())],
+            ..whole.clone()
+        };
+        assert_eq!(unusable(&log), (2000..=3000).collect::<Vec<_>>());
+        let point = ReplicaInfo {
+            damage: vec![damaged(None, vec![first])],
+            applied: at(NEW, 2500),
+            ..whole
+        };
+        let known = |n: &u64| *n != 2500;
+        assert_eq!(
+            unusable(&point),
+            (1..=3000).filter(known).collect::<Vec<_>>(),
+            "what the head shows is known"
+        );
     }
 
     #[test]
