@@ -8,7 +8,6 @@ use tracing::warn;
 use crate::action::{Answer, Refusal};
 use crate::actor::failed;
 use crate::engine::{Engine, Host, no_entry};
-use crate::records::Event;
 
 /// Entries of one name merged: those that are kept, and those that others stand for.
 pub(crate) fn merged(
@@ -38,14 +37,7 @@ pub(crate) async fn report_merged(host: &Host, merged: &[(AuthorizationEntry, Au
             gone.primary, gone.storage_location, kept.primary, kept.storage_location
         );
         warn!("{message}");
-        let event = Event {
-            at: host.ports.clock.now(),
-            vm: None,
-            message,
-        };
-        if let Err(e) = host.ports.catalog.add_event(&event).await {
-            warn!(error = %e, "event not recorded");
-        }
+        host.event(&message).await;
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::engine::Host;
 use crate::ports::environment::Certificate;
-use crate::records::{Event, Relationship};
+use crate::records::Relationship;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(60);
@@ -120,13 +120,6 @@ async fn tell(host: &Host, new: &[&Finding]) {
             continue;
         }
         warn!(finding = finding.text, "certificate");
-        let event = Event {
-            at: host.ports.clock.now(),
-            vm: None,
-            message: finding.text.clone(),
-        };
-        if let Err(e) = host.ports.catalog.add_event(&event).await {
-            warn!(error = %e, "event not recorded");
-        }
+        host.event(&finding.text).await;
     }
 }

@@ -13,7 +13,6 @@ use tracing::warn;
 
 use crate::actor::Actor;
 use crate::engine::Host;
-use crate::records::Event;
 
 /// How long a clock that was set stays a warning.
 const WARNED: Duration = Duration::from_secs(3600);
@@ -71,14 +70,7 @@ impl Host {
         };
         let message = own_text(by);
         warn!(by_ms = by, "the clock of this host jumped");
-        let event = Event {
-            at: self.ports.clock.now(),
-            vm: None,
-            message,
-        };
-        if let Err(e) = self.ports.catalog.add_event(&event).await {
-            warn!(error = %e, "event not recorded");
-        }
+        self.event(&message).await;
     }
 }
 

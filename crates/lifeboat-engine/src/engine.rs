@@ -164,6 +164,18 @@ impl Host {
         f(&mut self.access.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Records what happened to the host as a whole. What cannot be recorded is at least logged.
+    pub(crate) async fn event(&self, message: &str) {
+        let event = Event {
+            at: self.ports.clock.now(),
+            vm: None,
+            message: message.to_owned(),
+        };
+        if let Err(e) = self.ports.catalog.add_event(&event).await {
+            warn!(error = %e, message, "event not recorded");
+        }
+    }
+
     pub(crate) fn tools(&self) -> Tools {
         Tools {
             link: self.ports.link.clone(),
@@ -512,14 +524,7 @@ impl Engine {
 
     /// Lets every actor see what no longer holds, and waits until none relies on it.
     pub(crate) async fn access_changed(&self, what: &str) {
-        let event = Event {
-            at: self.host.ports.clock.now(),
-            vm: None,
-            message: what.to_owned(),
-        };
-        if let Err(e) = self.host.ports.catalog.add_event(&event).await {
-            warn!(error = %e, what, "event not recorded");
-        }
+        self.host.event(what).await;
         let handles: Vec<Handle> = self.host.with_actors(|a| a.values().cloned().collect());
         for handle in handles {
             // An actor that is gone relies on nothing.

@@ -18,7 +18,7 @@ use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, chain, failed, no_relationship, plain};
 use crate::engine::Host;
 use crate::ports::hypervisor::{Launch, PowerState};
-use crate::records::{Event, FailoverPhase, Relationship, ReplicaSide, Side};
+use crate::records::{FailoverPhase, Relationship, ReplicaSide, Side};
 use crate::replica::ReplicaState;
 
 /// Time between two looks at the storage locations.
@@ -263,14 +263,7 @@ pub(crate) async fn drop_strays(host: &Host, relationships: &[Relationship]) {
 
 async fn note(host: &Host, message: &str) {
     warn!("{message}");
-    let event = Event {
-        at: host.ports.clock.now(),
-        vm: None,
-        message: message.to_owned(),
-    };
-    if let Err(e) = host.ports.catalog.add_event(&event).await {
-        warn!(error = %e, message, "event not recorded");
-    }
+    host.event(message).await;
 }
 
 /// What storage locations say of themselves: one that cannot be used, and files that no relationship stands for.
