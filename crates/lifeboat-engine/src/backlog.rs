@@ -40,18 +40,25 @@ pub(crate) struct Waiting {
     pub(crate) bytes: u64,
 }
 
+/// The logs that are to be applied next, in their order.
+pub(crate) fn unapplied(info: &ReplicaInfo) -> impl Iterator<Item = &StoredLog> {
+    let mut at = info.applied;
+    info.logs.iter().filter(move |log| {
+        let next = log.parent == at && log.position != at;
+        if next {
+            at = log.position;
+        }
+        next
+    })
+}
+
 impl Waiting {
     /// Of a replica as it is now.
     pub(crate) fn of(info: &ReplicaInfo) -> Self {
-        let (mut found, mut at) = (Self::default(), info.applied);
-        for log in &info.logs {
-            if log.parent == at && log.position != at {
-                at = log.position;
-                found.logs += 1;
-                found.bytes = found.bytes.saturating_add(log.size);
-            }
-        }
-        found
+        unapplied(info).fold(Self::default(), |found, log| Self {
+            logs: found.logs + 1,
+            bytes: found.bytes.saturating_add(log.size),
+        })
     }
 
     fn full(self) -> bool {
@@ -81,18 +88,15 @@ impl Queue {
 
     /// What the store has still to apply. A log that is not in this look may have arrived since; it is in the next one.
     pub(crate) fn look(&mut self, info: &ReplicaInfo) {
-        let (mut found, mut at) = (Vec::new(), info.applied);
-        for log in &info.logs {
-            if log.parent == at && log.position != at {
-                at = log.position;
-                let known = self.0.iter().find(|a| a.position == at).copied();
-                found.push(known.unwrap_or_else(|| Arrived {
-                    position: at,
-                    bytes: log.size,
-                    at: Instant::now(),
-                }));
-            }
-        }
+        let waits = unapplied(info).map(|log| {
+            let known = self.0.iter().find(|a| a.position == log.position).copied();
+            known.unwrap_or_else(|| Arrived {
+                position: log.position,
+                bytes: log.size,
+                at: Instant::now(),
+            })
+        });
+        let mut found: Vec<Arrived> = waits.collect();
         let later = |a: &&Arrived| a.position.compare(info.durable) == Some(Ordering::Greater);
         found.extend(self.0.iter().filter(later));
         self.0 = found;
@@ -132,10 +136,7 @@ pub(crate) struct HeldBack {
 pub(crate) fn run_end(info: &ReplicaInfo, seals: impl Fn(&StoredLog) -> bool) -> Option<Position> {
     let (mut end, mut at) = (None, info.applied);
     let mut taken = Waiting::default();
-    for log in &info.logs {
-        if log.parent != at || log.position == at {
-            continue;
-        }
+    for log in unapplied(info) {
         let over = taken.bytes.saturating_add(log.size) > BACKLOG_BYTES;
         let many = usize::try_from(taken.logs).is_ok_and(|n| n >= BACKLOG_LOGS);
         // Before the disks stop being one instant, the last whole one may have to be sealed.

@@ -171,10 +171,7 @@ async fn maintain(
     past: Option<Position>,
 ) -> Result<Maintained, StoreError> {
     let mut info = store.info(vm).await?;
-    let next = info
-        .logs
-        .iter()
-        .find(|l| l.parent == info.applied && l.position != info.applied);
+    let next = backlog::unapplied(&info).next();
     let whole = |info: &ReplicaInfo| {
         let unsealed = info.points.last().map(|p| p.position) != Some(info.applied);
         unsealed && info.logs.iter().any(|l| l.position == info.applied && !l.partial)
