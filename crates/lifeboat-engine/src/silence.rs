@@ -15,7 +15,7 @@ use tracing::info;
 use crate::action::{BacklogView, ContactView, Refusal};
 use crate::actor::{Actor, Message};
 use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PrimaryReport};
-use crate::ports::store::{ReplicaInfo, StoreError};
+use crate::ports::store::{ReplicaInfo, StorageDelay, StoreError};
 use crate::presence::{KeepAlive, Line};
 use crate::primary::IDLE;
 use crate::records::{PrimarySide, Relationship, Side};
@@ -65,6 +65,15 @@ pub(crate) fn span(d: Duration) -> String {
         s @ 60..3600 => format!("{} min", s / 60),
         s => format!("{} h {} min", s / 3600, s % 3600 / 60),
     }
+}
+
+/// A disk that does not answer, in words.
+fn unanswered(delay: &StorageDelay) -> String {
+    format!(
+        "the storage at {} has not answered for {}",
+        delay.path,
+        span(delay.since.elapsed())
+    )
 }
 
 /// Whether the replica of such a relationship is to take in what comes.
@@ -302,27 +311,13 @@ impl Actor {
     /// An operation of the replica's disk that has begun and does not end.
     pub(crate) fn storage_finding(&self) -> Option<Finding> {
         let delay = self.host.ports.store.storage_delay(self.id)?;
-        let waited = delay.since.elapsed();
-        STORAGE_PATIENCE.finding(waited, || {
-            format!(
-                "the storage at {} has not answered for {}",
-                delay.path,
-                span(waited)
-            )
-        })
+        STORAGE_PATIENCE.finding(delay.since.elapsed(), || unanswered(&delay))
     }
 
     /// Why nothing can be begun on the replica's files now.
     pub(crate) fn hangs(&self) -> Option<String> {
         let delay = self.host.ports.store.storage_delay(self.id)?;
-        let waited = delay.since.elapsed();
-        (waited >= HANGS).then(|| {
-            format!(
-                "the storage at {} has not answered for {}",
-                delay.path,
-                span(waited)
-            )
-        })
+        (delay.since.elapsed() >= HANGS).then(|| unanswered(&delay))
     }
 
     /// What the store says of the replica, unless its disk does not answer.
