@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lifeboat_model::Timestamp;
+use lifeboat_model::reread::{Look, Reread};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 
@@ -56,11 +57,7 @@ pub(crate) struct Loaded {
 }
 
 struct State {
-    loaded: Arc<Loaded>,
-    /// What the files held when they were read last, whether it was of use or not.
-    read: [Vec<u8>; 3],
-    /// Why what the files hold is not used.
-    problem: Option<String>,
+    files: Reread<[Vec<u8>; 3], Loaded>,
     /// Certificates of peers.
     peers: BTreeMap<String, Validity>,
 }
@@ -128,13 +125,11 @@ impl Credentials {
     /// They cannot be used.
     pub fn load(config: &LinkConfig) -> Result<Arc<Self>, LinkSetupError> {
         let read = config.read()?;
-        let loaded = Arc::new(load(config, &read)?);
+        let loaded = load(config, &read)?;
         Ok(Arc::new(Self {
             config: config.clone(),
             state: Mutex::new(State {
-                loaded,
-                read,
-                problem: None,
+                files: Reread::new(read, loaded),
                 peers: BTreeMap::new(),
             }),
         }))
@@ -150,54 +145,24 @@ impl Credentials {
         let this = self.clone();
         // A panic there would be a fault of this program; what was read before is still there.
         let _ = tokio::task::spawn_blocking(move || this.refresh()).await;
-        self.state().loaded.clone()
+        self.state().files.in_use()
     }
 
     /// What is in use, as of the last look.
     pub(crate) fn in_use(&self) -> Arc<Loaded> {
-        self.state().loaded.clone()
+        self.state().files.in_use()
     }
 
     /// Looks at the files and takes over what they hold if it has changed and can be used.
     pub fn refresh(&self) {
-        let read = match self.config.read() {
-            Ok(read) => read,
-            Err(e) => return self.unusable(&e, None),
-        };
-        {
-            let mut state = self.state();
-            if state.read == read {
-                // A file that could not be read for a while holds again what is in use.
-                if state.problem.is_some() && load(&self.config, &read).is_ok() {
-                    state.problem = None;
-                }
-                return;
-            }
-        }
-        match load(&self.config, &read) {
-            Ok(loaded) => {
-                let mut state = self.state();
-                (state.loaded, state.read, state.problem) = (Arc::new(loaded), read, None);
-                drop(state);
-                tracing::info!(cert = %self.config.cert, "changed certificates are in use");
-            }
-            Err(e) => self.unusable(&e, Some(read)),
-        }
-    }
-
-    fn unusable(&self, e: &LinkSetupError, read: Option<[Vec<u8>; 3]>) {
-        let why = e.to_string();
-        let mut state = self.state();
-        let new = state.problem.as_ref() != Some(&why);
-        state.problem = Some(why.clone());
-        if let Some(read) = read {
-            state.read = read;
-        }
-        drop(state);
-        if new {
-            tracing::warn!(
+        let read = self.config.read();
+        let look = self.state().files.look(read, |read| load(&self.config, read));
+        match look {
+            Look::Same => {}
+            Look::Changed => tracing::info!(cert = %self.config.cert, "changed certificates are in use"),
+            Look::Unusable(why) => tracing::warn!(
                 "the certificate files changed and cannot be used, what was read before goes on being used: {why}"
-            );
+            ),
         }
     }
 
@@ -216,12 +181,13 @@ impl Credentials {
     #[must_use]
     pub fn seen(&self) -> Vec<(Holder, Validity)> {
         let state = self.state();
-        let authorities = state.loaded.authorities.iter().map(|v| (Holder::Authority, *v));
+        let loaded = state.files.in_use();
+        let authorities = loaded.authorities.iter().map(|v| (Holder::Authority, *v));
         let peers = state
             .peers
             .iter()
             .map(|(name, v)| (Holder::Peer(name.clone()), *v));
-        std::iter::once((Holder::Host, state.loaded.own))
+        std::iter::once((Holder::Host, loaded.own))
             .chain(authorities)
             .chain(peers)
             .collect()
@@ -230,7 +196,7 @@ impl Credentials {
     /// Why what the files hold now is not used; `None` while it is.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.state().problem.clone()
+        self.state().files.problem()
     }
 
     /// Where the files are.

@@ -10,6 +10,7 @@ pub mod lifecycle;
 pub mod network;
 pub mod policy;
 pub mod power;
+pub mod reread;
 pub mod settings;
 pub mod shell;
 mod slots;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lifeboat_model::Timestamp;
+use lifeboat_model::reread::{Look, Reread};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -24,18 +25,10 @@ pub(crate) struct Loaded {
     pub(crate) own_until: Timestamp,
 }
 
-struct State {
-    loaded: Arc<Loaded>,
-    /// What the files held when they were read last, whether it was of use or not.
-    read: [Vec<u8>; 3],
-    /// Why what the files hold is not used.
-    problem: Option<String>,
-}
-
 /// Certificates for clients of the management protocols.
 pub struct ManagementCertificates {
     files: TlsFiles,
-    state: Mutex<State>,
+    state: Mutex<Reread<[Vec<u8>; 3], Loaded>>,
 }
 
 impl std::fmt::Debug for ManagementCertificates {
@@ -93,18 +86,14 @@ impl ManagementCertificates {
     /// They cannot be used.
     pub fn load(files: &TlsFiles) -> Result<Arc<Self>, TlsSetupError> {
         let read = files.read()?;
-        let loaded = Arc::new(load(files, &read)?);
+        let loaded = load(files, &read)?;
         Ok(Arc::new(Self {
             files: files.clone(),
-            state: Mutex::new(State {
-                loaded,
-                read,
-                problem: None,
-            }),
+            state: Mutex::new(Reread::new(read, loaded)),
         }))
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, Reread<[Vec<u8>; 3], Loaded>> {
         // Everything in it is replaced as a whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,59 +103,34 @@ impl ManagementCertificates {
         let this = self.clone();
         // A panic there would be a fault of this program; what was read before is still there.
         let _ = tokio::task::spawn_blocking(move || this.refresh()).await;
-        self.state().loaded.clone()
+        self.state().in_use()
     }
 
     /// Looks at the files and takes over what they hold if it has changed and can be used.
     pub fn refresh(&self) {
-        let read = match self.files.read() {
-            Ok(read) => read,
-            Err(e) => return self.unusable(&e, None),
-        };
-        if self.state().read == read {
-            let settled = self.state().problem.is_none() || load(&self.files, &read).is_err();
-            if !settled {
-                self.state().problem = None;
+        let read = self.files.read();
+        let look = self.state().look(read, |read| load(&self.files, read));
+        match look {
+            Look::Same => {}
+            Look::Changed => {
+                tracing::info!(cert = %self.files.cert, "changed certificates for management are in use")
             }
-            return;
-        }
-        match load(&self.files, &read) {
-            Ok(loaded) => {
-                let mut state = self.state();
-                (state.loaded, state.read, state.problem) = (Arc::new(loaded), read, None);
-                drop(state);
-                tracing::info!(cert = %self.files.cert, "changed certificates for management are in use");
-            }
-            Err(e) => self.unusable(&e, Some(read)),
-        }
-    }
-
-    fn unusable(&self, e: &TlsSetupError, read: Option<[Vec<u8>; 3]>) {
-        let why = e.to_string();
-        let mut state = self.state();
-        let new = state.problem.as_ref() != Some(&why);
-        state.problem = Some(why.clone());
-        if let Some(read) = read {
-            state.read = read;
-        }
-        drop(state);
-        if new {
-            tracing::warn!(
+            Look::Unusable(why) => tracing::warn!(
                 "the certificate files for management changed and cannot be used, what was read before goes on being used: {why}"
-            );
+            ),
         }
     }
 
     /// From when until when the certificate shown to clients is valid; `None` when that cannot be read from it.
     #[must_use]
     pub fn validity(&self) -> Option<(Timestamp, Timestamp)> {
-        self.state().loaded.chain.first().and_then(validity)
+        self.state().in_use().chain.first().and_then(validity)
     }
 
     /// Why what the files hold now is not used; `None` while it is.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        self.state().problem.clone()
+        self.state().problem()
     }
 
     /// Where the files are.
