@@ -11,7 +11,7 @@ use lifeboat_model::{DiskFormat, Timestamp};
 
 use crate::chain::Image;
 use crate::damage::{Bad, Sealed, note, sealed};
-use crate::digest::{BLOCK, Blocks, PER_PAGE, Sidecar, UNKNOWN};
+use crate::digest::{BLOCK, Blocks, PER_PAGE, Page, Sidecar, UNKNOWN};
 use crate::files::Result;
 use crate::manifest::Manifest;
 use crate::map::{Map, tidy, within, without};
@@ -93,15 +93,8 @@ pub(crate) fn around_header(
     let path = replica.dir.join(file);
     let mut sidecar = Sidecar::of(&replica.dir, &layer.image)?;
     let mut page = sidecar.page(0)?;
-    let recorded: Vec<u64> = (0..HEAD / layer.block())
-        .filter(|n| page.get(*n) != UNKNOWN)
-        .collect();
     let mut blocks = Blocks::open(&path, layer.block())?;
-    let wrong: Vec<u64> = recorded
-        .iter()
-        .filter(|n| !blocks.look(**n).is(page.get(**n)))
-        .copied()
-        .collect();
+    let (recorded, wrong) = compared(&mut blocks, &page, 0..HEAD / layer.block());
     stop_at(replica, layer, &wrong, now())?;
     if recorded.is_empty() {
         return change();
@@ -124,6 +117,14 @@ pub(crate) fn around_header(
     }
     sidecar.put(0, &page)?;
     sidecar.sync()
+}
+
+/// Which of these blocks have a digest in the page, and which of those read as something else.
+fn compared(blocks: &mut Blocks, page: &Page, these: impl Iterator<Item = u64>) -> (Vec<u64>, Vec<u64>) {
+    let recorded: Vec<u64> = these.filter(|n| page.get(*n) != UNKNOWN).collect();
+    let differs = |n: &u64| !blocks.look(*n).is(page.get(*n));
+    let wrong = recorded.iter().copied().filter(differs).collect();
+    (recorded, wrong)
 }
 
 /// Notes damage and refuses to go on; what no source could repair is let through.
@@ -162,12 +163,8 @@ impl Merge<'_> {
         for number in 0..sidecar.pages() {
             cancel.check()?;
             let page = sidecar.page(number)?;
-            for block in number * PER_PAGE..(number + 1) * PER_PAGE {
-                let recorded = page.get(block);
-                if recorded != UNKNOWN && !blocks.look(block).is(recorded) {
-                    wrong.push(block);
-                }
-            }
+            let of_page = number * PER_PAGE..(number + 1) * PER_PAGE;
+            wrong.extend(compared(&mut blocks, &page, of_page).1);
         }
         stop_at(replica, self.layer, &wrong, self.now)
     }
@@ -178,9 +175,7 @@ impl Merge<'_> {
         map: &Map,
         mut each: impl FnMut(&Self, &BTreeSet<u64>) -> Result<()>,
     ) -> Result<()> {
-        let mut offset = 0;
-        while offset < map.size() {
-            let to = (offset + WINDOW).min(map.size());
+        for (offset, to) in map.windows(WINDOW) {
             let pieces = map.pieces(offset, to)?;
             let blocks = pieces.iter().flat_map(|p| {
                 let end = p.offset + p.len;
@@ -190,7 +185,6 @@ impl Merge<'_> {
             if !touched.is_empty() {
                 each(self, &touched)?;
             }
-            offset = to;
         }
         Ok(())
     }
@@ -204,13 +198,7 @@ impl Merge<'_> {
         let mut sidecar = Sidecar::of(&self.replica.dir, &self.below.image)?;
         let mut page = sidecar.page(number)?;
         let mut blocks = Blocks::open(&self.replica.dir.join(&self.below.image.file), BLOCK)?;
-        let recorded = |n: &&u64| page.get(**n) != UNKNOWN;
-        let recorded: Vec<u64> = touched.iter().filter(recorded).copied().collect();
-        let wrong: Vec<u64> = recorded
-            .iter()
-            .filter(|n| !blocks.look(**n).is(page.get(**n)))
-            .copied()
-            .collect();
+        let (recorded, wrong) = compared(&mut blocks, &page, touched.iter().copied());
         stop_at(self.replica, self.below, &wrong, self.now)?;
         if recorded.is_empty() {
             return Ok(());

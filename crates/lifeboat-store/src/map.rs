@@ -49,6 +49,13 @@ impl Map {
         self.image.size()
     }
 
+    /// The whole disk, `step` bytes at a time, so that the tables of a large layer are never all in memory: first byte and
+    /// end of each piece.
+    pub(crate) fn windows(&self, step: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let size = self.size();
+        (0..size.div_ceil(step)).map(move |n| (n * step, ((n + 1) * step).min(size)))
+    }
+
     /// What the layer itself holds of a range.
     pub(crate) fn pieces(&self, from: u64, to: u64) -> Result<Vec<Piece>> {
         let (mut offset, to) = (from, to.min(self.size()));

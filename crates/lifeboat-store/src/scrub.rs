@@ -103,9 +103,7 @@ impl Scrub {
             damage: Known::load(dir),
         }
     }
-}
 
-impl Scrub {
     /// Whether what is recorded is about a replica with this start.
     pub(crate) fn is_about(&self, start: Position) -> bool {
         self.of == Some(start)
@@ -508,10 +506,7 @@ fn in_layer(path: &Utf8Path, size: u64, blocks: &[u64]) -> Result<Vec<Place>> {
     let end = std::fs::metadata(path).map_err(at("look at", path))?.len();
     let map = Map::open(path, size)?;
     let mut places: Vec<Vec<(u64, u64, u64)>> = vec![Vec::new(); blocks.len()];
-    // A window at a time, so that the tables of a large layer are never all in memory.
-    let mut offset = 0;
-    while offset < map.size() {
-        let to = (offset + (1 << 30)).min(map.size());
+    for (offset, to) in map.windows(1 << 30) {
         for piece in map.pieces(offset, to)? {
             let Some(host) = piece.host else { continue };
             for (block, place) in blocks.iter().zip(&mut places) {
@@ -522,7 +517,6 @@ fn in_layer(path: &Utf8Path, size: u64, blocks: &[u64]) -> Result<Vec<Place>> {
                 }
             }
         }
-        offset = to;
     }
     let place = |(block, data): (&u64, Vec<(u64, u64, u64)>)| {
         let bytes: u64 = data.iter().map(|(_, _, len)| len).sum();
