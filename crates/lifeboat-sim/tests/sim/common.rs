@@ -1,7 +1,5 @@
 //! What the tests of the simulated world share: a runtime in virtual time for each seed, and the usual beginnings.
-#![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(unreachable_pub, reason = "shared by the test files")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
 
 use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, PointView, Refusal};
 use lifeboat_engine::records::{FailoverPhase, Side};

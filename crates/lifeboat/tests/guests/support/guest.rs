@@ -13,7 +13,6 @@ use super::{Host, World, image_dir, wait_until};
 pub struct Verdict {
     pub ok: bool,
     pub high: i64,
-    pub wall_ms: u64,
     pub text: String,
 }
 
@@ -129,7 +128,6 @@ fn verdict(text: &str) -> Verdict {
     Verdict {
         ok: line.contains("RESULT OK"),
         high: field("high").and_then(|h| h.parse().ok()).unwrap_or(-1),
-        wall_ms: field("wall_ms").and_then(|h| h.parse().ok()).unwrap_or(0),
         text: line.to_owned(),
     }
 }

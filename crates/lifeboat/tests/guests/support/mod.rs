@@ -1,11 +1,6 @@
 //! Two real hosts on loopback for the tests of this directory, or three: daemons of the built binary, a proxy between them
 //! that can cut the link, and a real guest. Everything is driven through the command line, as an administrator would.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    reason = "each test binary uses its own part of this"
-)]
+#![allow(unreachable_pub, reason = "shared by the test files")]
 
 pub mod client;
 pub mod guest;
