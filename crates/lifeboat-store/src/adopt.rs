@@ -262,6 +262,7 @@ fn loose(position: Position, layers: Vec<Layer>) -> Sealed {
             arrived: None,
         },
         layers,
+        since: None,
         loose: true,
     }
 }

@@ -148,6 +148,7 @@ fn seal_whole(replica: &Replica, id: PointId, arrived: Option<Arrival>) -> Resul
     let sealed = Sealed {
         point: point.clone(),
         layers: head.layers,
+        since: Some(manifest.floor()),
         loose: false,
     };
     replica.commit(&mut state, |m| {

@@ -12,7 +12,7 @@ use lifeboat_model::{DiskFormat, Timestamp};
 use crate::chain::Image;
 use crate::damage::{Bad, Sealed, note, sealed};
 use crate::digest::{BLOCK, Blocks, PER_PAGE, Page, Sidecar, UNKNOWN};
-use crate::files::Result;
+use crate::files::{Result, at};
 use crate::manifest::Manifest;
 use crate::map::{Map, tidy, within, without};
 use crate::merge;
@@ -28,6 +28,8 @@ struct Merge<'a> {
     replica: &'a Replica,
     layer: &'a Sealed,
     below: &'a Sealed,
+    /// The last block of the image below, when the merge makes the image longer, and so the block.
+    tail: Option<u64>,
     now: Timestamp,
 }
 
@@ -51,6 +53,7 @@ pub(crate) fn copy_down(
         replica,
         layer,
         below,
+        tail: tail(&replica.dir.join(&below.image.file), layer.size)?,
         now: now(),
     };
     merge.layer_is_right(cancel)?;
@@ -68,6 +71,11 @@ pub(crate) fn copy_down(
     merge.each_window(&map, |m, touched| m.record(touched))?;
     merge.carry_over(&map)?;
     replica.step("after digests are recorded")
+}
+
+fn tail(below: &Utf8Path, size: u64) -> Result<Option<u64>> {
+    let len = std::fs::metadata(below).map_err(at("look at", below))?.len();
+    Ok((len < size && len % BLOCK > 0).then_some(len / BLOCK))
 }
 
 /// The time of the record; nothing is decided by it.
@@ -181,7 +189,8 @@ impl Merge<'_> {
                 let end = p.offset + p.len;
                 p.offset / BLOCK..end.div_ceil(BLOCK)
             });
-            let touched: BTreeSet<u64> = blocks.collect();
+            let mut touched: BTreeSet<u64> = blocks.collect();
+            touched.extend(self.tail.filter(|t| (offset..to).contains(&(t * BLOCK))));
             if !touched.is_empty() {
                 each(self, &touched)?;
             }

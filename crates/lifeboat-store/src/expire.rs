@@ -10,6 +10,7 @@ use crate::files::Result;
 use crate::logs;
 use crate::manifest::Manifest;
 use crate::merge::stand_on;
+use crate::proof;
 use crate::qemu_img::Cancel;
 use crate::replica::Replica;
 
@@ -103,6 +104,7 @@ fn merge_level(replica: &Replica, level: usize, cancel: &Cancel) -> Result<()> {
 fn forget_useless_logs(replica: &Replica) -> Result<()> {
     let mut state = replica.state.blocking_lock();
     let oldest = state.manifest.recovery_points().next().map(|p| p.point.position);
+    state.logs.prove_after = proof::needs(replica, &state.manifest);
     match oldest {
         Some(oldest) => state.logs.trim_to(&replica.dir.join(logs::DIR), oldest),
         None => Ok(()),
@@ -113,5 +115,6 @@ fn forget_useless_logs(replica: &Replica) -> Result<()> {
 pub(crate) fn expire_logs(replica: &Replica, upto: Position) -> Result<()> {
     let mut state = replica.state.blocking_lock();
     let floor = state.manifest.floor();
+    state.logs.prove_after = proof::needs(replica, &state.manifest);
     state.logs.trim_upto(&replica.dir.join(logs::DIR), floor, upto)
 }

@@ -310,7 +310,7 @@ pub(crate) fn size_of(image: &Image) -> Result<u64> {
     }
 }
 
-fn cluster_size(path: &Utf8Path) -> Result<u64> {
+pub(crate) fn cluster_size(path: &Utf8Path) -> Result<u64> {
     let bits = u32::from_be_bytes(field(path, 20)?);
     1_u64.checked_shl(bits).ok_or_else(|| StoreError::Damaged {
         path: path.to_owned(),

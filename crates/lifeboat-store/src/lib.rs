@@ -52,6 +52,7 @@ mod merge;
 mod nbd;
 mod open;
 mod presence;
+mod proof;
 mod qemu_img;
 mod receive;
 mod repair;

@@ -5,13 +5,15 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Decoder, Header, Item, LOG_TAIL, LogDisk, LogKind, footer_len};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::store::{StoreError, StoredLog};
 use lifeboat_model::Position;
+use rustix::fs::Advice;
 
 use crate::damaged;
 use crate::files::{self, Result, at};
@@ -44,6 +46,8 @@ pub(crate) struct Logs {
     pub(crate) entries: Vec<Entry>,
     /// Logs after this position are not removed, for somebody who still has to get them.
     pub(crate) keep_after: Option<Position>,
+    /// The same for layers that are still to be compared with them. Logs that are gone hold back nothing.
+    pub(crate) prove_after: Option<Position>,
 }
 
 /// File name of the log to a position.
@@ -137,6 +141,7 @@ impl Logs {
         Ok(Self {
             entries,
             keep_after: None,
+            prove_after: None,
         })
     }
 
@@ -184,6 +189,12 @@ impl Logs {
 
     /// How many of the oldest logs nobody asked to keep.
     fn not_kept(&self) -> usize {
+        let continues = |at: Position| self.entries.iter().position(|e| e.log.parent == at);
+        let proved = self.prove_after.and_then(continues).unwrap_or(self.entries.len());
+        proved.min(self.not_asked_for())
+    }
+
+    fn not_asked_for(&self) -> usize {
         let Some(after) = self.keep_after else {
             return self.entries.len();
         };
@@ -283,24 +294,57 @@ pub(crate) fn stream(replica: &Replica, position: Position, offset: u64) -> Resu
     Ok(Box::pin(tokio_util::io::ReaderStream::with_capacity(file, PIECE)))
 }
 
-/// Reads a stored log again from the first byte to the last and hands out its items.
-pub(crate) fn read(path: &Utf8Path, mut each: impl FnMut(Item) -> Result<()>) -> Result<()> {
-    let damaged = |e: lifeboat_deltalog::DecodeError| StoreError::Damaged {
-        path: path.to_owned(),
-        detail: e.to_string(),
-    };
-    let mut file = File::open(path).map_err(at("open", path))?;
-    let mut decoder = Decoder::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        crate::watch::beat();
-        let n = file.read(&mut buffer).map_err(at("read", path))?;
-        if n == 0 {
-            return decoder.finish().map_err(damaged);
-        }
-        decoder.push(buffer.get(..n).unwrap_or_default());
-        while let Some(item) = decoder.next().map_err(damaged)? {
-            each(item)?;
+/// A stored log that is read in pieces, from the disk and not from memory.
+pub(crate) struct Reader {
+    pub(crate) path: Utf8PathBuf,
+    file: File,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    pub(crate) fn open(path: Utf8PathBuf) -> Result<Self> {
+        let file = File::open(&path).map_err(at("open", &path))?;
+        let len = NonZeroU64::new(file.metadata().map_err(at("look at", &path))?.len());
+        // Advice: where it is not taken, a copy in memory is read.
+        let _ = rustix::fs::fadvise(&file, 0, len, Advice::DontNeed);
+        Ok(Self::of(path, file))
+    }
+
+    fn of(path: Utf8PathBuf, file: File) -> Self {
+        Self {
+            path,
+            file,
+            decoder: Decoder::new(),
+            buffer: vec![0; PIECE],
         }
     }
+
+    /// Reads on and hands out items; bytes read, 0 at the end. The log is whole only when its end was reached without an
+    /// error.
+    pub(crate) fn read(&mut self, mut each: impl FnMut(Item) -> Result<()>) -> Result<u64> {
+        let damaged = |e: lifeboat_deltalog::DecodeError| StoreError::Damaged {
+            path: self.path.clone(),
+            detail: e.to_string(),
+        };
+        crate::watch::beat();
+        let n = self.file.read(&mut self.buffer).map_err(at("read", &self.path))?;
+        if n == 0 {
+            std::mem::take(&mut self.decoder).finish().map_err(damaged)?;
+            return Ok(0);
+        }
+        self.decoder.push(self.buffer.get(..n).unwrap_or_default());
+        while let Some(item) = self.decoder.next().map_err(damaged)? {
+            each(item)?;
+        }
+        Ok(n as u64)
+    }
+}
+
+/// Reads a stored log again from the first byte to the last and hands out its items.
+pub(crate) fn read(path: &Utf8Path, mut each: impl FnMut(Item) -> Result<()>) -> Result<()> {
+    let file = File::open(path).map_err(at("open", path))?;
+    let mut reader = Reader::of(path.to_owned(), file);
+    while reader.read(&mut each)? > 0 {}
+    Ok(())
 }

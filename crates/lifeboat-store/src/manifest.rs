@@ -98,6 +98,9 @@ pub(crate) struct Sealed {
     #[serde(flatten)]
     pub(crate) point: Point,
     pub(crate) layers: Vec<Layer>,
+    /// What its layers were made on, when they were made of logs alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<Position>,
     /// No recovery point: layers that are to be merged away, and until then only hold what is above them.
     #[serde(default)]
     pub(crate) loose: bool,

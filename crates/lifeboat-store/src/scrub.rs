@@ -3,17 +3,16 @@
 //! price of beginning again. What damage means is `damage`'s.
 //!
 //! The base changes whenever a point expires; `digest_merge` keeps its digests true across that. The head has none: it is
-//! built from logs, which carry their own.
+//! built from logs, which carry their own, and `proof` compares it with them once it is sealed.
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_deltalog::Decoder;
 use lifeboat_engine::ports::scrub::{ScrubNews, ScrubNext, ScrubPass, ScrubState, ScrubStep, ScrubWork};
+use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::{DiskFormat, Position, Timestamp};
 use rustix::fs::Advice;
 use serde::{Deserialize, Serialize};
@@ -21,8 +20,10 @@ use serde::{Deserialize, Serialize};
 use crate::damage::{self, Bad, Known, Sealed, log_files, note, prune, sealed};
 use crate::digest::{BLOCK, Blocks, DIGESTS, DIR, LAYER_BLOCK, PER_PAGE, Seen, Sidecar, UNKNOWN};
 use crate::files::{self, Result, at};
+use crate::logs::Reader;
 use crate::manifest::Manifest;
 use crate::map::{Map, tidy};
+use crate::proof::{self, Proof};
 use crate::qemu_img::Cancel;
 use crate::replica::Replica;
 
@@ -43,6 +44,9 @@ const LONG_ENOUGH: Duration = Duration::from_millis(50);
 struct Progress {
     /// Files of which every block was looked at since they were sealed.
     recorded: BTreeSet<Utf8PathBuf>,
+    /// Layers that were compared with their logs, and have no digests yet.
+    #[serde(default)]
+    proved: BTreeSet<Utf8PathBuf>,
     /// The file that is being recorded, and the next page of it.
     recording: Option<(Utf8PathBuf, u64)>,
     pass: Option<Pass>,
@@ -60,13 +64,9 @@ struct Pass {
     current: Option<(Utf8PathBuf, u64)>,
     /// The last log that is through.
     log: Option<Utf8PathBuf>,
-}
-
-/// A log that is being read.
-struct OpenLog {
-    name: Utf8PathBuf,
-    file: File,
-    decoder: Decoder,
+    /// The head is through.
+    #[serde(default)]
+    head: bool,
 }
 
 /// What a replica keeps in memory of all this.
@@ -75,7 +75,9 @@ pub(crate) struct Scrub {
     /// Start of the replica that this is about. After an adoption the same files hold something else.
     of: Option<Position>,
     progress: Progress,
-    log: Option<OpenLog>,
+    log: Option<Reader>,
+    /// The comparison with logs that is under way.
+    pub(crate) proof: Option<Box<Proof>>,
     pub(crate) damage: Known,
 }
 
@@ -100,8 +102,14 @@ impl Scrub {
             of,
             progress: progress.unwrap_or_default(),
             log: None,
+            proof: None,
             damage: Known::load(dir),
         }
+    }
+
+    /// Whether a layer needs not be compared with logs any more.
+    pub(crate) fn is_through(&self, file: &Utf8Path) -> bool {
+        self.progress.recorded.contains(file) || self.progress.proved.contains(file)
     }
 
     /// Whether what is recorded is about a replica with this start.
@@ -158,6 +166,9 @@ pub(crate) fn step(replica: &Replica, work: ScrubWork, now: Timestamp, cancel: &
     }
     renew(replica, &manifest)?;
     replica.change_bads(|bads| prune(bads, &manifest, &logs))?;
+    if let Some(stepped) = proof::step(replica, &manifest, now, cancel)? {
+        return Ok(proved(replica, &manifest, stepped));
+    }
     match work {
         ScrubWork::Record => record(replica, &manifest, now, cancel),
         ScrubWork::Verify | ScrubWork::Restart => verify(replica, &manifest, &logs, (work, now), cancel),
@@ -189,6 +200,22 @@ fn nothing() -> ScrubStep {
         next: ScrubNext::Nothing,
         pass: None,
         news: ScrubNews::None,
+    }
+}
+
+/// Notes which layers were compared with their logs.
+fn proved(replica: &Replica, manifest: &Manifest, stepped: proof::Stepped) -> ScrubStep {
+    let mut progress = replica.scrub().progress.clone();
+    let pass = progress.pass.as_ref().map(|p| p.shown);
+    let all = sealed(manifest);
+    progress.proved.extend(stepped.through);
+    progress.proved.retain(|f| all.iter().any(|s| s.image.file == *f));
+    replica.set_progress(progress);
+    ScrubStep {
+        read: stepped.read,
+        next: ScrubNext::More,
+        pass,
+        news: news(stepped.found),
     }
 }
 
@@ -259,6 +286,11 @@ fn verify(
             pass.log = Some(name.clone());
         }
         (read, found)
+    } else if !pass.head
+        && let Some(stepped) = proof::head(replica, manifest, now, cancel)?
+    {
+        pass.head = !stepped.through.is_empty();
+        (stepped.read, stepped.found)
     } else {
         progress.last = Some(pass.shown.started);
         replica.set_progress(progress);
@@ -309,6 +341,7 @@ fn begin(
         done: BTreeSet::new(),
         current: None,
         log: None,
+        head: false,
     })
 }
 
@@ -535,60 +568,31 @@ fn read_log(
     position: Position,
     now: Timestamp,
 ) -> Result<(u64, u64, bool)> {
-    let open = replica.scrub().log.take().filter(|l| l.name == name);
-    let mut log = match open.map_or_else(|| open_log(&replica.dir, name), Ok) {
+    let path = replica.dir.join(name);
+    let open = replica.scrub().log.take().filter(|l| l.path == path);
+    let mut log = match open.map_or_else(|| Reader::open(path), Ok) {
         Ok(log) => log,
         Err(error) => return bad_log(replica, name, position, &error.to_string(), 0, now),
     };
-    let mut buffer = vec![0; crate::receive::PIECE];
     let mut read = 0;
     while read < AT_ONCE {
-        let got = match log.file.read(&mut buffer) {
-            Ok(got) => got,
-            Err(e) => {
-                return bad_log(
-                    replica,
-                    name,
-                    position,
-                    &format!("it cannot be read: {e}"),
-                    read,
-                    now,
-                );
+        match log.read(|_| Ok(())) {
+            Ok(0) => {
+                replica.change_bads(|all| all.retain(|b| b.file != name))?;
+                return Ok((read, 0, true));
             }
-        };
-        if got == 0 {
-            return match log.decoder.finish() {
-                Ok(()) => {
-                    replica.change_bads(|all| all.retain(|b| b.file != name))?;
-                    Ok((read, 0, true))
-                }
-                Err(e) => bad_log(replica, name, position, &e.to_string(), read, now),
-            };
-        }
-        read += got as u64;
-        log.decoder.push(buffer.get(..got).unwrap_or_default());
-        loop {
-            match log.decoder.next() {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(e) => return bad_log(replica, name, position, &e.to_string(), read, now),
+            Ok(n) => read += n,
+            Err(StoreError::Damaged { detail, .. }) => {
+                return bad_log(replica, name, position, &detail, read, now);
+            }
+            Err(e) => {
+                let seen = format!("it cannot be read: {e}");
+                return bad_log(replica, name, position, &seen, read, now);
             }
         }
     }
     replica.scrub().log = Some(log);
     Ok((read, 0, false))
-}
-
-fn open_log(dir: &Utf8Path, name: &Utf8Path) -> Result<OpenLog> {
-    let path = dir.join(name);
-    let file = File::open(&path).map_err(at("open", &path))?;
-    let len = std::num::NonZeroU64::new(file.metadata().map_err(at("look at", &path))?.len());
-    let _ = rustix::fs::fadvise(&file, 0, len, Advice::DontNeed);
-    Ok(OpenLog {
-        name: name.to_owned(),
-        file,
-        decoder: Decoder::new(),
-    })
 }
 
 fn bad_log(

@@ -288,6 +288,7 @@ async fn logs_expire_but_never_those_the_head_needs() {
         w.receive().await;
     }
     w.apply_all().await;
+    super::scrub::record(&w).await;
     let all = w.store.info(w.vm).await.unwrap().logs;
     w.store.expire_logs(w.vm, all[1].position).await.unwrap();
     let left = w.store.info(w.vm).await.unwrap().logs;

@@ -13,6 +13,7 @@ mod lost;
 mod media;
 pub(crate) mod medium;
 mod order;
+mod proof;
 mod scrub;
 mod space;
 mod spool;

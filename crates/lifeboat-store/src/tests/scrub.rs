@@ -19,11 +19,11 @@ use super::world::{Model, World, disk, run};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
-async fn record(w: &World) {
+pub(super) async fn record(w: &World) {
     while w.store.scrub(w.vm, ScrubWork::Record, NOW).await.unwrap().next != ScrubNext::Nothing {}
 }
 
-async fn verify(w: &World) -> ScrubPass {
+pub(super) async fn verify(w: &World) -> ScrubPass {
     record(w).await;
     loop {
         let step = w.store.scrub(w.vm, ScrubWork::Verify, NOW).await.unwrap();
@@ -33,12 +33,12 @@ async fn verify(w: &World) -> ScrubPass {
     }
 }
 
-async fn damage(w: &World) -> Vec<DamagedFile> {
+pub(super) async fn damage(w: &World) -> Vec<DamagedFile> {
     w.store.info(w.vm).await.unwrap().damage
 }
 
 /// Four points above a copied base, a log that is applied and one that is not, and digests of everything.
-async fn prepared(seed: u64) -> World {
+pub(super) async fn prepared(seed: u64) -> World {
     let mut w = World::new(seed).await;
     w.bulk().await;
     w.rounds(4).await;
@@ -50,7 +50,7 @@ async fn prepared(seed: u64) -> World {
     w
 }
 
-fn flip(path: &Utf8Path, byte: u64) {
+pub(super) fn flip(path: &Utf8Path, byte: u64) {
     let file = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -65,7 +65,7 @@ fn len(path: &Utf8Path) -> u64 {
     std::fs::metadata(path).unwrap().len()
 }
 
-fn layer(w: &World, point: usize, name: &str) -> Utf8PathBuf {
+pub(super) fn layer(w: &World, point: usize, name: &str) -> Utf8PathBuf {
     w.point_files(w.points[point].0)[&disk(name)].clone()
 }
 
@@ -73,7 +73,7 @@ fn base(w: &World, name: &str) -> Utf8PathBuf {
     w.dir().join(format!("disks/{name}/base.raw"))
 }
 
-fn files(dir: &Utf8Path) -> Vec<Utf8PathBuf> {
+pub(super) fn files(dir: &Utf8Path) -> Vec<Utf8PathBuf> {
     let all = std::fs::read_dir(dir).unwrap();
     let mut all: Vec<_> = all
         .map(|e| Utf8PathBuf::from_path_buf(e.unwrap().path()).unwrap())
@@ -105,7 +105,7 @@ fn is_wrong(w: &World, point: PointId, model: &Model) -> bool {
 }
 
 /// Every point that `qemu-img` finds wrong is named, and none below the damage is.
-fn names_the_right_points(w: &World, found: &DamagedFile, lowest: usize) {
+pub(super) fn names_the_right_points(w: &World, found: &DamagedFile, lowest: usize) {
     for (n, (id, position)) in w.points.iter().enumerate() {
         let named = found.points.contains(id);
         assert!(!named || n >= lowest, "point {n} is below {}", found.file);
@@ -497,4 +497,31 @@ async fn a_comparison_makes_the_newest_data_good_again_and_no_older_point() {
     let found = damage(&w).await;
     assert_eq!((&found[0].points, found[0].newest), (&hurt, NewestData::Good));
     assert!(!is_wrong(&w, w.points[2].0, &w.now));
+}
+
+#[tokio::test]
+async fn a_base_that_an_expiry_makes_longer_is_not_called_damaged() {
+    let mut w = prepared(511).await;
+    // Its last block is not a whole one, and nothing is written there.
+    let grown = w.now.get_mut(&disk("data-1")).unwrap();
+    let size = grown.len() + 9 * 512;
+    grown.resize(size, 0);
+    let header = w.header();
+    let mut log = Vec::new();
+    let encoder = Encoder::new(&header, true, &mut log).unwrap();
+    encoder.finish(&mut log);
+    w.send(header.position, &log).await.unwrap();
+    let model = w.now.clone();
+    w.landed(header.position, model);
+    w.seal().await;
+    w.rounds(1).await;
+    record(&w).await;
+    while w.points.len() > 1 {
+        w.store.expire_oldest(w.vm).await.unwrap();
+        w.points.remove(0);
+        let pass = verify(&w).await;
+        assert_eq!((pass.found, pass.first_seen), (0, 0));
+    }
+    assert_eq!(len(&base(&w, "data-1")), size as u64);
+    w.check().await;
 }
