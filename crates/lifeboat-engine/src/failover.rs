@@ -445,7 +445,8 @@ impl Actor {
                 start,
                 Consent {
                     take_over: None,
-                    forced: force,
+                    // Disks alone are no second copy: whoever starts the VM on them later answers for that.
+                    forced: force && start,
                     unreached,
                 },
             )

@@ -67,6 +67,27 @@ fn a_point_is_tried_reverted_and_another_is_committed() {
 }
 
 #[test]
+fn a_second_copy_is_not_started_while_the_primary_answers() {
+    simulate(17, &["a", "b"], async |w| {
+        replicating(w).await;
+        cycles(w).await;
+        // Only disks: nothing runs on them yet.
+        complete(w, 1, "InitiateFailover", vec![vm()]).await;
+        let start = async || {
+            let on = vec![text("RequestedState", "2")];
+            let name = system(&guid()).name;
+            call(w, 1, name, "RequestStateChange", on).await.unwrap().value
+        };
+        assert_eq!((start().await, w.runs(1)), (32775, false), "it runs there");
+        w.shared.state().hosts[0].stuck.insert(lifeboat_sim::VM);
+        assert_eq!((start().await, w.runs(1)), (32771, false), "nobody can tell");
+        w.shared.state().hosts[0].stuck.clear();
+        w.cut(true);
+        assert_eq!((start().await, w.runs(1)), (0, true), "a lost site");
+    });
+}
+
+#[test]
 fn a_planned_failover_goes_call_by_call() {
     simulate(2, &["a", "b"], async |w| {
         replicating(w).await;

@@ -47,7 +47,8 @@ pub(super) async fn test(call: &Call<'_>) -> Answered {
     })
 }
 
-/// The primary is not asked whether its VM runs: the API leaves that to whoever calls. The VM is not started.
+/// The primary is not asked whether its VM runs: the API leaves that to whoever calls. The VM is not started; whoever
+/// starts it is told.
 pub(super) async fn initiate(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
     let action = Action::InitiateFailover {
