@@ -7,9 +7,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::store::{Abandoned, Adoption, Origin, Point, StoreError};
 use lifeboat_model::{BranchId, DiskFormat, DiskId, PointId, Position, Timestamp, VmId};
-use uuid::Uuid;
 
-use crate::apply::{fresh_layer, make_base_in, make_on_in};
+use crate::apply::{fresh_layer, loose, make_base_in, make_on_in};
 use crate::bulk::still_empty;
 use crate::files::{self, Result};
 use crate::layer;
@@ -248,23 +247,6 @@ fn sized(replica: &Replica, disk: DiskId, file: Utf8PathBuf) -> Result<Layer> {
     let image = absolute_one(&replica.dir, &chain::Image::layer(&file));
     let size = layer::size_of(&image)?;
     Ok(Layer { disk, file, size })
-}
-
-/// Layers that are no recovery point.
-fn loose(position: Position, layers: Vec<Layer>) -> Sealed {
-    Sealed {
-        point: Point {
-            id: PointId(Uuid::new_v4()),
-            position,
-            instant: Timestamp(0),
-            consistency: Consistency::Crash,
-            size: 0,
-            arrived: None,
-        },
-        layers,
-        since: None,
-        loose: true,
-    }
 }
 
 /// Everything but the content: what the replica is from now on.

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8Path;
-use lifeboat_deltalog::{Header, Item, LogDisk};
+use lifeboat_deltalog::{Consistency, Frame, FrameBody, Header, Item, LogDisk};
 use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_engine::ports::store::{Point, StoreError, StoredLog};
-use lifeboat_model::{Arrival, DiskId, PointId, Position};
+use lifeboat_model::{Arrival, DiskId, PointId, Position, Timestamp};
+use uuid::Uuid;
 
 use crate::chain::{Image, reference};
 use crate::files::{self, Result, at};
@@ -41,7 +42,7 @@ pub(crate) fn apply_through(replica: &Replica, last: Position) -> Result<Option<
     let volume = entries.iter().map(|e| e.volume).fold(0, u64::saturating_add);
     files::room(&replica.dir, volume, replica.reserve)?;
     let applied = start_head(replica, &end).and_then(|chains| {
-        replay(replica, &entries, &chains)?;
+        replay(replica, &entries, &chains, &manifest.disks)?;
         replica.step("after the head is synced")?;
         replica.change(|m| {
             m.applied = end.log.position;
@@ -80,6 +81,42 @@ fn next_through(replica: &Replica, last: Position) -> Vec<Entry> {
         }
     }
     found
+}
+
+/// Whether a disk has become smaller than the head's layer of it.
+fn smaller(manifest: &Manifest, entry: &Entry) -> bool {
+    let layers = manifest.head.iter().flat_map(|h| &h.layers);
+    layers
+        .clone()
+        .any(|l| entry.disks.iter().any(|d| d.id == l.disk && d.size < l.size))
+}
+
+/// Makes the head a level below, which is no recovery point: an image is never cut, because what is above it would show
+/// what was cut off once it grows again.
+fn set_head_apart(manifest: &mut Manifest) {
+    let made = manifest.made_on();
+    if let Some(head) = manifest.head.take() {
+        let mut level = loose(manifest.applied, head.layers);
+        level.made = Some(made);
+        manifest.points.push(level);
+    }
+}
+
+/// Layers that are no recovery point.
+pub(crate) fn loose(position: Position, layers: Vec<Layer>) -> Sealed {
+    Sealed {
+        point: Point {
+            id: PointId(Uuid::new_v4()),
+            position,
+            instant: Timestamp(0),
+            consistency: Consistency::Crash,
+            size: 0,
+            arrived: None,
+        },
+        layers,
+        made: None,
+        loose: true,
+    }
 }
 
 /// Seals the head.
@@ -148,7 +185,7 @@ fn seal_whole(replica: &Replica, id: PointId, arrived: Option<Arrival>) -> Resul
     let sealed = Sealed {
         point: point.clone(),
         layers: head.layers,
-        since: Some(manifest.floor()),
+        made: Some(manifest.made_on()),
         loose: false,
     };
     replica.commit(&mut state, |m| {
@@ -170,7 +207,10 @@ pub(crate) fn discard_head(replica: &Replica) -> Result<()> {
 
 /// Marks the head dirty, making what is missing of it first, and returns the chain of each disk, absolute.
 fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<Image>>> {
-    let manifest = replica.manifest();
+    let mut manifest = replica.manifest();
+    if smaller(&manifest, entry) {
+        set_head_apart(&mut manifest);
+    }
     let mut number = manifest.next_layer;
     let mut head = manifest.head.clone().unwrap_or(Head {
         dirty: true,
@@ -185,6 +225,7 @@ fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<I
     }
     head.layers.extend(fresh.iter().cloned());
     replica.change(|m| {
+        m.points.clone_from(&manifest.points);
         m.head = Some(head.clone());
         m.next_layer = number;
     })?;
@@ -288,19 +329,30 @@ pub(crate) fn make_on_in(
     files::sync_file(&path)
 }
 
-/// Writes logs in order into the topmost image of each chain and makes them durable.
+/// Writes logs in order into the topmost image of each chain, which begins with disks of these sizes, and makes them durable.
 pub(crate) fn replay(
     replica: &Replica,
     entries: &[Entry],
     chains: &BTreeMap<DiskId, Vec<Image>>,
+    before: &[LogDisk],
 ) -> Result<()> {
     let Some(last) = entries.last() else { return Ok(()) };
     let mut writers = BTreeMap::new();
     for (disk, chain) in chains {
         let size = last.disks.iter().find(|d| d.id == *disk).map_or(0, |d| d.size);
-        writers.insert(disk.clone(), Writer::open(&replica.dir, chain, size)?);
+        writers.insert(disk.clone(), (Writer::open(&replica.dir, chain, size)?, size));
     }
+    let mut disks = before;
     for entry in entries {
+        for disk in &entry.disks {
+            let had = disks.iter().find(|d| d.id == disk.id).map_or(0, |d| d.size);
+            if let Some((writer, size)) = writers.get_mut(&disk.id)
+                && disk.size < had.min(*size)
+            {
+                writer.zero(disk.size, had.min(*size) - disk.size)?;
+            }
+        }
+        disks = &entry.disks;
         let path = replica.dir.join(logs::DIR).join(&entry.file);
         let mut header: Option<Header> = None;
         let mut written = 0;
@@ -314,7 +366,7 @@ pub(crate) fn replay(
                 Item::End(_) => return Ok(()),
             };
             let disk = header.as_ref().and_then(|h| h.disks.get(usize::from(frame.disk)));
-            let Some(writer) = disk.and_then(|d| writers.get_mut(&d.id)) else {
+            let Some((writer, size)) = disk.and_then(|d| writers.get_mut(&d.id)) else {
                 return Err(StoreError::Damaged {
                     path: path.clone(),
                     detail: "it writes to a disk that this replica does not have".to_owned(),
@@ -326,16 +378,29 @@ pub(crate) fn replay(
                 }
                 written += data.len() as u64;
             }
-            writer.write(frame)
+            match within(frame, *size) {
+                Some(frame) => writer.write(frame),
+                None => Ok(()),
+            }
         })?;
         replica.step("after a log is written into layers")?;
     }
-    for writer in writers.into_values() {
+    for (writer, _) in writers.into_values() {
         let path = writer.finish()?;
         replica.proved(&path);
         replica.step("after a layer is synced")?;
     }
     Ok(())
+}
+
+/// What a frame writes to a disk that has become this small since.
+fn within(mut frame: Frame, size: u64) -> Option<Frame> {
+    let left = size.checked_sub(frame.offset).filter(|left| *left > 0)?;
+    match &mut frame.body {
+        FrameBody::Data(data) => data.truncate(usize::try_from(left).unwrap_or(usize::MAX)),
+        FrameBody::Zero(len) => *len = left.min(*len),
+    }
+    Some(frame)
 }
 
 /// The log's sizes in the replica's order of disks; disks that are new to it come last.

@@ -229,7 +229,7 @@ fn make(replica: &Replica, branch: &Branch, plan: &Plan, cancel: &Cancel) -> Res
         chains.insert(layer.disk.clone(), replica.absolute(&chain));
     }
     if !branch.replay.is_empty() {
-        replay(replica, &plan.logs, &chains)?;
+        replay(replica, &plan.logs, &chains, &plan.disks)?;
     }
     for layer in &branch.layers {
         let chain = manifest.branch_chain(branch, layer);

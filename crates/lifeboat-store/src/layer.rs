@@ -187,8 +187,9 @@ impl Writer {
             largest = largest.max(size_of(image)?);
         }
         if from < largest.min(to) {
-            self.written = true;
-            self.zero(from, largest.min(to) - from)?;
+            // Whole clusters, so that none is filled with data.
+            let end = largest.next_multiple_of(cluster_size(&self.path)?.max(1));
+            self.zero(from, end.min(to) - from)?;
         }
         Ok(())
     }
@@ -206,14 +207,14 @@ impl Writer {
                 self.batch.extend_from_slice(&data);
                 Ok(())
             }
-            FrameBody::Zero(len) => {
-                self.drain()?;
-                self.zero(frame.offset, len)
-            }
+            FrameBody::Zero(len) => self.zero(frame.offset, len),
         }
     }
 
-    fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
+    /// Makes a range zeros.
+    pub(crate) fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.drain()?;
+        self.written = true;
         let end = offset + len;
         self.complete_cluster(offset)?;
         self.complete_cluster(end)?;

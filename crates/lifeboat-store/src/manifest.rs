@@ -100,7 +100,7 @@ pub(crate) struct Sealed {
     pub(crate) layers: Vec<Layer>,
     /// What its layers were made on, when they were made of logs alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) since: Option<Position>,
+    pub(crate) made: Option<MadeOn>,
     /// No recovery point: layers that are to be merged away, and until then only hold what is above them.
     #[serde(default)]
     pub(crate) loose: bool,
@@ -115,6 +115,14 @@ impl Sealed {
         };
         self.layers.iter().map(disk).collect()
     }
+}
+
+/// What was below a level when it was begun. An expiry changes what is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MadeOn {
+    pub(crate) position: Position,
+    pub(crate) disks: Vec<LogDisk>,
 }
 
 /// One image of one disk.
@@ -330,6 +338,14 @@ impl Manifest {
     /// Where the head starts from: the newest point, or the bulk copy.
     pub(crate) fn floor(&self) -> Position {
         self.points.last().map_or(self.start, |p| p.point.position)
+    }
+
+    /// What the head is made on.
+    pub(crate) fn made_on(&self) -> MadeOn {
+        MadeOn {
+            position: self.floor(),
+            disks: self.floor_disks(),
+        }
     }
 
     /// Disks at [`Self::floor`].

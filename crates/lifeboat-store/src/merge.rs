@@ -6,6 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::hypervisor::LiveMerge;
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::{BranchId, DiskId};
+use serde_json::json;
 
 use crate::chain::{Image, commit_name, readable, reference};
 use crate::divergence;
@@ -53,10 +54,17 @@ fn in_place(path: &Utf8Path, change: impl FnOnce() -> Result<()>) -> Result<()> 
 
 /// Reads from a medium that failed before whether the last image of a chain hides nothing from the one below any more.
 fn same_content(chain: &[Image], cancel: &Cancel) -> Result<()> {
-    let [.., below, _] = chain else { return Ok(()) };
+    let [.., below, layer] = chain else { return Ok(()) };
     durable::drop_cache(&below.file)?;
+    // The disk may be smaller than it was when the image below was made.
+    let size = layer::size_of(layer)?.min(layer::size_of(below)?);
     let upto = chain.len().saturating_sub(1);
-    let views = [chain, chain.get(..upto).unwrap_or_default()].map(|c| format!("json:{}", readable(c)));
+    let views = [chain, chain.get(..upto).unwrap_or_default()].map(|c| {
+        format!(
+            "json:{}",
+            json!({"driver": "raw", "size": size, "file": readable(c)})
+        )
+    });
     let [with, without] = &views;
     qemu_img::run(&["compare", "-q", "-U", with, without], &below.file, cancel).map_err(|e| {
         StoreError::Failing {

@@ -27,7 +27,7 @@ use crate::divergence::extents;
 use crate::files::{Result, at};
 use crate::layer;
 use crate::logs::{DIR, Entry, Reader};
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, MadeOn, Manifest};
 use crate::map::{Map, Piece};
 use crate::qemu_img::Cancel;
 use crate::replica::Replica;
@@ -76,8 +76,11 @@ struct Open {
     cluster: u64,
     /// Bytes that the logs read so far wrote.
     covered: RangeSet<u64>,
-    /// Zeros that no log wrote may be here: what a disk that grew must not show of larger images below.
+    /// Zeros that no log wrote may be here: what a disk that grew, or became smaller and grew again, must not show of larger
+    /// images below.
     hides: std::ops::Range<u64>,
+    /// Clusters in the middle of which such zeros begin.
+    edges: BTreeSet<u64>,
     /// Blocks of the file as they should be.
     right: BTreeMap<u64, Vec<u8>>,
     /// Why its tables are wrong.
@@ -93,24 +96,20 @@ pub(crate) struct Stepped {
     pub(crate) through: BTreeSet<Utf8PathBuf>,
 }
 
-/// The layers of a point that a comparison is possible for, and the position they were made on.
-fn provable(point: &manifest::Sealed) -> Option<(Position, impl Iterator<Item = &manifest::Layer>)> {
-    let since = point.since?;
-    Some((since, point.layers.iter()))
-}
-
 /// The position after which logs are still needed: that of the oldest layer that was not compared yet.
 pub(crate) fn needs(replica: &Replica, manifest: &Manifest) -> Option<Position> {
     let scrub = replica.scrub();
     let newest = manifest.points.len().saturating_sub(HELD_POINTS);
     let points = manifest.points.iter().skip(newest);
-    points.filter_map(provable).find_map(|(since, mut layers)| {
-        let bads = &scrub.damage.bads;
-        // A repair takes what it needs from the logs.
-        let pending = |l: &manifest::Layer| bads.iter().any(|b| b.file == l.file && !b.hopeless);
-        let waits = layers.any(|l| !scrub.is_through(&l.file) || pending(l));
-        waits.then_some(since)
-    })
+    points
+        .filter_map(|p| Some((p.made.as_ref()?.position, p.layers.iter())))
+        .find_map(|(since, mut layers)| {
+            let bads = &scrub.damage.bads;
+            // A repair takes what it needs from the logs.
+            let pending = |l: &manifest::Layer| bads.iter().any(|b| b.file == l.file && !b.hopeless);
+            let waits = layers.any(|l| !scrub.is_through(&l.file) || pending(l));
+            waits.then_some(since)
+        })
 }
 
 /// Goes on with the sealed layers that were not compared yet; none when there are no such layers.
@@ -202,16 +201,16 @@ fn begin(replica: &Replica, manifest: &Manifest, now: Timestamp) -> Result<Begun
     let waiting = {
         let scrub = replica.scrub();
         let waits = |l: &manifest::Layer| !scrub.is_through(&l.file);
-        let of = |p: &manifest::Sealed| provable(p).is_some_and(|(_, mut layers)| layers.any(waits));
+        let of = |p: &manifest::Sealed| p.made.is_some() && p.layers.iter().any(waits);
         manifest.points.iter().position(of)
     };
-    let Some((level, point)) = waiting.and_then(|n| Some((n, manifest.points.get(n)?))) else {
+    let waiting = waiting.and_then(|n| Some((n, manifest.points.get(n)?)));
+    let Some((level, point, made)) = waiting.and_then(|(n, p)| Some((n, p, p.made.as_ref()?))) else {
         return Ok(Begun::Nothing);
     };
-    let since = point.since.unwrap_or(manifest.start);
     let logs = {
         let state = replica.state.blocking_lock();
-        state.logs.between(since, point.point.position)
+        state.logs.between(made.position, point.point.position)
     };
     let mut stepped = Stepped {
         read: 0,
@@ -226,7 +225,7 @@ fn begin(replica: &Replica, manifest: &Manifest, now: Timestamp) -> Result<Begun
         if item.level != Some(level) || !item.image.ours {
             continue;
         }
-        match open(replica, manifest, level, &item) {
+        match open(replica, &item, made, &left) {
             Ok(open) => layers.push(open),
             Err(e) => {
                 tracing::warn!(file = %item.image.file, error = %e, "a sealed layer cannot be opened");
@@ -250,9 +249,10 @@ fn begin_head(replica: &Replica, manifest: &Manifest) -> Result<Begun> {
     let Some(head) = manifest.head.as_ref().filter(|h| !h.dirty) else {
         return Ok(Begun::Nothing);
     };
+    let made = manifest.made_on();
     let logs = {
         let state = replica.state.blocking_lock();
-        state.logs.between(manifest.floor(), manifest.applied)
+        state.logs.between(made.position, manifest.applied)
     };
     let Some(left) = logs else {
         return Ok(Begun::Nothing);
@@ -266,7 +266,7 @@ fn begin_head(replica: &Replica, manifest: &Manifest) -> Result<Begun> {
             level: Some(level),
             size: layer.size,
         };
-        match open(replica, manifest, level, &item) {
+        match open(replica, &item, &made, &left) {
             Ok(open) => layers.push(open),
             Err(e) => {
                 throw_away(replica, &item, &e.to_string())?;
@@ -297,29 +297,29 @@ fn throw_away(replica: &Replica, item: &Sealed, why: &str) -> Result<()> {
     Ok(())
 }
 
-fn open(replica: &Replica, manifest: &Manifest, level: usize, item: &Sealed) -> Result<Open> {
+fn open(replica: &Replica, item: &Sealed, made: &MadeOn, logs: &[Entry]) -> Result<Open> {
     let path = replica.dir.join(&item.image.file);
     let map = Map::open(&path, item.size)?;
     let file = File::open(&path).map_err(at("open", &path))?;
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
-    let chain = manifest.chain(&item.disk, level.checked_sub(1));
-    let below = match chain.last() {
-        Some(below) => layer::size_of(&replica.absolute(std::slice::from_ref(below)).remove(0))?,
-        None => 0,
-    };
-    // Whether the disk was new at the lowest level is not known any more.
-    let new = match level.checked_sub(1).and_then(|n| manifest.points.get(n)) {
-        Some(before) => before.layers.iter().all(|l| l.disk != item.disk),
-        None => true,
-    };
+    // A disk that was not there before hides everything below.
+    let before = made
+        .disks
+        .iter()
+        .find(|d| d.id == item.disk)
+        .map_or(0, |d| d.size);
+    let later = logs.iter().flat_map(|e| &e.disks).filter(|d| d.id == item.disk);
+    let sizes: Vec<u64> = later.map(|d| d.size).chain([before, item.size]).collect();
+    let cluster = layer::cluster_size(&path)?.max(1);
     Ok(Open {
         item: item.clone(),
-        cluster: layer::cluster_size(&path)?,
+        edges: sizes.iter().map(|size| size - size % cluster).collect(),
+        cluster,
         map,
         file,
         path,
         covered: RangeSet::new(),
-        hides: if new { 0 } else { below.min(item.size) }..item.size,
+        hides: sizes.iter().copied().min().unwrap_or(0)..item.size,
         right: BTreeMap::new(),
         wrong: None,
     })
@@ -563,6 +563,7 @@ impl Open {
 
     /// Whether the layer holds nothing but what logs wrote, and what fills their clusters.
     fn nothing_else(&mut self) -> Result<()> {
+        let step = usize::try_from(self.cluster).unwrap_or(usize::MAX);
         for (from, to) in self.map.windows(1 << 30) {
             crate::watch::beat();
             let Some(pieces) = self.pieces(from, to)? else {
@@ -577,7 +578,10 @@ impl Open {
                         true => gap.end,
                         false => gap.end - gap.end % self.cluster,
                     };
-                    let hidden = piece.host.is_none() && self.hides.start <= start && end <= self.hides.end;
+                    let hidden = match piece.host {
+                        None => self.hides.start - self.hides.start % self.cluster <= start,
+                        Some(_) => (start..end).step_by(step).all(|at| self.edges.contains(&at)),
+                    };
                     if start < end && !hidden {
                         self.is_wrong(format!(
                             "it holds bytes {start} to {end} of the disk, which no log wrote"

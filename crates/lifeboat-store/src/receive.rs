@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_deltalog::{DecodeError, Decoder, Header, Item, LogDisk, LogKind};
+use lifeboat_deltalog::{DecodeError, Decoder, Header, Item, LogKind};
 use lifeboat_engine::ports::store::{Received, StoreError};
 use lifeboat_model::Position;
 
@@ -227,8 +227,7 @@ impl<'a> Part<'a> {
             let parent = header.parent;
             return Err(StoreError::OutOfSequence { parent, have });
         }
-        let newest = state.logs.to(have).map(|e| &e.disks);
-        same_disks(newest.unwrap_or(&state.manifest.disks), &header.disks)
+        Ok(())
     }
 
     /// After an error: what is wrong with the log itself, lacks room, or may not have reached the disk is not kept.
@@ -310,21 +309,4 @@ fn read_back(path: &Utf8Path) -> Result<()> {
 
 pub(crate) fn bad(error: DecodeError) -> StoreError {
     StoreError::BadLog(error.to_string())
-}
-
-/// Whether no disk is smaller than it was. More disks than these were added to the replication, missing ones were taken
-/// out of it and stay as they are.
-fn same_disks(have: &[LogDisk], said: &[LogDisk]) -> Result<()> {
-    for disk in have {
-        let Some(other) = said.iter().find(|d| d.id == disk.id) else {
-            continue;
-        };
-        if other.size < disk.size {
-            return Err(StoreError::BadLog(format!(
-                "disk \"{}\" shrank from {} to {} bytes; a replicated disk can only grow. Remove the replication and enable it again",
-                disk.id, disk.size, other.size
-            )));
-        }
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 
 use crate::common::{
     cancel_planned, eventually, flows, healthy, job, local_disks, mode, planned, prepare, replicating,
-    simulate, start_vm, state,
+    resync, simulate, start_vm, state,
 };
 use lifeboat_engine::action::Action;
 use lifeboat_engine::records::PlannedPhase;
@@ -205,6 +205,41 @@ fn both_daemons_may_die_together() {
             healthy(w, 1, 0).await;
             assert!(!w.runs(0));
             assert!(w.shared.state().twins.is_empty());
+        });
+    }
+}
+
+/// Comparisons one after the other, and a planned failover at the end of the second or in the middle of it.
+#[test]
+fn a_second_comparison_just_before_does_not_keep_the_vm_down() {
+    for (gap, whole) in [(1, true), (10, true), (30, true), (1, false), (20, false)] {
+        simulate(71, async |w| {
+            replicating(w).await;
+            w.run(30).await;
+            assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+            w.run(gap).await;
+            if whole {
+                assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+            } else {
+                w.insist(0, resync()).await.unwrap();
+            }
+            w.write(5);
+            // While the disks are compared it is refused, and the VM goes on.
+            for _ in 0..60 {
+                if w.act(0, planned(true)).await.unwrap().is_ok() {
+                    break;
+                }
+                assert!(w.runs(0));
+                w.run(1).await;
+            }
+            eventually(w, "the VM is off", |w| !w.runs(0)).await;
+            let down = w.shared.now();
+            eventually(w, "the VM runs on the other host", |w| w.runs(1)).await;
+            let took = w.shared.now().since(down);
+            assert!(
+                took.as_secs() <= 10,
+                "down for {took:?}, {gap} s after a comparison"
+            );
         });
     }
 }

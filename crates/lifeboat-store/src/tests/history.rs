@@ -178,6 +178,63 @@ async fn a_grown_disk_grows_and_old_points_keep_their_size() {
     }
 }
 
+/// A log with disks that are longer or shorter than before.
+async fn resized(w: &mut World, change: impl Fn(u64) -> u64) {
+    let mut header = w.header();
+    for d in &mut header.disks {
+        d.size = change(d.size);
+        w.now
+            .get_mut(&d.id)
+            .unwrap()
+            .resize(usize::try_from(d.size).unwrap(), 0);
+    }
+    let (bytes, model) = w.log(&header);
+    w.send(header.position, &bytes).await.unwrap();
+    w.landed(header.position, model);
+}
+
+#[tokio::test]
+async fn a_disk_that_becomes_smaller_keeps_its_points_and_shows_nothing_again() {
+    for seed in 22..26 {
+        let mut w = World::new(seed).await;
+        w.bulk().await;
+        w.rounds(2).await;
+        // Applied and not sealed: what is cut off is in the head as well.
+        w.receive().await;
+        w.apply_all().await;
+        resized(&mut w, |size| size - (700 << 10)).await;
+        let small = w.durable;
+        w.apply_all().await;
+        w.receive().await;
+        resized(&mut w, |size| size + (900 << 10)).await;
+        let large = w.durable;
+        w.reopen().await;
+        w.seal().await;
+        w.rounds(1).await;
+        for position in [small, large] {
+            w.branch(Target::Cycle { position }).await.unwrap();
+        }
+        w.check().await;
+        for id in std::mem::take(&mut w.branches).into_keys() {
+            w.store.drop_branch(w.vm, id).await.unwrap();
+        }
+        while w.points.len() > 1 {
+            w.store.expire_oldest(w.vm).await.unwrap();
+            w.points.remove(0);
+            w.check().await;
+        }
+        resized(&mut w, |size| size - (800 << 10)).await;
+        w.seal().await;
+        w.check().await;
+        w.store.expire_oldest(w.vm).await.unwrap();
+        w.points.remove(0);
+        let id = w.branch(Target::Point { id: w.points[0].0 }).await.unwrap();
+        w.write(id).await;
+        w.check().await;
+        w.store.promote(w.vm, id).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn the_directory_can_be_moved() {
     let mut w = World::new(23).await;

@@ -193,7 +193,7 @@ async fn logs_stay_until_what_was_made_of_them_was_compared() {
 
 #[tokio::test]
 async fn what_logs_wrote_is_never_called_damage() {
-    for seed in 812..820 {
+    for seed in 800..806 {
         let mut w = World::new(seed).await;
         w.bulk().await;
         for _ in 0..6 {
@@ -203,11 +203,12 @@ async fn what_logs_wrote_is_never_called_damage() {
                     w.apply_all().await;
                 }
             }
-            // Disks grow, to odd sizes as well.
-            if w.rng.below(3) == 0 {
+            // Disks grow and become smaller, to odd sizes as well.
+            if w.rng.below(2) == 0 {
                 let by = usize::try_from(1 + w.rng.below(200)).unwrap() * 512;
+                let grows = w.rng.below(2) == 0;
                 for data in w.now.values_mut() {
-                    let size = data.len() + by;
+                    let size = if grows { data.len() + by } else { data.len() - by };
                     data.resize(size, 0);
                 }
             }

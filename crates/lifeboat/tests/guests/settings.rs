@@ -231,3 +231,70 @@ fn guest_gets_its_addresses_on_the_other_host() {
     assert!(seed.contains("10.99.7.5/24"), "a seed for cloud-init: {seed}");
     world.b.ok(&["failover", "revert", VM, "--force"]);
 }
+
+/// A disk of a powered-off VM is cut by its owner: it is compared and cut on the replica as well, and the points from before
+/// stay as they are.
+#[test]
+fn a_disk_that_is_cut_is_compared_and_its_points_stay() {
+    let mut world = World::new(&Setup::default());
+    world.start();
+    let disk = world.a.dir.join("disks/data.qcow2");
+    let disk = disk.to_str().unwrap().to_owned();
+    run("qemu-io", &["-f", "qcow2", "-c", "write -P 7 0 1M", &disk]);
+    world.replicate(&["--interval", "1s", "--history", "3", "--point-spacing", "1s"]);
+    world.a.ok(&["replication", "now", VM]);
+    let before = world.b.sealed_points();
+    let oldest = before.last().expect("a point of the first copy")["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let had = virtual_size(&disk);
+    let smaller = had - (64 << 20);
+    run(
+        "qemu-img",
+        &[
+            "resize",
+            "-q",
+            "--shrink",
+            "-f",
+            "qcow2",
+            &disk,
+            &smaller.to_string(),
+        ],
+    );
+    run("qemu-io", &["-f", "qcow2", "-c", "write -P 9 1M 1M", &disk]);
+    // The change is found, compared by itself, and only then does a cycle come to an end.
+    wait_until("the copies are compared", Duration::from_secs(60), || {
+        world
+            .a
+            .cli(&["replication", "now", VM])
+            .status
+            .success()
+            .then_some(())
+    });
+    let brought_up = |world: &World, more: &[&str]| {
+        let mut args = vec!["failover", "start", VM, "--no-start", "--force"];
+        args.extend(more);
+        world.b.ok(&args);
+        let branch = world.b.replication()["failover"]["branch"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        world.replica().join("branches").join(branch).join("data.qcow2")
+    };
+    let newest = brought_up(&world, &[]);
+    assert_eq!(virtual_size(newest.to_str().unwrap()), smaller);
+    run("qemu-img", &["compare", "-U", &disk, newest.to_str().unwrap()]);
+    world.b.ok(&["failover", "revert", VM]);
+    let old = brought_up(&world, &["--point", &oldest]);
+    assert_eq!(virtual_size(old.to_str().unwrap()), had, "the point is as it was");
+    world.b.ok(&["failover", "revert", VM]);
+    world.b.ok(&["replication", "scrub", VM]);
+}
+
+fn virtual_size(image: &str) -> u64 {
+    let info = run("qemu-img", &["info", "-U", "--output", "json", image]);
+    serde_json::from_str::<serde_json::Value>(&info).unwrap()["virtual-size"]
+        .as_u64()
+        .unwrap()
+}
