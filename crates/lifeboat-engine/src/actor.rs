@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
+pub(crate) use lifeboat_model::causes::chain;
 use lifeboat_model::lifecycle::{self, Event as Step, NotNow};
 use lifeboat_model::{BranchId, JobId, ReplicationMode, VmId, VmSpec};
 use tokio::sync::{mpsc, oneshot};
@@ -695,21 +696,6 @@ pub(crate) fn failed(what: &str, e: &(dyn std::error::Error + 'static)) -> Refus
     Refusal::new(ReturnCode::Failed, format!("{what}: {}", chain(e)), "")
 }
 
-/// An error and its causes in one line. What an error repeats of its cause is said once.
-pub(crate) fn chain(e: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = e.to_string();
-    let mut cause = e.source();
-    while let Some(c) = cause {
-        let part = c.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = c.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -719,10 +705,5 @@ mod tests {
         let gone = || CaptureError::Preflight("the VM has no disk r".into());
         let text = gone().to_string();
         assert_eq!(chain(&CopyError::Capture(gone())).matches(&text).count(), 1);
-        let io = StoreError::Io {
-            what: "cannot read /r/manifest.json".into(),
-            source: std::io::Error::other("input/output error"),
-        };
-        assert_eq!(chain(&io), "cannot read /r/manifest.json: input/output error");
     }
 }

@@ -94,7 +94,7 @@ impl Actor {
 
     /// Offers the VM to its replica's host; what would keep it from starting there.
     async fn offer(
-        &self,
+        &mut self,
         spec: &VmSpec,
         settings: &ReplicationSettings,
         start: Position,
@@ -116,8 +116,9 @@ impl Actor {
         }
     }
 
-    /// Opens the disks for capture once, which shows that it is possible and how large they are.
-    pub(crate) async fn capturable(&self, disks: &[DiskId]) -> Result<Vec<LogDisk>, Refusal> {
+    /// Opens the disks for capture once, which shows that it is possible and how large they are. What is under way holds them.
+    pub(crate) async fn capturable(&mut self, disks: &[DiskId]) -> Result<Vec<LogDisk>, Refusal> {
+        self.interrupt().await;
         let launch = self.launch().await?;
         let source = self.host.ports.hypervisor.source(&launch, disks).await;
         let source = source.map_err(|e| capture_refusal(&e))?;
@@ -134,24 +135,23 @@ impl Actor {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         let (settings, peer, spec) = (rel.settings.clone(), rel.peer.clone(), self.spec()?.clone());
         let start = rel.position.first();
-        let offered = async {
-            let offer = PeerRequest::Offer {
-                vm: Box::new(spec),
-                disks: self.capturable(&settings.disks).await?,
-                settings,
-                start,
-                from: self.host.config.listen.clone(),
-                content: Content::Seed,
-                firmware: self.firmware().await,
-            };
-            self.host
-                .ports
-                .link
-                .call(&peer, offer)
-                .await
-                .map_err(|e| link_refusal(&e))
+        let offered = match self.capturable(&settings.disks).await {
+            Ok(disks) => {
+                let offer = PeerRequest::Offer {
+                    vm: Box::new(spec),
+                    disks,
+                    settings,
+                    start,
+                    from: self.host.config.listen.clone(),
+                    content: Content::Seed,
+                    firmware: self.firmware().await,
+                };
+                let answer = self.host.ports.link.call(&peer, offer).await;
+                answer.map_err(|e| link_refusal(&e))
+            }
+            Err(e) => Err(e),
         };
-        if let Err(e) = offered.await {
+        if let Err(e) = offered {
             self.rel = before;
             return Err(e);
         }

@@ -99,8 +99,10 @@ impl Actor {
         }
         let launch = self.launch().await?;
         let hv = &self.host.ports.hypervisor;
-        hv.preflight(&launch)
-            .await
+        // Nothing has begun yet, so a disk that does not answer is the answer.
+        let looked = tokio::time::timeout(LOOK, hv.preflight(&launch)).await;
+        looked
+            .map_err(|_| disks_hang())?
             .map_err(|e| power_refusal("the VM cannot be started here", &e))?;
         hv.start(&launch)
             .await
@@ -270,6 +272,17 @@ pub(crate) async fn bounded<T>(
         ))
     };
     tokio::time::timeout(LOOK, command).await.map_err(late)?
+}
+
+fn disks_hang() -> Refusal {
+    Refusal::new(
+        ReturnCode::Unavailable,
+        format!(
+            "the VM was not started: its images could not be looked at within {:.1} s",
+            LOOK.as_secs_f32()
+        ),
+        "see the storage of its disks, which does not answer",
+    )
 }
 
 /// A hypervisor's error as the answer to an action.

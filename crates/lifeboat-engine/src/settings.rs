@@ -197,10 +197,11 @@ impl Actor {
 
     /// Ends the records of changes of disks that are no longer replicated. What stays behind when it fails costs the guest
     /// a little memory, and is removed when the disk is replicated again.
-    async fn release(&self, disks: &[DiskId]) {
+    async fn release(&mut self, disks: &[DiskId]) {
         if disks.is_empty() {
             return;
         }
+        self.interrupt().await;
         let released = async {
             let launch = self.launch().await.map_err(|e| e.to_string())?;
             let hypervisor = &self.host.ports.hypervisor;

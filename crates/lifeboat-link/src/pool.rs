@@ -20,6 +20,7 @@ use crate::progress::{Meter, Metered};
 use crate::socket::tune;
 use crate::tls::{TlsFault, find_fault};
 use crate::wire::OutBody;
+pub(crate) use lifeboat_model::causes::chain;
 
 /// Idle connections kept to one peer.
 const IDLE_MAX: usize = 4;
@@ -241,20 +242,6 @@ pub(crate) fn protocol(peer: &str, detail: String) -> LinkError {
         peer: peer.into(),
         detail,
     }
-}
-
-/// An error with its causes; hyper keeps the interesting part below.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(e) = next {
-        let part = e.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        next = e.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod arrival;
+pub mod causes;
 pub mod certificates;
 pub mod ids;
 pub mod lifecycle;

@@ -1,6 +1,6 @@
 //! Lists and views while something hangs: each VM by itself, in half a second, and what is not known is labelled as such.
 
-use crate::common::{failover, job, replicating, simulate};
+use crate::common::{failover, job, replicating, simulate, start_vm};
 use lifeboat_engine::action::{Action, Answer, PointSelector, VmView};
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
@@ -173,6 +173,22 @@ fn whatever_hangs_a_command_is_answered_within_five_seconds_and_not_carried_out_
             assert!(w.shared.now().since(asked).as_millis() <= 5000);
             w.shared.state().hangs.clear();
         }
+    });
+}
+
+#[test]
+fn a_vm_whose_images_do_not_answer_is_not_started_and_that_is_said_in_time() {
+    simulate(10, async |w| {
+        w.guest_off(0);
+        w.shared.state().hangs.insert((0, "hv.preflight"));
+        let asked = w.shared.now();
+        let refused = w.act(0, start_vm()).await.unwrap().unwrap_err();
+        assert!(refused.message.contains("was not started"), "{refused:?}");
+        assert!(w.shared.now().since(asked).as_millis() <= 5000);
+        assert!(!w.runs(0));
+        w.shared.state().hangs.clear();
+        w.insist(0, start_vm()).await.unwrap();
+        assert!(w.runs(0));
     });
 }
 

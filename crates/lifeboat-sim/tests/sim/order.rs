@@ -318,3 +318,34 @@ fn a_clock_that_is_set_in_the_middle_of_a_cycle_changes_nothing() {
         });
     }
 }
+
+#[test]
+fn a_seed_is_started_while_the_images_are_still_being_put_in_order() {
+    simulate(1, async |w| {
+        enabled(w, quick()).await;
+        w.guest_off(0);
+        w.run(20).await;
+        let vm = World::vm;
+        for host in [0, 1] {
+            w.insist(host, Action::RemoveReplication { vm: vm() })
+                .await
+                .unwrap();
+        }
+        let settings = quick();
+        // What enabling leaves to be done holds the images of a VM that is off.
+        w.shared.state().hangs.insert((0, "capture.recover"));
+        w.insist(0, Action::EnableReplication { vm: vm(), settings })
+            .await
+            .unwrap();
+        w.run(2).await;
+        w.shared.state().hangs.clear();
+        let how = InitialCopy::Seed;
+        let start = Action::StartReplication {
+            vm: vm(),
+            how,
+            at: None,
+        };
+        let started = w.act(0, start).await.unwrap();
+        assert!(started.is_ok(), "{started:?}");
+    });
+}

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use camino::Utf8Path;
 use clap::Parser;
 use lifeboat_api::Client;
+use lifeboat_model::causes::chain;
 
 use crate::config::{Config, Log, LogFormat};
 use args::{Cli, Command};
@@ -63,7 +64,7 @@ fn serve(path: &Utf8Path) -> Result<Exit, Failure> {
     log_to_stderr(&config.log).map_err(wrong)?;
     runtime(true)?
         .block_on(crate::serve::run(config))
-        .map_err(|e| wrong(format!("{e:#}")))?;
+        .map_err(|e| wrong(chain(e.as_ref())))?;
     Ok(Exit::Done)
 }
 

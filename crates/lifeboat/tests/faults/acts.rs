@@ -92,12 +92,12 @@ impl Act {
         }
     }
 
-    /// Draws one of these kinds.
-    pub(crate) fn draw(kinds: &[&str], random: &mut Random) -> Self {
+    /// Draws a fault of this kind.
+    pub(crate) fn draw(kind: &str, random: &mut Random) -> Self {
         let side = *random.one_of(&[Side::Primary, Side::Replica]);
         let mut seconds = |from: u64, to: u64| Duration::from_millis(random.between(from * 1000, to * 1000));
         let (short, long) = (seconds(2, 8), seconds(6, 14));
-        match *random.one_of(kinds) {
+        match kind {
             "link" => {
                 let way = random.one_of(&[Way::Cut, Way::Mute, Way::MuteAnswers]);
                 Self::Link(*way, if random.percent(20) { long * 2 } else { short })

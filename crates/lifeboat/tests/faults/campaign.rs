@@ -87,8 +87,9 @@ fn history(seed: u64, faults: u64, kinds: &[&str], judge: &mut Judge) -> Result<
     world.begin(cuts::FLUSHED)?;
     let mut random = Random::new(seed);
     let (on_primary, on_replica) = (Prober::start(&world.a), Prober::start(&world.b));
+    let mut deck = Vec::new();
     for n in 0..faults {
-        let act = Act::draw(kinds, &mut random);
+        let act = Act::draw(next_kind(&mut deck, kinds, &mut random), &mut random);
         eprintln!("fault {n} of seed {seed}: {act}");
         judge.report.count(&format!("faults: {}", act.kind()), 1);
         let losses = judge.report.losses();
@@ -120,6 +121,15 @@ fn history(seed: u64, faults: u64, kinds: &[&str], judge: &mut Judge) -> Result<
     on_primary.expect(false);
     on_replica.expect(false);
     end(&mut world, judge)
+}
+
+/// The next kind of fault in a random order in which each comes before any comes again.
+fn next_kind<'k>(deck: &mut Vec<&'k str>, kinds: &[&'k str], random: &mut Random) -> &'k str {
+    if deck.is_empty() {
+        deck.extend_from_slice(kinds);
+    }
+    let at = random.below(deck.len() as u64);
+    deck.swap_remove(usize::try_from(at).unwrap_or(0))
 }
 
 fn late_answers(act: &Act, probers: &[&Prober], judge: &mut Judge) {

@@ -58,24 +58,14 @@ fn fault_a_disk_that_drops_flushes_is_found_out() {
     });
 }
 
-/// The kinds of fault that a short history is made of; the long ones have all.
-const SHORT: &[&str] = &[
-    "link",
-    "kill",
-    "kill-both",
-    "power-cut",
-    "full",
-    "no-inodes",
-    "kill-guest",
-];
-
 #[test]
 fn fault_a_random_history_loses_nothing() {
     let name = "fault_a_random_history_loses_nothing";
     let program = Program {
         histories: rounds(1),
-        faults: 5,
-        kinds: SHORT,
+        // Each kind once.
+        faults: campaign::ALL.len() as u64,
+        kinds: campaign::ALL,
     };
     sandbox::run(name, || campaign::play(name, seed(41), &program).finish());
 }

@@ -221,7 +221,7 @@ fn strangers_and_mistakes_are_refused() {
     world.a.kill9();
     std::fs::remove_dir_all(&tls).unwrap();
     run(
-        crate::support::binary(),
+        &crate::support::binary(),
         &["cert", "init", other.to_str().unwrap(), "--name", "Other CA"],
     );
     let issue = [
@@ -235,7 +235,7 @@ fn strangers_and_mistakes_are_refused() {
         "127.0.0.1",
     ];
     run(
-        crate::support::binary(),
+        &crate::support::binary(),
         &[&issue[..], &["--out", tls.to_str().unwrap()]].concat(),
     );
     world.a.start();

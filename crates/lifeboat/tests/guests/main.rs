@@ -6,6 +6,7 @@ mod cim;
 mod copies;
 mod crashes;
 mod extended;
+mod field;
 mod first_light;
 mod lifecycle;
 mod lifecycle_crashes;

@@ -189,7 +189,7 @@ fn client_certificate(world: &World, users: &Path) -> serde_json::Value {
     let (ca, dir) = (ca.to_str().unwrap(), out.to_str().unwrap());
     let name = "console.test";
     run(
-        binary(),
+        &binary(),
         &["cert", "issue", "--ca", ca, "--host", name, "--out", dir],
     );
     let users = users.to_str().unwrap();
@@ -202,7 +202,7 @@ fn client_certificate(world: &World, users: &Path) -> serde_json::Value {
         "--users",
         users,
     ];
-    run(binary(), &args);
+    run(&binary(), &args);
     let mode = std::fs::metadata(out.join("host.key"))
         .unwrap()
         .permissions()

@@ -69,8 +69,9 @@ pub struct Host {
     child: Option<Child>,
 }
 
-pub fn binary() -> &'static str {
-    env!("CARGO_BIN_EXE_lifeboat")
+/// The program under test; another build's where `LIFEBOAT_BINARY` names it.
+pub fn binary() -> String {
+    std::env::var("LIFEBOAT_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_lifeboat").to_owned())
 }
 
 /// Where `make guest` puts its images.
@@ -119,7 +120,7 @@ impl World {
         let uuid = uuid::Uuid::new_v4().to_string();
         let ca = dir.path().join("ca");
         run(
-            binary(),
+            &binary(),
             &["cert", "init", ca.to_str().unwrap(), "--name", "Test CA"],
         );
         let a = Host::new(dir.path(), "alpha.test", setup);
@@ -344,7 +345,7 @@ impl Host {
             "127.0.0.1"
         };
         run(
-            binary(),
+            &binary(),
             &[
                 "cert", "issue", "--ca", ca, "--host", name, "--host", address, "--out", out,
             ],
@@ -406,6 +407,11 @@ impl Host {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
+    }
+
+    /// The daemon's process.
+    pub fn daemon(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// kill -9 of the daemon; its guests live on.
