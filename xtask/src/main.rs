@@ -4,6 +4,7 @@
 //! `cargo run -p xtask -- check` prints what it finds and fails if anything of it is an error.
 
 mod dependencies;
+mod documents;
 mod files;
 mod layers;
 mod metadata;
@@ -101,5 +102,6 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(dependencies::check(&metadata, &lock));
     findings.extend(purity::check(&metadata, &tree));
     findings.extend(style::check(&tree));
+    findings.extend(documents::check(&tree));
     Ok(findings)
 }

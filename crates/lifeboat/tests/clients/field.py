@@ -94,6 +94,15 @@ def points(beta, facts):
     holds("the list is no longer than the history", len(replicas) <= 3)
 
 
+def jobs(alpha):
+    """The initial copy is over: how long it took is exact, and its status says how it ended and not what it was doing."""
+    over = [j for j in alpha.EnumerateInstances("Msvm_ConcreteJob") if j["JobState"] == 7]
+    holds("a finished job is there", len(over) > 0)
+    times = [j["ElapsedTime"].timedelta for j in over]
+    holds("the time of a job is exact", any(t.microseconds > 0 for t in times))
+    holds("a finished job does not say what it was doing", all("copy" not in (j["JobStatus"] or "") for j in over))
+
+
 def ends(alpha, facts):
     vm = the_vm(alpha, facts)
     for association in ("Msvm_ElementConformsToProfile", "Msvm_HostedDependency"):
@@ -118,6 +127,7 @@ def main():
     pending(alpha, facts)
     files(beta, facts)
     points(beta, facts)
+    jobs(alpha)
     ends(alpha, facts)
     sys.exit(1 if wrong else 0)
 
