@@ -97,6 +97,24 @@ pub(crate) struct Bad {
     pub(crate) searched: bool,
 }
 
+impl Bad {
+    /// A file that cannot be used at all, and for which nothing has what should be there.
+    pub(crate) fn whole(item: &Sealed, seen: String, now: Timestamp) -> Self {
+        Self {
+            file: item.image.file.clone(),
+            disk: Some(item.disk.clone()),
+            block: 0,
+            seen,
+            since: now,
+            suspect: vec![(0, item.size)],
+            later: None,
+            table: true,
+            hopeless: true,
+            searched: true,
+        }
+    }
+}
+
 /// What is left of a suspicion after the newest data was compared with another copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Later {

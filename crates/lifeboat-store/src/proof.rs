@@ -628,18 +628,7 @@ impl Open {
 
 /// A layer whose tables are wrong shows anything.
 fn table(replica: &Replica, item: &Sealed, why: &str, now: Timestamp) -> Result<u64> {
-    let bad = Bad {
-        file: item.image.file.clone(),
-        disk: Some(item.disk.clone()),
-        block: 0,
-        seen: format!("it is not what the logs wrote: {why}"),
-        since: now,
-        suspect: vec![(0, item.size)],
-        later: None,
-        table: true,
-        hopeless: true,
-        searched: true,
-    };
+    let bad = Bad::whole(item, format!("it is not what the logs wrote: {why}"), now);
     let mut new = 0;
     replica.change_bads(|all| new = note(all, vec![bad], item.size))?;
     Ok(new)

@@ -454,18 +454,7 @@ pub(crate) fn uncache(file: &File, page: u64, block: u64) {
 
 /// A file that cannot be opened is damaged as a whole.
 fn missing(replica: &Replica, item: &Sealed, seen: &str, now: Timestamp) -> Result<Looked> {
-    let bad = Bad {
-        file: item.image.file.clone(),
-        disk: Some(item.disk.clone()),
-        block: 0,
-        seen: format!("it cannot be opened: {seen}"),
-        since: now,
-        suspect: vec![(0, item.size)],
-        later: None,
-        table: true,
-        hopeless: true,
-        searched: true,
-    };
+    let bad = Bad::whole(item, format!("it cannot be opened: {seen}"), now);
     let mut new = 0;
     replica.change_bads(|all| new = note(all, vec![bad], item.size))?;
     Ok(Looked {

@@ -73,16 +73,11 @@ fn equal(a: &Path, b: &Path) -> bool {
         .success()
 }
 
-/// Waits until a cycle has arrived. One that is asked for while the copies are compared is refused.
-fn arrived(world: &World) {
-    wait_until("a cycle arrives", Duration::from_secs(60), || {
-        world
-            .a
-            .cli(&["replication", "now", VM])
-            .status
-            .success()
-            .then_some(())
-    });
+/// The primary is lost, and what is brought up is what its second disk holds.
+fn newest_is_there(world: &mut World, format: &str) {
+    world.a.kill9();
+    let brought_up = brought_up(world, &["--force"]);
+    assert!(equal(&brought_up, &data(world, format)));
 }
 
 /// The relationship of a VM that runs is removed on both hosts and enabled again on the old copy, which differs by now.
@@ -117,8 +112,7 @@ fn a_seed_that_differs_is_brought_up_with_its_newest_data() {
     // Newer than the point that closed the comparison: only cycles of the new generation have it.
     write_running(&world, 11, "2M 1M");
     world.a.wait_cycles(2);
-    world.a.kill9();
-    assert!(equal(&brought_up(&world, &["--force"]), &data(&world, "qcow2")));
+    newest_is_there(&mut world, "qcow2");
 }
 
 /// A VM that was never started and whose image stands on another one, as clones and cloud images do.
@@ -135,7 +129,7 @@ fn a_powered_off_vm_on_a_backing_file_is_copied_whole() {
     );
     write(&image, "qcow2", 9, "1M 64k");
     world.replicate(&["--interval", "1s"]);
-    arrived(&world);
+    world.arrived();
     assert!(equal(&brought_up(&world, &["--force"]), &image));
 }
 
@@ -144,11 +138,10 @@ fn a_powered_off_vm_on_a_backing_file_is_copied_whole() {
 fn an_edit_of_a_powered_off_vm_reaches_the_replica() {
     let mut world = pair("qcow2");
     world.replicate(&["--interval", "1s"]);
-    arrived(&world);
+    world.arrived();
     write(&data(&world, "qcow2"), "qcow2", 9, "2M 64k");
-    arrived(&world);
-    world.a.kill9();
-    assert!(equal(&brought_up(&world, &["--force"]), &data(&world, "qcow2")));
+    world.arrived();
+    newest_is_there(&mut world, "qcow2");
 }
 
 /// `dd` into the part of a raw disk that a slow first copy has behind it.
@@ -177,9 +170,8 @@ fn a_write_into_what_was_copied_already_reaches_the_replica() {
     });
     write(&data(&world, "raw"), "raw", 9, "64k 4k");
     world.b.wait_state("Replicating");
-    arrived(&world);
-    world.a.kill9();
-    assert!(equal(&brought_up(&world, &["--force"]), &data(&world, "raw")));
+    world.arrived();
+    newest_is_there(&mut world, "raw");
 }
 
 /// The primary's daemon answers, but the record of its QEMU is lost: a cleaned /run.
@@ -203,7 +195,7 @@ fn a_primary_that_lost_the_record_of_its_vm_is_not_off() {
 fn a_replica_without_its_files_is_not_brought_up() {
     let mut world = pair("qcow2");
     world.replicate(&["--interval", "1s", "--history", "2"]);
-    arrived(&world);
+    world.arrived();
     let disks = world.replica().join("disks");
     std::fs::rename(&disks, world.b.dir.join("elsewhere")).unwrap();
     let refused = world
@@ -221,7 +213,7 @@ fn a_replica_without_its_files_is_not_brought_up() {
 fn a_point_that_cannot_be_opened_is_refused_beforehand() {
     let mut world = pair("qcow2");
     world.replicate(&["--interval", "1s", "--history", "3", "--point-spacing", "1s"]);
-    arrived(&world);
+    world.arrived();
     let newest = world.b.sealed_points()[0]["id"].as_str().unwrap().to_owned();
     let manifest = std::fs::read(world.replica().join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
@@ -254,7 +246,7 @@ fn a_point_that_cannot_be_opened_is_refused_beforehand() {
 fn a_base_that_is_gone_is_critical_and_not_made_anew() {
     let mut world = pair("qcow2");
     world.replicate(&["--interval", "1s"]);
-    arrived(&world);
+    world.arrived();
     let base = world.replica().join("disks/data/base.raw");
     std::fs::remove_file(&base).unwrap();
     world.a.cli(&["replication", "now", VM]);

@@ -249,6 +249,17 @@ impl World {
         self.a.wait_state("Replicating");
     }
 
+    /// Waits until a cycle has arrived. One that is asked for while the copies are compared is refused.
+    pub fn arrived(&self) {
+        wait_until("a cycle arrives", Duration::from_secs(60), || {
+            self.a
+                .cli(&["replication", "now", VM])
+                .status
+                .success()
+                .then_some(())
+        });
+    }
+
     /// The directory of the replica on B.
     pub fn replica(&self) -> PathBuf {
         self.replica_on(&self.b)
