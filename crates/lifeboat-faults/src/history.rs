@@ -15,6 +15,8 @@ use crate::random::{Random, mix};
 /// Bytes of a slot, the unit of writing.
 pub const SLOT: usize = 4096;
 const MAGIC: &[u8; 8] = b"FAULTREC";
+/// Power cuts under the VM that are remembered: points from before them are judged by what was true then.
+const EPOCHS: usize = 64;
 /// Two writes without content never follow each other, so a state shows its newest record or one of these before it.
 const HIDDEN: u64 = 5;
 
@@ -91,9 +93,38 @@ struct Epoch {
     until: Option<u64>,
     /// Writes before it.
     before: u64,
-    base: Vec<Vec<u8>>,
+    /// Slots of each disk.
+    base: Vec<Vec<Held>>,
     /// For each disk and slot, the numbers of the writes that touched it, ascending.
     touched: Vec<BTreeMap<u64, Vec<u64>>>,
+}
+
+/// What a slot holds. Nearly all follow from a number.
+#[derive(Clone)]
+enum Held {
+    Zeros,
+    Record(u64),
+    Other(Box<[u8]>),
+}
+
+impl Held {
+    fn of(bytes: &[u8], disk: usize, slot: u64) -> Self {
+        if bytes.iter().all(|b| *b == 0) {
+            return Self::Zeros;
+        }
+        match number_of(bytes) {
+            Some(n) if record(n, Content::Record, disk, slot) == bytes => Self::Record(n),
+            Some(_) | None => Self::Other(bytes.into()),
+        }
+    }
+
+    fn bytes(&self, disk: usize, slot: u64) -> Vec<u8> {
+        match self {
+            Self::Zeros => vec![0; SLOT],
+            Self::Record(number) => record(*number, Content::Record, disk, slot),
+            Self::Other(bytes) => bytes.to_vec(),
+        }
+    }
 }
 
 /// Everything that was written.
@@ -114,7 +145,7 @@ impl History {
         let epoch = Epoch {
             until: None,
             before: 0,
-            base: sizes.iter().map(|n| vec![0; *n]).collect(),
+            base: sizes.iter().map(|n| vec![Held::Zeros; n / SLOT]).collect(),
             touched: vec![BTreeMap::new(); sizes.len()],
         };
         Self {
@@ -259,7 +290,8 @@ impl History {
     fn difference(&self, epoch: &Epoch, images: &[Vec<u8>], k: u64) -> Option<String> {
         let mut wrong = Vec::new();
         for (disk, image) in images.iter().enumerate() {
-            let mut expected = epoch.base[disk].clone();
+            let base = (0..).zip(&epoch.base[disk]);
+            let mut expected: Vec<u8> = base.flat_map(|(slot, held)| held.bytes(disk, slot)).collect();
             for (slot, numbers) in &epoch.touched[disk] {
                 let last = numbers.partition_point(|n| *n <= k).checked_sub(1);
                 let Some(number) = last.and_then(|at| numbers.get(at)) else {
@@ -302,12 +334,17 @@ impl History {
     ///
     /// # Errors
     /// What a flushed write lost.
-    pub fn rebase(&mut self, images: Vec<Vec<u8>>, flushed: u64, now: u64) -> Result<(), String> {
-        let lost = self.lost_flushed(&images, flushed);
+    pub fn rebase(&mut self, images: &[Vec<u8>], flushed: u64, now: u64) -> Result<(), String> {
+        let lost = self.lost_flushed(images, flushed);
         if let Some(epoch) = self.epochs.last_mut() {
             epoch.until = Some(now);
         }
         let touched = vec![BTreeMap::new(); self.sizes.len()];
+        let held = |(disk, image): (usize, &Vec<u8>)| {
+            let slots = (0..).zip(image.chunks_exact(SLOT));
+            slots.map(|(slot, bytes)| Held::of(bytes, disk, slot)).collect()
+        };
+        let base = images.iter().enumerate().map(held).collect();
         // What was begun and never flushed is settled now, one way or the other.
         for done in &mut self.done {
             done.get_or_insert(now);
@@ -315,10 +352,10 @@ impl History {
         self.epochs.push(Epoch {
             until: None,
             before: self.begun(),
-            base: images,
+            base,
             touched,
         });
-        let old = self.epochs.len().saturating_sub(4);
+        let old = self.epochs.len().saturating_sub(EPOCHS);
         self.epochs.drain(..old);
         lost.map_or(Ok(()), Err)
     }
@@ -335,7 +372,9 @@ impl History {
                 let last = numbers.iter().rfind(|n| **n <= flushed);
                 let want = match last {
                     Some(n) => record(*n, self.write(*n).content, disk, slot),
-                    None => epoch.base[disk][range(slot)].to_vec(),
+                    None => epoch.base[disk]
+                        .get(usize::try_from(slot).unwrap_or(usize::MAX))
+                        .map_or_else(Vec::new, |held| held.bytes(disk, slot)),
                 };
                 if got != want {
                     let (got, want) = (describe(got), describe(&want));
@@ -452,7 +491,7 @@ mod tests {
         let lost = states[20].clone();
         assert!(history.lost_flushed(&lost, 20).is_none());
         assert!(history.lost_flushed(&lost, 30).is_some());
-        assert!(history.rebase(lost.clone(), 20, 305).is_ok());
+        assert!(history.rebase(&lost, 20, 305).is_ok());
         // Instants before the cut mean what was written then, later ones what survived.
         assert!(matches!(
             history.judge(&states[25], Some(255)),
@@ -478,6 +517,27 @@ mod tests {
             ),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn an_instant_before_several_power_cuts_means_what_was_written_then() {
+        let (mut history, states) = written(30);
+        let held = states[20].clone();
+        for cut in 0..9 {
+            assert!(history.rebase(&held, 20, 305 + cut).is_ok());
+        }
+        assert!(matches!(
+            history.judge(&states[25], Some(255)),
+            Verdict::State { .. }
+        ));
+        assert!(matches!(
+            history.judge(&held, Some(255)),
+            Verdict::State {
+                from: ..=20,
+                to: 20..
+            }
+        ));
+        assert!(matches!(history.judge(&states[25], None), Verdict::Wrong(_)));
     }
 
     #[test]

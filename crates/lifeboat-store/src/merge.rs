@@ -6,7 +6,6 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::hypervisor::LiveMerge;
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::{BranchId, DiskId};
-use serde_json::json;
 
 use crate::chain::{Image, commit_name, readable, reference};
 use crate::divergence;
@@ -54,24 +53,28 @@ fn in_place(path: &Utf8Path, change: impl FnOnce() -> Result<()>) -> Result<()> 
 
 /// Reads from a medium that failed before whether the last image of a chain hides nothing from the one below any more.
 fn same_content(chain: &[Image], cancel: &Cancel) -> Result<()> {
-    let [.., below, layer] = chain else { return Ok(()) };
-    durable::drop_cache(&below.file)?;
-    // The disk may be smaller than it was when the image below was made.
-    let size = layer::size_of(layer)?.min(layer::size_of(below)?);
-    let upto = chain.len().saturating_sub(1);
-    let views = [chain, chain.get(..upto).unwrap_or_default()].map(|c| {
-        format!(
-            "json:{}",
-            json!({"driver": "raw", "size": size, "file": readable(c)})
-        )
-    });
+    let [below @ .., layer] = chain else { return Ok(()) };
+    let Some(top) = below.last() else { return Ok(()) };
+    durable::drop_cache(&top.file)?;
+    let size = layer::size_of(layer)?;
+    let mut without = below.to_vec();
+    // The disk may be smaller than it was when the image below was made: what is compared has its size.
+    let view = top.file.with_extension("view.qcow2");
+    let cut = size < layer::size_of(top)?;
+    if cut {
+        layer::create(&view, size, &top.file, top.format)?;
+        without.push(Image::layer(&view));
+    }
+    let views = [chain, &without].map(|c| format!("json:{}", readable(c)));
     let [with, without] = &views;
-    qemu_img::run(&["compare", "-q", "-U", with, without], &below.file, cancel).map_err(|e| {
-        StoreError::Failing {
-            path: below.file.clone(),
-            what: "reading back what was merged",
-            source: std::io::Error::other(e),
-        }
+    let same = qemu_img::run(&["compare", "-q", "-U", with, without], &top.file, cancel);
+    if cut {
+        files::remove(&view)?;
+    }
+    same.map_err(|e| StoreError::Failing {
+        path: top.file.clone(),
+        what: "reading back what was merged",
+        source: std::io::Error::other(e),
     })
 }
 
@@ -271,4 +274,62 @@ fn stands_on_base(replica: &Replica, base: &Image, layer: &Layer) -> Result<bool
     let said = dir.join(name).canonicalize_utf8().ok();
     let base = replica.dir.join(&base.file).canonicalize_utf8().ok();
     Ok(said.is_some() && said == base)
+}
+
+#[cfg(test)]
+mod tests {
+    use lifeboat_model::DiskFormat;
+
+    use super::*;
+
+    fn run(program: &str, args: &[&str]) {
+        let done = std::process::Command::new(program).args(args).output().unwrap();
+        assert!(
+            done.status.success(),
+            "{program} {args:?}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+
+    /// A disk that had 2 MiB when the base was made and has one now.
+    #[tokio::test]
+    async fn what_was_merged_below_a_smaller_disk_is_compared_as_far_as_it_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| Utf8PathBuf::from_path_buf(dir.path().join(name)).unwrap();
+        let (base, layer) = (at("base.raw"), at("layer.qcow2"));
+        run("qemu-img", &["create", "-q", "-f", "raw", base.as_str(), "2M"]);
+        run(
+            "qemu-io",
+            &["-f", "raw", "-c", "write -P 7 1500k 64k", base.as_str()],
+        );
+        layer::create(&layer, 1 << 20, &base, DiskFormat::Raw).unwrap();
+        run(
+            "qemu-io",
+            &["-f", "qcow2", "-c", "write -P 9 64k 64k", layer.as_str()],
+        );
+        let own = |file: &Utf8PathBuf, format| Image {
+            file: file.clone(),
+            format,
+            ours: true,
+        };
+        let chain = [own(&base, DiskFormat::Raw), own(&layer, DiskFormat::Qcow2)];
+        let (_go_on, cancel) = Cancel::new();
+        // It waits for a program, which only blocking threads may.
+        let compared = async || {
+            let (chain, cancel) = (chain.clone(), cancel.clone());
+            let compare = tokio::task::spawn_blocking(move || same_content(&chain, &cancel));
+            compare.await.unwrap()
+        };
+        let before = compared().await;
+        assert!(
+            matches!(before, Err(StoreError::Failing { .. })),
+            "not merged yet: {before:?}"
+        );
+        run(
+            "qemu-io",
+            &["-f", "raw", "-c", "write -P 9 64k 64k", base.as_str()],
+        );
+        compared().await.unwrap();
+        assert!(!at("base.view.qcow2").exists());
+    }
 }

@@ -284,7 +284,7 @@ impl Stage<'_> {
         self.on_replica.expect(true);
         let flushed = lock(&self.world.history).complete();
         let images = read_disks(self.world)?;
-        let kept = lock(&self.world.history).rebase(images, flushed, now_ms());
+        let kept = lock(&self.world.history).rebase(&images, flushed, now_ms());
         if let Err(lost) = kept {
             self.judge
                 .report

@@ -319,7 +319,7 @@ pub(crate) fn primary_round(
     let images = read_disks(world);
     match images {
         Ok(images) => {
-            let rebased = lock(&world.history).rebase(images, flushed, cut_at);
+            let rebased = lock(&world.history).rebase(&images, flushed, cut_at);
             if let Err(lost) = rebased {
                 judge
                     .report
