@@ -85,10 +85,8 @@ fn next_through(replica: &Replica, last: Position) -> Vec<Entry> {
 
 /// Whether a disk has become smaller than the head's layer of it.
 fn smaller(manifest: &Manifest, entry: &Entry) -> bool {
-    let layers = manifest.head.iter().flat_map(|h| &h.layers);
-    layers
-        .clone()
-        .any(|l| entry.disks.iter().any(|d| d.id == l.disk && d.size < l.size))
+    let mut layers = manifest.head.iter().flat_map(|h| &h.layers);
+    layers.any(|l| entry.disks.iter().any(|d| d.id == l.disk && d.size < l.size))
 }
 
 /// Makes the head a level below, which is no recovery point: an image is never cut, because what is above it would show
@@ -207,12 +205,10 @@ pub(crate) fn discard_head(replica: &Replica) -> Result<()> {
 
 /// Marks the head dirty, making what is missing of it first, and returns the chain of each disk, absolute.
 fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<Image>>> {
-    let mut manifest = replica.manifest();
-    if smaller(&manifest, entry) {
-        set_head_apart(&mut manifest);
-    }
+    let manifest = replica.manifest();
+    let apart = smaller(&manifest, entry);
     let mut number = manifest.next_layer;
-    let mut head = manifest.head.clone().unwrap_or(Head {
+    let mut head = manifest.head.clone().filter(|_| !apart).unwrap_or(Head {
         dirty: true,
         layers: Vec::new(),
     });
@@ -225,10 +221,13 @@ fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<I
     }
     head.layers.extend(fresh.iter().cloned());
     replica.change(|m| {
-        m.points.clone_from(&manifest.points);
+        if apart {
+            set_head_apart(m);
+        }
         m.head = Some(head.clone());
         m.next_layer = number;
     })?;
+    let manifest = replica.manifest();
     let newest = manifest.points.len().checked_sub(1);
     let mut chains = BTreeMap::new();
     for layer in &head.layers {

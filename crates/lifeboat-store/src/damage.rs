@@ -175,6 +175,13 @@ impl Replica {
         scrub.damage.set(&self.dir, bads)
     }
 
+    /// Notes damage of a disk of this size durably; how much of it is new.
+    pub(crate) fn note_bads(&self, found: Vec<Bad>, size: u64) -> Result<u64> {
+        let mut new = 0;
+        self.change_bads(|all| new = note(all, found, size))?;
+        Ok(new)
+    }
+
     /// Whether anything is known to be damaged.
     pub(crate) fn is_damaged(&self) -> bool {
         !self.scrub().damage.bads.is_empty()

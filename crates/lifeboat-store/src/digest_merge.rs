@@ -10,7 +10,7 @@ use lifeboat_engine::ports::store::{Ranges, StoreError};
 use lifeboat_model::{DiskFormat, Timestamp};
 
 use crate::chain::Image;
-use crate::damage::{Bad, Sealed, note, sealed};
+use crate::damage::{Bad, Sealed, sealed};
 use crate::digest::{BLOCK, Blocks, PER_PAGE, Page, Sidecar, UNKNOWN};
 use crate::files::{Result, at};
 use crate::manifest::Manifest;
@@ -145,9 +145,7 @@ fn stop_at(replica: &Replica, item: &Sealed, blocks: &[u64], now: Timestamp) -> 
     let known = |n: &u64| bads.iter().any(|b| b.file == item.image.file && b.block == *n);
     let new: Vec<(u64, String)> = blocks.iter().filter(|n| !known(n)).map(seen).collect();
     let found = describe(&replica.dir, item, new, now);
-    replica.change_bads(|all| {
-        note(all, found, item.size);
-    })?;
+    replica.note_bads(found, item.size)?;
     let bads = replica.bads();
     let hurt = |b: &&Bad| b.file == item.image.file && blocks.contains(&b.block);
     if bads.iter().filter(hurt).any(|b| !b.hopeless || b.table) {

@@ -12,7 +12,7 @@ use crate::manifest::Manifest;
 use crate::merge::stand_on;
 use crate::proof;
 use crate::qemu_img::Cancel;
-use crate::replica::Replica;
+use crate::replica::{Replica, State};
 
 /// Makes the next point the oldest.
 pub(crate) fn expire_oldest(replica: &Replica, cancel: &Cancel) -> Result<()> {
@@ -100,13 +100,12 @@ fn merge_level(replica: &Replica, level: usize, cancel: &Cancel) -> Result<()> {
     replica.sweep()
 }
 
-/// Removes logs that lead to or before the oldest point.
+/// Removes logs that lead to or before the oldest point: nothing can be replayed onto an older one.
 fn forget_useless_logs(replica: &Replica) -> Result<()> {
     let mut state = replica.state.blocking_lock();
     let oldest = state.manifest.recovery_points().next().map(|p| p.point.position);
-    state.logs.prove_after = proof::needs(replica, &state.manifest);
     match oldest {
-        Some(oldest) => state.logs.trim_to(&replica.dir.join(logs::DIR), oldest),
+        Some(oldest) => trim_logs(replica, &mut state, oldest, oldest),
         None => Ok(()),
     }
 }
@@ -115,6 +114,12 @@ fn forget_useless_logs(replica: &Replica) -> Result<()> {
 pub(crate) fn expire_logs(replica: &Replica, upto: Position) -> Result<()> {
     let mut state = replica.state.blocking_lock();
     let floor = state.manifest.floor();
-    state.logs.prove_after = proof::needs(replica, &state.manifest);
-    state.logs.trim_upto(&replica.dir.join(logs::DIR), floor, upto)
+    trim_logs(replica, &mut state, floor, upto)
+}
+
+/// None after `floor` goes, and none that a layer is still to be compared with.
+fn trim_logs(replica: &Replica, state: &mut State, floor: Position, upto: Position) -> Result<()> {
+    let compared = proof::needs(replica, &state.manifest);
+    let needed: Vec<Position> = compared.into_iter().chain([floor]).collect();
+    state.logs.trim(&replica.dir.join(logs::DIR), &needed, upto)
 }

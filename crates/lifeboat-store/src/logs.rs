@@ -2,7 +2,7 @@
 //! A log is here if and only if its file is in the directory under its final name.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::num::NonZeroU64;
@@ -46,8 +46,6 @@ pub(crate) struct Logs {
     pub(crate) entries: Vec<Entry>,
     /// Logs after this position are not removed, for somebody who still has to get them.
     pub(crate) keep_after: Option<Position>,
-    /// The same for layers that are still to be compared with them. Logs that are gone hold back nothing.
-    pub(crate) prove_after: Option<Position>,
 }
 
 /// File name of the log to a position.
@@ -141,7 +139,6 @@ impl Logs {
         Ok(Self {
             entries,
             keep_after: None,
-            prove_after: None,
         })
     }
 
@@ -189,12 +186,6 @@ impl Logs {
 
     /// How many of the oldest logs nobody asked to keep.
     fn not_kept(&self) -> usize {
-        let continues = |at: Position| self.entries.iter().position(|e| e.log.parent == at);
-        let proved = self.prove_after.and_then(continues).unwrap_or(self.entries.len());
-        proved.min(self.not_asked_for())
-    }
-
-    fn not_asked_for(&self) -> usize {
         let Some(after) = self.keep_after else {
             return self.entries.len();
         };
@@ -208,16 +199,14 @@ impl Logs {
         }
     }
 
-    /// Removes the oldest logs as long as `useless` says so of each, but none after `keep_from`, which the head needs.
-    pub(crate) fn trim(
-        &mut self,
-        dir: &Utf8Path,
-        keep_from: Position,
-        useless: impl Fn(&Entry) -> bool,
-    ) -> Result<()> {
-        let needed = self.entries.iter().position(|e| e.log.parent == keep_from);
-        let free = needed.unwrap_or(self.entries.len()).min(self.not_kept());
-        let count = self.entries.iter().take(free).take_while(|e| useless(e)).count();
+    /// Removes logs up to and including the one to `upto`, but none after any of these positions, which somebody needs. A
+    /// position from which no log leads on holds nothing back.
+    pub(crate) fn trim(&mut self, dir: &Utf8Path, needed: &[Position], upto: Position) -> Result<()> {
+        let continues = |at: &Position| self.entries.iter().position(|e| e.log.parent == *at);
+        let first = needed.iter().filter_map(continues).min();
+        let free = first.unwrap_or(self.entries.len()).min(self.not_kept());
+        let upto = self.entries.iter().position(|e| e.log.position == upto);
+        let count = upto.map_or(0, |at| at + 1).min(free);
         if count == 0 {
             return Ok(());
         }
@@ -227,24 +216,6 @@ impl Logs {
             files::remove(&dir.join(&entry.file))?;
         }
         files::sync_dir(dir)
-    }
-
-    /// Removes logs up to and including the one to `position`; nothing can be replayed onto an older point.
-    pub(crate) fn trim_to(&mut self, dir: &Utf8Path, position: Position) -> Result<()> {
-        self.trim_upto(dir, position, position)
-    }
-
-    /// Removes logs up to and including the one to `upto`, but none that the head needs, which stands on `floor`.
-    pub(crate) fn trim_upto(&mut self, dir: &Utf8Path, floor: Position, upto: Position) -> Result<()> {
-        let upto = self.entries.iter().position(|e| e.log.position == upto);
-        let Some(upto) = upto else { return Ok(()) };
-        let gone: HashSet<Position> = self
-            .entries
-            .iter()
-            .take(upto + 1)
-            .map(|e| e.log.position)
-            .collect();
-        self.trim(dir, floor, |e| gone.contains(&e.log.position))
     }
 }
 

@@ -281,15 +281,7 @@ mod tests {
     use lifeboat_model::DiskFormat;
 
     use super::*;
-
-    fn run(program: &str, args: &[&str]) {
-        let done = std::process::Command::new(program).args(args).output().unwrap();
-        assert!(
-            done.status.success(),
-            "{program} {args:?}: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-    }
+    use crate::tests::world::run_ok;
 
     /// A disk that had 2 MiB when the base was made and has one now.
     #[tokio::test]
@@ -297,13 +289,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| Utf8PathBuf::from_path_buf(dir.path().join(name)).unwrap();
         let (base, layer) = (at("base.raw"), at("layer.qcow2"));
-        run("qemu-img", &["create", "-q", "-f", "raw", base.as_str(), "2M"]);
-        run(
+        run_ok("qemu-img", &["create", "-q", "-f", "raw", base.as_str(), "2M"]);
+        run_ok(
             "qemu-io",
             &["-f", "raw", "-c", "write -P 7 1500k 64k", base.as_str()],
         );
         layer::create(&layer, 1 << 20, &base, DiskFormat::Raw).unwrap();
-        run(
+        run_ok(
             "qemu-io",
             &["-f", "qcow2", "-c", "write -P 9 64k 64k", layer.as_str()],
         );
@@ -325,7 +317,7 @@ mod tests {
             matches!(before, Err(StoreError::Failing { .. })),
             "not merged yet: {before:?}"
         );
-        run(
+        run_ok(
             "qemu-io",
             &["-f", "raw", "-c", "write -P 9 64k 64k", base.as_str()],
         );

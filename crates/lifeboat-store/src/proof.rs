@@ -21,7 +21,7 @@ use rustix::fs::Advice;
 
 use crate::apply;
 use crate::chain::Image;
-use crate::damage::{Bad, Sealed, note, sealed};
+use crate::damage::{Bad, Sealed, sealed};
 use crate::digest::{LAYER_BLOCK, PER_PAGE, Sidecar, digest};
 use crate::divergence::extents;
 use crate::files::{Result, at};
@@ -31,10 +31,7 @@ use crate::manifest::{self, MadeOn, Manifest};
 use crate::map::{Map, Piece};
 use crate::qemu_img::Cancel;
 use crate::replica::Replica;
-use crate::scrub::describe;
-
-/// Bytes that one call reads, about.
-const AT_ONCE: u64 = 16 << 20;
+use crate::scrub::{AT_ONCE, describe};
 
 /// How long one call goes on.
 const LONG_ENOUGH: Duration = Duration::from_millis(200);
@@ -46,8 +43,8 @@ const HELD_POINTS: usize = 4;
 /// Most blocks of a layer that are put right one by one: 16 MiB. With more, it is not the layer that was written.
 const MAX_BLOCKS: usize = 4096;
 
-/// What is read of a layer at once, in bytes.
-const PIECE: u64 = 1 << 20;
+/// What zeros that have a place in a layer are compared with.
+const ZEROS: &[u8] = &[0; 64 << 10];
 
 /// The layers of one point, or of the head, on their way.
 pub(crate) struct Proof {
@@ -88,6 +85,7 @@ struct Open {
 }
 
 /// What a step came to.
+#[derive(Default)]
 pub(crate) struct Stepped {
     pub(crate) read: u64,
     /// Blocks that were found to be damaged, and layers.
@@ -161,11 +159,7 @@ pub(crate) fn head(
 
 fn go_on(mut proof: Box<Proof>, replica: &Replica, now: Timestamp, cancel: &Cancel) -> Result<Stepped> {
     let began = Instant::now();
-    let mut stepped = Stepped {
-        read: 0,
-        found: 0,
-        through: BTreeSet::new(),
-    };
+    let mut stepped = Stepped::default();
     while stepped.read < AT_ONCE && began.elapsed() < LONG_ENOUGH {
         cancel.check()?;
         match proof.read_on(&replica.dir) {
@@ -201,91 +195,87 @@ fn begin(replica: &Replica, manifest: &Manifest, now: Timestamp) -> Result<Begun
     let waiting = {
         let scrub = replica.scrub();
         let waits = |l: &manifest::Layer| !scrub.is_through(&l.file);
-        let of = |p: &manifest::Sealed| p.made.is_some() && p.layers.iter().any(waits);
-        manifest.points.iter().position(of)
+        let mut levels = manifest.points.iter().enumerate();
+        levels.find_map(|(n, p)| {
+            let made = p.made.as_ref()?;
+            p.layers.iter().any(waits).then_some((n, p, made))
+        })
     };
-    let waiting = waiting.and_then(|n| Some((n, manifest.points.get(n)?)));
-    let Some((level, point, made)) = waiting.and_then(|(n, p)| Some((n, p, p.made.as_ref()?))) else {
+    let Some((level, point, made)) = waiting else {
         return Ok(Begun::Nothing);
     };
-    let logs = {
-        let state = replica.state.blocking_lock();
-        state.logs.between(made.position, point.point.position)
-    };
     let mut stepped = Stepped {
-        read: 0,
-        found: 0,
         through: point.layers.iter().map(|l| l.file.clone()).collect(),
+        ..Stepped::default()
     };
-    let Some(left) = logs else {
+    let Some(left) = logs(replica, made.position, point.point.position) else {
         return Ok(Begun::Through(stepped));
     };
-    let mut layers = Vec::new();
-    for item in sealed(manifest) {
-        if item.level != Some(level) || !item.image.ours {
-            continue;
-        }
-        match open(replica, &item, made, &left) {
-            Ok(open) => layers.push(open),
-            Err(e) => {
-                tracing::warn!(file = %item.image.file, error = %e, "a sealed layer cannot be opened");
-                stepped.found += table(replica, &item, &e.to_string(), now)?;
-            }
-        }
+    let items = sealed(manifest).into_iter();
+    let items = items.filter(|s| s.level == Some(level) && s.image.ours);
+    let (layers, closed) = open_all(replica, items, made, &left);
+    for (item, e) in closed {
+        tracing::warn!(file = %item.image.file, error = %e, "a sealed layer cannot be opened");
+        stepped.found += table(replica, &item, &e.to_string(), now)?;
     }
     if layers.is_empty() {
         return Ok(Begun::Through(stepped));
     }
     // What could not be opened is found again, and counted once, if this is broken off.
-    Ok(Begun::Proof(Box::new(Proof {
-        of: Subject::Point(point.point.id),
+    Ok(Begun::Proof(Proof::new(
+        Subject::Point(point.point.id),
         layers,
         left,
-        reading: None,
-    })))
+    )))
 }
 
 fn begin_head(replica: &Replica, manifest: &Manifest) -> Result<Begun> {
-    let Some(head) = manifest.head.as_ref().filter(|h| !h.dirty) else {
-        return Ok(Begun::Nothing);
-    };
     let made = manifest.made_on();
-    let logs = {
-        let state = replica.state.blocking_lock();
-        state.logs.between(made.position, manifest.applied)
-    };
-    let Some(left) = logs else {
+    let (Some(head), Some(left)) = (
+        manifest.head.as_ref().filter(|h| !h.dirty),
+        logs(replica, made.position, manifest.applied),
+    ) else {
         return Ok(Begun::Nothing);
     };
-    let level = manifest.points.len();
-    let mut layers = Vec::new();
-    for layer in &head.layers {
-        let item = Sealed {
-            image: Image::layer(&layer.file),
-            disk: layer.disk.clone(),
-            level: Some(level),
-            size: layer.size,
-        };
-        match open(replica, &item, &made, &left) {
+    let items = head.layers.iter().map(|layer| Sealed {
+        image: Image::layer(&layer.file),
+        disk: layer.disk.clone(),
+        level: Some(manifest.points.len()),
+        size: layer.size,
+    });
+    let (layers, closed) = open_all(replica, items, &made, &left);
+    if let Some((item, e)) = closed.first() {
+        throw_away(replica, item, &e.to_string())?;
+        return Ok(Begun::Through(Stepped {
+            read: 0,
+            found: 1,
+            through: BTreeSet::from([item.image.file.clone()]),
+        }));
+    }
+    let upto = manifest.applied;
+    Ok(Begun::Proof(Proof::new(Subject::Head { upto }, layers, left)))
+}
+
+/// The logs that lead from one position to another, if all are here.
+fn logs(replica: &Replica, from: Position, to: Position) -> Option<Vec<Entry>> {
+    replica.state.blocking_lock().logs.between(from, to)
+}
+
+/// Opens layers; those that cannot be are apart.
+fn open_all(
+    replica: &Replica,
+    items: impl Iterator<Item = Sealed>,
+    made: &MadeOn,
+    logs: &[Entry],
+) -> (Vec<Open>, Vec<(Sealed, StoreError)>) {
+    let (mut layers, mut closed) = (Vec::new(), Vec::new());
+    for item in items {
+        match open(replica, &item, made, logs) {
             Ok(open) => layers.push(open),
-            Err(e) => {
-                throw_away(replica, &item, &e.to_string())?;
-                return Ok(Begun::Through(Stepped {
-                    read: 0,
-                    found: 1,
-                    through: BTreeSet::from([layer.file.clone()]),
-                }));
-            }
+            Err(e) => closed.push((item, e)),
         }
     }
-    Ok(Begun::Proof(Box::new(Proof {
-        of: Subject::Head {
-            upto: manifest.applied,
-        },
-        layers,
-        left,
-        reading: None,
-    })))
+    (layers, closed)
 }
 
 fn throw_away(replica: &Replica, item: &Sealed, why: &str) -> Result<()> {
@@ -326,6 +316,15 @@ fn open(replica: &Replica, item: &Sealed, made: &MadeOn, logs: &[Entry]) -> Resu
 }
 
 impl Proof {
+    fn new(of: Subject, layers: Vec<Open>, left: Vec<Entry>) -> Box<Self> {
+        Box::new(Self {
+            of,
+            layers,
+            left,
+            reading: None,
+        })
+    }
+
     fn files(&self) -> BTreeSet<Utf8PathBuf> {
         self.layers.iter().map(|l| l.item.image.file.clone()).collect()
     }
@@ -349,10 +348,7 @@ impl Proof {
         let Subject::Head { upto } = &mut self.of else {
             return Ok(false);
         };
-        let newer = {
-            let state = replica.state.blocking_lock();
-            state.logs.between(*upto, manifest.applied)
-        };
+        let newer = logs(replica, *upto, manifest.applied);
         *upto = manifest.applied;
         let head = manifest.head.as_ref().filter(|h| !h.dirty);
         let (Some(newer), Some(head)) = (newer, head) else {
@@ -446,7 +442,7 @@ impl Open {
             for piece in pieces {
                 self.none_between(at, piece.offset);
                 at = piece.offset + piece.len;
-                read += self.piece(&piece, frame)?;
+                read += self.piece(&piece, frame);
             }
             self.none_between(at, range.end);
         }
@@ -480,41 +476,31 @@ impl Open {
         self.wrong.get_or_insert(why);
     }
 
-    fn piece(&mut self, piece: &Piece, frame: &Frame) -> Result<u64> {
-        let end = piece.offset + piece.len;
-        let zeros;
-        let data: &[u8] = match &frame.body {
-            FrameBody::Data(data) => {
+    /// Compares a range that the layer holds; bytes that were read of it.
+    fn piece(&mut self, piece: &Piece, frame: &Frame) -> u64 {
+        match (&frame.body, piece.host) {
+            (FrameBody::Data(data), host) => {
                 let index = |n: u64| usize::try_from(n - frame.offset).unwrap_or(usize::MAX);
-                data.get(index(piece.offset)..index(end)).unwrap_or_default()
+                let data = data.get(index(piece.offset)..index(piece.offset + piece.len));
+                let data = data.unwrap_or_default();
+                match host {
+                    Some(host) => self.bytes(host, data),
+                    None if data.iter().all(|b| *b == 0) => {}
+                    None => self.is_wrong(format!(
+                        "it shows zeros at byte {} of the disk, a log wrote data",
+                        piece.offset
+                    )),
+                }
             }
-            FrameBody::Zero(_) if piece.host.is_none() => return Ok(0),
-            FrameBody::Zero(_) => {
-                zeros = vec![0; usize::try_from(piece.len.min(PIECE)).unwrap_or_default()];
-                &zeros
+            (FrameBody::Zero(_), Some(host)) => {
+                for from in (0..piece.len).step_by(ZEROS.len()) {
+                    let n = usize::try_from(piece.len - from).unwrap_or(usize::MAX);
+                    self.bytes(host + from, ZEROS.get(..n).unwrap_or(ZEROS));
+                }
             }
-        };
-        let Some(host) = piece.host else {
-            if data.iter().any(|b| *b != 0) {
-                self.is_wrong(format!(
-                    "it shows zeros at byte {} of the disk, a log wrote data",
-                    piece.offset
-                ));
-            }
-            return Ok(0);
-        };
-        let mut done = 0;
-        while done < piece.len {
-            let n = (piece.len - done).min(PIECE);
-            let from = match &frame.body {
-                FrameBody::Data(_) => usize::try_from(done).unwrap_or(usize::MAX),
-                FrameBody::Zero(_) => 0,
-            };
-            let expected = data.get(from..from + usize::try_from(n).unwrap_or_default());
-            self.bytes(host + done, expected.unwrap_or_default());
-            done += n;
+            (FrameBody::Zero(_), None) => {}
         }
-        Ok(piece.len)
+        piece.host.map_or(0, |_| piece.len)
     }
 
     /// Compares a place in the file with what should be there.
@@ -563,34 +549,38 @@ impl Open {
 
     /// Whether the layer holds nothing but what logs wrote, and what fills their clusters.
     fn nothing_else(&mut self) -> Result<()> {
-        let step = usize::try_from(self.cluster).unwrap_or(usize::MAX);
         for (from, to) in self.map.windows(1 << 30) {
             crate::watch::beat();
             let Some(pieces) = self.pieces(from, to)? else {
                 break;
             };
-            for piece in pieces {
-                let range = piece.offset..piece.offset + piece.len;
-                let gaps: Vec<_> = self.covered.gaps(&range).collect();
-                for gap in gaps {
-                    let start = gap.start.next_multiple_of(self.cluster);
-                    let end = match gap.end == self.item.size {
-                        true => gap.end,
-                        false => gap.end - gap.end % self.cluster,
-                    };
-                    let hidden = match piece.host {
-                        None => self.hides.start - self.hides.start % self.cluster <= start,
-                        Some(_) => (start..end).step_by(step).all(|at| self.edges.contains(&at)),
-                    };
-                    if start < end && !hidden {
-                        self.is_wrong(format!(
-                            "it holds bytes {start} to {end} of the disk, which no log wrote"
-                        ));
-                    }
-                }
+            let stray = pieces.iter().find_map(|piece| self.stray(piece));
+            if let Some((start, end)) = stray {
+                self.is_wrong(format!(
+                    "it holds bytes {start} to {end} of the disk, which no log wrote"
+                ));
             }
         }
         Ok(())
+    }
+
+    /// Whole clusters of a piece that no log wrote to, and that hide nothing: first byte of the disk, and end.
+    fn stray(&self, piece: &Piece) -> Option<(u64, u64)> {
+        let step = usize::try_from(self.cluster).unwrap_or(usize::MAX);
+        let range = piece.offset..piece.offset + piece.len;
+        let whole = self.covered.gaps(&range).map(|gap| {
+            let end = match gap.end == self.item.size {
+                true => gap.end,
+                false => gap.end - gap.end % self.cluster,
+            };
+            (gap.start.next_multiple_of(self.cluster), end)
+        });
+        let hides = |start: u64, end: u64| match piece.host {
+            None => self.hides.start - self.hides.start % self.cluster <= start,
+            Some(_) => (start..end).step_by(step).all(|at| self.edges.contains(&at)),
+        };
+        let mut whole = whole.filter(|(start, end)| start < end);
+        whole.find(|(start, end)| !hides(*start, *end))
     }
 
     fn what_is_wrong(&self) -> Option<String> {
@@ -609,27 +599,24 @@ impl Open {
             return Ok(0);
         }
         let mut sidecar = Sidecar::of(&replica.dir, &self.item.image)?;
-        for (block, right) in &self.right {
-            let number = block / PER_PAGE;
+        let pages: BTreeSet<u64> = self.right.keys().map(|block| block / PER_PAGE).collect();
+        for number in pages {
             let mut page = sidecar.page(number)?;
-            if page.set(*block, digest(right)) {
-                sidecar.put(number, &page)?;
+            for (block, right) in self.right.range(number * PER_PAGE..(number + 1) * PER_PAGE) {
+                page.set(*block, digest(right));
             }
+            sidecar.put(number, &page)?;
         }
         sidecar.sync()?;
         let seen = "its data differs from what the logs wrote".to_owned();
         let found = self.right.keys().map(|block| (*block, seen.clone()));
         let bads = describe(&replica.dir, &self.item, found.collect(), now);
-        let mut new = 0;
-        replica.change_bads(|all| new = note(all, bads, self.item.size))?;
-        Ok(new)
+        replica.note_bads(bads, self.item.size)
     }
 }
 
 /// A layer whose tables are wrong shows anything.
 fn table(replica: &Replica, item: &Sealed, why: &str, now: Timestamp) -> Result<u64> {
     let bad = Bad::whole(item, format!("it is not what the logs wrote: {why}"), now);
-    let mut new = 0;
-    replica.change_bads(|all| new = note(all, vec![bad], item.size))?;
-    Ok(new)
+    replica.note_bads(vec![bad], item.size)
 }

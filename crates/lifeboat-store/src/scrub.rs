@@ -17,7 +17,7 @@ use lifeboat_model::{DiskFormat, Position, Timestamp};
 use rustix::fs::Advice;
 use serde::{Deserialize, Serialize};
 
-use crate::damage::{self, Bad, Known, Sealed, log_files, note, prune, sealed};
+use crate::damage::{Bad, Known, Sealed, log_files, note, prune, sealed};
 use crate::digest::{BLOCK, Blocks, DIGESTS, DIR, LAYER_BLOCK, PER_PAGE, Seen, Sidecar, UNKNOWN};
 use crate::files::{self, Result, at};
 use crate::logs::Reader;
@@ -34,7 +34,7 @@ const NAME: &str = "state.json";
 const OF: &str = "of.json";
 
 /// Bytes that one call reads, about.
-const AT_ONCE: u64 = 16 << 20;
+pub(crate) const AT_ONCE: u64 = 16 << 20;
 
 /// How long one call goes through holes.
 const LONG_ENOUGH: Duration = Duration::from_millis(50);
@@ -455,11 +455,9 @@ pub(crate) fn uncache(file: &File, page: u64, block: u64) {
 /// A file that cannot be opened is damaged as a whole.
 fn missing(replica: &Replica, item: &Sealed, seen: &str, now: Timestamp) -> Result<Looked> {
     let bad = Bad::whole(item, format!("it cannot be opened: {seen}"), now);
-    let mut new = 0;
-    replica.change_bads(|all| new = note(all, vec![bad], item.size))?;
     Ok(Looked {
         read: 0,
-        found: new,
+        found: replica.note_bads(vec![bad], item.size)?,
         first_seen: 0,
         next: None,
     })
@@ -605,7 +603,5 @@ fn bad_log(
         hopeless: true,
         searched: true,
     };
-    let mut new = 0;
-    replica.change_bads(|all| new = damage::note(all, vec![bad], 0))?;
-    Ok((read, new, true))
+    Ok((read, replica.note_bads(vec![bad], 0)?, true))
 }

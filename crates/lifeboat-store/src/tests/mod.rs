@@ -17,4 +17,4 @@ mod proof;
 mod scrub;
 mod space;
 mod spool;
-mod world;
+pub(crate) mod world;

@@ -87,7 +87,7 @@ pub(super) fn run(program: &str, args: &[&str]) -> Output {
 }
 
 #[track_caller]
-pub(super) fn run_ok(program: &str, args: &[&str]) -> String {
+pub(crate) fn run_ok(program: &str, args: &[&str]) -> String {
     let out = run(program, args);
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{program} {args:?}: {said}");
