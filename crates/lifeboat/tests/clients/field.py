@@ -104,18 +104,23 @@ def jobs(alpha):
 
 
 def ends(alpha, facts):
-    vm = the_vm(alpha, facts)
-    for association in ("Msvm_ElementConformsToProfile", "Msvm_HostedDependency"):
-        try:
-            links = alpha.References(vm.path, ResultClass=association)
-        except pywbem.CIMError as error:
-            links = []
-            print(f"       {association}: {error.status_description}")
-        for link in links:
-            for name, value in link.properties.items():
-                if isinstance(value.value, pywbem.CIMInstanceName):
-                    end = value.value
-                    holds(f"{association}.{name} has keys and a namespace", bool(end.keybindings) and bool(end.namespace))
+    """Both ends of what ties a VM to its host, and the replication service to a profile in another namespace."""
+    service = alpha.EnumerateInstances("Msvm_ReplicationService")[0]
+    for thing, association in (
+        (the_vm(alpha, facts), "Msvm_HostedDependency"),
+        (service, "Msvm_ElementConformsToProfile"),
+    ):
+        links = alpha.References(thing.path, ResultClass=association)
+        values = [(name, value.value) for link in links for name, value in link.properties.items()]
+        refs = [(name, end) for name, end in values if isinstance(end, pywbem.CIMInstanceName)]
+        holds(f"{association} has two ends", len(refs) >= 2)
+        for name, end in refs:
+            holds(f"{association}.{name} has keys and a namespace", bool(end.keybindings) and bool(end.namespace))
+    profiles = alpha.Associators(service.path, AssocClass="Msvm_ElementConformsToProfile")
+    holds("the service's profile is there", len(profiles) == 1)
+    for profile in profiles:
+        holds("a profile is named with its keys", bool(profile.path.keybindings))
+        holds("a profile is in its own namespace", profile.path.namespace == "root/interop")
 
 
 def main():

@@ -75,9 +75,7 @@ fn guest_is_seeded_from_an_old_copy_in_another_format() {
     world.b.ok(&["replication", "become-replica", VM]);
     let refused = world.b.refused(&["vm", "start", VM]);
     assert!(refused.contains("replica"), "{refused}");
-    world
-        .a
-        .ok(&["replication", "enable", VM, "--to", &peer, "--interval", "1s"]);
+    world.enable(&["--interval", "1s"]);
     let before = world.proxy.bytes();
     world.a.ok(&["replication", "start", VM, "--seed"]);
     in_step(&world);
@@ -99,10 +97,7 @@ fn guest_is_enabled_again_on_what_a_removed_replica_left() {
     world.a.ok(&["replication", "remove", VM]);
     world.b.ok(&["replication", "remove", VM]);
     shell(&world, &world.a, "sync");
-    let peer = world.peer();
-    world
-        .a
-        .ok(&["replication", "enable", VM, "--to", &peer, "--interval", "1s"]);
+    world.enable(&["--interval", "1s"]);
     let before = world.proxy.bytes();
     world.a.ok(&["replication", "start", VM, "--seed"]);
     in_step(&world);

@@ -145,10 +145,7 @@ fn guest_initial_copy_survives_kills() {
     world.a.ok(&["vm", "start", VM]);
     wait_ready(&world, &world.a);
     start_load(&world, &world.a);
-    let peer = world.peer();
-    world
-        .a
-        .ok(&["replication", "enable", VM, "--to", &peer, "--interval", "1s"]);
+    world.enable(&["--interval", "1s"]);
     world.a.ok(&["replication", "start", VM, "--detach"]);
     let mut random = Random::new("initial copy");
     for round in 0..12 {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use crate::support::client::Managed;
 use crate::support::{Setup, VM, World, run, wait_until};
-use lifeboat_qemu::qmp::Qmp;
 use serde_json::json;
 
 /// A pair of hosts and a powered-off VM with two disks of 64 MiB, the second of which holds something.
@@ -38,29 +37,8 @@ fn write(image: &Path, format: &str, pattern: u8, place: &str) {
 
 /// The VM writes to its second disk while it runs.
 fn write_running(world: &World, pattern: u8, place: &str) {
-    let path = world.vm_dir(&world.a).join("merge.sock");
     let command = format!("qemu-io top-data \"write -P {pattern} {place}\"");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let monitor = Qmp::connect(&path, Duration::from_secs(10)).await.unwrap();
-        let arguments = json!({"command-line": command});
-        monitor.execute("human-monitor-command", arguments).await.unwrap();
-    });
-}
-
-/// Brings the replica up without starting it; the file of the second disk.
-fn brought_up(world: &World, more: &[&str]) -> PathBuf {
-    let mut args = vec!["failover", "start", VM, "--no-start"];
-    args.extend(more);
-    world.b.ok(&args);
-    let branch = world.b.replication()["failover"]["branch"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    world.replica().join("branches").join(branch).join("data.qcow2")
+    world.monitor("human-monitor-command", json!({"command-line": command}));
 }
 
 /// Whether both images show the same.
@@ -76,8 +54,7 @@ fn equal(a: &Path, b: &Path) -> bool {
 /// The primary is lost, and what is brought up is what its second disk holds.
 fn newest_is_there(world: &mut World, format: &str) {
     world.a.kill9();
-    let brought_up = brought_up(world, &["--force"]);
-    assert!(equal(&brought_up, &data(world, format)));
+    assert!(equal(&world.brought_up(&["--force"]), &data(world, format)));
 }
 
 /// The relationship of a VM that runs is removed on both hosts and enabled again on the old copy, which differs by now.
@@ -91,18 +68,7 @@ fn a_seed_that_differs_is_brought_up_with_its_newest_data() {
     world.a.ok(&["replication", "remove", VM]);
     world.b.ok(&["replication", "remove", VM]);
     write_running(&world, 9, "1M 1M");
-    let peer = world.peer();
-    world.a.ok(&[
-        "replication",
-        "enable",
-        VM,
-        "--to",
-        &peer,
-        "--interval",
-        "1s",
-        "--history",
-        "9",
-    ]);
+    world.enable(&["--interval", "1s", "--history", "9"]);
     world.a.ok(&["replication", "start", VM, "--seed"]);
     wait_until("the seed is compared", Duration::from_secs(60), || {
         let now = world.a.replication();
@@ -130,7 +96,7 @@ fn a_powered_off_vm_on_a_backing_file_is_copied_whole() {
     write(&image, "qcow2", 9, "1M 64k");
     world.replicate(&["--interval", "1s"]);
     world.arrived();
-    assert!(equal(&brought_up(&world, &["--force"]), &image));
+    assert!(equal(&world.brought_up(&["--force"]), &image));
 }
 
 /// `qemu-io` on the image of a powered-off VM that is replicated: a restore, guestfish, virt-customize.
@@ -149,19 +115,7 @@ fn an_edit_of_a_powered_off_vm_reaches_the_replica() {
 fn a_write_into_what_was_copied_already_reaches_the_replica() {
     let mut world = pair("raw");
     write(&data(&world, "raw"), "raw", 5, "0 48M");
-    let peer = world.peer();
-    world.a.ok(&[
-        "replication",
-        "enable",
-        VM,
-        "--to",
-        &peer,
-        "--interval",
-        "1s",
-        "--bandwidth",
-        "16MiB/s",
-        "--no-compression",
-    ]);
+    world.enable(&["--interval", "1s", "--bandwidth", "16MiB/s", "--no-compression"]);
     world.a.ok(&["replication", "start", VM, "--detach"]);
     let base = world.replica().join("disks/data/base.raw");
     let copied = || std::fs::metadata(&base).map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use crate::support::guest::{shell, start_load, verify_replica, wait_ready};
 use crate::support::{Setup, VM, World, kill9, run, wait_until};
-use lifeboat_qemu::qmp::Qmp;
 use serde_json::json;
 
 fn running(format: &'static str) -> World {
@@ -67,32 +66,9 @@ fn guest_disk_grows_and_the_replica_follows() {
     let mut world = running("qcow2");
     world.replicate(&["--interval", "1s"]);
     world.a.wait_cycles(2);
-    let path = world.vm_dir(&world.a).join("merge.sock");
-    let size = |world: &World| {
-        let info = run(
-            "qemu-img",
-            &[
-                "info",
-                "-U",
-                "--output",
-                "json",
-                world.a.dir.join("disks/data.qcow2").to_str().unwrap(),
-            ],
-        );
-        serde_json::from_str::<serde_json::Value>(&info).unwrap()["virtual-size"]
-            .as_u64()
-            .unwrap()
-    };
-    let grown = size(&world) + (64 << 20);
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(async {
-            let monitor = Qmp::connect(&path, Duration::from_secs(10)).await.unwrap();
-            let resize = json!({"node-name": "top-data", "size": grown});
-            monitor.execute("block_resize", resize).await.unwrap();
-        });
+    let disk = world.a.dir.join("disks/data.qcow2");
+    let grown = virtual_size(disk.to_str().unwrap()) + (64 << 20);
+    world.monitor("block_resize", json!({"node-name": "top-data", "size": grown}));
     // A mark near the new end, which no earlier copy can have.
     let mark = grown - (1 << 20);
     shell(
@@ -103,12 +79,7 @@ fn guest_disk_grows_and_the_replica_follows() {
         ),
     );
     world.a.wait_cycles(3);
-    world.b.ok(&["failover", "start", VM, "--no-start", "--force"]);
-    let branch = world.b.replication()["failover"]["branch"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let image = world.replica().join("branches").join(branch).join("data.qcow2");
+    let image = world.brought_up(&["--force"]);
     let raw = world.dir.path().join("grown.raw");
     run(
         "qemu-img",
@@ -265,21 +236,11 @@ fn a_disk_that_is_cut_is_compared_and_its_points_stay() {
     run("qemu-io", &["-f", "qcow2", "-c", "write -P 9 1M 1M", &disk]);
     // The change is found, and compared by itself.
     world.arrived();
-    let brought_up = |world: &World, more: &[&str]| {
-        let mut args = vec!["failover", "start", VM, "--no-start", "--force"];
-        args.extend(more);
-        world.b.ok(&args);
-        let branch = world.b.replication()["failover"]["branch"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        world.replica().join("branches").join(branch).join("data.qcow2")
-    };
-    let newest = brought_up(&world, &[]);
+    let newest = world.brought_up(&["--force"]);
     assert_eq!(virtual_size(newest.to_str().unwrap()), smaller);
     run("qemu-img", &["compare", "-U", &disk, newest.to_str().unwrap()]);
     world.b.ok(&["failover", "revert", VM]);
-    let old = brought_up(&world, &["--point", &oldest]);
+    let old = world.brought_up(&["--force", "--point", &oldest]);
     assert_eq!(virtual_size(old.to_str().unwrap()), had, "the point is as it was");
     world.b.ok(&["failover", "revert", VM]);
     world.b.ok(&["replication", "scrub", VM]);

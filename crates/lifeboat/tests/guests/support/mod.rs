@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use lifeboat_qemu::qmp::Qmp;
 use serde_json::Value;
 
 /// The VM that all tests use.
@@ -238,12 +239,16 @@ impl World {
         format!("127.0.0.1:{}", self.proxy.port)
     }
 
+    /// Relationship with the given extra options.
+    pub fn enable(&self, options: &[&str]) {
+        let peer = self.peer();
+        let enable = ["replication", "enable", VM, "--to", &peer];
+        self.a.ok(&[&enable, options].concat());
+    }
+
     /// Relationship with the given extra options, initial copy done, first point sealed.
     pub fn replicate(&mut self, options: &[&str]) {
-        let peer = self.peer();
-        let mut args = vec!["replication", "enable", VM, "--to", &peer];
-        args.extend_from_slice(options);
-        self.a.ok(&args);
+        self.enable(options);
         self.a.ok(&["replication", "start", VM]);
         self.b.wait_state("Replicating");
         self.a.wait_state("Replicating");
@@ -257,6 +262,28 @@ impl World {
                 .status
                 .success()
                 .then_some(())
+        });
+    }
+
+    /// Brings the replica up without starting it; the file of the second disk.
+    pub fn brought_up(&self, more: &[&str]) -> PathBuf {
+        let start = ["failover", "start", VM, "--no-start"];
+        self.b.ok(&[&start, more].concat());
+        let failover = &self.b.replication()["failover"];
+        let branch = failover["branch"].as_str().unwrap();
+        self.replica().join("branches").join(branch).join("data.qcow2")
+    }
+
+    /// A command to the QEMU that runs the VM on A.
+    pub fn monitor(&self, command: &str, arguments: Value) {
+        let path = self.vm_dir(&self.a).join("merge.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let monitor = Qmp::connect(&path, Duration::from_secs(10)).await.unwrap();
+            monitor.execute(command, arguments).await.unwrap();
         });
     }
 
