@@ -281,7 +281,9 @@ impl Host {
         match e {
             StoreError::NoReplica(_) => PeerRefusal::NoReplica { host },
             StoreError::Conflict(detail) => PeerRefusal::Conflict { detail },
-            StoreError::OutOfSequence { have, .. } => PeerRefusal::OutOfSequence { have },
+            StoreError::OutOfSequence { have, .. } | StoreError::Superseded { have } => {
+                PeerRefusal::OutOfSequence { have }
+            }
             StoreError::NoSpace(location) => PeerRefusal::NoSpace {
                 host,
                 location: location.into(),

@@ -30,6 +30,7 @@ pub(crate) fn findings(info: Option<&Result<ReplicaInfo, StoreError>>) -> Vec<Fi
             | StoreError::NoPoint(_)
             | StoreError::NoBranch(_)
             | StoreError::OutOfSequence { .. }
+            | StoreError::Superseded { .. }
             | StoreError::BadLog(_)
             | StoreError::NoSpace(_)
             | StoreError::Busy(_)

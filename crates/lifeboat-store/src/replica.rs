@@ -42,8 +42,8 @@ pub(crate) struct Replica {
     pub(crate) watch: Watch,
     /// What the engine saw last.
     seen: std::sync::Mutex<Option<ReplicaInfo>>,
-    /// Ends the newest transfer. A sender has one under way, so that an older one is what a broken connection left.
-    newest: std::sync::Mutex<CancellationToken>,
+    /// The newest transfer. A sender has one under way, so that an older one is what a broken connection left.
+    newest: std::sync::Mutex<Transfer>,
     /// What was seen to be wrong with its files and disks.
     pub(crate) faults: Faults,
     /// Which files were there.
@@ -58,6 +58,17 @@ pub(crate) struct State {
     unsettled: bool,
     /// What the copy of the manifest holds, as far as that is known.
     pub(crate) copy: Option<Manifest>,
+}
+
+/// Something that is taken in.
+#[derive(Clone, Default)]
+struct Transfer {
+    /// The log's position; `None` for a segment of the initial copy.
+    to: Option<Position>,
+    /// Ends it.
+    end: CancellationToken,
+    /// It has ended, and holds nothing up.
+    over: CancellationToken,
 }
 
 impl State {
@@ -228,17 +239,27 @@ impl Replica {
         Ok(())
     }
 
-    /// Ends the transfer under way and returns what ends the next one.
-    fn supersede(&self) -> CancellationToken {
+    /// Ends the transfer under way and gives the next one. Requests overtake each other: one of a log that its sender has
+    /// given up long ago ends nothing, and `None` is given.
+    fn supersede(&self, to: Option<Position>) -> Option<Transfer> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = CancellationToken::new();
-        std::mem::replace(&mut *newest, next.clone()).cancel();
-        next
+        let under_way = newest.to.filter(|_| !newest.over.is_cancelled());
+        if let (Some(now), Some(to)) = (under_way, to)
+            && now.compare(to) == Some(std::cmp::Ordering::Greater)
+        {
+            return None;
+        }
+        let next = Transfer {
+            to,
+            ..Transfer::default()
+        };
+        std::mem::replace(&mut *newest, next.clone()).end.cancel();
+        Some(next)
     }
 
     /// Ends the transfer under way and lets none begin while the guard lives.
     pub(crate) async fn no_inflow(&self) -> tokio::sync::OwnedMutexGuard<()> {
-        self.supersede();
+        self.supersede(None);
         Arc::clone(&self.inflow).lock_owned().await
     }
 
@@ -315,12 +336,26 @@ pub(crate) async fn exclusive<T: Send + 'static>(
 /// interrupted: with the other end gone without a word, it would wait for its next byte for minutes.
 pub(crate) async fn incoming<T: Send + 'static>(
     replica: Arc<Replica>,
+    to: Option<Position>,
     body: lifeboat_engine::ports::ByteStream,
     work: impl FnOnce(&Replica, Chunks) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let superseded = replica.supersede();
+    let superseded = async || {
+        let have = replica.state.lock().await.durable();
+        Err(StoreError::Superseded { have })
+    };
+    let Some(transfer) = replica.supersede(to) else {
+        return superseded().await;
+    };
+    let _over = transfer.over.drop_guard();
     let guard = Arc::clone(&replica.inflow).lock_owned().await;
-    fed(replica, body, (guard, superseded), work).await
+    if transfer.end.is_cancelled() {
+        return superseded().await;
+    }
+    match fed(Arc::clone(&replica), body, (guard, transfer.end.clone()), work).await {
+        Err(StoreError::Io { .. }) if transfer.end.is_cancelled() => superseded().await,
+        done => done,
+    }
 }
 
 /// Runs work that takes something in beside what arrives, and alone of what changes images.
@@ -353,7 +388,7 @@ async fn fed<T: Send + 'static>(
             biased;
             ended = &mut task => return ended.unwrap_or_else(|e| Err(lost(&e))),
             () = superseded.cancelled() => {
-                let _ = sender.send(Err(io::Error::other("a newer transfer took its place"))).await;
+                let _ = sender.send(Err(io::ErrorKind::Interrupted.into())).await;
                 break;
             }
             chunk = body.next() => {

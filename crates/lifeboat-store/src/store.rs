@@ -75,6 +75,7 @@ impl QcowStore {
             | StoreError::NoPoint(_)
             | StoreError::NoBranch(_)
             | StoreError::OutOfSequence { .. }
+            | StoreError::Superseded { .. }
             | StoreError::BadLog(_)
             | StoreError::NoSpace(_)
             | StoreError::Busy(_) => (dir.to_owned(), error.to_string()),
@@ -158,7 +159,7 @@ impl ReplicaStore for QcowStore {
     }
 
     async fn bulk(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
-        incoming(self.find(vm)?, body, bulk::bulk).await
+        incoming(self.find(vm)?, None, body, bulk::bulk).await
     }
 
     async fn import(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
@@ -168,7 +169,7 @@ impl ReplicaStore for QcowStore {
     async fn restart_bulk(&self, vm: VmId, disk: &DiskId) -> Result<()> {
         let disk = disk.clone();
         let nothing: ByteStream = Box::pin(futures_util::stream::empty());
-        incoming(self.find(vm)?, nothing, move |r, _| bulk::restart(r, &disk)).await
+        incoming(self.find(vm)?, None, nothing, move |r, _| bulk::restart(r, &disk)).await
     }
 
     async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64> {
@@ -177,7 +178,7 @@ impl ReplicaStore for QcowStore {
     }
 
     async fn receive(&self, vm: VmId, position: Position, offset: u64, body: ByteStream) -> Result<Received> {
-        incoming(self.find(vm)?, body, move |r, chunks| {
+        incoming(self.find(vm)?, Some(position), body, move |r, chunks| {
             receive::receive(r, position, offset, chunks)
         })
         .await

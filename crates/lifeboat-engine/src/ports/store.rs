@@ -219,6 +219,13 @@ pub enum StoreError {
         /// What is durable here.
         have: Position,
     },
+    /// A newer transfer took the place of this one. Not an error of the data: its sender has given it up, or decides again
+    /// from `have`.
+    #[error("a newer transfer took the place of this one; the replica stands at {have}")]
+    Superseded {
+        /// What is durable here.
+        have: Position,
+    },
     /// The log is damaged or does not fit this replica. The sender's or the network's fault.
     #[error("log refused: {0}")]
     BadLog(String),

@@ -236,9 +236,45 @@ async fn a_newer_transfer_ends_a_silent_one() {
         w.store.restart_bulk(w.vm, &target.id).await
     };
     let (old, new) = futures_util::future::join(old, new).await;
-    assert!(matches!(old, Err(StoreError::Io { .. })), "{old:?}");
+    assert!(matches!(old, Err(StoreError::Superseded { .. })), "{old:?}");
     new.unwrap();
     w.bulk().await;
+    w.rounds(1).await;
+    w.check().await;
+}
+
+/// Requests overtake each other: one of a log that its sender gave up comes after that of the log it sends now.
+#[tokio::test]
+async fn a_request_of_before_does_not_end_the_transfer_under_way() {
+    use futures_util::StreamExt;
+    let mut w = ready(67).await;
+    let old = w.header();
+    let mut header = w.header();
+    header.position = header.position.next();
+    let (bytes, model) = w.log(&header);
+    let (tx, rx) = tokio::sync::oneshot::channel::<()>();
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    let start: std::io::Result<bytes::Bytes> = Ok(first.to_vec().into());
+    let rest: std::io::Result<bytes::Bytes> = Ok(rest.to_vec().into());
+    let rest = futures_util::stream::once(async {
+        let _ = rx.await;
+        rest
+    });
+    let body = Box::pin(futures_util::stream::iter([start]).chain(rest));
+    let live = w.store.receive(w.vm, header.position, 0, body);
+    let late = async {
+        tokio::task::yield_now().await;
+        let said = w.send(old.position, &one_frame(&old)).await;
+        let _ = tx.send(());
+        said
+    };
+    let (live, late) = futures_util::future::join(live, late).await;
+    assert!(matches!(late, Err(StoreError::Superseded { .. })), "{late:?}");
+    assert_eq!(live.unwrap().durable, header.position);
+    w.landed(header.position, model);
+    // A transfer that is over stands in nobody's way.
+    let said = w.send(old.position, &one_frame(&old)).await;
+    assert_eq!(said.unwrap().durable, header.position);
     w.rounds(1).await;
     w.check().await;
 }
