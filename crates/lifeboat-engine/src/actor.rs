@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use crate::action::{Action, Answer, Refusal};
 use crate::backlog::Bound;
-use crate::copy::{CopyError, CycleEnd};
+use crate::copy::{Base, CopyError, CycleEnd};
 use crate::engine::Host;
 use crate::observe::{self, Observer};
 use crate::ports::capture::{CaptureError, CaptureSource};
@@ -82,7 +82,7 @@ pub(crate) enum Message {
 pub(crate) enum Done {
     Copied(Result<Box<dyn CaptureSource>, CopyError>),
     Cycled(CycleEnd),
-    Settled(Result<(Box<dyn CaptureSource>, lifeboat_model::Position), CopyError>),
+    Settled(Result<(Box<dyn CaptureSource>, Base), CopyError>),
     /// The disks could not be opened here; and what the replica says of its copy.
     NotOpened(CaptureError, Option<Box<Standing>>),
     Maintained(Result<Maintained, StoreError>),
@@ -637,6 +637,7 @@ impl Actor {
         });
         if new {
             warn!(vm = %self.id, problem = message, "replication problem");
+            self.tell_plan(Some(message));
             self.event(message).await;
             self.save_or_warn().await;
         }
@@ -648,6 +649,7 @@ impl Actor {
         let problem = self.rel.as_mut().is_some_and(|r| r.problem.take().is_some());
         if problem {
             info!(vm = %self.id, "replication problem is over");
+            self.tell_plan(None);
         }
         // Not every state has something to be cured from.
         let _ = self.step(Step::Cured);

@@ -20,6 +20,7 @@ use crate::ports::media::MediaError;
 use crate::ports::spool::{Spool, SpoolError, SpoolFile};
 use crate::ports::store::StoreError;
 use crate::ports::{ByteStream, Clock};
+use crate::records::Sent;
 
 /// Bytes of one read. Larger ones wait longer for their turn between a guest's own requests.
 pub(crate) const READ: u64 = 1 << 20;
@@ -112,6 +113,45 @@ pub(crate) fn unexpected(peer: &str, reply: &PeerReply) -> LinkError {
     }
 }
 
+/// From where the next cycle goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Base {
+    /// Changes are recorded since this position.
+    pub(crate) record: Position,
+    /// The replica stands here: there, or at a later instant, of which the recorded changes are a superset.
+    pub(crate) parent: Position,
+}
+
+impl Base {
+    /// The changes since exactly where the replica stands are recorded.
+    pub(crate) fn at(position: Position) -> Self {
+        Self {
+            record: position,
+            parent: position,
+        }
+    }
+}
+
+/// Where the replica stands, and what was sent there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stands {
+    pub(crate) durable: Position,
+    /// Its disks are not those of one instant.
+    pub(crate) partial: bool,
+    pub(crate) sent: Option<Sent>,
+    /// The last number that was used here.
+    pub(crate) last: Position,
+}
+
+impl Stands {
+    /// Whether a capture of the changes since `base` got there after it was given up here: its log was complete on the
+    /// way when its sending was ended, and became durable after the replica had been asked where it stands.
+    fn arrived_late(&self, base: Position) -> bool {
+        let sent = self.sent.filter(|s| s.since == base && !self.partial);
+        sent.is_some_and(|s| s.holds(self.durable, self.last))
+    }
+}
+
 /// What to do with the tracking that is there, given what the replica has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Settlement {
@@ -121,12 +161,16 @@ pub(crate) enum Settlement {
     Arrived { base: Position, next: Position },
     /// The interrupted instant did not arrive: join its changes to those before it.
     Return { base: Position, next: Position },
+    /// An instant that was taken back arrived after all. Everything since it is among the changes since `base`, once those
+    /// of the interrupted instant `next` are joined to them.
+    Late { base: Position, next: Option<Position> },
     /// Nothing tracked fits.
     Lost(String),
 }
 
 /// Pure decision of `settle`.
-pub(crate) fn settlement(tracking: &Tracking, durable: Position) -> Settlement {
+pub(crate) fn settlement(tracking: &Tracking, stands: &Stands) -> Settlement {
+    let durable = stands.durable;
     let lost = |what: String| Settlement::Lost(what);
     match tracking {
         Tracking::None => lost("changes are not tracked on this VM's disks".into()),
@@ -141,6 +185,10 @@ pub(crate) fn settlement(tracking: &Tracking, durable: Position) -> Settlement {
                 base: *base,
                 next: *next,
             },
+            [base, next @ ..] if next.len() < 2 && stands.arrived_late(*base) => Settlement::Late {
+                base: *base,
+                next: next.first().copied(),
+            },
             _ => lost(format!(
                 "changes are tracked since {}, but the replica stands at {durable}",
                 at.iter()
@@ -152,22 +200,31 @@ pub(crate) fn settlement(tracking: &Tracking, durable: Position) -> Settlement {
     }
 }
 
-/// Brings tracking in order after anything may have happened, and returns the position to continue from.
-pub(crate) async fn settle(source: &dyn CaptureSource, durable: Position) -> Result<Position, CopyError> {
+/// Brings tracking in order after anything may have happened, and says from where to go on.
+pub(crate) async fn settle(source: &dyn CaptureSource, stands: &Stands) -> Result<Base, CopyError> {
     let tracking = source.recover().await?;
-    match settlement(&tracking, durable) {
-        Settlement::Ready(at) => Ok(at),
+    match settlement(&tracking, stands) {
+        Settlement::Ready(at) => Ok(Base::at(at)),
         Settlement::Arrived { base, next } => {
             source.acknowledge(base).await?;
-            Ok(next)
+            Ok(Base::at(next))
         }
         Settlement::Return { base, next } => {
             source.give_back(base, next).await?;
-            Ok(base)
+            Ok(Base::at(base))
+        }
+        Settlement::Late { base, next } => {
+            if let Some(next) = next {
+                source.give_back(base, next).await?;
+            }
+            Ok(Base {
+                record: base,
+                parent: stands.durable,
+            })
         }
         Settlement::Lost(why) => Err(CopyError::Lost {
             why,
-            arrived: !durable.is_start(),
+            arrived: !stands.durable.is_start(),
         }),
     }
 }
@@ -177,7 +234,7 @@ pub(crate) async fn settle(source: &dyn CaptureSource, durable: Position) -> Res
 pub(crate) struct Capture {
     /// Changes are recorded since this position.
     pub(crate) record: Position,
-    /// The replica stands here. The same as `record`, but for the cycle that closes a synchronization.
+    /// The replica stands here, at `record` or at a later instant.
     pub(crate) parent: Position,
     /// The instant's own position.
     pub(crate) next: Position,
@@ -605,8 +662,14 @@ mod tests {
                 },
             ),
         ];
+        let stands = |durable| Stands {
+            durable,
+            partial: false,
+            sent: None,
+            last: at(9),
+        };
         for (tracking, durable, want) in table {
-            assert_eq!(settlement(&tracking, durable), want);
+            assert_eq!(settlement(&tracking, &stands(durable)), want);
         }
         let lost = Tracking::Lost {
             disk: DiskId::new("a").unwrap(),
@@ -621,8 +684,50 @@ mod tests {
             (Tracking::Since(vec![]), at(0)),
         ] {
             assert!(
-                matches!(settlement(&tracking, durable), Settlement::Lost(_)),
+                matches!(settlement(&tracking, &stands(durable)), Settlement::Lost(_)),
                 "{tracking:?} {durable}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_capture_that_arrives_after_it_was_taken_back_is_gone_on_from() {
+        let since = |s: &[u64]| Tracking::Since(s.iter().map(|n| at(*n)).collect());
+        // Captures 5 to 8 were begun while changes were recorded since 3.
+        let stands = |durable| Stands {
+            durable: at(durable),
+            partial: false,
+            sent: Some(Sent {
+                since: at(3),
+                first: at(5),
+            }),
+            last: at(8),
+        };
+        let late = |next: Option<u64>| Settlement::Late {
+            base: at(3),
+            next: next.map(at),
+        };
+        assert_eq!(settlement(&since(&[3]), &stands(5)), late(None));
+        assert_eq!(settlement(&since(&[3]), &stands(8)), late(None));
+        assert_eq!(settlement(&since(&[3, 8]), &stands(6)), late(Some(8)));
+        let pieces = Stands {
+            partial: true,
+            ..stands(6)
+        };
+        for (tracking, stands) in [
+            // A number that no capture since 3 had: of before it, or of another line of this disk.
+            (since(&[3]), stands(4)),
+            (since(&[3]), stands(9)),
+            // The disks are those of another time than the record of captures.
+            (since(&[1]), stands(6)),
+            (since(&[4, 8]), stands(6)),
+            (since(&[3, 7, 8]), stands(6)),
+            // A piece of a synchronization is no instant.
+            (since(&[3]), pieces),
+        ] {
+            assert!(
+                matches!(settlement(&tracking, &stands), Settlement::Lost(_)),
+                "{tracking:?} {stands:?}"
             );
         }
     }

@@ -21,6 +21,9 @@ use crate::question::{Asking, Word, replica_unsure};
 use crate::records::{Planned, PlannedPhase, Relationship, Split};
 use crate::resumed::{Over, planned_step};
 
+/// What a planned failover does when the VM is off.
+const SENDING: &str = "sending the last changes";
+
 /// How soon a merge that failed is tried again.
 const MERGE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -336,7 +339,7 @@ impl Actor {
             Ok(()) => {
                 self.phase_of_plan(PlannedPhase::Closing);
                 if let Some(job) = self.planned().map(|p| p.job) {
-                    self.host.jobs.step(job, 30, "sending the last changes");
+                    self.host.jobs.step(job, 30, SENDING);
                 }
                 if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
                     primary.settled = false;
@@ -351,6 +354,35 @@ impl Actor {
             }
             Err(refusal) => self.plan_failed(&refusal).await,
         }
+    }
+
+    /// The last changes are not known any more, so that both copies have to be compared. Where that never begins by itself
+    /// nobody may be left to wait for it.
+    pub(crate) async fn plan_without_changes(&mut self, why: &str) {
+        let by_itself = self
+            .rel
+            .as_ref()
+            .is_some_and(|r| r.settings.auto_resync.is_some());
+        if self.closing() && !by_itself {
+            let refusal = Refusal::new(
+                ReturnCode::InvalidState,
+                format!(
+                    "{why}; the VM is off, and resynchronization is required before it can move: lifeboat replication resync, \
+                     then the planned failover again; or lifeboat vm start"
+                ),
+                "",
+            );
+            self.plan_failed(&refusal).await;
+        }
+    }
+
+    /// Whoever waits for a planned failover is told what keeps the last changes from arriving; `None`: nothing any more.
+    pub(crate) fn tell_plan(&self, problem: Option<&str>) {
+        let Some(planned) = self.planned().filter(|_| self.closing()) else {
+            return;
+        };
+        let detail = problem.map_or_else(|| SENDING.to_owned(), |p| format!("{SENDING}: {p}"));
+        self.host.jobs.step(planned.job, 30, &detail);
     }
 
     async fn plan_failed(&mut self, refusal: &Refusal) {

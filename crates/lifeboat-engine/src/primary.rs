@@ -14,13 +14,13 @@ use tracing::debug;
 use crate::action::{CycleResult, Refusal};
 use crate::actor::{Actor, Done, Work, chain};
 use crate::backlog::Waiting;
-use crate::copy::{self, Capture, CopyError, CycleEnd, Delivered, Pending, Route};
+use crate::copy::{self, Base, Capture, CopyError, CycleEnd, Delivered, Pending, Route, Stands};
 use crate::images::{Awaiting, Unverified};
 use crate::planned::Role;
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
 use crate::ports::link::{LinkError, PeerRefusal, PeerReply, PeerRequest, Standing};
 use crate::question;
-use crate::records::Relationship;
+use crate::records::{Relationship, Sent};
 
 /// How long an actor sleeps when nothing is due.
 pub(crate) const IDLE: Duration = Duration::from_secs(3600);
@@ -29,8 +29,8 @@ pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 pub(crate) struct PrimaryState {
     /// The open disks; `None` after anything went wrong.
     pub(crate) source: Option<Box<dyn CaptureSource>>,
-    /// Position from which changes are tracked and which the replica has; `None`: to be settled first.
-    pub(crate) base: Option<Position>,
+    /// From where cycles go on; `None`: to be settled first.
+    pub(crate) base: Option<Base>,
     /// A synchronization that is taken up.
     pub(crate) sync: Option<crate::resync::Open>,
     /// A log that waits for the network.
@@ -169,9 +169,9 @@ impl Actor {
         match (self.primary.source.take(), self.primary.base) {
             (Some(source), Some(base)) => {
                 let capture = Capture {
-                    record: base,
-                    parent: base,
-                    next: self.next_number(base),
+                    record: base.record,
+                    parent: base.parent,
+                    next: self.next_number(base.parent),
                     wanted: self.wanted(),
                 };
                 self.plan_capture(source, capture).await
@@ -267,6 +267,7 @@ impl Actor {
         };
         let job = jobs.unfinished(self.id, kind).map(|j| j.id);
         let vm = self.id;
+        let (sent, last) = (rel.primary()?.sent, rel.position);
         Some(droppable(async move {
             let source = match hypervisor.source(&launch, &disks).await {
                 Ok(source) => source,
@@ -285,7 +286,13 @@ impl Actor {
             } else {
                 let settled = async {
                     let status = copy::status(&*tools.link, &route).await?;
-                    copy::settle(&*source, status.durable).await
+                    let stands = Stands {
+                        durable: status.durable,
+                        partial: status.partial,
+                        sent,
+                        last,
+                    };
+                    copy::settle(&*source, &stands).await
                 };
                 Done::Settled(settled.await.map(|at| (source, at)))
             }
@@ -304,6 +311,9 @@ impl Actor {
         // A number is used for one capture only, so that bytes of two captures can never meet in one file: the use is
         // durable before the capture is.
         self.took(capture.next);
+        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+            primary.sent = Some(Sent::and(primary.sent, capture.record, capture.next));
+        }
         if let Err(e) = self.save().await {
             self.primary.source = Some(source);
             self.no_cycle(&e).await;
@@ -332,12 +342,12 @@ impl Actor {
         }
     }
 
-    pub(crate) async fn settled(&mut self, result: Result<(Box<dyn CaptureSource>, Position), CopyError>) {
+    pub(crate) async fn settled(&mut self, result: Result<(Box<dyn CaptureSource>, Base), CopyError>) {
         match result {
-            Ok((source, at)) => {
+            Ok((source, base)) => {
                 self.primary.source = Some(source);
-                self.primary.base = Some(at);
-                self.acknowledge(at).await;
+                self.primary.base = Some(base);
+                self.acknowledge(base.parent).await;
             }
             Err(e) => self.copy_failed(&e).await,
         }
@@ -432,7 +442,7 @@ impl Actor {
         self.cured();
         self.rejoined();
         self.application_taken(&done).await;
-        self.primary.base = Some(done.position);
+        self.primary.base = Some(Base::at(done.position));
         if live {
             self.primary.source = Some(done.source);
         } else {
@@ -571,6 +581,7 @@ impl Actor {
         // During the initial copy nothing is lost: the copy finds out by itself and begins again.
         if self.step(Step::TrackingLost).is_ok() {
             self.save_or_warn().await;
+            self.plan_without_changes(why).await;
         } else {
             self.retry_later();
         }

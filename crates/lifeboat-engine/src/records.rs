@@ -116,11 +116,41 @@ pub enum Side {
     Alone,
 }
 
+/// The captures that were begun while changes were recorded since one position. They have all numbers from the first one up
+/// to the last that the relationship used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Changes are recorded since this position.
+    pub since: Position,
+    /// Position of the first capture.
+    pub first: Position,
+}
+
+impl Sent {
+    /// These captures and one more, whose changes are recorded since `since`.
+    #[must_use]
+    pub fn and(before: Option<Self>, since: Position, next: Position) -> Self {
+        before
+            .filter(|s| s.since == since)
+            .unwrap_or(Self { since, first: next })
+    }
+
+    /// Whether a replica may stand at `position` because one of these captures arrived there. `last` is the last number
+    /// that was used.
+    #[must_use]
+    pub fn holds(&self, position: Position, last: Position) -> bool {
+        position.at_or_after(self.first) == Some(true) && last.at_or_after(position) == Some(true)
+    }
+}
+
 /// What only a primary has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PrimarySide {
     /// Last position the replica has confirmed as durable.
     pub acknowledged: Position,
+    /// Captures whose logs may reach the replica at any time, although nobody here waits for them any more.
+    #[serde(default)]
+    pub sent: Option<Sent>,
     /// The powered-off VM was captured after it stopped and has not been started since: nothing can have changed.
     #[serde(default)]
     pub settled: bool,
@@ -162,6 +192,7 @@ impl PrimarySide {
     pub fn new(acknowledged: Position) -> Self {
         Self {
             acknowledged,
+            sent: None,
             settled: false,
             sync: None,
             planned: None,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, no_relationship};
-use crate::copy::{self, Capture, CopyError};
+use crate::copy::{self, Base, Capture, CopyError};
 use crate::ports::link::LinkError;
 use crate::ports::link::PeerRefusal;
 use crate::primary::droppable;
@@ -64,6 +64,7 @@ impl Actor {
         }
         self.interrupt().await;
         self.primary.next_at = Instant::now();
+        self.tell_plan(Some("comparing with the replica"));
         self.event("resynchronization started").await;
         Ok(answer)
     }
@@ -206,7 +207,7 @@ impl Actor {
             }
             Ok(Begun::Closed { source, at }) => {
                 self.primary.source = Some(source);
-                self.primary.base = Some(at);
+                self.primary.base = Some(Base::at(at));
                 self.close_sync(at).await;
             }
             Err(e) => self.sync_failed(&e).await,

@@ -63,7 +63,9 @@ impl Actor {
             return None;
         }
         let clock = &self.host.ports.clock;
-        let open = rel.settings.auto_resync?.holds(clock.local_minute());
+        let window = rel.settings.auto_resync?;
+        // A window spares the guest; a VM that is off for its planned failover has none to spare, and its user waits.
+        let open = self.closing() || window.holds(clock.local_minute());
         if open {
             Some(clock.now())
         } else {
@@ -89,8 +91,9 @@ impl Actor {
             State::ReadyForReplication => self.begin_copy(how).await,
             _ => self.begin_resync().await,
         };
-        if let Err(e) = begun {
-            warn!(vm = %self.id, error = %e, "what was scheduled did not begin; it is tried again");
+        match begun {
+            Ok(_) => self.primary.begin_after = Instant::now(),
+            Err(e) => warn!(vm = %self.id, error = %e, "what was scheduled did not begin; it is tried again"),
         }
     }
 

@@ -5,9 +5,9 @@ use crate::common::{
     cancel_planned, eventually, flows, healthy, job, local_disks, mode, planned, prepare, replicating,
     resync, simulate, start_vm, state,
 };
-use lifeboat_engine::action::Action;
-use lifeboat_engine::records::PlannedPhase;
-use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::records::{Job, PlannedPhase};
+use lifeboat_model::{DayWindow, JobState, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::World;
 
 fn plan_phase(w: &World) -> Option<PlannedPhase> {
@@ -242,4 +242,56 @@ fn a_second_comparison_just_before_does_not_keep_the_vm_down() {
             );
         });
     }
+}
+
+/// The VM is off for the move when it turns out that nobody knows what changed. `window`: when a comparison may begin by
+/// itself; never in the middle of the day.
+async fn without_changes(w: &mut World, window: Option<DayWindow>) -> Job {
+    replicating(w).await;
+    let vm = World::vm();
+    let mut settings = w.recorded(0).unwrap().settings;
+    settings.auto_resync = window;
+    w.insist(0, Action::ModifyReplication { vm, settings })
+        .await
+        .unwrap();
+    w.run(10).await;
+    w.write(30);
+    w.kill_vm(0);
+    let Answer::Job(job) = w.insist(0, planned(true)).await.unwrap() else {
+        panic!("a planned failover is a job")
+    };
+    eventually(w, "its end", |w| {
+        w.jobs(0).iter().any(|j| j.id == job.id && j.state.is_final())
+    })
+    .await;
+    w.jobs(0).into_iter().find(|j| j.id == job.id).unwrap()
+}
+
+#[test]
+fn a_move_without_its_last_changes_compares_and_waits_for_no_window() {
+    let night = DayWindow {
+        from_min: 60,
+        to_min: 120,
+    };
+    simulate(1, async |w| {
+        let ended = without_changes(w, Some(night)).await;
+        assert_eq!(ended.state, JobState::Completed, "{ended:?}");
+        healthy(w, 1, 0).await;
+        assert!(w.runs(1) && !w.runs(0));
+    });
+}
+
+#[test]
+fn a_move_without_its_last_changes_is_given_up_where_nothing_compares_by_itself() {
+    simulate(1, async |w| {
+        let ended = without_changes(w, None).await;
+        assert_eq!(ended.state, JobState::Exception, "{ended:?}");
+        let why = ended.error.unwrap();
+        assert!(why.contains("lifeboat replication resync"), "{why}");
+        assert_eq!((plan_phase(w), w.runs(0), w.runs(1)), (None, false, false));
+        w.insist(0, resync()).await.unwrap();
+        eventually(w, "the comparison", |w| flows(w, 0, 1)).await;
+        w.insist(0, planned(true)).await.unwrap();
+        healthy(w, 1, 0).await;
+    });
 }

@@ -7,7 +7,7 @@ use crate::common::{
 };
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
-use lifeboat_model::{DayWindow, JobState, ReplicationSettings, ReplicationState as State};
+use lifeboat_model::{DayWindow, JobState, JobType, ReplicationSettings, ReplicationState as State};
 use lifeboat_sim::{Content, VM, World};
 
 fn sealed(w: &World) -> Vec<(String, Vec<Content>)> {
@@ -234,6 +234,64 @@ fn a_failover_in_the_middle_uses_the_last_sealed_point() {
             kept(&before, &sealed(w));
             w.cut(false);
             healthy(w, 0, 1).await;
+        });
+    }
+}
+
+/// The log of a cycle is whole on the replica and not durable yet: its disk takes time.
+async fn landing(w: &World) {
+    w.shared.state().delay_ms = 20;
+    for _ in 0..20_000 {
+        w.pause(1).await;
+        let now = w.shared.now().0 % 1_000_000_000;
+        let lands = |l: &String| {
+            *l == format!("{now} 1 store.receive") || *l == format!("{} 1 store.receive", now - 1)
+        };
+        if !w.tail(8).iter().any(lands) {
+            continue;
+        }
+        w.hang_store(1, true);
+        w.pause(25).await;
+        if w.shared.state().hosts[1].stuck_since.is_some() {
+            return;
+        }
+        w.hang_store(1, false);
+    }
+    panic!("no log lands: {}", w.tail(40).join("\n"));
+}
+
+/// Sending is ended here when all of a log is there; the replica says where it stands, and stands elsewhere a moment later.
+#[test]
+fn a_log_that_lands_after_its_sending_was_ended_is_gone_on_from() {
+    let vm = World::vm;
+    for seed in 0..30 {
+        simulate(seed, async |w| {
+            replicating(w).await;
+            w.write(20);
+            landing(w).await;
+            let before = w.shared.state().hosts[1].replicas[&VM].durable;
+            match seed % 3 {
+                0 => w.restart(0).await,
+                1 => {
+                    w.insist(0, Action::SuspendReplication { vm: vm() })
+                        .await
+                        .unwrap();
+                    w.insist(0, Action::ResumeReplication { vm: vm() }).await.unwrap();
+                }
+                _ => w.cut(true),
+            }
+            w.cut(false);
+            w.write(20);
+            w.run(seed % 5).await;
+            w.hang_store(1, false);
+            healthy(w, 0, 1).await;
+            assert!(w.shared.state().hosts[1].replicas[&VM].durable != before);
+            let compared = w.jobs(0).into_iter().find(|j| j.kind == JobType::Resynchronize);
+            assert!(
+                compared.is_none(),
+                "seed {seed}: {compared:?}\n{}",
+                w.tail(60).join("\n")
+            );
         });
     }
 }
