@@ -129,7 +129,7 @@ impl Failovers {
                 }
                 // Whatever becomes of it: the judge looks at what is left.
                 let _ = Command::new("timeout")
-                    .args(["-k", "1", "60", binary(), "--socket"])
+                    .args(["-k", "1", "60", &binary(), "--socket"])
                     .arg(&socket)
                     .args(*command)
                     .stdin(Stdio::null())

@@ -1,13 +1,15 @@
 //! What failed at people who replicate virtual machines, each with the smallest input that showed it: two real hosts, a VM
-//! without a system, and nothing but the command line and files. `LIFEBOAT_BINARY` plays the same on another build, which is
-//! how these tests were seen to fail on the one that had the faults.
+//! (with a system only where a guest has to write), and nothing but the command line and files. `LIFEBOAT_BINARY` plays the
+//! same on another build, which is how these tests were seen to fail on the one that had the faults.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::limits::{Small, writes_on};
 use crate::support::client::Managed;
-use crate::support::{Setup, VM, World, run, wait_until};
+use crate::support::guest::{start_load, wait_ready};
+use crate::support::{Host, Setup, VM, World, binary, run, wait_until};
 use serde_json::json;
 
 /// A pair of hosts and a powered-off VM with two disks of 64 MiB, the second of which holds something.
@@ -274,6 +276,120 @@ fn silence_is_a_warning_on_the_replica() {
         (world.b.replication()["health"] != "Ok").then_some(())
     });
     run("kill", &["-CONT", &daemon]);
+}
+
+/// The file system of a running VM's image is full, and has space again later.
+#[test]
+fn guest_that_stands_still_says_why_and_goes_on() {
+    let mut world = World::new(&Setup::default());
+    let space = Small::new(96);
+    let (image, moved) = (data(&world, "qcow2"), space.path().join("data.qcow2"));
+    let (from, to) = (image.to_str().unwrap(), moved.to_str().unwrap());
+    run("cp", &["--sparse=always", from, to]);
+    std::fs::remove_file(&image).unwrap();
+    std::os::unix::fs::symlink(&moved, &image).unwrap();
+    world.start();
+    world.a.ok(&["vm", "start", VM]);
+    wait_ready(&world, &world.a);
+    start_load(&world, &world.a);
+    space.fill(1);
+    wait_until("its reason is shown", Duration::from_secs(60), || {
+        world.a.ok(&["events"]).contains("no space").then_some(())
+    });
+    space.release();
+    world.a.ok(&["vm", "start", VM]);
+    writes_on(&world);
+}
+
+/// Processor time of a daemon so far, in ticks.
+fn processor_time(host: &Host) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", host.daemon())).unwrap();
+    let (_, after_name) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<u64> = after_name.split(' ').filter_map(|f| f.parse().ok()).collect();
+    // Of the numbers after the state: utime and stime, see proc(5).
+    fields[10] + fields[11]
+}
+
+/// 4 MiB in two disks of 16 GiB: holes of a raw file cost what those of a qcow2 image cost.
+#[test]
+fn holes_of_raw_disks_cost_nothing() {
+    let [qcow2, raw] = ["qcow2", "raw"].map(|format| {
+        let mut world = World::new(&Setup {
+            format,
+            empty_mib: Some(16 << 10),
+            ..Setup::default()
+        });
+        write(&data(&world, format), format, 7, "0 4M");
+        world.start();
+        let before = processor_time(&world.a);
+        world.replicate(&["--interval", "1s"]);
+        processor_time(&world.a) - before
+    });
+    assert!(
+        raw < 8 * qcow2 + 100,
+        "{raw} ticks for raw disks, {qcow2} for qcow2"
+    );
+}
+
+/// A certificate is issued anew into the files of the old one; nobody restarts the daemon.
+#[test]
+fn a_renewed_certificate_is_used_without_a_restart() {
+    let mut world = pair("qcow2");
+    let peer = world.peer();
+    let enable = ["replication", "enable", VM, "--to", &peer, "--interval", "1s"];
+    let tls = world.a.dir.join("tls");
+    let issue = |name: &str| {
+        for file in ["host.crt", "host.key"] {
+            std::fs::remove_file(tls.join(file)).unwrap();
+        }
+        let ca = world.dir.path().join("ca");
+        let (ca, out) = (ca.to_str().unwrap(), tls.to_str().unwrap());
+        run(
+            &binary(),
+            &[
+                "cert",
+                "issue",
+                "--ca",
+                ca,
+                "--host",
+                name,
+                "--host",
+                "127.0.0.1",
+                "--out",
+                out,
+            ],
+        );
+    };
+    world.a.kill9();
+    issue("unknown.test");
+    world.a.start();
+    let refused = world.a.refused(&enable);
+    assert!(refused.contains("unknown.test"), "{refused}");
+    issue("alpha.test");
+    wait_until("the new one is used", Duration::from_secs(60), || {
+        world.a.cli(&enable).status.success().then_some(())
+    });
+}
+
+/// The daemon has hardly a descriptor left.
+#[test]
+fn without_descriptors_a_running_vm_is_not_called_off() {
+    let world = pair("qcow2");
+    world.a.ok(&["vm", "start", VM]);
+    let daemon = world.a.daemon().to_string();
+    let open = std::fs::read_dir(format!("/proc/{daemon}/fd")).unwrap().count();
+    for more in 1..12 {
+        run(
+            "prlimit",
+            &["--pid", &daemon, &format!("--nofile={}:", open + more)],
+        );
+        let shown = world.a.cli(&["--output", "json", "vm", "list"]);
+        if shown.status.success() {
+            let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+            let power = shown[0]["power"].as_str().unwrap();
+            assert_ne!(power, "off", "{more} descriptors more: {shown}");
+        }
+    }
 }
 
 /// The root directory, a file, and a directory that is not there.

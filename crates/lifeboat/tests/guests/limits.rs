@@ -15,12 +15,12 @@ use crate::support::guest::{acknowledged, console, start_load, verify_in_guest, 
 use crate::support::{Setup, VM, World, kill9, run, wait_until};
 
 /// A small file system of its own, unmounted at the end.
-struct Small {
+pub(crate) struct Small {
     dir: tempfile::TempDir,
 }
 
 impl Small {
-    fn new(mib: u64) -> Self {
+    pub(crate) fn new(mib: u64) -> Self {
         let dir = tempfile::Builder::new().prefix("lbfs").tempdir().unwrap();
         run(
             "mount",
@@ -36,12 +36,12 @@ impl Small {
         Self { dir }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().to_owned()
     }
 
     /// Leaves `free_mib` MiB free.
-    fn fill(&self, free_mib: u64) {
+    pub(crate) fn fill(&self, free_mib: u64) {
         let out = run("df", &["--output=avail", "-m", self.dir.path().to_str().unwrap()]);
         let avail: u64 = out.lines().last().unwrap().trim().parse().unwrap();
         let take = avail.saturating_sub(free_mib);
@@ -51,7 +51,7 @@ impl Small {
         );
     }
 
-    fn release(&self) {
+    pub(crate) fn release(&self) {
         std::fs::remove_file(self.filler()).unwrap();
     }
 
@@ -68,7 +68,7 @@ impl Drop for Small {
     }
 }
 
-fn writes_on(world: &World) {
+pub(crate) fn writes_on(world: &World) {
     let seq = || acknowledged(&console(world, &world.a), "append").map_or(-1, |a| a.0);
     let from = seq();
     wait_until("the guest goes on writing", Duration::from_secs(30), || {
