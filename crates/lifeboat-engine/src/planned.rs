@@ -21,9 +21,6 @@ use crate::question::{Asking, Word, replica_unsure};
 use crate::records::{Planned, PlannedPhase, Relationship, Split};
 use crate::resumed::{Over, planned_step};
 
-/// What a planned failover does when the VM is off.
-const SENDING: &str = "sending the last changes";
-
 /// How soon a merge that failed is tried again.
 const MERGE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -338,9 +335,7 @@ impl Actor {
         match result {
             Ok(()) => {
                 self.phase_of_plan(PlannedPhase::Closing);
-                if let Some(job) = self.planned().map(|p| p.job) {
-                    self.host.jobs.step(job, 30, SENDING);
-                }
+                self.tell_plan(None);
                 if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
                     primary.settled = false;
                 }
@@ -378,10 +373,11 @@ impl Actor {
 
     /// Whoever waits for a planned failover is told what keeps the last changes from arriving; `None`: nothing any more.
     pub(crate) fn tell_plan(&self, problem: Option<&str>) {
-        let Some(planned) = self.planned().filter(|_| self.closing()) else {
+        let closing = self.planned().filter(|_| self.closing());
+        let Some((planned, doing)) = closing.and_then(|p| Some((p, planned_step(p.phase)?))) else {
             return;
         };
-        let detail = problem.map_or_else(|| SENDING.to_owned(), |p| format!("{SENDING}: {p}"));
+        let detail = problem.map_or_else(|| doing.to_owned(), |p| format!("{doing}: {p}"));
         self.host.jobs.step(planned.job, 30, &detail);
     }
 

@@ -65,10 +65,8 @@ pub(crate) struct State {
 struct Transfer {
     /// The log's position; `None` for a segment of the initial copy.
     to: Option<Position>,
-    /// Ends it.
+    /// Ends it; cancelled too when it has ended by itself.
     end: CancellationToken,
-    /// It has ended, and holds nothing up.
-    over: CancellationToken,
 }
 
 impl State {
@@ -243,7 +241,7 @@ impl Replica {
     /// given up long ago ends nothing, and `None` is given.
     fn supersede(&self, to: Option<Position>) -> Option<Transfer> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let under_way = newest.to.filter(|_| !newest.over.is_cancelled());
+        let under_way = newest.to.filter(|_| !newest.end.is_cancelled());
         if let (Some(now), Some(to)) = (under_way, to)
             && now.compare(to) == Some(std::cmp::Ordering::Greater)
         {
@@ -347,7 +345,7 @@ pub(crate) async fn incoming<T: Send + 'static>(
     let Some(transfer) = replica.supersede(to) else {
         return superseded().await;
     };
-    let _over = transfer.over.drop_guard();
+    let _over = transfer.end.clone().drop_guard();
     let guard = Arc::clone(&replica.inflow).lock_owned().await;
     if transfer.end.is_cancelled() {
         return superseded().await;
