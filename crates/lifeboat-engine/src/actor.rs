@@ -86,7 +86,7 @@ pub(crate) enum Done {
     /// The disks could not be opened here; and what the replica says of its copy.
     NotOpened(CaptureError, Option<Box<Standing>>),
     Maintained(Result<Maintained, StoreError>),
-    Expired(Result<(), StoreError>),
+    Expired(Result<bool, StoreError>),
     FailedOver(Result<(), String>, Option<String>),
     Reverted(Result<(), String>),
     Committed(Result<(), String>),

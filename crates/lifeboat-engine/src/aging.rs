@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lifeboat_model::arrival::age_on_arrival;
-use lifeboat_model::policy::{expire_due, log_expired, seal_due};
+use lifeboat_model::policy::{expire_due, replays_from, seal_due};
 use lifeboat_model::{Arrival, Arrivals, PointId, Position, Reading, ReplicationSettings, Timestamp, VmId};
 
 use crate::actor::Actor;
@@ -123,15 +123,13 @@ impl Actor {
     }
 }
 
-/// What is to expire next.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Expiry {
-    /// The oldest point.
-    OldestPoint,
+/// What is due to expire.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expiry {
     /// All logs up to this position.
-    Logs(Position),
-    /// Nothing.
-    Nothing,
+    pub(crate) logs: Option<Position>,
+    /// The oldest point.
+    pub(crate) oldest_point: bool,
 }
 
 impl Aging {
@@ -199,23 +197,24 @@ impl Aging {
         seal_due(settings, since, application)
     }
 
-    /// What is to expire next.
+    /// What is due to expire.
     pub(crate) fn expiry(&self, settings: &ReplicationSettings, info: &ReplicaInfo) -> Expiry {
-        let places = places(info);
-        let ages = self.ages(&places);
-        let aged = || places.iter().zip(&ages);
-        let points: Vec<Duration> = aged()
-            .filter(|(p, _)| p.point.is_some())
-            .map(|(_, age)| *age)
-            .collect();
-        if expire_due(settings, &points) {
-            return Expiry::OldestPoint;
-        }
         let logs: HashSet<Position> = info.logs.iter().map(|l| l.position).collect();
         self.arrivals().keep(&logs);
-        let logs = aged().filter(|(p, _)| p.log.is_some());
-        let expired = logs.take_while(|(_, age)| log_expired(settings, **age)).last();
-        expired.map_or(Expiry::Nothing, |(p, _)| Expiry::Logs(p.position))
+        let places = places(info);
+        let (points, ages): (Vec<usize>, Vec<Duration>) = places
+            .iter()
+            .enumerate()
+            .zip(self.ages(&places))
+            .filter(|((_, place), _)| place.point.is_some())
+            .map(|((n, _), age)| (n, age))
+            .unzip();
+        let from = replays_from(settings, &ages).and_then(|n| points.get(n).copied());
+        let useless = places.iter().take(from.map_or(0, |n| n + 1));
+        Expiry {
+            logs: useless.rev().find_map(|p| p.log).map(|l| l.position),
+            oldest_point: expire_due(settings, &ages),
+        }
     }
 }
 
@@ -313,14 +312,29 @@ mod tests {
                 });
             }
             loop {
-                match self.aging.expiry(&settings(), &self.info) {
-                    Expiry::OldestPoint => drop(self.info.points.remove(0)),
-                    Expiry::Logs(upto) => {
-                        let gone = self.info.logs.iter().position(|l| l.position == upto).unwrap();
-                        self.info.logs.drain(..=gone);
-                    }
-                    Expiry::Nothing => break,
+                let due = self.aging.expiry(&settings(), &self.info);
+                if let Some(upto) = due.logs {
+                    let gone = self.info.logs.iter().position(|l| l.position == upto).unwrap();
+                    self.info.logs.drain(..=gone);
                 }
+                if !due.oldest_point {
+                    break;
+                }
+                self.info.points.remove(0);
+            }
+        }
+
+        /// Every instant of the last 10 minutes can be had.
+        fn check_window(&self) {
+            let newest = self.info.durable.sequence();
+            let reachable: HashSet<u64> = places(&self.info)
+                .iter()
+                .filter(|p| p.reachable)
+                .map(|p| p.position.sequence())
+                .collect();
+            let first = newest.saturating_sub(20).max(1);
+            for n in first..=newest {
+                assert!(reachable.contains(&n), "{n} of {first}..={newest}");
             }
         }
 
@@ -339,6 +353,7 @@ mod tests {
         for n in 1..=120 {
             let off = |by| if (31..=70).contains(&n) { by } else { 0 };
             kept.cycle(n, off(theirs), off(own));
+            kept.check_window();
             seen.push(kept.left());
         }
         seen
@@ -349,8 +364,8 @@ mod tests {
         let plain = history(0, 0);
         assert_eq!(
             plain[119],
-            (vec![91, 101, 111], 100),
-            "each 5 minutes, and 10 minutes of logs"
+            (vec![91, 101, 111], 92),
+            "each 5 minutes, and what 10 minutes are replayed from"
         );
         let (hour, day) = (3_600_000, 86_400_000);
         for by in [-hour, hour, day, 40 * day, -40 * day] {
@@ -375,7 +390,7 @@ mod tests {
         let before = kept.left();
         assert_eq!(
             kept.aging.expiry(&settings(), &kept.info),
-            Expiry::Nothing,
+            Expiry::default(),
             "{before:?}"
         );
         for n in 22..=80 {
@@ -398,7 +413,7 @@ mod tests {
         kept.aging = Aging::default();
         kept.aging.resume(&kept.info);
         let before = kept.left();
-        assert_eq!(kept.aging.expiry(&settings(), &kept.info), Expiry::Nothing);
+        assert_eq!(kept.aging.expiry(&settings(), &kept.info), Expiry::default());
         for n in 56..=120 {
             kept.cycle(n, 40 * 86_400_000, 0);
         }

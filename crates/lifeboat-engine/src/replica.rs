@@ -19,7 +19,7 @@ use tracing::warn;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
-use crate::aging::{Aging, Expiry, Sealer, Stamp, seal};
+use crate::aging::{Aging, Sealer, Stamp, seal};
 use crate::backlog::{self, Bound, Queue, Waiting};
 use crate::clock::PeerClock;
 use crate::ports::hypervisor::{DiskImage, LaunchDisk, PowerState};
@@ -33,8 +33,10 @@ use crate::reverse::GivenWay;
 pub(crate) struct ReplicaState {
     /// There may be logs to apply or points to seal.
     pub(crate) dirty: bool,
-    /// Points or logs may be due to expire.
+    /// Points or logs may be due to expire. They may at the start: a daemon that never lives long must not fill the disk.
     expire: bool,
+    /// Expiry had its turn after what was applied last.
+    expiry_had_its_turn: bool,
     /// When to look again.
     pub(crate) next_at: Instant,
     /// Follows a planned failover that the primary was asked for.
@@ -109,7 +111,8 @@ impl Default for ReplicaState {
     fn default() -> Self {
         Self {
             dirty: false,
-            expire: false,
+            expire: true,
+            expiry_had_its_turn: true,
             next_at: Instant::now(),
             following: None,
             attempts: 0,
@@ -213,21 +216,22 @@ async fn maintain(
     })
 }
 
-/// Expiry of points and logs, by the replica's own progress.
+/// Expires the logs that are due, which gives room back and takes none, and then the oldest point if it is due. True when
+/// another point may be.
 async fn expire(
     store: Arc<dyn ReplicaStore>,
     vm: VmId,
     settings: ReplicationSettings,
     aging: Aging,
-) -> Result<(), StoreError> {
-    loop {
-        let info = store.info(vm).await?;
-        match aging.expiry(&settings, &info) {
-            Expiry::OldestPoint => store.expire_oldest(vm).await?,
-            Expiry::Logs(upto) => return store.expire_logs(vm, upto).await,
-            Expiry::Nothing => return Ok(()),
-        }
+) -> Result<bool, StoreError> {
+    let due = aging.expiry(&settings, &store.info(vm).await?);
+    if let Some(upto) = due.logs {
+        store.expire_logs(vm, upto).await?;
     }
+    if due.oldest_point {
+        store.expire_oldest(vm).await?;
+    }
+    Ok(due.oldest_point)
 }
 
 /// Whether the replica can be brought up at an instant of this primary's line. Everything that an extended replica ever
@@ -328,8 +332,10 @@ impl Actor {
         }
         let overdue = self.replica.expired_at.elapsed() >= self.host.config.expiry_interval;
         let collected = self.collected();
+        let applies = self.replica.dirty && collected.is_none();
         // What waits to be applied does not keep points from expiring: each has its turn.
-        if self.replica.dirty && collected.is_none() && !overdue {
+        let expires = overdue || (self.replica.expire && !(applies && self.replica.expiry_had_its_turn));
+        if applies && !expires {
             // Before the work, not after it: a log that becomes durable meanwhile sets it again.
             self.replica.dirty = false;
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
@@ -343,8 +349,8 @@ impl Actor {
                 droppable: false,
             });
         }
-        if self.replica.expire || overdue {
-            (self.replica.expire, self.replica.expired_at) = (false, Instant::now());
+        if expires {
+            (self.replica.expiry_had_its_turn, self.replica.expired_at) = (true, Instant::now());
             let aging = self.replica.aging.clone();
             return Some(droppable(async move {
                 Done::Expired(expire(store, vm, settings, aging).await)
@@ -367,6 +373,7 @@ impl Actor {
     }
 
     pub(crate) async fn maintained(&mut self, result: Result<Maintained, StoreError>) {
+        self.replica.expiry_had_its_turn = false;
         match result {
             Ok(done) => {
                 self.replica.attempts = 0;
@@ -400,6 +407,8 @@ impl Actor {
             Err(e) => {
                 warn!(vm = %self.id, error = %chain(&e), "log not applied");
                 self.replica.dirty = true;
+                // What expires may be the room that is missing.
+                self.replica.expire |= matches!(e, StoreError::NoSpace(_));
                 self.replica_fault(&format!("a log cannot be applied: {}", chain(&e)))
                     .await;
             }
@@ -475,20 +484,21 @@ impl Actor {
         self.replica.next_at = Instant::now() + backoff(self.replica.attempts);
     }
 
-    pub(crate) fn expired(&mut self, result: Result<(), StoreError>) {
-        match result {
-            // A log that arrived meanwhile does not wait for the next look.
-            Ok(()) | Err(StoreError::Busy(_)) if self.replica.dirty => self.replica.next_at = Instant::now(),
-            Ok(()) | Err(StoreError::Busy(_)) => {
-                // In use by a test: not a failure that others should wait longer and longer for.
-                self.replica.next_at = Instant::now() + self.host.config.expiry_interval;
-            }
+    /// What could not expire is tried again with the next seal, and at the latest after the interval: nothing that arrives
+    /// waits for it.
+    pub(crate) fn expired(&mut self, result: Result<bool, StoreError>) {
+        self.replica.expire = match result {
+            Ok(more) => more,
+            Err(StoreError::Busy(_)) => false,
             Err(e) => {
                 warn!(vm = %self.id, error = %chain(&e), "expiry waits");
-                self.replica.expire = true;
-                self.replica_retry();
+                false
             }
-        }
+        };
+        self.replica.next_at = match self.replica.expire || self.replica.dirty {
+            true => Instant::now(),
+            false => Instant::now() + self.host.config.expiry_interval,
+        };
     }
 
     pub(crate) async fn log_durable(&mut self, received: Received, stamp: Stamp) {

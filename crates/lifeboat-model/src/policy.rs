@@ -49,10 +49,13 @@ pub fn expire_due(settings: &ReplicationSettings, ages: &[Duration]) -> bool {
     }
 }
 
-/// Whether a log of this age, counted back from the newest data, is not needed for any-point recovery any more.
+/// The newest of these points, given by their ages as for [`expire_due`], from which every instant of the any-point window
+/// can be replayed. No log up to it is needed any more, each later one is: a log within the window is worth nothing without
+/// those between it and the point before it.
 #[must_use]
-pub fn log_expired(settings: &ReplicationSettings, age: Duration) -> bool {
-    age > Duration::from_secs(settings.any_point_window_s.into())
+pub fn replays_from(settings: &ReplicationSettings, ages: &[Duration]) -> Option<usize> {
+    let window = Duration::from_secs(settings.any_point_window_s.into());
+    ages.iter().rposition(|age| *age >= window)
 }
 
 /// Time to wait after `attempts` failures in a row: 1, 2, 4, 8, 16, then 30 seconds for ever. Never gives up: a network
@@ -297,11 +300,21 @@ mod tests {
     }
 
     #[test]
-    fn logs_are_kept_for_the_window() {
-        let table = [(0, 0, false), (0, 1, true), (600, 600, false), (600, 601, true)];
-        for (window, age, expired) in table {
-            let found = log_expired(&settings(1, 60, window), Duration::from_secs(age));
-            assert_eq!(found, expired, "{window} {age}");
+    fn logs_are_kept_from_the_point_before_the_window() {
+        let table: [(u32, &[u64], Option<usize>); 5] = [
+            (600, &[900, 601, 300], Some(1)),
+            (600, &[900, 600, 300], Some(1)),
+            (600, &[900, 599, 300], Some(0)),
+            (600, &[599, 300], None),
+            (0, &[10, 0], Some(1)),
+        ];
+        for (window, ages, from) in table {
+            let of: Vec<Duration> = ages.iter().map(|s| Duration::from_secs(*s)).collect();
+            assert_eq!(
+                replays_from(&settings(1, 60, window), &of),
+                from,
+                "{window} {ages:?}"
+            );
         }
     }
 

@@ -39,8 +39,7 @@ pub(crate) fn apply_through(replica: &Replica, last: Position) -> Result<Option<
     let Some(end) = entries.last().cloned() else {
         return Ok(None);
     };
-    let volume = entries.iter().map(|e| e.volume).fold(0, u64::saturating_add);
-    files::room(&replica.dir, volume, replica.reserve)?;
+    files::room(&replica.dir, logs::room_of(&entries), replica.reserve)?;
     let applied = start_head(replica, &end).and_then(|chains| {
         replay(replica, &entries, &chains, &manifest.disks)?;
         replica.step("after the head is synced")?;

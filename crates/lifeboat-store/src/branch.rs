@@ -17,7 +17,7 @@ use crate::chain::{Image, blockdev, reference};
 use crate::durable;
 use crate::files::{self, Result, at};
 use crate::firmware;
-use crate::logs::Entry;
+use crate::logs::{self, Entry};
 use crate::manifest::{Branch, Layer, MAX_CHAIN, Sealed};
 use crate::merge::complete;
 use crate::qemu_img::{self, Cancel};
@@ -60,11 +60,7 @@ pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &C
     replica
         .presence
         .forget(&replica.dir.join("branches").join(id.to_string()));
-    files::room(
-        &replica.dir,
-        plan.logs.iter().map(|e| e.volume).sum(),
-        replica.reserve,
-    )?;
+    files::room(&replica.dir, logs::room_of(&plan.logs), replica.reserve)?;
     let record = record(id, target, &plan)?;
     replica.change(|m| m.branches.push(record.clone()))?;
     if let Err(error) = make(replica, &record, &plan, cancel) {

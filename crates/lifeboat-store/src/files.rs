@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 
 use camino::Utf8Path;
-use lifeboat_engine::ports::store::StoreError;
+use lifeboat_engine::ports::store::{Ranges, StoreError};
+use rustix::fs::SeekFrom;
 
 use crate::durable;
 
@@ -148,4 +149,22 @@ pub(crate) fn room(dir: &Utf8Path, bytes: u64, reserve: u64) -> Result<()> {
 /// Bytes a file takes on disk (holes do not count); 0 when it cannot be told.
 pub(crate) fn usage(path: &Utf8Path) -> u64 {
     fs::metadata(path).map_or(0, |m| m.blocks().saturating_mul(512))
+}
+
+/// The ranges of a file between two bytes for which room is taken. Where that cannot be asked, none is.
+pub(crate) fn stored(file: &File, from: u64, to: u64) -> Ranges {
+    let mut stored = Ranges::new();
+    let mut at = from;
+    while at < to {
+        let Ok(data) = rustix::fs::seek(file, SeekFrom::Data(at)) else {
+            break;
+        };
+        let hole = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(to).min(to);
+        if hole <= data {
+            break;
+        }
+        stored.push((data, hole - data));
+        at = hole;
+    }
+    stored
 }

@@ -72,6 +72,15 @@ impl Entry {
     }
 }
 
+/// Bytes that layers can grow by when these logs, which continue one another, are written into them.
+pub(crate) fn room_of(entries: &[Entry]) -> u64 {
+    let written = entries.iter().map(|e| e.volume).fold(0, u64::saturating_add);
+    let disks = entries
+        .iter()
+        .map(|e| e.disks.iter().map(|d| d.size).fold(0, u64::saturating_add));
+    written.min(disks.max().unwrap_or(0))
+}
+
 /// Whether a file's name is one that [`file_name`] makes.
 fn is_log(name: &str) -> bool {
     let parts = name.strip_suffix(".lbd").and_then(|n| n.rsplit_once('-'));

@@ -5,7 +5,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::hypervisor::LiveMerge;
 use lifeboat_engine::ports::store::StoreError;
-use lifeboat_model::{BranchId, DiskId};
+use lifeboat_model::{BranchId, DiskFormat, DiskId};
 
 use crate::chain::{Image, commit_name, readable, reference};
 use crate::divergence;
@@ -13,6 +13,7 @@ use crate::durable;
 use crate::files::{self, Result};
 use crate::layer;
 use crate::manifest::{Branch, Layer, Manifest, Promoted};
+use crate::map::{Map, tidy, without};
 use crate::qemu_img::{self, Cancel};
 use crate::replica::Replica;
 
@@ -26,7 +27,11 @@ pub(crate) fn copy_down(replica: &Replica, chain: &[Image], cancel: &Cancel) -> 
     let [.., below, layer] = chain.as_slice() else {
         return Ok(());
     };
-    files::room(&replica.dir, files::usage(&layer.file), replica.reserve)?;
+    // It gives back more than it takes. With all of the reserve kept from it, nothing would ever become free again.
+    let more = growth(below, layer);
+    if more > 0 {
+        files::room(&replica.dir, more, replica.reserve / 2)?;
+    }
     let name = commit_name(&chain);
     let merged = in_place(&below.file, || {
         qemu_img::run(&["commit", "-q", "-d", "-r", RATE, &name], &below.file, cancel)
@@ -37,6 +42,32 @@ pub(crate) fn copy_down(replica: &Replica, chain: &[Image], cancel: &Cancel) -> 
         replica.proved(&below.file);
     }
     replica.step("after a layer was copied into the image below")
+}
+
+/// Bytes by which the image below grows on disk when a layer is merged into it, at most.
+fn growth(below: &Image, layer: &Image) -> u64 {
+    /// Bytes of the disk that are gone through at once.
+    const WINDOW: u64 = 1 << 30;
+    let most = files::usage(&layer.file);
+    let raw = below.format == DiskFormat::Raw;
+    let base = std::fs::File::open(&below.file).ok().filter(|_| raw);
+    let map = layer::size_of(layer)
+        .and_then(|size| Map::open(&layer.file, size))
+        .ok();
+    let (Some(base), Some(map)) = (base, map) else {
+        return most;
+    };
+    let in_window = |(from, to): (u64, u64)| {
+        let pieces = map.pieces(from, to).ok()?;
+        let data = pieces
+            .iter()
+            .filter(|p| p.host.is_some())
+            .map(|p| (p.offset, p.len));
+        let new = without(&tidy(data.collect()), &files::stored(&base, from, to));
+        Some(new.iter().map(|(_, len)| len).sum::<u64>())
+    };
+    let sum: Option<u64> = map.windows(WINDOW).map(in_window).sum();
+    sum.map_or(most, |new| new.min(most))
 }
 
 /// Changes an image that has to stay where it is. When that fails the kernel must not go on believing what the medium
@@ -278,8 +309,6 @@ fn stands_on_base(replica: &Replica, base: &Image, layer: &Layer) -> Result<bool
 
 #[cfg(test)]
 mod tests {
-    use lifeboat_model::DiskFormat;
-
     use super::*;
     use crate::tests::world::run_ok;
 

@@ -85,6 +85,25 @@ fn points_expire_while_logs_wait() {
     });
 }
 
+/// A daemon that ends again and again, before the look for expiry that comes each 10 seconds.
+#[test]
+fn points_expire_on_a_host_that_is_never_up_for_long() {
+    simulate(4, async |w| {
+        slow(w, 5, 7000).await;
+        let mut most = 0;
+        for _ in 0..60 {
+            for _ in 0..8 {
+                w.write(1);
+                w.run(1).await;
+            }
+            most = most.max(w.shared.state().hosts[1].replicas[&VM].points.len());
+            w.restart(1).await;
+        }
+        assert!(most <= 6, "{most} points, four are wanted");
+        w.check_all().unwrap();
+    });
+}
+
 #[test]
 fn a_failover_takes_one_apply_however_many_logs_wait() {
     simulate(3, async |w| {

@@ -177,6 +177,22 @@ fn a_planned_failover_after_a_seed_finds_its_recovery_point() {
     }
 }
 
+#[test]
+fn every_cycle_of_the_window_can_be_chosen_at_any_moment() {
+    simulate(9, async |w| {
+        enabled(w, quick()).await;
+        flowing(w, 120).await;
+        for _ in 0..12 {
+            flowing(w, 17).await;
+            let listed = points(w).await;
+            let since = listed[0].instant.0 - 60_000;
+            let chosen = listed.iter().filter(|p| p.instant.0 > since).count();
+            assert!(chosen >= 57, "{chosen} of the last 60 seconds");
+        }
+        w.check_all().unwrap();
+    });
+}
+
 /// How many points there are just after the clock of a host was set, and how many points and logs in the end.
 async fn kept(w: &mut World, host: usize, off: i64, back: bool) -> [usize; 3] {
     enabled(w, quick()).await;

@@ -116,6 +116,28 @@ fn oldest(points: &[PointView], sealed: bool) -> PointView {
     points.iter().rev().find(kind).unwrap().clone()
 }
 
+#[test]
+fn logs_expire_while_a_test_keeps_the_oldest_point() {
+    simulate(61, async |w| {
+        history(w).await;
+        for _ in 0..60 {
+            w.write(1);
+            w.run(10).await;
+        }
+        let logs = |w: &World| w.shared.state().hosts[1].replicas[&VM].logs.len();
+        let before = logs(w);
+        let all = points(w).await;
+        made(w, PointSelector::Id(oldest(&all, true).id)).await;
+        for _ in 0..120 {
+            w.write(1);
+            w.run(10).await;
+        }
+        assert!(logs(w) <= before + 3, "{} logs, {before} before", logs(w));
+        ended(w).await;
+        w.check(1).unwrap();
+    });
+}
+
 async fn one_test(w: &mut World, selector: PointSelector, wanted: &PointView) {
     let before = points(w).await;
     let want = truth(w, wanted);
