@@ -21,7 +21,7 @@ use crate::report::{Class, Report};
 use crate::world::{Pace, Setup, VM, World, lock, now_ms};
 
 /// Longest that anything may take until it goes on by itself.
-const GOES_ON: Duration = Duration::from_secs(180);
+pub(crate) const GOES_ON: Duration = Duration::from_secs(180);
 /// A slow disk has more in its cache when the power goes.
 const SLOW: Delays = Delays {
     write: Duration::from_micros(60),
@@ -36,7 +36,7 @@ pub(crate) const FLUSHED: Pace = Pace {
     flushed: true,
 };
 
-fn ground() -> Ground {
+pub(crate) fn ground() -> Ground {
     Ground {
         volume: Some(Layout::default()),
         clock: false,
@@ -101,7 +101,7 @@ fn cut(disk: &Served, moment: Moment, random: &mut Random, report: &mut Report) 
 }
 
 /// What follows a cut on the host itself: its processes are gone, its file system comes up from what the disk holds.
-fn restart_machine(host: &mut Host) -> Result<()> {
+pub(crate) fn restart_machine(host: &mut Host) -> Result<()> {
     disk(host)?.fail_everything();
     host.reap()?;
     let volume = host.volume.as_mut().context("no volume")?;
@@ -242,7 +242,7 @@ fn keeps_settings(host: &Host, judge: &mut Judge) {
 }
 
 /// The last write arrives, and everything is what it claims to be.
-fn end(world: &mut World, judge: &mut Judge) -> Result<()> {
+pub(crate) fn end(world: &mut World, judge: &mut Judge) -> Result<()> {
     world.stop_writing()?;
     let last = world.all_arrives(GOES_ON)?;
     judge.report.count("writes", last);
@@ -255,7 +255,7 @@ fn end(world: &mut World, judge: &mut Judge) -> Result<()> {
 }
 
 /// What the harness could not do is a result of its own.
-fn settle(mut judge: Judge, done: Result<()>) -> Report {
+pub(crate) fn settle(mut judge: Judge, done: Result<()>) -> Report {
     if let Err(error) = done {
         judge.report.add(Class::CouldNotTell, format!("{error:#}"));
     }

@@ -8,6 +8,7 @@
 
 mod acts;
 mod campaign;
+mod cases;
 mod cuts;
 mod damage;
 mod host;
@@ -87,4 +88,36 @@ fn soak_random_histories_of_all_faults_lose_nothing() {
 fn soak_damaged_replicas_bring_up_nothing_wrong() {
     let name = "soak_damaged_replicas_bring_up_nothing_wrong";
     sandbox::run(name, || damage::play(name, seed(501), rounds(24)).finish());
+}
+
+#[test]
+#[ignore = "a case of docs/field-cases.md: make soak"]
+fn soak_an_error_that_is_reported_once_is_not_forgotten() {
+    let name = "soak_an_error_that_is_reported_once_is_not_forgotten";
+    sandbox::run(name, || {
+        cases::of_an_error_that_is_reported_once(name, seed(601), rounds(6)).finish()
+    });
+}
+
+#[test]
+#[ignore = "a case of docs/field-cases.md: make soak"]
+fn soak_a_slow_disk_keeps_few_points_and_fails_over_quickly() {
+    let name = "soak_a_slow_disk_keeps_few_points_and_fails_over_quickly";
+    sandbox::run(name, || cases::of_a_slow_disk(name, seed(611)).finish());
+}
+
+#[test]
+#[ignore = "a case of docs/field-cases.md: make soak"]
+fn soak_a_host_that_comes_back_is_sent_to_at_once() {
+    let name = "soak_a_host_that_comes_back_is_sent_to_at_once";
+    sandbox::run(name, || {
+        cases::of_a_host_that_comes_back(name, seed(621)).finish()
+    });
+}
+
+#[test]
+#[ignore = "a case of docs/field-cases.md: make soak"]
+fn soak_a_planned_failover_that_was_cut_is_told_of() {
+    let name = "soak_a_planned_failover_that_was_cut_is_told_of";
+    sandbox::run(name, || cases::of_a_wish_that_was_cut(name, seed(631)).finish());
 }
