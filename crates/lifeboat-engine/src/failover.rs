@@ -211,8 +211,13 @@ async fn initiate(
         // Nobody is told that it is ready before its files were looked at.
         store.verify_branch(vm, failover.branch).await
     };
-    if let Err(e) = made.await {
-        return (Err(chain(&e)), None);
+    match made.await {
+        Ok(()) => {}
+        Err(e @ StoreError::NoSpace(_)) => {
+            let out = "free some there, or bring up a sealed recovery point, which takes next to none (lifeboat points)";
+            return (Err(format!("{}; {out}", chain(&e))), None);
+        }
+        Err(e) => return (Err(chain(&e)), None),
     }
     if !start {
         return (Ok(()), None);
@@ -245,8 +250,13 @@ pub(crate) async fn branch(
         let mut info = store.info(vm).await?;
         if info.durable == position {
             // The newest data: bring the head up to it and seal, which costs nothing and spares the replay.
-            while info.applied != position && store.apply_through(vm, position).await?.is_some() {
-                info = store.info(vm).await?;
+            while info.applied != position {
+                match store.apply_through(vm, position).await {
+                    Ok(Some(_)) => info = store.info(vm).await?,
+                    // The logs are replayed into the branch, which may use more of the reserve.
+                    Ok(None) | Err(StoreError::NoSpace(_)) => break,
+                    Err(e) => return Err(e),
+                }
             }
             if info.applied == position {
                 match sealer.seal(store, vm, PointId(branch.0)).await {

@@ -41,7 +41,7 @@ pub(crate) fn apply_through(replica: &Replica, last: Position) -> Result<Option<
     };
     files::room(&replica.dir, logs::room_of(&entries), replica.reserve)?;
     let applied = start_head(replica, &end).and_then(|chains| {
-        replay(replica, &entries, &chains, &manifest.disks)?;
+        replay(replica, &entries, &chains, &manifest.disks, replica.reserve)?;
         replica.step("after the head is synced")?;
         replica.change(|m| {
             m.applied = end.log.position;
@@ -328,11 +328,13 @@ pub(crate) fn make_on_in(
 }
 
 /// Writes logs in order into the topmost image of each chain, which begins with disks of these sizes, and makes them durable.
+/// So many bytes of the file system stay free.
 pub(crate) fn replay(
     replica: &Replica,
     entries: &[Entry],
     chains: &BTreeMap<DiskId, Vec<Image>>,
     before: &[LogDisk],
+    reserve: u64,
 ) -> Result<()> {
     let Some(last) = entries.last() else { return Ok(()) };
     let mut writers = BTreeMap::new();
@@ -372,7 +374,7 @@ pub(crate) fn replay(
             };
             if let lifeboat_deltalog::FrameBody::Data(data) = &frame.body {
                 if written % crate::receive::ROOM_STEP < data.len() as u64 {
-                    files::room(&replica.dir, data.len() as u64, replica.reserve)?;
+                    files::room(&replica.dir, data.len() as u64, reserve)?;
                 }
                 written += data.len() as u64;
             }

@@ -60,7 +60,7 @@ pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &C
     replica
         .presence
         .forget(&replica.dir.join("branches").join(id.to_string()));
-    files::room(&replica.dir, logs::room_of(&plan.logs), replica.reserve)?;
+    files::room(&replica.dir, logs::room_of(&plan.logs), replica.urgent_reserve())?;
     let record = record(id, target, &plan)?;
     replica.change(|m| m.branches.push(record.clone()))?;
     if let Err(error) = make(replica, &record, &plan, cancel) {
@@ -225,7 +225,13 @@ fn make(replica: &Replica, branch: &Branch, plan: &Plan, cancel: &Cancel) -> Res
         chains.insert(layer.disk.clone(), replica.absolute(&chain));
     }
     if !branch.replay.is_empty() {
-        replay(replica, &plan.logs, &chains, &plan.disks)?;
+        replay(
+            replica,
+            &plan.logs,
+            &chains,
+            &plan.disks,
+            replica.urgent_reserve(),
+        )?;
     }
     for layer in &branch.layers {
         let chain = manifest.branch_chain(branch, layer);

@@ -30,7 +30,7 @@ pub(crate) fn copy_down(replica: &Replica, chain: &[Image], cancel: &Cancel) -> 
     // It gives back more than it takes. With all of the reserve kept from it, nothing would ever become free again.
     let more = growth(below, layer);
     if more > 0 {
-        files::room(&replica.dir, more, replica.reserve / 2)?;
+        files::room(&replica.dir, more, replica.urgent_reserve())?;
     }
     let name = commit_name(&chain);
     let merged = in_place(&below.file, || {

@@ -77,6 +77,11 @@ impl State {
 }
 
 impl Replica {
+    /// What stays free for others when something cannot wait: expiry gives room back, a failover is what the rest is for.
+    pub(crate) fn urgent_reserve(&self) -> u64 {
+        self.reserve / 2
+    }
+
     /// Puts a manifest and its logs together.
     pub(crate) fn new(dir: &Utf8Path, manifest: Manifest, logs: Logs, reserve: u64, steps: Steps) -> Self {
         Self {

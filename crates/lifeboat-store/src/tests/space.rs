@@ -118,6 +118,12 @@ async fn the_reserve_is_kept_free() {
     assert_eq!(std::fs::read_dir(w.dir().join("incoming")).unwrap().count(), 0);
     no_space(&w.store.apply(w.vm).await);
     w.check().await;
+    // A failover is what it is for.
+    let position = w.durable;
+    let id = w.branch(Target::Cycle { position }).await.unwrap();
+    w.check().await;
+    w.store.drop_branch(w.vm, id).await.unwrap();
+    w.branches.remove(&id);
     // What gives room back is not kept from it.
     w.store.expire_oldest(w.vm).await.unwrap();
     w.points.remove(0);
