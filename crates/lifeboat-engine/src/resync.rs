@@ -210,7 +210,22 @@ impl Actor {
                 self.primary.base = Some(Base::at(at));
                 self.close_sync(at).await;
             }
+            Ok(Begun::Lost) => self.compare_from_the_beginning().await,
             Err(e) => self.sync_failed(&e).await,
+        }
+    }
+
+    /// Nothing that was compared counts any more. Not gone on with until that is recorded.
+    async fn compare_from_the_beginning(&mut self) {
+        let before = self.rel.clone();
+        let primary = self.rel.as_mut().and_then(Relationship::primary_mut);
+        if let Some(sync) = primary.and_then(|p| p.sync.as_mut()) {
+            (sync.cursor, sync.tracking) = ((0, 0), false);
+        }
+        self.primary.forget();
+        match self.save_or_undo(before).await {
+            Ok(()) => self.primary.next_at = Instant::now(),
+            Err(_) => self.retry_later(),
         }
     }
 

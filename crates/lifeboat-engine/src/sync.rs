@@ -53,6 +53,9 @@ pub(crate) enum Begun {
         source: Box<dyn CaptureSource>,
         at: Position,
     },
+    /// Changes are no longer recorded, so that what was compared counts for nothing. The record has to say so before
+    /// recording begins anew: found later, the new records would vouch for the old cursor.
+    Lost,
 }
 
 /// Takes a synchronization up, after anything may have happened.
@@ -78,6 +81,10 @@ pub(crate) async fn begin(
             false
         }
         Recorded::Open => false,
+        Recorded::Not if sync.tracking => {
+            source.close().await?;
+            return Ok(Begun::Lost);
+        }
         Recorded::Not => {
             // Records since an earlier instant are no help, and may be there.
             source.stop_tracking().await?;

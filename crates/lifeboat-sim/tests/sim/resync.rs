@@ -8,7 +8,7 @@ use crate::common::{
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{DayWindow, JobState, JobType, ReplicationSettings, ReplicationState as State};
-use lifeboat_sim::{Content, VM, World};
+use lifeboat_sim::{Content, Fault, VM, World};
 
 fn sealed(w: &World) -> Vec<(String, Vec<Content>)> {
     let s = w.shared.state();
@@ -53,6 +53,38 @@ async fn lost(w: &mut World) {
         state(w, 0) == State::WaitingToStartResynchronization
     })
     .await;
+}
+
+/// The records of changes are lost again after everything was compared and before that was closed. What comes next ends
+/// at any of its steps: what was compared before counts for nothing, however far beginning anew had come.
+#[test]
+fn a_comparison_begins_anew_after_a_second_loss_wherever_the_daemon_ends() {
+    let mut ended = 0;
+    for n in 1..=40 {
+        ended += simulate(n, async |w| {
+            lost(w).await;
+            w.shared.state().hangs.insert((0, "capture.instant"));
+            w.act(0, resync()).await;
+            eventually(w, "everything is compared", |w| {
+                let sync = w.recorded(0).and_then(|r| r.primary()?.sync.clone());
+                sync.is_some_and(|s| s.cursor.0 > 0)
+            })
+            .await;
+            w.write(20);
+            w.kill_vm(0);
+            w.shared.state().hangs.clear();
+            w.gate(0).arm(n, Fault::CrashAfter);
+            w.restart(0).await;
+            w.run(15).await;
+            let hit = w.gate(0).disarm();
+            w.insist(0, start_vm()).await.unwrap();
+            healthy(w, 0, 1).await;
+            w.run(20).await;
+            w.check_all().unwrap();
+            u32::from(hit.is_some())
+        });
+    }
+    assert!(ended > 5, "{ended}");
 }
 
 #[test]
