@@ -24,7 +24,7 @@ use crate::capture;
 use crate::config::{QemuConfig, VmPaths};
 use crate::files;
 use crate::guest;
-use crate::ledger::{Ledger, Look};
+use crate::ledger::{Holder, Ledger, Look};
 use crate::locate::Processes;
 use crate::merge;
 use crate::power;
@@ -155,15 +155,19 @@ impl Qemu {
 
     /// Makes sure that the end of a running VM's process will be written down, after a restart of the daemon too.
     pub(crate) fn attend(&self, vm: VmId) {
-        let Some(record) = PidRecord::load(self.paths(vm).pid().as_std_path()) else {
-            return;
-        };
+        if let Some(record) = PidRecord::load(self.paths(vm).pid().as_std_path()) {
+            self.attend_process(vm, Holder::Vm, record, &vm.to_string());
+        }
+    }
+
+    /// The same for any process that has the VM's images open; `tag` is part of its command line.
+    pub(crate) fn attend_process(&self, vm: VmId, holder: Holder, record: PidRecord, tag: &str) {
         if self.ledger.attends(vm, record.pid) {
             return;
         }
-        if let Some(process) = record.open(&vm.to_string()) {
+        if let Some(process) = record.open(tag) {
             let ended = async move { while !process.gone(Duration::from_secs(3600)).await {} };
-            self.ledger.attend(vm, record.pid, ended);
+            self.ledger.attend(vm, holder, record.pid, ended);
         }
     }
 

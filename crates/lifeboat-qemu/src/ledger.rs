@@ -9,9 +9,9 @@
 //! | before a process opens the images | open, by this run, as they were | somebody has to have seen the end of that run |
 //! | after it was seen to end | closed, as they are | equal: nothing happened; else changes are unknown |
 //!
-//! Three who can see the end: the call that ended the process, a task that waits for it, and, when the daemon did not run at
-//! that moment, a *witness*: a file that QEMU removes when everything is closed, so that its directory shows when that was.
-//! Without one of them changes are unknown, and a comparison follows. A disk without a record was never opened by a version
+//! Three who can see the end: the call that ended the process, which may be given up at any moment; a task that waits for it,
+//! which is not; and, when the daemon did not run at that moment, a *witness*: a file that QEMU removes when everything is
+//! closed, so that its directory shows when that was. Without one of them changes are unknown, and a comparison follows. A disk without a record was never opened by a version
 //! that keeps one; it is taken as it is.
 
 use std::collections::HashMap;
@@ -25,7 +25,8 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use lifeboat_model::{DiskFormat, DiskId, VmId};
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use crate::files;
@@ -101,8 +102,16 @@ pub(crate) struct Ledger {
     dir: PathBuf,
     witnesses: Utf8PathBuf,
     pub(crate) writers: Writers,
-    /// Tasks that wait for the ends of VMs' processes.
-    ends: Mutex<HashMap<VmId, JoinHandle<()>>>,
+    /// Who waits for the ends of the processes that have images open.
+    ends: Mutex<HashMap<VmId, End>>,
+}
+
+/// A task that waits for the end of a process and writes it down.
+#[derive(Debug)]
+struct End {
+    task: AbortHandle,
+    /// Closed with the task. Whoever waits for it may be given up, and the next one waits again.
+    over: watch::Receiver<()>,
 }
 
 impl Ledger {
@@ -204,6 +213,8 @@ impl Ledger {
                 }
                 differences(below, now_below).or_else(|| self.closed_unseen(vm, now))
             }
+            // It writes its change records to what it opens, at the latest when it closes: nothing was opened.
+            (Holder::StandIn, _, _) if differences(&before.seen, now).is_none() => None,
             (Holder::StandIn | Holder::Vm, _, _) => {
                 Some("it was not seen how its images were closed".to_owned())
             }
@@ -232,6 +243,7 @@ impl Ledger {
 
     /// Whatever had the VM's images open has ended, or was ended just now.
     pub(crate) async fn closed(&self, vm: VmId) {
+        self.finish(vm).await;
         self.close_runs(vm, None).await;
     }
 
@@ -351,24 +363,26 @@ impl Ledger {
 
     /// Waits for the end of a run to be written down, where somebody is about to. The process must be gone.
     pub(crate) async fn finish(&self, vm: VmId) {
-        let task = self.ends().remove(&vm);
-        if let Some(task) = task
-            && tokio::time::timeout(WRITING_DOWN, task).await.is_err()
+        let over = self.ends().get(&vm).map(|end| end.over.clone());
+        if let Some(mut over) = over
+            && tokio::time::timeout(WRITING_DOWN, over.changed()).await.is_err()
         {
             tracing::warn!(%vm, "the end of the VM's process is not written down");
         }
+        self.ends().retain(|_, end| end.over.has_changed().is_ok());
     }
 
-    /// Writes down the end of the VM's process whenever it comes. `ended` waits for it.
+    /// Writes down the end of the process that has the VM's images open, whenever it comes. `ended` waits for it.
     pub(crate) fn attend(
         self: &std::sync::Arc<Self>,
         vm: VmId,
+        holder: Holder,
         pid: i32,
         ended: impl Future<Output = ()> + Send + 'static,
     ) {
         self.writers.allow(vm, pid);
         let runs = self.records(vm).into_iter().filter_map(|r| {
-            let run = r.open.filter(|run| run.holder == Holder::Vm)?;
+            let run = r.open.filter(|run| run.holder == holder)?;
             Some((r.disk, r.seen, run))
         });
         let runs: Vec<_> = runs.collect();
@@ -377,13 +391,16 @@ impl Ledger {
         }
         let run = runs.first().map(|(_, _, run)| *run);
         let ledger = std::sync::Arc::clone(self);
+        let (done, over) = watch::channel(());
         let task = tokio::spawn(async move {
             ended.await;
             if let Some(run) = run {
                 ledger.run_ended(vm, run).await;
             }
+            drop(done);
         });
-        self.ends().insert(vm, task);
+        let task = task.abort_handle();
+        self.ends().insert(vm, End { task, over });
     }
 
     /// Whether this daemon waits for the end of this process.
@@ -394,10 +411,10 @@ impl Ledger {
     /// Nobody waits any more, as after the daemon was killed.
     #[cfg(test)]
     pub(crate) fn forget_ends(&self) {
-        self.ends().drain().for_each(|(_, task)| task.abort());
+        self.ends().drain().for_each(|(_, end)| end.task.abort());
     }
 
-    fn ends(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, JoinHandle<()>>> {
+    fn ends(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, End>> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

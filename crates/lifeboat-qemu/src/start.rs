@@ -98,19 +98,15 @@ async fn clear_the_way(qemu: &Qemu, vm: VmId, paths: &VmPaths) -> Result<(), Hyp
 /// Ends the storage daemon that a capture of the powered-off VM left behind.
 pub(crate) async fn end_offline(qemu: &Qemu, vm: VmId) -> Result<(), HypervisorError> {
     let offline = qemu.paths(vm).offline();
-    let record = PidRecord::load(offline.pid().as_std_path());
     let tag = offline.control();
-    let process = record
-        .and_then(|r| r.open(tag.as_str()))
-        .or_else(|| process::find(tag.as_str())?.open(tag.as_str()));
-    match process {
-        Some(process) => {
-            hypervisor::end(&process, &offline).await?;
-            qemu.ledger.closed(vm).await;
-            Ok(())
-        }
-        None => Ok(()),
-    }
+    let left = PidRecord::load(offline.pid().as_std_path()).filter(|r| r.open(tag.as_str()).is_some());
+    let left = left.or_else(|| process::find(tag.as_str()));
+    let Some((record, process)) = left.and_then(|r| Some((r, r.open(tag.as_str())?))) else {
+        return Ok(());
+    };
+    // Whoever waits here may be given up.
+    qemu.attend_process(vm, Holder::StandIn, record, tag.as_str());
+    qemu.end(vm, &process, &offline).await
 }
 
 /// The graphs of all disks, with shells for raw images made ready and with nobody else on the images: an attempt
@@ -245,7 +241,7 @@ async fn spawn(qemu: &Qemu, vm: VmId, paths: &VmPaths, arguments: &[String]) -> 
         .and_then(|pid| i32::try_from(pid).ok())
         .unwrap_or_default();
     // Its end is collected whenever it comes; without this it would stay as a zombie.
-    qemu.ledger.attend(vm, pid, async move {
+    qemu.ledger.attend(vm, Holder::Vm, pid, async move {
         if let Err(error) = child.wait().await {
             tracing::warn!(%error, "the end of a process was not collected");
         }

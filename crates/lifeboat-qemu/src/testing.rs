@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::task::Poll;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
@@ -307,6 +308,20 @@ pub(crate) fn stop(pid: impl std::fmt::Display) {
     while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
         std::thread::yield_now();
     }
+}
+
+/// Lets a call go on `steps` times, then drops it, as a caller does that gives up; its result if it was over by then.
+pub(crate) async fn given_up<F: Future>(steps: usize, call: F) -> Option<F::Output> {
+    let mut call = std::pin::pin!(call);
+    let mut left = steps;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        call.as_mut().poll(context).map(Some)
+    })
+    .await
 }
 
 /// Runs a program that must succeed and returns what it printed.

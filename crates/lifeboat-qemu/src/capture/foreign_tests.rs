@@ -5,13 +5,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use lifeboat_deltalog::Consistency;
-use lifeboat_engine::ports::capture::{CaptureError, Tracking};
+use lifeboat_engine::ports::capture::{CaptureError, CaptureSource, Tracking};
 use lifeboat_engine::ports::hypervisor::{Hypervisor, ImagesSeen, Launch};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use lifeboat_model::DiskId;
 
 use crate::hypervisor::Qemu;
-use crate::testing::{Host, MIB, Model, at, tool};
+use crate::testing::{Host, MIB, Model, at, given_up, tool};
 
 const CRASH: Consistency = Consistency::Crash;
 
@@ -274,4 +274,48 @@ async fn the_end_of_a_vm_is_seen_whoever_ends_it() {
         }
         source.close().await.unwrap();
     }
+}
+
+/// What a VM that is off has recorded, found by opening its images; they stay open.
+async fn recorded(host: &Host, launch: &Launch) -> Box<dyn CaptureSource> {
+    let source = host.source(launch).await;
+    assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(1)]));
+    source
+}
+
+#[tokio::test]
+async fn opening_and_closing_may_be_given_up_at_any_moment() {
+    let mut host = Host::new();
+    let launch = host.vm(&[Qcow2, Raw]);
+    let source = host.source(&launch).await;
+    source.start_tracking(at(1)).await.unwrap();
+    source.close().await.unwrap();
+    let disks = ids(&launch);
+    for steps in 0.. {
+        let opened = given_up(steps, host.qemu.source(&launch, &disks)).await;
+        if let Some(opened) = opened {
+            opened.unwrap().close().await.unwrap();
+            break;
+        }
+        recorded(&host, &launch).await.close().await.unwrap();
+    }
+    for steps in 0.. {
+        let closing = recorded(&host, &launch).await.close();
+        if given_up(steps, closing).await.is_some() {
+            break;
+        }
+    }
+    // A storage daemon that an earlier daemon left behind is ended by whoever opens the images next.
+    for steps in 0.. {
+        drop(recorded(&host, &launch).await);
+        host.qemu.ledger.forget_ends();
+        host.qemu = Qemu::new(host.qemu.config.clone());
+        let opened = given_up(steps, host.qemu.source(&launch, &disks)).await;
+        if let Some(opened) = opened {
+            opened.unwrap().close().await.unwrap();
+            break;
+        }
+        recorded(&host, &launch).await.close().await.unwrap();
+    }
+    assert_eq!(look(&host, &launch).await, ImagesSeen::AsClosed);
 }

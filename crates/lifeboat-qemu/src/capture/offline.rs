@@ -54,14 +54,14 @@ impl Offline {
         let run = Run::new(Holder::StandIn);
         let graphs = start::graphs(qemu, &wanted, run).await.map_err(trouble)?;
         let paths = paths.offline();
-        let (process, monitor, pid) = match spawn(&paths).await {
+        let (process, monitor, record) = match spawn(&paths).await {
             Ok(up) => up,
             Err(error) => {
                 qemu.ledger.closed(vm).await;
                 return Err(trouble(error));
             }
         };
-        qemu.ledger.writers.allow(vm, pid);
+        qemu.attend_process(vm, Holder::StandIn, record, paths.control().as_str());
         let offline = Self {
             process,
             paths,
@@ -90,7 +90,7 @@ impl Offline {
     }
 }
 
-async fn spawn(paths: &VmPaths) -> Result<(Process, Qmp, i32), HypervisorError> {
+async fn spawn(paths: &VmPaths) -> Result<(Process, Qmp, PidRecord), HypervisorError> {
     let io = |what: &str| hypervisor::io_error(format!("{what} {}", paths.dir().display()));
     files::private_dir(paths.dir()).map_err(io("cannot create"))?;
     let mut arguments = Vec::new();
@@ -133,7 +133,7 @@ async fn up(
     child: &mut tokio::process::Child,
     paths: &VmPaths,
     record: PidRecord,
-) -> Result<(Process, Qmp, i32), HypervisorError> {
+) -> Result<(Process, Qmp, PidRecord), HypervisorError> {
     // The first monitor tells that it is up and stays free for whoever has to end it.
     drop(start::connect(child, paths, COMING_UP).await?);
     let monitor = Qmp::connect(paths.capture(), COMING_UP)
@@ -141,7 +141,7 @@ async fn up(
         .map_err(hypervisor::monitor_error)?;
     let process = record.open(paths.control().as_str());
     let process = process.ok_or_else(|| HypervisorError::DidNotStart("it ended at once".to_owned()))?;
-    Ok((process, monitor, record.pid))
+    Ok((process, monitor, record))
 }
 
 async fn add(monitor: &Qmp, graph: &DiskGraph) -> Result<(), QmpError> {
