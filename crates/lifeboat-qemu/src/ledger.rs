@@ -369,7 +369,7 @@ impl Ledger {
         {
             tracing::warn!(%vm, "the end of the VM's process is not written down");
         }
-        self.ends().retain(|_, end| end.over.has_changed().is_ok());
+        self.ends().retain(|_, end| !end.task.is_finished());
     }
 
     /// Writes down the end of the process that has the VM's images open, whenever it comes. `ended` waits for it.

@@ -15,7 +15,7 @@ use crate::command;
 use crate::config::VmPaths;
 use crate::files;
 use crate::graph::DiskGraph;
-use crate::hypervisor::{self, Qemu, io_error, monitor_error};
+use crate::hypervisor::{Qemu, io_error, monitor_error};
 use crate::layers::{Kind, Layer};
 use crate::ledger::{Holder, Images, Run};
 use crate::preflight;
