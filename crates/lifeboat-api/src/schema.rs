@@ -161,7 +161,10 @@ fn machine() -> Vec<Named> {
             "Firmware",
             json!({ "oneOf": [
                 tagged("type", "bios", &[]),
-                tagged("type", "uefi", &[("code", text("Firmware code image")), ("vars", text("This VM's variable store"))]),
+                optional("vars", tagged("type", "uefi", &[
+                    ("code", text("Firmware code image: a path, or on a replica its name")),
+                    ("vars", text("This VM's variable store; absent for a replica")),
+                ])),
             ]}),
         ),
         ("GuestProcess", guest_process()),
@@ -226,7 +229,7 @@ fn disk_spec() -> Value {
             "One disk of a VM",
             &[
                 ("id", text("Name within the VM")),
-                ("path", text("Absolute path of the image")),
+                ("path", text("Absolute path of the image; empty for a replica")),
                 ("format", reference("DiskFormat")),
                 ("bus", reference("DiskBus")),
                 ("allow", reference("DiskAllow")),

@@ -291,7 +291,7 @@ impl Courier {
             return;
         }
         let request = PeerRequest::Update {
-            vm: Box::new(self.orders.spec.clone()),
+            vm: Box::new(self.orders.spec.clone().into()),
             settings: self.orders.settings.clone(),
             firmware,
         };
@@ -487,7 +487,7 @@ pub(crate) fn offer(
     firmware: String,
 ) -> PeerRequest {
     PeerRequest::Offer {
-        vm: Box::new(orders.spec.clone()),
+        vm: Box::new(orders.spec.clone().into()),
         settings: orders.settings.clone(),
         disks: info.disks.clone(),
         start: point.position,

@@ -416,7 +416,10 @@ impl Engine {
             .relationships
             .into_iter()
             .filter(|r| r.index == 0)
-            .map(|r| (r.vm, r))
+            .map(|mut r| {
+                r.forget_foreign_paths();
+                (r.vm, r)
+            })
             .collect();
         for spec in local {
             let rel = relationships.remove(&spec.uuid);
@@ -454,7 +457,8 @@ impl Engine {
         self.host.with_tasks(|t| t.extend(all));
     }
 
-    /// Ends all actors. Guests are not touched; work under way is dropped and taken up by the next start.
+    /// Ends all actors. Guests are not touched; work under way is dropped and taken up by the next start. Nothing holds an
+    /// image of a VM that is off afterwards.
     pub async fn stop(&self) {
         loop {
             let tasks = self.host.with_tasks(std::mem::take);
@@ -473,6 +477,7 @@ impl Engine {
         self.host.with_actors(BTreeMap::clear);
         self.host.works.close();
         self.host.works.wait().await;
+        self.host.ports.hypervisor.release().await;
     }
 
     async fn ask<R>(

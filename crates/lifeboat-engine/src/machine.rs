@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use lifeboat_model::{BranchId, Firmware, NicFailover, ReplicationSettings, VmId, VmSpec, network};
+use lifeboat_model::{BranchId, Firmware, Machine, NicFailover, ReplicationSettings, VmId, VmSpec, network};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -38,7 +38,7 @@ pub(crate) async fn branch_launch(
     (of, branch): (VmId, BranchId),
 ) -> Result<Launch, StoreError> {
     let images = store.branch_images(of, branch).await?;
-    let firmware_vars = store.branch_firmware(of, branch).await?;
+    let firmware_vars = Some(store.branch_firmware(of, branch).await?);
     Ok(Launch {
         disks: launch_disks(&spec, images),
         spec,
@@ -76,9 +76,11 @@ impl Actor {
         };
         if let Some((of, branch)) = self.runs_on() {
             match self.host.ports.store.branch_firmware(of, branch).await {
-                Ok(Some(path)) => *vars = path.into(),
-                Ok(None) => {}
-                Err(e) => debug!(vm = %self.id, error = %chain(&e), "firmware variables not found"),
+                Ok(path) => *vars = Some(path.into()),
+                Err(e) => {
+                    debug!(vm = %self.id, error = %chain(&e), "firmware variables not found");
+                    return String::new();
+                }
             }
         }
         match self.host.ports.hypervisor.firmware_vars(&spec).await {
@@ -113,7 +115,7 @@ impl Actor {
         let link = self.host.ports.link.clone();
         Some(droppable(async move {
             let request = PeerRequest::Update {
-                vm: Box::new(spec.clone()),
+                vm: Box::new(spec.clone().into()),
                 settings,
                 firmware,
             };
@@ -236,7 +238,7 @@ impl Actor {
     pub(crate) async fn updated(
         &mut self,
         peer: &PeerIdentity,
-        spec: &VmSpec,
+        spec: &Machine,
         settings: ReplicationSettings,
         firmware: &str,
     ) -> Result<PeerReply, PeerRefusal> {

@@ -244,7 +244,7 @@ impl Actor {
             return Err(media_refusal(&MediaError::NotEmpty(path)));
         }
         let offer = PeerRequest::Offer {
-            vm: Box::new(self.spec()?.clone()),
+            vm: Box::new(self.spec()?.clone().into()),
             settings: rel.settings.clone(),
             disks: self.capturable(&rel.settings.disks).await?,
             start,

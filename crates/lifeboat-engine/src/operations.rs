@@ -101,7 +101,7 @@ impl Actor {
     ) -> Result<Vec<String>, Refusal> {
         self.not_myself(&settings.peer).await?;
         let offer = PeerRequest::Offer {
-            vm: Box::new(spec.clone()),
+            vm: Box::new(spec.clone().into()),
             settings: settings.clone(),
             disks: self.capturable(&settings.disks).await?,
             start,
@@ -138,7 +138,7 @@ impl Actor {
         let offered = match self.capturable(&settings.disks).await {
             Ok(disks) => {
                 let offer = PeerRequest::Offer {
-                    vm: Box::new(spec),
+                    vm: Box::new(spec.into()),
                     disks,
                     settings,
                     start,

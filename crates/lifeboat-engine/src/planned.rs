@@ -18,7 +18,7 @@ use crate::ports::link::{LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerRe
 use crate::power::power_refusal;
 use crate::primary::{Aside, IDLE, droppable};
 use crate::question::{Asking, Word, replica_unsure};
-use crate::records::{Planned, PlannedPhase, Relationship, Split};
+use crate::records::{Planned, PlannedPhase, Relationship, Side, Split};
 use crate::resumed::{Over, planned_step};
 
 /// How soon a merge that failed is tried again.
@@ -603,14 +603,24 @@ impl Actor {
         }
     }
 
-    /// Whether the other side of this relationship is calling: the host that was named as the peer, the third host, or one
-    /// that an authorization entry lets in.
+    /// Whether the other side of this relationship is calling: the host that was named as the peer, the third host, and for a
+    /// replica any that may send to it. An authorization entry alone says that a host may replicate here, not that a VM of
+    /// this host concerns it; it counts only where there is no relationship.
     pub(crate) fn is_peer(&self, peer: &PeerIdentity) -> Result<(), PeerRefusal> {
-        let is_it = self.rel.as_ref().is_some_and(|r| peer.is_host_of(&r.peer));
-        if is_it || self.is_third(peer) {
+        let Some(rel) = &self.rel else {
+            return self.host.authorize(peer).map(|_| ());
+        };
+        if peer.is_host_of(&rel.peer) || self.is_third(peer) {
             return Ok(());
         }
-        self.host.authorize(peer).map(|_| ())
+        match &rel.side {
+            Side::Replica(_) => self.trusts(peer).map(|_| ()),
+            Side::Alone => self.host.authorize(peer).map(|_| ()),
+            Side::Primary(_) | Side::Test { .. } => Err(PeerRefusal::NotNow {
+                host: self.host.config.name.clone(),
+                detail: "it shares no replication of this VM with the host that asks".into(),
+            }),
+        }
     }
 
     pub(crate) async fn prepare_for(

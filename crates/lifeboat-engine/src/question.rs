@@ -315,6 +315,19 @@ mod tests {
         ] {
             assert!(!peer.is_host_of(another), "{another}");
         }
+        let wild = PeerIdentity {
+            names: vec!["*.example.org".into()],
+            addresses: Vec::new(),
+        };
+        assert!(wild.is_host_of("Beta.example.org:8700"));
+        for another in [
+            "example.org:8700",
+            "a.b.example.org:8700",
+            "org",
+            "*.example.com:1",
+        ] {
+            assert!(!wild.is_host_of(another), "{another}");
+        }
     }
 
     #[test]

@@ -4,9 +4,9 @@
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
-    Bandwidth, BranchId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType, NicFailover,
-    PointId, Position, Reading, Recency, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
-    VmId, VmSpec,
+    Bandwidth, BranchId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType, Machine,
+    NicFailover, PointId, Position, Reading, Recency, ReplicationMode, ReplicationSettings, ReplicationState,
+    Timestamp, VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub struct Relationship {
     pub state: ReplicationState,
     /// Settings. On the replica a copy of the primary's.
     pub settings: ReplicationSettings,
-    /// The VM: on a replica as the primary described it.
+    /// The VM: on a replica as the primary described it, without anything of the primary's host.
     pub spec: VmSpec,
     /// Name of the other side: `HOST:PORT` of the replica, or the primary's certified name.
     pub peer: String,
@@ -333,6 +333,18 @@ impl ReplicaSide {
 }
 
 impl Relationship {
+    /// A record of an older release may hold what a peer said of the files of its host.
+    pub(crate) fn forget_foreign_paths(&mut self) {
+        let own = match &self.side {
+            Side::Primary(_) => true,
+            Side::Replica(replica) => replica.own && replica.dir.is_empty(),
+            Side::Test { .. } | Side::Alone => false,
+        };
+        if !own || self.home.is_some() {
+            self.spec = Machine::from(self.spec.clone()).into();
+        }
+    }
+
     /// The primary's part, on a primary.
     #[must_use]
     pub fn primary(&self) -> Option<&PrimarySide> {

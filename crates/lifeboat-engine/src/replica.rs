@@ -8,8 +8,8 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::backoff;
 use lifeboat_model::{
-    AuthorizationEntry, DiskId, NicBackend, PointId, Position, ReplicationMode as Mode, ReplicationSettings,
-    ReplicationState as State, VmId, VmSpec,
+    AuthorizationEntry, DiskId, Machine, NicBackend, PointId, Position, ReplicationMode as Mode,
+    ReplicationSettings, ReplicationState as State, VmId, VmSpec,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -154,8 +154,8 @@ pub(crate) fn launch_disks(spec: &VmSpec, images: Vec<(DiskId, DiskImage)>) -> V
 
 /// The VM as its replica's host knows it: excluded disks get nothing, and a card of the primary's network is not connected
 /// here.
-pub(crate) fn as_replica(spec: &VmSpec, settings: &ReplicationSettings) -> VmSpec {
-    let mut spec = spec.clone();
+pub(crate) fn as_replica(machine: &Machine, settings: &ReplicationSettings) -> VmSpec {
+    let mut spec = VmSpec::from(machine.clone());
     spec.disks.retain(|d| settings.disks.contains(&d.id));
     for nic in &mut spec.nics {
         if matches!(nic.backend, NicBackend::Tap { .. }) {
@@ -429,7 +429,7 @@ impl Actor {
         }
     }
 
-    fn mode(&self) -> Mode {
+    pub(crate) fn mode(&self) -> Mode {
         self.rel.as_ref().map_or(Mode::None, |r| r.mode)
     }
 

@@ -8,7 +8,7 @@ use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Turn};
 use lifeboat_model::{
-    DiskId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, PointId, Position,
+    DiskId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, Machine, PointId, Position,
     ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, VmSpec,
 };
 use tokio::time::Instant;
@@ -42,7 +42,7 @@ pub(crate) const NOWHERE: Position = Position::start(GenerationId(Uuid::nil()));
 
 /// An offer to be a replica.
 pub(crate) struct GivenWay {
-    pub(crate) spec: VmSpec,
+    pub(crate) spec: Machine,
     pub(crate) settings: ReplicationSettings,
     pub(crate) disks: Vec<LogDisk>,
     pub(crate) start: Position,
@@ -148,7 +148,7 @@ impl Actor {
             self.id,
         );
         let offer = |disks| PeerRequest::Offer {
-            vm: Box::new(rel.spec.clone()),
+            vm: Box::new(rel.spec.clone().into()),
             settings: reverse.settings.clone(),
             disks,
             start: rel.position,
@@ -411,6 +411,7 @@ impl Actor {
 
     /// From a primary that was prepared and wants to go on.
     pub(crate) fn stand_down(&self, peer: &PeerIdentity) -> Result<PeerReply, PeerRefusal> {
+        self.is_peer(peer)?;
         let host = self.host.config.name.clone();
         let Some(rel) = self.rel.as_ref().filter(|r| r.mode != Mode::Primary) else {
             let detail = "it is the primary now".to_owned();
@@ -525,14 +526,14 @@ impl Actor {
         ranges: &[CompareRange],
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
+        crate::sync::bounded(ranges).map_err(|detail| PeerRefusal::Conflict { detail })?;
         // What is compared is what was applied: a log that is not would change it afterwards.
         self.catch_up().await?;
         let store = &self.host.ports.store;
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
         let Some(number) = info.disks.iter().position(|d| d.id == *disk) else {
             // It was added, and nothing of it has come yet.
-            let all: Result<Vec<_>, String> = ranges.iter().map(crate::sync::not_zero).collect();
-            return match all {
+            return match crate::sync::not_zero(ranges) {
                 Ok(blocks) => Ok(PeerReply::Differ { blocks }),
                 Err(detail) => Err(PeerRefusal::Conflict { detail }),
             };
@@ -588,6 +589,9 @@ impl Actor {
         offer: GivenWay,
     ) -> Result<PeerReply, PeerRefusal> {
         let entry = self.lets_in(peer)?;
+        if self.mode() == Mode::Primary {
+            self.is_peer(peer)?;
+        }
         let again = self
             .rel
             .as_ref()

@@ -184,7 +184,7 @@ impl Actor {
         settings: &ReplicationSettings,
     ) -> Result<Vec<String>, Refusal> {
         let request = PeerRequest::Update {
-            vm: Box::new(spec.clone()),
+            vm: Box::new(spec.clone().into()),
             settings: settings.clone(),
             firmware: self.firmware().await,
         };

@@ -16,9 +16,10 @@ fn files(spec: &VmSpec) -> Vec<(String, String)> {
         .iter()
         .map(|d| (format!("disk {}", d.id), d.path.clone()));
     let vars = match &spec.firmware {
-        Firmware::Uefi { vars, .. } => Some(("the firmware's variables".to_owned(), vars.clone())),
+        Firmware::Uefi { vars, .. } => vars.clone(),
         Firmware::Bios => None,
     };
+    let vars = vars.map(|path| ("the firmware's variables".to_owned(), path));
     disks.chain(vars).collect()
 }
 

@@ -1,6 +1,8 @@
 //! Work of a synchronization: finding where two copies differ, from what is known or by digests, and sending that as logs
 //! of its own kind. Plain functions over the ports; the actor decides when they run. Any of these futures may be dropped.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -22,6 +24,8 @@ use crate::records::{SyncKind, Synchronization};
 const WINDOW: u64 = 256 << 20;
 /// Bytes of a range in it.
 const RANGE: u64 = 64 << 20;
+/// Ranges in one question.
+const ASKED: usize = 512;
 /// Bytes a first digest stands for: 16 bytes for these cost 0.025 % of a disk.
 const COARSE: u32 = 64 << 10;
 /// Bytes a second digest stands for, inside blocks that differ.
@@ -363,7 +367,7 @@ async fn compared(
     coarse.sort_unstable();
     let mut fine = Vec::new();
     // Many ranges in one question, within what one may ask.
-    for group in coarse.chunks(512) {
+    for group in coarse.chunks(ASKED) {
         fine.extend(differing(tools, route, of, group, FINE).await?);
     }
     Ok(fine
@@ -488,26 +492,43 @@ fn digest(block: &[u8]) -> [u8; 16] {
     half
 }
 
-/// Numbers of the blocks of a range that are not all zeros: what differs from a disk that holds nothing.
-pub(crate) fn not_zero(range: &CompareRange) -> Result<Vec<u32>, String> {
+/// Refuses a question that costs more than any that this side asks.
+pub(crate) fn bounded(ranges: &[CompareRange]) -> Result<(), String> {
+    let bytes = ranges.iter().fold(0_u64, |sum, r| sum.saturating_add(r.len));
+    match ranges.len() <= ASKED && bytes <= WINDOW {
+        true => Ok(()),
+        false => Err(format!(
+            "a comparison of {} ranges with {bytes} bytes; {ASKED} and {WINDOW} are possible",
+            ranges.len()
+        )),
+    }
+}
+
+/// Numbers of the blocks of each range that are not all zeros: what differs from a disk that holds nothing.
+pub(crate) fn not_zero(ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>, String> {
+    let mut zeros = BTreeMap::new();
+    let mut zero = |len: u64| {
+        *zeros
+            .entry(len)
+            .or_insert_with(|| digest(&vec![0; usize::try_from(len).unwrap_or(0)]))
+    };
+    ranges.iter().map(|r| not_zero_of(r, &mut zero)).collect()
+}
+
+fn not_zero_of(range: &CompareRange, zero: &mut impl FnMut(u64) -> [u8; 16]) -> Result<Vec<u32>, String> {
     let digests = BASE64_STANDARD
         .decode(&range.digests)
         .map_err(|e| format!("digests of disk {}: {e}", range.disk))?;
-    if range.block == 0 || range.block > 1 << 20 || range.len > RANGE {
+    let (len, block) = (range.len, u64::from(range.block));
+    let possible = (FINE..=HOLE).contains(&range.block) && len > 0 && len <= RANGE;
+    if !possible || len.div_ceil(block) != digests.len() as u64 / 16 || digests.len() % 16 != 0 {
+        let n = digests.len() / 16;
         return Err(format!(
-            "a comparison of {} bytes in blocks of {}",
-            range.len, range.block
+            "a comparison of {len} bytes in blocks of {block} with {n} digests"
         ));
     }
-    let zero = vec![0; usize::try_from(range.block).unwrap_or(0)];
-    let (whole, last) = (digest(&zero), range.len % u64::from(range.block));
-    let last = match usize::try_from(last) {
-        Ok(n) if n > 0 => digest(&zero[..n]),
-        _ => whole,
-    };
-    let blocks = digests.chunks(16).count();
-    let differs = |(n, d): (usize, &[u8])| *d != if n + 1 == blocks { last } else { whole };
-    let numbers = digests.chunks(16).enumerate().filter(|c| differs(*c));
+    let mut differs = |(n, d): (u64, &[u8])| *d != zero(block.min(len - n * block));
+    let numbers = (0..).zip(digests.chunks(16)).filter(|c| differs(*c));
     Ok(numbers.filter_map(|(n, _)| u32::try_from(n).ok()).collect())
 }
 
@@ -629,6 +650,59 @@ mod tests {
 
     fn at(generation: u128, sequence: u64) -> Position {
         Position::from_parts(GenerationId(Uuid::from_u128(generation)), sequence)
+    }
+
+    fn asked(len: u64, block: u32, digests: &[[u8; 16]]) -> CompareRange {
+        CompareRange {
+            disk: 0,
+            offset: 0,
+            len,
+            block,
+            digests: BASE64_STANDARD.encode(digests.concat()),
+        }
+    }
+
+    #[test]
+    fn a_disk_of_zeros_differs_where_the_digests_do() {
+        let (whole, half, other) = (digest(&[0; 4096]), digest(&[0; 2048]), digest(b"x"));
+        type Case<'a> = (u64, &'a [[u8; 16]], &'a [u32]);
+        let table: [Case<'_>; _] = [
+            (4096, &[whole], &[]),
+            (2048, &[half], &[]),
+            (2048, &[whole], &[0]),
+            (4096 * 2 + 2048, &[whole, other, half], &[1]),
+            (4096 * 2 + 2048, &[other, whole, whole], &[0, 2]),
+        ];
+        for (len, digests, differing) in table {
+            assert_eq!(not_zero(&[asked(len, 4096, digests)]).unwrap(), [differing]);
+        }
+        assert_eq!(not_zero(&[]).unwrap(), Vec::<Vec<u32>>::new());
+    }
+
+    #[test]
+    fn a_question_that_makes_no_sense_or_costs_too_much_is_refused() {
+        let whole = digest(&[0; 4096]);
+        for (len, block, digests) in [
+            (0, 4096, &[][..]),
+            (4096, 4096, &[][..]),
+            (4096, 4096, &[whole, whole][..]),
+            (4096, 0, &[whole][..]),
+            (4096, 512, &[whole; 8][..]),
+            (1 << 21, 1 << 21, &[whole][..]),
+            (u64::MAX, 1 << 20, &[whole][..]),
+        ] {
+            not_zero(&[asked(len, block, digests)]).unwrap_err();
+        }
+        let broken = CompareRange {
+            digests: "?".into(),
+            ..asked(4096, 4096, &[])
+        };
+        not_zero(&[broken]).unwrap_err();
+        let one = |len| asked(len, 4096, &[]);
+        bounded(&vec![one(WINDOW / 512); 512]).unwrap();
+        bounded(&vec![one(1); 513]).unwrap_err();
+        bounded(&[one(WINDOW), one(1)]).unwrap_err();
+        bounded(&[one(u64::MAX), one(u64::MAX)]).unwrap_err();
     }
 
     fn data(offset: u64, len: u64) -> Extent {

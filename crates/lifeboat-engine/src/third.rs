@@ -244,7 +244,7 @@ impl Actor {
     ) -> Result<Vec<String>, Refusal> {
         let firmware = machine::firmware_of(&*self.host.ports.store, self.id).await;
         let request = PeerRequest::Update {
-            vm: Box::new(rel.spec.clone()),
+            vm: Box::new(rel.spec.clone().into()),
             settings: settings.clone(),
             firmware: firmware.map_err(|e| failed("the firmware variables cannot be read", &e))?,
         };

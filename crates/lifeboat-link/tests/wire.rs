@@ -18,7 +18,7 @@ use lifeboat_engine::ports::scrub::WantedRange;
 use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
 use lifeboat_link::Link;
 use lifeboat_model::{
-    Bandwidth, DiskId, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+    Bandwidth, DiskId, Machine, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId,
 };
 use uuid::Uuid;
 
@@ -32,7 +32,7 @@ fn disk() -> DiskId {
     DiskId::new("sys").unwrap()
 }
 
-fn spec() -> Box<VmSpec> {
+fn spec() -> Box<Machine> {
     let text = r#"{"name": "web", "uuid": "00000000-0000-0000-0000-000000000003", "memory_mib": 64, "cpus": 1,
         "disk": [{"id": "sys", "path": "/d/sys.raw", "format": "raw"}]}"#;
     serde_json::from_str(text).unwrap()

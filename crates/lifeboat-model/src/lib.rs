@@ -8,6 +8,7 @@ pub mod causes;
 pub mod certificates;
 pub mod ids;
 pub mod lifecycle;
+mod machine;
 pub mod network;
 pub mod policy;
 pub mod power;
@@ -23,6 +24,7 @@ pub use api::{
 };
 pub use arrival::{Arrival, Arrivals, Reading, Recency};
 pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, VmId};
+pub use machine::Machine;
 pub use network::NicFailover;
 pub use settings::{
     AuthorizationEntry, Bandwidth, BandwidthWindow, DayWindow, ReplicationSettings, SettingsError, check_peer,

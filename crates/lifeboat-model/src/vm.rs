@@ -61,10 +61,12 @@ pub enum Firmware {
     Bios,
     /// UEFI: read-only code and the VM's own variable store.
     Uefi {
-        /// Path of the firmware code image (raw pflash).
+        /// Firmware code image (raw pflash): an absolute path, or the name of one that this host's firmware descriptors list.
         code: String,
-        /// Path of this VM's variable store (raw pflash), read and written by the guest.
-        vars: String,
+        /// Path of this VM's variable store (raw pflash), read and written by the guest. `None` for a replica, whose store
+        /// lies beside its disks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vars: Option<String>,
     },
 }
 
@@ -84,7 +86,7 @@ pub enum DiskFormat {
 pub struct DiskSpec {
     /// Name within the VM.
     pub id: DiskId,
-    /// Absolute path of the image on this host.
+    /// Absolute path of the image on this host. Empty for a replica, whose images are the replica store's.
     pub path: String,
     /// Format of the image.
     pub format: DiskFormat,
@@ -191,6 +193,9 @@ pub enum VmSpecError {
         /// What was written.
         path: String,
     },
+    /// A UEFI machine without a place for its variables.
+    #[error("firmware: name the file of this VM's variables: vars = \"/…\"")]
+    NoVars,
     /// A MAC address that is none.
     #[error("nic mac \"{0}\": write six hexadecimal bytes with colons, first byte even (unicast)")]
     Mac(String),
@@ -205,8 +210,27 @@ pub enum VmSpecError {
 }
 
 impl VmSpec {
-    /// Checks what the type alone cannot.
+    /// Checks what the type alone cannot, in the description of a VM of this host.
     pub fn validate(&self) -> Result<(), VmSpecError> {
+        self.validate_machine()?;
+        if let Firmware::Uefi { vars, .. } = &self.firmware {
+            absolute("firmware vars", vars.as_deref().ok_or(VmSpecError::NoVars)?)?;
+        }
+        let mut paths = BTreeSet::new();
+        for d in &self.disks {
+            absolute(&format!("disk \"{}\"", d.id), &d.path)?;
+            for dir in &d.allow.backing_in {
+                absolute(&format!("disk \"{}\", allow.backing_in", d.id), dir)?;
+            }
+            if !paths.insert(&d.path) {
+                return Err(VmSpecError::PathTwice(d.id.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what does not concern the files on this host.
+    pub fn validate_machine(&self) -> Result<(), VmSpecError> {
         let n = &self.name;
         if n.is_empty()
             || n.chars().count() > 64
@@ -226,9 +250,10 @@ impl VmSpec {
         range("cpus", u64::from(self.cpus), 1, 512, "1 to 512")?;
         word("machine", &self.machine)?;
         word("cpu", &self.cpu)?;
-        if let Firmware::Uefi { code, vars } = &self.firmware {
-            absolute("firmware code", code)?;
-            absolute("firmware vars", vars)?;
+        if let Firmware::Uefi { code, .. } = &self.firmware
+            && !code.starts_with('/')
+        {
+            word("firmware code", code)?;
         }
         self.validate_disks()?;
         self.nics.iter().try_for_each(validate_nic)
@@ -238,20 +263,11 @@ impl VmSpec {
         if !(1..=24).contains(&self.disks.len()) {
             return Err(VmSpecError::DiskCount(self.disks.len()));
         }
-        let (mut ids, mut paths) = (BTreeSet::new(), BTreeSet::new());
-        for d in &self.disks {
-            absolute(&format!("disk \"{}\"", d.id), &d.path)?;
-            for dir in &d.allow.backing_in {
-                absolute(&format!("disk \"{}\", allow.backing_in", d.id), dir)?;
-            }
-            if !ids.insert(&d.id) {
-                return Err(VmSpecError::DiskTwice(d.id.clone()));
-            }
-            if !paths.insert(&d.path) {
-                return Err(VmSpecError::PathTwice(d.id.clone()));
-            }
+        let mut ids = BTreeSet::new();
+        match self.disks.iter().find(|d| !ids.insert(&d.id)) {
+            Some(twice) => Err(VmSpecError::DiskTwice(twice.id.clone())),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The disk with this id.

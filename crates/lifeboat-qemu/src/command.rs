@@ -3,28 +3,37 @@
 use camino::Utf8Path;
 use lifeboat_engine::ports::hypervisor::Launch;
 use lifeboat_model::vm::DiskBus;
-use lifeboat_model::{Firmware, NicBackend, VmSpec};
+use lifeboat_model::{NicBackend, VmSpec};
 use serde_json::{Value, json};
 
 use crate::config::VmPaths;
+use crate::firmware::Flash;
 use crate::graph::{self, DiskGraph};
+use crate::preflight::Ready;
+use crate::probe::SANDBOX;
 use crate::seed;
 
 /// Arguments that start `launch` with its CPUs stopped.
-pub(crate) fn arguments(launch: &Launch, graphs: &[DiskGraph], paths: &VmPaths, accel: &str) -> Vec<String> {
+pub(crate) fn arguments(
+    launch: &Launch,
+    graphs: &[DiskGraph],
+    paths: &VmPaths,
+    ready: &Ready,
+) -> Vec<String> {
     let spec = &launch.spec;
     let mut a = Arguments(Vec::new());
     a.add("-name", &format!("guest={},debug-threads=on", escape(&spec.name)));
     a.add("-uuid", &spec.uuid.to_string());
     a.flags(&["-no-user-config", "-nodefaults", "-S"]);
     a.add("-display", "none");
+    a.add("-sandbox", SANDBOX);
     a.add("-rtc", "base=utc");
     a.add("-msg", "timestamp=on");
-    a.add("-accel", accel);
+    a.add("-accel", ready.accel);
     a.add("-cpu", &spec.cpu);
     a.add("-m", &format!("{}M", spec.memory_mib));
     a.add("-smp", &spec.cpus.to_string());
-    machine(&mut a, launch);
+    machine(&mut a, &spec.machine, ready.flash.as_ref());
     monitors(&mut a, paths);
     a.json("-device", &json!({"driver": "VGA", "id": "video"}));
     a.json(
@@ -76,14 +85,10 @@ fn socket(id: &str, path: &Utf8Path) -> String {
     format!("socket,id={id},path={},server=on,wait=off", escape(path.as_str()))
 }
 
-fn machine(a: &mut Arguments, launch: &Launch) {
-    let mut machine = launch.spec.machine.clone();
-    if let Firmware::Uefi { code, vars } = &launch.spec.firmware {
-        let vars = launch
-            .firmware_vars
-            .as_ref()
-            .map_or(vars.as_str(), |v| v.as_str());
-        let flash = |node: &str, path: &str, read_only: bool| {
+fn machine(a: &mut Arguments, machine: &str, flash: Option<&Flash>) {
+    let mut machine = machine.to_owned();
+    if let Some(Flash { code, vars, .. }) = flash {
+        let flash = |node: &str, path: &Utf8Path, read_only: bool| {
             json!({
                 "driver": "raw", "node-name": node, "read-only": read_only,
                 "file": {"driver": "file", "filename": path, "read-only": read_only},

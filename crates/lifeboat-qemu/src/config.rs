@@ -35,7 +35,12 @@ pub struct QemuConfig {
     pub binary: Option<Utf8PathBuf>,
     /// What executes the guest.
     pub accel: Accel,
+    /// Directories of firmware descriptors; a later one goes before.
+    pub firmware_dirs: Vec<Utf8PathBuf>,
 }
+
+/// Where distributions put firmware descriptors, and where administrators do (QEMU's docs/interop/firmware.json).
+pub const FIRMWARE_DIRS: [&str; 2] = ["/usr/share/qemu/firmware", "/etc/qemu/firmware"];
 
 impl QemuConfig {
     pub(crate) fn binary(&self) -> &str {

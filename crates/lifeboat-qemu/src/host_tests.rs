@@ -12,6 +12,8 @@ use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, NicSpec, VmId, Vm
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::config::QemuConfig;
+use crate::hypervisor::Qemu;
 use crate::preflight;
 use crate::testing::{DISK, Host, MIB, Random, Replica, at, tool};
 
@@ -41,7 +43,7 @@ async fn what_a_host_lacks_is_said_in_words() {
             |s| {
                 s.firmware = Firmware::Uefi {
                     code: "/no/code.fd".into(),
-                    vars: "/no/vars.fd".into(),
+                    vars: None,
                 }
             },
             "/no/code.fd",
@@ -84,7 +86,7 @@ async fn firmware_variables_are_read_and_replaced() {
     let own = file(&host, "vars.fd", 64 << 10, 1);
     launch.spec.firmware = Firmware::Uefi {
         code: code.to_string(),
-        vars: own.to_string(),
+        vars: Some(own.to_string()),
     };
     let vars = host.qemu.firmware_vars(&launch.spec).await.unwrap().unwrap();
     assert_eq!(vars, std::fs::read(&own).unwrap());
@@ -113,12 +115,56 @@ async fn firmware_variables_are_read_and_replaced() {
     assert!(gone.to_string().contains("vars.fd"), "{gone}");
     launch.firmware_vars = Some("/no/vars.fd".into());
     let refused = host.qemu.preflight(&launch).await.unwrap_err().to_string();
-    assert!(refused.contains("/no/vars.fd"), "{refused}");
+    assert!(refused.contains("names a template"), "{refused}");
+    launch.firmware_vars = None;
+    let refused = host.qemu.preflight(&launch).await.unwrap_err().to_string();
+    assert!(refused.contains("vars.fd cannot be opened"), "{refused}");
     let huge = std::fs::File::create(&own).unwrap();
     huge.set_len((64 << 20) + 1).unwrap();
     assert!(host.qemu.firmware_vars(&launch.spec).await.is_err());
     huge.set_len(64 << 20).unwrap();
     assert!(host.qemu.firmware_vars(&launch.spec).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_machine_of_another_host_gets_listed_firmware_and_variables_of_its_own() {
+    let mut host = Host::new();
+    let code = file(&host, "code.fd", 64 << 10, 0xf4);
+    let template = file(&host, "empty.fd", 64 << 10, 3);
+    let descriptor = json!({"mapping": {
+        "device": "flash", "executable": {"filename": code, "format": "raw"},
+        "nvram-template": {"filename": template, "format": "raw"},
+    }});
+    std::fs::write(host.path("50-code.json"), descriptor.to_string()).unwrap();
+    let dir = Utf8PathBuf::from_path_buf(host.path("")).unwrap();
+    host.qemu = Qemu::new(QemuConfig {
+        firmware_dirs: vec![dir],
+        ..host.qemu.config.clone()
+    });
+    let mut launch = host.vm(&[DiskFormat::Qcow2]);
+    let vm = launch.spec.uuid;
+    launch.spec.firmware = Firmware::Uefi {
+        code: "code.fd".into(),
+        vars: None,
+    };
+    assert_eq!(host.qemu.missing(&launch.spec).await, Vec::<String>::new());
+    let refused = host.qemu.preflight(&launch).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("no file for its firmware's variables"),
+        "{refused}"
+    );
+    let own = Utf8PathBuf::from_path_buf(host.path("own.fd")).unwrap();
+    launch.firmware_vars = Some(own.clone());
+    host.qemu.preflight(&launch).await.unwrap();
+    assert!(!own.exists(), "looking makes nothing");
+    host.qemu.start(&launch).await.unwrap();
+    assert_eq!(std::fs::read(&own).unwrap(), std::fs::read(&template).unwrap());
+    host.qemu.turn_off(vm).await.unwrap();
+    // It is the VM's from now on.
+    std::fs::write(&own, vec![4; 64 << 10]).unwrap();
+    host.qemu.start(&launch).await.unwrap();
+    assert_eq!(std::fs::read(&own).unwrap(), vec![4; 64 << 10]);
+    host.qemu.turn_off(vm).await.unwrap();
 }
 
 #[tokio::test]

@@ -4,12 +4,12 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
     Console, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch, LiveMerge,
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::capture;
 use crate::config::{QemuConfig, VmPaths};
 use crate::files;
+use crate::firmware;
 use crate::guest;
 use crate::ledger::{Holder, Ledger, Look};
 use crate::locate::Processes;
@@ -37,14 +38,14 @@ use crate::start;
 /// How long a monitor may take to greet before its process counts as stuck.
 pub(crate) const GREETING: Duration = Duration::from_secs(5);
 
+/// How long the daemon's own end may wait for a storage daemon to let go of its images.
+const RELEASE: Duration = Duration::from_secs(20);
+
 /// How long the file system may take to say what an image looks like.
 const LOOKING: Duration = Duration::from_secs(2);
 
 /// How long a monitor may take to say what its disks' change records mark.
 const COUNTING: Duration = Duration::from_secs(4);
-
-/// Largest variable store that is read, in bytes. The usual ones have 128 to 528 KiB.
-const FIRMWARE_VARS_MAX: u64 = 64 << 20;
 
 /// How long a process may take to close its images.
 pub(crate) const CLOSING: Duration = Duration::from_secs(30);
@@ -297,15 +298,29 @@ impl Hypervisor for Qemu {
         preflight::missing(self, spec).await
     }
 
+    async fn release(&self) {
+        let dirs = std::fs::read_dir(&self.config.run_dir)
+            .into_iter()
+            .flatten()
+            .flatten();
+        let vms = dirs.filter_map(|dir| dir.file_name().to_str()?.parse::<VmId>().ok());
+        let ends = vms.map(|vm| async move {
+            let ended = tokio::time::timeout(RELEASE, start::end_offline(self, vm)).await;
+            let why = match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it does not end in time".to_owned(),
+            };
+            tracing::warn!(%vm, why, "the storage daemon that stands in for the VM is left behind");
+        });
+        join_all(ends).await;
+    }
+
     async fn firmware_vars(&self, spec: &VmSpec) -> Result<Option<Bytes>, HypervisorError> {
         match &spec.firmware {
             Firmware::Bios => Ok(None),
-            Firmware::Uefi { vars, .. } => {
-                let what = || format!("cannot read the firmware's variables {vars}");
-                let bytes =
-                    files::read_at_most(Path::new(vars), FIRMWARE_VARS_MAX).map_err(io_error(what()))?;
-                Ok(Some(bytes.into()))
-            }
+            Firmware::Uefi { vars: None, .. } => Ok(None),
+            Firmware::Uefi { vars: Some(vars), .. } => firmware::read(vars.into()).await.map(Some),
         }
     }
 

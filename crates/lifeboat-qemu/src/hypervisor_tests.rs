@@ -116,6 +116,23 @@ async fn a_number_that_went_to_another_process_is_not_the_vm() {
 }
 
 #[tokio::test]
+async fn a_vm_s_process_is_confined() {
+    let mut host = Host::new();
+    let launch = host.vm(&[DiskFormat::Qcow2]);
+    let vm = launch.spec.uuid;
+    host.qemu.start(&launch).await.unwrap();
+    let process = host.qemu.process(vm).await.unwrap().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let value = |key: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(key));
+        line.map(|v| v.trim().to_owned())
+    };
+    assert_eq!(value("Seccomp:").as_deref(), Some("2"), "{status}");
+    assert_eq!(value("NoNewPrivs:").as_deref(), Some("1"), "{status}");
+    host.qemu.turn_off(vm).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_start_that_was_cut_off_is_done_again() {
     for recorded in [true, false] {
         let mut host = Host::new();
@@ -125,7 +142,8 @@ async fn a_start_that_was_cut_off_is_done_again() {
         crate::files::private_dir(paths.dir()).unwrap();
         let run = crate::ledger::Run::new(crate::ledger::Holder::Vm);
         let graphs = start::graphs(&host.qemu, &launch, run).await.unwrap();
-        let arguments = command::arguments(&launch, &graphs, &paths, "tcg");
+        let ready = preflight::check(&host.qemu, &launch).await.unwrap();
+        let arguments = command::arguments(&launch, &graphs, &paths, &ready);
         let mut child = process::spawn("qemu-system-x86_64", &arguments, paths.log().as_std_path()).unwrap();
         drop(
             start::connect(&mut child, &paths, Duration::from_secs(20))
@@ -250,7 +268,7 @@ fn bad_machines() -> Vec<(Spoil, &'static str)> {
             |l, _| {
                 l.spec.firmware = Firmware::Uefi {
                     code: "/no/code.fd".into(),
-                    vars: "/no/vars.fd".into(),
+                    vars: Some("/no/vars.fd".into()),
                 };
             },
             "/no/code.fd",

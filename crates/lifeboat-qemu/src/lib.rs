@@ -7,6 +7,7 @@ mod capture;
 mod command;
 mod config;
 mod files;
+mod firmware;
 mod graph;
 mod guest;
 #[cfg(test)]
@@ -31,5 +32,5 @@ mod start;
 mod testing;
 mod writers;
 
-pub use config::{Accel, QemuConfig};
+pub use config::{Accel, FIRMWARE_DIRS, QemuConfig};
 pub use hypervisor::Qemu;

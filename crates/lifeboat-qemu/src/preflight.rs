@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use camino::Utf8Path;
 use lifeboat_engine::ports::hypervisor::{DiskImage, HypervisorError, Launch, LaunchDisk};
 use lifeboat_model::vm::DiskBus;
-use lifeboat_model::{DiskId, Firmware, NicBackend, VmSpec};
+use lifeboat_model::{DiskId, NicBackend, VmSpec};
 
 use crate::config::QemuConfig;
+use crate::firmware::{self, Flash};
 use crate::graph::DiskGraph;
 use crate::hypervisor::Qemu;
 use crate::layers::{self, Known, Layer};
@@ -17,11 +18,20 @@ use crate::shell;
 /// Longest Unix socket path in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// Checks everything and says how the guest will be executed: the `-accel` argument.
-pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<&'static str, HypervisorError> {
+/// What a VM that passed every check is started with.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    /// The `-accel` argument.
+    pub(crate) accel: &'static str,
+    /// The files of its firmware; `None` for a BIOS machine.
+    pub(crate) flash: Option<Flash>,
+}
+
+/// Checks everything.
+pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<Ready, HypervisorError> {
     let config = &qemu.config;
     let spec = &launch.spec;
-    spec.validate()
+    spec.validate_machine()
         .map_err(|e| HypervisorError::Preflight(e.to_string()))?;
     let socket = config.paths(spec.uuid).offline().capture();
     if socket.as_str().len() > SOCKET_PATH_MAX {
@@ -32,30 +42,31 @@ pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<&'static str, 
     check_pairs(launch)?;
     let known = qemu.known.ask(config.binary()).await?;
     check_version(known.version, spec)?;
+    check_sandbox(&known)?;
     check_machine(&spec.machine, launch.disks.iter().map(|d| d.bus))?;
     check_machine_type(config, &known, spec)?;
     check_cpu(config, &known, spec)?;
     let accel = check_accel(qemu, spec).await?;
-    check_code(&spec.firmware)?;
-    check_vars(launch)?;
+    let flash = firmware::flash(config, launch).await?;
     check_seed(config, launch).await?;
     spec.nics.iter().try_for_each(|nic| check_nic(&nic.backend))?;
     let disks: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
     images(config, launch, &disks)?;
-    Ok(accel)
+    Ok(Ready { accel, flash })
 }
 
 /// Everything of `spec` that this host lacks, whatever it is told to connect and to open.
 pub(crate) async fn missing(qemu: &Qemu, spec: &VmSpec) -> Vec<String> {
     let config = &qemu.config;
     let mut found = vec![
-        spec.validate()
+        spec.validate_machine()
             .map_err(|e| HypervisorError::Preflight(e.to_string())),
         check_machine(&spec.machine, spec.disks.iter().map(|d| d.bus)),
     ];
     match qemu.known.recent(config.binary()).await {
         Ok(known) => found.extend([
             check_version(known.version, spec),
+            check_sandbox(&known),
             check_machine_type(config, &known, spec),
             check_cpu(config, &known, spec),
             check_accel(qemu, spec).await.map(|_| ()),
@@ -64,7 +75,7 @@ pub(crate) async fn missing(qemu: &Qemu, spec: &VmSpec) -> Vec<String> {
     }
     found.extend([
         check_memory(spec.memory_mib, host_memory_mib()),
-        check_code(&spec.firmware),
+        firmware::check(config, &spec.firmware).await,
     ]);
     let reasons = found.into_iter().filter_map(Result::err);
     reasons.map(|e| e.to_string()).collect()
@@ -103,6 +114,18 @@ pub(crate) fn check_version(version: (u32, u32), spec: &VmSpec) -> Result<(), Hy
         ));
     }
     Ok(())
+}
+
+/// Guests of other hosts run here: none of them without it.
+fn check_sandbox(known: &probe::Known) -> Result<(), HypervisorError> {
+    match known.sandbox {
+        true => Ok(()),
+        false => refuse(
+            "this QEMU was built without seccomp, so that a guest's process cannot be confined: install one that has it, as \
+             distributions do"
+                .into(),
+        ),
+    }
 }
 
 fn check_machine(machine: &str, buses: impl Iterator<Item = DiskBus>) -> Result<(), HypervisorError> {
@@ -171,35 +194,6 @@ fn host_memory_mib() -> Option<u64> {
     let total = info.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
     let kib: u64 = total.split_ascii_whitespace().next()?.parse().ok()?;
     Some(kib >> 10)
-}
-
-fn check_code(firmware: &Firmware) -> Result<(), HypervisorError> {
-    match firmware {
-        Firmware::Bios => Ok(()),
-        Firmware::Uefi { code, .. } => match File::open(code) {
-            Ok(_) => Ok(()),
-            Err(e) => refuse(format!(
-                "firmware code image {code} cannot be opened: {e}; install the package that has it (on Debian, ovmf)"
-            )),
-        },
-    }
-}
-
-/// The variable store that the guest will write to.
-fn check_vars(launch: &Launch) -> Result<(), HypervisorError> {
-    let Firmware::Uefi { vars, .. } = &launch.spec.firmware else {
-        return Ok(());
-    };
-    let vars = launch
-        .firmware_vars
-        .as_ref()
-        .map_or(vars.as_str(), |v| v.as_str());
-    match File::options().read(true).write(true).open(vars) {
-        Ok(_) => Ok(()),
-        Err(e) => refuse(format!(
-            "the firmware's variable store {vars} cannot be opened for writing: {e}"
-        )),
-    }
 }
 
 /// Some distributions build QEMU without the driver that shows a directory as a disk.

@@ -17,6 +17,10 @@ use crate::start::not_run;
 /// Oldest QEMU whose capture commands were tried.
 pub(crate) const OLDEST: (u32, u32) = (7, 2);
 
+/// What a VM's process forbids itself by seccomp: obsolete system calls, more rights, other programs, and the priorities and
+/// processors of processes.
+pub(crate) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
 /// How long it is believed what was asked: the program may be replaced by an upgrade.
 const BELIEVED: Duration = Duration::from_secs(600);
 
@@ -27,6 +31,8 @@ pub(crate) struct Known {
     pub(crate) version: (u32, u32),
     pub(crate) machines: BTreeSet<String>,
     pub(crate) cpus: BTreeSet<String>,
+    /// Whether it can forbid itself what no guest needs; a build without libseccomp cannot.
+    pub(crate) sandbox: bool,
 }
 
 /// What the program said when it was last asked.
@@ -54,12 +60,15 @@ impl Cache {
 
 async fn known(binary: &str) -> Result<Known, HypervisorError> {
     let text = ask(binary, &["--version"]).await?;
+    // It reads its options in their order, and ends at one that it was built without.
+    let sandboxed = ask(binary, &["-sandbox", SANDBOX, "--version"]).await?;
     let version = parse_version(&text)
         .ok_or_else(|| HypervisorError::Preflight(format!("{binary} --version says no version: {text}")))?;
     Ok(Known {
         version,
         machines: parse_names(&ask(binary, &["-machine", "help"]).await?),
         cpus: parse_names(&ask(binary, &["-cpu", "help"]).await?),
+        sandbox: parse_version(&sandboxed).is_some(),
     })
 }
 

@@ -38,7 +38,7 @@ pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), Hypervisor
     let vm = launch.spec.uuid;
     let paths = qemu.paths(vm);
     clear_the_way(qemu, vm, &paths).await?;
-    let accel = preflight::check(qemu, launch).await?;
+    let ready = preflight::check(qemu, launch).await?;
     end_offline(qemu, vm).await?;
     files::private_dir(paths.dir()).map_err(io_error(format!("cannot create {}", paths.dir().display())))?;
     files::remove_tree(paths.spool()).map_err(io_error("cannot remove the files of an old capture"))?;
@@ -55,7 +55,10 @@ pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), Hypervisor
     files::write_durably(paths.launch().as_std_path(), &bytes)
         .map_err(io_error(format!("cannot write {}", paths.launch())))?;
     seed::write(launch, &paths)?;
-    let mut arguments = command::arguments(launch, &started.graphs, &paths, accel);
+    if let Some(flash) = &ready.flash {
+        flash.make().await?;
+    }
+    let mut arguments = command::arguments(launch, &started.graphs, &paths, &ready);
     arguments.extend(["-pidfile".to_owned(), qemu.ledger.witness(vm).into_string()]);
     tracing::debug!(%vm, ?arguments, "starting QEMU");
     let spawned = spawn(qemu, vm, &paths, &arguments).await;

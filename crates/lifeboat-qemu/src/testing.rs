@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::config::{Accel, QemuConfig};
+use crate::config::{Accel, FIRMWARE_DIRS, QemuConfig};
 use crate::hypervisor::Qemu;
 use crate::process::PidRecord;
 use crate::qmp::Qmp;
@@ -45,6 +45,7 @@ impl Host {
             reserve_mib: 1,
             binary: None,
             accel: Accel::Tcg,
+            firmware_dirs: FIRMWARE_DIRS.map(Into::into).into(),
         };
         change(&mut config);
         Self {

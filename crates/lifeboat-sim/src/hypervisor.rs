@@ -310,6 +310,9 @@ impl Hypervisor for Port {
         missing.await.unwrap_or_default()
     }
 
+    /// Nothing here holds an image longer than the source that opened it.
+    async fn release(&self) {}
+
     async fn firmware_vars(&self, spec: &VmSpec) -> Result<Option<Bytes>, HypervisorError> {
         self.run("hv.firmware_vars", |s, h| {
             Ok(s.hosts[h].vars.get(&spec.uuid).cloned())

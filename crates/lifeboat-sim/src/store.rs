@@ -681,17 +681,16 @@ impl ReplicaStore for Port {
             .await
     }
 
-    async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Option<Utf8PathBuf>> {
+    async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Utf8PathBuf> {
         self.run("store.branch_firmware", |s, h| {
             let r = here(s, h, vm)?;
             if !r.branches.contains_key(&branch) {
                 return Err(StoreError::NoBranch(branch));
             }
-            let Some(vars) = r.vars.clone() else {
-                return Ok(None);
-            };
-            r.branch_vars.entry(branch).or_insert(vars);
-            Ok(Some(format!("/replicas/branch-{branch}-vars").into()))
+            if let Some(vars) = r.vars.clone() {
+                r.branch_vars.entry(branch).or_insert(vars);
+            }
+            Ok(format!("/replicas/branch-{branch}-vars").into())
         })
         .await
     }

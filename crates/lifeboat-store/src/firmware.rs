@@ -38,14 +38,14 @@ pub(crate) fn get(replica: &Replica) -> Result<Option<bytes::Bytes>> {
     }
 }
 
-/// A branch's own variables. A branch that was made before anything was put gets them now.
-pub(crate) fn of_branch(replica: &Replica, id: BranchId) -> Result<Option<Utf8PathBuf>> {
+/// The file for a branch's own variables. A branch that was made before anything was put gets them now.
+pub(crate) fn of_branch(replica: &Replica, id: BranchId) -> Result<Utf8PathBuf> {
     complete(&replica.manifest(), id)?;
     let path = place(replica, id);
     if !path.is_file() {
         copy_for(replica, id)?;
     }
-    Ok(path.is_file().then_some(path))
+    Ok(path)
 }
 
 /// Gives a branch its copy, if there is something to copy.

@@ -312,7 +312,7 @@ impl ReplicaStore for QcowStore {
         blocking(move || firmware::get(&replica)).await
     }
 
-    async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Option<Utf8PathBuf>> {
+    async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Utf8PathBuf> {
         exclusive(self.find(vm)?, move |r, _| firmware::of_branch(r, branch)).await
     }
 

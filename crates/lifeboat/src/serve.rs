@@ -278,6 +278,7 @@ fn qemu(config: &Config) -> QemuConfig {
             Accel::Kvm => lifeboat_qemu::Accel::Kvm,
             Accel::Tcg => lifeboat_qemu::Accel::Tcg,
         },
+        firmware_dirs: lifeboat_qemu::FIRMWARE_DIRS.map(Into::into).into(),
     }
 }
 

@@ -19,7 +19,8 @@ pub struct Launch {
     pub spec: VmSpec,
     /// One entry for each disk of `spec`, in the same order.
     pub disks: Vec<LaunchDisk>,
-    /// Variable store of the firmware, in place of the path in `spec`, which is the primary's.
+    /// Variable store of the firmware, in place of the path in `spec`: a branch has its own. A file that is not there is
+    /// made from this host's template.
     pub firmware_vars: Option<Utf8PathBuf>,
     /// Files of a NoCloud seed: the guest sees a small read-only disk with the label `cidata`. Empty: no such disk.
     pub seed: Vec<(String, String)>,
@@ -173,6 +174,10 @@ pub trait Hypervisor: Send + Sync {
 
     /// What of this machine would keep it from starting here, in words, one for each reason; disks are not looked at.
     async fn missing(&self, spec: &VmSpec) -> Vec<String>;
+
+    /// The daemon stops and nothing is captured any more: lets go of the images of VMs that are off. What does not let go in
+    /// time is left to the next start.
+    async fn release(&self);
 
     /// The firmware's variables of a VM of this host as they are now; `None` when it has none.
     async fn firmware_vars(&self, spec: &VmSpec) -> Result<Option<Bytes>, HypervisorError>;

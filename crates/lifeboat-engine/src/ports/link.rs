@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::{
-    DiskId, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+    DiskId, Machine, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,8 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// Whether the certificate was issued for the host of `peer`, a `HOST:PORT` with a name or an address in it.
+    /// Whether the certificate was issued for the host of `peer`, a `HOST:PORT` with a name or an address in it. A wildcard
+    /// stands for one label, as it does when the host is called.
     #[must_use]
     pub fn is_host_of(&self, peer: &str) -> bool {
         let host = peer.rsplit_once(':').map_or(peer, |(host, _)| host);
@@ -37,8 +38,12 @@ impl PeerIdentity {
         let host = host.strip_suffix('.').unwrap_or(host);
         // An address can be written in several ways.
         let address: Option<IpAddr> = host.parse().ok();
-        address.is_some_and(|a| self.addresses.contains(&a))
-            || self.names.iter().any(|name| name.eq_ignore_ascii_case(host))
+        let parent = host.split_once('.').map(|(_, parent)| parent);
+        let named = |name: &String| match name.strip_prefix("*.") {
+            Some(domain) => parent.is_some_and(|p| p.eq_ignore_ascii_case(domain)),
+            None => name.eq_ignore_ascii_case(host),
+        };
+        address.is_some_and(|a| self.addresses.contains(&a)) || self.names.iter().any(named)
     }
 }
 
@@ -50,8 +55,8 @@ pub enum PeerRequest {
     Hello,
     /// Make, or confirm, the replica of this VM. Repeatable.
     Offer {
-        /// The VM as it is on the primary.
-        vm: Box<VmSpec>,
+        /// The VM as its guest sees it on the primary.
+        vm: Box<Machine>,
         /// Settings of the relationship.
         settings: ReplicationSettings,
         /// Included disks with their sizes.
@@ -70,8 +75,8 @@ pub enum PeerRequest {
     },
     /// The settings or the machine changed; answered with what would keep the VM from starting there.
     Update {
-        /// The VM as it is on the primary.
-        vm: Box<VmSpec>,
+        /// The VM as its guest sees it on the primary.
+        vm: Box<Machine>,
         /// Settings of the relationship.
         settings: ReplicationSettings,
         /// The machine's firmware variables, base64; empty when it has none.

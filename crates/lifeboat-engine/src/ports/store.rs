@@ -431,8 +431,9 @@ pub trait ReplicaStore: Send + Sync {
     /// The firmware variables that were put last; `None` when none were.
     async fn firmware(&self, vm: VmId) -> Result<Option<Bytes>, StoreError>;
 
-    /// The firmware variables of a branch, writable and its own, made from what was put last; `None` when nothing was.
-    async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Option<Utf8PathBuf>, StoreError>;
+    /// The file for the firmware variables of a branch, writable and its own, made from what was put last. It is not there
+    /// when nothing was.
+    async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Utf8PathBuf, StoreError>;
 
     /// Merges those layers while the VM is off. Restartable; may be dropped at any moment.
     async fn merge_promoted(&self, vm: VmId, branch: BranchId) -> Result<(), StoreError>;

@@ -319,3 +319,25 @@ async fn opening_and_closing_may_be_given_up_at_any_moment() {
     }
     assert_eq!(look(&host, &launch).await, ImagesSeen::AsClosed);
 }
+
+#[tokio::test]
+async fn a_daemon_that_stops_lets_go_of_images() {
+    let mut host = Host::new();
+    let launch = host.vm(&[Qcow2, Raw]);
+    let running = host.vm(&[Raw]);
+    let source = host.source(&launch).await;
+    source.start_tracking(at(1)).await.unwrap();
+    host.qemu.start(&running).await.unwrap();
+    // Its work was dropped in the middle.
+    drop(source);
+    host.qemu.release().await;
+    // Whoever looks at the image is not refused for a lock.
+    tool(
+        "qemu-img",
+        &["check", "-q", host.path("a, disk.qcow2").to_str().unwrap()],
+    );
+    assert_eq!(look(&host, &launch).await, ImagesSeen::AsClosed);
+    assert!(host.qemu.process(running.spec.uuid).await.unwrap().is_some());
+    host.qemu.turn_off(running.spec.uuid).await.unwrap();
+    recorded(&host, &launch).await.close().await.unwrap();
+}

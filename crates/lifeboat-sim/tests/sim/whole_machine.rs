@@ -5,14 +5,15 @@ use crate::common::{eventually, failover, healthy, job, replicating, simulate, s
 use bytes::Bytes;
 use lifeboat_engine::action::{Action, PointSelector, ReplicationView};
 use lifeboat_model::{
-    Firmware, JobState, NicBackend, NicSpec, ReplicationHealth as Health, ReplicationState as State, VmSpec,
+    Firmware, JobState, Machine, NicBackend, NicSpec, ReplicationHealth as Health, ReplicationState as State,
+    VmSpec,
 };
 use lifeboat_sim::{Fault, VM, World};
 
 fn uefi() -> Firmware {
     Firmware::Uefi {
         code: "/fw/code.fd".into(),
-        vars: "/vm/vars.fd".into(),
+        vars: Some("/vm/vars.fd".into()),
     }
 }
 
@@ -24,6 +25,11 @@ async fn described(w: &World, change: impl FnOnce(&mut VmSpec)) {
 
 fn local(w: &World) -> VmSpec {
     w.shared.state().hosts[0].local[0].clone()
+}
+
+/// The VM as its replica's host may know it.
+fn known(w: &World) -> VmSpec {
+    Machine::from(local(w)).into()
 }
 
 fn variables(w: &World, to: &'static str) {
@@ -62,7 +68,7 @@ fn the_identity_of_the_machine_arrives_unchanged() {
         })
         .await;
         replicating(w).await;
-        let mut want = local(w);
+        let mut want = known(w);
         want.nics[0].backend = NicBackend::None;
         assert_eq!(w.recorded(1).unwrap().spec, want);
         w.cut(true);
@@ -85,7 +91,7 @@ fn a_changed_description_reaches_the_replica_before_its_next_data() {
             w.recorded(0).unwrap().position.sequence() > before
         })
         .await;
-        assert_eq!(w.recorded(1).unwrap().spec, local(w));
+        assert_eq!(w.recorded(1).unwrap().spec, known(w));
         assert_eq!(w.recorded(0).unwrap().spec, local(w));
         healthy(w, 0, 1).await;
     });
@@ -112,6 +118,28 @@ fn firmware_variables_travel_with_the_offer_and_when_they_change() {
         assert_eq!(vars, "another boot entry");
         let started = s.hosts[1].processes[&VM].vars.clone().unwrap();
         assert!(started.contains(&branch.to_string()), "{started}");
+    });
+}
+
+#[test]
+fn paths_of_the_primary_that_an_older_release_recorded_are_forgotten() {
+    simulate(7, async |w| {
+        described(w, |spec| spec.firmware = uefi()).await;
+        replicating(w).await;
+        w.stop(1).await;
+        let described = local(w);
+        for rel in &mut w.shared.state().hosts[1].catalog.relationships {
+            rel.spec = described.clone();
+        }
+        w.boot(1).await;
+        w.cut(true);
+        w.run(5).await;
+        assert_eq!(
+            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            JobState::Completed
+        );
+        let want = known(w);
+        assert_eq!(w.shared.state().hosts[1].processes[&VM].spec, Some(want));
     });
 }
 
@@ -199,7 +227,7 @@ fn every_step_of_an_update() {
                     w.run(150).await;
                     let hit = w.gate(host).disarm();
                     let told = format!("host {host} step {n} {hit:?} {fault:?}");
-                    assert_eq!(w.recorded(1).unwrap().spec, local(w), "{told}");
+                    assert_eq!(w.recorded(1).unwrap().spec, known(w), "{told}");
                     assert_eq!(kept(w).as_deref(), Some(&b"vars"[..]), "{told}");
                     assert_eq!(state(w, 0), State::Replicating, "{told}");
                     w.check(1).unwrap();

@@ -754,12 +754,13 @@ async fn firmware_variables_belong_to_their_branch() {
     w.rounds(1).await;
     let id = w.points[0].0;
     let early = w.branch(Target::Point { id }).await.unwrap();
-    assert_eq!(w.store.branch_firmware(w.vm, early).await.unwrap(), None);
+    let nothing = w.store.branch_firmware(w.vm, early).await.unwrap();
+    assert!(!nothing.exists());
     w.store.put_firmware(w.vm, "one".into()).await.unwrap();
     let one = w.branch(Target::Point { id }).await.unwrap();
     w.store.put_firmware(w.vm, "two".into()).await.unwrap();
     for (branch, content) in [(early, "two"), (one, "one")] {
-        let path = w.store.branch_firmware(w.vm, branch).await.unwrap().unwrap();
+        let path = w.store.branch_firmware(w.vm, branch).await.unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
         std::fs::write(&path, "written by the guest").unwrap();
     }
@@ -767,7 +768,7 @@ async fn firmware_variables_belong_to_their_branch() {
     w.store.drop_branch(w.vm, early).await.unwrap();
     w.branches.remove(&early);
     w.store.promote(w.vm, one).await.unwrap();
-    let path = w.store.branch_firmware(w.vm, one).await.unwrap().unwrap();
+    let path = w.store.branch_firmware(w.vm, one).await.unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "written by the guest");
     w.store.destroy(w.vm).await.unwrap();
     assert!(!w.dir().exists());

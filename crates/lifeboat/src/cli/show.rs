@@ -25,7 +25,7 @@ use lifeboat_model::{
 };
 
 use super::units::{self, instant, size, span};
-use replication::{is_replica, role, state};
+use replication::{role, state};
 
 pub(crate) use replication::{replication, statistics, status};
 
@@ -256,11 +256,6 @@ pub(crate) fn vm(v: &VmView, names: &Names, zone: &TimeZone) -> String {
         ("memory", size(u64::from(s.memory_mib) << 20)),
         ("machine", format!("{}, cpu {}", s.machine, s.cpu)),
     ];
-    let elsewhere = if v.replication.as_ref().is_some_and(is_replica) {
-        ", path on the primary"
-    } else {
-        ""
-    };
     for d in &s.disks {
         let format = match d.format {
             DiskFormat::Qcow2 => "qcow2",
@@ -271,9 +266,15 @@ pub(crate) fn vm(v: &VmView, names: &Names, zone: &TimeZone) -> String {
             DiskBus::Scsi => "scsi",
             DiskBus::Ide => "ide",
         };
+        let (id, path) = (&d.id, &d.path);
         rows.push((
             "disk",
-            format!("{} {} ({format}, {bus}{elsewhere})", d.id, d.path),
+            match v.disk_files.get(id) {
+                // In the replica store, which has its own formats.
+                Some(file) if file != path => format!("{id} {file} ({bus})"),
+                None if path.is_empty() => format!("{id} ({bus})"),
+                Some(_) | None => format!("{id} {path} ({format}, {bus})"),
+            },
         ));
     }
     rows.extend(s.nics.iter().map(|n| ("nic", n.mac.clone())));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "stories may fail their helpers")]
 
 mod addresses;
+mod attacks;
 mod cim;
 mod copies;
 mod crashes;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::support::{Setup, VM, World, run, wait_until};
 
 /// Where Debian's package ovmf has them.
-const CODE: &str = "/usr/share/OVMF/OVMF_CODE.fd";
-const VARS: &str = "/usr/share/OVMF/OVMF_VARS.fd";
+const CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 fn digest(path: &Path) -> String {
     let said = run("sha256sum", &[path.to_str().unwrap()]);

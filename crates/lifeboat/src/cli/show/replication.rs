@@ -27,7 +27,7 @@ pub(super) fn role(mode: ReplicationMode) -> &'static str {
 }
 
 /// Whether the disks are copies of another host's.
-pub(super) fn is_replica(r: &ReplicationView) -> bool {
+fn is_replica(r: &ReplicationView) -> bool {
     matches!(
         r.mode,
         ReplicationMode::Replica | ReplicationMode::ExtendedReplica

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod guest;
+pub mod hostile;
 pub mod proxy;
 pub mod random;
 

@@ -1,0 +1,241 @@
+//! What an authorized peer may not do to the replica's host. The peer is hostile: it has a good certificate and an entry, and
+//! says what the product never would.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::inotify;
+use serde_json::{Value, json};
+
+use crate::support::hostile::Hostile;
+use crate::support::{Setup, VM, World, run};
+
+/// Files that nobody may open, and who tells of it.
+struct Watched {
+    inotify: OwnedFd,
+    files: Vec<PathBuf>,
+}
+
+impl Watched {
+    fn new(files: Vec<PathBuf>) -> Self {
+        let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+        let inotify = inotify::init(flags).unwrap();
+        for file in &files {
+            inotify::add_watch(&inotify, file, inotify::WatchFlags::OPEN).unwrap();
+        }
+        Self { inotify, files }
+    }
+
+    fn nobody_opened(&self, after: &str) {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let opened = inotify::Reader::new(&self.inotify, &mut buffer).next().is_ok();
+        assert!(!opened, "{after}: one of {:?} was opened", self.files);
+    }
+
+    fn path(&self, n: usize) -> &str {
+        self.files[n].to_str().unwrap()
+    }
+}
+
+/// Another tenant's file, a device that blocks whoever opens it, and a disk.
+fn victims(dir: &Path) -> Watched {
+    let files: Vec<_> = ["secret", "fifo", "disk"].map(|name| dir.join(name)).into();
+    for file in [&files[0], &files[2]] {
+        std::fs::write(file, vec![b'S'; 1 << 20]).unwrap();
+    }
+    run("mkfifo", &[files[1].to_str().unwrap()]);
+    Watched::new(files)
+}
+
+/// The VM as a hostile primary describes it.
+fn described(world: &World, code: &str, watched: &Watched) -> Value {
+    let disk = |id: &str, path: &str| {
+        json!({
+            "id": id, "path": path, "format": "raw", "bus": "virtio",
+            "allow": {"backing_in": ["/"], "raw_header": true},
+        })
+    };
+    json!({
+        "name": VM, "uuid": world.uuid, "memory_mib": 192, "cpus": 1, "machine": "q35", "cpu": "qemu64",
+        "firmware": {"type": "uefi", "code": code, "vars": watched.path(0)},
+        "disk": [disk("sys", watched.path(2)), disk("data", watched.path(0))],
+        "nic": [{"mac": "52:54:00:4c:42:01", "backend": {"type": "tap", "ifname": "lo"}}],
+    })
+}
+
+#[test]
+fn guest_no_file_that_a_peer_names_is_opened() {
+    let mut world = World::new(&Setup {
+        empty_mib: Some(8),
+        ..Setup::default()
+    });
+    world.start();
+    world.replicate(&["--interval", "1s"]);
+    world.a.kill9();
+    let watched = victims(world.dir.path());
+    let peer = Hostile::with_certificate_of(&world.a, world.b.port);
+    let settings = world.b.replication()["settings"].clone();
+    let listed = "/nowhere/OVMF_CODE_4M.fd";
+    for code in [watched.path(1), watched.path(0), "/", "../fifo", listed] {
+        let document = json!({
+            "request": "update", "vm": described(&world, code, &watched), "settings": settings, "firmware": "",
+        });
+        let said = peer.call(&document);
+        world.b.ok(&["server", "show"]);
+        watched.nobody_opened(&format!("told of {code}: {said}"));
+        let shown = world.b.json(&["vm", "show", VM]);
+        assert!(
+            !shown
+                .to_string()
+                .contains(world.dir.path().join("secret").to_str().unwrap()),
+            "{code}: {shown}"
+        );
+        assert!(
+            !said.to_string().contains(world.b.dir.to_str().unwrap()),
+            "{said}"
+        );
+    }
+    // The last one is firmware of this host's list: the VM starts, with variables of its own.
+    world.b.ok(&["failover", "start", VM, "--test", "--start"]);
+    watched.nobody_opened("a test failover");
+    world.b.ok(&["failover", "stop-test", VM]);
+    world.b.ok(&["failover", "start", VM]);
+    let pid = world.qemu_pid(&world.b).unwrap();
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let line = String::from_utf8_lossy(&line).into_owned();
+    for file in &watched.files {
+        assert!(!line.contains(file.to_str().unwrap()), "{line}");
+    }
+    assert!(
+        line.contains("/usr/share/OVMF/OVMF_CODE_4M.fd") && line.contains("firmware.fd"),
+        "{line}"
+    );
+    world.b.ok(&["failover", "revert", VM, "--force"]);
+    world.b.ok(&["failover", "start", VM]);
+    world.b.ok(&["failover", "commit", VM]);
+    watched.nobody_opened("a failover, reverted, done again and committed");
+    for file in [0, 2] {
+        assert_eq!(std::fs::read(&watched.files[file]).unwrap(), vec![b'S'; 1 << 20]);
+    }
+}
+
+#[test]
+fn a_comparison_costs_its_host_little() {
+    let mut world = World::new(&Setup {
+        empty_mib: Some(8),
+        ..Setup::default()
+    });
+    world.start();
+    world.replicate(&["--interval", "1s"]);
+    world.a.kill9();
+    let peer = Hostile::with_certificate_of(&world.a, world.b.port);
+    let range =
+        |len: u64, block: u32| json!({"disk": 0, "offset": 0, "len": len, "block": block, "digests": ""});
+    for disk in ["sys", "none-of-this-vm"] {
+        // Hours of hashing in a document of a few MiB.
+        for (count, len, block) in [
+            (50_000, 0, 1 << 20),
+            (50_000, 1 << 20, 1 << 20),
+            (500, 0, 1 << 20),
+        ] {
+            let ranges = vec![range(len, block); count];
+            let document = json!({"request": "compare", "vm": world.uuid, "disk": disk, "ranges": ranges});
+            let said = peer.call(&document);
+            assert_eq!(said["reply"], "refused", "{disk} {count} {len}: {said}");
+        }
+    }
+    world.b.ok(&["server", "show"]);
+}
+
+/// What a host with an entry of its own asks of a VM that two others replicate.
+fn of_others(world: &World, offer: &Value) -> Vec<Value> {
+    let vm = &world.uuid;
+    let at = &offer["start"];
+    let mut all: Vec<_> = [
+        json!({"request": "prepare", "force": true, "start": true}),
+        json!({"request": "take-over", "at": at, "start": true}),
+        json!({"request": "stand-down"}),
+        json!({"request": "standing"}),
+        json!({"request": "status", "report": "up-to-date"}),
+        json!({"request": "restart-bulk", "disk": 0}),
+        json!({"request": "finish-bulk", "instant": 1, "consistency": "crash"}),
+        json!({"request": "log-offset", "position": at}),
+        json!({"request": "compare", "disk": "sys", "ranges": []}),
+        json!({"request": "differences", "disk": "sys", "from": 0}),
+        json!({"request": "read-disk", "ranges": [{"disk": "sys", "offset": 0, "len": 65536}]}),
+        json!({"request": "compare-again"}),
+    ]
+    .into();
+    for document in &mut all {
+        document["vm"] = json!(vm);
+    }
+    let update =
+        json!({"request": "update", "vm": offer["vm"], "settings": offer["settings"], "firmware": ""});
+    all.push(update);
+    for content in [
+        json!({"content": "empty"}),
+        json!({"content": "seed"}),
+        json!({"content": "media"}),
+        json!({"content": "extended"}),
+        json!({"content": "reverse", "since": at, "planned": true}),
+        json!({"content": "reverse", "since": at, "planned": false}),
+    ] {
+        let mut document = offer.clone();
+        document["content"] = content;
+        all.push(document);
+    }
+    all
+}
+
+#[test]
+fn a_host_with_an_entry_gets_nothing_of_a_vm_that_others_replicate() {
+    let mut world = World::new(&Setup {
+        empty_mib: Some(8),
+        ..Setup::default()
+    });
+    world.start();
+    world.allow_return();
+    world.add_third();
+    world.replicate(&["--interval", "1s"]);
+    let location = |host: &str| world.dir.path().join(host).join("foreign").display().to_string();
+    for (host, dir) in [(&world.a, "a"), (&world.b, "b")] {
+        let entry = [
+            "authorization",
+            "add",
+            "gamma.test",
+            "--trust-group",
+            "gamma",
+            "--location",
+        ];
+        host.ok(&[&entry[..], &[location(dir).as_str()]].concat());
+    }
+    let replication = world.b.replication();
+    let watched = victims(world.dir.path());
+    let offer = json!({
+        "request": "offer", "vm": described(&world, "OVMF_CODE_4M.fd", &watched), "settings": replication["settings"],
+        "disks": [{"id": "sys", "size": 8 << 20}, {"id": "data", "size": 8 << 20}],
+        "start": {"generation": world.uuid, "sequence": 1}, "from": "127.0.0.1:1", "firmware": "",
+    });
+    for host in [&world.a, &world.b] {
+        let peer = Hostile::with_certificate_of(&world.third().host, host.port);
+        let hello = peer.call(&json!({"request": "hello"}));
+        assert_eq!(hello["reply"], "hello", "it has an entry: {hello}");
+        for document in of_others(&world, &offer) {
+            let said = peer.call(&document);
+            let (what, name) = (&document["request"], host.name);
+            assert_eq!(
+                said["reply"], "refused",
+                "{name} {what} {}: {said}",
+                document["content"]
+            );
+        }
+    }
+    let (a, b) = (world.a.replication(), world.b.replication());
+    assert_eq!(
+        (&a["state"], &b["state"]),
+        (&json!("Replicating"), &json!("Replicating"))
+    );
+    assert_eq!(b["settings"], replication["settings"]);
+    world.arrived();
+    watched.nobody_opened("everything was asked");
+}
