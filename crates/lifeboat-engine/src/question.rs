@@ -150,8 +150,12 @@ impl Actor {
     }
 
     /// This side's word to the other. Nothing is waited for here: what takes time is looked at beside the actor.
+    ///
+    /// A host that shares no replication of the VM any more is answered too, when it has an authorization entry: an old
+    /// primary that comes back must learn that its VM went on here with another host.
     pub(crate) fn answer_standing(&self, asks: &PeerIdentity, reply: oneshot::Sender<PeerReply>) {
-        if let Err(refusal) = self.is_peer(asks) {
+        let entry = |_| self.host.authorize(asks).map(|_| ());
+        if let Err(refusal) = self.is_peer(asks).or_else(entry) {
             return drop(reply.send(PeerReply::Refused(refusal)));
         }
         let standing = self.rel.as_ref().map(|rel| Standing {

@@ -155,7 +155,6 @@ fn of_others(world: &World, offer: &Value) -> Vec<Value> {
         json!({"request": "prepare", "force": true, "start": true}),
         json!({"request": "take-over", "at": at, "start": true}),
         json!({"request": "stand-down"}),
-        json!({"request": "standing"}),
         json!({"request": "status", "report": "up-to-date"}),
         json!({"request": "restart-bulk", "disk": 0}),
         json!({"request": "finish-bulk", "instant": 1, "consistency": "crash"}),
