@@ -31,12 +31,25 @@ async fn small(seed: u64, mib: u64, reserve: u64) -> Option<(World, Small)> {
     Some((World::below(seed, tmp, root, reserve, &disks).await, guard))
 }
 
+fn free(w: &World) -> u64 {
+    let stat = rustix::fs::statvfs(w.root.as_std_path()).unwrap();
+    stat.f_bavail * stat.f_frsize
+}
+
+/// Waits until there is as much room as before: what was deleted takes room until the last process that read it has let
+/// go of it.
+async fn given_back(w: &World, before: u64) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while free(w) + (64 << 10) < before {
+        assert!(std::time::Instant::now() < end, "{} of {before} bytes", free(w));
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
 /// Takes all room but `left` bytes.
 fn fill(w: &World, left: u64) {
-    let stat = rustix::fs::statvfs(w.root.as_std_path()).unwrap();
-    let free = stat.f_bavail * stat.f_frsize;
     let file = std::fs::File::create(w.root.join("ballast")).unwrap();
-    let zeros = vec![1; usize::try_from(free.saturating_sub(left)).unwrap()];
+    let zeros = vec![1; usize::try_from(free(w).saturating_sub(left)).unwrap()];
     std::io::Write::write_all(&mut &file, &zeros).unwrap();
 }
 
@@ -119,11 +132,12 @@ async fn the_reserve_is_kept_free() {
     no_space(&w.store.apply(w.vm).await);
     w.check().await;
     // A failover is what it is for.
-    let position = w.durable;
+    let (position, before) = (w.durable, free(&w));
     let id = w.branch(Target::Cycle { position }).await.unwrap();
     w.check().await;
     w.store.drop_branch(w.vm, id).await.unwrap();
     w.branches.remove(&id);
+    given_back(&w, before).await;
     // What gives room back is not kept from it.
     w.store.expire_oldest(w.vm).await.unwrap();
     w.points.remove(0);
