@@ -1,6 +1,6 @@
 //! A virtual machine as another host may know it: what the guest sees, and nothing of the host it is on. It is what travels
-//! between hosts. It is made by leaving out what belongs to a host, and again when it is
-//! read: whatever a peer says, no path of its is ever in it.
+//! between hosts. What belongs to a host is left out when it is made and again when it is read: whatever a peer says, no path
+//! of the peer's host is ever in it.
 
 use std::ops::Deref;
 

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::config::QemuConfig;
 use crate::files;
 use crate::hypervisor::io_error;
+use crate::preflight::refuse;
 
 /// Most bytes of a descriptor that are read; those of distributions have about 1 KiB.
 const DESCRIPTOR_MAX: u64 = 64 << 10;
@@ -146,10 +147,6 @@ async fn aside<T: Send + 'static>(
         Ok(done) => done,
         Err(_) => refuse("the firmware's files could not be looked at: the daemon stops".into()),
     }
-}
-
-fn refuse<T>(why: String) -> Result<T, HypervisorError> {
-    Err(HypervisorError::Preflight(why))
 }
 
 fn cannot_write<T>(vars: &Utf8PathBuf, e: &io::Error) -> Result<T, HypervisorError> {

@@ -81,7 +81,7 @@ pub(crate) async fn missing(qemu: &Qemu, spec: &VmSpec) -> Vec<String> {
     reasons.map(|e| e.to_string()).collect()
 }
 
-fn refuse<T>(why: String) -> Result<T, HypervisorError> {
+pub(crate) fn refuse<T>(why: String) -> Result<T, HypervisorError> {
     Err(HypervisorError::Preflight(why))
 }
 

@@ -59,16 +59,19 @@ impl Cache {
 }
 
 async fn known(binary: &str) -> Result<Known, HypervisorError> {
-    let text = ask(binary, &["--version"]).await?;
     // It reads its options in their order, and ends at one that it was built without.
-    let sandboxed = ask(binary, &["-sandbox", SANDBOX, "--version"]).await?;
+    let mut text = ask(binary, &["-sandbox", SANDBOX, "--version"]).await?;
+    let sandbox = parse_version(&text).is_some();
+    if !sandbox {
+        text = ask(binary, &["--version"]).await?;
+    }
     let version = parse_version(&text)
         .ok_or_else(|| HypervisorError::Preflight(format!("{binary} --version says no version: {text}")))?;
     Ok(Known {
         version,
         machines: parse_names(&ask(binary, &["-machine", "help"]).await?),
         cpus: parse_names(&ask(binary, &["-cpu", "help"]).await?),
-        sandbox: parse_version(&sandboxed).is_some(),
+        sandbox,
     })
 }
 

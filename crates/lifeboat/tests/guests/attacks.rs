@@ -63,17 +63,29 @@ fn described(world: &World, code: &str, watched: &Watched) -> Value {
     })
 }
 
-#[test]
-fn guest_no_file_that_a_peer_names_is_opened() {
+/// Hosts whose VM has empty disks and no system.
+fn hosts() -> World {
     let mut world = World::new(&Setup {
         empty_mib: Some(8),
         ..Setup::default()
     });
     world.start();
+    world
+}
+
+/// A replica on B whose primary is hostile from now on.
+fn hostile_primary() -> (World, Hostile) {
+    let mut world = hosts();
     world.replicate(&["--interval", "1s"]);
     world.a.kill9();
-    let watched = victims(world.dir.path());
     let peer = Hostile::with_certificate_of(&world.a, world.b.port);
+    (world, peer)
+}
+
+#[test]
+fn guest_no_file_that_a_peer_names_is_opened() {
+    let (world, peer) = hostile_primary();
+    let watched = victims(world.dir.path());
     let settings = world.b.replication()["settings"].clone();
     let listed = "/nowhere/OVMF_CODE_4M.fd";
     for code in [watched.path(1), watched.path(0), "/", "../fifo", listed] {
@@ -121,14 +133,7 @@ fn guest_no_file_that_a_peer_names_is_opened() {
 
 #[test]
 fn a_comparison_costs_its_host_little() {
-    let mut world = World::new(&Setup {
-        empty_mib: Some(8),
-        ..Setup::default()
-    });
-    world.start();
-    world.replicate(&["--interval", "1s"]);
-    world.a.kill9();
-    let peer = Hostile::with_certificate_of(&world.a, world.b.port);
+    let (world, peer) = hostile_primary();
     let range =
         |len: u64, block: u32| json!({"disk": 0, "offset": 0, "len": len, "block": block, "digests": ""});
     for disk in ["sys", "none-of-this-vm"] {
@@ -188,11 +193,7 @@ fn of_others(world: &World, offer: &Value) -> Vec<Value> {
 
 #[test]
 fn a_host_with_an_entry_gets_nothing_of_a_vm_that_others_replicate() {
-    let mut world = World::new(&Setup {
-        empty_mib: Some(8),
-        ..Setup::default()
-    });
-    world.start();
+    let mut world = hosts();
     world.allow_return();
     world.add_third();
     world.replicate(&["--interval", "1s"]);
