@@ -2,6 +2,12 @@
 //! whose data all lies in the raw file at the same offsets. The raw file stays plain raw; the shell holds only the
 //! records and is made anew whenever it may not belong to the raw file's present content.
 //!
+//! That is so, too, when QEMU did not close it in order. A shell has a map, in which QEMU marks clusters of zeros, and the map
+//! is written back later than the data: with a map from before, the guest would see zeros where the raw file holds what it
+//! wrote. File times do not show it, because after a power cut they may be newer than what they stand for. The evidence is
+//! QEMU's own: it marks every bitmap in an image as in use, durably, before anything else is written there, and takes the mark
+//! away when all is closed. So each shell has a bitmap from the start, which records nothing.
+//!
 //! Beside each shell lies a note that says which file it is for, and that records were lost with an earlier shell.
 
 use std::fs::{self, Metadata};
@@ -16,6 +22,9 @@ use crate::files;
 
 /// Every record of ours starts with this.
 pub(crate) const RECORD_PREFIX: &str = "lifeboat-";
+
+/// The bitmap that every shell has.
+const ALWAYS: &str = "shell";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
@@ -69,8 +78,8 @@ pub(crate) fn forget_loss(shell: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes sure that `shell` fits the raw file `raw`, which no process has open. Records are kept only when the raw file
-/// was not touched after the shell was last closed.
+/// Makes sure that `shell` fits the raw file `raw`, which no process has open. Records are kept only when the shell was
+/// closed in order and the raw file was not touched after that.
 pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
     let meta = fs::metadata(raw)?;
     let identity = Identity {
@@ -91,14 +100,20 @@ pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
         Ok(own) if changed(&meta) > changed(&own) => Some(
             "the raw file changed after its disk was closed, or the disk was not closed cleanly".to_owned(),
         ),
-        Ok(_) if note.file.as_ref() == Some(&identity) => return Ok(()),
         Ok(_) => {
-            let file = Some(identity);
-            return store(shell, &Note { file, ..note });
+            let bitmaps = Bitmaps::of(shell).await;
+            if bitmaps.closed_in_order {
+                let file = Some(identity);
+                return match note.file == file {
+                    true => Ok(()),
+                    false => store(shell, &Note { file, ..note }),
+                };
+            }
+            Some("the VM's process did not close its images in order".to_owned())
         }
     };
     let lost = match doubt {
-        Some(reason) if has_records(shell).await => Some(reason),
+        Some(reason) if Bitmaps::of(shell).await.records => Some(reason),
         _ => note.lost,
     };
     // First the loss, then the deed: a crash in between must not make it look as if tracking never began.
@@ -144,26 +159,49 @@ fn changed(meta: &Metadata) -> (i64, i64) {
     (meta.ctime(), meta.ctime_nsec())
 }
 
-async fn has_records(shell: &Path) -> bool {
-    // Read without the data file: only the header and the directory of records count.
-    let image = serde_json::json!({
-        "driver": "qcow2", "file": {"driver": "file", "filename": shell},
-        "data-file": {"driver": "null-co", "size": 0}, "backing": null,
-    });
-    let out = Command::new("qemu-img")
-        .args(["info", "-U", "--output=json"])
-        .arg(format!("json:{image}"))
-        .output()
-        .await;
-    let info: Option<serde_json::Value> = out.ok().and_then(|o| serde_json::from_slice(&o.stdout).ok());
-    // When it cannot be read, assume the worse.
-    info.is_none_or(|info| {
+/// What the bitmaps in a shell say.
+struct Bitmaps {
+    /// There are some, and QEMU took its mark from each.
+    closed_in_order: bool,
+    /// Records of ours are among them.
+    records: bool,
+}
+
+impl Bitmaps {
+    /// Those of a shell that no process has open. Of one that cannot be read the worse is assumed.
+    async fn of(shell: &Path) -> Self {
+        // Read without the data file: only the header and the directory of bitmaps count.
+        let image = serde_json::json!({
+            "driver": "qcow2", "file": {"driver": "file", "filename": shell},
+            "data-file": {"driver": "null-co", "size": 0}, "backing": null,
+        });
+        let out = Command::new("qemu-img")
+            .args(["info", "-U", "--output=json"])
+            .arg(format!("json:{image}"))
+            .output()
+            .await;
+        let info: Option<serde_json::Value> = out.ok().and_then(|o| serde_json::from_slice(&o.stdout).ok());
+        let Some(info) = info else {
+            return Self {
+                closed_in_order: false,
+                records: true,
+            };
+        };
         let bitmaps = info.pointer("/format-specific/data/bitmaps");
-        let names = bitmaps.and_then(|b| b.as_array()).into_iter().flatten();
-        names
-            .filter_map(|b| b.get("name")?.as_str())
-            .any(|name| name.starts_with(RECORD_PREFIX))
-    })
+        let bitmaps = bitmaps.and_then(|b| b.as_array()).map_or(&[][..], Vec::as_slice);
+        let in_use = |b: &serde_json::Value| {
+            let flags = b.get("flags").and_then(|f| f.as_array());
+            flags.is_none_or(|f| f.iter().any(|flag| flag == "in-use"))
+        };
+        let ours = |b: &serde_json::Value| {
+            let name = b.get("name").and_then(|n| n.as_str());
+            name.is_some_and(|n| n.starts_with(RECORD_PREFIX))
+        };
+        Self {
+            closed_in_order: !bitmaps.is_empty() && !bitmaps.iter().any(in_use),
+            records: bitmaps.iter().any(ours),
+        }
+    }
 }
 
 /// Creates a shell over `raw` without touching it: made over an empty stand-in, then pointed to the raw file.
@@ -190,6 +228,19 @@ async fn create(shell: &Path, raw: &Path, size: u64) -> io::Result<()> {
         &options,
         target,
         &size.to_string(),
+    ])
+    .await?;
+    // As coarse as can be: it takes no room.
+    image_tool(&[
+        "bitmap",
+        "--add",
+        "--disable",
+        "-g",
+        "2G",
+        "-f",
+        "qcow2",
+        target,
+        ALWAYS,
     ])
     .await?;
     let options = format!("data_file={}", escape(raw)?);

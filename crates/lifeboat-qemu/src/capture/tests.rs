@@ -270,6 +270,75 @@ async fn a_kill_loses_tracking_and_stopping_it_heals() {
     }
 }
 
+/// File times move in ticks of milliseconds: nobody's hand is quicker than that, but a test's is.
+fn a_tick_later(host: &Host) {
+    let tick = || {
+        use std::os::unix::fs::MetadataExt;
+        let probe = host.path("probe");
+        std::fs::write(&probe, "x").unwrap();
+        let meta = std::fs::metadata(&probe).unwrap();
+        (meta.ctime(), meta.ctime_nsec())
+    };
+    let before = tick();
+    while tick() <= before {
+        std::thread::yield_now();
+    }
+}
+
+/// A shell has a map, in which clusters of zeros are marked. What of it was not written back when the process died must not
+/// hide what the raw file holds: the guest would see zeros now, and the data again when the shell is gone. A file system
+/// that comes up after a power cut may well say that the shell was changed last.
+#[tokio::test]
+async fn a_raw_disk_is_what_its_file_holds_after_the_process_was_killed() {
+    for tracked in [true, false] {
+        let mut host = Host::new();
+        let launch = host.vm(&[Raw]);
+        host.qemu.start(&launch).await.unwrap();
+        if tracked {
+            let source = host.source(&launch).await;
+            source.start_tracking(at(1)).await.unwrap();
+            source.close().await.unwrap();
+        }
+        let mut model = Model::new(&["a"]);
+        let guest = host.guest(&launch).await;
+        guest.write("a", &mut model, MIB, MIB, 3).await;
+        guest.io("a", "write -z 1M 1M").await;
+        guest.io("a", "flush").await;
+        model.fill("a", MIB, MIB, 0);
+        guest.write("a", &mut model, MIB + 4096, 4096, 7).await;
+        drop(guest);
+        host.kill(&launch).await;
+        let DiskImage::Plain { path, .. } = &launch.disks[0].image else {
+            unreachable!()
+        };
+        assert!(
+            std::fs::read(path).unwrap() == model.0["a"],
+            "the raw file is the disk"
+        );
+        a_tick_later(&host);
+        let shell = host.qemu.config.shell(launch.spec.uuid, &launch.disks[0].id);
+        let touched = std::fs::File::options().write(true).open(&shell).unwrap();
+        touched.set_modified(std::time::SystemTime::now()).unwrap();
+        host.qemu.start(&launch).await.unwrap();
+        let source = host.source(&launch).await;
+        let known = source.recover().await.unwrap();
+        assert!(!matches!(known, Tracking::Since(_)), "{known:?}");
+        let live = source.current().await.unwrap();
+        assert_eq!(
+            model.differing(&*live).await,
+            Vec::<String>::new(),
+            "tracked: {tracked}"
+        );
+        live.close().await.unwrap();
+        source.close().await.unwrap();
+        host.qemu.turn_off(launch.spec.uuid).await.unwrap();
+        assert!(
+            std::fs::read(path).unwrap() == model.0["a"],
+            "the raw file is the disk"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_raw_file_changed_behind_our_back_is_noticed() {
     let mut host = Host::new();
@@ -285,18 +354,7 @@ async fn a_raw_file_changed_behind_our_back_is_noticed() {
     drop(guest);
     host.qemu.turn_off(launch.spec.uuid).await.unwrap();
     let path = host.path("a, disk.raw");
-    // File times move in ticks of milliseconds: nobody's hand is quicker than that, but this test's is.
-    let tick = || {
-        use std::os::unix::fs::MetadataExt;
-        let probe = host.path("probe");
-        std::fs::write(&probe, "x").unwrap();
-        let meta = std::fs::metadata(&probe).unwrap();
-        (meta.ctime(), meta.ctime_nsec())
-    };
-    let closed = tick();
-    while tick() <= closed {
-        std::thread::yield_now();
-    }
+    a_tick_later(&host);
     let before = std::fs::metadata(&path).unwrap().modified().unwrap();
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[5; 4096], MIB).unwrap();
