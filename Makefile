@@ -29,7 +29,7 @@ demo: guest ## two hosts on this machine play the whole story
 	scripts/demo.sh
 
 soak: guest ## the long versions of the crash tests: power cuts, faults, random histories
-	cargo nextest run --workspace --locked --run-ignored only -E 'test(soak_)'
+	cargo nextest run --workspace --locked --run-ignored only --test-threads 4 -E 'test(soak_)'
 
 bench: guest ## measure against the budgets into docs/benchmarks.md; BENCH_FULL=1 measures longer
 	cargo build --release --locked -p lifeboat -p lifeboat-bench

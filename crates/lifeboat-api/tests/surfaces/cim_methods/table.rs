@@ -9,7 +9,7 @@ use lifeboat_model::VmId;
 use lifeboat_sim::{Fault, World};
 use uuid::Uuid;
 
-use crate::world::*;
+use crate::cim_methods::world::*;
 
 mod others;
 mod reasons;

@@ -1,13 +1,9 @@
 //! WS-Management as clients write it, by hand: reads in both families, enumerations in every way of pulling them, methods,
 //! faults and bounds. Instances and methods themselves are tested where they are made.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
-
-mod remote_support;
-
 use std::collections::BTreeSet;
 
-use remote_support::{Answer, Connection, Host, basic, element, host};
+use crate::remote_support::{Answer, Connection, Host, basic, element, host};
 
 const WMI: &str = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2/";
 const DMTF: &str = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/";

@@ -11,8 +11,8 @@ use lifeboat_api::cim::VIRTUALIZATION;
 use lifeboat_api::cim::methods::{METHODS, NOT_SERVED};
 use lifeboat_cim::Schema;
 
-use crate::table::{self, Situation};
-use crate::world::*;
+use crate::cim_methods::table::{self, Situation};
+use crate::cim_methods::world::*;
 
 /// The columns.
 const CODES: [u32; 14] = [
@@ -224,7 +224,7 @@ fn detail(out: &mut String, method: &str, mine: &[&Situation]) {
 const HEAD: &str = "\
 # What each method answers
 
-Made by a test (`UPDATE_DOCS=1 cargo nextest run -p lifeboat-api --test cim_methods` writes it) that plays every situation
+Made by a test (`UPDATE_DOCS=1 cargo nextest run -p lifeboat-api --test surfaces` writes it) that plays every situation
 below on real engines in a simulated world of two or three hosts, calls the method as the protocols do, and compares the
 value that comes back. **x**: played, see the list further down. A number: it cannot occur, for the reason with that number.
 *own*: values that a method has beside those of the API.

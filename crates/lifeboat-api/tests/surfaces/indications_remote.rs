@@ -1,18 +1,15 @@
 //! Indications as they travel: to pywbem's listener, and over WS-Eventing by envelopes that are written by hand. What is
 //! told to whom is tested in `indications`.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
-
-mod remote_support;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::remote_support::{Answer, Connection, Host, basic, element, host, host_within};
 use lifeboat_engine::action::{Action, InitialCopy};
 use lifeboat_sim::World;
 use rcgen::ExtendedKeyUsagePurpose;
-use remote_support::{Answer, Connection, Host, basic, element, host, host_within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -6,7 +6,7 @@ use lifeboat_engine::action::{Action, Answer};
 use lifeboat_model::{NicBackend, NicSpec};
 use lifeboat_sim::World;
 
-use crate::world::*;
+use crate::cim_methods::world::*;
 
 /// Create, copy, cycles.
 pub(crate) async fn replicating(w: &World) {

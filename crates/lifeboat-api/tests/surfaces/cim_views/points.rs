@@ -8,8 +8,8 @@ use lifeboat_engine::action::{Action, Answer, PointSelector, PointView};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_sim::World;
 
-use crate::text;
-use crate::world::{GUID, by_id, job, manager, related, replicating, simulate, system};
+use crate::cim_views::text;
+use crate::cim_views::world::{GUID, by_id, job, manager, related, replicating, simulate, system};
 
 const POINT: &str = "Msvm_VirtualSystemSettingData";
 

@@ -1,11 +1,7 @@
 //! CIM-XML as clients write it, by hand: headers and what they must fit to, reads in one answer and in many, methods, errors.
 //! Instances and methods themselves are tested where they are made.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
-
-mod remote_support;
-
-use remote_support::{Answer, Connection, Host, basic, host, post};
+use crate::remote_support::{Answer, Connection, Host, basic, host, post};
 
 const V2: &str = "root/virtualization/v2";
 const VM: &str = "6f3b2f2e-3a63-4a0e-9a53-0d9f5f6f0001";

@@ -1,10 +1,6 @@
 //! The REST surface on a real Unix socket with a fake engine: every action has one route, every documented route
 //! answers as documented, strangers and nonsense are refused. What the engine does is not tested here.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
-
-mod samples;
-
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +20,7 @@ use tokio::net::UnixStream;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use samples::{actions, answers, job, variant};
+use crate::samples::{self, actions, answers, job, variant};
 
 /// Remembers what it was asked and answers what its script says.
 struct Fake {

@@ -1,15 +1,11 @@
 //! The servers as a stranger meets them: who gets in, what refused and oversized requests cost, how connections begin and
 //! end. What the protocols say inside is tested elsewhere.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
-
-mod remote_support;
-
 use std::time::Duration;
 
+use crate::remote_support::{Authority, basic, basic_with, host, host_within, post};
 use lifeboat_api::remote::users::{Secret, add_user, remove};
 use lifeboat_api::remote::{Limits, Remote, RemoteConfig, RemoteError, Transport};
-use remote_support::{Authority, basic, basic_with, host, host_within, post};
 
 const IDENTIFY: &str = "<s:Envelope xmlns:s=\"http://www.w3.org/2003/05/soap-envelope\" \
     xmlns:i=\"http://schemas.dmtf.org/wbem/wsman/identity/1/wsmanidentity.xsd\">\

@@ -3,8 +3,8 @@
 use lifeboat_cim::{Instance, Value};
 use lifeboat_sim::World;
 
-use crate::stories::replicating;
-use crate::world::*;
+use crate::cim_methods::stories::replicating;
+use crate::cim_methods::world::*;
 
 async fn statistics(w: &World, host: usize) -> Instance {
     let report = done(w, host, "GetReplicationStatistics", vec![vm()]).await;

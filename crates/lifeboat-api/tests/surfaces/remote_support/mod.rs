@@ -1,7 +1,6 @@
 //! For tests of the servers: a simulated host behind real ports with real certificates, and a client that writes bytes and
 //! reads bytes. It knows HTTP's framing and nothing else, so that nothing of the product checks itself.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::net::SocketAddr;

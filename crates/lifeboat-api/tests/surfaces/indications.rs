@@ -1,21 +1,16 @@
 //! Who is told of what: subscriptions over real engines in the simulated world, in virtual time. How indications travel is
 //! tested in `indications_remote`.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
-
-#[allow(dead_code, reason = "each test file uses its part")]
-#[path = "cim_views/world.rs"]
-mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cim_views::world::{self, GUID, managed, manager, replicating, simulate, tested};
 use lifeboat_api::cim::indications::{IN_ALL, Indications, PER_USER, QUEUE, Subscription};
 use lifeboat_api::cim::{Caller, ObjectManager, Role};
 use lifeboat_cim::{CimError, Instance, Status, Value, wql};
 use lifeboat_engine::action::{Action, InitialCopy};
 use lifeboat_sim::World;
 use tokio::time::Instant;
-use world::{GUID, managed, manager, replicating, simulate, tested};
 
 const JOBS: &str = "SELECT * FROM CIM_InstModification WHERE SourceInstance ISA \"Msvm_ConcreteJob\"";
 /// Suspended.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lifeboat_api::cim::{CIMV2, INTEROP, ObjectManager, Relations, VIRTUALIZATION};
 use lifeboat_cim::{CimType, Instance, InstanceName, Namespace, ObjectPath, Property, Value};
 
-use crate::world::{drain, from};
+use crate::cim_views::world::{drain, from};
 
 pub(crate) fn holds(property: &Property, value: &Value) -> bool {
     let range = |n: u64, bits: u32| bits == 64 || n < 1 << bits;

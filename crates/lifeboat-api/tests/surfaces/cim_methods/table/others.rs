@@ -4,7 +4,9 @@ use super::*;
 use Stage::*;
 
 pub(super) fn nobody() -> Raw {
-    Raw::Path(crate::world::system("00000000-0000-0000-0000-0000000000FF"))
+    Raw::Path(crate::cim_methods::world::system(
+        "00000000-0000-0000-0000-0000000000FF",
+    ))
 }
 
 /// The settings of the VM, where the VM itself belongs.
@@ -44,7 +46,7 @@ const fn of_vm(
 ) -> Situation {
     Situation {
         class: "Msvm_ComputerSystem",
-        target: |_| crate::world::system(&guid()).name,
+        target: |_| crate::cim_methods::world::system(&guid()).name,
         ..at(method, code, words, place, args)
     }
 }
@@ -52,7 +54,7 @@ const fn of_vm(
 /// The same of the host instead of a VM.
 const fn of_host(method: &'static str, args: fn(&World) -> Args) -> Situation {
     Situation {
-        target: |_| crate::world::system("a").name,
+        target: |_| crate::cim_methods::world::system("a").name,
         ..of_vm(method, 32776, "it is the host's, not a VM's", (Fresh, 0), args)
     }
 }
@@ -303,7 +305,10 @@ pub(super) fn jobs() -> Vec<Situation> {
 
 fn destroyed(w: &World) -> Args {
     let test = test_vm(w);
-    vec![arg("AffectedSystem", Raw::Path(crate::world::system(&test)))]
+    vec![arg(
+        "AffectedSystem",
+        Raw::Path(crate::cim_methods::world::system(&test)),
+    )]
 }
 
 fn summary(of: Raw) -> Args {
@@ -326,7 +331,10 @@ pub(super) fn services() -> Vec<Situation> {
         of(destroy, 4096, "a test VM", (Testing, 1), destroyed),
         of(destroy, 32768, NOT_WRITTEN, (Testing, 1), destroyed).spoilt(catalogs_full),
         of(destroy, 32770, "a VM that is no test", (Fresh, 0), |_| {
-            vec![arg("AffectedSystem", Raw::Path(crate::world::system(&guid())))]
+            vec![arg(
+                "AffectedSystem",
+                Raw::Path(crate::cim_methods::world::system(&guid())),
+            )]
         }),
         of(get, 0, "VMs of this host, or all of them", (Fresh, 0), |_| {
             summary(settings_of_vm())

@@ -1,0 +1,15 @@
+//! The management surfaces as their clients meet them: REST, CIM over both protocols, indications. One program for all of these
+//! tests, so that it is linked once.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
+#![allow(unreachable_pub, reason = "shared by the modules of this program")]
+
+mod cim_methods;
+mod cim_views;
+mod indications;
+mod indications_remote;
+mod remote_cimxml;
+mod remote_http;
+mod remote_support;
+mod remote_wsman;
+mod rest;
+mod samples;
