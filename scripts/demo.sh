@@ -420,7 +420,7 @@ act_7() {
     local boots from record
     boots=$(boots alpha)
     from=$(now_ms)
-    on beta failover start $vm --planned
+    on alpha failover start $vm --planned
     await 120 "alpha is the primary again" is alpha mode Primary
     await_boot "$boots" alpha
     home_ms=$(($(now_ms) - from))

@@ -695,6 +695,39 @@ fn server_view() -> Value {
     )
 }
 
+fn authorization_entry() -> Value {
+    object(
+        "Who may replicate to this host, and where the copies go",
+        &[
+            ("primary", text("Name of the primary: exact, *.domain, or *")),
+            (
+                "storage_location",
+                text("Absolute directory below which replicas are stored"),
+            ),
+            (
+                "trust_group",
+                text("Primaries that share it may feed each other's replicas"),
+            ),
+            (
+                "allow_start",
+                flag("Whether a planned failover may start a VM here by the primary's word alone"),
+            ),
+            (
+                "keep_at_least_s",
+                number(
+                    "Seconds for which recovery points are kept whatever the primary asks for; 0: as it asks",
+                ),
+            ),
+            (
+                "locked_until",
+                or_null(&instant(
+                    "Until then the entry can be neither removed nor made to keep points for a shorter time",
+                )),
+            ),
+        ],
+    )
+}
+
 fn certificate() -> Value {
     object(
         "A certificate that connections of this host depend on",
@@ -741,23 +774,7 @@ fn host() -> Vec<Named> {
                 ],
             ),
         ),
-        (
-            "AuthorizationEntry",
-            object(
-                "Who may replicate to this host, and where the copies go",
-                &[
-                    ("primary", text("Name of the primary: exact, *.domain, or *")),
-                    (
-                        "storage_location",
-                        text("Absolute directory below which replicas are stored"),
-                    ),
-                    (
-                        "trust_group",
-                        text("VMs may move between primaries that share it"),
-                    ),
-                ],
-            ),
-        ),
+        ("AuthorizationEntry", authorization_entry()),
         ("ServerSettings", server_settings()),
         ("ServerView", server_view()),
         ("Certificate", certificate()),

@@ -112,5 +112,6 @@ fn prepare(path: &Utf8Path) -> Result<Connection, CatalogError> {
         .pragma_update(None, "synchronous", "FULL")
         .map_err(|e| database(&e))?;
     crate::rows::add_digests(&mut connection)?;
+    crate::rows::part_groups(&mut connection)?;
     Ok(connection)
 }

@@ -2,7 +2,7 @@
 
 use lifeboat_engine::ports::catalog::{CatalogError, CatalogImage};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
-use lifeboat_model::{AuthorizationEntry, JobId, VmId};
+use lifeboat_model::{AuthorizationEntry, JobId, Timestamp, VmId};
 use rusqlite::{Connection, Params, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -95,6 +95,9 @@ fn entry_key(primary: impl std::fmt::Display) -> String {
     format!("authorization entry {primary}")
 }
 
+/// The trust group of entries whose group nobody had named, up to version 2.
+const EVERYBODY: &str = "default";
+
 /// Key for people of the server's settings.
 const SERVER: &str = "server settings";
 
@@ -170,6 +173,41 @@ pub(crate) fn add_digests(connection: &mut Connection) -> Result<(), CatalogErro
     transaction.commit().map_err(|e| database(&e))
 }
 
+/// Gives the entries of version 2 that are of the group which everybody got a group of their own, and says so.
+pub(crate) fn part_groups(connection: &mut Connection) -> Result<(), CatalogError> {
+    let transaction = connection.transaction().map_err(|e| database(&e))?;
+    let before = "SELECT primary_host, record, digest FROM authorization_entry WHERE group_named = 0";
+    let rows = texts(&transaction, before, [], |r| keyed(entry_key, r))?;
+    let entries = records(rows, |e: &AuthorizationEntry| entry_key(&e.primary))?;
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    for entry in entries {
+        if entry.trust_group != EVERYBODY {
+            put_entry(&transaction, &entry)?;
+            continue;
+        }
+        let host = &entry.primary;
+        let message = format!(
+            "the trust group of the authorization entry {host} was \"{EVERYBODY}\", like that of every entry whose group was \
+             not named, so that all of these hosts could feed each other's replicas; it has a group of its own now. Hosts that \
+             take over each other's VMs need one group: lifeboat authorization add {host} --trust-group GROUP"
+        );
+        add_event(
+            &transaction,
+            &Event {
+                at: Timestamp::default().plus(now),
+                vm: None,
+                message,
+            },
+        )?;
+        let own = AuthorizationEntry {
+            trust_group: host.clone(),
+            ..entry
+        };
+        put_entry(&transaction, &own)?;
+    }
+    transaction.commit().map_err(|e| database(&e))
+}
+
 /// Writes or replaces a relationship.
 pub(crate) fn put_relationship(connection: &Connection, record: &Relationship) -> Result<(), CatalogError> {
     let key = relationship_key(record.vm, record.index);
@@ -215,8 +253,9 @@ pub(crate) fn remove_job(connection: &Connection, job: JobId) -> Result<(), Cata
 pub(crate) fn put_entry(connection: &Connection, record: &AuthorizationEntry) -> Result<(), CatalogError> {
     let key = entry_key(&record.primary);
     let text = encode(&key, record)?;
-    let sql = "INSERT INTO authorization_entry (primary_host, record, digest) VALUES (?1, ?2, ?3)
-               ON CONFLICT DO UPDATE SET record = excluded.record, digest = excluded.digest";
+    let sql =
+        "INSERT INTO authorization_entry (primary_host, record, digest, group_named) VALUES (?1, ?2, ?3, 1)
+               ON CONFLICT DO UPDATE SET record = excluded.record, digest = excluded.digest, group_named = 1";
     let digest = digest(&key, &text);
     run(connection, sql, params![record.primary, text, digest]).map(drop)
 }

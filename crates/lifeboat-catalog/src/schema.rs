@@ -9,7 +9,11 @@ use crate::error::database;
 const APPLICATION_ID: i64 = 0x4c69_6665;
 
 /// Step `n` leads from version `n` to version `n + 1`. A released step is never changed, only followed by another.
-pub(crate) const MIGRATIONS: &[&str] = &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("schema_v1.sql"),
+    include_str!("schema_v2.sql"),
+    include_str!("schema_v3.sql"),
+];
 
 /// Brings the file to the newest version known here. Each step is one transaction: a crash leaves the version before
 /// or the version after.

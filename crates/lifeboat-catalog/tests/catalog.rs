@@ -20,6 +20,9 @@ fn entry(primary: &str) -> AuthorizationEntry {
         primary: primary.into(),
         storage_location: "/srv/replicas".into(),
         trust_group: "main".into(),
+        allow_start: false,
+        keep_at_least_s: 0,
+        locked_until: None,
     }
 }
 
@@ -98,6 +101,38 @@ async fn putting_again_replaces_and_removing_twice_is_fine() {
         ..CatalogImage::default()
     };
     assert_eq!(catalog.load().await.unwrap(), left);
+}
+
+/// Up to version 2 an entry whose trust group nobody had named shared one with all the others.
+#[tokio::test]
+async fn an_entry_of_the_group_of_everybody_gets_its_own_once() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture(), path(&dir)).unwrap();
+    let raw = rusqlite::Connection::open(path(&dir)).unwrap();
+    let shared = "INSERT INTO authorization_entry (primary_host, record) VALUES ('b.test',
+        '{\"primary\":\"b.test\",\"storage_location\":\"/srv\",\"trust_group\":\"default\"}')";
+    assert_eq!(raw.execute(shared, []).unwrap(), 1);
+    drop(raw);
+    let group = |image: &CatalogImage, primary: &str| {
+        let entry = image.entries.iter().find(|e| e.primary == primary);
+        entry.unwrap().trust_group.clone()
+    };
+    let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
+    let image = catalog.load().await.unwrap();
+    assert_eq!(group(&image, "b.test"), "b.test");
+    assert_eq!(group(&image, "*.example.org"), "main", "somebody named it");
+    let said = catalog.events(None, 1).await.unwrap();
+    assert!(said[0].message.contains("--trust-group"), "{said:?}");
+    // Who names that group from now on means it.
+    let named = AuthorizationEntry {
+        trust_group: "default".into(),
+        ..entry("b.test")
+    };
+    catalog.put_entry(&named).await.unwrap();
+    drop(catalog);
+    let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
+    assert_eq!(group(&catalog.load().await.unwrap(), "b.test"), "default");
+    assert_eq!(catalog.events(None, 10).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -41,6 +41,22 @@ pub struct LogDisk {
     pub size: u64,
 }
 
+impl LogDisk {
+    /// Checks the size.
+    ///
+    /// # Errors
+    /// No log can hold a disk of this size.
+    pub fn validate(&self) -> Result<(), HeaderError> {
+        if self.size == 0 || !self.size.is_multiple_of(SECTOR) || self.size > MAX_DISK_SIZE {
+            return Err(HeaderError::DiskSize {
+                id: self.id.clone(),
+                size: self.size,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// The header of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -70,12 +86,7 @@ impl Header {
             return Err(HeaderError::DiskCount(self.disks.len()));
         }
         for (n, disk) in self.disks.iter().enumerate() {
-            if disk.size == 0 || !disk.size.is_multiple_of(SECTOR) || disk.size > MAX_DISK_SIZE {
-                return Err(HeaderError::DiskSize {
-                    id: disk.id.clone(),
-                    size: disk.size,
-                });
-            }
+            disk.validate()?;
             if self.disks.iter().take(n).any(|d| d.id == disk.id) {
                 return Err(HeaderError::DiskTwice(disk.id.clone()));
             }

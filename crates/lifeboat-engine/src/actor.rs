@@ -467,7 +467,7 @@ impl Actor {
                 prepare_only,
                 start,
                 ..
-            } => self.plan_failover_of_primary(force, !prepare_only, start).await,
+            } => self.planned_failover(force, !prepare_only, start).await,
             Action::CancelPlanned { force, .. } => self.cancel_planned(force).await,
             Action::SetFailoverNetwork { cards, .. } => self.set_failover_network(cards).await,
             Action::StartTest { point, start, .. } => self.start_test(&point, start).await,

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lifeboat_model::arrival::age_on_arrival;
-use lifeboat_model::policy::{expire_due, replays_from, seal_due};
-use lifeboat_model::{Arrival, Arrivals, PointId, Position, Reading, ReplicationSettings, Timestamp, VmId};
+use lifeboat_model::policy::Retention;
+use lifeboat_model::{Arrival, Arrivals, PointId, Position, Reading, Timestamp, VmId};
 
 use crate::actor::Actor;
 use crate::order::{Place, places};
@@ -171,7 +171,7 @@ impl Aging {
     /// Whether a point is due at a log that is applied. Always where no point leads to it: it could not be brought up.
     pub(crate) fn seal_due(
         &self,
-        settings: &ReplicationSettings,
+        retention: &Retention,
         info: &ReplicaInfo,
         log: &StoredLog,
         application: bool,
@@ -194,11 +194,11 @@ impl Aging {
                 false => passed.max(log.instant.since(newest.instant)),
             }
         });
-        seal_due(settings, since, application)
+        retention.seal_due(since, application)
     }
 
     /// What is due to expire.
-    pub(crate) fn expiry(&self, settings: &ReplicationSettings, info: &ReplicaInfo) -> Expiry {
+    pub(crate) fn expiry(&self, retention: &Retention, info: &ReplicaInfo) -> Expiry {
         let logs: HashSet<Position> = info.logs.iter().map(|l| l.position).collect();
         self.arrivals().keep(&logs);
         let places = places(info);
@@ -209,11 +209,11 @@ impl Aging {
             .filter(|((_, place), _)| place.point.is_some())
             .map(|((n, _), age)| (n, age))
             .unzip();
-        let from = replays_from(settings, &ages).and_then(|n| points.get(n).copied());
+        let from = retention.replays_from(&ages).and_then(|n| points.get(n).copied());
         let useless = places.iter().take(from.map_or(0, |n| n + 1));
         Expiry {
             logs: useless.rev().find_map(|p| p.log).map(|l| l.position),
-            oldest_point: expire_due(settings, &ages),
+            oldest_point: retention.expire_due(&ages),
         }
     }
 }
@@ -222,7 +222,7 @@ impl Aging {
 mod tests {
     use super::*;
     use lifeboat_deltalog::Consistency;
-    use lifeboat_model::{Bandwidth, GenerationId};
+    use lifeboat_model::{Bandwidth, GenerationId, ReplicationSettings};
     use uuid::Uuid;
 
     const DAY: u64 = 86_400_000;
@@ -240,8 +240,8 @@ mod tests {
         }
     }
 
-    fn settings() -> ReplicationSettings {
-        ReplicationSettings {
+    fn retention() -> Retention {
+        let settings = ReplicationSettings {
             peer: "b:1".into(),
             interval_s: 30,
             history: 1,
@@ -252,7 +252,8 @@ mod tests {
             application_h: 0,
             auto_resync: None,
             bandwidth: Bandwidth::default(),
-        }
+        };
+        Retention::new(&settings, Duration::ZERO)
     }
 
     /// A replica that is kept by the rules while a log arrives each 30 seconds.
@@ -301,7 +302,7 @@ mod tests {
             self.aging.arrived(stamp, log.instant);
             self.info.logs.push(log.clone());
             (self.info.durable, self.info.applied) = (at(n), at(n));
-            if self.aging.seal_due(&settings(), &self.info, &log, false) {
+            if self.aging.seal_due(&retention(), &self.info, &log, false) {
                 self.info.points.push(Point {
                     id: PointId(Uuid::from_u128(n.into())),
                     position: at(n),
@@ -312,7 +313,7 @@ mod tests {
                 });
             }
             loop {
-                let due = self.aging.expiry(&settings(), &self.info);
+                let due = self.aging.expiry(&retention(), &self.info);
                 if let Some(upto) = due.logs {
                     let gone = self.info.logs.iter().position(|l| l.position == upto).unwrap();
                     self.info.logs.drain(..=gone);
@@ -389,7 +390,7 @@ mod tests {
         kept.aging.resume(&kept.info);
         let before = kept.left();
         assert_eq!(
-            kept.aging.expiry(&settings(), &kept.info),
+            kept.aging.expiry(&retention(), &kept.info),
             Expiry::default(),
             "{before:?}"
         );
@@ -413,7 +414,7 @@ mod tests {
         kept.aging = Aging::default();
         kept.aging.resume(&kept.info);
         let before = kept.left();
-        assert_eq!(kept.aging.expiry(&settings(), &kept.info), Expiry::default());
+        assert_eq!(kept.aging.expiry(&retention(), &kept.info), Expiry::default());
         for n in 56..=120 {
             kept.cycle(n, 40 * 86_400_000, 0);
         }

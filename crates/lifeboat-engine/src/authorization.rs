@@ -1,8 +1,10 @@
 //! Who may replicate to this host: entries are added and removed here. A host name is one name in whatever case it is
 //! written, and with or without the dot at its end, so that there is one entry for it.
 
-use lifeboat_model::AuthorizationEntry;
+use std::time::Duration;
+
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{AuthorizationEntry, SettingsError};
 use tracing::warn;
 
 use crate::action::{Answer, Refusal};
@@ -41,13 +43,39 @@ pub(crate) async fn report_merged(host: &Host, merged: &[(AuthorizationEntry, Au
     }
 }
 
+fn locked(e: SettingsError) -> Refusal {
+    Refusal::new(
+        ReturnCode::AccessDenied,
+        e.to_string(),
+        "see: lifeboat authorization list",
+    )
+}
+
+impl Host {
+    /// How long the points of a replica of this primary are kept whatever it asks for. The longest time of all entries that
+    /// speak of it: an entry that is more exact does not take from what another one promises.
+    pub(crate) fn kept_at_least(&self, primary: &str, bound_to: Option<&str>) -> Duration {
+        self.access(|a| {
+            let speaks = |e: &&AuthorizationEntry| {
+                e.covers(primary) || bound_to.is_some_and(|key| e.same_primary(key))
+            };
+            let longest = a.entries.iter().filter(speaks).map(|e| e.keep_at_least_s).max();
+            Duration::from_secs(longest.unwrap_or(0).into())
+        })
+    }
+}
+
 impl Engine {
     /// AddAuthorizationEntry.
     pub(crate) async fn add_authorization(&self, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
-        let invalid =
-            |e: lifeboat_model::SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
+        let invalid = |e: SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
         let entry = entry.normalized();
         entry.validate().map_err(invalid)?;
+        if let Some(before) = self.host.entry_named(&entry.primary) {
+            entry
+                .may_replace(&before, self.host.ports.clock.now())
+                .map_err(locked)?;
+        }
         let fits = self
             .host
             .ports
@@ -69,6 +97,9 @@ impl Engine {
 
     /// RemoveAuthorizationEntry.
     pub(crate) async fn remove_authorization(&self, primary: &str) -> Result<Answer, Refusal> {
+        if let Some(entry) = self.host.entry_named(primary) {
+            entry.locked(self.host.ports.clock.now()).map_err(locked)?;
+        }
         if !self.forget_entries(primary, None).await? {
             return Err(no_entry(primary));
         }

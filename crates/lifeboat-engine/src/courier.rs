@@ -513,6 +513,7 @@ fn delivered(receipt: LogReceipt, position: Position, peer: &str) -> Result<Rece
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::link::HandOver;
     use lifeboat_deltalog::Consistency;
     use lifeboat_model::{DiskId, PointId};
     use uuid::Uuid;
@@ -573,6 +574,7 @@ mod tests {
             problems: Vec::new(),
             waiting_logs: 0,
             waiting_bytes: 0,
+            hand_over: HandOver::default(),
         }
     }
 

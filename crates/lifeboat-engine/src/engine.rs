@@ -275,29 +275,38 @@ impl Host {
         self.access(|a| AuthorizationEntry::find(&a.entries, primary).cloned())
     }
 
-    /// A store's error in the words of the link.
+    /// A store's error in the words of the link: another host learns nothing of this host's files. Which one it is, the log
+    /// here says.
     pub(crate) fn peer_refusal(&self, e: StoreError) -> PeerRefusal {
         let host = self.config.name.clone();
-        match e {
+        let failed = |host: String, detail: String| {
+            warn!(error = %chain(&e), "a call of another host is refused");
+            let detail = format!("{detail}; the log there says which file it is");
+            PeerRefusal::Failed { host, detail }
+        };
+        match &e {
             StoreError::NoReplica(_) => PeerRefusal::NoReplica { host },
-            StoreError::Conflict(detail) => PeerRefusal::Conflict { detail },
-            StoreError::OutOfSequence { have, .. } | StoreError::Superseded { have } => {
-                PeerRefusal::OutOfSequence { have }
-            }
-            StoreError::NoSpace(location) => PeerRefusal::NoSpace {
-                host,
-                location: location.into(),
+            StoreError::Conflict(detail) => PeerRefusal::Conflict {
+                detail: detail.clone(),
             },
-            e @ (StoreError::NoPoint(_)
-            | StoreError::NoBranch(_)
-            | StoreError::BadLog(_)
-            | StoreError::Busy(_)
-            | StoreError::Damaged { .. }
-            | StoreError::Failing { .. }
-            | StoreError::Io { .. }) => PeerRefusal::Failed {
+            StoreError::OutOfSequence { have, .. } | StoreError::Superseded { have } => {
+                PeerRefusal::OutOfSequence { have: *have }
+            }
+            StoreError::NoSpace(_) => PeerRefusal::NoSpace {
+                host,
+                location: "its storage location".into(),
+            },
+            StoreError::NoPoint(_) | StoreError::NoBranch(_) | StoreError::BadLog(_) => PeerRefusal::Failed {
                 host,
                 detail: chain(&e),
             },
+            StoreError::Damaged { detail, .. } if !detail.contains('/') => {
+                failed(host, format!("an image: {detail}"))
+            }
+            StoreError::Damaged { .. } => failed(host, "an image is damaged".into()),
+            StoreError::Busy(_) => failed(host, "a file is in use by a running VM".into()),
+            StoreError::Failing { .. } => failed(host, "writing a file failed".into()),
+            StoreError::Io { .. } => failed(host, "its storage failed".into()),
         }
     }
 }

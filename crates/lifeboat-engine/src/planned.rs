@@ -14,7 +14,9 @@ use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
 use crate::operations::link_refusal;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
-use crate::ports::link::{LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest, Standing};
+use crate::ports::link::{
+    LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest, PrimaryReport, Standing,
+};
 use crate::power::power_refusal;
 use crate::primary::{Aside, IDLE, droppable};
 use crate::question::{Asking, Word, replica_unsure};
@@ -185,8 +187,21 @@ impl Actor {
         }))
     }
 
+    /// A planned failover, asked for on this host, whichever side it is.
+    pub(crate) async fn planned_failover(
+        &mut self,
+        force: bool,
+        hand_over: bool,
+        start: bool,
+    ) -> Result<Answer, Refusal> {
+        if hand_over && self.mode() == Mode::Primary {
+            self.replica_takes_over(start).await?;
+        }
+        self.plan_failover_of_primary(force, hand_over, start).await
+    }
+
     /// A planned failover, asked for on either host.
-    pub(crate) async fn plan_failover_of_primary(
+    async fn plan_failover_of_primary(
         &mut self,
         force: bool,
         hand_over: bool,
@@ -227,6 +242,23 @@ impl Actor {
         self.primary.next_at = Instant::now();
         self.event("planned failover started").await;
         Ok(answer)
+    }
+
+    /// Asks the replica whether it takes over by this host's word, which spares the VM a shutdown for nothing. One that does
+    /// not answer is asked again when the time has come, and what it says then counts.
+    async fn replica_takes_over(&self, start: bool) -> Result<(), Refusal> {
+        let Some(rel) = &self.rel else { return Ok(()) };
+        let request = PeerRequest::Status {
+            vm: self.id,
+            report: PrimaryReport::Unspecified,
+        };
+        match self.host.ports.link.call(&rel.peer, request).await {
+            Ok(PeerReply::Status(status)) => match status.hand_over.refusal(start, &rel.peer) {
+                None => Ok(()),
+                Some((why, way_out)) => Err(Refusal::new(ReturnCode::AccessDenied, why, way_out)),
+            },
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Asked again: prepared before, to be handed over now; or the same wish once more.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
-use lifeboat_model::policy::backoff;
+use lifeboat_model::policy::{Retention, backoff};
 use lifeboat_model::{
     AuthorizationEntry, DiskId, Machine, NicBackend, PointId, Position, ReplicationMode as Mode,
     ReplicationSettings, ReplicationState as State, VmId, VmSpec,
@@ -169,7 +169,7 @@ pub(crate) fn as_replica(machine: &Machine, settings: &ReplicationSettings) -> V
 async fn maintain(
     store: Arc<dyn ReplicaStore>,
     vm: VmId,
-    settings: ReplicationSettings,
+    retention: Retention,
     ([point, before_sync], sealer): ([PointId; 2], Sealer),
     past: Option<Position>,
 ) -> Result<Maintained, StoreError> {
@@ -183,12 +183,19 @@ async fn maintain(
         let guest = |l: &StoredLog| l.position == info.applied && l.consistency == Consistency::Application;
         info.logs.iter().any(guest)
     };
-    if next.is_some_and(|n| n.partial || whole_application(&info)) && whole(&info) {
+    let by_age = |info: &ReplicaInfo, at: &StoredLog| {
+        sealer
+            .aging
+            .seal_due(&retention, info, at, whole_application(info))
+    };
+    let at = info.logs.iter().find(|l| l.position == info.applied);
+    let missed = whole_application(&info) && at.is_some_and(|at| by_age(&info, at));
+    if next.is_some_and(|n| n.partial || missed) && whole(&info) {
         // The last instant before the disks stop being one; or one that the daemon ended before it could be sealed.
         seal(&*store, vm, before_sync, &sealer).await?;
     }
     // One at a time where a point past a certain position is wanted.
-    let seals = |l: &StoredLog| past.is_some() || sealer.aging.seal_due(&settings, &info, l, false);
+    let seals = |l: &StoredLog| past.is_some() || sealer.aging.seal_due(&retention, &info, l, false);
     let applied = match backlog::run_end(&info, seals) {
         Some(last) => store.apply_through(vm, last).await?,
         None => store.apply(vm).await?,
@@ -198,10 +205,6 @@ async fn maintain(
     let closes = applied
         .as_ref()
         .is_some_and(|a| !a.partial && info.logs.iter().any(|l| l.partial && l.position == a.parent));
-    let by_age = |info: &ReplicaInfo, at: &StoredLog| {
-        let application = whole_application(info);
-        sealer.aging.seal_due(&settings, info, at, application)
-    };
     let due = whole(&info)
         && (at.is_some_and(|at| closes || by_age(&info, at))
             || past.is_some_and(|theirs| !crate::courier::past(&info, theirs)));
@@ -221,10 +224,10 @@ async fn maintain(
 async fn expire(
     store: Arc<dyn ReplicaStore>,
     vm: VmId,
-    settings: ReplicationSettings,
+    retention: Retention,
     aging: Aging,
 ) -> Result<bool, StoreError> {
-    let due = aging.expiry(&settings, &store.info(vm).await?);
+    let due = aging.expiry(&retention, &store.info(vm).await?);
     if let Some(upto) = due.logs {
         store.expire_logs(vm, upto).await?;
     }
@@ -322,7 +325,8 @@ impl Actor {
         if Instant::now() < self.replica.next_at {
             return self.plan_scrub();
         }
-        let (store, vm, settings) = (self.host.ports.store.clone(), self.id, rel.settings.clone());
+        let (store, vm) = (self.host.ports.store.clone(), self.id);
+        let retention = self.retention(rel);
         if self.awaits_import() {
             if let Some(work) = self.plan_import() {
                 return Some(work);
@@ -342,7 +346,9 @@ impl Actor {
             let past = self.point_wanted().or_else(|| self.damaged_log());
             let sealing = (point, self.sealer());
             let future =
-                Box::pin(async move { Done::Maintained(maintain(store, vm, settings, sealing, past).await) });
+                Box::pin(
+                    async move { Done::Maintained(maintain(store, vm, retention, sealing, past).await) },
+                );
             // Its writes to the head would go on after a drop, under whatever came next.
             return Some(Work {
                 future,
@@ -353,7 +359,7 @@ impl Actor {
             (self.replica.expiry_had_its_turn, self.replica.expired_at) = (true, Instant::now());
             let aging = self.replica.aging.clone();
             return Some(droppable(async move {
-                Done::Expired(expire(store, vm, settings, aging).await)
+                Done::Expired(expire(store, vm, retention, aging).await)
             }));
         }
         // What could not be expired, because it was in use, may be free then.
@@ -452,12 +458,12 @@ impl Actor {
             let Some(rel) = self.rel.as_ref().filter(|_| info.applied != info.durable) else {
                 return Ok(());
             };
-            let settings = rel.settings.clone();
+            let retention = self.retention(rel);
             // Points may be expiring at this moment.
             self.interrupt().await;
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
             let sealing = (point, self.sealer());
-            let done = maintain(store.clone(), self.id, settings, sealing, None).await;
+            let done = maintain(store.clone(), self.id, retention, sealing, None).await;
             let stuck = done.as_ref().is_ok_and(|d| d.applied.is_none());
             let failed = done.as_ref().err().map(|e| chain(e));
             self.maintained(done).await;
@@ -627,6 +633,7 @@ impl Actor {
                 };
                 let extended = self.rel.as_ref().is_some_and(|r| r.mode == Mode::ExtendedReplica);
                 let taken = match offer.content {
+                    _ if let Err(e) = offer.validate() => Err(e),
                     Content::Empty | Content::Media => self.offered(peer, offer).await,
                     Content::Extended => match self.go_on_extended(peer, &offer).await {
                         Some(answer) => answer,
@@ -686,6 +693,7 @@ impl Actor {
                 problems: Vec::new(),
                 waiting_logs: 0,
                 waiting_bytes: 0,
+                hand_over: self.takes_over(),
             }));
         }
         let info = self.stored_info().await.map_err(|e| self.host.peer_refusal(e))?;
@@ -698,6 +706,7 @@ impl Actor {
             bulk: info.bulk,
             waiting_logs: waiting.logs,
             waiting_bytes: waiting.bytes,
+            hand_over: self.takes_over(),
         }))
     }
 
@@ -724,13 +733,7 @@ impl Actor {
 
     /// Whether this offer can be accepted; true when an unfinished copy has to make room for it.
     fn check_offer(&self, offer: &GivenWay, mode: Mode) -> Result<bool, PeerRefusal> {
-        let GivenWay {
-            spec,
-            settings,
-            disks,
-            start,
-            ..
-        } = offer;
+        let GivenWay { spec, start, .. } = offer;
         let conflict = |detail: String| Err(PeerRefusal::Conflict { detail });
         let host = self.host_name();
         if self.local.is_some() {
@@ -738,15 +741,6 @@ impl Actor {
                 "{host} has a VM of its own with this UUID ({}); if it is a copy of this one, make it a replica there first: lifeboat replication become-replica",
                 spec.uuid
             ));
-        }
-        if let Err(e) = spec.validate() {
-            return conflict(format!("the VM's description: {e}"));
-        }
-        if let Err(e) = settings.validate(spec.disks.iter().map(|d| &d.id)) {
-            return conflict(format!("the settings: {e}"));
-        }
-        if disks.iter().map(|d| &d.id).ne(&settings.disks) {
-            return conflict("the offered disks are not those of the settings".into());
         }
         match &self.rel {
             None => Ok(false),

@@ -7,6 +7,7 @@ use camino::Utf8Path;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Turn};
+use lifeboat_model::settings::check_peer;
 use lifeboat_model::{
     DiskId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, Machine, PointId, Position,
     ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, VmSpec,
@@ -22,7 +23,8 @@ use crate::operations::link_refusal;
 use crate::ports::capture::{CaptureError, Tracking};
 use crate::ports::hypervisor::{Power, PowerState};
 use crate::ports::link::{
-    Content, LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus, Standing,
+    Content, HandOver, LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest,
+    ReplicaStatus, Standing,
 };
 use crate::ports::store::{Abandoned, Adoption, CompareRange, Divergence, Origin, ReplicaInfo, Target};
 use crate::primary::droppable;
@@ -48,6 +50,28 @@ pub(crate) struct GivenWay {
     pub(crate) start: Position,
     pub(crate) from: String,
     pub(crate) content: Content,
+}
+
+impl GivenWay {
+    /// Checks what the offering host says against itself and against what can be.
+    pub(crate) fn validate(&self) -> Result<(), PeerRefusal> {
+        let conflict = |detail: String| PeerRefusal::Conflict { detail };
+        let Self { spec, settings, .. } = self;
+        let machine = spec.validate();
+        machine.map_err(|e| conflict(format!("the VM's description: {e}")))?;
+        let agreed = settings.validate(spec.disks.iter().map(|d| &d.id));
+        agreed.map_err(|e| conflict(format!("the settings: {e}")))?;
+        if self.disks.iter().map(|d| &d.id).ne(&settings.disks) {
+            return Err(conflict("the offered disks are not those of the settings".into()));
+        }
+        for disk in &self.disks {
+            disk.validate().map_err(|e| conflict(e.to_string()))?;
+        }
+        if !self.from.is_empty() {
+            check_peer(&self.from).map_err(|e| conflict(format!("the way back: {e}")))?;
+        }
+        Ok(())
+    }
 }
 
 impl Actor {
@@ -295,6 +319,20 @@ impl Actor {
         }
     }
 
+    /// What this host does when the primary hands over. What somebody asked for here is carried out whatever the entry says.
+    pub(crate) fn takes_over(&self) -> HandOver {
+        let Some(rel) = &self.rel else {
+            return HandOver::Off;
+        };
+        let allowed = self.host.entry_for(&rel.peer).is_some_and(|e| e.allow_start);
+        match rel.replica() {
+            Some(side) if side.asked => HandOver::Starts,
+            _ if !self.kept_at_least().is_zero() => HandOver::ByHand,
+            _ if allowed => HandOver::Starts,
+            _ => HandOver::Off,
+        }
+    }
+
     /// From a prepared primary: fail over to its last instant and go on from there. Repeatable.
     pub(crate) async fn take_over(
         &mut self,
@@ -323,6 +361,9 @@ impl Actor {
                 ));
             }
             None => {}
+        }
+        if let Some((why, way_out)) = self.takes_over().refusal(start, &host) {
+            return Err(not_now(format!("{why}; {way_out}")));
         }
         let store = &self.host.ports.store;
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
@@ -589,8 +630,10 @@ impl Actor {
         offer: GivenWay,
     ) -> Result<PeerReply, PeerRefusal> {
         let entry = self.lets_in(peer)?;
-        if self.mode() == Mode::Primary {
-            self.is_peer(peer)?;
+        match self.mode() {
+            Mode::Primary => self.is_peer(peer)?,
+            Mode::None => self.consents()?,
+            Mode::Replica | Mode::ExtendedReplica | Mode::TestReplica => {}
         }
         let again = self
             .rel
@@ -614,6 +657,20 @@ impl Actor {
         self.replica_status().await
     }
 
+    /// A VM of this host that is not replicated becomes nobody's replica by the word of another host.
+    fn consents(&self) -> Result<(), PeerRefusal> {
+        let own = self.local.is_some() || self.rel.as_ref().is_some_and(|r| r.home.is_some());
+        match own {
+            false => Ok(()),
+            true => Err(PeerRefusal::NotNow {
+                host: self.host.config.name.clone(),
+                detail: "it has a VM of its own with this UUID, which is not replicated; if that is to become the copy, make it a \
+                         replica there first: lifeboat replication become-replica"
+                    .into(),
+            }),
+        }
+    }
+
     fn generation(&self) -> Option<GenerationId> {
         self.rel.as_ref().map(|r| r.position.generation())
     }
@@ -621,16 +678,6 @@ impl Actor {
     /// Whether this copy is the offered instant itself.
     async fn check_given_way(&self, offer: &GivenWay) -> Result<bool, PeerRefusal> {
         let host = self.host.config.name.clone();
-        let conflict = |detail: String| Err(PeerRefusal::Conflict { detail });
-        if let Err(e) = offer.spec.validate() {
-            return conflict(format!("the VM's description: {e}"));
-        }
-        if let Err(e) = offer.settings.validate(offer.spec.disks.iter().map(|d| &d.id)) {
-            return conflict(format!("the settings: {e}"));
-        }
-        if offer.disks.iter().map(|d| &d.id).ne(&offer.settings.disks) {
-            return conflict("the offered disks are not those of the settings".into());
-        }
         match self.look().await {
             Power::Off => {}
             Power::Running | Power::Paused | Power::Stalled(_) => return Err(PeerRefusal::Running { host }),

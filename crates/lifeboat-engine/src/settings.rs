@@ -1,8 +1,11 @@
 //! Changing what was agreed while it is in use: settings of a relationship, of this host, and who may replicate here.
 //! Every change is checked, recorded, and then counts at once.
 
+use std::time::Duration;
+
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
+use lifeboat_model::policy::Retention;
 use lifeboat_model::{
     AuthorizationEntry, DiskId, Position, ReplicationMode as Mode, ReplicationSettings,
     ReplicationState as State, SettingsError, VmSpec,
@@ -17,7 +20,7 @@ use crate::engine::no_entry;
 use crate::machine::Told;
 use crate::operations::link_refusal;
 use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, PeerRequest, PrimaryReport, ReplicaStatus};
-use crate::records::ServerSettings;
+use crate::records::{Relationship, ServerSettings};
 
 impl ServerSettings {
     /// Checks the limits.
@@ -249,6 +252,17 @@ impl Actor {
     /// Key of the authorization entry that this replica is bound to.
     pub(crate) fn bound_to(&self) -> Option<&str> {
         self.rel.as_ref()?.replica()?.allowed.as_deref()
+    }
+
+    /// How long the points of this replica are kept whatever its primary asks for.
+    pub(crate) fn kept_at_least(&self) -> Duration {
+        let primary = self.rel.as_ref().map_or("", |r| r.peer.as_str());
+        self.host.kept_at_least(primary, self.bound_to())
+    }
+
+    /// How long this replica keeps what it has.
+    pub(crate) fn retention(&self, rel: &Relationship) -> Retention {
+        Retention::new(&rel.settings, self.kept_at_least())
     }
 
     /// The entry that lets this peer feed this VM: the most exact one of this host, and none but that which the replica is

@@ -52,7 +52,10 @@ pub(crate) fn problems(info: &ReplicaInfo) -> Vec<String> {
     info.faults
         .iter()
         .filter(grave)
-        .map(ToString::to_string)
+        .map(|_| {
+            "a file of the replica could not be written, see there: lifeboat replication status".to_owned()
+        })
+        .take(1)
         .collect()
 }
 

@@ -645,6 +645,7 @@ pub(crate) fn page(of: &Divergence, disk: Option<&DiskId>, from: u64) -> PeerRep
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::link::HandOver;
     use lifeboat_model::GenerationId;
     use uuid::Uuid;
 
@@ -722,6 +723,7 @@ mod tests {
             problems: Vec::new(),
             waiting_logs: 0,
             waiting_bytes: 0,
+            hand_over: HandOver::default(),
         }
     }
 

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use common::{Handler, Site, hello, position, start};
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::link::{
-    Content, LinkError, PeerLink, PeerRefusal, PeerReply, PeerRequest, PrimaryReport, ReplicaStatus, Standing,
+    Content, HandOver, LinkError, PeerLink, PeerRefusal, PeerReply, PeerRequest, PrimaryReport,
+    ReplicaStatus, Standing,
 };
 use lifeboat_engine::ports::scrub::WantedRange;
 use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
@@ -178,6 +179,7 @@ fn replies() -> Vec<PeerReply> {
             problems: vec!["there is no KVM".into()],
             waiting_logs: 3,
             waiting_bytes: 4096,
+            hand_over: HandOver::default(),
         }),
         PeerReply::Offset { bytes: 7 },
         PeerReply::Checked {
@@ -348,6 +350,7 @@ fn documents_of_the_first_release_are_understood() {
         problems: vec![],
         waiting_logs: 0,
         waiting_bytes: 0,
+        hand_over: HandOver::default(),
     });
     assert_eq!(serde_json::from_str::<PeerReply>(status).unwrap(), want);
     let asked = r#"{"request":"status","vm":"00000000-0000-0000-0000-000000000005"}"#;

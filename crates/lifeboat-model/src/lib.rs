@@ -18,6 +18,7 @@ pub mod shell;
 mod slots;
 pub mod time;
 pub mod vm;
+pub mod words;
 
 pub use api::{
     FailedOverReplicationType, JobState, JobType, ReplicationHealth, ReplicationMode, ReplicationState,

@@ -15,13 +15,70 @@ use crate::settings::ReplicationSettings;
 /// Points above the base that may exist at once. Image chains are measured to stay quick below 50 layers.
 pub const MAX_POINTS: usize = 40;
 
-/// Whether a point is to be sealed at the newest applied instant, which came this long after the newest point (`None`:
-/// there is no point). An application-consistent instant always becomes one, because replaying logs beside it would only
-/// give crash-consistent neighbours; the spacing counts on from it.
-#[must_use]
-pub fn seal_due(settings: &ReplicationSettings, since_newest: Option<Duration>, application: bool) -> bool {
-    let spacing = Duration::from_secs(settings.point_spacing_s.into());
-    application || since_newest.is_none_or(|passed| passed >= spacing)
+/// Points among which the time is divided for which a host insists on keeping them: what is left of [`MAX_POINTS`] is for
+/// points from before that was asked for, and for tests and failovers that keep the oldest.
+pub const POINTS_OF_TIME: u32 = 32;
+
+/// How long a replica keeps what it has: what its primary asks for, and what its own host insists on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Points kept beside the newest.
+    history: usize,
+    /// Time between kept points.
+    spacing: Duration,
+    /// Time for which every instant can be replayed.
+    window: Duration,
+    /// Time for which a point is kept whatever the primary asks for; zero: no such time.
+    at_least: Duration,
+}
+
+impl Retention {
+    /// What follows from the settings, on a host that insists on keeping points for this time.
+    #[must_use]
+    pub fn new(settings: &ReplicationSettings, at_least: Duration) -> Self {
+        Self {
+            history: settings.history.into(),
+            spacing: Duration::from_secs(settings.point_spacing_s.into()),
+            window: Duration::from_secs(settings.any_point_window_s.into()),
+            at_least,
+        }
+    }
+
+    /// Whether a point is to be sealed at the newest applied instant, which came this long after the newest point (`None`:
+    /// there is no point). An application-consistent instant always becomes one, because replaying logs beside it would
+    /// only give crash-consistent neighbours; the spacing counts on from it. Where points are kept for a time, none comes
+    /// so soon that a chain could not hold them all: a primary that makes many must not push the old ones out.
+    #[must_use]
+    pub fn seal_due(&self, since_newest: Option<Duration>, application: bool) -> bool {
+        since_newest.is_none_or(|passed| passed >= self.closest() && (application || passed >= self.spacing))
+    }
+
+    /// The shortest time between two points that are kept for the insisted time; zero without one.
+    #[must_use]
+    pub fn closest(&self) -> Duration {
+        self.at_least / POINTS_OF_TIME
+    }
+
+    /// Whether the oldest point is to be merged into the base. `ages` are those of all points, oldest first, counted back
+    /// from the newest data that is here. Points beyond the history stay while the any-point window needs them to start
+    /// replaying from, and while the host insists on them: then the VM as it was that long ago can be had.
+    #[must_use]
+    pub fn expire_due(&self, ages: &[Duration]) -> bool {
+        match ages {
+            [_, second, ..] if ages.len() > self.history + 1 => {
+                *second >= self.at_least && (ages.len() > MAX_POINTS || *second >= self.window)
+            }
+            _ => false,
+        }
+    }
+
+    /// The newest of these points, given by their ages as for [`Self::expire_due`], from which every instant of the
+    /// any-point window can be replayed. No log up to it is needed any more, each later one is: a log within the window is
+    /// worth nothing without those between it and the point before it.
+    #[must_use]
+    pub fn replays_from(&self, ages: &[Duration]) -> Option<usize> {
+        ages.iter().rposition(|age| *age >= self.window)
+    }
 }
 
 /// Whether the next instant of a running VM is to be application-consistent, given the time since the last one that was
@@ -35,28 +92,6 @@ pub fn application_due(settings: &ReplicationSettings, since_last: Option<Durati
 /// Time after which an application-consistent instant that came out crash-consistent is tried again, when it is not due
 /// before by its hours: soon, and not so often that a guest which cannot be frozen is disturbed each cycle.
 pub const APPLICATION_RETRY: Duration = Duration::from_secs(300);
-
-/// Whether the oldest point is to be merged into the base. `ages` are those of all points, oldest first, counted back
-/// from the newest data that is here. Points beyond the history stay while the any-point window needs them to start
-/// replaying from.
-#[must_use]
-pub fn expire_due(settings: &ReplicationSettings, ages: &[Duration]) -> bool {
-    let keep = usize::from(settings.history) + 1;
-    let window = Duration::from_secs(settings.any_point_window_s.into());
-    match ages {
-        [_, second, ..] if ages.len() > keep => ages.len() > MAX_POINTS || *second >= window,
-        _ => false,
-    }
-}
-
-/// The newest of these points, given by their ages as for [`expire_due`], from which every instant of the any-point window
-/// can be replayed. No log up to it is needed any more, each later one is: a log within the window is worth nothing without
-/// those between it and the point before it.
-#[must_use]
-pub fn replays_from(settings: &ReplicationSettings, ages: &[Duration]) -> Option<usize> {
-    let window = Duration::from_secs(settings.any_point_window_s.into());
-    ages.iter().rposition(|age| *age >= window)
-}
 
 /// Time to wait after `attempts` failures in a row: 1, 2, 4, 8, 16, then 30 seconds for ever. Never gives up: a network
 /// fault must not need a person.
@@ -250,6 +285,10 @@ mod tests {
     use super::*;
     use crate::ids::DiskId;
 
+    fn retention(history: u16, spacing: u32, window: u32) -> Retention {
+        Retention::new(&settings(history, spacing, window), Duration::ZERO)
+    }
+
     fn settings(history: u16, spacing: u32, window: u32) -> ReplicationSettings {
         ReplicationSettings {
             peer: "b:1".into(),
@@ -267,36 +306,74 @@ mod tests {
 
     #[test]
     fn a_point_each_spacing_and_the_first_at_once() {
-        let s = settings(3, 60, 0);
+        let s = retention(3, 60, 0);
         let passed = |ms| Some(Duration::from_millis(ms));
-        assert!(seal_due(&s, None, false));
-        assert!(!seal_due(&s, passed(59_999), false));
-        assert!(seal_due(&s, passed(10), true));
-        assert!(seal_due(&s, passed(60_000), false));
+        assert!(s.seal_due(None, false));
+        assert!(!s.seal_due(passed(59_999), false));
+        assert!(s.seal_due(passed(10), true));
+        assert!(s.seal_due(passed(60_000), false));
     }
 
     #[test]
     fn history_is_kept_and_the_window_stays_covered() {
         let ages = |s: &[u64]| s.iter().map(|x| Duration::from_secs(*x)).collect::<Vec<_>>();
         assert!(
-            !expire_due(&settings(2, 60, 0), &ages(&[9, 8, 7])),
+            !retention(2, 60, 0).expire_due(&ages(&[9, 8, 7])),
             "history 2 keeps the latest and two more"
         );
-        assert!(expire_due(&settings(2, 60, 0), &ages(&[9, 8, 7, 6])));
+        assert!(retention(2, 60, 0).expire_due(&ages(&[9, 8, 7, 6])));
         assert!(
-            !expire_due(&settings(0, 60, 100), &ages(&[150, 50, 1])),
+            !retention(0, 60, 100).expire_due(&ages(&[150, 50, 1])),
             "the second does not reach back 100 s"
         );
-        assert!(expire_due(&settings(0, 60, 100), &ages(&[150, 100, 1])));
+        assert!(retention(0, 60, 100).expire_due(&ages(&[150, 100, 1])));
         assert!(
-            !expire_due(&settings(0, 60, 0), &ages(&[150])),
+            !retention(0, 60, 0).expire_due(&ages(&[150])),
             "the last point is never merged away"
         );
         let many: Vec<u64> = (0..=MAX_POINTS as u64).map(|x| 10 - x / 10).collect();
         assert!(
-            expire_due(&settings(0, 60, 3600), &ages(&many)),
+            retention(0, 60, 3600).expire_due(&ages(&many)),
             "the chain is bounded before the window is"
         );
+    }
+
+    #[test]
+    fn what_the_host_insists_on_is_kept_whatever_the_primary_asks_for() {
+        let week = Duration::from_secs(7 * 86_400);
+        let s = Retention::new(&settings(0, 1, 0), week);
+        let days = |d: &[u64]| {
+            d.iter()
+                .map(|d| Duration::from_secs(d * 86_400))
+                .collect::<Vec<_>>()
+        };
+        assert!(
+            !s.expire_due(&days(&[8, 6, 0])),
+            "the VM of 7 days ago is in the oldest"
+        );
+        assert!(s.expire_due(&days(&[8, 7, 0])));
+        let many: Vec<Duration> = (0..MAX_POINTS as u64 + 10)
+            .rev()
+            .map(Duration::from_secs)
+            .collect();
+        assert!(!s.expire_due(&many), "not for being too many either");
+        // A primary that makes points each second, application-consistent ones among them.
+        let (mut points, mut now) = (vec![Duration::ZERO], Duration::ZERO);
+        let mut most = 0;
+        for _ in 0..3 * 7 * 24 * 60 {
+            now += Duration::from_secs(60);
+            if s.seal_due(points.last().map(|p| now - *p), true) {
+                points.push(now);
+            }
+            let ages: Vec<Duration> = points.iter().map(|p| now - *p).collect();
+            if s.expire_due(&ages) {
+                points.remove(0);
+            }
+            most = most.max(points.len());
+            let reaches = now < week || now - points[0] >= week;
+            assert!(reaches, "{now:?}: the oldest is {:?} old", now - points[0]);
+        }
+        assert!(most <= MAX_POINTS, "{most}");
     }
 
     #[test]
@@ -311,7 +388,7 @@ mod tests {
         for (window, ages, from) in table {
             let of: Vec<Duration> = ages.iter().map(|s| Duration::from_secs(*s)).collect();
             assert_eq!(
-                replays_from(&settings(1, 60, window), &of),
+                retention(1, 60, window).replays_from(&of),
                 from,
                 "{window} {ages:?}"
             );

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::DiskId;
+use crate::time::Timestamp;
 
 /// Settings of one relationship.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +152,17 @@ pub enum SettingsError {
     /// Too many windows.
     #[error("{0} bandwidth windows: use at most 16")]
     Windows(usize),
+    /// A trust group without a name, or with one that cannot be shown.
+    #[error("trust group \"{0}\": write 1 to 253 characters")]
+    TrustGroup(String),
+    /// A lock on an entry that keeps nothing.
+    #[error("there is nothing to lock: name the time for which points are kept, too")]
+    LockedNothing,
+    /// An entry that is locked for another so many hours.
+    #[error(
+        "the entry is locked for another {0} h: it cannot be removed, its lock and the time for which it keeps points can only be made longer"
+    )]
+    Locked(u64),
     /// A storage location that is not absolute.
     #[error("storage location \"{0}\": write an absolute path without ..")]
     Location(String),
@@ -163,10 +175,15 @@ pub enum SettingsError {
 pub fn check_peer(peer: &str) -> Result<(), SettingsError> {
     let parts = peer
         .rsplit_once(':')
-        .filter(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok_and(|p| p > 0));
+        .filter(|(h, p)| is_host(h) && p.parse::<u16>().is_ok_and(|p| p > 0));
     parts
         .map(|_| ())
         .ok_or_else(|| SettingsError::Peer(peer.chars().take(200).collect()))
+}
+
+/// Whether a text can be a host's name or address: what can be seen, and no path.
+fn is_host(text: &str) -> bool {
+    (1..=253).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
 }
 
 impl ReplicationSettings {
@@ -241,9 +258,21 @@ pub struct AuthorizationEntry {
     pub primary: String,
     /// Directory below which replicas of this primary are stored.
     pub storage_location: String,
-    /// VMs may move between primaries whose entries share the group.
+    /// Primaries of one group may feed each other's replicas. A primary of its own is a group of its own.
     pub trust_group: String,
+    /// Whether a planned failover may start a VM here by the primary's word alone. Otherwise it is started on this host.
+    #[serde(default)]
+    pub allow_start: bool,
+    /// Seconds for which recovery points are kept whatever the primary asks for, up to 31,622,400 (366 days); 0: as it asks.
+    #[serde(default)]
+    pub keep_at_least_s: u32,
+    /// Until then, by this host's clock, the entry can be neither removed nor made to keep points for a shorter time.
+    #[serde(default)]
+    pub locked_until: Option<Timestamp>,
 }
+
+/// The longest time for which an entry keeps points: a leap year. Ours; the API has no such setting.
+const KEEP_AT_MOST_S: u32 = 366 * 86_400;
 
 impl AuthorizationEntry {
     /// Checks the form of name and path.
@@ -257,7 +286,39 @@ impl AuthorizationEntry {
         if !location.starts_with('/') || location.split('/').any(|part| part == "..") {
             return Err(SettingsError::Location(location.chars().take(200).collect()));
         }
-        Ok(())
+        let group = &self.trust_group;
+        if group.trim().is_empty() || group.len() > 253 || group.chars().any(char::is_control) {
+            return Err(SettingsError::TrustGroup(group.chars().take(80).collect()));
+        }
+        if self.locked_until.is_some() && self.keep_at_least_s == 0 {
+            return Err(SettingsError::LockedNothing);
+        }
+        let kept = self.keep_at_least_s.into();
+        range("keep_at_least_s", kept, 0, KEEP_AT_MOST_S.into(), "0 to 366 days")
+    }
+
+    /// Whether this entry may take the place of the one that was there, at this time.
+    ///
+    /// # Errors
+    /// The one that was there is locked, and this one would keep points for a shorter time or be locked for a shorter time.
+    pub fn may_replace(&self, before: &Self, now: Timestamp) -> Result<(), SettingsError> {
+        let shorter =
+            self.keep_at_least_s < before.keep_at_least_s || self.locked_until < before.locked_until;
+        match before.locked(now) {
+            Err(locked) if shorter => Err(locked),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether it is free to be removed or changed in every way at this time.
+    ///
+    /// # Errors
+    /// It is locked.
+    pub fn locked(&self, now: Timestamp) -> Result<(), SettingsError> {
+        match self.locked_until.map(|until| until.since(now)) {
+            Some(left) if !left.is_zero() => Err(SettingsError::Locked(left.as_secs().div_ceil(3600))),
+            _ => Ok(()),
+        }
     }
 
     /// The entry as it is stored: its name in lower case, without a dot at the end.
@@ -305,6 +366,9 @@ mod tests {
             primary: primary.into(),
             storage_location: "/srv".into(),
             trust_group: "g".into(),
+            allow_start: false,
+            keep_at_least_s: 0,
+            locked_until: None,
         }
     }
 
@@ -357,6 +421,54 @@ mod tests {
         }
         for bad in ["", "*.", "a b", "*x", "a/*"] {
             assert!(entry(bad).validate().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_locked_entry_is_lengthened_and_not_shortened() {
+        let (day, now) = (86_400, Timestamp(1_000_000));
+        let until = |t: u64| Some(Timestamp(t));
+        let kept = |keep_at_least_s, locked_until| AuthorizationEntry {
+            keep_at_least_s,
+            locked_until,
+            ..entry("a")
+        };
+        let locked = kept(7 * day, until(2_000_000));
+        assert!(locked.validate().is_ok());
+        for longer in [kept(7 * day, until(2_000_000)), kept(8 * day, until(3_000_000))] {
+            assert!(longer.may_replace(&locked, now).is_ok(), "{longer:?}");
+        }
+        for shorter in [
+            kept(7 * day - 1, until(2_000_000)),
+            kept(9 * day, until(1_999_999)),
+            kept(7 * day, None),
+            entry("a"),
+        ] {
+            assert!(shorter.may_replace(&locked, now).is_err(), "{shorter:?}");
+            assert!(
+                shorter.may_replace(&locked, Timestamp(2_000_000)).is_ok(),
+                "the lock is over"
+            );
+            assert!(
+                shorter.may_replace(&kept(7 * day, None), now).is_ok(),
+                "it was never locked"
+            );
+        }
+        assert!(
+            kept(0, until(2_000_000)).validate().is_err(),
+            "there is nothing to lock"
+        );
+        assert!(kept(KEEP_AT_MOST_S + 1, None).validate().is_err());
+    }
+
+    #[test]
+    fn a_trust_group_has_a_name() {
+        for bad in ["", " ", "a\u{1b}[2J", &"x".repeat(254)] {
+            let e = AuthorizationEntry {
+                trust_group: bad.into(),
+                ..entry("a")
+            };
+            assert!(e.validate().is_err(), "{bad:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{DiskId, VmId};
+use crate::words;
 
 /// A virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +164,7 @@ pub enum NicBackend {
 pub enum VmSpecError {
     /// Bad name.
     #[error(
-        "name \"{0}\": use 1 to 64 characters without / and control characters, not starting with - or ."
+        "name \"{0}\": use 1 to 64 characters that can be seen, without / and not starting with - or .; a UUID is no name"
     )]
     Name(String),
     /// A number out of range.
@@ -236,7 +237,8 @@ impl VmSpec {
             || n.chars().count() > 64
             || n.starts_with(['-', '.'])
             || n.contains('/')
-            || n.chars().any(char::is_control)
+            || n.chars().any(|c| words::is_obeyed(c) || words::is_unseen(c))
+            || n.parse::<uuid::Uuid>().is_ok()
         {
             return Err(VmSpecError::Name(n.chars().take(80).collect()));
         }
@@ -256,6 +258,7 @@ impl VmSpec {
             word("firmware code", code)?;
         }
         self.validate_disks()?;
+        range("network cards", self.nics.len() as u64, 0, 16, "up to 16")?;
         self.nics.iter().try_for_each(validate_nic)
     }
 
@@ -322,7 +325,11 @@ fn validate_nic(nic: &NicSpec) -> Result<(), VmSpecError> {
     let bytes: Vec<_> = nic
         .mac
         .split(':')
-        .map(|b| (b.len() == 2).then(|| u8::from_str_radix(b, 16).ok()).flatten())
+        .map(|b| {
+            // The parser alone would take a sign.
+            let digits = b.len() == 2 && b.bytes().all(|c| c.is_ascii_hexdigit());
+            digits.then(|| u8::from_str_radix(b, 16).ok()).flatten()
+        })
         .collect();
     match bytes.as_slice() {
         [Some(first), rest @ ..] if rest.len() == 5 && rest.iter().all(Option::is_some) && first & 1 == 0 => {

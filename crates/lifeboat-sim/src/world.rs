@@ -89,6 +89,9 @@ impl World {
                         primary: (*name).to_owned(),
                         storage_location: "/replicas".into(),
                         trust_group: "t".into(),
+                        allow_start: true,
+                        keep_at_least_s: 0,
+                        locked_until: None,
                     })
                     .collect();
             }

@@ -35,7 +35,7 @@ pub(crate) fn images(
         let replaceable = nothing_arrived(dir, &there)? && !there.bases.is_empty();
         if there.vm != vm || !(replaceable || open::is_leftover(dir, &there)?) {
             return Err(StoreError::Conflict(format!(
-                "{dir} holds a replica of VM {} already; remove it first",
+                "the storage location holds a replica of VM {} already; remove it first",
                 there.vm
             )));
         }

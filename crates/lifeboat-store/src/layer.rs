@@ -321,7 +321,12 @@ pub(crate) fn cluster_size(path: &Utf8Path) -> Result<u64> {
 
 /// Refuses an image that cannot be a base: only itself may be opened for it.
 pub(crate) fn stands_alone(image: &Image) -> Result<()> {
-    let refuse = |why: &str| Err(StoreError::Conflict(format!("{}: {why}", image.file)));
+    let refuse = |why: &str| {
+        Err(StoreError::Damaged {
+            path: image.file.clone(),
+            detail: why.to_owned(),
+        })
+    };
     let metadata = std::fs::metadata(&image.file).map_err(at("look at", &image.file))?;
     if !metadata.is_file() {
         return refuse("is no regular file; only image files can be taken over");

@@ -41,7 +41,7 @@ pub(crate) fn create(
             return create(dir, vm, disks, start, steps);
         }
         return Err(StoreError::Conflict(format!(
-            "{dir} holds a replica of VM {} with other disks or of another generation; remove it first",
+            "the storage location holds a replica of VM {} with other disks or of another generation; remove it first",
             there.vm
         )));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::{
-    DiskId, Machine, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId,
+    DiskId, Machine, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, words,
 };
 use serde::{Deserialize, Serialize};
 
@@ -218,8 +218,10 @@ pub enum PeerReply {
     /// To `Hello`.
     Hello {
         /// Name of the host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
         /// Version of its Lifeboat.
+        #[serde(deserialize_with = "words::text")]
         version: String,
     },
     /// To `Offer`, `Status` and `RestartBulk`.
@@ -232,6 +234,7 @@ pub enum PeerReply {
     /// To `Update`: reasons why the VM would not start there; empty when it would.
     Checked {
         /// In words.
+        #[serde(deserialize_with = "words::texts")]
         problems: Vec<String>,
     },
     /// To `Compare`: per range the numbers of the blocks that differ.
@@ -277,7 +280,7 @@ pub struct ReplicaStatus {
     #[serde(default)]
     pub usable: bool,
     /// What would keep the VM from starting there.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "words::texts")]
     pub problems: Vec<String>,
     /// Logs that are durable there and not applied yet.
     #[serde(default)]
@@ -285,6 +288,44 @@ pub struct ReplicaStatus {
     /// Their bytes.
     #[serde(default)]
     pub waiting_bytes: u64,
+    /// What this host does when the primary hands over.
+    #[serde(default)]
+    pub hand_over: HandOver,
+}
+
+/// What a replica does in a planned failover by the word of its primary alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HandOver {
+    /// It takes over, and starts the VM if it is asked to. What releases did that do not say.
+    #[default]
+    Starts,
+    /// It takes over; the VM is started on its own host.
+    Off,
+    /// Nothing: committing gives up points that it keeps whatever the primary asks for.
+    ByHand,
+}
+
+impl HandOver {
+    /// Why a planned failover that starts the VM, or does not, is not carried out on that host by its primary's word, and the
+    /// way out; `None`: it is.
+    #[must_use]
+    pub fn refusal(self, start: bool, host: &str) -> Option<(String, &'static str)> {
+        match self {
+            Self::Off if start => Some((
+                format!("{host} starts no VM by the word of this host"),
+                "start the planned failover on that host; or let this one start VMs there (lifeboat authorization add HOST \
+                 --allow-start, there); or move the VM without starting it: --no-start",
+            )),
+            Self::ByHand => Some((
+                format!(
+                    "{host} keeps the recovery points of this VM whatever its primary asks for, and a planned failover gives them up"
+                ),
+                "start the planned failover on that host",
+            )),
+            Self::Starts | Self::Off => None,
+        }
+    }
 }
 
 /// What becomes the first content of an offered replica.
@@ -354,6 +395,7 @@ pub enum PeerPower {
     /// That host cannot tell.
     NotKnown {
         /// What it saw, in words.
+        #[serde(deserialize_with = "words::text")]
         why: String,
     },
 }
@@ -368,6 +410,7 @@ pub enum PeerRefusal {
     )]
     NotEnabled {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
     },
     /// No authorization entry.
@@ -378,46 +421,55 @@ pub enum PeerRefusal {
     )]
     NotAuthorized {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
         /// What the caller's certificate says.
+        #[serde(deserialize_with = "words::texts")]
         names: Vec<String>,
     },
     /// No replica of this VM there.
     #[error("{host} has no replica of this VM")]
     NoReplica {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
     },
     /// The replica was failed over: nothing is received until it is reverted.
     #[error("the replica on {host} is failed over; revert it there to go on")]
     FailedOver {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
     },
     /// The replica was committed: its generation is newer, this primary must not send.
     #[error("the replica on {host} was committed and is a newer generation; this copy is the past")]
     NewerGeneration {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
     },
     /// The replica is paused by its administrator.
     #[error("the replica on {host} is suspended; resume it there")]
     Suspended {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
     },
     /// The VM runs there, and what was asked needs it off.
     #[error("the VM is running on {host}; shut it down there first")]
     Running {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
     },
     /// Not possible in the state that side is in.
     #[error("{host}: {detail}")]
     NotNow {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
         /// Which state, and the way out.
+        #[serde(deserialize_with = "words::text")]
         detail: String,
     },
     /// A log that does not continue what is there.
@@ -430,6 +482,7 @@ pub enum PeerRefusal {
     #[error("{host} has {logs} logs ({bytes} bytes) to apply before it takes another one")]
     Backlog {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
         /// Logs that wait there.
         logs: u32,
@@ -440,22 +493,27 @@ pub enum PeerRefusal {
     #[error("{host} has no space left in {location}")]
     NoSpace {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
         /// Where.
+        #[serde(deserialize_with = "words::text")]
         location: String,
     },
     /// The offer contradicts what is there, or is invalid.
     #[error("{detail}")]
     Conflict {
         /// What.
+        #[serde(deserialize_with = "words::text")]
         detail: String,
     },
     /// Anything that went wrong there.
     #[error("{host}: {detail}")]
     Failed {
         /// The host.
+        #[serde(deserialize_with = "words::text")]
         host: String,
         /// What.
+        #[serde(deserialize_with = "words::text")]
         detail: String,
     },
 }

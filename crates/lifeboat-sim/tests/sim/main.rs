@@ -7,6 +7,7 @@ mod authorization;
 mod backlog;
 mod certificates;
 mod common;
+mod consent;
 mod extended;
 mod foreign;
 mod guests;

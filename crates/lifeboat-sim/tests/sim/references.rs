@@ -178,6 +178,9 @@ fn entry(primary: &str, location: &str) -> AuthorizationEntry {
         primary: primary.into(),
         storage_location: location.into(),
         trust_group: "t".into(),
+        allow_start: false,
+        keep_at_least_s: 0,
+        locked_until: None,
     }
 }
 

@@ -191,16 +191,12 @@ pub(crate) enum Job {
 /// `lifeboat authorization`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Authorization {
-    /// Let a primary replicate to this host.
+    /// Let a primary replicate to this host, or change what it may do; what is not named stays as it is.
     Add {
         /// Name in its certificate: exact, *.domain, or *.
         primary: String,
-        /// Directory for its replicas.
-        #[arg(long, value_name = "DIR")]
-        location: Utf8PathBuf,
-        /// Primaries that share a group may take over each other's VMs.
-        #[arg(long, value_name = "GROUP", default_value = "default")]
-        trust_group: String,
+        #[command(flatten)]
+        changes: EntryChanges,
     },
     /// List who may.
     List,
@@ -209,6 +205,26 @@ pub(crate) enum Authorization {
         /// As it was added.
         primary: String,
     },
+}
+
+/// `lifeboat authorization add`.
+#[derive(Debug, Args)]
+pub(crate) struct EntryChanges {
+    /// Directory for its replicas; a new entry needs one.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) location: Option<Utf8PathBuf>,
+    /// Primaries that share a group may feed each other's replicas. Default: a group of its own.
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) trust_group: Option<String>,
+    /// Whether a planned failover that is started on the primary may start its VM here. Default: off.
+    #[arg(long, value_name = "ON|OFF", num_args = 0..=1, default_missing_value = "on")]
+    pub(crate) allow_start: Option<Switch>,
+    /// How long recovery points are kept whatever the primary asks for, up to 366d. Default: 0s, as it asks.
+    #[arg(long, value_name = "TIME", value_parser = units::seconds::<u32>)]
+    pub(crate) keep_at_least: Option<u32>,
+    /// Until then the entry cannot be removed and --keep-at-least only grows: +30d, "2027-03-01 00:00", or RFC 3339.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) locked_until: Option<String>,
 }
 
 /// `lifeboat server`.

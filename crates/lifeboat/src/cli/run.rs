@@ -1,5 +1,6 @@
 //! Carries out one command: each arm is one action and what to print of its answer.
 
+mod authorization;
 mod failover;
 mod replication;
 
@@ -11,10 +12,10 @@ use lifeboat_api::{Client, ClientError};
 use lifeboat_engine::action::{Action, Answer, ReplicationView, ServerView, VmRef, VmView};
 use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::shell::{argument, quoted};
-use lifeboat_model::{AuthorizationEntry, Bandwidth, Timestamp};
+use lifeboat_model::{Bandwidth, Timestamp};
 use serde::Serialize;
 
-use super::args::{Authorization, Cli, Command, Job, Output, Server, ServerChanges, Switch, Vm, Wait};
+use super::args::{Cli, Command, Job, Output, Server, ServerChanges, Switch, Vm, Wait};
 use super::exit::{Exit, Failure};
 use super::show::{self, Names};
 use super::units::{LimitWindow, Rate};
@@ -63,7 +64,7 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
             events.reverse();
             cx.print(&events, || show::events(&events, &names, &cx.zone))
         }
-        Command::Authorization(command) => authorization(&cx, command).await,
+        Command::Authorization(command) => authorization::run(&cx, command).await,
         Command::Server(command) => server(&cx, command).await,
         Command::TestConnection { peer } => {
             let wait = Wait {
@@ -305,45 +306,6 @@ async fn job(cx: &Cx<'_>, command: &Job) -> Done {
                 return strange();
             };
             cx.follow(job, "").await
-        }
-    }
-}
-
-async fn authorization(cx: &Cx<'_>, command: &Authorization) -> Done {
-    let wait = Wait {
-        detach: false,
-        follow: true,
-    };
-    match command {
-        Authorization::Add {
-            primary,
-            location,
-            trust_group,
-        } => {
-            let entry = AuthorizationEntry {
-                primary: primary.clone(),
-                storage_location: location.to_string(),
-                trust_group: trust_group.clone(),
-            };
-            let done = format!("{primary} may replicate to this host, into {location}");
-            cx.act(Action::AddAuthorization { entry }, wait, &done).await
-        }
-        Authorization::List => {
-            let Answer::Entries(entries) = cx.ask(Action::ListAuthorization).await? else {
-                return strange();
-            };
-            cx.print(&entries, || show::entries(&entries))
-        }
-        Authorization::Remove { primary } => {
-            let done = format!("{primary} may no longer replicate to this host; its replicas stay");
-            cx.act(
-                Action::RemoveAuthorization {
-                    primary: primary.clone(),
-                },
-                wait,
-                &done,
-            )
-            .await
         }
     }
 }

@@ -27,17 +27,11 @@ use lifeboat_model::{
 use super::units::{self, instant, size, span};
 use replication::{role, state};
 
+pub(crate) use lifeboat_model::words::shown as safe;
 pub(crate) use replication::{replication, statistics, status};
 
 /// Names of VMs by identity.
 pub(crate) type Names = BTreeMap<VmId, String>;
-
-/// Text that may come from another host, without anything a terminal would obey.
-pub(crate) fn safe(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}
 
 /// Names of these VMs; where several have one name, each with its UUID.
 pub(crate) fn names(vms: &[VmView]) -> Names {
@@ -395,15 +389,29 @@ pub(crate) fn events(events: &[Event], names: &Names, zone: &TimeZone) -> String
 }
 
 /// `authorization list`.
-pub(crate) fn entries(entries: &[AuthorizationEntry]) -> String {
+pub(crate) fn entries(entries: &[AuthorizationEntry], zone: &TimeZone) -> String {
     let rows = entries.iter().map(|e| {
+        let kept = Duration::from_secs(e.keep_at_least_s.into());
         vec![
             e.primary.clone(),
             e.storage_location.clone(),
             e.trust_group.clone(),
+            if e.allow_start { "yes" } else { "no" }.into(),
+            dash((!kept.is_zero()).then_some(kept), units::span),
+            dash(e.locked_until, |at| instant(at, zone)),
         ]
     });
-    table(&["PRIMARY", "LOCATION", "TRUST GROUP"], rows)
+    table(
+        &[
+            "PRIMARY",
+            "LOCATION",
+            "TRUST GROUP",
+            "STARTS VMS",
+            "KEEPS AT LEAST",
+            "LOCKED UNTIL",
+        ],
+        rows,
+    )
 }
 
 /// `server show`.

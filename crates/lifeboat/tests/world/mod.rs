@@ -227,7 +227,12 @@ impl Script {
             Action::ListEvents { .. } => Ok(Answer::Events(events())),
             Action::ListAuthorization => Ok(Answer::Entries(vec![
                 entry("a.example.org"),
-                entry("*.example.net"),
+                AuthorizationEntry {
+                    allow_start: true,
+                    keep_at_least_s: 604_800,
+                    locked_until: Some(Timestamp(NOW + 30 * 86_400_000)),
+                    ..entry("*.example.net")
+                },
             ])),
             Action::ShowServer => Ok(Answer::Server(server())),
             Action::StartReplication { at: Some(_), .. } | Action::Resynchronize { at: Some(_), .. } => {
@@ -380,7 +385,10 @@ fn entry(primary: &str) -> AuthorizationEntry {
     AuthorizationEntry {
         primary: primary.into(),
         storage_location: "/srv/replicas".into(),
-        trust_group: "default".into(),
+        trust_group: primary.into(),
+        allow_start: false,
+        keep_at_least_s: 0,
+        locked_until: None,
     }
 }
 

@@ -232,6 +232,10 @@ pub(crate) fn authorization(
         },
         storage_location: text("ReplicaStorageLocation", before.map(|e| &e.storage_location))?,
         trust_group: text("TrustGroup", before.map(|e| &e.trust_group))?,
+        // The class has no properties for the rest.
+        allow_start: before.is_some_and(|e| e.allow_start),
+        keep_at_least_s: before.map_or(0, |e| e.keep_at_least_s),
+        locked_until: before.and_then(|e| e.locked_until),
     })
 }
 

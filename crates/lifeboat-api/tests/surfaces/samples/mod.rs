@@ -356,7 +356,10 @@ fn entry() -> AuthorizationEntry {
     AuthorizationEntry {
         primary: "a".into(),
         storage_location: "/srv".into(),
-        trust_group: "default".into(),
+        trust_group: "*.example.org".into(),
+        allow_start: true,
+        keep_at_least_s: 604_800,
+        locked_until: Some(Timestamp(1_790_000_000_000)),
     }
 }
 

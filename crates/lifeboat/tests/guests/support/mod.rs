@@ -193,6 +193,7 @@ impl World {
             "authorization",
             "add",
             "alpha.test",
+            "--allow-start",
             "--location",
             location.to_str().unwrap(),
         ]);
@@ -203,8 +204,8 @@ impl World {
         self.a.ok(&["server", "set", "--replica", "on"]);
         let location = self.a.dir.join("replicas");
         let location = location.to_str().unwrap();
-        self.a
-            .ok(&["authorization", "add", "beta.test", "--location", location]);
+        let entry = ["authorization", "add", "beta.test", "--allow-start", "--location"];
+        self.a.ok(&[&entry[..], &[location]].concat());
     }
 
     /// A third host, up and ready to take replicas of B. B and it know each other by name, as hosts do.

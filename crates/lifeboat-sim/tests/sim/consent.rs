@@ -1,0 +1,241 @@
+//! What another host can cause on this one by its word alone, and what an administrator of this host has to agree to.
+
+use std::collections::HashSet;
+
+use crate::common::{
+    eventually, flows, healthy, job, mode, planned, points, replicating, reverse, simulate, state, taken_over,
+};
+use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, Refusal};
+use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind};
+use lifeboat_engine::ports::store::Target;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{
+    AuthorizationEntry, JobState, PointId, ReplicationMode as Mode, ReplicationState as State,
+};
+use lifeboat_sim::{VM, World};
+
+fn entry() -> AuthorizationEntry {
+    AuthorizationEntry {
+        primary: "a".into(),
+        storage_location: "/replicas".into(),
+        trust_group: "t".into(),
+        allow_start: false,
+        keep_at_least_s: 0,
+        locked_until: None,
+    }
+}
+
+async fn set(w: &World, host: usize, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
+    w.insist(host, Action::AddAuthorization { entry }).await
+}
+
+async fn sealed(w: &World) -> HashSet<PointId> {
+    let id = |p: &PointView| match p.target {
+        Target::Point { id } => Some(id),
+        Target::Cycle { .. } | Target::Abandoned => None,
+    };
+    points(w).await.iter().filter_map(id).collect()
+}
+
+#[test]
+fn a_vm_that_is_not_replicated_becomes_a_replica_with_consent_only() {
+    simulate(1, async |w| {
+        replicating(w).await;
+        w.cut(true);
+        taken_over(w, PointSelector::Latest, 10).await;
+        w.guest_off(0);
+        let vm = World::vm();
+        w.insist(0, Action::RemoveReplication { vm: vm.clone() })
+            .await
+            .unwrap();
+        assert_eq!(mode(w, 0), Mode::None);
+        w.cut(false);
+        let asked = job(w, 1, reverse()).await;
+        let told = match asked {
+            Err(e) => e.to_string(),
+            Ok(state) => {
+                assert_eq!(state, JobState::Exception);
+                format!("{:?}", w.jobs(1))
+            }
+        };
+        assert!(told.contains("become-replica"), "{told}");
+        assert_eq!(mode(w, 0), Mode::None, "it gave way");
+        w.insist(0, Action::BecomeReplica { vm }).await.unwrap();
+        w.insist(1, reverse()).await.unwrap();
+        healthy(w, 1, 0).await;
+    });
+}
+
+#[test]
+fn a_primary_starts_its_vm_on_the_replica_where_the_entry_allows_it() {
+    simulate(2, async |w| {
+        replicating(w).await;
+        set(w, 1, entry()).await.unwrap();
+        let refused = w.act(0, planned(true)).await.unwrap().unwrap_err();
+        assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
+        assert!(refused.hint.contains("--allow-start"), "{refused:?}");
+        assert!(w.runs(0), "it was shut down for nothing");
+        assert_eq!(state(w, 0), State::Replicating);
+        // Off is how it may come there, and on its own host it is started.
+        assert_eq!(job(w, 0, planned(false)).await.unwrap(), JobState::Completed);
+        eventually(w, "the roles are swapped", |w| flows(w, 1, 0)).await;
+        assert!(!w.runs(0) && !w.runs(1));
+        w.insist(1, crate::common::start_vm()).await.unwrap();
+        // Asked for where it is to run, nobody's word is needed.
+        let back = AuthorizationEntry {
+            primary: "b".into(),
+            ..entry()
+        };
+        set(w, 0, back).await.unwrap();
+        w.insist(0, planned(true)).await.unwrap();
+        eventually(w, "the VM starts here", |w| w.runs(0)).await;
+        healthy(w, 0, 1).await;
+    });
+}
+
+/// The entry changes between the question and the handing over: the replica looks again.
+#[test]
+fn a_start_that_was_allowed_is_not_any_more_when_it_comes() {
+    simulate(3, async |w| {
+        replicating(w).await;
+        w.shared.state().stubborn = true;
+        w.insist(0, planned(true)).await.unwrap();
+        set(w, 1, entry()).await.unwrap();
+        w.guest_off(0);
+        eventually(w, "it is prepared and refused", |w| {
+            let jobs = w.jobs(0);
+            jobs.iter().any(|j| j.state == JobState::Exception)
+        })
+        .await;
+        assert_eq!(state(w, 0), State::SyncedReplicationComplete);
+        assert!(!w.runs(0) && !w.runs(1));
+        assert!(format!("{:?}", w.jobs(0)).contains("--allow-start"));
+        assert_eq!(job(w, 0, planned(false)).await.unwrap(), JobState::Completed);
+        eventually(w, "the roles are swapped", |w| flows(w, 1, 0)).await;
+    });
+}
+
+/// A primary that was taken over wants no history, makes a point each second, and asks for what gives points up.
+#[test]
+fn points_are_kept_for_the_time_of_the_entry_whatever_the_primary_asks_for() {
+    const HOUR: u32 = 3600;
+    simulate(4, async |w| {
+        replicating(w).await;
+        let kept = AuthorizationEntry {
+            keep_at_least_s: HOUR,
+            ..entry()
+        };
+        set(w, 1, kept.clone()).await.unwrap();
+        for _ in 0..20 {
+            w.write(20);
+            w.run(60).await;
+        }
+        let before = sealed(w).await;
+        assert!(before.len() > 5, "{before:?}");
+        let mut settings = w.recorded(0).unwrap().settings;
+        (
+            settings.history,
+            settings.any_point_window_s,
+            settings.point_spacing_s,
+        ) = (0, 0, 1);
+        settings.interval_s = 1;
+        let vm = World::vm();
+        w.insist(0, Action::ModifyReplication { vm, settings })
+            .await
+            .unwrap();
+        for _ in 0..10 {
+            w.write(20);
+            w.run(60).await;
+        }
+        let after = sealed(w).await;
+        let lost: Vec<_> = before.difference(&after).collect();
+        assert!(lost.is_empty(), "{lost:?} of {}", before.len());
+        assert!(after.len() > before.len(), "no new point");
+        // Nor by a planned failover, which commits.
+        let refused = w.act(0, planned(false)).await.unwrap().unwrap_err();
+        assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
+        assert!(w.runs(0));
+        // An entry that is more exact, or broader, takes nothing from what this one promises.
+        let other = AuthorizationEntry {
+            primary: "*".into(),
+            ..entry()
+        };
+        set(w, 1, other).await.unwrap();
+        w.run(120).await;
+        let still = sealed(w).await;
+        assert!(after.is_subset(&still));
+        set(w, 1, entry()).await.unwrap();
+        w.write(20);
+        w.run(120).await;
+        let left = sealed(w).await.len();
+        assert!(left < 4, "{left} are kept, as the primary asks for");
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn a_locked_entry_is_neither_removed_nor_shortened() {
+    simulate(5, async |w| {
+        replicating(w).await;
+        let now = w.shared.now();
+        let locked = AuthorizationEntry {
+            keep_at_least_s: 600,
+            locked_until: Some(now.plus(std::time::Duration::from_secs(600))),
+            ..entry()
+        };
+        set(w, 1, locked.clone()).await.unwrap();
+        let remove = Action::RemoveAuthorization { primary: "A.".into() };
+        let refused = w.act(1, remove.clone()).await.unwrap().unwrap_err();
+        assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
+        assert_eq!(
+            set(w, 1, entry()).await.unwrap_err().code,
+            ReturnCode::AccessDenied
+        );
+        w.restart(1).await;
+        assert_eq!(
+            set(w, 1, entry()).await.unwrap_err().code,
+            ReturnCode::AccessDenied
+        );
+        let moved = AuthorizationEntry {
+            storage_location: "/other".into(),
+            keep_at_least_s: 700,
+            ..locked
+        };
+        set(w, 1, moved).await.unwrap();
+        w.run(601).await;
+        w.insist(1, remove).await.unwrap();
+    });
+}
+
+/// What the primary is told when the replica's storage does not work: enough to know where to look, and no file.
+#[test]
+fn a_primary_learns_no_file_of_the_replica_s_host() {
+    simulate(6, async |w| {
+        replicating(w).await;
+        w.shared.state().hosts[1].store_full = true;
+        w.write(20);
+        w.run(60).await;
+        let view = w.view(0).await.unwrap().replication.unwrap();
+        let told = format!("{view:?}{:?}", w.shared.state().hosts[0].events);
+        assert!(told.contains("no space left in its storage location"), "{told}");
+        assert!(!told.contains("/replicas"), "{told}");
+        w.shared.state().hosts[1].store_full = false;
+        healthy(w, 0, 1).await;
+        let fault = StorageFault {
+            kind: StorageFaultKind::Failing,
+            path: "/replicas/secret.qcow2".into(),
+            detail: "check the disk".to_owned(),
+            since: w.shared.now(),
+        };
+        w.shared.state().hosts[1].replicas.get_mut(&VM).unwrap().faults = vec![fault];
+        w.run(120).await;
+        let view = w.view(0).await.unwrap().replication.unwrap();
+        let told = format!("{view:?}{:?}", w.shared.state().hosts[0].events);
+        assert!(!told.contains("secret"), "{told}");
+        let own = w.view(1).await.unwrap().replication.unwrap();
+        assert!(
+            format!("{:?}", own.health_notes).contains("secret.qcow2"),
+            "{own:?}"
+        );
+    });
+}
