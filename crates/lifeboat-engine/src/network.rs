@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::network::{self, GuestCommand, NicFailover};
-use lifeboat_model::{NicSpec, VmId, VmSpec};
+use lifeboat_model::{NicSpec, VmId, VmSpec, words};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -122,7 +122,7 @@ async fn run(hypervisor: &dyn Hypervisor, vm: VmId, commands: &[GuestCommand]) -
             let code = ended
                 .code
                 .map_or_else(|| "a signal".to_owned(), |c| format!("code {c}"));
-            let output: String = ended.output.trim().chars().take(400).collect();
+            let output: String = words::shown(ended.output.trim()).chars().take(400).collect();
             return Err(format!("the commands in the guest ended with {code}: {output}"));
         }
     }

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::capture;
 use crate::config::{QemuConfig, VmPaths};
+use crate::console;
 use crate::files;
 use crate::firmware;
 use crate::guest;
@@ -102,6 +103,18 @@ impl Drop for Hold {
 }
 
 impl Qemu {
+    /// Keeps what the guest says on its console from filling the host's memory, where the file is.
+    async fn bound_console(&self, vm: VmId) {
+        let log = self.paths(vm).file("console.log").into_std_path_buf();
+        let bound = move || match console::is_full(&log) {
+            true => console::rotate(&log),
+            false => Ok(()),
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(bound).await {
+            tracing::warn!(%vm, %error, "the log of the VM's console cannot be cut");
+        }
+    }
+
     /// An adapter for this host. Touches nothing yet.
     #[must_use]
     pub fn new(config: QemuConfig) -> Self {
@@ -237,6 +250,7 @@ impl Hypervisor for Qemu {
 
     async fn power(&self, vm: VmId) -> Power {
         self.attend(vm);
+        self.bound_console(vm).await;
         power::look(self, vm).await
     }
 

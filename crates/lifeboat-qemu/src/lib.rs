@@ -6,6 +6,7 @@
 mod capture;
 mod command;
 mod config;
+mod console;
 mod files;
 mod firmware;
 mod graph;

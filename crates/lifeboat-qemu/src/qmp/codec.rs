@@ -4,6 +4,7 @@
 //! Whatever the bytes are, the answer is a message or a [`CodecError`], never a panic.
 
 use bytes::{Buf, BytesMut};
+use lifeboat_model::words;
 use serde_json::{Map, Value};
 
 /// The longest line accepted, in bytes (16 MiB). QEMU's longest answers (`query-qmp-schema`) stay well below 1 MiB.
@@ -191,7 +192,7 @@ fn parse(line: &[u8]) -> Result<Message, CodecError> {
 }
 
 fn error_message(id: Option<Value>, error: &Value) -> Result<Message, CodecError> {
-    let text = |member: &str| error.get(member).and_then(Value::as_str).map(str::to_owned);
+    let text = |member: &str| error.get(member).and_then(Value::as_str).map(words::kept);
     match (text("class"), text("desc")) {
         (Some(class), Some(desc)) => Ok(Message::Error { id, class, desc }),
         _ => Err(CodecError::UnknownShape(
