@@ -18,6 +18,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use super::codec::{Decoder, Event, Message};
 
@@ -123,8 +124,6 @@ struct Shared(Mutex<Table>);
 #[derive(Debug)]
 struct Table {
     waiting: HashMap<u64, Reply>,
-    /// All ids below were handed out: an answer to one nobody waits for any more is late, not wrong.
-    issued: u64,
     /// `None` once the peer is gone, which ends every subscription after its buffered events.
     events: Option<broadcast::Sender<Event>>,
     /// Why there is no connection any more.
@@ -211,7 +210,6 @@ impl Qmp {
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let shared = Arc::new(Shared(Mutex::new(Table {
             waiting: HashMap::new(),
-            issued: 0,
             events: Some(events),
             ended: None,
         })));
@@ -223,7 +221,7 @@ impl Qmp {
         Self {
             inner: Arc::new(Inner {
                 shared,
-                next_id: AtomicU64::new(0),
+                next_id: AtomicU64::new(first_id()),
                 version,
                 send,
                 closed,
@@ -288,7 +286,6 @@ impl Qmp {
             if let Some(why) = &table.ended {
                 return Err(why.clone());
             }
-            table.issued = table.issued.max(id + 1);
             table.waiting.insert(id, reply);
         }
         let _forget = Forget {
@@ -388,6 +385,12 @@ impl EventStream {
     }
 }
 
+/// The first id of a connection: no other one has ids near it. QEMU says an answer to whoever is connected when it has it,
+/// also to a command of a client that went away, and that must not be taken for the answer to another command.
+fn first_id() -> u64 {
+    u64::from(Uuid::new_v4().as_fields().0) << 30
+}
+
 async fn first_message(stream: &mut UnixStream, decoder: &mut Decoder) -> Result<Message, QmpError> {
     loop {
         let message = decoder
@@ -445,18 +448,14 @@ fn deliver(decoder: &mut Decoder, shared: &Shared) -> Result<(), Failure> {
             Message::Return { id, value } => (id, Ok(value)),
             Message::Error { id, class, desc } => (id, Err(Failure::Command { class, desc })),
         };
-        let mut table = shared.lock();
-        let known = id
-            .as_ref()
-            .and_then(Value::as_u64)
-            .filter(|id| *id < table.issued);
-        let Some(known) = known else {
+        let Some(id) = id.as_ref().and_then(Value::as_u64) else {
             let answer = result.map_or_else(|error| format!("{error:?}"), |_| "a success".to_owned());
             return Err(Failure::Protocol(format!(
                 "an answer to a command never sent: {answer}"
             )));
         };
-        if let Some(reply) = table.waiting.remove(&known) {
+        // Nobody waits for a late answer, nor for one to a command of an earlier connection.
+        if let Some(reply) = shared.lock().waiting.remove(&id) {
             let _ = reply.send(result);
         }
     }

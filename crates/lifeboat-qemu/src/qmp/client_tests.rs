@@ -182,6 +182,8 @@ async fn callers_learn_that_qemu_was_killed() {
 
 /// The server's side of a monitor that the test plays itself; greeting and negotiation are done.
 struct Fake {
+    /// The first id of the connection; what is heard and said counts from it.
+    first: Option<u64>,
     lines: Lines<BufReader<OwnedReadHalf>>,
     write: OwnedWriteHalf,
     _dir: TempDir,
@@ -195,6 +197,7 @@ impl Fake {
         let connecting = tokio::spawn(async move { Qmp::connect(path, LIMIT).await.unwrap() });
         let (read, write) = listener.accept().await.unwrap().0.into_split();
         let mut fake = Self {
+            first: None,
             lines: BufReader::new(read).lines(),
             write,
             _dir: dir,
@@ -215,11 +218,29 @@ impl Fake {
     }
 
     async fn say(&mut self, text: &str) {
-        self.write.write_all(text.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        for (n, part) in text.split("\"id\": ").enumerate() {
+            let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+            match part[..digits].parse::<u64>() {
+                Ok(id) if n > 0 => said.push_str(&format!("\"id\": {}{}", self.id(id), &part[digits..])),
+                _ if n > 0 => said.push_str(&format!("\"id\": {part}")),
+                _ => said.push_str(part),
+            }
+        }
+        self.write.write_all(said.as_bytes()).await.unwrap();
+    }
+
+    /// An id as it is on the wire.
+    fn id(&self, id: u64) -> u64 {
+        self.first.unwrap() + id
     }
 
     async fn hear(&mut self) -> Value {
-        serde_json::from_str(&self.lines.next_line().await.unwrap().unwrap()).unwrap()
+        let line = self.lines.next_line().await.unwrap().unwrap();
+        let mut heard: Value = serde_json::from_str(&line).unwrap();
+        let id = heard["id"].as_u64().unwrap();
+        heard["id"] = (id - *self.first.get_or_insert(id)).into();
+        heard
     }
 }
 
@@ -246,6 +267,24 @@ async fn a_late_answer_to_a_command_given_up_is_not_taken_for_another() {
     assert_eq!(outcome.unwrap(), json!("right"));
 }
 
+/// QEMU answers whoever is connected when it has the answer, whoever asked.
+#[tokio::test]
+async fn an_answer_to_an_earlier_connection_is_nobody_s() {
+    let (mut fake, qmp) = Fake::new().await;
+    let (other, _earlier) = Fake::new().await;
+    let asked = tokio::spawn(async move { (qmp.execute("blockdev-del", Value::Null).await, qmp) });
+    assert_eq!(fake.hear().await, json!({"execute": "blockdev-del", "id": 4}));
+    let theirs = other.id(4);
+    assert_ne!(theirs, fake.id(4), "two connections have no id in common");
+    fake.write
+        .write_all(format!("{{\"return\": \"of another command\", \"id\": {theirs}}}\n").as_bytes())
+        .await
+        .unwrap();
+    fake.say("{\"return\": \"right\", \"id\": 4}\n").await;
+    let (outcome, _qmp) = asked.await.unwrap();
+    assert_eq!(outcome.unwrap(), json!("right"));
+}
+
 #[tokio::test]
 async fn a_peer_that_reads_nothing_cannot_hold_callers_beyond_their_time() {
     let (_fake, qmp) = Fake::new().await;
@@ -267,7 +306,6 @@ async fn a_peer_that_reads_nothing_cannot_hold_callers_beyond_their_time() {
 async fn lies_end_the_connection_for_everyone() {
     let unknown = "an answer to a command never sent";
     let lies = [
-        ("{\"return\": {}, \"id\": 99}\n", unknown),
         ("{\"return\": {}}\n", unknown),
         ("{\"return\": {}, \"id\": \"1\"}\n", unknown),
         (
