@@ -7,12 +7,13 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lifeboat_faults::disk::{Fate, Honesty};
 use lifeboat_faults::sandbox;
-use lifeboat_faults::served::{Delays, Failing, Kind, Requests};
-use lifeboat_faults::volume::{Layout, Volume};
+use lifeboat_faults::served::{Delays, Failing, Kind, Requests, Served};
+use lifeboat_faults::volume::{Layout, Volume, attach, run};
 use rustix::io::Errno;
 
 fn volume(base: &Path, mount: &'static str) -> Volume {
@@ -142,5 +143,38 @@ fn a_cut_comes_at_the_request_it_was_armed_for() {
         });
         volume.restart().unwrap();
         assert!(dir.is_dir());
+    });
+}
+
+/// A disk that swallows an error would make every campaign find losses that nobody could have kept from happening.
+#[test]
+fn an_error_in_the_middle_of_a_large_write_is_reported() {
+    sandbox::run("an_error_in_the_middle_of_a_large_write_is_reported", || {
+        let base = tempfile::tempdir().unwrap();
+        let disk = Served::mount(base.path(), 16 << 20).unwrap();
+        let device = attach(&disk).unwrap();
+        for after in 0..40 {
+            disk.set_failing(Some(Failing {
+                requests: Requests::Only(Kind::Write),
+                after,
+                count: 1,
+                error: Errno::IO,
+            }));
+            let before = disk.counts().1;
+            let mut dd = Command::new("dd");
+            dd.args([
+                "if=/dev/zero",
+                &format!("of={device}"),
+                "bs=2M",
+                "count=1",
+                "oflag=direct",
+                "conv=notrunc",
+            ]);
+            let told = run(&mut dd).is_err();
+            disk.set_failing(None);
+            let failed = disk.counts().1 > before;
+            assert_eq!(told, failed, "an error after {after} requests");
+        }
+        run(Command::new("losetup").args(["-d", &device])).unwrap();
     });
 }
