@@ -526,11 +526,12 @@ impl Actor {
         }
         self.moved();
         self.replica.queue.arrived(received.durable, received.bytes);
+        // What arrives is proof that receiving works again, not that what failed to be applied can be.
+        let unapplied = self.replica.dirty && self.replica.attempts > 0;
         if !self.replica.dirty {
             (self.replica.dirty, self.replica.attempts, self.replica.next_at) = (true, 0, Instant::now());
         }
-        // What arrives is proof that receiving works again; applying clears the rest.
-        if self.rel.as_ref().is_some_and(|r| r.state == State::Critical) {
+        if !unapplied && self.rel.as_ref().is_some_and(|r| r.state == State::Critical) {
             self.cured();
             self.save_or_warn().await;
         }

@@ -199,6 +199,8 @@ pub struct HostState {
     pub not_there: BTreeSet<String>,
     /// Certificates that its connections depend on.
     pub certificates: Vec<Certificate>,
+    /// No log can be applied: one is damaged on the disk.
+    pub log_damaged: bool,
     /// The replica disk is full.
     pub store_full: bool,
     /// The disk of the replicas does not answer.

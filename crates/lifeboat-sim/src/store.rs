@@ -57,6 +57,16 @@ fn room(s: &State, h: usize) -> Result<()> {
     }
 }
 
+fn logs_whole(s: &State, h: usize) -> Result<()> {
+    match s.hosts[h].log_damaged {
+        true => Err(StoreError::Damaged {
+            path: "/replicas/logs/4.lbd".into(),
+            detail: "the frame's checksum is wrong".into(),
+        }),
+        false => Ok(()),
+    }
+}
+
 fn incoming(name: &str) -> bool {
     name.starts_with("store.receive") || name.starts_with("store.bulk")
 }
@@ -314,6 +324,7 @@ impl ReplicaStore for Port {
     async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>> {
         self.change(vm, "store.apply", |s, h| {
             room(s, h)?;
+            logs_whole(s, h)?;
             let r = here(s, h, vm)?;
             let Some(next) = r.logs.iter().find(|l| l.log.parent == r.applied).cloned() else {
                 return Ok(None);
@@ -332,6 +343,7 @@ impl ReplicaStore for Port {
         }
         self.change(vm, "store.apply", |s, h| {
             room(s, h)?;
+            logs_whole(s, h)?;
             let r = here(s, h, vm)?;
             let mut applied = None;
             while r.applied != last {

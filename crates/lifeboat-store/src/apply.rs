@@ -18,6 +18,7 @@ use crate::logs::{self, Entry};
 use crate::manifest::{Head, Layer, MAX_CHAIN, Manifest, Sealed, own_base};
 use crate::replica::{Replica, absolute, absolute_one};
 use crate::steps::Steps;
+use crate::{damaged, durable};
 
 /// Applies the next durable log.
 pub(crate) fn apply(replica: &Replica) -> Result<Option<StoredLog>> {
@@ -59,8 +60,31 @@ pub(crate) fn apply_through(replica: &Replica, last: Position) -> Result<Option<
             discard_head(replica)?;
             Err(StoreError::NoSpace(dir))
         }
-        Err(e) => Err(e),
+        Err(e) => {
+            give_up_damaged(replica, &e)?;
+            Err(e)
+        }
     }
+}
+
+/// Sets a log aside whose content is not what was received: nothing would ever lead past it. What it was to lead to is then
+/// found to be without it, and the copies are compared. The head may hold a part of it and goes.
+fn give_up_damaged(replica: &Replica, error: &StoreError) -> Result<()> {
+    let StoreError::Damaged { path, .. } = error else {
+        return Ok(());
+    };
+    let file = match path.strip_prefix(&replica.dir) {
+        Ok(file) if file.starts_with(logs::DIR) => file,
+        Ok(_) | Err(_) => return Ok(()),
+    };
+    // What memory has of it may be wrong while the medium is right.
+    durable::drop_cache(path)?;
+    let Err(StoreError::Damaged { .. }) = logs::read(path, |_| Ok(())) else {
+        return Ok(());
+    };
+    discard_head(replica)?;
+    replica.step("before a damaged log is set aside")?;
+    damaged::set_aside(&replica.dir, file).map(drop)
 }
 
 /// The logs from the applied position up to `last`, as far as they have the same disks. After a head was thrown away those

@@ -153,3 +153,29 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
         }
     });
 }
+
+/// Logs go on arriving while one that came before cannot be applied.
+#[test]
+fn what_arrives_does_not_cure_what_cannot_be_applied() {
+    simulate(430, async |w| {
+        replicating(w).await;
+        w.shared.state().hosts[1].log_damaged = true;
+        w.write(20);
+        w.run(20).await;
+        let before = w.shared.state().hosts[1].replicas[&VM].durable;
+        for second in 0..60 {
+            w.write(5);
+            w.run(1).await;
+            let v = w.view(1).await.unwrap().replication.unwrap();
+            assert_eq!(
+                (v.state, v.health),
+                (State::Critical, Health::Critical),
+                "{second}: {v:?}"
+            );
+        }
+        let after = w.shared.state().hosts[1].replicas[&VM].durable;
+        assert_ne!(before, after, "nothing arrived");
+        w.shared.state().hosts[1].log_damaged = false;
+        crate::common::healthy(w, 0, 1).await;
+    });
+}

@@ -4,7 +4,7 @@
 use camino::Utf8PathBuf;
 use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind as Kind};
 use lifeboat_engine::ports::store::{ReplicaStore, StoreError, Target};
-use lifeboat_model::BranchId;
+use lifeboat_model::{BranchId, Position};
 
 use super::world::World;
 use crate::QcowStore;
@@ -111,15 +111,20 @@ async fn a_layer_that_is_gone_replaced_or_cut_is_named_with_the_next_log() {
     w.check().await;
 }
 
+/// The head's layer of the first disk.
+fn head_file(w: &World) -> Utf8PathBuf {
+    let text = std::fs::read_to_string(w.dir().join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let head = manifest["head"]["layers"][0]["file"].as_str().unwrap();
+    w.dir().join(head)
+}
+
 #[tokio::test]
 async fn a_head_that_is_gone_is_built_again_and_said() {
     let mut w = world(303).await;
     w.receive().await;
     w.apply_all().await;
-    let text = std::fs::read_to_string(w.dir().join("manifest.json")).unwrap();
-    let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let head = manifest["head"]["layers"][0]["file"].as_str().unwrap();
-    let head = w.dir().join(head);
+    let head = head_file(&w);
     std::fs::remove_file(&head).unwrap();
     let seen = faults(&w).await;
     assert!(
@@ -197,6 +202,91 @@ fn flip(file: &camino::Utf8Path, at: usize) -> Vec<u8> {
     after[at] ^= 0x10;
     std::fs::write(file, after).unwrap();
     before
+}
+
+/// The file of the log to a position.
+fn log_to(w: &World, at: Position) -> Utf8PathBuf {
+    w.dir()
+        .join(format!("logs/{}-{:020}.lbd", at.generation(), at.sequence()))
+}
+
+/// Two logs that wait to be applied, the first of them with a wrong byte in the middle; where everything stood before, and
+/// that file.
+async fn rotten_before_it_is_applied(seed: u64) -> (World, Position, Utf8PathBuf) {
+    let mut w = world(seed).await;
+    let good = w.durable;
+    w.receive().await;
+    let log = log_to(&w, w.durable);
+    w.receive().await;
+    let middle = std::fs::metadata(&log).unwrap().len() / 2;
+    flip(&log, usize::try_from(middle).unwrap());
+    (w, good, log)
+}
+
+/// The replica is what it was before those logs, claims nothing of them, keeps both aside, and goes on.
+async fn goes_on_without(mut w: World, good: Position, log: &Utf8PathBuf) {
+    w.apply_all().await;
+    let info = w.store.info(w.vm).await.unwrap();
+    assert_eq!((info.durable, info.applied), (good, good));
+    let aside = w.dir().join("damaged");
+    assert!(aside.join(log.file_name().unwrap()).exists());
+    assert_eq!(
+        std::fs::read_dir(&aside).unwrap().count(),
+        2,
+        "the one on top leads nowhere"
+    );
+    let told = |f: &StorageFault| match f.kind {
+        Kind::Lost => f.detail.contains("before they were applied"),
+        Kind::SetAside => f.path.file_name() == log.file_name(),
+        Kind::Failing | Kind::Rebuilt => false,
+    };
+    assert!(info.faults.iter().any(told), "{:?}", info.faults);
+    w.durable = good;
+    w.now = w.at[&good].clone();
+    w.receive().await;
+    w.seal().await;
+    w.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_rots_before_it_is_applied_holds_nothing_up() {
+    let (w, good, log) = rotten_before_it_is_applied(308).await;
+    is_damaged(w.store.apply_through(w.vm, w.durable).await, &log);
+    goes_on_without(w, good, &log).await;
+    // One that was applied, and a head that has to be built again from it.
+    let mut w = world(309).await;
+    let (_, sealed) = *w.points.last().unwrap();
+    let log = log_to(&w, w.durable);
+    w.receive().await;
+    w.apply_all().await;
+    let middle = std::fs::metadata(&log).unwrap().len() / 2;
+    flip(&log, usize::try_from(middle).unwrap());
+    std::fs::remove_file(head_file(&w)).unwrap();
+    is_damaged(w.store.apply(w.vm).await, &log);
+    goes_on_without(w, sealed, &log).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn setting_a_rotten_log_aside_fails_anywhere() {
+    for n in 1.. {
+        let (mut w, good, log) = rotten_before_it_is_applied(3200 + n).await;
+        w.store.steps.fail_at(n);
+        let outcome = w.store.apply_through(w.vm, w.durable).await;
+        let through = w.store.steps.pending();
+        w.store.steps.fail_at(0);
+        assert!(outcome.is_err(), "step {n}");
+        if n % 2 == 0 {
+            w.reopen().await;
+        }
+        let aside = !log.exists();
+        let again = w.store.apply_through(w.vm, w.durable).await;
+        assert_eq!(again.is_ok(), aside, "step {n}: {again:?}");
+        goes_on_without(w, good, &log).await;
+        if through {
+            assert!(n > 3, "it has only {n} steps");
+            return;
+        }
+    }
 }
 
 #[tokio::test]
