@@ -239,3 +239,64 @@ fn a_host_with_an_entry_gets_nothing_of_a_vm_that_others_replicate() {
     world.arrived();
     watched.nobody_opened("everything was asked");
 }
+
+/// A VM that nobody replicates is not for the asking, and an offer is read before anything of it is done.
+#[test]
+fn a_vm_that_is_off_and_not_replicated_stays_its_host_s_own() {
+    let world = hosts();
+    world.allow_return();
+    let watched = victims(world.dir.path());
+    let peer = Hostile::with_certificate_of(&world.b, world.a.port);
+    let settings = json!({
+        "peer": "127.0.0.1:1", "interval_s": 1, "history": 0, "point_spacing_s": 1, "any_point_window_s": 0,
+        "disks": ["sys", "data"], "compression": false,
+    });
+    let at = json!({"generation": world.uuid, "sequence": 1});
+    let offer = json!({
+        "request": "offer", "vm": described(&world, "OVMF_CODE_4M.fd", &watched), "settings": settings,
+        "disks": [{"id": "sys", "size": 8 << 20}, {"id": "data", "size": 8 << 20}],
+        "start": at, "from": "127.0.0.1:1", "content": {"content": "empty"}, "firmware": "",
+    });
+    let own = world.a.dir.to_str().unwrap();
+    let refused = |document: &Value, what: &str| -> String {
+        let said = peer.call(document).to_string();
+        assert!(said.contains("\"refused\""), "{what}: {said}");
+        assert!(!said.contains(own) && said.len() < 8192, "{what}: {said}");
+        said
+    };
+    for content in [
+        json!({"content": "empty"}),
+        json!({"content": "seed"}),
+        json!({"content": "reverse", "since": at, "planned": false}),
+    ] {
+        let mut document = offer.clone();
+        document["content"] = content.clone();
+        let said = refused(&document, &content.to_string());
+        assert!(said.contains("become-replica"), "{content}: {said}");
+    }
+    // As a new VM, with one thing that cannot be.
+    let card = &offer["vm"]["nic"][0];
+    let wrong = [
+        ("/vm/name", json!("web\u{202e}")),
+        ("/vm/name", json!("x".repeat(4 << 20))),
+        ("/vm/name", json!(world.uuid)),
+        ("/vm/nic", json!(vec![card; 17])),
+        ("/vm/nic/0/mac", json!("52:54:00:+f:01:01")),
+        ("/disks/0/size", json!(0)),
+        ("/disks/0/size", json!(1)),
+        ("/disks/0/size", json!(u64::MAX)),
+        ("/from", json!("http://169.254.169.254/latest\n")),
+        ("/from", json!("x".repeat(4 << 20))),
+    ];
+    for (place, value) in wrong {
+        let mut document = offer.clone();
+        document["vm"]["uuid"] = json!("77777777-7777-4777-8777-777777777777");
+        document["vm"]["name"] = json!("another");
+        *document.pointer_mut(place).unwrap() = value;
+        refused(&document, place);
+    }
+    let left = std::fs::read_dir(world.a.dir.join("replicas")).unwrap().count();
+    assert_eq!(left, 0, "a refused offer leaves nothing");
+    watched.nobody_opened("everything was offered");
+    world.a.ok(&["vm", "start", VM]);
+}

@@ -171,6 +171,9 @@ fn guest_comes_home_to_a_rebuilt_host() {
     world.allow_return();
     world.heal();
 
+    let refused = world.b.refused(&["replication", "reverse", VM]);
+    assert!(refused.contains("become-replica"), "{refused}");
+    world.a.ok(&["replication", "become-replica", VM]);
     let before = world.way_back.bytes();
     world.b.ok(&["replication", "reverse", VM]);
     wait_mode(&world.b, "Primary");
