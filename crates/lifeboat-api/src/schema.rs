@@ -724,6 +724,32 @@ fn authorization_entry() -> Value {
                     "Until then the entry can be neither removed nor made to keep points for a shorter time",
                 )),
             ),
+            ("quota", quota()),
+        ],
+    )
+}
+
+fn quota() -> Value {
+    object(
+        "What the replicas of the entry's primaries may take, together or each",
+        &[
+            ("vms", number("Replicas, 1 to 100000")),
+            (
+                "bytes",
+                or_null(&number("Bytes on disk of all replicas; null: what the disk has")),
+            ),
+            (
+                "points",
+                or_null(&number(
+                    "Additional recovery points of each replica, 0 to 24; null: as the primary asks",
+                )),
+            ),
+            (
+                "disk_bytes",
+                or_null(&number(
+                    "Bytes of each disk as the guest sees it; null: as the primary asks",
+                )),
+            ),
         ],
     )
 }

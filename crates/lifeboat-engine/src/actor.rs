@@ -40,6 +40,8 @@ use crate::replica::{Maintained, Permit, ReplicaState};
 
 /// How soon a failed write of the relationship is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
+/// Between looks at whether an actor without a VM can end: whoever asked it has read the answer by then.
+const LEAVES: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether what waits for work can still hope.
 const REFUSE_WITHIN: Duration = Duration::from_secs(1);
@@ -212,6 +214,9 @@ impl Actor {
                 });
             }
             self.publish();
+            if self.work.is_none() && self.waiting.is_empty() && self.is_over() {
+                return;
+            }
             self.attend_guest();
             let look = self.attend_contact().await;
             let wake = self.wake_at();
@@ -390,6 +395,7 @@ impl Actor {
                 let at = self.replica.next_at;
                 self.scrub_at().map_or(at, |scrub| scrub.min(at))
             }
+            None if self.is_nobody() => Instant::now() + LEAVES,
             Some(ReplicationMode::TestReplica) | None => Instant::now() + crate::primary::IDLE,
         }
     }

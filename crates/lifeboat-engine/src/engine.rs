@@ -157,6 +157,8 @@ pub(crate) struct Host {
 pub(crate) struct Access {
     pub(crate) server: ServerSettings,
     pub(crate) entries: Vec<AuthorizationEntry>,
+    /// Primaries of the replicas that are here or about to be.
+    pub(crate) places: BTreeMap<VmId, String>,
 }
 
 impl Host {
@@ -199,7 +201,7 @@ impl Host {
         *until
     }
 
-    /// Starts the actor of a VM.
+    /// Starts the actor of a VM, unless somebody else did just now.
     pub(crate) fn spawn(
         self: &Arc<Self>,
         vm: VmId,
@@ -211,8 +213,6 @@ impl Host {
         let observer = Observer::new(vm, self.ports.clock.clone(), self.ports.catalog.clone());
         let own = (mailbox.downgrade(), inbox);
         let actor = Actor::new(vm, self.clone(), local, rel, own, observer.clone());
-        actor.show_unseen();
-        actor.publish();
         let ended = CancellationToken::new();
         let handle = Handle {
             name,
@@ -221,7 +221,18 @@ impl Host {
             observer,
             ended: ended.clone(),
         };
-        self.with_actors(|a| a.insert(vm, handle.clone()));
+        let there = self.with_actors(|actors| {
+            let there = actors.get(&vm).filter(|h| !h.mailbox.is_closed()).cloned();
+            if there.is_none() {
+                actor.show_unseen();
+                actor.publish();
+                actors.insert(vm, handle.clone());
+            }
+            there
+        });
+        if let Some(there) = there {
+            return there;
+        }
         let task = tokio::spawn(async move {
             let _ended = ended.drop_guard();
             actor.run().await;
@@ -296,7 +307,10 @@ impl Host {
                 host,
                 location: "its storage location".into(),
             },
-            StoreError::NoPoint(_) | StoreError::NoBranch(_) | StoreError::BadLog(_) => PeerRefusal::Failed {
+            StoreError::NoPoint(_)
+            | StoreError::NoBranch(_)
+            | StoreError::BadLog(_)
+            | StoreError::OverQuota { .. } => PeerRefusal::Failed {
                 host,
                 detail: chain(&e),
             },
@@ -396,6 +410,7 @@ impl Engine {
         let access = Mutex::new(Access {
             server: image.server,
             entries,
+            places: BTreeMap::new(),
         });
         // Of several the one that was read last, as far as that can be told.
         let boot = ports.clock.reading().boot;
@@ -902,6 +917,7 @@ impl Engine {
         let own = matches!(
             e,
             StoreError::NoSpace(_)
+                | StoreError::OverQuota { .. }
                 | StoreError::Damaged { .. }
                 | StoreError::Failing { .. }
                 | StoreError::BadLog(_)

@@ -254,7 +254,8 @@ pub(crate) async fn branch(
                 match store.apply_through(vm, position).await {
                     Ok(Some(_)) => info = store.info(vm).await?,
                     // The logs are replayed into the branch, which may use more of the reserve.
-                    Ok(None) | Err(StoreError::NoSpace(_)) => break,
+                    Ok(None) => break,
+                    Err(e) if e.lacks_room() => break,
                     Err(e) => return Err(e),
                 }
             }

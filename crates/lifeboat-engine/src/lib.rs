@@ -36,6 +36,7 @@ mod power;
 mod presence;
 mod primary;
 mod question;
+mod quota;
 pub mod records;
 mod references;
 mod replica;

@@ -250,6 +250,7 @@ impl Actor {
         if let Err(e) = settings.validate(spec.disks.iter().map(|d| &d.id)) {
             return conflict(format!("the settings: {e}"));
         }
+        self.settings_within_quota(peer, &settings)?;
         self.rename(&spec.name)?;
         self.keep_firmware(firmware).await?;
         let before = self.rel.clone();

@@ -132,9 +132,36 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Lets go of an actor that nobody can be talking to. Whoever is about to takes its handle from the same table first.
+    fn let_go(&self, vm: VmId) -> bool {
+        self.with_actors(|actors| {
+            let unused = |h: &Handle| {
+                h.mailbox.strong_count() == 1 && h.mailbox.capacity() == h.mailbox.max_capacity()
+            };
+            let unused = actors.get(&vm).is_some_and(unused);
+            if unused {
+                actors.remove(&vm);
+            }
+            unused
+        })
+    }
+}
+
 impl Actor {
+    /// Whether nothing is left of its VM: an offer of it was refused, or it was removed. Otherwise each offer of a VM that
+    /// nobody knows would leave an actor, and its name taken, until the daemon ends.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_nobody() && self.host.let_go(self.id)
+    }
+
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.rel.is_none() && self.local.is_none()
+    }
+
     /// Publishes what this actor is now.
     pub(crate) fn publish(&self) {
+        self.publish_place();
         self.card.write(match (&self.rel, &self.local) {
             (Some(rel), _) => Presence::Related(rel.mode, rel.state),
             (None, Some(_)) => Presence::Local,

@@ -414,7 +414,7 @@ impl Actor {
                 warn!(vm = %self.id, error = %chain(&e), "log not applied");
                 self.replica.dirty = true;
                 // What expires may be the room that is missing.
-                self.replica.expire |= matches!(e, StoreError::NoSpace(_));
+                self.replica.expire |= e.lacks_room();
                 self.replica_fault(&format!("a log cannot be applied: {}", chain(&e)))
                     .await;
             }
@@ -635,6 +635,7 @@ impl Actor {
                 let extended = self.rel.as_ref().is_some_and(|r| r.mode == Mode::ExtendedReplica);
                 let taken = match offer.content {
                     _ if let Err(e) = offer.validate() => Err(e),
+                    _ if let Err(e) = self.within_quota(peer, &offer) => Err(e),
                     Content::Empty | Content::Media => self.offered(peer, offer).await,
                     Content::Extended => match self.go_on_extended(peer, &offer).await {
                         Some(answer) => answer,

@@ -33,6 +33,7 @@ pub(crate) fn findings(info: Option<&Result<ReplicaInfo, StoreError>>) -> Vec<Fi
             | StoreError::Superseded { .. }
             | StoreError::BadLog(_)
             | StoreError::NoSpace(_)
+            | StoreError::OverQuota { .. }
             | StoreError::Busy(_)
             | StoreError::Io { .. },
         )) => Vec::new(),

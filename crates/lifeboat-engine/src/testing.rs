@@ -116,40 +116,37 @@ async fn make(
     of: VmId,
     (start, sealer): (bool, Sealer),
 ) -> (Result<(), String>, Option<String>) {
-    let made =
-        async {
-            let store = &*host.ports.store;
-            branch(store, of, test.branch, test.target, &sealer)
-                .await
-                .map_err(|e| chain(&e))?;
-            store
-                .verify_branch(of, test.branch)
-                .await
-                .map_err(|e| chain(&e))?;
-            // Made now, while nothing else of this replica is under way, so that a start of the VM only finds it.
-            store
-                .branch_firmware(of, test.branch)
-                .await
-                .map_err(|e| chain(&e))?;
-            let taken = host.with_actors(|a| {
-                a.iter()
-                    .any(|(vm, h)| *vm != test.vm && h.is_named(&record.spec.name))
-            });
-            if taken {
-                return Err(format!(
-                    "this host has another VM named \"{}\" by now",
-                    record.spec.name
-                ));
-            }
-            host.ports
-                .catalog
-                .put_relationship(&record)
-                .await
-                .map_err(|e| chain(&e))?;
-            let there = host.with_actors(|a| a.get(&test.vm).cloned());
-            Ok(there
-                .unwrap_or_else(|| host.spawn(test.vm, record.spec.name.clone(), None, Some(record.clone()))))
-        };
+    let made = async {
+        let store = &*host.ports.store;
+        branch(store, of, test.branch, test.target, &sealer)
+            .await
+            .map_err(|e| chain(&e))?;
+        store
+            .verify_branch(of, test.branch)
+            .await
+            .map_err(|e| chain(&e))?;
+        // Made now, while nothing else of this replica is under way, so that a start of the VM only finds it.
+        store
+            .branch_firmware(of, test.branch)
+            .await
+            .map_err(|e| chain(&e))?;
+        let taken = host.with_actors(|a| {
+            a.iter()
+                .any(|(vm, h)| *vm != test.vm && h.is_named(&record.spec.name))
+        });
+        if taken {
+            return Err(format!(
+                "this host has another VM named \"{}\" by now",
+                record.spec.name
+            ));
+        }
+        host.ports
+            .catalog
+            .put_relationship(&record)
+            .await
+            .map_err(|e| chain(&e))?;
+        Ok(host.spawn(test.vm, record.spec.name.clone(), None, Some(record.clone())))
+    };
     let handle = match made.await {
         Ok(handle) => handle,
         Err(e) => return (Err(e), None),

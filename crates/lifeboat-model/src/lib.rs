@@ -12,6 +12,7 @@ mod machine;
 pub mod network;
 pub mod policy;
 pub mod power;
+pub mod quota;
 pub mod reread;
 pub mod settings;
 pub mod shell;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::quota::Quota;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::DiskId;
@@ -158,6 +159,9 @@ pub enum SettingsError {
     /// A lock on an entry that keeps nothing.
     #[error("there is nothing to lock: name the time for which points are kept, too")]
     LockedNothing,
+    /// A quota that allows nothing, or more than can be.
+    #[error("a quota allows 1 to 100000 VMs, 0 to 24 recovery points, and at least 1 byte")]
+    Quota,
     /// An entry that is locked for another so many hours.
     #[error(
         "the entry is locked for another {0} h: it cannot be removed, its lock and the time for which it keeps points can only be made longer"
@@ -187,10 +191,19 @@ fn is_host(text: &str) -> bool {
 }
 
 impl ReplicationSettings {
+    /// Most recovery points that can be kept additionally (`Msvm_ReplicationSettingData.RecoveryHistory`).
+    pub const MOST_HISTORY: u16 = 24;
+
     /// Checks the limits; `vm_disks` are the disks the VM has.
     pub fn validate<'a>(&self, vm_disks: impl IntoIterator<Item = &'a DiskId>) -> Result<(), SettingsError> {
         range("interval_s", self.interval_s.into(), 1, 900, "1 to 900 seconds")?;
-        range("history", self.history.into(), 0, 24, "0 to 24 points")?;
+        range(
+            "history",
+            self.history.into(),
+            0,
+            Self::MOST_HISTORY.into(),
+            "0 to 24 points",
+        )?;
         range(
             "point_spacing_s",
             self.point_spacing_s.into(),
@@ -269,6 +282,9 @@ pub struct AuthorizationEntry {
     /// Until then, by this host's clock, the entry can be neither removed nor made to keep points for a shorter time.
     #[serde(default)]
     pub locked_until: Option<Timestamp>,
+    /// What its primaries may take here.
+    #[serde(default)]
+    pub quota: Quota,
 }
 
 /// The longest time for which an entry keeps points: a leap year. Ours; the API has no such setting.
@@ -289,6 +305,9 @@ impl AuthorizationEntry {
         let group = &self.trust_group;
         if group.trim().is_empty() || group.len() > 253 || group.chars().any(char::is_control) {
             return Err(SettingsError::TrustGroup(group.chars().take(80).collect()));
+        }
+        if !self.quota.is_valid() {
+            return Err(SettingsError::Quota);
         }
         if self.locked_until.is_some() && self.keep_at_least_s == 0 {
             return Err(SettingsError::LockedNothing);
@@ -369,6 +388,7 @@ mod tests {
             allow_start: false,
             keep_at_least_s: 0,
             locked_until: None,
+            quota: Quota::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use lifeboat_engine::ports::catalog::CatalogImage;
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Stall};
 use lifeboat_engine::ports::storage::StorageFault;
-use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, StoredLog, Target};
+use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, Quota, StoredLog, Target};
 use lifeboat_engine::records::Event;
 use lifeboat_model::{BranchId, PointId, Position, Timestamp, VmId, VmSpec};
 use tokio::sync::{Notify, watch};
@@ -201,6 +201,8 @@ pub struct HostState {
     pub certificates: Vec<Certificate>,
     /// No log can be applied: one is damaged on the disk.
     pub log_damaged: bool,
+    /// What the owners of its replicas may take.
+    pub quotas: BTreeMap<VmId, Quota>,
     /// The replica disk is full.
     pub store_full: bool,
     /// The disk of the replicas does not answer.

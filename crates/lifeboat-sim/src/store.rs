@@ -13,7 +13,7 @@ use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge, PowerState};
 use lifeboat_engine::ports::scrub::{RepairSource, Repaired, ScrubState, ScrubStep, ScrubWork};
 use lifeboat_engine::ports::store::{
-    Adoption, BulkProgress, CompareRange, Divergence, Point, Received, ReplicaInfo, ReplicaStore,
+    Adoption, BulkProgress, CompareRange, Divergence, Point, Quota, Received, ReplicaInfo, ReplicaStore,
     StorageDelay, StoreError, StoredLog, Target,
 };
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
@@ -53,6 +53,25 @@ fn here(s: &mut State, h: usize, vm: VmId) -> Result<&mut Replica> {
 fn room(s: &State, h: usize) -> Result<()> {
     match s.hosts[h].store_full {
         true => Err(StoreError::NoSpace("/replicas".into())),
+        false => Ok(()),
+    }
+}
+
+/// Whether the owner of a replica may store so many bytes of logs more.
+fn share(s: &State, h: usize, vm: VmId, more: usize) -> Result<()> {
+    let host = &s.hosts[h];
+    let quota = host.quotas.get(&vm);
+    let Some((owner, most)) = quota.and_then(|q| Some((&q.owner, q.bytes?))) else {
+        return Ok(());
+    };
+    let of_owner = |vm: &VmId| host.quotas.get(vm).is_some_and(|q| q.owner == *owner);
+    let logs = host.replicas.iter().filter(|(vm, _)| of_owner(vm));
+    let taken: u64 = logs.flat_map(|(_, r)| &r.logs).map(|l| l.log.size).sum();
+    match taken + more as u64 > most {
+        true => Err(StoreError::OverQuota {
+            owner: owner.clone(),
+            most: format!("{most} bytes on disk for all replicas"),
+        }),
         false => Ok(()),
     }
 }
@@ -316,6 +335,7 @@ impl ReplicaStore for Port {
             room(s, h)?;
             let parts = &mut here(s, h, vm)?.parts;
             let bytes = parts.remove(&position).unwrap_or_default();
+            share(s, h, vm, bytes.len())?;
             replica::arrived(s, h, vm, position, bytes)
         })
         .await
@@ -727,6 +747,15 @@ impl ReplicaStore for Port {
     async fn repair(&self, vm: VmId, source: RepairSource) -> Result<Repaired> {
         self.run("store.repair", |s, h| Ok(here(s, h, vm)?.repair(&source)))
             .await
+    }
+
+    fn bound(&self, vm: VmId, quota: Option<Quota>) {
+        let mut s = self.shared.state();
+        let quotas = &mut s.hosts[self.host].quotas;
+        match quota {
+            Some(quota) => drop(quotas.insert(vm, quota)),
+            None => drop(quotas.remove(&vm)),
+        }
     }
 
     async fn close(&self, vm: VmId) {

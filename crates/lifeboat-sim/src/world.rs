@@ -92,6 +92,7 @@ impl World {
                         allow_start: true,
                         keep_at_least_s: 0,
                         locked_until: None,
+                        quota: Default::default(),
                     })
                     .collect();
             }

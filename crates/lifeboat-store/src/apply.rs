@@ -17,6 +17,7 @@ use crate::layer::{self, Writer};
 use crate::logs::{self, Entry};
 use crate::manifest::{Head, Layer, MAX_CHAIN, Manifest, Sealed, own_base};
 use crate::replica::{Replica, absolute, absolute_one};
+use crate::room::{Need, STEP};
 use crate::steps::Steps;
 use crate::{damaged, durable};
 
@@ -40,9 +41,9 @@ pub(crate) fn apply_through(replica: &Replica, last: Position) -> Result<Option<
     let Some(end) = entries.last().cloned() else {
         return Ok(None);
     };
-    files::room(&replica.dir, logs::room_of(&entries), replica.reserve)?;
+    replica.take(logs::room_of(&entries), Need::Ordinary)?;
     let applied = start_head(replica, &end).and_then(|chains| {
-        replay(replica, &entries, &chains, &manifest.disks, replica.reserve)?;
+        replay(replica, &entries, &chains, &manifest.disks, Need::Ordinary)?;
         replica.step("after the head is synced")?;
         replica.change(|m| {
             m.applied = end.log.position;
@@ -55,10 +56,10 @@ pub(crate) fn apply_through(replica: &Replica, last: Position) -> Result<Option<
     });
     match applied {
         Ok(()) => Ok(Some(end.log)),
-        Err(StoreError::NoSpace(dir)) => {
-            // A dirty head is worth nothing; its room may be what the host lacks.
+        Err(e) if e.lacks_room() => {
+            // A dirty head is worth nothing; its room may be what is lacking.
             discard_head(replica)?;
-            Err(StoreError::NoSpace(dir))
+            Err(e)
         }
         Err(e) => {
             give_up_damaged(replica, &e)?;
@@ -352,13 +353,12 @@ pub(crate) fn make_on_in(
 }
 
 /// Writes logs in order into the topmost image of each chain, which begins with disks of these sizes, and makes them durable.
-/// So many bytes of the file system stay free.
 pub(crate) fn replay(
     replica: &Replica,
     entries: &[Entry],
     chains: &BTreeMap<DiskId, Vec<Image>>,
     before: &[LogDisk],
-    reserve: u64,
+    need: Need,
 ) -> Result<()> {
     let Some(last) = entries.last() else { return Ok(()) };
     let mut writers = BTreeMap::new();
@@ -367,6 +367,7 @@ pub(crate) fn replay(
         writers.insert(disk.clone(), (Writer::open(&replica.dir, chain, size)?, size));
     }
     let mut disks = before;
+    let mut room = 0;
     for entry in entries {
         for disk in &entry.disks {
             let had = disks.iter().find(|d| d.id == disk.id).map_or(0, |d| d.size);
@@ -379,7 +380,6 @@ pub(crate) fn replay(
         disks = &entry.disks;
         let path = replica.dir.join(logs::DIR).join(&entry.file);
         let mut header: Option<Header> = None;
-        let mut written = 0;
         logs::read(&path, |item| {
             let frame = match item {
                 Item::Header(h) => {
@@ -396,16 +396,16 @@ pub(crate) fn replay(
                     detail: "it writes to a disk that this replica does not have".to_owned(),
                 });
             };
-            if let lifeboat_deltalog::FrameBody::Data(data) = &frame.body {
-                if written % crate::receive::ROOM_STEP < data.len() as u64 {
-                    files::room(&replica.dir, data.len() as u64, reserve)?;
-                }
-                written += data.len() as u64;
+            let Some(frame) = within(frame, *size) else {
+                return Ok(());
+            };
+            let cost = writer.cost(&frame);
+            if cost > room {
+                room = cost.max(STEP);
+                replica.take(room, need)?;
             }
-            match within(frame, *size) {
-                Some(frame) => writer.write(frame),
-                None => Ok(()),
-            }
+            room -= cost;
+            writer.write(frame)
         })?;
         replica.step("after a log is written into layers")?;
     }

@@ -22,6 +22,7 @@ use crate::manifest::{Branch, Layer, MAX_CHAIN, Sealed};
 use crate::merge::complete;
 use crate::qemu_img::{self, Cancel};
 use crate::replica::Replica;
+use crate::room::Need;
 
 /// Options of a branch's writable layer.
 const OPTIONS: &str = "extended_l2=on,cluster_size=128k";
@@ -60,11 +61,11 @@ pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &C
     replica
         .presence
         .forget(&replica.dir.join("branches").join(id.to_string()));
-    files::room(&replica.dir, logs::room_of(&plan.logs), replica.urgent_reserve())?;
+    replica.take(logs::room_of(&plan.logs), Need::Urgent)?;
     let record = record(id, target, &plan)?;
     replica.change(|m| m.branches.push(record.clone()))?;
     if let Err(error) = make(replica, &record, &plan, cancel) {
-        if matches!(error, StoreError::NoSpace(_)) {
+        if error.lacks_room() {
             give_up(replica, id);
         }
         return Err(error);
@@ -225,13 +226,7 @@ fn make(replica: &Replica, branch: &Branch, plan: &Plan, cancel: &Cancel) -> Res
         chains.insert(layer.disk.clone(), replica.absolute(&chain));
     }
     if !branch.replay.is_empty() {
-        replay(
-            replica,
-            &plan.logs,
-            &chains,
-            &plan.disks,
-            replica.urgent_reserve(),
-        )?;
+        replay(replica, &plan.logs, &chains, &plan.disks, Need::Urgent)?;
     }
     for layer in &branch.layers {
         let chain = manifest.branch_chain(branch, layer);

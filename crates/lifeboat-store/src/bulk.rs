@@ -14,10 +14,11 @@ use lifeboat_model::DiskId;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::durable;
-use crate::files::{self, Result, at};
+use crate::files::{Result, at};
 use crate::manifest::own_base;
-use crate::receive::{PIECE, ROOM_STEP, bad};
+use crate::receive::{PIECE, bad};
 use crate::replica::{Chunks, Replica, State};
+use crate::room::{Need, STEP};
 
 /// Where a segment comes from.
 #[derive(Clone, Copy, PartialEq)]
@@ -219,8 +220,8 @@ impl Segment {
         match body {
             FrameBody::Data(data) => {
                 if self.next >= self.checked {
-                    files::room(&replica.dir, data.len() as u64, replica.reserve)?;
-                    self.checked = self.next + ROOM_STEP;
+                    replica.take(STEP.max(data.len() as u64), Need::Ordinary)?;
+                    self.checked = self.next + STEP;
                 }
                 durable::write(&self.path, || self.file.write_all_at(data, offset))?;
                 if let Some((hash, ranges)) = &mut self.written {

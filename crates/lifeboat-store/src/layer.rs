@@ -1,8 +1,8 @@
 //! Writing qcow2 layers in this process. Chains are put together from the manifest: a reference inside an image is never
 //! followed, and an image that wants an external data file is refused.
 //!
-//! Clusters are 16 KiB: the granularity of captured changes, so that applying a change copies nothing from below.
-//! Measured with writes all over a fresh layer: at 16 KiB each, this writer with 16 KiB clusters made 56 000/s, with 64 KiB
+//! Clusters have the granularity of captured changes (`change_granularity`), so that applying a change copies nothing from
+//! below. Measured with writes all over a fresh layer: at 16 KiB each, this writer with 16 KiB clusters made 56 000/s, with 64 KiB
 //! clusters 22 000/s (and three times the space), QEMU's writer with sub-clusters 24 000/s; at 4 KiB each, 31 000/s, 16 000/s
 //! and 36 000/s. So a second writer in another process would gain little. Clusters of 4 KiB are faster still (126 000/s) but
 //! would make the tables of a 1 TiB disk too large to keep (4 MiB of first-level table per layer at 4 KiB).
@@ -30,6 +30,9 @@ use crate::nbd::MAX_READ;
 /// Neighbouring frames are written together up to this many bytes.
 const BATCH: usize = 4 << 20;
 
+/// Bytes of an entry of a qcow2 table (docs/interop/qcow2.txt of QEMU).
+const TABLE_ENTRY: u64 = 8;
+
 /// Longest backing file name a qcow2 header may hold, in bytes.
 const MAX_NAME: u32 = 1023;
 
@@ -42,6 +45,8 @@ pub(crate) struct Writer {
     batch_at: u64,
     /// Something was written since it was opened.
     written: bool,
+    /// Bytes of a cluster.
+    cluster: u64,
 }
 
 /// Makes an empty layer of `size` bytes whose header refers to `backing`.
@@ -167,6 +172,7 @@ impl Writer {
             batch: Vec::new(),
             batch_at: 0,
             written: false,
+            cluster: cluster_size(&top.file)?.max(1),
         };
         let had = writer.image.size();
         if size > had {
@@ -188,10 +194,29 @@ impl Writer {
         }
         if from < largest.min(to) {
             // Whole clusters, so that none is filled with data.
-            let end = largest.next_multiple_of(cluster_size(&self.path)?.max(1));
+            let end = largest.next_multiple_of(self.cluster);
             self.zero(from, end.min(to) - from)?;
         }
         Ok(())
+    }
+
+    /// Bytes by which a change lets the file grow at most: clusters that it fills or cuts, and a table of them for each
+    /// range that one covers. Little that is far apart costs much.
+    pub(crate) fn cost(&self, frame: &Frame) -> u64 {
+        let cluster = self.cluster;
+        let len = match &frame.body {
+            FrameBody::Data(data) => data.len() as u64,
+            FrameBody::Zero(len) => *len,
+        };
+        let end = frame.offset.saturating_add(len);
+        let (first, last) = (frame.offset / cluster, end.div_ceil(cluster));
+        let clusters = match &frame.body {
+            FrameBody::Data(_) => last - first,
+            FrameBody::Zero(_) => [frame.offset, end].iter().filter(|at| *at % cluster != 0).count() as u64,
+        };
+        let per_table = (cluster / TABLE_ENTRY).max(1);
+        let tables = last.div_ceil(per_table) - first / per_table;
+        clusters.saturating_add(tables).saturating_mul(cluster)
     }
 
     /// Takes a change. It may be held back until [`Self::finish`].

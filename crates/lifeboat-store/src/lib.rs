@@ -57,6 +57,7 @@ mod qemu_img;
 mod receive;
 mod repair;
 mod replica;
+mod room;
 mod scrub;
 mod spool;
 mod steps;

@@ -16,6 +16,7 @@ use crate::manifest::{Branch, Layer, Manifest, Promoted};
 use crate::map::{Map, tidy, without};
 use crate::qemu_img::{self, Cancel};
 use crate::replica::Replica;
+use crate::room::Need;
 
 /// Merging stays below this rate in bytes per second, so that guests on the same disks are not starved.
 const RATE: &str = "268435456";
@@ -30,7 +31,7 @@ pub(crate) fn copy_down(replica: &Replica, chain: &[Image], cancel: &Cancel) -> 
     // It gives back more than it takes. With all of the reserve kept from it, nothing would ever become free again.
     let more = growth(below, layer);
     if more > 0 {
-        files::room(&replica.dir, more, replica.urgent_reserve())?;
+        replica.take(more, Need::Urgent)?;
     }
     let name = commit_name(&chain);
     let merged = in_place(&below.file, || {

@@ -19,6 +19,7 @@ use crate::logs::{self, Logs};
 use crate::manifest::{self, Manifest};
 use crate::receive;
 use crate::replica::Replica;
+use crate::room::Room;
 use crate::steps::Steps;
 use crate::twin::{self, Found};
 
@@ -75,7 +76,7 @@ pub(crate) fn make_dirs(dir: &Utf8Path) -> Result<()> {
 }
 
 /// Opens the replica in `dir` and finishes or undoes what was interrupted.
-pub(crate) fn open(dir: &Utf8Path, vm: VmId, reserve: u64, steps: Steps) -> Result<Replica> {
+pub(crate) fn open(dir: &Utf8Path, vm: VmId, room: Room, steps: Steps) -> Result<Replica> {
     let Some(Found { manifest, recovered }) = twin::load(dir)? else {
         // The last trace of a deletion that was cut short is an empty directory; this removes nothing else.
         let _ = fs::remove_dir(dir);
@@ -107,7 +108,7 @@ pub(crate) fn open(dir: &Utf8Path, vm: VmId, reserve: u64, steps: Steps) -> Resu
     for name in [manifest::NAME, twin::COPY] {
         files::remove(&dir.join(name).with_extension("tmp"))?;
     }
-    let replica = Replica::new(dir, manifest, logs, reserve, steps);
+    let replica = Replica::new(manifest, logs, room, steps);
     if let Some(why) = recovered {
         let detail = format!("{why}; the copy beside it was used, and the head is built again");
         replica

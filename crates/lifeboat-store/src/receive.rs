@@ -10,16 +10,14 @@ use lifeboat_engine::ports::store::{Received, StoreError};
 use lifeboat_model::Position;
 
 use crate::durable;
-use crate::files::{self, MIB, Result, at};
+use crate::files::{self, Result, at};
 use crate::logs::{self, Entry};
 use crate::replica::{Chunks, Replica, State};
+use crate::room::{Need, STEP};
 use crate::watch;
 
 /// Directory of transfers under way.
 pub(crate) const DIR: &str = "incoming";
-
-/// Free space is looked at again after this many bytes.
-pub(crate) const ROOM_STEP: u64 = MIB;
 
 /// Bytes handed to the decoder at once.
 pub(crate) const PIECE: usize = 256 << 10;
@@ -181,8 +179,8 @@ impl<'a> Part<'a> {
         for piece in bytes.chunks(PIECE) {
             self.check(piece)?;
             if self.len >= self.checked {
-                files::room(&self.replica.dir, piece.len() as u64, self.replica.reserve)?;
-                self.checked = self.len + ROOM_STEP;
+                self.replica.take(STEP, Need::Ordinary)?;
+                self.checked = self.len + STEP;
             }
             durable::write(&self.path, || self.file.write_all(piece))?;
             self.len += piece.len() as u64;
@@ -222,6 +220,7 @@ impl<'a> Part<'a> {
             ));
         }
         let state = self.replica.state.blocking_lock();
+        self.replica.room.fits(&header.disks, &state.manifest.disks)?;
         let have = state.durable();
         if header.parent != have {
             let parent = header.parent;

@@ -15,9 +15,10 @@ use crate::chain::Image;
 use crate::faults::Faults;
 use crate::files::{self, Result};
 use crate::logs::Logs;
-use crate::manifest::{Layer, Manifest, is_divergence};
+use crate::manifest::{Layer, Manifest, is_divergence, own_base};
 use crate::presence::Presence;
 use crate::qemu_img::Cancel;
+use crate::room::{Need, Room};
 use crate::steps::Steps;
 use crate::twin;
 use crate::watch::{self, Watch};
@@ -26,8 +27,8 @@ use crate::watch::{self, Watch};
 pub(crate) struct Replica {
     pub(crate) vm: VmId,
     pub(crate) dir: Utf8PathBuf,
-    /// Bytes that stay free on the file system.
-    pub(crate) reserve: u64,
+    /// What may be taken of the disk.
+    pub(crate) room: Room,
     pub(crate) state: Mutex<State>,
     pub(crate) steps: Steps,
     /// Held by whatever changes images.
@@ -77,18 +78,14 @@ impl State {
 }
 
 impl Replica {
-    /// What stays free for others when something cannot wait: expiry gives room back, a failover is what the rest is for.
-    pub(crate) fn urgent_reserve(&self) -> u64 {
-        self.reserve / 2
-    }
-
     /// Puts a manifest and its logs together.
-    pub(crate) fn new(dir: &Utf8Path, manifest: Manifest, logs: Logs, reserve: u64, steps: Steps) -> Self {
+    pub(crate) fn new(manifest: Manifest, logs: Logs, room: Room, steps: Steps) -> Self {
+        let dir = room.dir();
         Self {
             vm: manifest.vm,
             dir: dir.to_owned(),
-            reserve,
             scrub: std::sync::Mutex::new(crate::scrub::Scrub::load(dir, manifest.start)),
+            room,
             state: Mutex::new(State {
                 manifest,
                 logs,
@@ -166,6 +163,27 @@ impl Replica {
             let let_go = f.path.starts_with(&branches) && !f.path.exists();
             f.kind == Kind::Failing && (here || let_go)
         });
+    }
+
+    /// Refuses when so many bytes more are too many. From blocking threads only.
+    pub(crate) fn take(&self, bytes: u64, need: Need) -> Result<()> {
+        self.room.take(bytes, need, || self.usage())
+    }
+
+    /// Bytes it takes on disk.
+    pub(crate) fn usage(&self) -> u64 {
+        let state = self.state.blocking_lock();
+        let logs = state.logs.entries.iter().map(|e| e.log.size);
+        let logs = logs.fold(0, u64::saturating_add);
+        let manifest = state.manifest.clone();
+        drop(state);
+        let bases = manifest.disks_with_base().map(own_base);
+        let files = manifest.files().cloned().chain(bases);
+        let arriving = crate::receive::DIR;
+        let parts = files::names(&self.dir.join(arriving)).unwrap_or_default();
+        let parts = parts.iter().map(|n| Utf8Path::new(arriving).join(n));
+        let images = files.chain(parts).map(|f| files::usage(&self.dir.join(f)));
+        images.fold(logs, u64::saturating_add)
     }
 
     /// A place where tests fail.
@@ -330,6 +348,7 @@ pub(crate) async fn exclusive<T: Send + 'static>(
         let _guard = guard;
         let _watched = replica.watch.begin();
         let done = work(&replica, &cancel);
+        replica.room.measured(|| replica.usage());
         done.inspect_err(|e| replica.faults.note_error(e))
     }))
     .await

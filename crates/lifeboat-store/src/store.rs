@@ -12,13 +12,14 @@ use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge};
 use lifeboat_engine::ports::scrub::{RepairSource, Repaired, ScrubState, ScrubStep, ScrubWork};
 use lifeboat_engine::ports::store::{
-    Adoption, BulkProgress, CompareRange, Divergence, Origin, Point, Received, ReplicaInfo, ReplicaStore,
-    StorageDelay, StoreError, StoredLog, Target,
+    Adoption, BulkProgress, CompareRange, Divergence, Origin, Point, Quota, Received, ReplicaInfo,
+    ReplicaStore, StorageDelay, StoreError, StoredLog, Target,
 };
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
 use crate::files::{MIB, Result, at};
 use crate::replica::{Replica, beside, exclusive, incoming};
+use crate::room::{Room, Shares};
 use crate::steps::Steps;
 use crate::view::PointView;
 use crate::{
@@ -32,6 +33,7 @@ pub struct QcowStore {
     /// Why those that should be open are not: what is wrong, and where.
     unusable: Mutex<HashMap<VmId, (Utf8PathBuf, String)>>,
     reserve: u64,
+    pub(crate) shares: Arc<Shares>,
     pub(crate) steps: Steps,
 }
 
@@ -44,6 +46,7 @@ impl QcowStore {
             replicas: Mutex::default(),
             unusable: Mutex::default(),
             reserve: reserve_mib.saturating_mul(MIB),
+            shares: Arc::default(),
             steps: Steps::default(),
         }
     }
@@ -78,6 +81,7 @@ impl QcowStore {
             | StoreError::Superseded { .. }
             | StoreError::BadLog(_)
             | StoreError::NoSpace(_)
+            | StoreError::OverQuota { .. }
             | StoreError::Busy(_) => (dir.to_owned(), error.to_string()),
         };
         let mut unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,9 +108,15 @@ impl QcowStore {
     async fn load(&self, dir: Utf8PathBuf, vm: VmId) -> Result<Arc<Replica>> {
         // Opened twice, the first one's last operation must be over before its files are judged.
         self.close(vm).await;
-        let (reserve, steps) = (self.reserve, self.steps.clone());
+        let (shares, steps) = (self.shares.clone(), self.steps.clone());
+        let room = Room::new(vm, dir.clone(), self.reserve, shares.clone());
         let place = dir.clone();
-        let opened = blocking(move || open::open(&place, vm, reserve, steps)).await;
+        let opened = blocking(move || {
+            let replica = open::open(&place, vm, room, steps)?;
+            shares.measured(vm, replica.usage());
+            Ok(replica)
+        })
+        .await;
         let replica = opened.inspect_err(|e| self.remember(&dir, vm, e))?;
         self.keep(Some(replica), vm).ok_or(StoreError::NoReplica(vm))
     }
@@ -351,6 +361,10 @@ impl ReplicaStore for QcowStore {
         .await
     }
 
+    fn bound(&self, vm: VmId, quota: Option<Quota>) {
+        self.shares.bound(vm, quota);
+    }
+
     async fn close(&self, vm: VmId) {
         self.forget(vm);
         if let Some(replica) = self.keep(None, vm) {
@@ -368,6 +382,7 @@ impl ReplicaStore for QcowStore {
         })
         .await?;
         self.keep(None, vm);
+        self.shares.forget(vm);
         Ok(())
     }
 }

@@ -232,6 +232,16 @@ pub enum StoreError {
     /// The disk is full, or would be fuller than the reserve allows.
     #[error("no space left in {0}")]
     NoSpace(Utf8PathBuf),
+    /// The replicas of one owner would take more than they may together.
+    #[error(
+        "the authorization entry {owner} allows {most}; to allow more: lifeboat authorization add {owner}"
+    )]
+    OverQuota {
+        /// Key of the entry.
+        owner: String,
+        /// What it allows, with the amount.
+        most: String,
+    },
     /// Files are used by a running branch; the work waits.
     #[error("{0} is in use by a running VM")]
     Busy(String),
@@ -264,6 +274,26 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl StoreError {
+    /// Whether there was no room for what was to be written.
+    #[must_use]
+    pub fn lacks_room(&self) -> bool {
+        matches!(self, Self::NoSpace(_) | Self::OverQuota { .. })
+    }
+}
+
+/// What all replicas of one owner may take of the disks together, and what each may have. Branches and merges, which a
+/// failover and expiry need, may take more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Who they belong to: key of an authorization entry.
+    pub owner: String,
+    /// Bytes on disk of all; `None`: what the disk has.
+    pub bytes: Option<u64>,
+    /// Bytes of a disk as the guest sees it; `None`: as large as it comes. A disk that is larger already does not grow.
+    pub disk_bytes: Option<u64>,
 }
 
 /// A log that is being received.
@@ -456,6 +486,10 @@ pub trait ReplicaStore: Send + Sync {
     /// Tries to repair what is damaged, beside any other call like `scrub`. Bytes are written only if the block then has its recorded digest, made durable,
     /// and read back.
     async fn repair(&self, vm: VmId, source: RepairSource) -> Result<Repaired, StoreError>;
+
+    /// From now on the replica is one of this owner and takes no more than is left to it; `None`: no bound. Known until the
+    /// replica is destroyed, also before it is opened. Waits for nothing.
+    fn bound(&self, vm: VmId, quota: Option<Quota>);
 
     /// Lets go of a replica without touching its files; `open` takes it up again.
     async fn close(&self, vm: VmId);

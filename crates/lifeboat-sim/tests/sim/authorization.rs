@@ -5,6 +5,7 @@ use crate::common::{healthy, replicating, simulate, state};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::quota::Quota;
 use lifeboat_model::{
     AuthorizationEntry, Bandwidth, Position, ReplicationHealth as Health, ReplicationState as State,
 };
@@ -18,6 +19,7 @@ fn entry(primary: &str, location: &str) -> AuthorizationEntry {
         allow_start: false,
         keep_at_least_s: 0,
         locked_until: None,
+        quota: Default::default(),
     }
 }
 
@@ -83,6 +85,31 @@ fn what_relied_on_an_entry_stops_with_it_and_goes_on_with_another() {
         forbid(w, "*").await;
         w.restart(1).await;
         stopped(w, "authorization entry", async |w| allow(w, "*", "/other").await).await;
+    });
+}
+
+#[test]
+fn what_an_entry_may_take_stops_at_its_quota_and_goes_on_with_more() {
+    simulate(9, async |w| {
+        replicating(w).await;
+        let with = |bytes| AuthorizationEntry {
+            quota: Quota {
+                bytes,
+                ..Quota::default()
+            },
+            ..entry("a", "/replicas")
+        };
+        let set = async |w: &World, bytes| {
+            let entry = with(bytes);
+            let done = w.insist(1, Action::AddAuthorization { entry }).await;
+            assert_eq!(done.unwrap(), Answer::Done);
+        };
+        set(w, Some(1)).await;
+        stopped(w, "1 bytes on disk", async |w| set(w, Some(1 << 40)).await).await;
+        w.restart(1).await;
+        set(w, Some(1)).await;
+        w.restart(1).await;
+        stopped(w, "1 bytes on disk", async |w| set(w, None).await).await;
     });
 }
 

@@ -22,6 +22,7 @@ fn entry() -> AuthorizationEntry {
         allow_start: false,
         keep_at_least_s: 0,
         locked_until: None,
+        quota: Default::default(),
     }
 }
 

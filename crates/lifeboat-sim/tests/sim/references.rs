@@ -181,6 +181,7 @@ fn entry(primary: &str, location: &str) -> AuthorizationEntry {
         allow_start: false,
         keep_at_least_s: 0,
         locked_until: None,
+        quota: Default::default(),
     }
 }
 

@@ -14,6 +14,7 @@ mod media;
 pub(crate) mod medium;
 mod order;
 mod proof;
+mod quota;
 mod scrub;
 mod space;
 mod spool;

@@ -2,6 +2,7 @@
 //! same call succeeds. Needs the right to mount; without it the tests say so and prove nothing.
 
 use camino::Utf8PathBuf;
+use lifeboat_deltalog::Encoder;
 use lifeboat_engine::ports::store::{ReplicaStore, StoreError, Target};
 use lifeboat_model::PointId;
 
@@ -17,6 +18,16 @@ impl Drop for Small {
 }
 
 async fn small(seed: u64, mib: u64, reserve: u64) -> Option<(World, Small)> {
+    small_with(
+        seed,
+        mib,
+        reserve,
+        &[("sys", 2 << 20), ("data-1", (1 << 20) + 512)],
+    )
+    .await
+}
+
+async fn small_with(seed: u64, mib: u64, reserve: u64, disks: &[(&str, usize)]) -> Option<(World, Small)> {
     let tmp = tempfile::tempdir().unwrap();
     let root = Utf8PathBuf::from_path_buf(tmp.path().join("small")).unwrap();
     std::fs::create_dir(&root).unwrap();
@@ -27,8 +38,7 @@ async fn small(seed: u64, mib: u64, reserve: u64) -> Option<(World, Small)> {
         return None;
     }
     let guard = Small(root.clone());
-    let disks = [("sys", 2 << 20), ("data-1", (1 << 20) + 512)];
-    Some((World::below(seed, tmp, root, reserve, &disks).await, guard))
+    Some((World::below(seed, tmp, root, reserve, disks).await, guard))
 }
 
 fn free(w: &World) -> u64 {
@@ -165,4 +175,40 @@ async fn the_initial_copy_stops_and_goes_on() {
     w.bulk().await;
     w.rounds(1).await;
     w.check().await;
+}
+
+/// A log that is small and changes 512 bytes in each cluster of a disk.
+fn scattered(w: &World, zeros: bool) -> Vec<u8> {
+    let header = w.header();
+    let mut log = Vec::new();
+    let mut encoder = Encoder::new(&header, true, &mut log).unwrap();
+    for cluster in 0..header.disks[1].size / (4 << 10) {
+        let at = cluster * (4 << 10) + 512;
+        match zeros {
+            true => encoder.zero(1, at, 512, &mut log).unwrap(),
+            false => encoder.data(1, at, &[7; 512], &mut log).unwrap(),
+        }
+    }
+    encoder.finish(&mut log);
+    assert!(log.len() < 2 << 20, "{} bytes", log.len());
+    log
+}
+
+#[tokio::test]
+async fn a_small_log_that_costs_much_does_not_take_the_reserve() {
+    // 48 MiB of changed clusters fit into what the base leaves, with 24 MiB to spare, but not above the reserve.
+    for (zeros, reserve) in [(true, 0), (true, 40), (false, 0), (false, 40)] {
+        let disks = [("a", 1 << 20), ("big", 48 << 20)];
+        let Some((mut w, _mount)) = small_with(90, 120, reserve, &disks).await else {
+            return;
+        };
+        w.fill_disks().await;
+        let log = scattered(&w, zeros);
+        w.send(w.header().position, &log).await.unwrap();
+        let applied = w.store.apply(w.vm).await;
+        match reserve {
+            0 => drop(applied.unwrap()),
+            _ => no_space(&applied),
+        }
+    }
 }

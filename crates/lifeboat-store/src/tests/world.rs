@@ -271,6 +271,21 @@ impl World {
         self.at.insert(self.start, self.now.clone());
     }
 
+    /// Bulk segments that fill every disk.
+    pub(super) async fn fill_disks(&mut self) {
+        for target in self.disks() {
+            for from in (0..target.size).step_by(1 << 20) {
+                let bytes = vec![1; usize::try_from((1 << 20).min(target.size - from)).unwrap()];
+                let log = self.segment(&target, from, &bytes);
+                self.store.bulk(self.vm, stream(&log)).await.unwrap();
+                let from = usize::try_from(from).unwrap();
+                let data = self.now.get_mut(&target.id).unwrap();
+                data[from..from + bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+        self.at.insert(self.start, self.now.clone());
+    }
+
     pub(super) fn segment(&self, disk: &LogDisk, from: u64, bytes: &[u8]) -> Vec<u8> {
         let mut header = self.header();
         header.kind = LogKind::Bulk;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lifeboat_model::JobId;
 
 use super::exit;
-use super::units::{self, LimitWindow, Rate};
+use super::units::{self, LimitWindow, Rate, Size};
 use crate::config::DEFAULT_SOCKET;
 
 pub(crate) use failover::{Failover, Network, SetCard, Start};
@@ -225,6 +225,18 @@ pub(crate) struct EntryChanges {
     /// Until then the entry cannot be removed and --keep-at-least only grows: +30d, "2027-03-01 00:00", or RFC 3339.
     #[arg(long, value_name = "TIME")]
     pub(crate) locked_until: Option<String>,
+    /// How many VMs its primaries may replicate here. Default: 1000.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_vms: Option<u32>,
+    /// How much of the disks their replicas may take together: 500GiB, 2TiB, or none. Default: none, what the disk has.
+    #[arg(long, value_name = "SIZE|none")]
+    pub(crate) max_bytes: Option<Size>,
+    /// How large a disk of theirs may be: 500GiB, 2TiB, or none. Default: none, as the primary asks.
+    #[arg(long, value_name = "SIZE|none")]
+    pub(crate) max_disk: Option<Size>,
+    /// How many additional recovery points they may ask for: 0 to 24. Default: 24.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_points: Option<u16>,
 }
 
 /// `lifeboat server`.

@@ -17,6 +17,7 @@ use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{Event, Job};
 use lifeboat_link::certs::CertInfo;
 use lifeboat_model::certificates::CertificateUse;
+use lifeboat_model::quota::Quota;
 use lifeboat_model::shell::argument;
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{
@@ -388,6 +389,15 @@ pub(crate) fn events(events: &[Event], names: &Names, zone: &TimeZone) -> String
     table(&["TIME", "VM", "EVENT"], rows)
 }
 
+/// What an entry's primaries may take, as it is asked for.
+fn quota(q: &Quota) -> String {
+    let mut all = vec![format!("{} VMs", q.vms)];
+    all.extend(q.bytes.map(units::size));
+    all.extend(q.disk_bytes.map(|n| format!("{} a disk", units::size(n))));
+    all.extend(q.points.map(|n| format!("{n} points")));
+    all.join(", ")
+}
+
 /// `authorization list`.
 pub(crate) fn entries(entries: &[AuthorizationEntry], zone: &TimeZone) -> String {
     let rows = entries.iter().map(|e| {
@@ -399,6 +409,7 @@ pub(crate) fn entries(entries: &[AuthorizationEntry], zone: &TimeZone) -> String
             if e.allow_start { "yes" } else { "no" }.into(),
             dash((!kept.is_zero()).then_some(kept), units::span),
             dash(e.locked_until, |at| instant(at, zone)),
+            quota(&e.quota),
         ]
     });
     table(
@@ -409,6 +420,7 @@ pub(crate) fn entries(entries: &[AuthorizationEntry], zone: &TimeZone) -> String
             "STARTS VMS",
             "KEEPS AT LEAST",
             "LOCKED UNTIL",
+            "AT MOST",
         ],
         rows,
     )

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Zoned};
 use lifeboat_model::Timestamp;
 
 pub(crate) use limits::{
-    AutoResync, LimitWindow, Rate, backend, bandwidth, clock_time, minute, network, window,
+    AutoResync, LimitWindow, Rate, Size, backend, bandwidth, clock_time, minute, network, window,
 };
 
 /// Reads `30s`, `5m`, `1h30m`, `7d`.

@@ -240,6 +240,77 @@ fn a_host_with_an_entry_gets_nothing_of_a_vm_that_others_replicate() {
     watched.nobody_opened("everything was asked");
 }
 
+/// One entry does not fill the host: with VMs, with disks, with points, nor with what was refused.
+#[test]
+fn an_entry_gives_no_more_than_it_says() {
+    let world = hosts();
+    let watched = victims(world.dir.path());
+    world.b.ok(&[
+        "authorization",
+        "add",
+        "alpha.test",
+        "--max-vms",
+        "2",
+        "--max-disk",
+        "16MiB",
+        "--max-points",
+        "3",
+    ]);
+    let peer = Hostile::with_certificate_of(&world.a, world.b.port);
+    let settings = json!({
+        "peer": "127.0.0.1:1", "interval_s": 1, "history": 3, "point_spacing_s": 1, "any_point_window_s": 0,
+        "disks": ["sys", "data"], "compression": false,
+    });
+    let offer = |n: u32| {
+        let uuid = format!("77777777-7777-4777-8777-{n:012}");
+        let mut vm = described(&world, "OVMF_CODE_4M.fd", &watched);
+        (vm["uuid"], vm["name"]) = (json!(uuid), json!(format!("vm-{n}")));
+        json!({
+            "request": "offer", "vm": vm, "settings": settings,
+            "disks": [{"id": "sys", "size": 8 << 20}, {"id": "data", "size": 16 << 20}],
+            "start": {"generation": uuid, "sequence": 1}, "from": "127.0.0.1:1",
+            "content": {"content": "empty"}, "firmware": "",
+        })
+    };
+    for (place, value, why) in [
+        ("/disks/1/size", json!((16 << 20) + 512), "a disk has"),
+        ("/settings/history", json!(4), "recovery points"),
+    ] {
+        let mut document = offer(1);
+        *document.pointer_mut(place).unwrap() = value;
+        let said = peer.call(&document).to_string();
+        assert!(said.contains(why) && said.contains("refused"), "{place}: {said}");
+    }
+    // From several connections at once two places are two.
+    let said: Vec<String> = std::thread::scope(|all| {
+        let asked: Vec<_> = (1..=8)
+            .map(|n| {
+                let (peer, offer) = (&peer, offer(n));
+                all.spawn(move || peer.call(&offer).to_string())
+            })
+            .collect();
+        asked.into_iter().map(|a| a.join().unwrap()).collect()
+    });
+    let taken = said.iter().filter(|s| s.contains("\"status\"")).count();
+    let refused = said.iter().filter(|s| s.contains("VMs are replicated there"));
+    assert_eq!((taken, refused.count()), (2, 6), "{said:?}");
+    let listed = || world.b.json(&["vm", "list"]).as_array().unwrap().len();
+    assert_eq!(listed(), 2);
+    let left = || std::fs::read_dir(world.b.dir.join("replicas")).unwrap().count();
+    assert_eq!(left(), 2, "a refused offer leaves nothing");
+    // One is removed: its place, and its name, are free.
+    let gone = world.b.json(&["vm", "list"])[0]["spec"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    world.b.ok(&["replication", "remove", &gone]);
+    let mut document = offer(9);
+    document["vm"]["name"] = json!(gone);
+    let said = peer.call(&document);
+    assert_eq!(said["reply"], "status", "{said}");
+    assert_eq!(listed(), 2);
+}
+
 /// A VM that nobody replicates is not for the asking, and an offer is read before anything of it is done.
 #[test]
 fn a_vm_that_is_off_and_not_replicated_stays_its_host_s_own() {

@@ -3,6 +3,7 @@
 use lifeboat_cim::{DateTime, Instance, Value};
 use lifeboat_engine::action::Refusal;
 use lifeboat_engine::records::ServerSettings;
+use lifeboat_model::quota::Quota;
 use lifeboat_model::{AuthorizationEntry, Bandwidth, DayWindow, DiskId, ReplicationSettings, VmId, VmSpec};
 
 use super::{Given, Which, instance_id, invalid, part_id, relationship_id, shown, unsupported};
@@ -236,6 +237,7 @@ pub(crate) fn authorization(
         allow_start: before.is_some_and(|e| e.allow_start),
         keep_at_least_s: before.map_or(0, |e| e.keep_at_least_s),
         locked_until: before.and_then(|e| e.locked_until),
+        quota: before.map_or_else(Quota::default, |e| e.quota),
     })
 }
 

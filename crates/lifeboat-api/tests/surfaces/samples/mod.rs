@@ -360,6 +360,7 @@ fn entry() -> AuthorizationEntry {
         allow_start: true,
         keep_at_least_s: 604_800,
         locked_until: Some(Timestamp(1_790_000_000_000)),
+        quota: Default::default(),
     }
 }
 

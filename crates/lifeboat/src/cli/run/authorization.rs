@@ -2,6 +2,7 @@
 
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_model::AuthorizationEntry;
+use lifeboat_model::quota::Quota;
 
 use super::{Cx, Done, strange};
 use crate::cli::args::{Authorization, EntryChanges, Switch, Wait};
@@ -59,6 +60,7 @@ fn changed(
             allow_start: false,
             keep_at_least_s: 0,
             locked_until: None,
+            quota: Quota::default(),
         },
         (None, None) => {
             return Err(Failure::new(
@@ -82,6 +84,19 @@ fn changed(
     }
     if let Some(until) = &changes.locked_until {
         entry.locked_until = Some(cx.time(until, units::future)?);
+    }
+    let quota = &mut entry.quota;
+    if let Some(vms) = changes.max_vms {
+        quota.vms = vms;
+    }
+    if let Some(size) = changes.max_bytes {
+        quota.bytes = size.0;
+    }
+    if let Some(size) = changes.max_disk {
+        quota.disk_bytes = size.0;
+    }
+    if let Some(points) = changes.max_points {
+        quota.points = Some(points);
     }
     Ok(entry)
 }

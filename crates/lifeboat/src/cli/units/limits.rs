@@ -12,37 +12,66 @@ use super::size;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate(pub(crate) u64);
 
+/// Bytes; `None` is no limit. Written `500GiB`, `2TB`, `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) Option<u64>);
+
+/// Units of amounts: name, bytes.
+const UNITS: [(&str, u64); 9] = [
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+];
+
+/// A number and its unit.
+fn amount(text: &str) -> Option<(u64, &str)> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    Some((number.parse().ok()?, unit.trim()))
+}
+
+/// Bytes of an amount; nought is more likely a slip, whoever wants no limit says so.
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = amount(text)?;
+    let (_, factor) = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
+    number.checked_mul(*factor).filter(|bytes| *bytes > 0)
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            text => bytes(text)
+                .map(|bytes| Self(Some(bytes)))
+                .ok_or_else(|| format!("\"{text}\" is not a size: write 500GiB, 2TiB, or none")),
+        }
+    }
+}
+
 impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [(&str, u64, u64); 10] = [
-            ("B", 1, 1),
-            ("KiB", 1 << 10, 1),
-            ("MiB", 1 << 20, 1),
-            ("GiB", 1 << 30, 1),
-            ("KB", 1_000, 1),
-            ("MB", 1_000_000, 1),
-            ("GB", 1_000_000_000, 1),
-            ("Kbit", 1_000, 8),
-            ("Mbit", 1_000_000, 8),
-            ("Gbit", 1_000_000_000, 8),
-        ];
+        const BITS: [(&str, u64); 3] = [("Kbit", 1_000), ("Mbit", 1_000_000), ("Gbit", 1_000_000_000)];
         if text == "none" {
             return Ok(Self(0));
         }
         let wrong = || format!("\"{text}\" is not a rate: write 10MiB/s, 100Mbit/s, or none");
         let plain = text.strip_suffix("/s").unwrap_or(text);
-        let digits = plain.len() - plain.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, unit) = plain.split_at(digits);
-        let known = UNITS
-            .iter()
-            .find(|(name, ..)| name.eq_ignore_ascii_case(unit.trim()));
-        let (_, factor, divisor) = known.ok_or_else(wrong)?;
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        let bytes = number.checked_mul(*factor).ok_or_else(wrong)?;
-        // Whoever wants no limit says so; nought is more likely a slip.
-        (bytes > 0).then_some(Self(bytes / divisor)).ok_or_else(wrong)
+        let bits = amount(plain).and_then(|(number, unit)| {
+            let (_, factor) = BITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
+            number.checked_mul(*factor).filter(|bits| *bits > 0)
+        });
+        let rate = bytes(plain).or(bits.map(|bits| bits / 8));
+        rate.map(Self).ok_or_else(wrong)
     }
 }
 
@@ -168,6 +197,34 @@ pub(crate) fn backend(b: &NicBackend) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, want) in [
+            ("none", None),
+            ("512B", Some(512)),
+            ("500GiB", Some(500 << 30)),
+            ("2 tib", Some(2 << 40)),
+            ("3TB", Some(3_000_000_000_000)),
+        ] {
+            assert_eq!(text.parse(), Ok(Size(want)), "{text}");
+        }
+        for bad in [
+            "",
+            "0",
+            "0GiB",
+            "500",
+            "GiB",
+            "5G",
+            "-1GiB",
+            "1.5TiB",
+            "99999999TiB",
+            "10Mbit",
+            "1GiB/s",
+        ] {
+            assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn rates() {
