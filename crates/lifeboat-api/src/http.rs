@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on};
 use futures_util::Stream;
 use lifeboat_engine::action::{Action, Answer, Management, Refusal};
+use lifeboat_engine::by::By;
 use lifeboat_engine::records::Job;
 use lifeboat_model::api::ReturnCode;
 use serde::{Deserialize, Serialize};
@@ -126,11 +127,12 @@ async fn carry_out(
     path: &RawPathParams,
     request: Request,
 ) -> Response {
+    let by = request.extensions().get::<By>().cloned();
     let action = match read(route, path, request).await {
         Ok(action) => action,
         Err(response) => return response,
     };
-    match management.perform(action).await {
+    match management.perform(by, action).await {
         Ok(answer) => write(route.verb, answer),
         Err(refusal) => refuse(status(refusal.code), refusal),
     }

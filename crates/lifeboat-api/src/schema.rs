@@ -656,6 +656,27 @@ fn job() -> Value {
             ("created", instant("Recorded")),
             ("started", or_null(&instant("First started"))),
             ("ended", or_null(&instant("Ended"))),
+            ("by", or_null(&by())),
+        ],
+    )
+}
+
+fn by() -> Value {
+    object(
+        "Who asked for it; null: nobody did, or it is not known",
+        &[
+            (
+                "surface",
+                json!({ "type": "string", "description": "The way they came", "enum": ["local", "wsman", "cim-xml", "peer"] }),
+            ),
+            (
+                "name",
+                text("User, `certificate NAME`, `root`, `uid N`, or name of a host"),
+            ),
+            (
+                "from",
+                or_null(&text("Address and port, or `pid N` of a process of this host")),
+            ),
         ],
     )
 }
@@ -797,6 +818,7 @@ fn host() -> Vec<Named> {
                     ("at", instant("When")),
                     ("vm", or_null(&uuid("About which VM"))),
                     ("message", text("What")),
+                    ("by", or_null(&by())),
                 ],
             ),
         ),

@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use lifeboat_engine::action::{Management, Refusal};
+use lifeboat_engine::by::By;
 use lifeboat_model::api::ReturnCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
@@ -206,6 +207,10 @@ async fn connection(
         turn_away(stream).await;
         return;
     }
+    let router = match stream.peer_cred() {
+        Ok(peer) => router.layer(axum::Extension(By::process(peer.uid(), peer.pid()))),
+        Err(_) => router,
+    };
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())

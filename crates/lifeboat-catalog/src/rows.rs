@@ -197,6 +197,7 @@ pub(crate) fn part_groups(connection: &mut Connection) -> Result<(), CatalogErro
                 at: Timestamp::default().plus(now),
                 vm: None,
                 message,
+                by: None,
             },
         )?;
         let own = AuthorizationEntry {

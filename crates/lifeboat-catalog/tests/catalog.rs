@@ -304,7 +304,10 @@ async fn the_first_version_still_opens() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(fixture(), path(&dir)).unwrap();
     let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
-    assert_eq!(catalog.load().await.unwrap(), fixture_image());
+    let mut written = fixture_image();
+    // Who asked was not recorded then.
+    written.jobs.iter_mut().for_each(|job| job.by = None);
+    assert_eq!(catalog.load().await.unwrap(), written);
     assert_eq!(catalog.events(None, 10).await.unwrap(), vec![event(1, None)]);
     catalog.put_job(&job(9, 9)).await.unwrap();
 }

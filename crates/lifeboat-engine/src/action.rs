@@ -13,6 +13,7 @@ use lifeboat_model::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::by::By;
 use crate::ports::environment::Certificate;
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{Abandoned, BulkProgress, Target};
@@ -721,11 +722,38 @@ impl Action {
     }
 }
 
+impl Action {
+    /// Whether something is another way afterwards. What only asks is not recorded.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        !matches!(
+            self,
+            Self::ListVms
+                | Self::ShowVm { .. }
+                | Self::Screenshot { .. }
+                | Self::ListPoints { .. }
+                | Self::ListJobs
+                | Self::ShowJob { .. }
+                | Self::ListEvents { .. }
+                | Self::ListAuthorization
+                | Self::ShowServer
+        )
+    }
+
+    /// Its name, for the log.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let all = format!("{self:?}");
+        let end = all.find(|c: char| !c.is_alphanumeric()).unwrap_or(all.len());
+        all.chars().take(end).collect()
+    }
+}
+
 /// The engine as surfaces see it.
 #[async_trait::async_trait]
 pub trait Management: Send + Sync {
-    /// Carries out an action, or starts the job that does.
-    async fn perform(&self, action: Action) -> Result<Answer, Refusal>;
+    /// Carries out an action, or starts the job that does. `by` is who asks; `None` for the questions of a surface itself.
+    async fn perform(&self, by: Option<By>, action: Action) -> Result<Answer, Refusal>;
     /// Jobs as they change, from now on; a slow reader skips to the newest.
     fn watch_jobs(&self) -> tokio::sync::broadcast::Receiver<Job>;
 }

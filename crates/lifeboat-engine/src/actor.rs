@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::action::{Action, Answer, Refusal};
 use crate::backlog::Bound;
+use crate::by::{self, By};
 use crate::copy::{Base, CopyError, CycleEnd};
 use crate::engine::Host;
 use crate::observe::{self, Observer};
@@ -49,7 +50,7 @@ const REFUSE_WITHIN: Duration = Duration::from_secs(1);
 /// What reaches an actor.
 pub(crate) enum Message {
     /// A management action for this VM.
-    Act(Action, oneshot::Sender<Result<Answer, Refusal>>),
+    Act(Action, Option<By>, oneshot::Sender<Result<Answer, Refusal>>),
     /// Its state for a list; answered even while work is under way.
     View(oneshot::Sender<Result<Answer, Refusal>>),
     /// A control call from the primary.
@@ -77,7 +78,28 @@ pub(crate) enum Message {
     /// A host is back that may be the other side.
     Returned(crate::presence::Returned),
     /// A job of this VM is to be cancelled.
-    CancelJob(JobId, oneshot::Sender<Result<Answer, Refusal>>),
+    CancelJob(JobId, Option<By>, oneshot::Sender<Result<Answer, Refusal>>),
+}
+
+impl Message {
+    /// Who asks; `None`: nobody does.
+    fn by(&self) -> Option<By> {
+        match self {
+            Self::Act(_, by, _) | Self::CancelJob(_, by, _) => by.clone(),
+            Self::Peer(peer, ..) | Self::MayReceive(peer, _) => Some(By::peer(peer)),
+            Self::View(_)
+            | Self::LogDurable(..)
+            | Self::BulkDone(_)
+            | Self::ReceiveFailed(_)
+            | Self::Stopped
+            | Self::Merged(_)
+            | Self::Extended(..)
+            | Self::Addressed(_)
+            | Self::AccessChanged
+            | Self::AskedOver(_)
+            | Self::Returned(_) => None,
+        }
+    }
 }
 
 /// How a piece of work ended.
@@ -274,7 +296,7 @@ impl Actor {
                     | PeerRequest::Standing { .. }
                     | PeerRequest::Hello
             ),
-            Message::Act(action, _) => matches!(
+            Message::Act(action, ..) => matches!(
                 action,
                 Action::ShowVm { .. } | Action::ListPoints { .. } | Action::Screenshot { .. }
             ),
@@ -308,14 +330,19 @@ impl Actor {
     }
 
     async fn handle(&mut self, message: Message) {
+        let by = message.by();
+        by::asked(by, self.take(message)).await;
+    }
+
+    async fn take(&mut self, message: Message) {
         match message {
             Message::View(reply) => self.show(observe::GLANCE, reply),
-            Message::Act(Action::ShowVm { .. }, reply) => self.show(observe::LOOK, reply),
-            Message::Act(Action::StopVm { force: false, .. }, reply) => self.shut_down(reply).await,
+            Message::Act(Action::ShowVm { .. }, _, reply) => self.show(observe::LOOK, reply),
+            Message::Act(Action::StopVm { force: false, .. }, _, reply) => self.shut_down(reply).await,
             // Whoever asked was told that it was not begun, or went away before.
-            Message::Act(_, reply) if reply.is_closed() => {}
-            Message::Act(Action::ReplicateNow { .. }, reply) => self.replicate_now(reply),
-            Message::Act(action, reply) => {
+            Message::Act(_, _, reply) if reply.is_closed() => {}
+            Message::Act(Action::ReplicateNow { .. }, _, reply) => self.replicate_now(reply),
+            Message::Act(action, _, reply) => {
                 let answer = self.act(action).await;
                 // Who asked may look for this VM again at once.
                 self.publish();
@@ -326,7 +353,7 @@ impl Actor {
             Message::Addressed(given) => self.addressed(given).await,
             Message::Extended(number, news) => self.extended_news(number, news).await,
             Message::AccessChanged => self.access_changed().await,
-            Message::CancelJob(job, reply) => drop(reply.send(self.cancel(job).await)),
+            Message::CancelJob(job, _, reply) => drop(reply.send(self.cancel(job).await)),
             Message::Returned(who) => self.returned(&who),
             Message::AskedOver(over) => self.asked_over(over).await,
             Message::Peer(peer, PeerRequest::Standing { .. }, reply) => {
@@ -667,6 +694,7 @@ impl Actor {
             at: self.host.ports.clock.now(),
             vm: Some(self.id),
             message: message.to_owned(),
+            by: crate::by::now(),
         };
         if let Err(e) = self.host.ports.catalog.add_event(&event).await {
             warn!(vm = %self.id, error = %e, message, "event not recorded");

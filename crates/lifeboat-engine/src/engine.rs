@@ -16,11 +16,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::action::{Action, Answer, Management, Refusal, ServerView, VmRef, VmView};
 use crate::actor::{Actor, Message, chain, failed};
 use crate::aging::Stamp;
+use crate::by::{self, By};
 use crate::clock::ClockWatch;
 use crate::copy::Tools;
 use crate::jobs::Jobs;
@@ -172,6 +173,7 @@ impl Host {
             at: self.ports.clock.now(),
             vm: None,
             message: message.to_owned(),
+            by: crate::by::now(),
         };
         if let Err(e) = self.ports.catalog.add_event(&event).await {
             warn!(error = %e, message, "event not recorded");
@@ -518,7 +520,8 @@ impl Engine {
     /// begun later; what is under way itself takes its time.
     async fn act(&self, handle: &Handle, action: Action) -> Result<Answer, Refusal> {
         let (asked, shows) = (Instant::now(), matches!(action, Action::ShowVm { .. }));
-        let answer = self.ask(handle, |reply| Message::Act(action, reply));
+        let by = by::now();
+        let answer = self.ask(handle, |reply| Message::Act(action, by, reply));
         let mut answer = std::pin::pin!(answer);
         loop {
             match tokio::time::timeout(TAKEN_UP, &mut answer).await {
@@ -619,7 +622,8 @@ impl Engine {
             ended.map_err(|e| failed("the catalog cannot be written", &e))?;
             return Ok(Answer::Job(self.host.jobs.get(job).unwrap_or(found)));
         };
-        self.ask(&handle, |reply| Message::CancelJob(job, reply))
+        let by = by::now();
+        self.ask(&handle, |reply| Message::CancelJob(job, by, reply))
             .await
             .unwrap_or_else(|| Err(stopping()))
     }
@@ -748,7 +752,28 @@ fn orphan(rel: &Relationship, job: &Job) -> Orphan {
 
 #[async_trait]
 impl Management for Engine {
-    async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
+    async fn perform(&self, by: Option<By>, action: Action) -> Result<Answer, Refusal> {
+        if !action.changes() {
+            return self.carry_out(action).await;
+        }
+        let (name, vm) = (
+            action.name(),
+            action.vm().map_or("", |vm| vm.0.as_str()).to_owned(),
+        );
+        let caller = by.as_ref().map_or("nobody".to_owned(), By::to_string);
+        let answer = by::asked(by, self.carry_out(action)).await;
+        let code = answer.as_ref().err().map(|e| e.code.number());
+        info!(target: "lifeboat::audit", caller, action = name, vm, refused = code, "asked");
+        answer
+    }
+
+    fn watch_jobs(&self) -> broadcast::Receiver<crate::records::Job> {
+        self.host.jobs.watch()
+    }
+}
+
+impl Engine {
+    async fn carry_out(&self, action: Action) -> Result<Answer, Refusal> {
         match &action {
             Action::ListVms => Ok(self.list().await),
             Action::ListJobs => Ok(Answer::Jobs(self.host.jobs.list())),
@@ -782,10 +807,6 @@ impl Management for Engine {
                 self.act(&handle, action).await
             }
         }
-    }
-
-    fn watch_jobs(&self) -> broadcast::Receiver<crate::records::Job> {
-        self.host.jobs.watch()
     }
 }
 

@@ -80,6 +80,7 @@ impl Jobs {
             created: now,
             started: Some(now),
             ended: None,
+            by: crate::by::now(),
         }
     }
 

@@ -9,6 +9,7 @@ mod actor;
 mod aging;
 mod authorization;
 mod backlog;
+pub mod by;
 mod certificates;
 mod clock;
 mod copy;

@@ -283,6 +283,7 @@ impl Observer {
             at: self.clock.now(),
             vm: Some(self.vm),
             message,
+            by: None,
         };
         if let Err(error) = self.catalog.add_event(&event).await {
             tracing::warn!(vm = %self.vm, %error, message = event.message, "event not recorded");

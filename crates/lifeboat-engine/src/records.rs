@@ -11,6 +11,7 @@ use lifeboat_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::action::InitialCopy;
+use crate::by::By;
 use crate::ports::store::Target;
 
 /// One VM's replication to one peer, as one side sees it.
@@ -640,6 +641,9 @@ pub struct Job {
     pub started: Option<Timestamp>,
     /// Ended.
     pub ended: Option<Timestamp>,
+    /// Who asked for it; `None`: nobody did, or it was recorded before callers were.
+    #[serde(default)]
+    pub by: Option<By>,
 }
 
 /// This host as a replica server.
@@ -676,4 +680,7 @@ pub struct Event {
     pub vm: Option<VmId>,
     /// What, in words.
     pub message: String,
+    /// Who asked for it; `None`: it happened by itself, or was recorded before callers were.
+    #[serde(default)]
+    pub by: Option<By>,
 }

@@ -340,7 +340,7 @@ impl Actor {
             return Some(message);
         };
         match message {
-            Message::Act(_, reply) => {
+            Message::Act(_, _, reply) => {
                 let hint = "see the disk of that path; what was asked can be repeated once it answers";
                 let refusal = Refusal::new(ReturnCode::Unavailable, why, hint);
                 // Who asked may have gone.

@@ -164,7 +164,11 @@ async fn make(
     // An actor that is gone drops the question, and that is the answer.
     let _ = handle
         .mailbox
-        .send(Message::Act(Action::StartVm { vm, force: false }, reply))
+        .send(Message::Act(
+            Action::StartVm { vm, force: false },
+            crate::by::now(),
+            reply,
+        ))
         .await;
     let failed = match answer.await {
         Ok(Ok(_)) => None,

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef, VmView};
+use lifeboat_engine::by::By;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::records::{Job, Relationship};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
@@ -61,6 +62,11 @@ fn spec() -> VmSpec {
         guest_agent: true,
         iothreads: false,
     }
+}
+
+/// Who asks for everything.
+fn by() -> By {
+    By::process(0, None)
 }
 
 impl World {
@@ -277,7 +283,9 @@ impl World {
     pub async fn act(&self, host: usize, action: Action) -> Option<Result<Answer, Refusal>> {
         self.shared.state().note(format!("act {host} {action:?}"));
         let engine = self.engine(host)?;
-        let answer = self.while_living(Some(host), engine.perform(action)).await;
+        let answer = self
+            .while_living(Some(host), engine.perform(Some(by()), action))
+            .await;
         self.shared.state().note(format!("answer {answer:?}"));
         answer
     }

@@ -1,5 +1,8 @@
 //! Who asks, and what they may. How somebody proved to be who they say is the servers' business.
 
+use std::net::SocketAddr;
+
+use lifeboat_engine::by::{By, Surface};
 use serde::{Deserialize, Serialize};
 
 /// What somebody may do. Each may do what those before it may.
@@ -21,4 +24,18 @@ pub struct Caller {
     pub name: String,
     /// What they may do.
     pub role: Role,
+    /// Where they came in, and from which address; `None` where nobody is behind it.
+    pub from: Option<(Surface, SocketAddr)>,
+}
+
+impl Caller {
+    /// Who is recorded as the one who asked.
+    pub(crate) fn by(&self) -> Option<By> {
+        let (surface, from) = self.from?;
+        Some(By {
+            surface,
+            name: self.name.clone(),
+            from: Some(from.to_string()),
+        })
+    }
 }

@@ -380,13 +380,13 @@ pub(crate) fn refused(refusal: Refusal) -> CimError {
 
 impl ObjectManager {
     async fn ask(&self, action: Action) -> Result<Answer, CimError> {
-        self.management.perform(action).await.map_err(refused)
+        self.management.perform(None, action).await.map_err(refused)
     }
 
     /// A VM of this host, if it is here.
     pub(crate) async fn show(&self, vm: VmId) -> Result<Option<VmView>, CimError> {
         let vm = VmRef(vm.to_string());
-        match self.management.perform(Action::ShowVm { vm }).await {
+        match self.management.perform(None, Action::ShowVm { vm }).await {
             Ok(Answer::Vm(view)) => Ok(Some(*view)),
             Ok(_) => Err(unexpected("ShowVm")),
             Err(refusal) if refusal.code == ReturnCode::FileNotFound => Ok(None),
@@ -396,7 +396,7 @@ impl ObjectManager {
 
     /// A job, if it is remembered.
     pub(crate) async fn job(&self, job: JobId) -> Result<Option<Job>, CimError> {
-        match self.management.perform(Action::ShowJob { job }).await {
+        match self.management.perform(None, Action::ShowJob { job }).await {
             Ok(Answer::Job(job)) => Ok(Some(job)),
             Ok(_) => Err(unexpected("ShowJob")),
             Err(refusal) if refusal.code == ReturnCode::FileNotFound => Ok(None),
@@ -434,7 +434,7 @@ impl ObjectManager {
         let action = Action::ListPoints {
             vm: VmRef(vm.to_string()),
         };
-        match self.management.perform(action).await {
+        match self.management.perform(None, action).await {
             Ok(Answer::Points(points)) => Ok(recoveries(view, points)),
             Ok(_) => Err(unexpected("ListPoints")),
             Err(refusal) => {

@@ -67,7 +67,7 @@ fn vm_ref(vm: &VmView) -> VmRef {
 
 impl Call<'_> {
     async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
-        self.manager.management.perform(action).await
+        self.manager.management.perform(self.caller.by(), action).await
     }
 
     /// Carries out an action that is done when it is answered. A job that comes with it has ended or is only news of it.

@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lifeboat_engine::by::Surface as WayIn;
 use lifeboat_model::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -123,6 +124,13 @@ impl Surface {
         match self {
             Self::Wsman(_) => "WS-Management",
             Self::CimXml(_) => "CIM-XML",
+        }
+    }
+
+    fn way_in(&self) -> WayIn {
+        match self {
+            Self::Wsman(_) => WayIn::Wsman,
+            Self::CimXml(_) => WayIn::CimXml,
         }
     }
 
@@ -300,7 +308,10 @@ impl Server {
             return self.introduce(peer, wsman, &head.headers, body).await;
         }
         let caller = match self.login.check(&head.headers, peer.certificate.as_ref()).await {
-            Ok(caller) => caller,
+            Ok(caller) => Caller {
+                from: Some((self.surface.way_in(), peer.from)),
+                ..caller
+            },
             Err(denied) => return self.deny(peer, denied, body).await,
         };
         if head.method != Method::POST {

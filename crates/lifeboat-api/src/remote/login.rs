@@ -130,6 +130,7 @@ impl Login {
             // No user can be called that, so nobody shares anything by having the same name.
             name: format!("certificate {}", entry.label()),
             role: entry.role,
+            from: None,
         })
     }
 
@@ -157,6 +158,7 @@ impl Login {
                 let caller = Caller {
                     name: entry.name.clone(),
                     role: entry.role,
+                    from: None,
                 };
                 self.remember(digest, &caller, edition);
                 Ok(caller)

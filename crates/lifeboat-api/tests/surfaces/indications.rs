@@ -23,6 +23,7 @@ fn user(name: &str, role: Role) -> Caller {
     Caller {
         name: name.into(),
         role,
+        from: None,
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use lifeboat_engine::by::Surface;
+
 use crate::remote_support::{Answer, Connection, Host, basic, element, host};
 
 const WMI: &str = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2/";
@@ -423,6 +425,17 @@ async fn methods_are_for_those_who_may() {
         Some(format!("{uri}/RequestStateChangeResponse").as_str())
     );
     assert!(answer.body.contains("<p:RequestStateChange_OUTPUT xmlns:p="));
+    let event = {
+        let state = host.world.shared.state();
+        let mut events = state.hosts.iter().flat_map(|h| &h.events);
+        events.find(|e| e.message == "VM paused").cloned()
+    };
+    let by = event.and_then(|e| e.by).unwrap();
+    assert_eq!((by.surface, by.name.as_str()), (Surface::Wsman, "operator"));
+    assert!(
+        by.from.as_ref().is_some_and(|f| f.starts_with("127.0.0.1:")),
+        "{by}"
+    );
     let settings = format!("{WMI}Msvm_ReplicationService");
     let modify = Ask::new(&format!("{settings}/ModifyServiceSettings"), &settings).body(&format!(
         "<p:ModifyServiceSettings_INPUT xmlns:p=\"{settings}\"/>"

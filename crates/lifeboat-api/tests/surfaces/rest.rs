@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use lifeboat_api::routes::{ROUTES, call};
 use lifeboat_api::{Admission, BindError, Client, ClientError, Server, openapi};
 use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef};
+use lifeboat_engine::by::By;
 use lifeboat_engine::records::Job;
 use lifeboat_model::JobState;
 use lifeboat_model::api::ReturnCode;
@@ -25,14 +26,16 @@ use crate::samples::{self, actions, answers, job, variant};
 /// Remembers what it was asked and answers what its script says.
 struct Fake {
     asked: Mutex<Vec<Action>>,
+    by: Mutex<Option<By>>,
     jobs: broadcast::Sender<Job>,
     script: fn(&Action) -> Result<Answer, Refusal>,
 }
 
 #[async_trait::async_trait]
 impl Management for Fake {
-    async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
+    async fn perform(&self, by: Option<By>, action: Action) -> Result<Answer, Refusal> {
         let answer = (self.script)(&action);
+        *self.by.lock().unwrap() = by;
         self.asked.lock().unwrap().push(action);
         answer
     }
@@ -54,6 +57,7 @@ fn host_for(admission: Admission, script: fn(&Action) -> Result<Answer, Refusal>
     let socket = Utf8PathBuf::from_path_buf(dir.path().join("lifeboat.sock")).unwrap();
     let fake = Arc::new(Fake {
         asked: Mutex::default(),
+        by: Mutex::default(),
         jobs: broadcast::channel(16).0,
         script,
     });
@@ -107,6 +111,15 @@ fn every_action_has_exactly_one_route() {
     let paths: BTreeSet<_> = ROUTES.iter().map(|r| (r.verb.as_str(), r.path)).collect();
     assert_eq!(paths.len(), ROUTES.len(), "no path and method twice");
     assert_eq!(ROUTES.len(), samples::VARIANTS, "no route without an action");
+}
+
+#[tokio::test]
+async fn the_kernel_says_who_asks() {
+    let host = host(fitting);
+    Client::new(&host.socket).perform(&Action::ListVms).await.unwrap();
+    let own = rustix::process::geteuid().as_raw();
+    let pid = i32::try_from(std::process::id()).unwrap();
+    assert_eq!(*host.fake.by.lock().unwrap(), Some(By::process(own, Some(pid))));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 )]
 
 use camino::Utf8PathBuf;
+use lifeboat_engine::by::By;
 use lifeboat_engine::records::{Counters, Event, Job, PrimarySide, Relationship, Side};
 use lifeboat_model::api::{JobState, JobType, ReplicationMode, ReplicationState};
 use lifeboat_model::{
@@ -101,6 +102,7 @@ pub(crate) fn job(n: u128, revision: u64) -> Job {
         created: Timestamp(1_700_000_000_000),
         started: Some(Timestamp(1_700_000_000_001)),
         ended: None,
+        by: Some(by()),
     }
 }
 
@@ -109,5 +111,10 @@ pub(crate) fn event(n: u64, about: Option<u128>) -> Event {
         at: Timestamp(n),
         vm: about.map(vm),
         message: format!("event {n}"),
+        by: n.is_multiple_of(2).then(by),
     }
+}
+
+fn by() -> By {
+    By::process(1000, Some(7))
 }

@@ -5,6 +5,7 @@
 mod addresses;
 mod authorization;
 mod backlog;
+mod callers;
 mod certificates;
 mod common;
 mod consent;

@@ -371,6 +371,9 @@ pub(crate) fn job(j: &Job, names: &Names, zone: &TimeZone) -> String {
     if let Some(error) = &j.error {
         rows.push(("error", error.clone()));
     }
+    if let Some(by) = &j.by {
+        rows.push(("asked for by", by.to_string()));
+    }
     rows.push(("created", instant(j.created, zone)));
     rows.push(("started", when(j.started, zone)));
     rows.push(("ended", when(j.ended, zone)));
@@ -383,10 +386,11 @@ pub(crate) fn events(events: &[Event], names: &Names, zone: &TimeZone) -> String
         vec![
             instant(e.at, zone),
             dash(e.vm, |vm| name_of(vm, names)),
+            dash(e.by.as_ref(), ToString::to_string),
             e.message.clone(),
         ]
     });
-    table(&["TIME", "VM", "EVENT"], rows)
+    table(&["TIME", "VM", "BY", "EVENT"], rows)
 }
 
 /// What an entry's primaries may take, as it is asked for.

@@ -13,6 +13,7 @@ use lifeboat_engine::action::{
     Action, Answer, BacklogView, BulkView, ContactView, CycleResult, Management, PointView, Refusal,
     ReplicationView, ServerView, VmTimes, VmView,
 };
+use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
@@ -165,7 +166,7 @@ pub(crate) fn golden(name: &str, text: &str) {
 
 #[async_trait::async_trait]
 impl Management for Script {
-    async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
+    async fn perform(&self, _: Option<By>, action: Action) -> Result<Answer, Refusal> {
         self.asked.lock().unwrap().push(action.clone());
         self.answer(&action)
     }
@@ -549,6 +550,11 @@ fn jobs() -> Vec<Job> {
         created: Timestamp(NOW - 60_000),
         started: Some(Timestamp(NOW - 59_000)),
         ended: None,
+        by: Some(By {
+            surface: Surface::Wsman,
+            name: "anna".into(),
+            from: Some("192.0.2.7:40112".into()),
+        }),
     };
     let done = Job {
         id: JobId(Uuid::from_u128(0xa2)),
@@ -579,6 +585,7 @@ fn events() -> Vec<Event> {
         at: Timestamp(NOW - ago),
         vm,
         message: message.into(),
+        by: vm.map(|_| By::process(0, Some(4711))),
     };
     vec![
         event(1_000, Some(vm_id(1)), "replication resumed"),

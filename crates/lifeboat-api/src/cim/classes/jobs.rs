@@ -104,7 +104,7 @@ fn job(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
         .with("JobRunTimes", 1_u32)
         .with("LocalOrUtcTime", 2_u16)
         .with("Notify", "")
-        .with("Owner", "")
+        .with("Owner", job.by.as_ref().map_or("", |by| by.name.as_str()))
         .with("Priority", 0_u32)
         .with("PercentComplete", u16::from(job.percent))
         .with("DeleteOnCompletion", true)

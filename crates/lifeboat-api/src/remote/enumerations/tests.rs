@@ -24,6 +24,7 @@ fn caller(name: &str) -> Caller {
     Caller {
         name: name.to_owned(),
         role: Role::Viewer,
+        from: None,
     }
 }
 

@@ -60,6 +60,7 @@ async fn a_table_of_who_gets_in() {
         Ok(Caller {
             name: name.into(),
             role,
+            from: None,
         })
     };
     let stranger = Err(Denied::Stranger {

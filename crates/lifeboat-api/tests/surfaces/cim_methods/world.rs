@@ -147,6 +147,7 @@ pub fn caller(role: Role) -> Caller {
     Caller {
         name: "tester".into(),
         role,
+        from: None,
     }
 }
 

@@ -10,6 +10,7 @@ use lifeboat_api::cim::{
 };
 use lifeboat_cim::{Instance, InstanceName, wql};
 use lifeboat_engine::action::{Action, Answer, InitialCopy, Management, PointSelector, Refusal};
+use lifeboat_engine::by::By;
 use lifeboat_engine::records::Job;
 use lifeboat_model::{JobState, NicBackend, NicSpec, ReplicationState as State, VmId};
 use lifeboat_sim::{VM, World};
@@ -129,11 +130,11 @@ pub(crate) struct Counting {
 
 #[async_trait]
 impl Management for Counting {
-    async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
+    async fn perform(&self, by: Option<By>, action: Action) -> Result<Answer, Refusal> {
         let name = format!("{action:?}");
         let name = name.split(' ').next().unwrap().to_owned();
         *self.asked.lock().unwrap().entry(name).or_default() += 1;
-        self.inner.perform(action).await
+        self.inner.perform(by, action).await
     }
 
     fn watch_jobs(&self) -> broadcast::Receiver<Job> {

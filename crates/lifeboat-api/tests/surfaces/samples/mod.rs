@@ -4,6 +4,7 @@ use lifeboat_engine::action::{
     Action, Answer, BacklogView, BulkView, ContactView, CycleResult, ExtendedView, InitialCopy,
     PointSelector, PointView, PowerNote, ReplicationView, ServerView, VmRef, VmTimes, VmView,
 };
+use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
@@ -379,6 +380,7 @@ pub(crate) fn job() -> Job {
         created: Timestamp(1),
         started: Some(Timestamp(2)),
         ended: None,
+        by: None,
     }
 }
 
@@ -390,6 +392,7 @@ fn jobs() -> Vec<Job> {
             error: Some("no".into()),
             code: Some(lifeboat_model::api::ReturnCode::Timeout),
             ended: Some(Timestamp(3)),
+            by: Some(By::process(0, Some(7))),
             ..job()
         },
     ]
@@ -400,11 +403,17 @@ fn events() -> Vec<Event> {
         at: Timestamp(1),
         vm: None,
         message: "started".into(),
+        by: None,
     };
     vec![
         event.clone(),
         Event {
             vm: Some(VmId(Uuid::from_u128(1))),
+            by: Some(By {
+                surface: Surface::Peer,
+                name: "a.example.org".into(),
+                from: None,
+            }),
             ..event
         },
     ]
