@@ -890,7 +890,7 @@ impl Engine {
     async fn standing(&self, peer: &PeerIdentity, vm: VmId) -> PeerReply {
         match self.host.authorize(peer) {
             Ok(_) => {
-                let power = crate::question::own_power(&self.host.ports, vm, None).await;
+                let power = crate::question::own_power(&self.host.ports, vm, Vec::new()).await;
                 crate::question::with_power(None, power)
             }
             Err(refusal) => PeerReply::Refused(refusal),

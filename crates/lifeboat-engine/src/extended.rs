@@ -236,12 +236,6 @@ impl Actor {
         extended(self.rel.as_ref()).is_some_and(|e| asks.is_host_of(&e.settings.peer))
     }
 
-    /// Where the primary of this replica takes calls, when the third host asks: it has nobody else to ask.
-    pub(crate) fn above(&self, asks: &PeerIdentity) -> Option<String> {
-        let rel = self.rel.as_ref().filter(|r| r.mode == Mode::Replica)?;
-        self.is_third(asks).then(|| rel.way_back.clone())
-    }
-
     /// ChangeReplicationModeToPrimary.
     pub(crate) async fn continue_as_primary(&mut self) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;

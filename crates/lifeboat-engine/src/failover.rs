@@ -441,7 +441,13 @@ impl Actor {
         choose(&self.replica_info().await?, point)?;
         let unreached = match force {
             true => None,
-            false => question::may_bring_up(&self.ask_standing(&rel.way_back).await)?,
+            false => {
+                let primary = self.ask_standing(&rel.way_back);
+                let (word, further) = tokio::join!(primary, self.ask_further(Asking::First));
+                let unreached = question::may_bring_up(&word)?;
+                further?;
+                unreached
+            }
         };
         self.interrupt().await;
         self.replica.stop_receiving().await;
@@ -493,6 +499,7 @@ impl Actor {
         match rel.failover() {
             Some(f) if !f.forced && asking == Asking::First => {
                 let seen = question::may_bring_up(&self.ask_standing(&rel.way_back).await)?;
+                self.ask_further(asking).await?;
                 if let Some(seen) = seen {
                     self.event(&format!("the VM is started without the primary's word: {seen}"))
                         .await;

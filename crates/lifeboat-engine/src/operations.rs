@@ -67,6 +67,7 @@ impl Actor {
             side: Side::Primary(PrimarySide::new(start)),
             home: alone.as_ref().and_then(|r| r.home.clone()),
             way_back: String::new(),
+            formerly: Vec::new(),
             preflight,
             network: Vec::new(),
             addressing: Default::default(),

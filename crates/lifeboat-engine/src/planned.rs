@@ -19,7 +19,7 @@ use crate::ports::link::{
 };
 use crate::power::power_refusal;
 use crate::primary::{Aside, IDLE, droppable};
-use crate::question::{Asking, Word, replica_unsure};
+use crate::question::{Asking, Word, replica_knows, replica_unsure};
 use crate::records::{Planned, PlannedPhase, Relationship, Side, Split};
 use crate::resumed::{Over, planned_step};
 
@@ -544,10 +544,15 @@ impl Actor {
                 "cancel it first: lifeboat failover cancel",
             ));
         }
-        let took_over = rel.primary().is_some_and(|p| p.start);
+        let (peer, took_over) = (rel.peer.clone(), rel.primary().is_some_and(|p| p.start));
+        let gone = self.ask_further(asking).await?;
+        self.forget_former(&gone).await;
         if !took_over && asking == Asking::First {
-            match self.ask_standing(&rel.peer.clone()).await {
-                Word::Answered(theirs, _) => self.weigh(&theirs).await,
+            match self.ask_standing(&peer).await {
+                Word::Answered(theirs, seen) => {
+                    self.weigh(&theirs).await;
+                    replica_knows(&theirs, &seen)?;
+                }
                 Word::Unanswered(seen) => return Err(replica_unsure(&seen)),
                 // A primary starts its VM without its replica, which is lost at least as often as it is failed over.
                 Word::Unreachable(_) | Word::NoAddress => {}

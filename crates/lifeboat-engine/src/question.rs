@@ -2,6 +2,11 @@
 //! known, and a failure to get an answer is one of two things: the other side could not be connected to, which is what a
 //! lost site looks like, or it was reached and did not say. Only the first lets a failover go on without `--force`; both
 //! are shown with what was seen and when.
+//!
+//! Of three hosts the outer two do not know each other. Who is asked answers for itself and for the hosts that it knows and
+//! the asking one does not; and a VM that is off, but about to be started by what is under way, is not off. Whoever brings a
+//! VM up records that first and asks then, or is asked after it is recorded, because an actor does one thing after the other:
+//! of two hosts that do so at once at least one sees the other.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,11 +22,12 @@ use crate::ports::hypervisor::Power;
 use crate::ports::link::{
     NoAnswer, PeerIdentity, PeerLink, PeerPower, PeerRefusal, PeerReply, PeerRequest, Standing,
 };
+use crate::records::{FailoverPhase, Side};
 
 /// How long an answer is waited for. The other side owes one within 4 seconds, and whoever asked here waits for both.
 const WORD: Duration = Duration::from_millis(4800);
 
-/// How long the middle one of three hosts waits for the primary's answer while the third host waits for its own.
+/// How long a host that is asked waits for the answers of others while the asking one waits for its own.
 const ABOVE: Duration = Duration::from_millis(2500);
 
 /// How long this host takes to look before it says that it does not know.
@@ -61,6 +67,30 @@ impl fmt::Display for Seen {
 }
 
 impl Word {
+    /// Whether that host has neither a record of the VM nor a process.
+    fn has_nothing(&self) -> bool {
+        let nothing = |s: &Standing| s.mode == ReplicationMode::None && s.does() == PeerPower::Off;
+        matches!(self, Self::Answered(standing, _) if nothing(standing))
+    }
+
+    /// What of it counts for a host that asked this one.
+    fn does(self) -> PeerPower {
+        let not_known = |why: String| PeerPower::NotKnown { why };
+        match self {
+            Self::Answered(standing, seen) => match (standing.does(), standing.state) {
+                (PeerPower::Off, _) if standing.planned.is_some() => {
+                    not_known(format!("a planned failover is under way on {}", seen.peer))
+                }
+                (PeerPower::Off, ReplicationState::FailoverInProgress) => {
+                    not_known(format!("it is being brought up on {}", seen.peer))
+                }
+                (power, _) => power,
+            },
+            Self::Unanswered(seen) => not_known(seen.to_string()),
+            Self::Unreachable(_) | Self::NoAddress => PeerPower::Off,
+        }
+    }
+
     /// What the other side said, when it said something.
     pub(crate) fn standing(self) -> Option<Standing> {
         match self {
@@ -135,6 +165,26 @@ pub(crate) fn replica_unsure(seen: &Seen) -> Refusal {
     )
 }
 
+/// The refusal to start a primary's VM whose replica, or a host that has its copy from there, may run it. What the replica's own
+/// state says is weighed elsewhere.
+pub(crate) fn replica_knows(theirs: &Standing, seen: &Seen) -> Result<(), Refusal> {
+    let gone_on = matches!(
+        theirs.state,
+        ReplicationState::FailoverInProgress | ReplicationState::Recovered | ReplicationState::Committed
+    );
+    let why = match theirs.does() {
+        _ if gone_on || theirs.mode == ReplicationMode::Primary => return Ok(()),
+        PeerPower::Off => return Ok(()),
+        PeerPower::Runs => "it runs there, or on a host that has its copy from there".to_owned(),
+        PeerPower::NotKnown { why } => format!("it cannot tell whether it runs: {why}"),
+    };
+    Err(Refusal::new(
+        ReturnCode::InvalidState,
+        format!("the VM may have been brought up: {seen}: {why}"),
+        "look there; when you know that the VM does not run: lifeboat vm start --force",
+    ))
+}
+
 impl Actor {
     /// The other side's word on this VM.
     pub(crate) async fn ask_standing(&self, peer: &str) -> Word {
@@ -167,12 +217,119 @@ impl Actor {
             newest_instant: rel.newest_instant,
             planned: self.planned().map(|p| p.phase),
         });
-        let (ports, vm, above) = (self.host.ports.clone(), self.id, self.above(asks));
+        let (ports, vm, others) = (self.host.ports.clone(), self.id, self.others_than(asks));
+        let under_way = self.under_way_for(asks);
         tokio::spawn(async move {
-            let power = own_power(&ports, vm, above).await;
+            let power = match (own_power(&ports, vm, others).await, under_way) {
+                (PeerPower::Off, Some(why)) => PeerPower::NotKnown { why: why.into() },
+                (power, _) => power,
+            };
             drop(reply.send(with_power(standing, power)));
         });
     }
+
+    /// Whether the other end of this relationship asks: it knows what is under way between the two, and decides by that.
+    fn is_other_end(&self, asks: &PeerIdentity) -> bool {
+        let Some(rel) = &self.rel else { return false };
+        let primary = asks.names.iter().any(|n| n.eq_ignore_ascii_case(&rel.peer));
+        match rel.replica() {
+            Some(_) => primary || asks.is_host_of(&rel.way_back),
+            None => asks.is_host_of(&rel.peer),
+        }
+    }
+
+    /// Where the hosts take calls that have a copy of this VM, and that the asking one is not.
+    fn others_than(&self, asks: &PeerIdentity) -> Vec<String> {
+        let Some(rel) = &self.rel else { return Vec::new() };
+        let other_end = match rel.replica() {
+            Some(_) => &rel.way_back,
+            None => &rel.peer,
+        };
+        let other_end = Some(other_end).filter(|_| !self.is_other_end(asks));
+        let mut all: Vec<String> = other_end.cloned().into_iter().chain(self.further()).collect();
+        all.retain(|peer| !peer.is_empty() && !asks.is_host_of(peer));
+        all
+    }
+
+    /// Where further hosts take calls that were given a copy from here.
+    fn further(&self) -> Vec<String> {
+        let rel = self.rel.as_ref();
+        let third = crate::extended::extended(rel).map(|e| e.settings.peer.clone());
+        let formerly = rel
+            .iter()
+            .flat_map(|r| r.formerly.iter().filter(|f| **f != r.peer));
+        let mut all: Vec<String> = third.into_iter().chain(formerly.cloned()).collect();
+        all.dedup();
+        all
+    }
+
+    /// What of this VM is about to start it, for a host that does not know; `None`: nothing is.
+    fn under_way_for(&self, asks: &PeerIdentity) -> Option<&'static str> {
+        let rel = self.rel.as_ref().filter(|_| !self.is_other_end(asks))?;
+        match &rel.side {
+            Side::Primary(p) if p.planned.is_some() => Some("a planned failover is under way"),
+            Side::Primary(p) if p.start => Some("the VM is about to be started"),
+            Side::Replica(_) if self.replica.following.is_some() => Some("a planned failover was asked for"),
+            Side::Replica(_) => rel.failover().and_then(|f| {
+                let initiating = matches!(f.phase, FailoverPhase::Initiating { .. });
+                let moves = f.take_over.is_some() || f.reverse.is_some();
+                (initiating || moves).then_some("a failover is under way")
+            }),
+            Side::Primary(_) | Side::Test { .. } | Side::Alone => None,
+        }
+    }
+
+    /// Asks the hosts that were given a copy from here, beyond the other end of the relationship. What only cannot be reached
+    /// is lost as often as it is brought up. Those that need not be asked again: they have nothing of the VM any more, or a
+    /// person answers for them.
+    ///
+    /// # Errors
+    /// The VM runs there, is being brought up there, or one that was reached does not say.
+    pub(crate) async fn ask_further(&self, asking: Asking) -> Result<Vec<String>, Refusal> {
+        let mut further = self.further();
+        if asking == Asking::Forced {
+            return Ok(further);
+        }
+        let words = further.iter().map(|peer| self.ask_standing(peer));
+        let words = futures_util::future::join_all(words).await;
+        for word in &words {
+            may_start_beside(word)?;
+        }
+        let mut words = words.iter();
+        further.retain(|_| words.next().is_some_and(Word::has_nothing));
+        Ok(further)
+    }
+
+    /// Hosts that followed this one are not asked any more.
+    pub(crate) async fn forget_former(&mut self, gone: &[String]) {
+        let Some(rel) = &mut self.rel else { return };
+        let before = rel.formerly.len();
+        rel.formerly.retain(|peer| !gone.contains(peer));
+        if rel.formerly.len() != before {
+            self.save_or_warn().await;
+        }
+    }
+}
+
+/// Whether a VM may be started while another host has a copy that was brought up or not.
+fn may_start_beside(word: &Word) -> Result<(), Refusal> {
+    let (seen, why) = match word {
+        Word::Unreachable(_) | Word::NoAddress => return Ok(()),
+        Word::Unanswered(seen) => (seen, "whether it runs there is not known".to_owned()),
+        Word::Answered(standing, seen) => match (standing.does(), standing.state) {
+            (PeerPower::Runs, _) => (seen, "it runs there".to_owned()),
+            (PeerPower::NotKnown { why }, _) => (seen, format!("it cannot tell: {why}")),
+            (PeerPower::Off, ReplicationState::FailoverInProgress) => {
+                (seen, "it is being brought up there".to_owned())
+            }
+            (PeerPower::Off, _) => return Ok(()),
+        },
+    };
+    Err(Refusal::new(
+        ReturnCode::InvalidState,
+        format!("another host has a copy of this VM: {seen}: {why}"),
+        "revert or stop it there; when you know that it does not run there: repeat with --force",
+    ))
 }
 
 /// The answer to the question, of a VM with this record. Without one it may run all the same, and whoever asks wants to know
@@ -195,9 +352,9 @@ pub(crate) fn with_power(standing: Option<Standing>, power: PeerPower) -> PeerRe
     })
 }
 
-/// What this host says of a VM. The third host has nobody else to ask, so for it the VM of the primary, which takes calls at
-/// `above`, counts too.
-pub(crate) async fn own_power(ports: &Ports, vm: VmId, above: Option<String>) -> PeerPower {
+/// What this host says of a VM. Who asks may have nobody else to ask, so the VM of `others`, by where they take calls, counts
+/// too.
+pub(crate) async fn own_power(ports: &Ports, vm: VmId, others: Vec<String>) -> PeerPower {
     let look = crate::power::look(&*ports.hypervisor, vm);
     let own = match tokio::time::timeout(LOOK, look).await {
         Ok(Power::Off) => PeerPower::Off,
@@ -207,16 +364,18 @@ pub(crate) async fn own_power(ports: &Ports, vm: VmId, above: Option<String>) ->
             why: format!("its process did not answer within {} s", LOOK.as_secs()),
         },
     };
-    match (own, above) {
-        (PeerPower::Off, Some(primary)) => match ask(ports, vm, &primary, ABOVE).await {
-            Word::Answered(standing, _) => standing.does(),
-            Word::Unanswered(seen) => PeerPower::NotKnown {
-                why: seen.to_string(),
-            },
-            Word::Unreachable(_) | Word::NoAddress => PeerPower::Off,
-        },
-        (own, _) => own,
+    if own != PeerPower::Off {
+        return own;
     }
+    let words = others.iter().map(|peer| ask(ports, vm, peer, ABOVE));
+    let words = futures_util::future::join_all(words).await;
+    let mut all: Vec<PeerPower> = words.into_iter().map(Word::does).collect();
+    all.sort_by_key(|power| match power {
+        PeerPower::Runs => 0,
+        PeerPower::NotKnown { .. } => 1,
+        PeerPower::Off => 2,
+    });
+    all.into_iter().next().unwrap_or(PeerPower::Off)
 }
 
 /// Asks the host that takes calls at `peer`.

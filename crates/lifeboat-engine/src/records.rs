@@ -58,6 +58,10 @@ pub struct Relationship {
     /// Where the other side takes calls, `HOST:PORT`; empty when it is not known.
     #[serde(default)]
     pub way_back: String,
+    /// Where hosts take calls that were given copies from here and follow others now, `HOST:PORT`. They may bring the VM up, so
+    /// they are asked before it is started.
+    #[serde(default)]
+    pub formerly: Vec<String>,
     /// What would keep the VM from starting on the replica, as it said when it was asked last.
     #[serde(default)]
     pub preflight: Vec<String>,

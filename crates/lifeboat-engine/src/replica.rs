@@ -846,6 +846,7 @@ impl Actor {
                     side: Side::Replica(side),
                     home: None,
                     way_back: offer.from,
+                    formerly: Vec::new(),
                     preflight: Vec::new(),
                     network: Vec::new(),
                     addressing: Default::default(),

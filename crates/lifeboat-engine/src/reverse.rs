@@ -74,6 +74,19 @@ impl GivenWay {
     }
 }
 
+/// Hosts that have a copy from here and follow neither this host nor the one that is its replica from now on. Of many the last
+/// few: each costs a question before a start.
+fn formerly(rel: &Relationship, replica: &str) -> Vec<String> {
+    const KEPT: usize = 4;
+    let third = crate::extended::extended(Some(rel)).map(|e| e.settings.peer.clone());
+    let mut all = rel.formerly.clone();
+    all.extend(third);
+    all.retain(|peer| peer != replica);
+    all.dedup();
+    let surplus = all.len().saturating_sub(KEPT);
+    all.split_off(surplus)
+}
+
 impl Actor {
     /// ReverseReplicationRelationship.
     pub(crate) async fn reverse(&mut self, settings: Option<ReplicationSettings>) -> Result<Answer, Refusal> {
@@ -235,6 +248,7 @@ impl Actor {
                 merged: failover.phase == FailoverPhase::Done,
             }),
             way_back: String::new(),
+            formerly: formerly(&rel, &reverse.settings.peer),
             problem: None,
             preflight: status.problems,
             newest_instant: None,
@@ -519,6 +533,7 @@ impl Actor {
             counters: Counters::default(),
             home: old.and_then(|r| r.home.clone()),
             way_back: String::new(),
+            formerly: old.map(|r| r.formerly.clone()).unwrap_or_default(),
             preflight: Vec::new(),
             addressing: Default::default(),
             network: old.map(|r| r.network.clone()).unwrap_or_default(),

@@ -65,6 +65,7 @@ fn test_record(rel: &Relationship, test: &Test, now: lifeboat_model::Timestamp) 
         counters: Counters::default(),
         home: None,
         way_back: String::new(),
+        formerly: Vec::new(),
         preflight: Vec::new(),
         network: rel.network.clone(),
         addressing: Addressing::None,

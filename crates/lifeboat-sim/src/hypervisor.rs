@@ -164,9 +164,8 @@ impl Port {
         let known = |o: usize| {
             let other = &s.hosts[o];
             let named = |p: &String| {
-                p.split(':')
-                    .next()
-                    .is_some_and(|n| n == other.name || n == other.address)
+                let name = p.split(':').next().unwrap_or_default();
+                !name.is_empty() && (name == other.name || name == other.address)
             };
             peers.iter().any(named)
         };

@@ -80,6 +80,7 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
         },
         home: None,
         way_back: String::new(),
+        formerly: Vec::new(),
         preflight: Vec::new(),
         network: Vec::new(),
         addressing: Default::default(),

@@ -38,4 +38,5 @@ mod story;
 mod test_vm;
 mod testing;
 mod third;
+mod twins;
 mod whole_machine;

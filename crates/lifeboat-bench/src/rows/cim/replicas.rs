@@ -149,6 +149,7 @@ fn relationship(n: usize, vm: VmId, dir: &Utf8Path, at: Position) -> Result<Rela
         counters: Counters::default(),
         home: None,
         way_back: String::new(),
+        formerly: Vec::new(),
         preflight: Vec::new(),
         network: Vec::new(),
         addressing: Default::default(),
