@@ -11,19 +11,20 @@ const SIM: &str = "lifeboat-sim";
 const WORKLOAD: &str = "lifeboat-workload";
 /// Faults from below and the record of what must survive them. An oracle, like the workload: it knows nothing of ours.
 const FAULTS: &str = "lifeboat-faults";
+/// What listeners share: which connections are kept when too many come. It knows nothing of what is spoken on them.
+const ADMISSION: &str = "lifeboat-admission";
 /// Not shipped: it measures the built product and, below it, single adapters.
 const BENCH: &str = "lifeboat-bench";
 
 /// What each of our crates may depend on. Adapters never appear on a right side except the binaries'.
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        MODEL | WORKLOAD | FAULTS | "xtask" => &[],
+        MODEL | WORKLOAD | FAULTS | ADMISSION | "xtask" => &[],
         DELTALOG | CIM => &[MODEL],
         ENGINE => &[MODEL, DELTALOG],
-        SIM | "lifeboat-qemu" | "lifeboat-store" | "lifeboat-catalog" | "lifeboat-link" => {
-            &[MODEL, DELTALOG, ENGINE]
-        }
-        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM],
+        SIM | "lifeboat-qemu" | "lifeboat-store" | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
+        "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION],
+        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION],
         "lifeboat" | BENCH => &[
             MODEL,
             DELTALOG,
@@ -90,6 +91,7 @@ mod tests {
             0
         );
         assert_eq!(errors("lifeboat", &[(Kind::Dev, FAULTS)]), 0);
+        assert_eq!(errors("lifeboat-link", &[(Kind::Product, ADMISSION)]), 0);
         assert_eq!(
             errors(
                 "lifeboat",
@@ -111,6 +113,8 @@ mod tests {
         assert_eq!(errors("lifeboat", &[(Kind::Product, WORKLOAD)]), 1);
         assert_eq!(errors("lifeboat", &[(Kind::Product, FAULTS)]), 1);
         assert_eq!(errors(FAULTS, &[(Kind::Product, MODEL)]), 1);
+        assert_eq!(errors(ADMISSION, &[(Kind::Product, MODEL)]), 1);
+        assert_eq!(errors("lifeboat-engine", &[(Kind::Product, ADMISSION)]), 1);
         assert_eq!(errors("lifeboat", &[(Kind::Product, BENCH)]), 1);
         assert_eq!(errors("lifeboat-novel", &[]), 1);
     }

@@ -812,6 +812,10 @@ impl Engine {
 
 #[async_trait]
 impl PeerHandler for Engine {
+    fn knows(&self, peer: &PeerIdentity) -> bool {
+        self.host.knows(peer)
+    }
+
     async fn call(&self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply {
         if request == PeerRequest::Hello {
             self.host.tell_returned(&Returned::Names(peer.names.clone()));

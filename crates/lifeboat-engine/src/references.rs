@@ -2,7 +2,7 @@
 //! candidates when there are several. Nothing is asked here: actors publish what a refusal has to say of them.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, VmId};
@@ -10,6 +10,7 @@ use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, VmId};
 use crate::action::{Refusal, VmRef};
 use crate::actor::Actor;
 use crate::engine::{Handle, Host};
+use crate::ports::link::PeerIdentity;
 
 /// What an actor is known as from outside, as of its last change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,23 +23,47 @@ enum Presence {
     Related(Mode, State),
 }
 
+#[derive(Debug)]
+struct Written {
+    presence: Presence,
+    /// Addresses of the hosts that take part in its replication.
+    hosts: Vec<String>,
+}
+
 /// An actor's card: written by the actor, read by whoever looks for one.
 #[derive(Clone, Debug)]
-pub(crate) struct Card(Arc<Mutex<Presence>>);
+pub(crate) struct Card(Arc<Mutex<Written>>);
 
 impl Default for Card {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Presence::Nothing)))
+        Self(Arc::new(Mutex::new(Written {
+            presence: Presence::Nothing,
+            hosts: Vec::new(),
+        })))
     }
 }
 
 impl Card {
     fn read(&self) -> Presence {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().presence
     }
 
-    fn write(&self, presence: Presence) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = presence;
+    fn names(&self, peer: &PeerIdentity) -> bool {
+        self.lock().hosts.iter().any(|host| peer.is_host_of(host))
+    }
+
+    fn write(&self, presence: Presence, hosts: [Option<&str>; 3]) {
+        let hosts = || hosts.into_iter().flatten().filter(|host| !host.is_empty());
+        let mut written = self.lock();
+        written.presence = presence;
+        // Written with every message, and hardly ever another one.
+        if !written.hosts.iter().map(String::as_str).eq(hosts()) {
+            written.hosts = hosts().map(str::to_owned).collect();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,6 +144,12 @@ impl Host {
 }
 
 impl Host {
+    /// Whether an authorization entry is about this peer, or a replication of this host names it.
+    pub(crate) fn knows(&self, peer: &PeerIdentity) -> bool {
+        let entry = |name: &String| self.entry_for(name).is_some();
+        peer.names.iter().any(entry) || self.with_actors(|actors| actors.values().any(|h| h.card.names(peer)))
+    }
+
     /// VMs that have a record on this host.
     pub(crate) fn known_to_actors(&self) -> BTreeSet<VmId> {
         let related = |h: &Handle| matches!(h.card.read(), Presence::Related(..));
@@ -162,10 +193,18 @@ impl Actor {
     /// Publishes what this actor is now.
     pub(crate) fn publish(&self) {
         self.publish_place();
-        self.card.write(match (&self.rel, &self.local) {
+        let presence = match (&self.rel, &self.local) {
             (Some(rel), _) => Presence::Related(rel.mode, rel.state),
             (None, Some(_)) => Presence::Local,
             (None, None) => Presence::Nothing,
-        });
+        };
+        let rel = self.rel.as_ref();
+        let third = crate::extended::extended(rel).map(|e| e.settings.peer.as_str());
+        let hosts = [
+            rel.map(|r| r.peer.as_str()),
+            rel.map(|r| r.way_back.as_str()),
+            third,
+        ];
+        self.card.write(presence, hosts);
     }
 }

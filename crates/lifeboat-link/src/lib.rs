@@ -24,6 +24,8 @@ mod tls;
 mod wire;
 
 pub use client::{Link, Timing};
+pub use lifeboat_admission::{Cap, Places};
+
 pub use credentials::{Credentials, GRACE, Holder, Validity};
 pub use server::{Limits, serve, serve_with, serve_within};
 pub use tls::{LinkConfig, LinkSetupError};

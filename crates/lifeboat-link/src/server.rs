@@ -1,4 +1,4 @@
-//! The called side's connections: who may come in, how many, and how they end.
+//! The called side's connections: who may come in, and how they end. How many, `lifeboat_admission` decides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lifeboat_admission::{
+    Cap, Door, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
+};
 use lifeboat_engine::ports::link::{PeerHandler, PeerIdentity};
 use lifeboat_model::Timestamp;
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,13 +26,14 @@ use crate::tls::{LinkConfig, LinkSetupError, TlsFault, find_fault};
 /// Bounds on what callers may use up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections of peers at once.
-    pub connections: usize,
-    /// Handshakes at once; further callers wait in the kernel's queue.
-    pub handshakes: usize,
+    /// Connections at once. A peer has one for each log it sends; a host that is not known here has a question, and few places
+    /// to ask it.
+    pub places: Places,
     /// Until a TLS handshake is done.
     pub handshake: Duration,
-    /// Until the header of the next request is there. Idle connections are closed after it.
+    /// For all that a host may ask that is not known here, from the end of the handshake.
+    pub strangers: Duration,
+    /// Until the header of the next request of a known host is there. Idle connections are closed after it.
     pub header: Duration,
     /// Until a control document is there.
     pub document: Duration,
@@ -51,9 +52,20 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
-            handshakes: 64,
+            places: Places {
+                silent: Cap {
+                    total: 1024,
+                    each: 128,
+                },
+                handshaking: Cap { total: 256, each: 64 },
+                strangers: Cap { total: 128, each: 8 },
+                known: Cap {
+                    total: 1024,
+                    each: 512,
+                },
+            },
             handshake: Duration::from_secs(10),
+            strangers: Duration::from_secs(10),
             header: Duration::from_secs(90),
             document: Duration::from_secs(30),
             silence: Duration::from_secs(120),
@@ -64,6 +76,23 @@ impl Default for Limits {
         }
     }
 }
+
+const UNTRUSTED: Notice = Notice {
+    level: Level::Warn,
+    what: "caller refused",
+};
+const UNKNOWN: Notice = Notice {
+    level: Level::Info,
+    what: "caller shown out: no authorization entry and no replication of this host names it",
+};
+const LATE: Notice = Notice {
+    level: Level::Info,
+    what: "no TLS handshake in time",
+};
+const BROKEN: Notice = Notice {
+    level: Level::Info,
+    what: "the handshake broke off",
+};
 
 /// Read buffer of a connection in bytes; also the largest header of a request.
 const READ_BUFFER: usize = 256 << 10;
@@ -105,14 +134,22 @@ pub async fn serve_with(
         handler,
         limits,
         work: TaskTracker::new(),
-        places: Arc::new(Semaphore::new(limits.connections)),
         stopping: shutdown.clone(),
         stopped: CancellationToken::new(),
     });
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let door = Door::new("peers", limits.places);
+    let handle = |socket, place| {
+        let server = server.clone();
+        async move {
+            tokio::select! {
+                () = server.connection(socket, place) => {}
+                () = server.stopped.cancelled() => {}
+            }
+        }
+    };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = accept(&server, &listener, &handshakes) => {}
+        () = door.run(&listener, Stage::Silent, &server.work, handle) => {}
     }
     drop(listener);
     server.work.close();
@@ -130,88 +167,57 @@ struct Server {
     handler: Arc<dyn PeerHandler>,
     limits: Limits,
     work: TaskTracker,
-    places: Arc<Semaphore>,
     stopping: CancellationToken,
     stopped: CancellationToken,
 }
 
-async fn accept(server: &Arc<Server>, listener: &TcpListener, handshakes: &Arc<Semaphore>) {
-    // The semaphore is never closed, so the loop ends only by being dropped.
-    while let Ok(slot) = handshakes.clone().acquire_owned().await {
-        match listener.accept().await {
-            Ok((socket, from)) => {
-                let server = server.clone();
-                server.work.clone().spawn(async move {
-                    let connection = server.connection(socket, from, slot);
-                    tokio::select! {
-                        () = connection => {}
-                        () = server.stopped.cancelled() => {}
-                    }
-                });
-            }
-            Err(e) => {
-                // Out of file handles, most likely: they come back.
-                tracing::warn!("a connection could not be accepted: {e}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
 impl Server {
-    async fn connection(&self, socket: TcpStream, from: std::net::SocketAddr, slot: OwnedSemaphorePermit) {
+    async fn connection(&self, socket: TcpStream, place: Arc<Place>) {
         tune(&socket);
-        let handshake = self.handshake(socket, from);
-        let tls = tokio::select! {
-            tls = tokio::time::timeout(self.limits.handshake, handshake) => tls,
+        let config = async {
+            let with = self.credentials.current().await;
+            (with.server.clone(), with)
+        };
+        let shaking = shake_hands(socket, &place, self.limits.handshake, config);
+        let shaken = tokio::select! {
+            shaken = shaking => shaken,
             () = self.stopping.cancelled() => return,
         };
-        drop(slot);
-        let (tls, with) = match tls {
-            Ok(Some(made)) => made,
-            Ok(None) => return,
-            Err(_) => {
-                tracing::debug!(%from, "no TLS handshake in time");
-                return;
-            }
-        };
-        let Ok(_place) = self.places.clone().try_acquire_owned() else {
-            tracing::warn!(%from, "refused: {} connections of peers are open already", self.limits.connections);
-            return;
-        };
-        self.requests(tls, &with, from).await;
-    }
-
-    async fn handshake(
-        &self,
-        socket: TcpStream,
-        from: std::net::SocketAddr,
-    ) -> Option<(TlsStream<TcpStream>, Arc<Loaded>)> {
-        let with = self.credentials.current().await;
-        let acceptor = TlsAcceptor::from(with.server.clone());
-        match acceptor.accept(socket).into_fallible().await {
-            Ok(tls) => Some((tls, with)),
-            Err((e, socket)) => {
-                match find_fault(&e, &self.credentials.config.cert) {
-                    Some(TlsFault::Untrusted(why)) => tracing::warn!(%from, "caller refused: {why}"),
-                    Some(TlsFault::Protocol(why)) => tracing::debug!(%from, "caller refused: {why}"),
-                    None => tracing::debug!(%from, "the handshake broke off: {e}"),
+        match shaken {
+            Ok((tls, with)) => self.requests(tls, &with, place).await,
+            Err(HandshakeError::NoPlace) => {}
+            Err(HandshakeError::Late) => place.note(LATE, ""),
+            Err(HandshakeError::Failed { error, stream }) => {
+                match find_fault(&error, &self.credentials.config.cert) {
+                    Some(TlsFault::Untrusted(why)) => place.note(UNTRUSTED, &why),
+                    Some(TlsFault::Protocol(why)) => place.note(BROKEN, &why),
+                    None => place.note(BROKEN, &error.to_string()),
                 }
-                linger(socket).await;
-                None
+                if let Some(stream) = stream {
+                    linger(stream).await;
+                }
             }
         }
     }
 
-    async fn requests(&self, tls: TlsStream<TcpStream>, with: &Arc<Loaded>, from: std::net::SocketAddr) {
+    async fn requests(&self, tls: TlsStream<TcpStream>, with: &Arc<Loaded>, place: Arc<Place>) {
+        let from = place.from();
         let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let end = valid_until(shown).min(with.own_until);
         let peer = identity(shown);
         for name in peer.iter().flat_map(|p| &p.names) {
             self.credentials.shown(name, shown);
         }
+        let placed = match peer.as_ref().filter(|p| self.handler.knows(p)) {
+            Some(peer) => place.known(peer.names.first().map_or("", String::as_str)),
+            None => place.advance(Stage::Stranger),
+        };
+        if placed.is_err() {
+            return;
+        }
         let service = Service {
             handler: self.handler.clone(),
+            place: place.clone(),
             peer: peer.map(Arc::new),
             work: self.work.clone(),
             limits: self.limits,
@@ -239,6 +245,7 @@ impl Server {
                 };
                 ended
             }
+            () = place.overdue(self.limits.strangers) => return place.note(UNKNOWN, ""),
         };
         if let Err(e) = ended {
             tracing::debug!(%from, "connection ended: {}", crate::pool::chain(&e));
@@ -268,21 +275,4 @@ fn identity(shown: &[CertificateDer<'_>]) -> Option<PeerIdentity> {
         names,
         addresses: certs::ip_addresses(cert),
     })
-}
-
-/// Lets a refused caller read why: closing a socket with unread bytes would throw the alert away.
-async fn linger(mut socket: TcpStream) {
-    let rest = async {
-        let _ = socket.shutdown().await;
-        let mut scratch = [0; 4096];
-        let mut budget = 64 << 10;
-        while let Ok(n) = socket.read(&mut scratch).await {
-            if n == 0 || n > budget {
-                break;
-            }
-            budget -= n;
-        }
-    };
-    // A caller that neither reads nor closes is not waited for.
-    let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
 }

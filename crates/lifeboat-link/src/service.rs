@@ -9,6 +9,7 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
+use lifeboat_admission::Place;
 use lifeboat_engine::ports::link::{
     LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
 };
@@ -29,6 +30,8 @@ type LogTask = JoinHandle<Result<LogReceipt, PeerRefusal>>;
 pub(crate) struct Service {
     /// The engine.
     pub(crate) handler: Arc<dyn PeerHandler>,
+    /// The connection's place.
+    pub(crate) place: Arc<Place>,
     /// Who calls; `None` when the certificate carries no usable name.
     pub(crate) peer: Option<Arc<PeerIdentity>>,
     /// Work that goes on when a caller hangs up: nothing is stopped half-way by a cut line.
@@ -40,6 +43,8 @@ pub(crate) struct Service {
 impl Service {
     /// Answers one request.
     pub(crate) async fn answer(self, request: Request<Incoming>) -> Result<Response<OutBody>, Infallible> {
+        // A host that is known here is not interrupted by others that are.
+        let _held = self.place.is_known().then(|| self.place.hold());
         let (head, body) = request.into_parts();
         let Some(peer) = self.peer.clone() else {
             drain(body);

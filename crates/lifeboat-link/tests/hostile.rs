@@ -131,48 +131,6 @@ async fn slow_callers_are_shown_out() {
 }
 
 #[tokio::test]
-async fn there_is_a_limit_to_connections_and_places_are_given_back() {
-    let site = Site::new();
-    let limits = Limits {
-        connections: 2,
-        ..Limits::default()
-    };
-    let server = start_within(
-        limits,
-        &site.host(&["localhost"]),
-        Arc::new(Handler::default()),
-        "127.0.0.1:0",
-    )
-    .await;
-    let caller = site.host(&["a"]);
-    let open = async || {
-        let mut stream = raw_client(server.address, &caller, Some(&caller), &[])
-            .await
-            .unwrap();
-        let _ = stream
-            .write_all(
-                post("/lifeboat/1/control", HELLO)
-                    .replace("close", "keep-alive")
-                    .as_bytes(),
-            )
-            .await;
-        let mut some = [0; 12];
-        stream.read_exact(&mut some).await.map(|_| stream)
-    };
-    let held = (open().await.unwrap(), open().await.unwrap());
-    assert!(open().await.is_err(), "a third one");
-    drop(held);
-    // The server notices a moment later.
-    for _ in 0..200 {
-        if open().await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("no place was given back");
-}
-
-#[tokio::test]
 async fn after_a_restart_of_the_peer_calls_and_logs_go_on() {
     let site = Site::new();
     let config = site.host(&["localhost"]);

@@ -615,6 +615,10 @@ pub trait PeerLink: Send + Sync {
 /// The called side: the engine.
 #[async_trait]
 pub trait PeerHandler: Send + Sync {
+    /// Whether this host has anything to do with the peer: an authorization entry, or a replication that names it. Answered
+    /// from memory, for each connection. Nothing is allowed by it: it says whose connections are kept when too many come.
+    fn knows(&self, peer: &PeerIdentity) -> bool;
+
     /// A control call.
     async fn call(&self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply;
 

@@ -6,7 +6,7 @@
     reason = "test support: each file uses its part"
 )]
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair}
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -101,6 +101,8 @@ pub(crate) struct Handler {
     pub(crate) logs: AtomicUsize,
     pub(crate) reply: Box<dyn Fn() -> PeerReply + Send + Sync>,
     pub(crate) receive: Receive,
+    /// A name that is not known.
+    pub(crate) stranger: &'static str,
 }
 
 impl Default for Handler {
@@ -110,6 +112,7 @@ impl Default for Handler {
             logs: AtomicUsize::new(0),
             reply: Box::new(hello),
             receive: Box::new(|_, body| Box::pin(async { read_all(body).await.map(receipt) })),
+            stranger: "eve",
         }
     }
 }
@@ -135,6 +138,10 @@ impl Handler {
 
 #[async_trait]
 impl PeerHandler for Handler {
+    fn knows(&self, peer: &PeerIdentity) -> bool {
+        peer.names.iter().all(|name| name != self.stranger)
+    }
+
     async fn call(&self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply {
         self.calls.lock().unwrap().push((peer.clone(), request));
         (self.reply)()
@@ -307,6 +314,17 @@ fn tls_material(
 pub(crate) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
+/// The address that tests call from, and another one of this host.
+pub(crate) const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// A connection from this address.
+pub(crate) async fn connect_from(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    socket.connect(to).await
+}
+
 /// A TLS connection to say anything over; without `config`, without a certificate.
 pub(crate) async fn raw_client(
     at: SocketAddr,
@@ -328,7 +346,7 @@ pub(crate) async fn raw_client(
         }
     };
     config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
-    let tcp = TcpStream::connect(at).await?;
+    let tcp = connect_from(HERE, at).await?;
     let name = "localhost".try_into().unwrap();
     Ok(Box::new(
         tokio_rustls::TlsConnector::from(Arc::new(config))

@@ -3,6 +3,7 @@
 
 use crate::common::{healthy, replicating, simulate, state};
 use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::ports::link::{PeerHandler, PeerIdentity};
 use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::quota::Quota;
@@ -298,5 +299,43 @@ fn a_copy_that_awaits_its_first_offer_is_bound_before_it() {
         healthy(w, 1, 0).await;
         let view = w.view(0).await.unwrap().replication.unwrap();
         assert_eq!(view.allowed.as_deref(), Some("b"));
+    });
+}
+
+fn knows(w: &World, host: usize, name: &str) -> bool {
+    let engine = w.shared.engines.lock().unwrap()[host].clone().unwrap();
+    let names = vec![name.to_owned()];
+    let addresses = Vec::new();
+    engine.knows(&PeerIdentity { names, addresses })
+}
+
+/// What the listener asks of each host that calls: whether places are kept for it.
+#[test]
+fn a_host_is_known_by_an_entry_or_by_a_replication_that_names_it() {
+    simulate(41, async |w| {
+        for host in 0..2 {
+            let Answer::Entries(entries) = w.insist(host, Action::ListAuthorization).await.unwrap() else {
+                panic!("no entries");
+            };
+            for entry in entries {
+                let primary = entry.primary;
+                w.insist(host, Action::RemoveAuthorization { primary })
+                    .await
+                    .unwrap();
+            }
+        }
+        for host in 0..2 {
+            assert!(!knows(w, host, "a") && !knows(w, host, "b") && !knows(w, host, "eve"));
+        }
+        allow(w, "*.example.org", "/replicas").await;
+        assert!(knows(w, 1, "x.example.org") && !knows(w, 1, "x.example.com"));
+        allow(w, "a", "/replicas").await;
+        replicating(w).await;
+        // The primary has no entry for its replica's host and is asked by it all the same.
+        assert!(knows(w, 0, "b") && !knows(w, 0, "eve"));
+        forbid(w, "a").await;
+        assert!(knows(w, 1, "a"), "there is still a replica of it");
+        w.restart(0).await;
+        assert!(knows(w, 0, "b"), "also after a start");
     });
 }
