@@ -35,6 +35,7 @@ use login::Login;
 
 pub use certificates::ManagementCertificates;
 pub use http::Limits;
+pub use lifeboat_admission::{Cap, Places};
 pub use tls::{TlsFiles, TlsSetupError, certificate_chain};
 
 /// What protects the connections.

@@ -19,12 +19,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lifeboat_admission::{
+    Cap, Door, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
+};
 use lifeboat_engine::by::Surface as WayIn;
 use lifeboat_model::Timestamp;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,14 +49,32 @@ const MAX_HEAD: usize = 64 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const UNREAD: Duration = Duration::from_secs(120);
 
+/// After which time to ask again, when there is no reason to know better.
+const MOMENT: Duration = Duration::from_secs(1);
+
+const fn notice(level: Level, what: &'static str) -> Notice {
+    Notice { level, what }
+}
+
+const LATE: Notice = notice(Level::Info, "no TLS handshake in time");
+const BROKEN: Notice = notice(Level::Info, "the TLS handshake failed");
+const UNKNOWN: Notice = notice(Level::Info, "shown out: no credentials that were right in time");
+const NOTHING: Notice = notice(Level::Debug, "login refused");
+const DENIED: Notice = notice(Level::Warn, "login refused");
+const TOO_MANY: Notice = notice(Level::Warn, "login put off");
+const BUSY: Notice = notice(Level::Warn, "login not looked at");
+const REFUSED: Notice = notice(Level::Info, "request refused");
+
 /// Bounds on what callers may use up, for each protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once; further callers wait in the kernel's queue.
-    pub connections: usize,
+    /// Connections at once. A caller is known from the first request on whose credentials are right.
+    pub places: Places,
     /// Until a TLS handshake is done.
     pub handshake: Duration,
-    /// Until the head of the next request is there. Idle connections are closed after it.
+    /// From there until the caller is known.
+    pub strangers: Duration,
+    /// Until the head of the next request of a known caller is there. Idle connections are closed after it.
     pub head: Duration,
     /// Until a body is there.
     pub body: Duration,
@@ -69,8 +89,23 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
+            places: Places {
+                silent: Cap {
+                    total: 1024,
+                    each: 128,
+                },
+                handshaking: Cap { total: 256, each: 64 },
+                strangers: Cap {
+                    total: 512,
+                    each: 128,
+                },
+                known: Cap {
+                    total: 512,
+                    each: 256,
+                },
+            },
             handshake: Duration::from_secs(10),
+            strangers: Duration::from_secs(10),
             head: Duration::from_secs(60),
             body: Duration::from_secs(30),
             body_bytes: 4 << 20,
@@ -155,13 +190,14 @@ pub(crate) struct Server {
     login: Arc<Login>,
     certificates: Option<Arc<ManagementCertificates>>,
     limits: Limits,
+    door: Arc<Door>,
     /// In KiB.
     bodies: Arc<Semaphore>,
 }
 
 /// The other end of a connection.
 struct Peer {
-    from: SocketAddr,
+    place: Arc<Place>,
     certificate: Option<ClientCertificate>,
 }
 
@@ -173,6 +209,7 @@ impl Server {
         limits: Limits,
     ) -> Arc<Self> {
         Arc::new(Self {
+            door: Door::new(surface.name(), limits.places),
             surface,
             login,
             certificates,
@@ -183,32 +220,22 @@ impl Server {
 
     /// Serves until `stop`, then lets requests under way end within a grace time.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(self.limits.connections));
         let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
-        let accepting = async {
-            // The semaphore is never closed, so the loop ends only by being dropped.
-            while let Ok(slot) = slots.clone().acquire_owned().await {
-                match listener.accept().await {
-                    Ok((stream, from)) => {
-                        let (server, stop, cut) = (self.clone(), stop.clone(), cut.clone());
-                        tasks.spawn(async move {
-                            tokio::select! {
-                                () = server.connection(stream, from, stop) => {}
-                                () = cut.cancelled() => {}
-                            }
-                            drop(slot);
-                        });
-                    }
-                    Err(error) => {
-                        // Out of file descriptors, most likely: others must end before it gets better.
-                        tracing::warn!(%error, "a {} connection cannot be accepted", self.surface.name());
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
+        let handle = |stream, place| {
+            let (server, stop, cut) = (self.clone(), stop.clone(), cut.clone());
+            async move {
+                tokio::select! {
+                    () = server.connection(stream, place, stop) => {}
+                    () = cut.cancelled() => {}
                 }
             }
         };
+        let stage = match self.certificates {
+            Some(_) => Stage::Silent,
+            None => Stage::Stranger,
+        };
         tokio::select! {
-            () = accepting => {}
+            () = self.door.run(&listener, stage, &tasks, handle) => {}
             () = stop.cancelled() => {}
         }
         drop(listener);
@@ -222,33 +249,38 @@ impl Server {
         cut.cancel();
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr, stop: CancellationToken) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, place: Arc<Place>, stop: CancellationToken) {
         tune(&stream);
         let Some(certificates) = self.certificates.clone() else {
             let certificate = None;
-            let peer = Peer { from, certificate };
+            let peer = Peer { place, certificate };
             return self.requests(stream, peer, Timestamp(u64::MAX), stop).await;
         };
-        let with = certificates.current().await;
-        let handshake = TlsAcceptor::from(with.server.clone())
-            .accept(stream)
-            .into_fallible();
+        let config = async {
+            let with = certificates.current().await;
+            (with.server.clone(), with)
+        };
         let shaken = tokio::select! {
-            shaken = tokio::time::timeout(self.limits.handshake, handshake) => shaken,
+            shaken = shake_hands(stream, &place, self.limits.handshake, config) => shaken,
             () = stop.cancelled() => return,
         };
         match shaken {
-            Ok(Ok(tls)) => {
+            Ok((tls, with)) => {
                 let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
                 let certificate = shown.first().map(ClientCertificate::read);
                 let end = valid_until(shown).min(with.own_until);
-                self.requests(tls, Peer { from, certificate }, end, stop).await;
+                if place.advance(Stage::Stranger).is_ok() {
+                    self.requests(tls, Peer { place, certificate }, end, stop).await;
+                }
             }
-            Ok(Err((error, stream))) => {
-                tracing::info!(%from, "refused by {}: {error}", self.surface.name());
-                linger(stream).await;
+            Err(HandshakeError::NoPlace) => {}
+            Err(HandshakeError::Late) => place.note(LATE, ""),
+            Err(HandshakeError::Failed { error, stream }) => {
+                place.note(BROKEN, &error.to_string());
+                if let Some(stream) = stream {
+                    linger(stream).await;
+                }
             }
-            Err(_) => tracing::info!(%from, "refused by {}: no TLS handshake in time", self.surface.name()),
         }
     }
 
@@ -258,7 +290,7 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (from, limits, peer) = (peer.from, self.limits, Arc::new(peer));
+        let (place, limits, peer) = (peer.place.clone(), self.limits, Arc::new(peer));
         let service = service_fn(move |request| {
             let (server, peer) = (self.clone(), peer.clone());
             async move { Ok::<_, Infallible>(server.answer(&peer, request).await) }
@@ -279,9 +311,21 @@ impl Server {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
+            () = place.overdue(limits.strangers) => {
+                place.note(UNKNOWN, "");
+                // Credentials that are being looked at may still be right, and are answered.
+                if !place.is_held() {
+                    return;
+                }
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(limits.strangers, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            }
         };
         if let Err(error) = ended {
-            tracing::debug!(%from, %error, "a management connection ended early");
+            tracing::debug!(from = %place.from(), %error, "a management connection ended early");
         }
     }
 
@@ -307,26 +351,35 @@ impl Server {
         {
             return self.introduce(peer, wsman, &head.headers, body).await;
         }
-        let caller = match self.login.check(&head.headers, peer.certificate.as_ref()).await {
+        // Not dropped for others while credentials are looked at, and, when they are right, until it is answered.
+        let held = peer.place.hold();
+        let (from, certificate) = (peer.place.from(), peer.certificate.as_ref());
+        let caller = match self.login.check(&head.headers, certificate, from.ip()).await {
             Ok(caller) => Caller {
-                from: Some((self.surface.way_in(), peer.from)),
+                from: Some((self.surface.way_in(), from)),
                 ..caller
             },
-            Err(denied) => return self.deny(peer, denied, body).await,
+            Err(denied) => {
+                drop(held);
+                return self.deny(peer, denied, body).await;
+            }
         };
+        if peer.place.known(&caller.name).is_err() {
+            return closing(later(StatusCode::SERVICE_UNAVAILABLE, MOMENT));
+        }
         if head.method != Method::POST {
             return self.other_method(peer, &head.method, body).await;
         }
         let (body, _budget) = match self.read(body).await {
             Ok(read) => read,
             Err(status) => {
-                tracing::info!(from = %peer.from, caller = caller.name, "refused: body not taken ({status})");
+                tracing::info!(%from, caller = caller.name, "refused: body not taken ({status})");
                 return closing(plain(status));
             }
         };
         let exchange = Exchange {
             caller,
-            from: peer.from,
+            from,
             headers: head.headers,
             body,
         };
@@ -381,20 +434,18 @@ impl Server {
     }
 
     fn denied(&self, peer: &Peer, denied: &Denied) -> Response<Body> {
-        let (from, surface) = (peer.from, self.surface.name());
-        match denied {
+        let notice = match denied {
             // The way half of the clients begin every connection.
-            Denied::Nothing => tracing::debug!(%from, "refused by {surface}: {denied}"),
-            Denied::Malformed | Denied::Wrong { .. } | Denied::Stranger { .. } | Denied::Busy => {
-                tracing::warn!(%from, "refused by {surface}: {denied}");
-            }
-        }
-        if *denied == Denied::Busy {
-            let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE);
-            answer
-                .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            return answer;
+            Denied::Nothing => NOTHING,
+            Denied::Malformed | Denied::Wrong { .. } | Denied::Stranger { .. } => DENIED,
+            Denied::Later { .. } => TOO_MANY,
+            Denied::Busy => BUSY,
+        };
+        peer.place.note(notice, &denied.to_string());
+        match denied {
+            Denied::Busy => return later(StatusCode::SERVICE_UNAVAILABLE, MOMENT),
+            Denied::Later { wait } => return later(StatusCode::TOO_MANY_REQUESTS, *wait),
+            Denied::Nothing | Denied::Malformed | Denied::Wrong { .. } | Denied::Stranger { .. } => {}
         }
         let mut answer = plain(StatusCode::UNAUTHORIZED);
         answer
@@ -404,7 +455,7 @@ impl Server {
     }
 
     async fn refuse(&self, peer: &Peer, status: StatusCode, why: &str, body: Incoming) -> Response<Body> {
-        tracing::info!(from = %peer.from, "refused by {}: {why}", self.surface.name());
+        peer.place.note(REFUSED, why);
         let small = body
             .size_hint()
             .exact()
@@ -456,6 +507,14 @@ pub(crate) fn plain(status: StatusCode) -> Response<Body> {
     answer
 }
 
+/// Not now; after this time, perhaps.
+fn later(status: StatusCode, wait: Duration) -> Response<Body> {
+    let mut answer = plain(status);
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    answer.headers_mut().insert(RETRY_AFTER, seconds.max(1).into());
+    answer
+}
+
 /// An answer with a body of this type, whose length is said.
 pub(crate) fn document(status: StatusCode, kind: &'static str, text: String) -> Response<Body> {
     let mut answer = Response::new(whole(text.into()));
@@ -491,20 +550,4 @@ fn tune(stream: &TcpStream) {
     if let Err(error) = set() {
         tracing::debug!(%error, "socket options");
     }
-}
-
-/// Lets a refused caller read why: closing a socket with unread bytes would throw the alert away.
-async fn linger(mut stream: TcpStream) {
-    let rest = async {
-        let _ = stream.shutdown().await;
-        let mut scratch = [0; 4096];
-        let mut budget = STRANGERS_BODY;
-        while let Ok(n) = stream.read(&mut scratch).await {
-            if n == 0 || n > budget {
-                break;
-            }
-            budget -= n;
-        }
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
 }

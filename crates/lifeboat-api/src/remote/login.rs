@@ -1,18 +1,25 @@
 //! Is somebody who they say: passwords over HTTP Basic, and certificates. What it costs to ask is bounded, whoever asks.
 //!
 //! A password that was right is remembered for a while by a keyed digest, so that not every request costs a slow hash. A wrong
-//! one costs the same whether there is such a user or not.
+//! one costs the same whether there is such a user or not, and puts the next attempt off ([`backoff`]). Hashes are a queue with
+//! two lanes: whoever is suspected of guessing leaves half of it to others.
+
+mod backoff;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
+use lifeboat_admission::Origin;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
+
+use backoff::{Account, Backoff};
 
 use super::tls::ClientCertificate;
 use super::users::{self, PASSWORD_BYTES, Secret, Users, UsersError, WatchedUsers};
@@ -20,8 +27,13 @@ use crate::cim::Caller;
 
 /// Slow hashes at once; each takes some 20 MiB.
 const AT_ONCE: usize = 2;
-/// Callers that may wait for one.
+/// Of these, for callers from where wrong passwords came lately.
+const AT_ONCE_SUSPECTS: usize = 1;
+/// Callers that may wait for one, in each lane.
 const WAITING: usize = 128;
+/// Of these, from one address: fewer than it has places for connections without credentials, which are not dropped while they
+/// wait.
+const WAITING_EACH: usize = 64;
 /// How long a right password is remembered.
 const REMEMBERED: Duration = Duration::from_secs(300);
 /// Header that says: take my certificate (DSP0226).
@@ -44,6 +56,11 @@ pub(crate) enum Denied {
         /// Whose it claims to be.
         certificate: String,
     },
+    /// Too many wrong passwords came before. This one was not looked at.
+    Later {
+        /// Until the next may be tried.
+        wait: Duration,
+    },
     /// Too many are waiting.
     Busy,
 }
@@ -55,6 +72,11 @@ impl std::fmt::Display for Denied {
             Self::Malformed => f.write_str("credentials that are neither Basic nor a certificate"),
             Self::Wrong { user } => write!(f, "unknown user or wrong password for {user:?}"),
             Self::Stranger { certificate } => write!(f, "no entry for the certificate of {certificate:?}"),
+            Self::Later { wait } => write!(
+                f,
+                "too many wrong passwords before; the next one is looked at in {:.1} s",
+                wait.as_secs_f64()
+            ),
             Self::Busy => f.write_str("too many logins at once"),
         }
     }
@@ -68,13 +90,74 @@ struct Remembered {
     callers: HashMap<[u8; 32], (Caller, Instant)>,
 }
 
-/// The door.
+/// Callers that wait for a hash.
+struct Lane {
+    turns: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    each: Arc<Mutex<HashMap<Origin, usize>>>,
+}
+
+/// A place in a lane.
+struct Waiting {
+    each: Arc<Mutex<HashMap<Origin, usize>>>,
+    from: Origin,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Lane {
+    fn new(turns: usize) -> Self {
+        Self {
+            turns: Arc::new(Semaphore::new(turns)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            each: Arc::default(),
+        }
+    }
+
+    fn enter(&self, from: Origin) -> Result<Waiting, Denied> {
+        let place = self.waiting.clone().try_acquire_owned();
+        let place = place.map_err(|_| Denied::Busy)?;
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = each.entry(from).or_default();
+        if *own >= WAITING_EACH {
+            return Err(Denied::Busy);
+        }
+        *own += 1;
+        drop(each);
+        Ok(Waiting {
+            each: self.each.clone(),
+            from,
+            _place: place,
+        })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = each.get_mut(&self.from) {
+            *own -= 1;
+            if *own == 0 {
+                each.remove(&self.from);
+            }
+        }
+    }
+}
+
+/// What a hash needs until it is done, whoever waits for it.
+struct Turn {
+    _waiting: Waiting,
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+/// Who may come in.
 pub(crate) struct Login {
     users: WatchedUsers,
     key: [u8; 32],
     remembered: Mutex<Remembered>,
+    backoff: Arc<Mutex<Backoff>>,
+    began: Instant,
     at_once: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    lanes: [Lane; 2],
     /// Hash to try when there is no such user and no other hash to take its time from.
     decoy: Secret,
 }
@@ -88,8 +171,10 @@ impl Login {
             users: WatchedUsers::open(path)?,
             key,
             remembered: Mutex::default(),
+            backoff: Arc::default(),
+            began: Instant::now(),
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
-            waiting: Arc::new(Semaphore::new(WAITING)),
+            lanes: [Lane::new(AT_ONCE), Lane::new(AT_ONCE_SUSPECTS)],
             decoy: users::hash(&Secret::new(uuid::Uuid::new_v4().to_string()))?,
         })
     }
@@ -99,6 +184,7 @@ impl Login {
         &self,
         headers: &HeaderMap,
         certificate: Option<&ClientCertificate>,
+        from: IpAddr,
     ) -> Result<Caller, Denied> {
         let shown = headers.get(AUTHORIZATION).map(|v| v.to_str());
         match (shown, certificate) {
@@ -109,7 +195,7 @@ impl Login {
             }
             (Some(Ok(text)), _) => {
                 let (user, password) = basic(text).ok_or(Denied::Malformed)?;
-                self.by_password(user, password).await
+                self.by_password(user, password, from.into()).await
             }
             (Some(Err(_)), _) => Err(Denied::Malformed),
         }
@@ -134,25 +220,30 @@ impl Login {
         })
     }
 
-    async fn by_password(&self, user: String, password: Secret) -> Result<Caller, Denied> {
+    async fn by_password(&self, user: String, password: Secret, from: Origin) -> Result<Caller, Denied> {
         let digest = self.digest(&user, &password);
         if let Some(caller) = self.recall(&digest) {
             return Ok(caller);
         }
-        let place = self
-            .waiting
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Denied::Busy)?;
-        let turn = self.at_once.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| Denied::Busy)?;
-        // Somebody before us in the queue may have been the same.
+        let account = self.account(&user);
+        let turn = self.turn(from, &account).await?;
+        // Somebody before us in the queue may have been the same, or have guessed wrong.
         if let Some(caller) = self.recall(&digest) {
             return Ok(caller);
         }
+        self.not_put_off(from, &account)?;
         let (users, edition) = self.users.now();
         let hash = self.hash_to_try(&users, &user);
-        let right = verify(hash, password, [place, turn]).await?;
+        let (backoff, now) = (self.backoff.clone(), self.began.elapsed());
+        let exists = users.user(&user).is_some();
+        let judged = move |right: bool| {
+            let mut backoff = backoff.lock().unwrap_or_else(PoisonError::into_inner);
+            match right && exists {
+                true => backoff.succeeded(now, from, &account),
+                false => backoff.failed(now, from, &account),
+            }
+        };
+        let right = verify(hash, password, judged, turn).await?;
         match users.user(&user) {
             Some(entry) if right => {
                 let caller = Caller {
@@ -167,6 +258,37 @@ impl Login {
                 user: user.chars().take(users::MAX_NAME).collect(),
             }),
         }
+    }
+
+    fn backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn not_put_off(&self, from: Origin, account: &Account) -> Result<(), Denied> {
+        let wait = self.backoff().wait(self.began.elapsed(), from, account);
+        wait.map_or(Ok(()), |wait| Err(Denied::Later { wait }))
+    }
+
+    /// Waits for its turn to hash.
+    async fn turn(&self, from: Origin, account: &Account) -> Result<Turn, Denied> {
+        self.not_put_off(from, account)?;
+        let suspected = self.backoff().suspects(self.began.elapsed(), from, account);
+        let [others, suspects] = &self.lanes;
+        let lane = if suspected { suspects } else { others };
+        let waiting = lane.enter(from)?;
+        let mine = lane.turns.clone().acquire_owned().await;
+        let mine = mine.map_err(|_| Denied::Busy)?;
+        let any = self.at_once.clone().acquire_owned().await;
+        let any = any.map_err(|_| Denied::Busy)?;
+        Ok(Turn {
+            _waiting: waiting,
+            _permits: [mine, any],
+        })
+    }
+
+    /// A name of a caller's choice, in as much memory as any other.
+    fn account(&self, user: &str) -> Account {
+        blake3::keyed_hash(&self.key, user.as_bytes()).into()
     }
 
     /// Another user's hash takes as long as this user's would; its answer is not looked at.
@@ -208,12 +330,18 @@ impl Login {
 }
 
 /// Compares on a thread of its own, which keeps the turn to its end whether or not the caller waits: who hangs up must not
-/// make room for the next hash. Threads that come and go share the memory of those before them; those of the runtime's
+/// make room for the next hash, nor be forgotten to have guessed. `judged` is told before the turn is over. Threads that come and go share the memory of those before them; those of the runtime's
 /// pool would each keep as much as a hash takes.
-async fn verify(hash: Secret, password: Secret, turn: [OwnedSemaphorePermit; 2]) -> Result<bool, Denied> {
+async fn verify(
+    hash: Secret,
+    password: Secret,
+    judged: impl FnOnce(bool) + Send + 'static,
+    turn: Turn,
+) -> Result<bool, Denied> {
     let (tell, told) = oneshot::channel();
     let work = move || {
         let right = users::verify(&hash, &password);
+        judged(right);
         drop(turn);
         // Nobody may be waiting any more.
         let _ = tell.send(right);

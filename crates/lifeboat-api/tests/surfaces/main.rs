@@ -8,6 +8,7 @@ mod cim_views;
 mod indications;
 mod indications_remote;
 mod remote_cimxml;
+mod remote_floods;
 mod remote_http;
 mod remote_support;
 mod remote_wsman;

@@ -1,10 +1,14 @@
 //! Who is let in, and what it costs to ask.
 
+use std::net::Ipv4Addr;
+
 use camino::Utf8PathBuf;
 
 use super::*;
 use crate::cim::Role;
 use crate::remote::users::{Certificate, add_certificate, add_user, remove};
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 struct Door {
     login: Login,
@@ -112,7 +116,12 @@ async fn a_table_of_who_gets_in() {
         ),
     ];
     for (n, (headers, certificate, want)) in table.into_iter().enumerate() {
-        assert_eq!(door.login.check(&headers, certificate).await, want, "line {n}");
+        let from = IpAddr::V4(Ipv4Addr::from(0x7f00_0001 + u32::try_from(n).unwrap()));
+        assert_eq!(
+            door.login.check(&headers, certificate, from).await,
+            want,
+            "line {n}"
+        );
     }
 }
 
@@ -120,10 +129,10 @@ async fn a_table_of_who_gets_in() {
 async fn whoever_is_removed_is_out_at_once() {
     let door = door();
     let bob = with_password("bob", "bob's password");
-    assert!(door.login.check(&bob, None).await.is_ok());
+    assert!(door.login.check(&bob, None, HERE).await.is_ok());
     remove(&door.path, "bob").unwrap();
     assert!(matches!(
-        door.login.check(&bob, None).await,
+        door.login.check(&bob, None, HERE).await,
         Err(Denied::Wrong { .. })
     ));
     add_user(
@@ -133,9 +142,12 @@ async fn whoever_is_removed_is_out_at_once() {
         Role::Operator,
     )
     .unwrap();
-    assert!(door.login.check(&bob, None).await.is_err());
+    assert!(door.login.check(&bob, None, HERE).await.is_err());
     let bob = with_password("bob", "another one");
-    assert_eq!(door.login.check(&bob, None).await.unwrap().role, Role::Operator);
+    assert_eq!(
+        door.login.check(&bob, None, HERE).await.unwrap().role,
+        Role::Operator
+    );
 }
 
 /// Time is paused, so only a remembered password can be right without the clock of the hash.
@@ -143,7 +155,7 @@ async fn whoever_is_removed_is_out_at_once() {
 async fn a_password_is_remembered_for_five_minutes() {
     let door = door();
     let ada = with_password("ada", "ada's password");
-    door.login.check(&ada, None).await.unwrap();
+    door.login.check(&ada, None, HERE).await.unwrap();
     let digest = door.login.digest("ada", &Secret::new("ada's password".into()));
     assert!(door.login.recall(&digest).is_some());
     tokio::time::pause();
@@ -158,38 +170,116 @@ async fn a_password_is_remembered_for_five_minutes() {
     );
 }
 
-#[tokio::test]
-async fn two_hundred_at_once_wait_in_a_bounded_queue() {
-    let door = Arc::new(door());
-    let all: Vec<_> = (0..200)
+/// Guesses `n` times at once from an address; how many were looked at, put off, and not queued.
+async fn guesses(door: &Arc<Door>, from: IpAddr, n: usize) -> (usize, usize, usize) {
+    let all: Vec<_> = (0..n)
         .map(|n| {
             let door = door.clone();
             tokio::spawn(async move {
-                let headers = with_password("eve", &format!("guess {n}"));
-                door.login.check(&headers, None).await
+                let headers = with_password("ada", &format!("guess {n}"));
+                door.login.check(&headers, None, from).await
             })
         })
         .collect();
-    // Meanwhile nobody more than the two is being hashed for.
-    tokio::task::yield_now().await;
-    assert_eq!(door.login.at_once.available_permits(), 0);
-    let (mut wrong, mut busy) = (0, 0);
+    let mut counts = (0, 0, 0);
     for task in all {
         match task.await.unwrap() {
-            Err(Denied::Wrong { .. }) => wrong += 1,
-            Err(Denied::Busy) => busy += 1,
+            Err(Denied::Wrong { .. }) => counts.0 += 1,
+            Err(Denied::Later { .. }) => counts.1 += 1,
+            Err(Denied::Busy) => counts.2 += 1,
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!((wrong, busy), (WAITING, 200 - WAITING));
+    counts
+}
 
-    // The same right password many times costs a hash or two, and the rest need no turn.
-    let all: Vec<_> = (0..100)
+#[tokio::test]
+async fn of_two_hundred_guesses_at_once_a_few_are_looked_at() {
+    tokio::time::pause();
+    let door = Arc::new(door());
+    let (wrong, later, busy) = guesses(&door, HERE, 200).await;
+    // Two may be hashed for when the last free one turns out wrong.
+    assert!((4..=5).contains(&wrong), "{wrong}");
+    // A place may have become free before the last of them asked.
+    assert!(later >= WAITING_EACH - wrong && busy >= 100, "{later} {busy}");
+    assert_eq!(wrong + later + busy, 200);
+    // From there the account is put off, and from nowhere else; the owner gets in.
+    let ada = with_password("ada", "ada's password");
+    assert!(matches!(
+        door.login.check(&ada, None, HERE).await,
+        Err(Denied::Later { .. })
+    ));
+    let there = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    assert_eq!(door.login.check(&ada, None, there).await.unwrap().name, "ada");
+    // Others from there as well, and certificates are not passwords.
+    let bob = with_password("bob", "bob's password");
+    assert_eq!(door.login.check(&bob, None, HERE).await.unwrap().name, "bob");
+    let known = certificate("00", &["mgmt.example.org"]);
+    assert!(
+        door.login
+            .check(&HeaderMap::new(), Some(&known), HERE)
+            .await
+            .is_ok()
+    );
+    // What is remembered needs no look.
+    assert!(door.login.check(&ada, None, HERE).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_was_put_off_is_looked_at_when_its_time_has_come() {
+    tokio::time::pause();
+    let door = Arc::new(door());
+    assert_eq!(guesses(&door, HERE, 4).await.0, 4);
+    let ada = with_password("ada", "ada's password");
+    let Err(Denied::Later { wait }) = door.login.check(&ada, None, HERE).await else {
+        panic!("it was looked at");
+    };
+    assert_eq!(wait, Duration::from_secs(1));
+    tokio::time::advance(wait).await;
+    assert_eq!(door.login.check(&ada, None, HERE).await.unwrap().name, "ada");
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_and_suspects_leave_half_of_it_to_others() {
+    let door = Arc::new(door());
+    let there = |n: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + n));
+    // Everybody has guessed wrong once.
+    for n in 0..10 {
+        door.login
+            .backoff()
+            .failed(Duration::ZERO, there(n).into(), &door.login.account("ada"));
+    }
+    let all: Vec<_> = (0..10)
+        .map(|n| {
+            let door = door.clone();
+            tokio::spawn(async move { guesses(&door, there(n), 20).await })
+        })
+        .collect();
+    // Many wait, and one is hashed for.
+    while door.login.lanes[1].waiting.available_permits() > WAITING / 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(door.login.at_once.available_permits() >= AT_ONCE - AT_ONCE_SUSPECTS);
+    let ada = with_password("ada", "ada's password");
+    assert_eq!(door.login.check(&ada, None, HERE).await.unwrap().name, "ada");
+    let mut busy = 0;
+    for task in all {
+        busy += task.await.unwrap().2;
+    }
+    assert!(busy >= (200 - WAITING) / 2, "{busy}");
+    assert_eq!(door.login.lanes[1].waiting.available_permits(), WAITING);
+    assert!(door.login.lanes[1].each.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_same_right_password_many_times_costs_a_hash_or_two() {
+    let door = Arc::new(door());
+    let all: Vec<_> = (0..WAITING_EACH)
         .map(|_| {
             let door = door.clone();
             tokio::spawn(async move {
                 let headers = with_password("ada", "ada's password");
-                door.login.check(&headers, None).await
+                door.login.check(&headers, None, HERE).await
             })
         })
         .collect();

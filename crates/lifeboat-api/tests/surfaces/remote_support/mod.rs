@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use lifeboat_sim::World;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// A certificate with its key.
@@ -168,6 +168,16 @@ impl Host {
         to: SocketAddr,
         client: Option<&Identity>,
     ) -> std::io::Result<Connection> {
+        self.connect_from(HERE, to, client).await
+    }
+
+    /// The same from another address of this host.
+    pub(crate) async fn connect_from(
+        &self,
+        from: Ipv4Addr,
+        to: SocketAddr,
+        client: Option<&Identity>,
+    ) -> std::io::Result<Connection> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.cert.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -182,7 +192,7 @@ impl Host {
             }
             None => builder.with_no_client_auth(),
         };
-        let stream = TcpStream::connect(to).await?;
+        let stream = socket(from, to).await?;
         let name = ServerName::try_from("localhost").unwrap();
         let tls = tokio_rustls::TlsConnector::from(Arc::new(config))
             .connect(name, stream)
@@ -207,6 +217,17 @@ impl Host {
 
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// The address that tests call from, and another one of this host.
+pub(crate) const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+pub(crate) const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// A TCP connection from this address.
+pub(crate) async fn socket(from: Ipv4Addr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    socket.connect(to).await
+}
 
 /// A connection that is kept.
 pub(crate) struct Connection {
@@ -264,6 +285,12 @@ impl Connection {
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
         self.stream.flush().await.unwrap();
+    }
+
+    /// The same to a server that may have closed the connection.
+    pub(crate) async fn try_send(&mut self, bytes: &str) {
+        let _ = self.stream.write_all(bytes.as_bytes()).await;
+        let _ = self.stream.flush().await;
     }
 
     /// Whether the server has closed the connection, with or without something before.
