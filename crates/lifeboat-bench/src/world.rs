@@ -107,6 +107,15 @@ impl World {
         Ok(())
     }
 
+    /// A directory with a certificate of a host that has no entry anywhere.
+    pub(crate) fn stranger(&self, bench: &Bench, name: &str) -> Result<PathBuf> {
+        let (ca, out) = (self.dir.path().join("ca"), self.dir.path().join(name));
+        let (ca, to) = (ca.to_string_lossy(), out.to_string_lossy());
+        let issue = ["cert", "issue", "--ca", &ca, "--host", name, "--out", &to];
+        output(&bench.lifeboat.to_string_lossy(), &issue)?;
+        Ok(out)
+    }
+
     /// Where A reaches B.
     pub(crate) fn peer(&self) -> String {
         format!("127.0.0.1:{}", self.b.port)

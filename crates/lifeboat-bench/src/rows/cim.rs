@@ -31,7 +31,7 @@ const POINTS: usize = 24;
 const CLIENTS: usize = 50;
 /// Between two questions for one VM while the others list.
 const PAUSE: Duration = Duration::from_millis(100);
-const USER: (&str, &str) = ("bench", "correct-horse");
+pub(crate) const USER: (&str, &str) = ("bench", "correct-horse");
 
 /// What is listed.
 struct Class {
@@ -103,11 +103,11 @@ pub(crate) fn measure(bench: &Bench) -> Result<Part> {
     Ok(part(&cases, fresh))
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn add_user(lifeboat: &Path, users: &Path) -> Result<()> {
+pub(crate) fn add_user(lifeboat: &Path, users: &Path) -> Result<()> {
     let mut child = Command::new(lifeboat)
         .args(["user", "add", USER.0, "--role", "viewer", "--users"])
         .arg(users)

@@ -3,5 +3,6 @@
 pub(crate) mod cim;
 pub(crate) mod copy;
 pub(crate) mod failover;
+pub(crate) mod floods;
 pub(crate) mod guest;
 pub(crate) mod memory;
