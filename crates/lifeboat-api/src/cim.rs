@@ -58,6 +58,8 @@ pub struct HostFacts {
     pub job_retention: Duration,
     /// The machine itself.
     pub machine: Machine,
+    /// Directories at or below which callers may have initial copies exported and imported, absolute. None: nowhere.
+    pub media_directories: Vec<camino::Utf8PathBuf>,
 }
 
 /// Which instances stand in a relation to one (DSP0200: Associators and References).

@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use camino::Utf8PathBuf;
+use lifeboat_model::reach::Destinations;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +59,8 @@ pub struct RemoteConfig {
     pub users: Utf8PathBuf,
     /// What protects them.
     pub transport: Transport,
+    /// Where indications may be sent. None: nowhere.
+    pub destinations: Destinations,
     /// Bounds.
     pub limits: Limits,
 }
@@ -92,6 +95,7 @@ pub struct Remote {
     cimxml: Option<TcpListener>,
     login: Arc<Login>,
     certificates: Option<Arc<ManagementCertificates>>,
+    destinations: Destinations,
     limits: Limits,
 }
 
@@ -118,6 +122,7 @@ impl Remote {
             cimxml: listen("CIM-XML", config.cimxml).await?,
             login,
             certificates,
+            destinations: config.destinations.clone(),
             limits: config.limits,
         })
     }
@@ -144,7 +149,7 @@ impl Remote {
     pub async fn serve(self, manager: Arc<ObjectManager>, stop: CancellationToken) {
         let enumerations = Enumerations::new();
         let indications = Indications::new(manager.clone());
-        let client = Client::new(self.certificates.clone(), Patience::default());
+        let client = Client::new(self.certificates.clone(), self.destinations, Patience::default());
         let deliveries = Deliveries::new(client, indications.clone());
         let eventing = Eventing::new(indications.clone(), deliveries.clone());
         let listeners = Listeners::new(indications.clone(), deliveries.clone());

@@ -56,6 +56,7 @@ mod testing;
 mod third;
 mod throttle;
 mod views;
+mod way_back;
 
 pub use engine::{Described, Engine, EngineConfig, Ports};
 pub use point_guid::point_guid;

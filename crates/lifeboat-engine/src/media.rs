@@ -194,7 +194,9 @@ async fn import(
 
 fn media_refusal(e: &MediaError) -> Refusal {
     let code = match e {
-        MediaError::NotEmpty(_) | MediaError::Other(_) => ReturnCode::InvalidParameter,
+        MediaError::NotEmpty(_) | MediaError::Other(_) | MediaError::NotTaken { .. } => {
+            ReturnCode::InvalidParameter
+        }
         MediaError::NoExport(_) => ReturnCode::FileNotFound,
         MediaError::Damaged { .. } | MediaError::NoSpace(_) | MediaError::Io(_) => ReturnCode::Failed,
     };

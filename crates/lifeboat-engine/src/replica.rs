@@ -634,7 +634,7 @@ impl Actor {
                 };
                 let extended = self.rel.as_ref().is_some_and(|r| r.mode == Mode::ExtendedReplica);
                 let taken = match offer.content {
-                    _ if let Err(e) = offer.validate() => Err(e),
+                    _ if let Err(e) = offer.validate(peer) => Err(e),
                     _ if let Err(e) = self.within_quota(peer, &offer) => Err(e),
                     Content::Empty | Content::Media => self.offered(peer, offer).await,
                     Content::Extended => match self.go_on_extended(peer, &offer).await {

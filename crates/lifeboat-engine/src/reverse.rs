@@ -32,6 +32,7 @@ use crate::records::{
     Counters, Failover, FailoverPhase, Home, PlannedPhase, PrimarySide, Relationship, ReplicaSide, Reverse,
     Side, SyncKind, TakeOver,
 };
+use crate::way_back;
 
 /// A host that answered this recently is waited for when it goes away in the middle of a reversal.
 const VANISHED: Duration = Duration::from_secs(60);
@@ -53,8 +54,8 @@ pub(crate) struct GivenWay {
 }
 
 impl GivenWay {
-    /// Checks what the offering host says against itself and against what can be.
-    pub(crate) fn validate(&self) -> Result<(), PeerRefusal> {
+    /// Checks what the offering host says against itself, against its certificate and against what can be.
+    pub(crate) fn validate(&self, peer: &PeerIdentity) -> Result<(), PeerRefusal> {
         let conflict = |detail: String| PeerRefusal::Conflict { detail };
         let Self { spec, settings, .. } = self;
         let machine = spec.validate();
@@ -69,6 +70,7 @@ impl GivenWay {
         }
         if !self.from.is_empty() {
             check_peer(&self.from).map_err(|e| conflict(format!("the way back: {e}")))?;
+            way_back::check(&self.from, peer).map_err(|e| conflict(format!("the way back: {e}")))?;
         }
         Ok(())
     }

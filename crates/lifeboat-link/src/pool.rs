@@ -9,6 +9,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use lifeboat_engine::ports::link::LinkError;
 use lifeboat_model::Timestamp;
+use lifeboat_model::reach::check_resolved;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -142,9 +143,21 @@ impl Pool {
     /// Connects to the peer's host. That this succeeds proves that somebody is there.
     pub(crate) async fn dial(&self, peer: &str) -> Result<TcpStream, LinkError> {
         let (host, port) = split_peer(peer)?;
-        TcpStream::connect((host, port))
-            .await
-            .map_err(|e| unreachable(peer, e.to_string()))
+        let failed = |e: std::io::Error| unreachable(peer, e.to_string());
+        let (mut good, mut bad) = (Vec::new(), None);
+        for address in tokio::net::lookup_host((host, port)).await.map_err(failed)? {
+            match check_resolved(host, address.ip()) {
+                Ok(()) => good.push(address),
+                Err(why) => bad = Some(why),
+            }
+        }
+        if let (true, Some(why)) = (good.is_empty(), bad) {
+            let detail = format!(
+                "the name leads to {why}, where no other host is; if that is meant, write the address instead of the name, and have it in the certificate"
+            );
+            return Err(unreachable(peer, detail));
+        }
+        TcpStream::connect(good.as_slice()).await.map_err(failed)
     }
 
     /// Makes a connection of a socket.

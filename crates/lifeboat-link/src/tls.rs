@@ -8,6 +8,7 @@ use std::sync::Arc;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::Timestamp;
 use lifeboat_model::certificates::utc;
+use lifeboat_model::guard::Standing;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -22,7 +23,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 pub struct LinkConfig {
     /// Certificate of this host, PEM; intermediate certificates may follow it.
     pub cert: Utf8PathBuf,
-    /// Its private key, PEM, not readable by everybody.
+    /// Its private key, PEM, for its owner alone; one that is another user's may be read by a group.
     pub key: Utf8PathBuf,
     /// Certificate of the CA whose hosts are trusted, PEM. Several may stand in the file while CAs are changed.
     pub ca: Utf8PathBuf,
@@ -50,8 +51,10 @@ pub enum LinkSetupError {
         /// What is wrong.
         detail: String,
     },
-    /// Everybody on this host can read the key.
-    #[error("{path}: every user of this host can read this key; take that away with: chmod 600 {path}")]
+    /// Others on this host can read or change the key.
+    #[error(
+        "{path}: others than its owner may read or change this key; take that away with: chmod 600 {path}"
+    )]
     KeyExposed {
         /// The key.
         path: Utf8PathBuf,
@@ -179,12 +182,17 @@ fn certificates(path: &Utf8Path, pem: &[u8]) -> Result<Vec<CertificateDer<'stati
 }
 
 fn refuse_exposed(path: &Utf8Path) -> Result<(), LinkSetupError> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::MetadataExt;
     let meta = std::fs::metadata(path).map_err(|source| LinkSetupError::Read {
         path: path.into(),
         source,
     })?;
-    if meta.permissions().mode() & 0o004 != 0 {
+    let standing = Standing {
+        owner: meta.uid(),
+        mode: meta.mode(),
+        us: rustix::process::geteuid().as_raw(),
+    };
+    if standing.exposes_key() {
         return Err(LinkSetupError::KeyExposed { path: path.into() });
     }
     Ok(())

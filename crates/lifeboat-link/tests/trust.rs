@@ -224,3 +224,28 @@ async fn unusable_files_are_named() {
     let exposed = Link::new(&b).unwrap_err();
     assert!(exposed.to_string().contains("chmod 600"), "{exposed}");
 }
+
+#[tokio::test]
+async fn a_name_that_leads_to_this_host_is_not_called() {
+    let site = Site::new();
+    let handler = Arc::new(Handler::default());
+    let server = start(&site.host(&["localhost", "127.0.0.1", "::1"]), handler.clone()).await;
+    let link = Link::new(&site.host(&["a.example.org"])).unwrap();
+    let port = server.address.port();
+    // Whoever answers for a name could let it lead here; these do without anybody being asked for them.
+    for name in ["2130706433", "0x7f000001", "0x7f.1", "127.1", "0177.0.0.1", "0"] {
+        let refused = link.call(&format!("{name}:{port}"), PeerRequest::Hello).await;
+        let refused = refused.unwrap_err();
+        assert!(
+            matches!(refused, LinkError::Unreachable { .. }),
+            "{name}: {refused}"
+        );
+        let said = refused.to_string();
+        assert!(said.contains("the name leads to"), "{name}: {said}");
+    }
+    assert!(handler.untouched());
+    for meant in ["127.0.0.1", "localhost"] {
+        let reply = link.call(&format!("{meant}:{port}"), PeerRequest::Hello).await;
+        assert_eq!(reply.unwrap(), hello(), "{meant}");
+    }
+}

@@ -74,7 +74,12 @@ pub(crate) fn sync_raw(path: &Utf8Path, work: impl FnOnce() -> io::Result<()>) -
 
 /// Makes the entries of a directory durable.
 pub(crate) fn sync_dir_raw(dir: &Utf8Path) -> io::Result<()> {
-    medium::sync_dir(dir, || File::open(dir).and_then(|d| d.sync_all()))
+    sync_dir_by(dir, || File::open(dir).and_then(|d| d.sync_all()))
+}
+
+/// The same by `work`, where the directory is open already.
+pub(crate) fn sync_dir_by(dir: &Utf8Path, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    medium::sync_dir(dir, work)
 }
 
 /// Makes the kernel forget what it has of a file, so that the next reader gets what the medium has. Pages that wait to be

@@ -51,6 +51,7 @@ mod media;
 mod merge;
 mod nbd;
 mod open;
+mod place;
 mod presence;
 mod proof;
 mod qemu_img;

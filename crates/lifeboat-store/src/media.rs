@@ -1,6 +1,6 @@
 //! Exports of initial copies as plain files in a directory of a medium. A file has its name only when it is whole and
 //! durable, and the manifest comes last; so what a crash or a full medium leaves is never taken for an export. Whoever
-//! looks for data in it finds delta logs (`docs/deltalog.md`).
+//! looks for data in it finds delta logs (`docs/deltalog.md`). Which directories are taken at all is `place`'s.
 //!
 //! ```text
 //! <dir>/lifeboat-export.begun   whose export this is; there from the first moment
@@ -8,9 +8,8 @@
 //!       lifeboat-export.json    the manifest
 //! ```
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,12 +18,12 @@ use futures_util::{StreamExt, stream};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::media::{Manifest, Media, MediaError, SegmentFile};
 use lifeboat_model::{Position, VmId};
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::durable;
 use crate::files::is_full;
+use crate::place::Place;
 
 /// The manifest.
 const MANIFEST: &str = "lifeboat-export.json";
@@ -37,6 +36,9 @@ const UNFINISHED: &str = ".unfinished";
 
 /// Most bytes of a manifest: a segment is an entry of some 150 bytes, which is enough for a petabyte.
 const MANIFEST_MAX: u64 = 1 << 30;
+
+/// Most bytes of [`BEGUN`].
+const BEGUN_MAX: u64 = 4096;
 
 /// Bytes read at once.
 const PIECE: usize = 256 << 10;
@@ -55,7 +57,7 @@ struct Begun {
     start: Position,
 }
 
-fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> MediaError {
+pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> MediaError {
     let (what, path) = (what.to_owned(), path.to_owned());
     move |e| match is_full(&e) {
         true => MediaError::NoSpace(path.parent().unwrap_or(&path).to_owned()),
@@ -68,72 +70,64 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     ended.unwrap_or_else(|e| Err(MediaError::Io(format!("the worker ended early: {e}"))))
 }
 
-/// Opens a file of the directory itself, never what a link leads to.
-fn open(path: &Utf8Path) -> io::Result<File> {
-    let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    let file = OpenOptions::new().read(true).custom_flags(nofollow).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other("it is not a file")),
-    }
-}
-
 fn sync_dir(dir: &Utf8Path) -> Result<()> {
     durable::sync_dir_raw(dir).map_err(at("sync", dir))
 }
 
-/// A file that gets its name when it is whole.
-struct Unfinished {
-    path: Utf8PathBuf,
+/// A file of a medium that gets its name when it is whole.
+struct Unfinished<'a> {
+    dir: &'a Place,
+    name: &'a str,
     file: File,
 }
 
-impl Unfinished {
-    fn create(path: Utf8PathBuf) -> Result<Self> {
-        let unfinished = Utf8PathBuf::from(format!("{path}{UNFINISHED}"));
-        match std::fs::remove_file(&unfinished) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("remove", &unfinished)(e)),
+impl<'a> Unfinished<'a> {
+    fn create(dir: &'a Place, name: &'a str) -> Result<Self> {
+        let unfinished = format!("{name}{UNFINISHED}");
+        match dir.remove(&unfinished) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(at("remove", &dir.path().join(unfinished))(e));
+            }
             Ok(()) | Err(_) => {}
         }
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&unfinished);
-        let file = file.map_err(at("create", &unfinished))?;
-        Ok(Self { path, file })
+        let file = dir.create(&unfinished);
+        let file = file.map_err(at("create", &dir.path().join(&unfinished)))?;
+        Ok(Self { dir, name, file })
+    }
+
+    fn path(&self) -> Utf8PathBuf {
+        self.dir.path().join(self.name)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        durable::write_raw(&self.path, || self.file.write_all(bytes)).map_err(at("write", &self.path))
+        let path = self.path();
+        durable::write_raw(&path, || self.file.write_all(bytes)).map_err(at("write", &path))
     }
 
     fn finish(self) -> Result<()> {
-        let (path, unfinished) = (&self.path, self.unfinished());
-        durable::sync_raw(&unfinished, || self.file.sync_all()).map_err(at("sync", path))?;
-        std::fs::rename(&unfinished, path).map_err(at("rename", path))?;
-        let synced = sync_dir(path.parent().unwrap_or(path));
+        let (path, unfinished) = (self.path(), format!("{}{UNFINISHED}", self.name));
+        let beside = self.dir.path().join(&unfinished);
+        durable::sync_raw(&beside, || self.file.sync_all()).map_err(at("sync", &path))?;
+        let named = self.dir.rename(&unfinished, self.name);
+        named.map_err(at("rename", &path))?;
+        let synced = self.dir.sync().map_err(at("sync", self.dir.path()));
         if synced.is_err() {
             // Found by a later attempt, it would be taken for durable.
-            let _ = std::fs::remove_file(path);
+            let _ = self.dir.remove(self.name);
         }
         synced
     }
-
-    fn unfinished(&self) -> Utf8PathBuf {
-        Utf8PathBuf::from(format!("{}{UNFINISHED}", self.path))
-    }
 }
 
-impl Drop for Unfinished {
+impl Drop for Unfinished<'_> {
     /// Nothing of a file that was not finished is used again.
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.unfinished());
+        let _ = self.dir.remove(&format!("{}{UNFINISHED}", self.name));
     }
 }
 
-fn put_whole(path: Utf8PathBuf, bytes: &[u8]) -> Result<()> {
-    let mut file = Unfinished::create(path)?;
+fn put_whole(dir: &Place, name: &str, bytes: &[u8]) -> Result<()> {
+    let mut file = Unfinished::create(dir, name)?;
     file.write(bytes)?;
     file.finish()
 }
@@ -149,8 +143,8 @@ fn is_segment(name: &str) -> bool {
 }
 
 /// Reads a file to its end and says what it is.
-fn describe(path: &Utf8Path, name: &str) -> io::Result<SegmentFile> {
-    let mut file = open(path)?;
+fn describe(dir: &Place, name: &str) -> io::Result<SegmentFile> {
+    let mut file = dir.open(name)?;
     let (mut hash, mut buffer, mut bytes) = (blake3::Hasher::new(), vec![0; PIECE], 0);
     loop {
         let n = file.read(&mut buffer)?;
@@ -166,66 +160,56 @@ fn describe(path: &Utf8Path, name: &str) -> io::Result<SegmentFile> {
     }
 }
 
-fn names(dir: &Utf8Path) -> Result<Vec<String>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(at("list", dir)(e)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(at("list", dir))?;
-        names.push(entry.file_name().to_string_lossy().into_owned());
-    }
+fn names(dir: &Place) -> Result<Vec<String>> {
+    let mut names = dir.names().map_err(at("list", dir.path()))?;
     // Media have this directory when they are new.
     names.retain(|n| n != "lost+found");
     names.sort();
     Ok(names)
 }
 
-fn found(dir: &Utf8Path, whose: &Begun) -> Result<Option<Vec<SegmentFile>>> {
+/// A directory that is there and may be written to.
+fn existing(dir: &Utf8Path) -> Result<Option<Place>> {
+    let place = Place::existing(dir)?;
+    place.map(Place::writable).transpose()
+}
+
+fn found(dir: &Place, whose: &Begun) -> Result<Option<Vec<SegmentFile>>> {
     let names = names(dir)?;
     if names.is_empty() {
         return Ok(None);
     }
-    let begun = std::fs::read(dir.join(BEGUN)).ok();
-    let begun: Option<Begun> = begun.and_then(|b| serde_json::from_slice(&b).ok());
+    let mut begun = Vec::new();
+    let read = dir
+        .open(BEGUN)
+        .and_then(|f| f.take(BEGUN_MAX).read_to_end(&mut begun));
+    let begun: Option<Begun> = read.ok().and_then(|_| serde_json::from_slice(&begun).ok());
     if begun.as_ref() != Some(whose) {
-        return Err(MediaError::NotEmpty(dir.to_owned()));
+        return Err(MediaError::NotEmpty(dir.path().to_owned()));
     }
     let mut whole = Vec::new();
     // Whoever ended in the middle may have named a file and not made that durable.
-    sync_dir(dir)?;
+    dir.sync().map_err(at("sync", dir.path()))?;
     for name in names.iter().filter(|n| is_segment(n)) {
-        let path = dir.join(name);
-        whole.push(describe(&path, name).map_err(at("read", &path))?);
+        whole.push(describe(dir, name).map_err(at("read", &dir.path().join(name)))?);
     }
     Ok(Some(whole))
 }
 
 fn begin(dir: &Utf8Path, whose: &Begun) -> Result<()> {
-    match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(MediaError::NotEmpty(dir.to_owned()));
-        }
-        made => made.map_err(at("make", dir))?,
-    }
-    if found(dir, whose)?.is_some() {
+    let place = Place::made(dir)?.writable()?;
+    if found(&place, whose)?.is_some() {
         // An attempt before may have failed at just this.
         return sync_dir(dir.parent().unwrap_or(dir));
     }
-    // An empty directory of somebody's may be open to all. Media without permissions keep the ones they have.
-    let private = std::fs::Permissions::from_mode(0o700);
-    if let Err(e) = std::fs::set_permissions(dir, private) {
-        tracing::warn!(%dir, error = %e, "the export's directory cannot be made private");
-    }
     let text = serde_json::to_vec(whose).map_err(|e| MediaError::Io(e.to_string()))?;
-    put_whole(dir.join(BEGUN), &text)?;
+    put_whole(&place, BEGUN, &text)?;
     sync_dir(dir.parent().unwrap_or(dir))
 }
 
-fn put(path: Utf8PathBuf, name: &str, mut body: mpsc::Receiver<io::Result<Bytes>>) -> Result<SegmentFile> {
-    let mut file = Unfinished::create(path)?;
+fn put(dir: &Utf8Path, name: &str, mut body: mpsc::Receiver<io::Result<Bytes>>) -> Result<SegmentFile> {
+    let place = Place::opened(dir)?.writable()?;
+    let mut file = Unfinished::create(&place, name)?;
     let (mut hash, mut bytes) = (blake3::Hasher::new(), 0);
     while let Some(chunk) = body.blocking_recv() {
         let chunk = chunk.map_err(|e| MediaError::Io(format!("what is exported cannot be read: {e}")))?;
@@ -247,7 +231,10 @@ fn manifest(dir: &Utf8Path) -> Result<Manifest> {
         file: path.clone(),
         detail,
     };
-    let file = match open(&path) {
+    let Some(place) = Place::existing(dir)? else {
+        return Err(MediaError::NoExport(dir.to_owned()));
+    };
+    let file = match place.readable()?.open(MANIFEST) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(MediaError::NoExport(dir.to_owned())),
         Err(e) => return Err(at("open", &path)(e)),
@@ -276,7 +263,7 @@ fn check(dir: &Utf8Path, file: &SegmentFile) -> Result<()> {
     if !is_segment(&file.name) {
         return damaged("it is no segment".to_owned());
     }
-    match describe(&path, &file.name) {
+    match describe(&Place::opened(dir)?.readable()?, &file.name) {
         Ok(is) if is == *file => Ok(()),
         Ok(is) if is.bytes != file.bytes => {
             damaged(format!("it has {} bytes, {} were exported", is.bytes, file.bytes))
@@ -309,7 +296,11 @@ fn pour(mut file: File, to: &mpsc::Sender<io::Result<Bytes>>) {
 impl Media for FileMedia {
     async fn found(&self, dir: &Utf8Path, vm: VmId, start: Position) -> Result<Option<Vec<SegmentFile>>> {
         let dir = dir.to_owned();
-        blocking(move || found(&dir, &Begun { vm, start })).await
+        blocking(move || match existing(&dir)? {
+            Some(place) => found(&place, &Begun { vm, start }),
+            None => Ok(None),
+        })
+        .await
     }
 
     async fn begin(&self, dir: &Utf8Path, vm: VmId, start: Position) -> Result<()> {
@@ -318,12 +309,12 @@ impl Media for FileMedia {
     }
 
     async fn put(&self, dir: &Utf8Path, name: &str, mut body: ByteStream) -> Result<SegmentFile> {
-        let (path, name) = (dir.join(name), name.to_owned());
+        let (dir, name) = (dir.to_owned(), name.to_owned());
         if !is_segment(&name) {
             return Err(MediaError::Io(format!("\"{name}\" is no name of a segment")));
         }
         let (tx, rx) = mpsc::channel(4);
-        let written = blocking(move || put(path, &name, rx));
+        let written = blocking(move || put(&dir, &name, rx));
         let fed = async {
             while let Some(chunk) = body.next().await {
                 if tx.send(chunk).await.is_err() {
@@ -336,10 +327,10 @@ impl Media for FileMedia {
     }
 
     async fn finish(&self, dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
-        let path = dir.join(MANIFEST);
+        let dir = dir.to_owned();
         let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| MediaError::Io(e.to_string()))?;
         text.push(b'\n');
-        blocking(move || put_whole(path, &text)).await
+        blocking(move || put_whole(&Place::opened(&dir)?.writable()?, MANIFEST, &text)).await
     }
 
     async fn open(&self, dir: &Utf8Path) -> Result<Manifest> {
@@ -353,14 +344,18 @@ impl Media for FileMedia {
     }
 
     async fn read(&self, dir: &Utf8Path, file: &SegmentFile) -> Result<ByteStream> {
-        let path = dir.join(&file.name);
+        let (dir, name) = (dir.to_owned(), file.name.clone());
         if !is_segment(&file.name) {
             return Err(MediaError::Io(format!(
                 "\"{}\" is no name of a segment",
                 file.name
             )));
         }
-        let file = blocking(move || open(&path).map_err(at("open", &path))).await?;
+        let open = move || {
+            let opened = Place::opened(&dir)?.readable()?.open(&name);
+            opened.map_err(at("open", &dir.join(&name)))
+        };
+        let file = blocking(open).await?;
         let (tx, rx) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || pour(file, &tx));
         Ok(Box::pin(stream::unfold(rx, |mut rx| async {

@@ -4,11 +4,14 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use lifeboat_engine::{Described, EngineConfig};
+use lifeboat_model::reach::Destinations;
 use lifeboat_model::{Timestamp, VmSpec, VmSpecError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+
+use crate::private::standing;
 
 /// Where the management socket is when nobody says otherwise.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/lifeboat/lifeboat.sock";
@@ -48,6 +51,9 @@ pub(crate) struct Config {
     /// Management from other hosts.
     #[serde(default)]
     pub(crate) management: Management,
+    /// Initial copies on media.
+    #[serde(default)]
+    pub(crate) media: Media,
     /// The emulator.
     #[serde(default)]
     pub(crate) qemu: Qemu,
@@ -108,6 +114,8 @@ pub(crate) struct Management {
     pub(crate) client_ca: Option<Utf8PathBuf>,
     /// Without TLS, on loopback addresses only.
     pub(crate) plain: bool,
+    /// Hosts, addresses and networks that indications may be sent to.
+    pub(crate) indication_destinations: Vec<String>,
 }
 
 impl Default for Management {
@@ -120,6 +128,7 @@ impl Default for Management {
             key: None,
             client_ca: None,
             plain: false,
+            indication_destinations: Vec::new(),
         }
     }
 }
@@ -157,6 +166,25 @@ impl Management {
         ];
         let relative = files.iter().find(|(_, f)| f.is_some_and(|f| !f.is_absolute()));
         relative.map(|(key, _)| (*key, "write an absolute path"))
+    }
+}
+
+/// Initial copies on media.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Media {
+    /// Directories at or below which remote callers may have copies exported and imported.
+    pub(crate) directories: Vec<Utf8PathBuf>,
+}
+
+impl Media {
+    fn mistake(&self) -> Option<&'static str> {
+        let climbs = |d: &Utf8PathBuf| d.components().any(|c| c == Utf8Component::ParentDir);
+        if self.directories.iter().any(|d| !d.is_absolute() || climbs(d)) {
+            return Some("write absolute paths without ..");
+        }
+        let all = self.directories.iter().any(|d| d.components().count() < 2);
+        all.then_some("\"/\" would be everything; name the directories that media are mounted at")
     }
 }
 
@@ -249,6 +277,12 @@ pub(crate) enum ConfigError {
         /// The cause.
         source: std::io::Error,
     },
+    /// Everybody can change it.
+    #[error("{path}: every user of this host can write to this file; take that away with: chmod o-w {path}")]
+    Open {
+        /// The file.
+        path: Utf8PathBuf,
+    },
     /// Not TOML, or not the TOML it should be.
     #[error("{path}, line {line}{key}: {detail}")]
     Parse {
@@ -321,6 +355,12 @@ impl Config {
         if let Some((key, why)) = config.management.mistake() {
             return wrong(key, why);
         }
+        if let Err(e) = Destinations::parse(&config.management.indication_destinations) {
+            return wrong("management.indication_destinations", &e.to_string());
+        }
+        if let Some(why) = config.media.mistake() {
+            return wrong("media.directories", why);
+        }
         for (key, dir) in [
             ("state_dir", &config.state_dir),
             ("run_dir", &config.run_dir),
@@ -336,6 +376,12 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// Where indications may be sent.
+    pub(crate) fn destinations(&self) -> Destinations {
+        // It was read when the configuration was checked.
+        Destinations::parse(&self.management.indication_destinations).unwrap_or_default()
     }
 
     /// Reads and checks the description of every VM, in the order of the file names, and when each was written.
@@ -402,10 +448,16 @@ fn written(path: &Utf8Path) -> std::io::Result<Described> {
 }
 
 fn read_toml<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+    let unreadable = |source| ConfigError::Read {
         path: path.into(),
         source,
-    })?;
+    };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    // Programs and disks that the daemon opens are named in it.
+    if standing(&file.metadata().map_err(unreadable)?).everybody_writes() {
+        return Err(ConfigError::Open { path: path.into() });
+    }
+    let text = std::io::read_to_string(file).map_err(unreadable)?;
     toml::from_str(&text).map_err(|e| {
         let before = text.get(..e.span().map_or(0, |s| s.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
@@ -486,6 +538,28 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_everybody_can_write_to_is_not_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_dir, path) = dir_with(&[
+            ("l.toml", &std::fs::read_to_string(SAMPLE).unwrap()),
+            ("web.toml", &std::fs::read_to_string(VM).unwrap()),
+        ]);
+        let open = |name: &str, mode| {
+            std::fs::set_permissions(path.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        open("l.toml", 0o666);
+        let error = Config::load(&path.join("l.toml")).unwrap_err().to_string();
+        assert!(error.contains("chmod o-w"), "{error}");
+        open("l.toml", 0o644);
+        let mut config = Config::load(&path.join("l.toml")).unwrap();
+        std::fs::remove_file(path.join("l.toml")).unwrap();
+        config.vm_dir = path.clone();
+        assert_eq!(config.load_vms().unwrap().len(), 1);
+        open("web.toml", 0o602);
+        assert!(matches!(config.load_vms(), Err(ConfigError::Open { .. })));
+    }
+
+    #[test]
     fn the_sample_vm_is_right() {
         let (_dir, path) = dir_with(&[
             ("web.toml", &std::fs::read_to_string(VM).unwrap()),
@@ -535,6 +609,26 @@ mod tests {
             (
                 "[management]\nusers = \"u.toml\"",
                 "key \"management.users\": write an absolute path",
+            ),
+            (
+                "[management]\nindication_destinations = [\"10.0.0.0/8\", \"127.0.0.1\"]",
+                "key \"management.indication_destinations\": \"127.0.0.1\" is a loopback address",
+            ),
+            (
+                "[management]\nindication_destinations = [\"https://nms\"]",
+                "key \"management.indication_destinations\": \"https://nms\" is no host name",
+            ),
+            (
+                "[media]\ndirectories = [\"media\"]\n[management]",
+                "key \"media.directories\": write absolute paths",
+            ),
+            (
+                "[media]\ndirectories = [\"/media/../etc\"]\n[management]",
+                "key \"media.directories\": write absolute paths without ..",
+            ),
+            (
+                "[media]\ndirectories = [\"//\"]\n[management]",
+                "key \"media.directories\": \"/\" would be everything",
             ),
         ];
         mistakes(&table.map(|(to, want)| ("# [management]", to, want.into())));

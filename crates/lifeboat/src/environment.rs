@@ -98,6 +98,11 @@ fn location(location: &str, own: &[Utf8PathBuf]) -> Result<(), LocationError> {
         return Err(LocationError::NoDirectory(location.to_owned()));
     }
     inside(&real, location, own)?;
+    match crate::private::unsafe_part(&real) {
+        Ok(None) => {}
+        Ok(Some(why)) => return Err(unusable(why)),
+        Err(e) => return Err(unusable(e.to_string())),
+    }
     rustix::fs::access(real.as_std_path(), rustix::fs::Access::WRITE_OK)
         .map_err(|e| unusable(format!("the daemon cannot write to it: {e}")))
 }

@@ -4,6 +4,7 @@
 mod cli;
 mod config;
 mod environment;
+mod private;
 mod serve;
 
 fn main() -> std::process::ExitCode {

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::config::{Accel, Config};
 use crate::environment::HostEnvironment;
+use crate::private;
 
 /// How long connections may take to end when the daemon stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -100,7 +101,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // Replica disks, logs and state hold guests' data; no other user of the host has any business there.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     for dir in [&config.state_dir, &config.run_dir, &config.spool_dir] {
-        make_private(dir)?;
+        private::make(dir)?;
     }
     // First of all: two daemons on one state would be two truths.
     let admission = Admission::local(config.admin_gid);
@@ -225,6 +226,7 @@ fn remote(config: &Config) -> RemoteConfig {
         } else {
             Transport::Tls(files)
         },
+        destinations: config.destinations(),
         limits: Limits::default(),
     }
 }
@@ -238,6 +240,7 @@ fn facts(config: &Config) -> HostFacts {
         peer_port: config.listen.port(),
         job_retention: Duration::from_secs(config.job_retention_s),
         machine: Machine::read(),
+        media_directories: config.media.directories.clone(),
     }
 }
 
@@ -280,16 +283,6 @@ fn qemu(config: &Config) -> QemuConfig {
         },
         firmware_dirs: lifeboat_qemu::FIRMWARE_DIRS.map(Into::into).into(),
     }
-}
-
-/// A directory only the daemon's user can enter: it holds sockets that are as powerful as the daemon.
-fn make_private(dir: &Utf8Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.with_context(|| format!("cannot make the directory {dir}"))
 }
 
 async fn told_to_stop() -> anyhow::Result<&'static str> {

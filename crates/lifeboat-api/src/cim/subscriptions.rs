@@ -102,12 +102,12 @@ impl Indications {
     ///
     /// # Errors
     /// `NotSupported` for every class but the three; what is wrong with the instance; too many of them; `AlreadyExists`.
-    pub async fn create(
+    pub async fn create<F: Future<Output = Result<(), String>>>(
         &self,
         caller: &Caller,
         namespace: &str,
         raw: &RawInstance,
-        reachable: impl Fn(&str) -> Result<(), String> + Send,
+        reachable: impl Fn(String) -> F,
     ) -> Result<(Instance, Option<Begun>), CimError> {
         let space = self.manager().schema().namespace(namespace)?;
         space.class(&raw.class)?;
@@ -125,7 +125,7 @@ impl Indications {
         }
         let instance = match class {
             FILTER => self.filter(&given)?,
-            _ => destination(&given, reachable)?,
+            _ => destination(&given, reachable).await?,
         };
         let instance = self.named(instance, &given)?;
         self.keep(caller, space, instance.clone(), None)?;
@@ -344,12 +344,13 @@ fn source_namespaces(given: &Instance) -> Result<(), CimError> {
     }
 }
 
-fn destination(
+async fn destination<F: Future<Output = Result<(), String>>>(
     given: &Instance,
-    reachable: impl Fn(&str) -> Result<(), String>,
+    reachable: impl Fn(String) -> F,
 ) -> Result<Instance, CimError> {
     let url = given.text("Destination").map(str::trim).unwrap_or_default();
-    reachable(url).map_err(|why| invalid(format!("Destination: {why}")))?;
+    let answered = reachable(url.to_owned()).await;
+    answered.map_err(|why| invalid(format!("Destination: {why}")))?;
     Ok(Instance::new(DESTINATION)
         .with("Destination", url)
         // Transient, whatever was asked for.

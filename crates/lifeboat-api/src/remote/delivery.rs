@@ -1,9 +1,10 @@
 //! Carries indications to whoever listens elsewhere: one connection for each message, one message at a time for each
 //! subscription, in order, with an end to every wait and to every answer. What a message says is its [`Courier`]'s matter.
 //!
-//! A listener is a stranger whom an operator has named: certificates are checked against the authority whose client
-//! certificates are accepted here, redirects are not followed, and without TLS only this host itself is spoken to. One that
-//! fails costs its own subscription's indications and nobody else's.
+//! A listener is a stranger whom an operator has named: it is one of the hosts that an administrator has listed, when it is
+//! named and each time it is connected to ([`Destinations`]); certificates are checked against the authority whose client
+//! certificates are accepted here; redirects are not followed. One that fails costs its own subscription's indications and
+//! nobody else's.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use hyper::body::Bytes;
 use hyper::header::{CONNECTION, HOST};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use lifeboat_model::reach::{Destinations, NotAdmitted, bare_host};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -68,6 +70,14 @@ pub(crate) enum DeliveryError {
     /// The URL cannot be one of a listener; whoever subscribed is to blame.
     #[error("{0}")]
     Url(String),
+    /// It is not one of those that an administrator has listed, or never can be.
+    #[error("{host}: {why}")]
+    NotAdmitted {
+        /// As it was named.
+        host: String,
+        /// Why.
+        why: NotAdmitted,
+    },
     /// No connection, or one that broke.
     #[error("the listener cannot be reached: {0}")]
     Io(#[from] std::io::Error),
@@ -114,7 +124,7 @@ impl Destination {
         if authority.as_str().contains('@') {
             return Err(wrong("a URL with a user's name is not taken"));
         }
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let host = bare_host(authority.host()).to_owned();
         if host.is_empty() {
             return Err(wrong("the URL names no host"));
         }
@@ -139,6 +149,7 @@ impl Destination {
 /// Sends messages.
 pub(crate) struct Client {
     certificates: Option<Arc<ManagementCertificates>>,
+    destinations: Destinations,
     patience: Patience,
 }
 
@@ -146,32 +157,58 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Client {
-    /// Without certificates only listeners on this host can be reached.
-    pub(crate) fn new(certificates: Option<Arc<ManagementCertificates>>, patience: Patience) -> Self {
+    /// Without certificates nothing can be sent by https.
+    pub(crate) fn new(
+        certificates: Option<Arc<ManagementCertificates>>,
+        destinations: Destinations,
+        patience: Patience,
+    ) -> Self {
         Self {
             certificates,
+            destinations,
             patience,
         }
     }
 
-    /// Where this URL leads to, if anything may be sent there.
-    pub(crate) fn destination(&self, url: &str) -> Result<Destination, DeliveryError> {
+    /// Where this URL leads to, if anything may be sent there now.
+    pub(crate) async fn destination(&self, url: &str) -> Result<Destination, DeliveryError> {
         let destination = Destination::parse(url)?;
+        if !destination.tls && !self.destinations.has_loopback() {
+            let why = "indications are sent by https only; use https://HOST:PORT/PATH";
+            return Err(DeliveryError::Url(why.into()));
+        }
         if destination.tls && self.certificates.is_none() {
             let why = "this host has no certificates for https; it serves without TLS itself";
             return Err(DeliveryError::Url(why.into()));
         }
-        let address = destination
-            .host
-            .parse()
-            .map(|ip: std::net::IpAddr| ip.is_loopback());
-        let local = address.unwrap_or_else(|_| destination.host.eq_ignore_ascii_case("localhost"));
-        if !destination.tls && !local {
-            let why =
-                "indications leave this host by https only; http is for listeners on 127.0.0.1 or [::1]";
-            return Err(DeliveryError::Url(why.into()));
-        }
+        let limit = self.patience.attempt;
+        let resolved = tokio::time::timeout(limit, self.addresses(&destination)).await;
+        resolved.unwrap_or(Err(DeliveryError::TimedOut(limit)))?;
         Ok(destination)
+    }
+
+    /// The addresses of a listener that may be connected to; never none.
+    async fn addresses(&self, to: &Destination) -> Result<Vec<SocketAddr>, DeliveryError> {
+        let refused = |why| DeliveryError::NotAdmitted {
+            host: to.host.clone(),
+            why,
+        };
+        // Before anybody is asked for the name.
+        self.destinations.may_admit(&to.host).map_err(refused)?;
+        let resolved = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
+        let (mut admitted, mut first) = (Vec::new(), None);
+        for address in resolved.into_iter().flatten() {
+            match self.destinations.admits(&to.host, address.ip()) {
+                // Passwords are not sent to listeners, but what indications say is not for everybody either.
+                Ok(()) if !to.tls && !address.ip().is_loopback() => {}
+                Ok(()) => admitted.push(address),
+                Err(why) => first = first.or(Some(why)),
+            }
+        }
+        match admitted.is_empty() {
+            true => Err(refused(first.unwrap_or(NotAdmitted::NotResolved))),
+            false => Ok(admitted),
+        }
     }
 
     /// Posts a document; the text of the answer.
@@ -229,9 +266,8 @@ impl Client {
     }
 
     async fn connect(&self, to: &Destination) -> Result<Box<dyn Stream>, DeliveryError> {
-        let addresses = tokio::net::lookup_host((to.host.as_str(), to.port)).await?;
-        let allowed: Vec<SocketAddr> = addresses.filter(|a| to.tls || a.ip().is_loopback()).collect();
-        let stream = TcpStream::connect(allowed.as_slice()).await?;
+        // What a name leads to is another's to change between two connections: what is judged is what is connected to.
+        let stream = TcpStream::connect(self.addresses(to).await?.as_slice()).await?;
         stream.set_nodelay(true)?;
         let Some(certificates) = self.certificates.as_ref().filter(|_| to.tls) else {
             return Ok(Box::new(stream));

@@ -104,11 +104,14 @@ impl Eventing {
         let life = life(wish.expires)?;
         let (mode, notify) = match (wish.mode, wish.notify) {
             (DeliveryMode::Pull, _) => (DeliveryMode::Pull, None),
-            (mode, Some(notify)) => (mode, Some(self.place(caller, notify)?)),
+            (mode, Some(notify)) => (mode, Some(self.place(caller, notify).await?)),
             (_, None) => return Err(invalid("the subscription does not say where events go")),
         };
         let end = wish.end.filter(|_| notify.is_some());
-        let end = end.map(|end| self.place(caller, end)).transpose()?;
+        let end = match end {
+            Some(end) => Some(self.place(caller, end).await?),
+            None => None,
+        };
         let subscription = self.indications.subscribe(caller, &query, Some(life)).await?;
         let id = subscription.id.clone();
         let Some(notify) = notify else {
@@ -142,12 +145,12 @@ impl Eventing {
     }
 
     /// Somewhere events can be sent to. It makes this host connect to others, which is more than reading.
-    fn place(&self, caller: &Caller, endpoint: Endpoint) -> Result<(Endpoint, Destination), Fault> {
+    async fn place(&self, caller: &Caller, endpoint: Endpoint) -> Result<(Endpoint, Destination), Fault> {
         if caller.role < Role::Operator {
             let message = "events are sent for operators and administrators; who only reads pulls them";
             return Err(CimError::new(Status::AccessDenied, message).into());
         }
-        let destination = self.deliveries.client().destination(&endpoint.address);
+        let destination = self.deliveries.client().destination(&endpoint.address).await;
         let destination = destination.map_err(|e| invalid(format!("{}: {e}", shown(&endpoint.address))))?;
         Ok((endpoint, destination))
     }

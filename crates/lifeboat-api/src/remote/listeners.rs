@@ -36,7 +36,10 @@ impl Listeners {
         instance: &RawInstance,
     ) -> Result<Instance, CimError> {
         let client = self.deliveries.client();
-        let reachable = |url: &str| client.destination(url).map(|_| ()).map_err(|e| e.to_string());
+        let reachable = async |url: String| match client.destination(&url).await {
+            Ok(_) => Ok(()),
+            Err(e) => Err(e.to_string()),
+        };
         let (made, begun) = self
             .indications
             .create(caller, namespace, instance, reachable)
@@ -47,11 +50,13 @@ impl Listeners {
         Ok(made)
     }
 
+    /// Nothing is waited for here: a subscription without deliveries would never end. Whether the listener may still be told
+    /// is found out with each delivery.
     fn begin(&self, begun: Begun) -> Result<(), CimError> {
         let client = self.deliveries.client().clone();
         let failed = |e: DeliveryError| CimError::new(Status::Failed, e.to_string());
         let listener = Listener {
-            destination: client.destination(&begun.destination).map_err(failed)?,
+            destination: Destination::parse(&begun.destination).map_err(failed)?,
             client,
             namespace: self.indications.manager().schema().namespace(VIRTUALIZATION)?,
             context: begun.subscription.id.clone(),

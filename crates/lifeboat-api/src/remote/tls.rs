@@ -3,10 +3,11 @@
 //!
 //! Sessions are never resumed: a resumed session would skip the check whether a certificate has expired since.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use lifeboat_model::guard::Standing;
 use rustls::client::Resumption;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
@@ -20,7 +21,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 pub struct TlsFiles {
     /// This host's certificate; intermediate certificates may follow it.
     pub cert: Utf8PathBuf,
-    /// Its key, not readable by everybody.
+    /// Its key, for its owner alone; one that is another user's may be read by a group.
     pub key: Utf8PathBuf,
     /// Authorities whose client certificates are looked at.
     pub client_ca: Utf8PathBuf,
@@ -47,8 +48,8 @@ pub enum TlsSetupError {
         /// What is wrong.
         detail: String,
     },
-    /// Everybody on this host can read the key.
-    #[error("{0}: every user of this host can read this key; take that away with: chmod 600 {0}")]
+    /// Others on this host can read or change the key.
+    #[error("{0}: others than its owner may read or change this key; take that away with: chmod 600 {0}")]
     KeyExposed(Utf8PathBuf),
 }
 
@@ -74,7 +75,12 @@ impl TlsFiles {
             path: self.key.clone(),
             cause,
         })?;
-        if meta.permissions().mode() & 0o004 != 0 {
+        let standing = Standing {
+            owner: meta.uid(),
+            mode: meta.mode(),
+            us: rustix::process::geteuid().as_raw(),
+        };
+        if standing.exposes_key() {
             return Err(TlsSetupError::KeyExposed(self.key.clone()));
         }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| content(&self.key, "private key", &e))?;

@@ -319,6 +319,7 @@ async fn without_tls_only_on_loopback() {
         cimxml: None,
         users: users.into(),
         transport: Transport::Plain,
+        destinations: Default::default(),
         limits: Limits::default(),
     };
     let exposed = Remote::bind(&config("0.0.0.0:0", host.users.as_str())).await;

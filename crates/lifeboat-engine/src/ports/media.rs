@@ -60,6 +60,14 @@ pub enum MediaError {
     /// There is something in the directory that is not an interrupted export of the same copy.
     #[error("{0} is not empty; name an empty or a new directory")]
     NotEmpty(Utf8PathBuf),
+    /// The directory is not what its name says, or somebody else could change what is in it.
+    #[error("{dir} is not taken: {why}")]
+    NotTaken {
+        /// The directory, or what it lies in.
+        dir: Utf8PathBuf,
+        /// Why, and what helps.
+        why: String,
+    },
     /// There is no export.
     #[error(
         "{0} holds no export: lifeboat-export.json is not there; the export is incomplete, or this is another directory"
@@ -88,7 +96,8 @@ pub enum MediaError {
 #[async_trait]
 pub trait Media: Send + Sync {
     /// What an interrupted export of this copy left in `dir`: the segment files that are whole. `None`: the directory is
-    /// missing or empty. Anything else in it is `NotEmpty`.
+    /// missing or empty. Anything else in it is `NotEmpty`. A link on the way to it, or one that others can write to, is
+    /// `NotTaken`, here as below.
     async fn found(
         &self,
         dir: &Utf8Path,
@@ -96,7 +105,8 @@ pub trait Media: Send + Sync {
         start: Position,
     ) -> Result<Option<Vec<SegmentFile>>, MediaError>;
 
-    /// Makes `dir` the place of this copy's export; from now on it is `found`. Nobody but the owner can look into it.
+    /// Makes `dir` the place of this copy's export; from now on it is `found`. What is made is for this program's user alone; permissions of what
+    /// was there are never changed.
     async fn begin(&self, dir: &Utf8Path, vm: VmId, start: Position) -> Result<(), MediaError>;
 
     /// Writes a segment file; durable when it returns. A body that ends with an error leaves nothing that counts.

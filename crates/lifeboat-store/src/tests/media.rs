@@ -298,3 +298,106 @@ async fn segments_that_leave_a_gap_or_are_of_another_copy_are_refused() {
     let info = w.store.info(w.vm).await.unwrap();
     assert!(info.bulk.iter().all(|b| b.done == 0));
 }
+
+/// Whatever is asked of this directory is refused, in words with these in them, and nothing of it is changed.
+async fn is_not_taken(dir: &Utf8Path, words: &str) {
+    let before = fs::metadata(dir).map(|m| m.permissions().mode()).ok();
+    let file = SegmentFile {
+        name: "00-000000.segment".into(),
+        bytes: 1,
+        blake3: String::new(),
+    };
+    let answers = [
+        FileMedia.found(dir, VM, start(1)).await.map(|_| ()),
+        FileMedia.begin(dir, VM, start(1)).await,
+        FileMedia.put(dir, &file.name, stream(b"x")).await.map(|_| ()),
+        FileMedia.finish(dir, &manifest(&[])).await,
+    ];
+    for answer in answers {
+        let error = answer.unwrap_err();
+        let said = error.to_string();
+        assert!(
+            matches!(error, MediaError::NotTaken { .. }) && said.contains(words),
+            "{dir}: {said}"
+        );
+    }
+    let after = fs::metadata(dir).map(|m| m.permissions().mode()).ok();
+    assert_eq!(before, after, "permissions are not this program's to change");
+}
+
+/// Whatever is to be read of it is refused.
+async fn is_not_read(dir: &Utf8Path, files: &[SegmentFile]) {
+    let answers = [
+        FileMedia.open(dir).await.map(|_| ()),
+        FileMedia.check(dir, &files[0]).await,
+        FileMedia.read(dir, &files[0]).await.map(|_| ()),
+    ];
+    for answer in answers {
+        assert!(
+            matches!(answer, Err(MediaError::NotTaken { .. })),
+            "{dir}: {answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_link_is_followed_on_the_way_to_a_medium() {
+    let (p, files) = exported().await;
+    let beside = p.dir.parent().unwrap();
+    // The last part, one before it, and one that leads nowhere yet.
+    for (name, to, dir) in [
+        ("last", p.dir.as_str(), "last"),
+        ("before", beside.as_str(), "before/b"),
+        ("later", "not-there", "later/x"),
+        ("relative", ".", "relative/new"),
+    ] {
+        symlink(to, beside.join(name)).unwrap();
+        is_not_taken(&beside.join(dir), "symbolic link").await;
+    }
+    is_not_read(&beside.join("last"), &files).await;
+    is_not_read(&beside.join("before/b"), &files).await;
+    assert!(!beside.join("not-there").exists() && !beside.join("new").exists());
+    assert_eq!(FileMedia.open(&p.dir).await.unwrap(), manifest(&files));
+}
+
+#[tokio::test]
+async fn a_directory_that_others_can_write_to_is_not_taken_and_stays_as_it_is() {
+    for mode in [0o777, 0o1777, 0o770, 0o702] {
+        let p = place();
+        fs::create_dir_all(&p.dir).unwrap();
+        fs::set_permissions(&p.dir, fs::Permissions::from_mode(mode)).unwrap();
+        is_not_taken(&p.dir, "chmod go-w").await;
+        assert!(names(&p.dir).is_empty());
+    }
+    let (p, files) = exported().await;
+    fs::set_permissions(&p.dir, fs::Permissions::from_mode(0o777)).unwrap();
+    is_not_read(&p.dir, &files).await;
+    // Empty and this user's own: taken, with the permissions it has.
+    let p = place();
+    fs::create_dir_all(&p.dir).unwrap();
+    fs::set_permissions(&p.dir, fs::Permissions::from_mode(0o755)).unwrap();
+    FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
+    let mode = |path: &Utf8Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&p.dir), 0o755);
+    assert_eq!(mode(&p.dir.join("lifeboat-export.begun")), 0o600);
+    if rustix::process::geteuid().is_root() {
+        let p = place();
+        fs::create_dir_all(&p.dir).unwrap();
+        std::os::unix::fs::chown(&p.dir, Some(1000), Some(1000)).unwrap();
+        is_not_taken(&p.dir, "belongs to user 1000").await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_not_waited_for() {
+    let (p, files) = exported().await;
+    for name in ["lifeboat-export.json", &files[0].name, "lifeboat-export.begun"] {
+        let path = p.dir.join(name);
+        fs::remove_file(&path).unwrap();
+        super::world::run_ok("mkfifo", &[path.as_str()]);
+    }
+    assert!(FileMedia.open(&p.dir).await.is_err());
+    assert!(FileMedia.check(&p.dir, &files[0]).await.is_err());
+    assert!(FileMedia.read(&p.dir, &files[0]).await.is_err());
+    assert!(FileMedia.found(&p.dir, VM, start(1)).await.is_err());
+}

@@ -214,7 +214,7 @@ fn a_host_with_an_entry_gets_nothing_of_a_vm_that_others_replicate() {
     let offer = json!({
         "request": "offer", "vm": described(&world, "OVMF_CODE_4M.fd", &watched), "settings": replication["settings"],
         "disks": [{"id": "sys", "size": 8 << 20}, {"id": "data", "size": 8 << 20}],
-        "start": {"generation": world.uuid, "sequence": 1}, "from": "127.0.0.1:1", "firmware": "",
+        "start": {"generation": world.uuid, "sequence": 1}, "from": "localhost:1", "firmware": "",
     });
     for host in [&world.a, &world.b] {
         let peer = Hostile::with_certificate_of(&world.third().host, host.port);

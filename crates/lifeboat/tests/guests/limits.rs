@@ -28,7 +28,7 @@ impl Small {
                 "-t",
                 "tmpfs",
                 "-o",
-                &format!("size={mib}m"),
+                &format!("size={mib}m,mode=0700"),
                 "lifeboat-test",
                 dir.path().to_str().unwrap(),
             ],
@@ -42,12 +42,13 @@ impl Small {
 
     /// Leaves `free_mib` MiB free.
     pub(crate) fn fill(&self, free_mib: u64) {
-        let out = run("df", &["--output=avail", "-m", self.dir.path().to_str().unwrap()]);
+        // In KiB, because what is left is rounded up.
+        let out = run("df", &["--output=avail", "-k", self.dir.path().to_str().unwrap()]);
         let avail: u64 = out.lines().last().unwrap().trim().parse().unwrap();
-        let take = avail.saturating_sub(free_mib);
+        let take = avail.saturating_sub(free_mib << 10);
         run(
             "fallocate",
-            &["-l", &format!("{take}M"), self.filler().to_str().unwrap()],
+            &["-l", &format!("{take}K"), self.filler().to_str().unwrap()],
         );
     }
 

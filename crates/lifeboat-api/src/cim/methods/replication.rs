@@ -1,11 +1,12 @@
 //! Methods of the replication service that make, change and end relationships, and that move data or roles between hosts.
 
+use camino::{Utf8Component, Utf8Path};
 use lifeboat_engine::action::{Action, InitialCopy, Refusal, ReplicationView, VmView};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{ReplicationMode as Mode, ReplicationSettings};
 
 use super::{Answered, Call, missing, vm_ref};
-use crate::cim::embedded::{self, Which, invalid};
+use crate::cim::embedded::{self, Which, invalid, shown};
 
 const SETTINGS: &str = "ReplicationSettingData";
 
@@ -58,6 +59,7 @@ pub(super) async fn start(call: &Call<'_>) -> Answered {
             let location = call.arguments.text("InitialReplicationExportLocation");
             let location = location.ok_or_else(|| missing("InitialReplicationExportLocation"))?;
             let dir = exported(location, &vm);
+            medium(call, &dir)?;
             InitialCopy::Export { dir }
         }
         3 => InitialCopy::Seed,
@@ -82,6 +84,7 @@ pub(super) async fn import(call: &Call<'_>) -> Answered {
     let location = call.arguments.text("InitialReplicationImportLocation");
     let location = location.ok_or_else(|| missing("InitialReplicationImportLocation"))?;
     let from = |dir: String| Action::ImportCopy { vm: vm_ref(&vm), dir };
+    medium(call, location)?;
     match call.job(from(location.to_owned())).await {
         Err(none) if none.code == ReturnCode::FileNotFound => {
             let within = call.job(from(exported(location, &vm))).await;
@@ -96,6 +99,27 @@ pub(super) async fn import(call: &Call<'_>) -> Answered {
 fn exported(location: &str, vm: &VmView) -> String {
     let id = vm.spec.uuid.to_string().to_uppercase();
     format!("{}/{}_{id}", location.trim_end_matches('/'), vm.spec.name)
+}
+
+/// Refuses a directory where callers from elsewhere have no business: this program reads and writes it as a mighty user. That
+/// no part of its path is a link, which would lead away again, is looked at by whoever opens it.
+fn medium(call: &Call<'_>, dir: &str) -> Result<(), Refusal> {
+    let allowed = &call.manager.host.media_directories;
+    let path = Utf8Path::new(dir);
+    let climbs = path.components().any(|c| c == Utf8Component::ParentDir);
+    if !climbs && allowed.iter().any(|a| path.starts_with(a)) {
+        return Ok(());
+    }
+    let listed: Vec<&str> = allowed.iter().map(|a| a.as_str()).collect();
+    let hint = match listed.is_empty() {
+        true => {
+            "no directory is open to remote callers; an administrator lists some in directories of [media]"
+                .to_owned()
+        }
+        false => format!("name one below {}", listed.join(", ")),
+    };
+    let message = format!("directory \"{}\" is not open to remote callers", shown(dir));
+    Err(Refusal::new(ReturnCode::AccessDenied, message, hint))
 }
 
 /// The settings that can be changed here, which are those of the side that sends.

@@ -10,7 +10,12 @@ fn client(attempt: Duration) -> Client {
         attempt,
         ..Patience::default()
     };
-    Client::new(None, patience)
+    Client::new(None, Destinations::default().and_loopback(), patience)
+}
+
+/// What a daemon has whose administrator has listed these.
+fn listing(entries: &[&str]) -> Client {
+    Client::new(None, Destinations::parse(entries).unwrap(), Patience::default())
 }
 
 /// A listener that does this with its only caller; where it is.
@@ -22,7 +27,7 @@ where
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move { behave(listener.accept().await.unwrap().0).await });
     let url = format!("http://127.0.0.1:{port}/here?x=1");
-    client(Duration::from_secs(1)).destination(&url).unwrap()
+    client(Duration::from_secs(1)).destination(&url).await.unwrap()
 }
 
 async fn post(attempt: Duration, to: &Destination) -> Result<String, DeliveryError> {
@@ -111,12 +116,12 @@ async fn a_closed_door_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     drop(listener);
-    let to = client(LONG).destination(&url).unwrap();
+    let to = client(LONG).destination(&url).await.unwrap();
     assert!(matches!(post(LONG, &to).await, Err(DeliveryError::Io(_))));
 }
 
-#[test]
-fn where_indications_may_go() {
+#[tokio::test]
+async fn where_indications_may_go() {
     let plain = client(LONG);
     for url in [
         "http://127.0.0.1:5988",
@@ -124,25 +129,91 @@ fn where_indications_may_go() {
         "http://[::1]:80/",
         "http://127.9.9.9:1/",
     ] {
-        plain.destination(url).unwrap_or_else(|e| panic!("{url}: {e}"));
+        let found = plain.destination(url).await;
+        found.unwrap_or_else(|e| panic!("{url}: {e}"));
     }
     for url in [
         "",
         "nonsense",
         "ftp://127.0.0.1/",
-        "http://192.0.2.1/",
-        "http://example.org/",
-        "http://localhost.example.org/",
         "http://user:secret@127.0.0.1/",
         "http:///x",
         "/x",
         "https://example.org/",
     ] {
-        let error = plain.destination(url).unwrap_err();
+        let error = plain.destination(url).await.unwrap_err();
         assert!(matches!(error, DeliveryError::Url(_)), "{url}");
     }
     let long = format!("http://127.0.0.1/{}", "x".repeat(MAX_URL));
-    assert!(plain.destination(&long).is_err());
+    assert!(plain.destination(&long).await.is_err());
     let six = Destination::parse("https://[::1]/a").unwrap();
     assert_eq!((six.authority().as_str(), six.port), ("[::1]:443", 443));
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_this_host_or_its_wire_however_they_are_spelled() {
+    let listed = listing(&["0.0.0.0/0", "::/0", "nms.example.org"]);
+    for host in [
+        "127.0.0.1",
+        "127.1",
+        "127.9.9.9",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "0177.0.0.1",
+        "localhost",
+        "LOCALHOST.",
+        "[::1]",
+        "[0:0:0:0:0:0:0:1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+        "0.0.0.0",
+        "0",
+        "[::]",
+        "169.254.169.254",
+        "2852039166",
+        "[::ffff:a9fe:a9fe]",
+        "[fe80::1]",
+        "224.0.0.1",
+        "255.255.255.255",
+    ] {
+        // As it is when the listener is made ...
+        let to = Destination::parse(&format!("https://{host}:1/")).unwrap();
+        let error = listed.addresses(&to).await.unwrap_err();
+        let never = |why: &NotAdmitted| matches!(why, NotAdmitted::Never(_));
+        assert!(
+            matches!(&error, DeliveryError::NotAdmitted { why, .. } if never(why)),
+            "{host}: {error}"
+        );
+        // ... and when the name leads there only later.
+        let error = listed.post(&to, &[], String::new()).await.unwrap_err();
+        assert!(
+            matches!(error, DeliveryError::NotAdmitted { .. }),
+            "{host}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_is_not_listed_is_not_even_asked_for() {
+    // Longer than a name's part can be: no server is asked for it.
+    let no_name = format!("https://{}.invalid/", "x".repeat(64));
+    for (entries, url, word) in [
+        (&[][..], "https://192.0.2.1/", "sends indications nowhere"),
+        (&[], "https://nms.invalid/", "sends indications nowhere"),
+        (&["nms.example.org"], "https://other.invalid/", "not listed"),
+        (&["10.0.0.0/8"], "https://11.0.0.1/", "not listed"),
+        (&["10.0.0.0/8"], &no_name, "cannot be resolved"),
+    ] {
+        let to = Destination::parse(url).unwrap();
+        let error = listing(entries).addresses(&to).await.unwrap_err().to_string();
+        assert!(error.contains(word), "{url}: {error}");
+    }
+    let to = Destination::parse("https://10.1.2.3:7/").unwrap();
+    let found = listing(&["10.0.0.0/8"]).addresses(&to).await.unwrap();
+    assert_eq!(found, ["10.1.2.3:7".parse().unwrap()]);
+    // Whatever is listed, nothing leaves this host readable.
+    let error = listing(&["10.0.0.0/8"]).destination("http://10.1.2.3/").await;
+    assert!(error.unwrap_err().to_string().contains("https only"));
 }

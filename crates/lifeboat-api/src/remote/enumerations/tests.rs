@@ -16,6 +16,7 @@ async fn manager() -> (World, Arc<ObjectManager>) {
         peer_port: 7000,
         job_retention: Duration::from_secs(300),
         machine: Machine::default(),
+        media_directories: Vec::new(),
     };
     (world, ObjectManager::new(engine, facts))
 }

@@ -250,8 +250,12 @@ fn copy(kind: &str) -> Args {
 }
 
 fn export() -> Args {
+    export_to("/media/usb")
+}
+
+fn export_to(location: &str) -> Args {
     let mut args = copy("2");
-    args.push(text("InitialReplicationExportLocation", "/media/usb"));
+    args.push(text("InitialReplicationExportLocation", location));
     args
 }
 

@@ -42,6 +42,7 @@ pub fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
         peer_port: 7000,
         job_retention: std::time::Duration::from_secs(300),
         machine: Machine::default(),
+        media_directories: vec!["/media".into(), "/nowhere".into()],
     };
     ObjectManager::new(engine, facts)
 }

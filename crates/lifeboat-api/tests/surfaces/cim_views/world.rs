@@ -167,6 +167,7 @@ pub(crate) fn managed(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counti
             memory: 16 << 30,
             processor: "A processor".into(),
         },
+        media_directories: Vec::new(),
     };
     (ObjectManager::new(counting.clone(), facts), counting)
 }

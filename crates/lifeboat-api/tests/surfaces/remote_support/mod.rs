@@ -11,6 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_api::cim::{Certificates, HostFacts, Machine, ObjectManager, Role};
 use lifeboat_api::remote::users::{Certificate, Secret, add_certificate, add_user};
 use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport};
+use lifeboat_model::reach::Destinations;
 use lifeboat_sim::World;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -128,6 +129,7 @@ pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
         } else {
             Transport::Plain
         },
+        destinations: Destinations::default().and_loopback(),
         limits,
     };
     let remote = Remote::bind(&config).await.unwrap();
@@ -140,6 +142,7 @@ pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
         peer_port: 7000,
         job_retention: Duration::from_secs(300),
         machine: Machine::default(),
+        media_directories: Vec::new(),
     };
     let stop = CancellationToken::new();
     let (wsman, cimxml) = (remote.wsman_address().unwrap(), remote.cimxml_address().unwrap());

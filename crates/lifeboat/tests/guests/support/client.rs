@@ -58,7 +58,7 @@ impl Managed {
         for host in [&world.a, &world.b] {
             let (wsman, cimxml) = (free_port(), free_port());
             host.configure(&format!(
-                "[management]\nwsman = \"127.0.0.1:{wsman}\"\ncimxml = \"127.0.0.1:{cimxml}\"\nusers = \"{}\"\n",
+                "[management]\nwsman = \"127.0.0.1:{wsman}\"\ncimxml = \"127.0.0.1:{cimxml}\"\nusers = \"{}\"\n\n[media]\ndirectories = [\"/nowhere\"]\n",
                 users.display()
             ));
             ports.push(json!({"wsman": wsman, "cimxml": cimxml}));

@@ -90,6 +90,13 @@ pub(super) const LIFECYCLE: &[Situation] = {
         at(start, 32768, NOT_WRITTEN, (Related, 0), |_| copy("1")).spoilt(catalogs_full),
         at(
             start,
+            32769,
+            "the directory is not one that this host opens to remote callers",
+            (Related, 0),
+            |_| export_to("/srv/usb"),
+        ),
+        at(
+            start,
             32770,
             "on a replica: the copy to the third host is to go by a medium",
             (Third, 1),
@@ -127,6 +134,13 @@ pub(super) const LIFECYCLE: &[Situation] = {
             import_from("/media/usb/web_", true)
         })
         .spoilt(catalogs_full),
+        at(
+            import,
+            32769,
+            "the directory is not one that this host opens to remote callers",
+            (Exported, 1),
+            |_| import_from("/media/../srv/usb", false),
+        ),
         at(import, 32773, "the location is null", (Exported, 1), just_vm),
         at(import, 32775, "nothing is awaited", (Replicating, 1), |_| {
             import_from("/media/usb/web_", true)
