@@ -13,6 +13,7 @@ use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::link::{
     LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerReply, PeerRequest,
 };
+use lifeboat_model::words;
 use tokio::time::{Instant, timeout_at};
 
 use crate::credentials::{Credentials, GRACE, now, until};
@@ -369,5 +370,10 @@ fn transport_refusal(peer: &str, status: StatusCode, WireError { error }: WireEr
 }
 
 fn not_ours(peer: &str, status: StatusCode, e: &serde_json::Error) -> LinkError {
-    protocol(peer, format!("its answer (HTTP {status}) is not understood: {e}"))
+    // The parser's own words repeat what it has read, which may be as long as a document.
+    let why = words::kept(&e.to_string());
+    protocol(
+        peer,
+        format!("its answer (HTTP {status}) is not understood: {why}"),
+    )
 }

@@ -14,6 +14,7 @@
 pub mod certs;
 mod client;
 mod credentials;
+pub mod exercise;
 mod incoming;
 mod pool;
 mod progress;

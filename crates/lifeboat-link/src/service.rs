@@ -11,7 +11,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use lifeboat_admission::Place;
 use lifeboat_engine::ports::link::{
-    LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
+    LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerRefusal, PeerReply,
 };
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 use crate::incoming::{Leftover, LogBody, drain};
 use crate::server::Limits;
 use crate::wire::{
-    CONTROL, DOCUMENT_MAX, LOGS, OutBody, ROOT, WireError, json, parse_log_query, refusal_status, wire_error,
-    with_body,
+    CONTROL, DOCUMENT_MAX, LOGS, OutBody, ROOT, WireError, json, parse_log_query, parse_request,
+    refusal_status, wire_error, with_body,
 };
 
 type LogTask = JoinHandle<Result<LogReceipt, PeerRefusal>>;
@@ -68,7 +68,7 @@ impl Service {
             Ok(text) => text,
             Err(response) => return response,
         };
-        let request: PeerRequest = match serde_json::from_slice(&text) {
+        let request = match parse_request(&text) {
             Ok(request) => request,
             Err(e) => {
                 return wire_error(

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::{Response, StatusCode};
-use lifeboat_engine::ports::link::{LogAddress, LogReceipt, PeerRefusal, PeerReply};
-use lifeboat_model::{GenerationId, Position, VmId};
+use lifeboat_engine::ports::link::{LogAddress, LogReceipt, PeerRefusal, PeerReply, PeerRequest};
+use lifeboat_model::{GenerationId, Position, VmId, words};
 use serde::{Deserialize, Serialize};
 
 /// A body on its way out.
@@ -25,6 +25,7 @@ pub(crate) const DOCUMENT_MAX: usize = 8 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WireError {
     /// What is wrong, in words.
+    #[serde(deserialize_with = "words::text")]
     pub(crate) error: String,
 }
 
@@ -151,6 +152,14 @@ pub(crate) fn with_body(status: StatusCode, body: OutBody) -> Response<OutBody> 
 /// An answer of the transport itself.
 pub(crate) fn wire_error(status: StatusCode, error: impl Into<String>) -> Response<OutBody> {
     json(status, &WireError { error: error.into() })
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// Why it is none, in words that fit into an answer: the parser's own repeat what it has read.
+pub(crate) fn parse_request(text: &[u8]) -> Result<PeerRequest, String> {
+    serde_json::from_slice(text).map_err(|e| words::kept(&e.to_string()))
 }
 
 /// Reads the answer to a control call.
