@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup guest check test demo soak bench fuzz
+.PHONY: help setup guest check test demo soak bench fuzz sbom
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -14,11 +14,13 @@ setup: ## install what building and testing need (Debian 12)
 guest: setup ## build the test guest in target/guest-image
 	@scripts/make-guest.sh
 
-check: setup ## formatting, lints, architecture rules, documentation
+check: setup ## formatting, lints, architecture rules, documentation, supply chain
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo run --quiet --locked -p xtask -- check
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+	scripts/advisories.sh
 
 test: guest ## all tests, those with real QEMU guests included
 	cargo nextest run --workspace --locked
@@ -41,3 +43,6 @@ fuzz: setup ## each fuzz target for FUZZ_SECONDS (default 60); needs cargo-fuzz 
 		mkdir -p target/fuzz-corpus/$$target; \
 		cargo +nightly fuzz run $$target target/fuzz-corpus/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS); \
 	done
+
+sbom: setup ## what the product is made of, as CycloneDX JSON in target/sbom; needs cargo-cyclonedx
+	@scripts/sbom.sh

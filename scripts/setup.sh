@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs what building and testing Lifeboat needs on Debian 12: packages, cargo-nextest, the guest agent's
+# Installs what building and testing Lifeboat needs on Debian 12: packages, cargo-nextest, cargo-deny, the guest agent's
 # package for the test guest, and a Python environment with foreign CIM clients. Looks first and does nothing when everything is there. Not for running Lifeboat in
 # production: a host needs qemu-system-x86 and qemu-utils only.
 #
@@ -9,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 nextest_version=0.9.143
+deny_version=0.20.2
 agent_dir=target/guest-packages
 python_dir=target/python
 python_packages=scripts/python-packages.txt
@@ -136,6 +137,10 @@ cmp -s "$python_packages" "$python_dir/packages.txt" || make_python
 if ! cargo nextest --version >/dev/null 2>&1; then
     echo "setup: building cargo-nextest $nextest_version" >&2
     quietly cargo install cargo-nextest --locked --version "$nextest_version"
+fi
+if [ "$(cargo deny --version 2>/dev/null)" != "cargo-deny $deny_version" ]; then
+    echo "setup: building cargo-deny $deny_version" >&2
+    quietly cargo install cargo-deny --locked --version "$deny_version"
 fi
 for tool in fmt clippy; do
     cargo "$tool" --version >/dev/null 2>&1 || fail "cargo $tool is missing; run: rustup component add rustfmt clippy"
