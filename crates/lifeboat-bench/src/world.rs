@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -153,7 +154,9 @@ impl Host {
     fn new(bench: &Bench, root: &Path, name: &str) -> Result<Self> {
         let dir = root.join(name.split('.').next().unwrap_or(name));
         for sub in ["vms", "state", "run", "replicas", "tls"] {
-            std::fs::create_dir_all(dir.join(sub))?;
+            // As the daemon takes them, whatever the umask is.
+            let mut private = std::fs::DirBuilder::new();
+            private.recursive(true).mode(0o700).create(dir.join(sub))?;
         }
         let (ca, tls) = (root.join("ca"), dir.join("tls"));
         let issue = [

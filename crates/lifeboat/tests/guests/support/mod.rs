@@ -98,6 +98,12 @@ pub fn wait_until<T>(what: &str, limit: Duration, mut found: impl FnMut() -> Opt
     }
 }
 
+/// A directory that the daemon takes, whatever the umask is.
+fn private_dir(at: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(at)
+}
+
 pub fn free_port() -> u16 {
     lifeboat_faults::port::free().unwrap()
 }
@@ -365,7 +371,7 @@ impl Host {
     fn new(root: &Path, name: &'static str, setup: &Setup) -> Self {
         let dir = root.join(&name[..1]);
         for sub in ["vms", "state", "run", "replicas", "tls"] {
-            std::fs::create_dir_all(dir.join(sub)).unwrap();
+            private_dir(&dir.join(sub)).unwrap();
         }
         let spool = match &setup.spool_dir {
             Some(s) if name.starts_with('a') => s.clone(),
