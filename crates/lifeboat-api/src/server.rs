@@ -26,6 +26,8 @@ const MAX_CONNECTIONS: usize = 128;
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long requests in progress may take to end when the server stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
+/// For a lock that a daemon which is gone has left to a program it was starting.
+const LOCK_TIME: Duration = Duration::from_secs(3);
 
 /// Who may act.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +121,7 @@ impl Server {
             .write(true)
             .open(&lock_path);
         let lock = open.map_err(io(format!("open {lock_path}")))?;
-        match lock.try_lock() {
+        match taken(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(BindError::InUse(path.into())),
             Err(TryLockError::Error(source)) => return Err(io(format!("lock {lock_path}"))(source)),
@@ -179,6 +181,20 @@ impl Server {
         }
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(%error, socket = %self.path, "cannot remove the management socket");
+        }
+    }
+}
+
+/// Takes the lock. A daemon that was killed while it started another program leaves it to that one until its image is loaded,
+/// which takes long on a busy host; so it is tried for a while. Nothing else of this process has begun yet.
+fn taken(lock: &File) -> Result<(), TryLockError> {
+    let end = std::time::Instant::now() + LOCK_TIME;
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if std::time::Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            tried => return tried,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use http_body_util::{BodyExt, Full};
@@ -535,6 +536,20 @@ async fn the_socket_has_one_owner_and_is_replaced_when_stale() {
     let refused = Server::bind(&host.socket.with_extension("other"), Admission::local(None));
     assert!(matches!(refused, Err(BindError::InUse(_))), "{refused:?}");
     drop(foreign);
+
+    // What a daemon that was killed has left to a program it was starting is free again soon.
+    let socket = host.socket.with_extension("left");
+    let lock = std::fs::File::create(format!("{socket}.lock")).unwrap();
+    lock.lock().unwrap();
+    let (told, tell) = std::sync::mpsc::channel();
+    let left = std::thread::spawn(move || {
+        tell.recv().unwrap();
+        std::thread::park_timeout(Duration::from_millis(100));
+        drop(lock);
+    });
+    told.send(()).unwrap();
+    Server::bind(&socket, Admission::local(None)).unwrap();
+    left.join().unwrap();
 
     let file = host.socket.with_extension("txt");
     std::fs::write(&file, "precious").unwrap();
