@@ -1,6 +1,7 @@
 //! Schemas of what the REST surface carries, written by hand so that the engine's types need no HTTP library. A test
 //! serialises one of each and holds it against these.
 
+mod history;
 mod lifecycle;
 
 use serde_json::{Map, Value, json};
@@ -76,6 +77,7 @@ pub(crate) fn all() -> Value {
         .chain(machine())
         .chain(replication())
         .chain(lifecycle::schemas())
+        .chain(history::schemas())
         .chain(host())
     {
         schemas.insert(name.into(), schema);
@@ -440,6 +442,8 @@ fn view() -> Value {
             ("contact", or_null(&reference("ContactView"))),
             ("backlog", or_null(&reference("BacklogView"))),
             ("allowed", allowed()),
+            ("hold", or_null(&reference("HoldView"))),
+            ("changes", or_null(&reference("ChangesView"))),
             ("dir", directory()),
         ],
     )
@@ -605,6 +609,7 @@ fn point() -> Value {
                 "unusable",
                 or_null(&text("Why it is not offered: its data is, or may be, wrong")),
             ),
+            ("changed", or_null(&reference("Changed"))),
         ],
     )
 }

@@ -7,13 +7,14 @@ use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
-    AuthorizationEntry, DiskId, JobId, NicFailover, Position, ReplicationHealth, ReplicationMode,
+    AuthorizationEntry, Changed, DiskId, JobId, NicFailover, Position, ReplicationHealth, ReplicationMode,
     ReplicationSettings, ReplicationState, Timestamp, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::by::By;
+use crate::hold::Reason;
 use crate::ports::environment::Certificate;
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{Abandoned, BulkProgress, Target};
@@ -147,6 +148,16 @@ pub enum Action {
     },
     /// Verifies the replica's files by their recorded digests, and repairs what can be. A job.
     Scrub {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Keeps every recovery point of a replica from expiring, until `ReleasePoints`.
+    HoldPoints {
+        /// Which.
+        vm: VmRef,
+    },
+    /// Ends a hold, whatever began it, and agrees to the history that the primary asks for.
+    ReleasePoints {
         /// Which.
         vm: VmRef,
     },
@@ -467,6 +478,24 @@ pub struct SeenPower {
     pub at: Timestamp,
 }
 
+/// Why no recovery point expires.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldView {
+    /// Since when.
+    pub since: Timestamp,
+    /// The reasons, each kind once.
+    pub reasons: Vec<Reason>,
+}
+
+/// How much changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesView {
+    /// Within the hour that goes on.
+    pub hour: Changed,
+    /// Bytes that could not be compressed in the worst hour before, which is forgotten within days.
+    pub usual: u64,
+}
+
 /// A relationship as one side sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplicationView {
@@ -535,6 +564,12 @@ pub struct ReplicationView {
     /// Logs that are safe on the replica and wait to be applied, as far as this side knows; `None`: none wait.
     #[serde(default)]
     pub backlog: Option<BacklogView>,
+    /// Why no recovery point of the replica expires; `None`: they expire as they are due.
+    #[serde(default)]
+    pub hold: Option<HoldView>,
+    /// How much changes, as the replica counts it; `None` on a primary.
+    #[serde(default)]
+    pub changes: Option<ChangesView>,
     /// Directory in which this host keeps the VM's data; `None` when its disks are the images of its description.
     #[serde(default)]
     pub dir: Option<String>,
@@ -619,6 +654,9 @@ pub struct PointView {
     /// Why it is not offered: its data is, or may be, wrong. `None`: nothing is known against it.
     #[serde(default)]
     pub unusable: Option<String>,
+    /// What changed since the point before it; `None` for a cycle that is no point, and where it was not noted.
+    #[serde(default)]
+    pub changed: Option<Changed>,
 }
 
 /// This host.
@@ -685,6 +723,8 @@ impl Action {
             | Self::BecomeReplica { vm }
             | Self::DropAbandoned { vm }
             | Self::Scrub { vm }
+            | Self::HoldPoints { vm }
+            | Self::ReleasePoints { vm }
             | Self::SetFailoverNetwork { vm, .. }
             | Self::ResetStatistics { vm, .. }
             | Self::PlannedFailover { vm, .. }

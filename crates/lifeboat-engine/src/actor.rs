@@ -62,7 +62,12 @@ pub(crate) enum Message {
     /// A segment of the initial copy became durable.
     BulkDone(BulkProgress),
     /// A log could not be stored.
-    ReceiveFailed(String),
+    ReceiveFailed {
+        /// Why.
+        why: String,
+        /// There was no room for it.
+        no_room: bool,
+    },
     /// The guest has shut down as it was asked to.
     Stopped,
     /// The merge beside the cycles ended.
@@ -90,7 +95,7 @@ impl Message {
             Self::View(_)
             | Self::LogDurable(..)
             | Self::BulkDone(_)
-            | Self::ReceiveFailed(_)
+            | Self::ReceiveFailed { .. }
             | Self::Stopped
             | Self::Merged(_)
             | Self::Extended(..)
@@ -288,7 +293,7 @@ impl Actor {
             | Message::Returned(_)
             | Message::AskedOver(_)
             | Message::Extended(..)
-            | Message::ReceiveFailed(_) => true,
+            | Message::ReceiveFailed { .. } => true,
             Message::Peer(_, request, _) => matches!(
                 request,
                 PeerRequest::Status { .. }
@@ -382,7 +387,12 @@ impl Actor {
             }
             Message::LogDurable(received, stamp) => self.log_durable(received, stamp).await,
             Message::BulkDone(progress) => self.bulk_done(&progress).await,
-            Message::ReceiveFailed(why) => self.fault(&why).await,
+            Message::ReceiveFailed { why, no_room } => {
+                if no_room {
+                    self.hold_lacks_room().await;
+                }
+                self.fault(&why).await;
+            }
         }
     }
 
@@ -472,12 +482,7 @@ impl Actor {
             Action::StopVm { .. } => self.turn_off().await,
             Action::PauseVm { .. } => self.pause_vm().await,
             Action::ResetVm { .. } => self.reset_vm().await,
-            Action::Screenshot { .. } => {
-                let picture = crate::power::bounded(self.host.ports.hypervisor.screenshot(self.id)).await;
-                picture
-                    .map(|p| Answer::Picture(p.to_vec()))
-                    .map_err(|e| failed("no screenshot", &e))
-            }
+            Action::Screenshot { .. } => self.screenshot().await,
             Action::ModifyReplication { settings, .. } => self.modify(settings).await,
             Action::ResetStatistics { extended, .. } => self.reset_statistics(extended).await,
             Action::ImportCopy { dir, .. } => self.import_copy(&dir).await,
@@ -495,6 +500,8 @@ impl Actor {
             Action::BecomeReplica { .. } => self.become_replica().await,
             Action::DropAbandoned { .. } => self.drop_abandoned().await,
             Action::Scrub { .. } => self.scrub_now().await,
+            Action::HoldPoints { .. } => self.hold_points().await,
+            Action::ReleasePoints { .. } => self.release_points().await,
             Action::PlannedFailover {
                 force,
                 prepare_only,
@@ -537,6 +544,13 @@ impl Actor {
                 "",
             )),
         }
+    }
+
+    async fn screenshot(&self) -> Result<Answer, Refusal> {
+        let picture = crate::power::bounded(self.host.ports.hypervisor.screenshot(self.id)).await;
+        picture
+            .map(|p| Answer::Picture(p.to_vec()))
+            .map_err(|e| failed("no screenshot", &e))
     }
 
     /// The VM's description, wherever it comes from.

@@ -149,6 +149,11 @@ impl Aging {
         }
     }
 
+    /// The last arrival; `None` before the first.
+    pub(crate) fn last(&self) -> Option<Arrival> {
+        self.arrivals().last()
+    }
+
     /// A log is durable.
     pub(crate) fn arrived(&self, stamp: Stamp, instant: Timestamp) {
         self.arrivals().arrived(stamp.position, instant, stamp.reading);
@@ -269,6 +274,7 @@ mod tests {
                 files: Vec::new(),
                 faults: Vec::new(),
                 damage: Vec::new(),
+                unsealed: Default::default(),
                 disks: Vec::new(),
                 bulk: Vec::new(),
                 durable: at(0),
@@ -310,6 +316,7 @@ mod tests {
                     consistency: log.consistency,
                     size: 1,
                     arrived: self.aging.of(at(n)),
+                    changed: None,
                 });
             }
             loop {

@@ -283,6 +283,7 @@ mod tests {
             files: Vec::new(),
             faults: Vec::new(),
             damage: Vec::new(),
+            unsealed: Default::default(),
             logs,
         }
     }

@@ -318,14 +318,14 @@ pub(crate) async fn resend(tools: Tools, route: Route, pending: Pending) -> Cycl
     conclude(pending, sent).await
 }
 
-async fn conclude(pending: Pending, sent: Result<u64, LinkError>) -> CycleEnd {
+async fn conclude(pending: Pending, sent: Result<(), LinkError>) -> CycleEnd {
     match sent {
-        Ok(bytes) => match pending.source.acknowledge(pending.capture.record).await {
+        Ok(()) => match pending.source.acknowledge(pending.capture.record).await {
             Ok(()) => CycleEnd::Delivered(Delivered {
                 source: pending.source,
                 position: pending.capture.next,
                 taken: pending.taken,
-                bytes,
+                bytes: pending.spool.len(),
                 wanted: pending.capture.wanted,
                 consistency: pending.consistency,
             }),
@@ -344,7 +344,7 @@ async fn capture_and_send(
     route: &Route,
     source: &dyn CaptureSource,
     capture: &Capture,
-) -> Result<(Arc<dyn SpoolFile>, Header, Reading, Result<u64, LinkError>), CopyError> {
+) -> Result<(Arc<dyn SpoolFile>, Header, Reading, Result<(), LinkError>), CopyError> {
     let spool = tools.spool.create(route.vm, capture.next).await?;
     // Before the instant, not after: what is reported as safe must be.
     let taken = tools.clock.reading();
@@ -400,19 +400,25 @@ async fn send_spool(
     spool: &Arc<dyn SpoolFile>,
     position: Position,
     offset: u64,
-) -> Result<u64, LinkError> {
+) -> Result<(), LinkError> {
     let address = LogAddress::Delta {
         vm: route.vm,
         position,
         offset,
     };
-    match link.send(&route.peer, address, spool.reader(offset)).await? {
-        LogReceipt::Delta(received) if received.durable == position => Ok(received.bytes),
+    let receipt = link.send(&route.peer, address, spool.reader(offset)).await?;
+    confirmed(receipt, position, &route.peer)
+}
+
+/// Whether a log is durable on the other side. What else a receipt says is not believed: the sender knows what it sent.
+pub(crate) fn confirmed(receipt: LogReceipt, position: Position, peer: &str) -> Result<(), LinkError> {
+    match receipt {
+        LogReceipt::Delta(received) if received.durable == position => Ok(()),
         LogReceipt::Delta(received) => Err(LinkError::Refused(PeerRefusal::OutOfSequence {
             have: received.durable,
         })),
         LogReceipt::Bulk(_) => Err(LinkError::Protocol {
-            peer: route.peer.clone(),
+            peer: peer.to_owned(),
             detail: "a receipt for another log".into(),
         }),
     }
@@ -541,7 +547,10 @@ pub(crate) async fn copy_disk(
         };
         let sent = segment(tools, route, view, (index, disk), at..end, send).await?;
         match sent {
-            LogReceipt::Bulk(done) if done.disk == disk.id && done.done >= end => at = done.done,
+            // More than was sent may have been there from an interrupted segment.
+            LogReceipt::Bulk(done) if done.disk == disk.id && done.done >= end => {
+                at = done.done.min(disk.size);
+            }
             LogReceipt::Bulk(_) | LogReceipt::Delta(_) => {
                 let detail = "the segment was not confirmed".into();
                 return Err(LinkError::Protocol {

@@ -22,9 +22,9 @@ use crate::machine;
 use crate::ports::Entropy;
 use crate::ports::capture::BlockView;
 use crate::ports::link::{
-    Content, LinkError, LogAddress, LogReceipt, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
+    Content, LinkError, LogAddress, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
 };
-use crate::ports::store::{Point, Received, ReplicaInfo, ReplicaStore, StoredLog};
+use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, StoredLog};
 use crate::records::Comparison;
 use crate::reverse::NOWHERE;
 use crate::sync::{self, Known, Piece};
@@ -375,11 +375,11 @@ impl Courier {
         };
         let body = self.store.read_log(vm, position, offset).await?;
         let address = LogAddress::Delta { vm, position, offset };
-        let received = delivered(self.tools.link.send(peer, address, body).await?, position, peer)?;
+        copy::confirmed(self.tools.link.send(peer, address, body).await?, position, peer)?;
         let news = News::Arrived {
             at: position,
             instant: Some(log.instant).filter(|_| !log.partial),
-            bytes: received.bytes,
+            bytes: log.size,
         };
         self.tell(news).await;
         Ok(())
@@ -465,13 +465,14 @@ impl Courier {
         encoder.finish(&mut log);
         let (vm, position, peer) = (self.vm, point.position, &self.orders.settings.peer);
         let offset = 0;
+        let bytes = log.len() as u64;
         let body = Box::pin(stream::iter([Ok(Bytes::from(log))]));
         let address = LogAddress::Delta { vm, position, offset };
-        let received = delivered(self.tools.link.send(peer, address, body).await?, position, peer)?;
+        copy::confirmed(self.tools.link.send(peer, address, body).await?, position, peer)?;
         let news = News::Arrived {
             at: position,
             instant: Some(point.instant),
-            bytes: received.bytes,
+            bytes,
         };
         self.tell(news).await;
         Ok(())
@@ -494,19 +495,6 @@ pub(crate) fn offer(
         from: listen,
         content: Content::Extended,
         firmware,
-    }
-}
-
-fn delivered(receipt: LogReceipt, position: Position, peer: &str) -> Result<Received, LinkError> {
-    match receipt {
-        LogReceipt::Delta(received) if received.durable == position => Ok(received),
-        LogReceipt::Delta(received) => Err(LinkError::Refused(PeerRefusal::OutOfSequence {
-            have: received.durable,
-        })),
-        LogReceipt::Bulk(_) => Err(LinkError::Protocol {
-            peer: peer.to_owned(),
-            detail: "a receipt for another log".into(),
-        }),
     }
 }
 
@@ -541,6 +529,7 @@ mod tests {
             consistency: Consistency::Crash,
             size: 0,
             arrived: None,
+            changed: None,
         }
     }
 
@@ -562,6 +551,7 @@ mod tests {
             files: Vec::new(),
             faults: Vec::new(),
             damage: Vec::new(),
+            unsealed: Default::default(),
         }
     }
 

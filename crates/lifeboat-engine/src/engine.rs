@@ -484,7 +484,7 @@ impl Engine {
     }
 
     /// Ends all actors. Guests are not touched; work under way is dropped and taken up by the next start. Nothing holds an
-    /// image of a VM that is off afterwards.
+    /// image of a VM that is off, or of a replica, afterwards.
     pub async fn stop(&self) {
         loop {
             let tasks = self.host.with_tasks(std::mem::take);
@@ -503,7 +503,8 @@ impl Engine {
         self.host.with_actors(BTreeMap::clear);
         self.host.works.close();
         self.host.works.wait().await;
-        self.host.ports.hypervisor.release().await;
+        let ports = &self.host.ports;
+        tokio::join!(ports.hypervisor.release(), ports.store.release());
     }
 
     async fn ask<R>(
@@ -947,7 +948,10 @@ impl Engine {
                 | StoreError::Failing { .. }
                 | StoreError::BadLog(_)
         );
-        let message = own.then(|| Message::ReceiveFailed(chain(&e)));
+        let message = own.then(|| Message::ReceiveFailed {
+            why: chain(&e),
+            no_room: e.lacks_room(),
+        });
         (Err(self.host.peer_refusal(e)), message)
     }
 }

@@ -41,6 +41,7 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
         consistency: p.consistency,
         size: p.size,
         unusable: crate::scrub::spoils(&info.damage, p.id),
+        changed: p.changed,
     };
     let cycle = |l: &StoredLog| PointView {
         id: l.position.to_string(),
@@ -50,6 +51,7 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
         consistency: l.consistency,
         size: l.size,
         unusable: unusable_cycle(info, &spoiled, l.position),
+        changed: None,
     };
     let view = |place: Place<'_>| match (place.point, place.log) {
         (Some(point), _) => Some(sealed(point)),

@@ -19,6 +19,7 @@ mod engine;
 mod extended;
 mod failover;
 mod findings;
+pub mod hold;
 mod images;
 mod jobs;
 mod lend;

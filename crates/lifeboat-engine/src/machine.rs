@@ -255,9 +255,7 @@ impl Actor {
         self.keep_firmware(firmware).await?;
         let before = self.rel.clone();
         let spec = as_replica(spec, &settings);
-        let mut shrinks = None;
         if let Some(rel) = self.rel.as_mut() {
-            shrinks = shrinks_history(&rel.settings, &settings);
             (rel.spec, rel.settings) = (spec, settings);
         }
         if self.rel != before {
@@ -266,28 +264,9 @@ impl Actor {
                 detail: e.message,
             })?;
         }
-        if let Some(what) = shrinks {
-            self.event(&format!(
-                "{} asks for less history: {what}",
-                peer.names.join(", ")
-            ))
-            .await;
-        }
         let problems = self.problems().await;
         Ok(PeerReply::Checked { problems })
     }
-}
-
-/// What of the history new settings give up; `None`: nothing.
-fn shrinks_history(before: &ReplicationSettings, after: &ReplicationSettings) -> Option<String> {
-    let fewer = after.history < before.history;
-    let shorter = after.any_point_window_s < before.any_point_window_s;
-    (fewer || shorter).then(|| {
-        format!(
-            "{} points instead of {}, every instant for {} s instead of {} s",
-            after.history, before.history, after.any_point_window_s, before.any_point_window_s
-        )
-    })
 }
 
 /// What the replica said to a machine.

@@ -525,6 +525,7 @@ mod tests {
             files: Vec::new(),
             faults: Vec::new(),
             damage: Vec::new(),
+            unsealed: Default::default(),
         };
         let judge = |m: &Manifest| misfit(m, good.vm, &info, good.start);
         assert_eq!(judge(&good), None);

@@ -133,6 +133,7 @@ mod tests {
             consistency: Consistency::Crash,
             size: 1,
             arrived: None,
+            changed: None,
         }
     }
 
@@ -156,6 +157,7 @@ mod tests {
             files: Vec::new(),
             faults: Vec::new(),
             damage: Vec::new(),
+            unsealed: Default::default(),
             disks: Vec::new(),
             bulk: Vec::new(),
             durable,

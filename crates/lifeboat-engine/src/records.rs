@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::InitialCopy;
 use crate::by::By;
+use crate::hold::Keeping;
 use crate::ports::store::Target;
 
 /// One VM's replication to one peer, as one side sees it.
@@ -250,6 +251,9 @@ pub struct ReplicaSide {
     /// The primary was asked for a planned failover, and what became of it is not known yet.
     #[serde(default)]
     pub asked: bool,
+    /// How its history is kept.
+    #[serde(default)]
+    pub keeping: Box<Keeping>,
 }
 
 /// An import of an exported initial copy.
@@ -333,6 +337,7 @@ impl ReplicaSide {
             allowed: None,
             reports: false,
             asked: false,
+            keeping: Box::default(),
         }
     }
 }

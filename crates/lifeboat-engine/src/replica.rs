@@ -63,6 +63,8 @@ pub(crate) struct ReplicaState {
     pub(crate) aging: Aging,
     /// What the logs say of the primary's clock.
     pub(crate) peer_clock: PeerClock,
+    /// How much of what changed was counted.
+    pub(crate) counted: Option<crate::hold::Counted>,
 }
 
 /// Held while a log is received; cancelled when the replica's files are needed for something that must be alone.
@@ -88,6 +90,16 @@ impl ReplicaState {
     pub(crate) fn begin_now(&mut self) {
         (self.attempts, self.next_at) = (0, Instant::now());
         self.backing_off = None;
+    }
+
+    /// What is due to expire is looked for after the interval.
+    pub(crate) fn expire_later(&mut self) {
+        (self.expire, self.expired_at) = (false, Instant::now());
+    }
+
+    /// What is due to expire is looked for at once.
+    pub(crate) fn expire_soon(&mut self) {
+        (self.expire, self.next_at) = (true, Instant::now());
     }
 
     /// Ends what is being received and waits until nothing is. What arrived is kept, and resumed if it may be.
@@ -126,6 +138,7 @@ impl Default for ReplicaState {
             storage_faults: Vec::new(),
             aging: Aging::default(),
             peer_clock: PeerClock::default(),
+            counted: None,
         }
     }
 }
@@ -325,8 +338,9 @@ impl Actor {
         if Instant::now() < self.replica.next_at {
             return self.plan_scrub();
         }
+        self.agree_before_expiry().await;
+        let retention = self.retention(self.rel.as_ref()?);
         let (store, vm) = (self.host.ports.store.clone(), self.id);
-        let retention = self.retention(rel);
         if self.awaits_import() {
             if let Some(work) = self.plan_import() {
                 return Some(work);
@@ -389,6 +403,7 @@ impl Actor {
                 if done.sealed {
                     self.replica.scrub.wake();
                 }
+                self.changes_applied(&done.info).await;
                 if done.sealed && self.point_wanted().is_some() {
                     self.hurry_extended().await;
                 }
@@ -414,7 +429,10 @@ impl Actor {
                 warn!(vm = %self.id, error = %chain(&e), "log not applied");
                 self.replica.dirty = true;
                 // What expires may be the room that is missing.
-                self.replica.expire |= e.lacks_room();
+                if e.lacks_room() {
+                    self.hold_lacks_room().await;
+                    self.replica.expire = true;
+                }
                 self.replica_fault(&format!("a log cannot be applied: {}", chain(&e)))
                     .await;
             }

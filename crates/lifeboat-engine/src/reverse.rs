@@ -525,6 +525,10 @@ impl Actor {
                 own: true,
                 unequal: old.is_some_and(unequal),
                 allowed: self.bound_to().map(ToOwned::to_owned),
+                keeping: old
+                    .and_then(Relationship::replica)
+                    .map(|r| r.keeping.clone())
+                    .unwrap_or_default(),
                 ..ReplicaSide::new("")
             }),
             problem: None,

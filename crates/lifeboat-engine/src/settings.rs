@@ -262,7 +262,7 @@ impl Actor {
 
     /// How long this replica keeps what it has.
     pub(crate) fn retention(&self, rel: &Relationship) -> Retention {
-        Retention::new(&rel.settings, self.kept_at_least())
+        Retention::new(&rel.settings, self.kept_at_least()).held(self.held(rel))
     }
 
     /// The entry that lets this peer feed this VM: the most exact one of this host, and none but that which the replica is

@@ -42,7 +42,7 @@ impl Counters {
     pub(crate) fn arrived(&mut self, bytes: u64, latency: Duration) {
         let latency = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
         self.cycles += 1;
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
         self.largest = self.largest.max(bytes);
         self.last_latency_ms = latency;
         self.total_latency_ms = self.total_latency_ms.saturating_add(latency);
@@ -52,7 +52,8 @@ impl Counters {
     /// Counts the cycles that did not take place because the one that was due ended this much later.
     pub(crate) fn late(&mut self, by: Duration, interval: Duration) {
         let interval = interval.as_millis().max(1);
-        self.missed += u64::try_from(by.as_millis() / interval).unwrap_or(u64::MAX);
+        let missed = u64::try_from(by.as_millis() / interval).unwrap_or(u64::MAX);
+        self.missed = self.missed.saturating_add(missed);
     }
 
     /// Mean time from instant to durable.

@@ -14,9 +14,7 @@ use tokio::sync::mpsc;
 use crate::copy::{self, CopyError, IN_FLIGHT, ROOM, Route, Tools};
 use crate::ports::ByteStream;
 use crate::ports::capture::{BlockView, CaptureSource, Extent, Tracking};
-use crate::ports::link::{
-    LinkError, LogAddress, LogReceipt, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
-};
+use crate::ports::link::{LinkError, LogAddress, PeerReply, PeerRequest, ReplicaStatus};
 use crate::ports::store::{CompareRange, Divergence, Ranges};
 use crate::records::{SyncKind, Synchronization};
 
@@ -72,6 +70,13 @@ pub(crate) async fn begin(
 ) -> Result<Begun, CopyError> {
     let tracking = source.recover().await?;
     let status = copy::status(&*tools.link, route).await?;
+    if status.durable.is_out_of_reach_of(sync.start) {
+        return Err(LinkError::Protocol {
+            peer: route.peer.clone(),
+            detail: format!("it says that it stands at {}, which cannot be", status.durable),
+        }
+        .into());
+    }
     let anew = match recorded(&tracking, sync, &status) {
         Recorded::Closed { drop } => {
             if let Some(base) = drop {
@@ -567,27 +572,20 @@ pub(crate) async fn send(
         offset: 0,
     };
     let (written, sent) = future::join(produce, tools.link.send(&route.peer, address, body)).await;
-    match (written, sent?) {
-        (Err(e), _) => Err(e),
-        (Ok(()), LogReceipt::Delta(got)) if got.durable == piece.position => Ok(got.bytes),
-        (Ok(()), LogReceipt::Delta(got)) => {
-            Err(LinkError::Refused(PeerRefusal::OutOfSequence { have: got.durable }).into())
-        }
-        (Ok(()), LogReceipt::Bulk(_)) => Err(LinkError::Protocol {
-            peer: route.peer.clone(),
-            detail: "a receipt for another log".into(),
-        }
-        .into()),
-    }
+    let (receipt, bytes) = (sent?, written?);
+    copy::confirmed(receipt, piece.position, &route.peer)?;
+    Ok(bytes)
 }
 
+/// Encodes a piece; its bytes.
 async fn write(
     view: &dyn BlockView,
     header: &Header,
     compress: bool,
     ranges: &[(u16, Extent)],
     to: &mpsc::Sender<std::io::Result<Bytes>>,
-) -> Result<(), CopyError> {
+) -> Result<u64, CopyError> {
+    let mut bytes = 0;
     let mut out = Vec::with_capacity(ROOM);
     let mut encoder = Encoder::new(header, compress, &mut out)?;
     for (index, disk) in (0u16..).zip(&header.disks) {
@@ -601,14 +599,19 @@ async fn write(
             .buffered(IN_FLIGHT);
         while let Some(read) = reads.next().await {
             copy::encode(&mut encoder, index, read?, &mut out)?;
-            if out.len() >= copy::BATCH && to.send(Ok(copy::full(&mut out))).await.is_err() {
-                return Ok(());
+            if out.len() < copy::BATCH {
+                continue;
+            }
+            bytes += out.len() as u64;
+            if to.send(Ok(copy::full(&mut out))).await.is_err() {
+                return Ok(bytes);
             }
         }
     }
     encoder.finish(&mut out);
+    bytes += out.len() as u64;
     let _ = to.send(Ok(Bytes::from(out))).await;
-    Ok(())
+    Ok(bytes)
 }
 
 /// How far a cursor is: bytes before it, and bytes in all.

@@ -89,6 +89,7 @@ fn choose_for_test(
             consistency: Consistency::Crash,
             size: 0,
             unusable: None,
+            changed: None,
         });
     }
     let meant = choose(&info, selector)?;

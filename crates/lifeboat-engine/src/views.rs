@@ -221,10 +221,7 @@ impl Sketch {
         } else {
             Vec::new()
         };
-        let lag_ms = lag(&rel.recency, rel.newest_instant, now).map(|ms| match settled {
-            true => 0,
-            false => ms,
-        });
+        let lag_ms = lag(&rel.recency, rel.newest_instant, now).map(|ms| if settled { 0 } else { ms });
         ReplicationView {
             mode: rel.mode,
             state: rel.state,
@@ -255,6 +252,8 @@ impl Sketch {
             allowed: rel.replica().and_then(|r| r.allowed.clone()),
             contact: self.contact.clone(),
             backlog: self.backlog.clone(),
+            hold: rel.replica().and_then(|r| Some(r.keeping.hold.as_ref()?.into())),
+            changes: rel.replica().map(|r| r.keeping.rate.into()),
             dir: directory(rel),
         }
     }

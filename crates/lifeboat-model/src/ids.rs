@@ -173,6 +173,13 @@ impl Position {
         }
     }
 
+    /// Whether this position is so far after `other` of its generation that no counting leads there: 2^32 is 136 years of cycles
+    /// of one second. Whoever goes on from such a number runs out of numbers.
+    #[must_use]
+    pub fn is_out_of_reach_of(self, other: Self) -> bool {
+        self.same_generation(other) && self.sequence.saturating_sub(other.sequence) > 1 << 32
+    }
+
     /// Whether both positions are of one generation, that is, whether they can be ordered.
     #[must_use]
     pub fn same_generation(self, other: Self) -> bool {

@@ -6,6 +6,7 @@ pub mod api;
 pub mod arrival;
 pub mod causes;
 pub mod certificates;
+pub mod change;
 pub mod guard;
 pub mod ids;
 pub mod lifecycle;
@@ -27,6 +28,7 @@ pub use api::{
     FailedOverReplicationType, JobState, JobType, ReplicationHealth, ReplicationMode, ReplicationState,
 };
 pub use arrival::{Arrival, Arrivals, Reading, Recency};
+pub use change::{Burst, ChangeRate, Changed};
 pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, VmId};
 pub use machine::Machine;
 pub use network::NicFailover;

@@ -30,7 +30,22 @@ pub struct Retention {
     window: Duration,
     /// Time for which a point is kept whatever the primary asks for; zero: no such time.
     at_least: Duration,
+    /// Nothing expires until somebody has decided.
+    held: Option<Held>,
 }
+
+/// A hold on what a replica has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Progress of the replica since the hold began.
+    pub since: Duration,
+    /// Time for which every instant could be replayed when it began; zero: logs are not held.
+    pub window: Duration,
+}
+
+/// How long a hold keeps logs beside points. Logs take as much room as the guest changes, points take what differs between
+/// them: held for as long as nobody decides, logs would fill the disk and end replication.
+pub const LOGS_HELD: Duration = Duration::from_secs(24 * 3600);
 
 impl Retention {
     /// What follows from the settings, on a host that insists on keeping points for this time.
@@ -41,7 +56,14 @@ impl Retention {
             spacing: Duration::from_secs(settings.point_spacing_s.into()),
             window: Duration::from_secs(settings.any_point_window_s.into()),
             at_least,
+            held: None,
         }
+    }
+
+    /// The same while what there is is held.
+    #[must_use]
+    pub fn held(self, held: Option<Held>) -> Self {
+        Self { held, ..self }
     }
 
     /// Whether a point is to be sealed at the newest applied instant, which came this long after the newest point (`None`:
@@ -53,10 +75,11 @@ impl Retention {
         since_newest.is_none_or(|passed| passed >= self.closest() && (application || passed >= self.spacing))
     }
 
-    /// The shortest time between two points that are kept for the insisted time; zero without one.
-    #[must_use]
-    pub fn closest(&self) -> Duration {
-        self.at_least / POINTS_OF_TIME
+    /// The shortest time between two points: so that those of the insisted time fit into a chain, and, while nothing expires,
+    /// so that each new one comes after twice the time of the one before. A dozen points last for weeks then.
+    fn closest(&self) -> Duration {
+        let of_hold = self.held.map_or(Duration::ZERO, |h| h.since / 2);
+        (self.at_least / POINTS_OF_TIME).max(of_hold)
     }
 
     /// Whether the oldest point is to be merged into the base. `ages` are those of all points, oldest first, counted back
@@ -65,7 +88,7 @@ impl Retention {
     #[must_use]
     pub fn expire_due(&self, ages: &[Duration]) -> bool {
         match ages {
-            [_, second, ..] if ages.len() > self.history + 1 => {
+            [_, second, ..] if self.held.is_none() && ages.len() > self.history + 1 => {
                 *second >= self.at_least && (ages.len() > MAX_POINTS || *second >= self.window)
             }
             _ => false,
@@ -77,7 +100,9 @@ impl Retention {
     /// worth nothing without those between it and the point before it.
     #[must_use]
     pub fn replays_from(&self, ages: &[Duration]) -> Option<usize> {
-        ages.iter().rposition(|age| *age >= self.window)
+        let held = self.held.filter(|h| !h.window.is_zero());
+        let held = held.map_or(Duration::ZERO, |h| h.window + h.since.min(LOGS_HELD));
+        ages.iter().rposition(|age| *age >= self.window.max(held))
     }
 }
 
@@ -374,6 +399,46 @@ mod tests {
             assert!(reaches, "{now:?}: the oldest is {:?} old", now - points[0]);
         }
         assert!(most <= MAX_POINTS, "{most}");
+    }
+
+    #[test]
+    fn a_hold_keeps_every_point_and_makes_few_new_ones() {
+        let hour = Duration::from_secs(3600);
+        let kept = retention(3, 300, 600);
+        let held = |since: Duration, window| {
+            kept.clone().held(Some(Held {
+                since,
+                window: Duration::from_secs(window),
+            }))
+        };
+        let ages: Vec<_> = (0..30).rev().map(|n| hour * n).collect();
+        assert!(kept.expire_due(&ages));
+        assert!(!held(hour, 600).expire_due(&ages));
+        // From 30 points on: a new one each time it is due, for six weeks.
+        let (mut last, mut made) = (Duration::ZERO, 0);
+        for minute in 1..42 * 24 * 60 {
+            let now = Duration::from_secs(60 * minute);
+            if held(now, 600).seal_due(Some(now - last), true) {
+                (last, made) = (now, made + 1);
+            }
+        }
+        assert!((5..=MAX_POINTS - 24).contains(&made), "{made}");
+        // Logs: what could be replayed when it began, for a day; then the window moves on.
+        let ages = |s: &[u64]| {
+            s.iter()
+                .map(|h| hour * u32::try_from(*h).unwrap())
+                .collect::<Vec<_>>()
+        };
+        let (day, of) = (hour * 24, ages(&[60, 25, 24, 3, 0]));
+        assert_eq!(kept.replays_from(&of), Some(3));
+        assert_eq!(held(hour * 20, 3600).replays_from(&of), Some(2));
+        assert_eq!(held(day, 3600).replays_from(&of), Some(1));
+        assert_eq!(
+            held(day * 2, 3600).replays_from(&of),
+            Some(1),
+            "a day and the window"
+        );
+        assert_eq!(held(day, 0).replays_from(&of), Some(3), "logs are not held");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod disk;
 mod environment;
 mod gate;
 mod hypervisor;
+mod lies;
 mod link;
 mod media;
 mod oracle;
@@ -24,6 +25,7 @@ mod world;
 
 pub use disk::{BLOCK, Content, Image, Tracked};
 pub use gate::{Fault, Port};
+pub use lies::Lies;
 pub use media::Medium;
 pub use state::{HostState, KeptLog, Ran, Replica, Rng, Shared, State, Truth};
 pub use world::{DATA_BYTES, SYS_BYTES, VM, World};

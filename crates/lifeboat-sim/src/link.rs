@@ -188,6 +188,10 @@ impl Port {
         if self.answered(fault).await {
             return Err(away(peer, "the answer was lost"));
         }
+        let reply = match &mut self.shared.state().lies {
+            Some(lies) if lies.host == target => lies.reply(reply),
+            Some(_) | None => reply,
+        };
         match reply {
             PeerReply::Refused(refusal) => Err(LinkError::Refused(refusal)),
             reply => Ok(reply),
@@ -244,6 +248,10 @@ impl PeerLink for Port {
         if self.answered(fault).await {
             return Err(away(peer, "the answer was lost"));
         }
+        let answer = match &mut self.shared.state().lies {
+            Some(lies) if lies.host == target => answer.map(|receipt| lies.receipt(receipt)),
+            Some(_) | None => answer,
+        };
         answer.map_err(LinkError::Refused)
     }
 }

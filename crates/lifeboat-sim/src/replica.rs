@@ -9,7 +9,7 @@ use lifeboat_engine::ports::store::{
     Adoption, BulkProgress, DiskFile, Divergence, Origin, Point, Ranges, Received, ReplicaInfo, StoreError,
     StoredLog, Target,
 };
-use lifeboat_model::{BranchId, DiskId, Position, Timestamp, VmId};
+use lifeboat_model::{BranchId, Changed, DiskId, Position, Timestamp, VmId};
 
 use crate::disk::{BLOCK, Content, numbers_of};
 use crate::state::{Changes, KeptLog, Replica, State, Truth};
@@ -109,6 +109,7 @@ impl Replica {
             bulk: vec![0; disks.len()],
             durable: start,
             applied: start,
+            unsealed: Changed::default(),
             head: vec![Content::new(); disks.len()],
             points: Vec::new(),
             logs: Vec::new(),
@@ -179,6 +180,17 @@ impl Replica {
         Some(disks)
     }
 
+    /// Applies a log to the head. `noise`: bytes that each block of it counts for, and that no compression makes smaller.
+    pub(crate) fn apply(&mut self, log: &KeptLog, noise: u64) {
+        apply(&mut self.head, &log.changes);
+        self.applied = log.log.position;
+        if !log.log.partial {
+            let random = noise * log.changes.len() as u64;
+            self.unsealed.random += random;
+            self.unsealed.data += random.max(BLOCK * log.changes.len() as u64);
+        }
+    }
+
     /// Whether a position is a piece of a synchronization.
     #[must_use]
     pub fn partial(&self, at: Position) -> bool {
@@ -205,6 +217,7 @@ impl Replica {
             files: self.files(),
             faults: self.faults.clone(),
             damage: self.damage(),
+            unsealed: self.unsealed,
         }
     }
 
@@ -557,6 +570,7 @@ pub(crate) fn adopt(s: &mut State, h: usize, dir: String, vm: VmId, wanted: &Ado
             consistency,
             size: 0,
             arrived: None,
+            changed: None,
         };
         new.points.push((point, new.head.clone()));
         new.root = None;

@@ -13,12 +13,13 @@ use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Stall};
 use lifeboat_engine::ports::storage::StorageFault;
 use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, Quota, StoredLog, Target};
 use lifeboat_engine::records::Event;
-use lifeboat_model::{BranchId, PointId, Position, Timestamp, VmId, VmSpec};
+use lifeboat_model::{BranchId, Changed, PointId, Position, Timestamp, VmId, VmSpec};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::disk::{Content, Image};
 use crate::gate::Gate;
+use crate::lies::Lies;
 use crate::media::Medium;
 
 /// A small seeded generator (splitmix64): quick, and the same for ever.
@@ -120,6 +121,8 @@ pub struct Replica {
     pub durable: Position,
     /// Position of the head.
     pub applied: Position,
+    /// What changed in the head since the newest point.
+    pub unsealed: Changed,
     /// The head.
     pub head: Vec<Content>,
     /// Sealed points.
@@ -248,6 +251,10 @@ pub struct State {
     pub agent: Option<GuestOs>,
     /// No guest shuts down when it is asked to.
     pub stubborn: bool,
+    /// A host that lies.
+    pub lies: Option<Lies>,
+    /// Bytes that each block which arrives counts for, and that no compression makes smaller; 0: blocks can be compressed.
+    pub noise: u64,
     /// How often a reset button was pressed.
     pub resets: u64,
     /// Exit code of whatever is run in guests.
@@ -356,6 +363,8 @@ impl Shared {
             logs: BTreeMap::new(),
             agent: Some(GuestOs::Linux),
             stubborn: false,
+            lies: None,
+            noise: 0,
             resets: 0,
             exit_code: 0,
             ran: Vec::new(),

@@ -345,12 +345,12 @@ impl ReplicaStore for Port {
         self.change(vm, "store.apply", |s, h| {
             room(s, h)?;
             logs_whole(s, h)?;
+            let noise = s.noise;
             let r = here(s, h, vm)?;
             let Some(next) = r.logs.iter().find(|l| l.log.parent == r.applied).cloned() else {
                 return Ok(None);
             };
-            apply(&mut r.head, &next.changes);
-            r.applied = next.log.position;
+            r.apply(&next, noise);
             Ok(Some(next.log))
         })
         .await
@@ -364,14 +364,14 @@ impl ReplicaStore for Port {
         self.change(vm, "store.apply", |s, h| {
             room(s, h)?;
             logs_whole(s, h)?;
+            let noise = s.noise;
             let r = here(s, h, vm)?;
             let mut applied = None;
             while r.applied != last {
                 let Some(next) = r.logs.iter().find(|l| l.log.parent == r.applied).cloned() else {
                     break;
                 };
-                apply(&mut r.head, &next.changes);
-                r.applied = next.log.position;
+                r.apply(&next, noise);
                 applied = Some(next.log);
             }
             Ok(applied)
@@ -413,6 +413,7 @@ impl ReplicaStore for Port {
                 consistency: log.consistency,
                 size: log.size,
                 arrived,
+                changed: Some(std::mem::take(&mut r.unsealed)),
             };
             r.points.push((point.clone(), r.head.clone()));
             Ok(point)
@@ -691,6 +692,7 @@ impl ReplicaStore for Port {
                 consistency,
                 size: 0,
                 arrived: None,
+                changed: None,
             };
             r.points.push((point.clone(), r.head.clone()));
             let content = r.head.clone();
@@ -757,6 +759,8 @@ impl ReplicaStore for Port {
             None => drop(quotas.remove(&vm)),
         }
     }
+
+    async fn release(&self) {}
 
     async fn close(&self, vm: VmId) {
         let _busy = self.busy(vm, "store.close");

@@ -37,6 +37,18 @@ pub struct World {
     pub(crate) high: BTreeMap<(usize, u128), u64>,
 }
 
+impl Drop for World {
+    /// The daemons have what is shared, and that has the daemons: neither would ever go, and a long run of histories would
+    /// take gigabytes.
+    fn drop(&mut self) {
+        self.shared
+            .engines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
 fn disk(id: &str) -> DiskSpec {
     DiskSpec {
         id: DiskId::try_from(id.to_owned()).expect("a plain name is a disk id"),

@@ -8,7 +8,7 @@ use camino::Utf8Path;
 use lifeboat_deltalog::{Consistency, Frame, FrameBody, Header, Item, LogDisk};
 use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_engine::ports::store::{Point, StoreError, StoredLog};
-use lifeboat_model::{Arrival, DiskId, PointId, Position, Timestamp};
+use lifeboat_model::{Arrival, Changed, DiskId, PointId, Position, Timestamp};
 use uuid::Uuid;
 
 use crate::chain::{Image, reference};
@@ -43,13 +43,14 @@ pub(crate) fn apply_through(replica: &Replica, last: Position) -> Result<Option<
     };
     replica.take(logs::room_of(&entries), Need::Ordinary)?;
     let applied = start_head(replica, &end).and_then(|chains| {
-        replay(replica, &entries, &chains, &manifest.disks, Need::Ordinary)?;
+        let changed = replay(replica, &entries, &chains, &manifest.disks, Need::Ordinary)?;
         replica.step("after the head is synced")?;
         replica.change(|m| {
             m.applied = end.log.position;
             m.disks = in_order(&m.disks, &end.disks);
             if let Some(head) = &mut m.head {
                 head.dirty = false;
+                head.changed = head.changed.and(changed);
                 set_sizes(&mut head.layers, &end.disks);
             }
         })
@@ -134,6 +135,7 @@ pub(crate) fn loose(position: Position, layers: Vec<Layer>) -> Sealed {
             consistency: Consistency::Crash,
             size: 0,
             arrived: None,
+            changed: None,
         },
         layers,
         made: None,
@@ -203,6 +205,7 @@ fn seal_whole(replica: &Replica, id: PointId, arrived: Option<Arrival>) -> Resul
         consistency: entry.log.consistency,
         size: size.sum(),
         arrived,
+        changed: Some(head.changed),
     };
     let sealed = Sealed {
         point: point.clone(),
@@ -235,6 +238,7 @@ fn start_head(replica: &Replica, entry: &Entry) -> Result<BTreeMap<DiskId, Vec<I
     let mut head = manifest.head.clone().filter(|_| !apart).unwrap_or(Head {
         dirty: true,
         layers: Vec::new(),
+        changed: manifest.head.as_ref().map(|h| h.changed).unwrap_or_default(),
     });
     head.dirty = true;
     let mut fresh = Vec::new();
@@ -353,14 +357,18 @@ pub(crate) fn make_on_in(
 }
 
 /// Writes logs in order into the topmost image of each chain, which begins with disks of these sizes, and makes them durable.
+/// What those of whole instants changed.
 pub(crate) fn replay(
     replica: &Replica,
     entries: &[Entry],
     chains: &BTreeMap<DiskId, Vec<Image>>,
     before: &[LogDisk],
     need: Need,
-) -> Result<()> {
-    let Some(last) = entries.last() else { return Ok(()) };
+) -> Result<Changed> {
+    let mut changed = Changed::default();
+    let Some(last) = entries.last() else {
+        return Ok(changed);
+    };
     let mut writers = BTreeMap::new();
     for (disk, chain) in chains {
         let size = last.disks.iter().find(|d| d.id == *disk).map_or(0, |d| d.size);
@@ -405,6 +413,9 @@ pub(crate) fn replay(
                 replica.take(room, need)?;
             }
             room -= cost;
+            if !entry.log.partial {
+                note(&mut changed, &frame.body);
+            }
             writer.write(frame)
         })?;
         replica.step("after a log is written into layers")?;
@@ -414,7 +425,15 @@ pub(crate) fn replay(
         replica.proved(&path);
         replica.step("after a layer is synced")?;
     }
-    Ok(())
+    Ok(changed)
+}
+
+/// Adds what a frame changes.
+fn note(changed: &mut Changed, body: &FrameBody) {
+    match body {
+        FrameBody::Data(data) => changed.wrote(data),
+        FrameBody::Zero(len) => changed.zeroed(*len),
+    }
 }
 
 /// What a frame writes to a disk that has become this small since.

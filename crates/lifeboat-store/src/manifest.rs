@@ -8,7 +8,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, DiskFile, Point, StoreError, Target};
-use lifeboat_model::{BranchId, DiskFormat, DiskId, PointId, Position, VmId};
+use lifeboat_model::{BranchId, Changed, DiskFormat, DiskId, PointId, Position, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::chain::Image;
@@ -143,6 +143,9 @@ pub(crate) struct Head {
     /// Set durably before the images are written to and cleared after they are durable. Found set, they are worthless.
     pub(crate) dirty: bool,
     pub(crate) layers: Vec<Layer>,
+    /// What the logs that were applied to it changed.
+    #[serde(default)]
+    pub(crate) changed: Changed,
 }
 
 /// A branch.

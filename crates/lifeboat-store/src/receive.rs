@@ -226,6 +226,12 @@ impl<'a> Part<'a> {
             let parent = header.parent;
             return Err(StoreError::OutOfSequence { parent, have });
         }
+        if header.position.is_out_of_reach_of(have) {
+            return refuse(format!(
+                "it leads from {have} to {}, which cannot be",
+                header.position
+            ));
+        }
         Ok(())
     }
 

@@ -319,6 +319,7 @@ impl Replica {
             files: manifest.disk_files(&self.dir),
             faults: self.faults.list(),
             damage: Vec::new(),
+            unsealed: manifest.head.as_ref().map(|h| h.changed).unwrap_or_default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -145,6 +146,9 @@ async fn described(replica: Arc<Replica>) -> Result<ReplicaInfo> {
 fn absolute(dir: &Utf8Path) -> Result<Utf8PathBuf> {
     camino::absolute_utf8(dir).map_err(at("resolve", dir))
 }
+
+/// How long the daemon's end may wait for work that was dropped.
+const RELEASE: Duration = Duration::from_secs(20);
 
 #[async_trait]
 impl ReplicaStore for QcowStore {
@@ -369,6 +373,17 @@ impl ReplicaStore for QcowStore {
         self.forget(vm);
         if let Some(replica) = self.keep(None, vm) {
             replica.idle().await;
+        }
+    }
+
+    async fn release(&self) {
+        let open: Vec<_> = {
+            let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+            replicas.values().cloned().collect()
+        };
+        let idle = futures_util::future::join_all(open.iter().map(|replica| replica.idle()));
+        if tokio::time::timeout(RELEASE, idle).await.is_err() {
+            tracing::warn!("work on a replica's files does not end; the next start takes it up");
         }
     }
 

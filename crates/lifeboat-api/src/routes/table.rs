@@ -221,6 +221,16 @@ pub const ROUTES: &[Route] = &[
         "scrub",
         "Verify the replica's files by their recorded digests, and repair what can be",
     ),
+    post(
+        "/vms/{vm}/replication/hold-points",
+        "hold-points",
+        "Keep every recovery point of a replica from expiring until they are released",
+    ),
+    post(
+        "/vms/{vm}/replication/release-points",
+        "release-points",
+        "Let recovery points expire again, and agree to the history that the primary asks for",
+    ),
     delete(
         "/vms/{vm}/replication/abandoned",
         "drop-abandoned",

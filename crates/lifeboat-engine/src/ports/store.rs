@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, LogDisk};
-use lifeboat_model::{Arrival, BranchId, DiskFormat, DiskId, PointId, Position, Timestamp, VmId};
+use lifeboat_model::{Arrival, BranchId, Changed, DiskFormat, DiskId, PointId, Position, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::ByteStream;
@@ -31,6 +31,10 @@ pub struct Point {
     /// one of a program that did not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrived: Option<Arrival>,
+    /// What changed since the point before it, as far as it arrived in logs of whole instants; `None` where that was not
+    /// noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Changed>,
 }
 
 /// A log that is durable here: any-point recovery can replay it.
@@ -174,6 +178,9 @@ pub struct ReplicaInfo {
     /// Files that are known to be damaged, and what they spoil.
     #[serde(default)]
     pub damage: Vec<DamagedFile>,
+    /// What the logs changed that were applied since the newest point. It begins anew when the head is built again.
+    #[serde(default)]
+    pub unsealed: Changed,
 }
 
 /// The topmost file of a disk's image chain.
@@ -493,6 +500,10 @@ pub trait ReplicaStore: Send + Sync {
 
     /// Lets go of a replica without touching its files; `open` takes it up again.
     async fn close(&self, vm: VmId);
+
+    /// The daemon stops, and every call has ended or was dropped: waits until no thread and no program of the store has a
+    /// replica's files open. What does not end within 20 seconds, because its disk does not answer, is left to the next start.
+    async fn release(&self);
 
     /// Deletes a replica with all its points. Repeatable.
     async fn destroy(&self, vm: VmId) -> Result<(), StoreError>;

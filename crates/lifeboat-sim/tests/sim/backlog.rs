@@ -1,7 +1,7 @@
 //! A replica whose disk is slow: what waits to be applied is bounded and holds the sender back, nothing is lost or counted as
 //! a failure, points go on expiring, and a failover does not wait for a replay.
 
-use crate::common::{failover, replicating, simulate, state};
+use crate::common::{agreed, failover, replicating, simulate, state};
 use lifeboat_engine::action::{Action, Answer, PointSelector, ReplicationView};
 use lifeboat_model::policy::BACKLOG_LOGS;
 use lifeboat_model::{JobState, ReplicationHealth as Health, ReplicationState as State};
@@ -30,6 +30,7 @@ async fn slow(w: &mut World, spacing_s: u32, apply_ms: u64) {
     w.insist(0, Action::ModifyReplication { vm, settings })
         .await
         .unwrap();
+    agreed(w).await;
     w.run(20).await;
     w.shared.state().hosts[1].slow_apply_ms = apply_ms;
 }

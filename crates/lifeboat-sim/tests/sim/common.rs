@@ -1,9 +1,12 @@
 //! What the tests of the simulated world share: a runtime in virtual time for each seed, and the usual beginnings.
 #![allow(unreachable_pub, reason = "shared by the test files")]
 
+use std::collections::HashSet;
+
 use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, PointView, Refusal};
+use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{FailoverPhase, Side};
-use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_model::{JobState, PointId, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::{Content, VM, World};
 
 /// The seed to replay, if one was asked for.
@@ -88,6 +91,26 @@ pub async fn points(w: &World) -> Vec<PointView> {
     }
 }
 
+/// Somebody on the replica's host agrees to less history, if that is what the primary asks for now.
+pub async fn agreed(w: &World) {
+    w.run(1).await;
+    let held = |r: lifeboat_engine::action::ReplicationView| r.hold.is_some();
+    if w.view(1).await.and_then(|v| v.replication).is_some_and(held) {
+        w.insist(1, Action::ReleasePoints { vm: World::vm() })
+            .await
+            .unwrap();
+    }
+}
+
+/// The sealed points of the replica.
+pub async fn sealed(w: &World) -> HashSet<PointId> {
+    let id = |p: &PointView| match p.target {
+        Target::Point { id } => Some(id),
+        Target::Cycle { .. } | Target::Abandoned => None,
+    };
+    points(w).await.iter().filter_map(id).collect()
+}
+
 /// Starts a job and waits for its end.
 pub async fn job(w: &World, host: usize, action: Action) -> Result<JobState, Refusal> {
     let job = match w.act(host, action).await {
@@ -102,7 +125,12 @@ pub async fn job(w: &World, host: usize, action: Action) -> Result<JobState, Ref
         }
         w.run(1).await;
     }
-    panic!("job {job:?} does not end");
+    panic!(
+        "job {job:?} does not end: {:?}\n{:?}\n{}",
+        w.recorded(0),
+        w.recorded(1),
+        w.tail(40).join("\n")
+    );
 }
 
 pub fn failover(point: PointSelector) -> Action {

@@ -1,17 +1,12 @@
 //! What another host can cause on this one by its word alone, and what an administrator of this host has to agree to.
 
-use std::collections::HashSet;
-
 use crate::common::{
-    eventually, flows, healthy, job, mode, planned, points, replicating, reverse, simulate, state, taken_over,
+    eventually, flows, healthy, job, mode, planned, replicating, reverse, sealed, simulate, state, taken_over,
 };
-use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, Refusal};
+use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
 use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind};
-use lifeboat_engine::ports::store::Target;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{
-    AuthorizationEntry, JobState, PointId, ReplicationMode as Mode, ReplicationState as State,
-};
+use lifeboat_model::{AuthorizationEntry, JobState, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::{VM, World};
 
 fn entry() -> AuthorizationEntry {
@@ -28,14 +23,6 @@ fn entry() -> AuthorizationEntry {
 
 async fn set(w: &World, host: usize, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
     w.insist(host, Action::AddAuthorization { entry }).await
-}
-
-async fn sealed(w: &World) -> HashSet<PointId> {
-    let id = |p: &PointView| match p.target {
-        Target::Point { id } => Some(id),
-        Target::Cycle { .. } | Target::Abandoned => None,
-    };
-    points(w).await.iter().filter_map(id).collect()
 }
 
 #[test]
@@ -166,6 +153,12 @@ fn points_are_kept_for_the_time_of_the_entry_whatever_the_primary_asks_for() {
         let still = sealed(w).await;
         assert!(after.is_subset(&still));
         set(w, 1, entry()).await.unwrap();
+        // Nor without the entry: somebody on this host has to agree.
+        w.write(20);
+        w.run(120).await;
+        assert!(still.is_subset(&sealed(w).await));
+        let vm = World::vm();
+        w.insist(1, Action::ReleasePoints { vm }).await.unwrap();
         w.write(20);
         w.run(120).await;
         let left = sealed(w).await.len();

@@ -12,6 +12,8 @@ mod consent;
 mod extended;
 mod foreign;
 mod guests;
+mod hold;
+mod lies;
 mod lists;
 mod media;
 mod model;

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use crate::common::{failover, job, planned, points, replicating, simulate, state};
+use crate::common::{agreed, failover, job, planned, points, replicating, simulate, state};
 use lifeboat_engine::action::{Action, InitialCopy, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, Position, ReplicationSettings, ReplicationState as State, Timestamp};
@@ -54,6 +54,7 @@ async fn enabled(w: &mut World, settings: ReplicationSettings) {
     w.insist(0, Action::ModifyReplication { vm, settings })
         .await
         .unwrap();
+    agreed(w).await;
 }
 
 async fn flowing(w: &World, seconds: u64) {
@@ -106,9 +107,11 @@ async fn seeded(w: &mut World, different: bool) {
 async fn newest_comes_up(w: &mut World) {
     w.run(5).await;
     let last = w.disks_now(0);
-    let newest = durable(w);
     w.kill_vm(0);
     w.cut(true);
+    // What had arrived whole becomes durable.
+    w.pause(500).await;
+    let newest = durable(w);
     let list = points(w).await;
     assert_eq!(position(w, &list[0].target), newest, "the newest is listed first");
     let done = job(w, 1, failover(PointSelector::Latest)).await.unwrap();

@@ -1,6 +1,8 @@
 //! Changing a relationship while it runs: what counts when, what is refused, and what a crash in the middle leaves.
 
-use crate::common::{cancel_planned, eventually, healthy, points, prepare, replicating, simulate, state};
+use crate::common::{
+    agreed, cancel_planned, eventually, healthy, points, prepare, replicating, simulate, state,
+};
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{Action, Answer, Refusal, ReplicationView};
 use lifeboat_engine::ports::store::Target;
@@ -68,6 +70,7 @@ fn interval_and_history_count_at_once() {
             .await
             .unwrap();
         assert!(agree(w));
+        agreed(w).await;
         w.run(120).await;
         let left = points(w).await;
         assert!(left.len() <= 2, "{left:?}");

@@ -57,6 +57,11 @@ async fn a_log_that_does_not_belong_here_is_refused() {
     header.parent = Position::from_parts(GenerationId(uuid::Uuid::nil()), header.parent.sequence());
     let said = w.send(header.position, &one_frame(&header)).await;
     assert!(matches!(said, Err(StoreError::OutOfSequence { .. })), "{said:?}");
+    // Whoever went on from there would run out of numbers.
+    header = w.header();
+    header.position = Position::from_parts(header.position.generation(), u64::MAX - 1);
+    let said = w.send(header.position, &one_frame(&header)).await;
+    assert!(matches!(said, Err(StoreError::BadLog(_))), "{said:?}");
     nothing_left(&w);
     w.rounds(1).await;
     w.check().await;

@@ -3,6 +3,7 @@
 
 mod batch;
 mod bench;
+mod changed;
 mod crash;
 mod document;
 mod faults;
@@ -15,6 +16,7 @@ pub(crate) mod medium;
 mod order;
 mod proof;
 mod quota;
+mod release;
 mod scrub;
 mod space;
 mod spool;

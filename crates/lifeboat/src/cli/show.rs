@@ -21,8 +21,8 @@ use lifeboat_model::quota::Quota;
 use lifeboat_model::shell::argument;
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{
-    AuthorizationEntry, DiskFormat, JobState, JobType, NicFailover, NicSpec, ReplicationHealth, Timestamp,
-    VmId,
+    AuthorizationEntry, Changed, DiskFormat, JobState, JobType, NicFailover, NicSpec, ReplicationHealth,
+    Timestamp, VmId,
 };
 
 use super::units::{self, instant, size, span};
@@ -307,12 +307,33 @@ pub(crate) fn points(points: &[PointView], zone: &TimeZone) -> String {
             kind.into(),
             consistency,
             size(p.size),
+            dash(p.changed, |c| size(c.data.saturating_add(c.zeroed))),
+            dash(p.changed, random),
             p.id.clone(),
         ]
     });
-    let mut text = table(&["INSTANT", "KIND", "CONSISTENCY", "SIZE", "ID"], rows);
+    let mut text = table(
+        &[
+            "INSTANT",
+            "KIND",
+            "CONSISTENCY",
+            "SIZE",
+            "CHANGED",
+            "RANDOM",
+            "ID",
+        ],
+        rows,
+    );
     damaged.iter().for_each(|line| text.push_str(line));
     text
+}
+
+/// Which part of what was written cannot be compressed.
+pub(crate) fn random(changed: Changed) -> String {
+    match changed.data {
+        0 => "0 %".to_owned(),
+        data => format!("{} %", u128::from(changed.random) * 100 / u128::from(data)),
+    }
 }
 
 /// What to know of a list of points, newest first, whose instants are not in order.

@@ -6,7 +6,7 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::shell::{argument, quoted};
 
 /// Commands of hints that take the VM as their next word, and what they need besides.
-const COMMANDS: [(&str, &str); 22] = [
+const COMMANDS: [(&str, &str); 24] = [
     ("lifeboat replication enable", " --to HOST:PORT"),
     ("lifeboat replication start", ""),
     ("lifeboat replication status", ""),
@@ -19,6 +19,8 @@ const COMMANDS: [(&str, &str); 22] = [
     ("lifeboat replication become-replica", ""),
     ("lifeboat replication drop-abandoned", ""),
     ("lifeboat replication scrub", ""),
+    ("lifeboat replication hold-points", ""),
+    ("lifeboat replication release-points", ""),
     ("lifeboat replication import", " DIR"),
     ("lifeboat failover cancel", ""),
     ("lifeboat failover stop-test", ""),
@@ -93,6 +95,8 @@ fn words(action: &Action) -> Option<String> {
         Action::BecomeReplica { .. } => of("replication become-replica"),
         Action::DropAbandoned { .. } => of("replication drop-abandoned"),
         Action::Scrub { .. } => of("replication scrub"),
+        Action::HoldPoints { .. } => of("replication hold-points"),
+        Action::ReleasePoints { .. } => of("replication release-points"),
         Action::ResetStatistics { .. } => of("replication reset-statistics"),
         Action::ExtendReplication { .. } => of("replication extend"),
         Action::CancelExtended { .. } => of("replication cancel-copy --extended"),

@@ -10,10 +10,11 @@ use camino::Utf8PathBuf;
 use lifeboat_api::{Admission, Server};
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
-    Action, Answer, BacklogView, BulkView, ContactView, CycleResult, Management, PointView, Refusal,
-    ReplicationView, ServerView, VmTimes, VmView,
+    Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, HoldView, Management,
+    PointView, Refusal, ReplicationView, ServerView, VmTimes, VmView,
 };
 use lifeboat_engine::by::{By, Surface};
+use lifeboat_engine::hold::Reason;
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
@@ -23,7 +24,7 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::lifecycle::Event as Happening;
 use lifeboat_model::{
-    AuthorizationEntry, Bandwidth, BranchId, DiskId, FailedOverReplicationType, GenerationId, JobId,
+    AuthorizationEntry, Bandwidth, BranchId, Changed, DiskId, FailedOverReplicationType, GenerationId, JobId,
     JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings,
     ReplicationState, Timestamp, VmId,
 };
@@ -305,6 +306,8 @@ impl Script {
                 attempts: 312,
             }),
             failover: Some(failover()),
+            hold: Some(held()),
+            changes: Some(changing()),
             ..replication()
         };
         let committed = committed(&over);
@@ -456,7 +459,30 @@ fn replication() -> ReplicationView {
         allowed: None,
         contact: None,
         backlog: None,
+        hold: None,
+        changes: None,
         dir: None,
+    }
+}
+
+fn held() -> HoldView {
+    HoldView {
+        since: Timestamp(NOW - 11_200_000),
+        reasons: vec![Reason::Burst {
+            random: 9 * GIB,
+            usual: GIB / 4,
+        }],
+    }
+}
+
+fn changing() -> ChangesView {
+    ChangesView {
+        hour: Changed {
+            data: 10 * GIB,
+            random: 9 * GIB,
+            zeroed: 0,
+        },
+        usual: GIB / 4,
     }
 }
 
@@ -513,6 +539,11 @@ fn points() -> Vec<PointView> {
         consistency: Consistency::Application,
         size: 123_456_789,
         unusable: None,
+        changed: Some(Changed {
+            data: 200 << 20,
+            random: 150 << 20,
+            zeroed: 5 << 20,
+        }),
     };
     let cycle = PointView {
         id: position().to_string(),
@@ -522,6 +553,7 @@ fn points() -> Vec<PointView> {
         consistency: Consistency::Crash,
         size: 40_960,
         unusable: None,
+        changed: None,
     };
     let abandoned = PointView {
         id: "abandoned".into(),
@@ -531,6 +563,7 @@ fn points() -> Vec<PointView> {
         consistency: Consistency::Crash,
         size: 77 << 20,
         unusable: None,
+        changed: None,
     };
     vec![cycle, point, abandoned]
 }

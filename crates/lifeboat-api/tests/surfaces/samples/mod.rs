@@ -1,10 +1,11 @@
 //! One of everything that crosses the surface. The exhaustive matches make a new variant a compile error here.
 
 use lifeboat_engine::action::{
-    Action, Answer, BacklogView, BulkView, ContactView, CycleResult, ExtendedView, InitialCopy,
-    PointSelector, PointView, PowerNote, ReplicationView, ServerView, VmRef, VmTimes, VmView,
+    Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, ExtendedView, HoldView,
+    InitialCopy, PointSelector, PointView, PowerNote, ReplicationView, ServerView, VmRef, VmTimes, VmView,
 };
 use lifeboat_engine::by::{By, Surface};
+use lifeboat_engine::hold::{History, Reason};
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
@@ -15,14 +16,14 @@ use lifeboat_engine::records::{
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::vm::NicBackend;
 use lifeboat_model::{
-    AuthorizationEntry, Bandwidth, BandwidthWindow, BranchId, DayWindow, DiskId, FailedOverReplicationType,
-    GenerationId, JobId, JobState, JobType, NicFailover, PointId, Position, ReplicationHealth,
-    ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId,
+    AuthorizationEntry, Bandwidth, BandwidthWindow, BranchId, Changed, DayWindow, DiskId,
+    FailedOverReplicationType, GenerationId, JobId, JobState, JobType, NicFailover, PointId, Position,
+    ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId,
 };
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 50;
+pub(crate) const VARIANTS: usize = 52;
 
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {
@@ -77,6 +78,8 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::SetAuthorization { .. } => (47, true),
         Action::ForgetReplication { .. } => (48, true),
         Action::Scrub { .. } => (49, true),
+        Action::HoldPoints { .. } => (50, true),
+        Action::ReleasePoints { .. } => (51, true),
     }
 }
 
@@ -203,6 +206,8 @@ fn lifecycle() -> Vec<Action> {
         Action::BecomeReplica { vm: vm() },
         Action::DropAbandoned { vm: vm() },
         Action::Scrub { vm: vm() },
+        Action::HoldPoints { vm: vm() },
+        Action::ReleasePoints { vm: vm() },
         Action::SetFailoverNetwork {
             vm: vm(),
             cards: cards(),
@@ -434,6 +439,11 @@ fn points() -> Vec<PointView> {
         consistency: lifeboat_deltalog::Consistency::Crash,
         size: 1,
         unusable: None,
+        changed: Some(Changed {
+            data: 3,
+            random: 2,
+            zeroed: 1,
+        }),
     };
     let cycle = Target::Cycle { position: position() };
     vec![
@@ -494,6 +504,8 @@ fn view() -> ReplicationView {
         allowed: None,
         contact: None,
         backlog: None,
+        hold: None,
+        changes: None,
         dir: None,
     }
 }
@@ -513,6 +525,37 @@ fn extended() -> ExtendedView {
         problem: view().problem,
         counters: Counters::default(),
     }
+}
+
+fn changing() -> ChangesView {
+    ChangesView {
+        hour: points()[0].changed.unwrap(),
+        usual: 4,
+    }
+}
+
+fn held() -> HoldView {
+    HoldView {
+        since: Timestamp(1),
+        reasons: reasons(),
+    }
+}
+
+fn reasons() -> Vec<Reason> {
+    let history = |points| History {
+        points,
+        spacing_s: 3600,
+        window_s: 600,
+    };
+    let (before, now) = (history(12), history(0));
+    vec![
+        Reason::Asked,
+        Reason::LessHistory { before, now },
+        Reason::Burst {
+            random: 9 << 30,
+            usual: 1 << 20,
+        },
+    ]
 }
 
 /// Everything at once, which never happens; each of it in every form.
@@ -537,6 +580,8 @@ fn busy() -> Vec<ReplicationView> {
         .zip(tests.into_iter().cycle())
     {
         all.push(ReplicationView {
+            hold: Some(held()),
+            changes: Some(changing()),
             test: Some(Test {
                 vm: VmId(Uuid::from_u128(8)),
                 branch: BranchId(Uuid::from_u128(3)),

@@ -58,6 +58,10 @@ pub(crate) enum Replication {
     DropAbandoned(Target),
     /// Verify the files of a replica by their recorded digests, and repair what can be; on the replica host.
     Scrub(Target),
+    /// Keep every recovery point from expiring until they are released; on the replica host.
+    HoldPoints(Target),
+    /// Let recovery points expire again after somebody has looked at them; on the replica host.
+    ReleasePoints(Target),
     /// Show what replication has cost and missed in the current window.
     #[command(visible_alias = "measure")]
     Statistics {

@@ -73,6 +73,8 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         Replication::BecomeReplica(_)
         | Replication::DropAbandoned(_)
         | Replication::Scrub(_)
+        | Replication::HoldPoints(_)
+        | Replication::ReleasePoints(_)
         | Replication::Continue(_) => plain(cx, command).await,
     }
 }
@@ -227,6 +229,20 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
                 "the replica of {} is as it was recorded; what had no digest yet has one now",
                 t.vm
             ),
+        ),
+        Replication::HoldPoints(t) => (
+            t,
+            |vm| Action::HoldPoints { vm },
+            format!(
+                "no recovery point of {} expires until: lifeboat replication release-points {}",
+                t.vm,
+                argument(&t.vm)
+            ),
+        ),
+        Replication::ReleasePoints(t) => (
+            t,
+            |vm| Action::ReleasePoints { vm },
+            format!("recovery points of {} expire again as they are due", t.vm),
         ),
         Replication::Continue(t) => (
             t,

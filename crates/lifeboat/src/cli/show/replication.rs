@@ -10,7 +10,7 @@ use lifeboat_engine::records::{
 };
 use lifeboat_model::{FailedOverReplicationType, ReplicationMode, ReplicationState};
 
-use super::{Names, addresses, dash, name_of, names, power, reference, sheet, table};
+use super::{Names, addresses, dash, name_of, names, power, random, reference, sheet, table};
 use crate::cli::units::{self, instant, size, span};
 
 type Row = (&'static str, String);
@@ -265,6 +265,15 @@ fn under_way(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
     if r.test.is_none() {
         rows.extend(r.last_test.map(|at| ("last test", instant(at, zone))));
     }
+    if let Some(hold) = &r.hold {
+        rows.push((
+            "points held",
+            format!(
+                "since {}; to let them expire: lifeboat replication release-points {it}",
+                instant(hold.since, zone)
+            ),
+        ));
+    }
     if let Some(a) = &r.abandoned {
         rows.push(("abandoned", abandoned(a, zone)));
         rows.push((
@@ -423,7 +432,7 @@ fn wanted(r: &ReplicationView) -> Vec<Row> {
 fn figures(r: &ReplicationView) -> Vec<Row> {
     let c = &r.counters;
     let latency = |ms| span(Duration::from_millis(ms));
-    vec![
+    let mut rows = vec![
         (
             "cycles",
             format!("{}, {} failed, {} late", c.cycles, c.failures, c.missed),
@@ -440,7 +449,17 @@ fn figures(r: &ReplicationView) -> Vec<Row> {
                 latency(c.max_latency_ms)
             ),
         ),
-    ]
+    ];
+    rows.extend(r.changes.map(|c| {
+        let hour = format!(
+            "{} in this hour, {} cannot be compressed; at most {} of that in an hour before",
+            size(c.hour.data.saturating_add(c.hour.zeroed)),
+            random(c.hour),
+            size(c.usual)
+        );
+        ("changes", hour)
+    }));
+    rows
 }
 
 /// `replication statistics VM`.
