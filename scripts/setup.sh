@@ -16,7 +16,7 @@ python_packages=scripts/python-packages.txt
 plain=(
     busybox-static ca-certificates cmake cpio curl e2fsprogs faketime fdisk gcc grub-common grub-pc-bin iproute2 kmod
     libc6-dev libnbd-bin linux-image-cloud-amd64 make mount nftables ovmf pkg-config python3
-    python3-venv sblim-wbemcli
+    python3-venv sblim-wbemcli strace
 )
 backports=(qemu-system-common qemu-system-data qemu-system-x86 qemu-utils seabios)
 

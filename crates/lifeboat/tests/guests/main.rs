@@ -3,6 +3,7 @@
 
 mod addresses;
 mod attacks;
+mod attacks_paths;
 mod cim;
 mod copies;
 mod crashes;

@@ -425,13 +425,36 @@ impl Host {
 
     /// Starts the daemon and waits until it answers.
     pub fn start(&mut self) {
+        self.launch(Command::new(binary()));
+    }
+
+    /// The same, with every system call of it and its children that names a file recorded in `trace`.
+    pub fn start_traced(&mut self, trace: &Path) {
+        // The tracer is not the parent (-D), so that the process is the daemon itself.
+        let mut command = Command::new("strace");
+        command.args([
+            "-D",
+            "-f",
+            "--seccomp-bpf",
+            "-qq",
+            "-s",
+            "4096",
+            "-e",
+            "trace=%file",
+            "-o",
+        ]);
+        command.arg(trace).arg(binary());
+        self.launch(command);
+    }
+
+    fn launch(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "{} is running", self.name);
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir.join("daemon.log"))
             .unwrap();
-        let child = Command::new(binary())
+        let child = command
             .args([
                 "serve",
                 "--config",
@@ -458,6 +481,13 @@ impl Host {
     /// The daemon's process.
     pub fn daemon(&self) -> u32 {
         self.child.as_ref().unwrap().id()
+    }
+
+    /// Tells the daemon to end and waits for it.
+    pub fn terminate(&mut self) {
+        run("kill", &[&self.daemon().to_string()]);
+        let mut child = self.child.take().unwrap();
+        assert!(child.wait().unwrap().success(), "{}", self.log());
     }
 
     /// kill -9 of the daemon; its guests live on.
