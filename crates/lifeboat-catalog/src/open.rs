@@ -111,6 +111,10 @@ fn prepare(path: &Utf8Path) -> Result<Connection, CatalogError> {
     connection
         .pragma_update(None, "synchronous", "FULL")
         .map_err(|e| database(&e))?;
+    // Keys of exports are among the records: what is no longer one is overwritten, not only forgotten.
+    connection
+        .pragma_update(None, "secure_delete", "ON")
+        .map_err(|e| database(&e))?;
     crate::rows::add_digests(&mut connection)?;
     crate::rows::part_groups(&mut connection)?;
     Ok(connection)

@@ -12,7 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use common::{event, job, path, relationship, vm};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
-use lifeboat_engine::records::ServerSettings;
+use lifeboat_engine::records::{PrimarySide, ServerSettings, Side};
 use lifeboat_model::AuthorizationEntry;
 
 fn entry(primary: &str) -> AuthorizationEntry {
@@ -233,6 +233,47 @@ async fn the_file_is_for_its_owner_only() {
         seen += 1;
     }
     assert!(seen >= 3, "database, log and lock");
+}
+
+/// A key of an export is in the catalog for as long as it is needed and in its owner's files alone; what SQLite leaves of a
+/// record that was replaced or removed is overwritten.
+#[tokio::test]
+async fn a_key_that_is_no_longer_needed_is_nowhere_in_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = |n: u8| format!("{}=", format!("{n}").repeat(43));
+    let with = |n: u8| {
+        let mut rel = relationship(u128::from(n), 1);
+        let sealing = format!(
+            r#"{{"export":"00000000-0000-0000-0000-000000000009","key":"{}"}}"#,
+            key(n)
+        );
+        rel.side = Side::Primary(PrimarySide {
+            export: Some("/media/usb".into()),
+            sealing: Some(serde_json::from_str(&sealing).unwrap()),
+            ..PrimarySide::new(rel.position)
+        });
+        rel
+    };
+    let files = || {
+        let each = std::fs::read_dir(dir.path()).unwrap();
+        each.flat_map(|f| std::fs::read(f.unwrap().path()).unwrap())
+            .collect::<Vec<u8>>()
+    };
+    let has = |n: u8| files().windows(44).any(|w| w == key(n).as_bytes());
+    let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
+    // Written to the file itself, not only to its log, before they are given up.
+    for n in [4, 8] {
+        catalog.put_relationship(&with(n)).await.unwrap();
+    }
+    drop(catalog);
+    assert!(has(4) && has(8));
+    let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
+    assert_eq!(catalog.load().await.unwrap().relationships, [with(4), with(8)]);
+    catalog.put_relationship(&relationship(4, 1)).await.unwrap();
+    catalog.remove_relationship(vm(8), 0).await.unwrap();
+    drop(catalog);
+    assert!(!has(4), "the record was replaced");
+    assert!(!has(8), "the record was removed");
 }
 
 #[tokio::test]

@@ -565,6 +565,7 @@ mod tests {
             waiting_logs: 0,
             waiting_bytes: 0,
             hand_over: HandOver::default(),
+            export: None,
         }
     }
 

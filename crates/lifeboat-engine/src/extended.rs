@@ -533,7 +533,7 @@ impl Actor {
 fn stood(info: &ReplicaInfo, offer: &GivenWay) -> Divergence {
     let since = match &offer.content {
         Content::Reverse { since, .. } => *since,
-        Content::Empty | Content::Seed | Content::Media | Content::Extended => offer.start,
+        Content::Empty | Content::Seed | Content::Media { .. } | Content::Extended => offer.start,
     };
     let at = info.applied;
     // A copy that is not complete, or is being made equal, stands at a position without holding it.

@@ -1,35 +1,35 @@
 //! The initial copy by somebody's hands: the primary writes it to a directory while changes are recorded, cycles flow at
 //! once and wait on the replica, and the replica imports the copy below them. The files are the port's; what the copy is
-//! read from is `copy`'s.
+//! read from is `copy`'s, and the key that both sides have for the files is `sealing`'s.
 
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_deltalog::LogDisk;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
-use lifeboat_model::{GenerationId, JobState, JobType, Position, ReplicationState as State, VmId};
+use lifeboat_model::{GenerationId, JobState, JobType, Position, ReplicationState as State};
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, no_relationship, not_now};
 use crate::copy::{self, CopyError, Route, SEGMENT, Tools};
+use crate::fitting::{VERSION, misfitting};
 use crate::jobs::Jobs;
 use crate::operations::link_refusal;
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
 use crate::ports::link::{Content, PeerRequest};
-use crate::ports::media::{Manifest, Media, MediaError, Segment, SegmentFile};
-use crate::ports::store::{ReplicaInfo, ReplicaStore};
+use crate::ports::media::{Manifest, Media, MediaError, Part, Seal, Segment, SegmentFile};
+use crate::ports::store::ReplicaStore;
 use crate::primary::droppable;
 use crate::records::{Import, Job, PrimarySide, Relationship};
-
-/// The version of manifests that is written, and the only one that is read.
-const VERSION: u32 = 1;
+use crate::sealing;
 
 /// Where an export goes.
 pub(crate) struct Export {
     pub(crate) media: Arc<dyn Media>,
     pub(crate) dir: Utf8PathBuf,
+    /// `None`: it was begun by a version that sealed nothing.
+    pub(crate) seal: Option<Seal>,
     /// The VM's name, for people.
     pub(crate) name: String,
 }
@@ -43,8 +43,14 @@ pub(crate) async fn export(
     to: &Export,
     report: &(dyn Fn(u64, u64) + Send + Sync),
 ) -> Result<(), CopyError> {
-    let Export { media, dir, name } = to;
-    let found = media.found(dir, route.vm, route.start).await?;
+    let Export {
+        media,
+        dir,
+        seal,
+        name,
+    } = to;
+    let seal = seal.as_ref().ok_or(MediaError::NoKey)?;
+    let found = media.found(dir, seal).await?;
     let recorded = match source.recover().await? {
         Tracking::Since(at) => at.first() == Some(&route.start),
         Tracking::None | Tracking::Lost { .. } => false,
@@ -60,7 +66,7 @@ pub(crate) async fn export(
         source.stop_tracking().await?;
         source.start_tracking(route.start).await?;
     }
-    media.begin(dir, route.vm, route.start).await?;
+    media.begin(dir, seal).await?;
     let there = found.unwrap_or_default();
     let disks = source.disks();
     let total = disks.iter().map(|d| d.size).sum();
@@ -70,21 +76,19 @@ pub(crate) async fn export(
         let mut from = 0;
         while from < disk.size {
             let end = disk.size.min(from + SEGMENT);
-            let name = format!("{number:02}-{:06}.segment", from / SEGMENT);
-            let file = match there.iter().find(|f| f.name == name) {
+            let part = Part {
+                disk: number,
+                number: from / SEGMENT,
+            };
+            let file = match there.iter().find(|f| f.part == part) {
                 Some(file) => file.clone(),
                 None => {
-                    let put = |body| media.put(dir, &name, body);
+                    let put = |body| media.put(dir, seal, part, body);
                     let of = (usize::from(number), disk);
                     copy::segment::<SegmentFile, _, _>(tools, route, &*view, of, from..end, put).await?
                 }
             };
-            segments.push(Segment {
-                disk: number,
-                from,
-                to: end,
-                file,
-            });
+            segments.push(Segment { from, to: end, file });
             done += end - from;
             report(done, total);
             from = end;
@@ -99,90 +103,43 @@ pub(crate) async fn export(
         disks: disks.to_vec(),
         segments,
     };
-    media.finish(dir, &manifest).await?;
+    media.finish(dir, seal, &manifest).await?;
     Ok(())
 }
 
-/// Why an export is not the copy that a replica awaits; `None` when it is.
-fn misfit(manifest: &Manifest, vm: VmId, info: &ReplicaInfo, start: Position) -> Option<String> {
-    if manifest.version != VERSION {
-        return Some(format!(
-            "it has version {}, this Lifeboat reads {VERSION}",
-            manifest.version
-        ));
-    }
-    if manifest.vm != vm {
-        return Some(format!("it is of VM \"{}\" ({})", manifest.name, manifest.vm));
-    }
-    if manifest.start != start {
-        return Some(format!(
-            "it is of another attempt: it begins at {}, awaited is {start}; import the newest export",
-            manifest.start
-        ));
-    }
-    if manifest.disks != info.disks {
-        return Some("its disks are not those of the replica".into());
-    }
-    complete(&manifest.disks, &manifest.segments).err()
-}
-
-/// Whether segments cover all disks, in order and without gaps.
-fn complete(disks: &[LogDisk], segments: &[Segment]) -> Result<(), String> {
-    let mut next = segments.iter();
-    for (number, disk) in (0u16..).zip(disks) {
-        let mut at = 0;
-        while at < disk.size {
-            match next.next() {
-                Some(s) if s.disk == number && s.from == at && s.to > at && s.to <= disk.size => at = s.to,
-                _ => {
-                    return Err(format!(
-                        "its manifest leaves out disk \"{}\" from byte {at} on",
-                        disk.id
-                    ));
-                }
-            }
-        }
-    }
-    match next.next() {
-        None => Ok(()),
-        Some(s) => Err(format!("its manifest names \"{}\" beyond the disks", s.file.name)),
-    }
-}
-
-fn misfitting(vm: VmId, manifest: &Manifest, info: &ReplicaInfo, start: Position) -> Result<(), MediaError> {
-    misfit(manifest, vm, info, start).map_or(Ok(()), |why| Err(MediaError::Other(why)))
-}
-
-/// Reads an export to its end, and only when all of it is as it must be takes it in, from where an interrupted attempt
-/// stopped.
+/// Reads an export to its end, and only when all of it is what was sealed with the key that the link told takes it in, from
+/// where an interrupted attempt stopped. A medium may change between the two readings: the second one believes no more than
+/// the first.
 async fn import(
     (store, media): (Arc<dyn ReplicaStore>, Arc<dyn Media>),
-    vm: VmId,
+    seal: Result<Seal, MediaError>,
     start: Position,
     dir: &Utf8Path,
     report: &(dyn Fn(u64, u64, &str) + Send + Sync),
 ) -> Result<(), CopyError> {
-    let manifest = media.open(dir).await?;
+    let seal = seal?;
+    let vm = seal.vm;
+    let manifest = media.open(dir, &seal).await?;
     let info = store.info(vm).await?;
     misfitting(vm, &manifest, &info, start)?;
     let total = manifest.segments.iter().map(|s| s.file.bytes).sum::<u64>() * 2;
     let mut read = 0;
     for segment in &manifest.segments {
-        media.check(dir, &segment.file).await?;
+        media.check(dir, &seal, &segment.file).await?;
         read += segment.file.bytes;
         report(read, total, "checking the export");
     }
     for segment in &manifest.segments {
         read += segment.file.bytes;
-        let Some(disk) = manifest.disks.get(usize::from(segment.disk)) else {
+        let Some(disk) = manifest.disks.get(usize::from(segment.file.part.disk)) else {
             continue;
         };
         let have = info.bulk.iter().find(|b| b.disk == disk.id).map_or(0, |b| b.done);
         if have < segment.to {
-            let body = media.read(dir, &segment.file).await?;
+            let body = media.read(dir, &seal, &segment.file).await?;
             let progress = store.import(vm, body).await?;
             if progress.disk != disk.id || progress.done < segment.to {
-                let name = &segment.file.name;
+                let name = segment.file.part.name();
                 let why = format!("{name} holds less than its manifest says");
                 return Err(MediaError::Other(why).into());
             }
@@ -194,9 +151,12 @@ async fn import(
 
 fn media_refusal(e: &MediaError) -> Refusal {
     let code = match e {
-        MediaError::NotEmpty(_) | MediaError::Other(_) | MediaError::NotTaken { .. } => {
-            ReturnCode::InvalidParameter
-        }
+        MediaError::NotEmpty(_)
+        | MediaError::Other(_)
+        | MediaError::Another { .. }
+        | MediaError::NotSealed(_)
+        | MediaError::NotTaken { .. } => ReturnCode::InvalidParameter,
+        MediaError::NoKey => ReturnCode::InvalidState,
         MediaError::NoExport(_) => ReturnCode::FileNotFound,
         MediaError::Damaged { .. } | MediaError::NoSpace(_) | MediaError::Io(_) => ReturnCode::Failed,
     };
@@ -226,22 +186,31 @@ impl Actor {
     /// Where the initial copy is exported to, if it is.
     pub(crate) fn exports(&self) -> Option<Export> {
         let rel = self.rel.as_ref()?;
+        let side = rel.primary()?;
+        let seal = |sealing| Seal { vm: self.id, sealing };
         Some(Export {
             media: self.host.ports.media.clone(),
-            dir: rel.primary()?.export.clone()?.into(),
+            dir: side.export.clone()?.into(),
+            seal: side.sealing.as_deref().cloned().map(seal),
             name: rel.spec.name.clone(),
         })
     }
 
-    /// StartReplication to a directory. Each attempt has a start of its own, so that the media of an earlier one are never
-    /// taken for those of this one.
+    /// StartReplication to a directory. Each attempt has a start and a key of its own, so that the media of an earlier one are
+    /// never taken for those of this one. It begins when the replica's host has recorded the key. Before that nothing is
+    /// written: what is exported under a key that the other side may never get to know would be carried for nothing.
     pub(crate) async fn start_export(&mut self, dir: &str) -> Result<Answer, Refusal> {
         let before = self.rel.clone();
         let rel = before.as_ref().ok_or_else(no_relationship)?;
         let state = lifecycle::step(rel.mode, rel.state, Step::StartCopy).map_err(|e| not_now(&e))?;
         let path = absolute(dir)?;
         let start = Position::start(GenerationId(self.host.ports.entropy.uuid()));
-        let found = self.host.ports.media.found(&path, self.id, start).await;
+        let sealing = self.new_sealing()?;
+        let seal = Seal {
+            vm: self.id,
+            sealing: sealing.clone(),
+        };
+        let found = self.host.ports.media.found(&path, &seal).await;
         if found.map_err(|e| media_refusal(&e))?.is_some() {
             return Err(media_refusal(&MediaError::NotEmpty(path)));
         }
@@ -251,11 +220,14 @@ impl Actor {
             disks: self.capturable(&rel.settings.disks).await?,
             start,
             from: self.host.config.listen.clone(),
-            content: Content::Media,
+            content: Content::Media {
+                sealing: Some(sealing.clone()),
+            },
             firmware: self.firmware().await,
         };
         let offered = self.host.ports.link.call(&rel.peer, offer).await;
-        offered.map_err(|e| link_refusal(&e))?;
+        let offered = offered.map_err(|e| link_refusal(&e))?;
+        sealing::acknowledged(&rel.peer, &offered, &sealing)?;
         let job = self
             .host
             .jobs
@@ -265,6 +237,7 @@ impl Actor {
         }
         if let Some(side) = self.primary_side() {
             (side.export, side.scheduled, side.acknowledged) = (Some(path.into()), None, start);
+            side.sealing = Some(Box::new(sealing));
         }
         let answer = self.record(before, job).await?;
         self.primary.next_at = Instant::now();
@@ -272,10 +245,17 @@ impl Actor {
         Ok(answer)
     }
 
+    /// Nothing is exported any more; to where it was. The key is of no use here from then on.
+    fn no_export(&mut self) -> Option<String> {
+        let side = self.primary_side()?;
+        side.sealing = None;
+        side.export.take()
+    }
+
     /// The export is complete: cycles flow from now on.
     pub(crate) async fn exported(&mut self) -> bool {
         let before = self.rel.clone();
-        let Some(dir) = self.primary_side().and_then(|s| s.export.take()) else {
+        let Some(dir) = self.no_export() else {
             return true;
         };
         // It is in the state that the export was begun in.
@@ -299,9 +279,7 @@ impl Actor {
         }
         let before = self.rel.clone();
         self.primary.forget();
-        if let Some(side) = self.primary_side() {
-            side.export = None;
-        }
+        self.no_export();
         let _ = self.step(Step::CancelCopy);
         let why = format!("{}; start it again, into a new directory", chain(e));
         let text = format!("the export was given up: {why}");
@@ -359,14 +337,10 @@ impl Actor {
             ));
         }
         let path = absolute(dir)?;
+        let seal = self.awaited_seal().map_err(|e| media_refusal(&e))?;
         let info = self.replica_info().await?;
-        let manifest = self
-            .host
-            .ports
-            .media
-            .open(&path)
-            .await
-            .map_err(|e| media_refusal(&e))?;
+        let manifest = self.host.ports.media.open(&path, &seal).await;
+        let manifest = manifest.map_err(|e| media_refusal(&e))?;
         misfitting(self.id, &manifest, &info, start_of(rel)).map_err(|e| media_refusal(&e))?;
         let job = self
             .host
@@ -401,10 +375,11 @@ impl Actor {
         let rel = self.rel.as_ref()?;
         let Import { dir, job } = *rel.replica()?.import.clone()?;
         let ports = (self.host.ports.store.clone(), self.host.ports.media.clone());
-        let (jobs, vm, start): (Arc<Jobs>, _, _) = (self.host.jobs.clone(), self.id, start_of(rel));
+        let (jobs, seal, start): (Arc<Jobs>, _, _) =
+            (self.host.jobs.clone(), self.awaited_seal(), start_of(rel));
         Some(droppable(async move {
             let report = |done: u64, total: u64, what: &str| jobs.progress(job, done, total, what);
-            Done::Imported(import(ports, vm, start, Utf8Path::new(&dir), &report).await)
+            Done::Imported(import(ports, seal, start, Utf8Path::new(&dir), &report).await)
         }))
     }
 
@@ -419,10 +394,8 @@ impl Actor {
             Ok(()) => (JobState::Completed, None),
             Err(e) => (JobState::Exception, Some(chain(e))),
         };
-        if result.is_ok()
-            && let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut)
-        {
-            replica.awaits_import = false;
+        if result.is_ok() {
+            self.awaits_no_import();
         }
         let text = match &why {
             None => "the initial copy is imported; what arrived meanwhile is applied to it now".to_owned(),
@@ -439,10 +412,15 @@ impl Actor {
         if !self.awaits_import() {
             return;
         }
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
-            replica.awaits_import = false;
-        }
+        self.awaits_no_import();
         self.save_or_warn().await;
+    }
+
+    /// No medium is taken any more, and the key is forgotten.
+    fn awaits_no_import(&mut self) {
+        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+            (replica.awaits_import, replica.sealing) = (false, None);
+        }
     }
 
     /// The job of an import was cancelled. What was taken in is kept. `None`: it is another job.
@@ -477,81 +455,6 @@ fn start_of(rel: &Relationship) -> Position {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lifeboat_model::DiskId;
-    use uuid::Uuid;
-
-    fn segment(disk: u16, from: u64, to: u64) -> Segment {
-        Segment {
-            disk,
-            from,
-            to,
-            file: SegmentFile {
-                name: format!("{disk}-{from}"),
-                bytes: 1,
-                blake3: String::new(),
-            },
-        }
-    }
-
-    fn manifest() -> Manifest {
-        let disk = |id: &str, size| LogDisk {
-            id: DiskId::new(id).unwrap(),
-            size,
-        };
-        Manifest {
-            version: VERSION,
-            vm: VmId(Uuid::from_u128(1)),
-            name: "web".into(),
-            start: Position::start(GenerationId(Uuid::from_u128(2))),
-            disks: vec![disk("a", 100), disk("b", 50)],
-            segments: vec![segment(0, 0, 60), segment(0, 60, 100), segment(1, 0, 50)],
-        }
-    }
-
-    #[test]
-    fn only_the_awaited_export_fits() {
-        type Spoil = fn(&mut Manifest);
-        let good = manifest();
-        let info = ReplicaInfo {
-            dir: "/r".into(),
-            disks: good.disks.clone(),
-            bulk: Vec::new(),
-            durable: good.start,
-            applied: good.start,
-            points: Vec::new(),
-            logs: Vec::new(),
-            branches: Vec::new(),
-            abandoned: None,
-            files: Vec::new(),
-            faults: Vec::new(),
-            damage: Vec::new(),
-            unsealed: Default::default(),
-        };
-        let judge = |m: &Manifest| misfit(m, good.vm, &info, good.start);
-        assert_eq!(judge(&good), None);
-        let table: [(Spoil, &str); _] = [
-            (|m| m.version = 2, "version"),
-            (|m| m.vm = VmId(Uuid::from_u128(9)), "web"),
-            (
-                |m| m.start = Position::start(GenerationId(Uuid::from_u128(9))),
-                "another attempt",
-            ),
-            (|m| m.disks[0].size = 99, "disks"),
-            (|m| drop(m.segments.remove(1)), "\"a\" from byte 60"),
-            (|m| m.segments.swap(0, 1), "from byte 0"),
-            (|m| drop(m.segments.pop()), "\"b\" from byte 0"),
-            (|m| m.segments[2].to = 51, "\"b\""),
-            (|m| m.segments[1].from = 50, "from byte 60"),
-            (|m| m.segments.push(segment(1, 50, 60)), "beyond"),
-            (|m| m.segments[1].to = 60, "from byte 60"),
-        ];
-        for (spoil, word) in table {
-            let mut m = good.clone();
-            spoil(&mut m);
-            let why = judge(&m).unwrap_or_default();
-            assert!(why.contains(word), "{why} should contain {word}");
-        }
-    }
 
     #[test]
     fn a_directory_is_named_from_the_root() {

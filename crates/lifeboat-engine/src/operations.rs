@@ -224,7 +224,7 @@ impl Actor {
         self.step(Step::CancelCopy)?;
         self.drop_sync();
         if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
-            primary.export = None;
+            (primary.export, primary.sealing) = (None, None);
         }
         let ended = self
             .host

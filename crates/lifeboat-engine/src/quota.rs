@@ -45,7 +45,7 @@ impl Actor {
     /// Whether an offer asks for no more than its entry allows; a new replica gets a place.
     pub(crate) fn within_quota(&self, peer: &PeerIdentity, offer: &GivenWay) -> Result<(), PeerRefusal> {
         match offer.content {
-            Content::Empty | Content::Media | Content::Extended => {}
+            Content::Empty | Content::Media { .. } | Content::Extended => {}
             // A VM of this host that gives way by the word of its administrator.
             Content::Seed | Content::Reverse { .. } => return Ok(()),
         }

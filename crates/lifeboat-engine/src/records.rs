@@ -14,6 +14,7 @@ use crate::action::InitialCopy;
 use crate::by::By;
 use crate::hold::Keeping;
 use crate::ports::store::Target;
+use crate::sealing::Sealing;
 
 /// One VM's replication to one peer, as one side sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -190,6 +191,9 @@ pub struct PrimarySide {
     /// Directory that the initial copy is exported to; `None`: it goes over the network.
     #[serde(default)]
     pub export: Option<String>,
+    /// What that is sealed with, until it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealing: Option<Box<Sealing>>,
 }
 
 impl PrimarySide {
@@ -210,6 +214,7 @@ impl PrimarySide {
             how: InitialCopy::default(),
             start: false,
             export: None,
+            sealing: None,
         }
     }
 }
@@ -236,6 +241,9 @@ pub struct ReplicaSide {
     /// The initial copy comes on media: logs are kept until it is imported.
     #[serde(default)]
     pub awaits_import: bool,
+    /// What the awaited copy is sealed with, until it is imported or no longer awaited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealing: Option<Box<Sealing>>,
     /// The import that goes on.
     #[serde(default)]
     pub import: Option<Box<Import>>,
@@ -332,6 +340,7 @@ impl ReplicaSide {
             own: false,
             unequal: false,
             awaits_import: false,
+            sealing: None,
             import: None,
             extended: None,
             allowed: None,

@@ -28,6 +28,7 @@ use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, Sto
 use crate::primary::{IDLE, droppable};
 use crate::records::{Counters, FailoverPhase, Home, Relationship, ReplicaSide, Side};
 use crate::reverse::GivenWay;
+use crate::sealing;
 
 /// What the replica keeps in memory. All of it can be lost.
 pub(crate) struct ReplicaState {
@@ -654,7 +655,7 @@ impl Actor {
                 let taken = match offer.content {
                     _ if let Err(e) = offer.validate(peer) => Err(e),
                     _ if let Err(e) = self.within_quota(peer, &offer) => Err(e),
-                    Content::Empty | Content::Media => self.offered(peer, offer).await,
+                    Content::Empty | Content::Media { .. } => self.offered(peer, offer).await,
                     Content::Extended => match self.go_on_extended(peer, &offer).await {
                         Some(answer) => answer,
                         None => self.offered(peer, offer).await,
@@ -714,6 +715,7 @@ impl Actor {
                 waiting_logs: 0,
                 waiting_bytes: 0,
                 hand_over: self.takes_over(),
+                export: None,
             }));
         }
         let info = self.stored_info().await.map_err(|e| self.host.peer_refusal(e))?;
@@ -727,6 +729,7 @@ impl Actor {
             waiting_logs: waiting.logs,
             waiting_bytes: waiting.bytes,
             hand_over: self.takes_over(),
+            export: self.awaited_seal().ok().map(|s| s.sealing.export),
         }))
     }
 
@@ -793,11 +796,11 @@ impl Actor {
             true => self.lets_in(peer)?,
             false => self.trusts(peer)?,
         };
-        let (mode, awaits_import) = match offer.content {
-            Content::Extended => (Mode::ExtendedReplica, false),
-            Content::Media => (Mode::Replica, true),
-            Content::Empty | Content::Seed | Content::Reverse { .. } => (Mode::Replica, false),
+        let mode = match offer.content {
+            Content::Extended => Mode::ExtendedReplica,
+            Content::Media { .. } | Content::Empty | Content::Seed | Content::Reverse { .. } => Mode::Replica,
         };
+        let (awaits_import, sealing) = sealing::awaited(&offer.content, &self.host_name())?;
         if self.awaits_offer() {
             if mode == Mode::Replica && !awaits_import {
                 return self.await_seed(peer, offer).await;
@@ -829,6 +832,7 @@ impl Actor {
         let bound = self.rel.as_ref().and_then(Relationship::replica);
         let side = ReplicaSide {
             awaits_import,
+            sealing: sealing.map(Box::new),
             allowed: bound.and_then(|r| r.allowed.clone()),
             ..ReplicaSide::new(info.map_err(|e| self.host.peer_refusal(e))?.dir)
         };
@@ -850,7 +854,7 @@ impl Actor {
             Some(rel) if !again => {
                 (rel.settings, rel.spec, rel.way_back) = (offer.settings, spec, offer.from);
                 if let Some(replica) = rel.replica_mut() {
-                    replica.awaits_import = side.awaits_import;
+                    (replica.awaits_import, replica.sealing) = (side.awaits_import, side.sealing);
                 }
             }
             rel => {

@@ -810,7 +810,7 @@ impl Actor {
                 (divergence, self.origin(offer))
             }
             Content::Reverse { since, .. } => (nothing_changed(offer, *since), self.origin(offer)),
-            Content::Seed | Content::Empty | Content::Media | Content::Extended => {
+            Content::Seed | Content::Empty | Content::Media { .. } | Content::Extended => {
                 (unknown(offer, offer.start), self.origin(offer))
             }
         };

@@ -17,10 +17,12 @@ use lifeboat_engine::ports::link::{
 };
 use lifeboat_engine::ports::scrub::WantedRange;
 use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
-use lifeboat_link::Link;
+use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
+use lifeboat_link::{Link, exercise};
 use lifeboat_model::{
     Bandwidth, DiskId, Machine, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId,
 };
+use serde_json::json;
 use uuid::Uuid;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/control.txt");
@@ -66,6 +68,30 @@ fn offer(content: Content, firmware: &str) -> PeerRequest {
         from: "a.example.org:8443".into(),
         content,
         firmware: firmware.into(),
+    }
+}
+
+fn sealing() -> Sealing {
+    Sealing {
+        export: Uuid::from_u128(6),
+        key: ExportKey::new([0xa5; KEY]),
+    }
+}
+
+fn status() -> ReplicaStatus {
+    ReplicaStatus {
+        durable: position(),
+        bulk: vec![BulkProgress {
+            disk: disk(),
+            done: 5,
+        }],
+        partial: true,
+        usable: true,
+        problems: vec!["there is no KVM".into()],
+        waiting_logs: 3,
+        waiting_bytes: 4096,
+        hand_over: HandOver::default(),
+        export: None,
     }
 }
 
@@ -119,7 +145,7 @@ fn requests() -> Vec<PeerRequest> {
         },
         PeerRequest::RestartBulk { vm, disk: 1 },
         PeerRequest::LogOffset { vm, position },
-        offer(Content::Media, ""),
+        offer(Content::Media { sealing: None }, ""),
         offer(Content::Extended, ""),
         PeerRequest::FinishBulk {
             vm,
@@ -135,6 +161,12 @@ fn requests() -> Vec<PeerRequest> {
             }],
         },
         PeerRequest::CompareAgain { vm },
+        offer(
+            Content::Media {
+                sealing: Some(sealing()),
+            },
+            "",
+        ),
     ]
 }
 
@@ -146,7 +178,8 @@ fn listed(request: &PeerRequest) -> usize {
             Content::Empty => 1,
             Content::Seed => 2,
             Content::Reverse { .. } => 3,
-            Content::Media => 14,
+            Content::Media { sealing: None } => 14,
+            Content::Media { sealing: Some(_) } => 19,
             Content::Extended => 15,
         },
         PeerRequest::Update { .. } => 4,
@@ -168,19 +201,7 @@ fn listed(request: &PeerRequest) -> usize {
 fn replies() -> Vec<PeerReply> {
     vec![
         hello(),
-        PeerReply::Status(ReplicaStatus {
-            durable: position(),
-            bulk: vec![BulkProgress {
-                disk: disk(),
-                done: 5,
-            }],
-            partial: true,
-            usable: true,
-            problems: vec!["there is no KVM".into()],
-            waiting_logs: 3,
-            waiting_bytes: 4096,
-            hand_over: HandOver::default(),
-        }),
+        PeerReply::Status(status()),
         PeerReply::Offset { bytes: 7 },
         PeerReply::Checked {
             problems: vec!["there is no KVM".into()],
@@ -207,13 +228,18 @@ fn replies() -> Vec<PeerReply> {
         PeerReply::DiskData {
             data: vec!["AAAA".into(), String::new()],
         },
+        PeerReply::Status(ReplicaStatus {
+            export: Some(Uuid::from_u128(6)),
+            ..status()
+        }),
     ]
 }
 
 fn listed_reply(reply: &PeerReply) -> Option<usize> {
     match reply {
         PeerReply::Hello { .. } => Some(0),
-        PeerReply::Status(_) => Some(1),
+        PeerReply::Status(ReplicaStatus { export: None, .. }) => Some(1),
+        PeerReply::Status(ReplicaStatus { export: Some(_), .. }) => Some(9),
         PeerReply::Offset { .. } => Some(2),
         PeerReply::Checked { .. } => Some(3),
         PeerReply::Differ { .. } => Some(4),
@@ -351,6 +377,7 @@ fn documents_of_the_first_release_are_understood() {
         waiting_logs: 0,
         waiting_bytes: 0,
         hand_over: HandOver::default(),
+        export: None,
     });
     assert_eq!(serde_json::from_str::<PeerReply>(status).unwrap(), want);
     let asked = r#"{"request":"status","vm":"00000000-0000-0000-0000-000000000005"}"#;
@@ -358,6 +385,47 @@ fn documents_of_the_first_release_are_understood() {
         panic!("the question of an older primary is understood");
     };
     assert_eq!(report, PrimaryReport::Unspecified);
+}
+
+/// A key is 32 bytes or the offer is none, and whoever reads why, in an answer or in a log, reads nothing of a key.
+#[test]
+fn a_key_of_any_other_form_is_refused_and_not_repeated() {
+    let offer = offer(
+        Content::Media {
+            sealing: Some(sealing()),
+        },
+        "",
+    );
+    let good = serde_json::to_value(&offer).unwrap();
+    assert!(!format!("{offer:?}").contains("165, 165"), "it is not shown");
+    let key = good["content"]["sealing"]["key"].as_str().unwrap().to_owned();
+    assert_eq!(key.len(), 44);
+    let with = |sealing: serde_json::Value| {
+        let mut document = good.clone();
+        document["content"]["sealing"] = sealing;
+        exercise::request(&serde_json::to_vec(&document).unwrap())
+    };
+    let export = good["content"]["sealing"]["export"].clone();
+    assert_eq!(with(good["content"]["sealing"].clone()), Ok(offer));
+    for bad in [
+        json!({"export": export, "key": key[4..]}),
+        json!({"export": export, "key": format!("{key}{key}")}),
+        json!({"export": export, "key": format!("{}=", &key[..42])}),
+        json!({"export": export, "key": key.repeat(100_000)}),
+        json!({"export": export, "key": [key, key]}),
+        json!({"export": export, "key": {"key": key}}),
+        json!({"export": export, "key": null}),
+        json!({"export": export}),
+        json!({"key": key}),
+        json!({"export": "6", "key": key}),
+        json!(key),
+        json!([]),
+    ] {
+        let said = with(bad.clone()).unwrap_err();
+        assert!(!said.contains(&key[4..12]) && said.len() < 2048, "{said}");
+    }
+    // None at all is what earlier versions say. That it is refused is the engine's word.
+    assert!(with(json!(null)).is_ok());
 }
 
 #[tokio::test]

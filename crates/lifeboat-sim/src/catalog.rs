@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
 use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
+use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_model::{AuthorizationEntry, JobId, Reading, Timestamp, VmId};
 use uuid::Uuid;
 
@@ -157,5 +158,14 @@ impl Entropy for Port {
         let (high, low) = (s.rng.draw(), s.rng.draw());
         uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes())
             .into_uuid()
+    }
+
+    fn key(&self) -> std::io::Result<ExportKey> {
+        let mut s = self.shared.state();
+        let mut key = [0; KEY];
+        for bytes in key.chunks_mut(8) {
+            bytes.copy_from_slice(&s.rng.draw().to_be_bytes());
+        }
+        Ok(ExportKey::new(key))
     }
 }

@@ -26,6 +26,6 @@ mod world;
 pub use disk::{BLOCK, Content, Image, Tracked};
 pub use gate::{Fault, Port};
 pub use lies::Lies;
-pub use media::Medium;
+pub use media::{Medium, Sealed};
 pub use state::{HostState, KeptLog, Ran, Replica, Rng, Shared, State, Truth};
 pub use world::{DATA_BYTES, SYS_BYTES, VM, World};

@@ -60,6 +60,7 @@ mod repair;
 mod replica;
 mod room;
 mod scrub;
+mod seal;
 mod spool;
 mod steps;
 mod store;

@@ -1,11 +1,12 @@
 //! Exports of initial copies as plain files in a directory of a medium. A file has its name only when it is whole and
-//! durable, and the manifest comes last; so what a crash or a full medium leaves is never taken for an export. Whoever
-//! looks for data in it finds delta logs (`docs/deltalog.md`). Which directories are taken at all is `place`'s.
+//! durable, and the manifest comes last; so what a crash or a full medium leaves is never taken for an export. Content is
+//! sealed (`seal`): delta logs (`docs/deltalog.md`) and JSON in encrypted chunks. Which directories are taken at all is
+//! `place`'s.
 //!
 //! ```text
-//! <dir>/lifeboat-export.begun   whose export this is; there from the first moment
-//!       00-000000.segment       256 MiB of the first disk, as one log
-//!       lifeboat-export.json    the manifest
+//! <dir>/lifeboat-export.begun   which export this is; there from the first moment; not sealed and never believed
+//!       00-000000.segment       256 MiB of the first disk, as one log, sealed
+//!       lifeboat-export.sealed  the manifest, sealed
 //! ```
 
 use std::fs::File;
@@ -16,32 +17,34 @@ use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::{StreamExt, stream};
 use lifeboat_engine::ports::ByteStream;
-use lifeboat_engine::ports::media::{Manifest, Media, MediaError, SegmentFile};
-use lifeboat_model::{Position, VmId};
+use lifeboat_engine::ports::media::{Manifest, Media, MediaError, Part, Seal, SegmentFile};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use crate::durable;
 use crate::files::is_full;
 use crate::place::Place;
+use crate::seal::{Header, Opener, SealError, Sealer, What};
 
 /// The manifest.
-const MANIFEST: &str = "lifeboat-export.json";
+const MANIFEST: &str = "lifeboat-export.sealed";
 
-/// Says whose export is being written.
+/// The manifest of exports of version 1, which were not sealed.
+const NOT_SEALED: &str = "lifeboat-export.json";
+
+/// Says which export is being written.
 const BEGUN: &str = "lifeboat-export.begun";
 
 /// What follows the name of a file that is not whole yet.
 const UNFINISHED: &str = ".unfinished";
 
-/// Most bytes of a manifest: a segment is an entry of some 150 bytes, which is enough for a petabyte.
+/// Most bytes of a manifest: a segment is an entry of some 150 bytes, which is enough for a petabyte. No more than two chunks
+/// of it are in memory before the first one has turned out to be authentic.
 const MANIFEST_MAX: u64 = 1 << 30;
 
 /// Most bytes of [`BEGUN`].
 const BEGUN_MAX: u64 = 4096;
-
-/// Bytes read at once.
-const PIECE: usize = 256 << 10;
 
 type Result<T> = std::result::Result<T, MediaError>;
 
@@ -53,8 +56,7 @@ pub struct FileMedia;
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Begun {
-    vm: VmId,
-    start: Position,
+    export: Uuid,
 }
 
 pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> MediaError {
@@ -132,32 +134,127 @@ fn put_whole(dir: &Place, name: &str, bytes: &[u8]) -> Result<()> {
     file.finish()
 }
 
-/// A name of ours: it leads to no other directory and is no hidden file.
-fn is_plain(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    (1..=64).contains(&name.len()) && !name.starts_with('.') && name.chars().all(allowed)
+/// Writes files that nobody can read or change without the key.
+struct Sealing<'a> {
+    file: Unfinished<'a>,
+    sealer: Sealer,
+    header: Header,
+    bytes: u64,
 }
 
-fn is_segment(name: &str) -> bool {
-    is_plain(name) && name.ends_with(".segment")
-}
-
-/// Reads a file to its end and says what it is.
-fn describe(dir: &Place, name: &str) -> io::Result<SegmentFile> {
-    let mut file = dir.open(name)?;
-    let (mut hash, mut buffer, mut bytes) = (blake3::Hasher::new(), vec![0; PIECE], 0);
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(SegmentFile {
-                name: name.to_owned(),
-                bytes,
-                blake3: hash.finalize().to_hex().to_string(),
-            });
-        }
-        hash.update(buffer.get(..n).unwrap_or_default());
-        bytes += n as u64;
+impl<'a> Sealing<'a> {
+    fn begin(dir: &'a Place, name: &'a str, seal: &Seal, what: What) -> Result<Self> {
+        let path = dir.path().join(name);
+        let header = Header::new(seal.sealing.export).map_err(at("seal", &path))?;
+        let sealer = Sealer::new(seal, what, &header).map_err(at("seal", &path))?;
+        let mut file = Unfinished::create(dir, name)?;
+        let begin = header.bytes();
+        file.write(&begin)?;
+        Ok(Self {
+            file,
+            sealer,
+            header,
+            bytes: begin.len() as u64,
+        })
     }
+
+    fn write(&mut self, content: &[u8]) -> Result<()> {
+        let (file, bytes) = (&mut self.file, &mut self.bytes);
+        self.sealer.push(content, |chunk| {
+            *bytes += chunk.len() as u64;
+            file.write(chunk).map_err(Failure)
+        })?;
+        Ok(())
+    }
+
+    /// The size of the whole file, and its salt.
+    fn finish(self) -> Result<(u64, String)> {
+        let (mut file, mut bytes) = (self.file, self.bytes);
+        self.sealer.finish(|chunk| {
+            bytes += chunk.len() as u64;
+            file.write(chunk).map_err(Failure)
+        })?;
+        file.finish()?;
+        Ok((bytes, self.header.salt()))
+    }
+}
+
+/// An error of a medium, from what only knows those of files.
+struct Failure(MediaError);
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        Self(MediaError::Io(e.to_string()))
+    }
+}
+
+impl From<Failure> for MediaError {
+    fn from(Failure(e): Failure) -> Self {
+        e
+    }
+}
+
+/// What it means that a sealed file does not open.
+fn spoilt(path: &Utf8Path) -> impl Fn(SealError) -> MediaError {
+    let path = path.to_owned();
+    move |e| match e {
+        SealError::Forged(detail) => MediaError::Damaged {
+            file: path.clone(),
+            detail: detail.to_owned(),
+        },
+        SealError::Io(e) => at("read", &path)(e),
+    }
+}
+
+fn damaged<T>(path: &Utf8Path, detail: impl Into<String>) -> Result<T> {
+    Err(MediaError::Damaged {
+        file: path.to_owned(),
+        detail: detail.into(),
+    })
+}
+
+/// A segment that an interrupted export left, if all of it opens. Reads it to its end.
+fn whole(dir: &Place, seal: &Seal, part: Part) -> Result<Option<SegmentFile>> {
+    let path = dir.path().join(part.name());
+    let mut file = dir.open(&part.name()).map_err(at("read", &path))?;
+    let bytes = file.metadata().map_err(at("look at", &path))?.len();
+    let mut read = || {
+        let header = Header::read(&mut file)?;
+        let mut opener = Opener::new(seal, What::Segment(part), &header, &mut file)?;
+        while opener.next()?.is_some() {}
+        Ok(header.salt())
+    };
+    match read() {
+        Ok(salt) => Ok(Some(SegmentFile { part, bytes, salt })),
+        Err(SealError::Io(e)) => Err(at("read", &path)(e)),
+        Err(SealError::Forged(why)) => {
+            tracing::warn!(file = %path, why, "a segment of an interrupted export does not open; it is written again");
+            Ok(None)
+        }
+    }
+}
+
+/// A segment file that is as long as it has to be and is the writing that its manifest names, behind its header.
+fn opened(dir: &Utf8Path, seal: &Seal, is: &SegmentFile) -> Result<Opener<File>> {
+    let (name, what) = (is.part.name(), What::Segment(is.part));
+    let path = dir.join(&name);
+    let opened = Place::opened(dir)?.readable()?.open(&name);
+    let mut file = match opened {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return damaged(&path, "it is not there"),
+        opened => opened.map_err(at("open", &path))?,
+    };
+    let bytes = file.metadata().map_err(at("look at", &path))?.len();
+    if bytes != is.bytes {
+        return damaged(&path, format!("it has {bytes} bytes, {} were exported", is.bytes));
+    }
+    let header = Header::read(&mut file).map_err(spoilt(&path))?;
+    if header.export != seal.sealing.export || header.salt() != is.salt {
+        return damaged(
+            &path,
+            "it is not the file that was exported, but another one of this name",
+        );
+    }
+    Opener::new(seal, what, &header, file).map_err(spoilt(&path))
 }
 
 fn names(dir: &Place) -> Result<Vec<String>> {
@@ -174,7 +271,8 @@ fn existing(dir: &Utf8Path) -> Result<Option<Place>> {
     place.map(Place::writable).transpose()
 }
 
-fn found(dir: &Place, whose: &Begun) -> Result<Option<Vec<SegmentFile>>> {
+/// The names in a directory that is this export's; `None` when it is empty.
+fn own(dir: &Place, seal: &Seal) -> Result<Option<Vec<String>>> {
     let names = names(dir)?;
     if names.is_empty() {
         return Ok(None);
@@ -184,106 +282,116 @@ fn found(dir: &Place, whose: &Begun) -> Result<Option<Vec<SegmentFile>>> {
         .open(BEGUN)
         .and_then(|f| f.take(BEGUN_MAX).read_to_end(&mut begun));
     let begun: Option<Begun> = read.ok().and_then(|_| serde_json::from_slice(&begun).ok());
-    if begun.as_ref() != Some(whose) {
-        return Err(MediaError::NotEmpty(dir.path().to_owned()));
+    match begun.is_some_and(|b| b.export == seal.sealing.export) {
+        true => Ok(Some(names)),
+        false => Err(MediaError::NotEmpty(dir.path().to_owned())),
     }
-    let mut whole = Vec::new();
-    // Whoever ended in the middle may have named a file and not made that durable.
-    dir.sync().map_err(at("sync", dir.path()))?;
-    for name in names.iter().filter(|n| is_segment(n)) {
-        whole.push(describe(dir, name).map_err(at("read", &dir.path().join(name)))?);
-    }
-    Ok(Some(whole))
 }
 
-fn begin(dir: &Utf8Path, whose: &Begun) -> Result<()> {
+fn found(dir: &Place, seal: &Seal) -> Result<Option<Vec<SegmentFile>>> {
+    let Some(names) = own(dir, seal)? else {
+        return Ok(None);
+    };
+    // Whoever ended in the middle may have named a file and not made that durable.
+    dir.sync().map_err(at("sync", dir.path()))?;
+    let parts = names.iter().filter_map(|name| Part::of(name));
+    let whole = parts.map(|part| whole(dir, seal, part));
+    whole
+        .filter_map(Result::transpose)
+        .collect::<Result<_>>()
+        .map(Some)
+}
+
+fn begin(dir: &Utf8Path, seal: &Seal) -> Result<()> {
     let place = Place::made(dir)?.writable()?;
-    if found(&place, whose)?.is_some() {
+    if own(&place, seal)?.is_some() {
         // An attempt before may have failed at just this.
         return sync_dir(dir.parent().unwrap_or(dir));
     }
-    let text = serde_json::to_vec(whose).map_err(|e| MediaError::Io(e.to_string()))?;
+    let begun = Begun {
+        export: seal.sealing.export,
+    };
+    let text = serde_json::to_vec(&begun).map_err(|e| MediaError::Io(e.to_string()))?;
     put_whole(&place, BEGUN, &text)?;
     sync_dir(dir.parent().unwrap_or(dir))
 }
 
-fn put(dir: &Utf8Path, name: &str, mut body: mpsc::Receiver<io::Result<Bytes>>) -> Result<SegmentFile> {
+fn put(
+    dir: &Utf8Path,
+    seal: &Seal,
+    part: Part,
+    mut body: mpsc::Receiver<io::Result<Bytes>>,
+) -> Result<SegmentFile> {
     let place = Place::opened(dir)?.writable()?;
-    let mut file = Unfinished::create(&place, name)?;
-    let (mut hash, mut bytes) = (blake3::Hasher::new(), 0);
+    let name = part.name();
+    let mut file = Sealing::begin(&place, &name, seal, What::Segment(part))?;
     while let Some(chunk) = body.blocking_recv() {
         let chunk = chunk.map_err(|e| MediaError::Io(format!("what is exported cannot be read: {e}")))?;
         file.write(&chunk)?;
-        hash.update(&chunk);
-        bytes += chunk.len() as u64;
     }
-    file.finish()?;
-    Ok(SegmentFile {
-        name: name.to_owned(),
-        bytes,
-        blake3: hash.finalize().to_hex().to_string(),
-    })
+    let (bytes, salt) = file.finish()?;
+    Ok(SegmentFile { part, bytes, salt })
 }
 
-fn manifest(dir: &Utf8Path) -> Result<Manifest> {
+fn finish(dir: &Utf8Path, seal: &Seal, text: &[u8]) -> Result<()> {
+    let place = Place::opened(dir)?.writable()?;
+    let mut file = Sealing::begin(&place, MANIFEST, seal, What::Manifest)?;
+    file.write(text)?;
+    file.finish().map(drop)
+}
+
+fn manifest(dir: &Utf8Path, seal: &Seal) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
-    let damaged = |detail: String| MediaError::Damaged {
-        file: path.clone(),
-        detail,
-    };
     let Some(place) = Place::existing(dir)? else {
         return Err(MediaError::NoExport(dir.to_owned()));
     };
-    let file = match place.readable()?.open(MANIFEST) {
+    let place = place.readable()?;
+    let file = match place.open(MANIFEST) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(MediaError::NoExport(dir.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let earlier = names(&place)?.iter().any(|n| n == NOT_SEALED);
+            return Err(match earlier {
+                true => MediaError::NotSealed(dir.to_owned()),
+                false => MediaError::NoExport(dir.to_owned()),
+            });
+        }
         Err(e) => return Err(at("open", &path)(e)),
     };
+    let mut file = file.take(MANIFEST_MAX);
+    let header = Header::read(&mut file).map_err(spoilt(&path))?;
+    if header.export != seal.sealing.export {
+        return Err(MediaError::Another {
+            dir: dir.to_owned(),
+            found: header.export,
+            awaited: seal.sealing.export,
+        });
+    }
+    let mut opener = Opener::new(seal, What::Manifest, &header, file).map_err(spoilt(&path))?;
     let mut text = Vec::new();
-    let read = file.take(MANIFEST_MAX).read_to_end(&mut text);
-    read.map_err(at("read", &path))?;
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
-    match manifest.segments.iter().find(|s| !is_segment(&s.file.name)) {
-        Some(s) => Err(damaged(format!(
-            "it names \"{}\", which is no segment",
-            s.file.name
-        ))),
-        None => Ok(manifest),
+    while let Some(piece) = opener.next().map_err(spoilt(&path))? {
+        text.extend_from_slice(&piece);
     }
+    serde_json::from_slice(&text).or_else(|e| damaged(&path, e.to_string()))
 }
 
-fn check(dir: &Utf8Path, file: &SegmentFile) -> Result<()> {
-    let path = dir.join(&file.name);
-    let damaged = |detail: String| {
-        Err(MediaError::Damaged {
-            file: path.clone(),
-            detail,
-        })
-    };
-    if !is_segment(&file.name) {
-        return damaged("it is no segment".to_owned());
-    }
-    match describe(&Place::opened(dir)?.readable()?, &file.name) {
-        Ok(is) if is == *file => Ok(()),
-        Ok(is) if is.bytes != file.bytes => {
-            damaged(format!("it has {} bytes, {} were exported", is.bytes, file.bytes))
-        }
-        Ok(_) => damaged("its content is not what was exported".to_owned()),
-        Err(e) => damaged(e.to_string()),
-    }
+fn check(dir: &Utf8Path, seal: &Seal, file: &SegmentFile) -> Result<()> {
+    let mut opener = opened(dir, seal, file)?;
+    let path = dir.join(file.part.name());
+    while opener.next().map_err(spoilt(&path))?.is_some() {}
+    Ok(())
 }
 
-/// Hands a file out in pieces, until nobody takes any more.
-fn pour(mut file: File, to: &mpsc::Sender<io::Result<Bytes>>) {
+/// Hands a file out in pieces, until nobody takes any more or one is not what was sealed.
+fn pour(mut file: Opener<File>, path: &Utf8Path, to: &mpsc::Sender<io::Result<Bytes>>) {
     loop {
-        let mut piece = vec![0; PIECE];
-        let read = match file.read(&mut piece) {
-            Ok(0) => return,
-            Ok(n) => {
-                piece.truncate(n);
-                Ok(Bytes::from(piece))
+        let read = match file.next() {
+            Ok(None) => return,
+            Ok(Some(piece)) => Ok(Bytes::from(piece)),
+            Err(SealError::Io(e)) => Err(e),
+            Err(e @ SealError::Forged(_)) => {
+                let error = spoilt(path)(e).to_string();
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
             }
-            Err(e) => Err(e),
         };
         let last = read.is_err();
         if to.blocking_send(read).is_err() || last {
@@ -294,27 +402,30 @@ fn pour(mut file: File, to: &mpsc::Sender<io::Result<Bytes>>) {
 
 #[async_trait]
 impl Media for FileMedia {
-    async fn found(&self, dir: &Utf8Path, vm: VmId, start: Position) -> Result<Option<Vec<SegmentFile>>> {
-        let dir = dir.to_owned();
+    async fn found(&self, dir: &Utf8Path, seal: &Seal) -> Result<Option<Vec<SegmentFile>>> {
+        let (dir, seal) = (dir.to_owned(), seal.clone());
         blocking(move || match existing(&dir)? {
-            Some(place) => found(&place, &Begun { vm, start }),
+            Some(place) => found(&place, &seal),
             None => Ok(None),
         })
         .await
     }
 
-    async fn begin(&self, dir: &Utf8Path, vm: VmId, start: Position) -> Result<()> {
-        let dir = dir.to_owned();
-        blocking(move || begin(&dir, &Begun { vm, start })).await
+    async fn begin(&self, dir: &Utf8Path, seal: &Seal) -> Result<()> {
+        let (dir, seal) = (dir.to_owned(), seal.clone());
+        blocking(move || begin(&dir, &seal)).await
     }
 
-    async fn put(&self, dir: &Utf8Path, name: &str, mut body: ByteStream) -> Result<SegmentFile> {
-        let (dir, name) = (dir.to_owned(), name.to_owned());
-        if !is_segment(&name) {
-            return Err(MediaError::Io(format!("\"{name}\" is no name of a segment")));
-        }
+    async fn put(
+        &self,
+        dir: &Utf8Path,
+        seal: &Seal,
+        part: Part,
+        mut body: ByteStream,
+    ) -> Result<SegmentFile> {
+        let (dir, seal) = (dir.to_owned(), seal.clone());
         let (tx, rx) = mpsc::channel(4);
-        let written = blocking(move || put(&dir, &name, rx));
+        let written = blocking(move || put(&dir, &seal, part, rx));
         let fed = async {
             while let Some(chunk) = body.next().await {
                 if tx.send(chunk).await.is_err() {
@@ -326,38 +437,28 @@ impl Media for FileMedia {
         futures_util::future::join(written, fed).await.0
     }
 
-    async fn finish(&self, dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
-        let dir = dir.to_owned();
-        let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| MediaError::Io(e.to_string()))?;
-        text.push(b'\n');
-        blocking(move || put_whole(&Place::opened(&dir)?.writable()?, MANIFEST, &text)).await
+    async fn finish(&self, dir: &Utf8Path, seal: &Seal, manifest: &Manifest) -> Result<()> {
+        let (dir, seal) = (dir.to_owned(), seal.clone());
+        let text = serde_json::to_vec(manifest).map_err(|e| MediaError::Io(e.to_string()))?;
+        blocking(move || finish(&dir, &seal, &text)).await
     }
 
-    async fn open(&self, dir: &Utf8Path) -> Result<Manifest> {
-        let dir = dir.to_owned();
-        blocking(move || manifest(&dir)).await
+    async fn open(&self, dir: &Utf8Path, seal: &Seal) -> Result<Manifest> {
+        let (dir, seal) = (dir.to_owned(), seal.clone());
+        blocking(move || manifest(&dir, &seal)).await
     }
 
-    async fn check(&self, dir: &Utf8Path, file: &SegmentFile) -> Result<()> {
-        let (dir, file) = (dir.to_owned(), file.clone());
-        blocking(move || check(&dir, &file)).await
+    async fn check(&self, dir: &Utf8Path, seal: &Seal, file: &SegmentFile) -> Result<()> {
+        let (dir, seal, file) = (dir.to_owned(), seal.clone(), file.clone());
+        blocking(move || check(&dir, &seal, &file)).await
     }
 
-    async fn read(&self, dir: &Utf8Path, file: &SegmentFile) -> Result<ByteStream> {
-        let (dir, name) = (dir.to_owned(), file.name.clone());
-        if !is_segment(&file.name) {
-            return Err(MediaError::Io(format!(
-                "\"{}\" is no name of a segment",
-                file.name
-            )));
-        }
-        let open = move || {
-            let opened = Place::opened(&dir)?.readable()?.open(&name);
-            opened.map_err(at("open", &dir.join(&name)))
-        };
-        let file = blocking(open).await?;
+    async fn read(&self, dir: &Utf8Path, seal: &Seal, file: &SegmentFile) -> Result<ByteStream> {
+        let path = dir.join(file.part.name());
+        let (dir, seal, file) = (dir.to_owned(), seal.clone(), file.clone());
+        let opener = blocking(move || opened(&dir, &seal, &file)).await?;
         let (tx, rx) = mpsc::channel(4);
-        tokio::task::spawn_blocking(move || pour(file, &tx));
+        tokio::task::spawn_blocking(move || pour(opener, &path, &tx));
         Ok(Box::pin(stream::unfold(rx, |mut rx| async {
             rx.recv().await.map(|x| (x, rx))
         })))

@@ -11,6 +11,7 @@ use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport};
 use lifeboat_api::{Admission, Server};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::{Clock, Entropy};
+use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
 use lifeboat_link::certs::{self, CertInfo};
 use lifeboat_link::{Credentials, Link, LinkConfig, Timing};
@@ -18,6 +19,7 @@ use lifeboat_model::{Reading, Timestamp};
 use lifeboat_qemu::{Qemu, QemuConfig};
 use lifeboat_store::{FileMedia, FileSpool, QcowStore};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -78,6 +80,17 @@ struct SystemEntropy;
 impl Entropy for SystemEntropy {
     fn uuid(&self) -> Uuid {
         Uuid::new_v4()
+    }
+
+    fn key(&self) -> std::io::Result<ExportKey> {
+        let mut key = [0; KEY];
+        // The kernel gives up to 256 bytes at once and waits only until it has its first seed.
+        match getrandom(&mut key, GetRandomFlags::empty())? {
+            KEY => Ok(ExportKey::new(key)),
+            n => Err(std::io::Error::other(format!(
+                "the kernel gave {n} of {KEY} random bytes"
+            ))),
+        }
     }
 }
 

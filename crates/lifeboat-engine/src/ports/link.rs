@@ -10,11 +10,13 @@ use lifeboat_model::{
     DiskId, Machine, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, words,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::ByteStream;
 use super::scrub::WantedRange;
 use super::store::{BulkProgress, CompareRange, Received};
 use crate::records::PlannedPhase;
+use crate::sealing::{self, Sealing};
 
 /// Who is at the other end, as its certificate says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -291,6 +293,9 @@ pub struct ReplicaStatus {
     /// What this host does when the primary hands over.
     #[serde(default)]
     pub hand_over: HandOver,
+    /// The export that is to be imported there; its key is recorded. Earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<Uuid>,
 }
 
 /// What a replica does in a planned failover by the word of its primary alone.
@@ -338,7 +343,15 @@ pub enum Content {
     /// What the host has of this VM, whatever it is: its own VM that is off, or an earlier replica. A comparison follows.
     Seed,
     /// Nothing yet: somebody carries the initial copy there. Deltas that arrive before are kept.
-    Media,
+    Media {
+        /// What the copy will be sealed with; `None` from earlier versions, which are refused.
+        #[serde(
+            default,
+            deserialize_with = "sealing::told",
+            skip_serializing_if = "Option::is_none"
+        )]
+        sealing: Option<Sealing>,
+    },
     /// What the offering replica has, which becomes the copy of a copy. An extended replica that is there already is gone on
     /// with, whatever it holds.
     Extended,

@@ -20,6 +20,8 @@ use futures_util::Stream;
 use lifeboat_model::{Reading, Timestamp};
 use uuid::Uuid;
 
+use crate::sealing::ExportKey;
+
 /// Bytes on their way from a file or a connection, in order.
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
@@ -35,8 +37,14 @@ pub trait Clock: Send + Sync {
     fn local_minute(&self) -> u16;
 }
 
-/// Where new ids come from.
+/// Where new ids and keys come from.
 pub trait Entropy: Send + Sync {
     /// A UUID never seen before.
     fn uuid(&self) -> Uuid;
+
+    /// A key that nobody can foresee.
+    ///
+    /// # Errors
+    /// There is no source of random numbers.
+    fn key(&self) -> std::io::Result<ExportKey>;
 }

@@ -1,13 +1,16 @@
-//! The initial copy on media: cycles flow while it is carried, nothing of it goes over the network, the wrong or a damaged
-//! medium changes nothing, and every step of exporting and importing may fail or be the daemon's last.
+//! The initial copy on media: cycles flow while it is carried, nothing of it goes over the network, the wrong, a damaged or
+//! a forged medium changes nothing, the key is where it is needed and nowhere else, and every step of exporting and
+//! importing may fail or be the daemon's last. How files are sealed is `lifeboat-store`'s to test.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::common::{eventually, failover, healthy, job, simulate, start_copy, state};
 use bytes::Bytes;
 use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, Refusal};
+use lifeboat_engine::ports::media::{Media, Part, Seal};
+use lifeboat_engine::sealing::{ExportKey, Sealing};
 use lifeboat_model::{JobState, ReplicationState as State};
-use lifeboat_sim::{Fault, VM, World};
+use lifeboat_sim::{Fault, Port, Sealed, VM, World};
 
 const DIR: &str = "/media/usb/web";
 
@@ -50,8 +53,45 @@ fn there(w: &World) -> (u64, usize) {
     (r.bulk.iter().sum(), r.logs.len())
 }
 
+/// What each side has recorded to seal and to open with.
+fn keys(w: &World) -> [Option<Sealing>; 2] {
+    let of = |host| w.recorded(host);
+    let primary = of(0).and_then(|r| r.primary()?.sealing.as_deref().cloned());
+    let replica = of(1).and_then(|r| r.replica()?.sealing.as_deref().cloned());
+    [primary, replica]
+}
+
+/// Everything of both hosts that somebody can read, and nothing of it has the key.
+async fn nobody_sees(w: &World, sealing: &Sealing) {
+    let secret = serde_json::to_value(sealing).unwrap()["key"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(secret.len(), 44);
+    let mut shown = String::new();
+    for host in 0..2 {
+        shown += &format!("{:?}{:?}", w.recorded(host), w.jobs(host));
+        shown += &serde_json::to_string(&w.view(host).await.unwrap()).unwrap();
+        let s = w.shared.state();
+        shown += &format!("{:?}", s.hosts[host].events);
+    }
+    shown += &format!("{:?}", w.shared.state().media);
+    assert!(
+        shown.contains(&sealing.export.to_string()),
+        "the export's name is no secret"
+    );
+    assert!(!shown.contains(&secret), "{shown}");
+}
+
 async fn story(w: &mut World) {
     exported(w).await;
+    let [None, Some(sealing)] = keys(w) else {
+        panic!(
+            "the replica keeps the key, and the primary has no more use for it: {:?}",
+            keys(w)
+        )
+    };
+    nobody_sees(w, &sealing).await;
     assert_eq!(
         (state(w, 0), state(w, 1)),
         (State::Replicating, State::WaitingToCompleteInitialReplication)
@@ -79,6 +119,7 @@ async fn story(w: &mut World) {
     w.restart(1).await;
     assert_eq!(job(w, 1, import(DIR)).await.unwrap(), JobState::Completed);
     eventually(w, "the first point", |w| state(w, 1) == State::Replicating).await;
+    assert_eq!(keys(w), [None, None]);
     refused(w, 1, import(DIR)).await;
     healthy(w, 0, 1).await;
     let s = w.shared.state();
@@ -103,14 +144,19 @@ fn damaged_and_incomplete_media_change_nothing() {
         w.write(20);
         w.run(30).await;
         let files = w.shared.state().media[DIR].files.clone();
-        for name in files.keys() {
-            for spoilt in [None, Some(files[name].slice(1..)), Some(Bytes::from_static(b"x"))] {
-                let medium = |w: &World, to: Option<Bytes>| {
+        for part in files.keys() {
+            let with = |content: Bytes| {
+                let digest = files[part].digest.clone();
+                Some(Sealed { content, digest })
+            };
+            let cut = with(files[part].content.slice(1..));
+            for spoilt in [None, cut, with(Bytes::from_static(b"x"))] {
+                let medium = |w: &World, to: Option<Sealed>| {
                     let mut s = w.shared.state();
                     let files = &mut s.media.get_mut(DIR).unwrap().files;
                     match to {
-                        Some(to) => files.insert(name.clone(), to),
-                        None => files.remove(name),
+                        Some(to) => files.insert(*part, to),
+                        None => files.remove(part),
                     };
                 };
                 medium(w, spoilt);
@@ -123,7 +169,7 @@ fn damaged_and_incomplete_media_change_nothing() {
                     .unwrap();
                 assert!(text.contains("damaged"), "{text}");
                 assert_eq!(there(w).0, 0, "something was imported");
-                medium(w, Some(files[name].clone()));
+                medium(w, Some(files[part].clone()));
             }
         }
         let manifest = w
@@ -221,7 +267,160 @@ fn after_a_cancelled_export_the_network_may_carry_the_copy() {
         enabled(w).await;
         let first = begun(w, DIR).await;
         w.insist(0, Action::CancelJob { job: first.id }).await.unwrap();
+        assert!(matches!(keys(w), [None, Some(_)]));
         assert_eq!(job(w, 0, start_copy()).await.unwrap(), JobState::Completed);
+        healthy(w, 0, 1).await;
+        assert_eq!(keys(w), [None, None], "no medium is awaited any more");
+    });
+}
+
+/// A carrier writes an export of their own, complete and consistent, in place of the one they were given: with everything they
+/// can know, which is all but the key.
+#[test]
+fn what_a_carrier_has_made_is_refused() {
+    simulate(8, async |w| {
+        exported(w).await;
+        w.run(20).await;
+        let [_, Some(sealing)] = keys(w) else { panic!() };
+        let carrier = Port {
+            shared: w.shared.clone(),
+            host: 0,
+        };
+        let genuine = w.shared.state().media[DIR].clone();
+        let (dir, key) = (camino::Utf8Path::new(DIR), ExportKey::new([7; 32]));
+        let seal = Seal {
+            vm: VM,
+            sealing: Sealing {
+                key,
+                ..sealing.clone()
+            },
+        };
+        let (mut manifest, _) = genuine.manifest.clone().unwrap();
+        for segment in &mut manifest.segments {
+            let content = genuine.files[&segment.file.part].content.clone();
+            let body = Box::pin(futures_util::stream::iter([Ok(content)]));
+            segment.file = carrier.put(dir, &seal, segment.file.part, body).await.unwrap();
+        }
+        // The manifest is the primary's or the carrier's; the segments are the carrier's.
+        let refusal = job(w, 1, import(DIR)).await.unwrap();
+        assert_eq!((refusal, there(w).0), (JobState::Exception, 0));
+        carrier.finish(dir, &seal, &manifest).await.unwrap();
+        let said = refused(w, 1, import(DIR)).await;
+        assert!(said.message.contains("forged"), "{said:?}");
+        assert_eq!((said.code.number(), there(w).0), (32768, 0));
+        // Segments of one export, at each other's place.
+        let mut swapped = genuine.clone();
+        let parts: Vec<Part> = swapped.files.keys().copied().collect();
+        let (one, other) = (swapped.files[&parts[0]].clone(), swapped.files[&parts[1]].clone());
+        swapped.files.extend([(parts[0], other), (parts[1], one)]);
+        w.shared.state().media.insert(DIR.into(), swapped);
+        assert_eq!(job(w, 1, import(DIR)).await.unwrap(), JobState::Exception);
+        assert_eq!(there(w).0, 0);
+        w.shared.state().media.insert(DIR.into(), genuine);
+        assert_eq!(job(w, 1, import(DIR)).await.unwrap(), JobState::Completed);
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn nothing_is_exported_under_a_key_that_the_replica_has_not_recorded() {
+    simulate(9, async |w| {
+        enabled(w).await;
+        w.cut(true);
+        let said = refused(w, 0, export(DIR)).await;
+        assert!(said.message.contains("cannot be reached"), "{said:?}");
+        assert_eq!((state(w, 0), keys(w)), (State::ReadyForReplication, [None, None]));
+        assert!(w.shared.state().media.is_empty());
+        w.cut(false);
+        w.run(10).await;
+        assert_eq!(job(w, 0, export(DIR)).await.unwrap(), JobState::Completed);
+        w.cut(true);
+        w.write(20);
+        // Once it is there, the link is not needed for the import.
+        assert_eq!(job(w, 1, import(DIR)).await.unwrap(), JobState::Completed);
+        w.cut(false);
+        healthy(w, 0, 1).await;
+    });
+}
+
+#[test]
+fn each_export_has_a_key_of_its_own() {
+    simulate(10, async |w| {
+        enabled(w).await;
+        let mut seen = Vec::new();
+        for n in 0..3 {
+            let first = begun(w, &format!("/media/{n}")).await;
+            let [Some(own), Some(told)] = keys(w) else {
+                panic!()
+            };
+            assert_eq!(own, told);
+            nobody_sees(w, &own).await;
+            assert!(
+                seen.iter()
+                    .all(|s: &Sealing| s.export != own.export && s.key != own.key)
+            );
+            seen.push(own);
+            w.insist(0, Action::CancelJob { job: first.id }).await.unwrap();
+            assert!(keys(w)[0].is_none(), "given up");
+        }
+    });
+}
+
+/// Records of a version that wrote exports in the clear and told no key.
+#[test]
+fn what_an_earlier_version_left_is_said_and_leads_out() {
+    simulate(11, async |w| {
+        enabled(w).await;
+        let first = begun(w, DIR).await;
+        let forget = |w: &World, host: usize| {
+            let mut s = w.shared.state();
+            let rel = s.hosts[host]
+                .catalog
+                .relationships
+                .iter_mut()
+                .find(|r| r.vm == VM)
+                .unwrap();
+            match host {
+                0 => rel.primary_mut().unwrap().sealing = None,
+                _ => rel.replica_mut().unwrap().sealing = None,
+            }
+        };
+        forget(w, 0);
+        w.restart(0).await;
+        eventually(w, "the end of the export", |w| {
+            w.jobs(0)
+                .iter()
+                .any(|j| j.id == first.id && j.state == JobState::Exception)
+        })
+        .await;
+        let why = w
+            .jobs(0)
+            .iter()
+            .find(|j| j.id == first.id)
+            .and_then(|j| j.error.clone());
+        assert!(why.as_ref().unwrap().contains("earlier version"), "{why:?}");
+        assert_eq!(state(w, 0), State::ReadyForReplication);
+        assert_eq!(
+            job(w, 0, export("/media/two")).await.unwrap(),
+            JobState::Completed
+        );
+        forget(w, 1);
+        w.restart(1).await;
+        let said = refused(w, 1, import("/media/two")).await;
+        assert!(said.message.contains("export it again: remove"), "{said:?}");
+        // The way out that it names.
+        w.insist(0, Action::RemoveReplication { vm: World::vm() })
+            .await
+            .unwrap();
+        enabled(w).await;
+        assert_eq!(
+            job(w, 0, export("/media/three")).await.unwrap(),
+            JobState::Completed
+        );
+        assert_eq!(
+            job(w, 1, import("/media/three")).await.unwrap(),
+            JobState::Completed
+        );
         healthy(w, 0, 1).await;
     });
 }
@@ -327,7 +526,7 @@ async fn whole(w: &mut World) {
         let complete = |w: &World| {
             let s = w.shared.state();
             let start = s.hosts[1].replicas[&VM].start;
-            let fits = |m: &lifeboat_sim::Medium| m.manifest.as_ref().is_some_and(|m| m.start == start);
+            let fits = |m: &lifeboat_sim::Medium| m.manifest.as_ref().is_some_and(|(m, _)| m.start == start);
             s.media.iter().find(|(_, m)| fits(m)).map(|(dir, _)| dir.clone())
         };
         let dir = complete(w).unwrap();
@@ -335,6 +534,7 @@ async fn whole(w: &mut World) {
         eventually(w, "the first point", |w| state(w, 1) == State::Replicating).await;
     }
     healthy(w, 0, 1).await;
+    assert_eq!(keys(w), [None, None], "a key outlived the import");
     assert_eq!(w.shared.state().bulk_blocks, 0);
 }
 

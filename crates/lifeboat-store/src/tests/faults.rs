@@ -11,6 +11,7 @@ use lifeboat_engine::ports::store::{ReplicaStore, StoreError};
 use lifeboat_model::BranchId;
 
 use super::crash::{Call, Op, call, call_again, observe, prepare};
+use super::media;
 use super::medium::Medium;
 use super::world::{World, stream};
 use crate::{FileMedia, QcowStore};
@@ -217,7 +218,7 @@ async fn fill(w: &mut World) {
 async fn a_fault_while_exporting_loses_nothing() {
     for n in 1.. {
         let mut w = World::new(n).await;
-        let dir = w.root.join("medium");
+        let (dir, seal) = (w.root.join("medium"), media::seal(1));
         let medium: Arc<Medium> = Medium::below(&w.root);
         let mut bytes = vec![0; 300_000];
         w.rng.fill(&mut bytes);
@@ -225,28 +226,38 @@ async fn a_fault_while_exporting_loses_nothing() {
         let mut files: Vec<SegmentFile> = Vec::new();
         for attempt in 0.. {
             assert!(attempt < 3, "one fault is cured by trying again");
-            if FileMedia.begin(&dir, w.vm, w.start).await.is_err() {
+            if FileMedia.begin(&dir, &seal).await.is_err() {
                 continue;
             }
             // What an earlier attempt finished is not written again.
-            let Ok(found) = FileMedia.found(&dir, w.vm, w.start).await else {
+            let Ok(found) = FileMedia.found(&dir, &seal).await else {
                 continue;
             };
             files = found.unwrap();
-            let name = "00-000000.segment";
             if files.is_empty() {
-                match FileMedia.put(&dir, name, stream(&bytes)).await {
+                match FileMedia.put(&dir, &seal, media::ONE, stream(&bytes)).await {
                     Ok(file) => files.push(file),
                     Err(_) => continue,
                 }
+            }
+            if FileMedia
+                .finish(&dir, &seal, &media::manifest(&files))
+                .await
+                .is_err()
+            {
+                continue;
             }
             break;
         }
         let failed = medium.failed();
         medium.fail_at(0);
         medium.cut();
-        FileMedia.check(&dir, &files[0]).await.unwrap();
-        assert_eq!(std::fs::read(dir.join(&files[0].name)).unwrap(), bytes);
+        assert_eq!(
+            FileMedia.open(&dir, &seal).await.unwrap(),
+            media::manifest(&files)
+        );
+        FileMedia.check(&dir, &seal, &files[0]).await.unwrap();
+        assert_eq!(media::content(&dir, &seal, &files[0]).await, (bytes, None));
         medium.end();
         if failed.is_none() {
             assert!(n > 5);

@@ -1,4 +1,5 @@
-//! Exports on real files, whole, interrupted, damaged and forged; and what the store takes in of them.
+//! Exports on real files, whole, interrupted and in places where they are not taken; and what the store takes in of them.
+//! Those that were changed on the way are `forged`'s.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -6,90 +7,109 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::StreamExt;
-use lifeboat_engine::ports::media::{Manifest, Media, MediaError, Segment, SegmentFile};
+use lifeboat_engine::ports::media::{Manifest, Media, MediaError, Part, Seal, Segment, SegmentFile};
 use lifeboat_engine::ports::store::{ReplicaStore, StoreError};
+use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
 use lifeboat_model::{GenerationId, Position, VmId};
 use uuid::Uuid;
 
 use super::world::{World, body, stream};
 use crate::FileMedia;
 
-const VM: VmId = VmId(Uuid::from_u128(7));
+pub(super) const VM: VmId = VmId(Uuid::from_u128(7));
 
-fn start(n: u128) -> Position {
-    Position::start(GenerationId(Uuid::from_u128(n)))
+pub(super) const ONE: Part = Part { disk: 0, number: 0 };
+pub(super) const TWO: Part = Part { disk: 0, number: 1 };
+
+/// An export of this number, with a key that belongs to it.
+pub(super) fn seal(n: u8) -> Seal {
+    Seal {
+        vm: VM,
+        sealing: Sealing {
+            export: Uuid::from_u128(n.into()),
+            key: ExportKey::new([n; KEY]),
+        },
+    }
 }
 
-struct Place {
+pub(super) struct Place {
     _tmp: tempfile::TempDir,
-    dir: Utf8PathBuf,
+    pub(super) dir: Utf8PathBuf,
 }
 
-fn place() -> Place {
+pub(super) fn place() -> Place {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Utf8PathBuf::from_path_buf(tmp.path().join("a/b")).unwrap();
     Place { _tmp: tmp, dir }
 }
 
-fn names(dir: &Utf8Path) -> Vec<String> {
+pub(super) fn names(dir: &Utf8Path) -> Vec<String> {
     let entries = dir.read_dir_utf8().unwrap();
     let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_owned()).collect();
     names.sort();
     names
 }
 
-fn manifest(files: &[SegmentFile]) -> Manifest {
+pub(super) fn manifest(files: &[SegmentFile]) -> Manifest {
     let segment = |(n, file): (u64, &SegmentFile)| Segment {
-        disk: 0,
         from: n,
         to: n + 1,
         file: file.clone(),
     };
     Manifest {
-        version: 1,
+        version: 2,
         vm: VM,
         name: "web".into(),
-        start: start(1),
+        start: Position::start(GenerationId(Uuid::from_u128(1))),
         disks: Vec::new(),
         segments: (0..).zip(files).map(segment).collect(),
     }
 }
 
-/// A complete export of two files.
-async fn exported() -> (Place, Vec<SegmentFile>) {
+/// A complete export of two files with this content, in a directory of its own.
+pub(super) async fn exported_as(seal: &Seal, content: [&[u8]; 2]) -> (Place, Vec<SegmentFile>) {
     let p = place();
-    FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
+    FileMedia.begin(&p.dir, seal).await.unwrap();
     let mut files = Vec::new();
-    for (name, content) in [
-        ("00-000000.segment", vec![1; 700_000]),
-        ("00-000001.segment", vec![2; 5]),
-    ] {
-        let file = FileMedia.put(&p.dir, name, stream(&content)).await.unwrap();
-        assert_eq!((file.bytes, file.name.as_str()), (content.len() as u64, name));
+    for (part, content) in [ONE, TWO].into_iter().zip(content) {
+        let file = FileMedia.put(&p.dir, seal, part, stream(content)).await.unwrap();
+        assert_eq!(file.part, part);
+        assert_eq!(fs::metadata(p.dir.join(part.name())).unwrap().len(), file.bytes);
         files.push(file);
     }
-    FileMedia.finish(&p.dir, &manifest(&files)).await.unwrap();
+    FileMedia.finish(&p.dir, seal, &manifest(&files)).await.unwrap();
     (p, files)
+}
+
+async fn exported() -> (Place, Vec<SegmentFile>) {
+    exported_as(&seal(1), [&[1; 700_000], &[2; 5]]).await
+}
+
+/// All of a file's content, or why not.
+pub(super) async fn content(dir: &Utf8Path, seal: &Seal, file: &SegmentFile) -> (Vec<u8>, Option<String>) {
+    let mut read = Vec::new();
+    let mut body = match FileMedia.read(dir, seal, file).await {
+        Ok(body) => body,
+        Err(e) => return (read, Some(e.to_string())),
+    };
+    while let Some(piece) = body.next().await {
+        match piece {
+            Ok(piece) => read.extend_from_slice(&piece),
+            Err(e) => return (read, Some(e.to_string())),
+        }
+    }
+    (read, None)
 }
 
 #[tokio::test]
 async fn what_is_exported_is_read_again() {
     let (p, files) = exported().await;
-    let sum = super::world::run_ok("sha256sum", &[p.dir.join(&files[0].name).as_str()]);
-    assert_eq!(FileMedia.open(&p.dir).await.unwrap(), manifest(&files));
-    for file in &files {
-        FileMedia.check(&p.dir, file).await.unwrap();
-        let mut read = Vec::new();
-        let mut body = FileMedia.read(&p.dir, file).await.unwrap();
-        while let Some(piece) = body.next().await {
-            read.extend_from_slice(&piece.unwrap());
-        }
-        assert_eq!(read, fs::read(p.dir.join(&file.name)).unwrap());
+    let seal = seal(1);
+    assert_eq!(FileMedia.open(&p.dir, &seal).await.unwrap(), manifest(&files));
+    for (file, is) in files.iter().zip([vec![1; 700_000], vec![2; 5]]) {
+        FileMedia.check(&p.dir, &seal, file).await.unwrap();
+        assert_eq!(content(&p.dir, &seal, file).await, (is, None));
     }
-    assert_eq!(
-        sum,
-        super::world::run_ok("sha256sum", &[p.dir.join(&files[0].name).as_str()])
-    );
     let mode = |path: &Utf8Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&p.dir), 0o700);
     for name in names(&p.dir) {
@@ -98,139 +118,150 @@ async fn what_is_exported_is_read_again() {
 }
 
 #[tokio::test]
+async fn content_of_any_length_comes_back() {
+    let p = place();
+    let seal = seal(1);
+    FileMedia.begin(&p.dir, &seal).await.unwrap();
+    let chunk = 64 << 10;
+    for len in [0, 1, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk + 7] {
+        let is: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        // In pieces that do not fit the chunks.
+        let pieces = is.chunks(50_000).map(|c| Ok(Bytes::copy_from_slice(c)));
+        let file = FileMedia
+            .put(&p.dir, &seal, ONE, body(pieces.collect()))
+            .await
+            .unwrap();
+        FileMedia.check(&p.dir, &seal, &file).await.unwrap();
+        assert_eq!(content(&p.dir, &seal, &file).await, (is, None), "{len} bytes");
+    }
+}
+
+#[tokio::test]
 async fn only_an_empty_or_a_new_directory_is_taken() {
     let p = place();
-    assert_eq!(FileMedia.found(&p.dir, VM, start(1)).await.unwrap(), None);
+    assert_eq!(FileMedia.found(&p.dir, &seal(1)).await.unwrap(), None);
     fs::create_dir_all(p.dir.join("lost+found")).unwrap();
     assert_eq!(
-        FileMedia.found(&p.dir, VM, start(1)).await.unwrap(),
+        FileMedia.found(&p.dir, &seal(1)).await.unwrap(),
         None,
         "a new file system"
     );
-    FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
-    for (vm, start) in [(VM, start(2)), (VmId(Uuid::from_u128(8)), start(1))] {
-        let found = FileMedia.found(&p.dir, vm, start).await;
-        assert!(matches!(found, Err(MediaError::NotEmpty(_))), "{found:?}");
-        let begun = FileMedia.begin(&p.dir, vm, start).await;
-        assert!(matches!(begun, Err(MediaError::NotEmpty(_))), "{begun:?}");
-    }
+    FileMedia.begin(&p.dir, &seal(1)).await.unwrap();
+    let found = FileMedia.found(&p.dir, &seal(2)).await;
+    assert!(matches!(found, Err(MediaError::NotEmpty(_))), "{found:?}");
+    let begun = FileMedia.begin(&p.dir, &seal(2)).await;
+    assert!(matches!(begun, Err(MediaError::NotEmpty(_))), "{begun:?}");
     let p = place();
     fs::create_dir_all(&p.dir).unwrap();
     fs::write(p.dir.join("holiday.jpg"), b"x").unwrap();
-    assert!(FileMedia.begin(&p.dir, VM, start(1)).await.is_err());
+    assert!(FileMedia.begin(&p.dir, &seal(1)).await.is_err());
     assert_eq!(names(&p.dir), ["holiday.jpg"]);
     fs::remove_file(p.dir.join("holiday.jpg")).unwrap();
     fs::write(p.dir.join("file"), b"x").unwrap();
-    assert!(FileMedia.begin(&p.dir.join("file"), VM, start(1)).await.is_err());
+    assert!(FileMedia.begin(&p.dir.join("file"), &seal(1)).await.is_err());
 }
 
 #[tokio::test]
 async fn what_an_interruption_leaves_is_no_export_and_is_gone_on_with() {
     let p = place();
-    FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
+    let seal = seal(1);
+    FileMedia.begin(&p.dir, &seal).await.unwrap();
     let whole = FileMedia
-        .put(&p.dir, "00-000000.segment", stream(&[3; 9000]))
+        .put(&p.dir, &seal, ONE, stream(&[3; 9000]))
         .await
         .unwrap();
     let broken = body(vec![
         Ok(Bytes::from_static(b"half")),
         Err(std::io::Error::other("the disk is gone")),
     ]);
-    let put = FileMedia.put(&p.dir, "00-000001.segment", broken).await;
+    let put = FileMedia.put(&p.dir, &seal, TWO, broken).await;
     assert!(put.unwrap_err().to_string().contains("the disk is gone"));
     assert!(matches!(
-        FileMedia.open(&p.dir).await,
+        FileMedia.open(&p.dir, &seal).await,
         Err(MediaError::NoExport(_))
     ));
-    FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
+    FileMedia.begin(&p.dir, &seal).await.unwrap();
     assert_eq!(
-        FileMedia.found(&p.dir, VM, start(1)).await.unwrap(),
-        Some(vec![whole])
+        FileMedia.found(&p.dir, &seal).await.unwrap(),
+        Some(vec![whole.clone()])
     );
-    FileMedia
-        .put(&p.dir, "00-000001.segment", stream(b"all of it"))
+    let two = FileMedia
+        .put(&p.dir, &seal, TWO, stream(b"all of it"))
         .await
         .unwrap();
-    assert_eq!(fs::read(p.dir.join("00-000001.segment")).unwrap(), b"all of it");
+    assert_eq!(content(&p.dir, &seal, &two).await, (b"all of it".to_vec(), None));
     assert_eq!(
         names(&p.dir),
         ["00-000000.segment", "00-000001.segment", "lifeboat-export.begun"]
     );
+    // One that does not open any more is no part of it and is written again.
+    let path = p.dir.join(TWO.name());
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(FileMedia.found(&p.dir, &seal).await.unwrap(), Some(vec![whole]));
 }
 
+/// A disk goes on changing while a piece that was interrupted waits to be written again. Both writings may be on the medium,
+/// the first one in space that is free now; with one key stream they would give each other away.
 #[tokio::test]
-async fn damage_is_found() {
-    let (p, files) = exported().await;
-    let path = p.dir.join(&files[0].name);
-    let good = fs::read(&path).unwrap();
-    let mut flipped = good.clone();
-    flipped[350_000] ^= 1;
-    let mut longer = good.clone();
-    longer.push(0);
-    for bad in [flipped, good[..good.len() - 1].to_vec(), longer, Vec::new()] {
-        fs::write(&path, bad).unwrap();
-        let checked = FileMedia.check(&p.dir, &files[0]).await;
-        assert!(matches!(checked, Err(MediaError::Damaged { .. })), "{checked:?}");
+async fn no_two_writings_share_a_key_stream() {
+    let p = place();
+    let seal = seal(1);
+    FileMedia.begin(&p.dir, &seal).await.unwrap();
+    let (mut writings, mut files) = (Vec::new(), Vec::new());
+    for part in [ONE, ONE, TWO] {
+        let file = FileMedia
+            .put(&p.dir, &seal, part, stream(&[0; 1000]))
+            .await
+            .unwrap();
+        // Of zeros, encrypted, the key stream itself.
+        writings.push(fs::read(p.dir.join(part.name())).unwrap().split_off(56));
+        files.push(file);
     }
-    fs::remove_file(&path).unwrap();
-    assert!(FileMedia.check(&p.dir, &files[0]).await.is_err());
-    let text = fs::read_to_string(p.dir.join("lifeboat-export.json")).unwrap();
-    for bad in [
-        String::new(),
-        text.replace("\"version\"", "\"versio\""),
-        text[..text.len() / 2].to_owned(),
+    for (n, one) in writings.iter().enumerate() {
+        for other in &writings[..n] {
+            let same = one.iter().zip(other).filter(|(a, b)| a == b).count();
+            assert!(same < 64, "{same} of {} bytes are the same", one.len());
+        }
+    }
+    assert!(files[0].salt != files[1].salt && files[0].salt.len() == 64);
+    assert_eq!(content(&p.dir, &seal, &files[1]).await, (vec![0; 1000], None));
+    // The first writing, put back, is not the one that the manifest names.
+    let (bytes, said) = content(&p.dir, &seal, &files[0]).await;
+    assert!(bytes.is_empty() && said.unwrap().contains("another one of this name"));
+}
+
+#[test]
+fn a_name_of_a_file_is_that_of_its_part_alone() {
+    for part in [
+        ONE,
+        TWO,
+        Part {
+            disk: 123,
+            number: 1 << 40,
+        },
     ] {
-        fs::write(p.dir.join("lifeboat-export.json"), bad).unwrap();
-        let opened = FileMedia.open(&p.dir).await;
-        assert!(matches!(opened, Err(MediaError::Damaged { .. })), "{opened:?}");
+        assert_eq!(Part::of(&part.name()), Some(part));
     }
-}
-
-#[tokio::test]
-async fn no_name_in_a_manifest_leads_out_of_the_directory() {
-    let (p, files) = exported().await;
-    let secret = p.dir.parent().unwrap().join("secret.segment");
-    fs::write(&secret, b"secret").unwrap();
     for name in [
-        "../secret.segment",
-        secret.as_str(),
-        "..",
         "",
-        ".hidden.segment",
-        "a/b.segment",
-        "lifeboat-export.json",
+        ".segment",
+        "0-0.segment",
+        "+0-000000.segment",
+        "00-+00000.segment",
+        "00-000000.segment.unfinished",
+        "../00-000000.segment",
+        "00-0000000.segment",
+        "99999-000000.segment",
+        "lifeboat-export.sealed",
     ] {
-        let mut forged = manifest(&files);
-        name.clone_into(&mut forged.segments[0].file.name);
-        let text = serde_json::to_vec(&forged).unwrap();
-        fs::write(p.dir.join("lifeboat-export.json"), text).unwrap();
-        let opened = FileMedia.open(&p.dir).await;
-        assert!(
-            matches!(opened, Err(MediaError::Damaged { .. })),
-            "{name}: {opened:?}"
-        );
-        assert!(
-            FileMedia.read(&p.dir, &forged.segments[0].file).await.is_err(),
-            "{name}"
-        );
-        assert!(
-            FileMedia.check(&p.dir, &forged.segments[0].file).await.is_err(),
-            "{name}"
-        );
-        assert!(FileMedia.put(&p.dir, name, stream(b"x")).await.is_err(), "{name}");
+        assert_eq!(Part::of(name), None, "{name}");
     }
-    symlink(&secret, p.dir.join("00-000009.segment")).unwrap();
-    let linked = SegmentFile {
-        name: "00-000009.segment".into(),
-        bytes: 6,
-        blake3: blake3::hash(b"secret").to_hex().to_string(),
-    };
-    assert!(FileMedia.check(&p.dir, &linked).await.is_err());
-    assert!(FileMedia.read(&p.dir, &linked).await.is_err());
 }
 
 /// A replica that has logs but no copy yet, the copy in segments, and what it makes of the disks.
-async fn awaiting(seed: u64) -> (World, Vec<Vec<u8>>) {
+pub(super) async fn awaiting(seed: u64) -> (World, Vec<Vec<u8>>) {
     let mut w = World::new(seed).await;
     let mut segments = Vec::new();
     for target in w.disks() {
@@ -302,16 +333,12 @@ async fn segments_that_leave_a_gap_or_are_of_another_copy_are_refused() {
 /// Whatever is asked of this directory is refused, in words with these in them, and nothing of it is changed.
 async fn is_not_taken(dir: &Utf8Path, words: &str) {
     let before = fs::metadata(dir).map(|m| m.permissions().mode()).ok();
-    let file = SegmentFile {
-        name: "00-000000.segment".into(),
-        bytes: 1,
-        blake3: String::new(),
-    };
+    let seal = seal(1);
     let answers = [
-        FileMedia.found(dir, VM, start(1)).await.map(|_| ()),
-        FileMedia.begin(dir, VM, start(1)).await,
-        FileMedia.put(dir, &file.name, stream(b"x")).await.map(|_| ()),
-        FileMedia.finish(dir, &manifest(&[])).await,
+        FileMedia.found(dir, &seal).await.map(|_| ()),
+        FileMedia.begin(dir, &seal).await,
+        FileMedia.put(dir, &seal, ONE, stream(b"x")).await.map(|_| ()),
+        FileMedia.finish(dir, &seal, &manifest(&[])).await,
     ];
     for answer in answers {
         let error = answer.unwrap_err();
@@ -327,10 +354,11 @@ async fn is_not_taken(dir: &Utf8Path, words: &str) {
 
 /// Whatever is to be read of it is refused.
 async fn is_not_read(dir: &Utf8Path, files: &[SegmentFile]) {
+    let seal = seal(1);
     let answers = [
-        FileMedia.open(dir).await.map(|_| ()),
-        FileMedia.check(dir, &files[0]).await,
-        FileMedia.read(dir, &files[0]).await.map(|_| ()),
+        FileMedia.open(dir, &seal).await.map(|_| ()),
+        FileMedia.check(dir, &seal, &files[0]).await,
+        FileMedia.read(dir, &seal, &files[0]).await.map(|_| ()),
     ];
     for answer in answers {
         assert!(
@@ -357,7 +385,7 @@ async fn no_link_is_followed_on_the_way_to_a_medium() {
     is_not_read(&beside.join("last"), &files).await;
     is_not_read(&beside.join("before/b"), &files).await;
     assert!(!beside.join("not-there").exists() && !beside.join("new").exists());
-    assert_eq!(FileMedia.open(&p.dir).await.unwrap(), manifest(&files));
+    assert_eq!(FileMedia.open(&p.dir, &seal(1)).await.unwrap(), manifest(&files));
 }
 
 #[tokio::test]
@@ -376,7 +404,7 @@ async fn a_directory_that_others_can_write_to_is_not_taken_and_stays_as_it_is() 
     let p = place();
     fs::create_dir_all(&p.dir).unwrap();
     fs::set_permissions(&p.dir, fs::Permissions::from_mode(0o755)).unwrap();
-    FileMedia.begin(&p.dir, VM, start(1)).await.unwrap();
+    FileMedia.begin(&p.dir, &seal(1)).await.unwrap();
     let mode = |path: &Utf8Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&p.dir), 0o755);
     assert_eq!(mode(&p.dir.join("lifeboat-export.begun")), 0o600);
@@ -391,13 +419,15 @@ async fn a_directory_that_others_can_write_to_is_not_taken_and_stays_as_it_is() 
 #[tokio::test]
 async fn what_is_no_file_is_not_waited_for() {
     let (p, files) = exported().await;
-    for name in ["lifeboat-export.json", &files[0].name, "lifeboat-export.begun"] {
+    let seal = seal(1);
+    let segment = files[0].part.name();
+    for name in ["lifeboat-export.sealed", &segment, "lifeboat-export.begun"] {
         let path = p.dir.join(name);
         fs::remove_file(&path).unwrap();
         super::world::run_ok("mkfifo", &[path.as_str()]);
     }
-    assert!(FileMedia.open(&p.dir).await.is_err());
-    assert!(FileMedia.check(&p.dir, &files[0]).await.is_err());
-    assert!(FileMedia.read(&p.dir, &files[0]).await.is_err());
-    assert!(FileMedia.found(&p.dir, VM, start(1)).await.is_err());
+    assert!(FileMedia.open(&p.dir, &seal).await.is_err());
+    assert!(FileMedia.check(&p.dir, &seal, &files[0]).await.is_err());
+    assert!(FileMedia.read(&p.dir, &seal, &files[0]).await.is_err());
+    assert!(FileMedia.found(&p.dir, &seal).await.is_err());
 }

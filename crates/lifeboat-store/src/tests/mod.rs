@@ -7,6 +7,7 @@ mod changed;
 mod crash;
 mod document;
 mod faults;
+mod forged;
 mod history;
 mod hostile;
 mod lifecycle;

@@ -176,7 +176,7 @@ fn guest_export_and_import_outlive_the_daemons() {
     world.a.kill9();
     world.a.start();
     wait_until("the export is complete", Duration::from_secs(60), || {
-        dir.join("lifeboat-export.json").exists().then_some(())
+        dir.join("lifeboat-export.sealed").exists().then_some(())
     });
     world.a.wait_state("Replicating");
     world.a.wait_cycles(1);
