@@ -180,6 +180,7 @@ fn of_others(world: &World, offer: &Value) -> Vec<Value> {
         json!({"content": "empty"}),
         json!({"content": "seed"}),
         json!({"content": "media"}),
+        json!({"content": "media", "sealing": {"export": vm, "key": format!("{}=", "A".repeat(43))}}),
         json!({"content": "extended"}),
         json!({"content": "reverse", "since": at, "planned": true}),
         json!({"content": "reverse", "since": at, "planned": false}),
@@ -370,4 +371,152 @@ fn a_vm_that_is_off_and_not_replicated_stays_its_host_s_own() {
     assert_eq!(left, 0, "a refused offer leaves nothing");
     watched.nobody_opened("everything was offered");
     world.a.ok(&["vm", "start", VM]);
+}
+
+/// What a carrier wants at the beginning of a disk.
+const FORGED: &[u8] = b"FORGED-BY-THE-CARRIER";
+
+/// A segment as versions wrote it that did not seal: a delta log in the clear, with valid checksums.
+fn segment_in_the_clear(world: &World, start: &Value) -> Vec<u8> {
+    use lifeboat_deltalog::{Consistency, Encoder, Header, LogDisk, LogKind};
+    let position = serde_json::from_value(start.clone()).unwrap();
+    let header = Header {
+        vm: world.uuid.parse().unwrap(),
+        kind: LogKind::Bulk,
+        position,
+        parent: position,
+        instant: serde_json::from_value(json!(0)).unwrap(),
+        consistency: Consistency::Crash,
+        disks: vec![LogDisk {
+            id: serde_json::from_value(json!("sys")).unwrap(),
+            size: 8 << 20,
+        }],
+    };
+    let (mut log, mut content) = (Vec::new(), FORGED.to_vec());
+    content.resize(1 << 20, 0);
+    let mut encoder = Encoder::new(&header, false, &mut log).unwrap();
+    encoder.data(0, 0, &content, &mut log).unwrap();
+    encoder.zero(0, 1 << 20, 7 << 20, &mut log).unwrap();
+    encoder.finish(&mut log);
+    log
+}
+
+/// Every byte of the files below a directory.
+fn bytes_below(dir: &Path) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match std::fs::symlink_metadata(&path).unwrap() {
+            m if m.is_dir() => all.extend(bytes_below(&path)),
+            m if m.is_file() => all.push(std::fs::read(&path).unwrap()),
+            _ => {}
+        }
+    }
+    all
+}
+
+fn has(files: &[Vec<u8>], what: &[u8]) -> bool {
+    files.iter().any(|f| f.windows(what.len()).any(|w| w == what))
+}
+
+/// The keys that are in a host's catalog.
+fn keys_of(host: &crate::support::Host) -> Vec<String> {
+    let mut keys = Vec::new();
+    for file in bytes_below(&host.dir.join("state")) {
+        let text = String::from_utf8_lossy(&file).into_owned();
+        let found = text.split("\"key\":\"").skip(1).filter_map(|t| t.get(..44));
+        keys.extend(found.map(ToOwned::to_owned));
+    }
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+/// The replica's host keeps the key, in its catalog, and nothing that anybody can read shows it.
+fn the_key_is_in_the_catalog_alone(world: &World, exported: String, medium: &Path) {
+    let keys = keys_of(&world.b);
+    assert_eq!(keys.len(), 1, "{} keys", keys.len());
+    let key = keys[0].as_bytes();
+    let lines = run(
+        "sh",
+        &["-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"],
+    );
+    let mut shown = vec![exported.into_bytes(), lines.into_bytes()];
+    for host in [&world.a, &world.b] {
+        shown.push(host.log().into_bytes());
+        for args in [
+            &["vm", "show", VM][..],
+            &["events"],
+            &["job", "list"],
+            &["replication", "status", VM],
+            &["server", "show"],
+        ] {
+            shown.push(host.json(args).to_string().into_bytes());
+        }
+    }
+    assert!(!has(&shown, key), "the key is shown");
+    assert!(!has(&bytes_below(medium), key), "the key is on the medium");
+}
+
+/// A carrier changes what is on a medium, with everything in hand but the key. The finding that this is about: the forged
+/// segment was imported, the base on the replica began with the carrier's words, and both hosts said Ok.
+#[test]
+fn a_medium_that_its_carrier_forged_is_not_imported() {
+    let world = hosts();
+    world.enable(&["--interval", "1s"]);
+    world.a.ok(&["vm", "start", VM]);
+    let medium = world.dir.path().join("medium");
+    let dir = medium.to_str().unwrap();
+    let exported = world.a.ok(&["replication", "start", VM, "--export", dir]);
+    world.a.wait_state("Replicating");
+    world.a.wait_cycles(2);
+
+    the_key_is_in_the_catalog_alone(&world, exported, &medium);
+    let names = |n: usize| ["00-000000.segment", "01-000000.segment", "lifeboat-export.sealed"][n];
+    let good: Vec<Vec<u8>> = (0..3)
+        .map(|n| std::fs::read(medium.join(names(n))).unwrap())
+        .collect();
+    let replication = world.b.replication();
+    let start = json!({"generation": replication["position"]["generation"], "sequence": 0});
+    let forged = segment_in_the_clear(&world, &start);
+    assert!(has(std::slice::from_ref(&forged), FORGED));
+    let manifest = json!({
+        "version": 1, "vm": world.uuid, "name": VM, "start": start,
+        "disks": [{"id": "sys", "size": 8 << 20}, {"id": "data", "size": 8 << 20}], "segments": [],
+    });
+    let import = ["replication", "import", VM, dir];
+    let attempts = [
+        (0, forged.clone(), "damaged or forged"),
+        (0, [&good[0][..56], &forged[..]].concat(), "damaged or forged"),
+        (0, good[1].clone(), "damaged or forged"),
+        (2, manifest.to_string().into_bytes(), "damaged or forged"),
+        (2, good[0].clone(), "damaged or forged"),
+    ];
+    for (n, content, words) in attempts {
+        std::fs::write(medium.join(names(n)), content).unwrap();
+        let said = world.b.refused(&import);
+        assert!(said.contains(words) && said.contains(dir), "{said}");
+        std::fs::write(medium.join(names(n)), &good[n]).unwrap();
+    }
+    // A medium as an earlier version wrote it.
+    std::fs::remove_file(medium.join(names(2))).unwrap();
+    std::fs::write(medium.join(names(0)), &forged).unwrap();
+    std::fs::write(medium.join("lifeboat-export.json"), manifest.to_string()).unwrap();
+    let said = world.b.refused(&import);
+    assert!(said.contains("neither encrypted nor authenticated"), "{said}");
+    assert!(
+        !has(&bytes_below(&world.replica()), FORGED),
+        "it is on the replica"
+    );
+    assert_eq!(world.b.state(), "WaitingToCompleteInitialReplication");
+
+    // What was exported is taken all the same, and the key is forgotten with it.
+    for (n, content) in good.iter().enumerate() {
+        std::fs::write(medium.join(names(n)), content).unwrap();
+    }
+    world.b.ok(&import);
+    world.b.wait_state("Replicating");
+    assert!(!has(&bytes_below(&world.replica()), FORGED));
+    let said = world.b.refused(&import);
+    assert!(said.contains("no exported copy is awaited"), "{said}");
 }
