@@ -5,4 +5,5 @@ pub(crate) mod copy;
 pub(crate) mod failover;
 pub(crate) mod floods;
 pub(crate) mod guest;
+pub(crate) mod media;
 pub(crate) mod memory;
