@@ -14,7 +14,9 @@ pub mod methods;
 mod query;
 mod recovery;
 mod relations;
+pub mod roles;
 pub mod subscriptions;
+mod waiting;
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -22,10 +24,11 @@ use std::time::Duration;
 use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, Schema, Value};
 use lifeboat_engine::action::Management;
 
-pub use caller::{Caller, Role};
+pub use caller::Caller;
 pub use cursor::{Cursor, Found};
 pub use facts::Machine;
 pub(crate) use facts::now;
+pub use roles::Role;
 
 /// The namespace of everything about virtual machines.
 pub const VIRTUALIZATION: &str = "root/virtualization/v2";

@@ -155,6 +155,7 @@ impl Client {
                 code: e.name,
                 message: e.message,
                 hint: e.hint,
+                request: e.request,
             }),
             Err(_) => self.protocol(format!("status {status} without an explanation")),
         }

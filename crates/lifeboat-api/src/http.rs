@@ -15,6 +15,7 @@ use futures_util::Stream;
 use lifeboat_engine::action::{Action, Answer, Management, Refusal};
 use lifeboat_engine::by::By;
 use lifeboat_engine::records::Job;
+use lifeboat_model::RequestId;
 use lifeboat_model::api::ReturnCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -42,6 +43,9 @@ pub(crate) struct ErrorBody {
     pub(crate) message: String,
     /// The way out.
     pub(crate) hint: String,
+    /// The request that was recorded instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request: Option<RequestId>,
 }
 
 impl From<Refusal> for ErrorBody {
@@ -51,6 +55,7 @@ impl From<Refusal> for ErrorBody {
             name: r.code,
             message: r.message,
             hint: r.hint,
+            request: r.request,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! absent: any decision of our own. Remote access, users and roles do not belong here either: who may connect is
 //! answered by the kernel's word about the process on the other end of the socket.
 
+mod accounts;
 pub mod cim;
 pub mod client;
 mod http;

@@ -104,6 +104,7 @@ fn path_parameters(route: &Route) -> impl Iterator<Item = Value> {
         let (about, schema) = match name {
             "vm" => ("The VM, by name or UUID", json!({ "type": "string" })),
             "job" => ("The job", json!({ "type": "string", "format": "uuid" })),
+            "request" => ("The request", json!({ "type": "string", "format": "uuid" })),
             _ => ("Key of the entry", json!({ "type": "string" })),
         };
         json!({ "name": name, "in": "path", "required": true, "description": about, "schema": schema })

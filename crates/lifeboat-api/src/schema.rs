@@ -3,6 +3,7 @@
 
 mod history;
 mod lifecycle;
+mod requests;
 
 use serde_json::{Map, Value, json};
 
@@ -661,7 +662,7 @@ fn job() -> Value {
             ("created", instant("Recorded")),
             ("started", or_null(&instant("First started"))),
             ("ended", or_null(&instant("Ended"))),
-            ("by", or_null(&by())),
+            ("by", or_null(&reference("By"))),
         ],
     )
 }
@@ -682,6 +683,28 @@ fn by() -> Value {
                 "from",
                 or_null(&text("Address and port, or `pid N` of a process of this host")),
             ),
+            (
+                "account",
+                or_null(&object(
+                    "The account of a process of this host",
+                    &[
+                        ("uid", number("The user id it has")),
+                        (
+                            "login",
+                            or_null(&number(
+                                "The user id it logged in with; null: nobody logged in, or it is not known",
+                            )),
+                        ),
+                        (
+                            "user",
+                            or_null(&text(
+                                "Name of the one it logged in with, or has; null: not known",
+                            )),
+                        ),
+                    ],
+                )),
+            ),
+            ("confirmed", or_null(&reference("By"))),
         ],
     )
 }
@@ -815,6 +838,8 @@ fn host() -> Vec<Named> {
             ]}),
         ),
         ("Job", job()),
+        ("By", by()),
+        ("Request", requests::request()),
         (
             "Event",
             object(
@@ -823,7 +848,7 @@ fn host() -> Vec<Named> {
                     ("at", instant("When")),
                     ("vm", or_null(&uuid("About which VM"))),
                     ("message", text("What")),
-                    ("by", or_null(&by())),
+                    ("by", or_null(&reference("By"))),
                 ],
             ),
         ),
@@ -833,14 +858,21 @@ fn host() -> Vec<Named> {
         ("Certificate", certificate()),
         (
             "Error",
-            object(
-                "A refusal",
-                &[
-                    ("code", number("The API's return code, for example 32775")),
-                    ("name", text("Its name, for example InvalidState")),
-                    ("message", text("What and why, naming state and thing")),
-                    ("hint", text("The way out; empty when there is none")),
-                ],
+            optional(
+                "request",
+                object(
+                    "A refusal",
+                    &[
+                        ("code", number("The API's return code, for example 32775")),
+                        ("name", text("Its name, for example InvalidState")),
+                        ("message", text("What and why, naming state and thing")),
+                        ("hint", text("The way out; empty when there is none")),
+                        (
+                            "request",
+                            uuid("The request that was recorded instead, which waits for a second person"),
+                        ),
+                    ],
+                ),
             ),
         ),
     ]

@@ -10,7 +10,6 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use lifeboat_engine::action::{Management, Refusal};
-use lifeboat_engine::by::By;
 use lifeboat_model::api::ReturnCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
@@ -18,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accounts;
 use crate::http::{self, ErrorBody};
 
 /// Connections served at once; more wait in the kernel's queue.
@@ -224,7 +224,7 @@ async fn connection(
         return;
     }
     let router = match stream.peer_cred() {
-        Ok(peer) => router.layer(axum::Extension(By::process(peer.uid(), peer.pid()))),
+        Ok(peer) => router.layer(axum::Extension(accounts::caller(peer.uid(), peer.pid()))),
         Err(_) => router,
     };
     let mut builder = http1::Builder::new();

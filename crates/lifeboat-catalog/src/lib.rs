@@ -16,7 +16,8 @@ use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
-use lifeboat_model::{AuthorizationEntry, JobId, VmId};
+use lifeboat_engine::requests::Request;
+use lifeboat_model::{AuthorizationEntry, JobId, RequestId, VmId};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
@@ -182,6 +183,24 @@ impl Catalog for SqliteCatalog {
     async fn put_server(&self, settings: &ServerSettings) -> Result<(), CatalogError> {
         let record = settings.clone();
         self.transaction(move |t| rows::put_server(t, &record)).await
+    }
+
+    async fn put_request(&self, request: &Request, event: &Event) -> Result<(), CatalogError> {
+        let (request, event) = (request.clone(), event.clone());
+        self.transaction(move |t| {
+            rows::put_request(t, &request)?;
+            rows::add_event(t, &event)
+        })
+        .await
+    }
+
+    async fn remove_request(&self, request: RequestId, event: &Event) -> Result<(), CatalogError> {
+        let event = event.clone();
+        self.transaction(move |t| {
+            rows::remove_request(t, request)?;
+            rows::add_event(t, &event)
+        })
+        .await
     }
 
     async fn add_event(&self, event: &Event) -> Result<(), CatalogError> {

@@ -2,7 +2,8 @@
 
 use lifeboat_engine::ports::catalog::{CatalogError, CatalogImage};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
-use lifeboat_model::{AuthorizationEntry, JobId, Timestamp, VmId};
+use lifeboat_engine::requests::Request;
+use lifeboat_model::{AuthorizationEntry, JobId, RequestId, Timestamp, VmId};
 use rusqlite::{Connection, Params, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -91,6 +92,10 @@ fn job_key(id: impl std::fmt::Display) -> String {
     format!("job {id}")
 }
 
+fn request_key(id: impl std::fmt::Display) -> String {
+    format!("request {id}")
+}
+
 fn entry_key(primary: impl std::fmt::Display) -> String {
     format!("authorization entry {primary}")
 }
@@ -108,6 +113,7 @@ fn event_key(vm: Option<&str>, at: i64) -> String {
 const RELATIONSHIPS: &str = "SELECT vm, peer_index, record, digest FROM relationship ORDER BY vm, peer_index";
 const JOBS: &str = "SELECT id, record, digest FROM job ORDER BY id";
 const ENTRIES: &str = "SELECT primary_host, record, digest FROM authorization_entry ORDER BY primary_host";
+const REQUESTS: &str = "SELECT id, record, digest FROM request ORDER BY id";
 const SERVERS: &str = "SELECT record, digest FROM server_settings";
 
 fn relationship_row(r: &Row<'_>) -> rusqlite::Result<Text> {
@@ -139,6 +145,7 @@ pub(crate) fn load(connection: &Connection) -> Result<CatalogImage, CatalogError
     let relationships = texts(connection, RELATIONSHIPS, [], relationship_row)?;
     let jobs = texts(connection, JOBS, [], |r| keyed(job_key, r))?;
     let entries = texts(connection, ENTRIES, [], |r| keyed(entry_key, r))?;
+    let requests = texts(connection, REQUESTS, [], |r| keyed(request_key, r))?;
     let servers = texts(connection, SERVERS, [], server_row)?;
     let server: Vec<ServerSettings> = records(servers, |_| SERVER.into())?;
     Ok(CatalogImage {
@@ -146,6 +153,7 @@ pub(crate) fn load(connection: &Connection) -> Result<CatalogImage, CatalogError
         jobs: records(jobs, |j: &Job| job_key(j.id))?,
         entries: records(entries, |e: &AuthorizationEntry| entry_key(&e.primary))?,
         server: server.into_iter().next().unwrap_or_default(),
+        requests: records(requests, |r: &Request| request_key(r.id))?,
     })
 }
 
@@ -248,6 +256,26 @@ pub(crate) fn put_job(connection: &Connection, record: &Job) -> Result<(), Catal
 /// Removes a job if there is one.
 pub(crate) fn remove_job(connection: &Connection, job: JobId) -> Result<(), CatalogError> {
     run(connection, "DELETE FROM job WHERE id = ?1", [job.to_string()]).map(drop)
+}
+
+/// Writes or replaces a request.
+pub(crate) fn put_request(connection: &Connection, record: &Request) -> Result<(), CatalogError> {
+    let key = request_key(record.id);
+    let text = encode(&key, record)?;
+    let sql = "INSERT INTO request (id, record, digest) VALUES (?1, ?2, ?3)
+               ON CONFLICT DO UPDATE SET record = excluded.record, digest = excluded.digest";
+    let digest = digest(&key, &text);
+    run(connection, sql, params![record.id.to_string(), text, digest]).map(drop)
+}
+
+/// Removes a request if there is one.
+pub(crate) fn remove_request(connection: &Connection, request: RequestId) -> Result<(), CatalogError> {
+    run(
+        connection,
+        "DELETE FROM request WHERE id = ?1",
+        [request.to_string()],
+    )
+    .map(drop)
 }
 
 /// Writes or replaces an authorization entry.

@@ -9,10 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use common::{event, job, path, relationship, vm};
+use common::{event, job, path, relationship, request, vm};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
 use lifeboat_engine::records::{PrimarySide, ServerSettings, Side};
+use lifeboat_engine::requests::RequestState;
 use lifeboat_model::AuthorizationEntry;
 
 fn entry(primary: &str) -> AuthorizationEntry {
@@ -37,6 +38,7 @@ fn fixture_image() -> CatalogImage {
             enabled: true,
             ..ServerSettings::default()
         },
+        requests: Vec::new(),
     }
 }
 
@@ -102,6 +104,37 @@ async fn putting_again_replaces_and_removing_twice_is_fine() {
         ..CatalogImage::default()
     };
     assert_eq!(catalog.load().await.unwrap(), left);
+}
+
+#[tokio::test]
+async fn a_request_and_the_event_that_tells_of_it_are_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
+    let first = request(1, RequestState::Waits);
+    catalog.put_request(&first, &event(1, None)).await.unwrap();
+    let second = request(2, RequestState::Waits);
+    catalog.put_request(&second, &event(2, None)).await.unwrap();
+    let confirmed = RequestState::Confirmed {
+        second: Box::new(second.by.clone()),
+    };
+    let first = request(1, confirmed);
+    catalog.put_request(&first, &event(3, None)).await.unwrap();
+    drop(catalog);
+    let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
+    assert_eq!(
+        catalog.load().await.unwrap().requests,
+        [first.clone(), second.clone()]
+    );
+    // The second time there is none; it is told all the same.
+    for n in [4, 5] {
+        catalog.remove_request(first.id, &event(n, None)).await.unwrap();
+        assert_eq!(
+            catalog.load().await.unwrap().requests,
+            std::slice::from_ref(&second)
+        );
+    }
+    let told: Vec<_> = [5, 4, 3, 2, 1].map(|n| event(n, None)).into();
+    assert_eq!(catalog.events(None, 10).await.unwrap(), told);
 }
 
 /// Up to version 2 an entry whose trust group nobody had named shared one with all the others.

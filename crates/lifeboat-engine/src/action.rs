@@ -8,7 +8,7 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     AuthorizationEntry, Changed, DiskId, JobId, NicFailover, Position, ReplicationHealth, ReplicationMode,
-    ReplicationSettings, ReplicationState, Timestamp, VmSpec,
+    ReplicationSettings, ReplicationState, RequestId, Timestamp, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use crate::ports::store::{Abandoned, BulkProgress, Target};
 use crate::records::{
     Counters, Event, Failover, Job, Planned, Problem, ServerSettings, Split, Synchronization, Test,
 };
+use crate::requests::Request;
 
 /// A VM by name or UUID, as a person writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -348,6 +349,18 @@ pub enum Action {
         /// `HOST:PORT`.
         peer: String,
     },
+    /// What waits for a second person, oldest first.
+    ListRequests,
+    /// Confirms a request as the second person: what was asked for is carried out as it was recorded.
+    ConfirmRequest {
+        /// Which.
+        request: RequestId,
+    },
+    /// Ends a request without carrying it out.
+    DenyRequest {
+        /// Which.
+        request: RequestId,
+    },
 }
 
 fn yes() -> bool {
@@ -396,6 +409,8 @@ pub enum Answer {
     Server(ServerView),
     /// How a cycle ended.
     Cycle(CycleResult),
+    /// What waits for a second person.
+    Requests(Vec<Request>),
 }
 
 /// What came of a cycle that somebody asked for. One that failed is a refusal.
@@ -688,6 +703,9 @@ pub struct Refusal {
     pub message: String,
     /// The way out; empty when there is none.
     pub hint: String,
+    /// The request that was recorded instead: it waits for a second person.
+    #[serde(default)]
+    pub request: Option<RequestId>,
 }
 
 impl Refusal {
@@ -697,6 +715,7 @@ impl Refusal {
             code,
             message: message.into(),
             hint: hint.into(),
+            request: None,
         }
     }
 }
@@ -757,7 +776,10 @@ impl Action {
             | Self::RemoveAuthorization { .. }
             | Self::ShowServer
             | Self::SetServer { .. }
-            | Self::TestConnection { .. } => None,
+            | Self::TestConnection { .. }
+            | Self::ListRequests
+            | Self::ConfirmRequest { .. }
+            | Self::DenyRequest { .. } => None,
         }
     }
 }
@@ -777,6 +799,7 @@ impl Action {
                 | Self::ListEvents { .. }
                 | Self::ListAuthorization
                 | Self::ShowServer
+                | Self::ListRequests
         )
     }
 

@@ -538,6 +538,9 @@ impl Actor {
             | Action::RemoveAuthorization { .. }
             | Action::ShowServer
             | Action::SetServer { .. }
+            | Action::ListRequests
+            | Action::ConfirmRequest { .. }
+            | Action::DenyRequest { .. }
             | Action::TestConnection { .. } => Err(Refusal::new(
                 ReturnCode::Failed,
                 "this action is not about one VM",

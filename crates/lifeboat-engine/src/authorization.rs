@@ -55,13 +55,7 @@ impl Host {
     /// How long the points of a replica of this primary are kept whatever it asks for. The longest time of all entries that
     /// speak of it: an entry that is more exact does not take from what another one promises.
     pub(crate) fn kept_at_least(&self, primary: &str, bound_to: Option<&str>) -> Duration {
-        self.access(|a| {
-            let speaks = |e: &&AuthorizationEntry| {
-                e.covers(primary) || bound_to.is_some_and(|key| e.same_primary(key))
-            };
-            let longest = a.entries.iter().filter(speaks).map(|e| e.keep_at_least_s).max();
-            Duration::from_secs(longest.unwrap_or(0).into())
-        })
+        self.access(|a| crate::taking::kept_at_least(&a.entries, primary, bound_to))
     }
 }
 

@@ -7,6 +7,7 @@ use std::future::Future;
 
 use serde::{Deserialize, Serialize};
 
+use crate::person::Account;
 use crate::ports::link::PeerIdentity;
 
 /// The way in.
@@ -32,19 +33,63 @@ pub struct By {
     pub name: String,
     /// Address and port, or `pid N` of a process of this host; `None` when not known.
     pub from: Option<String>,
+    /// The account of a process of this host; `None` for everybody else, and where it was not recorded.
+    #[serde(default)]
+    pub account: Option<Account>,
+    /// Who confirmed it as the second person; `None` where none was needed.
+    #[serde(default)]
+    pub confirmed: Option<Box<By>>,
 }
 
 impl By {
-    /// A process of this host.
+    /// A process of this host, of which no more is known than its user.
     #[must_use]
     pub fn process(uid: u32, pid: Option<i32>) -> Self {
+        let (login, user) = (None, None);
+        Self::of(Account { uid, login, user }, pid)
+    }
+
+    /// A process of this host.
+    #[must_use]
+    pub fn of(account: Account, pid: Option<i32>) -> Self {
         Self {
             surface: Surface::Local,
-            name: match uid {
+            name: match account.uid {
                 0 => "root".to_owned(),
                 uid => format!("uid {uid}"),
             },
             from: pid.map(|pid| format!("pid {pid}")),
+            account: Some(account),
+            confirmed: None,
+        }
+    }
+
+    /// This caller, with somebody's consent.
+    #[must_use]
+    pub fn confirmed_by(self, second: Self) -> Self {
+        Self {
+            confirmed: Some(Box::new(second)),
+            ..self
+        }
+    }
+
+    /// Whose name it is, where that is another than the one it has now.
+    fn behind(&self) -> Option<String> {
+        let account = self.account.as_ref()?;
+        let login = account.login.filter(|login| *login != account.uid)?;
+        Some(account.user.clone().unwrap_or_else(|| format!("uid {login}")))
+    }
+
+    /// The names alone: `root for ada, confirmed by bob`.
+    #[must_use]
+    pub fn names(&self) -> String {
+        let mut names = self.name.clone();
+        if let Some(behind) = self.behind() {
+            names = format!("{names} for {behind}");
+        }
+        match &self.confirmed {
+            Some(second) => format!("{names}, confirmed by {}", second.names()),
+            None => names,
         }
     }
 
@@ -54,6 +99,8 @@ impl By {
             surface: Surface::Peer,
             name: peer.names.first().cloned().unwrap_or_default(),
             from: None,
+            account: None,
+            confirmed: None,
         }
     }
 }
@@ -64,7 +111,13 @@ impl fmt::Display for By {
             Surface::Peer => write!(f, "host {}", self.name)?,
             Surface::Local | Surface::Wsman | Surface::CimXml => f.write_str(&self.name)?,
         }
-        self.from.iter().try_for_each(|from| write!(f, " ({from})"))
+        if let Some(behind) = self.behind() {
+            write!(f, " for {behind}")?;
+        }
+        self.from.iter().try_for_each(|from| write!(f, " ({from})"))?;
+        self.confirmed
+            .iter()
+            .try_for_each(|by| write!(f, ", confirmed by {by}"))
     }
 }
 

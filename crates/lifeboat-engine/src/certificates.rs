@@ -70,7 +70,7 @@ impl Host {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let certificates = self.host_findings().into_iter().map(|f| f.text);
-        certificates.chain(storage).collect()
+        certificates.chain(storage).chain(self.request_notes()).collect()
     }
 
     /// What the certificates mean for a relationship.

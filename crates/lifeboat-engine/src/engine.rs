@@ -39,6 +39,7 @@ use crate::ports::store::{ReplicaStore, StoreError};
 use crate::ports::{ByteStream, Clock, Entropy};
 use crate::presence::{self, Presence, Returned, WatchedLink};
 use crate::records::{Event, FailoverPhase, Job, Relationship, ReplicaSide, ServerSettings, Side};
+use crate::requests::Requests;
 use crate::throttle::{PacedLink, Throttle};
 
 /// How long an action waits to be taken up by an actor that is busy with something else.
@@ -95,6 +96,8 @@ pub struct EngineConfig {
     pub described: BTreeMap<VmId, Described>,
     /// Directory of VM descriptions, for messages; empty: not known.
     pub vm_dir: String,
+    /// Whether what cannot be undone waits for a second person.
+    pub four_eyes: bool,
 }
 
 /// When a VM's description was written.
@@ -120,6 +123,7 @@ impl EngineConfig {
             merge_bytes_per_s: 0,
             described: BTreeMap::new(),
             vm_dir: String::new(),
+            four_eyes: false,
             scrub_bytes_per_s: Self::SCRUB_BYTES_PER_S,
             scrub_interval: Self::SCRUB_INTERVAL,
         }
@@ -145,6 +149,8 @@ pub(crate) struct Host {
     pub(crate) certificates: Mutex<Vec<Certificate>>,
     /// What the storage locations said when they were looked at last.
     pub(crate) storage_notes: Mutex<Vec<String>>,
+    /// What waits for a second person.
+    pub(crate) requests: Requests,
     /// Who may replicate here. Small, read often, changed by hand.
     access: Mutex<Access>,
     /// Who can be talked to. Actors make and end the actors of test VMs, so it is not the engine's alone.
@@ -188,7 +194,7 @@ impl Host {
         }
     }
 
-    fn with_tasks<R>(&self, f: impl FnOnce(&mut Vec<JoinHandle<()>>) -> R) -> R {
+    pub(crate) fn with_tasks<R>(&self, f: impl FnOnce(&mut Vec<JoinHandle<()>>) -> R) -> R {
         f(&mut self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -341,7 +347,7 @@ fn busy(handle: &Handle, asked: Instant) -> Refusal {
     )
 }
 
-fn stopping() -> Refusal {
+pub(crate) fn stopping() -> Refusal {
     Refusal::new(ReturnCode::Unavailable, "the daemon is stopping", "try again")
 }
 
@@ -429,6 +435,7 @@ impl Engine {
             described: local.clone(),
             certificates: Mutex::default(),
             storage_notes: Mutex::default(),
+            requests: Requests::new(image.requests),
             access,
             actors: Mutex::default(),
             tasks: Mutex::default(),
@@ -464,12 +471,14 @@ impl Engine {
     }
 
     /// Starts what looks at the host from time to time.
-    fn begin_watches(&self) {
+    fn begin_watches(self: &Arc<Self>) {
+        self.hold_requests();
         let host = self.host.clone();
         let sweeper = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 host.look_at_clock().await;
+                host.expire_requests().await;
                 if let Err(e) = host.jobs.sweep().await {
                     warn!(error = %e, "ended jobs not removed");
                 }
@@ -685,7 +694,7 @@ async fn look_out(host: Weak<Host>) {
     }
 }
 
-/// Ends jobs whose work nothing will take up again.
+/// Ends jobs whose work nothing will take up again, and says of requests that it is not known what came of them.
 async fn close_orphans(host: &Host, relationships: &[Relationship]) -> Result<(), CatalogError> {
     for job in host.jobs.list().into_iter().filter(|j| !j.state.is_final()) {
         let rel = relationships.iter().find(|r| r.vm == job.vm && r.index == 0);
@@ -698,7 +707,7 @@ async fn close_orphans(host: &Host, relationships: &[Relationship]) -> Result<()
             }
         }
     }
-    Ok(())
+    host.resume_requests().await
 }
 
 /// What the relationship says of an unfinished job.
@@ -762,7 +771,7 @@ impl Management for Engine {
             action.vm().map_or("", |vm| vm.0.as_str()).to_owned(),
         );
         let caller = by.as_ref().map_or("nobody".to_owned(), By::to_string);
-        let answer = by::asked(by, self.carry_out(action)).await;
+        let answer = by::asked(by, self.judged(action)).await;
         let code = answer.as_ref().err().map(|e| e.code.number());
         info!(target: "lifeboat::audit", caller, action = name, vm, refused = code, "asked");
         answer
@@ -774,7 +783,7 @@ impl Management for Engine {
 }
 
 impl Engine {
-    async fn carry_out(&self, action: Action) -> Result<Answer, Refusal> {
+    pub(crate) async fn carry_out(&self, action: Action) -> Result<Answer, Refusal> {
         match &action {
             Action::ListVms => Ok(self.list().await),
             Action::ListJobs => Ok(Answer::Jobs(self.host.jobs.list())),
@@ -785,6 +794,7 @@ impl Engine {
             Action::AddAuthorization { entry } => self.add_authorization(entry.clone()).await,
             Action::RemoveAuthorization { primary } => self.remove_authorization(primary).await,
             Action::ShowServer => Ok(self.server()),
+            Action::ListRequests => Ok(self.list_requests()),
             Action::SetServer { settings } => self.set_server(settings.clone()).await,
             Action::TestConnection { peer } => {
                 lifeboat_model::check_peer(peer).map_err(crate::settings::invalid)?;

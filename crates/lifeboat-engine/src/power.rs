@@ -121,6 +121,14 @@ impl Actor {
         Ok(Answer::Done)
     }
 
+    /// A picture of the VM's screen.
+    pub(crate) async fn screenshot(&self) -> Result<Answer, Refusal> {
+        let picture = bounded(self.host.ports.hypervisor.screenshot(self.id)).await;
+        picture
+            .map(|p| Answer::Picture(p.to_vec()))
+            .map_err(|e| failed("no screenshot", &e))
+    }
+
     /// Stops the guest's CPUs.
     pub(crate) async fn pause_vm(&mut self) -> Result<Answer, Refusal> {
         self.no_planned()?;

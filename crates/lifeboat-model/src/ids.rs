@@ -49,6 +49,10 @@ uuid_id! {
     /// A job, as `Msvm_ConcreteJob.InstanceID` shows it.
     JobId
 }
+uuid_id! {
+    /// What somebody has asked for and a second person has to confirm.
+    RequestId
+}
 
 /// Longest disk id in characters: QEMU node names end at 31 and we put a prefix before it.
 pub const DISK_ID_MAX: usize = 16;

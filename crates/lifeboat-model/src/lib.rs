@@ -29,7 +29,7 @@ pub use api::{
 };
 pub use arrival::{Arrival, Arrivals, Reading, Recency};
 pub use change::{Burst, ChangeRate, Changed};
-pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, VmId};
+pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, RequestId, VmId};
 pub use machine::Machine;
 pub use network::NicFailover;
 pub use settings::{

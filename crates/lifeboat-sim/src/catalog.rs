@@ -4,8 +4,9 @@ use async_trait::async_trait;
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
 use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
+use lifeboat_engine::requests::Request;
 use lifeboat_engine::sealing::{ExportKey, KEY};
-use lifeboat_model::{AuthorizationEntry, JobId, Reading, Timestamp, VmId};
+use lifeboat_model::{AuthorizationEntry, JobId, Reading, RequestId, Timestamp, VmId};
 use uuid::Uuid;
 
 use crate::gate::Port;
@@ -105,6 +106,29 @@ impl Catalog for Port {
     async fn put_server(&self, settings: &ServerSettings) -> Result<(), CatalogError> {
         self.run("catalog.put_server", |s, h| {
             host(s, h)?.catalog.server = settings.clone();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put_request(&self, request: &Request, event: &Event) -> Result<(), CatalogError> {
+        self.run("catalog.put_request", |s, h| {
+            let host = host(s, h)?;
+            host.catalog.requests.retain(|r| r.id != request.id);
+            host.catalog.requests.push(request.clone());
+            host.events.push(event.clone());
+            s.note(format!("  event on {h}: {}", event.message));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_request(&self, request: RequestId, event: &Event) -> Result<(), CatalogError> {
+        self.run("catalog.remove_request", |s, h| {
+            let host = host(s, h)?;
+            host.catalog.requests.retain(|r| r.id != request);
+            host.events.push(event.clone());
+            s.note(format!("  event on {h}: {}", event.message));
             Ok(())
         })
         .await

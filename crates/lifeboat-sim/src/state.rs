@@ -220,6 +220,8 @@ pub struct HostState {
     pub spool_full: bool,
     /// The catalog's disk is full.
     pub catalog_full: bool,
+    /// What cannot be undone waits for a second person; read when the daemon starts.
+    pub four_eyes: bool,
     /// What VMs of elsewhere would lack here.
     pub missing: Vec<String>,
     /// Firmware variables of VMs that have some.

@@ -201,7 +201,8 @@ impl World {
                 entropy: port,
             };
             let name = self.shared.state().hosts[host].name.clone();
-            let config = EngineConfig::new(name.clone(), format!("{name}:7000"), "0.0.0");
+            let mut config = EngineConfig::new(name.clone(), format!("{name}:7000"), "0.0.0");
+            config.four_eyes = self.shared.state().hosts[host].four_eyes;
             let local = self.shared.state().hosts[host].local.clone();
             let started = tokio::select! {
                 biased;
@@ -293,11 +294,19 @@ impl World {
 
     /// Asks a host for something. `None`: its daemon died before it answered.
     pub async fn act(&self, host: usize, action: Action) -> Option<Result<Answer, Refusal>> {
+        self.act_by(host, Some(by()), action).await
+    }
+
+    /// The same by somebody else.
+    pub async fn act_by(
+        &self,
+        host: usize,
+        by: Option<By>,
+        action: Action,
+    ) -> Option<Result<Answer, Refusal>> {
         self.shared.state().note(format!("act {host} {action:?}"));
         let engine = self.engine(host)?;
-        let answer = self
-            .while_living(Some(host), engine.perform(Some(by()), action))
-            .await;
+        let answer = self.while_living(Some(host), engine.perform(by, action)).await;
         self.shared.state().note(format!("answer {answer:?}"));
         answer
     }

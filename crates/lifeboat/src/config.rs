@@ -116,6 +116,8 @@ pub(crate) struct Management {
     pub(crate) plain: bool,
     /// Hosts, addresses and networks that indications may be sent to.
     pub(crate) indication_destinations: Vec<String>,
+    /// Whether what cannot be undone waits for a second person, on every surface.
+    pub(crate) four_eyes: bool,
 }
 
 impl Default for Management {
@@ -129,6 +131,7 @@ impl Default for Management {
             client_ca: None,
             plain: false,
             indication_destinations: Vec::new(),
+            four_eyes: false,
         }
     }
 }

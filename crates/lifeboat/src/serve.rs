@@ -276,6 +276,7 @@ fn way_back(config: &Config, own: &CertInfo) -> String {
 fn engine_config(config: &Config, way_back: &str) -> EngineConfig {
     let mut settings = EngineConfig::new(&config.host, way_back, env!("CARGO_PKG_VERSION"));
     settings.vm_dir = config.vm_dir.to_string();
+    settings.four_eyes = config.management.four_eyes;
     settings.job_retention = Duration::from_secs(config.job_retention_s);
     settings.scrub_bytes_per_s = config.scrub.rate_mib_s.saturating_mul(1 << 20);
     settings.scrub_interval = Duration::from_secs(config.scrub.interval_days.saturating_mul(86_400));

@@ -72,11 +72,11 @@ fn users_and_certificates_come_are_listed_and_go() {
         &["user", "add", "ada", "--role", "administrator"],
         "correct horse\n",
     );
-    p.done(&["user", "add", "bob", "--role", "viewer"], "battery staple");
+    p.done(&["user", "add", "bob", "--role", "tester"], "battery staple");
     let sha = "AB:".repeat(31) + "CD";
     p.done(&["user", "add-certificate", &sha, "--role", "operator"], "");
     p.done(
-        &["user", "add-certificate", "mgmt.example.org", "--role", "viewer"],
+        &["user", "add-certificate", "mgmt.example.org", "--role", "monitor"],
         "",
     );
     let table = p.done(&["user", "list"], "");
@@ -87,9 +87,9 @@ fn users_and_certificates_come_are_listed_and_go() {
         [
             vec!["NAME", "LOGS", "IN", "BY", "ROLE"],
             vec!["ada", "password", "administrator"],
-            vec!["bob", "password", "viewer"],
+            vec!["bob", "password", "tester"],
             vec![&plain, "certificate", "operator"],
-            vec!["mgmt.example.org", "certificate", "viewer"],
+            vec!["mgmt.example.org", "certificate", "monitor"],
         ]
     );
     let json: serde_json::Value =
@@ -98,9 +98,9 @@ fn users_and_certificates_come_are_listed_and_go() {
         json,
         serde_json::json!([
             {"user": "ada", "role": "administrator"},
-            {"user": "bob", "role": "viewer"},
+            {"user": "bob", "role": "tester"},
             {"fingerprint": plain, "role": "operator"},
-            {"certificate": "mgmt.example.org", "role": "viewer"},
+            {"certificate": "mgmt.example.org", "role": "monitor"},
         ])
     );
     let text = std::fs::read_to_string(p.users()).unwrap();

@@ -3,19 +3,8 @@
 use std::net::SocketAddr;
 
 use lifeboat_engine::by::{By, Surface};
-use serde::{Deserialize, Serialize};
 
-/// What somebody may do. Each may do what those before it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Read.
-    Viewer,
-    /// Everything with VMs and their replication.
-    Operator,
-    /// Settings of the host and who may replicate to it as well.
-    Administrator,
-}
+use super::roles::Role;
 
 /// Somebody who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +25,8 @@ impl Caller {
             surface,
             name: self.name.clone(),
             from: Some(from.to_string()),
+            account: None,
+            confirmed: None,
         })
     }
 }

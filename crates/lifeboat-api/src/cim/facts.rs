@@ -351,7 +351,7 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
 }
 
-fn unexpected(action: &str) -> CimError {
+pub(super) fn unexpected(action: &str) -> CimError {
     CimError::new(
         Status::Failed,
         format!("the engine gave another answer than {action} has"),
@@ -379,7 +379,7 @@ pub(crate) fn refused(refusal: Refusal) -> CimError {
 }
 
 impl ObjectManager {
-    async fn ask(&self, action: Action) -> Result<Answer, CimError> {
+    pub(super) async fn ask(&self, action: Action) -> Result<Answer, CimError> {
         self.management.perform(None, action).await.map_err(refused)
     }
 
@@ -399,14 +399,14 @@ impl ObjectManager {
         match self.management.perform(None, Action::ShowJob { job }).await {
             Ok(Answer::Job(job)) => Ok(Some(job)),
             Ok(_) => Err(unexpected("ShowJob")),
-            Err(refusal) if refusal.code == ReturnCode::FileNotFound => Ok(None),
+            Err(refusal) if refusal.code == ReturnCode::FileNotFound => self.waiting_job(job).await,
             Err(refusal) => Err(refused(refusal)),
         }
     }
 
     async fn jobs(&self) -> Result<Vec<Job>, CimError> {
         match self.ask(Action::ListJobs).await? {
-            Answer::Jobs(jobs) => Ok(jobs),
+            Answer::Jobs(jobs) => Ok(self.waiting_jobs().await?.into_iter().chain(jobs).collect()),
             _ => Err(unexpected("ListJobs")),
         }
     }

@@ -1,7 +1,8 @@
 //! Methods: a call that was understood becomes an action of the engine, and its answer a return value. One table says
 //! which method of which class may be called by whom and is carried out by what, and which are not served and why.
 //!
-//! What is refused is a normal answer with a number. The API has no room for the words of a refusal: they are logged.
+//! What is refused is a normal answer with a number. The API has no room for the words of a refusal: they are logged. Only what
+//! waits for a second person is an error, because without its words nobody would know whom to ask.
 //! Errors are for calls that cannot be carried out at all: no such class, method or instance, or parameters that are none.
 
 mod arguments;
@@ -21,12 +22,13 @@ use lifeboat_cim::{
     CimError, Class, Instance, InstanceName, Method, Namespace, ObjectPath, Raw, Status, Value,
 };
 use lifeboat_engine::action::{Action, Answer, Refusal, VmRef, VmView};
-use lifeboat_model::VmId;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{ReplicationMode, VmId};
 use tracing::{Instrument, info, warn};
 
 use super::classes::job_path;
 use super::embedded::{Which, invalid, shown};
+use super::roles::{About, Role, needed};
 use super::{Caller, ObjectManager, Outcome};
 use arguments::Arguments;
 pub use table::{Entry, METHODS, NOT_SERVED, NotServed, Numbers};
@@ -66,8 +68,45 @@ fn vm_ref(vm: &VmView) -> VmRef {
 }
 
 impl Call<'_> {
+    /// Has an action carried out, if this caller may: every action of every method goes through here.
     async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
+        self.may(&action).await?;
         self.manager.management.perform(self.caller.by(), action).await
+    }
+
+    /// Whether the caller's role is enough for an action.
+    async fn may(&self, action: &Action) -> Result<(), Refusal> {
+        let role = self.caller.role;
+        if role >= needed(action, About::Other) {
+            return Ok(());
+        }
+        // A test VM keeps its UUID to its end, so that the answer still holds when the action is carried out.
+        let about = match action.vm() {
+            Some(vm) if role >= needed(action, About::TestVm) => self.about(vm).await?,
+            _ => About::Other,
+        };
+        let needed = needed(action, about);
+        match role >= needed {
+            true => Ok(()),
+            false => Err(denied(&action.name(), needed, self.caller)),
+        }
+    }
+
+    async fn about(&self, vm: &VmRef) -> Result<About, Refusal> {
+        let vm = vm.clone();
+        let answer = self
+            .manager
+            .management
+            .perform(None, Action::ShowVm { vm })
+            .await?;
+        let mode = match &answer {
+            Answer::Vm(view) => view.replication.as_ref().map(|r| r.mode),
+            _ => None,
+        };
+        Ok(match mode {
+            Some(ReplicationMode::TestReplica) => About::TestVm,
+            Some(_) | None => About::Other,
+        })
     }
 
     /// Carries out an action that is done when it is answered. A job that comes with it has ended or is only news of it.
@@ -181,6 +220,11 @@ impl Call<'_> {
     }
 }
 
+fn denied(what: &str, needed: Role, caller: &Caller) -> Refusal {
+    let message = format!("{what} is for role {needed}; {} is {}", caller.name, caller.role);
+    Refusal::new(ReturnCode::AccessDenied, message, "")
+}
+
 fn missing(parameter: &str) -> Refusal {
     invalid(format!("{parameter} is missing"))
 }
@@ -273,6 +317,12 @@ impl ObjectManager {
                 info!(caller = caller.name, method, about, value, "method carried out");
                 outcome
             }
+            Err(refusal) if refusal.request.is_some() => {
+                // Nothing was done, and what has to be is in the words, for which a return value has no room.
+                let message = format!("{}; {}", refusal.message, refusal.hint);
+                warn!(caller = caller.name, method, about, message, "method waits");
+                return Err(CimError::new(Status::AccessDenied, message));
+            }
             Err(refusal) => {
                 let value = found.numbers().of(refusal.code);
                 let (why, hint) = (refusal.message, refusal.hint);
@@ -294,11 +344,7 @@ async fn answer(call: &Call<'_>, found: &table::Found) -> Answered {
     match found {
         table::Found::Not(why) => Err(Refusal::new(ReturnCode::NotSupported, why.reason, "")),
         table::Found::Served(entry) if call.caller.role < entry.role => {
-            let message = format!(
-                "{} is for role {:?}; {} is {:?}",
-                entry.method, entry.role, call.caller.name, call.caller.role
-            );
-            Err(Refusal::new(ReturnCode::AccessDenied, message, ""))
+            Err(denied(entry.method, entry.role, call.caller))
         }
         table::Found::Served(entry) => (entry.handler)(call).await,
     }

@@ -88,7 +88,7 @@ fn makes(namespace: &str, class: &str) -> Option<&'static str> {
 
 /// Listeners make this host connect to others, which is more than reading.
 fn may(caller: &Caller) -> Result<(), CimError> {
-    match caller.role >= Role::Operator {
+    match caller.role >= Role::LISTENERS {
         true => Ok(()),
         false => {
             let message = "subscriptions of listeners are made and removed by operators and administrators";
@@ -153,7 +153,7 @@ impl Indications {
             CimError::new(Status::NotFound, message)
         };
         let entry = at.and_then(|at| entries.get(at)).ok_or_else(not_found)?;
-        if entry.owner != caller.name && caller.role != Role::Administrator {
+        if entry.owner != caller.name && caller.role < Role::OTHERS {
             let message = format!(
                 "{} has made it, and only an administrator may remove it too",
                 entry.owner

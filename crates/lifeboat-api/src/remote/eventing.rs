@@ -146,7 +146,7 @@ impl Eventing {
 
     /// Somewhere events can be sent to. It makes this host connect to others, which is more than reading.
     async fn place(&self, caller: &Caller, endpoint: Endpoint) -> Result<(Endpoint, Destination), Fault> {
-        if caller.role < Role::Operator {
+        if caller.role < Role::LISTENERS {
             let message = "events are sent for operators and administrators; who only reads pulls them";
             return Err(CimError::new(Status::AccessDenied, message).into());
         }

@@ -489,4 +489,20 @@ pub const ROUTES: &[Route] = &[
             default: None,
         }],
     ),
+    get(
+        "/requests",
+        "list-requests",
+        Reply::List("Request"),
+        "What waits for a second person, oldest first",
+    ),
+    post(
+        "/requests/{request}/confirm",
+        "confirm-request",
+        "Confirm a request as the second person: what was asked for is carried out",
+    ),
+    post(
+        "/requests/{request}/deny",
+        "deny-request",
+        "End a request without carrying it out",
+    ),
 ];

@@ -71,7 +71,7 @@ fn state_of(event: &Instance, subject: &str, property: &str) -> u64 {
 fn the_life_of_a_job_and_a_change_of_state_are_told() {
     simulate(11, async |w| {
         let indications = watching(manager(w, 0));
-        let eve = user("eve", Role::Viewer);
+        let eve = user("eve", Role::Monitor);
         let born = "SELECT * FROM CIM_InstCreation WHERE SourceInstance ISA CIM_ConcreteJob";
         let born = subscribe(&indications, &eve, born, None).await.unwrap();
         let jobs = subscribe(&indications, &eve, JOBS, None).await.unwrap();
@@ -112,7 +112,7 @@ fn what_comes_and_what_goes_is_told() {
     simulate(12, async |w| {
         replicating(w).await;
         let indications = watching(manager(w, 1));
-        let eve = user("eve", Role::Viewer);
+        let eve = user("eve", Role::Monitor);
         let query = "SELECT * FROM __InstanceOperationEvent WITHIN 1 WHERE TargetInstance ISA 'Msvm_ComputerSystem' \
                      AND (__CLASS = '__InstanceCreationEvent' OR __CLASS = '__InstanceDeletionEvent')";
         let systems = subscribe(&indications, &eve, query, None).await.unwrap();
@@ -145,7 +145,7 @@ fn who_does_not_read_loses_the_oldest_and_can_count_them() {
     simulate(13, async |w| {
         replicating(w).await;
         let indications = watching(manager(w, 0));
-        let eve = user("eve", Role::Viewer);
+        let eve = user("eve", Role::Monitor);
         let slow = subscribe(&indications, &eve, RELATIONS, None).await.unwrap();
         let quick = subscribe(&indications, &eve, RELATIONS, None).await.unwrap();
         let mut read = 0;
@@ -175,7 +175,7 @@ fn who_does_not_read_loses_the_oldest_and_can_count_them() {
 fn subscriptions_are_limited_and_end() {
     simulate(14, async |w| {
         let indications = watching(manager(w, 0));
-        let eve = user("eve", Role::Viewer);
+        let eve = user("eve", Role::Monitor);
         let full = |r: Result<Arc<Subscription>, CimError>| {
             assert_eq!(
                 r.map(|s| s.id.clone()).unwrap_err().status,
@@ -188,7 +188,7 @@ fn subscriptions_are_limited_and_end() {
         }
         full(subscribe(&indications, &eve, JOBS, None).await);
         for n in PER_USER..IN_ALL {
-            let other = user(&format!("user {}", n / PER_USER), Role::Viewer);
+            let other = user(&format!("user {}", n / PER_USER), Role::Monitor);
             subscribe(&indications, &other, JOBS, None).await.unwrap();
         }
         full(subscribe(&indications, &user("mallory", Role::Administrator), JOBS, None).await);
@@ -220,7 +220,7 @@ fn nobody_is_asked_while_nobody_listens() {
         let indications = watching(manager);
         w.run(120).await;
         assert_eq!(asked.take(), []);
-        let eve = user("eve", Role::Viewer);
+        let eve = user("eve", Role::Monitor);
         let one = subscribe(&indications, &eve, PAUSED, None).await.unwrap();
         w.run(10).await;
         let most = asked.take();
@@ -251,7 +251,7 @@ fn nobody_is_asked_while_nobody_listens() {
 fn queries_that_watch_nothing_are_refused() {
     simulate(16, async |w| {
         let indications = watching(manager(w, 0));
-        let eve = user("eve", Role::Viewer);
+        let eve = user("eve", Role::Monitor);
         for query in [
             "SELECT * FROM Msvm_ConcreteJob",
             "SELECT * FROM CIM_InstModification",

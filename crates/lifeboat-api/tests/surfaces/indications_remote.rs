@@ -13,8 +13,8 @@ use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-const MODES: &str = "http://schemas.dmtf.org/wbem/wsman/1/wsman/";
-const PUSH: &str = "http://schemas.xmlsoap.org/ws/2004/08/eventing/DeliveryModes/Push";
+pub(crate) const MODES: &str = "http://schemas.dmtf.org/wbem/wsman/1/wsman/";
+pub(crate) const PUSH: &str = "http://schemas.xmlsoap.org/ws/2004/08/eventing/DeliveryModes/Push";
 const EVENTING: &str = "http://schemas.xmlsoap.org/ws/2004/08/eventing/";
 const PULL: &str = "http://schemas.xmlsoap.org/ws/2004/09/enumeration/Pull";
 const ALL: &str = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2/*";
@@ -83,7 +83,7 @@ async fn pywbem_subscribes_and_its_listener_is_told() {
     host.stop().await;
 }
 
-struct Client {
+pub(crate) struct Client {
     connection: Connection,
     user: &'static str,
 }
@@ -108,7 +108,7 @@ fn envelope(action: &str, headers: &str, body: &str) -> String {
 }
 
 /// A Subscribe. `more` stands in the delivery.
-fn wish(mode: &str, more: &str, expires: &str) -> String {
+pub(crate) fn wish(mode: &str, more: &str, expires: &str) -> String {
     let body = format!(
         "<e:Subscribe><e:EndTo><a:Address>http://127.0.0.1:1/</a:Address></e:EndTo>\
          <e:Delivery Mode=\"{mode}\">{more}</e:Delivery><e:Expires>{expires}</e:Expires>\
@@ -117,7 +117,7 @@ fn wish(mode: &str, more: &str, expires: &str) -> String {
     envelope(&format!("{EVENTING}Subscribe"), "", &body)
 }
 
-fn notify(port: u16) -> String {
+pub(crate) fn notify(port: u16) -> String {
     format!(
         "<e:NotifyTo><a:Address>http://127.0.0.1:{port}/in</a:Address>\
          <a:ReferenceParameters><x:Tag xmlns:x=\"urn:x\">mine</x:Tag></a:ReferenceParameters></e:NotifyTo>"

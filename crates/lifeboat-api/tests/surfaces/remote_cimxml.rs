@@ -3,29 +3,29 @@
 
 use crate::remote_support::{Answer, Connection, Host, basic, host, post};
 
-const V2: &str = "root/virtualization/v2";
+pub(crate) const V2: &str = "root/virtualization/v2";
 const VM: &str = "6f3b2f2e-3a63-4a0e-9a53-0d9f5f6f0001";
 
-struct Client {
+pub(crate) struct Client {
     connection: Connection,
     user: &'static str,
 }
 
-async fn client(host: &Host, user: &'static str) -> Client {
+pub(crate) async fn client(host: &Host, user: &'static str) -> Client {
     Client {
         connection: host.connect(host.cimxml).await,
         user,
     }
 }
 
-fn message(call: &str) -> String {
+pub(crate) fn message(call: &str) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"utf-8\" ?><CIM CIMVERSION=\"2.0\" DTDVERSION=\"2.0\">\
          <MESSAGE ID=\"1001\" PROTOCOLVERSION=\"1.0\">{call}</MESSAGE></CIM>"
     )
 }
 
-fn path(namespace: &str) -> String {
+pub(crate) fn path(namespace: &str) -> String {
     let part = |n: &str| format!("<NAMESPACE NAME=\"{n}\"/>");
     let parts: String = namespace.split('/').map(part).collect();
     format!("<LOCALNAMESPACEPATH>{parts}</LOCALNAMESPACEPATH>")
@@ -61,7 +61,7 @@ fn count(text: &str, element: &str) -> usize {
 }
 
 impl Client {
-    async fn send(&mut self, method: &str, object: &str, body: &str) -> Answer {
+    pub(crate) async fn send(&mut self, method: &str, object: &str, body: &str) -> Answer {
         let auth = basic(self.user);
         let fields = [
             ("Authorization", auth.as_str()),
@@ -96,13 +96,13 @@ impl Client {
         answer
     }
 
-    async fn good(&mut self, namespace: &str, name: &str, parameters: &str) -> String {
+    pub(crate) async fn good(&mut self, namespace: &str, name: &str, parameters: &str) -> String {
         let answer = self.ask(namespace, name, parameters).await;
         assert_eq!(count(&answer.body, "ERROR"), 0, "{}", answer.body);
         answer.body
     }
 
-    async fn error(&mut self, namespace: &str, name: &str, parameters: &str) -> u16 {
+    pub(crate) async fn error(&mut self, namespace: &str, name: &str, parameters: &str) -> u16 {
         let answer = self.ask(namespace, name, parameters).await;
         let code = answer.body.split_once("<ERROR CODE=\"");
         let code = code.unwrap_or_else(|| panic!("{}", answer.body)).1;

@@ -122,7 +122,7 @@ async fn users_change_under_a_running_server() {
         &host.users,
         "eve",
         &Secret::new("a new secret".into()),
-        lifeboat_api::cim::Role::Viewer,
+        lifeboat_api::cim::Role::Monitor,
     )
     .unwrap();
     assert_eq!(c.post("/wsman", &eve, IDENTIFY).await.status, 200);

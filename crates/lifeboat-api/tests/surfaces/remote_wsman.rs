@@ -7,18 +7,18 @@ use lifeboat_engine::by::Surface;
 
 use crate::remote_support::{Answer, Connection, Host, basic, element, host};
 
-const WMI: &str = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2/";
+pub(crate) const WMI: &str = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2/";
 const DMTF: &str = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/";
 const TRANSFER: &str = "http://schemas.xmlsoap.org/ws/2004/09/transfer/";
 const ENUMERATION: &str = "http://schemas.xmlsoap.org/ws/2004/09/enumeration/";
 const WQL: &str = "http://schemas.microsoft.com/wbem/wsman/1/WQL";
 const NAMESPACE: (&str, &str) = ("__cimnamespace", "root/virtualization/v2");
-const VM: &str = "6f3b2f2e-3a63-4a0e-9a53-0d9f5f6f0001";
+pub(crate) const VM: &str = "6f3b2f2e-3a63-4a0e-9a53-0d9f5f6f0001";
 const HUGE: &str = "<w:MaxElements>32000</w:MaxElements>";
 
 /// A request as it is put together.
 #[derive(Clone, Default)]
-struct Ask {
+pub(crate) struct Ask {
     action: String,
     resource: String,
     selectors: Vec<(String, String)>,
@@ -27,7 +27,7 @@ struct Ask {
 }
 
 impl Ask {
-    fn new(action: &str, resource: &str) -> Self {
+    pub(crate) fn new(action: &str, resource: &str) -> Self {
         Self {
             action: action.to_owned(),
             resource: resource.to_owned(),
@@ -35,7 +35,7 @@ impl Ask {
         }
     }
 
-    fn select(mut self, selectors: &[(&str, &str)]) -> Self {
+    pub(crate) fn select(mut self, selectors: &[(&str, &str)]) -> Self {
         let owned = |(n, v): &(&str, &str)| ((*n).to_owned(), (*v).to_owned());
         self.selectors.extend(selectors.iter().map(owned));
         self
@@ -46,7 +46,7 @@ impl Ask {
         self
     }
 
-    fn body(mut self, body: &str) -> Self {
+    pub(crate) fn body(mut self, body: &str) -> Self {
         self.body = body.to_owned();
         self
     }
@@ -73,12 +73,12 @@ impl Ask {
     }
 }
 
-struct Client {
+pub(crate) struct Client {
     connection: Connection,
     user: &'static str,
 }
 
-async fn client(host: &Host, user: &'static str) -> Client {
+pub(crate) async fn client(host: &Host, user: &'static str) -> Client {
     Client {
         connection: host.connect(host.wsman).await,
         user,
@@ -86,7 +86,7 @@ async fn client(host: &Host, user: &'static str) -> Client {
 }
 
 impl Client {
-    async fn ask(&mut self, ask: &Ask) -> Answer {
+    pub(crate) async fn ask(&mut self, ask: &Ask) -> Answer {
         let auth = basic(self.user);
         let fields = [
             ("Authorization", auth.as_str()),
@@ -101,13 +101,13 @@ impl Client {
         answer
     }
 
-    async fn good(&mut self, ask: &Ask) -> Answer {
+    pub(crate) async fn good(&mut self, ask: &Ask) -> Answer {
         let answer = self.ask(ask).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer
     }
 
-    async fn fault(&mut self, ask: &Ask, code: &str) -> Answer {
+    pub(crate) async fn fault(&mut self, ask: &Ask, code: &str) -> Answer {
         let answer = self.ask(ask).await;
         assert_eq!(answer.status, 500, "{}", answer.body);
         let subcode = element(&answer.body, "Subcode").and_then(|s| element(s, "Value"));

@@ -6,12 +6,14 @@
 )]
 
 use camino::Utf8PathBuf;
+use lifeboat_engine::action::{Action, VmRef};
 use lifeboat_engine::by::By;
 use lifeboat_engine::records::{Counters, Event, Job, PrimarySide, Relationship, Side};
+use lifeboat_engine::requests::{LASTS, Request, RequestState};
 use lifeboat_model::api::{JobState, JobType, ReplicationMode, ReplicationState};
 use lifeboat_model::{
-    Bandwidth, DiskFormat, DiskId, DiskSpec, Firmware, GenerationId, JobId, Position, ReplicationSettings,
-    Timestamp, VmId, VmSpec,
+    Bandwidth, DiskFormat, DiskId, DiskSpec, Firmware, GenerationId, JobId, Position, Reading,
+    ReplicationSettings, RequestId, Timestamp, VmId, VmSpec,
 };
 use uuid::Uuid;
 
@@ -118,4 +120,26 @@ pub(crate) fn event(n: u64, about: Option<u128>) -> Event {
 
 fn by() -> By {
     By::process(1000, Some(7))
+}
+
+/// Request `n` in this state.
+pub(crate) fn request(n: u128, state: RequestState) -> Request {
+    let asked = Timestamp(1_700_000_000_000);
+    Request {
+        id: RequestId(Uuid::from_u128(n)),
+        by: by(),
+        action: Action::DropAbandoned {
+            vm: VmRef(vm(n).to_string()),
+        },
+        vm: Some(vm(n)),
+        what: "dropping of the abandoned data".into(),
+        asked,
+        until: asked.plus(LASTS),
+        read: Reading {
+            boot: Uuid::from_u128(3),
+            up_ms: 5,
+            wall: asked,
+        },
+        state,
+    }
 }

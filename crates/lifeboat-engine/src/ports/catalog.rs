@@ -2,9 +2,10 @@
 //! files of replicas, which the store keeps beside them.
 
 use async_trait::async_trait;
-use lifeboat_model::{AuthorizationEntry, JobId, VmId};
+use lifeboat_model::{AuthorizationEntry, JobId, RequestId, VmId};
 
 use crate::records::{Event, Job, Relationship, ServerSettings};
+use crate::requests::Request;
 
 /// Why the catalog failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,8 @@ pub struct CatalogImage {
     pub entries: Vec<AuthorizationEntry>,
     /// Settings of this host as a replica server.
     pub server: ServerSettings,
+    /// What waits for a second person.
+    pub requests: Vec<Request>,
 }
 
 /// The catalog. When a call returns `Ok` its change survives a power cut.
@@ -64,6 +67,10 @@ pub trait Catalog: Send + Sync {
     async fn remove_entry(&self, primary: &str) -> Result<bool, CatalogError>;
     /// Writes the server settings.
     async fn put_server(&self, settings: &ServerSettings) -> Result<(), CatalogError>;
+    /// Writes a request, and the event that tells of it, in one transaction.
+    async fn put_request(&self, request: &Request, event: &Event) -> Result<(), CatalogError>;
+    /// Removes a request, and appends the event that tells why, in one transaction. `Ok` when there is none.
+    async fn remove_request(&self, request: RequestId, event: &Event) -> Result<(), CatalogError>;
     /// Appends an event; only the newest 10,000 are kept.
     async fn add_event(&self, event: &Event) -> Result<(), CatalogError>;
     /// The newest events, newest first, at most `limit`, of one VM or of all.

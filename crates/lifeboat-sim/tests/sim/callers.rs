@@ -24,6 +24,8 @@ fn events_and_jobs_say_who_asked() {
             surface: Surface::Peer,
             name: "a".into(),
             from: None,
+            account: None,
+            confirmed: None,
         };
         assert_eq!(asked(w, 1, "replica offered by"), Some(primary));
         // What goes on by itself is nobody's word.

@@ -11,6 +11,7 @@ mod common;
 mod consent;
 mod extended;
 mod foreign;
+mod four_eyes;
 mod guests;
 mod hold;
 mod lies;

@@ -2,6 +2,7 @@
 
 mod failover;
 mod replication;
+mod request;
 mod user;
 
 use camino::Utf8PathBuf;
@@ -14,6 +15,7 @@ use crate::config::DEFAULT_SOCKET;
 
 pub(crate) use failover::{Failover, Network, SetCard, Start};
 pub(crate) use replication::{Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side};
+pub(crate) use request::Request;
 pub(crate) use user::{Role, User, UsersFile};
 
 /// Replicates virtual machines to another host and brings them up there.
@@ -70,6 +72,9 @@ pub(crate) enum Command {
     /// Long operations.
     #[command(subcommand)]
     Job(Job),
+    /// What waits for a second person.
+    #[command(subcommand)]
+    Request(Request),
     /// Show what happened, newest last.
     Events {
         /// Only events of this VM, by name or UUID.

@@ -14,7 +14,7 @@ Exit codes:
   2    the command line is wrong
   3    the daemon cannot be reached
   4    there is no such VM, job, point or file
-  5    not allowed
+  5    not allowed, or not before a second person confirms it
   130  interrupted; a job that was followed carries on";
 
 /// Exit codes. Scripts rely on them.

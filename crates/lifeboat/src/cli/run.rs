@@ -3,6 +3,7 @@
 mod authorization;
 mod failover;
 mod replication;
+mod request;
 
 use std::io::Write;
 
@@ -51,6 +52,7 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
         }
         Command::Failover(command) => failover::run(&cx, command).await,
         Command::Job(command) => job(&cx, command).await,
+        Command::Request(command) => request::run(&cx, command).await,
         Command::Events { vm, limit } => {
             let action = Action::ListEvents {
                 vm: vm.as_deref().map(name),

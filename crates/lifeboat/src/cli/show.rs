@@ -2,6 +2,7 @@
 //! asks or decides.
 
 mod replication;
+mod request;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,7 +10,6 @@ use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
-use lifeboat_api::cim::Role;
 use lifeboat_api::remote::users::Users;
 use lifeboat_engine::action::{PointView, ServerView, VmView};
 use lifeboat_engine::ports::hypervisor::PowerState;
@@ -30,6 +30,7 @@ use replication::{role, state};
 
 pub(crate) use lifeboat_model::words::shown as safe;
 pub(crate) use replication::{replication, statistics, status};
+pub(crate) use request::requests;
 
 /// Names of VMs by identity.
 pub(crate) type Names = BTreeMap<VmId, String>;
@@ -556,18 +557,13 @@ pub(crate) fn certificate(c: &CertInfo, zone: &TimeZone) -> String {
 
 /// Who may manage this host over the network, and how they prove who they are.
 pub(crate) fn users(users: &Users) -> String {
-    let role = |role: Role| match role {
-        Role::Viewer => "viewer",
-        Role::Operator => "operator",
-        Role::Administrator => "administrator",
-    };
     let named = users
         .users
         .iter()
-        .map(|u| vec![u.name.clone(), "password".into(), role(u.role).into()]);
+        .map(|u| vec![u.name.clone(), "password".into(), u.role.name().into()]);
     let shown = users
         .certificates
         .iter()
-        .map(|c| vec![c.label().to_owned(), "certificate".into(), role(c.role).into()]);
+        .map(|c| vec![c.label().to_owned(), "certificate".into(), c.role.name().into()]);
     table(&["NAME", "LOGS IN BY", "ROLE"], named.chain(shown))
 }

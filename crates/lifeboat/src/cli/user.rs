@@ -33,7 +33,8 @@ impl From<UsersError> for Failure {
 impl From<args::Role> for Role {
     fn from(role: args::Role) -> Self {
         match role {
-            args::Role::Viewer => Self::Viewer,
+            args::Role::Monitor => Self::Monitor,
+            args::Role::Tester => Self::Tester,
             args::Role::Operator => Self::Operator,
             args::Role::Administrator => Self::Administrator,
         }

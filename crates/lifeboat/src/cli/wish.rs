@@ -39,12 +39,18 @@ pub(crate) fn refused(action: &Action, refusal: Refusal) -> Refusal {
         code,
         mut message,
         mut hint,
+        request,
     } = refusal;
     // What is not there says so by itself.
     if code != ReturnCode::FileNotFound
         && let Some(wish) = words(action)
     {
-        message = format!("{wish} {}: {message}", verb(code));
+        let verb = if request.is_some() {
+            "is not done yet"
+        } else {
+            verb(code)
+        };
+        message = format!("{wish} {verb}: {message}");
     }
     if let Some(vm) = action.vm().map(|vm| vm.0.as_str()) {
         if hint.is_empty() && code == ReturnCode::InvalidState {
@@ -52,7 +58,12 @@ pub(crate) fn refused(action: &Action, refusal: Refusal) -> Refusal {
         }
         hint = complete(hint, vm);
     }
-    Refusal { code, message, hint }
+    Refusal {
+        code,
+        message,
+        hint,
+        request,
+    }
 }
 
 /// A refusal is a decision; something that was tried has failed.
@@ -123,6 +134,8 @@ fn words(action: &Action) -> Option<String> {
         Action::AddAuthorization { entry } => Some(format!("authorization add of \"{}\"", entry.primary)),
         Action::RemoveAuthorization { primary } => Some(format!("authorization remove of \"{primary}\"")),
         Action::SetServer { .. } => Some("server set".to_owned()),
+        Action::ConfirmRequest { request } => Some(format!("request confirm of {request}")),
+        Action::DenyRequest { request } => Some(format!("request deny of {request}")),
         Action::TestConnection { peer } => Some(format!("test-connection to {peer}")),
         Action::ListVms
         | Action::ShowVm { .. }
@@ -130,7 +143,8 @@ fn words(action: &Action) -> Option<String> {
         | Action::ShowJob { .. }
         | Action::ListEvents { .. }
         | Action::ListAuthorization
-        | Action::ShowServer => None,
+        | Action::ShowServer
+        | Action::ListRequests => None,
     }
 }
 

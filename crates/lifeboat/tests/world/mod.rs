@@ -1,6 +1,7 @@
 //! A host that is all surface: a real REST server over a scripted engine with a handful of VMs in telling states.
 
 mod lifecycle;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -179,6 +180,18 @@ impl Management for Script {
     }
 }
 
+fn entries() -> Vec<AuthorizationEntry> {
+    vec![
+        entry("a.example.org"),
+        AuthorizationEntry {
+            allow_start: true,
+            keep_at_least_s: 604_800,
+            locked_until: Some(Timestamp(NOW + 30 * 86_400_000)),
+            ..entry("*.example.net")
+        },
+    ]
+}
+
 fn sent() -> CycleResult {
     CycleResult::Sent {
         bytes: 3 << 20,
@@ -227,15 +240,9 @@ impl Script {
                 ))
             }
             Action::ListEvents { .. } => Ok(Answer::Events(events())),
-            Action::ListAuthorization => Ok(Answer::Entries(vec![
-                entry("a.example.org"),
-                AuthorizationEntry {
-                    allow_start: true,
-                    keep_at_least_s: 604_800,
-                    locked_until: Some(Timestamp(NOW + 30 * 86_400_000)),
-                    ..entry("*.example.net")
-                },
-            ])),
+            Action::ListRequests => Ok(Answer::Requests(requests::requests())),
+            Action::ConfirmRequest { .. } => finished(JobType::CommitFailover, ""),
+            Action::ListAuthorization => Ok(Answer::Entries(entries())),
             Action::ShowServer => Ok(Answer::Server(server())),
             Action::StartReplication { at: Some(_), .. } | Action::Resynchronize { at: Some(_), .. } => {
                 Ok(Answer::Done)
@@ -328,6 +335,7 @@ impl Script {
 fn refusal(action: &Action) -> Option<Refusal> {
     let invalid = |message: &str, hint: &str| Refusal::new(ReturnCode::InvalidState, message, hint);
     match action {
+        Action::DropAbandoned { vm } if vm.0 == "old" => Some(requests::waits()),
         Action::ReplicateNow { vm } if vm.0 == "db" => Some(invalid(
             "db is in state WaitingToCompleteInitialReplication (2): its initial copy is not complete",
             "wait for it: lifeboat job follow 00000000-0000-0000-0000-0000000000a1",
@@ -587,6 +595,8 @@ fn jobs() -> Vec<Job> {
             surface: Surface::Wsman,
             name: "anna".into(),
             from: Some("192.0.2.7:40112".into()),
+            account: None,
+            confirmed: None,
         }),
     };
     let done = Job {

@@ -1,6 +1,7 @@
 //! Jobs, and what they are about.
 
 use lifeboat_cim::Instance;
+use lifeboat_engine::by::By;
 use lifeboat_engine::records::Job;
 use lifeboat_model::JobState;
 use lifeboat_model::api::ReturnCode;
@@ -104,7 +105,7 @@ fn job(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
         .with("JobRunTimes", 1_u32)
         .with("LocalOrUtcTime", 2_u16)
         .with("Notify", "")
-        .with("Owner", job.by.as_ref().map_or("", |by| by.name.as_str()))
+        .with("Owner", job.by.as_ref().map_or_else(String::new, By::names))
         .with("Priority", 0_u32)
         .with("PercentComplete", u16::from(job.percent))
         .with("DeleteOnCompletion", true)

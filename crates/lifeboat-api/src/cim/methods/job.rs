@@ -1,7 +1,7 @@
 //! Methods of a job.
 
-use lifeboat_cim::{DateTime, Instance, Value};
-use lifeboat_engine::action::{Action, Answer, Refusal};
+use lifeboat_cim::{CimError, DateTime, Instance, Value};
+use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_engine::records::Job;
 use lifeboat_model::JobId;
 use lifeboat_model::api::ReturnCode;
@@ -33,21 +33,27 @@ pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
         });
     }
     match call.arguments.number(STATE).ok_or_else(|| missing(STATE))? {
-        4 | 5 => call.done(Action::CancelJob { job: id(call)? }).await,
+        4 | 5 => {
+            let job = id(call)?;
+            let waiting = call.manager.waiting(job).await.map_err(unreadable)?;
+            let action = match waiting {
+                Some(request) => Action::DenyRequest { request },
+                None => Action::CancelJob { job },
+            };
+            call.done(action).await
+        }
         2 | 3 | 6 => Err(unsupported("a job can only be terminated (4) or killed (5)", "")),
         other => Err(invalid(format!("{STATE} {other}: use 4 (terminate) or 5 (kill)"))),
     }
 }
 
 async fn show(call: &Call<'_>) -> Result<Job, Refusal> {
-    match call.perform(Action::ShowJob { job: id(call)? }).await? {
-        Answer::Job(job) => Ok(job),
-        _ => Err(Refusal::new(
-            ReturnCode::Failed,
-            "the engine did not answer with a job",
-            "",
-        )),
-    }
+    let job = call.manager.job(id(call)?).await.map_err(unreadable)?;
+    job.ok_or_else(|| Refusal::new(ReturnCode::FileNotFound, "the job is no longer remembered", ""))
+}
+
+fn unreadable(e: CimError) -> Refusal {
+    Refusal::new(ReturnCode::Failed, e.message, "")
 }
 
 /// Why it ended badly, if it did; the message's id is the return value that its method would have had.

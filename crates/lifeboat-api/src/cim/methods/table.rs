@@ -53,7 +53,8 @@ impl Numbers {
 pub struct Entry {
     /// Name.
     pub method: &'static str,
-    /// Who may call it.
+    /// The least role with which anything comes of it. What a call asks of the engine is judged by itself, so that one which
+    /// may ask for several things needs more for some of them.
     pub role: Role,
     /// How it numbers refusals.
     pub numbers: Numbers,
@@ -72,26 +73,33 @@ pub struct NotServed {
     pub reason: &'static str,
 }
 
-const fn method(method: &'static str, handler: Handler) -> Entry {
+/// A method that anybody may call who may call any.
+const fn monitor(method: &'static str, handler: Handler) -> Entry {
+    entry(method, Role::Monitor, handler)
+}
+
+const fn tester(method: &'static str, handler: Handler) -> Entry {
+    entry(method, Role::Tester, handler)
+}
+
+const fn operator(method: &'static str, handler: Handler) -> Entry {
+    entry(method, Role::Operator, handler)
+}
+
+const fn administrator(method: &'static str, handler: Handler) -> Entry {
+    entry(method, Role::Administrator, handler)
+}
+
+const fn entry(method: &'static str, role: Role, handler: Handler) -> Entry {
     Entry {
         method,
-        role: Role::Operator,
+        role,
         numbers: Numbers::Api,
         handler,
     }
 }
 
 impl Entry {
-    const fn for_administrators(mut self) -> Self {
-        self.role = Role::Administrator;
-        self
-    }
-
-    const fn for_all(mut self) -> Self {
-        self.role = Role::Viewer;
-        self
-    }
-
     const fn numbered(mut self, numbers: Numbers) -> Self {
         self.numbers = numbers;
         self
@@ -109,91 +117,87 @@ pub const METHODS: &[(&str, &[Entry])] = &[
 ];
 
 const REPLICATION: &[Entry] = &[
-    method("CreateReplicationRelationship", |c| {
+    administrator("CreateReplicationRelationship", |c| {
         Box::pin(replication::create(c))
     }),
-    method("StartReplication", |c| Box::pin(replication::start(c))),
-    method("ImportInitialReplica", |c| Box::pin(replication::import(c))),
-    method("ModifyReplicationSettings", |c| Box::pin(replication::modify(c))),
-    method("RemoveReplicationRelationship", |c| {
+    operator("StartReplication", |c| Box::pin(replication::start(c))),
+    administrator("ImportInitialReplica", |c| Box::pin(replication::import(c))),
+    administrator("ModifyReplicationSettings", |c| Box::pin(replication::modify(c))),
+    administrator("RemoveReplicationRelationship", |c| {
         Box::pin(replication::remove(c))
     }),
-    method("RemoveReplicationRelationshipEx", |c| {
+    administrator("RemoveReplicationRelationshipEx", |c| {
         Box::pin(replication::remove_ex(c))
     }),
-    method("Resynchronize", |c| Box::pin(replication::resynchronize(c))),
-    method("ReverseReplicationRelationship", |c| {
+    operator("Resynchronize", |c| Box::pin(replication::resynchronize(c))),
+    operator("ReverseReplicationRelationship", |c| {
         Box::pin(replication::reverse(c))
     }),
-    method("ChangeReplicationModeToPrimary", |c| {
+    operator("ChangeReplicationModeToPrimary", |c| {
         Box::pin(replication::mode_to_primary(c))
     }),
-    method("TestReplicaSystem", |c| Box::pin(failover::test(c))),
-    method("InitiateFailover", |c| Box::pin(failover::initiate(c))),
-    method("RevertFailover", |c| Box::pin(failover::revert(c))),
-    method("CommitFailover", |c| Box::pin(failover::commit(c))),
-    method("SetFailoverNetworkAdapterSettings", |c| {
+    tester("TestReplicaSystem", |c| Box::pin(failover::test(c))),
+    operator("InitiateFailover", |c| Box::pin(failover::initiate(c))),
+    operator("RevertFailover", |c| Box::pin(failover::revert(c))),
+    administrator("CommitFailover", |c| Box::pin(failover::commit(c))),
+    operator("SetFailoverNetworkAdapterSettings", |c| {
         Box::pin(failover::network(c))
     })
     .numbered(Numbers::NoFileNotFound),
-    method("GetReplicationStatistics", |c| Box::pin(statistics::get(c))).for_all(),
-    method("GetReplicationStatisticsEx", |c| Box::pin(statistics::get_ex(c))).for_all(),
-    method("ResetReplicationStatistics", |c| Box::pin(statistics::reset(c))),
-    method("ResetReplicationStatisticsEx", |c| {
+    monitor("GetReplicationStatistics", |c| Box::pin(statistics::get(c))),
+    monitor("GetReplicationStatisticsEx", |c| Box::pin(statistics::get_ex(c))),
+    operator("ResetReplicationStatistics", |c| Box::pin(statistics::reset(c))),
+    operator("ResetReplicationStatisticsEx", |c| {
         Box::pin(statistics::reset_ex(c))
     }),
-    method("ModifyServiceSettings", |c| Box::pin(server::modify(c)))
-        .for_administrators()
-        .numbered(Numbers::NoFileNotFound),
-    method("AddAuthorizationEntry", |c| Box::pin(server::add_entry(c))).for_administrators(),
-    method("ModifyAuthorizationEntry", |c| Box::pin(server::modify_entry(c))).for_administrators(),
-    method("RemoveAuthorizationEntry", |c| Box::pin(server::remove_entry(c))).for_administrators(),
-    method("SetAuthorizationEntry", |c| Box::pin(server::set_entry(c))).for_administrators(),
-    method("TestReplicationConnection", |c| Box::pin(server::connection(c))),
-    method("GetSystemCertificates", |c| Box::pin(server::certificates(c))).for_all(),
-    method("RequestStateChange", |c| {
+    administrator("ModifyServiceSettings", |c| Box::pin(server::modify(c))).numbered(Numbers::NoFileNotFound),
+    administrator("AddAuthorizationEntry", |c| Box::pin(server::add_entry(c))),
+    administrator("ModifyAuthorizationEntry", |c| Box::pin(server::modify_entry(c))),
+    administrator("RemoveAuthorizationEntry", |c| Box::pin(server::remove_entry(c))),
+    administrator("SetAuthorizationEntry", |c| Box::pin(server::set_entry(c))),
+    operator("TestReplicationConnection", |c| Box::pin(server::connection(c))),
+    monitor("GetSystemCertificates", |c| Box::pin(server::certificates(c))),
+    operator("RequestStateChange", |c| {
         Box::pin(server::request_state_change(c))
     })
     .numbered(Numbers::Stub),
-    method("StartService", |c| Box::pin(server::start_service(c))).numbered(Numbers::Stub),
+    operator("StartService", |c| Box::pin(server::start_service(c))).numbered(Numbers::Stub),
 ];
 
 const SYSTEM: &[Entry] = &[
-    method("RequestReplicationStateChange", |c| {
+    operator("RequestReplicationStateChange", |c| {
         Box::pin(system::replication_state(c))
     }),
-    method("RequestReplicationStateChangeEx", |c| {
+    operator("RequestReplicationStateChangeEx", |c| {
         Box::pin(system::replication_state_ex(c))
     }),
-    method("RequestStateChange", |c| Box::pin(system::state(c))).numbered(Numbers::NoFileNotFound),
+    tester("RequestStateChange", |c| Box::pin(system::state(c))).numbered(Numbers::NoFileNotFound),
 ];
 
-const SHUTDOWN: &[Entry] = &[method("InitiateShutdown", |c| Box::pin(system::shutdown(c)))];
+const SHUTDOWN: &[Entry] = &[tester("InitiateShutdown", |c| Box::pin(system::shutdown(c)))];
 
 const JOB: &[Entry] = &[
-    method("RequestStateChange", |c| Box::pin(job::request_state_change(c))).numbered(Numbers::Job),
-    method("GetError", |c| Box::pin(job::error(c))).for_all(),
-    method("GetErrorEx", |c| Box::pin(job::errors(c))).for_all(),
+    operator("RequestStateChange", |c| Box::pin(job::request_state_change(c))).numbered(Numbers::Job),
+    monitor("GetError", |c| Box::pin(job::error(c))),
+    monitor("GetErrorEx", |c| Box::pin(job::errors(c))),
 ];
 
 const MANAGEMENT: &[Entry] = &[
-    method("DestroySystem", |c| Box::pin(management::destroy(c))),
-    method("GetSummaryInformation", |c| Box::pin(management::summary(c)))
-        .for_all()
-        .numbered(Numbers::NoFileNotFound),
-    method("RequestStateChange", |c| {
+    tester("DestroySystem", |c| Box::pin(management::destroy(c))),
+    monitor("GetSummaryInformation", |c| Box::pin(management::summary(c))).numbered(Numbers::NoFileNotFound),
+    operator("RequestStateChange", |c| {
         Box::pin(server::request_state_change(c))
     })
     .numbered(Numbers::Stub),
-    method("StartService", |c| Box::pin(server::start_service(c))).numbered(Numbers::Stub),
+    operator("StartService", |c| Box::pin(server::start_service(c))).numbered(Numbers::Stub),
 ];
 
 const SNAPSHOT: &[Entry] = &[
-    method("RequestStateChange", |c| {
+    operator("RequestStateChange", |c| {
         Box::pin(server::request_state_change(c))
     })
     .numbered(Numbers::Stub),
-    method("StartService", |c| Box::pin(server::start_service(c))).numbered(Numbers::Stub),
+    operator("StartService", |c| Box::pin(server::start_service(c))).numbered(Numbers::Stub),
 ];
 
 const FILES: &str = "VMs are described by files in this host's VM directory, not through the management API";

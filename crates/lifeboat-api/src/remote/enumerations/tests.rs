@@ -24,7 +24,7 @@ async fn manager() -> (World, Arc<ObjectManager>) {
 fn caller(name: &str) -> Caller {
     Caller {
         name: name.to_owned(),
-        role: Role::Viewer,
+        role: Role::Monitor,
         from: None,
     }
 }

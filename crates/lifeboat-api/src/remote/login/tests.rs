@@ -19,12 +19,12 @@ struct Door {
 fn door() -> Door {
     let dir = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(dir.path().join("users.toml")).unwrap();
-    for (name, role) in [("ada", Role::Administrator), ("bob", Role::Viewer)] {
+    for (name, role) in [("ada", Role::Administrator), ("bob", Role::Monitor)] {
         add_user(&path, name, &Secret::new(format!("{name}'s password")), role).unwrap();
     }
     let by_name = Certificate::named("Mgmt.example.org", Role::Operator).unwrap();
     add_certificate(&path, by_name).unwrap();
-    let by_print = Certificate::named(&"ab".repeat(32), Role::Viewer).unwrap();
+    let by_print = Certificate::named(&"ab".repeat(32), Role::Monitor).unwrap();
     add_certificate(&path, by_print).unwrap();
     Door {
         login: Login::open(&path).unwrap(),
@@ -82,7 +82,7 @@ async fn a_table_of_who_gets_in() {
         (
             none.clone(),
             Some(&printed),
-            in_as(&format!("certificate {}", "ab".repeat(32)), Role::Viewer),
+            in_as(&format!("certificate {}", "ab".repeat(32)), Role::Monitor),
         ),
         (none, Some(&strange), stranger.clone()),
         (
@@ -98,7 +98,7 @@ async fn a_table_of_who_gets_in() {
         (
             with_password("bob", "bob's password"),
             Some(&known),
-            in_as("bob", Role::Viewer),
+            in_as("bob", Role::Monitor),
         ),
         (with_password("ada", "bob's password"), None, wrong("ada")),
         (with_password("ada", ""), None, wrong("ada")),

@@ -30,7 +30,7 @@ fn users_and_certificates_come_and_go() {
     add_certificate(&p.path, Certificate::named(&sha, Role::Operator).unwrap()).unwrap();
     add_certificate(
         &p.path,
-        Certificate::named("Mgmt.example.org", Role::Viewer).unwrap(),
+        Certificate::named("Mgmt.example.org", Role::Monitor).unwrap(),
     )
     .unwrap();
     let users = Users::load(&p.path).unwrap();
@@ -47,7 +47,7 @@ fn users_and_certificates_come_and_go() {
             .collect::<Vec<_>>(),
         [
             ("ab".repeat(31) + "cd", Role::Operator),
-            ("Mgmt.example.org".to_owned(), Role::Viewer)
+            ("Mgmt.example.org".to_owned(), Role::Monitor)
         ]
     );
     let mode = std::fs::metadata(&p.path).unwrap().permissions().mode();
@@ -55,7 +55,7 @@ fn users_and_certificates_come_and_go() {
     let text = std::fs::read_to_string(&p.path).unwrap();
     assert!(!text.contains("correct"), "{text}");
 
-    let again = add_user(&p.path, "ada", &secret("another one"), Role::Viewer);
+    let again = add_user(&p.path, "ada", &secret("another one"), Role::Monitor);
     assert!(matches!(again, Err(UsersError::Exists(_))));
     remove(&p.path, &sha.to_lowercase()).unwrap();
     remove(&p.path, "ada").unwrap();
@@ -70,11 +70,11 @@ fn users_and_certificates_come_and_go() {
 fn names_and_passwords_have_bounds() {
     let p = place();
     for name in ["", "a b", "a:b", "a\"", &"x".repeat(65)] {
-        let e = add_user(&p.path, name, &secret("correct horse"), Role::Viewer);
+        let e = add_user(&p.path, name, &secret("correct horse"), Role::Monitor);
         assert!(matches!(e, Err(UsersError::Name)), "{name}");
     }
     for password in ["", "1234567", &"x".repeat(1025)] {
-        let e = add_user(&p.path, "ada", &secret(password), Role::Viewer);
+        let e = add_user(&p.path, "ada", &secret(password), Role::Monitor);
         assert!(matches!(e, Err(UsersError::Password)));
     }
     assert!(!p.path.exists());
@@ -126,7 +126,7 @@ fn a_wrong_file_is_refused_by_line_and_without_its_secrets() {
 #[test]
 fn a_change_is_seen_and_a_broken_file_changes_nothing() {
     let p = place();
-    add_user(&p.path, "ada", &secret("correct horse"), Role::Viewer).unwrap();
+    add_user(&p.path, "ada", &secret("correct horse"), Role::Monitor).unwrap();
     let watched = WatchedUsers::open(&p.path).unwrap();
     let (_, first) = watched.now();
     assert_eq!(watched.now().1, first);
@@ -141,4 +141,26 @@ fn a_change_is_seen_and_a_broken_file_changes_nothing() {
     add_user(&p.path, "eve", &secret("battery staple"), Role::Operator).unwrap();
     let (users, _) = watched.now();
     assert!(users.user("eve").is_some() && users.user("ada").is_none());
+}
+
+#[test]
+fn the_word_of_old_for_a_monitor_is_read_and_the_new_one_written() {
+    let p = place();
+    let hash = hash(&secret("correct horse")).unwrap();
+    let user = |name: &str, role: &str| {
+        let hash = hash.expose();
+        format!("[[user]]\nname = \"{name}\"\npassword = \"{hash}\"\nrole = \"{role}\"\n")
+    };
+    write(
+        &p.path,
+        &format!("{}{}", user("ada", "viewer"), user("bob", "tester")),
+    );
+    let roles = |users: &Users| users.users.iter().map(|u| u.role).collect::<Vec<_>>();
+    assert_eq!(
+        roles(&Users::load(&p.path).unwrap()),
+        [Role::Monitor, Role::Tester]
+    );
+    add_user(&p.path, "eve", &secret("battery staple"), Role::Operator).unwrap();
+    let text = std::fs::read_to_string(&p.path).unwrap();
+    assert!(text.contains("\"monitor\"") && !text.contains("viewer"), "{text}");
 }

@@ -2,6 +2,7 @@
 
 mod conformance;
 mod pending;
+mod roles;
 mod stories;
 mod table;
 mod world;

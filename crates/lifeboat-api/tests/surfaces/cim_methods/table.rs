@@ -362,8 +362,9 @@ fn every_role() -> Vec<Situation> {
     for (class, entries) in METHODS {
         for entry in *entries {
             let (role, words) = match entry.role {
-                Role::Viewer => continue,
-                Role::Operator => (Role::Viewer, "a viewer calls it"),
+                Role::Monitor => continue,
+                Role::Tester => (Role::Monitor, "a monitor calls it"),
+                Role::Operator => (Role::Tester, "a tester calls it"),
                 Role::Administrator => (Role::Operator, "an operator calls it; it is for administrators"),
             };
             let stage = if *class == "Msvm_ConcreteJob" {

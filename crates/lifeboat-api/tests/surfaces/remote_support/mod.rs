@@ -73,8 +73,8 @@ impl Authority {
     }
 }
 
-/// A host that is served, with users `viewer`, `operator` and `admin` (password: `secret of NAME`) and an entry for the
-/// certificate `mgmt.example.org`, an operator's.
+/// A host that is served, with users `viewer` (a monitor), `tester`, `operator` and `admin` (password: `secret of NAME`) and an
+/// entry for the certificate `mgmt.example.org`, an operator's.
 pub(crate) struct Host {
     pub(crate) world: World,
     pub(crate) authority: Authority,
@@ -90,7 +90,16 @@ pub(crate) async fn host() -> Host {
     host_within(Limits::default(), true).await
 }
 
+/// One on which what cannot be undone waits for a second person.
+pub(crate) async fn host_of_four_eyes() -> Host {
+    host_of(Limits::default(), true, true).await
+}
+
 pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
+    host_of(limits, tls, false).await
+}
+
+async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
     let dir = tempfile::tempdir().unwrap();
     let at = Utf8Path::from_path(dir.path()).unwrap();
     let authority = Authority::new();
@@ -111,7 +120,8 @@ pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
     }
     let users = at.join("users.toml");
     for (name, role) in [
-        ("viewer", Role::Viewer),
+        ("viewer", Role::Monitor),
+        ("tester", Role::Tester),
         ("operator", Role::Operator),
         ("admin", Role::Administrator),
     ] {
@@ -133,7 +143,7 @@ pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
         limits,
     };
     let remote = Remote::bind(&config).await.unwrap();
-    let world = World::new(4).await;
+    let world = world(four_eyes).await;
     let engine = world.shared.engines.lock().unwrap()[0].clone().unwrap();
     let facts = HostFacts {
         name: "a".into(),
@@ -157,6 +167,15 @@ pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
         task,
         _dir: dir,
     }
+}
+
+async fn world(four_eyes: bool) -> World {
+    let world = World::new(4).await;
+    if four_eyes {
+        world.shared.state().hosts[0].four_eyes = true;
+        world.restart(0).await;
+    }
+    world
 }
 
 impl Host {

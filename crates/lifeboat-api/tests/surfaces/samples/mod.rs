@@ -6,6 +6,7 @@ use lifeboat_engine::action::{
 };
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::hold::{History, Reason};
+use lifeboat_engine::person::Account;
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
@@ -13,17 +14,18 @@ use lifeboat_engine::records::{
     Counters, Event, Failover, FailoverPhase, Job, Planned, PlannedPhase, Problem, Reverse, ServerSettings,
     Split, SyncKind, Synchronization, TakeOver, Test, TestPhase,
 };
+use lifeboat_engine::requests::{Request, RequestState};
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::vm::NicBackend;
 use lifeboat_model::{
     AuthorizationEntry, Bandwidth, BandwidthWindow, BranchId, Changed, DayWindow, DiskId,
-    FailedOverReplicationType, GenerationId, JobId, JobState, JobType, NicFailover, PointId, Position,
-    ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId,
+    FailedOverReplicationType, GenerationId, JobId, JobState, JobType, NicFailover, PointId, Position, Reading,
+    ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, RequestId, Timestamp, VmId,
 };
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 52;
+pub(crate) const VARIANTS: usize = 55;
 
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {
@@ -80,6 +82,9 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::Scrub { .. } => (49, true),
         Action::HoldPoints { .. } => (50, true),
         Action::ReleasePoints { .. } => (51, true),
+        Action::ListRequests => (52, false),
+        Action::ConfirmRequest { .. } => (53, true),
+        Action::DenyRequest { .. } => (54, true),
     }
 }
 
@@ -156,6 +161,7 @@ pub(crate) fn actions() -> Vec<Action> {
     }
     all.extend(copies());
     all.extend(lifecycle());
+    all.extend(waiting());
     all
 }
 
@@ -336,6 +342,7 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
             }],
             notes: vec!["it is over".into()],
         })],
+        Action::ListRequests => vec![Answer::Requests(requests())],
         other => {
             assert!(variant(other).1, "no answer for {other:?}");
             vec![Answer::Done, Answer::Job(job()), Answer::Job(jobs().remove(1))]
@@ -418,10 +425,63 @@ fn events() -> Vec<Event> {
                 surface: Surface::Peer,
                 name: "a.example.org".into(),
                 from: None,
+                account: None,
+                confirmed: Some(Box::new(By::process(0, None))),
             }),
             ..event
         },
     ]
+}
+
+fn waiting() -> [Action; 3] {
+    let request = request().id;
+    [
+        Action::ListRequests,
+        Action::ConfirmRequest { request },
+        Action::DenyRequest { request },
+    ]
+}
+
+pub(crate) fn request() -> Request {
+    Request {
+        id: RequestId(Uuid::from_u128(8)),
+        by: By::of(
+            Account {
+                uid: 0,
+                login: Some(1000),
+                user: Some("ada".into()),
+            },
+            Some(7),
+        ),
+        action: Action::CommitFailover {
+            vm: VmRef("web".into()),
+        },
+        vm: Some(VmId(Uuid::from_u128(1))),
+        what: "commit of the failover of \"web\"".into(),
+        asked: Timestamp(1),
+        until: Timestamp(2),
+        read: Reading {
+            boot: Uuid::from_u128(9),
+            up_ms: 3,
+            wall: Timestamp(1),
+        },
+        state: RequestState::Waits,
+    }
+}
+
+fn requests() -> Vec<Request> {
+    let second = || Box::new(By::process(1001, None));
+    let states = [
+        RequestState::Waits,
+        RequestState::Confirmed { second: second() },
+        RequestState::NotKnown { second: second() },
+    ];
+    let of = |state| Request { state, ..request() };
+    let host = Request {
+        vm: None,
+        ..request()
+    };
+    states.map(of).into_iter().chain([host]).collect()
 }
 
 fn position() -> Position {

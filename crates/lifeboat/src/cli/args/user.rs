@@ -41,7 +41,8 @@ pub(crate) enum User {
 /// `--role`.
 #[derive(Debug, Args)]
 pub(crate) struct RoleArg {
-    /// viewer reads; operator also does everything with VMs; administrator also changes settings of the host.
+    /// monitor reads; tester also runs test failovers; operator also fails over, reverts and does all else that loses no
+    /// point and no data; administrator also commits, removes and configures.
     #[arg(long, hide_possible_values = true, value_name = "ROLE")]
     pub(crate) role: Role,
 }
@@ -60,7 +61,10 @@ pub(crate) struct UsersFile {
 /// Roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
-    Viewer,
+    /// Was `viewer` before there were four.
+    #[value(alias = "viewer")]
+    Monitor,
+    Tester,
     Operator,
     Administrator,
 }

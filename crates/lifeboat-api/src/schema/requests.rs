@@ -1,0 +1,48 @@
+//! What waits for a second person, for the OpenAPI document.
+
+use serde_json::{Value, json};
+
+use super::{instant, number, object, or_null, reference, tagged, text, uuid};
+
+/// A request.
+pub(super) fn request() -> Value {
+    let second = [("second", reference("By"))];
+    object(
+        "What somebody has asked for and a second person has to confirm",
+        &[
+            ("id", uuid("Its name")),
+            ("by", reference("By")),
+            (
+                "action",
+                json!({
+                    "type": "object",
+                    "description": "What is carried out when it is confirmed: `action` is the id of an operation of this \
+                                    document, the others are its parameters",
+                }),
+            ),
+            ("vm", or_null(&uuid("The VM it is about; null: this host"))),
+            ("what", text("What it would do")),
+            ("asked", instant("When it was asked for")),
+            ("until", instant("When it ends if nobody confirms it")),
+            (
+                "read",
+                object(
+                    "The clocks when it was asked for",
+                    &[
+                        ("boot", uuid("Which start of the host up_ms counts from")),
+                        ("up_ms", number("Milliseconds since that start")),
+                        ("wall", instant("The wall clock")),
+                    ],
+                ),
+            ),
+            (
+                "state",
+                json!({ "oneOf": [
+                    tagged("state", "waits", &[]),
+                    tagged("state", "confirmed", &second),
+                    tagged("state", "not-known", &second),
+                ]}),
+            ),
+        ],
+    )
+}

@@ -1,0 +1,80 @@
+//! What waits for a second person on the scripted host.
+
+use lifeboat_engine::action::{Action, Refusal, VmRef};
+use lifeboat_engine::by::{By, Surface};
+use lifeboat_engine::person::Account;
+use lifeboat_engine::requests::{LASTS, Request, RequestState};
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{Reading, RequestId, Timestamp};
+use uuid::Uuid;
+
+use super::{NOW, vm_id};
+
+fn ada() -> By {
+    let account = Account {
+        uid: 0,
+        login: Some(1000),
+        user: Some("ada".into()),
+    };
+    By::of(account, Some(4711))
+}
+
+fn bob() -> By {
+    By {
+        surface: Surface::Wsman,
+        name: "bob".into(),
+        from: Some("192.0.2.7:40112".into()),
+        account: None,
+        confirmed: None,
+    }
+}
+
+/// One that waits, and one of which it is not known whether it was carried out.
+pub(crate) fn requests() -> Vec<Request> {
+    let asked = Timestamp(NOW - 600_000);
+    let waits = Request {
+        id: RequestId(Uuid::from_u128(0xb1)),
+        by: ada(),
+        action: Action::CommitFailover {
+            vm: VmRef(vm_id(4).to_string()),
+        },
+        vm: Some(vm_id(4)),
+        what: "commit of the failover, which ends every recovery point but the chosen one, of \"mail\""
+            .into(),
+        asked,
+        until: asked.plus(LASTS),
+        read: Reading {
+            boot: Uuid::from_u128(1),
+            up_ms: 5,
+            wall: asked,
+        },
+        state: RequestState::Waits,
+    };
+    let not_known = Request {
+        id: RequestId(Uuid::from_u128(0xb2)),
+        by: bob(),
+        action: Action::RemoveAuthorization {
+            primary: "a.example.org".into(),
+        },
+        vm: None,
+        what: "removal of the authorization entry \"a.example.org\"".into(),
+        state: RequestState::NotKnown {
+            second: Box::new(ada()),
+        },
+        ..waits.clone()
+    };
+    vec![waits, not_known]
+}
+
+/// The answer to a wish that waits.
+pub(crate) fn waits() -> Refusal {
+    let id = RequestId(Uuid::from_u128(0xb3));
+    Refusal {
+        request: Some(id),
+        ..Refusal::new(
+            ReturnCode::AccessDenied,
+            "this waits for a second person: dropping of the abandoned data of \"old\"; nothing is done before",
+            format!("somebody else confirms it within 24 hours with: lifeboat request confirm {id}"),
+        )
+    }
+}
