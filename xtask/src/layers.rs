@@ -13,6 +13,8 @@ const WORKLOAD: &str = "lifeboat-workload";
 const FAULTS: &str = "lifeboat-faults";
 /// What listeners share: which connections are kept when too many come. It knows nothing of what is spoken on them.
 const ADMISSION: &str = "lifeboat-admission";
+/// What listeners and callers share: which certificates are not accepted although their authority is.
+const TRUST: &str = "lifeboat-trust";
 /// Not shipped: it measures the built product and, below it, single adapters.
 const BENCH: &str = "lifeboat-bench";
 
@@ -20,16 +22,17 @@ const BENCH: &str = "lifeboat-bench";
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         MODEL | WORKLOAD | FAULTS | ADMISSION | "xtask" => &[],
-        DELTALOG | CIM => &[MODEL],
+        DELTALOG | CIM | TRUST => &[MODEL],
         ENGINE => &[MODEL, DELTALOG],
         SIM | "lifeboat-qemu" | "lifeboat-store" | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
-        "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION],
-        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION],
+        "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TRUST],
+        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION, TRUST],
         "lifeboat" | BENCH => &[
             MODEL,
             DELTALOG,
             ENGINE,
             CIM,
+            TRUST,
             "lifeboat-qemu",
             "lifeboat-store",
             "lifeboat-catalog",

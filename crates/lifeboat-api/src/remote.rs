@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 use lifeboat_model::reach::Destinations;
+use lifeboat_trust::RevocationList;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +62,8 @@ pub struct RemoteConfig {
     pub transport: Transport,
     /// Where indications may be sent. None: nowhere.
     pub destinations: Destinations,
+    /// Certificates that are not accepted, neither of clients nor of listeners.
+    pub revoked: Arc<RevocationList>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -104,7 +107,7 @@ impl Remote {
     pub async fn bind(config: &RemoteConfig) -> Result<Self, RemoteError> {
         let login = Arc::new(Login::open(&config.users)?);
         let certificates = match &config.transport {
-            Transport::Tls(files) => Some(ManagementCertificates::load(files)?),
+            Transport::Tls(files) => Some(ManagementCertificates::load(files, config.revoked.clone())?),
             Transport::Plain => None,
         };
         let listen = async |what, address: Option<SocketAddr>| match address {

@@ -2,6 +2,7 @@
 //! serialises one of each and holds it against these.
 
 mod history;
+mod keys;
 mod lifecycle;
 mod requests;
 
@@ -79,6 +80,7 @@ pub(crate) fn all() -> Value {
         .chain(replication())
         .chain(lifecycle::schemas())
         .chain(history::schemas())
+        .chain(keys::schemas())
         .chain(host())
     {
         schemas.insert(name.into(), schema);
@@ -446,6 +448,7 @@ fn view() -> Value {
             ("hold", or_null(&reference("HoldView"))),
             ("changes", or_null(&reference("ChangesView"))),
             ("dir", directory()),
+            ("keys", list("KnownKey")),
         ],
     )
 }
@@ -736,6 +739,7 @@ fn server_view() -> Value {
             ("listen", text("Where peers reach it")),
             ("settings", reference("ServerSettings")),
             ("certificates", list("Certificate")),
+            ("keys", reference("ServerKeys")),
             (
                 "notes",
                 json!({ "type": "array", "items": text("What of this host needs attention, with the way out") }),

@@ -7,8 +7,8 @@ use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
-    AuthorizationEntry, Changed, DiskId, JobId, NicFailover, Position, ReplicationHealth, ReplicationMode,
-    ReplicationSettings, ReplicationState, RequestId, Timestamp, VmSpec,
+    AuthorizationEntry, Changed, DiskId, Fingerprint, JobId, NicFailover, Position, ReplicationHealth,
+    ReplicationMode, ReplicationSettings, ReplicationState, RequestId, Timestamp, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use crate::ports::environment::Certificate;
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{Abandoned, BulkProgress, Target};
 use crate::records::{
-    Counters, Event, Failover, Job, Planned, Problem, ServerSettings, Split, Synchronization, Test,
+    Counters, Event, Failover, Job, KnownKey, Planned, Problem, ServerSettings, Split, Synchronization, Test,
 };
 use crate::requests::Request;
 
@@ -344,6 +344,16 @@ pub enum Action {
         /// The new settings.
         settings: ServerSettings,
     },
+    /// Another host has this key: it is accepted for the relationships that name the host, and the one known so far until then.
+    TrustKey {
+        /// Of this VM alone; `None`: of all.
+        #[serde(default)]
+        vm: Option<VmRef>,
+        /// The host: a name of its certificate, or how it is called.
+        host: String,
+        /// SHA-256 of its public key.
+        key: Fingerprint,
+    },
     /// TestReplicationConnection: reach, authenticate, be authorized.
     TestConnection {
         /// `HOST:PORT`.
@@ -588,6 +598,9 @@ pub struct ReplicationView {
     /// Directory in which this host keeps the VM's data; `None` when its disks are the images of its description.
     #[serde(default)]
     pub dir: Option<String>,
+    /// By which keys the hosts of this replication are known here.
+    #[serde(default)]
+    pub keys: Vec<KnownKey>,
 }
 
 /// What a view of the other side rests on.
@@ -688,9 +701,21 @@ pub struct ServerView {
     /// Certificates that its connections depend on, as they were looked at last.
     #[serde(default)]
     pub certificates: Vec<Certificate>,
+    /// Keys of this host.
+    #[serde(default)]
+    pub keys: ServerKeys,
     /// What of this host needs attention, with the way out, in words.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// Keys of a host, by their SHA-256: what other hosts know it by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerKeys {
+    /// The one in use; `None`: not looked at yet.
+    pub own: Option<Fingerprint>,
+    /// The one that is to follow; `None`: none is to.
+    pub next: Option<Fingerprint>,
 }
 
 /// Why a wish was not granted. `code` is the API's return code.
@@ -766,7 +791,7 @@ impl Action {
             | Self::InitiateFailover { vm, .. }
             | Self::RevertFailover { vm, .. }
             | Self::CommitFailover { vm } => Some(vm),
-            Self::ListEvents { vm, .. } => vm.as_ref(),
+            Self::ListEvents { vm, .. } | Self::TrustKey { vm, .. } => vm.as_ref(),
             Self::ListVms
             | Self::ListJobs
             | Self::ShowJob { .. }

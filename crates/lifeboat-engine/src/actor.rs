@@ -82,6 +82,8 @@ pub(crate) enum Message {
     AskedOver(crate::resumed::Over),
     /// A host is back that may be the other side.
     Returned(crate::presence::Returned),
+    /// The keys of this VM's hosts are to be written.
+    SaveKeys(Option<oneshot::Sender<Result<(), Refusal>>>),
     /// A job of this VM is to be cancelled.
     CancelJob(JobId, Option<By>, oneshot::Sender<Result<Answer, Refusal>>),
 }
@@ -102,6 +104,7 @@ impl Message {
             | Self::Addressed(_)
             | Self::AccessChanged
             | Self::AskedOver(_)
+            | Self::SaveKeys(_)
             | Self::Returned(_) => None,
         }
     }
@@ -292,6 +295,7 @@ impl Actor {
             | Message::Addressed(_)
             | Message::Returned(_)
             | Message::AskedOver(_)
+            | Message::SaveKeys(_)
             | Message::Extended(..)
             | Message::ReceiveFailed { .. } => true,
             Message::Peer(_, request, _) => matches!(
@@ -361,6 +365,7 @@ impl Actor {
             Message::CancelJob(job, _, reply) => drop(reply.send(self.cancel(job).await)),
             Message::Returned(who) => self.returned(&who),
             Message::AskedOver(over) => self.asked_over(over).await,
+            Message::SaveKeys(reply) => self.save_keys(reply).await,
             Message::Peer(peer, PeerRequest::Standing { .. }, reply) => {
                 self.heard_from(&peer);
                 self.answer_standing(&peer, reply);
@@ -541,6 +546,7 @@ impl Actor {
             | Action::ListRequests
             | Action::ConfirmRequest { .. }
             | Action::DenyRequest { .. }
+            | Action::TrustKey { .. }
             | Action::TestConnection { .. } => Err(Refusal::new(
                 ReturnCode::Failed,
                 "this action is not about one VM",

@@ -59,7 +59,8 @@ impl Host {
     pub(crate) fn host_findings(&self) -> Vec<Finding> {
         let now = self.ports.clock.now();
         let seen = self.certificates();
-        seen.iter().flat_map(|c| findings(c, now)).collect()
+        let certificates = seen.iter().flat_map(|c| findings(c, now));
+        certificates.chain(self.own_keys().findings).collect()
     }
 
     /// What of this host needs attention, in words.
@@ -70,7 +71,11 @@ impl Host {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let certificates = self.host_findings().into_iter().map(|f| f.text);
-        certificates.chain(storage).chain(self.request_notes()).collect()
+        certificates
+            .chain(self.key_notes())
+            .chain(storage)
+            .chain(self.request_notes())
+            .collect()
     }
 
     /// What the certificates mean for a relationship.
@@ -78,7 +83,13 @@ impl Host {
         let now = self.ports.clock.now();
         let seen = self.certificates();
         let concerned = seen.iter().filter(|c| concerns(c, &rel.peer));
-        concerned.flat_map(|c| findings(c, now)).collect()
+        let certificates = concerned.flat_map(|c| findings(c, now));
+        let keys = self
+            .own_keys()
+            .findings
+            .into_iter()
+            .chain(self.key_findings(rel.vm));
+        certificates.chain(keys).collect()
     }
 
     /// Looks at the certificates now.

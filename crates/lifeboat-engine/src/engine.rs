@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
-    AuthorizationEntry, JobState, JobType, ReplicationMode as Mode, ReplicationState as State, Timestamp,
-    VmId, VmSpec,
+    AuthorizationEntry, JobState, JobType, Reading, ReplicationMode as Mode, ReplicationState as State,
+    Timestamp, VmId, VmSpec,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::action::{Action, Answer, Management, Refusal, ServerView, VmRef, VmView};
 use crate::actor::{Actor, Message, chain, failed};
@@ -27,8 +28,9 @@ use crate::copy::Tools;
 use crate::jobs::Jobs;
 use crate::observe::{GLANCE, Observer};
 use crate::operations::link_refusal;
+use crate::pins::Pins;
 use crate::ports::catalog::{Catalog, CatalogError};
-use crate::ports::environment::{Certificate, Environment};
+use crate::ports::environment::{Certificate, Environment, OwnKeys};
 use crate::ports::hypervisor::Hypervisor;
 use crate::ports::link::{
     LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
@@ -147,6 +149,10 @@ pub(crate) struct Host {
     pub(crate) described: Vec<VmSpec>,
     /// Certificates as they were looked at last.
     pub(crate) certificates: Mutex<Vec<Certificate>>,
+    /// By which keys other hosts are known.
+    pub(crate) pins: Arc<Pins>,
+    /// Keys of this host as they were looked at last.
+    pub(crate) own_keys: Mutex<OwnKeys>,
     /// What the storage locations said when they were looked at last.
     pub(crate) storage_notes: Mutex<Vec<String>>,
     /// What waits for a second person.
@@ -396,6 +402,12 @@ fn layered(link: Arc<dyn PeerLink>, throttle: &Arc<Throttle>, presence: &Arc<Pre
     })
 }
 
+/// The clocks of this host as a record has them; of several the one that was read last, as far as that can be told.
+fn last_read(relationships: &[Relationship], boot: Uuid) -> Option<Reading> {
+    let read = relationships.iter().filter_map(|r| r.recency.any);
+    read.max_by_key(|r| (r.boot == boot, if r.boot == boot { r.up_ms } else { r.wall.0 }))
+}
+
 impl Engine {
     /// Reads the catalog and starts an actor for each VM: those described on this host, and those replicated to it.
     pub async fn start(
@@ -413,6 +425,7 @@ impl Engine {
         );
         let throttle = Arc::new(Throttle::new(ports.clock.clone(), image.server.bandwidth.clone()));
         let presence = Arc::new(Presence::default());
+        let pins = crate::keys::guard(&mut ports, &config.name, &image.relationships);
         ports.link = layered(ports.link, &throttle, &presence);
         let (entries, merged) = crate::authorization::merged(image.entries);
         let access = Mutex::new(Access {
@@ -420,10 +433,7 @@ impl Engine {
             entries,
             places: BTreeMap::new(),
         });
-        // Of several the one that was read last, as far as that can be told.
-        let boot = ports.clock.reading().boot;
-        let read = image.relationships.iter().filter_map(|r| r.recency.any);
-        let read = read.max_by_key(|r| (r.boot == boot, if r.boot == boot { r.up_ms } else { r.wall.0 }));
+        let read = last_read(&image.relationships, ports.clock.reading().boot);
         let host = Arc::new(Host {
             clock: ClockWatch::from(read),
             ports,
@@ -434,6 +444,8 @@ impl Engine {
             presence,
             described: local.clone(),
             certificates: Mutex::default(),
+            pins,
+            own_keys: Mutex::default(),
             storage_notes: Mutex::default(),
             requests: Requests::new(image.requests),
             access,
@@ -488,7 +500,9 @@ impl Engine {
         let certificates = tokio::spawn(crate::certificates::watch(Arc::downgrade(&self.host)));
         let storage = tokio::spawn(crate::orphans::watch(Arc::downgrade(&self.host)));
         let watcher = tokio::spawn(presence::watch(Arc::downgrade(&self.host)));
-        let all = [sweeper, lookout, certificates, storage, watcher];
+        let keys = tokio::spawn(crate::keys::watch(Arc::downgrade(&self.host)));
+        let announcer = tokio::spawn(crate::keys::announce(Arc::downgrade(&self.host)));
+        let all = [sweeper, lookout, certificates, storage, watcher, keys, announcer];
         self.host.with_tasks(|t| t.extend(all));
     }
 
@@ -598,6 +612,7 @@ impl Engine {
             listen: config.listen.clone(),
             settings: self.host.access(|a| a.server.clone()),
             certificates: self.host.certificates(),
+            keys: self.host.shown_keys(),
             notes: self.host.notes(),
         })
     }
@@ -655,6 +670,7 @@ impl Engine {
             | PeerRequest::TakeOver { vm, .. }
             | PeerRequest::ReadDisk { vm, .. }
             | PeerRequest::CompareAgain { vm }
+            | PeerRequest::AnnounceKey { vm, .. }
             | PeerRequest::StandDown { vm } => (*vm, None),
             PeerRequest::Hello => return Err(PeerRefusal::NoReplica { host }),
         };
@@ -796,6 +812,7 @@ impl Engine {
             Action::ShowServer => Ok(self.server()),
             Action::ListRequests => Ok(self.list_requests()),
             Action::SetServer { settings } => self.set_server(settings.clone()).await,
+            Action::TrustKey { vm, host, key } => self.trust_key(vm.as_ref(), host, *key).await,
             Action::TestConnection { peer } => {
                 lifeboat_model::check_peer(peer).map_err(crate::settings::invalid)?;
                 self.host
@@ -828,6 +845,22 @@ impl PeerHandler for Engine {
     }
 
     async fn call(&self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply {
+        self.call_by_key(peer, request).await
+    }
+
+    async fn receive(
+        &self,
+        peer: &PeerIdentity,
+        address: LogAddress,
+        body: ByteStream,
+    ) -> Result<LogReceipt, PeerRefusal> {
+        self.receive_by_key(peer, address, body).await
+    }
+}
+
+impl Engine {
+    /// Answers a peer whose key was looked at.
+    pub(crate) async fn answer_peer(&self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply {
         if request == PeerRequest::Hello {
             self.host.tell_returned(&Returned::Names(peer.names.clone()));
             return match self.host.authorize(peer) {
@@ -859,7 +892,8 @@ impl PeerHandler for Engine {
         }
     }
 
-    async fn receive(
+    /// Stores a log of a peer whose key was looked at.
+    pub(crate) async fn receive_log(
         &self,
         peer: &PeerIdentity,
         address: LogAddress,
@@ -898,9 +932,7 @@ impl PeerHandler for Engine {
         }
         receipt
     }
-}
 
-impl Engine {
     /// Whether a VM runs here of which nothing is recorded.
     async fn standing(&self, peer: &PeerIdentity, vm: VmId) -> PeerReply {
         match self.host.authorize(peer) {

@@ -71,6 +71,7 @@ impl Actor {
             preflight,
             network: Vec::new(),
             addressing: Default::default(),
+            keys: Vec::new(),
             problem: None,
             created: self.host.ports.clock.now(),
             last_replication: None,
@@ -357,7 +358,9 @@ pub(crate) fn link_refusal(e: &LinkError) -> Refusal {
         LinkError::Untrusted { .. } => ReturnCode::AccessDenied,
         LinkError::Protocol { .. } => ReturnCode::Failed,
         LinkError::Refused(refusal) => match refusal {
-            PeerRefusal::NotEnabled { .. } | PeerRefusal::NotAuthorized { .. } => ReturnCode::AccessDenied,
+            PeerRefusal::NotEnabled { .. }
+            | PeerRefusal::NotAuthorized { .. }
+            | PeerRefusal::OtherKey { .. } => ReturnCode::AccessDenied,
             PeerRefusal::Conflict { .. } => ReturnCode::InvalidParameter,
             PeerRefusal::NoReplica { .. } => ReturnCode::FileNotFound,
             PeerRefusal::FailedOver { .. }

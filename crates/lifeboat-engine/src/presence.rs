@@ -23,7 +23,8 @@ use crate::engine::Host;
 use crate::extended::host_of;
 use crate::ports::ByteStream;
 use crate::ports::link::{
-    LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerRefusal, PeerReply, PeerRequest, PrimaryReport,
+    KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerRefusal, PeerReply, PeerRequest,
+    PrimaryReport,
 };
 
 /// How often a host that does not answer is asked whether it is back. A connection attempt for each host, not for each VM.
@@ -218,6 +219,11 @@ impl Presence {
             });
             due.map(|(vm, word)| (*vm, word.clone())).collect()
         })
+    }
+
+    /// The addresses that each VM needs.
+    pub(crate) fn needed(&self) -> BTreeMap<VmId, Vec<String>> {
+        self.with(|i| i.peers.clone())
     }
 
     /// When an address answered last; `None`: not since this daemon began.
@@ -423,8 +429,15 @@ impl Drop for Sending {
 
 #[async_trait]
 impl PeerLink for WatchedLink {
+    fn judged_by(&self, judge: Arc<dyn KeyJudge>) {
+        self.link.judged_by(judge);
+    }
+
     async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError> {
-        let about = request.vm();
+        // A key is a host's: nothing is said of the VM by it.
+        let about = request
+            .vm()
+            .filter(|_| !matches!(request, PeerRequest::AnnounceKey { .. }));
         let asked = match matches!(request, PeerRequest::Status { .. }) {
             true => Asked::Status,
             false => Asked::Other,

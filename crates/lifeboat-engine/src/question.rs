@@ -460,6 +460,7 @@ mod tests {
         let peer = PeerIdentity {
             names: vec!["beta.example.org".into(), "beta".into()],
             addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            key: None,
         };
         for its in [
             "beta:8700",
@@ -481,6 +482,7 @@ mod tests {
         let wild = PeerIdentity {
             names: vec!["*.example.org".into()],
             addresses: Vec::new(),
+            key: None,
         };
         assert!(wild.is_host_of("Beta.example.org:8700"));
         for another in [

@@ -4,9 +4,9 @@
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
-    Bandwidth, BranchId, FailedOverReplicationType, GenerationId, JobId, JobState, JobType, Machine,
-    NicFailover, PointId, Position, Reading, Recency, ReplicationMode, ReplicationSettings, ReplicationState,
-    Timestamp, VmId, VmSpec,
+    Bandwidth, BranchId, FailedOverReplicationType, Fingerprint, GenerationId, JobId, JobState, JobType,
+    Machine, NicFailover, PointId, Position, Reading, Recency, ReplicationMode, ReplicationSettings,
+    ReplicationState, Timestamp, VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,31 @@ pub struct Relationship {
     /// What became of giving the guest these addresses.
     #[serde(default)]
     pub addressing: Addressing,
+    /// By which keys the hosts of this relationship are known. Whoever holds the record has what was read or written last; what
+    /// holds is `pins`'s.
+    #[serde(default)]
+    pub keys: Vec<KnownKey>,
+}
+
+/// A host of a relationship, by the key that it has shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownKey {
+    /// Names of its certificates, lower case.
+    pub names: Vec<String>,
+    /// How it was called, `HOST:PORT`.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo).
+    pub key: Fingerprint,
+    /// When it was first seen, by the wall clock.
+    pub since: Timestamp,
+    /// The key that follows, as the host has announced it, or as an administrator has said: it is accepted, and takes the place
+    /// of the other one when it is used first.
+    #[serde(default)]
+    pub next: Option<Fingerprint>,
+    /// The next key of this host as that one was told.
+    #[serde(default)]
+    pub told: Option<Fingerprint>,
 }
 
 /// Whether a guest that runs on failover or test disks still has to be given its addresses.

@@ -631,8 +631,8 @@ impl Actor {
 
     pub(crate) async fn peer_call(&mut self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply {
         let answer = match request {
-            PeerRequest::Hello => Err(PeerRefusal::Conflict {
-                detail: "hello is not about a VM".into(),
+            PeerRequest::Hello | PeerRequest::AnnounceKey { .. } => Err(PeerRefusal::Conflict {
+                detail: "this is about hosts, and is answered by the host".into(),
             }),
             PeerRequest::Offer {
                 vm,
@@ -872,6 +872,7 @@ impl Actor {
                     preflight: Vec::new(),
                     network: Vec::new(),
                     addressing: Default::default(),
+                    keys: Vec::new(),
                     problem: None,
                     created: self.host.ports.clock.now(),
                     last_replication: None,

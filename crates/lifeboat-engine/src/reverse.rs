@@ -542,6 +542,7 @@ impl Actor {
             formerly: old.map(|r| r.formerly.clone()).unwrap_or_default(),
             preflight: Vec::new(),
             addressing: Default::default(),
+            keys: Vec::new(),
             network: old.map(|r| r.network.clone()).unwrap_or_default(),
             spec,
         }

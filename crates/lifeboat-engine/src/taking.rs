@@ -88,6 +88,7 @@ pub(crate) fn taking(action: &Action) -> Taking<'_> {
         // Whether this host takes replicas, and when its windows begin: nothing of what is here goes.
         | Action::SetServer { .. }
         | Action::TestConnection { .. }
+        | Action::TrustKey { .. }
         | Action::ListRequests
         | Action::ConfirmRequest { .. }
         | Action::DenyRequest { .. } => Taking::Nothing,

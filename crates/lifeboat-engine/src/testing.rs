@@ -69,6 +69,7 @@ fn test_record(rel: &Relationship, test: &Test, now: lifeboat_model::Timestamp) 
         preflight: Vec::new(),
         network: rel.network.clone(),
         addressing: Addressing::None,
+        keys: Vec::new(),
     }
 }
 

@@ -15,7 +15,9 @@ use futures_util::{StreamExt, stream};
 use lifeboat_model::{Bandwidth, VmId};
 use tokio::time::Instant;
 
-use crate::ports::link::{LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerReply, PeerRequest};
+use crate::ports::link::{
+    KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerReply, PeerRequest,
+};
 use crate::ports::{ByteStream, Clock};
 
 /// Bytes that pass at once under a limit. One second's worth at the lowest limit there is: the link stays alive.
@@ -160,6 +162,10 @@ pub(crate) struct PacedLink {
 
 #[async_trait]
 impl PeerLink for PacedLink {
+    fn judged_by(&self, judge: Arc<dyn KeyJudge>) {
+        self.link.judged_by(judge);
+    }
+
     async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError> {
         // Of the control calls only digests grow with the disks.
         if let PeerRequest::Compare { vm, ranges, .. } = &request {

@@ -101,7 +101,7 @@ impl Actor {
                 .known_spec()
                 .ok_or_else(|| no_vm(&self.id.to_string()))?
                 .clone(),
-            rel: self.rel.clone(),
+            rel: self.recorded(),
             console: self.host.ports.hypervisor.console(self.id),
             place: self.place(),
             findings: self.rel.as_ref().map(|r| self.findings(r)).unwrap_or_default(),
@@ -112,6 +112,15 @@ impl Actor {
             backlog: self.rel.as_ref().and_then(|r| self.backlog_view(r)),
             description_gone: self.description_gone(),
         })
+    }
+}
+
+impl Actor {
+    /// The relationship, with the keys that hold now.
+    fn recorded(&self) -> Option<Relationship> {
+        let mut rel = self.rel.clone()?;
+        rel.keys = self.host.pins.keys(self.id);
+        Some(rel)
     }
 }
 
@@ -255,6 +264,7 @@ impl Sketch {
             hold: rel.replica().and_then(|r| Some(r.keeping.hold.as_ref()?.into())),
             changes: rel.replica().map(|r| r.keeping.rate.into()),
             dir: directory(rel),
+            keys: rel.keys.clone(),
         }
     }
 }

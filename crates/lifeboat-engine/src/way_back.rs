@@ -38,6 +38,7 @@ mod tests {
             addresses: ["10.0.0.1", "fd00::1", "127.0.0.1", "169.254.1.1", "fe80::1"]
                 .map(|a| a.parse().unwrap())
                 .into(),
+            key: None,
         };
         for from in [
             "alpha.example.org:8443",

@@ -1,22 +1,26 @@
 //! A small CA of one's own, for sites that have none, and what a certificate says. Anyone's certificates will do for the
 //! link as long as they carry DNS names, come from one CA and allow use as client and server.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Permissions};
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_model::Timestamp;
+use lifeboat_engine::ports::link::PeerIdentity;
+use lifeboat_model::{Fingerprint, Timestamp};
+use lifeboat_trust::{certificate_fingerprint, key_fingerprint};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::ca_key::{self, Ask, PASSPHRASE_MIN, Passphrase};
 
 /// Name of the CA's certificate in its directory, and of its copy beside each host's certificate.
 pub const CA_CERT: &str = "ca.crt";
@@ -73,6 +77,23 @@ pub enum CertError {
         #[source]
         source: std::io::Error,
     },
+    /// A passphrase that can be guessed.
+    #[error("a passphrase has {PASSPHRASE_MIN} characters at least")]
+    PassphraseShort,
+    /// Not the passphrase of the key.
+    #[error("{0}: the passphrase is wrong, or the file is damaged")]
+    PassphraseWrong(Utf8PathBuf),
+    /// Nobody said it.
+    #[error(
+        "{path} is encrypted, and its passphrase cannot be read: {source}; name a file with it: --passphrase-file FILE"
+    )]
+    NoPassphrase {
+        /// The key.
+        path: Utf8PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
     /// The cryptographic library failed.
     #[error("no certificate could be made: {0}")]
     Crypto(#[from] rcgen::Error),
@@ -87,6 +108,17 @@ pub struct CertFiles {
     pub key: Utf8PathBuf,
     /// The certificate of the CA.
     pub ca: Utf8PathBuf,
+}
+
+impl CertFiles {
+    /// Where they are in a host's directory.
+    pub(crate) fn below(dir: &Utf8Path) -> Self {
+        Self {
+            cert: dir.join(HOST_CERT),
+            key: dir.join(HOST_KEY),
+            ca: dir.join(CA_CERT),
+        }
+    }
 }
 
 /// What a certificate says.
@@ -104,18 +136,21 @@ pub struct CertInfo {
     pub not_before: Timestamp,
     /// Valid until.
     pub not_after: Timestamp,
-    /// SHA-256 of the certificate, hexadecimal with colons.
-    pub fingerprint: String,
+    /// SHA-256 of the certificate.
+    pub fingerprint: Fingerprint,
+    /// SHA-256 of its public key. It stays the same while a certificate is renewed with its key; peers remember it.
+    pub key_fingerprint: Fingerprint,
     /// Whether it is a CA's.
     pub is_ca: bool,
 }
 
-/// Makes a CA named `name` in `dir`, which is made too if needed.
-pub fn init_ca(dir: &Utf8Path, name: &str) -> Result<CertInfo, CertError> {
+/// Makes a CA named `name` in `dir`, which is made too if needed. With a passphrase its key is encrypted.
+pub fn init_ca(dir: &Utf8Path, name: &str, passphrase: Option<&Passphrase>) -> Result<CertInfo, CertError> {
     make_dir(dir)?;
     let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
     refuse_existing(&[&cert_path, &key_path])?;
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let key_pem = ca_key::to_pem(&key_path, &key, passphrase)?;
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(name);
@@ -124,50 +159,117 @@ pub fn init_ca(dir: &Utf8Path, name: &str) -> Result<CertInfo, CertError> {
     params.not_before = now - CLOCK_SLACK;
     params.not_after = now + CA_VALIDITY;
     let cert = params.self_signed(&key)?;
-    write_new(&key_path, &key.serialize_pem(), 0o600)?;
+    write_new(&key_path, &key_pem, 0o600)?;
     write_new(&cert_path, &cert.pem(), 0o644)?;
     describe(&cert_path)
 }
 
-/// Issues a certificate for a host by the CA in `ca_dir` and writes it, its key and a copy of the CA's certificate to
-/// `out_dir`. `host_names` are DNS names and addresses, at least one DNS name. It never outlives the CA.
+/// A CA that is ready to issue.
+pub struct Authority {
+    ca: Ca,
+    dir: Utf8PathBuf,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// The CA in a directory; `ask` says the passphrase of its key, if that is encrypted.
+    pub fn open(dir: &Utf8Path, ask: Ask<'_>) -> Result<Self, CertError> {
+        let ca = load_ca(dir, ask)?;
+        Ok(Self { ca, dir: dir.into() })
+    }
+
+    /// Its certificate, PEM.
+    pub(crate) fn pem(&self) -> &[u8] {
+        &self.ca.pem
+    }
+
+    /// Encrypts its key with another passphrase, or with its first one; `None`: it is written plain. The file is replaced whole. What
+    /// a plain key has left on the disk before, this does not reach.
+    pub fn change_passphrase(&self, passphrase: Option<&Passphrase>) -> Result<Utf8PathBuf, CertError> {
+        let path = self.dir.join(CA_KEY);
+        let pem = ca_key::to_pem(&path, self.ca.issuer.key(), passphrase)?;
+        let replaced = || {
+            beside(&self.dir, &pem, 0o600)?
+                .persist(&path)
+                .map_err(|e| e.error)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        replaced().map_err(io(&path))?;
+        Ok(path)
+    }
+
+    /// Certifies a key for a host. It never outlives the CA.
+    pub(crate) fn certify(
+        &self,
+        host_names: &[String],
+        key: &impl PublicKeyData,
+        usages: &[ExtendedKeyUsagePurpose],
+        validity: Duration,
+    ) -> Result<rcgen::Certificate, CertError> {
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(host_names.first().map_or("", String::as_str));
+        params.subject_alt_names = subject_names(host_names)?;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages.to_vec();
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = now - CLOCK_SLACK;
+        params.not_after = (now + validity).min(self.ca.not_after);
+        Ok(params.signed_by(key, &self.ca.issuer)?)
+    }
+
+    /// Issues a certificate for a host and writes it, its key and a copy of the CA's certificate to `out_dir`. `host_names` are DNS
+    /// names and addresses, at least one DNS name. It never outlives the CA.
+    pub fn issue(
+        &self,
+        host_names: &[String],
+        out_dir: &Utf8Path,
+        validity: Duration,
+    ) -> Result<CertFiles, CertError> {
+        check_names(host_names, validity)?;
+        make_dir(out_dir)?;
+        let files = CertFiles::below(out_dir);
+        refuse_existing(&[&files.cert, &files.key])?;
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let cert = self.certify(host_names, &key, &HOST_USAGES, validity)?;
+        copy_ca(&self.ca.pem, &files.ca)?;
+        write_new(&files.key, &key.serialize_pem(), 0o600)?;
+        write_new(&files.cert, &cert.pem(), 0o644)?;
+        Ok(files)
+    }
+}
+
+/// What a host's certificate is for.
+pub(crate) const HOST_USAGES: [ExtendedKeyUsagePurpose; 2] = [
+    ExtendedKeyUsagePurpose::ServerAuth,
+    ExtendedKeyUsagePurpose::ClientAuth,
+];
+
+/// Whether a certificate can be made for these names and this time.
+pub(crate) fn check_names(host_names: &[String], validity: Duration) -> Result<(), CertError> {
+    subject_names(host_names)?;
+    match VALIDITY.contains(&validity) {
+        true => Ok(()),
+        false => Err(CertError::Validity),
+    }
+}
+
+/// Issues a certificate by the CA in `ca_dir`, whose key is not encrypted: see [`Authority::issue`].
 pub fn issue(
     ca_dir: &Utf8Path,
     host_names: &[String],
     out_dir: &Utf8Path,
     validity: Duration,
 ) -> Result<CertFiles, CertError> {
-    let names = subject_names(host_names)?;
-    if !VALIDITY.contains(&validity) {
-        return Err(CertError::Validity);
-    }
-    let ca = load_ca(ca_dir)?;
-    make_dir(out_dir)?;
-    let files = CertFiles {
-        cert: out_dir.join(HOST_CERT),
-        key: out_dir.join(HOST_KEY),
-        ca: out_dir.join(CA_CERT),
-    };
-    refuse_existing(&[&files.cert, &files.key])?;
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-    let now = OffsetDateTime::now_utc();
-    let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(host_names.first().map_or("", String::as_str));
-    params.subject_alt_names = names;
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.use_authority_key_identifier_extension = true;
-    params.not_before = now - CLOCK_SLACK;
-    params.not_after = (now + validity).min(ca.not_after);
-    let cert = params.signed_by(&key, &ca.issuer)?;
-    copy_ca(&ca.pem, &files.ca)?;
-    write_new(&files.key, &key.serialize_pem(), 0o600)?;
-    write_new(&files.cert, &cert.pem(), 0o644)?;
-    Ok(files)
+    check_names(host_names, validity)?;
+    let nobody = |_: &Utf8Path| Err(std::io::ErrorKind::Unsupported.into());
+    Authority::open(ca_dir, &nobody)?.issue(host_names, out_dir, validity)
 }
 
 /// Reads the first certificate in a PEM file.
@@ -188,7 +290,9 @@ pub fn describe(path: &Utf8Path) -> Result<CertInfo, CertError> {
         addresses: addresses(&cert),
         not_before: timestamp(validity.not_before.timestamp()),
         not_after: timestamp(validity.not_after.timestamp()),
-        fingerprint: fingerprint(&der),
+        fingerprint: certificate_fingerprint(&der),
+        key_fingerprint: key_fingerprint(&der)
+            .ok_or_else(|| content("its public key cannot be read".into()))?,
         is_ca: cert.is_ca(),
     })
 }
@@ -214,6 +318,17 @@ pub(crate) fn dns_names(der: &CertificateDer<'_>) -> Vec<String> {
 /// The addresses among a certificate's SANs.
 pub(crate) fn ip_addresses(der: &CertificateDer<'_>) -> Vec<IpAddr> {
     X509Certificate::from_der(der).map_or_else(|_| Vec::new(), |(_, cert)| addresses(&cert))
+}
+
+/// Who has shown these. The common name does not count: only SANs are what a CA vouches for. Without names it is nobody that
+/// may call; without any certificate, nobody at all.
+pub(crate) fn identity(shown: &[CertificateDer<'_>]) -> PeerIdentity {
+    let cert = shown.first();
+    PeerIdentity {
+        names: cert.map_or_else(Vec::new, dns_names),
+        addresses: cert.map_or_else(Vec::new, ip_addresses),
+        key: cert.and_then(key_fingerprint),
+    }
 }
 
 /// From when until when a certificate is valid; `None` when it cannot be read.
@@ -244,19 +359,13 @@ fn timestamp(seconds: i64) -> Timestamp {
     Timestamp(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000))
 }
 
-fn fingerprint(der: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
-    let bytes: Vec<String> = digest.as_ref().iter().map(|b| format!("{b:02X}")).collect();
-    bytes.join(":")
-}
-
 struct Ca {
     issuer: Issuer<'static, KeyPair>,
     not_after: OffsetDateTime,
     pem: Vec<u8>,
 }
 
-fn load_ca(dir: &Utf8Path) -> Result<Ca, CertError> {
+fn load_ca(dir: &Utf8Path, ask: Ask<'_>) -> Result<Ca, CertError> {
     let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
     let missing = |e| match e {
         CertError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -270,7 +379,8 @@ fn load_ca(dir: &Utf8Path) -> Result<Ca, CertError> {
         detail: e.to_string(),
     };
     let key_pem = String::from_utf8(read(&key_path).map_err(missing)?).map_err(|e| content(&key_path, &e))?;
-    let key = KeyPair::from_pem(&key_pem).map_err(|e| content(&key_path, &e))?;
+    let key_pem = Passphrase::new(key_pem);
+    let key = ca_key::from_pem(&key_path, &key_pem, ask)?;
     let pem = read(&cert_path)?;
     let text = std::str::from_utf8(&pem).map_err(|e| content(&cert_path, &e))?;
     refuse_strange_key(&cert_path, &key_path, &key)?;
@@ -337,7 +447,7 @@ fn read(path: &Utf8Path) -> Result<Vec<u8>, CertError> {
     std::fs::read(path).map_err(io(path))
 }
 
-fn make_dir(dir: &Utf8Path) -> Result<(), CertError> {
+pub(crate) fn make_dir(dir: &Utf8Path) -> Result<(), CertError> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -345,7 +455,7 @@ fn make_dir(dir: &Utf8Path) -> Result<(), CertError> {
         .map_err(io(dir))
 }
 
-fn refuse_existing(paths: &[&Utf8Path]) -> Result<(), CertError> {
+pub(crate) fn refuse_existing(paths: &[&Utf8Path]) -> Result<(), CertError> {
     match paths.iter().find(|p| p.symlink_metadata().is_ok()) {
         Some(path) => Err(CertError::Exists((*path).into())),
         None => Ok(()),
@@ -353,7 +463,7 @@ fn refuse_existing(paths: &[&Utf8Path]) -> Result<(), CertError> {
 }
 
 /// The copy may be there from an earlier certificate, but not one of another CA.
-fn copy_ca(pem: &[u8], to: &Utf8Path) -> Result<(), CertError> {
+pub(crate) fn copy_ca(pem: &[u8], to: &Utf8Path) -> Result<(), CertError> {
     match std::fs::read(to) {
         Ok(there) if there == pem => Ok(()),
         Ok(_) => Err(CertError::Exists(to.into())),
@@ -361,30 +471,33 @@ fn copy_ca(pem: &[u8], to: &Utf8Path) -> Result<(), CertError> {
     }
 }
 
-/// Writes a file that is not there yet, whole and durable or not at all: what was begun is removed again.
-fn write_new(path: &Utf8Path, text: &str, mode: u32) -> Result<(), CertError> {
-    let mut file = match OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-    {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(CertError::Exists(path.into()));
-        }
-        Err(e) => return Err(io(path)(e)),
-    };
+/// A durable file that has no name to stay yet.
+fn beside(dir: &Utf8Path, text: &str, mode: u32) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(mode))
+        .prefix(".lifeboat-")
+        .tempfile_in(dir)?;
+    // The mask of the process is not asked.
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+/// Writes a file that is not there yet, whole and durable or not at all: its name appears with all of it.
+pub(crate) fn write_new(path: &Utf8Path, text: &str, mode: u32) -> Result<(), CertError> {
     let parent = path
         .parent()
         .filter(|p| !p.as_str().is_empty())
         .unwrap_or(Utf8Path::new("."));
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| File::open(parent)?.sync_all());
-    written.map_err(|e| {
-        let _ = std::fs::remove_file(path);
-        io(path)(e)
+    let made = || {
+        beside(parent, text, mode)?
+            .persist_noclobber(path)
+            .map_err(|e| e.error)?;
+        File::open(parent)?.sync_all()
+    };
+    made().map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => CertError::Exists(path.into()),
+        _ => io(path)(e),
     })
 }

@@ -1,6 +1,6 @@
 //! The calling side: one request, one answer, and what each failure means for the caller.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,9 +11,9 @@ use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::link::{
-    LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerReply, PeerRequest,
+    KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerReply, PeerRequest,
 };
-use lifeboat_model::words;
+use lifeboat_model::{VmId, words};
 use tokio::time::{Instant, timeout_at};
 
 use crate::credentials::{Credentials, GRACE, now, until};
@@ -52,6 +52,8 @@ impl Default for Timing {
 pub struct Link {
     pool: Pool,
     timing: Timing,
+    /// Says whom this host may talk to; nobody is asked before there is one.
+    judge: OnceLock<Arc<dyn KeyJudge>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -95,7 +97,21 @@ impl Link {
         Self {
             pool: Pool::new(credentials, timing.connect),
             timing,
+            judge: OnceLock::new(),
         }
+    }
+
+    /// Whether what is about `vm` may be said over this connection.
+    fn judged(&self, peer: &str, vm: Option<VmId>, conn: &Conn) -> Result<(), LinkError> {
+        let Some(judge) = self.judge.get() else {
+            return Ok(());
+        };
+        judge
+            .judge(peer, vm, &conn.identity)
+            .map_err(|detail| LinkError::Untrusted {
+                peer: peer.into(),
+                detail,
+            })
     }
 
     /// One request on one connection.
@@ -120,9 +136,10 @@ impl Link {
         read_answer(peer, response).await.map_err(Failure::Answer)
     }
 
-    async fn control(&self, peer: &str, document: Bytes) -> Result<PeerReply, LinkError> {
+    async fn control(&self, peer: &str, vm: Option<VmId>, document: Bytes) -> Result<PeerReply, LinkError> {
         let mut used = None;
         if let Some(mut conn) = self.pool.take(peer) {
+            self.judged(peer, vm, &conn)?;
             match self
                 .exchange(peer, &mut conn, control_request(peer, document.clone())?)
                 .await
@@ -137,6 +154,7 @@ impl Link {
             Some(used) => used,
             None => {
                 let mut conn = self.pool.connect(peer).await?;
+                self.judged(peer, vm, &conn)?;
                 let answer = self
                     .exchange(peer, &mut conn, control_request(peer, document)?)
                     .await?;
@@ -148,7 +166,13 @@ impl Link {
     }
 
     /// One control call on a connection of its own; what went wrong says whether the peer was there.
-    async fn question(&self, peer: &str, document: Bytes, patience: Duration) -> Result<PeerReply, NoAnswer> {
+    async fn question(
+        &self,
+        peer: &str,
+        vm: Option<VmId>,
+        document: Bytes,
+        patience: Duration,
+    ) -> Result<PeerReply, NoAnswer> {
         let until = Instant::now() + patience;
         let late = || format!("no answer within {patience:?}");
         let unanswered = |e: LinkError| NoAnswer::Unanswered { detail: bare(&e) };
@@ -170,6 +194,7 @@ impl Link {
             Ok(Err(e)) => return Err(unanswered(e)),
             Err(_) => return Err(NoAnswer::Unanswered { detail: late() }),
         };
+        self.judged(peer, vm, &conn).map_err(unanswered)?;
         let answer = async {
             let mut conn = conn;
             let request = control_request(peer, document)?;
@@ -203,6 +228,7 @@ impl Link {
             "application/octet-stream",
             body,
         )?;
+        let (LogAddress::Delta { vm, .. } | LogAddress::Bulk { vm }) = address;
         let mut conn = self.pool.take(peer);
         let (conn, (status, text)) = loop {
             let pooled = conn.is_some();
@@ -210,6 +236,7 @@ impl Link {
                 Some(conn) => conn,
                 None => self.pool.connect(peer).await?,
             };
+            self.judged(peer, Some(*vm), &on)?;
             match self.watched(peer, &mut on, request, &source).await {
                 Ok(answer) => break (on, answer),
                 Err(Failure::Broken(_, Some(untouched))) if pooled => request = *untouched,
@@ -262,6 +289,11 @@ impl Link {
 
 #[async_trait]
 impl PeerLink for Link {
+    fn judged_by(&self, judge: Arc<dyn KeyJudge>) {
+        // One engine has the link for as long as it lives.
+        let _ = self.judge.set(judge);
+    }
+
     async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError> {
         let document = serde_json::to_vec(&request)
             .map_err(|e| protocol(peer, format!("the request cannot be written: {e}")))?;
@@ -271,7 +303,8 @@ impl PeerLink for Link {
                 format!("the request is larger than {DOCUMENT_MAX} bytes"),
             ));
         }
-        match tokio::time::timeout(self.timing.call, self.control(peer, document.into())).await {
+        let vm = request.vm();
+        match tokio::time::timeout(self.timing.call, self.control(peer, vm, document.into())).await {
             Ok(result) => result,
             Err(_) => {
                 self.pool.forget(peer);
@@ -288,7 +321,7 @@ impl PeerLink for Link {
         let document = serde_json::to_vec(&request).map_err(|e| NoAnswer::Unanswered {
             detail: format!("the request cannot be written: {e}"),
         })?;
-        self.question(peer, document.into(), patience).await
+        self.question(peer, request.vm(), document.into(), patience).await
     }
 
     async fn send(&self, peer: &str, address: LogAddress, body: ByteStream) -> Result<LogReceipt, LinkError> {

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lifeboat_model::Timestamp;
 use lifeboat_model::reread::{Look, Reread};
+use lifeboat_model::{Fingerprint, Timestamp};
+use lifeboat_trust::{RevocationList, fingerprints, key_fingerprint};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 
@@ -54,6 +55,9 @@ pub(crate) struct Loaded {
     pub(crate) own_until: Timestamp,
     own: Validity,
     authorities: Vec<Validity>,
+    /// Of this host's own certificate.
+    own_fingerprints: Vec<Fingerprint>,
+    own_key: Option<Fingerprint>,
 }
 
 struct State {
@@ -65,6 +69,7 @@ struct State {
 /// The certificates of this host for the link. One for the whole daemon.
 pub struct Credentials {
     pub(crate) config: LinkConfig,
+    pub(crate) revoked: Arc<RevocationList>,
     state: Mutex<State>,
 }
 
@@ -103,7 +108,11 @@ fn validity(der: &CertificateDer<'_>) -> Option<Validity> {
     })
 }
 
-fn load(config: &LinkConfig, read: &[Vec<u8>; 3]) -> Result<Loaded, LinkSetupError> {
+fn load(
+    config: &LinkConfig,
+    list: &Arc<RevocationList>,
+    read: &[Vec<u8>; 3],
+) -> Result<Loaded, LinkSetupError> {
     let material = Material::parse(config, read)?;
     let forever = Validity {
         not_before: Timestamp(0),
@@ -113,21 +122,35 @@ fn load(config: &LinkConfig, read: &[Vec<u8>; 3]) -> Result<Loaded, LinkSetupErr
         own_until: valid_until(&material.chain),
         own: material.chain.first().and_then(validity).unwrap_or(forever),
         authorities: material.authorities.iter().filter_map(validity).collect(),
-        client: config.client(&material)?,
-        server: config.server(material)?,
+        own_fingerprints: material
+            .chain
+            .first()
+            .map_or_else(Vec::new, |own| fingerprints(std::slice::from_ref(own))),
+        own_key: material.chain.first().and_then(key_fingerprint),
+        client: config.client(&material, list)?,
+        server: config.server(material, list)?,
     })
 }
 
 impl Credentials {
-    /// Reads the files.
+    /// Reads the files. No certificate is revoked.
     ///
     /// # Errors
     /// They cannot be used.
     pub fn load(config: &LinkConfig) -> Result<Arc<Self>, LinkSetupError> {
+        Self::load_with(config, RevocationList::none())
+    }
+
+    /// Reads the files. Certificates on the list are accepted neither from callers nor from whom this host calls.
+    ///
+    /// # Errors
+    /// They cannot be used.
+    pub fn load_with(config: &LinkConfig, revoked: Arc<RevocationList>) -> Result<Arc<Self>, LinkSetupError> {
         let read = config.read()?;
-        let loaded = load(config, &read)?;
+        let loaded = load(config, &revoked, &read)?;
         Ok(Arc::new(Self {
             config: config.clone(),
+            revoked,
             state: Mutex::new(State {
                 files: Reread::new(read, loaded),
                 peers: BTreeMap::new(),
@@ -153,10 +176,14 @@ impl Credentials {
         self.state().files.in_use()
     }
 
-    /// Looks at the files and takes over what they hold if it has changed and can be used.
+    /// Looks at the files, the revocation list among them, and takes over what they hold if it has changed and can be used.
     pub fn refresh(&self) {
+        self.revoked.refresh();
         let read = self.config.read();
-        let look = self.state().files.look(read, |read| load(&self.config, read));
+        let look = self
+            .state()
+            .files
+            .look(read, |read| load(&self.config, &self.revoked, read));
         match look {
             Look::Same => {}
             Look::Changed => tracing::info!(cert = %self.config.cert, "changed certificates are in use"),
@@ -197,6 +224,24 @@ impl Credentials {
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         self.state().files.problem()
+    }
+
+    /// Whether this host's own certificate is on its list, which then is on that of other hosts as well.
+    #[must_use]
+    pub fn own_revoked(&self) -> Option<Fingerprint> {
+        self.revoked.first_of(&self.in_use().own_fingerprints)
+    }
+
+    /// SHA-256 of this host's public key; `None` when its certificate cannot be read.
+    #[must_use]
+    pub fn own_key(&self) -> Option<Fingerprint> {
+        self.in_use().own_key
+    }
+
+    /// The list of certificates that are not accepted.
+    #[must_use]
+    pub fn revoked(&self) -> &Arc<RevocationList> {
+        &self.revoked
     }
 
     /// Where the files are.

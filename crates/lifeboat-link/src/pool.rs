@@ -7,19 +7,21 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use lifeboat_engine::ports::link::LinkError;
-use lifeboat_model::Timestamp;
+use lifeboat_engine::ports::link::{LinkError, PeerIdentity};
 use lifeboat_model::reach::check_resolved;
+use lifeboat_model::{Fingerprint, Timestamp};
+use lifeboat_trust::{RevocationList, fingerprints};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use crate::certs;
 use crate::credentials::{Credentials, Loaded, now, valid_until};
 use crate::progress::{Meter, Metered};
 use crate::socket::tune;
-use crate::tls::{TlsFault, find_fault};
+use crate::tls::{REVOKED_HERE, TlsFault, find_fault};
 use crate::wire::OutBody;
 pub(crate) use lifeboat_model::causes::chain;
 
@@ -42,6 +44,10 @@ pub(crate) struct Conn {
     with: Arc<Loaded>,
     /// Until when the certificates of both sides are valid.
     pub(crate) valid_until: Timestamp,
+    /// Who is at the other end.
+    pub(crate) identity: PeerIdentity,
+    /// What a revocation list may name the other side's certificates by.
+    named: Vec<Fingerprint>,
     idle_since: Instant,
 }
 
@@ -59,6 +65,7 @@ impl Conn {
             && self.idle_since.elapsed() < IDLE_TIME
             && self.made.elapsed() < AGE_MAX
             && now() <= self.valid_until
+            && credentials.revoked.first_of(&self.named).is_none()
             && Arc::ptr_eq(&self.with, &credentials.in_use())
     }
 
@@ -179,6 +186,7 @@ impl Pool {
         let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
         self.credentials.shown(peer, shown);
         let valid_until = valid_until(shown).min(with.own_until);
+        let (identity, named) = (certs::identity(shown), fingerprints(shown));
         let (sender, connection) = http1::handshake(TokioIo::new(tls))
             .await
             .map_err(|e| self.explain(peer, &e))?;
@@ -186,8 +194,14 @@ impl Pool {
         Ok(Conn {
             sender,
             meter,
-            task: tokio::spawn(connection),
+            task: tokio::spawn(unless_revoked(
+                self.credentials.revoked.clone(),
+                named.clone(),
+                connection,
+            )),
             made,
+            identity,
+            named,
             with,
             valid_until,
             idle_since: made,
@@ -214,6 +228,12 @@ impl Pool {
         conn: &mut Conn,
         error: &hyper::Error,
     ) -> LinkError {
+        if self.credentials.revoked.first_of(&conn.named).is_some() {
+            return LinkError::Untrusted {
+                peer: peer.into(),
+                detail: REVOKED_HERE.into(),
+            };
+        }
         if find_fault(error, &self.credentials.config.cert).is_none()
             && let Some(last) = conn.last_words().await
             && find_fault(&last, &self.credentials.config.cert).is_some()
@@ -224,6 +244,21 @@ impl Pool {
             return protocol(peer, chain(error));
         }
         self.explain(peer, error)
+    }
+}
+
+/// Drives a connection until it ends, or a certificate of the other side is revoked.
+async fn unless_revoked(
+    list: Arc<RevocationList>,
+    named: Vec<Fingerprint>,
+    connection: impl Future<Output = Result<(), hyper::Error>>,
+) -> Result<(), hyper::Error> {
+    tokio::select! {
+        ended = connection => ended,
+        found = list.revoked(&named) => {
+            tracing::warn!(%found, "cut: the certificate of a host, or its key, was revoked");
+            Ok(())
+        }
     }
 }
 

@@ -9,9 +9,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lifeboat_admission::{
     Cap, Door, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
 };
-use lifeboat_engine::ports::link::{PeerHandler, PeerIdentity};
+use lifeboat_engine::ports::link::PeerHandler;
 use lifeboat_model::Timestamp;
-use rustls_pki_types::CertificateDer;
+use lifeboat_trust::fingerprints;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +84,10 @@ const UNTRUSTED: Notice = Notice {
 const UNKNOWN: Notice = Notice {
     level: Level::Info,
     what: "caller shown out: no authorization entry and no replication of this host names it",
+};
+const REVOKED: Notice = Notice {
+    level: Level::Warn,
+    what: "cut: the certificate of the caller, or its key, was revoked",
 };
 const LATE: Notice = Notice {
     level: Level::Info,
@@ -201,10 +205,9 @@ impl Server {
     }
 
     async fn requests(&self, tls: TlsStream<TcpStream>, with: &Arc<Loaded>, place: Arc<Place>) {
-        let from = place.from();
         let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let end = valid_until(shown).min(with.own_until);
-        let peer = identity(shown);
+        let peer = Some(certs::identity(shown)).filter(|p| !p.names.is_empty());
         for name in peer.iter().flat_map(|p| &p.names) {
             self.credentials.shown(name, shown);
         }
@@ -215,6 +218,8 @@ impl Server {
         if placed.is_err() {
             return;
         }
+        let revoked = fingerprints(shown);
+        let revoked = self.credentials.revoked.revoked(&revoked);
         let service = Service {
             handler: self.handler.clone(),
             place: place.clone(),
@@ -222,6 +227,21 @@ impl Server {
             work: self.work.clone(),
             limits: self.limits,
         };
+        tokio::select! {
+            () = self.conversation(tls, with, end, service) => {}
+            found = revoked => place.note(REVOKED, &found.to_string()),
+        }
+    }
+
+    /// Requests, one after the other, until the connection ends or has to be made again.
+    async fn conversation(
+        &self,
+        tls: TlsStream<TcpStream>,
+        with: &Arc<Loaded>,
+        end: Timestamp,
+        service: Service,
+    ) {
+        let (place, from) = (service.place.clone(), service.place.from());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header)
@@ -265,14 +285,4 @@ impl Server {
             () = replaced => {}
         }
     }
-}
-
-/// The names in the caller's certificate. The common name does not count: only SANs are what a CA vouches for.
-fn identity(shown: &[CertificateDer<'_>]) -> Option<PeerIdentity> {
-    let cert = shown.first()?;
-    let names = certs::dns_names(cert);
-    (!names.is_empty()).then(|| PeerIdentity {
-        names,
-        addresses: certs::ip_addresses(cert),
-    })
 }

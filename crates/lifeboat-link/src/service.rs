@@ -83,6 +83,9 @@ impl Service {
             .spawn(async move { handler.call(&peer, request).await })
             .await
         {
+            Ok(PeerReply::Refused(PeerRefusal::OtherKey { detail, .. })) => {
+                wire_error(StatusCode::FORBIDDEN, detail)
+            }
             Ok(reply) => {
                 let status = match &reply {
                     PeerReply::Refused(refusal) => refusal_status(refusal),
@@ -184,6 +187,10 @@ fn awaited(task: LogTask, leftover: Leftover, heartbeat: Duration) -> OutBody {
 fn log_answer(result: Result<Result<LogReceipt, PeerRefusal>, JoinError>) -> (StatusCode, Bytes) {
     let (status, text) = match result {
         Ok(Ok(receipt)) => (StatusCode::OK, serde_json::to_vec(&receipt)),
+        Ok(Err(PeerRefusal::OtherKey { detail, .. })) => (
+            StatusCode::FORBIDDEN,
+            serde_json::to_vec(&WireError { error: detail }),
+        ),
         Ok(Err(refusal)) => (refusal_status(&refusal), serde_json::to_vec(&refusal)),
         Err(e) => (
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -9,7 +9,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::Timestamp;
 use lifeboat_model::certificates::utc;
 use lifeboat_model::guard::Standing;
-use rustls::client::Resumption;
+use lifeboat_trust::{RevocationError, RevocationList, asking_clients, asking_servers};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
@@ -69,6 +70,9 @@ pub enum LinkSetupError {
         /// What is wrong.
         detail: String,
     },
+    /// The revocation list cannot be used.
+    #[error(transparent)]
+    Revocation(#[from] RevocationError),
 }
 
 /// The only application protocol spoken.
@@ -123,11 +127,19 @@ impl LinkConfig {
     }
 
     /// For the calling side.
-    pub(crate) fn client(&self, material: &Material) -> Result<Arc<ClientConfig>, LinkSetupError> {
+    pub(crate) fn client(
+        &self,
+        material: &Material,
+        list: &Arc<RevocationList>,
+    ) -> Result<Arc<ClientConfig>, LinkSetupError> {
+        let verifier = WebPkiServerVerifier::builder_with_provider(material.roots.clone(), provider())
+            .build()
+            .map_err(|e| content(&self.ca, "CA certificate", &e))?;
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| self.mismatch(&e))?
-            .with_root_certificates(material.roots.clone())
+            .dangerous()
+            .with_custom_certificate_verifier(asking_servers(verifier, list.clone()))
             .with_client_auth_cert(material.chain.clone(), material.key.clone_key())
             .map_err(|e| self.mismatch(&e))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -136,7 +148,11 @@ impl LinkConfig {
     }
 
     /// For the called side.
-    pub(crate) fn server(&self, material: Material) -> Result<Arc<ServerConfig>, LinkSetupError> {
+    pub(crate) fn server(
+        &self,
+        material: Material,
+        list: &Arc<RevocationList>,
+    ) -> Result<Arc<ServerConfig>, LinkSetupError> {
         let Material {
             chain, key, roots, ..
         } = material;
@@ -146,7 +162,7 @@ impl LinkConfig {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| self.mismatch(&e))?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(asking_clients(verifier, list.clone()))
             .with_single_cert(chain, key)
             .map_err(|e| self.mismatch(&e))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -237,6 +253,10 @@ fn explain(error: &rustls::Error, own_cert: &Utf8Path) -> Option<TlsFault> {
     }
 }
 
+/// A certificate, or its key, is on the list of this host.
+pub(crate) const REVOKED_HERE: &str = "its certificate, or the key of it, is on the revocation list here; issue a new one with a \
+                                       new key, or take it off the list";
+
 /// How a new certificate is made.
 const ISSUE: &str = "lifeboat cert issue --ca DIR --host NAME --out NEWDIR";
 
@@ -267,6 +287,7 @@ pub(crate) fn theirs(error: &CertificateError) -> String {
             "its certificate was not issued by the CA trusted here; issue one by that CA ({ISSUE}), or append its CA to the ca \
              file here"
         ),
+        CertificateError::Revoked => REVOKED_HERE.into(),
         CertificateError::NotValidForName => "its certificate is for another name".into(),
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "its certificate is not for {} but for {}; call it by that name, or issue one with both ({ISSUE})",
@@ -298,11 +319,13 @@ fn alerted(alert: AlertDescription, own_cert: &Utf8Path) -> Option<TlsFault> {
              to the ca file there"
         )),
         A::CertificateRequired => ours("none was shown".into()),
-        A::BadCertificate
-        | A::UnsupportedCertificate
-        | A::CertificateRevoked
-        | A::CertificateUnknown
-        | A::AccessDenied => ours(format!("{alert:?}")),
+        A::CertificateRevoked => ours(format!(
+            "it, or its key, is on the revocation list there; issue a new one with a new key ({ISSUE}) and put both in place here, \
+             or take it off the list there"
+        )),
+        A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied => {
+            ours(format!("{alert:?}"))
+        }
         other => Some(TlsFault::Protocol(format!(
             "TLS: it answered with the alert {other:?}"
         ))),

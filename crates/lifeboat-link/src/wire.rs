@@ -106,7 +106,9 @@ fn short(text: &str) -> String {
 /// The status that goes with a refusal, for people with a packet dump; programs read the JSON.
 pub(crate) fn refusal_status(refusal: &PeerRefusal) -> StatusCode {
     match refusal {
-        PeerRefusal::NotEnabled { .. } | PeerRefusal::NotAuthorized { .. } => StatusCode::FORBIDDEN,
+        PeerRefusal::NotEnabled { .. } | PeerRefusal::NotAuthorized { .. } | PeerRefusal::OtherKey { .. } => {
+            StatusCode::FORBIDDEN
+        }
         PeerRefusal::NoReplica { .. } => StatusCode::NOT_FOUND,
         PeerRefusal::FailedOver { .. }
         | PeerRefusal::NewerGeneration { .. }

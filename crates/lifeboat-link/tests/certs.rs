@@ -30,7 +30,7 @@ fn config(files: &CertFiles) -> LinkConfig {
 async fn issued_certificates_carry_the_link() {
     let temp = tempfile::tempdir().unwrap();
     let dir = Utf8PathBuf::from_path_buf(temp.path().join("new")).unwrap();
-    let ca = init_ca(&dir.join("ca"), "Example CA").unwrap();
+    let ca = init_ca(&dir.join("ca"), "Example CA", None).unwrap();
     assert!(ca.is_ca && ca.subject.contains("Example CA"));
     let b = issue(
         &dir.join("ca"),
@@ -66,7 +66,7 @@ async fn issued_certificates_carry_the_link() {
     assert!(!info.is_ca && info.issuer.contains("Example CA"));
     let lasts = info.not_after.since(info.not_before);
     assert!((30 * DAY..31 * DAY).contains(&lasts), "{lasts:?}");
-    assert_eq!(info.fingerprint.len(), 32 * 3 - 1);
+    assert_eq!(info.fingerprint.to_string().len(), 32 * 3 - 1);
     for (file, mode) in [(&b.key, 0o600), (&dir.join("ca/ca.key"), 0o600), (&b.cert, 0o644)] {
         assert_eq!(
             file.metadata().unwrap().permissions().mode() & 0o777,
@@ -83,8 +83,8 @@ fn nothing_is_overwritten_and_nonsense_is_refused() {
     let (ca, out) = (dir.join("ca"), dir.join("out"));
     let try_issue = |list: &[&str], days: u32| issue(&ca, &names(list), &out, days * DAY);
     assert!(matches!(try_issue(&["a"], 1), Err(CertError::NoCa(_))));
-    init_ca(&ca, "one").unwrap();
-    assert!(matches!(init_ca(&ca, "two"), Err(CertError::Exists(_))));
+    init_ca(&ca, "one", None).unwrap();
+    assert!(matches!(init_ca(&ca, "two", None), Err(CertError::Exists(_))));
     for bad in ["", "*.example.org", "a b", "a/../b", "ä"] {
         assert!(
             matches!(try_issue(&["a", bad], 1), Err(CertError::Name(_))),
@@ -100,7 +100,7 @@ fn nothing_is_overwritten_and_nonsense_is_refused() {
     assert!(matches!(try_issue(&["a"], 1), Err(CertError::Exists(_))));
     assert_eq!(std::fs::read(&files.key).unwrap(), before);
 
-    init_ca(&dir.join("other"), "one").unwrap();
+    init_ca(&dir.join("other"), "one", None).unwrap();
     std::fs::copy(dir.join("other/ca.key"), ca.join("ca.key")).unwrap();
     let e = issue(&ca, &names(&["a"]), &dir.join("x"), Duration::from_secs(7200)).unwrap_err();
     assert!(e.to_string().contains("is not its key"), "{e}");

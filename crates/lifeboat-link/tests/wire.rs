@@ -20,7 +20,8 @@ use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
 use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
 use lifeboat_link::{Link, exercise};
 use lifeboat_model::{
-    Bandwidth, DiskId, Machine, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId,
+    Bandwidth, DiskId, Fingerprint, Machine, ReplicationMode, ReplicationSettings, ReplicationState,
+    Timestamp, VmId,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -167,6 +168,10 @@ fn requests() -> Vec<PeerRequest> {
             },
             "",
         ),
+        PeerRequest::AnnounceKey {
+            vm,
+            next: Some(Fingerprint::new([0xab; 32])),
+        },
     ]
 }
 
@@ -195,6 +200,7 @@ fn listed(request: &PeerRequest) -> usize {
         PeerRequest::FinishBulk { .. } => 16,
         PeerRequest::ReadDisk { .. } => 17,
         PeerRequest::CompareAgain { .. } => 18,
+        PeerRequest::AnnounceKey { .. } => 19,
     }
 }
 
@@ -283,6 +289,10 @@ fn refusals() -> Vec<PeerRefusal> {
             logs: 8,
             bytes: 1 << 20,
         },
+        PeerRefusal::OtherKey {
+            host: host(),
+            detail: "another key".into(),
+        },
     ]
 }
 
@@ -301,6 +311,7 @@ fn listed_refusal(refusal: &PeerRefusal) -> usize {
         PeerRefusal::Conflict { .. } => 10,
         PeerRefusal::Failed { .. } => 11,
         PeerRefusal::Backlog { .. } => 12,
+        PeerRefusal::OtherKey { .. } => 13,
     }
 }
 
@@ -453,7 +464,16 @@ async fn every_document_goes_over_a_connection() {
     for refusal in refusals() {
         *next.lock().unwrap() = PeerReply::Refused(refusal.clone());
         let e = link.call(&server.peer(), PeerRequest::Hello).await.unwrap_err();
-        assert!(matches!(&e, LinkError::Refused(r) if *r == refusal), "{e}");
+        match &refusal {
+            // Every release understands a refusal of the transport.
+            PeerRefusal::OtherKey { detail, .. } => {
+                assert!(
+                    matches!(&e, LinkError::Untrusted { detail: d, .. } if d == detail),
+                    "{e}"
+                );
+            }
+            _ => assert!(matches!(&e, LinkError::Refused(r) if *r == refusal), "{e}"),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod arrival;
 pub mod causes;
 pub mod certificates;
 pub mod change;
+pub mod fingerprint;
 pub mod guard;
 pub mod ids;
 pub mod lifecycle;
@@ -29,6 +30,7 @@ pub use api::{
 };
 pub use arrival::{Arrival, Arrivals, Reading, Recency};
 pub use change::{Burst, ChangeRate, Changed};
+pub use fingerprint::Fingerprint;
 pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, RequestId, VmId};
 pub use machine::Machine;
 pub use network::NicFailover;

@@ -1,9 +1,10 @@
 //! The host around the engine, in memory: files are known by name, and links lead from one name to another.
 
 use async_trait::async_trait;
-use lifeboat_engine::ports::environment::{Certificate, Environment, FileId, LocationError};
+use lifeboat_engine::ports::environment::{Certificate, Environment, FileId, LocationError, OwnKeys};
 
 use crate::gate::Port;
+use crate::link::key_of;
 
 #[async_trait]
 impl Environment for Port {
@@ -31,5 +32,15 @@ impl Environment for Port {
 
     async fn certificates(&self) -> Vec<Certificate> {
         self.shared.state().hosts[self.host].certificates.clone()
+    }
+
+    async fn keys(&self) -> OwnKeys {
+        let s = self.shared.state();
+        let host = &s.hosts[self.host];
+        OwnKeys {
+            own: Some(key_of(self.host, host.key)),
+            next: host.next_key.map(|next| key_of(self.host, next)),
+            findings: Vec::new(),
+        }
     }
 }

@@ -7,9 +7,10 @@ use futures_util::{StreamExt, stream};
 use lifeboat_engine::Engine;
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::link::{
-    LinkError, LogAddress, LogReceipt, NoAnswer, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply,
-    PeerRequest,
+    KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, PeerHandler, PeerIdentity, PeerLink, PeerRefusal,
+    PeerReply, PeerRequest,
 };
+use lifeboat_model::{Fingerprint, VmId};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -24,6 +25,24 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const CHUNK: usize = 4096;
 
 type Chunk = Option<std::io::Result<Bytes>>;
+
+/// The key with this number of a host.
+pub(crate) fn key_of(host: usize, number: u8) -> Fingerprint {
+    let mut digest = [number; 32];
+    digest[0] = u8::try_from(host).unwrap_or(u8::MAX);
+    Fingerprint::new(digest)
+}
+
+/// A refusal as the caller gets it: that of a key is the transport's.
+fn refused(peer: &str, refusal: PeerRefusal) -> LinkError {
+    match refusal {
+        PeerRefusal::OtherKey { .. } => LinkError::Untrusted {
+            peer: peer.into(),
+            detail: refusal.to_string(),
+        },
+        refusal => LinkError::Refused(refusal),
+    }
+}
 
 fn away(peer: &str, why: &str) -> LinkError {
     LinkError::Unreachable {
@@ -51,6 +70,32 @@ impl Port {
         let _ = cuts.wait_for(|c| c.contains(&pair)).await;
     }
 
+    /// Who shows itself at a host's address, and as whom this host shows itself.
+    fn identity_of(&self, host: usize) -> PeerIdentity {
+        let s = self.shared.state();
+        let its = &s.hosts[host];
+        let address = its.address.parse().ok().filter(|_| its.address_certified);
+        PeerIdentity {
+            names: vec![its.name.clone()],
+            addresses: address.into_iter().collect(),
+            key: Some(key_of(host, if its.impostor { u8::MAX } else { its.key })),
+        }
+    }
+
+    /// Whether this host may talk to who answers there.
+    fn judged(&self, peer: &str, vm: Option<VmId>, target: usize) -> Result<(), LinkError> {
+        let judges = self.shared.judges.lock().unwrap_or_else(PoisonError::into_inner);
+        let judge = judges[self.host].clone();
+        drop(judges);
+        let Some(judge) = judge else { return Ok(()) };
+        judge
+            .judge(peer, vm, &self.identity_of(target))
+            .map_err(|detail| LinkError::Untrusted {
+                peer: peer.into(),
+                detail,
+            })
+    }
+
     async fn reach(&self, peer: &str) -> Result<(usize, Arc<Engine>, PeerIdentity), LinkError> {
         let name = peer.split(':').next().unwrap_or_default();
         let (target, identity) = {
@@ -59,13 +104,8 @@ impl Port {
                 .hosts
                 .iter()
                 .position(|h| h.name == name || !name.is_empty() && h.address == name);
-            let own = &s.hosts[self.host];
-            let address = own.address.parse().ok().filter(|_| own.address_certified);
-            let identity = PeerIdentity {
-                names: vec![own.name.clone()],
-                addresses: address.into_iter().collect(),
-            };
-            (target, identity)
+            drop(s);
+            (target, self.identity_of(self.host))
         };
         let target = target.ok_or_else(|| away(peer, "no such host"))?;
         let cut = self.shared.cuts.borrow().contains(&self.pair(target));
@@ -162,6 +202,7 @@ impl Port {
             return Err((LinkError::injected("link.call"), false));
         }
         let (target, engine, identity) = self.reach(peer).await.map_err(|e| (e, false))?;
+        self.judged(peer, request.vm(), target).map_err(|e| (e, true))?;
         let answered = self.answer_of(peer, target, engine, identity, request, fault);
         answered.await.map_err(|e| (e, true))
     }
@@ -193,7 +234,7 @@ impl Port {
             Some(_) | None => reply,
         };
         match reply {
-            PeerReply::Refused(refusal) => Err(LinkError::Refused(refusal)),
+            PeerReply::Refused(refusal) => Err(refused(peer, refusal)),
             reply => Ok(reply),
         }
     }
@@ -201,6 +242,11 @@ impl Port {
 
 #[async_trait]
 impl PeerLink for Port {
+    fn judged_by(&self, judge: Arc<dyn KeyJudge>) {
+        let mut judges = self.shared.judges.lock().unwrap_or_else(PoisonError::into_inner);
+        judges[self.host] = Some(judge);
+    }
+
     async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError> {
         self.called(peer, request).await.map_err(|(e, _)| e)
     }
@@ -226,6 +272,8 @@ impl PeerLink for Port {
             return Err(LinkError::injected("link.send"));
         }
         let (target, engine, identity) = self.reach(peer).await?;
+        let (LogAddress::Delta { vm, .. } | LogAddress::Bulk { vm }) = address;
+        self.judged(peer, Some(vm), target)?;
         let (tx, rx) = mpsc::channel(1);
         let task = tokio::spawn(async move { engine.receive(&identity, address, received(rx)).await });
         self.answering(target, &task);
@@ -252,6 +300,6 @@ impl PeerLink for Port {
             Some(lies) if lies.host == target => answer.map(|receipt| lies.receipt(receipt)),
             Some(_) | None => answer,
         };
-        answer.map_err(LinkError::Refused)
+        answer.map_err(|refusal| refused(peer, refusal))
     }
 }

@@ -10,6 +10,7 @@ use lifeboat_engine::Engine;
 use lifeboat_engine::ports::catalog::CatalogImage;
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Stall};
+use lifeboat_engine::ports::link::KeyJudge;
 use lifeboat_engine::ports::storage::StorageFault;
 use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, Quota, StoredLog, Target};
 use lifeboat_engine::records::Event;
@@ -202,6 +203,12 @@ pub struct HostState {
     pub not_there: BTreeSet<String>,
     /// Certificates that its connections depend on.
     pub certificates: Vec<Certificate>,
+    /// Which of its keys it uses; every host has keys of its own.
+    pub key: u8,
+    /// Which of its keys is to follow.
+    pub next_key: Option<u8>,
+    /// Somebody answers at its address with a certificate of its name and another key.
+    pub impostor: bool,
     /// No log can be applied: one is damaged on the disk.
     pub log_damaged: bool,
     /// What the owners of its replicas may take.
@@ -330,6 +337,8 @@ pub struct Shared {
     state: Mutex<State>,
     /// One per host.
     pub gates: Vec<Gate>,
+    /// Who says whom a host may talk to, by host.
+    pub judges: Mutex<Vec<Option<std::sync::Arc<dyn KeyJudge>>>>,
     /// Engines that answer, by host.
     pub engines: Mutex<Vec<Option<std::sync::Arc<Engine>>>>,
     /// Requests being answered, by host; they die with the daemon.
@@ -391,6 +400,7 @@ impl Shared {
         Self {
             state: Mutex::new(state),
             gates: hosts.iter().map(|_| Gate::default()).collect(),
+            judges: Mutex::new(hosts.iter().map(|_| None).collect()),
             engines: Mutex::new(vec![None; hosts.len()]),
             answering: Mutex::new(vec![Vec::new(); hosts.len()]),
             cuts: watch::Sender::new(BTreeSet::new()),

@@ -94,6 +94,24 @@ pub(crate) struct Tls {
     pub(crate) cert: Utf8PathBuf,
     /// Its key.
     pub(crate) key: Utf8PathBuf,
+    /// Fingerprints of certificates and keys that are not accepted.
+    pub(crate) revoked: Option<Utf8PathBuf>,
+    /// The certificate that is to follow this host's; peers are told its key beforehand.
+    pub(crate) next_certificate: Option<Utf8PathBuf>,
+}
+
+impl Tls {
+    /// The first of the keys that may be absent whose path is not absolute.
+    fn mistake(&self) -> Option<&'static str> {
+        let files = [
+            ("tls.revoked", &self.revoked),
+            ("tls.next_certificate", &self.next_certificate),
+        ];
+        let relative = files
+            .iter()
+            .find(|(_, f)| f.as_ref().is_some_and(|f| !f.is_absolute()));
+        relative.map(|(key, _)| *key)
+    }
 }
 
 /// Management from other hosts: WS-Management and CIM-XML.
@@ -361,6 +379,9 @@ impl Config {
         if let Err(e) = Destinations::parse(&config.management.indication_destinations) {
             return wrong("management.indication_destinations", &e.to_string());
         }
+        if let Some(key) = config.tls.mistake() {
+            return wrong(key, "write an absolute path");
+        }
         if let Some(why) = config.media.mistake() {
             return wrong("media.directories", why);
         }
@@ -533,6 +554,13 @@ mod tests {
             )
         );
         assert_eq!(
+            (full.tls.revoked.take(), full.tls.next_certificate.take()),
+            (
+                Some("/etc/lifeboat/revoked".into()),
+                Some("/etc/lifeboat/tls/next.crt".into())
+            )
+        );
+        assert_eq!(
             (full.admin_gid.take(), full.peer.advertise.take()),
             (Some(990), Some("alpha.example.org:8443".to_owned())),
             "every optional key was switched on"
@@ -681,6 +709,11 @@ mod tests {
                 "key \"peer.advertise\": write HOST:PORT".into(),
             ),
             ("ca = ", "cа = ", "l.toml, line ".into()),
+            (
+                "[tls]",
+                "[tls]\nrevoked = \"revoked\"",
+                "key \"tls.revoked\": write an absolute path".into(),
+            ),
             ("[tls]", "[tsl]", "unknown field `tsl`".into()),
             (
                 "# [log]",

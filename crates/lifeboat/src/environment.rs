@@ -7,9 +7,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_api::remote::ManagementCertificates;
-use lifeboat_engine::ports::environment::{Certificate, Environment, FileId, LocationError};
+use lifeboat_engine::ports::environment::{Certificate, Environment, FileId, LocationError, OwnKeys};
+use lifeboat_link::certs::{self, CertError};
 use lifeboat_link::{Credentials, Holder};
 use lifeboat_model::certificates::CertificateUse;
+use lifeboat_model::policy::Finding;
 
 use crate::config::Config;
 
@@ -19,6 +21,8 @@ pub(crate) struct HostEnvironment {
     own: Vec<Utf8PathBuf>,
     link: Arc<Credentials>,
     management: Option<Arc<ManagementCertificates>>,
+    /// The certificate that is to follow this host's.
+    next_certificate: Option<Utf8PathBuf>,
 }
 
 impl HostEnvironment {
@@ -38,6 +42,7 @@ impl HostEnvironment {
             .to_vec(),
             link,
             management,
+            next_certificate: config.tls.next_certificate.clone(),
         }
     }
 }
@@ -174,6 +179,47 @@ impl Environment for HostEnvironment {
         });
         all.await.unwrap_or_default()
     }
+
+    async fn keys(&self) -> OwnKeys {
+        let (link, next) = (self.link.clone(), self.next_certificate.clone());
+        blocking(move || keys(&link, next.as_deref()))
+            .await
+            .unwrap_or_default()
+    }
+}
+
+/// The keys of this host, and what there is to say of the files that say whom it trusts.
+fn keys(link: &Credentials, next: Option<&Utf8Path>) -> OwnKeys {
+    link.refresh();
+    let mut findings = Vec::new();
+    if let Some(revoked) = link.own_revoked() {
+        findings.push(Finding::critical(format!(
+            "this host's own certificate ({}), or its key, is on the revocation list ({revoked}): issue a new one with a new key",
+            link.config().cert
+        )));
+    }
+    if let (Some(why), Some(path)) = (link.revoked().problem(), link.revoked().path()) {
+        findings.push(Finding::warning(format!(
+            "what the revocation list {path} holds now is not used, the list read before is: {why}"
+        )));
+    }
+    let next = match next.map(certs::describe) {
+        Some(Ok(info)) => Some(info.key_fingerprint),
+        // Nothing is to change.
+        Some(Err(CertError::Io { source, .. })) if source.kind() == std::io::ErrorKind::NotFound => None,
+        Some(Err(e)) => {
+            findings.push(Finding::warning(format!(
+                "the next certificate cannot be used: {e}"
+            )));
+            None
+        }
+        None => None,
+    };
+    OwnKeys {
+        own: link.own_key(),
+        next,
+        findings,
+    }
 }
 
 fn certificates(link: &Credentials, management: Option<&ManagementCertificates>) -> Vec<Certificate> {
@@ -209,6 +255,8 @@ fn certificates(link: &Credentials, management: Option<&ManagementCertificates>)
 
 #[cfg(test)]
 mod tests {
+    use lifeboat_trust::RevocationList;
+
     use super::*;
 
     #[test]
@@ -226,6 +274,61 @@ mod tests {
         }
         assert_ne!(file_id(&at("other")), Some(one));
         assert_eq!(file_id(&at("nothing")), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_files_of_trust_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = Utf8Path::from_path(dir.path()).unwrap();
+        certs::init_ca(&at.join("ca"), "CA", None).unwrap();
+        let issue = |name: &str| {
+            let (names, day) = ([name.to_owned()], std::time::Duration::from_secs(86_400));
+            certs::issue(&at.join("ca"), &names, &at.join(name), day).unwrap()
+        };
+        let (own, next, list) = (issue("alpha"), issue("next"), at.join("revoked"));
+        let info = certs::describe(&own.cert).unwrap();
+        std::fs::write(&list, "").unwrap();
+        let config = lifeboat_link::LinkConfig {
+            cert: own.cert,
+            key: own.key,
+            ca: own.ca,
+        };
+        let link = Credentials::load_with(&config, RevocationList::load(&list).unwrap()).unwrap();
+        let said = |next: Option<&Utf8Path>| keys(&link, next);
+        let fine = OwnKeys {
+            own: Some(info.key_fingerprint),
+            next: None,
+            findings: Vec::new(),
+        };
+        assert_eq!(said(None), fine);
+        assert_eq!(
+            said(Some(&at.join("not-there.crt"))),
+            fine,
+            "nothing is to change"
+        );
+        let key = certs::describe(&next.cert).unwrap().key_fingerprint;
+        assert_eq!(said(Some(&next.cert)).next, Some(key));
+        let words = |next: Option<&Utf8Path>| {
+            let all = said(next).findings.into_iter().map(|f| f.text);
+            all.collect::<Vec<_>>().join("; ")
+        };
+        assert!(
+            words(Some(&next.key)).contains("the next certificate cannot be used"),
+            "{}",
+            words(None)
+        );
+        std::fs::write(&list, info.fingerprint.to_string()).unwrap();
+        assert!(
+            words(None).contains("this host's own certificate"),
+            "{}",
+            words(None)
+        );
+        std::fs::write(&list, "oops").unwrap();
+        let both = words(None);
+        assert!(
+            both.contains("line 1") && both.contains("own certificate"),
+            "{both}"
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ use lifeboat_link::{Credentials, Link, LinkConfig, Timing};
 use lifeboat_model::{Reading, Timestamp};
 use lifeboat_qemu::{Qemu, QemuConfig};
 use lifeboat_store::{FileMedia, FileSpool, QcowStore};
+use lifeboat_trust::RevocationList;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::{SignalKind, signal};
@@ -128,12 +129,16 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         cert: config.tls.cert.clone(),
         key: config.tls.key.clone(),
     };
+    let revoked = match &config.tls.revoked {
+        Some(path) => RevocationList::load(path)?,
+        None => RevocationList::none(),
+    };
     let remote = match config.management.served() {
-        true => Some(Remote::bind(&remote(&config)).await?),
+        true => Some(Remote::bind(&remote(&config, revoked.clone())).await?),
         false => None,
     };
     let facts = facts(&config);
-    let credentials = Credentials::load(&link_config)?;
+    let credentials = Credentials::load_with(&link_config, revoked)?;
     let ports = ports(&config, catalog, &credentials, remote.as_ref())?;
     let way_back = way_back(&config, &certs::describe(&config.tls.cert)?);
     let mut settings = engine_config(&config, &way_back);
@@ -222,7 +227,7 @@ async fn serve_remote(remote: Option<Remote>, manager: Arc<ObjectManager>, stop:
     remote.serve(manager, stop).await;
 }
 
-fn remote(config: &Config) -> RemoteConfig {
+fn remote(config: &Config, revoked: Arc<RevocationList>) -> RemoteConfig {
     let (m, tls) = (&config.management, &config.tls);
     let or = |own: &Option<Utf8PathBuf>, other: &Utf8Path| own.clone().unwrap_or_else(|| other.to_owned());
     let files = TlsFiles {
@@ -240,6 +245,7 @@ fn remote(config: &Config) -> RemoteConfig {
             Transport::Tls(files)
         },
         destinations: config.destinations(),
+        revoked,
         limits: Limits::default(),
     }
 }
@@ -321,6 +327,8 @@ async fn watchdog() {
 
 #[cfg(test)]
 mod tests {
+    use lifeboat_model::Fingerprint;
+
     use super::*;
 
     #[test]
@@ -334,7 +342,8 @@ mod tests {
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             not_before: Timestamp(0),
             not_after: Timestamp(0),
-            fingerprint: String::new(),
+            fingerprint: Fingerprint::new([0; 32]),
+            key_fingerprint: Fingerprint::new([0; 32]),
             is_ca: false,
         };
         for (listen, names, addresses, want) in [

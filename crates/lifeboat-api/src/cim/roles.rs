@@ -134,6 +134,7 @@ pub fn needed(action: &Action, about: About) -> Role {
         | Action::RemoveAuthorization { .. }
         | Action::SetAuthorization { .. }
         | Action::SetServer { .. }
+        | Action::TrustKey { .. }
         | Action::ConfirmRequest { .. }
         | Action::DenyRequest { .. } => Role::Administrator,
     }

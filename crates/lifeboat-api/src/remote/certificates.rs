@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lifeboat_model::Timestamp;
 use lifeboat_model::reread::{Look, Reread};
+use lifeboat_trust::RevocationList;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -28,6 +29,7 @@ pub(crate) struct Loaded {
 /// Certificates for clients of the management protocols.
 pub struct ManagementCertificates {
     files: TlsFiles,
+    pub(crate) revoked: Arc<RevocationList>,
     state: Mutex<Reread<[Vec<u8>; 3], Loaded>>,
 }
 
@@ -69,11 +71,11 @@ pub(crate) async fn until(end: Timestamp) {
     }
 }
 
-fn load(files: &TlsFiles, read: &[Vec<u8>; 3]) -> Result<Loaded, TlsSetupError> {
+fn load(files: &TlsFiles, list: &Arc<RevocationList>, read: &[Vec<u8>; 3]) -> Result<Loaded, TlsSetupError> {
     let chain = files.chain(read)?;
     Ok(Loaded {
-        server: files.server(read)?,
-        client: files.client(read)?,
+        server: files.server(read, list)?,
+        client: files.client(read, list)?,
         own_until: valid_until(&chain),
         chain,
     })
@@ -84,11 +86,12 @@ impl ManagementCertificates {
     ///
     /// # Errors
     /// They cannot be used.
-    pub fn load(files: &TlsFiles) -> Result<Arc<Self>, TlsSetupError> {
+    pub fn load(files: &TlsFiles, revoked: Arc<RevocationList>) -> Result<Arc<Self>, TlsSetupError> {
         let read = files.read()?;
-        let loaded = load(files, &read)?;
+        let loaded = load(files, &revoked, &read)?;
         Ok(Arc::new(Self {
             files: files.clone(),
+            revoked,
             state: Mutex::new(Reread::new(read, loaded)),
         }))
     }
@@ -106,10 +109,13 @@ impl ManagementCertificates {
         self.state().in_use()
     }
 
-    /// Looks at the files and takes over what they hold if it has changed and can be used.
+    /// Looks at the files, the revocation list among them, and takes over what they hold if it has changed and can be used.
     pub fn refresh(&self) {
+        self.revoked.refresh();
         let read = self.files.read();
-        let look = self.state().look(read, |read| load(&self.files, read));
+        let look = self
+            .state()
+            .look(read, |read| load(&self.files, &self.revoked, read));
         match look {
             Look::Same => {}
             Look::Changed => {

@@ -24,6 +24,7 @@ use lifeboat_admission::{
 };
 use lifeboat_engine::by::Surface as WayIn;
 use lifeboat_model::Timestamp;
+use lifeboat_trust::fingerprints;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -58,6 +59,10 @@ const fn notice(level: Level, what: &'static str) -> Notice {
 
 const LATE: Notice = notice(Level::Info, "no TLS handshake in time");
 const BROKEN: Notice = notice(Level::Info, "the TLS handshake failed");
+const REVOKED: Notice = notice(
+    Level::Warn,
+    "cut: the certificate of the caller, or its key, was revoked",
+);
 const UNKNOWN: Notice = notice(Level::Info, "shown out: no credentials that were right in time");
 const NOTHING: Notice = notice(Level::Debug, "login refused");
 const DENIED: Notice = notice(Level::Warn, "login refused");
@@ -269,8 +274,19 @@ impl Server {
                 let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
                 let certificate = shown.first().map(ClientCertificate::read);
                 let end = valid_until(shown).min(with.own_until);
-                if place.advance(Stage::Stranger).is_ok() {
-                    self.requests(tls, Peer { place, certificate }, end, stop).await;
+                let revoked = fingerprints(shown);
+                if place.advance(Stage::Stranger).is_err() {
+                    return;
+                }
+                let peer = Peer {
+                    place: place.clone(),
+                    certificate,
+                };
+                tokio::select! {
+                    () = self.requests(tls, peer, end, stop) => {}
+                    found = certificates.revoked.revoked(&revoked), if !revoked.is_empty() => {
+                        place.note(REVOKED, &found.to_string());
+                    }
                 }
             }
             Err(HandshakeError::NoPlace) => {}

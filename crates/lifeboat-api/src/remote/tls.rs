@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::guard::Standing;
-use rustls::client::Resumption;
+use lifeboat_trust::{RevocationList, asking_clients, asking_servers};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -68,7 +69,11 @@ impl TlsFiles {
     }
 
     /// For the ports, from the content of the files.
-    pub(crate) fn server(&self, contents: &[Vec<u8>; 3]) -> Result<Arc<ServerConfig>, TlsSetupError> {
+    pub(crate) fn server(
+        &self,
+        contents: &[Vec<u8>; 3],
+        list: &Arc<RevocationList>,
+    ) -> Result<Arc<ServerConfig>, TlsSetupError> {
         let chain = self.chain(contents)?;
         let [_, key, ca] = contents;
         let meta = std::fs::metadata(&self.key).map_err(|cause| TlsSetupError::Read {
@@ -92,7 +97,10 @@ impl TlsFiles {
             .map_err(|e| content(&self.client_ca, "CA certificate", &e))?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13, &TLS12])
-            .and_then(|b| b.with_client_cert_verifier(verifier).with_single_cert(chain, key))
+            .and_then(|b| {
+                let verifier = asking_clients(verifier, list.clone());
+                b.with_client_cert_verifier(verifier).with_single_cert(chain, key)
+            })
             .map_err(|e| content(&self.cert, "certificate for the key", &e))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -101,12 +109,21 @@ impl TlsFiles {
     }
 
     /// For connections to listeners: their certificates must come from the authorities of our clients' certificates.
-    pub(crate) fn client(&self, [_, _, ca]: &[Vec<u8>; 3]) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    pub(crate) fn client(
+        &self,
+        [_, _, ca]: &[Vec<u8>; 3],
+        list: &Arc<RevocationList>,
+    ) -> Result<Arc<ClientConfig>, TlsSetupError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let roots = Arc::new(self.roots(ca)?);
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+            .build()
+            .map_err(|e| content(&self.client_ca, "CA certificate", &e))?;
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(|e| content(&self.client_ca, "CA certificate", &e))?
-            .with_root_certificates(self.roots(ca)?)
+            .dangerous()
+            .with_custom_certificate_verifier(asking_servers(verifier, list.clone()))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::disabled();

@@ -479,6 +479,30 @@ pub const ROUTES: &[Route] = &[
     },
     with_fields(
         post(
+            "/server/trust-key",
+            "trust-key",
+            "Accept a new key of another host for the replications that name it",
+        ),
+        &[
+            Field {
+                name: "host",
+                schema: r#"{"type":"string","description":"A name of its certificate, or how it is called"}"#,
+                default: None,
+            },
+            Field {
+                name: "key",
+                schema: r#"{"type":"string","description":"SHA-256 of its public key, hexadecimal with or without colons"}"#,
+                default: None,
+            },
+            Field {
+                name: "vm",
+                schema: r#"{"anyOf":[{"type":"string"},{"type":"null"}],"description":"For this VM alone, by name or UUID; null: for all"}"#,
+                default: Some("null"),
+            },
+        ],
+    ),
+    with_fields(
+        post(
             "/server/test-connection",
             "test-connection",
             "Reach a peer, authenticate, and be authorized",

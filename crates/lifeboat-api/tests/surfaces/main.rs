@@ -10,6 +10,7 @@ mod indications_remote;
 mod remote_cimxml;
 mod remote_floods;
 mod remote_http;
+mod remote_revoked;
 mod remote_roles;
 mod remote_support;
 mod remote_wsman;

@@ -86,6 +86,7 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
         preflight: Vec::new(),
         network: Vec::new(),
         addressing: Default::default(),
+        keys: Vec::new(),
     }
 }
 

@@ -2,8 +2,9 @@
 //! until when the host's certificates are valid. The binary implements it with the adapters it has wired.
 
 use async_trait::async_trait;
-use lifeboat_model::Timestamp;
 use lifeboat_model::certificates::CertificateUse;
+use lifeboat_model::policy::Finding;
+use lifeboat_model::{Fingerprint, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Identity of a file or block device, whatever path leads to it: two paths with one identity are one file.
@@ -71,6 +72,17 @@ pub struct Certificate {
     pub problem: Option<String>,
 }
 
+/// The keys of this host, by their SHA-256, and what there is to say of files that concern trust.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnKeys {
+    /// The one in use.
+    pub own: Option<Fingerprint>,
+    /// The one that is to follow; `None`: none is to.
+    pub next: Option<Fingerprint>,
+    /// What needs attention: a file that cannot be used, a certificate of this host that is revoked.
+    pub findings: Vec<Finding>,
+}
+
 /// The host around the engine.
 #[async_trait]
 pub trait Environment: Send + Sync {
@@ -88,4 +100,7 @@ pub trait Environment: Send + Sync {
     /// Every certificate that connections of this host depend on: its own, those of the authorities it trusts, and those
     /// that peers have shown since the daemon started. Files that changed are read again.
     async fn certificates(&self) -> Vec<Certificate>;
+
+    /// The keys of this host, as the files are now.
+    async fn keys(&self) -> OwnKeys;
 }

@@ -2,12 +2,14 @@
 //! are the engine's; the transport is the adapter's.
 
 use core::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::{
-    DiskId, Machine, Position, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, words,
+    DiskId, Fingerprint, Machine, Position, ReplicationMode, ReplicationSettings, ReplicationState,
+    Timestamp, VmId, words,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -21,10 +23,12 @@ use crate::sealing::{self, Sealing};
 /// Who is at the other end, as its certificate says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// Names of the certificate (DNS names, lower case). Never empty.
+    /// Names of the certificate (DNS names, lower case). Never empty for a caller.
     pub names: Vec<String>,
     /// Addresses of the certificate. They authorize nothing; a peer that was named by its address is known by them.
     pub addresses: Vec<IpAddr>,
+    /// SHA-256 of its public key; `None` when it could not be read, which then is no key that anybody was told of.
+    pub key: Option<Fingerprint>,
 }
 
 impl PeerIdentity {
@@ -166,6 +170,13 @@ pub enum PeerRequest {
         /// The VM.
         vm: VmId,
     },
+    /// The caller will have another key; authenticated by the one that it has. Repeatable.
+    AnnounceKey {
+        /// The VM whose relationship is to accept it.
+        vm: VmId,
+        /// SHA-256 of that key; `None`: the caller stays with the one it has.
+        next: Option<Fingerprint>,
+    },
     /// How much of this log is already there?
     LogOffset {
         /// The VM.
@@ -193,6 +204,7 @@ impl PeerRequest {
             | Self::FinishBulk { vm, .. }
             | Self::ReadDisk { vm, .. }
             | Self::CompareAgain { vm }
+            | Self::AnnounceKey { vm, .. }
             | Self::LogOffset { vm, .. } => Some(*vm),
         }
     }
@@ -262,7 +274,7 @@ pub enum PeerReply {
         /// In the order of the question.
         data: Vec<String>,
     },
-    /// To `Prepare`, `TakeOver`, `StandDown` and `CompareAgain`: noted; it is done, or under way.
+    /// To `Prepare`, `TakeOver`, `StandDown`, `CompareAgain` and `AnnounceKey`: noted; it is done, or under way.
     Accepted,
     /// Refused.
     Refused(PeerRefusal),
@@ -519,6 +531,17 @@ pub enum PeerRefusal {
         #[serde(deserialize_with = "words::text")]
         detail: String,
     },
+    /// The caller has shown a certificate with the name of a host that is known there by another key. It travels as a refusal of
+    /// the transport, which every release understands.
+    #[error("{host} refuses our certificate: {detail}")]
+    OtherKey {
+        /// The host.
+        #[serde(deserialize_with = "words::text")]
+        host: String,
+        /// Which key was shown and which is known, and the way out.
+        #[serde(deserialize_with = "words::text")]
+        detail: String,
+    },
     /// Anything that went wrong there.
     #[error("{host}: {detail}")]
     Failed {
@@ -611,9 +634,22 @@ pub enum LogReceipt {
     Bulk(BulkProgress),
 }
 
+/// Says which host may be talked to, by the key in the certificate that it shows.
+pub trait KeyJudge: Send + Sync {
+    /// Whether what is about `vm`, or about the host itself, may be said to the host at `peer`, which has shown this
+    /// certificate. The answer may change while a connection is open: it is asked for before every request.
+    ///
+    /// # Errors
+    /// That host is known by another key: which ones, and what to do.
+    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String>;
+}
+
 /// The calling side.
 #[async_trait]
 pub trait PeerLink: Send + Sync {
+    /// From now on nothing is said to a host that this one does not let pass; it is answered with [`LinkError::Untrusted`].
+    fn judged_by(&self, judge: Arc<dyn KeyJudge>);
+
     /// A control call to `peer` (`HOST:PORT`). `PeerReply::Refused` comes back as `LinkError::Refused`.
     async fn call(&self, peer: &str, request: PeerRequest) -> Result<PeerReply, LinkError>;
 

@@ -305,8 +305,11 @@ fn a_copy_that_awaits_its_first_offer_is_bound_before_it() {
 fn knows(w: &World, host: usize, name: &str) -> bool {
     let engine = w.shared.engines.lock().unwrap()[host].clone().unwrap();
     let names = vec![name.to_owned()];
-    let addresses = Vec::new();
-    engine.knows(&PeerIdentity { names, addresses })
+    engine.knows(&PeerIdentity {
+        names,
+        addresses: Vec::new(),
+        key: None,
+    })
 }
 
 /// What the listener asks of each host that calls: whether places are kept for it.

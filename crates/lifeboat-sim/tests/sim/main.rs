@@ -14,6 +14,7 @@ mod foreign;
 mod four_eyes;
 mod guests;
 mod hold;
+mod keys;
 mod lies;
 mod lists;
 mod media;

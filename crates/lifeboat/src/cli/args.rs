@@ -1,5 +1,6 @@
 //! The command line's words. Help texts are part of the product and are held by golden files.
 
+mod cert;
 mod failover;
 mod replication;
 mod request;
@@ -13,6 +14,7 @@ use super::exit;
 use super::units::{self, LimitWindow, Rate, Size};
 use crate::config::DEFAULT_SOCKET;
 
+pub(crate) use cert::{AuthorityDir, Cert};
 pub(crate) use failover::{Failover, Network, SetCard, Start};
 pub(crate) use replication::{Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side};
 pub(crate) use request::Request;
@@ -279,34 +281,4 @@ pub(crate) struct ServerChanges {
 pub(crate) enum Switch {
     On,
     Off,
-}
-
-/// `lifeboat cert`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Cert {
-    /// Make a new authority. Keep its key off the hosts.
-    Init {
-        /// New directory for it.
-        dir: Utf8PathBuf,
-        /// Name of the authority.
-        #[arg(long)]
-        name: String,
-    },
-    /// Make key and certificate for a host.
-    Issue {
-        /// Directory of the authority.
-        #[arg(long, value_name = "DIR")]
-        ca: Utf8PathBuf,
-        /// Name or address peers reach the host by; repeat for more. The first one is what authorization entries name.
-        #[arg(long = "host", value_name = "NAME", required = true)]
-        hosts: Vec<String>,
-        /// Directory for the files.
-        #[arg(long, value_name = "DIR")]
-        out: Utf8PathBuf,
-    },
-    /// Show whose a certificate is and until when.
-    Show {
-        /// PEM file.
-        file: Utf8PathBuf,
-    },
 }

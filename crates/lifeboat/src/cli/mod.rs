@@ -7,6 +7,7 @@ mod console;
 mod exit;
 mod follow;
 mod run;
+mod secret;
 mod show;
 mod units;
 mod user;

@@ -484,6 +484,8 @@ pub(crate) fn server(s: &ServerView, zone: &TimeZone) -> String {
             format!("{}, valid until {}", c.place, instant(c.not_after, zone)),
         )
     }));
+    rows.extend(s.keys.own.map(|key| ("key", key.to_string())));
+    rows.extend(s.keys.next.map(|key| ("next key", key.to_string())));
     rows.extend(s.notes.iter().map(|note| ("attention", note.clone())));
     sheet(&rows)
 }
@@ -551,7 +553,8 @@ pub(crate) fn certificate(c: &CertInfo, zone: &TimeZone) -> String {
     rows.push(("valid from", instant(c.not_before, zone)));
     rows.push(("valid until", instant(c.not_after, zone)));
     rows.push(("authority", if c.is_ca { "yes" } else { "no" }.into()));
-    rows.push(("fingerprint", c.fingerprint.clone()));
+    rows.push(("fingerprint", c.fingerprint.to_string()));
+    rows.push(("of its key", c.key_fingerprint.to_string()));
     sheet(&rows)
 }
 

@@ -1,16 +1,15 @@
 //! Who may manage this host over the network. Works on the file of users and needs no daemon; a daemon that runs sees the
 //! change at the next login.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::IsTerminal;
 
 use camino::Utf8PathBuf;
 use lifeboat_api::cim::Role;
 use lifeboat_api::remote::users::{self, Certificate, Secret, Users, UsersError};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::args::{self, Output, User, UsersFile};
 use super::exit::{Exit, Failure};
-use super::{run, show};
+use super::{run, secret, show};
 use crate::config::Config;
 
 impl From<UsersError> for Failure {
@@ -104,57 +103,13 @@ fn json(users: &Users) -> serde_json::Value {
 }
 
 fn password() -> Result<Secret, Failure> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        return line();
+    if !std::io::stdin().is_terminal() {
+        return Ok(Secret::new(secret::line()?.as_str().to_owned()));
     }
-    let first = asked("Password: ")?;
-    let second = asked("Again: ")?;
-    if first.expose() != second.expose() {
+    let first = secret::asked("Password: ")?;
+    let second = secret::asked("Again: ")?;
+    if first != second {
         return Err(Failure::new(Exit::Failed, "the two passwords differ", ""));
     }
-    Ok(first)
-}
-
-fn asked(prompt: &str) -> Result<Secret, Failure> {
-    eprint!("{prompt}");
-    let _ = std::io::stderr().flush();
-    let hidden = HiddenInput::begin();
-    let line = line();
-    drop(hidden);
-    eprintln!();
-    line
-}
-
-fn line() -> Result<Secret, Failure> {
-    let mut line = String::new();
-    let read = std::io::stdin().lock().read_line(&mut line);
-    read.map_err(|e| Failure::io("read the password", &e))?;
-    let end = line.trim_end_matches(['\r', '\n']).len();
-    line.truncate(end);
-    Ok(Secret::new(line))
-}
-
-/// Shows nothing of what is typed, until dropped.
-struct HiddenInput(Option<Termios>);
-
-impl HiddenInput {
-    fn begin() -> Self {
-        let stdin = std::io::stdin();
-        let before = tcgetattr(&stdin).ok();
-        if let Some(mut hidden) = before.clone() {
-            hidden.local_modes.remove(LocalModes::ECHO);
-            // A terminal that refuses is used as it is.
-            let _ = tcsetattr(&stdin, OptionalActions::Flush, &hidden);
-        }
-        Self(before)
-    }
-}
-
-impl Drop for HiddenInput {
-    fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, before);
-        }
-    }
+    Ok(Secret::new(first.as_str().to_owned()))
 }

@@ -136,6 +136,7 @@ fn words(action: &Action) -> Option<String> {
         Action::SetServer { .. } => Some("server set".to_owned()),
         Action::ConfirmRequest { request } => Some(format!("request confirm of {request}")),
         Action::DenyRequest { request } => Some(format!("request deny of {request}")),
+        Action::TrustKey { host, .. } => Some(format!("replication trust-key of \"{host}\"")),
         Action::TestConnection { peer } => Some(format!("test-connection to {peer}")),
         Action::ListVms
         | Action::ShowVm { .. }

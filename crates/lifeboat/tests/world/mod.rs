@@ -12,7 +12,7 @@ use lifeboat_api::{Admission, Server};
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
     Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, HoldView, Management,
-    PointView, Refusal, ReplicationView, ServerView, VmTimes, VmView,
+    PointView, Refusal, ReplicationView, ServerKeys, ServerView, VmTimes, VmView,
 };
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::hold::Reason;
@@ -20,14 +20,16 @@ use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
 use lifeboat_engine::ports::store::{BulkProgress, Target};
-use lifeboat_engine::records::{Counters, Event, Failover, FailoverPhase, Job, Problem, ServerSettings};
+use lifeboat_engine::records::{
+    Counters, Event, Failover, FailoverPhase, Job, KnownKey, Problem, ServerSettings,
+};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::lifecycle::Event as Happening;
 use lifeboat_model::{
-    AuthorizationEntry, Bandwidth, BranchId, Changed, DiskId, FailedOverReplicationType, GenerationId, JobId,
-    JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings,
-    ReplicationState, Timestamp, VmId,
+    AuthorizationEntry, Bandwidth, BranchId, Changed, DiskId, FailedOverReplicationType, Fingerprint,
+    GenerationId, JobId, JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode,
+    ReplicationSettings, ReplicationState, Timestamp, VmId,
 };
 use serde_json::json;
 use tokio::process::Command;
@@ -470,6 +472,14 @@ fn replication() -> ReplicationView {
         hold: None,
         changes: None,
         dir: None,
+        keys: vec![KnownKey {
+            names: vec!["beta.example.org".into()],
+            addresses: vec!["beta.example.org:8443".into()],
+            key: Fingerprint::new([0x5a; 32]),
+            since: Timestamp(1_700_000_000_000),
+            next: None,
+            told: None,
+        }],
     }
 }
 
@@ -674,6 +684,10 @@ fn server() -> ServerView {
             ..ServerSettings::default()
         },
         certificates: certificates(),
+        keys: ServerKeys {
+            own: Some(Fingerprint::new([0xa5; 32])),
+            next: None,
+        },
         notes: vec![
             "this host's certificate (/etc/lifeboat/tls/host.crt) ends on 2026-12-04 08:00 UTC".into(),
         ],

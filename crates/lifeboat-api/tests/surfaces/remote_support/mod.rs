@@ -13,6 +13,7 @@ use lifeboat_api::remote::users::{Certificate, Secret, add_certificate, add_user
 use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport};
 use lifeboat_model::reach::Destinations;
 use lifeboat_sim::World;
+use lifeboat_trust::RevocationList;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -81,6 +82,8 @@ pub(crate) struct Host {
     pub(crate) wsman: SocketAddr,
     pub(crate) cimxml: SocketAddr,
     pub users: Utf8PathBuf,
+    /// The revocation list, empty at first.
+    pub(crate) revoked: Utf8PathBuf,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -129,6 +132,8 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
     }
     let entry = Certificate::named("mgmt.example.org", Role::Operator).unwrap();
     add_certificate(&users, entry).unwrap();
+    let revoked = at.join("revoked");
+    std::fs::write(&revoked, "").unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let config = RemoteConfig {
         wsman: Some(any),
@@ -140,6 +145,7 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
             Transport::Plain
         },
         destinations: Destinations::default().and_loopback(),
+        revoked: RevocationList::load(&revoked).unwrap(),
         limits,
     };
     let remote = Remote::bind(&config).await.unwrap();
@@ -163,6 +169,7 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
         wsman,
         cimxml,
         users,
+        revoked,
         stop,
         task,
         _dir: dir,

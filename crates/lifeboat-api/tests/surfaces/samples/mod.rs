@@ -2,7 +2,8 @@
 
 use lifeboat_engine::action::{
     Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, ExtendedView, HoldView,
-    InitialCopy, PointSelector, PointView, PowerNote, ReplicationView, ServerView, VmRef, VmTimes, VmView,
+    InitialCopy, PointSelector, PointView, PowerNote, ReplicationView, ServerKeys, ServerView, VmRef,
+    VmTimes, VmView,
 };
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::hold::{History, Reason};
@@ -11,21 +12,22 @@ use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
 use lifeboat_engine::records::{
-    Counters, Event, Failover, FailoverPhase, Job, Planned, PlannedPhase, Problem, Reverse, ServerSettings,
-    Split, SyncKind, Synchronization, TakeOver, Test, TestPhase,
+    Counters, Event, Failover, FailoverPhase, Job, KnownKey, Planned, PlannedPhase, Problem, Reverse,
+    ServerSettings, Split, SyncKind, Synchronization, TakeOver, Test, TestPhase,
 };
 use lifeboat_engine::requests::{Request, RequestState};
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::vm::NicBackend;
 use lifeboat_model::{
     AuthorizationEntry, Bandwidth, BandwidthWindow, BranchId, Changed, DayWindow, DiskId,
-    FailedOverReplicationType, GenerationId, JobId, JobState, JobType, NicFailover, PointId, Position, Reading,
-    ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, RequestId, Timestamp, VmId,
+    FailedOverReplicationType, Fingerprint, GenerationId, JobId, JobState, JobType, NicFailover, PointId,
+    Position, Reading, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, RequestId,
+    Timestamp, VmId,
 };
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 55;
+pub(crate) const VARIANTS: usize = 56;
 
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {
@@ -85,6 +87,7 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::ListRequests => (52, false),
         Action::ConfirmRequest { .. } => (53, true),
         Action::DenyRequest { .. } => (54, true),
+        Action::TrustKey { .. } => (55, true),
     }
 }
 
@@ -144,6 +147,16 @@ pub(crate) fn actions() -> Vec<Action> {
         Action::SetServer { settings: server() },
         Action::TestConnection {
             peer: "[::1]:8443".into(),
+        },
+        Action::TrustKey {
+            vm: None,
+            host: "b.example.org".into(),
+            key: Fingerprint::new([0xab; 32]),
+        },
+        Action::TrustKey {
+            vm: Some(vm()),
+            host: "10.0.0.2:8443".into(),
+            key: Fingerprint::new([0xcd; 32]),
         },
     ];
     for point in selectors() {
@@ -340,6 +353,10 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
                 not_after: Timestamp(2),
                 problem: Some("it is over".into()),
             }],
+            keys: ServerKeys {
+                own: Some(Fingerprint::new([1; 32])),
+                next: None,
+            },
             notes: vec!["it is over".into()],
         })],
         Action::ListRequests => vec![Answer::Requests(requests())],
@@ -567,6 +584,7 @@ fn view() -> ReplicationView {
         hold: None,
         changes: None,
         dir: None,
+        keys: Vec::new(),
     }
 }
 
@@ -687,6 +705,14 @@ fn busy() -> Vec<ReplicationView> {
             contact: Some(contact()),
             backlog: Some(backlog()),
             dir: Some("/srv/replicas/x".into()),
+            keys: vec![KnownKey {
+                names: vec!["b.example.org".into()],
+                addresses: vec!["b.example.org:8443".into()],
+                key: Fingerprint::new([2; 32]),
+                since: Timestamp(5),
+                next: Some(Fingerprint::new([3; 32])),
+                told: None,
+            }],
             ..view()
         });
     }

@@ -2,7 +2,7 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
-use lifeboat_model::DiskId;
+use lifeboat_model::{DiskId, Fingerprint};
 
 use super::{Switch, Target, Wait};
 use crate::cli::units::{self, AutoResync, LimitWindow, Rate};
@@ -82,6 +82,20 @@ pub(crate) enum Replication {
         vm: String,
         /// Primary of the entry, as it was added.
         primary: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Accept a new key of another host for the replications that name it, where it was changed without an announcement.
+    /// Compare it first with what `lifeboat cert show` says on that host.
+    TrustKey {
+        /// Name of the host in its certificate, or how it is called.
+        host: String,
+        /// SHA-256 fingerprint of its key.
+        #[arg(value_name = "FINGERPRINT")]
+        key: Fingerprint,
+        /// For this VM alone, by name or UUID. Default: for all.
+        #[arg(long, value_name = "VM")]
+        vm: Option<String>,
         #[command(flatten)]
         wait: Wait,
     },

@@ -65,6 +65,16 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
             let done = format!("{vm} takes data only from primaries that the entry {primary} covers");
             cx.act(action, *wait, &done).await
         }
+        Replication::TrustKey { host, key, vm, wait } => {
+            let action = Action::TrustKey {
+                vm: vm.as_deref().map(name),
+                host: host.clone(),
+                key: *key,
+            };
+            let done =
+                format!("{host} is accepted with the key {key}; its old key is, too, until it uses this one");
+            cx.act(action, *wait, &done).await
+        }
         Replication::CancelCopy(side) => cancel_copy(cx, side).await,
         Replication::Suspend(side) => suspend(cx, side).await,
         Replication::Resume(side) => resume(cx, side).await,
@@ -257,6 +267,7 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
         | Replication::CancelCopy(_)
         | Replication::ResetStatistics { .. }
         | Replication::Allow { .. }
+        | Replication::TrustKey { .. }
         | Replication::Import { .. }
         | Replication::Status { .. }
         | Replication::Suspend(_)

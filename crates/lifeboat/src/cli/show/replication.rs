@@ -6,7 +6,8 @@ use jiff::tz::TimeZone;
 use lifeboat_engine::action::{BacklogView, BulkView, ContactView, ExtendedView, ReplicationView, VmView};
 use lifeboat_engine::ports::store::Abandoned;
 use lifeboat_engine::records::{
-    Failover, FailoverPhase, Planned, PlannedPhase, Split, SyncKind, Synchronization, Test, TestPhase,
+    Failover, FailoverPhase, KnownKey, Planned, PlannedPhase, Split, SyncKind, Synchronization, Test,
+    TestPhase,
 };
 use lifeboat_model::{FailedOverReplicationType, ReplicationMode, ReplicationState};
 
@@ -414,6 +415,7 @@ fn wanted(r: &ReplicationView) -> Vec<Row> {
             s.auto_resync.map_or_else(|| "off".into(), units::window),
         ),
     ];
+    rows.extend(r.keys.iter().map(known_key));
     for c in &r.network {
         let on = c
             .backend
@@ -426,6 +428,16 @@ fn wanted(r: &ReplicationView) -> Vec<Row> {
         ));
     }
     rows
+}
+
+fn known_key(k: &KnownKey) -> Row {
+    let name = k
+        .names
+        .first()
+        .or(k.addresses.first())
+        .map_or("-", String::as_str);
+    let next = k.next.map(|n| format!(", next {n}")).unwrap_or_default();
+    ("key of peer", format!("{name}: {}{next}", k.key))
 }
 
 /// How it has run.

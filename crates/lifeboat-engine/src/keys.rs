@@ -1,0 +1,398 @@
+//! What follows from the keys that `pins` knows: whoever calls with another one is refused, keys are written with their
+//! relationship, and other hosts are told this one's next key before it is used. What a key is compared with is not decided
+//! here.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::policy::Finding;
+use lifeboat_model::{AuthorizationEntry, Fingerprint, JobId, VmId};
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use crate::action::{Answer, Refusal, ServerKeys, VmRef};
+use crate::actor::{Actor, Message};
+use crate::engine::{Engine, Host, Ports};
+use crate::pins::{Judge, Pins};
+use crate::ports::ByteStream;
+use crate::ports::catalog::{Catalog, CatalogError, CatalogImage};
+use crate::ports::environment::OwnKeys;
+use crate::ports::link::{
+    LinkError, LogAddress, LogReceipt, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
+};
+use crate::records::{Event, Job, Relationship, ServerSettings};
+
+/// Time between two looks at this host's own keys, and between two attempts to tell another host of them.
+const LOOK: Duration = Duration::from_secs(60);
+/// How soon keys that could not be written are tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// A catalog that writes the keys with each relationship, so that none of those who write one has to think of them.
+struct KeyedCatalog {
+    catalog: Arc<dyn Catalog>,
+    pins: Arc<Pins>,
+}
+
+impl KeyedCatalog {
+    fn keyed(&self, relationship: &Relationship) -> Relationship {
+        let mut keyed = relationship.clone();
+        if keyed.index == 0 {
+            keyed.keys = self.pins.recorded(relationship);
+        }
+        keyed
+    }
+}
+
+#[async_trait]
+impl Catalog for KeyedCatalog {
+    async fn load(&self) -> Result<CatalogImage, CatalogError> {
+        self.catalog.load().await
+    }
+
+    async fn put_relationship(&self, relationship: &Relationship) -> Result<(), CatalogError> {
+        let keyed = self.keyed(relationship);
+        self.catalog.put_relationship(&keyed).await?;
+        self.pins.saved(keyed.vm, &keyed.keys);
+        Ok(())
+    }
+
+    async fn remove_relationship(&self, vm: VmId, index: u8) -> Result<(), CatalogError> {
+        self.catalog.remove_relationship(vm, index).await?;
+        if index == 0 {
+            self.pins.forget(vm);
+        }
+        Ok(())
+    }
+
+    async fn put_job(&self, job: &Job) -> Result<(), CatalogError> {
+        self.catalog.put_job(job).await
+    }
+
+    async fn put_both(&self, relationship: &Relationship, job: &Job) -> Result<(), CatalogError> {
+        let keyed = self.keyed(relationship);
+        self.catalog.put_both(&keyed, job).await?;
+        self.pins.saved(keyed.vm, &keyed.keys);
+        Ok(())
+    }
+
+    async fn remove_job(&self, job: JobId) -> Result<(), CatalogError> {
+        self.catalog.remove_job(job).await
+    }
+
+    async fn put_entry(&self, entry: &AuthorizationEntry) -> Result<(), CatalogError> {
+        self.catalog.put_entry(entry).await
+    }
+
+    async fn remove_entry(&self, primary: &str) -> Result<bool, CatalogError> {
+        self.catalog.remove_entry(primary).await
+    }
+
+    async fn put_server(&self, settings: &ServerSettings) -> Result<(), CatalogError> {
+        self.catalog.put_server(settings).await
+    }
+
+    async fn add_event(&self, event: &Event) -> Result<(), CatalogError> {
+        self.catalog.add_event(event).await
+    }
+
+    async fn events(&self, vm: Option<VmId>, limit: u32) -> Result<Vec<Event>, CatalogError> {
+        self.catalog.events(vm, limit).await
+    }
+}
+
+/// Puts the keys of these relationships between the engine and the world: before the link, which asks them for each request,
+/// and before the catalog, which gets them with each record.
+pub(crate) fn guard(ports: &mut Ports, host: &str, relationships: &[Relationship]) -> Arc<Pins> {
+    let pins = Arc::new(Pins::new(host));
+    for relationship in relationships.iter().filter(|r| r.index == 0) {
+        pins.load(relationship);
+    }
+    ports.link.judged_by(Arc::new(Judge {
+        pins: pins.clone(),
+        clock: ports.clock.clone(),
+    }));
+    ports.catalog = Arc::new(KeyedCatalog {
+        catalog: ports.catalog.clone(),
+        pins: pins.clone(),
+    });
+    pins
+}
+
+impl Host {
+    /// Whether a caller is who it was before, as far as its name was seen.
+    fn judge(&self, peer: &PeerIdentity, vm: Option<VmId>) -> Result<(), PeerRefusal> {
+        let judged = self.pins.judge(vm, None, peer, self.ports.clock.now());
+        judged.map_err(|detail| PeerRefusal::OtherKey {
+            host: self.config.name.clone(),
+            detail,
+        })
+    }
+
+    /// This host's own keys as they were looked at last.
+    pub(crate) fn own_keys(&self) -> OwnKeys {
+        self.own_keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The same, to be shown.
+    pub(crate) fn shown_keys(&self) -> ServerKeys {
+        ServerKeys {
+            own: self.own_keys().own,
+            next: self.next_key(),
+        }
+    }
+
+    /// The key that is to follow; `None`: none is to.
+    fn next_key(&self) -> Option<Fingerprint> {
+        let keys = self.own_keys();
+        keys.next.filter(|next| keys.own != Some(*next))
+    }
+
+    /// Other hosts, each with how many VMs it shares with this one, that do not know this host's next key.
+    fn uninformed(&self, next: Fingerprint) -> Vec<(String, usize)> {
+        let mut found: Vec<(String, usize)> = Vec::new();
+        for (vm, peers) in self.presence.needed() {
+            let keys = self.pins.keys(vm);
+            for peer in peers {
+                let told = keys.iter().any(|k| k.is_at(&peer) && k.told == Some(next));
+                match found.iter_mut().find(|(p, _)| *p == peer) {
+                    _ if told => {}
+                    Some((_, vms)) => *vms += 1,
+                    None => found.push((peer, 1)),
+                }
+            }
+        }
+        found
+    }
+
+    /// Where this host is with a change of its key, in words.
+    pub(crate) fn key_notes(&self) -> Vec<String> {
+        let Some(next) = self.next_key() else {
+            return Vec::new();
+        };
+        let missing = self.uninformed(next);
+        if missing.is_empty() {
+            return vec![format!(
+                "the next key of this host, {next}, is known to every host it replicates with: put the new certificate and key in \
+                 place of the old ones"
+            )];
+        }
+        let hosts: Vec<String> = missing
+            .iter()
+            .map(|(peer, vms)| format!("{peer} ({vms} VMs)"))
+            .collect();
+        vec![format!(
+            "the next key of this host, {next}, is not known yet to {}: keep the old certificate in place until it is, or have \
+             the key trusted there (lifeboat replication trust-key {} {next})",
+            hosts.join(", "),
+            self.config.name
+        )]
+    }
+
+    /// What was tried with the names of a relationship's hosts and other keys.
+    pub(crate) fn key_findings(&self, vm: VmId) -> Vec<Finding> {
+        let alarms = self.pins.alarms(vm);
+        alarms.into_iter().map(|a| Finding::warning(a.text)).collect()
+    }
+
+    /// Looks at this host's own keys now.
+    async fn look_at_keys(&self) {
+        let keys = self.ports.environment.keys().await;
+        *self.own_keys.lock().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// Has what is new written and recorded; whether something could not be.
+    async fn settle_keys(&self) -> bool {
+        let (unsaved, told) = self.pins.news();
+        for vm in &unsaved {
+            let handle = self.with_actors(|a| a.get(vm).cloned());
+            // One with a full mailbox is busy; it is asked again.
+            if let Some(handle) = handle {
+                let _ = handle.mailbox.try_send(Message::SaveKeys(None));
+            }
+        }
+        for told in told {
+            warn!(vm = %told.vm, "{}", told.text);
+            self.key_event(told.vm, told.text).await;
+        }
+        !unsaved.is_empty()
+    }
+
+    async fn key_event(&self, vm: VmId, message: String) {
+        let event = Event {
+            at: self.ports.clock.now(),
+            vm: Some(vm),
+            message,
+            by: crate::by::now(),
+        };
+        if let Err(e) = self.ports.catalog.add_event(&event).await {
+            warn!(%vm, error = %e, message = event.message, "event not recorded");
+        }
+    }
+
+    /// Tells other hosts the next key of this one, or that there is none after all.
+    async fn announce_key(&self) {
+        let next = self.next_key();
+        let own = self.own_keys().own;
+        let mut away = BTreeSet::new();
+        for (vm, peers) in self.presence.needed() {
+            for peer in peers {
+                let keys = self.pins.keys(vm);
+                let told = keys.iter().find(|k| k.is_at(&peer)).and_then(|k| k.told);
+                if told == next || away.contains(&peer) {
+                    continue;
+                }
+                if next.is_none() && told == own {
+                    // It was used since, and whoever saw it has taken it over.
+                    self.pins.announced(vm, &peer, None);
+                    continue;
+                }
+                let request = PeerRequest::AnnounceKey { vm, next };
+                match self.ports.link.call(&peer, request).await {
+                    Ok(_) => self.pins.announced(vm, &peer, next),
+                    Err(LinkError::Unreachable { .. }) => drop(away.insert(peer)),
+                    // An older release, or one that does not know this VM now. It is told again, and shown until then.
+                    Err(e) => tracing::debug!(%vm, "the next key was not taken note of: {e}"),
+                }
+            }
+        }
+    }
+}
+
+/// Has keys written and told for as long as the engine lives.
+pub(crate) async fn watch(host: Weak<Host>) {
+    while let Some(host) = host.upgrade() {
+        let again = host.settle_keys().await;
+        let pins = host.pins.clone();
+        drop(host);
+        let patience = if again { AGAIN } else { LOOK };
+        // What could not be written is news of nobody.
+        tokio::select! {
+            () = pins.changed.notified() => {}
+            () = tokio::time::sleep(patience) => {}
+        }
+    }
+}
+
+/// Looks at this host's own keys, and tells other hosts of them, for as long as the engine lives.
+pub(crate) async fn announce(host: Weak<Host>) {
+    while let Some(host) = host.upgrade() {
+        host.look_at_keys().await;
+        host.announce_key().await;
+        drop(host);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+impl Actor {
+    /// Writes the relationship with the keys that are known now.
+    pub(crate) async fn save_keys(&self, reply: Option<oneshot::Sender<Result<(), Refusal>>>) {
+        let saved = self.save().await;
+        if let Some(reply) = reply {
+            drop(reply.send(saved));
+        }
+    }
+}
+
+impl Engine {
+    /// A peer's call, if its key is the one that is known.
+    pub(crate) async fn call_by_key(&self, peer: &PeerIdentity, request: PeerRequest) -> PeerReply {
+        let vm = request.vm();
+        if let Err(refusal) = self.host.judge(peer, vm) {
+            return PeerReply::Refused(refusal);
+        }
+        if let PeerRequest::AnnounceKey { vm, next } = request {
+            let noted = self.note_announced(peer, vm, next).await;
+            return noted.map_or_else(PeerReply::Refused, |()| PeerReply::Accepted);
+        }
+        let offer = matches!(request, PeerRequest::Offer { .. });
+        let reply = self.answer_peer(peer, request).await;
+        match (offer, &reply) {
+            (false, _) | (true, PeerReply::Refused(_)) => reply,
+            // The relationship was made by it: its key is remembered from now on.
+            (true, _) => match self.host.judge(peer, vm) {
+                Ok(()) => reply,
+                Err(refusal) => PeerReply::Refused(refusal),
+            },
+        }
+    }
+
+    /// A peer's log, if its key is the one that is known.
+    pub(crate) async fn receive_by_key(
+        &self,
+        peer: &PeerIdentity,
+        address: LogAddress,
+        body: ByteStream,
+    ) -> Result<LogReceipt, PeerRefusal> {
+        let (LogAddress::Delta { vm, .. } | LogAddress::Bulk { vm }) = address;
+        self.host.judge(peer, Some(vm))?;
+        self.receive_log(peer, address, body).await
+    }
+
+    /// Remembers a peer's next key, durably.
+    async fn note_announced(
+        &self,
+        peer: &PeerIdentity,
+        vm: VmId,
+        next: Option<Fingerprint>,
+    ) -> Result<(), PeerRefusal> {
+        let host = self.host.config.name.clone();
+        let unknown = PeerRefusal::NoReplica { host: host.clone() };
+        match self.host.pins.announce(vm, peer, next) {
+            Err(_) => return Err(unknown),
+            Ok(false) => return Ok(()),
+            Ok(true) => self.host.pins.changed.notify_one(),
+        }
+        self.write_keys(vm).await.map_err(|refusal| PeerRefusal::Failed {
+            host,
+            detail: refusal.message,
+        })
+    }
+
+    /// Waits until the catalog has the keys of a VM.
+    async fn write_keys(&self, vm: VmId) -> Result<(), Refusal> {
+        let handle = self.host.with_actors(|a| a.get(&vm).cloned());
+        let (reply, written) = oneshot::channel();
+        if let Some(handle) = handle {
+            // A mailbox that is closed drops the question, which is the answer.
+            let _ = handle.mailbox.send(Message::SaveKeys(Some(reply))).await;
+        }
+        let gone = || Refusal::new(ReturnCode::Unavailable, "the daemon is stopping", "try again");
+        written.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// An administrator says which key another host has.
+    pub(crate) async fn trust_key(
+        &self,
+        vm: Option<&VmRef>,
+        host: &str,
+        key: Fingerprint,
+    ) -> Result<Answer, Refusal> {
+        let only = match vm {
+            Some(vm) => Some(self.host.find(vm)?.0),
+            None => None,
+        };
+        let now = self.host.ports.clock.now();
+        let changed = self.host.pins.trust(only, host, key, now);
+        if changed.is_empty() {
+            let shown: String = host.chars().take(80).collect();
+            return Err(Refusal::new(
+                ReturnCode::FileNotFound,
+                format!("no replication names the host \"{shown}\""),
+                "see: lifeboat replication status",
+            ));
+        }
+        self.host.pins.changed.notify_one();
+        for vm in changed {
+            self.write_keys(vm).await?;
+            let text = format!("the key {key} of {host} is trusted because somebody said so");
+            self.host.key_event(vm, text).await;
+        }
+        Ok(Answer::Done)
+    }
+}
