@@ -378,7 +378,7 @@ pub(crate) fn link_refusal(e: &LinkError) -> Refusal {
             "is lifeboat serve running there, and does a firewall let the port through?"
         }
         LinkError::Untrusted { .. } => {
-            "both hosts need certificates of the same CA, with their names: lifeboat cert issue"
+            "both hosts need certificates of one CA, with their names (lifeboat cert issue), and keys that the other one knows"
         }
         LinkError::Protocol { .. } | LinkError::Refused(_) => "",
     };

@@ -16,7 +16,9 @@ use crate::config::DEFAULT_SOCKET;
 
 pub(crate) use cert::{AuthorityDir, Cert};
 pub(crate) use failover::{Failover, Network, SetCard, Start};
-pub(crate) use replication::{Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side};
+pub(crate) use replication::{
+    Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side, TrustKey,
+};
 pub(crate) use request::Request;
 pub(crate) use user::{Role, User, UsersFile};
 

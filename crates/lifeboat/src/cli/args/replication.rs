@@ -87,24 +87,28 @@ pub(crate) enum Replication {
     },
     /// Accept a new key of another host for the replications that name it, where it was changed without an announcement.
     /// Compare it first with what `lifeboat cert show` says on that host.
-    TrustKey {
-        /// Name of the host in its certificate, or how it is called.
-        host: String,
-        /// SHA-256 fingerprint of its key.
-        #[arg(value_name = "FINGERPRINT")]
-        key: Fingerprint,
-        /// For this VM alone, by name or UUID. Default: for all.
-        #[arg(long, value_name = "VM")]
-        vm: Option<String>,
-        #[command(flatten)]
-        wait: Wait,
-    },
+    TrustKey(TrustKey),
     /// Send on to a third host what arrives at this replica.
     Extend(Extend),
     /// Go on as the primary of the third host; on the middle host, after a committed failover.
     Continue(Target),
     /// End the replication of a VM on this host; the other host is not told and keeps what it has.
     Remove(Remove),
+}
+
+/// `lifeboat replication trust-key`.
+#[derive(Debug, Args)]
+pub(crate) struct TrustKey {
+    /// Name of the host in its certificate, or how it is called.
+    pub(crate) host: String,
+    /// SHA-256 fingerprint of its key.
+    #[arg(value_name = "FINGERPRINT")]
+    pub(crate) key: Fingerprint,
+    /// For this VM alone, by name or UUID. Default: for all.
+    #[arg(long, value_name = "VM")]
+    pub(crate) vm: Option<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
 }
 
 /// A VM, and which of its relationships.

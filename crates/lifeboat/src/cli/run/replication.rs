@@ -7,7 +7,7 @@ use lifeboat_model::{Bandwidth, ReplicationMode, ReplicationSettings, Replicatio
 
 use super::{Cx, Done, Output, change_bandwidth, name, named, replicated};
 use crate::cli::args::{
-    Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side, Switch, Wait,
+    Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side, Switch, TrustKey, Wait,
 };
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{show, units};
@@ -65,16 +65,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
             let done = format!("{vm} takes data only from primaries that the entry {primary} covers");
             cx.act(action, *wait, &done).await
         }
-        Replication::TrustKey { host, key, vm, wait } => {
-            let action = Action::TrustKey {
-                vm: vm.as_deref().map(name),
-                host: host.clone(),
-                key: *key,
-            };
-            let done =
-                format!("{host} is accepted with the key {key}; its old key is, too, until it uses this one");
-            cx.act(action, *wait, &done).await
-        }
+        Replication::TrustKey(trusted) => trust_key(cx, trusted).await,
         Replication::CancelCopy(side) => cancel_copy(cx, side).await,
         Replication::Suspend(side) => suspend(cx, side).await,
         Replication::Resume(side) => resume(cx, side).await,
@@ -87,6 +78,17 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         | Replication::ReleasePoints(_)
         | Replication::Continue(_) => plain(cx, command).await,
     }
+}
+
+async fn trust_key(cx: &Cx<'_>, trusted: &TrustKey) -> Done {
+    let TrustKey { host, key, vm, wait } = trusted;
+    let action = Action::TrustKey {
+        vm: vm.as_deref().map(name),
+        host: host.clone(),
+        key: *key,
+    };
+    let done = format!("{host} is accepted with the key {key}; its old key is, too, until it uses this one");
+    cx.act(action, *wait, &done).await
 }
 
 async fn extend(cx: &Cx<'_>, extend: &Extend) -> Done {
@@ -267,7 +269,7 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
         | Replication::CancelCopy(_)
         | Replication::ResetStatistics { .. }
         | Replication::Allow { .. }
-        | Replication::TrustKey { .. }
+        | Replication::TrustKey(_)
         | Replication::Import { .. }
         | Replication::Status { .. }
         | Replication::Suspend(_)
