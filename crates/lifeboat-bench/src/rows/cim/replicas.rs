@@ -153,5 +153,6 @@ fn relationship(n: usize, vm: VmId, dir: &Utf8Path, at: Position) -> Result<Rela
         preflight: Vec::new(),
         network: Vec::new(),
         addressing: Default::default(),
+        keys: Vec::new(),
     })
 }
