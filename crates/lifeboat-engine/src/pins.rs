@@ -337,6 +337,18 @@ impl Pins {
         judged.map(drop)
     }
 
+    /// Whether a judgement of a host that was called would be good. Nothing is noted.
+    pub(crate) fn fits(&self, vm: Option<VmId>, called: &str, shown: &PeerIdentity) -> bool {
+        self.with(|i| {
+            let own = vm.and_then(|vm| i.known.get(&vm));
+            match own.map_or(Verdict::Stranger, |k| k.verdict(Some(called), shown)) {
+                Verdict::Fits(_) => true,
+                Verdict::Other(_) => false,
+                Verdict::First | Verdict::Stranger => i.contradiction(vm, Some(called), shown).is_none(),
+            }
+        })
+    }
+
     /// Notes what a host says its next key is; `None`: it stays with the one it has. Whether that is new.
     ///
     /// # Errors
@@ -515,7 +527,25 @@ impl Inner {
     }
 
     /// What other relationships know of a host that this one knows no key of: it has to be a key of one of them, if any knows
-    /// the host.
+    /// the host. The relationship that contradicts, and which of its hosts.
+    fn contradiction(
+        &self,
+        vm: Option<VmId>,
+        called: Option<&str>,
+        shown: &PeerIdentity,
+    ) -> Option<(VmId, usize)> {
+        let mut other = None;
+        for (of, known) in self.known.iter().filter(|(of, _)| vm != Some(**of)) {
+            match known.verdict(called, shown) {
+                Verdict::Fits(_) => return None,
+                Verdict::Other(at) => other = Some((*of, at)),
+                Verdict::First | Verdict::Stranger => {}
+            }
+        }
+        other
+    }
+
+    /// The same as a judgement.
     fn judge_by_others(
         &mut self,
         host: &str,
@@ -523,16 +553,7 @@ impl Inner {
         called: Option<&str>,
         shown: &PeerIdentity,
     ) -> Result<(), String> {
-        let others = self.known.iter().filter(|(of, _)| vm != Some(**of));
-        let mut other = None;
-        for (of, known) in others {
-            match known.verdict(called, shown) {
-                Verdict::Fits(_) => return Ok(()),
-                Verdict::Other(at) => other = Some((*of, at)),
-                Verdict::First | Verdict::Stranger => {}
-            }
-        }
-        match other {
+        match self.contradiction(vm, called, shown) {
             Some((of, at)) => Err(self.alarm(host, of, at, shown)),
             None => Ok(()),
         }
@@ -548,6 +569,10 @@ pub(crate) struct Judge {
 impl KeyJudge for Judge {
     fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String> {
         self.pins.judge(vm, Some(peer), shown, self.clock.now())
+    }
+
+    fn fits(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> bool {
+        self.pins.fits(vm, peer, shown)
     }
 }
 

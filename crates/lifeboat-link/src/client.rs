@@ -101,6 +101,12 @@ impl Link {
         }
     }
 
+    /// A kept connection that may be used for what is about `vm`.
+    fn kept(&self, peer: &str, vm: Option<VmId>) -> Option<Conn> {
+        let fits = |conn: &Conn| self.judge.get().is_none_or(|j| j.fits(peer, vm, &conn.identity));
+        self.pool.take(peer).filter(fits)
+    }
+
     /// Whether what is about `vm` may be said over this connection.
     fn judged(&self, peer: &str, vm: Option<VmId>, conn: &Conn) -> Result<(), LinkError> {
         let Some(judge) = self.judge.get() else {
@@ -138,7 +144,7 @@ impl Link {
 
     async fn control(&self, peer: &str, vm: Option<VmId>, document: Bytes) -> Result<PeerReply, LinkError> {
         let mut used = None;
-        if let Some(mut conn) = self.pool.take(peer) {
+        if let Some(mut conn) = self.kept(peer, vm) {
             self.judged(peer, vm, &conn)?;
             match self
                 .exchange(peer, &mut conn, control_request(peer, document.clone())?)
@@ -229,7 +235,7 @@ impl Link {
             body,
         )?;
         let (LogAddress::Delta { vm, .. } | LogAddress::Bulk { vm }) = address;
-        let mut conn = self.pool.take(peer);
+        let mut conn = self.kept(peer, Some(*vm));
         let (conn, (status, text)) = loop {
             let pooled = conn.is_some();
             let mut on = match conn.take() {

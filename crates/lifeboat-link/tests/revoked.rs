@@ -220,6 +220,45 @@ impl KeyJudge for Only {
             false => Err("another key".into()),
         }
     }
+
+    fn fits(&self, _: &str, _: Option<VmId>, _: &PeerIdentity) -> bool {
+        true
+    }
+}
+
+/// Lets only this key pass, whichever it is at the moment.
+struct Now(Mutex<lifeboat_model::Fingerprint>);
+
+impl KeyJudge for Now {
+    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String> {
+        match self.fits(peer, vm, shown) {
+            true => Ok(()),
+            false => Err("another key".into()),
+        }
+    }
+
+    fn fits(&self, _: &str, _: Option<VmId>, shown: &PeerIdentity) -> bool {
+        shown.key == Some(*self.0.lock().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_is_made_again_when_its_host_has_another_key_now() {
+    let site = Site::new();
+    let (server, next) = (site.host(&["localhost"]), site.host(&["localhost"]));
+    let key = |config: &LinkConfig| certs::describe(&config.cert).unwrap().key_fingerprint;
+    let running = common::start(&server, Arc::new(Handler::default())).await;
+    let link = Link::new(&site.host(&["a"])).unwrap();
+    let now = Arc::new(Now(Mutex::new(key(&server))));
+    link.judged_by(now.clone());
+    call(&link, &running.peer()).await.unwrap();
+    for (from, to) in [(&next.cert, &server.cert), (&next.key, &server.key)] {
+        std::fs::rename(from, to).unwrap();
+    }
+    *now.0.lock().unwrap() = key(&server);
+    call(&link, &running.peer()).await.unwrap();
+    let body = common::body(vec![Ok(vec![0; 9].into())]);
+    link.send(&running.peer(), delta(), body).await.unwrap();
 }
 
 #[tokio::test]

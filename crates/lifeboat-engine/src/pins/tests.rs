@@ -119,7 +119,14 @@ async fn a_key_that_was_announced_is_accepted_and_takes_the_place_of_the_old_one
     );
     judge(&pins, None, &shown(&["beta"], 1)).unwrap();
     assert!(judge(&pins, None, &shown(&["beta"], 3)).is_err());
+    let kept = |n| pins.fits(Some(vm(1)), "beta:8443", &shown(&["beta"], n));
+    assert!(kept(1) && kept(2) && !kept(3));
     judge(&pins, None, &shown(&["beta"], 2)).unwrap();
+    assert!(
+        !kept(1) && kept(2),
+        "connections with the old one are not used any more"
+    );
+    assert!(pins.alarms(vm(1)).len() == 1, "and that is no alarm");
     assert!(
         judge(&pins, None, &shown(&["beta"], 1)).is_err(),
         "the old key is over"

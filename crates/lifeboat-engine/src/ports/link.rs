@@ -642,6 +642,10 @@ pub trait KeyJudge: Send + Sync {
     /// # Errors
     /// That host is known by another key: which ones, and what to do.
     fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String>;
+
+    /// Whether a connection that was kept may go on being used for that. One that may not is closed, and a new one judged: the
+    /// host may have changed its key meanwhile, which is nobody's fault.
+    fn fits(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> bool;
 }
 
 /// The calling side.
