@@ -547,19 +547,8 @@ impl Actor {
             | Action::ConfirmRequest { .. }
             | Action::DenyRequest { .. }
             | Action::TrustKey { .. }
-            | Action::TestConnection { .. } => Err(Refusal::new(
-                ReturnCode::Failed,
-                "this action is not about one VM",
-                "",
-            )),
+            | Action::TestConnection { .. } => Err(not_of_one_vm()),
         }
-    }
-
-    async fn screenshot(&self) -> Result<Answer, Refusal> {
-        let picture = crate::power::bounded(self.host.ports.hypervisor.screenshot(self.id)).await;
-        picture
-            .map(|p| Answer::Picture(p.to_vec()))
-            .map_err(|e| failed("no screenshot", &e))
     }
 
     /// The VM's description, wherever it comes from.
@@ -736,6 +725,10 @@ pub(crate) fn plain(disk: &lifeboat_model::DiskSpec) -> LaunchDisk {
         bus: disk.bus,
         image,
     }
+}
+
+fn not_of_one_vm() -> Refusal {
+    Refusal::new(ReturnCode::Failed, "this action is not about one VM", "")
 }
 
 pub(crate) fn no_relationship() -> Refusal {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::policy::Finding;
-use lifeboat_model::{AuthorizationEntry, Fingerprint, JobId, VmId};
+use lifeboat_model::{AuthorizationEntry, Fingerprint, JobId, RequestId, VmId};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -24,6 +24,7 @@ use crate::ports::link::{
     LinkError, LogAddress, LogReceipt, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
 };
 use crate::records::{Event, Job, Relationship, ServerSettings};
+use crate::requests::Request;
 
 /// Time between two looks at this host's own keys, and between two attempts to tell another host of them.
 const LOOK: Duration = Duration::from_secs(60);
@@ -92,6 +93,14 @@ impl Catalog for KeyedCatalog {
 
     async fn put_server(&self, settings: &ServerSettings) -> Result<(), CatalogError> {
         self.catalog.put_server(settings).await
+    }
+
+    async fn put_request(&self, request: &Request, event: &Event) -> Result<(), CatalogError> {
+        self.catalog.put_request(request, event).await
+    }
+
+    async fn remove_request(&self, request: RequestId, event: &Event) -> Result<(), CatalogError> {
+        self.catalog.remove_request(request, event).await
     }
 
     async fn add_event(&self, event: &Event) -> Result<(), CatalogError> {

@@ -113,7 +113,7 @@ fn requests(w: &World) -> Vec<PeerRequest> {
     let all = vec![
         offer(Content::Empty),
         offer(Content::Seed),
-        offer(Content::Media),
+        offer(Content::Media { sealing: None }),
         offer(Content::Extended),
         offer(Content::Reverse {
             since: position,
