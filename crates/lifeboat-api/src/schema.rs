@@ -432,13 +432,7 @@ fn view() -> Value {
                 )),
             ),
             ("abandoned", or_null(&reference("Abandoned"))),
-            (
-                "preflight",
-                json!({
-                    "type": "array", "items": { "type": "string" },
-                    "description": "What would keep the VM from starting on the replica"
-                }),
-            ),
+            ("preflight", preflight()),
             ("network", list("NicFailover")),
             ("counters", reference("Counters")),
             ("extended", or_null(&reference("ExtendedView"))),
@@ -451,6 +445,13 @@ fn view() -> Value {
             ("keys", list("KnownKey")),
         ],
     )
+}
+
+fn preflight() -> Value {
+    json!({
+        "type": "array", "items": { "type": "string" },
+        "description": "What would keep the VM from starting on the replica"
+    })
 }
 
 fn counters() -> Value {

@@ -98,6 +98,17 @@ pub(crate) async fn host_of_four_eyes() -> Host {
     host_of(Limits::default(), true, true).await
 }
 
+fn add_users(users: &Utf8Path) {
+    for (name, role) in [
+        ("viewer", Role::Monitor),
+        ("tester", Role::Tester),
+        ("operator", Role::Operator),
+        ("admin", Role::Administrator),
+    ] {
+        add_user(users, name, &Secret::new(format!("secret of {name}")), role).unwrap();
+    }
+}
+
 pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
     host_of(limits, tls, false).await
 }
@@ -122,14 +133,7 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
         std::fs::set_permissions(path, mode).unwrap();
     }
     let users = at.join("users.toml");
-    for (name, role) in [
-        ("viewer", Role::Monitor),
-        ("tester", Role::Tester),
-        ("operator", Role::Operator),
-        ("admin", Role::Administrator),
-    ] {
-        add_user(&users, name, &Secret::new(format!("secret of {name}")), role).unwrap();
-    }
+    add_users(&users);
     let entry = Certificate::named("mgmt.example.org", Role::Operator).unwrap();
     add_certificate(&users, entry).unwrap();
     let revoked = at.join("revoked");

@@ -99,6 +99,21 @@ pub(crate) fn selectors() -> Vec<PointSelector> {
     ]
 }
 
+fn trusted() -> [Action; 2] {
+    [
+        Action::TrustKey {
+            vm: None,
+            host: "b.example.org".into(),
+            key: Fingerprint::new([0xab; 32]),
+        },
+        Action::TrustKey {
+            vm: Some(VmRef("web".into())),
+            host: "10.0.0.2:8443".into(),
+            key: Fingerprint::new([0xcd; 32]),
+        },
+    ]
+}
+
 pub(crate) fn actions() -> Vec<Action> {
     let vm = || VmRef("web".into());
     let job = job().id;
@@ -148,17 +163,8 @@ pub(crate) fn actions() -> Vec<Action> {
         Action::TestConnection {
             peer: "[::1]:8443".into(),
         },
-        Action::TrustKey {
-            vm: None,
-            host: "b.example.org".into(),
-            key: Fingerprint::new([0xab; 32]),
-        },
-        Action::TrustKey {
-            vm: Some(vm()),
-            host: "10.0.0.2:8443".into(),
-            key: Fingerprint::new([0xcd; 32]),
-        },
     ];
+    all.extend(trusted());
     for point in selectors() {
         all.push(Action::InitiateFailover {
             vm: vm(),
@@ -637,6 +643,17 @@ fn reasons() -> Vec<Reason> {
 }
 
 /// Everything at once, which never happens; each of it in every form.
+fn known_keys() -> Vec<KnownKey> {
+    vec![KnownKey {
+        names: vec!["b.example.org".into()],
+        addresses: vec!["b.example.org:8443".into()],
+        key: Fingerprint::new([2; 32]),
+        since: Timestamp(5),
+        next: Some(Fingerprint::new([3; 32])),
+        told: None,
+    }]
+}
+
 fn busy() -> Vec<ReplicationView> {
     let kinds = [SyncKind::Resync, SyncKind::Seed, SyncKind::Reverse];
     let phases = [
@@ -705,14 +722,7 @@ fn busy() -> Vec<ReplicationView> {
             contact: Some(contact()),
             backlog: Some(backlog()),
             dir: Some("/srv/replicas/x".into()),
-            keys: vec![KnownKey {
-                names: vec!["b.example.org".into()],
-                addresses: vec!["b.example.org:8443".into()],
-                key: Fingerprint::new([2; 32]),
-                since: Timestamp(5),
-                next: Some(Fingerprint::new([3; 32])),
-                told: None,
-            }],
+            keys: known_keys(),
             ..view()
         });
     }
