@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_file_of_users() {
-        let users = "# people\nroot:x:0:0:root:/root:/bin/sh\n:x:7:7:::\nada:x:1000:1000::/home/ada:/bin/sh\n\
+        let users = "# people\nroot:x:0:0:root:/root:/bin/sh\n:x:7:7:::\nada:x:1000:1000::/srv/ada:/bin/sh\n\
                      again:x:1000:1000:::\nbroken:x\nbob:x:+1001:1:::\n";
         for (uid, want) in [(0, Some("root")), (1000, Some("ada")), (7, None), (5, None)] {
             assert_eq!(name(users, uid), want, "{uid}");

@@ -14,11 +14,13 @@ use lifeboat_model::{
     ReplicationState as State, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::action::{Answer, ChangesView, HoldView, Refusal};
 use crate::actor::{Actor, no_relationship};
 use crate::ports::store::{Point, ReplicaInfo};
 use crate::records::Relationship;
+use crate::replica::ReplicaState;
 
 /// What a replica remembers of how its history is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,6 +216,18 @@ fn has_history(rel: &Relationship) -> bool {
         && rel
             .replica()
             .is_some_and(|r| !r.dir.is_empty() && (r.own || !first))
+}
+
+impl ReplicaState {
+    /// What is due to expire is looked for after the interval.
+    fn expire_later(&mut self) {
+        (self.expire, self.expired_at) = (false, Instant::now());
+    }
+
+    /// What is due to expire is looked for at once.
+    fn expire_soon(&mut self) {
+        (self.expire, self.next_at) = (true, Instant::now());
+    }
 }
 
 impl Actor {

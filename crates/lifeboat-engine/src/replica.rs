@@ -35,7 +35,7 @@ pub(crate) struct ReplicaState {
     /// There may be logs to apply or points to seal.
     pub(crate) dirty: bool,
     /// Points or logs may be due to expire. They may at the start: a daemon that never lives long must not fill the disk.
-    expire: bool,
+    pub(crate) expire: bool,
     /// Expiry had its turn after what was applied last.
     expiry_had_its_turn: bool,
     /// When to look again.
@@ -47,7 +47,7 @@ pub(crate) struct ReplicaState {
     /// What is durable and not applied.
     pub(crate) queue: Queue,
     /// When points and logs were last looked through for expiry.
-    expired_at: Instant,
+    pub(crate) expired_at: Instant,
     /// Since when an attempt that failed waits for the next one.
     pub(crate) backing_off: Option<Instant>,
     /// The store has the replica open.
@@ -91,16 +91,6 @@ impl ReplicaState {
     pub(crate) fn begin_now(&mut self) {
         (self.attempts, self.next_at) = (0, Instant::now());
         self.backing_off = None;
-    }
-
-    /// What is due to expire is looked for after the interval.
-    pub(crate) fn expire_later(&mut self) {
-        (self.expire, self.expired_at) = (false, Instant::now());
-    }
-
-    /// What is due to expire is looked for at once.
-    pub(crate) fn expire_soon(&mut self) {
-        (self.expire, self.next_at) = (true, Instant::now());
     }
 
     /// Ends what is being received and waits until nothing is. What arrived is kept, and resumed if it may be.

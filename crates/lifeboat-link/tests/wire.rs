@@ -96,6 +96,20 @@ fn status() -> ReplicaStatus {
     }
 }
 
+fn compare() -> PeerRequest {
+    PeerRequest::Compare {
+        vm: vm(),
+        disk: lifeboat_model::DiskId::new("sys").unwrap(),
+        ranges: vec![CompareRange {
+            disk: 0,
+            offset: 1 << 20,
+            len: 65_536,
+            block: 65_536,
+            digests: "AAAAAAAAAAAAAAAAAAAAAA==".into(),
+        }],
+    }
+}
+
 fn requests() -> Vec<PeerRequest> {
     let (vm, position) = (vm(), position());
     let reverse = Content::Reverse {
@@ -112,17 +126,7 @@ fn requests() -> Vec<PeerRequest> {
             settings: settings(),
             firmware: "AAAA".into(),
         },
-        PeerRequest::Compare {
-            vm,
-            disk: lifeboat_model::DiskId::new("sys").unwrap(),
-            ranges: vec![CompareRange {
-                disk: 0,
-                offset: 1 << 20,
-                len: 65_536,
-                block: 65_536,
-                digests: "AAAAAAAAAAAAAAAAAAAAAA==".into(),
-            }],
-        },
+        compare(),
         PeerRequest::Differences {
             vm,
             disk: lifeboat_model::DiskId::new("data").unwrap(),

@@ -642,7 +642,6 @@ fn reasons() -> Vec<Reason> {
     ]
 }
 
-/// Everything at once, which never happens; each of it in every form.
 fn known_keys() -> Vec<KnownKey> {
     vec![KnownKey {
         names: vec!["b.example.org".into()],
@@ -654,6 +653,7 @@ fn known_keys() -> Vec<KnownKey> {
     }]
 }
 
+/// Everything at once, which never happens; each of it in every form.
 fn busy() -> Vec<ReplicationView> {
     let kinds = [SyncKind::Resync, SyncKind::Seed, SyncKind::Reverse];
     let phases = [
@@ -701,11 +701,7 @@ fn busy() -> Vec<ReplicationView> {
                 start: true,
                 job: job().id,
             }),
-            split: Some(Split {
-                since: Timestamp(1),
-                theirs: "committed, running".into(),
-                committed: true,
-            }),
+            split: Some(split()),
             scheduled: Some(Timestamp(1)),
             abandoned: Some(Abandoned {
                 since: position(),
@@ -727,6 +723,14 @@ fn busy() -> Vec<ReplicationView> {
         });
     }
     all
+}
+
+fn split() -> Split {
+    Split {
+        since: Timestamp(1),
+        theirs: "committed, running".into(),
+        committed: true,
+    }
 }
 
 fn contact() -> ContactView {
