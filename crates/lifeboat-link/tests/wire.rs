@@ -204,7 +204,7 @@ fn listed(request: &PeerRequest) -> usize {
         PeerRequest::FinishBulk { .. } => 16,
         PeerRequest::ReadDisk { .. } => 17,
         PeerRequest::CompareAgain { .. } => 18,
-        PeerRequest::AnnounceKey { .. } => 19,
+        PeerRequest::AnnounceKey { .. } => 20,
     }
 }
 

@@ -491,7 +491,7 @@ pub const ROUTES: &[Route] = &[
             },
             Field {
                 name: "key",
-                schema: r#"{"type":"string","description":"SHA-256 of its public key, hexadecimal with or without colons"}"#,
+                schema: r#"{"type":"string","description":"SHA-256 of its public key, hexadecimal with or without colons","examples":["5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A:5A"]}"#,
                 default: None,
             },
             Field {

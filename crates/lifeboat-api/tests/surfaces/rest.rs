@@ -187,7 +187,11 @@ fn example(schema: &Value, doc: &Value) -> Value {
     if let Some(one) = schema.get("oneOf").or(schema.get("anyOf")) {
         return example(&one[0], doc);
     }
-    if let Some(value) = schema.get("const").or(schema.pointer("/enum/0")) {
+    if let Some(value) = schema
+        .get("const")
+        .or(schema.pointer("/enum/0"))
+        .or(schema.pointer("/examples/0"))
+    {
         return value.clone();
     }
     match schema["type"].as_str().unwrap() {
