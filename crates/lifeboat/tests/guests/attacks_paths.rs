@@ -100,7 +100,10 @@ fn guest_no_path_of_a_peer_is_looked_at_through_a_whole_lifecycle() {
     let peer = Hostile::with_certificate_of(&world.a, world.b.port);
     for document in requests(&world, &settings) {
         let said = peer.call(&document);
-        assert!(said["reply"].is_string(), "{document}: {said}");
+        assert!(
+            said["reply"].is_string() || said["error"].is_string(),
+            "{document}: {said}"
+        );
     }
     for code in [
         format!("/{TRAP}/code.fd"),
@@ -126,7 +129,6 @@ fn guest_no_path_of_a_peer_is_looked_at_through_a_whole_lifecycle() {
     wait_until("the roles are swapped", Duration::from_secs(120), || {
         (world.b.state() == "Replicating" && world.a.state() == "Replicating").then_some(())
     });
-    world.b.ok(&["replication", "scrub", VM]);
     world.b.ok(&["vm", "stop", VM, "--force"]);
     world.b.ok(&["replication", "remove", VM]);
     world.b.terminate();
