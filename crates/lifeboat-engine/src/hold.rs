@@ -188,7 +188,7 @@ impl Counted {
             // A head that is built again begins anew, and is not counted twice.
             Some(was) if was.newest == position => (
                 unsealed.since(was.upto),
-                if unsealed.data + unsealed.zeroed < was.upto.data + was.upto.zeroed {
+                if unsealed.touched() < was.upto.touched() {
                     was.upto
                 } else {
                     unsealed
@@ -359,13 +359,18 @@ impl Actor {
             window_s,
             reasons: Vec::new(),
         });
+        let known = hold.reasons.len();
         hold.reasons.retain(|r| !r.same_kind(&reason));
+        let told_before = hold.reasons.len() < known;
         hold.reasons.push(reason);
         if self.save_or_undo(before).await.is_err() {
             return false;
         }
-        self.event(&format!("{told}; no recovery point expires from now on"))
-            .await;
+        // A primary that changes its mind each second makes one event.
+        if !told_before {
+            self.event(&format!("{told}; no recovery point expires from now on"))
+                .await;
+        }
         true
     }
 

@@ -45,6 +45,12 @@ impl Changed {
         self.zeroed = self.zeroed.saturating_add(len);
     }
 
+    /// Bytes that changed at all.
+    #[must_use]
+    pub fn touched(self) -> u64 {
+        self.data.saturating_add(self.zeroed)
+    }
+
     /// Both together.
     #[must_use]
     pub fn and(self, other: Self) -> Self {

@@ -57,7 +57,14 @@ fn less_history_takes_effect_when_somebody_here_agrees() {
         work(w, 4).await;
         let (before, instants) = (sealed(w).await, points(w).await.len());
         asks_for_less(w).await;
-        work(w, 10).await;
+        work(w, 9).await;
+        let mut settings = w.recorded(0).unwrap().settings;
+        settings.point_spacing_s = 1;
+        let vm = World::vm();
+        w.insist(0, Action::ModifyReplication { vm, settings })
+            .await
+            .unwrap();
+        work(w, 1).await;
         assert_eq!(lost(&before, &sealed(w).await), []);
         assert!(points(w).await.len() > instants, "the logs are held as well");
         w.restart(1).await;
@@ -74,6 +81,11 @@ fn less_history_takes_effect_when_somebody_here_agrees() {
         let notes = notes(&view);
         assert!(notes.contains("a asks for less history"), "{notes}");
         assert!(notes.contains("lifeboat replication release-points"), "{notes}");
+        let told = w.shared.state().hosts[1].events.clone();
+        let told = told
+            .iter()
+            .filter(|e| e.message.contains("asks for less history"));
+        assert_eq!(told.count(), 1, "whatever it asks for next");
         // The primary's host has no say in it.
         for action in [hold(), release()] {
             let refused = w.act(0, action).await.unwrap().unwrap_err();

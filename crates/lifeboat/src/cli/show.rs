@@ -308,7 +308,7 @@ pub(crate) fn points(points: &[PointView], zone: &TimeZone) -> String {
             kind.into(),
             consistency,
             size(p.size),
-            dash(p.changed, |c| size(c.data.saturating_add(c.zeroed))),
+            dash(p.changed, |c| size(c.touched())),
             dash(p.changed, random),
             p.id.clone(),
         ]

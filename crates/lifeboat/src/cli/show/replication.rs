@@ -465,7 +465,7 @@ fn figures(r: &ReplicationView) -> Vec<Row> {
     rows.extend(r.changes.map(|c| {
         let hour = format!(
             "{} in this hour, {} cannot be compressed; at most {} of that in an hour before",
-            size(c.hour.data.saturating_add(c.hour.zeroed)),
+            size(c.hour.touched()),
             random(c.hour),
             size(c.usual)
         );
