@@ -83,6 +83,11 @@ fn check(world: &mut World, seen: &mut Seen, name: &str) {
             let often = ["--history", "24", "--point-spacing", "3s"];
             let set = ["replication", "set", VM];
             world.a.ok(&[&set[..], &often[..]].concat());
+            // They reach less far back, which the replica's host has to agree to.
+            wait_until("the replica holds its points", Duration::from_secs(60), || {
+                let release = ["replication", "release-points", VM];
+                world.b.cli(&release).status.success().then_some(())
+            });
         }
         "disaster" => seen.safe = disaster(world),
         "on-chosen-point" => {
