@@ -114,15 +114,41 @@ impl Volume {
         Ok(())
     }
 
-    /// After a power cut, when the machine's processes were killed: lets their last requests fail and mounts what is left.
+    /// After a power cut, when the machine's processes were killed: lets their last requests fail and mounts what is left. True
+    /// when the file system had to be repaired first, as a host does when it starts: ext4 writes its superblock outside of the
+    /// journal too, its two sectors can be torn, and the kernel mounts none whose checksum is wrong.
     ///
     /// # Errors
     /// When a process still uses it or the file system cannot be mounted.
-    pub fn restart(&mut self) -> Result<()> {
+    pub fn restart(&mut self) -> Result<bool> {
         self.disk.fail_everything();
         self.unmount()?;
         self.disk.revive();
-        self.mount().context("after the power cut")
+        let Err(torn) = self.mount() else {
+            return Ok(false);
+        };
+        self.check()
+            .with_context(|| format!("after the power cut: {torn:#}"))?;
+        self.mount().context("after the power cut, repaired")?;
+        Ok(true)
+    }
+
+    /// Repairs the file system, which is not mounted.
+    fn check(&self) -> Result<()> {
+        /// Everything is in order, or is now (e2fsck(8)).
+        const REPAIRED: i32 = 3;
+        let device = self.attach()?;
+        let checked = Command::new("e2fsck").args(["-f", "-y", &device]).output();
+        run(Command::new("losetup").args(["-d", &device]))?;
+        let checked = checked.context("cannot run e2fsck")?;
+        if checked.status.code().is_some_and(|code| code <= REPAIRED) {
+            return Ok(());
+        }
+        bail!(
+            "e2fsck: {}: {}",
+            checked.status,
+            String::from_utf8_lossy(&checked.stdout)
+        )
     }
 
     /// Tells ext4 that it has an error. With `errors=remount-ro` it turns read-only until it is mounted anew.

@@ -105,7 +105,10 @@ pub(crate) fn restart_machine(host: &mut Host) -> Result<()> {
     disk(host)?.fail_everything();
     host.reap()?;
     let volume = host.volume.as_mut().context("no volume")?;
-    volume.restart()
+    if volume.restart()? {
+        eprintln!("the file system had to be repaired before it could be mounted");
+    }
+    Ok(())
 }
 
 /// Failover and revert, again and again, so that cuts fall into them.
