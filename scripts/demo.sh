@@ -241,6 +241,8 @@ print(job["ended"] - job["started"])' "$kind" "$list"
 [ -x "$bin" ] || fail "$bin is missing; run: make demo"
 [ -s $image/sys.qcow2 ] || fail "the guest image is missing; run: make guest"
 work=$(mktemp -d /tmp/lifeboat-demo.XXXXXX)
+# Guests' users pass it on the way to what is theirs.
+chmod 711 "$work"
 trap on_exit EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM

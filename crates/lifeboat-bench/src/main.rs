@@ -49,7 +49,10 @@ async fn main() -> Result<()> {
     if let Some(unknown) = groups.iter().find(|g| !GROUPS.contains(&g.as_str())) {
         bail!("there is no row \"{unknown}\"; rows: {}", GROUPS.join(", "));
     }
-    let root = tempfile::Builder::new().prefix("lifeboat-bench").tempdir()?;
+    let root = tempfile::Builder::new()
+        .prefix("lifeboat-bench")
+        .permissions(world::passable())
+        .tempdir()?;
     let lifeboat = std::env::current_exe()?.with_file_name("lifeboat");
     if !lifeboat.exists() {
         bail!("the lifeboat binary is missing beside this one; run: make bench");

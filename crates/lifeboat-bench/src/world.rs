@@ -1,9 +1,10 @@
 //! Two hosts on loopback, driven through the command line as an administrator would, and a counting proxy between them
 //! for the rows that need the bytes on the wire.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -86,7 +87,10 @@ impl World {
     }
 
     fn laid_out(bench: &Bench) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("w").tempdir_in(&bench.root)?;
+        let dir = tempfile::Builder::new()
+            .prefix("w")
+            .permissions(passable())
+            .tempdir_in(&bench.root)?;
         let lifeboat = bench.lifeboat.to_string_lossy().into_owned();
         let ca = dir.path().join("ca");
         output(
@@ -150,6 +154,11 @@ impl Drop for World {
     }
 }
 
+/// Of directories that guests' users pass on the way to what is theirs.
+pub(crate) fn passable() -> Permissions {
+    Permissions::from_mode(0o711)
+}
+
 impl Host {
     fn new(bench: &Bench, root: &Path, name: &str) -> Result<Self> {
         let dir = root.join(name.split('.').next().unwrap_or(name));
@@ -158,6 +167,7 @@ impl Host {
             let mut private = std::fs::DirBuilder::new();
             private.recursive(true).mode(0o700).create(dir.join(sub))?;
         }
+        std::fs::set_permissions(&dir, passable())?;
         let (ca, tls) = (root.join("ca"), dir.join("tls"));
         let issue = [
             "cert",

@@ -1,4 +1,7 @@
-//! The command line of a VM's process. Everything that can be JSON is, so that no path or name is ever split.
+//! The command line of a VM's process. Everything that can be JSON is, so that no path or name is ever split. Whatever the
+//! process uses of this host's files it is given open, see [`crate::handed`].
+
+use std::io;
 
 use camino::Utf8Path;
 use lifeboat_engine::ports::hypervisor::Launch;
@@ -9,17 +12,19 @@ use serde_json::{Value, json};
 use crate::config::VmPaths;
 use crate::firmware::Flash;
 use crate::graph::{self, DiskGraph};
+use crate::handed::{Access, Handed};
 use crate::preflight::Ready;
 use crate::probe::SANDBOX;
 use crate::seed;
 
-/// Arguments that start `launch` with its CPUs stopped.
+/// Arguments that start `launch` with its CPUs stopped. An error names the file that cannot be opened.
 pub(crate) fn arguments(
     launch: &Launch,
     graphs: &[DiskGraph],
     paths: &VmPaths,
     ready: &Ready,
-) -> Vec<String> {
+    handed: &mut Handed,
+) -> io::Result<Vec<String>> {
     let spec = &launch.spec;
     let mut a = Arguments(Vec::new());
     a.add("-name", &format!("guest={},debug-threads=on", escape(&spec.name)));
@@ -33,8 +38,8 @@ pub(crate) fn arguments(
     a.add("-cpu", &spec.cpu);
     a.add("-m", &format!("{}M", spec.memory_mib));
     a.add("-smp", &spec.cpus.to_string());
-    machine(&mut a, &spec.machine, ready.flash.as_ref());
-    monitors(&mut a, paths);
+    machine(&mut a, &spec.machine, ready.flash.as_ref(), handed)?;
+    monitors(&mut a, paths, handed)?;
     a.json("-device", &json!({"driver": "VGA", "id": "video"}));
     a.json(
         "-object",
@@ -42,22 +47,22 @@ pub(crate) fn arguments(
     );
     a.json("-device", &json!({"driver": "virtio-rng-pci", "rng": "rng"}));
     if spec.guest_agent {
-        a.add("-chardev", &socket("agent", &paths.agent()));
+        a.add("-chardev", &socket("agent", &paths.agent(), handed)?);
         a.json("-device", &json!({"driver": "virtio-serial-pci", "id": "serial"}));
         a.json(
             "-device",
             &json!({"driver": "virtserialport", "chardev": "agent", "name": "org.qemu.guest_agent.0"}),
         );
     }
-    disks(&mut a, launch, graphs);
+    disks(&mut a, launch, graphs, handed)?;
     nics(&mut a, spec);
     // Last of all devices, so that no other one is found in another slot because of it.
     if !launch.seed.is_empty() {
-        seed::arguments(paths)
+        seed::arguments(paths, handed)?
             .iter()
             .for_each(|(option, value)| a.json(option, value));
     }
-    a.0
+    Ok(a.0)
 }
 
 struct Arguments(Vec<String>);
@@ -81,42 +86,45 @@ fn escape(value: &str) -> String {
     value.replace(',', ",,")
 }
 
-fn socket(id: &str, path: &Utf8Path) -> String {
-    format!("socket,id={id},path={},server=on,wait=off", escape(path.as_str()))
+fn socket(id: &str, path: &Utf8Path, handed: &mut Handed) -> io::Result<String> {
+    let number = handed.listener(path)?;
+    Ok(format!("socket,id={id},fd={number},server=on,wait=off"))
 }
 
-fn machine(a: &mut Arguments, machine: &str, flash: Option<&Flash>) {
+fn machine(a: &mut Arguments, machine: &str, flash: Option<&Flash>, handed: &mut Handed) -> io::Result<()> {
     let mut machine = machine.to_owned();
     if let Some(Flash { code, vars, .. }) = flash {
-        let flash = |node: &str, path: &Utf8Path, read_only: bool| {
-            json!({
+        let mut flash = |node: &str, path: &Utf8Path, read_only: bool| {
+            handed.node(&json!({
                 "driver": "raw", "node-name": node, "read-only": read_only,
                 "file": {"driver": "file", "filename": path, "read-only": read_only},
-            })
+            }))
         };
-        a.json("-blockdev", &flash("uefi-code", code, true));
-        a.json("-blockdev", &flash("uefi-vars", vars, false));
+        a.json("-blockdev", &flash("uefi-code", code, true)?);
+        a.json("-blockdev", &flash("uefi-vars", vars, false)?);
         machine.push_str(",pflash0=uefi-code,pflash1=uefi-vars");
     }
     a.add("-machine", &machine);
+    Ok(())
 }
 
-fn monitors(a: &mut Arguments, paths: &VmPaths) {
+fn monitors(a: &mut Arguments, paths: &VmPaths, handed: &mut Handed) -> io::Result<()> {
     for (id, path) in [
         ("qmp", paths.control()),
         ("capture", paths.capture()),
         ("merge", paths.merge()),
     ] {
-        a.add("-chardev", &socket(id, &path));
+        a.add("-chardev", &socket(id, &path, handed)?);
         a.add("-mon", &format!("chardev={id},mode=control"));
     }
-    let log = escape(paths.file("console.log").as_str());
-    let console = socket("console", &paths.file("console.sock"));
+    let log = handed.file(paths.file("console.log").as_str(), Access::Append)?;
+    let console = socket("console", &paths.file("console.sock"), handed)?;
     a.add("-chardev", &format!("{console},logfile={log},logappend=on"));
     a.add("-serial", "chardev:console");
+    Ok(())
 }
 
-fn disks(a: &mut Arguments, launch: &Launch, graphs: &[DiskGraph]) {
+fn disks(a: &mut Arguments, launch: &Launch, graphs: &[DiskGraph], handed: &mut Handed) -> io::Result<()> {
     let io = launch.spec.iothreads;
     if launch.disks.iter().any(|d| d.bus == DiskBus::Scsi) {
         let mut controller = json!({"driver": "virtio-scsi-pci", "id": "scsi"});
@@ -132,7 +140,7 @@ fn disks(a: &mut Arguments, launch: &Launch, graphs: &[DiskGraph]) {
             "-object",
             &json!({"qom-type": "throttle-group", "id": graph::group(id)}),
         );
-        a.json("-blockdev", &graph.node);
+        a.json("-blockdev", &handed.node(&graph.node)?);
         a.json("-blockdev", &graph::top(id, &graph::disk_node(id)));
         let driver = match disk.bus {
             DiskBus::Virtio => "virtio-blk-pci",
@@ -155,6 +163,7 @@ fn disks(a: &mut Arguments, launch: &Launch, graphs: &[DiskGraph]) {
         }
         a.json("-device", &device);
     }
+    Ok(())
 }
 
 fn nics(a: &mut Arguments, spec: &VmSpec) {

@@ -6,6 +6,8 @@ use camino::Utf8PathBuf;
 use lifeboat_model::{DiskId, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::confine::UserRange;
+
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -35,6 +37,8 @@ pub struct QemuConfig {
     pub binary: Option<Utf8PathBuf>,
     /// What executes the guest.
     pub accel: Accel,
+    /// Users of guests, each its own; `None`, or a daemon that is not root: all of them run as the daemon's user.
+    pub guest_users: Option<UserRange>,
     /// Directories of firmware descriptors; a later one goes before.
     pub firmware_dirs: Vec<Utf8PathBuf>,
 }
@@ -52,6 +56,11 @@ impl QemuConfig {
             dir: self.run_dir.join(vm.to_string()),
             spool: self.spool_dir.join(vm.to_string()),
         }
+    }
+
+    /// Where VMs' processes write their numbers.
+    pub(crate) fn running(&self) -> Utf8PathBuf {
+        self.state_dir.join("running")
     }
 
     pub(crate) fn shell(&self, vm: VmId, disk: &DiskId) -> PathBuf {

@@ -86,6 +86,19 @@ impl DiskGraph {
         }
     }
 
+    /// The file of the layer that stands on `file`.
+    pub(crate) fn above(&self, file: &str) -> Option<String> {
+        let of = |node: &Value| Some(node.pointer("/file/filename")?.as_str()?.to_owned());
+        let mut node = &self.node;
+        loop {
+            let below = node.get("backing")?;
+            if of(below).as_deref() == Some(file) {
+                return of(node);
+            }
+            node = below;
+        }
+    }
+
     /// Files that the disk's uppermost layer is opened from, for writing.
     pub(crate) fn written(&self) -> Vec<String> {
         ["file", "data-file"]

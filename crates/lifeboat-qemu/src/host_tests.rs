@@ -104,7 +104,14 @@ async fn firmware_variables_are_read_and_replaced() {
             .iter()
             .find(|n| n["node-name"] == "uefi-vars");
         let expected = replaced.unwrap_or_else(|| own.clone());
-        assert_eq!(flash.unwrap()["file"], Value::String(expected.to_string()));
+        let sets = monitor.execute("query-fdsets", Value::Null).await.unwrap();
+        let set = sets
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|set| set["fds"][0]["opaque"] == expected.as_str());
+        let name = format!("/dev/fdset/{}", set.unwrap()["fdset-id"]);
+        assert_eq!(flash.unwrap()["file"], Value::String(name));
         drop(monitor);
         host.qemu.turn_off(vm).await.unwrap();
     }

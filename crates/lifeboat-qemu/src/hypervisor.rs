@@ -22,10 +22,12 @@ use tokio::time::Instant;
 
 use crate::capture;
 use crate::config::{QemuConfig, VmPaths};
+use crate::confine::Users;
 use crate::console;
 use crate::files;
 use crate::firmware;
 use crate::guest;
+use crate::handed::{self, Access};
 use crate::ledger::{Holder, Ledger, Look};
 use crate::locate::Processes;
 use crate::merge;
@@ -62,6 +64,7 @@ pub struct Qemu {
     pub(crate) kvm: OnceCell<bool>,
     pub(crate) known: probe::Cache,
     pub(crate) processes: Processes,
+    pub(crate) users: Users,
     /// What is remembered of all images.
     pub(crate) ledger: Arc<Ledger>,
 }
@@ -119,7 +122,8 @@ impl Qemu {
     #[must_use]
     pub fn new(config: QemuConfig) -> Self {
         Self {
-            ledger: Arc::new(Ledger::new(&config.state_dir)),
+            ledger: Arc::new(Ledger::new(&config)),
+            users: Users::new(config.guest_users),
             config,
             held: Held::default(),
             thawing: Held::default(),
@@ -135,9 +139,7 @@ impl Qemu {
 
     /// The VM's process. `None`: it was looked for, and there is none.
     pub(crate) async fn process(&self, vm: VmId) -> Result<Option<Process>, HypervisorError> {
-        self.processes
-            .locate(&self.config.run_dir, vm, self.paths(vm))
-            .await
+        self.processes.locate(&self.config, vm, self.paths(vm)).await
     }
 
     async fn running(&self, vm: VmId) -> Result<Process, HypervisorError> {
@@ -358,11 +360,18 @@ impl Hypervisor for Qemu {
         self.running(vm).await?;
         let path = self.paths(vm).file("screen.png");
         let monitor = self.control(vm).await.map_err(monitor_error)?;
-        let arguments = json!({"filename": path, "format": "png"});
-        monitor
-            .execute("screendump", arguments)
+        files::remove(path.as_std_path()).map_err(io_error(format!("cannot remove {path}")))?;
+        let picture = handed::open(path.as_std_path(), Access::Append);
+        let picture = picture.map_err(io_error(format!("cannot make {path}")))?;
+        let picture = handed::lend(&monitor, None, picture)
             .await
             .map_err(monitor_error)?;
+        let arguments = json!({"filename": picture.name(), "format": "png"});
+        let taken = monitor.execute("screendump", arguments).await;
+        handed::take_back(&monitor, &picture)
+            .await
+            .map_err(monitor_error)?;
+        taken.map_err(monitor_error)?;
         let picture = std::fs::read(&path).map_err(io_error(format!("cannot read {path}")))?;
         files::remove(path.as_std_path()).map_err(io_error(format!("cannot remove {path}")))?;
         Ok(picture.into())

@@ -13,7 +13,6 @@ use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, NicSpec};
 use serde_json::{Value, json};
 
-use crate::command;
 use crate::config::{Accel, QemuConfig};
 use crate::hypervisor::Qemu;
 use crate::preflight;
@@ -129,6 +128,21 @@ async fn a_vm_s_process_is_confined() {
     };
     assert_eq!(value("Seccomp:").as_deref(), Some("2"), "{status}");
     assert_eq!(value("NoNewPrivs:").as_deref(), Some("1"), "{status}");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(value(set).as_deref(), Some("0000000000000000"), "{set} {status}");
+    }
+    let ids = |key: &str| -> Vec<u32> {
+        let value = value(key).unwrap_or_default();
+        value
+            .split_ascii_whitespace()
+            .map(|id| id.parse().unwrap())
+            .collect()
+    };
+    let user = ids("Uid:")[0];
+    assert!((1_900_000_001..=1_900_065_535).contains(&user), "{status}");
+    assert_eq!(ids("Uid:"), [user; 4]);
+    assert_eq!(ids("Gid:"), [user; 4]);
+    assert_eq!(ids("Groups:"), [1_900_000_000], "of guests, and no other");
     host.qemu.turn_off(vm).await.unwrap();
 }
 
@@ -143,8 +157,9 @@ async fn a_start_that_was_cut_off_is_done_again() {
         let run = crate::ledger::Run::new(crate::ledger::Holder::Vm);
         let graphs = start::graphs(&host.qemu, &launch, run).await.unwrap();
         let ready = preflight::check(&host.qemu, &launch).await.unwrap();
-        let arguments = command::arguments(&launch, &graphs, &paths, &ready);
-        let mut child = process::spawn("qemu-system-x86_64", &arguments, paths.log().as_std_path()).unwrap();
+        let prepared = start::prepare(&host.qemu, &launch, graphs, ready).await.unwrap();
+        let (command, handed) = (prepared.command, prepared.given.handed);
+        let mut child = process::spawn(&command, paths.log().as_std_path(), handed.mappings).unwrap();
         drop(
             start::connect(&mut child, &paths, Duration::from_secs(20))
                 .await

@@ -22,13 +22,14 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::{DiskFormat, DiskId, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
+use crate::config::QemuConfig;
 use crate::files;
 use crate::identity::{self, Identity};
 use crate::layers::Layer;
@@ -116,10 +117,10 @@ struct End {
 
 impl Ledger {
     /// Records below the directory that survives a reboot.
-    pub(crate) fn new(state_dir: &camino::Utf8Path) -> Self {
+    pub(crate) fn new(config: &QemuConfig) -> Self {
         Self {
-            dir: state_dir.join("images").into_std_path_buf(),
-            witnesses: state_dir.join("running"),
+            dir: config.state_dir.join("images").into_std_path_buf(),
+            witnesses: config.running(),
             writers: Writers::new(),
             ends: Mutex::default(),
         }
@@ -127,7 +128,7 @@ impl Ledger {
 
     /// The file that a VM's process removes when it has closed everything.
     pub(crate) fn witness(&self, vm: VmId) -> Utf8PathBuf {
-        self.witnesses.join(vm.to_string()).join("pid")
+        witness(&self.witnesses, vm)
     }
 
     fn path(&self, vm: VmId, disk: &DiskId) -> PathBuf {
@@ -188,8 +189,9 @@ impl Ledger {
         if run.holder == Holder::Vm {
             let witness = self.witness(vm);
             let dir = witness.parent().unwrap_or(&self.witnesses);
+            // With whatever a guest's process may have put there: it was its own.
+            files::remove_tree(dir.as_std_path())?;
             files::private_dir(dir.as_std_path())?;
-            files::remove(witness.as_std_path())?;
         }
         Ok(())
     }
@@ -417,6 +419,11 @@ impl Ledger {
     fn ends(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, End>> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The file in which a VM's process writes its number, below the directory of all of them.
+pub(crate) fn witness(running: &Utf8Path, vm: VmId) -> Utf8PathBuf {
+    running.join(vm.to_string()).join("pid")
 }
 
 fn differences(before: &[Identity], now: &[Identity]) -> Option<String> {

@@ -6,6 +6,9 @@
 mod capture;
 mod command;
 mod config;
+mod confine;
+#[cfg(test)]
+mod confine_tests;
 mod console;
 mod files;
 mod firmware;
@@ -13,6 +16,7 @@ mod graph;
 mod guest;
 #[cfg(test)]
 mod guest_tests;
+mod handed;
 mod hypervisor;
 mod identity;
 mod image;
@@ -34,4 +38,5 @@ mod testing;
 mod writers;
 
 pub use config::{Accel, FIRMWARE_DIRS, QemuConfig};
+pub use confine::UserRange;
 pub use hypervisor::Qemu;

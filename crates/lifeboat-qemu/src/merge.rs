@@ -1,6 +1,11 @@
 //! Merging layers of a running VM's disks downwards while the guest writes: QEMU's block-commit, one disk after the
 //! other. A merge that was cut off goes on in QEMU by itself; asked for again, it is waited for or found done.
+//!
+//! QEMU opens the image that is merged into anew, for writing and afterwards for reading, and so does it with the one that
+//! stands on it now. A process that was given its files is given these two again, both ways. What its sets hold of them has to
+//! go before, and after: the locks on an image end only when nothing has the same open file any more.
 
+use std::path::Path;
 use std::time::Duration;
 
 use lifeboat_engine::ports::hypervisor::{HypervisorError, LiveMerge};
@@ -8,7 +13,8 @@ use lifeboat_model::DiskId;
 use serde_json::{Value, json};
 
 use crate::config::VmPaths;
-use crate::graph;
+use crate::graph::{self, DiskGraph};
+use crate::handed::{self, Access};
 use crate::hypervisor::{io_error, monitor_error};
 use crate::qmp::{Event, EventStream, Qmp, QmpError};
 use crate::start::Started;
@@ -47,6 +53,12 @@ async fn one(
     let node = |path: &str| graph.layers.get(path).ok_or_else(|| unknown(path));
     let (top, base) = (node(merge.top.as_str())?, node(merge.base.as_str())?);
     let job = format!("merge-{id}");
+    let again = reopened(graph, merge);
+    let again: Vec<_> = again
+        .iter()
+        .filter_map(|p| Some((p, *started.sets.get(p)?)))
+        .collect();
+    let sets: Vec<_> = again.iter().map(|(_, set)| *set).collect();
     let mut events = monitor.events();
     if job_state(monitor, &job).await?.is_some() {
         let arguments = json!({"device": job, "speed": bytes_per_s});
@@ -57,8 +69,18 @@ async fn one(
         finish(monitor, &mut events, id, &job).await?;
     }
     // A job that was under way may have been an earlier request's: only the graph says what is merged.
+    handed::empty(monitor, &sets).await.map_err(monitor_error)?;
     if !nodes(monitor).await?.contains(top) {
         return Ok(());
+    }
+    for (path, set) in again {
+        for access in [Access::Write, Access::Read] {
+            let file =
+                handed::open(Path::new(path), access).map_err(io_error(format!("cannot open {path}")))?;
+            handed::lend(monitor, Some(set), file)
+                .await
+                .map_err(monitor_error)?;
+        }
     }
     let arguments = json!({
         "job-id": job, "device": graph::top_node(id), "top-node": top, "base-node": base,
@@ -68,7 +90,21 @@ async fn one(
         .execute("block-commit", arguments)
         .await
         .map_err(monitor_error)?;
-    finish(monitor, &mut events, id, &job).await
+    finish(monitor, &mut events, id, &job).await?;
+    handed::empty(monitor, &sets).await.map_err(monitor_error)
+}
+
+/// Files that QEMU opens anew for a merge: the one that is merged into, and the one above what is merged, unless the guest
+/// writes to that anyway.
+fn reopened(graph: &DiskGraph, merge: &LiveMerge) -> Vec<String> {
+    let mut files = vec![merge.base.to_string()];
+    let written = graph.written();
+    files.extend(
+        graph
+            .above(merge.top.as_str())
+            .filter(|above| !written.contains(above)),
+    );
+    files
 }
 
 /// Waits until the job is concluded, takes its result and removes it.

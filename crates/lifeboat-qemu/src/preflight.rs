@@ -19,12 +19,22 @@ use crate::shell;
 const SOCKET_PATH_MAX: usize = 107;
 
 /// What a VM that passed every check is started with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ready {
     /// The `-accel` argument.
     pub(crate) accel: &'static str,
     /// The files of its firmware; `None` for a BIOS machine.
     pub(crate) flash: Option<Flash>,
+}
+
+impl Ready {
+    /// Devices that the process opens itself.
+    pub(crate) fn devices(&self) -> &'static [&'static str] {
+        match self.accel {
+            probe::KVM => &["/dev/kvm"],
+            _ => &[],
+        }
+    }
 }
 
 /// Checks everything.
@@ -40,6 +50,7 @@ pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<Ready, Hypervi
         ));
     }
     check_pairs(launch)?;
+    check_confinement(qemu)?;
     let known = qemu.known.ask(config.binary()).await?;
     check_version(known.version, spec)?;
     check_sandbox(&known)?;
@@ -67,6 +78,7 @@ pub(crate) async fn missing(qemu: &Qemu, spec: &VmSpec) -> Vec<String> {
         Ok(known) => found.extend([
             check_version(known.version, spec),
             check_sandbox(&known),
+            check_confinement(qemu),
             check_machine_type(config, &known, spec),
             check_cpu(config, &known, spec),
             check_accel(qemu, spec).await.map(|_| ()),
@@ -114,6 +126,14 @@ pub(crate) fn check_version(version: (u32, u32), spec: &VmSpec) -> Result<(), Hy
         ));
     }
     Ok(())
+}
+
+/// What it takes to give a guest a user of its own.
+fn check_confinement(qemu: &Qemu) -> Result<(), HypervisorError> {
+    match qemu.users.obstacle(qemu.config.state_dir.as_std_path()) {
+        None => Ok(()),
+        Some(why) => refuse(why),
+    }
 }
 
 /// Guests of other hosts run here: none of them without it.

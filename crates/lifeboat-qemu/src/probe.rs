@@ -21,6 +21,9 @@ pub(crate) const OLDEST: (u32, u32) = (7, 2);
 /// processors of processes.
 pub(crate) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
+/// The `-accel` argument of a machine whose instructions the processor executes.
+pub(crate) const KVM: &str = "kvm";
+
 /// How long it is believed what was asked: the program may be replaced by an upgrade.
 const BELIEVED: Duration = Duration::from_secs(600);
 
@@ -129,7 +132,7 @@ async fn kvm_works(binary: &str) -> bool {
     const PATIENCE: Duration = Duration::from_secs(20);
     let emulated = firmware_time(binary, "tcg", PATIENCE).await.unwrap_or(PATIENCE);
     let limit = (emulated * 2).min(PATIENCE);
-    let works = firmware_time(binary, "kvm", limit).await.is_some();
+    let works = firmware_time(binary, KVM, limit).await.is_some();
     tracing::info!(works, ?emulated, "KVM was probed");
     works
 }
@@ -176,7 +179,7 @@ pub(crate) async fn accel(
     }
     let works = *known.get_or_init(|| kvm_works(config.binary())).await;
     match config.accel {
-        Accel::Auto | Accel::Kvm if works => Ok(("kvm", true)),
+        Accel::Auto | Accel::Kvm if works => Ok((KVM, true)),
         Accel::Auto | Accel::Tcg => Ok(TCG),
         Accel::Kvm => Err(HypervisorError::Preflight(
             "KVM does not work on this host, or slower than emulation: check that /dev/kvm exists, that this user may open it and that \

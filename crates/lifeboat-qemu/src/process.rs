@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use command_fds::{CommandFdExt, FdMapping};
 use lifeboat_engine::ports::hypervisor::GuestProcess;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
@@ -228,21 +229,25 @@ pub(crate) fn find(tag: &str) -> Option<PidRecord> {
     fits.map(|(pid, _)| *pid).find_map(PidRecord::of)
 }
 
-/// Starts a process in a group of its own with its output in `log`. It is not ended with the daemon.
-pub(crate) fn spawn(program: &str, arguments: &[String], log: &Path) -> io::Result<Child> {
+/// Starts a process in a group of its own with its output in `log`, and hands files over to it, which are closed here. It is
+/// not ended with the daemon.
+pub(crate) fn spawn(command: &[String], log: &Path, handed: Vec<FdMapping>) -> io::Result<Child> {
+    let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let out = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(log)?;
-    Command::new(program)
+    let mut process = Command::new(program);
+    process
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
         .process_group(0)
-        .kill_on_drop(false)
-        .spawn()
+        .kill_on_drop(false);
+    process.fd_mappings(handed).map_err(io::Error::other)?;
+    process.spawn()
 }
 
 /// The record of a child that was just started; nothing when it died at once.
@@ -257,7 +262,12 @@ mod tests {
     #[tokio::test]
     async fn a_process_has_a_number_and_an_age() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = spawn("sleep", &["600".into()], &dir.path().join("log")).unwrap();
+        let mut child = spawn(
+            &["sleep".into(), "600".into()],
+            &dir.path().join("log"),
+            Vec::new(),
+        )
+        .unwrap();
         let record = record_of(&child).unwrap();
         let seen = record.living().unwrap();
         assert_eq!(Some(seen.pid), child.id());
@@ -279,7 +289,12 @@ mod tests {
     #[tokio::test]
     async fn a_record_fits_only_the_process_it_was_made_of() {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = spawn("sleep", &["600".into()], &dir.path().join("log")).unwrap();
+        let mut child = spawn(
+            &["sleep".into(), "600".into()],
+            &dir.path().join("log"),
+            Vec::new(),
+        )
+        .unwrap();
         let record = record_of(&child).unwrap();
         let path = dir.path().join("pid.json");
         record.store(&path).unwrap();

@@ -1,18 +1,23 @@
 //! The seed disk: a small read-only disk with the label `cidata`, from which cloud-init in the guest takes its settings.
 //! QEMU shows a directory of the VM's run directory as a FAT disk; what is in the files is the engine's business.
 
+use std::io;
+use std::path::Path;
+
 use lifeboat_engine::ports::hypervisor::{HypervisorError, Launch};
 use serde_json::{Value, json};
 
 use crate::config::VmPaths;
+use crate::confine::User;
 use crate::files;
+use crate::handed::Handed;
 use crate::hypervisor::io_error;
 
 /// Most bytes of all files of a seed together.
 const SIZE_MAX: usize = 1 << 20;
 
-/// Writes the files of the seed, and nothing else, into their directory.
-pub(crate) fn write(launch: &Launch, paths: &VmPaths) -> Result<(), HypervisorError> {
+/// Writes the files of the seed, and nothing else, into their directory, and makes them `user`'s.
+pub(crate) fn write(launch: &Launch, paths: &VmPaths, user: Option<&User>) -> Result<(), HypervisorError> {
     let dir = paths.seed();
     files::remove_tree(dir.as_std_path())
         .map_err(io_error(format!("cannot remove the old seed in {dir}")))?;
@@ -34,16 +39,22 @@ pub(crate) fn write(launch: &Launch, paths: &VmPaths) -> Result<(), HypervisorEr
             )));
         }
         let path = dir.join(name);
-        std::fs::write(&path, text).map_err(io_error(format!("cannot write {path}")))?;
+        let written = std::fs::write(&path, text).and_then(|()| own(path.as_std_path(), user));
+        written.map_err(io_error(format!("cannot write {path}")))?;
     }
-    Ok(())
+    own(dir.as_std_path(), user).map_err(io_error(format!("cannot hand over {dir}")))
+}
+
+fn own(path: &Path, user: Option<&User>) -> io::Result<()> {
+    user.map_or(Ok(()), |user| user.own(path))
 }
 
 /// Options of the seed disk. Always virtio: every guest with cloud-init has its driver, and IDE knows no read-only disks.
-pub(crate) fn arguments(paths: &VmPaths) -> [(&'static str, Value); 2] {
+pub(crate) fn arguments(paths: &VmPaths, handed: &mut Handed) -> io::Result<[(&'static str, Value); 2]> {
+    let dir = handed.directory(&paths.seed())?;
     let node = json!({
-        "driver": "vvfat", "node-name": "seed", "dir": paths.seed(), "label": "cidata", "read-only": true,
+        "driver": "vvfat", "node-name": "seed", "dir": dir, "label": "cidata", "read-only": true,
     });
     let device = json!({"driver": "virtio-blk-pci", "id": "seed", "drive": "seed", "serial": "seed"});
-    [("-blockdev", node), ("-device", device)]
+    Ok([("-blockdev", node), ("-device", device)])
 }

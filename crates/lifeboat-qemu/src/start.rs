@@ -1,6 +1,7 @@
 //! Starting a VM: nothing of an earlier start may be in the way, the process is on record before the guest executes
 //! its first instruction, and a crash between any two steps leaves what the next start understands.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,12 +14,14 @@ use tokio::process::Child;
 
 use crate::command;
 use crate::config::VmPaths;
+use crate::confine::{self, User, Users};
 use crate::files;
 use crate::graph::DiskGraph;
+use crate::handed::{self, Handed};
 use crate::hypervisor::{Qemu, io_error, monitor_error};
 use crate::layers::{Kind, Layer};
 use crate::ledger::{Holder, Images, Run};
-use crate::preflight;
+use crate::preflight::{self, Ready};
 use crate::process::{self, PidRecord};
 use crate::qmp::{Qmp, QmpError};
 use crate::seed;
@@ -32,6 +35,10 @@ const COMING_UP: Duration = Duration::from_secs(60);
 pub(crate) struct Started {
     pub(crate) name: String,
     pub(crate) graphs: Vec<DiskGraph>,
+    /// The set of descriptors by which the process has each file; none of a process that opened its files itself, as those of
+    /// earlier versions did.
+    #[serde(default)]
+    pub(crate) sets: BTreeMap<String, u32>,
 }
 
 pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), HypervisorError> {
@@ -46,27 +53,109 @@ pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), Hypervisor
         .map_err(io_error("cannot remove the mark of an old freeze"))?;
     let run = Run::new(Holder::Vm);
     let graphs = graphs(qemu, launch, run).await?;
-    let started = Started {
-        name: launch.spec.name.clone(),
-        graphs,
-    };
-    let bytes = serde_json::to_vec_pretty(&started)
-        .map_err(|e| HypervisorError::Preflight(format!("the launch cannot be written down: {e}")))?;
-    files::write_durably(paths.launch().as_std_path(), &bytes)
-        .map_err(io_error(format!("cannot write {}", paths.launch())))?;
-    seed::write(launch, &paths)?;
-    if let Some(flash) = &ready.flash {
-        flash.make().await?;
-    }
-    let mut arguments = command::arguments(launch, &started.graphs, &paths, &ready);
-    arguments.extend(["-pidfile".to_owned(), qemu.ledger.witness(vm).into_string()]);
-    tracing::debug!(%vm, ?arguments, "starting QEMU");
-    let spawned = spawn(qemu, vm, &paths, &arguments).await;
-    if spawned.is_err() {
+    let started = bring_up(qemu, launch, graphs, ready).await;
+    if started.is_err() {
         // It was ended, or never was.
         qemu.ledger.closed(vm).await;
     }
-    spawned
+    started
+}
+
+/// Starts the process of a VM whose images are known to be free.
+async fn bring_up(
+    qemu: &Qemu,
+    launch: &Launch,
+    graphs: Vec<DiskGraph>,
+    ready: Ready,
+) -> Result<(), HypervisorError> {
+    let vm = launch.spec.uuid;
+    let Prepared { user, command, given } = prepare(qemu, launch, graphs, ready).await?;
+    tracing::debug!(%vm, ?command, "starting QEMU");
+    let spawned = spawn(qemu, vm, &command, given.handed).await;
+    // It is told from now on by its process.
+    drop(user);
+    spawned.map_err(|error| match error {
+        HypervisorError::DidNotStart(why) => {
+            HypervisorError::DidNotStart(handed::in_words(&why, &given.started.sets))
+        }
+        other => other,
+    })
+}
+
+/// A process that can be started.
+pub(crate) struct Prepared {
+    user: Option<User>,
+    pub(crate) command: Vec<String>,
+    pub(crate) given: Given,
+}
+
+/// What a process is given.
+pub(crate) struct Given {
+    arguments: Vec<String>,
+    pub(crate) handed: Handed,
+    started: Started,
+}
+
+/// Everything before the process: its user, its files, and what it was given, written down.
+pub(crate) async fn prepare(
+    qemu: &Qemu,
+    launch: &Launch,
+    graphs: Vec<DiskGraph>,
+    ready: Ready,
+) -> Result<Prepared, HypervisorError> {
+    let vm = launch.spec.uuid;
+    let paths = qemu.paths(vm);
+    let user = qemu.users.take(vm);
+    let user = user.map_err(io_error("cannot find a user for the VM's process"))?;
+    seed::write(launch, &paths, user.as_ref())?;
+    if let Some(flash) = &ready.flash {
+        flash.make().await?;
+    }
+    let devices = confine::groups(ready.devices());
+    let mut given = give(launch, graphs, &paths, ready).await?;
+    let bytes = serde_json::to_vec_pretty(&given.started)
+        .map_err(|e| HypervisorError::Preflight(format!("the launch cannot be written down: {e}")))?;
+    files::write_durably(paths.launch().as_std_path(), &bytes)
+        .map_err(io_error(format!("cannot write {}", paths.launch())))?;
+    let witness = qemu.ledger.witness(vm);
+    let state = qemu.config.state_dir.as_std_path();
+    let dir = witness.parent().unwrap_or(&witness);
+    let let_in = qemu.users.let_in(state, dir.as_std_path(), user.as_ref());
+    let_in.map_err(io_error(format!("cannot hand over {dir}")))?;
+    given
+        .arguments
+        .extend(["-pidfile".to_owned(), witness.into_string()]);
+    let arguments = std::mem::take(&mut given.arguments);
+    let command = Users::guest(user.as_ref(), &devices, qemu.config.binary(), arguments);
+    Ok(Prepared { user, command, given })
+}
+
+/// Opens what the process is given. Storage that does not answer makes its opener wait.
+async fn give(
+    launch: &Launch,
+    graphs: Vec<DiskGraph>,
+    paths: &VmPaths,
+    ready: Ready,
+) -> Result<Given, HypervisorError> {
+    let (launch, paths) = (launch.clone(), paths.clone());
+    let open = move || {
+        let mut handed = Handed::default();
+        let mut arguments = command::arguments(&launch, &graphs, &paths, &ready, &mut handed)?;
+        let (options, sets) = handed.take_sets();
+        arguments.extend(options);
+        Ok(Given {
+            arguments,
+            handed,
+            started: Started {
+                name: launch.spec.name.clone(),
+                graphs,
+                sets,
+            },
+        })
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = opened.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+    opened.map_err(io_error("cannot open what the VM's process is given"))
 }
 
 /// Refuses when the VM runs; ends what is left of a start that was cut off before the guest ran.
@@ -155,9 +244,13 @@ pub(crate) async fn graphs(
 /// Why a program was not run. Only a file that is not there may be a package that is not installed.
 pub(crate) fn not_run(program: &str) -> impl FnOnce(std::io::Error) -> HypervisorError {
     let program = program.to_owned();
+    let package = match program == confine::SETPRIV {
+        true => "util-linux",
+        false => "QEMU",
+    };
     move |source| HypervisorError::Io {
         what: match source.kind() {
-            std::io::ErrorKind::NotFound => format!("cannot run {program}: is QEMU installed?"),
+            std::io::ErrorKind::NotFound => format!("cannot run {program}: is {package} installed?"),
             _ => format!("cannot run {program}"),
         },
         source,
@@ -215,13 +308,14 @@ async fn check_free(id: &str, path: &Path, format: DiskFormat) -> Result<(), Hyp
     Err(HypervisorError::DidNotStart(detail))
 }
 
-async fn spawn(qemu: &Qemu, vm: VmId, paths: &VmPaths, arguments: &[String]) -> Result<(), HypervisorError> {
-    let binary = qemu.config.binary();
+async fn spawn(qemu: &Qemu, vm: VmId, command: &[String], handed: Handed) -> Result<(), HypervisorError> {
+    let paths = &qemu.paths(vm);
     let log = paths.log();
     let before = std::fs::metadata(&log).map_or(0, |m| m.len());
-    let spawned = process::spawn(binary, arguments, log.as_std_path());
+    let spawned = process::spawn(command, log.as_std_path(), handed.mappings);
     qemu.processes.forget();
-    let mut child = spawned.map_err(io_error(format!("cannot start {binary}")))?;
+    let program = command.first().map_or("", String::as_str);
+    let mut child = spawned.map_err(not_run(program))?;
     let up = match process::record_of(&child) {
         None => Err(HypervisorError::DidNotStart(String::new())),
         Some(record) => match record.store(paths.pid().as_std_path()) {

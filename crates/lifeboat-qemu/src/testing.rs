@@ -2,6 +2,7 @@
 //! never asks the code under test.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::task::Poll;
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::config::{Accel, FIRMWARE_DIRS, QemuConfig};
+use crate::confine::UserRange;
 use crate::hypervisor::Qemu;
 use crate::process::PidRecord;
 use crate::qmp::Qmp;
@@ -36,7 +38,12 @@ impl Host {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut QemuConfig)) -> Self {
-        let dir = tempfile::Builder::new().prefix("lbq").tempdir_in("/tmp").unwrap();
+        // Users of guests pass it on the way to what is theirs.
+        let dir = tempfile::Builder::new()
+            .prefix("lbq")
+            .permissions(std::fs::Permissions::from_mode(0o711))
+            .tempdir_in("/tmp")
+            .unwrap();
         let base = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
         let mut config = QemuConfig {
             run_dir: base.join("run"),
@@ -45,6 +52,7 @@ impl Host {
             reserve_mib: 1,
             binary: None,
             accel: Accel::Tcg,
+            guest_users: Some(UserRange::default()),
             firmware_dirs: FIRMWARE_DIRS.map(Into::into).into(),
         };
         change(&mut config);

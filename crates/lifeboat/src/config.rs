@@ -8,6 +8,7 @@ use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use lifeboat_engine::{Described, EngineConfig};
 use lifeboat_model::reach::Destinations;
 use lifeboat_model::{Timestamp, VmSpec, VmSpecError};
+use lifeboat_qemu::UserRange;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -225,6 +226,24 @@ pub(crate) struct Qemu {
     pub(crate) binary: Utf8PathBuf,
     /// Accelerator.
     pub(crate) accel: Accel,
+    /// Users that guests run as.
+    pub(crate) guest_users: GuestUsers,
+}
+
+/// A range of user ids, or none: then guests run as the daemon's user.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct GuestUsers(pub(crate) Option<UserRange>);
+
+impl TryFrom<String> for GuestUsers {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "none" => Ok(Self(None)),
+            range => range.parse().map(|range| Self(Some(range))),
+        }
+    }
 }
 
 impl Default for Qemu {
@@ -232,6 +251,7 @@ impl Default for Qemu {
         Self {
             binary: "qemu-system-x86_64".into(),
             accel: Accel::Auto,
+            guest_users: GuestUsers(Some(UserRange::default())),
         }
     }
 }

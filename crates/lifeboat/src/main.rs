@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod environment;
 mod private;
+mod rights;
 mod serve;
 
 fn main() -> std::process::ExitCode {

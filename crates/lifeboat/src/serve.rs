@@ -301,6 +301,7 @@ fn qemu(config: &Config) -> QemuConfig {
             Accel::Kvm => lifeboat_qemu::Accel::Kvm,
             Accel::Tcg => lifeboat_qemu::Accel::Tcg,
         },
+        guest_users: config.qemu.guest_users.0,
         firmware_dirs: lifeboat_qemu::FIRMWARE_DIRS.map(Into::into).into(),
     }
 }

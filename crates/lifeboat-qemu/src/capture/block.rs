@@ -1,5 +1,7 @@
 //! The monitor of a process that has a VM's disks open, and what its answers mean for a capture.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 #[cfg(test)]
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -8,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::tracking::Bitmap;
+use crate::handed::{self, Lent};
 use crate::nbd::NbdError;
 use crate::qmp::{Qmp, QmpError};
 
@@ -60,6 +63,12 @@ impl Monitor {
     }
 
     async fn raw(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.spend()?;
+        self.qmp.execute(command, arguments).await
+    }
+
+    /// Counts commands where a test wants the daemon to die before one of them.
+    fn spend(&self) -> Result<(), QmpError> {
         #[cfg(test)]
         if self.budget.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
             (n >= 0).then(|| (n - 1).max(0))
@@ -67,7 +76,36 @@ impl Monitor {
         {
             return Err(QmpError::Closed);
         }
-        self.qmp.execute(command, arguments).await
+        Ok(())
+    }
+
+    /// Hands over a file that the process then opens by the name in the answer.
+    pub(crate) async fn lend(&self, what: &str, file: File) -> Result<Lent, CaptureError> {
+        let lent = async {
+            self.spend()?;
+            handed::lend(&self.qmp, None, file).await
+        };
+        lent.await.map_err(|e| failed(what, e))
+    }
+
+    /// Takes the file back once it is open.
+    pub(crate) async fn take_back(&self, what: &str, lent: &Lent) -> Result<(), CaptureError> {
+        let taken = async {
+            self.spend()?;
+            handed::take_back(&self.qmp, lent).await
+        };
+        taken.await.map_err(|e| failed(what, e))
+    }
+
+    /// Hands over a socket under a name that the next command uses up.
+    pub(crate) async fn give(&self, what: &str, name: &str, socket: OwnedFd) -> Result<(), CaptureError> {
+        let given = async {
+            self.spend()?;
+            self.qmp
+                .execute_with_file("getfd", json!({"fdname": name}), socket)
+                .await
+        };
+        given.await.map(drop).map_err(|e| failed(what, e))
     }
 
     /// Runs a command that is refused when there is nothing to do, which is as good.

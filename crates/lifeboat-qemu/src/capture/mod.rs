@@ -61,9 +61,9 @@ use self::offline::Offline;
 use self::source::Shared;
 pub(crate) use self::source::Source;
 use self::space::Space;
-use crate::config::VmPaths;
 use crate::graph;
 use crate::hypervisor::Qemu;
+use crate::ledger::Holder;
 use crate::preflight;
 use crate::process::{PidRecord, Process};
 use crate::qmp::Qmp;
@@ -79,7 +79,7 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
     let paths = qemu.paths(vm);
     if process_of(qemu, vm).await?.is_none() {
         let (offline, monitor) = Offline::open(qemu, launch, disks).await?;
-        let shared = share(qemu, launch, disks, monitor, &paths.offline(), None).await;
+        let shared = share(qemu, launch, disks, monitor, Holder::StandIn, None).await;
         return match shared {
             Ok(shared) => Ok(Source::new(shared, Some(offline))),
             Err(error) => {
@@ -99,7 +99,7 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
         vm,
         thawing: qemu.thawing.clone(),
     });
-    let shared = share(qemu, launch, disks, monitor, &paths, freezer).await?;
+    let shared = share(qemu, launch, disks, monitor, Holder::Vm, freezer).await?;
     Ok(Source::new(shared, None))
 }
 
@@ -116,15 +116,19 @@ async fn share(
     launch: &Launch,
     wanted: &[DiskId],
     monitor: Qmp,
-    paths: &VmPaths,
+    holder: Holder,
     freezer: Option<Freezer>,
 ) -> Result<Arc<Shared>, CaptureError> {
+    let paths = match holder {
+        Holder::Vm => qemu.paths(launch.spec.uuid),
+        Holder::StandIn => qemu.paths(launch.spec.uuid).offline(),
+    };
     let monitor = Monitor::new(monitor);
     let nodes = monitor.nodes().await?;
     let mut disks = Vec::new();
     let mut shells = Vec::new();
     let mut persistent = Vec::new();
-    let holder = PidRecord::load(paths.pid().as_std_path()).map_or(0, |record| record.pid);
+    let pid = PidRecord::load(paths.pid().as_std_path()).map_or(0, |record| record.pid);
     let mut data = Vec::new();
     for id in wanted {
         let name = graph::disk_node(id);
@@ -138,7 +142,7 @@ async fn share(
         });
         persistent.push(node.driver == "qcow2");
         let image = launch.disks.iter().find(|d| d.id == *id).map(|d| &d.image);
-        data.push(image.and_then(|image| holes::file_of(image, holder)));
+        data.push(image.and_then(|image| holes::file_of(image, pid)));
         shells.push(match image {
             Some(DiskImage::Plain {
                 format: DiskFormat::Raw,
@@ -156,6 +160,7 @@ async fn share(
         vm: launch.spec.uuid,
         ledger: Arc::clone(&qemu.ledger),
         nbd: paths.nbd(),
+        holder,
         space: Space {
             dir: paths.spool().to_owned(),
             reserve: qemu.config.reserve_mib << 20,

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::block::failed;
 use crate::config::VmPaths;
+use crate::confine::Users;
 use crate::files;
 use crate::graph::{self, DiskGraph};
 use crate::hypervisor::{self, Hold, Qemu};
@@ -54,7 +55,7 @@ impl Offline {
         let run = Run::new(Holder::StandIn);
         let graphs = start::graphs(qemu, &wanted, run).await.map_err(trouble)?;
         let paths = paths.offline();
-        let (process, monitor, record) = match spawn(&paths).await {
+        let (process, monitor, record) = match spawn(&qemu.users, &paths).await {
             Ok(up) => up,
             Err(error) => {
                 qemu.ledger.closed(vm).await;
@@ -90,7 +91,7 @@ impl Offline {
     }
 }
 
-async fn spawn(paths: &VmPaths) -> Result<(Process, Qmp, PidRecord), HypervisorError> {
+async fn spawn(users: &Users, paths: &VmPaths) -> Result<(Process, Qmp, PidRecord), HypervisorError> {
     let io = |what: &str| hypervisor::io_error(format!("{what} {}", paths.dir().display()));
     files::private_dir(paths.dir()).map_err(io("cannot create"))?;
     let mut arguments = Vec::new();
@@ -104,7 +105,8 @@ async fn spawn(paths: &VmPaths) -> Result<(Process, Qmp, PidRecord), HypervisorE
     }
     let log = paths.log();
     let before = std::fs::metadata(&log).map_or(0, |m| m.len());
-    let mut child = process::spawn("qemu-storage-daemon", &arguments, log.as_std_path())
+    let command = users.tool("qemu-storage-daemon", arguments);
+    let mut child = process::spawn(&command, log.as_std_path(), Vec::new())
         .map_err(io("cannot start qemu-storage-daemon in"))?;
     let died = || HypervisorError::DidNotStart("qemu-storage-daemon ended at once".to_owned());
     let record = process::record_of(&child);

@@ -21,12 +21,16 @@ use super::space::Space;
 use super::tracking::{self, Bitmap, Tracked};
 use super::view::{self, View};
 use crate::graph;
-use crate::ledger::Ledger;
+use crate::handed;
+use crate::ledger::{Holder, Ledger};
 use crate::shell;
 
 const FLEECE: &str = "fleece-";
 const FILTER: &str = "cbw-";
 const SNAPSHOT: &str = "snap-";
+
+/// Under which a guest's process is given the socket that its disks are read at.
+const NBD_SOCKET: &str = "nbd";
 
 /// Seconds after which a write of the guest no longer waits for its old data to be saved; the instant is given up
 /// instead.
@@ -46,6 +50,9 @@ pub(crate) struct Shared {
     pub(crate) vm: VmId,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) nbd: Utf8PathBuf,
+    /// Whose process it is. A guest's is given open files; the stand-in opens and makes them itself, because it has no command
+    /// to take one.
+    pub(crate) holder: Holder,
     pub(crate) space: Space,
     /// Only with a guest that has an agent.
     pub(crate) freezer: Option<Freezer>,
@@ -214,12 +221,20 @@ impl Shared {
         self.space.check()?;
         for disk in &self.disks {
             let id = &disk.id;
-            let file = self.space.create(id, disk.size)?;
+            let (file, path) = self.space.create(id, disk.size)?;
+            let lent = match self.holder {
+                Holder::Vm => Some(self.monitor.lend(what, file).await?),
+                Holder::StandIn => None,
+            };
+            let name = lent.map_or_else(|| path.display().to_string(), |lent| lent.name());
             let fleece = json!({
-                "driver": "file", "node-name": format!("{FLEECE}{id}"), "filename": file, "discard": "unmap",
+                "driver": "file", "node-name": format!("{FLEECE}{id}"), "filename": name, "discard": "unmap",
                 "cache": {"direct": false, "no-flush": true},
             });
             self.monitor.run(what, "blockdev-add", fleece).await?;
+            if let Some(lent) = lent {
+                self.monitor.take_back(what, &lent).await?;
+            }
         }
         self.monitor.transaction(what, self.additions(next)).await?;
         for disk in &self.disks {
@@ -309,7 +324,17 @@ impl Shared {
     }
 
     pub(crate) async fn serve(&self, what: &str) -> Result<(), CaptureError> {
-        let address = json!({"addr": {"type": "unix", "data": {"path": self.nbd}}});
+        let address = match self.holder {
+            Holder::Vm => {
+                let socket = handed::listen(&self.nbd).map_err(|e| CaptureError::Block {
+                    what: format!("making the socket {}", self.nbd),
+                    detail: e.to_string(),
+                })?;
+                self.monitor.give(what, NBD_SOCKET, socket.into()).await?;
+                json!({"addr": {"type": "fd", "data": {"str": NBD_SOCKET}}})
+            }
+            Holder::StandIn => json!({"addr": {"type": "unix", "data": {"path": self.nbd}}}),
+        };
         self.monitor.run(what, "nbd-server-start", address).await?;
         Ok(())
     }

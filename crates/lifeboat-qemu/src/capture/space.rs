@@ -1,6 +1,6 @@
 //! Temporary space: what a guest overwrites while an instant is read is kept in files here.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -40,21 +40,23 @@ impl Space {
         Ok(())
     }
 
-    /// An empty file as large as the disk, occupying nothing.
-    pub(crate) fn create(&self, disk: &DiskId, size: u64) -> Result<PathBuf, CaptureError> {
+    /// An empty file as large as the disk, occupying nothing, and its path.
+    pub(crate) fn create(&self, disk: &DiskId, size: u64) -> Result<(File, PathBuf), CaptureError> {
         let path = self.dir.join(format!("{disk}.old"));
         let make = || {
             files::private_dir(&self.dir)?;
             files::remove(&path)?;
-            OpenOptions::new()
+            let file = OpenOptions::new()
+                .read(true)
                 .write(true)
                 .create_new(true)
                 .mode(0o600)
-                .open(&path)?
-                .set_len(size)
+                .open(&path)?;
+            file.set_len(size)?;
+            Ok(file)
         };
-        make().map_err(|e| self.failed(e))?;
-        Ok(path)
+        let file = make().map_err(|e| self.failed(e))?;
+        Ok((file, path))
     }
 
     /// Gives everything back.

@@ -5,14 +5,17 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -96,7 +99,7 @@ struct Inner {
     shared: Arc<Shared>,
     next_id: AtomicU64,
     version: (u64, u64, u64),
-    send: mpsc::Sender<Vec<u8>>,
+    send: mpsc::Sender<Line>,
     closed: watch::Receiver<bool>,
     tasks: [AbortHandle; 2],
 }
@@ -105,6 +108,13 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
     }
+}
+
+/// A command on its way, with what it hands over.
+#[derive(Debug)]
+struct Line {
+    bytes: Vec<u8>,
+    file: Option<OwnedFd>,
 }
 
 type Reply = oneshot::Sender<Result<Value, Failure>>;
@@ -255,7 +265,32 @@ impl Qmp {
         arguments: Value,
         timeout: Duration,
     ) -> Result<Value, QmpError> {
-        let outcome = tokio::time::timeout(timeout, self.round_trip(command, arguments)).await;
+        self.command(command, arguments, None, timeout).await
+    }
+
+    /// [`Qmp::execute`] of a command that takes an open file, such as `add-fd` or `getfd`. QEMU has it from then on, and this
+    /// process no longer.
+    ///
+    /// # Errors
+    /// See [`QmpError`].
+    pub async fn execute_with_file(
+        &self,
+        command: &str,
+        arguments: Value,
+        file: OwnedFd,
+    ) -> Result<Value, QmpError> {
+        self.command(command, arguments, Some(file), DEFAULT_TIMEOUT)
+            .await
+    }
+
+    async fn command(
+        &self,
+        command: &str,
+        arguments: Value,
+        file: Option<OwnedFd>,
+        timeout: Duration,
+    ) -> Result<Value, QmpError> {
+        let outcome = tokio::time::timeout(timeout, self.round_trip(command, arguments, file)).await;
         let failure = match outcome {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(failure)) => failure,
@@ -277,7 +312,12 @@ impl Qmp {
         })
     }
 
-    async fn round_trip(&self, command: &str, arguments: Value) -> Result<Value, Failure> {
+    async fn round_trip(
+        &self,
+        command: &str,
+        arguments: Value,
+        file: Option<OwnedFd>,
+    ) -> Result<Value, Failure> {
         let permit = self.inner.send.reserve().await;
         let (reply, answer) = oneshot::channel();
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
@@ -300,7 +340,10 @@ impl Qmp {
         if let (false, Some(object)) = (arguments.is_null(), line.as_object_mut()) {
             object.insert("arguments".to_owned(), arguments);
         }
-        permit.send(format!("{line}\n").into_bytes());
+        permit.send(Line {
+            bytes: format!("{line}\n").into_bytes(),
+            file,
+        });
         answer.await.unwrap_or(Err(Failure::Closed))
     }
 
@@ -462,13 +505,41 @@ fn deliver(decoder: &mut Decoder, shared: &Shared) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn write_task(mut write: OwnedWriteHalf, mut lines: mpsc::Receiver<Vec<u8>>) {
+async fn write_task(mut write: OwnedWriteHalf, mut lines: mpsc::Receiver<Line>) {
     // A failure to write ends this task; the reader sees the end of the connection and tells everyone.
-    while let Some(line) = lines.recv().await {
-        if write.write_all(&line).await.is_err() {
+    while let Some(Line { bytes, file }) = lines.recv().await {
+        let sent = match file {
+            None => Ok(0),
+            Some(file) => hand_over(write.as_ref(), &bytes, &file).await,
+        };
+        let Ok(sent) = sent else { return };
+        if write
+            .write_all(bytes.get(sent..).unwrap_or_default())
+            .await
+            .is_err()
+        {
             return;
         }
     }
+}
+
+/// Sends the beginning of a command with the file it hands over, and says how many bytes went with it.
+async fn hand_over(stream: &UnixStream, bytes: &[u8], file: &OwnedFd) -> io::Result<usize> {
+    let send = || {
+        let files = [file.as_fd()];
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut with = SendAncillaryBuffer::new(&mut room);
+        if !with.push(SendAncillaryMessage::ScmRights(&files)) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(sendmsg(
+            stream,
+            &[IoSlice::new(bytes)],
+            &mut with,
+            SendFlags::NOSIGNAL,
+        )?)
+    };
+    stream.async_io(Interest::WRITABLE, send).await
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ fn serve(path: &Utf8Path) -> Result<Exit, Failure> {
     let wrong = |e: String| Failure::new(Exit::Failed, e, "");
     let config = Config::load(path).map_err(|e| wrong(e.to_string()))?;
     log_to_stderr(&config.log).map_err(wrong)?;
+    crate::rights::give_up().map_err(|e| wrong(format!("cannot give up rights that are not needed: {e}")))?;
     runtime(true)?
         .block_on(crate::serve::run(config))
         .map_err(|e| wrong(chain(e.as_ref())))?;

@@ -1,6 +1,7 @@
 //! Two hosts, a VM without a system whose disks are written by the test, and the record of what was written and acknowledged.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +58,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl World {
     pub(crate) fn new(setup: Setup) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("lbf").tempdir()?;
+        // Guests' users pass it on the way to what is theirs.
+        let passable = std::fs::Permissions::from_mode(0o711);
+        let dir = tempfile::Builder::new()
+            .prefix("lbf")
+            .permissions(passable)
+            .tempdir()?;
         let mut authority = Command::new(binary());
         authority.args(["cert", "init", "--name", "Faults"]);
         run(authority.arg(dir.path().join("ca")))?;

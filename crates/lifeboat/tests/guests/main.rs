@@ -3,6 +3,7 @@
 
 mod addresses;
 mod attacks;
+mod attacks_guest;
 mod attacks_paths;
 mod cim;
 mod copies;

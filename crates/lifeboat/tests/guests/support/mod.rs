@@ -104,6 +104,12 @@ fn private_dir(at: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(at)
 }
 
+/// Guests' users pass it on the way to what is theirs.
+fn passable(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711)).unwrap();
+}
+
 pub fn free_port() -> u16 {
     lifeboat_faults::port::free().unwrap()
 }
@@ -125,6 +131,7 @@ pub fn run(program: &str, args: &[&str]) -> String {
 impl World {
     pub fn new(setup: &Setup) -> Self {
         let dir = tempfile::Builder::new().prefix("lb").tempdir().unwrap();
+        passable(dir.path());
         let uuid = uuid::Uuid::new_v4().to_string();
         let ca = dir.path().join("ca");
         run(
@@ -373,6 +380,7 @@ impl Host {
         for sub in ["vms", "state", "run", "replicas", "tls"] {
             private_dir(&dir.join(sub)).unwrap();
         }
+        passable(&dir);
         let spool = match &setup.spool_dir {
             Some(s) if name.starts_with('a') => s.clone(),
             _ => dir.join("spool"),

@@ -1,0 +1,292 @@
+//! What a guest's process is given already open, so that it needs no right to any path: images and logs as sets of descriptors
+//! that QEMU opens by the name `/dev/fdset/N`, sockets that already listen, and directories.
+//!
+//! The daemon keeps nothing of it open once the process runs: the lock on an image belongs to whoever has the same open
+//! file. For that reason QEMU must not keep a descriptor in a set either when it opens an image anew with other rights, see
+//! [`crate::merge`].
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use camino::Utf8Path;
+use command_fds::FdMapping;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::files;
+use crate::qmp::{Qmp, QmpError};
+
+/// The first number that a process is given something under; below are its standard streams.
+const FIRST: i32 = 3;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    /// Made when it is not there, for this user only, and written to at its end.
+    Append,
+}
+
+/// Everything that one process is given.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    pub(crate) mappings: Vec<FdMapping>,
+    /// Options that make the sets.
+    options: Vec<String>,
+    /// File → its set.
+    sets: BTreeMap<String, u32>,
+}
+
+impl Handed {
+    /// The options that make the sets known to QEMU, and the set of each file.
+    pub(crate) fn take_sets(&mut self) -> (Vec<String>, BTreeMap<String, u32>) {
+        (std::mem::take(&mut self.options), std::mem::take(&mut self.sets))
+    }
+
+    /// Opens a file, and says by which name the process opens it. An error names the file.
+    pub(crate) fn file(&mut self, path: &str, access: Access) -> io::Result<String> {
+        let file = open(Path::new(path), access).map_err(|e| named(path, &e))?;
+        let number = self.descriptor(file.into());
+        let set = u32::try_from(self.sets.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        // What it stands for, for whoever asks QEMU. A comma is written twice.
+        let stands_for = path.replace(',', ",,");
+        let option = format!("fd={number},set={set},opaque={stands_for}");
+        self.options.extend(["-add-fd".to_owned(), option]);
+        self.sets.insert(path.to_owned(), set);
+        Ok(set_name(set))
+    }
+
+    /// A socket that listens at `path`, and its number in the process.
+    pub(crate) fn listener(&mut self, path: &Utf8Path) -> io::Result<i32> {
+        let listener = listen(path).map_err(|e| named(path.as_str(), &e))?;
+        Ok(self.descriptor(listener.into()))
+    }
+
+    /// A directory, and the name by which the process finds it, whatever lies above it.
+    pub(crate) fn directory(&mut self, path: &Utf8Path) -> io::Result<String> {
+        let dir = File::open(path).map_err(|e| named(path.as_str(), &e))?;
+        let number = self.descriptor(dir.into());
+        Ok(format!("/proc/self/fd/{number}"))
+    }
+
+    /// The options of a block node with everything below it, in which every file is one that is handed over.
+    pub(crate) fn node(&mut self, node: &Value) -> io::Result<Value> {
+        self.opened(node, false)
+    }
+
+    /// QEMU opens a backing image for reading unless told otherwise, and every other part like what it is a part of.
+    fn opened(&mut self, node: &Value, read_only: bool) -> io::Result<Value> {
+        let Value::Object(options) = node else {
+            return Ok(node.clone());
+        };
+        let read_only = options
+            .get("read-only")
+            .and_then(Value::as_bool)
+            .unwrap_or(read_only);
+        let access = match read_only {
+            true => Access::Read,
+            false => Access::Write,
+        };
+        let mut handed = Map::new();
+        for (key, value) in options {
+            let value = match (key.as_str(), value) {
+                ("filename", Value::String(path)) => self.file(path, access)?.into(),
+                ("backing", below) => self.opened(below, true)?,
+                (_, part) => self.opened(part, read_only)?,
+            };
+            handed.insert(key.clone(), value);
+        }
+        Ok(handed.into())
+    }
+
+    fn descriptor(&mut self, parent_fd: OwnedFd) -> i32 {
+        let above = i32::try_from(self.mappings.len()).unwrap_or(i32::MAX);
+        let child_fd = FIRST.saturating_add(above);
+        self.mappings.push(FdMapping { parent_fd, child_fd });
+        child_fd
+    }
+}
+
+/// The name by which QEMU opens a file of a set.
+pub(crate) fn set_name(set: impl std::fmt::Display) -> String {
+    format!("/dev/fdset/{set}")
+}
+
+/// A file in a set of a running process.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Lent {
+    fdset_id: u64,
+    fd: u64,
+}
+
+impl Lent {
+    /// By which QEMU opens it.
+    pub(crate) fn name(&self) -> String {
+        set_name(self.fdset_id)
+    }
+}
+
+/// Hands an open file over to a running process, into this set or into a new one.
+pub(crate) async fn lend(monitor: &Qmp, set: Option<u32>, file: File) -> Result<Lent, QmpError> {
+    let arguments = match set {
+        Some(set) => json!({"fdset-id": set}),
+        None => json!({}),
+    };
+    let lent = monitor
+        .execute_with_file("add-fd", arguments, file.into())
+        .await?;
+    serde_json::from_value(lent).map_err(|e| QmpError::Protocol(format!("the answer to add-fd: {e}")))
+}
+
+/// Takes a file out of its set. Whatever QEMU opened by it stays open; a set without any is gone.
+pub(crate) async fn take_back(monitor: &Qmp, lent: &Lent) -> Result<(), QmpError> {
+    let arguments = json!({"fdset-id": lent.fdset_id, "fd": lent.fd});
+    match monitor.execute("remove-fd", arguments).await {
+        // It was taken out before.
+        Ok(_) | Err(QmpError::Command { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes all files out of these sets.
+pub(crate) async fn empty(monitor: &Qmp, sets: &[u32]) -> Result<(), QmpError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Set {
+        fdset_id: u64,
+        fds: Vec<Member>,
+    }
+    #[derive(Deserialize)]
+    struct Member {
+        fd: u64,
+    }
+    let known = monitor.execute("query-fdsets", Value::Null).await?;
+    let known: Vec<Set> = serde_json::from_value(known)
+        .map_err(|e| QmpError::Protocol(format!("the answer to query-fdsets: {e}")))?;
+    let wanted = known
+        .iter()
+        .filter(|known| sets.iter().any(|set| u64::from(*set) == known.fdset_id));
+    for set in wanted {
+        for Member { fd } in &set.fds {
+            let lent = Lent {
+                fdset_id: set.fdset_id,
+                fd: *fd,
+            };
+            take_back(monitor, &lent).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What QEMU said of the files of its sets, with their names.
+pub(crate) fn in_words(said: &str, sets: &BTreeMap<String, u32>) -> String {
+    let mut sets: Vec<_> = sets.iter().collect();
+    // 12 before 1.
+    sets.sort_by_key(|(_, set)| std::cmp::Reverse(**set));
+    let named = |said: String, (path, set): (&String, &u32)| said.replace(&set_name(set), path);
+    sets.into_iter().fold(said.to_owned(), named)
+}
+
+pub(crate) fn open(path: &Path, access: Access) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    match access {
+        Access::Read => options.read(true),
+        Access::Write => options.read(true).write(true),
+        Access::Append => options.append(true).create(true).mode(0o600),
+    };
+    options.open(path)
+}
+
+/// A socket that only this user and root can connect to, in place of one that an earlier process left.
+pub(crate) fn listen(path: &Utf8Path) -> io::Result<UnixListener> {
+    files::remove(path.as_std_path())?;
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn named(path: &str, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{path}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::fs::{OFlags, fcntl_getfl};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_file_of_a_graph_is_opened_as_qemu_would_open_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, name).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (top, data, middle, base) = (path("top, 1"), path("data"), path("middle"), path("base"));
+        let file = |name: &str| json!({"driver": "file", "filename": name});
+        let node = json!({
+            "driver": "qcow2", "file": file(&top), "data-file": file(&data), "discard": "unmap",
+            "backing": {
+                "driver": "qcow2", "file": file(&middle),
+                "backing": {"driver": "raw", "read-only": false, "file": file(&base)},
+            },
+        });
+        let mut handed = Handed::default();
+        let opened = handed.node(&node).unwrap();
+        let (options, sets) = handed.take_sets();
+        assert_eq!(sets.keys().collect::<Vec<_>>(), [&base, &data, &middle, &top]);
+        let table = [
+            ("/file", &top, OFlags::RDWR),
+            ("/data-file", &data, OFlags::RDWR),
+            ("/backing/file", &middle, OFlags::RDONLY),
+            ("/backing/backing/file", &base, OFlags::RDWR),
+        ];
+        for (at, path, flags) in table {
+            let set = sets[path.as_str()];
+            let name = opened.pointer(at).unwrap()["filename"].as_str().unwrap();
+            assert_eq!(name, format!("/dev/fdset/{set}"), "{at}");
+            let option = options
+                .iter()
+                .find(|o| o.contains(&format!(",set={set},")))
+                .unwrap();
+            assert!(
+                option.ends_with(&format!("opaque={}", path.replace(',', ",,"))),
+                "{option}"
+            );
+            let mapping = handed
+                .mappings
+                .iter()
+                .find(|m| option.starts_with(&format!("fd={},", m.child_fd)));
+            let fd = mapping.unwrap().parent_fd.as_fd();
+            assert_eq!(fcntl_getfl(fd).unwrap() & OFlags::ACCMODE, flags, "{path}");
+        }
+        assert_eq!(opened["discard"], "unmap");
+        let gone = handed.node(&file("/no/such")).unwrap_err();
+        assert!(gone.to_string().contains("/no/such"), "{gone}");
+    }
+
+    #[test]
+    fn a_socket_takes_the_place_of_one_that_was_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = camino::Utf8PathBuf::from_path_buf(dir.path().join("a.sock")).unwrap();
+        let mut handed = Handed::default();
+        let first = handed.listener(&path).unwrap();
+        let second = handed.listener(&path).unwrap();
+        assert_eq!((first, second), (3, 4));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+    }
+}
