@@ -15,16 +15,19 @@ const FAULTS: &str = "lifeboat-faults";
 const ADMISSION: &str = "lifeboat-admission";
 /// What listeners and callers share: which certificates are not accepted although their authority is.
 const TRUST: &str = "lifeboat-trust";
+/// What only an ioctl can do, as safe functions. It knows nothing of ours.
+const KERNEL: &str = "lifeboat-kernel";
 /// Not shipped: it measures the built product and, below it, single adapters.
 const BENCH: &str = "lifeboat-bench";
 
 /// What each of our crates may depend on. Adapters never appear on a right side except the binaries'.
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        MODEL | WORKLOAD | FAULTS | ADMISSION | "xtask" => &[],
+        MODEL | WORKLOAD | FAULTS | ADMISSION | KERNEL | "xtask" => &[],
         DELTALOG | CIM | TRUST => &[MODEL],
         ENGINE => &[MODEL, DELTALOG],
-        SIM | "lifeboat-qemu" | "lifeboat-store" | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
+        SIM | "lifeboat-qemu" | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
+        "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, KERNEL],
         "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TRUST],
         "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION, TRUST],
         "lifeboat" | BENCH => &[
@@ -33,6 +36,7 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
             ENGINE,
             CIM,
             TRUST,
+            KERNEL,
             "lifeboat-qemu",
             "lifeboat-store",
             "lifeboat-catalog",
@@ -95,6 +99,7 @@ mod tests {
         );
         assert_eq!(errors("lifeboat", &[(Kind::Dev, FAULTS)]), 0);
         assert_eq!(errors("lifeboat-link", &[(Kind::Product, ADMISSION)]), 0);
+        assert_eq!(errors("lifeboat-store", &[(Kind::Product, KERNEL)]), 0);
         assert_eq!(
             errors(
                 "lifeboat",
@@ -118,6 +123,8 @@ mod tests {
         assert_eq!(errors(FAULTS, &[(Kind::Product, MODEL)]), 1);
         assert_eq!(errors(ADMISSION, &[(Kind::Product, MODEL)]), 1);
         assert_eq!(errors("lifeboat-engine", &[(Kind::Product, ADMISSION)]), 1);
+        assert_eq!(errors("lifeboat-engine", &[(Kind::Product, KERNEL)]), 1);
+        assert_eq!(errors(KERNEL, &[(Kind::Product, MODEL)]), 1);
         assert_eq!(errors("lifeboat", &[(Kind::Product, BENCH)]), 1);
         assert_eq!(errors("lifeboat-novel", &[]), 1);
     }

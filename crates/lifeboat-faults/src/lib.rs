@@ -7,6 +7,7 @@
 //! | [`disk`] | a disk with a volatile cache, as data in memory |
 //! | [`served`] | that disk as a file of a FUSE mount, with errors, hangs, delays and power cuts |
 //! | [`volume`] | a real file system on a loop device on that file |
+//! | [`keys`] | an encrypted directory's key, taken away |
 //! | [`link`] | the way between two hosts |
 //! | [`clock`] | the wall clock a process sees |
 //! | [`monitor`] | writing to the disks of a running QEMU the way a guest does |
@@ -19,6 +20,7 @@
 pub mod clock;
 pub mod disk;
 pub mod history;
+pub mod keys;
 pub mod link;
 pub mod monitor;
 pub mod port;

@@ -1,0 +1,19 @@
+//! What only an ioctl of the kernel can do, as safe functions. It knows nothing of Lifeboat's formats and decides nothing about
+//! replicas.
+//!
+//! - `ioctl` makes the calls. It is the only module of the project with unsafe code.
+//! - [`encryption`] is the encryption of directories by their file system (fscrypt, policies of version 2): keys, policies, and
+//!   how a directory stands.
+//! - [`at_rest`] is what follows from that for a program that keeps files in such directories: it gives the key to a file system,
+//!   makes new directories encrypted, and refuses locked ones.
+
+pub mod at_rest;
+pub mod encryption;
+#[allow(
+    unsafe_code,
+    reason = "an ioctl is a pointer and a promise; this module makes the promises"
+)]
+mod ioctl;
+
+pub use at_rest::{AtRest, AtRestError};
+pub use encryption::{KeyError, KeyId, MasterKey, Standing};
