@@ -1,6 +1,7 @@
 //! Schemas of what the REST surface carries, written by hand so that the engine's types need no HTTP library. A test
 //! serialises one of each and holds it against these.
 
+mod at_rest;
 mod history;
 mod keys;
 mod lifecycle;
@@ -80,6 +81,7 @@ pub(crate) fn all() -> Value {
         .chain(replication())
         .chain(lifecycle::schemas())
         .chain(history::schemas())
+        .chain(at_rest::schemas())
         .chain(keys::schemas())
         .chain(host())
     {
@@ -442,6 +444,7 @@ fn view() -> Value {
             ("hold", or_null(&reference("HoldView"))),
             ("changes", or_null(&reference("ChangesView"))),
             ("dir", directory()),
+            ("at_rest", or_null(&reference("AtRest"))),
             ("keys", list("KnownKey")),
         ],
     )
@@ -741,6 +744,11 @@ fn server_view() -> Value {
             ("settings", reference("ServerSettings")),
             ("certificates", list("Certificate")),
             ("keys", reference("ServerKeys")),
+            (
+                "encrypts_new",
+                flag("Whether the directories of new replicas are made encrypted"),
+            ),
+            ("directories", list("DirectoryView")),
             (
                 "notes",
                 json!({ "type": "array", "items": text("What of this host needs attention, with the way out") }),

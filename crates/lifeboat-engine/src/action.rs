@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::by::By;
 use crate::hold::Reason;
-use crate::ports::environment::Certificate;
+use crate::ports::environment::{AtRest, Certificate};
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{Abandoned, BulkProgress, Target};
 use crate::records::{
@@ -598,6 +598,10 @@ pub struct ReplicationView {
     /// Directory in which this host keeps the VM's data; `None` when its disks are the images of its description.
     #[serde(default)]
     pub dir: Option<String>,
+    /// Whether that directory is encrypted; asked of the kernel for this view. `None` without one, and when its storage did not
+    /// answer in time.
+    #[serde(default)]
+    pub at_rest: Option<AtRest>,
     /// By which keys the hosts of this replication are known here.
     #[serde(default)]
     pub keys: Vec<KnownKey>,
@@ -704,9 +708,39 @@ pub struct ServerView {
     /// Keys of this host.
     #[serde(default)]
     pub keys: ServerKeys,
+    /// Whether the directories of new replicas are made encrypted.
+    #[serde(default)]
+    pub encrypts_new: bool,
+    /// The directories that hold guests' data, and whether they are encrypted; asked of the kernel for this view.
+    #[serde(default)]
+    pub directories: Vec<DirectoryView>,
     /// What of this host needs attention, with the way out, in words.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// A directory that holds guests' data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryView {
+    /// What is in it.
+    pub content: DirectoryContent,
+    /// Its path.
+    pub path: String,
+    /// Whether it is encrypted.
+    pub at_rest: AtRest,
+}
+
+/// What a directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DirectoryContent {
+    /// Changes on their way, and what a guest wrote over while it was read.
+    Spool,
+    /// A directory for each replica: the storage location of an authorization entry. Encrypted itself or not, new
+    /// replicas below it are as [`ServerView::encrypts_new`] says.
+    Location,
+    /// The files of one VM.
+    Replica,
 }
 
 /// Keys of a host, by their SHA-256: what other hosts know it by.

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::action::{Action, Answer, Management, Refusal, ServerView, VmRef, VmView};
+use crate::action::{Action, Answer, Management, Refusal, VmRef, VmView};
 use crate::actor::{Actor, Message, chain, failed};
 use crate::aging::Stamp;
 use crate::by::{self, By};
@@ -332,6 +332,7 @@ impl Host {
                 failed(host, format!("an image: {detail}"))
             }
             StoreError::Damaged { .. } => failed(host, "an image is damaged".into()),
+            StoreError::Locked { .. } => failed(host, "its files are locked, their key is missing".into()),
             StoreError::Busy(_) => failed(host, "a file is in use by a running VM".into()),
             StoreError::Failing { .. } => failed(host, "writing a file failed".into()),
             StoreError::Io { .. } => failed(host, "its storage failed".into()),
@@ -604,19 +605,6 @@ impl Engine {
         Ok(Answer::Done)
     }
 
-    fn server(&self) -> Answer {
-        let config = &self.host.config;
-        Answer::Server(ServerView {
-            host: config.name.clone(),
-            version: config.version.clone(),
-            listen: config.listen.clone(),
-            settings: self.host.access(|a| a.server.clone()),
-            certificates: self.host.certificates(),
-            keys: self.host.shown_keys(),
-            notes: self.host.notes(),
-        })
-    }
-
     async fn events(&self, vm: Option<&VmRef>, limit: u32) -> Result<Answer, Refusal> {
         let vm = match vm {
             None => None,
@@ -809,7 +797,7 @@ impl Engine {
             Action::ListAuthorization => Ok(Answer::Entries(self.host.access(|a| a.entries.clone()))),
             Action::AddAuthorization { entry } => self.add_authorization(entry.clone()).await,
             Action::RemoveAuthorization { primary } => self.remove_authorization(primary).await,
-            Action::ShowServer => Ok(self.server()),
+            Action::ShowServer => self.server().await,
             Action::ListRequests => Ok(self.list_requests()),
             Action::SetServer { settings } => self.set_server(settings.clone()).await,
             Action::TrustKey { vm, host, key } => self.trust_key(vm.as_ref(), host, *key).await,
@@ -982,15 +970,7 @@ impl Engine {
     /// What the primary and the replica's administrator get to know of a log that was not stored. A broken connection
     /// and a log that comes in the wrong order are the primary's business alone.
     fn not_received(&self, e: StoreError) -> (Result<LogReceipt, PeerRefusal>, Option<Message>) {
-        let own = matches!(
-            e,
-            StoreError::NoSpace(_)
-                | StoreError::OverQuota { .. }
-                | StoreError::Damaged { .. }
-                | StoreError::Failing { .. }
-                | StoreError::BadLog(_)
-        );
-        let message = own.then(|| Message::ReceiveFailed {
+        let message = e.concerns_this_host().then(|| Message::ReceiveFailed {
             why: chain(&e),
             no_room: e.lacks_room(),
         });

@@ -7,6 +7,7 @@
 pub mod action;
 mod actor;
 mod aging;
+mod at_rest;
 mod authorization;
 mod backlog;
 pub mod by;

@@ -17,7 +17,9 @@ pub(crate) fn findings(info: Option<&Result<ReplicaInfo, StoreError>>) -> Vec<Fi
     match info {
         None => Vec::new(),
         Some(Ok(info)) => info.faults.iter().map(finding).collect(),
-        Some(Err(e @ (StoreError::Damaged { .. } | StoreError::Failing { .. }))) => {
+        Some(Err(
+            e @ (StoreError::Damaged { .. } | StoreError::Locked { .. } | StoreError::Failing { .. }),
+        )) => {
             vec![Finding::critical(format!(
                 "the replica cannot be used: {}",
                 chain(e)
@@ -42,21 +44,22 @@ pub(crate) fn findings(info: Option<&Result<ReplicaInfo, StoreError>>) -> Vec<Fi
 
 fn finding(fault: &StorageFault) -> Finding {
     match fault.kind {
-        Kind::Failing | Kind::Lost => Finding::critical(fault.to_string()),
+        Kind::Failing | Kind::Lost | Kind::Locked => Finding::critical(fault.to_string()),
         Kind::SetAside | Kind::Rebuilt => Finding::warning(fault.to_string()),
     }
 }
 
 /// What the other host has to know: whatever keeps this replica from being brought up.
 pub(crate) fn problems(info: &ReplicaInfo) -> Vec<String> {
-    let grave = |f: &&StorageFault| matches!(f.kind, Kind::Failing | Kind::Lost);
-    info.faults
-        .iter()
-        .filter(grave)
-        .map(|_| {
-            "a file of the replica could not be written, see there: lifeboat replication status".to_owned()
-        })
-        .take(1)
+    let grave = |f: &StorageFault| match f.kind {
+        Kind::Failing | Kind::Lost => Some("a file of the replica could not be written"),
+        Kind::Locked => Some("the replica's files are locked, their key is missing"),
+        Kind::SetAside | Kind::Rebuilt => None,
+    };
+    let first = info.faults.iter().find_map(grave);
+    first
+        .map(|what| format!("{what}, see there: lifeboat replication status"))
+        .into_iter()
         .collect()
 }
 

@@ -18,6 +18,7 @@ use crate::engine::{Described, Ports};
 use crate::images::{self, Claim};
 use crate::observe::{Observer, Stored};
 use crate::pending;
+use crate::ports::environment::AtRest;
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{BulkProgress, ReplicaInfo};
 use crate::records::{Relationship, Side};
@@ -54,6 +55,8 @@ struct Glimpse {
     findings: Vec<Finding>,
     /// Why the images of the powered-off VM may not be what the replica has.
     doubt: Option<Finding>,
+    /// Whether the directory of its data is encrypted.
+    at_rest: Option<AtRest>,
     now: Reading,
 }
 
@@ -91,6 +94,7 @@ impl Actor {
             info: None,
             findings: Vec::new(),
             doubt: None,
+            at_rest: None,
             now: self.host.ports.clock.reading(),
         }));
     }
@@ -137,7 +141,9 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
         let process = ports.hypervisor.process(sketch.spec.uuid);
         tokio::time::timeout(patience, process).await.ok().flatten()
     };
-    let ((power, pending), info, process) = tokio::join!(power, info, process);
+    let dir = sketch.rel.as_ref().and_then(directory);
+    let at_rest = crate::at_rest::of(&*ports.environment, dir, patience);
+    let ((power, pending), info, process, at_rest) = tokio::join!(power, info, process, at_rest);
     let (power, note) = observer.shown(power.as_ref());
     let claim = Claim {
         spec: &sketch.spec,
@@ -159,6 +165,7 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
         info,
         findings: observer.findings(&sketch.spec.name),
         doubt,
+        at_rest,
         now: ports.clock.reading(),
     }
 }
@@ -264,6 +271,7 @@ impl Sketch {
             hold: rel.replica().and_then(|r| Some(r.keeping.hold.as_ref()?.into())),
             changes: rel.replica().map(|r| r.keeping.rate.into()),
             dir: directory(rel),
+            at_rest: glimpse.at_rest.clone(),
             keys: rel.keys.clone(),
         }
     }
@@ -298,7 +306,7 @@ pub(crate) fn lag(recency: &Recency, newest: Option<Timestamp>, now: Reading) ->
 }
 
 /// Where this host keeps the VM's data in the replica store.
-fn directory(rel: &Relationship) -> Option<String> {
+pub(crate) fn directory(rel: &Relationship) -> Option<String> {
     let replica = rel.replica().map(|r| r.dir.clone()).filter(|dir| !dir.is_empty());
     replica.or_else(|| rel.home.as_ref().map(|home| home.dir.clone()))
 }

@@ -239,6 +239,21 @@ impl AtRest {
         self.add(&there).map(|_| ())
     }
 
+    /// The same as far as it can be told without giving anybody the key.
+    ///
+    /// # Errors
+    /// Its file system cannot encrypt, or the directory is locked.
+    pub fn could(&self, dir: &Path) -> Result<(), AtRestError> {
+        readable(dir)?;
+        match nearest(dir) {
+            Ok((dir, Standing::Unsupported(Missing::Kind))) if self.is_on() => Err(AtRestError::Kind { dir }),
+            Ok((dir, Standing::Unsupported(Missing::Feature))) if self.is_on() => {
+                Err(AtRestError::Feature { dir })
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Has `dir` there and encrypted with the key: it is made (mode 0700; the directory it is in must be there), or gets its
     /// policy if it is empty. Durable when it returns. A crash in the middle leaves an empty directory without a policy, which
     /// the next call takes. Without a key nothing is done.

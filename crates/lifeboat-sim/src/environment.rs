@@ -1,7 +1,7 @@
 //! The host around the engine, in memory: files are known by name, and links lead from one name to another.
 
 use async_trait::async_trait;
-use lifeboat_engine::ports::environment::{Certificate, Environment, FileId, LocationError, OwnKeys};
+use lifeboat_engine::ports::environment::{AtRest, Certificate, Environment, FileId, LocationError, OwnKeys};
 
 use crate::gate::Port;
 use crate::link::key_of;
@@ -28,6 +28,18 @@ impl Environment for Port {
             true => Err(LocationError::Missing(location.to_owned())),
             false => Ok(()),
         }
+    }
+
+    async fn at_rest(&self, dirs: &[String]) -> Vec<AtRest> {
+        dirs.iter().map(|_| AtRest::NotEncrypted).collect()
+    }
+
+    fn working_dirs(&self) -> Vec<String> {
+        vec!["/spool".to_owned()]
+    }
+
+    fn encrypts_new(&self) -> bool {
+        false
     }
 
     async fn certificates(&self) -> Vec<Certificate> {

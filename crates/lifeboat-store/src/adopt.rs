@@ -6,6 +6,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::store::{Abandoned, Adoption, Origin, Point, StoreError};
+use lifeboat_kernel::AtRest;
 use lifeboat_model::{BranchId, DiskFormat, DiskId, PointId, Position, Timestamp, VmId};
 
 use crate::apply::{fresh_layer, loose, make_base_in, make_on_in};
@@ -21,7 +22,7 @@ use crate::{chain, divergence, open};
 
 /// Images of this host become the base of a replica in `dir`.
 pub(crate) fn images(
-    dir: &Utf8Path,
+    (dir, at_rest): (&Utf8Path, &AtRest),
     vm: VmId,
     adoption: &Adoption,
     images: &[(DiskId, Utf8PathBuf, DiskFormat)],
@@ -41,6 +42,7 @@ pub(crate) fn images(
         }
         open::remove(dir, steps)?;
     }
+    open::make_home(dir, at_rest)?;
     open::make_dirs(dir)?;
     steps.pass("after the directories are made")?;
     let mut manifest = Manifest::new(vm, &adoption.disks, adoption.start);

@@ -13,6 +13,7 @@ use lifeboat_engine::ports::store::StoreError;
 use rustix::fs::{Advice, fadvise};
 
 use crate::files::{Result, at, is_full};
+use crate::locked::lacks_key;
 #[cfg(test)]
 use crate::tests::medium;
 
@@ -43,7 +44,7 @@ pub(crate) fn failing(what: &'static str, path: &Utf8Path) -> impl FnOnce(io::Er
     let path = path.to_owned();
     move |source| {
         let gone = source.kind() == io::ErrorKind::NotFound;
-        if gone || is_full(&source) {
+        if gone || is_full(&source) || lacks_key(&source) {
             at(what, &path)(source)
         } else {
             StoreError::Failing { path, what, source }

@@ -80,6 +80,9 @@ impl Faults {
             let detail = format!("{what} failed ({source}); the file is made anew, check the disk");
             self.note(Kind::Failing, path, detail);
         }
+        if let StoreError::Locked { path, detail } = error {
+            self.note(Kind::Locked, path, detail);
+        }
     }
 
     /// Whether a write or a flush failed and nothing made anew has proved since that the disk works.

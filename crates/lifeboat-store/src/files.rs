@@ -10,6 +10,7 @@ use lifeboat_engine::ports::store::{Ranges, StoreError};
 use rustix::fs::SeekFrom;
 
 use crate::durable;
+use crate::locked;
 
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
@@ -23,6 +24,8 @@ pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> Store
         if is_full(&source) {
             let dir = path.parent().unwrap_or(&path);
             StoreError::NoSpace(dir.to_owned())
+        } else if locked::lacks_key(&source) {
+            locked::file(&path)
         } else {
             StoreError::Io {
                 what: format!("{what} {path}: {source}"),
@@ -120,8 +123,16 @@ pub(crate) fn remove_tree(path: &Utf8Path) -> Result<()> {
     }
 }
 
-/// Names in a directory; none when it does not exist. Names that are not UTF-8 are none of ours and are skipped.
+/// Names in a directory; none when it does not exist. Names that are not UTF-8 are none of ours and are skipped. A locked
+/// directory, whose names are none, is an error, and so is one that seems not to exist in a locked one.
 pub(crate) fn names(dir: &Utf8Path) -> Result<Vec<String>> {
+    locked::check(dir)?;
+    let listed = list(dir)?;
+    locked::check(dir)?;
+    Ok(listed)
+}
+
+fn list(dir: &Utf8Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -44,6 +44,7 @@ mod files;
 mod firmware;
 mod found;
 mod layer;
+mod locked;
 mod logs;
 mod manifest;
 mod map;

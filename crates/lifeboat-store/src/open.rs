@@ -7,6 +7,7 @@ use camino::Utf8Path;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_engine::ports::store::StoreError;
+use lifeboat_kernel::AtRest;
 use lifeboat_model::{Position, VmId};
 
 use crate::apply::discard_head;
@@ -15,6 +16,7 @@ use crate::digest;
 use crate::export;
 use crate::files::{self, Result, at};
 use crate::layer;
+use crate::locked;
 use crate::logs::{self, Logs};
 use crate::manifest::{self, Manifest};
 use crate::receive;
@@ -23,9 +25,9 @@ use crate::room::Room;
 use crate::steps::Steps;
 use crate::twin::{self, Found};
 
-/// Makes an empty replica in `dir`, or finds the same one there.
+/// Makes an empty replica in `dir`, or finds the same one there. A directory that is made is encrypted where there is a key for it.
 pub(crate) fn create(
-    dir: &Utf8Path,
+    (dir, at_rest): (&Utf8Path, &AtRest),
     vm: VmId,
     disks: &[LogDisk],
     start: Position,
@@ -39,13 +41,14 @@ pub(crate) fn create(
         if there.vm == vm && is_leftover(dir, &there)? {
             // What an offer that was never answered left.
             remove(dir, steps)?;
-            return create(dir, vm, disks, start, steps);
+            return create((dir, at_rest), vm, disks, start, steps);
         }
         return Err(StoreError::Conflict(format!(
             "the storage location holds a replica of VM {} with other disks or of another generation; remove it first",
             there.vm
         )));
     }
+    make_home(dir, at_rest)?;
     make_dirs(dir)?;
     steps.pass("after the directories are made")?;
     for disk in disks {
@@ -65,6 +68,12 @@ pub(crate) fn is_leftover(dir: &Utf8Path, m: &Manifest) -> Result<bool> {
     let empty = m.points.is_empty() && m.applied == m.start && m.head.is_none() && m.promoted.is_none();
     let nothing = m.bulk.iter().all(|b| b.done == 0) && files::names(&dir.join(logs::DIR))?.is_empty();
     Ok(empty && nothing)
+}
+
+/// Makes the replica's directory where it has to be encrypted, before anything is in it.
+pub(crate) fn make_home(dir: &Utf8Path, at_rest: &AtRest) -> Result<()> {
+    let made = at_rest.make(dir.as_std_path());
+    made.map_err(|e| locked::refusal(dir, &e))
 }
 
 pub(crate) fn make_dirs(dir: &Utf8Path) -> Result<()> {

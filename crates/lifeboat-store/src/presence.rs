@@ -16,6 +16,7 @@ use lifeboat_engine::ports::store::StoreError;
 
 use crate::damaged;
 use crate::files::{self, Result, at};
+use crate::locked;
 use crate::logs;
 use crate::replica::{Replica, State};
 
@@ -136,7 +137,14 @@ struct Lost {
 impl Replica {
     /// Looks at every file and keeps what it sees as facts. From blocking threads only.
     pub(crate) fn look(&self) -> Option<StoreError> {
+        if let Some(locked) = self.locked() {
+            return Some(locked);
+        }
+        self.faults.end(|f| f.kind == Kind::Locked);
         if let Some(detail) = self.presence.dir_wrong(&self.dir) {
+            if let Some(locked) = self.locked() {
+                return Some(locked);
+            }
             self.faults.note(Kind::Lost, &self.dir, detail.clone());
             return Some(StoreError::Damaged {
                 path: self.dir.clone(),
@@ -144,6 +152,11 @@ impl Replica {
             });
         }
         let lost = self.lost_images();
+        if !lost.is_empty()
+            && let Some(locked) = self.locked()
+        {
+            return Some(locked);
+        }
         self.faults.end(|f| {
             let still = lost.iter().any(|l| l.path == f.path) || f.path == self.dir.join(logs::DIR);
             f.kind == Kind::Lost && !still
@@ -164,6 +177,13 @@ impl Replica {
                 path: l.path,
                 detail: l.detail,
             })
+    }
+
+    /// Whether the files' key is missing, in which case nothing is concluded from what is not there.
+    fn locked(&self) -> Option<StoreError> {
+        let error = locked::check(&self.dir).err()?;
+        self.faults.note_error(&error);
+        Some(error)
     }
 
     /// Refuses what stands on the recovery points when a file of theirs is gone.
@@ -236,7 +256,10 @@ impl Replica {
             let metadata = std::fs::metadata(&path);
             match metadata.is_ok_and(|m| m.is_file()) {
                 true => None,
-                false => Some((path, "it is gone".to_owned())),
+                false => {
+                    let known = locked::check(&self.dir).is_ok();
+                    known.then(|| (path, "it is gone".to_owned()))
+                }
             }
         })
     }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain::Image;
 use crate::faults::Faults;
 use crate::files::{self, Result};
+use crate::locked;
 use crate::logs::Logs;
 use crate::manifest::{Layer, Manifest, is_divergence, own_base};
 use crate::presence::Presence;
@@ -348,8 +349,10 @@ pub(crate) async fn exclusive<T: Send + 'static>(
     joined(tokio::task::spawn_blocking(move || {
         let _guard = guard;
         let _watched = replica.watch.begin();
-        let done = work(&replica, &cancel);
-        replica.room.measured(|| replica.usage());
+        let done = locked::guarded(&replica.dir, || work(&replica, &cancel));
+        if !matches!(done, Err(StoreError::Locked { .. })) {
+            replica.room.measured(|| replica.usage());
+        }
         done.inspect_err(|e| replica.faults.note_error(e))
     }))
     .await
@@ -403,7 +406,7 @@ async fn fed<T: Send + 'static>(
     let mut task = tokio::task::spawn_blocking(move || {
         let _guard = guard;
         let _watched = replica.watch.begin();
-        let done = work(&replica, receiver);
+        let done = locked::guarded(&replica.dir, || work(&replica, receiver));
         done.inspect_err(|e| replica.faults.note_error(e))
     });
     loop {

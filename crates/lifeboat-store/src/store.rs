@@ -16,6 +16,7 @@ use lifeboat_engine::ports::store::{
     Adoption, BulkProgress, CompareRange, Divergence, Origin, Point, Quota, Received, ReplicaInfo,
     ReplicaStore, StorageDelay, StoreError, StoredLog, Target,
 };
+use lifeboat_kernel::AtRest;
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
 use crate::files::{MIB, Result, at};
@@ -24,18 +25,39 @@ use crate::room::{Room, Shares};
 use crate::steps::Steps;
 use crate::view::PointView;
 use crate::{
-    adopt, apply, branch, bulk, compare, divergence, expire, firmware, found, logs, merge, open, receive,
-    repair, scrub, verify,
+    adopt, apply, branch, bulk, compare, divergence, expire, firmware, found, locked, logs, merge, open,
+    receive, repair, scrub, verify,
 };
 
 /// Replicas as qcow2 chains in directories of this host.
 pub struct QcowStore {
     replicas: Mutex<HashMap<VmId, Arc<Replica>>>,
     /// Why those that should be open are not: what is wrong, and where.
-    unusable: Mutex<HashMap<VmId, (Utf8PathBuf, String)>>,
+    unusable: Mutex<HashMap<VmId, Unusable>>,
     reserve: u64,
+    /// The key of encrypted replicas.
+    at_rest: Arc<AtRest>,
     pub(crate) shares: Arc<Shares>,
     pub(crate) steps: Steps,
+}
+
+/// Why a replica could not be opened.
+#[derive(Clone)]
+struct Unusable {
+    path: Utf8PathBuf,
+    detail: String,
+    /// Its key is missing; nothing else is known of it.
+    locked: bool,
+}
+
+impl From<Unusable> for StoreError {
+    fn from(u: Unusable) -> Self {
+        let (path, detail) = (u.path, u.detail);
+        match u.locked {
+            true => Self::Locked { path, detail },
+            false => Self::Damaged { path, detail },
+        }
+    }
 }
 
 impl QcowStore {
@@ -47,9 +69,17 @@ impl QcowStore {
             replicas: Mutex::default(),
             unusable: Mutex::default(),
             reserve: reserve_mib.saturating_mul(MIB),
+            at_rest: Arc::new(AtRest::off()),
             shares: Arc::default(),
             steps: Steps::default(),
         }
+    }
+
+    /// The same store, which makes the directories of new replicas encrypted and gives the key to a file system before it opens
+    /// a replica there.
+    #[must_use]
+    pub fn with_encryption(self, at_rest: Arc<AtRest>) -> Self {
+        Self { at_rest, ..self }
     }
 
     pub(crate) fn find(&self, vm: VmId) -> Result<Arc<Replica>> {
@@ -60,15 +90,18 @@ impl QcowStore {
         drop(replicas);
         let unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
         Err(match unusable.get(&vm).cloned() {
-            Some((path, detail)) => StoreError::Damaged { path, detail },
+            Some(why) => why.into(),
             None => StoreError::NoReplica(vm),
         })
     }
 
     /// Remembers why a replica could not be opened, for who asks for it later.
     fn remember(&self, dir: &Utf8Path, vm: VmId, error: &StoreError) {
-        let why = match error {
-            StoreError::Damaged { path, detail } => (path.clone(), detail.clone()),
+        let locked = matches!(error, StoreError::Locked { .. });
+        let (path, detail) = match error {
+            StoreError::Damaged { path, detail } | StoreError::Locked { path, detail } => {
+                (path.clone(), detail.clone())
+            }
             StoreError::NoReplica(_) => {
                 let detail = "there is no replica here; is its storage mounted?".to_owned();
                 (dir.to_owned(), detail)
@@ -86,7 +119,7 @@ impl QcowStore {
             | StoreError::Busy(_) => (dir.to_owned(), error.to_string()),
         };
         let mut unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
-        unusable.insert(vm, why);
+        unusable.insert(vm, Unusable { path, detail, locked });
     }
 
     fn forget(&self, vm: VmId) {
@@ -111,9 +144,11 @@ impl QcowStore {
         self.close(vm).await;
         let (shares, steps) = (self.shares.clone(), self.steps.clone());
         let room = Room::new(vm, dir.clone(), self.reserve, shares.clone());
-        let place = dir.clone();
+        let (place, at_rest) = (dir.clone(), self.at_rest.clone());
         let opened = blocking(move || {
-            let replica = open::open(&place, vm, room, steps)?;
+            unlock(&at_rest, &place)?;
+            let opened = locked::guarded(&place, || open::open(&place, vm, room, steps));
+            let replica = opened?;
             shares.measured(vm, replica.usage());
             Ok(replica)
         })
@@ -143,6 +178,20 @@ async fn described(replica: Arc<Replica>) -> Result<ReplicaInfo> {
     Ok(info)
 }
 
+/// Looks at files of an open replica beside whatever else goes on.
+async fn on<T: Send + 'static>(
+    replica: Arc<Replica>,
+    work: impl FnOnce(&Replica) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    blocking(move || locked::guarded(&replica.dir, || work(&replica))).await
+}
+
+/// Has the replica in `dir` readable.
+fn unlock(at_rest: &AtRest, dir: &Utf8Path) -> Result<()> {
+    let unlocked = at_rest.unlock(dir.as_std_path());
+    unlocked.map(|_| ()).map_err(|e| locked::refusal(dir, &e))
+}
+
 fn absolute(dir: &Utf8Path) -> Result<Utf8PathBuf> {
     camino::absolute_utf8(dir).map_err(at("resolve", dir))
 }
@@ -155,7 +204,14 @@ impl ReplicaStore for QcowStore {
     async fn create(&self, location: &Utf8Path, vm: VmId, disks: &[LogDisk], start: Position) -> Result<()> {
         let dir = absolute(location)?.join(vm.to_string());
         let (made, disks, steps) = (dir.clone(), disks.to_vec(), self.steps.clone());
-        blocking(move || open::create(&made, vm, &disks, start, &steps)).await?;
+        let at_rest = self.at_rest.clone();
+        blocking(move || {
+            unlock(&at_rest, &made)?;
+            locked::guarded(&made, || {
+                open::create((&made, &at_rest), vm, &disks, start, &steps)
+            })
+        })
+        .await?;
         // Loaded again if it was: it may have been replaced.
         if self.find(vm).is_ok() {
             self.close(vm).await;
@@ -188,7 +244,7 @@ impl ReplicaStore for QcowStore {
 
     async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64> {
         let replica = self.find(vm)?;
-        blocking(move || Ok(receive::offset(&replica, position))).await
+        on(replica, move |r| Ok(receive::offset(r, position))).await
     }
 
     async fn receive(&self, vm: VmId, position: Position, offset: u64, body: ByteStream) -> Result<Received> {
@@ -263,7 +319,14 @@ impl ReplicaStore for QcowStore {
         if let Origin::Images(images) = &adoption.origin {
             let dir = absolute(location)?.join(vm.to_string());
             let (made, images, steps) = (dir.clone(), images.clone(), self.steps.clone());
-            blocking(move || adopt::images(&made, vm, &given, &images, &steps)).await?;
+            let at_rest = self.at_rest.clone();
+            blocking(move || {
+                unlock(&at_rest, &made)?;
+                locked::guarded(&made, || {
+                    adopt::images((&made, &at_rest), vm, &given, &images, &steps)
+                })
+            })
+            .await?;
             self.load(dir, vm).await?;
             return Ok(());
         }
@@ -274,7 +337,7 @@ impl ReplicaStore for QcowStore {
 
     async fn divergence(&self, vm: VmId) -> Result<Divergence> {
         let replica = self.find(vm)?;
-        blocking(move || divergence::load(&replica.dir, &replica.manifest())).await
+        on(replica, |r| divergence::load(&r.dir, &r.manifest())).await
     }
 
     async fn drop_abandoned(&self, vm: VmId) -> Result<()> {
@@ -295,7 +358,7 @@ impl ReplicaStore for QcowStore {
 
     async fn read_log(&self, vm: VmId, position: Position, offset: u64) -> Result<ByteStream> {
         let replica = self.find(vm)?;
-        blocking(move || logs::stream(&replica, position, offset)).await
+        on(replica, move |r| logs::stream(r, position, offset)).await
     }
 
     async fn keep_logs(&self, vm: VmId, since: Option<Position>) {
@@ -323,7 +386,7 @@ impl ReplicaStore for QcowStore {
 
     async fn firmware(&self, vm: VmId) -> Result<Option<Bytes>> {
         let replica = self.find(vm)?;
-        blocking(move || firmware::get(&replica)).await
+        on(replica, firmware::get).await
     }
 
     async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Utf8PathBuf> {
@@ -388,6 +451,9 @@ impl ReplicaStore for QcowStore {
     }
 
     async fn destroy(&self, vm: VmId) -> Result<()> {
+        if let Err(locked @ StoreError::Locked { .. }) = self.find(vm) {
+            return Err(locked);
+        }
         self.forget(vm);
         let Ok(replica) = self.find(vm) else { return Ok(()) };
         let _nothing_arrives = replica.no_inflow().await;

@@ -12,6 +12,7 @@ use lifeboat_qemu::UserRange;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::encryption::Encryption;
 use crate::private::standing;
 
 /// Where the management socket is when nobody says otherwise.
@@ -55,6 +56,8 @@ pub(crate) struct Config {
     /// Initial copies on media.
     #[serde(default)]
     pub(crate) media: Media,
+    /// Encryption of what is kept of guests.
+    pub(crate) encryption: Option<Encryption>,
     /// The emulator.
     #[serde(default)]
     pub(crate) qemu: Qemu,
@@ -405,6 +408,9 @@ impl Config {
         if let Some(why) = config.media.mistake() {
             return wrong("media.directories", why);
         }
+        if let Some((key, why)) = config.encryption.as_ref().and_then(Encryption::mistake) {
+            return wrong(key, why);
+        }
         for (key, dir) in [
             ("state_dir", &config.state_dir),
             ("run_dir", &config.run_dir),
@@ -579,6 +585,11 @@ mod tests {
                 Some("/etc/lifeboat/revoked".into()),
                 Some("/etc/lifeboat/tls/next.crt".into())
             )
+        );
+        let encryption = full.encryption.take().unwrap();
+        assert_eq!(
+            (encryption.key_file, encryption.key_command),
+            (Some("/etc/lifeboat/encryption.key".into()), None)
         );
         assert_eq!(
             (full.admin_gid.take(), full.peer.advertise.take()),

@@ -2,18 +2,28 @@
 //! the management protocols use. It looks and reports; what follows from it is the engine's.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_api::remote::ManagementCertificates;
-use lifeboat_engine::ports::environment::{Certificate, Environment, FileId, LocationError, OwnKeys};
+use lifeboat_engine::ports::environment::{
+    AtRest as Seen, Certificate, Environment, FileId, LocationError, OwnKeys,
+};
+use lifeboat_kernel::at_rest::readable;
+use lifeboat_kernel::{AtRest, AtRestError};
 use lifeboat_link::certs::{self, CertError};
 use lifeboat_link::{Credentials, Holder};
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::policy::Finding;
 
+use tokio::sync::Semaphore;
+
 use crate::config::Config;
+
+/// Most that ask at once how directories stand.
+const ASKING: usize = 4;
 
 /// This host.
 pub(crate) struct HostEnvironment {
@@ -23,6 +33,11 @@ pub(crate) struct HostEnvironment {
     management: Option<Arc<ManagementCertificates>>,
     /// The certificate that is to follow this host's.
     next_certificate: Option<Utf8PathBuf>,
+    /// The key of encrypted directories.
+    at_rest: Arc<AtRest>,
+    spool: Utf8PathBuf,
+    /// How many may ask at once how directories stand: what hangs must not take a thread for each who asks.
+    asking: Arc<Semaphore>,
 }
 
 impl HostEnvironment {
@@ -30,6 +45,7 @@ impl HostEnvironment {
         config: &Config,
         link: Arc<Credentials>,
         management: Option<Arc<ManagementCertificates>>,
+        at_rest: Arc<AtRest>,
     ) -> Self {
         Self {
             own: [
@@ -43,6 +59,9 @@ impl HostEnvironment {
             link,
             management,
             next_certificate: config.tls.next_certificate.clone(),
+            at_rest,
+            spool: crate::encryption::spool_dir(config),
+            asking: Arc::new(Semaphore::new(ASKING)),
         }
     }
 }
@@ -61,6 +80,31 @@ impl HostEnvironment {
                 detail: "looking at it ended by a fault of this program".to_owned(),
             })
         })
+    }
+}
+
+/// The encryption of a location, as an answer about it.
+fn encryption(location: &str, looked: Result<(), AtRestError>) -> Result<(), LocationError> {
+    looked.map_err(|e| LocationError::Unusable {
+        location: location.to_owned(),
+        detail: e.to_string(),
+    })
+}
+
+/// Whether replicas in a location that is there, or is to be made, can be encrypted. The file system of one that is not there is
+/// not known: it may not be mounted.
+fn fits(keys: &AtRest, location: &Path) -> Result<(), AtRestError> {
+    match location.exists() || location.parent().is_some_and(Path::is_dir) {
+        true => keys.fits(location),
+        false => readable(location),
+    }
+}
+
+/// The same without giving anybody the key.
+fn could(keys: &AtRest, location: &Path) -> Result<(), AtRestError> {
+    match location.exists() {
+        true => keys.could(location),
+        false => readable(location),
     }
 }
 
@@ -161,11 +205,40 @@ impl Environment for HostEnvironment {
     }
 
     async fn prepare_location(&self, wanted: &str) -> Result<(), LocationError> {
+        let (keys, at) = (self.at_rest.clone(), wanted.to_owned());
+        if let Some(looked) = blocking(move || encryption(&at, fits(&keys, at.as_ref()))).await {
+            looked?;
+        }
         self.look(wanted, prepare).await
     }
 
     async fn replica_location(&self, wanted: &str) -> Result<(), LocationError> {
+        let (keys, at) = (self.at_rest.clone(), wanted.to_owned());
+        if let Some(looked) = blocking(move || encryption(&at, could(&keys, at.as_ref()))).await {
+            looked?;
+        }
         self.look(wanted, location).await
+    }
+
+    async fn at_rest(&self, dirs: &[String]) -> Vec<Seen> {
+        // The permit goes with the work, which outlives who stops waiting.
+        let Ok(permit) = self.asking.clone().acquire_owned().await else {
+            return Vec::new();
+        };
+        let dirs = dirs.to_vec();
+        let seen = blocking(move || {
+            let _permit = permit;
+            dirs.iter().map(|d| crate::encryption::seen(d)).collect()
+        });
+        seen.await.unwrap_or_default()
+    }
+
+    fn working_dirs(&self) -> Vec<String> {
+        vec![self.spool.to_string()]
+    }
+
+    fn encrypts_new(&self) -> bool {
+        self.at_rest.is_on()
     }
 
     async fn certificates(&self) -> Vec<Certificate> {

@@ -3,6 +3,7 @@
 
 mod cli;
 mod config;
+mod encryption;
 mod environment;
 mod private;
 mod rights;

@@ -10,9 +10,11 @@ use lifeboat_api::cim::{Certificates, HostFacts, Machine, ObjectManager};
 use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport};
 use lifeboat_api::{Admission, Server};
 use lifeboat_catalog::SqliteCatalog;
+use lifeboat_engine::ports::catalog::Catalog;
 use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
+use lifeboat_kernel::AtRest;
 use lifeboat_link::certs::{self, CertInfo};
 use lifeboat_link::{Credentials, Link, LinkConfig, Timing};
 use lifeboat_model::{Reading, Timestamp};
@@ -28,7 +30,7 @@ use uuid::Uuid;
 
 use crate::config::{Accel, Config};
 use crate::environment::HostEnvironment;
-use crate::private;
+use crate::{encryption, private};
 
 /// How long connections may take to end when the daemon stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -111,6 +113,8 @@ fn raise_descriptors() {
 /// Runs the host until it is told to stop. Guests are not touched by its end.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     raise_descriptors();
+    // Before anything is read or made: in a locked directory everything seems to be gone.
+    let at_rest = encryption::begin(&config).await?;
     let vms = config.load_vms()?;
     // Replica disks, logs and state hold guests' data; no other user of the host has any business there.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -120,15 +124,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // First of all: two daemons on one state would be two truths.
     let admission = Admission::local(config.admin_gid);
     let api = Server::bind(&config.socket, admission)?;
+    encryption::spool(&config, &at_rest)?;
     let catalog = SqliteCatalog::open(&config.state_dir.join("catalog.sqlite"))?;
+    let specs: Vec<_> = vms.iter().map(|(spec, _)| spec.clone()).collect();
+    encryption::storage(&at_rest, &catalog.load().await?, &specs).await?;
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen for peers on {}", config.listen))?;
-    let link_config = LinkConfig {
-        ca: config.tls.ca.clone(),
-        cert: config.tls.cert.clone(),
-        key: config.tls.key.clone(),
-    };
     let revoked = match &config.tls.revoked {
         Some(path) => RevocationList::load(path)?,
         None => RevocationList::none(),
@@ -138,13 +140,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         false => None,
     };
     let facts = facts(&config);
-    let credentials = Credentials::load_with(&link_config, revoked)?;
-    let ports = ports(&config, catalog, &credentials, remote.as_ref())?;
+    let credentials = Credentials::load_with(&link_config(&config), revoked)?;
+    let ports = ports(&config, catalog, &credentials, remote.as_ref(), at_rest)?;
     let way_back = way_back(&config, &certs::describe(&config.tls.cert)?);
     let mut settings = engine_config(&config, &way_back);
     settings.described = vms.iter().map(|(spec, written)| (spec.uuid, *written)).collect();
-    let vms = vms.into_iter().map(|(spec, _)| spec).collect();
-    let engine = Engine::start(ports, settings, vms).await?;
+    let engine = Engine::start(ports, settings, specs).await?;
 
     let stop = CancellationToken::new();
     let mut peers = tokio::spawn(peers(listener, credentials, engine.clone(), stop.clone()));
@@ -181,22 +182,39 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
 }
 
+fn link_config(config: &Config) -> LinkConfig {
+    LinkConfig {
+        ca: config.tls.ca.clone(),
+        cert: config.tls.cert.clone(),
+        key: config.tls.key.clone(),
+    }
+}
+
 /// The adapters of this host.
 fn ports(
     config: &Config,
     catalog: SqliteCatalog,
     credentials: &Arc<Credentials>,
     remote: Option<&Remote>,
+    at_rest: Arc<AtRest>,
 ) -> anyhow::Result<Ports> {
     let management = remote.and_then(Remote::certificates);
     Ok(Ports {
         hypervisor: Arc::new(Qemu::new(qemu(config))),
-        store: Arc::new(QcowStore::new(config.reserve_mib)),
+        store: Arc::new(QcowStore::new(config.reserve_mib).with_encryption(at_rest.clone())),
         catalog: Arc::new(catalog),
         link: Arc::new(Link::with_credentials(credentials.clone(), Timing::default())),
-        spool: Arc::new(FileSpool::new(&config.spool_dir, config.reserve_mib)?),
+        spool: Arc::new(FileSpool::new(
+            &encryption::spool_dir(config),
+            config.reserve_mib,
+        )?),
         media: Arc::new(FileMedia),
-        environment: Arc::new(HostEnvironment::new(config, credentials.clone(), management)),
+        environment: Arc::new(HostEnvironment::new(
+            config,
+            credentials.clone(),
+            management,
+            at_rest,
+        )),
         clock: Arc::new(SystemClock::new()),
         entropy: Arc::new(SystemEntropy),
     })
@@ -293,7 +311,7 @@ fn qemu(config: &Config) -> QemuConfig {
     QemuConfig {
         run_dir: config.run_dir.clone(),
         state_dir: config.state_dir.clone(),
-        spool_dir: config.spool_dir.clone(),
+        spool_dir: encryption::spool_dir(config),
         reserve_mib: config.reserve_mib,
         binary: Some(config.qemu.binary.clone()),
         accel: match config.qemu.accel {

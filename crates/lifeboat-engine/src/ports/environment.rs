@@ -83,6 +83,29 @@ pub struct OwnKeys {
     pub findings: Vec<Finding>,
 }
 
+/// Whether what is in a directory is encrypted by its file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum AtRest {
+    /// It is not.
+    NotEncrypted,
+    /// It is, and the file system has the key.
+    Encrypted {
+        /// The kernel's name for the key: 32 hexadecimal digits that open nothing. `None` for a policy of an old version.
+        key: Option<String>,
+    },
+    /// It is, and the file system does not have the key: nothing in it can be read.
+    Locked {
+        /// The kernel's name for the key.
+        key: String,
+    },
+    /// It cannot be told.
+    NotKnown {
+        /// Why.
+        why: String,
+    },
+}
+
 /// The host around the engine.
 #[async_trait]
 pub trait Environment: Send + Sync {
@@ -96,6 +119,16 @@ pub trait Environment: Send + Sync {
 
     /// Whether replicas may be stored below `location`. Looks only; makes nothing.
     async fn replica_location(&self, location: &str) -> Result<(), LocationError>;
+
+    /// Whether what is in these directories is encrypted, in their order. The kernel is asked each time. A directory that is not
+    /// there stands as the nearest one above it.
+    async fn at_rest(&self, dirs: &[String]) -> Vec<AtRest>;
+
+    /// Directories of the daemon that hold guests' data: what waits to be sent, and what a guest wrote over while it was read.
+    fn working_dirs(&self) -> Vec<String>;
+
+    /// Whether the directories of new replicas are made encrypted.
+    fn encrypts_new(&self) -> bool;
 
     /// Every certificate that connections of this host depend on: its own, those of the authorities it trusts, and those
     /// that peers have shown since the daemon started. Files that changed are read again.

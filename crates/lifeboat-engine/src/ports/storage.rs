@@ -15,6 +15,9 @@ pub enum StorageFaultKind {
     /// A file that recovery points, branches or acknowledged data need is gone or is another file. It is never made
     /// anew. The fact ends when the file is back.
     Lost,
+    /// The directory is encrypted and its file system does not have the key: nothing is known of the files. The fact ends when
+    /// the key is there.
+    Locked,
     /// A damaged file was set aside, and what does not need it goes on. The fact ends when a person removes that file.
     SetAside,
     /// A file that can be made from others was gone or damaged and is made again. The fact ends with the next recovery

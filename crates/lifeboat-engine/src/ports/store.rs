@@ -260,6 +260,15 @@ pub enum StoreError {
         /// What is wrong.
         detail: String,
     },
+    /// The file system does not have the key of the encrypted directory that the files are in. Nothing is known of them, least
+    /// of all that they are gone or damaged.
+    #[error("{path}: {detail}")]
+    Locked {
+        /// The directory.
+        path: Utf8PathBuf,
+        /// What is wrong, and the way out.
+        detail: String,
+    },
     /// A write or a flush of a file failed. Nothing of that file is believed any more, nothing of it was acknowledged,
     /// and it is made anew by the next attempt.
     #[error("{path}: {what} failed; the file is made anew, check the disk")]
@@ -288,6 +297,27 @@ impl StoreError {
     #[must_use]
     pub fn lacks_room(&self) -> bool {
         matches!(self, Self::NoSpace(_) | Self::OverQuota { .. })
+    }
+
+    /// Whether it concerns the administrator of this host, and not only whoever sent something.
+    #[must_use]
+    pub fn concerns_this_host(&self) -> bool {
+        match self {
+            Self::NoSpace(_)
+            | Self::OverQuota { .. }
+            | Self::Damaged { .. }
+            | Self::Locked { .. }
+            | Self::Failing { .. }
+            | Self::BadLog(_) => true,
+            Self::NoReplica(_)
+            | Self::Conflict(_)
+            | Self::NoPoint(_)
+            | Self::NoBranch(_)
+            | Self::OutOfSequence { .. }
+            | Self::Superseded { .. }
+            | Self::Busy(_)
+            | Self::Io { .. } => false,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod forged;
 mod history;
 mod hostile;
 mod lifecycle;
+mod locked;
 mod lost;
 mod media;
 pub(crate) mod medium;

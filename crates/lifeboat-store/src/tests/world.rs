@@ -116,6 +116,17 @@ impl World {
         reserve_mib: u64,
         disks: &[(&str, usize)],
     ) -> Self {
+        Self::kept_by(QcowStore::new(reserve_mib), seed, tmp, root, disks).await
+    }
+
+    /// The same with a store of the test's own.
+    pub(super) async fn kept_by(
+        store: QcowStore,
+        seed: u64,
+        tmp: tempfile::TempDir,
+        root: Utf8PathBuf,
+        disks: &[(&str, usize)],
+    ) -> Self {
         println!("seed {seed}");
         let mut rng = Rng(seed);
         let vm = VmId(rng.uuid());
@@ -123,7 +134,7 @@ impl World {
         let now: Model = disks.iter().map(|(n, s)| (disk(n), vec![0; *s])).collect();
         let world = Self {
             _tmp: tmp,
-            store: QcowStore::new(reserve_mib),
+            store,
             at: HashMap::from([(start, now.clone())]),
             root,
             vm,

@@ -11,7 +11,8 @@ use std::time::Duration;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
 use lifeboat_api::remote::users::Users;
-use lifeboat_engine::action::{PointView, ServerView, VmView};
+use lifeboat_engine::action::{DirectoryContent, PointView, ServerView, VmView};
+use lifeboat_engine::ports::environment::AtRest;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{Event, Job};
@@ -486,8 +487,37 @@ pub(crate) fn server(s: &ServerView, zone: &TimeZone) -> String {
     }));
     rows.extend(s.keys.own.map(|key| ("key", key.to_string())));
     rows.extend(s.keys.next.map(|key| ("next key", key.to_string())));
+    let new = if s.encrypts_new {
+        "encrypted"
+    } else {
+        "not encrypted"
+    };
+    rows.push(("new replicas", new.to_owned()));
+    rows.extend(s.directories.iter().map(|d| {
+        let what = match d.content {
+            DirectoryContent::Spool => "spool",
+            DirectoryContent::Location => "storage location",
+            DirectoryContent::Replica => "replica",
+        };
+        let own = match (d.content, &d.at_rest) {
+            (DirectoryContent::Location, AtRest::NotEncrypted) => String::new(),
+            (_, seen) => format!(", {}", at_rest(seen)),
+        };
+        (what, format!("{}{own}", d.path))
+    }));
     rows.extend(s.notes.iter().map(|note| ("attention", note.clone())));
     sheet(&rows)
+}
+
+/// Whether a directory is encrypted.
+pub(crate) fn at_rest(seen: &AtRest) -> String {
+    match seen {
+        AtRest::NotEncrypted => "not encrypted".to_owned(),
+        AtRest::Encrypted { key: Some(key) } => format!("encrypted, key {key}"),
+        AtRest::Encrypted { key: None } => "encrypted".to_owned(),
+        AtRest::Locked { key } => format!("LOCKED: its file system does not have key {key}"),
+        AtRest::NotKnown { why } => format!("not known whether it is encrypted: {why}"),
+    }
 }
 
 /// `failover network VM`: every card of the VM, and entries for cards it has no longer.

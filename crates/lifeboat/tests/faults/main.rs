@@ -11,6 +11,7 @@ mod campaign;
 mod cases;
 mod cuts;
 mod damage;
+mod encryption;
 mod host;
 mod judge;
 mod prober;
@@ -25,6 +26,18 @@ use report::{rounds, seed};
 fn fault_power_cuts_of_the_replica_lose_nothing() {
     let name = "fault_power_cuts_of_the_replica_lose_nothing";
     sandbox::run(name, || cuts::of_the_replica(name, seed(11), rounds(2)).finish());
+}
+
+#[test]
+fn fault_an_encrypted_replica_is_nothing_without_its_key() {
+    let name = "fault_an_encrypted_replica_is_nothing_without_its_key";
+    sandbox::run(name, || encryption::of_a_replica(name, seed(51)).finish());
+}
+
+#[test]
+fn fault_a_file_system_without_encryption_says_the_way_out() {
+    let name = "fault_a_file_system_without_encryption_says_the_way_out";
+    sandbox::run(name, || encryption::of_a_file_system_without_it().unwrap());
 }
 
 #[test]

@@ -11,12 +11,13 @@ use camino::Utf8PathBuf;
 use lifeboat_api::{Admission, Server};
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
-    Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, HoldView, Management,
-    PointView, Refusal, ReplicationView, ServerKeys, ServerView, VmTimes, VmView,
+    Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, DirectoryContent,
+    DirectoryView, HoldView, Management, PointView, Refusal, ReplicationView, ServerKeys, ServerView,
+    VmTimes, VmView,
 };
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::hold::Reason;
-use lifeboat_engine::ports::environment::Certificate;
+use lifeboat_engine::ports::environment::{AtRest, Certificate};
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
 use lifeboat_engine::ports::store::{BulkProgress, Target};
@@ -472,6 +473,7 @@ fn replication() -> ReplicationView {
         hold: None,
         changes: None,
         dir: None,
+        at_rest: None,
         keys: vec![KnownKey {
             names: vec!["beta.example.org".into()],
             addresses: vec!["beta.example.org:8443".into()],
@@ -688,6 +690,28 @@ fn server() -> ServerView {
             own: Some(Fingerprint::new([0xa5; 32])),
             next: None,
         },
+        encrypts_new: true,
+        directories: vec![
+            DirectoryView {
+                content: DirectoryContent::Spool,
+                path: "/var/spool/lifeboat/encrypted".into(),
+                at_rest: AtRest::Encrypted {
+                    key: Some("69f5b26ab53f4d1ea2c7a1f1c0c2b5d3".into()),
+                },
+            },
+            DirectoryView {
+                content: DirectoryContent::Location,
+                path: "/srv/replicas".into(),
+                at_rest: AtRest::NotEncrypted,
+            },
+            DirectoryView {
+                content: DirectoryContent::Replica,
+                path: "/srv/replicas/7c8ff46f-5bd0-4d4b-a4ce-36c9bb1bdd9e".into(),
+                at_rest: AtRest::Locked {
+                    key: "69f5b26ab53f4d1ea2c7a1f1c0c2b5d3".into(),
+                },
+            },
+        ],
         notes: vec![
             "this host's certificate (/etc/lifeboat/tls/host.crt) ends on 2026-12-04 08:00 UTC".into(),
         ],

@@ -1,14 +1,14 @@
 //! One of everything that crosses the surface. The exhaustive matches make a new variant a compile error here.
 
 use lifeboat_engine::action::{
-    Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, ExtendedView, HoldView,
-    InitialCopy, PointSelector, PointView, PowerNote, ReplicationView, ServerKeys, ServerView, VmRef,
-    VmTimes, VmView,
+    Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, DirectoryContent,
+    DirectoryView, ExtendedView, HoldView, InitialCopy, PointSelector, PointView, PowerNote, ReplicationView,
+    ServerKeys, ServerView, VmRef, VmTimes, VmView,
 };
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::hold::{History, Reason};
 use lifeboat_engine::person::Account;
-use lifeboat_engine::ports::environment::Certificate;
+use lifeboat_engine::ports::environment::{AtRest, Certificate};
 use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
 use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
 use lifeboat_engine::records::{
@@ -363,6 +363,19 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
                 own: Some(Fingerprint::new([1; 32])),
                 next: None,
             },
+            encrypts_new: true,
+            directories: vec![
+                directory(DirectoryContent::Spool, AtRest::NotEncrypted),
+                directory(DirectoryContent::Location, AtRest::Encrypted { key: None }),
+                directory(DirectoryContent::Replica, encrypted()),
+                directory(DirectoryContent::Replica, AtRest::Locked { key: "0a".into() }),
+                directory(
+                    DirectoryContent::Replica,
+                    AtRest::NotKnown {
+                        why: "it hangs".into(),
+                    },
+                ),
+            ],
             notes: vec!["it is over".into()],
         })],
         Action::ListRequests => vec![Answer::Requests(requests())],
@@ -546,6 +559,20 @@ fn points() -> Vec<PointView> {
     ]
 }
 
+fn encrypted() -> AtRest {
+    AtRest::Encrypted {
+        key: Some("0b".into()),
+    }
+}
+
+fn directory(content: DirectoryContent, at_rest: AtRest) -> DirectoryView {
+    DirectoryView {
+        content,
+        path: "/d".into(),
+        at_rest,
+    }
+}
+
 fn view() -> ReplicationView {
     ReplicationView {
         mode: ReplicationMode::Primary,
@@ -590,6 +617,7 @@ fn view() -> ReplicationView {
         hold: None,
         changes: None,
         dir: None,
+        at_rest: Some(encrypted()),
         keys: Vec::new(),
     }
 }

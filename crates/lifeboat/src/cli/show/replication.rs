@@ -124,7 +124,10 @@ pub(crate) fn replication(v: &VmView, names: &Names, zone: &TimeZone) -> String 
         rows.extend(r.contact.iter().map(|c| contact(r, c, zone)));
         rows.extend(r.backlog.iter().map(backlog));
     }
-    rows.extend(r.dir.iter().map(|dir| ("files", dir.clone())));
+    rows.extend(r.dir.iter().map(|dir| {
+        let encryption = r.at_rest.as_ref().map(|a| format!(", {}", super::at_rest(a)));
+        ("files", format!("{dir}{}", encryption.unwrap_or_default()))
+    }));
     rows.extend(under_way(v, r, names, zone));
     rows.extend(r.extended.iter().flat_map(|e| extended(e, zone)));
     if !is_over(r) {
