@@ -2,7 +2,7 @@
 //! can be is a ratio to a peer or to a control that was measured in the same run, interleaved with it, because machines
 //! differ and other work runs beside. Nothing here passes or fails: a missed budget is a line in the table.
 //!
-//! `lifeboat-bench FILE [ROW...]` writes FILE; rows are `failover`, `copy`, `media`, `memory`, `cim`, `floods`, `guest` (default: all).
+//! `lifeboat-bench FILE [ROW...]` writes FILE; rows are `failover`, `copy`, `media`, `encryption`, `memory`, `cim`, `floods`, `guest` (default: all).
 //! `BENCH_FULL=1` measures longer. The daemons are those of the `lifeboat` binary beside this one.
 
 mod guest;
@@ -20,7 +20,16 @@ use anyhow::{Context, Result, bail};
 use crate::report::Report;
 
 /// Names of the groups of rows.
-const GROUPS: [&str; 7] = ["failover", "copy", "media", "memory", "cim", "floods", "guest"];
+const GROUPS: [&str; 8] = [
+    "failover",
+    "copy",
+    "media",
+    "encryption",
+    "memory",
+    "cim",
+    "floods",
+    "guest",
+];
 
 /// What every row needs to know.
 struct Bench {
@@ -70,6 +79,7 @@ async fn main() -> Result<()> {
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     process::end_all(&dir);
+    process::unmount_all(&dir);
     let interrupted = done.as_ref().is_err_and(|e| e.to_string() == "interrupted");
     if interrupted {
         // The measuring thread may be in the middle of anything; what it uses is gone, so nothing waits for it.
@@ -90,6 +100,7 @@ fn measure(bench: &Bench, groups: &[String]) -> Result<Report> {
             "failover" => rows::failover::measure(bench),
             "copy" => rows::copy::measure(bench),
             "media" => rows::media::measure(bench),
+            "encryption" => rows::encryption::measure(bench),
             "memory" => rows::memory::measure(bench),
             "cim" => rows::cim::measure(bench),
             "floods" => rows::floods::measure(bench),

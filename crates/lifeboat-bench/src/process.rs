@@ -108,6 +108,15 @@ pub(crate) fn end_all(dir: &Path) {
     }
 }
 
+/// Unmounts what is mounted below `dir`: an interrupted run leaves it.
+pub(crate) fn unmount_all(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    for place in places.filter(|place| Path::new(place).starts_with(dir)) {
+        let _ = Command::new("umount").args(["-l", place]).status();
+    }
+}
+
 /// A size from `/proc/PID/status` in MiB: `VmRSS`, or `VmHWM` for its largest value ever.
 pub(crate) fn memory_mib(pid: u32, key: &str) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod cim;
 pub(crate) mod copy;
+pub(crate) mod encryption;
 pub(crate) mod failover;
 pub(crate) mod floods;
 pub(crate) mod guest;
