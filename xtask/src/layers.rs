@@ -26,8 +26,8 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         MODEL | WORKLOAD | FAULTS | ADMISSION | KERNEL | "xtask" => &[],
         DELTALOG | CIM | TRUST => &[MODEL],
         ENGINE => &[MODEL, DELTALOG],
-        SIM | "lifeboat-qemu" | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
-        "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, KERNEL],
+        SIM | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
+        "lifeboat-qemu" | "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, KERNEL],
         "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TRUST],
         "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION, TRUST],
         "lifeboat" | BENCH => &[

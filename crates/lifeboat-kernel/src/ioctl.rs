@@ -1,5 +1,5 @@
-//! The ioctls of file system encryption, with the layouts of `linux/fscrypt.h`. All unsafe code of the project is here. What
-//! the calls mean is said by `encryption`.
+//! The ioctls of file system encryption, with the layouts of `linux/fscrypt.h`, and of tap devices (`linux/if_tun.h`). All unsafe
+//! code of the project is here. What the calls mean is said by `encryption` and `tap`.
 
 use std::os::fd::AsFd;
 
@@ -175,4 +175,34 @@ pub(crate) fn has_key(on: impl AsFd, identifier: [u8; IDENTIFIER]) -> Result<boo
     // asserted above and part of the number). Every bit pattern is a value of each field, and the argument outlives the call.
     unsafe { ioctl(on, Updater::<KEY_STATUS, KeyStatus>::new(&mut argument)) }?;
     Ok(argument.status == PRESENT)
+}
+
+/// Bytes of a network device's name with the zero that ends it (`IFNAMSIZ`).
+pub(crate) const INTERFACE_NAME: usize = 16;
+
+/// `struct ifreq` as far as it is used here.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; INTERFACE_NAME],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() == 40);
+
+/// `TUNSETIFF`; its number has the size of an int, whatever is given.
+const SET_INTERFACE: Opcode = opcode::write::<i32>(b'T', 202);
+
+/// Attaches an open `/dev/net/tun` to the tap device of this name.
+pub(crate) fn attach_tap(on: impl AsFd, name: [u8; INTERFACE_NAME]) -> Result<()> {
+    /// `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`.
+    const FLAGS: u16 = 0x0002 | 0x1000 | 0x4000;
+    let mut argument = InterfaceRequest {
+        name,
+        flags: FLAGS,
+        rest: [0; 22],
+    };
+    // SAFETY: the number is that of TUNSETIFF. The kernel reads and writes one `struct ifreq`, whose size is asserted above. Every bit
+    // pattern is a value of each field, and the argument outlives the call.
+    unsafe { ioctl(on, Updater::<SET_INTERFACE, InterfaceRequest>::new(&mut argument)) }
 }

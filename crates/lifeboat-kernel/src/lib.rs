@@ -6,6 +6,7 @@
 //!   how a directory stands.
 //! - [`at_rest`] is what follows from that for a program that keeps files in such directories: it gives the key to a file system,
 //!   makes new directories encrypted, and refuses locked ones.
+//! - [`tap`] attaches to tap devices for processes that have no right to.
 
 pub mod at_rest;
 pub mod encryption;
@@ -14,6 +15,7 @@ pub mod encryption;
     reason = "an ioctl is a pointer and a promise; this module makes the promises"
 )]
 mod ioctl;
+pub mod tap;
 
 pub use at_rest::{AtRest, AtRestError};
 pub use encryption::{KeyError, KeyId, MasterKey, Standing};

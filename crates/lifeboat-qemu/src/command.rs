@@ -55,7 +55,7 @@ pub(crate) fn arguments(
         );
     }
     disks(&mut a, launch, graphs, handed)?;
-    nics(&mut a, spec);
+    nics(&mut a, spec, handed)?;
     // Last of all devices, so that no other one is found in another slot because of it.
     if !launch.seed.is_empty() {
         seed::arguments(paths, handed)?
@@ -166,14 +166,15 @@ fn disks(a: &mut Arguments, launch: &Launch, graphs: &[DiskGraph], handed: &mut 
     Ok(())
 }
 
-fn nics(a: &mut Arguments, spec: &VmSpec) {
+fn nics(a: &mut Arguments, spec: &VmSpec, handed: &mut Handed) -> io::Result<()> {
     for (index, nic) in spec.nics.iter().enumerate() {
         let id = format!("net{index}");
         let netdev = match &nic.backend {
             NicBackend::None => None,
             NicBackend::User => Some(json!({"type": "user", "id": id, "restrict": true})),
             NicBackend::Tap { ifname } => {
-                Some(json!({"type": "tap", "id": id, "ifname": ifname, "script": "no", "downscript": "no"}))
+                let device = handed.tap(ifname)?;
+                Some(json!({"type": "tap", "id": id, "fd": device.to_string()}))
             }
         };
         let mut device = json!({"driver": "virtio-net-pci", "mac": nic.mac});
@@ -183,4 +184,5 @@ fn nics(a: &mut Arguments, spec: &VmSpec) {
         }
         a.json("-device", &device);
     }
+    Ok(())
 }

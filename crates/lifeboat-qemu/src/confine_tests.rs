@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::hypervisor::{Hypervisor, Power};
-use lifeboat_model::DiskFormat;
+use lifeboat_model::{DiskFormat, NicBackend, NicSpec};
 
 use crate::testing::{Host, at};
 
@@ -145,4 +145,53 @@ async fn captures_leave_no_file_open_and_say_nothing() {
     assert_eq!(said, "");
     host.qemu.turn_off(vm).await.unwrap();
     assert!(process.gone(Duration::from_secs(5)).await);
+}
+
+const INSIDE: &str = "LIFEBOAT_TEST_NETWORK";
+
+/// A tap device that belongs to another user: root may attach to it, and the guest's user may not. In a network of this test's
+/// own, in which it runs itself again.
+#[tokio::test]
+async fn a_guest_without_rights_has_its_tap_device() {
+    if std::env::var_os(INSIDE).is_none() {
+        let test = "confine_tests::a_guest_without_rights_has_its_tap_device";
+        let script = "mount -t sysfs sysfs /sys && ip tuntap add lbtest0 mode tap user 4711 && exec \"$@\"";
+        let exe = std::env::current_exe().unwrap();
+        let status = std::process::Command::new("unshare")
+            .args([
+                "--net",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                script,
+                "sh",
+            ])
+            .arg(exe)
+            .args(["--exact", test, "--nocapture"])
+            .env(INSIDE, "1")
+            .status()
+            .unwrap();
+        assert!(status.success(), "what it said is above");
+        return;
+    }
+    let mut host = Host::new();
+    let mut launch = host.vm(&[DiskFormat::Qcow2]);
+    let vm = launch.spec.uuid;
+    let backend = NicBackend::Tap {
+        ifname: "lbtest0".into(),
+    };
+    launch.spec.nics = vec![NicSpec {
+        mac: "52:54:00:00:00:01".into(),
+        backend,
+    }];
+    for _ in 0..2 {
+        host.qemu.start(&launch).await.unwrap();
+        let process = host.qemu.process(vm).await.unwrap().unwrap();
+        assert_ne!(user_of(process.pid()), "0");
+        let taken = lifeboat_kernel::tap::attach("lbtest0").unwrap_err();
+        assert_eq!(taken.kind(), std::io::ErrorKind::ResourceBusy, "the guest has it");
+        host.qemu.turn_off(vm).await.unwrap();
+    }
 }

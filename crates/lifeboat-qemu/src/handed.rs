@@ -70,6 +70,13 @@ impl Handed {
         Ok(self.descriptor(listener.into()))
     }
 
+    /// A tap device, and its number in the process, which could not attach to one of another user.
+    pub(crate) fn tap(&mut self, ifname: &str) -> io::Result<i32> {
+        let device = lifeboat_kernel::tap::attach(ifname);
+        let device = device.map_err(|e| named(&format!("tap device {ifname}"), &e))?;
+        Ok(self.descriptor(device.into()))
+    }
+
     /// A directory, and the name by which the process finds it, whatever lies above it.
     pub(crate) fn directory(&mut self, path: &Utf8Path) -> io::Result<String> {
         let dir = File::open(path).map_err(|e| named(path.as_str(), &e))?;

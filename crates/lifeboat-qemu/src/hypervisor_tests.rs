@@ -217,18 +217,33 @@ async fn a_guest_that_does_not_listen_runs_into_the_time_limit() {
 #[tokio::test]
 async fn what_qemu_says_about_a_failed_start_is_passed_on() {
     let mut host = Host::new();
-    let mut launch = host.vm(&[DiskFormat::Qcow2]);
+    // More devices than the machine has slots for.
+    let mut launch = host.vm(&[DiskFormat::Qcow2; 26]);
+    launch.spec.nics = vec![
+        NicSpec {
+            mac: "52:54:00:00:00:01".into(),
+            backend: NicBackend::None,
+        };
+        8
+    ];
+    let error = host.qemu.start(&launch).await.unwrap_err();
+    let HypervisorError::DidNotStart(why) = &error else {
+        panic!("{error}")
+    };
+    assert!(why.contains("slot"), "{why}");
+    assert_eq!(host.qemu.power(launch.spec.uuid).await, Power::Off);
+    launch.spec.nics.clear();
+    // What is no tap device cannot even be handed over.
     launch.spec.nics.push(NicSpec {
         mac: "52:54:00:00:00:01".into(),
         backend: NicBackend::Tap { ifname: "lo".into() },
     });
     let error = host.qemu.start(&launch).await.unwrap_err();
-    let HypervisorError::DidNotStart(why) = &error else {
-        panic!("{error}")
-    };
-    assert!(why.contains("tap") || why.contains("tun"), "{why}");
-    assert_eq!(host.qemu.power(launch.spec.uuid).await, Power::Off);
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("tap device lo"), "{error}: {source}");
     launch.spec.nics.clear();
+    launch.spec.disks.truncate(1);
+    launch.disks.truncate(1);
     host.qemu.start(&launch).await.unwrap();
     host.qemu.turn_off(launch.spec.uuid).await.unwrap();
 }
