@@ -19,14 +19,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::action::{Action, Answer, Management, Refusal, VmRef, VmView};
+use crate::action::{Action, Answer, Management, Refusal};
 use crate::actor::{Actor, Message, chain, failed};
 use crate::aging::Stamp;
 use crate::by::{self, By};
 use crate::clock::ClockWatch;
 use crate::copy::Tools;
 use crate::jobs::Jobs;
-use crate::observe::{GLANCE, Observer};
+use crate::observe::Observer;
 use crate::operations::link_refusal;
 use crate::pins::Pins;
 use crate::ports::catalog::{Catalog, CatalogError};
@@ -46,9 +46,6 @@ use crate::throttle::{PacedLink, Throttle};
 
 /// How long an action waits to be taken up by an actor that is busy with something else.
 const TAKEN_UP: Duration = Duration::from_millis(4800);
-
-/// How long a list waits for one VM: a little longer than its actor waits for a look at it.
-const LISTED: Duration = Duration::from_millis(450);
 
 /// Everything the engine needs of the world.
 #[derive(Clone)]
@@ -531,7 +528,7 @@ impl Engine {
         tokio::join!(ports.hypervisor.release(), ports.store.release());
     }
 
-    async fn ask<R>(
+    pub(crate) async fn ask<R>(
         &self,
         handle: &Handle,
         message: impl FnOnce(oneshot::Sender<R>) -> Message,
@@ -561,26 +558,6 @@ impl Engine {
         }
     }
 
-    /// Every VM by itself, all at once: one that hangs costs its own line and no more.
-    async fn list(&self) -> Answer {
-        let handles: Vec<Handle> = self.host.with_actors(|a| a.values().cloned().collect());
-        let views = futures_util::future::join_all(handles.iter().map(|h| self.glance(h))).await;
-        let mut views: Vec<VmView> = views.into_iter().flatten().collect();
-        views.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-        Answer::Vms(views)
-    }
-
-    /// The VM as it is, or as it was seen last. A VM that goes away meanwhile is nothing.
-    async fn glance(&self, handle: &Handle) -> Option<VmView> {
-        let asked = tokio::time::timeout(LISTED, self.ask(handle, Message::View));
-        let seen = handle.observer.power(&self.host.ports.hypervisor, GLANCE);
-        match tokio::join!(asked, seen) {
-            (Ok(Some(Ok(Answer::Vm(view)))), _) => Some(*view),
-            (Ok(_), _) => None,
-            (Err(_), power) => handle.observer.past(power.as_ref()),
-        }
-    }
-
     /// Lets every actor see what no longer holds, and waits until none relies on it.
     pub(crate) async fn access_changed(&self, what: &str) {
         self.host.event(what).await;
@@ -603,17 +580,6 @@ impl Engine {
         self.host.access(|a| a.server = settings);
         self.access_changed("server settings changed").await;
         Ok(Answer::Done)
-    }
-
-    async fn events(&self, vm: Option<&VmRef>, limit: u32) -> Result<Answer, Refusal> {
-        let vm = match vm {
-            None => None,
-            Some(vm) => Some(self.host.find(vm)?.0),
-        };
-        let events: Result<Vec<Event>, _> = self.host.ports.catalog.events(vm, limit.clamp(1, 1000)).await;
-        events
-            .map(Answer::Events)
-            .map_err(|e| failed("events cannot be read", &e))
     }
 
     async fn job_action(&self, job: lifeboat_model::JobId, cancel: bool) -> Result<Answer, Refusal> {

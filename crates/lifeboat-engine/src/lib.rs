@@ -26,6 +26,7 @@ mod images;
 mod jobs;
 mod keys;
 mod lend;
+mod lists;
 mod machine;
 mod media;
 mod network;
