@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use camino::{Utf8Path, Utf8PathBuf};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::header::LINK;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use lifeboat_engine::action::{Action, Answer, Refusal};
@@ -18,8 +19,9 @@ use tokio::net::UnixStream;
 use crate::http::{ANSWER_HEADER, ErrorBody};
 use crate::routes::{self, Call, PREFIX, Verb};
 
-/// Longest answer taken in, in bytes: lists of many points fit, nonsense does not fill the memory.
-const MAX_ANSWER: usize = 256 << 20;
+/// Longest answer taken in, in bytes: a picture of a large screen fits, and a page of a list by far; nonsense does not fill
+/// the memory.
+const MAX_ANSWER: usize = 64 << 20;
 /// Longest single event of the job stream in bytes.
 const MAX_EVENT: usize = 1 << 20;
 /// Silence about a job after which it is asked for: the stream may skip when the reader was slow.
@@ -83,6 +85,10 @@ impl Client {
             .get(ANSWER_HEADER)
             .and_then(|v| v.to_str().ok())
             .map(str::to_owned);
+        let next = response
+            .headers()
+            .get(LINK)
+            .and_then(|v| next_page(v.to_str().ok()?));
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|e| self.lost(e.to_string()))?.to_bytes();
         if !status.is_success() {
@@ -96,7 +102,32 @@ impl Client {
         if !body.is_empty() {
             parts["value"] = serde_json::from_slice(&body).map_err(|e| self.protocol(e))?;
         }
-        serde_json::from_value(parts).map_err(|e| self.protocol(e))
+        let mut answer: Answer = serde_json::from_value(parts).map_err(|e| self.protocol(e))?;
+        if let Some(place) = answer.next_mut() {
+            *place = next;
+        }
+        Ok(answer)
+    }
+
+    /// Has a list's pages given one after the other until `enough` items are there, or all; what is no list in pages is
+    /// performed once.
+    pub async fn gather(&self, action: &Action, enough: usize) -> Result<Answer, ClientError> {
+        let mut answer = self.perform(action).await?;
+        let mut before = None;
+        while answer.items().is_some_and(|there| there < enough) {
+            let Some(from) = answer.next_mut().and_then(Option::take) else {
+                break;
+            };
+            if before.as_ref() == Some(&from) {
+                return Err(self.protocol("a list goes on where it was"));
+            }
+            before = Some(from.clone());
+            let Some(next) = action.going_on(from) else { break };
+            let page = self.perform(&next).await?;
+            let other = |_| self.protocol("a list goes on with something else");
+            answer.append(page).map_err(other)?;
+        }
+        Ok(answer)
     }
 
     /// Follows a job from now on; the first state returned is the one it is in.
@@ -174,6 +205,16 @@ impl Client {
             detail: detail.to_string(),
         }
     }
+}
+
+/// Where the next page of a list begins, from its link.
+fn next_page(link: &str) -> Option<String> {
+    let (target, relation) = link.trim().strip_prefix('<')?.split_once('>')?;
+    relation.contains("rel=\"next\"").then_some(())?;
+    let (_, query) = target.split_once('?')?;
+    let after = query.split('&').find_map(|part| part.strip_prefix("after="))?;
+    // A place is made of what an address takes as it is.
+    Some(after.to_owned())
 }
 
 /// States of one job, one after the other, until it has ended.

@@ -23,7 +23,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::openapi;
-use crate::routes::{PREFIX, ROUTES, Route, Verb};
+use crate::routes::{self, PREFIX, ROUTES, Reply, Route, Verb};
 
 /// Longest request body in bytes.
 pub(crate) const MAX_BODY: usize = 1 << 20;
@@ -137,10 +137,27 @@ async fn carry_out(
         Ok(action) => action,
         Err(response) => return response,
     };
+    let list = matches!(route.reply, Reply::Pages(_)).then(|| action.clone());
     match management.perform(by, action).await {
-        Ok(answer) => write(route.verb, answer),
+        Ok(mut answer) => {
+            let next = answer.next_mut().and_then(Option::take);
+            let mut response = write(route.verb, answer);
+            let next = list
+                .zip(next)
+                .and_then(|(list, from)| link(&list.going_on(from)?));
+            if let Some(next) = next {
+                response.headers_mut().insert(header::LINK, next);
+            }
+            response
+        }
         Err(refusal) => refuse(status(refusal.code), refusal),
     }
+}
+
+/// The link to the next page of a list (RFC 8288).
+fn link(next: &Action) -> Option<HeaderValue> {
+    let target = routes::call(next)?.target;
+    HeaderValue::from_str(&format!("<{target}>; rel=\"next\"")).ok()
 }
 
 async fn read(route: &Route, path: &RawPathParams, request: Request) -> Result<Action, Response> {

@@ -140,6 +140,16 @@ fn responses(route: &Route) -> Value {
                 &json!({ "type": "array", "items": reference(name) }),
             );
         }
+        Reply::Pages(name) => {
+            let list = json!({ "type": "array", "items": reference(name) });
+            let mut page = good("A page of the list", &list);
+            page["headers"] = json!({ "Link": {
+                "description": "With rel=\"next\", the address of the next page (RFC 8288); absent on the last one. A page has \
+                                at most 4 MiB and may have fewer items than were asked for",
+                "schema": { "type": "string" }
+            }});
+            responses["200"] = page;
+        }
         Reply::Picture => {
             responses["200"] = json!({ "description": "The picture", "content": { "image/png": {} } });
         }

@@ -94,8 +94,10 @@ pub enum Body {
 pub enum Reply {
     /// A JSON document of this schema.
     One(&'static str),
-    /// A JSON list of documents of this schema.
+    /// A JSON list of documents of this schema, all there are.
     List(&'static str),
+    /// A page of such a list, which may be long; a link of the answer leads to the next one.
+    Pages(&'static str),
     /// A PNG.
     Picture,
     /// Nothing, or the job that carries on.

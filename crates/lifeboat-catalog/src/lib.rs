@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
+use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage, Recorded};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
 use lifeboat_engine::requests::Request;
 use lifeboat_model::{AuthorizationEntry, JobId, RequestId, VmId};
@@ -208,7 +208,13 @@ impl Catalog for SqliteCatalog {
         self.transaction(move |t| rows::add_event(t, &event)).await
     }
 
-    async fn events(&self, vm: Option<VmId>, limit: u32) -> Result<Vec<Event>, CatalogError> {
-        self.transaction(move |t| rows::events(t, vm, limit)).await
+    async fn events_before(
+        &self,
+        vm: Option<VmId>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Recorded, CatalogError> {
+        self.transaction(move |t| rows::events(t, vm, before, limit))
+            .await
     }
 }

@@ -1,6 +1,6 @@
 //! Rows and the records in them. Every function is one statement or part of the caller's transaction.
 
-use lifeboat_engine::ports::catalog::{CatalogError, CatalogImage};
+use lifeboat_engine::ports::catalog::{CatalogError, CatalogImage, Recorded};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
 use lifeboat_engine::requests::Request;
 use lifeboat_model::{AuthorizationEntry, JobId, RequestId, Timestamp, VmId};
@@ -54,12 +54,12 @@ fn run(connection: &Connection, sql: &str, parameters: impl Params) -> Result<us
 }
 
 /// All rows of a query.
-fn texts(
+fn texts<T>(
     connection: &Connection,
     sql: &str,
     parameters: impl Params,
-    row: impl FnMut(&Row<'_>) -> rusqlite::Result<Text>,
-) -> Result<Vec<Text>, CatalogError> {
+    row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>, CatalogError> {
     let mut statement = connection.prepare_cached(sql).map_err(|e| database(&e))?;
     let rows = statement.query_map(parameters, row).map_err(|e| database(&e))?;
     rows.collect::<rusqlite::Result<_>>().map_err(|e| database(&e))
@@ -323,40 +323,43 @@ pub(crate) fn add_event(connection: &Connection, event: &Event) -> Result<(), Ca
     run(connection, "DELETE FROM event WHERE id <= ?1", [oldest]).map(drop)
 }
 
-/// The newest events, newest first.
+/// Events before a number, newest first. One more than is wanted is asked for, which says whether there are older ones.
 pub(crate) fn events(
     connection: &Connection,
     vm: Option<VmId>,
+    before: Option<u64>,
     limit: u32,
-) -> Result<Vec<Event>, CatalogError> {
+) -> Result<Recorded, CatalogError> {
+    let (vm, limit) = (vm.map(|vm| vm.to_string()), i64::from(limit));
+    let before = before.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
+    let sql = match vm {
+        None => {
+            "SELECT vm, at, record, digest, id FROM event WHERE ?1 IS NULL AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        }
+        Some(_) => {
+            "SELECT vm, at, record, digest, id FROM event WHERE vm = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        }
+    };
     let row = |r: &Row<'_>| {
-        Ok(Text {
+        let text = Text {
             key: event_key(r.get::<_, Option<String>>(0)?.as_deref(), r.get(1)?),
             text: r.get(2)?,
             digest: r.get(3)?,
-        })
+        };
+        Ok((r.get::<_, i64>(4)?, text))
     };
-    let rows = match vm {
-        None => texts(
-            connection,
-            "SELECT vm, at, record, digest FROM event ORDER BY id DESC LIMIT ?1",
-            [limit],
-            row,
-        ),
-        Some(vm) => texts(
-            connection,
-            "SELECT vm, at, record, digest FROM event WHERE vm = ?1 ORDER BY id DESC LIMIT ?2",
-            params![vm.to_string(), limit],
-            row,
-        ),
-    }?;
-    let one = |row: Text| match is_intact(&row).and_then(|()| decode(&row.key, &row.text)) {
-        Ok(event) => Some(event),
-        Err(error) => {
+    let mut rows = texts(connection, sql, params![vm, before, limit + 1], row)?;
+    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = rows.len() > wanted;
+    rows.truncate(wanted);
+    let one = |(id, row): (i64, Text)| {
+        let event = is_intact(&row).and_then(|()| decode(&row.key, &row.text));
+        let event = event
             // An event is told, not acted on: the others are worth more than an error.
-            tracing::warn!(%error, "an event cannot be shown");
-            None
-        }
+            .inspect_err(|error| tracing::warn!(%error, "an event cannot be shown"))
+            .ok();
+        (u64::try_from(id).unwrap_or_default(), event)
     };
-    Ok(rows.into_iter().filter_map(one).collect())
+    let events = rows.into_iter().map(one).collect();
+    Ok(Recorded { events, more })
 }

@@ -190,6 +190,21 @@ async fn events_come_newest_first_by_vm_and_no_more_than_ten_thousand_stay() {
     let all = catalog.events(None, u32::MAX).await.unwrap();
     assert_eq!(all.len(), 10_000);
     assert_eq!((all[0].at.0, all[9999].at.0), (10_009, 10));
+    // The same in pages, while another one comes.
+    let (mut paged, mut before) = (Vec::new(), None);
+    loop {
+        let page = catalog.events_before(None, before, 999).await.unwrap();
+        before = page.events.last().map(|(number, _)| *number);
+        paged.extend(page.events.into_iter().map(|(_, event)| event.unwrap()));
+        if !page.more {
+            break;
+        }
+        if paged.len() == 999 {
+            catalog.add_event(&event(20_000, None)).await.unwrap();
+        }
+    }
+    // The new one has pushed the oldest out.
+    assert_eq!(paged, all[..9999]);
     let odd: Vec<u64> = catalog
         .events(Some(vm(1)), 2)
         .await

@@ -62,6 +62,16 @@ async fn one_bit_of_an_event_hides_no_other_event() {
     catalog.load().await.unwrap();
     let left = catalog.events(None, 10).await.unwrap();
     assert_eq!(left, [event(8003, None), event(8001, None)]);
+    // A page of nothing but the damaged one leads on to the next.
+    let page = |before| catalog.events_before(None, before, 1);
+    let first = page(None).await.unwrap();
+    let second = page(Some(first.events[0].0)).await.unwrap();
+    assert!(second.more && second.events[0].1.is_none(), "{second:?}");
+    let third = page(Some(second.events[0].0)).await.unwrap();
+    assert_eq!(
+        (&third.events[0].1, third.more),
+        (&Some(event(8001, None)), false)
+    );
 }
 
 #[tokio::test]

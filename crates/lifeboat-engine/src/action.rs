@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::by::By;
 use crate::hold::Reason;
+use crate::paging::{Page, Paging};
 use crate::ports::environment::{AtRest, Certificate};
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{Abandoned, BulkProgress, Target};
@@ -46,8 +47,8 @@ pub enum PointSelector {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Action {
-    /// All VMs of this host, replicas included.
-    ListVms,
+    /// VMs of this host, replicas included, by name and UUID.
+    ListVms(Paging),
     /// One VM.
     ShowVm {
         /// Which.
@@ -203,10 +204,13 @@ pub enum Action {
         /// Which.
         vm: VmRef,
     },
-    /// Recovery points of a replica: sealed ones and cycles.
+    /// Recovery points of a replica: sealed ones and cycles, newest first.
     ListPoints {
         /// Which.
         vm: VmRef,
+        /// Which part of the list.
+        #[serde(flatten)]
+        page: Paging,
     },
     /// InitiateFailover. A job.
     InitiateFailover {
@@ -300,7 +304,7 @@ pub enum Action {
         vm: VmRef,
     },
     /// Jobs, newest first.
-    ListJobs,
+    ListJobs(Paging),
     /// One job.
     ShowJob {
         /// Which.
@@ -317,9 +321,12 @@ pub enum Action {
         vm: Option<VmRef>,
         /// At most this many, 1 to 1000.
         limit: u32,
+        /// Those before this place, as in [`Paging`]; `None`: the newest.
+        #[serde(default)]
+        after: Option<String>,
     },
-    /// Authorization entries.
-    ListAuthorization,
+    /// Authorization entries, by primary.
+    ListAuthorization(Paging),
     /// AddAuthorizationEntry; replaces an entry with the same primary.
     AddAuthorization {
         /// The entry.
@@ -359,7 +366,7 @@ pub enum Action {
         /// `HOST:PORT`.
         peer: String,
     },
-    /// What waits for a second person, oldest first.
+    /// What waits for a second person, oldest first; there are never more than [`crate::requests::IN_ALL`].
     ListRequests,
     /// Confirms a request as the second person: what was asked for is carried out as it was recorded.
     ConfirmRequest {
@@ -400,21 +407,21 @@ pub enum Answer {
     /// Done.
     Done,
     /// VMs.
-    Vms(Vec<VmView>),
+    Vms(Page<VmView>),
     /// A VM.
     Vm(Box<VmView>),
     /// A PNG.
     Picture(Vec<u8>),
     /// Recovery points, newest first.
-    Points(Vec<PointView>),
+    Points(Page<PointView>),
     /// A job that carries on, or that ended.
     Job(Job),
     /// Jobs.
-    Jobs(Vec<Job>),
+    Jobs(Page<Job>),
     /// Events.
-    Events(Vec<Event>),
+    Events(Page<Event>),
     /// Authorization entries.
-    Entries(Vec<AuthorizationEntry>),
+    Entries(Page<AuthorizationEntry>),
     /// This host.
     Server(ServerView),
     /// How a cycle ended.
@@ -821,16 +828,16 @@ impl Action {
             | Self::RemoveReplication { vm }
             | Self::ForgetReplication { vm }
             | Self::ReplicateNow { vm }
-            | Self::ListPoints { vm }
+            | Self::ListPoints { vm, .. }
             | Self::InitiateFailover { vm, .. }
             | Self::RevertFailover { vm, .. }
             | Self::CommitFailover { vm } => Some(vm),
             Self::ListEvents { vm, .. } | Self::TrustKey { vm, .. } => vm.as_ref(),
-            Self::ListVms
-            | Self::ListJobs
+            Self::ListVms(_)
+            | Self::ListJobs(_)
             | Self::ShowJob { .. }
             | Self::CancelJob { .. }
-            | Self::ListAuthorization
+            | Self::ListAuthorization(_)
             | Self::AddAuthorization { .. }
             | Self::RemoveAuthorization { .. }
             | Self::ShowServer
@@ -849,14 +856,14 @@ impl Action {
     pub fn changes(&self) -> bool {
         !matches!(
             self,
-            Self::ListVms
+            Self::ListVms(_)
                 | Self::ShowVm { .. }
                 | Self::Screenshot { .. }
                 | Self::ListPoints { .. }
-                | Self::ListJobs
+                | Self::ListJobs(_)
                 | Self::ShowJob { .. }
                 | Self::ListEvents { .. }
-                | Self::ListAuthorization
+                | Self::ListAuthorization(_)
                 | Self::ShowServer
                 | Self::ListRequests
         )

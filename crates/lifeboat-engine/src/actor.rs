@@ -523,7 +523,7 @@ impl Actor {
             Action::ResumeReplication { .. } => self.resume().await,
             Action::RemoveReplication { .. } => self.remove().await,
             Action::ForgetReplication { .. } => self.forget().await,
-            Action::ListPoints { .. } => self.list_points().await,
+            Action::ListPoints { page, .. } => self.list_points(&page).await,
             Action::InitiateFailover {
                 point, start, force, ..
             } => self.initiate_failover(&point, start, force).await,
@@ -531,14 +531,14 @@ impl Actor {
             Action::CommitFailover { .. } => self.commit_failover().await,
             // A VM is shown where messages are taken up, because that waits for nothing.
             Action::ShowVm { .. }
-            | Action::ListVms
+            | Action::ListVms(_)
             // Answered when its cycle is over.
             | Action::ReplicateNow { .. }
-            | Action::ListJobs
+            | Action::ListJobs(_)
             | Action::ShowJob { .. }
             | Action::CancelJob { .. }
             | Action::ListEvents { .. }
-            | Action::ListAuthorization
+            | Action::ListAuthorization(_)
             | Action::AddAuthorization { .. }
             | Action::RemoveAuthorization { .. }
             | Action::ShowServer

@@ -755,12 +755,12 @@ impl Management for Engine {
 impl Engine {
     pub(crate) async fn carry_out(&self, action: Action) -> Result<Answer, Refusal> {
         match &action {
-            Action::ListVms => Ok(self.list().await),
-            Action::ListJobs => Ok(Answer::Jobs(self.host.jobs.list())),
+            Action::ListVms(page) => self.list(page).await,
+            Action::ListJobs(page) => self.host.jobs.page(page).map(Answer::Jobs),
             Action::ShowJob { job } => self.job_action(*job, false).await,
             Action::CancelJob { job } => self.job_action(*job, true).await,
-            Action::ListEvents { vm, limit } => self.events(vm.as_ref(), *limit).await,
-            Action::ListAuthorization => Ok(Answer::Entries(self.host.access(|a| a.entries.clone()))),
+            Action::ListEvents { vm, limit, after } => self.events(vm.as_ref(), *limit, after.clone()).await,
+            Action::ListAuthorization(page) => self.entries(page),
             Action::AddAuthorization { entry } => self.add_authorization(entry.clone()).await,
             Action::RemoveAuthorization { primary } => self.remove_authorization(primary).await,
             Action::ShowServer => self.server().await,

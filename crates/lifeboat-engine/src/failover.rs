@@ -1,6 +1,7 @@
 //! Failover, revert and commit on the replica, as sagas: the intent is durable before its work begins, every step can be
 //! repeated, and after a crash the recorded phase says what to go on with. Points are never written to.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::aging::Sealer;
 use crate::machine::branch_launch;
 use crate::network::connected;
 use crate::order::{Place, disorder, places};
+use crate::paging::{Page, Paging};
 use crate::point_guid::point_guid;
 use crate::ports::catalog::CatalogError;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
@@ -31,6 +33,11 @@ use crate::records::{Addressing, Failover, FailoverPhase, Job, Relationship, Tak
 /// Every instant a replica can be brought up at, by position, the newest first: sealed points, and cycles whose logs are
 /// retained.
 pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
+    placed_points(info).map(|(_, point)| point).collect()
+}
+
+/// The same, each with its position.
+fn placed_points(info: &ReplicaInfo) -> impl Iterator<Item = (Position, PointView)> {
     let places = places(info);
     let spoiled = spoiled_places(info, &places);
     let sealed = |p: &Point| PointView {
@@ -54,12 +61,36 @@ pub(crate) fn points(info: &ReplicaInfo) -> Vec<PointView> {
         changed: None,
     };
     let view = |place: Place<'_>| match (place.point, place.log) {
-        (Some(point), _) => Some(sealed(point)),
+        (Some(point), _) => Some((point.position, sealed(point))),
         // A cycle needs a sealed point to start from and an unbroken line of logs since.
-        (None, Some(log)) => (place.reachable && !log.partial).then(|| cycle(log)),
+        (None, Some(log)) => (place.reachable && !log.partial).then(|| (log.position, cycle(log))),
         (None, None) => None,
     };
-    places.into_iter().rev().filter_map(view).collect()
+    let all: Vec<_> = places.into_iter().rev().filter_map(view).collect();
+    all.into_iter()
+}
+
+/// A page of them. Where the point that it goes on behind has expired meanwhile, the next older one of its generation is the
+/// first; where none of that generation is left, nothing says any more what is older.
+pub(crate) fn page_of_points(info: &ReplicaInfo, paging: &Paging) -> Result<Page<PointView>, Refusal> {
+    let mut points: Vec<(Position, PointView)> = placed_points(info).collect();
+    if let Some(after) = paging.key::<Position>()? {
+        let older = |(at, _): &(Position, PointView)| at.compare(after) == Some(Ordering::Less);
+        let same = points.iter().position(|(at, _)| *at == after).map(|n| n + 1);
+        let from = same.or_else(|| points.iter().position(older));
+        let gone = || {
+            Refusal::new(
+                ReturnCode::InvalidState,
+                "the recovery points have become others while they were listed",
+                "list them again from the beginning",
+            )
+        };
+        points.drain(..from.ok_or_else(gone)?);
+    }
+    let more = points.len() > paging.limit();
+    points.truncate(paging.limit());
+    let parts = points.into_iter().map(|(at, point)| (at, Some(point)));
+    Ok(Page::of(parts.collect(), more))
 }
 
 /// The positions that lie behind damage, with what is damaged: a spoiled point, or a damaged log, and every cycle that would
@@ -317,8 +348,8 @@ pub(crate) struct Consent {
 }
 
 impl Actor {
-    pub(crate) async fn list_points(&mut self) -> Result<Answer, Refusal> {
-        Ok(Answer::Points(points(&self.replica_info().await?)))
+    pub(crate) async fn list_points(&mut self, paging: &Paging) -> Result<Answer, Refusal> {
+        page_of_points(&self.replica_info().await?, paging).map(Answer::Points)
     }
 
     fn failover(&self) -> Option<&Failover> {

@@ -1,15 +1,18 @@
 //! Jobs: durable records of long operations, their progress, and their removal some time after the end. What a job
 //! does is decided elsewhere; this only keeps the books.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{JobId, JobState, JobType, VmId};
+use lifeboat_model::{JobId, JobState, JobType, Timestamp, VmId};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use crate::action::Refusal;
+use crate::paging::{Page, Paging};
 use crate::ports::catalog::{Catalog, CatalogError};
 use crate::ports::{Clock, Entropy};
 use crate::records::Job;
@@ -188,11 +191,18 @@ impl Jobs {
         })
     }
 
-    /// Newest first.
+    /// All of them.
     pub(crate) fn list(&self) -> Vec<Job> {
-        let mut list = self.with(|all| all.values().cloned().collect::<Vec<_>>());
-        list.sort_by_key(|j| std::cmp::Reverse((j.created, j.id)));
-        list
+        self.with(|all| all.values().cloned().collect())
+    }
+
+    /// A page of them, newest first.
+    pub(crate) fn page(&self, paging: &Paging) -> Result<Page<Job>, Refusal> {
+        self.with(|all| {
+            let (keys, more) = paging.first(all.values().map(|j| Reverse((j.created, j.id))))?;
+            let part = |key: Reverse<(Timestamp, JobId)>| (key, all.get(&key.0.1).cloned());
+            Ok(Page::of(keys.into_iter().map(part).collect(), more))
+        })
     }
 
     /// Changes from now on.

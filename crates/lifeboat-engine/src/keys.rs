@@ -18,7 +18,7 @@ use crate::actor::{Actor, Message};
 use crate::engine::{Engine, Host, Ports};
 use crate::pins::{Judge, Pins};
 use crate::ports::ByteStream;
-use crate::ports::catalog::{Catalog, CatalogError, CatalogImage};
+use crate::ports::catalog::{Catalog, CatalogError, CatalogImage, Recorded};
 use crate::ports::environment::OwnKeys;
 use crate::ports::link::{
     LinkError, LogAddress, LogReceipt, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
@@ -107,8 +107,13 @@ impl Catalog for KeyedCatalog {
         self.catalog.add_event(event).await
     }
 
-    async fn events(&self, vm: Option<VmId>, limit: u32) -> Result<Vec<Event>, CatalogError> {
-        self.catalog.events(vm, limit).await
+    async fn events_before(
+        &self,
+        vm: Option<VmId>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Recorded, CatalogError> {
+        self.catalog.events_before(vm, before, limit).await
     }
 }
 

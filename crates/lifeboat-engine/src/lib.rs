@@ -34,6 +34,7 @@ mod observe;
 mod operations;
 mod order;
 mod orphans;
+pub mod paging;
 mod pending;
 pub mod person;
 mod pins;

@@ -1,25 +1,52 @@
-//! Lists of what this host has: VMs, jobs, events. Each VM is looked at by itself, so that one that hangs costs its own line
+//! Lists of what this host has: VMs, jobs, events, entries, page by page. Each VM is looked at by itself, so that one that hangs costs its own line
 //! and no more. What a single VM or job answers for itself is its actor's business.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use lifeboat_model::AuthorizationEntry;
 
 use crate::action::{Answer, Refusal, VmRef, VmView};
 use crate::actor::{Message, failed};
 use crate::engine::{Engine, Handle};
 use crate::observe::GLANCE;
-use crate::records::Event;
+use crate::paging::{MOST, Page, Paging};
 
 /// How long a list waits for one VM: a little longer than its actor waits for a look at it.
 const LISTED: Duration = Duration::from_millis(450);
 
 impl Engine {
-    /// Every VM by itself, all at once: one that hangs costs its own line and no more.
-    pub(crate) async fn list(&self) -> Answer {
-        let handles: Vec<Handle> = self.host.with_actors(|a| a.values().cloned().collect());
-        let views = futures_util::future::join_all(handles.iter().map(|h| self.glance(h))).await;
-        let mut views: Vec<VmView> = views.into_iter().flatten().collect();
-        views.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-        Answer::Vms(views)
+    /// The VMs of a page, each by itself, all at once: one that hangs costs its own line and no more. Only they are looked at.
+    pub(crate) async fn list(&self, paging: &Paging) -> Result<Answer, Refusal> {
+        let (keys, more, handles) = self.host.with_actors(|actors| {
+            let keys = actors.iter().map(|(vm, handle)| (handle.name.clone(), *vm));
+            let (keys, more) = paging.first(keys)?;
+            let handles: Vec<Option<Handle>> = keys.iter().map(|(_, vm)| actors.get(vm).cloned()).collect();
+            Ok((keys, more, handles))
+        })?;
+        let glances = handles.iter().map(|handle| async move {
+            match handle {
+                Some(handle) => self.glance(handle).await,
+                None => None,
+            }
+        });
+        let views = futures_util::future::join_all(glances).await;
+        Ok(Answer::Vms(Page::of(keys.into_iter().zip(views).collect(), more)))
+    }
+
+    /// Authorization entries, by primary in whatever case.
+    pub(crate) fn entries(&self, paging: &Paging) -> Result<Answer, Refusal> {
+        self.host.access(|a| {
+            let of = |e: &AuthorizationEntry| e.primary.to_lowercase();
+            let all: BTreeMap<String, &AuthorizationEntry> = a.entries.iter().map(|e| (of(e), e)).collect();
+            let (keys, more) = paging.first(all.keys().cloned())?;
+            let part = |key: String| {
+                let entry = all.get(&key).map(|e| (*e).clone());
+                (key, entry)
+            };
+            let parts = keys.into_iter().map(part).collect();
+            Ok(Answer::Entries(Page::of(parts, more)))
+        })
     }
 
     /// The VM as it is, or as it was seen last. A VM that goes away meanwhile is nothing.
@@ -33,14 +60,20 @@ impl Engine {
         }
     }
 
-    pub(crate) async fn events(&self, vm: Option<&VmRef>, limit: u32) -> Result<Answer, Refusal> {
+    pub(crate) async fn events(
+        &self,
+        vm: Option<&VmRef>,
+        limit: u32,
+        after: Option<String>,
+    ) -> Result<Answer, Refusal> {
         let vm = match vm {
             None => None,
             Some(vm) => Some(self.host.find(vm)?.0),
         };
-        let events: Result<Vec<Event>, _> = self.host.ports.catalog.events(vm, limit.clamp(1, 1000)).await;
-        events
-            .map(Answer::Events)
-            .map_err(|e| failed("events cannot be read", &e))
+        let before = Paging { limit: None, after }.key()?;
+        let catalog = &self.host.ports.catalog;
+        let recorded = catalog.events_before(vm, before, limit.clamp(1, MOST)).await;
+        let recorded = recorded.map_err(|e| failed("events cannot be read", &e))?;
+        Ok(Answer::Events(Page::of(recorded.events, recorded.more)))
     }
 }

@@ -113,7 +113,8 @@ mod tests {
     use uuid::Uuid;
 
     use crate::action::PointSelector;
-    use crate::failover::{choose, points};
+    use crate::failover::{choose, page_of_points, points};
+    use crate::paging::{Page, Paging};
     use crate::ports::scrub::{DamagedFile, NewestData, RepairState};
 
     const OLD: u128 = 1;
@@ -207,6 +208,38 @@ mod tests {
         assert_eq!(positions(&seeded()), newest_first);
         let newest = choose(&seeded(), &PointSelector::Latest).unwrap();
         assert_eq!(newest.id, at(NEW, 4).to_string());
+    }
+
+    #[test]
+    fn a_list_of_points_goes_on_behind_its_place_whatever_came_and_went() {
+        let page = |info: &ReplicaInfo, after: Option<String>| {
+            let limit = Some(2);
+            page_of_points(info, &Paging { limit, after })
+        };
+        let ids = |page: &Page<PointView>| page.items.iter().map(|p| p.id.clone()).collect::<Vec<_>>();
+        let id = |p: Position| p.to_string();
+        let sealed = |p: &Point| p.id.to_string();
+        let mut info = seeded();
+        let all = points(&info).into_iter().map(|p| p.id).collect::<Vec<_>>();
+        let first = page(&info, None).unwrap();
+        assert_eq!(ids(&first), all[..2]);
+        let rest = page(&info, first.next.clone()).unwrap();
+        assert_eq!((ids(&rest), rest.next), (all[2..].to_vec(), None));
+        // A newer cycle has come, and the one that the first page ended behind is sealed: it has another id.
+        info.logs.push(log(at(NEW, 4), at(NEW, 5), 1003));
+        info.points.push(point(at(NEW, 3), 1001));
+        assert_eq!(ids(&page(&info, first.next.clone()).unwrap()), all[2..]);
+        // It has expired: the next older one of its generation is next.
+        info.points.pop();
+        info.logs.retain(|l| l.position != at(NEW, 3));
+        let points_left = [&info.points[1], &info.points[0]].map(sealed);
+        assert_eq!(ids(&page(&info, first.next.clone()).unwrap()), points_left);
+        assert_eq!(ids(&page(&info, None).unwrap())[0], points_left[0]);
+        // Nothing of its generation is left.
+        let other = replica(vec![point(at(3, 1), 5)], vec![log(at(3, 1), at(3, 2), 6)]);
+        assert_eq!(ids(&page(&other, None).unwrap())[0], id(at(3, 2)));
+        let refusal = page(&other, first.next).unwrap_err();
+        assert!(refusal.hint.contains("from the beginning"), "{refusal}");
     }
 
     #[test]

@@ -291,13 +291,17 @@ async fn storage_notes(host: &Host) -> Vec<String> {
     notes
 }
 
+/// Replicas without a relationship that are named for a location. Ours: a lost catalog leaves thousands, and each is an event.
+const LEFTOVERS: usize = 20;
+
 async fn leftovers(host: &Host, location: &str) -> Vec<String> {
     let found = match host.ports.store.found(Utf8Path::new(location)).await {
         Ok(found) => found,
         Err(e) => return vec![format!("replicas in {location} cannot be listed: {}", chain(&e))],
     };
     let known = host.known_to_actors();
-    let strangers = found.into_iter().filter(|(vm, _)| !known.contains(vm));
+    let strangers: Vec<_> = found.into_iter().filter(|(vm, _)| !known.contains(vm)).collect();
+    let more = strangers.len().saturating_sub(LEFTOVERS);
     let text = |(vm, dir): (VmId, camino::Utf8PathBuf)| {
         format!(
             "{dir} holds a replica of VM {vm}, and no relationship of this host uses it: replicate that VM here again and it is the \
@@ -305,7 +309,13 @@ async fn leftovers(host: &Host, location: &str) -> Vec<String> {
             quoted(dir.as_str())
         )
     };
-    strangers.map(text).collect()
+    let mut notes: Vec<String> = strangers.into_iter().take(LEFTOVERS).map(text).collect();
+    if more > 0 {
+        notes.push(format!(
+            "{location} holds {more} more replicas that no relationship of this host uses; they are named when others are gone"
+        ));
+    }
+    notes
 }
 
 /// Looks at the storage locations for as long as the engine lives, and says what is new.

@@ -84,6 +84,26 @@ fn candidate(vm: VmId, presence: Presence) -> String {
     }
 }
 
+/// Several VMs have this name.
+fn ambiguous(wanted: &str, cards: impl ExactSizeIterator<Item = (VmId, Presence)>) -> Refusal {
+    /// Ours: an answer that is read. The list has all of them.
+    const NAMED: usize = 20;
+    let number = cards.len();
+    let mut all: Vec<String> = cards.take(NAMED).map(|(id, card)| candidate(id, card)).collect();
+    if number > NAMED {
+        all.push(format!("and {} more", number - NAMED));
+    }
+    Refusal::new(
+        ReturnCode::InvalidParameter,
+        format!(
+            "{number} VMs of this host are named \"{}\": {}",
+            shown(wanted),
+            all.join(", ")
+        ),
+        "name one of them by its UUID",
+    )
+}
+
 /// A text of a caller, short enough for a message.
 fn shown(wanted: &str) -> String {
     wanted.chars().take(80).collect()
@@ -123,20 +143,8 @@ impl Host {
                 [] => Err(no_vm(wanted)),
                 [(id, handle)] => Ok((**id, (*handle).clone())),
                 several => {
-                    let all: Vec<String> = several
-                        .iter()
-                        .map(|(id, handle)| candidate(**id, handle.card.read()))
-                        .collect();
-                    Err(Refusal::new(
-                        ReturnCode::InvalidParameter,
-                        format!(
-                            "{} VMs of this host are named \"{}\": {}",
-                            all.len(),
-                            shown(wanted),
-                            all.join(", ")
-                        ),
-                        "name one of them by its UUID",
-                    ))
+                    let cards = several.iter().map(|(id, handle)| (**id, handle.card.read()));
+                    Err(ambiguous(wanted, cards))
                 }
             }
         })
@@ -206,5 +214,27 @@ impl Actor {
             third,
         ];
         self.card.write(presence, hosts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn of_very_many_vms_of_one_name_some_are_shown() {
+        let vms: Vec<_> = (0..10_000)
+            .map(|n| (VmId(Uuid::from_u128(n)), Presence::Local))
+            .collect();
+        let refusal = ambiguous("web", vms.into_iter());
+        assert!(
+            refusal
+                .message
+                .starts_with("10000 VMs of this host are named \"web\": "),
+            "{refusal}"
+        );
+        assert!(refusal.message.ends_with(", and 9980 more"), "{refusal}");
+        assert!(refusal.message.len() < 2000, "{refusal}");
     }
 }

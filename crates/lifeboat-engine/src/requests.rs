@@ -489,7 +489,7 @@ mod tests {
         let request = Request {
             id: RequestId(Uuid::from_u128(1)),
             by: By::process(0, None),
-            action: Action::ListVms,
+            action: Action::ListVms(crate::paging::Paging::FIRST),
             vm: None,
             what: String::new(),
             asked,

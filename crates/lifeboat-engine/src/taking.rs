@@ -45,7 +45,7 @@ pub(crate) fn taking(action: &Action) -> Taking<'_> {
         Action::AddAuthorization { entry } => Taking::Entry(entry),
         Action::RemoveAuthorization { primary } => Taking::EntryRemoved(primary),
         Action::SetAuthorization { primary, .. } => Taking::Binding(primary),
-        Action::ListVms
+        Action::ListVms(_)
         | Action::ShowVm { .. }
         | Action::StartVm { .. }
         | Action::StopVm { .. }
@@ -79,11 +79,11 @@ pub(crate) fn taking(action: &Action) -> Taking<'_> {
         | Action::SuspendExtended { .. }
         | Action::ResumeExtended { .. }
         | Action::ContinueAsPrimary { .. }
-        | Action::ListJobs
+        | Action::ListJobs(_)
         | Action::ShowJob { .. }
         | Action::CancelJob { .. }
         | Action::ListEvents { .. }
-        | Action::ListAuthorization
+        | Action::ListAuthorization(_)
         | Action::ShowServer
         // Whether this host takes replicas, and when its windows begin: nothing of what is here goes.
         | Action::SetServer { .. }

@@ -1,7 +1,7 @@
 //! The durable catalog, in memory, with the clock and the source of ids.
 
 use async_trait::async_trait;
-use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
+use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage, Recorded};
 use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
 use lifeboat_engine::requests::Request;
@@ -143,13 +143,22 @@ impl Catalog for Port {
         .await
     }
 
-    async fn events(&self, vm: Option<VmId>, limit: u32) -> Result<Vec<Event>, CatalogError> {
+    async fn events_before(
+        &self,
+        vm: Option<VmId>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Recorded, CatalogError> {
         self.run("catalog.events", |s, h| {
-            let events = s.hosts[h].events.iter().rev();
-            let wanted = events.filter(|e| vm.is_none() || e.vm == vm).cloned();
-            Ok(wanted
-                .take(usize::try_from(limit).unwrap_or(usize::MAX))
-                .collect())
+            let numbered = (1_u64..).zip(&s.hosts[h].events).collect::<Vec<_>>();
+            let older = |n: u64| before.is_none_or(|before| n < before);
+            let wanted = |(n, e): &(u64, &Event)| older(*n) && (vm.is_none() || e.vm == vm);
+            let mut wanted = numbered.into_iter().rev().filter(wanted);
+            let events = wanted.by_ref().take(usize::try_from(limit).unwrap_or(usize::MAX));
+            Ok(Recorded {
+                events: events.map(|(n, e)| (n, Some(e.clone()))).collect(),
+                more: wanted.next().is_some(),
+            })
         })
         .await
     }

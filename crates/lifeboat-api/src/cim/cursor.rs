@@ -135,8 +135,8 @@ impl Cursor {
         }
     }
 
-    /// The next instance; `None` at the end. A walk over all VMs shows them as they were when its first VM was asked for,
-    /// with recovery points as they are when it comes to them; one about a single thing leaves it out when it has gone.
+    /// The next instance; `None` at the end. A walk over all VMs asks for a hundred at a time, by name: it shows them as they
+    /// were then, with recovery points as they are when it comes to them, and no VM that stays is shown twice or left out; one about a single thing leaves it out when it has gone.
     ///
     /// # Errors
     /// The engine could not be asked, for example because it is stopping.

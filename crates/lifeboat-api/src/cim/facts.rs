@@ -2,13 +2,14 @@
 //! moment, and which of them a walk visits. Which class is made of what is in [`super::classes`]. Nothing here outlives
 //! the walks that use it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use lifeboat_cim::{CimError, Instance, Status};
 use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ServerView, VmRef, VmView};
+use lifeboat_engine::paging::{Page, Paging, whole};
 use lifeboat_engine::records::Job;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId};
@@ -154,8 +155,49 @@ pub(crate) enum Leg {
 #[derive(Default)]
 pub(crate) struct Shared {
     clock: AtomicU64,
-    vms: Slot<Vec<Arc<VmView>>>,
-    points: Mutex<HashMap<VmId, Arc<Slot<Vec<Recovery>>>>>,
+    /// Pages of VMs by the place where they begin.
+    vms: Recent<Option<String>, VmPage, 4>,
+    /// Recovery points by their VM.
+    points: Recent<VmId, Vec<Recovery>, 64>,
+}
+
+/// VMs of a page in a walk. Ours: a walk holds no more at once, and a host with so many is asked once.
+const VMS: u32 = 100;
+/// Jobs of a page in a walk.
+const JOBS: u32 = 500;
+
+/// Some VMs, and where the others begin.
+struct VmPage {
+    vms: Vec<Arc<VmView>>,
+    next: Option<String>,
+}
+
+/// The questions that were asked last, at most `MOST` of them: walks that are together share them, and one that lags behind
+/// asks itself. What all VMs of a large host answer is never held together.
+struct Recent<K, T, const MOST: usize> {
+    slots: Mutex<VecDeque<(K, Arc<Slot<T>>)>>,
+}
+
+impl<K, T, const MOST: usize> Default for Recent<K, T, MOST> {
+    fn default() -> Self {
+        Self {
+            slots: Mutex::default(),
+        }
+    }
+}
+
+impl<K: PartialEq, T, const MOST: usize> Recent<K, T, MOST> {
+    fn slot(&self, question: K) -> Arc<Slot<T>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = slots.iter().position(|(q, _)| *q == question);
+        let slot = known.and_then(|n| slots.remove(n)).map(|(_, slot)| slot);
+        let slot = slot.unwrap_or_default();
+        if slots.len() >= MOST {
+            slots.pop_front();
+        }
+        slots.push_back((question, slot.clone()));
+        slot
+    }
 }
 
 impl Shared {
@@ -203,7 +245,8 @@ pub(crate) struct Walk {
     needs: Needs,
     /// Recovery points that are not listed are wanted too, because one is looked for by its name.
     pub(crate) unlisted: bool,
-    legs: VecDeque<Leg>,
+    /// Where to go, and from which place of a list on.
+    legs: VecDeque<(Leg, Option<String>)>,
     listed: VecDeque<Arc<VmView>>,
     jobs: VecDeque<Job>,
     /// Something was found; set by whoever walks.
@@ -224,7 +267,7 @@ impl Walk {
             shared,
             needs,
             unlisted: false,
-            legs: legs.into_iter().collect(),
+            legs: legs.into_iter().map(|leg| (leg, None)).collect(),
             listed: VecDeque::new(),
             jobs: VecDeque::new(),
             found: false,
@@ -255,52 +298,56 @@ impl Walk {
             if let Some(job) = self.jobs.pop_front() {
                 return self.job(manager, job).await.map(Some);
             }
-            let Some(leg) = self.legs.pop_front() else {
+            let Some((leg, from)) = self.legs.pop_front() else {
                 return Ok(None);
             };
-            if let Some(host) = self.set_out(manager, leg).await? {
+            if let Some(host) = self.set_out(manager, leg, from).await? {
                 return Ok(Some(host));
             }
         }
     }
 
-    async fn set_out(&mut self, manager: &ObjectManager, leg: Leg) -> Result<Option<Parts>, CimError> {
-        match leg {
+    async fn set_out(
+        &mut self,
+        manager: &ObjectManager,
+        leg: Leg,
+        from: Option<String>,
+    ) -> Result<Option<Parts>, CimError> {
+        match &leg {
             Leg::Host => return manager.host_parts().await.map(|h| Some(Parts::Host(h))),
-            Leg::Vm(id) => self.listed.extend(manager.show(id).await?.map(Arc::new)),
-            Leg::Vms => self.listed.extend(self.all(manager).await?.iter().cloned()),
-            Leg::PointsUnlessFound if self.found => {}
-            Leg::PointsUnlessFound => {
-                let all = self.all(manager).await?;
-                self.listed.extend(all.iter().filter(|v| is_copy(v)).cloned());
+            Leg::Vm(id) => self.listed.extend(manager.show(*id).await?.map(Arc::new)),
+            // Of a search that has begun the rest is searched too: there may be a second one.
+            Leg::PointsUnlessFound if self.found && from.is_none() => {}
+            Leg::Vms | Leg::PointsUnlessFound | Leg::TestOf(_) => {
+                let page = self.vms(manager, from).await?;
+                let wanted = page.vms.iter().filter(|v| leg.wants(v));
+                self.listed.extend(wanted.cloned());
+                self.go_on(leg, page.next.clone());
             }
-            Leg::TestOf(test) => {
-                let tests = |v: &&Arc<VmView>| {
-                    let replication = v.replication.as_ref();
-                    replication
-                        .and_then(|r| r.test.as_ref())
-                        .is_some_and(|t| t.vm == test)
-                };
-                let all = self.all(manager).await?;
-                self.listed.extend(all.iter().filter(tests).cloned());
-            }
-            Leg::Job(id) => self.jobs.extend(manager.job(id).await?),
+            Leg::Job(id) => self.jobs.extend(manager.job(*id).await?),
             Leg::Jobs(vm) => {
-                let wanted = |j: &Job| vm.is_none_or(|vm| j.vm == vm);
-                self.jobs.extend(manager.jobs().await?.into_iter().filter(wanted));
+                if from.is_none() {
+                    self.jobs.extend(manager.waiting_jobs().await?);
+                }
+                let page = manager.jobs(from).await?;
+                self.jobs.extend(page.items);
+                self.jobs.retain(|j: &Job| vm.is_none_or(|vm| j.vm == vm));
+                self.go_on(leg, page.next);
             }
         }
         Ok(None)
     }
 
-    async fn all(&self, manager: &ObjectManager) -> Result<Arc<Vec<Arc<VmView>>>, CimError> {
-        let ask = async {
-            match manager.ask(Action::ListVms).await? {
-                Answer::Vms(vms) => Ok(vms.into_iter().map(Arc::new).collect()),
-                _ => Err(unexpected("ListVms")),
-            }
-        };
-        self.shared.vms.get(&self.shared, self.since, ask).await
+    /// The rest of a list comes before every other leg.
+    fn go_on(&mut self, leg: Leg, from: Option<String>) {
+        if from.is_some() {
+            self.legs.push_front((leg, from));
+        }
+    }
+
+    async fn vms(&self, manager: &ObjectManager, from: Option<String>) -> Result<Arc<VmPage>, CimError> {
+        let slot = self.shared.vms.slot(from.clone());
+        slot.get(&self.shared, self.since, manager.vms(from)).await
     }
 
     /// Asks for the recovery points of a VM that were not asked for yet.
@@ -315,10 +362,7 @@ impl Walk {
         let points = if is_copy(&parts.view) {
             let vm = parts.view.spec.uuid;
             let ask = manager.recovery_points(&parts.view);
-            let slot = {
-                let mut slots = self.shared.points.lock().unwrap_or_else(PoisonError::into_inner);
-                slots.entry(vm).or_default().clone()
-            };
+            let slot = self.shared.points.slot(vm);
             slot.get(&self.shared, self.since, ask).await?
         } else {
             Arc::default()
@@ -334,6 +378,21 @@ impl Walk {
             vm_exists,
             now: now(),
         }))
+    }
+}
+
+impl Leg {
+    /// Whether a walk to some of all VMs visits this one.
+    fn wants(&self, view: &VmView) -> bool {
+        match self {
+            Self::PointsUnlessFound => is_copy(view),
+            Self::TestOf(test) => {
+                let replication = view.replication.as_ref();
+                let own = replication.and_then(|r| r.test.as_ref());
+                own.is_some_and(|t| t.vm == *test)
+            }
+            Self::Host | Self::Vm(_) | Self::Vms | Self::Job(_) | Self::Jobs(_) => true,
+        }
     }
 }
 
@@ -404,10 +463,22 @@ impl ObjectManager {
         }
     }
 
-    async fn jobs(&self) -> Result<Vec<Job>, CimError> {
-        match self.ask(Action::ListJobs).await? {
-            Answer::Jobs(jobs) => Ok(self.waiting_jobs().await?.into_iter().chain(jobs).collect()),
+    async fn jobs(&self, after: Option<String>) -> Result<Page<Job>, CimError> {
+        let limit = Some(JOBS);
+        match self.ask(Action::ListJobs(Paging { limit, after })).await? {
+            Answer::Jobs(jobs) => Ok(jobs),
             _ => Err(unexpected("ListJobs")),
+        }
+    }
+
+    async fn vms(&self, after: Option<String>) -> Result<VmPage, CimError> {
+        let limit = Some(VMS);
+        match self.ask(Action::ListVms(Paging { limit, after })).await? {
+            Answer::Vms(page) => Ok(VmPage {
+                next: page.next,
+                vms: page.items.into_iter().map(Arc::new).collect(),
+            }),
+            _ => Err(unexpected("ListVms")),
         }
     }
 
@@ -415,12 +486,13 @@ impl ObjectManager {
         let Answer::Server(server) = self.ask(Action::ShowServer).await? else {
             return Err(unexpected("ShowServer"));
         };
-        let Answer::Entries(entries) = self.ask(Action::ListAuthorization).await? else {
+        let entries = whole(Action::ListAuthorization(Paging::FIRST), |a| self.ask(a)).await?;
+        let Answer::Entries(entries) = entries else {
             return Err(unexpected("ListAuthorization"));
         };
         Ok(HostParts {
             server,
-            entries,
+            entries: entries.items,
             filters: self.registry.instances(FILTER),
             destinations: self.registry.instances(DESTINATION),
             subscriptions: self.registry.instances(SUBSCRIPTION),
@@ -433,9 +505,10 @@ impl ObjectManager {
         let vm = view.spec.uuid;
         let action = Action::ListPoints {
             vm: VmRef(vm.to_string()),
+            page: Paging::FIRST,
         };
-        match self.management.perform(None, action).await {
-            Ok(Answer::Points(points)) => Ok(recoveries(view, points)),
+        match whole(action, |a| self.management.perform(None, a)).await {
+            Ok(Answer::Points(points)) => Ok(recoveries(view, points.items)),
             Ok(_) => Err(unexpected("ListPoints")),
             Err(refusal) => {
                 tracing::debug!(%vm, error = %refusal, "no recovery points are shown");

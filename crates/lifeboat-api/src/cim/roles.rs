@@ -63,13 +63,13 @@ pub enum About {
 #[must_use]
 pub fn needed(action: &Action, about: About) -> Role {
     match action {
-        Action::ListVms
+        Action::ListVms(_)
         | Action::ShowVm { .. }
         | Action::ListPoints { .. }
-        | Action::ListJobs
+        | Action::ListJobs(_)
         | Action::ShowJob { .. }
         | Action::ListEvents { .. }
-        | Action::ListAuthorization
+        | Action::ListAuthorization(_)
         | Action::ShowServer
         | Action::ListRequests => Role::Monitor,
 

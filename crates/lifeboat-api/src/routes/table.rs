@@ -40,6 +40,34 @@ const fn with_fields(route: Route, fields: &'static [Field]) -> Route {
     }
 }
 
+/// Where a page of a list begins.
+const AFTER: Query = Query {
+    name: "after",
+    kind: Kind::Text,
+    default: "null",
+    about: "What comes behind this place, which the link of another page of the list names",
+};
+
+const LIMIT: Query = Query {
+    name: "limit",
+    kind: Kind::Number,
+    default: "null",
+    about: "At most this many, 1 to 1000; 500 when it is missing",
+};
+
+/// A list that may be long.
+const fn pages(
+    path: &'static str,
+    action: &'static str,
+    schema: &'static str,
+    summary: &'static str,
+) -> Route {
+    Route {
+        query: &[LIMIT, AFTER],
+        ..get(path, action, Reply::Pages(schema), summary)
+    }
+}
+
 /// Which recovery point.
 const POINT: Field = Field {
     name: "point",
@@ -63,11 +91,11 @@ const fn delete(path: &'static str, action: &'static str, summary: &'static str)
 
 /// Every route that carries an action. Beside them there are only the event stream and the document itself.
 pub const ROUTES: &[Route] = &[
-    get(
+    pages(
         "/vms",
         "list-vms",
-        Reply::List("VmView"),
-        "All VMs of this host, replicas included",
+        "VmView",
+        "VMs of this host, replicas included, by name",
     ),
     get("/vms/{vm}", "show-vm", Reply::One("VmView"), "One VM"),
     with_fields(
@@ -307,10 +335,10 @@ pub const ROUTES: &[Route] = &[
         "continue-as-primary",
         "Go on as the primary of the third host, after a committed failover",
     ),
-    get(
+    pages(
         "/vms/{vm}/points",
         "list-points",
-        Reply::List("PointView"),
+        "PointView",
         "Recovery points of a replica, newest first",
     ),
     with_fields(
@@ -417,7 +445,7 @@ pub const ROUTES: &[Route] = &[
             }],
         )
     },
-    get("/jobs", "list-jobs", Reply::List("Job"), "Jobs, newest first"),
+    pages("/jobs", "list-jobs", "Job", "Jobs, newest first"),
     get("/jobs/{job}", "show-job", Reply::One("Job"), "One job"),
     post("/jobs/{job}/cancel", "cancel-job", "Cancel a job"),
     Route {
@@ -434,19 +462,20 @@ pub const ROUTES: &[Route] = &[
                 default: "100",
                 about: "At most this many, 1 to 1000",
             },
+            AFTER,
         ],
         ..get(
             "/events",
             "list-events",
-            Reply::List("Event"),
-            "What happened, newest events",
+            Reply::Pages("Event"),
+            "What happened, newest events first",
         )
     },
-    get(
+    pages(
         "/authorization",
         "list-authorization",
-        Reply::List("AuthorizationEntry"),
-        "Who may replicate to this host",
+        "AuthorizationEntry",
+        "Who may replicate to this host, by name",
     ),
     Route {
         body: Body::Whole {

@@ -14,6 +14,7 @@ use lifeboat_api::routes::{ROUTES, call};
 use lifeboat_api::{Admission, BindError, Client, ClientError, Server, openapi};
 use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef};
 use lifeboat_engine::by::By;
+use lifeboat_engine::paging::Paging;
 use lifeboat_engine::records::Job;
 use lifeboat_model::JobState;
 use lifeboat_model::api::ReturnCode;
@@ -25,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use crate::samples::{self, actions, answers, job, variant};
 
 /// Remembers what it was asked and answers what its script says.
-struct Fake {
-    asked: Mutex<Vec<Action>>,
+pub(crate) struct Fake {
+    pub(crate) asked: Mutex<Vec<Action>>,
     by: Mutex<Option<By>>,
     jobs: broadcast::Sender<Job>,
     script: fn(&Action) -> Result<Answer, Refusal>,
@@ -45,9 +46,9 @@ impl Management for Fake {
     }
 }
 
-struct Host {
-    fake: Arc<Fake>,
-    socket: Utf8PathBuf,
+pub(crate) struct Host {
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) socket: Utf8PathBuf,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -74,11 +75,11 @@ fn host_for(admission: Admission, script: fn(&Action) -> Result<Answer, Refusal>
     }
 }
 
-fn host(script: fn(&Action) -> Result<Answer, Refusal>) -> Host {
+pub(crate) fn host(script: fn(&Action) -> Result<Answer, Refusal>) -> Host {
     host_for(Admission::local(None), script)
 }
 
-fn fitting(action: &Action) -> Result<Answer, Refusal> {
+pub(crate) fn fitting(action: &Action) -> Result<Answer, Refusal> {
     Ok(answers(action).remove(0))
 }
 
@@ -117,7 +118,10 @@ fn every_action_has_exactly_one_route() {
 #[tokio::test]
 async fn the_kernel_says_who_asks() {
     let host = host(fitting);
-    Client::new(&host.socket).perform(&Action::ListVms).await.unwrap();
+    Client::new(&host.socket)
+        .perform(&Action::ListVms(Paging::FIRST))
+        .await
+        .unwrap();
     let own = rustix::process::geteuid().as_raw();
     let pid = i32::try_from(std::process::id()).unwrap();
     let by = host.fake.by.lock().unwrap().clone().unwrap();
@@ -328,7 +332,7 @@ fn what_the_engine_says_fits_the_schemas() {
             let value = serde_json::to_value(&answer).unwrap()["value"].take();
             let fit = match (route.reply, &answer) {
                 (lifeboat_api::routes::Reply::One(name), _) => fits(&value, &one(name), &doc),
-                (lifeboat_api::routes::Reply::List(name), _) => {
+                (lifeboat_api::routes::Reply::List(name) | lifeboat_api::routes::Reply::Pages(name), _) => {
                     fits(&value, &json!({ "type": "array", "items": one(name) }), &doc)
                 }
                 (lifeboat_api::routes::Reply::Carried, Answer::Job(_)) => fits(&value, &one("Job"), &doc),
@@ -377,7 +381,7 @@ async fn refusals_carry_code_name_and_way_out() {
     )
     .unwrap();
     let client = Client::new(&host.socket);
-    match client.perform(&Action::ListVms).await {
+    match client.perform(&Action::ListVms(Paging::FIRST)).await {
         Err(ClientError::Refused(r)) => assert_eq!(
             (r.code, r.hint.as_str()),
             (ReturnCode::InvalidState, "lifeboat replication resume web")
@@ -485,7 +489,11 @@ async fn a_missing_body_means_the_defaults() {
             start: false,
             force: false,
         },
-        Action::ListEvents { vm: None, limit: 100 },
+        Action::ListEvents {
+            vm: None,
+            limit: 100,
+            after: None,
+        },
         Action::StartReplication {
             vm: VmRef("web".into()),
             how: lifeboat_engine::action::InitialCopy::Network,
@@ -510,7 +518,7 @@ async fn a_stranger_gets_403_whatever_is_sent() {
         fitting,
     );
     let client = Client::new(&host.socket);
-    match client.perform(&Action::ListVms).await {
+    match client.perform(&Action::ListVms(Paging::FIRST)).await {
         Err(ClientError::Refused(r)) => assert_eq!(r.code, ReturnCode::AccessDenied),
         other => panic!("{other:?}"),
     }
@@ -602,6 +610,8 @@ async fn a_follower_learns_that_the_daemon_stops() {
     host.stop.cancel();
     assert!(matches!(follower.next().await, Err(ClientError::Lost { .. })));
     host.task.await.unwrap();
-    let gone = Client::new(&host.socket).perform(&Action::ListVms).await;
+    let gone = Client::new(&host.socket)
+        .perform(&Action::ListVms(Paging::FIRST))
+        .await;
     assert!(matches!(gone, Err(ClientError::Unreachable { .. })), "{gone:?}");
 }

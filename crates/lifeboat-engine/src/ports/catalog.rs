@@ -46,6 +46,15 @@ pub struct CatalogImage {
     pub requests: Vec<Request>,
 }
 
+/// Events as they are recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Each by its number, which counts up and is never used again, the newest first; `None`: its record is damaged.
+    pub events: Vec<(u64, Option<Event>)>,
+    /// There are older ones.
+    pub more: bool,
+}
+
 /// The catalog. When a call returns `Ok` its change survives a power cut.
 #[async_trait]
 pub trait Catalog: Send + Sync {
@@ -73,6 +82,16 @@ pub trait Catalog: Send + Sync {
     async fn remove_request(&self, request: RequestId, event: &Event) -> Result<(), CatalogError>;
     /// Appends an event; only the newest 10,000 are kept.
     async fn add_event(&self, event: &Event) -> Result<(), CatalogError>;
-    /// The newest events, newest first, at most `limit`, of one VM or of all.
-    async fn events(&self, vm: Option<VmId>, limit: u32) -> Result<Vec<Event>, CatalogError>;
+    /// Events with a lower number than `before`, newest first, at most `limit`, of one VM or of all.
+    async fn events_before(
+        &self,
+        vm: Option<VmId>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Recorded, CatalogError>;
+    /// The newest events that can be read, newest first, at most `limit`, of one VM or of all.
+    async fn events(&self, vm: Option<VmId>, limit: u32) -> Result<Vec<Event>, CatalogError> {
+        let recorded = self.events_before(vm, None, limit).await?.events;
+        Ok(recorded.into_iter().filter_map(|(_, event)| event).collect())
+    }
 }

@@ -48,12 +48,22 @@ fn events_and_jobs_say_who_asked() {
         assert_eq!(by(w), [Some(root.clone())]);
         w.restart(1).await;
         assert_eq!(by(w), [Some(root)]);
-        let events = w.insist(1, Action::ListEvents { vm: None, limit: 100 }).await;
+        let events = w
+            .insist(
+                1,
+                Action::ListEvents {
+                    vm: None,
+                    limit: 100,
+                    after: None,
+                },
+            )
+            .await;
         let Ok(Answer::Events(events)) = events else {
             panic!("{events:?}")
         };
         assert!(
             events
+                .items
                 .iter()
                 .any(|e| e.by.as_ref().is_some_and(|b| b.name == "a"))
         );

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, PointView, Refusal};
+use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{FailoverPhase, Side};
 use lifeboat_model::{JobState, PointId, ReplicationMode as Mode, ReplicationState as State};
@@ -85,8 +86,17 @@ pub fn phase(w: &World) -> Option<FailoverPhase> {
 }
 
 pub async fn points(w: &World) -> Vec<PointView> {
-    match w.insist(1, Action::ListPoints { vm: World::vm() }).await {
-        Ok(Answer::Points(points)) => points,
+    match w
+        .insist(
+            1,
+            Action::ListPoints {
+                vm: World::vm(),
+                page: Paging::FIRST,
+            },
+        )
+        .await
+    {
+        Ok(Answer::Points(points)) => points.items,
         other => panic!("{other:?}"),
     }
 }

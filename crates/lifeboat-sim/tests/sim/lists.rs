@@ -2,6 +2,7 @@
 
 use crate::common::{failover, job, replicating, simulate, start_vm};
 use lifeboat_engine::action::{Action, Answer, PointSelector, VmView};
+use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
 use lifeboat_sim::{VM, World};
@@ -24,8 +25,8 @@ async fn second(w: &mut World) {
 /// The list of a host, and how many milliseconds it took.
 async fn list(w: &World, host: usize) -> (Vec<VmView>, u128) {
     let asked = w.shared.now();
-    match w.act(host, Action::ListVms).await {
-        Some(Ok(Answer::Vms(views))) => (views, w.shared.now().since(asked).as_millis()),
+    match w.act(host, Action::ListVms(Paging::FIRST)).await {
+        Some(Ok(Answer::Vms(views))) => (views.items, w.shared.now().since(asked).as_millis()),
         other => panic!("{other:?}"),
     }
 }

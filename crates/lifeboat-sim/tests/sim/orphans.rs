@@ -5,6 +5,7 @@ use crate::common::{failover, job, replicating, simulate, start_vm, state};
 use lifeboat_engine::action::{
     Action, Answer, InitialCopy, PointSelector, Refusal, ServerView, VmRef, VmView,
 };
+use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::records::Side;
 use lifeboat_model::api::ReturnCode;
@@ -37,8 +38,8 @@ async fn refused(w: &World, host: usize, action: Action) -> Refusal {
 }
 
 async fn listed(w: &World, host: usize) -> Vec<VmView> {
-    match w.act(host, Action::ListVms).await {
-        Some(Ok(Answer::Vms(vms))) => vms,
+    match w.act(host, Action::ListVms(Paging::FIRST)).await {
+        Some(Ok(Answer::Vms(vms))) => vms.items,
         other => panic!("{other:?}"),
     }
 }
@@ -320,6 +321,26 @@ fn records_that_belong_to_no_relationship_are_removed_and_said() {
         let left = listed(w, 1).await;
         assert_eq!(left.iter().map(|v| v.spec.uuid).collect::<Vec<_>>(), [VM]);
         assert_eq!(left[0].power, PowerState::Off);
+    });
+}
+
+#[test]
+fn of_very_many_files_without_a_relationship_some_are_named() {
+    simulate(10, async |w| {
+        replicating(w).await;
+        {
+            let mut s = w.shared.state();
+            let replica = s.hosts[1].replicas[&VM].clone();
+            for n in 0..1000 {
+                let vm = VmId(Uuid::from_u128(1000 + n));
+                s.hosts[1].replicas.insert(vm, replica.clone());
+            }
+        }
+        w.run(601).await;
+        let notes = server(w, 1).await.notes;
+        assert_eq!(notes.len(), 21, "{notes:?}");
+        assert!(notes[20].contains("980 more replicas"), "{}", notes[20]);
+        assert_eq!(told(w, 1, "no relationship of this host uses"), 21);
     });
 }
 

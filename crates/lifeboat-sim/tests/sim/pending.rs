@@ -4,6 +4,7 @@ use crate::common::{
     difference, eventually, job, local_disks, replicating, simulate, simulate_with, start_vm, state,
 };
 use lifeboat_engine::action::{Action, Answer, ReplicationView};
+use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::{BLOCK, Content, VM, World};
@@ -145,7 +146,7 @@ fn a_monitor_that_does_not_say_it_holds_up_no_view() {
         replicating(w).await;
         w.run(20).await;
         w.shared.state().hangs.insert((0, "hv.pending"));
-        for action in [Action::ShowVm { vm: World::vm() }, Action::ListVms] {
+        for action in [Action::ShowVm { vm: World::vm() }, Action::ListVms(Paging::FIRST)] {
             let asked = w.shared.now();
             let answer = w.act(0, action).await.unwrap().unwrap();
             let took = w.shared.now().since(asked).as_millis();

@@ -2,6 +2,7 @@
 
 use crate::common::{replicating, simulate};
 use lifeboat_engine::action::{Action, Answer, Refusal, VmRef};
+use lifeboat_engine::paging::Paging;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, VmId, VmSpec};
 use lifeboat_sim::{Image, VM, World};
@@ -55,10 +56,14 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
             Action::ShowVm { vm: by_name.clone() },
             start("web"),
             Action::RemoveReplication { vm: by_name.clone() },
-            Action::ListPoints { vm: by_name.clone() },
+            Action::ListPoints {
+                vm: by_name.clone(),
+                page: Paging::FIRST,
+            },
             Action::ListEvents {
                 vm: Some(by_name.clone()),
                 limit: 5,
+                after: None,
             },
         ] {
             let e = refused(w, 1, action).await;
@@ -79,7 +84,16 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
                 panic!("{vm:?} is not shown");
             };
             assert_eq!(view.spec.uuid.to_string(), vm.0);
-            let listed = w.act(1, Action::ListPoints { vm }).await.unwrap();
+            let listed = w
+                .act(
+                    1,
+                    Action::ListPoints {
+                        vm,
+                        page: Paging::FIRST,
+                    },
+                )
+                .await
+                .unwrap();
             assert_eq!(listed.is_ok(), points, "{listed:?}");
         }
         // On the other host the name has one meaning.
@@ -186,8 +200,8 @@ fn entry(primary: &str, location: &str) -> AuthorizationEntry {
 }
 
 async fn entries(w: &World) -> Vec<AuthorizationEntry> {
-    match w.act(1, Action::ListAuthorization).await {
-        Some(Ok(Answer::Entries(entries))) => entries,
+    match w.act(1, Action::ListAuthorization(Paging::FIRST)).await {
+        Some(Ok(Answer::Entries(entries))) => entries.items,
         other => panic!("{other:?}"),
     }
 }

@@ -8,6 +8,7 @@ use crate::common::{
     start_vm, state,
 };
 use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, VmRef, VmView};
+use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{FailoverPhase, Side, Test, TestPhase};
@@ -46,8 +47,8 @@ async fn ended(w: &World) {
 }
 
 async fn listed(w: &World) -> Vec<VmView> {
-    match w.insist(1, Action::ListVms).await {
-        Ok(Answer::Vms(vms)) => vms,
+    match w.insist(1, Action::ListVms(Paging::FIRST)).await {
+        Ok(Answer::Vms(vms)) => vms.items,
         other => panic!("{other:?}"),
     }
 }

@@ -84,7 +84,7 @@ pub(crate) enum Command {
         /// Only events of this VM, by name or UUID.
         vm: Option<String>,
         /// Show at most this many.
-        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
     },
     /// Who may replicate to this host, and where the copies go.

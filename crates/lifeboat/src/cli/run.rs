@@ -11,6 +11,7 @@ use jiff::Zoned;
 use jiff::tz::TimeZone;
 use lifeboat_api::{Client, ClientError};
 use lifeboat_engine::action::{Action, Answer, ReplicationView, ServerView, VmRef, VmView};
+use lifeboat_engine::paging::Paging;
 use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{Bandwidth, Timestamp};
@@ -42,9 +43,11 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
         Command::Vm(command) => vm(&cx, command).await,
         Command::Replication(command) => replication::run(&cx, command).await,
         Command::Points { vm } => {
-            let Answer::Points(points) = cx.ask(Action::ListPoints { vm: name(vm) }).await? else {
+            let (vm, page) = (name(vm), Paging::FIRST);
+            let Answer::Points(points) = cx.ask(Action::ListPoints { vm, page }).await? else {
                 return strange();
             };
+            let points = points.items;
             if let Some(note) = show::out_of_order(&points) {
                 eprintln!("{note}");
             }
@@ -57,10 +60,14 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
             let action = Action::ListEvents {
                 vm: vm.as_deref().map(name),
                 limit: *limit,
+                after: None,
             };
-            let Answer::Events(mut events) = cx.ask(action).await? else {
+            let enough = usize::try_from(*limit).unwrap_or(usize::MAX);
+            let Answer::Events(events) = cx.gather(action, enough).await? else {
                 return strange();
             };
+            let mut events = events.items;
+            events.truncate(enough);
             let names = cx.names().await?;
             // As they were recorded, oldest first: times of a clock that was set are in no order.
             events.reverse();
@@ -98,8 +105,15 @@ fn strange<T>() -> Result<T, Failure> {
 }
 
 impl Cx<'_> {
+    /// Has an action performed; of a list all pages, so that people see one list.
     async fn ask(&self, action: Action) -> Result<Answer, Failure> {
-        self.client.perform(&action).await.map_err(|error| match error {
+        self.gather(action, usize::MAX).await
+    }
+
+    /// The same with a list that ends when `enough` items are there.
+    async fn gather(&self, action: Action, enough: usize) -> Result<Answer, Failure> {
+        let answer = self.client.gather(&action, enough).await;
+        answer.map_err(|error| match error {
             ClientError::Refused(refusal) => wish::refused(&action, refusal).into(),
             ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Protocol { .. } => {
                 error.into()
@@ -149,10 +163,10 @@ impl Cx<'_> {
     }
 
     async fn vms(&self) -> Result<Vec<VmView>, Failure> {
-        let Answer::Vms(vms) = self.ask(Action::ListVms).await? else {
+        let Answer::Vms(vms) = self.ask(Action::ListVms(Paging::FIRST)).await? else {
             return strange();
         };
-        Ok(vms)
+        Ok(vms.items)
     }
 
     async fn vm(&self, vm: &str) -> Result<VmView, Failure> {
@@ -285,9 +299,10 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
 async fn job(cx: &Cx<'_>, command: &Job) -> Done {
     match command {
         Job::List => {
-            let Answer::Jobs(jobs) = cx.ask(Action::ListJobs).await? else {
+            let Answer::Jobs(jobs) = cx.ask(Action::ListJobs(Paging::FIRST)).await? else {
                 return strange();
             };
+            let jobs = jobs.items;
             let names = cx.names().await?;
             cx.print(&jobs, || show::jobs(&jobs, &names, &cx.zone))
         }

@@ -138,12 +138,12 @@ fn words(action: &Action) -> Option<String> {
         Action::DenyRequest { request } => Some(format!("request deny of {request}")),
         Action::TrustKey { host, .. } => Some(format!("replication trust-key of \"{host}\"")),
         Action::TestConnection { peer } => Some(format!("test-connection to {peer}")),
-        Action::ListVms
+        Action::ListVms(_)
         | Action::ShowVm { .. }
-        | Action::ListJobs
+        | Action::ListJobs(_)
         | Action::ShowJob { .. }
         | Action::ListEvents { .. }
-        | Action::ListAuthorization
+        | Action::ListAuthorization(_)
         | Action::ShowServer
         | Action::ListRequests => None,
     }

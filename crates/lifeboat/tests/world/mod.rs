@@ -17,6 +17,7 @@ use lifeboat_engine::action::{
 };
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::hold::Reason;
+use lifeboat_engine::paging::Page;
 use lifeboat_engine::ports::environment::{AtRest, Certificate};
 use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
@@ -94,8 +95,8 @@ impl Host {
         let reads = |a: &Action| {
             matches!(
                 a,
-                Action::ListVms | Action::ShowVm { .. } | Action::ShowJob { .. }
-            )
+                Action::ListVms(_) | Action::ShowVm { .. } | Action::ShowJob { .. }
+            ) || goes_on(a)
         };
         self.script
             .asked
@@ -183,6 +184,27 @@ impl Management for Script {
     }
 }
 
+/// Lists come in pages of two, so that whoever shows a list has to follow them.
+fn page<T>(mut items: Vec<T>, after: Option<&String>) -> Page<T> {
+    const MOST: usize = 2;
+    let from = after.map_or(0, |n| n.parse::<usize>().unwrap());
+    items.drain(..from);
+    let next = (items.len() > MOST).then(|| (from + MOST).to_string());
+    items.truncate(MOST);
+    Page { items, next }
+}
+
+/// Whether an action asks for another page than the first.
+fn goes_on(action: &Action) -> bool {
+    match action {
+        Action::ListPoints { page, .. } | Action::ListJobs(page) | Action::ListAuthorization(page) => {
+            page.after.is_some()
+        }
+        Action::ListEvents { after, .. } => after.is_some(),
+        _ => false,
+    }
+}
+
 fn entries() -> Vec<AuthorizationEntry> {
     vec![
         entry("a.example.org"),
@@ -217,7 +239,7 @@ impl Script {
             return Err(refusal);
         }
         match action {
-            Action::ListVms => Ok(Answer::Vms(self.vms())),
+            Action::ListVms(p) => Ok(Answer::Vms(page(self.vms(), p.after.as_ref()))),
             Action::ShowVm { vm } => {
                 let found = self
                     .vms()
@@ -233,19 +255,19 @@ impl Script {
                 found.map(|v| Answer::Vm(Box::new(v))).ok_or_else(missing)
             }
             Action::Screenshot { .. } => Ok(Answer::Picture(b"\x89PNG pixels".to_vec())),
-            Action::ListPoints { .. } => Ok(Answer::Points(points())),
+            Action::ListPoints { page: p, .. } => Ok(Answer::Points(page(points(), p.after.as_ref()))),
             Action::ReplicateNow { .. } => Ok(Answer::Cycle(sent())),
-            Action::ListJobs => Ok(Answer::Jobs(jobs())),
+            Action::ListJobs(p) => Ok(Answer::Jobs(page(jobs(), p.after.as_ref()))),
             Action::ShowJob { job } => {
                 let known = jobs().into_iter().find(|j| j.id == *job && j.state.is_final());
                 Ok(Answer::Job(
                     known.unwrap_or_else(|| self.job.lock().unwrap().clone()),
                 ))
             }
-            Action::ListEvents { .. } => Ok(Answer::Events(events())),
+            Action::ListEvents { after, .. } => Ok(Answer::Events(page(events(), after.as_ref()))),
             Action::ListRequests => Ok(Answer::Requests(requests::requests())),
             Action::ConfirmRequest { .. } => finished(JobType::CommitFailover, ""),
-            Action::ListAuthorization => Ok(Answer::Entries(entries())),
+            Action::ListAuthorization(p) => Ok(Answer::Entries(page(entries(), p.after.as_ref()))),
             Action::ShowServer => Ok(Answer::Server(server())),
             Action::StartReplication { at: Some(_), .. } | Action::Resynchronize { at: Some(_), .. } => {
                 Ok(Answer::Done)

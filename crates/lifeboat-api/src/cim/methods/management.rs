@@ -2,6 +2,7 @@
 
 use lifeboat_cim::Value;
 use lifeboat_engine::action::{Action, Answer, Refusal, VmView};
+use lifeboat_engine::paging::{Page, Paging};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{ReplicationMode as Mode, VmId};
 
@@ -9,15 +10,63 @@ use super::{Answered, Call, Outcome, missing, vm_ref};
 use crate::cim::classes::summary;
 use crate::cim::embedded::{self, invalid, shown, unsupported};
 
-async fn all(call: &Call<'_>) -> Result<Vec<VmView>, Refusal> {
-    match call.perform(Action::ListVms).await? {
-        Answer::Vms(vms) => Ok(vms),
+/// Most VMs of one summary. Ours: one answer has to hold them all, with some 4 KiB each.
+const MOST: usize = 1000;
+
+/// A page of VMs, and where the next one begins.
+async fn page(call: &Call<'_>, after: Option<String>) -> Result<Page<VmView>, Refusal> {
+    let limit = None;
+    match call.perform(Action::ListVms(Paging { limit, after })).await? {
+        Answer::Vms(page) => Ok(page),
         _ => Err(Refusal::new(
             ReturnCode::Failed,
             "the engine did not answer with VMs",
             "",
         )),
     }
+}
+
+/// The replica that is tested by a VM.
+async fn tested_by(call: &Call<'_>, test: VmId) -> Result<Option<VmView>, Refusal> {
+    let mut after = None;
+    loop {
+        let Page { items, next } = page(call, after).await?;
+        let tests = |v: &VmView| {
+            let own = v.replication.as_ref().and_then(|r| r.test.as_ref());
+            own.is_some_and(|t| t.vm == test)
+        };
+        let found = items.into_iter().find(tests);
+        if found.is_some() || next.is_none() {
+            return Ok(found);
+        }
+        after = next;
+    }
+}
+
+/// All VMs, if they fit into one answer.
+async fn all(call: &Call<'_>) -> Result<Vec<VmId>, Refusal> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let Page { items, next } = page(call, after).await?;
+        all.extend(items.iter().map(|vm| vm.spec.uuid));
+        if all.len() > MOST {
+            return Err(too_many());
+        }
+        if next.is_none() {
+            return Ok(all);
+        }
+        after = next;
+    }
+}
+
+fn too_many() -> Refusal {
+    Refusal::new(
+        ReturnCode::InvalidParameter,
+        format!("the summary of more than {MOST} VMs does not fit into one answer"),
+        format!(
+            "name at most {MOST} of them in SettingData; enumerate Msvm_VirtualSystemSettingData to know all"
+        ),
+    )
 }
 
 /// Ends a test. Other VMs are not destroyed from here.
@@ -32,12 +81,11 @@ pub(super) async fn destroy(call: &Call<'_>) -> Answered {
             "to end replication: RemoveReplicationRelationship; to remove a VM, remove its file",
         ));
     }
-    let tests = |v: &&VmView| {
-        let test = v.replication.as_ref().and_then(|r| r.test.as_ref());
-        test.is_some_and(|t| t.vm == vm.spec.uuid)
-    };
-    match all(call).await?.iter().find(tests) {
-        Some(replica) => call.job(Action::StopTest { vm: vm_ref(replica) }).await,
+    match tested_by(call, vm.spec.uuid).await? {
+        Some(replica) => {
+            let vm = vm_ref(&replica);
+            call.job(Action::StopTest { vm }).await
+        }
         None => {
             let message = format!("no replica here is tested by {}", vm.spec.name);
             Err(Refusal::new(
@@ -53,8 +101,11 @@ pub(super) async fn destroy(call: &Call<'_>) -> Answered {
 async fn wanted(call: &Call<'_>) -> Result<Vec<VmId>, Refusal> {
     const NAME: &str = "SettingData";
     let Some(Value::Array(items)) = call.arguments.get(NAME) else {
-        return Ok(all(call).await?.iter().map(|vm| vm.spec.uuid).collect());
+        return all(call).await;
     };
+    if items.len() > MOST {
+        return Err(too_many());
+    }
     let mut vms = Vec::new();
     for item in items {
         let Value::Reference(path) = item else {

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use lifeboat_cim::InstanceName;
 use lifeboat_engine::action::{Action, Answer, Refusal};
+use lifeboat_engine::paging::{Paging, whole};
 use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::api::ReturnCode;
 
@@ -37,8 +38,8 @@ pub(super) async fn modify(call: &Call<'_>) -> Answered {
 }
 
 async fn entries(call: &Call<'_>) -> Result<Vec<AuthorizationEntry>, Refusal> {
-    match call.perform(Action::ListAuthorization).await? {
-        Answer::Entries(entries) => Ok(entries),
+    match whole(Action::ListAuthorization(Paging::FIRST), |a| call.perform(a)).await? {
+        Answer::Entries(entries) => Ok(entries.items),
         _ => Err(unexpected()),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lifeboat_api::cim::{ObjectManager, VIRTUALIZATION};
 use lifeboat_cim::{Instance, Status};
 use lifeboat_engine::action::{Action, Answer, PointSelector, PointView};
+use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_sim::World;
 
@@ -15,8 +16,17 @@ const POINT: &str = "Msvm_VirtualSystemSettingData";
 
 /// What the replica can be brought up at, newest first.
 async fn instants(w: &World) -> Vec<PointView> {
-    match w.insist(1, Action::ListPoints { vm: World::vm() }).await {
-        Ok(Answer::Points(points)) => points,
+    match w
+        .insist(
+            1,
+            Action::ListPoints {
+                vm: World::vm(),
+                page: Paging::FIRST,
+            },
+        )
+        .await
+    {
+        Ok(Answer::Points(points)) => points.items,
         other => panic!("{other:?}"),
     }
 }

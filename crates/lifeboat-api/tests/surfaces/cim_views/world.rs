@@ -131,9 +131,7 @@ pub(crate) struct Counting {
 #[async_trait]
 impl Management for Counting {
     async fn perform(&self, by: Option<By>, action: Action) -> Result<Answer, Refusal> {
-        let name = format!("{action:?}");
-        let name = name.split(' ').next().unwrap().to_owned();
-        *self.asked.lock().unwrap().entry(name).or_default() += 1;
+        *self.asked.lock().unwrap().entry(action.name()).or_default() += 1;
         self.inner.perform(by, action).await
     }
 

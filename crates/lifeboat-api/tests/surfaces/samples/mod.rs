@@ -7,6 +7,7 @@ use lifeboat_engine::action::{
 };
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::hold::{History, Reason};
+use lifeboat_engine::paging::{Page, Paging};
 use lifeboat_engine::person::Account;
 use lifeboat_engine::ports::environment::{AtRest, Certificate};
 use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
@@ -32,7 +33,7 @@ pub(crate) const VARIANTS: usize = 56;
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {
     match action {
-        Action::ListVms => (0, false),
+        Action::ListVms(_) => (0, false),
         Action::ShowVm { .. } => (1, false),
         Action::StartVm { .. } => (2, true),
         Action::StopVm { .. } => (3, true),
@@ -47,11 +48,11 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::InitiateFailover { .. } => (12, true),
         Action::RevertFailover { .. } => (13, true),
         Action::CommitFailover { .. } => (14, true),
-        Action::ListJobs => (15, false),
+        Action::ListJobs(_) => (15, false),
         Action::ShowJob { .. } => (16, false),
         Action::CancelJob { .. } => (17, true),
         Action::ListEvents { .. } => (18, false),
-        Action::ListAuthorization => (19, false),
+        Action::ListAuthorization(_) => (19, false),
         Action::AddAuthorization { .. } => (20, true),
         Action::RemoveAuthorization { .. } => (21, true),
         Action::ShowServer => (22, false),
@@ -114,12 +115,55 @@ fn trusted() -> [Action; 2] {
     ]
 }
 
+/// A part in the middle of a list.
+fn part() -> Paging {
+    Paging {
+        limit: Some(7),
+        after: Some("WyJhLV9iIl0".into()),
+    }
+}
+
+/// A page, which is followed by another one where a part in the middle was asked for.
+fn page<T>(items: Vec<T>, after: Option<&String>) -> Page<T> {
+    let next = after.map(|_| "WyJhLV9jIl0".into());
+    Page { items, next }
+}
+
+fn lists() -> Vec<Action> {
+    vec![
+        Action::ListVms(Paging::FIRST),
+        Action::ListVms(part()),
+        Action::ListPoints {
+            vm: VmRef("web".into()),
+            page: Paging::FIRST,
+        },
+        Action::ListPoints {
+            vm: VmRef("web".into()),
+            page: part(),
+        },
+        Action::ListJobs(Paging::FIRST),
+        Action::ListJobs(part()),
+        Action::ListAuthorization(Paging::FIRST),
+        Action::ListAuthorization(part()),
+        Action::ListEvents {
+            vm: None,
+            limit: 5,
+            after: None,
+        },
+        Action::ListEvents {
+            vm: Some(VmRef("web".into())),
+            limit: 1000,
+            after: Some("NQ".into()),
+        },
+    ]
+}
+
 pub(crate) fn actions() -> Vec<Action> {
     let vm = || VmRef("web".into());
     let job = job().id;
     let settings = settings();
-    let mut all = vec![
-        Action::ListVms,
+    let mut all = lists();
+    all.extend([
         Action::ShowVm { vm: vm() },
         Action::StartVm {
             vm: vm(),
@@ -138,21 +182,13 @@ pub(crate) fn actions() -> Vec<Action> {
         Action::RemoveReplication { vm: vm() },
         Action::ForgetReplication { vm: vm() },
         Action::ReplicateNow { vm: vm() },
-        Action::ListPoints { vm: vm() },
         Action::RevertFailover {
             vm: vm(),
             force: false,
         },
         Action::CommitFailover { vm: vm() },
-        Action::ListJobs,
         Action::ShowJob { job },
         Action::CancelJob { job },
-        Action::ListEvents { vm: None, limit: 5 },
-        Action::ListEvents {
-            vm: Some(vm()),
-            limit: 1000,
-        },
-        Action::ListAuthorization,
         Action::AddAuthorization { entry: entry() },
         Action::RemoveAuthorization {
             primary: "*.example.org".into(),
@@ -163,7 +199,7 @@ pub(crate) fn actions() -> Vec<Action> {
         Action::TestConnection {
             peer: "[::1]:8443".into(),
         },
-    ];
+    ]);
     all.extend(trusted());
     for point in selectors() {
         all.push(Action::InitiateFailover {
@@ -329,10 +365,10 @@ fn server() -> ServerSettings {
 /// Answers that the action may get, every one of them.
 pub(crate) fn answers(action: &Action) -> Vec<Answer> {
     match action {
-        Action::ListVms => vec![Answer::Vms(vms())],
+        Action::ListVms(p) => vec![Answer::Vms(page(vms(), p.after.as_ref()))],
         Action::ShowVm { .. } => vms().into_iter().map(|v| Answer::Vm(Box::new(v))).collect(),
         Action::Screenshot { .. } => vec![Answer::Picture(vec![0x89, b'P', b'N', b'G'])],
-        Action::ListPoints { .. } => vec![Answer::Points(points())],
+        Action::ListPoints { page: p, .. } => vec![Answer::Points(page(points(), p.after.as_ref()))],
         Action::ReplicateNow { .. } => vec![
             Answer::Cycle(CycleResult::Sent {
                 bytes: 4096,
@@ -343,10 +379,10 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
                 verified: Timestamp(6),
             }),
         ],
-        Action::ListJobs => vec![Answer::Jobs(jobs())],
+        Action::ListJobs(p) => vec![Answer::Jobs(page(jobs(), p.after.as_ref()))],
         Action::ShowJob { .. } => vec![Answer::Job(job())],
-        Action::ListEvents { .. } => vec![Answer::Events(events())],
-        Action::ListAuthorization => vec![Answer::Entries(vec![entry()])],
+        Action::ListEvents { after, .. } => vec![Answer::Events(page(events(), after.as_ref()))],
+        Action::ListAuthorization(p) => vec![Answer::Entries(page(vec![entry()], p.after.as_ref()))],
         Action::ShowServer => vec![Answer::Server(ServerView {
             host: "a".into(),
             version: "0.1.0".into(),

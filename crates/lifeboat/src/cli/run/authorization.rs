@@ -1,6 +1,7 @@
 //! Carries out `lifeboat authorization`.
 
 use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::paging::Paging;
 use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::quota::Quota;
 
@@ -37,8 +38,8 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Authorization) -> Done {
 }
 
 async fn entries(cx: &Cx<'_>) -> Result<Vec<AuthorizationEntry>, Failure> {
-    match cx.ask(Action::ListAuthorization).await? {
-        Answer::Entries(entries) => Ok(entries),
+    match cx.ask(Action::ListAuthorization(Paging::FIRST)).await? {
+        Answer::Entries(entries) => Ok(entries.items),
         _ => strange(),
     }
 }

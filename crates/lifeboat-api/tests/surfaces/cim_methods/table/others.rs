@@ -312,9 +312,13 @@ fn destroyed(w: &World) -> Args {
 }
 
 fn summary(of: Raw) -> Args {
+    summaries(vec![of])
+}
+
+fn summaries(of: Vec<Raw>) -> Args {
     let codes = Raw::List(vec![Raw::Text("1".into())]);
     vec![
-        arg("SettingData", Raw::List(vec![of])),
+        arg("SettingData", Raw::List(of)),
         arg("RequestedInformation", codes),
     ]
 }
@@ -352,6 +356,9 @@ pub(super) fn services() -> Vec<Situation> {
                 summary(by_id("Msvm_VirtualSystemSettingData", id))
             },
         ),
+        of(get, 32773, "it is of more than 1,000 VMs", (Fresh, 0), |_| {
+            summaries((0..1001).map(|_| settings_of_vm()).collect())
+        }),
         of(
             get,
             32776,
