@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::link::{
@@ -24,6 +25,9 @@ use crate::wire::{
     CONTROL, DOCUMENT_MAX, LogAnswer, OutBody, WireError, full, log_target, parse_log_answer, parse_reply,
 };
 
+/// Bytes of a header of a peer that are shown.
+const SHOWN: usize = 80;
+
 /// How long a peer is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -31,7 +35,9 @@ pub struct Timing {
     pub connect: Duration,
     /// Until a control call is answered, connecting included.
     pub call: Duration,
-    /// Without a byte in either direction while a log is sent or its answer is awaited.
+    /// Without a byte in either direction while a log is sent or its answer is awaited. A replica whose disk is slow says a byte
+    /// now and then while it stores a log, so one that does nothing else is waited for as if its disk were: the engine says that
+    /// nothing is acknowledged.
     pub stall: Duration,
     /// For a log that is being sent when a certificate of its connection ends.
     pub grace: Duration,
@@ -142,8 +148,13 @@ impl Link {
         read_answer(peer, response).await.map_err(Failure::Answer)
     }
 
-    async fn control(&self, peer: &str, vm: Option<VmId>, document: Bytes) -> Result<PeerReply, LinkError> {
-        let mut used = None;
+    async fn control(
+        &self,
+        peer: &str,
+        asked: &PeerRequest,
+        document: Bytes,
+    ) -> Result<PeerReply, LinkError> {
+        let (mut used, vm) = (None, asked.vm());
         if let Some(mut conn) = self.kept(peer, vm) {
             self.judged(peer, vm, &conn)?;
             match self
@@ -168,14 +179,14 @@ impl Link {
             }
         };
         self.pool.give_back(peer, conn);
-        reply_of(peer, status, &text)
+        reply_of(peer, asked, status, &text)
     }
 
     /// One control call on a connection of its own; what went wrong says whether the peer was there.
     async fn question(
         &self,
         peer: &str,
-        vm: Option<VmId>,
+        asked: &PeerRequest,
         document: Bytes,
         patience: Duration,
     ) -> Result<PeerReply, NoAnswer> {
@@ -200,13 +211,13 @@ impl Link {
             Ok(Err(e)) => return Err(unanswered(e)),
             Err(_) => return Err(NoAnswer::Unanswered { detail: late() }),
         };
-        self.judged(peer, vm, &conn).map_err(unanswered)?;
+        self.judged(peer, asked.vm(), &conn).map_err(unanswered)?;
         let answer = async {
             let mut conn = conn;
             let request = control_request(peer, document)?;
             let (status, text) = self.exchange(peer, &mut conn, request).await?;
             self.pool.give_back(peer, conn);
-            reply_of(peer, status, &text)
+            reply_of(peer, asked, status, &text)
         };
         match timeout_at(until, answer).await {
             Ok(answer) => answer.map_err(unanswered),
@@ -309,8 +320,8 @@ impl PeerLink for Link {
                 format!("the request is larger than {DOCUMENT_MAX} bytes"),
             ));
         }
-        let vm = request.vm();
-        match tokio::time::timeout(self.timing.call, self.control(peer, vm, document.into())).await {
+        let answer = self.control(peer, &request, document.into());
+        match tokio::time::timeout(self.timing.call, answer).await {
             Ok(result) => result,
             Err(_) => {
                 self.pool.forget(peer);
@@ -327,7 +338,7 @@ impl PeerLink for Link {
         let document = serde_json::to_vec(&request).map_err(|e| NoAnswer::Unanswered {
             detail: format!("the request cannot be written: {e}"),
         })?;
-        self.question(peer, request.vm(), document.into(), patience).await
+        self.question(peer, &request, document.into(), patience).await
     }
 
     async fn send(&self, peer: &str, address: LogAddress, body: ByteStream) -> Result<LogReceipt, LinkError> {
@@ -336,10 +347,20 @@ impl PeerLink for Link {
 }
 
 /// A peer's answer in the port's words.
-fn reply_of(peer: &str, status: StatusCode, text: &[u8]) -> Result<PeerReply, LinkError> {
+fn reply_of(
+    peer: &str,
+    asked: &PeerRequest,
+    status: StatusCode,
+    text: &[u8],
+) -> Result<PeerReply, LinkError> {
     match parse_reply(text) {
         Ok(Ok(PeerReply::Refused(refusal))) => Err(LinkError::Refused(refusal)),
-        Ok(Ok(reply)) => Ok(reply),
+        Ok(Ok(reply)) if asked.is_answered_by(&reply) => Ok(reply),
+        // Whoever asked may take any answer for a yes.
+        Ok(Ok(_)) => Err(protocol(
+            peer,
+            "it answers something else than it was asked".into(),
+        )),
         Ok(Err(error)) => Err(transport_refusal(peer, status, error)),
         Err(e) => Err(not_ours(peer, status, &e)),
     }
@@ -377,14 +398,47 @@ fn request(
 
 async fn read_answer(peer: &str, response: Response<Incoming>) -> Result<(StatusCode, Bytes), LinkError> {
     let (head, body) = response.into_parts();
+    if let Some(wrong) = not_an_answer(&head) {
+        return Err(protocol(peer, wrong));
+    }
+    let large = || protocol(peer, format!("its answer is larger than {DOCUMENT_MAX} bytes"));
+    if body.size_hint().lower() > DOCUMENT_MAX as u64 {
+        return Err(large());
+    }
     match Limited::new(body, DOCUMENT_MAX).collect().await {
         Ok(body) => Ok((head.status, body.to_bytes())),
-        Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(protocol(
-            peer,
-            format!("its answer is larger than {DOCUMENT_MAX} bytes"),
-        )),
+        Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(large()),
         Err(e) => Err(unreachable(peer, format!("the answer was cut: {}", chain(&*e)))),
     }
+}
+
+/// What is wrong with the head of an answer, before anything of its body is read. Nobody is sent elsewhere, no other protocol
+/// is spoken, and nothing is unpacked, which would have a size of its own.
+fn not_an_answer(head: &Parts) -> Option<String> {
+    let status = head.status;
+    if status.is_informational() || status.is_redirection() {
+        return Some(format!(
+            "it answers HTTP {status}, which is nothing of this protocol"
+        ));
+    }
+    let said = |name| {
+        let value = head.headers.get(name).map(HeaderValue::as_bytes)?;
+        let short = value.get(..value.len().min(SHOWN)).unwrap_or_default();
+        Some(words::shown(&String::from_utf8_lossy(short)))
+    };
+    if let Some(coding) = said(CONTENT_ENCODING).filter(|c| !c.eq_ignore_ascii_case("identity")) {
+        return Some(format!(
+            "its answer is encoded (\"{coding}\"), which it was not asked for"
+        ));
+    }
+    let json = |kind: &String| {
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json")
+    };
+    let kind = said(CONTENT_TYPE).filter(|kind| !json(kind))?;
+    Some(format!(
+        "its answer (HTTP {status}) is \"{kind}\" instead of application/json"
+    ))
 }
 
 /// When our own source failed, that is the cause and the broken connection only its consequence.

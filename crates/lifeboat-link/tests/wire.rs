@@ -443,6 +443,12 @@ fn a_key_of_any_other_form_is_refused_and_not_repeated() {
     assert!(with(json!(null)).is_ok());
 }
 
+/// A reply of those above that answers a request.
+fn answer_to(request: &PeerRequest) -> PeerReply {
+    let fits = |reply: &PeerReply| request.is_answered_by(reply) && !matches!(reply, PeerReply::Refused(_));
+    replies().into_iter().find(fits).unwrap()
+}
+
 #[tokio::test]
 async fn every_document_goes_over_a_connection() {
     let site = Site::new();
@@ -455,15 +461,23 @@ async fn every_document_goes_over_a_connection() {
     let server = start(&site.host(&["localhost"]), handler.clone()).await;
     let link = Link::new(&site.host(&["a"])).unwrap();
     for request in requests() {
+        *next.lock().unwrap() = answer_to(&request);
         link.call(&server.peer(), request.clone()).await.unwrap();
         assert_eq!(handler.calls.lock().unwrap().pop().unwrap().1, request);
     }
     for reply in replies() {
         *next.lock().unwrap() = reply.clone();
-        assert_eq!(
-            link.call(&server.peer(), PeerRequest::Hello).await.unwrap(),
-            reply
-        );
+        for request in requests() {
+            let got = link.call(&server.peer(), request.clone()).await;
+            match (request.is_answered_by(&reply), got) {
+                (true, Ok(got)) => assert_eq!(got, reply),
+                (true, Err(LinkError::Refused(_))) => assert!(matches!(reply, PeerReply::Refused(_))),
+                (false, Err(LinkError::Protocol { detail, .. })) => {
+                    assert!(detail.contains("something else"))
+                }
+                (_, got) => panic!("{got:?} to {request:?}"),
+            }
+        }
     }
     for refusal in refusals() {
         *next.lock().unwrap() = PeerReply::Refused(refusal.clone());
@@ -484,10 +498,14 @@ async fn every_document_goes_over_a_connection() {
 #[tokio::test]
 async fn firmware_variables_of_four_mebibytes_travel_and_nonsense_does_not() {
     let site = Site::new();
-    let handler = Arc::new(Handler::default());
+    let largest = offer(Content::Empty, &"A".repeat((4 << 20) / 3 * 4 + 4));
+    let status = answer_to(&largest);
+    let handler = Arc::new(Handler {
+        reply: Box::new(move || status.clone()),
+        ..Handler::default()
+    });
     let server = start(&site.host(&["localhost"]), handler.clone()).await;
     let link = Link::new(&site.host(&["a"])).unwrap();
-    let largest = offer(Content::Empty, &"A".repeat((4 << 20) / 3 * 4 + 4));
     link.call(&server.peer(), largest.clone()).await.unwrap();
     assert_eq!(handler.calls.lock().unwrap().pop().unwrap().1, largest);
     let more = offer(Content::Empty, &"A".repeat(8 << 20));

@@ -187,6 +187,37 @@ pub enum PeerRequest {
 }
 
 impl PeerRequest {
+    /// Whether a reply is one to this request; a refusal is one to every request.
+    #[must_use]
+    pub fn is_answered_by(&self, reply: &PeerReply) -> bool {
+        matches!(
+            (self, reply),
+            (_, PeerReply::Refused(_))
+                | (Self::Hello, PeerReply::Hello { .. })
+                | (
+                    Self::Offer { .. }
+                        | Self::Status { .. }
+                        | Self::RestartBulk { .. }
+                        | Self::FinishBulk { .. },
+                    PeerReply::Status(_)
+                )
+                | (Self::LogOffset { .. }, PeerReply::Offset { .. })
+                | (Self::Update { .. }, PeerReply::Checked { .. })
+                | (Self::Compare { .. }, PeerReply::Differ { .. })
+                | (Self::Differences { .. }, PeerReply::Differences { .. })
+                | (Self::Standing { .. }, PeerReply::Standing(_))
+                | (Self::ReadDisk { .. }, PeerReply::DiskData { .. })
+                | (
+                    Self::Prepare { .. }
+                        | Self::TakeOver { .. }
+                        | Self::StandDown { .. }
+                        | Self::CompareAgain { .. }
+                        | Self::AnnounceKey { .. },
+                    PeerReply::Accepted
+                )
+        )
+    }
+
     /// The VM it is about; `None` for one about the host.
     #[must_use]
     pub fn vm(&self) -> Option<VmId> {
@@ -238,7 +269,7 @@ pub enum PeerReply {
         #[serde(deserialize_with = "words::text")]
         version: String,
     },
-    /// To `Offer`, `Status` and `RestartBulk`.
+    /// To `Offer`, `Status`, `RestartBulk` and `FinishBulk`.
     Status(ReplicaStatus),
     /// To `LogOffset`.
     Offset {
