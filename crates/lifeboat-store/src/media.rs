@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::durable;
 use crate::files::is_full;
 use crate::place::Place;
-use crate::seal::{Header, Opener, SealError, Sealer, What};
+use crate::seal::{CHUNK, Header, Opener, SealError, Sealer, What};
 
 /// The manifest.
 const MANIFEST: &str = "lifeboat-export.sealed";
@@ -381,22 +381,34 @@ fn check(dir: &Utf8Path, seal: &Seal, file: &SegmentFile) -> Result<()> {
     Ok(())
 }
 
-/// Hands a file out in pieces, until nobody takes any more or one is not what was sealed.
+/// Bytes that are handed out at once. Ours: what the engine hands on as well; each piece costs its taker a turn.
+const HANDED: usize = 256 << 10;
+
+/// Hands a file out in pieces, until nobody takes any more or one is not what was sealed. A piece is of chunks that were all
+/// authenticated; those before one that is not are handed out, as each of them would have been alone.
 fn pour(mut file: Opener<File>, path: &Utf8Path, to: &mpsc::Sender<io::Result<Bytes>>) {
-    loop {
-        let read = match file.next() {
-            Ok(None) => return,
-            Ok(Some(piece)) => Ok(Bytes::from(piece)),
-            Err(SealError::Io(e)) => Err(e),
+    let (mut piece, mut ended) = (Vec::with_capacity(HANDED), None);
+    while ended.is_none() {
+        match file.next() {
+            Ok(None) => ended = Some(Ok(())),
+            Ok(Some(chunk)) => piece.extend_from_slice(&chunk),
+            Err(SealError::Io(e)) => ended = Some(Err(e)),
             Err(e @ SealError::Forged(_)) => {
                 let error = spoilt(path)(e).to_string();
-                Err(io::Error::new(io::ErrorKind::InvalidData, error))
+                ended = Some(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
-        };
-        let last = read.is_err();
-        if to.blocking_send(read).is_err() || last {
-            return;
         }
+        let full = piece.len() + CHUNK > HANDED || (ended.is_some() && !piece.is_empty());
+        if full {
+            let piece = std::mem::replace(&mut piece, Vec::with_capacity(HANDED));
+            if to.blocking_send(Ok(Bytes::from(piece))).is_err() {
+                return;
+            }
+        }
+    }
+    if let Some(Err(e)) = ended {
+        // Whoever took no more does not want to know.
+        let _ = to.blocking_send(Err(e));
     }
 }
 
