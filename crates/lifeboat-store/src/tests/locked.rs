@@ -62,13 +62,13 @@ async fn world(keys: &Arc<AtRest>, seed: u64, root: Utf8PathBuf) -> World {
     w
 }
 
-/// Whether the medium has the content of the disks: any of their pages that is not empty.
+/// Whether the medium has the content of the disks: any of their sectors that is not empty. Blocks of a small ext4 have 1 KiB.
 fn on_medium(volume: &Volume, w: &World) -> bool {
     run(&mut std::process::Command::new("sync")).unwrap();
     let medium = std::fs::read(volume.disk.file()).unwrap();
-    let there: BTreeSet<&[u8]> = medium.chunks(4096).collect();
-    let mut pages = w.now.values().flat_map(|d| d.chunks_exact(4096));
-    pages.any(|page| page.iter().any(|b| *b != page[0]) && there.contains(page))
+    let there: BTreeSet<&[u8]> = medium.chunks(512).collect();
+    let mut sectors = w.now.values().flat_map(|d| d.chunks_exact(512));
+    sectors.any(|sector| sector.iter().any(|b| *b != sector[0]) && there.contains(sector))
 }
 
 #[track_caller]
