@@ -218,7 +218,7 @@ async fn a_guest_that_does_not_listen_runs_into_the_time_limit() {
 async fn what_qemu_says_about_a_failed_start_is_passed_on() {
     let mut host = Host::new();
     // More devices than the machine has slots for.
-    let mut launch = host.vm(&[DiskFormat::Qcow2; 26]);
+    let mut launch = host.vm(&[DiskFormat::Qcow2; 24]);
     launch.spec.nics = vec![
         NicSpec {
             mac: "52:54:00:00:00:01".into(),
