@@ -3,6 +3,8 @@
 //! was wrong, and leaves nothing behind that the next call could meet. What our server does with hostile clients is in
 //! `hostile.rs`.
 
+#![allow(clippy::unwrap_used, reason = "test support")]
+
 mod common;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -5,13 +5,14 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use common::{Handler, Running, Site, delta, failed, hello, read_all};
 use lifeboat_engine::ports::link::{
-    KeyJudge, LinkError, LogAddress, PeerIdentity, PeerLink, PeerRefusal, PeerRequest,
+    KeyJudge, LinkError, LogAddress, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
 };
 use lifeboat_link::{Credentials, Limits, Link, LinkConfig, Timing, certs, serve_with};
 use lifeboat_model::VmId;
@@ -276,7 +277,16 @@ async fn nothing_is_said_to_a_host_that_shows_another_key() {
         _ => PeerRequest::StandDown { vm },
     };
     for (config, good) in [(&server, true), (&stolen, false)] {
-        let handler = Arc::new(Handler::default());
+        // Two requests of each kind, each answered by what fits it.
+        let answered = AtomicUsize::new(0);
+        let reply = move || match answered.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => hello(),
+            _ => PeerReply::Accepted,
+        };
+        let handler = Arc::new(Handler {
+            reply: Box::new(reply),
+            ..Handler::default()
+        });
         let running = common::start(config, handler.clone()).await;
         let link = Link::new(&client).unwrap();
         let only = Arc::new(Only(

@@ -85,19 +85,22 @@ pub fn phase(w: &World) -> Option<FailoverPhase> {
     }
 }
 
+/// All points of the replica, page by page.
 pub async fn points(w: &World) -> Vec<PointView> {
-    match w
-        .insist(
-            1,
-            Action::ListPoints {
-                vm: World::vm(),
-                page: Paging::FIRST,
-            },
-        )
-        .await
-    {
-        Ok(Answer::Points(points)) => points.items,
-        other => panic!("{other:?}"),
+    let (mut all, mut page) = (Vec::new(), Paging::FIRST);
+    loop {
+        let vm = World::vm();
+        match w.insist(1, Action::ListPoints { vm, page }).await {
+            Ok(Answer::Points(points)) => {
+                all.extend(points.items);
+                let limit = None;
+                page = match points.next {
+                    None => return all,
+                    after => Paging { limit, after },
+                };
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 
