@@ -38,14 +38,14 @@ pub struct World {
 }
 
 impl Drop for World {
-    /// The daemons have what is shared, and that has the daemons: neither would ever go, and a long run of histories would
-    /// take gigabytes.
+    /// The daemons have what is shared, and that has the daemons, and asks them about keys: neither would ever go, and a long run
+    /// of histories would take gigabytes.
     fn drop(&mut self) {
-        self.shared
-            .engines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        let shared = &self.shared;
+        let engines = shared.engines.lock();
+        engines.unwrap_or_else(PoisonError::into_inner).clear();
+        let judges = shared.judges.lock();
+        judges.unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
