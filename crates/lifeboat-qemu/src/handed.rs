@@ -39,7 +39,9 @@ pub(crate) struct Handed {
     pub(crate) mappings: Vec<FdMapping>,
     /// Options that make the sets.
     options: Vec<String>,
-    /// File → its set.
+    /// How many there are: one for each time that a file is opened.
+    count: u32,
+    /// File → its set; of one that is opened twice, such as an image that two disks stand on, the last.
     sets: BTreeMap<String, u32>,
 }
 
@@ -53,9 +55,8 @@ impl Handed {
     pub(crate) fn file(&mut self, path: &str, access: Access) -> io::Result<String> {
         let file = open(Path::new(path), access).map_err(|e| named(path, &e))?;
         let number = self.descriptor(file.into());
-        let set = u32::try_from(self.sets.len())
-            .unwrap_or(u32::MAX)
-            .saturating_add(1);
+        self.count = self.count.saturating_add(1);
+        let set = self.count;
         // What it stands for, for whoever asks QEMU. A comma is written twice.
         let stands_for = path.replace(',', ",,");
         let option = format!("fd={number},set={set},opaque={stands_for}");
@@ -281,6 +282,13 @@ mod tests {
             assert_eq!(fcntl_getfl(fd).unwrap() & OFlags::ACCMODE, flags, "{path}");
         }
         assert_eq!(opened["discard"], "unmap");
+        // A set is never another file's too: two disks may stand on one image.
+        let names: std::collections::BTreeSet<_> = [&base, &base, &top]
+            .iter()
+            .map(|path| handed.file(path, Access::Read).unwrap())
+            .collect();
+        let before: std::collections::BTreeSet<_> = sets.values().map(set_name).collect();
+        assert_eq!((names.len(), names.intersection(&before).count()), (3, 0));
         let gone = handed.node(&file("/no/such")).unwrap_err();
         assert!(gone.to_string().contains("/no/such"), "{gone}");
     }

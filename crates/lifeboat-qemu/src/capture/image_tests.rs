@@ -198,6 +198,49 @@ fn chain(host: &Host, model: &mut Model) -> (Launch, [Utf8PathBuf; 2]) {
     (launch, [base, middle])
 }
 
+/// A process that is given its files open has each of them under a name of its own.
+#[tokio::test]
+async fn disks_that_stand_on_one_image_show_their_own() {
+    let mut host = Host::new();
+    let mut model = Model::new(&["a", "b", "c"]);
+    let base = Utf8PathBuf::from_path_buf(host.path("base.raw")).unwrap();
+    tool(
+        "qemu-img",
+        &["create", "-q", "-f", "raw", base.as_str(), &DISK.to_string()],
+    );
+    tool("qemu-io", &["-f", "raw", "-c", "write -P 1 0 4M", base.as_str()]);
+    let mut disks = Vec::new();
+    for (name, byte) in [("a", 2), ("b", 3)] {
+        let image = create(&host, name, &["-F", "raw", "-b", "base.raw"]);
+        let write = format!("write -P {byte} 1M 1M");
+        tool("qemu-io", &["-f", "qcow2", "-c", &write, image.as_str()]);
+        model.fill(name, 0, 4 * MIB, 1);
+        model.fill(name, MIB, MIB, byte);
+        disks.push(disk(name, image, Qcow2));
+    }
+    let alone = create(&host, "c", &[]);
+    tool(
+        "qemu-io",
+        &["-f", "qcow2", "-c", "write -P 4 0 1M", alone.as_str()],
+    );
+    model.fill("c", 0, MIB, 4);
+    disks.push(disk("c", alone, Qcow2));
+    let launch = Launch {
+        disks,
+        firmware_vars: None,
+        seed: Vec::new(),
+        spec: host.spec_of(&["a", "b", "c"]),
+    };
+    host.adopt(launch.spec.uuid);
+    host.qemu.start(&launch).await.unwrap();
+    let source = host.source(&launch).await;
+    let whole = source.current().await.unwrap();
+    assert_eq!(model.differing(&*whole).await, Vec::<String>::new());
+    whole.close().await.unwrap();
+    source.close().await.unwrap();
+    host.qemu.turn_off(launch.spec.uuid).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_backing_chain_is_captured_as_one_disk() {
     let mut host = Host::new();
