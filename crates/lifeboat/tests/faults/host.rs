@@ -104,12 +104,14 @@ impl Host {
         );
         std::fs::write(&qemu, script)?;
         std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755))?;
+        // Guests run as root: the monitor and the output of the test's own are made by name, and a set clock (libfaketime) is shared
+        // with children of the same user alone. What guests may do otherwise is tested in `guests/attacks_guest.rs`.
         let config = format!(
             "host = \"{}\"\nlisten = \"127.0.0.1:{}\"\nstate_dir = \"{durable}/state\"\nrun_dir = \"{root}/run\"\n\
              spool_dir = \"{durable}/spool\"\nsocket = \"{root}/sock\"\nvm_dir = \"{root}/vms\"\nreserve_mib = 1\n\
              [tls]\nca = \"{root}/tls/ca.crt\"\ncert = \"{root}/tls/host.crt\"\nkey = \"{root}/tls/host.key\"\n\
              [peer]\nadvertise = \"127.0.0.1:{advertised_port}\"\n\
-             [qemu]\nbinary = \"{}\"\naccel = \"tcg\"\n",
+             [qemu]\nbinary = \"{}\"\naccel = \"tcg\"\nguest_users = \"none\"\n",
             self.name,
             self.port,
             qemu.display()
