@@ -6,7 +6,8 @@ use std::process::Command;
 const INSIDE: &str = "LIFEBOAT_FAULTS_SANDBOX";
 /// Collects orphans, which the first process of a namespace has to. It is not replaced by what it runs, for the second
 /// command's sake.
-const FIRST_PROCESS: &str = r#""$@"; exit $?"#;
+/// Shared memory is its own: libfaketime names it by numbers of processes, which other sandboxes have too.
+const FIRST_PROCESS: &str = r#"mount -t tmpfs tmpfs /dev/shm || exit; "$@"; exit $?"#;
 
 /// Runs `body` in a sandbox: this test binary runs itself again there with only the test of this name.
 ///

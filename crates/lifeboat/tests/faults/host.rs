@@ -1,7 +1,9 @@
 //! One host of the fault tests: the real daemon with directories of its own, on a volume that can fail or on the plain file
 //! system, asked over its socket with the time each answer took.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -17,6 +19,10 @@ use crate::world::VM;
 
 /// Size of a host's volume. Memory is taken only for what is written.
 const VOLUME_MIB: usize = 512;
+
+/// Where guests put what the test wants of them, in a host's directory, and the file that they print to.
+const GUESTS: &str = "guests";
+const OUTPUT: &str = "qemu.out";
 
 /// A host.
 pub(crate) struct Host {
@@ -62,9 +68,13 @@ pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut found: impl FnMut() -
 impl Host {
     pub(crate) fn new(base: &Path, name: &'static str, ground: Ground) -> Result<Self> {
         let root = base.join(&name[..1]);
-        for sub in ["vms", "tls"] {
+        for sub in ["vms", "tls", GUESTS] {
             std::fs::create_dir_all(root.join(sub))?;
         }
+        // Each start of a guest may be another user's, and what an earlier one left is in its way.
+        std::fs::set_permissions(root.join(GUESTS), Permissions::from_mode(0o777))?;
+        std::fs::write(root.join(GUESTS).join(OUTPUT), "")?;
+        std::fs::set_permissions(root.join(GUESTS).join(OUTPUT), Permissions::from_mode(0o666))?;
         let durable = root.join("durable");
         let volume = ground
             .volume
@@ -91,32 +101,37 @@ impl Host {
 
     /// Writes the configuration. Peers are told to call back at this port.
     pub(crate) fn configure(&self, advertised_port: u16) -> Result<()> {
-        use std::os::unix::fs::PermissionsExt;
         let (root, durable) = (self.root.display(), self.durable.display());
+        let guests = self.root.join(GUESTS);
+        let guests = guests.display();
         // QEMU gets a monitor of the test's own, and says line by line how each write went.
         let qemu = self.root.join("qemu");
         let script = format!(
             "#!/bin/bash\nwhile [ $# -gt 0 ]; do\n  [ \"$1\" = -uuid ] && uuid=$2\n  args+=(\"$1\"); shift\ndone\n\
              [ -n \"$uuid\" ] || exec qemu-system-x86_64 \"${{args[@]}}\"\n\
              exec stdbuf -oL qemu-system-x86_64 \"${{args[@]}}\" \
-             -chardev socket,id=test,path={root}/mon-$uuid,server=on,wait=off -mon chardev=test,mode=control \
-             >>{root}/qemu.out\n"
+             -chardev socket,id=test,path={guests}/mon-$uuid,server=on,wait=off -mon chardev=test,mode=control \
+             >>{guests}/{OUTPUT}\n"
         );
         std::fs::write(&qemu, script)?;
-        std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755))?;
-        // Guests run as root: the monitor and the output of the test's own are made by name, and a set clock (libfaketime) is shared
-        // with children of the same user alone. What guests may do otherwise is tested in `guests/attacks_guest.rs`.
+        std::fs::set_permissions(&qemu, Permissions::from_mode(0o755))?;
         let config = format!(
             "host = \"{}\"\nlisten = \"127.0.0.1:{}\"\nstate_dir = \"{durable}/state\"\nrun_dir = \"{root}/run\"\n\
              spool_dir = \"{durable}/spool\"\nsocket = \"{root}/sock\"\nvm_dir = \"{root}/vms\"\nreserve_mib = 1\n\
              [tls]\nca = \"{root}/tls/ca.crt\"\ncert = \"{root}/tls/host.crt\"\nkey = \"{root}/tls/host.key\"\n\
              [peer]\nadvertise = \"127.0.0.1:{advertised_port}\"\n\
-             [qemu]\nbinary = \"{}\"\naccel = \"tcg\"\nguest_users = \"none\"\n",
+             [qemu]\nbinary = \"{}\"\naccel = \"tcg\"\n",
             self.name,
             self.port,
             qemu.display()
         );
         Ok(std::fs::write(self.root.join("lifeboat.toml"), config)?)
+    }
+
+    /// The monitor of the test's own in the guest with this UUID, and the file that QEMU prints to.
+    pub(crate) fn monitor(&self, uuid: &str) -> (PathBuf, PathBuf) {
+        let guests = self.root.join(GUESTS);
+        (guests.join(format!("mon-{uuid}")), guests.join(OUTPUT))
     }
 
     /// Starts the daemon and waits until it answers; how long that took.
@@ -134,13 +149,13 @@ impl Host {
             command.envs(clock.environment());
         }
         let began = Instant::now();
-        self.child = Some(
-            command
-                .stdin(Stdio::null())
-                .stdout(log.try_clone()?)
-                .stderr(log)
-                .spawn()?,
-        );
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let pid = child.id();
+        self.child = Some(child);
         wait_for(&format!("{} answers", self.name), Duration::from_secs(60), || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 return Some(Err(anyhow!("{} ended with {status}", self.name)));
@@ -150,6 +165,12 @@ impl Host {
         })
         .and_then(|x| x)
         .with_context(|| format!("log of {}:\n{}", self.name, self.log_tail()))
+        .and_then(|took| {
+            self.clock
+                .as_ref()
+                .map_or(Ok(()), |_| Clock::share(pid))
+                .map(|()| took)
+        })
     }
 
     pub(crate) fn log_tail(&self) -> String {
@@ -209,6 +230,13 @@ impl Host {
 
     pub(crate) fn pid(&self) -> Option<Pid> {
         Pid::from_raw(i32::try_from(self.child.as_ref()?.id()).ok()?)
+    }
+
+    /// Whether the VM's QEMU is a user of its own, which guests are unless the host is told otherwise.
+    pub(crate) fn guest_is_confined(&self) -> Result<bool> {
+        let pid = self.qemu().context("the guest does not run")?;
+        let process = std::fs::metadata(format!("/proc/{}", pid.as_raw_nonzero()))?;
+        Ok(process.uid() != rustix::process::geteuid().as_raw())
     }
 
     /// The VM's QEMU on this host.

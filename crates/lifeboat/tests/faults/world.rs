@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lifeboat_faults::history::{Content, History, SLOT, Write};
 use lifeboat_faults::link::{Link, Way};
 use lifeboat_faults::monitor::Monitor;
@@ -139,6 +139,10 @@ impl World {
             .ok(&["authorization", "add", "alpha.test", "--location", &location])?;
         self.a.ok(&["vm", "start", VM])?;
         self.write_on(pace)?;
+        ensure!(
+            self.a.guest_is_confined()?,
+            "the guest has the rights of the daemon"
+        );
         let peer = format!("127.0.0.1:{}", self.to_b.port());
         let any_point = format!("{}s", ANY_POINT.as_secs());
         let mut enable = vec!["replication", "enable", VM, "--to", &peer, "--interval", "1s"];
@@ -158,13 +162,13 @@ impl World {
 
     /// A writer that goes on from the last write.
     pub(crate) fn write_on(&mut self, pace: Pace) -> Result<()> {
-        let socket = self.a.root.join(format!("mon-{}", self.uuid));
+        let (socket, output) = self.a.monitor(&self.uuid);
         let monitor = wait_for("QEMU's monitor", Duration::from_secs(20), || {
             Monitor::connect(&socket, Duration::from_secs(150)).ok()
         })?;
         let writer = Writer::start(
             monitor,
-            self.a.root.join("qemu.out"),
+            output,
             self.scratch("content"),
             self.history.clone(),
             pace,
