@@ -1,15 +1,13 @@
 //! The wall clock that a process sees, changed while it runs. The monotonic clock stays true, as when an administrator or a
 //! time server sets a real clock. This is libfaketime (Debian package `faketime`), so the product needs no switch for it.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
-/// The clock of one process and its children.
+/// The clock of one process and of those of its children that have its environment: not of guests.
 pub struct Clock {
     file: PathBuf,
 }
@@ -40,20 +38,6 @@ impl Clock {
             ("FAKETIME_DONT_RESET", "1".to_owned()),
         ];
         pairs.map(|(name, value)| (name.to_owned(), value)).into()
-    }
-
-    /// Lets processes of every user go by the clock of this running process: libfaketime 0.9.10 keeps what its children need in
-    /// shared memory of its own user.
-    ///
-    /// # Errors
-    /// When the process does not go by a clock of this kind.
-    pub fn share(pid: u32) -> Result<()> {
-        for name in [format!("sem.faketime_sem_{pid}"), format!("faketime_shm_{pid}")] {
-            let path = Path::new("/dev/shm").join(name);
-            std::fs::set_permissions(&path, Permissions::from_mode(0o666))
-                .with_context(|| path.display().to_string())?;
-        }
-        Ok(())
     }
 
     /// From now on the clock is so many seconds ahead of the true time.

@@ -39,6 +39,8 @@ pub struct QemuConfig {
     pub accel: Accel,
     /// Users of guests, each its own; `None`, or a daemon that is not root: all of them run as the daemon's user.
     pub guest_users: Option<UserRange>,
+    /// Whether systemd bounds the memory and tasks of guests, where it runs this host with cgroup v2.
+    pub guest_limits: bool,
     /// Directories of firmware descriptors; a later one goes before.
     pub firmware_dirs: Vec<Utf8PathBuf>,
 }

@@ -4,7 +4,7 @@
 //! Which user that is follows from the VM's UUID. Whether it is free the kernel says: no process of the host has it. Nothing
 //! is remembered. What the process forbids itself beyond that is QEMU's seccomp filter, see [`crate::probe`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -87,7 +87,7 @@ pub(crate) struct Users {
     /// `None`: guests run as the daemon's own user.
     range: Option<UserRange>,
     /// Users of processes that are just being started.
-    starting: Arc<Mutex<HashMap<u32, VmId>>>,
+    starting: Arc<Mutex<HashSet<u32>>>,
 }
 
 /// A guest's user, its own until this is dropped or its process runs.
@@ -95,7 +95,7 @@ pub(crate) struct Users {
 pub(crate) struct User {
     id: u32,
     group: u32,
-    starting: Arc<Mutex<HashMap<u32, VmId>>>,
+    starting: Arc<Mutex<HashSet<u32>>>,
 }
 
 impl Drop for User {
@@ -104,7 +104,7 @@ impl Drop for User {
     }
 }
 
-fn lock(starting: &Mutex<HashMap<u32, VmId>>) -> MutexGuard<'_, HashMap<u32, VmId>> {
+fn lock(starting: &Mutex<HashSet<u32>>) -> MutexGuard<'_, HashSet<u32>> {
     starting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -139,13 +139,13 @@ impl Users {
         let used = users_of_processes(Path::new("/proc"))?;
         let free = range
             .candidates(vm)
-            .find(|id| !used.contains(id) && !starting.contains_key(id));
+            .find(|id| !used.contains(id) && !starting.contains(id));
         let id = free.ok_or_else(|| {
             io::Error::other(format!(
                 "all users of the range {range} have a process: name a larger one as guest_users in [qemu]"
             ))
         })?;
-        starting.insert(id, vm);
+        starting.insert(id);
         Ok(Some(User {
             id,
             group: range.group(),
@@ -164,12 +164,9 @@ impl Users {
             return whole(program, arguments);
         };
         let groups: Vec<_> = [*group].iter().chain(devices).map(u32::to_string).collect();
-        let mut command = vec![SETPRIV.to_owned()];
-        command.extend(["--reuid", &id.to_string(), "--regid", &id.to_string()].map(str::to_owned));
-        command.extend(["--groups".to_owned(), groups.join(",")]);
-        command.extend(["--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"].map(str::to_owned));
-        command.extend(whole(program, arguments));
-        command
+        let (id, groups) = (id.to_string(), groups.join(","));
+        let user = ["--reuid", &id, "--regid", &id, "--groups", &groups];
+        restricted(&user, "-all", program, arguments)
     }
 
     /// The same for a program that works on images without a guest: as root, and with no right but to files.
@@ -177,16 +174,7 @@ impl Users {
         if self.range.is_none() {
             return whole(program, arguments);
         }
-        let rights = [
-            "--no-new-privs",
-            "--inh-caps=-all",
-            "--bounding-set=-all,+dac_override",
-            "--",
-        ];
-        let mut command = vec![SETPRIV.to_owned()];
-        command.extend(rights.map(str::to_owned));
-        command.extend(whole(program, arguments));
-        command
+        restricted(&[], "-all,+dac_override", program, arguments)
     }
 
     /// Makes `dir`, two levels below `state`, a directory that is `user`'s, and lets guests through to it and to nothing else
@@ -239,6 +227,17 @@ pub(crate) fn groups(devices: &[&str]) -> Vec<u32> {
     let all = devices.iter().filter_map(|device| fs::metadata(device).ok());
     all.filter(|meta| meta.mode() & 0o006 != 0o006)
         .map(|meta| meta.gid())
+        .collect()
+}
+
+/// The command that runs `program` by setpriv(1) with these options for its user, without ways to new rights.
+fn restricted(user: &[&str], bounding_set: &str, program: &str, arguments: Vec<String>) -> Vec<String> {
+    let bounding_set = format!("--bounding-set={bounding_set}");
+    let rights = ["--no-new-privs", "--inh-caps=-all", &bounding_set, "--"];
+    let setpriv = [SETPRIV].into_iter().chain(user.iter().copied()).chain(rights);
+    setpriv
+        .map(str::to_owned)
+        .chain(whole(program, arguments))
         .collect()
 }
 

@@ -22,6 +22,7 @@ mod identity;
 mod image;
 mod layers;
 mod ledger;
+mod limits;
 mod locate;
 mod merge;
 pub mod nbd;

@@ -229,6 +229,10 @@ pub(crate) fn find(tag: &str) -> Option<PidRecord> {
     fits.map(|(pid, _)| *pid).find_map(PidRecord::of)
 }
 
+/// What a process gets of the daemon's environment: where programs and libraries are, and how instants and messages are
+/// written. All else is the daemon's own, such as its channel to systemd and where its credentials are.
+const ENVIRONMENT: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ"];
+
 /// Starts a process in a group of its own with its output in `log`, and hands files over to it, which are closed here. It is
 /// not ended with the daemon.
 pub(crate) fn spawn(command: &[String], log: &Path, handed: Vec<FdMapping>) -> io::Result<Child> {
@@ -241,6 +245,12 @@ pub(crate) fn spawn(command: &[String], log: &Path, handed: Vec<FdMapping>) -> i
     let mut process = Command::new(program);
     process
         .args(arguments)
+        .env_clear()
+        .envs(
+            ENVIRONMENT
+                .iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        )
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
@@ -284,6 +294,23 @@ mod tests {
             assert_eq!(milliseconds(text), Some(ms), "{text}");
         }
         assert_eq!(milliseconds("x"), None);
+    }
+
+    #[tokio::test]
+    async fn a_process_gets_nothing_of_the_daemon_s_environment_but_what_it_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        // Cargo has put many variables into this process's environment.
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+        let mut child = spawn(&["env".into()], &log, Vec::new()).unwrap();
+        assert!(child.wait().await.unwrap().success());
+        let printed = fs::read_to_string(log).unwrap();
+        let names: Vec<_> = printed
+            .lines()
+            .filter_map(|line| Some(line.split_once('=')?.0))
+            .collect();
+        assert!(names.contains(&"PATH"), "{names:?}");
+        assert!(names.iter().all(|name| ENVIRONMENT.contains(name)), "{names:?}");
     }
 
     #[tokio::test]

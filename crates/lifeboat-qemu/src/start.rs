@@ -21,6 +21,7 @@ use crate::handed::{self, Handed};
 use crate::hypervisor::{Qemu, io_error, monitor_error};
 use crate::layers::{Kind, Layer};
 use crate::ledger::{Holder, Images, Run};
+use crate::limits::Limits;
 use crate::preflight::{self, Ready};
 use crate::process::{self, PidRecord};
 use crate::qmp::{Qmp, QmpError};
@@ -71,7 +72,7 @@ async fn bring_up(
     let vm = launch.spec.uuid;
     let Prepared { user, command, given } = prepare(qemu, launch, graphs, ready).await?;
     tracing::debug!(%vm, ?command, "starting QEMU");
-    let spawned = spawn(qemu, vm, &command, given.handed).await;
+    let spawned = spawn(qemu, launch, &command, given.handed).await;
     // It is told from now on by its process.
     drop(user);
     spawned.map_err(|error| match error {
@@ -308,7 +309,13 @@ async fn check_free(id: &str, path: &Path, format: DiskFormat) -> Result<(), Hyp
     Err(HypervisorError::DidNotStart(detail))
 }
 
-async fn spawn(qemu: &Qemu, vm: VmId, command: &[String], handed: Handed) -> Result<(), HypervisorError> {
+async fn spawn(
+    qemu: &Qemu,
+    launch: &Launch,
+    command: &[String],
+    handed: Handed,
+) -> Result<(), HypervisorError> {
+    let vm = launch.spec.uuid;
     let paths = &qemu.paths(vm);
     let log = paths.log();
     let before = std::fs::metadata(&log).map_or(0, |m| m.len());
@@ -323,7 +330,7 @@ async fn spawn(qemu: &Qemu, vm: VmId, command: &[String], handed: Handed) -> Res
                 what: format!("cannot write {}", paths.pid()),
                 source,
             }),
-            Ok(()) => run_guest(&mut child, paths).await,
+            Ok(()) => run_guest(qemu, launch, &mut child, record.pid).await,
         },
     };
     if let Err(error) = up {
@@ -346,8 +353,11 @@ async fn spawn(qemu: &Qemu, vm: VmId, command: &[String], handed: Handed) -> Res
     Ok(())
 }
 
-async fn run_guest(child: &mut Child, paths: &VmPaths) -> Result<(), HypervisorError> {
-    let monitor = connect(child, paths, COMING_UP).await?;
+async fn run_guest(qemu: &Qemu, launch: &Launch, child: &mut Child, pid: i32) -> Result<(), HypervisorError> {
+    let monitor = connect(child, &qemu.paths(launch.spec.uuid), COMING_UP).await?;
+    if qemu.config.guest_limits {
+        Limits::of(launch).put_on(launch, pid).await;
+    }
     monitor
         .execute("cont", Value::Null)
         .await

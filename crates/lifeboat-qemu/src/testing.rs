@@ -53,6 +53,7 @@ impl Host {
             binary: None,
             accel: Accel::Tcg,
             guest_users: Some(UserRange::default()),
+            guest_limits: true,
             firmware_dirs: FIRMWARE_DIRS.map(Into::into).into(),
         };
         change(&mut config);

@@ -231,6 +231,8 @@ pub(crate) struct Qemu {
     pub(crate) accel: Accel,
     /// Users that guests run as.
     pub(crate) guest_users: GuestUsers,
+    /// Whether systemd bounds what guests use.
+    pub(crate) guest_limits: bool,
 }
 
 /// A range of user ids, or none: then guests run as the daemon's user.
@@ -255,6 +257,7 @@ impl Default for Qemu {
             binary: "qemu-system-x86_64".into(),
             accel: Accel::Auto,
             guest_users: GuestUsers(Some(UserRange::default())),
+            guest_limits: true,
         }
     }
 }

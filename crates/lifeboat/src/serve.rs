@@ -320,6 +320,7 @@ fn qemu(config: &Config) -> QemuConfig {
             Accel::Tcg => lifeboat_qemu::Accel::Tcg,
         },
         guest_users: config.qemu.guest_users.0,
+        guest_limits: config.qemu.guest_limits,
         firmware_dirs: lifeboat_qemu::FIRMWARE_DIRS.map(Into::into).into(),
     }
 }

@@ -231,10 +231,13 @@ impl Shared {
                 "driver": "file", "node-name": format!("{FLEECE}{id}"), "filename": name, "discard": "unmap",
                 "cache": {"direct": false, "no-flush": true},
             });
-            self.monitor.run(what, "blockdev-add", fleece).await?;
-            if let Some(lent) = lent {
-                self.monitor.take_back(what, &lent).await?;
-            }
+            let added = self.monitor.run(what, "blockdev-add", fleece).await;
+            // QEMU would keep the file for as long as it runs.
+            let taken_back = match lent {
+                Some(lent) => self.monitor.take_back(what, &lent).await,
+                None => Ok(()),
+            };
+            added.and(taken_back)?;
         }
         self.monitor.transaction(what, self.additions(next)).await?;
         for disk in &self.disks {

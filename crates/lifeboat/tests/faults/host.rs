@@ -149,13 +149,13 @@ impl Host {
             command.envs(clock.environment());
         }
         let began = Instant::now();
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let pid = child.id();
-        self.child = Some(child);
+        self.child = Some(
+            command
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()?,
+        );
         wait_for(&format!("{} answers", self.name), Duration::from_secs(60), || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 return Some(Err(anyhow!("{} ended with {status}", self.name)));
@@ -165,12 +165,6 @@ impl Host {
         })
         .and_then(|x| x)
         .with_context(|| format!("log of {}:\n{}", self.name, self.log_tail()))
-        .and_then(|took| {
-            self.clock
-                .as_ref()
-                .map_or(Ok(()), |_| Clock::share(pid))
-                .map(|()| took)
-        })
     }
 
     pub(crate) fn log_tail(&self) -> String {
