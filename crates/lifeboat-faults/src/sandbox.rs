@@ -1,5 +1,5 @@
-//! A mount and process namespace for a test that mounts file systems and starts guests which outlive their daemon: however
-//! the test ends, its processes and mounts end with it.
+//! Mounts, processes and a network of its own for a test that mounts file systems and starts guests which outlive their
+//! daemon: however the test ends, all of that ends with it.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ const INSIDE: &str = "LIFEBOAT_FAULTS_SANDBOX";
 /// Collects orphans, which the first process of a namespace has to. It is not replaced by what it runs, for the second
 /// command's sake.
 /// Shared memory is its own: libfaketime names it by numbers of processes, which other sandboxes have too.
-const FIRST_PROCESS: &str = r#"mount -t tmpfs tmpfs /dev/shm || exit; "$@"; exit $?"#;
+const FIRST_PROCESS: &str = r#"mount -t tmpfs tmpfs /dev/shm && ip link set lo up || exit; "$@"; exit $?"#;
 
 /// Runs `body` in a sandbox: this test binary runs itself again there with only the test of this name.
 ///
@@ -28,7 +28,7 @@ pub fn run(test: &str, body: impl FnOnce()) {
     }
     let exe = std::env::current_exe().unwrap_or_else(|e| panic!("the test binary has no name: {e}"));
     let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--pid", "--fork"])
+        .args(["--mount", "--propagation", "private", "--pid", "--net", "--fork"])
         .args([
             "--kill-child",
             "--mount-proc",

@@ -22,14 +22,13 @@ pub(crate) struct Judge {
     points: BTreeMap<String, u64>,
 }
 
-/// A disk as an image shows it.
-fn read_image(world: &World, image: &Path, format: &str) -> Result<Vec<u8>> {
-    let raw = world.scratch("image.raw");
+/// A disk as an image shows it. `raw` is a file for what is read.
+fn read_image(raw: &Path, image: &Path, format: &str) -> Result<Vec<u8>> {
     let mut convert = Command::new("qemu-img");
     convert.args(["convert", "-f", format, "-O", "raw"]);
-    run(convert.arg(image).arg(&raw))?;
-    let bytes = std::fs::read(&raw)?;
-    std::fs::remove_file(&raw)?;
+    run(convert.arg(image).arg(raw))?;
+    let bytes = std::fs::read(raw)?;
+    std::fs::remove_file(raw)?;
     Ok(bytes)
 }
 
@@ -38,12 +37,12 @@ pub(crate) fn read_disks(world: &World) -> Result<Vec<Vec<u8>>> {
     let paths = world.disk_paths();
     let disks = paths.iter().zip(DISKS);
     disks
-        .map(|(path, (_, format))| read_image(world, path, format))
+        .map(|(path, (_, format))| read_image(&world.scratch("image.raw"), path, format))
         .collect()
 }
 
-/// The images of all disks that these layers of a manifest name.
-fn read_layers(world: &World, layers: &Value) -> Result<Vec<Vec<u8>>> {
+/// The images of all disks that these layers of the manifest in `replica` name. `raw` is a file for what is read.
+pub(crate) fn read_layers(replica: &Path, raw: &Path, layers: &Value) -> Result<Vec<Vec<u8>>> {
     DISKS
         .iter()
         .map(|(disk, _)| {
@@ -51,9 +50,13 @@ fn read_layers(world: &World, layers: &Value) -> Result<Vec<Vec<u8>>> {
             let file = all.into_iter().find(|l| l["disk"] == *disk);
             let file = file.and_then(|l| l["file"].as_str());
             let file = file.with_context(|| format!("no layer of disk {disk}"))?;
-            read_image(world, &world.replica().join(file), "qcow2")
+            read_image(raw, &replica.join(file), "qcow2")
         })
         .collect()
+}
+
+fn layers_of(world: &World, layers: &Value) -> Result<Vec<Vec<u8>>> {
+    read_layers(&world.replica(), &world.scratch("image.raw"), layers)
 }
 
 pub(crate) fn manifest(world: &World) -> Result<Value> {
@@ -85,7 +88,7 @@ impl Judge {
             }
             let (id, instant) = (point["id"].as_str().unwrap_or(""), &point["instant"]);
             let instant = instant.as_u64().unwrap_or(0);
-            match read_layers(world, &point["layers"]) {
+            match layers_of(world, &point["layers"]) {
                 Err(error) => {
                     let text = format!("point {id} cannot be read: {error:#}");
                     self.report.add(Class::Loss, text);
@@ -209,7 +212,7 @@ impl Judge {
         world.b.ok(&start)?;
         let images = manifest(world).and_then(|manifest| {
             let branch = manifest["branches"].as_array().and_then(|b| b.last());
-            read_layers(world, &branch.context("no branch")?["layers"])
+            layers_of(world, &branch.context("no branch")?["layers"])
         });
         match images {
             Ok(images) => {

@@ -16,6 +16,7 @@ mod host;
 mod judge;
 mod prober;
 mod report;
+mod upgrade;
 mod world;
 
 use campaign::Program;
@@ -32,6 +33,18 @@ fn fault_power_cuts_of_the_replica_lose_nothing() {
 fn fault_an_encrypted_replica_is_nothing_without_its_key() {
     let name = "fault_an_encrypted_replica_is_nothing_without_its_key";
     sandbox::run(name, || encryption::of_a_replica(name, seed(51)).finish());
+}
+
+#[test]
+fn fault_what_an_earlier_version_left_is_opened() {
+    let name = "fault_what_an_earlier_version_left_is_opened";
+    sandbox::run(name, || upgrade::open("ac8a7a9").unwrap());
+}
+
+#[test]
+#[ignore = "makes the fixture LIFEBOAT_FIXTURE with LIFEBOAT_BINARY"]
+fn make_a_fixture_of_a_version() {
+    sandbox::run("make_a_fixture_of_a_version", || upgrade::make().unwrap());
 }
 
 #[test]
