@@ -184,6 +184,7 @@ fn machine() -> Vec<Named> {
                 tagged("type", "none", &[]),
                 tagged("type", "user", &[]),
                 tagged("type", "tap", &[("ifname", text("Interface name"))]),
+                tagged("type", "bridge", &[("name", text("Interface name of the bridge"))]),
             ]}),
         ),
         (

@@ -162,8 +162,9 @@ pub(crate) fn as_replica(machine: &Machine, settings: &ReplicationSettings) -> V
     let mut spec = VmSpec::from(machine.clone());
     spec.disks.retain(|d| settings.disks.contains(&d.id));
     for nic in &mut spec.nics {
-        if matches!(nic.backend, NicBackend::Tap { .. }) {
-            nic.backend = NicBackend::None;
+        match nic.backend {
+            NicBackend::Tap { .. } | NicBackend::Bridge { .. } => nic.backend = NicBackend::None,
+            NicBackend::User | NicBackend::None => {}
         }
     }
     spec

@@ -193,8 +193,8 @@ const _: () = assert!(size_of::<InterfaceRequest>() == 40);
 /// `TUNSETIFF`; its number has the size of an int, whatever is given.
 const SET_INTERFACE: Opcode = opcode::write::<i32>(b'T', 202);
 
-/// Attaches an open `/dev/net/tun` to the tap device of this name.
-pub(crate) fn attach_tap(on: impl AsFd, name: [u8; INTERFACE_NAME]) -> Result<()> {
+/// Attaches an open `/dev/net/tun` to the tap device of this name, and says what the kernel calls it.
+pub(crate) fn attach_tap(on: impl AsFd, name: [u8; INTERFACE_NAME]) -> Result<[u8; INTERFACE_NAME]> {
     /// `IFF_TAP`, `IFF_NO_PI` and `IFF_VNET_HDR`.
     const FLAGS: u16 = 0x0002 | 0x1000 | 0x4000;
     let mut argument = InterfaceRequest {
@@ -204,5 +204,6 @@ pub(crate) fn attach_tap(on: impl AsFd, name: [u8; INTERFACE_NAME]) -> Result<()
     };
     // SAFETY: the number is that of TUNSETIFF. The kernel reads and writes one `struct ifreq`, whose size is asserted above. Every bit
     // pattern is a value of each field, and the argument outlives the call.
-    unsafe { ioctl(on, Updater::<SET_INTERFACE, InterfaceRequest>::new(&mut argument)) }
+    unsafe { ioctl(on, Updater::<SET_INTERFACE, InterfaceRequest>::new(&mut argument)) }?;
+    Ok(argument.name)
 }

@@ -1,4 +1,4 @@
-//! Attaching to a tap device, so that another process can be given it open. Only with `CAP_NET_ADMIN` can one attach to a device
+//! Attaching to a tap device or making one, so that another process can be given it open. Only with `CAP_NET_ADMIN` can one attach to a device
 //! that belongs to another user.
 
 use std::fs::File;
@@ -13,8 +13,16 @@ use crate::ioctl;
 /// is no tap device, `PermissionDenied` when it belongs to another user. A device that does not exist is made, and is gone
 /// with the file: look before.
 pub fn attach(name: &str) -> io::Result<File> {
+    create(name).map(|(device, _)| device)
+}
+
+/// Makes a device, which is gone with the file, and says its name: `%d` in `pattern` becomes the first number that is free.
+///
+/// # Errors
+/// As for [`attach`], and `PermissionDenied` without `CAP_NET_ADMIN`.
+pub fn create(pattern: &str) -> io::Result<(File, String)> {
     let tun = File::options().read(true).write(true).open("/dev/net/tun")?;
-    let bytes = name.as_bytes();
+    let bytes = pattern.as_bytes();
     // The last of 16 bytes ends the name.
     if bytes.is_empty() || bytes.len() >= ioctl::INTERFACE_NAME || bytes.contains(&0) {
         return Err(io::Error::new(
@@ -24,8 +32,9 @@ pub fn attach(name: &str) -> io::Result<File> {
     }
     let mut padded = [0; ioctl::INTERFACE_NAME];
     padded.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-    ioctl::attach_tap(&tun, padded)?;
-    Ok(tun)
+    let name = ioctl::attach_tap(&tun, padded)?;
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok((tun, String::from_utf8_lossy(name).into_owned()))
 }
 
 #[cfg(test)]

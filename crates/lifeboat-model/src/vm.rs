@@ -157,6 +157,11 @@ pub enum NicBackend {
         /// Interface name.
         ifname: String,
     },
+    /// A tap device of its own, made when the VM is started, as a port of an existing bridge. It goes with the VM's process.
+    Bridge {
+        /// Interface name of the bridge.
+        name: String,
+    },
 }
 
 /// What is wrong with a VM description; always the writer's fault.
@@ -344,6 +349,7 @@ impl NicBackend {
         match self {
             Self::None | Self::User => Ok(()),
             Self::Tap { ifname } => word("nic ifname", ifname),
+            Self::Bridge { name } => word("nic bridge name", name),
         }
     }
 }
@@ -387,6 +393,10 @@ mod tests {
             (
                 |s| s.nics[0].backend = NicBackend::Tap { ifname: "a,b".into() },
                 "ifname",
+            ),
+            (
+                |s| s.nics[0].backend = NicBackend::Bridge { name: "br 0".into() },
+                "bridge",
             ),
         ];
         for (spoil, word) in table {

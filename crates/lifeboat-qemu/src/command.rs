@@ -176,6 +176,10 @@ fn nics(a: &mut Arguments, spec: &VmSpec, handed: &mut Handed) -> io::Result<()>
                 let device = handed.tap(ifname)?;
                 Some(json!({"type": "tap", "id": id, "fd": device.to_string()}))
             }
+            NicBackend::Bridge { name } => {
+                let device = handed.bridge_port(name, &nic.mac)?;
+                Some(json!({"type": "tap", "id": id, "fd": device.to_string()}))
+            }
         };
         let mut device = json!({"driver": "virtio-net-pci", "mac": nic.mac});
         if let Some(netdev) = netdev {

@@ -149,31 +149,81 @@ async fn captures_leave_no_file_open_and_say_nothing() {
 
 const INSIDE: &str = "LIFEBOAT_TEST_NETWORK";
 
+/// Whether this is the test's own network, which `script` has prepared. If not, the test has run itself again there.
+fn inside(test: &str, script: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let script = format!("mount -t sysfs sysfs /sys && {script} && exec \"$@\"");
+    let status = std::process::Command::new("unshare")
+        .args([
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("confine_tests::{test}"), "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "what it said is above");
+    false
+}
+
+/// A card on a bridge: the port is made for each start, has an address that does not change the bridge's, and goes with the
+/// guest, also when it is killed.
+#[tokio::test]
+async fn a_guest_is_connected_to_a_bridge() {
+    let script = "ip link add lbbr0 type bridge && ip link set lbbr0 up";
+    if !inside("a_guest_is_connected_to_a_bridge", script) {
+        return;
+    }
+    let mut host = Host::new();
+    let mut launch = host.vm(&[DiskFormat::Qcow2]);
+    let vm = launch.spec.uuid;
+    let card = |name: &str, mac: &str| NicSpec {
+        mac: mac.into(),
+        backend: NicBackend::Bridge { name: name.into() },
+    };
+    let ports = || {
+        let ports = std::fs::read_dir("/sys/class/net/lbbr0/brif").unwrap();
+        let mut ports: Vec<_> = ports
+            .map(|p| p.unwrap().file_name().into_string().unwrap())
+            .collect();
+        ports.sort();
+        ports
+    };
+    launch.spec.nics = vec![card("lo", "52:54:00:00:00:01")];
+    let refused = host.qemu.start(&launch).await.unwrap_err().to_string();
+    assert!(refused.contains("no bridge lo"), "{refused}");
+    launch.spec.nics = vec![
+        card("lbbr0", "52:54:00:00:00:01"),
+        card("lbbr0", "52:54:00:00:00:02"),
+    ];
+    for _ in 0..2 {
+        host.qemu.start(&launch).await.unwrap();
+        let process = host.qemu.process(vm).await.unwrap().unwrap();
+        assert_ne!(user_of(process.pid()), "0");
+        assert_eq!(ports(), ["lbtap0", "lbtap1"]);
+        let address = std::fs::read_to_string("/sys/class/net/lbtap1/address").unwrap();
+        assert_eq!(address.trim(), "fe:54:00:00:00:02");
+        process.kill();
+        assert!(process.gone(Duration::from_secs(5)).await);
+        assert_eq!(ports(), [""; 0], "a port outlives its guest");
+    }
+}
+
 /// A tap device that belongs to another user: root may attach to it, and the guest's user may not. In a network of this test's
 /// own, in which it runs itself again.
 #[tokio::test]
 async fn a_guest_without_rights_has_its_tap_device() {
-    if std::env::var_os(INSIDE).is_none() {
-        let test = "confine_tests::a_guest_without_rights_has_its_tap_device";
-        let script = "mount -t sysfs sysfs /sys && ip tuntap add lbtest0 mode tap user 4711 && exec \"$@\"";
-        let exe = std::env::current_exe().unwrap();
-        let status = std::process::Command::new("unshare")
-            .args([
-                "--net",
-                "--mount",
-                "--propagation",
-                "private",
-                "sh",
-                "-c",
-                script,
-                "sh",
-            ])
-            .arg(exe)
-            .args(["--exact", test, "--nocapture"])
-            .env(INSIDE, "1")
-            .status()
-            .unwrap();
-        assert!(status.success(), "what it said is above");
+    let script = "ip tuntap add lbtest0 mode tap user 4711";
+    if !inside("a_guest_without_rights_has_its_tap_device", script) {
         return;
     }
     let mut host = Host::new();

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 
 use camino::Utf8Path;
 use command_fds::FdMapping;
@@ -75,6 +76,24 @@ impl Handed {
     pub(crate) fn tap(&mut self, ifname: &str) -> io::Result<i32> {
         let device = lifeboat_kernel::tap::attach(ifname);
         let device = device.map_err(|e| named(&format!("tap device {ifname}"), &e))?;
+        Ok(self.descriptor(device.into()))
+    }
+
+    /// A new tap device that is a port of this bridge, and its number in the process. It is gone when nobody has it open.
+    pub(crate) fn bridge_port(&mut self, bridge: &str, mac: &str) -> io::Result<i32> {
+        let in_bridge = |e: &io::Error| named(&format!("port of bridge {bridge}"), e);
+        let (device, name) = lifeboat_kernel::tap::create("lbtap%d").map_err(|e| in_bridge(&e))?;
+        // A bridge without an address of its own takes the lowest one of its ports; it must not change with what is started.
+        let address = format!("fe{}", mac.get(2..).unwrap_or_default());
+        let connect = [
+            "link", "set", "dev", &name, "address", &address, "master", bridge, "up",
+        ];
+        let ip = Command::new("ip").args(connect).output();
+        let ip = ip.map_err(|e| in_bridge(&io::Error::new(e.kind(), format!("ip: {e}"))))?;
+        if !ip.status.success() {
+            let said = String::from_utf8_lossy(&ip.stderr);
+            return Err(in_bridge(&io::Error::other(format!("ip: {}", said.trim()))));
+        }
         Ok(self.descriptor(device.into()))
     }
 

@@ -238,7 +238,14 @@ fn check_nic(backend: &NicBackend) -> Result<(), HypervisorError> {
                 "network device {ifname} does not exist: create it (ip tuntap add {ifname} mode tap) and connect it first"
             ))
         }
-        NicBackend::Tap { .. } | NicBackend::User | NicBackend::None => Ok(()),
+        NicBackend::Bridge { name }
+            if !Utf8Path::new("/sys/class/net").join(name).join("bridge").exists() =>
+        {
+            refuse(format!(
+                "there is no bridge {name}: create it (ip link add {name} type bridge) and bring it up first"
+            ))
+        }
+        NicBackend::Tap { .. } | NicBackend::Bridge { .. } | NicBackend::User | NicBackend::None => Ok(()),
     }
 }
 

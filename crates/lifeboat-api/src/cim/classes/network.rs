@@ -74,6 +74,7 @@ fn switch(backend: &NicBackend) -> Option<&str> {
         NicBackend::None => None,
         NicBackend::User => Some("user"),
         NicBackend::Tap { ifname } => Some(ifname),
+        NicBackend::Bridge { name } => Some(name),
     }
 }
 

@@ -324,7 +324,9 @@ pub(crate) fn cards() -> Vec<NicFailover> {
         NicFailover {
             dhcp: true,
             backend: Some(NicBackend::User),
-            test_backend: Some(NicBackend::None),
+            test_backend: Some(NicBackend::Bridge {
+                name: "br-test".into(),
+            }),
             ..plain.clone()
         },
         NicFailover {

@@ -134,8 +134,8 @@ pub(crate) struct CardChanges {
     /// Name server; repeat for more, the preferred one first.
     #[arg(long, value_name = "IP")]
     pub(crate) dns: Vec<IpAddr>,
-    /// What the card is connected to after a failover: none, user, or tap:INTERFACE. Default: as the VM is described,
-    /// but never to a tap of the primary.
+    /// What the card is connected to after a failover: none, user, tap:INTERFACE, or bridge:INTERFACE. Default: as the VM is
+    /// described, but never to a tap or a bridge of the primary.
     #[arg(long, value_name = "NETWORK", value_parser = units::network)]
     pub(crate) connect: Option<NicBackend>,
     /// What the card of a test VM is connected to, in the same words. Default: none.

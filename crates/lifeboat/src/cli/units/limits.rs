@@ -169,17 +169,16 @@ pub(crate) fn bandwidth(b: &Bandwidth) -> String {
     text
 }
 
-/// Reads `none`, `user`, `tap:web0`.
+/// Reads `none`, `user`, `tap:web0`, `bridge:br0`.
 pub(crate) fn network(text: &str) -> Result<NicBackend, String> {
     match text {
         "none" => Ok(NicBackend::None),
         "user" => Ok(NicBackend::User),
-        other => match other.strip_prefix("tap:") {
-            Some(ifname) if !ifname.is_empty() => Ok(NicBackend::Tap {
-                ifname: ifname.into(),
-            }),
+        other => match other.split_once(':') {
+            Some(("tap", name)) if !name.is_empty() => Ok(NicBackend::Tap { ifname: name.into() }),
+            Some(("bridge", name)) if !name.is_empty() => Ok(NicBackend::Bridge { name: name.into() }),
             _ => Err(format!(
-                "\"{text}\" is not a network: write none, user, or tap:INTERFACE"
+                "\"{text}\" is not a network: write none, user, tap:INTERFACE, or bridge:INTERFACE"
             )),
         },
     }
@@ -191,6 +190,7 @@ pub(crate) fn backend(b: &NicBackend) -> String {
         NicBackend::None => "nothing".into(),
         NicBackend::User => "the user-mode network".into(),
         NicBackend::Tap { ifname } => format!("tap {ifname}"),
+        NicBackend::Bridge { name } => format!("bridge {name}"),
     }
 }
 
@@ -295,7 +295,11 @@ mod tests {
     #[test]
     fn networks() {
         assert_eq!(network("tap:web0").map(|n| backend(&n)), Ok("tap web0".into()));
-        for bad in ["", "tap", "tap:", "bridge"] {
+        assert_eq!(
+            network("bridge:br0").map(|n| backend(&n)),
+            Ok("bridge br0".into())
+        );
+        for bad in ["", "tap", "tap:", "bridge", "bridge:", "switch:a"] {
             assert!(network(bad).is_err(), "{bad}");
         }
     }
