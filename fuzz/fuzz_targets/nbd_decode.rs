@@ -1,7 +1,7 @@
 //! Arbitrary bytes into the NBD handshake and the NBD reply machine.
 #![no_main]
 
-use lifeboat_qemu::nbd::exercise;
+use lifeboat_block::nbd::exercise;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     // The first byte says what was agreed on, the second how the stream is cut.

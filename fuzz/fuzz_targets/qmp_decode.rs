@@ -1,7 +1,7 @@
 //! Arbitrary bytes into the decoder of monitors and guest agents.
 #![no_main]
 
-use lifeboat_qemu::qmp::exercise;
+use lifeboat_block::qmp::exercise;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     // The first byte says who is speaking, the second how the stream is cut.

@@ -15,6 +15,8 @@ const FAULTS: &str = "lifeboat-faults";
 const ADMISSION: &str = "lifeboat-admission";
 /// What listeners and callers share: which certificates are not accepted although their authority is.
 const TRUST: &str = "lifeboat-trust";
+/// What adapters say to a QEMU process, whoever started it. It knows no adapter.
+const BLOCK: &str = "lifeboat-block";
 /// What only an ioctl can do, as safe functions. It knows nothing of ours.
 const KERNEL: &str = "lifeboat-kernel";
 /// Not shipped: it measures the built product and, below it, single adapters.
@@ -24,10 +26,10 @@ const BENCH: &str = "lifeboat-bench";
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         MODEL | WORKLOAD | FAULTS | ADMISSION | KERNEL | "xtask" => &[],
-        DELTALOG | CIM | TRUST => &[MODEL],
+        DELTALOG | CIM | TRUST | BLOCK => &[MODEL],
         ENGINE => &[MODEL, DELTALOG],
         SIM | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
-        "lifeboat-qemu" | "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, KERNEL],
+        "lifeboat-qemu" | "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, BLOCK, KERNEL],
         "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TRUST],
         "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION, TRUST],
         "lifeboat" | BENCH => &[
@@ -36,6 +38,7 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
             ENGINE,
             CIM,
             TRUST,
+            BLOCK,
             KERNEL,
             "lifeboat-qemu",
             "lifeboat-store",
@@ -100,6 +103,8 @@ mod tests {
         assert_eq!(errors("lifeboat", &[(Kind::Dev, FAULTS)]), 0);
         assert_eq!(errors("lifeboat-link", &[(Kind::Product, ADMISSION)]), 0);
         assert_eq!(errors("lifeboat-store", &[(Kind::Product, KERNEL)]), 0);
+        assert_eq!(errors("lifeboat-store", &[(Kind::Product, BLOCK)]), 0);
+        assert_eq!(errors("lifeboat-qemu", &[(Kind::Product, BLOCK)]), 0);
         assert_eq!(
             errors(
                 "lifeboat",
@@ -125,6 +130,10 @@ mod tests {
         assert_eq!(errors("lifeboat-engine", &[(Kind::Product, ADMISSION)]), 1);
         assert_eq!(errors("lifeboat-engine", &[(Kind::Product, KERNEL)]), 1);
         assert_eq!(errors(KERNEL, &[(Kind::Product, MODEL)]), 1);
+        assert_eq!(errors(BLOCK, &[(Kind::Product, "lifeboat-qemu")]), 1);
+        assert_eq!(errors(BLOCK, &[(Kind::Product, KERNEL)]), 1);
+        assert_eq!(errors("lifeboat-engine", &[(Kind::Product, BLOCK)]), 1);
+        assert_eq!(errors("lifeboat-link", &[(Kind::Product, BLOCK)]), 1);
         assert_eq!(errors("lifeboat", &[(Kind::Product, BENCH)]), 1);
         assert_eq!(errors("lifeboat-novel", &[]), 1);
     }

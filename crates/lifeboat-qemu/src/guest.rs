@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use lifeboat_block::qmp::{Agent, AgentError, ExecOutput};
 use lifeboat_engine::ports::hypervisor::{GuestOs, GuestRun, HypervisorError};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::VmPaths;
-use crate::qmp::{Agent, AgentError, ExecOutput};
 
 /// How long an agent may take to say what system it runs on.
 const ANSWER: Duration = Duration::from_secs(5);

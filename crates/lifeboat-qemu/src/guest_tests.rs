@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
+use lifeboat_block::qmp::Agent;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::{BlockView, Tracking};
 use lifeboat_engine::ports::hypervisor::{
@@ -14,7 +15,6 @@ use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId};
 
 use crate::config::Accel;
-use crate::qmp::Agent;
 use crate::testing::{Host, at, tool};
 
 const BOOT: Duration = Duration::from_secs(90);

@@ -16,11 +16,11 @@ use std::process::Command;
 
 use camino::Utf8Path;
 use command_fds::FdMapping;
+use lifeboat_block::qmp::{Qmp, QmpError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::files;
-use crate::qmp::{Qmp, QmpError};
 
 /// The first number that a process is given something under; below are its standard streams.
 const FIRST: i32 = 3;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use lifeboat_block::qmp::{Agent, Qmp, QmpError, ShutdownMode};
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
     Console, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch, LiveMerge,
@@ -35,7 +36,6 @@ use crate::power;
 use crate::preflight;
 use crate::probe;
 use crate::process::{PidRecord, Process};
-use crate::qmp::{Agent, Qmp, QmpError, ShutdownMode};
 use crate::start;
 
 /// How long a monitor may take to greet before its process counts as stuck.

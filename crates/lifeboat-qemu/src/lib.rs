@@ -1,7 +1,7 @@
-//! The QEMU adapter: everything Lifeboat says to a QEMU process, its disks and the agent in its guest.
+//! The QEMU adapter: VMs as QEMU processes that Lifeboat starts itself, and the capture of their disks.
 //!
-//! [`qmp`] speaks to monitors and guest agents, [`nbd`] reads and writes exported disks. What to do with a
-//! VM, and when, is the engine's business; it reaches this crate only through its ports.
+//! How a monitor, an export and a guest's agent are spoken to is `lifeboat-block`'s. What to do with a VM, and when, is the
+//! engine's business; it reaches this crate only through its ports.
 
 mod capture;
 mod command;
@@ -25,12 +25,10 @@ mod ledger;
 mod limits;
 mod locate;
 mod merge;
-pub mod nbd;
 mod power;
 mod preflight;
 mod probe;
 mod process;
-pub mod qmp;
 mod seed;
 mod shell;
 mod start;

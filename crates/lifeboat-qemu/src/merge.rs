@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use lifeboat_block::qmp::{Event, EventStream, Qmp, QmpError};
 use lifeboat_engine::ports::hypervisor::{HypervisorError, LiveMerge};
 use lifeboat_model::DiskId;
 use serde_json::{Value, json};
@@ -16,7 +17,6 @@ use crate::config::VmPaths;
 use crate::graph::{self, DiskGraph};
 use crate::handed::{self, Access};
 use crate::hypervisor::{io_error, monitor_error};
-use crate::qmp::{Event, EventStream, Qmp, QmpError};
 use crate::start::Started;
 
 /// How often a job is looked at in case its event was lost.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use lifeboat_block::qmp::{Qmp, QmpError};
 use lifeboat_engine::ports::hypervisor::{HypervisorError, Power, Stall, StallCause};
 use lifeboat_model::{DiskId, VmId};
 use serde_json::Value;
@@ -10,7 +11,6 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::hypervisor::{Qemu, monitor_error};
 use crate::process::Process;
-use crate::qmp::{Qmp, QmpError};
 
 /// How long a look takes at most, all of it.
 const LOOK: Duration = Duration::from_secs(4);

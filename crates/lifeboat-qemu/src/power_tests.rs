@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lifeboat_block::qmp::Qmp;
 use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, HypervisorError, Launch, Power, StallCause};
 use lifeboat_model::{DiskFormat, DiskId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -11,7 +12,6 @@ use tokio::time::Instant;
 use super::stall_of;
 use crate::hypervisor::Qemu;
 use crate::process::PidRecord;
-use crate::qmp::Qmp;
 use crate::start::not_run;
 use crate::testing::{Host, stop, tool};
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
+use lifeboat_block::qmp::{Qmp, QmpError};
 use lifeboat_engine::ports::hypervisor::{DiskImage, HypervisorError, Launch};
 use lifeboat_model::{DiskFormat, VmId};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,6 @@ use crate::ledger::{Holder, Images, Run};
 use crate::limits::Limits;
 use crate::preflight::{self, Ready};
 use crate::process::{self, PidRecord};
-use crate::qmp::{Qmp, QmpError};
 use crate::seed;
 use crate::shell;
 

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
+use lifeboat_block::qmp::Qmp;
 use lifeboat_engine::ports::capture::{BlockView, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, Launch, LaunchDisk};
 use lifeboat_model::vm::{DiskBus, DiskSpec};
@@ -21,7 +22,6 @@ use crate::config::{Accel, FIRMWARE_DIRS, QemuConfig};
 use crate::confine::UserRange;
 use crate::hypervisor::Qemu;
 use crate::process::PidRecord;
-use crate::qmp::Qmp;
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const DISK: u64 = 8 * MIB;

@@ -9,10 +9,9 @@ use lifeboat_engine::ports::store::{CompareRange, Ranges, StoreError};
 use lifeboat_model::DiskId;
 
 use crate::damage;
-use crate::export::Export;
+use crate::export::{Export, MAX_READ};
 use crate::files::{Result, at};
 use crate::map::{tidy, without};
-use crate::nbd::MAX_READ;
 use crate::replica::Replica;
 
 /// Bytes of a digest.
@@ -126,7 +125,7 @@ fn differing(export: &mut Export, range: &CompareRange, digests: &[u8]) -> std::
     let end = range.offset + range.len;
     let zeros = Zeros::new(range);
     let data = allocated(export, range.offset, end)?;
-    let mut buffer = vec![0; MAX_READ as usize];
+    let mut buffer = Vec::new();
     let mut have = range.offset..range.offset;
     let mut differing = Vec::new();
     for (number, digest) in (0_u32..).zip(digests.chunks(DIGEST)) {
@@ -140,12 +139,12 @@ fn differing(export: &mut Export, range: &CompareRange, digests: &[u8]) -> std::
                 let most = from + u64::from(MAX_READ) / block * block;
                 let upto = data.get(next).map_or(to, |d| d.1).next_multiple_of(block).max(to);
                 have = from..upto.min(most).min(end);
-                fill(export, &mut buffer, have.clone())?;
+                buffer = content(export, have.clone())?;
             }
             let start = usize::try_from(from - have.start).unwrap_or(usize::MAX);
             let len = usize::try_from(to - from).unwrap_or_default();
-            let content = buffer.get(start..start + len).unwrap_or_default();
-            blake3::hash(content).as_bytes().get(..DIGEST) == Some(digest)
+            let bytes = buffer.get(start..start + len).unwrap_or_default();
+            blake3::hash(bytes).as_bytes().get(..DIGEST) == Some(digest)
         } else {
             zeros.digest(to - from) == digest
         };
@@ -157,32 +156,29 @@ fn differing(export: &mut Export, range: &CompareRange, digests: &[u8]) -> std::
 }
 
 /// Reads a range; what lies beyond the end of the disk is zeros, as it will be once the disk has grown.
-fn fill(export: &mut Export, buffer: &mut [u8], range: std::ops::Range<u64>) -> std::io::Result<()> {
+fn content(export: &mut Export, range: std::ops::Range<u64>) -> std::io::Result<Vec<u8>> {
     let len = |n: u64| usize::try_from(n).unwrap_or_default();
-    let there = export.client.size.clamp(range.start, range.end) - range.start;
-    let (data, beyond) = buffer.split_at_mut(len(there).min(buffer.len()));
-    if !data.is_empty() {
-        export.client.read(range.start, data)?;
-    }
-    let rest = len(range.end - range.start - there).min(beyond.len());
-    beyond.get_mut(..rest).unwrap_or_default().fill(0);
-    Ok(())
+    let there = export.size().clamp(range.start, range.end) - range.start;
+    let mut content = match there {
+        0 => Vec::new(),
+        there => export.read(range.start, len(there))?,
+    };
+    content.resize(len(range.end - range.start), 0);
+    Ok(content)
 }
 
 /// Ranges (start, end) that hold data.
 fn allocated(export: &mut Export, from: u64, to: u64) -> std::io::Result<Vec<(u64, u64)>> {
     let mut data: Vec<(u64, u64)> = Vec::new();
-    let (mut at, to) = (from, to.min(export.client.size));
-    while at < to {
-        for (len, zero) in export.client.status(at, to - at)? {
-            if !zero {
-                match data.last_mut() {
-                    Some(last) if last.1 == at => last.1 += len,
-                    Some(_) | None => data.push((at, at + len)),
-                }
+    let mut at = from;
+    for (len, zero) in export.allocated(from, to)? {
+        if !zero {
+            match data.last_mut() {
+                Some(last) if last.1 == at => last.1 += len,
+                Some(_) | None => data.push((at, at + len)),
             }
-            at += len;
         }
+        at += len;
     }
     Ok(data)
 }

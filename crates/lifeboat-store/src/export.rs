@@ -11,11 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use camino::Utf8Path;
+use lifeboat_block::nbd::{BlockingClient, STATE_ZERO};
 use lifeboat_engine::ports::store::StoreError;
 
 use crate::chain::{self, Image};
 use crate::files::{self, Result, at};
-use crate::nbd::Client;
+
+/// Most bytes of one read.
+pub(crate) const MAX_READ: u32 = 2 << 20;
+
+/// What tells data from what reads as zeros.
+const ALLOCATION: &str = "base:allocation";
 
 /// Directory of the sockets.
 pub(crate) const DIR: &str = "run";
@@ -28,8 +34,7 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 /// A chain that is open for reading. Its process ends with it, and by itself when this program does.
 pub(crate) struct Export {
     child: Child,
-    /// The connection; its size is the disk's.
-    pub(crate) client: Client,
+    client: BlockingClient,
 }
 
 impl Export {
@@ -69,17 +74,26 @@ impl Export {
     }
 }
 
-fn connect(child: &mut Child, run: &Utf8Path, name: &str) -> io::Result<Client> {
+fn connect(child: &mut Child, run: &Utf8Path, name: &str) -> io::Result<BlockingClient> {
     let dir = File::open(run)?;
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     let until = Instant::now() + COMING_UP;
     loop {
         match UnixStream::connect(&path) {
-            Ok(stream) => return Client::open(stream),
+            Ok(stream) => return greet(stream),
             Err(error) if child.try_wait()?.is_some() || Instant::now() > until => return Err(error),
             // qemu-nbd says in no other way that it listens.
             Err(_) => std::thread::sleep(Duration::from_millis(3)),
         }
+    }
+}
+
+/// Opens the export without a name, which is the only one.
+fn greet(stream: UnixStream) -> io::Result<BlockingClient> {
+    let client = BlockingClient::connect(stream, "", &[ALLOCATION]).map_err(io::Error::other)?;
+    match client.size() {
+        0 => Err(io::Error::other("it has no size")),
+        _ => Ok(client),
     }
 }
 
@@ -92,6 +106,30 @@ fn end(child: &mut Child) -> String {
     }
     let _ = child.wait();
     said
+}
+
+impl Export {
+    /// The disk's bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.client.size()
+    }
+
+    /// Reads `len` bytes, at most [`MAX_READ`].
+    pub(crate) fn read(&mut self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.client.read(offset, len).map_err(io::Error::other)
+    }
+
+    /// What is allocated from `from` up to `to` or the end of the disk: adjacent pieces, each as its length in bytes and
+    /// whether it reads as zeros.
+    pub(crate) fn allocated(&mut self, from: u64, to: u64) -> io::Result<Vec<(u64, bool)>> {
+        let len = to.min(self.size()).saturating_sub(from);
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let found = self.client.block_status(ALLOCATION, from, len);
+        let found = found.map_err(io::Error::other)?;
+        Ok(found.iter().map(|e| (e.len, e.flags & STATE_ZERO != 0)).collect())
+    }
 }
 
 impl Drop for Export {

@@ -23,9 +23,8 @@ use lifeboat_model::policy::change_granularity;
 
 use crate::chain::Image;
 use crate::durable;
-use crate::export::Export;
+use crate::export::{Export, MAX_READ};
 use crate::files::{self, Result, at};
-use crate::nbd::MAX_READ;
 
 /// Neighbouring frames are written together up to this many bytes.
 const BATCH: usize = 4 << 20;
@@ -127,7 +126,7 @@ impl Foreign {
             None => self.open.insert(Export::open(&self.dir, &self.below)?),
         };
         let mut data = vec![0; usize::try_from(to - from).unwrap_or_default()];
-        let there = export.client.size.clamp(from, to) - from;
+        let there = export.size().clamp(from, to) - from;
         let there = data.get_mut(..usize::try_from(there).unwrap_or_default());
         for (n, piece) in there
             .unwrap_or_default()
@@ -136,7 +135,8 @@ impl Foreign {
         {
             let offset = from + n as u64 * u64::from(MAX_READ);
             let path = self.below.last().map_or(&self.dir, |i| &i.file);
-            export.client.read(offset, piece).map_err(at("read", path))?;
+            let content = export.read(offset, piece.len()).map_err(at("read", path))?;
+            piece.copy_from_slice(&content);
         }
         Ok(data)
     }

@@ -50,7 +50,6 @@ mod manifest;
 mod map;
 mod media;
 mod merge;
-mod nbd;
 mod open;
 mod place;
 mod presence;

@@ -8,9 +8,8 @@ use lifeboat_engine::ports::capture::{BlockView, CaptureError, Extent};
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::PointId;
 
-use crate::export::Export;
+use crate::export::{Export, MAX_READ};
 use crate::files::Result;
-use crate::nbd::MAX_READ;
 use crate::replica::Replica;
 
 /// A recovery point that is being read.
@@ -82,19 +81,17 @@ impl PointView {
 /// Adjacent extents of a range.
 fn extents(export: &mut Export, offset: u64, len: u64) -> std::io::Result<Vec<Extent>> {
     let mut found: Vec<Extent> = Vec::new();
-    let (mut at, end) = (offset, offset.saturating_add(len).min(export.client.size));
-    while at < end {
-        for (len, zero) in export.client.status(at, end - at)? {
-            match found.last_mut() {
-                Some(last) if last.zero == zero => last.len += len,
-                Some(_) | None => found.push(Extent {
-                    offset: at,
-                    len,
-                    zero,
-                }),
-            }
-            at += len;
+    let mut at = offset;
+    for (len, zero) in export.allocated(offset, offset.saturating_add(len))? {
+        match found.last_mut() {
+            Some(last) if last.zero == zero => last.len += len,
+            Some(_) | None => found.push(Extent {
+                offset: at,
+                len,
+                zero,
+            }),
         }
+        at += len;
     }
     Ok(found)
 }
@@ -123,9 +120,7 @@ impl BlockView for PointView {
             if len > MAX_READ {
                 return Err(std::io::ErrorKind::InvalidInput.into());
             }
-            let mut data = vec![0; len as usize];
-            export.client.read(offset, &mut data)?;
-            Ok(Bytes::from(data))
+            export.read(offset, len as usize).map(Bytes::from)
         };
         self.on(disk, "read", work).await
     }

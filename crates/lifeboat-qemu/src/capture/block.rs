@@ -5,14 +5,14 @@ use std::os::fd::OwnedFd;
 #[cfg(test)]
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use lifeboat_block::nbd::NbdError;
+use lifeboat_block::qmp::{Qmp, QmpError};
 use lifeboat_engine::ports::capture::CaptureError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::tracking::Bitmap;
 use crate::handed::{self, Lent};
-use crate::nbd::NbdError;
-use crate::qmp::{Qmp, QmpError};
 
 /// A monitor as the capture uses it.
 #[derive(Debug)]

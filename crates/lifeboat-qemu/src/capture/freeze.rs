@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
+use lifeboat_block::qmp::{Agent, AgentError};
 use lifeboat_model::VmId;
 
 use crate::files;
 use crate::hypervisor::Held;
-use crate::qmp::{Agent, AgentError};
 
 /// How long a guest may take to freeze.
 const FREEZE: Duration = Duration::from_secs(10);

@@ -115,9 +115,10 @@ async fn measure_granularity() {
         let mut added = Duration::ZERO;
         if granularity > 0 {
             let begun = Instant::now();
-            let monitor = crate::qmp::Qmp::connect(host.qemu.paths(vm).capture(), Duration::from_secs(5))
-                .await
-                .unwrap();
+            let monitor =
+                lifeboat_block::qmp::Qmp::connect(host.qemu.paths(vm).capture(), Duration::from_secs(5))
+                    .await
+                    .unwrap();
             let add = json!({"node": "disk-a", "name": "x", "persistent": true, "granularity": granularity});
             monitor.execute("block-dirty-bitmap-add", add).await.unwrap();
             added = begun.elapsed();
@@ -213,7 +214,7 @@ async fn measure_a_thin_raw_disk() {
     source.recover().await.unwrap();
     let view = source.current().await.unwrap();
     let socket = host.qemu.paths(launch.spec.uuid).nbd();
-    let overlay = crate::nbd::NbdClient::connect_unix(
+    let overlay = lifeboat_block::nbd::NbdClient::connect_unix(
         socket.as_std_path(),
         "a",
         &[super::view::ALLOCATION],
@@ -236,7 +237,9 @@ async fn measure_a_thin_raw_disk() {
                     .block_status(super::view::ALLOCATION, at, 64 << 20)
                     .await
                     .unwrap();
-                let data = map.into_iter().filter(|e| e.flags & crate::nbd::STATE_ZERO == 0);
+                let data = map
+                    .into_iter()
+                    .filter(|e| e.flags & lifeboat_block::nbd::STATE_ZERO == 0);
                 data.map(|e| (e.offset, e.len)).collect()
             };
             for (offset, len) in data {

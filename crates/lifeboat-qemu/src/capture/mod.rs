@@ -50,6 +50,7 @@ mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lifeboat_block::qmp::Qmp;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::capture::CaptureError;
 use lifeboat_engine::ports::hypervisor::{DiskImage, Launch};
@@ -66,7 +67,6 @@ use crate::hypervisor::Qemu;
 use crate::ledger::Holder;
 use crate::preflight;
 use crate::process::{PidRecord, Process};
-use crate::qmp::Qmp;
 
 /// Opens the disks of a VM for capture: through its process when it has one.
 pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Result<Source, CaptureError> {

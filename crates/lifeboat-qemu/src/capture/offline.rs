@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lifeboat_block::qmp::{Qmp, QmpError};
 use lifeboat_engine::ports::capture::CaptureError;
 use lifeboat_engine::ports::hypervisor::{HypervisorError, Launch};
 use lifeboat_model::{DiskId, VmId};
@@ -17,7 +18,6 @@ use crate::graph::{self, DiskGraph};
 use crate::hypervisor::{self, Hold, Qemu};
 use crate::ledger::{Holder, Ledger, Run};
 use crate::process::{self, PidRecord, Process};
-use crate::qmp::{Qmp, QmpError};
 use crate::start;
 
 /// How long the storage daemon may take to come up; it opens no image while it does.

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lifeboat_block::nbd::{NbdClient, NbdError, STATE_DIRTY, STATE_ZERO, StatusExtent};
 use lifeboat_engine::ports::capture::{BlockView, CaptureError, Extent};
 use tokio::sync::OnceCell;
 
 use super::block::unread;
 use super::holes;
 use super::source::Shared;
-use crate::nbd::{NbdClient, NbdError, STATE_DIRTY, STATE_ZERO, StatusExtent};
 
 /// Context that tells holes from data.
 pub(crate) const ALLOCATION: &str = "base:allocation";
@@ -77,7 +77,7 @@ impl View {
     }
 
     /// An error of a read. An instant whose temporary space ran out fails all its reads, whatever they are told.
-    fn explain(&self, what: &str, error: &crate::nbd::NbdError) -> CaptureError {
+    fn explain(&self, what: &str, error: &NbdError) -> CaptureError {
         if self.changes.is_some()
             && let Err(full) = self.shared.space.check()
         {
@@ -166,7 +166,7 @@ impl BlockView for View {
             .block_status(ALLOCATION, offset, len)
             .await
             .map_err(|e| self.explain("asking what is allocated", &e))?;
-        let extent = |e: crate::nbd::StatusExtent| Extent {
+        let extent = |e: StatusExtent| Extent {
             offset: e.offset,
             len: e.len,
             zero: e.flags & STATE_ZERO != 0,

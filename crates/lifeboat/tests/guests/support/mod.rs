@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use lifeboat_qemu::qmp::Qmp;
+use lifeboat_block::qmp::Qmp;
 use serde_json::Value;
 
 /// The VM that all tests use.

@@ -483,7 +483,7 @@ async fn a_server_that_says_nothing_is_given_up_in_time() {
     assert!(matches!(outcome, Err(NbdError::Timeout { .. })));
 }
 
-/// Not a test: `cargo nextest run -p lifeboat-qemu --run-ignored only throughput --no-capture` shows the rate.
+/// Not a test: `cargo nextest run -p lifeboat-block --run-ignored only throughput --no-capture` shows the rate.
 #[tokio::test]
 #[ignore = "a measurement, not a check"]
 async fn throughput() {

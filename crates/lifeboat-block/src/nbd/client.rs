@@ -22,15 +22,13 @@ use super::error::{Asked, NbdError};
 use super::handshake::{BlockSizes, Handshake, Negotiated, Step};
 use super::proto;
 use super::replies::{Answer, Completion, Expect, Replies, ServerError};
+use super::request::{append, invalid, no_context, range_len, request_header, unfitting};
 
 /// Requests under way on one connection, in all; further ones wait. QEMU itself works on 16 at a time.
 const MAX_IN_FLIGHT: usize = 64;
 
 /// Large enough to fetch a few headers at once, small enough that data passes it by.
 const HEADER_BUFFER: usize = 4096;
-
-/// The longest range of one request that carries no data, in bytes; a multiple of every legal block size.
-const MAX_RANGE: u64 = 1 << 31;
 
 /// How long [`NbdClient::disconnect`] waits for the server to close.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -185,16 +183,7 @@ impl NbdClient {
     /// Whether `context` was asked for and the server has it.
     #[must_use]
     pub fn has_context(&self, context: &str) -> bool {
-        self.context_id(context).is_some()
-    }
-
-    fn context_id(&self, context: &str) -> Option<u32> {
-        self.inner
-            .negotiated
-            .contexts
-            .iter()
-            .find(|(_, name)| name == context)
-            .map(|(id, _)| *id)
+        self.inner.negotiated.context_id(context).is_some()
     }
 
     /// Reads `len` bytes at `offset`; `len` is at most [`BlockSizes::maximum`].
@@ -206,7 +195,9 @@ impl NbdClient {
             offset,
             len: u64::from(len),
         };
-        self.check(&asked, offset, u64::from(len), true)?;
+        self.inner
+            .negotiated
+            .check(&asked, offset, u64::from(len), true)?;
         if len == 0 {
             return Ok(Bytes::new());
         }
@@ -237,15 +228,16 @@ impl NbdClient {
         offset: u64,
         len: u64,
     ) -> Result<Vec<StatusExtent>, NbdError> {
-        let id = self.context_id(context).ok_or_else(|| NbdError::NoContext {
-            context: context.to_owned(),
-        })?;
+        let negotiated = &self.inner.negotiated;
+        let id = negotiated
+            .context_id(context)
+            .ok_or_else(|| no_context(context))?;
         let asked = Asked::BlockStatus {
             context: context.to_owned(),
             offset,
             len,
         };
-        self.check(&asked, offset, len, false)?;
+        self.inner.negotiated.check(&asked, offset, len, false)?;
         let mut extents: Vec<StatusExtent> = Vec::new();
         let (mut at, end) = (offset, offset + len);
         while at < end {
@@ -265,19 +257,7 @@ impl NbdClient {
                     "a status query answered with something else".to_owned(),
                 ));
             };
-            // At least one part, none empty, none beyond the range: the reply machine has checked that.
-            for (len, flags) in parts {
-                let len = u64::from(len);
-                match extents.last_mut() {
-                    Some(last) if last.flags == flags => last.len += len,
-                    _ => extents.push(StatusExtent {
-                        offset: at,
-                        len,
-                        flags,
-                    }),
-                }
-                at += len;
-            }
+            at = append(&mut extents, at, parts);
         }
         Ok(extents)
     }
@@ -291,7 +271,9 @@ impl NbdClient {
             offset,
             len: data.len() as u64,
         };
-        self.check(&asked, offset, data.len() as u64, true)?;
+        self.inner
+            .negotiated
+            .check(&asked, offset, data.len() as u64, true)?;
         self.check_writable(&asked)?;
         if data.is_empty() {
             return Ok(());
@@ -315,7 +297,7 @@ impl NbdClient {
     /// See [`NbdError`].
     pub async fn write_zeroes(&self, offset: u64, len: u64, no_hole: bool) -> Result<(), NbdError> {
         let asked = Asked::WriteZeroes { offset, len };
-        self.check(&asked, offset, len, false)?;
+        self.inner.negotiated.check(&asked, offset, len, false)?;
         self.check_writable(&asked)?;
         if self.inner.negotiated.flags & proto::FLAG_SEND_WRITE_ZEROES == 0 {
             return Err(invalid(
@@ -370,27 +352,6 @@ impl NbdClient {
             }
         };
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
-    }
-
-    fn check(&self, asked: &Asked, offset: u64, len: u64, carries_data: bool) -> Result<(), NbdError> {
-        let sizes = self.block_sizes();
-        let minimum = u64::from(sizes.minimum);
-        if offset.checked_add(len).is_none_or(|end| end > self.size()) {
-            return Err(invalid(asked, &format!("the export ends at {}", self.size())));
-        }
-        if carries_data && len > u64::from(sizes.maximum) {
-            return Err(invalid(
-                asked,
-                &format!("one request carries at most {} bytes", sizes.maximum),
-            ));
-        }
-        if !offset.is_multiple_of(minimum) || !len.is_multiple_of(minimum) {
-            return Err(invalid(
-                asked,
-                &format!("the server takes only multiples of {minimum} bytes"),
-            ));
-        }
-        Ok(())
     }
 
     fn check_writable(&self, asked: &Asked) -> Result<(), NbdError> {
@@ -453,37 +414,6 @@ impl NbdClient {
             },
         }
     }
-}
-
-fn range_len(left: u64) -> u32 {
-    u32::try_from(left.min(MAX_RANGE)).unwrap_or(u32::MAX)
-}
-
-fn invalid(asked: &Asked, reason: &str) -> NbdError {
-    NbdError::Invalid {
-        asked: asked.clone(),
-        reason: reason.to_owned(),
-    }
-}
-
-fn unfitting(asked: &Asked, answer: &Answer) -> NbdError {
-    NbdError::Protocol(format!("the {asked} was answered with {answer:?}"))
-}
-
-fn request_header(flags: u16, kind: u16, cookie: u64, offset: u64, len: u32) -> [u8; 28] {
-    let mut header = [0; 28];
-    let fields = [
-        &proto::REQUEST_MAGIC.to_be_bytes()[..],
-        &flags.to_be_bytes(),
-        &kind.to_be_bytes(),
-        &cookie.to_be_bytes(),
-        &offset.to_be_bytes(),
-        &len.to_be_bytes(),
-    ];
-    for (byte, field) in header.iter_mut().zip(fields.into_iter().flatten()) {
-        *byte = *field;
-    }
-    header
 }
 
 async fn within<T>(

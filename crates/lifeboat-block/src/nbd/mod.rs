@@ -1,15 +1,18 @@
 //! NBD: reading and writing exported disks, and asking which parts of them changed.
 //!
-//! [`handshake`] and [`replies`] decode what a server sends, without any I/O; [`client`] puts them on a
-//! socket. Whose disk it is, and what a changed extent means, is known elsewhere.
+//! [`handshake`] and [`replies`] decode what a server sends, without any I/O; [`client`] puts them on a socket of the
+//! runtime's, with many requests in flight, [`blocking`] on one of a thread's, with one. Whose disk it is, and what a changed extent means, is known elsewhere.
 
+pub mod blocking;
 pub mod client;
 pub mod error;
 pub mod exercise;
 pub mod handshake;
 mod proto;
 pub mod replies;
+mod request;
 
+pub use blocking::BlockingClient;
 pub use client::NbdClient;
 pub use error::{Asked, NbdError};
 pub use handshake::{BlockSizes, Negotiated};
