@@ -15,7 +15,7 @@ const FAULTS: &str = "lifeboat-faults";
 const ADMISSION: &str = "lifeboat-admission";
 /// What listeners and callers share: which certificates are not accepted although their authority is.
 const TRUST: &str = "lifeboat-trust";
-/// What adapters say to a QEMU process, whoever started it. It knows no adapter.
+/// What adapters say to a QEMU process, whoever started it. It answers in the types of the engine's ports, and knows no adapter.
 const BLOCK: &str = "lifeboat-block";
 /// What only an ioctl can do, as safe functions. It knows nothing of ours.
 const KERNEL: &str = "lifeboat-kernel";
@@ -26,9 +26,9 @@ const BENCH: &str = "lifeboat-bench";
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         MODEL | WORKLOAD | FAULTS | ADMISSION | KERNEL | "xtask" => &[],
-        DELTALOG | CIM | TRUST | BLOCK => &[MODEL],
+        DELTALOG | CIM | TRUST => &[MODEL],
         ENGINE => &[MODEL, DELTALOG],
-        SIM | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
+        SIM | BLOCK | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
         "lifeboat-qemu" | "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, BLOCK, KERNEL],
         "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TRUST],
         "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION, TRUST],

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use lifeboat_block::qmp::agent::Agent;
+use lifeboat_block::agent::Agent;
 
 use crate::process::wait;
 use crate::stats::Samples;

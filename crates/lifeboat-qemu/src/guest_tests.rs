@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
-use lifeboat_block::qmp::Agent;
+use lifeboat_block::agent::Agent;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::{BlockView, Tracking};
 use lifeboat_engine::ports::hypervisor::{

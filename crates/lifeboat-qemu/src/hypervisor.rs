@@ -10,7 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use lifeboat_block::qmp::{Agent, Qmp, QmpError, ShutdownMode};
+use lifeboat_block::agent::{Agent, ShutdownMode, guest};
+use lifeboat_block::qmp::{Qmp, QmpError};
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
     Console, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch, LiveMerge,
@@ -27,7 +28,6 @@ use crate::confine::Users;
 use crate::console;
 use crate::files;
 use crate::firmware;
-use crate::guest;
 use crate::handed::{self, Access};
 use crate::ledger::{Holder, Ledger, Look};
 use crate::locate::Processes;
@@ -342,7 +342,7 @@ impl Hypervisor for Qemu {
 
     async fn guest_os(&self, vm: VmId) -> Result<GuestOs, HypervisorError> {
         self.running(vm).await?;
-        guest::os(&self.paths(vm)).await
+        guest::os(self.paths(vm).agent().as_std_path()).await
     }
 
     async fn guest_run(
@@ -353,7 +353,7 @@ impl Hypervisor for Qemu {
         timeout: Duration,
     ) -> Result<GuestRun, HypervisorError> {
         self.running(vm).await?;
-        guest::run(&self.paths(vm), program, arguments, timeout).await
+        guest::run(self.paths(vm).agent().as_std_path(), program, arguments, timeout).await
     }
 
     async fn screenshot(&self, vm: VmId) -> Result<Bytes, HypervisorError> {

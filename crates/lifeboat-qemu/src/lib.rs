@@ -13,7 +13,6 @@ mod console;
 mod files;
 mod firmware;
 mod graph;
-mod guest;
 #[cfg(test)]
 mod guest_tests;
 mod handed;

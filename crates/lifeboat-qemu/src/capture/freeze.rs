@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use lifeboat_block::qmp::{Agent, AgentError};
+use lifeboat_block::agent::{Agent, AgentError};
 use lifeboat_model::VmId;
 
 use crate::files;

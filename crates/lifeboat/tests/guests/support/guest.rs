@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lifeboat_block::qmp::agent::Agent;
+use lifeboat_block::agent::Agent;
 
 use super::{Host, World, image_dir, wait_until};
 

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::codec::{Decoder, Message};
+use crate::qmp::{Decoder, Message};
 
 /// Longest pause between two questions to an agent that stays silent.
 const SLOWEST_POLL: Duration = Duration::from_secs(32);
@@ -437,5 +437,5 @@ fn base64_value(symbol: u8) -> Option<u8> {
 }
 
 #[cfg(test)]
-#[path = "agent_tests.rs"]
+#[path = "client_tests.rs"]
 mod tests;

@@ -1,14 +1,14 @@
 //! What is asked of a guest by its agent, one connection for each question. The answers come from a guest and are taken
 //! for no more than that.
 
+use std::path::Path;
 use std::time::Duration;
 
-use lifeboat_block::qmp::{Agent, AgentError, ExecOutput};
 use lifeboat_engine::ports::hypervisor::{GuestOs, GuestRun, HypervisorError};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::VmPaths;
+use super::{Agent, AgentError, ExecOutput};
 
 /// How long an agent may take to say what system it runs on.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -16,8 +16,12 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Most bytes of a program's output that are kept.
 const OUTPUT_MAX: usize = 4096;
 
-pub(crate) async fn os(paths: &VmPaths) -> Result<GuestOs, HypervisorError> {
-    let mut agent = Agent::connect(paths.agent()).await.map_err(agent_error)?;
+/// The kind of system that the guest with the agent port `socket` runs. Waits at most 5 s for the answer.
+///
+/// # Errors
+/// [`HypervisorError::Agent`] with the reason.
+pub async fn os(socket: &Path) -> Result<GuestOs, HypervisorError> {
+    let mut agent = Agent::connect(socket).await.map_err(agent_error)?;
     let info = agent.execute("guest-get-osinfo", Value::Null, ANSWER).await;
     Ok(system(&info.map_err(agent_error)?))
 }
@@ -34,15 +38,20 @@ fn system(info: &Value) -> GuestOs {
     }
 }
 
-pub(crate) async fn run(
-    paths: &VmPaths,
+/// Runs a program in the guest with the agent port `socket` and waits for its end within `limit`. Of what it prints the first
+/// 4096 bytes are kept, errors before the rest.
+///
+/// # Errors
+/// [`HypervisorError::Agent`] with the reason; a program that fails is no error, see [`GuestRun::code`].
+pub async fn run(
+    socket: &Path,
     program: &str,
     arguments: &[String],
     limit: Duration,
 ) -> Result<GuestRun, HypervisorError> {
     let deadline = Instant::now() + limit;
     let ran = async {
-        let mut agent = Agent::connect(paths.agent()).await?;
+        let mut agent = Agent::connect(socket).await?;
         agent.exec(program, arguments, limit).await
     };
     let ran = timeout_at(deadline, ran).await.unwrap_or_else(|_| {
