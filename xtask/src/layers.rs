@@ -105,6 +105,7 @@ mod tests {
         assert_eq!(errors("lifeboat-store", &[(Kind::Product, KERNEL)]), 0);
         assert_eq!(errors("lifeboat-store", &[(Kind::Product, BLOCK)]), 0);
         assert_eq!(errors("lifeboat-qemu", &[(Kind::Product, BLOCK)]), 0);
+        assert_eq!(errors(BLOCK, &[(Kind::Product, ENGINE)]), 0);
         assert_eq!(
             errors(
                 "lifeboat",

@@ -1,8 +1,15 @@
-//! What adapters say to a QEMU process, whoever started it: its monitor, its exported disks, the agent in its guest.
+//! What adapters do with a QEMU process, whoever started it: its monitor, its exported disks, the agent in its guest, and the
+//! capture of its disks.
 //!
-//! [`qmp`] speaks to monitors, [`agent`] to guest agents, [`nbd`] reads and writes exported disks. How a process is started, found and
-//! ended is not known here, nor what an exported disk is for.
+//! [`qmp`] speaks to monitors, [`agent`] to guest agents, [`nbd`] reads and writes exported disks; [`capture`] puts them together
+//! behind the engine's port. How a process is started, found and ended is not known here, nor what became of images while no
+//! process had them open: adapters say so by the traits of [`capture`].
 
 pub mod agent;
+pub mod capture;
+pub mod fdset;
+pub mod files;
+pub mod graph;
+pub mod held;
 pub mod nbd;
 pub mod qmp;

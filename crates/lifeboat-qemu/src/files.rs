@@ -1,33 +1,11 @@
-//! Small file operations that must survive a crash, and who has a file open.
+//! Files of this host: small ones that must survive a crash or be of bounded size, and who has a file open.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Replaces `path` with `bytes`: after a crash it holds the old content or the new one, and after return the new. After an
-/// error it holds either until it is written again.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let tmp = path.with_extension("new");
-    // A new file each time: after a write or a flush that failed the kernel believes the old one to be clean.
-    remove(&tmp)?;
-    let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&tmp)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&tmp, path)
-    };
-    if let Err(error) = write() {
-        let _ = fs::remove_file(&tmp);
-        return Err(error);
-    }
-    File::open(dir)?.sync_all()
-}
+pub(crate) use lifeboat_block::files::{private_dir, remove, remove_tree, write_durably};
 
 /// The content of a file of at most `limit` bytes.
 pub(crate) fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
@@ -40,27 +18,6 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }
     Ok(bytes)
-}
-
-/// Creates a directory and its parents, for this user only.
-pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Removes a file; that it does not exist is fine.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-/// Removes a directory with everything in it; that it does not exist is fine.
-pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 /// Processes that have `path` open, as "name (pid)", as far as this user may see them.

@@ -1,14 +1,11 @@
-//! The block graph of a disk, as QEMU's JSON: device → `top-ID` → `disk-ID` → layers and files.
-//!
-//! `top-ID` stays for the life of the process and passes everything through, so that one `blockdev-reopen` of all tops
-//! puts the filters of a capture in or out. It is a throttle node without limits rather than a raw node because QEMU
-//! merges layers (`block-commit`) only below a chain of filters, and raw is no filter.
+//! The block graph of a disk, as QEMU's JSON: what lies below the nodes that [`lifeboat_block::graph`] names.
 //!
 //! Nothing is opened here, and nothing that an image names by itself appears in a graph.
 
 use std::collections::BTreeMap;
 
 use camino::Utf8Path;
+pub(crate) use lifeboat_block::graph::{disk_node, group, top, top_node};
 use lifeboat_engine::ports::hypervisor::{DiskImage, LaunchDisk};
 use lifeboat_model::{DiskFormat, DiskId};
 use serde::{Deserialize, Serialize};
@@ -16,32 +13,9 @@ use serde_json::{Map, Value, json};
 
 use crate::layers::{Kind, Layer};
 
-/// Node of the disk's content: the format node of the layer the guest writes to; change records live on it.
-pub(crate) fn disk_node(id: &DiskId) -> String {
-    format!("disk-{id}")
-}
-
-/// The permanent pass-through node under the device.
-pub(crate) fn top_node(id: &DiskId) -> String {
-    format!("top-{id}")
-}
-
 /// Node of an image below the one the guest writes to; `depth` counts from 1.
 fn layer_node(depth: usize, id: &DiskId) -> String {
     format!("lay{depth}-{id}")
-}
-
-/// The throttle group of a disk's top node; it has no limits.
-pub(crate) fn group(id: &DiskId) -> String {
-    format!("tg-{id}")
-}
-
-/// Options of the top node over `file`; complete, because reopening resets what is not said.
-pub(crate) fn top(id: &DiskId, file: &str) -> Value {
-    json!({
-        "driver": "throttle", "node-name": top_node(id), "throttle-group": group(id),
-        "file": file, "discard": "unmap",
-    })
 }
 
 /// One disk's graph.

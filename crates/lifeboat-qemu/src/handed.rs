@@ -1,26 +1,23 @@
 //! What a guest's process is given already open, so that it needs no right to any path: images and logs as sets of descriptors
-//! that QEMU opens by the name `/dev/fdset/N`, sockets that already listen, and directories.
+//! that QEMU opens by the name `/dev/fdset/N`, sockets that already listen, and directories. What a running process is given is
+//! in [`lifeboat_block::fdset`].
 //!
 //! The daemon keeps nothing of it open once the process runs: the lock on an image belongs to whoever has the same open
 //! file. For that reason QEMU must not keep a descriptor in a set either when it opens an image anew with other rights, see
 //! [`crate::merge`].
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use camino::Utf8Path;
 use command_fds::FdMapping;
-use lifeboat_block::qmp::{Qmp, QmpError};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
-
-use crate::files;
+use lifeboat_block::fdset::{listen, set_name};
+use serde_json::{Map, Value};
 
 /// The first number that a process is given something under; below are its standard streams.
 const FIRST: i32 = 3;
@@ -142,78 +139,6 @@ impl Handed {
     }
 }
 
-/// The name by which QEMU opens a file of a set.
-pub(crate) fn set_name(set: impl std::fmt::Display) -> String {
-    format!("/dev/fdset/{set}")
-}
-
-/// A file in a set of a running process.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Lent {
-    fdset_id: u64,
-    fd: u64,
-}
-
-impl Lent {
-    /// By which QEMU opens it.
-    pub(crate) fn name(&self) -> String {
-        set_name(self.fdset_id)
-    }
-}
-
-/// Hands an open file over to a running process, into this set or into a new one.
-pub(crate) async fn lend(monitor: &Qmp, set: Option<u32>, file: File) -> Result<Lent, QmpError> {
-    let arguments = match set {
-        Some(set) => json!({"fdset-id": set}),
-        None => json!({}),
-    };
-    let lent = monitor
-        .execute_with_file("add-fd", arguments, file.into())
-        .await?;
-    serde_json::from_value(lent).map_err(|e| QmpError::Protocol(format!("the answer to add-fd: {e}")))
-}
-
-/// Takes a file out of its set. Whatever QEMU opened by it stays open; a set without any is gone.
-pub(crate) async fn take_back(monitor: &Qmp, lent: &Lent) -> Result<(), QmpError> {
-    let arguments = json!({"fdset-id": lent.fdset_id, "fd": lent.fd});
-    match monitor.execute("remove-fd", arguments).await {
-        // It was taken out before.
-        Ok(_) | Err(QmpError::Command { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Takes all files out of these sets.
-pub(crate) async fn empty(monitor: &Qmp, sets: &[u32]) -> Result<(), QmpError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "kebab-case")]
-    struct Set {
-        fdset_id: u64,
-        fds: Vec<Member>,
-    }
-    #[derive(Deserialize)]
-    struct Member {
-        fd: u64,
-    }
-    let known = monitor.execute("query-fdsets", Value::Null).await?;
-    let known: Vec<Set> = serde_json::from_value(known)
-        .map_err(|e| QmpError::Protocol(format!("the answer to query-fdsets: {e}")))?;
-    let wanted = known
-        .iter()
-        .filter(|known| sets.iter().any(|set| u64::from(*set) == known.fdset_id));
-    for set in wanted {
-        for Member { fd } in &set.fds {
-            let lent = Lent {
-                fdset_id: set.fdset_id,
-                fd: *fd,
-            };
-            take_back(monitor, &lent).await?;
-        }
-    }
-    Ok(())
-}
-
 /// What QEMU said of the files of its sets, with their names.
 pub(crate) fn in_words(said: &str, sets: &BTreeMap<String, u32>) -> String {
     let mut sets: Vec<_> = sets.iter().collect();
@@ -233,21 +158,15 @@ pub(crate) fn open(path: &Path, access: Access) -> io::Result<File> {
     options.open(path)
 }
 
-/// A socket that only this user and root can connect to, in place of one that an earlier process left.
-pub(crate) fn listen(path: &Utf8Path) -> io::Result<UnixListener> {
-    files::remove(path.as_std_path())?;
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
 fn named(path: &str, e: &io::Error) -> io::Error {
     io::Error::new(e.kind(), format!("{path}: {e}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::fd::AsFd;
+    use std::os::unix::fs::PermissionsExt;
 
     use rustix::fs::{OFlags, fcntl_getfl};
     use serde_json::json;

@@ -2,15 +2,16 @@
 //! restarted daemon sees the same world. What a process is told to do with its disks is in [`crate::capture`] and
 //! [`crate::merge`].
 
-use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use lifeboat_block::agent::{Agent, ShutdownMode, guest};
+use lifeboat_block::fdset;
+use lifeboat_block::held::Held;
 use lifeboat_block::qmp::{Qmp, QmpError};
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
@@ -67,42 +68,6 @@ pub struct Qemu {
     pub(crate) users: Users,
     /// What is remembered of all images.
     pub(crate) ledger: Arc<Ledger>,
-}
-
-/// VMs that something of this daemon is busy with, such as those that are off and whose disks a source holds.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Held(Arc<Mutex<HashSet<VmId>>>);
-
-impl Held {
-    /// Marks `vm`, until the result is dropped; nothing when it is marked already.
-    pub(crate) fn take(&self, vm: VmId) -> Option<Hold> {
-        let fresh = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(vm);
-        fresh.then(|| Hold {
-            held: self.clone(),
-            vm,
-        })
-    }
-
-    pub(crate) fn contains(&self, vm: VmId) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&vm)
-    }
-}
-
-/// One VM's mark in [`Held`].
-#[derive(Debug)]
-pub(crate) struct Hold {
-    held: Held,
-    vm: VmId,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.remove(&self.vm);
-    }
 }
 
 impl Qemu {
@@ -363,12 +328,12 @@ impl Hypervisor for Qemu {
         files::remove(path.as_std_path()).map_err(io_error(format!("cannot remove {path}")))?;
         let picture = handed::open(path.as_std_path(), Access::Append);
         let picture = picture.map_err(io_error(format!("cannot make {path}")))?;
-        let picture = handed::lend(&monitor, None, picture)
+        let picture = fdset::lend(&monitor, None, picture)
             .await
             .map_err(monitor_error)?;
         let arguments = json!({"filename": picture.name(), "format": "png"});
         let taken = monitor.execute("screendump", arguments).await;
-        handed::take_back(&monitor, &picture)
+        fdset::take_back(&monitor, &picture)
             .await
             .map_err(monitor_error)?;
         taken.map_err(monitor_error)?;

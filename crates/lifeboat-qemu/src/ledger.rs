@@ -23,6 +23,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+pub(crate) use lifeboat_block::capture::Holder;
 use lifeboat_model::{DiskFormat, DiskId, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -37,16 +38,6 @@ use crate::writers::Writers;
 
 /// How long the end of a process that is gone may take to be written down.
 const WRITING_DOWN: Duration = Duration::from_secs(5);
-
-/// Who opens a VM's images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Holder {
-    /// The VM's own process: the guest writes.
-    Vm,
-    /// The storage daemon that stands in while the VM is off: nothing but change records is written.
-    StandIn,
-}
 
 /// One time that a process had images open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use lifeboat_block::fdset;
 use lifeboat_block::qmp::{Event, EventStream, Qmp, QmpError};
 use lifeboat_engine::ports::hypervisor::{HypervisorError, LiveMerge};
 use lifeboat_model::DiskId;
@@ -69,7 +70,7 @@ async fn one(
         finish(monitor, &mut events, id, &job).await?;
     }
     // A job that was under way may have been an earlier request's: only the graph says what is merged.
-    handed::empty(monitor, &sets).await.map_err(monitor_error)?;
+    fdset::empty(monitor, &sets).await.map_err(monitor_error)?;
     if !nodes(monitor).await?.contains(top) {
         return Ok(());
     }
@@ -77,7 +78,7 @@ async fn one(
         for access in [Access::Write, Access::Read] {
             let file =
                 handed::open(Path::new(path), access).map_err(io_error(format!("cannot open {path}")))?;
-            handed::lend(monitor, Some(set), file)
+            fdset::lend(monitor, Some(set), file)
                 .await
                 .map_err(monitor_error)?;
         }
@@ -91,7 +92,7 @@ async fn one(
         .await
         .map_err(monitor_error)?;
     finish(monitor, &mut events, id, &job).await?;
-    handed::empty(monitor, &sets).await.map_err(monitor_error)
+    fdset::empty(monitor, &sets).await.map_err(monitor_error)
 }
 
 /// Files that QEMU opens anew for a merge: the one that is merged into, and the one above what is merged, unless the guest

@@ -15,13 +15,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use lifeboat_block::capture::RECORD_PREFIX;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::files;
-
-/// Every record of ours starts with this.
-pub(crate) const RECORD_PREFIX: &str = "lifeboat-";
 
 /// The bitmap that every shell has.
 const ALWAYS: &str = "shell";

@@ -6,6 +6,8 @@
 pub mod client;
 pub mod codec;
 pub mod exercise;
+mod monitor;
 
 pub use client::{DEFAULT_TIMEOUT, EventStream, Qmp, QmpError};
 pub use codec::{CodecError, Decoder, Event, MAX_LINE, Message};
+pub use monitor::Monitor;

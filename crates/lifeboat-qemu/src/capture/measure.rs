@@ -217,7 +217,7 @@ async fn measure_a_thin_raw_disk() {
     let overlay = lifeboat_block::nbd::NbdClient::connect_unix(
         socket.as_std_path(),
         "a",
-        &[super::view::ALLOCATION],
+        &[lifeboat_block::capture::ALLOCATION],
         Duration::from_secs(5),
     )
     .await
@@ -234,7 +234,7 @@ async fn measure_a_thin_raw_disk() {
                     .collect()
             } else {
                 let map = overlay
-                    .block_status(super::view::ALLOCATION, at, 64 << 20)
+                    .block_status(lifeboat_block::capture::ALLOCATION, at, 64 << 20)
                     .await
                     .unwrap();
                 let data = map

@@ -1,34 +1,11 @@
-//! Capture: changes recorded by QEMU's dirty bitmaps, instants by copy-before-write filters that one `blockdev-reopen`
-//! puts under all of a VM's devices at once, data read over NBD.
-//!
-//! Names in the graph of the process, for a disk `ID`: `fleece-ID` holds what the guest overwrites, `cbw-ID` is the
-//! filter, `snap-ID` shows the instant, `union-ID` carries what is known to have changed. `top-ID` and `disk-ID` are
-//! there always. All of it can be told from the graph alone, so whatever a daemon leaves behind that dies between two
-//! commands, the next one puts in order:
-//!
-//! | died after | what is there | what the engine is told |
-//! |---|---|---|
-//! | files, `fleece` nodes | leftovers only | since base |
-//! | record of `next` added | both records run; no instant | since base and next |
-//! | filters added | the same | the same |
-//! | tops reopened: **the instant** | both records run, `next` began a little early | the same |
-//! | record of `base` frozen | the normal state of a cycle | the same |
-//! | record of `base` removed | the cycle is over | since next |
-//!
-//! A record that began a little early, or was frozen a little late, holds a little more than it must; never less.
-//! Merging the records back is right in every row.
-//!
-//! A disk may be resized at any moment, by whoever has another monitor. QEMU ends with an assertion when a bitmap of the
-//! disk is exported at that moment, so only copies of records, on nodes of ours, ever are. A source keeps the sizes it
-//! was opened with, and refuses once they are no longer true.
+//! Opening the disks of a VM for capture: in its own process, or, while it is off, in a storage daemon that stands in for it.
+//! What a capture does there is `lifeboat-block`'s.
 
-mod block;
 #[cfg(test)]
 mod foreign_tests;
-mod freeze;
-mod holes;
 #[cfg(test)]
 mod image_tests;
+mod losses;
 #[cfg(test)]
 mod measure;
 mod offline;
@@ -37,32 +14,22 @@ pub(crate) mod pending;
 mod pending_tests;
 #[cfg(test)]
 mod range_tests;
-mod ranges;
 #[cfg(test)]
 mod resize_tests;
-mod source;
-mod space;
 #[cfg(test)]
 mod tests;
-mod tracking;
-mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifeboat_block::qmp::Qmp;
-use lifeboat_deltalog::LogDisk;
+use lifeboat_block::capture::{Freezer, Opened, Shared, Source, Space, failed, holes};
+use lifeboat_block::qmp::{Monitor, Qmp};
 use lifeboat_engine::ports::capture::CaptureError;
 use lifeboat_engine::ports::hypervisor::{DiskImage, Launch};
 use lifeboat_model::{DiskFormat, DiskId, VmId};
 
-use self::block::{Monitor, failed};
-use self::freeze::Freezer;
+use self::losses::Remembered;
 use self::offline::Offline;
-use self::source::Shared;
-pub(crate) use self::source::Source;
-use self::space::Space;
-use crate::graph;
 use crate::hypervisor::Qemu;
 use crate::ledger::Holder;
 use crate::preflight;
@@ -70,6 +37,16 @@ use crate::process::{PidRecord, Process};
 
 /// Opens the disks of a VM for capture: through its process when it has one.
 pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Result<Source, CaptureError> {
+    open_by(qemu, launch, disks, |monitor| Arc::new(monitor)).await
+}
+
+/// [`open`], with whatever stands between the source and its monitor.
+async fn open_by(
+    qemu: &Qemu,
+    launch: &Launch,
+    disks: &[DiskId],
+    through: impl FnOnce(Qmp) -> Arc<dyn Monitor>,
+) -> Result<Source, CaptureError> {
     for id in disks {
         if !launch.disks.iter().any(|d| d.id == *id) {
             return Err(CaptureError::Preflight(format!("the VM has no disk {id}")));
@@ -79,9 +56,9 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
     let paths = qemu.paths(vm);
     if process_of(qemu, vm).await?.is_none() {
         let (offline, monitor) = Offline::open(qemu, launch, disks).await?;
-        let shared = share(qemu, launch, disks, monitor, Holder::StandIn, None).await;
+        let shared = share(qemu, launch, disks, through(monitor), Holder::StandIn, None).await;
         return match shared {
-            Ok(shared) => Ok(Source::new(shared, Some(offline))),
+            Ok(shared) => Ok(Source::new(shared, Some(Box::new(offline)))),
             Err(error) => {
                 offline.close().await?;
                 Err(error)
@@ -99,7 +76,7 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
         vm,
         thawing: qemu.thawing.clone(),
     });
-    let shared = share(qemu, launch, disks, monitor, Holder::Vm, freezer).await?;
+    let shared = share(qemu, launch, disks, through(monitor), Holder::Vm, freezer).await?;
     Ok(Source::new(shared, None))
 }
 
@@ -115,56 +92,41 @@ async fn share(
     qemu: &Qemu,
     launch: &Launch,
     wanted: &[DiskId],
-    monitor: Qmp,
+    monitor: Arc<dyn Monitor>,
     holder: Holder,
     freezer: Option<Freezer>,
-) -> Result<Arc<Shared>, CaptureError> {
+) -> Result<Shared, CaptureError> {
+    let vm = launch.spec.uuid;
     let paths = match holder {
-        Holder::Vm => qemu.paths(launch.spec.uuid),
-        Holder::StandIn => qemu.paths(launch.spec.uuid).offline(),
+        Holder::Vm => qemu.paths(vm),
+        Holder::StandIn => qemu.paths(vm).offline(),
     };
-    let monitor = Monitor::new(monitor);
-    let nodes = monitor.nodes().await?;
-    let mut disks = Vec::new();
-    let mut shells = Vec::new();
-    let mut persistent = Vec::new();
+    let image = |id: &DiskId| launch.disks.iter().find(|d| d.id == *id).map(|d| &d.image);
+    let shell = |id: &DiskId| match image(id) {
+        Some(DiskImage::Plain {
+            format: DiskFormat::Raw,
+            ..
+        }) => Some(qemu.config.shell(vm, id)),
+        _ => None,
+    };
+    let disks = wanted.iter().map(|id| (id.clone(), shell(id))).collect();
     let pid = PidRecord::load(paths.pid().as_std_path()).map_or(0, |record| record.pid);
-    let mut data = Vec::new();
-    for id in wanted {
-        let name = graph::disk_node(id);
-        let node = nodes.iter().find(|n| n.name == name);
-        let node = node.ok_or_else(|| {
-            CaptureError::Preflight(format!("disk {id} was not there when the VM was started"))
-        })?;
-        disks.push(LogDisk {
-            id: id.clone(),
-            size: node.image.size,
-        });
-        persistent.push(node.driver == "qcow2");
-        let image = launch.disks.iter().find(|d| d.id == *id).map(|d| &d.image);
-        data.push(image.and_then(|image| holes::file_of(image, pid)));
-        shells.push(match image {
-            Some(DiskImage::Plain {
-                format: DiskFormat::Raw,
-                ..
-            }) => Some(qemu.config.shell(launch.spec.uuid, id)),
-            _ => None,
-        });
-    }
-    Ok(Arc::new(Shared {
+    let data = |id: &DiskId| image(id).and_then(|image| holes::file_of(image, pid));
+    let wanted = wanted.iter().map(|id| (id.clone(), data(id))).collect();
+    let opened = Opened {
         monitor,
-        disks,
-        persistent,
-        data,
-        shells,
-        vm: launch.spec.uuid,
-        ledger: Arc::clone(&qemu.ledger),
-        nbd: paths.nbd(),
         holder,
+        nbd: paths.nbd(),
         space: Space {
             dir: paths.spool().to_owned(),
             reserve: qemu.config.reserve_mib << 20,
         },
         freezer,
-    }))
+        losses: Box::new(Remembered {
+            vm,
+            disks,
+            ledger: Arc::clone(&qemu.ledger),
+        }),
+    };
+    Shared::open(opened, wanted).await
 }

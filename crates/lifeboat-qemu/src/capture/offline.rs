@@ -4,18 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use lifeboat_block::capture::{StandIn, failed};
+use lifeboat_block::held::Hold;
 use lifeboat_block::qmp::{Qmp, QmpError};
 use lifeboat_engine::ports::capture::CaptureError;
 use lifeboat_engine::ports::hypervisor::{HypervisorError, Launch};
 use lifeboat_model::{DiskId, VmId};
 use serde_json::json;
 
-use super::block::failed;
 use crate::config::VmPaths;
 use crate::confine::Users;
 use crate::files;
 use crate::graph::{self, DiskGraph};
-use crate::hypervisor::{self, Hold, Qemu};
+use crate::hypervisor::{self, Qemu};
 use crate::ledger::{Holder, Ledger, Run};
 use crate::process::{self, PidRecord, Process};
 use crate::start;
@@ -88,6 +90,13 @@ impl Offline {
             .map_err(trouble)?;
         self.ledger.closed(self.vm).await;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl StandIn for Offline {
+    async fn end(self: Box<Self>) -> Result<(), CaptureError> {
+        self.close().await
     }
 }
 

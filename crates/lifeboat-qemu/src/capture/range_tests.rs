@@ -1,24 +1,20 @@
 //! What is known without an instant, against what was written and what other tools say.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use lifeboat_block::qmp::Qmp;
 use lifeboat_deltalog::Consistency;
-use lifeboat_engine::ports::capture::{CaptureSource, Extent, Tracking};
-use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, Launch};
+use lifeboat_engine::ports::capture::{Extent, Tracking};
+use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use serde_json::{Value, json};
 
-use super::source::Source;
 use crate::testing::{DISK, Host, MIB, Model, Random, at, tool};
 
 const CRASH: Consistency = Consistency::Crash;
 /// Bytes that one bit of a record stands for, and of a sub-cluster, at the size of these disks.
 const PIECE: u64 = 4096;
-
-async fn source(host: &Host, launch: &Launch) -> Source {
-    let ids: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
-    super::open(&host.qemu, launch, &ids).await.unwrap()
-}
 
 /// The pieces that ranges consist of.
 fn pieces(extents: &[Extent]) -> BTreeSet<u64> {
@@ -128,29 +124,28 @@ async fn a_disk_whose_records_are_gone_does_not_spoil_the_others() {
     host.qemu.start(&launch).await.unwrap();
     let guest = host.guest(&launch).await;
     let mut model = Model::new(&["a", "b", "c"]);
-    let source = source(&host, &launch).await;
+    let source = host.source(&launch).await;
     source.start_tracking(at(1)).await.unwrap();
     for disk in ["a", "b", "c"] {
         guest.write(disk, &mut model, 3 * PIECE, PIECE, 2).await;
     }
-    let name = super::tracking::record(at(1));
-    let monitor = &source.shared().monitor;
+    let name = lifeboat_block::capture::tracking::record(at(1));
+    // Somebody else's monitor: the guest and the source hold theirs.
+    let monitor = host.qemu.paths(launch.spec.uuid).merge();
+    let monitor = Qmp::connect(monitor, Duration::from_secs(10)).await.unwrap();
     let gone = json!({"node": "disk-c", "name": name});
-    monitor
-        .run("test", "block-dirty-bitmap-remove", gone)
-        .await
-        .unwrap();
+    monitor.execute("block-dirty-bitmap-remove", gone).await.unwrap();
     let frozen = json!({"node": "disk-a", "name": name});
     let ranges = source.known_changes().await.unwrap();
     assert_eq!((known(&ranges, 0), &ranges[2]), (set(&[3]), &None));
     monitor
-        .run("test", "block-dirty-bitmap-disable", frozen)
+        .execute("block-dirty-bitmap-disable", frozen)
         .await
         .unwrap();
     let ranges = source.known_changes().await.unwrap();
     assert_eq!(ranges[0], None, "what came after it was frozen is nowhere");
     assert_eq!((known(&ranges, 1), &ranges[2]), (set(&[3]), &None));
-    Box::new(source).close().await.unwrap();
+    source.close().await.unwrap();
 }
 
 #[tokio::test]

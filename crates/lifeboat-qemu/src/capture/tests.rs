@@ -1,22 +1,60 @@
 //! Captures of real QEMU processes against a model of the disks. No guest system runs: the test writes through the
 //! device as a guest would.
 
-use std::sync::atomic::Ordering;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
+use async_trait::async_trait;
+use lifeboat_block::qmp::{Monitor, Qmp, QmpError};
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource, Tracking};
 use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, HypervisorError, Launch};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use lifeboat_model::DiskId;
+use serde_json::Value;
 
-use super::source::Source;
 use crate::testing::{DISK, Host, MIB, Model, Random, Replica, at};
 
 const CRASH: Consistency = Consistency::Crash;
 
-async fn source(host: &Host, launch: &Launch) -> Source {
-    let ids: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
-    super::open(&host.qemu, launch, &ids).await.unwrap()
+/// A monitor of a daemon that dies before one of its commands.
+#[derive(Debug)]
+struct Mortal {
+    monitor: Qmp,
+    /// Commands left before that; negative: unlimited.
+    left: Arc<AtomicI64>,
+}
+
+impl Mortal {
+    fn spend(&self) -> Result<(), QmpError> {
+        let one_less = |n: i64| (n >= 0).then(|| (n - 1).max(0));
+        match self
+            .left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
+        {
+            Ok(0) => Err(QmpError::Closed),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Monitor for Mortal {
+    async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.spend()?;
+        self.monitor.execute(command, arguments).await
+    }
+
+    async fn execute_with_file(
+        &self,
+        command: &str,
+        arguments: Value,
+        file: OwnedFd,
+    ) -> Result<Value, QmpError> {
+        self.spend()?;
+        self.monitor.execute_with_file(command, arguments, file).await
+    }
 }
 
 #[tokio::test]
@@ -168,8 +206,14 @@ async fn dies_at(host: &Host, launch: &Launch, n: i64, state: &mut (u64, Model, 
     let (from, to) = (at(*base), at(*base + 1));
     guest.write("a", model, offset, 4096, 1).await;
     guest.write("b", model, offset, 4096, 2).await;
-    let doomed = source(host, launch).await;
-    doomed.shared().monitor.budget.store(n, Ordering::SeqCst);
+    let left = Arc::new(AtomicI64::new(-1));
+    let mortal = |monitor| -> Arc<dyn Monitor> {
+        let left = Arc::clone(&left);
+        Arc::new(Mortal { monitor, left })
+    };
+    let ids: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
+    let doomed = super::open_by(&host.qemu, launch, &ids, mortal).await.unwrap();
+    left.store(n, Ordering::SeqCst);
     let mut past = None;
     let cycle = async {
         let instant = doomed.instant(from, to, CRASH).await?;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,20 +9,19 @@ use camino::Utf8PathBuf;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Instant, Tracking};
 use lifeboat_model::policy::change_granularity;
-use lifeboat_model::{DiskId, Position, VmId};
+use lifeboat_model::{DiskId, Position};
 use serde_json::{Value, json};
 
-use super::block::{Monitor, Node};
+use super::block::{Commands, Node};
 use super::freeze::{Freezer, Frozen};
-use super::offline::Offline;
 use super::ranges::{self, UNION};
 use super::space::Space;
 use super::tracking::{self, Bitmap, Tracked};
 use super::view::{self, View};
+use super::{Holder, Losses, StandIn};
+use crate::fdset;
 use crate::graph;
-use crate::handed;
-use crate::ledger::{Holder, Ledger};
-use crate::shell;
+use crate::qmp::Monitor;
 
 const FLEECE: &str = "fleece-";
 const FILTER: &str = "cbw-";
@@ -36,47 +34,94 @@ const NBD_SOCKET: &str = "nbd";
 /// instead.
 const SAVE_TIMEOUT: u32 = 10;
 
+/// The process that has a VM's disks open, and what a capture has to know of it.
+#[derive(Debug)]
+pub struct Opened {
+    /// A monitor that nobody else uses as long as the source is there.
+    pub monitor: Arc<dyn Monitor>,
+    /// Whose process it is. A guest's is given open files; the stand-in opens and makes them itself, because it has no command
+    /// to take one.
+    pub holder: Holder,
+    /// Where its disks are read.
+    pub nbd: Utf8PathBuf,
+    /// For what a guest overwrites.
+    pub space: Space,
+    /// Only with a guest that has an agent.
+    pub freezer: Option<Freezer>,
+    /// What makes change records worthless.
+    pub losses: Box<dyn Losses>,
+}
+
 /// What a source and its views use together.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) monitor: Monitor,
+pub struct Shared {
+    pub(crate) monitor: Commands,
     pub(crate) disks: Vec<LogDisk>,
     /// Per disk: whether its records survive a clean stop.
     pub(crate) persistent: Vec<bool>,
     /// Per disk: the raw file below its change records, which alone knows of holes.
     pub(crate) data: Vec<Option<File>>,
-    /// Per disk: its shell, when it has one.
-    pub(crate) shells: Vec<Option<PathBuf>>,
-    pub(crate) vm: VmId,
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) losses: Box<dyn Losses>,
     pub(crate) nbd: Utf8PathBuf,
-    /// Whose process it is. A guest's is given open files; the stand-in opens and makes them itself, because it has no command
-    /// to take one.
     pub(crate) holder: Holder,
     pub(crate) space: Space,
-    /// Only with a guest that has an agent.
     pub(crate) freezer: Option<Freezer>,
 }
 
 /// One VM's disks, held for capture.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub struct Source {
     shared: Arc<Shared>,
-    offline: Option<Offline>,
+    stand_in: Option<Box<dyn StandIn>>,
 }
 
 impl Source {
-    pub(crate) fn new(shared: Arc<Shared>, offline: Option<Offline>) -> Self {
-        Self { shared, offline }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
+    /// The source of a running VM; of one that is off with the process that stands in for it.
+    #[must_use]
+    pub fn new(shared: Shared, stand_in: Option<Box<dyn StandIn>>) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            stand_in,
+        }
     }
 }
 
 impl Shared {
+    /// Looks at the wanted disks of a process, each with the raw file that knows of its holes, if there is one.
+    ///
+    /// # Errors
+    /// [`CaptureError::Preflight`] when the process does not have one of them; [`CaptureError::Gone`] or
+    /// [`CaptureError::Block`] when it does not answer.
+    pub async fn open(opened: Opened, wanted: Vec<(DiskId, Option<File>)>) -> Result<Self, CaptureError> {
+        let monitor = Commands::new(opened.monitor);
+        let nodes = monitor.nodes().await?;
+        let mut disks = Vec::new();
+        let mut persistent = Vec::new();
+        let mut data = Vec::new();
+        for (id, file) in wanted {
+            let name = graph::disk_node(&id);
+            let node = nodes.iter().find(|n| n.name == name);
+            let node = node.ok_or_else(|| {
+                CaptureError::Preflight(format!("disk {id} was not there when the VM was started"))
+            })?;
+            let size = node.image.size;
+            disks.push(LogDisk { id, size });
+            persistent.push(node.driver == "qcow2");
+            data.push(file);
+        }
+        Ok(Self {
+            monitor,
+            disks,
+            persistent,
+            data,
+            losses: opened.losses,
+            nbd: opened.nbd,
+            holder: opened.holder,
+            space: opened.space,
+            freezer: opened.freezer,
+        })
+    }
+
     /// Puts the graph back to its resting state: no exports, no filters, no files. Works from what is there, so it
     /// ends a view and cleans up after a crash alike.
     pub(crate) async fn clear(&self) -> Result<(), CaptureError> {
@@ -154,15 +199,11 @@ impl Shared {
     }
 
     pub(crate) fn tracked<'a>(&'a self, nodes: &'a [Node]) -> Vec<Tracked<'a>> {
-        let disks = self.disks.iter().zip(&self.shells);
-        let tracked = disks.map(|(disk, shell)| Tracked {
+        let tracked = self.disks.iter().map(|disk| Tracked {
             id: &disk.id,
             size: disk.size,
             bitmaps: self.bitmaps(nodes, disk),
-            lost: shell
-                .as_deref()
-                .and_then(shell::lost)
-                .or_else(|| self.ledger.lost(self.vm, &disk.id)),
+            lost: self.losses.lost(&disk.id),
         });
         tracked.collect()
     }
@@ -204,15 +245,10 @@ impl Shared {
     }
 
     fn forget_losses(&self) -> Result<(), CaptureError> {
-        let mut shells = self.shells.iter().flatten();
-        let mut disks = self.disks.iter();
-        shells
-            .try_for_each(|s| shell::forget_loss(s))
-            .and_then(|()| disks.try_for_each(|d| self.ledger.forget_loss(self.vm, &d.id)))
-            .map_err(|e| CaptureError::Block {
-                what: "noting that tracking begins anew".to_owned(),
-                detail: e.to_string(),
-            })
+        self.losses.forget().map_err(|e| CaptureError::Block {
+            what: "noting that tracking begins anew".to_owned(),
+            detail: e.to_string(),
+        })
     }
 
     /// Everything up to the moment before the instant; until then nothing passes the filters.
@@ -329,7 +365,7 @@ impl Shared {
     pub(crate) async fn serve(&self, what: &str) -> Result<(), CaptureError> {
         let address = match self.holder {
             Holder::Vm => {
-                let socket = handed::listen(&self.nbd).map_err(|e| CaptureError::Block {
+                let socket = fdset::listen(&self.nbd).map_err(|e| CaptureError::Block {
                     what: format!("making the socket {}", self.nbd),
                     detail: e.to_string(),
                 })?;
@@ -372,7 +408,7 @@ impl CaptureSource for Source {
     }
 
     fn live(&self) -> bool {
-        self.offline.is_none()
+        self.stand_in.is_none()
     }
 
     async fn recover(&self) -> Result<Tracking, CaptureError> {
@@ -487,12 +523,12 @@ impl CaptureSource for Source {
 
     async fn close(self: Box<Self>) -> Result<(), CaptureError> {
         self.shared.clear().await?;
-        let Self { shared, offline } = *self;
+        let Self { shared, stand_in } = *self;
         // The storage daemon serves one client at a time on each monitor.
         drop(shared);
-        match offline {
+        match stand_in {
             None => Ok(()),
-            Some(offline) => offline.close().await,
+            Some(stand_in) => stand_in.end().await,
         }
     }
 }

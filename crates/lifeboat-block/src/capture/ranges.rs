@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use lifeboat_block::nbd::{STATE_DIRTY, StatusExtent};
 use lifeboat_engine::ports::capture::{CaptureError, Extent};
 use lifeboat_model::DiskId;
 use serde_json::{Value, json};
@@ -17,6 +16,7 @@ use super::source::{Shared, bitmap_copy};
 use super::tracking;
 use super::view;
 use crate::graph;
+use crate::nbd::{STATE_DIRTY, StatusExtent};
 
 /// Node of the disk's size and without content, for the bitmap of everything that the disk's records hold.
 pub(crate) const UNION: &str = "union-";

@@ -12,10 +12,11 @@ use crate::files;
 
 /// The temporary space of one VM.
 #[derive(Clone, Debug)]
-pub(crate) struct Space {
-    pub(crate) dir: PathBuf,
+pub struct Space {
+    /// Made when it is needed, and removed with everything in it.
+    pub dir: PathBuf,
     /// Bytes that stay free.
-    pub(crate) reserve: u64,
+    pub reserve: u64,
 }
 
 impl Space {

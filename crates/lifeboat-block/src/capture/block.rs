@@ -2,54 +2,52 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-#[cfg(test)]
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::Arc;
 
-use lifeboat_block::nbd::NbdError;
-use lifeboat_block::qmp::{Qmp, QmpError};
 use lifeboat_engine::ports::capture::CaptureError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::tracking::Bitmap;
-use crate::handed::{self, Lent};
+use crate::fdset::{self, Lent};
+use crate::nbd::NbdError;
+use crate::qmp::{Monitor, QmpError};
 
 /// A monitor as the capture uses it.
 #[derive(Debug)]
-pub(crate) struct Monitor {
-    qmp: Qmp,
-    /// Commands left before the daemon is taken to have died; negative: unlimited.
-    #[cfg(test)]
-    pub(crate) budget: AtomicI64,
+pub struct Commands {
+    monitor: Arc<dyn Monitor>,
 }
 
 /// A node of the block graph.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Node {
+pub struct Node {
+    /// Its name; empty of one that has none.
     #[serde(rename = "node-name", default)]
-    pub(crate) name: String,
+    pub name: String,
+    /// QEMU's driver.
     #[serde(rename = "drv")]
-    pub(crate) driver: String,
+    pub driver: String,
+    /// Its dirty bitmaps.
     #[serde(rename = "dirty-bitmaps", default)]
-    pub(crate) bitmaps: Vec<Bitmap>,
-    pub(crate) image: Image,
+    pub bitmaps: Vec<Bitmap>,
+    /// What it shows.
+    pub image: Image,
 }
 
 /// What a node shows.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Image {
+pub struct Image {
     /// Bytes.
     #[serde(rename = "virtual-size")]
-    pub(crate) size: u64,
+    pub size: u64,
 }
 
-impl Monitor {
-    pub(crate) fn new(qmp: Qmp) -> Self {
-        Self {
-            qmp,
-            #[cfg(test)]
-            budget: AtomicI64::new(-1),
-        }
+impl Commands {
+    /// Commands to this monitor.
+    #[must_use]
+    pub fn new(monitor: Arc<dyn Monitor>) -> Self {
+        Self { monitor }
     }
 
     /// Runs a command; `what` says in plain words what it is for.
@@ -59,53 +57,29 @@ impl Monitor {
         command: &str,
         arguments: Value,
     ) -> Result<Value, CaptureError> {
-        self.raw(command, arguments).await.map_err(|e| failed(what, e))
-    }
-
-    async fn raw(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        self.spend()?;
-        self.qmp.execute(command, arguments).await
-    }
-
-    /// Counts commands where a test wants the daemon to die before one of them.
-    fn spend(&self) -> Result<(), QmpError> {
-        #[cfg(test)]
-        if self.budget.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| {
-            (n >= 0).then(|| (n - 1).max(0))
-        }) == Ok(0)
-        {
-            return Err(QmpError::Closed);
-        }
-        Ok(())
+        self.monitor
+            .execute(command, arguments)
+            .await
+            .map_err(|e| failed(what, e))
     }
 
     /// Hands over a file that the process then opens by the name in the answer.
     pub(crate) async fn lend(&self, what: &str, file: File) -> Result<Lent, CaptureError> {
-        let lent = async {
-            self.spend()?;
-            handed::lend(&self.qmp, None, file).await
-        };
-        lent.await.map_err(|e| failed(what, e))
+        let lent = fdset::lend(&*self.monitor, None, file).await;
+        lent.map_err(|e| failed(what, e))
     }
 
     /// Takes the file back once it is open.
     pub(crate) async fn take_back(&self, what: &str, lent: &Lent) -> Result<(), CaptureError> {
-        let taken = async {
-            self.spend()?;
-            handed::take_back(&self.qmp, lent).await
-        };
-        taken.await.map_err(|e| failed(what, e))
+        let taken = fdset::take_back(&*self.monitor, lent).await;
+        taken.map_err(|e| failed(what, e))
     }
 
     /// Hands over a socket under a name that the next command uses up.
     pub(crate) async fn give(&self, what: &str, name: &str, socket: OwnedFd) -> Result<(), CaptureError> {
-        let given = async {
-            self.spend()?;
-            self.qmp
-                .execute_with_file("getfd", json!({"fdname": name}), socket)
-                .await
-        };
-        given.await.map(drop).map_err(|e| failed(what, e))
+        let name = json!({"fdname": name});
+        let given = self.monitor.execute_with_file("getfd", name, socket).await;
+        given.map(drop).map_err(|e| failed(what, e))
     }
 
     /// Runs a command that is refused when there is nothing to do, which is as good.
@@ -115,7 +89,7 @@ impl Monitor {
         command: &str,
         arguments: Value,
     ) -> Result<(), CaptureError> {
-        match self.raw(command, arguments).await {
+        match self.monitor.execute(command, arguments).await {
             Ok(_) | Err(QmpError::Command { .. }) => Ok(()),
             Err(error) => Err(failed(what, error)),
         }
@@ -131,7 +105,10 @@ impl Monitor {
     }
 
     /// All nodes with a name.
-    pub(crate) async fn nodes(&self) -> Result<Vec<Node>, CaptureError> {
+    ///
+    /// # Errors
+    /// [`CaptureError::Gone`] or [`CaptureError::Block`].
+    pub async fn nodes(&self) -> Result<Vec<Node>, CaptureError> {
         let what = "looking at the disks";
         let nodes = self
             .run(what, "query-named-block-nodes", json!({"flat": true}))
@@ -143,8 +120,9 @@ impl Monitor {
     }
 }
 
-/// A monitor's failure as a capture sees it.
-pub(crate) fn failed(what: &str, error: QmpError) -> CaptureError {
+/// A monitor's failure as a capture sees it; `what` says in plain words what the command was for.
+#[must_use]
+pub fn failed(what: &str, error: QmpError) -> CaptureError {
     match error {
         QmpError::Closed | QmpError::Connect { .. } => CaptureError::Gone,
         QmpError::Command { desc, .. } => CaptureError::Block {

@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 /// The raw file of `image` as process `holder` has it open; nothing for other images, for devices, which do not know, and
 /// when that cannot be found out: then everything counts as data.
-pub(super) fn file_of(image: &DiskImage, holder: i32) -> Option<File> {
+#[must_use]
+pub fn file_of(image: &DiskImage, holder: i32) -> Option<File> {
     let DiskImage::Plain {
         path,
         format: DiskFormat::Raw,

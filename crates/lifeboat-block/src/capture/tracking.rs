@@ -8,10 +8,12 @@ use lifeboat_model::{DiskId, GenerationId, Position};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::shell::RECORD_PREFIX;
+/// Every record of ours starts with this.
+pub const RECORD_PREFIX: &str = "lifeboat-";
 
 /// Name of the record of changes since `position`.
-pub(crate) fn record(position: Position) -> String {
+#[must_use]
+pub fn record(position: Position) -> String {
     format!(
         "{RECORD_PREFIX}{}-{}",
         position.generation().0.simple(),
@@ -20,7 +22,8 @@ pub(crate) fn record(position: Position) -> String {
 }
 
 /// The position a record of ours is named after.
-pub(crate) fn position(record: &str) -> Option<Position> {
+#[must_use]
+pub fn position(record: &str) -> Option<Position> {
     let (generation, sequence) = record.strip_prefix(RECORD_PREFIX)?.split_once('-')?;
     let generation = GenerationId(Uuid::try_parse(generation).ok()?);
     let sequence = sequence.parse().ok()?;
@@ -29,36 +32,45 @@ pub(crate) fn position(record: &str) -> Option<Position> {
 
 /// A dirty bitmap as QEMU reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) struct Bitmap {
+pub struct Bitmap {
     /// Bitmaps that other programs' jobs use internally have none.
     #[serde(default)]
-    pub(crate) name: String,
-    pub(crate) granularity: u64,
+    pub name: String,
+    /// Bytes that one bit stands for.
+    pub granularity: u64,
     /// Bytes it marks.
-    pub(crate) count: u64,
-    pub(crate) recording: bool,
+    pub count: u64,
+    /// Writes are marked in it; otherwise it is frozen.
+    pub recording: bool,
+    /// QEMU did not close it in order.
     #[serde(default)]
-    pub(crate) inconsistent: bool,
+    pub inconsistent: bool,
 }
 
 impl Bitmap {
-    pub(crate) fn ours(&self) -> bool {
+    /// Whether it is a record of ours.
+    #[must_use]
+    pub fn ours(&self) -> bool {
         self.name.starts_with(RECORD_PREFIX)
     }
 }
 
 /// One disk as far as tracking is concerned.
 #[derive(Clone, Debug)]
-pub(crate) struct Tracked<'a> {
-    pub(crate) id: &'a DiskId,
-    pub(crate) size: u64,
-    pub(crate) bitmaps: &'a [Bitmap],
+pub struct Tracked<'a> {
+    /// The disk.
+    pub id: &'a DiskId,
+    /// Bytes.
+    pub size: u64,
+    /// All bitmaps of its node, also those of others.
+    pub bitmaps: &'a [Bitmap],
     /// Why records were thrown away before the disk was opened, if they were.
-    pub(crate) lost: Option<String>,
+    pub lost: Option<String>,
 }
 
 /// What all disks together know.
-pub(crate) fn judge(disks: &[Tracked<'_>]) -> Tracking {
+#[must_use]
+pub fn judge(disks: &[Tracked<'_>]) -> Tracking {
     for disk in disks {
         if let Some(reason) = spoiled(disk) {
             return Tracking::Lost {

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_block::nbd::{NbdClient, NbdError, STATE_DIRTY, STATE_ZERO, StatusExtent};
 use lifeboat_engine::ports::capture::{BlockView, CaptureError, Extent};
 use tokio::sync::OnceCell;
 
 use super::block::unread;
 use super::holes;
 use super::source::Shared;
+use crate::nbd::{NbdClient, NbdError, STATE_DIRTY, STATE_ZERO, StatusExtent};
 
 /// Context that tells holes from data.
-pub(crate) const ALLOCATION: &str = "base:allocation";
+pub const ALLOCATION: &str = "base:allocation";
 
 /// Reads between two looks at the temporary space: at 1 MiB each, 64 MiB.
 const LOOK_EVERY: u32 = 64;

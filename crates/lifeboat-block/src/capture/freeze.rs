@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use lifeboat_block::agent::{Agent, AgentError};
 use lifeboat_model::VmId;
 
+use crate::agent::{Agent, AgentError};
 use crate::files;
-use crate::hypervisor::Held;
+use crate::held::Held;
 
 /// How long a guest may take to freeze.
 const FREEZE: Duration = Duration::from_secs(10);
@@ -21,13 +21,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A guest's agent as far as freezing is concerned.
 #[derive(Clone, Debug)]
-pub(crate) struct Freezer {
-    pub(crate) socket: Utf8PathBuf,
+pub struct Freezer {
+    /// The agent's port.
+    pub socket: Utf8PathBuf,
     /// Exists while the guest may be frozen.
-    pub(crate) mark: PathBuf,
-    pub(crate) vm: VmId,
+    pub mark: PathBuf,
+    /// Whose guest it is.
+    pub vm: VmId,
     /// Guests that are being thawed behind.
-    pub(crate) thawing: Held,
+    pub thawing: Held,
 }
 
 /// A guest that may be frozen. Dropped without [`Frozen::thaw`], it is thawed behind.
