@@ -13,8 +13,8 @@ const WORKLOAD: &str = "lifeboat-workload";
 const FAULTS: &str = "lifeboat-faults";
 /// What listeners share: which connections are kept when too many come. It knows nothing of what is spoken on them.
 const ADMISSION: &str = "lifeboat-admission";
-/// What listeners and callers share: which certificates are not accepted although their authority is.
-const TRUST: &str = "lifeboat-trust";
+/// What listeners and callers share: TLS, and the certificates it is made with.
+const TLS: &str = "lifeboat-tls";
 /// What adapters say to a QEMU process, whoever started it. It answers in the types of the engine's ports, and knows no adapter.
 const BLOCK: &str = "lifeboat-block";
 /// What only an ioctl can do, as safe functions. It knows nothing of ours.
@@ -26,18 +26,18 @@ const BENCH: &str = "lifeboat-bench";
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         MODEL | WORKLOAD | FAULTS | ADMISSION | KERNEL | "xtask" => &[],
-        DELTALOG | CIM | TRUST => &[MODEL],
+        DELTALOG | CIM | TLS => &[MODEL],
         ENGINE => &[MODEL, DELTALOG],
         SIM | BLOCK | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
         "lifeboat-qemu" | "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, BLOCK, KERNEL],
-        "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TRUST],
-        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION, TRUST],
+        "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TLS],
+        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION, TLS],
         "lifeboat" | BENCH => &[
             MODEL,
             DELTALOG,
             ENGINE,
             CIM,
-            TRUST,
+            TLS,
             BLOCK,
             KERNEL,
             "lifeboat-qemu",

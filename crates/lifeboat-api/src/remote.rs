@@ -4,7 +4,6 @@
 //! A request passes `http` (what may it cost), `login` (who is it), then `wsman` or `cimxml` (what does it want), and
 //! its answer the same way back. What outlives a request is only an enumeration that was begun (`enumerations`).
 
-mod certificates;
 mod cimxml;
 mod delivery;
 mod enumerations;
@@ -12,7 +11,6 @@ mod eventing;
 mod http;
 mod listeners;
 mod login;
-mod tls;
 pub mod users;
 mod wsman;
 
@@ -22,7 +20,7 @@ use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 use lifeboat_model::reach::Destinations;
-use lifeboat_trust::RevocationList;
+use lifeboat_tls::{CertificateFiles, Credentials, CredentialsError, Purpose, RevocationList};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -35,16 +33,14 @@ use http::{Server, Surface};
 use listeners::Listeners;
 use login::Login;
 
-pub use certificates::ManagementCertificates;
 pub use http::Limits;
 pub use lifeboat_admission::{Cap, Places};
-pub use tls::{TlsFiles, TlsSetupError, certificate_chain};
 
 /// What protects the connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TLS with these files.
-    Tls(TlsFiles),
+    /// TLS with these files: the authorities are those whose client certificates are looked at.
+    Tls(CertificateFiles),
     /// Nothing: passwords are sent as they are. On loopback only.
     Plain,
 }
@@ -76,7 +72,7 @@ pub enum RemoteError {
     Users(#[from] users::UsersError),
     /// Certificates.
     #[error(transparent)]
-    Tls(#[from] TlsSetupError),
+    Tls(#[from] CredentialsError),
     /// An address.
     #[error("cannot listen for {what} on {address}: {cause}")]
     Bind {
@@ -97,7 +93,7 @@ pub struct Remote {
     wsman: Option<TcpListener>,
     cimxml: Option<TcpListener>,
     login: Arc<Login>,
-    certificates: Option<Arc<ManagementCertificates>>,
+    certificates: Option<Arc<Credentials>>,
     destinations: Destinations,
     limits: Limits,
 }
@@ -107,7 +103,11 @@ impl Remote {
     pub async fn bind(config: &RemoteConfig) -> Result<Self, RemoteError> {
         let login = Arc::new(Login::open(&config.users)?);
         let certificates = match &config.transport {
-            Transport::Tls(files) => Some(ManagementCertificates::load(files, config.revoked.clone())?),
+            Transport::Tls(files) => Some(Credentials::load(
+                Purpose::Management,
+                files,
+                config.revoked.clone(),
+            )?),
             Transport::Plain => None,
         };
         let listen = async |what, address: Option<SocketAddr>| match address {
@@ -132,7 +132,7 @@ impl Remote {
 
     /// The certificates in use; `None` without TLS.
     #[must_use]
-    pub fn certificates(&self) -> Option<Arc<ManagementCertificates>> {
+    pub fn certificates(&self) -> Option<Arc<Credentials>> {
         self.certificates.clone()
     }
 

@@ -15,12 +15,12 @@ use lifeboat_engine::ports::link::{
     KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerReply, PeerRequest,
 };
 use lifeboat_model::{VmId, words};
+use lifeboat_tls::{CertificateFiles, Credentials, CredentialsError, Purpose, RevocationList, now, until};
 use tokio::time::{Instant, timeout_at};
 
-use crate::credentials::{Credentials, GRACE, now, until};
 use crate::pool::{Conn, Pool, chain, protocol, unreachable};
 use crate::progress::{Source, SourceBody, stalled};
-use crate::tls::{LinkConfig, LinkSetupError};
+use crate::server::GRACE;
 use crate::wire::{
     CONTROL, DOCUMENT_MAX, LogAnswer, OutBody, WireError, full, log_target, parse_log_answer, parse_reply,
 };
@@ -87,14 +87,15 @@ impl From<Failure> for LinkError {
 }
 
 impl Link {
-    /// Reads the certificates. Connects to nobody.
-    pub fn new(config: &LinkConfig) -> Result<Self, LinkSetupError> {
-        Self::with_timing(config, Timing::default())
+    /// Reads the certificates, of which none is revoked. Connects to nobody.
+    pub fn new(files: &CertificateFiles) -> Result<Self, CredentialsError> {
+        Self::with_timing(files, Timing::default())
     }
 
     /// The same with another patience.
-    pub fn with_timing(config: &LinkConfig, timing: Timing) -> Result<Self, LinkSetupError> {
-        Ok(Self::with_credentials(Credentials::load(config)?, timing))
+    pub fn with_timing(files: &CertificateFiles, timing: Timing) -> Result<Self, CredentialsError> {
+        let credentials = Credentials::load(Purpose::Peers, files, RevocationList::none())?;
+        Ok(Self::with_credentials(credentials, timing))
     }
 
     /// With certificates that were read already and are shared with the called side.

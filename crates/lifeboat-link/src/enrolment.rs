@@ -17,7 +17,7 @@ pub use code::{Code, CodeError};
 pub use enrol::enrol;
 pub use invite::{Enrolled, Invitation, WRONG_MAX};
 
-use crate::certs::CertError;
+use lifeboat_tls::CertError;
 
 /// The name by which the inviting side is certified, for as long as it waits. No host can have it: the domain does not exist (RFC
 /// 6761).

@@ -10,18 +10,18 @@ use hyper_util::rt::TokioIo;
 use lifeboat_engine::ports::link::{LinkError, PeerIdentity};
 use lifeboat_model::reach::check_resolved;
 use lifeboat_model::{Fingerprint, Timestamp};
-use lifeboat_trust::{RevocationList, fingerprints};
+use lifeboat_tls::certificate::valid_until;
+use lifeboat_tls::handshake::{REVOKED_HERE, find_fault};
+use lifeboat_tls::{Credentials, Loaded, RevocationList, TlsFault, fingerprints, now};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use crate::certs;
-use crate::credentials::{Credentials, Loaded, now, valid_until};
+use crate::identity::identity;
 use crate::progress::{Meter, Metered};
 use crate::socket::tune;
-use crate::tls::{REVOKED_HERE, TlsFault, find_fault};
 use crate::wire::OutBody;
 pub(crate) use lifeboat_model::causes::chain;
 
@@ -65,7 +65,7 @@ impl Conn {
             && self.idle_since.elapsed() < IDLE_TIME
             && self.made.elapsed() < AGE_MAX
             && now() <= self.valid_until
-            && credentials.revoked.first_of(&self.named).is_none()
+            && credentials.revoked().first_of(&self.named).is_none()
             && Arc::ptr_eq(&self.with, &credentials.in_use())
     }
 
@@ -186,7 +186,7 @@ impl Pool {
         let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
         self.credentials.shown(peer, shown);
         let valid_until = valid_until(shown).min(with.own_until);
-        let (identity, named) = (certs::identity(shown), fingerprints(shown));
+        let (identity, named) = (identity(shown), fingerprints(shown));
         let (sender, connection) = http1::handshake(TokioIo::new(tls))
             .await
             .map_err(|e| self.explain(peer, &e))?;
@@ -195,7 +195,7 @@ impl Pool {
             sender,
             meter,
             task: tokio::spawn(unless_revoked(
-                self.credentials.revoked.clone(),
+                self.credentials.revoked().clone(),
                 named.clone(),
                 connection,
             )),
@@ -210,7 +210,7 @@ impl Pool {
 
     /// An error of a connection in the port's words.
     pub(crate) fn explain(&self, peer: &str, error: &(dyn Error + 'static)) -> LinkError {
-        match find_fault(error, &self.credentials.config.cert) {
+        match find_fault(error, &self.credentials.files().cert) {
             Some(TlsFault::Untrusted(detail)) => LinkError::Untrusted {
                 peer: peer.into(),
                 detail,
@@ -228,15 +228,15 @@ impl Pool {
         conn: &mut Conn,
         error: &hyper::Error,
     ) -> LinkError {
-        if self.credentials.revoked.first_of(&conn.named).is_some() {
+        if self.credentials.revoked().first_of(&conn.named).is_some() {
             return LinkError::Untrusted {
                 peer: peer.into(),
                 detail: REVOKED_HERE.into(),
             };
         }
-        if find_fault(error, &self.credentials.config.cert).is_none()
+        if find_fault(error, &self.credentials.files().cert).is_none()
             && let Some(last) = conn.last_words().await
-            && find_fault(&last, &self.credentials.config.cert).is_some()
+            && find_fault(&last, &self.credentials.files().cert).is_some()
         {
             return self.explain(peer, &last);
         }

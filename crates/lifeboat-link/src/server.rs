@@ -11,17 +11,24 @@ use lifeboat_admission::{
 };
 use lifeboat_engine::ports::link::PeerHandler;
 use lifeboat_model::Timestamp;
-use lifeboat_trust::fingerprints;
+use lifeboat_tls::certificate::valid_until;
+use lifeboat_tls::handshake::find_fault;
+use lifeboat_tls::{
+    CLOCK_LOOK, CertificateFiles, Credentials, CredentialsError, Loaded, Purpose, RevocationList, TlsFault,
+    fingerprints, until,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::certs;
-use crate::credentials::{CLOCK_LOOK, Credentials, GRACE, Loaded, until, valid_until};
+use crate::identity::identity;
 use crate::service::Service;
 use crate::socket::tune;
-use crate::tls::{LinkConfig, LinkSetupError, TlsFault, find_fault};
+
+/// How long a connection may go on after a certificate it was made with has ended: what is under way by then may come to
+/// its end. No request begins after the certificate's end.
+pub const GRACE: Duration = Duration::from_secs(600);
 
 /// Bounds on what callers may use up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,22 +112,22 @@ const READ_BUFFER: usize = 256 << 10;
 /// certificates cannot be used.
 pub async fn serve(
     listener: TcpListener,
-    config: &LinkConfig,
+    files: &CertificateFiles,
     handler: Arc<dyn PeerHandler>,
     shutdown: CancellationToken,
-) -> Result<(), LinkSetupError> {
-    serve_within(Limits::default(), listener, config, handler, shutdown).await
+) -> Result<(), CredentialsError> {
+    serve_within(Limits::default(), listener, files, handler, shutdown).await
 }
 
 /// The same with other bounds.
 pub async fn serve_within(
     limits: Limits,
     listener: TcpListener,
-    config: &LinkConfig,
+    files: &CertificateFiles,
     handler: Arc<dyn PeerHandler>,
     shutdown: CancellationToken,
-) -> Result<(), LinkSetupError> {
-    let credentials = Credentials::load(config)?;
+) -> Result<(), CredentialsError> {
+    let credentials = Credentials::load(Purpose::Peers, files, RevocationList::none())?;
     serve_with(limits, listener, credentials, handler, shutdown).await;
     Ok(())
 }
@@ -192,7 +199,7 @@ impl Server {
             Err(HandshakeError::NoPlace) => {}
             Err(HandshakeError::Late) => place.note(LATE, ""),
             Err(HandshakeError::Failed { error, stream }) => {
-                match find_fault(&error, &self.credentials.config.cert) {
+                match find_fault(&error, &self.credentials.files().cert) {
                     Some(TlsFault::Untrusted(why)) => place.note(UNTRUSTED, &why),
                     Some(TlsFault::Protocol(why)) => place.note(BROKEN, &why),
                     None => place.note(BROKEN, &error.to_string()),
@@ -207,7 +214,7 @@ impl Server {
     async fn requests(&self, tls: TlsStream<TcpStream>, with: &Arc<Loaded>, place: Arc<Place>) {
         let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let end = valid_until(shown).min(with.own_until);
-        let peer = Some(certs::identity(shown)).filter(|p| !p.names.is_empty());
+        let peer = Some(identity(shown)).filter(|p| !p.names.is_empty());
         for name in peer.iter().flat_map(|p| &p.names) {
             self.credentials.shown(name, shown);
         }
@@ -219,7 +226,7 @@ impl Server {
             return;
         }
         let revoked = fingerprints(shown);
-        let revoked = self.credentials.revoked.revoked(&revoked);
+        let revoked = self.credentials.revoked().revoked(&revoked);
         let service = Service {
             handler: self.handler.clone(),
             place: place.clone(),

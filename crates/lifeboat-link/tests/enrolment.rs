@@ -13,9 +13,11 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use common::{DAY, Handler, hello, raw_server, start};
 use lifeboat_engine::ports::link::{PeerLink, PeerRequest};
-use lifeboat_link::certs::{Authority, CertError, CertFiles, describe, init_ca, issue};
+use lifeboat_link::Link;
 use lifeboat_link::enrolment::{Code, Enrolled, EnrolmentError, Invitation, WRONG_MAX, enrol};
-use lifeboat_link::{Link, LinkConfig, Passphrase};
+use lifeboat_tls::authority::{Authority, init_ca, issue};
+use lifeboat_tls::certificate::describe;
+use lifeboat_tls::{CertError, Passphrase};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -67,14 +69,6 @@ impl Site {
     async fn other_code(&self) -> Code {
         self.open(&["x"]).await.0
     }
-
-    fn config(files: &CertFiles) -> LinkConfig {
-        LinkConfig {
-            cert: files.cert.clone(),
-            key: files.key.clone(),
-            ca: files.ca.clone(),
-        }
-    }
 }
 
 fn nothing_in(dir: &Utf8Path) -> bool {
@@ -114,8 +108,8 @@ async fn an_invited_host_gets_a_certificate_for_the_names_of_the_invitation() {
     let other = authority
         .issue(&["a".to_owned()], &site.dir.join("a"), 30 * DAY)
         .unwrap();
-    let server = start(&Site::config(&files), Arc::new(Handler::default())).await;
-    let link = Link::new(&Site::config(&other)).unwrap();
+    let server = start(&files, Arc::new(Handler::default())).await;
+    let link = Link::new(&other).unwrap();
     assert_eq!(
         link.call(&server.peer(), PeerRequest::Hello).await.unwrap(),
         hello()
@@ -204,7 +198,7 @@ async fn nothing_is_said_to_whoever_is_not_of_the_authority() {
         .map(|f| std::fs::read_to_string(f).unwrap())
         .concat();
     std::fs::write(&rogue.cert, both).unwrap();
-    let (listener, acceptor) = raw_server(&Site::config(&rogue)).await;
+    let (listener, acceptor) = raw_server(&rogue).await;
     let address = listener.local_addr().unwrap().to_string();
     let heard = tokio::spawn(async move {
         let (socket, _) = listener.accept().await.unwrap();

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use common::{HERE, Handler, Running, Site, THERE, Wire, connect_from, hello, raw_client, start_within};
 use lifeboat_engine::ports::link::{LinkError, PeerLink, PeerRequest};
-use lifeboat_link::{Cap, Limits, Link, LinkConfig, Places};
+use lifeboat_link::{Cap, Limits, Link, Places};
+use lifeboat_tls::CertificateFiles;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const HELLO: &str =
@@ -32,7 +33,7 @@ async fn start(site: &Site, limits: Limits, handler: Arc<Handler>) -> Running {
     start_within(limits, &site.host(&["localhost"]), handler, "127.0.0.1:0").await
 }
 
-async fn tls(server: &Running, config: &LinkConfig) -> std::io::Result<Box<dyn Wire>> {
+async fn tls(server: &Running, config: &CertificateFiles) -> std::io::Result<Box<dyn Wire>> {
     raw_client(server.address, config, Some(config), &[]).await
 }
 

@@ -15,8 +15,9 @@ use bytes::Bytes;
 use common::{Site, body, bulk_receipt, delta, hello, raw_server};
 use futures_util::future::join_all;
 use lifeboat_engine::ports::link::{LinkError, PeerLink, PeerReply, PeerRequest};
-use lifeboat_link::{Link, LinkConfig, Timing};
+use lifeboat_link::{Link, Timing};
 use lifeboat_model::words::{TEXT_MAX, is_obeyed};
+use lifeboat_tls::CertificateFiles;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -404,7 +405,7 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    async fn new(config: &LinkConfig) -> Self {
+    async fn new(config: &CertificateFiles) -> Self {
         let (listener, acceptor) = raw_server(config).await;
         let address = listener.local_addr().unwrap().port();
         let (now, said) = (Arc::new(Mutex::new(None)), Arc::new(AtomicU64::new(0)));

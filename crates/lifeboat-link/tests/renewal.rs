@@ -11,7 +11,8 @@ use std::time::Duration;
 use camino::Utf8Path;
 use common::{DAY, Handler, Site, body, delta, hello, start, start_within};
 use lifeboat_engine::ports::link::{LinkError, PeerLink, PeerRequest};
-use lifeboat_link::{Credentials, Holder, Limits, Link, LinkConfig, Timing};
+use lifeboat_link::{Limits, Link, Timing};
+use lifeboat_tls::{CertificateFiles, Credentials, Holder, Purpose, RevocationList};
 use time::OffsetDateTime;
 
 async fn call(link: &Link, peer: &str) -> Result<(), LinkError> {
@@ -27,7 +28,7 @@ fn replace(from: &Utf8Path, to: &Utf8Path) {
     std::fs::rename(&beside, to).unwrap();
 }
 
-fn renew(old: &LinkConfig, new: &LinkConfig) {
+fn renew(old: &CertificateFiles, new: &CertificateFiles) {
     replace(&new.cert, &old.cert);
     replace(&new.key, &old.key);
 }
@@ -126,7 +127,7 @@ async fn files_that_do_not_fit_together_change_nothing_and_are_said() {
     let (server, client) = (site.host(&["localhost"]), site.host(&["a"]));
     let handler = Arc::new(Handler::default());
     let running = start(&server, handler.clone()).await;
-    let credentials = Credentials::load(&client).unwrap();
+    let credentials = Credentials::load(Purpose::Peers, &client, RevocationList::none()).unwrap();
     let own = |c: &Credentials| c.seen().into_iter().find(|(h, _)| *h == Holder::Host).unwrap().1;
     let before = own(&credentials);
     let new = site.host_until(&["b"], OffsetDateTime::now_utc() + 90 * DAY);

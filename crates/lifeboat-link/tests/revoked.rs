@@ -14,9 +14,10 @@ use common::{Handler, Running, Site, delta, failed, hello, read_all};
 use lifeboat_engine::ports::link::{
     KeyJudge, LinkError, LogAddress, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
 };
-use lifeboat_link::{Credentials, Limits, Link, LinkConfig, Timing, certs, serve_with};
+use lifeboat_link::{Limits, Link, Timing, serve_with};
 use lifeboat_model::VmId;
-use lifeboat_trust::RevocationList;
+use lifeboat_tls::certificate::describe;
+use lifeboat_tls::{CertificateFiles, Credentials, Purpose, RevocationList};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -48,10 +49,10 @@ impl List {
     }
 }
 
-async fn start(config: &LinkConfig, list: &List, handler: Arc<Handler>) -> Running {
+async fn start(config: &CertificateFiles, list: &List, handler: Arc<Handler>) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let credentials = Credentials::load_with(config, list.list.clone()).unwrap();
+    let credentials = Credentials::load(Purpose::Peers, config, list.list.clone()).unwrap();
     let (stop, token) = (CancellationToken::new(), CancellationToken::new());
     let task = {
         let stop = stop.clone();
@@ -63,8 +64,8 @@ async fn start(config: &LinkConfig, list: &List, handler: Arc<Handler>) -> Runni
     Running { address, stop, task }
 }
 
-fn link(config: &LinkConfig, list: &List) -> Link {
-    let credentials = Credentials::load_with(config, list.list.clone()).unwrap();
+fn link(config: &CertificateFiles, list: &List) -> Link {
+    let credentials = Credentials::load(Purpose::Peers, config, list.list.clone()).unwrap();
     Link::with_credentials(credentials, Timing::default())
 }
 
@@ -75,8 +76,8 @@ async fn call(link: &Link, peer: &str) -> Result<(), LinkError> {
 }
 
 /// By which a list may name a certificate.
-fn both(config: &LinkConfig) -> [String; 2] {
-    let info = certs::describe(&config.cert).unwrap();
+fn both(config: &CertificateFiles) -> [String; 2] {
+    let info = describe(&config.cert).unwrap();
     [info.fingerprint.to_string(), info.key_fingerprint.to_string()]
 }
 
@@ -247,7 +248,7 @@ impl KeyJudge for Now {
 async fn a_kept_connection_is_made_again_when_its_host_has_another_key_now() {
     let site = Site::new();
     let (server, next) = (site.host(&["localhost"]), site.host(&["localhost"]));
-    let key = |config: &LinkConfig| certs::describe(&config.cert).unwrap().key_fingerprint;
+    let key = |config: &CertificateFiles| describe(&config.cert).unwrap().key_fingerprint;
     let running = common::start(&server, Arc::new(Handler::default())).await;
     let link = Link::new(&site.host(&["a"])).unwrap();
     let now = Arc::new(Now(Mutex::new(key(&server))));
@@ -270,7 +271,7 @@ async fn nothing_is_said_to_a_host_that_shows_another_key() {
         site.host(&["localhost"]),
         site.host(&["a"]),
     );
-    let key = certs::describe(&server.cert).unwrap().key_fingerprint;
+    let key = describe(&server.cert).unwrap().key_fingerprint;
     let vm = VmId(uuid::Uuid::from_u128(3));
     let about = |n| match n {
         0 => PeerRequest::Hello,

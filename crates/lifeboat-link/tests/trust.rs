@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use common::{DAY, Handler, Site, body, delta, hello, raw_client, start};
 use lifeboat_engine::ports::link::{LinkError, PeerLink, PeerRequest};
-use lifeboat_link::{Link, LinkConfig, LinkSetupError};
+use lifeboat_link::Link;
+use lifeboat_tls::{CertificateFiles, CredentialsError};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -34,7 +35,7 @@ async fn a_call_reaches_the_handler_with_the_callers_names() {
 }
 
 /// Calls and sends, and wants both refused as untrusted.
-async fn untrusted(server: &LinkConfig, client: &LinkConfig, part: &str) {
+async fn untrusted(server: &CertificateFiles, client: &CertificateFiles, part: &str) {
     let handler = Arc::new(Handler::default());
     let running = start(server, handler.clone()).await;
     let link = Link::new(client).unwrap();
@@ -68,7 +69,7 @@ async fn a_server_of_another_ca_is_not_trusted() {
 async fn a_caller_of_another_ca_is_told_so() {
     let (here, there) = (Site::new(), Site::new());
     // The caller trusts the server's CA; only its own certificate is a stranger's.
-    let client = LinkConfig {
+    let client = CertificateFiles {
         ca: there.host(&["x"]).ca,
         ..here.host(&["a"])
     };
@@ -178,19 +179,19 @@ async fn unusable_files_are_named() {
     use std::os::unix::fs::PermissionsExt;
     let site = Site::new();
     let (a, b) = (site.host(&["a"]), site.host(&["b"]));
-    let missing = Link::new(&LinkConfig {
+    let missing = Link::new(&CertificateFiles {
         cert: "/no/such.crt".into(),
         ..a.clone()
     })
     .unwrap_err();
     assert!(missing.to_string().starts_with("/no/such.crt: "), "{missing}");
-    let swapped = Link::new(&LinkConfig {
+    let swapped = Link::new(&CertificateFiles {
         key: b.key.clone(),
         ..a.clone()
     })
     .unwrap_err();
-    assert!(matches!(swapped, LinkSetupError::Mismatch { .. }), "{swapped}");
-    let wrong = Link::new(&LinkConfig {
+    assert!(matches!(swapped, CredentialsError::Mismatch { .. }), "{swapped}");
+    let wrong = Link::new(&CertificateFiles {
         key: a.cert.clone(),
         ..a.clone()
     })
@@ -198,14 +199,14 @@ async fn unusable_files_are_named() {
     assert!(
         matches!(
             wrong,
-            LinkSetupError::Content {
+            CredentialsError::Content {
                 what: "private key",
                 ..
             }
         ),
         "{wrong}"
     );
-    let empty = Link::new(&LinkConfig {
+    let empty = Link::new(&CertificateFiles {
         ca: a.key.clone(),
         ..a.clone()
     })
@@ -213,7 +214,7 @@ async fn unusable_files_are_named() {
     assert!(
         matches!(
             empty,
-            LinkSetupError::Content {
+            CredentialsError::Content {
                 what: "certificate",
                 ..
             }

@@ -7,17 +7,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_api::remote::ManagementCertificates;
 use lifeboat_engine::ports::environment::{
     AtRest as Seen, Certificate, Environment, FileId, LocationError, OwnKeys,
 };
 use lifeboat_kernel::at_rest::readable;
 use lifeboat_kernel::{AtRest, AtRestError};
-use lifeboat_link::certs::{self, CertError};
-use lifeboat_link::{Credentials, Holder};
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::policy::Finding;
-
+use lifeboat_tls::certificate::describe;
+use lifeboat_tls::{CertError, Credentials, Holder};
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
@@ -30,7 +28,7 @@ pub(crate) struct HostEnvironment {
     /// Directories that the daemon keeps things of its own in.
     own: Vec<Utf8PathBuf>,
     link: Arc<Credentials>,
-    management: Option<Arc<ManagementCertificates>>,
+    management: Option<Arc<Credentials>>,
     /// The certificate that is to follow this host's.
     next_certificate: Option<Utf8PathBuf>,
     /// The key of encrypted directories.
@@ -44,7 +42,7 @@ impl HostEnvironment {
     pub(crate) fn new(
         config: &Config,
         link: Arc<Credentials>,
-        management: Option<Arc<ManagementCertificates>>,
+        management: Option<Arc<Credentials>>,
         at_rest: Arc<AtRest>,
     ) -> Self {
         Self {
@@ -268,7 +266,7 @@ fn keys(link: &Credentials, next: Option<&Utf8Path>) -> OwnKeys {
     if let Some(revoked) = link.own_revoked() {
         findings.push(Finding::critical(format!(
             "this host's own certificate ({}), or its key, is on the revocation list ({revoked}): issue a new one with a new key",
-            link.config().cert
+            link.files().cert
         )));
     }
     if let (Some(why), Some(path)) = (link.revoked().problem(), link.revoked().path()) {
@@ -276,7 +274,7 @@ fn keys(link: &Credentials, next: Option<&Utf8Path>) -> OwnKeys {
             "what the revocation list {path} holds now is not used, the list read before is: {why}"
         )));
     }
-    let next = match next.map(certs::describe) {
+    let next = match next.map(describe) {
         Some(Ok(info)) => Some(info.key_fingerprint),
         // Nothing is to change.
         Some(Err(CertError::Io { source, .. })) if source.kind() == std::io::ErrorKind::NotFound => None,
@@ -295,8 +293,8 @@ fn keys(link: &Credentials, next: Option<&Utf8Path>) -> OwnKeys {
     }
 }
 
-fn certificates(link: &Credentials, management: Option<&ManagementCertificates>) -> Vec<Certificate> {
-    let files = link.config();
+fn certificates(link: &Credentials, management: Option<&Credentials>) -> Vec<Certificate> {
+    let files = link.files();
     let of_link = link.seen().into_iter().map(|(holder, validity)| {
         let (usage, place, problem) = match holder {
             Holder::Host => (CertificateUse::Host, files.cert.to_string(), link.problem()),
@@ -314,12 +312,12 @@ fn certificates(link: &Credentials, management: Option<&ManagementCertificates>)
     // The same file as the link's needs no second word.
     let other = management.filter(|m| m.files().cert != files.cert);
     let of_management = other.and_then(|m| {
-        let (not_before, not_after) = m.validity()?;
+        let validity = m.own_validity()?;
         Some(Certificate {
             usage: CertificateUse::Management,
             place: m.files().cert.to_string(),
-            not_before,
-            not_after,
+            not_before: validity.not_before,
+            not_after: validity.not_after,
             problem: m.problem(),
         })
     });
@@ -328,7 +326,8 @@ fn certificates(link: &Credentials, management: Option<&ManagementCertificates>)
 
 #[cfg(test)]
 mod tests {
-    use lifeboat_trust::RevocationList;
+    use lifeboat_tls::authority::{init_ca, issue};
+    use lifeboat_tls::{Purpose, RevocationList};
 
     use super::*;
 
@@ -353,20 +352,16 @@ mod tests {
     fn what_is_wrong_with_the_files_of_trust_is_said() {
         let dir = tempfile::tempdir().unwrap();
         let at = Utf8Path::from_path(dir.path()).unwrap();
-        certs::init_ca(&at.join("ca"), "CA", None).unwrap();
-        let issue = |name: &str| {
+        init_ca(&at.join("ca"), "CA", None).unwrap();
+        let made = |name: &str| {
             let (names, day) = ([name.to_owned()], std::time::Duration::from_secs(86_400));
-            certs::issue(&at.join("ca"), &names, &at.join(name), day).unwrap()
+            issue(&at.join("ca"), &names, &at.join(name), day).unwrap()
         };
-        let (own, next, list) = (issue("alpha"), issue("next"), at.join("revoked"));
-        let info = certs::describe(&own.cert).unwrap();
+        let (own, next, list) = (made("alpha"), made("next"), at.join("revoked"));
+        let info = describe(&own.cert).unwrap();
         std::fs::write(&list, "").unwrap();
-        let config = lifeboat_link::LinkConfig {
-            cert: own.cert,
-            key: own.key,
-            ca: own.ca,
-        };
-        let link = Credentials::load_with(&config, RevocationList::load(&list).unwrap()).unwrap();
+        let revoked = RevocationList::load(&list).unwrap();
+        let link = Credentials::load(Purpose::Peers, &own, revoked).unwrap();
         let said = |next: Option<&Utf8Path>| keys(&link, next);
         let fine = OwnKeys {
             own: Some(info.key_fingerprint),
@@ -379,7 +374,7 @@ mod tests {
             fine,
             "nothing is to change"
         );
-        let key = certs::describe(&next.cert).unwrap().key_fingerprint;
+        let key = describe(&next.cert).unwrap().key_fingerprint;
         assert_eq!(said(Some(&next.cert)).next, Some(key));
         let words = |next: Option<&Utf8Path>| {
             let all = said(next).findings.into_iter().map(|f| f.text);

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_api::cim::{Certificates, HostFacts, Machine, ObjectManager};
-use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport};
+use lifeboat_api::remote::{Limits, Remote, RemoteConfig, Transport};
 use lifeboat_api::{Admission, Server};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::catalog::Catalog;
@@ -15,12 +15,12 @@ use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
 use lifeboat_kernel::AtRest;
-use lifeboat_link::certs::{self, CertInfo};
-use lifeboat_link::{Credentials, Link, LinkConfig, Timing};
+use lifeboat_link::{Link, Timing};
 use lifeboat_model::{Reading, Timestamp};
 use lifeboat_qemu::{Qemu, QemuConfig};
 use lifeboat_store::{FileMedia, FileSpool, QcowStore};
-use lifeboat_trust::RevocationList;
+use lifeboat_tls::certificate::describe;
+use lifeboat_tls::{CertInfo, CertificateFiles, Credentials, Purpose, RevocationList};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::{SignalKind, signal};
@@ -140,9 +140,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         false => None,
     };
     let facts = facts(&config);
-    let credentials = Credentials::load_with(&link_config(&config), revoked)?;
+    let credentials = Credentials::load(Purpose::Peers, &link_files(&config), revoked)?;
     let ports = ports(&config, catalog, &credentials, remote.as_ref(), at_rest)?;
-    let way_back = way_back(&config, &certs::describe(&config.tls.cert)?);
+    let way_back = way_back(&config, &describe(&config.tls.cert)?);
     let mut settings = engine_config(&config, &way_back);
     settings.described = vms.iter().map(|(spec, written)| (spec.uuid, *written)).collect();
     let engine = Engine::start(ports, settings, specs).await?;
@@ -182,8 +182,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
 }
 
-fn link_config(config: &Config) -> LinkConfig {
-    LinkConfig {
+fn link_files(config: &Config) -> CertificateFiles {
+    CertificateFiles {
         ca: config.tls.ca.clone(),
         cert: config.tls.cert.clone(),
         key: config.tls.key.clone(),
@@ -248,10 +248,10 @@ async fn serve_remote(remote: Option<Remote>, manager: Arc<ObjectManager>, stop:
 fn remote(config: &Config, revoked: Arc<RevocationList>) -> RemoteConfig {
     let (m, tls) = (&config.management, &config.tls);
     let or = |own: &Option<Utf8PathBuf>, other: &Utf8Path| own.clone().unwrap_or_else(|| other.to_owned());
-    let files = TlsFiles {
+    let files = CertificateFiles {
         cert: or(&m.cert, &tls.cert),
         key: or(&m.key, &tls.key),
-        client_ca: or(&m.client_ca, &tls.ca),
+        ca: or(&m.client_ca, &tls.ca),
     };
     RemoteConfig {
         wsman: m.wsman,

@@ -16,6 +16,7 @@ use hyper::header::{CONNECTION, HOST};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use lifeboat_model::reach::{Destinations, NotAdmitted, bare_host};
+use lifeboat_tls::Credentials;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,7 +25,6 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::certificates::ManagementCertificates;
 use crate::cim::indications::{Indication, Indications, Subscription};
 use crate::cim::subscriptions::FAILURE_TIME;
 
@@ -148,7 +148,7 @@ impl Destination {
 
 /// Sends messages.
 pub(crate) struct Client {
-    certificates: Option<Arc<ManagementCertificates>>,
+    certificates: Option<Arc<Credentials>>,
     destinations: Destinations,
     patience: Patience,
 }
@@ -159,7 +159,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 impl Client {
     /// Without certificates nothing can be sent by https.
     pub(crate) fn new(
-        certificates: Option<Arc<ManagementCertificates>>,
+        certificates: Option<Arc<Credentials>>,
         destinations: Destinations,
         patience: Patience,
     ) -> Self {

@@ -24,16 +24,15 @@ use lifeboat_admission::{
 };
 use lifeboat_engine::by::Surface as WayIn;
 use lifeboat_model::Timestamp;
-use lifeboat_trust::fingerprints;
+use lifeboat_tls::certificate::valid_until;
+use lifeboat_tls::{Credentials, fingerprints, until};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::certificates::{ManagementCertificates, until, valid_until};
-use super::login::{Denied, Login};
-use super::tls::ClientCertificate;
+use super::login::{ClientCertificate, Denied, Login};
 use super::{cimxml, wsman};
 use crate::cim::Caller;
 
@@ -193,7 +192,7 @@ impl Surface {
 pub(crate) struct Server {
     surface: Surface,
     login: Arc<Login>,
-    certificates: Option<Arc<ManagementCertificates>>,
+    certificates: Option<Arc<Credentials>>,
     limits: Limits,
     door: Arc<Door>,
     /// In KiB.
@@ -210,7 +209,7 @@ impl Server {
     pub(crate) fn new(
         surface: Surface,
         login: Arc<Login>,
-        certificates: Option<Arc<ManagementCertificates>>,
+        certificates: Option<Arc<Credentials>>,
         limits: Limits,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -284,7 +283,7 @@ impl Server {
                 };
                 tokio::select! {
                     () = self.requests(tls, peer, end, stop) => {}
-                    found = certificates.revoked.revoked(&revoked), if !revoked.is_empty() => {
+                    found = certificates.revoked().revoked(&revoked), if !revoked.is_empty() => {
                         place.note(REVOKED, &found.to_string());
                     }
                 }

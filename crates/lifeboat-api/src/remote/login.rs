@@ -16,12 +16,14 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use lifeboat_admission::Origin;
+use lifeboat_tls::certificate::entered_names;
+use lifeboat_tls::certificate_fingerprint;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use backoff::{Account, Backoff};
 
-use super::tls::ClientCertificate;
 use super::users::{self, PASSWORD_BYTES, Secret, Users, UsersError, WatchedUsers};
 use crate::cim::Caller;
 
@@ -38,6 +40,31 @@ const WAITING_EACH: usize = 64;
 const REMEMBERED: Duration = Duration::from_secs(300);
 /// Header that says: take my certificate (DSP0226).
 const MUTUAL: &str = "http://schemas.dmtf.org/wbem/wsman/1/wsman/secprofile/https/mutual";
+
+/// A certificate that a client has shown and that one of the authorities has issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientCertificate {
+    /// SHA-256, lower-case hexadecimal, as it is entered.
+    fingerprint: String,
+    /// DNS names and the common name, lower case.
+    names: Vec<String>,
+}
+
+impl ClientCertificate {
+    /// What it says. A certificate that cannot be read has no names, only a fingerprint.
+    pub(crate) fn read(der: &CertificateDer<'_>) -> Self {
+        let digest = certificate_fingerprint(der);
+        Self {
+            fingerprint: digest.bytes().iter().map(|b| format!("{b:02x}")).collect(),
+            names: entered_names(der),
+        }
+    }
+
+    /// What the log calls its owner.
+    fn label(&self) -> &str {
+        self.names.first().unwrap_or(&self.fingerprint)
+    }
+}
 
 /// Why somebody is not let in.
 #[derive(Clone, Debug, PartialEq, Eq)]

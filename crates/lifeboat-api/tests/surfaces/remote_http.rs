@@ -319,7 +319,7 @@ async fn without_tls_only_on_loopback() {
         cimxml: None,
         users: users.into(),
         transport: Transport::Plain,
-        revoked: lifeboat_trust::RevocationList::none(),
+        revoked: lifeboat_tls::RevocationList::none(),
         destinations: Default::default(),
         limits: Limits::default(),
     };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lifeboat_trust::{certificate_fingerprint, key_fingerprint};
+use lifeboat_tls::{certificate_fingerprint, key_fingerprint};
 
 use crate::remote_support::{basic, host, post};
 

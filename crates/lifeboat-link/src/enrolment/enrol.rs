@@ -4,9 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8Path;
+use lifeboat_tls::handshake::find_fault;
+use lifeboat_tls::new_files::{make_dir, refuse_existing, write_new};
+use lifeboat_tls::{
+    CertError, CertificateFiles, TlsFault, calling, key_fingerprint, provider, spki_fingerprint,
+};
 use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -17,8 +22,6 @@ use tokio_rustls::TlsConnector;
 
 use super::wire::{self, ALPN, Answer, Question};
 use super::{Code, EnrolmentError, SERVER_NAME};
-use crate::certs::{self, CertError, CertFiles};
-use crate::tls::{TlsFault, find_fault};
 
 /// For the whole of it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,13 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Whoever answers is not of the authority of the code, or says no; or a file is there already. What was written is removed.
-pub async fn enrol(address: &str, code: &Code, out: &Utf8Path) -> Result<CertFiles, EnrolmentError> {
-    certs::make_dir(out)?;
-    let files = CertFiles::below(out);
-    certs::refuse_existing(&[&files.cert, &files.key, &files.ca])?;
+pub async fn enrol(address: &str, code: &Code, out: &Utf8Path) -> Result<CertificateFiles, EnrolmentError> {
+    make_dir(out)?;
+    let files = CertificateFiles::below(out);
+    refuse_existing(&[&files.cert, &files.key, &files.ca])?;
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(CertError::Crypto)?;
     // Before the code is used: a disk that is full is found out now.
-    certs::write_new(&files.key, &key.serialize_pem(), 0o600)?;
+    write_new(&files.key, &key.serialize_pem(), 0o600)?;
     let enrolled = async {
         let asked = tokio::time::timeout(PATIENCE, ask(address, code, &key)).await;
         let (certificate, authority) = asked.unwrap_or_else(|_| {
@@ -42,9 +45,8 @@ pub async fn enrol(address: &str, code: &Code, out: &Utf8Path) -> Result<CertFil
                 detail: format!("no answer within {PATIENCE:?}"),
             })
         })?;
-        certs::write_new(&files.ca, &authority, 0o600)?;
-        certs::write_new(&files.cert, &certificate, 0o600)
-            .inspect_err(|_| drop(std::fs::remove_file(&files.ca)))?;
+        write_new(&files.ca, &authority, 0o600)?;
+        write_new(&files.cert, &certificate, 0o600).inspect_err(|_| drop(std::fs::remove_file(&files.ca)))?;
         Ok::<(), EnrolmentError>(())
     };
     match enrolled.await {
@@ -105,8 +107,8 @@ async fn ask(address: &str, code: &Code, key: &KeyPair) -> Result<(String, Strin
                 detail: detail.to_owned(),
             };
             let own = CertificateDer::from_pem_slice(certificate.as_bytes());
-            let ours = own.ok().as_ref().and_then(lifeboat_trust::key_fingerprint);
-            let made = lifeboat_trust::spki_fingerprint(&rcgen::PublicKeyData::subject_public_key_info(key));
+            let ours = own.ok().as_ref().and_then(key_fingerprint);
+            let made = spki_fingerprint(&rcgen::PublicKeyData::subject_public_key_info(key));
             if ours != Some(made) {
                 return Err(strange("the certificate is not for the key that was made here"));
             }
@@ -136,12 +138,12 @@ fn request(key: &KeyPair) -> Result<String, rcgen::Error> {
 }
 
 fn theirs(code: &Code) -> Result<Arc<ClientConfig>, CertError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = provider();
     let verifier = OfTheCode {
         code: code.clone(),
         provider: provider.clone(),
     };
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(|e| CertError::Content {
             path: "TLS".into(),
@@ -150,9 +152,7 @@ fn theirs(code: &Code) -> Result<Arc<ClientConfig>, CertError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(calling(config, ALPN))
 }
 
 /// Accepts who is certified by the authority of the code, which comes with the chain.

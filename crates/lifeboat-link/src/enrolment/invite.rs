@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_admission::{Cap, Door, Place, Places, Stage, shake_hands};
+use lifeboat_tls::authority::{HOST_USAGES, check_names};
+use lifeboat_tls::{
+    Authority, CA_CERT, CertError, called, certificate_fingerprint, key_fingerprint, provider,
+};
 use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::ServerConfig;
-use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -19,7 +22,6 @@ use tokio_util::task::TaskTracker;
 
 use super::wire::{self, ALPN, Answer, Question};
 use super::{Code, EnrolmentError, SERVER_NAME};
-use crate::certs::{self, Authority, CertError, HOST_USAGES};
 
 /// Wrong codes that end an invitation.
 pub const WRONG_MAX: u32 = 5;
@@ -93,7 +95,7 @@ impl Invitation {
         validity: Duration,
         listen: SocketAddr,
     ) -> Result<Self, EnrolmentError> {
-        certs::check_names(&names, validity)?;
+        check_names(&names, validity)?;
         let ca = CertificateDer::from_pem_slice(authority.pem()).map_err(|e| unusable(&e))?;
         let tls = own_side(&authority, ca.clone())?;
         let listener = TcpListener::bind(listen)
@@ -177,7 +179,7 @@ impl Invitation {
 
 fn unusable(e: &dyn std::fmt::Display) -> CertError {
     CertError::Content {
-        path: certs::CA_CERT.into(),
+        path: CA_CERT.into(),
         detail: e.to_string(),
     }
 }
@@ -189,18 +191,14 @@ fn own_side(authority: &Authority, ca: CertificateDer<'static>) -> Result<Arc<Se
     let usages = [ExtendedKeyUsagePurpose::ServerAuth];
     let own = authority.certify(&names, &key, &usages, Duration::from_secs(7 * 86_400))?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .and_then(|b| {
             b.with_no_client_auth()
                 .with_single_cert(vec![own.der().clone(), ca], key)
         })
         .map_err(|e| unusable(&e))?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok(called(config, ALPN))
 }
 
 /// One caller; `None` when it has not said a code.
@@ -287,8 +285,8 @@ impl Book {
             .certify(&self.names, &key, &HOST_USAGES, self.validity);
         let made = made.map_err(|e| e.to_string())?;
         let prints = (
-            lifeboat_trust::certificate_fingerprint(made.der()),
-            lifeboat_trust::key_fingerprint(made.der()).ok_or("the certificate cannot be read")?,
+            certificate_fingerprint(made.der()),
+            key_fingerprint(made.der()).ok_or("the certificate cannot be read")?,
         );
         let answer = Answer::Issued {
             certificate: made.pem(),

@@ -20,8 +20,9 @@ use lifeboat_engine::ports::link::{
     LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
 };
 use lifeboat_engine::ports::store::{BulkProgress, Received};
-use lifeboat_link::{Limits, LinkConfig, Timing, serve_within};
+use lifeboat_link::{Limits, Timing, serve_within};
 use lifeboat_model::{DiskId, GenerationId, Position, Timestamp, VmId};
+use lifeboat_tls::CertificateFiles;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
@@ -58,11 +59,11 @@ impl Site {
         }
     }
 
-    pub(crate) fn host(&self, names: &[&str]) -> LinkConfig {
+    pub(crate) fn host(&self, names: &[&str]) -> CertificateFiles {
         self.host_until(names, OffsetDateTime::now_utc() + DAY)
     }
 
-    pub(crate) fn host_until(&self, names: &[&str], not_after: OffsetDateTime) -> LinkConfig {
+    pub(crate) fn host_until(&self, names: &[&str], not_after: OffsetDateTime) -> CertificateFiles {
         let mut params =
             CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         params
@@ -84,7 +85,7 @@ impl Site {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
             path
         };
-        LinkConfig {
+        CertificateFiles {
             cert: write("cert", &cert.pem()),
             key: write("key", &key.serialize_pem()),
             ca: write("ca", &self.ca_pem),
@@ -259,13 +260,13 @@ impl Running {
     }
 }
 
-pub(crate) async fn start(config: &LinkConfig, handler: Arc<Handler>) -> Running {
+pub(crate) async fn start(config: &CertificateFiles, handler: Arc<Handler>) -> Running {
     start_within(Limits::default(), config, handler, "127.0.0.1:0").await
 }
 
 pub(crate) async fn start_within(
     limits: Limits,
-    config: &LinkConfig,
+    config: &CertificateFiles,
     handler: Arc<Handler>,
     at: &str,
 ) -> Running {
@@ -290,7 +291,7 @@ pub(crate) fn quick() -> Timing {
 }
 
 fn tls_material(
-    config: &LinkConfig,
+    config: &CertificateFiles,
 ) -> (
     Vec<rustls_pki_types::CertificateDer<'static>>,
     rustls_pki_types::PrivateKeyDer<'static>,
@@ -328,8 +329,8 @@ pub(crate) async fn connect_from(from: Ipv4Addr, to: SocketAddr) -> std::io::Res
 /// A TLS connection to say anything over; without `config`, without a certificate.
 pub(crate) async fn raw_client(
     at: SocketAddr,
-    trust: &LinkConfig,
-    shown: Option<&LinkConfig>,
+    trust: &CertificateFiles,
+    shown: Option<&CertificateFiles>,
     alpn: &[&str],
 ) -> std::io::Result<Box<dyn Wire>> {
     let (_, _, roots) = tls_material(trust);
@@ -356,7 +357,7 @@ pub(crate) async fn raw_client(
 }
 
 /// The TLS side of a peer that then misbehaves.
-pub(crate) async fn raw_server(config: &LinkConfig) -> (TcpListener, tokio_rustls::TlsAcceptor) {
+pub(crate) async fn raw_server(config: &CertificateFiles) -> (TcpListener, tokio_rustls::TlsAcceptor) {
     let (chain, key, _) = tls_material(config);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)

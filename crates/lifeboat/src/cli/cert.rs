@@ -1,13 +1,15 @@
-//! Certificates from a small authority of one's own; the work is the link's.
+//! Certificates from a small authority of one's own; the work is lifeboat-tls's and, for enrolment, the link's.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use jiff::tz::TimeZone;
-use lifeboat_link::certs::{self, Authority, CertError, CertInfo};
 use lifeboat_link::enrolment::{self, Code, EnrolmentError, Invitation};
 use lifeboat_model::Fingerprint;
+use lifeboat_tls::authority::init_ca;
+use lifeboat_tls::certificate::describe;
+use lifeboat_tls::{Authority, CA_CERT, CA_KEY, CertError, CertInfo};
 
 use super::args::{AuthorityDir, Cert, Output};
 use super::exit::{Exit, Failure};
@@ -74,7 +76,7 @@ pub(crate) fn run(command: &Cert, output: Output) -> Result<Exit, Failure> {
         } => {
             let files = open(authority)?.issue(hosts, out, VALIDITY)?;
             eprintln!("made {}, {} and {}", files.cert, files.key, files.ca);
-            certs::describe(&files.cert)?
+            describe(&files.cert)?
         }
         Cert::Invite {
             names,
@@ -86,7 +88,7 @@ pub(crate) fn run(command: &Cert, output: Output) -> Result<Exit, Failure> {
             let code: Code = code.parse().map_err(EnrolmentError::Code)?;
             let files = runtime(false)?.block_on(enrolment::enrol(address, &code, out))?;
             eprintln!("made {}, {} and {}", files.cert, files.key, files.ca);
-            certs::describe(&files.cert)?
+            describe(&files.cert)?
         }
         Cert::Revoke {
             what,
@@ -100,7 +102,7 @@ pub(crate) fn run(command: &Cert, output: Output) -> Result<Exit, Failure> {
             };
             return revoke(what, *only_certificate, &list);
         }
-        Cert::Show { file } => certs::describe(file)?,
+        Cert::Show { file } => describe(file)?,
     };
     match output {
         Output::Table => run::write_out(show::certificate(&info, &TimeZone::system()).as_bytes()),
@@ -118,12 +120,10 @@ fn init(
         true => Some(secret::new_for_key(passphrase_file)?),
         false => None,
     };
-    let info = certs::init_ca(dir, name, passphrase.as_ref())?;
+    let info = init_ca(dir, name, passphrase.as_ref())?;
     eprintln!(
         "made {0}/{1} and {0}/{2}; keep the key off the hosts",
-        dir,
-        certs::CA_CERT,
-        certs::CA_KEY
+        dir, CA_CERT, CA_KEY
     );
     Ok(info)
 }
@@ -199,7 +199,7 @@ fn revoke(what: &str, only_certificate: bool, list: &Utf8Path) -> Result<Exit, F
             return Err(Failure::new(Exit::NotFound, message, ""));
         }
         Err(_) => {
-            let info = certs::describe(file)?;
+            let info = describe(file)?;
             let name = info.names.first().unwrap_or(&info.subject).clone();
             match only_certificate {
                 true => (info.fingerprint, format!("certificate of {name}")),
@@ -207,7 +207,7 @@ fn revoke(what: &str, only_certificate: bool, list: &Utf8Path) -> Result<Exit, F
             }
         }
     };
-    let added = lifeboat_trust::revoke(list, fingerprint, &of);
+    let added = lifeboat_tls::revoke(list, fingerprint, &of);
     match added.map_err(|e| Failure::new(Exit::Failed, e.to_string(), ""))? {
         true => eprintln!(
             "revoked {fingerprint} ({of}) in {list}; a daemon that looks at it follows within a second"

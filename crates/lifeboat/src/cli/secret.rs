@@ -4,7 +4,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use camino::Utf8Path;
-use lifeboat_link::Passphrase;
+use lifeboat_tls::Passphrase;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::exit::{Exit, Failure};

@@ -16,7 +16,6 @@ use lifeboat_engine::ports::environment::AtRest;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{Event, Job};
-use lifeboat_link::certs::CertInfo;
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::quota::Quota;
 use lifeboat_model::shell::argument;
@@ -25,6 +24,7 @@ use lifeboat_model::{
     AuthorizationEntry, Changed, DiskFormat, JobState, JobType, NicFailover, NicSpec, ReplicationHealth,
     Timestamp, VmId,
 };
+use lifeboat_tls::CertInfo;
 
 use super::units::{self, instant, size, span};
 use replication::{role, state};

@@ -8,11 +8,11 @@ use lifeboat_engine::action::{Action, Answer, Refusal};
 use lifeboat_engine::paging::{Paging, whole};
 use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_tls::certificate_chain;
 
 use super::{Answered, Call, Outcome, missing, vm_ref};
 use crate::cim::embedded::{self, invalid, shown, unsupported};
 use crate::cim::{Certificates, VIRTUALIZATION};
-use crate::remote::certificate_chain;
 
 const ENTRY: &str = "AuthorizationEntry";
 const PRIMARY: &str = "AllowedPrimaryHostSystem";
@@ -136,10 +136,12 @@ pub(super) async fn connection(call: &Call<'_>) -> Answered {
 pub(super) async fn certificates(call: &Call<'_>) -> Answered {
     let certificates = match &call.manager.host.certificates {
         Certificates::Fixed(all) => all.clone(),
-        Certificates::File(path) => certificate_chain(path).map_err(|e| {
-            let message = e.to_string();
-            Refusal::new(ReturnCode::Failed, message, "")
-        })?,
+        Certificates::File(path) => certificate_chain(path)
+            .map(|chain| chain.iter().map(|der| der.to_vec()).collect())
+            .map_err(|e| {
+                let message = e.to_string();
+                Refusal::new(ReturnCode::Failed, message, "")
+            })?,
     };
     let encoded: Vec<String> = certificates.iter().map(|der| BASE64.encode(der)).collect();
     Ok(Outcome::done().with("EncodedCertificates", encoded))

@@ -10,10 +10,10 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_api::cim::{Certificates, HostFacts, Machine, ObjectManager, Role};
 use lifeboat_api::remote::users::{Certificate, Secret, add_certificate, add_user};
-use lifeboat_api::remote::{Limits, Remote, RemoteConfig, TlsFiles, Transport};
+use lifeboat_api::remote::{Limits, Remote, RemoteConfig, Transport};
 use lifeboat_model::reach::Destinations;
 use lifeboat_sim::World;
-use lifeboat_trust::RevocationList;
+use lifeboat_tls::{CertificateFiles, RevocationList};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -118,15 +118,15 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
     let at = Utf8Path::from_path(dir.path()).unwrap();
     let authority = Authority::new();
     let (cert, key) = authority.issue("localhost", ExtendedKeyUsagePurpose::ServerAuth);
-    let files = TlsFiles {
+    let files = CertificateFiles {
         cert: at.join("host.crt"),
         key: at.join("host.key"),
-        client_ca: at.join("ca.crt"),
+        ca: at.join("ca.crt"),
     };
     for (path, text) in [
         (&files.cert, cert.pem()),
         (&files.key, key.serialize_pem()),
-        (&files.client_ca, authority.pem.clone()),
+        (&files.ca, authority.pem.clone()),
     ] {
         std::fs::write(path, text).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);

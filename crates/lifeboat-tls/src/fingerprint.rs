@@ -1,15 +1,5 @@
-//! Which certificates are not accepted although an authority vouches for them: the revocation list that all listeners and
-//! callers of a host share, and the fingerprints it is written in. Whom a certificate belongs to, and what its owner may do,
-//! is decided elsewhere.
-//!
-//! - `list` is the file: [`RevocationList`], read anew when it changes.
-//! - `verify` has rustls's verifiers ask it, for both sides of a handshake.
-
-mod list;
-mod verify;
-
-pub use list::{RevocationError, RevocationList, revoke};
-pub use verify::{asking_clients, asking_servers};
+//! Fingerprints of certificates and of public keys: SHA-256, as `lifeboat cert show` prints them. What a list of them means is
+//! [`revocation`](crate::revocation)'s.
 
 use lifeboat_model::Fingerprint;
 use rustls_pki_types::CertificateDer;

@@ -1,40 +1,25 @@
 //! The certificates in use: read anew when their files change, and until when they and those of peers are valid. What a
-//! handshake makes of them is `tls`'s; that somebody is warned is the engine's.
+//! handshake makes of them is `config`'s; that somebody is warned is the engine's.
 //!
 //! Files are replaced one after the other, so what they hold in between may not fit together. Then what was read before
 //! goes on being used and the reason is kept, and the files are looked at again at the next connection.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lifeboat_model::reread::{Look, Reread};
 use lifeboat_model::{Fingerprint, Timestamp};
-use lifeboat_trust::{RevocationList, fingerprints, key_fingerprint};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 
-use crate::certs;
-use crate::tls::{LinkConfig, LinkSetupError, Material};
-
-/// How long a connection may go on after a certificate it was made with has ended: what is under way by then may come to
-/// its end. No request begins after the certificate's end.
-pub const GRACE: Duration = Duration::from_secs(600);
-
-/// How often the wall clock is looked at while something is to end by it.
-pub(crate) const CLOCK_LOOK: Duration = Duration::from_secs(30);
+use crate::certificate::{Validity, valid_until, validity};
+use crate::config::{Purpose, client, server};
+use crate::files::{CertificateFiles, Contents, CredentialsError, Material};
+use crate::fingerprint::{fingerprints, key_fingerprint};
+use crate::revocation::RevocationList;
 
 /// Peers whose certificates are remembered.
 const PEERS_MAX: usize = 1024;
-
-/// From when until when something is valid, by the wall clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    /// Valid from.
-    pub not_before: Timestamp,
-    /// Valid until.
-    pub not_after: Timestamp,
-}
 
 /// Where a certificate comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,108 +33,86 @@ pub enum Holder {
 }
 
 /// What a connection is made with.
-pub(crate) struct Loaded {
-    pub(crate) client: Arc<ClientConfig>,
-    pub(crate) server: Arc<ServerConfig>,
+pub struct Loaded {
+    /// For the calling side.
+    pub client: Arc<ClientConfig>,
+    /// For the called side.
+    pub server: Arc<ServerConfig>,
     /// Until when this host's own certificate and its chain are valid.
-    pub(crate) own_until: Timestamp,
-    own: Validity,
+    pub own_until: Timestamp,
+    /// `None` when it cannot be read.
+    own: Option<Validity>,
     authorities: Vec<Validity>,
     /// Of this host's own certificate.
     own_fingerprints: Vec<Fingerprint>,
     own_key: Option<Fingerprint>,
 }
 
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded")
+            .field("own", &self.own)
+            .finish_non_exhaustive()
+    }
+}
+
 struct State {
-    files: Reread<[Vec<u8>; 3], Loaded>,
+    files: Reread<Contents, Loaded>,
     /// Certificates of peers.
     peers: BTreeMap<String, Validity>,
 }
 
-/// The certificates of this host for the link. One for the whole daemon.
+/// The certificates of this host for one purpose. One for the whole daemon.
 pub struct Credentials {
-    pub(crate) config: LinkConfig,
-    pub(crate) revoked: Arc<RevocationList>,
+    purpose: Purpose,
+    files: CertificateFiles,
+    revoked: Arc<RevocationList>,
     state: Mutex<State>,
 }
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credentials")
-            .field("config", &self.config)
+            .field("purpose", &self.purpose)
+            .field("files", &self.files)
             .finish_non_exhaustive()
     }
 }
 
-/// The wall clock, which is what certificates are judged by.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Waits until `end` by the wall clock, which may be set meanwhile: a timer alone would not notice.
-pub(crate) async fn until(end: Timestamp) {
-    while now() <= end {
-        let left = end.since(now()).max(Duration::from_millis(20));
-        tokio::time::sleep(left.min(CLOCK_LOOK)).await;
-    }
-}
-
-/// Until when all of these are valid; for ever when there is none that can be read.
-pub(crate) fn valid_until(chain: &[CertificateDer<'_>]) -> Timestamp {
-    let ends = chain.iter().filter_map(certs::validity).map(|(_, end)| end);
-    ends.min().unwrap_or(Timestamp(u64::MAX))
-}
-
-fn validity(der: &CertificateDer<'_>) -> Option<Validity> {
-    certs::validity(der).map(|(not_before, not_after)| Validity {
-        not_before,
-        not_after,
-    })
-}
-
-fn load(
-    config: &LinkConfig,
+fn make(
+    purpose: Purpose,
+    files: &CertificateFiles,
     list: &Arc<RevocationList>,
-    read: &[Vec<u8>; 3],
-) -> Result<Loaded, LinkSetupError> {
-    let material = Material::parse(config, read)?;
-    let forever = Validity {
-        not_before: Timestamp(0),
-        not_after: Timestamp(u64::MAX),
-    };
+    read: &Contents,
+) -> Result<Loaded, CredentialsError> {
+    let material = Material::parse(files, read)?;
+    let own = material.chain.first();
     Ok(Loaded {
         own_until: valid_until(&material.chain),
-        own: material.chain.first().and_then(validity).unwrap_or(forever),
+        own: own.and_then(validity),
         authorities: material.authorities.iter().filter_map(validity).collect(),
-        own_fingerprints: material
-            .chain
-            .first()
-            .map_or_else(Vec::new, |own| fingerprints(std::slice::from_ref(own))),
-        own_key: material.chain.first().and_then(key_fingerprint),
-        client: config.client(&material, list)?,
-        server: config.server(material, list)?,
+        own_fingerprints: own.map_or_else(Vec::new, |own| fingerprints(std::slice::from_ref(own))),
+        own_key: own.and_then(key_fingerprint),
+        client: client(purpose, files, &material, list)?,
+        server: server(purpose, files, material, list)?,
     })
 }
 
 impl Credentials {
-    /// Reads the files. No certificate is revoked.
-    ///
-    /// # Errors
-    /// They cannot be used.
-    pub fn load(config: &LinkConfig) -> Result<Arc<Self>, LinkSetupError> {
-        Self::load_with(config, RevocationList::none())
-    }
-
     /// Reads the files. Certificates on the list are accepted neither from callers nor from whom this host calls.
     ///
     /// # Errors
     /// They cannot be used.
-    pub fn load_with(config: &LinkConfig, revoked: Arc<RevocationList>) -> Result<Arc<Self>, LinkSetupError> {
-        let read = config.read()?;
-        let loaded = load(config, &revoked, &read)?;
+    pub fn load(
+        purpose: Purpose,
+        files: &CertificateFiles,
+        revoked: Arc<RevocationList>,
+    ) -> Result<Arc<Self>, CredentialsError> {
+        let read = files.read()?;
+        let loaded = make(purpose, files, &revoked, &read)?;
         Ok(Arc::new(Self {
-            config: config.clone(),
+            purpose,
+            files: files.clone(),
             revoked,
             state: Mutex::new(State {
                 files: Reread::new(read, loaded),
@@ -164,7 +127,7 @@ impl Credentials {
     }
 
     /// What is in use, after a look at the files. A look reads them: their times may be the same for two contents.
-    pub(crate) async fn current(self: &Arc<Self>) -> Arc<Loaded> {
+    pub async fn current(self: &Arc<Self>) -> Arc<Loaded> {
         let this = self.clone();
         // A panic there would be a fault of this program; what was read before is still there.
         let _ = tokio::task::spawn_blocking(move || this.refresh()).await;
@@ -172,29 +135,34 @@ impl Credentials {
     }
 
     /// What is in use, as of the last look.
-    pub(crate) fn in_use(&self) -> Arc<Loaded> {
+    #[must_use]
+    pub fn in_use(&self) -> Arc<Loaded> {
         self.state().files.in_use()
     }
 
     /// Looks at the files, the revocation list among them, and takes over what they hold if it has changed and can be used.
     pub fn refresh(&self) {
         self.revoked.refresh();
-        let read = self.config.read();
+        let read = self.files.read();
         let look = self
             .state()
             .files
-            .look(read, |read| load(&self.config, &self.revoked, read));
+            .look(read, |read| make(self.purpose, &self.files, &self.revoked, read));
+        let of = match self.purpose {
+            Purpose::Peers => "",
+            Purpose::Management => " for management",
+        };
         match look {
             Look::Same => {}
-            Look::Changed => tracing::info!(cert = %self.config.cert, "changed certificates are in use"),
+            Look::Changed => tracing::info!(cert = %self.files.cert, "changed certificates{of} are in use"),
             Look::Unusable(why) => tracing::warn!(
-                "the certificate files changed and cannot be used, what was read before goes on being used: {why}"
+                "the certificate files{of} changed and cannot be used, what was read before goes on being used: {why}"
             ),
         }
     }
 
     /// Remembers the certificate that a peer has shown.
-    pub(crate) fn shown(&self, peer: &str, chain: &[CertificateDer<'_>]) {
+    pub fn shown(&self, peer: &str, chain: &[CertificateDer<'_>]) {
         let Some(shown) = chain.first().and_then(validity) else {
             return;
         };
@@ -214,10 +182,20 @@ impl Credentials {
             .peers
             .iter()
             .map(|(name, v)| (Holder::Peer(name.clone()), *v));
-        std::iter::once((Holder::Host, loaded.own))
+        let forever = Validity {
+            not_before: Timestamp(0),
+            not_after: Timestamp(u64::MAX),
+        };
+        std::iter::once((Holder::Host, loaded.own.unwrap_or(forever)))
             .chain(authorities)
             .chain(peers)
             .collect()
+    }
+
+    /// From when until when this host's own certificate is valid; `None` when that cannot be read from it.
+    #[must_use]
+    pub fn own_validity(&self) -> Option<Validity> {
+        self.in_use().own
     }
 
     /// Why what the files hold now is not used; `None` while it is.
@@ -246,7 +224,7 @@ impl Credentials {
 
     /// Where the files are.
     #[must_use]
-    pub fn config(&self) -> &LinkConfig {
-        &self.config
+    pub fn files(&self) -> &CertificateFiles {
+        &self.files
     }
 }

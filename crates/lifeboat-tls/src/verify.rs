@@ -8,7 +8,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::{RevocationList, fingerprints};
+use crate::fingerprint::fingerprints;
+use crate::revocation::RevocationList;
 
 fn ask(list: &RevocationList, end: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Result<(), Error> {
     let named = [fingerprints(std::slice::from_ref(end)), fingerprints(above)].concat();
@@ -25,8 +26,7 @@ struct Clients {
 }
 
 /// Accepts clients that `inner` accepts and the list does not name.
-#[must_use]
-pub fn asking_clients(
+pub(crate) fn asking_clients(
     inner: Arc<dyn ClientCertVerifier>,
     list: Arc<RevocationList>,
 ) -> Arc<dyn ClientCertVerifier> {
@@ -87,8 +87,7 @@ struct Servers {
 }
 
 /// Accepts servers that `inner` accepts and the list does not name.
-#[must_use]
-pub fn asking_servers(
+pub(crate) fn asking_servers(
     inner: Arc<dyn ServerCertVerifier>,
     list: Arc<RevocationList>,
 ) -> Arc<dyn ServerCertVerifier> {

@@ -8,7 +8,7 @@ use rcgen::KeyPair;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroizing;
 
-use crate::certs::CertError;
+use crate::error::CertError;
 
 /// Text that is overwritten when it is dropped.
 pub type Passphrase = Zeroizing<String>;

@@ -1,0 +1,17 @@
+//! Who is at the other end, by the certificates that were shown. Whether they are accepted was decided in the handshake.
+
+use lifeboat_engine::ports::link::PeerIdentity;
+use lifeboat_tls::certificate::{dns_names, ip_addresses};
+use lifeboat_tls::key_fingerprint;
+use rustls_pki_types::CertificateDer;
+
+/// Who has shown these. The common name does not count: only SANs are what a CA vouches for. Without names it is nobody that
+/// may call; without any certificate, nobody at all.
+pub(crate) fn identity(shown: &[CertificateDer<'_>]) -> PeerIdentity {
+    let cert = shown.first();
+    PeerIdentity {
+        names: cert.map_or_else(Vec::new, dns_names),
+        addresses: cert.map_or_else(Vec::new, ip_addresses),
+        key: cert.and_then(key_fingerprint),
+    }
+}

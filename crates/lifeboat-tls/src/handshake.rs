@@ -1,0 +1,158 @@
+//! Errors of a handshake in words: whose certificate it is, what is wrong with it, and what to do about it. What is no fault of
+//! TLS is left to who made the connection.
+
+use std::error::Error;
+
+use camino::Utf8Path;
+use lifeboat_model::Timestamp;
+use lifeboat_model::certificates::utc;
+use rustls::{AlertDescription, CertificateError};
+use rustls_pki_types::UnixTime;
+
+use crate::certificate::describe;
+use crate::clock::now;
+
+/// What kind of failure of the handshake it was.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TlsFault {
+    /// A certificate was not accepted, by us or by the other side.
+    Untrusted(String),
+    /// No TLS as we speak it.
+    Protocol(String),
+}
+
+/// Looks for a TLS error below `error`, on a connection that shows the certificate in the file `own_cert`; empty: it shows none. An `io::Error` hides the error it wraps from `source`, hence the digging.
+#[must_use]
+pub fn find_fault(error: &(dyn Error + 'static), own_cert: &Utf8Path) -> Option<TlsFault> {
+    let mut next = Some(error);
+    while let Some(e) = next {
+        if let Some(tls) = e.downcast_ref::<rustls::Error>() {
+            return explain(tls, own_cert);
+        }
+        next = match e
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => e.source(),
+        };
+    }
+    None
+}
+
+/// `None` for errors that are only a connection that ended.
+fn explain(error: &rustls::Error, own_cert: &Utf8Path) -> Option<TlsFault> {
+    use rustls::Error as E;
+    match error {
+        E::InvalidCertificate(e) => Some(TlsFault::Untrusted(theirs(e))),
+        E::AlertReceived(alert) => alerted(*alert, own_cert),
+        E::NoCertificatesPresented => Some(TlsFault::Untrusted("it shows no certificate".into())),
+        E::InvalidMessage(_) => Some(TlsFault::Protocol("it does not answer with TLS".into())),
+        other => Some(TlsFault::Protocol(format!("TLS: {other}"))),
+    }
+}
+
+/// A certificate, or its key, is on the list of this host.
+pub const REVOKED_HERE: &str = "its certificate, or the key of it, is on the revocation list here; issue a new one with a \
+                                       new key, or take it off the list";
+
+/// How a new certificate is made.
+const ISSUE: &str = "lifeboat cert issue --ca DIR --host NAME --out NEWDIR";
+
+/// We do not accept their certificate.
+fn theirs(error: &CertificateError) -> String {
+    match error {
+        CertificateError::Expired => format!(
+            "its certificate has expired, and the clock here says {}; if that is right, issue a new one ({ISSUE}) and put it in \
+             place there, no restart is needed",
+            utc(now())
+        ),
+        CertificateError::ExpiredContext { not_after, time } => format!(
+            "its certificate has expired: it ended on {}, and the clock here says {}; if that is right, issue a new one \
+             ({ISSUE}) and put it in place there, no restart is needed",
+            at(*not_after),
+            at(*time)
+        ),
+        CertificateError::NotValidYet => format!(
+            "its certificate is not valid yet, and the clock here says {}; check the clocks of both hosts",
+            utc(now())
+        ),
+        CertificateError::NotValidYetContext { not_before, time } => format!(
+            "its certificate is not valid before {}, and the clock here says {}; check the clocks of both hosts",
+            at(*not_before),
+            at(*time)
+        ),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+            "its certificate was not issued by the CA trusted here; issue one by that CA ({ISSUE}), or append its CA to the ca \
+             file here"
+        ),
+        CertificateError::Revoked => REVOKED_HERE.into(),
+        CertificateError::NotValidForName => "its certificate is for another name".into(),
+        CertificateError::NotValidForNameContext { expected, presented } => format!(
+            "its certificate is not for {} but for {}; call it by that name, or issue one with both ({ISSUE})",
+            expected.to_str(),
+            if presented.is_empty() {
+                "no name".into()
+            } else {
+                presented.join(", ")
+            }
+        ),
+        other => format!("its certificate is not accepted: {other}"),
+    }
+}
+
+/// They do not accept something of ours.
+fn alerted(alert: AlertDescription, own_cert: &Utf8Path) -> Option<TlsFault> {
+    use AlertDescription as A;
+    let ours = |why: String| {
+        Some(TlsFault::Untrusted(format!(
+            "it refuses our certificate ({own_cert}): {why}"
+        )))
+    };
+    match alert {
+        A::CloseNotify => None,
+        A::CertificateExpired => ours(expired(own_cert)),
+        // The second comes from a CA of the same name with another key.
+        A::UnknownCA | A::DecryptError => ours(format!(
+            "it was not issued by the CA trusted there; issue one by that CA ({ISSUE}) and put it in place here, or append our CA \
+             to the ca file there"
+        )),
+        A::CertificateRequired => ours("none was shown".into()),
+        A::CertificateRevoked => ours(format!(
+            "it, or its key, is on the revocation list there; issue a new one with a new key ({ISSUE}) and put both in place here, \
+             or take it off the list there"
+        )),
+        A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied => {
+            ours(format!("{alert:?}"))
+        }
+        other => Some(TlsFault::Protocol(format!(
+            "TLS: it answered with the alert {other:?}"
+        ))),
+    }
+}
+
+/// The other side says that our certificate has expired, which its clock says: both dates, and the way out.
+fn expired(own_cert: &Utf8Path) -> String {
+    let now = now();
+    let end = describe(own_cert).ok().map(|c| c.not_after);
+    match end {
+        Some(end) if end > now => format!(
+            "it says that ours has expired, but ours is valid until {} and the clock here says {}; check the clocks of both hosts",
+            utc(end),
+            utc(now)
+        ),
+        Some(end) => format!(
+            "ours has expired: it ended on {}, and the clock here says {}; if that is right, issue a new one ({ISSUE}) and put it \
+             and its key in place, no restart is needed",
+            utc(end),
+            utc(now)
+        ),
+        None => format!(
+            "ours has expired; issue a new one ({ISSUE}) and put it and its key in place, no restart is needed"
+        ),
+    }
+}
+
+fn at(time: UnixTime) -> String {
+    utc(Timestamp(time.as_secs().saturating_mul(1000)))
+}
