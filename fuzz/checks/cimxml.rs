@@ -3,7 +3,7 @@
 
 use lifeboat_cim::cimxml::{self, Call, RequestError};
 use lifeboat_cim::typing::{typed, typed_instance, typed_name};
-use lifeboat_cim::{Namespace, ObjectPath, Schema, xml};
+use lifeboat_cim::{Namespace, ObjectPath, Schema};
 
 fn v2() -> &'static Namespace {
     Schema::builtin()
@@ -24,7 +24,7 @@ pub(crate) fn decode(bytes: &[u8]) {
     match cimxml::decode(text) {
         Ok(request) => {
             let answer = cimxml::nothing(&request.head);
-            xml::parse(&answer).expect("an answer");
+            lifeboat_xml::parse(&answer).expect("an answer");
             if let Call::Method { target, arguments } = &request.call {
                 let class = v2().class(&target.class);
                 let method = class.ok().and_then(|c| c.method(&request.head.name));
@@ -45,7 +45,7 @@ pub(crate) fn decode(bytes: &[u8]) {
             short(&error.to_string());
             assert!(matches!(error.http_status(), 200 | 400 | 501));
             if let RequestError::Refused { head, error } = error {
-                xml::parse(&cimxml::error(&head, &error)).expect("an answer");
+                lifeboat_xml::parse(&cimxml::error(&head, &error)).expect("an answer");
             }
         }
     }

@@ -2,10 +2,9 @@
 #![no_main]
 
 use lifeboat_cim::wsman::{Operation, decode, encode};
-use lifeboat_cim::xml;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Ok(text) = xml::decode_text(bytes, None) else {
+    let Ok(text) = lifeboat_xml::decode_text(bytes, None) else {
         return;
     };
     let envelope = match decode(&text) {
@@ -13,7 +12,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             if let Operation::Subscribe(subscribe) = &message.operation {
                 for to in subscribe.notify.iter().chain(&subscribe.end) {
                     let headers = format!("<h>{}</h>", to.headers);
-                    assert!(xml::parse(&headers).is_ok(), "{headers}");
+                    assert!(lifeboat_xml::parse(&headers).is_ok(), "{headers}");
                 }
             }
             let answer = encode::response(&message.headers, "uuid:1", &encode::pull("", Some("context")));
@@ -22,5 +21,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         }
         Err(fault) => fault.envelope("uuid:1", "host"),
     };
-    assert!(xml::parse(&envelope).is_ok(), "{envelope}");
+    assert!(lifeboat_xml::parse(&envelope).is_ok(), "{envelope}");
 });

@@ -5,6 +5,8 @@ use crate::metadata::{Kind, Metadata};
 
 const MODEL: &str = "lifeboat-model";
 const DELTALOG: &str = "lifeboat-deltalog";
+/// XML of strangers. It knows nothing of what is written in it.
+const XML: &str = "lifeboat-xml";
 const CIM: &str = "lifeboat-cim";
 const ENGINE: &str = "lifeboat-engine";
 const SIM: &str = "lifeboat-sim";
@@ -25,13 +27,14 @@ const BENCH: &str = "lifeboat-bench";
 /// What each of our crates may depend on. Adapters never appear on a right side except the binaries'.
 fn allowed(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
-        MODEL | WORKLOAD | FAULTS | ADMISSION | KERNEL | "xtask" => &[],
-        DELTALOG | CIM | TLS => &[MODEL],
+        MODEL | XML | WORKLOAD | FAULTS | ADMISSION | KERNEL | "xtask" => &[],
+        DELTALOG | TLS => &[MODEL],
+        CIM => &[MODEL, XML],
         ENGINE => &[MODEL, DELTALOG],
         SIM | BLOCK | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
         "lifeboat-qemu" | "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, BLOCK, KERNEL],
         "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TLS],
-        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, ADMISSION, TLS],
+        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, XML, ADMISSION, TLS],
         "lifeboat" | BENCH => &[
             MODEL,
             DELTALOG,
@@ -102,6 +105,8 @@ mod tests {
         );
         assert_eq!(errors("lifeboat", &[(Kind::Dev, FAULTS)]), 0);
         assert_eq!(errors("lifeboat-link", &[(Kind::Product, ADMISSION)]), 0);
+        assert_eq!(errors("lifeboat-link", &[(Kind::Product, TLS)]), 0);
+        assert_eq!(errors("lifeboat-cim", &[(Kind::Product, XML)]), 0);
         assert_eq!(errors("lifeboat-store", &[(Kind::Product, KERNEL)]), 0);
         assert_eq!(errors("lifeboat-store", &[(Kind::Product, BLOCK)]), 0);
         assert_eq!(errors("lifeboat-qemu", &[(Kind::Product, BLOCK)]), 0);
@@ -128,6 +133,9 @@ mod tests {
         assert_eq!(errors("lifeboat", &[(Kind::Product, FAULTS)]), 1);
         assert_eq!(errors(FAULTS, &[(Kind::Product, MODEL)]), 1);
         assert_eq!(errors(ADMISSION, &[(Kind::Product, MODEL)]), 1);
+        assert_eq!(errors(XML, &[(Kind::Product, MODEL)]), 1);
+        assert_eq!(errors(TLS, &[(Kind::Product, ENGINE)]), 1);
+        assert_eq!(errors("lifeboat-engine", &[(Kind::Product, TLS)]), 1);
         assert_eq!(errors("lifeboat-engine", &[(Kind::Product, ADMISSION)]), 1);
         assert_eq!(errors("lifeboat-engine", &[(Kind::Product, KERNEL)]), 1);
         assert_eq!(errors(KERNEL, &[(Kind::Product, MODEL)]), 1);

@@ -6,7 +6,12 @@ use crate::files::{SourceFile, Tree};
 use crate::metadata::{Kind, Metadata};
 use crate::source;
 
-const PURE: [&str; 3] = ["lifeboat-model", "lifeboat-deltalog", "lifeboat-cim"];
+const PURE: [&str; 4] = [
+    "lifeboat-model",
+    "lifeboat-deltalog",
+    "lifeboat-cim",
+    "lifeboat-xml",
+];
 const ENGINE: &str = "lifeboat-engine";
 
 /// Crates a pure crate must not depend on.

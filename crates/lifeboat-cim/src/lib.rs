@@ -13,7 +13,6 @@ pub mod typing;
 pub mod value;
 pub mod wql;
 pub mod wsman;
-pub mod xml;
 
 pub use datetime::DateTime;
 pub use error::{CimError, Status};

@@ -834,7 +834,7 @@ proptest! {
         }
         if let Err(fault) = std::str::from_utf8(&bytes).map_or(Ok(()), |text| decode(text).map(drop)) {
             let envelope = fault.envelope("uuid:0", "hv-1");
-            prop_assert!(lifeboat_cim::xml::parse(&envelope).is_ok(), "{}", envelope);
+            prop_assert!(lifeboat_xml::parse(&envelope).is_ok(), "{}", envelope);
         }
     }
 }

@@ -9,10 +9,10 @@ use lifeboat_cim::wsman::encode::{self, Delivery, Ended};
 use lifeboat_cim::wsman::{
     DeliveryMode, Encoder, Endpoint, Family, Fault, FaultKind, Headers, ResourceUri, ns,
 };
-use lifeboat_cim::xml::{self, Element};
 use lifeboat_cim::{
     CimError, DateTime, Instance, InstanceName, Namespace, ObjectPath, Schema, Status, Value,
 };
+use lifeboat_xml::Element;
 
 const WMI: &str = "http://schemas.microsoft.com/wbem/wsman/1/wmi/root/virtualization/v2/";
 const DMTF: &str = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/";
@@ -114,7 +114,7 @@ fn an_answer_is_found_by_its_prefixes() {
     ] {
         assert_eq!(literal(&envelope, path), text);
     }
-    let root = xml::parse(&envelope).unwrap();
+    let root = lifeboat_xml::parse(&envelope).unwrap();
     assert!(root.is(ns::SOAP, "Envelope"));
     assert!(
         at(&root, "Header")
@@ -160,7 +160,7 @@ fn an_instance_has_every_property_of_its_class() {
         "{interval}"
     );
     let whole = format!("<r xmlns:xsi='{}' xmlns:cim='{}'>{xml}</r>", ns::XSI, ns::CIM);
-    let root = xml::parse(&whole).unwrap();
+    let root = lifeboat_xml::parse(&whole).unwrap();
     let element = root.elements().next().unwrap();
     for property in &v2().class("Msvm_ConcreteJob").unwrap().properties {
         // An array has one element for each item: none when there is no value.
@@ -244,9 +244,9 @@ fn references_and_embedded_instances() {
         text.starts_with("&lt;INSTANCE CLASSNAME=&quot;Msvm_Error&quot;"),
         "{text}"
     );
-    let read = xml::parse(&format!("<r>{text}</r>")).unwrap().text();
+    let read = lifeboat_xml::parse(&format!("<r>{text}</r>")).unwrap().text();
     assert_eq!(
-        xml::parse(&read).unwrap().attribute("CLASSNAME"),
+        lifeboat_xml::parse(&read).unwrap().attribute("CLASSNAME"),
         Some("Msvm_Error")
     );
 }
@@ -335,11 +335,11 @@ fn identify_and_the_description_of_a_class() {
         "Lifeboat"
     );
     assert!(!envelope.contains("SecurityProfile") && !envelope.contains("RelatesTo"));
-    assert!(xml::parse(&envelope).is_ok());
+    assert!(lifeboat_xml::parse(&envelope).is_ok());
     assert!(encode::identify("Lifeboat", "1.2", &["urn:basic"]).contains("urn:basic"));
     let class = v2().class("Msvm_ReplicationService").unwrap();
     let description = encoder(Family::Metadata).class(class, &[]);
-    let root = xml::parse(&encode::response(&request("x/Get"), "uuid:1", &description)).unwrap();
+    let root = lifeboat_xml::parse(&encode::response(&request("x/Get"), "uuid:1", &description)).unwrap();
     let element = at(&root, "Body/CLASS");
     assert_eq!(element.attribute("NAME"), Some("Msvm_ReplicationService"));
     assert!(
@@ -405,7 +405,7 @@ fn subscriptions_and_deliveries() {
         ),
     ] {
         let envelope = delivery(mode).events(std::slice::from_ref(&event));
-        let root = xml::parse(&envelope).unwrap();
+        let root = lifeboat_xml::parse(&envelope).unwrap();
         at(&root, path);
         assert_eq!(
             at(&root, "Header/Action").text(),
@@ -420,10 +420,10 @@ fn subscriptions_and_deliveries() {
             at(&root, "Header").child_in(ns::WSMAN, "AckRequested").is_some(),
             asked
         );
-        let root = xml::parse(&delivery(mode).heartbeat()).unwrap();
+        let root = lifeboat_xml::parse(&delivery(mode).heartbeat()).unwrap();
         assert!(at(&root, "Header/Action").text().starts_with(ns::WSMAN_ACTION));
         let ended = delivery(mode).ended("https://hv-1:5986/wsman", "sub-1", Ended::DeliveryFailure, "gone");
-        let root = xml::parse(&ended).unwrap();
+        let root = lifeboat_xml::parse(&ended).unwrap();
         assert_eq!(at(&root, "Body/SubscriptionEnd/Reason").text(), "gone");
         assert!(
             at(&root, "Body/SubscriptionEnd/Status")
@@ -658,7 +658,7 @@ fn faults_have_the_shape_of_the_table() {
             literal(&envelope, &format!("{fault}/s:Detail/f:WSManFault/f:Message")),
             "why &lt; not"
         );
-        let root = xml::parse(&envelope).unwrap();
+        let root = lifeboat_xml::parse(&envelope).unwrap();
         assert_eq!(at(&root, "Body/Fault/Code/Value").text(), code, "{kind:?}");
         assert_eq!(at(&root, "Header/Action").text(), **action);
         let found = at(&root, "Body/Fault/Detail")
@@ -679,7 +679,7 @@ fn faults_have_the_shape_of_the_table() {
     }
     for kind in FaultKind::ALL {
         let envelope = Fault::new(*kind, "x").envelope("uuid:f", "hv-1");
-        let root = xml::parse(&envelope).unwrap();
+        let root = lifeboat_xml::parse(&envelope).unwrap();
         assert!(!envelope.contains("RelatesTo"));
         assert_eq!(
             kind.http_status(),

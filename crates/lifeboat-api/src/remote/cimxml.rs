@@ -17,7 +17,7 @@ use lifeboat_cim::cimxml::{
     View,
 };
 use lifeboat_cim::wql::{Columns, Query};
-use lifeboat_cim::{CimError, Class, InstanceName, Namespace, Raw, Status, wql, xml};
+use lifeboat_cim::{CimError, Class, InstanceName, Namespace, Raw, Status, wql};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -100,7 +100,7 @@ pub(crate) fn options() -> Response<Body> {
 }
 
 fn read(body: &[u8], charset: Option<&str>) -> Result<Request, RequestError> {
-    cimxml::decode(&xml::decode_text(body, charset)?)
+    cimxml::decode(&lifeboat_xml::decode_text(body, charset)?)
 }
 
 /// What an operation gives.

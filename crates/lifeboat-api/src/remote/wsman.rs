@@ -12,7 +12,7 @@ use lifeboat_cim::wsman::{
     self, Encoder, Enumerate, Family, Fault, FaultKind, Headers, MIN_ENVELOPE, Message, Mode, Operation,
     Polymorphism, Pull, encode,
 };
-use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, ObjectPath, Raw, Status, Value, xml};
+use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, ObjectPath, Raw, Status, Value};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -92,8 +92,8 @@ pub(crate) fn identifies_itself(headers: &HeaderMap) -> bool {
 }
 
 fn read(body: &[u8], charset: Option<&str>) -> Result<Message, Fault> {
-    let text =
-        xml::decode_text(body, charset).map_err(|e| Fault::new(FaultKind::Malformed, e.to_string()))?;
+    let text = lifeboat_xml::decode_text(body, charset)
+        .map_err(|e| Fault::new(FaultKind::Malformed, e.to_string()))?;
     wsman::decode(&text)
 }
 

@@ -4,7 +4,7 @@ use super::View;
 use super::write::{content, property_element, property_start};
 use crate::schema::{Class, Method, Namespace, Parameter, Property, Qualifier, QualifierDeclaration};
 use crate::value::{CimType, Value};
-use crate::xml::Writer;
+use lifeboat_xml::Writer;
 
 const PROPAGATED: (&str, &str) = ("PROPAGATED", "true");
 

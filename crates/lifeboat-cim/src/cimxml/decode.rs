@@ -4,7 +4,7 @@ use super::parameters::{Parameters, invalid, missing};
 use super::values::{self, ShapeError, required, shown};
 use super::{Call, Head, Intrinsic, Listing, Pulled, Request, RequestError};
 use crate::error::{CimError, Status};
-use crate::xml::{self, Element};
+use lifeboat_xml::Element;
 
 /// Reads a request.
 ///
@@ -12,7 +12,7 @@ use crate::xml::{self, Element};
 /// Text that is no request (answer with the error's HTTP status), or a request for an operation that does not exist here or
 /// with wrong parameters (answer with [`super::error`]).
 pub fn decode(text: &str) -> Result<Request, RequestError> {
-    let root = xml::parse(text)?;
+    let root = lifeboat_xml::parse(text)?;
     let message = message(&root)?;
     let id = valid(required(message, "ID"))?.to_owned();
     let call = request_of(message)?;

@@ -5,7 +5,7 @@ use crate::cimxml::{Call, Head, Intrinsic, Listing, Pulled, QueryText, Request, 
 use crate::error::Status;
 use crate::instance::Raw;
 use crate::path::{InstanceName, KeyValue, ObjectPath};
-use crate::xml::XmlError;
+use lifeboat_xml::XmlError;
 
 /// A request as pywbem writes it: a component of the namespace to each element, no white space.
 fn pywbem(call: &str, name: &str, content: &str) -> String {

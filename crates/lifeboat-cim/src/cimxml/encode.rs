@@ -8,7 +8,7 @@ use crate::error::CimError;
 use crate::instance::Instance;
 use crate::schema::{Method, Namespace};
 use crate::value::Value;
-use crate::xml::Writer;
+use lifeboat_xml::Writer;
 
 /// How an instance is written in the answer to an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,6 @@ use crate::path::{InstanceName, ObjectPath};
 use crate::schema::{Namespace, Property, Schema};
 use crate::typing::typed_instance;
 use crate::value::{CimType, Value};
-use crate::xml;
 
 fn head(intrinsic: bool, name: &str) -> Head {
     Head {
@@ -221,7 +220,7 @@ fn classes_show_what_is_their_own_or_everything() {
 #[test]
 fn indications_are_exported_and_acknowledged() {
     let indication = Instance::new("T_Thing").with("Any", vec![Instance::new("T_Element")]);
-    let root = xml::parse(&export_request("e 1", &namespace(), &indication)).unwrap();
+    let root = lifeboat_xml::parse(&export_request("e 1", &namespace(), &indication)).unwrap();
     let message = root.child("MESSAGE").unwrap();
     assert_eq!(message.attribute("ID"), Some("e 1"));
     let call = message

@@ -6,7 +6,7 @@ use super::values::shown;
 use super::write;
 use crate::instance::Instance;
 use crate::schema::Namespace;
-use crate::xml::{self, Writer, XmlError};
+use lifeboat_xml::{Writer, XmlError};
 
 /// Why a listener's answer is not that it has taken the indication.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +55,7 @@ pub fn export_request(id: &str, namespace: &Namespace, indication: &Instance) ->
 /// # Errors
 /// Everything but that it has taken the indication.
 pub fn export_reply(text: &str, id: &str) -> Result<(), ExportError> {
-    let root = xml::parse(text)?;
+    let root = lifeboat_xml::parse(text)?;
     let message = root.child("MESSAGE").filter(|_| root.name == "CIM");
     let message = message.ok_or(ExportError::NotValid("it holds no MESSAGE"))?;
     if message.attribute("ID") != Some(id) {

@@ -15,7 +15,7 @@ mod write;
 use crate::error::CimError;
 use crate::instance::{Raw, RawInstance};
 use crate::path::InstanceName;
-use crate::xml::XmlError;
+use lifeboat_xml::XmlError;
 
 pub use classes::{class_item, class_name_item, qualifier_item};
 pub use decode::decode;

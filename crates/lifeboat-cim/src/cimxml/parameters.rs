@@ -5,7 +5,7 @@ use super::{QueryText, Relation, View};
 use crate::error::{CimError, Status};
 use crate::instance::{Raw, RawInstance};
 use crate::path::InstanceName;
-use crate::xml::Element;
+use lifeboat_xml::Element;
 
 type Result<T> = std::result::Result<T, CimError>;
 

@@ -3,7 +3,7 @@
 
 use crate::instance::{Raw, RawInstance};
 use crate::path::{InstanceName, KeyValue, MAX_KEYS, ObjectPath};
-use crate::xml::{self, Element};
+use lifeboat_xml::Element;
 
 /// What is wrong with an element, in words; the sender's fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -239,6 +239,6 @@ fn instance(e: &Element) -> Result<RawInstance> {
 /// # Errors
 /// Text that is no XML, or no single instance.
 pub fn decode_instance(text: &str) -> Result<RawInstance> {
-    let root = xml::parse(text.trim()).map_err(|e| ShapeError(e.to_string()))?;
+    let root = lifeboat_xml::parse(text.trim()).map_err(|e| ShapeError(e.to_string()))?;
     instance_in(&root)
 }

@@ -7,7 +7,7 @@ use crate::path::{InstanceName, KeyValue, ObjectPath};
 use crate::schema::{Namespace, Property};
 use crate::typing::Declared;
 use crate::value::{CimType, Value};
-use crate::xml::Writer;
+use lifeboat_xml::Writer;
 
 /// The text of an embedded instance: properties that have a value, in the order of the schema.
 #[must_use]

@@ -9,7 +9,7 @@ use super::{Enumerate, Expires, MAX_ITEMS, Message, Mode, Operation, Polymorphis
 use crate::datetime::DateTime;
 use crate::path::KeyValue;
 use crate::wql::Query;
-use crate::xml::{self, Element};
+use lifeboat_xml::Element;
 
 /// Longest context or identifier, bytes; those of this server are much shorter.
 const MAX_CONTEXT: usize = 512;
@@ -19,7 +19,7 @@ const MAX_CONTEXT: usize = 512;
 /// # Errors
 /// The fault to answer with; it is related to the message, if its id could be read.
 pub fn decode(text: &str) -> Result<Message, Fault> {
-    let root = xml::parse(text).map_err(|e| Fault::new(FaultKind::Malformed, e.to_string()))?;
+    let root = lifeboat_xml::parse(text).map_err(|e| Fault::new(FaultKind::Malformed, e.to_string()))?;
     if !root.is(ns::SOAP, "Envelope") {
         return Err(match root.name.as_str() {
             "Envelope" => Fault::new(FaultKind::VersionMismatch, "the envelope is not one of SOAP 1.2"),

@@ -7,7 +7,7 @@ use super::headers::Headers;
 use super::ns;
 use super::uri::ResourceUri;
 use crate::datetime::DateTime;
-use crate::xml::Writer;
+use lifeboat_xml::Writer;
 
 /// Bytes of an answer to Enumerate or Pull that are not items, at most: what of a request is repeated is bounded, and the ids
 /// and contexts of this server are short.

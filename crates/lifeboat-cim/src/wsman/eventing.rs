@@ -7,7 +7,7 @@ use super::fault::{Fault, FaultKind};
 use super::uri::ResourceUri;
 use super::{Expires, filter, headers, ns};
 use crate::wql::Query;
-use crate::xml::{Element, Node, Writer};
+use lifeboat_xml::{Element, Node, Writer};
 
 /// URIs of the delivery modes, in the order of [`DeliveryMode::ALL`].
 pub(super) const MODES: [&str; 4] = [

@@ -3,7 +3,7 @@
 
 use super::{encode, ns};
 use crate::error::{CimError, Status};
-use crate::xml::Writer;
+use lifeboat_xml::Writer;
 
 /// A refusal of a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use super::{ns, value};
 use crate::path::{KeyValue, ObjectPath};
 use crate::value::Value;
 use crate::wql::{self, Column, Columns, Condition, Operand, Operator, Query, Related, Select};
-use crate::xml::Element;
+use lifeboat_xml::Element;
 
 /// The filter among the children of an Enumerate or Subscribe: in the namespace of WS-Management or in their own.
 pub(super) fn find<'a>(body: &'a Element, own: &str) -> Option<&'a Element> {

@@ -7,7 +7,7 @@ use super::uri::{Family, ResourceUri};
 use super::{DEFAULT_NAMESPACE, MAX_ENVELOPE, MIN_ENVELOPE, ns, value};
 use crate::datetime::DateTime;
 use crate::path::{InstanceName, KeyValue};
-use crate::xml::{Element, Writer};
+use lifeboat_xml::{Element, Writer};
 
 /// Longest message id and longest action that are repeated, bytes as XML.
 const MAX_ECHO: usize = 1024;
@@ -151,7 +151,7 @@ pub(super) fn understood(header: Option<&Element>) -> Result<(), Fault> {
 
 /// Headers for other roles are none of our business.
 fn for_us(header: &Element) -> bool {
-    let role = |a: &&crate::xml::Attribute| a.name == "role" && a.namespace.as_deref() == Some(ns::SOAP);
+    let role = |a: &&lifeboat_xml::Attribute| a.name == "role" && a.namespace.as_deref() == Some(ns::SOAP);
     match header.attributes.iter().find(role) {
         Some(role) => role.value.ends_with("/role/next") || role.value.ends_with("/role/ultimateReceiver"),
         None => true,

@@ -9,7 +9,7 @@ use crate::instance::Instance;
 use crate::path::{KeyValue, ObjectPath};
 use crate::schema::{Class, Method, Namespace, Property, Qualifier};
 use crate::value::Value;
-use crate::xml::Writer;
+use lifeboat_xml::Writer;
 
 /// Writes what belongs to one namespace, in the family that the client asked in.
 #[derive(Clone, Copy, Debug)]

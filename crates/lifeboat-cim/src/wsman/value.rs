@@ -8,7 +8,7 @@ use super::ns;
 use super::uri::{Family, ResourceUri};
 use crate::instance::{Raw, RawInstance};
 use crate::path::{InstanceName, KeyValue, ObjectPath};
-use crate::xml::Element;
+use lifeboat_xml::Element;
 
 /// The children of an element by their local names; repeated ones become a list, where the first of them was.
 pub(super) fn members(element: &Element) -> Result<Vec<(String, Raw)>, Fault> {

@@ -1,6 +1,6 @@
 //! Reading XML of strangers into a small tree, and writing XML. Reading is bounded in depth and in the number of nodes (the
-//! caller bounds the bytes) and refuses document types, so that nothing is ever expanded or fetched. What elements mean is
-//! the codecs' business.
+//! caller bounds the bytes) and refuses document types, so that nothing is ever expanded or fetched. Pure: it turns text into a
+//! tree and a tree's parts into text. What elements mean is the caller's business.
 
 use std::borrow::Cow;
 use std::sync::Arc;
