@@ -34,7 +34,8 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         SIM | BLOCK | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
         "lifeboat-qemu" | "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, BLOCK, KERNEL],
         "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TLS],
-        "lifeboat-api" => &[MODEL, DELTALOG, ENGINE, CIM, XML, ADMISSION, TLS],
+        "lifeboat-rest" => &[MODEL, DELTALOG, ENGINE],
+        "lifeboat-wbem" => &[MODEL, DELTALOG, ENGINE, CIM, XML, ADMISSION, TLS],
         "lifeboat" | BENCH => &[
             MODEL,
             DELTALOG,
@@ -47,7 +48,8 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
             "lifeboat-store",
             "lifeboat-catalog",
             "lifeboat-link",
-            "lifeboat-api",
+            "lifeboat-rest",
+            "lifeboat-wbem",
         ],
         _ => return None,
     })
@@ -114,7 +116,7 @@ mod tests {
         assert_eq!(
             errors(
                 "lifeboat",
-                &[(Kind::Product, "lifeboat-qemu"), (Kind::Product, "lifeboat-api")]
+                &[(Kind::Product, "lifeboat-qemu"), (Kind::Product, "lifeboat-wbem")]
             ),
             0
         );

@@ -13,6 +13,7 @@ mod gate;
 mod hypervisor;
 mod lies;
 mod link;
+mod many;
 mod media;
 mod oracle;
 mod read;

@@ -2,9 +2,9 @@
 
 use std::io::ErrorKind;
 
-use lifeboat_api::ClientError;
 use lifeboat_engine::action::Refusal;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_rest::ClientError;
 
 /// Exit codes, for `--help`.
 pub(crate) const HELP: &str = "\

@@ -4,9 +4,9 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lifeboat_api::Client;
 use lifeboat_engine::records::Job;
 use lifeboat_model::{JobState, JobType};
+use lifeboat_rest::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 
 use camino::Utf8Path;
 use clap::Parser;
-use lifeboat_api::Client;
 use lifeboat_model::causes::chain;
+use lifeboat_rest::Client;
 
 use crate::config::{Config, Log, LogFormat};
 use args::{Cli, Command};

@@ -9,12 +9,12 @@ use std::io::Write;
 
 use jiff::Zoned;
 use jiff::tz::TimeZone;
-use lifeboat_api::{Client, ClientError};
 use lifeboat_engine::action::{Action, Answer, ReplicationView, ServerView, VmRef, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{Bandwidth, Timestamp};
+use lifeboat_rest::{Client, ClientError};
 use serde::Serialize;
 
 use super::args::{Cli, Command, Job, Output, Server, ServerChanges, Switch, Vm, Wait};

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
-use lifeboat_api::remote::users::Users;
 use lifeboat_engine::action::{DirectoryContent, PointView, ServerView, VmView};
 use lifeboat_engine::ports::environment::AtRest;
 use lifeboat_engine::ports::hypervisor::PowerState;
@@ -25,6 +24,7 @@ use lifeboat_model::{
     Timestamp, VmId,
 };
 use lifeboat_tls::CertInfo;
+use lifeboat_wbem::users::Users;
 
 use super::units::{self, instant, size, span};
 use replication::{role, state};

@@ -4,8 +4,8 @@
 use std::io::IsTerminal;
 
 use camino::Utf8PathBuf;
-use lifeboat_api::cim::Role;
-use lifeboat_api::remote::users::{self, Certificate, Secret, Users, UsersError};
+use lifeboat_wbem::cim::Role;
+use lifeboat_wbem::users::{self, Certificate, Secret, Users, UsersError};
 
 use super::args::{self, Output, User, UsersFile};
 use super::exit::{Exit, Failure};

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use camino::Utf8PathBuf;
-use lifeboat_api::{Admission, Server};
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
     Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, DirectoryContent,
@@ -33,6 +32,7 @@ use lifeboat_model::{
     GenerationId, JobId, JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode,
     ReplicationSettings, ReplicationState, Timestamp, VmId,
 };
+use lifeboat_rest::{Admission, Server};
 use serde_json::json;
 use tokio::process::Command;
 use tokio::sync::{Notify, broadcast};

@@ -1,0 +1,201 @@
+//! Hosts of the simulated world under an object manager, and short ways to ask it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lifeboat_cim::{Instance, InstanceName, wql};
+use lifeboat_engine::action::{Action, Answer, Management, PointSelector, Refusal};
+use lifeboat_engine::by::By;
+use lifeboat_engine::records::Job;
+use lifeboat_model::{JobState, NicBackend, NicSpec, ReplicationState as State, VmId};
+use lifeboat_sim::{VM, World};
+use lifeboat_wbem::cim::{
+    Certificates, Cursor, Found, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION,
+};
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+/// The VM of the world, as this API writes it.
+pub(crate) const GUID: &str = "6F3B2F2E-3A63-4A0E-9A53-0D9F5F6F0001";
+
+pub(crate) fn simulate(seed: u64, scenario: impl AsyncFnOnce(&mut World)) {
+    simulate_with(seed, &["a", "b"], scenario);
+}
+
+/// The same with these hosts.
+pub(crate) fn simulate_with(seed: u64, hosts: &[&str], scenario: impl AsyncFnOnce(&mut World)) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut world = World::with(seed, hosts, 24 << 20).await;
+        {
+            let mut s = world.shared.state();
+            let first = s.hosts[0].local[0].clone();
+            s.hosts[0].local[0].nics = vec![
+                nic(
+                    "52:54:00:aa:00:01",
+                    NicBackend::Tap {
+                        ifname: "lan0".into(),
+                    },
+                ),
+                nic("52:54:00:aa:00:02", NicBackend::None),
+            ];
+            for n in 2..5_u128 {
+                let mut other = first.clone();
+                (other.name, other.uuid) = (format!("vm{n}"), VmId(Uuid::from_u128(VM.0.as_u128() + n)));
+                for disk in &mut other.disks {
+                    disk.path = format!("/vm/{n}-{}.qcow2", disk.id);
+                }
+                s.hosts[0].local.push(other);
+            }
+        }
+        world.restart(0).await;
+        scenario(&mut world).await;
+    });
+}
+
+pub(crate) fn nic(mac: &str, backend: NicBackend) -> NicSpec {
+    NicSpec {
+        mac: mac.into(),
+        backend,
+    }
+}
+
+pub(crate) fn state(w: &World, host: usize) -> State {
+    w.recorded(host).map_or(State::Disabled, |r| r.state)
+}
+
+pub(crate) async fn job(w: &World, host: usize, action: Action) {
+    let Ok(Answer::Job(job)) = w.insist(host, action.clone()).await else {
+        panic!("{action:?} is no job");
+    };
+    for _ in 0..600 {
+        let found = w.jobs(host).into_iter().find(|j| j.id == job.id).unwrap();
+        if found.state.is_final() {
+            assert_eq!(found.state, JobState::Completed, "{found:?}");
+            return;
+        }
+        w.run(1).await;
+    }
+    panic!("{job:?} does not end");
+}
+
+/// A test VM, off.
+pub(crate) async fn tested(w: &World) -> VmId {
+    let test = Action::StartTest {
+        vm: World::vm(),
+        point: PointSelector::Latest,
+        start: false,
+    };
+    job(w, 1, test).await;
+    w.recorded(1).unwrap().replica().unwrap().test.clone().unwrap().vm
+}
+
+/// The management of a host, counting what it is asked.
+pub(crate) struct Counting {
+    inner: Arc<dyn Management>,
+    asked: Mutex<BTreeMap<String, u32>>,
+}
+
+#[async_trait]
+impl Management for Counting {
+    async fn perform(&self, by: Option<By>, action: Action) -> Result<Answer, Refusal> {
+        *self.asked.lock().unwrap().entry(action.name()).or_default() += 1;
+        self.inner.perform(by, action).await
+    }
+
+    fn watch_jobs(&self) -> broadcast::Receiver<Job> {
+        self.inner.watch_jobs()
+    }
+}
+
+impl Counting {
+    pub(crate) fn take(&self) -> Vec<(String, u32)> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+            .into_iter()
+            .collect()
+    }
+}
+
+pub(crate) fn managed(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counting>) {
+    let inner = w.shared.engines.lock().unwrap()[host].clone().unwrap();
+    let counting = Arc::new(Counting {
+        inner,
+        asked: Mutex::default(),
+    });
+    let facts = HostFacts {
+        name: w.shared.state().hosts[host].name.clone(),
+        version: "0.0.0".into(),
+        certificates: Certificates::Fixed(Vec::new()),
+        peer_port: 7000,
+        job_retention: Duration::from_secs(300),
+        machine: Machine {
+            cpus: 8,
+            memory: 16 << 30,
+            processor: "A processor".into(),
+        },
+        media_directories: Vec::new(),
+    };
+    (ObjectManager::new(counting.clone(), facts), counting)
+}
+
+pub(crate) fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
+    managed(w, host).0
+}
+
+pub(crate) async fn drain(mut cursor: Cursor) -> Vec<Instance> {
+    let mut all = Vec::new();
+    while let Some(Found { instance, .. }) = cursor.next().await.unwrap() {
+        all.push(instance);
+    }
+    all
+}
+
+pub(crate) async fn all(m: &Arc<ObjectManager>, class: &str) -> Vec<Instance> {
+    drain(m.enumerate(VIRTUALIZATION, class).await.unwrap()).await
+}
+
+pub(crate) async fn ask(m: &Arc<ObjectManager>, query: &str) -> Vec<Instance> {
+    let query = wql::parse(query).unwrap();
+    drain(m.query(VIRTUALIZATION, &query).await.unwrap()).await
+}
+
+pub(crate) fn from(source: InstanceName) -> Relations {
+    Relations {
+        source,
+        association: None,
+        result: None,
+        role: None,
+        result_role: None,
+    }
+}
+
+pub(crate) fn system(name: &str) -> InstanceName {
+    let keys = [("CreationClassName", "Msvm_ComputerSystem"), ("Name", name)];
+    InstanceName::new("Msvm_ComputerSystem", &keys)
+}
+
+pub(crate) fn by_id(class: &str, id: &str) -> InstanceName {
+    InstanceName::new(class, &[("InstanceID", id)])
+}
+
+pub(crate) async fn vm(m: &Arc<ObjectManager>) -> Instance {
+    m.get(VIRTUALIZATION, &system(GUID)).await.unwrap()
+}
+
+pub(crate) async fn related(
+    m: &Arc<ObjectManager>,
+    source: InstanceName,
+    association: &str,
+) -> Vec<Instance> {
+    let relations = Relations {
+        association: Some(association.into()),
+        ..from(source)
+    };
+    drain(m.associators(VIRTUALIZATION, relations).await.unwrap()).await
+}
