@@ -1,11 +1,15 @@
-//! The files of the project as git sees them: what is tracked, or would be with the next `git add`.
+//! The files of the project as git sees them: what is tracked, or would be with the next `git add`. Without a repository all
+//! files but built ones.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::source::{self, Source, TestModule};
+
+/// Directories that are not the project's where git cannot say so: what `.gitignore` names, and git's own.
+const BUILT: [&str; 4] = [".git", ".lab", "artifacts", "target"];
 
 /// Every text file of the project.
 pub(crate) struct Tree {
@@ -41,26 +45,11 @@ impl SourceFile {
 
 impl Tree {
     pub(crate) fn read(root: &Path) -> Result<Self> {
-        let output = Command::new("git")
-            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-            .current_dir(root)
-            .output()
-            .context("cannot run git, which knows the files of the project")?;
-        if !output.status.success() {
-            bail!(
-                "git ls-files failed: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        let listing = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
         let mut texts = Vec::new();
-        for path in listing.split_terminator('\0') {
+        for path in listing(root)? {
             // Deleted but still tracked, or a binary file: nothing to read.
-            if let Ok(text) = std::fs::read_to_string(root.join(path)) {
-                texts.push(TextFile {
-                    path: path.into(),
-                    text,
-                });
+            if let Ok(text) = std::fs::read_to_string(root.join(&path)) {
+                texts.push(TextFile { path, text });
             }
         }
         Ok(Self::from_texts(texts))
@@ -107,6 +96,38 @@ impl Tree {
     }
 }
 
+/// The files of the project, relative to `root`: from git where there is a repository, and from the directory where there is
+/// none, as in an unpacked archive.
+fn listing(root: &Path) -> Result<Vec<String>> {
+    let git = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root)
+        .output();
+    let Some(output) = git.ok().filter(|output| output.status.success()) else {
+        let mut files = Vec::new();
+        walk(root, Path::new(""), &mut files)?;
+        return Ok(files);
+    };
+    let listing = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
+    Ok(listing.split_terminator('\0').map(str::to_owned).collect())
+}
+
+/// All files below `folder` but those that builds make.
+fn walk(root: &Path, folder: &Path, files: &mut Vec<String>) -> Result<()> {
+    let unreadable = || format!("cannot read the directory {}", root.join(folder).display());
+    for entry in std::fs::read_dir(root.join(folder)).with_context(unreadable)? {
+        let entry = entry.with_context(unreadable)?;
+        let path = folder.join(entry.file_name());
+        let kind = entry.file_type().with_context(unreadable)?;
+        if kind.is_dir() && !BUILT.contains(&entry.file_name().to_string_lossy().as_ref()) {
+            walk(root, &path, files)?;
+        } else if kind.is_file() {
+            files.push(path.to_str().context("a file name is not UTF-8")?.to_owned());
+        }
+    }
+    Ok(())
+}
+
 /// Where a module declared in `file` is, without the extension or `/mod.rs`.
 fn module_path(file: &str, module: &TestModule) -> PathBuf {
     let file = Path::new(file);
@@ -149,5 +170,22 @@ mod tests {
             .collect();
         let names = ["lib.rs", "x.rs", "y_tests.rs", "z.rs"].map(|name| format!("crates/a/src/{name}"));
         assert_eq!(product, names);
+    }
+
+    #[test]
+    fn without_a_repository_the_directory_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |path: &str| {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        };
+        let ours = [".ci/run", "a.rs", "crates/b/src/lib.rs"];
+        let others = ["target/c.rs", "fuzz/target/d.rs", ".git/e"];
+        ours.iter().chain(&others).for_each(|path| write(path));
+        let mut files = Vec::new();
+        walk(folder.path(), Path::new(""), &mut files).unwrap();
+        files.sort();
+        assert_eq!(files, ours);
     }
 }

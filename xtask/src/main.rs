@@ -3,6 +3,7 @@
 //!
 //! `cargo run -p xtask -- check` prints what it finds and fails if anything of it is an error.
 
+mod commits;
 mod dependencies;
 mod documents;
 mod files;
@@ -103,5 +104,6 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(purity::check(&metadata, &tree));
     findings.extend(style::check(&tree));
     findings.extend(documents::check(&tree));
+    findings.extend(commits::check(root));
     Ok(findings)
 }
