@@ -12,6 +12,7 @@ mod metadata;
 mod purity;
 mod source;
 mod style;
+mod words;
 
 use std::fmt;
 use std::path::Path;
@@ -104,6 +105,7 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(purity::check(&metadata, &tree));
     findings.extend(style::check(&tree));
     findings.extend(documents::check(&tree));
+    findings.extend(words::check(&tree));
     findings.extend(commits::check(root));
     Ok(findings)
 }

@@ -22,7 +22,7 @@ struct Count {
 pub struct Summary<W> {
     /// From where; `None` for all addresses that are not counted apart.
     pub origin: Option<Origin>,
-    /// What.
+    /// Subject of the lines that were counted, as the caller of `Notices` names it.
     pub what: W,
     /// Times that were not told.
     pub repeats: u64,

@@ -15,7 +15,7 @@ pub struct MofError {
     pub file: String,
     /// Line, from 1.
     pub line: u32,
-    /// What.
+    /// What the text has there, and what the grammar wants instead.
     pub problem: MofProblem,
 }
 
@@ -74,7 +74,7 @@ pub enum Declaration {
 /// A qualifier declaration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QualifierText {
-    /// Name.
+    /// Name of the qualifier, as written.
     pub name: String,
     /// Type and whether it is an array.
     pub kind: Kind,
@@ -89,22 +89,22 @@ pub struct QualifierText {
 /// A class declaration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassText {
-    /// Name.
+    /// Name of the class, as written.
     pub name: String,
-    /// Superclass.
+    /// Name of the superclass, as written; `None` for a class at the top.
     pub superclass: Option<String>,
-    /// Qualifiers.
+    /// Qualifiers of the class itself, in the order they are written.
     pub qualifiers: Vec<QualifierUse>,
     /// Properties and references.
     pub properties: Vec<Declared<PropertyText>>,
-    /// Methods.
+    /// Methods that are declared here, without inherited ones.
     pub methods: Vec<Declared<MethodText>>,
 }
 
 /// `NAME`, `NAME (VALUE)` or `NAME {VALUES}` in a list of qualifiers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QualifierUse {
-    /// Name.
+    /// Name of the qualifier, as written; whether it is declared is not checked here.
     pub name: String,
     /// Value; `None` when none is written.
     pub value: Option<Literal>,
@@ -113,11 +113,11 @@ pub struct QualifierUse {
 /// A property or a reference.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PropertyText {
-    /// Name.
+    /// Name of the property, as written.
     pub name: String,
-    /// Type.
+    /// Declared type; for a reference with the class that it leads to.
     pub kind: Kind,
-    /// Qualifiers.
+    /// Qualifiers of the property, in the order they are written.
     pub qualifiers: Vec<QualifierUse>,
     /// Value of new instances; `None` when none is written.
     pub default: Option<Literal>,
@@ -126,35 +126,35 @@ pub struct PropertyText {
 /// A method.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MethodText {
-    /// Name.
+    /// Name of the method, as written.
     pub name: String,
     /// Type of the return value, no reference and no array.
     pub returns: crate::value::CimType,
-    /// Qualifiers.
+    /// Qualifiers of the method, in the order they are written.
     pub qualifiers: Vec<QualifierUse>,
-    /// Parameters.
+    /// Parameters in the order of the declaration; that is also the order in which they are shown.
     pub parameters: Vec<ParameterText>,
 }
 
 /// A parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParameterText {
-    /// Name.
+    /// Name of the parameter, as written.
     pub name: String,
-    /// Type.
+    /// Declared type; for a reference with the class that it leads to.
     pub kind: Kind,
-    /// Qualifiers.
+    /// Qualifiers of the parameter (`IN`, `OUT`, ...), in the order they are written.
     pub qualifiers: Vec<QualifierUse>,
 }
 
 /// A type as it is declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// Type.
+    /// Type of the value, or of each item of an array.
     pub base: crate::value::CimType,
     /// Class that a reference leads to.
     pub reference_class: Option<String>,
-    /// Array.
+    /// Whether it is an array; a size in the brackets is not kept.
     pub array: bool,
 }
 

@@ -10,7 +10,7 @@ use std::fmt;
 /// The value of a key. All numbers and booleans are kept as their text; our classes have string and reference keys only.
 #[derive(Clone, Debug)]
 pub enum KeyValue {
-    /// Text.
+    /// A key of any type but a reference, as text.
     Text(String),
     /// Another path, in associations.
     Reference(Box<ObjectPath>),

@@ -35,11 +35,11 @@ pub struct Namespace {
 /// `Qualifier X : type = default, Scope(...), Flavor(...)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QualifierDeclaration {
-    /// Name.
+    /// Name, as it is declared.
     pub name: String,
     /// Type of its value.
     pub kind: CimType,
-    /// Array.
+    /// Whether its value is an array.
     pub array: bool,
     /// Value when none is written.
     pub default: Option<Value>,
@@ -56,18 +56,18 @@ pub struct QualifierDeclaration {
 /// A qualifier on something.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Qualifier {
-    /// Name.
+    /// Name, as the qualifier's declaration has it.
     pub name: String,
     /// Type of its value.
     pub kind: CimType,
-    /// Value.
+    /// Value on this element, written or from the declaration; `None`: null.
     pub value: Option<Value>,
 }
 
 /// A class with everything it inherits.
 #[derive(Clone, Debug)]
 pub struct Class {
-    /// Name.
+    /// Name, as it is declared.
     pub name: String,
     /// Its superclass.
     pub superclass: Option<String>,
@@ -88,11 +88,11 @@ pub struct Class {
 /// A property, or a reference of an association.
 #[derive(Clone, Debug)]
 pub struct Property {
-    /// Name.
+    /// Name, as it is declared.
     pub name: String,
-    /// Type.
+    /// Type of the value, or of each item of an array; an embedded instance is a string.
     pub kind: CimType,
-    /// Array.
+    /// Whether it is an array; keys never are.
     pub array: bool,
     /// Part of the key.
     pub key: bool,
@@ -111,7 +111,7 @@ pub struct Property {
 /// A method.
 #[derive(Clone, Debug)]
 pub struct Method {
-    /// Name.
+    /// Name, as it is declared.
     pub name: String,
     /// Type of the return value.
     pub returns: CimType,
@@ -126,11 +126,11 @@ pub struct Method {
 /// A parameter.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// Name.
+    /// Name, as it is declared; unique within the method in any case of letters.
     pub name: String,
-    /// Type.
+    /// Type of the value, or of each item of an array; an embedded instance is a string.
     pub kind: CimType,
-    /// Array.
+    /// Whether it is an array.
     pub array: bool,
     /// Given by the caller.
     pub input: bool,

@@ -30,7 +30,7 @@ pub enum CimType {
     Real64,
     /// One character.
     Char16,
-    /// Text.
+    /// Text of any length.
     String,
     /// An instant or an interval.
     DateTime,
@@ -93,7 +93,7 @@ impl CimType {
 /// A value. Null is the absence of one (`Option<Value>`), which CIM allows everywhere but in keys.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// Boolean.
+    /// A value of type boolean.
     Boolean(bool),
     /// Any unsigned type.
     Unsigned(u64),
@@ -105,7 +105,7 @@ pub enum Value {
     Text(String),
     /// Instant or interval.
     DateTime(crate::datetime::DateTime),
-    /// Reference.
+    /// A value of type reference: a path to an instance.
     Reference(Box<ObjectPath>),
     /// Embedded instance (a string by its declared type, with the qualifier EmbeddedInstance or EmbeddedObject).
     Instance(Box<Instance>),

@@ -92,14 +92,14 @@ pub enum Condition {
     Compare {
         /// Left side.
         left: Operand,
-        /// How.
+        /// Which comparison of the two sides makes the condition true.
         operator: Operator,
         /// Right side.
         right: Operand,
     },
     /// `column LIKE 'pattern'`.
     Like {
-        /// What.
+        /// The column whose text is matched.
         column: Column,
         /// The pattern.
         pattern: Pattern,
@@ -108,7 +108,7 @@ pub enum Condition {
     IsNull(Column),
     /// `column ISA 'class'`: an embedded instance is of this class or one derived from it. `__THIS` is the instance itself.
     Isa {
-        /// What.
+        /// The column with the embedded instance, or `__THIS`.
         column: Column,
         /// Class as written.
         class: String,

@@ -27,7 +27,7 @@ pub use headers::Headers;
 pub use item::Encoder;
 pub use uri::{Family, ResourceUri};
 
-/// Namespaces.
+/// Namespaces of the protocol, of what it carries, and of Microsoft's extensions.
 pub mod ns {
     /// SOAP 1.2.
     pub const SOAP: &str = "http://www.w3.org/2003/05/soap-envelope";
@@ -45,7 +45,7 @@ pub mod ns {
     pub const BINDING: &str = "http://schemas.dmtf.org/wbem/wsman/1/cimbinding.xsd";
     /// Common types of CIM.
     pub const CIM: &str = "http://schemas.dmtf.org/wbem/wscim/1/common";
-    /// Identify.
+    /// Identify, which says which protocol and product answer.
     pub const IDENTITY: &str = "http://schemas.dmtf.org/wbem/wsman/identity/1/wsmanidentity.xsd";
     /// Instances of XML schemas.
     pub const XSI: &str = "http://www.w3.org/2001/XMLSchema-instance";
@@ -110,7 +110,7 @@ pub enum Operation {
     Pull(Pull),
     /// End one early.
     Release {
-        /// Which.
+        /// The context that the answer to Enumerate or to the last Pull gave.
         context: String,
     },
     /// Call a method.
@@ -165,7 +165,7 @@ pub enum Mode {
     Object,
     /// A reference to it.
     Reference,
-    /// Both.
+    /// The instance and a reference to it, in one item.
     Both,
 }
 
@@ -183,7 +183,7 @@ pub enum Polymorphism {
 /// Go on with an enumeration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pull {
-    /// Which.
+    /// The context that the answer to Enumerate or to the last Pull gave.
     pub context: String,
     /// Most items, 1 to [`MAX_ITEMS`]; 1 when the client does not say.
     pub max_elements: usize,

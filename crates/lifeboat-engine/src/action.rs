@@ -51,12 +51,12 @@ pub enum Action {
     ListVms(Paging),
     /// One VM.
     ShowVm {
-        /// Which.
+        /// Any VM of this host, replicas and the VMs of tests included.
         vm: VmRef,
     },
     /// Starts a VM, or lets one go on that stands still.
     StartVm {
-        /// Which.
+        /// A VM that is off, is paused or stands still; a replica only after a failover, a primary not in state 4.
         vm: VmRef,
         /// Do it although the other host may run it: it was reached and did not say.
         #[serde(default)]
@@ -64,43 +64,43 @@ pub enum Action {
     },
     /// Shuts a VM down, or turns it off.
     StopVm {
-        /// Which.
+        /// A VM that runs; with `force` also one that is paused, stands still, crashed, or whose state is not known.
         vm: VmRef,
         /// Turn it off at once.
         force: bool,
     },
     /// Stops the guest's CPUs; its memory stays. `StartVm` lets it go on.
     PauseVm {
-        /// Which.
+        /// A VM that runs, without a planned failover under way.
         vm: VmRef,
     },
     /// Presses the reset button: the guest starts anew without having shut down.
     ResetVm {
-        /// Which.
+        /// A VM that runs, is paused, stands still or crashed, without a planned failover under way.
         vm: VmRef,
     },
     /// A picture of the screen.
     Screenshot {
-        /// Which.
+        /// A VM that has a process here.
         vm: VmRef,
     },
     /// CreateReplicationRelationship.
     EnableReplication {
-        /// Which.
+        /// A VM of this host without replication. This host becomes its primary.
         vm: VmRef,
         /// Settings; an empty disk list means all disks.
         settings: ReplicationSettings,
     },
     /// ModifyReplicationSettings: the whole new settings. On a replica those of the extended relationship.
     ModifyReplication {
-        /// Which.
+        /// A VM that this host is the primary of, or a replica that is extended to a third host.
         vm: VmRef,
-        /// Settings.
+        /// All settings, changed or not; an empty disk list means the disks of now.
         settings: ReplicationSettings,
     },
     /// StartReplication. A job. On a replica the copy to the third host, over the network.
     StartReplication {
-        /// Which.
+        /// A VM that this host is the primary of, in state 1, or a replica that is extended to a third host.
         vm: VmRef,
         /// How the data gets there.
         how: InitialCopy,
@@ -109,70 +109,70 @@ pub enum Action {
     },
     /// RequestReplicationStateChange to 1, on the primary: gives up an initial copy that is scheduled or under way.
     CancelInitialCopy {
-        /// Which.
+        /// A VM that this host is the primary of, in state 1 or 2.
         vm: VmRef,
     },
     /// ImportInitialReplica, on the replica. A job.
     ImportCopy {
-        /// Which.
+        /// A replica in state 2 that awaits an exported copy.
         vm: VmRef,
         /// Directory that was exported to.
         dir: String,
     },
     /// Resynchronize, on the primary. A job. On a replica the third host is compared anew.
     Resynchronize {
-        /// Which.
+        /// A VM that this host is the primary of, or a replica that is extended to a third host.
         vm: VmRef,
         /// When to begin, at most 7 days ahead; `None`: now.
         at: Option<Timestamp>,
     },
     /// RequestReplicationStateChange to 9: gives a resynchronization up.
     CancelResync {
-        /// Which.
+        /// A VM that this host is the primary of, in state 10 or 11, or with a resynchronization that waits for its time.
         vm: VmRef,
     },
     /// ReverseReplicationRelationship, on the failed-over and committed side. A job.
     ReverseReplication {
-        /// Which.
+        /// A replica whose failover is committed (state 6), or whose planned failover is done (state 5).
         vm: VmRef,
         /// Settings of the new direction; `None`: those of the old one, with the old primary as the peer.
         settings: Option<ReplicationSettings>,
     },
     /// RequestReplicationStateChange to 2: makes an old primary, or a VM that is off, a replica that awaits its copy.
     BecomeReplica {
-        /// Which.
+        /// A VM that is off: without replication, or one that this host is the primary of in state 1, 3, 7, 8 or 9.
         vm: VmRef,
     },
     /// Lets go of what an old primary had beyond the point that the other side went on from.
     DropAbandoned {
-        /// Which.
+        /// A replica that still has what was set aside when it became one.
         vm: VmRef,
     },
     /// Verifies the replica's files by their recorded digests, and repairs what can be. A job.
     Scrub {
-        /// Which.
+        /// A replica in state 3, 7, 8 or 10, without a failover.
         vm: VmRef,
     },
     /// Keeps every recovery point of a replica from expiring, until `ReleasePoints`.
     HoldPoints {
-        /// Which.
+        /// A replica that has recovery points: its first copy is complete.
         vm: VmRef,
     },
     /// Ends a hold, whatever began it, and agrees to the history that the primary asks for.
     ReleasePoints {
-        /// Which.
+        /// A replica whose points are held.
         vm: VmRef,
     },
     /// SetFailoverNetworkAdapterSettings.
     SetFailoverNetwork {
-        /// Which.
+        /// A VM with replication; the settings count for the copy of this host alone.
         vm: VmRef,
         /// One entry for each card that has settings; others have none afterwards.
         cards: Vec<NicFailover>,
     },
     /// ResetReplicationStatistics.
     ResetStatistics {
-        /// Which.
+        /// A VM with replication, on either side.
         vm: VmRef,
         /// Those of the extended relationship, instead of the first one's.
         #[serde(default)]
@@ -180,33 +180,33 @@ pub enum Action {
     },
     /// RequestReplicationStateChange to 7.
     SuspendReplication {
-        /// Which.
+        /// A VM with replication in state 3, 7 or 8, on the primary also in 10 or 11; no planned failover may be under way.
         vm: VmRef,
     },
     /// RequestReplicationStateChange to 3.
     ResumeReplication {
-        /// Which.
+        /// A VM with replication in state 3, 7 or 8, on the primary also in 10 or 11; a planned failover there is cancelled.
         vm: VmRef,
     },
     /// RemoveReplicationRelationship: this side only.
     RemoveReplication {
-        /// Which.
+        /// A VM with replication, on either side, without a test and without a third host.
         vm: VmRef,
     },
     /// RemoveReplicationRelationship by this side's record alone, in whatever state: for relationships whose other side or
     /// whose files are gone, and for tests whose replica is. Files are kept.
     ForgetReplication {
-        /// Which.
+        /// A VM with replication in any state and role. It must not run on files that the record is about.
         vm: VmRef,
     },
     /// A cycle now, without waiting for the interval. Answered with its result when it is over.
     ReplicateNow {
-        /// Which.
+        /// A VM that this host is the primary of, in state 3 or 8.
         vm: VmRef,
     },
     /// Recovery points of a replica: sealed ones and cycles, newest first.
     ListPoints {
-        /// Which.
+        /// A replica, in any state.
         vm: VmRef,
         /// Which part of the list.
         #[serde(flatten)]
@@ -214,7 +214,7 @@ pub enum Action {
     },
     /// InitiateFailover. A job.
     InitiateFailover {
-        /// Which.
+        /// A replica in state 3, 7, 8 or 10.
         vm: VmRef,
         /// The point.
         point: PointSelector,
@@ -225,7 +225,7 @@ pub enum Action {
     },
     /// A whole planned failover, from either host: shut down, send the rest, fail over, reverse. A job.
     PlannedFailover {
-        /// Which.
+        /// A VM with replication: on its primary in state 3, or on its replica, which asks the primary.
         vm: VmRef,
         /// Turn the VM off when it does not shut down in time.
         force: bool,
@@ -236,14 +236,14 @@ pub enum Action {
     },
     /// RequestReplicationStateChange from 4 to 3, or at any stage before the replica took over; on the primary.
     CancelPlanned {
-        /// Which.
+        /// A VM that this host is the primary of, with a planned failover under way.
         vm: VmRef,
         /// Go on although the replica does not answer and may have taken over.
         force: bool,
     },
     /// TestReplicaSystem. A job.
     StartTest {
-        /// Which.
+        /// A replica in state 3, 5, 7, 8 or 10 that has no test.
         vm: VmRef,
         /// The point.
         point: PointSelector,
@@ -252,25 +252,25 @@ pub enum Action {
     },
     /// DestroySystem of the test VM, named by its replica. A job.
     StopTest {
-        /// Which.
+        /// The replica that is tested, not the VM of the test.
         vm: VmRef,
     },
     /// RevertFailover. A job.
     RevertFailover {
-        /// Which.
+        /// A replica whose failover is not decided (state 5).
         vm: VmRef,
         /// Turn the VM off first if it runs.
         force: bool,
     },
     /// CommitFailover. A job.
     CommitFailover {
-        /// Which.
+        /// A replica whose failover is not decided (state 5).
         vm: VmRef,
     },
     /// CreateReplicationRelationship on a replica, and StartReplication: what arrives there also goes to a third host. A job
     /// when the copy is started.
     ExtendReplication {
-        /// Which.
+        /// A replica of a primary, not extended yet, or extended and not started; that of a third host cannot be extended.
         vm: VmRef,
         /// Settings; the peer in them is the third host. An empty disk list means those of the replica.
         settings: ReplicationSettings,
@@ -280,39 +280,39 @@ pub enum Action {
     },
     /// RequestReplicationStateChangeEx to 1 or 9 for the extended relationship: gives up its initial copy, or its comparison.
     CancelExtended {
-        /// Which.
+        /// A replica whose copy to, or comparison with, the third host is scheduled or under way.
         vm: VmRef,
     },
     /// RequestReplicationStateChangeEx to 7 for the extended relationship.
     SuspendExtended {
-        /// Which.
+        /// A replica that is extended to a third host.
         vm: VmRef,
     },
     /// RequestReplicationStateChangeEx to 3 for the extended relationship.
     ResumeExtended {
-        /// Which.
+        /// A replica that is extended to a third host.
         vm: VmRef,
     },
     /// RemoveReplicationRelationship for the extended relationship; the third host keeps what it has.
     RemoveExtended {
-        /// Which.
+        /// A replica that is extended to a third host.
         vm: VmRef,
     },
     /// ChangeReplicationModeToPrimary: a committed replica goes on as the primary of the third host. A job.
     ContinueAsPrimary {
-        /// Which.
+        /// A replica whose failover is committed (state 6) and that is extended to a third host.
         vm: VmRef,
     },
     /// Jobs, newest first.
     ListJobs(Paging),
     /// One job.
     ShowJob {
-        /// Which.
+        /// A job that has not been removed: one that ended is kept for the configured time.
         job: JobId,
     },
     /// Msvm_ConcreteJob.RequestStateChange to 4 (terminate).
     CancelJob {
-        /// Which.
+        /// A job of a copy, a comparison, an import or a planned failover that has not ended; others cannot be cancelled.
         job: JobId,
     },
     /// Newest events.
@@ -339,7 +339,7 @@ pub enum Action {
     },
     /// SetAuthorizationEntry, on a replica: only primaries that this entry covers may feed it from now on.
     SetAuthorization {
-        /// Which.
+        /// A replica of this host.
         vm: VmRef,
         /// The entry's primary.
         primary: String,
@@ -370,12 +370,12 @@ pub enum Action {
     ListRequests,
     /// Confirms a request as the second person: what was asked for is carried out as it was recorded.
     ConfirmRequest {
-        /// Which.
+        /// A request that waits, for less than 24 hours, and that another person has made.
         request: RequestId,
     },
     /// Ends a request without carrying it out.
     DenyRequest {
-        /// Which.
+        /// A request that waits, or of which it is not known whether it was carried out.
         request: RequestId,
     },
 }
@@ -404,9 +404,9 @@ pub enum InitialCopy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "value", rename_all = "kebab-case")]
 pub enum Answer {
-    /// Done.
+    /// It was carried out, and there is nothing to tell of it.
     Done,
-    /// VMs.
+    /// VMs, by name and UUID.
     Vms(Page<VmView>),
     /// A VM.
     Vm(Box<VmView>),
@@ -416,9 +416,9 @@ pub enum Answer {
     Points(Page<PointView>),
     /// A job that carries on, or that ended.
     Job(Job),
-    /// Jobs.
+    /// Jobs, newest first.
     Jobs(Page<Job>),
-    /// Events.
+    /// Events, newest first.
     Events(Page<Event>),
     /// Authorization entries.
     Entries(Page<AuthorizationEntry>),
@@ -531,9 +531,9 @@ pub struct ChangesView {
 /// A relationship as one side sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplicationView {
-    /// Role.
+    /// Role of this side.
     pub mode: ReplicationMode,
-    /// State.
+    /// State of this side, which may differ from that of the other one.
     pub state: ReplicationState,
     /// Health, computed now.
     pub health: ReplicationHealth,
@@ -541,7 +541,7 @@ pub struct ReplicationView {
     pub health_notes: Vec<String>,
     /// The other side.
     pub peer: String,
-    /// Settings.
+    /// Settings of the relationship; a replica has those that its primary sent last.
     pub settings: ReplicationSettings,
     /// Where this side stands.
     pub position: Position,
@@ -583,7 +583,7 @@ pub struct ReplicationView {
     pub preflight: Vec<String>,
     /// Addresses after a failover.
     pub network: Vec<NicFailover>,
-    /// Counters.
+    /// What was counted in the monitoring window that goes on.
     pub counters: Counters,
     /// The relationship to a third host, on a replica.
     pub extended: Option<Box<ExtendedView>>,
@@ -637,7 +637,7 @@ pub struct BacklogView {
 /// The relationship to a third host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExtendedView {
-    /// State.
+    /// State of the extended relationship, by the rules of a primary.
     pub state: ReplicationState,
     /// Health, computed now.
     pub health: ReplicationHealth,
@@ -645,7 +645,7 @@ pub struct ExtendedView {
     pub health_notes: Vec<String>,
     /// The third host.
     pub peer: String,
-    /// Settings.
+    /// Settings of the extended relationship; the peer in them is the third host.
     pub settings: ReplicationSettings,
     /// Last position that is durable there.
     pub position: Option<Position>,
@@ -660,7 +660,7 @@ pub struct ExtendedView {
     pub pending_bytes: Option<u64>,
     /// What is wrong.
     pub problem: Option<Problem>,
-    /// Counters.
+    /// The same of what was sent to the third host.
     pub counters: Counters,
 }
 
@@ -707,7 +707,7 @@ pub struct ServerView {
     pub version: String,
     /// Where peers reach it.
     pub listen: String,
-    /// Settings.
+    /// What this host takes as a replica server, and its limit for sending.
     pub settings: ServerSettings,
     /// Certificates that its connections depend on, as they were looked at last.
     #[serde(default)]

@@ -435,7 +435,7 @@ impl Relationship {
 pub struct Synchronization {
     /// Changes are recorded since this position; it names no instant, only the record.
     pub start: Position,
-    /// Why.
+    /// Why the copies are made equal, and so what is known of their difference.
     pub kind: SyncKind,
     /// What lies before it is on the replica: disk number and offset.
     pub cursor: (u16, u64),
@@ -657,7 +657,7 @@ pub struct Counters {
 /// A long operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Identity.
+    /// Random, and the job's name in the management API (`InstanceID`).
     pub id: JobId,
     /// The VM it works on.
     pub vm: VmId,
@@ -678,11 +678,11 @@ pub struct Job {
     /// The API's return code for that; `None` unless it ended in an exception.
     #[serde(default)]
     pub code: Option<ReturnCode>,
-    /// Recorded.
+    /// When it was asked for, by this host's wall clock.
     pub created: Timestamp,
-    /// First started.
+    /// When its work first began; `None` while it waits for its time.
     pub started: Option<Timestamp>,
-    /// Ended.
+    /// When it ended, well or not; `None` while it goes on or waits.
     pub ended: Option<Timestamp>,
     /// Who asked for it; `None`: nobody did, or it was recorded before callers were.
     #[serde(default)]
@@ -717,7 +717,7 @@ impl Default for ServerSettings {
 /// Something that happened, for the log an administrator reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When.
+    /// When it was recorded, by this host's wall clock.
     pub at: Timestamp,
     /// About which VM.
     pub vm: Option<VmId>,

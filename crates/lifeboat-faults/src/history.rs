@@ -38,7 +38,7 @@ pub struct Write {
     pub disk: usize,
     /// First slot.
     pub slot: u64,
-    /// Slots.
+    /// How many slots it fills, one after another.
     pub slots: u64,
     /// What it leaves.
     pub content: Content,

@@ -56,7 +56,7 @@ api_enum! {
         Critical = 8,
         /// The baseline is in doubt; resynchronization is required.
         WaitingToStartResynchronization = 9,
-        /// Resynchronizing.
+        /// Both copies are compared, and what differs is sent.
         Resynchronizing = 10,
         /// Resynchronization paused.
         ResynchronizationSuspended = 11,
@@ -70,7 +70,7 @@ api_enum! {
         DiskUpdateInProgress = 15,
         /// Disk set update failed.
         DiskUpdateCritical = 16,
-        /// Unknown.
+        /// The API's number for a state that cannot be told; no relationship here has it.
         Unknown = 17,
         /// Repurposing under way.
         RepurposeReplicationInProgress = 18,
@@ -104,7 +104,7 @@ api_enum! {
     ReplicationHealth {
         /// Not replicated.
         NotApplicable = 0,
-        /// Fine.
+        /// Nothing needs anybody.
         Ok = 1,
         /// Needs a look.
         Warning = 2,
@@ -116,7 +116,7 @@ api_enum! {
 api_enum! {
     /// `FailedOverReplicationType` and `LastReplicationType`.
     FailedOverReplicationType {
-        /// None.
+        /// There was no failover or cycle, or its consistency is not known.
         None = 0,
         /// Crash-consistent point.
         Regular = 1,
@@ -134,9 +134,9 @@ api_enum! {
         New = 2,
         /// About to run.
         Starting = 3,
-        /// Running.
+        /// It is being carried out.
         Running = 4,
-        /// Paused.
+        /// Stopped for a while; no job here has it.
         Suspended = 5,
         /// Being cancelled.
         ShuttingDown = 6,
@@ -199,7 +199,7 @@ api_enum! {
         SendDelta = 105,
         /// Receiving a delta.
         ReceiveDelta = 106,
-        /// Resynchronize.
+        /// Resynchronize of a primary.
         Resynchronize = 107,
         /// Stopping the initial copy.
         StopInitialReplication = 109,
@@ -226,17 +226,17 @@ api_enum! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum ReturnCode {
-    /// Done.
+    /// Carried out when the call returns.
     Completed = 0,
     /// A job carries on.
     JobStarted = 4096,
-    /// Failed.
+    /// Any failure that none of the other codes fits.
     Failed = 32768,
     /// Not allowed.
     AccessDenied = 32769,
     /// Not supported.
     NotSupported = 32770,
-    /// Unknown.
+    /// Whether it can be done, or was done, is not known.
     Unknown = 32771,
     /// Timed out.
     Timeout = 32772,

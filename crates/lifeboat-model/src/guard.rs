@@ -4,9 +4,9 @@
 /// Owner and permissions of a file, and the user that asks (effective user ids, permission bits as `chmod` takes them).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Owner.
+    /// User id of the owner.
     pub owner: u32,
-    /// Permissions.
+    /// Permission bits, as `chmod` takes them; other bits of a mode do not matter.
     pub mode: u32,
     /// This program's user.
     pub us: u32,

@@ -59,7 +59,7 @@ pub enum OverQuota {
     /// Recovery points.
     #[error("{asked} recovery points are asked for, the authorization entry there allows {most}")]
     Points {
-        /// Points.
+        /// Recovery points that the relationship would keep.
         asked: u16,
         /// Points that may be kept.
         most: u16,

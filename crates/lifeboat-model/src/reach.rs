@@ -142,7 +142,7 @@ pub enum NotAdmitted {
     /// The name is not known now, or leads to no address.
     #[error("the name cannot be resolved; a host that is listed by its network needs a name that can be")]
     NotResolved,
-    /// Never.
+    /// An address that no list can admit, and why.
     #[error("this is {0}, and indications are never sent there")]
     Never(Never),
 }

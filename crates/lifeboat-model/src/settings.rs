@@ -87,7 +87,7 @@ pub struct Bandwidth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BandwidthWindow {
-    /// When.
+    /// The part of the day in which the limit counts.
     pub window: DayWindow,
     /// Bytes per second, at least 65,536; 0 is unlimited.
     pub bytes_per_s: u64,

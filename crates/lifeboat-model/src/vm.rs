@@ -26,7 +26,7 @@ pub struct VmSpec {
     /// QEMU CPU model, for example `host` or `qemu64`.
     #[serde(default = "default_cpu")]
     pub cpu: String,
-    /// Firmware.
+    /// What starts the guest: a BIOS unless said otherwise.
     #[serde(default)]
     pub firmware: Firmware,
     /// Disks, in the order the guest sees them.
@@ -57,7 +57,7 @@ fn yes() -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Firmware {
-    /// SeaBIOS.
+    /// SeaBIOS, which comes with QEMU; no file is named.
     #[default]
     Bios,
     /// UEFI: read-only code and the VM's own variable store.
@@ -75,9 +75,9 @@ pub enum Firmware {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskFormat {
-    /// qcow2.
+    /// qcow2, with or without a backing file.
     Qcow2,
-    /// Raw.
+    /// The guest's bytes as they are: a file, with or without holes, or a block device.
     Raw,
 }
 

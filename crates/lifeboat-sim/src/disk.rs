@@ -18,7 +18,7 @@ pub type Content = BTreeMap<u64, u64>;
 pub struct Tracked {
     /// Changes since this position.
     pub since: Position,
-    /// Blocks.
+    /// Numbers of the blocks that changed since then.
     pub dirty: BTreeSet<u64>,
     /// Still recording; a frozen record is not.
     pub recording: bool,
@@ -31,7 +31,7 @@ pub struct Tracked {
 /// A disk image.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// What it holds.
     pub content: Content,

@@ -51,9 +51,9 @@ impl Rng {
 /// What all disks of a VM held at an instant, in the order of the capture.
 #[derive(Clone, Debug)]
 pub struct Truth {
-    /// When.
+    /// The instant, by the wall clock of the host that captured it.
     pub at: Timestamp,
-    /// What.
+    /// Content of each disk, in the order of the capture.
     pub disks: Vec<Content>,
 }
 
@@ -110,9 +110,9 @@ pub struct KeptLog {
 /// A replica as the store keeps it.
 #[derive(Clone, Debug)]
 pub struct Replica {
-    /// Directory.
+    /// Directory on its host; the storage location is above it.
     pub dir: String,
-    /// Disks.
+    /// Disks in the order of the logs, by id and size.
     pub disks: Vec<LogDisk>,
     /// Position before the first instant.
     pub start: Position,
@@ -189,9 +189,9 @@ pub struct HostState {
     pub mute: bool,
     /// VMs whose processes this host cannot ask, and why: they go on with whatever they do.
     pub blind: BTreeMap<VmId, String>,
-    /// Replicas.
+    /// Replicas that its store keeps, by VM.
     pub replicas: BTreeMap<VmId, Replica>,
-    /// Catalog.
+    /// What its catalog holds durably.
     pub catalog: CatalogImage,
     /// Events, oldest first.
     pub events: Vec<Event>,
@@ -250,7 +250,7 @@ pub struct State {
     pub rng: Rng,
     /// Somebody set a clock: instants say nothing of when they were taken.
     pub clocks_set: bool,
-    /// Hosts.
+    /// Hosts, by the number that tests use for them.
     pub hosts: Vec<HostState>,
     /// Every instant ever taken.
     pub truth: BTreeMap<(VmId, u128, u64), Truth>,

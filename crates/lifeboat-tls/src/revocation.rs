@@ -27,7 +27,7 @@ pub enum RevocationError {
     Read {
         /// The file.
         path: Utf8PathBuf,
-        /// Why.
+        /// What the system answered when it was read.
         cause: std::io::Error,
     },
     /// It is too long.

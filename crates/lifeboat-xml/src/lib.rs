@@ -25,7 +25,7 @@ pub enum XmlError {
     /// Not well-formed.
     #[error("not well-formed XML at byte {at}: {what}")]
     Malformed {
-        /// Where.
+        /// Byte of the document that had been read by then, from 0.
         at: u64,
         /// What the reader said.
         what: String,
@@ -75,7 +75,7 @@ pub struct Attribute {
     pub name: String,
     /// Namespace; `None` without a prefix.
     pub namespace: Option<Arc<str>>,
-    /// Value.
+    /// Value without its quotes, with references resolved.
     pub value: String,
 }
 
@@ -385,7 +385,7 @@ impl Writer {
         self.end(name);
     }
 
-    /// Text.
+    /// Writes text; `<`, `>`, `&`, `"` and carriage returns as references, characters that XML does not have as `?`.
     pub fn text(&mut self, text: &str) {
         escape_into(&mut self.out, text, false);
     }

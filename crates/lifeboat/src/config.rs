@@ -48,7 +48,7 @@ pub(crate) struct Config {
     /// What peers are told.
     #[serde(default)]
     pub(crate) peer: Peer,
-    /// Certificates.
+    /// The host's certificate, its key, and what they are judged by.
     pub(crate) tls: Tls,
     /// Management from other hosts.
     #[serde(default)]
@@ -227,7 +227,7 @@ pub(crate) struct Peer {
 pub(crate) struct Qemu {
     /// Program, searched for in `PATH` when it has no `/`.
     pub(crate) binary: Utf8PathBuf,
-    /// Accelerator.
+    /// How the guest's processor is run: by KVM or by QEMU's own translator.
     pub(crate) accel: Accel,
     /// Users that guests run as.
     pub(crate) guest_users: GuestUsers,
@@ -270,7 +270,7 @@ pub(crate) enum Accel {
     Auto,
     /// KVM or nothing.
     Kvm,
-    /// Software.
+    /// QEMU's translator (TCG), also where the host has KVM.
     Tcg,
 }
 

@@ -120,7 +120,7 @@ pub struct Relation {
 pub struct QueryText {
     /// Language, as written (`WQL`, `DMTF:CQL`).
     pub language: String,
-    /// Text.
+    /// The query as written; it has not been read.
     pub text: String,
 }
 
@@ -129,14 +129,14 @@ pub struct QueryText {
 pub enum Listing {
     /// Of a class and those derived from it.
     Instances {
-        /// Class.
+        /// Name of the class, as written.
         class: String,
         /// What of them.
         view: View,
     },
     /// Their names.
     Names {
-        /// Class.
+        /// Name of the class, as written.
         class: String,
     },
     /// The other ends.
@@ -183,7 +183,7 @@ pub enum Pulled {
 pub enum Intrinsic {
     /// One instance.
     GetInstance {
-        /// Which.
+        /// Class and keys of it, as they came.
         name: InstanceName,
         /// What of it.
         view: View,
@@ -192,7 +192,7 @@ pub enum Intrinsic {
     List(Listing),
     /// Many, in several answers.
     Open {
-        /// What.
+        /// What the enumeration gives: instances, paths, or the result of a query.
         listing: Listing,
         /// Most items of the first answer; 0: none.
         max: u32,
@@ -217,7 +217,7 @@ pub enum Intrinsic {
     },
     /// One class.
     GetClass {
-        /// Which.
+        /// Name of the class, as written.
         class: String,
         /// What of it.
         view: View,
@@ -242,7 +242,7 @@ pub enum Intrinsic {
     EnumerateQualifiers,
     /// One qualifier declaration.
     GetQualifier {
-        /// Which.
+        /// Name of the qualifier, as written.
         name: String,
     },
     /// A new instance.
@@ -252,7 +252,7 @@ pub enum Intrinsic {
     },
     /// A changed instance.
     ModifyInstance {
-        /// Which.
+        /// Class and keys of the instance to change.
         name: InstanceName,
         /// As it came.
         instance: RawInstance,
@@ -261,7 +261,7 @@ pub enum Intrinsic {
     },
     /// An instance less.
     DeleteInstance {
-        /// Which.
+        /// Class and keys of the instance to delete.
         name: InstanceName,
     },
 }

@@ -16,7 +16,7 @@ pub enum SchemaError {
     /// MOF that makes no sense.
     #[error("{file}, line {line}: {element}: {fault}")]
     Schema {
-        /// File.
+        /// Name of the file, as in the list that is compiled.
         file: String,
         /// Line, from 1.
         line: u32,

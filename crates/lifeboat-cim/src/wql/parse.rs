@@ -30,7 +30,7 @@ pub enum QueryError {
     Unexpected {
         /// Character, counted from 1.
         at: usize,
-        /// What.
+        /// What the grammar wants at this place, to be read after "expected".
         expected: &'static str,
         /// What is there instead, shortened.
         found: String,
@@ -40,7 +40,7 @@ pub enum QueryError {
     NotSupported {
         /// Character, counted from 1.
         at: usize,
-        /// What.
+        /// The part of WQL, to be read before "is not supported here".
         what: &'static str,
     },
     /// The path in `OF {...}` is none.
@@ -48,7 +48,7 @@ pub enum QueryError {
     Path {
         /// Character, counted from 1.
         at: usize,
-        /// Why.
+        /// What is wrong with the path.
         message: String,
     },
 }

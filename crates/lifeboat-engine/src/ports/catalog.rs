@@ -34,7 +34,7 @@ pub enum CatalogError {
 /// Everything that is in the catalog, read at start.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CatalogImage {
-    /// Relationships.
+    /// Relationships of all VMs, on whichever side this host is.
     pub relationships: Vec<Relationship>,
     /// Jobs that have not been removed.
     pub jobs: Vec<Job>,

@@ -51,7 +51,7 @@ pub enum LocationError {
     Unusable {
         /// What was named.
         location: String,
-        /// Why.
+        /// What is wrong with it, to be read after "cannot be used: ".
         detail: String,
     },
 }
@@ -101,7 +101,7 @@ pub enum AtRest {
     },
     /// It cannot be told.
     NotKnown {
-        /// Why.
+        /// Why the question failed, in words; also that its storage did not answer in time.
         why: String,
     },
 }

@@ -30,9 +30,9 @@ pub struct Launch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GuestOs {
-    /// Linux.
+    /// Linux; also one whose distribution is not known.
     Linux,
-    /// Windows.
+    /// Windows, of any version.
     Windows,
     /// Anything else.
     Other,

@@ -307,7 +307,7 @@ pub enum PeerReply {
     },
     /// To `Prepare`, `TakeOver`, `StandDown`, `CompareAgain` and `AnnounceKey`: noted; it is done, or under way.
     Accepted,
-    /// Refused.
+    /// To any request: it was not carried out.
     Refused(PeerRefusal),
 }
 
@@ -551,14 +551,14 @@ pub enum PeerRefusal {
         /// The host.
         #[serde(deserialize_with = "words::text")]
         host: String,
-        /// Where.
+        /// What is full, in words: a host names none of its paths to another one.
         #[serde(deserialize_with = "words::text")]
         location: String,
     },
     /// The offer contradicts what is there, or is invalid.
     #[error("{detail}")]
     Conflict {
-        /// What.
+        /// What contradicts what, as a whole sentence.
         #[serde(deserialize_with = "words::text")]
         detail: String,
     },
@@ -579,7 +579,7 @@ pub enum PeerRefusal {
         /// The host.
         #[serde(deserialize_with = "words::text")]
         host: String,
-        /// What.
+        /// What went wrong, to be read after the host's name.
         #[serde(deserialize_with = "words::text")]
         detail: String,
     },

@@ -40,7 +40,7 @@ pub trait Spool: Send + Sync {
 /// One log on its way. Removed from disk when the last handle is dropped, or by the next start of the daemon.
 #[async_trait]
 pub trait SpoolFile: Send + Sync {
-    /// Appends.
+    /// Writes at the end; readers that wait get the bytes. An error when the file is finished, or when the spool has no room.
     async fn append(&self, bytes: Bytes) -> Result<(), SpoolError>;
 
     /// No more will be appended. After `complete == false` readers end with an error.

@@ -17,7 +17,7 @@ use super::storage::StorageFault;
 /// A sealed recovery point: an image chain for each disk, bootable at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
-    /// Identity.
+    /// A random UUID, chosen when the point is sealed.
     pub id: PointId,
     /// Position it stands for.
     pub position: Position,
@@ -197,7 +197,7 @@ pub struct DiskFile {
 /// An operation on a replica's files that waits for the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageDelay {
-    /// Where.
+    /// The replica's directory, absolute.
     pub path: Utf8PathBuf,
     /// When it last got a step further, by the monotonic clock.
     pub since: tokio::time::Instant,

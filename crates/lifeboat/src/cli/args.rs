@@ -50,7 +50,7 @@ pub(crate) enum Output {
     Json,
 }
 
-/// Commands.
+/// What `lifeboat` can be asked to do: the daemon, its certificates and users, and the actions of REST.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon of this host.

@@ -21,7 +21,7 @@ Exit codes:
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
-    /// Done.
+    /// It was done, or it is as it was wanted.
     Done = 0,
     /// Refused, or the job did not end well.
     Failed = 1,
@@ -33,7 +33,7 @@ pub(crate) enum Exit {
     NotFound = 4,
     /// Not allowed.
     NotAllowed = 5,
-    /// Interrupted.
+    /// Ctrl-C while a job was followed; the job carries on. 128 and the number of the signal.
     Interrupted = 130,
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct UsersFile {
     pub(crate) config: Utf8PathBuf,
 }
 
-/// Roles.
+/// Roles that a user of the management API can have, the weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
     /// Was `viewer` before there were four.
