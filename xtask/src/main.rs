@@ -2,6 +2,8 @@
 //! Formatting, lints and tests are `make check` and `make test`; nothing of the product lives here.
 //!
 //! `cargo run -p xtask -- check` prints what it finds and fails if anything of it is an error.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option)]
 
 mod commits;
 mod dependencies;

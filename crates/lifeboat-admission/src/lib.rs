@@ -8,6 +8,8 @@
 //!
 //! Invariants: no connection is waited for before the next one is accepted; a connection whose caller is known is never
 //! dropped for one whose caller is not; descriptors and memory are bounded by [`Places`].
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option)]
 
 mod door;
 mod handshake;

@@ -360,9 +360,10 @@ impl Table {
     }
 
     fn entrance(&self, origin: Origin, stage: Stage) -> Room {
-        match self.faces.contains_key(&origin) {
-            true => Room::Familiar(stage),
-            false => Room::Strange(stage),
+        if self.faces.contains_key(&origin) {
+            Room::Familiar(stage)
+        } else {
+            Room::Strange(stage)
         }
     }
 

@@ -3,6 +3,8 @@
 //!
 //! Invariant: the file has one owner. A second daemon is refused, because two of them would run the same VMs.
 //! Reading with the `sqlite3` tool while the daemon runs is fine.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option)]
 
 mod error;
 mod open;

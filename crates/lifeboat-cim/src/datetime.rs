@@ -157,17 +157,19 @@ impl Civil {
         let time = i64::try_from(self.time()?).map_err(|_| DateTimeError::Range)?;
         let days = days_from_civil(self.year, self.month, self.day);
         let micros = days * 86_400_000_000 + time - offset * 60_000_000;
-        match (FIRST..=LAST).contains(&micros) {
-            true => Ok(DateTime::Instant(micros)),
-            false => Err(DateTimeError::Range),
+        if (FIRST..=LAST).contains(&micros) {
+            Ok(DateTime::Instant(micros))
+        } else {
+            Err(DateTimeError::Range)
         }
     }
 
     /// Microseconds since midnight.
     fn time(&self) -> Result<u64, DateTimeError> {
-        match self.hour < 24 && self.minute < 60 && self.second < 60 {
-            true => Ok(self.hour * HOUR + self.minute * MINUTE + self.second * SECOND + self.micros),
-            false => Err(DateTimeError::Range),
+        if self.hour < 24 && self.minute < 60 && self.second < 60 {
+            Ok(self.hour * HOUR + self.minute * MINUTE + self.second * SECOND + self.micros)
+        } else {
+            Err(DateTimeError::Range)
         }
     }
 }
@@ -207,9 +209,10 @@ fn digits(bytes: &[u8]) -> Option<u64> {
         b'0'..=b'9' => n.checked_mul(10)?.checked_add(u64::from(b - b'0')),
         _ => None,
     };
-    match bytes.is_empty() {
-        true => None,
-        false => bytes.iter().try_fold(0, more),
+    if bytes.is_empty() {
+        None
+    } else {
+        bytes.iter().try_fold(0, more)
     }
 }
 

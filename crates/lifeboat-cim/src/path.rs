@@ -212,9 +212,10 @@ fn split_host(text: &str) -> Result<(Option<String>, &str), PathError> {
 fn namespace(text: &str) -> Result<String, PathError> {
     let text = text.strip_prefix(['/', '\\']).unwrap_or(text);
     let parts: Vec<&str> = text.split(['/', '\\']).collect();
-    match parts.iter().all(|p| is_identifier(p)) {
-        true => Ok(parts.join("/")),
-        false => Err(PathError::Namespace),
+    if parts.iter().all(|p| is_identifier(p)) {
+        Ok(parts.join("/"))
+    } else {
+        Err(PathError::Namespace)
     }
 }
 
@@ -247,9 +248,10 @@ fn parse_value(text: &str) -> Result<(String, &str), PathError> {
         let end = text.find(',').unwrap_or(text.len());
         let value = text[..end].trim();
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | ':');
-        return match !value.is_empty() && value.chars().all(plain) {
-            true => Ok((value.to_owned(), &text[end..])),
-            false => Err(PathError::Keys),
+        return if !value.is_empty() && value.chars().all(plain) {
+            Ok((value.to_owned(), &text[end..]))
+        } else {
+            Err(PathError::Keys)
         };
     };
     let mut value = String::new();

@@ -180,9 +180,10 @@ impl Typing<'_> {
     }
 
     fn room(&self) -> Result<(), CimError> {
-        match self.depth < MAX_EMBEDDED {
-            true => Ok(()),
-            false => Err(invalid(format!("instances embedded deeper than {MAX_EMBEDDED}"))),
+        if self.depth < MAX_EMBEDDED {
+            Ok(())
+        } else {
+            Err(invalid(format!("instances embedded deeper than {MAX_EMBEDDED}")))
         }
     }
 
@@ -294,16 +295,17 @@ impl Typing<'_> {
             };
             name.keys.push((key.name.clone(), value));
         }
-        match name.keys.is_empty() {
-            true => Err(mismatch(format!(
+        if name.keys.is_empty() {
+            Err(mismatch(format!(
                 "a reference by an instance of {} without its keys",
                 class.name
-            ))),
-            false => Ok(ObjectPath {
+            )))
+        } else {
+            Ok(ObjectPath {
                 host: None,
                 namespace: None,
                 name,
-            }),
+            })
         }
     }
 }

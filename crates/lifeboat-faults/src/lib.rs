@@ -16,6 +16,8 @@
 //! | [`sandbox`] | a mount and process namespace in which nothing is left behind |
 //!
 //! This crate knows nothing of Lifeboat. It is an oracle, so it must never share code with what it judges.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option)]
 
 pub mod clock;
 pub mod disk;

@@ -198,9 +198,10 @@ impl AtRest {
             None if standing == Standing::Open(wants) => return Ok(standing),
             None => return Err(AtRestError::Locked { dir, wants }),
         };
-        match have == Some(wants) {
-            true => Ok(Standing::Open(wants)),
-            false => Err(have.map_or_else(
+        if have == Some(wants) {
+            Ok(Standing::Open(wants))
+        } else {
+            Err(have.map_or_else(
                 || AtRestError::Locked {
                     dir: dir.clone(),
                     wants,
@@ -210,7 +211,7 @@ impl AtRest {
                     wants,
                     have,
                 },
-            )),
+            ))
         }
     }
 

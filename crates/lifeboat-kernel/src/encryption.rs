@@ -80,9 +80,10 @@ impl MasterKey {
                 *byte = u8::try_from(digit(0)? << 4 | digit(1)?).unwrap_or_default();
             }
         }
-        match key.iter().all(|b| *b == key[0]) {
-            true => Err(KeyError::Same),
-            false => Ok(Self(key)),
+        if key.iter().all(|b| *b == key[0]) {
+            Err(KeyError::Same)
+        } else {
+            Ok(Self(key))
         }
     }
 }
@@ -146,9 +147,10 @@ pub fn standing(dir: &Path) -> io::Result<Standing> {
         return Ok(Standing::Foreign);
     }
     let id = KeyId(identifier);
-    Ok(match ioctl::has_key(&dir, identifier)? {
-        true => Standing::Open(id),
-        false => Standing::Locked(id),
+    Ok(if ioctl::has_key(&dir, identifier)? {
+        Standing::Open(id)
+    } else {
+        Standing::Locked(id)
     })
 }
 

@@ -7,6 +7,8 @@
 //! - [`at_rest`] is what follows from that for a program that keeps files in such directories: it gives the key to a file system,
 //!   makes new directories encrypted, and refuses locked ones.
 //! - [`tap`] attaches to tap devices for processes that have no right to.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option)]
 
 pub mod at_rest;
 pub mod encryption;

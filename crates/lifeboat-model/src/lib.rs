@@ -1,6 +1,8 @@
 //! The vocabulary of Lifeboat as types: ids, positions, units, the API's enumerations with their numbers,
 //! virtual machine descriptions, and the policies that decide from them. Pure: no runtime, file, socket,
 //! clock or random source; time and ids come in as arguments.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option)]
 
 pub mod api;
 pub mod arrival;

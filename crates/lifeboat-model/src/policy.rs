@@ -215,9 +215,10 @@ pub fn health(input: &HealthInput<'_>) -> (Health, Vec<String>) {
     let mut found = Vec::new();
     if let Some((attempts, text)) = input.problem {
         let cured_by_retry = attempts < FAULT_AFTER_ATTEMPTS && input.state != State::Critical;
-        let health = match cured_by_retry {
-            true => Health::Warning,
-            false => Health::Critical,
+        let health = if cured_by_retry {
+            Health::Warning
+        } else {
+            Health::Critical
         };
         found.push((health, text.to_owned()));
     }

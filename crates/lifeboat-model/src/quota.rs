@@ -80,12 +80,13 @@ impl Quota {
     /// # Errors
     /// There would be too many.
     pub fn one_more(&self, there: usize) -> Result<(), OverQuota> {
-        match there < self.vms as usize {
-            true => Ok(()),
-            false => Err(OverQuota::Vms {
+        if there < self.vms as usize {
+            Ok(())
+        } else {
+            Err(OverQuota::Vms {
                 there,
                 most: self.vms,
-            }),
+            })
         }
     }
 

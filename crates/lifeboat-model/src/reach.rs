@@ -225,9 +225,10 @@ impl Destinations {
         if self.loopback || self.is_named(host) || !self.networks.is_empty() {
             return Ok(());
         }
-        Err(match self.names.is_empty() {
-            true => NotAdmitted::NothingListed,
-            false => NotAdmitted::NotListed,
+        Err(if self.names.is_empty() {
+            NotAdmitted::NothingListed
+        } else {
+            NotAdmitted::NotListed
         })
     }
 
@@ -245,9 +246,10 @@ impl Destinations {
         if self.is_named(host) || self.networks.iter().any(|n| n.contains(&plain)) {
             return Ok(());
         }
-        Err(match self.networks.is_empty() && self.names.is_empty() {
-            true => NotAdmitted::NothingListed,
-            false => NotAdmitted::NotListed,
+        Err(if self.networks.is_empty() && self.names.is_empty() {
+            NotAdmitted::NothingListed
+        } else {
+            NotAdmitted::NotListed
         })
     }
 }

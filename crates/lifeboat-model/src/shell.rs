@@ -4,9 +4,10 @@
 #[must_use]
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
@@ -14,9 +15,10 @@ pub fn quoted(word: &str) -> String {
 /// options have to come earlier.
 #[must_use]
 pub fn argument(word: &str) -> String {
-    match word.starts_with('-') {
-        true => format!("-- {}", quoted(word)),
-        false => quoted(word),
+    if word.starts_with('-') {
+        format!("-- {}", quoted(word))
+    } else {
+        quoted(word)
     }
 }
 

@@ -114,9 +114,10 @@ fn read(path: &Utf8Path) -> Result<Vec<u8>, RevocationError> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-    match bytes.len() as u64 > LARGEST {
-        true => Err(RevocationError::TooLong { path: path.into() }),
-        false => Ok(bytes),
+    if bytes.len() as u64 > LARGEST {
+        Err(RevocationError::TooLong { path: path.into() })
+    } else {
+        Ok(bytes)
     }
 }
 

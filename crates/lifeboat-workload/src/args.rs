@@ -190,13 +190,14 @@ impl Raw {
             slots,
             run: self.run.unwrap_or(1),
         };
-        Ok(match verify {
-            true => Command::Verify {
+        Ok(if verify {
+            Command::Verify {
                 place,
                 expect_some: self.expect_some,
                 json: self.json,
-            },
-            false => Command::Write(place, self.pace),
+            }
+        } else {
+            Command::Write(place, self.pace)
         })
     }
 }

@@ -12,6 +12,8 @@
 //! | `pair` | the same number to disk A, then to disk B | two disks were caught at one instant |
 //!
 //! This crate knows nothing of Lifeboat. It is an oracle, so it must never share code with what it judges.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option)]
 
 pub mod args;
 mod latency;

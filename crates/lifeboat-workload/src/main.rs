@@ -1,4 +1,6 @@
 //! The command line around the library: arguments in, lines and an exit code out. Nothing is decided here.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option)]
 
 use std::io::{self, Write};
 use std::process::ExitCode;

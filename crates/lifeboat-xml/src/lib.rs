@@ -150,9 +150,12 @@ fn utf16_text(bytes: &[u8], big: bool) -> Result<Cow<'static, str>, XmlError> {
     if !bytes.len().is_multiple_of(2) {
         return Err(wrong);
     }
-    let unit = |c: &[u8]| match big {
-        true => u16::from_be_bytes([c[0], c[1]]),
-        false => u16::from_le_bytes([c[0], c[1]]),
+    let unit = |c: &[u8]| {
+        if big {
+            u16::from_be_bytes([c[0], c[1]])
+        } else {
+            u16::from_le_bytes([c[0], c[1]])
+        }
     };
     let units: Vec<u16> = bytes.chunks_exact(2).map(unit).collect();
     let text = String::from_utf16(&units).map_err(|_| wrong)?;
@@ -300,9 +303,10 @@ impl Builder<'_> {
 
     fn count(&mut self) -> Result<(), XmlError> {
         self.nodes += 1;
-        match self.nodes > MAX_NODES {
-            true => Err(XmlError::TooMany),
-            false => Ok(()),
+        if self.nodes > MAX_NODES {
+            Err(XmlError::TooMany)
+        } else {
+            Ok(())
         }
     }
 

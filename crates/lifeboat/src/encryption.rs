@@ -239,9 +239,10 @@ async fn of_command(command: &[String]) -> anyhow::Result<MasterKey> {
     };
     let (text, len, said, status) = answer.with_context(|| format!("the key command {program}"))?;
     let said = words::shown(String::from_utf8_lossy(&said).trim());
-    let said = match said.is_empty() {
-        true => String::new(),
-        false => format!("; it said: {said}"),
+    let said = if said.is_empty() {
+        String::new()
+    } else {
+        format!("; it said: {said}")
     };
     // Whoever writes too much is ended by that, and how it ended says nothing.
     if len <= LONGEST && !status.success() {

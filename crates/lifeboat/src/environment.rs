@@ -92,17 +92,19 @@ fn encryption(location: &str, looked: Result<(), AtRestError>) -> Result<(), Loc
 /// Whether replicas in a location that is there, or is to be made, can be encrypted. The file system of one that is not there is
 /// not known: it may not be mounted.
 fn fits(keys: &AtRest, location: &Path) -> Result<(), AtRestError> {
-    match location.exists() || location.parent().is_some_and(Path::is_dir) {
-        true => keys.fits(location),
-        false => readable(location),
+    if location.exists() || location.parent().is_some_and(Path::is_dir) {
+        keys.fits(location)
+    } else {
+        readable(location)
     }
 }
 
 /// The same without giving anybody the key.
 fn could(keys: &AtRest, location: &Path) -> Result<(), AtRestError> {
-    match location.exists() {
-        true => keys.could(location),
-        false => readable(location),
+    if location.exists() {
+        keys.could(location)
+    } else {
+        readable(location)
     }
 }
 
@@ -113,12 +115,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn file_id(path: &str) -> Option<FileId> {
     let meta = std::fs::metadata(path).ok()?;
-    Some(match meta.file_type().is_block_device() {
-        true => FileId::Device { number: meta.rdev() },
-        false => FileId::File {
+    Some(if meta.file_type().is_block_device() {
+        FileId::Device { number: meta.rdev() }
+    } else {
+        FileId::File {
             device: meta.dev(),
             inode: meta.ino(),
-        },
+        }
     })
 }
 

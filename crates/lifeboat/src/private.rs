@@ -56,9 +56,10 @@ pub(crate) fn standing(meta: &std::fs::Metadata) -> Standing {
 /// Why a directory, or one above it, could be somebody else's trap.
 fn shared(above: bool, standing: &Standing) -> Option<String> {
     const STICKY: u32 = 0o1000;
-    let loose = match above {
-        true => standing.everybody_writes() && standing.mode & STICKY == 0,
-        false => standing.others_write(),
+    let loose = if above {
+        standing.everybody_writes() && standing.mode & STICKY == 0
+    } else {
+        standing.others_write()
     };
     if loose {
         return Some(

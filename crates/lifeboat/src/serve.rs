@@ -135,9 +135,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         Some(path) => RevocationList::load(path)?,
         None => RevocationList::none(),
     };
-    let remote = match config.management.served() {
-        true => Some(Remote::bind(&remote(&config, revoked.clone())).await?),
-        false => None,
+    let remote = if config.management.served() {
+        Some(Remote::bind(&remote(&config, revoked.clone())).await?)
+    } else {
+        None
     };
     let facts = facts(&config);
     let credentials = Credentials::load(Purpose::Peers, &link_files(&config), revoked)?;

@@ -148,9 +148,10 @@ async fn measure_one(
     let made = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let mut flood = JoinSet::new();
     for n in 0..u32::try_from(kind.count())? {
-        let from = match same {
-            true => Ipv4Addr::LOCALHOST,
-            false => Ipv4Addr::from(0x7f01_0001 + n % ADDRESSES),
+        let from = if same {
+            Ipv4Addr::LOCALHOST
+        } else {
+            Ipv4Addr::from(0x7f01_0001 + n % ADDRESSES)
         };
         let (callers, made) = (callers.clone(), made.clone());
         flood.spawn(async move {
@@ -165,12 +166,11 @@ async fn measure_one(
     }
     tokio::time::sleep(RISE).await;
     for _ in 0..rounds {
-        let from = match same {
-            true => Ipv4Addr::LOCALHOST,
-            false => {
-                *fresh += 1;
-                Ipv4Addr::from(0x7f02_0001 + *fresh)
-            }
+        let from = if same {
+            Ipv4Addr::LOCALHOST
+        } else {
+            *fresh += 1;
+            Ipv4Addr::from(0x7f02_0001 + *fresh)
         };
         let start = Instant::now();
         while callers.answered(port, from).await.is_err() {

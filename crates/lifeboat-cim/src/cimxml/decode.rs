@@ -18,13 +18,14 @@ pub fn decode(text: &str) -> Result<Request, RequestError> {
     let call = request_of(message)?;
     let head = |intrinsic| -> Result<Head, RequestError> {
         let name = valid(required(call, "NAME"))?.to_owned();
-        match name.len() > 256 || id.len() > 1024 {
-            true => not_valid("a NAME of more than 256 bytes, or an ID of more than 1024"),
-            false => Ok(Head {
+        if name.len() > 256 || id.len() > 1024 {
+            not_valid("a NAME of more than 256 bytes, or an ID of more than 1024")
+        } else {
+            Ok(Head {
                 id: id.clone(),
                 name,
                 intrinsic,
-            }),
+            })
         }
     };
     match call.name.as_str() {

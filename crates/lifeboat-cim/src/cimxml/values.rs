@@ -119,15 +119,17 @@ pub(super) fn path(e: &Element) -> Result<ObjectPath> {
 pub(super) fn namespace(e: &Element) -> Result<String> {
     let mut parts = Vec::new();
     for part in e.elements() {
-        match part.name == "NAMESPACE" {
-            true => parts.push(required(part, "NAME")?.trim_matches('/')),
-            false => return wrong(format!("{} in {}", shown(&part.name), shown(&e.name))),
+        if part.name == "NAMESPACE" {
+            parts.push(required(part, "NAME")?.trim_matches('/'));
+        } else {
+            return wrong(format!("{} in {}", shown(&part.name), shown(&e.name)));
         }
     }
     let name = parts.join("/");
-    match name.is_empty() || name.len() > 512 {
-        true => wrong("a namespace without a name, or with one of more than 512 bytes"),
-        false => Ok(name),
+    if name.is_empty() || name.len() > 512 {
+        wrong("a namespace without a name, or with one of more than 512 bytes")
+    } else {
+        Ok(name)
     }
 }
 

@@ -117,9 +117,10 @@ fn declared(class: &Class, column: &Column, arrays: bool) -> Result<(), CimError
     }
     let wrong = |why: &str| CimError::new(Status::InvalidQuery, format!("{} {why} {column}", class.name));
     let property = class.property(first).ok_or_else(|| wrong("has no property"))?;
-    match property.array && !arrays {
-        true => Err(wrong("cannot be compared by the array")),
-        false => Ok(()),
+    if property.array && !arrays {
+        Err(wrong("cannot be compared by the array"))
+    } else {
+        Ok(())
     }
 }
 
@@ -273,9 +274,10 @@ fn stand(left: &Value, right: &Value) -> Stand {
 }
 
 fn same(equal: bool) -> Stand {
-    match equal {
-        true => Stand::Ordered(Ordering::Equal),
-        false => Stand::Different,
+    if equal {
+        Stand::Ordered(Ordering::Equal)
+    } else {
+        Stand::Different
     }
 }
 

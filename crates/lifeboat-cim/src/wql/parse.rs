@@ -168,13 +168,15 @@ impl Parser<'_> {
             return self.unexpected("FROM");
         }
         let class = self.name("the name of a class")?;
-        let within = match self.word("WITHIN")? {
-            true => Some(self.seconds()?),
-            false => None,
+        let within = if self.word("WITHIN")? {
+            Some(self.seconds()?)
+        } else {
+            None
         };
-        let condition = match self.word("WHERE")? {
-            true => Some(self.any(0)?),
-            false => None,
+        let condition = if self.word("WHERE")? {
+            Some(self.any(0)?)
+        } else {
+            None
         };
         if self.at_word("GROUP") || self.at_word("HAVING") || self.at_word("ORDER") {
             return self.not_supported("grouping, aggregation and ordering of results");
@@ -250,9 +252,10 @@ impl Parser<'_> {
         }
         if self.sign("(")? {
             let inside = self.any(depth + 1)?;
-            return match self.sign(")")? {
-                true => Ok(inside),
-                false => self.unexpected("AND, OR or a closing parenthesis"),
+            return if self.sign(")")? {
+                Ok(inside)
+            } else {
+                self.unexpected("AND, OR or a closing parenthesis")
             };
         }
         self.predicate()
@@ -267,9 +270,10 @@ impl Parser<'_> {
         if let Some(column) = column {
             if self.word("IS")? {
                 let not = self.word("NOT")?;
-                return match self.word("NULL")? {
-                    true => Ok(null(column, !not)),
-                    false => self.unexpected("NULL or NOT NULL"),
+                return if self.word("NULL")? {
+                    Ok(null(column, !not))
+                } else {
+                    self.unexpected("NULL or NOT NULL")
                 };
             }
             if self.word("LIKE")? {
@@ -452,9 +456,10 @@ fn alone(mut parts: Vec<Condition>) -> Result<Condition, Vec<Condition>> {
 
 fn null(column: Column, is: bool) -> Condition {
     let condition = Condition::IsNull(column);
-    match is {
-        true => condition,
-        false => Condition::Not(Box::new(condition)),
+    if is {
+        condition
+    } else {
+        Condition::Not(Box::new(condition))
     }
 }
 

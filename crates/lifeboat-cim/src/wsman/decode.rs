@@ -181,13 +181,12 @@ impl<'a> Body<'a> {
     /// Its only element, of this name in any namespace.
     fn named(&self, name: &str) -> Result<&'a Element, Fault> {
         let only = self.only(name)?;
-        match only.name == name {
-            true => Ok(only),
-            false => {
-                let shown: String = only.name.chars().take(100).collect();
-                let message = format!("the body holds {shown}, where {name} is expected");
-                Err(Fault::new(FaultKind::SchemaValidation, message))
-            }
+        if only.name == name {
+            Ok(only)
+        } else {
+            let shown: String = only.name.chars().take(100).collect();
+            let message = format!("the body holds {shown}, where {name} is expected");
+            Err(Fault::new(FaultKind::SchemaValidation, message))
         }
     }
 
@@ -198,13 +197,12 @@ impl<'a> Body<'a> {
         }
         let input = self.only(method)?;
         let name = input.name.strip_suffix("_INPUT").unwrap_or(&input.name);
-        match name.eq_ignore_ascii_case(method) {
-            true => value::members(input),
-            false => {
-                let shown: String = input.name.chars().take(100).collect();
-                let message = format!("the body holds {shown}, where {method}_INPUT is expected");
-                Err(Fault::new(FaultKind::SchemaValidation, message))
-            }
+        if name.eq_ignore_ascii_case(method) {
+            value::members(input)
+        } else {
+            let shown: String = input.name.chars().take(100).collect();
+            let message = format!("the body holds {shown}, where {method}_INPUT is expected");
+            Err(Fault::new(FaultKind::SchemaValidation, message))
         }
     }
 }

@@ -129,16 +129,15 @@ fn endpoint(element: &Element) -> Result<Endpoint, Fault> {
 fn copy(w: &mut Writer, element: &Element) -> Result<(), Fault> {
     let plain = |name: &str| {
         let start = name.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_');
-        match start
+        if start
             && name
                 .chars()
                 .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))
         {
-            true => Ok(()),
-            false => {
-                let message = "a reference parameter has a name that XML does not allow";
-                Err(Fault::new(FaultKind::InvalidSubscription, message))
-            }
+            Ok(())
+        } else {
+            let message = "a reference parameter has a name that XML does not allow";
+            Err(Fault::new(FaultKind::InvalidSubscription, message))
         }
     };
     plain(&element.name)?;

@@ -271,12 +271,11 @@ fn max_envelope(header: Option<&Element>) -> Result<usize, Fault> {
         return Ok(MAX_ENVELOPE);
     };
     let size = number(header)?;
-    match size < MIN_ENVELOPE {
-        true => {
-            let message = format!("MaxEnvelopeSize is {size}; it must be at least {MIN_ENVELOPE}");
-            Err(Fault::new(FaultKind::MinimumEnvelopeLimit, message))
-        }
-        false => Ok(size.min(MAX_ENVELOPE)),
+    if size < MIN_ENVELOPE {
+        let message = format!("MaxEnvelopeSize is {size}; it must be at least {MIN_ENVELOPE}");
+        Err(Fault::new(FaultKind::MinimumEnvelopeLimit, message))
+    } else {
+        Ok(size.min(MAX_ENVELOPE))
     }
 }
 
@@ -284,12 +283,11 @@ fn max_envelope(header: Option<&Element>) -> Result<usize, Fault> {
 pub(super) fn number(element: &Element) -> Result<usize, Fault> {
     let text = element.text();
     let digits = text.trim().strip_prefix('+').unwrap_or(text.trim());
-    match !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
-        true => Ok(digits.parse().unwrap_or(usize::MAX)),
-        false => {
-            let message = format!("{} is not a whole number", element.name);
-            Err(Fault::new(FaultKind::SchemaValidation, message))
-        }
+    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
+        Ok(digits.parse().unwrap_or(usize::MAX))
+    } else {
+        let message = format!("{} is not a whole number", element.name);
+        Err(Fault::new(FaultKind::SchemaValidation, message))
     }
 }
 

@@ -67,7 +67,7 @@ impl ResourceUri {
             return Some(Self {
                 family: Family::Wmi,
                 namespace: Some(namespace.to_owned()),
-                class: class_name(class)?,
+                class: class_or_all(class).ok()?,
             });
         }
         let (family, class) = if let Some(rest) = after(text, METADATA) {
@@ -81,7 +81,7 @@ impl ResourceUri {
         Some(Self {
             family,
             namespace: None,
-            class: class_name(class)?,
+            class: class_or_all(class).ok()?,
         })
     }
 }
@@ -104,21 +104,23 @@ impl fmt::Display for ResourceUri {
 /// What follows a prefix that is written in any case.
 pub(super) fn after<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let start = text.get(..prefix.len())?;
-    match start.eq_ignore_ascii_case(prefix) {
-        true => text.get(prefix.len()..),
-        false => None,
+    if start.eq_ignore_ascii_case(prefix) {
+        text.get(prefix.len()..)
+    } else {
+        None
     }
 }
 
-/// `None`: no name of a class. `Some(None)`: all classes.
-#[allow(clippy::option_option)]
-fn class_name(text: &str) -> Option<Option<String>> {
+/// Text that names no class.
+struct NoClass;
+
+/// The class that is named; `None` for `*`, which means all of them.
+fn class_or_all(text: &str) -> Result<Option<String>, NoClass> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     match text {
-        "*" => Some(None),
-        "" => None,
-        name if name.chars().all(plain) => Some(Some(name.to_owned())),
-        _ => None,
+        "*" => Ok(None),
+        name if !name.is_empty() && name.chars().all(plain) => Ok(Some(name.to_owned())),
+        _ => Err(NoClass),
     }
 }
 

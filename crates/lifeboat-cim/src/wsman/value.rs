@@ -44,9 +44,10 @@ pub(super) fn raw(element: &Element) -> Result<Raw, Fault> {
     let alone = children.next().is_none();
     if alone && first.namespace.as_deref() == Some(ns::CIM) && first.elements().next().is_none() {
         // cim:Datetime, cim:Interval and their like.
-        return Ok(match is_nil(first) {
-            true => Raw::Null,
-            false => Raw::Text(first.text()),
+        return Ok(if is_nil(first) {
+            Raw::Null
+        } else {
+            Raw::Text(first.text())
         });
     }
     if let Some(path) = reference(element)? {
@@ -105,9 +106,10 @@ pub(super) fn reference(element: &Element) -> Result<Option<ObjectPath>, Fault> 
         return endpoint(wrapped).map(Some);
     }
     let part = |name| element.child_in(ns::ADDRESSING, name).is_some();
-    match part("ReferenceParameters") || part("ReferenceProperties") || part("Address") {
-        true => endpoint(element).map(Some),
-        false => Ok(None),
+    if part("ReferenceParameters") || part("ReferenceProperties") || part("Address") {
+        endpoint(element).map(Some)
+    } else {
+        Ok(None)
     }
 }
 

@@ -61,9 +61,10 @@ pub(crate) fn run(command: &Cert, output: Output) -> Result<Exit, Failure> {
             let ask = |key: &Utf8Path| secret::of_key(passphrase_file.as_deref(), key);
             // Asked for first: a key that cannot be read needs no new passphrase.
             let authority = Authority::open(dir, &ask)?;
-            let new = match remove {
-                true => None,
-                false => Some(secret::new_for_key(new_passphrase_file.as_deref())?),
+            let new = if *remove {
+                None
+            } else {
+                Some(secret::new_for_key(new_passphrase_file.as_deref())?)
             };
             let key = authority.change_passphrase(new.as_ref())?;
             eprintln!("wrote {key} {}encrypted", if *remove { "un" } else { "" });
@@ -116,9 +117,10 @@ fn init(
     encrypt: bool,
     passphrase_file: Option<&Utf8Path>,
 ) -> Result<CertInfo, Failure> {
-    let passphrase = match encrypt || passphrase_file.is_some() {
-        true => Some(secret::new_for_key(passphrase_file)?),
-        false => None,
+    let passphrase = if encrypt || passphrase_file.is_some() {
+        Some(secret::new_for_key(passphrase_file)?)
+    } else {
+        None
     };
     let info = init_ca(dir, name, passphrase.as_ref())?;
     eprintln!(
@@ -201,18 +203,18 @@ fn revoke(what: &str, only_certificate: bool, list: &Utf8Path) -> Result<Exit, F
         Err(_) => {
             let info = describe(file)?;
             let name = info.names.first().unwrap_or(&info.subject).clone();
-            match only_certificate {
-                true => (info.fingerprint, format!("certificate of {name}")),
-                false => (info.key_fingerprint, format!("key of {name}")),
+            if only_certificate {
+                (info.fingerprint, format!("certificate of {name}"))
+            } else {
+                (info.key_fingerprint, format!("key of {name}"))
             }
         }
     };
     let added = lifeboat_tls::revoke(list, fingerprint, &of);
-    match added.map_err(|e| Failure::new(Exit::Failed, e.to_string(), ""))? {
-        true => eprintln!(
-            "revoked {fingerprint} ({of}) in {list}; a daemon that looks at it follows within a second"
-        ),
-        false => eprintln!("{fingerprint} is on {list} already"),
+    if added.map_err(|e| Failure::new(Exit::Failed, e.to_string(), ""))? {
+        eprintln!("revoked {fingerprint} ({of}) in {list}; a daemon that looks at it follows within a second")
+    } else {
+        eprintln!("{fingerprint} is on {list} already")
     }
     Ok(Exit::Done)
 }

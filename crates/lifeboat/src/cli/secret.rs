@@ -55,14 +55,16 @@ pub(super) fn of_key(file: Option<&Utf8Path>, key: &Utf8Path) -> std::io::Result
     if let Some(file) = file {
         return from_file(file);
     }
-    let given = match std::io::stdin().is_terminal() {
-        true => asked(&format!("Passphrase of {key}: ")),
-        false => line(),
+    let given = if std::io::stdin().is_terminal() {
+        asked(&format!("Passphrase of {key}: "))
+    } else {
+        line()
     };
     let given = given.map_err(|f| std::io::Error::other(f.message))?;
-    match given.is_empty() {
-        true => Err(std::io::ErrorKind::UnexpectedEof.into()),
-        false => Ok(given),
+    if given.is_empty() {
+        Err(std::io::ErrorKind::UnexpectedEof.into())
+    } else {
+        Ok(given)
     }
 }
 
@@ -75,9 +77,10 @@ pub(super) fn new_for_key(file: Option<&Utf8Path>) -> Result<Passphrase, Failure
         return line();
     }
     let (first, second) = (asked("New passphrase: ")?, asked("Again: ")?);
-    match first == second {
-        true => Ok(first),
-        false => Err(Failure::new(Exit::Failed, "the two passphrases differ", "")),
+    if first == second {
+        Ok(first)
+    } else {
+        Err(Failure::new(Exit::Failed, "the two passphrases differ", ""))
     }
 }
 

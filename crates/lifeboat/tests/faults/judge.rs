@@ -227,12 +227,13 @@ impl Judge {
         }
         // Without force it is refused where nothing newer is known to be good.
         let reverted = world.b.ok(&["failover", "revert", VM]);
-        let reverted = reverted.or_else(|e| match e.to_string().contains("--force") {
-            true => {
+        let reverted = reverted.or_else(|e| {
+            if e.to_string().contains("--force") {
                 self.report.count("reverts that needed force", 1);
                 world.b.ok(&["failover", "revert", VM, "--force"])
+            } else {
+                Err(e)
             }
-            false => Err(e),
         });
         if let Err(error) = reverted {
             let text = format!("a failover cannot be reverted: {error:#}");

@@ -89,9 +89,10 @@ impl Count {
             self.listed.text.extend_from_slice(piece);
         }
         for byte in piece {
-            self.at = match self.mark.get(self.at) == Some(byte) {
-                true => self.at + 1,
-                false => usize::from(*byte == b'<'),
+            self.at = if self.mark.get(self.at) == Some(byte) {
+                self.at + 1
+            } else {
+                usize::from(*byte == b'<')
             };
             if self.at == self.mark.len() {
                 (self.at, self.listed.items) = (0, self.listed.items + 1);

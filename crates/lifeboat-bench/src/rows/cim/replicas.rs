@@ -85,9 +85,10 @@ fn link_tree(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
     for entry in from.read_dir_utf8()? {
         let entry = entry?;
         let there = to.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
-            true => link_tree(entry.path(), &there)?,
-            false => fs::hard_link(entry.path(), there)?,
+        if entry.file_type()?.is_dir() {
+            link_tree(entry.path(), &there)?
+        } else {
+            fs::hard_link(entry.path(), there)?
         }
     }
     Ok(())

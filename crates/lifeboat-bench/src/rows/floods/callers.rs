@@ -154,14 +154,13 @@ fn connector(dir: &Path, shown: bool) -> Result<TlsConnector> {
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
-    let mut config = match shown {
-        true => {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(dir.join("host.crt"))?.collect();
-            let key = PrivateKeyDer::from_pem_file(dir.join("host.key"))?;
-            let config = builder.with_client_auth_cert(chain?, key);
-            config.context("the certificate cannot be shown")?
-        }
-        false => builder.with_no_client_auth(),
+    let mut config = if shown {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(dir.join("host.crt"))?.collect();
+        let key = PrivateKeyDer::from_pem_file(dir.join("host.key"))?;
+        let config = builder.with_client_auth_cert(chain?, key);
+        config.context("the certificate cannot be shown")?
+    } else {
+        builder.with_no_client_auth()
     };
     // Each connection is a stranger's first.
     config.resumption = rustls::client::Resumption::disabled();

@@ -99,9 +99,10 @@ async fn test(cx: &Cx<'_>, start: &Start) -> Done {
         if let Some(made) = replication.and_then(|r| r.test) {
             let uuid = made.vm.to_string();
             let name = cx.vm(&uuid).await.map_or(uuid, |v| v.spec.name);
-            let then = match start.start {
-                true => String::new(),
-                false => format!("start it with: lifeboat vm start {}; ", argument(&name)),
+            let then = if start.start {
+                String::new()
+            } else {
+                format!("start it with: lifeboat vm start {}; ", argument(&name))
             };
             let end = argument(vm);
             eprintln!("\"{name}\" is there; {then}end the test with: lifeboat failover stop-test {end}");

@@ -92,14 +92,15 @@ async fn trust_key(cx: &Cx<'_>, trusted: &TrustKey) -> Done {
 }
 
 async fn extend(cx: &Cx<'_>, extend: &Extend) -> Done {
-    let done = match extend.no_start {
-        false => format!("what arrives here of {} goes on to {}", extend.vm, extend.to),
-        true => format!(
+    let done = if extend.no_start {
+        format!(
             "{} is set up to go on to {}; start it with: lifeboat replication start {}",
             extend.vm,
             extend.to,
             argument(&extend.vm)
-        ),
+        )
+    } else {
+        format!("what arrives here of {} goes on to {}", extend.vm, extend.to)
     };
     cx.act(extend_action(extend), extend.wait, &done).await
 }
@@ -152,9 +153,10 @@ async fn remove(cx: &Cx<'_>, r: &Remove) -> Done {
     }
     // What becomes of the files is only known before: afterwards there is no record of them.
     let done = removed(&r.side.target.vm, cx.vm(&r.side.target.vm).await.ok().as_ref());
-    let action = match r.force {
-        true => Action::ForgetReplication { vm },
-        false => Action::RemoveReplication { vm },
+    let action = if r.force {
+        Action::ForgetReplication { vm }
+    } else {
+        Action::RemoveReplication { vm }
     };
     cx.act(action, r.side.target.wait, &done).await
 }
@@ -415,9 +417,10 @@ async fn resynchronize(cx: &Cx<'_>, resync: &Resync) -> Done {
             "the resynchronization of {vm} is given up, and still required: lifeboat replication resync {}",
             argument(vm)
         );
-        let action = match resync.extended {
-            false => Action::CancelResync { vm: name(vm) },
-            true => Action::CancelExtended { vm: name(vm) },
+        let action = if resync.extended {
+            Action::CancelExtended { vm: name(vm) }
+        } else {
+            Action::CancelResync { vm: name(vm) }
         };
         return cx.act(action, resync.wait, &done).await;
     }
