@@ -5,12 +5,14 @@ use crate::files::{SourceFile, Tree};
 use crate::{Finding, Level};
 
 /// Where one-word documentation is still left over; everything else is held to the rule, and so is what is taken out here.
-const NOT_YET: [&str; 5] = [
-    "crates/lifeboat-api/",
+const NOT_YET: [&str; 7] = [
+    "crates/lifeboat-block/",
     "crates/lifeboat-engine/",
     "crates/lifeboat-link/",
     "crates/lifeboat-qemu/",
+    "crates/lifeboat-rest/",
     "crates/lifeboat-store/",
+    "crates/lifeboat-wbem/",
 ];
 
 /// Parts of those that are held to it all the same.
