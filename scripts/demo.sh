@@ -16,6 +16,7 @@ image=target/guest-image
 vm=story
 uuid=5e1f0b0a-7d0e-4c52-9a3e-6b6f61740001
 archive_mib=128
+most_bytes=30000000
 declare -A pid=() port=()
 
 if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; else bold='' plain=''; fi
@@ -239,6 +240,10 @@ print(job["ended"] - job["started"])' "$kind" "$list"
 # --- the story --------------------------------------------------------------------------------------------------
 
 [ -x "$bin" ] || fail "$bin is missing; run: make demo"
+# With debug information it would have several times the size; [profile.release] in Cargo.toml leaves that out.
+bytes=$(stat -Lc %s "$bin")
+[ -n "${LIFEBOAT_BIN-}" ] || [ "$bytes" -le $most_bytes ] ||
+    fail "$bin has $bytes bytes, what is installed may have $most_bytes; see [profile.release] in Cargo.toml"
 [ -s $image/sys.qcow2 ] || fail "the guest image is missing; run: make guest"
 work=$(mktemp -d /tmp/lifeboat-demo.XXXXXX)
 # Guests' users pass it on the way to what is theirs.
