@@ -638,6 +638,7 @@ impl Actor {
             ));
         }
         self.interrupt().await;
+        self.replica.stop_receiving().await;
         let dropped = self.host.ports.store.drop_abandoned(self.id).await;
         dropped.map_err(|e| failed("it is not dropped", &e))?;
         self.replica.begin_now();

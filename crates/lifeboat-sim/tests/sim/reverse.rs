@@ -138,6 +138,38 @@ fn an_old_primary_without_records_is_compared() {
     }
 }
 
+/// What is under way ends before what was kept is dropped, and arrives afterwards. Found by history 1085961 of three hosts.
+#[test]
+fn what_was_abandoned_is_dropped_while_changes_arrive() {
+    for seed in 1..8 {
+        simulate(seed, async |w| {
+            history(w, 8, 20).await;
+            taken_over(w, PointSelector::Latest, 30).await;
+            w.guest_off(0);
+            w.cut(false);
+            w.run(20).await;
+            w.insist(1, reverse()).await.unwrap();
+            healthy(w, 1, 0).await;
+            w.shared.state().delay_ms = 50;
+            w.write(10);
+            let receiving = || {
+                let s = w.shared.state();
+                let busy = s.hosts[0].busy.get(&VM);
+                busy.is_some_and(|calls| calls.contains(&"store.receive"))
+            };
+            while !receiving() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            w.insist(0, Action::DropAbandoned { vm: World::vm() })
+                .await
+                .unwrap();
+            assert_eq!(abandoned(w, 0), None);
+            w.shared.state().delay_ms = 2;
+            healthy(w, 1, 0).await;
+        });
+    }
+}
+
 /// The chosen point is older than what had arrived: that, too, differs afterwards.
 async fn to_an_older_point(w: &mut World, target: fn(&Target) -> bool) {
     history(w, 8, 20).await;
