@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::action::{Answer, DirectoryContent as Content, DirectoryView, Refusal, ServerView};
-use crate::actor::failed;
 use crate::engine::Engine;
+use crate::lists::in_time;
 use crate::ports::environment::{AtRest, Environment};
 use crate::views::directory;
 
@@ -28,6 +28,9 @@ impl Engine {
     /// This host.
     pub(crate) async fn server(&self) -> Result<Answer, Refusal> {
         let config = &self.host.config;
+        let replicas = self.replica_directories().await;
+        let mut notes = self.host.notes();
+        notes.extend(replicas.as_ref().err().map(|refusal| refusal.message.clone()));
         Ok(Answer::Server(ServerView {
             host: config.name.clone(),
             version: config.version.clone(),
@@ -36,20 +39,27 @@ impl Engine {
             certificates: self.host.certificates(),
             keys: self.host.shown_keys(),
             encrypts_new: self.host.ports.environment.encrypts_new(),
-            directories: self.directories().await?,
-            notes: self.host.notes(),
+            directories: self.directories(replicas.unwrap_or_default()).await,
+            notes,
         }))
     }
 
+    /// Where the replicas of this host are.
+    async fn replica_directories(&self) -> Result<BTreeSet<String>, Refusal> {
+        let image = in_time(
+            self.host.ports.catalog.load(),
+            "the replicas' directories are not known",
+        )
+        .await?;
+        Ok(image.relationships.iter().filter_map(directory).collect())
+    }
+
     /// The directories that hold guests' data.
-    async fn directories(&self) -> Result<Vec<DirectoryView>, Refusal> {
+    async fn directories(&self, replicas: BTreeSet<String>) -> Vec<DirectoryView> {
         let ports = &self.host.ports;
-        let image = ports.catalog.load().await;
-        let image = image.map_err(|e| failed("the catalog cannot be read", &e))?;
         let locations: BTreeSet<String> = self
             .host
             .access(|a| a.entries.iter().map(|e| e.storage_location.clone()).collect());
-        let replicas: BTreeSet<String> = image.relationships.iter().filter_map(directory).collect();
         let spool = ports.environment.working_dirs().into_iter();
         let all = spool.map(|d| (Content::Spool, d));
         let all = all.chain(locations.into_iter().map(|d| (Content::Location, d)));
@@ -67,6 +77,6 @@ impl Engine {
             path,
             at_rest: seen.next().unwrap_or_else(late),
         };
-        Ok(all.into_iter().map(view).collect())
+        all.into_iter().map(view).collect()
     }
 }

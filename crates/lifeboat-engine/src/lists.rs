@@ -1,19 +1,45 @@
-//! Lists of what this host has: VMs, jobs, events, entries, page by page. Each VM is looked at by itself, so that one that hangs costs its own line
-//! and no more. What a single VM or job answers for itself is its actor's business.
+//! Lists of what this host has: VMs, jobs, events, entries, page by page. Each VM is looked at by itself, so that one that hangs
+//! costs its own line and no more. What a single VM or job answers for itself is its actor's business.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lifeboat_model::AuthorizationEntry;
+use lifeboat_model::api::ReturnCode;
 
 use crate::action::{Answer, Refusal, VmRef, VmView};
 use crate::actor::{Message, failed};
 use crate::engine::{Engine, Handle};
 use crate::observe::GLANCE;
 use crate::paging::{MOST, Page, Paging};
+use crate::ports::catalog::CatalogError;
 
 /// How long a list waits for one VM: a little longer than its actor waits for a look at it.
 const LISTED: Duration = Duration::from_millis(450);
+
+/// How long somebody who asks waits for the catalog. A change that hangs on its disk has it meanwhile.
+const CATALOG: Duration = Duration::from_secs(2);
+
+/// What is asked of the catalog while a caller waits.
+///
+/// # Errors
+/// `Failed` when the catalog says that it cannot, `Timeout` when it says nothing.
+pub(crate) async fn in_time<T>(
+    asked: impl Future<Output = Result<T, CatalogError>>,
+    cannot: &str,
+) -> Result<T, Refusal> {
+    match tokio::time::timeout(CATALOG, asked).await {
+        Ok(answer) => answer.map_err(|e| failed(cannot, &e)),
+        Err(_) => Err(Refusal::new(
+            ReturnCode::Timeout,
+            format!(
+                "{cannot}: the catalog did not answer within {} s",
+                CATALOG.as_secs()
+            ),
+            "look at the storage of state_dir, and try again",
+        )),
+    }
+}
 
 impl Engine {
     /// The VMs of a page, each by itself, all at once: one that hangs costs its own line and no more. Only they are looked at.
@@ -72,8 +98,8 @@ impl Engine {
         };
         let before = Paging { limit: None, after }.key()?;
         let catalog = &self.host.ports.catalog;
-        let recorded = catalog.events_before(vm, before, limit.clamp(1, MOST)).await;
-        let recorded = recorded.map_err(|e| failed("events cannot be read", &e))?;
+        let recorded = catalog.events_before(vm, before, limit.clamp(1, MOST));
+        let recorded = in_time(recorded, "events cannot be read").await?;
         Ok(Answer::Events(Page::of(recorded.events, recorded.more)))
     }
 }

@@ -23,6 +23,7 @@ use crate::action::{Action, Answer, Refusal, VmRef};
 use crate::actor::failed;
 use crate::by::{self, By};
 use crate::engine::{Engine, Host, stopping};
+use crate::lists::in_time;
 use crate::person::may_be_one;
 use crate::ports::catalog::CatalogError;
 use crate::records::Event;
@@ -277,8 +278,8 @@ impl Engine {
             Some(vm) => Some(self.host.find(vm)?),
             None => None,
         };
-        let image = self.host.ports.catalog.load().await;
-        let image = image.map_err(|e| failed("whether a second person is needed is not known", &e))?;
+        let image = self.host.ports.catalog.load();
+        let image = in_time(image, "whether a second person is needed is not known").await?;
         let named = vm.as_ref().map(|(id, handle)| (*id, handle.name.as_str()));
         match taking::what(&action, named, &image) {
             None => self.carry_out(action).await,

@@ -4,6 +4,7 @@ use crate::common::{failover, job, replicating, simulate, start_vm};
 use lifeboat_engine::action::{Action, Answer, PointSelector, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
+use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
 use lifeboat_sim::{VM, World};
 use uuid::Uuid;
@@ -96,6 +97,29 @@ fn a_store_that_hangs_stops_no_list_and_is_said() {
         assert_eq!(web.health, ReplicationHealth::Critical, "{:?}", web.health_notes);
         let said = |n: &String| n.contains("the storage of the replica does not answer");
         assert!(web.health_notes.iter().any(said), "{:?}", web.health_notes);
+    });
+}
+
+#[test]
+fn a_catalog_that_hangs_stops_no_view_and_is_said() {
+    simulate(11, async |w| {
+        for hangs in ["catalog.load", "catalog.events"] {
+            w.shared.state().hangs.insert((0, hangs));
+        }
+        let asked = w.shared.now();
+        let shown = w.act(0, Action::ShowServer).await;
+        let Some(Ok(Answer::Server(view))) = shown else {
+            panic!("{shown:?}")
+        };
+        let said = |n: &String| n.contains("the catalog did not answer");
+        assert!(view.notes.iter().any(said), "{:?}", view.notes);
+        assert!(w.shared.now().since(asked).as_millis() <= 5000);
+        let asked = w.shared.now();
+        let (vm, limit, after) = (None, 10, None);
+        let refused = w.act(0, Action::ListEvents { vm, limit, after }).await;
+        let refused = refused.unwrap().unwrap_err();
+        assert_eq!(refused.code, ReturnCode::Timeout, "{refused:?}");
+        assert!(w.shared.now().since(asked).as_millis() <= 5000);
     });
 }
 
