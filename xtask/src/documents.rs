@@ -35,11 +35,11 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
         };
         if tests {
             let missing = |name: &str| !is_test(tree, name);
-            findings.extend(absent(text, missing, |word| is_name_of_test(word), "the test"));
+            findings.extend(absent(text, missing, is_name_of_test, "the test"));
         }
         if files {
             let missing = |path: &str| !is_there(tree, path);
-            findings.extend(absent(text, missing, |word| is_path(word), "the file"));
+            findings.extend(absent(text, missing, is_path, "the file"));
         }
     }
     findings
