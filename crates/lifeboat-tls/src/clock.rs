@@ -7,7 +7,7 @@ use lifeboat_model::Timestamp;
 /// How often the wall clock is looked at while something is to end by it.
 pub const CLOCK_LOOK: Duration = Duration::from_secs(30);
 
-/// Now.
+/// What the wall clock of this host shows; 1970 where it is set to before that.
 #[must_use]
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
