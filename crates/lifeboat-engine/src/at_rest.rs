@@ -10,8 +10,9 @@ use crate::lists::in_time;
 use crate::ports::environment::{AtRest, Environment};
 use crate::views::directory;
 
-/// How long the view of a host waits for its storage.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the view of a host waits for its storage. Together with the wait for the catalog it stays well below the 5 s in which
+/// whatever hangs is answered.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a directory stands; `None` without one, and when its storage does not answer in time.
 pub(crate) async fn of(
