@@ -17,6 +17,9 @@ const POLL: Duration = Duration::from_millis(10);
 /// Where the hierarchy of cgroup v2 is, and what only systemd makes (sd_booted(3)).
 const CGROUPS: &str = "/sys/fs/cgroup";
 const BOOTED: &str = "/run/systemd/system";
+/// The name of the first process. In a container with the host's `/run` it is not systemd, and systemd would take a process
+/// number for another process.
+const FIRST_PROCESS: &str = "/proc/1/comm";
 
 /// Threads of one process: virtual processors, and at most 64 workers for each of its event loops (QEMU's thread-pool-max).
 const TASKS: u64 = 4096;
@@ -43,7 +46,7 @@ impl Limits {
     /// Puts the process `pid` of the VM under its limits where this host has systemd and cgroup v2, and looks whether they hold.
     /// What goes wrong is logged: a guest that has to run goes without limits rather than not at all.
     pub(crate) async fn put_on(self, launch: &Launch, pid: i32) {
-        if !available(Path::new(BOOTED), Path::new(CGROUPS)) {
+        if !available(Path::new(BOOTED), Path::new(FIRST_PROCESS), Path::new(CGROUPS)) {
             return;
         }
         let vm = launch.spec.uuid;
@@ -108,9 +111,13 @@ impl Limits {
     }
 }
 
-/// Whether systemd runs this host, with cgroup v2 alone, as it does since version 248 unless it is told otherwise.
-fn available(booted: &Path, cgroups: &Path) -> bool {
-    booted.is_dir() && cgroups.join("cgroup.controllers").is_file()
+/// Whether systemd runs what this process sees as the host, with cgroup v2 alone, as it does since version 248 unless it is told
+/// otherwise.
+fn available(booted: &Path, first: &Path, cgroups: &Path) -> bool {
+    let first = std::fs::read_to_string(first);
+    booted.is_dir()
+        && first.is_ok_and(|name| name.trim_end() == "systemd")
+        && cgroups.join("cgroup.controllers").is_file()
 }
 
 /// The group of cgroup v2 that a process is in, from its `/proc/PID/cgroup` (cgroups(7)).
@@ -146,13 +153,17 @@ mod tests {
     #[test]
     fn limits_are_asked_for_where_systemd_has_cgroup_v2_and_nowhere_else() {
         let dir = tempfile::tempdir().unwrap();
-        let (booted, cgroups) = (dir.path().join("system"), dir.path().join("cgroup"));
+        let [booted, first, cgroups] = ["system", "comm", "cgroup"].map(|name| dir.path().join(name));
+        let is = || available(&booted, &first, &cgroups);
+        std::fs::write(&first, "systemd\n").unwrap();
         std::fs::create_dir(&cgroups).unwrap();
-        assert!(!available(&booted, &cgroups));
+        assert!(!is());
         std::fs::create_dir(&booted).unwrap();
-        assert!(!available(&booted, &cgroups), "the hierarchies of cgroup v1");
+        assert!(!is(), "the hierarchies of cgroup v1");
         std::fs::write(cgroups.join("cgroup.controllers"), "cpu memory pids\n").unwrap();
-        assert!(available(&booted, &cgroups));
+        assert!(is());
+        std::fs::write(&first, "bash\n").unwrap();
+        assert!(!is(), "a container with the host's /run");
     }
 
     #[test]
