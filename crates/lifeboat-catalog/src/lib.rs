@@ -143,10 +143,24 @@ impl Catalog for SqliteCatalog {
         self.transaction(|t| rows::load(t)).await
     }
 
-    async fn put_relationship(&self, relationship: &Relationship) -> Result<(), CatalogError> {
-        let record = relationship.clone();
-        self.transaction(move |t| rows::put_relationship(t, &record))
-            .await
+    async fn put(
+        &self,
+        relationship: &Relationship,
+        jobs: &[Job],
+        events: &[Event],
+    ) -> Result<(), CatalogError> {
+        let (relationship, jobs, events) = (relationship.clone(), jobs.to_vec(), events.to_vec());
+        self.transaction(move |t| {
+            rows::put_relationship(t, &relationship)?;
+            for job in &jobs {
+                rows::put_job(t, job)?;
+            }
+            for event in &events {
+                rows::add_event(t, event)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn remove_relationship(&self, vm: VmId, index: u8) -> Result<(), CatalogError> {
@@ -157,15 +171,6 @@ impl Catalog for SqliteCatalog {
     async fn put_job(&self, job: &Job) -> Result<(), CatalogError> {
         let record = job.clone();
         self.transaction(move |t| rows::put_job(t, &record)).await
-    }
-
-    async fn put_both(&self, relationship: &Relationship, job: &Job) -> Result<(), CatalogError> {
-        let (relationship, job) = (relationship.clone(), job.clone());
-        self.transaction(move |t| {
-            rows::put_relationship(t, &relationship)?;
-            rows::put_job(t, &job)
-        })
-        .await
     }
 
     async fn remove_job(&self, job: JobId) -> Result<(), CatalogError> {

@@ -49,7 +49,7 @@ fn fixture() -> Utf8PathBuf {
 async fn fill(catalog: &SqliteCatalog) {
     let image = fixture_image();
     catalog
-        .put_both(&image.relationships[0], &image.jobs[0])
+        .put(&image.relationships[0], &[image.jobs[0].clone()], &[])
         .await
         .unwrap();
     catalog.put_entry(&image.entries[0]).await.unwrap();
@@ -77,9 +77,9 @@ async fn putting_again_replaces_and_removing_twice_is_fine() {
         index: 1,
         ..relationship(1, 1)
     };
-    catalog.put_relationship(&relationship(1, 1)).await.unwrap();
-    catalog.put_relationship(&extended).await.unwrap();
-    catalog.put_relationship(&relationship(1, 2)).await.unwrap();
+    catalog.put(&relationship(1, 1), &[], &[]).await.unwrap();
+    catalog.put(&extended, &[], &[]).await.unwrap();
+    catalog.put(&relationship(1, 2), &[], &[]).await.unwrap();
     catalog.put_job(&job(1, 1)).await.unwrap();
     catalog.put_job(&job(1, 2)).await.unwrap();
     catalog.put_entry(&entry("a")).await.unwrap();
@@ -226,7 +226,7 @@ async fn many_callers_at_once() {
             tokio::spawn(async move {
                 for revision in 1..=10 {
                     catalog
-                        .put_both(&relationship(n, revision), &job(n, revision))
+                        .put(&relationship(n, revision), &[job(n, revision)], &[])
                         .await
                         .unwrap();
                 }
@@ -248,7 +248,7 @@ async fn many_callers_at_once() {
 async fn a_pair_is_written_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
-    catalog.put_both(&relationship(1, 1), &job(1, 1)).await.unwrap();
+    catalog.put(&relationship(1, 1), &[job(1, 1)], &[]).await.unwrap();
     drop(catalog);
     let raw = rusqlite::Connection::open(path(&dir)).unwrap();
     raw.execute_batch("CREATE TRIGGER no BEFORE UPDATE ON job BEGIN SELECT raise(ABORT, 'not today'); END")
@@ -256,7 +256,7 @@ async fn a_pair_is_written_whole_or_not_at_all() {
     drop(raw);
     let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
     let e = catalog
-        .put_both(&relationship(1, 2), &job(1, 2))
+        .put(&relationship(1, 2), &[job(1, 2)], &[])
         .await
         .unwrap_err();
     assert!(e.to_string().contains("not today"), "{e}");
@@ -265,7 +265,7 @@ async fn a_pair_is_written_whole_or_not_at_all() {
         (image.relationships, image.jobs),
         (vec![relationship(1, 1)], vec![job(1, 1)])
     );
-    catalog.put_relationship(&relationship(1, 3)).await.unwrap();
+    catalog.put(&relationship(1, 3), &[], &[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -311,13 +311,13 @@ async fn a_key_that_is_no_longer_needed_is_nowhere_in_the_files() {
     let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
     // Written to the file itself, not only to its log, before they are given up.
     for n in [4, 8] {
-        catalog.put_relationship(&with(n)).await.unwrap();
+        catalog.put(&with(n), &[], &[]).await.unwrap();
     }
     drop(catalog);
     assert!(has(4) && has(8));
     let catalog = SqliteCatalog::open(&path(&dir)).unwrap();
     assert_eq!(catalog.load().await.unwrap().relationships, [with(4), with(8)]);
-    catalog.put_relationship(&relationship(4, 1)).await.unwrap();
+    catalog.put(&relationship(4, 1), &[], &[]).await.unwrap();
     catalog.remove_relationship(vm(8), 0).await.unwrap();
     drop(catalog);
     assert!(!has(4), "the record was replaced");

@@ -57,7 +57,7 @@ async fn child_puts_for_ever() {
     let catalog = SqliteCatalog::open(&child_path()).unwrap();
     for revision in 1.. {
         catalog
-            .put_both(&relationship(1, revision), &job(1, revision))
+            .put(&relationship(1, revision), &[job(1, revision)], &[])
             .await
             .unwrap();
         catalog
@@ -115,7 +115,7 @@ async fn killed_in_the_middle_everything_answered_is_there() {
 async fn child_fills_the_disk() {
     let at = child_path();
     let catalog = SqliteCatalog::open(&at).unwrap();
-    catalog.put_both(&relationship(1, 1), &job(1, 1)).await.unwrap();
+    catalog.put(&relationship(1, 1), &[job(1, 1)], &[]).await.unwrap();
     let ballast = at.with_file_name("ballast");
     std::fs::write(&ballast, vec![1; SMALL / 2]).unwrap();
     let mut answered = 0;
@@ -128,7 +128,7 @@ async fn child_fills_the_disk() {
     };
     assert!(matches!(e, CatalogError::NoSpace), "{e}");
     // Replacing a record may still fit where adding one does not; either way the pair stays a pair.
-    let pair = match catalog.put_both(&relationship(1, 2), &job(1, 2)).await {
+    let pair = match catalog.put(&relationship(1, 2), &[job(1, 2)], &[]).await {
         Ok(()) => 2,
         Err(CatalogError::NoSpace) => 1,
         Err(e) => panic!("{e}"),
@@ -149,7 +149,7 @@ async fn child_fills_the_disk() {
     std::fs::remove_file(&ballast).unwrap();
     let catalog = SqliteCatalog::open(&at).unwrap();
     check(catalog.load().await.unwrap());
-    catalog.put_both(&relationship(1, 3), &job(1, 3)).await.unwrap();
+    catalog.put(&relationship(1, 3), &[job(1, 3)], &[]).await.unwrap();
     SqliteCatalog::open(&other).unwrap();
     println!("\nsurvived {answered}");
 }
@@ -187,9 +187,10 @@ async fn child_meets_an_error() {
     let mut answered = 0;
     let e = loop {
         match catalog
-            .put_both(
+            .put(
                 &relationship(1, answered + 1),
-                &job(u128::from(1001 + answered), 1),
+                &[job(u128::from(1001 + answered), 1)],
+                &[],
             )
             .await
         {
@@ -207,7 +208,7 @@ async fn child_meets_an_error() {
     assert_eq!(image.relationships, vec![relationship(1, answered)]);
     assert_eq!(image.jobs.len() as u64, answered);
     catalog
-        .put_both(&relationship(1, 99_999), &job(1, 1))
+        .put(&relationship(1, 99_999), &[job(1, 1)], &[])
         .await
         .unwrap();
     drop(catalog);

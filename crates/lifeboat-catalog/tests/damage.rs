@@ -14,7 +14,7 @@ async fn filled(at: &Utf8Path) {
     let catalog = SqliteCatalog::open(at).unwrap();
     for n in 1..=3 {
         catalog
-            .put_both(&relationship(n, 4711), &job(n, 4711))
+            .put(&relationship(n, 4711), &[job(n, 4711)], &[])
             .await
             .unwrap();
         catalog

@@ -10,21 +10,20 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
 pub(crate) use lifeboat_model::causes::chain;
-use lifeboat_model::lifecycle::{self, Event as Step, NotNow};
+use lifeboat_model::lifecycle::NotNow;
 use lifeboat_model::{BranchId, JobId, ReplicationMode, VmId, VmSpec};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{info, warn};
 
 use crate::action::{Action, Answer, Refusal};
 use crate::backlog::Bound;
 use crate::by::{self, By};
+use crate::change::Recorded;
 use crate::copy::{Base, CopyError, CycleEnd};
 use crate::engine::Host;
 use crate::observe::{self, Observer};
@@ -36,8 +35,9 @@ use crate::ports::link::{
 use crate::ports::store::{BulkProgress, Received, StoreError};
 use crate::primary::PrimaryState;
 use crate::question::Asking;
-use crate::records::{Event, FailoverPhase, Problem, Relationship, Side};
+use crate::records::{FailoverPhase, Relationship, Side};
 use crate::replica::{Maintained, Permit, ReplicaState};
+use crate::saga::{Ready, SagaError};
 
 /// How soon a failed write of the relationship is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ pub(crate) enum Message {
     /// The guest has shut down as it was asked to.
     Stopped,
     /// The merge beside the cycles ended.
-    Merged(Result<(), String>),
+    Merged(Result<(), SagaError>),
     /// What the courier with this number has to tell.
     Extended(u64, crate::courier::News),
     /// The guest was given its addresses, or will not be.
@@ -119,14 +119,14 @@ pub(crate) enum Done {
     NotOpened(CaptureError, Option<Box<Standing>>),
     Maintained(Result<Maintained, StoreError>),
     Expired(Result<bool, StoreError>),
-    FailedOver(Result<(), String>, Option<String>),
-    Reverted(Result<(), String>),
-    Committed(Result<(), String>),
-    Merged(Result<(), String>),
+    FailedOver(Result<Ready, SagaError>),
+    Reverted(Result<(), SagaError>),
+    Committed(Result<(), SagaError>),
+    Merged(Result<(), SagaError>),
     Tidied(Result<(), CaptureError>),
-    /// The test VM is there, or why not; and why it did not start.
-    TestMade(Result<(), String>, Option<String>),
-    TestEnded(Result<(), String>),
+    /// The test VM is there, or why not.
+    TestMade(Result<Ready, SagaError>),
+    TestEnded(Result<(), SagaError>),
     /// What the replica said to the machine and the settings.
     Checked(crate::machine::Checked),
     Imported(Result<(), CopyError>),
@@ -167,7 +167,7 @@ pub(crate) struct Actor {
     pub(crate) host: Arc<Host>,
     /// The VM as this host's administrator described it; `None` for a VM that is only a replica.
     pub(crate) local: Option<VmSpec>,
-    pub(crate) rel: Option<Relationship>,
+    pub(crate) rel: Recorded,
     /// What others know of it.
     pub(crate) card: crate::references::Card,
     pub(crate) primary: PrimaryState,
@@ -190,8 +190,6 @@ pub(crate) struct Actor {
     pub(crate) dispatch: crate::extended::Dispatch,
     /// Messages that wait for the end of undroppable work.
     waiting: VecDeque<Message>,
-    /// The catalog lacks what memory has, because a write failed.
-    unsaved: AtomicBool,
 }
 
 impl Actor {
@@ -207,7 +205,7 @@ impl Actor {
             id,
             host,
             local,
-            rel,
+            rel: Recorded::loaded(rel),
             card: Default::default(),
             primary: PrimaryState::default(),
             replica: ReplicaState::default(),
@@ -221,7 +219,6 @@ impl Actor {
             contact: Default::default(),
             dispatch: Default::default(),
             waiting: VecDeque::new(),
-            unsaved: AtomicBool::new(false),
         }
     }
 
@@ -235,8 +232,8 @@ impl Actor {
                 while let Some(message) = self.waiting.pop_front() {
                     self.handle(message).await;
                 }
-                if self.unsaved.load(Ordering::Relaxed) {
-                    self.save_or_warn().await;
+                if self.rel.is_unwritten() {
+                    self.write_noted().await;
                 }
                 self.work = self.plan().await.map(|work| Running {
                     task: self.host.works.spawn(work.future),
@@ -423,7 +420,7 @@ impl Actor {
     fn wake_at(&self) -> Instant {
         let due = self.due_at();
         let due = self.scheduled_at().map_or(due, |at| at.min(due));
-        if self.unsaved.load(Ordering::Relaxed) {
+        if self.rel.is_unwritten() {
             due.min(Instant::now() + SAVE_AGAIN)
         } else {
             due
@@ -450,12 +447,12 @@ impl Actor {
             Done::Cycled(end) => self.cycled(end).await,
             Done::Maintained(r) => self.maintained(r).await,
             Done::Expired(r) => self.expired(r),
-            Done::FailedOver(r, vm) => self.failed_over(r, vm).await,
+            Done::FailedOver(r) => self.failed_over(r).await,
             Done::Reverted(r) => self.reverted(r).await,
             Done::Committed(r) => self.committed(r).await,
             Done::Merged(r) => self.merged(r).await,
             Done::Tidied(r) => self.tidied(r),
-            Done::TestMade(r, vm) => self.test_made(r, vm).await,
+            Done::TestMade(r) => self.test_made(r).await,
             Done::TestEnded(r) => self.test_ended(r).await,
             Done::Checked(done) => self.checked(done).await,
             Done::Imported(r) => self.imported(r).await,
@@ -625,92 +622,6 @@ impl Actor {
 
     pub(crate) fn branch(&self) -> Option<FailoverPhase> {
         self.rel.as_ref()?.failover().map(|f| f.phase)
-    }
-
-    /// Applies a step of the state machine to the relationship in memory.
-    pub(crate) fn step(&mut self, step: Step) -> Result<(), Refusal> {
-        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
-        let next = lifecycle::step(rel.mode, rel.state, step).map_err(|e| not_now(&e))?;
-        if next != rel.state {
-            info!(vm = %self.id, from = %rel.state, to = %next, "replication state");
-        }
-        rel.state = next;
-        Ok(())
-    }
-
-    /// Makes the relationship durable as it is in memory.
-    pub(crate) async fn save(&self) -> Result<(), Refusal> {
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        self.host
-            .ports
-            .catalog
-            .put_relationship(rel)
-            .await
-            .map_err(|e| failed("the catalog cannot be written", &e))
-    }
-
-    /// `save`, or everything as it was before the change.
-    pub(crate) async fn save_or_undo(&mut self, before: Option<Relationship>) -> Result<(), Refusal> {
-        let saved = self.save().await;
-        if saved.is_err() {
-            self.rel = before;
-            // A write that failed may have arrived nevertheless; what was refused must not happen after a restart.
-            self.save_or_warn().await;
-        }
-        saved
-    }
-
-    /// `save` where nobody waits for an answer; tried again until it succeeds.
-    pub(crate) async fn save_or_warn(&self) {
-        let failed = self.rel.is_some() && self.save().await.is_err();
-        if failed && !self.unsaved.swap(true, Ordering::Relaxed) {
-            warn!(vm = %self.id, "the catalog cannot be written; it is tried again");
-        }
-        self.unsaved.store(failed, Ordering::Relaxed);
-    }
-
-    /// Notes that something is wrong; a repeated fault counts up.
-    pub(crate) async fn fault(&mut self, message: &str) {
-        let now = self.host.ports.clock.now();
-        let Some(rel) = self.rel.as_mut() else { return };
-        let new = rel.problem.as_ref().is_none_or(|p| p.message != message);
-        let before = rel.problem.take();
-        rel.problem = Some(Problem {
-            since: before.as_ref().map_or(now, |p| p.since),
-            message: message.to_owned(),
-            attempts: before.map_or(1, |p| p.attempts.saturating_add(1)),
-        });
-        if new {
-            warn!(vm = %self.id, problem = message, "replication problem");
-            self.tell_plan(Some(message));
-            self.event(message).await;
-            self.save_or_warn().await;
-        }
-    }
-
-    /// Notes that nothing is wrong any more; tells whether something was.
-    pub(crate) fn cured(&mut self) -> bool {
-        let state = self.rel.as_ref().map(|r| r.state);
-        let problem = self.rel.as_mut().is_some_and(|r| r.problem.take().is_some());
-        if problem {
-            info!(vm = %self.id, "replication problem is over");
-            self.tell_plan(None);
-        }
-        // Not every state has something to be cured from.
-        let _ = self.step(Step::Cured);
-        problem || state != self.rel.as_ref().map(|r| r.state)
-    }
-
-    pub(crate) async fn event(&self, message: &str) {
-        let event = Event {
-            at: self.host.ports.clock.now(),
-            vm: Some(self.id),
-            message: message.to_owned(),
-            by: crate::by::now(),
-        };
-        if let Err(e) = self.host.ports.catalog.add_event(&event).await {
-            warn!(vm = %self.id, error = %e, message, "event not recorded");
-        }
     }
 }
 

@@ -112,7 +112,7 @@ impl PeerClock {
 impl Actor {
     /// Takes in the instant of a log that arrived.
     pub(crate) async fn instant_arrived(&mut self, instant: Timestamp, now: Reading) {
-        let Some(rel) = &self.rel else { return };
+        let Some(rel) = self.rel.as_ref() else { return };
         let (interval, peer) = (rel.settings.interval(), rel.peer.clone());
         let Some(by) = self.replica.peer_clock.arrived(instant, now, interval) else {
             return;

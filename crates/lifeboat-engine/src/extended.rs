@@ -14,13 +14,14 @@ use lifeboat_model::lifecycle::{self, Event as Step, Turn};
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, HealthInput, health};
 use lifeboat_model::{
     JobState, JobType, PointId, Position, Reading, ReplicationMode as Mode, ReplicationSettings,
-    ReplicationState as State,
+    ReplicationState as State, Timestamp,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::action::{Answer, ExtendedView, Refusal};
 use crate::actor::{Actor, chain, no_relationship, not_now};
+use crate::change::Change;
 use crate::copy::CopyError;
 use crate::courier::{Courier, News, Orders};
 use crate::ports::link::{Content, LinkError, PeerIdentity, PeerRefusal, PeerReply};
@@ -117,11 +118,45 @@ pub(crate) fn view(
     }))
 }
 
-impl Actor {
-    pub(crate) fn extended_mut(&mut self) -> Option<&mut Extended> {
-        self.rel.as_mut()?.replica_mut()?.extended.as_deref_mut()
+impl Extended {
+    /// What was sent up to a position arrived; `age` is how old its instant is by now.
+    fn arrived(
+        &mut self,
+        at: Position,
+        instant: Option<Timestamp>,
+        bytes: u64,
+        (now, age): (Reading, Duration),
+    ) {
+        self.acknowledged = Some(at);
+        self.last_replication = Some(now.wall);
+        self.newest_instant = instant.or(self.newest_instant);
+        match instant {
+            Some(_) => self.recency.instant(now, age),
+            None => self.recency.any = Some(now),
+        }
+        if instant.is_some() && bytes > 0 {
+            self.counters.arrived(bytes, age);
+            self.comparison = None;
+        }
     }
 
+    /// A round failed; whether that is a new problem, and how many attempts it has cost.
+    fn failed(&mut self, e: &CopyError, message: &str, now: Timestamp) -> (bool, u32) {
+        self.counters.failures += 1;
+        self.counters.network_failures +=
+            u64::from(matches!(e, CopyError::Link(LinkError::Unreachable { .. })));
+        let (problem, new) = Problem::again(self.problem.take(), message, now);
+        let attempts = problem.attempts;
+        self.problem = Some(problem);
+        let refused = matches!(e, CopyError::Link(LinkError::Refused(_)));
+        if refused || attempts >= FAULT_AFTER_ATTEMPTS {
+            self.state = lifecycle::step(Mode::Primary, self.state, Step::Fault).unwrap_or(self.state);
+        }
+        (new, attempts)
+    }
+}
+
+impl Actor {
     /// Whether what is asked of this replica as of a primary is meant for its extended relationship.
     pub(crate) fn is_extended(&self) -> bool {
         extended(self.rel.as_ref()).is_some()
@@ -249,53 +284,39 @@ impl Actor {
             .await
     }
 
-    /// Says what became of the extended relationship when this replica turned into the primary of another host.
-    pub(crate) async fn extended_ends(&self, before: &Relationship, peer: &str) -> Option<String> {
-        let ext = extended(Some(before))?;
+    /// What becomes of the extended relationship when this replica turns into the primary of another host, as a part of
+    /// that change.
+    pub(crate) fn extended_ends(&self, change: &mut Change, before: &Relationship, peer: &str) {
+        let Some(ext) = extended(Some(before)) else { return };
         for job in ext.job.into_iter().chain(ext.compare) {
-            self.end_job(job, JobState::Terminated, "the role of this host changed")
-                .await;
+            let why = "the role of this host changed".to_owned();
+            change.end_job(&self.host.jobs, Some(job), JobState::Terminated, Some(why));
         }
         let third = &ext.settings.peer;
-        Some(match third == peer {
+        change.tell(match third == peer {
             true => format!("{third} follows this host as its replica now"),
             false => format!(
                 "the extended replication to {third} ended with the change of roles; {third} keeps its recovery points. \
                  Extend it again on {peer}: lifeboat replication extend --to {third}; only what differs is sent"
             ),
-        })
+        });
     }
 
     /// What a courier has to tell.
     pub(crate) async fn extended_news(&mut self, number: u64, news: News) {
-        if number != self.dispatch.number || self.extended_mut().is_none() {
+        if number != self.dispatch.number || !self.is_extended() {
             return;
         }
         match news {
             News::Arrived { at, instant, bytes } => {
                 let now = self.host.ports.clock.reading();
                 let age = self.age_here(at, now);
-                let Some(ext) = self.extended_mut() else { return };
-                ext.acknowledged = Some(at);
-                ext.last_replication = Some(now.wall);
-                ext.newest_instant = instant.or(ext.newest_instant);
-                match instant {
-                    Some(_) => ext.recency.instant(now, age),
-                    None => ext.recency.any = Some(now),
-                }
-                if instant.is_some() && bytes > 0 {
-                    ext.counters.arrived(bytes, age);
-                    ext.comparison = None;
-                }
-                self.save_or_warn().await;
+                self.note_extended(|ext| ext.arrived(at, instant, bytes, (now, age)))
+                    .await;
             }
             News::Compared(comparison, bytes) => self.extended_compared(comparison, bytes).await,
             News::Checked(problems) => {
-                let Some(ext) = self.extended_mut().filter(|e| e.preflight != problems) else {
-                    return;
-                };
-                ext.preflight = problems;
-                self.save_or_warn().await;
+                self.note_extended(|ext| ext.preflight = problems).await;
             }
             News::Ended(Ok(None)) => {}
             News::Ended(Ok(Some(at))) => self.extended_flows(at).await,
@@ -316,15 +337,16 @@ impl Actor {
     }
 
     async fn extended_compared(&mut self, comparison: Comparison, bytes: u64) {
-        let Some(ext) = self.extended_mut() else { return };
-        ext.comparison = Some(comparison);
-        ext.counters.bytes += bytes;
-        // During an initial copy the state stays what it is.
-        let next = lifecycle::step(Mode::Primary, ext.state, Step::StartResync);
-        let begins = next.is_ok_and(|next| next != ext.state);
-        ext.state = next.unwrap_or(ext.state);
-        self.save_or_warn().await;
-        if begins {
+        let begins = self.note_extended(|ext| {
+            ext.comparison = Some(comparison);
+            ext.counters.bytes += bytes;
+            // During an initial copy the state stays what it is.
+            let next = lifecycle::step(Mode::Primary, ext.state, Step::StartResync);
+            let begins = next.is_ok_and(|next| next != ext.state);
+            ext.state = next.unwrap_or(ext.state);
+            begins
+        });
+        if begins.await == Some(true) {
             self.event("the third host is compared with a recovery point; its own recovery points stay")
                 .await;
         }
@@ -332,8 +354,8 @@ impl Actor {
 
     /// A round came to its end: the third host has everything there was.
     async fn extended_flows(&mut self, at: Position) {
-        let before = self.rel.clone();
-        let Some(ext) = self.extended_mut() else { return };
+        let Ok(mut change) = self.change() else { return };
+        let Some(ext) = change.extended_mut() else { return };
         (ext.acknowledged, ext.problem, ext.comparison) = (Some(at), None, None);
         let was = ext.state;
         for step in [Step::CopyFinished, Step::ResyncFinished, Step::Cured] {
@@ -342,25 +364,18 @@ impl Actor {
         let copied = was == State::WaitingToCompleteInitialReplication;
         let compared = ext.compare.take();
         let job = ext.job.take_if(|_| copied).or(compared);
-        if self.rel == before {
-            return;
+        if let Some(ended) = job.and_then(|j| self.host.jobs.ended(j, JobState::Completed, None)) {
+            change.with_job(ended);
+            change.tell(if copied {
+                "the third host has its first recovery point"
+            } else {
+                "the third host was compared and is equal"
+            });
         }
-        let ended = job.and_then(|j| self.host.jobs.ended(j, JobState::Completed, None));
-        let (Some(rel), Some(ended)) = (&self.rel, ended) else {
-            return self.save_or_warn().await;
-        };
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &ended).await {
-            tracing::warn!(vm = %self.id, error = %e, "the end of the copy to the third host is not recorded");
+        if let Err(e) = self.commit(change).await {
             // The next round records it.
-            self.rel = before;
-            return;
+            tracing::warn!(vm = %self.id, error = %e.message, "what the third host has is not recorded");
         }
-        self.host.jobs.adopt(ended);
-        self.event(match copied {
-            true => "the third host has its first recovery point",
-            false => "the third host was compared and is equal",
-        })
-        .await;
     }
 
     async fn extended_failed(&mut self, e: &CopyError) {
@@ -372,7 +387,9 @@ impl Actor {
             return;
         }
         let now = self.host.ports.clock.now();
-        let Some(ext) = self.extended_mut() else { return };
+        let Some(ext) = extended(self.rel.as_ref()) else {
+            return;
+        };
         let gone = matches!(
             e,
             CopyError::Link(LinkError::Refused(PeerRefusal::NoReplica { .. }))
@@ -381,27 +398,22 @@ impl Actor {
         if gone {
             message.push_str("; remove it (lifeboat replication remove --extended) and extend it again");
         }
-        ext.counters.failures += 1;
-        ext.counters.network_failures +=
-            u64::from(matches!(e, CopyError::Link(LinkError::Unreachable { .. })));
-        let before = ext.problem.take();
-        let new = before.as_ref().is_none_or(|p| p.message != message);
-        let attempts = before.as_ref().map_or(1, |p| p.attempts.saturating_add(1));
-        ext.problem = Some(Problem {
-            since: before.map_or(now, |p| p.since),
-            message: message.clone(),
-            attempts,
-        });
-        let refused = matches!(e, CopyError::Link(LinkError::Refused(_)));
-        if refused || attempts >= FAULT_AFTER_ATTEMPTS {
-            ext.state = lifecycle::step(Mode::Primary, ext.state, Step::Fault).unwrap_or(ext.state);
-        }
+        let failed = self.tally(|rel| Some(rel.extended_mut()?.failed(e, &message, now)));
+        let Some((new, attempts)) = failed.flatten() else {
+            return;
+        };
         if new {
             self.event(&message).await;
         }
         if new || attempts == FAULT_AFTER_ATTEMPTS {
-            self.save_or_warn().await;
+            self.write_noted().await;
         }
+    }
+
+    /// Notes something of the relationship to the third host; `None`: there is none.
+    async fn note_extended<R>(&mut self, noted: impl FnOnce(&mut Extended) -> R) -> Option<R> {
+        let noted = self.note(|rel| rel.extended_mut().map(noted)).await;
+        noted.flatten()
     }
 
     /// An offer to an extended replica that is there already; `None`: it is to be made, or made anew.
@@ -424,14 +436,12 @@ impl Actor {
             let detail = "the extended replica there has other disks; remove it there first".to_owned();
             return Some(Err(PeerRefusal::Conflict { detail }));
         }
-        let before = self.rel.clone();
-        if let Some(rel) = &mut self.rel {
-            rel.spec = as_replica(&offer.spec, &offer.settings);
-            rel.settings = offer.settings.clone();
-            rel.peer = peer.names.first().cloned().unwrap_or_default();
-            rel.way_back.clone_from(&offer.from);
-        }
-        if self.rel != before && self.save_or_undo(before).await.is_err() {
+        let mut change = self.change().ok()?;
+        change.spec = as_replica(&offer.spec, &offer.settings);
+        change.settings = offer.settings.clone();
+        change.peer = peer.names.first().cloned().unwrap_or_default();
+        change.way_back.clone_from(&offer.from);
+        if self.commit(change).await.is_err() {
             let detail = "the catalog cannot be written".to_owned();
             return Some(Err(PeerRefusal::Failed { host, detail }));
         }
@@ -455,9 +465,7 @@ impl Actor {
             .finish_bulk(self.id, id, instant, consistency)
             .await;
         finished.map_err(|e| self.host.peer_refusal(e))?;
-        if let Some(rel) = &mut self.rel {
-            rel.newest_instant = Some(instant);
-        }
+        self.tally(|rel| rel.newest_instant = Some(instant));
         self.replica.dirty = true;
         self.replica.begin_now();
         self.replica_status().await
@@ -508,22 +516,17 @@ impl Actor {
             .adopt(Utf8Path::new(&entry.storage_location), self.id, &adoption)
             .await;
         adopted.map_err(|e| self.host.peer_refusal(e))?;
-        let before = self.rel.clone();
-        if let Some(rel) = &mut self.rel {
-            (rel.mode, rel.state, rel.position) = (Mode::Replica, State::Replicating, offer.start);
-            rel.spec = as_replica(&offer.spec, &offer.settings);
-            rel.settings = offer.settings;
-            rel.peer = peer.names.first().cloned().unwrap_or_default();
-            rel.way_back = offer.from;
-            rel.problem = None;
-        }
-        self.save_or_undo(before).await.map_err(|e| PeerRefusal::Failed {
-            host,
-            detail: e.message,
-        })?;
+        let mut change = self.change().map_err(|e| self.catalog_refusal(e))?;
+        (change.mode, change.state, change.position) = (Mode::Replica, State::Replicating, offer.start);
+        change.spec = as_replica(&offer.spec, &offer.settings);
+        change.settings = offer.settings;
+        change.peer = peer.names.first().cloned().unwrap_or_default();
+        change.way_back = offer.from;
+        change.problem = None;
+        change.tell("the host this replica followed is the primary now; this one is its replica");
+        let committed = self.commit(change).await;
+        committed.map_err(|e| self.catalog_refusal(e))?;
         self.replica.adopted();
-        self.event("the host this replica followed is the primary now; this one is its replica")
-            .await;
         self.replica_status().await
     }
 }

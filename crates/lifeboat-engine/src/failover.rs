@@ -9,26 +9,27 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{
-    BranchId, FailedOverReplicationType as Kind, GenerationId, JobId, JobState, JobType, NicFailover,
-    PointId, Position, ReplicationState as State, VmId, VmSpec,
+    BranchId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, NicFailover, PointId,
+    Position, ReplicationState as State, VmId, VmSpec,
 };
 use tokio::time::Instant;
 
 use crate::action::{Answer, PointSelector, PointView, Refusal};
-use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
+use crate::actor::{Actor, Done, Work, chain, no_relationship, not_now};
 use crate::aging::Sealer;
+use crate::change::Change;
 use crate::machine::branch_launch;
 use crate::network::connected;
 use crate::order::{Place, disorder, places};
 use crate::paging::{Page, Paging};
 use crate::point_guid::point_guid;
-use crate::ports::catalog::CatalogError;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
 use crate::ports::scrub::NewestData;
 use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target};
 use crate::primary::{IDLE, droppable};
 use crate::question::{self, Asking};
-use crate::records::{Addressing, Failover, FailoverPhase, Job, Relationship, TakeOver};
+use crate::records::{Addressing, Failover, FailoverPhase, TakeOver};
+use crate::saga::{Ready, SagaError, StartError};
 
 /// Every instant a replica can be brought up at, by position, the newest first: sealed points, and cycles whose logs are
 /// retained.
@@ -229,8 +230,7 @@ fn kind(consistency: Consistency) -> Kind {
     }
 }
 
-/// Makes the branch and starts the VM on it. Repeatable from any point. The second result is set when the disks are
-/// ready but the VM did not start.
+/// Makes the branch and starts the VM on it. Repeatable from any point.
 async fn initiate(
     store: Arc<dyn ReplicaStore>,
     hypervisor: Arc<dyn Hypervisor>,
@@ -238,27 +238,20 @@ async fn initiate(
     (spec, cards): (VmSpec, Vec<NicFailover>),
     failover: Failover,
     (start, sealer): (bool, Sealer),
-) -> (Result<(), String>, Option<String>) {
+) -> Result<Ready, SagaError> {
     let made = async {
         branch(&*store, vm, failover.branch, failover.target, &sealer).await?;
         // Nobody is told that it is ready before its files were looked at.
         store.verify_branch(vm, failover.branch).await
     };
-    match made.await {
-        Ok(()) => {}
-        Err(e @ StoreError::NoSpace(_)) => {
-            let out = "free some there, or bring up a sealed recovery point, which takes next to none (lifeboat points)";
-            return (Err(format!("{}; {out}", chain(&e))), None);
-        }
-        Err(e) => return (Err(chain(&e)), None),
-    }
+    made.await.map_err(|e| match e {
+        StoreError::NoSpace(_) => SagaError::NoRoom(e),
+        e => SagaError::Store(e),
+    })?;
     if !start {
-        return (Ok(()), None);
+        return Ok(None);
     }
-    let launch = match branch_launch(&*store, spec, &cards, (vm, failover.branch)).await {
-        Ok(launch) => launch,
-        Err(e) => return (Err(chain(&e)), None),
-    };
+    let launch = branch_launch(&*store, spec, &cards, (vm, failover.branch)).await?;
     let started = async {
         match hypervisor.power(vm).await {
             Power::Off => {}
@@ -268,7 +261,7 @@ async fn initiate(
         hypervisor.preflight(&launch).await?;
         hypervisor.start(&launch).await
     };
-    (Ok(()), started.await.err().map(|e| chain(&e)))
+    Ok(started.await.err().map(StartError::Hypervisor))
 }
 
 /// Makes a branch from a target; the newest data is sealed first.
@@ -315,25 +308,19 @@ pub(crate) async fn merge(
     vm: VmId,
     branch: BranchId,
     bytes_per_s: u64,
-) -> Result<(), String> {
-    let merge = async {
-        let layers = store.promoted_layers(vm, branch).await.map_err(|e| chain(&e))?;
-        if layers.is_empty() {
-            return Ok(());
-        }
-        match hypervisor.power(vm).await {
-            Power::Off => return store.merge_promoted(vm, branch).await.map_err(|e| chain(&e)),
-            Power::Running | Power::Paused | Power::Stalled(_) => {}
-            // Below a running VM only its own process may merge, and a VM that is off has none.
-            Power::NotKnown { why } => return Err(format!("whether the VM runs is not known: {why}")),
-        }
-        hypervisor
-            .merge_live(vm, &layers, bytes_per_s)
-            .await
-            .map_err(|e| chain(&e))?;
-        store.merged_live(vm, branch).await.map_err(|e| chain(&e))
-    };
-    merge.await
+) -> Result<(), SagaError> {
+    let layers = store.promoted_layers(vm, branch).await?;
+    if layers.is_empty() {
+        return Ok(());
+    }
+    match hypervisor.power(vm).await {
+        Power::Off => return Ok(store.merge_promoted(vm, branch).await?),
+        Power::Running | Power::Paused | Power::Stalled(_) => {}
+        // Below a running VM only its own process may merge, and a VM that is off has none.
+        Power::NotKnown { why } => return Err(SagaError::PowerNotKnown { why }),
+    }
+    hypervisor.merge_live(vm, &layers, bytes_per_s).await?;
+    Ok(store.merged_live(vm, branch).await?)
 }
 
 /// On whose word a failover is begun.
@@ -356,80 +343,10 @@ impl Actor {
         self.rel.as_ref()?.failover()
     }
 
-    pub(crate) fn set_failover(&mut self, to: Option<Failover>) {
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
-            replica.failover = to;
-        }
-    }
-
-    /// Records an intent and its job in one transaction; in memory nothing changes when that fails.
-    pub(crate) async fn record(&mut self, before: Option<Relationship>, job: Job) -> Result<Answer, Refusal> {
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-            self.unrecord(before, job).await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.host.jobs.adopt(job.clone());
-        self.replica.begin_now();
-        Ok(Answer::Job(job))
-    }
-
-    /// Writes a relationship, with the end of a job in the same transaction when there is one.
-    pub(crate) async fn put_end(&self, rel: &Relationship, ended: Option<Job>) -> Result<(), CatalogError> {
-        let catalog = &self.host.ports.catalog;
-        let Some(job) = ended else {
-            return catalog.put_relationship(rel).await;
-        };
-        catalog.put_both(rel, &job).await?;
-        self.host.jobs.adopt(job);
-        Ok(())
-    }
-
-    /// Takes an intent back whose record failed. The write may have arrived nevertheless, and what was refused must not
-    /// happen after a restart.
-    pub(crate) async fn unrecord(&mut self, before: Option<Relationship>, job: Job) {
-        self.rel = before;
-        self.host.jobs.adopt(job.clone());
-        let why = Some("the catalog could not be written".to_owned());
-        if let (Some(rel), Some(job)) = (&self.rel, self.host.jobs.ended(job.id, JobState::Exception, why)) {
-            if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-                tracing::warn!(vm = %self.id, error = %e, "a refused intent may be recorded");
-            }
-            self.host.jobs.adopt(job);
-        }
-    }
-
-    /// Records what the work of a phase came to, together with the end of its job. When that fails nothing has
-    /// happened: the phase is as it was, and its work, which can be repeated, is done again.
-    async fn conclude_phase(
-        &mut self,
-        before: Option<Relationship>,
-        state: JobState,
-        error: Option<String>,
-    ) -> bool {
-        let job = before.as_ref().and_then(Relationship::failover).map(|f| f.job);
-        self.conclude_job(before, job, state, error).await
-    }
-
-    /// The same for a phase with this job.
-    pub(crate) async fn conclude_job(
-        &mut self,
-        before: Option<Relationship>,
-        job: Option<JobId>,
-        state: JobState,
-        error: Option<String>,
-    ) -> bool {
-        let ended = job.and_then(|j| self.host.jobs.ended(j, state, error));
-        let Some(rel) = &self.rel else { return false };
-        if let Err(e) = self.put_end(rel, ended).await {
-            self.rel = before;
-            self.fault(&format!("the catalog cannot be written: {}", chain(&e)))
-                .await;
-            self.replica_retry();
-            return false;
-        }
-        self.replica.begin_now();
-        true
+    /// The end of the job of the failover, as a part of a change.
+    fn end_phase(&self, change: &mut Change, state: JobState, why: Option<String>) {
+        let job = self.failover().map(|f| f.job);
+        change.end_job(&self.host.jobs, job, state, why);
     }
 
     /// The failover that can be reverted or committed now. An `Err` that is `Ok`: exactly this is being done already.
@@ -467,8 +384,7 @@ impl Actor {
         start: bool,
         force: bool,
     ) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let rel = self.rel.clone().ok_or_else(no_relationship)?;
         // The state decides before the points are looked at, so that its way out is what the administrator reads.
         lifecycle::step(rel.mode, rel.state, Step::InitiateFailover).map_err(|e| not_now(&e))?;
         choose(&self.replica_info().await?, point)?;
@@ -528,7 +444,9 @@ impl Actor {
 
     /// The same for a VM that is started on failover disks some time after they were made.
     pub(crate) async fn may_start_branch(&self, asking: Asking) -> Result<(), Refusal> {
-        let Some(rel) = &self.rel else { return Ok(()) };
+        let Some(rel) = self.rel.as_ref() else {
+            return Ok(());
+        };
         match rel.failover() {
             Some(f) if !f.forced && asking == Asking::First => {
                 let seen = question::may_bring_up(&self.ask_standing(&rel.way_back).await)?;
@@ -550,18 +468,18 @@ impl Actor {
         start: bool,
         consent: Consent,
     ) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
         self.interrupt().await;
         self.replica.stop_receiving().await;
         let at = position_of(&self.replica_info().await?, chosen.target);
         self.check_point(&chosen).await?;
-        self.step(Step::InitiateFailover)?;
+        let mut change = self.change()?;
+        let before = change.state;
+        change.step(Step::InitiateFailover)?;
         let job = self
             .host
             .jobs
             .draft(self.id, JobType::Failover, "making the failover disks");
-        let state_before = before.as_ref().map_or(State::Replicating, |r| r.state);
-        self.set_failover(Some(Failover {
+        change.set_failover(Some(Failover {
             branch: BranchId(self.host.ports.entropy.uuid()),
             target: chosen.target,
             instant: chosen.instant,
@@ -569,7 +487,7 @@ impl Actor {
             kind: kind(chosen.consistency),
             phase: FailoverPhase::Initiating { start },
             job: job.id,
-            before: state_before,
+            before,
             at,
             forced: consent.forced,
             unreached: consent.unreached,
@@ -577,19 +495,17 @@ impl Actor {
             reverse: None,
         }));
         if start {
-            self.expect_addresses();
+            self.guest.end();
+            change.expect_addresses(true);
         }
-        let answer = self.record(before, job).await?;
-        self.event(&format!("failover to point {} started", chosen.id))
-            .await;
-        Ok(answer)
+        change.tell(format!("failover to point {} started", chosen.id));
+        self.begin(change, job).await
     }
 
     pub(crate) async fn revert_failover(&mut self, force: bool) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let mut change = self.change()?;
         let state_before = self.failover().map_or(State::Replicating, |f| f.before);
-        lifecycle::step(rel.mode, rel.state, Step::Revert(state_before)).map_err(|e| not_now(&e))?;
+        lifecycle::step(change.mode, change.state, Step::Revert(state_before)).map_err(|e| not_now(&e))?;
         let failover = match self.undecided(JobType::RevertFailover) {
             Ok(failover) => failover,
             Err(answer) => return *answer,
@@ -611,19 +527,19 @@ impl Actor {
             JobType::RevertFailover,
             "throwing the failover disks away",
         );
-        self.set_failover(Some(Failover {
+        change.set_failover(Some(Failover {
             phase: FailoverPhase::Reverting,
             job: job.id,
+            // Whoever was to be taken over from is not any more.
+            take_over: None,
             ..failover
         }));
-        let answer = self.record(before, job).await?;
-        self.event("failover is being reverted").await;
-        Ok(answer)
+        change.tell("failover is being reverted");
+        self.begin(change, job).await
     }
 
     pub(crate) async fn commit_failover(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         lifecycle::step(rel.mode, rel.state, Step::Commit).map_err(|e| not_now(&e))?;
         let failover = match self.undecided(JobType::CommitFailover) {
             Ok(failover) => failover,
@@ -635,14 +551,14 @@ impl Actor {
             .jobs
             .draft(self.id, JobType::CommitFailover, "committing the failover");
         let generation = GenerationId(self.host.ports.entropy.uuid());
-        self.set_failover(Some(Failover {
+        let mut change = self.change()?;
+        change.set_failover(Some(Failover {
             phase: FailoverPhase::Committing { generation },
             job: job.id,
             ..failover
         }));
-        let answer = self.record(before, job).await?;
-        self.event("failover is being committed").await;
-        Ok(answer)
+        change.tell("failover is being committed");
+        self.begin(change, job).await
     }
 
     pub(crate) async fn plan_failover(&mut self, phase: FailoverPhase) -> Option<Work> {
@@ -681,24 +597,20 @@ impl Actor {
         let sealer = self.sealer();
         match phase {
             FailoverPhase::Initiating { start } => whole(Box::pin(async move {
-                let (result, vm_error) =
-                    initiate(store, hypervisor, vm, machine, failover, (start, sealer)).await;
-                Done::FailedOver(result, vm_error)
+                Done::FailedOver(initiate(store, hypervisor, vm, machine, failover, (start, sealer)).await)
             })),
             FailoverPhase::Reverting => whole(Box::pin(async move {
                 let reverted = async {
-                    hypervisor.turn_off(vm).await.map_err(|e| chain(&e))?;
-                    store
-                        .drop_branch(vm, failover.branch)
-                        .await
-                        .map_err(|e| chain(&e))
+                    hypervisor.turn_off(vm).await?;
+                    Ok(store.drop_branch(vm, failover.branch).await?)
                 };
                 Done::Reverted(reverted.await)
             })),
             // The points go with it, and what stands on them first.
             FailoverPhase::Committing { .. } if self.test().is_some() => self.plan_test_end(),
             FailoverPhase::Committing { .. } => whole(Box::pin(async move {
-                Done::Committed(store.promote(vm, failover.branch).await.map_err(|e| chain(&e)))
+                let committed = store.promote(vm, failover.branch).await;
+                Done::Committed(committed.map_err(SagaError::Store))
             })),
             FailoverPhase::Merging => {
                 let limit = self.host.config.merge_bytes_per_s;
@@ -713,28 +625,26 @@ impl Actor {
         }
     }
 
-    fn phase(&mut self, phase: FailoverPhase) {
-        if let Some(f) = self.failover().cloned() {
-            self.set_failover(Some(Failover { phase, ..f }));
-        }
-    }
-
-    pub(crate) async fn failed_over(&mut self, result: Result<(), String>, vm_error: Option<String>) {
-        let before = self.rel.clone();
+    pub(crate) async fn failed_over(&mut self, result: Result<Ready, SagaError>) {
+        let Ok(mut change) = self.change() else { return };
         match result {
-            Ok(()) => {
-                self.phase(FailoverPhase::Ready);
+            Ok(not_started) => {
+                change.set_failover_phase(FailoverPhase::Ready);
                 // The state machine allows this from FailoverInProgress, and an Initiating phase exists in no other.
-                let _ = self.step(Step::FailoverReady);
-                let text =
-                    vm_error.map(|e| format!("the failover disks are ready, but the VM did not start: {e}"));
+                let _ = change.step(Step::FailoverReady);
+                let text = not_started.map(|e| {
+                    format!(
+                        "the failover disks are ready, but the VM did not start: {}",
+                        chain(&e)
+                    )
+                });
                 let end = match &text {
                     None => JobState::Completed,
                     Some(_) => JobState::Exception,
                 };
-                if self.conclude_phase(before, end, text.clone()).await {
-                    self.event(text.as_deref().unwrap_or("failed over")).await;
-                }
+                change.tell(text.as_deref().unwrap_or("failed over"));
+                self.end_phase(&mut change, end, text);
+                self.conclude_work(change).await;
             }
             Err(e) => {
                 let Some(failover) = self.failover().cloned() else {
@@ -757,31 +667,28 @@ impl Actor {
                     self.replica_retry();
                     return;
                 }
-                self.set_failover(None);
-                let _ = self.step(Step::FailoverUndone(failover.before));
-                if self
-                    .conclude_phase(before, JobState::Exception, Some(e.clone()))
-                    .await
-                {
-                    self.event(&format!("failover was not possible and is undone: {e}"))
-                        .await;
+                change.set_failover(None);
+                let _ = change.step(Step::FailoverUndone(failover.before));
+                let why = chain(&e);
+                change.tell(format!("failover was not possible and is undone: {why}"));
+                self.end_phase(&mut change, JobState::Exception, Some(why));
+                if self.conclude_work(change).await {
                     self.replica.dirty = true;
                 }
             }
         }
     }
 
-    pub(crate) async fn reverted(&mut self, result: Result<(), String>) {
-        let before = self.rel.clone();
+    pub(crate) async fn reverted(&mut self, result: Result<(), SagaError>) {
+        let Ok(mut change) = self.change() else { return };
         match result {
             Ok(()) => {
-                let state = self.failover().map_or(State::Replicating, |f| f.before);
-                self.set_failover(None);
-                let _ = self.step(Step::Revert(state));
-                if let Some(rel) = &mut self.rel {
-                    (rel.problem, rel.addressing) = (None, Addressing::None);
-                }
-                if self.conclude_phase(before, JobState::Completed, None).await {
+                let state = change.failover().map_or(State::Replicating, |f| f.before);
+                change.set_failover(None);
+                let _ = change.step(Step::Revert(state));
+                (change.problem, change.addressing) = (None, Addressing::None);
+                self.end_phase(&mut change, JobState::Completed, None);
+                if self.conclude_work(change).await {
                     let text = match self.unusable_point().await {
                         Some(unusable) => format!("failover reverted; {unusable}"),
                         None => "failover reverted; every recovery point is as it was".to_owned(),
@@ -792,54 +699,50 @@ impl Actor {
             }
             Err(e) => {
                 // The VM may not run on a branch that is half gone: the phase stays and the work is repeated.
-                self.fault(&format!("the failover cannot be reverted yet: {e}"))
+                self.fault(&format!("the failover cannot be reverted yet: {}", chain(&e)))
                     .await;
                 self.replica_retry();
             }
         }
     }
 
-    pub(crate) async fn committed(&mut self, result: Result<(), String>) {
-        let before = self.rel.clone();
+    pub(crate) async fn committed(&mut self, result: Result<(), SagaError>) {
+        let Ok(mut change) = self.change() else { return };
         match result {
             Ok(()) => {
-                if let Some(FailoverPhase::Committing { generation }) = self.branch()
-                    && let Some(rel) = &mut self.rel
-                {
-                    rel.position = Position::start(generation);
-                    rel.problem = None;
+                if let Some(FailoverPhase::Committing { generation }) = self.branch() {
+                    change.position = Position::start(generation);
+                    change.problem = None;
                 }
-                self.phase(FailoverPhase::Merging);
-                let _ = self.step(Step::Commit);
-                if self.conclude_phase(before, JobState::Completed, None).await {
-                    self.event("failover committed").await;
-                }
+                change.set_failover_phase(FailoverPhase::Merging);
+                let _ = change.step(Step::Commit);
+                change.tell("failover committed");
+                self.end_phase(&mut change, JobState::Completed, None);
+                self.conclude_work(change).await;
             }
             Err(e) => {
-                self.fault(&format!("the failover cannot be committed yet: {e}"))
+                self.fault(&format!("the failover cannot be committed yet: {}", chain(&e)))
                     .await;
                 self.replica_retry();
             }
         }
     }
 
-    pub(crate) async fn merged(&mut self, result: Result<(), String>) {
-        let before = self.rel.clone();
+    pub(crate) async fn merged(&mut self, result: Result<(), SagaError>) {
+        let Ok(mut change) = self.change() else { return };
         match result {
             Ok(()) => {
-                self.phase(FailoverPhase::Done);
-                if let Some(home) = self.rel.as_mut().and_then(|r| r.home.as_mut()) {
+                change.set_failover_phase(FailoverPhase::Done);
+                if let Some(home) = change.home.as_mut() {
                     home.merged = true;
                 }
-                if let Some(rel) = &mut self.rel {
-                    rel.problem = None;
-                }
-                if self.conclude_phase(before, JobState::Completed, None).await {
-                    self.event("the committed disks are merged").await;
-                }
+                change.problem = None;
+                change.tell("the committed disks are merged");
+                self.end_phase(&mut change, JobState::Completed, None);
+                self.conclude_work(change).await;
             }
             Err(e) => {
-                self.fault(&format!("merging the committed disks waits: {e}"))
+                self.fault(&format!("merging the committed disks waits: {}", chain(&e)))
                     .await;
                 self.replica_retry();
                 self.retry_later();

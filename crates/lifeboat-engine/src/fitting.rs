@@ -2,7 +2,7 @@
 //! judgment. That what it names is on the medium is for the import to see.
 
 use lifeboat_deltalog::LogDisk;
-use lifeboat_model::{Position, VmId};
+use lifeboat_model::{DiskId, Position, VmId};
 
 use crate::ports::media::{Manifest, MediaError, Part, Segment};
 use crate::ports::store::ReplicaInfo;
@@ -10,31 +10,47 @@ use crate::ports::store::ReplicaInfo;
 /// The version of manifests that is written, and the only one that is read.
 pub(crate) const VERSION: u32 = 2;
 
-/// Why an export is not the copy that a replica awaits; `None` when it is.
-fn misfit(manifest: &Manifest, vm: VmId, info: &ReplicaInfo, start: Position) -> Option<String> {
+/// Why an export is not the copy that a replica awaits.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Misfit {
+    #[error("it has version {0}, this Lifeboat reads {VERSION}")]
+    Version(u32),
+    #[error("it is of VM \"{name}\" ({vm})")]
+    OtherVm { name: String, vm: VmId },
+    #[error("it is of another attempt: it begins at {found}, awaited is {awaited}; import the newest export")]
+    OtherAttempt { found: Position, awaited: Position },
+    #[error("its disks are not those of the replica")]
+    OtherDisks,
+    #[error("its manifest leaves out disk \"{disk}\" from byte {from} on")]
+    LeftOut { disk: DiskId, from: u64 },
+    #[error("its manifest names {} beyond the disks", .0.name())]
+    Beyond(Part),
+}
+
+fn fits(manifest: &Manifest, vm: VmId, info: &ReplicaInfo, start: Position) -> Result<(), Misfit> {
     if manifest.version != VERSION {
-        return Some(format!(
-            "it has version {}, this Lifeboat reads {VERSION}",
-            manifest.version
-        ));
+        return Err(Misfit::Version(manifest.version));
     }
     if manifest.vm != vm {
-        return Some(format!("it is of VM \"{}\" ({})", manifest.name, manifest.vm));
+        return Err(Misfit::OtherVm {
+            name: manifest.name.clone(),
+            vm: manifest.vm,
+        });
     }
     if manifest.start != start {
-        return Some(format!(
-            "it is of another attempt: it begins at {}, awaited is {start}; import the newest export",
-            manifest.start
-        ));
+        return Err(Misfit::OtherAttempt {
+            found: manifest.start,
+            awaited: start,
+        });
     }
     if manifest.disks != info.disks {
-        return Some("its disks are not those of the replica".into());
+        return Err(Misfit::OtherDisks);
     }
-    complete(&manifest.disks, &manifest.segments).err()
+    complete(&manifest.disks, &manifest.segments)
 }
 
 /// Whether segments cover all disks, in order and without gaps.
-fn complete(disks: &[LogDisk], segments: &[Segment]) -> Result<(), String> {
+fn complete(disks: &[LogDisk], segments: &[Segment]) -> Result<(), Misfit> {
     let mut next = segments.iter();
     for (number, disk) in (0u16..).zip(disks) {
         let (mut at, mut part) = (
@@ -50,20 +66,15 @@ fn complete(disks: &[LogDisk], segments: &[Segment]) -> Result<(), String> {
                     (at, part.number) = (s.to, part.number + 1);
                 }
                 _ => {
-                    return Err(format!(
-                        "its manifest leaves out disk \"{}\" from byte {at} on",
-                        disk.id
-                    ));
+                    let disk = disk.id.clone();
+                    return Err(Misfit::LeftOut { disk, from: at });
                 }
             }
         }
     }
     match next.next() {
         None => Ok(()),
-        Some(s) => Err(format!(
-            "its manifest names {} beyond the disks",
-            s.file.part.name()
-        )),
+        Some(s) => Err(Misfit::Beyond(s.file.part)),
     }
 }
 
@@ -73,14 +84,14 @@ pub(crate) fn misfitting(
     info: &ReplicaInfo,
     start: Position,
 ) -> Result<(), MediaError> {
-    misfit(manifest, vm, info, start).map_or(Ok(()), |why| Err(MediaError::Other(why)))
+    fits(manifest, vm, info, start).map_err(|why| MediaError::Other(why.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ports::media::SegmentFile;
-    use lifeboat_model::{DiskId, GenerationId};
+    use lifeboat_model::GenerationId;
     use uuid::Uuid;
 
     fn segment(disk: u16, number: u64, from: u64, to: u64) -> Segment {
@@ -129,7 +140,7 @@ mod tests {
             damage: Vec::new(),
             unsealed: Default::default(),
         };
-        let judge = |m: &Manifest| misfit(m, good.vm, &info, good.start);
+        let judge = |m: &Manifest| fits(m, good.vm, &info, good.start).err().map(|e| e.to_string());
         assert_eq!(judge(&good), None);
         let table: [(Spoil, &str); _] = [
             (|m| m.version = 1, "version"),

@@ -256,11 +256,11 @@ impl Actor {
     }
 
     async fn settings_agreed(&mut self) -> bool {
-        let Some(rel) = self.rel.as_mut().filter(|r| has_history(r)) else {
+        let Some(rel) = self.rel.as_ref().filter(|r| has_history(r)) else {
             return true;
         };
         let now = History::from(&rel.settings);
-        let Some(side) = rel.replica_mut() else {
+        let Some(side) = rel.replica() else {
             return true;
         };
         match side.keeping.agreed {
@@ -278,7 +278,9 @@ impl Actor {
     /// The history of a replica whose primary asks for this: more where its copy was there before the relationship, and has
     /// points of its own.
     fn found(&self, asked: History) -> History {
-        let Some(rel) = &self.rel else { return asked };
+        let Some(rel) = self.rel.as_ref() else {
+            return asked;
+        };
         let own = rel.replica().is_some_and(|side| side.own);
         let info = self.host.ports.store.last_info(self.id).filter(|_| own);
         let older = info.map_or(0, |info| {
@@ -292,11 +294,13 @@ impl Actor {
     }
 
     async fn agree(&mut self, to: History) -> bool {
-        let before = self.rel.clone();
-        if let Some(side) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+        let Ok(mut change) = self.change() else {
+            return false;
+        };
+        if let Some(side) = change.replica_mut() {
             side.keeping.agreed = Some(to);
         }
-        self.save_or_undo(before).await.is_ok()
+        self.commit(change).await.is_ok()
     }
 
     /// Counts what was applied, and holds when it is a burst.
@@ -307,49 +311,50 @@ impl Actor {
             return;
         };
         let disks = info.disks.iter().fold(0u64, |sum, d| sum.saturating_add(d.size));
-        let rel = self.rel.as_mut().filter(|r| has_history(r));
-        let Some(side) = rel.and_then(Relationship::replica_mut) else {
+        let counted = self.tally(|rel| {
+            let side = Some(rel).filter(|r| has_history(r))?.replica_mut()?;
+            let hour = side.keeping.rate.began_ms;
+            let burst = side.keeping.rate.add(at, grown, disks);
+            let is_burst = |r: &Reason| matches!(r, Reason::Burst { .. });
+            let known = side.keeping.hold.iter().flat_map(|h| &h.reasons).any(is_burst);
+            Some((burst, known, side.keeping.rate.began_ms != hour))
+        });
+        let Some((burst, known, next_hour)) = counted.flatten() else {
             return;
         };
-        let hour = side.keeping.rate.began_ms;
-        let burst = side.keeping.rate.add(at, grown, disks);
-        let is_burst = |r: &Reason| matches!(r, Reason::Burst { .. });
-        let known = side.keeping.hold.iter().flat_map(|h| &h.reasons).any(is_burst);
-        let next_hour = side.keeping.rate.began_ms != hour;
         match burst {
             Some(Burst { hour, usual }) if !known => {
                 let random = hour.random;
                 // Tried again with the next log when it cannot be written down.
                 self.hold(Reason::Burst { random, usual }).await;
             }
-            Some(_) | None if next_hour => self.save_or_warn().await,
+            Some(_) | None if next_hour => self.write_noted().await,
             Some(_) | None => {}
         }
     }
 
     /// There was no room: what a hold keeps of logs is given up, points stay.
     pub(crate) async fn hold_lacks_room(&mut self) {
-        let side = self.rel.as_mut().and_then(Relationship::replica_mut);
-        let hold = side.and_then(|s| s.keeping.hold.as_mut());
-        let Some(hold) = hold.filter(|h| h.window_s > 0) else {
-            return;
-        };
-        hold.window_s = 0;
-        self.save_or_warn().await;
-        self.event("there is no room for the logs that are held: they expire, the recovery points stay")
-            .await;
+        let given_up = self.note(|rel| {
+            let hold = rel.replica_mut().and_then(|s| s.keeping.hold.as_mut());
+            let hold = hold.filter(|h| h.window_s > 0);
+            hold.map(|h| h.window_s = 0).is_some()
+        });
+        if given_up.await == Some(true) {
+            self.event("there is no room for the logs that are held: they expire, the recovery points stay")
+                .await;
+        }
     }
 
     /// Begins a hold, or adds a reason to it. False when it cannot be written down.
     async fn hold(&mut self, reason: Reason) -> bool {
         let (now, arrived) = (self.host.ports.clock.now(), self.replica.aging.last());
-        let before = self.rel.clone();
-        let Some(rel) = self.rel.as_mut() else {
+        let Ok(mut change) = self.change() else {
             return false;
         };
-        let window_s = rel.settings.any_point_window_s;
-        let told = reason.text(&rel.peer);
-        let Some(side) = rel.replica_mut() else {
+        let window_s = change.settings.any_point_window_s;
+        let told = reason.text(&change.peer);
+        let Some(side) = change.replica_mut() else {
             return false;
         };
         let window_s = side.keeping.agreed.map_or(0, |a| a.window_s).max(window_s);
@@ -363,15 +368,11 @@ impl Actor {
         hold.reasons.retain(|r| !r.same_kind(&reason));
         let told_before = hold.reasons.len() < known;
         hold.reasons.push(reason);
-        if self.save_or_undo(before).await.is_err() {
-            return false;
-        }
         // A primary that changes its mind each second makes one event.
         if !told_before {
-            self.event(&format!("{told}; no recovery point expires from now on"))
-                .await;
+            change.tell(format!("{told}; no recovery point expires from now on"));
         }
-        true
+        self.commit(change).await.is_ok()
     }
 
     /// Somebody wants every point to stay.
@@ -396,10 +397,9 @@ impl Actor {
 
     /// Somebody has looked: points expire again, by what the primary asks for now.
     pub(crate) async fn release_points(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
-        let now = History::from(&rel.settings);
-        let keeping = rel.replica_mut().map(|side| &mut side.keeping);
+        let mut change = self.change()?;
+        let now = History::from(&change.settings);
+        let keeping = change.replica_mut().map(|side| &mut side.keeping);
         let Some(keeping) = keeping.filter(|k| k.hold.is_some()) else {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
@@ -410,9 +410,9 @@ impl Actor {
         keeping.hold = None;
         keeping.agreed = Some(now);
         keeping.rate.accept();
-        self.save_or_undo(before).await?;
+        change.tell("recovery points expire again");
+        self.commit(change).await?;
         self.replica.expire_soon();
-        self.event("recovery points expire again").await;
         Ok(Answer::Done)
     }
 }

@@ -11,8 +11,10 @@ use tokio::time::Instant;
 
 use crate::action::{Answer, CycleResult, Refusal};
 use crate::actor::{Actor, chain, no_relationship, plain};
+use crate::copy::CopyError;
 use crate::ports::capture::CaptureError;
 use crate::ports::hypervisor::{Hypervisor, ImagesSeen, Launch};
+use crate::ports::link::LinkError;
 use crate::records::Relationship;
 
 /// What a look at the images of a powered-off VM came to.
@@ -100,7 +102,7 @@ fn looked(seen: Result<ImagesSeen, CaptureError>) -> Looked {
 impl Actor {
     /// Looks at the images of a VM that is off and whose last changes are on the replica.
     pub(crate) async fn look_at_images(&self) -> Looked {
-        let Some(rel) = &self.rel else {
+        let Some(rel) = self.rel.as_ref() else {
             return Looked::NotNow("the VM is not replicated".to_owned());
         };
         let launch = match self.launch().await {
@@ -121,7 +123,7 @@ impl Actor {
                         .await;
                 }
                 self.primary.verified = Some(now);
-                self.answer_cycle(&Ok(CycleResult::Unchanged { verified: now }));
+                self.answer_cycle(Ok(&CycleResult::Unchanged { verified: now }));
                 true
             }
             Looked::Changed(why) => {
@@ -147,7 +149,7 @@ impl Actor {
                     self.event(&text).await;
                 }
                 self.primary.unverified = Some(unverified);
-                self.answer_cycle(&Err(text));
+                self.answer_cycle(Err(NoCycle::Unverified(&text)));
                 true
             }
         }
@@ -156,10 +158,12 @@ impl Actor {
     /// The replica may lack something after all.
     async fn unsettle(&mut self) {
         self.primary.unverified = None;
-        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
-            primary.settled = false;
-        }
-        self.save_or_warn().await;
+        self.note(|rel| {
+            if let Some(primary) = rel.primary_mut() {
+                primary.settled = false;
+            }
+        })
+        .await;
     }
 
     /// Whether a prepared VM may be handed over: what was written to its images after the last instant would be lost.
@@ -178,7 +182,7 @@ impl Actor {
     /// ReplicateNow: a cycle now, and its result as the answer. A cycle that is under way began before this was asked and
     /// does not count.
     pub(crate) fn replicate_now(&mut self, reply: oneshot::Sender<Result<Answer, Refusal>>) {
-        let refused = match &self.rel {
+        let refused = match self.rel.as_ref() {
             None => Some(no_relationship()),
             Some(rel)
                 if rel.mode != Mode::Primary
@@ -211,13 +215,13 @@ impl Actor {
     /// Nobody waits for a cycle of a host that is no primary any more.
     pub(crate) fn dismiss_awaiting(&mut self) {
         if self.rel.as_ref().is_none_or(|r| r.mode != Mode::Primary) {
-            self.answer_cycle(&Err("this host is not the VM's primary any more".to_owned()));
+            self.answer_cycle(Err(NoCycle::NotPrimary));
         }
     }
 
     /// Tells those who wait for a cycle how it ended. One that arrived answers those who asked before it was taken; what
     /// keeps cycles from arriving answers everybody.
-    pub(crate) fn answer_cycle(&mut self, result: &Result<CycleResult, String>) {
+    pub(crate) fn answer_cycle(&mut self, result: Result<&CycleResult, NoCycle<'_>>) {
         let captures = self.primary.captures;
         let waiting = std::mem::take(&mut self.primary.awaiting);
         for one in waiting {
@@ -227,7 +231,7 @@ impl Actor {
                     continue;
                 }
                 Ok(result) => Ok(Answer::Cycle(result.clone())),
-                Err(why) => Err(Refusal::new(
+                Err(ref why) => Err(Refusal::new(
                     ReturnCode::Failed,
                     format!("the cycle failed: {why}"),
                     "it is tried again by itself; see: lifeboat replication status",
@@ -236,6 +240,32 @@ impl Actor {
             drop(one.reply.send(answer));
         }
     }
+}
+
+/// Why a cycle that somebody waits for did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoCycle<'a> {
+    /// The link, with the log on this host.
+    #[error("{}", chain(*.0))]
+    Link(&'a LinkError),
+    /// The disks, the link or the replica.
+    #[error("{}", chain(*.0))]
+    Copy(&'a CopyError),
+    /// It could not begin.
+    #[error("{0}")]
+    Refused(&'a Refusal),
+    /// The images of the powered-off VM cannot be looked at.
+    #[error("{0}")]
+    Unverified(&'a str),
+    /// Nothing is sent in this state.
+    #[error("replication is {0} ({n})", n = .0.number())]
+    Rests(State),
+    /// The relationship ends.
+    #[error("replication is being removed")]
+    Removed,
+    /// The roles changed.
+    #[error("this host is not the VM's primary any more")]
+    NotPrimary,
 }
 
 /// Somebody who waits for a cycle.

@@ -16,12 +16,12 @@ use tracing::warn;
 use crate::action::{Answer, Refusal, ServerKeys, VmRef};
 use crate::actor::{Actor, Message};
 use crate::engine::{Engine, Host, Ports};
-use crate::pins::{Judge, Pins};
+use crate::pins::{Judge, Pins, UnknownCaller};
 use crate::ports::ByteStream;
 use crate::ports::catalog::{Catalog, CatalogError, CatalogImage, Recorded};
 use crate::ports::environment::OwnKeys;
 use crate::ports::link::{
-    LinkError, LogAddress, LogReceipt, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
+    LinkError, LogAddress, LogReceipt, OtherKey, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
 };
 use crate::records::{Event, Job, Relationship, ServerSettings};
 use crate::requests::Request;
@@ -53,9 +53,14 @@ impl Catalog for KeyedCatalog {
         self.catalog.load().await
     }
 
-    async fn put_relationship(&self, relationship: &Relationship) -> Result<(), CatalogError> {
+    async fn put(
+        &self,
+        relationship: &Relationship,
+        jobs: &[Job],
+        events: &[Event],
+    ) -> Result<(), CatalogError> {
         let keyed = self.keyed(relationship);
-        self.catalog.put_relationship(&keyed).await?;
+        self.catalog.put(&keyed, jobs, events).await?;
         self.pins.saved(keyed.vm, &keyed.keys);
         Ok(())
     }
@@ -70,13 +75,6 @@ impl Catalog for KeyedCatalog {
 
     async fn put_job(&self, job: &Job) -> Result<(), CatalogError> {
         self.catalog.put_job(job).await
-    }
-
-    async fn put_both(&self, relationship: &Relationship, job: &Job) -> Result<(), CatalogError> {
-        let keyed = self.keyed(relationship);
-        self.catalog.put_both(&keyed, job).await?;
-        self.pins.saved(keyed.vm, &keyed.keys);
-        Ok(())
     }
 
     async fn remove_job(&self, job: JobId) -> Result<(), CatalogError> {
@@ -139,7 +137,7 @@ impl Host {
     /// Whether a caller is who it was before, as far as its name was seen.
     fn judge(&self, peer: &PeerIdentity, vm: Option<VmId>) -> Result<(), PeerRefusal> {
         let judged = self.pins.judge(vm, None, peer, self.ports.clock.now());
-        judged.map_err(|detail| PeerRefusal::OtherKey {
+        judged.map_err(|OtherKey(detail)| PeerRefusal::OtherKey {
             host: self.config.name.clone(),
             detail,
         })
@@ -305,8 +303,8 @@ pub(crate) async fn announce(host: Weak<Host>) {
 
 impl Actor {
     /// Writes the relationship with the keys that are known now.
-    pub(crate) async fn save_keys(&self, reply: Option<oneshot::Sender<Result<(), Refusal>>>) {
-        let saved = self.save().await;
+    pub(crate) async fn save_keys(&mut self, reply: Option<oneshot::Sender<Result<(), Refusal>>>) {
+        let saved = self.rewrite().await;
         if let Some(reply) = reply {
             drop(reply.send(saved));
         }
@@ -358,7 +356,7 @@ impl Engine {
         let host = self.host.config.name.clone();
         let unknown = PeerRefusal::NoReplica { host: host.clone() };
         match self.host.pins.announce(vm, peer, next) {
-            Err(_) => return Err(unknown),
+            Err(UnknownCaller) => return Err(unknown),
             Ok(false) => return Ok(()),
             Ok(true) => self.host.pins.changed.notify_one(),
         }

@@ -152,30 +152,26 @@ impl Actor {
         };
         self.told.last = Some(done.told);
         self.look_again_after(CYCLES);
-        if let Some(rel) = self.rel.as_mut().filter(|r| r.spec != done.spec) {
-            rel.spec = done.spec;
-            self.save_or_warn().await;
-        }
+        self.note(|rel| rel.spec = done.spec).await;
         self.preflight(problems).await;
     }
 
     /// Takes in what would keep the VM from starting on the replica.
     async fn preflight(&mut self, problems: Vec<String>) {
-        let Some(rel) = self.rel.as_mut().filter(|r| r.preflight != problems) else {
+        if self.rel.as_ref().is_none_or(|r| r.preflight == problems) {
             return;
-        };
+        }
         let text = match problems.is_empty() {
             true => "the VM would start on the replica".to_owned(),
             false => format!("the VM would not start on the replica: {}", problems.join("; ")),
         };
-        rel.preflight = problems;
-        self.save_or_warn().await;
+        self.note(|rel| rel.preflight = problems).await;
         self.event(&text).await;
     }
 
     /// What would keep this replica's VM from starting here, connected as its settings say.
     pub(crate) async fn problems(&self) -> Vec<String> {
-        match &self.rel {
+        match self.rel.as_ref() {
             Some(rel) => {
                 let machine = connected(&rel.spec, &rel.network, self.local.as_ref());
                 let seed = network::no_cloud(&rel.network, "").is_ok_and(|seed| !seed.is_empty());
@@ -253,17 +249,10 @@ impl Actor {
         self.settings_within_quota(peer, &settings)?;
         self.rename(&spec.name)?;
         self.keep_firmware(firmware).await?;
-        let before = self.rel.clone();
-        let spec = as_replica(spec, &settings);
-        if let Some(rel) = self.rel.as_mut() {
-            (rel.spec, rel.settings) = (spec, settings);
-        }
-        if self.rel != before {
-            self.save_or_undo(before).await.map_err(|e| PeerRefusal::Failed {
-                host: self.host.config.name.clone(),
-                detail: e.message,
-            })?;
-        }
+        let mut change = self.change().map_err(|e| self.catalog_refusal(e))?;
+        (change.spec, change.settings) = (as_replica(spec, &settings), settings);
+        let committed = self.commit(change).await;
+        committed.map_err(|e| self.catalog_refusal(e))?;
         let problems = self.problems().await;
         Ok(PeerReply::Checked { problems })
     }

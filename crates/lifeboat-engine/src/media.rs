@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, no_relationship, not_now};
+use crate::change::Change;
 use crate::copy::{self, CopyError, Route, SEGMENT, Tools};
 use crate::fitting::{VERSION, misfitting};
 use crate::jobs::Jobs;
@@ -21,7 +22,7 @@ use crate::ports::link::{Content, PeerRequest};
 use crate::ports::media::{Manifest, Media, MediaError, Part, Seal, Segment, SegmentFile};
 use crate::ports::store::ReplicaStore;
 use crate::primary::droppable;
-use crate::records::{Import, Job, PrimarySide, Relationship};
+use crate::records::{Import, Job, Relationship};
 use crate::sealing;
 
 /// Where an export goes.
@@ -178,11 +179,23 @@ fn absolute(dir: &str) -> Result<Utf8PathBuf, Refusal> {
     }
 }
 
-impl Actor {
-    fn primary_side(&mut self) -> Option<&mut PrimarySide> {
-        self.rel.as_mut()?.primary_mut()
+impl Relationship {
+    /// Nothing is exported any more; to where it was. The key is of no use here from then on.
+    fn no_export(&mut self) -> Option<String> {
+        let side = self.primary_mut()?;
+        side.sealing = None;
+        side.export.take()
     }
 
+    /// No medium is taken any more, and the key is forgotten.
+    fn awaits_no_import(&mut self) {
+        if let Some(replica) = self.replica_mut().filter(|r| r.awaits_import) {
+            (replica.awaits_import, replica.sealing) = (false, None);
+        }
+    }
+}
+
+impl Actor {
     /// Where the initial copy is exported to, if it is.
     pub(crate) fn exports(&self) -> Option<Export> {
         let rel = self.rel.as_ref()?;
@@ -200,8 +213,7 @@ impl Actor {
     /// never taken for those of this one. It begins when the replica's host has recorded the key. Before that nothing is
     /// written: what is exported under a key that the other side may never get to know would be carried for nothing.
     pub(crate) async fn start_export(&mut self, dir: &str) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let rel = self.rel.clone().ok_or_else(no_relationship)?;
         let state = lifecycle::step(rel.mode, rel.state, Step::StartCopy).map_err(|e| not_now(&e))?;
         let path = absolute(dir)?;
         let start = Position::start(GenerationId(self.host.ports.entropy.uuid()));
@@ -232,38 +244,32 @@ impl Actor {
             .host
             .jobs
             .draft(self.id, JobType::StartExport, "exporting the initial copy");
-        if let Some(rel) = &mut self.rel {
-            (rel.state, rel.position, rel.problem) = (state, start, None);
-        }
-        if let Some(side) = self.primary_side() {
+        let mut change = self.change()?;
+        (change.state, change.position, change.problem) = (state, start, None);
+        if let Some(side) = change.primary_mut() {
             (side.export, side.scheduled, side.acknowledged) = (Some(path.into()), None, start);
             side.sealing = Some(Box::new(sealing));
         }
-        let answer = self.record(before, job).await?;
+        change.tell(format!("initial copy started, to {dir}"));
+        let answer = self.begin(change, job).await?;
         self.primary.next_at = Instant::now();
-        self.event(&format!("initial copy started, to {dir}")).await;
         Ok(answer)
-    }
-
-    /// Nothing is exported any more; to where it was. The key is of no use here from then on.
-    fn no_export(&mut self) -> Option<String> {
-        let side = self.primary_side()?;
-        side.sealing = None;
-        side.export.take()
     }
 
     /// The export is complete: cycles flow from now on.
     pub(crate) async fn exported(&mut self) -> bool {
-        let before = self.rel.clone();
-        let Some(dir) = self.no_export() else {
+        let Ok(mut change) = self.change() else {
+            return true;
+        };
+        let Some(dir) = change.no_export() else {
             return true;
         };
         // It is in the state that the export was begun in.
-        let _ = self.step(Step::ExportFinished);
-        let text = format!(
+        let _ = change.step(Step::ExportFinished);
+        change.tell(format!(
             "the initial copy is in {dir}; import it on the replica host. What changes is sent already"
-        );
-        self.export_ends(before, JobState::Completed, None, &text).await
+        ));
+        self.export_ends(change, JobState::Completed, None).await
     }
 
     /// Whether an error ends an export; what a retry may cure does not.
@@ -277,42 +283,33 @@ impl Actor {
         if !fatal || self.exports().is_none() {
             return false;
         }
-        let before = self.rel.clone();
         self.primary.forget();
-        self.no_export();
-        let _ = self.step(Step::CancelCopy);
+        let Ok(mut change) = self.change() else {
+            return false;
+        };
+        change.no_export();
+        let _ = change.step(Step::CancelCopy);
         let why = format!("{}; start it again, into a new directory", chain(e));
-        let text = format!("the export was given up: {why}");
-        self.export_ends(before, JobState::Exception, Some(why), &text)
-            .await;
+        change.tell(format!("the export was given up: {why}"));
+        self.export_ends(change, JobState::Exception, Some(why)).await;
         true
     }
 
-    async fn export_ends(
-        &mut self,
-        before: Option<Relationship>,
-        state: JobState,
-        why: Option<String>,
-        text: &str,
-    ) -> bool {
+    async fn export_ends(&mut self, mut change: Change, state: JobState, why: Option<String>) -> bool {
         let job = self.host.jobs.unfinished(self.id, JobType::StartExport);
-        let ended = job.and_then(|j| self.host.jobs.ended(j.id, state, why));
-        let Some(rel) = &self.rel else { return false };
-        if let Err(e) = self.put_end(rel, ended).await {
-            tracing::warn!(vm = %self.id, error = %e, "the end of the export is not recorded; it is repeated");
-            self.rel = before;
+        change.end_job(&self.host.jobs, job.map(|j| j.id), state, why);
+        if let Err(e) = self.commit(change).await {
+            tracing::warn!(vm = %self.id, error = %e.message, "the end of the export is not recorded; it is repeated");
             self.primary.forget();
             self.retry_later();
             return false;
         }
-        self.event(text).await;
         true
     }
 
     /// ImportInitialReplica.
     pub(crate) async fn import_copy(&mut self, dir: &str) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         let Some(replica) = rel.replica() else {
             let hint = "this host is the primary; import on the replica host";
             return Err(Refusal::new(
@@ -346,20 +343,13 @@ impl Actor {
             .host
             .jobs
             .draft(self.id, JobType::ImportCopy, "importing the initial copy");
-        self.set_import(Some(Import {
+        let mut change = self.change()?;
+        change.set_import(Some(Import {
             dir: path.into(),
             job: job.id,
         }));
-        let answer = self.record(before, job).await?;
-        self.event(&format!("importing the initial copy from {dir}"))
-            .await;
-        Ok(answer)
-    }
-
-    fn set_import(&mut self, to: Option<Import>) {
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
-            replica.import = to.map(Box::new);
-        }
+        change.tell(format!("importing the initial copy from {dir}"));
+        self.begin(change, job).await
     }
 
     /// The copy comes on media: nothing can be applied before it is here.
@@ -384,64 +374,48 @@ impl Actor {
     }
 
     pub(crate) async fn imported(&mut self, result: Result<(), CopyError>) {
-        let before = self.rel.clone();
-        let job = before
-            .as_ref()
-            .and_then(Relationship::replica)
-            .and_then(|r| r.import.as_ref().map(|i| i.job));
-        self.set_import(None);
+        let Ok(mut change) = self.change() else { return };
+        let import = change.replica().and_then(|r| r.import.as_ref());
+        let job = import.map(|i| i.job);
+        change.set_import(None);
         let (state, why) = match &result {
             Ok(()) => (JobState::Completed, None),
             Err(e) => (JobState::Exception, Some(chain(e))),
         };
         if result.is_ok() {
-            self.awaits_no_import();
+            change.awaits_no_import();
         }
-        let text = match &why {
+        change.tell(match &why {
             None => "the initial copy is imported; what arrived meanwhile is applied to it now".to_owned(),
             Some(why) => format!("the initial copy was not imported: {why}"),
-        };
-        if self.conclude_job(before, job, state, why).await {
+        });
+        change.end_job(&self.host.jobs, job, state, why);
+        if self.conclude_work(change).await {
             self.replica.dirty = true;
-            self.event(&text).await;
         }
     }
 
     /// The primary copies over the network after all.
     pub(crate) async fn no_import(&mut self) {
-        if !self.awaits_import() {
-            return;
-        }
-        self.awaits_no_import();
-        self.save_or_warn().await;
-    }
-
-    /// No medium is taken any more, and the key is forgotten.
-    fn awaits_no_import(&mut self) {
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
-            (replica.awaits_import, replica.sealing) = (false, None);
-        }
+        self.note(Relationship::awaits_no_import).await;
     }
 
     /// The job of an import was cancelled. What was taken in is kept. `None`: it is another job.
     pub(crate) async fn cancel_import(&mut self, job: &Job) -> Option<Result<Answer, Refusal>> {
-        let before = self.rel.clone();
-        let import = before.as_ref()?.replica()?.import.as_ref()?;
+        let import = self.rel.as_ref()?.replica()?.import.as_ref()?;
         if import.job != job.id {
             return None;
         }
         self.interrupt().await;
-        self.set_import(None);
+        let mut change = self.change().ok()?;
+        change.set_import(None);
+        change.tell("the import was cancelled; what was imported is kept");
         let why = Some("cancelled".to_owned());
-        if !self
-            .conclude_job(before, Some(job.id), JobState::Terminated, why)
-            .await
-        {
+        change.end_job(&self.host.jobs, Some(job.id), JobState::Terminated, why);
+        if !self.conclude_work(change).await {
             let what = "the catalog cannot be written; the import goes on";
             return Some(Err(Refusal::new(ReturnCode::Failed, what, "try again")));
         }
-        self.event("the import was cancelled; what was imported is kept")
-            .await;
         let job = self.host.jobs.get(job.id);
         Some(Ok(job.map_or(Answer::Done, Answer::Job)))
     }

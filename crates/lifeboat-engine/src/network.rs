@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Message, chain, no_relationship};
-use crate::ports::hypervisor::{GuestOs, Hypervisor};
-use crate::records::{Addressing, FailoverPhase, Side};
+use crate::ports::hypervisor::{GuestOs, Hypervisor, HypervisorError};
+use crate::records::{Addressing, FailoverPhase, Relationship, Side};
 
 /// How often an agent that does not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ pub(crate) enum Given {
 pub(crate) struct Attendant(Option<JoinHandle<()>>);
 
 impl Attendant {
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if let Some(task) = self.0.take() {
             task.abort();
         }
@@ -68,15 +68,31 @@ pub(crate) fn connected(spec: &VmSpec, cards: &[NicFailover], own: Option<&VmSpe
     }
 }
 
-fn commands(os: GuestOs, cards: &[NicFailover]) -> Result<Vec<GuestCommand>, String> {
+/// Why a guest was not given its addresses.
+#[derive(Debug, thiserror::Error)]
+enum AddressError {
+    #[error("only Linux and Windows guests can be told addresses by their agent")]
+    OtherSystem,
+    #[error(transparent)]
+    Settings(#[from] network::NetworkError),
+    #[error(transparent)]
+    Agent(#[from] HypervisorError),
+    #[error("the commands in the guest ended with {ended}: {output}")]
+    Command {
+        /// `code N`, or `a signal`.
+        ended: String,
+        /// What they printed, at most 400 characters.
+        output: String,
+    },
+}
+
+fn commands(os: GuestOs, cards: &[NicFailover]) -> Result<Vec<GuestCommand>, AddressError> {
     let commands = match os {
         GuestOs::Linux => network::linux(cards),
         GuestOs::Windows => network::windows(cards),
-        GuestOs::Other => {
-            return Err("only Linux and Windows guests can be told addresses by their agent".into());
-        }
+        GuestOs::Other => return Err(AddressError::OtherSystem),
     };
-    commands.map_err(|e| e.to_string())
+    Ok(commands?)
 }
 
 /// Waits for the agent and runs the commands; each can be repeated.
@@ -100,41 +116,48 @@ async fn give(hypervisor: &dyn Hypervisor, vm: VmId, cards: &[NicFailover]) -> G
     };
     let commands = match commands(os, cards) {
         Ok(commands) => commands,
-        Err(why) => return Given::Failed(why),
+        Err(why) => return Given::Failed(chain(&why)),
     };
     let mut attempt = 1;
     loop {
         match run(hypervisor, vm, &commands).await {
             Ok(()) => return Given::Done,
             Err(_) if hypervisor.power(vm).await.is_off() => return Given::Off,
-            Err(why) if attempt >= ATTEMPTS => return Given::Failed(why),
+            Err(why) if attempt >= ATTEMPTS => return Given::Failed(chain(&why)),
             Err(_) => attempt += 1,
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn run(hypervisor: &dyn Hypervisor, vm: VmId, commands: &[GuestCommand]) -> Result<(), String> {
+async fn run(hypervisor: &dyn Hypervisor, vm: VmId, commands: &[GuestCommand]) -> Result<(), AddressError> {
     for command in commands {
         let ran = hypervisor.guest_run(vm, command.program, &command.arguments, COMMAND);
-        let ended = ran.await.map_err(|e| chain(&e))?;
+        let ended = ran.await?;
         if ended.code != Some(0) {
             let code = ended
                 .code
                 .map_or_else(|| "a signal".to_owned(), |c| format!("code {c}"));
             let output: String = words::shown(ended.output.trim()).chars().take(400).collect();
-            return Err(format!("the commands in the guest ended with {code}: {output}"));
+            return Err(AddressError::Command { ended: code, output });
         }
     }
     Ok(())
 }
 
+impl Relationship {
+    /// The guest is to be given its addresses when the VM starts now, if it starts on disks of the store.
+    pub(crate) fn expect_addresses(&mut self, on_branch: bool) {
+        let due = on_branch && self.network.iter().any(NicFailover::tells);
+        self.addressing = if due { Addressing::Due } else { Addressing::None };
+    }
+}
+
 impl Actor {
     /// SetFailoverNetworkAdapterSettings: for the copy of this host, when it is failed over or tested next.
     pub(crate) async fn set_failover_network(&mut self, cards: Vec<NicFailover>) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
         let spec = self.spec()?;
-        match before.as_ref().map(|r| &r.side) {
+        match self.rel.as_ref().map(|r| &r.side) {
             Some(Side::Primary(_) | Side::Replica(_)) => {}
             None | Some(Side::Test { .. } | Side::Alone) => return Err(no_relationship()),
         }
@@ -142,22 +165,11 @@ impl Actor {
             let hint = "the cards and their MAC addresses are in: lifeboat vm show";
             Refusal::new(ReturnCode::InvalidParameter, e.to_string(), hint)
         })?;
-        if let Some(rel) = self.rel.as_mut() {
-            rel.network = cards;
-        }
-        self.save_or_undo(before).await?;
-        self.event("network settings for a failover changed").await;
+        let mut change = self.change()?;
+        change.network = cards;
+        change.tell("network settings for a failover changed");
+        self.commit(change).await?;
         Ok(Answer::Done)
-    }
-
-    /// Notes, in memory, that the guest is to be given its addresses when the VM starts on these disks now.
-    pub(crate) fn expect_addresses(&mut self) {
-        let on_branch = self.runs_on().is_some();
-        self.guest.end();
-        if let Some(rel) = self.rel.as_mut() {
-            let due = on_branch && rel.network.iter().any(NicFailover::tells);
-            rel.addressing = if due { Addressing::Due } else { Addressing::None };
-        }
     }
 
     /// Whether this record lets a VM run on disks of the store.
@@ -200,9 +212,9 @@ impl Actor {
 
     pub(crate) async fn addressed(&mut self, given: Given) {
         self.guest.0 = None;
-        let Some(rel) = self.rel.as_mut().filter(|r| r.addressing == Addressing::Due) else {
+        if self.rel.as_ref().is_none_or(|r| r.addressing != Addressing::Due) {
             return;
-        };
+        }
         let (next, told) = match given {
             Given::Done => (
                 Addressing::None,
@@ -214,8 +226,7 @@ impl Actor {
                 (Addressing::Failed { why }, Some(told))
             }
         };
-        rel.addressing = next;
-        self.save_or_warn().await;
+        self.note(|rel| rel.addressing = next).await;
         if let Some(told) = told {
             self.event(&told).await;
         }

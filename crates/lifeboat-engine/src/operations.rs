@@ -14,6 +14,7 @@ use tracing::info;
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, chain, failed, no_relationship, not_now};
 use crate::copy;
+use crate::images::NoCycle;
 use crate::ports::capture::CaptureError;
 use crate::ports::link::{Content, LinkError, PeerRefusal, PeerReply, PeerRequest};
 use crate::records::{Counters, PrimarySide, Relationship, Side, SyncKind};
@@ -79,18 +80,10 @@ impl Actor {
             newest_instant: None,
             counters: Counters::default(),
         };
-        self.rel = Some(rel);
-        if let Err(e) = self.save().await {
-            // Without the record there is no relationship; the offer on the peer is harmless and can be repeated.
-            self.rel = alone;
-            if self.rel.is_some() {
-                self.save_or_warn().await;
-            } else if let Err(e) = self.host.ports.catalog.remove_relationship(self.id, 0).await {
-                tracing::warn!(vm = %self.id, error = %e, "a refused relationship may be recorded");
-            }
-            return Err(e);
-        }
-        self.event("replication enabled").await;
+        let mut change = self.draft(rel);
+        change.tell("replication enabled");
+        // The offer on the peer is harmless when this is refused, and can be repeated.
+        self.commit(change).await?;
         Ok(Answer::Done)
     }
 
@@ -132,61 +125,50 @@ impl Actor {
 
     /// StartReplication from a copy that the replica's host has already.
     pub(crate) async fn start_seeded(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        self.step(Step::StartCopy)?;
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
+        lifecycle::step(rel.mode, rel.state, Step::StartCopy).map_err(|e| not_now(&e))?;
         let (settings, peer, spec) = (rel.settings.clone(), rel.peer.clone(), self.spec()?.clone());
         let start = rel.position.first();
-        let offered = match self.capturable(&settings.disks).await {
-            Ok(disks) => {
-                let offer = PeerRequest::Offer {
-                    vm: Box::new(spec.into()),
-                    disks,
-                    settings,
-                    start,
-                    from: self.host.config.listen.clone(),
-                    content: Content::Seed,
-                    firmware: self.firmware().await,
-                };
-                let answer = self.host.ports.link.call(&peer, offer).await;
-                answer.map_err(|e| link_refusal(&e))
-            }
-            Err(e) => Err(e),
+        let offer = PeerRequest::Offer {
+            vm: Box::new(spec.into()),
+            disks: self.capturable(&settings.disks).await?,
+            settings,
+            start,
+            from: self.host.config.listen.clone(),
+            content: Content::Seed,
+            firmware: self.firmware().await,
         };
-        if let Err(e) = offered {
-            self.rel = before;
-            return Err(e);
-        }
+        let answer = self.host.ports.link.call(&peer, offer).await;
+        answer.map_err(|e| link_refusal(&e))?;
+        let mut change = self.change()?;
+        change.step(Step::StartCopy)?;
         let job = self
             .host
             .jobs
             .begin(self.id, JobType::StartSeeded, "comparing with the seed");
-        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
-        let sync = Self::new_sync(rel, SyncKind::Seed, Some(job.id));
-        if let Some(primary) = rel.primary_mut() {
+        let sync = Self::new_sync(&mut change, SyncKind::Seed, Some(job.id));
+        if let Some(primary) = change.primary_mut() {
             (primary.sync, primary.scheduled) = (Some(sync), None);
         }
-        let answer = self.record(before, job).await?;
+        change.tell("initial copy started, from what the replica's host has");
+        let answer = self.begin(change, job).await?;
         self.primary.next_at = Instant::now();
-        self.event("initial copy started, from what the replica's host has")
-            .await;
         Ok(answer)
     }
 
     pub(crate) async fn start_replication(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        self.step(Step::StartCopy)?;
+        let mut change = self.change()?;
+        change.step(Step::StartCopy)?;
         let job = self
             .host
             .jobs
             .begin(self.id, JobType::StartReplication, "initial copy");
-        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
-        if let Some(primary) = rel.primary_mut() {
+        if let Some(primary) = change.primary_mut() {
             primary.scheduled = None;
         }
-        let answer = self.record(before, job).await?;
+        change.tell("initial copy started");
+        let answer = self.begin(change, job).await?;
         self.primary.next_at = Instant::now();
-        self.event("initial copy started").await;
         Ok(answer)
     }
 
@@ -221,10 +203,10 @@ impl Actor {
         if found.state == JobState::New {
             return self.unschedule(job, None).await;
         }
-        let before = self.rel.clone();
-        self.step(Step::CancelCopy)?;
-        self.drop_sync();
-        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+        let mut change = self.change()?;
+        change.step(Step::CancelCopy)?;
+        change.drop_sync();
+        if let Some(primary) = change.primary_mut() {
             (primary.export, primary.sealing) = (None, None);
         }
         let ended = self
@@ -232,15 +214,10 @@ impl Actor {
             .jobs
             .ended(job, JobState::Terminated, Some("cancelled".into()));
         let ended = ended.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &ended).await {
-            self.rel = before;
-            return Err(failed("the catalog cannot be written", &e));
-        }
+        change.with_job(ended.clone());
+        change.tell("initial copy cancelled; what was copied is kept");
+        self.commit(change).await?;
         self.interrupt().await;
-        self.host.jobs.adopt(ended.clone());
-        self.event("initial copy cancelled; what was copied is kept")
-            .await;
         Ok(Answer::Job(ended))
     }
 
@@ -262,38 +239,36 @@ impl Actor {
     }
 
     pub(crate) async fn suspend(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
         self.no_planned()?;
-        self.step(Step::Suspend)?;
-        self.save_or_undo(before).await?;
+        let mut change = self.change()?;
+        change.step(Step::Suspend)?;
+        change.tell("replication suspended");
+        self.commit(change).await?;
         self.interrupt().await;
         self.primary.next_at = Instant::now();
-        self.event("replication suspended").await;
         Ok(Answer::Done)
     }
 
     pub(crate) async fn resume(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
         if self.planned().is_some() {
             // The API's way to cancel it.
             return self.cancel_planned(false).await;
         }
-        self.step(Step::Resume)?;
-        if let Some(rel) = self.rel.as_mut() {
-            rel.problem = None;
-        }
-        self.save_or_undo(before).await?;
+        let mut change = self.change()?;
+        change.step(Step::Resume)?;
+        change.problem = None;
+        change.tell("replication resumed");
+        self.commit(change).await?;
         self.primary.next_at = Instant::now();
         self.replica.dirty = true;
         self.replica.begin_now();
-        self.event("replication resumed").await;
         Ok(Answer::Done)
     }
 
     /// The primary's side of RemoveReplicationRelationship: tracking ends, the replica is not touched.
     pub(crate) async fn remove_primary(&mut self) -> Result<(), Refusal> {
         self.interrupt().await;
-        self.answer_cycle(&Err("replication is being removed".to_owned()));
+        self.answer_cycle(Err(NoCycle::Removed));
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         lifecycle::step(rel.mode, rel.state, Step::Remove).map_err(|e| not_now(&e))?;
         let launch = self.recorded_launch().await?;
@@ -319,11 +294,7 @@ impl Actor {
         }
         match self.rel.as_ref().and_then(|r| r.home.clone()) {
             Some(home) => self.live_alone(home).await?,
-            None => {
-                let removed = self.host.ports.catalog.remove_relationship(self.id, 0).await;
-                removed.map_err(|e| failed("the catalog cannot be written", &e))?;
-                self.rel = None;
-            }
+            None => self.erase().await?,
         }
         for job in self.host.jobs.list() {
             if job.vm == self.id && !job.state.is_final() {

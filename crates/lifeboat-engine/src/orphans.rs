@@ -220,9 +220,8 @@ impl Actor {
     }
 
     async fn drop_record(&mut self, what: &str) -> Result<Answer, Refusal> {
-        let removed = self.host.ports.catalog.remove_relationship(self.id, 0).await;
-        removed.map_err(|e| failed("the catalog cannot be written", &e))?;
-        (self.rel, self.replica) = (None, ReplicaState::default());
+        self.erase().await?;
+        self.replica = ReplicaState::default();
         self.primary.next_at = Instant::now();
         for job in self.host.jobs.list() {
             if job.vm == self.id && !job.state.is_final() {

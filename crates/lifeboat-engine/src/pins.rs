@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::extended::{extended, host_of};
-use crate::ports::link::{KeyJudge, PeerIdentity};
+use crate::ports::link::{KeyJudge, OtherKey, PeerIdentity};
 use crate::records::{KnownKey, Relationship};
 
 /// Hosts that one relationship remembers. It names four at most at once: the other side by two names, a third host, former
@@ -305,7 +305,7 @@ impl Pins {
         called: Option<&str>,
         shown: &PeerIdentity,
         now: Timestamp,
-    ) -> Result<(), String> {
+    ) -> Result<(), OtherKey> {
         let judged = self.with(|i| {
             let Some(vm) = vm else {
                 return i.judge_by_others(&self.host, None, called, shown).map(|()| false);
@@ -321,14 +321,14 @@ impl Pins {
                 Verdict::First => {
                     i.judge_by_others(&self.host, Some(vm), called, shown)?;
                     let Some(key) = shown.key else {
-                        return Err("its public key cannot be read".to_owned());
+                        return Err(OtherKey("its public key cannot be read".to_owned()));
                     };
                     i.known.entry(vm).or_default().take(called, shown, key, now);
                     i.unsaved.insert(vm);
                     Ok(true)
                 }
                 Verdict::Fits(all) => Ok(i.learn(vm, &all, called, shown)),
-                Verdict::Other(at) => Err(i.alarm(&self.host, vm, at, shown)),
+                Verdict::Other(at) => Err(OtherKey(i.alarm(&self.host, vm, at, shown))),
             }
         });
         if !matches!(judged, Ok(false)) {
@@ -358,12 +358,12 @@ impl Pins {
         vm: VmId,
         shown: &PeerIdentity,
         next: Option<Fingerprint>,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, UnknownCaller> {
         self.with(|i| {
             let known = i.known.get_mut(&vm);
             let fits = known.as_ref().map(|k| k.verdict(None, shown));
             let (Some(known), Some(Verdict::Fits(all))) = (known, fits) else {
-                return Err("no key of the caller is known for this VM".to_owned());
+                return Err(UnknownCaller);
             };
             let mut texts = Vec::new();
             for at in all {
@@ -552,13 +552,18 @@ impl Inner {
         vm: Option<VmId>,
         called: Option<&str>,
         shown: &PeerIdentity,
-    ) -> Result<(), String> {
+    ) -> Result<(), OtherKey> {
         match self.contradiction(vm, called, shown) {
-            Some((of, at)) => Err(self.alarm(host, of, at, shown)),
+            Some((of, at)) => Err(OtherKey(self.alarm(host, of, at, shown))),
             None => Ok(()),
         }
     }
 }
+
+/// No key of a caller is known for the VM, so that nothing vouches for another one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no key of the caller is known for this VM")]
+pub(crate) struct UnknownCaller;
 
 /// The link asks whom this host may talk to.
 pub(crate) struct Judge {
@@ -567,7 +572,7 @@ pub(crate) struct Judge {
 }
 
 impl KeyJudge for Judge {
-    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String> {
+    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), OtherKey> {
         self.pins.judge(vm, Some(peer), shown, self.clock.now())
     }
 

@@ -22,6 +22,7 @@ use crate::primary::{Aside, IDLE, droppable};
 use crate::question::{Asking, Word, replica_knows, replica_unsure};
 use crate::records::{Planned, PlannedPhase, Relationship, Side, Split};
 use crate::resumed::{Over, planned_step};
+use crate::saga::SagaError;
 
 /// How soon a merge that failed is tried again.
 const MERGE_AGAIN: Duration = Duration::from_secs(10);
@@ -65,7 +66,9 @@ impl Actor {
             Some((PlannedPhase::HandingOver, planned)) => return self.hand_over(&planned),
             Some((PlannedPhase::Closing | PlannedPhase::Prepared, _)) | None => {}
         }
-        let Some(rel) = &self.rel else { return Role::Waits };
+        let Some(rel) = self.rel.as_ref() else {
+            return Role::Waits;
+        };
         if rel.primary().is_some_and(|p| p.start) {
             return self.start_as_told().await;
         }
@@ -108,12 +111,12 @@ impl Actor {
         Role::Flows
     }
 
-    pub(crate) async fn merged_beside(&mut self, result: Result<(), String>) {
+    pub(crate) async fn merged_beside(&mut self, result: Result<(), SagaError>) {
         match result {
             Ok(()) => self.merged(Ok(())).await,
             // The VM was stopped in the middle of it, most of all. Nothing is lost, and nobody has to know.
-            Err(why) => {
-                tracing::info!(vm = %self.id, why, "merging the committed disks is tried again");
+            Err(e) => {
+                tracing::info!(vm = %self.id, why = chain(&e), "merging the committed disks is tried again");
                 self.primary.merge_after = Instant::now() + MERGE_AGAIN;
             }
         }
@@ -158,11 +161,13 @@ impl Actor {
                 .await;
             self.fault(&format!("the VM did not start: {}", e.message)).await;
         }
-        let before = self.rel.clone();
-        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+        let Ok(mut change) = self.change() else {
+            return Role::Waits;
+        };
+        if let Some(primary) = change.primary_mut() {
             primary.start = false;
         }
-        match self.save_or_undo(before).await {
+        match self.commit(change).await {
             Ok(()) => Role::Flows,
             Err(_) => {
                 self.retry_later();
@@ -172,7 +177,9 @@ impl Actor {
     }
 
     fn hand_over(&self, planned: &Planned) -> Role {
-        let Some(rel) = &self.rel else { return Role::Waits };
+        let Some(rel) = self.rel.as_ref() else {
+            return Role::Waits;
+        };
         let Some(at) = rel.primary().map(|p| p.acknowledged) else {
             return Role::Waits;
         };
@@ -207,10 +214,9 @@ impl Actor {
         hand_over: bool,
         start: bool,
     ) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let rel = self.rel.clone().ok_or_else(no_relationship)?;
         if rel.mode != Mode::Primary {
-            return self.ask_primary(rel, force, hand_over, start).await;
+            return self.ask_primary(&rel, force, hand_over, start).await;
         }
         if let Some(planned) = self.planned() {
             return self.go_on(planned.clone(), hand_over, start).await;
@@ -230,24 +236,27 @@ impl Actor {
             .host
             .jobs
             .draft(self.id, JobType::PlannedFailover, "shutting the VM down");
-        self.set_planned(Some(Planned {
+        let mut change = self.change()?;
+        change.set_planned(Some(Planned {
             phase: PlannedPhase::Stopping,
             force,
             hand_over,
             start,
             job: job.id,
         }));
-        let answer = self.record(before, job).await?;
+        change.tell("planned failover started");
+        let answer = self.begin(change, job).await?;
         self.interrupt().await;
         self.primary.next_at = Instant::now();
-        self.event("planned failover started").await;
         Ok(answer)
     }
 
     /// Asks the replica whether it takes over by this host's word, which spares the VM a shutdown for nothing. One that does
     /// not answer is asked again when the time has come, and what it says then counts.
     async fn replica_takes_over(&self, start: bool) -> Result<(), Refusal> {
-        let Some(rel) = &self.rel else { return Ok(()) };
+        let Some(rel) = self.rel.as_ref() else {
+            return Ok(());
+        };
         let request = PeerRequest::Status {
             vm: self.id,
             report: PrimaryReport::Unspecified,
@@ -279,19 +288,19 @@ impl Actor {
             return answer(&self.host, planned.job);
         }
         self.still_prepared().await?;
-        let before = self.rel.clone();
+        let mut change = self.change()?;
         let job = self
             .host
             .jobs
             .draft(self.id, JobType::PlannedFailover, "handing over to the replica");
-        self.set_planned(Some(Planned {
+        change.set_planned(Some(Planned {
             phase: PlannedPhase::HandingOver,
             hand_over,
             start,
             job: job.id,
             ..planned
         }));
-        let answer = self.record(before, job).await?;
+        let answer = self.begin(change, job).await?;
         self.primary.next_at = Instant::now();
         Ok(answer)
     }
@@ -350,34 +359,22 @@ impl Actor {
         Ok(Answer::Job(job))
     }
 
-    pub(crate) fn set_planned(&mut self, to: Option<Planned>) {
-        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
-            primary.planned = to;
-        }
-    }
-
-    fn phase_of_plan(&mut self, phase: PlannedPhase) {
-        if let Some(planned) = self.planned().cloned() {
-            self.set_planned(Some(Planned { phase, ..planned }));
-        }
-    }
-
     pub(crate) async fn stopped_for_good(&mut self, result: Result<(), Refusal>) {
-        let before = self.rel.clone();
         match result {
             Ok(()) => {
-                self.phase_of_plan(PlannedPhase::Closing);
-                self.tell_plan(None);
-                if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+                let Ok(mut change) = self.change() else { return };
+                change.set_planned_phase(PlannedPhase::Closing);
+                if let Some(primary) = change.primary_mut() {
                     primary.settled = false;
                 }
-                if self.save_or_undo(before).await.is_err() {
+                change.tell("the VM is off; its last changes are being sent");
+                if self.commit(change).await.is_err() {
                     self.retry_later();
                     return;
                 }
+                self.tell_plan(None);
                 self.primary.forget();
                 self.primary.next_at = Instant::now();
-                self.event("the VM is off; its last changes are being sent").await;
             }
             Err(refusal) => self.plan_failed(&refusal).await,
         }
@@ -418,14 +415,13 @@ impl Actor {
         let Some(planned) = self.planned().cloned() else {
             return;
         };
-        let before = self.rel.clone();
-        self.set_planned(None);
-        if self.save_or_undo(before).await.is_err() {
+        let Ok(mut change) = self.change() else { return };
+        change.set_planned(None);
+        change.with_job(self.host.jobs.refused(planned.job, refusal.code, why));
+        change.tell(format!("the planned failover was given up: {why}"));
+        if self.commit(change).await.is_err() {
             return self.retry_later();
         }
-        self.fail_job(planned.job, refusal.code, why).await;
-        self.event(&format!("the planned failover was given up: {why}"))
-            .await;
         self.primary.next_at = Instant::now();
     }
 
@@ -438,29 +434,24 @@ impl Actor {
         else {
             return;
         };
-        let before = self.rel.clone();
-        if self.step(Step::Prepared).is_err() {
+        let Ok(mut change) = self.change() else { return };
+        if change.step(Step::Prepared).is_err() {
             return;
         }
-        let (phase, ended) = match planned.hand_over {
-            true => (PlannedPhase::HandingOver, None),
-            false => (
-                PlannedPhase::Prepared,
-                self.host.jobs.ended(planned.job, JobState::Completed, None),
-            ),
-        };
-        self.phase_of_plan(phase);
-        let Some(rel) = &self.rel else { return };
-        if let Err(e) = self.put_end(rel, ended).await {
-            tracing::warn!(vm = %self.id, error = %e, "the end of the preparation is not recorded; it is repeated");
-            self.rel = before;
+        if planned.hand_over {
+            change.set_planned_phase(PlannedPhase::HandingOver);
+        } else {
+            change.set_planned_phase(PlannedPhase::Prepared);
+            change.end_job(&self.host.jobs, Some(planned.job), JobState::Completed, None);
+        }
+        change.tell("prepared for the failover: everything is on the replica, and the VM is locked off");
+        if let Err(e) = self.commit(change).await {
+            tracing::warn!(vm = %self.id, error = %e.message, "the end of the preparation is not recorded; it is repeated");
             return self.retry_later();
         }
         // Without an effect on a job that has ended.
         self.host.jobs.step(planned.job, 60, "the replica takes over");
         self.primary.next_at = Instant::now();
-        self.event("prepared for the failover: everything is on the replica, and the VM is locked off")
-            .await;
     }
 
     pub(crate) async fn handed_over(&mut self, result: Result<(), LinkError>) {
@@ -471,15 +462,15 @@ impl Actor {
                 let Some(planned) = self.planned().cloned() else {
                     return;
                 };
-                let before = self.rel.clone();
-                self.phase_of_plan(PlannedPhase::Prepared);
-                if self.save_or_undo(before).await.is_err() {
-                    return self.retry_later();
-                }
+                let Ok(mut change) = self.change() else { return };
+                change.set_planned_phase(PlannedPhase::Prepared);
                 let why = format!("the replica does not take over: {refusal}");
                 let code = link_refusal(&LinkError::Refused(refusal)).code;
-                self.fail_job(planned.job, code, &why).await;
-                self.event(&why).await;
+                change.with_job(self.host.jobs.refused(planned.job, code, &why));
+                change.tell(why);
+                if self.commit(change).await.is_err() {
+                    self.retry_later();
+                }
             }
             Err(e) => {
                 self.fault(&format!("the replica cannot be told to take over: {}", chain(&e)))
@@ -491,8 +482,7 @@ impl Actor {
 
     /// RequestReplicationStateChange from 4 to 3, and giving up at every stage before.
     pub(crate) async fn cancel_planned(&mut self, force: bool) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let rel = self.rel.clone().ok_or_else(no_relationship)?;
         let Some(planned) = self.planned().cloned() else {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
@@ -521,14 +511,18 @@ impl Actor {
                 }
                 Err(e) => return Err(link_refusal(&e)),
             }
-            self.step(Step::Resume)?;
         }
-        self.set_planned(None);
-        self.save_or_undo(before).await?;
+        let mut change = self.change()?;
+        if locked {
+            change.step(Step::Resume)?;
+        }
+        change.set_planned(None);
+        let why = Some("cancelled".to_owned());
+        change.end_job(&self.host.jobs, Some(planned.job), JobState::Terminated, why);
+        change.tell("planned failover cancelled");
+        self.commit(change).await?;
         self.interrupt().await;
-        self.end_job(planned.job, JobState::Terminated, "cancelled").await;
         self.primary.next_at = Instant::now();
-        self.event("planned failover cancelled").await;
         Ok(Answer::Done)
     }
 
@@ -612,7 +606,7 @@ impl Actor {
 
     async fn set_split(&mut self, to: Option<(String, bool)>) {
         let now = self.host.ports.clock.now();
-        let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) else {
+        let Some(primary) = self.rel.as_ref().and_then(Relationship::primary) else {
             return;
         };
         let since = primary.split.as_ref().map_or(now, |s| s.since);
@@ -628,23 +622,20 @@ impl Actor {
             Some(split) => format!("two copies went separate ways: on the replica {}", split.theirs),
             None => "the replica is a replica again".to_owned(),
         };
-        primary.split = next;
-        self.save_or_warn().await;
+        self.note(|rel| rel.set_split(next)).await;
         self.event(&text).await;
     }
 
     /// What this side takes from here is taken there: nothing is split.
     pub(crate) fn rejoined(&mut self) {
-        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
-            primary.split = None;
-        }
+        self.tally(|rel| rel.set_split(None));
     }
 
     /// Whether the other side of this relationship is calling: the host that was named as the peer, the third host, and for a
     /// replica any that may send to it. An authorization entry alone says that a host may replicate here, not that a VM of
     /// this host concerns it; it counts only where there is no relationship.
     pub(crate) fn is_peer(&self, peer: &PeerIdentity) -> Result<(), PeerRefusal> {
-        let Some(rel) = &self.rel else {
+        let Some(rel) = self.rel.as_ref() else {
             return self.host.authorize(peer).map(|_| ());
         };
         if peer.is_host_of(&rel.peer) || self.is_third(peer) {

@@ -13,11 +13,11 @@ use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Message, failed};
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
 use crate::question::Asking;
-use crate::records::{Addressing, FailoverPhase, PlannedPhase, Relationship};
+use crate::records::{FailoverPhase, PlannedPhase};
 
 impl Actor {
     fn role_allows_start(&self) -> Result<(), Refusal> {
-        if let Some(rel) = &self.rel
+        if let Some(rel) = self.rel.as_ref()
             && !lifecycle::may_start(rel.mode, rel.state)
         {
             let hint = "bring it up with: lifeboat failover start";
@@ -89,13 +89,13 @@ impl Actor {
         self.may_start_branch(asking).await?;
         // A powered-off VM's disks may be open for a cycle; its next cycle starts from the running VM.
         self.interrupt().await;
-        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
-            primary.settled = false;
-            self.save().await?;
-        }
-        self.expect_addresses();
-        if self.rel.as_ref().is_some_and(|r| r.addressing == Addressing::Due) {
-            self.save().await?;
+        self.guest.end();
+        if let Ok(mut change) = self.change() {
+            change.expect_addresses(self.runs_on().is_some());
+            if let Some(primary) = change.primary_mut() {
+                primary.settled = false;
+            }
+            self.commit(change).await?;
         }
         let launch = self.launch().await?;
         let hv = &self.host.ports.hypervisor;

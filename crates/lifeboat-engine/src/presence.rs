@@ -321,7 +321,9 @@ impl Host {
 impl Actor {
     /// Addresses of the hosts that this VM's replication needs.
     pub(crate) fn needed_peers(&self) -> Vec<String> {
-        let Some(rel) = &self.rel else { return Vec::new() };
+        let Some(rel) = self.rel.as_ref() else {
+            return Vec::new();
+        };
         let other = match rel.primary() {
             Some(_) => &rel.peer,
             None => &rel.way_back,

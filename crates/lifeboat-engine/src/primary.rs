@@ -15,6 +15,7 @@ use crate::action::{CycleResult, Refusal};
 use crate::actor::{Actor, Done, Work, chain};
 use crate::backlog::Waiting;
 use crate::copy::{self, Base, Capture, CopyError, CycleEnd, Delivered, Pending, Route, Stands};
+use crate::images::NoCycle;
 use crate::images::{Awaiting, Unverified};
 use crate::planned::Role;
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
@@ -132,8 +133,8 @@ impl Actor {
         let side = rel.primary()?;
         let more = side.planned.is_some() || side.start || rel.home.as_ref().is_some_and(|h| !h.merged);
         if !active && !self.primary.awaiting.is_empty() {
-            let why = format!("replication is {} ({})", rel.state, rel.state.number());
-            self.answer_cycle(&Err(why));
+            let state = rel.state;
+            self.answer_cycle(Err(NoCycle::Rests(state)));
         }
         if !active && !more && !self.primary.disturbed {
             self.primary.next_at = Instant::now() + IDLE;
@@ -222,7 +223,7 @@ impl Actor {
     /// Whether the VM is off and its last changes are on the replica; then the next look is one interval away.
     async fn nothing_changed(&mut self) -> bool {
         let off = self.look().await.is_off();
-        let Some(rel) = &self.rel else { return true };
+        let Some(rel) = self.rel.as_ref() else { return true };
         let settled = rel.primary().is_some_and(|p| p.settled);
         if self.primary.source.as_ref().is_some_and(|s| s.live() == off) {
             // Started or stopped since the last cycle.
@@ -310,11 +311,12 @@ impl Actor {
         };
         // A number is used for one capture only, so that bytes of two captures can never meet in one file: the use is
         // durable before the capture is.
-        self.took(capture.next);
-        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+        let mut change = self.change().ok()?;
+        change.position = capture.next;
+        if let Some(primary) = change.primary_mut() {
             primary.sent = Some(Sent::and(primary.sent, capture.record, capture.next));
         }
-        if let Err(e) = self.save().await {
+        if let Err(e) = self.commit(change).await {
             self.primary.source = Some(source);
             self.no_cycle(&e).await;
             return None;
@@ -364,11 +366,11 @@ impl Actor {
 
     /// Takes in what the replica is known to have.
     async fn acknowledge(&mut self, at: Position) {
-        let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) else {
+        if self.rel.as_ref().and_then(Relationship::primary).is_none() {
             return;
-        };
-        primary.acknowledged = at;
-        self.save_or_warn().await;
+        }
+        self.tally(|rel| rel.primary_mut().map(|p| p.acknowledged = at));
+        self.write_noted().await;
         // The closing cycle may have arrived just before the daemon was ended.
         if !at.is_start() && self.synchronization().is_none() {
             self.finish_copy().await;
@@ -380,7 +382,7 @@ impl Actor {
             CycleEnd::Delivered(delivered) => self.delivered(delivered).await,
             CycleEnd::Waiting(pending, e) => {
                 self.primary.pending = Some(pending);
-                self.answer_cycle(&Err(chain(&e)));
+                self.answer_cycle(Err(NoCycle::Link(&e)));
                 self.count_failure(true).await;
                 self.passing_fault(&chain(&e)).await;
             }
@@ -413,29 +415,31 @@ impl Actor {
         }
         let live = done.source.live();
         self.roll_statistics().await;
-        if let Some(rel) = &mut self.rel {
+        let (due, was) = (self.primary.due, self.rel.as_ref().map(|r| r.state));
+        let interval = self.tally(|rel| {
             let age = now.about_since(done.taken);
             rel.last_replication = Some(now.wall);
             rel.newest_instant = Some(done.taken.wall);
             rel.recency.instant(now, age);
             rel.counters.arrived(done.bytes, age);
             let interval = rel.settings.interval();
-            let late = self.primary.due.elapsed() > interval;
             if matches!(rel.state, State::Replicating | State::Critical) {
-                rel.counters.late(self.primary.due.elapsed(), interval);
+                rel.counters.late(due.elapsed(), interval);
             }
-            // Fixed rate, without a burst of cycles after a long one.
-            self.primary.next_at = if late {
-                Instant::now()
-            } else {
-                self.primary.due + interval
-            };
             if let Some(primary) = rel.primary_mut() {
                 primary.settled = !live;
             }
-            if rel.state == State::WaitingToCompleteInitialReplication {
-                self.primary.next_at = Instant::now() + interval;
-            }
+            interval
+        });
+        if let Some(interval) = interval {
+            // Fixed rate, without a burst of cycles after a long one.
+            self.primary.next_at = if was == Some(State::WaitingToCompleteInitialReplication) {
+                Instant::now() + interval
+            } else if due.elapsed() > interval {
+                Instant::now()
+            } else {
+                due + interval
+            };
         }
         (self.primary.backing_off, self.primary.held_back) = (None, None);
         self.moved();
@@ -459,7 +463,7 @@ impl Actor {
         if !live && done.wanted == Consistency::Planned {
             self.prepared().await;
         }
-        self.answer_cycle(&Ok(sent));
+        self.answer_cycle(Ok(&sent));
         if !self.primary.awaiting.is_empty() {
             // Asked for while this cycle was under way.
             self.primary.next_at = Instant::now();
@@ -467,32 +471,23 @@ impl Actor {
     }
 
     async fn finish_copy(&mut self) {
-        let before = self.rel.clone();
-        if self.step(Step::CopyFinished).is_err() {
+        let Ok(mut change) = self.change() else { return };
+        if change.step(Step::CopyFinished).is_err() {
             return;
         }
-        let jobs = &self.host.jobs;
-        let job = jobs.unfinished(self.id, JobType::StartReplication);
-        match job.and_then(|j| jobs.ended(j.id, JobState::Completed, None)) {
-            None => self.save_or_warn().await,
-            Some(job) => {
-                let Some(rel) = &self.rel else { return };
-                if let Err(e) = self.host.ports.catalog.put_both(rel, &job).await {
-                    tracing::warn!(vm = %self.id, error = %e, "end of the initial copy not recorded");
-                    // The next cycle records it.
-                    self.rel = before;
-                    return;
-                }
-                jobs.adopt(job);
-            }
+        let job = self.host.jobs.unfinished(self.id, JobType::StartReplication);
+        change.end_job(&self.host.jobs, job.map(|j| j.id), JobState::Completed, None);
+        change.tell("initial copy finished");
+        if let Err(e) = self.commit(change).await {
+            // The next cycle records it.
+            tracing::warn!(vm = %self.id, error = %e.message, "end of the initial copy not recorded");
         }
-        self.event("initial copy finished").await;
     }
 
     /// A cycle could not even begin; who waits for one is told why.
     async fn no_cycle(&mut self, e: &Refusal) {
         self.fault(&e.to_string()).await;
-        self.answer_cycle(&Err(e.to_string()));
+        self.answer_cycle(Err(NoCycle::Refused(e)));
         self.retry_later();
     }
 
@@ -514,8 +509,8 @@ impl Actor {
             .as_ref()
             .and_then(|r| r.problem.as_ref())
             .map_or(0, |p| p.attempts);
-        if attempts >= FAULT_AFTER_ATTEMPTS && self.step(Step::Fault).is_ok() {
-            self.save_or_warn().await;
+        if attempts >= FAULT_AFTER_ATTEMPTS {
+            self.note_step(Step::Fault).await;
         }
         self.retry_later();
     }
@@ -530,7 +525,7 @@ impl Actor {
             CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. }))
         );
         if !passes {
-            self.answer_cycle(&Err(chain(e)));
+            self.answer_cycle(Err(NoCycle::Copy(e)));
         }
         match e {
             CopyError::Link(LinkError::Refused(PeerRefusal::OutOfSequence { .. })) => {
@@ -544,9 +539,7 @@ impl Actor {
             CopyError::Link(LinkError::Refused(refusal)) => {
                 self.fault(&refusal.to_string()).await;
                 self.count_failure(false).await;
-                if self.step(Step::Fault).is_ok() {
-                    self.save_or_warn().await;
-                }
+                self.note_step(Step::Fault).await;
                 self.retry_later();
             }
             CopyError::Link(e) => {
@@ -579,8 +572,7 @@ impl Actor {
         }
         self.fault(&format!("{why}; resynchronization is required")).await;
         // During the initial copy nothing is lost: the copy finds out by itself and begins again.
-        if self.step(Step::TrackingLost).is_ok() {
-            self.save_or_warn().await;
+        if self.note_step(Step::TrackingLost).await {
             self.plan_without_changes(why).await;
         } else {
             self.retry_later();

@@ -230,7 +230,9 @@ impl Actor {
 
     /// Whether the other end of this relationship asks: it knows what is under way between the two, and decides by that.
     fn is_other_end(&self, asks: &PeerIdentity) -> bool {
-        let Some(rel) = &self.rel else { return false };
+        let Some(rel) = self.rel.as_ref() else {
+            return false;
+        };
         let primary = asks.names.iter().any(|n| n.eq_ignore_ascii_case(&rel.peer));
         match rel.replica() {
             Some(_) => primary || asks.is_host_of(&rel.way_back),
@@ -240,7 +242,9 @@ impl Actor {
 
     /// Where the hosts take calls that have a copy of this VM, and that the asking one is not.
     fn others_than(&self, asks: &PeerIdentity) -> Vec<String> {
-        let Some(rel) = &self.rel else { return Vec::new() };
+        let Some(rel) = self.rel.as_ref() else {
+            return Vec::new();
+        };
         let other_end = match rel.replica() {
             Some(_) => &rel.way_back,
             None => &rel.peer,
@@ -302,12 +306,8 @@ impl Actor {
 
     /// Hosts that followed this one are not asked any more.
     pub(crate) async fn forget_former(&mut self, gone: &[String]) {
-        let Some(rel) = &mut self.rel else { return };
-        let before = rel.formerly.len();
-        rel.formerly.retain(|peer| !gone.contains(peer));
-        if rel.formerly.len() != before {
-            self.save_or_warn().await;
-        }
+        self.note(|rel| rel.formerly.retain(|peer| !gone.contains(peer)))
+            .await;
     }
 }
 

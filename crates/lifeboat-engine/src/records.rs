@@ -428,6 +428,65 @@ impl Relationship {
     pub fn failover(&self) -> Option<&Failover> {
         self.replica()?.failover.as_ref()
     }
+
+    /// Begins, changes or ends the failover of a replica; without an effect on anything else.
+    pub(crate) fn set_failover(&mut self, to: Option<Failover>) {
+        if let Some(replica) = self.replica_mut() {
+            replica.failover = to;
+        }
+    }
+
+    /// The failover goes on in this phase; without an effect where there is none.
+    pub(crate) fn set_failover_phase(&mut self, phase: FailoverPhase) {
+        if let Some(failover) = self.replica_mut().and_then(|r| r.failover.as_mut()) {
+            failover.phase = phase;
+        }
+    }
+
+    /// Begins, changes or ends the planned failover of a primary; without an effect on anything else.
+    pub(crate) fn set_planned(&mut self, to: Option<Planned>) {
+        if let Some(primary) = self.primary_mut() {
+            primary.planned = to;
+        }
+    }
+
+    /// The planned failover goes on in this phase; without an effect where there is none.
+    pub(crate) fn set_planned_phase(&mut self, phase: PlannedPhase) {
+        if let Some(planned) = self.primary_mut().and_then(|p| p.planned.as_mut()) {
+            planned.phase = phase;
+        }
+    }
+
+    /// A primary's replica went on without it, or did not; without an effect on anything else.
+    pub(crate) fn set_split(&mut self, to: Option<Split>) {
+        if let Some(primary) = self.primary_mut() {
+            primary.split = to;
+        }
+    }
+
+    /// Begins, changes or ends the test failover of a replica; without an effect on anything else.
+    pub(crate) fn set_test(&mut self, to: Option<Test>) {
+        if let Some(replica) = self.replica_mut() {
+            replica.test = to;
+        }
+    }
+
+    /// Begins or ends the import of an initial copy; without an effect on anything but a replica.
+    pub(crate) fn set_import(&mut self, to: Option<Import>) {
+        if let Some(replica) = self.replica_mut() {
+            replica.import = to.map(Box::new);
+        }
+    }
+
+    /// The relationship of a replica to a third host, to change it.
+    pub(crate) fn extended_mut(&mut self) -> Option<&mut Extended> {
+        self.replica_mut()?.extended.as_deref_mut()
+    }
+
+    /// Forgets the synchronization of a primary; its job.
+    pub(crate) fn drop_sync(&mut self) -> Option<JobId> {
+        self.primary_mut()?.sync.take().and_then(|s| s.job)
+    }
 }
 
 /// Making a replica equal by sending what differs, closed by an ordinary cycle. Recovery points are not touched.
@@ -621,6 +680,20 @@ pub struct Problem {
     pub message: String,
     /// Attempts that failed so far.
     pub attempts: u32,
+}
+
+impl Problem {
+    /// A problem beside the one that was known: the same counts up, another one takes its place and keeps its beginning. True:
+    /// it was not known.
+    pub(crate) fn again(known: Option<Self>, message: &str, now: Timestamp) -> (Self, bool) {
+        let new = known.as_ref().is_none_or(|p| p.message != message);
+        let again = Self {
+            since: known.as_ref().map_or(now, |p| p.since),
+            message: message.to_owned(),
+            attempts: known.map_or(1, |p| p.attempts.saturating_add(1)),
+        };
+        (again, new)
+    }
 }
 
 /// Counters of one relationship in the current monitoring window.

@@ -201,7 +201,7 @@ impl Actor {
     /// Publishes what this actor is now.
     pub(crate) fn publish(&self) {
         self.publish_place();
-        let presence = match (&self.rel, &self.local) {
+        let presence = match (&*self.rel, &self.local) {
             (Some(rel), _) => Presence::Related(rel.mode, rel.state),
             (None, Some(_)) => Presence::Local,
             (None, None) => Presence::Nothing,

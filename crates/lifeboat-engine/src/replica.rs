@@ -242,6 +242,23 @@ async fn expire(
     Ok(due.oldest_point)
 }
 
+impl Relationship {
+    /// Not every log is worth a write to the catalog: the files know better where this side stands.
+    fn follow_files(&mut self, info: &ReplicaInfo) {
+        if !self.position.same_generation(info.durable) {
+            return;
+        }
+        self.position = info.durable;
+        let newest = info.logs.iter().rev().find(|l| !l.partial).map(|l| l.instant);
+        let sealed = info.points.last().map(|p| p.instant);
+        let newest = newest.or(sealed).or(self.newest_instant);
+        if newest != self.newest_instant {
+            // Newer than the record: when it arrived was not written down.
+            (self.newest_instant, self.recency.newest) = (newest, None);
+        }
+    }
+}
+
 /// Whether the replica can be brought up at an instant of this primary's line. Everything that an extended replica ever
 /// had is of the line of the one it follows.
 fn usable(mode: Mode, info: &ReplicaInfo) -> bool {
@@ -267,20 +284,7 @@ impl Actor {
         match self.host.ports.store.open(&dir, self.id).await {
             Ok(info) => {
                 // Not every log is worth a write to the catalog: the files know better where this side stands.
-                if let Some(rel) = self
-                    .rel
-                    .as_mut()
-                    .filter(|r| r.position.same_generation(info.durable))
-                {
-                    rel.position = info.durable;
-                    let newest = info.logs.iter().rev().find(|l| !l.partial).map(|l| l.instant);
-                    let sealed = info.points.last().map(|p| p.instant);
-                    let newest = newest.or(sealed).or(rel.newest_instant);
-                    if newest != rel.newest_instant {
-                        // Newer than the record: when it arrived was not written down.
-                        (rel.newest_instant, rel.recency.newest) = (newest, None);
-                    }
-                }
+                self.tally(|rel| rel.follow_files(&info));
                 self.replica.aging.resume(&info);
                 (self.replica.opened, self.replica.dirty) = (true, true);
                 self.replica.begin_now();
@@ -402,19 +406,14 @@ impl Actor {
                 self.replica.next_at = Instant::now();
                 self.storage_seen(&done.info).await;
                 // Not only when it was sealed just now: the daemon may have ended between the seal and this record.
-                let before = self.rel.clone();
                 self.mirror_sync(&done.info).await;
-                if usable(self.mode(), &done.info) && self.step(Step::CopyFinished).is_ok() {
-                    if self.save_or_undo(before).await.is_err() {
-                        self.replica.dirty = true;
-                        self.replica_retry();
-                        return;
-                    }
-                    self.event("initial copy finished; the first recovery point is here")
-                        .await;
+                if usable(self.mode(), &done.info) && self.copy_is_finished().await.is_err() {
+                    self.replica.dirty = true;
+                    self.replica_retry();
+                    return;
                 }
                 if !self.replica.dirty && done.info.durable == done.info.applied && self.cured() {
-                    self.save_or_warn().await;
+                    self.write_noted().await;
                 }
             }
             Err(e) => {
@@ -433,16 +432,24 @@ impl Actor {
 
     /// The state follows what arrives: pieces of a synchronization, and the instant that closes it.
     async fn mirror_sync(&mut self, info: &ReplicaInfo) {
-        let before = self.rel.as_ref().map(|r| r.state);
         let partial = info.logs.last().is_some_and(|l| l.partial);
         // Only some states lead there.
-        let _ = match partial {
-            true => self.step(Step::PeerResyncs),
-            false => self.step(Step::ResyncFinished),
-        };
-        if before != self.rel.as_ref().map(|r| r.state) {
-            self.save_or_warn().await;
+        self.note_step(if partial {
+            Step::PeerResyncs
+        } else {
+            Step::ResyncFinished
+        })
+        .await;
+    }
+
+    /// A point is here, and the replica can be used from now on; without an effect when it could be before.
+    async fn copy_is_finished(&mut self) -> Result<(), Refusal> {
+        let mut change = self.change()?;
+        if change.step(Step::CopyFinished).is_err() {
+            return Ok(());
         }
+        change.tell("initial copy finished; the first recovery point is here");
+        self.commit(change).await
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -488,9 +495,7 @@ impl Actor {
 
     async fn replica_fault(&mut self, message: &str) {
         self.fault(message).await;
-        if self.step(Step::Fault).is_ok() {
-            self.save_or_warn().await;
-        }
+        self.note_step(Step::Fault).await;
         self.replica_retry();
     }
 
@@ -521,7 +526,7 @@ impl Actor {
         let now = stamp.reading;
         self.replica.aging.arrived(stamp, received.instant);
         self.roll_statistics().await;
-        if let Some(rel) = &mut self.rel {
+        self.tally(|rel| {
             rel.position = received.durable;
             rel.last_replication = Some(now.wall);
             if received.partial {
@@ -530,7 +535,7 @@ impl Actor {
             } else {
                 rel.instant_durable(&received, stamp);
             }
-        }
+        });
         if !received.partial {
             self.instant_arrived(received.instant, now).await;
         }
@@ -543,7 +548,7 @@ impl Actor {
         }
         if !unapplied && self.rel.as_ref().is_some_and(|r| r.state == State::Critical) {
             self.cured();
-            self.save_or_warn().await;
+            self.write_noted().await;
         }
     }
 
@@ -551,10 +556,10 @@ impl Actor {
         self.no_import().await;
         self.moved();
         let now = self.host.ports.clock.reading();
-        if let Some(rel) = &mut self.rel {
+        self.tally(|rel| {
             (rel.last_replication, rel.recency.any) = (Some(now.wall), Some(now));
             rel.problem = None;
-        }
+        });
     }
 
     fn host_name(&self) -> String {
@@ -756,7 +761,7 @@ impl Actor {
                 spec.uuid
             ));
         }
-        match &self.rel {
+        match self.rel.as_ref() {
             None => Ok(false),
             // Of the line that an extended replica follows every point is another start.
             Some(rel)
@@ -838,18 +843,17 @@ impl Actor {
         (mode, side): (Mode, ReplicaSide),
         again: bool,
     ) -> Result<PeerReply, PeerRefusal> {
-        let before = self.rel.clone();
         let spec = as_replica(&offer.spec, &offer.settings);
-        self.replica.opened = true;
-        match &mut self.rel {
-            Some(rel) if !again => {
-                (rel.settings, rel.spec, rel.way_back) = (offer.settings, spec, offer.from);
-                if let Some(replica) = rel.replica_mut() {
+        let change = match self.change() {
+            Ok(mut change) if !again => {
+                (change.settings, change.spec, change.way_back) = (offer.settings, spec, offer.from);
+                if let Some(replica) = change.replica_mut() {
                     (replica.awaits_import, replica.sealing) = (side.awaits_import, side.sealing);
                 }
+                change
             }
-            rel => {
-                *rel = Some(Relationship {
+            Ok(_) | Err(_) => {
+                let mut change = self.draft(Relationship {
                     vm: self.id,
                     index: 0,
                     mode,
@@ -873,17 +877,13 @@ impl Actor {
                     settings: offer.settings,
                     spec,
                 });
-                let names = peer.names.join(", ");
-                self.event(&format!("replica offered by {names}")).await;
+                change.tell(format!("replica offered by {}", peer.names.join(", ")));
+                change
             }
-        }
-        if let Err(e) = self.save().await {
-            self.rel = before;
-            return Err(PeerRefusal::Failed {
-                host: self.host_name(),
-                detail: e.message,
-            });
-        }
+        };
+        self.replica.opened = true;
+        let committed = self.commit(change).await;
+        committed.map_err(|e| self.catalog_refusal(e))?;
         self.replica_status().await
     }
 
@@ -939,12 +939,8 @@ impl Actor {
                     self.event("replication removed").await;
                     return Ok(Answer::Done);
                 }
-                let catalog = &self.host.ports.catalog;
-                catalog
-                    .remove_relationship(self.id, 0)
-                    .await
-                    .map_err(|e| failed("the catalog cannot be written", &e))?;
-                (self.rel, self.replica) = (None, ReplicaState::default());
+                self.erase().await?;
+                self.replica = ReplicaState::default();
                 if !unfinished {
                     store.close(self.id).await;
                     self.event(&format!("the replica's files are kept in {dir}"))
@@ -958,19 +954,12 @@ impl Actor {
 
     /// The relationship ends and the VM lives on, on the disks it has in the replica store.
     pub(crate) async fn live_alone(&mut self, home: Home) -> Result<(), Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
         self.interrupt().await;
-        self.rel = Some(Relationship {
-            mode: Mode::None,
-            state: State::Disabled,
-            side: Side::Alone,
-            home: Some(home),
-            problem: None,
-            ..rel.clone()
-        });
+        let mut change = self.change()?;
+        (change.mode, change.state) = (Mode::None, State::Disabled);
+        (change.side, change.home, change.problem) = (Side::Alone, Some(home), None);
         self.primary.next_at = Instant::now();
-        self.save_or_undo(before).await
+        self.commit(change).await
     }
 
     /// Whether the replica's VM runs, for operations that need it off.

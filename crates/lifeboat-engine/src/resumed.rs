@@ -102,18 +102,16 @@ impl Actor {
 
     /// Notes durably that the primary is asked for a planned failover, or that this is over.
     pub(crate) async fn note_asked(&mut self, asked: bool) -> Result<(), crate::action::Refusal> {
-        let before = self.rel.clone();
-        let side = self.rel.as_mut().and_then(Relationship::replica_mut);
-        let Some(side) = side.filter(|s| s.asked != asked) else {
-            return Ok(());
-        };
-        side.asked = asked;
-        self.save_or_undo(before).await
+        let mut change = self.change()?;
+        if let Some(side) = change.replica_mut() {
+            side.asked = asked;
+        }
+        self.commit(change).await
     }
 
     /// Goes on following a planned failover that was asked of the primary before this daemon started.
     pub(crate) fn follow_resumed(&mut self) {
-        let Some(rel) = &self.rel else { return };
+        let Some(rel) = self.rel.as_ref() else { return };
         if rel.replica().is_none_or(|r| !r.asked || r.failover.is_some()) || rel.way_back.is_empty() {
             return;
         }

@@ -1,7 +1,6 @@
 //! Making two copies equal again, as the primary's actor sees it: when a synchronization begins, goes on and ends, and what
 //! an administrator asks of it. The comparing and sending is in `sync`.
 
-use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::Event as Step;
 use lifeboat_model::{
     JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationState as State,
@@ -9,7 +8,7 @@ use lifeboat_model::{
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
-use crate::actor::{Actor, Done, Work, no_relationship};
+use crate::actor::{Actor, Done, Work};
 use crate::copy::{self, Base, Capture, CopyError};
 use crate::ports::link::LinkError;
 use crate::ports::link::PeerRefusal;
@@ -45,64 +44,52 @@ impl Actor {
 
     /// Resynchronize, now. The state before is what the state machine allows.
     pub(crate) async fn begin_resync(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        self.step(Step::StartResync)?;
+        let mut change = self.change()?;
+        change.step(Step::StartResync)?;
         let job = self
             .host
             .jobs
             .begin(self.id, JobType::Resynchronize, "comparing with the replica");
         let old = self.synchronization().and_then(|s| s.job);
-        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
-        let sync = Self::new_sync(rel, SyncKind::Resync, Some(job.id));
-        rel.problem = None;
-        if let Some(primary) = rel.primary_mut() {
+        let sync = Self::new_sync(&mut change, SyncKind::Resync, Some(job.id));
+        change.problem = None;
+        if let Some(primary) = change.primary_mut() {
             (primary.sync, primary.scheduled) = (Some(sync), None);
         }
-        let answer = self.record(before, job).await?;
-        if let Some(old) = old {
-            self.end_job(old, JobState::Terminated, "begun anew").await;
-        }
+        let old = old.filter(|old| *old != job.id);
+        change.end_job(
+            &self.host.jobs,
+            old,
+            JobState::Terminated,
+            Some("begun anew".into()),
+        );
+        change.tell("resynchronization started");
+        let answer = self.begin(change, job).await?;
         self.interrupt().await;
         self.primary.next_at = Instant::now();
         self.tell_plan(Some("comparing with the replica"));
-        self.event("resynchronization started").await;
         Ok(answer)
     }
 
     /// RequestReplicationStateChange to 9: what was sent is kept, the comparison is given up.
     pub(crate) async fn cancel_resync(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        self.step(Step::CancelResync)?;
-        let job = self.drop_sync();
+        let mut change = self.change()?;
+        change.step(Step::CancelResync)?;
+        let job = change.drop_sync();
         let later = self.next_window();
-        if let Some(primary) = self.rel.as_mut().and_then(Relationship::primary_mut) {
+        if let Some(primary) = change.primary_mut() {
             primary.scheduled = later;
         }
-        self.save_or_undo(before).await?;
+        change.end_job(
+            &self.host.jobs,
+            job,
+            JobState::Terminated,
+            Some("cancelled".into()),
+        );
+        change.tell("resynchronization cancelled; recovery points are as they were");
+        self.commit(change).await?;
         self.interrupt().await;
-        if let Some(job) = job {
-            self.end_job(job, JobState::Terminated, "cancelled").await;
-        }
-        self.event("resynchronization cancelled; recovery points are as they were")
-            .await;
         Ok(Answer::Done)
-    }
-
-    /// Forgets the synchronization in memory and returns its job; the caller saves.
-    pub(crate) fn drop_sync(&mut self) -> Option<JobId> {
-        let primary = self.rel.as_mut()?.primary_mut()?;
-        primary.sync.take().and_then(|s| s.job)
-    }
-
-    /// Ends a job because something was refused.
-    pub(crate) async fn fail_job(&self, job: JobId, code: ReturnCode, why: &str) {
-        let Some(job) = self.host.jobs.refused(job, code, why) else {
-            return;
-        };
-        match self.host.ports.catalog.put_job(&job).await {
-            Ok(()) => self.host.jobs.adopt(job),
-            Err(e) => tracing::warn!(vm = %self.id, error = %e, "the end of a job is not recorded"),
-        }
     }
 
     pub(crate) async fn end_job(&self, job: JobId, state: JobState, why: &str) {
@@ -133,9 +120,10 @@ impl Actor {
             return self.plan_capture(source, capture).await;
         }
         let position = self.next_number(open.parent);
-        let before = self.rel.clone();
-        self.took(position);
-        if self.save_or_undo(before).await.is_err() {
+        let mut change = self.change().ok()?;
+        // A number is used for one log only, so that its use is durable before the log is.
+        change.position = position;
+        if self.commit(change).await.is_err() {
             self.retry_later();
             return None;
         }
@@ -191,19 +179,15 @@ impl Actor {
             }) => {
                 self.primary.source = Some(source);
                 self.primary.sync = Some(Open { known, parent });
-                let Some(sync) = self
-                    .rel
-                    .as_mut()
-                    .and_then(Relationship::primary_mut)
-                    .and_then(|p| p.sync.as_mut())
-                else {
-                    return;
-                };
-                if anew {
-                    sync.cursor = (0, 0);
-                }
-                sync.tracking = true;
-                self.save_or_warn().await;
+                self.note(|rel| {
+                    let sync = rel.primary_mut()?.sync.as_mut()?;
+                    if anew {
+                        sync.cursor = (0, 0);
+                    }
+                    sync.tracking = true;
+                    Some(())
+                })
+                .await;
             }
             Ok(Begun::Closed { source, at }) => {
                 self.primary.source = Some(source);
@@ -217,13 +201,12 @@ impl Actor {
 
     /// Nothing that was compared counts any more. Not gone on with until that is recorded.
     async fn compare_from_the_beginning(&mut self) {
-        let before = self.rel.clone();
-        let primary = self.rel.as_mut().and_then(Relationship::primary_mut);
-        if let Some(sync) = primary.and_then(|p| p.sync.as_mut()) {
+        let Ok(mut change) = self.change() else { return };
+        if let Some(sync) = change.primary_mut().and_then(|p| p.sync.as_mut()) {
             (sync.cursor, sync.tracking) = ((0, 0), false);
         }
         self.primary.forget();
-        match self.save_or_undo(before).await {
+        match self.commit(change).await {
             Ok(()) => self.primary.next_at = Instant::now(),
             Err(_) => self.retry_later(),
         }
@@ -241,57 +224,54 @@ impl Actor {
             parent: step.parent,
         });
         let now = self.host.ports.clock.now();
-        let Some(rel) = &mut self.rel else { return };
-        if step.bytes > 0 {
-            rel.last_replication = Some(now);
-            rel.counters.bytes += step.bytes;
-        }
-        let Some(sync) = rel.primary_mut().and_then(|p| p.sync.as_mut()) else {
+        let stepped = self.tally(|rel| {
+            if step.bytes > 0 {
+                rel.last_replication = Some(now);
+                rel.counters.bytes += step.bytes;
+            }
+            let sync = rel.primary_mut()?.sync.as_mut()?;
+            sync.cursor = step.cursor;
+            sync.sent += step.bytes;
+            Some((sync.job, sync.sent))
+        });
+        let Some((job, sent)) = stepped.flatten() else {
             return;
         };
-        sync.cursor = step.cursor;
-        sync.sent += step.bytes;
-        if let Some(job) = sync.job {
-            let detail = format!("compared and sent; {} bytes differed so far", sync.sent);
+        if let Some(job) = job {
+            let detail = format!("compared and sent; {sent} bytes differed so far");
             self.host.jobs.progress(job, done, total, &detail);
         }
         self.cured();
-        self.save_or_warn().await;
+        self.write_noted().await;
     }
 
     /// The closing cycle is on the replica: both copies are equal, and ordinary cycles follow.
     pub(crate) async fn close_sync(&mut self, at: Position) {
-        let before = self.rel.clone();
-        let Some(job) = self.synchronization().map(|s| s.job) else {
+        let Some((job, kind)) = self.synchronization().map(|s| (s.job, s.kind)) else {
             return;
         };
-        let kind = self.synchronization().map(|s| s.kind);
-        self.drop_sync();
+        let Ok(mut change) = self.change() else { return };
+        change.drop_sync();
         // One of them fits the state that the synchronization was begun in; in 3 neither has to.
-        if self.step(Step::ResyncFinished).is_err() {
-            let _ = self.step(Step::CopyFinished);
+        if change.step(Step::ResyncFinished).is_err() {
+            let _ = change.step(Step::CopyFinished);
         }
-        if let Some(rel) = &mut self.rel {
-            rel.problem = None;
-            if let Some(primary) = rel.primary_mut() {
-                primary.acknowledged = at;
-            }
+        change.problem = None;
+        if let Some(primary) = change.primary_mut() {
+            primary.acknowledged = at;
         }
-        let ended = job.and_then(|j| self.host.jobs.ended(j, JobState::Completed, None));
-        let Some(rel) = &self.rel else { return };
-        if let Err(e) = self.put_end(rel, ended).await {
-            tracing::warn!(vm = %self.id, error = %e, "the end of the synchronization is not recorded");
+        change.end_job(&self.host.jobs, job, JobState::Completed, None);
+        change.tell(match kind {
+            SyncKind::Reverse => "the old primary's copy is the replica now",
+            SyncKind::Seed => "initial copy finished: the seed is equal now",
+            SyncKind::Resync => "resynchronization finished",
+        });
+        if let Err(e) = self.commit(change).await {
+            tracing::warn!(vm = %self.id, error = %e.message, "the end of the synchronization is not recorded");
             // It is found closed again at the next attempt.
-            self.rel = before;
             self.primary.forget();
-            return self.retry_later();
+            self.retry_later();
         }
-        let what = match kind {
-            Some(SyncKind::Reverse) => "the old primary's copy is the replica now",
-            Some(SyncKind::Seed) => "initial copy finished: the seed is equal now",
-            Some(SyncKind::Resync) | None => "resynchronization finished",
-        };
-        self.event(what).await;
     }
 
     async fn sync_failed(&mut self, e: &CopyError) {
@@ -326,13 +306,6 @@ impl Actor {
     pub(crate) fn next_number(&self, parent: Position) -> Position {
         let used = self.rel.as_ref().map_or(parent, |r| r.position);
         used.later(parent).next()
-    }
-
-    /// Notes that a number is used from now on; the caller saves before it is.
-    pub(crate) fn took(&mut self, position: Position) {
-        if let Some(rel) = &mut self.rel {
-            rel.position = position;
-        }
     }
 
     /// Whether an error says that the replica's side has gone on without this one.

@@ -32,6 +32,8 @@ use crate::records::{
     Counters, Failover, FailoverPhase, Home, PlannedPhase, PrimarySide, Relationship, ReplicaSide, Reverse,
     Side, SyncKind, TakeOver,
 };
+use crate::replica::as_replica;
+use crate::sync::ComparisonError;
 use crate::way_back;
 
 /// A host that answered this recently is waited for when it goes away in the middle of a reversal.
@@ -92,8 +94,7 @@ fn formerly(rel: &Relationship, replica: &str) -> Vec<String> {
 impl Actor {
     /// ReverseReplicationRelationship.
     pub(crate) async fn reverse(&mut self, settings: Option<ReplicationSettings>) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let rel = self.rel.clone().ok_or_else(no_relationship)?;
         let planned = rel.failover().is_some_and(|f| f.kind == Kind::Planned);
         if rel.state == State::Recovered && planned && rel.mode == Mode::Replica {
             // The way of the original after a planned failover: one call from state 5.
@@ -122,8 +123,8 @@ impl Actor {
         start: bool,
         patient: bool,
     ) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let mut change = self.change()?;
+        let rel = &*change;
         let failover = rel.failover().ok_or_else(no_relationship)?.clone();
         let settings = settings.unwrap_or_else(|| ReplicationSettings {
             peer: rel.way_back.clone(),
@@ -143,7 +144,7 @@ impl Actor {
             .host
             .jobs
             .draft(self.id, kind, "the other host is asked to become the replica");
-        self.set_failover(Some(Failover {
+        change.set_failover(Some(Failover {
             reverse: Some(Reverse {
                 settings,
                 start,
@@ -152,9 +153,9 @@ impl Actor {
             }),
             ..failover
         }));
-        let answer = self.record(before, job).await?;
+        change.tell("replication is being reversed");
+        let answer = self.begin(change, job).await?;
         self.interrupt().await;
-        self.event("replication is being reversed").await;
         Ok(answer)
     }
 
@@ -221,8 +222,7 @@ impl Actor {
     }
 
     pub(crate) async fn reversed(&mut self, result: Result<ReplicaStatus, LinkError>) {
-        let before = self.rel.clone();
-        let Some(rel) = before.clone() else { return };
+        let Some(rel) = (*self.rel).clone() else { return };
         let Some((failover, reverse)) = rel.failover().and_then(|f| Some((f.clone(), f.reverse.clone()?)))
         else {
             return;
@@ -263,18 +263,15 @@ impl Actor {
             start: reverse.start,
             ..PrimarySide::new(rel.position)
         });
-        self.rel = Some(next);
-        if self.save_or_undo(before).await.is_err() {
+        let mut change = self.draft(next);
+        change.tell("the other host has given way; this host is the primary now");
+        self.extended_ends(&mut change, &rel, &reverse.settings.peer);
+        if self.commit(change).await.is_err() {
             return self.replica_retry();
         }
         self.host.jobs.step(reverse.job, 10, "finding out what differs");
         self.primary.forget();
         self.primary.next_at = Instant::now();
-        self.event("the other host has given way; this host is the primary now")
-            .await;
-        if let Some(text) = self.extended_ends(&rel, &reverse.settings.peer).await {
-            self.event(&text).await;
-        }
     }
 
     async fn not_reversed(&mut self, failover: Failover, reverse: &Reverse, e: &LinkError) {
@@ -300,19 +297,19 @@ impl Actor {
                 .await;
             return self.replica_retry();
         }
-        let before = self.rel.clone();
         let (start, why) = (reverse.start, chain(e));
-        self.set_failover(Some(Failover {
+        let Ok(mut change) = self.change() else { return };
+        change.set_failover(Some(Failover {
             reverse: None,
             // It is the one and only copy that may run: the old primary was prepared, and is locked off.
             take_over: None,
             ..failover
         }));
-        if self.save_or_undo(before).await.is_err() {
+        change.with_job(self.host.jobs.refused(reverse.job, link_refusal(e).code, &why));
+        change.tell(format!("replication was not reversed: {why}"));
+        if self.commit(change).await.is_err() {
             return self.replica_retry();
         }
-        self.fail_job(reverse.job, link_refusal(e).code, &why).await;
-        self.event(&format!("replication was not reversed: {why}")).await;
         if !start {
             return;
         }
@@ -337,7 +334,7 @@ impl Actor {
 
     /// What this host does when the primary hands over. What somebody asked for here is carried out whatever the entry says.
     pub(crate) fn takes_over(&self) -> HandOver {
-        let Some(rel) = &self.rel else {
+        let Some(rel) = self.rel.as_ref() else {
             return HandOver::Off;
         };
         let allowed = self.host.entry_for(&rel.peer).is_some_and(|e| e.allow_start);
@@ -361,7 +358,7 @@ impl Actor {
             host: host.clone(),
             detail,
         };
-        let Some(rel) = &self.rel else {
+        let Some(rel) = self.rel.as_ref() else {
             return Err(PeerRefusal::NoReplica { host });
         };
         if rel.mode == Mode::Primary {
@@ -443,12 +440,6 @@ impl Actor {
                     s.state
                 ))
                 .await;
-                if let Some(failover) = self.rel.as_ref().and_then(Relationship::failover).cloned() {
-                    self.set_failover(Some(Failover {
-                        take_over: None,
-                        ..failover
-                    }));
-                }
                 self.revert_failover(true).await
             }
             None => {
@@ -483,7 +474,7 @@ impl Actor {
 
     /// RequestReplicationStateChange to 2: this copy awaits what another host will send.
     pub(crate) async fn become_replica(&mut self) -> Result<Answer, Refusal> {
-        let (mode, state) = match &self.rel {
+        let (mode, state) = match self.rel.as_ref() {
             Some(rel) => (rel.mode, rel.state),
             None => (Mode::None, State::Disabled),
         };
@@ -497,15 +488,10 @@ impl Actor {
         }
         self.no_shared_disk().await?;
         let spec = self.spec()?.clone();
-        let before = self.rel.clone();
         self.interrupt().await;
-        self.rel = Some(self.given_way(State::WaitingToCompleteInitialReplication, spec));
-        if let Err(e) = self.save().await {
-            self.rel = before;
-            return Err(e);
-        }
-        self.event("this copy is a replica now and awaits what its primary sends")
-            .await;
+        let mut change = self.draft(self.given_way(State::WaitingToCompleteInitialReplication, spec));
+        change.tell("this copy is a replica now and awaits what its primary sends");
+        self.commit(change).await?;
         Ok(Answer::Done)
     }
 
@@ -561,23 +547,18 @@ impl Actor {
         offer: GivenWay,
     ) -> Result<PeerReply, PeerRefusal> {
         self.check_given_way(&offer).await?;
-        let before = self.rel.clone();
-        if self.rel.is_none() {
-            let spec = crate::replica::as_replica(&offer.spec, &offer.settings);
-            self.rel = Some(self.given_way(State::WaitingToCompleteInitialReplication, spec));
-        }
-        if let Some(rel) = &mut self.rel {
-            rel.spec = crate::replica::as_replica(&offer.spec, &offer.settings);
-            rel.settings = offer.settings;
-            rel.peer = peer.names.first().cloned().unwrap_or_default();
-            rel.way_back = offer.from;
-        }
-        if self.save_or_undo(before).await.is_err() {
-            return Err(PeerRefusal::Failed {
-                host: self.host.config.name.clone(),
-                detail: "the catalog cannot be written".into(),
-            });
-        }
+        let spec = as_replica(&offer.spec, &offer.settings);
+        let state = State::WaitingToCompleteInitialReplication;
+        let mut change = match self.change() {
+            Ok(change) => change,
+            Err(_) => self.draft(self.given_way(state, spec.clone())),
+        };
+        change.spec = spec;
+        change.settings = offer.settings;
+        change.peer = peer.names.first().cloned().unwrap_or_default();
+        change.way_back = offer.from;
+        let committed = self.commit(change).await;
+        committed.map_err(|e| self.catalog_refusal(e))?;
         self.replica_status().await
     }
 
@@ -589,17 +570,16 @@ impl Actor {
         ranges: &[CompareRange],
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
-        crate::sync::bounded(ranges).map_err(|detail| PeerRefusal::Conflict { detail })?;
+        let conflict = |e: ComparisonError| PeerRefusal::Conflict { detail: chain(&e) };
+        crate::sync::bounded(ranges).map_err(conflict)?;
         // What is compared is what was applied: a log that is not would change it afterwards.
         self.catch_up().await?;
         let store = &self.host.ports.store;
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
         let Some(number) = info.disks.iter().position(|d| d.id == *disk) else {
             // It was added, and nothing of it has come yet.
-            return match crate::sync::not_zero(ranges) {
-                Ok(blocks) => Ok(PeerReply::Differ { blocks }),
-                Err(detail) => Err(PeerRefusal::Conflict { detail }),
-            };
+            let blocks = crate::sync::not_zero(ranges).map_err(conflict)?;
+            return Ok(PeerReply::Differ { blocks });
         };
         let here = |range: &CompareRange| CompareRange {
             disk: u16::try_from(number).unwrap_or(u16::MAX),
@@ -727,7 +707,7 @@ impl Actor {
             }
             _ => false,
         };
-        if let (Content::Reverse { since, .. }, Some(rel)) = (&offer.content, &self.rel)
+        if let (Content::Reverse { since, .. }, Some(rel)) = (&offer.content, self.rel.as_ref())
             && rel.mode == Mode::Primary
             && !rel.position.same_generation(*since)
         {
@@ -754,44 +734,27 @@ impl Actor {
         whole: bool,
     ) -> Result<(), PeerRefusal> {
         self.interrupt().await;
-        let before = self.rel.clone();
         let state = match whole {
             true => State::Replicating,
             false => State::WaitingToCompleteInitialReplication,
         };
-        let planned = before
-            .as_ref()
-            .and_then(Relationship::primary)
-            .and_then(|p| p.planned.clone());
-        let others = before
-            .as_ref()
-            .and_then(Relationship::primary)
-            .and_then(|p| p.sync.as_ref()?.job);
-        let mut next = self.given_way(state, crate::replica::as_replica(&offer.spec, &offer.settings));
-        next.settings = offer.settings.clone();
-        next.peer = peer.names.first().cloned().unwrap_or_default();
-        next.way_back = offer.from.clone();
-        next.position = offer.start;
-        // In one transaction: nothing would end that job later.
-        let ended = planned.and_then(|p| self.host.jobs.ended(p.job, JobState::Completed, None));
-        let saved = self.put_end(&next, ended).await;
-        self.rel = Some(next);
-        if let Err(e) = saved {
-            self.rel = before;
-            self.save_or_warn().await;
-            return Err(PeerRefusal::Failed {
-                host: self.host.config.name.clone(),
-                detail: format!("the catalog cannot be written: {}", chain(&e)),
-            });
-        }
-        if let Some(job) = others {
-            self.end_job(job, JobState::Terminated, "the roles were swapped")
-                .await;
-        }
+        let primary = self.rel.as_ref().and_then(Relationship::primary);
+        let planned = primary.and_then(|p| p.planned.as_ref()).map(|p| p.job);
+        let compared = primary.and_then(|p| p.sync.as_ref()?.job);
+        let mut change = self.draft(self.given_way(state, as_replica(&offer.spec, &offer.settings)));
+        change.settings = offer.settings.clone();
+        change.peer = peer.names.first().cloned().unwrap_or_default();
+        change.way_back = offer.from.clone();
+        change.position = offer.start;
+        // In one transaction: nothing would end those jobs later.
+        let jobs = &self.host.jobs;
+        change.end_job(jobs, planned, JobState::Completed, None);
+        let why = "the roles were swapped".to_owned();
+        change.end_job(jobs, compared, JobState::Terminated, Some(why));
         let names = peer.names.join(", ");
-        self.event(&format!("this host gave way: {names} is the primary now"))
-            .await;
-        Ok(())
+        change.tell(format!("this host gave way: {names} is the primary now"));
+        let committed = self.commit(change).await;
+        committed.map_err(|e| self.catalog_refusal(e))
     }
 
     /// Makes the store take the copy over. What this copy changed since the last common instant is noted with it.
@@ -847,16 +810,13 @@ impl Actor {
             .await
             .map_err(|e| self.host.peer_refusal(e))?
             .dir;
-        let before = self.rel.clone();
-        if let Some(rel) = &mut self.rel {
-            rel.home = None;
-            if let Some(replica) = rel.replica_mut() {
-                replica.dir = dir.into();
-            }
+        let mut change = self.change().map_err(|e| self.catalog_refusal(e))?;
+        change.home = None;
+        if let Some(replica) = change.replica_mut() {
+            replica.dir = dir.into();
         }
-        if self.save_or_undo(before).await.is_err() {
-            return Err(refused("the catalog cannot be written".into()));
-        }
+        let committed = self.commit(change).await;
+        committed.map_err(|e| self.catalog_refusal(e))?;
         self.replica.adopted();
         Ok(())
     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::action::{Answer, InitialCopy, Refusal};
-use crate::actor::{Actor, failed, no_relationship, not_now};
+use crate::actor::{Actor, no_relationship, not_now};
 use crate::copy::Delivered;
 use crate::records::{PrimarySide, Relationship};
 
@@ -84,7 +84,7 @@ impl Actor {
 
     async fn begin_scheduled(&mut self) {
         self.primary.begin_after = Instant::now() + TRY_AGAIN;
-        let Some(rel) = &self.rel else { return };
+        let Some(rel) = self.rel.as_ref() else { return };
         let how = rel.primary().map(|p| p.how.clone()).unwrap_or_default();
         let begun = match rel.state {
             _ if rel.primary().is_none() => self.begin_third().await,
@@ -174,23 +174,20 @@ impl Actor {
         kind: JobType,
         how: InitialCopy,
     ) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
+        let mut change = self.change()?;
         let jobs = self.host.jobs.clone();
-        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
-        lifecycle::step(rel.mode, rel.state, step).map_err(|e| not_now(&e))?;
+        lifecycle::step(change.mode, change.state, step).map_err(|e| not_now(&e))?;
         let waiting = jobs
             .unfinished(self.id, kind)
             .filter(|j| j.state == JobState::New);
         let job = waiting.unwrap_or_else(|| jobs.waiting(self.id, kind, "waits for its time"));
-        let side = rel.primary_mut().ok_or_else(no_relationship)?;
+        let side = change.primary_mut().ok_or_else(no_relationship)?;
         (side.scheduled, side.how) = (Some(at), how);
-        let answer = self.record(before, job).await?;
-        self.event(match kind {
+        change.tell(match kind {
             JobType::Resynchronize => "a resynchronization is scheduled",
             _ => "the initial copy is scheduled",
-        })
-        .await;
-        Ok(answer)
+        });
+        self.begin(change, job).await
     }
 
     /// RequestReplicationStateChange to 9, and the same by its job: gives up a resynchronization that goes on, or takes
@@ -220,20 +217,16 @@ impl Actor {
         job: JobId,
         later: Option<Timestamp>,
     ) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
+        let mut change = self.change()?;
         let ended = self
             .host
             .jobs
             .ended(job, JobState::Terminated, Some("cancelled".into()));
         let ended = ended.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
-        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
-        rel.primary_mut().ok_or_else(no_relationship)?.scheduled = later;
-        if let Err(e) = self.host.ports.catalog.put_both(rel, &ended).await {
-            self.rel = before;
-            self.save_or_warn().await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
-        self.host.jobs.adopt(ended.clone());
+        let side = change.primary_mut().ok_or_else(no_relationship)?;
+        side.scheduled = later;
+        change.with_job(ended.clone());
+        self.commit(change).await?;
         Ok(Answer::Job(ended))
     }
 
@@ -260,12 +253,14 @@ impl Actor {
             return;
         }
         let failed = done.consistency != Consistency::Application;
-        let Some(rel) = &mut self.rel else { return };
-        rel.counters.application_failures += u64::from(failed);
-        let Some(side) = rel.primary_mut() else { return };
-        side.application = Some(done.taken.wall);
-        side.application_at = Some(done.taken);
-        let before = std::mem::replace(&mut side.application_failed, failed);
+        let counted = self.tally(|rel| {
+            rel.counters.application_failures += u64::from(failed);
+            let side = rel.primary_mut()?;
+            side.application = Some(done.taken.wall);
+            side.application_at = Some(done.taken);
+            Some(std::mem::replace(&mut side.application_failed, failed))
+        });
+        let Some(before) = counted.flatten() else { return };
         if failed {
             let text = "the guest was not frozen for an application-consistent point, which is crash-consistent instead; \
                         does its agent run?";

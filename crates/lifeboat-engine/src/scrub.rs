@@ -300,7 +300,9 @@ impl Actor {
 
     /// Whether the replica's files are still, so that they can be read.
     fn may_scrub(&self) -> bool {
-        let Some(rel) = &self.rel else { return false };
+        let Some(rel) = self.rel.as_ref() else {
+            return false;
+        };
         let side = rel.replica();
         matches!(rel.mode, Mode::Replica | Mode::ExtendedReplica)
             && self.replica.is_open()
@@ -622,12 +624,12 @@ impl Actor {
         if let Some(job) = self.host.jobs.unfinished(self.id, JobType::Scrub) {
             return Ok(Answer::Job(job));
         }
-        let before = self.rel.clone();
+        let change = self.change()?;
         let job = self
             .host
             .jobs
             .begin(self.id, JobType::Scrub, "verifying the replica's files");
-        let answer = self.record(before, job).await?;
+        let answer = self.begin(change, job).await?;
         let scrub = &mut self.replica.scrub;
         (scrub.restart, scrub.next_at) = (true, Instant::now());
         Ok(answer)

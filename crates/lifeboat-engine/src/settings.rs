@@ -99,17 +99,16 @@ impl Actor {
             // What is under way was begun with the old ones.
             self.interrupt().await;
         }
-        let before = self.rel.clone();
-        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
-        rel.peer.clone_from(&settings.peer);
-        (rel.settings, rel.spec, rel.preflight) = (settings, spec, problems);
-        self.save_or_undo(before).await?;
+        let mut changed = self.change()?;
+        changed.peer.clone_from(&settings.peer);
+        (changed.settings, changed.spec, changed.preflight) = (settings, spec, problems);
+        changed.tell(format!("settings changed{}", told(&change)));
+        self.commit(changed).await?;
         self.release(&change.removed).await;
-        if let Some(rel) = &self.rel {
+        if let Some(rel) = self.rel.as_ref() {
             self.host.throttle.set(self.id, &rel.settings.bandwidth);
         }
         self.primary.next_at = Instant::now();
-        self.event(&format!("settings changed{}", told(&change))).await;
         if change.added.is_empty() {
             return Ok(Answer::Done);
         }
@@ -227,11 +226,10 @@ impl Actor {
     /// SetAuthorizationEntry: from now on only primaries that this entry covers, or that share its trust group, feed this
     /// replica.
     pub(crate) async fn bind_to_entry(&mut self, primary: &str) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
         let entry = self.host.entry_named(primary).ok_or_else(|| no_entry(primary))?;
-        let rel = self.rel.as_mut().ok_or_else(no_relationship)?;
-        let (mode, state) = (rel.mode, rel.state);
-        let Some(replica) = rel.replica_mut().filter(|_| state != State::Disabled) else {
+        let mut change = self.change()?;
+        let (mode, state) = (change.mode, change.state);
+        let Some(replica) = change.replica_mut().filter(|_| state != State::Disabled) else {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 format!("only a replica is fed by somebody; here the VM's role is {mode}"),
@@ -239,13 +237,12 @@ impl Actor {
             ));
         };
         replica.allowed = Some(entry.primary.clone());
-        self.save_or_undo(before).await?;
-        self.access_changed().await;
-        let told = format!(
+        change.tell(format!(
             "from now on only primaries of the entry {} feed this replica",
             entry.primary
-        );
-        self.event(&told).await;
+        ));
+        self.commit(change).await?;
+        self.access_changed().await;
         Ok(Answer::Done)
     }
 

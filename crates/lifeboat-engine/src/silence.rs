@@ -122,11 +122,8 @@ impl Actor {
             return;
         }
         self.contact.report = report;
-        let side = self.rel.as_mut().and_then(Relationship::replica_mut);
-        if let Some(side) = side.filter(|s| !s.reports) {
-            side.reports = true;
-            self.save_or_warn().await;
-        }
+        self.note(|rel| rel.replica_mut().map(|side| side.reports = true))
+            .await;
     }
 
     /// Where this replica stands, for a primary that says how it is.
@@ -358,7 +355,7 @@ impl Actor {
 
     /// When the next change of what silence means can be.
     pub(crate) fn silence_due(&self) -> Instant {
-        let Some(rel) = &self.rel else {
+        let Some(rel) = self.rel.as_ref() else {
             return Instant::now() + IDLE;
         };
         let interval = rel.settings.interval();
@@ -381,7 +378,7 @@ impl Actor {
     /// Tells by events when the other side falls silent and when it is heard again.
     pub(crate) async fn watch_silence(&mut self) {
         self.expect();
-        let Some(rel) = &self.rel else { return };
+        let Some(rel) = self.rel.as_ref() else { return };
         let found = self.silence_findings(rel);
         let worst = found.iter().max_by_key(|f| f.health);
         let level = worst.map(|f| f.health);

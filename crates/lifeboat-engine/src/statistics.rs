@@ -91,7 +91,7 @@ impl Actor {
         let clock = &self.host.ports.clock;
         let now = clock.now();
         let Some(since) = counted.since else {
-            self.count_from(now);
+            self.tally(|rel| rel.counters = Counters::beginning(now));
             return;
         };
         let (begin, _) = window(&self.host.server(), now, clock.local_minute());
@@ -103,20 +103,7 @@ impl Actor {
         let text = format!("monitoring window of {hours:.1} hours closed: {}", counted.told());
         self.event(&text).await;
         // A window that began in what is the future now is over: the clock was set back.
-        self.count_from(begin);
-        self.save_or_warn().await;
-    }
-
-    fn count_from(&mut self, since: Timestamp) {
-        if let Some(rel) = &mut self.rel {
-            rel.counters = Counters::beginning(since);
-        }
-    }
-
-    /// The same for the relationship to a third host; `false`: there is none.
-    fn count_extended_from(&mut self, since: Timestamp) -> bool {
-        let ext = self.extended_mut();
-        ext.map(|e| e.counters = Counters::beginning(since)).is_some()
+        self.note(|rel| rel.counters = Counters::beginning(begin)).await;
     }
 
     /// When the window ends; `None` without a relationship.
@@ -130,29 +117,29 @@ impl Actor {
 
     /// ResetReplicationStatistics, of one relationship.
     pub(crate) async fn reset_statistics(&mut self, extended: bool) -> Result<Answer, Refusal> {
-        let rel = self.rel.as_ref();
-        if rel.is_none_or(|r| r.state == State::Disabled) {
+        let mut change = self.change()?;
+        if change.state == State::Disabled {
             return Err(no_relationship());
         }
-        let before = self.rel.clone();
-        let now = self.host.ports.clock.now();
-        if !extended {
-            self.count_from(now);
-        } else if !self.count_extended_from(now) {
-            return Err(crate::extended::not_extended());
+        let counters = Counters::beginning(self.host.ports.clock.now());
+        if extended {
+            let ext = change.extended_mut().ok_or_else(crate::extended::not_extended)?;
+            ext.counters = counters;
+        } else {
+            change.counters = counters;
         }
-        self.save_or_undo(before).await?;
-        self.event("statistics reset").await;
+        change.tell("statistics reset");
+        self.commit(change).await?;
         Ok(Answer::Done)
     }
 
     /// Counts a failed attempt to send; `network`: the link was at fault.
     pub(crate) async fn count_failure(&mut self, network: bool) {
         self.roll_statistics().await;
-        if let Some(rel) = &mut self.rel {
+        self.tally(|rel| {
             rel.counters.failures += 1;
             rel.counters.network_failures += u64::from(network);
-        }
+        });
     }
 }
 

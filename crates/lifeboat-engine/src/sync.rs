@@ -497,20 +497,49 @@ fn digest(block: &[u8]) -> [u8; 16] {
     half
 }
 
+/// A question about what differs that no host of ours asks.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ComparisonError {
+    /// It costs more than any that this side asks.
+    #[error("a comparison of {ranges} ranges with {bytes} bytes; {ASKED} and {WINDOW} are possible")]
+    TooLarge {
+        /// Ranges in it.
+        ranges: usize,
+        /// Bytes of all of them.
+        bytes: u64,
+    },
+    /// Digests that are no Base64.
+    #[error("digests of disk {disk}: {source}")]
+    Digests {
+        /// The disk's number.
+        disk: u16,
+        /// What is wrong.
+        source: base64::DecodeError,
+    },
+    /// Another number of digests than blocks, or blocks of a size that is not used.
+    #[error("a comparison of {len} bytes in blocks of {block} with {digests} digests")]
+    Blocks {
+        /// Bytes of the range.
+        len: u64,
+        /// Bytes of a block.
+        block: u64,
+        /// Digests of 16 bytes.
+        digests: usize,
+    },
+}
+
 /// Refuses a question that costs more than any that this side asks.
-pub(crate) fn bounded(ranges: &[CompareRange]) -> Result<(), String> {
+pub(crate) fn bounded(ranges: &[CompareRange]) -> Result<(), ComparisonError> {
     let bytes = ranges.iter().fold(0_u64, |sum, r| sum.saturating_add(r.len));
-    match ranges.len() <= ASKED && bytes <= WINDOW {
-        true => Ok(()),
-        false => Err(format!(
-            "a comparison of {} ranges with {bytes} bytes; {ASKED} and {WINDOW} are possible",
-            ranges.len()
-        )),
+    if ranges.len() <= ASKED && bytes <= WINDOW {
+        return Ok(());
     }
+    let ranges = ranges.len();
+    Err(ComparisonError::TooLarge { ranges, bytes })
 }
 
 /// Numbers of the blocks of each range that are not all zeros: what differs from a disk that holds nothing.
-pub(crate) fn not_zero(ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>, String> {
+pub(crate) fn not_zero(ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>, ComparisonError> {
     let mut zeros = BTreeMap::new();
     let mut zero = |len: u64| {
         *zeros
@@ -520,17 +549,19 @@ pub(crate) fn not_zero(ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>, String>
     ranges.iter().map(|r| not_zero_of(r, &mut zero)).collect()
 }
 
-fn not_zero_of(range: &CompareRange, zero: &mut impl FnMut(u64) -> [u8; 16]) -> Result<Vec<u32>, String> {
+fn not_zero_of(
+    range: &CompareRange,
+    zero: &mut impl FnMut(u64) -> [u8; 16],
+) -> Result<Vec<u32>, ComparisonError> {
+    let disk = range.disk;
     let digests = BASE64_STANDARD
         .decode(&range.digests)
-        .map_err(|e| format!("digests of disk {}: {e}", range.disk))?;
+        .map_err(|source| ComparisonError::Digests { disk, source })?;
     let (len, block) = (range.len, u64::from(range.block));
     let possible = (FINE..=HOLE).contains(&range.block) && len > 0 && len <= RANGE;
     if !possible || len.div_ceil(block) != digests.len() as u64 / 16 || digests.len() % 16 != 0 {
-        let n = digests.len() / 16;
-        return Err(format!(
-            "a comparison of {len} bytes in blocks of {block} with {n} digests"
-        ));
+        let digests = digests.len() / 16;
+        return Err(ComparisonError::Blocks { len, block, digests });
     }
     let mut differs = |(n, d): (u64, &[u8])| *d != zero(block.min(len - n * block));
     let numbers = (0..).zip(digests.chunks(16)).filter(|c| differs(*c));

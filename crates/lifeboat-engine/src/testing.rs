@@ -20,6 +20,7 @@ use crate::failover::{branch, choose, told_of_disorder};
 use crate::ports::hypervisor::Power;
 use crate::ports::store::{ReplicaInfo, Target};
 use crate::records::{Addressing, Counters, FailoverPhase, Relationship, Side, Test, TestPhase};
+use crate::saga::{Ready, SagaError, StartError};
 
 /// What follows the name of the VM.
 const SUFFIX: &str = " - Test";
@@ -118,49 +119,32 @@ async fn make(
     record: Relationship,
     of: VmId,
     (start, sealer): (bool, Sealer),
-) -> (Result<(), String>, Option<String>) {
+) -> Result<Ready, SagaError> {
     let made = async {
         let store = &*host.ports.store;
-        branch(store, of, test.branch, test.target, &sealer)
-            .await
-            .map_err(|e| chain(&e))?;
-        store
-            .verify_branch(of, test.branch)
-            .await
-            .map_err(|e| chain(&e))?;
+        branch(store, of, test.branch, test.target, &sealer).await?;
+        store.verify_branch(of, test.branch).await?;
         // Made now, while nothing else of this replica is under way, so that a start of the VM only finds it.
-        store
-            .branch_firmware(of, test.branch)
-            .await
-            .map_err(|e| chain(&e))?;
+        store.branch_firmware(of, test.branch).await?;
         let taken = host.with_actors(|a| {
             a.iter()
                 .any(|(vm, h)| *vm != test.vm && h.is_named(&record.spec.name))
         });
         if taken {
-            return Err(format!(
-                "this host has another VM named \"{}\" by now",
-                record.spec.name
-            ));
+            let name = record.spec.name.clone();
+            return Err(SagaError::NameTaken { name });
         }
-        host.ports
-            .catalog
-            .put_relationship(&record)
-            .await
-            .map_err(|e| chain(&e))?;
+        host.ports.catalog.put(&record, &[], &[]).await?;
         Ok(host.spawn(test.vm, record.spec.name.clone(), None, Some(record.clone())))
     };
-    let handle = match made.await {
-        Ok(handle) => handle,
-        Err(e) => return (Err(e), None),
-    };
+    let handle = made.await?;
     if !start {
-        return (Ok(()), None);
+        return Ok(None);
     }
     match host.ports.hypervisor.power(test.vm).await {
         Power::Off => {}
-        Power::Running | Power::Paused | Power::Stalled(_) => return (Ok(()), None),
-        Power::NotKnown { why } => return (Ok(()), Some(crate::power::not_known(&why).message)),
+        Power::Running | Power::Paused | Power::Stalled(_) => return Ok(None),
+        Power::NotKnown { why } => return Ok(Some(StartError::Refused(crate::power::not_known(&why)))),
     }
     let (reply, answer) = oneshot::channel();
     let vm = VmRef(test.vm.to_string());
@@ -173,26 +157,20 @@ async fn make(
             reply,
         ))
         .await;
-    let failed = match answer.await {
+    Ok(match answer.await {
         Ok(Ok(_)) => None,
-        Ok(Err(e)) => Some(e.message),
-        Err(_) => Some("the daemon is stopping".into()),
-    };
-    (Ok(()), failed)
+        Ok(Err(e)) => Some(StartError::Refused(e)),
+        Err(_) => Some(StartError::Stopping),
+    })
 }
 
 /// Ends the test VM and throws its disks away. Repeatable.
-async fn end(host: Arc<Host>, of: VmId, vm: VmId, branch: BranchId) -> Result<(), String> {
+async fn end(host: Arc<Host>, of: VmId, vm: VmId, branch: BranchId) -> Result<(), SagaError> {
     // Nobody may start it between being turned off and losing its disks.
     host.dismiss(vm).await;
-    host.ports.hypervisor.turn_off(vm).await.map_err(|e| chain(&e))?;
-    host.ports
-        .store
-        .drop_branch(of, branch)
-        .await
-        .map_err(|e| chain(&e))?;
-    let removed = host.ports.catalog.remove_relationship(vm, 0).await;
-    removed.map_err(|e| chain(&e))
+    host.ports.hypervisor.turn_off(vm).await?;
+    host.ports.store.drop_branch(of, branch).await?;
+    Ok(host.ports.catalog.remove_relationship(vm, 0).await?)
 }
 
 fn whole(future: impl Future<Output = Done> + Send + 'static) -> Work {
@@ -207,16 +185,9 @@ impl Actor {
         self.rel.as_ref()?.replica()?.test.as_ref()
     }
 
-    fn set_test(&mut self, to: Option<Test>) {
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
-            replica.test = to;
-        }
-    }
-
     /// TestReplicaSystem.
     pub(crate) async fn start_test(&mut self, point: &PointSelector, start: bool) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let rel = self.rel.clone().ok_or_else(no_relationship)?;
         let points = lifecycle::may_test(rel.mode, rel.state).map_err(|e| not_now(&e))?;
         self.may_begin_test(&rel.spec.name)?;
         choose_for_test(self.replica_info().await?, point, points)?;
@@ -240,12 +211,12 @@ impl Actor {
             job: job.id,
         };
         let now = self.host.ports.clock.now();
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+        let mut change = self.change()?;
+        if let Some(replica) = change.replica_mut() {
             (replica.test, replica.last_test) = (Some(test), Some(now));
         }
-        let answer = self.record(before, job).await?;
-        self.event(&format!("test failover to point {} started", chosen.id))
-            .await;
+        change.tell(format!("test failover to point {} started", chosen.id));
+        let answer = self.begin(change, job).await?;
         self.tell_disorder(note, answer).await
     }
 
@@ -277,9 +248,8 @@ impl Actor {
 
     /// DestroySystem of the test VM.
     pub(crate) async fn stop_test(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
-        if rel.mode == Mode::TestReplica {
+        let mut change = self.change()?;
+        if change.mode == Mode::TestReplica {
             return Err(Refusal::new(
                 ReturnCode::IncorrectType,
                 "this is the VM of a test, which is ended by the name of its replica",
@@ -301,20 +271,15 @@ impl Actor {
             .host
             .jobs
             .draft(self.id, JobType::RemoveTest, "throwing the test VM away");
-        self.set_test(Some(Test {
+        change.set_test(Some(Test {
             phase: TestPhase::Ending,
             job: job.id,
             ..test
         }));
-        let answer = self.record(before, job).await?;
-        if let Some(making) = running {
-            let why = Some("the test was ended".to_owned());
-            if let Err(e) = self.host.jobs.finish(making.id, JobState::Terminated, why).await {
-                tracing::warn!(vm = %self.id, error = %e, "the end of a job is not recorded");
-            }
-        }
-        self.event("the test is being ended").await;
-        Ok(answer)
+        let (making, why) = (running.map(|j| j.id), "the test was ended".to_owned());
+        change.end_job(&self.host.jobs, making, JobState::Terminated, Some(why));
+        change.tell("the test is being ended");
+        self.begin(change, job).await
     }
 
     /// Refuses what would pull the ground from under a test.
@@ -350,8 +315,7 @@ impl Actor {
                 let record = test_record(self.rel.as_ref()?, &test, now);
                 let (host, of, sealer) = (self.host.clone(), self.id, self.sealer());
                 Some(whole(async move {
-                    let (result, vm) = make(host, test, record, of, (start, sealer)).await;
-                    Done::TestMade(result, vm)
+                    Done::TestMade(make(host, test, record, of, (start, sealer)).await)
                 }))
             }
             TestPhase::Ending => self.plan_test_end(),
@@ -368,34 +332,36 @@ impl Actor {
         ))
     }
 
-    pub(crate) async fn test_made(&mut self, result: Result<(), String>, vm_error: Option<String>) {
-        let before = self.rel.clone();
+    pub(crate) async fn test_made(&mut self, result: Result<Ready, SagaError>) {
         let Some(test) = self.test().cloned() else { return };
+        let Ok(mut change) = self.change() else { return };
         let (phase, text) = match result {
-            Ok(()) => {
-                let text = vm_error.map(|e| format!("the test VM is there, but did not start: {e}"));
+            Ok(not_started) => {
+                let text =
+                    not_started.map(|e| format!("the test VM is there, but did not start: {}", chain(&e)));
                 (TestPhase::Ready, text)
             }
             // What there is of it is cleared away next; the job has ended before.
-            Err(e) => (TestPhase::Ending, Some(format!("the test was not possible: {e}"))),
+            Err(e) => {
+                let text = format!("the test was not possible: {}", chain(&e));
+                (TestPhase::Ending, Some(text))
+            }
         };
         let end = match &text {
             None => JobState::Completed,
             Some(_) => JobState::Exception,
         };
         let job = test.job;
-        self.set_test(Some(Test { phase, ..test }));
-        if self.conclude_job(before, Some(job), end, text.clone()).await {
-            let told = text.as_deref().unwrap_or("the test VM is there");
-            self.event(told).await;
-        }
+        change.set_test(Some(Test { phase, ..test }));
+        change.tell(text.as_deref().unwrap_or("the test VM is there"));
+        change.end_job(&self.host.jobs, Some(job), end, text);
+        self.conclude_work(change).await;
     }
 
-    pub(crate) async fn test_ended(&mut self, result: Result<(), String>) {
-        let before = self.rel.clone();
+    pub(crate) async fn test_ended(&mut self, result: Result<(), SagaError>) {
         let Some(test) = self.test().cloned() else { return };
         if let Err(e) = result {
-            self.fault(&format!("the test VM cannot be removed yet: {e}"))
+            self.fault(&format!("the test VM cannot be removed yet: {}", chain(&e)))
                 .await;
             return self.replica_retry();
         }
@@ -404,10 +370,11 @@ impl Actor {
             TestPhase::Ending => JobState::Completed,
             TestPhase::Making { .. } | TestPhase::Ready => JobState::Terminated,
         };
-        self.set_test(None);
-        if self.conclude_job(before, Some(test.job), end, None).await {
-            self.event("the test is over; every recovery point is as it was")
-                .await;
+        let Ok(mut change) = self.change() else { return };
+        change.set_test(None);
+        change.tell("the test is over; every recovery point is as it was");
+        change.end_job(&self.host.jobs, Some(test.job), end, None);
+        if self.conclude_work(change).await {
             self.replica.dirty = true;
         }
     }

@@ -28,8 +28,8 @@ impl Actor {
         mut settings: ReplicationSettings,
         start: bool,
     ) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let mut change = self.change()?;
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         if settings.disks.is_empty() {
             settings.disks.clone_from(&rel.settings.disks);
         }
@@ -48,7 +48,7 @@ impl Actor {
         let preflight = self.offer_third(rel, &settings).await?;
         let job = start.then(|| self.third_copy());
         let peer = settings.peer.clone();
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+        if let Some(replica) = change.replica_mut() {
             replica.extended = Some(Box::new(Extended {
                 settings,
                 state,
@@ -66,15 +66,11 @@ impl Actor {
                 job: job.as_ref().map(|j| j.id),
             }));
         }
-        let answer = match job {
-            Some(job) => self.record(before, job).await?,
-            None => {
-                self.save_or_undo(before).await?;
-                Answer::Done
-            }
-        };
-        self.event(&format!("replication is extended to {peer}")).await;
-        Ok(answer)
+        change.tell(format!("replication is extended to {peer}"));
+        match job {
+            Some(job) => self.begin(change, job).await,
+            None => self.commit(change).await.map(|()| Answer::Done),
+        }
     }
 
     fn third_copy(&self) -> Job {
@@ -131,19 +127,18 @@ impl Actor {
                 .schedule_third(Step::StartCopy, at, JobType::StartReplication)
                 .await;
         }
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let mut change = self.change()?;
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         let ext = extended(Some(rel)).ok_or_else(not_extended)?;
         let state = lifecycle::step(Mode::Primary, ext.state, Step::StartCopy).map_err(|e| not_now(&e))?;
         let preflight = self.offer_third(rel, &ext.settings).await?;
         let job = self.third_copy();
-        if let Some(ext) = self.extended_mut() {
+        if let Some(ext) = change.extended_mut() {
             (ext.state, ext.preflight, ext.problem) = (state, preflight, None);
             (ext.job, ext.scheduled) = (Some(job.id), None);
         }
-        let answer = self.record(before, job).await?;
-        self.event("the copy to the third host is started").await;
-        Ok(answer)
+        change.tell("the copy to the third host is started");
+        self.begin(change, job).await
     }
 
     /// Resynchronize on a replica: the third host is compared with a recovery point, whatever it says where it stands.
@@ -153,9 +148,9 @@ impl Actor {
                 .schedule_third(Step::ScheduleResync, at, JobType::ResyncExtended)
                 .await;
         }
-        let before = self.rel.clone();
+        let mut change = self.change().map_err(|_| not_extended())?;
         let jobs = self.host.jobs.clone();
-        let ext = self.extended_mut().ok_or_else(not_extended)?;
+        let ext = change.extended_mut().ok_or_else(not_extended)?;
         let state = lifecycle::step(Mode::Primary, ext.state, Step::StartResync).map_err(|e| not_now(&e))?;
         let running = ext.compare.and_then(|job| jobs.get(job));
         if let Some(job) = running.as_ref().filter(|_| ext.state == state) {
@@ -164,27 +159,26 @@ impl Actor {
         let vm = self.id;
         let job = running
             .unwrap_or_else(|| jobs.begin(vm, JobType::ResyncExtended, "comparing with the third host"));
-        let ext = self.extended_mut().ok_or_else(not_extended)?;
         (ext.state, ext.problem, ext.scheduled) = (state, None, None);
         (ext.compare, ext.comparison) = (Some(job.id), None);
-        let answer = self.record(before, job).await?;
+        change.tell("the third host is to be compared anew");
+        let answer = self.begin(change, job).await?;
         // What is here already may be sealed for it.
         self.replica.dirty = true;
         self.attend_extended().await;
-        self.event("the third host is to be compared anew").await;
         Ok(answer)
     }
 
     /// Notes durably when something begins, with a job that waits for it.
     async fn schedule_third(&mut self, step: Step, at: Timestamp, kind: JobType) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
+        let mut change = self.change().map_err(|_| not_extended())?;
         let job = self.host.jobs.unfinished(self.id, kind);
-        let ext = self.extended_mut().ok_or_else(not_extended)?;
+        let ext = change.extended_mut().ok_or_else(not_extended)?;
         lifecycle::step(Mode::Primary, ext.state, step).map_err(|e| not_now(&e))?;
         ext.scheduled = Some(at);
         let job = job.filter(|j| j.state == JobState::New);
         let job = job.unwrap_or_else(|| self.host.jobs.waiting(self.id, kind, "waits for its time"));
-        self.record(before, job).await
+        self.begin(change, job).await
     }
 
     /// What was scheduled begins.
@@ -200,8 +194,8 @@ impl Actor {
         &mut self,
         mut settings: ReplicationSettings,
     ) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let rel = before.as_ref().ok_or_else(no_relationship)?;
+        let mut change = self.change()?;
+        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         let ext = extended(Some(rel)).ok_or_else(not_extended)?;
         lifecycle::step(Mode::Primary, ext.state, Step::Modify).map_err(|e| not_now(&e))?;
         self.turning_to(&ext.settings.peer)?;
@@ -227,12 +221,12 @@ impl Actor {
             // A courier that is sent tells it.
             None => {}
         }
-        if let Some(ext) = self.extended_mut() {
+        if let Some(ext) = change.extended_mut() {
             (ext.settings, ext.preflight) = (settings, preflight);
         }
-        self.save_or_undo(before).await?;
+        change.tell("settings of the extended replication changed");
+        self.commit(change).await?;
         self.attend_extended().await;
-        self.event("settings of the extended replication changed").await;
         Ok(Answer::Done)
     }
 
@@ -255,15 +249,15 @@ impl Actor {
         }
     }
 
-    /// Takes a step of the table in memory and records it.
+    /// Takes a step of the table.
     async fn step_extended(&mut self, step: Step, told: &str) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let ext = self.extended_mut().ok_or_else(not_extended)?;
+        let mut change = self.change().map_err(|_| not_extended())?;
+        let ext = change.extended_mut().ok_or_else(not_extended)?;
         ext.state = lifecycle::step(Mode::Primary, ext.state, step).map_err(|e| not_now(&e))?;
         ext.problem = None;
-        self.save_or_undo(before).await?;
+        change.tell(told);
+        self.commit(change).await?;
         self.attend_extended().await;
-        self.event(told).await;
         Ok(Answer::Done)
     }
 
@@ -293,13 +287,13 @@ impl Actor {
     /// was copied is kept.
     /// What it was is named by its job, or it is what works.
     pub(crate) async fn give_up_third(&mut self, job: Option<JobId>) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
+        let mut change = self.change().map_err(|_| not_extended())?;
         let ended = job.or_else(|| self.third_jobs().first().copied());
         let ended = ended.and_then(|job| {
             let jobs = &self.host.jobs;
             jobs.ended(job, JobState::Terminated, Some("cancelled".into()))
         });
-        let ext = self.extended_mut().ok_or_else(not_extended)?;
+        let ext = change.extended_mut().ok_or_else(not_extended)?;
         let told = if ended.as_ref().is_some_and(|j| j.started.is_none()) {
             ext.scheduled = None;
             "what was scheduled for the third host was cancelled"
@@ -322,14 +316,10 @@ impl Actor {
             (ext.job, ext.compare, ext.comparison, ext.problem) = (None, None, None, None);
             told
         };
-        let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        if let Err(e) = self.put_end(rel, ended).await {
-            self.rel = before;
-            self.save_or_warn().await;
-            return Err(failed("the catalog cannot be written", &e));
-        }
+        change.with_job(ended);
+        change.tell(told);
+        self.commit(change).await?;
         self.attend_extended().await;
-        self.event(told).await;
         Ok(Answer::Done)
     }
 
@@ -347,25 +337,23 @@ impl Actor {
 
     /// RemoveReplicationRelationship for the extended one. The third host is not told and keeps what it has.
     pub(crate) async fn remove_extended(&mut self) -> Result<Answer, Refusal> {
-        let before = self.rel.clone();
-        let ext = extended(before.as_ref()).ok_or_else(not_extended)?;
+        let ext = extended(self.rel.as_ref()).ok_or_else(not_extended)?;
         let peer = ext.settings.peer.clone();
         self.turning_to(&peer)?;
-        let jobs = self.third_jobs();
-        if let Some(replica) = self.rel.as_mut().and_then(Relationship::replica_mut) {
+        let mut change = self.change()?;
+        for job in self.third_jobs() {
+            let why = "the extended replication was removed".to_owned();
+            change.end_job(&self.host.jobs, Some(job), JobState::Terminated, Some(why));
+        }
+        if let Some(replica) = change.replica_mut() {
             replica.extended = None;
         }
-        self.save_or_undo(before).await?;
+        change.tell(format!(
+            "extended replication to {peer} removed; it keeps what it has"
+        ));
+        self.commit(change).await?;
         self.attend_extended().await;
         self.host.ports.store.keep_logs(self.id, None).await;
-        for job in jobs {
-            self.end_job(job, JobState::Terminated, "the extended replication was removed")
-                .await;
-        }
-        self.event(&format!(
-            "extended replication to {peer} removed; it keeps what it has"
-        ))
-        .await;
         Ok(Answer::Done)
     }
 

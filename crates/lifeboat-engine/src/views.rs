@@ -172,7 +172,7 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
 
 impl Sketch {
     fn view(self, glimpse: Glimpse) -> VmView {
-        let replication = match &self.rel {
+        let replication = match self.rel.as_ref() {
             Some(rel) if matches!(rel.side, Side::Alone) => None,
             Some(rel) => Some(self.replication_view(rel, &glimpse)),
             None => None,

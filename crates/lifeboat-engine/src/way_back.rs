@@ -6,25 +6,48 @@ use lifeboat_model::reach::{self, Never};
 use crate::extended::host_of;
 use crate::ports::link::PeerIdentity;
 
+/// Why a way back is not believed, for the peer's administrator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WayBackError {
+    /// No other host can be there.
+    #[error("{host} is {never}")]
+    Never {
+        /// The host of the address.
+        host: String,
+        /// What kind of address it is.
+        never: Never,
+    },
+    /// The host has not shown that it is its own.
+    #[error(
+        "{host} is neither a name nor an address of the certificate that was shown; advertise one that is, or have a certificate issued with it"
+    )]
+    NotOfCertificate {
+        /// The host of the address.
+        host: String,
+    },
+}
+
 /// Checks `HOST:PORT` as a peer has given it: the host is a name or an address of the certificate that it has shown. A host
 /// says where itself is, and nobody else.
 ///
 /// # Errors
-/// It is not; why, and what helps, for the peer's administrator.
-pub(crate) fn check(from: &str, peer: &PeerIdentity) -> Result<(), String> {
+/// It is not.
+pub(crate) fn check(from: &str, peer: &PeerIdentity) -> Result<(), WayBackError> {
     let host = reach::bare_host(host_of(from));
     let address = host.parse().ok();
     match address.and_then(reach::never) {
         // In a certificate it says that the authority knows of several hosts on one machine.
         None | Some(Never::Loopback) => {}
-        Some(never) => return Err(format!("{host} is {never}")),
+        Some(never) => {
+            let host = host.to_owned();
+            return Err(WayBackError::Never { host, never });
+        }
     }
-    match peer.is_host_of(from) {
-        true => Ok(()),
-        false => Err(format!(
-            "{host} is neither a name nor an address of the certificate that was shown; advertise one that is, or have a certificate issued with it"
-        )),
+    if peer.is_host_of(from) {
+        return Ok(());
     }
+    let host = host.to_owned();
+    Err(WayBackError::NotOfCertificate { host })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::link::{
-    KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, PeerLink, PeerReply, PeerRequest,
+    KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, OtherKey, PeerLink, PeerReply, PeerRequest,
 };
 use lifeboat_model::{VmId, words};
 use lifeboat_tls::{CertificateFiles, Credentials, CredentialsError, Purpose, RevocationList, now, until};
@@ -121,7 +121,7 @@ impl Link {
         };
         judge
             .judge(peer, vm, &conn.identity)
-            .map_err(|detail| LinkError::Untrusted {
+            .map_err(|OtherKey(detail)| LinkError::Untrusted {
                 peer: peer.into(),
                 detail,
             })

@@ -12,7 +12,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use common::{Handler, Running, Site, delta, failed, hello, read_all};
 use lifeboat_engine::ports::link::{
-    KeyJudge, LinkError, LogAddress, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
+    KeyJudge, LinkError, LogAddress, OtherKey, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
 };
 use lifeboat_link::{Limits, Link, Timing, serve_with};
 use lifeboat_model::VmId;
@@ -215,11 +215,11 @@ async fn a_revoked_host_is_not_called_and_what_is_sent_to_it_is_cut() {
 struct Only(PeerIdentity, Mutex<Vec<(String, Option<VmId>)>>);
 
 impl KeyJudge for Only {
-    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String> {
+    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), OtherKey> {
         self.1.lock().unwrap().push((peer.to_owned(), vm));
         match shown.key == self.0.key && shown.key.is_some() {
             true => Ok(()),
-            false => Err("another key".into()),
+            false => Err(OtherKey("another key".into())),
         }
     }
 
@@ -232,10 +232,10 @@ impl KeyJudge for Only {
 struct Now(Mutex<lifeboat_model::Fingerprint>);
 
 impl KeyJudge for Now {
-    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String> {
+    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), OtherKey> {
         match self.fits(peer, vm, shown) {
             true => Ok(()),
-            false => Err("another key".into()),
+            false => Err(OtherKey("another key".into())),
         }
     }
 

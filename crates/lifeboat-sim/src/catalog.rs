@@ -40,9 +40,22 @@ impl Catalog for Port {
             .await
     }
 
-    async fn put_relationship(&self, relationship: &Relationship) -> Result<(), CatalogError> {
-        self.run("catalog.put_relationship", |s, h| {
-            set_relationship(&mut host(s, h)?.catalog, relationship);
+    async fn put(
+        &self,
+        relationship: &Relationship,
+        jobs: &[Job],
+        events: &[Event],
+    ) -> Result<(), CatalogError> {
+        self.run("catalog.put", |s, h| {
+            let host = host(s, h)?;
+            set_relationship(&mut host.catalog, relationship);
+            for job in jobs {
+                set_job(&mut host.catalog, job);
+            }
+            host.events.extend_from_slice(events);
+            for event in events {
+                s.note(format!("  event on {h}: {}", event.message));
+            }
             Ok(())
         })
         .await
@@ -60,16 +73,6 @@ impl Catalog for Port {
     async fn put_job(&self, job: &Job) -> Result<(), CatalogError> {
         self.run("catalog.put_job", |s, h| {
             set_job(&mut host(s, h)?.catalog, job);
-            Ok(())
-        })
-        .await
-    }
-
-    async fn put_both(&self, relationship: &Relationship, job: &Job) -> Result<(), CatalogError> {
-        self.run("catalog.put_both", |s, h| {
-            let image = &mut host(s, h)?.catalog;
-            set_relationship(image, relationship);
-            set_job(image, job);
             Ok(())
         })
         .await

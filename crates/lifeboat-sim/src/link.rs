@@ -7,8 +7,8 @@ use futures_util::{StreamExt, stream};
 use lifeboat_engine::Engine;
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::link::{
-    KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, PeerHandler, PeerIdentity, PeerLink, PeerRefusal,
-    PeerReply, PeerRequest,
+    KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, OtherKey, PeerHandler, PeerIdentity, PeerLink,
+    PeerRefusal, PeerReply, PeerRequest,
 };
 use lifeboat_model::{Fingerprint, VmId};
 use std::sync::{Arc, PoisonError};
@@ -90,7 +90,7 @@ impl Port {
         let Some(judge) = judge else { return Ok(()) };
         judge
             .judge(peer, vm, &self.identity_of(target))
-            .map_err(|detail| LinkError::Untrusted {
+            .map_err(|OtherKey(detail)| LinkError::Untrusted {
                 peer: peer.into(),
                 detail,
             })

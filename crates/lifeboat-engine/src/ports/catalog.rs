@@ -60,14 +60,17 @@ pub struct Recorded {
 pub trait Catalog: Send + Sync {
     /// Reads everything.
     async fn load(&self) -> Result<CatalogImage, CatalogError>;
-    /// Writes a relationship; the key is its VM and index.
-    async fn put_relationship(&self, relationship: &Relationship) -> Result<(), CatalogError>;
+    /// Writes a relationship, whose key is its VM and index, with jobs and events in the same transaction.
+    async fn put(
+        &self,
+        relationship: &Relationship,
+        jobs: &[Job],
+        events: &[Event],
+    ) -> Result<(), CatalogError>;
     /// Removes a relationship. `Ok` when there is none.
     async fn remove_relationship(&self, vm: VmId, index: u8) -> Result<(), CatalogError>;
     /// Writes a job.
     async fn put_job(&self, job: &Job) -> Result<(), CatalogError>;
-    /// Writes a relationship and a job in one transaction: an intent and the job that carries it out.
-    async fn put_both(&self, relationship: &Relationship, job: &Job) -> Result<(), CatalogError>;
     /// Removes a job. `Ok` when there is none.
     async fn remove_job(&self, job: JobId) -> Result<(), CatalogError>;
     /// Writes an authorization entry; the key is its primary.

@@ -665,14 +665,19 @@ pub enum LogReceipt {
     Bulk(BulkProgress),
 }
 
+/// A host is known by another key than the one it shows: which ones, and what to do, for an administrator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OtherKey(pub String);
+
 /// Says which host may be talked to, by the key in the certificate that it shows.
 pub trait KeyJudge: Send + Sync {
     /// Whether what is about `vm`, or about the host itself, may be said to the host at `peer`, which has shown this
     /// certificate. The answer may change while a connection is open: it is asked for before every request.
     ///
     /// # Errors
-    /// That host is known by another key: which ones, and what to do.
-    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String>;
+    /// That host is known by another key.
+    fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), OtherKey>;
 
     /// Whether a connection that was kept may go on being used for that. One that may not is closed, and a new one judged: the
     /// host may have changed its key meanwhile, which is nobody's fault.

@@ -28,6 +28,7 @@ mod presence;
 mod question;
 mod random;
 mod references;
+mod refused;
 mod resumed;
 mod resync;
 mod reverse;

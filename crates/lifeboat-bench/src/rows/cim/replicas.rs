@@ -72,7 +72,7 @@ pub(super) async fn make(
         let text = text.replace(&real.at.generation().0.to_string(), &generation.0.to_string());
         fs::write(dir.join(MANIFEST), text)?;
         catalog
-            .put_relationship(&relationship(n, copy.vm, &dir, own(&real.at))?)
+            .put(&relationship(n, copy.vm, &dir, own(&real.at))?, &[], &[])
             .await?;
         made.push(copy);
     }

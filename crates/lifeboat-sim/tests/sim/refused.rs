@@ -1,0 +1,383 @@
+//! What was refused because the catalog could not be written has not happened: not in what the host shows, not in its
+//! catalog, not after a restart; also when the write that failed had arrived. Each action that changes a relationship meets
+//! a failed write once.
+
+use crate::common::{
+    cancel_planned, commit, eventually, failover, job, phase, prepare, replicating, resync, reverse, revert,
+    simulate_with, start_copy, state,
+};
+use lifeboat_engine::action::{Action, PointSelector, ReplicationView};
+use lifeboat_engine::records::{FailoverPhase, Job, Relationship, Side};
+use lifeboat_model::{JobState, ReplicationSettings, ReplicationState as State, Timestamp};
+use lifeboat_sim::{Fault, World};
+
+const PRIMARY: usize = 0;
+const REPLICA: usize = 1;
+
+/// An action, on the host and in the situation where it is possible.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Case {
+    StartCopy,
+    CancelCopy,
+    Suspend,
+    Resume,
+    Modify,
+    ScheduleResync,
+    Unschedule,
+    Prepare,
+    CancelPlanned,
+    ResetStatistics,
+    FailOver,
+    Revert,
+    Commit,
+    Reverse,
+    StartTest,
+    StopTest,
+    HoldPoints,
+    ReleasePoints,
+    Bind,
+    Scrub,
+    Extend,
+    RemoveExtended,
+    SuspendExtended,
+    GiveUpThird,
+    BecomeReplica,
+}
+
+const CASES: [Case; 25] = [
+    Case::StartCopy,
+    Case::CancelCopy,
+    Case::Suspend,
+    Case::Resume,
+    Case::Modify,
+    Case::ScheduleResync,
+    Case::Unschedule,
+    Case::Prepare,
+    Case::CancelPlanned,
+    Case::ResetStatistics,
+    Case::FailOver,
+    Case::Revert,
+    Case::Commit,
+    Case::Reverse,
+    Case::StartTest,
+    Case::StopTest,
+    Case::HoldPoints,
+    Case::ReleasePoints,
+    Case::Bind,
+    Case::Scrub,
+    Case::Extend,
+    Case::RemoveExtended,
+    Case::SuspendExtended,
+    Case::GiveUpThird,
+    Case::BecomeReplica,
+];
+
+impl Case {
+    fn host(self) -> usize {
+        match self {
+            Self::StartCopy
+            | Self::CancelCopy
+            | Self::Suspend
+            | Self::Resume
+            | Self::Modify
+            | Self::ScheduleResync
+            | Self::Unschedule
+            | Self::Prepare
+            | Self::CancelPlanned
+            | Self::ResetStatistics
+            | Self::BecomeReplica => PRIMARY,
+            Self::FailOver
+            | Self::Revert
+            | Self::Commit
+            | Self::Reverse
+            | Self::StartTest
+            | Self::StopTest
+            | Self::HoldPoints
+            | Self::ReleasePoints
+            | Self::Bind
+            | Self::Scrub
+            | Self::Extend
+            | Self::RemoveExtended
+            | Self::SuspendExtended
+            | Self::GiveUpThird => REPLICA,
+        }
+    }
+}
+
+fn third() -> ReplicationSettings {
+    ReplicationSettings {
+        peer: "c:7000".into(),
+        interval_s: 15,
+        ..World::settings()
+    }
+}
+
+fn extend() -> Action {
+    Action::ExtendReplication {
+        vm: World::vm(),
+        settings: third(),
+        start: true,
+    }
+}
+
+async fn recovered(w: &mut World) {
+    replicating(w).await;
+    w.cut_between(PRIMARY, REPLICA, true);
+    w.run(5).await;
+    w.kill_vm(PRIMARY);
+    job(w, REPLICA, failover(PointSelector::Latest)).await.unwrap();
+    assert_eq!(state(w, REPLICA), State::Recovered);
+}
+
+async fn extended(w: &mut World) {
+    replicating(w).await;
+    w.insist(REPLICA, extend()).await.unwrap();
+    eventually(w, "the third host has a copy", |w| {
+        third_state(w) == Some(State::Replicating)
+    })
+    .await;
+}
+
+fn third_state(w: &World) -> Option<State> {
+    let rel = w.recorded(REPLICA)?;
+    Some(rel.replica()?.extended.as_ref()?.state)
+}
+
+async fn done(w: &World, host: usize, action: Action) {
+    w.insist(host, action).await.unwrap();
+}
+
+/// Brings about the situation and returns the action.
+async fn situation(case: Case, w: &mut World) -> Action {
+    let vm = World::vm();
+    let late = Some(Timestamp(w.shared.now().0 + 3_600_000));
+    match case {
+        Case::StartCopy | Case::CancelCopy => {
+            let settings = World::settings();
+            let enable = Action::EnableReplication {
+                vm: vm.clone(),
+                settings,
+            };
+            done(w, PRIMARY, enable).await;
+            if case == Case::StartCopy {
+                return start_copy();
+            }
+            w.cut(true);
+            done(w, PRIMARY, start_copy()).await;
+            let job = w.jobs(PRIMARY).iter().find(|j| !j.state.is_final()).unwrap().id;
+            return Action::CancelJob { job };
+        }
+        Case::Revert | Case::Commit => recovered(w).await,
+        Case::Reverse => {
+            recovered(w).await;
+            job(w, REPLICA, commit()).await.unwrap();
+            eventually(w, "merged", |w| phase(w) == Some(FailoverPhase::Done)).await;
+        }
+        Case::RemoveExtended | Case::SuspendExtended => extended(w).await,
+        Case::GiveUpThird => {
+            replicating(w).await;
+            done(w, REPLICA, extend()).await;
+            w.cut_between(REPLICA, 2, true);
+        }
+        Case::BecomeReplica => {
+            replicating(w).await;
+            w.guest_off(PRIMARY);
+            w.run(5).await;
+        }
+        _ => replicating(w).await,
+    }
+    match case {
+        Case::Resume => done(w, PRIMARY, Action::SuspendReplication { vm: vm.clone() }).await,
+        Case::Unschedule => {
+            let schedule = Action::Resynchronize {
+                vm: vm.clone(),
+                at: late,
+            };
+            done(w, PRIMARY, schedule).await;
+        }
+        Case::CancelPlanned => {
+            done(w, PRIMARY, prepare()).await;
+            eventually(w, "prepared", |w| {
+                state(w, PRIMARY) == State::SyncedReplicationComplete
+            })
+            .await;
+        }
+        Case::StopTest => {
+            let start = start_test();
+            assert_eq!(job(w, REPLICA, start).await.unwrap(), JobState::Completed);
+        }
+        Case::ReleasePoints => done(w, REPLICA, Action::HoldPoints { vm: vm.clone() }).await,
+        _ => {}
+    }
+    match case {
+        Case::StartCopy | Case::CancelCopy => unreachable!("returned above"),
+        Case::Suspend => Action::SuspendReplication { vm },
+        Case::Resume => Action::ResumeReplication { vm },
+        Case::Modify => Action::ModifyReplication {
+            vm,
+            settings: ReplicationSettings {
+                interval_s: 30,
+                ..World::settings()
+            },
+        },
+        Case::ScheduleResync => Action::Resynchronize { vm, at: late },
+        Case::Unschedule => Action::CancelResync { vm },
+        Case::Prepare => prepare(),
+        Case::CancelPlanned => cancel_planned(false),
+        Case::ResetStatistics => Action::ResetStatistics { vm, extended: false },
+        Case::FailOver => {
+            w.cut(true);
+            w.kill_vm(PRIMARY);
+            w.run(5).await;
+            failover(PointSelector::Latest)
+        }
+        Case::Revert => revert(),
+        Case::Commit => commit(),
+        Case::Reverse => {
+            w.cut_between(PRIMARY, REPLICA, false);
+            reverse()
+        }
+        Case::StartTest => start_test(),
+        Case::StopTest => Action::StopTest { vm },
+        Case::HoldPoints => Action::HoldPoints { vm },
+        Case::ReleasePoints => Action::ReleasePoints { vm },
+        Case::Bind => Action::SetAuthorization {
+            vm,
+            primary: w.shared.state().hosts[REPLICA].catalog.entries[0].primary.clone(),
+        },
+        Case::Scrub => Action::Scrub { vm },
+        Case::Extend => extend(),
+        Case::RemoveExtended => Action::RemoveExtended { vm },
+        Case::SuspendExtended => Action::SuspendExtended { vm },
+        Case::GiveUpThird => Action::CancelExtended { vm },
+        Case::BecomeReplica => Action::BecomeReplica { vm },
+    }
+}
+
+fn start_test() -> Action {
+    Action::StartTest {
+        vm: World::vm(),
+        point: PointSelector::Latest,
+        start: true,
+    }
+}
+
+/// What an action decides, without what cycles change by themselves.
+#[derive(Clone, Debug, PartialEq)]
+struct Decided {
+    state: State,
+    mode: String,
+    settings: ReplicationSettings,
+    side: String,
+    counted_since: Option<Timestamp>,
+    unfinished: Vec<(String, JobState)>,
+}
+
+fn decided(case: Case, rel: &Relationship, jobs: &[Job]) -> Decided {
+    let side = match &rel.side {
+        Side::Primary(p) => format!("{:?} {:?} {:?}", p.planned, p.scheduled, p.export),
+        Side::Replica(r) => format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?}",
+            r.failover,
+            r.test,
+            r.import,
+            r.allowed,
+            r.keeping.hold,
+            r.extended
+                .as_ref()
+                .map(|e| (e.state, e.job, e.scheduled, e.settings.clone()))
+        ),
+        Side::Test { .. } | Side::Alone => String::new(),
+    };
+    let unfinished = jobs.iter().filter(|j| !j.state.is_final());
+    Decided {
+        state: rel.state,
+        mode: format!("{:?}", rel.mode),
+        settings: rel.settings.clone(),
+        side,
+        counted_since: rel.counters.since.filter(|_| case == Case::ResetStatistics),
+        unfinished: unfinished.map(|j| (j.id.to_string(), j.state)).collect(),
+    }
+}
+
+async fn shown(w: &World, host: usize) -> ReplicationView {
+    w.view(host).await.unwrap().replication.unwrap()
+}
+
+/// The action meets the fault at its `n`-th call; false: it makes fewer.
+async fn refused(case: Case, w: &mut World, n: u64, fault: Fault) -> bool {
+    let host = case.host();
+    let action = situation(case, w).await;
+    let before = decided(case, &w.recorded(host).unwrap(), &w.jobs(host));
+    let was = shown(w, host).await;
+    w.gate(host).arm(n, fault);
+    let answer = w.act(host, action.clone()).await.unwrap();
+    let Some(hit) = w.gate(host).disarm() else {
+        return false;
+    };
+    if hit != "catalog.put" {
+        return true;
+    }
+    let what = format!("{case:?} call {n} {fault:?}");
+    let Err(refusal) = answer else {
+        panic!("{what}: a change that could not be written was answered with {answer:?}");
+    };
+    assert!(refusal.message.contains("catalog"), "{what}: {refusal}");
+    let after = decided(case, &w.recorded(host).unwrap(), &w.jobs(host));
+    assert_eq!(after, before, "{what}: in the catalog");
+    let is = shown(w, host).await;
+    assert_eq!(
+        (is.state, is.settings),
+        (was.state, was.settings),
+        "{what}: shown"
+    );
+    w.restart(host).await;
+    let again = shown(w, host).await;
+    assert_eq!(again.state, was.state, "{what}: after a restart");
+    // Asked again it comes true.
+    w.insist(host, action).await.unwrap();
+    true
+}
+
+#[test]
+fn a_refused_action_has_not_happened() {
+    for case in CASES {
+        let mut met = 0;
+        for fault in [Fault::Fail, Fault::FailAfter] {
+            for n in 1..40 {
+                let hosts = ["a", "b", "c"];
+                let (more, hit) = simulate_with(5, &hosts, lifeboat_sim::SYS_BYTES, async |w| {
+                    let more = refused(case, w, n, fault).await;
+                    (more, more)
+                });
+                met += u32::from(hit);
+                if !more {
+                    break;
+                }
+            }
+        }
+        assert!(met > 0, "{case:?} made no call");
+    }
+}
+
+#[test]
+fn resync_is_refused_as_a_whole() {
+    simulate_with(5, &["a", "b"], 16 << 20, async |w| {
+        replicating(w).await;
+        w.kill_vm(PRIMARY);
+        w.run(12).await;
+        w.insist(PRIMARY, crate::common::start_vm()).await.unwrap();
+        w.write(20);
+        w.run(20).await;
+        assert_eq!(state(w, PRIMARY), State::WaitingToStartResynchronization);
+        w.gate(PRIMARY).arm(1, Fault::FailAfter);
+        w.act(PRIMARY, resync()).await.unwrap().unwrap_err();
+        assert_eq!(w.gate(PRIMARY).disarm(), Some("catalog.put"));
+        assert_eq!(state(w, PRIMARY), State::WaitingToStartResynchronization);
+        assert!(
+            w.jobs(PRIMARY).iter().all(|j| j.state.is_final()),
+            "{:?}",
+            w.jobs(PRIMARY)
+        );
+    });
+}
