@@ -432,8 +432,8 @@ async fn a_replica_of_the_first_version_still_loads() {
     let rel = &image.relationships[0];
     let replica = rel.replica().unwrap();
     assert_eq!(
-        (replica.dir.as_str(), replica.awaits_import),
-        ("/srv/replicas/1", false)
+        (replica.dir.as_deref(), replica.awaits_import),
+        (Some("/srv/replicas/1"), false)
     );
     let failover = rel.failover().unwrap();
     assert_eq!(

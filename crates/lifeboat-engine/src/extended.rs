@@ -440,7 +440,7 @@ impl Actor {
         change.spec = as_replica(&offer.spec, &offer.settings);
         change.settings = offer.settings.clone();
         change.peer = peer.names.first().cloned().unwrap_or_default();
-        change.way_back.clone_from(&offer.from);
+        change.callback.clone_from(&offer.from);
         if self.commit(change).await.is_err() {
             let detail = "the catalog cannot be written".to_owned();
             return Some(Err(PeerRefusal::Failed { host, detail }));
@@ -521,7 +521,7 @@ impl Actor {
         change.spec = as_replica(&offer.spec, &offer.settings);
         change.settings = offer.settings;
         change.peer = peer.names.first().cloned().unwrap_or_default();
-        change.way_back = offer.from;
+        change.callback = offer.from;
         change.problem = None;
         change.tell("the host this replica followed is the primary now; this one is its replica");
         let committed = self.commit(change).await;

@@ -391,7 +391,7 @@ impl Actor {
         let unreached = match force {
             true => None,
             false => {
-                let primary = self.ask_standing(&rel.way_back);
+                let primary = self.ask_standing(rel.callback.as_deref());
                 let (word, further) = tokio::join!(primary, self.ask_further(Asking::First));
                 let unreached = question::may_bring_up(&word)?;
                 further?;
@@ -449,7 +449,7 @@ impl Actor {
         };
         match rel.failover() {
             Some(f) if !f.forced && asking == Asking::First => {
-                let seen = question::may_bring_up(&self.ask_standing(&rel.way_back).await)?;
+                let seen = question::may_bring_up(&self.ask_standing(rel.callback.as_deref()).await)?;
                 self.ask_further(asking).await?;
                 if let Some(seen) = seen {
                     self.event(&format!("the VM is started without the primary's word: {seen}"))

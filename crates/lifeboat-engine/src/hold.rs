@@ -215,7 +215,7 @@ fn has_history(rel: &Relationship) -> bool {
     matches!(rel.mode, Mode::Replica | Mode::ExtendedReplica)
         && rel
             .replica()
-            .is_some_and(|r| !r.dir.is_empty() && (r.own || !first))
+            .is_some_and(|r| r.dir.is_some() && (r.own || !first))
 }
 
 impl ReplicaState {

@@ -186,7 +186,7 @@ impl Actor {
     /// Keeps firmware variables that came with a call.
     pub(crate) async fn keep_firmware(&mut self, firmware: &str) -> Result<(), PeerRefusal> {
         let made = self.rel.as_ref().and_then(Relationship::replica);
-        if firmware.is_empty() || made.is_none_or(|r| r.dir.is_empty()) {
+        if firmware.is_empty() || made.is_none_or(|r| r.dir.is_none()) {
             return Ok(());
         }
         let vars = BASE64.decode(firmware).map_err(|e| PeerRefusal::Conflict {

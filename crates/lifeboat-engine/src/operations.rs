@@ -67,7 +67,7 @@ impl Actor {
             position: start,
             side: Side::Primary(PrimarySide::new(start)),
             home: alone.as_ref().and_then(|r| r.home.clone()),
-            way_back: String::new(),
+            callback: None,
             formerly: Vec::new(),
             preflight,
             network: Vec::new(),

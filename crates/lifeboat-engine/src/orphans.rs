@@ -133,7 +133,7 @@ impl Actor {
             return Box::pin(self.remove()).await;
         }
         self.off_for_removal().await?;
-        if side.own && self.local.is_some() && !side.dir.is_empty() {
+        if side.own && self.local.is_some() && side.dir.is_some() {
             self.images_whole(rel.state).await?;
         }
         if let Some(test) = &side.test {
@@ -145,16 +145,16 @@ impl Actor {
         }
         self.interrupt().await;
         self.replica.stop_receiving().await;
-        if side.dir.is_empty()
+        if side.dir.is_none()
             && let Some(home) = rel.home.clone()
         {
             self.live_alone(home).await?;
             self.event("replication removed").await;
             return Ok(Answer::Done);
         }
-        let what = match side.dir.as_str() {
-            "" => "replication removed by its record; this host had no files of it".to_owned(),
-            dir => format!(
+        let what = match side.dir.as_deref() {
+            None => "replication removed by its record; this host had no files of it".to_owned(),
+            Some(dir) => format!(
                 "replication removed by its record; all files are kept in {dir}, delete them with: rm -r {}",
                 quoted(dir)
             ),

@@ -203,11 +203,9 @@ impl Known {
 /// Every host that a relationship names.
 fn named(rel: &Relationship) -> Vec<String> {
     let third = extended(Some(rel)).map(|e| &e.settings.peer);
-    let all = [&rel.peer, &rel.way_back]
-        .into_iter()
-        .chain(third)
-        .chain(&rel.formerly);
-    all.filter(|n| !n.is_empty()).cloned().collect()
+    let peer = Some(&rel.peer).filter(|n| !n.is_empty());
+    let all = peer.into_iter().chain(&rel.callback).chain(third);
+    all.chain(&rel.formerly).cloned().collect()
 }
 
 /// Whose key it is, and what was seen of it before.

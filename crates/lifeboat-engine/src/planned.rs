@@ -321,18 +321,18 @@ impl Actor {
         }
         // Its own checks are repeated there; this one spares the primary's VM a shutdown for nothing.
         lifecycle::step(rel.mode, rel.state, Step::InitiateFailover).map_err(|e| not_now(&e))?;
-        if rel.way_back.is_empty() {
+        let Some(primary) = rel.callback.clone() else {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "it is not known where the primary takes calls",
                 "start the planned failover on the primary host",
             ));
-        }
+        };
         let vm = self.id;
         let request = PeerRequest::Prepare { vm, force, start };
         // Before it is asked: after a loss of power here somebody has to look what became of it.
         self.note_asked(true).await?;
-        let asked = self.host.ports.link.call(&rel.way_back, request).await;
+        let asked = self.host.ports.link.call(&primary, request).await;
         if let Err(e) = asked {
             self.note_asked(false).await?;
             return Err(link_refusal(&e));
@@ -347,7 +347,7 @@ impl Actor {
             .draft(vm, JobType::PlannedFailover, "the primary prepares");
         // It only tells how far the primary is; lost, it takes nothing along.
         self.host.jobs.adopt(job.clone());
-        let (host, primary, own) = (self.host.clone(), rel.way_back.clone(), self.own.clone());
+        let (host, own) = (self.host.clone(), self.own.clone());
         let task = self.host.works.spawn(async move {
             follow(host, vm, primary, job.id).await;
             if let Some(own) = own.upgrade() {
@@ -542,7 +542,7 @@ impl Actor {
         let gone = self.ask_further(asking).await?;
         self.forget_former(&gone).await;
         if !took_over && asking == Asking::First {
-            match self.ask_standing(&peer).await {
+            match self.ask_standing(Some(&peer)).await {
                 Word::Answered(theirs, seen) => {
                     self.weigh(&theirs).await;
                     replica_knows(&theirs, &seen)?;
@@ -572,7 +572,7 @@ impl Actor {
         let Some(peer) = self.rel.as_ref().map(|r| r.peer.clone()) else {
             return;
         };
-        if let Some(theirs) = self.ask_standing(&peer).await.standing() {
+        if let Some(theirs) = self.ask_standing(Some(&peer)).await.standing() {
             return self.weigh(&theirs).await;
         }
         let theirs = match committed {

@@ -324,13 +324,8 @@ impl Actor {
         let Some(rel) = self.rel.as_ref() else {
             return Vec::new();
         };
-        let other = match rel.primary() {
-            Some(_) => &rel.peer,
-            None => &rel.way_back,
-        };
         let third = crate::extended::extended(Some(rel)).map(|e| &e.settings.peer);
-        let all = std::iter::once(other).chain(third);
-        all.filter(|p| !p.is_empty()).cloned().collect()
+        rel.other_end().into_iter().chain(third).cloned().collect()
     }
 
     /// A host is back: what waited for it does not wait longer.

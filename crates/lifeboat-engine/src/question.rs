@@ -187,8 +187,11 @@ pub(crate) fn replica_knows(theirs: &Standing, seen: &Seen) -> Result<(), Refusa
 
 impl Actor {
     /// The other side's word on this VM.
-    pub(crate) async fn ask_standing(&self, peer: &str) -> Word {
-        ask(&self.host.ports, self.id, peer, WORD).await
+    pub(crate) async fn ask_standing(&self, peer: Option<&str>) -> Word {
+        match peer {
+            Some(peer) => ask(&self.host.ports, self.id, peer, WORD).await,
+            None => Word::NoAddress,
+        }
     }
 
     /// The question is answered where messages are taken up, because that waits for nothing; it does not come here.
@@ -235,7 +238,7 @@ impl Actor {
         };
         let primary = asks.names.iter().any(|n| n.eq_ignore_ascii_case(&rel.peer));
         match rel.replica() {
-            Some(_) => primary || asks.is_host_of(&rel.way_back),
+            Some(_) => primary || rel.callback.as_ref().is_some_and(|at| asks.is_host_of(at)),
             None => asks.is_host_of(&rel.peer),
         }
     }
@@ -245,13 +248,9 @@ impl Actor {
         let Some(rel) = self.rel.as_ref() else {
             return Vec::new();
         };
-        let other_end = match rel.replica() {
-            Some(_) => &rel.way_back,
-            None => &rel.peer,
-        };
-        let other_end = Some(other_end).filter(|_| !self.is_other_end(asks));
+        let other_end = rel.other_end().filter(|_| !self.is_other_end(asks));
         let mut all: Vec<String> = other_end.cloned().into_iter().chain(self.further()).collect();
-        all.retain(|peer| !peer.is_empty() && !asks.is_host_of(peer));
+        all.retain(|peer| !asks.is_host_of(peer));
         all
     }
 
@@ -294,7 +293,7 @@ impl Actor {
         if asking == Asking::Forced {
             return Ok(further);
         }
-        let words = further.iter().map(|peer| self.ask_standing(peer));
+        let words = further.iter().map(|peer| self.ask_standing(Some(peer)));
         let words = futures_util::future::join_all(words).await;
         for word in &words {
             may_start_beside(word)?;
@@ -380,9 +379,6 @@ pub(crate) async fn own_power(ports: &Ports, vm: VmId, others: Vec<String>) -> P
 
 /// Asks the host that takes calls at `peer`.
 async fn ask(ports: &Ports, vm: VmId, peer: &str, patience: Duration) -> Word {
-    if peer.is_empty() {
-        return Word::NoAddress;
-    }
     let asked = ports.link.ask(peer, PeerRequest::Standing { vm }, patience).await;
     let seen = |what: String| Seen {
         peer: peer.to_owned(),

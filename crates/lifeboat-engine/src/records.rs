@@ -57,9 +57,9 @@ pub struct Relationship {
     /// Where the VM's disks are on this host, when they are not the images of its description.
     #[serde(default)]
     pub home: Option<Home>,
-    /// Where the other side takes calls, `HOST:PORT`; empty when it is not known.
-    #[serde(default)]
-    pub way_back: String,
+    /// Where the other side takes calls, `HOST:PORT`; `None` when it is not known.
+    #[serde(rename = "way_back", default, with = "empty_is_none")]
+    pub callback: Option<String>,
     /// Where hosts take calls that were given copies from here and follow others now, `HOST:PORT`. They may bring the VM up, so
     /// they are asked before it is started.
     #[serde(default)]
@@ -244,11 +244,26 @@ impl PrimarySide {
     }
 }
 
+/// What is absent is an empty text in a record, as it always was.
+mod empty_is_none {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(text.as_deref().unwrap_or_default())
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Option<String>, D::Error> {
+        let text = String::deserialize(from)?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+}
+
 /// What only a replica has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaSide {
-    /// Directory of the replica in the store; empty while it awaits its first offer.
-    pub dir: String,
+    /// Directory of the replica in the store; `None` while it awaits its first offer.
+    #[serde(with = "empty_is_none")]
+    pub dir: Option<String>,
     /// A failover that was started and not reverted.
     pub failover: Option<Failover>,
     /// A test failover.
@@ -354,9 +369,9 @@ pub struct Comparison {
 }
 
 impl ReplicaSide {
-    /// A replica in this directory, with nothing under way.
+    /// A replica in this directory, or one that awaits its first offer, with nothing under way.
     #[must_use]
-    pub fn new(dir: impl Into<String>) -> Self {
+    pub fn new(dir: impl Into<Option<String>>) -> Self {
         Self {
             dir: dir.into(),
             failover: None,
@@ -381,7 +396,7 @@ impl Relationship {
     pub(crate) fn forget_foreign_paths(&mut self) {
         let own = match &self.side {
             Side::Primary(_) => true,
-            Side::Replica(replica) => replica.own && replica.dir.is_empty(),
+            Side::Replica(replica) => replica.own && replica.dir.is_none(),
             Side::Test { .. } | Side::Alone => false,
         };
         if !own || self.home.is_some() {
@@ -420,6 +435,14 @@ impl Relationship {
         match &mut self.side {
             Side::Replica(r) => Some(r),
             Side::Primary(_) | Side::Test { .. } | Side::Alone => None,
+        }
+    }
+
+    /// Where the other side of this relationship takes calls, `HOST:PORT`; `None` when it is not known.
+    pub(crate) fn other_end(&self) -> Option<&String> {
+        match &self.side {
+            Side::Primary(_) => Some(&self.peer),
+            Side::Replica(_) | Side::Test { .. } | Side::Alone => self.callback.as_ref(),
         }
     }
 

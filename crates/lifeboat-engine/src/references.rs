@@ -210,7 +210,7 @@ impl Actor {
         let third = crate::extended::extended(rel).map(|e| e.settings.peer.as_str());
         let hosts = [
             rel.map(|r| r.peer.as_str()),
-            rel.map(|r| r.way_back.as_str()),
+            rel.and_then(|r| r.callback.as_deref()),
             third,
         ];
         self.card.write(presence, hosts);

@@ -273,9 +273,9 @@ impl Actor {
     pub(crate) async fn open_replica(&mut self) {
         let rel = self.rel.as_ref();
         let home = rel.and_then(|r| r.home.as_ref()).map(|h| h.dir.clone());
-        let own = rel.and_then(Relationship::replica).map(|r| r.dir.clone());
+        let own = rel.and_then(Relationship::replica).and_then(|r| r.dir.clone());
         // A copy that gave way and was not adopted yet is where it was.
-        let Some(dir) = own.filter(|d| !d.is_empty()).or(home) else {
+        let Some(dir) = own.or(home) else {
             // It awaits its first offer: there is nothing to open.
             self.replica.opened = rel.is_some_and(|r| r.replica().is_some());
             return;
@@ -644,7 +644,7 @@ impl Actor {
                     settings,
                     disks,
                     start,
-                    from,
+                    from: Some(from).filter(|from| !from.is_empty()),
                     content,
                 };
                 let extended = self.rel.as_ref().is_some_and(|r| r.mode == Mode::ExtendedReplica);
@@ -699,7 +699,7 @@ impl Actor {
         if let Some(rel) = self
             .rel
             .as_ref()
-            .filter(|r| r.replica().is_some_and(|r| r.dir.is_empty()))
+            .filter(|r| r.replica().is_some_and(|r| r.dir.is_none()))
         {
             // It awaits the offer that says what becomes of the copy here.
             return Ok(PeerReply::Status(ReplicaStatus {
@@ -830,7 +830,7 @@ impl Actor {
             awaits_import,
             sealing: sealing.map(Box::new),
             allowed: bound.and_then(|r| r.allowed.clone()),
-            ..ReplicaSide::new(info.map_err(|e| self.host.peer_refusal(e))?.dir)
+            ..ReplicaSide::new(String::from(info.map_err(|e| self.host.peer_refusal(e))?.dir))
         };
         self.taken(peer, offer, (mode, side), again).await
     }
@@ -846,7 +846,7 @@ impl Actor {
         let spec = as_replica(&offer.spec, &offer.settings);
         let change = match self.change() {
             Ok(mut change) if !again => {
-                (change.settings, change.spec, change.way_back) = (offer.settings, spec, offer.from);
+                (change.settings, change.spec, change.callback) = (offer.settings, spec, offer.from);
                 if let Some(replica) = change.replica_mut() {
                     (replica.awaits_import, replica.sealing) = (side.awaits_import, side.sealing);
                 }
@@ -862,7 +862,7 @@ impl Actor {
                     position: offer.start,
                     side: Side::Replica(side),
                     home: None,
-                    way_back: offer.from,
+                    callback: offer.from,
                     formerly: Vec::new(),
                     preflight: Vec::new(),
                     network: Vec::new(),
@@ -898,7 +898,7 @@ impl Actor {
             Side::Alone => return Err(no_relationship()),
             Side::Replica(ReplicaSide {
                 failover: Some(f),
-                dir,
+                dir: Some(dir),
                 ..
             }) if matches!(f.phase, FailoverPhase::Merging | FailoverPhase::Done) => {
                 // The VM lives on here, on the disks it was committed to; only the relationship ends.
@@ -914,7 +914,7 @@ impl Actor {
             Side::Replica(ReplicaSide { dir, own, .. }) => {
                 let (dir, own, state) = (dir.clone(), *own, rel.state);
                 lifecycle::step(rel.mode, state, Step::Remove).map_err(|e| not_now(&e))?;
-                if own && self.local.is_some() && !dir.is_empty() {
+                if own && self.local.is_some() && dir.is_some() {
                     // Its own images are below every point here: started on them, the VM would spoil them all.
                     return Err(Refusal::new(
                         ReturnCode::InvalidState,
@@ -931,7 +931,7 @@ impl Actor {
                     let gone = store.destroy(self.id).await;
                     gone.map_err(|e| failed("the unfinished copy was not deleted", &e))?;
                 }
-                if dir.is_empty()
+                if dir.is_none()
                     && let Some(home) = self.rel.as_ref().and_then(|r| r.home.clone())
                 {
                     // It gave way and nothing came of it: the VM is where it was.
@@ -943,8 +943,10 @@ impl Actor {
                 self.replica = ReplicaState::default();
                 if !unfinished {
                     store.close(self.id).await;
-                    self.event(&format!("the replica's files are kept in {dir}"))
-                        .await;
+                    if let Some(dir) = dir {
+                        self.event(&format!("the replica's files are kept in {dir}"))
+                            .await;
+                    }
                 }
             }
         }

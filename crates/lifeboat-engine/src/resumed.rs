@@ -30,7 +30,7 @@ pub(crate) fn under_way(rel: &Relationship) -> Option<String> {
         },
         Side::Replica(side) => match &side.failover {
             Some(failover) => failover_step(failover)?,
-            None if side.dir.is_empty() => (
+            None if side.dir.is_none() => (
                 "the reversal of the replication",
                 "waiting for the offer of the new primary".to_owned(),
             ),
@@ -112,10 +112,11 @@ impl Actor {
     /// Goes on following a planned failover that was asked of the primary before this daemon started.
     pub(crate) fn follow_resumed(&mut self) {
         let Some(rel) = self.rel.as_ref() else { return };
-        if rel.replica().is_none_or(|r| !r.asked || r.failover.is_some()) || rel.way_back.is_empty() {
+        let asked = rel.replica().is_some_and(|r| r.asked && r.failover.is_none());
+        let Some(primary) = rel.callback.clone().filter(|_| asked) else {
             return;
-        }
-        let (host, vm, primary, own) = (self.host.clone(), self.id, rel.way_back.clone(), self.own.clone());
+        };
+        let (host, vm, own) = (self.host.clone(), self.id, self.own.clone());
         let task = self.host.works.spawn(async move {
             let over = loop {
                 tokio::time::sleep(ASK_AGAIN).await;

@@ -51,7 +51,7 @@ pub(crate) struct GivenWay {
     pub(crate) settings: ReplicationSettings,
     pub(crate) disks: Vec<LogDisk>,
     pub(crate) start: Position,
-    pub(crate) from: String,
+    pub(crate) from: Option<String>,
     pub(crate) content: Content,
 }
 
@@ -70,9 +70,9 @@ impl GivenWay {
         for disk in &self.disks {
             disk.validate().map_err(|e| conflict(e.to_string()))?;
         }
-        if !self.from.is_empty() {
-            check_peer(&self.from).map_err(|e| conflict(format!("the way back: {e}")))?;
-            way_back::check(&self.from, peer).map_err(|e| conflict(format!("the way back: {e}")))?;
+        if let Some(from) = &self.from {
+            check_peer(from).map_err(|e| conflict(format!("the way back: {e}")))?;
+            way_back::check(from, peer).map_err(|e| conflict(format!("the way back: {e}")))?;
         }
         Ok(())
     }
@@ -126,17 +126,18 @@ impl Actor {
         let mut change = self.change()?;
         let rel = &*change;
         let failover = rel.failover().ok_or_else(no_relationship)?.clone();
-        let settings = settings.unwrap_or_else(|| ReplicationSettings {
-            peer: rel.way_back.clone(),
-            ..rel.settings.clone()
-        });
-        if settings.peer.is_empty() {
+        let back = || {
+            let peer = rel.callback.clone()?;
+            let settings = rel.settings.clone();
+            Some(ReplicationSettings { peer, ..settings })
+        };
+        let Some(settings) = settings.or_else(back).filter(|s| !s.peer.is_empty()) else {
             return Err(Refusal::new(
                 ReturnCode::InvalidParameter,
                 "it is not known where the old primary takes calls",
                 "name it: lifeboat replication reverse --peer HOST:PORT",
             ));
-        }
+        };
         settings
             .validate(rel.spec.disks.iter().map(|d| &d.id))
             .map_err(|e| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), ""))?;
@@ -235,7 +236,7 @@ impl Actor {
         let Ok((mode, state)) = lifecycle::turn(rel.mode, rel.state, Turn::Reverse { whole }) else {
             return;
         };
-        let Some(dir) = rel.replica().map(|r| r.dir.clone()) else {
+        let Some(dir) = rel.replica().and_then(|r| r.dir.clone()) else {
             return;
         };
         let mut next = Relationship {
@@ -249,7 +250,7 @@ impl Actor {
                 fork: failover.at.unwrap_or(rel.position),
                 merged: failover.phase == FailoverPhase::Done,
             }),
-            way_back: String::new(),
+            callback: None,
             formerly: formerly(&rel, &reverse.settings.peer),
             problem: None,
             preflight: status.problems,
@@ -314,11 +315,15 @@ impl Actor {
             return;
         }
         // The VM is wanted here all the same, but never beside the other copy.
-        let way_back = self.rel.as_ref().map(|r| r.way_back.clone()).unwrap_or_default();
-        let locked = self.ask_standing(&way_back).await.standing().is_some_and(|s| {
-            s.does() == PeerPower::Off
-                && (s.state == State::SyncedReplicationComplete || s.mode == Mode::Replica)
-        });
+        let callback = self.rel.as_ref().and_then(|r| r.callback.clone());
+        let locked = self
+            .ask_standing(callback.as_deref())
+            .await
+            .standing()
+            .is_some_and(|s| {
+                s.does() == PeerPower::Off
+                    && (s.state == State::SyncedReplicationComplete || s.mode == Mode::Replica)
+            });
         let started = match locked {
             true => self
                 .start_vm(crate::question::Asking::First)
@@ -417,8 +422,8 @@ impl Actor {
     /// Commits what a prepared primary handed over, once it is sure that the primary did not change its mind before this
     /// failover was recorded: after it, standing down is refused.
     pub(crate) async fn commit_taking_over(&mut self) -> bool {
-        let way_back = self.rel.as_ref().map(|r| r.way_back.clone()).unwrap_or_default();
-        let done = match self.ask_standing(&way_back).await.standing() {
+        let callback = self.rel.as_ref().and_then(|r| r.callback.clone());
+        let done = match self.ask_standing(callback.as_deref()).await.standing() {
             Some(s) if s.state == State::SyncedReplicationComplete && s.does() == PeerPower::Off => {
                 self.commit_failover().await
             }
@@ -515,7 +520,7 @@ impl Actor {
                     .and_then(Relationship::replica)
                     .map(|r| r.keeping.clone())
                     .unwrap_or_default(),
-                ..ReplicaSide::new("")
+                ..ReplicaSide::new(None)
             }),
             problem: None,
             created: self.host.ports.clock.now(),
@@ -524,7 +529,7 @@ impl Actor {
             newest_instant: None,
             counters: Counters::default(),
             home: old.and_then(|r| r.home.clone()),
-            way_back: String::new(),
+            callback: None,
             formerly: old.map(|r| r.formerly.clone()).unwrap_or_default(),
             preflight: Vec::new(),
             addressing: Default::default(),
@@ -537,7 +542,7 @@ impl Actor {
     /// A copy of this host's own that was made a replica by hand, before its primary said what is to become of it.
     pub(crate) fn awaits_offer(&self) -> bool {
         let replica = self.rel.as_ref().and_then(Relationship::replica);
-        replica.is_some_and(|r| r.dir.is_empty())
+        replica.is_some_and(|r| r.dir.is_none())
     }
 
     /// Such a copy is offered an initial copy: it stays as it is until the primary begins, with it as the seed.
@@ -556,7 +561,7 @@ impl Actor {
         change.spec = spec;
         change.settings = offer.settings;
         change.peer = peer.names.first().cloned().unwrap_or_default();
-        change.way_back = offer.from;
+        change.callback = offer.from;
         let committed = self.commit(change).await;
         committed.map_err(|e| self.catalog_refusal(e))?;
         self.replica_status().await
@@ -647,7 +652,7 @@ impl Actor {
                 .rel
                 .as_ref()
                 .and_then(Relationship::replica)
-                .is_some_and(|r| !r.dir.is_empty())
+                .is_some_and(|r| r.dir.is_some())
         {
             return self.replica_status().await;
         }
@@ -744,7 +749,7 @@ impl Actor {
         let mut change = self.draft(self.given_way(state, as_replica(&offer.spec, &offer.settings)));
         change.settings = offer.settings.clone();
         change.peer = peer.names.first().cloned().unwrap_or_default();
-        change.way_back = offer.from.clone();
+        change.callback.clone_from(&offer.from);
         change.position = offer.start;
         // In one transaction: nothing would end those jobs later.
         let jobs = &self.host.jobs;
@@ -813,7 +818,7 @@ impl Actor {
         let mut change = self.change().map_err(|e| self.catalog_refusal(e))?;
         change.home = None;
         if let Some(replica) = change.replica_mut() {
-            replica.dir = dir.into();
+            replica.dir = Some(dir.into());
         }
         let committed = self.commit(change).await;
         committed.map_err(|e| self.catalog_refusal(e))?;

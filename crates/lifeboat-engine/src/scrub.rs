@@ -181,10 +181,14 @@ enum Wanted {
     WhenDue(Duration),
 }
 
-async fn lent(ports: Ports, vm: VmId, peer: String) -> Result<(Repaired, Vec<DamagedFile>), Unlent> {
-    if peer.is_empty() {
+async fn lent(
+    ports: Ports,
+    vm: VmId,
+    primary: Option<String>,
+) -> Result<(Repaired, Vec<DamagedFile>), Unlent> {
+    let Some(peer) = primary else {
         return Err(Unlent::NoWay);
-    }
+    };
     let store = &ports.store;
     let offered = |ranges: Vec<OfferedRange>| RepairSource::Copy(ranges);
     let asked = store
@@ -306,7 +310,7 @@ impl Actor {
         let side = rel.replica();
         matches!(rel.mode, Mode::Replica | Mode::ExtendedReplica)
             && self.replica.is_open()
-            && side.is_some_and(|r| !r.dir.is_empty() && !r.awaits_import && r.failover.is_none())
+            && side.is_some_and(|r| r.dir.is_some() && !r.awaits_import && r.failover.is_none())
             && matches!(
                 rel.state,
                 State::Replicating | State::Critical | State::Suspended | State::Resynchronizing
@@ -339,7 +343,7 @@ impl Actor {
 
     fn plan_repair(&self, stage: Stage) -> Work {
         let (ports, vm) = (self.host.ports.clone(), self.id);
-        let primary = self.rel.as_ref().map(|r| r.way_back.clone()).unwrap_or_default();
+        let primary = self.rel.as_ref().and_then(|r| r.callback.clone());
         let source = match stage {
             Stage::Logs => RepairSource::Logs,
             Stage::OneBit => RepairSource::OneBit,
@@ -351,7 +355,8 @@ impl Actor {
             }
             Stage::Compare => {
                 return droppable(async move {
-                    let asked = ports.link.call(&primary, PeerRequest::CompareAgain { vm }).await;
+                    let at = primary.as_deref().unwrap_or_default();
+                    let asked = ports.link.call(at, PeerRequest::CompareAgain { vm }).await;
                     Done::Scrubbed(Scrubbed::Compared(asked.map(drop)))
                 });
             }

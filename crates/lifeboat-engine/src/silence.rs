@@ -149,10 +149,7 @@ impl Actor {
 
     /// What the link knows of the other side of this VM.
     fn line(&self, rel: &Relationship) -> Line {
-        let peer = match rel.primary() {
-            Some(_) => &rel.peer,
-            None => &rel.way_back,
-        };
+        let peer = rel.other_end().map(String::as_str).unwrap_or_default();
         self.host.presence.line(self.id, peer)
     }
 

@@ -65,7 +65,7 @@ fn test_record(rel: &Relationship, test: &Test, now: lifeboat_model::Timestamp) 
         newest_instant: Some(test.instant),
         counters: Counters::default(),
         home: None,
-        way_back: String::new(),
+        callback: None,
         formerly: Vec::new(),
         preflight: Vec::new(),
         network: rel.network.clone(),

@@ -418,8 +418,10 @@ fn sendable(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), Re
         );
     }
     let third = host_of(&settings.peer);
-    if [host_of(&rel.way_back), &rel.peer]
-        .iter()
+    let callback = rel.callback.as_deref().map(host_of);
+    if callback
+        .into_iter()
+        .chain([rel.peer.as_str()])
         .any(|h| third.eq_ignore_ascii_case(h))
     {
         return invalid(format!("{} is the primary of this replica", settings.peer));

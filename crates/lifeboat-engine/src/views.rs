@@ -307,7 +307,7 @@ pub(crate) fn lag(recency: &Recency, newest: Option<Timestamp>, now: Reading) ->
 
 /// Where this host keeps the VM's data in the replica store.
 pub(crate) fn directory(rel: &Relationship) -> Option<String> {
-    let replica = rel.replica().map(|r| r.dir.clone()).filter(|dir| !dir.is_empty());
+    let replica = rel.replica().and_then(|r| r.dir.clone());
     replica.or_else(|| rel.home.as_ref().map(|home| home.dir.clone()))
 }
 

@@ -160,7 +160,9 @@ impl Port {
             return;
         }
         let rels = s.hosts[h].catalog.relationships.iter().filter(|r| r.vm == vm);
-        let peers: Vec<String> = rels.flat_map(|r| [r.peer.clone(), r.way_back.clone()]).collect();
+        let peers: Vec<String> = rels
+            .flat_map(|r| r.callback.iter().chain([&r.peer]).cloned())
+            .collect();
         let known = |o: usize| {
             let other = &s.hosts[o];
             let named = |p: &String| {

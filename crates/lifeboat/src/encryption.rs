@@ -136,10 +136,8 @@ pub(crate) async fn storage(
 ) -> anyhow::Result<()> {
     let locations = catalog.entries.iter().map(|e| PathBuf::from(&e.storage_location));
     let replicas = catalog.relationships.iter().filter_map(|r| {
-        let dir = r.replica().map(|side| &side.dir);
-        let dir = dir
-            .filter(|d| !d.is_empty())
-            .or(r.home.as_ref().map(|h| &h.dir))?;
+        let dir = r.replica().and_then(|side| side.dir.as_ref());
+        let dir = dir.or(r.home.as_ref().map(|h| &h.dir))?;
         Some(PathBuf::from(dir))
     });
     let specs = vms.iter().chain(catalog.relationships.iter().map(|r| &r.spec));

@@ -81,7 +81,7 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
             ..Counters::default()
         },
         home: None,
-        way_back: String::new(),
+        callback: None,
         formerly: Vec::new(),
         preflight: Vec::new(),
         network: Vec::new(),

@@ -195,7 +195,7 @@ fn a_seed_whose_primary_died_gets_its_vm_back() {
             (side.mode, side.state),
             (Mode::Replica, State::WaitingToCompleteInitialReplication)
         );
-        if !side.replica().unwrap().dir.is_empty() {
+        if side.replica().unwrap().dir.is_some() {
             let e = refused(w, 1, remove(by_id())).await;
             assert!(e.hint.contains("lifeboat replication remove --force"), "{e:?}");
         }
@@ -349,7 +349,7 @@ fn files_without_a_relationship_and_locations_that_are_gone_are_shown_by_the_hos
     simulate(9, async |w| {
         replicating(w).await;
         assert!(server(w, 1).await.notes.is_empty());
-        let dir = w.recorded(1).unwrap().replica().unwrap().dir.clone();
+        let dir = w.recorded(1).unwrap().replica().unwrap().dir.clone().unwrap();
         let shown = w.view(1).await.unwrap().replication.unwrap().dir;
         assert_eq!(shown.as_ref(), Some(&dir));
         done(w, 0, remove(by_id())).await;
