@@ -7,7 +7,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lifeboat_admission::{
-    Cap, Door, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
+    Cap, Door, Ending, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
 };
 use lifeboat_engine::ports::link::PeerHandler;
 use lifeboat_model::Timestamp;
@@ -146,31 +146,18 @@ pub async fn serve_with(
         limits,
         work: TaskTracker::new(),
         stopping: shutdown.clone(),
-        stopped: CancellationToken::new(),
     });
-    let door = Door::new("peers", limits.places);
+    let ending = Ending {
+        stop: shutdown,
+        grace: limits.grace,
+        tasks: server.work.clone(),
+    };
     let handle = |socket, place| {
         let server = server.clone();
-        async move {
-            tokio::select! {
-                () = server.connection(socket, place) => {}
-                () = server.stopped.cancelled() => {}
-            }
-        }
+        async move { server.connection(socket, place).await }
     };
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = door.run(&listener, Stage::Silent, &server.work, handle) => {}
-    }
-    drop(listener);
-    server.work.close();
-    if tokio::time::timeout(limits.grace, server.work.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!("requests of peers were still under way and are cut");
-    }
-    server.stopped.cancel();
+    let door = Door::new("peers", limits.places);
+    door.serve(listener, Stage::Silent, ending, handle).await;
 }
 
 struct Server {
@@ -179,7 +166,6 @@ struct Server {
     limits: Limits,
     work: TaskTracker,
     stopping: CancellationToken,
-    stopped: CancellationToken,
 }
 
 impl Server {

@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lifeboat_admission::{
-    Cap, Door, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
+    Cap, Door, Ending, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
 };
 use lifeboat_engine::by::Surface as WayIn;
 use lifeboat_model::Timestamp;
@@ -30,7 +30,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::cim::Caller;
 use crate::login::{ClientCertificate, Denied, Login};
@@ -224,33 +223,13 @@ impl Server {
 
     /// Serves until `stop`, then lets requests under way end within a grace time.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
-        let handle = |stream, place| {
-            let (server, stop, cut) = (self.clone(), stop.clone(), cut.clone());
-            async move {
-                tokio::select! {
-                    () = server.connection(stream, place, stop) => {}
-                    () = cut.cancelled() => {}
-                }
-            }
-        };
+        let ending = Ending::new(stop.clone(), self.limits.grace);
+        let handle = |stream, place| self.clone().connection(stream, place, stop.clone());
         let stage = match self.certificates {
             Some(_) => Stage::Silent,
             None => Stage::Stranger,
         };
-        tokio::select! {
-            () = self.door.run(&listener, stage, &tasks, handle) => {}
-            () = stop.cancelled() => {}
-        }
-        drop(listener);
-        tasks.close();
-        if tokio::time::timeout(self.limits.grace, tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("{} requests did not end in time and are cut", self.surface.name());
-        }
-        cut.cancel();
+        self.door.serve(listener, stage, ending, handle).await;
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, place: Arc<Place>, stop: CancellationToken) {
