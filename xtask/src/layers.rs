@@ -1,4 +1,4 @@
-//! Which crate may know which: ports and adapters, enforced. What a crate does inside is not looked at here.
+//! Which crate may know which: ports and adapters, enforced. What lies inside of one, `modules` looks at.
 
 use crate::Finding;
 use crate::metadata::{Kind, Metadata};
