@@ -1,4 +1,4 @@
-//! Which crate may know which: ports and adapters, enforced. What a crate does inside is not looked at here.
+//! Which crate may know which: ports and adapters, enforced. What lies inside of one, `modules` looks at.
 
 use crate::Finding;
 use crate::metadata::{Kind, Metadata};
@@ -13,7 +13,8 @@ const SIM: &str = "lifeboat-sim";
 const WORKLOAD: &str = "lifeboat-workload";
 /// Faults from below and the record of what must survive them. An oracle, like the workload: it knows nothing of ours.
 const FAULTS: &str = "lifeboat-faults";
-/// What listeners share: which connections are kept when too many come. It knows nothing of what is spoken on them.
+/// What listeners share: how connections are accepted, and which are kept when too many come. It knows nothing of what is spoken
+/// on them.
 const ADMISSION: &str = "lifeboat-admission";
 /// What listeners and callers share: TLS, and the certificates it is made with.
 const TLS: &str = "lifeboat-tls";
@@ -34,7 +35,7 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         SIM | BLOCK | "lifeboat-catalog" => &[MODEL, DELTALOG, ENGINE],
         "lifeboat-qemu" | "lifeboat-store" => &[MODEL, DELTALOG, ENGINE, BLOCK, KERNEL],
         "lifeboat-link" => &[MODEL, DELTALOG, ENGINE, ADMISSION, TLS],
-        "lifeboat-rest" => &[MODEL, DELTALOG, ENGINE],
+        "lifeboat-rest" => &[MODEL, DELTALOG, ENGINE, ADMISSION],
         "lifeboat-wbem" => &[MODEL, DELTALOG, ENGINE, CIM, XML, ADMISSION, TLS],
         "lifeboat" | BENCH => &[
             MODEL,
@@ -108,6 +109,7 @@ mod tests {
         assert_eq!(errors("lifeboat", &[(Kind::Dev, FAULTS)]), 0);
         assert_eq!(errors("lifeboat-link", &[(Kind::Product, ADMISSION)]), 0);
         assert_eq!(errors("lifeboat-link", &[(Kind::Product, TLS)]), 0);
+        assert_eq!(errors("lifeboat-rest", &[(Kind::Product, ADMISSION)]), 0);
         assert_eq!(errors("lifeboat-cim", &[(Kind::Product, XML)]), 0);
         assert_eq!(errors("lifeboat-store", &[(Kind::Product, KERNEL)]), 0);
         assert_eq!(errors("lifeboat-store", &[(Kind::Product, BLOCK)]), 0);

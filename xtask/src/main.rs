@@ -11,6 +11,7 @@ mod documents;
 mod files;
 mod layers;
 mod metadata;
+mod modules;
 mod purity;
 mod source;
 mod style;
@@ -105,6 +106,7 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
     let mut findings = layers::check(&metadata);
     findings.extend(dependencies::check(&metadata, &lock));
     findings.extend(purity::check(&metadata, &tree));
+    findings.extend(modules::check(&tree));
     findings.extend(style::check(&tree));
     findings.extend(documents::check(&tree));
     findings.extend(words::check(&tree));

@@ -73,8 +73,19 @@ pub(crate) fn lines_with(code: &str, needle: &str) -> Vec<usize> {
     lines
 }
 
-/// Every path that a `use` brings in, braces spelled out, with its line.
-pub(crate) fn imports(code: &str) -> Vec<(usize, String)> {
+/// One name that a `use` brings in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Use {
+    /// Line of the `use`, from 1.
+    pub(crate) line: usize,
+    /// What is brought in, from the first name of its path on.
+    pub(crate) path: String,
+    /// What it is called here: the last name of the path, or the one behind `as`.
+    pub(crate) name: String,
+}
+
+/// Every name that a `use` brings in, braces spelled out.
+pub(crate) fn uses(code: &str) -> Vec<Use> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("use ") {
         let before = code[..at].chars().next_back();
@@ -85,17 +96,31 @@ pub(crate) fn imports(code: &str) -> Vec<(usize, String)> {
                 .split_whitespace()
                 .collect::<Vec<_>>()
                 .join(" ");
-            spell_out("", &tree, &mut |path| found.push((line, path)));
+            spell_out("", &tree, &mut |path, name| found.push(Use { line, path, name }));
         }
     }
     found
 }
 
-fn spell_out(prefix: &str, tree: &str, found: &mut dyn FnMut(String)) {
+/// Every path that a `use` brings in, braces spelled out, with its line.
+pub(crate) fn imports(code: &str) -> Vec<(usize, String)> {
+    uses(code)
+        .into_iter()
+        .map(|used| (used.line, used.path))
+        .collect()
+}
+
+fn spell_out(prefix: &str, tree: &str, found: &mut dyn FnMut(String, String)) {
     let tree = tree.trim();
     let Some((head, rest)) = tree.split_once('{') else {
-        let path = tree.split(" as ").next().unwrap_or(tree).trim();
-        return found(format!("{prefix}{path}").trim_end_matches("::self").to_owned());
+        let (path, alias) = match tree.split_once(" as ") {
+            Some((path, alias)) => (path.trim(), Some(alias.trim())),
+            None => (tree, None),
+        };
+        let path = format!("{prefix}{path}").trim_end_matches("::self").to_owned();
+        let name = alias.or_else(|| path.rsplit("::").next()).unwrap_or_default();
+        let name = name.to_owned();
+        return found(path, name);
     };
     let inner = rest.strip_suffix('}').unwrap_or(rest);
     let prefix = format!("{prefix}{}", head.trim());
@@ -115,6 +140,28 @@ fn spell_out(prefix: &str, tree: &str, found: &mut dyn FnMut(String)) {
     if !inner[start..].trim().is_empty() {
         spell_out(&prefix, &inner[start..], found);
     }
+}
+
+/// Every path of two or more names in the code, with its line; of one with generics in it, the part before them.
+pub(crate) fn paths(code: &str) -> Vec<(usize, &str)> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for (line, text) in (1..).zip(code.lines()) {
+        let mut at = 0;
+        while let Some(start) = text[at..].find(is_name).map(|start| at + start) {
+            let of_path = |c: char| is_name(c) || c == ':';
+            let len = text[start..].find(|c| !of_path(c)).unwrap_or(text.len() - start);
+            at = start + len;
+            let path = text[start..at].trim_end_matches(':');
+            // What follows a dot (but not two) or generics is a name of something else.
+            let before = &text[..start];
+            let begins = !before.ends_with(':') && (before.ends_with("..") || !before.ends_with('.'));
+            if begins && path.contains("::") {
+                found.push((line, path));
+            }
+        }
+    }
+    found
 }
 
 /// The end of the item, statement or field whose attributes start at `start`.
@@ -288,6 +335,40 @@ mod tests {
                 "std::io",
                 "std::time::Instant",
                 "a::b"
+            ]
+        );
+    }
+
+    #[test]
+    fn names_that_are_brought_in_are_those_used_here() {
+        let code = "use a::{b::{self, C}, d as e};\nuse f;\nuse g::*;";
+        let names: Vec<(String, String)> = uses(code).into_iter().map(|u| (u.name, u.path)).collect();
+        let of = |name: &str, path: &str| (name.to_owned(), path.to_owned());
+        assert_eq!(
+            names,
+            [
+                of("b", "a::b"),
+                of("C", "a::b::C"),
+                of("e", "a::d"),
+                of("f", "f"),
+                of("*", "g::*"),
+            ]
+        );
+    }
+
+    #[test]
+    fn paths_in_code_are_found() {
+        let code = "fn a(b: c::D<e::F>) -> g::h {\n    i.j::<k::L>(m::n::<O>::p, <Q as r::S>::T, V { ..w::x() });\n    'u: loop {}\n}";
+        assert_eq!(
+            paths(code),
+            [
+                (1, "c::D"),
+                (1, "e::F"),
+                (1, "g::h"),
+                (2, "k::L"),
+                (2, "m::n"),
+                (2, "r::S"),
+                (2, "w::x"),
             ]
         );
     }

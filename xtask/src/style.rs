@@ -1,4 +1,4 @@
-//! House rules about files: module docs, length, `unwrap`, `unsafe`, and traces of a developer's machine.
+//! House rules about files: module docs, length, `unwrap`, `unsafe`, accept loops, and traces of a developer's machine.
 //! What clippy and rustfmt know is theirs.
 
 use crate::files::{SourceFile, Tree};
@@ -13,6 +13,9 @@ const PRIVATE_PLACES: [&str; 3] = [
     concat!("/ro", "ot/"),
     concat!("/wo", "rk/"),
 ];
+
+/// Where connections are accepted: one loop bounds them, goes on when accepting fails, and ends with what is under way.
+const ACCEPTS: &str = "crates/lifeboat-admission/";
 
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings: Vec<Finding> = tree.sources.iter().flat_map(check_source).collect();
@@ -54,6 +57,12 @@ fn check_source(file: &SourceFile) -> Vec<Finding> {
         for line in source::lines_with(&file.source.product, ".unwrap()") {
             let what = ".unwrap() outside tests; return an error, or expect() with the invariant in words";
             findings.push(Finding::error(format!("{}:{line}", file.path), what));
+        }
+        if !file.path.starts_with(ACCEPTS) {
+            for line in source::lines_with(&file.source.product, ".accept().await") {
+                let what = "an accept loop of its own; use the one of lifeboat-admission";
+                findings.push(Finding::error(format!("{}:{line}", file.path), what));
+            }
         }
     }
     findings
@@ -123,6 +132,14 @@ mod tests {
         assert_eq!(levels(&[("crates/a/tests/a.rs", code)]), []);
         let inside = "//! .unwrap()\n#[cfg(test)]\nmod tests { fn f() { x.unwrap(); } }\n";
         assert_eq!(levels(&[("crates/a/src/a.rs", inside)]), []);
+    }
+
+    #[test]
+    fn connections_are_accepted_in_one_place() {
+        let code = "//!\nfn f() { let x = listener.accept().await; }\n";
+        assert_eq!(levels(&[("crates/a/src/a.rs", code)]), [Level::Error]);
+        assert_eq!(levels(&[("crates/lifeboat-admission/src/accept.rs", code)]), []);
+        assert_eq!(levels(&[("crates/a/tests/a.rs", code)]), []);
     }
 
     #[test]

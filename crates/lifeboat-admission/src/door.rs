@@ -1,17 +1,18 @@
-//! A listener's door: accepts, asks the table, and drops the connections that the table took the places of. It waits for no
-//! connection, and each connection's task ends as soon as its place is gone.
+//! A listener's door: asks the table about each connection that was accepted, and drops those that the table took the places of. It
+//! waits for no connection, and each connection's task ends as soon as its place is gone. How connections are accepted, and how
+//! that ends, `accept` knows.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::accept::{AcceptLoop, Ending, Slot};
 use crate::notices::{Notices, Summary};
 use crate::table::{NoPlace, Places, Stage, Table};
 
@@ -20,8 +21,6 @@ use crate::table::{NoPlace, Places, Stage, Table};
 const ENDING: usize = 256;
 /// Between looks at what was counted.
 const LOOK: Duration = Duration::from_secs(5);
-/// After an accept that failed, most likely for lack of descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Level of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +66,8 @@ pub struct Door {
     /// What is behind it, for the log.
     name: &'static str,
     state: Mutex<State>,
-    descriptors: Arc<Semaphore>,
+    /// Connections at once, those that are ending included: each costs a descriptor.
+    descriptors: usize,
     began: Instant,
 }
 
@@ -92,69 +92,40 @@ impl Door {
                 tokens: HashMap::new(),
                 notices: Notices::default(),
             }),
-            descriptors: Arc::new(Semaphore::new(places.sum() + ENDING)),
+            descriptors: places.sum() + ENDING,
             began: Instant::now(),
         })
     }
 
-    /// Accepts until this is dropped. Each connection that gets a place, at `stage`, is handled by a task of its own.
-    pub async fn run<F>(
+    /// Accepts until it has to end, or is dropped. Each connection that gets a place, at `stage`, is handled by a task of its own.
+    pub async fn serve<F>(
         self: &Arc<Self>,
-        listener: &TcpListener,
+        listener: TcpListener,
         stage: Stage,
-        tasks: &TaskTracker,
+        ending: Ending,
         handle: impl Fn(TcpStream, Arc<Place>) -> F,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.accept(listener) => accepted,
-                _ = look.tick() => {
-                    self.tell_counted();
-                    continue;
+        let admit = move |stream, from, slot| {
+            let place = self.admit(from, stage, slot)?;
+            let handled = handle(stream, place.clone());
+            Some(async move {
+                tokio::select! {
+                    biased;
+                    () = place.gone.cancelled() => {}
+                    () = handled => {}
                 }
-            };
-            match accepted {
-                Ok((stream, from, descriptor)) => {
-                    let Some(place) = self.admit(from, stage, descriptor) else {
-                        continue;
-                    };
-                    let handled = handle(stream, place.clone());
-                    tasks.spawn(async move {
-                        tokio::select! {
-                            biased;
-                            () = place.gone.cancelled() => {}
-                            () = handled => {}
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!("{}: a connection cannot be accepted: {error}", self.name);
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
+            })
+        };
+        let accepting = AcceptLoop::new(self.name, self.descriptors, ending);
+        tokio::select! {
+            () = accepting.run(listener, admit) => {}
+            never = self.look() => match never {},
         }
     }
 
-    async fn accept(
-        &self,
-        listener: &TcpListener,
-    ) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let descriptor = self.descriptors.clone().acquire_owned().await;
-        let descriptor = descriptor.map_err(std::io::Error::other)?;
-        let (stream, from) = listener.accept().await?;
-        Ok((stream, from, descriptor))
-    }
-
-    fn admit(
-        self: &Arc<Self>,
-        from: SocketAddr,
-        stage: Stage,
-        descriptor: OwnedSemaphorePermit,
-    ) -> Option<Arc<Place>> {
+    fn admit(self: &Arc<Self>, from: SocketAddr, stage: Stage, slot: Slot) -> Option<Arc<Place>> {
         let mut state = self.state();
         let Ok((id, lost)) = state.table.admit(from.ip().into(), stage) else {
             drop(state);
@@ -169,7 +140,7 @@ impl Door {
             id,
             from,
             gone,
-            _descriptor: descriptor,
+            _slot: slot,
         }))
     }
 
@@ -199,6 +170,16 @@ impl Door {
             Level::Info | Level::Debug => {
                 tracing::info!(%from, "{}: {what}{}{detail}", self.name, colon(detail))
             }
+        }
+    }
+
+    /// Tells from time to time what was counted.
+    async fn look(&self) -> Infallible {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            self.tell_counted();
         }
     }
 
@@ -238,7 +219,7 @@ pub struct Place {
     id: u64,
     from: SocketAddr,
     gone: CancellationToken,
-    _descriptor: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Drop for Place {

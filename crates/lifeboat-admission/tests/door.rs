@@ -7,10 +7,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lifeboat_admission::{Cap, Door, Level, Notice, Place, Places, Stage};
+use lifeboat_admission::{Cap, Door, Ending, Level, Notice, Place, Places, Stage};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const WRONG: Notice = Notice {
@@ -42,8 +43,9 @@ async fn start() -> Running {
     let address = listener.local_addr().unwrap();
     let door = Door::new("test", places());
     let (tell, told) = mpsc::unbounded_channel();
-    let tasks = TaskTracker::new();
-    let (running, tracked) = (door.clone(), tasks.clone());
+    let ending = Ending::new(CancellationToken::new(), Duration::ZERO);
+    let tasks = ending.tasks.clone();
+    let running = door.clone();
     let task = tokio::spawn(async move {
         let handle = |stream: TcpStream, place: Arc<Place>| {
             let tell = tell.clone();
@@ -53,7 +55,7 @@ async fn start() -> Running {
                 std::future::pending::<()>().await;
             }
         };
-        running.run(&listener, Stage::Silent, &tracked, handle).await;
+        running.serve(listener, Stage::Silent, ending, handle).await;
     });
     Running {
         door,

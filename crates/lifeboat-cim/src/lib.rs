@@ -7,9 +7,9 @@
 pub mod cimxml;
 pub mod datetime;
 pub mod error;
-pub mod instance;
 pub mod mof;
 pub mod path;
+pub mod raw;
 pub mod schema;
 pub mod typing;
 pub mod value;
@@ -18,7 +18,7 @@ pub mod wsman;
 
 pub use datetime::DateTime;
 pub use error::{CimError, Status};
-pub use instance::{Instance, Raw, RawInstance};
 pub use path::{InstanceName, KeyValue, ObjectPath};
+pub use raw::{Raw, RawInstance};
 pub use schema::{Class, Method, Namespace, Parameter, Property, Qualifier, Schema};
-pub use value::{CimType, Value};
+pub use value::{CimType, Instance, Value};

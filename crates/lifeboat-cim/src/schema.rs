@@ -3,16 +3,19 @@
 
 mod build;
 mod builtin;
+mod declared;
+mod fault;
 mod resolve;
 
 use std::collections::BTreeMap;
 
-pub use build::{Fault, SchemaError};
+pub use build::SchemaError;
+pub use declared::Declared;
+pub use fault::Fault;
 
 use crate::error::{CimError, Status};
-use crate::instance::Instance;
 use crate::path::{InstanceName, KeyValue};
-use crate::value::{CimType, Value};
+use crate::value::{CimType, Instance, Value};
 
 /// All namespaces of this server.
 #[derive(Clone, Debug, Default)]
@@ -191,6 +194,27 @@ impl Namespace {
             next = class.superclass.as_deref().and_then(|s| self.find(s));
         }
         false
+    }
+
+    /// Classes below one, or below none: those that derive from it directly or, where it is `deep`, at all.
+    ///
+    /// # Errors
+    /// `InvalidClass` when there is none of this name.
+    pub fn below<'a>(
+        &'a self,
+        class: Option<&'a str>,
+        deep: bool,
+    ) -> Result<impl Iterator<Item = &'a Class>, CimError> {
+        if let Some(class) = class {
+            self.class(class)?;
+        }
+        let wanted = move |c: &&Class| match (class, &c.superclass) {
+            (None, parent) => deep || parent.is_none(),
+            (Some(_), None) => false,
+            (Some(class), Some(parent)) if deep => self.is_a(parent, class),
+            (Some(class), Some(parent)) => parent.eq_ignore_ascii_case(class),
+        };
+        Ok(self.classes.values().filter(wanted))
     }
 
     /// A class and all that derive from it, itself first; nothing when it is unknown.

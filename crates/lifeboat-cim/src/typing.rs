@@ -5,57 +5,15 @@
 use crate::cimxml::decode_instance;
 use crate::datetime::DateTime;
 use crate::error::{CimError, Status};
-use crate::instance::{Instance, Raw, RawInstance};
 use crate::path::{InstanceName, KeyValue, ObjectPath};
-use crate::schema::{Namespace, Parameter, Property};
-use crate::value::{CimType, Value};
+use crate::raw::{Raw, RawInstance};
+use crate::schema::{Declared, Namespace, Property};
+use crate::value::{CimType, Instance, Value};
 
 /// Deepest nesting of embedded instances: an instance in a parameter is the first.
 pub const MAX_EMBEDDED: usize = 4;
 /// Deepest nesting of references in keys of references.
 const MAX_REFERENCES: usize = 4;
-
-/// Something with a declared type.
-pub trait Declared {
-    /// "parameter" or "property".
-    const WHAT: &'static str;
-    /// Its name.
-    fn name(&self) -> &str;
-    /// Its type.
-    fn kind(&self) -> CimType;
-    /// Whether it is an array.
-    fn array(&self) -> bool;
-    /// Class that a reference leads to.
-    fn reference_class(&self) -> Option<&str>;
-    /// Class of an embedded instance; empty for any.
-    fn embedded(&self) -> Option<&str>;
-}
-
-macro_rules! declared {
-    ($kind:ty, $what:literal) => {
-        impl Declared for $kind {
-            const WHAT: &'static str = $what;
-            fn name(&self) -> &str {
-                &self.name
-            }
-            fn kind(&self) -> CimType {
-                self.kind
-            }
-            fn array(&self) -> bool {
-                self.array
-            }
-            fn reference_class(&self) -> Option<&str> {
-                self.reference_class.as_deref()
-            }
-            fn embedded(&self) -> Option<&str> {
-                self.embedded.as_deref()
-            }
-        }
-    };
-}
-
-declared!(Property, "property");
-declared!(Parameter, "parameter");
 
 /// The value that `raw` is by this declaration; `None` for null. Blank text for an embedded instance or a reference is null
 /// too: callers that know strings only write it so.

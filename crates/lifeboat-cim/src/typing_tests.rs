@@ -4,10 +4,10 @@ use super::{MAX_EMBEDDED, typed, typed_instance, typed_name};
 use crate::cimxml::fixture::{self, namespace, parameter, property};
 use crate::datetime::DateTime;
 use crate::error::Status;
-use crate::instance::{Instance, Raw, RawInstance};
 use crate::path::{InstanceName, KeyValue, ObjectPath};
+use crate::raw::{Raw, RawInstance};
 use crate::schema::Property;
-use crate::value::{CimType, Value};
+use crate::value::{CimType, Instance, Value};
 
 fn text(text: &str) -> Raw {
     Raw::Text(text.to_owned())

@@ -6,7 +6,9 @@
 //! some clients look names up by prefix.
 
 pub mod decode;
+mod elements;
 pub mod encode;
+mod envelope;
 pub mod eventing;
 pub mod fault;
 mod filter;
@@ -17,7 +19,7 @@ mod value;
 
 use std::time::Duration;
 
-use crate::instance::{Raw, RawInstance};
+use crate::raw::{Raw, RawInstance};
 use crate::wql::Query;
 
 pub use decode::decode;

@@ -18,9 +18,9 @@ use lifeboat_model::{VmId, words};
 use lifeboat_tls::{CertificateFiles, Credentials, CredentialsError, Purpose, RevocationList, now, until};
 use tokio::time::{Instant, timeout_at};
 
+use crate::limits::GRACE;
 use crate::pool::{Conn, Pool, chain, protocol, unreachable};
 use crate::progress::{Source, SourceBody, stalled};
-use crate::server::GRACE;
 use crate::wire::{
     CONTROL, DOCUMENT_MAX, LogAnswer, OutBody, WireError, full, log_target, parse_log_answer, parse_reply,
 };

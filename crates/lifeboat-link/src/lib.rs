@@ -16,6 +16,7 @@ pub mod enrolment;
 pub mod exercise;
 mod identity;
 mod incoming;
+mod limits;
 mod pool;
 mod progress;
 mod server;
@@ -25,4 +26,5 @@ mod wire;
 
 pub use client::{Link, Timing};
 pub use lifeboat_admission::{Cap, Places};
-pub use server::{GRACE, Limits, serve, serve_with, serve_within};
+pub use limits::{GRACE, Limits};
+pub use server::{serve, serve_with, serve_within};

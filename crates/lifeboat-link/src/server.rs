@@ -1,21 +1,18 @@
 //! The called side's connections: who may come in, and how they end. How many, `lifeboat_admission` decides.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use lifeboat_admission::{
-    Cap, Door, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
-};
+use lifeboat_admission::{Door, Ending, HandshakeError, Level, Notice, Place, Stage, linger, shake_hands};
 use lifeboat_engine::ports::link::PeerHandler;
 use lifeboat_model::Timestamp;
 use lifeboat_tls::certificate::valid_until;
 use lifeboat_tls::handshake::find_fault;
 use lifeboat_tls::{
-    CLOCK_LOOK, CertificateFiles, Credentials, CredentialsError, Loaded, Purpose, RevocationList, TlsFault,
-    fingerprints, until,
+    CertificateFiles, Credentials, CredentialsError, Loaded, Purpose, RevocationList, TlsFault, fingerprints,
+    until,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::server::TlsStream;
@@ -23,66 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::identity;
+use crate::limits::Limits;
 use crate::service::Service;
 use crate::socket::tune;
-
-/// How long a connection may go on after a certificate it was made with has ended: what is under way by then may come to
-/// its end. No request begins after the certificate's end.
-pub const GRACE: Duration = Duration::from_secs(600);
-
-/// Bounds on what callers may use up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at once. A peer has one for each log it sends; a host that is not known here has a question, and few places
-    /// to ask it.
-    pub places: Places,
-    /// Until a TLS handshake is done.
-    pub handshake: Duration,
-    /// For all that a host may ask that is not known here, from the end of the handshake.
-    pub strangers: Duration,
-    /// Until the header of the next request of a known host is there. Idle connections are closed after it.
-    pub header: Duration,
-    /// Until a control document is there.
-    pub document: Duration,
-    /// Without a byte of a log that is being received.
-    pub silence: Duration,
-    /// Between signs of life while a log is being made durable.
-    pub heartbeat: Duration,
-    /// For requests under way when the daemon stops.
-    pub grace: Duration,
-    /// For requests under way when a certificate of their connection ends.
-    pub expiry_grace: Duration,
-    /// Between looks at whether the certificates that a connection was made with are still those in use.
-    pub look: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            places: Places {
-                silent: Cap {
-                    total: 1024,
-                    each: 128,
-                },
-                handshaking: Cap { total: 256, each: 64 },
-                strangers: Cap { total: 128, each: 8 },
-                known: Cap {
-                    total: 1024,
-                    each: 512,
-                },
-            },
-            handshake: Duration::from_secs(10),
-            strangers: Duration::from_secs(10),
-            header: Duration::from_secs(90),
-            document: Duration::from_secs(30),
-            silence: Duration::from_secs(120),
-            heartbeat: Duration::from_secs(10),
-            grace: Duration::from_secs(10),
-            expiry_grace: GRACE,
-            look: CLOCK_LOOK,
-        }
-    }
-}
 
 const UNTRUSTED: Notice = Notice {
     level: Level::Warn,
@@ -146,31 +86,18 @@ pub async fn serve_with(
         limits,
         work: TaskTracker::new(),
         stopping: shutdown.clone(),
-        stopped: CancellationToken::new(),
     });
-    let door = Door::new("peers", limits.places);
+    let ending = Ending {
+        stop: shutdown,
+        grace: limits.grace,
+        tasks: server.work.clone(),
+    };
     let handle = |socket, place| {
         let server = server.clone();
-        async move {
-            tokio::select! {
-                () = server.connection(socket, place) => {}
-                () = server.stopped.cancelled() => {}
-            }
-        }
+        async move { server.connection(socket, place).await }
     };
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = door.run(&listener, Stage::Silent, &server.work, handle) => {}
-    }
-    drop(listener);
-    server.work.close();
-    if tokio::time::timeout(limits.grace, server.work.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!("requests of peers were still under way and are cut");
-    }
-    server.stopped.cancel();
+    let door = Door::new("peers", limits.places);
+    door.serve(listener, Stage::Silent, ending, handle).await;
 }
 
 struct Server {
@@ -179,7 +106,6 @@ struct Server {
     limits: Limits,
     work: TaskTracker,
     stopping: CancellationToken,
-    stopped: CancellationToken,
 }
 
 impl Server {

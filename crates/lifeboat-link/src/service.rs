@@ -17,7 +17,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
 
 use crate::incoming::{Leftover, LogBody, drain};
-use crate::server::Limits;
+use crate::limits::Limits;
 use crate::wire::{
     CONTROL, DOCUMENT_MAX, LOGS, OutBody, ROOT, WireError, json, parse_log_query, parse_request,
     refusal_status, wire_error, with_body,

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod arrival;
+mod authorization;
 pub mod causes;
 pub mod certificates;
 pub mod change;
@@ -31,14 +32,13 @@ pub use api::{
     FailedOverReplicationType, JobState, JobType, ReplicationHealth, ReplicationMode, ReplicationState,
 };
 pub use arrival::{Arrival, Arrivals, Reading, Recency};
+pub use authorization::AuthorizationEntry;
 pub use change::{Burst, ChangeRate, Changed};
 pub use fingerprint::Fingerprint;
 pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, RequestId, VmId};
 pub use machine::Machine;
 pub use network::NicFailover;
-pub use settings::{
-    AuthorizationEntry, Bandwidth, BandwidthWindow, DayWindow, ReplicationSettings, SettingsError, check_peer,
-};
+pub use settings::{Bandwidth, BandwidthWindow, DayWindow, ReplicationSettings, SettingsError, check_peer};
 pub use slots::PCI_DEVICES_MAX;
 pub use time::Timestamp;
 pub use vm::{DiskAllow, DiskFormat, DiskSpec, Firmware, NicBackend, NicSpec, VmSpec, VmSpecError};

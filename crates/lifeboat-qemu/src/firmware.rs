@@ -13,9 +13,8 @@ use lifeboat_model::Firmware;
 use serde::Deserialize;
 
 use crate::config::QemuConfig;
+use crate::error::{io_error, refuse};
 use crate::files;
-use crate::hypervisor::io_error;
-use crate::preflight::refuse;
 
 /// Most bytes of a descriptor that are read; those of distributions have about 1 KiB.
 const DESCRIPTOR_MAX: u64 = 64 << 10;

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::config::QemuConfig;
-use crate::hypervisor::Qemu;
 use crate::preflight;
+use crate::qemu::Qemu;
 use crate::testing::{DISK, Host, MIB, Random, Replica, at, tool};
 
 #[tokio::test]

@@ -14,9 +14,9 @@ use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, NicSpec};
 use serde_json::{Value, json};
 
 use crate::config::{Accel, QemuConfig};
-use crate::hypervisor::Qemu;
 use crate::preflight;
 use crate::process::{self, PidRecord};
+use crate::qemu::Qemu;
 use crate::start;
 use crate::testing::{DISK, Host, MIB, Model, Replica, at, stop, tool};
 

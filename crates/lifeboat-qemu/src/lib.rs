@@ -10,6 +10,7 @@ mod confine;
 #[cfg(test)]
 mod confine_tests;
 mod console;
+mod error;
 mod files;
 mod firmware;
 mod graph;
@@ -28,6 +29,7 @@ mod power;
 mod preflight;
 mod probe;
 mod process;
+mod qemu;
 mod seed;
 mod shell;
 mod start;
@@ -37,4 +39,4 @@ mod writers;
 
 pub use config::{Accel, FIRMWARE_DIRS, QemuConfig};
 pub use confine::UserRange;
-pub use hypervisor::Qemu;
+pub use qemu::Qemu;

@@ -15,9 +15,9 @@ use lifeboat_model::DiskId;
 use serde_json::{Value, json};
 
 use crate::config::VmPaths;
+use crate::error::{io_error, monitor_error};
 use crate::graph::{self, DiskGraph};
 use crate::handed::{self, Access};
-use crate::hypervisor::{io_error, monitor_error};
 use crate::start::Started;
 
 /// How often a job is looked at in case its event was lost.

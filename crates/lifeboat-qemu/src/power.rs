@@ -9,8 +9,9 @@ use lifeboat_model::{DiskId, VmId};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use crate::hypervisor::{Qemu, monitor_error};
+use crate::error::monitor_error;
 use crate::process::Process;
+use crate::qemu::Qemu;
 
 /// How long a look takes at most, all of it.
 const LOOK: Duration = Duration::from_secs(4);

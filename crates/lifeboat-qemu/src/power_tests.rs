@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::stall_of;
-use crate::hypervisor::Qemu;
+use crate::error::not_run;
 use crate::process::PidRecord;
-use crate::start::not_run;
+use crate::qemu::Qemu;
 use crate::testing::{Host, stop, tool};
 
 /// What `host` cannot know, in words.

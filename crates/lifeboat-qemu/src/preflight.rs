@@ -8,11 +8,12 @@ use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskId, NicBackend, VmSpec};
 
 use crate::config::QemuConfig;
+use crate::error::refuse;
 use crate::firmware::{self, Flash};
 use crate::graph::DiskGraph;
-use crate::hypervisor::Qemu;
 use crate::layers::{self, Known, Layer};
 use crate::probe;
+use crate::qemu::Qemu;
 use crate::shell;
 
 /// Longest Unix socket path in bytes.
@@ -91,10 +92,6 @@ pub(crate) async fn missing(qemu: &Qemu, spec: &VmSpec) -> Vec<String> {
     ]);
     let reasons = found.into_iter().filter_map(Result::err);
     reasons.map(|e| e.to_string()).collect()
-}
-
-pub(crate) fn refuse<T>(why: String) -> Result<T, HypervisorError> {
-    Err(HypervisorError::Preflight(why))
 }
 
 fn check_pairs(launch: &Launch) -> Result<(), HypervisorError> {

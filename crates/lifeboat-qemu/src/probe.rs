@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::config::{Accel, QemuConfig};
-use crate::start::not_run;
+use crate::error::not_run;
 
 /// Oldest QEMU whose capture commands were tried.
 pub(crate) const OLDEST: (u32, u32) = (7, 2);

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::config::VmPaths;
 use crate::confine::User;
+use crate::error::io_error;
 use crate::files;
 use crate::handed::Handed;
-use crate::hypervisor::io_error;
 
 /// Most bytes of all files of a seed together.
 const SIZE_MAX: usize = 1 << 20;

@@ -16,15 +16,16 @@ use tokio::process::Child;
 use crate::command;
 use crate::config::VmPaths;
 use crate::confine::{self, User, Users};
+use crate::error::{io_error, monitor_error, not_run};
 use crate::files;
 use crate::graph::DiskGraph;
 use crate::handed::{self, Handed};
-use crate::hypervisor::{Qemu, io_error, monitor_error};
 use crate::layers::{Kind, Layer};
 use crate::ledger::{Holder, Images, Run};
 use crate::limits::Limits;
 use crate::preflight::{self, Ready};
 use crate::process::{self, PidRecord};
+use crate::qemu::Qemu;
 use crate::seed;
 use crate::shell;
 
@@ -240,22 +241,6 @@ pub(crate) async fn graphs(
     let looked = qemu.ledger.opening(vm, run, &opened).await;
     looked.map_err(io_error("cannot remember what the VM's images are"))?;
     Ok(graphs)
-}
-
-/// Why a program was not run. Only a file that is not there may be a package that is not installed.
-pub(crate) fn not_run(program: &str) -> impl FnOnce(std::io::Error) -> HypervisorError {
-    let program = program.to_owned();
-    let package = match program == confine::SETPRIV {
-        true => "util-linux",
-        false => "QEMU",
-    };
-    move |source| HypervisorError::Io {
-        what: match source.kind() {
-            std::io::ErrorKind::NotFound => format!("cannot run {program}: is {package} installed?"),
-            _ => format!("cannot run {program}"),
-        },
-        source,
-    }
 }
 
 /// What is remembered of a disk: all images of an administrator, and the one of a store's that is written to.

@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use crate::config::{Accel, FIRMWARE_DIRS, QemuConfig};
 use crate::confine::UserRange;
-use crate::hypervisor::Qemu;
 use crate::process::PidRecord;
+use crate::qemu::Qemu;
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const DISK: u64 = 8 * MIB;

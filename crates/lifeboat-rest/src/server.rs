@@ -9,13 +9,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use lifeboat_admission::{AcceptLoop, Ending};
 use lifeboat_engine::action::{Management, Refusal};
 use lifeboat_model::api::ReturnCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::accounts;
 use crate::http::{self, ErrorBody};
@@ -145,40 +144,17 @@ impl Server {
     /// Serves until `stop`, lets requests in progress end, and removes the socket.
     pub async fn serve(self, management: Arc<dyn Management>, stop: CancellationToken) {
         let router = http::router(management, stop.clone());
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let tasks = TaskTracker::new();
-        loop {
-            let next = async {
-                // Invariant: the semaphore is never closed.
-                let slot = Arc::clone(&slots)
-                    .acquire_owned()
-                    .await
-                    .expect("the semaphore is never closed");
-                (slot, self.listener.accept().await)
-            };
-            let (slot, accepted) = tokio::select! {
-                () = stop.cancelled() => break,
-                next = next => next,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let (admission, router, stop) = (self.admission.clone(), router.clone(), stop.clone());
-                    tasks.spawn(async move {
-                        connection(stream, &admission, router, stop).await;
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    // Out of file descriptors, most likely: others must end before it gets better.
-                    tracing::warn!(%error, "cannot accept a connection to the management socket");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-        tasks.close();
-        if tokio::time::timeout(STOP_TIME, tasks.wait()).await.is_err() {
-            tracing::warn!("requests on the management socket did not end in time");
-        }
+        let ending = Ending::new(stop.clone(), STOP_TIME);
+        let admit = |stream, _, slot| {
+            let (admission, router, stop) = (self.admission.clone(), router.clone(), stop.clone());
+            Some(async move {
+                connection(stream, &admission, router, stop).await;
+                drop(slot);
+            })
+        };
+        AcceptLoop::new("management socket", MAX_CONNECTIONS, ending)
+            .run(self.listener, admit)
+            .await;
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(%error, socket = %self.path, "cannot remove the management socket");
         }

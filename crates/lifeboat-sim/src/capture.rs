@@ -10,9 +10,8 @@ use lifeboat_model::{Position, VmId};
 use std::collections::BTreeSet;
 
 use crate::disk::{Content, Image, Tracked, bytes_of, cover, extents};
-use crate::gate::Port;
-use crate::hypervisor::{adopted, process};
-use crate::state::{State, Truth};
+use crate::port::Port;
+use crate::state::{State, Truth, adopted, process};
 
 /// The disks of a VM, open for capture.
 pub(crate) struct Source {

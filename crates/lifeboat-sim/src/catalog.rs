@@ -9,7 +9,7 @@ use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_model::{AuthorizationEntry, JobId, Reading, RequestId, Timestamp, VmId};
 use uuid::Uuid;
 
-use crate::gate::Port;
+use crate::port::Port;
 use crate::state::{HostState, State};
 
 fn host(s: &mut State, h: usize) -> Result<&mut HostState, CatalogError> {

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use lifeboat_engine::ports::environment::{AtRest, Certificate, Environment, FileId, LocationError, OwnKeys};
 
-use crate::gate::Port;
 use crate::link::key_of;
+use crate::port::Port;
 
 #[async_trait]
 impl Environment for Port {

@@ -14,8 +14,8 @@ use lifeboat_model::{DiskId, VmId, VmSpec};
 
 use crate::capture::Source;
 use crate::disk::BLOCK;
-use crate::gate::Port;
-use crate::state::{Process, Ran, State};
+use crate::port::Port;
+use crate::state::{Process, Ran, State, adopted, process};
 
 /// The key of an image in the host's table of files.
 pub(crate) fn key(image: &DiskImage) -> String {
@@ -23,21 +23,6 @@ pub(crate) fn key(image: &DiskImage) -> String {
         DiskImage::Plain { path, .. } => path.to_string(),
         DiskImage::Chain { blockdev } => blockdev["file"].as_str().unwrap_or_default().to_owned(),
     }
-}
-
-pub(crate) fn process(s: &mut State, h: usize, vm: VmId) -> &mut Process {
-    s.hosts[h].processes.entry(vm).or_insert(Process {
-        power: PowerState::Off,
-        stall: None,
-        images: Vec::new(),
-        run: 0,
-        began: tokio::time::Instant::now(),
-        views: std::collections::BTreeSet::new(),
-        held: 0,
-        spec: None,
-        seed: Vec::new(),
-        vars: None,
-    })
 }
 
 /// Ends a VM's process; `killed`: without closing its images.
@@ -67,12 +52,6 @@ fn check(s: &State, h: usize, launch: &Launch) -> Result<Vec<String>, Hypervisor
         Some(missing) => Err(HypervisorError::Preflight(format!("{missing} does not exist"))),
         None => Ok(keys),
     }
-}
-
-/// Whether an image is what a replica of this host stands on.
-pub(crate) fn adopted(s: &State, h: usize, key: &String) -> bool {
-    let mut replicas = s.hosts[h].replicas.values();
-    replicas.any(|r| r.base_images.iter().flatten().any(|k| k == key))
 }
 
 /// What must not be, whoever asks for it.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::state::Rng;
+use crate::rng::Rng;
 
 /// Which host lies, how often, and by which draw.
 #[derive(Clone, Debug)]

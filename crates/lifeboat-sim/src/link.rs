@@ -16,7 +16,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::gate::{Fault, Injected, Port};
+use crate::gate::{Fault, Injected};
+use crate::port::Port;
 
 /// How long an answer is waited for on a connection that is open and mute.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,38 +2,16 @@
 //! looked at. Tests may damage them and forge them. Instead of ciphers there are digests made with the key: whoever does not
 //! have it cannot make one that fits.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use camino::Utf8Path;
 use futures_util::{StreamExt, stream};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::media::{Manifest, Media, MediaError, Part, Seal, SegmentFile};
-use uuid::Uuid;
 
-use crate::gate::Port;
+use crate::medium::Sealed;
+use crate::port::Port;
 use crate::state::State;
-
-/// A directory on a medium.
-#[derive(Clone, Debug, Default)]
-pub struct Medium {
-    /// Which export it was made for.
-    pub begun: Option<Uuid>,
-    /// Segment files: what they say, and the digest that shows who wrote them.
-    pub files: BTreeMap<Part, Sealed>,
-    /// The manifest, when the export is complete, and its digest.
-    pub manifest: Option<(Manifest, String)>,
-}
-
-/// A file that was made with a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sealed {
-    /// Its content.
-    pub content: Bytes,
-    /// Made of the key and all the file is.
-    pub digest: String,
-}
 
 type Result<T> = std::result::Result<T, MediaError>;
 

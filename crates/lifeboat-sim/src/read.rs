@@ -14,7 +14,7 @@ use lifeboat_engine::ports::store::{CompareRange, StoreError};
 use lifeboat_model::{PointId, VmId};
 
 use crate::disk::{BLOCK, Content, bytes_of, cover, extents};
-use crate::gate::Port;
+use crate::port::Port;
 use crate::replica::Result;
 
 type Digest = [u8; 16];

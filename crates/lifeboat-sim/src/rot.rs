@@ -8,21 +8,7 @@ use lifeboat_engine::ports::scrub::{
 use lifeboat_model::{PointId, Timestamp};
 
 use crate::disk::{BLOCK, Content, numbers_of};
-use crate::state::Replica;
-
-/// A rotten block.
-#[derive(Clone, Debug)]
-pub struct Rot {
-    disk: usize,
-    block: u64,
-    /// What it held; 0: nothing.
-    right: u64,
-    /// What it holds.
-    wrong: u64,
-    /// When a scrub found it.
-    found: Option<Timestamp>,
-    hopeless: bool,
-}
+use crate::state::{Replica, Rot};
 
 impl Rot {
     fn shows(&self, content: &[Content]) -> bool {

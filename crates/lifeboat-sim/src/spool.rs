@@ -10,7 +10,7 @@ use lifeboat_engine::ports::spool::{Spool, SpoolError, SpoolFile};
 use lifeboat_model::{Position, VmId};
 use tokio::sync::watch;
 
-use crate::gate::Port;
+use crate::port::Port;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Progress {

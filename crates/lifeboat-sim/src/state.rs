@@ -21,32 +21,8 @@ use tokio::task::AbortHandle;
 use crate::disk::{Content, Image};
 use crate::gate::Gate;
 use crate::lies::Lies;
-use crate::media::Medium;
-
-/// A small seeded generator (splitmix64): quick, and the same for ever.
-#[derive(Clone, Debug)]
-pub struct Rng(pub u64);
-
-impl Rng {
-    /// The next number.
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `n`, which is not 0.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.draw() % n.max(1)
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
+use crate::medium::Medium;
+use crate::rng::Rng;
 
 /// What all disks of a VM held at an instant, in the order of the capture.
 #[derive(Clone, Debug)]
@@ -107,6 +83,20 @@ pub struct KeptLog {
     pub bytes: Bytes,
 }
 
+/// A rotten block.
+#[derive(Clone, Debug)]
+pub struct Rot {
+    pub(crate) disk: usize,
+    pub(crate) block: u64,
+    /// What it held; 0: nothing.
+    pub(crate) right: u64,
+    /// What it holds.
+    pub(crate) wrong: u64,
+    /// When a scrub found it.
+    pub(crate) found: Option<Timestamp>,
+    pub(crate) hopeless: bool,
+}
+
 /// A replica as the store keeps it.
 #[derive(Clone, Debug)]
 pub struct Replica {
@@ -157,7 +147,7 @@ pub struct Replica {
     /// Firmware variables that branches have.
     pub branch_vars: BTreeMap<BranchId, Bytes>,
     /// Rotten blocks.
-    pub rot: Vec<crate::rot::Rot>,
+    pub rot: Vec<Rot>,
     /// When it was scrubbed.
     pub scrubbed: lifeboat_engine::ports::scrub::ScrubState,
     /// Known to the running daemon; lost with it.
@@ -422,4 +412,26 @@ impl Shared {
         let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         Timestamp(1_800_000_000_000 + elapsed)
     }
+}
+
+/// A VM's process on a host; off where it has none.
+pub(crate) fn process(s: &mut State, h: usize, vm: VmId) -> &mut Process {
+    s.hosts[h].processes.entry(vm).or_insert(Process {
+        power: PowerState::Off,
+        stall: None,
+        images: Vec::new(),
+        run: 0,
+        began: tokio::time::Instant::now(),
+        views: BTreeSet::new(),
+        held: 0,
+        spec: None,
+        seed: Vec::new(),
+        vars: None,
+    })
+}
+
+/// Whether an image is what a replica of this host stands on.
+pub(crate) fn adopted(s: &State, h: usize, key: &String) -> bool {
+    let mut replicas = s.hosts[h].replicas.values();
+    replicas.any(|r| r.base_images.iter().flatten().any(|k| k == key))
 }

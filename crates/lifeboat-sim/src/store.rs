@@ -19,11 +19,11 @@ use lifeboat_engine::ports::store::{
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
 use crate::disk::Image;
-use crate::gate::{Fault, Injected, Port};
-use crate::hypervisor::process;
+use crate::gate::{Fault, Injected};
+use crate::port::Port;
 use crate::read::{self, PointView};
 use crate::replica::{self, Result, apply, decode, file};
-use crate::state::{Replica, Shared, State};
+use crate::state::{Replica, Shared, State, process};
 
 /// A changing call under way; ended when dropped.
 struct Busy {

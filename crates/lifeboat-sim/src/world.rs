@@ -16,9 +16,10 @@ use lifeboat_model::{
 use uuid::Uuid;
 
 use crate::disk::{BLOCK, Content, Image};
-use crate::gate::{Gate, Port};
-use crate::hypervisor::{end, process};
-use crate::state::{Shared, State};
+use crate::gate::Gate;
+use crate::hypervisor::end;
+use crate::port::Port;
+use crate::state::{Shared, State, process};
 
 /// The VM of the world.
 pub const VM: VmId = VmId(Uuid::from_u128(0x6f3b_2f2e_3a63_4a0e_9a53_0d9f_5f6f_0001));

@@ -11,13 +11,15 @@ use lifeboat_model::{BranchId, DiskFormat, DiskId, PointId, Position, Timestamp,
 
 use crate::apply::{fresh_layer, loose, make_base_in, make_on_in};
 use crate::bulk::still_empty;
-use crate::files::{self, Result};
+use crate::error::{Result, at};
+use crate::files;
 use crate::layer;
 use crate::logs;
 use crate::manifest::{Adopted, Base, Kept, Layer, MAX_CHAIN, Manifest, Sealed};
 use crate::merge::drop_parts;
 use crate::replica::{Replica, absolute_one};
 use crate::steps::Steps;
+use crate::twin;
 use crate::{chain, divergence, open};
 
 /// Images of this host become the base of a replica in `dir`.
@@ -28,7 +30,7 @@ pub(crate) fn images(
     images: &[(DiskId, Utf8PathBuf, DiskFormat)],
     steps: &Steps,
 ) -> Result<()> {
-    if let Some(there) = Manifest::load(dir)?.filter(|m| !m.destroying) {
+    if let Some(there) = twin::load(dir)?.map(|f| f.manifest).filter(|m| !m.destroying) {
         if there.vm == vm && is_repeated(&there, adoption) {
             // The call before may have failed at just this.
             return files::sync_dir(dir.parent().unwrap_or(dir));
@@ -50,7 +52,7 @@ pub(crate) fn images(
     for (disk, path, format) in images {
         let base = Base {
             disk: disk.clone(),
-            path: camino::absolute_utf8(path).map_err(files::at("resolve", path))?,
+            path: camino::absolute_utf8(path).map_err(at("resolve", path))?,
             format: *format,
         };
         let image = chain::Image {

@@ -12,7 +12,8 @@ use lifeboat_model::{Arrival, Changed, DiskId, PointId, Position, Timestamp};
 use uuid::Uuid;
 
 use crate::chain::{Image, reference};
-use crate::files::{self, Result, at};
+use crate::error::{Result, at};
+use crate::files;
 use crate::layer::{self, Writer};
 use crate::logs::{self, Entry};
 use crate::manifest::{Head, Layer, MAX_CHAIN, Manifest, Sealed, own_base};

@@ -14,9 +14,10 @@ use lifeboat_model::DiskId;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::durable;
-use crate::files::{Result, at};
+use crate::error::{Result, at};
+use crate::logs::PIECE;
 use crate::manifest::own_base;
-use crate::receive::{PIECE, bad};
+use crate::receive::bad;
 use crate::replica::{Chunks, Replica, State};
 use crate::room::{Need, STEP};
 

@@ -8,11 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use lifeboat_engine::ports::store::{CompareRange, Ranges, StoreError};
 use lifeboat_model::DiskId;
 
-use crate::damage;
+use crate::error::{Result, at};
 use crate::export::{Export, MAX_READ};
-use crate::files::{Result, at};
 use crate::map::{tidy, without};
 use crate::replica::Replica;
+use crate::spoiled;
 
 /// Bytes of a digest.
 const DIGEST: usize = 16;
@@ -61,7 +61,7 @@ pub(crate) fn compare(replica: &Replica, ranges: &[CompareRange]) -> Result<Vec<
         found.push(differing);
     }
     for (disk, ranges) in equal {
-        damage::equal(replica, &manifest, &disk, &tidy(ranges))?;
+        spoiled::equal(replica, &manifest, &disk, &tidy(ranges))?;
     }
     Ok(found)
 }

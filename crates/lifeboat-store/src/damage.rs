@@ -1,6 +1,6 @@
 //! What is known to be damaged, durable in `scrub/damage.json`, and which recovery points it spoils. A point is spoiled
 //! when its chain shows bytes that may be wrong: what a layer above the damage holds itself hides it. Finding damage
-//! is `scrub`'s, repairing `repair`'s.
+//! is `scrub`'s, repairing `repair`'s; what an open replica knows of its damage is `spoiled`'s.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::Image;
 use crate::digest::{BLOCK, DIR, LAYER_BLOCK};
-use crate::files::{self, Result, at};
-use crate::logs;
+use crate::error::{Result, at};
+use crate::files;
 use crate::manifest::{Layer, Manifest};
-use crate::map::{Map, without};
-use crate::replica::{Replica, State};
+use crate::map::Map;
 
 /// File of the record, below [`DIR`].
 const NAME: &str = "damage.json";
@@ -128,7 +127,7 @@ pub(crate) struct Later {
 pub(crate) struct Known {
     pub(crate) bads: Vec<Bad>,
     /// What it means, and for which manifest.
-    shown: Option<(Vec<PointId>, Vec<Utf8PathBuf>, Vec<DamagedFile>)>,
+    pub(crate) shown: Option<(Vec<PointId>, Vec<Utf8PathBuf>, Vec<DamagedFile>)>,
 }
 
 impl Known {
@@ -161,71 +160,6 @@ impl Known {
     }
 }
 
-impl Replica {
-    /// The damaged blocks that are known.
-    pub(crate) fn bads(&self) -> Vec<Bad> {
-        self.scrub().damage.bads.clone()
-    }
-
-    /// Changes that list durably.
-    pub(crate) fn change_bads(&self, change: impl FnOnce(&mut Vec<Bad>)) -> Result<()> {
-        let mut scrub = self.scrub();
-        let mut bads = scrub.damage.bads.clone();
-        change(&mut bads);
-        scrub.damage.set(&self.dir, bads)
-    }
-
-    /// Notes damage of a disk of this size durably; how much of it is new.
-    pub(crate) fn note_bads(&self, found: Vec<Bad>, size: u64) -> Result<u64> {
-        let mut new = 0;
-        self.change_bads(|all| new = note(all, found, size))?;
-        Ok(new)
-    }
-
-    /// Whether anything is known to be damaged.
-    pub(crate) fn is_damaged(&self) -> bool {
-        !self.scrub().damage.bads.is_empty()
-    }
-
-    /// What is damaged and what that spoils. From blocking threads only.
-    pub(crate) fn damage(&self) -> Vec<DamagedFile> {
-        let (manifest, logs) = {
-            let state = self.state.blocking_lock();
-            (state.manifest.clone(), log_files(&state))
-        };
-        if !self.scrub().is_about(manifest.start) {
-            return Vec::new();
-        }
-        let points: Vec<PointId> = manifest.points.iter().map(|p| p.point.id).collect();
-        let head = manifest.head.iter().flat_map(|h| &h.layers);
-        let mut head: Vec<Utf8PathBuf> = head.map(|l| l.file.clone()).collect();
-        head.push(manifest.applied.to_string().into());
-        head.extend(logs.iter().map(|(f, _)| f.clone()));
-        let bads = {
-            let scrub = self.scrub();
-            if let Some((p, h, shown)) = &scrub.damage.shown
-                && *p == points
-                && *h == head
-            {
-                return shown.clone();
-            }
-            scrub.damage.bads.clone()
-        };
-        let shown = show(&self.dir, &manifest, &logs, &bads);
-        let mut scrub = self.scrub();
-        if scrub.damage.bads == bads {
-            scrub.damage.shown = Some((points, head, shown.clone()));
-        }
-        shown
-    }
-}
-
-/// The logs, as damage names them.
-pub(crate) fn log_files(state: &State) -> Vec<(Utf8PathBuf, Position)> {
-    let name = |e: &logs::Entry| (Utf8Path::new(logs::DIR).join(&e.file), e.log.position);
-    state.logs.entries.iter().map(name).collect()
-}
-
 /// Adds damage that was found; what is known already stays as it is. Returns how much of it is new.
 pub(crate) fn note(bads: &mut Vec<Bad>, found: Vec<Bad>, size: u64) -> u64 {
     let mut new = 0;
@@ -256,7 +190,8 @@ pub(crate) fn prune(bads: &mut Vec<Bad>, manifest: &Manifest, logs: &[(Utf8PathB
     });
 }
 
-fn show(
+/// What damage means: for each file, and for the recovery points that show it.
+pub(crate) fn show(
     dir: &Utf8Path,
     manifest: &Manifest,
     logs: &[(Utf8PathBuf, Position)],
@@ -385,7 +320,12 @@ fn walk(
 }
 
 /// Takes away what a layer hides of what is below it.
-fn hide(dir: &Utf8Path, layer: &Layer, suspect: &mut Ranges, later: &mut Option<Ranges>) -> Result<()> {
+pub(crate) fn hide(
+    dir: &Utf8Path,
+    layer: &Layer,
+    suspect: &mut Ranges,
+    later: &mut Option<Ranges>,
+) -> Result<()> {
     if !Image::layer(&layer.file).ours || suspect.is_empty() {
         // What QEMU wrote is not looked into: it hides nothing for sure.
         return Ok(());
@@ -396,37 +336,4 @@ fn hide(dir: &Utf8Path, layer: &Layer, suspect: &mut Ranges, later: &mut Option<
         *later = map.uncovered(later)?;
     }
     Ok(())
-}
-
-/// The newest data of a disk was compared with another copy: these ranges of it are equal. What is shown there of a
-/// damaged block is right as far as points to come are concerned.
-pub(crate) fn equal(replica: &Replica, manifest: &Manifest, disk: &DiskId, ranges: &Ranges) -> Result<()> {
-    if !replica.bads().iter().any(|b| b.disk.as_ref() == Some(disk)) {
-        return Ok(());
-    }
-    let newest = manifest.points.last().map(|p| p.point.id);
-    let sealed = sealed(manifest);
-    let mut bads = replica.bads();
-    for bad in bads.iter_mut().filter(|b| b.disk.as_ref() == Some(disk)) {
-        let Some(item) = sealed.iter().find(|s| s.image.file == bad.file) else {
-            continue;
-        };
-        let now = bad.later.as_ref().map_or(&bad.suspect, |l| &l.suspect).clone();
-        let mut shown = now.clone();
-        let above = item.level.map_or(0, |l| l + 1);
-        let layers = manifest.points.iter().skip(above).flat_map(|p| &p.layers);
-        for layer in layers.chain(manifest.head.iter().flat_map(|h| &h.layers)) {
-            if layer.disk == *disk {
-                hide(&replica.dir, layer, &mut shown, &mut None)?;
-            }
-        }
-        let proved = crate::map::within(&shown, ranges);
-        if !proved.is_empty() {
-            bad.later = Some(Later {
-                after: newest,
-                suspect: without(&now, &proved),
-            });
-        }
-    }
-    replica.change_bads(|b| *b = bads)
 }

@@ -7,8 +7,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_model::Timestamp;
 
+use crate::error::{Result, at};
 use crate::faults::{Faults, now};
-use crate::files::{self, Result, at};
+use crate::files;
 
 /// Directory of what was set aside.
 pub(crate) const DIR: &str = "damaged";

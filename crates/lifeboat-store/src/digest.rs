@@ -15,7 +15,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::SeekFrom;
 
 use crate::chain::Image;
-use crate::files::{self, Result, at};
+use crate::error::{Result, at};
+use crate::files;
 
 /// Bytes that a digest of a base stands for.
 pub(crate) const BLOCK: u64 = 64 << 10;

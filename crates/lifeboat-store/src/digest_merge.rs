@@ -12,13 +12,14 @@ use lifeboat_model::{DiskFormat, Timestamp};
 use crate::chain::Image;
 use crate::damage::{Bad, Sealed, sealed};
 use crate::digest::{BLOCK, Blocks, PER_PAGE, Page, Sidecar, UNKNOWN};
-use crate::files::{Result, at};
+use crate::error::{Result, at};
 use crate::manifest::Manifest;
 use crate::map::{Map, tidy, within, without};
 use crate::merge;
 use crate::qemu_img::Cancel;
 use crate::replica::Replica;
-use crate::scrub::{self, describe};
+use crate::scrub;
+use crate::shown::describe;
 
 /// Bytes of a disk that are gone through at once.
 const WINDOW: u64 = PER_PAGE * BLOCK;

@@ -11,7 +11,8 @@ use lifeboat_deltalog::{LOG_TAIL, footer_len, read_index};
 use lifeboat_engine::ports::store::{Divergence, Ranges, StoreError, Target};
 use lifeboat_model::DiskId;
 
-use crate::files::{self, Result, at};
+use crate::error::{Result, at};
+use crate::files;
 use crate::logs::{self, Entry};
 use crate::manifest::{Branch, Manifest};
 use crate::map::{Map, tidy};

@@ -12,8 +12,7 @@ use camino::Utf8Path;
 use lifeboat_engine::ports::store::StoreError;
 use rustix::fs::{Advice, fadvise};
 
-use crate::files::{Result, at, is_full};
-use crate::locked::lacks_key;
+use crate::error::{Result, at, is_full, lacks_key};
 #[cfg(test)]
 use crate::tests::medium;
 

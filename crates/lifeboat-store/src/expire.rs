@@ -6,7 +6,7 @@ use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::{PointId, Position};
 
 use crate::digest_merge;
-use crate::files::Result;
+use crate::error::Result;
 use crate::logs;
 use crate::manifest::Manifest;
 use crate::merge::stand_on;

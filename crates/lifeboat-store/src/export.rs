@@ -15,7 +15,8 @@ use lifeboat_block::nbd::{BlockingClient, STATE_ZERO};
 use lifeboat_engine::ports::store::StoreError;
 
 use crate::chain::{self, Image};
-use crate::files::{self, Result, at};
+use crate::error::{Result, at};
+use crate::files;
 
 /// Most bytes of one read.
 pub(crate) const MAX_READ: u32 = 2 << 20;

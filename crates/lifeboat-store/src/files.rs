@@ -1,5 +1,5 @@
-//! The few file operations everything here is made of: durable replacement, removal, free space, and errors that name
-//! the path. No knowledge of what the files mean.
+//! The few file operations everything here is made of: durable replacement, removal, free space. No knowledge of what the files
+//! mean.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -10,36 +10,11 @@ use lifeboat_engine::ports::store::{Ranges, StoreError};
 use rustix::fs::SeekFrom;
 
 use crate::durable;
+use crate::error::{Result, at};
 use crate::locked;
-
-pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
 /// Bytes in a MiB.
 pub(crate) const MIB: u64 = 1 << 20;
-
-/// Turns an I/O error at `path` into the store's error; a full disk gets its own kind.
-pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> StoreError {
-    let (what, path) = (what.to_owned(), path.to_owned());
-    move |source| {
-        if is_full(&source) {
-            let dir = path.parent().unwrap_or(&path);
-            StoreError::NoSpace(dir.to_owned())
-        } else if locked::lacks_key(&source) {
-            locked::file(&path)
-        } else {
-            StoreError::Io {
-                what: format!("{what} {path}: {source}"),
-                source,
-            }
-        }
-    }
-}
-
-/// Whether an error says that there is no room. Image libraries wrap errors, so the cause is looked for as well.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded) || error.to_string().contains("No space left")
-}
 
 /// Makes a directory's entries durable.
 pub(crate) fn sync_dir(dir: &Utf8Path) -> Result<()> {

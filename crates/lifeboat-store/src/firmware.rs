@@ -5,7 +5,8 @@ use camino::Utf8PathBuf;
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::BranchId;
 
-use crate::files::{self, Result, at};
+use crate::error::{Result, at};
+use crate::files;
 use crate::merge::complete;
 use crate::replica::Replica;
 

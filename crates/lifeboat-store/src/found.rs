@@ -3,7 +3,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::VmId;
 
-use crate::files::{Result, at};
+use crate::error::{Result, at};
 use crate::{locked, manifest};
 
 /// The VM and the directory of each replica below `location`, in the order of the UUIDs.

@@ -23,8 +23,9 @@ use lifeboat_model::policy::change_granularity;
 
 use crate::chain::Image;
 use crate::durable;
+use crate::error::{Result, at};
 use crate::export::{Export, MAX_READ};
-use crate::files::{self, Result, at};
+use crate::files;
 
 /// Neighbouring frames are written together up to this many bytes.
 const BATCH: usize = 4 << 20;

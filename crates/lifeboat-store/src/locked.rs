@@ -2,17 +2,12 @@
 //! lists names that are none: so before anything is concluded from what is not there, it is asked whether the directory is
 //! locked. Keys and policies are `lifeboat-kernel`'s.
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_kernel::AtRestError;
 use lifeboat_kernel::at_rest::readable;
 
-use crate::files::Result;
-
-/// What the kernel says of a file whose key is missing (`ENOKEY`).
-pub(crate) fn lacks_key(error: &std::io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::NOKEY.raw_os_error())
-}
+use crate::error::Result;
 
 /// What a directory that is not worked in means for the replica in `dir`.
 pub(crate) fn refusal(dir: &Utf8Path, error: &AtRestError) -> StoreError {
@@ -42,12 +37,4 @@ pub(crate) fn guarded<T>(dir: &Utf8Path, work: impl FnOnce() -> Result<T>) -> Re
         check(dir)?;
     }
     done
-}
-
-/// A file that cannot be opened, read or written for want of its key.
-pub(crate) fn file(path: &Utf8Path) -> StoreError {
-    let dir: Utf8PathBuf = path.parent().unwrap_or(path).to_owned();
-    let detail =
-        format!("the key of {path} is missing: start Lifeboat again, which gives it to the file system");
-    StoreError::Locked { path: dir, detail }
 }

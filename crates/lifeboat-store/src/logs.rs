@@ -16,12 +16,17 @@ use lifeboat_model::Position;
 use rustix::fs::Advice;
 
 use crate::damaged;
-use crate::files::{self, Result, at};
-use crate::receive::PIECE;
-use crate::replica::Replica;
+use crate::error::{Result, at};
+use crate::files;
 
 /// Directory of durable logs.
 pub(crate) const DIR: &str = "logs";
+
+/// Directory of transfers under way.
+pub(crate) const INCOMING: &str = "incoming";
+
+/// Bytes handed to the decoder at once.
+pub(crate) const PIECE: usize = 256 << 10;
 
 /// What the kernel says of a block that cannot be read.
 const EIO: i32 = 5;
@@ -258,14 +263,12 @@ fn ends_well(file: &File, size: u64) -> std::io::Result<bool> {
 }
 
 /// A stored log from `offset` on, as it is. Once opened it can be read to its end, whatever expires meanwhile.
-pub(crate) fn stream(replica: &Replica, position: Position, offset: u64) -> Result<ByteStream> {
-    let found = replica.state.blocking_lock().logs.to(position).cloned();
-    let entry = found.ok_or_else(|| StoreError::NoPoint(position.to_string()))?;
-    let path = replica.dir.join(DIR).join(&entry.file);
+pub(crate) fn stream(replica: &Utf8Path, entry: &Entry, offset: u64) -> Result<ByteStream> {
+    let path = replica.join(DIR).join(&entry.file);
     if offset > entry.log.size {
         return Err(StoreError::Conflict(format!(
-            "the log to {position} has {} bytes, it cannot be read from byte {offset} on",
-            entry.log.size
+            "the log to {} has {} bytes, it cannot be read from byte {offset} on",
+            entry.log.position, entry.log.size
         )));
     }
     let mut file = File::open(&path).map_err(at("open", &path))?;

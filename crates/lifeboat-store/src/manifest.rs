@@ -12,8 +12,9 @@ use lifeboat_model::{BranchId, Changed, DiskFormat, DiskId, PointId, Position, V
 use serde::{Deserialize, Serialize};
 
 use crate::chain::Image;
-use crate::files::{self, Result, at};
-use crate::twin;
+use crate::digested;
+use crate::error::{Result, at};
+use crate::files;
 
 /// The format this program writes. Version 1 lacks what came with adoption and is read as well.
 const VERSION: u32 = 2;
@@ -212,11 +213,6 @@ impl Manifest {
         }
     }
 
-    /// Reads the manifest in `dir`, or its copy; `None` when there is neither.
-    pub(crate) fn load(dir: &Utf8Path) -> Result<Option<Self>> {
-        twin::load(dir).map(|found| found.map(|f| f.manifest))
-    }
-
     /// Reads a manifest that was found at `path`.
     pub(crate) fn parse(path: &Utf8Path, bytes: &[u8]) -> Result<Self> {
         let damaged = |detail: String| StoreError::Damaged {
@@ -254,7 +250,7 @@ impl Manifest {
     /// Puts it in place durably.
     pub(crate) fn save(&self, dir: &Utf8Path) -> Result<()> {
         let path = dir.join(NAME);
-        let text = twin::text(self).map_err(|e| at("write", &path)(e.into()))?;
+        let text = digested::text(self).map_err(|e| at("write", &path)(e.into()))?;
         files::replace(&path, text.as_bytes())
     }
 

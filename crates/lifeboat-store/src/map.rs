@@ -7,7 +7,7 @@ use imago::{FormatAccess, ShallowMapping};
 use lifeboat_engine::ports::store::{Ranges, StoreError};
 
 use crate::chain::Image;
-use crate::files::{Result, at};
+use crate::error::{Result, at};
 use crate::layer;
 
 /// A range that a layer holds.

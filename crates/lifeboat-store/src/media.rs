@@ -23,8 +23,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::durable;
-use crate::files::is_full;
-use crate::place::Place;
+use crate::place::{Place, at};
 use crate::seal::{CHUNK, Header, Opener, SealError, Sealer, What};
 
 /// The manifest.
@@ -57,14 +56,6 @@ pub struct FileMedia;
 #[serde(deny_unknown_fields)]
 struct Begun {
     export: Uuid,
-}
-
-pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> MediaError {
-    let (what, path) = (what.to_owned(), path.to_owned());
-    move |e| match is_full(&e) {
-        true => MediaError::NoSpace(path.parent().unwrap_or(&path).to_owned()),
-        false => MediaError::Io(format!("{what} {path}: {e}")),
-    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

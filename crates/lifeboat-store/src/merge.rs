@@ -10,8 +10,10 @@ use lifeboat_model::{BranchId, DiskFormat, DiskId};
 use crate::chain::{Image, commit_name, readable, reference};
 use crate::divergence;
 use crate::durable;
-use crate::files::{self, Result};
+use crate::error::Result;
+use crate::files;
 use crate::layer;
+use crate::logs::INCOMING;
 use crate::manifest::{Branch, Layer, Manifest, Promoted};
 use crate::map::{Map, tidy, without};
 use crate::qemu_img::{self, Cancel};
@@ -187,8 +189,9 @@ pub(crate) fn promote(replica: &Replica, id: BranchId) -> Result<()> {
 
 /// Removes every transfer under way.
 pub(crate) fn drop_parts(replica: &Replica) -> Result<()> {
-    for name in files::names(&replica.dir.join(crate::receive::DIR))? {
-        files::remove(&replica.dir.join(crate::receive::DIR).join(name))?;
+    let incoming = replica.dir.join(INCOMING);
+    for name in files::names(&incoming)? {
+        files::remove(&incoming.join(name))?;
     }
     Ok(())
 }

@@ -13,13 +13,13 @@ use lifeboat_model::{Position, VmId};
 use crate::apply::discard_head;
 use crate::damaged;
 use crate::digest;
+use crate::error::{Result, at};
 use crate::export;
-use crate::files::{self, Result, at};
+use crate::files;
 use crate::layer;
 use crate::locked;
 use crate::logs::{self, Logs};
 use crate::manifest::{self, Manifest};
-use crate::receive;
 use crate::replica::Replica;
 use crate::room::Room;
 use crate::steps::Steps;
@@ -33,7 +33,7 @@ pub(crate) fn create(
     start: Position,
     steps: &Steps,
 ) -> Result<()> {
-    if let Some(there) = Manifest::load(dir)?.filter(|m| !m.destroying) {
+    if let Some(there) = twin::load(dir)?.map(|f| f.manifest).filter(|m| !m.destroying) {
         if there.vm == vm && there.created == disks && there.start == start {
             // The call before may have failed at just this.
             return files::sync_dir(dir.parent().unwrap_or(dir));
@@ -77,7 +77,7 @@ pub(crate) fn make_home(dir: &Utf8Path, at_rest: &AtRest) -> Result<()> {
 }
 
 pub(crate) fn make_dirs(dir: &Utf8Path) -> Result<()> {
-    for name in ["disks", "branches", logs::DIR, receive::DIR] {
+    for name in ["disks", "branches", logs::DIR, logs::INCOMING] {
         let path = dir.join(name);
         fs::create_dir_all(&path).map_err(at("make", &path))?;
     }
@@ -157,7 +157,7 @@ fn all_there(dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
 
 /// Removes transfers that cannot go on: foreign names, and logs that are durable already.
 fn drop_useless_parts(dir: &Utf8Path, durable: Position, promoted: bool) -> Result<()> {
-    let parts = dir.join(receive::DIR);
+    let parts = dir.join(logs::INCOMING);
     for name in files::names(&parts)? {
         let number = name.strip_suffix(".part").and_then(|n| n.rsplit_once('-'));
         let useful = number.is_some_and(|(generation, sequence)| {
@@ -178,7 +178,7 @@ pub(crate) fn remove(dir: &Utf8Path, steps: &Steps) -> Result<()> {
         "branches",
         "disks",
         logs::DIR,
-        receive::DIR,
+        logs::INCOMING,
         export::DIR,
         damaged::DIR,
         digest::DIR,

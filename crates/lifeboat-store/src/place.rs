@@ -13,9 +13,18 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::durable;
-use crate::media::at;
+use crate::error::is_full;
 
 type Result<T> = std::result::Result<T, MediaError>;
+
+/// Turns an I/O error at `path` into that of a medium; a full one gets its own kind.
+pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> MediaError {
+    let (what, path) = (what.to_owned(), path.to_owned());
+    move |e| match is_full(&e) {
+        true => MediaError::NoSpace(path.parent().unwrap_or(&path).to_owned()),
+        false => MediaError::Io(format!("{what} {path}: {e}")),
+    }
+}
 
 /// Of a directory that is only passed.
 const PASSED: OFlags = OFlags::PATH

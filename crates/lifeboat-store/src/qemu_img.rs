@@ -8,7 +8,7 @@ use tokio::process::Command;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::files::Result;
+use crate::error::Result;
 
 /// Says that nobody waits for the operation any more: its other end is dropped together with the caller's future.
 #[derive(Clone)]

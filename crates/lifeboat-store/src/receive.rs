@@ -10,17 +10,12 @@ use lifeboat_engine::ports::store::{Received, StoreError};
 use lifeboat_model::Position;
 
 use crate::durable;
-use crate::files::{self, Result, at};
-use crate::logs::{self, Entry};
+use crate::error::{Result, at};
+use crate::files;
+use crate::logs::{self, Entry, INCOMING, PIECE};
 use crate::replica::{Chunks, Replica, State};
 use crate::room::{Need, STEP};
 use crate::watch;
-
-/// Directory of transfers under way.
-pub(crate) const DIR: &str = "incoming";
-
-/// Bytes handed to the decoder at once.
-pub(crate) const PIECE: usize = 256 << 10;
 
 /// File name of the transfer of the log to a position.
 pub(crate) fn part_name(position: Position) -> String {
@@ -86,7 +81,7 @@ pub(crate) fn next(body: &mut Chunks) -> Option<io::Result<bytes::Bytes>> {
 
 /// How much of the log to `position` an interrupted transfer left.
 pub(crate) fn offset(replica: &Replica, position: Position) -> u64 {
-    let path = replica.dir.join(DIR).join(part_name(position));
+    let path = replica.dir.join(INCOMING).join(part_name(position));
     std::fs::metadata(path).map_or(0, |m| m.len())
 }
 
@@ -118,7 +113,7 @@ fn already(state: &State, position: Position) -> Option<Received> {
 impl<'a> Part<'a> {
     /// Opens the part and brings the decoder to `offset` by reading what is there again.
     fn open(replica: &'a Replica, position: Position, offset: u64) -> Result<Self> {
-        let dir = replica.dir.join(DIR);
+        let dir = replica.dir.join(INCOMING);
         files::make_dir(&dir)?;
         let name = part_name(position);
         // The sender has decided for this log; what another one left behind is of no use any more.

@@ -15,12 +15,13 @@ use lifeboat_model::DiskId;
 use crate::damage::{Bad, Sealed, sealed};
 use crate::digest::{Blocks, Digest, PER_PAGE, Sidecar, UNKNOWN, digest};
 use crate::divergence::extents;
-use crate::files::{Result, at};
+use crate::error::{Result, at};
 use crate::logs::{self, Entry};
 use crate::map::within;
 use crate::qemu_img::Cancel;
 use crate::replica::Replica;
-use crate::scrub::{places, uncache};
+use crate::scrub::uncache;
+use crate::shown::places;
 
 /// Bytes that are replaced together: what a synchronization and a guest's file system write at least.
 const PIECE: usize = 4 << 10;

@@ -12,12 +12,14 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::Image;
+use crate::error::Result;
 use crate::faults::Faults;
-use crate::files::{self, Result};
+use crate::files;
 use crate::locked;
-use crate::logs::Logs;
+use crate::logs::{self, Logs};
 use crate::manifest::{Layer, Manifest, is_divergence, own_base};
 use crate::presence::Presence;
+use crate::progress::Scrub;
 use crate::qemu_img::Cancel;
 use crate::room::{Need, Room};
 use crate::steps::Steps;
@@ -37,13 +39,13 @@ pub(crate) struct Replica {
     /// Held by whatever takes in a log or a bulk segment.
     inflow: Arc<Mutex<()>>,
     /// Digests of what is sealed, and what is damaged.
-    pub(crate) scrub: std::sync::Mutex<crate::scrub::Scrub>,
+    scrub: std::sync::Mutex<Scrub>,
     /// Recovery points that are being read, once for each reader.
     pub(crate) pins: std::sync::Mutex<Vec<PointId>>,
     /// Operations under way.
     pub(crate) watch: Watch,
     /// What the engine saw last.
-    seen: std::sync::Mutex<Option<ReplicaInfo>>,
+    pub(crate) seen: std::sync::Mutex<Option<ReplicaInfo>>,
     /// The newest transfer. A sender has one under way, so that an older one is what a broken connection left.
     newest: std::sync::Mutex<Transfer>,
     /// What was seen to be wrong with its files and disks.
@@ -85,7 +87,7 @@ impl Replica {
         Self {
             vm: manifest.vm,
             dir: dir.to_owned(),
-            scrub: std::sync::Mutex::new(crate::scrub::Scrub::load(dir, manifest.start)),
+            scrub: std::sync::Mutex::new(Scrub::load(dir, manifest.start)),
             room,
             state: Mutex::new(State {
                 manifest,
@@ -103,6 +105,11 @@ impl Replica {
             faults: Faults::default(),
             presence: Presence::default(),
         }
+    }
+
+    /// What is known of digests and damage. Held for moments only.
+    pub(crate) fn scrub(&self) -> std::sync::MutexGuard<'_, Scrub> {
+        self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The manifest as it is now. From blocking threads only.
@@ -180,7 +187,7 @@ impl Replica {
         drop(state);
         let bases = manifest.disks_with_base().map(own_base);
         let files = manifest.files().cloned().chain(bases);
-        let arriving = crate::receive::DIR;
+        let arriving = logs::INCOMING;
         let parts = files::names(&self.dir.join(arriving)).unwrap_or_default();
         let parts = parts.iter().map(|n| Utf8Path::new(arriving).join(n));
         let images = files.chain(parts).map(|f| files::usage(&self.dir.join(f)));
@@ -253,9 +260,9 @@ impl Replica {
         }
         // Locked, because a log may arrive meanwhile and must not count as one that nobody knows.
         let state = self.state.blocking_lock();
-        for name in files::names(&self.dir.join(crate::logs::DIR))? {
+        for name in files::names(&self.dir.join(logs::DIR))? {
             if !state.logs.entries.iter().any(|e| e.file == name) {
-                files::remove(&self.dir.join(crate::logs::DIR).join(name))?;
+                files::remove(&self.dir.join(logs::DIR).join(name))?;
             }
         }
         Ok(())
@@ -291,20 +298,13 @@ impl Replica {
         let _work = self.work.lock().await;
     }
 
-    /// What the engine sees.
-    pub(crate) async fn info(self: &Arc<Self>) -> ReplicaInfo {
-        self.look_soon().await;
-        let info = self.as_it_is().await;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(info.clone());
-        info
-    }
-
     /// What the engine saw last, without waiting for anything.
     pub(crate) fn last_info(&self) -> Option<ReplicaInfo> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn as_it_is(&self) -> ReplicaInfo {
+    /// What is known of it, without a look at its files.
+    pub(crate) async fn as_it_is(&self) -> ReplicaInfo {
         let state = self.state.lock().await;
         let manifest = &state.manifest;
         ReplicaInfo {

@@ -9,7 +9,8 @@ use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::store::{Quota, StoreError};
 use lifeboat_model::{DiskId, VmId};
 
-use crate::files::{self, MIB, Result};
+use crate::error::Result;
+use crate::files::{self, MIB};
 
 /// The disk is looked at again after this many bytes.
 pub(crate) const STEP: u64 = MIB;

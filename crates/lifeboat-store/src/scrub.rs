@@ -7,123 +7,31 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::scrub::{ScrubNews, ScrubNext, ScrubPass, ScrubState, ScrubStep, ScrubWork};
 use lifeboat_engine::ports::store::StoreError;
-use lifeboat_model::{DiskFormat, Position, Timestamp};
+use lifeboat_model::{Position, Timestamp};
 use rustix::fs::Advice;
-use serde::{Deserialize, Serialize};
 
-use crate::damage::{Bad, Known, Sealed, log_files, note, prune, sealed};
-use crate::digest::{BLOCK, Blocks, DIGESTS, DIR, LAYER_BLOCK, PER_PAGE, Seen, Sidecar, UNKNOWN};
-use crate::files::{self, Result, at};
+use crate::damage::{Bad, Sealed, note, prune, sealed};
+use crate::digest::{Blocks, DIGESTS, DIR, PER_PAGE, Seen, Sidecar, UNKNOWN};
+use crate::error::{Result, at};
+use crate::files;
 use crate::logs::Reader;
 use crate::manifest::Manifest;
-use crate::map::{Map, tidy};
-use crate::proof::{self, Proof};
+use crate::progress::{AT_ONCE, NAME, OF, Pass, Progress, Scrub};
+use crate::proof;
 use crate::qemu_img::Cancel;
 use crate::replica::Replica;
-
-/// File of the progress, below [`DIR`].
-const NAME: &str = "state.json";
-
-/// File that names the replica all this is about, below [`DIR`].
-const OF: &str = "of.json";
-
-/// Bytes that one call reads, about.
-pub(crate) const AT_ONCE: u64 = 16 << 20;
+use crate::shown::describe;
+use crate::spoiled::log_files;
 
 /// How long one call goes through holes.
 const LONG_ENOUGH: Duration = Duration::from_millis(50);
 
-/// How far scrubbing is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Progress {
-    /// Files of which every block was looked at since they were sealed.
-    recorded: BTreeSet<Utf8PathBuf>,
-    /// Layers that were compared with their logs, and have no digests yet.
-    #[serde(default)]
-    proved: BTreeSet<Utf8PathBuf>,
-    /// The file that is being recorded, and the next page of it.
-    recording: Option<(Utf8PathBuf, u64)>,
-    pass: Option<Pass>,
-    /// When the last complete pass began.
-    last: Option<Timestamp>,
-}
-
-/// A pass under way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Pass {
-    shown: ScrubPass,
-    /// Files that are through.
-    done: BTreeSet<Utf8PathBuf>,
-    /// The file it is in, and the next page of it.
-    current: Option<(Utf8PathBuf, u64)>,
-    /// The last log that is through.
-    log: Option<Utf8PathBuf>,
-    /// The head is through.
-    #[serde(default)]
-    head: bool,
-}
-
-/// What a replica keeps in memory of all this.
-#[derive(Default)]
-pub(crate) struct Scrub {
-    /// Start of the replica that this is about. After an adoption the same files hold something else.
-    of: Option<Position>,
-    progress: Progress,
-    log: Option<Reader>,
-    /// The comparison with logs that is under way.
-    pub(crate) proof: Option<Box<Proof>>,
-    pub(crate) damage: Known,
-}
-
-impl Scrub {
-    /// What is recorded for the replica in `dir`; nothing when it is about one that was here before.
-    pub(crate) fn load(dir: &Utf8Path, start: Position) -> Self {
-        let path = dir.join(DIR).join(NAME);
-        let read = std::fs::read(&path).ok();
-        let progress: Option<Progress> = read.and_then(|bytes| match serde_json::from_slice(&bytes) {
-            Ok(progress) => Some(progress),
-            Err(e) => {
-                tracing::warn!(%path, error = %e, "how far the scrub was cannot be read; it begins again");
-                None
-            }
-        });
-        let of = std::fs::read(dir.join(DIR).join(OF)).ok();
-        let of: Option<Position> = of.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        if of != Some(start) {
-            return Self::default();
-        }
-        Self {
-            of,
-            progress: progress.unwrap_or_default(),
-            log: None,
-            proof: None,
-            damage: Known::load(dir),
-        }
-    }
-
-    /// Whether a layer needs not be compared with logs any more.
-    pub(crate) fn is_through(&self, file: &Utf8Path) -> bool {
-        self.progress.recorded.contains(file) || self.progress.proved.contains(file)
-    }
-
-    /// Whether what is recorded is about a replica with this start.
-    pub(crate) fn is_about(&self, start: Position) -> bool {
-        self.of == Some(start)
-    }
-}
-
 impl Replica {
-    /// What is known of digests and damage. Held for moments only.
-    pub(crate) fn scrub(&self) -> std::sync::MutexGuard<'_, Scrub> {
-        self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn set_progress(&self, progress: Progress) {
         let path = self.dir.join(DIR).join(NAME);
         let tmp = path.with_extension("tmp");
@@ -461,91 +369,6 @@ fn missing(replica: &Replica, item: &Sealed, seen: &str, now: Timestamp) -> Resu
         first_seen: 0,
         next: None,
     })
-}
-
-/// What damaged blocks of a file mean for the disk.
-pub(crate) fn describe(dir: &Utf8Path, item: &Sealed, found: Vec<(u64, String)>, now: Timestamp) -> Vec<Bad> {
-    if found.is_empty() {
-        return Vec::new();
-    }
-    let numbers: Vec<u64> = found.iter().map(|(n, _)| *n).collect();
-    let places = places(dir, item, &numbers);
-    let bad = |((block, seen), place): ((u64, String), Place)| {
-        let suspect = place.data.iter().map(|(_, at, len)| (*at, *len)).collect();
-        Bad {
-            file: item.image.file.clone(),
-            disk: Some(item.disk.clone()),
-            block,
-            seen,
-            since: now,
-            table: place.table,
-            suspect: if place.table {
-                vec![(0, item.size)]
-            } else {
-                tidy(suspect)
-            },
-            later: None,
-            hopeless: false,
-            searched: false,
-        }
-    };
-    found.into_iter().zip(places).map(bad).collect()
-}
-
-/// What a block of a file is on the disk.
-#[derive(Clone)]
-pub(crate) struct Place {
-    /// First byte in the block, first byte of the disk, length.
-    pub(crate) data: Vec<(u64, u64, u64)>,
-    /// It holds something else than data, or that is not known.
-    pub(crate) table: bool,
-}
-
-/// What blocks of a file are on the disk.
-pub(crate) fn places(dir: &Utf8Path, item: &Sealed, blocks: &[u64]) -> Vec<Place> {
-    let path = dir.join(&item.image.file);
-    let unknown = || {
-        let place = Place {
-            data: Vec::new(),
-            table: true,
-        };
-        vec![place; blocks.len()]
-    };
-    let raw = |n: &u64| Place {
-        data: vec![(0, n * BLOCK, BLOCK)],
-        table: false,
-    };
-    match item.image.format {
-        DiskFormat::Raw => blocks.iter().map(raw).collect(),
-        DiskFormat::Qcow2 if !item.image.ours => unknown(),
-        DiskFormat::Qcow2 => in_layer(&path, item.size, blocks).unwrap_or_else(|_| unknown()),
-    }
-}
-
-fn in_layer(path: &Utf8Path, size: u64, blocks: &[u64]) -> Result<Vec<Place>> {
-    let end = std::fs::metadata(path).map_err(at("look at", path))?.len();
-    let map = Map::open(path, size)?;
-    let mut places: Vec<Vec<(u64, u64, u64)>> = vec![Vec::new(); blocks.len()];
-    for (offset, to) in map.windows(1 << 30) {
-        for piece in map.pieces(offset, to)? {
-            let Some(host) = piece.host else { continue };
-            for (block, place) in blocks.iter().zip(&mut places) {
-                let (from, till) = (block * LAYER_BLOCK, (block + 1) * LAYER_BLOCK);
-                let (a, b) = (host.max(from), (host + piece.len).min(till));
-                if a < b {
-                    place.push((a - from, piece.offset + (a - host), b - a));
-                }
-            }
-        }
-    }
-    let place = |(block, data): (&u64, Vec<(u64, u64, u64)>)| {
-        let bytes: u64 = data.iter().map(|(_, _, len)| len).sum();
-        Place {
-            table: bytes < end.saturating_sub(block * LAYER_BLOCK).min(LAYER_BLOCK),
-            data,
-        }
-    };
-    Ok(blocks.iter().zip(places).map(place).collect())
 }
 
 /// Reads on in a log; bytes read, damage found, and whether it is through.

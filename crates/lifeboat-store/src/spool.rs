@@ -17,7 +17,8 @@ use lifeboat_engine::ports::spool::{Spool, SpoolError, SpoolFile};
 use lifeboat_model::{Position, VmId};
 use tokio::sync::watch;
 
-use crate::files::{MIB, is_full};
+use crate::error::is_full;
+use crate::files::MIB;
 
 /// Extension of spool files; only these are removed at a start.
 const EXTENSION: &str = "spool";

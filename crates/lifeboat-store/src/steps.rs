@@ -1,7 +1,7 @@
 //! A place to fail. Every operation passes a step before and after each thing that reaches the disk; tests make the n-th
 //! one fail, which leaves the disk as a crash there would. In the program itself this is nothing.
 
-use crate::files::Result;
+use crate::error::Result;
 
 /// Counts down to a failure.
 #[derive(Clone, Default)]

@@ -19,7 +19,8 @@ use lifeboat_engine::ports::store::{
 use lifeboat_kernel::AtRest;
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
-use crate::files::{MIB, Result, at};
+use crate::error::{Result, at};
+use crate::files::MIB;
 use crate::replica::{Replica, beside, exclusive, incoming};
 use crate::room::{Room, Shares};
 use crate::steps::Steps;
@@ -358,7 +359,12 @@ impl ReplicaStore for QcowStore {
 
     async fn read_log(&self, vm: VmId, position: Position, offset: u64) -> Result<ByteStream> {
         let replica = self.find(vm)?;
-        on(replica, move |r| logs::stream(r, position, offset)).await
+        let read = move |r: &Replica| {
+            let found = r.state.blocking_lock().logs.to(position).cloned();
+            let entry = found.ok_or_else(|| StoreError::NoPoint(position.to_string()))?;
+            logs::stream(&r.dir, &entry, offset)
+        };
+        on(replica, read).await
     }
 
     async fn keep_logs(&self, vm: VmId, since: Option<Position>) {

@@ -1,6 +1,4 @@
-//! The manifest's file and its copy: how one changed bit in either is found and what is done about it. Both are JSON that
-//! a person reads; the last field is a digest of all text before it. A file without one is an older release's and is
-//! believed as it is.
+//! The manifest's file and its copy: what is done when one changed bit is found in either. How that is found, `digested` knows.
 //!
 //! The copy leaves the head out, which is made again from the logs, so that it has to be written only when a recovery point,
 //! a branch or the first copy changes and not with every log.
@@ -11,46 +9,19 @@ use camino::Utf8Path;
 use lifeboat_engine::ports::store::StoreError;
 
 use crate::damaged;
-use crate::files::{self, Result, at};
+use crate::digested::{checked, text};
+use crate::error::{Result, at};
+use crate::files;
 use crate::manifest::{Manifest, NAME};
 
 /// File name of the copy.
 pub(crate) const COPY: &str = "manifest.backup.json";
-
-/// What stands between everything else and the digest.
-const BEFORE: &str = ",\n  \"digest\": \"";
-
-/// What stands after it.
-const AFTER: &str = "\"\n}\n";
 
 /// What was found.
 pub(crate) struct Found {
     pub(crate) manifest: Manifest,
     /// The file itself could not be used, for this reason; the manifest is that of the copy.
     pub(crate) recovered: Option<String>,
-}
-
-/// The manifest as text, with its digest.
-pub(crate) fn text(manifest: &Manifest) -> serde_json::Result<String> {
-    let text = serde_json::to_string_pretty(manifest)?;
-    let body = text.strip_suffix("\n}").unwrap_or(&text);
-    Ok(format!(
-        "{body}{BEFORE}{}{AFTER}",
-        blake3::hash(body.as_bytes()).to_hex()
-    ))
-}
-
-/// The text without its digest; the reason when that is another one's.
-fn checked(text: &str) -> std::result::Result<String, String> {
-    let Some((body, rest)) = text.rsplit_once(BEFORE) else {
-        return Ok(text.to_owned());
-    };
-    match rest.strip_suffix(AFTER) {
-        Some(digest) if digest == blake3::hash(body.as_bytes()).to_hex().as_str() => {
-            Ok(format!("{body}\n}}\n"))
-        }
-        Some(_) | None => Err("it is not what was written: its digest differs".to_owned()),
-    }
 }
 
 /// Reads one of the files; `None` when it is not there.

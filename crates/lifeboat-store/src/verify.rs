@@ -13,7 +13,7 @@ use lifeboat_model::{BranchId, DiskFormat};
 
 use crate::branch::plan;
 use crate::chain::Image;
-use crate::files::{Result, at};
+use crate::error::{Result, at};
 use crate::layer;
 use crate::logs;
 use crate::manifest::Manifest;

@@ -8,8 +8,8 @@ use lifeboat_engine::ports::capture::{BlockView, CaptureError, Extent};
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::PointId;
 
+use crate::error::Result;
 use crate::export::{Export, MAX_READ};
-use crate::files::Result;
 use crate::replica::Replica;
 
 /// A recovery point that is being read.

@@ -13,11 +13,12 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::ca_key::{self, Ask, Passphrase};
+use crate::ca_key;
 use crate::certificate::{CertInfo, describe, read};
 use crate::error::CertError;
 use crate::files::{CA_CERT, CertificateFiles};
 use crate::new_files::{copy_ca, make_dir, refuse_existing, replace, write_new};
+use crate::passphrase::{Ask, Passphrase};
 
 /// Name of the CA's key in its directory. It is needed only to issue and may be kept off-line.
 pub const CA_KEY: &str = "ca.key";

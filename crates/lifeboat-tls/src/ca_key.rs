@@ -9,15 +9,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroizing;
 
 use crate::error::CertError;
-
-/// Text that is overwritten when it is dropped.
-pub type Passphrase = Zeroizing<String>;
-
-/// Says the passphrase of a key file. Asked for only where the key is encrypted.
-pub type Ask<'a> = &'a dyn Fn(&Utf8Path) -> std::io::Result<Passphrase>;
-
-/// Characters of a passphrase: whoever has the file can try as many as he has time for.
-pub const PASSPHRASE_MIN: usize = 12;
+use crate::passphrase::{Ask, PASSPHRASE_MIN, Passphrase};
 
 /// scrypt as OWASP's Password Storage Cheat Sheet has it for 16 MiB of memory: N = 2^14, r = 8, p = 5. With more memory OpenSSL
 /// would not read the key without being told to.

@@ -2,7 +2,7 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use crate::ca_key::PASSPHRASE_MIN;
+use crate::passphrase::PASSPHRASE_MIN;
 
 /// Why no certificate was made or read. Nothing was overwritten.
 #[derive(Debug, thiserror::Error)]

@@ -23,11 +23,11 @@ mod files;
 mod fingerprint;
 pub mod handshake;
 pub mod new_files;
+mod passphrase;
 mod revocation;
 mod verify;
 
 pub use authority::{Authority, CA_KEY};
-pub use ca_key::{Ask, PASSPHRASE_MIN, Passphrase};
 pub use certificate::{CertInfo, Validity};
 pub use clock::{CLOCK_LOOK, now, until};
 pub use config::{Purpose, called, calling, provider};
@@ -36,4 +36,5 @@ pub use error::CertError;
 pub use files::{CA_CERT, CertificateFiles, CredentialsError, certificate_chain};
 pub use fingerprint::{certificate_fingerprint, fingerprints, key_fingerprint, spki_fingerprint};
 pub use handshake::TlsFault;
+pub use passphrase::{Ask, PASSPHRASE_MIN, Passphrase};
 pub use revocation::{RevocationError, RevocationList, revoke};

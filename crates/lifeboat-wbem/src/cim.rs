@@ -10,13 +10,18 @@ mod cursor;
 mod embedded;
 mod facts;
 pub mod indications;
+mod located;
 pub mod methods;
 mod query;
 mod recovery;
+mod registry;
 mod relations;
 pub mod roles;
+mod subscription;
 pub mod subscriptions;
+mod times;
 mod waiting;
+mod watched;
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -25,9 +30,10 @@ use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, Schema, Value};
 use lifeboat_engine::action::Management;
 
 pub use caller::Caller;
-pub use cursor::{Cursor, Found};
+pub use cursor::Cursor;
 pub use facts::Machine;
 pub(crate) use facts::now;
+pub use located::Found;
 pub use roles::Role;
 
 /// The namespace of everything about virtual machines.
@@ -97,7 +103,7 @@ pub struct ObjectManager {
     /// What walks that overlap in time share; gone with the last of them.
     shared: Mutex<Weak<facts::Shared>>,
     /// What clients have made to be told of changes.
-    registry: subscriptions::Registry,
+    registry: registry::Registry,
 }
 
 impl ObjectManager {
@@ -108,7 +114,7 @@ impl ObjectManager {
             management,
             host,
             shared: Mutex::new(Weak::new()),
-            registry: subscriptions::Registry::default(),
+            registry: registry::Registry::default(),
         })
     }
 

@@ -17,13 +17,14 @@ use lifeboat_cim::cimxml::{
     View,
 };
 use lifeboat_cim::wql::{Columns, Query};
-use lifeboat_cim::{CimError, Class, InstanceName, Namespace, Raw, Status, wql};
+use lifeboat_cim::{CimError, InstanceName, Namespace, Raw, Status, wql};
+use lifeboat_engine::by::Surface as WayIn;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::cim::{Caller, Cursor, Found, ObjectManager, Relations};
-use crate::enumerations::{BatchError, Enumeration, Enumerations, Form as AnyForm, IDLE, Measure, Walk};
-use crate::http::{Body, Exchange, document, plain};
+use crate::enumerations::{BatchError, Encode, Enumeration, Enumerations, IDLE, Measure, Walk};
+use crate::http::{Body, Exchange, Protocol, document, plain};
 use crate::listeners::Listeners;
 
 /// Type of every answer.
@@ -41,8 +42,7 @@ const MAX_IDLE: Duration = Duration::from_secs(600);
 const LARGE: usize = 128 << 10;
 
 /// How the items of an enumeration look.
-#[derive(Clone)]
-pub(crate) struct Form {
+struct Form {
     host: Arc<str>,
     form: cimxml::Form,
     view: View,
@@ -51,17 +51,6 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// Whole instances that are pulled.
-    #[cfg(test)]
-    pub(super) fn of_instances(host: &str, kind: Pulled) -> Self {
-        Self {
-            host: host.into(),
-            form: cimxml::Form::InstanceWithPath,
-            view: View::default(),
-            kind: Some(kind),
-        }
-    }
-
     fn item(&self, Found { namespace, instance }: &Found) -> String {
         let results = Results {
             namespace,
@@ -73,6 +62,12 @@ impl Form {
     }
 }
 
+impl Encode for Form {
+    fn encode(&self, found: &Found) -> Result<String, CimError> {
+        Ok(self.item(found))
+    }
+}
+
 /// CIM-XML of a host.
 pub(crate) struct CimXml {
     manager: Arc<ObjectManager>,
@@ -81,7 +76,7 @@ pub(crate) struct CimXml {
 }
 
 /// What can be asked here (DSP0200, 7.5).
-pub(crate) fn options() -> Response<Body> {
+fn options() -> Response<Body> {
     let mut answer = plain(StatusCode::OK);
     for (name, value) in [
         ("opt", "\"http://www.dmtf.org/cim/mapping/http/v1.0\"; ns=77"),
@@ -111,26 +106,41 @@ enum Given {
     Items(Box<(Form, Cursor)>),
 }
 
+impl Protocol for CimXml {
+    const NAME: &'static str = "CIM-XML";
+    const WAY_IN: WayIn = WayIn::CimXml;
+    const PATHS: &'static [&'static str] = &["/cimom", "/cimom/", "/"];
+    const CHALLENGE: &'static str = "Basic realm=\"lifeboat\", charset=\"UTF-8\"";
+
+    fn other_method(&self, method: &str) -> Result<Response<Body>, (StatusCode, &'static str)> {
+        match method {
+            "OPTIONS" => Ok(options()),
+            // DSP0200 lets a server leave out the extension framework; clients then try POST.
+            "M-POST" => Err((StatusCode::NOT_IMPLEMENTED, "M-POST")),
+            _ => Err((StatusCode::METHOD_NOT_ALLOWED, "only POST")),
+        }
+    }
+
+    async fn answer(&self, exchange: Exchange) -> Response<Body> {
+        let span = tracing::info_span!("cimxml", from = %exchange.from, caller = exchange.caller.name);
+        self.respond(exchange).instrument(span).await
+    }
+}
+
 impl CimXml {
     pub(crate) fn new(
         manager: Arc<ObjectManager>,
         enumerations: Arc<Enumerations>,
         listeners: Listeners,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Self {
+        Self {
             manager,
             enumerations,
             listeners,
-        })
+        }
     }
 
-    /// The answer to somebody known.
-    pub(crate) async fn answer(self: &Arc<Self>, exchange: Exchange) -> Response<Body> {
-        let span = tracing::info_span!("cimxml", from = %exchange.from, caller = exchange.caller.name);
-        self.respond(exchange).instrument(span).await
-    }
-
-    async fn respond(self: &Arc<Self>, exchange: Exchange) -> Response<Body> {
+    async fn respond(&self, exchange: Exchange) -> Response<Body> {
         let (body, charset) = (exchange.body.clone(), exchange.charset().map(str::to_owned));
         let request = if body.len() > LARGE {
             let read = tokio::task::spawn_blocking(move || read(&body, charset.as_deref())).await;
@@ -219,7 +229,7 @@ impl CimXml {
                 let idle = idle(timeout)?;
                 let kind = Some(Pulled::of(&listing));
                 let (cursor, view) = self.list(namespace, listing).await?;
-                let begun = Enumeration::new(AnyForm::CimXml(form(view, kind)), Walk::new(cursor, None));
+                let begun = Enumeration::new(form(view, kind), Walk::new(cursor, None));
                 self.open(caller, head, begun.waiting(idle), max).await?
             }
             Intrinsic::Pull { kind, context, max } => self.pull(caller, head, kind, &context, max).await?,
@@ -276,7 +286,7 @@ impl CimXml {
         &self,
         caller: &Caller,
         head: &Head,
-        begun: Enumeration,
+        begun: Enumeration<Form>,
         max: u32,
     ) -> Result<String, CimError> {
         let (items, last) = some(&begun, max).await?;
@@ -297,12 +307,9 @@ impl CimXml {
     ) -> Result<String, CimError> {
         let found = self
             .enumerations
-            .find(caller, context)
+            .find::<Form>(caller, context)
             .ok_or_else(unknown_context)?;
-        let AnyForm::CimXml(form) = &found.form else {
-            return Err(unknown_context());
-        };
-        if form.kind != Some(kind) {
+        if found.form.kind != Some(kind) {
             let message = "this enumeration was opened by another operation and is pulled by its own";
             return Err(CimError::new(Status::InvalidEnumerationContext, message));
         }
@@ -344,11 +351,11 @@ fn from_schema(head: &Head, space: &Namespace, operation: Intrinsic) -> Result<S
             cimxml::unit(head, &cimxml::class_item(space, space.class(&class)?, &view))
         }
         Intrinsic::EnumerateClasses { class, deep, view } => {
-            let classes = below(space, class.as_deref(), deep)?;
+            let classes = space.below(class.as_deref(), deep)?;
             whole(head, classes.map(|c| cimxml::class_item(space, c, &view)))
         }
         Intrinsic::EnumerateClassNames { class, deep } => {
-            let classes = below(space, class.as_deref(), deep)?;
+            let classes = space.below(class.as_deref(), deep)?;
             whole(head, classes.map(|c| cimxml::class_name_item(&c.name)))
         }
         Intrinsic::EnumerateQualifiers => {
@@ -380,19 +387,13 @@ fn from_schema(head: &Head, space: &Namespace, operation: Intrinsic) -> Result<S
 }
 
 /// At most so many items, and whether they are the last.
-async fn some(enumeration: &Enumeration, max: u32) -> Result<(String, bool), CimError> {
-    let AnyForm::CimXml(form) = &enumeration.form else {
-        return Err(unknown_context());
-    };
-    let form = form.clone();
+async fn some(enumeration: &Enumeration<Form>, max: u32) -> Result<(String, bool), CimError> {
     let measure = Measure {
         items: usize::try_from(max).unwrap_or(MAX_ITEMS).min(MAX_ITEMS),
         octets: MAX_OCTETS,
         until: Instant::now() + PULL_TIME,
     };
-    let batch = enumeration
-        .batch(measure, move |found| Ok(form.item(found)))
-        .await;
+    let batch = enumeration.batch(measure).await;
     let batch = batch.map_err(|error| match error {
         BatchError::Cim(error) => error,
         BatchError::TooLarge => CimError::new(
@@ -418,24 +419,6 @@ fn whole(head: &Head, items: impl Iterator<Item = String>) -> String {
     text.extend(items);
     text.push_str(&cimxml::end(None));
     text
-}
-
-/// Classes below one, or below none.
-pub(super) fn below<'a>(
-    namespace: &'a Namespace,
-    class: Option<&'a str>,
-    deep: bool,
-) -> Result<impl Iterator<Item = &'a Class>, CimError> {
-    if let Some(class) = class {
-        namespace.class(class)?;
-    }
-    let wanted = move |c: &&Class| match (class, &c.superclass) {
-        (None, parent) => deep || parent.is_none(),
-        (Some(_), None) => false,
-        (Some(class), Some(parent)) if deep => namespace.is_a(parent, class),
-        (Some(class), Some(parent)) => parent.eq_ignore_ascii_case(class),
-    };
-    Ok(namespace.classes.values().filter(wanted))
 }
 
 fn query(text: &QueryText) -> Result<Query, CimError> {

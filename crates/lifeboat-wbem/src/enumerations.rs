@@ -3,6 +3,7 @@
 //! has asked for) is gone. Nothing of an enumeration is held but its cursor and
 //! what did not fit into the last answer.
 
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::num::NonZero;
@@ -33,12 +34,9 @@ static TURNS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
 
 /// How the items of an enumeration look; each protocol has its own.
-#[derive(Clone)]
-pub(crate) enum Form {
-    /// WS-Management.
-    Wsman(crate::wsman::Form),
-    /// CIM-XML.
-    CimXml(crate::cimxml::Form),
+pub(crate) trait Encode: Send + Sync + 'static {
+    /// An item as it is written.
+    fn encode(&self, found: &Found) -> Result<String, CimError>;
 }
 
 /// The rest of an enumeration.
@@ -116,19 +114,19 @@ pub(crate) struct Measure {
 }
 
 /// An enumeration.
-pub(crate) struct Enumeration {
+pub(crate) struct Enumeration<E> {
     /// How its items look.
-    pub(crate) form: Form,
+    pub(crate) form: Arc<E>,
     /// How long it waits for its next pull.
     idle: Duration,
     walk: Arc<tokio::sync::Mutex<Walk>>,
 }
 
-impl Enumeration {
+impl<E: Encode> Enumeration<E> {
     /// One that is not in the table (yet).
-    pub(crate) fn new(form: Form, walk: Walk) -> Self {
+    pub(crate) fn new(form: E, walk: Walk) -> Self {
         Self {
-            form,
+            form: Arc::new(form),
             idle: IDLE,
             walk: Arc::new(tokio::sync::Mutex::new(walk)),
         }
@@ -142,16 +140,12 @@ impl Enumeration {
 
     /// Takes the next items. The work goes on when nobody waits for it any more, so that neither a time limit nor a client
     /// that hangs up can lose an item between the cursor and an answer.
-    pub(crate) async fn batch(
-        &self,
-        measure: Measure,
-        encode: impl Fn(&Found) -> Result<String, CimError> + Send + 'static,
-    ) -> Result<Batch, BatchError> {
-        let walk = self.walk.clone();
+    pub(crate) async fn batch(&self, measure: Measure) -> Result<Batch, BatchError> {
+        let (walk, form) = (self.walk.clone(), self.form.clone());
         let work = tokio::spawn(async move {
             let mut walk = walk.lock_owned().await;
             let _turn = tokio::time::timeout(TURN, TURNS.acquire()).await;
-            let gathered = gather(&mut walk, measure, encode).await;
+            let gathered = gather(&mut walk, measure, &*form).await;
             (walk, gathered)
         });
         let Ok(done) = tokio::time::timeout_at(measure.until, work).await else {
@@ -170,17 +164,13 @@ impl Enumeration {
     }
 }
 
-async fn gather(
-    walk: &mut Walk,
-    measure: Measure,
-    encode: impl Fn(&Found) -> Result<String, CimError>,
-) -> Result<Batch, BatchError> {
+async fn gather(walk: &mut Walk, measure: Measure, form: &impl Encode) -> Result<Batch, BatchError> {
     let (mut items, mut octets) = (Vec::new(), 0);
     while items.len() < measure.items {
         let Some(found) = walk.peek(items.len()).await.map_err(BatchError::Cim)? else {
             break;
         };
-        let item = encode(found).map_err(BatchError::Cim)?;
+        let item = form.encode(found).map_err(BatchError::Cim)?;
         if octets + item.len() > measure.octets {
             if items.is_empty() {
                 return Err(BatchError::TooLarge);
@@ -198,12 +188,15 @@ async fn gather(
 struct Open {
     owner: String,
     used: Instant,
-    enumeration: Arc<Enumeration>,
+    /// How long it waits for its next pull.
+    idle: Duration,
+    /// An [`Enumeration`] in the form of the protocol that it was begun by.
+    enumeration: Arc<dyn Any + Send + Sync>,
 }
 
 impl Open {
     fn waits(&self, now: Instant) -> bool {
-        now < self.used + self.enumeration.idle
+        now < self.used + self.idle
     }
 }
 
@@ -220,7 +213,11 @@ impl Enumerations {
     }
 
     /// Keeps one; returns the context by which it is known from now on.
-    pub(crate) fn insert(&self, caller: &Caller, enumeration: Enumeration) -> Result<String, CimError> {
+    pub(crate) fn insert<E: Encode>(
+        &self,
+        caller: &Caller,
+        enumeration: Enumeration<E>,
+    ) -> Result<String, CimError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         open.retain(|_, o| o.waits(now));
@@ -239,20 +236,21 @@ impl Enumerations {
         let entry = Open {
             owner: caller.name.clone(),
             used: now,
+            idle: enumeration.idle,
             enumeration: Arc::new(enumeration),
         };
         open.insert(context.clone(), entry);
         Ok(context)
     }
 
-    /// The caller's enumeration of this name, whose wait begins anew.
-    pub(crate) fn find(&self, caller: &Caller, context: &str) -> Option<Arc<Enumeration>> {
+    /// The caller's enumeration of this name, whose wait begins anew. One of another protocol is none.
+    pub(crate) fn find<E: Encode>(&self, caller: &Caller, context: &str) -> Option<Arc<Enumeration<E>>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let own = |o: &&mut Open| o.owner == caller.name && o.waits(now);
         let found = open.get_mut(context.trim()).filter(own)?;
         found.used = now;
-        Some(found.enumeration.clone())
+        found.enumeration.clone().downcast().ok()
     }
 
     /// Ends it; whether there was one.

@@ -1,5 +1,5 @@
-//! HTTP/1.1 for both protocols: who connects, what a request may cost before it is understood, and who sent it. What is in a
-//! request is the business of [`wsman`](crate::wsman) and [`cimxml`](crate::cimxml).
+//! HTTP/1.1 for every protocol: who connects, what a request may cost before it is understood, and who sent it. What is in a
+//! request is the business of its [`Protocol`].
 //!
 //! Nobody who has not logged in makes this host keep more than a few KiB: credentials stand in the head, and the body of a
 //! stranger is read only to be thrown away.
@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lifeboat_admission::{
-    Cap, Door, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
+    Cap, Door, Ending, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
 };
 use lifeboat_engine::by::Surface as WayIn;
 use lifeboat_model::Timestamp;
@@ -30,11 +30,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::cim::Caller;
 use crate::login::{ClientCertificate, Denied, Login};
-use crate::{cimxml, wsman};
 
 /// Body of an answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -151,46 +149,38 @@ pub(crate) fn charset(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// What is spoken on a port.
-pub(crate) enum Surface {
-    /// WS-Management.
-    Wsman(Arc<wsman::Wsman>),
-    /// CIM-XML.
-    CimXml(Arc<cimxml::CimXml>),
-}
+pub(crate) trait Protocol: Send + Sync + 'static {
+    /// Its name, for the log.
+    const NAME: &'static str;
+    /// The way in that requests by it are recorded with.
+    const WAY_IN: WayIn;
+    /// Paths that it is spoken at.
+    const PATHS: &'static [&'static str];
+    /// How a caller who has not logged in is asked to.
+    const CHALLENGE: &'static str;
 
-impl Surface {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Wsman(_) => "WS-Management",
-            Self::CimXml(_) => "CIM-XML",
-        }
+    /// Whether a request may be a question that is answered without credentials, by [`Protocol::introduce`].
+    fn asks_who(&self, _headers: &HeaderMap) -> bool {
+        false
     }
 
-    fn way_in(&self) -> WayIn {
-        match self {
-            Self::Wsman(_) => WayIn::Wsman,
-            Self::CimXml(_) => WayIn::CimXml,
-        }
+    /// The answer to such a question; `None` when it is something else.
+    fn introduce(&self, _body: &[u8], _charset: Option<&str>) -> Option<Response<Body>> {
+        None
     }
 
-    fn serves(&self, path: &str) -> bool {
-        match self {
-            Self::Wsman(_) => matches!(path, "/wsman" | "/wsman/"),
-            Self::CimXml(_) => matches!(path, "/cimom" | "/cimom/" | "/"),
-        }
+    /// The answer to a request by another method than POST; otherwise how it is refused, and why.
+    fn other_method(&self, _method: &str) -> Result<Response<Body>, (StatusCode, &'static str)> {
+        Err((StatusCode::METHOD_NOT_ALLOWED, "only POST"))
     }
 
-    fn challenge(&self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::Wsman(_) => "Basic realm=\"WSMAN\", charset=\"UTF-8\"",
-            Self::CimXml(_) => "Basic realm=\"lifeboat\", charset=\"UTF-8\"",
-        })
-    }
+    /// The answer to somebody known.
+    fn answer(&self, exchange: Exchange) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// A port with what is spoken on it.
-pub(crate) struct Server {
-    surface: Surface,
+pub(crate) struct Server<P> {
+    protocol: P,
     login: Arc<Login>,
     certificates: Option<Arc<Credentials>>,
     limits: Limits,
@@ -205,16 +195,16 @@ struct Peer {
     certificate: Option<ClientCertificate>,
 }
 
-impl Server {
+impl<P: Protocol> Server<P> {
     pub(crate) fn new(
-        surface: Surface,
+        protocol: P,
         login: Arc<Login>,
         certificates: Option<Arc<Credentials>>,
         limits: Limits,
     ) -> Arc<Self> {
         Arc::new(Self {
-            door: Door::new(surface.name(), limits.places),
-            surface,
+            door: Door::new(P::NAME, limits.places),
+            protocol,
             login,
             certificates,
             limits,
@@ -224,33 +214,13 @@ impl Server {
 
     /// Serves until `stop`, then lets requests under way end within a grace time.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
-        let handle = |stream, place| {
-            let (server, stop, cut) = (self.clone(), stop.clone(), cut.clone());
-            async move {
-                tokio::select! {
-                    () = server.connection(stream, place, stop) => {}
-                    () = cut.cancelled() => {}
-                }
-            }
-        };
+        let ending = Ending::new(stop.clone(), self.limits.grace);
+        let handle = |stream, place| self.clone().connection(stream, place, stop.clone());
         let stage = match self.certificates {
             Some(_) => Stage::Silent,
             None => Stage::Stranger,
         };
-        tokio::select! {
-            () = self.door.run(&listener, stage, &tasks, handle) => {}
-            () = stop.cancelled() => {}
-        }
-        drop(listener);
-        tasks.close();
-        if tokio::time::timeout(self.limits.grace, tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("{} requests did not end in time and are cut", self.surface.name());
-        }
-        cut.cancel();
+        self.door.serve(listener, stage, ending, handle).await;
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, place: Arc<Place>, stop: CancellationToken) {
@@ -346,7 +316,7 @@ impl Server {
 
     async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        if !self.surface.serves(head.uri.path()) {
+        if !P::PATHS.contains(&head.uri.path()) {
             return self
                 .refuse(peer, StatusCode::NOT_FOUND, "no such path", body)
                 .await;
@@ -361,17 +331,15 @@ impl Server {
                 .refuse(peer, StatusCode::PAYLOAD_TOO_LARGE, "body too large", body)
                 .await;
         }
-        if let Surface::Wsman(wsman) = &self.surface
-            && wsman::identifies_itself(&head.headers)
-        {
-            return self.introduce(peer, wsman, &head.headers, body).await;
+        if self.protocol.asks_who(&head.headers) {
+            return self.introduce(peer, &head.headers, body).await;
         }
         // Not dropped for others while credentials are looked at, and, when they are right, until it is answered.
         let held = peer.place.hold();
         let (from, certificate) = (peer.place.from(), peer.certificate.as_ref());
         let caller = match self.login.check(&head.headers, certificate, from.ip()).await {
             Ok(caller) => Caller {
-                from: Some((self.surface.way_in(), from)),
+                from: Some((P::WAY_IN, from)),
                 ..caller
             },
             Err(denied) => {
@@ -398,48 +366,32 @@ impl Server {
             headers: head.headers,
             body,
         };
-        match &self.surface {
-            Surface::Wsman(wsman) => wsman.answer(exchange).await,
-            Surface::CimXml(cimxml) => cimxml.answer(exchange).await,
-        }
+        self.protocol.answer(exchange).await
     }
 
-    /// Identify is the one thing that may be asked without saying who asks.
-    async fn introduce(
-        &self,
-        peer: &Peer,
-        wsman: &wsman::Wsman,
-        headers: &HeaderMap,
-        body: Incoming,
-    ) -> Response<Body> {
+    /// Who this is, is the one thing that may be asked without saying who asks.
+    async fn introduce(&self, peer: &Peer, headers: &HeaderMap, body: Incoming) -> Response<Body> {
         let read = tokio::time::timeout(STRANGERS_TIME, Limited::new(body, STRANGERS_BODY).collect()).await;
         let Ok(Ok(read)) = read else {
             return closing(plain(StatusCode::PAYLOAD_TOO_LARGE));
         };
-        match wsman.introduce(&read.to_bytes(), charset(headers)) {
+        match self.protocol.introduce(&read.to_bytes(), charset(headers)) {
             Some(answer) => answer,
             None => self.denied(peer, &Denied::Nothing),
         }
     }
 
     async fn other_method(&self, peer: &Peer, method: &Method, body: Incoming) -> Response<Body> {
-        match (&self.surface, method.as_str()) {
-            (Surface::CimXml(_), "OPTIONS") => cimxml::options(),
-            // DSP0200 lets a server leave out the extension framework; clients then try POST.
-            (Surface::CimXml(_), "M-POST") => {
-                self.refuse(peer, StatusCode::NOT_IMPLEMENTED, "M-POST", body)
-                    .await
-            }
-            (Surface::Wsman(_) | Surface::CimXml(_), _) => {
-                let mut answer = self
-                    .refuse(peer, StatusCode::METHOD_NOT_ALLOWED, "only POST", body)
-                    .await;
-                answer
-                    .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static("POST"));
-                answer
-            }
+        let (status, why) = match self.protocol.other_method(method.as_str()) {
+            Ok(answer) => return answer,
+            Err(refused) => refused,
+        };
+        let mut answer = self.refuse(peer, status, why, body).await;
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            let allowed = HeaderValue::from_static("POST");
+            answer.headers_mut().insert(ALLOW, allowed);
         }
+        answer
     }
 
     async fn deny(&self, peer: &Peer, denied: Denied, body: Incoming) -> Response<Body> {
@@ -465,7 +417,7 @@ impl Server {
         let mut answer = plain(StatusCode::UNAUTHORIZED);
         answer
             .headers_mut()
-            .insert(WWW_AUTHENTICATE, self.surface.challenge());
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static(P::CHALLENGE));
         answer
     }
 

@@ -3,13 +3,12 @@
 //!
 //! A request passes `http` (what may it cost), `login` (who is it), then `wsman` or `cimxml` (what does it want), and
 //! its answer the same way back. What outlives a request is only an enumeration that was begun (`enumerations`) and what
-//! somebody has subscribed to: `eventing` and `listeners` make messages of indications, `delivery` carries them.
+//! somebody has subscribed to: `wsman::eventing` and `listeners` make messages of indications, `delivery` carries them.
 
 pub mod cim;
 mod cimxml;
 mod delivery;
 mod enumerations;
-mod eventing;
 mod http;
 mod listeners;
 mod login;

@@ -14,10 +14,10 @@ use crate::cim::ObjectManager;
 use crate::cim::indications::Indications;
 use crate::delivery::{Client, Deliveries, Patience};
 use crate::enumerations::Enumerations;
-use crate::eventing::Eventing;
-use crate::http::{Limits, Server, Surface};
+use crate::http::{Limits, Protocol, Server};
 use crate::listeners::Listeners;
 use crate::login::Login;
+use crate::wsman::eventing::Eventing;
 use crate::{cimxml, users, wsman};
 
 /// What protects the connections.
@@ -142,24 +142,13 @@ impl Remote {
         let listeners = Listeners::new(indications.clone(), deliveries.clone());
         let wsman = wsman::Wsman::new(manager.clone(), enumerations.clone(), eventing);
         let cimxml = cimxml::CimXml::new(manager, enumerations.clone(), listeners);
-        let run = |listener: Option<TcpListener>, surface| {
-            let server = Server::new(
-                surface,
-                self.login.clone(),
-                self.certificates.clone(),
-                self.limits,
-            );
-            let stop = stop.clone();
-            async move {
-                if let Some(listener) = listener {
-                    server.run(listener, stop).await;
-                }
-            }
-        };
+        let (login, certificates, limits) = (self.login, self.certificates, self.limits);
+        let wsman = Server::new(wsman, login.clone(), certificates.clone(), limits);
+        let cimxml = Server::new(cimxml, login, certificates, limits);
         let serving = async {
             tokio::join!(
-                run(self.wsman, Surface::Wsman(wsman)),
-                run(self.cimxml, Surface::CimXml(cimxml))
+                run(self.wsman, wsman, stop.clone()),
+                run(self.cimxml, cimxml, stop.clone())
             )
         };
         tokio::select! {
@@ -168,6 +157,13 @@ impl Remote {
             never = watch(indications) => match never {},
         }
         deliveries.end().await;
+    }
+}
+
+/// Serves a protocol where it has a port.
+async fn run<P: Protocol>(listener: Option<TcpListener>, server: Arc<Server<P>>, stop: CancellationToken) {
+    if let Some(listener) = listener {
+        server.run(listener, stop).await;
     }
 }
 

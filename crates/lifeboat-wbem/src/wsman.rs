@@ -3,6 +3,8 @@
 //!
 //! Every answer says its length: some clients cannot read chunks.
 
+pub(crate) mod eventing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +15,14 @@ use lifeboat_cim::wsman::{
     Polymorphism, Pull, encode,
 };
 use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, ObjectPath, Raw, Status, Value};
+use lifeboat_engine::by::Surface as WayIn;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::cim::{Caller, Cursor, Found, ObjectManager};
-use crate::cimxml::below;
-use crate::enumerations::{Batch, BatchError, Enumeration, Enumerations, Form as AnyForm, Measure, Walk};
-use crate::eventing::Eventing;
-use crate::http::{Body, Exchange, document};
+use crate::enumerations::{Batch, BatchError, Encode, Enumeration, Enumerations, Measure, Walk};
+use crate::http::{Body, Exchange, Protocol, document};
+use eventing::Eventing;
 
 /// How long an operation may take when the client does not say, and at most.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,8 +38,7 @@ const PROFILES: [&str; 2] = [
 ];
 
 /// How the items of an enumeration look.
-#[derive(Clone)]
-pub(crate) struct Form {
+struct Form {
     family: Family,
     mode: Mode,
     /// Cut down to this class.
@@ -49,8 +50,8 @@ pub(crate) struct Form {
     described: Option<Arc<[(String, String)]>>,
 }
 
-impl Form {
-    fn item(&self, found: &Found) -> Result<String, CimError> {
+impl Encode for Form {
+    fn encode(&self, found: &Found) -> Result<String, CimError> {
         let Found { namespace, instance } = found;
         let encoder = Encoder {
             namespace,
@@ -85,49 +86,35 @@ pub(crate) struct Wsman {
     eventing: Eventing,
 }
 
-/// Whether a client asks who this is before it says who it is.
-pub(crate) fn identifies_itself(headers: &HeaderMap) -> bool {
-    let value = headers.get("wsmanidentify");
-    value.is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"unauthenticated"))
-}
-
 fn read(body: &[u8], charset: Option<&str>) -> Result<Message, Fault> {
     let text = lifeboat_xml::decode_text(body, charset)
         .map_err(|e| Fault::new(FaultKind::Malformed, e.to_string()))?;
     wsman::decode(&text)
 }
 
-pub(super) fn message_id() -> String {
+fn message_id() -> String {
     format!("uuid:{}", uuid::Uuid::new_v4().to_string().to_uppercase())
 }
 
-impl Wsman {
-    pub(crate) fn new(
-        manager: Arc<ObjectManager>,
-        enumerations: Arc<Enumerations>,
-        eventing: Eventing,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            manager,
-            enumerations,
-            eventing,
-        })
+impl Protocol for Wsman {
+    const NAME: &'static str = "WS-Management";
+    const WAY_IN: WayIn = WayIn::Wsman;
+    const PATHS: &'static [&'static str] = &["/wsman", "/wsman/"];
+    const CHALLENGE: &'static str = "Basic realm=\"WSMAN\", charset=\"UTF-8\"";
+
+    fn asks_who(&self, headers: &HeaderMap) -> bool {
+        let value = headers.get("wsmanidentify");
+        value.is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"unauthenticated"))
     }
 
-    /// The answer to Identify by a stranger; `None` when it is something else.
-    pub(crate) fn introduce(&self, body: &[u8], charset: Option<&str>) -> Option<Response<Body>> {
+    fn introduce(&self, body: &[u8], charset: Option<&str>) -> Option<Response<Body>> {
         match read(body, charset).ok()?.operation {
             Operation::Identify => Some(document(StatusCode::OK, KIND, self.identity(&[]))),
             _ => None,
         }
     }
 
-    fn identity(&self, profiles: &[&str]) -> String {
-        encode::identify("Lifeboat", &self.manager.host().version, profiles)
-    }
-
-    /// The answer to somebody known.
-    pub(crate) async fn answer(self: &Arc<Self>, exchange: Exchange) -> Response<Body> {
+    async fn answer(&self, exchange: Exchange) -> Response<Body> {
         let span = tracing::info_span!("wsman", from = %exchange.from, caller = exchange.caller.name);
         let work = async {
             match self.respond(exchange).await {
@@ -147,8 +134,26 @@ impl Wsman {
         };
         work.instrument(span).await
     }
+}
 
-    async fn respond(self: &Arc<Self>, exchange: Exchange) -> Result<String, (Fault, String)> {
+impl Wsman {
+    pub(crate) fn new(
+        manager: Arc<ObjectManager>,
+        enumerations: Arc<Enumerations>,
+        eventing: Eventing,
+    ) -> Self {
+        Self {
+            manager,
+            enumerations,
+            eventing,
+        }
+    }
+
+    fn identity(&self, profiles: &[&str]) -> String {
+        encode::identify("Lifeboat", &self.manager.host().version, profiles)
+    }
+
+    async fn respond(&self, exchange: Exchange) -> Result<String, (Fault, String)> {
         let (body, charset) = (exchange.body.clone(), exchange.charset().map(str::to_owned));
         let message = if body.len() > LARGE {
             let read = tokio::task::spawn_blocking(move || read(&body, charset.as_deref())).await;
@@ -180,7 +185,7 @@ impl Wsman {
 
     /// The body of the answer.
     async fn perform(
-        self: &Arc<Self>,
+        &self,
         caller: &Caller,
         headers: &Headers,
         operation: Operation,
@@ -285,7 +290,7 @@ impl Wsman {
             ..self.form(headers)
         };
         let namespace = self.namespace(headers)?;
-        let classes = below(namespace, class, true)?;
+        let classes = namespace.below(class, true)?;
         let classes = classes.map(|c| Instance::new(&c.name)).collect();
         let walk = Walk::new(Cursor::over(&self.manager, namespace, classes), None);
         let at_once = enumerate.optimised.then_some(enumerate.max_elements);
@@ -316,13 +321,13 @@ impl Wsman {
         at_once: Option<usize>,
         until: Instant,
     ) -> Result<String, Fault> {
-        let begun = Enumeration::new(AnyForm::Wsman(form.clone()), walk);
+        let begun = Enumeration::new(form, walk);
         let Some(items) = at_once else {
             let context = self.enumerations.insert(caller, begun)?;
             return Ok(encode::enumerate(None, Some(&context)));
         };
         let measure = measure(headers, items, None, until);
-        let batch = batch(&begun, form, measure).await?;
+        let batch = batch(&begun, measure).await?;
         let context = match batch.last {
             true => None,
             false => Some(self.enumerations.insert(caller, begun)?),
@@ -347,16 +352,13 @@ impl Wsman {
         }
         let found = self
             .enumerations
-            .find(caller, &pull.context)
+            .find::<Form>(caller, &pull.context)
             .ok_or_else(unknown)?;
-        let AnyForm::Wsman(form) = &found.form else {
-            return Err(unknown());
-        };
         let until = pull
             .max_time
             .map_or(until, |t| until.min(Instant::now() + t.min(MAX_TIMEOUT)));
         let measure = measure(headers, pull.max_elements, pull.max_characters, until);
-        let batch = batch(&found, form.clone(), measure).await?;
+        let batch = batch(&found, measure).await?;
         let context = (!batch.last).then_some(pull.context.as_str());
         if batch.last {
             self.enumerations.remove(caller, &pull.context);
@@ -398,8 +400,8 @@ impl Wsman {
     }
 }
 
-async fn batch(enumeration: &Enumeration, form: Form, measure: Measure) -> Result<Batch, Fault> {
-    let batch = enumeration.batch(measure, move |found| form.item(found)).await;
+async fn batch(enumeration: &Enumeration<Form>, measure: Measure) -> Result<Batch, Fault> {
+    let batch = enumeration.batch(measure).await;
     batch.map_err(|error| match error {
         BatchError::Cim(error) => error.into(),
         BatchError::TooLarge => too_large(),
@@ -407,7 +409,7 @@ async fn batch(enumeration: &Enumeration, form: Form, measure: Measure) -> Resul
     })
 }
 
-pub(super) fn measure(headers: &Headers, items: usize, characters: Option<usize>, until: Instant) -> Measure {
+fn measure(headers: &Headers, items: usize, characters: Option<usize>, until: Instant) -> Measure {
     let room = headers.max_envelope.max(MIN_ENVELOPE) - encode::OVERHEAD;
     Measure {
         items,

@@ -1,6 +1,8 @@
 //! What an administrator writes: the host's configuration and one file per VM. Read once at start; a mistake stops the
 //! start before anything is touched. Defaults are here and nowhere else.
 
+mod encryption;
+
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
@@ -12,7 +14,7 @@ use lifeboat_qemu::UserRange;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::encryption::Encryption;
+pub(crate) use self::encryption::Encryption;
 use crate::private::standing;
 
 /// Where the management socket is when nobody says otherwise.

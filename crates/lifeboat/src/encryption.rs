@@ -19,13 +19,12 @@ use lifeboat_kernel::encryption::LONGEST;
 use lifeboat_kernel::{AtRest, AtRestError, MasterKey, Standing};
 use lifeboat_model::{VmSpec, words};
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use crate::config::Config;
+use crate::config::{Config, Encryption};
 use crate::private::standing;
 
 /// The spool's directory while there is a key: only an empty directory can become encrypted, and the root of a file system never.
@@ -39,34 +38,6 @@ const SAID: usize = 2048;
 
 /// How long a directory may take to be looked at when the daemon starts.
 const LOOK: Duration = Duration::from_secs(10);
-
-/// Encryption of what this host keeps of guests.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Encryption {
-    /// The file that has the key.
-    pub(crate) key_file: Option<Utf8PathBuf>,
-    /// The program that writes it to standard output, and its arguments.
-    pub(crate) key_command: Option<Vec<String>>,
-}
-
-impl Encryption {
-    /// The key with a value that cannot be, and why.
-    pub(crate) fn mistake(&self) -> Option<(&'static str, &'static str)> {
-        match (&self.key_file, &self.key_command) {
-            (Some(file), None) if !file.is_absolute() => {
-                Some(("encryption.key_file", "write an absolute path"))
-            }
-            (None, Some(command)) if command.first().is_none_or(String::is_empty) => Some((
-                "encryption.key_command",
-                "write a program and its arguments as a list",
-            )),
-            (Some(_), None) | (None, Some(_)) => None,
-            (Some(_), Some(_)) => Some(("encryption", "name key_file or key_command, not both")),
-            (None, None) => Some(("encryption", "name key_file or key_command")),
-        }
-    }
-}
 
 /// Where the spool is.
 pub(crate) fn spool_dir(config: &Config) -> Utf8PathBuf {

@@ -22,7 +22,7 @@
 //! disk is exported at that moment, so only copies of records, on nodes of ours, ever are. A source keeps the sizes it
 //! was opened with, and refuses once they are no longer true.
 //!
-//! Where an instant comes from is in three functions of `source.rs`: `prepare`, `take` and `clear`. They reopen `top-ID` over the
+//! Where an instant comes from is in three functions of `shared.rs`: `prepare`, `take` and `clear`. They reopen `top-ID` over the
 //! filter and back, so they need a process whose disks have these nodes ([`crate::graph`]).
 
 mod block;
@@ -30,6 +30,7 @@ mod freeze;
 pub mod holes;
 mod marked;
 mod ranges;
+mod shared;
 mod source;
 mod space;
 pub mod tracking;
@@ -46,7 +47,8 @@ use serde::{Deserialize, Serialize};
 pub use self::block::{Commands, Image, Node, failed};
 pub use self::freeze::Freezer;
 pub use self::marked::marked;
-pub use self::source::{Opened, Shared, Source};
+pub use self::shared::{Opened, Shared};
+pub use self::source::Source;
 pub use self::space::Space;
 pub use self::tracking::RECORD_PREFIX;
 pub use self::view::ALLOCATION;

@@ -12,16 +12,13 @@ use lifeboat_model::DiskId;
 use serde_json::{Value, json};
 
 use super::block::unread;
-use super::source::{Shared, bitmap_copy};
+use super::shared::{Shared, UNION, bitmap_copy};
 use super::tracking;
 use super::view;
 use crate::graph;
 use crate::nbd::{STATE_DIRTY, StatusExtent};
 
-/// Node of the disk's size and without content, for the bitmap of everything that the disk's records hold.
-pub(crate) const UNION: &str = "union-";
-
-/// Name of that bitmap.
+/// Name of the bitmap of everything that a disk's records hold.
 const CHANGED: &str = "changed";
 
 /// Depth at which `qemu:allocation-depth` shows what an image holds itself.

@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use super::block::unread;
 use super::holes;
-use super::source::Shared;
+use super::shared::Shared;
 use crate::nbd::{NbdClient, NbdError, STATE_DIRTY, STATE_ZERO, StatusExtent};
 
 /// Context that tells holes from data.

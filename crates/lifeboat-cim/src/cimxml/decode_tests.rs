@@ -3,8 +3,8 @@
 use super::decode;
 use crate::cimxml::{Call, Head, Intrinsic, Listing, Pulled, QueryText, Request, RequestError, View};
 use crate::error::Status;
-use crate::instance::Raw;
 use crate::path::{InstanceName, KeyValue, ObjectPath};
+use crate::raw::Raw;
 use lifeboat_xml::XmlError;
 
 /// A request as pywbem writes it: a component of the namespace to each element, no white space.

@@ -5,9 +5,8 @@
 use super::write;
 use super::{Head, Intrinsic, Listing, Pulled, View};
 use crate::error::CimError;
-use crate::instance::Instance;
 use crate::schema::{Method, Namespace};
-use crate::value::Value;
+use crate::value::{Instance, Value};
 use lifeboat_xml::Writer;
 
 /// How an instance is written in the answer to an operation.

@@ -10,11 +10,10 @@ use crate::cimxml::{
 };
 use crate::datetime::DateTime;
 use crate::error::{CimError, Status};
-use crate::instance::Instance;
 use crate::path::{InstanceName, ObjectPath};
 use crate::schema::{Namespace, Property, Schema};
 use crate::typing::typed_instance;
-use crate::value::{CimType, Value};
+use crate::value::{CimType, Instance, Value};
 
 fn head(intrinsic: bool, name: &str) -> Head {
     Head {

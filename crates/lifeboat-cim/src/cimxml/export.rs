@@ -4,8 +4,8 @@
 use super::View;
 use super::values::shown;
 use super::write;
-use crate::instance::Instance;
 use crate::schema::Namespace;
+use crate::value::Instance;
 use lifeboat_xml::{Writer, XmlError};
 
 /// Why a listener's answer is not that it has taken the indication.

@@ -13,8 +13,8 @@ mod values;
 mod write;
 
 use crate::error::CimError;
-use crate::instance::{Raw, RawInstance};
 use crate::path::InstanceName;
+use crate::raw::{Raw, RawInstance};
 use lifeboat_xml::XmlError;
 
 pub use classes::{class_item, class_name_item, qualifier_item};

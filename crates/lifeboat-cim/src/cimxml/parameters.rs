@@ -3,8 +3,8 @@
 use super::values::{self, shown};
 use super::{QueryText, Relation, View};
 use crate::error::{CimError, Status};
-use crate::instance::{Raw, RawInstance};
 use crate::path::InstanceName;
+use crate::raw::{Raw, RawInstance};
 use lifeboat_xml::Element;
 
 type Result<T> = std::result::Result<T, CimError>;

@@ -1,8 +1,8 @@
 //! Values, paths and instances as elements of CIM-XML, read into their raw form. Types are not looked at here (`TYPE`
 //! attributes of real callers are often wrong): the schema decides, in [`crate::typing`].
 
-use crate::instance::{Raw, RawInstance};
 use crate::path::{InstanceName, KeyValue, MAX_KEYS, ObjectPath};
+use crate::raw::{Raw, RawInstance};
 use lifeboat_xml::Element;
 
 /// What is wrong with an element, in words; the sender's fault.

@@ -2,11 +2,9 @@
 //! by what it is.
 
 use super::View;
-use crate::instance::Instance;
 use crate::path::{InstanceName, KeyValue, ObjectPath};
-use crate::schema::{Namespace, Property};
-use crate::typing::Declared;
-use crate::value::{CimType, Value};
+use crate::schema::{Declared, Namespace, Property};
+use crate::value::{CimType, Instance, Value};
 use lifeboat_xml::Writer;
 
 /// The text of an embedded instance: properties that have a value, in the order of the schema.

@@ -1,11 +1,22 @@
 //! One class with everything it inherits, by the rules of DSP0004: what may be overridden and how, which qualifiers go on
 //! to subclasses, and what a value may be.
 
-use super::build::{Fault, Mention};
+use super::fault::Fault;
 use super::{Class, Method, Namespace, Parameter, Property, Qualifier};
 use crate::datetime::DateTime;
 use crate::mof::{ClassText, Declared, Kind, Literal, MethodText, ParameterText, PropertyText, QualifierUse};
 use crate::value::{CimType, Value};
+
+/// A class that was named before it was certain to exist.
+pub(super) struct Mention {
+    /// `CLASS.PROPERTY` or the like.
+    pub(super) element: String,
+    pub(super) line: u32,
+    /// The class.
+    pub(super) class: String,
+    /// The class that it must derive from, if this overrides something.
+    pub(super) ancestor: Option<String>,
+}
 
 /// A fault and its place in the file.
 pub(super) struct Misplaced {

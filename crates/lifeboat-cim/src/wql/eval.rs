@@ -8,10 +8,9 @@ use std::cmp::Ordering;
 use super::{Column, Columns, Condition, Operand, Operator, Select};
 use crate::datetime::DateTime;
 use crate::error::{CimError, Status};
-use crate::instance::Instance;
 use crate::path::ObjectPath;
 use crate::schema::{Class, Namespace};
-use crate::value::Value;
+use crate::value::{Instance, Value};
 
 /// What the columns `__SERVER`, `__PATH`, `__RELPATH`, `__NAMESPACE` and `__CLASS` are made of, beside the instance.
 #[derive(Clone, Debug)]

@@ -1,12 +1,12 @@
 //! Envelopes into messages. Everything a stranger can get wrong ends in a fault that names it; sizes are bounded by the XML
 //! reader and by the caller, who bounds the bytes.
 
+use super::elements::{duration, expires, max_elements, number};
 use super::eventing;
 use super::fault::{Fault, FaultKind};
-use super::headers::{self, Headers, duration, number};
+use super::headers::{self, Headers};
 use super::uri::{Family, ResourceUri, after};
-use super::{Enumerate, Expires, MAX_ITEMS, Message, Mode, Operation, Polymorphism, Pull, filter, ns, value};
-use crate::datetime::DateTime;
+use super::{Enumerate, Message, Mode, Operation, Polymorphism, Pull, filter, ns, value};
 use crate::path::KeyValue;
 use crate::wql::Query;
 use lifeboat_xml::Element;
@@ -335,29 +335,5 @@ fn context(body: &Element) -> Result<String, Fault> {
             FaultKind::SchemaValidation,
             "the body has no n:EnumerationContext",
         )),
-    }
-}
-
-/// At least 1, which is also what nothing means.
-pub(super) fn max_elements(element: Option<&Element>) -> Result<usize, Fault> {
-    match element.map(number).transpose()? {
-        None => Ok(1),
-        Some(0) => Err(Fault::new(
-            FaultKind::SchemaValidation,
-            "MaxElements must be at least 1",
-        )),
-        Some(n) => Ok(n.min(MAX_ITEMS)),
-    }
-}
-
-/// A duration or an instant.
-pub(super) fn expires(element: Option<&Element>, wrong: FaultKind) -> Result<Option<Expires>, Fault> {
-    let Some(element) = element else {
-        return Ok(None);
-    };
-    match DateTime::parse(element.text().trim()) {
-        Ok(DateTime::Interval(micros)) => Ok(Some(Expires::In(std::time::Duration::from_micros(micros)))),
-        Ok(DateTime::Instant(micros)) => Ok(Some(Expires::At(micros))),
-        Err(e) => Err(Fault::new(wrong, format!("Expires: {e}"))),
     }
 }

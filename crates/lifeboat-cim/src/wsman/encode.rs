@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::envelope::{PREFIXES, envelope, finish};
 use super::eventing::{DeliveryMode, Endpoint};
 use super::headers::Headers;
 use super::ns;
@@ -12,43 +13,6 @@ use lifeboat_xml::Writer;
 /// Bytes of an answer to Enumerate or Pull that are not items, at most: what of a request is repeated is bounded, and the ids
 /// and contexts of this server are short.
 pub const OVERHEAD: usize = 4096;
-
-/// The namespaces that every envelope declares. Clients that look names up by prefix know these letters.
-const PREFIXES: [(&str, &str); 9] = [
-    ("xmlns:s", ns::SOAP),
-    ("xmlns:a", ns::ADDRESSING),
-    ("xmlns:w", ns::WSMAN),
-    ("xmlns:n", ns::ENUMERATION),
-    ("xmlns:e", ns::EVENTING),
-    ("xmlns:x", ns::TRANSFER),
-    ("xmlns:b", ns::BINDING),
-    ("xmlns:cim", ns::CIM),
-    ("xmlns:xsi", ns::XSI),
-];
-
-/// An envelope to whoever sent the request. `body` is XML with the prefixes of this module.
-#[must_use]
-pub fn envelope(action: &str, message_id: &str, relates_to: Option<&str>, body: &str) -> String {
-    let mut w = Writer::new();
-    w.start("s:Envelope", &PREFIXES);
-    w.start("s:Header", &[]);
-    w.leaf("a:To", &[], ns::ANONYMOUS);
-    w.leaf("a:Action", &[], action);
-    w.leaf("a:MessageID", &[], message_id);
-    if let Some(relates_to) = relates_to {
-        w.leaf("a:RelatesTo", &[], relates_to);
-    }
-    w.end("s:Header");
-    finish(w, body)
-}
-
-fn finish(mut w: Writer, body: &str) -> String {
-    w.start("s:Body", &[]);
-    w.raw(body);
-    w.end("s:Body");
-    w.end("s:Envelope");
-    w.finish()
-}
 
 /// The answer to a request with this body: an instance for Get and Put, nothing for Delete, Release and Unsubscribe, what
 /// [`method_output`](super::Encoder::method_output) makes for a method, and the bodies below.

@@ -2,20 +2,13 @@
 
 use std::time::Duration;
 
-use super::decode::expires;
-use super::fault::{Fault, FaultKind};
+use super::elements::{duration, expires, max_elements};
+use super::fault::{Fault, FaultKind, MODES};
 use super::uri::ResourceUri;
-use super::{Expires, filter, headers, ns};
+use super::{Expires, filter, ns};
 use crate::wql::Query;
 use lifeboat_xml::{Element, Node, Writer};
 
-/// URIs of the delivery modes, in the order of [`DeliveryMode::ALL`].
-pub(super) const MODES: [&str; 4] = [
-    "http://schemas.xmlsoap.org/ws/2004/08/eventing/DeliveryModes/Push",
-    "http://schemas.dmtf.org/wbem/wsman/1/wsman/PushWithAck",
-    "http://schemas.dmtf.org/wbem/wsman/1/wsman/Events",
-    "http://schemas.dmtf.org/wbem/wsman/1/wsman/Pull",
-];
 /// Most bytes that are repeated to a receiver in the header of each event, before they are escaped.
 const MAX_REFERENCE: usize = 8192;
 
@@ -100,10 +93,10 @@ pub(super) fn subscribe(body: &Element, resource: Option<&ResourceUri>) -> Resul
             FaultKind::InvalidSubscriptionExpiration,
         )?,
         heartbeats: match of_delivery("Heartbeats") {
-            Some(e) => Some(headers::duration("Heartbeats", &e.text())?),
+            Some(e) => Some(duration("Heartbeats", &e.text())?),
             None => None,
         },
-        max_elements: super::decode::max_elements(of_delivery("MaxElements"))?,
+        max_elements: max_elements(of_delivery("MaxElements"))?,
     })
 }
 

@@ -1,7 +1,8 @@
 //! Faults: what each kind is called in the four protocols that WS-Management is made of, and the envelope that carries one.
 //! Whether something is a fault at all is decided where it happens.
 
-use super::{encode, ns};
+use super::envelope::envelope;
+use super::ns;
 use crate::error::{CimError, Status};
 use lifeboat_xml::Writer;
 
@@ -253,6 +254,14 @@ pub(super) const DIALECTS: [&str; 3] = [
     "http://schemas.dmtf.org/wbem/wsman/1/cimbinding/associationFilter",
 ];
 
+/// URIs of the delivery modes, in the order of [`DeliveryMode::ALL`](super::DeliveryMode::ALL).
+pub(super) const MODES: [&str; 4] = [
+    "http://schemas.xmlsoap.org/ws/2004/08/eventing/DeliveryModes/Push",
+    "http://schemas.dmtf.org/wbem/wsman/1/wsman/PushWithAck",
+    "http://schemas.dmtf.org/wbem/wsman/1/wsman/Events",
+    "http://schemas.dmtf.org/wbem/wsman/1/wsman/Pull",
+];
+
 impl Fault {
     /// A fault. Names that a client made up may be in the message, so it is cut where nobody reads on.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
@@ -293,7 +302,7 @@ impl Fault {
         self.detail(&mut w, &shape, machine);
         w.end("s:Detail");
         w.end("s:Fault");
-        encode::envelope(
+        envelope(
             &self.kind.action(),
             message_id,
             self.relates_to.as_deref(),
@@ -312,7 +321,7 @@ impl Fault {
         let supported: (&str, &[&str]) = match self.kind {
             FaultKind::FilterDialect => ("n:SupportedDialect", &DIALECTS),
             FaultKind::SubscriptionFilter => ("e:SupportedDialect", &DIALECTS[..1]),
-            FaultKind::DeliveryMode => ("e:SupportedDeliveryMode", &super::eventing::MODES),
+            FaultKind::DeliveryMode => ("e:SupportedDeliveryMode", &MODES),
             _ => ("", &[]),
         };
         for uri in supported.1 {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::elements::{duration, number};
 use super::fault::{Fault, FaultKind};
 use super::uri::{Family, ResourceUri};
 use super::{DEFAULT_NAMESPACE, MAX_ENVELOPE, MIN_ENVELOPE, ns, value};
-use crate::datetime::DateTime;
 use crate::path::{InstanceName, KeyValue};
 use lifeboat_xml::{Element, Writer};
 
@@ -276,28 +276,5 @@ fn max_envelope(header: Option<&Element>) -> Result<usize, Fault> {
         Err(Fault::new(FaultKind::MinimumEnvelopeLimit, message))
     } else {
         Ok(size.min(MAX_ENVELOPE))
-    }
-}
-
-/// A whole number that is not negative; what is too large becomes the largest.
-pub(super) fn number(element: &Element) -> Result<usize, Fault> {
-    let text = element.text();
-    let digits = text.trim().strip_prefix('+').unwrap_or(text.trim());
-    if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
-        Ok(digits.parse().unwrap_or(usize::MAX))
-    } else {
-        let message = format!("{} is not a whole number", element.name);
-        Err(Fault::new(FaultKind::SchemaValidation, message))
-    }
-}
-
-/// An xs:duration.
-pub(super) fn duration(name: &str, text: &str) -> Result<Duration, Fault> {
-    match DateTime::parse(text.trim()) {
-        Ok(DateTime::Interval(micros)) => Ok(Duration::from_micros(micros)),
-        _ => {
-            let message = format!("{name} is not a duration such as PT60S");
-            Err(Fault::new(FaultKind::SchemaValidation, message))
-        }
     }
 }

@@ -5,10 +5,9 @@ use super::ns;
 use super::uri::{Family, ResourceUri};
 use crate::cimxml;
 use crate::error::CimError;
-use crate::instance::Instance;
 use crate::path::{KeyValue, ObjectPath};
 use crate::schema::{Class, Method, Namespace, Property, Qualifier};
-use crate::value::Value;
+use crate::value::{Instance, Value};
 use lifeboat_xml::Writer;
 
 /// Writes what belongs to one namespace, in the family that the client asked in.

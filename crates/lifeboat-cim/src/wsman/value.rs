@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use super::fault::{Fault, FaultKind};
 use super::ns;
 use super::uri::{Family, ResourceUri};
-use crate::instance::{Raw, RawInstance};
 use crate::path::{InstanceName, KeyValue, ObjectPath};
+use crate::raw::{Raw, RawInstance};
 use lifeboat_xml::Element;
 
 /// The children of an element by their local names; repeated ones become a list, where the first of them was.

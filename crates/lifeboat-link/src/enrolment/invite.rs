@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lifeboat_admission::{Cap, Door, Place, Places, Stage, shake_hands};
+use lifeboat_admission::{Cap, Door, Ending, Place, Places, Stage, shake_hands};
 use lifeboat_tls::authority::{HOST_USAGES, check_names};
 use lifeboat_tls::{
     Authority, CA_CERT, CertError, called, certificate_fingerprint, key_fingerprint, provider,
@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::CancellationToken;
 
 use super::wire::{self, ALPN, Answer, Question};
 use super::{Code, EnrolmentError, SERVER_NAME};
@@ -142,7 +142,9 @@ impl Invitation {
         mut wrong: impl FnMut(SocketAddr, u32),
     ) -> Result<Enrolled, EnrolmentError> {
         let (outcomes, mut came) = mpsc::channel(16);
-        let (door, tasks) = (Door::new("enrolment", PLACES), TaskTracker::new());
+        let door = Door::new("enrolment", PLACES);
+        // It ends when nobody waits for it any more.
+        let ending = Ending::new(CancellationToken::new(), PATIENCE);
         let handle = |stream, place| {
             let (tls, book, outcomes) = (self.tls.clone(), self.book.clone(), outcomes.clone());
             async move {
@@ -171,7 +173,7 @@ impl Invitation {
         };
         tokio::select! {
             ended = ended => ended,
-            () = door.run(&self.listener, Stage::Silent, &tasks, handle) => Err(EnrolmentError::Expired),
+            () = door.serve(self.listener, Stage::Silent, ending, handle) => Err(EnrolmentError::Expired),
             () = tokio::time::sleep(at_most) => Err(EnrolmentError::Expired),
         }
     }

@@ -10,7 +10,7 @@ use lifeboat_engine::ports::hypervisor::{Hypervisor, ImagesSeen, Launch};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use lifeboat_model::DiskId;
 
-use crate::hypervisor::Qemu;
+use crate::qemu::Qemu;
 use crate::testing::{Host, MIB, Model, at, given_up, tool};
 
 const CRASH: Consistency = Consistency::Crash;

@@ -30,10 +30,10 @@ use lifeboat_model::{DiskFormat, DiskId, VmId};
 
 use self::losses::Remembered;
 use self::offline::Offline;
-use crate::hypervisor::Qemu;
 use crate::ledger::Holder;
 use crate::preflight;
 use crate::process::{PidRecord, Process};
+use crate::qemu::Qemu;
 
 /// Opens the disks of a VM for capture: through its process when it has one.
 pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Result<Source, CaptureError> {

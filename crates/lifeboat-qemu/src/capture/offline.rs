@@ -15,11 +15,12 @@ use serde_json::json;
 
 use crate::config::VmPaths;
 use crate::confine::Users;
+use crate::error::{io_error, monitor_error};
 use crate::files;
 use crate::graph::{self, DiskGraph};
-use crate::hypervisor::{self, Qemu};
 use crate::ledger::{Holder, Ledger, Run};
 use crate::process::{self, PidRecord, Process};
+use crate::qemu::{self, Qemu};
 use crate::start;
 
 /// How long the storage daemon may take to come up; it opens no image while it does.
@@ -85,9 +86,7 @@ impl Offline {
 
     /// Closes the images, writing what was recorded, and waits until nobody holds them.
     pub(crate) async fn close(self) -> Result<(), CaptureError> {
-        hypervisor::end(&self.process, &self.paths)
-            .await
-            .map_err(trouble)?;
+        qemu::end(&self.process, &self.paths).await.map_err(trouble)?;
         self.ledger.closed(self.vm).await;
         Ok(())
     }
@@ -101,7 +100,7 @@ impl StandIn for Offline {
 }
 
 async fn spawn(users: &Users, paths: &VmPaths) -> Result<(Process, Qmp, PidRecord), HypervisorError> {
-    let io = |what: &str| hypervisor::io_error(format!("{what} {}", paths.dir().display()));
+    let io = |what: &str| io_error(format!("{what} {}", paths.dir().display()));
     files::private_dir(paths.dir()).map_err(io("cannot create"))?;
     let mut arguments = Vec::new();
     for (id, path) in [("qmp", paths.control()), ("capture", paths.capture())] {
@@ -149,7 +148,7 @@ async fn up(
     drop(start::connect(child, paths, COMING_UP).await?);
     let monitor = Qmp::connect(paths.capture(), COMING_UP)
         .await
-        .map_err(hypervisor::monitor_error)?;
+        .map_err(monitor_error)?;
     let process = record.open(paths.control().as_str());
     let process = process.ok_or_else(|| HypervisorError::DidNotStart("it ended at once".to_owned()))?;
     Ok((process, monitor, record))

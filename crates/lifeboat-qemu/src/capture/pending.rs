@@ -9,7 +9,7 @@ use lifeboat_block::capture::{Commands, marked};
 use lifeboat_model::{DiskId, VmId};
 
 use crate::graph;
-use crate::hypervisor::Qemu;
+use crate::qemu::Qemu;
 use crate::shell;
 
 /// Bytes that the records of these disks mark together; `None` when there is no process, it does not answer, or what is

@@ -15,13 +15,11 @@ pub(crate) mod settings;
 pub(crate) mod summary;
 mod system;
 
-use std::time::Duration;
-
-use lifeboat_cim::{DateTime, Instance, ObjectPath};
-use lifeboat_model::Timestamp;
+use lifeboat_cim::{Instance, ObjectPath};
 
 use super::HostFacts;
 use super::facts::{HostParts, JobParts, Needs, Parts, VmParts};
+use super::times::{duration, instant, span};
 
 pub(crate) use names::{job_path, vm_path};
 
@@ -110,26 +108,6 @@ fn link(class: &str, one: (&str, ObjectPath), other: (&str, ObjectPath)) -> Inst
     Instance::new(class).with(one.0, one.1).with(other.0, other.1)
 }
 
-/// An instant.
-pub(crate) fn instant(at: Timestamp) -> DateTime {
-    let micros = at.0.saturating_mul(1000);
-    DateTime::Instant(i64::try_from(micros).unwrap_or(i64::MAX).min(LAST))
-}
-
-/// The last microsecond of the year 9999.
-const LAST: i64 = 253_402_300_799_999_999;
-
-/// A span of time in seconds.
-pub(crate) fn span(seconds: u64) -> DateTime {
-    duration(Duration::from_secs(seconds))
-}
-
-/// A span of time, to the microsecond.
-pub(crate) fn duration(of: Duration) -> DateTime {
-    let micros = u64::try_from(of.as_micros()).unwrap_or(u64::MAX);
-    DateTime::Interval(micros.min(99_999_999 * 86_400_000_000))
-}
-
 /// An instance with the texts that every managed element has.
 fn element(class: &str, caption: &str, description: &str, name: &str) -> Instance {
     Instance::new(class)
@@ -145,4 +123,29 @@ fn well(instance: Instance) -> Instance {
         .with("StatusDescriptions", vec!["OK"])
         .with("Status", "OK")
         .with("HealthState", 5_u16)
+}
+
+/// What every part of a machine has: some of a resource, in some unit.
+fn part(
+    class: &str,
+    id: &str,
+    names: (&str, &str, &str),
+    kind: (u16, &str),
+    unit: &str,
+    amount: u64,
+) -> Instance {
+    element(class, names.0, names.1, names.2)
+        .with("InstanceID", id)
+        .with("ResourceType", kind.0)
+        .with("ResourceSubType", kind.1)
+        .with("PoolID", "")
+        .with("ConsumerVisibility", 3_u16)
+        .with("AllocationUnits", unit)
+        .with("VirtualQuantityUnits", unit)
+        .with("VirtualQuantity", amount)
+        .with("Reservation", amount)
+        .with("Limit", amount)
+        .with("Weight", 0_u32)
+        .with("AutomaticAllocation", true)
+        .with("AutomaticDeallocation", true)
 }

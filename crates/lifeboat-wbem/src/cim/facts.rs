@@ -16,7 +16,7 @@ use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId
 
 use super::ObjectManager;
 use super::recovery::{Recovery, recoveries};
-use super::subscriptions::{DESTINATION, FILTER, SUBSCRIPTION};
+use super::registry::{DESTINATION, FILTER, SUBSCRIPTION};
 
 /// The hardware this host runs on, as far as clients ask for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,15 +1,13 @@
 //! Who wants to be told of changes, and what changed. A change is what an instance of a watched class looks like now and did
 //! not look like when it was sampled before: instances are views, so a sample is the only thing there is to compare. Nothing
 //! is sampled while nobody has subscribed. Of jobs the engine tells by itself, so that short ones are not missed. How
-//! indications reach a subscriber is the protocols' business; here they wait for it in a queue of bounded length.
+//! indications reach a subscriber is the protocols' business; until then they wait in its `subscription`.
 
-mod wish;
-
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lifeboat_cim::wql::{Query, Select};
+use lifeboat_cim::wql::Query;
 use lifeboat_cim::{CimError, DateTime, Instance, Namespace, ObjectPath, Status, Value};
 use lifeboat_engine::records::Job;
 use tokio::sync::Notify;
@@ -17,20 +15,15 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::cursor::{Found, entries};
 use super::facts::{JobParts, Parts};
+use super::located::{Found, entries};
+use super::watched::{Family, JOB, Kind, Wish};
 use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
-use wish::{Family, Kind, Wish};
 
-const JOB: &str = "Msvm_ConcreteJob";
+pub use super::subscription::{IN_ALL, Indication, PER_USER, QUEUE, Subscription};
+
 /// The first `JobState` of a job that has ended.
 const COMPLETED: u64 = 7;
-/// Indications that wait for a subscriber; the oldest make room.
-pub const QUEUE: usize = 256;
-/// Most subscriptions of one user.
-pub const PER_USER: usize = 16;
-/// Most subscriptions.
-pub const IN_ALL: usize = 64;
 /// How late a change may be noticed when a query does not say (`WITHIN`).
 const PERIOD: Duration = Duration::from_secs(2);
 /// What runs like a clock and is no news by itself.
@@ -41,146 +34,6 @@ const SINCE_1601: i64 = 116_444_736_000_000_000;
 const LEAST: Duration = Duration::from_millis(250);
 /// Samples take at most one part in so many of the time.
 const SHARE: u32 = 5;
-
-/// Somebody's wish to be told.
-pub struct Subscription {
-    /// By which it is known.
-    pub id: String,
-    /// Name of the user who made it.
-    pub owner: String,
-    select: Select,
-    family: Family,
-    kinds: &'static [Kind],
-    classes: Vec<&'static str>,
-    queue: Mutex<Waiting>,
-    arrived: Notify,
-    ends: Mutex<Option<Instant>>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    indications: VecDeque<Indication>,
-    sequence: u64,
-    lost: u64,
-    closed: bool,
-}
-
-/// A change, as its subscriber's query wants to see it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Indication {
-    /// The event with the instance embedded; the same for all subscribers of one family.
-    pub instance: Arc<Instance>,
-    /// Counts up from 0 within a subscription; a gap says how many were lost.
-    pub sequence: u64,
-}
-
-impl Subscription {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The oldest indications, at most this many. They stay until they are confirmed. Waits for the first until `until`;
-    /// an empty answer means that there was none, `None` that the subscription has ended.
-    pub async fn next(&self, most: usize, until: Instant) -> Option<Vec<Indication>> {
-        loop {
-            let arrived = self.arrived.notified();
-            if self.is_over() {
-                return None;
-            }
-            {
-                let waiting = self.waiting();
-                if !waiting.indications.is_empty() {
-                    return Some(waiting.indications.iter().take(most).cloned().collect());
-                }
-            }
-            let end = self.ends().unwrap_or(until).min(until);
-            let late = tokio::time::timeout_at(end, arrived).await.is_err();
-            if late && Instant::now() >= until {
-                return (!self.is_over()).then(Vec::new);
-            }
-        }
-    }
-
-    /// What its query selects and shows.
-    #[must_use]
-    pub fn select(&self) -> &Select {
-        &self.select
-    }
-
-    /// Whether it has ended.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.waiting().closed || self.ends().is_some_and(|e| e <= Instant::now())
-    }
-
-    /// How long it has yet to go; `None`: until it is ended.
-    #[must_use]
-    pub fn remaining(&self) -> Option<Duration> {
-        Some(self.ends()?.saturating_duration_since(Instant::now()))
-    }
-
-    /// From now on it ends then.
-    pub fn set_end(&self, at: Instant) {
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
-    }
-
-    fn ends(&self) -> Option<Instant> {
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Everything up to this one is given up: it could not be delivered.
-    pub fn give_up(&self, sequence: u64) {
-        let before = self.waiting().indications.len();
-        self.confirm(sequence);
-        let mut waiting = self.waiting();
-        let lost = before.saturating_sub(waiting.indications.len());
-        waiting.lost += u64::try_from(lost).unwrap_or(u64::MAX);
-    }
-
-    /// Everything up to this one has reached the subscriber.
-    pub fn confirm(&self, sequence: u64) {
-        let mut waiting = self.waiting();
-        while waiting
-            .indications
-            .front()
-            .is_some_and(|i| i.sequence <= sequence)
-        {
-            waiting.indications.pop_front();
-        }
-    }
-
-    /// How many were thrown away because the subscriber was too slow or could not be reached.
-    #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.waiting().lost
-    }
-
-    fn put(&self, instance: Arc<Instance>) {
-        let mut waiting = self.waiting();
-        let sequence = waiting.sequence;
-        waiting.sequence += 1;
-        if waiting.indications.len() == QUEUE {
-            waiting.indications.pop_front();
-            waiting.lost += 1;
-            if waiting.lost == 1 {
-                warn!(
-                    subscription = self.id,
-                    owner = self.owner,
-                    "a subscriber is too slow; it loses indications"
-                );
-            }
-        }
-        waiting.indications.push_back(Indication { instance, sequence });
-        drop(waiting);
-        self.arrived.notify_one();
-    }
-
-    fn close(&self) {
-        self.waiting().closed = true;
-        self.arrived.notify_waiters();
-        self.arrived.notify_one();
-    }
-}
 
 /// Instances of one class by their names.
 type Sample = BTreeMap<String, Instance>;
@@ -236,17 +89,7 @@ impl Indications {
                 samples.insert(class, self.sample(class).await?);
             }
         }
-        let subscription = Arc::new(Subscription {
-            id: uuid::Uuid::new_v4().to_string(),
-            owner: caller.name.clone(),
-            select: wish.select,
-            family: wish.family,
-            kinds: wish.kinds,
-            classes: wish.classes,
-            queue: Mutex::default(),
-            arrived: Notify::new(),
-            ends: Mutex::new(expires.and_then(|e| Instant::now().checked_add(e))),
-        });
+        let subscription = Arc::new(Subscription::new(caller, wish, expires));
         self.admit(caller)?;
         self.active()
             .insert(subscription.id.clone(), subscription.clone());

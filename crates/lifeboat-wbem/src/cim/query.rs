@@ -6,7 +6,8 @@ use std::sync::Arc;
 use lifeboat_cim::wql::{Condition, Operand, Operator, Query, Related, SystemColumns};
 use lifeboat_cim::{CimError, Instance, Namespace, Value};
 
-use super::cursor::{Cursor, Filter, entries};
+use super::cursor::{Cursor, Filter};
+use super::located::entries;
 use super::relations::Want;
 use super::{ObjectManager, Relations};
 

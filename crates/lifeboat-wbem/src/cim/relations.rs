@@ -5,8 +5,8 @@ use lifeboat_cim::{CimError, CimType, Instance, InstanceName, Namespace, ObjectP
 
 use super::classes::settings::ACTIVE;
 use super::classes::{self, ClassView, Make};
-use super::cursor::{Found, Home, Located, needs};
 use super::facts::{Leg, Needs, Parts, Walk};
+use super::located::{Found, Home, Located, needs};
 use super::{ObjectManager, Relations};
 
 /// `ReplicationMode` of a test VM, which the associations of another VM may name.

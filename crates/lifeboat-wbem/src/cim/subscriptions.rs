@@ -3,7 +3,7 @@
 //! in memory only: whoever wants indications after a restart of the daemon subscribes again. That an indication gets to its
 //! listener is not done here.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_cim::typing::{typed_instance, typed_name};
@@ -12,22 +12,15 @@ use lifeboat_cim::{CimError, DateTime, Instance, InstanceName, Namespace, Object
 use lifeboat_cim::{KeyValue, Value};
 
 use super::classes::names::SYSTEM;
-use super::indications::{Indications, Subscription};
+use super::indications::Indications;
+use super::registry::{DESTINATION, Entry, FILTER, SUBSCRIPTION};
+use super::subscription::Subscription;
 use super::{Caller, INTEROP, Role, VIRTUALIZATION};
 
-pub(crate) const FILTER: &str = "CIM_IndicationFilter";
-pub(crate) const DESTINATION: &str = "CIM_ListenerDestinationCIMXML";
-pub(crate) const SUBSCRIPTION: &str = "CIM_IndicationSubscription";
+pub use super::registry::{FAILURE_TIME, IN_ALL, PER_USER};
 
-/// Most instances of each of the classes that one user may make.
-pub const PER_USER: usize = 32;
-/// Most instances of each of the classes.
-pub const IN_ALL: usize = 128;
 /// Longest name, in characters.
 const MAX_NAME: usize = 256;
-/// How long a listener may fail before its subscription is removed.
-pub const FAILURE_TIME: Duration = Duration::from_secs(3600);
-
 /// A subscription that has begun.
 #[derive(Clone)]
 pub struct Begun {
@@ -37,41 +30,6 @@ pub struct Begun {
     pub destination: String,
     /// `Name` of the filter.
     pub filter: String,
-}
-
-struct Entry {
-    instance: Instance,
-    owner: String,
-    subscription: Option<Arc<Subscription>>,
-}
-
-/// All that clients have made.
-#[derive(Default)]
-pub(crate) struct Registry {
-    entries: Mutex<Vec<Entry>>,
-}
-
-impl Registry {
-    fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|e| e.subscription.as_ref().is_none_or(|s| !s.is_over()));
-        entries
-    }
-
-    /// The instances of one of the classes, as they are now.
-    pub(crate) fn instances(&self, class: &str) -> Vec<Instance> {
-        let entries = self.entries();
-        let shown = |entry: &Entry| {
-            let left = entry.subscription.as_ref().and_then(|s| s.remaining());
-            let left = left.map(|d| d.as_secs());
-            entry
-                .instance
-                .clone()
-                .with_some("SubscriptionTimeRemaining", left)
-        };
-        let of_class = entries.iter().filter(|e| e.instance.class == class);
-        of_class.map(shown).collect()
-    }
 }
 
 fn invalid(message: impl Into<String>) -> CimError {

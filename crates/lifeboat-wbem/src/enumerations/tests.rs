@@ -1,6 +1,5 @@
 //! Enumerations over a simulated host in virtual time: how long they wait, how many there may be, and that no item is lost.
 
-use lifeboat_cim::cimxml::Pulled;
 use lifeboat_sim::World;
 
 use super::*;
@@ -29,13 +28,21 @@ fn caller(name: &str) -> Caller {
     }
 }
 
-async fn begun(manager: &Arc<ObjectManager>) -> Enumeration {
+/// Every item is ten octets.
+struct TenOctets;
+
+impl Encode for TenOctets {
+    fn encode(&self, _: &Found) -> Result<String, CimError> {
+        Ok("0123456789".to_owned())
+    }
+}
+
+async fn begun(manager: &Arc<ObjectManager>) -> Enumeration<TenOctets> {
     let cursor = manager
         .enumerate(VIRTUALIZATION, "CIM_ManagedElement")
         .await
         .unwrap();
-    let form = crate::cimxml::Form::of_instances("a", Pulled::InstancesWithPath);
-    Enumeration::new(Form::CimXml(form), Walk::new(cursor, None))
+    Enumeration::new(TenOctets, Walk::new(cursor, None))
 }
 
 fn measure(items: usize, octets: usize) -> Measure {
@@ -44,10 +51,6 @@ fn measure(items: usize, octets: usize) -> Measure {
         octets,
         until: Instant::now() + Duration::from_secs(10),
     }
-}
-
-fn ten_octets(_: &Found) -> Result<String, CimError> {
-    Ok("0123456789".to_owned())
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,29 +65,47 @@ async fn one_that_nobody_pulls_from_ends_after_a_minute() {
     let long = begun(&manager).await.waiting(Duration::from_secs(200));
     let long = table.insert(&viewer, long).unwrap();
     assert!(
-        table.find(&caller("other"), &short).is_none(),
+        table.find::<TenOctets>(&caller("other"), &short).is_none(),
         "it is somebody else's"
     );
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_secs(59)).await;
         assert!(
-            table.find(&viewer, &short).is_some(),
+            table.find::<TenOctets>(&viewer, &short).is_some(),
             "each pull begins the minute anew"
         );
     }
     tokio::time::sleep(Duration::from_secs(61)).await;
-    assert!(table.find(&viewer, &short).is_none());
+    assert!(table.find::<TenOctets>(&viewer, &short).is_none());
     assert!(
-        table.find(&viewer, &long).is_none(),
+        table.find::<TenOctets>(&viewer, &long).is_none(),
         "it has not been pulled from either"
     );
     let long = begun(&manager).await.waiting(Duration::from_secs(200));
     let long = table.insert(&viewer, long).unwrap();
     tokio::time::sleep(Duration::from_secs(199)).await;
-    assert!(table.find(&viewer, &long).is_some());
+    assert!(table.find::<TenOctets>(&viewer, &long).is_some());
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert_eq!(table.open.lock().unwrap().len(), 0, "and takes no room any more");
     sweeping.abort();
+}
+
+/// Items of another protocol.
+struct Others;
+
+impl Encode for Others {
+    fn encode(&self, _: &Found) -> Result<String, CimError> {
+        Ok(String::new())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_another_protocol_is_unknown() {
+    let (_world, manager) = manager().await;
+    let (table, viewer) = (Enumerations::new(), caller("viewer"));
+    let context = table.insert(&viewer, begun(&manager).await).unwrap();
+    assert!(table.find::<Others>(&viewer, &context).is_none());
+    assert!(table.find::<TenOctets>(&viewer, &context).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,16 +148,16 @@ async fn what_does_not_fit_waits_and_nothing_is_lost() {
     let (_world, manager) = manager().await;
     let whole = begun(&manager)
         .await
-        .batch(measure(32_000, usize::MAX), ten_octets)
+        .batch(measure(32_000, usize::MAX))
         .await
         .unwrap();
     assert!(whole.last && whole.items.len() > 10);
     let enumeration = Arc::new(begun(&manager).await);
-    let narrow = enumeration.batch(measure(100, 9), ten_octets).await;
+    let narrow = enumeration.batch(measure(100, 9)).await;
     assert!(matches!(narrow, Err(BatchError::TooLarge)));
-    let none = enumeration.batch(measure(0, 0), ten_octets).await.unwrap();
+    let none = enumeration.batch(measure(0, 0)).await.unwrap();
     assert!(none.items.is_empty() && !none.last);
-    let fitting = enumeration.batch(measure(100, 39), ten_octets).await.unwrap();
+    let fitting = enumeration.batch(measure(100, 39)).await.unwrap();
     assert_eq!((fitting.items.len(), fitting.last), (3, false));
     // A time limit that is over before the engine has answered, again and again.
     let mut taken = 3;
@@ -145,13 +166,10 @@ async fn what_does_not_fit_waits_and_nothing_is_lost() {
             until: Instant::now(),
             ..measure(4, usize::MAX)
         };
-        if let Ok(batch) = enumeration.batch(hurry, ten_octets).await {
+        if let Ok(batch) = enumeration.batch(hurry).await {
             taken += batch.items.len();
         }
-        let batch = enumeration
-            .batch(measure(4, usize::MAX), ten_octets)
-            .await
-            .unwrap();
+        let batch = enumeration.batch(measure(4, usize::MAX)).await.unwrap();
         taken += batch.items.len();
         if batch.last {
             break;
@@ -163,7 +181,7 @@ async fn what_does_not_fit_waits_and_nothing_is_lost() {
     let pulls: Vec<_> = (0..whole.items.len())
         .map(|_| {
             let enumeration = enumeration.clone();
-            tokio::spawn(async move { enumeration.batch(measure(1, usize::MAX), ten_octets).await })
+            tokio::spawn(async move { enumeration.batch(measure(1, usize::MAX)).await })
         })
         .collect();
     let mut lasts = 0;

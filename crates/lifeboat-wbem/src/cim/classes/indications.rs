@@ -5,8 +5,8 @@ use lifeboat_cim::{Instance, InstanceName, ObjectPath};
 use super::names::SYSTEM;
 use super::{ClassView, Make, element, link, well};
 use crate::cim::facts::HostParts;
-use crate::cim::indications::IN_ALL;
-use crate::cim::subscriptions::{self, DESTINATION, FAILURE_TIME, FILTER, SUBSCRIPTION};
+use crate::cim::registry::{self, DESTINATION, FAILURE_TIME, FILTER, SUBSCRIPTION};
+use crate::cim::subscription::IN_ALL;
 use crate::cim::{HostFacts, INTEROP};
 
 pub(super) const CLASSES: &[ClassView] = &[
@@ -67,7 +67,7 @@ fn capabilities(_: &HostFacts, _: &HostParts) -> Vec<Instance> {
     let most = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
     let mut capabilities = element(CAPABILITIES, name, "Nothing of it can be set", name)
         .with("InstanceID", ID)
-        .with("MaxListenerDestinations", most(subscriptions::IN_ALL))
+        .with("MaxListenerDestinations", most(registry::IN_ALL))
         .with("MaxActiveSubscriptions", most(IN_ALL))
         .with("SubscriptionsPersisted", false);
     for fixed in [

@@ -7,8 +7,7 @@ use lifeboat_engine::action::VmView;
 use lifeboat_model::{NicBackend, NicFailover, NicSpec};
 
 use super::names::{by_id, guid, part_id, plain_mac, text};
-use super::settings::part;
-use super::{ClassView, Make, element, link, view};
+use super::{ClassView, Make, element, link, part, view};
 use crate::cim::HostFacts;
 use crate::cim::facts::VmParts;
 

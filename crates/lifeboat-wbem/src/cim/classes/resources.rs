@@ -6,8 +6,7 @@ use lifeboat_model::DiskSpec;
 use lifeboat_model::vm::DiskBus;
 
 use super::names::{by_id, disk_path, guid, part_id, text};
-use super::settings::part;
-use super::{ClassView, Make, view};
+use super::{ClassView, Make, part, view};
 use crate::cim::HostFacts;
 use crate::cim::facts::VmParts;
 

@@ -6,7 +6,7 @@ use lifeboat_model::Firmware;
 
 use super::names::{active_id, by_id, guid, part_id, vm_path};
 use super::replication::defines;
-use super::{ClassView, Make, element, link, network, resources, span, view};
+use super::{ClassView, Make, element, link, network, part, resources, span, view};
 use crate::cim::HostFacts;
 use crate::cim::facts::VmParts;
 
@@ -64,31 +64,6 @@ fn active(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
 /// The active settings of a VM.
 pub(super) fn active_path(view: &VmView) -> ObjectPath {
     by_id(ACTIVE, &active_id(view.spec.uuid))
-}
-
-/// What every part of a machine has: some of a resource, in some unit.
-pub(super) fn part(
-    class: &str,
-    id: &str,
-    names: (&str, &str, &str),
-    kind: (u16, &str),
-    unit: &str,
-    amount: u64,
-) -> Instance {
-    element(class, names.0, names.1, names.2)
-        .with("InstanceID", id)
-        .with("ResourceType", kind.0)
-        .with("ResourceSubType", kind.1)
-        .with("PoolID", "")
-        .with("ConsumerVisibility", 3_u16)
-        .with("AllocationUnits", unit)
-        .with("VirtualQuantityUnits", unit)
-        .with("VirtualQuantity", amount)
-        .with("Reservation", amount)
-        .with("Limit", amount)
-        .with("Weight", 0_u32)
-        .with("AutomaticAllocation", true)
-        .with("AutomaticDeallocation", true)
 }
 
 fn processor_id(view: &VmView) -> String {

@@ -4,7 +4,7 @@ use lifeboat_cim::Instance;
 use lifeboat_engine::records::Counters;
 use lifeboat_model::{ReplicationHealth, Timestamp};
 
-use crate::cim::classes::instant;
+use crate::cim::times::instant;
 
 /// A count in the API's 32 bits.
 fn count(n: u64) -> u32 {

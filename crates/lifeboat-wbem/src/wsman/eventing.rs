@@ -18,10 +18,10 @@ use lifeboat_cim::wsman::{
 use lifeboat_cim::{CimError, Namespace, Status};
 use tokio::time::Instant;
 
+use super::{measure, message_id};
 use crate::cim::indications::{Indication, Indications, Subscription};
 use crate::cim::{Caller, Role, VIRTUALIZATION};
 use crate::delivery::{Client, Courier, Deliveries, DeliveryError, Destination, Over};
-use crate::wsman::{measure, message_id};
 
 /// Longest life of a subscription; also when the client does not say.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);

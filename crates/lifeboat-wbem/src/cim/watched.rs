@@ -4,7 +4,8 @@
 use lifeboat_cim::wql::{Condition, Query, Select};
 use lifeboat_cim::{CimError, Namespace, Status};
 
-use super::JOB;
+/// Jobs, of which the engine tells by itself.
+pub(super) const JOB: &str = "Msvm_ConcreteJob";
 
 /// What can be watched: jobs, relationships, VMs.
 const WATCHED: [&str; 3] = [JOB, "Msvm_ReplicationRelationship", "Msvm_ComputerSystem"];
