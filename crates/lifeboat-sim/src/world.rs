@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::disk::{BLOCK, Content, Image};
 use crate::gate::{Gate, Port};
+use crate::harness::TWO_HOSTS;
 use crate::hypervisor::{end, process};
 use crate::state::{Shared, State};
 
@@ -84,7 +85,7 @@ fn by() -> By {
 impl World {
     /// A world of two hosts in which nothing is replicated yet; the VM runs on host 0.
     pub async fn new(seed: u64) -> Self {
-        Self::with(seed, &["a", "b"], SYS_BYTES).await
+        Self::with(seed, TWO_HOSTS, SYS_BYTES).await
     }
 
     /// The same with these hosts, at most four, and a first disk of this size.
@@ -169,7 +170,9 @@ impl World {
         s.recent.iter().skip(from).cloned().collect()
     }
 
-    fn engine(&self, host: usize) -> Option<Arc<Engine>> {
+    /// The engine of a host; `None` while its daemon is down.
+    #[must_use]
+    pub fn engine(&self, host: usize) -> Option<Arc<Engine>> {
         self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[host].clone()
     }
 

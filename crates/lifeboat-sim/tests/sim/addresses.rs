@@ -1,13 +1,14 @@
 //! Addresses after a failover: what guests are told, when, and that nothing else ever waits for it.
 
-use crate::common::{
-    commit, eventually, failover, healthy, job, planned, replicating, revert, simulate, state,
-};
 use lifeboat_engine::action::{Action, PointSelector, VmRef};
 use lifeboat_engine::ports::hypervisor::GuestOs;
 use lifeboat_engine::records::Addressing;
 use lifeboat_model::{
     JobState, NicBackend, NicFailover, NicSpec, ReplicationHealth as Health, ReplicationState as State, VmId,
+};
+use lifeboat_sim::harness::{
+    commit, eventually, failover, healthy, job, planned, replicating, revert, simulate, start_vm, state,
+    stop_test, stop_vm,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -188,24 +189,8 @@ fn a_silent_agent_delays_nothing_and_is_told_in_the_end() {
         );
         // The next start of the VM tries again.
         w.shared.state().agent = Some(GuestOs::Linux);
-        w.insist(
-            1,
-            Action::StopVm {
-                vm: World::vm(),
-                force: true,
-            },
-        )
-        .await
-        .unwrap();
-        w.insist(
-            1,
-            Action::StartVm {
-                vm: World::vm(),
-                force: false,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(1, stop_vm(true)).await.unwrap();
+        w.insist(1, start_vm()).await.unwrap();
         eventually(w, "addresses", |w| {
             addressing(w) == Addressing::None && !ran(w, VM).is_empty()
         })
@@ -353,10 +338,7 @@ fn a_test_vm_is_told_in_the_network_of_tests_only() {
         )
         .await
         .unwrap();
-        assert_eq!(
-            job(w, 1, Action::StopTest { vm: World::vm() }).await.unwrap(),
-            JobState::Completed
-        );
+        assert_eq!(job(w, 1, stop_test()).await.unwrap(), JobState::Completed);
         assert!(ran(w, VM).is_empty());
         healthy(w, 0, 1).await;
     });
@@ -388,15 +370,7 @@ fn every_step_on_the_way_to_an_address() {
                 }
                 let hit = w.gate(1).disarm();
                 if !w.runs(1) {
-                    w.insist(
-                        1,
-                        Action::StartVm {
-                            vm: World::vm(),
-                            force: false,
-                        },
-                    )
-                    .await
-                    .unwrap();
+                    w.insist(1, start_vm()).await.unwrap();
                 }
                 w.run(60).await;
                 assert!(

@@ -1,29 +1,17 @@
 //! Who may replicate to a host: what a change of the entries, of their places and of the host itself does to what relies
 //! on them.
 
-use crate::common::{healthy, replicating, simulate, state};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::link::{PeerHandler, PeerIdentity};
 use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::quota::Quota;
-use lifeboat_model::{
-    AuthorizationEntry, Bandwidth, Position, ReplicationHealth as Health, ReplicationState as State,
+use lifeboat_model::{AuthorizationEntry, Bandwidth, ReplicationHealth as Health, ReplicationState as State};
+use lifeboat_sim::harness::{
+    durable, entry, healthy, job, refused, replicating, reverse, simulate, state, taken_over,
 };
 use lifeboat_sim::{VM, World};
-
-fn entry(primary: &str, location: &str) -> AuthorizationEntry {
-    AuthorizationEntry {
-        primary: primary.into(),
-        storage_location: location.into(),
-        trust_group: "t".into(),
-        allow_start: false,
-        keep_at_least_s: 0,
-        locked_until: None,
-        quota: Default::default(),
-    }
-}
 
 async fn allow(w: &World, primary: &str, location: &str) {
     let entry = entry(primary, location);
@@ -45,10 +33,6 @@ async fn enabled(w: &World, enabled: bool) {
     w.insist(1, Action::SetServer { settings }).await.unwrap();
 }
 
-fn durable(w: &World) -> Position {
-    w.shared.state().hosts[1].replicas[&VM].durable
-}
-
 async fn health(w: &World, host: usize) -> (Health, String) {
     let v = w.view(host).await.unwrap().replication.unwrap();
     (v.health, v.health_notes.join("; "))
@@ -56,10 +40,10 @@ async fn health(w: &World, host: usize) -> (Health, String) {
 
 /// Nothing arrives, both sides say why, and it goes on by itself when `cure` is done.
 async fn stopped(w: &mut World, word: &str, cure: impl AsyncFnOnce(&World)) {
-    let before = durable(w);
+    let before = durable(w, 1);
     w.write(20);
     w.run(60).await;
-    assert_eq!(durable(w), before, "something arrived");
+    assert_eq!(durable(w, 1), before, "something arrived");
     for host in 0..2 {
         let (health, notes) = health(w, host).await;
         assert_eq!(health, Health::Critical, "host {host}: {notes}");
@@ -209,21 +193,20 @@ fn bind(primary: &str) -> Action {
     }
 }
 
-async fn refused(w: &World, host: usize, action: Action) -> ReturnCode {
-    w.act(host, action).await.unwrap().unwrap_err().code
-}
-
 #[test]
 fn a_replica_that_is_bound_to_an_entry_takes_from_nobody_else() {
     simulate(6, async |w| {
         assert_eq!(
-            refused(w, 1, bind("a")).await,
+            refused(w, 1, bind("a")).await.code,
             ReturnCode::FileNotFound,
             "no VM yet"
         );
         replicating(w).await;
-        assert_eq!(refused(w, 0, bind("b")).await, ReturnCode::InvalidState);
-        assert_eq!(refused(w, 1, bind("elsewhere")).await, ReturnCode::FileNotFound);
+        assert_eq!(refused(w, 0, bind("b")).await.code, ReturnCode::InvalidState);
+        assert_eq!(
+            refused(w, 1, bind("elsewhere")).await.code,
+            ReturnCode::FileNotFound
+        );
         let other = AuthorizationEntry {
             trust_group: "others".into(),
             ..entry("other", "/replicas")
@@ -236,10 +219,10 @@ fn a_replica_that_is_bound_to_an_entry_takes_from_nobody_else() {
         assert_eq!(view.allowed.as_deref(), Some("other"));
         w.restart(1).await;
         // It is covered by an entry of its own, but not by that one.
-        let before = durable(w);
+        let before = durable(w, 1);
         w.write(20);
         w.run(60).await;
-        assert_eq!(durable(w), before, "something arrived");
+        assert_eq!(durable(w, 1), before, "something arrived");
         assert!(health(w, 1).await.1.contains("bound"), "{:?}", health(w, 1).await);
         assert_eq!(health(w, 0).await.0, Health::Critical);
         w.insist(1, bind("a")).await.unwrap();
@@ -256,10 +239,10 @@ fn the_trust_group_of_the_entry_is_let_in_as_well_until_the_entry_is_gone() {
         w.insist(1, bind("other")).await.unwrap();
         healthy(w, 0, 1).await;
         forbid(w, "other").await;
-        let before = durable(w);
+        let before = durable(w, 1);
         w.write(20);
         w.run(60).await;
-        assert_eq!(durable(w), before, "something arrived");
+        assert_eq!(durable(w, 1), before, "something arrived");
         assert!(health(w, 1).await.1.contains("is gone"));
         w.insist(1, bind("a")).await.unwrap();
         healthy(w, 0, 1).await;
@@ -271,7 +254,7 @@ fn a_copy_that_awaits_its_first_offer_is_bound_before_it() {
     simulate(8, async |w| {
         replicating(w).await;
         w.cut(true);
-        crate::common::taken_over(w, lifeboat_engine::action::PointSelector::Latest, 10).await;
+        taken_over(w, lifeboat_engine::action::PointSelector::Latest, 10).await;
         w.guest_off(0);
         w.insist(0, Action::BecomeReplica { vm: World::vm() })
             .await
@@ -285,18 +268,16 @@ fn a_copy_that_awaits_its_first_offer_is_bound_before_it() {
             .unwrap();
         w.insist(0, bind("other")).await.unwrap();
         w.cut(false);
-        let reverse = crate::common::job(w, 1, crate::common::reverse()).await;
+        let ended = job(w, 1, reverse()).await;
         assert!(
-            reverse
+            ended
                 .as_ref()
                 .is_ok_and(|s| *s == lifeboat_model::JobState::Exception)
-                || reverse
-                    .as_ref()
-                    .is_err_and(|e| e.code == ReturnCode::AccessDenied),
-            "{reverse:?}"
+                || ended.as_ref().is_err_and(|e| e.code == ReturnCode::AccessDenied),
+            "{ended:?}"
         );
         w.insist(0, bind("b")).await.unwrap();
-        w.insist(1, crate::common::reverse()).await.unwrap();
+        w.insist(1, reverse()).await.unwrap();
         healthy(w, 1, 0).await;
         let view = w.view(0).await.unwrap().replication.unwrap();
         assert_eq!(view.allowed.as_deref(), Some("b"));
@@ -304,7 +285,7 @@ fn a_copy_that_awaits_its_first_offer_is_bound_before_it() {
 }
 
 fn knows(w: &World, host: usize, name: &str) -> bool {
-    let engine = w.shared.engines.lock().unwrap()[host].clone().unwrap();
+    let engine = w.engine(host).unwrap();
     let names = vec![name.to_owned()];
     engine.knows(&PeerIdentity {
         names,

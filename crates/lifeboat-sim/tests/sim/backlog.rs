@@ -1,15 +1,11 @@
 //! A replica whose disk is slow: what waits to be applied is bounded and holds the sender back, nothing is lost or counted as
 //! a failure, points go on expiring, and a failover does not wait for a replay.
 
-use crate::common::{agreed, failover, replicating, simulate, state};
-use lifeboat_engine::action::{Action, Answer, PointSelector, ReplicationView};
+use lifeboat_engine::action::{Action, Answer, PointSelector};
 use lifeboat_model::policy::BACKLOG_LOGS;
 use lifeboat_model::{JobState, ReplicationHealth as Health, ReplicationState as State};
+use lifeboat_sim::harness::{agreed, failover, replicating, replication, simulate, state};
 use lifeboat_sim::{VM, World};
-
-async fn view(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
-}
 
 /// Logs that wait on the replica.
 fn waiting(w: &World) -> usize {
@@ -45,14 +41,14 @@ fn a_backlog_is_bounded_and_holds_the_sender_back() {
             w.run(1).await;
             most = most.max(waiting(w));
             for (host, word) in [(0, "holds new data back"), (1, "wait for this host's disk")] {
-                let v = view(w, host).await;
+                let v = replication(w, host).await;
                 let noted = v.health_notes.iter().any(|n| n.contains(word));
                 warned[host] |= noted && v.health == Health::Warning && v.backlog.is_some();
             }
         }
         assert!((3..=BACKLOG_LOGS + 1).contains(&most), "{most} logs waited");
         assert_eq!(warned, [true; 2], "both sides show it");
-        let (primary, replica) = (view(w, 0).await, view(w, 1).await);
+        let (primary, replica) = (replication(w, 0).await, replication(w, 1).await);
         assert_eq!(
             primary.counters.failures, 0,
             "to be held back is no failure: {primary:?}"
@@ -65,7 +61,7 @@ fn a_backlog_is_bounded_and_holds_the_sender_back() {
         w.shared.state().hosts[1].slow_apply_ms = 0;
         w.run(30).await;
         assert!(waiting(w) < 7, "{}", waiting(w));
-        assert_eq!(view(w, 0).await.backlog, None);
+        assert_eq!(replication(w, 0).await.backlog, None);
         w.check_all().unwrap();
     });
 }

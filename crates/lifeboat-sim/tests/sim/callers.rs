@@ -1,10 +1,10 @@
 //! Who asked for what: events and jobs say it, of this host's callers and of other hosts, and after a restart too.
 
-use crate::common::{job, replicating, simulate};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_model::{JobState, JobType};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{job, replicating, simulate};
 
 /// Who is said to have asked for what the newest event with these words tells of.
 fn asked(w: &World, host: usize, words: &str) -> Option<By> {

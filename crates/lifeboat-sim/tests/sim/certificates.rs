@@ -1,11 +1,10 @@
 //! Certificates that end: told once for each threshold, shown by the host and by the relationships that depend on them.
 
-use crate::common::{replicating, simulate, simulate_with};
-use lifeboat_engine::action::{Action, Answer, ServerView};
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::{ReplicationHealth, Timestamp};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{replicating, server, simulate, simulate_with};
 
 const DAY: u64 = 86_400_000;
 
@@ -29,13 +28,6 @@ fn told(w: &World, host: usize, about: &str) -> Vec<String> {
     let s = w.shared.state();
     let messages = s.hosts[host].events.iter().map(|e| e.message.clone());
     messages.filter(|m| m.contains(about)).collect()
-}
-
-async fn server(w: &World, host: usize) -> ServerView {
-    match w.act(host, Action::ShowServer).await {
-        Some(Ok(Answer::Server(view))) => view,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]

@@ -1,25 +1,14 @@
 //! What another host can cause on this one by its word alone, and what an administrator of this host has to agree to.
 
-use crate::common::{
-    eventually, flows, healthy, job, mode, planned, replicating, reverse, sealed, simulate, state, taken_over,
-};
 use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
 use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_sim::harness::{
+    entry, eventually, flows, healthy, job, mode, planned, replicating, reverse, sealed, simulate, start_vm,
+    state, taken_over,
+};
 use lifeboat_sim::{VM, World};
-
-fn entry() -> AuthorizationEntry {
-    AuthorizationEntry {
-        primary: "a".into(),
-        storage_location: "/replicas".into(),
-        trust_group: "t".into(),
-        allow_start: false,
-        keep_at_least_s: 0,
-        locked_until: None,
-        quota: Default::default(),
-    }
-}
 
 async fn set(w: &World, host: usize, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
     w.insist(host, Action::AddAuthorization { entry }).await
@@ -58,7 +47,7 @@ fn a_vm_that_is_not_replicated_becomes_a_replica_with_consent_only() {
 fn a_primary_starts_its_vm_on_the_replica_where_the_entry_allows_it() {
     simulate(2, async |w| {
         replicating(w).await;
-        set(w, 1, entry()).await.unwrap();
+        set(w, 1, entry("a", "/replicas")).await.unwrap();
         let refused = w.act(0, planned(true)).await.unwrap().unwrap_err();
         assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
         assert!(refused.hint.contains("--allow-start"), "{refused:?}");
@@ -68,11 +57,11 @@ fn a_primary_starts_its_vm_on_the_replica_where_the_entry_allows_it() {
         assert_eq!(job(w, 0, planned(false)).await.unwrap(), JobState::Completed);
         eventually(w, "the roles are swapped", |w| flows(w, 1, 0)).await;
         assert!(!w.runs(0) && !w.runs(1));
-        w.insist(1, crate::common::start_vm()).await.unwrap();
+        w.insist(1, start_vm()).await.unwrap();
         // Asked for where it is to run, nobody's word is needed.
         let back = AuthorizationEntry {
             primary: "b".into(),
-            ..entry()
+            ..entry("a", "/replicas")
         };
         set(w, 0, back).await.unwrap();
         w.insist(0, planned(true)).await.unwrap();
@@ -88,7 +77,7 @@ fn a_start_that_was_allowed_is_not_any_more_when_it_comes() {
         replicating(w).await;
         w.shared.state().stubborn = true;
         w.insist(0, planned(true)).await.unwrap();
-        set(w, 1, entry()).await.unwrap();
+        set(w, 1, entry("a", "/replicas")).await.unwrap();
         w.guest_off(0);
         eventually(w, "it is prepared and refused", |w| {
             let jobs = w.jobs(0);
@@ -111,7 +100,7 @@ fn points_are_kept_for_the_time_of_the_entry_whatever_the_primary_asks_for() {
         replicating(w).await;
         let kept = AuthorizationEntry {
             keep_at_least_s: HOUR,
-            ..entry()
+            ..entry("a", "/replicas")
         };
         set(w, 1, kept.clone()).await.unwrap();
         for _ in 0..20 {
@@ -146,13 +135,13 @@ fn points_are_kept_for_the_time_of_the_entry_whatever_the_primary_asks_for() {
         // An entry that is more exact, or broader, takes nothing from what this one promises.
         let other = AuthorizationEntry {
             primary: "*".into(),
-            ..entry()
+            ..entry("a", "/replicas")
         };
         set(w, 1, other).await.unwrap();
         w.run(120).await;
         let still = sealed(w).await;
         assert!(after.is_subset(&still));
-        set(w, 1, entry()).await.unwrap();
+        set(w, 1, entry("a", "/replicas")).await.unwrap();
         // Nor without the entry: somebody on this host has to agree.
         w.write(20);
         w.run(120).await;
@@ -175,19 +164,19 @@ fn a_locked_entry_is_neither_removed_nor_shortened() {
         let locked = AuthorizationEntry {
             keep_at_least_s: 600,
             locked_until: Some(now.plus(std::time::Duration::from_secs(600))),
-            ..entry()
+            ..entry("a", "/replicas")
         };
         set(w, 1, locked.clone()).await.unwrap();
         let remove = Action::RemoveAuthorization { primary: "A.".into() };
         let refused = w.act(1, remove.clone()).await.unwrap().unwrap_err();
         assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
         assert_eq!(
-            set(w, 1, entry()).await.unwrap_err().code,
+            set(w, 1, entry("a", "/replicas")).await.unwrap_err().code,
             ReturnCode::AccessDenied
         );
         w.restart(1).await;
         assert_eq!(
-            set(w, 1, entry()).await.unwrap_err().code,
+            set(w, 1, entry("a", "/replicas")).await.unwrap_err().code,
             ReturnCode::AccessDenied
         );
         let moved = AuthorizationEntry {

@@ -1,34 +1,20 @@
 //! A → B → C: what the replica gets goes on to a third host, which is a replica like any other. Logs are forwarded as they
 //! are; when they are gone, digests find the difference; and after a commit the middle goes on as the primary.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use crate::common::{
-    eventually, failover, flows, healthy, job, mode, planned, replicating, revert, simulate_with, state,
-    taken_over,
+use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{
+    B, C, Steps, THREE_HOSTS, chain, commit, durable, eventually, extend, extended, failover, flows, follows,
+    healthy, insist_until, job, mode, moved, planned, refused, replicating, resync, revert, simulate_three,
+    simulate_with, start_copy, start_vm, state, taken_over,
 };
-use lifeboat_engine::action::{Action, PointSelector, Refusal};
-use lifeboat_engine::records::Extended;
-use lifeboat_model::{
-    JobState, Position, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State,
-};
-use lifeboat_sim::{Fault, VM, World};
-
-const BYTES: u64 = 24 << 20;
+use lifeboat_sim::{VM, World};
 
 fn settings(peer: &str) -> ReplicationSettings {
     ReplicationSettings {
         peer: peer.into(),
         interval_s: 15,
         ..World::settings()
-    }
-}
-
-fn extend(peer: &str) -> Action {
-    Action::ExtendReplication {
-        vm: World::vm(),
-        settings: settings(peer),
-        start: true,
     }
 }
 
@@ -46,44 +32,6 @@ fn remove() -> Action {
 
 fn go_on() -> Action {
     Action::ContinueAsPrimary { vm: World::vm() }
-}
-
-fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(&mut World) -> T) -> T {
-    simulate_with(seed, &["a", "b", "c"], BYTES, scenario)
-}
-
-/// The extended relationship as the middle host has it.
-fn extended(w: &World, host: usize) -> Option<Extended> {
-    w.recorded(host)?.replica()?.extended.as_deref().cloned()
-}
-
-fn durable(w: &World, host: usize) -> Position {
-    w.shared.state().hosts[host].replicas[&VM].durable
-}
-
-fn moved(w: &World) -> (u64, u64) {
-    let s = w.shared.state();
-    (s.bulk_blocks, s.sync_blocks)
-}
-
-/// What the middle host has is on the third one.
-fn follows(w: &World, middle: usize) -> bool {
-    let wanted = durable(w, middle);
-    let applied = w.shared.state().hosts[2].replicas.get(&VM).map(|r| r.applied);
-    extended(w, middle).is_some_and(|e| e.state == State::Replicating && e.problem.is_none())
-        && state(w, 2) == State::Replicating
-        && applied == Some(wanted)
-}
-
-async fn refused(w: &World, host: usize, action: Action) -> Refusal {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    answer.expect_err(&format!("{action:?} should be refused"))
-}
-
-async fn chain(w: &mut World) {
-    replicating(w).await;
-    assert_eq!(job(w, 1, extend("c:7000")).await.unwrap(), JobState::Completed);
-    eventually(w, "the third host follows", |w| follows(w, 1)).await;
 }
 
 /// Cycles for so many seconds, with guests that write.
@@ -140,13 +88,13 @@ async fn story(w: &mut World) {
 #[test]
 fn a_replica_is_extended_and_the_third_host_is_a_replica_like_any_other() {
     for seed in 1..5 {
-        simulate(seed, story);
+        simulate_three(seed, story);
     }
 }
 
 #[test]
 fn settings_that_cannot_be_meant_are_refused() {
-    simulate(2, async |w| {
+    simulate_three(2, async |w| {
         let with = |change: fn(&mut ReplicationSettings)| {
             let mut settings = settings("c:7000");
             change(&mut settings);
@@ -178,7 +126,7 @@ fn settings_that_cannot_be_meant_are_refused() {
 
 #[test]
 fn it_is_suspended_resumed_removed_and_made_again_without_a_copy() {
-    simulate(3, async |w| {
+    simulate_three(3, async |w| {
         chain(w).await;
         let before = moved(w);
         w.insist(1, suspend()).await.unwrap();
@@ -205,7 +153,7 @@ fn it_is_suspended_resumed_removed_and_made_again_without_a_copy() {
 
 #[test]
 fn logs_wait_for_a_third_host_that_is_away() {
-    simulate(4, async |w| {
+    simulate_three(4, async |w| {
         chain(w).await;
         let before = moved(w);
         w.cut_between(1, 2, true);
@@ -231,7 +179,7 @@ fn when_too_much_waits_it_is_let_go_and_digests_find_the_difference() {
         w.insist(0, Action::EnableReplication { vm, settings })
             .await
             .unwrap();
-        w.insist(0, crate::common::start_copy()).await.unwrap();
+        w.insist(0, start_copy()).await.unwrap();
         eventually(w, "the first point", |w| state(w, 1) == State::Replicating).await;
         assert_eq!(job(w, 1, extend("c:7000")).await.unwrap(), JobState::Completed);
         eventually(w, "the third host follows", |w| follows(w, 1)).await;
@@ -273,7 +221,7 @@ fn when_too_much_waits_it_is_let_go_and_digests_find_the_difference() {
 
 #[test]
 fn nothing_goes_on_while_the_middle_is_failed_over() {
-    simulate(6, async |w| {
+    simulate_three(6, async |w| {
         chain(w).await;
         let before = moved(w);
         w.cut(true);
@@ -297,18 +245,18 @@ fn nothing_goes_on_while_the_middle_is_failed_over() {
 #[test]
 fn pieces_of_a_synchronization_are_forwarded_like_anything_else() {
     for seed in 1..4 {
-        simulate(seed, async |w| {
+        simulate_three(seed, async |w| {
             chain(w).await;
             let before = moved(w);
             w.write(20);
             w.kill_vm(0);
-            w.insist(0, crate::common::start_vm()).await.unwrap();
+            w.insist(0, start_vm()).await.unwrap();
             eventually(w, "the loss is noticed", |w| {
                 state(w, 0) == State::WaitingToStartResynchronization
             })
             .await;
             w.write(20);
-            w.insist(0, crate::common::resync()).await.unwrap();
+            w.insist(0, resync()).await.unwrap();
             healthy(w, 0, 1).await;
             eventually(w, "the third host follows", |w| follows(w, 1)).await;
             assert_eq!(moved(w).0, before.0, "nothing is copied");
@@ -319,7 +267,7 @@ fn pieces_of_a_synchronization_are_forwarded_like_anything_else() {
 
 #[test]
 fn a_third_host_that_goes_its_own_way_is_left_alone() {
-    simulate(8, async |w| {
+    simulate_three(8, async |w| {
         chain(w).await;
         w.cut(true);
         w.kill_vm(0);
@@ -329,10 +277,7 @@ fn a_third_host_that_goes_its_own_way_is_left_alone() {
         );
         w.run(30).await;
         assert_eq!(extended(w, 1).unwrap().state, State::Critical);
-        assert_eq!(
-            job(w, 2, crate::common::commit()).await.unwrap(),
-            JobState::Completed
-        );
+        assert_eq!(job(w, 2, commit()).await.unwrap(), JobState::Completed);
         w.write(10);
         w.run(60).await;
         let ext = extended(w, 1).unwrap();
@@ -378,21 +323,21 @@ async fn goes_on(w: &mut World, behind: bool) {
 #[test]
 fn after_a_commit_the_middle_goes_on_as_the_primary() {
     for seed in 1..4 {
-        simulate(seed, async |w| goes_on(w, false).await);
+        simulate_three(seed, async |w| goes_on(w, false).await);
     }
 }
 
 #[test]
 fn so_it_does_when_the_third_host_is_behind() {
     for seed in 1..4 {
-        simulate(seed, async |w| goes_on(w, true).await);
+        simulate_three(seed, async |w| goes_on(w, true).await);
     }
 }
 
 #[test]
 fn a_chain_is_made_anew_after_the_roles_changed() {
     for seed in 1..4 {
-        simulate(seed, async |w| {
+        simulate_three(seed, async |w| {
             chain(w).await;
             let before = moved(w);
             w.insist(0, planned(true)).await.unwrap();
@@ -415,7 +360,7 @@ fn a_chain_is_made_anew_after_the_roles_changed() {
 
 #[test]
 fn a_copy_to_the_third_host_can_be_cancelled_and_begun_again() {
-    simulate(7, async |w| {
+    simulate_three(7, async |w| {
         replicating(w).await;
         let Some(Ok(lifeboat_engine::action::Answer::Job(first))) = w.act(1, extend("c:7000")).await else {
             panic!("no job")
@@ -460,42 +405,20 @@ async fn prepare(saga: Saga, w: &mut World) {
     }
 }
 
-/// Asks until the wish has come true, as a person would.
-async fn until(w: &World, action: Action, granted: impl Fn(&World) -> bool) {
-    for _ in 0..15 {
-        if granted(w) {
-            return;
-        }
-        let _ = w.act(1, action.clone()).await;
-        for _ in 0..20 {
-            if granted(w) {
-                return;
-            }
-            w.run(2).await;
-        }
-    }
-    panic!(
-        "{action:?} never comes true: {:?}\n{:?}\n{}",
-        w.recorded(1),
-        w.recorded(2),
-        w.tail(30).join("\n")
-    );
-}
-
 async fn run(saga: Saga, w: &mut World) {
     match saga {
-        Saga::Extend | Saga::Compare => until(w, extend("c:7000"), |w| follows(w, 1)).await,
+        Saga::Extend | Saga::Compare => insist_until(w, 1, extend("c:7000"), |w| follows(w, 1)).await,
         Saga::Forward => {
             w.write(20);
             let before = durable(w, 2);
-            until(w, Action::ReplicateNow { vm: World::vm() }, |w| {
+            insist_until(w, 1, Action::ReplicateNow { vm: World::vm() }, |w| {
                 durable(w, 2) != before && follows(w, 1)
             })
             .await;
         }
         // An instant that is forwarded leaves no piece behind.
         Saga::Asked => {
-            until(w, crate::common::resync(), |w| {
+            insist_until(w, 1, resync(), |w| {
                 let pieces = w.shared.state().hosts[2].replicas[&VM]
                     .logs
                     .iter()
@@ -504,8 +427,8 @@ async fn run(saga: Saga, w: &mut World) {
             })
             .await;
         }
-        Saga::Remove => until(w, remove(), |w| extended(w, 1).is_none()).await,
-        Saga::GoOn => until(w, go_on(), |w| flows(w, 1, 2)).await,
+        Saga::Remove => insist_until(w, 1, remove(), |w| extended(w, 1).is_none()).await,
+        Saga::GoOn => insist_until(w, 1, go_on(), |w| flows(w, 1, 2)).await,
     }
 }
 
@@ -524,46 +447,23 @@ async fn whole(saga: Saga, w: &mut World) {
 }
 
 fn every_step(saga: Saga) {
-    let mut failures = Vec::new();
-    for host in 1..3 {
-        let calls = simulate_with(3, &["a", "b", "c"], 2 << 20, async |w| {
+    let steps = Steps {
+        hosts: THREE_HOSTS,
+        bytes: 2 << 20,
+        failing: &[B, C],
+        ..Steps::of(&saga)
+    };
+    steps.each_fails_once(
+        async |w| {
             prepare(saga, w).await;
-            let before = w.gate(host).calls();
-            run(saga, w).await;
-            w.run(4).await;
-            w.gate(host).calls() - before
-        });
-        for n in 1..=calls {
-            for fault in Fault::ALL {
-                let told = std::sync::Mutex::new(String::new());
-                let attempt = catch_unwind(AssertUnwindSafe(|| {
-                    simulate_with(3, &["a", "b", "c"], 2 << 20, async |w| {
-                        prepare(saga, w).await;
-                        let bulk = moved(w).0;
-                        w.gate(host).arm(n, fault);
-                        run(saga, w).await;
-                        w.run(10).await;
-                        *told.lock().unwrap() = format!("{:?}", w.gate(host).disarm());
-                        assert!(saga == Saga::Extend || moved(w).0 == bulk, "copied again");
-                        whole(saga, w).await;
-                    });
-                }));
-                if attempt.is_err() {
-                    let hit = told.lock().map_or_else(|e| e.into_inner().clone(), |h| h.clone());
-                    failures.push(format!("{saga:?} host {host} step {n} {hit} {fault:?}"));
-                }
-            }
-        }
-    }
-    assert!(
-        failures.is_empty(),
-        "{} steps are not survived: {failures:#?}",
-        failures.len()
+            moved(w).0
+        },
+        async |w, _| run(saga, w).await,
+        async |w, bulk| {
+            assert!(saga == Saga::Extend || moved(w).0 == bulk, "copied again");
+            whole(saga, w).await;
+        },
     );
-}
-
-macro_rules! sagas {
-    ($($name:ident $saga:ident),+ $(,)?) => { $(#[test] fn $name() { every_step(Saga::$saga); })+ };
 }
 
 sagas! {

@@ -1,18 +1,18 @@
 //! Other programs write to images of a VM, and storage that does not answer: the replica is never said to be equal because
 //! nobody looked, and whoever asks for a cycle hears how it ended.
 
-use crate::common::{eventually, flows, healthy, job, replicating, resync, simulate, start_vm, state};
 use lifeboat_engine::action::{Action, Answer, CycleResult, Refusal};
 use lifeboat_model::{JobState, ReplicationHealth, ReplicationState as State};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    cancel_planned, enable, eventually, flows, healthy, job, planned, prepare, replicating, resync, simulate,
+    start_copy, start_vm, state, stop_vm,
+};
 
 const IMAGE: &str = "/vm/sys.qcow2";
 
 fn stop() -> Action {
-    Action::StopVm {
-        vm: World::vm(),
-        force: false,
-    }
+    stop_vm(false)
 }
 
 async fn now(w: &World) -> Result<CycleResult, Refusal> {
@@ -83,16 +83,13 @@ fn an_edit_of_a_powered_off_vm_is_never_called_ok() {
 fn an_edit_of_a_prepared_vm_is_not_left_behind() {
     simulate(6, async |w| {
         replicating(w).await;
-        assert_eq!(
-            job(w, 0, crate::common::prepare()).await.unwrap(),
-            JobState::Completed
-        );
+        assert_eq!(job(w, 0, prepare()).await.unwrap(), JobState::Completed);
         assert!(ok(w).await.0);
         edit(w);
         assert!(!ok(w).await.0);
-        let refusal = w.act(0, crate::common::planned(true)).await.unwrap().unwrap_err();
+        let refusal = w.act(0, planned(true)).await.unwrap().unwrap_err();
         assert!(refusal.message.contains("changed by others"), "{refusal}");
-        w.insist(0, crate::common::cancel_planned(false)).await.unwrap();
+        w.insist(0, cancel_planned(false)).await.unwrap();
         eventually(w, "the loss", |w| {
             state(w, 0) == State::WaitingToStartResynchronization
         })
@@ -121,12 +118,9 @@ fn an_edit_below_a_running_vm_stops_the_next_cycle() {
 fn an_edit_during_the_first_copy_is_found_whenever_it_comes() {
     for milliseconds in (0..100).step_by(10) {
         simulate(3, async |w| {
-            let (vm, settings) = (World::vm(), World::settings());
-            w.insist(0, Action::EnableReplication { vm, settings })
-                .await
-                .unwrap();
+            w.insist(0, enable()).await.unwrap();
             w.write(30);
-            w.insist(0, crate::common::start_copy()).await.unwrap();
+            w.insist(0, start_copy()).await.unwrap();
             w.pause(milliseconds).await;
             edit(w);
             w.run(40).await;

@@ -3,10 +3,6 @@
 
 use std::time::Duration;
 
-use crate::common::{
-    commit, eventually, failover, flows, job, mode, phase, planned, points, replicating, revert, simulate,
-    state,
-};
 use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::person::Account;
@@ -16,6 +12,10 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     AuthorizationEntry, JobType, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State,
     RequestId,
+};
+use lifeboat_sim::harness::{
+    commit, entry, eventually, failover, flows, four_eyes, history, job, mode, phase, planned, points,
+    replicating, revert, simulate, state,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -47,14 +47,6 @@ fn user(name: &str) -> By {
         from: None,
         account: None,
         confirmed: None,
-    }
-}
-
-/// These hosts want a second person from now on.
-async fn four_eyes(w: &World, hosts: &[usize]) {
-    for host in hosts {
-        w.shared.state().hosts[*host].four_eyes = true;
-        w.restart(*host).await;
     }
 }
 
@@ -103,13 +95,7 @@ fn events(w: &World, host: usize, words: &str) -> Vec<Option<By>> {
 }
 
 async fn failed_over(w: &mut World) {
-    replicating(w).await;
-    for _ in 0..8 {
-        w.write(10);
-        w.run(10).await;
-    }
-    w.cut(true);
-    w.run(5).await;
+    history(w, 8, 0).await;
     job(w, 1, failover(PointSelector::Latest)).await.unwrap();
 }
 
@@ -315,15 +301,7 @@ fn equal_requests_are_one_and_there_are_not_too_many() {
         four_eyes(w, &[1]).await;
         let primary = |n: usize| format!("p{n}.example.org");
         for n in 0..=IN_ALL {
-            let entry = AuthorizationEntry {
-                primary: primary(n),
-                storage_location: "/replicas".into(),
-                trust_group: "t".into(),
-                allow_start: false,
-                keep_at_least_s: 0,
-                locked_until: None,
-                quota: Default::default(),
-            };
+            let entry = entry(&primary(n), "/replicas");
             let add = Action::AddAuthorization { entry };
             assert_eq!(asks(w, 1, ada(), add).await, Ok(Answer::Done));
         }

@@ -1,37 +1,15 @@
 //! Guests that stand still and VMs of which nothing is known: every command in every state, and that not known is never
 //! taken for off.
 
-use crate::common::{healthy, planned, replicating, simulate};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_model::DiskId;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_sim::harness::{healthy, pause_vm, planned, replicating, reset_vm, simulate, start_vm, stop_vm};
 use lifeboat_sim::{VM, World};
 
 const INVALID: Result<PowerState, ReturnCode> = Err(ReturnCode::InvalidState);
 const UNKNOWN: Result<PowerState, ReturnCode> = Err(ReturnCode::Unknown);
-
-fn start() -> Action {
-    Action::StartVm {
-        vm: World::vm(),
-        force: false,
-    }
-}
-
-fn pause() -> Action {
-    Action::PauseVm { vm: World::vm() }
-}
-
-fn reset() -> Action {
-    Action::ResetVm { vm: World::vm() }
-}
-
-fn stop(force: bool) -> Action {
-    Action::StopVm {
-        vm: World::vm(),
-        force,
-    }
-}
 
 fn full(w: &World, host: usize) {
     stalled(w, host, StallCause::NoSpace);
@@ -119,7 +97,7 @@ fn rows() -> Vec<Row> {
 #[test]
 fn every_command_in_every_state_of_a_guest() {
     for (name, prepare, expected) in rows() {
-        let commands = [start(), pause(), reset(), stop(false), stop(true)];
+        let commands = [start_vm(), pause_vm(), reset_vm(), stop_vm(false), stop_vm(true)];
         for (command, expected) in commands.into_iter().zip(expected) {
             let what = format!("{command:?} of a VM that is {name}");
             simulate(1, async |w| {
@@ -130,7 +108,7 @@ fn every_command_in_every_state_of_a_guest() {
                 assert_eq!(got, expected, "{what}: {done:?}");
                 if let Err(refusal) = done {
                     assert_eq!(really(w, 0), before, "{what} is refused and changes nothing");
-                    let fine = name == "off" && command != start() || name == "running";
+                    let fine = name == "off" && command != start_vm() || name == "running";
                     let failed = refusal.code == ReturnCode::Failed;
                     assert!(fine || failed || !refusal.hint.is_empty(), "{what}: {refusal:?}");
                 }
@@ -143,7 +121,7 @@ fn every_command_in_every_state_of_a_guest() {
 fn a_refusal_says_why_the_guest_stands_still() {
     simulate(2, async |w| {
         full(w, 0);
-        for action in [pause(), stop(false), start()] {
+        for action in [pause_vm(), stop_vm(false), start_vm()] {
             let refused = w.act(0, action).await.unwrap().unwrap_err();
             assert!(
                 refused.message.contains("no space left for disk sys"),
@@ -183,7 +161,7 @@ fn a_stalled_guest_is_moved_with_force_only() {
         assert_eq!(refused.code, ReturnCode::InvalidState);
         assert!(refused.message.contains("no space left"), "{refused:?}");
         mended(w, 0);
-        assert_eq!(w.insist(0, start()).await.unwrap(), Answer::Done);
+        assert_eq!(w.insist(0, start_vm()).await.unwrap(), Answer::Done);
         healthy(w, 0, 1).await;
     });
 }

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use crate::common::{
-    eventually, flows, healthy, mode, points, replicating, sealed, simulate, state, taken_over,
-};
 use lifeboat_engine::action::{Action, InitialCopy, PointSelector, VmView};
 use lifeboat_engine::hold::Reason;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{PointId, ReplicationHealth, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    eventually, flows, healthy, mode, points, replicating, sealed, simulate, state, taken_over,
+};
 
 fn hold() -> Action {
     Action::HoldPoints { vm: World::vm() }

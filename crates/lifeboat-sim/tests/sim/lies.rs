@@ -4,9 +4,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::common::{asked, eventually, flows, job, replicating, resync, simulate, state};
 use lifeboat_engine::action::Action;
 use lifeboat_model::{JobState, ReplicationState as State};
+use lifeboat_sim::harness::{asked, eventually, flows, job, replicating, resync, simulate, state};
 use lifeboat_sim::{Lies, Rng, VM, World};
 
 /// What an administrator of the primary does meanwhile.

@@ -1,11 +1,11 @@
 //! Lists and views while something hangs: each VM by itself, in half a second, and what is not known is labelled as such.
 
-use crate::common::{failover, job, replicating, simulate, start_vm};
 use lifeboat_engine::action::{Action, Answer, PointSelector, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
+use lifeboat_sim::harness::{events, failover, job, pause_vm, replicating, reset_vm, simulate, start_vm};
 use lifeboat_sim::{VM, World};
 use uuid::Uuid;
 
@@ -164,11 +164,7 @@ fn whatever_hangs_a_command_is_answered_within_five_seconds_and_not_carried_out_
                 .is_err()
         );
         let asked = w.shared.now();
-        let refused = w
-            .act(0, Action::PauseVm { vm: World::vm() })
-            .await
-            .unwrap()
-            .unwrap_err();
+        let refused = w.act(0, pause_vm()).await.unwrap().unwrap_err();
         assert_eq!(
             refused.code,
             lifeboat_model::api::ReturnCode::InUse,
@@ -184,8 +180,8 @@ fn whatever_hangs_a_command_is_answered_within_five_seconds_and_not_carried_out_
     });
     simulate(9, async |w| {
         for (hangs, action) in [
-            ("hv.pause", Action::PauseVm { vm: World::vm() }),
-            ("hv.reset", Action::ResetVm { vm: World::vm() }),
+            ("hv.pause", pause_vm()),
+            ("hv.reset", reset_vm()),
             ("hv.screenshot", Action::Screenshot { vm: World::vm() }),
         ] {
             w.shared.state().hangs.insert((0, hangs));
@@ -228,12 +224,6 @@ fn full(w: &World, host: usize) {
     });
 }
 
-fn events(w: &World, host: usize, what: &str) -> usize {
-    let s = w.shared.state();
-    let all = s.hosts[host].events.iter();
-    all.filter(|e| e.message.contains(what)).count()
-}
-
 /// A guest on `host` stands still and goes on: it is shown with its reason, and recorded once each time.
 async fn stands_still_and_goes_on(w: &mut World, host: usize) {
     full(w, host);
@@ -251,12 +241,12 @@ async fn stands_still_and_goes_on(w: &mut World, host: usize) {
             replication.health_notes
         );
     }
-    assert_eq!(events(w, host, "the guest stands still: no space left"), 1);
+    assert_eq!(events(w, host, "the guest stands still: no space left").len(), 1);
     w.shared.state().hosts[host].processes.get_mut(&VM).unwrap().stall = None;
-    w.act(host, crate::common::start_vm()).await.unwrap().unwrap();
+    w.act(host, start_vm()).await.unwrap().unwrap();
     w.run(20).await;
     assert_eq!(w.view(host).await.unwrap().power, PowerState::Running);
-    assert_eq!(events(w, host, "the guest no longer stands still"), 1);
+    assert_eq!(events(w, host, "the guest no longer stands still").len(), 1);
 }
 
 #[test]

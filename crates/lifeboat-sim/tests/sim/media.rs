@@ -2,15 +2,15 @@
 //! a forged medium changes nothing, the key is where it is needed and nowhere else, and every step of exporting and
 //! importing may fail or be the daemon's last. How files are sealed is `lifeboat-store`'s to test.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use crate::common::{eventually, failover, healthy, job, simulate, start_copy, state};
 use bytes::Bytes;
-use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, Refusal};
+use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector};
 use lifeboat_engine::ports::media::{Media, Part, Seal};
 use lifeboat_engine::sealing::{ExportKey, Sealing};
 use lifeboat_model::{JobState, ReplicationState as State};
-use lifeboat_sim::{Fault, Port, Sealed, VM, World};
+use lifeboat_sim::harness::{
+    Steps, eventually, failover, healthy, job, refused, simulate, start_copy, start_vm, state,
+};
+use lifeboat_sim::{Port, SYS_BYTES, Sealed, VM, World};
 
 const DIR: &str = "/media/usb/web";
 
@@ -38,11 +38,6 @@ async fn enabled(w: &World) {
 async fn exported(w: &mut World) {
     enabled(w).await;
     assert_eq!(job(w, 0, export(DIR)).await.unwrap(), JobState::Completed);
-}
-
-async fn refused(w: &World, host: usize, action: Action) -> Refusal {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    answer.expect_err(&format!("{action:?} should be refused"))
 }
 
 /// What of the copy is on the replica, and how many logs wait there.
@@ -438,7 +433,7 @@ fn an_export_whose_changes_are_no_longer_recorded_is_given_up() {
         })
         .await;
         assert_eq!(state(w, 0), State::ReadyForReplication);
-        w.insist(0, crate::common::start_vm()).await.unwrap();
+        w.insist(0, start_vm()).await.unwrap();
         assert_eq!(
             job(w, 0, export("/media/two")).await.unwrap(),
             JobState::Completed
@@ -539,48 +534,18 @@ async fn whole(w: &mut World) {
 }
 
 fn every_step(saga: Saga) {
-    let mut failures = Vec::new();
-    for host in 0..2 {
-        let calls = simulate(3, async |w| {
-            prepare(saga, w).await;
-            let before = w.gate(host).calls();
-            run(saga, w).await;
-            w.run(4).await;
-            w.gate(host).calls() - before
-        });
-        for n in 1..=calls {
-            for fault in Fault::ALL {
-                let told = std::sync::Mutex::new(String::new());
-                let attempt = catch_unwind(AssertUnwindSafe(|| {
-                    simulate(3, async |w| {
-                        prepare(saga, w).await;
-                        w.gate(host).arm(n, fault);
-                        run(saga, w).await;
-                        w.run(10).await;
-                        *told.lock().unwrap() = format!("{:?}", w.gate(host).disarm());
-                        whole(w).await;
-                    });
-                }));
-                if attempt.is_err() {
-                    let hit = told.lock().map_or_else(|e| e.into_inner().clone(), |h| h.clone());
-                    failures.push(format!("{saga:?} host {host} step {n} {hit} {fault:?}"));
-                }
-            }
-        }
-    }
-    assert!(
-        failures.is_empty(),
-        "{} steps are not survived: {failures:#?}",
-        failures.len()
+    let steps = Steps {
+        bytes: SYS_BYTES,
+        ..Steps::of(&saga)
+    };
+    steps.each_fails_once(
+        async |w| prepare(saga, w).await,
+        async |w, ()| run(saga, w).await,
+        async |w, ()| whole(w).await,
     );
 }
 
-#[test]
-fn every_step_of_an_export() {
-    every_step(Saga::Export);
-}
-
-#[test]
-fn every_step_of_an_import() {
-    every_step(Saga::Import);
+sagas! {
+    every_step_of_an_export Export,
+    every_step_of_an_import Import,
 }

@@ -15,14 +15,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::common::{
-    asked, cancel_planned, commit, flows, planned, prepare, resync, reverse, revert, simulate_with,
-    start_copy, start_vm,
-};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::records::{FailoverPhase, PlannedPhase, Side};
 use lifeboat_model::{
     PointId, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, Timestamp,
+};
+use lifeboat_sim::harness::{
+    asked, cancel_planned, clock_step, commit, flows, planned, prepare, resync, reverse, revert,
+    simulate_with, start_copy, start_vm,
 };
 use lifeboat_sim::{Fault, Rng, VM, World};
 
@@ -54,7 +54,7 @@ fn host(rng: &mut Rng) -> usize {
 }
 
 fn mode(w: &World, host: usize) -> Mode {
-    crate::common::mode(w, host)
+    lifeboat_sim::harness::mode(w, host)
 }
 
 /// A host in this role, if there is one; else any.
@@ -202,7 +202,7 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
 async fn trouble(w: &World, rng: &mut Rng) {
     let (one, other) = (host(rng), host(rng));
     match rng.below(13) {
-        10 => w.set_clock(one, crate::common::clock_step(rng)),
+        10 => w.set_clock(one, clock_step(rng)),
         0..=3 if one != other => {
             let pair = (one.min(other), one.max(other));
             let cut = !w.shared.cuts.borrow().contains(&pair);

@@ -1,16 +1,16 @@
 //! Records that lost what they belong to: each is shown, can be named, says what is missing, and can be removed. No removal
 //! touches data that somebody may want.
 
-use crate::common::{failover, job, replicating, simulate, start_vm, state};
-use lifeboat_engine::action::{
-    Action, Answer, InitialCopy, PointSelector, Refusal, ServerView, VmRef, VmView,
-};
+use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, VmRef, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::records::Side;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     BranchId, JobState, ReplicationHealth, ReplicationMode as Mode, ReplicationState as State, VmId,
+};
+use lifeboat_sim::harness::{
+    enable, events, failover, job, refused, replicating, server, simulate, start_vm, state,
 };
 use lifeboat_sim::{Image, VM, World};
 use uuid::Uuid;
@@ -32,32 +32,11 @@ async fn done(w: &World, host: usize, action: Action) {
     assert_eq!(answer, Ok(Answer::Done), "{action:?}");
 }
 
-async fn refused(w: &World, host: usize, action: Action) -> Refusal {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    answer.expect_err(&format!("{action:?} should be refused"))
-}
-
 async fn listed(w: &World, host: usize) -> Vec<VmView> {
     match w.act(host, Action::ListVms(Paging::FIRST)).await {
         Some(Ok(Answer::Vms(vms))) => vms.items,
         other => panic!("{other:?}"),
     }
-}
-
-async fn server(w: &World, host: usize) -> ServerView {
-    match w.act(host, Action::ShowServer).await {
-        Some(Ok(Answer::Server(view))) => view,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn told(w: &World, host: usize, about: &str) -> usize {
-    let s = w.shared.state();
-    s.hosts[host]
-        .events
-        .iter()
-        .filter(|e| e.message.contains(about))
-        .count()
 }
 
 #[test]
@@ -116,10 +95,7 @@ fn a_vm_without_its_description_is_shown_and_its_replication_can_be_removed() {
 #[test]
 fn an_offer_that_never_became_a_copy_can_be_removed() {
     simulate(3, async |w| {
-        let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(0, enable()).await.unwrap();
         w.cut(true);
         w.restart(1).await;
         assert_eq!(state(w, 1), State::WaitingToCompleteInitialReplication);
@@ -166,10 +142,7 @@ async fn seeding(w: &mut World) {
     }
     w.restart(1).await;
     done(w, 1, Action::BecomeReplica { vm: World::vm() }).await;
-    let (vm, settings) = (World::vm(), World::settings());
-    w.insist(0, Action::EnableReplication { vm, settings })
-        .await
-        .unwrap();
+    w.insist(0, enable()).await.unwrap();
     let seed = Action::StartReplication {
         vm: World::vm(),
         how: InitialCopy::Seed,
@@ -316,7 +289,7 @@ fn records_that_belong_to_no_relationship_are_removed_and_said() {
                 .iter()
                 .all(|r| r.index == 0)
         );
-        assert_eq!(told(w, 1, "belongs to no relationship"), 1);
+        assert_eq!(events(w, 1, "belongs to no relationship").len(), 1);
         done(w, 1, remove(VmRef(Uuid::from_u128(77).to_string()))).await;
         let left = listed(w, 1).await;
         assert_eq!(left.iter().map(|v| v.spec.uuid).collect::<Vec<_>>(), [VM]);
@@ -340,7 +313,7 @@ fn of_very_many_files_without_a_relationship_some_are_named() {
         let notes = server(w, 1).await.notes;
         assert_eq!(notes.len(), 21, "{notes:?}");
         assert!(notes[20].contains("980 more replicas"), "{}", notes[20]);
-        assert_eq!(told(w, 1, "no relationship of this host uses"), 21);
+        assert_eq!(events(w, 1, "no relationship of this host uses").len(), 21);
     });
 }
 
@@ -360,11 +333,11 @@ fn files_without_a_relationship_and_locations_that_are_gone_are_shown_by_the_hos
             notes.len() == 1 && notes[0].contains(&dir) && notes[0].contains(&VM.to_string()),
             "{notes:?}"
         );
-        assert_eq!(told(w, 1, "no relationship of this host uses it"), 1);
+        assert_eq!(events(w, 1, "no relationship of this host uses it").len(), 1);
         w.restart(1).await;
         w.run(601).await;
         assert_eq!(
-            told(w, 1, "no relationship of this host uses it"),
+            events(w, 1, "no relationship of this host uses it").len(),
             1,
             "a restart is no news"
         );

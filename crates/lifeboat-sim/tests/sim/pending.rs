@@ -1,20 +1,17 @@
 //! How much waits to be sent, against what the disks say themselves: never nothing from ignorance, and no view waits for it.
 
-use crate::common::{
-    difference, eventually, job, local_disks, replicating, simulate, simulate_with, start_vm, state,
-};
-use lifeboat_engine::action::{Action, Answer, ReplicationView};
+use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_model::{JobState, ReplicationState as State};
+use lifeboat_sim::harness::{
+    difference, enable, eventually, job, local_disks, replicating, replication, simulate, simulate_with,
+    start_copy, start_vm, state, stop_vm,
+};
 use lifeboat_sim::{BLOCK, Content, VM, World};
 
-async fn view(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
-}
-
 async fn pending(w: &World, host: usize) -> Option<u64> {
-    view(w, host).await.pending_bytes
+    replication(w, host).await.pending_bytes
 }
 
 /// Bytes in which the primary's disks differ from the newest instant that arrived.
@@ -30,10 +27,7 @@ fn missing(w: &World) -> u64 {
 }
 
 fn stop() -> Action {
-    Action::StopVm {
-        vm: World::vm(),
-        force: true,
-    }
+    stop_vm(true)
 }
 
 #[test]
@@ -126,13 +120,10 @@ fn off_it_is_nothing_when_all_was_sent_and_else_not_known() {
 #[test]
 fn before_the_first_copy_is_there_it_is_not_known() {
     simulate(5, async |w| {
-        let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(0, enable()).await.unwrap();
         assert_eq!(pending(w, 0).await, None);
         w.cut(true);
-        w.insist(0, crate::common::start_copy()).await.unwrap();
+        w.insist(0, start_copy()).await.unwrap();
         w.write(10);
         w.run(5).await;
         assert_eq!(state(w, 0), State::WaitingToCompleteInitialReplication);
@@ -173,7 +164,7 @@ fn what_the_third_host_lacks_is_counted_in_logs() {
         let (vm, start) = (World::vm(), true);
         let extend = Action::ExtendReplication { vm, settings, start };
         assert_eq!(job(w, 1, extend).await.unwrap(), JobState::Completed);
-        let third = async |w: &World| view(w, 1).await.extended.unwrap().pending_bytes;
+        let third = async |w: &World| replication(w, 1).await.extended.unwrap().pending_bytes;
         w.run(60).await;
         w.cut_between(1, 2, true);
         let mut before = 0;

@@ -1,28 +1,17 @@
 //! Planned failover: nothing is lost, nothing is copied, the VM never runs twice, and until the replica has taken over it
 //! can be cancelled at every stage.
 
-use crate::common::{
-    cancel_planned, eventually, flows, healthy, job, local_disks, mode, planned, prepare, replicating,
-    resync, simulate, start_vm, state,
-};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::records::{Job, PlannedPhase};
 use lifeboat_model::{DayWindow, JobState, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    cancel_planned, eventually, flows, healthy, job, local_disks, mode, moved, planned, prepare,
+    refused_with_way_out, replicating, resync, simulate, start_vm, state,
+};
 
 fn plan_phase(w: &World) -> Option<PlannedPhase> {
     Some(w.recorded(0)?.primary()?.planned.as_ref()?.phase)
-}
-
-fn moved(w: &World) -> (u64, u64) {
-    let s = w.shared.state();
-    (s.bulk_blocks, s.sync_blocks)
-}
-
-async fn refused(w: &World, host: usize, action: Action) {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    let e = answer.expect_err(&format!("{action:?} should be refused"));
-    assert!(!e.hint.is_empty(), "{action:?}: {e} has no way out");
 }
 
 /// From the shutdown on nothing may differ: what the VM starts with there is what it ended with here.
@@ -37,7 +26,7 @@ async fn nothing_is_lost(w: &mut World, asked_on: usize) {
     assert!(twins.is_empty(), "{twins:?}");
     healthy(w, 1, 0).await;
     assert_eq!(moved(w), before, "something was copied");
-    refused(w, 0, start_vm()).await;
+    refused_with_way_out(w, 0, start_vm()).await;
     // And back.
     w.insist(1, planned(true)).await.unwrap();
     eventually(w, "the VM starts here", |w| w.runs(0)).await;
@@ -83,7 +72,7 @@ fn prepared_is_locked_off_until_cancelled_or_carried_out() {
         assert_eq!(job(w, 0, prepare()).await.unwrap(), JobState::Completed);
         assert_eq!(state(w, 0), State::SyncedReplicationComplete);
         assert!(!w.runs(0));
-        refused(w, 0, start_vm()).await;
+        refused_with_way_out(w, 0, start_vm()).await;
         w.run(100).await;
         assert_eq!(
             (state(w, 0), w.runs(0), w.runs(1)),
@@ -128,7 +117,7 @@ async fn cancelled(w: &mut World, at: PlannedPhase) {
     eventually(w, "the phase", |w| plan_phase(w) == Some(at)).await;
     if at == PlannedPhase::HandingOver {
         w.run(10).await;
-        refused(w, 0, cancel_planned(false)).await;
+        refused_with_way_out(w, 0, cancel_planned(false)).await;
         w.cut(false);
         if w.act(0, cancel_planned(false)).await.unwrap().is_err() {
             // It had taken over before the cut.

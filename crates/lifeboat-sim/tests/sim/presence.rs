@@ -1,20 +1,16 @@
 //! A host that was away is back: what waited for it goes on at once, whoever notices first.
 
-use crate::common::{replicating, simulate, simulate_with};
 use lifeboat_engine::action::Action;
 use lifeboat_engine::records::Side;
-use lifeboat_sim::{VM, World};
-
-fn durable(w: &World, host: usize) -> u64 {
-    w.shared.state().hosts[host].replicas[&VM].durable.sequence()
-}
+use lifeboat_sim::World;
+use lifeboat_sim::harness::{durable, replicating, simulate, simulate_with};
 
 /// Milliseconds until a newer log is durable on a host.
 async fn goes_on(w: &World, host: usize) -> u64 {
-    let (before, began) = (durable(w, host), w.shared.now().0);
+    let (before, began) = (durable(w, host).sequence(), w.shared.now().0);
     for _ in 0..6000 {
         w.pause(10).await;
-        if durable(w, host) > before {
+        if durable(w, host).sequence() > before {
             return w.shared.now().0 - began;
         }
     }

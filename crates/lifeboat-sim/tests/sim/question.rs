@@ -1,10 +1,12 @@
 //! The question whether the VM runs on the other side: only a side that says "off", or that nobody can connect to, lets a
 //! second host bring the VM up without `--force`; and an old primary learns afterwards what was done without it.
 
-use crate::common::{eventually, failover, job, replicating, simulate, simulate_with, start_vm, state};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobState, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{
+    eventually, failover, job, replicating, said, simulate, simulate_with, start_copy, start_vm, state,
+};
 use lifeboat_sim::{VM, World};
 
 fn forced() -> Action {
@@ -53,11 +55,6 @@ fn split(w: &World) -> bool {
     rel.primary().is_some_and(|p| p.split.is_some())
 }
 
-fn said(w: &World, host: usize, what: &str) -> bool {
-    let s = w.shared.state();
-    s.hosts[host].events.iter().any(|e| e.message.contains(what))
-}
-
 #[test]
 fn a_primary_that_does_not_say_is_no_primary_that_is_off() {
     for (cause, prepare, shown) in causes() {
@@ -104,7 +101,7 @@ async fn by_address(w: &mut World, certified: bool) {
     w.insist(0, Action::EnableReplication { vm, settings })
         .await
         .unwrap();
-    w.insist(0, crate::common::start_copy()).await.unwrap();
+    w.insist(0, start_copy()).await.unwrap();
     eventually(w, "replication", |w| {
         (state(w, 0), state(w, 1)) == (State::Replicating, State::Replicating)
     })

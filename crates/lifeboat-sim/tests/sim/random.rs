@@ -3,10 +3,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::common::{asked, failover, phase, replicating, revert, simulate, start_copy, state};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_model::{ReplicationState as State, Timestamp};
+use lifeboat_sim::harness::{
+    asked, clock_step, enable, failover, phase, replicating, revert, simulate, start_copy, start_vm, state,
+};
 use lifeboat_sim::{Content, Fault, Rng, VM, World};
 
 #[derive(Default)]
@@ -44,7 +46,7 @@ async fn manage(w: &World, rng: &mut Rng) {
 async fn trouble(w: &World, rng: &mut Rng, seen: &mut Seen) {
     let host = usize::try_from(rng.below(2)).unwrap();
     match rng.below(11) {
-        9 => w.set_clock(host, crate::common::clock_step(rng)),
+        9 => w.set_clock(host, clock_step(rng)),
         0 => {
             seen.cut = !seen.cut;
             w.cut(seen.cut);
@@ -74,7 +76,7 @@ async fn trouble(w: &World, rng: &mut Rng, seen: &mut Seen) {
         }
         7 | 8 => w.guest_off(0),
         _ => {
-            let _ = w.act(0, crate::common::start_vm()).await;
+            let _ = w.act(0, start_vm()).await;
         }
     }
 }
@@ -120,7 +122,7 @@ async fn peace(w: &mut World, seen: &Seen) {
     for host in 0..2 {
         let _ = w.act(host, Action::ResumeReplication { vm: World::vm() }).await;
     }
-    let _ = w.act(0, crate::common::start_vm()).await;
+    let _ = w.act(0, start_vm()).await;
     w.run(90).await;
     w.check(1).unwrap();
     for host in 0..2 {
@@ -174,10 +176,7 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
     if calm {
         replicating(w).await;
     } else {
-        let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(0, enable()).await.unwrap();
         let _ = w.act(0, start_copy()).await;
     }
     let bulk = w.shared.state().bulk_blocks;

@@ -1,10 +1,10 @@
 //! What a reference means: a name that several VMs have, a file that several VMs have, a host name in several cases.
 
-use crate::common::{replicating, simulate};
-use lifeboat_engine::action::{Action, Answer, Refusal, VmRef};
+use lifeboat_engine::action::{Action, Answer, VmRef};
 use lifeboat_engine::paging::Paging;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, VmId, VmSpec};
+use lifeboat_sim::harness::{entry, refused, replicating, simulate};
 use lifeboat_sim::{Image, VM, World};
 use uuid::Uuid;
 
@@ -37,13 +37,6 @@ fn start(vm: &str) -> Action {
         vm: VmRef(vm.into()),
         force: false,
     }
-}
-
-async fn refused(w: &World, host: usize, action: Action) -> Refusal {
-    w.act(host, action.clone())
-        .await
-        .unwrap()
-        .expect_err(&format!("{action:?} should be refused"))
 }
 
 #[test]
@@ -185,18 +178,6 @@ fn one_file_twice_in_one_vm_is_refused() {
                 .is_ok()
         );
     });
-}
-
-fn entry(primary: &str, location: &str) -> AuthorizationEntry {
-    AuthorizationEntry {
-        primary: primary.into(),
-        storage_location: location.into(),
-        trust_group: "t".into(),
-        allow_start: false,
-        keep_at_least_s: 0,
-        locked_until: None,
-        quota: Default::default(),
-    }
 }
 
 async fn entries(w: &World) -> Vec<AuthorizationEntry> {

@@ -1,10 +1,12 @@
 //! A host goes down in the middle of a change of roles: afterwards it says what was under way and what it goes on with, and
 //! what was never recorded is said not to be.
 
-use crate::common::{eventually, flows, healthy, planned, replicating, reverse, simulate, taken_over};
 use lifeboat_engine::action::{Answer, PointSelector};
 use lifeboat_engine::records::PlannedPhase;
 use lifeboat_model::JobState;
+use lifeboat_sim::harness::{
+    eventually, flows, healthy, planned, replicating, reverse, simulate, taken_over,
+};
 use lifeboat_sim::{Fault, World};
 
 fn told(w: &World, host: usize, words: &[&str]) -> bool {

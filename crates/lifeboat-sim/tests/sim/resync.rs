@@ -1,13 +1,13 @@
 //! Resynchronization by digests: after lost tracking, on demand, by itself in its window; suspended, given up, interrupted.
 //! Recovery points stay as they are throughout, and a failover in the middle uses the last of them.
 
-use crate::common::{
-    difference, eventually, failover, healthy, job, local_disks, points, replicating, resync, revert,
-    simulate, start_vm, state,
-};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{DayWindow, JobState, JobType, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{
+    difference, eventually, failover, flows, healthy, job, local_disks, points, replicating, resync, revert,
+    simulate, start_copy, start_vm, state,
+};
 use lifeboat_sim::{Content, Fault, VM, World};
 
 fn sealed(w: &World) -> Vec<(String, Vec<Content>)> {
@@ -173,8 +173,8 @@ fn it_begins_by_itself_in_its_window() {
         )
         .await
         .unwrap();
-        w.insist(0, crate::common::start_copy()).await.unwrap();
-        eventually(w, "replication", |w| crate::common::flows(w, 0, 1)).await;
+        w.insist(0, start_copy()).await.unwrap();
+        eventually(w, "replication", |w| flows(w, 0, 1)).await;
         w.run(40).await;
         w.write(20);
         w.kill_vm(0);

@@ -1,13 +1,13 @@
 //! The way back after an unplanned failover: the old primary becomes the replica with the data it has. Only what differs
 //! travels, what it had written is kept until somebody drops it, and with tracking lost digests find the difference.
 
-use crate::common::{
-    commit, difference, eventually, failover, flows, healthy, history, job, local_disks, phase, planned,
-    points, reverse, simulate, start_vm, state, taken_over,
-};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_sim::harness::{
+    commit, difference, eventually, failover, flows, healthy, history, job, local_disks, moved, phase,
+    planned, points, replicating, reverse, simulate, start_vm, state, stop_vm, taken_over,
+};
 use lifeboat_sim::{VM, World};
 
 /// What became of the old primary before it came back.
@@ -31,25 +31,12 @@ fn abandoned(w: &World, host: usize) -> Option<Vec<lifeboat_sim::Content>> {
         .map(|(_, c)| c.clone())
 }
 
-fn counted(w: &World) -> (u64, u64) {
-    let s = w.shared.state();
-    (s.bulk_blocks, s.sync_blocks)
-}
-
 /// Blocks that any known record says were written on either side since the fork.
 async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
     history(w, 6, 25).await;
     if old == Old::OffAndSent {
         w.cut(false);
-        w.insist(
-            0,
-            Action::StopVm {
-                vm: World::vm(),
-                force: true,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(0, stop_vm(true)).await.unwrap();
         w.run(30).await;
         w.cut(true);
     }
@@ -69,7 +56,7 @@ async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
     w.cut(false);
     w.run(30).await;
     assert!(!w.runs(0), "an old primary starts nothing by itself");
-    let before = counted(w);
+    let before = moved(w);
     w.insist(1, reverse()).await.unwrap();
     // No writes while it is counted what travels.
     for _ in 0..300 {
@@ -79,7 +66,7 @@ async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
         w.run(1).await;
     }
     assert!(flows(w, 1, 0), "{:?}\n{:?}", w.recorded(0), w.recorded(1));
-    let after = counted(w);
+    let after = moved(w);
     assert_eq!(after.0, before.0, "copied blindly");
     let (all, data) = difference(&last, &new);
     let sent = after.1 - before.1;
@@ -104,11 +91,11 @@ async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
 }
 
 async fn home_again(w: &mut World) {
-    let before = counted(w);
+    let before = moved(w);
     w.insist(1, planned(true)).await.unwrap();
     healthy(w, 0, 1).await;
     assert!(w.runs(0) && !w.runs(1));
-    assert_eq!(counted(w), before, "the way home copies nothing");
+    assert_eq!(moved(w), before, "the way home copies nothing");
 }
 
 #[test]
@@ -213,15 +200,7 @@ fn an_old_primary_with_a_running_vm_does_not_give_way_until_it_is_off() {
         assert_eq!(job(w, 1, reverse()).await.unwrap(), JobState::Exception);
         assert_eq!((w.runs(0), w.runs(1)), (true, true));
         assert_eq!(state(w, 1), State::Committed);
-        w.insist(
-            0,
-            Action::StopVm {
-                vm: World::vm(),
-                force: true,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(0, stop_vm(true)).await.unwrap();
         assert_eq!(job(w, 1, reverse()).await.unwrap(), JobState::Completed);
         healthy(w, 1, 0).await;
         let refusal = w.act(0, start_vm()).await.unwrap();
@@ -233,7 +212,7 @@ fn an_old_primary_with_a_running_vm_does_not_give_way_until_it_is_off() {
 #[test]
 fn roles_can_be_swapped_any_number_of_times() {
     simulate(9, async |w| {
-        crate::common::replicating(w).await;
+        replicating(w).await;
         for turn in 0..6_usize {
             let (from, to) = (turn % 2, (turn + 1) % 2);
             w.write(20);

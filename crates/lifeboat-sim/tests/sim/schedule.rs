@@ -1,11 +1,13 @@
 //! What begins by itself: copies and resynchronizations at their time, in the window of the settings, and not when somebody
 //! took them back.
 
-use crate::common::{eventually, healthy, replicating, simulate, start_copy, state};
 use lifeboat_engine::action::{Action, Answer, InitialCopy};
 use lifeboat_engine::records::Job;
 use lifeboat_model::{DayWindow, JobState, ReplicationState as State, Timestamp};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    enable, eventually, healthy, replicating, simulate, start_copy, start_vm, state,
+};
 
 /// The world begins at 08:00.
 const BEGIN: u64 = 1_800_000_000_000;
@@ -52,24 +54,13 @@ fn cancel_resync() -> Action {
 }
 
 async fn enabled(w: &World) {
-    let (vm, settings) = (World::vm(), World::settings());
-    w.insist(0, Action::EnableReplication { vm, settings })
-        .await
-        .unwrap();
+    w.insist(0, enable()).await.unwrap();
 }
 
 /// Tracking is lost, and the primary knows.
 async fn out_of_step(w: &World) {
     w.kill_vm(0);
-    w.insist(
-        0,
-        Action::StartVm {
-            vm: World::vm(),
-            force: false,
-        },
-    )
-    .await
-    .unwrap();
+    w.insist(0, start_vm()).await.unwrap();
     eventually(w, "the loss", |w| {
         state(w, 0) == State::WaitingToStartResynchronization
     })
@@ -185,15 +176,7 @@ fn lost_tracking_is_cured_by_itself_in_the_window_and_only_there() {
         healthy(w, 0, 1).await;
         // Inside the window it begins at once.
         w.kill_vm(0);
-        w.insist(
-            0,
-            Action::StartVm {
-                vm: World::vm(),
-                force: false,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(0, start_vm()).await.unwrap();
         let finished = |w: &World| {
             let s = w.shared.state();
             let all = s.hosts[0].events.iter();

@@ -1,10 +1,12 @@
 //! Bit rot in the simulated world: a scrub finds it, says so, repairs it with the primary's help, and nothing that is
 //! spoiled is brought up. The simulated store believes only the number that was there.
 
-use crate::common::{eventually, failover, healthy, job, local_disks, points, replicating, simulate, state};
 use lifeboat_engine::action::{Action, PointSelector, PointView, ReplicationView};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationHealth, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{
+    eventually, failover, healthy, job, local_disks, points, replicating, simulate, state,
+};
 use lifeboat_sim::{VM, World};
 
 fn scrub() -> Action {

@@ -1,22 +1,19 @@
 //! Changing a relationship while it runs: what counts when, what is refused, and what a crash in the middle leaves.
 
-use crate::common::{
-    agreed, cancel_planned, eventually, healthy, points, prepare, replicating, simulate, state,
-};
 use lifeboat_deltalog::Consistency;
-use lifeboat_engine::action::{Action, Answer, Refusal, ReplicationView};
+use lifeboat_engine::action::{Action, Answer, Refusal};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{
     Bandwidth, BandwidthWindow, DayWindow, DiskId, JobState, ReplicationHealth as Health,
     ReplicationSettings, ReplicationState as State, Timestamp,
 };
+use lifeboat_sim::harness::{
+    agreed, cancel_planned, eventually, failover, healthy, job, points, prepare, replicating, replication,
+    resync, simulate, state,
+};
 use lifeboat_sim::{Fault, VM, World};
 
 type Change<'a> = &'a dyn Fn(&mut ReplicationSettings);
-
-async fn view(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
-}
 
 fn changed(w: &World, change: Change<'_>) -> Action {
     let mut settings = w.recorded(0).unwrap().settings;
@@ -46,12 +43,12 @@ fn events(w: &World, host: usize, begin: &str) -> usize {
 }
 
 async fn cycles_in(w: &World, seconds: u64) -> u64 {
-    let before = view(w, 0).await.counters.cycles;
+    let before = replication(w, 0).await.counters.cycles;
     for _ in 0..seconds / 5 {
         w.write(3);
         w.run(5).await;
     }
-    view(w, 0).await.counters.cycles - before
+    replication(w, 0).await.counters.cycles - before
 }
 
 #[test]
@@ -168,7 +165,7 @@ fn limits_of_the_bandwidth_hold_and_change_within_a_second() {
         let latency = async |w: &World| {
             w.write(400);
             w.run(60).await;
-            view(w, 0).await.counters.max_latency_ms
+            replication(w, 0).await.counters.max_latency_ms
         };
         w.insist(
             0,
@@ -191,9 +188,9 @@ fn limits_of_the_bandwidth_hold_and_change_within_a_second() {
         )
         .await
         .unwrap();
-        let bytes = view(w, 0).await.counters.bytes;
+        let bytes = replication(w, 0).await.counters.bytes;
         let slow = latency(w).await;
-        let c = view(w, 0).await.counters;
+        let c = replication(w, 0).await.counters;
         let sent = c.largest * 1000 / 65_536;
         assert!(
             c.bytes > bytes && slow + 1500 >= sent && slow > 2 * free,
@@ -262,9 +259,9 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
         w.run(2 * 3600 + 120).await;
         assert_eq!(application(&points(w).await), 3);
         let third = newest_application(w).await;
-        let v = view(w, 0).await;
+        let v = replication(w, 0).await;
         assert_eq!(v.last_application, third);
-        assert_eq!(view(w, 1).await.last_application, third);
+        assert_eq!(replication(w, 1).await.last_application, third);
         assert_eq!(
             (v.health, v.counters.application_failures),
             (Health::Ok, 0),
@@ -274,13 +271,13 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
         w.shared.state().agent = None;
         w.run(3700).await;
         assert_eq!(application(&points(w).await), 3);
-        let v = view(w, 0).await;
+        let v = replication(w, 0).await;
         assert_eq!((v.health, v.counters.application_failures), (Health::Warning, 1));
         assert_eq!(
             v.last_application, None,
             "the primary keeps only how the last one came out"
         );
-        assert_eq!(view(w, 1).await.last_application, third);
+        assert_eq!(replication(w, 1).await.last_application, third);
         assert!(
             v.health_notes[0].contains("crash-consistent"),
             "{:?}",
@@ -288,11 +285,15 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
         );
         assert_eq!(events(w, 0, "the guest was not frozen"), 1);
         w.restart(0).await;
-        assert_eq!(view(w, 0).await.health, Health::Warning, "it is remembered");
+        assert_eq!(
+            replication(w, 0).await.health,
+            Health::Warning,
+            "it is remembered"
+        );
         w.shared.state().agent = Some(lifeboat_engine::ports::hypervisor::GuestOs::Linux);
         w.run(3700).await;
         assert_eq!(application(&points(w).await), 4);
-        let v = view(w, 0).await;
+        let v = replication(w, 0).await;
         assert_eq!(v.health, Health::Ok);
         assert!(v.last_application > third && v.last_application == newest_application(w).await);
         w.check(1).unwrap();
@@ -361,7 +362,7 @@ fn disks_go_and_come_back_while_the_others_go_on() {
                 "its record is ended"
             );
             // What is compared is the same disk on both sides, whatever its number is.
-            w.insist(0, crate::common::resync()).await.unwrap();
+            w.insist(0, resync()).await.unwrap();
             w.write(50);
             eventually(w, "the resynchronization", |w| state(w, 0) == State::Replicating).await;
             w.restart(0).await;
@@ -376,9 +377,7 @@ fn disks_go_and_come_back_while_the_others_go_on() {
             // A failover brings up what is replicated now.
             w.cut(true);
             assert_eq!(
-                crate::common::job(w, 1, crate::common::failover(Default::default()))
-                    .await
-                    .unwrap(),
+                job(w, 1, failover(Default::default())).await.unwrap(),
                 JobState::Completed
             );
             assert_eq!(w.disks_now(1).len(), 2);
@@ -396,9 +395,7 @@ fn a_failover_without_a_disk_that_is_gone() {
         let now = w.disks_now(0)[0].clone();
         w.cut(true);
         assert_eq!(
-            crate::common::job(w, 1, crate::common::failover(Default::default()))
-                .await
-                .unwrap(),
+            job(w, 1, failover(Default::default())).await.unwrap(),
             JobState::Completed
         );
         assert_eq!(w.disks_now(1), [now]);

@@ -1,9 +1,9 @@
 //! Silence: of a disk, a daemon, a connection. Either side says that it has heard nothing, since when, and what it waits for;
 //! and it does not cry when there is nothing to be sent.
 
-use crate::common::{eventually, replicating, simulate, simulate_with, start_vm};
 use lifeboat_engine::action::{Action, ReplicationView};
 use lifeboat_model::{ReplicationHealth as Health, ReplicationState as State};
+use lifeboat_sim::harness::{eventually, replicating, said, simulate, simulate_with, start_vm};
 use lifeboat_sim::{VM, World};
 
 async fn view(w: &World, host: usize) -> ReplicationView {
@@ -53,13 +53,6 @@ async fn recovered(w: &mut World) {
     w.check_all().unwrap();
 }
 
-fn told(w: &World, host: usize, word: &str) -> bool {
-    w.shared.state().hosts[host]
-        .events
-        .iter()
-        .any(|e| e.message.contains(word))
-}
-
 #[test]
 fn a_disk_of_the_replica_that_hangs_is_said_on_both_sides() {
     simulate(1, async |w| {
@@ -81,12 +74,12 @@ fn a_disk_of_the_replica_that_hangs_is_said_on_both_sides() {
         w.run(150).await;
         says(w, 0, Health::Critical, "has not said that they are on its disk").await;
         says(w, 1, Health::Critical, "has not answered for").await;
-        assert!(told(w, 1, "the storage at") && told(w, 0, "on its disk"));
+        assert!(said(w, 1, "the storage at") && said(w, 0, "on its disk"));
         w.hang_store(1, false);
         let _ = w.act(1, Action::ResumeReplication { vm: vm() }).await;
         w.run(30).await;
         recovered(w).await;
-        assert!(told(w, 0, "data flows again"));
+        assert!(said(w, 0, "data flows again"));
     });
 }
 
@@ -102,7 +95,7 @@ fn a_primary_that_stands_still_is_missed_by_its_replica() {
         says(w, 1, Health::Warning, "nothing was heard from a for").await;
         w.run(90).await;
         says(w, 1, Health::Critical, "nothing was heard from a for").await;
-        assert!(told(w, 1, "nothing was heard from a"));
+        assert!(said(w, 1, "nothing was heard from a"));
         w.freeze(0, false);
         w.run(10).await;
         recovered(w).await;

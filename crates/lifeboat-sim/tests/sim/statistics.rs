@@ -1,21 +1,17 @@
 //! What is counted in a monitoring window, on both sides, and what an administrator is told of it.
 
-use crate::common::{eventually, replicating, simulate};
-use lifeboat_engine::action::{Action, Answer, ReplicationView};
+use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::records::{Counters, ServerSettings};
 use lifeboat_model::{ReplicationHealth as Health, Timestamp};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{eventually, replicating, replication, simulate};
 
 /// The world begins at 08:00 of this day.
 const BEGIN: u64 = 1_800_000_000_000;
 const MINUTE: u64 = 60_000;
 
-async fn view(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
-}
-
 async fn counters(w: &World, host: usize) -> Counters {
-    view(w, host).await.counters
+    replication(w, host).await.counters
 }
 
 /// Windows of an hour that end at half past.
@@ -103,7 +99,7 @@ fn an_outage_is_counted_as_what_it_was_and_a_reset_forgets_it() {
         // Thirty cycles would have fitted, the one that waited took place.
         assert!((27..=31).contains(&after.missed), "{after:?}");
         assert!(after.max_latency_ms > 200_000, "{after:?}");
-        let v = view(w, 0).await;
+        let v = replication(w, 0).await;
         assert_eq!(v.health, Health::Warning, "{:?}", v.health_notes);
         assert!(
             v.health_notes.iter().any(|n| n.contains("missed")),
@@ -125,7 +121,7 @@ fn an_outage_is_counted_as_what_it_was_and_a_reset_forgets_it() {
             assert!(now.cycles <= 1 && now.missed == 0 && now.failures == 0, "{now:?}");
         }
         w.run(60).await;
-        let v = view(w, 0).await;
+        let v = replication(w, 0).await;
         assert_eq!(v.health, Health::Ok, "{:?}", v.health_notes);
     });
 }

@@ -1,11 +1,13 @@
 //! What the engine makes of files that cannot be used: nothing is promised on them, the next good point is named, and
 //! what the store has seen is in the health and in the events.
 
-use crate::common::{commit, failover, job, points, replicating, revert, simulate, state};
-use lifeboat_engine::action::{Action, PointSelector, PointView, Refusal};
+use lifeboat_engine::action::{Action, PointSelector, PointView};
 use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind as Kind};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationHealth as Health, ReplicationState as State, Timestamp};
+use lifeboat_sim::harness::{
+    commit, failover, healthy, job, points, refused, replicating, revert, simulate, state,
+};
 use lifeboat_sim::{VM, World};
 
 /// A replica with several points whose primary is lost.
@@ -36,11 +38,6 @@ fn spoil(w: &World, point: Option<&PointView>) {
     }
 }
 
-async fn refused(w: &World, action: Action) -> Refusal {
-    let answer = w.act(1, action.clone()).await.unwrap();
-    answer.expect_err(&format!("{action:?} should be refused"))
-}
-
 fn test(point: &PointView) -> Action {
     Action::StartTest {
         vm: World::vm(),
@@ -65,7 +62,7 @@ fn a_point_with_a_damaged_file_is_refused_and_the_next_good_one_named() {
             failover(PointSelector::Latest),
             test(bad),
         ] {
-            let e = refused(w, action).await;
+            let e = refused(w, 1, action).await;
             assert!(e.message.contains(".qcow2: it is no qcow2 image"), "{e}");
             // What lies between them needs the damaged file as well.
             assert!(e.hint.contains("lifeboat failover start --point"), "{e}");
@@ -91,7 +88,7 @@ fn nothing_is_thrown_away_or_committed_on_files_that_cannot_be_used() {
         let start = failover(PointSelector::Id(sealed[0].id.clone()));
         assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
         spoil(w, Some(&sealed[2]));
-        let e = refused(w, commit()).await;
+        let e = refused(w, 1, commit()).await;
         assert!(
             e.message.contains("cannot be committed") && e.message.contains(".qcow2"),
             "{e}"
@@ -102,7 +99,7 @@ fn nothing_is_thrown_away_or_committed_on_files_that_cannot_be_used() {
             vm: World::vm(),
             force: false,
         };
-        let e = refused(w, gentle).await;
+        let e = refused(w, 1, gentle).await;
         assert!(e.message.contains(".qcow2") && e.hint.contains("--force"), "{e}");
         assert_eq!(state(w, 1), State::Recovered);
         // Whoever insists gets it, and an honest word.
@@ -176,6 +173,6 @@ fn what_arrives_does_not_cure_what_cannot_be_applied() {
         let after = w.shared.state().hosts[1].replicas[&VM].durable;
         assert_ne!(before, after, "nothing arrived");
         w.shared.state().hosts[1].log_damaged = false;
-        crate::common::healthy(w, 0, 1).await;
+        healthy(w, 0, 1).await;
     });
 }

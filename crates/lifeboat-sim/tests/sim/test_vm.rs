@@ -1,12 +1,6 @@
 //! Test failover in full: the VM of a test is a VM like others, replication and points do not notice it, no real failover
 //! waits for it. Every step of making and ending it fails once and crashes once.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use crate::common::{
-    commit, eventually, failover, job, phase, points, replicating, resync, revert, simulate, start_copy,
-    start_vm, state,
-};
 use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, VmRef, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
@@ -16,19 +10,12 @@ use lifeboat_model::{
     JobState, JobType, NicBackend, NicSpec, ReplicationHealth as Health, ReplicationMode as Mode,
     ReplicationState as State,
 };
-use lifeboat_sim::{Content, Fault, VM, World};
-
-fn start_test(point: PointSelector) -> Action {
-    Action::StartTest {
-        vm: World::vm(),
-        point,
-        start: true,
-    }
-}
-
-fn stop_test() -> Action {
-    Action::StopTest { vm: World::vm() }
-}
+use lifeboat_sim::harness::{
+    REPLICA, Steps, commit, durable, enable, eventually, failover, healthy, insist_until, job, phase,
+    planned, points, refused_with_way_out, replicating, resync, revert, simulate, start_copy, start_test,
+    start_vm, state, stop_test, truth,
+};
+use lifeboat_sim::{Content, SYS_BYTES, VM, World};
 
 fn named() -> VmRef {
     VmRef("web - Test".into())
@@ -51,18 +38,6 @@ async fn listed(w: &World) -> Vec<VmView> {
         Ok(Answer::Vms(vms)) => vms.items,
         other => panic!("{other:?}"),
     }
-}
-
-/// What the disks held at a listed point, by the world's own memory.
-fn truth(w: &World, point: &PointView) -> Vec<Content> {
-    let s = w.shared.state();
-    let r = &s.hosts[1].replicas[&VM];
-    let position = match point.target {
-        Target::Point { id } => r.points.iter().find(|(p, _)| p.id == id).unwrap().0.position,
-        Target::Cycle { position } => position,
-        Target::Abandoned => unreachable!("it is not listed"),
-    };
-    s.truth_at(VM, position).unwrap().disks.clone()
 }
 
 /// What the test VM's disks hold.
@@ -88,19 +63,14 @@ async fn over(w: &World) {
     assert!(running.is_none(), "{running:?}");
 }
 
-fn durable(w: &World) -> u64 {
-    w.shared.state().hosts[1].replicas[&VM].durable.sequence()
-}
-
 fn branches(w: &World) -> usize {
     w.shared.state().hosts[1].replicas[&VM].branches.len()
 }
 
+/// It is refused with this code, and with a way out.
 async fn refused(w: &World, host: usize, action: Action, code: u32) {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    let e = answer.expect_err(&format!("{action:?} should be refused"));
+    let e = refused_with_way_out(w, host, action.clone()).await;
     assert_eq!(e.code.number(), code, "{action:?}: {e}");
-    assert!(!e.hint.is_empty(), "{action:?}: {e} has no way out");
 }
 
 async fn history(w: &mut World) {
@@ -145,7 +115,7 @@ async fn one_test(w: &mut World, selector: PointSelector, wanted: &PointView) {
     made(w, selector).await;
     assert_eq!(tested(w), want, "the test is of the chosen point");
     assert_eq!(test(w).unwrap().instant, wanted.instant);
-    let (was, state_before) = (durable(w), state(w, 1));
+    let (was, state_before) = (durable(w, 1).sequence(), state(w, 1));
     // The guest of the test writes as well, and nobody but itself may notice.
     for _ in 0..12 {
         w.write(20);
@@ -153,7 +123,7 @@ async fn one_test(w: &mut World, selector: PointSelector, wanted: &PointView) {
         w.check(1).unwrap();
     }
     assert_ne!(tested(w), want);
-    assert!(durable(w) >= was + 5, "replication goes on");
+    assert!(durable(w, 1).sequence() >= was + 5, "replication goes on");
     assert!(points(w).await[0].instant > before[0].instant, "points are made");
     assert_eq!(state(w, 1), state_before);
     let shown = w.view(1).await.unwrap().replication.unwrap();
@@ -197,16 +167,7 @@ async fn like_others(w: &mut World) {
     )
     .await
     .unwrap();
-    refused(
-        w,
-        1,
-        Action::StartVm {
-            vm: World::vm(),
-            force: false,
-        },
-        32775,
-    )
-    .await;
+    refused(w, 1, start_vm(), 32775).await;
     w.insist(1, Action::Screenshot { vm: named() }).await.unwrap();
     w.insist(
         1,
@@ -313,10 +274,7 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
 #[test]
 fn a_name_that_is_taken_and_a_copy_that_is_not_complete_are_refused() {
     simulate(12, async |w| {
-        let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(0, enable()).await.unwrap();
         refused(w, 1, start_test(PointSelector::Latest), 32775).await;
         w.insist(0, start_copy()).await.unwrap();
         eventually(w, "replication", |w| state(w, 1) == State::Replicating).await;
@@ -376,9 +334,9 @@ fn a_planned_failover_ends_the_test_on_its_way() {
     simulate(18, async |w| {
         history(w).await;
         made(w, PointSelector::Latest).await;
-        w.insist(0, crate::common::planned(true)).await.unwrap();
+        w.insist(0, planned(true)).await.unwrap();
         eventually(w, "the VM starts there", |w| w.runs(1)).await;
-        crate::common::healthy(w, 1, 0).await;
+        healthy(w, 1, 0).await;
         assert_eq!(listed(w).await.len(), 1);
         assert_eq!(w.shared.state().hosts[1].catalog.relationships.len(), 1);
         let s = w.shared.state();
@@ -461,7 +419,7 @@ fn during_a_resynchronization_sealed_points_can_be_tested() {
         assert_eq!(test(w).unwrap().target, point.target);
         assert_eq!(tested(w), truth(w, &point));
         w.cut(false);
-        crate::common::healthy(w, 0, 1).await;
+        healthy(w, 0, 1).await;
         ended(w).await;
         over(w).await;
         w.check(1).unwrap();
@@ -520,27 +478,6 @@ async fn prepare(saga: Saga, w: &mut World) -> PointSelector {
     PointSelector::Latest
 }
 
-/// Asks until the wish has come true, as a person would.
-async fn until(w: &World, action: Action, granted: impl Fn(&World) -> bool) {
-    for _ in 0..15 {
-        if granted(w) {
-            return;
-        }
-        let _ = w.act(1, action.clone()).await;
-        for _ in 0..15 {
-            if granted(w) {
-                return;
-            }
-            w.run(1).await;
-        }
-    }
-    panic!(
-        "{action:?} never comes true: {:?}\n{}",
-        w.recorded(1),
-        w.tail(40).join("\n")
-    );
-}
-
 fn ready(w: &World) -> bool {
     let Some(test) = test(w) else { return false };
     let s = w.shared.state();
@@ -552,10 +489,11 @@ async fn run(saga: Saga, w: &World, point: PointSelector) {
     match saga {
         Saga::Start | Saga::StartCycle => {
             let there = |w: &World| test(w).is_some_and(|t| t.phase == TestPhase::Ready);
-            until(w, start_test(point), there).await;
+            insist_until(w, 1, start_test(point), there).await;
             // A start that failed is told, and the VM is there to be started again.
-            until(
+            insist_until(
                 w,
+                1,
                 Action::StartVm {
                     vm: named(),
                     force: false,
@@ -564,8 +502,8 @@ async fn run(saga: Saga, w: &World, point: PointSelector) {
             )
             .await;
         }
-        Saga::Stop => until(w, stop_test(), |w| test(w).is_none()).await,
-        Saga::Commit => until(w, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await,
+        Saga::Stop => insist_until(w, 1, stop_test(), |w| test(w).is_none()).await,
+        Saga::Commit => insist_until(w, 1, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await,
     }
 }
 
@@ -577,67 +515,33 @@ async fn whole(saga: Saga, w: &mut World) {
     if matches!(saga, Saga::Start | Saga::StartCycle) {
         assert!(ready(w));
         assert_eq!(listed(w).await.len(), 2);
-        until(w, stop_test(), |w| test(w).is_none()).await;
+        insist_until(w, 1, stop_test(), |w| test(w).is_none()).await;
     }
     over(w).await;
     if saga == Saga::Commit {
         return;
     }
-    let before = durable(w);
+    let before = durable(w, 1).sequence();
     w.write(20);
     w.run(60).await;
-    assert!(durable(w) > before, "no progress");
+    assert!(durable(w, 1).sequence() > before, "no progress");
     w.check(1).unwrap();
     assert_eq!(branches(w), 0, "a branch is left behind");
     let problem = w.recorded(1).unwrap().problem;
     assert!(problem.is_none(), "{problem:?}");
 }
 
-fn count(saga: Saga) -> u64 {
-    simulate(3, async |w| {
-        let point = prepare(saga, w).await;
-        let before = w.gate(1).calls();
-        run(saga, w, point).await;
-        w.run(4).await;
-        w.gate(1).calls() - before
-    })
-}
-
-fn attempt(saga: Saga, n: u64, fault: Fault) -> Result<(), String> {
-    let told = std::sync::Mutex::new(String::new());
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        simulate(3, async |w| {
-            let point = prepare(saga, w).await;
-            w.gate(1).arm(n, fault);
-            run(saga, w, point).await;
-            w.run(10).await;
-            *told.lock().unwrap() = format!("{:?}", w.gate(1).disarm());
-            whole(saga, w).await;
-        });
-    }));
-    result.map_err(|e| {
-        let text = e.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        let hit = told.lock().map_or_else(|e| e.into_inner().clone(), |h| h.clone());
-        format!("{saga:?} step {n} {hit} {fault:?}: {}", text.unwrap_or_default())
-    })
-}
-
 fn every_step(saga: Saga) {
-    let mut failures = Vec::new();
-    for n in 1..=count(saga) {
-        for fault in Fault::ALL {
-            failures.extend(attempt(saga, n, fault).err());
-        }
-    }
-    for f in failures.iter().take(8) {
-        println!("FAILED {f}");
-    }
-    assert!(failures.is_empty(), "{} steps are not survived", failures.len());
-}
-
-macro_rules! sagas {
-    ($($name:ident $saga:ident),+ $(,)?) => { $(#[test] fn $name() { every_step(Saga::$saga); })+ };
+    let steps = Steps {
+        bytes: SYS_BYTES,
+        failing: &[REPLICA],
+        ..Steps::of(&saga)
+    };
+    steps.each_fails_once(
+        async |w| prepare(saga, w).await,
+        async |w, point| run(saga, w, point.clone()).await,
+        async |w, _| whole(saga, w).await,
+    );
 }
 
 sagas! {

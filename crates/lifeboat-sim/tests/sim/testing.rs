@@ -1,24 +1,14 @@
 //! Test failovers beside a real one, which they are never in the way of, and of what was abandoned. What a test VM is, is in
 //! `test_vm`.
 
-use crate::common::{commit, eventually, failover, healthy, history, job, points, reverse, revert, simulate};
-use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_engine::action::PointSelector;
 use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, VmId};
+use lifeboat_sim::harness::{
+    commit, eventually, failover, healthy, history, job, local_disks, points, reverse, revert, simulate,
+    start_test, stop_test, taken_over, truth,
+};
 use lifeboat_sim::{Content, VM, World};
-
-fn start_test(point: PointSelector) -> Action {
-    Action::StartTest {
-        vm: World::vm(),
-        point,
-        start: true,
-    }
-}
-
-fn stop_test() -> Action {
-    Action::StopTest { vm: World::vm() }
-}
 
 /// The test VM that runs on a host and what its disks hold.
 fn test_vm(w: &World, host: usize) -> Option<(VmId, Vec<Content>)> {
@@ -36,26 +26,12 @@ fn branches(w: &World, host: usize) -> usize {
     w.shared.state().hosts[host].replicas[&VM].branches.len()
 }
 
-async fn truth_of_newest(w: &World) -> Vec<Content> {
-    let newest = points(w).await[0].clone();
-    let s = w.shared.state();
-    let position = match newest.target {
-        Target::Cycle { position } => position,
-        Target::Point { id } => {
-            let points = &s.hosts[1].replicas[&VM].points;
-            points.iter().find(|(p, _)| p.id == id).unwrap().0.position
-        }
-        Target::Abandoned => panic!("{newest:?}"),
-    };
-    s.truth_at(VM, position).unwrap().disks.clone()
-}
-
 #[test]
 fn a_test_is_not_in_the_way_of_a_real_failover() {
     for seed in 1..6 {
         simulate(seed, async |w| {
             history(w, 5, 10).await;
-            let want = truth_of_newest(w).await;
+            let want = truth(w, &points(w).await[0]);
             assert_eq!(
                 job(w, 1, start_test(PointSelector::Latest)).await.unwrap(),
                 JobState::Completed
@@ -96,9 +72,9 @@ fn a_test_is_not_in_the_way_of_a_real_failover() {
 fn what_was_abandoned_can_be_looked_at() {
     simulate(6, async |w| {
         history(w, 4, 30).await;
-        crate::common::taken_over(w, PointSelector::Latest, 30).await;
+        taken_over(w, PointSelector::Latest, 30).await;
         w.guest_off(0);
-        let last = crate::common::local_disks(w);
+        let last = local_disks(w);
         w.cut(false);
         w.insist(1, reverse()).await.unwrap();
         healthy(w, 1, 0).await;

@@ -1,11 +1,13 @@
 //! What is asked of a replica about the third host: made and started apart, at a time, changed, compared anew, given up.
 
-use crate::common::{cancel_planned, eventually, job, mode, replicating, simulate_with, state};
 use lifeboat_engine::action::{Action, Answer, InitialCopy};
-use lifeboat_engine::records::{Extended, Job};
+use lifeboat_engine::records::Job;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     JobState, JobType, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, Timestamp,
+};
+use lifeboat_sim::harness::{
+    cancel_planned, chain, eventually, extended, job, mode, refused, replicating, simulate_three, state,
 };
 use lifeboat_sim::{VM, World};
 
@@ -50,16 +52,8 @@ fn cancel() -> Action {
     Action::CancelExtended { vm: World::vm() }
 }
 
-fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(&mut World) -> T) -> T {
-    simulate_with(seed, &["a", "b", "c"], 24 << 20, scenario)
-}
-
-fn extended(w: &World) -> Option<Extended> {
-    w.recorded(1)?.replica()?.extended.as_deref().cloned()
-}
-
 fn third(w: &World) -> State {
-    extended(w).map_or(State::Disabled, |e| e.state)
+    extended(w, 1).map_or(State::Disabled, |e| e.state)
 }
 
 fn follows(w: &World) -> bool {
@@ -67,23 +61,12 @@ fn follows(w: &World) -> bool {
     let at = |h: usize| s.hosts[h].replicas.get(&VM).map(|r| (r.durable, r.applied));
     let equal = at(2).is_some() && at(1) == at(2);
     drop(s);
-    equal && extended(w).is_some_and(|e| e.state == State::Replicating && e.problem.is_none())
+    equal && extended(w, 1).is_some_and(|e| e.state == State::Replicating && e.problem.is_none())
 }
 
 fn open(w: &World) -> Vec<Job> {
     let all = w.jobs(1).into_iter();
     all.filter(|j| !j.state.is_final()).collect()
-}
-
-async fn refused(w: &World, host: usize, action: Action) -> ReturnCode {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    answer.expect_err(&format!("{action:?} should be refused")).code
-}
-
-async fn chain(w: &mut World) {
-    replicating(w).await;
-    assert_eq!(job(w, 1, extend(true)).await.unwrap(), JobState::Completed);
-    eventually(w, "the third host follows", follows).await;
 }
 
 fn hours(w: &World, n: u64) -> Option<Timestamp> {
@@ -98,10 +81,10 @@ fn compared(w: &World) -> bool {
 
 #[test]
 fn it_is_made_first_and_started_later() {
-    simulate(1, async |w| {
+    simulate_three(1, async |w| {
         replicating(w).await;
         assert_eq!(
-            refused(w, 1, start(InitialCopy::Network, None)).await,
+            refused(w, 1, start(InitialCopy::Network, None)).await.code,
             ReturnCode::InvalidState
         );
         assert_eq!(w.insist(1, extend(false)).await.unwrap(), Answer::Done);
@@ -117,11 +100,14 @@ fn it_is_made_first_and_started_later() {
         }
         w.restart(1).await;
         assert_eq!(third(w), State::ReadyForReplication, "nothing begins by itself");
-        assert_eq!(refused(w, 1, extend(false)).await, ReturnCode::InvalidState);
-        assert_eq!(refused(w, 1, cancel()).await, ReturnCode::InvalidState);
-        assert_eq!(refused(w, 1, resync(None)).await, ReturnCode::InvalidState);
+        assert_eq!(refused(w, 1, extend(false)).await.code, ReturnCode::InvalidState);
+        assert_eq!(refused(w, 1, cancel()).await.code, ReturnCode::InvalidState);
+        assert_eq!(refused(w, 1, resync(None)).await.code, ReturnCode::InvalidState);
         for how in [InitialCopy::Seed, InitialCopy::Export { dir: "/m".into() }] {
-            assert_eq!(refused(w, 1, start(how, None)).await, ReturnCode::NotSupported);
+            assert_eq!(
+                refused(w, 1, start(how, None)).await.code,
+                ReturnCode::NotSupported
+            );
         }
         assert_eq!(
             job(w, 1, start(InitialCopy::Network, None)).await.unwrap(),
@@ -129,7 +115,7 @@ fn it_is_made_first_and_started_later() {
         );
         eventually(w, "the third host follows", follows).await;
         assert_eq!(
-            refused(w, 1, start(InitialCopy::Network, None)).await,
+            refused(w, 1, start(InitialCopy::Network, None)).await.code,
             ReturnCode::InvalidState
         );
         w.check_all().unwrap();
@@ -138,19 +124,19 @@ fn it_is_made_first_and_started_later() {
 
 #[test]
 fn a_copy_begins_at_its_time_and_is_taken_back() {
-    simulate(2, async |w| {
+    simulate_three(2, async |w| {
         replicating(w).await;
         w.insist(1, extend(false)).await.unwrap();
         let at = hours(w, 170);
         assert_eq!(
-            refused(w, 1, start(InitialCopy::Network, at)).await,
+            refused(w, 1, start(InitialCopy::Network, at)).await.code,
             ReturnCode::InvalidParameter
         );
         let at = hours(w, 1);
         w.insist(1, start(InitialCopy::Network, at)).await.unwrap();
         assert_eq!((third(w), open(w).len()), (State::ReadyForReplication, 1));
         w.insist(1, cancel()).await.unwrap();
-        assert!(open(w).is_empty() && extended(w).unwrap().scheduled.is_none());
+        assert!(open(w).is_empty() && extended(w, 1).unwrap().scheduled.is_none());
         w.run(3700).await;
         assert_eq!(third(w), State::ReadyForReplication);
         let at = hours(w, 1);
@@ -187,7 +173,7 @@ fn a_copy_begins_at_its_time_and_is_taken_back() {
 #[test]
 fn a_comparison_is_made_although_logs_would_do() {
     for seed in 3..6 {
-        simulate(seed, async |w| {
+        simulate_three(seed, async |w| {
             chain(w).await;
             let before = w.shared.state().sync_blocks;
             assert!(!compared(w));
@@ -209,7 +195,7 @@ fn a_comparison_is_made_although_logs_would_do() {
 
 #[test]
 fn a_comparison_is_given_up_and_begun_again() {
-    simulate(6, async |w| {
+    simulate_three(6, async |w| {
         chain(w).await;
         w.cut_between(1, 2, true);
         let answer = w.insist(1, resync(None)).await.unwrap();
@@ -231,19 +217,21 @@ fn a_comparison_is_given_up_and_begun_again() {
             stands,
             "nothing is sent"
         );
-        assert_eq!(refused(w, 1, cancel()).await, ReturnCode::InvalidState);
+        assert_eq!(refused(w, 1, cancel()).await.code, ReturnCode::InvalidState);
         assert_eq!(
-            refused(w, 1, Action::ResumeExtended { vm: World::vm() }).await,
+            refused(w, 1, Action::ResumeExtended { vm: World::vm() })
+                .await
+                .code,
             ReturnCode::InvalidState
         );
         assert_eq!(job(w, 1, resync(None)).await.unwrap(), JobState::Completed);
         eventually(w, "the third host follows", follows).await;
-        assert_eq!(refused(w, 1, cancel()).await, ReturnCode::InvalidState);
+        assert_eq!(refused(w, 1, cancel()).await.code, ReturnCode::InvalidState);
         // A copy as well.
         w.insist(1, Action::RemoveExtended { vm: World::vm() })
             .await
             .unwrap();
-        assert_eq!(refused(w, 1, cancel()).await, ReturnCode::InvalidState);
+        assert_eq!(refused(w, 1, cancel()).await.code, ReturnCode::InvalidState);
         w.cut_between(1, 2, true);
         w.cut_between(1, 2, false);
         w.insist(1, extend(true)).await.unwrap();
@@ -252,11 +240,13 @@ fn a_comparison_is_given_up_and_begun_again() {
         assert!(open(w).is_empty());
         // What is asked of the first relationship does not mean the other one.
         assert_eq!(
-            refused(w, 1, Action::CancelInitialCopy { vm: World::vm() }).await,
+            refused(w, 1, Action::CancelInitialCopy { vm: World::vm() })
+                .await
+                .code,
             ReturnCode::InvalidState
         );
         assert_eq!(
-            refused(w, 1, cancel_planned(false)).await,
+            refused(w, 1, cancel_planned(false)).await.code,
             ReturnCode::InvalidState
         );
     });
@@ -264,7 +254,7 @@ fn a_comparison_is_given_up_and_begun_again() {
 
 #[test]
 fn its_settings_and_its_numbers_are_its_own() {
-    simulate(7, async |w| {
+    simulate_three(7, async |w| {
         chain(w).await;
         let own = w.recorded(1).unwrap().settings;
         w.insist(
@@ -277,7 +267,7 @@ fn its_settings_and_its_numbers_are_its_own() {
         )
         .await
         .unwrap();
-        let there = extended(w).unwrap().settings;
+        let there = extended(w, 1).unwrap().settings;
         assert_eq!(
             (there.interval_s, there.history, there.compression),
             (30, 1, false)
@@ -294,34 +284,36 @@ fn its_settings_and_its_numbers_are_its_own() {
             modify(|s| s.peer = "a:7000".into()),
             modify(|s| s.history = 99),
         ] {
-            assert_eq!(refused(w, 1, bad).await, ReturnCode::InvalidParameter);
+            assert_eq!(refused(w, 1, bad).await.code, ReturnCode::InvalidParameter);
         }
         assert_eq!(
-            refused(w, 1, modify(|s| s.peer = "nowhere:7000".into())).await,
+            refused(w, 1, modify(|s| s.peer = "nowhere:7000".into()))
+                .await
+                .code,
             ReturnCode::Unavailable
         );
         w.cut_between(1, 2, true);
         assert_eq!(
-            refused(w, 1, modify(|s| s.history = 2)).await,
+            refused(w, 1, modify(|s| s.history = 2)).await.code,
             ReturnCode::Unavailable
         );
         w.cut_between(1, 2, false);
-        assert_eq!(extended(w).unwrap().settings.history, 1);
+        assert_eq!(extended(w, 1).unwrap().settings.history, 1);
         eventually(w, "a log is forwarded", |w| {
-            extended(w).unwrap().counters.cycles > 0
+            extended(w, 1).unwrap().counters.cycles > 0
         })
         .await;
-        assert!(extended(w).unwrap().counters.cycles > 0);
+        assert!(extended(w, 1).unwrap().counters.cycles > 0);
         let reset = |extended| Action::ResetStatistics {
             vm: World::vm(),
             extended,
         };
         w.insist(1, reset(false)).await.unwrap();
-        assert!(extended(w).unwrap().counters.cycles > 0);
+        assert!(extended(w, 1).unwrap().counters.cycles > 0);
         let first = w.recorded(1).unwrap().counters.since;
         w.insist(1, reset(true)).await.unwrap();
-        assert!(extended(w).unwrap().counters.cycles <= 1);
+        assert!(extended(w, 1).unwrap().counters.cycles <= 1);
         assert_eq!(w.recorded(1).unwrap().counters.since, first, "the other goes on");
-        assert_eq!(refused(w, 0, reset(true)).await, ReturnCode::InvalidState);
+        assert_eq!(refused(w, 0, reset(true)).await.code, ReturnCode::InvalidState);
     });
 }

@@ -3,43 +3,12 @@
 
 use std::time::Duration;
 
-use crate::common::{
-    commit, eventually, failover, job, mode, planned, replicating, revert, simulate_with, start_vm, state,
+use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    chain, commit, eventually, failover, job, mode, planned, refused, revert, simulate_three, start_vm, state,
 };
-use lifeboat_engine::action::{Action, PointSelector, Refusal};
-use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State};
-use lifeboat_sim::{VM, World};
-
-fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(&mut World) -> T) -> T {
-    simulate_with(seed, &["a", "b", "c"], 24 << 20, scenario)
-}
-
-fn follows(w: &World) -> bool {
-    let s = w.shared.state();
-    let at = |h: usize| s.hosts[h].replicas.get(&VM).map(|r| r.durable);
-    at(2).is_some() && at(1) == at(2)
-}
-
-/// A to B to C.
-async fn chain(w: &mut World) {
-    replicating(w).await;
-    let extend = Action::ExtendReplication {
-        vm: World::vm(),
-        settings: ReplicationSettings {
-            peer: "c:7000".into(),
-            interval_s: 15,
-            ..World::settings()
-        },
-        start: true,
-    };
-    assert_eq!(job(w, 1, extend).await.unwrap(), JobState::Completed);
-    eventually(w, "the third host follows", follows).await;
-}
-
-async fn refused(w: &World, host: usize, action: Action) -> Refusal {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    answer.expect_err(&format!("{action:?} should be refused"))
-}
 
 fn newest() -> Action {
     failover(PointSelector::Latest)
@@ -55,7 +24,7 @@ async fn brought_up_on_c(w: &mut World) {
 
 #[test]
 fn the_third_host_waits_for_a_planned_failover_that_is_under_way() {
-    simulate(1, async |w| {
+    simulate_three(1, async |w| {
         chain(w).await;
         w.act(0, planned(true)).await.unwrap().unwrap();
         // It is off for some hundredths of a second.
@@ -78,7 +47,7 @@ fn the_third_host_waits_for_a_planned_failover_that_is_under_way() {
 
 #[test]
 fn a_primary_that_comes_back_learns_of_the_third_host_from_its_replica() {
-    simulate(2, async |w| {
+    simulate_three(2, async |w| {
         chain(w).await;
         w.kill_vm(0);
         w.cut_between(0, 1, true);
@@ -97,7 +66,7 @@ fn a_primary_that_comes_back_learns_of_the_third_host_from_its_replica() {
 
 #[test]
 fn the_middle_host_asks_the_third_before_it_fails_over() {
-    simulate(3, async |w| {
+    simulate_three(3, async |w| {
         chain(w).await;
         w.kill_vm(0);
         w.cut_between(0, 1, true);
@@ -118,7 +87,7 @@ fn the_middle_host_asks_the_third_before_it_fails_over() {
 
 #[test]
 fn failover_disks_are_not_started_beside_the_third_host() {
-    simulate(4, async |w| {
+    simulate_three(4, async |w| {
         chain(w).await;
         w.kill_vm(0);
         w.cut_between(0, 1, true);
@@ -139,7 +108,7 @@ fn failover_disks_are_not_started_beside_the_third_host() {
 
 #[test]
 fn a_host_that_was_the_middle_asks_whom_it_gave_a_copy() {
-    simulate(5, async |w| {
+    simulate_three(5, async |w| {
         chain(w).await;
         assert_eq!(job(w, 0, planned(true)).await, Ok(JobState::Completed));
         eventually(w, "it moved", |w| mode(w, 1) == Mode::Primary && w.runs(1)).await;
@@ -165,7 +134,7 @@ fn a_host_that_was_the_middle_asks_whom_it_gave_a_copy() {
 fn a_host_that_followed_is_asked_until_it_has_nothing_or_a_person_answers_for_it() {
     let formerly = |w: &World| w.recorded(1).unwrap().formerly;
     for removed in [true, false] {
-        simulate(6, async |w| {
+        simulate_three(6, async |w| {
             chain(w).await;
             assert_eq!(job(w, 0, planned(true)).await, Ok(JobState::Completed));
             eventually(w, "it moved", |w| mode(w, 1) == Mode::Primary && w.runs(1)).await;
@@ -189,7 +158,7 @@ fn a_host_that_followed_is_asked_until_it_has_nothing_or_a_person_answers_for_it
 #[test]
 fn of_two_hosts_that_fail_over_at_once_one_does() {
     for seed in 0..40 {
-        simulate(seed, async |w| {
+        simulate_three(seed, async |w| {
             chain(w).await;
             w.kill_vm(0);
             w.cut_between(0, 1, true);

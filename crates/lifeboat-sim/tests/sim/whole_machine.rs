@@ -1,12 +1,14 @@
 //! The machine around the disks travels unchanged, is told again when it changes, and its replica's host says beforehand
 //! what would keep it from starting there.
 
-use crate::common::{eventually, failover, healthy, job, replicating, simulate, state};
 use bytes::Bytes;
-use lifeboat_engine::action::{Action, PointSelector, ReplicationView};
+use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_model::{
     Firmware, JobState, Machine, NicBackend, NicSpec, ReplicationHealth as Health, ReplicationState as State,
     VmSpec,
+};
+use lifeboat_sim::harness::{
+    enable, eventually, failover, flows, healthy, job, replicating, replication, simulate, start_copy, state,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -40,10 +42,6 @@ fn variables(w: &World, to: &'static str) {
 
 fn kept(w: &World) -> Option<Bytes> {
     w.shared.state().hosts[1].replicas[&VM].vars.clone()
-}
-
-async fn shown(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
 }
 
 #[test]
@@ -147,14 +145,11 @@ fn paths_of_the_primary_that_an_older_release_recorded_are_forgotten() {
 fn what_the_replica_s_host_lacks_is_told_when_enabled_and_until_it_is_there() {
     simulate(4, async |w| {
         w.shared.state().hosts[1].missing = vec!["no firmware /fw/code.fd".into()];
-        let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
-            .await
-            .unwrap();
-        assert_eq!(shown(w, 0).await.preflight, ["no firmware /fw/code.fd"]);
-        w.insist(0, crate::common::start_copy()).await.unwrap();
-        eventually(w, "replication", |w| crate::common::flows(w, 0, 1)).await;
-        let view = shown(w, 0).await;
+        w.insist(0, enable()).await.unwrap();
+        assert_eq!(replication(w, 0).await.preflight, ["no firmware /fw/code.fd"]);
+        w.insist(0, start_copy()).await.unwrap();
+        eventually(w, "replication", |w| flows(w, 0, 1)).await;
+        let view = replication(w, 0).await;
         assert_eq!(view.preflight, ["no firmware /fw/code.fd"]);
         assert_eq!(view.health, Health::Warning);
         assert!(
@@ -164,7 +159,7 @@ fn what_the_replica_s_host_lacks_is_told_when_enabled_and_until_it_is_there() {
         );
         w.shared.state().hosts[1].missing.clear();
         w.run(130).await;
-        let view = shown(w, 0).await;
+        let view = replication(w, 0).await;
         assert!(view.preflight.is_empty());
         assert_eq!(view.health, Health::Ok, "{:?}", view.health_notes);
         healthy(w, 0, 1).await;

@@ -8,7 +8,7 @@ use crate::cim::{HostFacts, Machine, ObjectManager, Role, VIRTUALIZATION};
 
 async fn manager() -> (World, Arc<ObjectManager>) {
     let world = World::new(7).await;
-    let engine = world.shared.engines.lock().unwrap()[0].clone().unwrap();
+    let engine = world.engine(0).unwrap();
     let facts = HostFacts {
         name: "a".into(),
         version: String::new(),

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cim_views::world::{self, GUID, managed, manager, simulate, tested};
+use crate::cim_views::world::{GUID, managed, manager, simulate_several, tested};
 use lifeboat_cim::{CimError, Instance, Status, Value, wql};
 use lifeboat_engine::action::{Action, InitialCopy};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{TWO_HOSTS, completed};
 use lifeboat_wbem::cim::indications::{IN_ALL, Indications, PER_USER, QUEUE, Subscription};
 use lifeboat_wbem::cim::{Caller, ObjectManager, Role};
 use tokio::time::Instant;
@@ -69,7 +70,7 @@ fn state_of(event: &Instance, subject: &str, property: &str) -> u64 {
 
 #[test]
 fn the_life_of_a_job_and_a_change_of_state_are_told() {
-    simulate(11, async |w| {
+    simulate_several(11, TWO_HOSTS, async |w| {
         let indications = watching(manager(w, 0));
         let eve = user("eve", Role::Monitor);
         let born = "SELECT * FROM CIM_InstCreation WHERE SourceInstance ISA CIM_ConcreteJob";
@@ -109,7 +110,7 @@ fn the_life_of_a_job_and_a_change_of_state_are_told() {
 
 #[test]
 fn what_comes_and_what_goes_is_told() {
-    simulate(12, async |w| {
+    simulate_several(12, TWO_HOSTS, async |w| {
         w.replicate().await;
         let indications = watching(manager(w, 1));
         let eve = user("eve", Role::Monitor);
@@ -121,7 +122,7 @@ fn what_comes_and_what_goes_is_told() {
             e.class == class && inner(e, "TargetInstance").text("Name") == Some(&test)
         };
         event(&systems, |e| is("__InstanceCreationEvent", e)).await;
-        world::job(w, 1, Action::StopTest { vm: World::vm() }).await;
+        completed(w, 1, Action::StopTest { vm: World::vm() }).await;
         let gone = event(&systems, |e| is("__InstanceDeletionEvent", e)).await;
         assert_eq!(gone.get("PreviousInstance"), None);
     });
@@ -142,7 +143,7 @@ async fn toggled(w: &World, times: usize) {
 
 #[test]
 fn who_does_not_read_loses_the_oldest_and_can_count_them() {
-    simulate(13, async |w| {
+    simulate_several(13, TWO_HOSTS, async |w| {
         w.replicate().await;
         let indications = watching(manager(w, 0));
         let eve = user("eve", Role::Monitor);
@@ -173,7 +174,7 @@ fn who_does_not_read_loses_the_oldest_and_can_count_them() {
 
 #[test]
 fn subscriptions_are_limited_and_end() {
-    simulate(14, async |w| {
+    simulate_several(14, TWO_HOSTS, async |w| {
         let indications = watching(manager(w, 0));
         let eve = user("eve", Role::Monitor);
         let full = |r: Result<Arc<Subscription>, CimError>| {
@@ -215,7 +216,7 @@ fn subscriptions_are_limited_and_end() {
 
 #[test]
 fn nobody_is_asked_while_nobody_listens() {
-    simulate(15, async |w| {
+    simulate_several(15, TWO_HOSTS, async |w| {
         let (manager, asked) = managed(w, 0);
         let indications = watching(manager);
         w.run(120).await;
@@ -249,7 +250,7 @@ fn nobody_is_asked_while_nobody_listens() {
 
 #[test]
 fn queries_that_watch_nothing_are_refused() {
-    simulate(16, async |w| {
+    simulate_several(16, TWO_HOSTS, async |w| {
         let indications = watching(manager(w, 0));
         let eve = user("eve", Role::Monitor);
         for query in [

@@ -226,7 +226,7 @@ async fn a_method_that_waits_answers_with_the_request_and_the_command() {
     assert_eq!(host.world.shared.state().hosts[0].catalog.requests.len(), 1);
     assert_eq!(host.world.recorded(0).unwrap().state, before);
     // Somebody on the host confirms it.
-    let engine = host.world.shared.engines.lock().unwrap()[0].clone().unwrap();
+    let engine = host.world.engine(0).unwrap();
     let request = asked.id;
     let answer = engine
         .perform(Some(By::process(0, None)), Action::ConfirmRequest { request })

@@ -2,6 +2,7 @@
 
 use lifeboat_cim::{Instance, Value};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{TWO_HOSTS, simulate_small};
 
 use crate::cim_methods::stories::replicating;
 use crate::cim_methods::world::*;
@@ -19,7 +20,7 @@ async fn statistics(w: &World, host: usize) -> Instance {
 
 #[test]
 fn what_waits_to_be_sent_is_a_number_or_null() {
-    simulate(11, &["a", "b"], async |w| {
+    simulate_small(11, TWO_HOSTS, async |w| {
         let waits = async |host| statistics(w, host).await.unsigned("PendingReplicationSize");
         done(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await;
         assert_eq!(waits(0).await, None, "there is no copy yet");

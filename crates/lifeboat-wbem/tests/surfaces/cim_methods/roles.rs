@@ -5,6 +5,7 @@ use lifeboat_cim::{CimError, InstanceName, Raw, Status};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{TWO_HOSTS, simulate_small};
 use lifeboat_wbem::cim::methods::METHODS;
 use lifeboat_wbem::cim::{Caller, Outcome, Role, VIRTUALIZATION};
 
@@ -70,7 +71,7 @@ fn test_vm(w: &World) -> String {
 #[test]
 fn a_tester_tests_and_does_nothing_else() {
     use Role::{Monitor, Operator, Tester};
-    simulate(31, &["a", "b"], async |w| {
+    simulate_small(31, TWO_HOSTS, async |w| {
         crate::cim_methods::stories::replicating(w).await;
         w.run(40).await;
         let own = guid();
@@ -124,7 +125,7 @@ fn a_tester_tests_and_does_nothing_else() {
 #[test]
 fn what_a_method_may_be_asked_needs_the_role_for_just_that() {
     use Role::{Administrator, Operator, Tester};
-    simulate(32, &["a", "b"], async |w| {
+    simulate_small(32, TWO_HOSTS, async |w| {
         crate::cim_methods::stories::replicating(w).await;
         let change = "RequestReplicationStateChange";
         let before = [everything(w, 0), everything(w, 1)];
@@ -182,7 +183,7 @@ fn what_a_method_may_be_asked_needs_the_role_for_just_that() {
 
 #[test]
 fn every_method_is_denied_below_its_role() {
-    simulate(33, &["a", "b"], async |w| {
+    simulate_small(33, TWO_HOSTS, async |w| {
         // A job that waits for its time, so that every class has an instance.
         done(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await;
         let when = (w.shared.now().0 / 1000 + 3600) * 1_000_000;
@@ -244,7 +245,7 @@ async fn person_asks(w: &World, name: &str, method: &str, args: Args) -> Result<
 
 #[test]
 fn a_method_that_waits_says_for_whom_and_is_listed_as_a_job() {
-    simulate(34, &["a", "b"], async |w| {
+    simulate_small(34, TWO_HOSTS, async |w| {
         w.shared.state().hosts[1].four_eyes = true;
         w.restart(1).await;
         crate::cim_methods::stories::replicating(w).await;
@@ -303,7 +304,7 @@ fn a_method_that_waits_says_for_whom_and_is_listed_as_a_job() {
 
 #[test]
 fn removals_wait_whichever_method_they_come_by() {
-    simulate(35, &["a", "b"], async |w| {
+    simulate_small(35, TWO_HOSTS, async |w| {
         w.shared.state().hosts[1].four_eyes = true;
         w.restart(1).await;
         crate::cim_methods::stories::replicating(w).await;

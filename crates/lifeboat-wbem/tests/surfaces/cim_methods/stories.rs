@@ -5,6 +5,7 @@ use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::paging::Paging;
 use lifeboat_model::{NicBackend, NicSpec};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{THREE_HOSTS, TWO_HOSTS, simulate_small};
 use lifeboat_wbem::cim::VIRTUALIZATION;
 
 use crate::cim_methods::world::*;
@@ -29,7 +30,7 @@ async fn cycles(w: &World) {
 
 #[test]
 fn a_point_is_tried_reverted_and_another_is_committed() {
-    simulate(1, &["a", "b"], async |w| {
+    simulate_small(1, TWO_HOSTS, async |w| {
         replicating(w).await;
         cycles(w).await;
         w.cut(true);
@@ -69,7 +70,7 @@ fn a_point_is_tried_reverted_and_another_is_committed() {
 
 #[test]
 fn a_second_copy_is_not_started_while_the_primary_answers() {
-    simulate(17, &["a", "b"], async |w| {
+    simulate_small(17, TWO_HOSTS, async |w| {
         replicating(w).await;
         cycles(w).await;
         // Only disks: nothing runs on them yet.
@@ -90,7 +91,7 @@ fn a_second_copy_is_not_started_while_the_primary_answers() {
 
 #[test]
 fn a_planned_failover_goes_call_by_call() {
-    simulate(2, &["a", "b"], async |w| {
+    simulate_small(2, TWO_HOSTS, async |w| {
         replicating(w).await;
         assert_eq!(ask_state(w, 0, "4").await.value, 32775, "the VM runs");
         assert_eq!(
@@ -128,7 +129,7 @@ fn a_planned_failover_goes_call_by_call() {
 
 #[test]
 fn replication_is_paused_compared_and_counted() {
-    simulate(3, &["a", "b"], async |w| {
+    simulate_small(3, TWO_HOSTS, async |w| {
         replicating(w).await;
         cycles(w).await;
         for (state, stands_then) in [("7", 7), ("3", 3)] {
@@ -171,7 +172,7 @@ fn replication_is_paused_compared_and_counted() {
 
 #[test]
 fn settings_are_read_changed_in_part_and_sent_back() {
-    simulate(4, &["a", "b"], async |w| {
+    simulate_small(4, TWO_HOSTS, async |w| {
         replicating(w).await;
         let id = format!("Microsoft:{}\\HVR\\0", guid());
         let name = InstanceName::new("Msvm_ReplicationSettingData", &[("InstanceID", &id)]);
@@ -250,7 +251,7 @@ fn raw(value: &Value) -> Raw {
 
 #[test]
 fn a_test_vm_is_made_and_destroyed() {
-    simulate(5, &["a", "b"], async |w| {
+    simulate_small(5, TWO_HOSTS, async |w| {
         replicating(w).await;
         cycles(w).await;
         let points = points(w, 1).await;
@@ -288,7 +289,7 @@ fn a_test_vm_is_made_and_destroyed() {
 
 #[test]
 fn a_replica_is_extended_and_goes_on_as_the_primary() {
-    simulate(6, &["a", "b", "c"], async |w| {
+    simulate_small(6, THREE_HOSTS, async |w| {
         replicating(w).await;
         cycles(w).await;
         // On a replica the methods are about the third host.
@@ -361,7 +362,7 @@ fn connection(authentication: &str) -> Args {
 
 #[test]
 fn entries_decide_who_may_replicate() {
-    simulate(7, &["a", "b"], async |w| {
+    simulate_small(7, TWO_HOSTS, async |w| {
         let (add, modify) = ("AddAuthorizationEntry", "ModifyAuthorizationEntry");
         assert_eq!(ask(w, 1, add, entry("a", "/replicas")).await.value, 32773);
         done(w, 1, add, entry("*.example.org", "/elsewhere")).await;
@@ -393,7 +394,7 @@ fn entries_decide_who_may_replicate() {
 
 #[test]
 fn a_host_is_told_to_take_replicas_and_when_its_windows_begin() {
-    simulate(8, &["a", "b"], async |w| {
+    simulate_small(8, TWO_HOSTS, async |w| {
         const CLASS: &str = "Msvm_ReplicationServiceSettingData";
         let set = |values: &[(&str, &str, &str)]| vec![text("SettingData", &xml(CLASS, values))];
         let off = set(&[
@@ -429,7 +430,7 @@ fn a_host_is_told_to_take_replicas_and_when_its_windows_begin() {
 
 #[test]
 fn cards_get_addresses_for_the_other_site() {
-    simulate(9, &["a", "b"], async |w| {
+    simulate_small(9, TWO_HOSTS, async |w| {
         let nic = NicSpec {
             mac: MAC.into(),
             backend: NicBackend::None,
@@ -495,7 +496,7 @@ fn cards_get_addresses_for_the_other_site() {
 
 #[test]
 fn a_copy_is_cancelled_and_its_job_says_why() {
-    simulate(10, &["a", "b"], async |w| {
+    simulate_small(10, TWO_HOSTS, async |w| {
         done(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await;
         let later = w.shared.now().0 / 1000 + 3600;
         let at = lifeboat_cim::DateTime::Instant(i64::try_from(later * 1_000_000).unwrap());
@@ -553,7 +554,7 @@ fn a_copy_is_cancelled_and_its_job_says_why() {
 
 #[test]
 fn a_copy_travels_on_a_medium() {
-    simulate(11, &["a", "b"], async |w| {
+    simulate_small(11, TWO_HOSTS, async |w| {
         done(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await;
         let export = vec![
             vm(),
@@ -576,7 +577,7 @@ fn a_copy_travels_on_a_medium() {
 
 #[test]
 fn summaries_name_what_was_asked_for() {
-    simulate(12, &["a", "b"], async |w| {
+    simulate_small(12, TWO_HOSTS, async |w| {
         replicating(w).await;
         let id = format!("Microsoft:{}", guid());
         let args = vec![
@@ -607,7 +608,7 @@ fn summaries_name_what_was_asked_for() {
 
 #[test]
 fn what_is_no_call_is_an_error_that_names_it() {
-    simulate(13, &["a", "b"], async |w| {
+    simulate_small(13, TWO_HOSTS, async |w| {
         use lifeboat_cim::Status;
         let missing = InstanceName::new("Msvm_ReplicationService", &[("Name", "another")]);
         let doubled = vec![vm(), vm()];
@@ -674,7 +675,7 @@ fn what_is_no_call_is_an_error_that_names_it() {
 /// The world is asked for what the API does not show.
 #[test]
 fn a_foreign_reference_is_refused_and_changes_nothing() {
-    simulate(14, &["a", "b"], async |w| {
+    simulate_small(14, TWO_HOSTS, async |w| {
         replicating(w).await;
         let before = w.recorded(0).unwrap().settings;
         let other = "Microsoft:00000000-0000-0000-0000-0000000000FF";

@@ -14,11 +14,11 @@ use lifeboat_cim::{CimError, Instance, InstanceName, KeyValue, ObjectPath, Statu
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::point_guid;
 use lifeboat_model::{NicBackend, NicFailover, Position, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{THREE_HOSTS, TWO_HOSTS, completed, state};
 use lifeboat_sim::{VM, World};
 use lifeboat_wbem::cim::{ObjectManager, Relations, VIRTUALIZATION};
 use world::{
-    GUID, all, ask, by_id, drain, from, job, managed, manager, related, simulate, simulate_with, state,
-    system, tested, vm,
+    GUID, all, ask, by_id, drain, from, managed, manager, related, simulate_several, system, tested, vm,
 };
 
 const FOREIGN: &str = "11111111-2222-4333-8444-555555555555";
@@ -88,7 +88,7 @@ fn classes(lists: &[&[&str]]) -> BTreeSet<String> {
 
 #[test]
 fn every_instance_is_declared_named_found_and_linked() {
-    simulate(41, async |w| {
+    simulate_several(41, TWO_HOSTS, async |w| {
         let plain = sound(&manager(w, 0)).await;
         assert_eq!(plain, classes(&[ALWAYS, RUNNING]));
         w.replicate().await;
@@ -98,14 +98,14 @@ fn every_instance_is_declared_named_found_and_linked() {
         let replica = sound(&manager(w, 1)).await;
         let test = ["Msvm_ReplicaSystemDependency"];
         assert_eq!(replica, classes(&[ALWAYS, REPLICATED, POINTS, JOBS, &test]));
-        job(w, 1, Action::StopTest { vm: World::vm() }).await;
+        completed(w, 1, Action::StopTest { vm: World::vm() }).await;
         let failover = Action::InitiateFailover {
             vm: World::vm(),
             point: PointSelector::Latest,
             start: true,
             force: true,
         };
-        job(w, 1, failover).await;
+        completed(w, 1, failover).await;
         let failed_over = sound(&manager(w, 1)).await;
         let applied = ["Msvm_LastAppliedSnapshot"];
         assert_eq!(
@@ -127,7 +127,7 @@ fn text<'a>(instance: &'a Instance, property: &str) -> &'a str {
 
 #[test]
 fn a_vm_that_is_not_replicated_has_settings_to_send_back() {
-    simulate(42, async |w| {
+    simulate_several(42, TWO_HOSTS, async |w| {
         let m = manager(w, 0);
         let systems = all(&m, "Msvm_ComputerSystem").await;
         let names: BTreeSet<&str> = systems.iter().map(|s| text(s, "ElementName")).collect();
@@ -172,7 +172,7 @@ fn a_vm_that_is_not_replicated_has_settings_to_send_back() {
 
 #[test]
 fn a_machine_is_taken_apart_as_clients_expect() {
-    simulate(43, async |w| {
+    simulate_several(43, TWO_HOSTS, async |w| {
         let m = manager(w, 0);
         let active = related(&m, system(GUID), "Msvm_SettingsDefineState").await;
         let [active] = active.as_slice() else {
@@ -227,7 +227,7 @@ fn a_machine_is_taken_apart_as_clients_expect() {
 /// that is not known is null, never a zero.
 #[test]
 fn a_running_vm_says_since_when_and_as_which_process() {
-    simulate(55, async |w| {
+    simulate_several(55, TWO_HOSTS, async |w| {
         w.replicate().await;
         w.run(90).await;
         let running = vm(&manager(w, 0)).await;
@@ -257,7 +257,7 @@ fn a_running_vm_says_since_when_and_as_which_process() {
 /// libvirt's driver reads the first text of `HostResource` of every disk it meets, also of a VM that is only a copy.
 #[test]
 fn a_disk_of_a_copy_has_the_file_it_is_in() {
-    simulate(54, async |w| {
+    simulate_several(54, TWO_HOSTS, async |w| {
         w.replicate().await;
         let files = async |w: &World| {
             let m = manager(w, 1);
@@ -279,7 +279,7 @@ fn a_disk_of_a_copy_has_the_file_it_is_in() {
             start: true,
             force: true,
         };
-        job(w, 1, failover).await;
+        completed(w, 1, failover).await;
         let branch = w.recorded(1).unwrap().failover().unwrap().branch;
         let running = files(w).await;
         assert_eq!(running.len(), 2);
@@ -292,7 +292,7 @@ fn a_disk_of_a_copy_has_the_file_it_is_in() {
 
 #[test]
 fn an_application_consistent_instant_is_shown_by_both_sides_and_ceases_to_be_the_newest() {
-    simulate(45, async |w| {
+    simulate_several(45, TWO_HOSTS, async |w| {
         w.replicate().await;
         let seen = async |w: &World, host| {
             let m = manager(w, host);
@@ -329,7 +329,7 @@ fn an_application_consistent_instant_is_shown_by_both_sides_and_ceases_to_be_the
 
 #[test]
 fn both_sides_of_a_relationship_show_it() {
-    simulate(44, async |w| {
+    simulate_several(44, TWO_HOSTS, async |w| {
         w.replicate().await;
         for (host, mode) in [(0, 1), (1, 2)] {
             let m = manager(w, host);
@@ -384,7 +384,7 @@ fn sealed(w: &World) -> Vec<String> {
 
 #[test]
 fn recovery_points_form_a_chain_and_a_failover_shows_its_own() {
-    simulate(45, async |w| {
+    simulate_several(45, TWO_HOSTS, async |w| {
         w.replicate().await;
         let m = manager(w, 1);
         let mut want = sealed(w);
@@ -420,7 +420,7 @@ fn recovery_points_form_a_chain_and_a_failover_shows_its_own() {
             start: true,
             force: true,
         };
-        job(w, 1, failover).await;
+        completed(w, 1, failover).await;
         let web = vm(&m).await;
         assert_eq!(
             (
@@ -443,7 +443,7 @@ fn recovery_points_form_a_chain_and_a_failover_shows_its_own() {
 
 #[test]
 fn the_newest_data_is_a_point_where_no_history_is_kept_and_can_be_chosen() {
-    simulate(46, async |w| {
+    simulate_several(46, TWO_HOSTS, async |w| {
         w.replicate().await;
         let m = manager(w, 1);
         for _ in 0..40 {
@@ -467,7 +467,7 @@ fn the_newest_data_is_a_point_where_no_history_is_kept_and_can_be_chosen() {
 
 #[test]
 fn a_test_vm_is_a_system_of_its_own() {
-    simulate(47, async |w| {
+    simulate_several(47, TWO_HOSTS, async |w| {
         w.replicate().await;
         let test = tested(w).await;
         let m = manager(w, 1);
@@ -497,7 +497,7 @@ fn a_test_vm_is_a_system_of_its_own() {
 
 #[test]
 fn addresses_after_a_failover_belong_to_their_card() {
-    simulate(48, async |w| {
+    simulate_several(48, TWO_HOSTS, async |w| {
         w.replicate().await;
         let card = NicFailover {
             mac: "52:54:00:aa:00:01".into(),
@@ -538,7 +538,7 @@ fn addresses_after_a_failover_belong_to_their_card() {
 
 #[test]
 fn a_copy_that_goes_on_to_a_third_host_has_two_relationships() {
-    simulate_with(54, &["a", "b", "c"], async |w| {
+    simulate_several(54, THREE_HOSTS, async |w| {
         w.replicate().await;
         let settings = ReplicationSettings {
             peer: "c:7000".into(),
@@ -584,7 +584,7 @@ async fn refused(m: &Arc<ObjectManager>, name: &InstanceName) -> CimError {
 
 #[test]
 fn names_may_lack_what_is_clear_but_not_say_what_is_wrong() {
-    simulate(49, async |w| {
+    simulate_several(49, TWO_HOSTS, async |w| {
         let m = manager(w, 0);
         let only = |class: &str, keys: &[(&str, &str)]| InstanceName::new(class, keys);
         let web = vm(&m).await;
@@ -647,7 +647,7 @@ fn names_may_lack_what_is_clear_but_not_say_what_is_wrong() {
 
 #[test]
 fn queries_of_the_clients_that_are_known() {
-    simulate(50, async |w| {
+    simulate_several(50, TWO_HOSTS, async |w| {
         w.replicate().await;
         let m = manager(w, 0);
         let names = |found: Vec<Instance>| {
@@ -688,7 +688,7 @@ fn counts(all: &[(&str, u32)]) -> Vec<(String, u32)> {
 
 #[test]
 fn what_is_about_one_thing_asks_for_one_thing() {
-    simulate(51, async |w| {
+    simulate_several(51, TWO_HOSTS, async |w| {
         w.replicate().await;
         let (m, counting) = managed(w, 0);
         let running = w.jobs(0).first().unwrap().id.to_string().to_uppercase();
@@ -709,7 +709,7 @@ fn what_is_about_one_thing_asks_for_one_thing() {
 
 #[test]
 fn many_that_enumerate_at_once_ask_once() {
-    simulate(52, async |w| {
+    simulate_several(52, TWO_HOSTS, async |w| {
         w.replicate().await;
         let (m, counting) = managed(w, 1);
         let walks = (0..50).map(|_| all(&m, "Msvm_VirtualSystemSettingData"));
@@ -741,7 +741,7 @@ fn many_that_enumerate_at_once_ask_once() {
 
 #[test]
 fn keys_of_references_may_be_text() {
-    simulate(53, async |w| {
+    simulate_several(53, TWO_HOSTS, async |w| {
         let m = manager(w, 0);
         let path = |class: &str, key: &str| format!("\\\\A\\root\\virtualization\\v2:{class}.{key}");
         let vm = path(

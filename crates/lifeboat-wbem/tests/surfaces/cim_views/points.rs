@@ -7,10 +7,11 @@ use lifeboat_engine::action::{Action, Answer, PointSelector, PointView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{TWO_HOSTS, completed};
 use lifeboat_wbem::cim::{ObjectManager, VIRTUALIZATION};
 
 use crate::cim_views::text;
-use crate::cim_views::world::{GUID, by_id, job, manager, related, simulate, system};
+use crate::cim_views::world::{GUID, by_id, manager, related, simulate_several, system};
 
 const POINT: &str = "Msvm_VirtualSystemSettingData";
 
@@ -43,7 +44,7 @@ async fn get(m: &ObjectManager, id: &str) -> Result<Instance, Status> {
 
 #[test]
 fn a_name_from_the_list_is_found_while_its_instant_is_there_and_then_no_more() {
-    simulate(61, async |w| {
+    simulate_several(61, TWO_HOSTS, async |w| {
         w.replicate().await;
         let m = manager(w, 1);
         let mut listed: BTreeMap<String, Instance> = BTreeMap::new();
@@ -82,7 +83,7 @@ fn a_name_from_the_list_is_found_while_its_instant_is_there_and_then_no_more() {
 
 #[test]
 fn the_list_is_as_long_as_the_history_says_and_the_rest_can_be_named() {
-    simulate(62, async |w| {
+    simulate_several(62, TWO_HOSTS, async |w| {
         w.replicate().await;
         let m = manager(w, 1);
         for _ in 0..12 {
@@ -111,7 +112,7 @@ fn the_list_is_as_long_as_the_history_says_and_the_rest_can_be_named() {
 
 #[test]
 fn a_cycle_that_was_sealed_is_failed_over_to_by_the_name_it_had() {
-    simulate(63, async |w| {
+    simulate_several(63, TWO_HOSTS, async |w| {
         w.replicate().await;
         let m = manager(w, 1);
         let newest = loop {
@@ -134,7 +135,7 @@ fn a_cycle_that_was_sealed_is_failed_over_to_by_the_name_it_had() {
         // A failover to the newest data seals it. Its old name of a cycle and its GUID mean what was sealed.
         let id = newest.id.clone();
         for selector in [id.clone(), newest.guid.unwrap().to_string().to_uppercase(), id] {
-            job(w, 1, failover(selector)).await;
+            completed(w, 1, failover(selector)).await;
             let applied = related(&m, system(GUID), "Msvm_LastAppliedSnapshot").await;
             assert_eq!(text(&applied[0], "InstanceID"), name);
             let after = get(&m, &name).await.unwrap();
@@ -146,7 +147,7 @@ fn a_cycle_that_was_sealed_is_failed_over_to_by_the_name_it_had() {
                 .unwrap();
             assert!(matches!(sealed.target, Target::Point { .. }), "{sealed:?}");
             let (vm, force) = (World::vm(), true);
-            job(w, 1, Action::RevertFailover { vm, force }).await;
+            completed(w, 1, Action::RevertFailover { vm, force }).await;
         }
     });
 }

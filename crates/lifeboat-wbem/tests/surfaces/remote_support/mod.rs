@@ -10,6 +10,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::reach::Destinations;
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{PRIMARY, four_eyes};
 use lifeboat_tls::{CertificateFiles, RevocationList};
 use lifeboat_wbem::cim::{Certificates, HostFacts, Machine, ObjectManager, Role};
 use lifeboat_wbem::users::{Certificate, Secret, add_certificate, add_user};
@@ -154,7 +155,7 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
     };
     let remote = Remote::bind(&config).await.unwrap();
     let world = world(four_eyes).await;
-    let engine = world.shared.engines.lock().unwrap()[0].clone().unwrap();
+    let engine = world.engine(PRIMARY).unwrap();
     let facts = HostFacts {
         name: "a".into(),
         version: "1.2.3".into(),
@@ -180,11 +181,10 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
     }
 }
 
-async fn world(four_eyes: bool) -> World {
+async fn world(second_person: bool) -> World {
     let world = World::new(4).await;
-    if four_eyes {
-        world.shared.state().hosts[0].four_eyes = true;
-        world.restart(0).await;
+    if second_person {
+        four_eyes(&world, &[PRIMARY]).await;
     }
     world
 }
