@@ -4,9 +4,9 @@
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State};
 use lifeboat_sim::harness::{
-    B, C, Steps, THREE_HOSTS, chain, commit, durable, eventually, extend, extended, failover, flows, follows,
-    healthy, insist_until, job, mode, moved, planned, refused, replicating, resync, revert, simulate_three,
-    simulate_with, start_copy, start_vm, state, taken_over,
+    A, B, C, Steps, THREE_HOSTS, chain, commit, durable, eventually, extend, extended, failover, flows,
+    follows, healthy, insist_until, job, mode, moved, planned, refused, replicating, resync, revert,
+    simulate_three, simulate_with, start_copy, start_vm, state, taken_over,
 };
 use lifeboat_sim::{VM, World};
 
@@ -45,42 +45,42 @@ async fn cycles(w: &mut World, seconds: u64) {
 
 async fn story(w: &mut World) {
     chain(w).await;
-    assert_eq!(mode(w, 2), Mode::ExtendedReplica);
+    assert_eq!(mode(w, C), Mode::ExtendedReplica);
     let before = moved(w);
     cycles(w, 200).await;
-    eventually(w, "the third host follows", |w| follows(w, 1)).await;
+    eventually(w, "the third host follows", |w| follows(w, B)).await;
     assert_eq!(moved(w), before, "forwarding copies nothing anew");
     {
         let s = w.shared.state();
         assert!(
-            s.hosts[2].replicas[&VM].points.len() >= 3,
+            s.hosts[C].replicas[&VM].points.len() >= 3,
             "it has points of its own"
         );
         let logs = |h: usize| s.hosts[h].replicas[&VM].logs.last().map(|l| l.bytes.clone());
-        assert_eq!(logs(1), logs(2), "the bytes are those that were received");
+        assert_eq!(logs(B), logs(C), "the bytes are those that were received");
     }
-    let said = refused(w, 1, Action::RemoveReplication { vm: World::vm() }).await;
+    let said = refused(w, B, Action::RemoveReplication { vm: World::vm() }).await;
     assert!(said.hint.contains("--extended"), "{said:?}");
-    refused(w, 1, extend("c:7000")).await;
-    refused(w, 2, extend("a:7000")).await;
-    refused(w, 1, go_on()).await;
-    let said = refused(w, 2, failover(PointSelector::Latest)).await;
+    refused(w, B, extend("c:7000")).await;
+    refused(w, C, extend("a:7000")).await;
+    refused(w, B, go_on()).await;
+    let said = refused(w, C, failover(PointSelector::Latest)).await;
     assert!(
         said.message.contains("running"),
         "the first of the chain lives: {said:?}"
     );
     // It can be brought up and put back like any other.
-    w.cut_between(0, 1, true);
-    w.cut_between(1, 2, true);
+    w.cut_between(A, B, true);
+    w.cut_between(B, C, true);
     assert_eq!(
-        job(w, 2, failover(PointSelector::Latest)).await.unwrap(),
+        job(w, C, failover(PointSelector::Latest)).await.unwrap(),
         JobState::Completed
     );
     w.run(30).await;
-    assert_eq!(job(w, 2, revert()).await.unwrap(), JobState::Completed);
-    w.cut_between(0, 1, false);
-    w.cut_between(1, 2, false);
-    eventually(w, "the third host follows again", |w| follows(w, 1)).await;
+    assert_eq!(job(w, C, revert()).await.unwrap(), JobState::Completed);
+    w.cut_between(A, B, false);
+    w.cut_between(B, C, false);
+    eventually(w, "the third host follows again", |w| follows(w, B)).await;
     cycles(w, 60).await;
     assert_eq!(moved(w), before, "nothing was copied again");
 }
@@ -113,14 +113,14 @@ fn settings_that_cannot_be_meant_are_refused() {
             (|s| s.peer = "c".into(), "HOST:PORT"),
         ];
         for (change, word) in table {
-            let said = refused(w, 1, with(change)).await;
+            let said = refused(w, B, with(change)).await;
             assert!(said.message.contains(word), "{said:?}");
         }
-        refused(w, 0, extend("c:7000")).await;
+        refused(w, A, extend("c:7000")).await;
         for action in [suspend(), resume(), remove()] {
-            assert!(!refused(w, 1, action).await.hint.is_empty());
+            assert!(!refused(w, B, action).await.hint.is_empty());
         }
-        assert!(extended(w, 1).is_none());
+        assert!(extended(w, B).is_none());
     });
 }
 
@@ -129,22 +129,22 @@ fn it_is_suspended_resumed_removed_and_made_again_without_a_copy() {
     simulate_three(3, async |w| {
         chain(w).await;
         let before = moved(w);
-        w.insist(1, suspend()).await.unwrap();
-        let stands = durable(w, 2);
+        w.insist(B, suspend()).await.unwrap();
+        let stands = durable(w, C);
         cycles(w, 60).await;
-        assert_eq!(durable(w, 2), stands);
-        w.restart(1).await;
+        assert_eq!(durable(w, C), stands);
+        w.restart(B).await;
         cycles(w, 60).await;
-        assert_eq!(durable(w, 2), stands);
-        w.insist(1, resume()).await.unwrap();
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
-        w.insist(1, remove()).await.unwrap();
-        assert!(extended(w, 1).is_none());
+        assert_eq!(durable(w, C), stands);
+        w.insist(B, resume()).await.unwrap();
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
+        w.insist(B, remove()).await.unwrap();
+        assert!(extended(w, B).is_none());
         // Longer than logs are kept for nobody.
         cycles(w, 300).await;
         assert_eq!(moved(w), before);
-        assert_eq!(job(w, 1, extend("c:7000")).await.unwrap(), JobState::Completed);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        assert_eq!(job(w, B, extend("c:7000")).await.unwrap(), JobState::Completed);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         assert_eq!(moved(w).0, before.0, "only what differs is sent");
         assert!(moved(w).1 > before.1);
         cycles(w, 60).await;
@@ -156,42 +156,42 @@ fn logs_wait_for_a_third_host_that_is_away() {
     simulate_three(4, async |w| {
         chain(w).await;
         let before = moved(w);
-        w.cut_between(1, 2, true);
+        w.cut_between(B, C, true);
         // Far longer than any point is kept.
         cycles(w, 400).await;
-        assert_eq!(extended(w, 1).unwrap().state, State::Critical);
-        w.restart(1).await;
+        assert_eq!(extended(w, B).unwrap().state, State::Critical);
+        w.restart(B).await;
         cycles(w, 200).await;
-        w.cut_between(1, 2, false);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        w.cut_between(B, C, false);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         assert_eq!(moved(w), before, "they were all there");
     });
 }
 
 #[test]
 fn when_too_much_waits_it_is_let_go_and_digests_find_the_difference() {
-    simulate_with(5, &["a", "b", "c"], 4 << 20, async |w| {
+    simulate_with(5, THREE_HOSTS, 4 << 20, async |w| {
         let (vm, settings) = (World::vm(), World::settings());
         let settings = ReplicationSettings {
             compression: false,
             ..settings
         };
-        w.insist(0, Action::EnableReplication { vm, settings })
+        w.insist(A, Action::EnableReplication { vm, settings })
             .await
             .unwrap();
-        w.insist(0, start_copy()).await.unwrap();
-        eventually(w, "the first point", |w| state(w, 1) == State::Replicating).await;
-        assert_eq!(job(w, 1, extend("c:7000")).await.unwrap(), JobState::Completed);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        w.insist(A, start_copy()).await.unwrap();
+        eventually(w, "the first point", |w| state(w, B) == State::Replicating).await;
+        assert_eq!(job(w, B, extend("c:7000")).await.unwrap(), JobState::Completed);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         let before = moved(w);
-        w.cut_between(1, 2, true);
-        let kept = |w: &World| w.shared.state().hosts[1].replicas[&VM].logs.len();
+        w.cut_between(B, C, true);
+        let kept = |w: &World| w.shared.state().hosts[B].replicas[&VM].logs.len();
         for _ in 0..40 {
             w.write(2000);
             w.run(10).await;
         }
         let most = 24 << 20;
-        let bytes: usize = w.shared.state().hosts[1].replicas[&VM]
+        let bytes: usize = w.shared.state().hosts[B].replicas[&VM]
             .logs
             .iter()
             .map(|l| l.bytes.len())
@@ -201,18 +201,18 @@ fn when_too_much_waits_it_is_let_go_and_digests_find_the_difference() {
             "{bytes} bytes in {} logs are kept",
             kept(w)
         );
-        let points: Vec<_> = w.shared.state().hosts[2].replicas[&VM]
+        let points: Vec<_> = w.shared.state().hosts[C].replicas[&VM]
             .points
             .iter()
             .map(|p| p.0.id)
             .collect();
-        w.cut_between(1, 2, false);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        w.cut_between(B, C, false);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         assert_eq!(moved(w).0, before.0, "nothing is copied anew");
         assert!(moved(w).1 > before.1, "what differs is sent");
         {
             let s = w.shared.state();
-            let now = &s.hosts[2].replicas[&VM].points;
+            let now = &s.hosts[C].replicas[&VM].points;
             assert!(now.iter().any(|p| points.contains(&p.0.id)), "its points survive");
         }
         w.check_all().unwrap();
@@ -226,17 +226,17 @@ fn nothing_goes_on_while_the_middle_is_failed_over() {
         let before = moved(w);
         w.cut(true);
         assert_eq!(
-            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, B, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
-        let stands = durable(w, 2);
+        let stands = durable(w, C);
         w.write(30);
         w.run(100).await;
-        assert_eq!(durable(w, 2), stands);
-        w.restart(1).await;
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!(durable(w, C), stands);
+        w.restart(B).await;
+        assert_eq!(job(w, B, revert()).await.unwrap(), JobState::Completed);
         w.cut(false);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         cycles(w, 60).await;
         assert_eq!(moved(w), before, "nothing was copied");
     });
@@ -249,16 +249,16 @@ fn pieces_of_a_synchronization_are_forwarded_like_anything_else() {
             chain(w).await;
             let before = moved(w);
             w.write(20);
-            w.kill_vm(0);
-            w.insist(0, start_vm()).await.unwrap();
+            w.kill_vm(A);
+            w.insist(A, start_vm()).await.unwrap();
             eventually(w, "the loss is noticed", |w| {
-                state(w, 0) == State::WaitingToStartResynchronization
+                state(w, A) == State::WaitingToStartResynchronization
             })
             .await;
             w.write(20);
-            w.insist(0, resync()).await.unwrap();
-            healthy(w, 0, 1).await;
-            eventually(w, "the third host follows", |w| follows(w, 1)).await;
+            w.insist(A, resync()).await.unwrap();
+            healthy(w, A, B).await;
+            eventually(w, "the third host follows", |w| follows(w, B)).await;
             assert_eq!(moved(w).0, before.0, "nothing is copied");
             cycles(w, 30).await;
         });
@@ -270,22 +270,22 @@ fn a_third_host_that_goes_its_own_way_is_left_alone() {
     simulate_three(8, async |w| {
         chain(w).await;
         w.cut(true);
-        w.kill_vm(0);
+        w.kill_vm(A);
         assert_eq!(
-            job(w, 2, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, C, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
         w.run(30).await;
-        assert_eq!(extended(w, 1).unwrap().state, State::Critical);
-        assert_eq!(job(w, 2, commit()).await.unwrap(), JobState::Completed);
+        assert_eq!(extended(w, B).unwrap().state, State::Critical);
+        assert_eq!(job(w, C, commit()).await.unwrap(), JobState::Completed);
         w.write(10);
         w.run(60).await;
-        let ext = extended(w, 1).unwrap();
+        let ext = extended(w, B).unwrap();
         assert_eq!(ext.state, State::Critical);
         assert!(ext.problem.unwrap().message.contains("newer generation"));
-        let health = w.view(1).await.unwrap().replication.unwrap().extended.unwrap();
+        let health = w.view(B).await.unwrap().replication.unwrap().extended.unwrap();
         assert!(!health.health_notes.is_empty());
-        w.insist(1, remove()).await.unwrap();
+        w.insist(B, remove()).await.unwrap();
         w.check_all().unwrap();
     });
 }
@@ -295,29 +295,29 @@ fn a_third_host_that_goes_its_own_way_is_left_alone() {
 async fn goes_on(w: &mut World, behind: bool) {
     chain(w).await;
     cycles(w, 60).await;
-    eventually(w, "the third host follows", |w| follows(w, 1)).await;
+    eventually(w, "the third host follows", |w| follows(w, B)).await;
     if behind {
-        w.cut_between(1, 2, true);
+        w.cut_between(B, C, true);
         cycles(w, 30).await;
     }
     let before = moved(w);
     w.cut(true);
-    w.kill_vm(0);
+    w.kill_vm(A);
     taken_over(w, PointSelector::Latest, 30).await;
     w.write(20);
-    w.cut_between(1, 2, false);
-    assert_eq!(job(w, 1, go_on()).await.unwrap(), JobState::Completed);
-    eventually(w, "replication to the third host", |w| flows(w, 1, 2)).await;
-    healthy(w, 1, 2).await;
+    w.cut_between(B, C, false);
+    assert_eq!(job(w, B, go_on()).await.unwrap(), JobState::Completed);
+    eventually(w, "replication to the third host", |w| flows(w, B, C)).await;
+    healthy(w, B, C).await;
     assert_eq!(moved(w).0, before.0, "nothing is copied anew");
     let sent = moved(w).1 - before.1;
     assert!(sent <= 400, "{sent} blocks for less than 100 writes");
-    assert!(w.runs(1));
-    assert_eq!(mode(w, 2), Mode::Replica);
+    assert!(w.runs(B));
+    assert_eq!(mode(w, C), Mode::Replica);
     // And from there back again, like with any other replica.
-    assert_eq!(job(w, 1, planned(true)).await.unwrap(), JobState::Completed);
-    healthy(w, 2, 1).await;
-    assert!(w.runs(2) && !w.runs(1));
+    assert_eq!(job(w, B, planned(true)).await.unwrap(), JobState::Completed);
+    healthy(w, C, B).await;
+    assert!(w.runs(C) && !w.runs(B));
 }
 
 #[test]
@@ -340,20 +340,20 @@ fn a_chain_is_made_anew_after_the_roles_changed() {
         simulate_three(seed, async |w| {
             chain(w).await;
             let before = moved(w);
-            w.insist(0, planned(true)).await.unwrap();
-            eventually(w, "the roles change", |w| flows(w, 1, 0)).await;
-            assert!(extended(w, 1).is_none() && extended(w, 0).is_none());
-            let events = w.shared.state().hosts[1].events.clone();
+            w.insist(A, planned(true)).await.unwrap();
+            eventually(w, "the roles change", |w| flows(w, B, A)).await;
+            assert!(extended(w, B).is_none() && extended(w, A).is_none());
+            let events = w.shared.state().hosts[B].events.clone();
             assert!(
                 events.iter().any(|e| e.message.contains("replication extend")),
                 "{events:?}"
             );
             cycles(w, 30).await;
-            assert_eq!(job(w, 0, extend("c:7000")).await.unwrap(), JobState::Completed);
-            eventually(w, "the third host follows the other", |w| follows(w, 0)).await;
+            assert_eq!(job(w, A, extend("c:7000")).await.unwrap(), JobState::Completed);
+            eventually(w, "the third host follows the other", |w| follows(w, A)).await;
             assert_eq!(moved(w).0, before.0, "only what differs is sent");
             cycles(w, 60).await;
-            eventually(w, "the third host follows the other", |w| follows(w, 0)).await;
+            eventually(w, "the third host follows the other", |w| follows(w, A)).await;
         });
     }
 }
@@ -362,14 +362,14 @@ fn a_chain_is_made_anew_after_the_roles_changed() {
 fn a_copy_to_the_third_host_can_be_cancelled_and_begun_again() {
     simulate_three(7, async |w| {
         replicating(w).await;
-        let Some(Ok(lifeboat_engine::action::Answer::Job(first))) = w.act(1, extend("c:7000")).await else {
+        let Some(Ok(lifeboat_engine::action::Answer::Job(first))) = w.act(B, extend("c:7000")).await else {
             panic!("no job")
         };
-        w.insist(1, Action::CancelJob { job: first.id }).await.unwrap();
-        assert_eq!(extended(w, 1).unwrap().state, State::ReadyForReplication);
+        w.insist(B, Action::CancelJob { job: first.id }).await.unwrap();
+        assert_eq!(extended(w, B).unwrap().state, State::ReadyForReplication);
         cycles(w, 200).await;
-        assert_eq!(job(w, 1, extend("c:7000")).await.unwrap(), JobState::Completed);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        assert_eq!(job(w, B, extend("c:7000")).await.unwrap(), JobState::Completed);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
     });
 }
 
@@ -389,7 +389,7 @@ async fn prepare(saga: Saga, w: &mut World) {
         Saga::Forward | Saga::Remove | Saga::Asked => chain(w).await,
         Saga::Compare => {
             chain(w).await;
-            w.insist(1, remove()).await.unwrap();
+            w.insist(B, remove()).await.unwrap();
             // Longer than logs are kept for nobody.
             w.write(20);
             w.run(160).await;
@@ -399,7 +399,7 @@ async fn prepare(saga: Saga, w: &mut World) {
         Saga::GoOn => {
             chain(w).await;
             w.cut(true);
-            w.kill_vm(0);
+            w.kill_vm(A);
             taken_over(w, PointSelector::Latest, 30).await;
         }
     }
@@ -407,28 +407,28 @@ async fn prepare(saga: Saga, w: &mut World) {
 
 async fn run(saga: Saga, w: &mut World) {
     match saga {
-        Saga::Extend | Saga::Compare => insist_until(w, 1, extend("c:7000"), |w| follows(w, 1)).await,
+        Saga::Extend | Saga::Compare => insist_until(w, B, extend("c:7000"), |w| follows(w, B)).await,
         Saga::Forward => {
             w.write(20);
-            let before = durable(w, 2);
-            insist_until(w, 1, Action::ReplicateNow { vm: World::vm() }, |w| {
-                durable(w, 2) != before && follows(w, 1)
+            let before = durable(w, C);
+            insist_until(w, B, Action::ReplicateNow { vm: World::vm() }, |w| {
+                durable(w, C) != before && follows(w, B)
             })
             .await;
         }
         // An instant that is forwarded leaves no piece behind.
         Saga::Asked => {
-            insist_until(w, 1, resync(), |w| {
-                let pieces = w.shared.state().hosts[2].replicas[&VM]
+            insist_until(w, B, resync(), |w| {
+                let pieces = w.shared.state().hosts[C].replicas[&VM]
                     .logs
                     .iter()
                     .any(|l| l.log.partial);
-                pieces && follows(w, 1) && w.jobs(1).iter().all(|j| j.state.is_final())
+                pieces && follows(w, B) && w.jobs(B).iter().all(|j| j.state.is_final())
             })
             .await;
         }
-        Saga::Remove => insist_until(w, 1, remove(), |w| extended(w, 1).is_none()).await,
-        Saga::GoOn => insist_until(w, 1, go_on(), |w| flows(w, 1, 2)).await,
+        Saga::Remove => insist_until(w, B, remove(), |w| extended(w, B).is_none()).await,
+        Saga::GoOn => insist_until(w, B, go_on(), |w| flows(w, B, C)).await,
     }
 }
 
@@ -436,13 +436,13 @@ async fn whole(saga: Saga, w: &mut World) {
     match saga {
         Saga::Extend | Saga::Compare | Saga::Asked | Saga::Forward => {
             cycles(w, 30).await;
-            eventually(w, "the third host follows", |w| follows(w, 1)).await;
-            healthy(w, 0, 1).await;
-            let open = w.jobs(1).into_iter().find(|j| !j.state.is_final());
+            eventually(w, "the third host follows", |w| follows(w, B)).await;
+            healthy(w, A, B).await;
+            let open = w.jobs(B).into_iter().find(|j| !j.state.is_final());
             assert!(open.is_none(), "left behind: {open:?}");
         }
-        Saga::Remove => healthy(w, 0, 1).await,
-        Saga::GoOn => healthy(w, 1, 2).await,
+        Saga::Remove => healthy(w, A, B).await,
+        Saga::GoOn => healthy(w, B, C).await,
     }
 }
 

@@ -5,7 +5,9 @@ use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_model::DiskId;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_sim::harness::{healthy, pause_vm, planned, replicating, reset_vm, simulate, start_vm, stop_vm};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, healthy, pause_vm, planned, replicating, reset_vm, simulate, start_vm, stop_vm,
+};
 use lifeboat_sim::{VM, World};
 
 const INVALID: Result<PowerState, ReturnCode> = Err(ReturnCode::InvalidState);
@@ -50,14 +52,18 @@ type Row = (&'static str, fn(&World), [Result<PowerState, ReturnCode>; 5]);
 fn rows() -> Vec<Row> {
     use PowerState::{Off, Paused, Running};
     fn paused(w: &World) {
-        w.shared.state().hosts[0].processes.get_mut(&VM).unwrap().power = PowerState::Paused;
+        w.shared.state().hosts[PRIMARY]
+            .processes
+            .get_mut(&VM)
+            .unwrap()
+            .power = PowerState::Paused;
     }
     fn off(w: &World) {
-        w.guest_off(0);
+        w.guest_off(PRIMARY);
     }
     fn space_again(w: &World) {
-        full(w, 0);
-        mended(w, 0);
+        full(w, PRIMARY);
+        mended(w, PRIMARY);
     }
     vec![
         ("off", off, [Ok(Running), INVALID, INVALID, INVALID, INVALID]),
@@ -78,17 +84,17 @@ fn rows() -> Vec<Row> {
         ),
         (
             "stalled, and still full",
-            |w| full(w, 0),
+            |w| full(w, PRIMARY),
             [Err(ReturnCode::Failed), INVALID, Ok(Running), INVALID, Ok(Off)],
         ),
         (
             "crashed",
-            |w| stalled(w, 0, StallCause::Internal),
+            |w| stalled(w, PRIMARY, StallCause::Internal),
             [INVALID, INVALID, Ok(Running), INVALID, Ok(Off)],
         ),
         (
             "not known",
-            |w| blind(w, 0),
+            |w| blind(w, PRIMARY),
             [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, Ok(Off)],
         ),
     ]
@@ -102,12 +108,16 @@ fn every_command_in_every_state_of_a_guest() {
             let what = format!("{command:?} of a VM that is {name}");
             simulate(1, async |w| {
                 prepare(w);
-                let before = really(w, 0);
-                let done = w.act(0, command.clone()).await.unwrap();
-                let got = done.as_ref().map(|_| really(w, 0)).map_err(|e| e.code);
+                let before = really(w, PRIMARY);
+                let done = w.act(PRIMARY, command.clone()).await.unwrap();
+                let got = done.as_ref().map(|_| really(w, PRIMARY)).map_err(|e| e.code);
                 assert_eq!(got, expected, "{what}: {done:?}");
                 if let Err(refusal) = done {
-                    assert_eq!(really(w, 0), before, "{what} is refused and changes nothing");
+                    assert_eq!(
+                        really(w, PRIMARY),
+                        before,
+                        "{what} is refused and changes nothing"
+                    );
                     let fine = name == "off" && command != start_vm() || name == "running";
                     let failed = refusal.code == ReturnCode::Failed;
                     assert!(fine || failed || !refusal.hint.is_empty(), "{what}: {refusal:?}");
@@ -120,9 +130,9 @@ fn every_command_in_every_state_of_a_guest() {
 #[test]
 fn a_refusal_says_why_the_guest_stands_still() {
     simulate(2, async |w| {
-        full(w, 0);
+        full(w, PRIMARY);
         for action in [pause_vm(), stop_vm(false), start_vm()] {
-            let refused = w.act(0, action).await.unwrap().unwrap_err();
+            let refused = w.act(PRIMARY, action).await.unwrap().unwrap_err();
             assert!(
                 refused.message.contains("no space left for disk sys"),
                 "{refused:?}"
@@ -135,20 +145,20 @@ fn a_refusal_says_why_the_guest_stands_still() {
 fn a_vm_of_which_nothing_is_known_is_not_moved_started_or_given_up() {
     simulate(3, async |w| {
         replicating(w).await;
-        blind(w, 0);
-        let refused = w.act(0, planned(true)).await.unwrap().unwrap_err();
+        blind(w, PRIMARY);
+        let refused = w.act(PRIMARY, planned(true)).await.unwrap().unwrap_err();
         assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
         let become_replica = Action::BecomeReplica { vm: World::vm() };
-        let refused = w.act(0, become_replica).await.unwrap().unwrap_err();
+        let refused = w.act(PRIMARY, become_replica).await.unwrap().unwrap_err();
         assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
         assert!(refused.message.contains("its sockets are gone"), "{refused:?}");
-        assert_eq!(really(w, 0), PowerState::Running);
+        assert_eq!(really(w, PRIMARY), PowerState::Running);
         w.run(60).await;
-        assert_eq!(really(w, 0), PowerState::Running);
+        assert_eq!(really(w, PRIMARY), PowerState::Running);
         // Seen again, everything goes on by itself.
-        w.shared.state().hosts[0].blind.clear();
+        w.shared.state().hosts[PRIMARY].blind.clear();
         w.write(20);
-        healthy(w, 0, 1).await;
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
@@ -156,12 +166,12 @@ fn a_vm_of_which_nothing_is_known_is_not_moved_started_or_given_up() {
 fn a_stalled_guest_is_moved_with_force_only() {
     simulate(4, async |w| {
         replicating(w).await;
-        full(w, 0);
-        let refused = w.act(0, planned(true)).await.unwrap().unwrap_err();
+        full(w, PRIMARY);
+        let refused = w.act(PRIMARY, planned(true)).await.unwrap().unwrap_err();
         assert_eq!(refused.code, ReturnCode::InvalidState);
         assert!(refused.message.contains("no space left"), "{refused:?}");
-        mended(w, 0);
-        assert_eq!(w.insist(0, start_vm()).await.unwrap(), Answer::Done);
-        healthy(w, 0, 1).await;
+        mended(w, PRIMARY);
+        assert_eq!(w.insist(PRIMARY, start_vm()).await.unwrap(), Answer::Done);
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }

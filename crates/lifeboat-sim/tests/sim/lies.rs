@@ -6,7 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lifeboat_engine::action::Action;
 use lifeboat_model::{JobState, ReplicationState as State};
-use lifeboat_sim::harness::{asked, eventually, flows, job, replicating, resync, simulate, state};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, asked, eventually, flows, job, replicating, resync, simulate, state,
+};
 use lifeboat_sim::{Lies, Rng, VM, World};
 
 /// What an administrator of the primary does meanwhile.
@@ -23,18 +25,18 @@ async fn manage(w: &World, rng: &mut Rng) {
         6 => Action::CancelResync { vm: vm() },
         _ => return,
     };
-    let _ = w.act(0, action).await;
+    let _ = w.act(PRIMARY, action).await;
 }
 
 /// What the commands for each state are, as the state says them.
 async fn set_right(w: &World) {
     let vm = World::vm;
-    let action = match state(w, 0) {
+    let action = match state(w, PRIMARY) {
         State::Suspended | State::ResynchronizationSuspended => Action::ResumeReplication { vm: vm() },
         State::WaitingToStartResynchronization | State::Critical => resync(),
         _ => return,
     };
-    let _ = w.act(0, action).await;
+    let _ = w.act(PRIMARY, action).await;
 }
 
 fn history(seed: u64) {
@@ -43,7 +45,7 @@ fn history(seed: u64) {
         replicating(w).await;
         let one_in = 1 + rng.below(4);
         let lies = Lies {
-            host: 1,
+            host: REPLICA,
             one_in,
             rng: rng.clone(),
         };
@@ -53,30 +55,30 @@ fn history(seed: u64) {
             manage(w, &mut rng).await;
             w.run(1 + rng.below(12)).await;
             if rng.one_in(10) {
-                w.restart(0).await;
+                w.restart(PRIMARY).await;
             }
-            assert!(w.runs(0), "the guest was stopped by the word of a replica");
-            assert!(!w.runs(1));
+            assert!(w.runs(PRIMARY), "the guest was stopped by the word of a replica");
+            assert!(!w.runs(REPLICA));
         }
         w.shared.state().lies = None;
         // What it said was not there it may lack. A comparison finds that.
         for _ in 0..30 {
             w.run(20).await;
             w.write(2);
-            if flows(w, 0, 1) && w.recorded(0).unwrap().problem.is_none() {
+            if flows(w, PRIMARY, REPLICA) && w.recorded(PRIMARY).unwrap().problem.is_none() {
                 break;
             }
             set_right(w).await;
         }
-        let compared = job(w, 0, resync()).await;
+        let compared = job(w, PRIMARY, resync()).await;
         assert_eq!(compared.unwrap(), JobState::Completed);
-        eventually(w, "both are one again", |w| flows(w, 0, 1)).await;
+        eventually(w, "both are one again", |w| flows(w, PRIMARY, REPLICA)).await;
         w.write(20);
         w.run(40).await;
-        assert!(w.runs(0) && !w.runs(1));
-        assert_eq!(w.recorded(0).unwrap().problem, None);
+        assert!(w.runs(PRIMARY) && !w.runs(REPLICA));
+        assert_eq!(w.recorded(PRIMARY).unwrap().problem, None);
         let s = w.shared.state();
-        let replica = &s.hosts[1].replicas[&VM];
+        let replica = &s.hosts[REPLICA].replicas[&VM];
         let truth = s.truth_at(VM, replica.applied).unwrap();
         assert_eq!(truth.disks, replica.head, "the newest data");
     });

@@ -5,7 +5,7 @@ use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::harness::{
-    commit, difference, eventually, failover, flows, healthy, history, job, local_disks, moved, phase,
+    A, B, commit, difference, eventually, failover, flows, healthy, history, job, local_disks, moved, phase,
     planned, points, replicating, reverse, simulate, start_vm, state, stop_vm, taken_over,
 };
 use lifeboat_sim::{VM, World};
@@ -36,7 +36,7 @@ async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
     history(w, 6, 25).await;
     if old == Old::OffAndSent {
         w.cut(false);
-        w.insist(0, stop_vm(true)).await.unwrap();
+        w.insist(A, stop_vm(true)).await.unwrap();
         w.run(30).await;
         w.cut(true);
     }
@@ -44,28 +44,28 @@ async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
     match old {
         Old::RanOn => {
             w.write(10);
-            w.guest_off(0);
+            w.guest_off(A);
         }
         Old::OffAndSent => {}
         Old::Killed => {
             w.write(10);
-            w.kill_vm(0);
+            w.kill_vm(A);
         }
     }
-    let (last, new) = (local_disks(w), w.disks_now(1));
+    let (last, new) = (local_disks(w), w.disks_now(B));
     w.cut(false);
     w.run(30).await;
-    assert!(!w.runs(0), "an old primary starts nothing by itself");
+    assert!(!w.runs(A), "an old primary starts nothing by itself");
     let before = moved(w);
-    w.insist(1, reverse()).await.unwrap();
+    w.insist(B, reverse()).await.unwrap();
     // No writes while it is counted what travels.
     for _ in 0..300 {
-        if flows(w, 1, 0) {
+        if flows(w, B, A) {
             break;
         }
         w.run(1).await;
     }
-    assert!(flows(w, 1, 0), "{:?}\n{:?}", w.recorded(0), w.recorded(1));
+    assert!(flows(w, B, A), "{:?}\n{:?}", w.recorded(A), w.recorded(B));
     let after = moved(w);
     assert_eq!(after.0, before.0, "copied blindly");
     let (all, data) = difference(&last, &new);
@@ -75,26 +75,26 @@ async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
     let most = if old == Old::Killed { all } else { all + 150 };
     assert!(sent <= most, "{sent} for {all}: {old:?}");
     assert_eq!(
-        abandoned(w, 0),
+        abandoned(w, A),
         Some(last.clone()),
         "what the old side had is kept"
     );
-    healthy(w, 1, 0).await;
-    assert!(w.runs(1) && !w.runs(0));
-    assert_eq!(abandoned(w, 0), Some(last));
-    w.insist(0, Action::DropAbandoned { vm: World::vm() })
+    healthy(w, B, A).await;
+    assert!(w.runs(B) && !w.runs(A));
+    assert_eq!(abandoned(w, A), Some(last));
+    w.insist(A, Action::DropAbandoned { vm: World::vm() })
         .await
         .unwrap();
-    assert_eq!(abandoned(w, 0), None);
-    healthy(w, 1, 0).await;
+    assert_eq!(abandoned(w, A), None);
+    healthy(w, B, A).await;
     home_again(w).await;
 }
 
 async fn home_again(w: &mut World) {
     let before = moved(w);
-    w.insist(1, planned(true)).await.unwrap();
-    healthy(w, 0, 1).await;
-    assert!(w.runs(0) && !w.runs(1));
+    w.insist(B, planned(true)).await.unwrap();
+    healthy(w, A, B).await;
+    assert!(w.runs(A) && !w.runs(B));
     assert_eq!(moved(w), before, "the way home copies nothing");
 }
 
@@ -132,27 +132,27 @@ fn what_was_abandoned_is_dropped_while_changes_arrive() {
         simulate(seed, async |w| {
             history(w, 8, 20).await;
             taken_over(w, PointSelector::Latest, 30).await;
-            w.guest_off(0);
+            w.guest_off(A);
             w.cut(false);
             w.run(20).await;
-            w.insist(1, reverse()).await.unwrap();
-            healthy(w, 1, 0).await;
+            w.insist(B, reverse()).await.unwrap();
+            healthy(w, B, A).await;
             w.shared.state().delay_ms = 50;
             w.write(10);
             let receiving = || {
                 let s = w.shared.state();
-                let busy = s.hosts[0].busy.get(&VM);
+                let busy = s.hosts[A].busy.get(&VM);
                 busy.is_some_and(|calls| calls.contains(&"store.receive"))
             };
             while !receiving() {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
-            w.insist(0, Action::DropAbandoned { vm: World::vm() })
+            w.insist(A, Action::DropAbandoned { vm: World::vm() })
                 .await
                 .unwrap();
-            assert_eq!(abandoned(w, 0), None);
+            assert_eq!(abandoned(w, A), None);
             w.shared.state().delay_ms = 2;
-            healthy(w, 1, 0).await;
+            healthy(w, B, A).await;
         });
     }
 }
@@ -163,17 +163,17 @@ async fn to_an_older_point(w: &mut World, target: fn(&Target) -> bool) {
     let listed = points(w).await;
     let point = listed.iter().rev().find(|p| target(&p.target)).unwrap().clone();
     taken_over(w, PointSelector::Id(point.id), 30).await;
-    w.guest_off(0);
+    w.guest_off(A);
     let last = local_disks(w);
     w.cut(false);
     w.run(20).await;
-    w.insist(1, reverse()).await.unwrap();
-    healthy(w, 1, 0).await;
-    assert_eq!(abandoned(w, 0), Some(last));
-    w.insist(0, Action::DropAbandoned { vm: World::vm() })
+    w.insist(B, reverse()).await.unwrap();
+    healthy(w, B, A).await;
+    assert_eq!(abandoned(w, A), Some(last));
+    w.insist(A, Action::DropAbandoned { vm: World::vm() })
         .await
         .unwrap();
-    healthy(w, 1, 0).await;
+    healthy(w, B, A).await;
     home_again(w).await;
 }
 
@@ -196,14 +196,14 @@ fn an_old_primary_with_a_running_vm_does_not_give_way_until_it_is_off() {
         taken_over(w, PointSelector::Latest, 20).await;
         w.cut(false);
         w.run(30).await;
-        assert!(w.runs(0), "no guest is killed for it");
-        assert_eq!(job(w, 1, reverse()).await.unwrap(), JobState::Exception);
-        assert_eq!((w.runs(0), w.runs(1)), (true, true));
-        assert_eq!(state(w, 1), State::Committed);
-        w.insist(0, stop_vm(true)).await.unwrap();
-        assert_eq!(job(w, 1, reverse()).await.unwrap(), JobState::Completed);
-        healthy(w, 1, 0).await;
-        let refusal = w.act(0, start_vm()).await.unwrap();
+        assert!(w.runs(A), "no guest is killed for it");
+        assert_eq!(job(w, B, reverse()).await.unwrap(), JobState::Exception);
+        assert_eq!((w.runs(A), w.runs(B)), (true, true));
+        assert_eq!(state(w, B), State::Committed);
+        w.insist(A, stop_vm(true)).await.unwrap();
+        assert_eq!(job(w, B, reverse()).await.unwrap(), JobState::Completed);
+        healthy(w, B, A).await;
+        let refusal = w.act(A, start_vm()).await.unwrap();
         assert!(refusal.is_err(), "the VM of a replica starts on a branch only");
     });
 }
@@ -252,13 +252,13 @@ fn a_split_is_shown_and_nothing_is_sent() {
     simulate(10, async |w| {
         history(w, 4, 20).await;
         assert_eq!(
-            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, B, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
         w.write(20);
         w.cut(false);
         w.run(60).await;
-        let split = |w: &World| w.recorded(0).unwrap().primary().unwrap().split.clone();
+        let split = |w: &World| w.recorded(A).unwrap().primary().unwrap().split.clone();
         let seen = split(w).expect("the split is known");
         assert!(!seen.committed && seen.theirs.contains("runs"), "{seen:?}");
         // Reverted there, it is over, and replication goes on by itself.
@@ -266,21 +266,21 @@ fn a_split_is_shown_and_nothing_is_sent() {
             vm: World::vm(),
             force: true,
         };
-        assert_eq!(job(w, 1, force).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, force).await.unwrap(), JobState::Completed);
         eventually(w, "peace", |w| split(w).is_none()).await;
-        healthy(w, 0, 1).await;
+        healthy(w, A, B).await;
         // Committed, this side is the past; and it starts nothing.
         w.cut(true);
         w.run(10).await;
         taken_over(w, PointSelector::Latest, 5).await;
-        w.guest_off(0);
+        w.guest_off(A);
         w.cut(false);
         w.run(60).await;
         assert!(split(w).is_some_and(|s| s.committed));
-        let refusal = w.act(0, start_vm()).await.unwrap().unwrap_err();
+        let refusal = w.act(A, start_vm()).await.unwrap().unwrap_err();
         assert!(!refusal.hint.is_empty(), "{refusal:?}");
-        assert_eq!((w.runs(0), phase(w).is_some()), (false, true));
-        assert_eq!(w.recorded(0).unwrap().mode, Mode::Primary);
+        assert_eq!((w.runs(A), phase(w).is_some()), (false, true));
+        assert_eq!(w.recorded(A).unwrap().mode, Mode::Primary);
         w.check_all().unwrap();
     });
 }

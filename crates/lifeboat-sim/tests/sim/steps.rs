@@ -6,8 +6,8 @@ use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_model::ReplicationState as State;
 use lifeboat_sim::harness::{
-    Steps, cancel_planned, commit, durable, enable, failover, flows, healthy, history, insist_until, phase,
-    planned, points, prepare, replicating, resync, reverse, revert, start_copy, start_vm, state,
+    A, B, Steps, cancel_planned, commit, durable, enable, failover, flows, healthy, history, insist_until,
+    phase, planned, points, prepare, replicating, resync, reverse, revert, start_copy, start_vm, state,
 };
 use lifeboat_sim::{VM, World};
 
@@ -32,8 +32,8 @@ enum Saga {
 
 async fn failed_over(w: &mut World) {
     history(w, 8, 0).await;
-    insist_until(w, 1, failover(PointSelector::Latest), |w| {
-        state(w, 1) == State::Recovered
+    insist_until(w, B, failover(PointSelector::Latest), |w| {
+        state(w, B) == State::Recovered
     })
     .await;
     w.write(50);
@@ -43,37 +43,37 @@ async fn bring_about(saga: Saga, w: &mut World) {
     match saga {
         Saga::Enable => {}
         Saga::Copy => {
-            w.insist(0, enable()).await.unwrap();
+            w.insist(A, enable()).await.unwrap();
         }
         Saga::Cycle | Saga::Suspend | Saga::RemovePrimary | Saga::RemoveReplica => replicating(w).await,
         Saga::Failover | Saga::FailoverToCycle => history(w, 8, 0).await,
         Saga::Planned => replicating(w).await,
         Saga::CancelPlanned => {
             replicating(w).await;
-            insist_until(w, 0, prepare(), |w| {
-                state(w, 0) == State::SyncedReplicationComplete
+            insist_until(w, A, prepare(), |w| {
+                state(w, A) == State::SyncedReplicationComplete
             })
             .await;
         }
         Saga::Reverse | Saga::ReverseCompared => {
             failed_over(w).await;
-            insist_until(w, 1, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
+            insist_until(w, B, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
             if saga == Saga::Reverse {
-                w.guest_off(0);
+                w.guest_off(A);
             } else {
-                w.kill_vm(0);
+                w.kill_vm(A);
             }
             w.cut(false);
             w.run(40).await;
         }
         Saga::Resync => {
             replicating(w).await;
-            w.kill_vm(0);
+            w.kill_vm(A);
             w.run(12).await;
-            w.insist(0, start_vm()).await.unwrap();
+            w.insist(A, start_vm()).await.unwrap();
             w.write(20);
             w.run(20).await;
-            assert_eq!(state(w, 0), State::WaitingToStartResynchronization);
+            assert_eq!(state(w, A), State::WaitingToStartResynchronization);
         }
         Saga::Revert | Saga::Commit => failed_over(w).await,
     }
@@ -87,126 +87,126 @@ async fn older_cycle(w: &World) -> PointSelector {
 
 async fn run(saga: Saga, w: &mut World) {
     let vm = World::vm;
-    let recovered = |w: &World| state(w, 1) == State::Recovered;
+    let recovered = |w: &World| state(w, B) == State::Recovered;
     match saga {
         Saga::Enable => {
-            insist_until(w, 0, enable(), |w| state(w, 0) == State::ReadyForReplication).await;
+            insist_until(w, A, enable(), |w| state(w, A) == State::ReadyForReplication).await;
         }
         Saga::Copy => {
-            insist_until(w, 0, start_copy(), |w| {
+            insist_until(w, A, start_copy(), |w| {
                 w.write(1);
-                state(w, 0) == State::Replicating && state(w, 1) == State::Replicating
+                state(w, A) == State::Replicating && state(w, B) == State::Replicating
             })
             .await;
         }
         Saga::Cycle => {
             w.write(30);
-            let before = durable(w, 1).sequence();
-            insist_until(w, 0, Action::ReplicateNow { vm: vm() }, |w| {
-                durable(w, 1).sequence() > before
+            let before = durable(w, B).sequence();
+            insist_until(w, A, Action::ReplicateNow { vm: vm() }, |w| {
+                durable(w, B).sequence() > before
             })
             .await;
         }
         Saga::Suspend => {
-            insist_until(w, 0, Action::SuspendReplication { vm: vm() }, |w| {
-                state(w, 0) == State::Suspended
+            insist_until(w, A, Action::SuspendReplication { vm: vm() }, |w| {
+                state(w, A) == State::Suspended
             })
             .await;
             w.write(10);
-            insist_until(w, 0, Action::ResumeReplication { vm: vm() }, |w| {
-                state(w, 0) == State::Replicating
+            insist_until(w, A, Action::ResumeReplication { vm: vm() }, |w| {
+                state(w, A) == State::Replicating
             })
             .await;
         }
-        Saga::Failover => insist_until(w, 1, failover(PointSelector::Latest), recovered).await,
+        Saga::Failover => insist_until(w, B, failover(PointSelector::Latest), recovered).await,
         Saga::FailoverToCycle => {
             let point = older_cycle(w).await;
-            insist_until(w, 1, failover(point), recovered).await;
+            insist_until(w, B, failover(point), recovered).await;
         }
-        Saga::Revert => insist_until(w, 1, revert(), |w| phase(w).is_none()).await,
+        Saga::Revert => insist_until(w, B, revert(), |w| phase(w).is_none()).await,
         Saga::Commit => {
-            insist_until(w, 1, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
+            insist_until(w, B, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
         }
         Saga::RemovePrimary => {
-            insist_until(w, 0, Action::RemoveReplication { vm: vm() }, |w| {
-                w.recorded(0).is_none()
+            insist_until(w, A, Action::RemoveReplication { vm: vm() }, |w| {
+                w.recorded(A).is_none()
             })
             .await;
         }
         Saga::RemoveReplica => {
-            insist_until(w, 1, Action::RemoveReplication { vm: vm() }, |w| {
-                w.recorded(1).is_none()
+            insist_until(w, B, Action::RemoveReplication { vm: vm() }, |w| {
+                w.recorded(B).is_none()
             })
             .await;
         }
         Saga::Planned => moved(w).await,
         Saga::CancelPlanned => {
-            insist_until(w, 0, cancel_planned(false), |w| state(w, 0) == State::Replicating).await;
-            insist_until(w, 0, start_vm(), |w| w.runs(0)).await;
+            insist_until(w, A, cancel_planned(false), |w| state(w, A) == State::Replicating).await;
+            insist_until(w, A, start_vm(), |w| w.runs(A)).await;
         }
-        Saga::Reverse | Saga::ReverseCompared => insist_until(w, 1, reverse(), |w| flows(w, 1, 0)).await,
-        Saga::Resync => insist_until(w, 0, resync(), |w| flows(w, 0, 1)).await,
+        Saga::Reverse | Saga::ReverseCompared => insist_until(w, B, reverse(), |w| flows(w, B, A)).await,
+        Saga::Resync => insist_until(w, A, resync(), |w| flows(w, A, B)).await,
     }
 }
 
 /// Asks for a planned failover until the roles are swapped.
 async fn moved(w: &World) {
-    insist_until(w, 0, planned(true), |w| flows(w, 1, 0)).await;
+    insist_until(w, A, planned(true), |w| flows(w, B, A)).await;
 }
 
 /// Afterwards everything must be whole, and go on.
 async fn whole(saga: Saga, w: &mut World) {
     w.run(60).await;
-    w.check(1).unwrap();
-    for host in 0..2 {
+    w.check(B).unwrap();
+    for host in [A, B] {
         let open = w.jobs(host).into_iter().find(|j| !j.state.is_final());
         assert!(open.is_none(), "left behind on {host}: {open:?}");
     }
     match saga {
         Saga::Enable => {
-            insist_until(w, 0, start_copy(), |w| {
-                state(w, 0) == State::Replicating && state(w, 1) == State::Replicating
+            insist_until(w, A, start_copy(), |w| {
+                state(w, A) == State::Replicating && state(w, B) == State::Replicating
             })
             .await;
         }
         Saga::Failover | Saga::FailoverToCycle => {
             w.write(20);
-            insist_until(w, 1, revert(), |w| phase(w).is_none()).await;
+            insist_until(w, B, revert(), |w| phase(w).is_none()).await;
         }
         Saga::Commit | Saga::RemovePrimary | Saga::RemoveReplica => return,
         Saga::Planned | Saga::Reverse | Saga::ReverseCompared => {
             let twins = w.shared.state().twins.clone();
             assert!(twins.is_empty(), "{twins:?}");
-            if !w.runs(1) {
+            if !w.runs(B) {
                 // The one call that was to start it may have failed; that is told, and not tried for ever.
-                w.insist(1, start_vm()).await.unwrap();
+                w.insist(B, start_vm()).await.unwrap();
             }
-            return healthy(w, 1, 0).await;
+            return healthy(w, B, A).await;
         }
-        Saga::CancelPlanned | Saga::Resync => return healthy(w, 0, 1).await,
+        Saga::CancelPlanned | Saga::Resync => return healthy(w, A, B).await,
         Saga::Copy | Saga::Cycle | Saga::Suspend | Saga::Revert => {}
     }
-    w.check(1).unwrap();
+    w.check(B).unwrap();
     w.cut(false);
-    let (before, bulk) = (durable(w, 1).sequence(), w.shared.state().bulk_blocks);
+    let (before, bulk) = (durable(w, B).sequence(), w.shared.state().bulk_blocks);
     w.write(20);
     w.run(90).await;
     assert!(
-        durable(w, 1).sequence() > before,
+        durable(w, B).sequence() > before,
         "no progress: {:?}",
-        w.recorded(0)
+        w.recorded(A)
     );
     assert_eq!(
-        (state(w, 0), state(w, 1)),
+        (state(w, A), state(w, B)),
         (State::Replicating, State::Replicating)
     );
     assert_eq!(w.shared.state().bulk_blocks, bulk, "copied again");
-    assert!(w.recorded(0).unwrap().problem.is_none(), "{:?}", w.recorded(0));
-    w.check(1).unwrap();
-    let branches = w.shared.state().hosts[1].replicas[&VM].branches.len();
+    assert!(w.recorded(A).unwrap().problem.is_none(), "{:?}", w.recorded(A));
+    w.check(B).unwrap();
+    let branches = w.shared.state().hosts[B].replicas[&VM].branches.len();
     assert_eq!(branches, 0, "a branch is left behind");
     let s = w.shared.state();
-    let images = s.hosts[0].images.values();
+    let images = s.hosts[A].images.values();
     assert!(images.into_iter().all(|i| i.tracked.len() <= 2));
 }
 

@@ -6,7 +6,7 @@ use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind as Kind};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationHealth as Health, ReplicationState as State, Timestamp};
 use lifeboat_sim::harness::{
-    commit, failover, healthy, job, points, refused, replicating, revert, simulate, state,
+    PRIMARY, REPLICA, commit, failover, healthy, job, points, refused, replicating, revert, simulate, state,
 };
 use lifeboat_sim::{VM, World};
 
@@ -28,7 +28,7 @@ async fn lost(w: &mut World) -> Vec<PointView> {
 /// Damages a file of a point (`None`: puts everything back).
 fn spoil(w: &World, point: Option<&PointView>) {
     let mut s = w.shared.state();
-    let rotten = &mut s.hosts[1].replicas.get_mut(&VM).unwrap().rotten;
+    let rotten = &mut s.hosts[REPLICA].replicas.get_mut(&VM).unwrap().rotten;
     match point.map(|p| p.target) {
         Some(Target::Point { id }) => {
             rotten.insert(id);
@@ -47,7 +47,7 @@ fn test(point: &PointView) -> Action {
 }
 
 fn events(w: &World) -> String {
-    format!("{:?}", w.shared.state().hosts[1].events)
+    format!("{:?}", w.shared.state().hosts[REPLICA].events)
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn a_point_with_a_damaged_file_is_refused_and_the_next_good_one_named() {
             failover(PointSelector::Latest),
             test(bad),
         ] {
-            let e = refused(w, 1, action).await;
+            let e = refused(w, REPLICA, action).await;
             assert!(e.message.contains(".qcow2: it is no qcow2 image"), "{e}");
             // What lies between them needs the damaged file as well.
             assert!(e.hint.contains("lifeboat failover start --point"), "{e}");
@@ -73,11 +73,11 @@ fn a_point_with_a_damaged_file_is_refused_and_the_next_good_one_named() {
                 "{e}"
             );
         }
-        assert_eq!(state(w, 1), State::Replicating);
+        assert_eq!(state(w, REPLICA), State::Replicating);
         let start = failover(PointSelector::Id(good.id.clone()));
-        assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
-        assert_eq!(state(w, 1), State::Recovered);
-        w.check(1).unwrap();
+        assert_eq!(job(w, REPLICA, start).await.unwrap(), JobState::Completed);
+        assert_eq!(state(w, REPLICA), State::Recovered);
+        w.check(REPLICA).unwrap();
     });
 }
 
@@ -86,29 +86,31 @@ fn nothing_is_thrown_away_or_committed_on_files_that_cannot_be_used() {
     simulate(411, async |w| {
         let sealed = lost(w).await;
         let start = failover(PointSelector::Id(sealed[0].id.clone()));
-        assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, start).await.unwrap(), JobState::Completed);
         spoil(w, Some(&sealed[2]));
-        let e = refused(w, 1, commit()).await;
+        let e = refused(w, REPLICA, commit()).await;
         assert!(
             e.message.contains("cannot be committed") && e.message.contains(".qcow2"),
             "{e}"
         );
         let vm = World::vm();
-        w.insist(1, Action::StopVm { vm, force: true }).await.unwrap();
+        w.insist(REPLICA, Action::StopVm { vm, force: true })
+            .await
+            .unwrap();
         let gentle = Action::RevertFailover {
             vm: World::vm(),
             force: false,
         };
-        let e = refused(w, 1, gentle).await;
+        let e = refused(w, REPLICA, gentle).await;
         assert!(e.message.contains(".qcow2") && e.hint.contains("--force"), "{e}");
-        assert_eq!(state(w, 1), State::Recovered);
+        assert_eq!(state(w, REPLICA), State::Recovered);
         // Whoever insists gets it, and an honest word.
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, revert()).await.unwrap(), JobState::Completed);
         assert!(events(w).contains("failover reverted; recovery point"));
         spoil(w, None);
         let start = failover(PointSelector::Id(sealed[0].id.clone()));
-        assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
-        assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, start).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, commit()).await.unwrap(), JobState::Completed);
     });
 }
 
@@ -123,8 +125,12 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
                 detail: "it is gone".into(),
                 since: Timestamp(1),
             };
-            w.shared.state().hosts[1].replicas.get_mut(&VM).unwrap().faults = vec![fault.clone()];
-            let seen = w.view(1).await.unwrap().replication.unwrap();
+            w.shared.state().hosts[REPLICA]
+                .replicas
+                .get_mut(&VM)
+                .unwrap()
+                .faults = vec![fault.clone()];
+            let seen = w.view(REPLICA).await.unwrap().replication.unwrap();
             assert_eq!(seen.health, health, "{:?}", seen.health_notes);
             assert!(
                 seen.health_notes.contains(&fault.to_string()),
@@ -136,7 +142,7 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
             let told = events(w).matches(&fault.to_string()).count();
             assert_eq!(told, 1, "said once");
         }
-        w.shared.state().hosts[1]
+        w.shared.state().hosts[REPLICA]
             .replicas
             .get_mut(&VM)
             .unwrap()
@@ -144,7 +150,7 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
             .clear();
         w.write(5);
         w.run(400).await;
-        for host in [0, 1] {
+        for host in [PRIMARY, REPLICA] {
             let seen = w.view(host).await.unwrap().replication.unwrap();
             assert_eq!(seen.health, Health::Ok, "{:?}", seen.health_notes);
         }
@@ -156,23 +162,23 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
 fn what_arrives_does_not_cure_what_cannot_be_applied() {
     simulate(430, async |w| {
         replicating(w).await;
-        w.shared.state().hosts[1].log_damaged = true;
+        w.shared.state().hosts[REPLICA].log_damaged = true;
         w.write(20);
         w.run(20).await;
-        let before = w.shared.state().hosts[1].replicas[&VM].durable;
+        let before = w.shared.state().hosts[REPLICA].replicas[&VM].durable;
         for second in 0..60 {
             w.write(5);
             w.run(1).await;
-            let v = w.view(1).await.unwrap().replication.unwrap();
+            let v = w.view(REPLICA).await.unwrap().replication.unwrap();
             assert_eq!(
                 (v.state, v.health),
                 (State::Critical, Health::Critical),
                 "{second}: {v:?}"
             );
         }
-        let after = w.shared.state().hosts[1].replicas[&VM].durable;
+        let after = w.shared.state().hosts[REPLICA].replicas[&VM].durable;
         assert_ne!(before, after, "nothing arrived");
-        w.shared.state().hosts[1].log_damaged = false;
-        healthy(w, 0, 1).await;
+        w.shared.state().hosts[REPLICA].log_damaged = false;
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }

@@ -7,8 +7,8 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
-    commit, enable, failover, job, phase, points, refused_with_way_out, replicating, revert, simulate,
-    start_copy, state, truth,
+    PRIMARY, REPLICA, commit, enable, failover, job, phase, points, refused_with_way_out, replicating,
+    revert, simulate, start_copy, state, truth,
 };
 
 /// What an administrator asks for in this story.
@@ -83,36 +83,39 @@ async fn refuses_all_but(w: &World, host: usize, allowed: &[Request]) {
 
 async fn try_point(w: &mut World, selector: PointSelector, wanted: &PointView) {
     let want = truth(w, wanted);
-    assert_eq!(job(w, 1, failover(selector)).await.unwrap(), JobState::Completed);
-    assert_eq!(state(w, 1), State::Recovered);
-    assert_eq!(w.disks_now(1), want, "the branch holds the point");
-    refuses_all_but(w, 1, OF_A_FAILOVER).await;
-    refused(w, 1, start_copy()).await;
+    assert_eq!(
+        job(w, REPLICA, failover(selector)).await.unwrap(),
+        JobState::Completed
+    );
+    assert_eq!(state(w, REPLICA), State::Recovered);
+    assert_eq!(w.disks_now(REPLICA), want, "the branch holds the point");
+    refuses_all_but(w, REPLICA, OF_A_FAILOVER).await;
+    refused(w, REPLICA, start_copy()).await;
     w.write(60);
     // Longer than any timer that may be left over from before the failover.
     w.run(40).await;
-    assert_ne!(w.disks_now(1), want);
-    w.check(1).unwrap();
+    assert_ne!(w.disks_now(REPLICA), want);
+    w.check(REPLICA).unwrap();
 }
 
 async fn story(w: &mut World) {
-    refuses_all_but(w, 0, OF_NO_REPLICATION).await;
+    refuses_all_but(w, PRIMARY, OF_NO_REPLICATION).await;
     replicating(w).await;
-    refuses_all_but(w, 0, OF_A_PRIMARY).await;
+    refuses_all_but(w, PRIMARY, OF_A_PRIMARY).await;
     for _ in 0..30 {
         w.write(20);
         w.run(5).await;
-        w.check(1).unwrap();
+        w.check(REPLICA).unwrap();
     }
     let bulk = w.shared.state().bulk_blocks;
     let before = points(w).await;
     assert!(before.len() >= 6, "{before:?}");
     assert!(before.iter().any(|p| matches!(p.target, Target::Cycle { .. })));
-    refuses_all_but(w, 1, OF_A_REPLICA).await;
+    refuses_all_but(w, REPLICA, OF_A_REPLICA).await;
     // The primary is lost.
     w.cut(true);
     w.run(30).await;
-    assert_eq!(state(w, 0), State::Critical);
+    assert_eq!(state(w, PRIMARY), State::Critical);
     let before = points(w).await;
     let newest = before[0].clone();
     let point = before
@@ -136,31 +139,38 @@ async fn story(w: &mut World) {
     ];
     for (selector, wanted) in tries {
         try_point(w, selector, wanted).await;
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
-        assert_eq!((state(w, 1), phase(w)), (State::Replicating, None));
-        w.check(1).unwrap();
+        assert_eq!(job(w, REPLICA, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!((state(w, REPLICA), phase(w)), (State::Replicating, None));
+        w.check(REPLICA).unwrap();
         let now = points(w).await;
         let instants = |p: &[PointView]| p.iter().map(|p| p.instant).collect::<Vec<_>>();
         assert!(instants(&now).iter().all(|i| instants(&before).contains(i)));
-        refuses_all_but(w, 1, OF_A_REPLICA).await;
+        refuses_all_but(w, REPLICA, OF_A_REPLICA).await;
     }
     try_point(w, PointSelector::Id(point.id.clone()), &point).await;
-    assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+    assert_eq!(job(w, REPLICA, commit()).await.unwrap(), JobState::Completed);
     w.run(30).await;
     assert_eq!(
-        (state(w, 1), phase(w)),
+        (state(w, REPLICA), phase(w)),
         (State::Committed, Some(FailoverPhase::Done))
     );
-    refuses_all_but(w, 1, OF_A_COMMIT).await;
+    refuses_all_but(w, REPLICA, OF_A_COMMIT).await;
     // The old primary comes back, and is the past.
     w.cut(false);
     w.write(10);
     w.run(90).await;
-    assert_eq!(state(w, 0), State::Critical);
-    let problem = w.view(0).await.unwrap().replication.unwrap().problem.unwrap();
+    assert_eq!(state(w, PRIMARY), State::Critical);
+    let problem = w
+        .view(PRIMARY)
+        .await
+        .unwrap()
+        .replication
+        .unwrap()
+        .problem
+        .unwrap();
     assert!(problem.message.contains("newer generation"), "{problem:?}");
     assert_eq!(w.shared.state().bulk_blocks, bulk, "nothing is copied again");
-    w.check(1).unwrap();
+    w.check(REPLICA).unwrap();
 }
 
 #[test]

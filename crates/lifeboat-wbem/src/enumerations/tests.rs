@@ -2,13 +2,14 @@
 
 use lifeboat_cim::cimxml::Pulled;
 use lifeboat_sim::World;
+use lifeboat_sim::harness::PRIMARY;
 
 use super::*;
 use crate::cim::{HostFacts, Machine, ObjectManager, Role, VIRTUALIZATION};
 
 async fn manager() -> (World, Arc<ObjectManager>) {
     let world = World::new(7).await;
-    let engine = world.engine(0).unwrap();
+    let engine = world.engine(PRIMARY).unwrap();
     let facts = HostFacts {
         name: "a".into(),
         version: String::new(),

@@ -8,7 +8,7 @@ use crate::cim_views::world::{GUID, managed, manager, simulate_several, tested};
 use lifeboat_cim::{CimError, Instance, Status, Value, wql};
 use lifeboat_engine::action::{Action, InitialCopy};
 use lifeboat_sim::World;
-use lifeboat_sim::harness::{TWO_HOSTS, completed};
+use lifeboat_sim::harness::{PRIMARY, REPLICA, TWO_HOSTS, completed};
 use lifeboat_wbem::cim::indications::{IN_ALL, Indications, PER_USER, QUEUE, Subscription};
 use lifeboat_wbem::cim::{Caller, ObjectManager, Role};
 use tokio::time::Instant;
@@ -71,7 +71,7 @@ fn state_of(event: &Instance, subject: &str, property: &str) -> u64 {
 #[test]
 fn the_life_of_a_job_and_a_change_of_state_are_told() {
     simulate_several(11, TWO_HOSTS, async |w| {
-        let indications = watching(manager(w, 0));
+        let indications = watching(manager(w, PRIMARY));
         let eve = user("eve", Role::Monitor);
         let born = "SELECT * FROM CIM_InstCreation WHERE SourceInstance ISA CIM_ConcreteJob";
         let born = subscribe(&indications, &eve, born, None).await.unwrap();
@@ -98,7 +98,9 @@ fn the_life_of_a_job_and_a_change_of_state_are_told() {
         // Of all that has happened to the relationship, nothing was that it is suspended.
         assert_eq!(paused.next(1, Instant::now()).await, Some(Vec::new()));
         let vm = World::vm();
-        w.insist(0, Action::SuspendReplication { vm }).await.unwrap();
+        w.insist(PRIMARY, Action::SuspendReplication { vm })
+            .await
+            .unwrap();
         let told = event(&paused, |_| true).await;
         assert_eq!(told.class, "__InstanceModificationEvent");
         assert_eq!(state_of(&told, "TargetInstance", "ReplicationState"), 7);
@@ -112,7 +114,7 @@ fn the_life_of_a_job_and_a_change_of_state_are_told() {
 fn what_comes_and_what_goes_is_told() {
     simulate_several(12, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let indications = watching(manager(w, 1));
+        let indications = watching(manager(w, REPLICA));
         let eve = user("eve", Role::Monitor);
         let query = "SELECT * FROM __InstanceOperationEvent WITHIN 1 WHERE TargetInstance ISA 'Msvm_ComputerSystem' \
                      AND (__CLASS = '__InstanceCreationEvent' OR __CLASS = '__InstanceDeletionEvent')";
@@ -122,7 +124,7 @@ fn what_comes_and_what_goes_is_told() {
             e.class == class && inner(e, "TargetInstance").text("Name") == Some(&test)
         };
         event(&systems, |e| is("__InstanceCreationEvent", e)).await;
-        completed(w, 1, Action::StopTest { vm: World::vm() }).await;
+        completed(w, REPLICA, Action::StopTest { vm: World::vm() }).await;
         let gone = event(&systems, |e| is("__InstanceDeletionEvent", e)).await;
         assert_eq!(gone.get("PreviousInstance"), None);
     });
@@ -136,7 +138,7 @@ async fn toggled(w: &World, times: usize) {
             0 => Action::SuspendReplication { vm },
             _ => Action::ResumeReplication { vm },
         };
-        w.insist(0, action).await.unwrap();
+        w.insist(PRIMARY, action).await.unwrap();
         w.run(5).await;
     }
 }
@@ -145,7 +147,7 @@ async fn toggled(w: &World, times: usize) {
 fn who_does_not_read_loses_the_oldest_and_can_count_them() {
     simulate_several(13, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let indications = watching(manager(w, 0));
+        let indications = watching(manager(w, PRIMARY));
         let eve = user("eve", Role::Monitor);
         let slow = subscribe(&indications, &eve, RELATIONS, None).await.unwrap();
         let quick = subscribe(&indications, &eve, RELATIONS, None).await.unwrap();
@@ -175,7 +177,7 @@ fn who_does_not_read_loses_the_oldest_and_can_count_them() {
 #[test]
 fn subscriptions_are_limited_and_end() {
     simulate_several(14, TWO_HOSTS, async |w| {
-        let indications = watching(manager(w, 0));
+        let indications = watching(manager(w, PRIMARY));
         let eve = user("eve", Role::Monitor);
         let full = |r: Result<Arc<Subscription>, CimError>| {
             assert_eq!(
@@ -217,7 +219,7 @@ fn subscriptions_are_limited_and_end() {
 #[test]
 fn nobody_is_asked_while_nobody_listens() {
     simulate_several(15, TWO_HOSTS, async |w| {
-        let (manager, asked) = managed(w, 0);
+        let (manager, asked) = managed(w, PRIMARY);
         let indications = watching(manager);
         w.run(120).await;
         assert_eq!(asked.take(), []);
@@ -237,11 +239,11 @@ fn nobody_is_asked_while_nobody_listens() {
         // And it begins again.
         let again = subscribe(&indications, &eve, JOBS, None).await.unwrap();
         let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
+        w.insist(PRIMARY, Action::EnableReplication { vm, settings })
             .await
             .unwrap();
         let (vm, how) = (World::vm(), InitialCopy::Network);
-        w.insist(0, Action::StartReplication { vm, how, at: None })
+        w.insist(PRIMARY, Action::StartReplication { vm, how, at: None })
             .await
             .unwrap();
         event(&again, |e| state_of(e, "SourceInstance", "JobState") == 7).await;
@@ -251,7 +253,7 @@ fn nobody_is_asked_while_nobody_listens() {
 #[test]
 fn queries_that_watch_nothing_are_refused() {
     simulate_several(16, TWO_HOSTS, async |w| {
-        let indications = watching(manager(w, 0));
+        let indications = watching(manager(w, PRIMARY));
         let eve = user("eve", Role::Monitor);
         for query in [
             "SELECT * FROM Msvm_ConcreteJob",

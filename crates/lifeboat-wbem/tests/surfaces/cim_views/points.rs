@@ -7,7 +7,7 @@ use lifeboat_engine::action::{Action, Answer, PointSelector, PointView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_sim::World;
-use lifeboat_sim::harness::{TWO_HOSTS, completed};
+use lifeboat_sim::harness::{REPLICA, TWO_HOSTS, completed};
 use lifeboat_wbem::cim::{ObjectManager, VIRTUALIZATION};
 
 use crate::cim_views::text;
@@ -19,7 +19,7 @@ const POINT: &str = "Msvm_VirtualSystemSettingData";
 async fn instants(w: &World) -> Vec<PointView> {
     match w
         .insist(
-            1,
+            REPLICA,
             Action::ListPoints {
                 vm: World::vm(),
                 page: Paging::FIRST,
@@ -46,7 +46,7 @@ async fn get(m: &ObjectManager, id: &str) -> Result<Instance, Status> {
 fn a_name_from_the_list_is_found_while_its_instant_is_there_and_then_no_more() {
     simulate_several(61, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         let mut listed: BTreeMap<String, Instance> = BTreeMap::new();
         let mut left = 0;
         for _ in 0..40 {
@@ -85,7 +85,7 @@ fn a_name_from_the_list_is_found_while_its_instant_is_there_and_then_no_more() {
 fn the_list_is_as_long_as_the_history_says_and_the_rest_can_be_named() {
     simulate_several(62, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         for _ in 0..12 {
             w.write(3);
             w.run(10).await;
@@ -114,7 +114,7 @@ fn the_list_is_as_long_as_the_history_says_and_the_rest_can_be_named() {
 fn a_cycle_that_was_sealed_is_failed_over_to_by_the_name_it_had() {
     simulate_several(63, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         let newest = loop {
             w.write(3);
             w.run(1).await;
@@ -135,7 +135,7 @@ fn a_cycle_that_was_sealed_is_failed_over_to_by_the_name_it_had() {
         // A failover to the newest data seals it. Its old name of a cycle and its GUID mean what was sealed.
         let id = newest.id.clone();
         for selector in [id.clone(), newest.guid.unwrap().to_string().to_uppercase(), id] {
-            completed(w, 1, failover(selector)).await;
+            completed(w, REPLICA, failover(selector)).await;
             let applied = related(&m, system(GUID), "Msvm_LastAppliedSnapshot").await;
             assert_eq!(text(&applied[0], "InstanceID"), name);
             let after = get(&m, &name).await.unwrap();
@@ -147,7 +147,7 @@ fn a_cycle_that_was_sealed_is_failed_over_to_by_the_name_it_had() {
                 .unwrap();
             assert!(matches!(sealed.target, Target::Point { .. }), "{sealed:?}");
             let (vm, force) = (World::vm(), true);
-            completed(w, 1, Action::RevertFailover { vm, force }).await;
+            completed(w, REPLICA, Action::RevertFailover { vm, force }).await;
         }
     });
 }
