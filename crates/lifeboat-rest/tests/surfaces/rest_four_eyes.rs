@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The whole way: what the kernel says of this process, the engine that waits, and the client that is told.
 #[tokio::test]
-async fn a_wish_of_root_waits_as_well_and_one_person_on_the_socket_is_one() {
+async fn a_request_of_root_waits_and_one_user_on_the_socket_counts_once() {
     let world = World::new(5).await;
     four_eyes(&world, &[PRIMARY]).await;
     let engine = world.engine(PRIMARY).unwrap();

@@ -109,7 +109,7 @@ fn a_failed_over_guest_is_connected_and_told_its_addresses() {
 }
 
 #[test]
-fn without_settings_nothing_is_told_and_a_tap_of_the_primary_is_not_used() {
+fn without_settings_the_guest_gets_no_addresses_and_no_tap() {
     simulate(2, async |w| {
         begun(w).await;
         w.insist(B, set(Vec::new())).await.unwrap();
@@ -122,7 +122,7 @@ fn without_settings_nothing_is_told_and_a_tap_of_the_primary_is_not_used() {
 }
 
 #[test]
-fn windows_is_told_in_its_own_words() {
+fn a_windows_guest_gets_its_addresses_by_powershell() {
     simulate(3, async |w| {
         begun(w).await;
         w.shared.state().agent = Some(GuestOs::Windows);
@@ -167,7 +167,7 @@ fn settings_are_checked_and_kept_on_both_sides() {
 }
 
 #[test]
-fn a_silent_agent_delays_nothing_and_is_told_in_the_end() {
+fn a_silent_agent_delays_nothing_and_is_reported() {
     simulate(5, async |w| {
         begun(w).await;
         w.shared.state().agent = None;
@@ -203,7 +203,7 @@ fn a_silent_agent_delays_nothing_and_is_told_in_the_end() {
 }
 
 #[test]
-fn commands_that_fail_are_told_and_fail_nothing_else() {
+fn failed_guest_commands_are_reported_and_fail_nothing_else() {
     simulate(6, async |w| {
         begun(w).await;
         w.shared.state().exit_code = 3;
@@ -241,7 +241,7 @@ fn waiting_for_a_guest_ends_with_a_revert() {
 }
 
 #[test]
-fn it_goes_on_after_a_restart_of_the_daemon_and_is_done_once() {
+fn addresses_are_given_once_although_the_daemon_restarts() {
     simulate(8, async |w| {
         begun(w).await;
         w.shared.state().agent = None;

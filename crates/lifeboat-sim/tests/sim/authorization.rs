@@ -56,7 +56,7 @@ async fn stopped(w: &mut World, word: &str, cure: impl AsyncFnOnce(&World)) {
 }
 
 #[test]
-fn what_relied_on_an_entry_stops_with_it_and_goes_on_with_another() {
+fn replication_stops_with_its_entry_and_continues_with_another() {
     simulate(1, async |w| {
         replicating(w).await;
         forbid(w, "a").await;
@@ -75,7 +75,7 @@ fn what_relied_on_an_entry_stops_with_it_and_goes_on_with_another() {
 }
 
 #[test]
-fn what_an_entry_may_take_stops_at_its_quota_and_goes_on_with_more() {
+fn replication_stops_at_its_quota_and_continues_with_more() {
     simulate(9, async |w| {
         replicating(w).await;
         let with = |bytes| AuthorizationEntry {
@@ -152,7 +152,7 @@ fn a_transfer_under_way_ends_with_the_entry() {
 }
 
 #[test]
-fn another_place_in_an_entry_moves_no_replica_that_is_there() {
+fn changing_the_location_of_an_entry_moves_no_replica() {
     simulate(4, async |w| {
         replicating(w).await;
         let dir = |w: &World| w.shared.state().hosts[B].replicas[&VM].dir.clone();
@@ -168,7 +168,7 @@ fn another_place_in_an_entry_moves_no_replica_that_is_there() {
 }
 
 #[test]
-fn an_unknown_entry_cannot_be_removed_and_a_bad_one_not_be_added() {
+fn removing_an_unknown_entry_and_adding_an_invalid_one_are_refused() {
     simulate(5, async |w| {
         let primary = "nobody".to_owned();
         let e = w
@@ -232,7 +232,7 @@ fn a_replica_that_is_bound_to_an_entry_takes_from_nobody_else() {
 }
 
 #[test]
-fn the_trust_group_of_the_entry_is_let_in_as_well_until_the_entry_is_gone() {
+fn hosts_of_the_trust_group_are_authorized_until_the_entry_is_removed() {
     simulate(7, async |w| {
         replicating(w).await;
         allow(w, "other", "/replicas").await;

@@ -72,7 +72,7 @@ fn a_primary_starts_its_vm_on_the_replica_where_the_entry_allows_it() {
 
 /// The entry changes between the question and the handing over: the replica looks again.
 #[test]
-fn a_start_that_was_allowed_is_not_any_more_when_it_comes() {
+fn a_start_is_refused_when_the_entry_stopped_allowing_it() {
     simulate(3, async |w| {
         replicating(w).await;
         w.shared.state().stubborn = true;

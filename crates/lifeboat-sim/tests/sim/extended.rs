@@ -93,7 +93,7 @@ fn a_replica_is_extended_and_the_third_host_is_a_replica_like_any_other() {
 }
 
 #[test]
-fn settings_that_cannot_be_meant_are_refused() {
+fn invalid_settings_of_an_extended_relationship_are_refused() {
     simulate_three(2, async |w| {
         let with = |change: fn(&mut ReplicationSettings)| {
             let mut settings = settings("c:7000");
@@ -125,7 +125,7 @@ fn settings_that_cannot_be_meant_are_refused() {
 }
 
 #[test]
-fn it_is_suspended_resumed_removed_and_made_again_without_a_copy() {
+fn an_extended_relationship_is_suspended_resumed_removed_and_made_again_without_a_copy() {
     simulate_three(3, async |w| {
         chain(w).await;
         let before = moved(w);
@@ -169,7 +169,7 @@ fn logs_wait_for_a_third_host_that_is_away() {
 }
 
 #[test]
-fn when_too_much_waits_it_is_let_go_and_digests_find_the_difference() {
+fn too_many_waiting_logs_are_dropped_and_digests_find_the_difference() {
     simulate_with(5, THREE_HOSTS, 4 << 20, async |w| {
         let (vm, settings) = (World::vm(), World::settings());
         let settings = ReplicationSettings {
@@ -220,7 +220,7 @@ fn when_too_much_waits_it_is_let_go_and_digests_find_the_difference() {
 }
 
 #[test]
-fn nothing_goes_on_while_the_middle_is_failed_over() {
+fn nothing_is_forwarded_while_the_middle_host_is_failed_over() {
     simulate_three(6, async |w| {
         chain(w).await;
         let before = moved(w);
@@ -243,7 +243,7 @@ fn nothing_goes_on_while_the_middle_is_failed_over() {
 }
 
 #[test]
-fn pieces_of_a_synchronization_are_forwarded_like_anything_else() {
+fn logs_of_a_resynchronization_are_forwarded_like_others() {
     for seed in 1..4 {
         simulate_three(seed, async |w| {
             chain(w).await;
@@ -266,7 +266,7 @@ fn pieces_of_a_synchronization_are_forwarded_like_anything_else() {
 }
 
 #[test]
-fn a_third_host_that_goes_its_own_way_is_left_alone() {
+fn a_third_host_that_was_failed_over_gets_nothing_more() {
     simulate_three(8, async |w| {
         chain(w).await;
         w.cut(true);
@@ -321,21 +321,21 @@ async fn goes_on(w: &mut World, behind: bool) {
 }
 
 #[test]
-fn after_a_commit_the_middle_goes_on_as_the_primary() {
+fn after_a_commit_the_middle_host_becomes_the_primary_of_the_third() {
     for seed in 1..4 {
         simulate_three(seed, async |w| goes_on(w, false).await);
     }
 }
 
 #[test]
-fn so_it_does_when_the_third_host_is_behind() {
+fn after_a_commit_the_middle_host_becomes_the_primary_of_a_third_host_that_is_behind() {
     for seed in 1..4 {
         simulate_three(seed, async |w| goes_on(w, true).await);
     }
 }
 
 #[test]
-fn a_chain_is_made_anew_after_the_roles_changed() {
+fn a_chain_is_extended_again_after_a_planned_failover() {
     for seed in 1..4 {
         simulate_three(seed, async |w| {
             chain(w).await;

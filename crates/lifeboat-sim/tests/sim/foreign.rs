@@ -137,7 +137,7 @@ fn an_edit_during_the_first_copy_is_found_whenever_it_comes() {
 }
 
 #[test]
-fn storage_that_does_not_answer_is_not_storage_that_did_not_change() {
+fn storage_that_does_not_answer_is_not_called_unchanged() {
     simulate(4, async |w| {
         settled(w).await;
         w.shared.state().hosts[PRIMARY].images_hang = true;
@@ -159,7 +159,7 @@ fn storage_that_does_not_answer_is_not_storage_that_did_not_change() {
 }
 
 #[test]
-fn a_cycle_that_does_not_arrive_is_no_success() {
+fn a_cycle_that_does_not_arrive_is_not_counted_as_a_success() {
     simulate(5, async |w| {
         replicating(w).await;
         w.write(5);

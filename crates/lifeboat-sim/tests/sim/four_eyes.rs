@@ -138,7 +138,7 @@ fn a_commit_waits_for_another_person_and_names_both() {
 }
 
 #[test]
-fn without_the_switch_nothing_waits() {
+fn without_four_eyes_no_request_waits() {
     simulate(2, async |w| {
         assert_eq!(asks(w, B, ada(), remove_entry()).await, Ok(Answer::Done));
         assert!(!has_entry(w) && listed(w, B).await.is_empty());
@@ -155,7 +155,7 @@ fn changed(w: &World, change: fn(&mut ReplicationSettings)) -> Action {
 }
 
 #[test]
-fn less_history_and_every_removal_wait_and_the_rest_does_not() {
+fn only_less_history_and_removals_wait_for_a_second_person() {
     simulate(3, async |w| {
         four_eyes(w, &[A, B]).await;
         replicating(w).await;
@@ -209,7 +209,7 @@ fn less_history_and_every_removal_wait_and_the_rest_does_not() {
 }
 
 #[test]
-fn what_an_entry_promises_is_not_lowered_by_one() {
+fn one_person_alone_cannot_weaken_an_entry() {
     simulate(4, async |w| {
         replicating(w).await;
         let entry = |primary: &str, keep| AuthorizationEntry {
@@ -262,7 +262,7 @@ fn calls_of_other_hosts_do_not_wait() {
 }
 
 #[test]
-fn what_is_confirmed_is_judged_by_the_state_of_then() {
+fn a_confirmed_request_is_judged_by_the_state_at_its_confirmation() {
     simulate(6, async |w| {
         four_eyes(w, &[B]).await;
         failed_over(w).await;
@@ -296,7 +296,7 @@ fn a_request_is_denied_by_anybody_and_nothing_comes_of_it() {
 }
 
 #[test]
-fn equal_requests_are_one_and_there_are_not_too_many() {
+fn equal_requests_are_merged_and_their_number_is_limited() {
     simulate(8, async |w| {
         four_eyes(w, &[B]).await;
         let primary = |n: usize| format!("p{n}.example.org");
@@ -330,7 +330,7 @@ fn equal_requests_are_one_and_there_are_not_too_many() {
 }
 
 #[test]
-fn a_request_outlives_the_daemon_and_the_switch() {
+fn a_request_survives_a_restart_and_the_end_of_four_eyes() {
     simulate(9, async |w| {
         four_eyes(w, &[B]).await;
         let id = waits(w, B, ada(), remove_entry()).await;
@@ -349,7 +349,7 @@ fn a_request_outlives_the_daemon_and_the_switch() {
 }
 
 #[test]
-fn clocks_end_requests_and_carry_nothing_out() {
+fn requests_end_whatever_the_clocks_say_and_are_not_carried_out() {
     simulate(10, async |w| {
         four_eyes(w, &[B]).await;
         // Set ahead.
@@ -383,7 +383,7 @@ fn clocks_end_requests_and_carry_nothing_out() {
 }
 
 #[test]
-fn whoever_confirms_may_leave() {
+fn a_confirmation_whose_caller_left_is_carried_out_or_still_waits() {
     simulate(11, async |w| {
         four_eyes(w, &[B]).await;
         let id = waits(w, B, ada(), remove_entry()).await;
@@ -474,7 +474,7 @@ fn one_fault(n: u64, fault: Fault) -> Option<Found> {
 }
 
 #[test]
-fn a_fault_at_any_step_never_carries_out_twice_nor_loses_silently() {
+fn a_fault_at_any_step_of_a_confirmation_neither_repeats_nor_loses_it() {
     let mut seen = std::collections::BTreeSet::new();
     for fault in Fault::ALL {
         let mut n = 1;

@@ -51,7 +51,7 @@ async fn asks_for_less(w: &World) {
 }
 
 #[test]
-fn less_history_takes_effect_when_somebody_here_agrees() {
+fn less_history_takes_effect_when_the_replica_side_agrees() {
     simulate(1, async |w| {
         replicating(w).await;
         work(w, 4).await;
@@ -173,7 +173,7 @@ fn a_burst_of_what_cannot_be_compressed_holds_until_somebody_has_looked() {
 }
 
 #[test]
-fn what_cannot_be_written_down_lets_nothing_expire() {
+fn nothing_expires_while_a_hold_cannot_be_recorded() {
     simulate(4, async |w| {
         replicating(w).await;
         work(w, 4).await;
@@ -193,7 +193,7 @@ fn what_cannot_be_written_down_lets_nothing_expire() {
 }
 
 #[test]
-fn somebody_holds_and_fails_over_to_an_old_point() {
+fn a_requested_hold_keeps_an_old_point_for_a_failover() {
     simulate(5, async |w| {
         replicating(w).await;
         work(w, 4).await;
@@ -212,7 +212,7 @@ fn somebody_holds_and_fails_over_to_an_old_point() {
 }
 
 #[test]
-fn logs_that_are_held_give_way_when_there_is_no_room() {
+fn held_logs_are_removed_on_a_full_disk_and_points_stay() {
     simulate(6, async |w| {
         replicating(w).await;
         work(w, 4).await;

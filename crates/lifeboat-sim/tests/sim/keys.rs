@@ -176,7 +176,7 @@ fn requests(w: &World) -> Vec<PeerRequest> {
 }
 
 #[test]
-fn whoever_has_the_name_and_another_key_can_do_nothing_to_a_vm() {
+fn a_peer_with_the_right_name_and_another_key_changes_nothing() {
     simulate(3, async |w| {
         replicating(w).await;
         // Nothing else changes anything meanwhile.
@@ -295,7 +295,7 @@ fn an_offer_of_another_vm_with_a_stolen_name_is_refused() {
 }
 
 #[test]
-fn nothing_is_sent_to_whoever_answers_with_another_key() {
+fn nothing_is_sent_to_a_peer_with_another_key() {
     simulate(5, async |w| {
         replicating(w).await;
         let durable = |w: &World| w.shared.state().hosts[B].replicas[&VM].durable;
@@ -369,7 +369,7 @@ fn an_announced_key_takes_the_place_of_the_old_one_without_a_pause() {
 }
 
 #[test]
-fn an_announcement_that_is_taken_back_is_forgotten() {
+fn a_withdrawn_announcement_of_a_key_is_forgotten() {
     simulate(7, async |w| {
         replicating(w).await;
         w.shared.state().hosts[A].next_key = Some(1);
@@ -384,7 +384,7 @@ fn an_announcement_that_is_taken_back_is_forgotten() {
 }
 
 #[test]
-fn a_key_that_was_not_announced_needs_the_word_of_a_person() {
+fn an_unannounced_key_is_used_only_after_a_person_trusted_it() {
     simulate(8, async |w| {
         replicating(w).await;
         w.shared.state().hosts[A].key = 5;

@@ -97,7 +97,7 @@ fn histories(seeds: impl IntoIterator<Item = u64>) {
 }
 
 #[test]
-fn a_replica_that_lies_harms_itself_alone() {
+fn a_replica_that_lies_harms_only_itself() {
     histories(0..150);
 }
 

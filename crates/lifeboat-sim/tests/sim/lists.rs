@@ -39,7 +39,7 @@ fn of(views: &[VmView], name: &str) -> VmView {
 }
 
 #[test]
-fn a_vm_that_does_not_answer_costs_its_own_line_only() {
+fn a_vm_that_does_not_answer_is_listed_as_unknown_and_delays_no_other() {
     simulate(1, async |w| {
         second(w).await;
         let (views, _) = list(w, PRIMARY).await;
@@ -82,7 +82,7 @@ fn a_daemon_that_starts_beside_a_vm_that_hangs_lists_it() {
 }
 
 #[test]
-fn a_store_that_hangs_stops_no_list_and_is_said() {
+fn a_store_that_hangs_delays_no_list_and_is_reported() {
     simulate(3, async |w| {
         replicating(w).await;
         w.run(30).await;
@@ -103,7 +103,7 @@ fn a_store_that_hangs_stops_no_list_and_is_said() {
 }
 
 #[test]
-fn a_catalog_that_hangs_stops_no_view_and_is_said() {
+fn a_catalog_that_hangs_delays_no_view_and_is_reported() {
     simulate(11, async |w| {
         for hangs in ["catalog.load", "catalog.events"] {
             w.shared.state().hangs.insert((PRIMARY, hangs));
@@ -152,7 +152,7 @@ fn an_actor_that_does_not_come_back_stops_no_list() {
 }
 
 #[test]
-fn whatever_hangs_a_command_is_answered_within_five_seconds_and_not_carried_out_later() {
+fn a_command_that_meets_a_hanging_port_is_answered_within_five_seconds_and_not_carried_out_later() {
     simulate(8, async |w| {
         replicating(w).await;
         w.run(30).await;

@@ -295,7 +295,7 @@ fn after_a_cancelled_export_the_network_may_carry_the_copy() {
 /// A carrier writes an export of their own, complete and consistent, in place of the one they were given: with everything they
 /// can know, which is all but the key.
 #[test]
-fn what_a_carrier_has_made_is_refused() {
+fn a_medium_forged_by_its_carrier_is_refused() {
     simulate(8, async |w| {
         exported(w).await;
         w.run(20).await;
@@ -391,7 +391,7 @@ fn each_export_has_a_key_of_its_own() {
 
 /// Records of a version that wrote exports in the clear and told no key.
 #[test]
-fn what_an_earlier_version_left_is_said_and_leads_out() {
+fn an_export_of_an_earlier_version_is_reported_with_a_way_out() {
     simulate(11, async |w| {
         enabled(w).await;
         let first = begun(w, DIR).await;

@@ -31,7 +31,7 @@ fn stop() -> Action {
 }
 
 #[test]
-fn what_changed_since_the_newest_instant_waits_to_be_sent() {
+fn pending_bytes_are_what_changed_since_the_newest_instant() {
     simulate(1, async |w| {
         replicating(w).await;
         w.run(40).await;
@@ -67,7 +67,7 @@ fn what_changed_since_the_newest_instant_waits_to_be_sent() {
 }
 
 #[test]
-fn suspended_the_records_go_on() {
+fn pending_bytes_grow_while_suspended_and_survive_a_restart() {
     simulate(2, async |w| {
         replicating(w).await;
         w.run(40).await;
@@ -94,7 +94,7 @@ fn suspended_the_records_go_on() {
 }
 
 #[test]
-fn off_it_is_nothing_when_all_was_sent_and_else_not_known() {
+fn pending_bytes_of_a_powered_off_vm_are_zero_when_all_was_sent_and_else_unknown() {
     simulate(3, async |w| {
         replicating(w).await;
         w.insist(PRIMARY, stop()).await.unwrap();
@@ -124,7 +124,7 @@ fn off_it_is_nothing_when_all_was_sent_and_else_not_known() {
 }
 
 #[test]
-fn before_the_first_copy_is_there_it_is_not_known() {
+fn pending_bytes_are_unknown_before_the_initial_copy() {
     simulate(5, async |w| {
         w.insist(PRIMARY, enable()).await.unwrap();
         assert_eq!(pending(w, PRIMARY).await, None);
@@ -138,7 +138,7 @@ fn before_the_first_copy_is_there_it_is_not_known() {
 }
 
 #[test]
-fn a_monitor_that_does_not_say_it_holds_up_no_view() {
+fn a_monitor_that_does_not_answer_delays_no_view() {
     simulate(6, async |w| {
         replicating(w).await;
         w.run(20).await;
@@ -162,7 +162,7 @@ fn a_monitor_that_does_not_say_it_holds_up_no_view() {
 }
 
 #[test]
-fn what_the_third_host_lacks_is_counted_in_logs() {
+fn pending_bytes_of_an_extended_replica_are_counted_in_logs() {
     simulate_with(7, THREE_HOSTS, 24 << 20, async |w| {
         replicating(w).await;
         let mut settings = World::settings();

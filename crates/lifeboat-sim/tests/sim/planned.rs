@@ -43,14 +43,14 @@ fn a_vm_moves_and_comes_back_without_loss() {
 }
 
 #[test]
-fn the_replica_may_ask_for_it() {
+fn the_replica_may_ask_for_a_planned_failover() {
     for seed in 1..4 {
         simulate(seed, async |w| nothing_is_lost(w, B).await);
     }
 }
 
 #[test]
-fn the_other_side_starts_with_what_this_side_ended_with() {
+fn a_planned_failover_starts_the_vm_with_its_last_data() {
     simulate(7, async |w| {
         replicating(w).await;
         w.write(40);
@@ -65,7 +65,7 @@ fn the_other_side_starts_with_what_this_side_ended_with() {
 }
 
 #[test]
-fn prepared_is_locked_off_until_cancelled_or_carried_out() {
+fn a_prepared_vm_stays_off_until_cancelled_or_moved() {
     simulate(8, async |w| {
         replicating(w).await;
         let before = moved(w);
@@ -138,7 +138,7 @@ async fn cancelled(w: &mut World, at: PlannedPhase) {
 }
 
 #[test]
-fn it_can_be_cancelled_at_each_stage() {
+fn a_planned_failover_is_cancelled_at_each_stage() {
     for at in [
         PlannedPhase::Stopping,
         PlannedPhase::Closing,
@@ -175,7 +175,7 @@ fn a_guest_that_does_not_shut_down_is_left_alone_unless_forced() {
 
 /// Both daemons die at once, at any moment of it.
 #[test]
-fn both_daemons_may_die_together() {
+fn a_planned_failover_survives_the_crash_of_both_daemons() {
     for seed in 0..80 {
         simulate(seed, async |w| {
             replicating(w).await;

@@ -57,7 +57,7 @@ fn split(w: &World) -> bool {
 }
 
 #[test]
-fn a_primary_that_does_not_say_is_no_primary_that_is_off() {
+fn a_primary_that_does_not_answer_is_not_taken_for_off() {
     for (cause, prepare, shown) in causes() {
         simulate(1, async |w| {
             replicating(w).await;
@@ -118,7 +118,7 @@ async fn by_address(w: &mut World, certified: bool) {
 }
 
 #[test]
-fn a_peer_that_was_named_by_its_address_is_known_by_it() {
+fn a_primary_that_named_the_replica_by_address_answers_the_question() {
     simulate(2, async |w| {
         by_address(w, true).await;
         let refused = w
@@ -132,7 +132,7 @@ fn a_peer_that_was_named_by_its_address_is_known_by_it() {
 }
 
 #[test]
-fn a_refusal_to_answer_is_no_silence() {
+fn a_primary_that_refuses_to_answer_is_not_taken_for_unreachable() {
     simulate(3, async |w| {
         by_address(w, false).await;
         let refused = w
@@ -148,7 +148,7 @@ fn a_refusal_to_answer_is_no_silence() {
 }
 
 #[test]
-fn a_lost_site_needs_no_force_and_what_was_seen_is_shown() {
+fn a_failover_of_a_lost_site_needs_no_force_and_shows_what_was_seen() {
     simulate(4, async |w| {
         replicating(w).await;
         w.run(30).await;
@@ -209,7 +209,7 @@ fn a_primary_whose_relationship_is_removed_still_says_that_its_vm_runs() {
 }
 
 #[test]
-fn the_third_host_hears_what_the_middle_one_cannot_tell() {
+fn a_failover_on_the_third_host_is_refused_when_the_middle_one_cannot_tell() {
     simulate_with(7, THREE_HOSTS, lifeboat_sim::SYS_BYTES, async |w| {
         replicating(w).await;
         let settings = ReplicationSettings {

@@ -214,7 +214,7 @@ fn a_host_has_one_entry_in_whatever_case_it_is_written() {
 }
 
 #[test]
-fn two_entries_of_old_for_one_host_are_one_and_said() {
+fn two_old_entries_for_one_host_are_merged_and_reported() {
     simulate(6, async |w| {
         let old = [entry("beta.test", "/one"), entry("BETA.test", "/two")];
         w.shared.state().hosts[REPLICA].catalog.entries.extend(old);

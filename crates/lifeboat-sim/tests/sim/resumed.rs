@@ -72,7 +72,7 @@ fn a_replica_that_was_cut_goes_on_asking_its_primary() {
 }
 
 #[test]
-fn what_was_not_recorded_on_the_primary_is_said_so() {
+fn a_planned_failover_that_the_primary_did_not_record_is_reported() {
     let mut missing = 0;
     for n in 1..=6 {
         missing += simulate(10 + n, async |w| {

@@ -88,7 +88,7 @@ fn a_comparison_begins_anew_after_a_second_loss_wherever_the_daemon_ends() {
 }
 
 #[test]
-fn after_lost_tracking_only_what_differs_travels() {
+fn a_resynchronization_after_lost_tracking_sends_only_what_differs() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             lost(w).await;
@@ -109,7 +109,7 @@ fn after_lost_tracking_only_what_differs_travels() {
 }
 
 #[test]
-fn on_demand_it_finds_nothing_where_all_is_well() {
+fn a_requested_resynchronization_of_equal_copies_finds_no_difference() {
     simulate(3, async |w| {
         replicating(w).await;
         w.run(25).await;
@@ -128,7 +128,7 @@ fn on_demand_it_finds_nothing_where_all_is_well() {
 }
 
 #[test]
-fn it_goes_on_while_the_guest_writes_and_daemons_and_links_die() {
+fn a_resynchronization_survives_guest_writes_crashes_and_cuts() {
     for seed in 0..60 {
         simulate(seed, async |w| {
             lost(w).await;
@@ -155,7 +155,7 @@ fn it_goes_on_while_the_guest_writes_and_daemons_and_links_die() {
 }
 
 #[test]
-fn it_begins_by_itself_in_its_window() {
+fn a_resynchronization_starts_by_itself_in_its_window() {
     simulate(4, async |w| {
         let settings = ReplicationSettings {
             auto_resync: Some(DayWindow {
@@ -200,7 +200,7 @@ async fn under_way(w: &mut World) {
 }
 
 #[test]
-fn it_is_suspended_continued_and_given_up() {
+fn a_resynchronization_is_suspended_resumed_and_cancelled() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             under_way(w).await;
@@ -299,7 +299,7 @@ async fn landing(w: &World) {
 
 /// Sending is ended here when all of a log is there; the replica says where it stands, and stands elsewhere a moment later.
 #[test]
-fn a_log_that_lands_after_its_sending_was_ended_is_gone_on_from() {
+fn replication_continues_from_a_log_that_arrived_after_its_sending_was_ended() {
     let vm = World::vm;
     for seed in 0..30 {
         simulate(seed, async |w| {

@@ -99,7 +99,7 @@ async fn home_again(w: &mut World) {
 }
 
 #[test]
-fn an_old_primary_whose_vm_ran_on_gives_way() {
+fn an_old_primary_whose_vm_ran_on_becomes_the_replica() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             gives_way(w, Old::RanOn, PointSelector::Latest).await
@@ -108,7 +108,7 @@ fn an_old_primary_whose_vm_ran_on_gives_way() {
 }
 
 #[test]
-fn an_old_primary_that_had_sent_everything_gives_way() {
+fn an_old_primary_that_had_sent_everything_becomes_the_replica() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             gives_way(w, Old::OffAndSent, PointSelector::Latest).await
@@ -117,7 +117,7 @@ fn an_old_primary_that_had_sent_everything_gives_way() {
 }
 
 #[test]
-fn an_old_primary_without_records_is_compared() {
+fn an_old_primary_without_change_tracking_is_compared() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             gives_way(w, Old::Killed, PointSelector::Latest).await
@@ -127,7 +127,7 @@ fn an_old_primary_without_records_is_compared() {
 
 /// What is under way ends before what was kept is dropped, and arrives afterwards. Found by history 1085961 of three hosts.
 #[test]
-fn what_was_abandoned_is_dropped_while_changes_arrive() {
+fn an_abandoned_copy_is_dropped_while_changes_arrive() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             history(w, 8, 20).await;
@@ -178,7 +178,7 @@ async fn to_an_older_point(w: &mut World, target: fn(&Target) -> bool) {
 }
 
 #[test]
-fn what_arrived_after_the_chosen_point_is_undone_on_the_old_side() {
+fn logs_after_the_chosen_point_are_undone_on_the_old_primary() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             to_an_older_point(w, |t| matches!(t, Target::Point { .. })).await;
@@ -190,7 +190,7 @@ fn what_arrived_after_the_chosen_point_is_undone_on_the_old_side() {
 }
 
 #[test]
-fn an_old_primary_with_a_running_vm_does_not_give_way_until_it_is_off() {
+fn an_old_primary_becomes_the_replica_only_when_its_vm_is_off() {
     simulate(5, async |w| {
         history(w, 4, 20).await;
         taken_over(w, PointSelector::Latest, 20).await;

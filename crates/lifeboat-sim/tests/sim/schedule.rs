@@ -165,7 +165,7 @@ fn a_scheduled_resynchronization_does_not_stop_cycles_until_its_time() {
 }
 
 #[test]
-fn lost_tracking_is_cured_by_itself_in_the_window_and_only_there() {
+fn lost_tracking_is_resynchronized_by_itself_only_in_the_window() {
     simulate(4, async |w| {
         replicating(w).await;
         // From 10:00 to 11:00.
@@ -191,7 +191,7 @@ fn lost_tracking_is_cured_by_itself_in_the_window_and_only_there() {
 }
 
 #[test]
-fn somebody_who_gives_a_resynchronization_up_is_not_overruled_until_the_next_window() {
+fn a_cancelled_resynchronization_does_not_start_before_the_next_window() {
     simulate(5, async |w| {
         replicating(w).await;
         out_of_step(w).await;

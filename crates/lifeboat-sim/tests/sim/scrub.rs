@@ -82,7 +82,7 @@ fn rot_is_repaired_from_what_the_primary_has_now() {
 }
 
 #[test]
-fn what_cannot_be_repaired_is_critical_and_its_points_are_not_offered() {
+fn damage_that_cannot_be_repaired_is_critical_and_its_points_are_not_offered() {
     let mut seen = 0;
     for seed in 1..12 {
         simulate(seed, async |w| {

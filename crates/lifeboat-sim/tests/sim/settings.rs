@@ -52,7 +52,7 @@ async fn cycles_in(w: &World, seconds: u64) -> u64 {
 }
 
 #[test]
-fn interval_and_history_count_at_once() {
+fn a_changed_interval_and_history_take_effect_at_once() {
     simulate(1, async |w| {
         replicating(w).await;
         w.run(200).await;
@@ -76,7 +76,7 @@ fn interval_and_history_count_at_once() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_changes_nothing() {
+fn invalid_settings_are_refused_and_change_nothing() {
     simulate(2, async |w| {
         let settings = World::settings();
         let vm = World::vm();
@@ -142,7 +142,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn the_replica_may_have_another_address_but_not_be_another_copy() {
+fn the_replica_address_may_change_but_not_to_another_copy() {
     simulate(3, async |w| {
         replicating(w).await;
         modify(w, &|s| s.peer = "b:7001".into()).await.unwrap();
@@ -301,7 +301,7 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
 }
 
 #[test]
-fn a_change_that_breaks_off_anywhere_leaves_both_sides_in_agreement() {
+fn an_interrupted_change_of_settings_leaves_both_hosts_in_agreement() {
     for fault in Fault::ALL {
         for n in 1..12 {
             simulate(100 + n, async |w| {
@@ -344,7 +344,7 @@ async fn equal(w: &World, which: usize) -> bool {
 }
 
 #[test]
-fn disks_go_and_come_back_while_the_others_go_on() {
+fn disks_are_removed_and_added_while_the_others_replicate() {
     for (gone, (which, other)) in [("data", (1, 0)), ("sys", (0, 1))] {
         simulate(6, async |w| {
             replicating(w).await;
@@ -390,7 +390,7 @@ fn disks_go_and_come_back_while_the_others_go_on() {
 }
 
 #[test]
-fn a_failover_without_a_disk_that_is_gone() {
+fn a_failover_brings_up_only_the_replicated_disks() {
     simulate(7, async |w| {
         replicating(w).await;
         modify(w, &|s| s.disks = vec![disk("sys")]).await.unwrap();

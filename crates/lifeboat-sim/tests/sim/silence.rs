@@ -56,7 +56,7 @@ async fn recovered(w: &mut World) {
 }
 
 #[test]
-fn a_disk_of_the_replica_that_hangs_is_said_on_both_sides() {
+fn a_replica_disk_that_hangs_is_reported_on_both_hosts() {
     simulate(1, async |w| {
         replicating(w).await;
         w.run(60).await;
@@ -141,7 +141,7 @@ fn a_mute_connection_is_noticed_on_both_sides() {
 }
 
 #[test]
-fn a_vm_that_is_off_is_no_silence_and_a_dead_host_is_one() {
+fn a_powered_off_vm_is_not_taken_for_silence_and_a_dead_host_is() {
     simulate(4, async |w| {
         replicating(w).await;
         w.guest_off(PRIMARY);
@@ -201,7 +201,7 @@ fn a_replica_knows_that_its_primary_holds_replication() {
 }
 
 #[test]
-fn a_primary_that_answers_and_sends_nothing_is_said_by_the_replica() {
+fn a_replica_reports_a_primary_that_answers_and_sends_nothing() {
     simulate(7, async |w| {
         replicating(w).await;
         w.run(30).await;

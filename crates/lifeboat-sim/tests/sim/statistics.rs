@@ -79,7 +79,7 @@ fn a_window_ends_at_its_time_and_its_numbers_are_told_on_both_sides() {
 }
 
 #[test]
-fn an_outage_is_counted_as_what_it_was_and_a_reset_forgets_it() {
+fn an_outage_is_counted_as_network_failures_and_missed_cycles_until_reset() {
     simulate(2, async |w| {
         replicating(w).await;
         w.run(200).await;
@@ -130,7 +130,7 @@ fn an_outage_is_counted_as_what_it_was_and_a_reset_forgets_it() {
 }
 
 #[test]
-fn without_replication_there_is_nothing_to_reset() {
+fn resetting_statistics_without_replication_is_refused() {
     simulate(3, async |w| {
         let e = w
             .act(

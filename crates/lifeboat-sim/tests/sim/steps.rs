@@ -247,7 +247,7 @@ sagas! {
     every_step_of_a_revert Revert,
     every_step_of_a_commit Commit,
     every_step_of_a_planned_failover Planned,
-    every_step_of_cancelling_it CancelPlanned,
+    every_step_of_cancelling_a_planned_failover CancelPlanned,
     every_step_of_a_reversal Reverse,
     every_step_of_a_reversal_without_records ReverseCompared,
     every_step_of_a_resynchronization Resync,

@@ -82,7 +82,7 @@ fn a_point_with_a_damaged_file_is_refused_and_the_next_good_one_named() {
 }
 
 #[test]
-fn nothing_is_thrown_away_or_committed_on_files_that_cannot_be_used() {
+fn revert_and_commit_are_refused_on_files_that_cannot_be_used() {
     simulate(411, async |w| {
         let sealed = lost(w).await;
         let start = failover(PointSelector::Id(sealed[0].id.clone()));
@@ -115,7 +115,7 @@ fn nothing_is_thrown_away_or_committed_on_files_that_cannot_be_used() {
 }
 
 #[test]
-fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
+fn a_storage_fault_is_in_the_health_and_once_in_the_events() {
     simulate(412, async |w| {
         replicating(w).await;
         for (kind, health) in [(Kind::SetAside, Health::Warning), (Kind::Lost, Health::Critical)] {
@@ -159,7 +159,7 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
 
 /// Logs go on arriving while one that came before cannot be applied.
 #[test]
-fn what_arrives_does_not_cure_what_cannot_be_applied() {
+fn arriving_logs_do_not_clear_a_failure_to_apply() {
     simulate(430, async |w| {
         replicating(w).await;
         w.shared.state().hosts[REPLICA].log_damaged = true;

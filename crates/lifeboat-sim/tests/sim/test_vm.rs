@@ -365,7 +365,7 @@ fn a_suspended_replica_can_be_tested() {
 }
 
 #[test]
-fn what_cannot_be_made_is_cleared_away_and_told() {
+fn a_test_that_cannot_be_made_is_cleared_away_and_reported() {
     simulate(15, async |w| {
         history(w).await;
         w.shared.state().hosts[B].store_full = true;

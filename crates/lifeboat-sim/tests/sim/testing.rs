@@ -27,7 +27,7 @@ fn branches(w: &World, host: usize) -> usize {
 }
 
 #[test]
-fn a_test_is_not_in_the_way_of_a_real_failover() {
+fn a_failover_is_possible_beside_a_test() {
     for seed in 1..6 {
         simulate(seed, async |w| {
             history(w, 5, 10).await;
@@ -69,7 +69,7 @@ fn a_test_is_not_in_the_way_of_a_real_failover() {
 
 /// What the old side had beyond the chosen point can be looked at, in a test.
 #[test]
-fn what_was_abandoned_can_be_looked_at() {
+fn an_abandoned_copy_can_be_tested() {
     simulate(6, async |w| {
         history(w, 4, 30).await;
         taken_over(w, PointSelector::Latest, 30).await;

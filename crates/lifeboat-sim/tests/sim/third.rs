@@ -81,7 +81,7 @@ fn compared(w: &World) -> bool {
 }
 
 #[test]
-fn it_is_made_first_and_started_later() {
+fn an_extended_relationship_is_created_first_and_started_later() {
     simulate_three(1, async |w| {
         replicating(w).await;
         assert_eq!(
@@ -130,7 +130,7 @@ fn it_is_made_first_and_started_later() {
 }
 
 #[test]
-fn a_copy_begins_at_its_time_and_is_taken_back() {
+fn a_scheduled_copy_to_the_third_host_starts_at_its_time_or_is_cancelled() {
     simulate_three(2, async |w| {
         replicating(w).await;
         w.insist(REPLICA, extend(false)).await.unwrap();
@@ -180,7 +180,7 @@ fn a_copy_begins_at_its_time_and_is_taken_back() {
 }
 
 #[test]
-fn a_comparison_is_made_although_logs_would_do() {
+fn a_requested_comparison_runs_although_logs_would_do() {
     for seed in 3..6 {
         simulate_three(seed, async |w| {
             chain(w).await;
@@ -206,7 +206,7 @@ fn a_comparison_is_made_although_logs_would_do() {
 }
 
 #[test]
-fn a_comparison_is_given_up_and_begun_again() {
+fn a_comparison_with_the_third_host_is_cancelled_and_started_again() {
     simulate_three(6, async |w| {
         chain(w).await;
         w.cut_between(REPLICA, THIRD, true);
@@ -265,7 +265,7 @@ fn a_comparison_is_given_up_and_begun_again() {
 }
 
 #[test]
-fn its_settings_and_its_numbers_are_its_own() {
+fn an_extended_relationship_has_settings_and_statistics_of_its_own() {
     simulate_three(7, async |w| {
         chain(w).await;
         let own = w.recorded(REPLICA).unwrap().settings;

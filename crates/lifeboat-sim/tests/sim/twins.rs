@@ -108,7 +108,7 @@ fn failover_disks_are_not_started_beside_the_third_host() {
 }
 
 #[test]
-fn a_host_that_was_the_middle_asks_whom_it_gave_a_copy() {
+fn a_former_middle_host_asks_the_third_before_it_starts_the_vm() {
     simulate_three(5, async |w| {
         chain(w).await;
         assert_eq!(job(w, A, planned(true)).await, Ok(JobState::Completed));
@@ -157,7 +157,7 @@ fn a_host_that_followed_is_asked_until_it_has_nothing_or_a_person_answers_for_it
 }
 
 #[test]
-fn of_two_hosts_that_fail_over_at_once_one_does() {
+fn at_most_one_of_two_simultaneous_failovers_brings_the_vm_up() {
     for seed in 0..40 {
         simulate_three(seed, async |w| {
             chain(w).await;

@@ -143,7 +143,7 @@ fn paths_of_the_primary_that_an_older_release_recorded_are_forgotten() {
 }
 
 #[test]
-fn what_the_replica_s_host_lacks_is_told_when_enabled_and_until_it_is_there() {
+fn what_the_replica_host_lacks_is_reported_until_it_is_there() {
     simulate(4, async |w| {
         w.shared.state().hosts[REPLICA].missing = vec!["no firmware /fw/code.fd".into()];
         w.insist(PRIMARY, enable()).await.unwrap();
@@ -171,7 +171,7 @@ fn what_the_replica_s_host_lacks_is_told_when_enabled_and_until_it_is_there() {
 }
 
 #[test]
-fn a_replica_that_is_away_is_told_later_and_nothing_waits_for_it() {
+fn a_changed_description_reaches_a_replica_that_was_away() {
     simulate(5, async |w| {
         replicating(w).await;
         w.cut(true);

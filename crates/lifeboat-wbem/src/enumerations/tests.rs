@@ -52,7 +52,7 @@ fn ten_octets(_: &Found) -> Result<String, CimError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_nobody_pulls_from_ends_after_a_minute() {
+async fn an_enumeration_that_nobody_pulls_ends_after_a_minute() {
     let (_world, manager) = manager().await;
     let (table, viewer) = (Enumerations::new(), caller("viewer"));
     let sweeping = tokio::spawn({
@@ -89,7 +89,7 @@ async fn one_that_nobody_pulls_from_ends_after_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_user_and_all_together_have_a_limit() {
+async fn enumerations_are_limited_by_user_and_in_all() {
     let (_world, manager) = manager().await;
     let table = Enumerations::new();
     for n in 0..IN_ALL {
@@ -124,7 +124,7 @@ async fn each_user_and_all_together_have_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_fit_waits_and_nothing_is_lost() {
+async fn items_that_do_not_fit_wait_and_none_is_lost() {
     let (_world, manager) = manager().await;
     let whole = begun(&manager)
         .await

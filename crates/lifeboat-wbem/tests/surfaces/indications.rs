@@ -111,7 +111,7 @@ fn the_life_of_a_job_and_a_change_of_state_are_told() {
 }
 
 #[test]
-fn what_comes_and_what_goes_is_told() {
+fn created_and_deleted_instances_are_indicated() {
     simulate_several(12, TWO_HOSTS, async |w| {
         w.replicate().await;
         let indications = watching(manager(w, REPLICA));
@@ -144,7 +144,7 @@ async fn toggled(w: &World, times: usize) {
 }
 
 #[test]
-fn who_does_not_read_loses_the_oldest_and_can_count_them() {
+fn a_subscriber_that_does_not_read_loses_the_oldest_and_can_count_them() {
     simulate_several(13, TWO_HOSTS, async |w| {
         w.replicate().await;
         let indications = watching(manager(w, PRIMARY));
@@ -217,7 +217,7 @@ fn subscriptions_are_limited_and_end() {
 }
 
 #[test]
-fn nobody_is_asked_while_nobody_listens() {
+fn the_engine_is_not_asked_while_nobody_subscribes() {
     simulate_several(15, TWO_HOSTS, async |w| {
         let (manager, asked) = managed(w, PRIMARY);
         let indications = watching(manager);

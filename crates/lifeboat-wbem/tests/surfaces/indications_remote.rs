@@ -217,7 +217,7 @@ async fn events_are_pulled() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_subscribed_is_refused() {
+async fn invalid_subscriptions_are_refused() {
     let host = plain_host().await;
     let mut c = client(&host, "operator").await;
     let mode = format!("{MODES}Pull");

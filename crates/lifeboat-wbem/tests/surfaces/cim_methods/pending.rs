@@ -19,7 +19,7 @@ async fn statistics(w: &World, host: usize) -> Instance {
 }
 
 #[test]
-fn what_waits_to_be_sent_is_a_number_or_null() {
+fn the_pending_size_is_a_number_or_null() {
     simulate_small(11, TWO_HOSTS, async |w| {
         let waits = async |host| statistics(w, host).await.unsigned("PendingReplicationSize");
         done(w, A, "CreateReplicationRelationship", vec![vm(), to("b")]).await;

@@ -123,7 +123,7 @@ fn a_tester_tests_and_does_nothing_else() {
 }
 
 #[test]
-fn what_a_method_may_be_asked_needs_the_role_for_just_that() {
+fn each_use_of_a_method_needs_its_own_role() {
     use Role::{Administrator, Operator, Tester};
     simulate_small(32, TWO_HOSTS, async |w| {
         crate::cim_methods::stories::replicating(w).await;

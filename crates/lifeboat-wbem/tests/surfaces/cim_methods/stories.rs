@@ -607,7 +607,7 @@ fn summaries_name_what_was_asked_for() {
 }
 
 #[test]
-fn what_is_no_call_is_an_error_that_names_it() {
+fn an_invalid_call_is_an_error_that_names_what_is_wrong() {
     simulate_small(13, TWO_HOSTS, async |w| {
         use lifeboat_cim::Status;
         let missing = InstanceName::new("Msvm_ReplicationService", &[("Name", "another")]);

@@ -171,7 +171,7 @@ fn a_vm_that_is_not_replicated_has_settings_to_send_back() {
 }
 
 #[test]
-fn a_machine_is_taken_apart_as_clients_expect() {
+fn a_machine_has_the_parts_that_clients_expect() {
     simulate_several(43, TWO_HOSTS, async |w| {
         let m = manager(w, PRIMARY);
         let active = related(&m, system(GUID), "Msvm_SettingsDefineState").await;
@@ -583,7 +583,7 @@ async fn refused(m: &Arc<ObjectManager>, name: &InstanceName) -> CimError {
 }
 
 #[test]
-fn names_may_lack_what_is_clear_but_not_say_what_is_wrong() {
+fn instance_names_may_omit_clear_keys_and_not_contain_wrong_ones() {
     simulate_several(49, TWO_HOSTS, async |w| {
         let m = manager(w, PRIMARY);
         let only = |class: &str, keys: &[(&str, &str)]| InstanceName::new(class, keys);
@@ -687,7 +687,7 @@ fn counts(all: &[(&str, u32)]) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn what_is_about_one_thing_asks_for_one_thing() {
+fn a_query_for_one_instance_asks_the_engine_for_one() {
     simulate_several(51, TWO_HOSTS, async |w| {
         w.replicate().await;
         let (m, counting) = managed(w, PRIMARY);
@@ -708,7 +708,7 @@ fn what_is_about_one_thing_asks_for_one_thing() {
 }
 
 #[test]
-fn many_that_enumerate_at_once_ask_once() {
+fn concurrent_enumerations_ask_the_engine_once() {
     simulate_several(52, TWO_HOSTS, async |w| {
         w.replicate().await;
         let (m, counting) = managed(w, REPLICA);
