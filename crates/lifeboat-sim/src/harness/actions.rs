@@ -161,6 +161,15 @@ pub fn reset_vm() -> Action {
     Action::ResetVm { vm: World::vm() }
 }
 
+/// A reset of the statistics of the VM's replication.
+#[must_use]
+pub fn reset_statistics() -> Action {
+    Action::ResetStatistics {
+        vm: World::vm(),
+        extended: false,
+    }
+}
+
 /// An entry that lets a host send to this directory and start nothing.
 #[must_use]
 pub fn entry(primary: &str, location: &str) -> AuthorizationEntry {

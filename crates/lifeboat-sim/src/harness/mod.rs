@@ -8,11 +8,12 @@
 mod actions;
 mod beginnings;
 mod look;
+mod play;
 mod steps;
 
 pub use actions::{
-    cancel_planned, commit, enable, entry, extend, failover, pause_vm, planned, prepare, reset_vm, resync,
-    reverse, revert, start_copy, start_test, start_vm, stop_test, stop_vm,
+    cancel_planned, commit, enable, entry, extend, failover, pause_vm, planned, prepare, reset_statistics,
+    reset_vm, resync, reverse, revert, start_copy, start_test, start_vm, stop_test, stop_vm,
 };
 pub use beginnings::{
     agreed, chain, completed, eventually, four_eyes, healthy, history, insist_until, job, replicating,
@@ -22,6 +23,7 @@ pub use look::{
     difference, durable, events, extended, flows, follows, local_disks, mode, moved, phase, points, refused,
     refused_with_way_out, replication, said, sealed, server, state, truth,
 };
+pub use play::{Wrong, play};
 pub use steps::Steps;
 
 use crate::state::Rng;

@@ -2,10 +2,9 @@
 //! counted when the saga is played without a fault, so that a new one is covered the day it is added.
 
 use std::fmt::Debug;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use super::{SMALL_BYTES, TWO_HOSTS, simulate_with};
+use super::{SMALL_BYTES, TWO_HOSTS, play, simulate_with};
 use crate::gate::Fault;
 use crate::world::World;
 
@@ -64,21 +63,19 @@ impl<'a> Steps<'a> {
             for n in 1..=calls {
                 for fault in Fault::ALL {
                     let hit = Mutex::new(String::new());
-                    let play = catch_unwind(AssertUnwindSafe(|| {
-                        simulate_with(SEED, self.hosts, self.bytes, async |w| {
-                            let prepared = prepare(w).await;
-                            w.gate(host).arm(n, fault);
-                            run(w, &prepared).await;
-                            w.run(10).await;
-                            let call = format!("{:?}", w.gate(host).disarm());
-                            *hit.lock().unwrap_or_else(PoisonError::into_inner) = call;
-                            whole(w, prepared).await;
-                        });
-                    }));
-                    if let Err(why) = play {
+                    let played = play(SEED, self.hosts, self.bytes, async |w| {
+                        let prepared = prepare(w).await;
+                        w.gate(host).arm(n, fault);
+                        run(w, &prepared).await;
+                        w.run(10).await;
+                        let call = format!("{:?}", w.gate(host).disarm());
+                        *hit.lock().unwrap_or_else(PoisonError::into_inner) = call;
+                        whole(w, prepared).await;
+                    });
+                    if let Err(wrong) = played {
                         let hit = hit.into_inner().unwrap_or_else(PoisonError::into_inner);
                         let place = format!("{:?} host {host} step {n} {hit} {fault:?}", self.saga);
-                        failures.push(format!("{place}: {}", text_of(why.as_ref())));
+                        failures.push(format!("{place}: {}", wrong.why));
                     }
                 }
             }
@@ -88,11 +85,4 @@ impl<'a> Steps<'a> {
         }
         assert!(failures.is_empty(), "{} steps are not survived", failures.len());
     }
-}
-
-/// What a panic said.
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-    text.unwrap_or_default()
 }

@@ -7,8 +7,8 @@ use lifeboat_model::{
     JobState, NicBackend, NicFailover, NicSpec, ReplicationHealth as Health, ReplicationState as State, VmId,
 };
 use lifeboat_sim::harness::{
-    A, B, commit, eventually, failover, healthy, job, planned, replicating, revert, simulate, start_vm,
-    state, stop_test, stop_vm,
+    A, B, commit, eventually, failover, healthy, job, planned, refused, replicating, revert, simulate,
+    start_vm, state, stop_test, stop_vm,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -146,7 +146,7 @@ fn settings_are_checked_and_kept_on_both_sides() {
             ..card()
         };
         for host in [A, B] {
-            let e = w.act(host, set(vec![other.clone()])).await.unwrap().unwrap_err();
+            let e = refused(w, host, set(vec![other.clone()])).await;
             assert_eq!(e.code.number(), 32773, "{e}");
             assert!(
                 e.message.contains("52:54:00:00:00:09") && !e.hint.is_empty(),

@@ -5,8 +5,8 @@ use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobState, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::harness::{
-    A, B, entry, eventually, flows, healthy, job, mode, planned, replicating, reverse, sealed, simulate,
-    start_vm, state, taken_over,
+    A, B, entry, eventually, flows, healthy, job, mode, planned, refused, replicating, reverse, sealed,
+    simulate, start_vm, state, taken_over,
 };
 use lifeboat_sim::{VM, World};
 
@@ -48,9 +48,9 @@ fn a_primary_starts_its_vm_on_the_replica_where_the_entry_allows_it() {
     simulate(2, async |w| {
         replicating(w).await;
         set(w, B, entry("a", "/replicas")).await.unwrap();
-        let refused = w.act(A, planned(true)).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
-        assert!(refused.hint.contains("--allow-start"), "{refused:?}");
+        let refusal = refused(w, A, planned(true)).await;
+        assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal:?}");
+        assert!(refusal.hint.contains("--allow-start"), "{refusal:?}");
         assert!(w.runs(A), "it was shut down for nothing");
         assert_eq!(state(w, A), State::Replicating);
         // Off is how it may come there, and on its own host it is started.
@@ -129,8 +129,8 @@ fn points_are_kept_for_the_time_of_the_entry_whatever_the_primary_asks_for() {
         assert!(lost.is_empty(), "{lost:?} of {}", before.len());
         assert!(after.len() > before.len(), "no new point");
         // Nor by a planned failover, which commits.
-        let refused = w.act(A, planned(false)).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
+        let refusal = refused(w, A, planned(false)).await;
+        assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal:?}");
         assert!(w.runs(A));
         // An entry that is more exact, or broader, takes nothing from what this one promises.
         let other = AuthorizationEntry {
@@ -168,8 +168,8 @@ fn a_locked_entry_is_neither_removed_nor_shortened() {
         };
         set(w, B, locked.clone()).await.unwrap();
         let remove = Action::RemoveAuthorization { primary: "A.".into() };
-        let refused = w.act(B, remove.clone()).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
+        let refusal = refused(w, B, remove.clone()).await;
+        assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal:?}");
         assert_eq!(
             set(w, B, entry("a", "/replicas")).await.unwrap_err().code,
             ReturnCode::AccessDenied

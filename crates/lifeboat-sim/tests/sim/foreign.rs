@@ -5,8 +5,8 @@ use lifeboat_engine::action::{Action, Answer, CycleResult, Refusal};
 use lifeboat_model::{JobState, ReplicationHealth, ReplicationState as State};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, cancel_planned, enable, eventually, flows, healthy, job, planned, prepare, replicating,
-    resync, simulate, start_copy, start_vm, state, stop_vm,
+    PRIMARY, REPLICA, cancel_planned, enable, eventually, flows, healthy, job, planned, prepare, refused,
+    replicating, resync, simulate, start_copy, start_vm, state, stop_vm,
 };
 
 const IMAGE: &str = "/vm/sys.qcow2";
@@ -90,7 +90,7 @@ fn an_edit_of_a_prepared_vm_is_not_left_behind() {
         assert!(ok(w).await.0);
         edit(w);
         assert!(!ok(w).await.0);
-        let refusal = w.act(PRIMARY, planned(true)).await.unwrap().unwrap_err();
+        let refusal = refused(w, PRIMARY, planned(true)).await;
         assert!(refusal.message.contains("changed by others"), "{refusal}");
         w.insist(PRIMARY, cancel_planned(false)).await.unwrap();
         eventually(w, "the loss", |w| {

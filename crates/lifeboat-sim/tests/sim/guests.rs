@@ -6,7 +6,7 @@ use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_model::DiskId;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, healthy, pause_vm, planned, replicating, reset_vm, simulate, start_vm, stop_vm,
+    PRIMARY, REPLICA, healthy, pause_vm, planned, refused, replicating, reset_vm, simulate, start_vm, stop_vm,
 };
 use lifeboat_sim::{VM, World};
 
@@ -132,10 +132,10 @@ fn a_refusal_says_why_the_guest_stands_still() {
     simulate(2, async |w| {
         full(w, PRIMARY);
         for action in [pause_vm(), stop_vm(false), start_vm()] {
-            let refused = w.act(PRIMARY, action).await.unwrap().unwrap_err();
+            let refusal = refused(w, PRIMARY, action).await;
             assert!(
-                refused.message.contains("no space left for disk sys"),
-                "{refused:?}"
+                refusal.message.contains("no space left for disk sys"),
+                "{refusal:?}"
             );
         }
     });
@@ -146,12 +146,12 @@ fn a_vm_of_which_nothing_is_known_is_not_moved_started_or_given_up() {
     simulate(3, async |w| {
         replicating(w).await;
         blind(w, PRIMARY);
-        let refused = w.act(PRIMARY, planned(true)).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
+        let refusal = refused(w, PRIMARY, planned(true)).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
         let become_replica = Action::BecomeReplica { vm: World::vm() };
-        let refused = w.act(PRIMARY, become_replica).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
-        assert!(refused.message.contains("its sockets are gone"), "{refused:?}");
+        let refusal = refused(w, PRIMARY, become_replica).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
+        assert!(refusal.message.contains("its sockets are gone"), "{refusal:?}");
         assert_eq!(really(w, PRIMARY), PowerState::Running);
         w.run(60).await;
         assert_eq!(really(w, PRIMARY), PowerState::Running);
@@ -167,9 +167,9 @@ fn a_stalled_guest_is_moved_with_force_only() {
     simulate(4, async |w| {
         replicating(w).await;
         full(w, PRIMARY);
-        let refused = w.act(PRIMARY, planned(true)).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::InvalidState);
-        assert!(refused.message.contains("no space left"), "{refused:?}");
+        let refusal = refused(w, PRIMARY, planned(true)).await;
+        assert_eq!(refusal.code, ReturnCode::InvalidState);
+        assert!(refusal.message.contains("no space left"), "{refusal:?}");
         mended(w, PRIMARY);
         assert_eq!(w.insist(PRIMARY, start_vm()).await.unwrap(), Answer::Done);
         healthy(w, PRIMARY, REPLICA).await;

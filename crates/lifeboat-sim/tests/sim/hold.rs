@@ -8,7 +8,7 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{PointId, ReplicationHealth, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
-    A, B, eventually, flows, healthy, mode, points, replicating, sealed, simulate, state, taken_over,
+    A, B, eventually, flows, healthy, mode, points, refused, replicating, sealed, simulate, state, taken_over,
 };
 
 fn hold() -> Action {
@@ -88,8 +88,8 @@ fn less_history_takes_effect_when_the_replica_side_agrees() {
         assert_eq!(told.count(), 1, "whatever it asks for next");
         // The primary's host has no say in it.
         for action in [hold(), release()] {
-            let refused = w.act(A, action).await.unwrap().unwrap_err();
-            assert_eq!(refused.code, ReturnCode::InvalidState);
+            let refusal = refused(w, A, action).await;
+            assert_eq!(refusal.code, ReturnCode::InvalidState);
         }
         w.insist(B, release()).await.unwrap();
         work(w, 2).await;

@@ -2,14 +2,12 @@
 //! daemon fail, and when the replica is honest again, a comparison makes its newest data right. Its older points may be wrong:
 //! it said that it had what it did not have.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use lifeboat_engine::action::Action;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, asked, eventually, flows, job, replicating, resync, simulate, state,
+    PRIMARY, REPLICA, TWO_HOSTS, Wrong, asked, eventually, flows, job, play, replicating, resync, state,
 };
-use lifeboat_sim::{Lies, Rng, VM, World};
+use lifeboat_sim::{Lies, Rng, SYS_BYTES, VM, World};
 
 /// What an administrator of the primary does meanwhile.
 async fn manage(w: &World, rng: &mut Rng) {
@@ -39,8 +37,8 @@ async fn set_right(w: &World) {
     let _ = w.act(PRIMARY, action).await;
 }
 
-fn history(seed: u64) {
-    simulate(seed, async |w| {
+fn history(seed: u64) -> Result<(), Wrong> {
+    play(seed, TWO_HOSTS, SYS_BYTES, async |w| {
         let mut rng = Rng(seed);
         replicating(w).await;
         let one_in = 1 + rng.below(4);
@@ -81,15 +79,15 @@ fn history(seed: u64) {
         let replica = &s.hosts[REPLICA].replicas[&VM];
         let truth = s.truth_at(VM, replica.applied).unwrap();
         assert_eq!(truth.disks, replica.head, "the newest data");
-    });
+    })
 }
 
 fn histories(seeds: impl IntoIterator<Item = u64>) {
     let seeds: Vec<u64> = asked().map_or_else(|| seeds.into_iter().collect(), |seed| vec![seed]);
     let mut failed = Vec::new();
     for seed in seeds {
-        if catch_unwind(AssertUnwindSafe(|| history(seed))).is_err() {
-            println!("LIFEBOAT_SEED={seed}");
+        if let Err(wrong) = history(seed) {
+            println!("LIFEBOAT_SEED={seed}: {}", wrong.why);
             failed.push(seed);
         }
     }

@@ -6,7 +6,7 @@ use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, events, failover, job, pause_vm, replicating, reset_vm, simulate, start_vm,
+    PRIMARY, REPLICA, events, failover, job, pause_vm, refused, replicating, reset_vm, simulate, start_vm,
 };
 use lifeboat_sim::{VM, World};
 use uuid::Uuid;
@@ -118,9 +118,9 @@ fn a_catalog_that_hangs_delays_no_view_and_is_reported() {
         assert!(w.shared.now().since(asked).as_millis() <= 5000);
         let asked = w.shared.now();
         let (vm, limit, after) = (None, 10, None);
-        let refused = w.act(PRIMARY, Action::ListEvents { vm, limit, after }).await;
-        let refused = refused.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Timeout, "{refused:?}");
+        let refusal = w.act(PRIMARY, Action::ListEvents { vm, limit, after }).await;
+        let refusal = refusal.unwrap().unwrap_err();
+        assert_eq!(refusal.code, ReturnCode::Timeout, "{refusal:?}");
         assert!(w.shared.now().since(asked).as_millis() <= 5000);
     });
 }
@@ -166,13 +166,13 @@ fn a_command_that_meets_a_hanging_port_is_answered_within_five_seconds_and_not_c
                 .is_err()
         );
         let asked = w.shared.now();
-        let refused = w.act(PRIMARY, pause_vm()).await.unwrap().unwrap_err();
+        let refusal = refused(w, PRIMARY, pause_vm()).await;
         assert_eq!(
-            refused.code,
+            refusal.code,
             lifeboat_model::api::ReturnCode::InUse,
-            "{refused:?}"
+            "{refusal:?}"
         );
-        assert!(refused.message.contains("was not begun"), "{refused:?}");
+        assert!(refusal.message.contains("was not begun"), "{refusal:?}");
         assert!(
             w.view(PRIMARY)
                 .await
@@ -192,10 +192,10 @@ fn a_command_that_meets_a_hanging_port_is_answered_within_five_seconds_and_not_c
         ] {
             w.shared.state().hangs.insert((PRIMARY, hangs));
             let asked = w.shared.now();
-            let refused = w.act(PRIMARY, action).await.unwrap().unwrap_err();
+            let refusal = refused(w, PRIMARY, action).await;
             assert!(
-                refused.message.contains("may still be carried out"),
-                "{refused:?}"
+                refusal.message.contains("may still be carried out"),
+                "{refusal:?}"
             );
             assert!(w.shared.now().since(asked).as_millis() <= 5000);
             w.shared.state().hangs.clear();
@@ -209,8 +209,8 @@ fn a_vm_whose_images_do_not_answer_is_not_started_and_that_is_said_in_time() {
         w.guest_off(PRIMARY);
         w.shared.state().hangs.insert((PRIMARY, "hv.preflight"));
         let asked = w.shared.now();
-        let refused = w.act(PRIMARY, start_vm()).await.unwrap().unwrap_err();
-        assert!(refused.message.contains("was not started"), "{refused:?}");
+        let refusal = refused(w, PRIMARY, start_vm()).await;
+        assert!(refusal.message.contains("was not started"), "{refusal:?}");
         assert!(w.shared.now().since(asked).as_millis() <= 5000);
         assert!(!w.runs(PRIMARY));
         w.shared.state().hangs.clear();

@@ -11,7 +11,6 @@
 )]
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,8 +20,8 @@ use lifeboat_model::{
     PointId, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, Timestamp,
 };
 use lifeboat_sim::harness::{
-    A, B, C, THREE_HOSTS, asked, cancel_planned, clock_step, commit, flows, planned, prepare, resync,
-    reverse, revert, simulate_with, start_copy, start_vm,
+    A, B, C, THREE_HOSTS, asked, cancel_planned, clock_step, commit, flows, planned, play, prepare, resync,
+    reverse, revert, start_copy, start_vm,
 };
 use lifeboat_sim::{Fault, Rng, VM, World};
 
@@ -440,30 +439,10 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
     w.shared.state().trace
 }
 
-/// Keeps the end of the history when it goes wrong.
-struct Keep<'a>(&'a Mutex<Vec<String>>, std::sync::Arc<lifeboat_sim::Shared>);
-
-impl Drop for Keep<'_> {
-    fn drop(&mut self) {
-        let lines = self.1.state().recent.clone();
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = lines;
-    }
-}
-
 fn one(seed: u64, steps: u32) -> Result<u64, String> {
-    let recent = Mutex::new(Vec::new());
-    let run = catch_unwind(AssertUnwindSafe(|| {
-        simulate_with(seed, THREE_HOSTS, SMALL, async |w| {
-            let keep = Keep(&recent, w.shared.clone());
-            let trace = history(w, seed, steps).await;
-            drop(keep);
-            trace
-        })
-    }));
-    run.map_err(|e| {
-        let text = e.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        let lines = recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let played = play(seed, THREE_HOSTS, SMALL, async |w| history(w, seed, steps).await);
+    played.map_err(|wrong| {
+        let lines = &wrong.recent;
         let from = if asked().is_some() {
             0
         } else {
@@ -471,7 +450,7 @@ fn one(seed: u64, steps: u32) -> Result<u64, String> {
         };
         format!(
             "LIFEBOAT_SEED={seed} after {steps} steps: {}\n  {}",
-            text.unwrap_or_default(),
+            wrong.why,
             lines[from..].join("\n  ")
         )
     })

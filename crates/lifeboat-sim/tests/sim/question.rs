@@ -5,7 +5,7 @@ use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobState, ReplicationSettings, ReplicationState as State};
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, THIRD, THREE_HOSTS, eventually, failover, job, replicating, said, simulate,
+    PRIMARY, REPLICA, THIRD, THREE_HOSTS, eventually, failover, job, refused, replicating, said, simulate,
     simulate_with, start_copy, start_vm, state,
 };
 use lifeboat_sim::{VM, World};
@@ -63,14 +63,10 @@ fn a_primary_that_does_not_answer_is_not_taken_for_off() {
             replicating(w).await;
             prepare(w);
             let asked = w.shared.now();
-            let refused = w
-                .act(REPLICA, failover(PointSelector::Latest))
-                .await
-                .unwrap()
-                .unwrap_err();
-            assert_eq!(refused.code, ReturnCode::Unknown, "{cause}: {refused:?}");
-            assert!(refused.message.contains(shown), "{cause}: {refused:?}");
-            assert!(refused.hint.contains("--force"), "{cause}: {refused:?}");
+            let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
+            assert_eq!(refusal.code, ReturnCode::Unknown, "{cause}: {refusal:?}");
+            assert!(refusal.message.contains(shown), "{cause}: {refusal:?}");
+            assert!(refusal.hint.contains("--force"), "{cause}: {refusal:?}");
             assert!(
                 w.shared.now().since(asked).as_secs() < 5,
                 "{cause}: the answer came late"
@@ -121,13 +117,9 @@ async fn by_address(w: &mut World, certified: bool) {
 fn a_primary_that_named_the_replica_by_address_answers_the_question() {
     simulate(2, async |w| {
         by_address(w, true).await;
-        let refused = w
-            .act(REPLICA, failover(PointSelector::Latest))
-            .await
-            .unwrap()
-            .unwrap_err();
-        assert_eq!(refused.code, ReturnCode::InvalidState, "{refused:?}");
-        assert!(refused.message.contains("running on its primary"), "{refused:?}");
+        let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
+        assert_eq!(refusal.code, ReturnCode::InvalidState, "{refusal:?}");
+        assert!(refusal.message.contains("running on its primary"), "{refusal:?}");
     });
 }
 
@@ -135,13 +127,9 @@ fn a_primary_that_named_the_replica_by_address_answers_the_question() {
 fn a_primary_that_refuses_to_answer_is_not_taken_for_unreachable() {
     simulate(3, async |w| {
         by_address(w, false).await;
-        let refused = w
-            .act(REPLICA, failover(PointSelector::Latest))
-            .await
-            .unwrap()
-            .unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
-        assert!(refused.message.contains("no authorization entry"), "{refused:?}");
+        let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
+        assert!(refusal.message.contains("no authorization entry"), "{refusal:?}");
         assert_eq!(job(w, REPLICA, forced()).await.unwrap(), JobState::Completed);
         eventually(w, "the old primary notices", split).await;
     });
@@ -173,9 +161,9 @@ fn a_primary_is_not_started_while_its_replica_does_not_say_whether_it_is_failed_
         w.run(30).await;
         w.guest_off(PRIMARY);
         w.shared.state().hosts[REPLICA].mute = true;
-        let refused = w.act(PRIMARY, start_vm()).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
-        assert!(refused.hint.contains("vm start --force"), "{refused:?}");
+        let refusal = refused(w, PRIMARY, start_vm()).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
+        assert!(refusal.hint.contains("vm start --force"), "{refusal:?}");
         assert!(!w.runs(PRIMARY));
         let (vm, force) = (World::vm(), true);
         w.act(PRIMARY, Action::StartVm { vm, force })
@@ -199,12 +187,8 @@ fn a_primary_whose_relationship_is_removed_still_says_that_its_vm_runs() {
         w.insist(PRIMARY, Action::RemoveReplication { vm: World::vm() })
             .await
             .unwrap();
-        let refused = w
-            .act(REPLICA, failover(PointSelector::Latest))
-            .await
-            .unwrap()
-            .unwrap_err();
-        assert_eq!(refused.code, ReturnCode::InvalidState, "{refused:?}");
+        let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
+        assert_eq!(refusal.code, ReturnCode::InvalidState, "{refusal:?}");
     });
 }
 
@@ -228,12 +212,8 @@ fn a_failover_on_the_third_host_is_refused_when_the_middle_one_cannot_tell() {
         .await;
         w.run(60).await;
         w.shared.state().hosts[PRIMARY].mute = true;
-        let refused = w
-            .act(THIRD, failover(PointSelector::Latest))
-            .await
-            .unwrap()
-            .unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
-        assert!(refused.message.contains("no answer within"), "{refused:?}");
+        let refusal = refused(w, THIRD, failover(PointSelector::Latest)).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
+        assert!(refusal.message.contains("no answer within"), "{refusal:?}");
     });
 }

@@ -1,16 +1,14 @@
 //! Random histories of writes, cycles, cuts, crashes, kills, pauses and failovers. After each step what is listed must be
 //! what was; after all of it, in peace, the replica must catch up by deltas alone.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_model::{ReplicationState as State, Timestamp};
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, asked, clock_step, enable, failover, phase, replicating, revert, simulate, start_copy,
-    start_vm, state,
+    PRIMARY, REPLICA, TWO_HOSTS, asked, clock_step, enable, failover, phase, play, replicating, revert,
+    start_copy, start_vm, state,
 };
-use lifeboat_sim::{Content, Fault, Rng, VM, World};
+use lifeboat_sim::{Content, Fault, Rng, SYS_BYTES, VM, World};
 
 #[derive(Default)]
 struct Seen {
@@ -199,39 +197,17 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
 }
 
 fn one(seed: u64, steps: u32) -> Result<u64, String> {
-    let recent = std::sync::Mutex::new(Vec::new());
-    let run = catch_unwind(AssertUnwindSafe(|| {
-        simulate(seed, async |w| {
-            let shared = w.shared.clone();
-            let keep = Keep(&recent, shared);
-            let trace = history(w, seed, steps).await;
-            drop(keep);
-            trace
-        })
-    }));
-    run.map_err(|e| {
-        let text = e.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+    let played = play(seed, TWO_HOSTS, SYS_BYTES, async |w| {
+        history(w, seed, steps).await
+    });
+    played.map_err(|wrong| {
         if asked().is_some() {
-            for line in recent.lock().unwrap_or_else(|e| e.into_inner()).iter() {
+            for line in &wrong.recent {
                 println!("{line}");
             }
         }
-        format!("LIFEBOAT_SEED={seed}: {}", text.unwrap_or_default())
+        format!("LIFEBOAT_SEED={seed}: {}", wrong.why)
     })
-}
-
-/// Keeps the end of the history when a scenario fails.
-struct Keep<'a>(
-    &'a std::sync::Mutex<Vec<String>>,
-    std::sync::Arc<lifeboat_sim::Shared>,
-);
-
-impl Drop for Keep<'_> {
-    fn drop(&mut self) {
-        let lines = self.1.state().recent.clone();
-        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = lines;
-    }
 }
 
 fn many(seeds: impl Iterator<Item = u64>, steps: u32) {

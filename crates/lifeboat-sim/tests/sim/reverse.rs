@@ -6,7 +6,7 @@ use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::harness::{
     A, B, commit, difference, eventually, failover, flows, healthy, history, job, local_disks, moved, phase,
-    planned, points, replicating, reverse, simulate, start_vm, state, stop_vm, taken_over,
+    planned, points, refused, replicating, reverse, simulate, start_vm, state, stop_vm, taken_over,
 };
 use lifeboat_sim::{VM, World};
 
@@ -277,7 +277,7 @@ fn a_split_is_shown_and_nothing_is_sent() {
         w.cut(false);
         w.run(60).await;
         assert!(split(w).is_some_and(|s| s.committed));
-        let refusal = w.act(A, start_vm()).await.unwrap().unwrap_err();
+        let refusal = refused(w, A, start_vm()).await;
         assert!(!refusal.hint.is_empty(), "{refusal:?}");
         assert_eq!((w.runs(A), phase(w).is_some()), (false, true));
         assert_eq!(w.recorded(A).unwrap().mode, Mode::Primary);

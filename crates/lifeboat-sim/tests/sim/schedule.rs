@@ -6,7 +6,8 @@ use lifeboat_engine::records::Job;
 use lifeboat_model::{DayWindow, JobState, ReplicationState as State, Timestamp};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, enable, eventually, healthy, replicating, simulate, start_copy, start_vm, state,
+    PRIMARY, REPLICA, enable, eventually, healthy, refused, replicating, simulate, start_copy, start_vm,
+    state,
 };
 
 /// The world begins at 08:00.
@@ -80,11 +81,7 @@ async fn window(w: &World, from_min: u16, to_min: u16) {
 fn an_initial_copy_waits_for_its_time_across_a_restart() {
     simulate(1, async |w| {
         enabled(w).await;
-        let e = w
-            .act(PRIMARY, copy_at(Some(Timestamp(BEGIN + 169 * HOUR))))
-            .await
-            .unwrap()
-            .unwrap_err();
+        let e = refused(w, PRIMARY, copy_at(Some(Timestamp(BEGIN + 169 * HOUR)))).await;
         assert!(e.message.contains("7 days"), "{e}");
         let waits = job_of(w, copy_at(at(5))).await;
         assert_eq!(

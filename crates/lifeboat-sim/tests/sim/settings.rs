@@ -8,8 +8,8 @@ use lifeboat_model::{
     ReplicationSettings, ReplicationState as State, Timestamp,
 };
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, agreed, cancel_planned, eventually, failover, healthy, job, points, prepare,
-    replicating, replication, resync, simulate, state,
+    PRIMARY, REPLICA, agreed, cancel_planned, eventually, failover, healthy, job, points, prepare, refused,
+    replicating, replication, reset_statistics, resync, simulate, state,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -80,11 +80,7 @@ fn invalid_settings_are_refused_and_change_nothing() {
     simulate(2, async |w| {
         let settings = World::settings();
         let vm = World::vm();
-        let e = w
-            .act(PRIMARY, Action::ModifyReplication { vm, settings })
-            .await
-            .unwrap()
-            .unwrap_err();
+        let e = refused(w, PRIMARY, Action::ModifyReplication { vm, settings }).await;
         assert_eq!(e.code.number(), 32775, "{e}");
         replicating(w).await;
         let before = w.recorded(PRIMARY).unwrap().settings;
@@ -115,11 +111,7 @@ fn invalid_settings_are_refused_and_change_nothing() {
         // On the replica it is not done.
         let settings = before.clone();
         let vm = World::vm();
-        let e = w
-            .act(REPLICA, Action::ModifyReplication { vm, settings })
-            .await
-            .unwrap()
-            .unwrap_err();
+        let e = refused(w, REPLICA, Action::ModifyReplication { vm, settings }).await;
         assert!(e.hint.contains("primary"), "{e:?}");
         // Nor without the replica, nor in state 4.
         w.cut(true);
@@ -167,27 +159,11 @@ fn limits_of_the_bandwidth_hold_and_change_within_a_second() {
             w.run(60).await;
             replication(w, PRIMARY).await.counters.max_latency_ms
         };
-        w.insist(
-            PRIMARY,
-            Action::ResetStatistics {
-                vm: World::vm(),
-                extended: false,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, reset_statistics()).await.unwrap();
         let free = latency(w).await;
         assert!(free < 2000, "{free}");
         modify(w, &|s| s.bandwidth.bytes_per_s = 65_536).await.unwrap();
-        w.insist(
-            PRIMARY,
-            Action::ResetStatistics {
-                vm: World::vm(),
-                extended: false,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, reset_statistics()).await.unwrap();
         let bytes = replication(w, PRIMARY).await.counters.bytes;
         let slow = latency(w).await;
         let c = replication(w, PRIMARY).await.counters;
@@ -212,15 +188,7 @@ fn limits_of_the_bandwidth_hold_and_change_within_a_second() {
         })
         .await
         .unwrap();
-        w.insist(
-            PRIMARY,
-            Action::ResetStatistics {
-                vm: World::vm(),
-                extended: false,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, reset_statistics()).await.unwrap();
         let free = latency(w).await;
         assert!(free < 2000, "{free}");
         healthy(w, PRIMARY, REPLICA).await;

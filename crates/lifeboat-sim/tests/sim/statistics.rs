@@ -4,7 +4,9 @@ use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::records::{Counters, ServerSettings};
 use lifeboat_model::{ReplicationHealth as Health, Timestamp};
 use lifeboat_sim::World;
-use lifeboat_sim::harness::{PRIMARY, REPLICA, eventually, replicating, replication, simulate};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, eventually, refused, replicating, replication, reset_statistics, simulate,
+};
 
 /// The world begins at 08:00 of this day.
 const BEGIN: u64 = 1_800_000_000_000;
@@ -110,15 +112,7 @@ fn an_outage_is_counted_as_network_failures_and_missed_cycles_until_reset() {
             v.health_notes
         );
         for host in [PRIMARY, REPLICA] {
-            let done = w
-                .insist(
-                    host,
-                    Action::ResetStatistics {
-                        vm: World::vm(),
-                        extended: false,
-                    },
-                )
-                .await;
+            let done = w.insist(host, reset_statistics()).await;
             assert_eq!(done.unwrap(), Answer::Done);
             let now = counters(w, host).await;
             assert!(now.cycles <= 1 && now.missed == 0 && now.failures == 0, "{now:?}");
@@ -132,17 +126,7 @@ fn an_outage_is_counted_as_network_failures_and_missed_cycles_until_reset() {
 #[test]
 fn resetting_statistics_without_replication_is_refused() {
     simulate(3, async |w| {
-        let e = w
-            .act(
-                PRIMARY,
-                Action::ResetStatistics {
-                    vm: World::vm(),
-                    extended: false,
-                },
-            )
-            .await
-            .unwrap()
-            .unwrap_err();
+        let e = refused(w, PRIMARY, reset_statistics()).await;
         assert_eq!(e.code.number(), 32775, "{e}");
     });
 }
@@ -154,11 +138,7 @@ fn settings_of_a_host_keep_their_limits_and_survive_a_restart() {
             monitoring_interval_s: 60,
             ..ServerSettings::default()
         };
-        let e = w
-            .act(REPLICA, Action::SetServer { settings: bad })
-            .await
-            .unwrap()
-            .unwrap_err();
+        let e = refused(w, REPLICA, Action::SetServer { settings: bad }).await;
         assert!(e.message.contains("3600"), "{e}");
         hourly(w).await;
         w.restart(REPLICA).await;
