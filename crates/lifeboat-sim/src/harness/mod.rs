@@ -37,11 +37,11 @@ pub const B: usize = 1;
 /// Number of the host `c`, to which `b` extends the replication of `a` in stories of three hosts.
 pub const C: usize = 2;
 
-/// The host that is the primary from the beginning of a story to its end.
+/// The host with the VM, in stories in which no other one takes its role.
 pub const PRIMARY: usize = A;
-/// The host that is the primary's replica from the beginning of a story to its end.
+/// The host to which [`PRIMARY`] replicates, in stories in which roles stay.
 pub const REPLICA: usize = B;
-/// The host that is the extended replica from the beginning of a story to its end.
+/// The host to which [`REPLICA`] extends the replication, in stories in which roles stay.
 pub const THIRD: usize = C;
 
 /// Names of the hosts of a world of two.
@@ -111,7 +111,8 @@ pub fn memory_kb() -> (u64, u64) {
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        number.and_then(|number| number.parse().ok()).unwrap_or(0)
+        let number = number.and_then(|number| number.parse().ok());
+        number.unwrap_or_else(|| panic!("{name} is not in kB:\n{status}"))
     };
     (field("VmRSS:"), field("VmHWM:"))
 }

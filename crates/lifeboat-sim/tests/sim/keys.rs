@@ -19,9 +19,9 @@ use lifeboat_sim::harness::{
 use lifeboat_sim::{VM, World};
 
 /// The key with this number of a host, as the world makes them.
-fn key(host: u8, number: u8) -> Fingerprint {
+fn key(host: usize, number: u8) -> Fingerprint {
     let mut digest = [number; 32];
-    digest[0] = host;
+    digest[0] = u8::try_from(host).unwrap();
     Fingerprint::new(digest)
 }
 
@@ -49,16 +49,16 @@ async fn trust(w: &World, host: usize, name: &str, key: Fingerprint) {
 fn both_sides_know_each_other_by_their_keys_from_the_beginning() {
     simulate(1, async |w| {
         replicating(w).await;
-        assert_eq!((known(w, A).key, known(w, B).key), (key(1, 0), key(0, 0)));
+        assert_eq!((known(w, A).key, known(w, B).key), (key(B, 0), key(A, 0)));
         assert_eq!(known(w, A).addresses, ["b:7000"]);
         assert_eq!(replication(w, B).await.keys, keys(w, B));
         w.restart_both().await;
         healthy(w, A, B).await;
-        assert_eq!((known(w, A).key, known(w, B).key), (key(1, 0), key(0, 0)));
+        assert_eq!((known(w, A).key, known(w, B).key), (key(B, 0), key(A, 0)));
         // The roles change, and the hosts are the same.
         w.insist(A, planned(true)).await.unwrap();
         eventually(w, "the roles are swapped", |w| flows(w, B, A)).await;
-        assert_eq!((known(w, A).key, known(w, B).key), (key(1, 0), key(0, 0)));
+        assert_eq!((known(w, A).key, known(w, B).key), (key(B, 0), key(A, 0)));
     });
 }
 
@@ -78,7 +78,7 @@ fn records_without_keys_get_them_when_the_hosts_speak() {
         w.boot(A).await;
         w.boot(B).await;
         healthy(w, A, B).await;
-        assert_eq!((known(w, A).key, known(w, B).key), (key(1, 0), key(0, 0)));
+        assert_eq!((known(w, A).key, known(w, B).key), (key(B, 0), key(A, 0)));
     });
 }
 
@@ -317,7 +317,7 @@ fn nothing_is_sent_to_a_peer_with_another_key() {
         assert_eq!(events(w, A, "a certificate of b was shown").len(), 2);
         w.shared.state().hosts[B].impostor = false;
         healthy(w, A, B).await;
-        assert_eq!(known(w, A).key, key(1, 0));
+        assert_eq!(known(w, A).key, key(B, 0));
     });
 }
 
@@ -326,7 +326,6 @@ fn an_announced_key_takes_the_place_of_the_old_one_without_a_pause() {
     for (turning, other, name) in [(A, B, "a"), (B, A, "b")] {
         simulate(6, async |w| {
             replicating(w).await;
-            let number = u8::try_from(turning).unwrap();
             w.shared.state().hosts[turning].next_key = Some(1);
             w.cut(true);
             w.run(90).await;
@@ -339,7 +338,7 @@ fn an_announced_key_takes_the_place_of_the_old_one_without_a_pause() {
                 notes.iter().any(|n| n.contains("is known to every host")),
                 "{notes:?}"
             );
-            assert_eq!(known(w, other).next, Some(key(number, 1)));
+            assert_eq!(known(w, other).next, Some(key(turning, 1)));
             // It survives what comes in between.
             w.restart_both().await;
             healthy(w, A, B).await;
@@ -349,7 +348,7 @@ fn an_announced_key_takes_the_place_of_the_old_one_without_a_pause() {
             }
             healthy(w, A, B).await;
             let after = known(w, other);
-            assert_eq!((after.key, after.next), (key(number, 1), None));
+            assert_eq!((after.key, after.next), (key(turning, 1), None));
             assert_eq!(events(w, other, "uses its next key").len(), 1);
             // The old key is over, also after a restart.
             w.restart(other).await;
@@ -357,7 +356,7 @@ fn an_announced_key_takes_the_place_of_the_old_one_without_a_pause() {
             let old = PeerIdentity {
                 names: vec![name.into()],
                 addresses: Vec::new(),
-                key: Some(key(number, 0)),
+                key: Some(key(turning, 0)),
             };
             let reply = engine.call(&old, PeerRequest::Standing { vm: VM }).await;
             assert!(
@@ -374,7 +373,7 @@ fn a_withdrawn_announcement_of_a_key_is_forgotten() {
         replicating(w).await;
         w.shared.state().hosts[A].next_key = Some(1);
         w.run(130).await;
-        assert_eq!(known(w, B).next, Some(key(0, 1)));
+        assert_eq!(known(w, B).next, Some(key(A, 1)));
         w.shared.state().hosts[A].next_key = None;
         w.restart(A).await;
         w.run(130).await;
@@ -400,14 +399,14 @@ fn an_unannounced_key_is_used_only_after_a_person_trusted_it() {
         let unknown = Action::TrustKey {
             vm: None,
             host: "z".into(),
-            key: key(0, 5),
+            key: key(A, 5),
         };
         let refused = w.insist(B, unknown).await.unwrap_err();
         assert_eq!(refused.code, ReturnCode::FileNotFound);
-        trust(w, B, "a", key(0, 5)).await;
+        trust(w, B, "a", key(A, 5)).await;
         assert_eq!(events(w, B, "because somebody said so").len(), 1);
         healthy(w, A, B).await;
-        assert_eq!(known(w, B).key, key(0, 5));
+        assert_eq!(known(w, B).key, key(A, 5));
         w.restart(B).await;
         healthy(w, A, B).await;
         assert_eq!(mode(w, B), Mode::Replica);

@@ -6,7 +6,7 @@ use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::harness::{
     A, B, commit, difference, eventually, failover, flows, healthy, history, job, local_disks, moved, phase,
-    planned, points, refused, replicating, reverse, simulate, start_vm, state, stop_vm, taken_over,
+    planned, points, refused, replicating, reverse, revert, simulate, start_vm, state, stop_vm, taken_over,
 };
 use lifeboat_sim::{VM, World};
 
@@ -262,11 +262,7 @@ fn a_split_is_shown_and_nothing_is_sent() {
         let seen = split(w).expect("the split is known");
         assert!(!seen.committed && seen.theirs.contains("runs"), "{seen:?}");
         // Reverted there, it is over, and replication goes on by itself.
-        let force = Action::RevertFailover {
-            vm: World::vm(),
-            force: true,
-        };
-        assert_eq!(job(w, B, force).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, revert()).await.unwrap(), JobState::Completed);
         eventually(w, "peace", |w| split(w).is_none()).await;
         healthy(w, A, B).await;
         // Committed, this side is the past; and it starts nothing.

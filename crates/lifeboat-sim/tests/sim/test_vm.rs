@@ -11,9 +11,9 @@ use lifeboat_model::{
     ReplicationState as State,
 };
 use lifeboat_sim::harness::{
-    A, B, REPLICA, Steps, commit, durable, enable, eventually, failover, healthy, insist_until, job, phase,
-    planned, points, refused_with_way_out, replicating, resync, revert, simulate, start_copy, start_test,
-    start_vm, state, stop_test, truth,
+    A, B, Steps, commit, durable, enable, eventually, failover, healthy, insist_until, job, phase, planned,
+    points, refused_with_way_out, replicating, resync, revert, simulate, start_copy, start_test, start_vm,
+    state, stop_test, truth,
 };
 use lifeboat_sim::{Content, SYS_BYTES, VM, World};
 
@@ -534,7 +534,7 @@ async fn whole(saga: Saga, w: &mut World) {
 fn every_step(saga: Saga) {
     let steps = Steps {
         bytes: SYS_BYTES,
-        failing: &[REPLICA],
+        failing: &[B],
         ..Steps::of(&saga)
     };
     steps.each_fails_once(

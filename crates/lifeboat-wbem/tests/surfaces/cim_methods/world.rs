@@ -6,8 +6,10 @@ use std::sync::Arc;
 use lifeboat_cim::{CimError, Instance, InstanceName, ObjectPath, Raw, Value};
 use lifeboat_sim::{VM, World};
 use lifeboat_wbem::cim::{
-    Caller, Certificates, Found, HostFacts, Machine, ObjectManager, Outcome, Role, VIRTUALIZATION,
+    Caller, Certificates, Found, HostFacts, ObjectManager, Outcome, Role, VIRTUALIZATION,
 };
+
+use crate::facts::facts;
 
 /// Parameters as they come from a codec.
 pub type Args = Vec<(String, Raw)>;
@@ -21,13 +23,9 @@ pub const MAC: &str = "52:54:00:00:00:01";
 pub fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
     let engine = w.engine(host).unwrap();
     let facts = HostFacts {
-        name: w.shared.state().hosts[host].name.clone(),
-        version: "0.0.0".into(),
         certificates: Certificates::Fixed(vec![CERTIFICATE.to_vec()]),
-        peer_port: 7000,
-        job_retention: std::time::Duration::from_secs(300),
-        machine: Machine::default(),
         media_directories: vec!["/media".into(), "/nowhere".into()],
+        ..facts(w, host)
     };
     ObjectManager::new(engine, facts)
 }

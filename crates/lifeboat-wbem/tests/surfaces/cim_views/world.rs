@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use lifeboat_cim::{Instance, InstanceName, wql};
@@ -12,11 +11,11 @@ use lifeboat_engine::records::Job;
 use lifeboat_model::{NicBackend, NicSpec, VmId};
 use lifeboat_sim::harness::{PRIMARY, REPLICA, completed, simulate_small};
 use lifeboat_sim::{VM, World};
-use lifeboat_wbem::cim::{
-    Certificates, Cursor, Found, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION,
-};
+use lifeboat_wbem::cim::{Cursor, Found, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION};
 use tokio::sync::broadcast;
 use uuid::Uuid;
+
+use crate::facts::facts;
 
 /// The VM of the world, as this API writes it.
 pub(crate) const GUID: &str = "6F3B2F2E-3A63-4A0E-9A53-0D9F5F6F0001";
@@ -106,17 +105,12 @@ pub(crate) fn managed(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counti
         asked: Mutex::default(),
     });
     let facts = HostFacts {
-        name: w.shared.state().hosts[host].name.clone(),
-        version: "0.0.0".into(),
-        certificates: Certificates::Fixed(Vec::new()),
-        peer_port: 7000,
-        job_retention: Duration::from_secs(300),
         machine: Machine {
             cpus: 8,
             memory: 16 << 30,
             processor: "A processor".into(),
         },
-        media_directories: Vec::new(),
+        ..facts(w, host)
     };
     (ObjectManager::new(counting.clone(), facts), counting)
 }
