@@ -7,10 +7,10 @@ use lifeboat_model::{
     JobState, NicBackend, NicFailover, NicSpec, ReplicationHealth as Health, ReplicationState as State, VmId,
 };
 use lifeboat_sim::harness::{
-    A, B, commit, eventually, failover, healthy, job, planned, refused, replicating, revert, simulate,
+    A, B, Steps, commit, eventually, failover, healthy, job, planned, refused, replicating, revert, simulate,
     start_vm, state, stop_test, stop_vm,
 };
-use lifeboat_sim::{Fault, VM, World};
+use lifeboat_sim::{SYS_BYTES, VM, World};
 
 const MAC: &str = "52:54:00:00:00:01";
 
@@ -347,39 +347,33 @@ fn a_test_vm_is_told_in_the_network_of_tests_only() {
 /// Every call of a port during a failover with addresses fails once and crashes once; the guest has them in the end.
 #[test]
 fn every_step_on_the_way_to_an_address() {
-    let calls = simulate(3, async |w| {
-        begun(w).await;
-        let before = w.gate(B).calls();
-        failed_over(w).await;
-        w.run(10).await;
-        w.gate(B).calls() - before
-    });
-    for n in 1..=calls {
-        for fault in Fault::ALL {
-            simulate(3, async |w| {
-                begun(w).await;
-                w.cut(true);
-                w.run(5).await;
-                w.gate(B).arm(n, fault);
-                for _ in 0..10 {
-                    let _ = w.act(B, failover(PointSelector::Latest)).await;
-                    w.run(20).await;
-                    if state(w, B) == State::Recovered {
-                        break;
-                    }
+    let steps = Steps {
+        bytes: SYS_BYTES,
+        failing: &[B],
+        ..Steps::of(&"a failover with addresses")
+    };
+    steps.each_fails_once(
+        async |w| {
+            begun(w).await;
+            w.cut(true);
+            w.run(5).await;
+        },
+        async |w, ()| {
+            for _ in 0..10 {
+                let _ = w.act(B, failover(PointSelector::Latest)).await;
+                w.run(20).await;
+                if state(w, B) == State::Recovered {
+                    break;
                 }
-                let hit = w.gate(B).disarm();
-                if !w.runs(B) {
-                    w.insist(B, start_vm()).await.unwrap();
-                }
-                w.run(60).await;
-                assert!(
-                    ran(w, VM).len() >= 2,
-                    "step {n} {hit:?} {fault:?}: {:?}",
-                    w.recorded(B)
-                );
-                assert_eq!(addressing(w), Addressing::None, "step {n} {hit:?} {fault:?}");
-            });
-        }
-    }
+            }
+        },
+        async |w, ()| {
+            if !w.runs(B) {
+                w.insist(B, start_vm()).await.unwrap();
+            }
+            w.run(60).await;
+            assert!(ran(w, VM).len() >= 2, "{:?}", w.recorded(B));
+            assert_eq!(addressing(w), Addressing::None);
+        },
+    );
 }
