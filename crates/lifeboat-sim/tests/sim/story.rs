@@ -7,8 +7,8 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, commit, enable, failover, job, phase, points, refused_with_way_out, replicating,
-    revert, simulate, start_copy, state, truth,
+    PRIMARY, REPLICA, commit, durable, enable, failover, job, phase, points, refused_with_way_out,
+    replicating, revert, simulate, start_copy, state, truth,
 };
 
 /// What an administrator asks for in this story.
@@ -178,6 +178,18 @@ fn a_vm_is_replicated_failed_over_reverted_failed_over_again_and_committed() {
     for seed in 1..6 {
         simulate(seed, story);
     }
+}
+
+#[test]
+fn a_primary_that_is_suspended_sends_nothing() {
+    simulate(1, async |w| {
+        replicating(w).await;
+        w.insist(PRIMARY, Request::Suspend.action()).await.unwrap();
+        let before = durable(w, REPLICA);
+        w.write(20);
+        w.run(60).await;
+        assert_eq!(durable(w, REPLICA), before);
+    });
 }
 
 #[test]
