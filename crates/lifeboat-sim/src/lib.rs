@@ -3,13 +3,14 @@
 //!
 //! The truth about disks is kept by the simulated hypervisor: what every disk held at every instant. No check asks the
 //! engine, the store's answers or the wire for it. What is deliberately absent: image formats, certificates, real files.
-//! Run it on a current-thread runtime whose clock is paused.
+//! It runs on a current-thread runtime whose clock is paused; [`harness`] makes one, and has what tests share beyond it.
 
 mod capture;
 mod catalog;
 mod disk;
 mod environment;
 mod gate;
+pub mod harness;
 mod hypervisor;
 mod lies;
 mod link;

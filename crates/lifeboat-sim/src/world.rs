@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::disk::{BLOCK, Content, Image};
 use crate::gate::Gate;
+use crate::harness::{A, B, TWO_HOSTS};
 use crate::hypervisor::end;
 use crate::port::Port;
 use crate::state::{Shared, State, process};
@@ -83,9 +84,9 @@ fn by() -> By {
 }
 
 impl World {
-    /// A world of two hosts in which nothing is replicated yet; the VM runs on host 0.
+    /// A world of two hosts in which nothing is replicated yet; the VM runs on host `a`.
     pub async fn new(seed: u64) -> Self {
-        Self::with(seed, &["a", "b"], SYS_BYTES).await
+        Self::with(seed, TWO_HOSTS, SYS_BYTES).await
     }
 
     /// The same with these hosts, at most four, and a first disk of this size.
@@ -94,10 +95,10 @@ impl World {
         {
             let mut s = shared.state();
             for (path, size) in [("/vm/sys.qcow2", sys_bytes), ("/vm/data.qcow2", DATA_BYTES)] {
-                s.hosts[0].images.insert(path.into(), Image::new(size));
+                s.hosts[A].images.insert(path.into(), Image::new(size));
             }
-            s.hosts[0].local = vec![spec()];
-            let p = process(&mut s, 0, VM);
+            s.hosts[A].local = vec![spec()];
+            let p = process(&mut s, A, VM);
             (p.power, p.run) = (PowerState::Running, 1);
             p.images = vec!["/vm/sys.qcow2".into(), "/vm/data.qcow2".into()];
             for host in &mut s.hosts {
@@ -170,7 +171,9 @@ impl World {
         s.recent.iter().skip(from).cloned().collect()
     }
 
-    fn engine(&self, host: usize) -> Option<Arc<Engine>> {
+    /// The engine of a host; `None` while its daemon is down.
+    #[must_use]
+    pub fn engine(&self, host: usize) -> Option<Arc<Engine>> {
         self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner)[host].clone()
     }
 
@@ -276,9 +279,9 @@ impl World {
 
     /// Ends the daemons of the first two hosts at once and starts them again, one after the other.
     pub async fn restart_both(&self) {
-        self.stop(1).await;
-        self.restart(0).await;
-        self.boot(1).await;
+        self.stop(B).await;
+        self.restart(A).await;
+        self.boot(B).await;
     }
 
     /// Lets a little virtual time pass.
@@ -398,7 +401,7 @@ impl World {
 
     /// Cuts the link between the first two hosts, or heals it.
     pub fn cut(&self, cut: bool) {
-        self.cut_between(0, 1, cut);
+        self.cut_between(A, B, cut);
     }
 
     /// Makes the link between the first two hosts take everything and answer nothing, or heals it.
@@ -406,9 +409,9 @@ impl World {
         self.trouble(format!("mute {mute}"));
         let mut mutes = self.shared.mutes.lock().unwrap_or_else(PoisonError::into_inner);
         if mute {
-            mutes.insert((0, 1));
+            mutes.insert((A, B));
         } else {
-            mutes.remove(&(0, 1));
+            mutes.remove(&(A, B));
         }
     }
 

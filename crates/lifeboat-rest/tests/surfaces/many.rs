@@ -8,6 +8,7 @@ use lifeboat_engine::action::{Action, Answer, VmView};
 use lifeboat_engine::paging::{MOST_BYTES, Paging};
 use lifeboat_rest::{Admission, Client, Server};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{PRIMARY, REPLICA, memory_kb};
 use tokio_util::sync::CancellationToken;
 
 use crate::rest_pages::get;
@@ -28,22 +29,12 @@ async fn pages(socket: &Utf8PathBuf, first: &str) -> Vec<(usize, Vec<VmView>)> {
     pages
 }
 
-/// Kilobytes of memory that this process has, and has had at most.
-fn memory() -> (u64, u64) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
-    };
-    (field("VmRSS:"), field("VmHWM:"))
-}
-
 async fn lists(n: usize) {
     tokio::time::pause();
     let w = World::of_many(n).await;
     tokio::time::resume();
-    for host in [0, 1] {
-        let engine = w.shared.engines.lock().unwrap()[host].clone().unwrap();
+    for host in [PRIMARY, REPLICA] {
+        let engine = w.engine(host).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let socket = Utf8PathBuf::from_path_buf(dir.path().join("lifeboat.sock")).unwrap();
         let server = Server::bind(&socket, Admission::local(None)).unwrap();
@@ -59,7 +50,7 @@ async fn lists(n: usize) {
             println!(
                 "{n} VMs of host {host} by {first}: {} pages of at most {largest} bytes in {took:?}, memory {:?}",
                 pages.len(),
-                memory()
+                memory_kb()
             );
             // The items, and the brackets around them.
             assert!(largest <= MOST_BYTES + 2, "{largest}");

@@ -322,7 +322,7 @@ fn fits(value: &Value, schema: &Value, doc: &Value) -> Result<(), String> {
 }
 
 #[test]
-fn what_the_engine_says_fits_the_schemas() {
+fn answers_of_the_engine_fit_the_schemas() {
     let doc = openapi::document();
     for action in actions() {
         let tag = serde_json::to_value(&action).unwrap()["action"].clone();
@@ -391,7 +391,7 @@ async fn refusals_carry_code_name_and_way_out() {
 }
 
 #[tokio::test]
-async fn nonsense_is_refused_before_the_engine_sees_it() {
+async fn an_invalid_request_is_refused_before_it_reaches_the_engine() {
     let host = host(fitting);
     let long = vec![b' '; (1 << 20) + 1];
     let table: &[(&str, &str, &[u8], u16, &str)] = &[

@@ -6,22 +6,23 @@ use lifeboat_engine::action::{Action, Answer, Management};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_rest::{Admission, Client, ClientError, Server};
+use lifeboat_sim::World;
+use lifeboat_sim::harness::{PRIMARY, four_eyes};
 use tokio_util::sync::CancellationToken;
 
 /// The whole way: what the kernel says of this process, the engine that waits, and the client that is told.
 #[tokio::test]
-async fn a_wish_of_root_waits_as_well_and_one_person_on_the_socket_is_one() {
-    let world = lifeboat_sim::World::new(5).await;
-    world.shared.state().hosts[0].four_eyes = true;
-    world.restart(0).await;
-    let engine = world.shared.engines.lock().unwrap()[0].clone().unwrap();
+async fn a_request_of_root_waits_and_one_user_on_the_socket_counts_once() {
+    let world = World::new(5).await;
+    four_eyes(&world, &[PRIMARY]).await;
+    let engine = world.engine(PRIMARY).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let socket = Utf8PathBuf::from_path_buf(dir.path().join("lifeboat.sock")).unwrap();
     let server = Server::bind(&socket, Admission::local(None)).unwrap();
     let stop = CancellationToken::new();
     let task = tokio::spawn(server.serve(engine.clone(), stop.clone()));
     let client = Client::new(&socket);
-    let entries = || world.shared.state().hosts[0].catalog.entries.len();
+    let entries = || world.shared.state().hosts[PRIMARY].catalog.entries.len();
     let before = entries();
     let remove = Action::RemoveAuthorization { primary: "b".into() };
     let refused = |answer: Result<Answer, ClientError>| match answer {

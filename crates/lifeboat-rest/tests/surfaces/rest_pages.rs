@@ -69,7 +69,7 @@ async fn the_client_follows_pages_to_the_end_of_a_list() {
 }
 
 #[tokio::test]
-async fn who_knows_nothing_of_pages_gets_the_first_one_and_the_address_of_the_next() {
+async fn a_client_without_paging_gets_the_first_page_and_the_address_of_the_next() {
     let host = host(counted);
     let (status, next, body) = get(&host.socket, "/api/v1/jobs").await;
     let jobs: Vec<Value> = serde_json::from_slice(&body).unwrap();

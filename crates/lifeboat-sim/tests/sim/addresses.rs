@@ -1,15 +1,16 @@
 //! Addresses after a failover: what guests are told, when, and that nothing else ever waits for it.
 
-use crate::common::{
-    commit, eventually, failover, healthy, job, planned, replicating, revert, simulate, state,
-};
 use lifeboat_engine::action::{Action, PointSelector, VmRef};
 use lifeboat_engine::ports::hypervisor::GuestOs;
 use lifeboat_engine::records::Addressing;
 use lifeboat_model::{
     JobState, NicBackend, NicFailover, NicSpec, ReplicationHealth as Health, ReplicationState as State, VmId,
 };
-use lifeboat_sim::{Fault, VM, World};
+use lifeboat_sim::harness::{
+    A, B, Steps, commit, eventually, failover, healthy, job, planned, refused, replicating, revert, simulate,
+    start_vm, state, stop_test, stop_vm,
+};
+use lifeboat_sim::{SYS_BYTES, VM, World};
 
 const MAC: &str = "52:54:00:00:00:01";
 
@@ -41,11 +42,11 @@ async fn begun(w: &mut World) {
         mac: MAC.into(),
         backend: tap("lan0"),
     };
-    w.shared.state().hosts[0].local[0].nics = vec![nic];
-    w.restart(0).await;
+    w.shared.state().hosts[A].local[0].nics = vec![nic];
+    w.restart(A).await;
     replicating(w).await;
     w.run(20).await;
-    w.insist(1, set(vec![card()])).await.unwrap();
+    w.insist(B, set(vec![card()])).await.unwrap();
 }
 
 /// Programs that ran in a guest on the replica's host, as text.
@@ -56,11 +57,11 @@ fn ran(w: &World, vm: VmId) -> Vec<String> {
 }
 
 fn addressing(w: &World) -> Addressing {
-    w.recorded(1).unwrap().addressing
+    w.recorded(B).unwrap().addressing
 }
 
 fn events(w: &World, word: &str) -> usize {
-    w.shared.state().hosts[1]
+    w.shared.state().hosts[B]
         .events
         .iter()
         .filter(|e| e.message.contains(word))
@@ -69,7 +70,7 @@ fn events(w: &World, word: &str) -> usize {
 
 fn backends(w: &World, vm: VmId) -> Vec<NicBackend> {
     let s = w.shared.state();
-    let spec = s.hosts[1].processes[&vm].spec.as_ref().unwrap();
+    let spec = s.hosts[B].processes[&vm].spec.as_ref().unwrap();
     spec.nics.iter().map(|n| n.backend.clone()).collect()
 }
 
@@ -77,7 +78,7 @@ async fn failed_over(w: &mut World) {
     w.cut(true);
     w.run(5).await;
     assert_eq!(
-        job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+        job(w, B, failover(PointSelector::Latest)).await.unwrap(),
         JobState::Completed
     );
 }
@@ -96,10 +97,10 @@ fn a_failed_over_guest_is_connected_and_told_its_addresses() {
         );
         assert_eq!(events(w, "has its addresses"), 1);
         let s = w.shared.state();
-        let seed = &s.hosts[1].processes[&VM].seed;
+        let seed = &s.hosts[B].processes[&VM].seed;
         let network = seed.iter().find(|(name, _)| name == "network-config").unwrap();
         assert!(network.1.contains("10.9.0.5/24"), "{network:?}");
-        let branch = s.hosts[1].replicas[&VM].branches.keys().next().unwrap();
+        let branch = s.hosts[B].replicas[&VM].branches.keys().next().unwrap();
         assert!(
             seed[0].1.contains(&branch.to_string()),
             "a new instance for each failover: {seed:?}"
@@ -108,20 +109,20 @@ fn a_failed_over_guest_is_connected_and_told_its_addresses() {
 }
 
 #[test]
-fn without_settings_nothing_is_told_and_a_tap_of_the_primary_is_not_used() {
+fn without_settings_the_guest_gets_no_addresses_and_no_tap() {
     simulate(2, async |w| {
         begun(w).await;
-        w.insist(1, set(Vec::new())).await.unwrap();
+        w.insist(B, set(Vec::new())).await.unwrap();
         failed_over(w).await;
         w.run(30).await;
         assert_eq!(backends(w, VM), [NicBackend::None]);
         assert!(ran(w, VM).is_empty());
-        assert!(w.shared.state().hosts[1].processes[&VM].seed.is_empty());
+        assert!(w.shared.state().hosts[B].processes[&VM].seed.is_empty());
     });
 }
 
 #[test]
-fn windows_is_told_in_its_own_words() {
+fn a_windows_guest_gets_its_addresses_by_powershell() {
     simulate(3, async |w| {
         begun(w).await;
         w.shared.state().agent = Some(GuestOs::Windows);
@@ -144,40 +145,40 @@ fn settings_are_checked_and_kept_on_both_sides() {
             mac: "52:54:00:00:00:09".into(),
             ..card()
         };
-        for host in 0..2 {
-            let e = w.act(host, set(vec![other.clone()])).await.unwrap().unwrap_err();
+        for host in [A, B] {
+            let e = refused(w, host, set(vec![other.clone()])).await;
             assert_eq!(e.code.number(), 32773, "{e}");
             assert!(
                 e.message.contains("52:54:00:00:00:09") && !e.hint.is_empty(),
                 "{e}"
             );
         }
-        w.insist(0, set(vec![card()])).await.unwrap();
-        w.restart(0).await;
-        w.restart(1).await;
-        for host in 0..2 {
+        w.insist(A, set(vec![card()])).await.unwrap();
+        w.restart(A).await;
+        w.restart(B).await;
+        for host in [A, B] {
             assert_eq!(w.view(host).await.unwrap().replication.unwrap().network, [card()]);
         }
         // What replication tells the replica of the machine leaves its own settings alone.
         w.run(200).await;
-        assert_eq!(w.recorded(1).unwrap().network, [card()]);
-        healthy(w, 0, 1).await;
+        assert_eq!(w.recorded(B).unwrap().network, [card()]);
+        healthy(w, A, B).await;
     });
 }
 
 #[test]
-fn a_silent_agent_delays_nothing_and_is_told_in_the_end() {
+fn a_silent_agent_delays_nothing_and_is_reported() {
     simulate(5, async |w| {
         begun(w).await;
         w.shared.state().agent = None;
         failed_over(w).await;
-        assert_eq!(state(w, 1), State::Recovered);
+        assert_eq!(state(w, B), State::Recovered);
         w.run(200).await;
         assert_eq!(addressing(w), Addressing::Due);
         w.run(120).await;
         assert!(matches!(addressing(w), Addressing::Failed { .. }));
         assert_eq!(events(w, "not given its addresses"), 1);
-        let shown = w.view(1).await.unwrap().replication.unwrap();
+        let shown = w.view(B).await.unwrap().replication.unwrap();
         assert!(shown.health >= Health::Warning);
         assert!(
             shown
@@ -188,37 +189,21 @@ fn a_silent_agent_delays_nothing_and_is_told_in_the_end() {
         );
         // The next start of the VM tries again.
         w.shared.state().agent = Some(GuestOs::Linux);
-        w.insist(
-            1,
-            Action::StopVm {
-                vm: World::vm(),
-                force: true,
-            },
-        )
-        .await
-        .unwrap();
-        w.insist(
-            1,
-            Action::StartVm {
-                vm: World::vm(),
-                force: false,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(B, stop_vm(true)).await.unwrap();
+        w.insist(B, start_vm()).await.unwrap();
         eventually(w, "addresses", |w| {
             addressing(w) == Addressing::None && !ran(w, VM).is_empty()
         })
         .await;
         // And nothing of it is left after a revert.
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, revert()).await.unwrap(), JobState::Completed);
         w.cut(false);
-        healthy(w, 0, 1).await;
+        healthy(w, A, B).await;
     });
 }
 
 #[test]
-fn commands_that_fail_are_told_and_fail_nothing_else() {
+fn failed_guest_commands_are_reported_and_fail_nothing_else() {
     simulate(6, async |w| {
         begun(w).await;
         w.shared.state().exit_code = 3;
@@ -227,15 +212,15 @@ fn commands_that_fail_are_told_and_fail_nothing_else() {
             matches!(addressing(w), Addressing::Failed { .. })
         })
         .await;
-        assert_eq!(state(w, 1), State::Recovered);
+        assert_eq!(state(w, B), State::Recovered);
         assert!(ran(w, VM).len() > 1, "it is tried more than once");
         let Addressing::Failed { why } = addressing(w) else {
             unreachable!()
         };
         assert!(why.contains("code 3"), "{why}");
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, revert()).await.unwrap(), JobState::Completed);
         assert_eq!(addressing(w), Addressing::None);
-        let notes = w.view(1).await.unwrap().replication.unwrap().health_notes;
+        let notes = w.view(B).await.unwrap().replication.unwrap().health_notes;
         assert!(!notes.iter().any(|n| n.contains("addresses")), "{notes:?}");
     });
 }
@@ -247,7 +232,7 @@ fn waiting_for_a_guest_ends_with_a_revert() {
         w.shared.state().agent = None;
         failed_over(w).await;
         w.run(20).await;
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, revert()).await.unwrap(), JobState::Completed);
         w.shared.state().agent = Some(GuestOs::Linux);
         w.run(600).await;
         assert!(ran(w, VM).is_empty());
@@ -256,22 +241,22 @@ fn waiting_for_a_guest_ends_with_a_revert() {
 }
 
 #[test]
-fn it_goes_on_after_a_restart_of_the_daemon_and_is_done_once() {
+fn addresses_are_given_once_although_the_daemon_restarts() {
     simulate(8, async |w| {
         begun(w).await;
         w.shared.state().agent = None;
         failed_over(w).await;
         for _ in 0..5 {
             w.run(100).await;
-            w.restart(1).await;
+            w.restart(B).await;
         }
         assert_eq!(addressing(w), Addressing::Due);
         w.shared.state().agent = Some(GuestOs::Linux);
         eventually(w, "addresses", |w| addressing(w) == Addressing::None).await;
-        w.restart(1).await;
+        w.restart(B).await;
         w.run(60).await;
         assert_eq!(ran(w, VM).len(), 2);
-        assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, commit()).await.unwrap(), JobState::Completed);
         w.run(60).await;
         assert_eq!(ran(w, VM).len(), 2);
     });
@@ -281,11 +266,11 @@ fn it_goes_on_after_a_restart_of_the_daemon_and_is_done_once() {
 fn after_a_planned_failover_the_new_primary_s_guest_is_told() {
     simulate(9, async |w| {
         begun(w).await;
-        w.insist(0, planned(true)).await.unwrap();
-        eventually(w, "the VM starts there", |w| w.runs(1)).await;
+        w.insist(A, planned(true)).await.unwrap();
+        eventually(w, "the VM starts there", |w| w.runs(B)).await;
         eventually(w, "addresses", |w| ran(w, VM).len() == 2).await;
         assert_eq!(backends(w, VM), [tap("dr0")]);
-        healthy(w, 1, 0).await;
+        healthy(w, B, A).await;
         assert_eq!(addressing(w), Addressing::None);
     });
 }
@@ -295,24 +280,24 @@ fn after_a_planned_failover_the_new_primary_s_guest_is_told() {
 fn a_vm_that_comes_home_is_connected_as_it_was() {
     let at_home = |w: &World| {
         let s = w.shared.state();
-        let spec = s.hosts[0].processes[&VM].spec.as_ref().unwrap();
+        let spec = s.hosts[A].processes[&VM].spec.as_ref().unwrap();
         spec.nics.iter().map(|n| n.backend.clone()).collect::<Vec<_>>()
     };
     for by_plan in [true, false] {
         simulate(12, async |w| {
             begun(w).await;
-            w.insist(0, planned(true)).await.unwrap();
-            eventually(w, "the VM starts there", |w| w.runs(1)).await;
-            healthy(w, 1, 0).await;
+            w.insist(A, planned(true)).await.unwrap();
+            eventually(w, "the VM starts there", |w| w.runs(B)).await;
+            healthy(w, B, A).await;
             if by_plan {
-                w.insist(1, planned(true)).await.unwrap();
-                eventually(w, "the VM starts here", |w| w.runs(0)).await;
+                w.insist(B, planned(true)).await.unwrap();
+                eventually(w, "the VM starts here", |w| w.runs(A)).await;
             } else {
                 w.cut(true);
                 w.run(5).await;
-                w.guest_off(1);
+                w.guest_off(B);
                 assert_eq!(
-                    job(w, 0, failover(PointSelector::Latest)).await.unwrap(),
+                    job(w, A, failover(PointSelector::Latest)).await.unwrap(),
                     JobState::Completed
                 );
             }
@@ -329,7 +314,7 @@ fn a_test_vm_is_told_in_the_network_of_tests_only() {
         assert_eq!(
             job(
                 w,
-                1,
+                B,
                 Action::StartTest {
                     vm,
                     point,
@@ -340,12 +325,12 @@ fn a_test_vm_is_told_in_the_network_of_tests_only() {
             .unwrap(),
             JobState::Completed
         );
-        let test = w.recorded(1).unwrap().replica().unwrap().test.clone().unwrap().vm;
+        let test = w.recorded(B).unwrap().replica().unwrap().test.clone().unwrap().vm;
         eventually(w, "addresses", |w| ran(w, test).len() == 2).await;
         assert_eq!(backends(w, test), [tap("lab0")]);
         let named = VmRef("web - Test".into());
         w.insist(
-            1,
+            B,
             Action::StopVm {
                 vm: named,
                 force: true,
@@ -353,59 +338,42 @@ fn a_test_vm_is_told_in_the_network_of_tests_only() {
         )
         .await
         .unwrap();
-        assert_eq!(
-            job(w, 1, Action::StopTest { vm: World::vm() }).await.unwrap(),
-            JobState::Completed
-        );
+        assert_eq!(job(w, B, stop_test()).await.unwrap(), JobState::Completed);
         assert!(ran(w, VM).is_empty());
-        healthy(w, 0, 1).await;
+        healthy(w, A, B).await;
     });
 }
 
 /// Every call of a port during a failover with addresses fails once and crashes once; the guest has them in the end.
 #[test]
 fn every_step_on_the_way_to_an_address() {
-    let calls = simulate(3, async |w| {
-        begun(w).await;
-        let before = w.gate(1).calls();
-        failed_over(w).await;
-        w.run(10).await;
-        w.gate(1).calls() - before
-    });
-    for n in 1..=calls {
-        for fault in Fault::ALL {
-            simulate(3, async |w| {
-                begun(w).await;
-                w.cut(true);
-                w.run(5).await;
-                w.gate(1).arm(n, fault);
-                for _ in 0..10 {
-                    let _ = w.act(1, failover(PointSelector::Latest)).await;
-                    w.run(20).await;
-                    if state(w, 1) == State::Recovered {
-                        break;
-                    }
+    let steps = Steps {
+        bytes: SYS_BYTES,
+        failing: &[B],
+        ..Steps::of(&"a failover with addresses")
+    };
+    steps.each_fails_once(
+        async |w| {
+            begun(w).await;
+            w.cut(true);
+            w.run(5).await;
+        },
+        async |w, ()| {
+            for _ in 0..10 {
+                let _ = w.act(B, failover(PointSelector::Latest)).await;
+                w.run(20).await;
+                if state(w, B) == State::Recovered {
+                    break;
                 }
-                let hit = w.gate(1).disarm();
-                if !w.runs(1) {
-                    w.insist(
-                        1,
-                        Action::StartVm {
-                            vm: World::vm(),
-                            force: false,
-                        },
-                    )
-                    .await
-                    .unwrap();
-                }
-                w.run(60).await;
-                assert!(
-                    ran(w, VM).len() >= 2,
-                    "step {n} {hit:?} {fault:?}: {:?}",
-                    w.recorded(1)
-                );
-                assert_eq!(addressing(w), Addressing::None, "step {n} {hit:?} {fault:?}");
-            });
-        }
-    }
+            }
+        },
+        async |w, ()| {
+            if !w.runs(B) {
+                w.insist(B, start_vm()).await.unwrap();
+            }
+            w.run(60).await;
+            assert!(ran(w, VM).len() >= 2, "{:?}", w.recorded(B));
+            assert_eq!(addressing(w), Addressing::None);
+        },
+    );
 }

@@ -1,20 +1,16 @@
 //! A replica whose disk is slow: what waits to be applied is bounded and holds the sender back, nothing is lost or counted as
 //! a failure, points go on expiring, and a failover does not wait for a replay.
 
-use crate::common::{agreed, failover, replicating, simulate, state};
-use lifeboat_engine::action::{Action, Answer, PointSelector, ReplicationView};
+use lifeboat_engine::action::{Action, Answer, PointSelector};
 use lifeboat_model::policy::BACKLOG_LOGS;
 use lifeboat_model::{JobState, ReplicationHealth as Health, ReplicationState as State};
+use lifeboat_sim::harness::{PRIMARY, REPLICA, agreed, failover, replicating, replication, simulate, state};
 use lifeboat_sim::{VM, World};
-
-async fn view(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
-}
 
 /// Logs that wait on the replica.
 fn waiting(w: &World) -> usize {
     let s = w.shared.state();
-    let r = &s.hosts[1].replicas[&VM];
+    let r = &s.hosts[REPLICA].replicas[&VM];
     let behind = |l: &&lifeboat_sim::KeptLog| l.log.position.sequence() > r.applied.sequence();
     r.logs.iter().filter(behind).count()
 }
@@ -23,16 +19,16 @@ fn waiting(w: &World) -> usize {
 async fn slow(w: &mut World, spacing_s: u32, apply_ms: u64) {
     replicating(w).await;
     let mut settings = World::settings();
-    settings.disks = w.recorded(0).unwrap().settings.disks;
+    settings.disks = w.recorded(PRIMARY).unwrap().settings.disks;
     (settings.interval_s, settings.point_spacing_s) = (1, spacing_s);
     settings.any_point_window_s = spacing_s * 2;
     let vm = World::vm();
-    w.insist(0, Action::ModifyReplication { vm, settings })
+    w.insist(PRIMARY, Action::ModifyReplication { vm, settings })
         .await
         .unwrap();
     agreed(w).await;
     w.run(20).await;
-    w.shared.state().hosts[1].slow_apply_ms = apply_ms;
+    w.shared.state().hosts[REPLICA].slow_apply_ms = apply_ms;
 }
 
 #[test]
@@ -44,28 +40,31 @@ fn a_backlog_is_bounded_and_holds_the_sender_back() {
             w.write(2);
             w.run(1).await;
             most = most.max(waiting(w));
-            for (host, word) in [(0, "holds new data back"), (1, "wait for this host's disk")] {
-                let v = view(w, host).await;
+            for (host, word) in [
+                (PRIMARY, "holds new data back"),
+                (REPLICA, "wait for this host's disk"),
+            ] {
+                let v = replication(w, host).await;
                 let noted = v.health_notes.iter().any(|n| n.contains(word));
                 warned[host] |= noted && v.health == Health::Warning && v.backlog.is_some();
             }
         }
         assert!((3..=BACKLOG_LOGS + 1).contains(&most), "{most} logs waited");
         assert_eq!(warned, [true; 2], "both sides show it");
-        let (primary, replica) = (view(w, 0).await, view(w, 1).await);
+        let (primary, replica) = (replication(w, PRIMARY).await, replication(w, REPLICA).await);
         assert_eq!(
             primary.counters.failures, 0,
             "to be held back is no failure: {primary:?}"
         );
         assert_eq!(
-            (state(w, 0), state(w, 1)),
+            (state(w, PRIMARY), state(w, REPLICA)),
             (State::Replicating, State::Replicating)
         );
         assert!(primary.problem.is_none() && replica.problem.is_none());
-        w.shared.state().hosts[1].slow_apply_ms = 0;
+        w.shared.state().hosts[REPLICA].slow_apply_ms = 0;
         w.run(30).await;
         assert!(waiting(w) < 7, "{}", waiting(w));
-        assert_eq!(view(w, 0).await.backlog, None);
+        assert_eq!(replication(w, PRIMARY).await.backlog, None);
         w.check_all().unwrap();
     });
 }
@@ -78,7 +77,7 @@ fn points_expire_while_logs_wait() {
         for _ in 0..900 {
             w.write(1);
             w.run(1).await;
-            most = most.max(w.shared.state().hosts[1].replicas[&VM].points.len());
+            most = most.max(w.shared.state().hosts[REPLICA].replicas[&VM].points.len());
         }
         // Four are wanted, and one more may have been sealed since the last look.
         assert!(most <= 6, "{most} points");
@@ -97,8 +96,8 @@ fn points_expire_on_a_host_that_is_never_up_for_long() {
                 w.write(1);
                 w.run(1).await;
             }
-            most = most.max(w.shared.state().hosts[1].replicas[&VM].points.len());
-            w.restart(1).await;
+            most = most.max(w.shared.state().hosts[REPLICA].replicas[&VM].points.len());
+            w.restart(REPLICA).await;
         }
         assert!(most <= 6, "{most} points, four are wanted");
         w.check_all().unwrap();
@@ -118,12 +117,12 @@ fn a_failover_takes_one_apply_however_many_logs_wait() {
         w.cut(true);
         w.run(1).await;
         let began = w.shared.now().0;
-        let job = match w.act(1, failover(PointSelector::Latest)).await {
+        let job = match w.act(REPLICA, failover(PointSelector::Latest)).await {
             Some(Ok(Answer::Job(job))) => job,
             other => panic!("{other:?}"),
         };
         loop {
-            let found = w.jobs(1).into_iter().find(|j| j.id == job.id).unwrap();
+            let found = w.jobs(REPLICA).into_iter().find(|j| j.id == job.id).unwrap();
             if found.state.is_final() {
                 assert_eq!(found.state, JobState::Completed);
                 break;

@@ -1,10 +1,10 @@
 //! Who asked for what: events and jobs say it, of this host's callers and of other hosts, and after a restart too.
 
-use crate::common::{job, replicating, simulate};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_model::{JobState, JobType};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{PRIMARY, REPLICA, job, replicating, simulate};
 
 /// Who is said to have asked for what the newest event with these words tells of.
 fn asked(w: &World, host: usize, words: &str) -> Option<By> {
@@ -27,30 +27,30 @@ fn events_and_jobs_say_who_asked() {
             account: None,
             confirmed: None,
         };
-        assert_eq!(asked(w, 1, "replica offered by"), Some(primary));
+        assert_eq!(asked(w, REPLICA, "replica offered by"), Some(primary));
         // What goes on by itself is nobody's word.
-        assert_eq!(asked(w, 1, "initial copy finished"), None);
+        assert_eq!(asked(w, REPLICA, "initial copy finished"), None);
         let vm = World::vm();
-        w.insist(0, Action::SuspendReplication { vm: vm.clone() })
+        w.insist(PRIMARY, Action::SuspendReplication { vm: vm.clone() })
             .await
             .unwrap();
-        assert_eq!(asked(w, 0, "suspended"), Some(root.clone()));
-        w.insist(0, Action::ResumeReplication { vm: vm.clone() })
+        assert_eq!(asked(w, PRIMARY, "suspended"), Some(root.clone()));
+        w.insist(PRIMARY, Action::ResumeReplication { vm: vm.clone() })
             .await
             .unwrap();
         let scrub = Action::Scrub { vm };
-        assert_eq!(job(w, 1, scrub).await, Ok(JobState::Completed));
+        assert_eq!(job(w, REPLICA, scrub).await, Ok(JobState::Completed));
         let by = |w: &World| {
-            let jobs = w.jobs(1);
+            let jobs = w.jobs(REPLICA);
             let scrubs = jobs.iter().filter(|j| j.kind == JobType::Scrub);
             scrubs.map(|j| j.by.clone()).collect::<Vec<_>>()
         };
         assert_eq!(by(w), [Some(root.clone())]);
-        w.restart(1).await;
+        w.restart(REPLICA).await;
         assert_eq!(by(w), [Some(root)]);
         let events = w
             .insist(
-                1,
+                REPLICA,
                 Action::ListEvents {
                     vm: None,
                     limit: 100,

@@ -1,11 +1,10 @@
 //! Certificates that end: told once for each threshold, shown by the host and by the relationships that depend on them.
 
-use crate::common::{replicating, simulate, simulate_with};
-use lifeboat_engine::action::{Action, Answer, ServerView};
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::{ReplicationHealth, Timestamp};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{PRIMARY, REPLICA, replicating, server, simulate, simulate_with};
 
 const DAY: u64 = 86_400_000;
 
@@ -31,19 +30,12 @@ fn told(w: &World, host: usize, about: &str) -> Vec<String> {
     messages.filter(|m| m.contains(about)).collect()
 }
 
-async fn server(w: &World, host: usize) -> ServerView {
-    match w.act(host, Action::ShowServer).await {
-        Some(Ok(Answer::Server(view))) => view,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn the_end_of_a_certificate_is_told_once_for_each_threshold() {
     simulate_with(1, &["a"], lifeboat_sim::SYS_BYTES, async |w| {
         let own = certificate(w, CertificateUse::Host, "/tls/host.crt", 31);
-        set(w, 0, vec![own]).await;
-        assert!(server(w, 0).await.notes.is_empty());
+        set(w, PRIMARY, vec![own]).await;
+        assert!(server(w, PRIMARY).await.notes.is_empty());
         let mut day = 0;
         for (until, count, word) in [
             (0, 0, ""),
@@ -57,14 +49,14 @@ fn the_end_of_a_certificate_is_told_once_for_each_threshold() {
         ] {
             w.run((until - day) * 86_400).await;
             day = until;
-            let all = told(w, 0, "host.crt");
+            let all = told(w, PRIMARY, "host.crt");
             assert_eq!(all.len(), count, "day {day}: {all:?}");
             assert!(all.last().is_none_or(|m| m.contains(word)), "day {day}: {all:?}");
-            let notes = server(w, 0).await.notes;
+            let notes = server(w, PRIMARY).await.notes;
             assert_eq!(notes.len(), usize::from(count > 0), "day {day}: {notes:?}");
-            w.restart(0).await;
+            w.restart(PRIMARY).await;
             w.run(61).await;
-            assert_eq!(told(w, 0, "host.crt"), all, "a restart is no news");
+            assert_eq!(told(w, PRIMARY, "host.crt"), all, "a restart is no news");
         }
     });
 }
@@ -74,15 +66,15 @@ fn an_end_shows_in_the_health_of_what_depends_on_it() {
     simulate(2, async |w| {
         replicating(w).await;
         let peer = |w: &World, place: &str, days| certificate(w, CertificateUse::Peer, place, days);
-        set(w, 0, vec![peer(w, "c:7000", 3)]).await;
+        set(w, PRIMARY, vec![peer(w, "c:7000", 3)]).await;
         let health = |v: &lifeboat_engine::action::VmView| v.replication.as_ref().map(|r| r.health);
         assert_eq!(
-            health(&w.view(0).await.unwrap()),
+            health(&w.view(PRIMARY).await.unwrap()),
             Some(ReplicationHealth::Ok),
             "another peer's"
         );
-        set(w, 0, vec![peer(w, "B:7000", 3)]).await;
-        let view = w.view(0).await.unwrap();
+        set(w, PRIMARY, vec![peer(w, "B:7000", 3)]).await;
+        let view = w.view(PRIMARY).await.unwrap();
         assert_eq!(health(&view), Some(ReplicationHealth::Warning));
         let notes = view.replication.unwrap().health_notes.join("\n");
         assert!(
@@ -93,16 +85,16 @@ fn an_end_shows_in_the_health_of_what_depends_on_it() {
             not_after: Timestamp(w.shared.now().0 - 1),
             ..certificate(w, CertificateUse::Authority, "/tls/ca.crt", 1)
         };
-        set(w, 1, vec![over]).await;
-        let view = w.view(1).await.unwrap();
+        set(w, REPLICA, vec![over]).await;
+        let view = w.view(REPLICA).await.unwrap();
         assert_eq!(health(&view), Some(ReplicationHealth::Critical), "{view:?}");
         let broken = Certificate {
             problem: Some("the key is another one's".into()),
             ..certificate(w, CertificateUse::Host, "/tls/host.crt", 300)
         };
-        set(w, 1, vec![broken]).await;
-        let view = w.view(1).await.unwrap();
+        set(w, REPLICA, vec![broken]).await;
+        let view = w.view(REPLICA).await.unwrap();
         assert_eq!(health(&view), Some(ReplicationHealth::Warning), "{view:?}");
-        assert!(server(w, 1).await.notes[0].contains("the key is another one's"));
+        assert!(server(w, REPLICA).await.notes[0].contains("the key is another one's"));
     });
 }

@@ -1,25 +1,14 @@
 //! What another host can cause on this one by its word alone, and what an administrator of this host has to agree to.
 
-use crate::common::{
-    eventually, flows, healthy, job, mode, planned, replicating, reverse, sealed, simulate, state, taken_over,
-};
 use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
 use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_sim::harness::{
+    A, B, entry, eventually, flows, healthy, job, mode, planned, refused, replicating, reverse, sealed,
+    simulate, start_vm, state, taken_over,
+};
 use lifeboat_sim::{VM, World};
-
-fn entry() -> AuthorizationEntry {
-    AuthorizationEntry {
-        primary: "a".into(),
-        storage_location: "/replicas".into(),
-        trust_group: "t".into(),
-        allow_start: false,
-        keep_at_least_s: 0,
-        locked_until: None,
-        quota: Default::default(),
-    }
-}
 
 async fn set(w: &World, host: usize, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
     w.insist(host, Action::AddAuthorization { entry }).await
@@ -31,26 +20,26 @@ fn a_vm_that_is_not_replicated_becomes_a_replica_with_consent_only() {
         replicating(w).await;
         w.cut(true);
         taken_over(w, PointSelector::Latest, 10).await;
-        w.guest_off(0);
+        w.guest_off(A);
         let vm = World::vm();
-        w.insist(0, Action::RemoveReplication { vm: vm.clone() })
+        w.insist(A, Action::RemoveReplication { vm: vm.clone() })
             .await
             .unwrap();
-        assert_eq!(mode(w, 0), Mode::None);
+        assert_eq!(mode(w, A), Mode::None);
         w.cut(false);
-        let asked = job(w, 1, reverse()).await;
+        let asked = job(w, B, reverse()).await;
         let told = match asked {
             Err(e) => e.to_string(),
             Ok(state) => {
                 assert_eq!(state, JobState::Exception);
-                format!("{:?}", w.jobs(1))
+                format!("{:?}", w.jobs(B))
             }
         };
         assert!(told.contains("become-replica"), "{told}");
-        assert_eq!(mode(w, 0), Mode::None, "it gave way");
-        w.insist(0, Action::BecomeReplica { vm }).await.unwrap();
-        w.insist(1, reverse()).await.unwrap();
-        healthy(w, 1, 0).await;
+        assert_eq!(mode(w, A), Mode::None, "it gave way");
+        w.insist(A, Action::BecomeReplica { vm }).await.unwrap();
+        w.insist(B, reverse()).await.unwrap();
+        healthy(w, B, A).await;
     });
 }
 
@@ -58,48 +47,48 @@ fn a_vm_that_is_not_replicated_becomes_a_replica_with_consent_only() {
 fn a_primary_starts_its_vm_on_the_replica_where_the_entry_allows_it() {
     simulate(2, async |w| {
         replicating(w).await;
-        set(w, 1, entry()).await.unwrap();
-        let refused = w.act(0, planned(true)).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
-        assert!(refused.hint.contains("--allow-start"), "{refused:?}");
-        assert!(w.runs(0), "it was shut down for nothing");
-        assert_eq!(state(w, 0), State::Replicating);
+        set(w, B, entry("a", "/replicas")).await.unwrap();
+        let refusal = refused(w, A, planned(true)).await;
+        assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal:?}");
+        assert!(refusal.hint.contains("--allow-start"), "{refusal:?}");
+        assert!(w.runs(A), "it was shut down for nothing");
+        assert_eq!(state(w, A), State::Replicating);
         // Off is how it may come there, and on its own host it is started.
-        assert_eq!(job(w, 0, planned(false)).await.unwrap(), JobState::Completed);
-        eventually(w, "the roles are swapped", |w| flows(w, 1, 0)).await;
-        assert!(!w.runs(0) && !w.runs(1));
-        w.insist(1, crate::common::start_vm()).await.unwrap();
+        assert_eq!(job(w, A, planned(false)).await.unwrap(), JobState::Completed);
+        eventually(w, "the roles are swapped", |w| flows(w, B, A)).await;
+        assert!(!w.runs(A) && !w.runs(B));
+        w.insist(B, start_vm()).await.unwrap();
         // Asked for where it is to run, nobody's word is needed.
         let back = AuthorizationEntry {
             primary: "b".into(),
-            ..entry()
+            ..entry("a", "/replicas")
         };
-        set(w, 0, back).await.unwrap();
-        w.insist(0, planned(true)).await.unwrap();
-        eventually(w, "the VM starts here", |w| w.runs(0)).await;
-        healthy(w, 0, 1).await;
+        set(w, A, back).await.unwrap();
+        w.insist(A, planned(true)).await.unwrap();
+        eventually(w, "the VM starts here", |w| w.runs(A)).await;
+        healthy(w, A, B).await;
     });
 }
 
 /// The entry changes between the question and the handing over: the replica looks again.
 #[test]
-fn a_start_that_was_allowed_is_not_any_more_when_it_comes() {
+fn a_start_is_refused_when_the_entry_stopped_allowing_it() {
     simulate(3, async |w| {
         replicating(w).await;
         w.shared.state().stubborn = true;
-        w.insist(0, planned(true)).await.unwrap();
-        set(w, 1, entry()).await.unwrap();
-        w.guest_off(0);
+        w.insist(A, planned(true)).await.unwrap();
+        set(w, B, entry("a", "/replicas")).await.unwrap();
+        w.guest_off(A);
         eventually(w, "it is prepared and refused", |w| {
-            let jobs = w.jobs(0);
+            let jobs = w.jobs(A);
             jobs.iter().any(|j| j.state == JobState::Exception)
         })
         .await;
-        assert_eq!(state(w, 0), State::SyncedReplicationComplete);
-        assert!(!w.runs(0) && !w.runs(1));
-        assert!(format!("{:?}", w.jobs(0)).contains("--allow-start"));
-        assert_eq!(job(w, 0, planned(false)).await.unwrap(), JobState::Completed);
-        eventually(w, "the roles are swapped", |w| flows(w, 1, 0)).await;
+        assert_eq!(state(w, A), State::SyncedReplicationComplete);
+        assert!(!w.runs(A) && !w.runs(B));
+        assert!(format!("{:?}", w.jobs(A)).contains("--allow-start"));
+        assert_eq!(job(w, A, planned(false)).await.unwrap(), JobState::Completed);
+        eventually(w, "the roles are swapped", |w| flows(w, B, A)).await;
     });
 }
 
@@ -111,16 +100,16 @@ fn points_are_kept_for_the_time_of_the_entry_whatever_the_primary_asks_for() {
         replicating(w).await;
         let kept = AuthorizationEntry {
             keep_at_least_s: HOUR,
-            ..entry()
+            ..entry("a", "/replicas")
         };
-        set(w, 1, kept.clone()).await.unwrap();
+        set(w, B, kept.clone()).await.unwrap();
         for _ in 0..20 {
             w.write(20);
             w.run(60).await;
         }
         let before = sealed(w).await;
         assert!(before.len() > 5, "{before:?}");
-        let mut settings = w.recorded(0).unwrap().settings;
+        let mut settings = w.recorded(A).unwrap().settings;
         (
             settings.history,
             settings.any_point_window_s,
@@ -128,7 +117,7 @@ fn points_are_kept_for_the_time_of_the_entry_whatever_the_primary_asks_for() {
         ) = (0, 0, 1);
         settings.interval_s = 1;
         let vm = World::vm();
-        w.insist(0, Action::ModifyReplication { vm, settings })
+        w.insist(A, Action::ModifyReplication { vm, settings })
             .await
             .unwrap();
         for _ in 0..10 {
@@ -140,30 +129,30 @@ fn points_are_kept_for_the_time_of_the_entry_whatever_the_primary_asks_for() {
         assert!(lost.is_empty(), "{lost:?} of {}", before.len());
         assert!(after.len() > before.len(), "no new point");
         // Nor by a planned failover, which commits.
-        let refused = w.act(0, planned(false)).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
-        assert!(w.runs(0));
+        let refusal = refused(w, A, planned(false)).await;
+        assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal:?}");
+        assert!(w.runs(A));
         // An entry that is more exact, or broader, takes nothing from what this one promises.
         let other = AuthorizationEntry {
             primary: "*".into(),
-            ..entry()
+            ..entry("a", "/replicas")
         };
-        set(w, 1, other).await.unwrap();
+        set(w, B, other).await.unwrap();
         w.run(120).await;
         let still = sealed(w).await;
         assert!(after.is_subset(&still));
-        set(w, 1, entry()).await.unwrap();
+        set(w, B, entry("a", "/replicas")).await.unwrap();
         // Nor without the entry: somebody on this host has to agree.
         w.write(20);
         w.run(120).await;
         assert!(still.is_subset(&sealed(w).await));
         let vm = World::vm();
-        w.insist(1, Action::ReleasePoints { vm }).await.unwrap();
+        w.insist(B, Action::ReleasePoints { vm }).await.unwrap();
         w.write(20);
         w.run(120).await;
         let left = sealed(w).await.len();
         assert!(left < 4, "{left} are kept, as the primary asks for");
-        healthy(w, 0, 1).await;
+        healthy(w, A, B).await;
     });
 }
 
@@ -175,19 +164,19 @@ fn a_locked_entry_is_neither_removed_nor_shortened() {
         let locked = AuthorizationEntry {
             keep_at_least_s: 600,
             locked_until: Some(now.plus(std::time::Duration::from_secs(600))),
-            ..entry()
+            ..entry("a", "/replicas")
         };
-        set(w, 1, locked.clone()).await.unwrap();
+        set(w, B, locked.clone()).await.unwrap();
         let remove = Action::RemoveAuthorization { primary: "A.".into() };
-        let refused = w.act(1, remove.clone()).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::AccessDenied, "{refused:?}");
+        let refusal = refused(w, B, remove.clone()).await;
+        assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal:?}");
         assert_eq!(
-            set(w, 1, entry()).await.unwrap_err().code,
+            set(w, B, entry("a", "/replicas")).await.unwrap_err().code,
             ReturnCode::AccessDenied
         );
-        w.restart(1).await;
+        w.restart(B).await;
         assert_eq!(
-            set(w, 1, entry()).await.unwrap_err().code,
+            set(w, B, entry("a", "/replicas")).await.unwrap_err().code,
             ReturnCode::AccessDenied
         );
         let moved = AuthorizationEntry {
@@ -195,9 +184,9 @@ fn a_locked_entry_is_neither_removed_nor_shortened() {
             keep_at_least_s: 700,
             ..locked
         };
-        set(w, 1, moved).await.unwrap();
+        set(w, B, moved).await.unwrap();
         w.run(601).await;
-        w.insist(1, remove).await.unwrap();
+        w.insist(B, remove).await.unwrap();
     });
 }
 
@@ -206,27 +195,27 @@ fn a_locked_entry_is_neither_removed_nor_shortened() {
 fn a_primary_learns_no_file_of_the_replica_s_host() {
     simulate(6, async |w| {
         replicating(w).await;
-        w.shared.state().hosts[1].store_full = true;
+        w.shared.state().hosts[B].store_full = true;
         w.write(20);
         w.run(60).await;
-        let view = w.view(0).await.unwrap().replication.unwrap();
-        let told = format!("{view:?}{:?}", w.shared.state().hosts[0].events);
+        let view = w.view(A).await.unwrap().replication.unwrap();
+        let told = format!("{view:?}{:?}", w.shared.state().hosts[A].events);
         assert!(told.contains("no space left in its storage location"), "{told}");
         assert!(!told.contains("/replicas"), "{told}");
-        w.shared.state().hosts[1].store_full = false;
-        healthy(w, 0, 1).await;
+        w.shared.state().hosts[B].store_full = false;
+        healthy(w, A, B).await;
         let fault = StorageFault {
             kind: StorageFaultKind::Failing,
             path: "/replicas/secret.qcow2".into(),
             detail: "check the disk".to_owned(),
             since: w.shared.now(),
         };
-        w.shared.state().hosts[1].replicas.get_mut(&VM).unwrap().faults = vec![fault];
+        w.shared.state().hosts[B].replicas.get_mut(&VM).unwrap().faults = vec![fault];
         w.run(120).await;
-        let view = w.view(0).await.unwrap().replication.unwrap();
-        let told = format!("{view:?}{:?}", w.shared.state().hosts[0].events);
+        let view = w.view(A).await.unwrap().replication.unwrap();
+        let told = format!("{view:?}{:?}", w.shared.state().hosts[A].events);
         assert!(!told.contains("secret"), "{told}");
-        let own = w.view(1).await.unwrap().replication.unwrap();
+        let own = w.view(B).await.unwrap().replication.unwrap();
         assert!(
             format!("{:?}", own.health_notes).contains("secret.qcow2"),
             "{own:?}"

@@ -1,34 +1,20 @@
 //! A → B → C: what the replica gets goes on to a third host, which is a replica like any other. Logs are forwarded as they
 //! are; when they are gone, digests find the difference; and after a commit the middle goes on as the primary.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use crate::common::{
-    eventually, failover, flows, healthy, job, mode, planned, replicating, revert, simulate_with, state,
-    taken_over,
+use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{
+    A, B, C, Steps, THREE_HOSTS, chain, commit, durable, eventually, extend, extended, failover, flows,
+    follows, healthy, insist_until, job, mode, moved, planned, refused, replicating, resync, revert,
+    simulate_three, simulate_with, start_copy, start_vm, state, taken_over,
 };
-use lifeboat_engine::action::{Action, PointSelector, Refusal};
-use lifeboat_engine::records::Extended;
-use lifeboat_model::{
-    JobState, Position, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State,
-};
-use lifeboat_sim::{Fault, VM, World};
-
-const BYTES: u64 = 24 << 20;
+use lifeboat_sim::{VM, World};
 
 fn settings(peer: &str) -> ReplicationSettings {
     ReplicationSettings {
         peer: peer.into(),
         interval_s: 15,
         ..World::settings()
-    }
-}
-
-fn extend(peer: &str) -> Action {
-    Action::ExtendReplication {
-        vm: World::vm(),
-        settings: settings(peer),
-        start: true,
     }
 }
 
@@ -48,44 +34,6 @@ fn go_on() -> Action {
     Action::ContinueAsPrimary { vm: World::vm() }
 }
 
-fn simulate<T>(seed: u64, scenario: impl AsyncFnOnce(&mut World) -> T) -> T {
-    simulate_with(seed, &["a", "b", "c"], BYTES, scenario)
-}
-
-/// The extended relationship as the middle host has it.
-fn extended(w: &World, host: usize) -> Option<Extended> {
-    w.recorded(host)?.replica()?.extended.as_deref().cloned()
-}
-
-fn durable(w: &World, host: usize) -> Position {
-    w.shared.state().hosts[host].replicas[&VM].durable
-}
-
-fn moved(w: &World) -> (u64, u64) {
-    let s = w.shared.state();
-    (s.bulk_blocks, s.sync_blocks)
-}
-
-/// What the middle host has is on the third one.
-fn follows(w: &World, middle: usize) -> bool {
-    let wanted = durable(w, middle);
-    let applied = w.shared.state().hosts[2].replicas.get(&VM).map(|r| r.applied);
-    extended(w, middle).is_some_and(|e| e.state == State::Replicating && e.problem.is_none())
-        && state(w, 2) == State::Replicating
-        && applied == Some(wanted)
-}
-
-async fn refused(w: &World, host: usize, action: Action) -> Refusal {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    answer.expect_err(&format!("{action:?} should be refused"))
-}
-
-async fn chain(w: &mut World) {
-    replicating(w).await;
-    assert_eq!(job(w, 1, extend("c:7000")).await.unwrap(), JobState::Completed);
-    eventually(w, "the third host follows", |w| follows(w, 1)).await;
-}
-
 /// Cycles for so many seconds, with guests that write.
 async fn cycles(w: &mut World, seconds: u64) {
     for _ in 0..seconds / 5 {
@@ -97,42 +45,42 @@ async fn cycles(w: &mut World, seconds: u64) {
 
 async fn story(w: &mut World) {
     chain(w).await;
-    assert_eq!(mode(w, 2), Mode::ExtendedReplica);
+    assert_eq!(mode(w, C), Mode::ExtendedReplica);
     let before = moved(w);
     cycles(w, 200).await;
-    eventually(w, "the third host follows", |w| follows(w, 1)).await;
+    eventually(w, "the third host follows", |w| follows(w, B)).await;
     assert_eq!(moved(w), before, "forwarding copies nothing anew");
     {
         let s = w.shared.state();
         assert!(
-            s.hosts[2].replicas[&VM].points.len() >= 3,
+            s.hosts[C].replicas[&VM].points.len() >= 3,
             "it has points of its own"
         );
         let logs = |h: usize| s.hosts[h].replicas[&VM].logs.last().map(|l| l.bytes.clone());
-        assert_eq!(logs(1), logs(2), "the bytes are those that were received");
+        assert_eq!(logs(B), logs(C), "the bytes are those that were received");
     }
-    let said = refused(w, 1, Action::RemoveReplication { vm: World::vm() }).await;
+    let said = refused(w, B, Action::RemoveReplication { vm: World::vm() }).await;
     assert!(said.hint.contains("--extended"), "{said:?}");
-    refused(w, 1, extend("c:7000")).await;
-    refused(w, 2, extend("a:7000")).await;
-    refused(w, 1, go_on()).await;
-    let said = refused(w, 2, failover(PointSelector::Latest)).await;
+    refused(w, B, extend("c:7000")).await;
+    refused(w, C, extend("a:7000")).await;
+    refused(w, B, go_on()).await;
+    let said = refused(w, C, failover(PointSelector::Latest)).await;
     assert!(
         said.message.contains("running"),
         "the first of the chain lives: {said:?}"
     );
     // It can be brought up and put back like any other.
-    w.cut_between(0, 1, true);
-    w.cut_between(1, 2, true);
+    w.cut_between(A, B, true);
+    w.cut_between(B, C, true);
     assert_eq!(
-        job(w, 2, failover(PointSelector::Latest)).await.unwrap(),
+        job(w, C, failover(PointSelector::Latest)).await.unwrap(),
         JobState::Completed
     );
     w.run(30).await;
-    assert_eq!(job(w, 2, revert()).await.unwrap(), JobState::Completed);
-    w.cut_between(0, 1, false);
-    w.cut_between(1, 2, false);
-    eventually(w, "the third host follows again", |w| follows(w, 1)).await;
+    assert_eq!(job(w, C, revert()).await.unwrap(), JobState::Completed);
+    w.cut_between(A, B, false);
+    w.cut_between(B, C, false);
+    eventually(w, "the third host follows again", |w| follows(w, B)).await;
     cycles(w, 60).await;
     assert_eq!(moved(w), before, "nothing was copied again");
 }
@@ -140,13 +88,13 @@ async fn story(w: &mut World) {
 #[test]
 fn a_replica_is_extended_and_the_third_host_is_a_replica_like_any_other() {
     for seed in 1..5 {
-        simulate(seed, story);
+        simulate_three(seed, story);
     }
 }
 
 #[test]
-fn settings_that_cannot_be_meant_are_refused() {
-    simulate(2, async |w| {
+fn invalid_settings_of_an_extended_relationship_are_refused() {
+    simulate_three(2, async |w| {
         let with = |change: fn(&mut ReplicationSettings)| {
             let mut settings = settings("c:7000");
             change(&mut settings);
@@ -165,38 +113,38 @@ fn settings_that_cannot_be_meant_are_refused() {
             (|s| s.peer = "c".into(), "HOST:PORT"),
         ];
         for (change, word) in table {
-            let said = refused(w, 1, with(change)).await;
+            let said = refused(w, B, with(change)).await;
             assert!(said.message.contains(word), "{said:?}");
         }
-        refused(w, 0, extend("c:7000")).await;
+        refused(w, A, extend("c:7000")).await;
         for action in [suspend(), resume(), remove()] {
-            assert!(!refused(w, 1, action).await.hint.is_empty());
+            assert!(!refused(w, B, action).await.hint.is_empty());
         }
-        assert!(extended(w, 1).is_none());
+        assert!(extended(w, B).is_none());
     });
 }
 
 #[test]
-fn it_is_suspended_resumed_removed_and_made_again_without_a_copy() {
-    simulate(3, async |w| {
+fn an_extended_relationship_is_suspended_resumed_removed_and_made_again_without_a_copy() {
+    simulate_three(3, async |w| {
         chain(w).await;
         let before = moved(w);
-        w.insist(1, suspend()).await.unwrap();
-        let stands = durable(w, 2);
+        w.insist(B, suspend()).await.unwrap();
+        let stands = durable(w, C);
         cycles(w, 60).await;
-        assert_eq!(durable(w, 2), stands);
-        w.restart(1).await;
+        assert_eq!(durable(w, C), stands);
+        w.restart(B).await;
         cycles(w, 60).await;
-        assert_eq!(durable(w, 2), stands);
-        w.insist(1, resume()).await.unwrap();
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
-        w.insist(1, remove()).await.unwrap();
-        assert!(extended(w, 1).is_none());
+        assert_eq!(durable(w, C), stands);
+        w.insist(B, resume()).await.unwrap();
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
+        w.insist(B, remove()).await.unwrap();
+        assert!(extended(w, B).is_none());
         // Longer than logs are kept for nobody.
         cycles(w, 300).await;
         assert_eq!(moved(w), before);
-        assert_eq!(job(w, 1, extend("c:7000")).await.unwrap(), JobState::Completed);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        assert_eq!(job(w, B, extend("c:7000")).await.unwrap(), JobState::Completed);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         assert_eq!(moved(w).0, before.0, "only what differs is sent");
         assert!(moved(w).1 > before.1);
         cycles(w, 60).await;
@@ -205,45 +153,45 @@ fn it_is_suspended_resumed_removed_and_made_again_without_a_copy() {
 
 #[test]
 fn logs_wait_for_a_third_host_that_is_away() {
-    simulate(4, async |w| {
+    simulate_three(4, async |w| {
         chain(w).await;
         let before = moved(w);
-        w.cut_between(1, 2, true);
+        w.cut_between(B, C, true);
         // Far longer than any point is kept.
         cycles(w, 400).await;
-        assert_eq!(extended(w, 1).unwrap().state, State::Critical);
-        w.restart(1).await;
+        assert_eq!(extended(w, B).unwrap().state, State::Critical);
+        w.restart(B).await;
         cycles(w, 200).await;
-        w.cut_between(1, 2, false);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        w.cut_between(B, C, false);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         assert_eq!(moved(w), before, "they were all there");
     });
 }
 
 #[test]
-fn when_too_much_waits_it_is_let_go_and_digests_find_the_difference() {
-    simulate_with(5, &["a", "b", "c"], 4 << 20, async |w| {
+fn too_many_waiting_logs_are_dropped_and_digests_find_the_difference() {
+    simulate_with(5, THREE_HOSTS, 4 << 20, async |w| {
         let (vm, settings) = (World::vm(), World::settings());
         let settings = ReplicationSettings {
             compression: false,
             ..settings
         };
-        w.insist(0, Action::EnableReplication { vm, settings })
+        w.insist(A, Action::EnableReplication { vm, settings })
             .await
             .unwrap();
-        w.insist(0, crate::common::start_copy()).await.unwrap();
-        eventually(w, "the first point", |w| state(w, 1) == State::Replicating).await;
-        assert_eq!(job(w, 1, extend("c:7000")).await.unwrap(), JobState::Completed);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        w.insist(A, start_copy()).await.unwrap();
+        eventually(w, "the first point", |w| state(w, B) == State::Replicating).await;
+        assert_eq!(job(w, B, extend("c:7000")).await.unwrap(), JobState::Completed);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         let before = moved(w);
-        w.cut_between(1, 2, true);
-        let kept = |w: &World| w.shared.state().hosts[1].replicas[&VM].logs.len();
+        w.cut_between(B, C, true);
+        let kept = |w: &World| w.shared.state().hosts[B].replicas[&VM].logs.len();
         for _ in 0..40 {
             w.write(2000);
             w.run(10).await;
         }
         let most = 24 << 20;
-        let bytes: usize = w.shared.state().hosts[1].replicas[&VM]
+        let bytes: usize = w.shared.state().hosts[B].replicas[&VM]
             .logs
             .iter()
             .map(|l| l.bytes.len())
@@ -253,18 +201,18 @@ fn when_too_much_waits_it_is_let_go_and_digests_find_the_difference() {
             "{bytes} bytes in {} logs are kept",
             kept(w)
         );
-        let points: Vec<_> = w.shared.state().hosts[2].replicas[&VM]
+        let points: Vec<_> = w.shared.state().hosts[C].replicas[&VM]
             .points
             .iter()
             .map(|p| p.0.id)
             .collect();
-        w.cut_between(1, 2, false);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        w.cut_between(B, C, false);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         assert_eq!(moved(w).0, before.0, "nothing is copied anew");
         assert!(moved(w).1 > before.1, "what differs is sent");
         {
             let s = w.shared.state();
-            let now = &s.hosts[2].replicas[&VM].points;
+            let now = &s.hosts[C].replicas[&VM].points;
             assert!(now.iter().any(|p| points.contains(&p.0.id)), "its points survive");
         }
         w.check_all().unwrap();
@@ -272,45 +220,45 @@ fn when_too_much_waits_it_is_let_go_and_digests_find_the_difference() {
 }
 
 #[test]
-fn nothing_goes_on_while_the_middle_is_failed_over() {
-    simulate(6, async |w| {
+fn nothing_is_forwarded_while_the_middle_host_is_failed_over() {
+    simulate_three(6, async |w| {
         chain(w).await;
         let before = moved(w);
         w.cut(true);
         assert_eq!(
-            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, B, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
-        let stands = durable(w, 2);
+        let stands = durable(w, C);
         w.write(30);
         w.run(100).await;
-        assert_eq!(durable(w, 2), stands);
-        w.restart(1).await;
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!(durable(w, C), stands);
+        w.restart(B).await;
+        assert_eq!(job(w, B, revert()).await.unwrap(), JobState::Completed);
         w.cut(false);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
         cycles(w, 60).await;
         assert_eq!(moved(w), before, "nothing was copied");
     });
 }
 
 #[test]
-fn pieces_of_a_synchronization_are_forwarded_like_anything_else() {
+fn logs_of_a_resynchronization_are_forwarded_like_others() {
     for seed in 1..4 {
-        simulate(seed, async |w| {
+        simulate_three(seed, async |w| {
             chain(w).await;
             let before = moved(w);
             w.write(20);
-            w.kill_vm(0);
-            w.insist(0, crate::common::start_vm()).await.unwrap();
+            w.kill_vm(A);
+            w.insist(A, start_vm()).await.unwrap();
             eventually(w, "the loss is noticed", |w| {
-                state(w, 0) == State::WaitingToStartResynchronization
+                state(w, A) == State::WaitingToStartResynchronization
             })
             .await;
             w.write(20);
-            w.insist(0, crate::common::resync()).await.unwrap();
-            healthy(w, 0, 1).await;
-            eventually(w, "the third host follows", |w| follows(w, 1)).await;
+            w.insist(A, resync()).await.unwrap();
+            healthy(w, A, B).await;
+            eventually(w, "the third host follows", |w| follows(w, B)).await;
             assert_eq!(moved(w).0, before.0, "nothing is copied");
             cycles(w, 30).await;
         });
@@ -318,29 +266,26 @@ fn pieces_of_a_synchronization_are_forwarded_like_anything_else() {
 }
 
 #[test]
-fn a_third_host_that_goes_its_own_way_is_left_alone() {
-    simulate(8, async |w| {
+fn a_third_host_that_was_failed_over_gets_nothing_more() {
+    simulate_three(8, async |w| {
         chain(w).await;
         w.cut(true);
-        w.kill_vm(0);
+        w.kill_vm(A);
         assert_eq!(
-            job(w, 2, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, C, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
         w.run(30).await;
-        assert_eq!(extended(w, 1).unwrap().state, State::Critical);
-        assert_eq!(
-            job(w, 2, crate::common::commit()).await.unwrap(),
-            JobState::Completed
-        );
+        assert_eq!(extended(w, B).unwrap().state, State::Critical);
+        assert_eq!(job(w, C, commit()).await.unwrap(), JobState::Completed);
         w.write(10);
         w.run(60).await;
-        let ext = extended(w, 1).unwrap();
+        let ext = extended(w, B).unwrap();
         assert_eq!(ext.state, State::Critical);
         assert!(ext.problem.unwrap().message.contains("newer generation"));
-        let health = w.view(1).await.unwrap().replication.unwrap().extended.unwrap();
+        let health = w.view(B).await.unwrap().replication.unwrap().extended.unwrap();
         assert!(!health.health_notes.is_empty());
-        w.insist(1, remove()).await.unwrap();
+        w.insist(B, remove()).await.unwrap();
         w.check_all().unwrap();
     });
 }
@@ -350,81 +295,81 @@ fn a_third_host_that_goes_its_own_way_is_left_alone() {
 async fn goes_on(w: &mut World, behind: bool) {
     chain(w).await;
     cycles(w, 60).await;
-    eventually(w, "the third host follows", |w| follows(w, 1)).await;
+    eventually(w, "the third host follows", |w| follows(w, B)).await;
     if behind {
-        w.cut_between(1, 2, true);
+        w.cut_between(B, C, true);
         cycles(w, 30).await;
     }
     let before = moved(w);
     w.cut(true);
-    w.kill_vm(0);
+    w.kill_vm(A);
     taken_over(w, PointSelector::Latest, 30).await;
     w.write(20);
-    w.cut_between(1, 2, false);
-    assert_eq!(job(w, 1, go_on()).await.unwrap(), JobState::Completed);
-    eventually(w, "replication to the third host", |w| flows(w, 1, 2)).await;
-    healthy(w, 1, 2).await;
+    w.cut_between(B, C, false);
+    assert_eq!(job(w, B, go_on()).await.unwrap(), JobState::Completed);
+    eventually(w, "replication to the third host", |w| flows(w, B, C)).await;
+    healthy(w, B, C).await;
     assert_eq!(moved(w).0, before.0, "nothing is copied anew");
     let sent = moved(w).1 - before.1;
     assert!(sent <= 400, "{sent} blocks for less than 100 writes");
-    assert!(w.runs(1));
-    assert_eq!(mode(w, 2), Mode::Replica);
+    assert!(w.runs(B));
+    assert_eq!(mode(w, C), Mode::Replica);
     // And from there back again, like with any other replica.
-    assert_eq!(job(w, 1, planned(true)).await.unwrap(), JobState::Completed);
-    healthy(w, 2, 1).await;
-    assert!(w.runs(2) && !w.runs(1));
+    assert_eq!(job(w, B, planned(true)).await.unwrap(), JobState::Completed);
+    healthy(w, C, B).await;
+    assert!(w.runs(C) && !w.runs(B));
 }
 
 #[test]
-fn after_a_commit_the_middle_goes_on_as_the_primary() {
+fn after_a_commit_the_middle_host_becomes_the_primary_of_the_third() {
     for seed in 1..4 {
-        simulate(seed, async |w| goes_on(w, false).await);
+        simulate_three(seed, async |w| goes_on(w, false).await);
     }
 }
 
 #[test]
-fn so_it_does_when_the_third_host_is_behind() {
+fn after_a_commit_the_middle_host_becomes_the_primary_of_a_third_host_that_is_behind() {
     for seed in 1..4 {
-        simulate(seed, async |w| goes_on(w, true).await);
+        simulate_three(seed, async |w| goes_on(w, true).await);
     }
 }
 
 #[test]
-fn a_chain_is_made_anew_after_the_roles_changed() {
+fn a_chain_is_extended_again_after_a_planned_failover() {
     for seed in 1..4 {
-        simulate(seed, async |w| {
+        simulate_three(seed, async |w| {
             chain(w).await;
             let before = moved(w);
-            w.insist(0, planned(true)).await.unwrap();
-            eventually(w, "the roles change", |w| flows(w, 1, 0)).await;
-            assert!(extended(w, 1).is_none() && extended(w, 0).is_none());
-            let events = w.shared.state().hosts[1].events.clone();
+            w.insist(A, planned(true)).await.unwrap();
+            eventually(w, "the roles change", |w| flows(w, B, A)).await;
+            assert!(extended(w, B).is_none() && extended(w, A).is_none());
+            let events = w.shared.state().hosts[B].events.clone();
             assert!(
                 events.iter().any(|e| e.message.contains("replication extend")),
                 "{events:?}"
             );
             cycles(w, 30).await;
-            assert_eq!(job(w, 0, extend("c:7000")).await.unwrap(), JobState::Completed);
-            eventually(w, "the third host follows the other", |w| follows(w, 0)).await;
+            assert_eq!(job(w, A, extend("c:7000")).await.unwrap(), JobState::Completed);
+            eventually(w, "the third host follows the other", |w| follows(w, A)).await;
             assert_eq!(moved(w).0, before.0, "only what differs is sent");
             cycles(w, 60).await;
-            eventually(w, "the third host follows the other", |w| follows(w, 0)).await;
+            eventually(w, "the third host follows the other", |w| follows(w, A)).await;
         });
     }
 }
 
 #[test]
 fn a_copy_to_the_third_host_can_be_cancelled_and_begun_again() {
-    simulate(7, async |w| {
+    simulate_three(7, async |w| {
         replicating(w).await;
-        let Some(Ok(lifeboat_engine::action::Answer::Job(first))) = w.act(1, extend("c:7000")).await else {
+        let Some(Ok(lifeboat_engine::action::Answer::Job(first))) = w.act(B, extend("c:7000")).await else {
             panic!("no job")
         };
-        w.insist(1, Action::CancelJob { job: first.id }).await.unwrap();
-        assert_eq!(extended(w, 1).unwrap().state, State::ReadyForReplication);
+        w.insist(B, Action::CancelJob { job: first.id }).await.unwrap();
+        assert_eq!(extended(w, B).unwrap().state, State::ReadyForReplication);
         cycles(w, 200).await;
-        assert_eq!(job(w, 1, extend("c:7000")).await.unwrap(), JobState::Completed);
-        eventually(w, "the third host follows", |w| follows(w, 1)).await;
+        assert_eq!(job(w, B, extend("c:7000")).await.unwrap(), JobState::Completed);
+        eventually(w, "the third host follows", |w| follows(w, B)).await;
     });
 }
 
@@ -444,7 +389,7 @@ async fn prepare(saga: Saga, w: &mut World) {
         Saga::Forward | Saga::Remove | Saga::Asked => chain(w).await,
         Saga::Compare => {
             chain(w).await;
-            w.insist(1, remove()).await.unwrap();
+            w.insist(B, remove()).await.unwrap();
             // Longer than logs are kept for nobody.
             w.write(20);
             w.run(160).await;
@@ -454,58 +399,36 @@ async fn prepare(saga: Saga, w: &mut World) {
         Saga::GoOn => {
             chain(w).await;
             w.cut(true);
-            w.kill_vm(0);
+            w.kill_vm(A);
             taken_over(w, PointSelector::Latest, 30).await;
         }
     }
 }
 
-/// Asks until the wish has come true, as a person would.
-async fn until(w: &World, action: Action, granted: impl Fn(&World) -> bool) {
-    for _ in 0..15 {
-        if granted(w) {
-            return;
-        }
-        let _ = w.act(1, action.clone()).await;
-        for _ in 0..20 {
-            if granted(w) {
-                return;
-            }
-            w.run(2).await;
-        }
-    }
-    panic!(
-        "{action:?} never comes true: {:?}\n{:?}\n{}",
-        w.recorded(1),
-        w.recorded(2),
-        w.tail(30).join("\n")
-    );
-}
-
 async fn run(saga: Saga, w: &mut World) {
     match saga {
-        Saga::Extend | Saga::Compare => until(w, extend("c:7000"), |w| follows(w, 1)).await,
+        Saga::Extend | Saga::Compare => insist_until(w, B, extend("c:7000"), |w| follows(w, B)).await,
         Saga::Forward => {
             w.write(20);
-            let before = durable(w, 2);
-            until(w, Action::ReplicateNow { vm: World::vm() }, |w| {
-                durable(w, 2) != before && follows(w, 1)
+            let before = durable(w, C);
+            insist_until(w, B, Action::ReplicateNow { vm: World::vm() }, |w| {
+                durable(w, C) != before && follows(w, B)
             })
             .await;
         }
         // An instant that is forwarded leaves no piece behind.
         Saga::Asked => {
-            until(w, crate::common::resync(), |w| {
-                let pieces = w.shared.state().hosts[2].replicas[&VM]
+            insist_until(w, B, resync(), |w| {
+                let pieces = w.shared.state().hosts[C].replicas[&VM]
                     .logs
                     .iter()
                     .any(|l| l.log.partial);
-                pieces && follows(w, 1) && w.jobs(1).iter().all(|j| j.state.is_final())
+                pieces && follows(w, B) && w.jobs(B).iter().all(|j| j.state.is_final())
             })
             .await;
         }
-        Saga::Remove => until(w, remove(), |w| extended(w, 1).is_none()).await,
-        Saga::GoOn => until(w, go_on(), |w| flows(w, 1, 2)).await,
+        Saga::Remove => insist_until(w, B, remove(), |w| extended(w, B).is_none()).await,
+        Saga::GoOn => insist_until(w, B, go_on(), |w| flows(w, B, C)).await,
     }
 }
 
@@ -513,57 +436,34 @@ async fn whole(saga: Saga, w: &mut World) {
     match saga {
         Saga::Extend | Saga::Compare | Saga::Asked | Saga::Forward => {
             cycles(w, 30).await;
-            eventually(w, "the third host follows", |w| follows(w, 1)).await;
-            healthy(w, 0, 1).await;
-            let open = w.jobs(1).into_iter().find(|j| !j.state.is_final());
+            eventually(w, "the third host follows", |w| follows(w, B)).await;
+            healthy(w, A, B).await;
+            let open = w.jobs(B).into_iter().find(|j| !j.state.is_final());
             assert!(open.is_none(), "left behind: {open:?}");
         }
-        Saga::Remove => healthy(w, 0, 1).await,
-        Saga::GoOn => healthy(w, 1, 2).await,
+        Saga::Remove => healthy(w, A, B).await,
+        Saga::GoOn => healthy(w, B, C).await,
     }
 }
 
 fn every_step(saga: Saga) {
-    let mut failures = Vec::new();
-    for host in 1..3 {
-        let calls = simulate_with(3, &["a", "b", "c"], 2 << 20, async |w| {
+    let steps = Steps {
+        hosts: THREE_HOSTS,
+        bytes: 2 << 20,
+        failing: &[B, C],
+        ..Steps::of(&saga)
+    };
+    steps.each_fails_once(
+        async |w| {
             prepare(saga, w).await;
-            let before = w.gate(host).calls();
-            run(saga, w).await;
-            w.run(4).await;
-            w.gate(host).calls() - before
-        });
-        for n in 1..=calls {
-            for fault in Fault::ALL {
-                let told = std::sync::Mutex::new(String::new());
-                let attempt = catch_unwind(AssertUnwindSafe(|| {
-                    simulate_with(3, &["a", "b", "c"], 2 << 20, async |w| {
-                        prepare(saga, w).await;
-                        let bulk = moved(w).0;
-                        w.gate(host).arm(n, fault);
-                        run(saga, w).await;
-                        w.run(10).await;
-                        *told.lock().unwrap() = format!("{:?}", w.gate(host).disarm());
-                        assert!(saga == Saga::Extend || moved(w).0 == bulk, "copied again");
-                        whole(saga, w).await;
-                    });
-                }));
-                if attempt.is_err() {
-                    let hit = told.lock().map_or_else(|e| e.into_inner().clone(), |h| h.clone());
-                    failures.push(format!("{saga:?} host {host} step {n} {hit} {fault:?}"));
-                }
-            }
-        }
-    }
-    assert!(
-        failures.is_empty(),
-        "{} steps are not survived: {failures:#?}",
-        failures.len()
+            moved(w).0
+        },
+        async |w, _| run(saga, w).await,
+        async |w, bulk| {
+            assert!(saga == Saga::Extend || moved(w).0 == bulk, "copied again");
+            whole(saga, w).await;
+        },
     );
-}
-
-macro_rules! sagas {
-    ($($name:ident $saga:ident),+ $(,)?) => { $(#[test] fn $name() { every_step(Saga::$saga); })+ };
 }
 
 sagas! {

@@ -1,23 +1,23 @@
 //! Other programs write to images of a VM, and storage that does not answer: the replica is never said to be equal because
 //! nobody looked, and whoever asks for a cycle hears how it ended.
 
-use crate::common::{eventually, flows, healthy, job, replicating, resync, simulate, start_vm, state};
 use lifeboat_engine::action::{Action, Answer, CycleResult, Refusal};
 use lifeboat_model::{JobState, ReplicationHealth, ReplicationState as State};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, cancel_planned, enable, eventually, flows, healthy, job, planned, prepare, refused,
+    replicating, resync, simulate, start_copy, start_vm, state, stop_vm,
+};
 
 const IMAGE: &str = "/vm/sys.qcow2";
 
 fn stop() -> Action {
-    Action::StopVm {
-        vm: World::vm(),
-        force: false,
-    }
+    stop_vm(false)
 }
 
 async fn now(w: &World) -> Result<CycleResult, Refusal> {
     match w
-        .act(0, Action::ReplicateNow { vm: World::vm() })
+        .act(PRIMARY, Action::ReplicateNow { vm: World::vm() })
         .await
         .unwrap()?
     {
@@ -30,9 +30,9 @@ async fn now(w: &World) -> Result<CycleResult, Refusal> {
 async fn settled(w: &mut World) {
     replicating(w).await;
     w.write(10);
-    w.insist(0, stop()).await.unwrap();
+    w.insist(PRIMARY, stop()).await.unwrap();
     eventually(w, "the last cycle", |w| {
-        w.recorded(0)
+        w.recorded(PRIMARY)
             .is_some_and(|r| r.primary().is_some_and(|p| p.settled))
     })
     .await;
@@ -40,11 +40,11 @@ async fn settled(w: &mut World) {
 
 fn edit(w: &World) {
     let mut s = w.shared.state();
-    s.hosts[0].images.get_mut(IMAGE).unwrap().edit(3, 1 << 40);
+    s.hosts[PRIMARY].images.get_mut(IMAGE).unwrap().edit(3, 1 << 40);
 }
 
 async fn ok(w: &World) -> (bool, Option<u64>, String) {
-    let replication = w.view(0).await.unwrap().replication.unwrap();
+    let replication = w.view(PRIMARY).await.unwrap().replication.unwrap();
     let fine = replication.health == ReplicationHealth::Ok;
     (fine, replication.lag_ms, replication.health_notes.join("; "))
 }
@@ -65,17 +65,20 @@ fn an_edit_of_a_powered_off_vm_is_never_called_ok() {
         let refusal = now(w).await.unwrap_err();
         assert!(refusal.message.contains("another program"), "{refusal}");
         eventually(w, "the loss", |w| {
-            state(w, 0) == State::WaitingToStartResynchronization
+            state(w, PRIMARY) == State::WaitingToStartResynchronization
         })
         .await;
-        assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
-        eventually(w, "replication", |w| flows(w, 0, 1)).await;
+        assert_eq!(job(w, PRIMARY, resync()).await.unwrap(), JobState::Completed);
+        eventually(w, "replication", |w| flows(w, PRIMARY, REPLICA)).await;
         w.run(20).await;
-        let edited = w.shared.state().hosts[0].images[IMAGE].content.get(&3).copied();
+        let edited = w.shared.state().hosts[PRIMARY].images[IMAGE]
+            .content
+            .get(&3)
+            .copied();
         assert_eq!(edited, Some(1 << 40));
         assert!(matches!(now(w).await, Ok(CycleResult::Unchanged { .. })));
-        w.insist(0, start_vm()).await.unwrap();
-        healthy(w, 0, 1).await;
+        w.insist(PRIMARY, start_vm()).await.unwrap();
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
@@ -83,23 +86,20 @@ fn an_edit_of_a_powered_off_vm_is_never_called_ok() {
 fn an_edit_of_a_prepared_vm_is_not_left_behind() {
     simulate(6, async |w| {
         replicating(w).await;
-        assert_eq!(
-            job(w, 0, crate::common::prepare()).await.unwrap(),
-            JobState::Completed
-        );
+        assert_eq!(job(w, PRIMARY, prepare()).await.unwrap(), JobState::Completed);
         assert!(ok(w).await.0);
         edit(w);
         assert!(!ok(w).await.0);
-        let refusal = w.act(0, crate::common::planned(true)).await.unwrap().unwrap_err();
+        let refusal = refused(w, PRIMARY, planned(true)).await;
         assert!(refusal.message.contains("changed by others"), "{refusal}");
-        w.insist(0, crate::common::cancel_planned(false)).await.unwrap();
+        w.insist(PRIMARY, cancel_planned(false)).await.unwrap();
         eventually(w, "the loss", |w| {
-            state(w, 0) == State::WaitingToStartResynchronization
+            state(w, PRIMARY) == State::WaitingToStartResynchronization
         })
         .await;
-        assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
-        w.insist(0, start_vm()).await.unwrap();
-        healthy(w, 0, 1).await;
+        assert_eq!(job(w, PRIMARY, resync()).await.unwrap(), JobState::Completed);
+        w.insist(PRIMARY, start_vm()).await.unwrap();
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
@@ -112,8 +112,8 @@ fn an_edit_below_a_running_vm_stops_the_next_cycle() {
         let refusal = now(w).await.unwrap_err();
         assert!(refusal.message.contains("another program"), "{refusal}");
         assert!(!ok(w).await.0);
-        assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
-        healthy(w, 0, 1).await;
+        assert_eq!(job(w, PRIMARY, resync()).await.unwrap(), JobState::Completed);
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
@@ -121,29 +121,26 @@ fn an_edit_below_a_running_vm_stops_the_next_cycle() {
 fn an_edit_during_the_first_copy_is_found_whenever_it_comes() {
     for milliseconds in (0..100).step_by(10) {
         simulate(3, async |w| {
-            let (vm, settings) = (World::vm(), World::settings());
-            w.insist(0, Action::EnableReplication { vm, settings })
-                .await
-                .unwrap();
+            w.insist(PRIMARY, enable()).await.unwrap();
             w.write(30);
-            w.insist(0, crate::common::start_copy()).await.unwrap();
+            w.insist(PRIMARY, start_copy()).await.unwrap();
             w.pause(milliseconds).await;
             edit(w);
             w.run(40).await;
             // Before the closing cycle the copy begins again by itself; after it the copies have to be compared.
-            if state(w, 0) == State::WaitingToStartResynchronization {
-                assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+            if state(w, PRIMARY) == State::WaitingToStartResynchronization {
+                assert_eq!(job(w, PRIMARY, resync()).await.unwrap(), JobState::Completed);
             }
-            healthy(w, 0, 1).await;
+            healthy(w, PRIMARY, REPLICA).await;
         });
     }
 }
 
 #[test]
-fn storage_that_does_not_answer_is_not_storage_that_did_not_change() {
+fn storage_that_does_not_answer_is_not_called_unchanged() {
     simulate(4, async |w| {
         settled(w).await;
-        w.shared.state().hosts[0].images_hang = true;
+        w.shared.state().hosts[PRIMARY].images_hang = true;
         w.run(60).await;
         let (fine, lag, notes) = ok(w).await;
         assert!(!fine && lag > Some(30_000), "{lag:?}");
@@ -153,16 +150,16 @@ fn storage_that_does_not_answer_is_not_storage_that_did_not_change() {
         );
         let refusal = now(w).await.unwrap_err();
         assert!(refusal.message.contains("could not be verified"), "{refusal}");
-        w.shared.state().hosts[0].images_hang = false;
+        w.shared.state().hosts[PRIMARY].images_hang = false;
         assert!(matches!(now(w).await, Ok(CycleResult::Unchanged { .. })));
         assert_eq!(ok(w).await.1, Some(0));
-        w.insist(0, start_vm()).await.unwrap();
-        healthy(w, 0, 1).await;
+        w.insist(PRIMARY, start_vm()).await.unwrap();
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
 #[test]
-fn a_cycle_that_does_not_arrive_is_no_success() {
+fn a_cycle_that_does_not_arrive_is_not_counted_as_a_success() {
     simulate(5, async |w| {
         replicating(w).await;
         w.write(5);
@@ -170,7 +167,7 @@ fn a_cycle_that_does_not_arrive_is_no_success() {
         let refusal = now(w).await.unwrap_err();
         assert!(refusal.message.contains("the cycle failed"), "{refusal}");
         w.cut(false);
-        eventually(w, "replication", |w| flows(w, 0, 1)).await;
-        healthy(w, 0, 1).await;
+        eventually(w, "replication", |w| flows(w, PRIMARY, REPLICA)).await;
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }

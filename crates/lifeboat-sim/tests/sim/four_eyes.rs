@@ -3,10 +3,6 @@
 
 use std::time::Duration;
 
-use crate::common::{
-    commit, eventually, failover, flows, job, mode, phase, planned, points, replicating, revert, simulate,
-    state,
-};
 use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::person::Account;
@@ -16,6 +12,10 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     AuthorizationEntry, JobType, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State,
     RequestId,
+};
+use lifeboat_sim::harness::{
+    A, B, commit, entry, eventually, failover, flows, four_eyes, history, job, mode, phase, planned, points,
+    replicating, revert, simulate, state,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -47,14 +47,6 @@ fn user(name: &str) -> By {
         from: None,
         account: None,
         confirmed: None,
-    }
-}
-
-/// These hosts want a second person from now on.
-async fn four_eyes(w: &World, hosts: &[usize]) {
-    for host in hosts {
-        w.shared.state().hosts[*host].four_eyes = true;
-        w.restart(*host).await;
     }
 }
 
@@ -93,7 +85,7 @@ fn remove_entry() -> Action {
 
 fn has_entry(w: &World) -> bool {
     let s = w.shared.state();
-    s.hosts[1].catalog.entries.iter().any(|e| e.primary == "a")
+    s.hosts[B].catalog.entries.iter().any(|e| e.primary == "a")
 }
 
 fn events(w: &World, host: usize, words: &str) -> Vec<Option<By>> {
@@ -103,64 +95,58 @@ fn events(w: &World, host: usize, words: &str) -> Vec<Option<By>> {
 }
 
 async fn failed_over(w: &mut World) {
-    replicating(w).await;
-    for _ in 0..8 {
-        w.write(10);
-        w.run(10).await;
-    }
-    w.cut(true);
-    w.run(5).await;
-    job(w, 1, failover(PointSelector::Latest)).await.unwrap();
+    history(w, 8, 0).await;
+    job(w, B, failover(PointSelector::Latest)).await.unwrap();
 }
 
 #[test]
 fn a_commit_waits_for_another_person_and_names_both() {
     simulate(1, async |w| {
-        four_eyes(w, &[0, 1]).await;
+        four_eyes(w, &[A, B]).await;
         // A failover does not wait, nor does a revert.
         failed_over(w).await;
-        job(w, 1, revert()).await.unwrap();
-        job(w, 1, failover(PointSelector::Latest)).await.unwrap();
+        job(w, B, revert()).await.unwrap();
+        job(w, B, failover(PointSelector::Latest)).await.unwrap();
         let before = points(w).await;
-        let id = waits(w, 1, ada(), commit()).await;
+        let id = waits(w, B, ada(), commit()).await;
         w.run(60).await;
-        assert_eq!((state(w, 1), points(w).await), (State::Recovered, before));
+        assert_eq!((state(w, B), points(w).await), (State::Recovered, before));
         // Neither she herself, however she comes, nor somebody who may be she.
         for by in [ada(), user("ada"), user("Ada"), By::process(0, None)] {
-            let e = asks(w, 1, by, confirm(id)).await.unwrap_err();
+            let e = asks(w, B, by, confirm(id)).await.unwrap_err();
             assert_eq!((e.code, e.request), (ReturnCode::AccessDenied, None), "{e}");
         }
-        let e = w.act_by(1, None, confirm(id)).await.unwrap().unwrap_err();
+        let e = w.act_by(B, None, confirm(id)).await.unwrap().unwrap_err();
         assert_eq!(e.code, ReturnCode::AccessDenied, "{e}");
-        assert_eq!(state(w, 1), State::Recovered);
-        let request = listed(w, 1).await.remove(0);
+        assert_eq!(state(w, B), State::Recovered);
+        let request = listed(w, B).await.remove(0);
         assert_eq!((request.id, request.vm, &request.by), (id, Some(VM), &ada()));
-        let Ok(Answer::Job(job)) = asks(w, 1, bob(), confirm(id)).await else {
+        let Ok(Answer::Job(job)) = asks(w, B, bob(), confirm(id)).await else {
             panic!("it is carried out by a job")
         };
         let both = ada().confirmed_by(bob());
         assert_eq!((job.kind, job.by), (JobType::CommitFailover, Some(both.clone())));
         eventually(w, "the commit", |w| phase(w) == Some(FailoverPhase::Done)).await;
-        assert_eq!(events(w, 1, "failover is being committed"), [Some(both.clone())]);
-        assert_eq!(events(w, 1, "is being carried out by job"), [Some(both.clone())]);
+        assert_eq!(events(w, B, "failover is being committed"), [Some(both.clone())]);
+        assert_eq!(events(w, B, "is being carried out by job"), [Some(both.clone())]);
         assert_eq!(both.names(), "root for ada, confirmed by root for bob");
-        assert_eq!(listed(w, 1).await, []);
+        assert_eq!(listed(w, B).await, []);
         // It is used up.
-        let e = asks(w, 1, bob(), confirm(id)).await.unwrap_err();
+        let e = asks(w, B, bob(), confirm(id)).await.unwrap_err();
         assert_eq!(e.code, ReturnCode::FileNotFound, "{e}");
     });
 }
 
 #[test]
-fn without_the_switch_nothing_waits() {
+fn without_four_eyes_no_request_waits() {
     simulate(2, async |w| {
-        assert_eq!(asks(w, 1, ada(), remove_entry()).await, Ok(Answer::Done));
-        assert!(!has_entry(w) && listed(w, 1).await.is_empty());
+        assert_eq!(asks(w, B, ada(), remove_entry()).await, Ok(Answer::Done));
+        assert!(!has_entry(w) && listed(w, B).await.is_empty());
     });
 }
 
 fn changed(w: &World, change: fn(&mut ReplicationSettings)) -> Action {
-    let mut settings = w.recorded(0).unwrap().settings;
+    let mut settings = w.recorded(A).unwrap().settings;
     change(&mut settings);
     Action::ModifyReplication {
         vm: World::vm(),
@@ -169,13 +155,13 @@ fn changed(w: &World, change: fn(&mut ReplicationSettings)) -> Action {
 }
 
 #[test]
-fn less_history_and_every_removal_wait_and_the_rest_does_not() {
+fn only_less_history_and_removals_wait_for_a_second_person() {
     simulate(3, async |w| {
-        four_eyes(w, &[0, 1]).await;
+        four_eyes(w, &[A, B]).await;
         replicating(w).await;
         let more = changed(w, |s| (s.history, s.any_point_window_s) = (9, 900));
-        assert_eq!(asks(w, 0, ada(), more).await, Ok(Answer::Done));
-        let settings = w.recorded(0).unwrap().settings;
+        assert_eq!(asks(w, A, ada(), more).await, Ok(Answer::Done));
+        let settings = w.recorded(A).unwrap().settings;
         let less: [fn(&mut ReplicationSettings); 4] = [
             |s| s.history = 8,
             |s| s.any_point_window_s = 899,
@@ -183,7 +169,7 @@ fn less_history_and_every_removal_wait_and_the_rest_does_not() {
             |s| drop(s.disks.pop()),
         ];
         for less in less {
-            waits(w, 0, ada(), changed(w, less)).await;
+            waits(w, A, ada(), changed(w, less)).await;
         }
         let vm = World::vm;
         for removal in [
@@ -192,21 +178,21 @@ fn less_history_and_every_removal_wait_and_the_rest_does_not() {
             Action::RemoveExtended { vm: vm() },
             Action::DropAbandoned { vm: vm() },
         ] {
-            waits(w, 0, ada(), removal.clone()).await;
-            waits(w, 1, ada(), removal).await;
+            waits(w, A, ada(), removal.clone()).await;
+            waits(w, B, ada(), removal).await;
         }
-        waits(w, 1, ada(), remove_entry()).await;
+        waits(w, B, ada(), remove_entry()).await;
         w.run(30).await;
-        assert_eq!(w.recorded(0).unwrap().settings, settings);
-        assert!(has_entry(w) && flows(w, 0, 1));
+        assert_eq!(w.recorded(A).unwrap().settings, settings);
+        assert!(has_entry(w) && flows(w, A, B));
         // What a request names is this VM, not whoever has its name by then.
         let exact = VM.to_string();
-        for request in listed(w, 0).await.into_iter().chain(listed(w, 1).await) {
+        for request in listed(w, A).await.into_iter().chain(listed(w, B).await) {
             assert!(request.action.vm().is_none_or(|vm| vm.0 == exact), "{request:?}");
         }
         // What is refused without it is refused at once.
         let none = Action::RemoveAuthorization { primary: "x".into() };
-        let e = asks(w, 1, ada(), none).await.unwrap_err();
+        let e = asks(w, B, ada(), none).await.unwrap_err();
         assert_eq!((e.code, e.request), (ReturnCode::FileNotFound, None));
         // Everything that keeps replication going.
         for action in [
@@ -214,16 +200,16 @@ fn less_history_and_every_removal_wait_and_the_rest_does_not() {
             Action::ResumeReplication { vm: vm() },
             Action::ReplicateNow { vm: vm() },
         ] {
-            asks(w, 0, ada(), action).await.unwrap();
+            asks(w, A, ada(), action).await.unwrap();
         }
         // A whole planned failover, which commits by itself.
-        job(w, 0, planned(true)).await.unwrap();
-        eventually(w, "the other direction", |w| flows(w, 1, 0)).await;
+        job(w, A, planned(true)).await.unwrap();
+        eventually(w, "the other direction", |w| flows(w, B, A)).await;
     });
 }
 
 #[test]
-fn what_an_entry_promises_is_not_lowered_by_one() {
+fn one_person_alone_cannot_weaken_an_entry() {
     simulate(4, async |w| {
         replicating(w).await;
         let entry = |primary: &str, keep| AuthorizationEntry {
@@ -242,20 +228,20 @@ fn what_an_entry_promises_is_not_lowered_by_one() {
             vm: World::vm(),
             primary: primary.into(),
         };
-        four_eyes(w, &[1]).await;
+        four_eyes(w, &[B]).await;
         for action in [
             add("a", 100),
             add("long.example.org", 900),
             bind("long.example.org"),
         ] {
-            assert_eq!(asks(w, 1, ada(), action).await, Ok(Answer::Done));
+            assert_eq!(asks(w, B, ada(), action).await, Ok(Answer::Done));
         }
-        waits(w, 1, ada(), add("A", 99)).await;
+        waits(w, B, ada(), add("A", 99)).await;
         // The other entry does not cover the primary: it counts as long as the replica is bound to it.
-        let id = waits(w, 1, ada(), bind("a")).await;
-        assert_eq!(asks(w, 1, ada(), add("a", 900)).await, Ok(Answer::Done));
-        assert_eq!(asks(w, 1, bob(), confirm(id)).await, Ok(Answer::Done));
-        let bound = w.recorded(1).unwrap();
+        let id = waits(w, B, ada(), bind("a")).await;
+        assert_eq!(asks(w, B, ada(), add("a", 900)).await, Ok(Answer::Done));
+        assert_eq!(asks(w, B, bob(), confirm(id)).await, Ok(Answer::Done));
+        let bound = w.recorded(B).unwrap();
         assert_eq!(bound.replica().unwrap().allowed.as_deref(), Some("a"));
     });
 }
@@ -264,45 +250,45 @@ fn what_an_entry_promises_is_not_lowered_by_one() {
 fn calls_of_other_hosts_do_not_wait() {
     simulate(5, async |w| {
         replicating(w).await;
-        four_eyes(w, &[1]).await;
+        four_eyes(w, &[B]).await;
         let less = changed(w, |s| s.history = 1);
-        w.insist(0, less).await.unwrap();
-        assert_eq!(w.recorded(1).unwrap().settings.history, 1);
+        w.insist(A, less).await.unwrap();
+        assert_eq!(w.recorded(B).unwrap().settings.history, 1);
         // Asked for on the host that does not want a second person; the other one commits by the primary's word.
-        job(w, 0, planned(true)).await.unwrap();
-        eventually(w, "the other direction", |w| flows(w, 1, 0)).await;
-        assert_eq!(listed(w, 1).await, []);
+        job(w, A, planned(true)).await.unwrap();
+        eventually(w, "the other direction", |w| flows(w, B, A)).await;
+        assert_eq!(listed(w, B).await, []);
     });
 }
 
 #[test]
-fn what_is_confirmed_is_judged_by_the_state_of_then() {
+fn a_confirmed_request_is_judged_by_the_state_at_its_confirmation() {
     simulate(6, async |w| {
-        four_eyes(w, &[1]).await;
+        four_eyes(w, &[B]).await;
         failed_over(w).await;
-        let id = waits(w, 1, ada(), commit()).await;
-        job(w, 1, revert()).await.unwrap();
+        let id = waits(w, B, ada(), commit()).await;
+        job(w, B, revert()).await.unwrap();
         let before = points(w).await;
-        let e = asks(w, 1, bob(), confirm(id)).await.unwrap_err();
+        let e = asks(w, B, bob(), confirm(id)).await.unwrap_err();
         assert_eq!((e.code, e.request), (ReturnCode::InvalidState, None), "{e}");
-        assert_eq!((mode(w, 1), points(w).await), (Mode::Replica, before));
+        assert_eq!((mode(w, B), points(w).await), (Mode::Replica, before));
         assert_eq!(
-            events(w, 1, "was confirmed and refused"),
+            events(w, B, "was confirmed and refused"),
             [Some(ada().confirmed_by(bob()))]
         );
-        assert_eq!(listed(w, 1).await, []);
+        assert_eq!(listed(w, B).await, []);
     });
 }
 
 #[test]
 fn a_request_is_denied_by_anybody_and_nothing_comes_of_it() {
     simulate(7, async |w| {
-        four_eyes(w, &[1]).await;
+        four_eyes(w, &[B]).await;
         for by in [bob(), ada()] {
-            let id = waits(w, 1, ada(), remove_entry()).await;
-            assert_eq!(asks(w, 1, by.clone(), deny(id)).await, Ok(Answer::Done));
-            assert_eq!(events(w, 1, &format!("request {id} is denied")), [Some(by)]);
-            let e = asks(w, 1, bob(), confirm(id)).await.unwrap_err();
+            let id = waits(w, B, ada(), remove_entry()).await;
+            assert_eq!(asks(w, B, by.clone(), deny(id)).await, Ok(Answer::Done));
+            assert_eq!(events(w, B, &format!("request {id} is denied")), [Some(by)]);
+            let e = asks(w, B, bob(), confirm(id)).await.unwrap_err();
             assert_eq!(e.code, ReturnCode::FileNotFound);
         }
         assert!(has_entry(w));
@@ -310,107 +296,99 @@ fn a_request_is_denied_by_anybody_and_nothing_comes_of_it() {
 }
 
 #[test]
-fn equal_requests_are_one_and_there_are_not_too_many() {
+fn equal_requests_are_merged_and_their_number_is_limited() {
     simulate(8, async |w| {
-        four_eyes(w, &[1]).await;
+        four_eyes(w, &[B]).await;
         let primary = |n: usize| format!("p{n}.example.org");
         for n in 0..=IN_ALL {
-            let entry = AuthorizationEntry {
-                primary: primary(n),
-                storage_location: "/replicas".into(),
-                trust_group: "t".into(),
-                allow_start: false,
-                keep_at_least_s: 0,
-                locked_until: None,
-                quota: Default::default(),
-            };
+            let entry = entry(&primary(n), "/replicas");
             let add = Action::AddAuthorization { entry };
-            assert_eq!(asks(w, 1, ada(), add).await, Ok(Answer::Done));
+            assert_eq!(asks(w, B, ada(), add).await, Ok(Answer::Done));
         }
         let remove = |n: usize| Action::RemoveAuthorization { primary: primary(n) };
-        let first = waits(w, 1, ada(), remove(0)).await;
-        assert_eq!(waits(w, 1, user("ada"), remove(0)).await, first);
+        let first = waits(w, B, ada(), remove(0)).await;
+        assert_eq!(waits(w, B, user("ada"), remove(0)).await, first);
         // Another person is told whose it is, and may confirm it.
-        let e = asks(w, 1, bob(), remove(0)).await.unwrap_err();
+        let e = asks(w, B, bob(), remove(0)).await.unwrap_err();
         assert!(e.request == Some(first) && e.message.contains("ada"), "{e}");
         for n in 1..OF_ONE {
-            waits(w, 1, ada(), remove(n)).await;
+            waits(w, B, ada(), remove(n)).await;
         }
         let full = |e: Refusal| assert_eq!((e.code, e.request), (ReturnCode::InUse, None), "{e}");
-        full(asks(w, 1, ada(), remove(OF_ONE)).await.unwrap_err());
+        full(asks(w, B, ada(), remove(OF_ONE)).await.unwrap_err());
         for n in OF_ONE..IN_ALL {
-            waits(w, 1, user(&format!("user{}", n / OF_ONE)), remove(n)).await;
+            waits(w, B, user(&format!("user{}", n / OF_ONE)), remove(n)).await;
         }
-        full(asks(w, 1, user("late"), remove(IN_ALL)).await.unwrap_err());
+        full(asks(w, B, user("late"), remove(IN_ALL)).await.unwrap_err());
         // No name, no request.
-        let e = w.act_by(1, None, remove(IN_ALL)).await.unwrap().unwrap_err();
+        let e = w.act_by(B, None, remove(IN_ALL)).await.unwrap().unwrap_err();
         assert_eq!((e.code, e.request), (ReturnCode::AccessDenied, None));
-        assert_eq!(listed(w, 1).await.len(), IN_ALL);
-        asks(w, 1, bob(), deny(first)).await.unwrap();
-        waits(w, 1, user("late"), remove(IN_ALL)).await;
+        assert_eq!(listed(w, B).await.len(), IN_ALL);
+        asks(w, B, bob(), deny(first)).await.unwrap();
+        waits(w, B, user("late"), remove(IN_ALL)).await;
     });
 }
 
 #[test]
-fn a_request_outlives_the_daemon_and_the_switch() {
+fn a_request_survives_a_restart_and_the_end_of_four_eyes() {
     simulate(9, async |w| {
-        four_eyes(w, &[1]).await;
-        let id = waits(w, 1, ada(), remove_entry()).await;
-        let before = listed(w, 1).await;
-        w.restart(1).await;
-        w.reboot(1).await;
-        w.shared.state().hosts[1].four_eyes = false;
-        w.restart(1).await;
-        assert_eq!(listed(w, 1).await, before);
+        four_eyes(w, &[B]).await;
+        let id = waits(w, B, ada(), remove_entry()).await;
+        let before = listed(w, B).await;
+        w.restart(B).await;
+        w.reboot(B).await;
+        w.shared.state().hosts[B].four_eyes = false;
+        w.restart(B).await;
+        assert_eq!(listed(w, B).await, before);
         assert!(has_entry(w));
-        let e = asks(w, 1, ada(), confirm(id)).await.unwrap_err();
+        let e = asks(w, B, ada(), confirm(id)).await.unwrap_err();
         assert_eq!(e.code, ReturnCode::AccessDenied, "{e}");
-        assert_eq!(asks(w, 1, bob(), confirm(id)).await, Ok(Answer::Done));
+        assert_eq!(asks(w, B, bob(), confirm(id)).await, Ok(Answer::Done));
         assert!(!has_entry(w));
     });
 }
 
 #[test]
-fn clocks_end_requests_and_carry_nothing_out() {
+fn requests_end_whatever_the_clocks_say_and_are_not_carried_out() {
     simulate(10, async |w| {
-        four_eyes(w, &[1]).await;
+        four_eyes(w, &[B]).await;
         // Set ahead.
-        let id = waits(w, 1, ada(), remove_entry()).await;
-        w.set_clock(1, 40 * DAY_MS);
-        let e = asks(w, 1, bob(), confirm(id)).await.unwrap_err();
+        let id = waits(w, B, ada(), remove_entry()).await;
+        w.set_clock(B, 40 * DAY_MS);
+        let e = asks(w, B, bob(), confirm(id)).await.unwrap_err();
         assert_eq!(e.code, ReturnCode::InvalidState, "{e}");
         w.run(30).await;
-        assert_eq!(listed(w, 1).await, []);
-        assert_eq!(events(w, 1, &format!("request {id} has ended")), [Some(ada())]);
+        assert_eq!(listed(w, B).await, []);
+        assert_eq!(events(w, B, &format!("request {id} has ended")), [Some(ada())]);
         // Set back: the counter of the host goes on.
-        let id = waits(w, 1, ada(), remove_entry()).await;
-        w.set_clock(1, -40 * DAY_MS);
+        let id = waits(w, B, ada(), remove_entry()).await;
+        w.set_clock(B, -40 * DAY_MS);
         w.run(30).await;
-        assert_eq!(listed(w, 1).await.len(), 1);
+        assert_eq!(listed(w, B).await.len(), 1);
         w.pause(u64::try_from(LASTS.as_millis()).unwrap()).await;
         w.run(30).await;
-        assert_eq!(events(w, 1, &format!("request {id} has ended")), [Some(ada())]);
+        assert_eq!(events(w, B, &format!("request {id} has ended")), [Some(ada())]);
         // Set back across a start of the host: nothing says how long it was.
-        w.set_clock(1, 0);
-        let id = waits(w, 1, ada(), remove_entry()).await;
-        w.set_clock(1, -DAY_MS);
-        w.reboot(1).await;
-        let e = asks(w, 1, bob(), confirm(id)).await.unwrap_err();
+        w.set_clock(B, 0);
+        let id = waits(w, B, ada(), remove_entry()).await;
+        w.set_clock(B, -DAY_MS);
+        w.reboot(B).await;
+        let e = asks(w, B, bob(), confirm(id)).await.unwrap_err();
         assert!(
             matches!(e.code, ReturnCode::InvalidState | ReturnCode::FileNotFound),
             "{e}"
         );
-        assert!(has_entry(w) && listed(w, 1).await.is_empty());
+        assert!(has_entry(w) && listed(w, B).await.is_empty());
     });
 }
 
 #[test]
-fn whoever_confirms_may_leave() {
+fn a_confirmation_whose_caller_left_is_carried_out_or_still_waits() {
     simulate(11, async |w| {
-        four_eyes(w, &[1]).await;
-        let id = waits(w, 1, ada(), remove_entry()).await;
+        four_eyes(w, &[B]).await;
+        let id = waits(w, B, ada(), remove_entry()).await;
         w.shared.state().delay_ms = 200;
-        let asked = asks(w, 1, bob(), confirm(id));
+        let asked = asks(w, B, bob(), confirm(id));
         // Somewhere in the middle; virtual time says where.
         let left = tokio::time::timeout(Duration::from_millis(300), asked).await;
         w.shared.state().delay_ms = 0;
@@ -419,7 +397,7 @@ fn whoever_confirms_may_leave() {
         match left {
             Ok(answer) => assert!(answer == Ok(Answer::Done) && done),
             // Either it was never confirmed, or it is done.
-            Err(_) => assert_eq!(listed(w, 1).await.is_empty(), done),
+            Err(_) => assert_eq!(listed(w, B).await.is_empty(), done),
         }
     });
 }
@@ -435,17 +413,17 @@ enum Found {
 /// One fault at the n-th call of a port while a request is confirmed; `None`: there are not so many calls.
 fn one_fault(n: u64, fault: Fault) -> Option<Found> {
     simulate(20 + n, async |w| {
-        four_eyes(w, &[1]).await;
-        let id = waits(w, 1, ada(), remove_entry()).await;
-        w.gate(1).arm(n, fault);
-        let answer = w.act_by(1, Some(bob()), confirm(id)).await;
-        w.gate(1).disarm()?;
+        four_eyes(w, &[B]).await;
+        let id = waits(w, B, ada(), remove_entry()).await;
+        w.gate(B).arm(n, fault);
+        let answer = w.act_by(B, Some(bob()), confirm(id)).await;
+        w.gate(B).disarm()?;
         // The time after which whatever goes on by itself has gone on.
         w.run(120).await;
-        let state = async || listed(w, 1).await.first().map(|r| r.state.clone());
+        let state = async || listed(w, B).await.first().map(|r| r.state.clone());
         if let Some(RequestState::Confirmed { .. }) = state().await {
             // Carried out, and that could not be recorded as far as the daemon knows. A start says what is recorded.
-            w.restart(1).await;
+            w.restart(B).await;
         }
         let there = has_entry(w);
         let found = match state().await {
@@ -459,9 +437,9 @@ fn one_fault(n: u64, fault: Fault) -> Option<Found> {
             Found::Waits => {
                 assert!(there, "{context}");
                 assert_ne!(answer, Some(Ok(Answer::Done)), "{context}");
-                w.insist(1, Action::ListRequests).await.unwrap();
+                w.insist(B, Action::ListRequests).await.unwrap();
                 assert_eq!(
-                    asks(w, 1, bob(), confirm(id)).await,
+                    asks(w, B, bob(), confirm(id)).await,
                     Ok(Answer::Done),
                     "{context}"
                 );
@@ -469,26 +447,26 @@ fn one_fault(n: u64, fault: Fault) -> Option<Found> {
             }
             // It says itself how it ended.
             Found::Done => {
-                let refused = events(w, 1, "was confirmed and refused").len();
-                let done = events(w, 1, "is carried out").len();
+                let refused = events(w, B, "was confirmed and refused").len();
+                let done = events(w, B, "is carried out").len();
                 assert_eq!(done + refused, 1, "{context}");
                 assert!(done == 0 || !there, "{context}");
             }
             Found::NotKnown => {
                 let both = Some(ada().confirmed_by(bob()));
-                let told = events(w, 1, "before it was known whether it was carried out");
+                let told = events(w, B, "before it was known whether it was carried out");
                 assert_eq!(told, [both], "{context}");
                 // Never twice: it stays as it is, and nobody can confirm it again.
                 for _ in 0..2 {
-                    let e = asks(w, 1, bob(), confirm(id)).await.unwrap_err();
+                    let e = asks(w, B, bob(), confirm(id)).await.unwrap_err();
                     assert_eq!(e.code, ReturnCode::InvalidState, "{context}");
-                    w.restart(1).await;
+                    w.restart(B).await;
                     w.run(60).await;
                     assert_eq!(has_entry(w), there, "{context}");
                 }
-                let told = events(w, 1, "before it was known whether it was carried out");
+                let told = events(w, B, "before it was known whether it was carried out");
                 assert_eq!(told.len(), 1, "{context}");
-                asks(w, 1, ada(), deny(id)).await.unwrap();
+                asks(w, B, ada(), deny(id)).await.unwrap();
             }
         }
         Some(found)
@@ -496,7 +474,7 @@ fn one_fault(n: u64, fault: Fault) -> Option<Found> {
 }
 
 #[test]
-fn a_fault_at_any_step_never_carries_out_twice_nor_loses_silently() {
+fn a_fault_at_any_step_of_a_confirmation_neither_repeats_nor_loses_it() {
     let mut seen = std::collections::BTreeSet::new();
     for fault in Fault::ALL {
         let mut n = 1;

@@ -1,37 +1,17 @@
 //! Guests that stand still and VMs of which nothing is known: every command in every state, and that not known is never
 //! taken for off.
 
-use crate::common::{healthy, planned, replicating, simulate};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_model::DiskId;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, healthy, pause_vm, planned, refused, replicating, reset_vm, simulate, start_vm, stop_vm,
+};
 use lifeboat_sim::{VM, World};
 
 const INVALID: Result<PowerState, ReturnCode> = Err(ReturnCode::InvalidState);
 const UNKNOWN: Result<PowerState, ReturnCode> = Err(ReturnCode::Unknown);
-
-fn start() -> Action {
-    Action::StartVm {
-        vm: World::vm(),
-        force: false,
-    }
-}
-
-fn pause() -> Action {
-    Action::PauseVm { vm: World::vm() }
-}
-
-fn reset() -> Action {
-    Action::ResetVm { vm: World::vm() }
-}
-
-fn stop(force: bool) -> Action {
-    Action::StopVm {
-        vm: World::vm(),
-        force,
-    }
-}
 
 fn full(w: &World, host: usize) {
     stalled(w, host, StallCause::NoSpace);
@@ -72,14 +52,18 @@ type Row = (&'static str, fn(&World), [Result<PowerState, ReturnCode>; 5]);
 fn rows() -> Vec<Row> {
     use PowerState::{Off, Paused, Running};
     fn paused(w: &World) {
-        w.shared.state().hosts[0].processes.get_mut(&VM).unwrap().power = PowerState::Paused;
+        w.shared.state().hosts[PRIMARY]
+            .processes
+            .get_mut(&VM)
+            .unwrap()
+            .power = PowerState::Paused;
     }
     fn off(w: &World) {
-        w.guest_off(0);
+        w.guest_off(PRIMARY);
     }
     fn space_again(w: &World) {
-        full(w, 0);
-        mended(w, 0);
+        full(w, PRIMARY);
+        mended(w, PRIMARY);
     }
     vec![
         ("off", off, [Ok(Running), INVALID, INVALID, INVALID, INVALID]),
@@ -100,17 +84,17 @@ fn rows() -> Vec<Row> {
         ),
         (
             "stalled, and still full",
-            |w| full(w, 0),
+            |w| full(w, PRIMARY),
             [Err(ReturnCode::Failed), INVALID, Ok(Running), INVALID, Ok(Off)],
         ),
         (
             "crashed",
-            |w| stalled(w, 0, StallCause::Internal),
+            |w| stalled(w, PRIMARY, StallCause::Internal),
             [INVALID, INVALID, Ok(Running), INVALID, Ok(Off)],
         ),
         (
             "not known",
-            |w| blind(w, 0),
+            |w| blind(w, PRIMARY),
             [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, Ok(Off)],
         ),
     ]
@@ -119,18 +103,22 @@ fn rows() -> Vec<Row> {
 #[test]
 fn every_command_in_every_state_of_a_guest() {
     for (name, prepare, expected) in rows() {
-        let commands = [start(), pause(), reset(), stop(false), stop(true)];
+        let commands = [start_vm(), pause_vm(), reset_vm(), stop_vm(false), stop_vm(true)];
         for (command, expected) in commands.into_iter().zip(expected) {
             let what = format!("{command:?} of a VM that is {name}");
             simulate(1, async |w| {
                 prepare(w);
-                let before = really(w, 0);
-                let done = w.act(0, command.clone()).await.unwrap();
-                let got = done.as_ref().map(|_| really(w, 0)).map_err(|e| e.code);
+                let before = really(w, PRIMARY);
+                let done = w.act(PRIMARY, command.clone()).await.unwrap();
+                let got = done.as_ref().map(|_| really(w, PRIMARY)).map_err(|e| e.code);
                 assert_eq!(got, expected, "{what}: {done:?}");
                 if let Err(refusal) = done {
-                    assert_eq!(really(w, 0), before, "{what} is refused and changes nothing");
-                    let fine = name == "off" && command != start() || name == "running";
+                    assert_eq!(
+                        really(w, PRIMARY),
+                        before,
+                        "{what} is refused and changes nothing"
+                    );
+                    let fine = name == "off" && command != start_vm() || name == "running";
                     let failed = refusal.code == ReturnCode::Failed;
                     assert!(fine || failed || !refusal.hint.is_empty(), "{what}: {refusal:?}");
                 }
@@ -142,12 +130,12 @@ fn every_command_in_every_state_of_a_guest() {
 #[test]
 fn a_refusal_says_why_the_guest_stands_still() {
     simulate(2, async |w| {
-        full(w, 0);
-        for action in [pause(), stop(false), start()] {
-            let refused = w.act(0, action).await.unwrap().unwrap_err();
+        full(w, PRIMARY);
+        for action in [pause_vm(), stop_vm(false), start_vm()] {
+            let refusal = refused(w, PRIMARY, action).await;
             assert!(
-                refused.message.contains("no space left for disk sys"),
-                "{refused:?}"
+                refusal.message.contains("no space left for disk sys"),
+                "{refusal:?}"
             );
         }
     });
@@ -157,20 +145,20 @@ fn a_refusal_says_why_the_guest_stands_still() {
 fn a_vm_of_which_nothing_is_known_is_not_moved_started_or_given_up() {
     simulate(3, async |w| {
         replicating(w).await;
-        blind(w, 0);
-        let refused = w.act(0, planned(true)).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
+        blind(w, PRIMARY);
+        let refusal = refused(w, PRIMARY, planned(true)).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
         let become_replica = Action::BecomeReplica { vm: World::vm() };
-        let refused = w.act(0, become_replica).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
-        assert!(refused.message.contains("its sockets are gone"), "{refused:?}");
-        assert_eq!(really(w, 0), PowerState::Running);
+        let refusal = refused(w, PRIMARY, become_replica).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
+        assert!(refusal.message.contains("its sockets are gone"), "{refusal:?}");
+        assert_eq!(really(w, PRIMARY), PowerState::Running);
         w.run(60).await;
-        assert_eq!(really(w, 0), PowerState::Running);
+        assert_eq!(really(w, PRIMARY), PowerState::Running);
         // Seen again, everything goes on by itself.
-        w.shared.state().hosts[0].blind.clear();
+        w.shared.state().hosts[PRIMARY].blind.clear();
         w.write(20);
-        healthy(w, 0, 1).await;
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
@@ -178,12 +166,12 @@ fn a_vm_of_which_nothing_is_known_is_not_moved_started_or_given_up() {
 fn a_stalled_guest_is_moved_with_force_only() {
     simulate(4, async |w| {
         replicating(w).await;
-        full(w, 0);
-        let refused = w.act(0, planned(true)).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::InvalidState);
-        assert!(refused.message.contains("no space left"), "{refused:?}");
-        mended(w, 0);
-        assert_eq!(w.insist(0, start()).await.unwrap(), Answer::Done);
-        healthy(w, 0, 1).await;
+        full(w, PRIMARY);
+        let refusal = refused(w, PRIMARY, planned(true)).await;
+        assert_eq!(refusal.code, ReturnCode::InvalidState);
+        assert!(refusal.message.contains("no space left"), "{refusal:?}");
+        mended(w, PRIMARY);
+        assert_eq!(w.insist(PRIMARY, start_vm()).await.unwrap(), Answer::Done);
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use crate::common::{
-    eventually, flows, healthy, mode, points, replicating, sealed, simulate, state, taken_over,
-};
 use lifeboat_engine::action::{Action, InitialCopy, PointSelector, VmView};
 use lifeboat_engine::hold::Reason;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{PointId, ReplicationHealth, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    A, B, eventually, flows, healthy, mode, points, refused, replicating, sealed, simulate, state, taken_over,
+};
 
 fn hold() -> Action {
     Action::HoldPoints { vm: World::vm() }
@@ -28,7 +28,7 @@ async fn work(w: &World, minutes: u64) {
 }
 
 async fn reasons(w: &World) -> Vec<Reason> {
-    let hold = w.view(1).await.unwrap().replication.unwrap().hold;
+    let hold = w.view(B).await.unwrap().replication.unwrap().hold;
     hold.map(|h| h.reasons).unwrap_or_default()
 }
 
@@ -42,38 +42,38 @@ fn notes(view: &VmView) -> String {
 
 /// The primary asks for no history.
 async fn asks_for_less(w: &World) {
-    let mut settings = w.recorded(0).unwrap().settings;
+    let mut settings = w.recorded(A).unwrap().settings;
     (settings.history, settings.any_point_window_s) = (0, 0);
     let vm = World::vm();
-    w.insist(0, Action::ModifyReplication { vm, settings })
+    w.insist(A, Action::ModifyReplication { vm, settings })
         .await
         .unwrap();
 }
 
 #[test]
-fn less_history_takes_effect_when_somebody_here_agrees() {
+fn less_history_takes_effect_when_the_replica_side_agrees() {
     simulate(1, async |w| {
         replicating(w).await;
         work(w, 4).await;
         let (before, instants) = (sealed(w).await, points(w).await.len());
         asks_for_less(w).await;
         work(w, 9).await;
-        let mut settings = w.recorded(0).unwrap().settings;
+        let mut settings = w.recorded(A).unwrap().settings;
         settings.point_spacing_s = 1;
         let vm = World::vm();
-        w.insist(0, Action::ModifyReplication { vm, settings })
+        w.insist(A, Action::ModifyReplication { vm, settings })
             .await
             .unwrap();
         work(w, 1).await;
         assert_eq!(lost(&before, &sealed(w).await), []);
         assert!(points(w).await.len() > instants, "the logs are held as well");
-        w.restart(1).await;
+        w.restart(B).await;
         work(w, 5).await;
         let after = sealed(w).await;
         assert_eq!(lost(&before, &after), []);
         // Points are made more and more rarely, so that the chain does not grow beyond what it can.
         assert!(after.len() < before.len() + 10, "{}", after.len());
-        let view = w.view(1).await.unwrap();
+        let view = w.view(B).await.unwrap();
         assert_eq!(
             view.replication.as_ref().unwrap().health,
             ReplicationHealth::Warning
@@ -81,21 +81,21 @@ fn less_history_takes_effect_when_somebody_here_agrees() {
         let notes = notes(&view);
         assert!(notes.contains("a asks for less history"), "{notes}");
         assert!(notes.contains("lifeboat replication release-points"), "{notes}");
-        let told = w.shared.state().hosts[1].events.clone();
+        let told = w.shared.state().hosts[B].events.clone();
         let told = told
             .iter()
             .filter(|e| e.message.contains("asks for less history"));
         assert_eq!(told.count(), 1, "whatever it asks for next");
         // The primary's host has no say in it.
         for action in [hold(), release()] {
-            let refused = w.act(0, action).await.unwrap().unwrap_err();
-            assert_eq!(refused.code, ReturnCode::InvalidState);
+            let refusal = refused(w, A, action).await;
+            assert_eq!(refusal.code, ReturnCode::InvalidState);
         }
-        w.insist(1, release()).await.unwrap();
+        w.insist(B, release()).await.unwrap();
         work(w, 2).await;
         let left = sealed(w).await.len();
         assert!(left < 4, "{left}");
-        healthy(w, 0, 1).await;
+        healthy(w, A, B).await;
     });
 }
 
@@ -107,12 +107,12 @@ fn less_history_of_a_relationship_that_is_made_anew_holds_too() {
         replicating(w).await;
         work(w, 4).await;
         let before = sealed(w).await;
-        let mut settings = w.recorded(0).unwrap().settings;
+        let mut settings = w.recorded(A).unwrap().settings;
         let vm = World::vm;
-        w.insist(0, Action::RemoveReplication { vm: vm() }).await.unwrap();
-        w.insist(1, Action::RemoveReplication { vm: vm() }).await.unwrap();
+        w.insist(A, Action::RemoveReplication { vm: vm() }).await.unwrap();
+        w.insist(B, Action::RemoveReplication { vm: vm() }).await.unwrap();
         (settings.history, settings.any_point_window_s) = (0, 0);
-        w.insist(0, Action::EnableReplication { vm: vm(), settings })
+        w.insist(A, Action::EnableReplication { vm: vm(), settings })
             .await
             .unwrap();
         let seed = Action::StartReplication {
@@ -120,12 +120,12 @@ fn less_history_of_a_relationship_that_is_made_anew_holds_too() {
             how: InitialCopy::Seed,
             at: None,
         };
-        w.insist(0, seed).await.unwrap();
-        eventually(w, "they are one again", |w| flows(w, 0, 1)).await;
+        w.insist(A, seed).await.unwrap();
+        eventually(w, "they are one again", |w| flows(w, A, B)).await;
         work(w, 3).await;
         assert!(matches!(reasons(w).await[..], [Reason::LessHistory { .. }]));
         assert_eq!(lost(&before, &sealed(w).await), []);
-        w.insist(1, release()).await.unwrap();
+        w.insist(B, release()).await.unwrap();
         work(w, 2).await;
         assert!(sealed(w).await.len() < 4);
     });
@@ -148,17 +148,17 @@ fn a_burst_of_what_cannot_be_compressed_holds_until_somebody_has_looked() {
         );
         work(w, 10).await;
         assert_eq!(lost(&before, &sealed(w).await), []);
-        let view = w.view(1).await.unwrap();
+        let view = w.view(B).await.unwrap();
         assert!(notes(&view).contains("cannot be compressed"), "{}", notes(&view));
         // The point that the changes led to says so.
         let changed: Vec<_> = points(w).await.into_iter().filter_map(|p| p.changed).collect();
         assert!(changed.iter().any(|c| c.random >= 1 << 30), "{changed:?}");
         assert!(changed.iter().any(|c| c.random == 0 && c.data > 0), "{changed:?}");
         // Told once, however long it goes on.
-        let told = w.shared.state().hosts[1].events.clone();
+        let told = w.shared.state().hosts[B].events.clone();
         let told = told.iter().filter(|e| e.message.contains("cannot be compressed"));
         assert_eq!(told.count(), 1);
-        w.insist(1, release()).await.unwrap();
+        w.insist(B, release()).await.unwrap();
         work(w, 4).await;
         assert!(sealed(w).await.len() < 10);
         // The same again is usual now.
@@ -168,24 +168,24 @@ fn a_burst_of_what_cannot_be_compressed_holds_until_somebody_has_looked() {
         w.shared.state().noise = 0;
         work(w, 2).await;
         assert_eq!(reasons(w).await, []);
-        healthy(w, 0, 1).await;
+        healthy(w, A, B).await;
     });
 }
 
 #[test]
-fn what_cannot_be_written_down_lets_nothing_expire() {
+fn nothing_expires_while_a_hold_cannot_be_recorded() {
     simulate(4, async |w| {
         replicating(w).await;
         work(w, 4).await;
         let before = sealed(w).await;
         asks_for_less(w).await;
-        w.shared.state().hosts[1].catalog_full = true;
+        w.shared.state().hosts[B].catalog_full = true;
         for _ in 0..5 {
             w.write(20);
             w.pause(60_000).await;
         }
         assert_eq!(lost(&before, &sealed(w).await), []);
-        w.shared.state().hosts[1].catalog_full = false;
+        w.shared.state().hosts[B].catalog_full = false;
         work(w, 3).await;
         assert_eq!(lost(&before, &sealed(w).await), []);
         assert!(matches!(reasons(w).await[..], [Reason::LessHistory { .. }]));
@@ -193,37 +193,37 @@ fn what_cannot_be_written_down_lets_nothing_expire() {
 }
 
 #[test]
-fn somebody_holds_and_fails_over_to_an_old_point() {
+fn a_requested_hold_keeps_an_old_point_for_a_failover() {
     simulate(5, async |w| {
         replicating(w).await;
         work(w, 4).await;
         let before = sealed(w).await;
-        w.insist(1, hold()).await.unwrap();
-        w.insist(1, hold()).await.unwrap();
+        w.insist(B, hold()).await.unwrap();
+        w.insist(B, hold()).await.unwrap();
         assert_eq!(reasons(w).await, [Reason::Asked]);
         work(w, 30).await;
         assert_eq!(lost(&before, &sealed(w).await), []);
         let oldest = points(w).await.last().unwrap().id.clone();
         w.cut(true);
         taken_over(w, PointSelector::Id(oldest), 10).await;
-        assert_eq!(state(w, 1), State::Committed);
-        assert_eq!(mode(w, 1), Mode::Replica);
+        assert_eq!(state(w, B), State::Committed);
+        assert_eq!(mode(w, B), Mode::Replica);
     });
 }
 
 #[test]
-fn logs_that_are_held_give_way_when_there_is_no_room() {
+fn held_logs_are_removed_on_a_full_disk_and_points_stay() {
     simulate(6, async |w| {
         replicating(w).await;
         work(w, 4).await;
         let before = sealed(w).await;
-        w.insist(1, hold()).await.unwrap();
+        w.insist(B, hold()).await.unwrap();
         work(w, 10).await;
         let held = points(w).await.len();
-        w.shared.state().hosts[1].store_full = true;
+        w.shared.state().hosts[B].store_full = true;
         w.write(20);
         w.run(60).await;
-        w.shared.state().hosts[1].store_full = false;
+        w.shared.state().hosts[B].store_full = false;
         work(w, 5).await;
         let after = points(w).await.len();
         assert!(after < held, "{after} of {held}");

@@ -1,9 +1,8 @@
 //! By which keys hosts know each other: taken when a relationship is made, kept over restarts and changes of roles, changed
 //! after an announcement or a person's word, and nothing is done for whoever has the name and another key.
 
-use crate::common::{eventually, flows, healthy, mode, planned, replicating, simulate, state};
 use lifeboat_deltalog::Consistency;
-use lifeboat_engine::action::{Action, Answer, ReplicationView, ServerView};
+use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::ports::link::{
     Content, LogAddress, PeerHandler, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, PrimaryReport,
 };
@@ -13,12 +12,16 @@ use lifeboat_model::{
     DiskId, Fingerprint, Machine, ReplicationHealth as Health, ReplicationMode as Mode,
     ReplicationState as State, Timestamp, VmId, VmSpec,
 };
+use lifeboat_sim::harness::{
+    A, B, events, eventually, flows, healthy, mode, planned, replicating, replication, said, server,
+    simulate, state,
+};
 use lifeboat_sim::{VM, World};
 
 /// The key with this number of a host, as the world makes them.
-fn key(host: u8, number: u8) -> Fingerprint {
+fn key(host: usize, number: u8) -> Fingerprint {
     let mut digest = [number; 32];
-    digest[0] = host;
+    digest[0] = u8::try_from(host).unwrap();
     Fingerprint::new(digest)
 }
 
@@ -31,23 +34,6 @@ fn known(w: &World, host: usize) -> KnownKey {
     let keys = keys(w, host);
     assert_eq!(keys.len(), 1, "{keys:?}");
     keys[0].clone()
-}
-
-async fn view(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
-}
-
-async fn server(w: &World, host: usize) -> ServerView {
-    match w.act(host, Action::ShowServer).await {
-        Some(Ok(Answer::Server(view))) => view,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn events(w: &World, host: usize, words: &str) -> usize {
-    let s = w.shared.state();
-    let messages = s.hosts[host].events.iter().map(|e| &e.message);
-    messages.filter(|m| m.contains(words)).count()
 }
 
 async fn trust(w: &World, host: usize, name: &str, key: Fingerprint) {
@@ -63,16 +49,16 @@ async fn trust(w: &World, host: usize, name: &str, key: Fingerprint) {
 fn both_sides_know_each_other_by_their_keys_from_the_beginning() {
     simulate(1, async |w| {
         replicating(w).await;
-        assert_eq!((known(w, 0).key, known(w, 1).key), (key(1, 0), key(0, 0)));
-        assert_eq!(known(w, 0).addresses, ["b:7000"]);
-        assert_eq!(view(w, 1).await.keys, keys(w, 1));
+        assert_eq!((known(w, A).key, known(w, B).key), (key(B, 0), key(A, 0)));
+        assert_eq!(known(w, A).addresses, ["b:7000"]);
+        assert_eq!(replication(w, B).await.keys, keys(w, B));
         w.restart_both().await;
-        healthy(w, 0, 1).await;
-        assert_eq!((known(w, 0).key, known(w, 1).key), (key(1, 0), key(0, 0)));
+        healthy(w, A, B).await;
+        assert_eq!((known(w, A).key, known(w, B).key), (key(B, 0), key(A, 0)));
         // The roles change, and the hosts are the same.
-        w.insist(0, planned(true)).await.unwrap();
-        eventually(w, "the roles are swapped", |w| flows(w, 1, 0)).await;
-        assert_eq!((known(w, 0).key, known(w, 1).key), (key(1, 0), key(0, 0)));
+        w.insist(A, planned(true)).await.unwrap();
+        eventually(w, "the roles are swapped", |w| flows(w, B, A)).await;
+        assert_eq!((known(w, A).key, known(w, B).key), (key(B, 0), key(A, 0)));
     });
 }
 
@@ -80,7 +66,7 @@ fn both_sides_know_each_other_by_their_keys_from_the_beginning() {
 fn records_without_keys_get_them_when_the_hosts_speak() {
     simulate(2, async |w| {
         replicating(w).await;
-        for host in 0..2 {
+        for host in [A, B] {
             w.stop(host).await;
             let mut s = w.shared.state();
             s.hosts[host]
@@ -89,10 +75,10 @@ fn records_without_keys_get_them_when_the_hosts_speak() {
                 .iter_mut()
                 .for_each(|r| r.keys.clear());
         }
-        w.boot(0).await;
-        w.boot(1).await;
-        healthy(w, 0, 1).await;
-        assert_eq!((known(w, 0).key, known(w, 1).key), (key(1, 0), key(0, 0)));
+        w.boot(A).await;
+        w.boot(B).await;
+        healthy(w, A, B).await;
+        assert_eq!((known(w, A).key, known(w, B).key), (key(B, 0), key(A, 0)));
     });
 }
 
@@ -120,7 +106,7 @@ fn listed(request: &PeerRequest) {
 
 /// Every request that is about a VM.
 fn requests(w: &World) -> Vec<PeerRequest> {
-    let record = w.recorded(0).unwrap();
+    let record = w.recorded(A).unwrap();
     let (vm, position) = (VM, record.position);
     let disk = DiskId::new("sys").unwrap();
     let offer = |content| PeerRequest::Offer {
@@ -190,16 +176,16 @@ fn requests(w: &World) -> Vec<PeerRequest> {
 }
 
 #[test]
-fn whoever_has_the_name_and_another_key_can_do_nothing_to_a_vm() {
+fn a_peer_with_the_right_name_and_another_key_changes_nothing() {
     simulate(3, async |w| {
         replicating(w).await;
         // Nothing else changes anything meanwhile.
-        w.insist(0, Action::SuspendReplication { vm: World::vm() })
+        w.insist(A, Action::SuspendReplication { vm: World::vm() })
             .await
             .unwrap();
         w.run(5).await;
-        for (host, name) in [(0, "b"), (1, "a")] {
-            let engine = w.shared.engines.lock().unwrap()[host].clone().unwrap();
+        for (host, name) in [(A, "b"), (B, "a")] {
+            let engine = w.engine(host).unwrap();
             let stolen = PeerIdentity {
                 names: vec!["eve".into(), name.into()],
                 addresses: Vec::new(),
@@ -244,8 +230,12 @@ fn whoever_has_the_name_and_another_key_can_do_nothing_to_a_vm() {
             }
             w.run(1).await;
             assert_eq!((seen(w), record(w)), before, "host {host}");
-            assert_eq!(events(w, host, "another key"), 1, "one event on host {host}");
-            let shown = view(w, host).await;
+            assert_eq!(
+                events(w, host, "another key").len(),
+                1,
+                "one event on host {host}"
+            );
+            let shown = replication(w, host).await;
             assert!(
                 shown.health_notes.iter().any(|n| n.contains("another key")),
                 "{:?}",
@@ -254,12 +244,12 @@ fn whoever_has_the_name_and_another_key_can_do_nothing_to_a_vm() {
             drop(engine);
         }
         // The right host is not kept out by it, and it is forgotten after an hour.
-        w.insist(0, Action::ResumeReplication { vm: World::vm() })
+        w.insist(A, Action::ResumeReplication { vm: World::vm() })
             .await
             .unwrap();
-        healthy(w, 0, 1).await;
+        healthy(w, A, B).await;
         w.run(3700).await;
-        assert_eq!(view(w, 1).await.health, Health::Ok);
+        assert_eq!(replication(w, B).await.health, Health::Ok);
     });
 }
 
@@ -281,7 +271,7 @@ fn an_offer_of_another_vm_with_a_stolen_name_is_refused() {
         let mut spec = VmSpec::from(*vm);
         spec.uuid = VmId(uuid::Uuid::from_u128(77));
         spec.name = "another".into();
-        let engine = w.shared.engines.lock().unwrap()[1].clone().unwrap();
+        let engine = w.engine(B).unwrap();
         let stolen = PeerIdentity {
             names: vec!["a".into()],
             addresses: Vec::new(),
@@ -305,18 +295,18 @@ fn an_offer_of_another_vm_with_a_stolen_name_is_refused() {
 }
 
 #[test]
-fn nothing_is_sent_to_whoever_answers_with_another_key() {
+fn nothing_is_sent_to_a_peer_with_another_key() {
     simulate(5, async |w| {
         replicating(w).await;
-        let durable = |w: &World| w.shared.state().hosts[1].replicas[&VM].durable;
-        w.shared.state().hosts[1].impostor = true;
+        let durable = |w: &World| w.shared.state().hosts[B].replicas[&VM].durable;
+        w.shared.state().hosts[B].impostor = true;
         w.run(5).await;
         let before = durable(w);
         w.write(20);
         w.run(60).await;
         assert_eq!(durable(w), before, "something was sent");
-        assert_eq!(state(w, 0), State::Critical);
-        let shown = view(w, 0).await;
+        assert_eq!(state(w, A), State::Critical);
+        let shown = replication(w, A).await;
         assert_eq!(shown.health, Health::Critical);
         assert!(
             shown.health_notes.iter().any(|n| n.contains("trust-key")),
@@ -324,19 +314,18 @@ fn nothing_is_sent_to_whoever_answers_with_another_key() {
             shown.health_notes
         );
         // One of what was seen, and one of what follows for the replication.
-        assert_eq!(events(w, 0, "a certificate of b was shown"), 2);
-        w.shared.state().hosts[1].impostor = false;
-        healthy(w, 0, 1).await;
-        assert_eq!(known(w, 0).key, key(1, 0));
+        assert_eq!(events(w, A, "a certificate of b was shown").len(), 2);
+        w.shared.state().hosts[B].impostor = false;
+        healthy(w, A, B).await;
+        assert_eq!(known(w, A).key, key(B, 0));
     });
 }
 
 #[test]
 fn an_announced_key_takes_the_place_of_the_old_one_without_a_pause() {
-    for (turning, other, name) in [(0, 1, "a"), (1, 0, "b")] {
+    for (turning, other, name) in [(A, B, "a"), (B, A, "b")] {
         simulate(6, async |w| {
             replicating(w).await;
-            let number = u8::try_from(turning).unwrap();
             w.shared.state().hosts[turning].next_key = Some(1);
             w.cut(true);
             w.run(90).await;
@@ -349,25 +338,25 @@ fn an_announced_key_takes_the_place_of_the_old_one_without_a_pause() {
                 notes.iter().any(|n| n.contains("is known to every host")),
                 "{notes:?}"
             );
-            assert_eq!(known(w, other).next, Some(key(number, 1)));
+            assert_eq!(known(w, other).next, Some(key(turning, 1)));
             // It survives what comes in between.
             w.restart_both().await;
-            healthy(w, 0, 1).await;
+            healthy(w, A, B).await;
             {
                 let mut s = w.shared.state();
                 (s.hosts[turning].key, s.hosts[turning].next_key) = (1, None);
             }
-            healthy(w, 0, 1).await;
+            healthy(w, A, B).await;
             let after = known(w, other);
-            assert_eq!((after.key, after.next), (key(number, 1), None));
-            assert_eq!(events(w, other, "uses its next key"), 1);
+            assert_eq!((after.key, after.next), (key(turning, 1), None));
+            assert_eq!(events(w, other, "uses its next key").len(), 1);
             // The old key is over, also after a restart.
             w.restart(other).await;
-            let engine = w.shared.engines.lock().unwrap()[other].clone().unwrap();
+            let engine = w.engine(other).unwrap();
             let old = PeerIdentity {
                 names: vec![name.into()],
                 addresses: Vec::new(),
-                key: Some(key(number, 0)),
+                key: Some(key(turning, 0)),
             };
             let reply = engine.call(&old, PeerRequest::Standing { vm: VM }).await;
             assert!(
@@ -379,29 +368,29 @@ fn an_announced_key_takes_the_place_of_the_old_one_without_a_pause() {
 }
 
 #[test]
-fn an_announcement_that_is_taken_back_is_forgotten() {
+fn a_withdrawn_announcement_of_a_key_is_forgotten() {
     simulate(7, async |w| {
         replicating(w).await;
-        w.shared.state().hosts[0].next_key = Some(1);
+        w.shared.state().hosts[A].next_key = Some(1);
         w.run(130).await;
-        assert_eq!(known(w, 1).next, Some(key(0, 1)));
-        w.shared.state().hosts[0].next_key = None;
-        w.restart(0).await;
+        assert_eq!(known(w, B).next, Some(key(A, 1)));
+        w.shared.state().hosts[A].next_key = None;
+        w.restart(A).await;
         w.run(130).await;
-        assert_eq!(known(w, 1).next, None);
-        assert!(events(w, 1, "stays with its key") >= 1);
+        assert_eq!(known(w, B).next, None);
+        assert!(said(w, B, "stays with its key"));
     });
 }
 
 #[test]
-fn a_key_that_was_not_announced_needs_the_word_of_a_person() {
+fn an_unannounced_key_is_used_only_after_a_person_trusted_it() {
     simulate(8, async |w| {
         replicating(w).await;
-        w.shared.state().hosts[0].key = 5;
+        w.shared.state().hosts[A].key = 5;
         w.write(5);
         w.run(60).await;
-        assert_eq!(state(w, 0), State::Critical);
-        let shown = view(w, 0).await;
+        assert_eq!(state(w, A), State::Critical);
+        let shown = replication(w, A).await;
         assert!(
             shown.health_notes.iter().any(|n| n.contains("trust-key a")),
             "{:?}",
@@ -410,16 +399,16 @@ fn a_key_that_was_not_announced_needs_the_word_of_a_person() {
         let unknown = Action::TrustKey {
             vm: None,
             host: "z".into(),
-            key: key(0, 5),
+            key: key(A, 5),
         };
-        let refused = w.insist(1, unknown).await.unwrap_err();
+        let refused = w.insist(B, unknown).await.unwrap_err();
         assert_eq!(refused.code, ReturnCode::FileNotFound);
-        trust(w, 1, "a", key(0, 5)).await;
-        assert!(events(w, 1, "because somebody said so") == 1);
-        healthy(w, 0, 1).await;
-        assert_eq!(known(w, 1).key, key(0, 5));
-        w.restart(1).await;
-        healthy(w, 0, 1).await;
-        assert_eq!(mode(w, 1), Mode::Replica);
+        trust(w, B, "a", key(A, 5)).await;
+        assert_eq!(events(w, B, "because somebody said so").len(), 1);
+        healthy(w, A, B).await;
+        assert_eq!(known(w, B).key, key(A, 5));
+        w.restart(B).await;
+        healthy(w, A, B).await;
+        assert_eq!(mode(w, B), Mode::Replica);
     });
 }

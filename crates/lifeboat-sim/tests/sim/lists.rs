@@ -1,11 +1,13 @@
 //! Lists and views while something hangs: each VM by itself, in half a second, and what is not known is labelled as such.
 
-use crate::common::{failover, job, replicating, simulate, start_vm};
 use lifeboat_engine::action::{Action, Answer, PointSelector, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, events, failover, job, pause_vm, refused, replicating, reset_vm, simulate, start_vm,
+};
 use lifeboat_sim::{VM, World};
 use uuid::Uuid;
 
@@ -15,12 +17,12 @@ const OTHER: VmId = VmId(Uuid::from_u128(0x77));
 async fn second(w: &mut World) {
     {
         let mut s = w.shared.state();
-        let mut other = s.hosts[0].local[0].clone();
+        let mut other = s.hosts[PRIMARY].local[0].clone();
         (other.name, other.uuid) = ("second".into(), OTHER);
         other.disks.clear();
-        s.hosts[0].local.push(other);
+        s.hosts[PRIMARY].local.push(other);
     }
-    w.restart(0).await;
+    w.restart(PRIMARY).await;
 }
 
 /// The list of a host, and how many milliseconds it took.
@@ -37,16 +39,16 @@ fn of(views: &[VmView], name: &str) -> VmView {
 }
 
 #[test]
-fn a_vm_that_does_not_answer_costs_its_own_line_only() {
+fn a_vm_that_does_not_answer_is_listed_as_unknown_and_delays_no_other() {
     simulate(1, async |w| {
         second(w).await;
-        let (views, _) = list(w, 0).await;
+        let (views, _) = list(w, PRIMARY).await;
         assert_eq!(of(&views, "web").power, PowerState::Running);
         let seen = w.shared.now();
-        w.shared.state().hosts[0].stuck.insert(VM);
+        w.shared.state().hosts[PRIMARY].stuck.insert(VM);
         w.run(60).await;
         for _ in 0..3 {
-            let (views, took) = list(w, 0).await;
+            let (views, took) = list(w, PRIMARY).await;
             assert!(took <= 500, "{took} ms");
             assert_eq!(of(&views, "second").power, PowerState::Off);
             let web = of(&views, "web");
@@ -57,21 +59,21 @@ fn a_vm_that_does_not_answer_costs_its_own_line_only() {
             assert!(before.at.since(seen).as_secs() <= 10 && note.since.since(seen).as_secs() <= 20);
         }
         let asked = w.shared.now();
-        let view = w.view(0).await.unwrap();
+        let view = w.view(PRIMARY).await.unwrap();
         assert_eq!(view.power, PowerState::Unknown);
         assert!(w.shared.now().since(asked).as_millis() <= 5000);
-        w.shared.state().hosts[0].stuck.clear();
+        w.shared.state().hosts[PRIMARY].stuck.clear();
         w.run(10).await;
-        assert_eq!(of(&list(w, 0).await.0, "web").power, PowerState::Running);
+        assert_eq!(of(&list(w, PRIMARY).await.0, "web").power, PowerState::Running);
     });
 }
 
 #[test]
 fn a_daemon_that_starts_beside_a_vm_that_hangs_lists_it() {
     simulate(2, async |w| {
-        w.shared.state().hosts[0].stuck.insert(VM);
-        w.restart(0).await;
-        let (views, took) = list(w, 0).await;
+        w.shared.state().hosts[PRIMARY].stuck.insert(VM);
+        w.restart(PRIMARY).await;
+        let (views, took) = list(w, PRIMARY).await;
         assert!(took <= 500, "{took} ms");
         let web = of(&views, "web");
         assert_eq!(web.power, PowerState::Unknown);
@@ -80,20 +82,20 @@ fn a_daemon_that_starts_beside_a_vm_that_hangs_lists_it() {
 }
 
 #[test]
-fn a_store_that_hangs_stops_no_list_and_is_said() {
+fn a_store_that_hangs_delays_no_list_and_is_reported() {
     simulate(3, async |w| {
         replicating(w).await;
         w.run(30).await;
-        let (views, _) = list(w, 1).await;
+        let (views, _) = list(w, REPLICA).await;
         assert!(of(&views, "web").replication.is_some());
-        w.shared.state().hangs.insert((1, "store.info"));
+        w.shared.state().hangs.insert((REPLICA, "store.info"));
         for _ in 0..3 {
-            let (views, took) = list(w, 1).await;
+            let (views, took) = list(w, REPLICA).await;
             assert!(took <= 500, "{took} ms");
             assert!(of(&views, "web").replication.is_some());
             w.run(10).await;
         }
-        let web = of(&list(w, 1).await.0, "web").replication.unwrap();
+        let web = of(&list(w, REPLICA).await.0, "web").replication.unwrap();
         assert_eq!(web.health, ReplicationHealth::Critical, "{:?}", web.health_notes);
         let said = |n: &String| n.contains("the storage of the replica does not answer");
         assert!(web.health_notes.iter().any(said), "{:?}", web.health_notes);
@@ -101,13 +103,13 @@ fn a_store_that_hangs_stops_no_list_and_is_said() {
 }
 
 #[test]
-fn a_catalog_that_hangs_stops_no_view_and_is_said() {
+fn a_catalog_that_hangs_delays_no_view_and_is_reported() {
     simulate(11, async |w| {
         for hangs in ["catalog.load", "catalog.events"] {
-            w.shared.state().hangs.insert((0, hangs));
+            w.shared.state().hangs.insert((PRIMARY, hangs));
         }
         let asked = w.shared.now();
-        let shown = w.act(0, Action::ShowServer).await;
+        let shown = w.act(PRIMARY, Action::ShowServer).await;
         let Some(Ok(Answer::Server(view))) = shown else {
             panic!("{shown:?}")
         };
@@ -116,9 +118,9 @@ fn a_catalog_that_hangs_stops_no_view_and_is_said() {
         assert!(w.shared.now().since(asked).as_millis() <= 5000);
         let asked = w.shared.now();
         let (vm, limit, after) = (None, 10, None);
-        let refused = w.act(0, Action::ListEvents { vm, limit, after }).await;
-        let refused = refused.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Timeout, "{refused:?}");
+        let refusal = w.act(PRIMARY, Action::ListEvents { vm, limit, after }).await;
+        let refusal = refusal.unwrap().unwrap_err();
+        assert_eq!(refusal.code, ReturnCode::Timeout, "{refusal:?}");
         assert!(w.shared.now().since(asked).as_millis() <= 5000);
     });
 }
@@ -127,21 +129,21 @@ fn a_catalog_that_hangs_stops_no_view_and_is_said() {
 fn an_actor_that_does_not_come_back_stops_no_list() {
     simulate(4, async |w| {
         second(w).await;
-        list(w, 0).await;
-        w.shared.state().hangs.insert((0, "hv.turn_off"));
+        list(w, PRIMARY).await;
+        w.shared.state().hangs.insert((PRIMARY, "hv.turn_off"));
         let (vm, force) = (World::vm(), true);
-        let stop = w.act(0, Action::StopVm { vm, force });
+        let stop = w.act(PRIMARY, Action::StopVm { vm, force });
         assert!(
             tokio::time::timeout(std::time::Duration::from_secs(1), stop)
                 .await
                 .is_err()
         );
-        let (views, took) = list(w, 0).await;
+        let (views, took) = list(w, PRIMARY).await;
         assert!(took <= 500, "{took} ms");
         assert_eq!(of(&views, "second").power, PowerState::Off);
         assert_eq!(of(&views, "web").power, PowerState::Running, "that can be seen");
-        w.shared.state().hosts[0].stuck.insert(VM);
-        let (views, took) = list(w, 0).await;
+        w.shared.state().hosts[PRIMARY].stuck.insert(VM);
+        let (views, took) = list(w, PRIMARY).await;
         assert!(took <= 500, "{took} ms");
         let web = of(&views, "web");
         assert_eq!(web.power, PowerState::Unknown);
@@ -150,50 +152,50 @@ fn an_actor_that_does_not_come_back_stops_no_list() {
 }
 
 #[test]
-fn whatever_hangs_a_command_is_answered_within_five_seconds_and_not_carried_out_later() {
+fn a_command_that_meets_a_hanging_port_is_answered_within_five_seconds_and_not_carried_out_later() {
     simulate(8, async |w| {
         replicating(w).await;
         w.run(30).await;
         // Whoever wants to stop the VM first ends what is under way; here that does not come back.
-        w.shared.state().hangs.insert((0, "hv.turn_off"));
+        w.shared.state().hangs.insert((PRIMARY, "hv.turn_off"));
         let (vm, force) = (World::vm(), true);
-        let stop = w.act(0, Action::StopVm { vm, force });
+        let stop = w.act(PRIMARY, Action::StopVm { vm, force });
         assert!(
             tokio::time::timeout(std::time::Duration::from_secs(1), stop)
                 .await
                 .is_err()
         );
         let asked = w.shared.now();
-        let refused = w
-            .act(0, Action::PauseVm { vm: World::vm() })
-            .await
-            .unwrap()
-            .unwrap_err();
+        let refusal = refused(w, PRIMARY, pause_vm()).await;
         assert_eq!(
-            refused.code,
+            refusal.code,
             lifeboat_model::api::ReturnCode::InUse,
-            "{refused:?}"
+            "{refusal:?}"
         );
-        assert!(refused.message.contains("was not begun"), "{refused:?}");
-        assert!(w.view(0).await.is_some_and(|v| v.power == PowerState::Unknown));
+        assert!(refusal.message.contains("was not begun"), "{refusal:?}");
+        assert!(
+            w.view(PRIMARY)
+                .await
+                .is_some_and(|v| v.power == PowerState::Unknown)
+        );
         assert!(w.shared.now().since(asked).as_millis() <= 10_000, "two answers");
         assert_eq!(
-            w.shared.state().hosts[0].processes[&VM].power,
+            w.shared.state().hosts[PRIMARY].processes[&VM].power,
             PowerState::Running
         );
     });
     simulate(9, async |w| {
         for (hangs, action) in [
-            ("hv.pause", Action::PauseVm { vm: World::vm() }),
-            ("hv.reset", Action::ResetVm { vm: World::vm() }),
+            ("hv.pause", pause_vm()),
+            ("hv.reset", reset_vm()),
             ("hv.screenshot", Action::Screenshot { vm: World::vm() }),
         ] {
-            w.shared.state().hangs.insert((0, hangs));
+            w.shared.state().hangs.insert((PRIMARY, hangs));
             let asked = w.shared.now();
-            let refused = w.act(0, action).await.unwrap().unwrap_err();
+            let refusal = refused(w, PRIMARY, action).await;
             assert!(
-                refused.message.contains("may still be carried out"),
-                "{refused:?}"
+                refusal.message.contains("may still be carried out"),
+                "{refusal:?}"
             );
             assert!(w.shared.now().since(asked).as_millis() <= 5000);
             w.shared.state().hangs.clear();
@@ -204,16 +206,16 @@ fn whatever_hangs_a_command_is_answered_within_five_seconds_and_not_carried_out_
 #[test]
 fn a_vm_whose_images_do_not_answer_is_not_started_and_that_is_said_in_time() {
     simulate(10, async |w| {
-        w.guest_off(0);
-        w.shared.state().hangs.insert((0, "hv.preflight"));
+        w.guest_off(PRIMARY);
+        w.shared.state().hangs.insert((PRIMARY, "hv.preflight"));
         let asked = w.shared.now();
-        let refused = w.act(0, start_vm()).await.unwrap().unwrap_err();
-        assert!(refused.message.contains("was not started"), "{refused:?}");
+        let refusal = refused(w, PRIMARY, start_vm()).await;
+        assert!(refusal.message.contains("was not started"), "{refusal:?}");
         assert!(w.shared.now().since(asked).as_millis() <= 5000);
-        assert!(!w.runs(0));
+        assert!(!w.runs(PRIMARY));
         w.shared.state().hangs.clear();
-        w.insist(0, start_vm()).await.unwrap();
-        assert!(w.runs(0));
+        w.insist(PRIMARY, start_vm()).await.unwrap();
+        assert!(w.runs(PRIMARY));
     });
 }
 
@@ -226,12 +228,6 @@ fn full(w: &World, host: usize) {
         cause: StallCause::NoSpace,
         disks: vec![DiskId::new("sys").unwrap()],
     });
-}
-
-fn events(w: &World, host: usize, what: &str) -> usize {
-    let s = w.shared.state();
-    let all = s.hosts[host].events.iter();
-    all.filter(|e| e.message.contains(what)).count()
 }
 
 /// A guest on `host` stands still and goes on: it is shown with its reason, and recorded once each time.
@@ -251,12 +247,12 @@ async fn stands_still_and_goes_on(w: &mut World, host: usize) {
             replication.health_notes
         );
     }
-    assert_eq!(events(w, host, "the guest stands still: no space left"), 1);
+    assert_eq!(events(w, host, "the guest stands still: no space left").len(), 1);
     w.shared.state().hosts[host].processes.get_mut(&VM).unwrap().stall = None;
-    w.act(host, crate::common::start_vm()).await.unwrap().unwrap();
+    w.act(host, start_vm()).await.unwrap().unwrap();
     w.run(20).await;
     assert_eq!(w.view(host).await.unwrap().power, PowerState::Running);
-    assert_eq!(events(w, host, "the guest no longer stands still"), 1);
+    assert_eq!(events(w, host, "the guest no longer stands still").len(), 1);
 }
 
 #[test]
@@ -266,7 +262,7 @@ fn a_guest_that_stands_still_is_shown_replicated_or_not() {
             if replicated {
                 replicating(w).await;
             }
-            stands_still_and_goes_on(w, 0).await;
+            stands_still_and_goes_on(w, PRIMARY).await;
         });
     }
 }
@@ -278,9 +274,9 @@ fn a_guest_that_stands_still_is_shown_where_it_is_failed_over() {
         w.run(30).await;
         w.cut(true);
         assert_eq!(
-            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, REPLICA, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
-        stands_still_and_goes_on(w, 1).await;
+        stands_still_and_goes_on(w, REPLICA).await;
     });
 }

@@ -2,12 +2,16 @@
 //! with the whole engine of its own.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
 
+/// A test for each saga of a module, which has an enum `Saga` and a function `every_step` that plays one of them.
+macro_rules! sagas {
+    ($($name:ident $saga:ident),+ $(,)?) => { $(#[test] fn $name() { every_step(Saga::$saga); })+ };
+}
+
 mod addresses;
 mod authorization;
 mod backlog;
 mod callers;
 mod certificates;
-mod common;
 mod consent;
 mod extended;
 mod foreign;

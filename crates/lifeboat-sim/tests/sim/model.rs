@@ -11,22 +11,22 @@
 )]
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::common::{
-    asked, cancel_planned, commit, flows, planned, prepare, resync, reverse, revert, simulate_with,
-    start_copy, start_vm,
-};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::records::{FailoverPhase, PlannedPhase, Side};
 use lifeboat_model::{
     PointId, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, Timestamp,
 };
+use lifeboat_sim::harness::{
+    A, B, C, THREE_HOSTS, asked, cancel_planned, clock_step, commit, flows, planned, play, prepare, resync,
+    reverse, revert, start_copy, start_vm,
+};
 use lifeboat_sim::{Fault, Rng, VM, World};
 
-const HOSTS: [&str; 3] = ["a", "b", "c"];
+/// The hosts of all histories; which role each has is a matter of the history.
+const ALL: [usize; 3] = [A, B, C];
 /// Both disks are small: what is looked for is in the order of things, not in their size.
 const SMALL: u64 = 16 << 20;
 
@@ -44,7 +44,7 @@ struct Seen {
 
 fn settings(peer: usize) -> ReplicationSettings {
     ReplicationSettings {
-        peer: format!("{}:7000", HOSTS[peer]),
+        peer: format!("{}:7000", THREE_HOSTS[peer]),
         ..World::settings()
     }
 }
@@ -54,7 +54,7 @@ fn host(rng: &mut Rng) -> usize {
 }
 
 fn mode(w: &World, host: usize) -> Mode {
-    crate::common::mode(w, host)
+    lifeboat_sim::harness::mode(w, host)
 }
 
 /// A host in this role, if there is one; else any.
@@ -63,8 +63,8 @@ fn in_role(w: &World, rng: &mut Rng, role: Mode) -> usize {
     if rng.one_in(4) {
         return first;
     }
-    (0..3)
-        .map(|n| (first + n) % 3)
+    ALL.into_iter()
+        .map(|n| (first + n) % ALL.len())
         .find(|h| mode(w, *h) == role)
         .unwrap_or(first)
 }
@@ -202,7 +202,7 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
 async fn trouble(w: &World, rng: &mut Rng) {
     let (one, other) = (host(rng), host(rng));
     match rng.below(13) {
-        10 => w.set_clock(one, crate::common::clock_step(rng)),
+        10 => w.set_clock(one, clock_step(rng)),
         0..=3 if one != other => {
             let pair = (one.min(other), one.max(other));
             let cut = !w.shared.cuts.borrow().contains(&pair);
@@ -239,7 +239,7 @@ fn judge(w: &mut World, seen: &mut Seen) {
         let twin = w.shared.state().twins.first().cloned();
         assert!(twin.is_none(), "{}", twin.unwrap_or_default());
     }
-    for host in 0..3 {
+    for host in ALL {
         let now = points(w, host);
         match (seen.held.get(&host), phase(w, host)) {
             (None, Some(FailoverPhase::Ready)) => drop(seen.held.insert(host, now)),
@@ -289,7 +289,7 @@ async fn step(w: &mut World, rng: &mut Rng, seen: &mut Seen) {
 }
 
 fn healed(w: &World) {
-    for host in 0..3 {
+    for host in ALL {
         w.gate(host).disarm();
         for other in 0..host {
             w.cut_between(other, host, false);
@@ -305,7 +305,7 @@ fn sensible(w: &World, host: usize, round: u32) -> Vec<Action> {
     let Some(rel) = w.recorded(host) else {
         return Vec::new();
     };
-    let alone = (0..3).all(|h| h == host || !w.runs(h));
+    let alone = ALL.into_iter().all(|h| h == host || !w.runs(h));
     match &rel.side {
         Side::Replica(r) => match (&r.failover, rel.state) {
             _ if r.test.is_some() => vec![Action::StopTest { vm: vm() }],
@@ -348,8 +348,8 @@ fn sensible(w: &World, host: usize, round: u32) -> Vec<Action> {
 }
 
 fn pairs() -> impl Iterator<Item = (usize, usize)> {
-    (0..3)
-        .flat_map(|a| (0..3).map(move |b| (a, b)))
+    ALL.into_iter()
+        .flat_map(|a| ALL.map(|b| (a, b)))
         .filter(|(a, b)| a != b)
 }
 
@@ -366,7 +366,7 @@ async fn peace(w: &mut World, seen: &mut Seen) {
         if pairs().any(|(a, b)| flows(w, a, b)) {
             break;
         }
-        for host in 0..3 {
+        for host in ALL {
             for wish in sensible(w, host, round) {
                 ask(w, host, wish).await;
             }
@@ -383,7 +383,7 @@ async fn peace(w: &mut World, seen: &mut Seen) {
                 )
             })
         };
-        (0..3).filter_map(side).collect::<Vec<_>>().join("\n")
+        ALL.into_iter().filter_map(side).collect::<Vec<_>>().join("\n")
     };
     assert!(
         pairs().any(|(a, b)| flows(w, a, b)),
@@ -396,29 +396,29 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
     let (mut rng, mut seen) = (Rng(seed ^ 0x3_5eed), Seen::default());
     let vm = World::vm;
     w.insist(
-        0,
+        A,
         Action::EnableReplication {
             vm: vm(),
-            settings: settings(1),
+            settings: settings(B),
         },
     )
     .await
     .unwrap();
-    w.insist(0, start_copy()).await.unwrap();
+    w.insist(A, start_copy()).await.unwrap();
     for _ in 0..30 {
-        if flows(w, 0, 1) {
+        if flows(w, A, B) {
             break;
         }
         w.run(1).await;
     }
-    assert!(flows(w, 0, 1));
+    assert!(flows(w, A, B));
     if rng.one_in(3) {
         let settings = ReplicationSettings {
             interval_s: 15,
-            ..settings(2)
+            ..settings(C)
         };
         w.insist(
-            1,
+            B,
             Action::ExtendReplication {
                 vm: vm(),
                 settings,
@@ -439,30 +439,10 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
     w.shared.state().trace
 }
 
-/// Keeps the end of the history when it goes wrong.
-struct Keep<'a>(&'a Mutex<Vec<String>>, std::sync::Arc<lifeboat_sim::Shared>);
-
-impl Drop for Keep<'_> {
-    fn drop(&mut self) {
-        let lines = self.1.state().recent.clone();
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = lines;
-    }
-}
-
 fn one(seed: u64, steps: u32) -> Result<u64, String> {
-    let recent = Mutex::new(Vec::new());
-    let run = catch_unwind(AssertUnwindSafe(|| {
-        simulate_with(seed, &HOSTS, SMALL, async |w| {
-            let keep = Keep(&recent, w.shared.clone());
-            let trace = history(w, seed, steps).await;
-            drop(keep);
-            trace
-        })
-    }));
-    run.map_err(|e| {
-        let text = e.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        let lines = recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let played = play(seed, THREE_HOSTS, SMALL, async |w| history(w, seed, steps).await);
+    played.map_err(|wrong| {
+        let lines = &wrong.recent;
         let from = if asked().is_some() {
             0
         } else {
@@ -470,7 +450,7 @@ fn one(seed: u64, steps: u32) -> Result<u64, String> {
         };
         format!(
             "LIFEBOAT_SEED={seed} after {steps} steps: {}\n  {}",
-            text.unwrap_or_default(),
+            wrong.why,
             lines[from..].join("\n  ")
         )
     })

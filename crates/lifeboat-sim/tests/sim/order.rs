@@ -3,10 +3,12 @@
 
 use std::collections::HashSet;
 
-use crate::common::{agreed, failover, job, planned, points, replicating, simulate, state};
 use lifeboat_engine::action::{Action, InitialCopy, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, Position, ReplicationSettings, ReplicationState as State, Timestamp};
+use lifeboat_sim::harness::{
+    A, B, agreed, durable, events, failover, job, planned, points, replicating, simulate, state,
+};
 use lifeboat_sim::{Fault, VM, World};
 
 const HOUR: i64 = 3_600_000;
@@ -25,33 +27,23 @@ fn quick() -> ReplicationSettings {
     }
 }
 
-fn durable(w: &World) -> Position {
-    w.shared.state().hosts[1].replicas[&VM].durable
-}
-
 /// Position, instant and arrival order of what the store has sealed, oldest first.
 fn sealed(w: &World) -> Vec<(Position, Timestamp)> {
     let s = w.shared.state();
-    let points = &s.hosts[1].replicas[&VM].points;
+    let points = &s.hosts[B].replicas[&VM].points;
     points.iter().map(|(p, _)| (p.position, p.instant)).collect()
 }
 
 fn logs(w: &World) -> usize {
-    w.shared.state().hosts[1].replicas[&VM].logs.len()
-}
-
-fn events(w: &World, host: usize, part: &str) -> usize {
-    let s = w.shared.state();
-    let found = s.hosts[host].events.iter().filter(|e| e.message.contains(part));
-    found.count()
+    w.shared.state().hosts[B].replicas[&VM].logs.len()
 }
 
 async fn enabled(w: &mut World, settings: ReplicationSettings) {
     replicating(w).await;
     let vm = World::vm();
-    let disks = w.recorded(0).unwrap().settings.disks;
+    let disks = w.recorded(A).unwrap().settings.disks;
     let settings = ReplicationSettings { disks, ..settings };
-    w.insist(0, Action::ModifyReplication { vm, settings })
+    w.insist(A, Action::ModifyReplication { vm, settings })
         .await
         .unwrap();
     agreed(w).await;
@@ -71,7 +63,7 @@ async fn seeded(w: &mut World, different: bool) {
     let vm = World::vm;
     // Everything written is on the replica: the copies are equal.
     w.run(5).await;
-    for host in [0, 1] {
+    for host in [A, B] {
         w.insist(host, Action::RemoveReplication { vm: vm() })
             .await
             .unwrap();
@@ -80,12 +72,12 @@ async fn seeded(w: &mut World, different: bool) {
         w.write(20);
     }
     let settings = quick();
-    w.insist(0, Action::EnableReplication { vm: vm(), settings })
+    w.insist(A, Action::EnableReplication { vm: vm(), settings })
         .await
         .unwrap();
     let how = InitialCopy::Seed;
     w.insist(
-        0,
+        A,
         Action::StartReplication {
             vm: vm(),
             how,
@@ -95,29 +87,29 @@ async fn seeded(w: &mut World, different: bool) {
     .await
     .unwrap();
     for _ in 0..60 {
-        if state(w, 0) == State::Replicating && state(w, 1) == State::Replicating {
+        if state(w, A) == State::Replicating && state(w, B) == State::Replicating {
             return;
         }
         w.run(1).await;
     }
-    panic!("the seed does not become a replica: {:?}", w.recorded(1));
+    panic!("the seed does not become a replica: {:?}", w.recorded(B));
 }
 
 /// Blocks of the VM's disks that a failover to the newest brings up other than the primary had them in the end.
 async fn newest_comes_up(w: &mut World) {
     w.run(5).await;
-    let last = w.disks_now(0);
-    w.kill_vm(0);
+    let last = w.disks_now(A);
+    w.kill_vm(A);
     w.cut(true);
     // What had arrived whole becomes durable.
     w.pause(500).await;
-    let newest = durable(w);
+    let newest = durable(w, B);
     let list = points(w).await;
     assert_eq!(position(w, &list[0].target), newest, "the newest is listed first");
-    let done = job(w, 1, failover(PointSelector::Latest)).await.unwrap();
+    let done = job(w, B, failover(PointSelector::Latest)).await.unwrap();
     assert_eq!(done, JobState::Completed);
     assert!(
-        w.disks_now(1) == last,
+        w.disks_now(B) == last,
         "an older instant than the newest data came up"
     );
     w.check_all().unwrap();
@@ -128,7 +120,7 @@ fn position(w: &World, target: &Target) -> Position {
         Target::Cycle { position } => *position,
         Target::Point { id } => {
             let s = w.shared.state();
-            let points = &s.hosts[1].replicas[&VM].points;
+            let points = &s.hosts[B].replicas[&VM].points;
             points.iter().find(|(p, _)| p.id == *id).unwrap().0.position
         }
         Target::Abandoned => panic!("nothing was abandoned"),
@@ -142,7 +134,7 @@ fn a_failover_to_the_newest_after_a_seed_brings_up_the_newest() {
             seeded(w, different).await;
             let old = sealed(w)[0].0;
             assert!(
-                !old.same_generation(durable(w)),
+                !old.same_generation(durable(w, B)),
                 "points of before are still below"
             );
             flowing(w, 20).await;
@@ -160,7 +152,7 @@ fn a_seed_that_is_equal_is_sealed_at_once_and_can_be_brought_up() {
         seeded(w, false).await;
         w.run(3).await;
         let newest = sealed(w).last().unwrap().0;
-        assert!(newest.same_generation(durable(w)), "{newest}");
+        assert!(newest.same_generation(durable(w, B)), "{newest}");
         newest_comes_up(w).await;
     });
 }
@@ -171,10 +163,10 @@ fn a_planned_failover_after_a_seed_finds_its_recovery_point() {
         simulate(seed, async |w| {
             seeded(w, different).await;
             flowing(w, 5).await;
-            let done = job(w, 0, planned(true)).await.unwrap();
+            let done = job(w, A, planned(true)).await.unwrap();
             assert_eq!(done, JobState::Completed, "{:?}", w.tail(30));
             w.run(30).await;
-            assert!(w.runs(1) && !w.runs(0));
+            assert!(w.runs(B) && !w.runs(A));
             w.check_all().unwrap();
         });
     }
@@ -213,9 +205,9 @@ async fn kept(w: &mut World, host: usize, off: i64, back: bool) -> [usize; 3] {
 
 #[test]
 fn a_clock_that_is_set_neither_loses_nor_keeps_anything() {
-    let plain = simulate(6, async |w| kept(w, 0, 0, false).await);
+    let plain = simulate(6, async |w| kept(w, A, 0, false).await);
     for off in STEPS {
-        for (host, back) in [(0, true), (0, false), (1, true)] {
+        for (host, back) in [(A, true), (A, false), (B, true)] {
             let what = format!("host {host} off by {off} ms, back: {back}");
             simulate(6, async |w| {
                 let found = kept(w, host, off, back).await;
@@ -224,13 +216,13 @@ fn a_clock_that_is_set_neither_loses_nor_keeps_anything() {
                     let even = found[n].abs_diff(plain[n]) <= by;
                     assert!(even, "{what}: {found:?} instead of {plain:?}");
                 }
-                let lag = w.view(1).await.unwrap().replication.unwrap().lag_ms.unwrap();
+                let lag = w.view(B).await.unwrap().replication.unwrap().lag_ms.unwrap();
                 assert!(lag < 10_000, "{what}: lag {lag}");
-                let primary = w.view(0).await.unwrap().replication.unwrap();
+                let primary = w.view(A).await.unwrap().replication.unwrap();
                 assert!(primary.lag_ms.unwrap() < 10_000, "{what}");
                 let counters = primary.counters;
                 assert!(counters.max_latency_ms < 60_000, "{what}: {counters:?}");
-                let off_now = if back || host == 1 { 0 } else { off };
+                let off_now = if back || host == B { 0 } else { off };
                 let now = w.shared.now().0.saturating_add_signed(off_now);
                 let since = counters.since.unwrap().0;
                 assert!(since <= now, "{what}: a window that begins in the future");
@@ -246,17 +238,21 @@ fn a_clock_that_was_set_is_an_event_and_a_warning_for_a_while() {
         simulate(7, async |w| {
             replicating(w).await;
             flowing(w, 40).await;
-            w.set_clock(0, off);
+            w.set_clock(A, off);
             flowing(w, 25).await;
-            assert_eq!(events(w, 0, "the clock of this host jumped by"), 1, "{off}");
-            assert_eq!(events(w, 1, "jumped by"), 1, "the replica sees it too: {off}");
-            for host in [0, 1] {
+            assert_eq!(events(w, A, "the clock of this host jumped by").len(), 1, "{off}");
+            assert_eq!(
+                events(w, B, "jumped by").len(),
+                1,
+                "the replica sees it too: {off}"
+            );
+            for host in [A, B] {
                 let view = w.view(host).await.unwrap().replication.unwrap();
                 let said = view.health_notes.iter().any(|n| n.contains("jumped by"));
                 assert!(said, "{off} {host}: {:?}", view.health_notes);
             }
             w.run(3700).await;
-            for host in [0, 1] {
+            for host in [A, B] {
                 let view = w.view(host).await.unwrap().replication.unwrap();
                 let said = view.health_notes.iter().any(|n| n.contains("jumped by"));
                 assert!(!said, "{off} {host}: {:?}", view.health_notes);
@@ -273,10 +269,10 @@ fn a_clock_that_is_set_between_starts_is_seen_and_costs_nothing() {
                 enabled(w, quick()).await;
                 flowing(w, 100).await;
                 let before: HashSet<Position> = sealed(w).into_iter().map(|p| p.0).collect();
-                w.set_clock(1, off);
+                w.set_clock(B, off);
                 match reboot {
-                    true => w.reboot(1).await,
-                    false => w.restart(1).await,
+                    true => w.reboot(B).await,
+                    false => w.restart(B).await,
                 }
                 flowing(w, 8).await;
                 let after: HashSet<Position> = sealed(w).into_iter().map(|p| p.0).collect();
@@ -287,7 +283,7 @@ fn a_clock_that_is_set_between_starts_is_seen_and_costs_nothing() {
                 // Across a start of the host, a clock that was set forward cannot be told from time that passed.
                 let seen = usize::from(!reboot || off < 0);
                 assert_eq!(
-                    events(w, 1, "the clock of this host jumped by"),
+                    events(w, B, "the clock of this host jumped by").len(),
                     seen,
                     "{off} {reboot}"
                 );
@@ -304,20 +300,20 @@ fn a_time_among_instants_that_are_not_in_order_is_explained() {
     simulate(9, async |w| {
         enabled(w, quick()).await;
         flowing(w, 20).await;
-        w.set_clock(0, 40 * DAY);
+        w.set_clock(A, 40 * DAY);
         flowing(w, 20).await;
-        w.set_clock(0, 0);
+        w.set_clock(A, 0);
         flowing(w, 10).await;
-        w.kill_vm(0);
+        w.kill_vm(A);
         w.cut(true);
         let list = points(w).await;
         let newest = list[0].clone();
         let selector = PointSelector::At(newest.instant);
-        let done = job(w, 1, failover(selector)).await.unwrap();
+        let done = job(w, B, failover(selector)).await.unwrap();
         assert_eq!(done, JobState::Completed);
-        let chosen = w.recorded(1).unwrap().failover().unwrap().instant;
+        let chosen = w.recorded(B).unwrap().failover().unwrap().instant;
         assert_eq!(chosen, newest.instant, "not one of those that are 40 days ahead");
-        assert_eq!(events(w, 1, "the primary's clock was set back"), 1);
+        assert_eq!(events(w, B, "the primary's clock was set back").len(), 1);
         w.check_all().unwrap();
     });
 }
@@ -328,10 +324,10 @@ fn a_clock_that_is_set_in_the_middle_of_a_cycle_changes_nothing() {
         simulate(10 + call, async |w| {
             enabled(w, quick()).await;
             flowing(w, 10).await;
-            w.gate(0).arm(call, Fault::Fail);
+            w.gate(A).arm(call, Fault::Fail);
             w.write(5);
             w.pause(300).await;
-            w.set_clock(0, if call % 2 == 0 { 40 * DAY } else { -HOUR });
+            w.set_clock(A, if call % 2 == 0 { 40 * DAY } else { -HOUR });
             flowing(w, 40).await;
             newest_comes_up(w).await;
         });
@@ -342,18 +338,18 @@ fn a_clock_that_is_set_in_the_middle_of_a_cycle_changes_nothing() {
 fn a_seed_is_started_while_the_images_are_still_being_put_in_order() {
     simulate(1, async |w| {
         enabled(w, quick()).await;
-        w.guest_off(0);
+        w.guest_off(A);
         w.run(20).await;
         let vm = World::vm;
-        for host in [0, 1] {
+        for host in [A, B] {
             w.insist(host, Action::RemoveReplication { vm: vm() })
                 .await
                 .unwrap();
         }
         let settings = quick();
         // What enabling leaves to be done holds the images of a VM that is off.
-        w.shared.state().hangs.insert((0, "capture.recover"));
-        w.insist(0, Action::EnableReplication { vm: vm(), settings })
+        w.shared.state().hangs.insert((A, "capture.recover"));
+        w.insist(A, Action::EnableReplication { vm: vm(), settings })
             .await
             .unwrap();
         w.run(2).await;
@@ -364,7 +360,7 @@ fn a_seed_is_started_while_the_images_are_still_being_put_in_order() {
             how,
             at: None,
         };
-        let started = w.act(0, start).await.unwrap();
+        let started = w.act(A, start).await.unwrap();
         assert!(started.is_ok(), "{started:?}");
     });
 }

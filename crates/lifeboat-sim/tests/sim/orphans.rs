@@ -1,16 +1,16 @@
 //! Records that lost what they belong to: each is shown, can be named, says what is missing, and can be removed. No removal
 //! touches data that somebody may want.
 
-use crate::common::{failover, job, replicating, simulate, start_vm, state};
-use lifeboat_engine::action::{
-    Action, Answer, InitialCopy, PointSelector, Refusal, ServerView, VmRef, VmView,
-};
+use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, VmRef, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::records::Side;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     BranchId, JobState, ReplicationHealth, ReplicationMode as Mode, ReplicationState as State, VmId,
+};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, enable, events, failover, job, refused, replicating, server, simulate, start_vm, state,
 };
 use lifeboat_sim::{Image, VM, World};
 use uuid::Uuid;
@@ -32,11 +32,6 @@ async fn done(w: &World, host: usize, action: Action) {
     assert_eq!(answer, Ok(Answer::Done), "{action:?}");
 }
 
-async fn refused(w: &World, host: usize, action: Action) -> Refusal {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    answer.expect_err(&format!("{action:?} should be refused"))
-}
-
 async fn listed(w: &World, host: usize) -> Vec<VmView> {
     match w.act(host, Action::ListVms(Paging::FIRST)).await {
         Some(Ok(Answer::Vms(vms))) => vms.items,
@@ -44,30 +39,14 @@ async fn listed(w: &World, host: usize) -> Vec<VmView> {
     }
 }
 
-async fn server(w: &World, host: usize) -> ServerView {
-    match w.act(host, Action::ShowServer).await {
-        Some(Ok(Answer::Server(view))) => view,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn told(w: &World, host: usize, about: &str) -> usize {
-    let s = w.shared.state();
-    s.hosts[host]
-        .events
-        .iter()
-        .filter(|e| e.message.contains(about))
-        .count()
-}
-
 #[test]
 fn a_vm_without_its_description_is_shown_and_its_replication_can_be_removed() {
     for (seed, reference) in [(1, World::vm()), (2, by_id())] {
         simulate(seed, async |w| {
             replicating(w).await;
-            w.shared.state().hosts[0].local.clear();
-            w.restart(0).await;
-            let views = listed(w, 0).await;
+            w.shared.state().hosts[PRIMARY].local.clear();
+            w.restart(PRIMARY).await;
+            let views = listed(w, PRIMARY).await;
             let [view] = views.as_slice() else {
                 panic!("{views:?}");
             };
@@ -79,7 +58,7 @@ fn a_vm_without_its_description_is_shown_and_its_replication_can_be_removed() {
             let replication = view.replication.as_ref().unwrap();
             assert_eq!(replication.health, ReplicationHealth::Critical);
             w.run(60).await;
-            let notes = w.view(0).await.unwrap().replication.unwrap().health_notes;
+            let notes = w.view(PRIMARY).await.unwrap().replication.unwrap().health_notes;
             assert_eq!(
                 notes.iter().filter(|n| n.contains("description is gone")).count(),
                 1,
@@ -87,7 +66,7 @@ fn a_vm_without_its_description_is_shown_and_its_replication_can_be_removed() {
             );
             let start = refused(
                 w,
-                0,
+                PRIMARY,
                 Action::StartVm {
                     vm: by_id(),
                     force: false,
@@ -96,16 +75,16 @@ fn a_vm_without_its_description_is_shown_and_its_replication_can_be_removed() {
             .await;
             assert_ne!(start.code, ReturnCode::Completed);
 
-            done(w, 0, remove(reference)).await;
-            assert!(w.recorded(0).is_none());
-            assert!(listed(w, 0).await.is_empty());
-            let e = refused(w, 0, Action::ShowVm { vm: World::vm() }).await;
+            done(w, PRIMARY, remove(reference)).await;
+            assert!(w.recorded(PRIMARY).is_none());
+            assert!(listed(w, PRIMARY).await.is_empty());
+            let e = refused(w, PRIMARY, Action::ShowVm { vm: World::vm() }).await;
             assert_eq!(
                 (e.code, e.message.as_str()),
                 (ReturnCode::FileNotFound, "no VM \"web\" on this host")
             );
             assert_eq!(
-                state(w, 1),
+                state(w, REPLICA),
                 State::Replicating,
                 "the other host keeps what it has"
             );
@@ -116,22 +95,19 @@ fn a_vm_without_its_description_is_shown_and_its_replication_can_be_removed() {
 #[test]
 fn an_offer_that_never_became_a_copy_can_be_removed() {
     simulate(3, async |w| {
-        let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(PRIMARY, enable()).await.unwrap();
         w.cut(true);
-        w.restart(1).await;
-        assert_eq!(state(w, 1), State::WaitingToCompleteInitialReplication);
-        done(w, 1, remove(by_id())).await;
-        assert!(w.recorded(1).is_none() && listed(w, 1).await.is_empty());
+        w.restart(REPLICA).await;
+        assert_eq!(state(w, REPLICA), State::WaitingToCompleteInitialReplication);
+        done(w, REPLICA, remove(by_id())).await;
+        assert!(w.recorded(REPLICA).is_none() && listed(w, REPLICA).await.is_empty());
         assert!(
-            w.shared.state().hosts[1].replicas.is_empty(),
+            w.shared.state().hosts[REPLICA].replicas.is_empty(),
             "nothing of it is left"
         );
         // The side whose peer is gone for good.
-        done(w, 0, remove(by_id())).await;
-        assert!(w.recorded(0).is_none());
+        done(w, PRIMARY, remove(by_id())).await;
+        assert!(w.recorded(PRIMARY).is_none());
     });
 }
 
@@ -139,9 +115,9 @@ fn an_offer_that_never_became_a_copy_can_be_removed() {
 fn a_disk_taken_out_of_the_description_is_named_with_the_command() {
     simulate(10, async |w| {
         replicating(w).await;
-        w.shared.state().hosts[0].local[0].disks.pop();
-        w.restart(0).await;
-        let replication = w.view(0).await.unwrap().replication.unwrap();
+        w.shared.state().hosts[PRIMARY].local[0].disks.pop();
+        w.restart(PRIMARY).await;
+        let replication = w.view(PRIMARY).await.unwrap().replication.unwrap();
         assert_eq!(replication.health, ReplicationHealth::Critical);
         let notes = replication.health_notes.join("\n");
         assert!(
@@ -151,31 +127,28 @@ fn a_disk_taken_out_of_the_description_is_named_with_the_command() {
     });
 }
 
-/// Host 1 has the VM as well, off, and made it a replica; host 0 sends to it, and is cut off in the middle.
+/// The replica's host has the VM as well, off, and made it a replica; the primary sends to it, and is cut off in the middle.
 async fn seeding(w: &mut World) {
     {
         let mut s = w.shared.state();
-        let spec = s.hosts[0].local.clone();
-        s.hosts[1].local = spec;
+        let spec = s.hosts[PRIMARY].local.clone();
+        s.hosts[REPLICA].local = spec;
         for (path, size) in [
             ("/vm/sys.qcow2", lifeboat_sim::SYS_BYTES),
             ("/vm/data.qcow2", lifeboat_sim::DATA_BYTES),
         ] {
-            s.hosts[1].images.insert(path.into(), Image::new(size));
+            s.hosts[REPLICA].images.insert(path.into(), Image::new(size));
         }
     }
-    w.restart(1).await;
-    done(w, 1, Action::BecomeReplica { vm: World::vm() }).await;
-    let (vm, settings) = (World::vm(), World::settings());
-    w.insist(0, Action::EnableReplication { vm, settings })
-        .await
-        .unwrap();
+    w.restart(REPLICA).await;
+    done(w, REPLICA, Action::BecomeReplica { vm: World::vm() }).await;
+    w.insist(PRIMARY, enable()).await.unwrap();
     let seed = Action::StartReplication {
         vm: World::vm(),
         how: InitialCopy::Seed,
         at: None,
     };
-    assert!(w.insist(0, seed).await.is_ok());
+    assert!(w.insist(PRIMARY, seed).await.is_ok());
     w.cut(true);
     w.run(5).await;
 }
@@ -184,25 +157,25 @@ async fn seeding(w: &mut World) {
 fn a_seed_whose_primary_died_gets_its_vm_back() {
     simulate(4, async |w| {
         seeding(w).await;
-        w.kill_vm(0);
+        w.kill_vm(PRIMARY);
         let own = |w: &World| {
             let s = w.shared.state();
-            ["/vm/sys.qcow2", "/vm/data.qcow2"].map(|k| s.hosts[1].images[k].content.clone())
+            ["/vm/sys.qcow2", "/vm/data.qcow2"].map(|k| s.hosts[REPLICA].images[k].content.clone())
         };
         let before = own(w);
-        let side = w.recorded(1).unwrap();
+        let side = w.recorded(REPLICA).unwrap();
         assert_eq!(
             (side.mode, side.state),
             (Mode::Replica, State::WaitingToCompleteInitialReplication)
         );
         if side.replica().unwrap().dir.is_some() {
-            let e = refused(w, 1, remove(by_id())).await;
+            let e = refused(w, REPLICA, remove(by_id())).await;
             assert!(e.hint.contains("lifeboat replication remove --force"), "{e:?}");
         }
-        done(w, 1, forget(by_id())).await;
-        assert!(w.recorded(1).is_none());
-        done(w, 1, start_vm()).await;
-        assert!(w.runs(1));
+        done(w, REPLICA, forget(by_id())).await;
+        assert!(w.recorded(REPLICA).is_none());
+        done(w, REPLICA, start_vm()).await;
+        assert!(w.runs(REPLICA));
         assert!(own(w) == before, "its own images are as they were");
     });
 }
@@ -211,27 +184,27 @@ fn a_seed_whose_primary_died_gets_its_vm_back() {
 fn a_failed_over_replica_is_forgotten_only_while_its_vm_is_off() {
     simulate(5, async |w| {
         replicating(w).await;
-        w.guest_off(0);
+        w.guest_off(PRIMARY);
         w.cut(true);
-        let done_with = job(w, 1, failover(PointSelector::Latest)).await.unwrap();
+        let done_with = job(w, REPLICA, failover(PointSelector::Latest)).await.unwrap();
         assert_eq!(done_with, JobState::Completed);
-        assert!(w.runs(1));
-        let e = refused(w, 1, remove(by_id())).await;
+        assert!(w.runs(REPLICA));
+        let e = refused(w, REPLICA, remove(by_id())).await;
         assert_eq!(e.code, ReturnCode::InvalidState);
-        let e = refused(w, 1, forget(by_id())).await;
+        let e = refused(w, REPLICA, forget(by_id())).await;
         assert_eq!(e.code, ReturnCode::InUse, "{e:?}");
         done(
             w,
-            1,
+            REPLICA,
             Action::StopVm {
                 vm: by_id(),
                 force: true,
             },
         )
         .await;
-        done(w, 1, forget(by_id())).await;
-        assert!(w.recorded(1).is_none());
-        let kept = w.shared.state().hosts[1].replicas.contains_key(&VM);
+        done(w, REPLICA, forget(by_id())).await;
+        assert!(w.recorded(REPLICA).is_none());
+        let kept = w.shared.state().hosts[REPLICA].replicas.contains_key(&VM);
         assert!(kept, "no file is deleted");
     });
 }
@@ -245,30 +218,30 @@ fn the_vm_of_a_test_whose_replica_is_gone_can_be_removed() {
             point: PointSelector::Latest,
             start: true,
         };
-        assert_eq!(job(w, 1, test).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, test).await.unwrap(), JobState::Completed);
         let named = VmRef("web - Test".into());
-        let e = refused(w, 1, remove(named.clone())).await;
+        let e = refused(w, REPLICA, remove(named.clone())).await;
         assert!(e.hint.contains("lifeboat failover stop-test web"), "{e:?}");
         let record = |r: &lifeboat_engine::records::Relationship| r.vm == VM;
-        w.shared.state().hosts[1]
+        w.shared.state().hosts[REPLICA]
             .catalog
             .relationships
             .retain(|r| !record(r));
-        w.restart(1).await;
-        let e = refused(w, 1, remove(named.clone())).await;
+        w.restart(REPLICA).await;
+        let e = refused(w, REPLICA, remove(named.clone())).await;
         assert_eq!(e.code, ReturnCode::InUse, "it runs: {e:?}");
         done(
             w,
-            1,
+            REPLICA,
             Action::StopVm {
                 vm: named.clone(),
                 force: true,
             },
         )
         .await;
-        done(w, 1, remove(named)).await;
-        assert!(w.shared.state().hosts[1].catalog.relationships.is_empty());
-        assert!(listed(w, 1).await.is_empty());
+        done(w, REPLICA, remove(named)).await;
+        assert!(w.shared.state().hosts[REPLICA].catalog.relationships.is_empty());
+        assert!(listed(w, REPLICA).await.is_empty());
     });
 }
 
@@ -281,11 +254,11 @@ fn a_replica_with_a_test_is_forgotten_with_it() {
             point: PointSelector::Latest,
             start: false,
         };
-        assert_eq!(job(w, 1, test).await.unwrap(), JobState::Completed);
-        assert_eq!(refused(w, 1, remove(by_id())).await.code, ReturnCode::InUse);
-        done(w, 1, forget(by_id())).await;
-        assert!(w.shared.state().hosts[1].catalog.relationships.is_empty());
-        assert!(listed(w, 1).await.is_empty());
+        assert_eq!(job(w, REPLICA, test).await.unwrap(), JobState::Completed);
+        assert_eq!(refused(w, REPLICA, remove(by_id())).await.code, ReturnCode::InUse);
+        done(w, REPLICA, forget(by_id())).await;
+        assert!(w.shared.state().hosts[REPLICA].catalog.relationships.is_empty());
+        assert!(listed(w, REPLICA).await.is_empty());
     });
 }
 
@@ -293,9 +266,9 @@ fn a_replica_with_a_test_is_forgotten_with_it() {
 fn records_that_belong_to_no_relationship_are_removed_and_said() {
     simulate(8, async |w| {
         replicating(w).await;
-        let mut stray = w.recorded(1).unwrap();
+        let mut stray = w.recorded(REPLICA).unwrap();
         stray.index = 1;
-        let mut test = w.recorded(1).unwrap();
+        let mut test = w.recorded(REPLICA).unwrap();
         test.vm = VmId(Uuid::from_u128(77));
         test.spec.name = "old - Test".into();
         test.mode = Mode::TestReplica;
@@ -304,21 +277,21 @@ fn records_that_belong_to_no_relationship_are_removed_and_said() {
             of: VmId(Uuid::from_u128(78)),
             branch: BranchId(Uuid::from_u128(79)),
         };
-        w.shared.state().hosts[1]
+        w.shared.state().hosts[REPLICA]
             .catalog
             .relationships
             .extend([stray, test]);
-        w.restart(1).await;
+        w.restart(REPLICA).await;
         assert!(
-            w.shared.state().hosts[1]
+            w.shared.state().hosts[REPLICA]
                 .catalog
                 .relationships
                 .iter()
                 .all(|r| r.index == 0)
         );
-        assert_eq!(told(w, 1, "belongs to no relationship"), 1);
-        done(w, 1, remove(VmRef(Uuid::from_u128(77).to_string()))).await;
-        let left = listed(w, 1).await;
+        assert_eq!(events(w, REPLICA, "belongs to no relationship").len(), 1);
+        done(w, REPLICA, remove(VmRef(Uuid::from_u128(77).to_string()))).await;
+        let left = listed(w, REPLICA).await;
         assert_eq!(left.iter().map(|v| v.spec.uuid).collect::<Vec<_>>(), [VM]);
         assert_eq!(left[0].power, PowerState::Off);
     });
@@ -330,17 +303,17 @@ fn of_very_many_files_without_a_relationship_some_are_named() {
         replicating(w).await;
         {
             let mut s = w.shared.state();
-            let replica = s.hosts[1].replicas[&VM].clone();
+            let replica = s.hosts[REPLICA].replicas[&VM].clone();
             for n in 0..1000 {
                 let vm = VmId(Uuid::from_u128(1000 + n));
-                s.hosts[1].replicas.insert(vm, replica.clone());
+                s.hosts[REPLICA].replicas.insert(vm, replica.clone());
             }
         }
         w.run(601).await;
-        let notes = server(w, 1).await.notes;
+        let notes = server(w, REPLICA).await.notes;
         assert_eq!(notes.len(), 21, "{notes:?}");
         assert!(notes[20].contains("980 more replicas"), "{}", notes[20]);
-        assert_eq!(told(w, 1, "no relationship of this host uses"), 21);
+        assert_eq!(events(w, REPLICA, "no relationship of this host uses").len(), 21);
     });
 }
 
@@ -348,29 +321,41 @@ fn of_very_many_files_without_a_relationship_some_are_named() {
 fn files_without_a_relationship_and_locations_that_are_gone_are_shown_by_the_host() {
     simulate(9, async |w| {
         replicating(w).await;
-        assert!(server(w, 1).await.notes.is_empty());
-        let dir = w.recorded(1).unwrap().replica().unwrap().dir.clone().unwrap();
-        let shown = w.view(1).await.unwrap().replication.unwrap().dir;
+        assert!(server(w, REPLICA).await.notes.is_empty());
+        let dir = w
+            .recorded(REPLICA)
+            .unwrap()
+            .replica()
+            .unwrap()
+            .dir
+            .clone()
+            .unwrap();
+        let shown = w.view(REPLICA).await.unwrap().replication.unwrap().dir;
         assert_eq!(shown.as_ref(), Some(&dir));
-        done(w, 0, remove(by_id())).await;
-        done(w, 1, remove(by_id())).await;
+        done(w, PRIMARY, remove(by_id())).await;
+        done(w, REPLICA, remove(by_id())).await;
         w.run(601).await;
-        let notes = server(w, 1).await.notes;
+        let notes = server(w, REPLICA).await.notes;
         assert!(
             notes.len() == 1 && notes[0].contains(&dir) && notes[0].contains(&VM.to_string()),
             "{notes:?}"
         );
-        assert_eq!(told(w, 1, "no relationship of this host uses it"), 1);
-        w.restart(1).await;
+        assert_eq!(
+            events(w, REPLICA, "no relationship of this host uses it").len(),
+            1
+        );
+        w.restart(REPLICA).await;
         w.run(601).await;
         assert_eq!(
-            told(w, 1, "no relationship of this host uses it"),
+            events(w, REPLICA, "no relationship of this host uses it").len(),
             1,
             "a restart is no news"
         );
-        w.shared.state().hosts[1].not_there.insert("/replicas".into());
+        w.shared.state().hosts[REPLICA]
+            .not_there
+            .insert("/replicas".into());
         w.run(601).await;
-        let notes = server(w, 1).await.notes;
+        let notes = server(w, REPLICA).await.notes;
         assert!(
             notes
                 .iter()

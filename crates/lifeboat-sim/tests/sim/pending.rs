@@ -1,27 +1,24 @@
 //! How much waits to be sent, against what the disks say themselves: never nothing from ignorance, and no view waits for it.
 
-use crate::common::{
-    difference, eventually, job, local_disks, replicating, simulate, simulate_with, start_vm, state,
-};
-use lifeboat_engine::action::{Action, Answer, ReplicationView};
+use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_model::{JobState, ReplicationState as State};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, THIRD, THREE_HOSTS, difference, enable, eventually, job, local_disks, replicating,
+    replication, simulate, simulate_with, start_copy, start_vm, state, stop_vm,
+};
 use lifeboat_sim::{BLOCK, Content, VM, World};
 
-async fn view(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
-}
-
 async fn pending(w: &World, host: usize) -> Option<u64> {
-    view(w, host).await.pending_bytes
+    replication(w, host).await.pending_bytes
 }
 
 /// Bytes in which the primary's disks differ from the newest instant that arrived.
 fn missing(w: &World) -> u64 {
     let arrived: Vec<Content> = {
         let s = w.shared.state();
-        s.truth_at(VM, s.hosts[1].replicas[&VM].durable)
+        s.truth_at(VM, s.hosts[REPLICA].replicas[&VM].durable)
             .unwrap()
             .disks
             .clone()
@@ -30,20 +27,21 @@ fn missing(w: &World) -> u64 {
 }
 
 fn stop() -> Action {
-    Action::StopVm {
-        vm: World::vm(),
-        force: true,
-    }
+    stop_vm(true)
 }
 
 #[test]
-fn what_changed_since_the_newest_instant_waits_to_be_sent() {
+fn pending_bytes_are_what_changed_since_the_newest_instant() {
     simulate(1, async |w| {
         replicating(w).await;
         w.run(40).await;
-        assert_eq!(pending(w, 0).await, Some(0), "nobody writes, and all was sent");
         assert_eq!(
-            pending(w, 1).await,
+            pending(w, PRIMARY).await,
+            Some(0),
+            "nobody writes, and all was sent"
+        );
+        assert_eq!(
+            pending(w, REPLICA).await,
             None,
             "a replica does not know what its primary has"
         );
@@ -52,31 +50,33 @@ fn what_changed_since_the_newest_instant_waits_to_be_sent() {
         for _ in 0..5 {
             w.write(20);
             w.run(15).await;
-            let waits = pending(w, 0).await.unwrap();
+            let waits = pending(w, PRIMARY).await.unwrap();
             assert!(waits >= missing(w), "{waits} of {}", missing(w));
             assert!(waits > before, "{waits} after {before}");
             before = waits;
         }
         w.cut(false);
         eventually(w, "the end of the outage", |w| {
-            w.recorded(0).is_some_and(|r| r.problem.is_none())
+            w.recorded(PRIMARY).is_some_and(|r| r.problem.is_none())
         })
         .await;
         w.run(40).await;
-        assert_eq!(pending(w, 0).await, Some(0));
+        assert_eq!(pending(w, PRIMARY).await, Some(0));
         assert_eq!(missing(w), 0);
     });
 }
 
 #[test]
-fn suspended_the_records_go_on() {
+fn pending_bytes_grow_while_suspended_and_survive_a_restart() {
     simulate(2, async |w| {
         replicating(w).await;
         w.run(40).await;
         let vm = World::vm();
-        w.insist(0, Action::SuspendReplication { vm }).await.unwrap();
+        w.insist(PRIMARY, Action::SuspendReplication { vm })
+            .await
+            .unwrap();
         w.write(30);
-        let waits = pending(w, 0).await.unwrap();
+        let waits = pending(w, PRIMARY).await.unwrap();
         // Zeros that were written where zeros were count as well.
         assert!(
             (missing(w)..=30 * BLOCK).contains(&waits),
@@ -84,9 +84,9 @@ fn suspended_the_records_go_on() {
             missing(w)
         );
         assert!(waits > 0);
-        w.restart(0).await;
+        w.restart(PRIMARY).await;
         assert_eq!(
-            pending(w, 0).await,
+            pending(w, PRIMARY).await,
             Some(waits),
             "the VM's process knows, not the daemon"
         );
@@ -94,29 +94,29 @@ fn suspended_the_records_go_on() {
 }
 
 #[test]
-fn off_it_is_nothing_when_all_was_sent_and_else_not_known() {
+fn pending_bytes_of_a_powered_off_vm_are_zero_when_all_was_sent_and_else_unknown() {
     simulate(3, async |w| {
         replicating(w).await;
-        w.insist(0, stop()).await.unwrap();
+        w.insist(PRIMARY, stop()).await.unwrap();
         w.run(60).await;
-        assert_eq!(pending(w, 0).await, Some(0));
-        w.insist(0, start_vm()).await.unwrap();
+        assert_eq!(pending(w, PRIMARY).await, Some(0));
+        w.insist(PRIMARY, start_vm()).await.unwrap();
         w.run(20).await;
         w.cut(true);
         w.write(30);
-        w.insist(0, stop()).await.unwrap();
+        w.insist(PRIMARY, stop()).await.unwrap();
         w.run(20).await;
-        assert_eq!(pending(w, 0).await, None);
+        assert_eq!(pending(w, PRIMARY).await, None);
     });
     simulate(4, async |w| {
         replicating(w).await;
         w.run(20).await;
         w.cut(true);
         w.write(30);
-        w.kill_vm(0);
-        w.insist(0, start_vm()).await.unwrap();
+        w.kill_vm(PRIMARY);
+        w.insist(PRIMARY, start_vm()).await.unwrap();
         assert_eq!(
-            pending(w, 0).await,
+            pending(w, PRIMARY).await,
             None,
             "its records were lost with its process"
         );
@@ -124,31 +124,28 @@ fn off_it_is_nothing_when_all_was_sent_and_else_not_known() {
 }
 
 #[test]
-fn before_the_first_copy_is_there_it_is_not_known() {
+fn pending_bytes_are_unknown_before_the_initial_copy() {
     simulate(5, async |w| {
-        let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
-            .await
-            .unwrap();
-        assert_eq!(pending(w, 0).await, None);
+        w.insist(PRIMARY, enable()).await.unwrap();
+        assert_eq!(pending(w, PRIMARY).await, None);
         w.cut(true);
-        w.insist(0, crate::common::start_copy()).await.unwrap();
+        w.insist(PRIMARY, start_copy()).await.unwrap();
         w.write(10);
         w.run(5).await;
-        assert_eq!(state(w, 0), State::WaitingToCompleteInitialReplication);
-        assert_eq!(pending(w, 0).await, None);
+        assert_eq!(state(w, PRIMARY), State::WaitingToCompleteInitialReplication);
+        assert_eq!(pending(w, PRIMARY).await, None);
     });
 }
 
 #[test]
-fn a_monitor_that_does_not_say_it_holds_up_no_view() {
+fn a_monitor_that_does_not_answer_delays_no_view() {
     simulate(6, async |w| {
         replicating(w).await;
         w.run(20).await;
-        w.shared.state().hangs.insert((0, "hv.pending"));
+        w.shared.state().hangs.insert((PRIMARY, "hv.pending"));
         for action in [Action::ShowVm { vm: World::vm() }, Action::ListVms(Paging::FIRST)] {
             let asked = w.shared.now();
-            let answer = w.act(0, action).await.unwrap().unwrap();
+            let answer = w.act(PRIMARY, action).await.unwrap().unwrap();
             let took = w.shared.now().since(asked).as_millis();
             assert!(took <= 500, "{took} ms");
             let seen = match answer {
@@ -165,17 +162,17 @@ fn a_monitor_that_does_not_say_it_holds_up_no_view() {
 }
 
 #[test]
-fn what_the_third_host_lacks_is_counted_in_logs() {
-    simulate_with(7, &["a", "b", "c"], 24 << 20, async |w| {
+fn pending_bytes_of_an_extended_replica_are_counted_in_logs() {
+    simulate_with(7, THREE_HOSTS, 24 << 20, async |w| {
         replicating(w).await;
         let mut settings = World::settings();
         settings.peer = "c:7000".into();
         let (vm, start) = (World::vm(), true);
         let extend = Action::ExtendReplication { vm, settings, start };
-        assert_eq!(job(w, 1, extend).await.unwrap(), JobState::Completed);
-        let third = async |w: &World| view(w, 1).await.extended.unwrap().pending_bytes;
+        assert_eq!(job(w, REPLICA, extend).await.unwrap(), JobState::Completed);
+        let third = async |w: &World| replication(w, REPLICA).await.extended.unwrap().pending_bytes;
         w.run(60).await;
-        w.cut_between(1, 2, true);
+        w.cut_between(REPLICA, THIRD, true);
         let mut before = 0;
         for _ in 0..3 {
             w.write(20);
@@ -184,7 +181,7 @@ fn what_the_third_host_lacks_is_counted_in_logs() {
             assert!(waits > before, "{waits} after {before}");
             before = waits;
         }
-        w.cut_between(1, 2, false);
+        w.cut_between(REPLICA, THIRD, false);
         w.cut(true);
         w.run(120).await;
         assert_eq!(third(w).await, Some(0));

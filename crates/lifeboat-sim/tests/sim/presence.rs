@@ -1,24 +1,22 @@
 //! A host that was away is back: what waited for it goes on at once, whoever notices first.
 
-use crate::common::{replicating, simulate, simulate_with};
 use lifeboat_engine::action::Action;
 use lifeboat_engine::records::Side;
-use lifeboat_sim::{VM, World};
-
-fn durable(w: &World, host: usize) -> u64 {
-    w.shared.state().hosts[host].replicas[&VM].durable.sequence()
-}
+use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, THIRD, THREE_HOSTS, durable, replicating, simulate, simulate_with,
+};
 
 /// Milliseconds until a newer log is durable on a host.
 async fn goes_on(w: &World, host: usize) -> u64 {
-    let (before, began) = (durable(w, host), w.shared.now().0);
+    let (before, began) = (durable(w, host).sequence(), w.shared.now().0);
     for _ in 0..6000 {
         w.pause(10).await;
-        if durable(w, host) > before {
+        if durable(w, host).sequence() > before {
             return w.shared.now().0 - began;
         }
     }
-    panic!("nothing arrives within a minute: {:?}", w.recorded(0));
+    panic!("nothing arrives within a minute: {:?}", w.recorded(PRIMARY));
 }
 
 #[test]
@@ -26,11 +24,11 @@ fn a_daemon_that_comes_back_says_so_and_the_other_side_goes_on() {
     for away in [200, 209, 217, 226] {
         simulate(away, async |w| {
             replicating(w).await;
-            w.stop(1).await;
+            w.stop(REPLICA).await;
             w.write(3);
             w.run(away).await;
-            w.boot(1).await;
-            let took = goes_on(w, 1).await;
+            w.boot(REPLICA).await;
+            let took = goes_on(w, REPLICA).await;
             assert!(took < 2500, "{took} ms after {away} s away");
         });
     }
@@ -45,7 +43,7 @@ fn a_network_that_comes_back_is_noticed_within_seconds() {
             w.write(3);
             w.run(away).await;
             w.cut(false);
-            let took = goes_on(w, 1).await;
+            let took = goes_on(w, REPLICA).await;
             assert!(took < 7500, "{took} ms after {away} s without a network");
         });
     }
@@ -53,7 +51,7 @@ fn a_network_that_comes_back_is_noticed_within_seconds() {
 
 #[test]
 fn a_third_host_that_comes_back_is_sent_to_at_once() {
-    simulate_with(5, &["a", "b", "c"], 32 << 20, async |w| {
+    simulate_with(5, THREE_HOSTS, 32 << 20, async |w| {
         replicating(w).await;
         let mut settings = World::settings();
         settings.peer = "c:7000".into();
@@ -63,8 +61,8 @@ fn a_third_host_that_comes_back_is_sent_to_at_once() {
             settings,
             start: true,
         };
-        w.insist(1, extend).await.unwrap();
-        let copied = |w: &World| match w.recorded(1).unwrap().side {
+        w.insist(REPLICA, extend).await.unwrap();
+        let copied = |w: &World| match w.recorded(REPLICA).unwrap().side {
             Side::Replica(r) => r.extended.is_some_and(|e| e.acknowledged.is_some()),
             Side::Primary(_) | Side::Test { .. } | Side::Alone => false,
         };
@@ -73,11 +71,11 @@ fn a_third_host_that_comes_back_is_sent_to_at_once() {
                 w.run(2).await;
             }
         }
-        assert!(copied(w), "{:?}", w.recorded(1));
-        w.stop(2).await;
+        assert!(copied(w), "{:?}", w.recorded(REPLICA));
+        w.stop(THIRD).await;
         w.run(230).await;
-        w.boot(2).await;
-        let took = goes_on(w, 2).await;
+        w.boot(THIRD).await;
+        let took = goes_on(w, THIRD).await;
         assert!(took < 2500, "{took} ms");
     });
 }
@@ -87,10 +85,12 @@ fn a_call_of_the_other_side_ends_the_pause_of_a_change_of_roles() {
     simulate(7, async |w| {
         replicating(w).await;
         let vm = World::vm;
-        w.insist(0, Action::SuspendReplication { vm: vm() })
+        w.insist(PRIMARY, Action::SuspendReplication { vm: vm() })
             .await
             .unwrap();
-        w.insist(0, Action::ResumeReplication { vm: vm() }).await.unwrap();
+        w.insist(PRIMARY, Action::ResumeReplication { vm: vm() })
+            .await
+            .unwrap();
         w.cut(true);
         w.run(200).await;
         // Both are in touch again, and the replica's administrator asks the primary for something first.
@@ -102,8 +102,8 @@ fn a_call_of_the_other_side_ends_the_pause_of_a_change_of_roles() {
             start: false,
         };
         let before = w.shared.now().0;
-        let _ = w.act(1, asked).await;
-        let took = goes_on(w, 1).await;
+        let _ = w.act(REPLICA, asked).await;
+        let took = goes_on(w, REPLICA).await;
         assert!(took < 5000, "{took} ms from {before}");
     });
 }

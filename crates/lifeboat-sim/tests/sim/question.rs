@@ -1,10 +1,13 @@
 //! The question whether the VM runs on the other side: only a side that says "off", or that nobody can connect to, lets a
 //! second host bring the VM up without `--force`; and an old primary learns afterwards what was done without it.
 
-use crate::common::{eventually, failover, job, replicating, simulate, simulate_with, start_vm, state};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobState, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, THIRD, THREE_HOSTS, eventually, failover, job, refused, replicating, said, simulate,
+    simulate_with, start_copy, start_vm, state,
+};
 use lifeboat_sim::{VM, World};
 
 fn forced() -> Action {
@@ -25,7 +28,7 @@ fn causes() -> Vec<Cause> {
         (
             "its QEMU is stopped, or hangs on its disk",
             |w| {
-                w.shared.state().hosts[0].stuck.insert(VM);
+                w.shared.state().hosts[PRIMARY].stuck.insert(VM);
             },
             "did not answer within 2 s",
         ),
@@ -33,7 +36,7 @@ fn causes() -> Vec<Cause> {
             "its sockets are gone",
             |w| {
                 drop(
-                    w.shared.state().hosts[0]
+                    w.shared.state().hosts[PRIMARY]
                         .blind
                         .insert(VM, "its sockets are gone".into()),
                 )
@@ -42,47 +45,45 @@ fn causes() -> Vec<Cause> {
         ),
         (
             "the daemon stands still",
-            |w| w.shared.state().hosts[0].mute = true,
+            |w| w.shared.state().hosts[PRIMARY].mute = true,
             "no answer within",
         ),
     ]
 }
 
 fn split(w: &World) -> bool {
-    let rel = w.recorded(0).unwrap();
+    let rel = w.recorded(PRIMARY).unwrap();
     rel.primary().is_some_and(|p| p.split.is_some())
 }
 
-fn said(w: &World, host: usize, what: &str) -> bool {
-    let s = w.shared.state();
-    s.hosts[host].events.iter().any(|e| e.message.contains(what))
-}
-
 #[test]
-fn a_primary_that_does_not_say_is_no_primary_that_is_off() {
+fn a_primary_that_does_not_answer_is_not_taken_for_off() {
     for (cause, prepare, shown) in causes() {
         simulate(1, async |w| {
             replicating(w).await;
             prepare(w);
             let asked = w.shared.now();
-            let refused = w
-                .act(1, failover(PointSelector::Latest))
-                .await
-                .unwrap()
-                .unwrap_err();
-            assert_eq!(refused.code, ReturnCode::Unknown, "{cause}: {refused:?}");
-            assert!(refused.message.contains(shown), "{cause}: {refused:?}");
-            assert!(refused.hint.contains("--force"), "{cause}: {refused:?}");
+            let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
+            assert_eq!(refusal.code, ReturnCode::Unknown, "{cause}: {refusal:?}");
+            assert!(refusal.message.contains(shown), "{cause}: {refusal:?}");
+            assert!(refusal.hint.contains("--force"), "{cause}: {refusal:?}");
             assert!(
                 w.shared.now().since(asked).as_secs() < 5,
                 "{cause}: the answer came late"
             );
-            assert!(!w.runs(1) && state(w, 1) == State::Replicating, "{cause}");
+            assert!(
+                !w.runs(REPLICA) && state(w, REPLICA) == State::Replicating,
+                "{cause}"
+            );
             // A person's word, and the old primary learns of it: here while the cause lasts, where it can call at all.
-            assert_eq!(job(w, 1, forced()).await.unwrap(), JobState::Completed, "{cause}");
-            assert!(w.runs(0) && w.runs(1), "{cause}");
+            assert_eq!(
+                job(w, REPLICA, forced()).await.unwrap(),
+                JobState::Completed,
+                "{cause}"
+            );
+            assert!(w.runs(PRIMARY) && w.runs(REPLICA), "{cause}");
             eventually(w, "the old primary notices", split).await;
-            assert!(said(w, 0, "two copies went separate ways"), "{cause}");
+            assert!(said(w, PRIMARY, "two copies went separate ways"), "{cause}");
         });
     }
 }
@@ -91,69 +92,61 @@ fn a_primary_that_does_not_say_is_no_primary_that_is_off() {
 async fn by_address(w: &mut World, certified: bool) {
     {
         let mut s = w.shared.state();
-        s.hosts[0].catalog.entries.clear();
-        s.hosts[1].address = "10.0.0.2".into();
-        s.hosts[1].address_certified = certified;
+        s.hosts[PRIMARY].catalog.entries.clear();
+        s.hosts[REPLICA].address = "10.0.0.2".into();
+        s.hosts[REPLICA].address_certified = certified;
     }
-    w.restart(0).await;
+    w.restart(PRIMARY).await;
     let settings = ReplicationSettings {
         peer: "10.0.0.2:7000".into(),
         ..World::settings()
     };
     let vm = World::vm();
-    w.insist(0, Action::EnableReplication { vm, settings })
+    w.insist(PRIMARY, Action::EnableReplication { vm, settings })
         .await
         .unwrap();
-    w.insist(0, crate::common::start_copy()).await.unwrap();
+    w.insist(PRIMARY, start_copy()).await.unwrap();
     eventually(w, "replication", |w| {
-        (state(w, 0), state(w, 1)) == (State::Replicating, State::Replicating)
+        (state(w, PRIMARY), state(w, REPLICA)) == (State::Replicating, State::Replicating)
     })
     .await;
     w.run(30).await;
 }
 
 #[test]
-fn a_peer_that_was_named_by_its_address_is_known_by_it() {
+fn a_primary_that_named_the_replica_by_address_answers_the_question() {
     simulate(2, async |w| {
         by_address(w, true).await;
-        let refused = w
-            .act(1, failover(PointSelector::Latest))
-            .await
-            .unwrap()
-            .unwrap_err();
-        assert_eq!(refused.code, ReturnCode::InvalidState, "{refused:?}");
-        assert!(refused.message.contains("running on its primary"), "{refused:?}");
+        let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
+        assert_eq!(refusal.code, ReturnCode::InvalidState, "{refusal:?}");
+        assert!(refusal.message.contains("running on its primary"), "{refusal:?}");
     });
 }
 
 #[test]
-fn a_refusal_to_answer_is_no_silence() {
+fn a_primary_that_refuses_to_answer_is_not_taken_for_unreachable() {
     simulate(3, async |w| {
         by_address(w, false).await;
-        let refused = w
-            .act(1, failover(PointSelector::Latest))
-            .await
-            .unwrap()
-            .unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
-        assert!(refused.message.contains("no authorization entry"), "{refused:?}");
-        assert_eq!(job(w, 1, forced()).await.unwrap(), JobState::Completed);
+        let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
+        assert!(refusal.message.contains("no authorization entry"), "{refusal:?}");
+        assert_eq!(job(w, REPLICA, forced()).await.unwrap(), JobState::Completed);
         eventually(w, "the old primary notices", split).await;
     });
 }
 
 #[test]
-fn a_lost_site_needs_no_force_and_what_was_seen_is_shown() {
+fn a_failover_of_a_lost_site_needs_no_force_and_shows_what_was_seen() {
     simulate(4, async |w| {
         replicating(w).await;
         w.run(30).await;
         w.cut(true);
         assert_eq!(
-            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, REPLICA, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
-        assert!(said(w, 1, "could not be reached"));
-        let view = w.view(1).await.unwrap().replication.unwrap();
+        assert!(said(w, REPLICA, "could not be reached"));
+        let view = w.view(REPLICA).await.unwrap().replication.unwrap();
         let seen = view.failover.unwrap().unreached.unwrap();
         assert!(seen.contains("its VM may still run"), "{seen}");
         w.cut(false);
@@ -166,20 +159,23 @@ fn a_primary_is_not_started_while_its_replica_does_not_say_whether_it_is_failed_
     simulate(5, async |w| {
         replicating(w).await;
         w.run(30).await;
-        w.guest_off(0);
-        w.shared.state().hosts[1].mute = true;
-        let refused = w.act(0, start_vm()).await.unwrap().unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
-        assert!(refused.hint.contains("vm start --force"), "{refused:?}");
-        assert!(!w.runs(0));
+        w.guest_off(PRIMARY);
+        w.shared.state().hosts[REPLICA].mute = true;
+        let refusal = refused(w, PRIMARY, start_vm()).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
+        assert!(refusal.hint.contains("vm start --force"), "{refusal:?}");
+        assert!(!w.runs(PRIMARY));
         let (vm, force) = (World::vm(), true);
-        w.act(0, Action::StartVm { vm, force }).await.unwrap().unwrap();
-        assert!(w.runs(0));
+        w.act(PRIMARY, Action::StartVm { vm, force })
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(w.runs(PRIMARY));
         // Without a replica in reach it is started as ever.
-        w.guest_off(0);
-        w.shared.state().hosts[1].mute = false;
+        w.guest_off(PRIMARY);
+        w.shared.state().hosts[REPLICA].mute = false;
         w.cut(true);
-        w.act(0, start_vm()).await.unwrap().unwrap();
+        w.act(PRIMARY, start_vm()).await.unwrap().unwrap();
     });
 }
 
@@ -188,21 +184,17 @@ fn a_primary_whose_relationship_is_removed_still_says_that_its_vm_runs() {
     simulate(6, async |w| {
         replicating(w).await;
         w.run(30).await;
-        w.insist(0, Action::RemoveReplication { vm: World::vm() })
+        w.insist(PRIMARY, Action::RemoveReplication { vm: World::vm() })
             .await
             .unwrap();
-        let refused = w
-            .act(1, failover(PointSelector::Latest))
-            .await
-            .unwrap()
-            .unwrap_err();
-        assert_eq!(refused.code, ReturnCode::InvalidState, "{refused:?}");
+        let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
+        assert_eq!(refusal.code, ReturnCode::InvalidState, "{refusal:?}");
     });
 }
 
 #[test]
-fn the_third_host_hears_what_the_middle_one_cannot_tell() {
-    simulate_with(7, &["a", "b", "c"], lifeboat_sim::SYS_BYTES, async |w| {
+fn a_failover_on_the_third_host_is_refused_when_the_middle_one_cannot_tell() {
+    simulate_with(7, THREE_HOSTS, lifeboat_sim::SYS_BYTES, async |w| {
         replicating(w).await;
         let settings = ReplicationSettings {
             peer: "c:7000".into(),
@@ -213,19 +205,15 @@ fn the_third_host_hears_what_the_middle_one_cannot_tell() {
             settings,
             start: true,
         };
-        w.insist(1, extend).await.unwrap();
+        w.insist(REPLICA, extend).await.unwrap();
         eventually(w, "the third host has a copy", |w| {
-            state(w, 2) == State::Replicating
+            state(w, THIRD) == State::Replicating
         })
         .await;
         w.run(60).await;
-        w.shared.state().hosts[0].mute = true;
-        let refused = w
-            .act(2, failover(PointSelector::Latest))
-            .await
-            .unwrap()
-            .unwrap_err();
-        assert_eq!(refused.code, ReturnCode::Unknown, "{refused:?}");
-        assert!(refused.message.contains("no answer within"), "{refused:?}");
+        w.shared.state().hosts[PRIMARY].mute = true;
+        let refusal = refused(w, THIRD, failover(PointSelector::Latest)).await;
+        assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
+        assert!(refusal.message.contains("no answer within"), "{refusal:?}");
     });
 }

@@ -1,13 +1,14 @@
 //! Random histories of writes, cycles, cuts, crashes, kills, pauses and failovers. After each step what is listed must be
 //! what was; after all of it, in peace, the replica must catch up by deltas alone.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use crate::common::{asked, failover, phase, replicating, revert, simulate, start_copy, state};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_model::{ReplicationState as State, Timestamp};
-use lifeboat_sim::{Content, Fault, Rng, VM, World};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, TWO_HOSTS, asked, clock_step, enable, failover, phase, play, replicating, revert,
+    start_copy, start_vm, state,
+};
+use lifeboat_sim::{Content, Fault, Rng, SYS_BYTES, VM, World};
 
 #[derive(Default)]
 struct Seen {
@@ -19,7 +20,7 @@ struct Seen {
 
 fn listed(w: &World) -> Vec<(String, Vec<Content>)> {
     let s = w.shared.state();
-    let points = &s.hosts[1].replicas[&VM].points;
+    let points = &s.hosts[REPLICA].replicas[&VM].points;
     points
         .iter()
         .map(|(p, c)| (format!("{:?}", (p.id, p.position, p.instant)), c.clone()))
@@ -31,12 +32,15 @@ async fn manage(w: &World, rng: &mut Rng) {
     let host = usize::try_from(rng.below(2)).unwrap();
     let ago = rng.below(200_000);
     let (side, action) = match rng.below(9) {
-        0 | 1 => (0, Action::ReplicateNow { vm: vm() }),
+        0 | 1 => (PRIMARY, Action::ReplicateNow { vm: vm() }),
         2 => (host, Action::SuspendReplication { vm: vm() }),
         3 | 4 => (host, Action::ResumeReplication { vm: vm() }),
-        5 => (1, failover(PointSelector::Latest)),
-        6 => (1, failover(PointSelector::At(Timestamp(w.shared.now().0 - ago)))),
-        _ => (1, revert()),
+        5 => (REPLICA, failover(PointSelector::Latest)),
+        6 => (
+            REPLICA,
+            failover(PointSelector::At(Timestamp(w.shared.now().0 - ago))),
+        ),
+        _ => (REPLICA, revert()),
     };
     let _ = w.act(side, action).await;
 }
@@ -44,16 +48,16 @@ async fn manage(w: &World, rng: &mut Rng) {
 async fn trouble(w: &World, rng: &mut Rng, seen: &mut Seen) {
     let host = usize::try_from(rng.below(2)).unwrap();
     match rng.below(11) {
-        9 => w.set_clock(host, crate::common::clock_step(rng)),
+        9 => w.set_clock(host, clock_step(rng)),
         0 => {
             seen.cut = !seen.cut;
             w.cut(seen.cut);
         }
         1 => {
-            w.shared.state().cut_after[0] = Some(rng.below(6));
+            w.shared.state().cut_after[PRIMARY] = Some(rng.below(6));
             seen.cut = true;
         }
-        2 => w.shared.state().lose_replies[0] = 1,
+        2 => w.shared.state().lose_replies[PRIMARY] = 1,
         3 => w.restart(host).await,
         4 | 5 => {
             let n = usize::try_from(rng.below(4)).unwrap();
@@ -63,18 +67,18 @@ async fn trouble(w: &World, rng: &mut Rng, seen: &mut Seen) {
             let mut s = w.shared.state();
             let full = rng.one_in(2);
             match rng.below(3) {
-                0 => s.hosts[1].store_full = full,
-                1 => s.hosts[0].spool_full = full,
+                0 => s.hosts[REPLICA].store_full = full,
+                1 => s.hosts[PRIMARY].spool_full = full,
                 _ => s.hosts[host].catalog_full = full,
             }
         }
         7 if rng.one_in(6) => {
-            w.kill_vm(0);
+            w.kill_vm(PRIMARY);
             seen.killed = true;
         }
-        7 | 8 => w.guest_off(0),
+        7 | 8 => w.guest_off(PRIMARY),
         _ => {
-            let _ = w.act(0, crate::common::start_vm()).await;
+            let _ = w.act(PRIMARY, start_vm()).await;
         }
     }
 }
@@ -89,7 +93,7 @@ async fn step(w: &mut World, rng: &mut Rng, seen: &mut Seen) {
             w.write(3);
         }
     }
-    w.check(1).unwrap();
+    w.check(REPLICA).unwrap();
     let ready = phase(w) == Some(FailoverPhase::Ready);
     match (&seen.held, ready) {
         (None, true) => seen.held = Some(listed(w)),
@@ -99,7 +103,7 @@ async fn step(w: &mut World, rng: &mut Rng, seen: &mut Seen) {
 }
 
 async fn peace(w: &mut World, seen: &Seen) {
-    for host in 0..2 {
+    for host in [PRIMARY, REPLICA] {
         w.gate(host).disarm();
         let mut s = w.shared.state();
         s.lose_replies = [0; 4];
@@ -113,23 +117,23 @@ async fn peace(w: &mut World, seen: &Seen) {
         if phase(w).is_none() {
             break;
         }
-        let _ = w.act(1, revert()).await;
+        let _ = w.act(REPLICA, revert()).await;
         w.run(20).await;
     }
     assert_eq!(phase(w), None, "the failover cannot be reverted");
-    for host in 0..2 {
+    for host in [PRIMARY, REPLICA] {
         let _ = w.act(host, Action::ResumeReplication { vm: World::vm() }).await;
     }
-    let _ = w.act(0, crate::common::start_vm()).await;
+    let _ = w.act(PRIMARY, start_vm()).await;
     w.run(90).await;
-    w.check(1).unwrap();
-    for host in 0..2 {
+    w.check(REPLICA).unwrap();
+    for host in [PRIMARY, REPLICA] {
         let open = w.jobs(host).into_iter().find(|j| !j.state.is_final());
         assert!(open.is_none(), "left behind on {host}: {open:?}");
     }
-    let durable = |w: &World| w.shared.state().hosts[1].replicas[&VM].durable.sequence();
+    let durable = |w: &World| w.shared.state().hosts[REPLICA].replicas[&VM].durable.sequence();
     // As people see it: what could not be recorded while the catalog was full is found again after a restart.
-    let seen_now = w.view(0).await.unwrap().replication.unwrap();
+    let seen_now = w.view(PRIMARY).await.unwrap().replication.unwrap();
     if seen_now.state == State::WaitingToStartResynchronization {
         assert!(seen.killed, "tracking was lost without a reason: {seen_now:?}");
         let problem = seen_now.problem.unwrap();
@@ -142,18 +146,22 @@ async fn peace(w: &mut World, seen: &Seen) {
     assert!(
         durable(w) > before,
         "no progress: {:?}\n{:?}",
-        w.recorded(0),
-        w.recorded(1)
+        w.recorded(PRIMARY),
+        w.recorded(REPLICA)
     );
     assert_eq!(
-        (state(w, 0), state(w, 1)),
+        (state(w, PRIMARY), state(w, REPLICA)),
         (State::Replicating, State::Replicating)
     );
-    assert!(w.recorded(0).unwrap().problem.is_none(), "{:?}", w.recorded(0));
-    w.check(1).unwrap();
+    assert!(
+        w.recorded(PRIMARY).unwrap().problem.is_none(),
+        "{:?}",
+        w.recorded(PRIMARY)
+    );
+    w.check(REPLICA).unwrap();
     let caught_up = |w: &World| {
         let s = w.shared.state();
-        let r = &s.hosts[1].replicas[&VM];
+        let r = &s.hosts[REPLICA].replicas[&VM];
         r.applied == r.durable
     };
     for _ in 0..5 {
@@ -162,9 +170,9 @@ async fn peace(w: &mut World, seen: &Seen) {
             w.run(1).await;
         }
     }
-    assert!(caught_up(w), "logs are not applied: {:?}", w.recorded(1));
+    assert!(caught_up(w), "logs are not applied: {:?}", w.recorded(REPLICA));
     let s = w.shared.state();
-    let r = &s.hosts[1].replicas[&VM];
+    let r = &s.hosts[REPLICA].replicas[&VM];
     assert!(r.branches.is_empty(), "a branch is left behind");
 }
 
@@ -174,11 +182,8 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
     if calm {
         replicating(w).await;
     } else {
-        let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
-            .await
-            .unwrap();
-        let _ = w.act(0, start_copy()).await;
+        w.insist(PRIMARY, enable()).await.unwrap();
+        let _ = w.act(PRIMARY, start_copy()).await;
     }
     let bulk = w.shared.state().bulk_blocks;
     for _ in 0..steps {
@@ -192,39 +197,17 @@ async fn history(w: &mut World, seed: u64, steps: u32) -> u64 {
 }
 
 fn one(seed: u64, steps: u32) -> Result<u64, String> {
-    let recent = std::sync::Mutex::new(Vec::new());
-    let run = catch_unwind(AssertUnwindSafe(|| {
-        simulate(seed, async |w| {
-            let shared = w.shared.clone();
-            let keep = Keep(&recent, shared);
-            let trace = history(w, seed, steps).await;
-            drop(keep);
-            trace
-        })
-    }));
-    run.map_err(|e| {
-        let text = e.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+    let played = play(seed, TWO_HOSTS, SYS_BYTES, async |w| {
+        history(w, seed, steps).await
+    });
+    played.map_err(|wrong| {
         if asked().is_some() {
-            for line in recent.lock().unwrap_or_else(|e| e.into_inner()).iter() {
+            for line in &wrong.recent {
                 println!("{line}");
             }
         }
-        format!("LIFEBOAT_SEED={seed}: {}", text.unwrap_or_default())
+        format!("LIFEBOAT_SEED={seed}: {}", wrong.why)
     })
-}
-
-/// Keeps the end of the history when a scenario fails.
-struct Keep<'a>(
-    &'a std::sync::Mutex<Vec<String>>,
-    std::sync::Arc<lifeboat_sim::Shared>,
-);
-
-impl Drop for Keep<'_> {
-    fn drop(&mut self) {
-        let lines = self.1.state().recent.clone();
-        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = lines;
-    }
 }
 
 fn many(seeds: impl Iterator<Item = u64>, steps: u32) {

@@ -1,10 +1,10 @@
 //! What a reference means: a name that several VMs have, a file that several VMs have, a host name in several cases.
 
-use crate::common::{replicating, simulate};
-use lifeboat_engine::action::{Action, Answer, Refusal, VmRef};
+use lifeboat_engine::action::{Action, Answer, VmRef};
 use lifeboat_engine::paging::Paging;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, VmId, VmSpec};
+use lifeboat_sim::harness::{PRIMARY, REPLICA, entry, refused, replicating, simulate};
 use lifeboat_sim::{Image, VM, World};
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ const OTHER: VmId = VmId(Uuid::from_u128(0xffff_2f2e_3a63_4a0e_9a53_0d9f_5f6f_00
 
 /// Describes another VM on a host, made from the world's, and starts the daemon again so that it is read.
 async fn describe(w: &World, host: usize, change: impl FnOnce(&mut VmSpec)) {
-    let mut spec = w.shared.state().hosts[0].local[0].clone();
+    let mut spec = w.shared.state().hosts[PRIMARY].local[0].clone();
     spec.uuid = OTHER;
     for disk in &mut spec.disks {
         disk.path = format!("/other/{}.qcow2", disk.id);
@@ -39,18 +39,11 @@ fn start(vm: &str) -> Action {
     }
 }
 
-async fn refused(w: &World, host: usize, action: Action) -> Refusal {
-    w.act(host, action.clone())
-        .await
-        .unwrap()
-        .expect_err(&format!("{action:?} should be refused"))
-}
-
 #[test]
 fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
     simulate(1, async |w| {
         replicating(w).await;
-        describe(w, 1, |_| {}).await;
+        describe(w, REPLICA, |_| {}).await;
         let by_name = VmRef("web".into());
         for action in [
             Action::ShowVm { vm: by_name.clone() },
@@ -66,7 +59,7 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
                 after: None,
             },
         ] {
-            let e = refused(w, 1, action).await;
+            let e = refused(w, REPLICA, action).await;
             assert_eq!(e.code, ReturnCode::InvalidParameter, "{e:?}");
             for part in [
                 &VM.to_string(),
@@ -80,13 +73,13 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
         }
         for (vm, points) in [(VM, true), (OTHER, false)] {
             let vm = VmRef(vm.to_string());
-            let Some(Ok(Answer::Vm(view))) = w.act(1, Action::ShowVm { vm: vm.clone() }).await else {
+            let Some(Ok(Answer::Vm(view))) = w.act(REPLICA, Action::ShowVm { vm: vm.clone() }).await else {
                 panic!("{vm:?} is not shown");
             };
             assert_eq!(view.spec.uuid.to_string(), vm.0);
             let listed = w
                 .act(
-                    1,
+                    REPLICA,
                     Action::ListPoints {
                         vm,
                         page: Paging::FIRST,
@@ -97,7 +90,7 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
             assert_eq!(listed.is_ok(), points, "{listed:?}");
         }
         // On the other host the name has one meaning.
-        assert!(w.view(0).await.is_some());
+        assert!(w.view(PRIMARY).await.is_some());
     });
 }
 
@@ -105,15 +98,15 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
 fn a_name_is_free_again_when_its_vm_is_gone() {
     simulate(2, async |w| {
         replicating(w).await;
-        describe(w, 1, |_| {}).await;
+        describe(w, REPLICA, |_| {}).await;
         let vm = VmRef(VM.to_string());
-        w.act(1, Action::RemoveReplication { vm: vm.clone() })
+        w.act(REPLICA, Action::RemoveReplication { vm: vm.clone() })
             .await
             .unwrap()
             .unwrap();
         let Some(Ok(Answer::Vm(view))) = w
             .act(
-                1,
+                REPLICA,
                 Action::ShowVm {
                     vm: VmRef("web".into()),
                 },
@@ -123,7 +116,7 @@ fn a_name_is_free_again_when_its_vm_is_gone() {
             panic!("the name means the VM that is left");
         };
         assert_eq!(view.spec.uuid, OTHER);
-        let e = refused(w, 1, Action::ShowVm { vm }).await;
+        let e = refused(w, REPLICA, Action::ShowVm { vm }).await;
         assert_eq!(e.code, ReturnCode::FileNotFound);
         assert!(e.message.starts_with("no VM "), "{}", e.message);
     });
@@ -135,9 +128,9 @@ fn one_file_in_two_vms_is_refused_by_whatever_path() {
         {
             let mut s = w.shared.state();
             let link = ("/link.qcow2".to_owned(), "/vm/data.qcow2".to_owned());
-            s.hosts[0].links.extend([link]);
+            s.hosts[PRIMARY].links.extend([link]);
         }
-        describe(w, 0, |spec| {
+        describe(w, PRIMARY, |spec| {
             spec.name = "db".into();
             spec.disks[1].path = "/link.qcow2".into();
         })
@@ -149,10 +142,10 @@ fn one_file_in_two_vms_is_refused_by_whatever_path() {
             vm: VmRef("db".into()),
             settings: enable,
         };
-        w.guest_off(0);
+        w.guest_off(PRIMARY);
         w.run(1).await;
         for action in [start("db"), start("web"), enable] {
-            let e = refused(w, 0, action).await;
+            let e = refused(w, PRIMARY, action).await;
             assert_eq!(e.code, ReturnCode::InUse, "{e:?}");
             for part in ["\"db\"", "\"web\"", "/link.qcow2", "/vm/data.qcow2", "disk data"] {
                 assert!(e.message.contains(part), "{} should name {part}", e.message);
@@ -164,22 +157,22 @@ fn one_file_in_two_vms_is_refused_by_whatever_path() {
 #[test]
 fn one_file_twice_in_one_vm_is_refused() {
     simulate(4, async |w| {
-        w.shared.state().hosts[0]
+        w.shared.state().hosts[PRIMARY]
             .links
             .extend([("/twice".to_owned(), "/other/sys.qcow2".to_owned())]);
-        describe(w, 0, |spec| {
+        describe(w, PRIMARY, |spec| {
             spec.name = "db".into();
             spec.disks[1].path = "/twice".into();
         })
         .await;
-        let e = refused(w, 0, start("db")).await;
+        let e = refused(w, PRIMARY, start("db")).await;
         assert!(
             e.message.contains("disk sys") && e.message.contains("disk data"),
             "{}",
             e.message
         );
         assert!(
-            w.act(0, Action::ShowVm { vm: World::vm() })
+            w.act(PRIMARY, Action::ShowVm { vm: World::vm() })
                 .await
                 .unwrap()
                 .is_ok()
@@ -187,20 +180,8 @@ fn one_file_twice_in_one_vm_is_refused() {
     });
 }
 
-fn entry(primary: &str, location: &str) -> AuthorizationEntry {
-    AuthorizationEntry {
-        primary: primary.into(),
-        storage_location: location.into(),
-        trust_group: "t".into(),
-        allow_start: false,
-        keep_at_least_s: 0,
-        locked_until: None,
-        quota: Default::default(),
-    }
-}
-
 async fn entries(w: &World) -> Vec<AuthorizationEntry> {
-    match w.act(1, Action::ListAuthorization(Paging::FIRST)).await {
+    match w.act(REPLICA, Action::ListAuthorization(Paging::FIRST)).await {
         Some(Ok(Answer::Entries(entries))) => entries.items,
         other => panic!("{other:?}"),
     }
@@ -217,34 +198,34 @@ fn a_host_has_one_entry_in_whatever_case_it_is_written() {
             ("ALPHA.test", "/two"),
             ("Alpha.Test.", "/three"),
         ] {
-            w.act(1, add(primary, location)).await.unwrap().unwrap();
+            w.act(REPLICA, add(primary, location)).await.unwrap().unwrap();
         }
         let of_alpha =
             |all: Vec<AuthorizationEntry>| all.into_iter().filter(|e| e.primary != "a").collect::<Vec<_>>();
         assert_eq!(of_alpha(entries(w).await), [entry("alpha.test", "/three")]);
-        w.restart(1).await;
+        w.restart(REPLICA).await;
         assert_eq!(of_alpha(entries(w).await), [entry("alpha.test", "/three")]);
         let remove = Action::RemoveAuthorization {
             primary: "ALPHA.TEST".into(),
         };
-        w.act(1, remove).await.unwrap().unwrap();
+        w.act(REPLICA, remove).await.unwrap().unwrap();
         assert_eq!(of_alpha(entries(w).await), []);
     });
 }
 
 #[test]
-fn two_entries_of_old_for_one_host_are_one_and_said() {
+fn two_old_entries_for_one_host_are_merged_and_reported() {
     simulate(6, async |w| {
         let old = [entry("beta.test", "/one"), entry("BETA.test", "/two")];
-        w.shared.state().hosts[1].catalog.entries.extend(old);
-        w.restart(1).await;
+        w.shared.state().hosts[REPLICA].catalog.entries.extend(old);
+        w.restart(REPLICA).await;
         let seen: Vec<_> = entries(w)
             .await
             .into_iter()
             .filter(|e| e.primary != "a")
             .collect();
         assert_eq!(seen, [entry("BETA.test", "/two")], "the one that was in force");
-        let events = w.shared.state().hosts[1].events.clone();
+        let events = w.shared.state().hosts[REPLICA].events.clone();
         assert!(
             events
                 .iter()
@@ -254,8 +235,8 @@ fn two_entries_of_old_for_one_host_are_one_and_said() {
         let again = Action::AddAuthorization {
             entry: entry("beta.test", "/two"),
         };
-        w.act(1, again).await.unwrap().unwrap();
-        let stored = w.shared.state().hosts[1].catalog.entries.clone();
+        w.act(REPLICA, again).await.unwrap().unwrap();
+        let stored = w.shared.state().hosts[REPLICA].catalog.entries.clone();
         assert_eq!(
             stored.iter().filter(|e| e.same_primary("beta.test")).count(),
             1,
@@ -267,11 +248,11 @@ fn two_entries_of_old_for_one_host_are_one_and_said() {
 #[test]
 fn a_location_that_is_not_there_is_refused_with_the_way_out() {
     simulate(7, async |w| {
-        w.shared.state().hosts[1].not_there.insert("/gone".into());
+        w.shared.state().hosts[REPLICA].not_there.insert("/gone".into());
         let add = Action::AddAuthorization {
             entry: entry("alpha.test", "/gone"),
         };
-        let e = refused(w, 1, add).await;
+        let e = refused(w, REPLICA, add).await;
         assert_eq!(e.code, ReturnCode::InvalidParameter);
         assert!(e.message.contains("mkdir -p /gone"), "{}", e.message);
         assert_eq!(entries(w).await.len(), 1);

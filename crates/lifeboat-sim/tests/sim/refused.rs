@@ -2,17 +2,14 @@
 //! catalog, not after a restart; also when the write that failed had arrived. Each action that changes a relationship meets
 //! a failed write once.
 
-use crate::common::{
-    cancel_planned, commit, eventually, failover, job, phase, prepare, replicating, resync, reverse, revert,
-    simulate_with, start_copy, state,
-};
 use lifeboat_engine::action::{Action, PointSelector, ReplicationView};
 use lifeboat_engine::records::{FailoverPhase, Job, Relationship, Side};
 use lifeboat_model::{JobState, ReplicationSettings, ReplicationState as State, Timestamp};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, cancel_planned, commit, eventually, failover, job, phase, prepare, replicating, resync,
+    reverse, revert, simulate_with, start_copy, state,
+};
 use lifeboat_sim::{Fault, World};
-
-const PRIMARY: usize = 0;
-const REPLICA: usize = 1;
 
 /// An action, on the host and in the situation where it is possible.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -366,7 +363,9 @@ fn resync_is_refused_as_a_whole() {
         replicating(w).await;
         w.kill_vm(PRIMARY);
         w.run(12).await;
-        w.insist(PRIMARY, crate::common::start_vm()).await.unwrap();
+        w.insist(PRIMARY, lifeboat_sim::harness::start_vm())
+            .await
+            .unwrap();
         w.write(20);
         w.run(20).await;
         assert_eq!(state(w, PRIMARY), State::WaitingToStartResynchronization);

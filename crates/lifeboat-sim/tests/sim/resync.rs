@@ -1,18 +1,18 @@
 //! Resynchronization by digests: after lost tracking, on demand, by itself in its window; suspended, given up, interrupted.
 //! Recovery points stay as they are throughout, and a failover in the middle uses the last of them.
 
-use crate::common::{
-    difference, eventually, failover, healthy, job, local_disks, points, replicating, resync, revert,
-    simulate, start_vm, state,
-};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{DayWindow, JobState, JobType, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, difference, eventually, failover, flows, healthy, job, local_disks, points,
+    replicating, resync, revert, simulate, start_copy, start_vm, state,
+};
 use lifeboat_sim::{Content, Fault, VM, World};
 
 fn sealed(w: &World) -> Vec<(String, Vec<Content>)> {
     let s = w.shared.state();
-    let points = &s.hosts[1].replicas[&VM].points;
+    let points = &s.hosts[REPLICA].replicas[&VM].points;
     points
         .iter()
         .map(|(p, c)| (p.id.0.to_string(), c.clone()))
@@ -35,7 +35,7 @@ fn sync_blocks(w: &World) -> u64 {
 }
 
 fn replica_holds(w: &World) -> Vec<Content> {
-    w.shared.state().hosts[1].replicas[&VM].head.clone()
+    w.shared.state().hosts[REPLICA].replicas[&VM].head.clone()
 }
 
 /// Cycles, then the process of the VM is killed: nobody knows what changed.
@@ -46,11 +46,11 @@ async fn lost(w: &mut World) {
         w.run(10).await;
     }
     w.write(20);
-    w.kill_vm(0);
+    w.kill_vm(PRIMARY);
     w.run(15).await;
-    w.insist(0, start_vm()).await.unwrap();
+    w.insist(PRIMARY, start_vm()).await.unwrap();
     eventually(w, "the loss", |w| {
-        state(w, 0) == State::WaitingToStartResynchronization
+        state(w, PRIMARY) == State::WaitingToStartResynchronization
     })
     .await;
 }
@@ -63,22 +63,22 @@ fn a_comparison_begins_anew_after_a_second_loss_wherever_the_daemon_ends() {
     for n in 1..=40 {
         ended += simulate(n, async |w| {
             lost(w).await;
-            w.shared.state().hangs.insert((0, "capture.instant"));
-            w.act(0, resync()).await;
+            w.shared.state().hangs.insert((PRIMARY, "capture.instant"));
+            w.act(PRIMARY, resync()).await;
             eventually(w, "everything is compared", |w| {
-                let sync = w.recorded(0).and_then(|r| r.primary()?.sync.clone());
+                let sync = w.recorded(PRIMARY).and_then(|r| r.primary()?.sync.clone());
                 sync.is_some_and(|s| s.cursor.0 > 0)
             })
             .await;
             w.write(20);
-            w.kill_vm(0);
+            w.kill_vm(PRIMARY);
             w.shared.state().hangs.clear();
-            w.gate(0).arm(n, Fault::CrashAfter);
-            w.restart(0).await;
+            w.gate(PRIMARY).arm(n, Fault::CrashAfter);
+            w.restart(PRIMARY).await;
             w.run(15).await;
-            let hit = w.gate(0).disarm();
-            w.insist(0, start_vm()).await.unwrap();
-            healthy(w, 0, 1).await;
+            let hit = w.gate(PRIMARY).disarm();
+            w.insist(PRIMARY, start_vm()).await.unwrap();
+            healthy(w, PRIMARY, REPLICA).await;
             w.run(20).await;
             w.check_all().unwrap();
             u32::from(hit.is_some())
@@ -88,14 +88,14 @@ fn a_comparison_begins_anew_after_a_second_loss_wherever_the_daemon_ends() {
 }
 
 #[test]
-fn after_lost_tracking_only_what_differs_travels() {
+fn a_resynchronization_after_lost_tracking_sends_only_what_differs() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             lost(w).await;
             let before = sealed(w);
             let (all, data) = difference(&replica_holds(w), &local_disks(w));
             let bulk = w.shared.state().bulk_blocks;
-            assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+            assert_eq!(job(w, PRIMARY, resync()).await.unwrap(), JobState::Completed);
             assert_eq!(w.shared.state().bulk_blocks, bulk);
             assert!(
                 (data..=all).contains(&sync_blocks(w)),
@@ -103,42 +103,42 @@ fn after_lost_tracking_only_what_differs_travels() {
                 sync_blocks(w)
             );
             kept(&before, &sealed(w));
-            healthy(w, 0, 1).await;
+            healthy(w, PRIMARY, REPLICA).await;
         });
     }
 }
 
 #[test]
-fn on_demand_it_finds_nothing_where_all_is_well() {
+fn a_requested_resynchronization_of_equal_copies_finds_no_difference() {
     simulate(3, async |w| {
         replicating(w).await;
         w.run(25).await;
         let before = sealed(w);
         w.write(7);
         let (all, data) = difference(&replica_holds(w), &local_disks(w));
-        assert_eq!(job(w, 0, resync()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, PRIMARY, resync()).await.unwrap(), JobState::Completed);
         assert!(
             (data..=all).contains(&sync_blocks(w)),
             "{} of {all}",
             sync_blocks(w)
         );
         kept(&before, &sealed(w));
-        healthy(w, 0, 1).await;
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
 #[test]
-fn it_goes_on_while_the_guest_writes_and_daemons_and_links_die() {
+fn a_resynchronization_survives_guest_writes_crashes_and_cuts() {
     for seed in 0..60 {
         simulate(seed, async |w| {
             lost(w).await;
             let before = sealed(w);
-            w.insist(0, resync()).await.unwrap();
+            w.insist(PRIMARY, resync()).await.unwrap();
             w.pause(seed * 5).await;
             w.write(10);
             match seed % 4 {
-                0 => w.restart(0).await,
-                1 => w.restart(1).await,
+                0 => w.restart(PRIMARY).await,
+                1 => w.restart(REPLICA).await,
                 2 => {
                     w.cut(true);
                     w.write(10);
@@ -148,14 +148,14 @@ fn it_goes_on_while_the_guest_writes_and_daemons_and_links_die() {
                 _ => w.restart_both().await,
             }
             w.write(10);
-            healthy(w, 0, 1).await;
+            healthy(w, PRIMARY, REPLICA).await;
             kept(&before, &sealed(w));
         });
     }
 }
 
 #[test]
-fn it_begins_by_itself_in_its_window() {
+fn a_resynchronization_starts_by_itself_in_its_window() {
     simulate(4, async |w| {
         let settings = ReplicationSettings {
             auto_resync: Some(DayWindow {
@@ -165,7 +165,7 @@ fn it_begins_by_itself_in_its_window() {
             ..World::settings()
         };
         w.insist(
-            0,
+            PRIMARY,
             Action::EnableReplication {
                 vm: World::vm(),
                 settings,
@@ -173,57 +173,62 @@ fn it_begins_by_itself_in_its_window() {
         )
         .await
         .unwrap();
-        w.insist(0, crate::common::start_copy()).await.unwrap();
-        eventually(w, "replication", |w| crate::common::flows(w, 0, 1)).await;
+        w.insist(PRIMARY, start_copy()).await.unwrap();
+        eventually(w, "replication", |w| flows(w, PRIMARY, REPLICA)).await;
         w.run(40).await;
         w.write(20);
-        w.kill_vm(0);
+        w.kill_vm(PRIMARY);
         w.run(15).await;
-        w.insist(0, start_vm()).await.unwrap();
+        w.insist(PRIMARY, start_vm()).await.unwrap();
         w.run(120).await;
-        healthy(w, 0, 1).await;
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
 /// A link that carries nothing keeps it under way.
 async fn under_way(w: &mut World) {
     lost(w).await;
-    w.shared.state().cut_after[0] = Some(1);
-    w.insist(0, resync()).await.unwrap();
+    w.shared.state().cut_after[PRIMARY] = Some(1);
+    w.insist(PRIMARY, resync()).await.unwrap();
     w.run(5).await;
-    assert_eq!(state(w, 0), State::Resynchronizing, "{:?}", w.recorded(0));
+    assert_eq!(
+        state(w, PRIMARY),
+        State::Resynchronizing,
+        "{:?}",
+        w.recorded(PRIMARY)
+    );
 }
 
 #[test]
-fn it_is_suspended_continued_and_given_up() {
+fn a_resynchronization_is_suspended_resumed_and_cancelled() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             under_way(w).await;
             let before = sealed(w);
-            w.insist(0, Action::SuspendReplication { vm: World::vm() })
+            w.insist(PRIMARY, Action::SuspendReplication { vm: World::vm() })
                 .await
                 .unwrap();
-            assert_eq!(state(w, 0), State::ResynchronizationSuspended);
+            assert_eq!(state(w, PRIMARY), State::ResynchronizationSuspended);
             w.cut(false);
             w.write(10);
             w.run(30).await;
-            assert_eq!(state(w, 0), State::ResynchronizationSuspended);
+            assert_eq!(state(w, PRIMARY), State::ResynchronizationSuspended);
             kept(&before, &sealed(w));
             if seed % 2 == 0 {
-                w.insist(0, Action::ResumeReplication { vm: World::vm() })
+                w.insist(PRIMARY, Action::ResumeReplication { vm: World::vm() })
                     .await
                     .unwrap();
             } else {
-                w.insist(0, Action::CancelResync { vm: World::vm() })
+                w.insist(PRIMARY, Action::CancelResync { vm: World::vm() })
                     .await
                     .unwrap();
-                assert_eq!(state(w, 0), State::WaitingToStartResynchronization);
+                assert_eq!(state(w, PRIMARY), State::WaitingToStartResynchronization);
                 w.write(10);
                 w.run(30).await;
                 kept(&before, &sealed(w));
-                w.insist(0, resync()).await.unwrap();
+                w.insist(PRIMARY, resync()).await.unwrap();
             }
-            healthy(w, 0, 1).await;
+            healthy(w, PRIMARY, REPLICA).await;
             kept(&before, &sealed(w));
         });
     }
@@ -250,22 +255,22 @@ fn a_failover_in_the_middle_uses_the_last_sealed_point() {
                 Target::Cycle { position } => position,
                 Target::Point { id } => {
                     let s = w.shared.state();
-                    let points = &s.hosts[1].replicas[&VM].points;
+                    let points = &s.hosts[REPLICA].replicas[&VM].points;
                     points.iter().find(|(p, _)| p.id == id).unwrap().0.position
                 }
                 Target::Abandoned => panic!("{newest:?}"),
             };
             let truth = w.shared.state().truth_at(VM, position).unwrap().disks.clone();
             assert_eq!(
-                job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+                job(w, REPLICA, failover(PointSelector::Latest)).await.unwrap(),
                 JobState::Completed
             );
-            assert!(truth == w.disks_now(1), "{newest:?} is not what runs");
+            assert!(truth == w.disks_now(REPLICA), "{newest:?} is not what runs");
             w.write(20);
-            assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+            assert_eq!(job(w, REPLICA, revert()).await.unwrap(), JobState::Completed);
             kept(&before, &sealed(w));
             w.cut(false);
-            healthy(w, 0, 1).await;
+            healthy(w, PRIMARY, REPLICA).await;
         });
     }
 }
@@ -282,43 +287,48 @@ async fn landing(w: &World) {
         if !w.tail(8).iter().any(lands) {
             continue;
         }
-        w.hang_store(1, true);
+        w.hang_store(REPLICA, true);
         w.pause(25).await;
-        if w.shared.state().hosts[1].stuck_since.is_some() {
+        if w.shared.state().hosts[REPLICA].stuck_since.is_some() {
             return;
         }
-        w.hang_store(1, false);
+        w.hang_store(REPLICA, false);
     }
     panic!("no log lands: {}", w.tail(40).join("\n"));
 }
 
 /// Sending is ended here when all of a log is there; the replica says where it stands, and stands elsewhere a moment later.
 #[test]
-fn a_log_that_lands_after_its_sending_was_ended_is_gone_on_from() {
+fn replication_continues_from_a_log_that_arrived_after_its_sending_was_ended() {
     let vm = World::vm;
     for seed in 0..30 {
         simulate(seed, async |w| {
             replicating(w).await;
             w.write(20);
             landing(w).await;
-            let before = w.shared.state().hosts[1].replicas[&VM].durable;
+            let before = w.shared.state().hosts[REPLICA].replicas[&VM].durable;
             match seed % 3 {
-                0 => w.restart(0).await,
+                0 => w.restart(PRIMARY).await,
                 1 => {
-                    w.insist(0, Action::SuspendReplication { vm: vm() })
+                    w.insist(PRIMARY, Action::SuspendReplication { vm: vm() })
                         .await
                         .unwrap();
-                    w.insist(0, Action::ResumeReplication { vm: vm() }).await.unwrap();
+                    w.insist(PRIMARY, Action::ResumeReplication { vm: vm() })
+                        .await
+                        .unwrap();
                 }
                 _ => w.cut(true),
             }
             w.cut(false);
             w.write(20);
             w.run(seed % 5).await;
-            w.hang_store(1, false);
-            healthy(w, 0, 1).await;
-            assert!(w.shared.state().hosts[1].replicas[&VM].durable != before);
-            let compared = w.jobs(0).into_iter().find(|j| j.kind == JobType::Resynchronize);
+            w.hang_store(REPLICA, false);
+            healthy(w, PRIMARY, REPLICA).await;
+            assert!(w.shared.state().hosts[REPLICA].replicas[&VM].durable != before);
+            let compared = w
+                .jobs(PRIMARY)
+                .into_iter()
+                .find(|j| j.kind == JobType::Resynchronize);
             assert!(
                 compared.is_none(),
                 "seed {seed}: {compared:?}\n{}",

@@ -1,13 +1,13 @@
 //! The way back after an unplanned failover: the old primary becomes the replica with the data it has. Only what differs
 //! travels, what it had written is kept until somebody drops it, and with tracking lost digests find the difference.
 
-use crate::common::{
-    commit, difference, eventually, failover, flows, healthy, history, job, local_disks, phase, planned,
-    points, reverse, simulate, start_vm, state, taken_over,
-};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_sim::harness::{
+    A, B, commit, difference, eventually, failover, flows, healthy, history, job, local_disks, moved, phase,
+    planned, points, refused, replicating, reverse, revert, simulate, start_vm, state, stop_vm, taken_over,
+};
 use lifeboat_sim::{VM, World};
 
 /// What became of the old primary before it came back.
@@ -31,25 +31,12 @@ fn abandoned(w: &World, host: usize) -> Option<Vec<lifeboat_sim::Content>> {
         .map(|(_, c)| c.clone())
 }
 
-fn counted(w: &World) -> (u64, u64) {
-    let s = w.shared.state();
-    (s.bulk_blocks, s.sync_blocks)
-}
-
 /// Blocks that any known record says were written on either side since the fork.
 async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
     history(w, 6, 25).await;
     if old == Old::OffAndSent {
         w.cut(false);
-        w.insist(
-            0,
-            Action::StopVm {
-                vm: World::vm(),
-                force: true,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(A, stop_vm(true)).await.unwrap();
         w.run(30).await;
         w.cut(true);
     }
@@ -57,29 +44,29 @@ async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
     match old {
         Old::RanOn => {
             w.write(10);
-            w.guest_off(0);
+            w.guest_off(A);
         }
         Old::OffAndSent => {}
         Old::Killed => {
             w.write(10);
-            w.kill_vm(0);
+            w.kill_vm(A);
         }
     }
-    let (last, new) = (local_disks(w), w.disks_now(1));
+    let (last, new) = (local_disks(w), w.disks_now(B));
     w.cut(false);
     w.run(30).await;
-    assert!(!w.runs(0), "an old primary starts nothing by itself");
-    let before = counted(w);
-    w.insist(1, reverse()).await.unwrap();
+    assert!(!w.runs(A), "an old primary starts nothing by itself");
+    let before = moved(w);
+    w.insist(B, reverse()).await.unwrap();
     // No writes while it is counted what travels.
     for _ in 0..300 {
-        if flows(w, 1, 0) {
+        if flows(w, B, A) {
             break;
         }
         w.run(1).await;
     }
-    assert!(flows(w, 1, 0), "{:?}\n{:?}", w.recorded(0), w.recorded(1));
-    let after = counted(w);
+    assert!(flows(w, B, A), "{:?}\n{:?}", w.recorded(A), w.recorded(B));
+    let after = moved(w);
     assert_eq!(after.0, before.0, "copied blindly");
     let (all, data) = difference(&last, &new);
     let sent = after.1 - before.1;
@@ -88,31 +75,31 @@ async fn gives_way(w: &mut World, old: Old, point: PointSelector) {
     let most = if old == Old::Killed { all } else { all + 150 };
     assert!(sent <= most, "{sent} for {all}: {old:?}");
     assert_eq!(
-        abandoned(w, 0),
+        abandoned(w, A),
         Some(last.clone()),
         "what the old side had is kept"
     );
-    healthy(w, 1, 0).await;
-    assert!(w.runs(1) && !w.runs(0));
-    assert_eq!(abandoned(w, 0), Some(last));
-    w.insist(0, Action::DropAbandoned { vm: World::vm() })
+    healthy(w, B, A).await;
+    assert!(w.runs(B) && !w.runs(A));
+    assert_eq!(abandoned(w, A), Some(last));
+    w.insist(A, Action::DropAbandoned { vm: World::vm() })
         .await
         .unwrap();
-    assert_eq!(abandoned(w, 0), None);
-    healthy(w, 1, 0).await;
+    assert_eq!(abandoned(w, A), None);
+    healthy(w, B, A).await;
     home_again(w).await;
 }
 
 async fn home_again(w: &mut World) {
-    let before = counted(w);
-    w.insist(1, planned(true)).await.unwrap();
-    healthy(w, 0, 1).await;
-    assert!(w.runs(0) && !w.runs(1));
-    assert_eq!(counted(w), before, "the way home copies nothing");
+    let before = moved(w);
+    w.insist(B, planned(true)).await.unwrap();
+    healthy(w, A, B).await;
+    assert!(w.runs(A) && !w.runs(B));
+    assert_eq!(moved(w), before, "the way home copies nothing");
 }
 
 #[test]
-fn an_old_primary_whose_vm_ran_on_gives_way() {
+fn an_old_primary_whose_vm_ran_on_becomes_the_replica() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             gives_way(w, Old::RanOn, PointSelector::Latest).await
@@ -121,7 +108,7 @@ fn an_old_primary_whose_vm_ran_on_gives_way() {
 }
 
 #[test]
-fn an_old_primary_that_had_sent_everything_gives_way() {
+fn an_old_primary_that_had_sent_everything_becomes_the_replica() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             gives_way(w, Old::OffAndSent, PointSelector::Latest).await
@@ -130,7 +117,7 @@ fn an_old_primary_that_had_sent_everything_gives_way() {
 }
 
 #[test]
-fn an_old_primary_without_records_is_compared() {
+fn an_old_primary_without_change_tracking_is_compared() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             gives_way(w, Old::Killed, PointSelector::Latest).await
@@ -140,32 +127,32 @@ fn an_old_primary_without_records_is_compared() {
 
 /// What is under way ends before what was kept is dropped, and arrives afterwards. Found by history 1085961 of three hosts.
 #[test]
-fn what_was_abandoned_is_dropped_while_changes_arrive() {
+fn an_abandoned_copy_is_dropped_while_changes_arrive() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             history(w, 8, 20).await;
             taken_over(w, PointSelector::Latest, 30).await;
-            w.guest_off(0);
+            w.guest_off(A);
             w.cut(false);
             w.run(20).await;
-            w.insist(1, reverse()).await.unwrap();
-            healthy(w, 1, 0).await;
+            w.insist(B, reverse()).await.unwrap();
+            healthy(w, B, A).await;
             w.shared.state().delay_ms = 50;
             w.write(10);
             let receiving = || {
                 let s = w.shared.state();
-                let busy = s.hosts[0].busy.get(&VM);
+                let busy = s.hosts[A].busy.get(&VM);
                 busy.is_some_and(|calls| calls.contains(&"store.receive"))
             };
             while !receiving() {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
-            w.insist(0, Action::DropAbandoned { vm: World::vm() })
+            w.insist(A, Action::DropAbandoned { vm: World::vm() })
                 .await
                 .unwrap();
-            assert_eq!(abandoned(w, 0), None);
+            assert_eq!(abandoned(w, A), None);
             w.shared.state().delay_ms = 2;
-            healthy(w, 1, 0).await;
+            healthy(w, B, A).await;
         });
     }
 }
@@ -176,22 +163,22 @@ async fn to_an_older_point(w: &mut World, target: fn(&Target) -> bool) {
     let listed = points(w).await;
     let point = listed.iter().rev().find(|p| target(&p.target)).unwrap().clone();
     taken_over(w, PointSelector::Id(point.id), 30).await;
-    w.guest_off(0);
+    w.guest_off(A);
     let last = local_disks(w);
     w.cut(false);
     w.run(20).await;
-    w.insist(1, reverse()).await.unwrap();
-    healthy(w, 1, 0).await;
-    assert_eq!(abandoned(w, 0), Some(last));
-    w.insist(0, Action::DropAbandoned { vm: World::vm() })
+    w.insist(B, reverse()).await.unwrap();
+    healthy(w, B, A).await;
+    assert_eq!(abandoned(w, A), Some(last));
+    w.insist(A, Action::DropAbandoned { vm: World::vm() })
         .await
         .unwrap();
-    healthy(w, 1, 0).await;
+    healthy(w, B, A).await;
     home_again(w).await;
 }
 
 #[test]
-fn what_arrived_after_the_chosen_point_is_undone_on_the_old_side() {
+fn logs_after_the_chosen_point_are_undone_on_the_old_primary() {
     for seed in 1..8 {
         simulate(seed, async |w| {
             to_an_older_point(w, |t| matches!(t, Target::Point { .. })).await;
@@ -203,28 +190,20 @@ fn what_arrived_after_the_chosen_point_is_undone_on_the_old_side() {
 }
 
 #[test]
-fn an_old_primary_with_a_running_vm_does_not_give_way_until_it_is_off() {
+fn an_old_primary_becomes_the_replica_only_when_its_vm_is_off() {
     simulate(5, async |w| {
         history(w, 4, 20).await;
         taken_over(w, PointSelector::Latest, 20).await;
         w.cut(false);
         w.run(30).await;
-        assert!(w.runs(0), "no guest is killed for it");
-        assert_eq!(job(w, 1, reverse()).await.unwrap(), JobState::Exception);
-        assert_eq!((w.runs(0), w.runs(1)), (true, true));
-        assert_eq!(state(w, 1), State::Committed);
-        w.insist(
-            0,
-            Action::StopVm {
-                vm: World::vm(),
-                force: true,
-            },
-        )
-        .await
-        .unwrap();
-        assert_eq!(job(w, 1, reverse()).await.unwrap(), JobState::Completed);
-        healthy(w, 1, 0).await;
-        let refusal = w.act(0, start_vm()).await.unwrap();
+        assert!(w.runs(A), "no guest is killed for it");
+        assert_eq!(job(w, B, reverse()).await.unwrap(), JobState::Exception);
+        assert_eq!((w.runs(A), w.runs(B)), (true, true));
+        assert_eq!(state(w, B), State::Committed);
+        w.insist(A, stop_vm(true)).await.unwrap();
+        assert_eq!(job(w, B, reverse()).await.unwrap(), JobState::Completed);
+        healthy(w, B, A).await;
+        let refusal = w.act(A, start_vm()).await.unwrap();
         assert!(refusal.is_err(), "the VM of a replica starts on a branch only");
     });
 }
@@ -233,7 +212,7 @@ fn an_old_primary_with_a_running_vm_does_not_give_way_until_it_is_off() {
 #[test]
 fn roles_can_be_swapped_any_number_of_times() {
     simulate(9, async |w| {
-        crate::common::replicating(w).await;
+        replicating(w).await;
         for turn in 0..6_usize {
             let (from, to) = (turn % 2, (turn + 1) % 2);
             w.write(20);
@@ -273,35 +252,31 @@ fn a_split_is_shown_and_nothing_is_sent() {
     simulate(10, async |w| {
         history(w, 4, 20).await;
         assert_eq!(
-            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, B, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
         w.write(20);
         w.cut(false);
         w.run(60).await;
-        let split = |w: &World| w.recorded(0).unwrap().primary().unwrap().split.clone();
+        let split = |w: &World| w.recorded(A).unwrap().primary().unwrap().split.clone();
         let seen = split(w).expect("the split is known");
         assert!(!seen.committed && seen.theirs.contains("runs"), "{seen:?}");
         // Reverted there, it is over, and replication goes on by itself.
-        let force = Action::RevertFailover {
-            vm: World::vm(),
-            force: true,
-        };
-        assert_eq!(job(w, 1, force).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, revert()).await.unwrap(), JobState::Completed);
         eventually(w, "peace", |w| split(w).is_none()).await;
-        healthy(w, 0, 1).await;
+        healthy(w, A, B).await;
         // Committed, this side is the past; and it starts nothing.
         w.cut(true);
         w.run(10).await;
         taken_over(w, PointSelector::Latest, 5).await;
-        w.guest_off(0);
+        w.guest_off(A);
         w.cut(false);
         w.run(60).await;
         assert!(split(w).is_some_and(|s| s.committed));
-        let refusal = w.act(0, start_vm()).await.unwrap().unwrap_err();
+        let refusal = refused(w, A, start_vm()).await;
         assert!(!refusal.hint.is_empty(), "{refusal:?}");
-        assert_eq!((w.runs(0), phase(w).is_some()), (false, true));
-        assert_eq!(w.recorded(0).unwrap().mode, Mode::Primary);
+        assert_eq!((w.runs(A), phase(w).is_some()), (false, true));
+        assert_eq!(w.recorded(A).unwrap().mode, Mode::Primary);
         w.check_all().unwrap();
     });
 }

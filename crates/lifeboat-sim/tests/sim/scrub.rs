@@ -1,10 +1,12 @@
 //! Bit rot in the simulated world: a scrub finds it, says so, repairs it with the primary's help, and nothing that is
 //! spoiled is brought up. The simulated store believes only the number that was there.
 
-use crate::common::{eventually, failover, healthy, job, local_disks, points, replicating, simulate, state};
 use lifeboat_engine::action::{Action, PointSelector, PointView, ReplicationView};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationHealth, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, eventually, failover, healthy, job, local_disks, points, replicating, simulate, state,
+};
 use lifeboat_sim::{VM, World};
 
 fn scrub() -> Action {
@@ -12,25 +14,25 @@ fn scrub() -> Action {
 }
 
 async fn replica(w: &World) -> ReplicationView {
-    w.view(1).await.unwrap().replication.unwrap()
+    w.view(REPLICA).await.unwrap().replication.unwrap()
 }
 
 /// Points enough, none of which expires while a test looks at them.
 async fn several_points(w: &mut World) {
     replicating(w).await;
-    let (vm, disks) = (World::vm(), w.recorded(0).unwrap().settings.disks);
+    let (vm, disks) = (World::vm(), w.recorded(PRIMARY).unwrap().settings.disks);
     let settings = ReplicationSettings {
         disks,
         history: 24,
         ..World::settings()
     };
-    w.insist(0, Action::ModifyReplication { vm, settings })
+    w.insist(PRIMARY, Action::ModifyReplication { vm, settings })
         .await
         .unwrap();
     for _ in 0..40 {
         w.write(6);
         w.run(60).await;
-        if w.shared.state().hosts[1].replicas[&VM].points.len() >= 3 {
+        if w.shared.state().hosts[REPLICA].replicas[&VM].points.len() >= 3 {
             return;
         }
     }
@@ -41,7 +43,7 @@ async fn several_points(w: &mut World) {
 fn rot(w: &World, shown: bool) -> bool {
     let primary = local_disks(w);
     let mut s = w.shared.state();
-    let r = s.hosts[1].replicas.get_mut(&VM).unwrap();
+    let r = s.hosts[REPLICA].replicas.get_mut(&VM).unwrap();
     let oldest = r.points[0].1[0].clone();
     let found = oldest.iter().find(|(b, n)| {
         let now = primary[0].get(b) == Some(n);
@@ -65,22 +67,22 @@ fn rot_is_repaired_from_what_the_primary_has_now() {
                 return;
             }
             seen += 1;
-            let _ = job(w, 1, scrub()).await.unwrap();
+            let _ = job(w, REPLICA, scrub()).await.unwrap();
             eventually(w, "the repair", |w| {
-                w.shared.state().hosts[1].replicas[&VM].rot.is_empty()
+                w.shared.state().hosts[REPLICA].replicas[&VM].rot.is_empty()
             })
             .await;
             w.run(30).await;
             assert!(points(w).await.iter().all(|p| p.unusable.is_none()));
-            assert_eq!(job(w, 1, scrub()).await.unwrap(), JobState::Completed);
-            healthy(w, 0, 1).await;
+            assert_eq!(job(w, REPLICA, scrub()).await.unwrap(), JobState::Completed);
+            healthy(w, PRIMARY, REPLICA).await;
         });
     }
     assert!(seen > 0, "no seed had a block to rot");
 }
 
 #[test]
-fn what_cannot_be_repaired_is_critical_and_its_points_are_not_offered() {
+fn damage_that_cannot_be_repaired_is_critical_and_its_points_are_not_offered() {
     let mut seen = 0;
     for seed in 1..12 {
         simulate(seed, async |w| {
@@ -88,7 +90,7 @@ fn what_cannot_be_repaired_is_critical_and_its_points_are_not_offered() {
             if !rot(w, false) {
                 return;
             }
-            assert_eq!(job(w, 1, scrub()).await.unwrap(), JobState::Exception);
+            assert_eq!(job(w, REPLICA, scrub()).await.unwrap(), JobState::Exception);
             let view = replica(w).await;
             let listed = points(w).await;
             // Cycles that would be replayed onto it are not offered either.
@@ -98,13 +100,13 @@ fn what_cannot_be_repaired_is_critical_and_its_points_are_not_offered() {
             assert!(view.health_notes.iter().any(|n| n.contains(&hurt.id)), "{view:?}");
             assert!(listed[0].unusable.is_none(), "the newest is good");
             let by_id = failover(PointSelector::Id(hurt.id.clone()));
-            let refused = w.insist(1, by_id).await.unwrap_err();
+            let refused = w.insist(REPLICA, by_id).await.unwrap_err();
             seen += 1;
             let mut good = listed.iter().filter(|p| p.unusable.is_none());
             assert!(good.any(|p| refused.hint.contains(&p.id)), "{refused:?}");
             let at = failover(PointSelector::At(hurt.instant));
-            assert!(w.insist(1, at).await.is_err(), "nothing good is that old");
-            assert_eq!(state(w, 1), State::Replicating);
+            assert!(w.insist(REPLICA, at).await.is_err(), "nothing good is that old");
+            assert_eq!(state(w, REPLICA), State::Replicating);
         });
     }
     assert!(seen > 0, "no seed had a block to rot");
@@ -122,17 +124,20 @@ fn spoiled_newest_data_is_compared_and_made_good_again() {
             }
             seen += 1;
             w.cut(true);
-            let _ = job(w, 1, scrub()).await;
+            let _ = job(w, REPLICA, scrub()).await;
             let notes = replica(w).await.health_notes;
             assert!(notes.iter().any(|n| n.contains("newest data")), "{notes:?}");
             let spoiled = points(w).await;
             assert!(spoiled.iter().all(|p| p.unusable.is_some()), "{spoiled:?}");
-            let refused = w.insist(1, failover(PointSelector::Latest)).await.unwrap_err();
+            let refused = w
+                .insist(REPLICA, failover(PointSelector::Latest))
+                .await
+                .unwrap_err();
             assert!(refused.message.contains("damaged"), "{refused:?}");
             w.cut(false);
             w.run(400).await;
             eventually(w, "good data", |w| {
-                w.shared.state().hosts[1].replicas[&VM].rot.is_empty()
+                w.shared.state().hosts[REPLICA].replicas[&VM].rot.is_empty()
             })
             .await;
             w.run(60).await;
@@ -146,8 +151,8 @@ fn spoiled_newest_data_is_compared_and_made_good_again() {
 fn a_host_without_a_replica_has_nothing_to_scrub() {
     simulate(1, async |w| {
         replicating(w).await;
-        let refused = w.insist(0, scrub()).await.unwrap_err();
+        let refused = w.insist(PRIMARY, scrub()).await.unwrap_err();
         assert!(refused.hint.contains("replica host"), "{refused:?}");
-        assert_eq!(job(w, 1, scrub()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, scrub()).await.unwrap(), JobState::Completed);
     });
 }

@@ -1,25 +1,22 @@
 //! Changing a relationship while it runs: what counts when, what is refused, and what a crash in the middle leaves.
 
-use crate::common::{
-    agreed, cancel_planned, eventually, healthy, points, prepare, replicating, simulate, state,
-};
 use lifeboat_deltalog::Consistency;
-use lifeboat_engine::action::{Action, Answer, Refusal, ReplicationView};
+use lifeboat_engine::action::{Action, Answer, Refusal};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{
     Bandwidth, BandwidthWindow, DayWindow, DiskId, JobState, ReplicationHealth as Health,
     ReplicationSettings, ReplicationState as State, Timestamp,
 };
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, agreed, cancel_planned, eventually, failover, healthy, job, points, prepare, refused,
+    replicating, replication, reset_statistics, resync, simulate, state,
+};
 use lifeboat_sim::{Fault, VM, World};
 
 type Change<'a> = &'a dyn Fn(&mut ReplicationSettings);
 
-async fn view(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
-}
-
 fn changed(w: &World, change: Change<'_>) -> Action {
-    let mut settings = w.recorded(0).unwrap().settings;
+    let mut settings = w.recorded(PRIMARY).unwrap().settings;
     change(&mut settings);
     Action::ModifyReplication {
         vm: World::vm(),
@@ -28,12 +25,12 @@ fn changed(w: &World, change: Change<'_>) -> Action {
 }
 
 async fn modify(w: &World, change: Change<'_>) -> Result<Answer, Refusal> {
-    w.act(0, changed(w, change)).await.unwrap()
+    w.act(PRIMARY, changed(w, change)).await.unwrap()
 }
 
 fn agree(w: &World) -> bool {
     let of = |h| w.recorded(h).map(|r| r.settings);
-    of(0) == of(1)
+    of(PRIMARY) == of(REPLICA)
 }
 
 fn events(w: &World, host: usize, begin: &str) -> usize {
@@ -46,16 +43,16 @@ fn events(w: &World, host: usize, begin: &str) -> usize {
 }
 
 async fn cycles_in(w: &World, seconds: u64) -> u64 {
-    let before = view(w, 0).await.counters.cycles;
+    let before = replication(w, PRIMARY).await.counters.cycles;
     for _ in 0..seconds / 5 {
         w.write(3);
         w.run(5).await;
     }
-    view(w, 0).await.counters.cycles - before
+    replication(w, PRIMARY).await.counters.cycles - before
 }
 
 #[test]
-fn interval_and_history_count_at_once() {
+fn a_changed_interval_and_history_take_effect_at_once() {
     simulate(1, async |w| {
         replicating(w).await;
         w.run(200).await;
@@ -74,23 +71,19 @@ fn interval_and_history_count_at_once() {
         w.run(120).await;
         let left = points(w).await;
         assert!(left.len() <= 2, "{left:?}");
-        healthy(w, 0, 1).await;
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_changes_nothing() {
+fn invalid_settings_are_refused_and_change_nothing() {
     simulate(2, async |w| {
         let settings = World::settings();
         let vm = World::vm();
-        let e = w
-            .act(0, Action::ModifyReplication { vm, settings })
-            .await
-            .unwrap()
-            .unwrap_err();
+        let e = refused(w, PRIMARY, Action::ModifyReplication { vm, settings }).await;
         assert_eq!(e.code.number(), 32775, "{e}");
         replicating(w).await;
-        let before = w.recorded(0).unwrap().settings;
+        let before = w.recorded(PRIMARY).unwrap().settings;
         let bad: [(Change<'_>, u32, &str); 7] = [
             (&|s| s.interval_s = 0, 32773, "interval_s"),
             (&|s| s.application_h = 13, 32773, "application_h"),
@@ -113,50 +106,46 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
                 "{word}: {:?}",
                 e.code
             );
-            assert_eq!(w.recorded(0).unwrap().settings, before);
+            assert_eq!(w.recorded(PRIMARY).unwrap().settings, before);
         }
         // On the replica it is not done.
         let settings = before.clone();
         let vm = World::vm();
-        let e = w
-            .act(1, Action::ModifyReplication { vm, settings })
-            .await
-            .unwrap()
-            .unwrap_err();
+        let e = refused(w, REPLICA, Action::ModifyReplication { vm, settings }).await;
         assert!(e.hint.contains("primary"), "{e:?}");
         // Nor without the replica, nor in state 4.
         w.cut(true);
         let e = modify(w, &|s| s.interval_s = 20).await.unwrap_err();
         assert!(e.message.contains("cannot be reached"), "{e}");
         w.cut(false);
-        assert_eq!(w.recorded(0).unwrap().settings, before);
-        healthy(w, 0, 1).await;
-        w.insist(0, prepare()).await.unwrap();
+        assert_eq!(w.recorded(PRIMARY).unwrap().settings, before);
+        healthy(w, PRIMARY, REPLICA).await;
+        w.insist(PRIMARY, prepare()).await.unwrap();
         eventually(w, "preparation", |w| {
-            state(w, 0) == State::SyncedReplicationComplete
+            state(w, PRIMARY) == State::SyncedReplicationComplete
         })
         .await;
         let e = modify(w, &|s| s.interval_s = 20).await.unwrap_err();
         assert_eq!(e.code.number(), 32775, "{e}");
-        w.insist(0, cancel_planned(false)).await.unwrap();
-        eventually(w, "the end of it", |w| state(w, 0) == State::Replicating).await;
+        w.insist(PRIMARY, cancel_planned(false)).await.unwrap();
+        eventually(w, "the end of it", |w| state(w, PRIMARY) == State::Replicating).await;
         modify(w, &|s| s.interval_s = 20).await.unwrap();
     });
 }
 
 #[test]
-fn the_replica_may_have_another_address_but_not_be_another_copy() {
+fn the_replica_address_may_change_but_not_to_another_copy() {
     simulate(3, async |w| {
         replicating(w).await;
         modify(w, &|s| s.peer = "b:7001".into()).await.unwrap();
-        assert_eq!(w.recorded(0).unwrap().peer, "b:7001");
-        healthy(w, 0, 1).await;
+        assert_eq!(w.recorded(PRIMARY).unwrap().peer, "b:7001");
+        healthy(w, PRIMARY, REPLICA).await;
         // What answers there is older than what this side knows to be safe.
-        w.shared.state().hosts[1].catalog.relationships.clear();
-        w.restart(1).await;
+        w.shared.state().hosts[REPLICA].catalog.relationships.clear();
+        w.restart(REPLICA).await;
         let e = modify(w, &|s| s.peer = "b:7002".into()).await.unwrap_err();
         assert!(e.message.contains("no replica"), "{e}");
-        assert_eq!(w.recorded(0).unwrap().peer, "b:7001");
+        assert_eq!(w.recorded(PRIMARY).unwrap().peer, "b:7001");
     });
 }
 
@@ -168,32 +157,16 @@ fn limits_of_the_bandwidth_hold_and_change_within_a_second() {
         let latency = async |w: &World| {
             w.write(400);
             w.run(60).await;
-            view(w, 0).await.counters.max_latency_ms
+            replication(w, PRIMARY).await.counters.max_latency_ms
         };
-        w.insist(
-            0,
-            Action::ResetStatistics {
-                vm: World::vm(),
-                extended: false,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, reset_statistics()).await.unwrap();
         let free = latency(w).await;
         assert!(free < 2000, "{free}");
         modify(w, &|s| s.bandwidth.bytes_per_s = 65_536).await.unwrap();
-        w.insist(
-            0,
-            Action::ResetStatistics {
-                vm: World::vm(),
-                extended: false,
-            },
-        )
-        .await
-        .unwrap();
-        let bytes = view(w, 0).await.counters.bytes;
+        w.insist(PRIMARY, reset_statistics()).await.unwrap();
+        let bytes = replication(w, PRIMARY).await.counters.bytes;
         let slow = latency(w).await;
-        let c = view(w, 0).await.counters;
+        let c = replication(w, PRIMARY).await.counters;
         let sent = c.largest * 1000 / 65_536;
         assert!(
             c.bytes > bytes && slow + 1500 >= sent && slow > 2 * free,
@@ -215,18 +188,10 @@ fn limits_of_the_bandwidth_hold_and_change_within_a_second() {
         })
         .await
         .unwrap();
-        w.insist(
-            0,
-            Action::ResetStatistics {
-                vm: World::vm(),
-                extended: false,
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, reset_statistics()).await.unwrap();
         let free = latency(w).await;
         assert!(free < 2000, "{free}");
-        healthy(w, 0, 1).await;
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }
 
@@ -262,9 +227,9 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
         w.run(2 * 3600 + 120).await;
         assert_eq!(application(&points(w).await), 3);
         let third = newest_application(w).await;
-        let v = view(w, 0).await;
+        let v = replication(w, PRIMARY).await;
         assert_eq!(v.last_application, third);
-        assert_eq!(view(w, 1).await.last_application, third);
+        assert_eq!(replication(w, REPLICA).await.last_application, third);
         assert_eq!(
             (v.health, v.counters.application_failures),
             (Health::Ok, 0),
@@ -274,55 +239,60 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
         w.shared.state().agent = None;
         w.run(3700).await;
         assert_eq!(application(&points(w).await), 3);
-        let v = view(w, 0).await;
+        let v = replication(w, PRIMARY).await;
         assert_eq!((v.health, v.counters.application_failures), (Health::Warning, 1));
         assert_eq!(
             v.last_application, None,
             "the primary keeps only how the last one came out"
         );
-        assert_eq!(view(w, 1).await.last_application, third);
+        assert_eq!(replication(w, REPLICA).await.last_application, third);
         assert!(
             v.health_notes[0].contains("crash-consistent"),
             "{:?}",
             v.health_notes
         );
-        assert_eq!(events(w, 0, "the guest was not frozen"), 1);
-        w.restart(0).await;
-        assert_eq!(view(w, 0).await.health, Health::Warning, "it is remembered");
+        assert_eq!(events(w, PRIMARY, "the guest was not frozen"), 1);
+        w.restart(PRIMARY).await;
+        assert_eq!(
+            replication(w, PRIMARY).await.health,
+            Health::Warning,
+            "it is remembered"
+        );
         w.shared.state().agent = Some(lifeboat_engine::ports::hypervisor::GuestOs::Linux);
         w.run(3700).await;
         assert_eq!(application(&points(w).await), 4);
-        let v = view(w, 0).await;
+        let v = replication(w, PRIMARY).await;
         assert_eq!(v.health, Health::Ok);
         assert!(v.last_application > third && v.last_application == newest_application(w).await);
-        w.check(1).unwrap();
+        w.check(REPLICA).unwrap();
     });
 }
 
 #[test]
-fn a_change_that_breaks_off_anywhere_leaves_both_sides_in_agreement() {
+fn an_interrupted_change_of_settings_leaves_both_hosts_in_agreement() {
     for fault in Fault::ALL {
         for n in 1..12 {
             simulate(100 + n, async |w| {
                 replicating(w).await;
-                w.gate((n % 2) as usize).arm(n.div_ceil(2), fault);
+                w.gate(if n % 2 == 0 { PRIMARY } else { REPLICA })
+                    .arm(n.div_ceil(2), fault);
                 let _ = w
-                    .act(0, changed(w, &|s| (s.interval_s, s.history) = (5, 7)))
+                    .act(PRIMARY, changed(w, &|s| (s.interval_s, s.history) = (5, 7)))
                     .await;
-                w.gate(0).disarm();
-                w.gate(1).disarm();
+                w.gate(PRIMARY).disarm();
+                w.gate(REPLICA).disarm();
                 w.run(120).await;
                 assert!(
                     agree(w),
                     "{fault:?} at {n}: {:?}\n{:?}",
-                    w.recorded(0),
-                    w.recorded(1)
+                    w.recorded(PRIMARY),
+                    w.recorded(REPLICA)
                 );
-                w.insist(0, changed(w, &|s| (s.interval_s, s.history) = (5, 7)))
+                w.insist(PRIMARY, changed(w, &|s| (s.interval_s, s.history) = (5, 7)))
                     .await
                     .unwrap();
-                assert!(agree(w) && w.recorded(0).unwrap().settings.history == 7);
-                healthy(w, 0, 1).await;
+                assert!(agree(w) && w.recorded(PRIMARY).unwrap().settings.history == 7);
+                healthy(w, PRIMARY, REPLICA).await;
             });
         }
     }
@@ -335,14 +305,14 @@ fn disk(id: &str) -> DiskId {
 /// The replica's head holds the disk as it is now on the primary.
 async fn equal(w: &World, which: usize) -> bool {
     w.run(45).await;
-    let now = w.disks_now(0)[which].clone();
+    let now = w.disks_now(PRIMARY)[which].clone();
     let s = w.shared.state();
     assert!(s.violations.is_empty(), "{:?}", s.violations);
-    s.hosts[1].replicas[&VM].head[which] == now
+    s.hosts[REPLICA].replicas[&VM].head[which] == now
 }
 
 #[test]
-fn disks_go_and_come_back_while_the_others_go_on() {
+fn disks_are_removed_and_added_while_the_others_replicate() {
     for (gone, (which, other)) in [("data", (1, 0)), ("sys", (0, 1))] {
         simulate(6, async |w| {
             replicating(w).await;
@@ -357,50 +327,49 @@ fn disks_go_and_come_back_while_the_others_go_on() {
             assert!(!equal(w, which).await, "{gone} stays as it was");
             let path = format!("/vm/{gone}.qcow2");
             assert!(
-                w.shared.state().hosts[0].images[&path].tracked.is_empty(),
+                w.shared.state().hosts[PRIMARY].images[&path].tracked.is_empty(),
                 "its record is ended"
             );
             // What is compared is the same disk on both sides, whatever its number is.
-            w.insist(0, crate::common::resync()).await.unwrap();
+            w.insist(PRIMARY, resync()).await.unwrap();
             w.write(50);
-            eventually(w, "the resynchronization", |w| state(w, 0) == State::Replicating).await;
-            w.restart(0).await;
+            eventually(w, "the resynchronization", |w| {
+                state(w, PRIMARY) == State::Replicating
+            })
+            .await;
+            w.restart(PRIMARY).await;
             assert!(equal(w, other).await && !equal(w, which).await);
             modify(w, &|s| s.disks.push(disk(gone))).await.unwrap();
-            assert_eq!(state(w, 0), State::Resynchronizing);
-            w.restart(0).await;
+            assert_eq!(state(w, PRIMARY), State::Resynchronizing);
+            w.restart(PRIMARY).await;
             w.write(50);
-            eventually(w, "the disk", |w| state(w, 0) == State::Replicating).await;
+            eventually(w, "the disk", |w| state(w, PRIMARY) == State::Replicating).await;
             w.write(50);
             assert!(equal(w, which).await && equal(w, other).await);
             // A failover brings up what is replicated now.
             w.cut(true);
             assert_eq!(
-                crate::common::job(w, 1, crate::common::failover(Default::default()))
-                    .await
-                    .unwrap(),
+                job(w, REPLICA, failover(Default::default())).await.unwrap(),
                 JobState::Completed
             );
-            assert_eq!(w.disks_now(1).len(), 2);
+            assert_eq!(w.disks_now(REPLICA).len(), 2);
         });
     }
 }
 
 #[test]
-fn a_failover_without_a_disk_that_is_gone() {
+fn a_failover_brings_up_only_the_replicated_disks() {
     simulate(7, async |w| {
         replicating(w).await;
         modify(w, &|s| s.disks = vec![disk("sys")]).await.unwrap();
         w.write(50);
         assert!(equal(w, 0).await);
-        let now = w.disks_now(0)[0].clone();
+        let now = w.disks_now(PRIMARY)[0].clone();
         w.cut(true);
         assert_eq!(
-            crate::common::job(w, 1, crate::common::failover(Default::default()))
-                .await
-                .unwrap(),
+            job(w, REPLICA, failover(Default::default())).await.unwrap(),
             JobState::Completed
         );
-        assert_eq!(w.disks_now(1), [now]);
+        assert_eq!(w.disks_now(REPLICA), [now]);
     });
 }

@@ -1,9 +1,11 @@
 //! Silence: of a disk, a daemon, a connection. Either side says that it has heard nothing, since when, and what it waits for;
 //! and it does not cry when there is nothing to be sent.
 
-use crate::common::{eventually, replicating, simulate, simulate_with, start_vm};
 use lifeboat_engine::action::{Action, ReplicationView};
 use lifeboat_model::{ReplicationHealth as Health, ReplicationState as State};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, THIRD, THREE_HOSTS, eventually, replicating, said, simulate, simulate_with, start_vm,
+};
 use lifeboat_sim::{VM, World};
 
 async fn view(w: &World, host: usize) -> ReplicationView {
@@ -25,7 +27,7 @@ async fn says(w: &World, host: usize, health: Health, word: &str) {
 }
 
 async fn both_are_well(w: &World) {
-    for host in 0..2 {
+    for host in [PRIMARY, REPLICA] {
         let v = view(w, host).await;
         assert_eq!(
             (v.health, v.health_notes.len()),
@@ -38,55 +40,60 @@ async fn both_are_well(w: &World) {
 
 /// Both sides are well again and data flows.
 async fn recovered(w: &mut World) {
-    for host in 0..2 {
+    for host in [PRIMARY, REPLICA] {
         let vm = World::vm();
         w.insist(host, Action::ResetStatistics { vm, extended: false })
             .await
             .unwrap();
     }
-    let durable = |w: &World| w.shared.state().hosts[1].replicas[&VM].durable;
+    let durable = |w: &World| w.shared.state().hosts[REPLICA].replicas[&VM].durable;
     let before = durable(w);
     w.write(3);
     w.run(60).await;
-    assert!(durable(w) != before, "nothing arrived: {:?}", w.recorded(0));
+    assert!(durable(w) != before, "nothing arrived: {:?}", w.recorded(PRIMARY));
     both_are_well(w).await;
     w.check_all().unwrap();
 }
 
-fn told(w: &World, host: usize, word: &str) -> bool {
-    w.shared.state().hosts[host]
-        .events
-        .iter()
-        .any(|e| e.message.contains(word))
-}
-
 #[test]
-fn a_disk_of_the_replica_that_hangs_is_said_on_both_sides() {
+fn a_replica_disk_that_hangs_is_reported_on_both_hosts() {
     simulate(1, async |w| {
         replicating(w).await;
         w.run(60).await;
         both_are_well(w).await;
-        w.hang_store(1, true);
+        w.hang_store(REPLICA, true);
         w.write(3);
         w.run(50).await;
-        says(w, 0, Health::Warning, "has not said that they are on its disk").await;
-        says(w, 1, Health::Warning, "the storage at /replicas").await;
+        says(
+            w,
+            PRIMARY,
+            Health::Warning,
+            "has not said that they are on its disk",
+        )
+        .await;
+        says(w, REPLICA, Health::Warning, "the storage at /replicas").await;
         // What would have to wait for the disk is answered too.
         let asked = w.shared.now().0;
         let vm = World::vm;
-        let answer = w.act(1, Action::SuspendReplication { vm: vm() }).await;
+        let answer = w.act(REPLICA, Action::SuspendReplication { vm: vm() }).await;
         let took = w.shared.now().0 - asked;
         assert!(took <= 5000, "{took} ms: {answer:?}");
-        let _ = w.act(1, Action::ResumeReplication { vm: vm() }).await;
+        let _ = w.act(REPLICA, Action::ResumeReplication { vm: vm() }).await;
         w.run(150).await;
-        says(w, 0, Health::Critical, "has not said that they are on its disk").await;
-        says(w, 1, Health::Critical, "has not answered for").await;
-        assert!(told(w, 1, "the storage at") && told(w, 0, "on its disk"));
-        w.hang_store(1, false);
-        let _ = w.act(1, Action::ResumeReplication { vm: vm() }).await;
+        says(
+            w,
+            PRIMARY,
+            Health::Critical,
+            "has not said that they are on its disk",
+        )
+        .await;
+        says(w, REPLICA, Health::Critical, "has not answered for").await;
+        assert!(said(w, REPLICA, "the storage at") && said(w, PRIMARY, "on its disk"));
+        w.hang_store(REPLICA, false);
+        let _ = w.act(REPLICA, Action::ResumeReplication { vm: vm() }).await;
         w.run(30).await;
         recovered(w).await;
-        assert!(told(w, 0, "data flows again"));
+        assert!(said(w, PRIMARY, "data flows again"));
     });
 }
 
@@ -95,15 +102,15 @@ fn a_primary_that_stands_still_is_missed_by_its_replica() {
     simulate(2, async |w| {
         replicating(w).await;
         w.run(60).await;
-        w.freeze(0, true);
+        w.freeze(PRIMARY, true);
         w.run(15).await;
-        is_ok(w, 1).await;
+        is_ok(w, REPLICA).await;
         w.run(35).await;
-        says(w, 1, Health::Warning, "nothing was heard from a for").await;
+        says(w, REPLICA, Health::Warning, "nothing was heard from a for").await;
         w.run(90).await;
-        says(w, 1, Health::Critical, "nothing was heard from a for").await;
-        assert!(told(w, 1, "nothing was heard from a"));
-        w.freeze(0, false);
+        says(w, REPLICA, Health::Critical, "nothing was heard from a for").await;
+        assert!(said(w, REPLICA, "nothing was heard from a"));
+        w.freeze(PRIMARY, false);
         w.run(10).await;
         recovered(w).await;
     });
@@ -122,11 +129,11 @@ fn a_mute_connection_is_noticed_on_both_sides() {
         w.mute(true);
         w.write(3);
         w.run(45).await;
-        says(w, 1, Health::Warning, "nothing was heard from a for").await;
-        assert_ne!(view(w, 0).await.health, Health::Ok);
+        says(w, REPLICA, Health::Warning, "nothing was heard from a for").await;
+        assert_ne!(view(w, PRIMARY).await.health, Health::Ok);
         w.run(120).await;
-        says(w, 0, Health::Critical, "nothing was heard from b").await;
-        says(w, 1, Health::Critical, "nothing was heard from a").await;
+        says(w, PRIMARY, Health::Critical, "nothing was heard from b").await;
+        says(w, REPLICA, Health::Critical, "nothing was heard from a").await;
         w.mute(false);
         w.run(40).await;
         recovered(w).await;
@@ -134,28 +141,28 @@ fn a_mute_connection_is_noticed_on_both_sides() {
 }
 
 #[test]
-fn a_vm_that_is_off_is_no_silence_and_a_dead_host_is_one() {
+fn a_powered_off_vm_is_not_taken_for_silence_and_a_dead_host_is() {
     simulate(4, async |w| {
         replicating(w).await;
-        w.guest_off(0);
+        w.guest_off(PRIMARY);
         w.run(900).await;
         both_are_well(w).await;
         // The replica's disk and its records are as they were, so that only a word of the primary can have told it.
-        w.restart(1).await;
+        w.restart(REPLICA).await;
         w.run(60).await;
         both_are_well(w).await;
-        w.stop(0).await;
+        w.stop(PRIMARY).await;
         w.run(45).await;
-        says(w, 1, Health::Warning, "nothing was heard from a for").await;
+        says(w, REPLICA, Health::Warning, "nothing was heard from a for").await;
         // A replica that starts while its primary is away has heard nothing, and says so.
-        w.restart(1).await;
+        w.restart(REPLICA).await;
         w.run(45).await;
-        says(w, 1, Health::Warning, "since this daemon started").await;
-        assert_eq!(view(w, 1).await.contact.unwrap().heard, None);
-        w.boot(0).await;
+        says(w, REPLICA, Health::Warning, "since this daemon started").await;
+        assert_eq!(view(w, REPLICA).await.contact.unwrap().heard, None);
+        w.boot(PRIMARY).await;
         w.run(20).await;
         both_are_well(w).await;
-        w.insist(0, start_vm()).await.unwrap();
+        w.insist(PRIMARY, start_vm()).await.unwrap();
         recovered(w).await;
     });
 }
@@ -164,13 +171,13 @@ fn a_vm_that_is_off_is_no_silence_and_a_dead_host_is_one() {
 fn a_replica_that_is_gone_is_noticed_while_the_vm_is_off() {
     simulate(5, async |w| {
         replicating(w).await;
-        w.guest_off(0);
+        w.guest_off(PRIMARY);
         w.run(60).await;
         both_are_well(w).await;
         let vm = World::vm();
-        w.insist(1, Action::RemoveReplication { vm }).await.unwrap();
+        w.insist(REPLICA, Action::RemoveReplication { vm }).await.unwrap();
         w.run(60).await;
-        says(w, 0, Health::Critical, "no replica of this VM").await;
+        says(w, PRIMARY, Health::Critical, "no replica of this VM").await;
     });
 }
 
@@ -180,26 +187,28 @@ fn a_replica_knows_that_its_primary_holds_replication() {
         replicating(w).await;
         w.run(30).await;
         let vm = World::vm;
-        w.insist(0, Action::SuspendReplication { vm: vm() })
+        w.insist(PRIMARY, Action::SuspendReplication { vm: vm() })
             .await
             .unwrap();
         w.run(600).await;
-        says(w, 1, Health::Warning, "held on the primary").await;
-        w.insist(0, Action::ResumeReplication { vm: vm() }).await.unwrap();
+        says(w, REPLICA, Health::Warning, "held on the primary").await;
+        w.insist(PRIMARY, Action::ResumeReplication { vm: vm() })
+            .await
+            .unwrap();
         w.run(20).await;
         recovered(w).await;
     });
 }
 
 #[test]
-fn a_primary_that_answers_and_sends_nothing_is_said_by_the_replica() {
+fn a_replica_reports_a_primary_that_answers_and_sends_nothing() {
     simulate(7, async |w| {
         replicating(w).await;
         w.run(30).await;
-        w.shared.state().hosts[0].spool_full = true;
+        w.shared.state().hosts[PRIMARY].spool_full = true;
         w.run(60).await;
-        says(w, 1, Health::Warning, "answers, but no change has arrived").await;
-        w.shared.state().hosts[0].spool_full = false;
+        says(w, REPLICA, Health::Warning, "answers, but no change has arrived").await;
+        w.shared.state().hosts[PRIMARY].spool_full = false;
         w.run(60).await;
         recovered(w).await;
     });
@@ -207,14 +216,14 @@ fn a_primary_that_answers_and_sends_nothing_is_said_by_the_replica() {
 
 #[test]
 fn a_third_host_misses_the_one_between() {
-    simulate_with(8, &["a", "b", "c"], 32 << 20, async |w| {
+    simulate_with(8, THREE_HOSTS, 32 << 20, async |w| {
         replicating(w).await;
         let mut settings = World::settings();
         settings.peer = "c:7000".into();
         settings.interval_s = 30;
         let vm = World::vm();
         w.insist(
-            1,
+            REPLICA,
             Action::ExtendReplication {
                 vm,
                 settings,
@@ -224,13 +233,13 @@ fn a_third_host_misses_the_one_between() {
         .await
         .unwrap();
         eventually(w, "the copy on c", |w| {
-            w.recorded(2).is_some_and(|r| r.state == State::Replicating)
+            w.recorded(THIRD).is_some_and(|r| r.state == State::Replicating)
         })
         .await;
         w.run(120).await;
-        is_ok(w, 2).await;
-        w.cut_between(1, 2, true);
+        is_ok(w, THIRD).await;
+        w.cut_between(REPLICA, THIRD, true);
         w.run(120).await;
-        says(w, 2, Health::Warning, "nothing was heard from b for").await;
+        says(w, THIRD, Health::Warning, "nothing was heard from b for").await;
     });
 }

@@ -1,26 +1,24 @@
 //! What is counted in a monitoring window, on both sides, and what an administrator is told of it.
 
-use crate::common::{eventually, replicating, simulate};
-use lifeboat_engine::action::{Action, Answer, ReplicationView};
+use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::records::{Counters, ServerSettings};
 use lifeboat_model::{ReplicationHealth as Health, Timestamp};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, eventually, refused, replicating, replication, reset_statistics, simulate,
+};
 
 /// The world begins at 08:00 of this day.
 const BEGIN: u64 = 1_800_000_000_000;
 const MINUTE: u64 = 60_000;
 
-async fn view(w: &World, host: usize) -> ReplicationView {
-    w.view(host).await.unwrap().replication.unwrap()
-}
-
 async fn counters(w: &World, host: usize) -> Counters {
-    view(w, host).await.counters
+    replication(w, host).await.counters
 }
 
 /// Windows of an hour that end at half past.
 async fn hourly(w: &World) {
-    for host in 0..2 {
+    for host in [PRIMARY, REPLICA] {
         let enabled = w.shared.state().hosts[host].catalog.server.enabled;
         let settings = ServerSettings {
             enabled,
@@ -51,7 +49,7 @@ fn a_window_ends_at_its_time_and_its_numbers_are_told_on_both_sides() {
         hourly(w).await;
         replicating(w).await;
         until(w, 29).await;
-        let before = [counters(w, 0).await, counters(w, 1).await];
+        let before = [counters(w, PRIMARY).await, counters(w, REPLICA).await];
         for c in before {
             assert!(c.cycles > 100 && c.bytes > 0 && c.missed == 0, "{c:?}");
             assert!(c.since.unwrap() < Timestamp(BEGIN + MINUTE), "{c:?}");
@@ -72,78 +70,63 @@ fn a_window_ends_at_its_time_and_its_numbers_are_told_on_both_sides() {
         // A window that ends while the daemon is away, or nothing is sent, ends nevertheless.
         w.cut(true);
         until(w, 89).await;
-        w.restart(1).await;
+        w.restart(REPLICA).await;
         until(w, 91).await;
-        assert_eq!((closed(w, 0).len(), closed(w, 1).len()), (2, 2));
-        assert_eq!(counters(w, 1).await.since, Some(Timestamp(BEGIN + 90 * MINUTE)));
+        assert_eq!((closed(w, PRIMARY).len(), closed(w, REPLICA).len()), (2, 2));
+        assert_eq!(
+            counters(w, REPLICA).await.since,
+            Some(Timestamp(BEGIN + 90 * MINUTE))
+        );
     });
 }
 
 #[test]
-fn an_outage_is_counted_as_what_it_was_and_a_reset_forgets_it() {
+fn an_outage_is_counted_as_network_failures_and_missed_cycles_until_reset() {
     simulate(2, async |w| {
         replicating(w).await;
         w.run(200).await;
-        let before = counters(w, 0).await;
+        let before = counters(w, PRIMARY).await;
         assert_eq!((before.missed, before.failures), (0, 0));
         w.cut(true);
         w.run(300).await;
-        let out = counters(w, 0).await;
+        let out = counters(w, PRIMARY).await;
         assert!(
             out.failures > 5 && out.network_failures == out.failures,
             "{out:?}"
         );
         w.cut(false);
         eventually(w, "the end of the outage", |w| {
-            w.recorded(0).is_some_and(|r| r.problem.is_none())
+            w.recorded(PRIMARY).is_some_and(|r| r.problem.is_none())
         })
         .await;
         w.run(20).await;
-        let after = counters(w, 0).await;
+        let after = counters(w, PRIMARY).await;
         // Thirty cycles would have fitted, the one that waited took place.
         assert!((27..=31).contains(&after.missed), "{after:?}");
         assert!(after.max_latency_ms > 200_000, "{after:?}");
-        let v = view(w, 0).await;
+        let v = replication(w, PRIMARY).await;
         assert_eq!(v.health, Health::Warning, "{:?}", v.health_notes);
         assert!(
             v.health_notes.iter().any(|n| n.contains("missed")),
             "{:?}",
             v.health_notes
         );
-        for host in 0..2 {
-            let done = w
-                .insist(
-                    host,
-                    Action::ResetStatistics {
-                        vm: World::vm(),
-                        extended: false,
-                    },
-                )
-                .await;
+        for host in [PRIMARY, REPLICA] {
+            let done = w.insist(host, reset_statistics()).await;
             assert_eq!(done.unwrap(), Answer::Done);
             let now = counters(w, host).await;
             assert!(now.cycles <= 1 && now.missed == 0 && now.failures == 0, "{now:?}");
         }
         w.run(60).await;
-        let v = view(w, 0).await;
+        let v = replication(w, PRIMARY).await;
         assert_eq!(v.health, Health::Ok, "{:?}", v.health_notes);
     });
 }
 
 #[test]
-fn without_replication_there_is_nothing_to_reset() {
+fn resetting_statistics_without_replication_is_refused() {
     simulate(3, async |w| {
-        let e = w
-            .act(
-                0,
-                Action::ResetStatistics {
-                    vm: World::vm(),
-                    extended: false,
-                },
-            )
-            .await
-            .unwrap()
-            .unwrap_err();
+        let e = refused(w, PRIMARY, reset_statistics()).await;
         assert_eq!(e.code.number(), 32775, "{e}");
     });
 }
@@ -155,15 +138,11 @@ fn settings_of_a_host_keep_their_limits_and_survive_a_restart() {
             monitoring_interval_s: 60,
             ..ServerSettings::default()
         };
-        let e = w
-            .act(1, Action::SetServer { settings: bad })
-            .await
-            .unwrap()
-            .unwrap_err();
+        let e = refused(w, REPLICA, Action::SetServer { settings: bad }).await;
         assert!(e.message.contains("3600"), "{e}");
         hourly(w).await;
-        w.restart(1).await;
-        let Some(Ok(Answer::Server(server))) = w.act(1, Action::ShowServer).await else {
+        w.restart(REPLICA).await;
+        let Some(Ok(Answer::Server(server))) = w.act(REPLICA, Action::ShowServer).await else {
             panic!("no answer");
         };
         assert_eq!(

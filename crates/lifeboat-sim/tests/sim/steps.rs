@@ -1,17 +1,15 @@
 //! Every step of every saga fails once, and the daemon dies before and after every step. A step is a call of a port; the
 //! test counts them, so a new one is covered the day it is added.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use crate::common::{
-    cancel_planned, commit, failover, flows, phase, planned, points, prepare, replicating, resync, reverse,
-    revert, simulate_with, start_copy, start_vm, state,
-};
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_model::ReplicationState as State;
-use lifeboat_sim::{Fault, VM, World};
+use lifeboat_sim::harness::{
+    A, B, Steps, cancel_planned, commit, durable, enable, failover, flows, healthy, history, insist_until,
+    phase, planned, points, prepare, replicating, resync, reverse, revert, start_copy, start_vm, state,
+};
+use lifeboat_sim::{VM, World};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Saga {
@@ -32,84 +30,50 @@ enum Saga {
     Resync,
 }
 
-/// Asks until the wish has come true, as a person would.
-async fn until(w: &World, host: usize, action: Action, granted: impl Fn(&World) -> bool) {
-    for _ in 0..15 {
-        if granted(w) {
-            return;
-        }
-        let _ = w.act(host, action.clone()).await;
-        for _ in 0..20 {
-            if granted(w) {
-                return;
-            }
-            w.run(2).await;
-        }
-    }
-    panic!(
-        "{action:?} never comes true: {:?}\n{:?}",
-        w.recorded(0),
-        w.recorded(1)
-    );
-}
-
-async fn lost(w: &mut World) {
-    replicating(w).await;
-    for _ in 0..8 {
-        w.write(10);
-        w.run(10).await;
-    }
-    w.cut(true);
-    w.run(5).await;
-}
-
 async fn failed_over(w: &mut World) {
-    lost(w).await;
-    until(w, 1, failover(PointSelector::Latest), |w| {
-        state(w, 1) == State::Recovered
+    history(w, 8, 0).await;
+    insist_until(w, B, failover(PointSelector::Latest), |w| {
+        state(w, B) == State::Recovered
     })
     .await;
     w.write(50);
 }
 
 async fn bring_about(saga: Saga, w: &mut World) {
-    let (vm, settings) = (World::vm(), World::settings());
     match saga {
         Saga::Enable => {}
         Saga::Copy => {
-            w.insist(0, Action::EnableReplication { vm, settings })
-                .await
-                .unwrap();
+            w.insist(A, enable()).await.unwrap();
         }
         Saga::Cycle | Saga::Suspend | Saga::RemovePrimary | Saga::RemoveReplica => replicating(w).await,
-        Saga::Failover | Saga::FailoverToCycle => lost(w).await,
+        Saga::Failover | Saga::FailoverToCycle => history(w, 8, 0).await,
         Saga::Planned => replicating(w).await,
         Saga::CancelPlanned => {
             replicating(w).await;
-            until(w, 0, prepare(), |w| {
-                state(w, 0) == State::SyncedReplicationComplete
+            insist_until(w, A, prepare(), |w| {
+                state(w, A) == State::SyncedReplicationComplete
             })
             .await;
         }
         Saga::Reverse | Saga::ReverseCompared => {
             failed_over(w).await;
-            until(w, 1, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
+            insist_until(w, B, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
             if saga == Saga::Reverse {
-                w.guest_off(0);
+                w.guest_off(A);
             } else {
-                w.kill_vm(0);
+                w.kill_vm(A);
             }
             w.cut(false);
             w.run(40).await;
         }
         Saga::Resync => {
             replicating(w).await;
-            w.kill_vm(0);
+            w.kill_vm(A);
             w.run(12).await;
-            w.insist(0, start_vm()).await.unwrap();
+            w.insist(A, start_vm()).await.unwrap();
             w.write(20);
             w.run(20).await;
-            assert_eq!(state(w, 0), State::WaitingToStartResynchronization);
+            assert_eq!(state(w, A), State::WaitingToStartResynchronization);
         }
         Saga::Revert | Saga::Commit => failed_over(w).await,
     }
@@ -123,127 +87,126 @@ async fn older_cycle(w: &World) -> PointSelector {
 
 async fn run(saga: Saga, w: &mut World) {
     let vm = World::vm;
-    let recovered = |w: &World| state(w, 1) == State::Recovered;
+    let recovered = |w: &World| state(w, B) == State::Recovered;
     match saga {
         Saga::Enable => {
-            let enable = Action::EnableReplication {
-                vm: vm(),
-                settings: World::settings(),
-            };
-            until(w, 0, enable, |w| state(w, 0) == State::ReadyForReplication).await;
+            insist_until(w, A, enable(), |w| state(w, A) == State::ReadyForReplication).await;
         }
         Saga::Copy => {
-            until(w, 0, start_copy(), |w| {
+            insist_until(w, A, start_copy(), |w| {
                 w.write(1);
-                state(w, 0) == State::Replicating && state(w, 1) == State::Replicating
+                state(w, A) == State::Replicating && state(w, B) == State::Replicating
             })
             .await;
         }
         Saga::Cycle => {
             w.write(30);
-            let before = durable(w);
-            until(w, 0, Action::ReplicateNow { vm: vm() }, |w| durable(w) > before).await;
+            let before = durable(w, B).sequence();
+            insist_until(w, A, Action::ReplicateNow { vm: vm() }, |w| {
+                durable(w, B).sequence() > before
+            })
+            .await;
         }
         Saga::Suspend => {
-            until(w, 0, Action::SuspendReplication { vm: vm() }, |w| {
-                state(w, 0) == State::Suspended
+            insist_until(w, A, Action::SuspendReplication { vm: vm() }, |w| {
+                state(w, A) == State::Suspended
             })
             .await;
             w.write(10);
-            until(w, 0, Action::ResumeReplication { vm: vm() }, |w| {
-                state(w, 0) == State::Replicating
+            insist_until(w, A, Action::ResumeReplication { vm: vm() }, |w| {
+                state(w, A) == State::Replicating
             })
             .await;
         }
-        Saga::Failover => until(w, 1, failover(PointSelector::Latest), recovered).await,
+        Saga::Failover => insist_until(w, B, failover(PointSelector::Latest), recovered).await,
         Saga::FailoverToCycle => {
             let point = older_cycle(w).await;
-            until(w, 1, failover(point), recovered).await;
+            insist_until(w, B, failover(point), recovered).await;
         }
-        Saga::Revert => until(w, 1, revert(), |w| phase(w).is_none()).await,
+        Saga::Revert => insist_until(w, B, revert(), |w| phase(w).is_none()).await,
         Saga::Commit => {
-            until(w, 1, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
+            insist_until(w, B, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
         }
         Saga::RemovePrimary => {
-            until(w, 0, Action::RemoveReplication { vm: vm() }, |w| {
-                w.recorded(0).is_none()
+            insist_until(w, A, Action::RemoveReplication { vm: vm() }, |w| {
+                w.recorded(A).is_none()
             })
             .await;
         }
         Saga::RemoveReplica => {
-            until(w, 1, Action::RemoveReplication { vm: vm() }, |w| {
-                w.recorded(1).is_none()
+            insist_until(w, B, Action::RemoveReplication { vm: vm() }, |w| {
+                w.recorded(B).is_none()
             })
             .await;
         }
         Saga::Planned => moved(w).await,
         Saga::CancelPlanned => {
-            until(w, 0, cancel_planned(false), |w| state(w, 0) == State::Replicating).await;
-            until(w, 0, start_vm(), |w| w.runs(0)).await;
+            insist_until(w, A, cancel_planned(false), |w| state(w, A) == State::Replicating).await;
+            insist_until(w, A, start_vm(), |w| w.runs(A)).await;
         }
-        Saga::Reverse | Saga::ReverseCompared => until(w, 1, reverse(), |w| flows(w, 1, 0)).await,
-        Saga::Resync => until(w, 0, resync(), |w| flows(w, 0, 1)).await,
+        Saga::Reverse | Saga::ReverseCompared => insist_until(w, B, reverse(), |w| flows(w, B, A)).await,
+        Saga::Resync => insist_until(w, A, resync(), |w| flows(w, A, B)).await,
     }
 }
 
 /// Asks for a planned failover until the roles are swapped.
 async fn moved(w: &World) {
-    until(w, 0, planned(true), |w| flows(w, 1, 0)).await;
-}
-
-fn durable(w: &World) -> u64 {
-    w.shared.state().hosts[1].replicas[&VM].durable.sequence()
+    insist_until(w, A, planned(true), |w| flows(w, B, A)).await;
 }
 
 /// Afterwards everything must be whole, and go on.
 async fn whole(saga: Saga, w: &mut World) {
     w.run(60).await;
-    w.check(1).unwrap();
-    for host in 0..2 {
+    w.check(B).unwrap();
+    for host in [A, B] {
         let open = w.jobs(host).into_iter().find(|j| !j.state.is_final());
         assert!(open.is_none(), "left behind on {host}: {open:?}");
     }
     match saga {
         Saga::Enable => {
-            until(w, 0, start_copy(), |w| {
-                state(w, 0) == State::Replicating && state(w, 1) == State::Replicating
+            insist_until(w, A, start_copy(), |w| {
+                state(w, A) == State::Replicating && state(w, B) == State::Replicating
             })
             .await;
         }
         Saga::Failover | Saga::FailoverToCycle => {
             w.write(20);
-            until(w, 1, revert(), |w| phase(w).is_none()).await;
+            insist_until(w, B, revert(), |w| phase(w).is_none()).await;
         }
         Saga::Commit | Saga::RemovePrimary | Saga::RemoveReplica => return,
         Saga::Planned | Saga::Reverse | Saga::ReverseCompared => {
             let twins = w.shared.state().twins.clone();
             assert!(twins.is_empty(), "{twins:?}");
-            if !w.runs(1) {
+            if !w.runs(B) {
                 // The one call that was to start it may have failed; that is told, and not tried for ever.
-                w.insist(1, start_vm()).await.unwrap();
+                w.insist(B, start_vm()).await.unwrap();
             }
-            return crate::common::healthy(w, 1, 0).await;
+            return healthy(w, B, A).await;
         }
-        Saga::CancelPlanned | Saga::Resync => return crate::common::healthy(w, 0, 1).await,
+        Saga::CancelPlanned | Saga::Resync => return healthy(w, A, B).await,
         Saga::Copy | Saga::Cycle | Saga::Suspend | Saga::Revert => {}
     }
-    w.check(1).unwrap();
+    w.check(B).unwrap();
     w.cut(false);
-    let (before, bulk) = (durable(w), w.shared.state().bulk_blocks);
+    let (before, bulk) = (durable(w, B).sequence(), w.shared.state().bulk_blocks);
     w.write(20);
     w.run(90).await;
-    assert!(durable(w) > before, "no progress: {:?}", w.recorded(0));
+    assert!(
+        durable(w, B).sequence() > before,
+        "no progress: {:?}",
+        w.recorded(A)
+    );
     assert_eq!(
-        (state(w, 0), state(w, 1)),
+        (state(w, A), state(w, B)),
         (State::Replicating, State::Replicating)
     );
     assert_eq!(w.shared.state().bulk_blocks, bulk, "copied again");
-    assert!(w.recorded(0).unwrap().problem.is_none(), "{:?}", w.recorded(0));
-    w.check(1).unwrap();
-    let branches = w.shared.state().hosts[1].replicas[&VM].branches.len();
+    assert!(w.recorded(A).unwrap().problem.is_none(), "{:?}", w.recorded(A));
+    w.check(B).unwrap();
+    let branches = w.shared.state().hosts[B].replicas[&VM].branches.len();
     assert_eq!(branches, 0, "a branch is left behind");
     let s = w.shared.state();
-    let images = s.hosts[0].images.values();
+    let images = s.hosts[A].images.values();
     assert!(images.into_iter().all(|i| i.tracked.len() <= 2));
 }
 
@@ -255,62 +218,23 @@ fn bytes(saga: Saga) -> u64 {
     }
 }
 
-/// Steps of a saga on a host.
-fn count(saga: Saga, host: usize) -> u64 {
-    simulate_with(3, &["a", "b"], bytes(saga), async |w| {
-        bring_about(saga, w).await;
-        let before = w.gate(host).calls();
-        run(saga, w).await;
-        w.run(4).await;
-        w.gate(host).calls() - before
-    })
-}
-
-fn attempt(saga: Saga, host: usize, n: u64, fault: Fault) -> Result<(), String> {
-    let told = std::sync::Mutex::new(String::new());
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        simulate_with(3, &["a", "b"], bytes(saga), async |w| {
-            bring_about(saga, w).await;
-            let bulk = w.shared.state().bulk_blocks;
-            w.gate(host).arm(n, fault);
-            run(saga, w).await;
-            w.run(10).await;
-            let hit = w.gate(host).disarm();
-            *told.lock().unwrap() = format!("{hit:?}");
-            if !matches!(saga, Saga::Enable | Saga::Copy) {
-                assert_eq!(w.shared.state().bulk_blocks, bulk, "copied again");
-            }
-            whole(saga, w).await;
-        });
-    }));
-    result.map_err(|e| {
-        let text = e.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        let hit = told.lock().map_or_else(|e| e.into_inner().clone(), |h| h.clone());
-        format!(
-            "{saga:?} host {host} step {n} {hit} {fault:?}: {}",
-            text.unwrap_or_default()
-        )
-    })
-}
-
 fn every_step(saga: Saga) {
-    let mut failures = Vec::new();
-    for host in 0..2 {
-        for n in 1..=count(saga, host) {
-            for fault in Fault::ALL {
-                failures.extend(attempt(saga, host, n, fault).err());
-            }
-        }
-    }
-    for f in failures.iter().take(12) {
-        println!("FAILED {f}");
-    }
-    assert!(failures.is_empty(), "{} steps are not survived", failures.len());
-}
-
-macro_rules! sagas {
-    ($($name:ident $saga:ident),+ $(,)?) => { $(#[test] fn $name() { every_step(Saga::$saga); })+ };
+    let steps = Steps {
+        bytes: bytes(saga),
+        ..Steps::of(&saga)
+    };
+    steps.each_fails_once(
+        async |w| {
+            bring_about(saga, w).await;
+            w.shared.state().bulk_blocks
+        },
+        async |w, _| run(saga, w).await,
+        async |w, bulk| {
+            let copies = matches!(saga, Saga::Enable | Saga::Copy);
+            assert!(copies || w.shared.state().bulk_blocks == bulk, "copied again");
+            whole(saga, w).await;
+        },
+    );
 }
 
 sagas! {
@@ -323,7 +247,7 @@ sagas! {
     every_step_of_a_revert Revert,
     every_step_of_a_commit Commit,
     every_step_of_a_planned_failover Planned,
-    every_step_of_cancelling_it CancelPlanned,
+    every_step_of_cancelling_a_planned_failover CancelPlanned,
     every_step_of_a_reversal Reverse,
     every_step_of_a_reversal_without_records ReverseCompared,
     every_step_of_a_resynchronization Resync,

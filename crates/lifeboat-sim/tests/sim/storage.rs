@@ -1,11 +1,13 @@
 //! What the engine makes of files that cannot be used: nothing is promised on them, the next good point is named, and
 //! what the store has seen is in the health and in the events.
 
-use crate::common::{commit, failover, job, points, replicating, revert, simulate, state};
-use lifeboat_engine::action::{Action, PointSelector, PointView, Refusal};
+use lifeboat_engine::action::{Action, PointSelector, PointView};
 use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind as Kind};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, ReplicationHealth as Health, ReplicationState as State, Timestamp};
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, commit, failover, healthy, job, points, refused, replicating, revert, simulate, state,
+};
 use lifeboat_sim::{VM, World};
 
 /// A replica with several points whose primary is lost.
@@ -26,7 +28,7 @@ async fn lost(w: &mut World) -> Vec<PointView> {
 /// Damages a file of a point (`None`: puts everything back).
 fn spoil(w: &World, point: Option<&PointView>) {
     let mut s = w.shared.state();
-    let rotten = &mut s.hosts[1].replicas.get_mut(&VM).unwrap().rotten;
+    let rotten = &mut s.hosts[REPLICA].replicas.get_mut(&VM).unwrap().rotten;
     match point.map(|p| p.target) {
         Some(Target::Point { id }) => {
             rotten.insert(id);
@@ -34,11 +36,6 @@ fn spoil(w: &World, point: Option<&PointView>) {
         Some(Target::Cycle { .. } | Target::Abandoned) => panic!("not sealed"),
         None => rotten.clear(),
     }
-}
-
-async fn refused(w: &World, action: Action) -> Refusal {
-    let answer = w.act(1, action.clone()).await.unwrap();
-    answer.expect_err(&format!("{action:?} should be refused"))
 }
 
 fn test(point: &PointView) -> Action {
@@ -50,7 +47,7 @@ fn test(point: &PointView) -> Action {
 }
 
 fn events(w: &World) -> String {
-    format!("{:?}", w.shared.state().hosts[1].events)
+    format!("{:?}", w.shared.state().hosts[REPLICA].events)
 }
 
 #[test]
@@ -65,7 +62,7 @@ fn a_point_with_a_damaged_file_is_refused_and_the_next_good_one_named() {
             failover(PointSelector::Latest),
             test(bad),
         ] {
-            let e = refused(w, action).await;
+            let e = refused(w, REPLICA, action).await;
             assert!(e.message.contains(".qcow2: it is no qcow2 image"), "{e}");
             // What lies between them needs the damaged file as well.
             assert!(e.hint.contains("lifeboat failover start --point"), "{e}");
@@ -76,47 +73,49 @@ fn a_point_with_a_damaged_file_is_refused_and_the_next_good_one_named() {
                 "{e}"
             );
         }
-        assert_eq!(state(w, 1), State::Replicating);
+        assert_eq!(state(w, REPLICA), State::Replicating);
         let start = failover(PointSelector::Id(good.id.clone()));
-        assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
-        assert_eq!(state(w, 1), State::Recovered);
-        w.check(1).unwrap();
+        assert_eq!(job(w, REPLICA, start).await.unwrap(), JobState::Completed);
+        assert_eq!(state(w, REPLICA), State::Recovered);
+        w.check(REPLICA).unwrap();
     });
 }
 
 #[test]
-fn nothing_is_thrown_away_or_committed_on_files_that_cannot_be_used() {
+fn revert_and_commit_are_refused_on_files_that_cannot_be_used() {
     simulate(411, async |w| {
         let sealed = lost(w).await;
         let start = failover(PointSelector::Id(sealed[0].id.clone()));
-        assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, start).await.unwrap(), JobState::Completed);
         spoil(w, Some(&sealed[2]));
-        let e = refused(w, commit()).await;
+        let e = refused(w, REPLICA, commit()).await;
         assert!(
             e.message.contains("cannot be committed") && e.message.contains(".qcow2"),
             "{e}"
         );
         let vm = World::vm();
-        w.insist(1, Action::StopVm { vm, force: true }).await.unwrap();
+        w.insist(REPLICA, Action::StopVm { vm, force: true })
+            .await
+            .unwrap();
         let gentle = Action::RevertFailover {
             vm: World::vm(),
             force: false,
         };
-        let e = refused(w, gentle).await;
+        let e = refused(w, REPLICA, gentle).await;
         assert!(e.message.contains(".qcow2") && e.hint.contains("--force"), "{e}");
-        assert_eq!(state(w, 1), State::Recovered);
+        assert_eq!(state(w, REPLICA), State::Recovered);
         // Whoever insists gets it, and an honest word.
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, revert()).await.unwrap(), JobState::Completed);
         assert!(events(w).contains("failover reverted; recovery point"));
         spoil(w, None);
         let start = failover(PointSelector::Id(sealed[0].id.clone()));
-        assert_eq!(job(w, 1, start).await.unwrap(), JobState::Completed);
-        assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, start).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, REPLICA, commit()).await.unwrap(), JobState::Completed);
     });
 }
 
 #[test]
-fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
+fn a_storage_fault_is_in_the_health_and_once_in_the_events() {
     simulate(412, async |w| {
         replicating(w).await;
         for (kind, health) in [(Kind::SetAside, Health::Warning), (Kind::Lost, Health::Critical)] {
@@ -126,8 +125,12 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
                 detail: "it is gone".into(),
                 since: Timestamp(1),
             };
-            w.shared.state().hosts[1].replicas.get_mut(&VM).unwrap().faults = vec![fault.clone()];
-            let seen = w.view(1).await.unwrap().replication.unwrap();
+            w.shared.state().hosts[REPLICA]
+                .replicas
+                .get_mut(&VM)
+                .unwrap()
+                .faults = vec![fault.clone()];
+            let seen = w.view(REPLICA).await.unwrap().replication.unwrap();
             assert_eq!(seen.health, health, "{:?}", seen.health_notes);
             assert!(
                 seen.health_notes.contains(&fault.to_string()),
@@ -139,7 +142,7 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
             let told = events(w).matches(&fault.to_string()).count();
             assert_eq!(told, 1, "said once");
         }
-        w.shared.state().hosts[1]
+        w.shared.state().hosts[REPLICA]
             .replicas
             .get_mut(&VM)
             .unwrap()
@@ -147,7 +150,7 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
             .clear();
         w.write(5);
         w.run(400).await;
-        for host in [0, 1] {
+        for host in [PRIMARY, REPLICA] {
             let seen = w.view(host).await.unwrap().replication.unwrap();
             assert_eq!(seen.health, Health::Ok, "{:?}", seen.health_notes);
         }
@@ -156,26 +159,26 @@ fn what_the_store_has_seen_is_in_the_health_and_once_in_the_events() {
 
 /// Logs go on arriving while one that came before cannot be applied.
 #[test]
-fn what_arrives_does_not_cure_what_cannot_be_applied() {
+fn arriving_logs_do_not_clear_a_failure_to_apply() {
     simulate(430, async |w| {
         replicating(w).await;
-        w.shared.state().hosts[1].log_damaged = true;
+        w.shared.state().hosts[REPLICA].log_damaged = true;
         w.write(20);
         w.run(20).await;
-        let before = w.shared.state().hosts[1].replicas[&VM].durable;
+        let before = w.shared.state().hosts[REPLICA].replicas[&VM].durable;
         for second in 0..60 {
             w.write(5);
             w.run(1).await;
-            let v = w.view(1).await.unwrap().replication.unwrap();
+            let v = w.view(REPLICA).await.unwrap().replication.unwrap();
             assert_eq!(
                 (v.state, v.health),
                 (State::Critical, Health::Critical),
                 "{second}: {v:?}"
             );
         }
-        let after = w.shared.state().hosts[1].replicas[&VM].durable;
+        let after = w.shared.state().hosts[REPLICA].replicas[&VM].durable;
         assert_ne!(before, after, "nothing arrived");
-        w.shared.state().hosts[1].log_damaged = false;
-        crate::common::healthy(w, 0, 1).await;
+        w.shared.state().hosts[REPLICA].log_damaged = false;
+        healthy(w, PRIMARY, REPLICA).await;
     });
 }

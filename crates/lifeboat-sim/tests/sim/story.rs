@@ -1,89 +1,121 @@
 //! The story the product is for, from the first copy to the commit, with every refusal on the way.
 
-use crate::common::{commit, failover, job, phase, points, replicating, revert, simulate, start_copy, state};
 use lifeboat_engine::action::{Action, PointSelector, PointView};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::FailoverPhase;
+use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobState, ReplicationState as State};
-use lifeboat_sim::{Content, VM, World};
+use lifeboat_sim::World;
+use lifeboat_sim::harness::{
+    PRIMARY, REPLICA, commit, durable, enable, failover, job, phase, points, refused_with_way_out,
+    replicating, revert, simulate, start_copy, state, truth,
+};
 
-/// What the disks held at a listed point, by the world's own memory.
-fn truth(w: &World, point: &PointView) -> Vec<Content> {
-    let s = w.shared.state();
-    let r = &s.hosts[1].replicas[&VM];
-    let position = match point.target {
-        Target::Point { id } => r.points.iter().find(|(p, _)| p.id == id).unwrap().0.position,
-        Target::Cycle { position } => position,
-        Target::Abandoned => panic!("nothing was abandoned"),
-    };
-    s.truth_at(VM, position).unwrap().disks.clone()
+/// What an administrator asks for in this story.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    Enable,
+    StartCopy,
+    Suspend,
+    Resume,
+    Remove,
+    Failover,
+    Revert,
+    Commit,
 }
 
-async fn refused(w: &World, host: usize, action: Action) {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    let e = answer.expect_err(&format!("{action:?} should be refused"));
-    assert_eq!(e.code.number(), 32775, "{action:?}: {e}");
-    assert!(!e.hint.is_empty(), "{action:?}: {e} has no way out");
-}
+/// Every request there is.
+const ALL: [Request; 8] = [
+    Request::Enable,
+    Request::StartCopy,
+    Request::Suspend,
+    Request::Resume,
+    Request::Remove,
+    Request::Failover,
+    Request::Revert,
+    Request::Commit,
+];
 
-fn vm_actions() -> Vec<Action> {
-    let vm = World::vm;
-    vec![
-        Action::EnableReplication {
-            vm: vm(),
-            settings: World::settings(),
-        },
-        start_copy(),
-        Action::SuspendReplication { vm: vm() },
-        Action::ResumeReplication { vm: vm() },
-        Action::RemoveReplication { vm: vm() },
-        failover(PointSelector::Latest),
-        revert(),
-        commit(),
-    ]
-}
+/// What a host may be asked for whose VM is not replicated.
+const OF_NO_REPLICATION: &[Request] = &[Request::Enable];
+/// What a primary may be asked for while data flows.
+const OF_A_PRIMARY: &[Request] = &[Request::Suspend, Request::Resume, Request::Remove];
+/// What a replica may be asked for while data flows, and while its primary is away.
+const OF_A_REPLICA: &[Request] = &[
+    Request::Suspend,
+    Request::Resume,
+    Request::Remove,
+    Request::Failover,
+];
+/// What a replica may be asked for whose VM was brought up.
+const OF_A_FAILOVER: &[Request] = &[Request::Revert, Request::Commit];
+/// What a replica may be asked for after a commit, while the old primary is away.
+const OF_A_COMMIT: &[Request] = &[Request::Remove];
 
-/// Refuses all but the actions with these numbers in the list above.
-async fn only(w: &World, host: usize, allowed: &[usize]) {
-    for (n, action) in vm_actions().into_iter().enumerate() {
-        if !allowed.contains(&n) {
-            refused(w, host, action).await;
+impl Request {
+    fn action(self) -> Action {
+        let vm = World::vm();
+        match self {
+            Self::Enable => enable(),
+            Self::StartCopy => start_copy(),
+            Self::Suspend => Action::SuspendReplication { vm },
+            Self::Resume => Action::ResumeReplication { vm },
+            Self::Remove => Action::RemoveReplication { vm },
+            Self::Failover => failover(PointSelector::Latest),
+            Self::Revert => revert(),
+            Self::Commit => commit(),
         }
+    }
+}
+
+/// It is refused in this state, and the refusal says what leads out.
+async fn refused(w: &World, host: usize, action: Action) {
+    let e = refused_with_way_out(w, host, action.clone()).await;
+    assert_eq!(e.code, ReturnCode::InvalidState, "{action:?}: {e}");
+}
+
+/// A host refuses every request but these. The allowed ones are not asked for.
+async fn refuses_all_but(w: &World, host: usize, allowed: &[Request]) {
+    for request in ALL.into_iter().filter(|request| !allowed.contains(request)) {
+        refused(w, host, request.action()).await;
     }
 }
 
 async fn try_point(w: &mut World, selector: PointSelector, wanted: &PointView) {
     let want = truth(w, wanted);
-    assert_eq!(job(w, 1, failover(selector)).await.unwrap(), JobState::Completed);
-    assert_eq!(state(w, 1), State::Recovered);
-    assert_eq!(w.disks_now(1), want, "the branch holds the point");
-    only(w, 1, &[6, 7]).await;
-    refused(w, 1, start_copy()).await;
+    assert_eq!(
+        job(w, REPLICA, failover(selector)).await.unwrap(),
+        JobState::Completed
+    );
+    assert_eq!(state(w, REPLICA), State::Recovered);
+    assert_eq!(w.disks_now(REPLICA), want, "the branch holds the point");
+    refuses_all_but(w, REPLICA, OF_A_FAILOVER).await;
+    refused(w, REPLICA, start_copy()).await;
     w.write(60);
     // Longer than any timer that may be left over from before the failover.
     w.run(40).await;
-    assert_ne!(w.disks_now(1), want);
-    w.check(1).unwrap();
+    assert_ne!(w.disks_now(REPLICA), want);
+    w.check(REPLICA).unwrap();
 }
 
 async fn story(w: &mut World) {
-    only(w, 0, &[0]).await;
+    refuses_all_but(w, PRIMARY, OF_NO_REPLICATION).await;
     replicating(w).await;
-    only(w, 0, &[2, 3, 4]).await;
+    refuses_all_but(w, PRIMARY, OF_A_PRIMARY).await;
     for _ in 0..30 {
         w.write(20);
         w.run(5).await;
-        w.check(1).unwrap();
+        w.check(REPLICA).unwrap();
     }
     let bulk = w.shared.state().bulk_blocks;
     let before = points(w).await;
     assert!(before.len() >= 6, "{before:?}");
     assert!(before.iter().any(|p| matches!(p.target, Target::Cycle { .. })));
-    only(w, 1, &[2, 3, 4, 5]).await;
+    refuses_all_but(w, REPLICA, OF_A_REPLICA).await;
     // The primary is lost.
     w.cut(true);
     w.run(30).await;
-    assert_eq!(state(w, 0), State::Critical);
+    assert_eq!(state(w, PRIMARY), State::Critical);
     let before = points(w).await;
     let newest = before[0].clone();
     let point = before
@@ -107,31 +139,38 @@ async fn story(w: &mut World) {
     ];
     for (selector, wanted) in tries {
         try_point(w, selector, wanted).await;
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
-        assert_eq!((state(w, 1), phase(w)), (State::Replicating, None));
-        w.check(1).unwrap();
+        assert_eq!(job(w, REPLICA, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!((state(w, REPLICA), phase(w)), (State::Replicating, None));
+        w.check(REPLICA).unwrap();
         let now = points(w).await;
         let instants = |p: &[PointView]| p.iter().map(|p| p.instant).collect::<Vec<_>>();
         assert!(instants(&now).iter().all(|i| instants(&before).contains(i)));
-        only(w, 1, &[2, 3, 4, 5]).await;
+        refuses_all_but(w, REPLICA, OF_A_REPLICA).await;
     }
     try_point(w, PointSelector::Id(point.id.clone()), &point).await;
-    assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+    assert_eq!(job(w, REPLICA, commit()).await.unwrap(), JobState::Completed);
     w.run(30).await;
     assert_eq!(
-        (state(w, 1), phase(w)),
+        (state(w, REPLICA), phase(w)),
         (State::Committed, Some(FailoverPhase::Done))
     );
-    only(w, 1, &[4]).await;
+    refuses_all_but(w, REPLICA, OF_A_COMMIT).await;
     // The old primary comes back, and is the past.
     w.cut(false);
     w.write(10);
     w.run(90).await;
-    assert_eq!(state(w, 0), State::Critical);
-    let problem = w.view(0).await.unwrap().replication.unwrap().problem.unwrap();
+    assert_eq!(state(w, PRIMARY), State::Critical);
+    let problem = w
+        .view(PRIMARY)
+        .await
+        .unwrap()
+        .replication
+        .unwrap()
+        .problem
+        .unwrap();
     assert!(problem.message.contains("newer generation"), "{problem:?}");
     assert_eq!(w.shared.state().bulk_blocks, bulk, "nothing is copied again");
-    w.check(1).unwrap();
+    w.check(REPLICA).unwrap();
 }
 
 #[test]
@@ -139,6 +178,18 @@ fn a_vm_is_replicated_failed_over_reverted_failed_over_again_and_committed() {
     for seed in 1..6 {
         simulate(seed, story);
     }
+}
+
+#[test]
+fn a_primary_that_is_suspended_sends_nothing() {
+    simulate(1, async |w| {
+        replicating(w).await;
+        w.insist(PRIMARY, Request::Suspend.action()).await.unwrap();
+        let before = durable(w, REPLICA);
+        w.write(20);
+        w.run(60).await;
+        assert_eq!(durable(w, REPLICA), before);
+    });
 }
 
 #[test]

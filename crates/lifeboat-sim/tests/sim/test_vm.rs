@@ -1,12 +1,6 @@
 //! Test failover in full: the VM of a test is a VM like others, replication and points do not notice it, no real failover
 //! waits for it. Every step of making and ending it fails once and crashes once.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use crate::common::{
-    commit, eventually, failover, job, phase, points, replicating, resync, revert, simulate, start_copy,
-    start_vm, state,
-};
 use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, VmRef, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
@@ -16,62 +10,43 @@ use lifeboat_model::{
     JobState, JobType, NicBackend, NicSpec, ReplicationHealth as Health, ReplicationMode as Mode,
     ReplicationState as State,
 };
-use lifeboat_sim::{Content, Fault, VM, World};
-
-fn start_test(point: PointSelector) -> Action {
-    Action::StartTest {
-        vm: World::vm(),
-        point,
-        start: true,
-    }
-}
-
-fn stop_test() -> Action {
-    Action::StopTest { vm: World::vm() }
-}
+use lifeboat_sim::harness::{
+    A, B, Steps, commit, durable, enable, eventually, failover, healthy, insist_until, job, phase, planned,
+    points, refused_with_way_out, replicating, resync, revert, simulate, start_copy, start_test, start_vm,
+    state, stop_test, truth,
+};
+use lifeboat_sim::{Content, SYS_BYTES, VM, World};
 
 fn named() -> VmRef {
     VmRef("web - Test".into())
 }
 
 fn test(w: &World) -> Option<Test> {
-    w.recorded(1)?.replica()?.test.clone()
+    w.recorded(B)?.replica()?.test.clone()
 }
 
 async fn made(w: &World, point: PointSelector) {
-    assert_eq!(job(w, 1, start_test(point)).await.unwrap(), JobState::Completed);
+    assert_eq!(job(w, B, start_test(point)).await.unwrap(), JobState::Completed);
 }
 
 async fn ended(w: &World) {
-    assert_eq!(job(w, 1, stop_test()).await.unwrap(), JobState::Completed);
+    assert_eq!(job(w, B, stop_test()).await.unwrap(), JobState::Completed);
 }
 
 async fn listed(w: &World) -> Vec<VmView> {
-    match w.insist(1, Action::ListVms(Paging::FIRST)).await {
+    match w.insist(B, Action::ListVms(Paging::FIRST)).await {
         Ok(Answer::Vms(vms)) => vms.items,
         other => panic!("{other:?}"),
     }
-}
-
-/// What the disks held at a listed point, by the world's own memory.
-fn truth(w: &World, point: &PointView) -> Vec<Content> {
-    let s = w.shared.state();
-    let r = &s.hosts[1].replicas[&VM];
-    let position = match point.target {
-        Target::Point { id } => r.points.iter().find(|(p, _)| p.id == id).unwrap().0.position,
-        Target::Cycle { position } => position,
-        Target::Abandoned => unreachable!("it is not listed"),
-    };
-    s.truth_at(VM, position).unwrap().disks.clone()
 }
 
 /// What the test VM's disks hold.
 fn tested(w: &World) -> Vec<Content> {
     let vm = test(w).unwrap().vm;
     let s = w.shared.state();
-    let keys = &s.hosts[1].processes[&vm].images;
+    let keys = &s.hosts[B].processes[&vm].images;
     keys.iter()
-        .map(|k| s.hosts[1].images[k].content.clone())
+        .map(|k| s.hosts[B].images[k].content.clone())
         .collect()
 }
 
@@ -80,27 +55,22 @@ async fn over(w: &World) {
     assert_eq!(test(w), None);
     assert_eq!(listed(w).await.len(), 1);
     let s = w.shared.state();
-    assert_eq!(s.hosts[1].catalog.relationships.len(), 1);
-    let running = s.hosts[1]
+    assert_eq!(s.hosts[B].catalog.relationships.len(), 1);
+    let running = s.hosts[B]
         .processes
         .iter()
         .find(|(id, p)| **id != VM && p.power != PowerState::Off);
     assert!(running.is_none(), "{running:?}");
 }
 
-fn durable(w: &World) -> u64 {
-    w.shared.state().hosts[1].replicas[&VM].durable.sequence()
-}
-
 fn branches(w: &World) -> usize {
-    w.shared.state().hosts[1].replicas[&VM].branches.len()
+    w.shared.state().hosts[B].replicas[&VM].branches.len()
 }
 
+/// It is refused with this code, and with a way out.
 async fn refused(w: &World, host: usize, action: Action, code: u32) {
-    let answer = w.act(host, action.clone()).await.unwrap();
-    let e = answer.expect_err(&format!("{action:?} should be refused"));
+    let e = refused_with_way_out(w, host, action.clone()).await;
     assert_eq!(e.code.number(), code, "{action:?}: {e}");
-    assert!(!e.hint.is_empty(), "{action:?}: {e} has no way out");
 }
 
 async fn history(w: &mut World) {
@@ -125,7 +95,7 @@ fn logs_expire_while_a_test_keeps_the_oldest_point() {
             w.write(1);
             w.run(10).await;
         }
-        let logs = |w: &World| w.shared.state().hosts[1].replicas[&VM].logs.len();
+        let logs = |w: &World| w.shared.state().hosts[B].replicas[&VM].logs.len();
         let before = logs(w);
         let all = points(w).await;
         made(w, PointSelector::Id(oldest(&all, true).id)).await;
@@ -135,7 +105,7 @@ fn logs_expire_while_a_test_keeps_the_oldest_point() {
         }
         assert!(logs(w) <= before + 3, "{} logs, {before} before", logs(w));
         ended(w).await;
-        w.check(1).unwrap();
+        w.check(B).unwrap();
     });
 }
 
@@ -145,39 +115,39 @@ async fn one_test(w: &mut World, selector: PointSelector, wanted: &PointView) {
     made(w, selector).await;
     assert_eq!(tested(w), want, "the test is of the chosen point");
     assert_eq!(test(w).unwrap().instant, wanted.instant);
-    let (was, state_before) = (durable(w), state(w, 1));
+    let (was, state_before) = (durable(w, B).sequence(), state(w, B));
     // The guest of the test writes as well, and nobody but itself may notice.
     for _ in 0..12 {
         w.write(20);
         w.run(5).await;
-        w.check(1).unwrap();
+        w.check(B).unwrap();
     }
     assert_ne!(tested(w), want);
-    assert!(durable(w) >= was + 5, "replication goes on");
+    assert!(durable(w, B).sequence() >= was + 5, "replication goes on");
     assert!(points(w).await[0].instant > before[0].instant, "points are made");
-    assert_eq!(state(w, 1), state_before);
-    let shown = w.view(1).await.unwrap().replication.unwrap();
+    assert_eq!(state(w, B), state_before);
+    let shown = w.view(B).await.unwrap().replication.unwrap();
     assert_eq!(shown.health, Health::Ok, "{:?}", shown.health_notes);
     ended(w).await;
     over(w).await;
     w.run(40).await;
-    w.check(1).unwrap();
+    w.check(B).unwrap();
     assert_eq!(branches(w), 0);
     assert!(points(w).await.len() < 30, "points expire again");
 }
 
 async fn story(w: &mut World) {
-    refused(w, 0, start_test(PointSelector::Latest), 32775).await;
+    refused(w, A, start_test(PointSelector::Latest), 32775).await;
     history(w).await;
-    refused(w, 0, start_test(PointSelector::Latest), 32775).await;
-    refused(w, 1, stop_test(), 32775).await;
+    refused(w, A, start_test(PointSelector::Latest), 32775).await;
+    refused(w, B, stop_test(), 32775).await;
     let newest = points(w).await[0].clone();
     one_test(w, PointSelector::Latest, &newest).await;
     for sealed in [true, false] {
         let point = oldest(&points(w).await, sealed);
         one_test(w, PointSelector::Id(point.id.clone()), &point).await;
     }
-    assert!(w.recorded(1).unwrap().replica().unwrap().last_test.is_some());
+    assert!(w.recorded(B).unwrap().replica().unwrap().last_test.is_some());
 }
 
 #[test]
@@ -189,7 +159,7 @@ fn a_test_is_a_vm_of_its_own_and_replication_goes_on() {
 
 async fn like_others(w: &mut World) {
     w.insist(
-        1,
+        B,
         Action::StartVm {
             vm: named(),
             force: false,
@@ -197,19 +167,10 @@ async fn like_others(w: &mut World) {
     )
     .await
     .unwrap();
-    refused(
-        w,
-        1,
-        Action::StartVm {
-            vm: World::vm(),
-            force: false,
-        },
-        32775,
-    )
-    .await;
-    w.insist(1, Action::Screenshot { vm: named() }).await.unwrap();
+    refused(w, B, start_vm(), 32775).await;
+    w.insist(B, Action::Screenshot { vm: named() }).await.unwrap();
     w.insist(
-        1,
+        B,
         Action::StopVm {
             vm: named(),
             force: false,
@@ -218,7 +179,7 @@ async fn like_others(w: &mut World) {
     .await
     .unwrap();
     w.insist(
-        1,
+        B,
         Action::StartVm {
             vm: named(),
             force: false,
@@ -227,10 +188,10 @@ async fn like_others(w: &mut World) {
     .await
     .unwrap();
     // The daemon may die meanwhile; the test is none of its memory.
-    w.restart(1).await;
+    w.restart(B).await;
     assert_eq!(listed(w).await[1].power, PowerState::Running);
     w.insist(
-        1,
+        B,
         Action::StopVm {
             vm: named(),
             force: true,
@@ -251,8 +212,8 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
             nic("52:54:00:00:00:01", NicBackend::User),
             nic("52:54:00:00:00:02", NicBackend::None),
         ];
-        w.shared.state().hosts[0].local[0].nics = cards.clone();
-        w.restart(0).await;
+        w.shared.state().hosts[A].local[0].nics = cards.clone();
+        w.restart(A).await;
         history(w).await;
         let (vm, point) = (World::vm(), PointSelector::Latest);
         let off = Action::StartTest {
@@ -260,7 +221,7 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
             point,
             start: false,
         };
-        assert_eq!(job(w, 1, off).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, off).await.unwrap(), JobState::Completed);
         let vms = listed(w).await;
         let (replica, vm) = (&vms[0], &vms[1]);
         assert_eq!((vm.spec.name.as_str(), vm.power), ("web - Test", PowerState::Off));
@@ -295,16 +256,16 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
                 cards: Vec::new(),
             },
         ] {
-            refused(w, 1, action, 32775).await;
+            refused(w, B, action, 32775).await;
         }
-        refused(w, 1, Action::StopTest { vm: vm() }, 32776).await;
+        refused(w, B, Action::StopTest { vm: vm() }, 32776).await;
         // One at a time; and the replica stays while there is one.
-        refused(w, 1, start_test(PointSelector::Latest), 32775).await;
-        refused(w, 1, Action::RemoveReplication { vm: World::vm() }, 32774).await;
+        refused(w, B, start_test(PointSelector::Latest), 32775).await;
+        refused(w, B, Action::RemoveReplication { vm: World::vm() }, 32774).await;
         w.run(20).await;
         ended(w).await;
         over(w).await;
-        w.insist(1, Action::RemoveReplication { vm: World::vm() })
+        w.insist(B, Action::RemoveReplication { vm: World::vm() })
             .await
             .unwrap();
     });
@@ -313,19 +274,16 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
 #[test]
 fn a_name_that_is_taken_and_a_copy_that_is_not_complete_are_refused() {
     simulate(12, async |w| {
-        let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
-            .await
-            .unwrap();
-        refused(w, 1, start_test(PointSelector::Latest), 32775).await;
-        w.insist(0, start_copy()).await.unwrap();
-        eventually(w, "replication", |w| state(w, 1) == State::Replicating).await;
-        let mut other = w.shared.state().hosts[0].local[0].clone();
+        w.insist(A, enable()).await.unwrap();
+        refused(w, B, start_test(PointSelector::Latest), 32775).await;
+        w.insist(A, start_copy()).await.unwrap();
+        eventually(w, "replication", |w| state(w, B) == State::Replicating).await;
+        let mut other = w.shared.state().hosts[A].local[0].clone();
         other.name = "web - Test".into();
         other.uuid = lifeboat_model::VmId(uuid::Uuid::from_u128(77));
-        w.shared.state().hosts[1].local.push(other);
-        w.restart(1).await;
-        refused(w, 1, start_test(PointSelector::Latest), 32774).await;
+        w.shared.state().hosts[B].local.push(other);
+        w.restart(B).await;
+        refused(w, B, start_test(PointSelector::Latest), 32774).await;
     });
 }
 
@@ -338,15 +296,15 @@ fn a_failover_goes_on_beside_a_test_and_a_commit_ends_it() {
         made(w, PointSelector::Latest).await;
         let before = test(w).unwrap();
         assert_eq!(
-            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, B, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
         w.write(30);
-        assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, revert()).await.unwrap(), JobState::Completed);
         assert_eq!(test(w).as_ref(), Some(&before), "a revert leaves the test alone");
         assert_eq!(listed(w).await[1].power, PowerState::Running);
         assert_eq!(
-            job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+            job(w, B, failover(PointSelector::Latest)).await.unwrap(),
             JobState::Completed
         );
         // Another point is tried before the decision.
@@ -356,18 +314,18 @@ fn a_failover_goes_on_beside_a_test_and_a_commit_ends_it() {
         made(w, PointSelector::Id(other.id)).await;
         assert_eq!(tested(w), want);
         assert_eq!(
-            (state(w, 1), phase(w)),
+            (state(w, B), phase(w)),
             (State::Recovered, Some(FailoverPhase::Ready))
         );
         w.write(30);
         let vm = test(w).unwrap().vm;
-        assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+        assert_eq!(job(w, B, commit()).await.unwrap(), JobState::Completed);
         over(w).await;
-        assert_eq!(w.shared.state().hosts[1].processes[&vm].power, PowerState::Off);
+        assert_eq!(w.shared.state().hosts[B].processes[&vm].power, PowerState::Off);
         w.run(30).await;
         assert_eq!(phase(w), Some(FailoverPhase::Done));
-        refused(w, 1, start_test(PointSelector::Latest), 32775).await;
-        w.check(1).unwrap();
+        refused(w, B, start_test(PointSelector::Latest), 32775).await;
+        w.check(B).unwrap();
     });
 }
 
@@ -376,13 +334,13 @@ fn a_planned_failover_ends_the_test_on_its_way() {
     simulate(18, async |w| {
         history(w).await;
         made(w, PointSelector::Latest).await;
-        w.insist(0, crate::common::planned(true)).await.unwrap();
-        eventually(w, "the VM starts there", |w| w.runs(1)).await;
-        crate::common::healthy(w, 1, 0).await;
+        w.insist(A, planned(true)).await.unwrap();
+        eventually(w, "the VM starts there", |w| w.runs(B)).await;
+        healthy(w, B, A).await;
         assert_eq!(listed(w).await.len(), 1);
-        assert_eq!(w.shared.state().hosts[1].catalog.relationships.len(), 1);
+        assert_eq!(w.shared.state().hosts[B].catalog.relationships.len(), 1);
         let s = w.shared.state();
-        let mut others = s.hosts[1].processes.iter().filter(|(id, _)| **id != VM);
+        let mut others = s.hosts[B].processes.iter().filter(|(id, _)| **id != VM);
         assert!(others.all(|(_, p)| p.power == PowerState::Off));
     });
 }
@@ -391,38 +349,38 @@ fn a_planned_failover_ends_the_test_on_its_way() {
 fn a_suspended_replica_can_be_tested() {
     simulate(14, async |w| {
         history(w).await;
-        w.insist(1, Action::SuspendReplication { vm: World::vm() })
+        w.insist(B, Action::SuspendReplication { vm: World::vm() })
             .await
             .unwrap();
         made(w, PointSelector::Latest).await;
-        assert_eq!(state(w, 1), State::Suspended);
+        assert_eq!(state(w, B), State::Suspended);
         ended(w).await;
-        w.insist(1, Action::ResumeReplication { vm: World::vm() })
+        w.insist(B, Action::ResumeReplication { vm: World::vm() })
             .await
             .unwrap();
         over(w).await;
         w.run(60).await;
-        w.check(1).unwrap();
+        w.check(B).unwrap();
     });
 }
 
 #[test]
-fn what_cannot_be_made_is_cleared_away_and_told() {
+fn a_test_that_cannot_be_made_is_cleared_away_and_reported() {
     simulate(15, async |w| {
         history(w).await;
-        w.shared.state().hosts[1].store_full = true;
+        w.shared.state().hosts[B].store_full = true;
         assert_eq!(
-            job(w, 1, start_test(PointSelector::Latest)).await.unwrap(),
+            job(w, B, start_test(PointSelector::Latest)).await.unwrap(),
             JobState::Exception
         );
-        w.shared.state().hosts[1].store_full = false;
-        let jobs = w.jobs(1);
+        w.shared.state().hosts[B].store_full = false;
+        let jobs = w.jobs(B);
         let told = jobs.iter().find(|j| j.kind == JobType::TestFailover).unwrap();
         assert!(told.error.as_ref().unwrap().contains("no space"), "{told:?}");
         eventually(w, "the end of the test", |w| test(w).is_none()).await;
         over(w).await;
         w.run(40).await;
-        w.check(1).unwrap();
+        w.check(B).unwrap();
         made(w, PointSelector::Latest).await;
     });
 }
@@ -433,14 +391,14 @@ fn during_a_resynchronization_sealed_points_can_be_tested() {
         history(w).await;
         let cycle = oldest(&points(w).await, false);
         w.write(20);
-        w.kill_vm(0);
+        w.kill_vm(A);
         w.run(15).await;
-        w.insist(0, start_vm()).await.unwrap();
+        w.insist(A, start_vm()).await.unwrap();
         eventually(w, "the loss", |w| {
-            state(w, 0) == State::WaitingToStartResynchronization
+            state(w, A) == State::WaitingToStartResynchronization
         })
         .await;
-        w.insist(0, resync()).await.unwrap();
+        w.insist(A, resync()).await.unwrap();
         // One piece arrives, the closing cycle does not.
         for _ in 0..5000 {
             if w.shared.state().sync_blocks > 0 {
@@ -450,8 +408,8 @@ fn during_a_resynchronization_sealed_points_can_be_tested() {
         }
         w.cut(true);
         w.run(5).await;
-        assert_eq!(state(w, 1), State::Resynchronizing);
-        refused(w, 1, start_test(PointSelector::Id(cycle.id)), 32775).await;
+        assert_eq!(state(w, B), State::Resynchronizing);
+        refused(w, B, start_test(PointSelector::Id(cycle.id)), 32775).await;
         made(w, PointSelector::Latest).await;
         let point = points(w)
             .await
@@ -461,10 +419,10 @@ fn during_a_resynchronization_sealed_points_can_be_tested() {
         assert_eq!(test(w).unwrap().target, point.target);
         assert_eq!(tested(w), truth(w, &point));
         w.cut(false);
-        crate::common::healthy(w, 0, 1).await;
+        healthy(w, A, B).await;
         ended(w).await;
         over(w).await;
-        w.check(1).unwrap();
+        w.check(B).unwrap();
     });
 }
 
@@ -476,7 +434,7 @@ fn the_record_of_a_test_vm_names_its_replica() {
         made(w, PointSelector::Latest).await;
         let want = test(w).unwrap();
         let s = w.shared.state();
-        let rel = s.hosts[1]
+        let rel = s.hosts[B]
             .catalog
             .relationships
             .iter()
@@ -512,7 +470,7 @@ async fn prepare(saga: Saga, w: &mut World) -> PointSelector {
             w.cut(true);
             w.run(5).await;
             assert_eq!(
-                job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+                job(w, B, failover(PointSelector::Latest)).await.unwrap(),
                 JobState::Completed
             );
         }
@@ -520,31 +478,10 @@ async fn prepare(saga: Saga, w: &mut World) -> PointSelector {
     PointSelector::Latest
 }
 
-/// Asks until the wish has come true, as a person would.
-async fn until(w: &World, action: Action, granted: impl Fn(&World) -> bool) {
-    for _ in 0..15 {
-        if granted(w) {
-            return;
-        }
-        let _ = w.act(1, action.clone()).await;
-        for _ in 0..15 {
-            if granted(w) {
-                return;
-            }
-            w.run(1).await;
-        }
-    }
-    panic!(
-        "{action:?} never comes true: {:?}\n{}",
-        w.recorded(1),
-        w.tail(40).join("\n")
-    );
-}
-
 fn ready(w: &World) -> bool {
     let Some(test) = test(w) else { return false };
     let s = w.shared.state();
-    let process = s.hosts[1].processes.get(&test.vm);
+    let process = s.hosts[B].processes.get(&test.vm);
     test.phase == TestPhase::Ready && process.is_some_and(|p| p.power == PowerState::Running)
 }
 
@@ -552,10 +489,11 @@ async fn run(saga: Saga, w: &World, point: PointSelector) {
     match saga {
         Saga::Start | Saga::StartCycle => {
             let there = |w: &World| test(w).is_some_and(|t| t.phase == TestPhase::Ready);
-            until(w, start_test(point), there).await;
+            insist_until(w, B, start_test(point), there).await;
             // A start that failed is told, and the VM is there to be started again.
-            until(
+            insist_until(
                 w,
+                B,
                 Action::StartVm {
                     vm: named(),
                     force: false,
@@ -564,80 +502,46 @@ async fn run(saga: Saga, w: &World, point: PointSelector) {
             )
             .await;
         }
-        Saga::Stop => until(w, stop_test(), |w| test(w).is_none()).await,
-        Saga::Commit => until(w, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await,
+        Saga::Stop => insist_until(w, B, stop_test(), |w| test(w).is_none()).await,
+        Saga::Commit => insist_until(w, B, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await,
     }
 }
 
 async fn whole(saga: Saga, w: &mut World) {
     w.run(30).await;
-    w.check(1).unwrap();
-    let open = w.jobs(1).into_iter().find(|j| !j.state.is_final());
+    w.check(B).unwrap();
+    let open = w.jobs(B).into_iter().find(|j| !j.state.is_final());
     assert!(open.is_none(), "left behind: {open:?}");
     if matches!(saga, Saga::Start | Saga::StartCycle) {
         assert!(ready(w));
         assert_eq!(listed(w).await.len(), 2);
-        until(w, stop_test(), |w| test(w).is_none()).await;
+        insist_until(w, B, stop_test(), |w| test(w).is_none()).await;
     }
     over(w).await;
     if saga == Saga::Commit {
         return;
     }
-    let before = durable(w);
+    let before = durable(w, B).sequence();
     w.write(20);
     w.run(60).await;
-    assert!(durable(w) > before, "no progress");
-    w.check(1).unwrap();
+    assert!(durable(w, B).sequence() > before, "no progress");
+    w.check(B).unwrap();
     assert_eq!(branches(w), 0, "a branch is left behind");
-    let problem = w.recorded(1).unwrap().problem;
+    let problem = w.recorded(B).unwrap().problem;
     assert!(problem.is_none(), "{problem:?}");
 }
 
-fn count(saga: Saga) -> u64 {
-    simulate(3, async |w| {
-        let point = prepare(saga, w).await;
-        let before = w.gate(1).calls();
-        run(saga, w, point).await;
-        w.run(4).await;
-        w.gate(1).calls() - before
-    })
-}
-
-fn attempt(saga: Saga, n: u64, fault: Fault) -> Result<(), String> {
-    let told = std::sync::Mutex::new(String::new());
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        simulate(3, async |w| {
-            let point = prepare(saga, w).await;
-            w.gate(1).arm(n, fault);
-            run(saga, w, point).await;
-            w.run(10).await;
-            *told.lock().unwrap() = format!("{:?}", w.gate(1).disarm());
-            whole(saga, w).await;
-        });
-    }));
-    result.map_err(|e| {
-        let text = e.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        let hit = told.lock().map_or_else(|e| e.into_inner().clone(), |h| h.clone());
-        format!("{saga:?} step {n} {hit} {fault:?}: {}", text.unwrap_or_default())
-    })
-}
-
 fn every_step(saga: Saga) {
-    let mut failures = Vec::new();
-    for n in 1..=count(saga) {
-        for fault in Fault::ALL {
-            failures.extend(attempt(saga, n, fault).err());
-        }
-    }
-    for f in failures.iter().take(8) {
-        println!("FAILED {f}");
-    }
-    assert!(failures.is_empty(), "{} steps are not survived", failures.len());
-}
-
-macro_rules! sagas {
-    ($($name:ident $saga:ident),+ $(,)?) => { $(#[test] fn $name() { every_step(Saga::$saga); })+ };
+    let steps = Steps {
+        bytes: SYS_BYTES,
+        failing: &[B],
+        ..Steps::of(&saga)
+    };
+    steps.each_fails_once(
+        async |w| prepare(saga, w).await,
+        async |w, point| run(saga, w, point.clone()).await,
+        async |w, _| whole(saga, w).await,
+    );
 }
 
 sagas! {

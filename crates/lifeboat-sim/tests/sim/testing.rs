@@ -1,24 +1,14 @@
 //! Test failovers beside a real one, which they are never in the way of, and of what was abandoned. What a test VM is, is in
 //! `test_vm`.
 
-use crate::common::{commit, eventually, failover, healthy, history, job, points, reverse, revert, simulate};
-use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_engine::action::PointSelector;
 use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, VmId};
+use lifeboat_sim::harness::{
+    A, B, commit, eventually, failover, healthy, history, job, local_disks, points, reverse, revert,
+    simulate, start_test, stop_test, taken_over, truth,
+};
 use lifeboat_sim::{Content, VM, World};
-
-fn start_test(point: PointSelector) -> Action {
-    Action::StartTest {
-        vm: World::vm(),
-        point,
-        start: true,
-    }
-}
-
-fn stop_test() -> Action {
-    Action::StopTest { vm: World::vm() }
-}
 
 /// The test VM that runs on a host and what its disks hold.
 fn test_vm(w: &World, host: usize) -> Option<(VmId, Vec<Content>)> {
@@ -36,79 +26,65 @@ fn branches(w: &World, host: usize) -> usize {
     w.shared.state().hosts[host].replicas[&VM].branches.len()
 }
 
-async fn truth_of_newest(w: &World) -> Vec<Content> {
-    let newest = points(w).await[0].clone();
-    let s = w.shared.state();
-    let position = match newest.target {
-        Target::Cycle { position } => position,
-        Target::Point { id } => {
-            let points = &s.hosts[1].replicas[&VM].points;
-            points.iter().find(|(p, _)| p.id == id).unwrap().0.position
-        }
-        Target::Abandoned => panic!("{newest:?}"),
-    };
-    s.truth_at(VM, position).unwrap().disks.clone()
-}
-
 #[test]
-fn a_test_is_not_in_the_way_of_a_real_failover() {
+fn a_failover_is_possible_beside_a_test() {
     for seed in 1..6 {
         simulate(seed, async |w| {
             history(w, 5, 10).await;
-            let want = truth_of_newest(w).await;
+            let want = truth(w, &points(w).await[0]);
             assert_eq!(
-                job(w, 1, start_test(PointSelector::Latest)).await.unwrap(),
+                job(w, B, start_test(PointSelector::Latest)).await.unwrap(),
                 JobState::Completed
             );
             w.write(10);
             assert_eq!(
-                job(w, 1, failover(PointSelector::Latest)).await.unwrap(),
+                job(w, B, failover(PointSelector::Latest)).await.unwrap(),
                 JobState::Completed
             );
-            assert_eq!(w.disks_now(1), want);
+            assert_eq!(w.disks_now(B), want);
             w.write(10);
             if seed % 2 == 0 {
-                assert_eq!(job(w, 1, revert()).await.unwrap(), JobState::Completed);
+                assert_eq!(job(w, B, revert()).await.unwrap(), JobState::Completed);
                 w.check_all().unwrap();
-                if test_vm(w, 1).is_some() {
-                    assert_eq!(job(w, 1, stop_test()).await.unwrap(), JobState::Completed);
+                if test_vm(w, B).is_some() {
+                    assert_eq!(job(w, B, stop_test()).await.unwrap(), JobState::Completed);
                 }
                 w.cut(false);
-                return healthy(w, 0, 1).await;
+                return healthy(w, A, B).await;
             }
-            if w.act(1, commit()).await.unwrap().is_err() {
+            if w.act(B, commit()).await.unwrap().is_err() {
                 // The test stands on what the commit would take away.
-                assert_eq!(job(w, 1, stop_test()).await.unwrap(), JobState::Completed);
-                assert_eq!(job(w, 1, commit()).await.unwrap(), JobState::Completed);
+                assert_eq!(job(w, B, stop_test()).await.unwrap(), JobState::Completed);
+                assert_eq!(job(w, B, commit()).await.unwrap(), JobState::Completed);
             }
             w.run(30).await;
-            w.guest_off(0);
+            w.guest_off(A);
             w.cut(false);
-            w.insist(1, reverse()).await.unwrap();
-            healthy(w, 1, 0).await;
-            assert!(test_vm(w, 1).is_none());
+            w.insist(B, reverse()).await.unwrap();
+            healthy(w, B, A).await;
+            assert!(test_vm(w, B).is_none());
         });
     }
 }
 
 /// What the old side had beyond the chosen point can be looked at, in a test.
 #[test]
-fn what_was_abandoned_can_be_looked_at() {
+fn an_abandoned_copy_can_be_tested() {
     simulate(6, async |w| {
         history(w, 4, 30).await;
-        crate::common::taken_over(w, PointSelector::Latest, 30).await;
-        w.guest_off(0);
-        let last = crate::common::local_disks(w);
+        taken_over(w, PointSelector::Latest, 30).await;
+        w.guest_off(A);
+        let last = local_disks(w);
         w.cut(false);
-        w.insist(1, reverse()).await.unwrap();
-        healthy(w, 1, 0).await;
+        w.insist(B, reverse()).await.unwrap();
+        healthy(w, B, A).await;
         let kept = PointSelector::Id("abandoned".into());
-        assert_eq!(job(w, 0, start_test(kept)).await.unwrap(), JobState::Completed);
-        assert_eq!(test_vm(w, 0).unwrap().1, last);
+        assert_eq!(job(w, A, start_test(kept)).await.unwrap(), JobState::Completed);
+        assert_eq!(test_vm(w, A).unwrap().1, last);
         w.write(10);
         w.run(30).await;
-        assert_eq!(job(w, 0, stop_test()).await.unwrap(), JobState::Completed);
-        eventually(w, "no branch", |w| branches(w, 0) == 0).await;
-        healthy(w, 1, 0).await;
+        assert_eq!(job(w, A, stop_test()).await.unwrap(), JobState::Completed);
+        eventually(w, "no branch", |w| branches(w, A) == 0).await;
+        healthy(w, B, A).await;
     });
 }

@@ -1,13 +1,14 @@
 //! Enumerations over a simulated host in virtual time: how long they wait, how many there may be, and that no item is lost.
 
 use lifeboat_sim::World;
+use lifeboat_sim::harness::PRIMARY;
 
 use super::*;
 use crate::cim::{HostFacts, Machine, ObjectManager, Role, VIRTUALIZATION};
 
 async fn manager() -> (World, Arc<ObjectManager>) {
     let world = World::new(7).await;
-    let engine = world.shared.engines.lock().unwrap()[0].clone().unwrap();
+    let engine = world.engine(PRIMARY).unwrap();
     let facts = HostFacts {
         name: "a".into(),
         version: String::new(),
@@ -54,7 +55,7 @@ fn measure(items: usize, octets: usize) -> Measure {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_nobody_pulls_from_ends_after_a_minute() {
+async fn an_enumeration_that_nobody_pulls_ends_after_a_minute() {
     let (_world, manager) = manager().await;
     let (table, viewer) = (Enumerations::new(), caller("viewer"));
     let sweeping = tokio::spawn({
@@ -109,7 +110,7 @@ async fn one_of_another_protocol_is_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_user_and_all_together_have_a_limit() {
+async fn enumerations_are_limited_by_user_and_in_all() {
     let (_world, manager) = manager().await;
     let table = Enumerations::new();
     for n in 0..IN_ALL {
@@ -144,7 +145,7 @@ async fn each_user_and_all_together_have_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_fit_waits_and_nothing_is_lost() {
+async fn items_that_do_not_fit_wait_and_none_is_lost() {
     let (_world, manager) = manager().await;
     let whole = begun(&manager)
         .await

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cim_views::world::{self, GUID, managed, manager, simulate, tested};
+use crate::cim_views::world::{GUID, managed, manager, simulate_several, tested};
 use lifeboat_cim::{CimError, Instance, Status, Value, wql};
 use lifeboat_engine::action::{Action, InitialCopy};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{PRIMARY, REPLICA, TWO_HOSTS, completed};
 use lifeboat_wbem::cim::indications::{IN_ALL, Indications, PER_USER, QUEUE, Subscription};
 use lifeboat_wbem::cim::{Caller, ObjectManager, Role};
 use tokio::time::Instant;
@@ -69,8 +70,8 @@ fn state_of(event: &Instance, subject: &str, property: &str) -> u64 {
 
 #[test]
 fn the_life_of_a_job_and_a_change_of_state_are_told() {
-    simulate(11, async |w| {
-        let indications = watching(manager(w, 0));
+    simulate_several(11, TWO_HOSTS, async |w| {
+        let indications = watching(manager(w, PRIMARY));
         let eve = user("eve", Role::Monitor);
         let born = "SELECT * FROM CIM_InstCreation WHERE SourceInstance ISA CIM_ConcreteJob";
         let born = subscribe(&indications, &eve, born, None).await.unwrap();
@@ -97,7 +98,9 @@ fn the_life_of_a_job_and_a_change_of_state_are_told() {
         // Of all that has happened to the relationship, nothing was that it is suspended.
         assert_eq!(paused.next(1, Instant::now()).await, Some(Vec::new()));
         let vm = World::vm();
-        w.insist(0, Action::SuspendReplication { vm }).await.unwrap();
+        w.insist(PRIMARY, Action::SuspendReplication { vm })
+            .await
+            .unwrap();
         let told = event(&paused, |_| true).await;
         assert_eq!(told.class, "__InstanceModificationEvent");
         assert_eq!(state_of(&told, "TargetInstance", "ReplicationState"), 7);
@@ -108,10 +111,10 @@ fn the_life_of_a_job_and_a_change_of_state_are_told() {
 }
 
 #[test]
-fn what_comes_and_what_goes_is_told() {
-    simulate(12, async |w| {
+fn created_and_deleted_instances_are_indicated() {
+    simulate_several(12, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let indications = watching(manager(w, 1));
+        let indications = watching(manager(w, REPLICA));
         let eve = user("eve", Role::Monitor);
         let query = "SELECT * FROM __InstanceOperationEvent WITHIN 1 WHERE TargetInstance ISA 'Msvm_ComputerSystem' \
                      AND (__CLASS = '__InstanceCreationEvent' OR __CLASS = '__InstanceDeletionEvent')";
@@ -121,7 +124,7 @@ fn what_comes_and_what_goes_is_told() {
             e.class == class && inner(e, "TargetInstance").text("Name") == Some(&test)
         };
         event(&systems, |e| is("__InstanceCreationEvent", e)).await;
-        world::job(w, 1, Action::StopTest { vm: World::vm() }).await;
+        completed(w, REPLICA, Action::StopTest { vm: World::vm() }).await;
         let gone = event(&systems, |e| is("__InstanceDeletionEvent", e)).await;
         assert_eq!(gone.get("PreviousInstance"), None);
     });
@@ -135,16 +138,16 @@ async fn toggled(w: &World, times: usize) {
             0 => Action::SuspendReplication { vm },
             _ => Action::ResumeReplication { vm },
         };
-        w.insist(0, action).await.unwrap();
+        w.insist(PRIMARY, action).await.unwrap();
         w.run(5).await;
     }
 }
 
 #[test]
-fn who_does_not_read_loses_the_oldest_and_can_count_them() {
-    simulate(13, async |w| {
+fn a_subscriber_that_does_not_read_loses_the_oldest_and_can_count_them() {
+    simulate_several(13, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let indications = watching(manager(w, 0));
+        let indications = watching(manager(w, PRIMARY));
         let eve = user("eve", Role::Monitor);
         let slow = subscribe(&indications, &eve, RELATIONS, None).await.unwrap();
         let quick = subscribe(&indications, &eve, RELATIONS, None).await.unwrap();
@@ -173,8 +176,8 @@ fn who_does_not_read_loses_the_oldest_and_can_count_them() {
 
 #[test]
 fn subscriptions_are_limited_and_end() {
-    simulate(14, async |w| {
-        let indications = watching(manager(w, 0));
+    simulate_several(14, TWO_HOSTS, async |w| {
+        let indications = watching(manager(w, PRIMARY));
         let eve = user("eve", Role::Monitor);
         let full = |r: Result<Arc<Subscription>, CimError>| {
             assert_eq!(
@@ -214,9 +217,9 @@ fn subscriptions_are_limited_and_end() {
 }
 
 #[test]
-fn nobody_is_asked_while_nobody_listens() {
-    simulate(15, async |w| {
-        let (manager, asked) = managed(w, 0);
+fn the_engine_is_not_asked_while_nobody_subscribes() {
+    simulate_several(15, TWO_HOSTS, async |w| {
+        let (manager, asked) = managed(w, PRIMARY);
         let indications = watching(manager);
         w.run(120).await;
         assert_eq!(asked.take(), []);
@@ -236,11 +239,11 @@ fn nobody_is_asked_while_nobody_listens() {
         // And it begins again.
         let again = subscribe(&indications, &eve, JOBS, None).await.unwrap();
         let (vm, settings) = (World::vm(), World::settings());
-        w.insist(0, Action::EnableReplication { vm, settings })
+        w.insist(PRIMARY, Action::EnableReplication { vm, settings })
             .await
             .unwrap();
         let (vm, how) = (World::vm(), InitialCopy::Network);
-        w.insist(0, Action::StartReplication { vm, how, at: None })
+        w.insist(PRIMARY, Action::StartReplication { vm, how, at: None })
             .await
             .unwrap();
         event(&again, |e| state_of(e, "SourceInstance", "JobState") == 7).await;
@@ -249,8 +252,8 @@ fn nobody_is_asked_while_nobody_listens() {
 
 #[test]
 fn queries_that_watch_nothing_are_refused() {
-    simulate(16, async |w| {
-        let indications = watching(manager(w, 0));
+    simulate_several(16, TWO_HOSTS, async |w| {
+        let indications = watching(manager(w, PRIMARY));
         let eve = user("eve", Role::Monitor);
         for query in [
             "SELECT * FROM Msvm_ConcreteJob",

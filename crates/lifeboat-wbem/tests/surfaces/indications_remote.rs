@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::remote_support::{Answer, Connection, Host, basic, element, host, host_within};
 use lifeboat_engine::action::{Action, InitialCopy};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::PRIMARY;
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,12 +27,12 @@ const LONG: Duration = Duration::from_secs(60);
 async fn a_job(world: &World) {
     let (vm, settings) = (World::vm(), World::settings());
     world
-        .insist(0, Action::EnableReplication { vm, settings })
+        .insist(PRIMARY, Action::EnableReplication { vm, settings })
         .await
         .unwrap();
     let (vm, how) = (World::vm(), InitialCopy::Network);
     world
-        .insist(0, Action::StartReplication { vm, how, at: None })
+        .insist(PRIMARY, Action::StartReplication { vm, how, at: None })
         .await
         .unwrap();
 }
@@ -216,7 +217,7 @@ async fn events_are_pulled() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_subscribed_is_refused() {
+async fn invalid_subscriptions_are_refused() {
     let host = plain_host().await;
     let mut c = client(&host, "operator").await;
     let mode = format!("{MODES}Pull");

@@ -5,6 +5,7 @@
 
 mod cim_methods;
 mod cim_views;
+mod facts;
 mod indications;
 mod indications_remote;
 mod many;

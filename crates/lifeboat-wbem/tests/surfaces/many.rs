@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use lifeboat_cim::InstanceName;
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{PRIMARY, REPLICA, memory_kb};
 use lifeboat_wbem::cim::{Cursor, ObjectManager, Relations, VIRTUALIZATION};
 
 use crate::cim_views::world::{Counting, from, managed};
@@ -16,16 +17,6 @@ const SOME: usize = 1200;
 const MANY: usize = 10_000;
 /// VMs that a walk of the management API asks for at once.
 const PULLED: usize = 100;
-
-/// Kilobytes of memory that this process has, and has had at most.
-fn memory() -> (u64, u64) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
-    };
-    (field("VmRSS:"), field("VmHWM:"))
-}
 
 /// Pulls one instance and then the rest; what was asked for the first, for all, and how many instances there are.
 async fn pulled(counting: &Counting, mut cursor: Cursor) -> (u32, u32, Vec<lifeboat_cim::Instance>) {
@@ -45,7 +36,7 @@ async fn enumerations(n: usize) {
     let w = World::of_many(n).await;
     tokio::time::resume();
     let asks = u32::try_from(n.div_ceil(PULLED)).unwrap();
-    for host in [0, 1] {
+    for host in [PRIMARY, REPLICA] {
         let (m, counting) = managed(&w, host);
         let service = InstanceName::new("Msvm_ReplicationService", &[]);
         let affected = Relations {
@@ -73,14 +64,14 @@ async fn measured(
     asks: u32,
     what: &str,
 ) {
-    let (began, before) = (std::time::Instant::now(), memory());
+    let (began, before) = (std::time::Instant::now(), memory_kb());
     counting.take();
     let (first, in_all, found) = pulled(counting, cursor).await;
     println!(
         "{what} at {n} VMs: {} instances in {:?}, memory {before:?} before and {:?} with all instances kept",
         found.len(),
         began.elapsed(),
-        memory()
+        memory_kb()
     );
     assert!(first <= 1, "{what}: the first instance needs one page: {first}");
     assert_eq!(in_all, asks, "{what}");

@@ -363,7 +363,7 @@ async fn errors_have_their_numbers() {
 }
 
 #[tokio::test]
-async fn methods_are_for_those_who_may() {
+async fn methods_need_their_role() {
     let host = host().await;
     let object = format!("{V2}:Msvm_ComputerSystem.CreationClassName=\"Msvm_ComputerSystem\",Name=\"{VM}\"");
     let instance = format!("<LOCALINSTANCEPATH>{}{}</LOCALINSTANCEPATH>", path(V2), vm_name());
@@ -397,7 +397,7 @@ async fn methods_are_for_those_who_may() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_told_so_in_a_header() {
+async fn an_invalid_request_is_answered_with_a_cimerror_header() {
     let host = host().await;
     let mut c = client(&host, "viewer").await;
     let list = intrinsic(V2, "EnumerateInstances", &class("Msvm_ComputerSystem"));

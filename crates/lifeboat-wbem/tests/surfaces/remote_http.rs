@@ -168,7 +168,7 @@ async fn other_paths_and_methods_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_refused_before_it_is_read() {
+async fn an_oversized_request_is_refused_before_it_is_read() {
     let host = host().await;
     let auth = format!("Authorization: {}\r\n", basic("viewer"));
     for auth in ["", &auth] {
@@ -208,7 +208,7 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn whoever_is_slow_is_cut_off() {
+async fn a_slow_client_is_disconnected() {
     let limits = Limits {
         handshake: Duration::from_millis(100),
         ..Limits::default()

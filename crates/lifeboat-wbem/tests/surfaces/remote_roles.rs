@@ -4,6 +4,7 @@ use lifeboat_engine::action::{Action, Answer as Answered, InitialCopy, Managemen
 use lifeboat_engine::by::By;
 use lifeboat_model::Timestamp;
 use lifeboat_sim::World;
+use lifeboat_sim::harness::PRIMARY;
 use lifeboat_wbem::cim::Role;
 use lifeboat_wbem::cim::methods::METHODS;
 
@@ -24,10 +25,13 @@ const USERS: [(&str, Role); 4] = [
 async fn a_waiting_job(world: &World) -> String {
     let (vm, settings) = (World::vm(), World::settings());
     let enable = Action::EnableReplication { vm, settings };
-    world.insist(0, enable).await.unwrap();
+    world.insist(PRIMARY, enable).await.unwrap();
     let (vm, how) = (World::vm(), InitialCopy::Network);
     let at = Some(Timestamp(world.shared.now().0 + 3_600_000));
-    match world.insist(0, Action::StartReplication { vm, how, at }).await {
+    match world
+        .insist(PRIMARY, Action::StartReplication { vm, how, at })
+        .await
+    {
         Ok(Answered::Job(job)) => job.id.to_string(),
         other => panic!("{other:?}"),
     }
@@ -187,7 +191,7 @@ async fn listeners_are_made_by_operators_and_administrators() {
 async fn a_method_that_waits_answers_with_the_request_and_the_command() {
     let host = host_of_four_eyes().await;
     a_waiting_job(&host.world).await;
-    let before = host.world.recorded(0).unwrap().state;
+    let before = host.world.recorded(PRIMARY).unwrap().state;
     let uri = format!("{WMI}Msvm_ReplicationService");
     let name = "RemoveReplicationRelationship";
     let body = format!(
@@ -199,7 +203,7 @@ async fn a_method_that_waits_answers_with_the_request_and_the_command() {
     let ask = Ask::new(&format!("{uri}/{name}"), &uri).body(&body);
     let mut c = wsman::client(&host, "admin").await;
     let answer = c.fault(&ask, "w:AccessDenied").await;
-    let asked = host.world.shared.state().hosts[0].catalog.requests[0].clone();
+    let asked = host.world.shared.state().hosts[PRIMARY].catalog.requests[0].clone();
     let command = format!("lifeboat request confirm {}", asked.id);
     assert!(answer.body.contains(&command), "{}", answer.body);
     // The same by the other protocol is the same request of the same person.
@@ -223,16 +227,16 @@ async fn a_method_that_waits_answers_with_the_request_and_the_command() {
         "{}",
         answer.body
     );
-    assert_eq!(host.world.shared.state().hosts[0].catalog.requests.len(), 1);
-    assert_eq!(host.world.recorded(0).unwrap().state, before);
+    assert_eq!(host.world.shared.state().hosts[PRIMARY].catalog.requests.len(), 1);
+    assert_eq!(host.world.recorded(PRIMARY).unwrap().state, before);
     // Somebody on the host confirms it.
-    let engine = host.world.shared.engines.lock().unwrap()[0].clone().unwrap();
+    let engine = host.world.engine(PRIMARY).unwrap();
     let request = asked.id;
     let answer = engine
         .perform(Some(By::process(0, None)), Action::ConfirmRequest { request })
         .await;
     assert!(answer.is_ok(), "{answer:?}");
-    let removed = host.world.shared.state().hosts[0].events.iter().any(|e| {
+    let removed = host.world.shared.state().hosts[PRIMARY].events.iter().any(|e| {
         let by = e.by.as_ref().map(By::names);
         by.as_deref() == Some("admin, confirmed by root") && e.message.contains("is carried out")
     });

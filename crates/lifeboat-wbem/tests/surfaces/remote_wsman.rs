@@ -219,7 +219,7 @@ async fn an_instance_is_got_in_either_family_by_any_spelling() {
 }
 
 #[tokio::test]
-async fn pulled_one_by_one_in_batches_or_at_once_it_is_the_same() {
+async fn an_enumeration_is_the_same_pulled_singly_in_batches_or_at_once() {
     let host = host().await;
     let mut c = client(&host, "viewer").await;
     let class = format!("{WMI}CIM_ManagedElement");
@@ -360,7 +360,7 @@ async fn queries_modes_and_columns() {
 }
 
 #[tokio::test]
-async fn contexts_are_their_users_own_and_end() {
+async fn enumeration_contexts_belong_to_their_user_and_end() {
     let host = host().await;
     let class = format!("{WMI}CIM_ManagedElement");
     let (mut c, mut other) = (client(&host, "viewer").await, client(&host, "operator").await);
@@ -405,7 +405,7 @@ async fn contexts_are_their_users_own_and_end() {
 }
 
 #[tokio::test]
-async fn methods_are_for_those_who_may() {
+async fn methods_need_their_role() {
     let host = host().await;
     let uri = format!("{WMI}Msvm_ComputerSystem");
     let pause = Ask::new(&format!("{uri}/RequestStateChange"), &uri)

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::support::client::Managed;
-use crate::support::guest::{acknowledged, console, start_load, stop_load, verify_in_guest, wait_ready};
+use crate::support::guest::{acknowledged, assert_intact, console, start_load, stop_load, wait_ready};
 use crate::support::{Host, Setup, VM, World, kill9, wait_until};
 
 /// What the guest held at the stations of its story: the highest record of each writer.
@@ -25,11 +25,7 @@ struct Seen {
 
 fn all_good(world: &World, host: &Host, what: &str) -> Vec<i64> {
     wait_ready(world, host);
-    let verdicts = verify_in_guest(world, host);
-    for v in &verdicts {
-        assert!(v.ok, "{what}: {}", v.text);
-    }
-    verdicts.iter().map(|v| v.high).collect()
+    assert_intact(world, host, what)
 }
 
 fn written(world: &World, host: &Host) -> i64 {

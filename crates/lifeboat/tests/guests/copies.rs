@@ -7,10 +7,8 @@
     reason = "stories are long, and their helpers may fail them"
 )]
 
-use std::time::Duration;
-
-use crate::support::guest::{shell, start_load, verify_replica, wait_ready};
-use crate::support::{Setup, VM, World, run, wait_until};
+use crate::support::guest::{assert_replica_intact, shell, start_load, wait_ready};
+use crate::support::{Setup, VM, World, run};
 
 fn running() -> World {
     let mut world = World::new(&Setup::default());
@@ -22,19 +20,10 @@ fn running() -> World {
 }
 
 fn in_step(world: &World) {
-    wait_until(
-        &format!("the seed is equal; log of A:\n{}", world.a.log()),
-        Duration::from_secs(180),
-        || {
-            let now = world.a.replication();
-            (now["sync"].is_null() && now["state"] == "Replicating").then_some(())
-        },
-    );
+    world.a.wait_in_step();
     world.b.wait_state("Replicating");
     world.a.wait_cycles(2);
-    for v in verify_replica(world) {
-        assert!(v.ok, "the replica made from a seed: {}", v.text);
-    }
+    assert_replica_intact(world, "the replica made from a seed");
 }
 
 /// Bytes of all disks of the VM on A that are in use.

@@ -9,7 +9,10 @@
 
 use std::time::Duration;
 
-use crate::support::guest::{start_load, verify_in_guest, verify_replica, wait_ready};
+use crate::support::guest::{
+    assert_intact, assert_newest_survives, assert_replica_intact, assert_written, loaded, start_load,
+    start_with_load, wait_ready,
+};
 use crate::support::random::{Random, rounds};
 use crate::support::{Setup, VM, World, kill9, wait_until};
 
@@ -49,16 +52,10 @@ fn qemu_dies(world: &mut World) {
         let now = world.a.replication();
         (!now["sync"].is_null() || now["state"] != "Replicating").then_some(())
     });
-    for v in verify_replica(world) {
-        assert!(v.ok && v.high > 0, "{}", v.text);
-    }
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(world, &world.a);
-    start_load(world, &world.a);
-    wait_until("both copies are equal again", Duration::from_secs(120), || {
-        let now = world.a.replication();
-        (now["sync"].is_null() && now["state"] == "Replicating").then_some(())
-    });
+    let what = "after QEMU died";
+    assert_written(&assert_replica_intact(world, what), what);
+    start_with_load(world, &world.a);
+    world.a.wait_in_step();
     assert!(world.proxy.bytes() - sent < 16 << 20, "no full copy");
 }
 
@@ -74,27 +71,7 @@ fn daemon_and_link_rounds(count: u64) {
             (sent_before, cycles_before) = (world.proxy.bytes(), cycles(&world));
         }
         random.pause(600);
-        match random.below(4) {
-            0 => {
-                world.a.kill9();
-                world.a.start();
-            }
-            1 => {
-                world.b.kill9();
-                world.b.start();
-            }
-            2 => {
-                world.proxy.cut();
-                random.pause(400);
-                world.proxy.heal();
-            }
-            _ => {
-                world.a.kill9();
-                world.b.kill9();
-                world.b.start();
-                world.a.start();
-            }
-        }
+        world.blow(&mut random, 400);
         if round % 20 == 19 {
             let state = world.a.state();
             assert!(
@@ -116,14 +93,7 @@ fn daemon_and_link_rounds(count: u64) {
         "{sent} bytes in {cycles} cycles look like a full copy"
     );
 
-    world.a.kill9();
-    kill9(world.qemu_pid(&world.a).unwrap());
-    let before = world.b.newest();
-    world.b.ok(&["failover", "start", VM]);
-    wait_ready(&world, &world.b);
-    for v in verify_in_guest(&world, &world.b) {
-        assert!(v.ok && v.high > 0, "{} (newest instant {before})", v.text);
-    }
+    assert_newest_survives(&mut world);
 }
 
 #[test]
@@ -140,25 +110,15 @@ fn soak_guest_daemons_and_links_die_at_random_moments() {
 /// The copy goes on where it stopped, whoever was killed.
 #[test]
 fn guest_initial_copy_survives_kills() {
-    let mut world = World::new(&Setup::default());
-    world.start();
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
-    start_load(&world, &world.a);
+    let mut world = loaded("qcow2");
     world.enable(&["--interval", "1s"]);
     world.a.ok(&["replication", "start", VM, "--detach"]);
     let mut random = Random::new("initial copy");
     for round in 0..12 {
         random.pause(250);
         match round % 3 {
-            0 => {
-                world.a.kill9();
-                world.a.start();
-            }
-            1 => {
-                world.b.kill9();
-                world.b.start();
-            }
+            0 => world.a.restart(),
+            1 => world.b.restart(),
             _ => {
                 world.proxy.cut();
                 random.pause(100);
@@ -169,13 +129,10 @@ fn guest_initial_copy_survives_kills() {
     world.b.wait_state("Replicating");
     world.a.wait_state("Replicating");
     world.a.wait_cycles(2);
-    world.a.kill9();
-    kill9(world.qemu_pid(&world.a).unwrap());
+    world.lose_primary();
     world.b.ok(&["failover", "start", VM]);
     wait_ready(&world, &world.b);
-    for v in verify_in_guest(&world, &world.b) {
-        assert!(v.ok, "{}", v.text);
-    }
+    assert_intact(&world, &world.b, "after an initial copy with kills");
 }
 
 /// Suspended in the middle of a capture, nothing goes on being saved for it, and nothing is lost.
@@ -195,13 +152,7 @@ fn guest_suspend_leaves_no_capture_behind() {
         world.a.ok(&["replication", "resume", VM]);
     }
     world.a.wait_cycles(2);
-    world.a.kill9();
-    kill9(world.qemu_pid(&world.a).unwrap());
-    world.b.ok(&["failover", "start", VM]);
-    wait_ready(&world, &world.b);
-    for v in verify_in_guest(&world, &world.b) {
-        assert!(v.ok && v.high > 0, "{}", v.text);
-    }
+    assert_newest_survives(&mut world);
 }
 
 /// A killed QEMU loses its tracking: that is said, and nothing is copied in full by itself.
@@ -220,9 +171,7 @@ fn guest_killed_qemu_requires_resynchronization() {
     // The replica is as good as it was.
     world.b.ok(&["failover", "start", VM]);
     wait_ready(&world, &world.b);
-    for v in verify_in_guest(&world, &world.b) {
-        assert!(v.ok, "{}", v.text);
-    }
+    assert_intact(&world, &world.b, "without the primary's tracking");
 }
 
 /// kill -9 of the replica's daemon at any moment of failover start, revert and commit: the call is finished by the next
@@ -230,11 +179,8 @@ fn guest_killed_qemu_requires_resynchronization() {
 #[test]
 fn guest_failover_survives_kills() {
     let mut world = replicating("1s");
-    wait_until("two sealed points", Duration::from_secs(60), || {
-        (world.b.sealed_points().len() >= 2).then_some(())
-    });
-    world.a.kill9();
-    kill9(world.qemu_pid(&world.a).unwrap());
+    world.b.wait_points(2);
+    world.lose_primary();
     let points = world.b.sealed_points();
     let settle = |world: &World, wanted: &str, again: &[&str]| {
         wait_until(wanted, Duration::from_secs(60), || {
@@ -260,14 +206,12 @@ fn guest_failover_survives_kills() {
         let start = ["failover", "start", VM, "--no-start", "--detach"];
         world.b.cli(&start);
         std::thread::park_timeout(Duration::from_millis(delay));
-        world.b.kill9();
-        world.b.start();
+        world.b.restart();
         settle(&world, "Recovered", &start);
         let revert = ["failover", "revert", VM, "--force", "--detach"];
         world.b.cli(&revert);
         std::thread::park_timeout(Duration::from_millis(delay));
-        world.b.kill9();
-        world.b.start();
+        world.b.restart();
         settle(&world, "Replicating", &revert);
     }
     let ids = |points: &[serde_json::Value]| points.iter().map(|p| p["id"].clone()).collect::<Vec<_>>();
@@ -280,17 +224,14 @@ fn guest_failover_survives_kills() {
     wait_ready(&world, &world.b);
     let commit = ["failover", "commit", VM, "--detach"];
     world.b.cli(&commit);
-    world.b.kill9();
-    world.b.start();
+    world.b.restart();
     settle(&world, "Committed", &commit);
     for _ in 0..3 {
-        world.b.kill9();
-        world.b.start();
+        world.b.restart();
     }
     wait_until("merging is done", Duration::from_secs(120), || {
         (world.b.replication()["failover"]["phase"]["phase"] == "done").then_some(())
     });
-    for v in verify_in_guest(&world, &world.b) {
-        assert!(v.ok && v.high > 0, "{}", v.text);
-    }
+    let what = "after a commit with kills";
+    assert_written(&assert_intact(&world, &world.b, what), what);
 }

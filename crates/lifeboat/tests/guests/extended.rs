@@ -11,8 +11,8 @@
 use std::time::Duration;
 
 use crate::support::guest::{
-    acknowledged, assert_equal, console, failed_over_as_raw, start_load, stop_load, verify_images,
-    verify_in_guest, verify_replica_on, wait_ready,
+    acknowledged, assert_equal, assert_intact, console, failed_over_as_raw, start_load, start_with_load,
+    stop_load, verify_images, verify_in_guest, verify_replica_on, wait_ready,
 };
 use crate::support::{Host, Setup, VM, World, kill9, wait_until};
 
@@ -22,9 +22,7 @@ fn chain() -> World {
     world.start();
     world.allow_return();
     world.add_third();
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
-    start_load(&world, &world.a);
+    start_with_load(&world, &world.a);
     world.replicate(&["--interval", "1s", "--history", "3", "--point-spacing", "4s"]);
     world.a.wait_cycles(1);
     let peer = format!("localhost:{}", world.third().proxy.port);
@@ -66,15 +64,12 @@ fn same_position(one: &Host, other: &Host) {
 }
 
 fn good_in_guest(world: &World, host: &Host, acknowledged: i64) {
-    let found = verify_in_guest(world, host);
-    for v in &found {
-        assert!(v.ok, "on {}: {}", host.name, v.text);
-    }
+    let found = assert_intact(world, host, host.name);
     assert!(
-        found[0].high >= acknowledged,
+        found[0] >= acknowledged,
         "{} has records up to {}, the replica had {acknowledged}",
         host.name,
-        found[0].high
+        found[0]
     );
 }
 

@@ -12,28 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::guest::{
-    acknowledged, console, shell, start_load, stop_load, verify_in_guest, verify_replica, wait_ready,
+    acknowledged, assert_equal, assert_intact, assert_replica_intact, assert_written, console, loaded, shell,
+    start_load, stop_load, wait_ready,
 };
-use crate::support::{Setup, VM, World, kill9, run, wait_until};
+use crate::support::{VM, World, kill9, run, wait_until};
 use serde_json::Value;
-
-fn loaded_world(format: &'static str) -> World {
-    let mut world = World::new(&Setup {
-        format,
-        ..Setup::default()
-    });
-    world.start();
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
-    start_load(&world, &world.a);
-    world
-}
-
-fn lose_primary(world: &mut World) {
-    world.a.kill9();
-    kill9(world.qemu_pid(&world.a).expect("the guest runs on A"));
-    world.proxy.cut();
-}
 
 /// Digest of what a sealed point shows, per disk, by qemu-img alone.
 fn digest_of_points(world: &World) -> Vec<(String, String)> {
@@ -87,17 +70,9 @@ fn layers(replica: &Path, manifest: &Value) -> Vec<PathBuf> {
     out
 }
 
-fn assert_all_ok(world: &World, what: &str) -> Vec<i64> {
-    let verdicts = verify_in_guest(world, &world.b);
-    for v in &verdicts {
-        assert!(v.ok, "{what}: {}", v.text);
-    }
-    verdicts.iter().map(|v| v.high).collect()
-}
-
 #[test]
 fn guest_first_light() {
-    let mut world = loaded_world("qcow2");
+    let mut world = loaded("qcow2");
     world.replicate(&[
         "--interval",
         "1s",
@@ -109,14 +84,13 @@ fn guest_first_light() {
         "1h",
     ]);
     // Two more points, under load.
-    wait_until("three sealed points", Duration::from_secs(120), || {
-        (world.b.sealed_points().len() >= 3).then_some(())
-    });
+    world.b.wait_points(3);
     world.a.wait_cycles(2);
 
     let before = console(&world, &world.a);
     let promised = world.a.replication();
-    lose_primary(&mut world);
+    world.lose_primary();
+    world.proxy.cut();
     let seen = console(&world, &world.a);
     let last_append = acknowledged(&seen, "append").expect("the guest wrote records");
 
@@ -124,7 +98,7 @@ fn guest_first_light() {
     world.b.ok(&["failover", "start", VM]);
     assert_eq!(world.b.state(), "Recovered");
     wait_ready(&world, &world.b);
-    let highs = assert_all_ok(&world, "newest point");
+    let highs = assert_intact(&world, &world.b, "newest point");
     let at_report = acknowledged(&before, "append").unwrap();
     let lag = promised["lag_ms"].as_u64().unwrap();
     // Every record the guest had before the reported safe instant is there.
@@ -178,7 +152,7 @@ fn guest_first_light() {
         .b
         .ok(&["failover", "start", VM, "--point", oldest["id"].as_str().unwrap()]);
     wait_ready(&world, &world.b);
-    let old_highs = assert_all_ok(&world, "oldest point");
+    let old_highs = assert_intact(&world, &world.b, "oldest point");
     assert!(
         old_highs[0] < highs[0],
         "an older point has fewer records: {old_highs:?} {highs:?}"
@@ -194,7 +168,7 @@ fn guest_first_light() {
         .b
         .ok(&["failover", "start", VM, "--point", cycle["id"].as_str().unwrap()]);
     wait_ready(&world, &world.b);
-    let cycle_highs = assert_all_ok(&world, "a cycle");
+    let cycle_highs = assert_intact(&world, &world.b, "a cycle");
     assert!(
         cycle_highs[0] >= old_highs[0] && cycle_highs[0] <= highs[0],
         "{old_highs:?} {cycle_highs:?} {highs:?}"
@@ -215,12 +189,12 @@ fn guest_first_light() {
         (world.b.replication()["failover"]["phase"]["phase"] == "done").then_some(())
     });
     stop_load(&world, &world.b);
-    let grown = assert_all_ok(&world, "after commit and merge");
+    let grown = assert_intact(&world, &world.b, "after commit and merge");
     assert!(grown[0] > cycle_highs[0], "the VM went on writing: {grown:?}");
     world.b.ok(&["vm", "stop", VM]);
     world.b.ok(&["vm", "start", VM]);
     wait_ready(&world, &world.b);
-    assert_eq!(assert_all_ok(&world, "after a restart"), grown);
+    assert_eq!(assert_intact(&world, &world.b, "after a restart"), grown);
 
     // The old primary comes back: it does not send, and says why.
     let before = world.proxy.bytes();
@@ -245,7 +219,7 @@ fn guest_first_light() {
 
 /// The instant on the primary equals the replica's point, byte by byte, by qemu-img compare.
 fn point_equals_the_primary(format: &'static str) {
-    let mut world = loaded_world(format);
+    let mut world = loaded(format);
     // On a busy machine two cycles can be over before the last of the writers has begun.
     wait_until("every writer writes", Duration::from_secs(60), || {
         let console = console(&world, &world.a);
@@ -277,24 +251,11 @@ fn point_equals_the_primary(format: &'static str) {
     for disk in ["sys", "data"] {
         let primary = world.a.dir.join(format!("disks/{disk}.{format}"));
         let replica = branch.join(format!("{disk}.qcow2"));
-        let said = run(
-            "qemu-img",
-            &[
-                "compare",
-                "-f",
-                format,
-                "-F",
-                "qcow2",
-                primary.to_str().unwrap(),
-                replica.to_str().unwrap(),
-            ],
-        );
-        assert!(said.contains("identical"), "{disk}: {said}");
+        assert_equal((&primary, format), (&replica, "qcow2"));
     }
     world.b.ok(&["failover", "revert", VM]);
-    for verdict in verify_replica(&world) {
-        assert!(verdict.ok && verdict.high > 0, "{}", verdict.text);
-    }
+    let what = "the point that was compared";
+    assert_written(&assert_replica_intact(&world, what), what);
 }
 
 #[test]
@@ -311,7 +272,7 @@ fn guest_point_equals_the_primary_raw() {
 /// A guest is not touched by the end of its daemon, and is found again.
 #[test]
 fn guest_outlives_the_daemon() {
-    let mut world = loaded_world("qcow2");
+    let mut world = loaded("qcow2");
     let pid = world.qemu_pid(&world.a).unwrap();
     world.a.kill9();
     world.a.start();

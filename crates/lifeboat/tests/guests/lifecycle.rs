@@ -11,53 +11,24 @@
 use std::time::Duration;
 
 use crate::support::guest::{
-    acknowledged, assert_equal, branch_as_raw, console, shell, start_load, stop_load, verify_images,
-    verify_in_guest, verify_replica, wait_ready,
+    acknowledged, assert_equal, assert_intact, assert_replica_intact, assert_written, branch_as_raw, console,
+    loaded_both_ways, shell, start_load, start_with_load, stop_load, verify_images, wait_ready,
 };
 use crate::support::{Host, Setup, VM, World, kill9, run, wait_until};
 
 const OFTEN: &[&str] = &["--interval", "1s", "--history", "5", "--point-spacing", "4s"];
 
-/// A guest that writes on A, both hosts ready to be the other's replica.
-fn loaded(format: &'static str) -> World {
-    let mut world = World::new(&Setup {
-        format,
-        ..Setup::default()
-    });
-    world.start();
-    world.allow_return();
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
-    start_load(&world, &world.a);
-    world
-}
-
-fn all_good(world: &World, host: &Host, what: &str) -> Vec<i64> {
-    let verdicts = verify_in_guest(world, host);
-    for v in &verdicts {
-        assert!(v.ok, "{what}: {}", v.text);
-    }
-    verdicts.iter().map(|v| v.high).collect()
-}
-
 fn wait_mode(host: &Host, mode: &str) {
     wait_until(
         &format!("{} is {mode}; log:\n{}", host.name, host.log()),
         Duration::from_secs(180),
-        || (host.replication()["mode"] == mode).then_some(()),
+        || (host.mode() == mode).then_some(()),
     );
 }
 
 /// No synchronization is under way, and the replica has everything: cycles flow.
 fn wait_equal(primary: &Host, replica: &Host) {
-    wait_until(
-        &format!("{} is in step; log:\n{}", primary.name, primary.log()),
-        Duration::from_secs(180),
-        || {
-            let now = primary.replication();
-            (now["sync"].is_null() && now["state"] == "Replicating").then_some(())
-        },
-    );
+    primary.wait_in_step();
     replica.wait_state("Replicating");
 }
 
@@ -87,7 +58,7 @@ fn moved(world: &World, (from, to): (&Host, &Host), commander: &Host) {
     // Zero loss: everything the guest was ever told to be durable.
     let (append, _) = acknowledged(&console(world, from), "append").unwrap();
     let (scatter, _) = acknowledged(&console(world, from), "scatter").unwrap();
-    let found = all_good(world, to, "after the move");
+    let found = assert_intact(world, to, "after the move");
     assert!(
         found[0] >= append,
         "record {append} was acknowledged, found up to {}",
@@ -102,7 +73,7 @@ fn moved(world: &World, (from, to): (&Host, &Host), commander: &Host) {
 }
 
 fn there_and_back(format: &'static str) {
-    let mut world = loaded(format);
+    let mut world = loaded_both_ways(format);
     world.replicate(OFTEN);
     world.a.wait_cycles(2);
     moved(&world, (&world.a, &world.b), &world.b);
@@ -117,9 +88,7 @@ fn there_and_back(format: &'static str) {
     world.a.wait_cycles(3);
     stop_load(&world, &world.a);
     world.a.wait_cycles(2);
-    for v in verify_replica(&world) {
-        assert!(v.ok, "the replica on B after the return: {}", v.text);
-    }
+    assert_replica_intact(&world, "the replica on B after the return");
 }
 
 #[test]
@@ -136,12 +105,11 @@ fn guest_moves_there_and_back_raw() {
 /// relationship. It gets the VM back without a full copy.
 #[test]
 fn guest_comes_home_to_a_rebuilt_host() {
-    let mut world = loaded("qcow2");
+    let mut world = loaded_both_ways("qcow2");
     world.replicate(OFTEN);
     world.a.wait_cycles(2);
     world.cut();
-    world.a.kill9();
-    kill9(world.qemu_pid(&world.a).unwrap());
+    world.lose_primary();
     world.b.ok(&["failover", "start", VM]);
     wait_ready(&world, &world.b);
     world.b.ok(&["failover", "commit", VM]);
@@ -191,7 +159,7 @@ fn guest_comes_home_to_a_rebuilt_host() {
 /// and what A wrote alone is kept until it is dropped.
 #[test]
 fn guest_failback_after_a_split_sends_only_what_differs() {
-    let mut world = loaded("qcow2");
+    let mut world = loaded_both_ways("qcow2");
     world.replicate(OFTEN);
     world.a.wait_cycles(2);
     world.cut();
@@ -202,7 +170,7 @@ fn guest_failback_after_a_split_sends_only_what_differs() {
     });
     world.b.ok(&["failover", "start", VM]);
     wait_ready(&world, &world.b);
-    all_good(&world, &world.b, "B after the failover");
+    assert_intact(&world, &world.b, "B after the failover");
     world.b.ok(&["failover", "commit", VM]);
     start_load(&world, &world.b);
 
@@ -219,7 +187,7 @@ fn guest_failback_after_a_split_sends_only_what_differs() {
     let refused = world.b.refused(&["replication", "reverse", VM]);
     assert!(refused.contains("running on alpha.test"), "{refused}");
     stop_load(&world, &world.a);
-    let alone = all_good(&world, &world.a, "A's own line");
+    let alone = assert_intact(&world, &world.a, "A's own line");
     world.a.ok(&["vm", "stop", VM, "--force"]);
     let refused = world.a.refused(&["vm", "start", VM]);
     assert!(refused.contains("brought up on the replica"), "{refused}");
@@ -293,7 +261,7 @@ fn guest_failback_after_a_split_sends_only_what_differs() {
 /// QEMU is killed, tracking is lost; what differs is found by comparison, and recovery points stay as they are.
 #[test]
 fn guest_resynchronizes_by_digest_and_keeps_its_points() {
-    let mut world = loaded("qcow2");
+    let mut world = loaded_both_ways("qcow2");
     let options = [
         "--interval",
         "1s",
@@ -310,9 +278,7 @@ fn guest_resynchronizes_by_digest_and_keeps_its_points() {
     kill9(world.qemu_pid(&world.a).unwrap());
     world.a.wait_state("WaitingToStartResynchronization");
     // The guest goes on before anything is resynchronized; a failover now would use the last whole instant.
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
-    start_load(&world, &world.a);
+    start_with_load(&world, &world.a);
     let before = world.proxy.bytes();
     world.a.ok(&["replication", "resync", VM]);
     wait_equal(&world.a, &world.b);
@@ -325,15 +291,13 @@ fn guest_resynchronizes_by_digest_and_keeps_its_points() {
         );
     }
     world.a.wait_cycles(2);
-    for v in verify_replica(&world) {
-        assert!(v.ok, "after the resynchronization: {}", v.text);
-    }
+    assert_replica_intact(&world, "after the resynchronization");
 }
 
 /// A test failover runs beside the replication and ends without a trace.
 #[test]
 fn guest_test_failover_beside_replication() {
-    let mut world = loaded("qcow2");
+    let mut world = loaded_both_ways("qcow2");
     world.replicate(OFTEN);
     world.a.wait_cycles(2);
     world.b.ok(&["failover", "start", VM, "--test", "--start"]);
@@ -371,9 +335,7 @@ fn guest_test_failover_beside_replication() {
     });
     world.a.wait_cycles(2);
     assert!(shell(&world, &world.a, "true").is_empty());
-    for v in verify_replica(&world) {
-        assert!(v.ok, "after the test: {}", v.text);
-    }
+    assert_replica_intact(&world, "after the test");
 }
 
 /// What a failback costs: one percent of the disks changed on the other side is one percent that travels, in scattered
@@ -466,7 +428,7 @@ fn failback_of_one_percent_sends_one_percent() {
 /// the newest data can be brought up, and points expire when the test is ended.
 #[test]
 fn guest_forgotten_test_does_not_stop_replication() {
-    let mut world = loaded("qcow2");
+    let mut world = loaded_both_ways("qcow2");
     world.replicate(&[
         "--interval",
         "1s",
@@ -478,19 +440,13 @@ fn guest_forgotten_test_does_not_stop_replication() {
         "0s",
     ]);
     world.b.ok(&["failover", "start", VM, "--test", "--no-start"]);
-    wait_until("as many points as there can be", Duration::from_secs(180), || {
-        (world.b.sealed_points().len() >= 44).then_some(())
-    });
+    // As many as there can be.
+    world.b.wait_points(44);
     world.a.wait_cycles(6);
     assert_eq!(world.a.state(), "Replicating");
     assert_eq!(world.b.state(), "Replicating");
-    for v in verify_replica(&world) {
-        assert!(
-            v.ok && v.high > 0,
-            "the newest data beside a forgotten test: {}",
-            v.text
-        );
-    }
+    let what = "the newest data beside a forgotten test";
+    assert_written(&assert_replica_intact(&world, what), what);
     world.b.ok(&["failover", "stop-test", VM]);
     wait_until("points expire again", Duration::from_secs(120), || {
         (world.b.sealed_points().len() <= 4).then_some(())

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::guest::{acknowledged, console, start_load, stop_load, verify_in_guest, wait_ready};
+use crate::support::guest::{
+    acknowledged, console, loaded_both_ways, start_load, stop_load, verify_in_guest, wait_ready,
+};
 use crate::support::random::{Random, rounds};
-use crate::support::{Setup, VM, World, kill9, qemu_with, wait_until};
+use crate::support::{VM, World, kill9, qemu_with, wait_until};
 
 /// Watches from outside that the VM never runs on both hosts.
 struct Watch {
@@ -54,47 +56,13 @@ impl Watch {
     }
 }
 
-/// One random blow; afterwards everything is up and connected.
-fn blow(world: &mut World, random: &mut Random) {
-    match random.below(4) {
-        0 => {
-            world.a.kill9();
-            world.a.start();
-        }
-        1 => {
-            world.b.kill9();
-            world.b.start();
-        }
-        2 => {
-            world.cut();
-            random.pause(1500);
-            world.heal();
-        }
-        _ => {
-            world.a.kill9();
-            world.b.kill9();
-            world.b.start();
-            world.a.start();
-        }
-    }
-}
-
-fn mode(host: &crate::support::Host) -> String {
-    host.replication()["mode"].as_str().unwrap_or("none").to_owned()
-}
-
 fn moves(count: u64) {
-    let mut world = World::new(&Setup::default());
-    world.start();
-    world.allow_return();
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
-    start_load(&world, &world.a);
+    let mut world = loaded_both_ways("qcow2");
     world.replicate(&["--interval", "1s", "--history", "3", "--point-spacing", "5s"]);
     let mut random = Random::new("moves");
     let watch = Watch::over(&world);
     for round in 0..count {
-        let to_b = mode(&world.a) == "Primary";
+        let to_b = world.a.mode() == "Primary";
         let (from, to) = if to_b {
             (&world.a, &world.b)
         } else {
@@ -104,7 +72,7 @@ fn moves(count: u64) {
         let _ = to;
         for _ in 0..=random.below(3) {
             random.pause(2500);
-            blow(&mut world, &mut random);
+            world.blow(&mut random, 1500);
         }
         let (from, to) = if to_b {
             (&world.a, &world.b)
@@ -118,7 +86,7 @@ fn moves(count: u64) {
                 to.log()
             ),
             Duration::from_secs(180),
-            || (mode(to) == "Primary" && mode(from) == "Replica").then_some(()),
+            || (to.mode() == "Primary" && from.mode() == "Replica").then_some(()),
         );
         wait_until("it runs there", Duration::from_secs(60), || world.qemu_pid(to));
         wait_ready(&world, to);
@@ -133,14 +101,7 @@ fn moves(count: u64) {
             );
         }
         start_load(&world, to);
-        wait_until(
-            &format!("round {round}: both in step; log:\n{}", to.log()),
-            Duration::from_secs(120),
-            || {
-                let now = to.replication();
-                (now["sync"].is_null() && now["state"] == "Replicating").then_some(())
-            },
-        );
+        to.wait_in_step();
         from.wait_state("Replicating");
         to.wait_cycles(1);
     }
@@ -161,12 +122,7 @@ fn soak_guest_moves_survive_kills_at_random_moments() {
 /// Failback after a split, with blows while roles change and while the copies are made equal.
 #[test]
 fn guest_failback_survives_kills() {
-    let mut world = World::new(&Setup::default());
-    world.start();
-    world.allow_return();
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
-    start_load(&world, &world.a);
+    let mut world = loaded_both_ways("qcow2");
     world.replicate(&["--interval", "1s", "--history", "3", "--point-spacing", "5s"]);
     let mut random = Random::new("failback");
     // A loses its QEMU, and with it the record of its changes: what differs is found by comparison.
@@ -182,8 +138,8 @@ fn guest_failback_survives_kills() {
     world.b.ok(&["replication", "reverse", VM, "--detach"]);
     for _ in 0..5 {
         random.pause(900);
-        blow(&mut world, &mut random);
-        if mode(&world.b) == "Replica" {
+        world.blow(&mut random, 1500);
+        if world.b.mode() == "Replica" {
             // A reversal that found nobody was given up; it is asked for again.
             world.b.cli(&["replication", "reverse", VM, "--detach"]);
         }

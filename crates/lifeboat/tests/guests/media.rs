@@ -6,25 +6,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::guest::{assert_equal, failed_over_as_raw, start_load, verify_replica, wait_ready};
-use crate::support::{Setup, VM, World, run, wait_until};
+use crate::support::guest::{assert_equal, assert_replica_intact, failed_over_as_raw, loaded};
+use crate::support::{VM, World, run, wait_until};
 
 const WAITING: &str = "WaitingToCompleteInitialReplication";
 
 /// A guest that writes on A, enabled for replication to B, not copied yet.
 fn enabled(format: &'static str) -> World {
-    let mut world = World::new(&Setup {
-        format,
-        ..Setup::default()
-    });
-    world.start();
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
-    start_load(&world, &world.a);
-    let (peer, often) = (world.peer(), ["--interval", "1s"]);
-    world
-        .a
-        .ok(&[&["replication", "enable", VM, "--to", &peer][..], &often].concat());
+    let world = loaded(format);
+    world.enable(&["--interval", "1s"]);
     world
 }
 
@@ -130,9 +120,7 @@ fn carried_by_hand(format: &'static str) {
         (!world.b.sealed_points().is_empty()).then_some(())
     });
     world.a.wait_cycles(2);
-    for v in verify_replica(&world) {
-        assert!(v.ok, "the replica made from a medium: {}", v.text);
-    }
+    assert_replica_intact(&world, "the replica made from a medium");
     let again = world.b.refused(&import);
     assert!(again.contains("no exported copy is awaited"), "{again}");
 
@@ -185,7 +173,5 @@ fn guest_export_and_import_outlive_the_daemons() {
     world.b.start();
     world.b.wait_state("Replicating");
     world.a.wait_cycles(2);
-    for v in verify_replica(&world) {
-        assert!(v.ok, "after both were killed: {}", v.text);
-    }
+    assert_replica_intact(&world, "after both were killed");
 }

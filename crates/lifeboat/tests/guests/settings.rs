@@ -9,27 +9,14 @@
 
 use std::time::Duration;
 
-use crate::support::guest::{shell, start_load, verify_replica, wait_ready};
+use crate::support::guest::{assert_replica_intact, loaded_both_ways, shell, wait_ready};
 use crate::support::{Setup, VM, World, kill9, run, wait_until};
 use serde_json::json;
-
-fn running(format: &'static str) -> World {
-    let mut world = World::new(&Setup {
-        format,
-        ..Setup::default()
-    });
-    world.start();
-    world.allow_return();
-    world.a.ok(&["vm", "start", VM]);
-    wait_ready(&world, &world.a);
-    start_load(&world, &world.a);
-    world
-}
 
 /// Points that the guest's agent made consistent, and what is said when there is no agent to ask.
 #[test]
 fn guest_agent_makes_points_consistent() {
-    let mut world = running("qcow2");
+    let mut world = loaded_both_ways("qcow2");
     world.replicate(&[
         "--interval",
         "1s",
@@ -55,15 +42,13 @@ fn guest_agent_makes_points_consistent() {
     wait_ready(&world, &world.b);
     assert_eq!(world.b.replication()["failover"]["kind"], "ApplicationConsistent");
     world.b.ok(&["failover", "revert", VM, "--force"]);
-    for v in verify_replica(&world) {
-        assert!(v.ok, "after application-consistent points: {}", v.text);
-    }
+    assert_replica_intact(&world, "after application-consistent points");
 }
 
 /// A disk that grows while the guest runs follows by itself, with what is written beyond its old end.
 #[test]
 fn guest_disk_grows_and_the_replica_follows() {
-    let mut world = running("qcow2");
+    let mut world = loaded_both_ways("qcow2");
     world.replicate(&["--interval", "1s"]);
     world.a.wait_cycles(2);
     let disk = world.a.dir.join("disks/data.qcow2");
@@ -110,15 +95,13 @@ fn guest_disk_grows_and_the_replica_follows() {
     );
     assert_eq!(found, "GROWN");
     world.b.ok(&["failover", "revert", VM]);
-    for v in verify_replica(&world) {
-        assert!(v.ok, "after the growth: {}", v.text);
-    }
+    assert_replica_intact(&world, "after the growth");
 }
 
 /// Settings of a running relationship change without a copy: interval, points, a limit, a disk out and in again.
 #[test]
 fn guest_replication_is_changed_while_it_runs() {
-    let mut world = running("raw");
+    let mut world = loaded_both_ways("raw");
     world.replicate(&["--interval", "1s"]);
     world.a.wait_cycles(1);
     world.a.ok(&[
@@ -132,9 +115,7 @@ fn guest_replication_is_changed_while_it_runs() {
         "--bandwidth",
         "20MiB/s",
     ]);
-    wait_until("points at the new spacing", Duration::from_secs(60), || {
-        (world.b.sealed_points().len() >= 3).then_some(())
-    });
+    world.b.wait_points(3);
     let settings = &world.b.replication()["settings"];
     assert_eq!(
         (&settings["history"], &settings["point_spacing_s"]),
@@ -154,15 +135,13 @@ fn guest_replication_is_changed_while_it_runs() {
         },
     );
     world.a.wait_cycles(2);
-    for v in verify_replica(&world) {
-        assert!(v.ok, "after a disk was out and in: {}", v.text);
-    }
+    assert_replica_intact(&world, "after a disk was out and in");
 }
 
 /// Addresses are given to the guest on the other host, by its agent and as a seed for cloud-init.
 #[test]
 fn guest_gets_its_addresses_on_the_other_host() {
-    let mut world = running("qcow2");
+    let mut world = loaded_both_ways("qcow2");
     world.replicate(&["--interval", "1s"]);
     world.a.wait_cycles(1);
     let card = [

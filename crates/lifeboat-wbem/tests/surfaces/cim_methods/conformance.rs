@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lifeboat_cim::Schema;
+use lifeboat_sim::harness::{THREE_HOSTS, TWO_HOSTS, simulate_small};
 use lifeboat_wbem::cim::VIRTUALIZATION;
 use lifeboat_wbem::cim::methods::{METHODS, NOT_SERVED};
 
@@ -63,11 +64,11 @@ fn every_method_of_the_schema_is_served_or_says_why_not() {
 /// Plays a situation; the value that was really returned.
 fn play(situation: &Situation) -> u32 {
     let hosts: &[&str] = if situation.stage.needs_a_third_host() {
-        &["a", "b", "c"]
+        THREE_HOSTS
     } else {
-        &["a", "b"]
+        TWO_HOSTS
     };
-    simulate(77, hosts, async |w| {
+    simulate_small(77, hosts, async |w| {
         situation.stage.reach(w).await;
         (situation.spoil)(w);
         let target = (situation.target)(w);

@@ -5,6 +5,7 @@ use lifeboat_cim::{CimError, InstanceName, Raw, Status};
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{A, B, TWO_HOSTS, four_eyes, simulate_small};
 use lifeboat_wbem::cim::methods::METHODS;
 use lifeboat_wbem::cim::{Caller, Outcome, Role, VIRTUALIZATION};
 
@@ -62,7 +63,7 @@ fn management() -> InstanceName {
 }
 
 fn test_vm(w: &World) -> String {
-    let rel = w.recorded(1).unwrap();
+    let rel = w.recorded(B).unwrap();
     let test = rel.replica().unwrap().test.clone();
     test.unwrap().vm.to_string().to_uppercase()
 }
@@ -70,88 +71,88 @@ fn test_vm(w: &World) -> String {
 #[test]
 fn a_tester_tests_and_does_nothing_else() {
     use Role::{Monitor, Operator, Tester};
-    simulate(31, &["a", "b"], async |w| {
+    simulate_small(31, TWO_HOSTS, async |w| {
         crate::cim_methods::stories::replicating(w).await;
         w.run(40).await;
         let own = guid();
         let power = "RequestStateChange";
         assert_eq!(
-            service_by(w, 1, Monitor, "TestReplicaSystem", vec![vm()])
+            service_by(w, B, Monitor, "TestReplicaSystem", vec![vm()])
                 .await
                 .value,
             DENIED
         );
-        let started = service_by(w, 1, Tester, "TestReplicaSystem", vec![vm()]).await;
-        assert_eq!(ended(w, 1, &started).await, 7);
+        let started = service_by(w, B, Tester, "TestReplicaSystem", vec![vm()]).await;
+        assert_eq!(ended(w, B, &started).await, 7);
         let test = test_vm(w);
-        assert_eq!(state_by(w, 1, Monitor, &test, power, "2").await, DENIED);
+        assert_eq!(state_by(w, B, Monitor, &test, power, "2").await, DENIED);
         for state in ["2", "9", "2", "11", "3", "2"] {
-            assert_eq!(state_by(w, 1, Tester, &test, power, state).await, 0, "{state}");
+            assert_eq!(state_by(w, B, Tester, &test, power, state).await, 0, "{state}");
         }
         let shutdown = |name: &str| InstanceName::new("Msvm_ShutdownComponent", &[("SystemName", name)]);
         let force = || vec![text("Force", "true")];
         // Of no other VM, on either host.
         for state in ["2", "3", "9", "11"] {
             assert_eq!(
-                state_by(w, 0, Tester, &own, power, state).await,
+                state_by(w, A, Tester, &own, power, state).await,
                 DENIED,
                 "{state}"
             );
             assert_eq!(
-                state_by(w, 1, Tester, &own, power, state).await,
+                state_by(w, B, Tester, &own, power, state).await,
                 DENIED,
                 "{state}"
             );
         }
-        let before = [everything(w, 0), everything(w, 1)];
+        let before = [everything(w, A), everything(w, B)];
         let target = shutdown(&own);
         assert_eq!(
-            by(w, 0, Tester, target, "InitiateShutdown", force()).await.value,
+            by(w, A, Tester, target, "InitiateShutdown", force()).await.value,
             DENIED
         );
-        assert_eq!([everything(w, 0), everything(w, 1)], before);
-        let ask = by(w, 1, Tester, management(), "DestroySystem", destroy(&own)).await;
+        assert_eq!([everything(w, A), everything(w, B)], before);
+        let ask = by(w, B, Tester, management(), "DestroySystem", destroy(&own)).await;
         assert_eq!(ask.value, 32770, "only tests are destroyed, whoever asks");
-        let ask = by(w, 1, Monitor, management(), "DestroySystem", destroy(&test)).await;
+        let ask = by(w, B, Monitor, management(), "DestroySystem", destroy(&test)).await;
         assert_eq!(ask.value, DENIED);
-        let ask = by(w, 1, Tester, management(), "DestroySystem", destroy(&test)).await;
-        assert_eq!(ended(w, 1, &ask).await, 7);
-        assert_eq!(state_by(w, 0, Operator, &own, power, "9").await, 0);
-        assert_eq!(state_by(w, 0, Operator, &own, power, "2").await, 0);
+        let ask = by(w, B, Tester, management(), "DestroySystem", destroy(&test)).await;
+        assert_eq!(ended(w, B, &ask).await, 7);
+        assert_eq!(state_by(w, A, Operator, &own, power, "9").await, 0);
+        assert_eq!(state_by(w, A, Operator, &own, power, "2").await, 0);
     });
 }
 
 #[test]
-fn what_a_method_may_be_asked_needs_the_role_for_just_that() {
+fn each_use_of_a_method_needs_its_own_role() {
     use Role::{Administrator, Operator, Tester};
-    simulate(32, &["a", "b"], async |w| {
+    simulate_small(32, TWO_HOSTS, async |w| {
         crate::cim_methods::stories::replicating(w).await;
         let change = "RequestReplicationStateChange";
-        let before = [everything(w, 0), everything(w, 1)];
+        let before = [everything(w, A), everything(w, B)];
         for state in ["1", "2", "3", "4", "7", "9"] {
             assert_eq!(
-                state_by(w, 0, Tester, &guid(), change, state).await,
+                state_by(w, A, Tester, &guid(), change, state).await,
                 DENIED,
                 "{state}"
             );
         }
         // Becoming a replica is not an operator's, though the method is.
-        assert_eq!(state_by(w, 0, Operator, &guid(), change, "2").await, DENIED);
+        assert_eq!(state_by(w, A, Operator, &guid(), change, "2").await, DENIED);
         let export = vec![
             vm(),
             text("InitialReplicationType", "2"),
             text("InitialReplicationExportLocation", "/media/usb"),
         ];
         assert_eq!(
-            service_by(w, 0, Operator, "StartReplication", export).await.value,
+            service_by(w, A, Operator, "StartReplication", export).await.value,
             DENIED
         );
         let reverse = vec![vm(), to("a")];
-        let ask = service_by(w, 1, Operator, "ReverseReplicationRelationship", reverse).await;
+        let ask = service_by(w, B, Operator, "ReverseReplicationRelationship", reverse).await;
         assert_eq!(ask.value, DENIED);
-        assert_eq!([everything(w, 0), everything(w, 1)], before);
-        assert_eq!(state_by(w, 0, Operator, &guid(), change, "7").await, 0);
-        assert_eq!(state_by(w, 0, Operator, &guid(), change, "3").await, 0);
+        assert_eq!([everything(w, A), everything(w, B)], before);
+        assert_eq!(state_by(w, A, Operator, &guid(), change, "7").await, 0);
+        assert_eq!(state_by(w, A, Operator, &guid(), change, "3").await, 0);
         // A night without an administrator: all but the commit.
         for _ in 0..6 {
             w.write(10);
@@ -160,31 +161,31 @@ fn what_a_method_may_be_asked_needs_the_role_for_just_that() {
         w.cut(true);
         w.run(30).await;
         for method in ["InitiateFailover", "RevertFailover", "InitiateFailover"] {
-            let ask = service_by(w, 1, Operator, method, vec![vm()]).await;
-            assert_eq!(ended(w, 1, &ask).await, 7, "{method}");
+            let ask = service_by(w, B, Operator, method, vec![vm()]).await;
+            assert_eq!(ended(w, B, &ask).await, 7, "{method}");
         }
         assert_eq!(
-            state_by(w, 1, Operator, &guid(), "RequestStateChange", "2").await,
+            state_by(w, B, Operator, &guid(), "RequestStateChange", "2").await,
             0
         );
-        let before = everything(w, 1);
+        let before = everything(w, B);
         assert_eq!(
-            service_by(w, 1, Operator, "CommitFailover", vec![vm()])
+            service_by(w, B, Operator, "CommitFailover", vec![vm()])
                 .await
                 .value,
             DENIED
         );
-        assert_eq!(everything(w, 1), before);
-        let ask = service_by(w, 1, Administrator, "CommitFailover", vec![vm()]).await;
-        assert_eq!(ended(w, 1, &ask).await, 7);
+        assert_eq!(everything(w, B), before);
+        let ask = service_by(w, B, Administrator, "CommitFailover", vec![vm()]).await;
+        assert_eq!(ended(w, B, &ask).await, 7);
     });
 }
 
 #[test]
 fn every_method_is_denied_below_its_role() {
-    simulate(33, &["a", "b"], async |w| {
+    simulate_small(33, TWO_HOSTS, async |w| {
         // A job that waits for its time, so that every class has an instance.
-        done(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await;
+        done(w, A, "CreateReplicationRelationship", vec![vm(), to("b")]).await;
         let when = (w.shared.now().0 / 1000 + 3600) * 1_000_000;
         let when = lifeboat_cim::DateTime::Instant(i64::try_from(when).unwrap()).to_string();
         let copy = vec![
@@ -192,9 +193,9 @@ fn every_method_is_denied_below_its_role() {
             text("InitialReplicationType", "1"),
             text("StartTime", &when),
         ];
-        assert_eq!(ask(w, 0, "StartReplication", copy).await.value, 4096);
-        let job = w.jobs(0).last().unwrap().id.to_string();
-        let before = [everything(w, 0), everything(w, 1)];
+        assert_eq!(ask(w, A, "StartReplication", copy).await.value, 4096);
+        let job = w.jobs(A).last().unwrap().id.to_string();
+        let before = [everything(w, A), everything(w, B)];
         let mut denied = 0;
         for (class, entries) in METHODS {
             let target = match *class {
@@ -210,7 +211,7 @@ fn every_method_is_denied_below_its_role() {
                         "RequestStateChange" => vec![text("RequestedState", "4")],
                         _ => Vec::new(),
                     };
-                    let answer = by(w, 0, role, target.clone(), entry.method, args).await;
+                    let answer = by(w, A, role, target.clone(), entry.method, args).await;
                     assert_eq!(
                         (answer.value, answer.out.len()),
                         (DENIED, 0),
@@ -222,7 +223,7 @@ fn every_method_is_denied_below_its_role() {
             }
         }
         assert!(denied > 60, "{denied}");
-        assert_eq!([everything(w, 0), everything(w, 1)], before);
+        assert_eq!([everything(w, A), everything(w, B)], before);
     });
 }
 
@@ -237,16 +238,15 @@ fn person(name: &str, role: Role) -> Caller {
 async fn person_asks(w: &World, name: &str, method: &str, args: Args) -> Result<Outcome, CimError> {
     let caller = person(name, Role::Administrator);
     let target = replication_service();
-    manager(w, 1)
+    manager(w, B)
         .invoke(&caller, VIRTUALIZATION, &target, method, args)
         .await
 }
 
 #[test]
 fn a_method_that_waits_says_for_whom_and_is_listed_as_a_job() {
-    simulate(34, &["a", "b"], async |w| {
-        w.shared.state().hosts[1].four_eyes = true;
-        w.restart(1).await;
+    simulate_small(34, TWO_HOSTS, async |w| {
+        four_eyes(w, &[B]).await;
         crate::cim_methods::stories::replicating(w).await;
         for _ in 0..6 {
             w.write(10);
@@ -257,19 +257,19 @@ fn a_method_that_waits_says_for_whom_and_is_listed_as_a_job() {
         let failed_over = person_asks(w, "ada", "InitiateFailover", vec![vm()])
             .await
             .unwrap();
-        assert_eq!(ended(w, 1, &failed_over).await, 7);
+        assert_eq!(ended(w, B, &failed_over).await, 7);
         let e = person_asks(w, "ada", "CommitFailover", vec![vm()])
             .await
             .unwrap_err();
         assert_eq!(e.status, Status::AccessDenied, "{e}");
-        let asked = w.shared.state().hosts[1].catalog.requests[0].clone();
+        let asked = w.shared.state().hosts[B].catalog.requests[0].clone();
         let command = format!("lifeboat request confirm {}", asked.id);
         assert!(e.message.contains(&command), "{e}");
-        assert_eq!(stands(w, 1).await, (2, 5));
+        assert_eq!(stands(w, B).await, (2, 5));
         // It is a job that has not begun.
         let id = asked.id.to_string().to_uppercase();
         let name = InstanceName::new("Msvm_ConcreteJob", &[("InstanceID", &id)]);
-        let job = read(w, 1, &name).await;
+        let job = read(w, B, &name).await;
         assert_eq!(
             (job.unsigned("JobState"), job.unsigned("JobType")),
             (Some(2), Some(99))
@@ -278,14 +278,14 @@ fn a_method_that_waits_says_for_whom_and_is_listed_as_a_job() {
         assert!(job.text("JobStatus").unwrap().contains(&command), "{job:?}");
         // Terminating it is denying the request, which is an administrator's.
         let stop = || vec![text("RequestedState", "4")];
-        let ask = by(w, 1, Role::Operator, name.clone(), "RequestStateChange", stop()).await;
+        let ask = by(w, B, Role::Operator, name.clone(), "RequestStateChange", stop()).await;
         assert_eq!(
-            (ask.value, w.shared.state().hosts[1].catalog.requests.len()),
+            (ask.value, w.shared.state().hosts[B].catalog.requests.len()),
             (DENIED, 1)
         );
         let ask = by(
             w,
-            1,
+            B,
             Role::Administrator,
             name.clone(),
             "RequestStateChange",
@@ -293,19 +293,18 @@ fn a_method_that_waits_says_for_whom_and_is_listed_as_a_job() {
         )
         .await;
         assert_eq!(
-            (ask.value, w.shared.state().hosts[1].catalog.requests.len()),
+            (ask.value, w.shared.state().hosts[B].catalog.requests.len()),
             (0, 0)
         );
-        assert!(manager(w, 1).get(VIRTUALIZATION, &name).await.is_err());
-        assert_eq!(stands(w, 1).await, (2, 5));
+        assert!(manager(w, B).get(VIRTUALIZATION, &name).await.is_err());
+        assert_eq!(stands(w, B).await, (2, 5));
     });
 }
 
 #[test]
 fn removals_wait_whichever_method_they_come_by() {
-    simulate(35, &["a", "b"], async |w| {
-        w.shared.state().hosts[1].four_eyes = true;
-        w.restart(1).await;
+    simulate_small(35, TWO_HOSTS, async |w| {
+        four_eyes(w, &[B]).await;
         crate::cim_methods::stories::replicating(w).await;
         // Entries as well, which are no VM's.
         let ex = vec![vm(), relationship(0)];
@@ -318,7 +317,7 @@ fn removals_wait_whichever_method_they_come_by() {
             let e = person_asks(w, "ada", method, args).await.unwrap_err();
             assert_eq!(e.status, Status::AccessDenied, "{method}: {e}");
         }
-        let requests = w.shared.state().hosts[1].catalog.requests.clone();
+        let requests = w.shared.state().hosts[B].catalog.requests.clone();
         assert_eq!(
             requests.len(),
             2,
@@ -327,8 +326,8 @@ fn removals_wait_whichever_method_they_come_by() {
         // Another person on this host.
         let by = By::process(1001, None);
         let request = requests.iter().find(|r| r.vm.is_none()).unwrap().id;
-        let answer = w.act_by(1, Some(by), Action::ConfirmRequest { request }).await;
+        let answer = w.act_by(B, Some(by), Action::ConfirmRequest { request }).await;
         assert_eq!(answer, Some(Ok(Answer::Done)));
-        assert!(w.shared.state().hosts[1].catalog.entries.is_empty());
+        assert!(w.shared.state().hosts[B].catalog.entries.is_empty());
     });
 }

@@ -3,6 +3,7 @@
 
 use lifeboat_cim::{InstanceName, Raw, Schema};
 use lifeboat_model::VmId;
+use lifeboat_sim::harness::{A, B, C};
 use lifeboat_sim::{Fault, World};
 use lifeboat_wbem::cim::Role;
 use lifeboat_wbem::cim::VIRTUALIZATION;
@@ -106,59 +107,59 @@ impl Stage {
                 cut(w);
                 let args = vec![vm(), relationship(1)];
                 assert_eq!(
-                    ask(w, 1, "ChangeReplicationModeToPrimary", args).await.value,
+                    ask(w, B, "ChangeReplicationModeToPrimary", args).await.value,
                     4096
                 );
             }
             Self::Unauthorized => {
                 let primary = vec![text("AllowedPrimaryHostSystem", "a")];
-                done(w, 1, "RemoveAuthorizationEntry", primary).await;
+                done(w, B, "RemoveAuthorizationEntry", primary).await;
             }
             Self::Namesake => {
                 {
                     let mut s = w.shared.state();
-                    let mut other = s.hosts[0].local[0].clone();
+                    let mut other = s.hosts[A].local[0].clone();
                     (other.name, other.uuid) = ("web - Test".into(), VmId(Uuid::from_u128(5)));
-                    s.hosts[1].local.push(other);
+                    s.hosts[B].local.push(other);
                 }
-                w.restart(1).await;
-                until(w, 1, (2, 3)).await;
+                w.restart(B).await;
+                until(w, B, (2, 3)).await;
             }
-            Self::LetGo => drop(done(w, 0, "RemoveReplicationRelationship", vec![vm()]).await),
-            Self::Related => drop(done(w, 0, "CreateReplicationRelationship", vec![vm(), to("b")]).await),
-            Self::Copying => drop(ask(w, 0, "StartReplication", copy("1")).await),
-            Self::Scheduled => drop(ask(w, 0, "StartReplication", copy_at(w, 3600)).await),
-            Self::Exported => drop(complete(w, 0, "StartReplication", export()).await),
+            Self::LetGo => drop(done(w, A, "RemoveReplicationRelationship", vec![vm()]).await),
+            Self::Related => drop(done(w, A, "CreateReplicationRelationship", vec![vm(), to("b")]).await),
+            Self::Copying => drop(ask(w, A, "StartReplication", copy("1")).await),
+            Self::Scheduled => drop(ask(w, A, "StartReplication", copy_at(w, 3600)).await),
+            Self::Exported => drop(complete(w, A, "StartReplication", export()).await),
             Self::Replicating => {
-                complete(w, 0, "StartReplication", copy("1")).await;
-                until(w, 1, (2, 3)).await;
+                complete(w, A, "StartReplication", copy("1")).await;
+                until(w, B, (2, 3)).await;
             }
             Self::Off => {
-                w.guest_off(0);
+                w.guest_off(A);
                 w.run(40).await;
             }
             Self::Prepared => {
-                let outcome = ask_state(w, 0, "4").await;
-                assert_eq!(ended(w, 0, &outcome).await, 7);
+                let outcome = ask_state(w, A, "4").await;
+                assert_eq!(ended(w, A, &outcome).await, 7);
             }
             Self::Preparing => {
                 cut(w);
-                assert_eq!(ask_state(w, 0, "4").await.value, 4096);
+                assert_eq!(ask_state(w, A, "4").await.value, 4096);
             }
-            Self::Suspended => assert_eq!(ask_state(w, 0, "7").await.value, 0),
-            Self::Comparing => drop(ask(w, 0, "Resynchronize", vec![vm()]).await),
-            Self::FailedOver => drop(complete(w, 1, "InitiateFailover", vec![vm()]).await),
+            Self::Suspended => assert_eq!(ask_state(w, A, "7").await.value, 0),
+            Self::Comparing => drop(ask(w, A, "Resynchronize", vec![vm()]).await),
+            Self::FailedOver => drop(complete(w, B, "InitiateFailover", vec![vm()]).await),
             Self::Committed | Self::ExtendedCommitted => {
                 if self == Self::ExtendedCommitted {
-                    complete(w, 1, "InitiateFailover", vec![vm()]).await;
+                    complete(w, B, "InitiateFailover", vec![vm()]).await;
                 }
-                complete(w, 1, "CommitFailover", vec![vm()]).await;
+                complete(w, B, "CommitFailover", vec![vm()]).await;
             }
-            Self::Testing => drop(complete(w, 1, "TestReplicaSystem", vec![vm()]).await),
-            Self::Third => drop(done(w, 1, "CreateReplicationRelationship", vec![vm(), third()]).await),
+            Self::Testing => drop(complete(w, B, "TestReplicaSystem", vec![vm()]).await),
+            Self::Third => drop(done(w, B, "CreateReplicationRelationship", vec![vm(), third()]).await),
             Self::Extended => {
-                complete(w, 1, "StartReplication", copy("1")).await;
-                until(w, 2, (4, 3)).await;
+                complete(w, B, "StartReplication", copy("1")).await;
+                until(w, C, (4, 3)).await;
             }
         }
     }
@@ -228,7 +229,7 @@ fn catalogs_full(w: &World) {
 
 /// The hosts do not reach each other.
 fn cut(w: &World) {
-    for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+    for (one, other) in [(A, B), (B, C), (A, C)] {
         if other < w.hosts() {
             w.cut_between(one, other, true);
         }
@@ -236,7 +237,7 @@ fn cut(w: &World) {
 }
 
 fn test_vm(w: &World) -> String {
-    let rel = w.recorded(1).unwrap();
+    let rel = w.recorded(B).unwrap();
     let test = rel.replica().unwrap().test.clone();
     test.unwrap().vm.to_string().to_uppercase()
 }
@@ -349,7 +350,7 @@ fn every_vm() -> Vec<Situation> {
             all.push(Situation {
                 class,
                 target: target_of(class),
-                ..at(entry.method, code, words, (Stage::Fresh, 0), args)
+                ..at(entry.method, code, words, (Stage::Fresh, A), args)
             });
         }
     }

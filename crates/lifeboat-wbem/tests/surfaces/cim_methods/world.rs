@@ -6,43 +6,26 @@ use std::sync::Arc;
 use lifeboat_cim::{CimError, Instance, InstanceName, ObjectPath, Raw, Value};
 use lifeboat_sim::{VM, World};
 use lifeboat_wbem::cim::{
-    Caller, Certificates, Found, HostFacts, Machine, ObjectManager, Outcome, Role, VIRTUALIZATION,
+    Caller, Certificates, Found, HostFacts, ObjectManager, Outcome, Role, VIRTUALIZATION,
 };
+
+use crate::facts::facts;
 
 /// Parameters as they come from a codec.
 pub type Args = Vec<(String, Raw)>;
 
-/// Bytes of the VM's first disk.
-const BYTES: u64 = 24 << 20;
 /// The host's certificate, as far as the API is concerned.
 pub const CERTIFICATE: &[u8] = b"not really DER";
 /// The VM's network card.
 pub const MAC: &str = "52:54:00:00:00:01";
 
-/// Runs a scenario in a world of its own, in virtual time.
-pub fn simulate<T>(seed: u64, hosts: &[&str], scenario: impl AsyncFnOnce(&mut World) -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut world = World::with(seed, hosts, BYTES).await;
-        scenario(&mut world).await
-    })
-}
-
 /// The object manager of a host, as it is at this moment.
 pub fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
-    let engine = w.shared.engines.lock().unwrap()[host].clone().unwrap();
+    let engine = w.engine(host).unwrap();
     let facts = HostFacts {
-        name: w.shared.state().hosts[host].name.clone(),
-        version: "0.0.0".into(),
         certificates: Certificates::Fixed(vec![CERTIFICATE.to_vec()]),
-        peer_port: 7000,
-        job_retention: std::time::Duration::from_secs(300),
-        machine: Machine::default(),
         media_directories: vec!["/media".into(), "/nowhere".into()],
+        ..facts(w, host)
     };
     ObjectManager::new(engine, facts)
 }

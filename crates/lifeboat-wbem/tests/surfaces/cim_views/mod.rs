@@ -14,11 +14,11 @@ use lifeboat_cim::{CimError, Instance, InstanceName, KeyValue, ObjectPath, Statu
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::point_guid;
 use lifeboat_model::{NicBackend, NicFailover, Position, ReplicationSettings, ReplicationState as State};
+use lifeboat_sim::harness::{PRIMARY, REPLICA, THIRD, THREE_HOSTS, TWO_HOSTS, completed, state};
 use lifeboat_sim::{VM, World};
 use lifeboat_wbem::cim::{ObjectManager, Relations, VIRTUALIZATION};
 use world::{
-    GUID, all, ask, by_id, drain, from, job, managed, manager, related, simulate, simulate_with, state,
-    system, tested, vm,
+    GUID, all, ask, by_id, drain, from, managed, manager, related, simulate_several, system, tested, vm,
 };
 
 const FOREIGN: &str = "11111111-2222-4333-8444-555555555555";
@@ -88,25 +88,25 @@ fn classes(lists: &[&[&str]]) -> BTreeSet<String> {
 
 #[test]
 fn every_instance_is_declared_named_found_and_linked() {
-    simulate(41, async |w| {
-        let plain = sound(&manager(w, 0)).await;
+    simulate_several(41, TWO_HOSTS, async |w| {
+        let plain = sound(&manager(w, PRIMARY)).await;
         assert_eq!(plain, classes(&[ALWAYS, RUNNING]));
         w.replicate().await;
-        let primary = sound(&manager(w, 0)).await;
+        let primary = sound(&manager(w, PRIMARY)).await;
         assert_eq!(primary, classes(&[ALWAYS, RUNNING, REPLICATED, JOBS]));
         tested(w).await;
-        let replica = sound(&manager(w, 1)).await;
+        let replica = sound(&manager(w, REPLICA)).await;
         let test = ["Msvm_ReplicaSystemDependency"];
         assert_eq!(replica, classes(&[ALWAYS, REPLICATED, POINTS, JOBS, &test]));
-        job(w, 1, Action::StopTest { vm: World::vm() }).await;
+        completed(w, REPLICA, Action::StopTest { vm: World::vm() }).await;
         let failover = Action::InitiateFailover {
             vm: World::vm(),
             point: PointSelector::Latest,
             start: true,
             force: true,
         };
-        job(w, 1, failover).await;
-        let failed_over = sound(&manager(w, 1)).await;
+        completed(w, REPLICA, failover).await;
+        let failed_over = sound(&manager(w, REPLICA)).await;
         let applied = ["Msvm_LastAppliedSnapshot"];
         assert_eq!(
             failed_over,
@@ -127,8 +127,8 @@ fn text<'a>(instance: &'a Instance, property: &str) -> &'a str {
 
 #[test]
 fn a_vm_that_is_not_replicated_has_settings_to_send_back() {
-    simulate(42, async |w| {
-        let m = manager(w, 0);
+    simulate_several(42, TWO_HOSTS, async |w| {
+        let m = manager(w, PRIMARY);
         let systems = all(&m, "Msvm_ComputerSystem").await;
         let names: BTreeSet<&str> = systems.iter().map(|s| text(s, "ElementName")).collect();
         assert_eq!(names, BTreeSet::from(["a", "vm2", "vm3", "vm4", "web"]));
@@ -163,7 +163,7 @@ fn a_vm_that_is_not_replicated_has_settings_to_send_back() {
         let disks = Value::Array(vec![disk("sys"), disk("data")]);
         assert_eq!(settings.get("IncludedDisks"), Some(&disks));
         assert!(all(&m, "Msvm_ReplicationRelationship").await.is_empty());
-        w.guest_off(0);
+        w.guest_off(PRIMARY);
         w.run(5).await;
         assert_eq!(number(&vm(&m).await, "EnabledState"), 3);
         assert!(related(&m, system(GUID), "Msvm_SystemDevice").await.is_empty());
@@ -171,9 +171,9 @@ fn a_vm_that_is_not_replicated_has_settings_to_send_back() {
 }
 
 #[test]
-fn a_machine_is_taken_apart_as_clients_expect() {
-    simulate(43, async |w| {
-        let m = manager(w, 0);
+fn a_machine_has_the_parts_that_clients_expect() {
+    simulate_several(43, TWO_HOSTS, async |w| {
+        let m = manager(w, PRIMARY);
         let active = related(&m, system(GUID), "Msvm_SettingsDefineState").await;
         let [active] = active.as_slice() else {
             panic!("{active:?}");
@@ -227,22 +227,22 @@ fn a_machine_is_taken_apart_as_clients_expect() {
 /// that is not known is null, never a zero.
 #[test]
 fn a_running_vm_says_since_when_and_as_which_process() {
-    simulate(55, async |w| {
+    simulate_several(55, TWO_HOSTS, async |w| {
         w.replicate().await;
         w.run(90).await;
-        let running = vm(&manager(w, 0)).await;
+        let running = vm(&manager(w, PRIMARY)).await;
         assert!(number(&running, "OnTimeInMilliseconds") >= 90_000, "{running:?}");
         assert!(number(&running, "ProcessID") > 0);
         let began = running.get("TimeOfLastStateChange").cloned();
         assert!(matches!(began, Some(Value::DateTime(_))), "{began:?}");
         w.run(30).await;
-        let later = vm(&manager(w, 0)).await;
+        let later = vm(&manager(w, PRIMARY)).await;
         assert_eq!(
             later.get("TimeOfLastStateChange").cloned(),
             began,
             "it went on running"
         );
-        let copy = vm(&manager(w, 1)).await;
+        let copy = vm(&manager(w, REPLICA)).await;
         assert_eq!(number(&copy, "OnTimeInMilliseconds"), 0, "a copy is off");
         assert_eq!(copy.get("ProcessID"), None);
         for known in ["InstallDate", "TimeOfLastConfigurationChange"] {
@@ -257,10 +257,10 @@ fn a_running_vm_says_since_when_and_as_which_process() {
 /// libvirt's driver reads the first text of `HostResource` of every disk it meets, also of a VM that is only a copy.
 #[test]
 fn a_disk_of_a_copy_has_the_file_it_is_in() {
-    simulate(54, async |w| {
+    simulate_several(54, TWO_HOSTS, async |w| {
         w.replicate().await;
         let files = async |w: &World| {
-            let m = manager(w, 1);
+            let m = manager(w, REPLICA);
             let images = all(&m, "Msvm_StorageAllocationSettingData").await;
             let file = |i: &Instance| match i.get("HostResource") {
                 Some(Value::Array(files)) => format!("{files:?}"),
@@ -279,8 +279,8 @@ fn a_disk_of_a_copy_has_the_file_it_is_in() {
             start: true,
             force: true,
         };
-        job(w, 1, failover).await;
-        let branch = w.recorded(1).unwrap().failover().unwrap().branch;
+        completed(w, REPLICA, failover).await;
+        let branch = w.recorded(REPLICA).unwrap().failover().unwrap().branch;
         let running = files(w).await;
         assert_eq!(running.len(), 2);
         assert!(
@@ -292,7 +292,7 @@ fn a_disk_of_a_copy_has_the_file_it_is_in() {
 
 #[test]
 fn an_application_consistent_instant_is_shown_by_both_sides_and_ceases_to_be_the_newest() {
-    simulate(45, async |w| {
+    simulate_several(45, TWO_HOSTS, async |w| {
         w.replicate().await;
         let seen = async |w: &World, host| {
             let m = manager(w, host);
@@ -304,24 +304,24 @@ fn an_application_consistent_instant_is_shown_by_both_sides_and_ceases_to_be_the
             let at = web.get("LastApplicationConsistentReplicationTime").cloned();
             (number(&web, "LastReplicationType"), at)
         };
-        assert_eq!(seen(w, 0).await, (1, None));
-        let mut settings = w.recorded(0).unwrap().settings;
+        assert_eq!(seen(w, PRIMARY).await, (1, None));
+        let mut settings = w.recorded(PRIMARY).unwrap().settings;
         settings.application_h = 1;
         let vm = World::vm();
-        w.insist(0, Action::ModifyReplication { vm, settings })
+        w.insist(PRIMARY, Action::ModifyReplication { vm, settings })
             .await
             .unwrap();
         let mut seconds = 0;
-        while seen(w, 0).await.0 != 2 || seen(w, 1).await.0 != 2 {
+        while seen(w, PRIMARY).await.0 != 2 || seen(w, REPLICA).await.0 != 2 {
             w.run(1).await;
             seconds += 1;
             assert!(seconds < 120);
         }
-        let at = seen(w, 0).await.1;
-        assert!(at.is_some() && seen(w, 1).await.1 == at);
+        let at = seen(w, PRIMARY).await.1;
+        assert!(at.is_some() && seen(w, REPLICA).await.1 == at);
         w.write(5);
         w.run(60).await;
-        for host in 0..2 {
+        for host in [PRIMARY, REPLICA] {
             assert_eq!(seen(w, host).await, (1, at.clone()));
         }
     });
@@ -329,9 +329,9 @@ fn an_application_consistent_instant_is_shown_by_both_sides_and_ceases_to_be_the
 
 #[test]
 fn both_sides_of_a_relationship_show_it() {
-    simulate(44, async |w| {
+    simulate_several(44, TWO_HOSTS, async |w| {
         w.replicate().await;
-        for (host, mode) in [(0, 1), (1, 2)] {
+        for (host, mode) in [(PRIMARY, 1), (REPLICA, 2)] {
             let m = manager(w, host);
             let web = vm(&m).await;
             assert_eq!(
@@ -378,15 +378,15 @@ fn point_name(at: Position) -> String {
 /// Recovery points of the replica by the world's own memory: ids, oldest first.
 fn sealed(w: &World) -> Vec<String> {
     let s = w.shared.state();
-    let points = &s.hosts[1].replicas[&VM].points;
+    let points = &s.hosts[REPLICA].replicas[&VM].points;
     points.iter().map(|(p, _)| point_name(p.position)).collect()
 }
 
 #[test]
 fn recovery_points_form_a_chain_and_a_failover_shows_its_own() {
-    simulate(45, async |w| {
+    simulate_several(45, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         let mut want = sealed(w);
         assert!(want.len() >= 3, "{want:?}");
         let points = related(&m, system(GUID), "Msvm_SnapshotOfVirtualSystem").await;
@@ -420,7 +420,7 @@ fn recovery_points_form_a_chain_and_a_failover_shows_its_own() {
             start: true,
             force: true,
         };
-        job(w, 1, failover).await;
+        completed(w, REPLICA, failover).await;
         let web = vm(&m).await;
         assert_eq!(
             (
@@ -443,9 +443,9 @@ fn recovery_points_form_a_chain_and_a_failover_shows_its_own() {
 
 #[test]
 fn the_newest_data_is_a_point_where_no_history_is_kept_and_can_be_chosen() {
-    simulate(46, async |w| {
+    simulate_several(46, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         for _ in 0..40 {
             w.run(1).await;
             let newest = related(&m, system(GUID), "Msvm_MostCurrentSnapshotInBranch").await;
@@ -453,7 +453,7 @@ fn the_newest_data_is_a_point_where_no_history_is_kept_and_can_be_chosen() {
             if sealed(w).contains(&id) {
                 continue;
             }
-            let durable = w.shared.state().hosts[1].replicas[&VM].durable;
+            let durable = w.shared.state().hosts[REPLICA].replicas[&VM].durable;
             assert_eq!(id, point_name(durable));
             let found = m
                 .get(VIRTUALIZATION, &by_id("Msvm_VirtualSystemSettingData", &id))
@@ -467,10 +467,10 @@ fn the_newest_data_is_a_point_where_no_history_is_kept_and_can_be_chosen() {
 
 #[test]
 fn a_test_vm_is_a_system_of_its_own() {
-    simulate(47, async |w| {
+    simulate_several(47, TWO_HOSTS, async |w| {
         w.replicate().await;
         let test = tested(w).await;
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         let replicas = related(&m, system(GUID), "Msvm_ReplicaSystemDependency").await;
         let [found] = replicas.as_slice() else {
             panic!("{replicas:?}");
@@ -497,7 +497,7 @@ fn a_test_vm_is_a_system_of_its_own() {
 
 #[test]
 fn addresses_after_a_failover_belong_to_their_card() {
-    simulate(48, async |w| {
+    simulate_several(48, TWO_HOSTS, async |w| {
         w.replicate().await;
         let card = NicFailover {
             mac: "52:54:00:aa:00:01".into(),
@@ -514,8 +514,8 @@ fn addresses_after_a_failover_belong_to_their_card() {
             vm: World::vm(),
             cards: vec![card],
         };
-        w.insist(1, set).await.unwrap();
-        let m = manager(w, 1);
+        w.insist(REPLICA, set).await.unwrap();
+        let m = manager(w, REPLICA);
         let port = by_id(
             "Msvm_SyntheticEthernetPortSettingData",
             &format!("Microsoft:{GUID}\\525400AA0001"),
@@ -538,7 +538,7 @@ fn addresses_after_a_failover_belong_to_their_card() {
 
 #[test]
 fn a_copy_that_goes_on_to_a_third_host_has_two_relationships() {
-    simulate_with(54, &["a", "b", "c"], async |w| {
+    simulate_several(54, THREE_HOSTS, async |w| {
         w.replicate().await;
         let settings = ReplicationSettings {
             peer: "c:7000".into(),
@@ -550,15 +550,15 @@ fn a_copy_that_goes_on_to_a_third_host_has_two_relationships() {
             settings,
             start: true,
         };
-        w.insist(1, extend).await.unwrap();
+        w.insist(REPLICA, extend).await.unwrap();
         for _ in 0..120 {
             w.write(2);
             w.run(5).await;
-            if state(w, 2) == State::Replicating {
+            if state(w, THIRD) == State::Replicating {
                 break;
             }
         }
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         let both = related(&m, system(GUID), "Msvm_SystemReplicationRelationship").await;
         let states: Vec<_> = both.iter().map(|r| number(r, "ReplicationState")).collect();
         assert_eq!(states, [3, 3], "{both:?}");
@@ -571,7 +571,7 @@ fn a_copy_that_goes_on_to_a_third_host_has_two_relationships() {
         let numbers = ["ReplicationInterval", "RecoveryServerPortNumber"];
         assert_eq!(numbers.map(|p| number(&settings, p)), [300, 7000]);
         assert_eq!(number(&vm(&m).await, "ReplicationMode"), 2);
-        assert_eq!(number(&vm(&manager(w, 2)).await, "ReplicationMode"), 4);
+        assert_eq!(number(&vm(&manager(w, THIRD)).await, "ReplicationMode"), 4);
         sound(&m).await;
     });
 }
@@ -583,9 +583,9 @@ async fn refused(m: &Arc<ObjectManager>, name: &InstanceName) -> CimError {
 }
 
 #[test]
-fn names_may_lack_what_is_clear_but_not_say_what_is_wrong() {
-    simulate(49, async |w| {
-        let m = manager(w, 0);
+fn instance_names_may_omit_clear_keys_and_not_contain_wrong_ones() {
+    simulate_several(49, TWO_HOSTS, async |w| {
+        let m = manager(w, PRIMARY);
         let only = |class: &str, keys: &[(&str, &str)]| InstanceName::new(class, keys);
         let web = vm(&m).await;
         for name in [
@@ -647,9 +647,9 @@ fn names_may_lack_what_is_clear_but_not_say_what_is_wrong() {
 
 #[test]
 fn queries_of_the_clients_that_are_known() {
-    simulate(50, async |w| {
+    simulate_several(50, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let m = manager(w, 0);
+        let m = manager(w, PRIMARY);
         let names = |found: Vec<Instance>| {
             let mut names: Vec<_> = found.iter().map(|i| text(i, "ElementName").to_owned()).collect();
             names.sort();
@@ -687,11 +687,11 @@ fn counts(all: &[(&str, u32)]) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn what_is_about_one_thing_asks_for_one_thing() {
-    simulate(51, async |w| {
+fn a_query_for_one_instance_asks_the_engine_for_one() {
+    simulate_several(51, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let (m, counting) = managed(w, 0);
-        let running = w.jobs(0).first().unwrap().id.to_string().to_uppercase();
+        let (m, counting) = managed(w, PRIMARY);
+        let running = w.jobs(PRIMARY).first().unwrap().id.to_string().to_uppercase();
         let job = format!("select * from Msvm_ConcreteJob where InstanceID = \"{running}\"");
         assert_eq!(ask(&m, &job).await.len(), 1);
         assert_eq!(counting.take(), counts(&[("ShowJob", 1)]));
@@ -708,10 +708,10 @@ fn what_is_about_one_thing_asks_for_one_thing() {
 }
 
 #[test]
-fn many_that_enumerate_at_once_ask_once() {
-    simulate(52, async |w| {
+fn concurrent_enumerations_ask_the_engine_once() {
+    simulate_several(52, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let (m, counting) = managed(w, 1);
+        let (m, counting) = managed(w, REPLICA);
         let walks = (0..50).map(|_| all(&m, "Msvm_VirtualSystemSettingData"));
         let found = join_all(walks).await;
         assert!(found[0].len() > 3);
@@ -741,8 +741,8 @@ fn many_that_enumerate_at_once_ask_once() {
 
 #[test]
 fn keys_of_references_may_be_text() {
-    simulate(53, async |w| {
-        let m = manager(w, 0);
+    simulate_several(53, TWO_HOSTS, async |w| {
+        let m = manager(w, PRIMARY);
         let path = |class: &str, key: &str| format!("\\\\A\\root\\virtualization\\v2:{class}.{key}");
         let vm = path(
             "Msvm_ComputerSystem",

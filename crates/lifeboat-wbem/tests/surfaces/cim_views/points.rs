@@ -7,10 +7,11 @@ use lifeboat_engine::action::{Action, Answer, PointSelector, PointView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{REPLICA, TWO_HOSTS, completed};
 use lifeboat_wbem::cim::{ObjectManager, VIRTUALIZATION};
 
 use crate::cim_views::text;
-use crate::cim_views::world::{GUID, by_id, job, manager, related, simulate, system};
+use crate::cim_views::world::{GUID, by_id, manager, related, simulate_several, system};
 
 const POINT: &str = "Msvm_VirtualSystemSettingData";
 
@@ -18,7 +19,7 @@ const POINT: &str = "Msvm_VirtualSystemSettingData";
 async fn instants(w: &World) -> Vec<PointView> {
     match w
         .insist(
-            1,
+            REPLICA,
             Action::ListPoints {
                 vm: World::vm(),
                 page: Paging::FIRST,
@@ -43,9 +44,9 @@ async fn get(m: &ObjectManager, id: &str) -> Result<Instance, Status> {
 
 #[test]
 fn a_name_from_the_list_is_found_while_its_instant_is_there_and_then_no_more() {
-    simulate(61, async |w| {
+    simulate_several(61, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         let mut listed: BTreeMap<String, Instance> = BTreeMap::new();
         let mut left = 0;
         for _ in 0..40 {
@@ -82,9 +83,9 @@ fn a_name_from_the_list_is_found_while_its_instant_is_there_and_then_no_more() {
 
 #[test]
 fn the_list_is_as_long_as_the_history_says_and_the_rest_can_be_named() {
-    simulate(62, async |w| {
+    simulate_several(62, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         for _ in 0..12 {
             w.write(3);
             w.run(10).await;
@@ -111,9 +112,9 @@ fn the_list_is_as_long_as_the_history_says_and_the_rest_can_be_named() {
 
 #[test]
 fn a_cycle_that_was_sealed_is_failed_over_to_by_the_name_it_had() {
-    simulate(63, async |w| {
+    simulate_several(63, TWO_HOSTS, async |w| {
         w.replicate().await;
-        let m = manager(w, 1);
+        let m = manager(w, REPLICA);
         let newest = loop {
             w.write(3);
             w.run(1).await;
@@ -134,7 +135,7 @@ fn a_cycle_that_was_sealed_is_failed_over_to_by_the_name_it_had() {
         // A failover to the newest data seals it. Its old name of a cycle and its GUID mean what was sealed.
         let id = newest.id.clone();
         for selector in [id.clone(), newest.guid.unwrap().to_string().to_uppercase(), id] {
-            job(w, 1, failover(selector)).await;
+            completed(w, REPLICA, failover(selector)).await;
             let applied = related(&m, system(GUID), "Msvm_LastAppliedSnapshot").await;
             assert_eq!(text(&applied[0], "InstanceID"), name);
             let after = get(&m, &name).await.unwrap();
@@ -146,7 +147,7 @@ fn a_cycle_that_was_sealed_is_failed_over_to_by_the_name_it_had() {
                 .unwrap();
             assert!(matches!(sealed.target, Target::Point { .. }), "{sealed:?}");
             let (vm, force) = (World::vm(), true);
-            job(w, 1, Action::RevertFailover { vm, force }).await;
+            completed(w, REPLICA, Action::RevertFailover { vm, force }).await;
         }
     });
 }

@@ -2,47 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use lifeboat_cim::{Instance, InstanceName, wql};
 use lifeboat_engine::action::{Action, Answer, Management, PointSelector, Refusal};
 use lifeboat_engine::by::By;
 use lifeboat_engine::records::Job;
-use lifeboat_model::{JobState, NicBackend, NicSpec, ReplicationState as State, VmId};
+use lifeboat_model::{NicBackend, NicSpec, VmId};
+use lifeboat_sim::harness::{PRIMARY, REPLICA, completed, simulate_small};
 use lifeboat_sim::{VM, World};
-use lifeboat_wbem::cim::{
-    Certificates, Cursor, Found, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION,
-};
+use lifeboat_wbem::cim::{Cursor, Found, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION};
 use tokio::sync::broadcast;
 use uuid::Uuid;
+
+use crate::facts::facts;
 
 /// The VM of the world, as this API writes it.
 pub(crate) const GUID: &str = "6F3B2F2E-3A63-4A0E-9A53-0D9F5F6F0001";
 
-pub(crate) fn simulate(seed: u64, scenario: impl AsyncFnOnce(&mut World)) {
-    simulate_with(seed, &["a", "b"], scenario);
-}
-
-/// The same with these hosts.
-pub(crate) fn simulate_with(seed: u64, hosts: &[&str], scenario: impl AsyncFnOnce(&mut World)) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut world = World::with(seed, hosts, 24 << 20).await;
+/// Runs a scenario in a small world whose first host has four VMs; the one of the world has two cards.
+pub(crate) fn simulate_several(seed: u64, hosts: &[&str], scenario: impl AsyncFnOnce(&mut World)) {
+    simulate_small(seed, hosts, async |w| {
         {
-            let mut s = world.shared.state();
-            let first = s.hosts[0].local[0].clone();
-            s.hosts[0].local[0].nics = vec![
-                nic(
-                    "52:54:00:aa:00:01",
-                    NicBackend::Tap {
-                        ifname: "lan0".into(),
-                    },
-                ),
+            let mut s = w.shared.state();
+            let first = s.hosts[PRIMARY].local[0].clone();
+            let backend = NicBackend::Tap {
+                ifname: "lan0".into(),
+            };
+            s.hosts[PRIMARY].local[0].nics = vec![
+                nic("52:54:00:aa:00:01", backend),
                 nic("52:54:00:aa:00:02", NicBackend::None),
             ];
             for n in 2..5_u128 {
@@ -51,11 +39,11 @@ pub(crate) fn simulate_with(seed: u64, hosts: &[&str], scenario: impl AsyncFnOnc
                 for disk in &mut other.disks {
                     disk.path = format!("/vm/{n}-{}.qcow2", disk.id);
                 }
-                s.hosts[0].local.push(other);
+                s.hosts[PRIMARY].local.push(other);
             }
         }
-        world.restart(0).await;
-        scenario(&mut world).await;
+        w.restart(PRIMARY).await;
+        scenario(w).await;
     });
 }
 
@@ -66,25 +54,6 @@ pub(crate) fn nic(mac: &str, backend: NicBackend) -> NicSpec {
     }
 }
 
-pub(crate) fn state(w: &World, host: usize) -> State {
-    w.recorded(host).map_or(State::Disabled, |r| r.state)
-}
-
-pub(crate) async fn job(w: &World, host: usize, action: Action) {
-    let Ok(Answer::Job(job)) = w.insist(host, action.clone()).await else {
-        panic!("{action:?} is no job");
-    };
-    for _ in 0..600 {
-        let found = w.jobs(host).into_iter().find(|j| j.id == job.id).unwrap();
-        if found.state.is_final() {
-            assert_eq!(found.state, JobState::Completed, "{found:?}");
-            return;
-        }
-        w.run(1).await;
-    }
-    panic!("{job:?} does not end");
-}
-
 /// A test VM, off.
 pub(crate) async fn tested(w: &World) -> VmId {
     let test = Action::StartTest {
@@ -92,8 +61,15 @@ pub(crate) async fn tested(w: &World) -> VmId {
         point: PointSelector::Latest,
         start: false,
     };
-    job(w, 1, test).await;
-    w.recorded(1).unwrap().replica().unwrap().test.clone().unwrap().vm
+    completed(w, REPLICA, test).await;
+    w.recorded(REPLICA)
+        .unwrap()
+        .replica()
+        .unwrap()
+        .test
+        .clone()
+        .unwrap()
+        .vm
 }
 
 /// The management of a host, counting what it is asked.
@@ -123,23 +99,18 @@ impl Counting {
 }
 
 pub(crate) fn managed(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counting>) {
-    let inner = w.shared.engines.lock().unwrap()[host].clone().unwrap();
+    let inner = w.engine(host).unwrap();
     let counting = Arc::new(Counting {
         inner,
         asked: Mutex::default(),
     });
     let facts = HostFacts {
-        name: w.shared.state().hosts[host].name.clone(),
-        version: "0.0.0".into(),
-        certificates: Certificates::Fixed(Vec::new()),
-        peer_port: 7000,
-        job_retention: Duration::from_secs(300),
         machine: Machine {
             cpus: 8,
             memory: 16 << 30,
             processor: "A processor".into(),
         },
-        media_directories: Vec::new(),
+        ..facts(w, host)
     };
     (ObjectManager::new(counting.clone(), facts), counting)
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::reach::Destinations;
 use lifeboat_sim::World;
+use lifeboat_sim::harness::{PRIMARY, four_eyes};
 use lifeboat_tls::{CertificateFiles, RevocationList};
-use lifeboat_wbem::cim::{Certificates, HostFacts, Machine, ObjectManager, Role};
+use lifeboat_wbem::cim::{HostFacts, ObjectManager, Role};
 use lifeboat_wbem::users::{Certificate, Secret, add_certificate, add_user};
 use lifeboat_wbem::{Limits, Remote, RemoteConfig, Transport};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -19,6 +20,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
+
+use crate::facts::facts;
 
 /// A certificate with its key.
 pub(crate) struct Identity {
@@ -154,15 +157,10 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
     };
     let remote = Remote::bind(&config).await.unwrap();
     let world = world(four_eyes).await;
-    let engine = world.shared.engines.lock().unwrap()[0].clone().unwrap();
+    let engine = world.engine(PRIMARY).unwrap();
     let facts = HostFacts {
-        name: "a".into(),
         version: "1.2.3".into(),
-        certificates: Certificates::Fixed(Vec::new()),
-        peer_port: 7000,
-        job_retention: Duration::from_secs(300),
-        machine: Machine::default(),
-        media_directories: Vec::new(),
+        ..facts(&world, PRIMARY)
     };
     let stop = CancellationToken::new();
     let (wsman, cimxml) = (remote.wsman_address().unwrap(), remote.cimxml_address().unwrap());
@@ -180,11 +178,10 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
     }
 }
 
-async fn world(four_eyes: bool) -> World {
+async fn world(second_person: bool) -> World {
     let world = World::new(4).await;
-    if four_eyes {
-        world.shared.state().hosts[0].four_eyes = true;
-        world.restart(0).await;
+    if second_person {
+        four_eyes(&world, &[PRIMARY]).await;
     }
     world
 }

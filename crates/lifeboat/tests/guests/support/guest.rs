@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lifeboat_block::agent::Agent;
 
-use super::{Host, World, image_dir, wait_until};
+use super::{Host, Setup, World, image_dir, wait_until};
 
 /// The verifier's verdict.
 #[derive(Debug)]
@@ -86,6 +86,31 @@ pub fn start_load(world: &World, host: &Host) {
     }
 }
 
+/// Starts the VM on a host and the writers in it.
+pub fn start_with_load(world: &World, host: &Host) {
+    host.ok(&["vm", "start", super::VM]);
+    wait_ready(world, host);
+    start_load(world, host);
+}
+
+/// A world with disks of this format, whose guest writes on A. B takes replicas of A.
+pub fn loaded(format: &'static str) -> World {
+    let mut world = World::new(&Setup {
+        format,
+        ..Setup::default()
+    });
+    world.start();
+    start_with_load(&world, &world.a);
+    world
+}
+
+/// The same, and A takes replicas of B as well, so that roles can change.
+pub fn loaded_both_ways(format: &'static str) -> World {
+    let world = loaded(format);
+    world.allow_return();
+    world
+}
+
 pub fn stop_load(world: &World, host: &Host) {
     shell(world, host, "killall lifeboat-workload; sleep 0.2; sync; true");
 }
@@ -149,6 +174,38 @@ pub fn verify_in_guest(world: &World, host: &Host) -> Vec<Verdict> {
             ))
         })
         .collect()
+}
+
+/// The running guest's streams are without damage; the highest record of each, by the verifier in the guest.
+pub fn assert_intact(world: &World, host: &Host, what: &str) -> Vec<i64> {
+    highest(verify_in_guest(world, host), what)
+}
+
+/// The replica's streams on B are without damage; the highest record of each that is on a raw disk.
+pub fn assert_replica_intact(world: &World, what: &str) -> Vec<i64> {
+    highest(verify_replica(world), what)
+}
+
+fn highest(verdicts: Vec<Verdict>, what: &str) -> Vec<i64> {
+    for v in &verdicts {
+        assert!(v.ok, "{what}: {}", v.text);
+    }
+    verdicts.iter().map(|v| v.high).collect()
+}
+
+/// These are the highest records of streams, each of which has at least one.
+pub fn assert_written(high: &[i64], what: &str) {
+    assert!(high.iter().all(|high| *high > 0), "{what}: {high:?}");
+}
+
+/// A is lost with its guest, and B brings the newest data up: it is intact, and each stream has records.
+pub fn assert_newest_survives(world: &mut World) {
+    world.lose_primary();
+    let before = world.b.newest();
+    world.b.ok(&["failover", "start", super::VM]);
+    wait_ready(world, &world.b);
+    let what = format!("the newest instant was {before}");
+    assert_written(&assert_intact(world, &world.b, &what), &what);
 }
 
 /// Verifies the two raw streams on images on this host.
@@ -225,5 +282,7 @@ pub fn verify_replica_on(world: &World, host: &Host) -> Vec<Verdict> {
 /// Both files hold the same bytes as disks.
 pub fn assert_equal(a: (&Path, &str), b: (&Path, &str)) {
     let (left, right) = (a.0.to_str().unwrap(), b.0.to_str().unwrap());
-    super::run("qemu-img", &["compare", "-U", "-f", a.1, "-F", b.1, left, right]);
+    let args = ["compare", "-U", "-f", a.1, "-F", b.1, left, right];
+    let said = super::run("qemu-img", &args);
+    assert!(said.contains("identical"), "{left} and {right}: {said}");
 }

@@ -250,6 +250,32 @@ impl World {
         self.way_back.heal();
     }
 
+    /// A is lost with its guest: kill -9 of its daemon, then of QEMU.
+    pub fn lose_primary(&mut self) {
+        self.a.kill9();
+        kill9(self.qemu_pid(&self.a).expect("the guest runs on A"));
+    }
+
+    /// One random blow: a daemon is killed, or both are, or the link is cut for up to `cut_ms` milliseconds. Afterwards everything is
+    /// up and connected.
+    pub fn blow(&mut self, random: &mut random::Random, cut_ms: u64) {
+        match random.below(4) {
+            0 => self.a.restart(),
+            1 => self.b.restart(),
+            2 => {
+                self.cut();
+                random.pause(cut_ms);
+                self.heal();
+            }
+            _ => {
+                self.a.kill9();
+                self.b.kill9();
+                self.b.start();
+                self.a.start();
+            }
+        }
+    }
+
     pub fn peer(&self) -> String {
         format!("127.0.0.1:{}", self.proxy.port)
     }
@@ -506,6 +532,12 @@ impl Host {
         }
     }
 
+    /// kill -9 of the daemon, and its next start.
+    pub fn restart(&mut self) {
+        self.kill9();
+        self.start();
+    }
+
     pub fn cli(&self, args: &[&str]) -> Output {
         Command::new(binary())
             .args(["--socket", self.dir.join("sock").to_str().unwrap()])
@@ -561,6 +593,32 @@ impl Host {
                 (now["state"] == state).then_some(now)
             },
         )
+    }
+
+    /// The role of this host; `none` without a replication.
+    pub fn mode(&self) -> String {
+        self.replication()["mode"].as_str().unwrap_or("none").to_owned()
+    }
+
+    /// Waits until this primary replicates and no comparison is under way.
+    pub fn wait_in_step(&self) {
+        wait_until(
+            &format!("{} is in step; log:\n{}", self.name, self.log()),
+            Duration::from_secs(180),
+            || {
+                let now = self.replication();
+                (now["sync"].is_null() && now["state"] == "Replicating").then_some(())
+            },
+        );
+    }
+
+    /// Waits until this replica has `n` sealed points.
+    pub fn wait_points(&self, n: usize) {
+        wait_until(
+            &format!("{n} sealed points on {}; log:\n{}", self.name, self.log()),
+            Duration::from_secs(180),
+            || (self.sealed_points().len() >= n).then_some(()),
+        );
     }
 
     /// Waits for `n` more completed cycles.

@@ -2,6 +2,7 @@
 
 use super::*;
 use Stage::*;
+use lifeboat_sim::harness::{A, B};
 
 pub(super) fn nobody() -> Raw {
     Raw::Path(crate::cim_methods::world::system(
@@ -20,7 +21,7 @@ pub(super) fn component(_: &World) -> InstanceName {
 
 /// The only job of the first host.
 pub(super) fn job(w: &World) -> InstanceName {
-    let jobs = w.jobs(0);
+    let jobs = w.jobs(A);
     let id = jobs.last().unwrap().id.to_string();
     InstanceName::new("Msvm_ConcreteJob", &[("InstanceID", &id)])
 }
@@ -55,7 +56,7 @@ const fn of_vm(
 const fn of_host(method: &'static str, args: fn(&World) -> Args) -> Situation {
     Situation {
         target: |_| crate::cim_methods::world::system("a").name,
-        ..of_vm(method, 32776, "it is the host's, not a VM's", (Fresh, 0), args)
+        ..of_vm(method, 32776, "it is the host's, not a VM's", (Fresh, A), args)
     }
 }
 
@@ -67,57 +68,57 @@ pub(super) const SYSTEM: &[Situation] = {
     let ex = "RequestReplicationStateChangeEx";
     let power = "RequestStateChange";
     &[
-        of_vm(change, 0, "1: the initial copy is given up", (Copying, 0), |_| {
+        of_vm(change, 0, "1: the initial copy is given up", (Copying, A), |_| {
             state("1")
         }),
         of_vm(
             change,
             0,
             "1: the initial copy waits for its time and is given up",
-            (Scheduled, 0),
+            (Scheduled, A),
             |_| state("1"),
         ),
-        of_vm(change, 0, "7: replication is suspended", (Replicating, 0), |_| {
+        of_vm(change, 0, "7: replication is suspended", (Replicating, A), |_| {
             state("7")
         }),
-        of_vm(change, 0, "3: it goes on", (Suspended, 0), |_| state("3")),
+        of_vm(change, 0, "3: it goes on", (Suspended, A), |_| state("3")),
         of_vm(
             change,
             0,
             "3: a planned failover is cancelled",
-            (Prepared, 0),
+            (Prepared, A),
             |_| state("3"),
         ),
-        of_vm(change, 0, "9: a comparison is given up", (Comparing, 0), |_| {
+        of_vm(change, 0, "9: a comparison is given up", (Comparing, A), |_| {
             state("9")
         }),
-        of_vm(change, 0, "2: an old primary becomes a replica", (Off, 0), |_| {
+        of_vm(change, 0, "2: an old primary becomes a replica", (Off, A), |_| {
             state("2")
         }),
         of_vm(
             change,
             4096,
             "4: a planned failover is prepared",
-            (Off, 0),
+            (Off, A),
             |_| state("4"),
         ),
-        of_vm(change, 32768, NOT_WRITTEN, (Replicating, 0), |_| state("7")).spoilt(catalogs_full),
+        of_vm(change, 32768, NOT_WRITTEN, (Replicating, A), |_| state("7")).spoilt(catalogs_full),
         of_vm(
             change,
             32773,
             "5: no such state can be asked for",
-            (Replicating, 0),
+            (Replicating, A),
             |_| state("5"),
         ),
-        of_vm(change, 32775, "4: the VM runs", (Replicating, 0), |_| state("4")),
-        of_vm(change, 32775, "7: the VM is not replicated", (Fresh, 0), |_| {
+        of_vm(change, 32775, "4: the VM runs", (Replicating, A), |_| state("4")),
+        of_vm(change, 32775, "7: the VM is not replicated", (Fresh, A), |_| {
             state("7")
         }),
         of_vm(
             change,
             32777,
             "3: the replica may have taken over, and is not reached",
-            (Prepared, 0),
+            (Prepared, A),
             |_| state("3"),
         )
         .spoilt(cut),
@@ -126,32 +127,32 @@ pub(super) const SYSTEM: &[Situation] = {
             ex,
             0,
             "7: the extended relationship is suspended",
-            (Extended, 1),
+            (Extended, B),
             |_| state_of(1, "7"),
         ),
         of_vm(
             ex,
             0,
             "7: without a relationship, the first one is",
-            (Replicating, 0),
+            (Replicating, A),
             |_| state("7"),
         ),
-        of_vm(ex, 4096, "4: a planned failover is prepared", (Off, 0), |_| {
+        of_vm(ex, 4096, "4: a planned failover is prepared", (Off, A), |_| {
             state_of(0, "4")
         }),
-        of_vm(ex, 32768, NOT_WRITTEN, (Extended, 1), |_| state_of(1, "7")).spoilt(catalogs_full),
+        of_vm(ex, 32768, NOT_WRITTEN, (Extended, B), |_| state_of(1, "7")).spoilt(catalogs_full),
         of_vm(
             ex,
             32773,
             "5: no such state can be asked for",
-            (Extended, 1),
+            (Extended, B),
             |_| state_of(1, "5"),
         ),
         of_vm(
             ex,
             32773,
             "the relationship is none of this VM",
-            (Replicating, 0),
+            (Replicating, A),
             |_| {
                 let mut args = state("7");
                 args.push(text(
@@ -165,81 +166,81 @@ pub(super) const SYSTEM: &[Situation] = {
             ex,
             32775,
             "4: not offered for the extended relationship",
-            (Extended, 1),
+            (Extended, B),
             |_| state_of(1, "4"),
         ),
         of_vm(
             ex,
             32775,
             "7: there is no extended relationship",
-            (Replicating, 1),
+            (Replicating, B),
             |_| state_of(1, "7"),
         ),
         of_vm(
             ex,
             32777,
             "3: the replica may have taken over, and is not reached",
-            (Prepared, 0),
+            (Prepared, A),
             |_| state_of(0, "3"),
         )
         .spoilt(cut),
         of_host(ex, |_| state("7")),
-        of_vm(power, 0, "2: a VM that is off is started", (Off, 0), |_| {
+        of_vm(power, 0, "2: a VM that is off is started", (Off, A), |_| {
             state("2")
         }),
-        of_vm(power, 0, "3: a VM that runs is turned off", (Fresh, 0), |_| {
+        of_vm(power, 0, "3: a VM that runs is turned off", (Fresh, A), |_| {
             state("3")
         }),
-        of_vm(power, 0, "9: it is paused", (Fresh, 0), |_| state("9")),
-        of_vm(power, 0, "11: it is reset", (Fresh, 0), |_| state("11")),
-        of_vm(power, 32768, NOT_WRITTEN, (Off, 0), |_| state("2")).spoilt(catalogs_full),
-        of_vm(power, 32770, "6: memory is not saved to disk", (Fresh, 0), |_| {
+        of_vm(power, 0, "9: it is paused", (Fresh, A), |_| state("9")),
+        of_vm(power, 0, "11: it is reset", (Fresh, A), |_| state("11")),
+        of_vm(power, 32768, NOT_WRITTEN, (Off, A), |_| state("2")).spoilt(catalogs_full),
+        of_vm(power, 32770, "6: memory is not saved to disk", (Fresh, A), |_| {
             state("6")
         }),
         of_vm(
             power,
             32773,
             "8: no such state can be asked for",
-            (Fresh, 0),
+            (Fresh, A),
             |_| state("8"),
         ),
         of_vm(
             power,
             32774,
             "2, 11: a planned failover is being prepared",
-            (Preparing, 0),
+            (Preparing, A),
             |_| state("11"),
         ),
         of_vm(
             power,
             32775,
             "2: a replica is not started",
-            (Replicating, 1),
+            (Replicating, B),
             |_| state("2"),
         ),
         of_vm(
             power,
             32775,
             "2: a prepared primary is not started",
-            (Prepared, 0),
+            (Prepared, A),
             |_| state("2"),
         ),
         of_host(power, |_| state("3")),
-        shutdown(0, "the guest shuts down", (Fresh, 0), |_| {
+        shutdown(0, "the guest shuts down", (Fresh, A), |_| {
             vec![text("Force", "false")]
         }),
         shutdown(
             4096,
             "the guest takes longer than an answer; it goes on without a job",
-            (Fresh, 0),
+            (Fresh, A),
             |_| vec![text("Force", "true")],
         )
         .spoilt(|w| w.shared.state().stubborn = true),
-        shutdown(32768, "the VM's process does not do it", (Fresh, 0), |_| {
+        shutdown(32768, "the VM's process does not do it", (Fresh, A), |_| {
             vec![text("Force", "true")]
         })
-        .spoilt(|w| w.gate(0).arm(4, Fault::Fail)),
-        shutdown(32773, "Force is null", (Fresh, 0), |_| Vec::new()),
+        .spoilt(|w| w.gate(A).arm(4, Fault::Fail)),
+        shutdown(32773, "Force is null", (Fresh, A), |_| Vec::new()),
     ]
 };
 
@@ -332,38 +333,38 @@ pub(super) fn services() -> Vec<Situation> {
     };
     let (destroy, get) = ("DestroySystem", "GetSummaryInformation");
     let mut all = vec![
-        of(destroy, 4096, "a test VM", (Testing, 1), destroyed),
-        of(destroy, 32768, NOT_WRITTEN, (Testing, 1), destroyed).spoilt(catalogs_full),
-        of(destroy, 32770, "a VM that is no test", (Fresh, 0), |_| {
+        of(destroy, 4096, "a test VM", (Testing, B), destroyed),
+        of(destroy, 32768, NOT_WRITTEN, (Testing, B), destroyed).spoilt(catalogs_full),
+        of(destroy, 32770, "a VM that is no test", (Fresh, A), |_| {
             vec![arg(
                 "AffectedSystem",
                 Raw::Path(crate::cim_methods::world::system(&guid())),
             )]
         }),
-        of(get, 0, "VMs of this host, or all of them", (Fresh, 0), |_| {
+        of(get, 0, "VMs of this host, or all of them", (Fresh, A), |_| {
             summary(settings_of_vm())
         }),
-        of(get, 32773, "RequestedInformation is null", (Fresh, 0), |_| {
+        of(get, 32773, "RequestedInformation is null", (Fresh, A), |_| {
             Vec::new()
         }),
         of(
             get,
             32773,
             "no VM of this host has these settings",
-            (Fresh, 0),
+            (Fresh, A),
             |_| {
                 let id = "Microsoft:00000000-0000-0000-0000-0000000000FF";
                 summary(by_id("Msvm_VirtualSystemSettingData", id))
             },
         ),
-        of(get, 32773, "it is of more than 1,000 VMs", (Fresh, 0), |_| {
+        of(get, 32773, "it is of more than 1,000 VMs", (Fresh, A), |_| {
             summaries((0..1001).map(|_| settings_of_vm()).collect())
         }),
         of(
             get,
             32776,
             "the reference is neither to a VM nor to its settings",
-            (Fresh, 0),
+            (Fresh, A),
             |_| summary(by_id("Msvm_ConcreteJob", "1")),
         ),
     ];
@@ -374,7 +375,7 @@ pub(super) fn services() -> Vec<Situation> {
         let of = |method, code, words, args| Situation {
             class,
             target: target_of(class),
-            ..at(method, code, words, (Fresh, 0), args)
+            ..at(method, code, words, (Fresh, A), args)
         };
         all.extend([
             of(
