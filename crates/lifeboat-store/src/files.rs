@@ -18,7 +18,7 @@ pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 pub(crate) const MIB: u64 = 1 << 20;
 
 /// Turns an I/O error at `path` into the store's error; a full disk gets its own kind.
-pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn io_error(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> StoreError {
     let (what, path) = (what.to_owned(), path.to_owned());
     move |source| {
         if is_full(&source) {
@@ -46,7 +46,7 @@ pub(crate) fn sync_dir(dir: &Utf8Path) -> Result<()> {
     durable::sync_dir_raw(dir).map_err(durable::failing("a flush", dir))
 }
 
-/// Makes a file's content durable, whoever wrote it.
+/// Makes a file's content durable, also what another process wrote.
 pub(crate) fn sync_file(path: &Utf8Path) -> Result<()> {
     durable::sync_by(path, || File::open(path).and_then(|f| f.sync_all()))
 }
@@ -56,7 +56,7 @@ pub(crate) fn replace(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
     replace_with(path, |file| file.write_all(bytes))
 }
 
-/// The same with whatever fills the file.
+/// As [`replace`], with content that `fill` writes.
 pub(crate) fn replace_with(path: &Utf8Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let first = !path.exists();
     put_with(path, fill)?;
@@ -103,14 +103,14 @@ pub(crate) fn make_dir(dir: &Utf8Path) -> Result<()> {
     match fs::create_dir(dir) {
         Ok(()) => sync_dir(dir.parent().unwrap_or(dir)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(at("make", dir)(e)),
+        Err(e) => Err(io_error("make", dir)(e)),
     }
 }
 
 /// Removes a file that may be gone already.
 pub(crate) fn remove(path: &Utf8Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -118,7 +118,7 @@ pub(crate) fn remove(path: &Utf8Path) -> Result<()> {
 /// Removes a directory tree that may be gone already.
 pub(crate) fn remove_tree(path: &Utf8Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -136,11 +136,11 @@ fn list(dir: &Utf8Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(at("list", dir)(e)),
+        Err(e) => return Err(io_error("list", dir)(e)),
     };
     let mut names = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(at("list", dir))?;
+        let entry = entry.map_err(io_error("list", dir))?;
         names.extend(entry.file_name().into_string().ok());
     }
     names.sort();
@@ -149,7 +149,7 @@ fn list(dir: &Utf8Path) -> Result<Vec<String>> {
 
 /// Refuses when writing `bytes` more below `dir` would leave less than `reserve` bytes free.
 pub(crate) fn room(dir: &Utf8Path, bytes: u64, reserve: u64) -> Result<()> {
-    let stat = rustix::fs::statvfs(dir.as_std_path()).map_err(|e| at("look at", dir)(e.into()))?;
+    let stat = rustix::fs::statvfs(dir.as_std_path()).map_err(|e| io_error("look at", dir)(e.into()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < reserve.saturating_add(bytes) {
         return Err(StoreError::NoSpace(dir.to_owned()));
@@ -157,7 +157,7 @@ pub(crate) fn room(dir: &Utf8Path, bytes: u64, reserve: u64) -> Result<()> {
     Ok(())
 }
 
-/// Bytes a file takes on disk (holes do not count); 0 when it cannot be told.
+/// Bytes a file takes on disk (holes do not count); 0 when the file cannot be looked at.
 pub(crate) fn usage(path: &Utf8Path) -> u64 {
     fs::metadata(path).map_or(0, |m| m.blocks().saturating_mul(512))
 }

@@ -1,4 +1,4 @@
-//! Looking whether the files of a replica are still there. A file that should be there is never made anew: an empty one
+//! Looking whether the files of a replica are still there. A file that should be there is never made again: an empty one
 //! in its place would be believed by everything above it. The look is cheap (no file is opened) and is taken with every
 //! log that comes, so that nothing is acknowledged on top of what is gone. What is in the files is not its matter.
 
@@ -15,16 +15,16 @@ use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_engine::ports::store::StoreError;
 
 use crate::damaged;
-use crate::files::{self, Result, at};
+use crate::files::{self, Result, io_error};
 use crate::locked;
 use crate::logs;
 use crate::replica::{Replica, State};
 
-/// Who only wants to know what is here waits no longer than this for a look; a disk that hangs must not keep answers
-/// waiting.
+/// Longest wait of a view for a look at the files: a disk that hangs must not keep answers
+/// waiting. Decisions wait until the look is done.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Looks that nobody needs for a decision are no closer together than this.
+/// Shortest time between looks that are not for a decision.
 const SPACING: Duration = Duration::from_secs(1);
 
 /// Which file it is, and how long it was at least.
@@ -65,7 +65,7 @@ impl Presence {
             Ok(metadata) if metadata.is_file() => metadata,
             Ok(_) => return Some("it is no file any more".to_owned()),
             Err(e) if is_gone(&e) => {
-                return Some("it is gone; put it back, or replicate this VM anew".to_owned());
+                return Some("it is gone; put it back, or replicate this VM again".to_owned());
             }
             Err(e) => return Some(format!("it cannot be looked at: {e}")),
         };
@@ -80,7 +80,7 @@ impl Presence {
         }
         if now.len < before.len {
             return Some(format!(
-                "it was cut from {} to {} bytes; put it back, or replicate this VM anew",
+                "it was cut from {} to {} bytes; put it back, or replicate this VM again",
                 before.len, now.len
             ));
         }
@@ -108,7 +108,7 @@ impl Presence {
         })
     }
 
-    /// Whether it is time for a look that nobody needs for a decision.
+    /// Whether it is time for a look that is not for a decision.
     fn is_due(&self) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let due = last.is_none_or(|l| l.elapsed() >= SPACING);
@@ -130,7 +130,7 @@ fn is_gone(error: &io::Error) -> bool {
 struct Lost {
     path: Utf8PathBuf,
     detail: String,
-    /// Recovery points stand on it.
+    /// Recovery points need it.
     below_points: bool,
 }
 
@@ -186,7 +186,7 @@ impl Replica {
         Some(error)
     }
 
-    /// Refuses what stands on the recovery points when a file of theirs is gone.
+    /// Refuses what needs the recovery points when a file of theirs is gone.
     pub(crate) fn all_there(&self) -> Result<()> {
         match self.look() {
             Some(error) => Err(error),
@@ -194,7 +194,7 @@ impl Replica {
         }
     }
 
-    /// Looks for who wants to know what is here, but keeps nobody waiting for a disk that hangs.
+    /// Looks for a view, which does not wait for a disk that hangs.
     pub(crate) async fn look_soon(self: &Arc<Self>) {
         if !self.presence.is_due() || self.presence.looking.swap(true, Ordering::SeqCst) {
             return;
@@ -254,12 +254,11 @@ impl Replica {
         head.flat_map(|h| &h.layers).find_map(|layer| {
             let path = self.dir.join(&layer.file);
             let metadata = std::fs::metadata(&path);
-            match metadata.is_ok_and(|m| m.is_file()) {
-                true => None,
-                false => {
-                    let known = locked::check(&self.dir).is_ok();
-                    known.then(|| (path, "it is gone".to_owned()))
-                }
+            if metadata.is_ok_and(|m| m.is_file()) {
+                None
+            } else {
+                let known = locked::check(&self.dir).is_ok();
+                known.then(|| (path, "it is gone".to_owned()))
             }
         })
     }
@@ -290,17 +289,14 @@ impl Replica {
             ),
         };
         self.unlink_unusable(&mut state)?;
-        let detail = match state.durable() == before {
-            true => {
-                format!("{which}; the instants between recovery points that need them cannot be brought up")
-            }
-            false => {
-                format!("{which} before they were applied; the copies are compared and made equal again")
-            }
+        let detail = if state.durable() == before {
+            format!("{which}; the instants between recovery points that need them cannot be brought up")
+        } else {
+            format!("{which} before they were applied; the copies are compared and made equal again")
         };
         drop(state);
         self.faults.note(Kind::Lost, &dir, detail);
-        std::fs::create_dir_all(&dir).map_err(at("make", &dir))?;
+        std::fs::create_dir_all(&dir).map_err(io_error("make", &dir))?;
         files::sync_dir(&self.dir)
     }
 

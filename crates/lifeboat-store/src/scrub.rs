@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::damage::{Bad, Known, Sealed, log_files, note, prune, sealed};
 use crate::digest::{BLOCK, Blocks, DIGESTS, DIR, LAYER_BLOCK, PER_PAGE, Seen, Sidecar, UNKNOWN};
-use crate::files::{self, Result, at};
+use crate::files::{self, Result, io_error};
 use crate::logs::Reader;
 use crate::manifest::Manifest;
 use crate::map::{Map, tidy};
@@ -182,8 +182,8 @@ pub(crate) fn renew(replica: &Replica, manifest: &Manifest) -> Result<()> {
     }
     forget(replica)?;
     let dir = replica.dir.join(DIR);
-    std::fs::create_dir_all(&dir).map_err(at("make", &dir))?;
-    let bytes = serde_json::to_vec(&manifest.start).map_err(|e| at("write", &dir)(e.into()))?;
+    std::fs::create_dir_all(&dir).map_err(io_error("make", &dir))?;
+    let bytes = serde_json::to_vec(&manifest.start).map_err(|e| io_error("write", &dir)(e.into()))?;
     files::replace(&dir.join(OF), &bytes)?;
     replica.scrub().of = Some(manifest.start);
     // What is there already was sealed without a digest: the first pass records it and says so.
@@ -404,7 +404,7 @@ fn look(
             match (&seen, recorded) {
                 (Seen::Unreadable(e), _) => found.push((block, format!("it cannot be read: {e}"))),
                 (Seen::Hole(_), UNKNOWN) => {}
-                // Recorded now it would never be found again.
+                // It is damaged: with a digest recorded now, the damage would never be found again.
                 (Seen::Data(_), UNKNOWN) if known.contains(&block) => {}
                 (Seen::Data(digest), UNKNOWN) => {
                     changed |= page.set(block, *digest);
@@ -420,7 +420,7 @@ fn look(
             sidecar.put(number, &page)?;
         }
         if work != ScrubWork::Record {
-            // What nobody else reads need not push other things out.
+            // What is read only here need not push other things out.
             uncache(&blocks.file, number, item.block());
         }
         number += 1;
@@ -523,7 +523,7 @@ pub(crate) fn places(dir: &Utf8Path, item: &Sealed, blocks: &[u64]) -> Vec<Place
 }
 
 fn in_layer(path: &Utf8Path, size: u64, blocks: &[u64]) -> Result<Vec<Place>> {
-    let end = std::fs::metadata(path).map_err(at("look at", path))?.len();
+    let end = std::fs::metadata(path).map_err(io_error("look at", path))?.len();
     let map = Map::open(path, size)?;
     let mut places: Vec<Vec<(u64, u64, u64)>> = vec![Vec::new(); blocks.len()];
     for (offset, to) in map.windows(1 << 30) {
