@@ -1,5 +1,5 @@
 //! The hypervisor port over QEMU processes. A VM's process is found by its written record, never by memory, so that a
-//! restarted daemon sees the same world. What a process is told to do with its disks is in [`crate::capture`] and
+//! restarted daemon sees the same world. What a process does with its disks is in [`crate::capture`] and
 //! [`crate::merge`].
 
 use std::io;
@@ -48,7 +48,7 @@ const RELEASE: Duration = Duration::from_secs(20);
 /// How long the file system may take to say what an image looks like.
 const LOOKING: Duration = Duration::from_secs(2);
 
-/// How long a monitor may take to say what its disks' change records mark.
+/// How long a monitor may take to say what its disks' dirty bitmaps mark.
 const COUNTING: Duration = Duration::from_secs(4);
 
 /// How long a process may take to close its images.
@@ -61,7 +61,7 @@ pub struct Qemu {
     pub(crate) held: Held,
     /// VMs whose guests are being thawed.
     pub(crate) thawing: Held,
-    /// Whether KVM is worth using, once somebody had to know.
+    /// Whether KVM is worth using, once it was probed.
     pub(crate) kvm: OnceCell<bool>,
     pub(crate) known: probe::Cache,
     pub(crate) processes: Processes,
@@ -74,9 +74,12 @@ impl Qemu {
     /// Keeps what the guest says on its console from filling the host's memory, where the file is.
     async fn bound_console(&self, vm: VmId) {
         let log = self.paths(vm).file("console.log").into_std_path_buf();
-        let bound = move || match console::is_full(&log) {
-            true => console::rotate(&log),
-            false => Ok(()),
+        let bound = move || {
+            if console::is_full(&log) {
+                console::rotate(&log)
+            } else {
+                Ok(())
+            }
         };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(bound).await {
             tracing::warn!(%vm, %error, "the log of the VM's console cannot be cut");
@@ -116,10 +119,10 @@ impl Qemu {
     }
 
     /// Gives a VM's monitor a command without arguments.
-    async fn tell(&self, vm: VmId, command: &str) -> Result<(), HypervisorError> {
+    async fn command(&self, vm: VmId, command: &str) -> Result<(), HypervisorError> {
         let monitor = self.control(vm).await.map_err(monitor_error)?;
-        let told = monitor.execute_timeout(command, Value::Null, GREETING).await;
-        told.map(|_| ()).map_err(monitor_error)
+        let answer = monitor.execute_timeout(command, Value::Null, GREETING).await;
+        answer.map(|_| ()).map_err(monitor_error)
     }
 
     /// Ends a VM's process: by its monitor, so that it closes its images in order, else by signals.
@@ -141,7 +144,7 @@ impl Qemu {
         }
     }
 
-    /// The same for any process that has the VM's images open; `tag` is part of its command line.
+    /// As [`Qemu::attend`], for any process that has the VM's images open; `tag` is part of its command line.
     pub(crate) fn attend_process(&self, vm: VmId, holder: Holder, record: PidRecord, tag: &str) {
         if self.ledger.attends(vm, record.pid) {
             return;
@@ -248,7 +251,7 @@ impl Hypervisor for Qemu {
 
     async fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.running(vm).await?;
-        self.tell(vm, "stop").await
+        self.command(vm, "stop").await
     }
 
     async fn resume(&self, vm: VmId) -> Result<(), HypervisorError> {
@@ -258,7 +261,7 @@ impl Hypervisor for Qemu {
 
     async fn reset(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.running(vm).await?;
-        self.tell(vm, "system_reset").await
+        self.command(vm, "system_reset").await
     }
 
     async fn process(&self, vm: VmId) -> Option<GuestProcess> {
@@ -292,7 +295,7 @@ impl Hypervisor for Qemu {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "it does not end in time".to_owned(),
             };
-            tracing::warn!(%vm, why, "the storage daemon that stands in for the VM is left behind");
+            tracing::warn!(%vm, why, "the storage daemon of the VM, which is off, is left behind");
         });
         join_all(ends).await;
     }
