@@ -217,9 +217,10 @@ struct Only(PeerIdentity, Mutex<Vec<(String, Option<VmId>)>>);
 impl KeyJudge for Only {
     fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String> {
         self.1.lock().unwrap().push((peer.to_owned(), vm));
-        match shown.key == self.0.key && shown.key.is_some() {
-            true => Ok(()),
-            false => Err("another key".into()),
+        if shown.key == self.0.key && shown.key.is_some() {
+            Ok(())
+        } else {
+            Err("another key".into())
         }
     }
 
@@ -233,9 +234,10 @@ struct Now(Mutex<lifeboat_model::Fingerprint>);
 
 impl KeyJudge for Now {
     fn judge(&self, peer: &str, vm: Option<VmId>, shown: &PeerIdentity) -> Result<(), String> {
-        match self.fits(peer, vm, shown) {
-            true => Ok(()),
-            false => Err("another key".into()),
+        if self.fits(peer, vm, shown) {
+            Ok(())
+        } else {
+            Err("another key".into())
         }
     }
 
