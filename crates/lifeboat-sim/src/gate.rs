@@ -79,7 +79,7 @@ impl Gate {
     }
 }
 
-/// An error that a port reports when it is told to fail.
+/// An error that a port reports when a test makes it fail.
 pub(crate) trait Injected {
     fn injected(name: &'static str) -> Self;
 }
@@ -177,7 +177,7 @@ impl Port {
         fault
     }
 
-    /// Waits while this host's daemon stands still, or while the disk of its replicas does not answer.
+    /// Waits while this host's daemon is frozen, or while the disk of its replicas does not answer.
     async fn while_still(&self, name: &'static str) {
         loop {
             {

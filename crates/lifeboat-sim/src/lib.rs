@@ -4,6 +4,9 @@
 //! The truth about disks is kept by the simulated hypervisor: what every disk held at every instant. No check asks the
 //! engine, the store's answers or the wire for it. What is deliberately absent: image formats, certificates, real files.
 //! Run it on a current-thread runtime whose clock is paused.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod capture;
 mod catalog;

@@ -274,9 +274,10 @@ fn a_clock_that_is_set_between_starts_is_seen_and_costs_nothing() {
                 flowing(w, 100).await;
                 let before: HashSet<Position> = sealed(w).into_iter().map(|p| p.0).collect();
                 w.set_clock(1, off);
-                match reboot {
-                    true => w.reboot(1).await,
-                    false => w.restart(1).await,
+                if reboot {
+                    w.reboot(1).await
+                } else {
+                    w.restart(1).await
                 }
                 flowing(w, 8).await;
                 let after: HashSet<Position> = sealed(w).into_iter().map(|p| p.0).collect();
