@@ -88,7 +88,7 @@ pub enum Raw {
 /// An instance as it came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawInstance {
-    /// Class as written; empty when only the declaration can tell.
+    /// Class as written; empty when only the declaration says it.
     pub class: String,
     /// Properties that were mentioned.
     pub properties: Vec<(String, Raw)>,

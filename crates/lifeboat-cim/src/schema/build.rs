@@ -7,7 +7,7 @@ use crate::mof::{self, Declaration, Declared, MofError, QualifierText};
 /// Files may include others, which may include others, so many times.
 const MAX_INCLUDES: usize = 8;
 
-/// What is wrong with a schema; the fault of whoever wrote the MOF.
+/// What is wrong with a schema; the fault of the MOF's author.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
     /// Not MOF.
@@ -63,7 +63,7 @@ pub enum Fault {
     /// A value that the type does not hold.
     #[error("the value does not fit the type {0}")]
     Value(String),
-    /// A class that nobody declares in this namespace.
+    /// A class that is not declared in this namespace.
     #[error("it names the class {0}, which this namespace does not have")]
     UnknownClass(String),
     /// An inherited name without `Override`.
@@ -187,7 +187,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Classes may be named before they are declared, as long as somebody declares them.
+    /// Classes may be named before they are declared, as long as they are declared.
     fn check_mentions(&self) -> Result<(), SchemaError> {
         for (namespace, file, mention) in &self.mentions {
             let Some(namespace) = self.schema.namespaces.get(&namespace.to_ascii_lowercase()) else {

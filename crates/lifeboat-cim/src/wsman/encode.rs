@@ -26,7 +26,7 @@ const PREFIXES: [(&str, &str); 9] = [
     ("xmlns:xsi", ns::XSI),
 ];
 
-/// An envelope to whoever sent the request. `body` is XML with the prefixes of this module.
+/// An envelope to the sender of the request. `body` is XML with the prefixes of this module.
 #[must_use]
 pub fn envelope(action: &str, message_id: &str, relates_to: Option<&str>, body: &str) -> String {
     let mut w = Writer::new();

@@ -56,7 +56,7 @@ pub enum FaultKind {
     SchemaValidation,
     /// A parameter that cannot be used.
     InvalidParameter,
-    /// A parameter nobody knows.
+    /// A parameter that is not known.
     InvalidParameterName,
     /// A parameter of the wrong type.
     ParameterTypeMismatch,
@@ -254,7 +254,7 @@ pub(super) const DIALECTS: [&str; 3] = [
 ];
 
 impl Fault {
-    /// A fault. Names that a client made up may be in the message, so it is cut where nobody reads on.
+    /// A fault. Names that a client made up may be in the message, so it is cut to a readable length.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
         let message: String = message.into();
         Self {
