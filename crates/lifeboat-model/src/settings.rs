@@ -349,7 +349,7 @@ impl AuthorizationEntry {
         }
     }
 
-    /// Whether this is the entry with that key: host names do not tell cases apart.
+    /// Whether this is the entry with that key: host names are compared without regard to case.
     #[must_use]
     pub fn same_primary(&self, primary: &str) -> bool {
         host_name(&self.primary) == host_name(primary)
