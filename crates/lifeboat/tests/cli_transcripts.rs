@@ -280,7 +280,7 @@ async fn a_time_becomes_an_instant() {
         start: false,
         force: false,
     };
-    assert!(host.actions().contains(&want), "{:?}", host.wishes());
+    assert!(host.actions().contains(&want), "{:?}", host.actions());
 }
 
 #[tokio::test]

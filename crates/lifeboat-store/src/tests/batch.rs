@@ -22,9 +22,9 @@ async fn waiting(seed: u64, logs: u32) -> World {
 async fn manifests(w: &World, together: bool) -> u64 {
     let counted = w.store.steps.counted();
     if together {
-        drop(w.store.apply_through(w.vm, w.durable).await.unwrap())
+        w.store.apply_through(w.vm, w.durable).await.unwrap();
     } else {
-        w.apply_all().await
+        w.apply_all().await;
     }
     w.store.steps.counted() - counted
 }
