@@ -11,7 +11,7 @@ fn v2() -> &'static Namespace {
         .expect("it is built in")
 }
 
-/// A message for somebody: short, whatever was sent.
+/// A message for people: short, whatever was sent.
 fn short(message: &str) {
     assert!(message.len() < 4096, "{} bytes: {message}", message.len());
 }

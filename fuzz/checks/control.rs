@@ -10,7 +10,7 @@ const GROWTH: usize = 64;
 /// Whatever it was.
 const SMALL: usize = 16 << 10;
 
-/// A message for somebody: short, whatever was sent, and nothing that a terminal obeys.
+/// A message for people: short, whatever was sent, and nothing that a terminal obeys.
 fn short(message: &str) {
     assert!(
         message.len() <= 2 * TEXT_MAX,

@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// A repository of its own, which no setting of whoever runs the tests reaches.
+    /// A repository of its own, which no setting of the user who runs the tests reaches.
     struct Repository {
         folder: TempDir,
     }

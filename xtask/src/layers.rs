@@ -5,7 +5,7 @@ use crate::metadata::{Kind, Metadata};
 
 const MODEL: &str = "lifeboat-model";
 const DELTALOG: &str = "lifeboat-deltalog";
-/// XML of strangers. It knows nothing of what is written in it.
+/// Untrusted XML. It knows nothing of what is written in it.
 const XML: &str = "lifeboat-xml";
 const CIM: &str = "lifeboat-cim";
 const ENGINE: &str = "lifeboat-engine";
@@ -18,7 +18,7 @@ const FAULTS: &str = "lifeboat-faults";
 const ADMISSION: &str = "lifeboat-admission";
 /// What listeners and callers share: TLS, and the certificates it is made with.
 const TLS: &str = "lifeboat-tls";
-/// What adapters say to a QEMU process, whoever started it. It answers in the types of the engine's ports, and knows no adapter.
+/// What adapters say to a QEMU process that is there already. It answers in the types of the engine's ports, and knows no adapter.
 const BLOCK: &str = "lifeboat-block";
 /// What only an ioctl can do, as safe functions. It knows nothing of ours.
 const KERNEL: &str = "lifeboat-kernel";

@@ -3,7 +3,8 @@
 //!
 //! `cargo run -p xtask -- check` prints what it finds and fails if anything of it is an error.
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod commits;
 mod dependencies;

@@ -3,7 +3,7 @@
 //! below each included, the way is in one direction.
 //!
 //! What is looked at are paths, in `use` and in the code, re-exports followed. A method that is called without a path, on a value
-//! that somebody else made, is not seen.
+//! that another item made, is not seen.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 

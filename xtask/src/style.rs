@@ -7,7 +7,7 @@ use crate::{Finding, Level, source};
 const MOST_LINES: usize = 1000;
 const MANY_LINES: usize = 600;
 
-/// Beginnings of paths that exist on somebody's machine only. In pieces, or this file would find itself.
+/// Beginnings of paths that exist on one developer's machine only. In pieces, or this file would find itself.
 const PRIVATE_PLACES: [&str; 3] = [
     concat!("/ho", "me/"),
     concat!("/ro", "ot/"),

@@ -1,19 +1,12 @@
-//! Documentation of items that says nothing: one plain word, such as "Which." or "Name.", which the name and the type say
-//! already. Whether a sentence is true, and whether it helps, is for people to judge.
+//! Two rules about words. Documentation of items is no single plain word, such as "Which." or "Name.", which the name and the
+//! type say already. And comments, messages and names use the terms of `docs/glossary.md`: what it lists as not the term is
+//! refused, as far as it can mean nothing else. Whether a sentence is true, and whether it helps, is for people to judge.
 
 use crate::files::{SourceFile, Tree};
 use crate::{Finding, Level};
 
 /// Where one-word documentation is still left over; everything else is held to the rule, and so is what is taken out here.
-const NOT_YET: [&str; 7] = [
-    "crates/lifeboat-block/",
-    "crates/lifeboat-engine/",
-    "crates/lifeboat-link/",
-    "crates/lifeboat-qemu/",
-    "crates/lifeboat-rest/",
-    "crates/lifeboat-store/",
-    "crates/lifeboat-wbem/",
-];
+const NOT_YET: [&str; 2] = ["crates/lifeboat-engine/", "crates/lifeboat-wbem/"];
 
 /// Parts of those that are held to it all the same.
 const ALREADY: [&str; 3] = [
@@ -25,7 +18,62 @@ const ALREADY: [&str; 3] = [
 const WHAT_TO_SAY: &str =
     "say what the name and the type do not: the unit, the range, the error, or the reason";
 
+/// Where words that are not the term are still left over; everything else is held to the rule.
+const OTHER_TERMS: [&str; 2] = ["crates/lifeboat-engine/", "crates/lifeboat-wbem/"];
+
+/// This file has to name the words that it refuses.
+const ITSELF: &str = "xtask/src/words.rs";
+
+/// Words that are not the term, in lower case and without the s of a plural or a verb, and what is written instead.
+/// `docs/glossary.md` has each of them.
+const NOT_THE_TERM: [(&str, &str); 31] = [
+    ("anew", "again"),
+    ("change record", "dirty bitmap"),
+    ("courier", "forwarder"),
+    ("everybody", "every user, every caller"),
+    ("fire drill", "test failover"),
+    ("fsck", "scrub"),
+    ("gave way", "was demoted, became the replica, yielded"),
+    ("give way", "demote, become the replica, yield"),
+    ("given way", "was demoted, became the replica, yielded"),
+    ("lineage", "generation"),
+    ("nobody", "no user, no caller, no process; or the passive voice"),
+    ("partial log", "resync fragment"),
+    ("partner", "peer"),
+    ("piece of a comparison", "resync fragment"),
+    ("piece of synchronization", "resync fragment"),
+    ("record of changes", "dirty bitmap"),
+    ("recovery server", "replica's host"),
+    ("restore point", "recovery point"),
+    ("slave", "replica"),
+    (
+        "somebody",
+        "an administrator, a caller, a process; or the passive voice",
+    ),
+    ("split brain", "split"),
+    ("standby", "replica"),
+    ("stand still", "be stalled, be frozen"),
+    ("stranger", "unidentified caller; untrusted"),
+    ("takeover", "failover"),
+    ("thumbprint", "key fingerprint"),
+    ("torso", "part"),
+    ("way back", "callback address"),
+    ("way out", "hint; what to do instead"),
+    ("whoever", "the caller, the user, the process that"),
+    ("wish", "request, action, command"),
+];
+
+/// Parts of names that the rule leaves alone: the stage of a connection whose caller is not identified, in lifeboat-admission and
+/// what uses it.
+const NAMES: [&str; 1] = ["stranger"];
+
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
+    let mut findings = one_word(tree);
+    findings.extend(other_terms(tree));
+    findings
+}
+
+fn one_word(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut left_over = [false; NOT_YET.len()];
     for file in tree.sources.iter().filter(|file| !file.is_test) {
@@ -46,6 +94,105 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
         what: "has no one-word documentation any more; take it out of NOT_YET in xtask/src/words.rs".into(),
     }));
     findings
+}
+
+fn other_terms(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut left_over = [false; OTHER_TERMS.len()];
+    for file in tree
+        .sources
+        .iter()
+        .filter(|file| !file.is_test && file.path != ITSELF)
+    {
+        let found = not_the_term(file);
+        match OTHER_TERMS.iter().position(|place| file.path.starts_with(place)) {
+            Some(place) => left_over[place] |= !found.is_empty(),
+            None => findings.extend(found.into_iter().map(|(line, said, instead)| {
+                let what = format!("\"{said}\" is not the term (docs/glossary.md); write: {instead}");
+                Finding::error(format!("{}:{line}", file.path), what)
+            })),
+        }
+    }
+    let done = OTHER_TERMS
+        .iter()
+        .zip(left_over)
+        .filter(|(_, left_over)| !left_over);
+    findings.extend(done.map(|(place, _)| Finding {
+        level: Level::Warning,
+        place: (*place).into(),
+        what: "uses the terms of the glossary; take it out of OTHER_TERMS in xtask/src/words.rs".into(),
+    }));
+    findings
+}
+
+/// Words of comments, literals and names that are not the term, with their line and what to write instead.
+fn not_the_term(file: &SourceFile) -> Vec<(usize, &'static str, &'static str)> {
+    let code = &file.source.code;
+    let apart = file.text.chars().zip(code.chars());
+    let prose: String = apart
+        .map(|(text, code)| if code == ' ' { text } else { blank(code) })
+        .collect();
+    let prose = words(&prose);
+    let of_names = words(code);
+    let names = of_names.iter().flat_map(|(line, name)| {
+        let parts = parts(name).into_iter();
+        parts.map(move |part| (*line, part))
+    });
+    let mut found = Vec::new();
+    for (said, instead) in NOT_THE_TERM {
+        let sought: Vec<&str> = said.split(' ').collect();
+        let hits = prose.windows(sought.len()).filter(|window| {
+            let mut pairs = window.iter().zip(&sought);
+            pairs.all(|((_, word), sought)| is_form(word, sought))
+        });
+        found.extend(hits.map(|window| (window[0].0, said, instead)));
+        if !NAMES.contains(&said) {
+            let hits = names.clone().filter(|(_, part)| is_form(part, said));
+            found.extend(hits.map(|(line, _)| (line, said, instead)));
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// Whether a word is this one, also with the s of a plural or a verb.
+fn is_form(word: &str, of: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    let ending = word.strip_prefix(of);
+    ending.is_some_and(|ending| ["", "s", "es"].contains(&ending))
+}
+
+/// A place in which no word is, with lines where they were.
+fn blank(code: char) -> char {
+    if code == '\n' { '\n' } else { ' ' }
+}
+
+/// The words of a text with their lines. An underscore is a letter here, so that a name is one word.
+fn words(text: &str) -> Vec<(usize, &str)> {
+    let lines = text.lines().enumerate();
+    let in_lines = lines.flat_map(|(n, line)| {
+        let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words
+            .filter(|word| !word.is_empty())
+            .map(move |word| (n + 1, word))
+    });
+    in_lines.collect()
+}
+
+/// The words that a name consists of, in lower case: of `way_back` and `WayBack` each two.
+fn parts(name: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut before_is_lower = false;
+    for c in name.chars() {
+        if c == '_' || (c.is_uppercase() && before_is_lower) {
+            parts.push(String::new());
+        }
+        if let Some(part) = parts.last_mut().filter(|_| c != '_') {
+            part.extend(c.to_lowercase());
+        }
+        before_is_lower = c.is_lowercase();
+    }
+    parts
 }
 
 /// Items whose documentation begins with a paragraph of one word, with the line of that word. Those that exist for tests only are
@@ -100,8 +247,81 @@ mod tests {
             .map(|(path, text)| (path.as_str(), *text))
             .collect();
         files.push((path, text));
-        let findings = check(&Tree::example(&files));
+        let findings = one_word(&Tree::example(&files));
         findings.into_iter().map(|f| (f.place, f.level)).collect()
+    }
+
+    /// Places of words that are not the term, in one file.
+    fn refused(path: &str, text: &str) -> Vec<String> {
+        let findings = other_terms(&Tree::example(&[(path, text)]));
+        let errors = findings.into_iter().filter(|f| f.level == Level::Error);
+        errors.map(|f| f.place).collect()
+    }
+
+    #[test]
+    fn words_that_are_not_the_term_are_refused() {
+        for text in [
+            "//! A.\n// Nobody waits.\n",
+            "//! A.\n/// What somebody sends.\nfn a() {}\n",
+            "//! A.\nconst A: &str = \"made anew\";\n",
+            "//! A.\nlet a = format!(\"ways out: {b}\");\n",
+            "//! A.\n/// It gives\n/// way.\n",
+            "//! A.\n/// XML of strangers, ü.\n",
+            "//! A.\nfn wishes() {}\n",
+            "//! A.\nstruct FirstWish;\n",
+            "//! A.\nlet nobody_asked = 1;\n",
+            "//! A.\nlet LINEAGE = 1;\n",
+        ] {
+            let place = "crates/lifeboat-model/src/a.rs:2";
+            assert_eq!(refused("crates/lifeboat-model/src/a.rs", text), [place], "{text}");
+        }
+        let text = "//! \"é\"\n#[cfg(test)]\nmod tests {\n    // Whoever.\n}\n";
+        assert_eq!(refused("xtask/src/a.rs", text), ["xtask/src/a.rs:4"]);
+    }
+
+    #[test]
+    fn the_term_and_longer_words_pass() {
+        for text in [
+            "//! A.\n/// A newborn, unwished; the way is out.\n",
+            "//! A.\nlet stranger = wishbone();\n",
+            "//! A.\nStage::Stranger\n",
+            "//! The way it goes.\nlet a = 1; // Out of order.\n",
+        ] {
+            assert!(
+                refused("crates/lifeboat-model/src/a.rs", text).is_empty(),
+                "{text}"
+            );
+        }
+        let text = "//! Nobody.\n";
+        for path in [
+            "crates/lifeboat-model/tests/a.rs",
+            "crates/lifeboat-engine/src/a.rs",
+            ITSELF,
+        ] {
+            assert!(refused(path, text).is_empty(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_crate_without_other_terms_is_named() {
+        let findings = other_terms(&Tree::example(&[(
+            "crates/lifeboat-engine/src/a.rs",
+            "//! Nobody.\n",
+        )]));
+        let places: Vec<_> = findings.iter().map(|f| (f.place.as_str(), f.level)).collect();
+        assert_eq!(places, [("crates/lifeboat-wbem/", Level::Warning)]);
+    }
+
+    #[test]
+    fn the_glossary_has_what_is_refused() {
+        let glossary = include_str!("../../docs/glossary.md").to_lowercase();
+        let glossary = words(&glossary);
+        for (said, _) in NOT_THE_TERM {
+            let sought: Vec<&str> = said.split(' ').collect();
+            let is_there =
+                |window: &[(usize, &str)]| window.iter().map(|(_, word)| *word).eq(sought.iter().copied());
+            assert!(glossary.windows(sought.len()).any(is_there), "{said}");
+        }
     }
 
     #[test]
@@ -154,7 +374,7 @@ mod tests {
         ] {
             assert_eq!(found(path, text), [place(path)]);
         }
-        let none_left = check(&Tree::example(&[]));
+        let none_left = one_word(&Tree::example(&[]));
         assert_eq!(none_left.len(), NOT_YET.len());
         assert!(none_left.iter().all(|f| f.level == Level::Warning));
     }

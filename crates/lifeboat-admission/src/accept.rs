@@ -1,4 +1,4 @@
-//! The accept loop of every listener: it waits for a slot, accepts, hands the connection to whoever decides on it, and ends when
+//! The accept loop of every listener: it waits for a slot, accepts, hands the connection to the listener that decides on it, and ends when
 //! it is told to. Who gets in, and what is spoken then, its caller knows.
 
 use std::io;
@@ -111,7 +111,7 @@ impl AcceptLoop {
         } = self;
         let cut = CancellationToken::new();
         let accepting = async {
-            // Nobody else has the semaphore, so that it is never closed.
+            // No other task has the semaphore, so that it is never closed.
             while let Ok(permit) = slots.clone().acquire_owned().await {
                 match listener.accept().await {
                     Ok((stream, address)) => {

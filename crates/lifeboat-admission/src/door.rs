@@ -154,7 +154,7 @@ impl Door {
         }
     }
 
-    /// Logs what happened, unless the same has been logged of this address lately: then it is counted, and told later.
+    /// Logs what happened, unless the same has been logged of this address lately: then it is counted, and logged later.
     pub fn note(&self, notice: Notice, from: SocketAddr, detail: &str) {
         let now = self.began.elapsed();
         let Notice { level, what } = notice;
@@ -244,7 +244,7 @@ impl Place {
         self.settle(state, moved, DISPLACED)
     }
 
-    /// It is known whose the connection is: from now on no stranger takes its place. Without a place it has to end.
+    /// It is known whose the connection is: from now on no unidentified caller takes its place. Without a place it has to end.
     pub fn known(&self, name: &str) -> Result<(), NoPlace> {
         let mut state = self.door.state();
         let moved = state.table.known(self.id, name);
@@ -282,8 +282,8 @@ impl Place {
         self.door.state().table.is_held(self.id)
     }
 
-    /// Keeps the place until the answer is dropped. How many strangers hold at once, whoever calls this has to bound, below what
-    /// a room has for one address.
+    /// Keeps the place until the answer is dropped. The caller of this function bounds how many unidentified callers hold one at
+    /// once, below what a room has for one address.
     pub fn hold(self: &Arc<Self>) -> Held {
         self.door.state().table.hold(self.id);
         Held(self.clone())
@@ -297,7 +297,7 @@ impl Place {
         }
     }
 
-    /// The same as [`Door::note`] of this connection.
+    /// [`Door::note`] for the address of this connection.
     pub fn note(&self, notice: Notice, detail: &str) {
         self.door.note(notice, self.from, detail);
     }

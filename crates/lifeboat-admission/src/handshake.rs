@@ -1,4 +1,4 @@
-//! TLS up to the point at which a caller can be judged. What is wrong with a certificate, and in which words that is told, the
+//! TLS up to the point at which a caller can be judged. What is wrong with a certificate, and in which words that is logged, the
 //! listener knows.
 
 use std::io;

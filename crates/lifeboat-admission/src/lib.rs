@@ -1,4 +1,4 @@
-//! How listeners accept connections, and, for those that strangers reach, who gets a place when more connections come than there
+//! How listeners accept connections, and, for those that unidentified callers reach, who gets a place when more connections come than there
 //! are places, and what is logged of those who get none. What is spoken on a connection, and who its caller is, its listener knows.
 //!
 //! - `accept` is the loop of every listener, a Unix socket's as well: [`AcceptLoop`], and its [`Ending`].
@@ -10,7 +10,8 @@
 //! Invariants: no connection is waited for before the next one is accepted; a connection whose caller is known is never
 //! dropped for one whose caller is not; descriptors and memory are bounded by [`Places`].
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod accept;
 mod door;

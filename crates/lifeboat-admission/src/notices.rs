@@ -1,5 +1,5 @@
-//! Lines of the log that a flood would repeat: the first from an address is told at once, the others are counted and told once a
-//! minute. Nothing is written here.
+//! Lines of the log that a flood would repeat: the first from an address is logged at once, the others are counted and logged
+//! once a minute. Nothing is written here.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,11 +24,12 @@ pub struct Summary<W> {
     pub origin: Option<Origin>,
     /// Subject of the lines that were counted, as the caller of `Notices` names it.
     pub what: W,
-    /// Times that were not told.
+    /// Times that it was counted and not logged.
     pub repeats: u64,
 }
 
-/// What was told lately, and how often it was not. Bounded, whoever floods from wherever. Times are since any fixed instant.
+/// What was logged lately, and how often it was not. Bounded, however many callers and addresses a flood has. Times are since any
+/// fixed instant.
 #[derive(Debug)]
 pub struct Notices<W> {
     apart: HashMap<(Origin, W), Count>,
@@ -45,7 +46,7 @@ impl<W> Default for Notices<W> {
 }
 
 impl<W: Copy + Eq + std::hash::Hash> Notices<W> {
-    /// Something happened. Whether that is to be told now; otherwise it is counted.
+    /// Something happened. Whether that is to be logged now; otherwise it is counted.
     pub fn note(&mut self, now: Duration, origin: Origin, what: W) -> bool {
         let first = Count {
             since: now,
@@ -63,7 +64,7 @@ impl<W: Copy + Eq + std::hash::Hash> Notices<W> {
         false
     }
 
-    /// What is to be told of what was counted, for a minute or longer.
+    /// Summaries to be logged: of what was counted for a minute or longer.
     pub fn due(&mut self, now: Duration) -> Vec<Summary<W>> {
         let mut due = Vec::new();
         let mut look = |origin, what, count: &mut Count| {
@@ -133,10 +134,10 @@ mod tests {
     #[test]
     fn a_flood_from_everywhere_is_bounded_in_memory_and_in_lines() {
         let mut notices = Notices::default();
-        let told = (0..100_000)
+        let logged = (0..100_000)
             .filter(|n| notices.note(at(1), origin(*n), "x"))
             .count();
-        assert_eq!(told, APART);
+        assert_eq!(logged, APART);
         assert_eq!((notices.apart.len(), notices.together.len()), (APART, 1));
         let rest = Summary {
             origin: None,

@@ -1,4 +1,4 @@
-//! Whom an address belongs to, as far as that can be told from the address alone.
+//! Whom an address belongs to, as far as the address alone shows it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

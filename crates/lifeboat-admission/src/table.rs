@@ -1,14 +1,14 @@
 //! The table of connections: who gets a place, and who loses one for it. It has no clock and no sockets; connections are
 //! numbers, and the order in which they came is all it knows of time.
 //!
-//! A connection goes through rooms: it is silent, it shakes hands, it is a stranger's, it is of somebody known. Each room has
+//! A connection goes through rooms: it is silent, it shakes hands, its caller is unidentified, its caller is known. Each room has
 //! places of its own, so that what is cheap to make in great numbers (connections that say nothing) takes nothing from what
 //! is not. In each room places are divided among their holders, which are addresses until a caller is known, and names
-//! then. When the room is full, the holder that has most gives way, with its oldest connection. Old ones go first because
-//! whoever means it goes on to the next room within milliseconds.
+//! then. When the room is full, the holder that has most loses a place, that of its oldest connection. Old ones go first because
+//! an honest caller goes on to the next room within milliseconds.
 //!
-//! Addresses from which somebody known has called have rooms of their own for the way in: many strange addresses together
-//! cannot fill these.
+//! Addresses from which a known caller has connected have rooms of their own until the caller is known again: many unknown
+//! addresses together cannot fill these.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub struct Places {
     pub known: Cap,
 }
 
-/// Addresses that are remembered because somebody known has called from them.
+/// Addresses that are remembered because a known caller has connected from them.
 const FAMILIAR: usize = 256;
 /// Rooms for these are smaller by this, but have room for one address in any case.
 const FAMILIAR_PART: usize = 4;
@@ -101,13 +101,13 @@ pub enum Stage {
     Stranger,
 }
 
-/// There is no place: all are taken, and nobody gives way.
+/// There is no place: all are taken, and no holder has to yield one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoPlace;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
-    /// Of an address from which nobody known has called.
+    /// Of an address from which no known caller has connected.
     Strange(Stage),
     /// Of another.
     Familiar(Stage),
@@ -160,9 +160,9 @@ impl Pool {
         if self.len < self.cap.total {
             return Ok(None);
         }
-        // With as many as the newcomer would have, nobody gives way to another but to its own.
-        let gives_way = |share: &&Share| share.len() > has;
-        let others = self.shares.values().filter(gives_way);
+        // A holder yields a place to another only when it has more than that one would have.
+        let yields = |share: &&Share| share.len() > has;
+        let others = self.shares.values().filter(yields);
         let most = others
             .filter_map(|share| oldest(share).map(|(at, id)| (share.len(), std::cmp::Reverse(at), id)))
             .max();
@@ -237,7 +237,7 @@ pub struct Table {
     strange: WayIn,
     familiar: WayIn,
     known: Pool,
-    /// Addresses from which somebody known has called, with when that was.
+    /// Addresses from which a known caller has connected, with when that was.
     faces: HashMap<Origin, u64>,
     clock: u64,
 }
@@ -262,7 +262,7 @@ impl Table {
         self.entries.len()
     }
 
-    /// Whether nobody has a place.
+    /// Whether no connection has a place.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -326,8 +326,8 @@ impl Table {
         }
     }
 
-    /// It may lose its place again. Of somebody known those give way that were not used for longest; a stranger does not
-    /// become younger by asking.
+    /// It may lose its place again. Of a known caller's connections the one that was not used for longest loses its place first; an
+    /// unidentified caller's connection does not become younger by asking.
     pub fn loosen(&mut self, id: u64) {
         let now = self.tick();
         let Some(entry) = self.entries.get_mut(&id) else {
@@ -405,7 +405,7 @@ impl Table {
         let lost = self.make_room(room, &holder)?;
         self.leave(id);
         self.enter(id, before.origin, room, holder);
-        // Whoever holds it does so by its number, and loosens it as often.
+        // Its holds go with it: each is by its number, and is loosened once.
         for _ in 0..before.holds {
             self.hold(id);
         }

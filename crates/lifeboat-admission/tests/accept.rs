@@ -107,7 +107,7 @@ async fn it_has_no_more_connections_at_once_than_slots() {
     let task = tokio::spawn(running.run(listener, move |number, (), slot| {
         let came = came.clone();
         // The odd ones are turned away, and take no slot.
-        (number % 2 == 0).then(|| async move {
+        (number % 2 == 0).then_some(async move {
             came.send((number, slot)).unwrap();
             std::future::pending::<()>().await;
         })

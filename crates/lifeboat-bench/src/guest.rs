@@ -93,7 +93,7 @@ impl Window {
     }
 }
 
-/// Where the guest's console stands now.
+/// How long the guest's console is now, in bytes.
 pub(crate) fn mark(dir: &Path) -> Result<usize> {
     Ok(usize::try_from(
         std::fs::metadata(dir.join("console.log"))?.len(),

@@ -5,7 +5,8 @@
 //! `lifeboat-bench FILE [ROW...]` writes FILE; rows are `failover`, `copy`, `media`, `encryption`, `memory`, `cim`, `floods`, `guest` (default: all).
 //! `BENCH_FULL=1` measures longer. The daemons are those of the `lifeboat` binary beside this one.
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod guest;
 mod machine;

@@ -113,7 +113,7 @@ impl World {
     }
 
     /// A directory with a certificate of a host that has no entry anywhere.
-    pub(crate) fn stranger(&self, bench: &Bench, name: &str) -> Result<PathBuf> {
+    pub(crate) fn unauthorized(&self, bench: &Bench, name: &str) -> Result<PathBuf> {
         let (ca, out) = (self.dir.path().join("ca"), self.dir.path().join(name));
         let (ca, to) = (ca.to_string_lossy(), out.to_string_lossy());
         let issue = ["cert", "issue", "--ca", &ca, "--host", name, "--out", &to];

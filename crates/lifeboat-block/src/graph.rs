@@ -2,12 +2,12 @@
 //!
 //! `top-ID` passes everything through, so that one `blockdev-reopen` of all tops puts the filters of a capture in or out. It is
 //! a throttle node without limits rather than a raw node because QEMU merges layers (`block-commit`) only below a chain of
-//! filters, and raw is no filter. What lies below `disk-ID` is for whoever starts the process.
+//! filters, and raw is no filter. What lies below `disk-ID` is decided by the code that starts the process.
 
 use lifeboat_model::DiskId;
 use serde_json::{Value, json};
 
-/// Node of the disk's content: the format node of the layer the guest writes to; change records live on it.
+/// Node of the disk's content: the format node of the layer the guest writes to; dirty bitmaps live on it.
 #[must_use]
 pub fn disk_node(id: &DiskId) -> String {
     format!("disk-{id}")

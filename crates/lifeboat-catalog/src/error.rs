@@ -32,8 +32,10 @@ pub(crate) fn damaged(detail: &str) -> String {
 
 /// An error of the file system while opening.
 pub(crate) fn file(what: &str, error: &std::io::Error) -> CatalogError {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => CatalogError::NoSpace,
-        _ => CatalogError::Database(format!("{what}: {error}")),
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    if matches!(error.kind(), StorageFull | QuotaExceeded) {
+        CatalogError::NoSpace
+    } else {
+        CatalogError::Database(format!("{what}: {error}"))
     }
 }

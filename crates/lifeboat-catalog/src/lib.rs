@@ -4,7 +4,8 @@
 //! Invariant: the file has one owner. A second daemon is refused, because two of them would run the same VMs.
 //! Reading with the `sqlite3` tool while the daemon runs is fine.
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod error;
 mod open;

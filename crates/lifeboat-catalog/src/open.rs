@@ -39,9 +39,12 @@ pub(crate) fn open(path: &Utf8Path) -> Result<Opened, CatalogError> {
 /// Opens the file that is this process's already: at its start, and again after an error, when what the last connection
 /// had in memory is not believed.
 pub(crate) fn connect(path: &Utf8Path) -> Result<Connection, CatalogError> {
-    prepare(path).map_err(|e| match e {
-        CatalogError::Database(detail) => CatalogError::Database(format!("{path}: {detail}")),
-        other => other,
+    prepare(path).map_err(|e| {
+        if let CatalogError::Database(detail) = e {
+            CatalogError::Database(format!("{path}: {detail}"))
+        } else {
+            e
+        }
     })
 }
 

@@ -100,8 +100,8 @@ fn entry_key(primary: impl std::fmt::Display) -> String {
     format!("authorization entry {primary}")
 }
 
-/// The trust group of entries whose group nobody had named, up to version 2.
-const EVERYBODY: &str = "default";
+/// The trust group of entries whose group was not named, up to version 2.
+const UNNAMED: &str = "default";
 
 /// Key for people of the server's settings.
 const SERVER: &str = "server settings";
@@ -181,7 +181,7 @@ pub(crate) fn add_digests(connection: &mut Connection) -> Result<(), CatalogErro
     transaction.commit().map_err(|e| database(&e))
 }
 
-/// Gives the entries of version 2 that are of the group which everybody got a group of their own, and says so.
+/// Gives each entry of version 2 that has the group of all unnamed ones a group of its own, and says so.
 pub(crate) fn part_groups(connection: &mut Connection) -> Result<(), CatalogError> {
     let transaction = connection.transaction().map_err(|e| database(&e))?;
     let before = "SELECT primary_host, record, digest FROM authorization_entry WHERE group_named = 0";
@@ -189,13 +189,13 @@ pub(crate) fn part_groups(connection: &mut Connection) -> Result<(), CatalogErro
     let entries = records(rows, |e: &AuthorizationEntry| entry_key(&e.primary))?;
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     for entry in entries {
-        if entry.trust_group != EVERYBODY {
+        if entry.trust_group != UNNAMED {
             put_entry(&transaction, &entry)?;
             continue;
         }
         let host = &entry.primary;
         let message = format!(
-            "the trust group of the authorization entry {host} was \"{EVERYBODY}\", like that of every entry whose group was \
+            "the trust group of the authorization entry {host} was \"{UNNAMED}\", like that of every entry whose group was \
              not named, so that all of these hosts could feed each other's replicas; it has a group of its own now. Hosts that \
              take over each other's VMs need one group: lifeboat authorization add {host} --trust-group GROUP"
         );
@@ -289,7 +289,7 @@ pub(crate) fn put_entry(connection: &Connection, record: &AuthorizationEntry) ->
     run(connection, sql, params![record.primary, text, digest]).map(drop)
 }
 
-/// Removes an authorization entry; tells whether there was one.
+/// Removes an authorization entry; returns whether there was one.
 pub(crate) fn remove_entry(connection: &Connection, primary: &str) -> Result<bool, CatalogError> {
     run(
         connection,
@@ -355,7 +355,7 @@ pub(crate) fn events(
     let one = |(id, row): (i64, Text)| {
         let event = is_intact(&row).and_then(|()| decode(&row.key, &row.text));
         let event = event
-            // An event is told, not acted on: the others are worth more than an error.
+            // An event is shown, not acted on: the others are worth more than an error.
             .inspect_err(|error| tracing::warn!(%error, "an event cannot be shown"))
             .ok();
         (u64::try_from(id).unwrap_or_default(), event)

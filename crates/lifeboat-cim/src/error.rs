@@ -25,7 +25,7 @@ pub enum Status {
     NoSuchProperty = 12,
     /// A value of another type.
     TypeMismatch = 13,
-    /// A query language nobody speaks here.
+    /// A query language that is not supported here.
     QueryLanguageNotSupported = 14,
     /// A query that cannot be understood.
     InvalidQuery = 15,

@@ -1,8 +1,8 @@
 //! The Common Information Model as Lifeboat speaks it: a class repository built from the project's own MOF, values and
 //! instances, the codecs of CIM-XML and WS-Management, and WQL. Pure: it turns bytes into requests and answers into bytes.
-//! What a class means, what a method does, sockets and sessions are somebody else's business.
+//! What a class means, what a method does, sockets and sessions belong to other crates.
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
 
 pub mod cimxml;
 pub mod datetime;

@@ -2,7 +2,7 @@
 //! without regard to case (clients send UUIDs in either). Whether the keys are those of the class, the schema says.
 //!
 //! A path has a text, `\\HOST\root\virtualization\v2:Class.Key="value",Other="value"`, in which backslashes and quotes of
-//! values are escaped by a backslash. The text does not tell a reference from a string that looks like one: keys are read
+//! values are escaped by a backslash. In the text a reference looks like a string: keys are read
 //! as text, and [`crate::typing::typed`] makes references of those that the schema calls so.
 
 use std::fmt;

@@ -37,6 +37,10 @@ pub struct Namespace {
 
 /// `Qualifier X : type = default, Scope(...), Flavor(...)`.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "DSP0004 gives a qualifier these independent flavors"
+)]
 pub struct QualifierDeclaration {
     /// Name, as it is declared.
     pub name: String,
@@ -251,7 +255,7 @@ fn key_value(value: &Value) -> Option<KeyValue> {
     })
 }
 
-/// A stranger's text, short enough for a message.
+/// Untrusted text, short enough for a message.
 fn short(text: &str) -> String {
     text.chars().take(100).collect()
 }

@@ -59,7 +59,7 @@ pub mod ns {
     pub const WSMAN_FAULT: &str = "http://schemas.microsoft.com/wbem/wsman/1/wsmanfault";
     /// What the actions of WS-Management itself begin with.
     pub const WSMAN_ACTION: &str = "http://schemas.dmtf.org/wbem/wsman/1/wsman";
-    /// Whoever sent the request.
+    /// The sender of the request: the answer goes back on its connection.
     pub const ANONYMOUS: &str = "http://schemas.xmlsoap.org/ws/2004/08/addressing/role/anonymous";
 }
 
@@ -122,14 +122,14 @@ pub enum Operation {
         /// Arguments in the order they came, each name once.
         arguments: Vec<(String, Raw)>,
     },
-    /// Be told of events.
+    /// Subscribe to events.
     Subscribe(Subscribe),
-    /// No longer be told.
+    /// End a subscription.
     Unsubscribe {
         /// Which subscription.
         identifier: String,
     },
-    /// Be told for longer.
+    /// Extend a subscription.
     Renew {
         /// Which subscription.
         identifier: String,

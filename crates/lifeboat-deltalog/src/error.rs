@@ -25,7 +25,7 @@ pub enum HeaderError {
     /// A delta that does not lead forward.
     #[error("a delta from {parent} to {position} does not lead forward")]
     NotForward {
-        /// Where the receiver would have to stand.
+        /// The position that the receiver would have to hold.
         parent: Position,
         /// Where it would end.
         position: Position,

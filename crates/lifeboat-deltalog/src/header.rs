@@ -15,8 +15,8 @@ pub enum LogKind {
     Delta,
     /// A segment of an initial copy; applied to the base, never kept.
     Bulk,
-    /// A piece of a comparison: content that differs. Kept and applied like a delta, but the disks are then at no instant
-    /// until the delta that closes the synchronization.
+    /// A resync fragment: content that differs. Kept and applied like a delta, but the disks are then at no instant
+    /// until the delta that closes the resynchronization.
     Sync,
 }
 
@@ -64,9 +64,9 @@ pub struct Header {
     pub vm: VmId,
     /// What for.
     pub kind: LogKind,
-    /// Where a copy stands once the log is applied.
+    /// The position that a copy holds once the log is applied.
     pub position: Position,
-    /// Where a copy must stand for a delta to be applied. Within one generation it is before `position`.
+    /// The position that a copy must hold for a delta to be applied. Within one generation it is before `position`.
     pub parent: Position,
     /// The instant the content belongs to.
     pub instant: Timestamp,

@@ -9,7 +9,8 @@
 //! takes the list of extents from a finished log's end. What is deliberately absent: seeking, appending to a finished log, and repairing a damaged one.
 //! A log without a valid footer does not exist, so its frames may be staged but never kept as a state of the VM.
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod decode;
 mod digest;

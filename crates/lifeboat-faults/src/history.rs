@@ -5,7 +5,7 @@
 //! `k` on all disks**. When each write was complete is remembered beside it: a copy that claims an instant must hold every
 //! write that was complete before.
 //!
-//! A power cut under the VM itself loses writes that nobody flushed. What the disks hold afterwards is where writing goes
+//! A power cut under the VM itself loses writes that were not flushed. What the disks hold afterwards is where writing goes
 //! on from ([`History::rebase`]); instants before the cut are judged by what was true then.
 
 use std::collections::{BTreeMap, BTreeSet};

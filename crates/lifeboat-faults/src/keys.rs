@@ -1,4 +1,4 @@
-//! The key of an encrypted directory, taken away from its file system behind the back of whoever works there, as a person or
+//! The key of an encrypted directory, taken away from its file system while a program works there, as a person or
 //! another program would. The call is made by Python, so that this crate has no unsafe code.
 
 use std::path::Path;

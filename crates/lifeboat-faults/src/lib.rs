@@ -17,7 +17,8 @@
 //!
 //! This crate knows nothing of Lifeboat. It is an oracle, so it must never share code with what it judges.
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 pub mod clock;
 pub mod disk;

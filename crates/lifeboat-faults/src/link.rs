@@ -13,7 +13,7 @@ pub enum Way {
     Open,
     /// Connections end, new ones are refused.
     Cut,
-    /// They are held, both ways, and nobody is told: a half-open connection.
+    /// They are held, both ways, and neither side gets an error: a half-open connection.
     Mute,
     /// What the caller says arrives, the answers are held.
     MuteAnswers,

@@ -18,7 +18,7 @@ impl Monitor {
     /// Connects to a monitor socket of QEMU. A request that takes longer than `limit` fails.
     ///
     /// # Errors
-    /// When nobody listens there or what answers is no QEMU.
+    /// When no process listens there or what answers is not QEMU.
     pub fn connect(socket: &Path, limit: Duration) -> Result<Self> {
         let stream = UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
         stream.set_read_timeout(Some(limit))?;

@@ -4,12 +4,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::TcpListener;
 
-/// Below what Linux takes for outgoing connections (from 32768, `net.ipv4.ip_local_port_range`): a port that nobody holds now
+/// Below what Linux takes for outgoing connections (from 32768, `net.ipv4.ip_local_port_range`): a port that is free now
 /// is not given to a connection before the daemon listens on it, as happens to one that the kernel chose.
 const FIRST: u16 = 12_000;
 const COUNT: u64 = 20_000;
 
-/// A port of 127.0.0.1 that nobody listens on.
+/// A port of 127.0.0.1 that no process listens on.
 ///
 /// # Errors
 /// What the last attempt of a hundred said.

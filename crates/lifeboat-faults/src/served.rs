@@ -1,8 +1,8 @@
-//! A [`Disk`] as the one file of a FUSE mount, and everything that can go wrong with a disk while somebody uses it: errors,
+//! A [`Disk`] as the one file of a FUSE mount, and everything that can go wrong with a disk while it is in use: errors,
 //! hangs, slowness, and the power. A file system goes on top with [`volume`](crate::volume).
 //!
 //! A request is never carried out in part. While the power is off or requests of its kind hang it waits; when the machine is
-//! declared dead ([`Served::fail_everything`]) it fails, so that whoever waits for it can end.
+//! declared dead ([`Served::fail_everything`]) it fails, so that processes that wait for it can end.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -488,7 +488,7 @@ impl Served {
         self.shared.with(|s| s.disk.set_honesty(honesty));
     }
 
-    /// Requests so far, and those that failed because somebody wanted them to.
+    /// Requests so far, and those that failed because a test wanted them to.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         self.shared.with(|s| (s.requests, s.failed)).unwrap_or_default()

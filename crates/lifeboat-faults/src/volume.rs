@@ -75,7 +75,7 @@ impl Volume {
             mount.args(["-o", self.layout.mount]);
         }
         let mounted = run(mount.arg(&device).arg(&self.dir));
-        // In use, it is detached when the file system is unmounted, whoever does that.
+        // In use, it is detached when the file system is unmounted by any process.
         run(Command::new("losetup").args(["-d", &device]))?;
         mounted?;
         self.device = device.strip_prefix("/dev/").map(str::to_owned);
@@ -87,7 +87,7 @@ impl Volume {
         attach(&self.disk)
     }
 
-    /// Unmounts, for which nobody may use it any more.
+    /// Unmounts, which succeeds only when no process uses it any more.
     ///
     /// # Errors
     /// When it is busy for 30 s.
@@ -151,7 +151,7 @@ impl Volume {
         )
     }
 
-    /// Tells ext4 that it has an error. With `errors=remount-ro` it turns read-only until it is mounted anew.
+    /// Tells ext4 that it has an error. With `errors=remount-ro` it turns read-only until it is mounted again.
     ///
     /// # Errors
     /// When this kernel has no such switch.

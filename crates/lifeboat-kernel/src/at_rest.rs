@@ -1,6 +1,6 @@
 //! What a program that keeps files in encrypted directories does about them: it gives the key to a file system before anything
 //! is opened there, makes new directories encrypted, and does not work in a locked one. In a locked directory every file seems
-//! to be gone, so nothing may be concluded from what is seen there. How a directory stands is asked of the kernel each time.
+//! to be gone, so nothing may be concluded from what is seen there. Whether a directory is locked is asked of the kernel each time.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -91,7 +91,7 @@ pub enum AtRestError {
     },
     /// The key would lie beside what it encrypts.
     #[error(
-        "the key file of [encryption] is on the same file system as {dir}, which it encrypts: whoever has the one has the other. \
+        "the key file of [encryption] is on the same file system as {dir}, which it encrypts: a stolen disk holds both. \
          Keep the key on another file system, or name a key_command"
     )]
     KeyBeside {
@@ -123,8 +123,8 @@ fn failed(dir: &Path, what: &'static str) -> impl FnOnce(io::Error) -> AtRestErr
     move |source| AtRestError::Io { dir, what, source }
 }
 
-/// The nearest directory at or above `path` that can be opened, and how it stands. Below a locked directory nothing has a name,
-/// and what can be opened last is that directory.
+/// The nearest directory at or above `path` that can be opened, and whether it is encrypted or locked. Below a locked directory
+/// nothing has a name, and what can be opened last is that directory.
 ///
 /// # Errors
 /// The kernel fails.
@@ -147,8 +147,8 @@ pub fn nearest(path: &Path) -> io::Result<(PathBuf, Standing)> {
     Err(last)
 }
 
-/// Refuses when the directory at `path`, or the nearest one above it, is locked. What cannot be asked is not refused: whoever
-/// goes on finds out why.
+/// Refuses when the directory at `path`, or the nearest one above it, is locked. What cannot be asked is not refused: the operation
+/// that follows finds out why.
 ///
 /// # Errors
 /// [`AtRestError::Locked`].
@@ -183,7 +183,7 @@ impl AtRest {
     }
 
     /// Has what is at `path`, and below it, readable: where the nearest directory is encrypted, its file system gets the key.
-    /// How that directory stands then: never locked.
+    /// What that directory is then: never locked.
     ///
     /// # Errors
     /// It wants another key than there is, or a key while there is none and its file system has it not; the key's file lies on
@@ -240,7 +240,7 @@ impl AtRest {
         self.add(&there).map(|_| ())
     }
 
-    /// The same as far as it can be told without giving anybody the key.
+    /// The same as far as it can be found out without giving a file system the key.
     ///
     /// # Errors
     /// Its file system cannot encrypt, or the directory is locked.

@@ -1,7 +1,7 @@
-//! Encryption of directories by their file system: keys, policies, and how a directory stands. Ext4 and f2fs have it. Every
-//! file below an encrypted directory has a key of its own, which the kernel derives from the master key. Contents are
-//! AES-256-XTS, names AES-256-CTS padded to multiples of 32 bytes. Where keys come from, and what is encrypted, is the caller's
-//! matter.
+//! Encryption of directories by their file system: keys, policies, and whether a directory is encrypted or locked. Ext4 and f2fs
+//! have it. Every file below an encrypted directory has a key of its own, which the kernel derives from the master key. Contents
+//! are AES-256-XTS, names AES-256-CTS padded to multiples of 32 bytes. Where keys come from, and what is encrypted, is the
+//! caller's matter.
 
 use core::fmt;
 use std::io;
@@ -98,10 +98,10 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// How a directory stands.
+/// Whether a directory is encrypted, and whether its key is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Its file system cannot encrypt, or was not told that it may.
+    /// Its file system cannot encrypt, or was made without the feature for it.
     Unsupported(Missing),
     /// Not encrypted.
     Plain,
@@ -129,7 +129,7 @@ pub(crate) fn open(dir: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(dir, flags, Mode::empty())?)
 }
 
-/// How an existing directory stands. Asks the kernel.
+/// Whether an existing directory is encrypted, and whether its key is there. Asks the kernel.
 ///
 /// # Errors
 /// The directory cannot be opened, or the file system fails.
@@ -154,7 +154,7 @@ pub fn standing(dir: &Path) -> io::Result<Standing> {
     })
 }
 
-/// Gives the key to the file system that `dir` is on, which keeps it until it is unmounted or the key is taken away by somebody;
+/// Gives the key to the file system that `dir` is on, which keeps it until it is unmounted or another program takes the key away;
 /// the end of this process does not. Adding it again changes nothing.
 ///
 /// # Errors

@@ -3,12 +3,13 @@
 //!
 //! - `ioctl` makes the calls. It is the only module of the project with unsafe code.
 //! - [`encryption`] is the encryption of directories by their file system (fscrypt, policies of version 2): keys, policies, and
-//!   how a directory stands.
+//!   whether a directory is encrypted or locked.
 //! - [`at_rest`] is what follows from that for a program that keeps files in such directories: it gives the key to a file system,
 //!   makes new directories encrypted, and refuses locked ones.
 //! - [`tap`] attaches to tap devices for processes that have no right to.
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 pub mod at_rest;
 pub mod encryption;

@@ -58,7 +58,7 @@ impl Default for Timing {
 pub struct Link {
     pool: Pool,
     timing: Timing,
-    /// Says whom this host may talk to; nobody is asked before there is one.
+    /// Says which hosts this one may talk to; before it is set, no key is checked.
     judge: OnceLock<Arc<dyn KeyJudge>>,
 }
 
@@ -87,12 +87,12 @@ impl From<Failure> for LinkError {
 }
 
 impl Link {
-    /// Reads the certificates, of which none is revoked. Connects to nobody.
+    /// Reads the certificates, of which none is revoked. Makes no connection yet.
     pub fn new(files: &CertificateFiles) -> Result<Self, CredentialsError> {
         Self::with_timing(files, Timing::default())
     }
 
-    /// The same with another patience.
+    /// As [`Link::new`], with time limits of the caller's choice.
     pub fn with_timing(files: &CertificateFiles, timing: Timing) -> Result<Self, CredentialsError> {
         let credentials = Credentials::load(Purpose::Peers, files, RevocationList::none())?;
         Ok(Self::with_credentials(credentials, timing))
@@ -284,9 +284,10 @@ impl Link {
         let end = conn.valid_until.plus(self.timing.grace);
         // Certificates that are over from the beginning are the other side's to judge, which says why.
         let over = async {
-            match now() > end {
-                true => std::future::pending().await,
-                false => until(end).await,
+            if now() > end {
+                std::future::pending().await
+            } else {
+                until(end).await
             }
         };
         tokio::select! {
@@ -357,17 +358,14 @@ fn reply_of(
     match parse_reply(text) {
         Ok(Ok(PeerReply::Refused(refusal))) => Err(LinkError::Refused(refusal)),
         Ok(Ok(reply)) if asked.is_answered_by(&reply) => Ok(reply),
-        // Whoever asked may take any answer for a yes.
-        Ok(Ok(_)) => Err(protocol(
-            peer,
-            "it answers something else than it was asked".into(),
-        )),
+        // A caller may take any answer for a yes.
+        Ok(Ok(_)) => Err(protocol(peer, "its answer does not fit the request".into())),
         Ok(Err(error)) => Err(transport_refusal(peer, status, error)),
         Err(e) => Err(not_ours(peer, status, &e)),
     }
 }
 
-/// What happened, without the peer's name, which stands before it.
+/// What happened, without the peer's name, which is put before it.
 fn bare(e: &LinkError) -> String {
     match e {
         LinkError::Unreachable { detail, .. }
@@ -413,13 +411,13 @@ async fn read_answer(peer: &str, response: Response<Incoming>) -> Result<(Status
     }
 }
 
-/// What is wrong with the head of an answer, before anything of its body is read. Nobody is sent elsewhere, no other protocol
+/// What is wrong with the head of an answer, before anything of its body is read. Redirects are not followed, no other protocol
 /// is spoken, and nothing is unpacked, which would have a size of its own.
 fn not_an_answer(head: &Parts) -> Option<String> {
     let status = head.status;
     if status.is_informational() || status.is_redirection() {
         return Some(format!(
-            "it answers HTTP {status}, which is nothing of this protocol"
+            "it answers HTTP {status}, which this protocol does not use"
         ));
     }
     let said = |name| {

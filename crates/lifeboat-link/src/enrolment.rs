@@ -37,10 +37,10 @@ pub enum EnrolmentError {
     Unreachable {
         /// As it was called, or listened at.
         address: String,
-        /// What happened.
+        /// The error of the connection, or what the other side sent instead of an answer.
         detail: String,
     },
-    /// Whoever answers is not certified by the authority of the code.
+    /// The certificate of the host that answers is not from the authority of the code.
     #[error(
         "{address} does not show the authority that the code is from: {detail}. Nothing was sent to it; look at who answers there"
     )]
@@ -54,7 +54,7 @@ pub enum EnrolmentError {
     #[error("{0}")]
     Refused(String),
     /// Its answer is of no use.
-    #[error("{address} answers with something else: {detail}")]
+    #[error("unexpected answer from {address}: {detail}")]
     Answer {
         /// As it was called.
         address: String,
@@ -69,7 +69,7 @@ pub enum EnrolmentError {
         /// Where the last one came from.
         from: String,
     },
-    /// Nobody came.
-    #[error("the invitation is over: nobody used it in time")]
+    /// No host used the code before the invitation's time was over.
+    #[error("the invitation is over: it was not used in time")]
     Expired,
 }

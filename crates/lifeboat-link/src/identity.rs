@@ -5,8 +5,8 @@ use lifeboat_tls::certificate::{dns_names, ip_addresses};
 use lifeboat_tls::key_fingerprint;
 use rustls_pki_types::CertificateDer;
 
-/// Who has shown these. The common name does not count: only SANs are what a CA vouches for. Without names it is nobody that
-/// may call; without any certificate, nobody at all.
+/// The identity that these certificates prove. The common name does not count: only SANs are what a CA vouches for. An identity
+/// without names may not call; without any certificate there is none.
 pub(crate) fn identity(shown: &[CertificateDer<'_>]) -> PeerIdentity {
     let cert = shown.first();
     PeerIdentity {

@@ -10,6 +10,9 @@
 //!
 //! Invariants: nothing reaches the handler without a certificate of the configured CA that carries a DNS name; a body
 //! that was cut never looks as if it had ended; a log is never sent twice by itself.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod client;
 pub mod enrolment;

@@ -147,7 +147,7 @@ impl Pool {
         self.secure(peer, socket).await
     }
 
-    /// Connects to the peer's host. That this succeeds proves that somebody is there.
+    /// Connects to the peer's host. That this succeeds proves that a program listens there.
     pub(crate) async fn dial(&self, peer: &str) -> Result<TcpStream, LinkError> {
         let (host, port) = split_peer(peer)?;
         let failed = |e: std::io::Error| unreachable(peer, e.to_string());

@@ -30,9 +30,9 @@ impl Meter {
 
 /// A socket that counts.
 pub(crate) struct Metered {
-    /// The socket.
+    /// The socket that is read and written through this one.
     pub(crate) socket: TcpStream,
-    /// The count.
+    /// Counts the bytes that the peer has taken or sent.
     pub(crate) meter: Meter,
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct Source {
     waiting: AtomicBool,
     /// It was read to its end.
     ended: AtomicBool,
-    /// It failed.
+    /// Why reading it failed, if it did.
     failure: OnceLock<String>,
 }
 
@@ -108,7 +108,7 @@ impl Source {
 
 /// A log as a request body.
 pub(crate) struct SourceBody {
-    /// The log.
+    /// The bytes of the log, which can be read once.
     pub(crate) stream: ByteStream,
     /// What others may know of it.
     pub(crate) source: Arc<Source>,

@@ -59,7 +59,7 @@ pub async fn serve(
     serve_within(Limits::default(), listener, files, handler, shutdown).await
 }
 
-/// The same with other bounds.
+/// As [`serve`], with places and time limits of the caller's choice.
 pub async fn serve_within(
     limits: Limits,
     listener: TcpListener,
@@ -72,7 +72,7 @@ pub async fn serve_within(
     Ok(())
 }
 
-/// The same with certificates that were read already and are shared with the calling side.
+/// As [`serve_within`], with certificates that were read already and are shared with the calling side, so that it cannot fail.
 pub async fn serve_with(
     limits: Limits,
     listener: TcpListener,

@@ -36,7 +36,7 @@ pub(crate) struct Service {
     pub(crate) peer: Option<Arc<PeerIdentity>>,
     /// Work that goes on when a caller hangs up: nothing is stopped half-way by a cut line.
     pub(crate) work: TaskTracker,
-    /// Bounds.
+    /// Time limits and places of the listener that this service belongs to.
     pub(crate) limits: Limits,
 }
 
@@ -165,7 +165,7 @@ async fn read_document(mut body: Incoming, patience: Duration) -> Result<Bytes, 
 }
 
 /// An answer that is begun before it is known: blanks, which JSON allows, until the log is durable. A slow disk is not
-/// a dead host, and the caller can tell them apart.
+/// a dead host, and the caller can distinguish them.
 fn awaited(task: LogTask, leftover: Leftover, heartbeat: Duration) -> OutBody {
     let frames = stream::unfold(Some(task), move |state| {
         let leftover = leftover.clone();

@@ -8,7 +8,7 @@ use lifeboat_engine::ports::link::{LogAddress, LogReceipt, PeerRefusal, PeerRepl
 use lifeboat_model::{GenerationId, Position, VmId, words};
 use serde::{Deserialize, Serialize};
 
-/// A body on its way out.
+/// A body that is being sent.
 pub(crate) type OutBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// Everything of this protocol is below this path.
@@ -32,7 +32,7 @@ pub(crate) struct WireError {
 /// Any answer to a log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LogAnswer {
-    /// Taken.
+    /// The handler took the log; the receipt says what is durable now.
     Receipt(LogReceipt),
     /// Refused by the handler.
     Refusal(PeerRefusal),

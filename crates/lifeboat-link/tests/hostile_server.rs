@@ -218,7 +218,7 @@ fn documents() -> Vec<Play> {
         play(
             "an answer to something else",
             ok("{\"reply\":\"accepted\"}"),
-            Want::Protocol("something else than it was asked"),
+            Want::Protocol("does not fit the request"),
         ),
         play(
             "a reply of the future",
@@ -332,7 +332,7 @@ fn of_something_else() -> Vec<Play> {
         all.push(play(
             "a way to somewhere else",
             text,
-            Want::Protocol("which is nothing of this protocol"),
+            Want::Protocol("which this protocol does not use"),
         ));
     }
     all
@@ -462,9 +462,10 @@ async fn perform(
         }
         let play = script.lock().unwrap().clone();
         let Some(play) = play else {
-            let honest = match asked.starts_with(b"POST") {
-                true => hello_text(),
-                false => serde_json::to_string(&bulk_receipt()).unwrap(),
+            let honest = if asked.starts_with(b"POST") {
+                hello_text()
+            } else {
+                serde_json::to_string(&bulk_receipt()).unwrap()
             };
             to.write_all(ok(&honest).as_bytes()).await.unwrap();
             continue;

@@ -65,9 +65,12 @@ async fn a_kept_connection_ends_with_its_certificates() {
     ] {
         let site = Site::new();
         let soon = OffsetDateTime::now_utc() + Duration::from_secs(3);
-        let until = |ends: bool, name: &str| match ends {
-            true => site.host_until(&[name], soon),
-            false => site.host(&[name]),
+        let until = |ends: bool, name: &str| {
+            if ends {
+                site.host_until(&[name], soon)
+            } else {
+                site.host(&[name])
+            }
         };
         let server = until(whose == "server", "localhost");
         let running = start(&server, Arc::new(Handler::default())).await;

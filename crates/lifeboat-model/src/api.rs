@@ -70,7 +70,7 @@ api_enum! {
         DiskUpdateInProgress = 15,
         /// Disk set update failed.
         DiskUpdateCritical = 16,
-        /// The API's number for a state that cannot be told; no relationship here has it.
+        /// The API's number for a state that is not known; no relationship here has it.
         Unknown = 17,
         /// Repurposing under way.
         RepurposeReplicationInProgress = 18,

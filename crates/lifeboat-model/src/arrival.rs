@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 pub struct Reading {
     /// Which start of the host `up_ms` counts from.
     pub boot: Uuid,
-    /// Milliseconds since that start, time asleep included. Nobody sets it and it never goes back.
+    /// Milliseconds since that start, time asleep included. It cannot be set and never goes back.
     pub up_ms: u64,
     /// The wall clock at the same moment.
     pub wall: Timestamp,
@@ -200,8 +200,8 @@ pub fn age_on_arrival(
     by_clocks.filter(possible).unwrap_or(receiving)
 }
 
-/// Smallest step of a wall clock that is told, in milliseconds. Time synchronization corrects less than that without a
-/// step, or by steps that nobody has to know of.
+/// Smallest step of a wall clock that is reported, in milliseconds. Time synchronization corrects less than that without a
+/// step, or by steps too small to matter.
 pub const JUMP_MS: u64 = 30_000;
 
 /// Whether a wall clock was set so far that people have to know.

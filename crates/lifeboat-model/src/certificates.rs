@@ -24,7 +24,7 @@ pub const WARN_DAYS: [u64; 3] = [30, 14, 7];
 
 const DAY_MS: u64 = 86_400_000;
 
-/// How a certificate stands at an instant.
+/// Whether a certificate is valid at an instant, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Validity {
     /// It ends later than the first warning.
@@ -40,7 +40,7 @@ pub enum Validity {
     Ended,
 }
 
-/// How a certificate that is valid from `not_before` until `not_after` stands at `now`.
+/// What a certificate that is valid from `not_before` until `not_after` is at `now`.
 #[must_use]
 pub fn validity(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Validity {
     if now.0 > not_after.0 {

@@ -149,7 +149,7 @@ impl ChangeRate {
         })
     }
 
-    /// Somebody looked at it and it is in order: as much again is no burst.
+    /// An administrator looked at it and it is in order: as much again is no burst.
     pub fn accept(&mut self) {
         self.usual = self.usual.max(self.hour.random);
     }

@@ -99,8 +99,8 @@ impl Revoked {
     /// Reads a list: a fingerprint on a line, and a comment from `#` to the end of a line.
     ///
     /// # Errors
-    /// The first line that holds something else. A list of which a part is skipped would let in whom somebody meant to keep
-    /// out.
+    /// The first line that holds something else. A list of which a part is skipped would let in a
+    /// certificate that was meant to be revoked.
     pub fn parse(text: &str) -> Result<Self, BadLine> {
         let mut all = BTreeSet::new();
         for (i, line) in text.lines().enumerate() {

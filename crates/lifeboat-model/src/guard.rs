@@ -1,5 +1,5 @@
 //! Who else on this host could change or read a file, by its owner and its permissions: rules for what this program depends
-//! on. Files are looked at by whoever opens them; access lists beyond the permissions are not looked at.
+//! on. Files are looked at by the code that opens them; access lists beyond the permissions are not looked at.
 
 /// Owner and permissions of a file, and the user that asks (effective user ids, permission bits as `chmod` takes them).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,20 +19,20 @@ impl Standing {
         self.owner == self.us || self.owner == 0
     }
 
-    /// Whether another user than the owner and root may write to it, by its group or because everybody may.
+    /// Whether another user than the owner and root may write to it, by its group or because every user may.
     #[must_use]
     pub fn others_write(&self) -> bool {
         self.mode & 0o022 != 0
     }
 
-    /// Whether everybody may write to it. In a sticky directory that is less: nobody replaces what is another's.
+    /// Whether every user may write to it. In a sticky directory that is less: users cannot replace each other's files.
     #[must_use]
-    pub fn everybody_writes(&self) -> bool {
+    pub fn every_user_writes(&self) -> bool {
         self.mode & 0o002 != 0
     }
 
-    /// Whether a private key in it is open to more than its owner. As ssh judges keys, one that belongs to somebody else may be
-    /// read by a group, which is how keys are handed to a daemon that is not root; and no key may be read by everybody.
+    /// Whether a private key in it is open to more than its owner. As ssh judges keys, one that belongs to another user may be
+    /// read by a group, which is how keys are handed to a daemon that is not root; and no key may be read by every user.
     #[must_use]
     pub fn exposes_key(&self) -> bool {
         let closed = if self.owner == self.us { 0o077 } else { 0o027 };
@@ -69,7 +69,7 @@ mod tests {
         for mode in [0o777, 0o1777, 0o770, 0o702, 0o2775] {
             assert!(at(990, mode).others_write(), "{mode:o}");
         }
-        assert!(at(990, 0o1777).everybody_writes() && !at(990, 0o775).everybody_writes());
+        assert!(at(990, 0o1777).every_user_writes() && !at(990, 0o775).every_user_writes());
         assert!(at(0, 0o755).is_ours_or_roots() && at(990, 0o755).is_ours_or_roots());
         assert!(!at(1000, 0o755).is_ours_or_roots());
     }

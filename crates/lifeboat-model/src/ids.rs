@@ -34,7 +34,7 @@ uuid_id! {
     VmId
 }
 uuid_id! {
-    /// A lineage of a VM's data; a new one is minted when a promoted copy starts to differ.
+    /// A generation of a VM's data; a new one is minted when a relationship is made and when a failover is committed.
     GenerationId
 }
 uuid_id! {
@@ -50,7 +50,7 @@ uuid_id! {
     JobId
 }
 uuid_id! {
-    /// What somebody has asked for and a second person has to confirm.
+    /// An action that a caller has asked for and a second person has to confirm.
     RequestId
 }
 
@@ -113,12 +113,12 @@ pub enum IdError {
     NotADiskId(String),
 }
 
-/// Where a copy of a VM stands: which generation of its data, and which instant of it. Sequence 0 is the state before
-/// the first instant (nothing, or a bulk copy that no instant has closed yet).
+/// Which instant a copy of a VM holds: the generation of its data, and the number of the instant in it. Sequence 0 is the state
+/// before the first instant (nothing, or a bulk copy that no instant has closed yet).
 ///
 /// Positions of one generation are ordered; between generations there is no order. A generation may follow another one
 /// in the middle of a copy's history, and only the logs, each of which names its parent, say where. So there is neither
-/// `Ord` nor `PartialOrd` (whose `<` would answer `false` where there is no answer), and the parts are private: whoever
+/// `Ord` nor `PartialOrd` (whose `<` would answer `false` where there is no answer), and the parts are private: code that
 /// has to order two positions asks [`Position::compare`] or [`Position::at_or_after`] and says what follows when there
 /// is no order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -178,7 +178,7 @@ impl Position {
     }
 
     /// Whether this position is so far after `other` of its generation that no counting leads there: 2^32 is 136 years of cycles
-    /// of one second. Whoever goes on from such a number runs out of numbers.
+    /// of one second. Counting on from such a number runs out of numbers.
     #[must_use]
     pub fn is_out_of_reach_of(self, other: Self) -> bool {
         self.same_generation(other) && self.sequence.saturating_sub(other.sequence) > 1 << 32

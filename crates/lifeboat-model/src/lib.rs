@@ -2,7 +2,8 @@
 //! virtual machine descriptions, and the policies that decide from them. Pure: no runtime, file, socket,
 //! clock or random source; time and ids come in as arguments.
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 pub mod api;
 pub mod arrival;

@@ -134,16 +134,10 @@ fn primary(state: State, event: Event) -> Option<State> {
             .then_some(S::WaitingToStartResynchronization),
         Event::ResyncFinished => (state == S::Resynchronizing).then_some(S::Replicating),
         Event::Suspend if state == S::Resynchronizing => Some(S::ResynchronizationSuspended),
-        Event::Suspend | Event::Resume if state == S::ResynchronizationSuspended => Some(match event {
-            Event::Resume => S::Resynchronizing,
-            _ => state,
-        }),
-        Event::Resume if matches!(state, S::SyncedReplicationComplete | S::Resynchronizing) => {
-            Some(match state {
-                S::SyncedReplicationComplete => S::Replicating,
-                _ => state,
-            })
-        }
+        Event::Suspend if state == S::ResynchronizationSuspended => Some(state),
+        Event::Resume if state == S::ResynchronizationSuspended => Some(S::Resynchronizing),
+        Event::Resume if state == S::SyncedReplicationComplete => Some(S::Replicating),
+        Event::Resume if state == S::Resynchronizing => Some(state),
         Event::CopyFinished | Event::Suspend | Event::Resume | Event::Fault | Event::Cured => {
             flow(state, event)
         }
@@ -167,17 +161,12 @@ fn flow(state: State, event: Event) -> Option<State> {
         // A paused relationship stays paused; an erring one may be paused too, so that its noise can be stopped.
         Event::Suspend => established.then_some(S::Suspended),
         Event::Resume => established.then_some(S::Replicating),
-        Event::Fault => match state {
-            S::Replicating | S::Critical => Some(S::Critical),
-            // The copy goes on by itself when the fault is gone; the health says that it does not move.
-            S::WaitingToCompleteInitialReplication | S::Resynchronizing => Some(state),
-            _ => None,
-        },
-        Event::Cured => match state {
-            S::Critical | S::Replicating => Some(S::Replicating),
-            S::WaitingToCompleteInitialReplication | S::Resynchronizing => Some(state),
-            _ => None,
-        },
+        Event::Fault if matches!(state, S::Replicating | S::Critical) => Some(S::Critical),
+        Event::Cured if matches!(state, S::Replicating | S::Critical) => Some(S::Replicating),
+        // A copy goes on by itself when the fault is gone; the health says that it does not move.
+        Event::Fault | Event::Cured => {
+            matches!(state, S::WaitingToCompleteInitialReplication | S::Resynchronizing).then_some(state)
+        }
         Event::Create
         | Event::StartCopy
         | Event::CancelCopy
@@ -318,35 +307,35 @@ pub enum TestPoints {
     Sealed,
 }
 
-/// Whether a test failover may be started (TestReplicaSystem). The documents leave most states open. A test stands on a
-/// branch of its own and touches no point, so nothing forbids it wherever there are points: in 7 and 8, where somebody
+/// Whether a test failover may be started (TestReplicaSystem). The documents leave most states open. A test has a
+/// branch of its own and touches no point, so nothing forbids it wherever there are points: in 7 and 8, where an administrator
 /// wants to know what the replica is worth before deciding; in 5, beside the failover, to try another point before
-/// committing; in 10 from sealed points, which a resynchronization here leaves valid, while cycles may be pieces of it.
+/// committing; in 10 from sealed points, which a resynchronization here leaves valid, while cycles may be resync fragments.
 /// In 2 there is no point, in 6 the points are gone, and in 12 the failover comes first.
 pub fn may_test(mode: Mode, state: State) -> Result<TestPoints, NotNow> {
     use State as S;
     let replica = matches!(mode, Mode::Replica | Mode::ExtendedReplica);
-    match state {
-        S::Replicating | S::Recovered | S::Suspended | S::Critical if replica => Ok(TestPoints::All),
-        S::Resynchronizing if replica => Ok(TestPoints::Sealed),
-        _ => Err(NotNow {
-            mode,
-            state,
-            way_out: match (mode, state) {
-                (Mode::Primary, _) => "this host is the primary; a test failover is done on the replica host",
-                (Mode::None, _) => "only a replica can be tested: lifeboat replication enable",
-                (Mode::TestReplica, _) => {
-                    "this VM is a test already; it ends with: lifeboat failover stop-test"
-                }
-                (_, S::WaitingToCompleteInitialReplication) => {
-                    "the initial copy is not complete; there is no recovery point"
-                }
-                (_, S::FailoverInProgress) => "a failover is being carried out; see: lifeboat job list",
-                (_, S::Committed) => "the failover is committed; there are no other recovery points any more",
-                _ => "see: lifeboat replication status",
-            },
-        }),
+    if replica && matches!(state, S::Replicating | S::Recovered | S::Suspended | S::Critical) {
+        return Ok(TestPoints::All);
     }
+    if replica && state == S::Resynchronizing {
+        return Ok(TestPoints::Sealed);
+    }
+    Err(NotNow {
+        mode,
+        state,
+        way_out: match (mode, state) {
+            (Mode::Primary, _) => "this host is the primary; a test failover is done on the replica host",
+            (Mode::None, _) => "only a replica can be tested: lifeboat replication enable",
+            (Mode::TestReplica, _) => "this VM is a test already; it ends with: lifeboat failover stop-test",
+            (_, S::WaitingToCompleteInitialReplication) => {
+                "the initial copy is not complete; there is no recovery point"
+            }
+            (_, S::FailoverInProgress) => "a failover is being carried out; see: lifeboat job list",
+            (_, S::Committed) => "the failover is committed; there are no other recovery points any more",
+            _ => "see: lifeboat replication status",
+        },
+    })
 }
 
 /// Whether the VM of this side may be started.

@@ -133,7 +133,7 @@ struct Card {
 }
 
 impl NicFailover {
-    /// Whether the guest has to be told anything about this card.
+    /// Whether anything about this card has to be set in the guest.
     #[must_use]
     pub fn tells(&self) -> bool {
         self.dhcp || !self.addresses.is_empty() || !self.dns.is_empty()
@@ -230,7 +230,7 @@ fn address(mac: &str, text: &str) -> Result<(IpAddr, u8), NetworkError> {
     let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
     let address: IpAddr = address.parse().map_err(|_| wrong())?;
     let most = if address.is_ipv4() { 32 } else { 128 };
-    // A number without sign and leading zeros, as everybody else reads it.
+    // A number without sign and leading zeros, as other programs read it.
     let prefix: u8 = prefix
         .parse()
         .ok()
@@ -397,7 +397,7 @@ pub fn windows(settings: &[NicFailover]) -> Result<Vec<GuestCommand>, NetworkErr
 }
 
 /// The files of a NoCloud seed for guests with cloud-init: name and content. `instance` must be new for each failover, or
-/// cloud-init takes nothing; because a new instance makes it renew more than addresses, it is told to keep the rest.
+/// cloud-init takes nothing; because a new instance makes it renew more than addresses, it is configured to keep the rest.
 ///
 /// # Errors
 /// Settings that `validate` refuses.

@@ -30,7 +30,7 @@ pub struct Retention {
     window: Duration,
     /// Time for which a point is kept whatever the primary asks for; zero: no such time.
     at_least: Duration,
-    /// Nothing expires until somebody has decided.
+    /// Nothing expires until an administrator has decided.
     held: Option<Held>,
 }
 
@@ -44,7 +44,7 @@ pub struct Held {
 }
 
 /// How long a hold keeps logs beside points. Logs take as much room as the guest changes, points take what differs between
-/// them: held for as long as nobody decides, logs would fill the disk and end replication.
+/// them: held until an administrator decides, logs would fill the disk and end replication.
 pub const LOGS_HELD: Duration = Duration::from_secs(24 * 3600);
 
 impl Retention {
@@ -129,7 +129,7 @@ pub fn backoff(attempts: u32) -> Duration {
     )
 }
 
-/// Bytes that one bit of a change record stands for, and the cluster size of replica layers, so that applying a change
+/// Granularity of dirty bitmaps in bytes, and the cluster size of replica layers, so that applying a change
 /// copies nothing from below. Small, because each dirtied bit costs that much traffic and space; bounded, because a
 /// record takes 8 MiB of memory, and a layer's first-level table 1 MiB, at the largest size of each step.
 #[must_use]
@@ -150,7 +150,7 @@ pub const FAULT_AFTER_ATTEMPTS: u32 = 3;
 pub struct Finding {
     /// How bad it is.
     pub health: Health,
-    /// What was seen, since when, and the way out, in words.
+    /// What was seen, since when, and what to do about it, as a sentence.
     pub text: String,
 }
 
@@ -197,7 +197,7 @@ pub struct HealthInput<'a> {
     pub application_failed: bool,
     /// What of the machine around the disks needs a look, in words.
     pub machine: &'a [String],
-    /// Data that only this copy has is kept beside it until somebody drops it.
+    /// Data that only this copy has is kept beside it until an administrator drops it.
     pub abandoned: bool,
     /// Why this host takes nothing from the primary any more; `None` while it does, and on a primary.
     pub unauthorized: Option<&'a str>,
@@ -235,7 +235,7 @@ pub fn health(input: &HealthInput<'_>) -> (Health, Vec<String>) {
     found.extend(input.findings.iter().map(|f| (f.health, f.text.clone())));
     found.extend(input.machine.iter().map(|text| (Health::Warning, text.clone())));
     if input.abandoned {
-        let text = "what this copy alone had before the roles changed is kept beside it; drop it when nobody needs it";
+        let text = "what this copy alone had before the roles changed is kept beside it; drop it when it is not needed";
         found.push((Health::Warning, text.to_owned()));
     }
     let worst = found.iter().map(|(h, _)| *h).max().unwrap_or(Health::Ok);
@@ -273,7 +273,18 @@ fn by_state(mode: Mode, state: State, explained: bool) -> Option<(Health, &'stat
             Health::Warning,
             "failed over and not reversed: the VM is unprotected",
         ),
-        _ => return None,
+        State::Disabled
+        | State::Replicating
+        | State::Critical
+        | State::FailbackInProgress
+        | State::FailbackComplete
+        | State::DiskUpdateInProgress
+        | State::DiskUpdateCritical
+        | State::Unknown
+        | State::RepurposeReplicationInProgress
+        | State::PreparedForSyncReplication
+        | State::PreparedForGroupReverseReplication
+        | State::FiredrillInProgress => return None,
     })
 }
 
@@ -283,9 +294,10 @@ fn flow(input: &HealthInput<'_>, found: &mut Vec<(Health, String)>) {
         return;
     }
     if !input.settled && input.idle.is_some_and(|d| d > Duration::from_secs(3600)) {
-        let text = match input.mode {
-            Mode::Primary => "nothing was sent for more than an hour",
-            _ => "nothing was received for more than an hour",
+        let text = if input.mode == Mode::Primary {
+            "nothing was sent for more than an hour"
+        } else {
+            "nothing was received for more than an hour"
         };
         found.push((Health::Warning, text.to_owned()));
     }

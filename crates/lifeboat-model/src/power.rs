@@ -10,11 +10,11 @@ pub enum Guest {
     Running,
     /// Its processors were stopped by a person.
     Paused,
-    /// It was stopped because of its storage or its watchdog, and can go on where it stands.
+    /// It was stopped because of its storage or its watchdog, and can go on where it was stopped.
     Stalled,
     /// It crashed, or its processor cannot go on: only a reset leads on.
     Crashed,
-    /// Nobody can tell.
+    /// The host cannot say: the process or its monitor does not answer.
     NotKnown,
 }
 
@@ -61,7 +61,7 @@ impl Verb {
 pub enum Effect {
     /// A process is started.
     Boot,
-    /// The guest goes on where it stands.
+    /// The guest goes on where it was stopped.
     GoOn,
     /// The guest's processors are stopped.
     Pause,
@@ -99,7 +99,7 @@ pub fn effect(verb: Verb, guest: Guest) -> Result<Effect, Refused> {
         (V::Pause, G::Running) => Ok(E::Pause),
         (V::Pause, G::Paused) => no("is paused", "let it go on: lifeboat vm start"),
         (V::Pause, G::Stalled) => no(
-            "stands still already",
+            "is stalled already",
             "remove the cause, and let it go on: lifeboat vm start",
         ),
         (V::Reset, G::Running | G::Paused) => Ok(E::Reset),
@@ -110,7 +110,7 @@ pub fn effect(verb: Verb, guest: Guest) -> Result<Effect, Refused> {
             "let it go on (lifeboat vm start), or turn it off with --force",
         ),
         (V::ShutDown, G::Stalled) => no(
-            "stands still and cannot shut down",
+            "is stalled and cannot shut down",
             "remove the cause and let it go on (lifeboat vm start), or turn it off with --force",
         ),
         (V::TurnOff, G::Running | G::Paused | G::Stalled | G::Crashed | G::NotKnown) => Ok(E::EndProcess),

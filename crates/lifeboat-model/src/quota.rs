@@ -20,7 +20,7 @@ pub struct Quota {
 }
 
 /// Replicas of an entry that names no number. Twice the number of VMs that a host is measured with (docs/benchmarks.md), so
-/// that nobody meets it by honest use, and a peer cannot fill the catalog.
+/// that honest use does not reach it, and a peer cannot fill the catalog.
 const DEFAULT_VMS: u32 = 1000;
 
 /// Most that can be allowed.

@@ -1,4 +1,4 @@
-//! Which addresses this host connects to because somebody else has named them: a client of the management API that wants
+//! Which addresses this host connects to because another party has named them: a client of the management API that wants
 //! indications, or a peer that says where it takes calls. Both could name a service that only this host can reach. Names
 //! are not resolved here; what they lead to is judged, each time a connection is made.
 
@@ -10,12 +10,12 @@ use ipnet::IpNet;
 /// Most entries of a list.
 pub const ENTRIES_MAX: usize = 256;
 
-/// Why nobody else's word makes this host connect to an address, whatever lists say.
+/// Why this host does not connect to an address that another party has named, whatever lists say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Never {
     /// This host itself (RFC 1122, RFC 4291).
     Loopback,
-    /// Whoever is on the same wire; services that tell a machine its secrets are there (RFC 3927, RFC 4291).
+    /// Hosts on the same network segment; services that give a machine its secrets are there (RFC 3927, RFC 4291).
     LinkLocal,
     /// Many hosts (RFC 5771, RFC 4291) or all of them.
     Multicast,
@@ -64,7 +64,7 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Why this address is never connected to for somebody else; `None` when lists decide.
+/// Why this address is never connected to when another party names it; `None` when lists decide.
 #[must_use]
 pub fn never(address: IpAddr) -> Option<Never> {
     match address {
@@ -92,8 +92,8 @@ fn is_localhost(name: &str) -> bool {
 }
 
 /// Why a host of replicas that is called `host` is not connected to at `address`. Written out, an address is what its
-/// writer means; a name must not lead to this host or to the wire's own addresses, because whoever answers for the name
-/// could say so. `localhost` is no name of anybody else's.
+/// writer means; a name must not lead to this host or to the wire's own addresses, because the owner of the name
+/// could point it there. `localhost` is no name of anybody else's.
 ///
 /// # Errors
 /// The kind of the address.
@@ -147,7 +147,7 @@ pub enum NotAdmitted {
     Never(Never),
 }
 
-/// Where the list stands.
+/// The key of the configuration that has the list.
 const KEY: &str = "indication_destinations of [management]";
 
 fn is_name(text: &str) -> bool {

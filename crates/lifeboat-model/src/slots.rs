@@ -16,7 +16,7 @@ impl VmSpec {
         1 + usize::from(self.guest_agent) + virtio + usize::from(controller) + self.nics.len()
     }
 
-    /// Why the VM cannot start with these devices, and the way out; `None` when it can. `seed`: it also gets a disk with
+    /// Why the VM cannot start with these devices, and what to do instead; `None` when it can. `seed`: it also gets a disk with
     /// addresses for a failover.
     #[must_use]
     pub fn too_many_devices(&self, seed: bool) -> Option<String> {

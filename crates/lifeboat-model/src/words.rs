@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_bounded_and_obeyed_by_nobody() {
+    fn words_are_bounded_and_control_no_terminal() {
         let long = "ä".repeat(1 << 20);
         let many = vec!["x".repeat(3000); 1000];
         let said = serde_json::json!({"one": long, "many": many});

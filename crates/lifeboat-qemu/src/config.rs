@@ -1,4 +1,4 @@
-//! What the adapter is told about this host, and where everything of one VM lies. No file is touched here.
+//! What the adapter is configured with, and where everything of one VM lies. No file is touched here.
 
 use std::path::{Path, PathBuf};
 
@@ -17,17 +17,17 @@ pub enum Accel {
     Auto,
     /// KVM only.
     Kvm,
-    /// Emulation.
+    /// Emulation by QEMU's TCG only: works everywhere, and is many times slower.
     Tcg,
 }
 
 /// The host as the adapter needs to know it.
 #[derive(Clone, Debug)]
 pub struct QemuConfig {
-    /// Directory of sockets and process records, one subdirectory for each VM. Short: a socket path ends at 107
-    /// bytes.
+    /// Directory of sockets and process records, one subdirectory for each VM. Its path must be short: the path of a socket has
+    /// at most 107 bytes.
     pub run_dir: Utf8PathBuf,
-    /// Directory that survives a reboot: the change records of raw disks.
+    /// Directory that survives a reboot: the tracking overlays of raw disks.
     pub state_dir: Utf8PathBuf,
     /// Directory for the old data that guests overwrite while an instant is read.
     pub spool_dir: Utf8PathBuf,
@@ -65,7 +65,8 @@ impl QemuConfig {
         self.state_dir.join("running")
     }
 
-    pub(crate) fn shell(&self, vm: VmId, disk: &DiskId) -> PathBuf {
+    /// The tracking overlay of a raw disk. The directory has the name that older releases gave it.
+    pub(crate) fn tracking_overlay(&self, vm: VmId, disk: &DiskId) -> PathBuf {
         self.state_dir
             .join("shells")
             .join(format!("{vm}-{disk}.qcow2"))
@@ -138,7 +139,7 @@ impl VmPaths {
         self.spool.as_std_path()
     }
 
-    /// The same for the storage daemon that stands in for a VM that is off.
+    /// The paths of the storage daemon that has the images of a VM that is off.
     pub(crate) fn offline(&self) -> Self {
         Self {
             dir: self.dir.join("offline"),

@@ -47,7 +47,7 @@ impl FromStr for UserRange {
             Some((number(first)?, number(last)?))
         });
         match ends {
-            // The highest id means "nobody" to the system calls.
+            // To the system calls the highest id means "leave it as it is".
             Some((first, last)) if first >= 1000 && first < last && last < u32::MAX => {
                 Ok(Self { first, last })
             }
@@ -118,7 +118,7 @@ impl Users {
         }
     }
 
-    /// What keeps this host from giving guests users of their own, with the way out.
+    /// What keeps this host from giving guests users of their own, and what to do about it.
     pub(crate) fn obstacle(&self, state: &Path) -> Option<String> {
         let range = self.range?;
         // What cannot be read is no obstacle: the start itself says what is wrong.
@@ -169,7 +169,7 @@ impl Users {
         restricted(&user, "-all", program, arguments)
     }
 
-    /// The same for a program that works on images without a guest: as root, and with no right but to files.
+    /// The command that runs a program which works on images without a guest: as root, with no right but to files.
     pub(crate) fn tool(&self, program: &str, arguments: Vec<String>) -> Vec<String> {
         if self.range.is_none() {
             return whole(program, arguments);
@@ -222,7 +222,7 @@ fn close(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Groups that may open these devices, where not everybody may.
+/// Groups that may open these devices, where not every user may.
 pub(crate) fn groups(devices: &[&str]) -> Vec<u32> {
     let all = devices.iter().filter_map(|device| fs::metadata(device).ok());
     all.filter(|meta| meta.mode() & 0o006 != 0o006)

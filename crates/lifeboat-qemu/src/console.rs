@@ -1,6 +1,6 @@
 //! The log of a VM's serial console, which the guest fills as fast as it likes: it is kept below a size, the newest part and
 //! one before it. QEMU has the file open for appending, so what is moved away is copied and the file then cut to nothing; what
-//! the guest writes in between is lost from the log. While the daemon does not run nobody cuts it.
+//! the guest writes in between is lost from the log. While the daemon does not run it is not cut.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -19,7 +19,7 @@ pub(crate) fn is_full(log: &Path) -> bool {
     fs::metadata(log).is_ok_and(|m| m.len() > MAX)
 }
 
-/// Moves the end of the log away and begins anew.
+/// Moves the end of the log away and begins an empty one.
 pub(crate) fn rotate(log: &Path) -> io::Result<()> {
     use std::io::{Read, Seek, SeekFrom};
     use std::os::unix::fs::OpenOptionsExt;

@@ -26,14 +26,16 @@ pub(crate) fn refuse<T>(why: String) -> Result<T, HypervisorError> {
 /// Why a program was not run. Only a file that is not there may be a package that is not installed.
 pub(crate) fn not_run(program: &str) -> impl FnOnce(io::Error) -> HypervisorError {
     let program = program.to_owned();
-    let package = match program == confine::SETPRIV {
-        true => "util-linux",
-        false => "QEMU",
+    let package = if program == confine::SETPRIV {
+        "util-linux"
+    } else {
+        "QEMU"
     };
     move |source| HypervisorError::Io {
-        what: match source.kind() {
-            io::ErrorKind::NotFound => format!("cannot run {program}: is {package} installed?"),
-            _ => format!("cannot run {program}"),
+        what: if source.kind() == io::ErrorKind::NotFound {
+            format!("cannot run {program}: is {package} installed?")
+        } else {
+            format!("cannot run {program}")
         },
         source,
     }

@@ -46,7 +46,7 @@ pub(crate) fn holders(path: &Path) -> Vec<String> {
     found
 }
 
-/// A sentence about who has `path` open, to be put after an error; empty when nobody is seen.
+/// A sentence about who has `path` open, to be put after an error; empty when no process is seen.
 pub(crate) fn held_by(path: &Path) -> String {
     let holders = holders(path);
     if holders.is_empty() {

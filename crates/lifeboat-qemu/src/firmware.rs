@@ -156,12 +156,13 @@ fn cannot_write<T>(vars: &Utf8PathBuf, e: &io::Error) -> Result<T, HypervisorErr
 
 /// Opening anything else than a regular file may wait for ever, or do something.
 fn is_file(path: &Utf8PathBuf) -> io::Result<()> {
-    match fs::metadata(path)?.is_file() {
-        true => Ok(()),
-        false => Err(io::Error::new(
+    if fs::metadata(path)?.is_file() {
+        Ok(())
+    } else {
+        Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "it is no regular file",
-        )),
+        ))
     }
 }
 
@@ -169,9 +170,12 @@ fn is_file(path: &Utf8PathBuf) -> io::Result<()> {
 fn find(dirs: &[Utf8PathBuf], code: &str) -> Result<Listed, HypervisorError> {
     let listed = list(dirs);
     let is_path = code.starts_with('/');
-    let same = |l: &&Listed| match is_path {
-        true => l.code == code,
-        false => l.code.file_name() == Some(code),
+    let same = |l: &&Listed| {
+        if is_path {
+            l.code == code
+        } else {
+            l.code.file_name() == Some(code)
+        }
     };
     let found = match (listed.iter().find(same), is_path) {
         (Some(found), _) => found.clone(),
@@ -284,7 +288,7 @@ mod tests {
             (&a.code, &a.template),
             (&dirs.path("a.fd"), &Some(dirs.path("vars")))
         );
-        // A file of that name that nobody listed.
+        // A file of that name that is in no list.
         let e = dirs.find("b.fd").unwrap_err().to_string();
         assert!(e.contains("no UEFI firmware \"b.fd\""), "{e}");
         for name in ["", ".", "..", "../a.fd", "shipped/../a.fd"] {

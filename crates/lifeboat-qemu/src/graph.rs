@@ -30,20 +30,20 @@ pub(crate) struct DiskGraph {
 
 impl DiskGraph {
     /// The graph of `disk`. A plain image has `images`, the one the guest writes to first; a raw one is opened through
-    /// `shell`, see [`crate::shell`].
-    pub(crate) fn new(disk: &LaunchDisk, images: &[Layer], shell: Option<&Utf8Path>) -> Self {
+    /// `overlay`, see [`crate::tracking_overlay`].
+    pub(crate) fn new(disk: &LaunchDisk, images: &[Layer], overlay: Option<&Utf8Path>) -> Self {
         let id = &disk.id;
         let name = disk_node(id);
         let mut layers = BTreeMap::new();
-        let node = match (&disk.image, shell) {
+        let node = match (&disk.image, overlay) {
             (DiskImage::Plain { .. }, None) => plain(id, images, &mut layers),
-            (DiskImage::Plain { path, .. }, Some(shell)) => {
+            (DiskImage::Plain { path, .. }, Some(overlay)) => {
                 layers.insert(path.to_string(), name.clone());
                 let kind = images.first().map_or(Kind::File, |i| i.kind);
                 let data = file(path, kind, Access::Write);
                 json!({
                     "driver": "qcow2", "node-name": name, "discard": "unmap",
-                    "file": file(shell, Kind::File, Access::Write), "data-file": data, "backing": null,
+                    "file": file(overlay, Kind::File, Access::Write), "data-file": data, "backing": null,
                 })
             }
             (DiskImage::Chain { blockdev }, _) => {
@@ -60,7 +60,7 @@ impl DiskGraph {
         }
     }
 
-    /// The file of the layer that stands on `file`.
+    /// The file of the layer whose backing file is `file`.
     pub(crate) fn above(&self, file: &str) -> Option<String> {
         let of = |node: &Value| Some(node.pointer("/file/filename")?.as_str()?.to_owned());
         let mut node = &self.node;

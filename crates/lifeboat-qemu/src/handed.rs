@@ -2,8 +2,8 @@
 //! that QEMU opens by the name `/dev/fdset/N`, sockets that already listen, and directories. What a running process is given is
 //! in [`lifeboat_block::fdset`].
 //!
-//! The daemon keeps nothing of it open once the process runs: the lock on an image belongs to whoever has the same open
-//! file. For that reason QEMU must not keep a descriptor in a set either when it opens an image anew with other rights, see
+//! The daemon keeps nothing of it open once the process runs: the lock on an image belongs to every process that has the same open
+//! file. For that reason QEMU must not keep a descriptor in a set either when it opens an image again with other rights, see
 //! [`crate::merge`].
 
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ pub(crate) struct Handed {
     options: Vec<String>,
     /// How many there are: one for each time that a file is opened.
     count: u32,
-    /// File → its set; of one that is opened twice, such as an image that two disks stand on, the last.
+    /// File → its set; of one that is opened twice, such as a backing file of two disks, the last.
     sets: BTreeMap<String, u32>,
 }
 
@@ -55,7 +55,7 @@ impl Handed {
         let number = self.descriptor(file.into());
         self.count = self.count.saturating_add(1);
         let set = self.count;
-        // What it stands for, for whoever asks QEMU. A comma is written twice.
+        // The path that it is for, as QEMU shows it (`query-fdsets`). A comma is written twice.
         let stands_for = path.replace(',', ",,");
         let option = format!("fd={number},set={set},opaque={stands_for}");
         self.options.extend(["-add-fd".to_owned(), option]);
@@ -76,7 +76,7 @@ impl Handed {
         Ok(self.descriptor(device.into()))
     }
 
-    /// A new tap device that is a port of this bridge, and its number in the process. It is gone when nobody has it open.
+    /// A new tap device that is a port of this bridge, and its number in the process. It is gone when no process has it open.
     pub(crate) fn bridge_port(&mut self, bridge: &str, mac: &str) -> io::Result<i32> {
         let in_bridge = |e: &io::Error| named(&format!("port of bridge {bridge}"), e);
         let (device, name) = lifeboat_kernel::tap::create("lbtap%d").map_err(|e| in_bridge(&e))?;
@@ -106,7 +106,7 @@ impl Handed {
         self.opened(node, false)
     }
 
-    /// QEMU opens a backing image for reading unless told otherwise, and every other part like what it is a part of.
+    /// QEMU opens a backing image for reading unless its options say otherwise, and every other part like what it is a part of.
     fn opened(&mut self, node: &Value, read_only: bool) -> io::Result<Value> {
         let Value::Object(options) = node else {
             return Ok(node.clone());
@@ -115,10 +115,7 @@ impl Handed {
             .get("read-only")
             .and_then(Value::as_bool)
             .unwrap_or(read_only);
-        let access = match read_only {
-            true => Access::Read,
-            false => Access::Write,
-        };
+        let access = if read_only { Access::Read } else { Access::Write };
         let mut handed = Map::new();
         for (key, value) in options {
             let value = match (key.as_str(), value) {
@@ -220,7 +217,7 @@ mod tests {
             assert_eq!(fcntl_getfl(fd).unwrap() & OFlags::ACCMODE, flags, "{path}");
         }
         assert_eq!(opened["discard"], "unmap");
-        // A set is never another file's too: two disks may stand on one image.
+        // A set is never another file's too: two disks may have one backing file.
         let names: std::collections::BTreeSet<_> = [&base, &base, &top]
             .iter()
             .map(|path| handed.file(path, Access::Read).unwrap())

@@ -37,7 +37,7 @@ const RELEASE: Duration = Duration::from_secs(20);
 /// How long the file system may take to say what an image looks like.
 const LOOKING: Duration = Duration::from_secs(2);
 
-/// How long a monitor may take to say what its disks' change records mark.
+/// How long a monitor may take to say what its disks' dirty bitmaps mark.
 const COUNTING: Duration = Duration::from_secs(4);
 
 #[async_trait]
@@ -83,7 +83,7 @@ impl Hypervisor for Qemu {
 
     async fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.running(vm).await?;
-        self.tell(vm, "stop").await
+        self.command(vm, "stop").await
     }
 
     async fn resume(&self, vm: VmId) -> Result<(), HypervisorError> {
@@ -93,7 +93,7 @@ impl Hypervisor for Qemu {
 
     async fn reset(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.running(vm).await?;
-        self.tell(vm, "system_reset").await
+        self.command(vm, "system_reset").await
     }
 
     async fn process(&self, vm: VmId) -> Option<GuestProcess> {
@@ -127,7 +127,7 @@ impl Hypervisor for Qemu {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "it does not end in time".to_owned(),
             };
-            tracing::warn!(%vm, why, "the storage daemon that stands in for the VM is left behind");
+            tracing::warn!(%vm, why, "the storage daemon of the VM, which is off, is left behind");
         });
         join_all(ends).await;
     }

@@ -156,7 +156,7 @@ impl Identity {
     }
 }
 
-/// Looks at images that nobody should be writing to, late enough that a change after it would show.
+/// Looks at images that no process should be writing to, late enough that a change after it would show.
 pub(crate) async fn at_rest(layers: &[Layer]) -> io::Result<Vec<Identity>> {
     let mut seen = look(layers)?;
     for _ in 0..3 {

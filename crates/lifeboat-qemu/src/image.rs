@@ -13,7 +13,7 @@ const EXTENSION_MAX: u32 = 4096;
 /// Extensions looked at before a header counts as damaged.
 const EXTENSIONS_MAX: usize = 32;
 
-/// Incompatible features: whoever does not know one must not open the image.
+/// Incompatible features: a program that does not know one must not open the image.
 pub(crate) mod incompatible {
     /// Marked corrupt by a program that noticed.
     pub(crate) const CORRUPT: u64 = 1 << 1;

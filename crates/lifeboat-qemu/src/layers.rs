@@ -1,5 +1,5 @@
-//! What a disk's image consists of, and the one gate for it: which files are opened, in which format, and what is refused
-//! with its way out. Every entrance passes here, for a VM that runs and for one that is off: enabling, starting, and each
+//! What a disk's image consists of, and the one gate for it: which files are opened, in which format, and what is refused,
+//! with what to do instead. Every operation passes here, for a VM that runs and for one that is off: enabling, starting, and each
 //! opening for a cycle, a copy or a comparison. An image may name files below it, but naming alone opens nothing: a file is
 //! taken only when its format is said and it lies where the VM's description lets it lie. Reads headers, never writes.
 
@@ -44,7 +44,7 @@ pub(crate) enum Known {
     Not,
 }
 
-/// The images of a disk, the one the guest writes to first. An error is a sentence with the way out.
+/// The images of a disk, the one the guest writes to first. An error is a sentence that says what to do instead.
 pub(crate) fn resolve(
     path: &Utf8Path,
     format: DiskFormat,
@@ -75,7 +75,7 @@ pub(crate) fn resolve(
     while let Some((backing, above)) = next.take() {
         if layers.len() == MAX_LAYERS {
             return Err(format!(
-                "{path} stands on more than {MAX_LAYERS} images: merge some of them while the VM is off (qemu-img commit)"
+                "{path} has a chain of more than {MAX_LAYERS} backing files: merge some of them while the VM is off (qemu-img commit)"
             ));
         }
         let (layer, meta, below) = below(&above, &backing, &dirs)?;
@@ -115,7 +115,7 @@ fn below(
         Some("qcow2") => DiskFormat::Qcow2,
         Some(other) => {
             return Err(format!(
-                "{above} stands on {path} in format {other}, which cannot be replicated: make it one image with \
+                "{above} has the backing file {path} in format {other}, which cannot be replicated: make it one image with \
                  qemu-img convert -O qcow2 {above} NEW, and name that in the VM's description"
             ));
         }
@@ -146,7 +146,7 @@ fn located(above: &Utf8Path, backing: &Backing, dirs: &[Utf8PathBuf]) -> Result<
     let protocol = name.split_once(':').is_some_and(|(word, _)| !word.contains('/'));
     if protocol {
         return Err(format!(
-            "{above} stands on \"{name}\", which is no file of this host: make it one image with \
+            "{above} has the backing file \"{name}\", which is no file of this host: make it one image with \
              qemu-img convert -O qcow2 {above} NEW, and name that in the VM's description"
         ));
     }
@@ -154,13 +154,13 @@ fn located(above: &Utf8Path, backing: &Backing, dirs: &[Utf8PathBuf]) -> Result<
     let joined = real.parent().unwrap_or(Utf8Path::new("/")).join(name);
     let path = joined
         .canonicalize_utf8()
-        .map_err(|e| format!("{above} stands on {joined}, which cannot be found: {e}"))?;
+        .map_err(|e| format!("{above} has the backing file {joined}, which cannot be found: {e}"))?;
     if dirs.iter().any(|dir| path.starts_with(dir)) {
         return Ok(path);
     }
     let dir = path.parent().unwrap_or(Utf8Path::new("/"));
     Err(format!(
-        "{above} stands on {path}, which is not beside it: an image names this file by itself, so the VM's description has \
+        "{above} has the backing file {path}, which is not in its directory: an image names this file by itself, so the VM's description has \
          to allow it with allow = {{ backing_in = [\"{dir}\"] }} at the disk"
     ))
 }
@@ -179,9 +179,12 @@ fn open(path: &Utf8Path, access: Access) -> Result<(Metadata, File), String> {
     let mut options = File::options();
     options.read(true).write(access == Access::Write);
     // What it is comes first: opening a pipe would wait for its other end.
-    let opened = fs::metadata(path).and_then(|m| match m.is_file() || m.file_type().is_block_device() {
-        true => Ok((m, Some(options.open(path)?))),
-        false => Ok((m, None)),
+    let opened = fs::metadata(path).and_then(|m| {
+        if m.is_file() || m.file_type().is_block_device() {
+            Ok((m, Some(options.open(path)?)))
+        } else {
+            Ok((m, None))
+        }
     });
     match opened {
         Ok((meta, Some(file))) => Ok((meta, file)),
@@ -201,12 +204,12 @@ fn kind(path: &Utf8Path, meta: &Metadata) -> Result<Kind, String> {
 }
 
 fn check_raw(path: &Utf8Path, meta: &Metadata, file: &mut File) -> Result<(), String> {
-    let size = match meta.is_file() {
-        true => meta.len(),
+    let size = if meta.is_file() {
+        meta.len()
+    } else {
         // The length of a device is where its end is.
-        false => file
-            .seek(SeekFrom::End(0))
-            .map_err(|e| format!("{path}: its size cannot be found: {e}"))?,
+        file.seek(SeekFrom::End(0))
+            .map_err(|e| format!("{path}: its size cannot be found: {e}"))?
     };
     if size == 0 || size % 512 != 0 {
         return Err(format!(

@@ -1,12 +1,12 @@
 //! What is remembered of the images of each disk: who has them open, what they were when they were closed, and why their
-//! change records are not to be believed. It is durable, because the daemon may be ended at any moment while a VM runs, and
+//! dirty bitmaps are not valid. It is durable, because the daemon may be ended at any moment while a VM runs, and
 //! it is compared at every look.
 //!
 //! A disk's record is written twice for each time a process has its images open:
 //!
 //! | moment | record | what the next look makes of it |
 //! |---|---|---|
-//! | before a process opens the images | open, by this run, as they were | somebody has to have seen the end of that run |
+//! | before a process opens the images | open, by this run, as they were | the end of that run must have been seen |
 //! | after it was seen to end | closed, as they are | equal: nothing happened; else changes are unknown |
 //!
 //! Three who can see the end: the call that ended the process, which may be given up at any moment; a task that waits for it,
@@ -73,7 +73,7 @@ struct Record {
     images: Images,
     /// As they were when this was written.
     seen: Vec<Identity>,
-    /// Why changes are unknown, until tracking begins anew.
+    /// Why changes are unknown, until tracking begins again.
     lost: Option<String>,
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 struct End {
     task: AbortHandle,
-    /// Closed with the task. Whoever waits for it may be given up, and the next one waits again.
+    /// Closed with the task. A call that waits for it may be dropped, and the next one waits again.
     over: watch::Receiver<()>,
 }
 
@@ -180,14 +180,14 @@ impl Ledger {
         if run.holder == Holder::Vm {
             let witness = self.witness(vm);
             let dir = witness.parent().unwrap_or(&self.witnesses);
-            // With whatever a guest's process may have put there: it was its own.
+            // Also what a guest's process may have put there: the directory belonged to its user.
             files::remove_tree(dir.as_std_path())?;
             files::private_dir(dir.as_std_path())?;
         }
         Ok(())
     }
 
-    /// Why images that nobody has open may hold what no change record knows of.
+    /// Why images that no process has open may hold what no dirty bitmap knows of.
     fn doubt(&self, vm: VmId, before: &Record, images: &Images, now: &[Identity]) -> Option<String> {
         if before.images.store != images.store {
             // The store has merged layers, which changes the one above them.
@@ -197,7 +197,7 @@ impl Ledger {
             return differences(&before.seen, now);
         };
         if before.seen.len() != now.len() {
-            return Some("it stands on other images than before".to_owned());
+            return Some("it has other backing files than before".to_owned());
         }
         match (run.holder, before.seen.split_first(), now.split_first()) {
             (Holder::Vm, Some((first, below)), Some((now, now_below))) => {
@@ -206,7 +206,7 @@ impl Ledger {
                 }
                 differences(below, now_below).or_else(|| self.closed_unseen(vm, now))
             }
-            // It writes its change records to what it opens, at the latest when it closes: nothing was opened.
+            // It writes its bitmaps to what it opens, at the latest when it closes: nothing was opened.
             (Holder::StandIn, _, _) if differences(&before.seen, now).is_none() => None,
             (Holder::StandIn | Holder::Vm, _, _) => {
                 Some("it was not seen how its images were closed".to_owned())
@@ -228,7 +228,7 @@ impl Ledger {
                 now.path
             )),
             None => Some(format!(
-                "nobody saw how the VM's process closed {}, and a device does not say when it was written to last",
+                "it was not seen how the VM's process closed {}, and a device does not say when it was written to last",
                 now.path
             )),
         }
@@ -296,7 +296,7 @@ impl Ledger {
         Some(reason)
     }
 
-    /// The same for who only looks: nothing is written down.
+    /// As [`Ledger::lost`], for views: nothing is written down.
     pub(crate) fn seems_lost(&self, vm: VmId, disk: &DiskId) -> Option<String> {
         self.loss(vm, disk).map(|(reason, _)| reason)
     }
@@ -323,7 +323,7 @@ impl Ledger {
         Some((found, Some(Record { lost, ..record })))
     }
 
-    /// Tracking begins anew or ends: what was lost before is of no interest.
+    /// Tracking begins again or ends: what was lost before is of no interest.
     pub(crate) fn forget_loss(&self, vm: VmId, disk: &DiskId) -> io::Result<()> {
         self.writers.forget(vm, disk);
         let Some(mut record) = self.load(vm, disk)? else {
@@ -339,7 +339,7 @@ impl Ledger {
         self.store(vm, &record)
     }
 
-    /// Looks at images that nobody has open.
+    /// Looks at images that no process has open.
     pub(crate) fn look(&self, vm: VmId, disks: &[DiskId]) -> io::Result<Look> {
         for disk in disks {
             let record = match self.load(vm, disk)? {
@@ -354,7 +354,7 @@ impl Ledger {
         Ok(Look::AsClosed)
     }
 
-    /// Waits for the end of a run to be written down, where somebody is about to. The process must be gone.
+    /// Waits for the end of a run to be written down, where a task is about to. The process must be gone.
     pub(crate) async fn finish(&self, vm: VmId) {
         let over = self.ends().get(&vm).map(|end| end.over.clone());
         if let Some(mut over) = over
@@ -401,7 +401,7 @@ impl Ledger {
         self.writers.attends(vm, pid) && self.ends().contains_key(&vm)
     }
 
-    /// Nobody waits any more, as after the daemon was killed.
+    /// No task waits any more, as after the daemon was killed.
     #[cfg(test)]
     pub(crate) fn forget_ends(&self) {
         self.ends().drain().for_each(|(_, end)| end.task.abort());
@@ -419,7 +419,7 @@ pub(crate) fn witness(running: &Utf8Path, vm: VmId) -> Utf8PathBuf {
 
 fn differences(before: &[Identity], now: &[Identity]) -> Option<String> {
     if before.len() != now.len() {
-        return Some("it stands on other images than before".to_owned());
+        return Some("it has other backing files than before".to_owned());
     }
     before
         .iter()
@@ -428,14 +428,15 @@ fn differences(before: &[Identity], now: &[Identity]) -> Option<String> {
 }
 
 /// What happened to images, beyond what the process that has them open does to them: it writes to the first one, unless it
-/// only stands in and that one is raw, whose records are kept beside it.
+/// is the storage daemon and that one is raw, whose bitmaps are in its tracking overlay.
 fn touched(holder: Holder, before: &[Identity], now: &[Identity]) -> Option<String> {
     let (first, below) = before.split_first()?;
     let (now, now_below) = now.split_first()?;
     let kept = holder == Holder::StandIn && first.holds(DiskFormat::Raw);
-    let first = match kept || !first.same_file(now) {
-        true => first.difference(now),
-        false => None,
+    let first = if kept || !first.same_file(now) {
+        first.difference(now)
+    } else {
+        None
     };
     first.or_else(|| differences(below, now_below))
 }

@@ -2,6 +2,9 @@
 //!
 //! How a monitor, an export and a guest's agent are spoken to is `lifeboat-block`'s. What to do with a VM, and when, is the
 //! engine's business; it reaches this crate only through its ports.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod capture;
 mod command;
@@ -31,10 +34,10 @@ mod probe;
 mod process;
 mod qemu;
 mod seed;
-mod shell;
 mod start;
 #[cfg(test)]
 mod testing;
+mod tracking_overlay;
 mod writers;
 
 pub use config::{Accel, FIRMWARE_DIRS, QemuConfig};

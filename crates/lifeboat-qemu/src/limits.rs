@@ -128,7 +128,7 @@ fn unified(groups: &str) -> Option<&str> {
 async fn call(arguments: &[String]) -> io::Result<()> {
     let called = Command::new("busctl")
         .args(arguments)
-        // Where systemd wants to hear of the daemon, and of nobody else.
+        // systemd expects notifications of the daemon only.
         .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .kill_on_drop(true)

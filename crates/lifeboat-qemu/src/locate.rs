@@ -1,4 +1,4 @@
-//! Whether a VM has a process, in three outcomes: there, gone, or not to be told. A record that is missing, wrong or
+//! Whether a VM has a process, in three outcomes: there, gone, or not known. A record that is missing, wrong or
 //! unreadable proves nothing, so then every process of the host is looked at; only a complete look says "gone".
 //!
 //! What a process that is there does is not asked here.
@@ -18,10 +18,10 @@ use crate::ledger::witness;
 use crate::process::{self, PidRecord, Process};
 
 /// For how long one look at all processes serves: a list of hundreds of VMs that are off costs one. What this daemon
-/// starts ends it, and nobody else starts these processes.
+/// starts ends it, and no other program starts these processes.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// How long a look waits for another one. A process that waits for its storage can make everybody wait who looks at it.
+/// How long a look waits for another one. A process that waits for its storage can make every program wait that looks at it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What one look at all processes found, and when.

@@ -1,9 +1,9 @@
 //! Merging layers of a running VM's disks downwards while the guest writes: QEMU's block-commit, one disk after the
 //! other. A merge that was cut off goes on in QEMU by itself; asked for again, it is waited for or found done.
 //!
-//! QEMU opens the image that is merged into anew, for writing and afterwards for reading, and so does it with the one that
-//! stands on it now. A process that was given its files is given these two again, both ways. What its sets hold of them has to
-//! go before, and after: the locks on an image end only when nothing has the same open file any more.
+//! QEMU opens the image that is merged into again, for writing and afterwards for reading, and so does it with the one whose
+//! backing file that is now. A process that was given its files is given these two again, both ways. What its sets hold of them
+//! has to go before, and after: the locks on an image end only when nothing has the same open file any more.
 
 use std::path::Path;
 use std::time::Duration;
@@ -95,7 +95,7 @@ async fn one(
     fdset::empty(monitor, &sets).await.map_err(monitor_error)
 }
 
-/// Files that QEMU opens anew for a merge: the one that is merged into, and the one above what is merged, unless the guest
+/// Files that QEMU opens again for a merge: the one that is merged into, and the one above what is merged, unless the guest
 /// writes to that anyway.
 fn reopened(graph: &DiskGraph, merge: &LiveMerge) -> Vec<String> {
     let mut files = vec![merge.base.to_string()];

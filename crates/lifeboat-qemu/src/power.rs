@@ -60,7 +60,7 @@ pub(crate) async fn look(qemu: &Qemu, vm: VmId) -> Power {
     }
 }
 
-/// A process without a word: on its way out, or there and not to be asked.
+/// A process that does not answer: it is ending, or it is there and cannot be asked.
 async fn silent(process: &Process, error: &QmpError, until: Instant) -> Power {
     let (why, leaving) = match error {
         QmpError::Timeout { .. } | QmpError::Busy { .. } => (
@@ -71,7 +71,7 @@ async fn silent(process: &Process, error: &QmpError, until: Instant) -> Power {
             format!("runs and cannot be asked at {}: {source}", path.display()),
             HANGING_UP,
         ),
-        QmpError::Closed => ("hangs up when it is asked".to_owned(), HANGING_UP),
+        QmpError::Closed => ("closes the connection when it is asked".to_owned(), HANGING_UP),
         QmpError::Command { .. } | QmpError::Lagged { .. } | QmpError::Protocol(_) => {
             (format!("runs and cannot be asked: {error}"), Duration::ZERO)
         }
@@ -161,10 +161,10 @@ pub(crate) async fn go_on(qemu: &Qemu, vm: VmId) -> Result<(), HypervisorError> 
     match status(&monitor).await.map_err(monitor_error)? {
         Power::Running => Ok(()),
         Power::Stalled(stall) => Err(HypervisorError::Monitor(format!(
-            "the guest was told to go on and was stopped again: {stall}"
+            "the guest was let go on and was stopped again: {stall}"
         ))),
         state @ (Power::Off | Power::Paused | Power::NotKnown { .. }) => Err(HypervisorError::Monitor(
-            format!("the guest was told to go on and is {:?}", state.state()),
+            format!("the guest was let go on and is {:?}", state.state()),
         )),
     }
 }

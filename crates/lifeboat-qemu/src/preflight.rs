@@ -14,7 +14,7 @@ use crate::graph::DiskGraph;
 use crate::layers::{self, Known, Layer};
 use crate::probe;
 use crate::qemu::Qemu;
-use crate::shell;
+use crate::tracking_overlay;
 
 /// Longest Unix socket path in bytes.
 const SOCKET_PATH_MAX: usize = 107;
@@ -38,7 +38,7 @@ impl Ready {
     }
 }
 
-/// Checks everything.
+/// Checks what can be known beforehand of what would keep the VM from starting. Changes nothing.
 pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<Ready, HypervisorError> {
     let config = &qemu.config;
     let spec = &launch.spec;
@@ -67,7 +67,7 @@ pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<Ready, Hypervi
     Ok(Ready { accel, flash })
 }
 
-/// Everything of `spec` that this host lacks, whatever it is told to connect and to open.
+/// Everything of `spec` that this host lacks, whatever it connects to and opens.
 pub(crate) async fn missing(qemu: &Qemu, spec: &VmSpec) -> Vec<String> {
     let config = &qemu.config;
     let mut found = vec![
@@ -135,13 +135,14 @@ fn check_confinement(qemu: &Qemu) -> Result<(), HypervisorError> {
 
 /// Guests of other hosts run here: none of them without it.
 fn check_sandbox(known: &probe::Known) -> Result<(), HypervisorError> {
-    match known.sandbox {
-        true => Ok(()),
-        false => refuse(
+    if known.sandbox {
+        Ok(())
+    } else {
+        refuse(
             "this QEMU was built without seccomp, so that a guest's process cannot be confined: install one that has it, as \
              distributions do"
                 .into(),
-        ),
+        )
     }
 }
 
@@ -195,7 +196,7 @@ async fn check_accel(qemu: &Qemu, spec: &VmSpec) -> Result<&'static str, Hypervi
     Ok(accel)
 }
 
-/// Not asked at a start: a host may well be told to promise more memory than it has.
+/// Not asked at a start: a host may well be configured to promise more memory than it has.
 pub(crate) fn check_memory(wanted_mib: u32, host_mib: Option<u64>) -> Result<(), HypervisorError> {
     match host_mib {
         Some(host) if u64::from(wanted_mib) > host => refuse(format!(
@@ -205,7 +206,7 @@ pub(crate) fn check_memory(wanted_mib: u32, host_mib: Option<u64>) -> Result<(),
     }
 }
 
-/// Memory of this host in MiB, when it can be told.
+/// Memory of this host in MiB, when the system says it.
 fn host_memory_mib() -> Option<u64> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;
     let total = info.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
@@ -262,10 +263,11 @@ fn image(config: &QemuConfig, launch: &Launch, disk: &LaunchDisk) -> Result<Vec<
     match &disk.image {
         DiskImage::Plain { path, format } => {
             let described = launch.spec.disk(id).map(|d| d.allow.clone());
-            let shell = config.shell(launch.spec.uuid, id);
-            let known = match shell::is_for(&shell, path.as_std_path()) {
-                true => Known::AsRaw,
-                false => Known::Not,
+            let overlay = config.tracking_overlay(launch.spec.uuid, id);
+            let known = if tracking_overlay::is_for(&overlay, path.as_std_path()) {
+                Known::AsRaw
+            } else {
+                Known::Not
             };
             layers::resolve(path, *format, &described.unwrap_or_default(), known)
                 .or_else(|why| refuse(format!("disk {id}: {why}")))

@@ -39,7 +39,7 @@ impl PidRecord {
             .map(|(record, _)| record))
     }
 
-    /// The process for whoever wants to look at it; `None` when it is gone, or when the system does not say.
+    /// The process as it is shown; `None` when it is gone, or when the system does not say.
     pub(crate) fn living(&self) -> Option<GuestProcess> {
         let same = Self::of(self.pid) == Some(*self);
         let uptime = fs::read_to_string("/proc/uptime").ok()?;
@@ -52,7 +52,7 @@ impl PidRecord {
         same.then_some(process)
     }
 
-    /// The same where what cannot be told is as good as gone.
+    /// As `examine`, but a process of which nothing is known counts as gone.
     pub(crate) fn of(pid: i32) -> Option<Self> {
         Self::examine(pid).ok()?
     }
@@ -81,7 +81,7 @@ impl PidRecord {
         self.try_open(tag).ok()?
     }
 
-    /// The same; an error when it cannot be told whether the process is there.
+    /// As [`Self::open`], with an error when it is not known whether the process is there.
     pub(crate) fn try_open(&self, tag: &str) -> io::Result<Option<Process>> {
         let Some(pid) = Pid::from_raw(self.pid) else {
             return Ok(None);
@@ -155,7 +155,7 @@ impl Process {
         self.pid
     }
 
-    /// Whether somebody stopped it by a signal, so that it answers nothing until it is let go on.
+    /// Whether it was stopped by a signal, so that it answers nothing until it is let go on.
     pub(crate) fn stopped(&self) -> bool {
         fs::read_to_string(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| {
             parse_stat(self.pid, &stat).is_some_and(|(_, state)| matches!(state, "T" | "t"))

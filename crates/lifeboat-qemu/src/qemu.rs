@@ -35,7 +35,7 @@ pub struct Qemu {
     pub(crate) held: Held,
     /// VMs whose guests are being thawed.
     pub(crate) thawing: Held,
-    /// Whether KVM is worth using, once somebody had to know.
+    /// Whether KVM is worth using, once it was probed.
     pub(crate) kvm: OnceCell<bool>,
     pub(crate) known: probe::Cache,
     pub(crate) processes: Processes,
@@ -48,9 +48,12 @@ impl Qemu {
     /// Keeps what the guest says on its console from filling the host's memory, where the file is.
     pub(crate) async fn bound_console(&self, vm: VmId) {
         let log = self.paths(vm).file("console.log").into_std_path_buf();
-        let bound = move || match console::is_full(&log) {
-            true => console::rotate(&log),
-            false => Ok(()),
+        let bound = move || {
+            if console::is_full(&log) {
+                console::rotate(&log)
+            } else {
+                Ok(())
+            }
         };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(bound).await {
             tracing::warn!(%vm, %error, "the log of the VM's console cannot be cut");
@@ -91,10 +94,10 @@ impl Qemu {
     }
 
     /// Gives a VM's monitor a command without arguments.
-    pub(crate) async fn tell(&self, vm: VmId, command: &str) -> Result<(), HypervisorError> {
+    pub(crate) async fn command(&self, vm: VmId, command: &str) -> Result<(), HypervisorError> {
         let monitor = self.control(vm).await.map_err(monitor_error)?;
-        let told = monitor.execute_timeout(command, Value::Null, GREETING).await;
-        told.map(|_| ()).map_err(monitor_error)
+        let answer = monitor.execute_timeout(command, Value::Null, GREETING).await;
+        answer.map(|_| ()).map_err(monitor_error)
     }
 
     /// Ends a VM's process: by its monitor, so that it closes its images in order, else by signals.

@@ -27,12 +27,12 @@ use crate::preflight::{self, Ready};
 use crate::process::{self, PidRecord};
 use crate::qemu::Qemu;
 use crate::seed;
-use crate::shell;
+use crate::tracking_overlay;
 
 /// How long QEMU may take to open its images and its monitor.
 const COMING_UP: Duration = Duration::from_secs(60);
 
-/// What was started, for whoever looks at the process later.
+/// What was started, for a later daemon that finds the process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Started {
     pub(crate) name: String,
@@ -57,7 +57,7 @@ pub(crate) async fn start(qemu: &Qemu, launch: &Launch) -> Result<(), Hypervisor
     let graphs = graphs(qemu, launch, run).await?;
     let started = bring_up(qemu, launch, graphs, ready).await;
     if started.is_err() {
-        // It was ended, or never was.
+        // The process was ended, or never started.
         qemu.ledger.closed(vm).await;
     }
     started
@@ -74,13 +74,14 @@ async fn bring_up(
     let Prepared { user, command, given } = prepare(qemu, launch, graphs, ready).await?;
     tracing::debug!(%vm, ?command, "starting QEMU");
     let spawned = spawn(qemu, launch, &command, given.handed).await;
-    // It is told from now on by its process.
+    // From now on its process shows it.
     drop(user);
-    spawned.map_err(|error| match error {
-        HypervisorError::DidNotStart(why) => {
+    spawned.map_err(|error| {
+        if let HypervisorError::DidNotStart(why) = error {
             HypervisorError::DidNotStart(handed::in_words(&why, &given.started.sets))
+        } else {
+            error
         }
-        other => other,
     })
 }
 
@@ -198,13 +199,13 @@ pub(crate) async fn end_offline(qemu: &Qemu, vm: VmId) -> Result<(), HypervisorE
     let Some((record, process)) = left.and_then(|r| Some((r, r.open(tag.as_str())?))) else {
         return Ok(());
     };
-    // Whoever waits here may be given up.
+    // The caller may be dropped while it waits here.
     qemu.attend_process(vm, Holder::StandIn, record, tag.as_str());
     qemu.end(vm, &process, &offline).await
 }
 
-/// The graphs of all disks, with shells for raw images made ready and with nobody else on the images: an attempt
-/// that fails on the second disk would already have spoiled the change records of the first.
+/// The graphs of all disks, with tracking overlays for raw images made ready and when no other process has the images: an attempt
+/// that fails on the second disk would already have spoiled the dirty bitmaps of the first.
 pub(crate) async fn graphs(
     qemu: &Qemu,
     launch: &Launch,
@@ -218,23 +219,23 @@ pub(crate) async fn graphs(
         if let DiskImage::Plain { path, format } = &disk.image {
             check_free(disk.id.as_str(), path.as_std_path(), *format).await?;
         }
-        let shell = match &disk.image {
+        let overlay = match &disk.image {
             DiskImage::Plain {
                 path,
                 format: DiskFormat::Raw,
             } => {
-                let shell = config.shell(vm, &disk.id);
-                shell::prepare(&shell, path.as_std_path())
+                let overlay = config.tracking_overlay(vm, &disk.id);
+                tracking_overlay::prepare(&overlay, path.as_std_path())
                     .await
                     .map_err(io_error(format!(
-                        "disk {}: cannot prepare its change records",
+                        "disk {}: cannot prepare its tracking overlay",
                         disk.id
                     )))?;
-                Some(utf8(shell)?)
+                Some(utf8(overlay)?)
             }
             DiskImage::Plain { .. } | DiskImage::Chain { .. } => None,
         };
-        let graph = DiskGraph::new(disk, images, shell.as_deref());
+        let graph = DiskGraph::new(disk, images, overlay.as_deref());
         opened.push((disk.id.clone(), remembered(&disk.image, images, &graph)));
         graphs.push(graph);
     }
@@ -385,14 +386,9 @@ pub(crate) fn explain(error: HypervisorError, log: &Path, from: u64) -> Hypervis
     let from = usize::try_from(from).unwrap_or(usize::MAX);
     let said = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default());
     let said = said.trim().replace('\n', "; ");
-    match error {
-        HypervisorError::DidNotStart(why) => HypervisorError::DidNotStart(
-            [why, said]
-                .into_iter()
-                .filter(|s| !s.is_empty())
-                .collect::<Vec<_>>()
-                .join(": "),
-        ),
-        other => other,
-    }
+    let HypervisorError::DidNotStart(why) = error else {
+        return error;
+    };
+    let parts = [why, said].into_iter().filter(|s| !s.is_empty());
+    HypervisorError::DidNotStart(parts.collect::<Vec<_>>().join(": "))
 }

@@ -1,5 +1,5 @@
-//! Who writes to the images of this host's VMs while processes of ours have them open. The kernel tells of each change of a
-//! watched file with the number of the process that made it, so what QEMU writes is told from what anybody else does.
+//! Who writes to the images of this host's VMs while processes of ours have them open. The kernel reports each change of a
+//! watched file with the number of the process that made it, so that QEMU's writes and those of other programs are distinguished.
 //!
 //! What this cannot see: writes through a memory mapping, writes to a device below a file system or a volume, writes by
 //! another host to shared storage, and everything while this daemon does not run. It needs the rights of root.
@@ -105,7 +105,7 @@ impl Writers {
         self.state().own.get(&vm).is_some_and(|own| own.contains(&pid))
     }
 
-    /// Nobody of ours has the VM's images open any more. What was found is kept until it is forgotten.
+    /// No process of Lifeboat has the VM's images open any more. What was found is kept until it is forgotten.
     pub(crate) fn disarm(&self, vm: VmId, images: &[Identity]) {
         self.drain();
         let mut state = self.state();
@@ -154,7 +154,7 @@ impl Writers {
         state.missed.remove(&disk);
     }
 
-    /// Takes in what the kernel has to tell.
+    /// Takes in what the kernel has reported.
     fn drain(&self) {
         let Some(group) = &self.group else { return };
         let mut state = self.state();
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
     use crate::layers::{Kind, Layer};
 
-    /// What the watch costs whoever writes. Prints; judges nothing.
+    /// What the watch costs a program that writes. Prints; judges nothing.
     #[test]
     #[ignore = "a measurement"]
     fn measure_a_watched_write() {
@@ -248,9 +248,10 @@ mod tests {
         let block = [7; 4096];
         for round in 0..3 {
             for watched in [false, true] {
-                match watched {
-                    true => writers.arm(vm, &disk, std::slice::from_ref(&image)),
-                    false => writers.disarm(vm, std::slice::from_ref(&image)),
+                if watched {
+                    writers.arm(vm, &disk, std::slice::from_ref(&image))
+                } else {
+                    writers.disarm(vm, std::slice::from_ref(&image))
                 }
                 let begun = Instant::now();
                 for n in 0..WRITES {

@@ -5,8 +5,8 @@
 use lifeboat_engine::by::By;
 use lifeboat_engine::person::Account;
 
-/// What the kernel says when nobody logged in.
-const NOBODY: u32 = u32::MAX;
+/// What the kernel says of a process without a login.
+const NO_LOGIN: u32 = u32::MAX;
 /// Largest file of users that is read.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -21,9 +21,10 @@ pub(crate) fn caller(uid: u32, pid: Option<i32>) -> By {
 
 fn file(path: &str) -> String {
     let fits = std::fs::metadata(path).is_ok_and(|m| m.len() <= MAX_FILE);
-    match fits {
-        true => std::fs::read_to_string(path).unwrap_or_default(),
-        false => String::new(),
+    if fits {
+        std::fs::read_to_string(path).unwrap_or_default()
+    } else {
+        String::new()
     }
 }
 
@@ -32,7 +33,7 @@ fn login(pid: i32) -> Option<u32> {
 }
 
 fn logged_in(text: &str) -> Option<u32> {
-    text.trim().parse().ok().filter(|uid| *uid != NOBODY)
+    text.trim().parse().ok().filter(|uid| *uid != NO_LOGIN)
 }
 
 /// The first name of a user id, as passwd(5) has it.
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_is_a_number_that_is_not_the_kernels_nobody() {
+    fn a_login_is_a_number_other_than_the_kernels_no_login() {
         for (text, want) in [
             ("1000", Some(1000)),
             ("0\n", Some(0)),

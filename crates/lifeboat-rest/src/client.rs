@@ -30,10 +30,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody serves there, or may not be asked.
+    /// No daemon serves there, or the socket may not be opened.
     #[error("the daemon cannot be reached at {socket}: {source}")]
     Unreachable {
-        /// The socket.
+        /// Path of the daemon's socket.
         socket: Utf8PathBuf,
         /// The cause.
         #[source]
@@ -42,15 +42,15 @@ pub enum ClientError {
     /// The daemon went away in the middle.
     #[error("the daemon at {socket} ended the connection: {detail}")]
     Lost {
-        /// The socket.
+        /// Path of the daemon's socket.
         socket: Utf8PathBuf,
         /// What happened.
         detail: String,
     },
     /// The other side is no Lifeboat of a version we know.
-    #[error("the answer from {socket} makes no sense: {detail}")]
+    #[error("the answer from {socket} cannot be read: {detail}")]
     Protocol {
-        /// The socket.
+        /// Path of the daemon's socket.
         socket: Utf8PathBuf,
         /// What is wrong with it.
         detail: String,
@@ -213,7 +213,7 @@ fn next_page(link: &str) -> Option<String> {
     relation.contains("rel=\"next\"").then_some(())?;
     let (_, query) = target.split_once('?')?;
     let after = query.split('&').find_map(|part| part.strip_prefix("after="))?;
-    // A place is made of what an address takes as it is.
+    // A place consists of characters that need no encoding in a URL.
     Some(after.to_owned())
 }
 
@@ -253,11 +253,13 @@ impl JobFollower {
     }
 
     async fn ask(&self) -> Result<Job, ClientError> {
-        match self.client.perform(&Action::ShowJob { job: self.job }).await? {
-            Answer::Job(job) => Ok(job),
-            _ => Err(self
+        let answer = self.client.perform(&Action::ShowJob { job: self.job }).await?;
+        if let Answer::Job(job) = answer {
+            Ok(job)
+        } else {
+            Err(self
                 .client
-                .protocol("it was asked for a job and answers something else")),
+                .protocol("an unexpected answer to a request for a job"))
         }
     }
 

@@ -41,7 +41,7 @@ pub(crate) struct ErrorBody {
     pub(crate) name: ReturnCode,
     /// What and why.
     pub(crate) message: String,
-    /// The way out.
+    /// What to do instead; empty when there is nothing to do.
     pub(crate) hint: String,
     /// The request that was recorded instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,7 +105,7 @@ pub(crate) fn router(management: Arc<dyn Management>, stop: CancellationToken) -
         .method_not_allowed_fallback(|| async {
             unknown(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "this path does not take this method",
+                "this path does not support this method",
             )
         })
 }
@@ -189,10 +189,15 @@ async fn read(route: &Route, path: &RawPathParams, request: Request) -> Result<A
 }
 
 fn write(verb: Verb, answer: Answer) -> Response {
-    let status = match &answer {
-        Answer::Done => StatusCode::NO_CONTENT,
-        Answer::Job(job) if verb != Verb::Get && !job.state.is_final() => StatusCode::ACCEPTED,
-        _ => StatusCode::OK,
+    let status = if matches!(answer, Answer::Done) {
+        StatusCode::NO_CONTENT
+    } else if let Answer::Job(job) = &answer
+        && verb != Verb::Get
+        && !job.state.is_final()
+    {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
     };
     if let Answer::Picture(png) = answer {
         return (

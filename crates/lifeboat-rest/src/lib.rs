@@ -5,6 +5,9 @@
 //! client and the OpenAPI document, so that none of them can know something the others do not. What is deliberately
 //! absent: any decision of our own. Other management protocols, users and roles do not belong here either: who may connect is
 //! answered by the kernel's word about the process on the other end of the socket.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod accounts;
 pub mod client;

@@ -129,7 +129,7 @@ fn responses(route: &Route) -> Value {
     let error = |about: &str| json!({ "description": about, "content": json_body(&reference("Error")) });
     let mut responses = json!({
         "403": error("Not allowed"),
-        "default": error("Refused; the code says why and the hint names the way out"),
+        "default": error("Refused; the code says why and the hint says what to do instead"),
     });
     let good = |about: &str, schema: &Value| json!({ "description": about, "content": json_body(schema) });
     match route.reply {

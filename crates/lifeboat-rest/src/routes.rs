@@ -15,13 +15,13 @@ pub const PREFIX: &str = "/api/v1";
 /// HTTP method of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Reads.
+    /// Asks and changes nothing, so that a client may send it again.
     Get,
-    /// Does something.
+    /// Carries an action out, which may have an effect again when it is sent again.
     Post,
     /// Makes or replaces.
     Put,
-    /// Removes.
+    /// Removes what the path names.
     Delete,
 }
 
@@ -41,7 +41,7 @@ impl Verb {
 /// Type of a query parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Text.
+    /// A string, taken as it is in the query.
     Text,
     /// A number without sign.
     Number,
@@ -52,9 +52,9 @@ pub enum Kind {
 /// A query parameter; it becomes the action's field of the same name.
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
-    /// Name.
+    /// The parameter in the query, which is also the field of the action.
     pub name: &'static str,
-    /// Type.
+    /// How its text is read into JSON; one that cannot be read so is refused.
     pub kind: Kind,
     /// Taken when it is missing, as JSON.
     pub default: &'static str,
@@ -65,7 +65,7 @@ pub struct Query {
 /// A field of a request body; it becomes the action's field of the same name.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
-    /// Name.
+    /// The property of the body, which is also the field of the action.
     pub name: &'static str,
     /// Its schema in the OpenAPI document, as JSON.
     pub schema: &'static str,
@@ -76,7 +76,7 @@ pub struct Field {
 /// What a request's body is.
 #[derive(Clone, Copy, Debug)]
 pub enum Body {
-    /// Nothing.
+    /// The request has no body: every field is in the path or in the query.
     None,
     /// The whole body is one field of the action.
     Whole {
@@ -107,7 +107,7 @@ pub enum Reply {
 /// One route: one action.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
-    /// Method.
+    /// HTTP method of the request, of which each path has at most one route.
     pub verb: Verb,
     /// Path below [`PREFIX`]; names in braces are fields of the action.
     pub path: &'static str,
@@ -126,11 +126,11 @@ pub struct Route {
 /// The request an action is sent as.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
-    /// Method.
+    /// HTTP method of the request.
     pub verb: Verb,
     /// Path and query, encoded.
     pub target: String,
-    /// Body.
+    /// JSON of the body; `None`: the request has no body.
     pub body: Option<Value>,
 }
 
@@ -157,7 +157,7 @@ impl Route {
         self.take_query(query, &mut fields)?;
         self.take_body(body, &mut fields)?;
         fields.insert("action".into(), self.action.into());
-        // Types that are a body refuse fields they do not know: a misspelt wish is an error.
+        // Types that are a body refuse fields they do not know: a misspelt field is an error.
         serde_json::from_value(Value::Object(fields)).map_err(|e| {
             wrong(
                 format!("the request is not complete or not right: {e}"),
@@ -255,7 +255,9 @@ pub fn call(action: &Action) -> Option<Call> {
         let text = match fields.remove(q.name)? {
             Value::Null => continue,
             Value::String(s) => s,
-            other => other.to_string(),
+            other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                other.to_string()
+            }
         };
         target.push(mark);
         target.push_str(q.name);

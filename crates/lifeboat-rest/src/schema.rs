@@ -296,9 +296,9 @@ fn disk_files() -> Value {
 
 fn position() -> Value {
     object(
-        "Where a copy stands",
+        "Which instant a copy holds",
         &[
-            ("generation", uuid("The lineage")),
+            ("generation", uuid("The generation of the VM's data")),
             ("sequence", number("The instant within it, from 1")),
         ],
     )
@@ -369,7 +369,7 @@ fn backlog_view() -> Value {
 }
 
 fn allowed() -> Value {
-    let about = "The authorization entry whose primaries alone may feed this replica; null: whoever this host lets in";
+    let about = "The authorization entry whose primaries alone may feed this replica; null: every primary that this host authorizes";
     or_null(&text(about))
 }
 
@@ -529,7 +529,7 @@ fn phases() -> Value {
         tagged("phase", "initiating", &[("start", flag("Start the VM when the branch is there"))]),
         tagged("phase", "ready", &[]),
         tagged("phase", "reverting", &[]),
-        tagged("phase", "committing", &[("generation", uuid("Lineage that begins with this commit"))]),
+        tagged("phase", "committing", &[("generation", uuid("Generation that begins with this commit"))]),
         tagged("phase", "merging", &[]),
         tagged("phase", "done", &[]),
     ]})
@@ -556,7 +556,7 @@ fn replication() -> Vec<Named> {
                 "Something that is wrong",
                 &[
                     ("since", instant("Since when")),
-                    ("message", text("What is wrong and the way out")),
+                    ("message", text("What is wrong and what to do about it")),
                     ("attempts", number("Attempts that failed so far")),
                 ],
             ),
@@ -677,7 +677,7 @@ fn job() -> Value {
 
 fn by() -> Value {
     object(
-        "Who asked for it; null: nobody did, or it is not known",
+        "Who asked for it; null: no caller did, or it is not known",
         &[
             (
                 "surface",
@@ -700,7 +700,7 @@ fn by() -> Value {
                         (
                             "login",
                             or_null(&number(
-                                "The user id it logged in with; null: nobody logged in, or it is not known",
+                                "The user id it logged in with; null: there was no login, or it is not known",
                             )),
                         ),
                         (
@@ -752,7 +752,7 @@ fn server_view() -> Value {
             ("directories", list("DirectoryView")),
             (
                 "notes",
-                json!({ "type": "array", "items": text("What of this host needs attention, with the way out") }),
+                json!({ "type": "array", "items": text("What of this host needs attention, and what to do about it") }),
             ),
         ],
     )
@@ -880,7 +880,10 @@ fn host() -> Vec<Named> {
                         ("code", number("The API's return code, for example 32775")),
                         ("name", text("Its name, for example InvalidState")),
                         ("message", text("What and why, naming state and thing")),
-                        ("hint", text("The way out; empty when there is none")),
+                        (
+                            "hint",
+                            text("What to do instead; empty when there is nothing to do"),
+                        ),
                         (
                             "request",
                             uuid("The request that was recorded instead, which waits for a second person"),

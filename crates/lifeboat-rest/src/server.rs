@@ -31,7 +31,7 @@ const LOCK_TIME: Duration = Duration::from_secs(3);
 /// Who may act.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// Users.
+    /// User ids that may connect; root and the daemon's own user are among them only when they are listed.
     pub uids: Vec<u32>,
     /// Members of this group as well.
     pub gid: Option<u32>,
@@ -77,7 +77,7 @@ fn supplementary_groups(pid: i32) -> Vec<u32> {
 /// Why the socket cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody serves on it.
+    /// Another daemon serves on it.
     #[error(
         "another lifeboat serve is running: it answers on {0}. Stop it first, or give this one another socket"
     )]
@@ -222,7 +222,7 @@ async fn connection(
     }
 }
 
-/// Nothing a stranger sends is read, let alone parsed.
+/// Nothing that a process without permission sends is read, let alone parsed.
 async fn turn_away(mut stream: UnixStream) {
     let refusal = Refusal::new(
         ReturnCode::AccessDenied,
@@ -239,7 +239,7 @@ async fn turn_away(mut stream: UnixStream) {
         stream.shutdown().await
     };
     if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), send).await {
-        tracing::debug!(%error, "a stranger left before its refusal");
+        tracing::debug!(%error, "a process without permission left before its refusal");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Capture of a VM's disks: records of changes with the semantics of persistent dirty bitmaps, and frozen instants.
+//! Capture of a VM's disks: dirty bitmaps with the semantics of QEMU's persistent ones, and frozen instants.
 //! Every instant is noted as the truth for its position.
 
 use async_trait::async_trait;
@@ -72,10 +72,10 @@ impl Source {
         found.into_iter().map(|(_, i)| i).collect()
     }
 
-    /// Nothing is written to what a replica stands on, not even a record.
+    /// Nothing is written to the images below a replica, not even a dirty bitmap.
     fn mine(&self, s: &mut State, h: usize) {
         if let Some(key) = self.keys.iter().find(|k| adopted(s, h, k)) {
-            s.violation(format!("tracking on {key}, which a replica stands on"));
+            s.violation(format!("tracking on {key}, which is below a replica"));
         }
     }
 
@@ -148,9 +148,10 @@ impl CaptureSource for Source {
             if let Some(n) = images.iter().position(|i| since(i) != first) {
                 return lost(n, "its records are not those of the other disks");
             }
-            Ok(match first.is_empty() {
-                true => Tracking::None,
-                false => Tracking::Since(first),
+            Ok(if first.is_empty() {
+                Tracking::None
+            } else {
+                Tracking::Since(first)
             })
         })
         .await

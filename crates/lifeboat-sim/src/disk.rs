@@ -1,4 +1,4 @@
-//! Disks as maps of numbered writes, and the records of changes QEMU keeps for them. A block holds the number of the
+//! Disks as maps of numbered writes, and the dirty bitmaps QEMU keeps for them. A block holds the number of the
 //! guest's write that filled it, repeated; nothing else is ever in a block, so torn or mixed data is noticed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ pub const BLOCK: u64 = 4096;
 /// Block number → number of the write that filled it. Absent blocks read as zeros.
 pub type Content = BTreeMap<u64, u64>;
 
-/// A record of changes.
+/// A dirty bitmap.
 #[derive(Clone, Debug)]
 pub struct Tracked {
     /// Changes since this position.
@@ -35,13 +35,13 @@ pub struct Image {
     pub size: u64,
     /// What it holds.
     pub content: Content,
-    /// Records of changes, oldest first.
+    /// Dirty bitmaps, oldest first.
     pub tracked: Vec<Tracked>,
     /// Blocks that a branch holds itself, everything else shows through from below; `None` for a plain image.
     pub own: Option<BTreeSet<u64>>,
-    /// Times that another program wrote to it, which no record of changes knows.
+    /// Times that another program wrote to it, which no dirty bitmap knows.
     pub edits: u64,
-    /// How many of them were there when it was closed last, or when tracking began anew.
+    /// How many of them were there when it was closed last, or when tracking began again.
     pub seen: u64,
 }
 
@@ -90,7 +90,7 @@ impl Image {
         self.edits += 1;
     }
 
-    /// Why its records of changes are not to be believed.
+    /// Why its dirty bitmaps are not valid.
     #[must_use]
     pub fn touched(&self) -> Option<&'static str> {
         (self.edits != self.seen).then_some("another program wrote to its image")

@@ -24,9 +24,10 @@ impl Environment for Port {
     }
 
     async fn replica_location(&self, location: &str) -> Result<(), LocationError> {
-        match self.shared.state().hosts[self.host].not_there.contains(location) {
-            true => Err(LocationError::Missing(location.to_owned())),
-            false => Ok(()),
+        if self.shared.state().hosts[self.host].not_there.contains(location) {
+            Err(LocationError::Missing(location.to_owned()))
+        } else {
+            Ok(())
         }
     }
 

@@ -77,7 +77,7 @@ impl Gate {
     }
 }
 
-/// An error that a port reports when it is told to fail.
+/// An error that a port reports when a test makes it fail.
 pub(crate) trait Injected {
     fn injected(name: &'static str) -> Self;
 }

@@ -54,10 +54,10 @@ fn check(s: &State, h: usize, launch: &Launch) -> Result<Vec<String>, Hypervisor
     }
 }
 
-/// What must not be, whoever asks for it.
+/// What must not be started, for any caller.
 fn forbidden(s: &mut State, h: usize, vm: VmId, keys: &[String]) {
     if let Some(key) = keys.iter().find(|k| adopted(s, h, k)) {
-        s.violation(format!("a VM was started on {key}, which a replica stands on"));
+        s.violation(format!("a VM was started on {key}, which is below a replica"));
     }
     let mut others = s.hosts[h].processes.iter();
     let shared = |p: &Process| p.power != PowerState::Off && p.images.iter().any(|k| keys.contains(k));
@@ -66,7 +66,7 @@ fn forbidden(s: &mut State, h: usize, vm: VmId, keys: &[String]) {
     }
 }
 
-/// What this host can tell of a VM.
+/// What this host knows of a VM.
 fn seen(s: &mut State, h: usize, vm: VmId) -> Power {
     if let Some(why) = s.hosts[h].blind.get(&vm) {
         return Power::NotKnown { why: why.clone() };
@@ -98,7 +98,7 @@ fn monitor(s: &mut State, h: usize, vm: VmId) -> Result<&mut Process, Hypervisor
     }
 }
 
-/// What the change records of a running VM's disks hold together; nothing where one of them has none to be believed.
+/// What the dirty bitmaps of a running VM's disks mark together; nothing where one of them has no valid bitmap.
 fn pending(s: &mut State, h: usize, vm: VmId, disks: &[DiskId]) -> Option<u64> {
     let process = monitor(s, h, vm).ok()?;
     let (started, keys) = (process.spec.clone(), process.images.clone());
@@ -209,7 +209,7 @@ impl Hypervisor for Port {
     async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError> {
         let stubborn = self.shared.state().stubborn;
         let power = process(&mut self.shared.state(), self.host, vm).power;
-        // CPUs that stand still follow no request.
+        // CPUs that are stopped follow no request.
         if matches!(power, PowerState::Paused | PowerState::Stalled) || stubborn && power != PowerState::Off {
             tokio::time::sleep(timeout).await;
             return Err(HypervisorError::ShutdownTimeout(timeout));
@@ -243,7 +243,7 @@ impl Hypervisor for Port {
         self.run("hv.resume", |s, h| {
             let p = monitor(s, h, vm)?;
             if let (PowerState::Stalled, Some(stall)) = (p.power, &p.stall) {
-                let again = format!("the guest was told to go on and was stopped again: {stall}");
+                let again = format!("the guest was let go on and was stopped again: {stall}");
                 return Err(HypervisorError::Monitor(again));
             }
             self.twin(s, vm);

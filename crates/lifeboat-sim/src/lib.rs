@@ -11,6 +11,7 @@ mod disk;
 mod environment;
 mod gate;
 pub mod harness;
+mod hosts;
 mod hypervisor;
 mod lies;
 mod link;

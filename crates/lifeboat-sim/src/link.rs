@@ -36,12 +36,13 @@ pub(crate) fn key_of(host: usize, number: u8) -> Fingerprint {
 
 /// A refusal as the caller gets it: that of a key is the transport's.
 fn refused(peer: &str, refusal: PeerRefusal) -> LinkError {
-    match refusal {
-        PeerRefusal::OtherKey { .. } => LinkError::Untrusted {
+    if matches!(refusal, PeerRefusal::OtherKey { .. }) {
+        LinkError::Untrusted {
             peer: peer.into(),
             detail: refusal.to_string(),
-        },
-        refusal => LinkError::Refused(refusal),
+        }
+    } else {
+        LinkError::Refused(refusal)
     }
 }
 
@@ -138,7 +139,7 @@ impl Port {
         all[target].push(task.abort_handle());
     }
 
-    /// Whether the answer gets lost on its way back.
+    /// Whether the answer gets lost before it arrives.
     async fn answered(&self, fault: Option<Fault>) -> bool {
         if fault == Some(Fault::CrashAfter) {
             self.die().await;
@@ -234,9 +235,10 @@ impl Port {
             Some(lies) if lies.host == target => lies.reply(reply),
             Some(_) | None => reply,
         };
-        match reply {
-            PeerReply::Refused(refusal) => Err(refused(peer, refusal)),
-            reply => Ok(reply),
+        if let PeerReply::Refused(refusal) = reply {
+            Err(refused(peer, refusal))
+        } else {
+            Ok(reply)
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Media, in memory: directories that every host sees under the same name, as if somebody carried them the moment they are
-//! looked at. Tests may damage them and forge them. Instead of ciphers there are digests made with the key: whoever does not
-//! have it cannot make one that fits.
+//! Media, in memory: directories that every host sees under the same name, as if they were carried the moment they are
+//! looked at. Tests may damage them and forge them. Instead of ciphers there are digests made with the key: without
+//! the key none can be made that fits.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,9 +40,10 @@ fn described(part: Part, file: &Sealed) -> SegmentFile {
 }
 
 fn room(s: &State, dir: &Utf8Path) -> Result<()> {
-    match s.medium_full {
-        true => Err(MediaError::NoSpace(dir.to_owned())),
-        false => Ok(()),
+    if s.medium_full {
+        Err(MediaError::NoSpace(dir.to_owned()))
+    } else {
+        Ok(())
     }
 }
 
@@ -55,9 +56,10 @@ fn checked(s: &State, dir: &Utf8Path, seal: &Seal, file: &SegmentFile) -> Result
     let found = medium.and_then(|m| m.files.get(&file.part));
     let found = found.ok_or_else(|| damaged("it is not there"))?;
     let own = sealed(seal, file.part, found.content.clone());
-    match own == *found && described(file.part, found) == *file {
-        true => Ok(own.content),
-        false => Err(damaged("it is not what was exported")),
+    if own == *found && described(file.part, found) == *file {
+        Ok(own.content)
+    } else {
+        Err(damaged("it is not what was exported"))
     }
 }
 
@@ -105,9 +107,10 @@ impl Media for Port {
         self.run("media.begin", |s, _| {
             room(s, dir)?;
             let medium = s.media.entry(dir.to_string()).or_default();
-            match medium.begun.is_none_or(|b| b == export) {
-                true => medium.begun = Some(export),
-                false => return Err(MediaError::NotEmpty(dir.to_owned())),
+            if medium.begun.is_none_or(|b| b == export) {
+                medium.begun = Some(export)
+            } else {
+                return Err(MediaError::NotEmpty(dir.to_owned()));
             }
             Ok(())
         })

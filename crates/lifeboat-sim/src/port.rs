@@ -47,7 +47,7 @@ impl Port {
         fault
     }
 
-    /// Waits while this host's daemon stands still, or while the disk of its replicas does not answer.
+    /// Waits while this host's daemon is frozen, or while the disk of its replicas does not answer.
     async fn while_still(&self, name: &'static str) {
         loop {
             {

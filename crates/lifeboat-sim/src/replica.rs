@@ -221,7 +221,7 @@ impl Replica {
         }
     }
 
-    /// Whether nothing that a target stands on is damaged. A point stands on all older ones.
+    /// Whether nothing in the chain of a target is damaged. A point needs all older ones.
     pub(crate) fn verify(&self, target: Target) -> Result<()> {
         let on = match target {
             Target::Point { id } => self.points.iter().position(|(p, _)| p.id == id),

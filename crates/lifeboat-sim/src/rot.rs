@@ -1,5 +1,5 @@
 //! Bit rot in the simulated store: a block of a sealed point, and of everything that shows it from below, holds a number
-//! that nobody wrote. A scrub finds it, and a repair believes only the number that was there.
+//! that no write of the guest has. A scrub finds it, and a repair believes only the number that was there.
 
 use lifeboat_engine::ports::scrub::{
     DamagedFile, NewestData, RepairSource, RepairState, Repaired, ScrubNews, ScrubNext, ScrubPass,

@@ -122,7 +122,7 @@ pub struct Replica {
     pub logs: Vec<KeptLog>,
     /// Bytes of logs whose transfer was interrupted.
     pub parts: HashMap<Position, Vec<u8>>,
-    /// Branches and what they stand on.
+    /// Branches, with the point or cycle that they were made on.
     pub branches: BTreeMap<BranchId, (Target, Position)>,
     /// The promoted branch, and whether its layers are merged (by the VM's process, by the store).
     pub promoted: Option<(BranchId, bool, bool)>,
@@ -154,12 +154,16 @@ pub struct Replica {
     pub open: bool,
     /// What the store says of its files and disks.
     pub faults: Vec<StorageFault>,
-    /// Points that have a damaged file; whatever is newer stands on it.
+    /// Points that have a damaged file; whatever is newer needs it.
     pub rotten: BTreeSet<PointId>,
 }
 
 /// One host.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fault that a test switches on by itself"
+)]
 pub struct HostState {
     /// Its name.
     pub name: String,
@@ -197,7 +201,7 @@ pub struct HostState {
     pub key: u8,
     /// Which of its keys is to follow.
     pub next_key: Option<u8>,
-    /// Somebody answers at its address with a certificate of its name and another key.
+    /// An impostor answers at its address with a certificate of its name and another key.
     pub impostor: bool,
     /// No log can be applied: one is damaged on the disk.
     pub log_damaged: bool,
@@ -211,7 +215,7 @@ pub struct HostState {
     pub stuck_since: Option<tokio::time::Instant>,
     /// Applying a log takes this many milliseconds.
     pub slow_apply_ms: u64,
-    /// The daemon stands still: it does nothing and answers nobody.
+    /// The daemon is frozen: it does nothing and answers no call.
     pub frozen: bool,
     /// The spool is full.
     pub spool_full: bool,
@@ -238,7 +242,7 @@ pub struct HostState {
 pub struct State {
     /// Everything random.
     pub rng: Rng,
-    /// Somebody set a clock: instants say nothing of when they were taken.
+    /// A clock was set: instants say nothing of when they were taken.
     pub clocks_set: bool,
     /// Hosts, by the number that tests use for them.
     pub hosts: Vec<HostState>,
@@ -264,7 +268,7 @@ pub struct State {
     pub trouble_at: u64,
     /// Starts of a VM whose twin was running on another host, which could have been asked.
     pub twins: Vec<String>,
-    /// Blocks that arrived in pieces of synchronizations.
+    /// Blocks that arrived in resync fragments.
     pub sync_blocks: u64,
     /// Blocks that arrived in deltas.
     pub delta_blocks: u64,

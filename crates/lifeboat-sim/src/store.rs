@@ -51,9 +51,10 @@ fn here(s: &mut State, h: usize, vm: VmId) -> Result<&mut Replica> {
 }
 
 fn room(s: &State, h: usize) -> Result<()> {
-    match s.hosts[h].store_full {
-        true => Err(StoreError::NoSpace("/replicas".into())),
-        false => Ok(()),
+    if s.hosts[h].store_full {
+        Err(StoreError::NoSpace("/replicas".into()))
+    } else {
+        Ok(())
     }
 }
 
@@ -67,22 +68,24 @@ fn share(s: &State, h: usize, vm: VmId, more: usize) -> Result<()> {
     let of_owner = |vm: &VmId| host.quotas.get(vm).is_some_and(|q| q.owner == *owner);
     let logs = host.replicas.iter().filter(|(vm, _)| of_owner(vm));
     let taken: u64 = logs.flat_map(|(_, r)| &r.logs).map(|l| l.log.size).sum();
-    match taken + more as u64 > most {
-        true => Err(StoreError::OverQuota {
+    if taken + more as u64 > most {
+        Err(StoreError::OverQuota {
             owner: owner.clone(),
             most: format!("{most} bytes on disk for all replicas"),
-        }),
-        false => Ok(()),
+        })
+    } else {
+        Ok(())
     }
 }
 
 fn logs_whole(s: &State, h: usize) -> Result<()> {
-    match s.hosts[h].log_damaged {
-        true => Err(StoreError::Damaged {
+    if s.hosts[h].log_damaged {
+        Err(StoreError::Damaged {
             path: "/replicas/logs/4.lbd".into(),
             detail: "the frame's checksum is wrong".into(),
-        }),
-        false => Ok(()),
+        })
+    } else {
+        Ok(())
     }
 }
 
@@ -469,9 +472,10 @@ impl ReplicaStore for Port {
             room(s, h)?;
             let r = here(s, h, vm)?;
             if let Some((existing, _)) = r.branches.get(&branch) {
-                return match *existing == target {
-                    true => Ok(r.images(branch)),
-                    false => Err(StoreError::Conflict("the branch stands on another point".into())),
+                return if *existing == target {
+                    Ok(r.images(branch))
+                } else {
+                    Err(StoreError::Conflict("the branch is on another point".into()))
                 };
             }
             if let Target::Cycle { position } = target
@@ -514,9 +518,10 @@ impl ReplicaStore for Port {
     async fn branch_images(&self, vm: VmId, branch: BranchId) -> Result<Vec<(DiskId, DiskImage)>> {
         self.run("store.branch_images", |s, h| {
             let r = here(s, h, vm)?;
-            match r.branches.contains_key(&branch) {
-                true => Ok(r.images(branch)),
-                false => Err(StoreError::NoBranch(branch)),
+            if r.branches.contains_key(&branch) {
+                Ok(r.images(branch))
+            } else {
+                Err(StoreError::NoBranch(branch))
             }
         })
         .await

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::disk::{BLOCK, Content, Image};
 use crate::gate::Gate;
-use crate::harness::{A, B, TWO_HOSTS};
+use crate::hosts::{A, B, TWO_HOSTS};
 use crate::hypervisor::end;
 use crate::port::Port;
 use crate::state::{Shared, State, process};
@@ -301,7 +301,7 @@ impl World {
         self.act_by(host, Some(by()), action).await
     }
 
-    /// The same by somebody else.
+    /// The same by another caller.
     pub async fn act_by(
         &self,
         host: usize,
@@ -422,9 +422,9 @@ impl World {
         (s.hosts[host].store_hangs, s.hosts[host].stuck_since) = (hangs, None);
     }
 
-    /// A daemon stands still, or goes on.
+    /// A daemon is frozen, or goes on.
     pub fn freeze(&self, host: usize, frozen: bool) {
-        self.trouble(format!("daemon {host} stands still: {frozen}"));
+        self.trouble(format!("daemon {host} frozen: {frozen}"));
         self.shared.state().hosts[host].frozen = frozen;
     }
 

@@ -1,6 +1,6 @@
 //! How content that is here already becomes a replica: the administrator's images, the branch that had become the VM's
-//! disks, or a replica that another lineage goes on from. Nothing is copied. The content becomes the lower part of every
-//! chain, an empty level on top of it stands for the position that logs continue, and the manifest that says so is
+//! disks, or a replica from which another generation goes on. Nothing is copied. The content becomes the lower part of every
+//! chain, an empty layer set on top of it has the position that logs continue, and the manifest that says so is
 //! replaced once. Until then everything is what it was.
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -9,9 +9,9 @@ use lifeboat_engine::ports::store::{Abandoned, Adoption, Origin, Point, StoreErr
 use lifeboat_kernel::AtRest;
 use lifeboat_model::{BranchId, DiskFormat, DiskId, PointId, Position, Timestamp, VmId};
 
-use crate::apply::{fresh_layer, loose, make_base_in, make_on_in};
+use crate::apply::{fresh_layer, intermediate, make_base_in, make_on_in};
 use crate::bulk::still_empty;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::layer;
 use crate::logs;
@@ -32,7 +32,7 @@ pub(crate) fn images(
 ) -> Result<()> {
     if let Some(there) = twin::load(dir)?.map(|f| f.manifest).filter(|m| !m.destroying) {
         if there.vm == vm && is_repeated(&there, adoption) {
-            // The call before may have failed at just this.
+            // An earlier call may have failed at exactly this step.
             return files::sync_dir(dir.parent().unwrap_or(dir));
         }
         let replaceable = nothing_arrived(dir, &there)? && !there.bases.is_empty();
@@ -52,7 +52,7 @@ pub(crate) fn images(
     for (disk, path, format) in images {
         let base = Base {
             disk: disk.clone(),
-            path: camino::absolute_utf8(path).map_err(at("resolve", path))?,
+            path: camino::absolute_utf8(path).map_err(io_error("resolve", path))?,
             format: *format,
         };
         let image = chain::Image {
@@ -69,7 +69,7 @@ pub(crate) fn images(
     }
     manifest.adopted = Some(Adopted { branch: None });
     let content = Content {
-        levels: 0,
+        layer_sets: 0,
         disks: held,
     };
     set_up(dir, &mut manifest, adoption, content, steps)?;
@@ -78,7 +78,7 @@ pub(crate) fn images(
     files::sync_dir(dir.parent().unwrap_or(dir))
 }
 
-/// The replica that is here, or the branch promoted in it, becomes a replica of another lineage.
+/// The replica that is here, or the branch promoted in it, becomes a replica of another generation.
 pub(crate) fn here(replica: &Replica, adoption: &Adoption) -> Result<()> {
     let manifest = replica.manifest();
     if is_repeated(&manifest, adoption) {
@@ -95,9 +95,13 @@ pub(crate) fn here(replica: &Replica, adoption: &Adoption) -> Result<()> {
         && manifest.branches.is_empty()
         && same_origin(&manifest, adoption)
     {
-        // The level that stood for the other start, and what was kept for its sake.
+        // The layer set of the other start, and what was kept because of it.
         next.points.pop();
-        if next.kept.as_ref().is_some_and(|k| k.levels == next.points.len()) {
+        if next
+            .kept
+            .as_ref()
+            .is_some_and(|k| k.layer_sets == next.points.len())
+        {
             next.kept = None;
         }
     } else {
@@ -105,13 +109,13 @@ pub(crate) fn here(replica: &Replica, adoption: &Adoption) -> Result<()> {
     }
     if next.points.len() + 5 > MAX_CHAIN {
         return Err(StoreError::Conflict(format!(
-            "VM {} stands on {} images, more would make the chain too long; the oldest recovery points must expire first",
+            "the disks of VM {} have chains of {} images, more would make them too long; the oldest recovery points must expire first",
             replica.vm,
             next.points.len()
         )));
     }
     let content = Content {
-        levels: next.points.len(),
+        layer_sets: next.points.len(),
         disks: next.floor_disks(),
     };
     set_up(&replica.dir, &mut next, adoption, content, &replica.steps)?;
@@ -156,7 +160,7 @@ pub(crate) fn finish_bulk(
     }
     let sealed = Some((id, instant, consistency));
     let (start, disks) = (manifest.start, manifest.disks.clone());
-    let level = level(
+    let set = empty_set(
         &replica.dir,
         &mut manifest,
         start,
@@ -167,15 +171,15 @@ pub(crate) fn finish_bulk(
     let mut state = replica.state.blocking_lock();
     still_empty(&state)?;
     replica.commit(&mut state, |m| {
-        m.points.push(level.clone());
+        m.points.push(set.clone());
         m.next_layer = manifest.next_layer;
     })?;
-    Ok(level.point)
+    Ok(set.point)
 }
 
 /// What was here before.
 struct Content {
-    levels: usize,
+    layer_sets: usize,
     disks: Vec<LogDisk>,
 }
 
@@ -199,7 +203,7 @@ fn same_origin(manifest: &Manifest, adoption: &Adoption) -> bool {
     }
 }
 
-/// Turns what is here into levels that are no recovery points yet.
+/// Turns what is here into layer sets that are no recovery points yet.
 fn take_over(replica: &Replica, next: &mut Manifest, origin: &Origin) -> Result<()> {
     match origin {
         Origin::Images(_) => Ok(()),
@@ -212,7 +216,7 @@ fn take_over(replica: &Replica, next: &mut Manifest, origin: &Origin) -> Result<
                 ));
             }
             if let Some(head) = next.head.take() {
-                next.points.push(loose(next.applied, head.layers));
+                next.points.push(intermediate(next.applied, head.layers));
             }
             next.adopted = Some(Adopted { branch: None });
             Ok(())
@@ -234,12 +238,12 @@ fn take_branch(replica: &Replica, next: &mut Manifest, id: BranchId) -> Result<(
         };
         let layers = promoted.below.iter().filter_map(layer);
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        next.points.push(loose(branch.position, layers));
+        next.points.push(intermediate(branch.position, layers));
     }
     // A guest may have had its disk grown.
     let own = branch.layers.iter();
     let own = own.map(|l| sized(replica, l.disk.clone(), l.file.clone()));
-    let own = loose(branch.position, own.collect::<Result<Vec<_>>>()?);
+    let own = intermediate(branch.position, own.collect::<Result<Vec<_>>>()?);
     next.disks = own.disks();
     next.points.push(own);
     next.branches.retain(|b| b.id != id);
@@ -277,13 +281,13 @@ fn set_up(
         }
     }
     let disks = (adoption.disks.as_slice(), content.disks.as_slice());
-    let level = level(dir, next, adoption.start, disks, adoption.sealed, steps)?;
-    next.points.push(level);
+    let set = empty_set(dir, next, adoption.start, disks, adoption.sealed, steps)?;
+    next.points.push(set);
     next.disks.clone_from(&adoption.disks);
     if let Some(what) = &adoption.keep {
         next.kept = Some(Kept {
             what: Abandoned { ..what.clone() },
-            levels: content.levels,
+            layer_sets: content.layer_sets,
             disks: content.disks,
         });
     }
@@ -293,8 +297,8 @@ fn set_up(
     Ok(())
 }
 
-/// Makes an empty level on top of all others, for the first disks; the second are those that the content has.
-fn level(
+/// Makes an empty layer set on top of all others, for the first disks; the second are those that the content has.
+fn empty_set(
     dir: &Utf8Path,
     manifest: &mut Manifest,
     position: Position,
@@ -312,14 +316,14 @@ fn level(
         files::sync_dir(path.parent().unwrap_or(dir))?;
         layers.push(layer);
     }
-    let mut level = loose(position, layers);
+    let mut set = intermediate(position, layers);
     if let Some((id, instant, consistency)) = sealed {
-        level.loose = false;
-        level.point.id = id;
-        level.point.instant = instant;
-        level.point.consistency = consistency;
-        let paths = level.layers.iter().map(|l| dir.join(&l.file));
-        level.point.size = paths.map(|p| files::usage(&p)).sum();
+        set.intermediate = false;
+        set.point.id = id;
+        set.point.instant = instant;
+        set.point.consistency = consistency;
+        let paths = set.layers.iter().map(|l| dir.join(&l.file));
+        set.point.size = paths.map(|p| files::usage(&p)).sum();
     }
-    Ok(level)
+    Ok(set)
 }

@@ -12,7 +12,7 @@ use lifeboat_model::{Arrival, Changed, DiskId, PointId, Position, Timestamp};
 use uuid::Uuid;
 
 use crate::chain::{Image, reference};
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::layer::{self, Writer};
 use crate::logs::{self, Entry};
@@ -59,7 +59,7 @@ pub(crate) fn apply_through(replica: &Replica, last: Position) -> Result<Option<
     match applied {
         Ok(()) => Ok(Some(end.log)),
         Err(e) if e.lacks_room() => {
-            // A dirty head is worth nothing; its room may be what is lacking.
+            // A dirty head has to be built again in any case, and removing it may free the space that is missing.
             discard_head(replica)?;
             Err(e)
         }
@@ -115,19 +115,19 @@ fn smaller(manifest: &Manifest, entry: &Entry) -> bool {
     layers.any(|l| entry.disks.iter().any(|d| d.id == l.disk && d.size < l.size))
 }
 
-/// Makes the head a level below, which is no recovery point: an image is never cut, because what is above it would show
+/// Makes the head a layer set below, which is no recovery point: an image is never cut, because what is above it would show
 /// what was cut off once it grows again.
 fn set_head_apart(manifest: &mut Manifest) {
     let made = manifest.made_on();
     if let Some(head) = manifest.head.take() {
-        let mut level = loose(manifest.applied, head.layers);
-        level.made = Some(made);
-        manifest.points.push(level);
+        let mut set = intermediate(manifest.applied, head.layers);
+        set.made = Some(made);
+        manifest.points.push(set);
     }
 }
 
-/// Layers that are no recovery point.
-pub(crate) fn loose(position: Position, layers: Vec<Layer>) -> Sealed {
+/// An intermediate layer set.
+pub(crate) fn intermediate(position: Position, layers: Vec<Layer>) -> Sealed {
     Sealed {
         point: Point {
             id: PointId(Uuid::new_v4()),
@@ -140,7 +140,7 @@ pub(crate) fn loose(position: Position, layers: Vec<Layer>) -> Sealed {
         },
         layers,
         made: None,
-        loose: true,
+        intermediate: true,
     }
 }
 
@@ -191,7 +191,7 @@ fn seal_whole(replica: &Replica, id: PointId, arrived: Option<Arrival>) -> Resul
     };
     if entry.log.partial {
         return conflict(format!(
-            "the disks of VM {} are being synchronized and stand at no instant; the delta that closes it must come first",
+            "the disks of VM {} are being resynchronized and are not consistent; the delta that closes it must come first",
             manifest.vm
         ));
     }
@@ -212,7 +212,7 @@ fn seal_whole(replica: &Replica, id: PointId, arrived: Option<Arrival>) -> Resul
         point: point.clone(),
         layers: head.layers,
         made: Some(manifest.made_on()),
-        loose: false,
+        intermediate: false,
     };
     replica.commit(&mut state, |m| {
         m.points.push(sealed);
@@ -299,8 +299,8 @@ pub(crate) fn make_base(replica: &Replica, chain: &[Image], layer: &Layer) -> Re
     replica.step("after a base is made")
 }
 
-/// The same in a directory; `held`: the disk has content, so that its base is one that was made before. A base that is
-/// there is left as it is.
+/// As [`make_base`], in a replica that is not open; `held`: the disk has content, so that its base is one that was made before. A
+/// base that is there is left as it is.
 pub(crate) fn make_base_in(dir: &Utf8Path, disk: &DiskId, size: u64, held: bool) -> Result<()> {
     let path = dir.join(own_base(disk));
     if path.exists() {
@@ -309,11 +309,11 @@ pub(crate) fn make_base_in(dir: &Utf8Path, disk: &DiskId, size: u64, held: bool)
     if held {
         return Err(StoreError::Damaged {
             path,
-            detail: "it is gone; put it back, or replicate this VM anew".to_owned(),
+            detail: "it is gone; put it back, or replicate this VM again".to_owned(),
         });
     }
     let parent = path.parent().unwrap_or(dir);
-    std::fs::create_dir_all(parent).map_err(at("make", parent))?;
+    std::fs::create_dir_all(parent).map_err(io_error("make", parent))?;
     files::replace_with(&path, |file| file.set_len(size))?;
     files::sync_dir(parent.parent().unwrap_or(dir))
 }
@@ -324,7 +324,7 @@ pub(crate) fn make_on(replica: &Replica, layer: &Layer, chain: &[Image], new: bo
     make_on_in(&replica.dir, layer, chain, new, &replica.steps)
 }
 
-/// The same for a replica that is not open.
+/// As [`make_on`], in a replica that is not open.
 pub(crate) fn make_on_in(
     dir: &Utf8Path,
     layer: &Layer,
@@ -336,7 +336,7 @@ pub(crate) fn make_on_in(
     steps.pass("before a layer is made")?;
     let path = dir.join(&layer.file);
     let parent = path.parent().unwrap_or(dir);
-    std::fs::create_dir_all(parent).map_err(at("make", parent))?;
+    std::fs::create_dir_all(parent).map_err(io_error("make", parent))?;
     layer::create(
         &path,
         layer.size,

@@ -1,5 +1,5 @@
 //! Branches: writable layers on a recovery point, and their end. The cost of both does not depend on the size of a disk,
-//! on the number of points or on what was written since. A branch stands only on sealed layers, which nothing changes,
+//! on the number of points or on what was written since. A branch is made only on sealed layers, which nothing changes,
 //! so no point can notice it.
 //!
 //! The writable layer has sub-clusters: QEMU writes it, knows them, and a guest's 4 KiB writes then copy nothing.
@@ -15,7 +15,7 @@ use lifeboat_model::{BranchId, DiskId, PointId, Position};
 use crate::apply::{in_order, make_base, make_on, replay};
 use crate::chain::{Image, blockdev, reference};
 use crate::durable;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::firmware;
 use crate::logs::{self, Entry};
@@ -33,12 +33,12 @@ pub(crate) type Images = Vec<(DiskId, DiskImage)>;
 
 /// What a branch is built from.
 pub(crate) struct Plan {
-    /// Number of the level below; none: the base alone.
+    /// Number of the layer set below; none: the base alone.
     pub(crate) on: Option<usize>,
-    /// That level, if it is a recovery point.
+    /// That layer set, if it is a recovery point.
     point: Option<PointId>,
     position: Position,
-    /// Disks of that level.
+    /// Disks of that layer set.
     pub(crate) disks: Vec<LogDisk>,
     /// Logs to replay onto it.
     pub(crate) logs: Vec<Entry>,
@@ -53,12 +53,12 @@ pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &C
             return Err(StoreError::Conflict(why));
         }
         Some(b) if b.complete => return images(replica, id),
-        // What an interrupted call left cannot be told apart from nothing, so it is made again.
+        // What an interrupted call left may be incomplete, so it is made again.
         Some(_) => drop_branch(replica, id)?,
         None => manifest.not_promoted()?,
     }
     let plan = plan(replica, target)?;
-    // Its files are new ones, whatever had their names before.
+    // Its files are new: what was seen of earlier files of these names no longer counts.
     replica
         .presence
         .forget(&replica.dir.join("branches").join(id.to_string()));
@@ -144,27 +144,27 @@ pub(crate) fn plan(replica: &Replica, target: Target) -> Result<Plan> {
         disks: sealed.disks(),
         logs,
     };
-    let mut levels = manifest.points.iter().enumerate();
+    let mut sets = manifest.points.iter().enumerate();
     match target {
         Target::Point { id } => {
-            let level = levels.find(|(_, p)| !p.loose && p.point.id == id);
-            let level = level.ok_or_else(|| StoreError::NoPoint(id.to_string()))?;
-            Ok(plan(level, level.1.point.position, Vec::new()))
+            let set = sets.find(|(_, p)| !p.intermediate && p.point.id == id);
+            let set = set.ok_or_else(|| StoreError::NoPoint(id.to_string()))?;
+            Ok(plan(set, set.1.point.position, Vec::new()))
         }
         Target::Cycle { position } => {
             let no_instant = state.logs.to(position).is_some_and(|e| e.log.partial);
             // The newest point from which the logs lead there.
-            let reach = |level: (usize, &Sealed)| {
-                let logs = state.logs.between(level.1.point.position, position)?;
-                Some(plan(level, position, logs))
+            let reach = |set: (usize, &Sealed)| {
+                let logs = state.logs.between(set.1.point.position, position)?;
+                Some(plan(set, position, logs))
             };
-            let found = levels.rev().filter(|(_, p)| !p.loose).find_map(reach);
+            let found = sets.rev().filter(|(_, p)| !p.intermediate).find_map(reach);
             let found = found.filter(|_| !no_instant);
             found.ok_or_else(|| StoreError::NoPoint(position.to_string()))
         }
         Target::Abandoned => match &manifest.kept {
             Some(kept) => Ok(Plan {
-                on: kept.levels.checked_sub(1),
+                on: kept.layer_sets.checked_sub(1),
                 point: None,
                 position: kept.what.since,
                 disks: kept.disks.clone(),
@@ -177,11 +177,11 @@ pub(crate) fn plan(replica: &Replica, target: Target) -> Result<Plan> {
 
 fn record(id: BranchId, target: Target, plan: &Plan) -> Result<Branch> {
     // Base, points, replay, branch.
-    let levels = plan.on.map_or(0, |on| on + 1);
-    let images = 1 + levels + usize::from(!plan.logs.is_empty()) + 1;
+    let sets = plan.on.map_or(0, |on| on + 1);
+    let images = 1 + sets + usize::from(!plan.logs.is_empty()) + 1;
     if images > MAX_CHAIN {
         return Err(StoreError::Conflict(format!(
-            "the branch would stand on {images} images, {MAX_CHAIN} is the limit; the oldest recovery points must expire first"
+            "the chain of the branch would have {images} images, {MAX_CHAIN} is the limit; the oldest recovery points must expire first"
         )));
     }
     let disks = match plan.logs.last() {
@@ -215,7 +215,7 @@ fn record(id: BranchId, target: Target, plan: &Plan) -> Result<Branch> {
 fn make(replica: &Replica, branch: &Branch, plan: &Plan, cancel: &Cancel) -> Result<()> {
     let dir = replica.dir.join("branches").join(branch.id.to_string());
     replica.step("before a branch's directory is made")?;
-    std::fs::create_dir_all(&dir).map_err(at("make", &dir))?;
+    std::fs::create_dir_all(&dir).map_err(io_error("make", &dir))?;
     let manifest = replica.manifest();
     let mut chains = BTreeMap::new();
     for layer in &branch.replay {

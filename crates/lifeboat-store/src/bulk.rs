@@ -1,4 +1,4 @@
-//! The initial copy: segments go straight into the base, which is nobody's recovery point yet. What came before
+//! The initial copy: segments go straight into the base, on which there is no recovery point yet. What came before
 //! an interruption counts, because every frame has a checksum of its own; whatever lies behind it is cleared before the
 //! copy goes on.
 
@@ -14,7 +14,7 @@ use lifeboat_model::DiskId;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::durable;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::logs::PIECE;
 use crate::manifest::own_base;
 use crate::receive::bad;
@@ -184,7 +184,7 @@ impl Segment {
         let file = OpenOptions::new()
             .write(true)
             .open(&path)
-            .map_err(at("open", &path))?;
+            .map_err(io_error("open", &path))?;
         if next < disk.size {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             durable::write(&path, || {
@@ -243,7 +243,7 @@ impl Segment {
             return Ok(());
         }
         self.flushed_before()?;
-        let file = self.file.try_clone().map_err(at("open", &self.path))?;
+        let file = self.file.try_clone().map_err(io_error("open", &self.path))?;
         let path = self.path.clone();
         self.flush = Some(std::thread::spawn(move || {
             durable::sync_raw(&path, || file.sync_data())
@@ -282,21 +282,20 @@ impl Segment {
         };
         durable::drop_cache(&self.path)?;
         let (file, mut again) = (File::open(&self.path), blake3::Hasher::new());
-        let file = file.map_err(at("open", &self.path))?;
+        let file = file.map_err(io_error("open", &self.path))?;
         for (offset, len) in ranges {
             let mut data = vec![0; *len];
             file.read_exact_at(&mut data, *offset)
-                .map_err(at("read", &self.path))?;
+                .map_err(io_error("read", &self.path))?;
             again.update(&data);
         }
-        match again.finalize() == hash.finalize() {
-            true => Ok(()),
-            false => {
-                let other = io::Error::other("the medium has something else");
-                Err(durable::failing("reading back what was flushed", &self.path)(
-                    other,
-                ))
-            }
+        if again.finalize() == hash.finalize() {
+            Ok(())
+        } else {
+            let other = io::Error::other("the medium has something else");
+            Err(durable::failing("reading back what was flushed", &self.path)(
+                other,
+            ))
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 pub(crate) struct Image {
     /// Relative to the replica's directory, or absolute.
     pub(crate) file: Utf8PathBuf,
-    /// Never probed.
+    /// As it was recorded; an image is never probed for its format.
     pub(crate) format: DiskFormat,
     /// Only this program writes it, so its features are known. Others are read through QEMU.
     pub(crate) ours: bool,

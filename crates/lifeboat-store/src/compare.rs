@@ -1,4 +1,4 @@
-//! Holding the applied content against another copy's digests, block by block. What nobody ever wrote is not read: the
+//! Holding the applied content against another copy's digests, block by block. What was never written is not read: the
 //! digest of zeros is known. What to do about a difference is the engine's matter.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use lifeboat_engine::ports::store::{CompareRange, Ranges, StoreError};
 use lifeboat_model::DiskId;
 
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::export::{Export, MAX_READ};
 use crate::map::{tidy, without};
 use crate::replica::Replica;
@@ -53,7 +53,7 @@ pub(crate) fn compare(replica: &Replica, ranges: &[CompareRange]) -> Result<Vec<
             }
         };
         let differing = differing(export, range, &digests);
-        let differing = differing.map_err(at("compare", &replica.dir))?;
+        let differing = differing.map_err(io_error("compare", &replica.dir))?;
         if replica.is_damaged() {
             let same = equal.entry(disk.id.clone()).or_default();
             same.extend(same_blocks(range, &differing));

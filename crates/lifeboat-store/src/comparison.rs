@@ -278,9 +278,10 @@ impl Open {
         let step = usize::try_from(self.cluster).unwrap_or(usize::MAX);
         let range = piece.offset..piece.offset + piece.len;
         let whole = self.covered.gaps(&range).map(|gap| {
-            let end = match gap.end == self.item.size {
-                true => gap.end,
-                false => gap.end - gap.end % self.cluster,
+            let end = if gap.end == self.item.size {
+                gap.end
+            } else {
+                gap.end - gap.end % self.cluster
             };
             (gap.start.next_multiple_of(self.cluster), end)
         });

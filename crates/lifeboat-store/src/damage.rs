@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::Image;
 use crate::digest::{BLOCK, DIR, LAYER_BLOCK};
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::manifest::{Layer, Manifest};
 use crate::map::Map;
@@ -20,7 +20,7 @@ use crate::map::Map;
 /// File of the record, below [`DIR`].
 const NAME: &str = "damage.json";
 
-/// Most blocks of a file that are told apart; with more, the whole file counts as damaged.
+/// Most blocks of a file that are recorded one by one; with more, the whole file counts as damaged.
 const MAX_BLOCKS: usize = 512;
 
 /// A sealed file of a replica: a base or a layer.
@@ -28,8 +28,8 @@ const MAX_BLOCKS: usize = 512;
 pub(crate) struct Sealed {
     pub(crate) image: Image,
     pub(crate) disk: DiskId,
-    /// Number of its level; none: the base.
-    pub(crate) level: Option<usize>,
+    /// Number of its layer set; none: the base.
+    pub(crate) index: Option<usize>,
     /// Bytes of the disk.
     pub(crate) size: u64,
 }
@@ -47,19 +47,19 @@ impl Sealed {
 /// Everything that is sealed, lowest first.
 pub(crate) fn sealed(manifest: &Manifest) -> Vec<Sealed> {
     let mut all: Vec<Sealed> = Vec::new();
-    for (level, layer) in layers(manifest) {
+    for (index, layer) in layers(manifest) {
         if !all.iter().any(|s| s.disk == layer.disk) {
             all.push(Sealed {
                 image: manifest.base(&layer.disk),
                 disk: layer.disk.clone(),
-                level: None,
+                index: None,
                 size: layer.size,
             });
         }
         all.push(Sealed {
             image: Image::layer(&layer.file),
             disk: layer.disk.clone(),
-            level: Some(level),
+            index: Some(index),
             size: layer.size,
         });
     }
@@ -67,8 +67,8 @@ pub(crate) fn sealed(manifest: &Manifest) -> Vec<Sealed> {
 }
 
 fn layers(manifest: &Manifest) -> impl Iterator<Item = (usize, &Layer)> {
-    let levels = manifest.points.iter().enumerate();
-    levels.flat_map(|(n, p)| p.layers.iter().map(move |l| (n, l)))
+    let sets = manifest.points.iter().enumerate();
+    sets.flat_map(|(n, p)| p.layers.iter().map(move |l| (n, l)))
 }
 
 /// A damaged block, or a damaged log.
@@ -85,7 +85,7 @@ pub(crate) struct Bad {
     pub(crate) since: Timestamp,
     /// Bytes of the disk that may be wrong.
     pub(crate) suspect: Ranges,
-    /// The same for points that were sealed later, when more was known.
+    /// The bytes that may be wrong in points that were sealed later, when more was known.
     pub(crate) later: Option<Later>,
     /// It is, or may be, a table of the image and no data.
     pub(crate) table: bool,
@@ -136,7 +136,7 @@ impl Known {
         let path = dir.join(DIR).join(NAME);
         let bads = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|e| {
-                tracing::warn!(%path, error = %e, "the record of damage cannot be read; the next scrub makes it anew");
+                tracing::warn!(%path, error = %e, "the record of damage cannot be read; the next scrub makes it again");
                 Vec::new()
             }),
             Err(_) => Vec::new(),
@@ -150,9 +150,9 @@ impl Known {
             return Ok(());
         }
         let parent = dir.join(DIR);
-        std::fs::create_dir_all(&parent).map_err(at("make", &parent))?;
+        std::fs::create_dir_all(&parent).map_err(io_error("make", &parent))?;
         let path = parent.join(NAME);
-        let bytes = serde_json::to_vec(&bads).map_err(|e| at("write", &path)(e.into()))?;
+        let bytes = serde_json::to_vec(&bads).map_err(|e| io_error("write", &path)(e.into()))?;
         files::replace(&path, &bytes)?;
         self.bads = bads;
         self.shown = None;
@@ -221,7 +221,7 @@ pub(crate) fn show(
         let hopeless = of.iter().all(|b| b.hopeless);
         shown.push(DamagedFile {
             file: dir.join(file),
-            what: words(&of, first, item),
+            what: description(&of, first, item),
             since: of.iter().map(|b| b.since).min().unwrap_or_default(),
             points: order.filter(|id| points.contains(id)).collect(),
             log,
@@ -236,7 +236,7 @@ pub(crate) fn show(
     shown
 }
 
-fn words(of: &[&Bad], first: &Bad, item: Option<&Sealed>) -> String {
+fn description(of: &[&Bad], first: &Bad, item: Option<&Sealed>) -> String {
     let Some(item) = item else {
         return first.seen.clone();
     };
@@ -252,10 +252,10 @@ fn words(of: &[&Bad], first: &Bad, item: Option<&Sealed>) -> String {
 
 /// The recovery points that show what a damaged block may have wrong, and whether the newest data does.
 fn spoiled(dir: &Utf8Path, manifest: &Manifest, item: &Sealed, bad: &Bad) -> (BTreeSet<PointId>, NewestData) {
-    let first = item.level.unwrap_or(0);
+    let first = item.index.unwrap_or(0);
     let all = || {
-        let levels = manifest.points.iter().skip(first);
-        let ids = levels.map(|p| p.point.id).collect();
+        let sets = manifest.points.iter().skip(first);
+        let ids = sets.map(|p| p.point.id).collect();
         (ids, NewestData::Spoiled)
     };
     // QEMU opens no chain with such an image, whatever is shown of it.
@@ -263,7 +263,7 @@ fn spoiled(dir: &Utf8Path, manifest: &Manifest, item: &Sealed, bad: &Bad) -> (BT
         return all();
     }
     walk(dir, manifest, item, bad).unwrap_or_else(|error| {
-        tracing::warn!(file = %item.image.file, %error, "what the damage spoils cannot be told; everything above it counts as spoiled");
+        tracing::warn!(file = %item.image.file, %error, "it is not known what the damage spoils; everything above it counts as spoiled");
         all()
     })
 }
@@ -288,13 +288,13 @@ fn walk(
     let after = bad.later.as_ref().and_then(|l| l.after);
     // When that point is gone, every point that is here was sealed later.
     let mut passed = after.is_none_or(|id| manifest.points.iter().all(|p| p.point.id != id));
-    let first = item.level.unwrap_or(0);
+    let first = item.index.unwrap_or(0);
     let mut ids = BTreeSet::new();
-    for (level, sealed) in manifest.points.iter().enumerate() {
-        if level >= first
+    for (index, sealed) in manifest.points.iter().enumerate() {
+        if index >= first
             && let Some(layer) = sealed.layers.iter().find(|l| l.disk == item.disk)
         {
-            if item.level != Some(level) {
+            if item.index != Some(index) {
                 hide(dir, layer, &mut suspect, &mut later)?;
             }
             let shows = match (&later, passed) {
@@ -312,9 +312,10 @@ fn walk(
             hide(dir, layer, &mut suspect, &mut later)?;
         }
     }
-    let newest = match later.unwrap_or(suspect).is_empty() {
-        true => NewestData::Good,
-        false => NewestData::Spoiled,
+    let newest = if later.unwrap_or(suspect).is_empty() {
+        NewestData::Good
+    } else {
+        NewestData::Spoiled
     };
     Ok((ids, newest))
 }
@@ -327,7 +328,7 @@ pub(crate) fn hide(
     later: &mut Option<Ranges>,
 ) -> Result<()> {
     if !Image::layer(&layer.file).ours || suspect.is_empty() {
-        // What QEMU wrote is not looked into: it hides nothing for sure.
+        // The tables of a layer that QEMU wrote are not read, so that it counts as hiding nothing.
         return Ok(());
     }
     let map = Map::open(&dir.join(&layer.file), layer.size)?;

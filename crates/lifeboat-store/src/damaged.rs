@@ -7,7 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_model::Timestamp;
 
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::faults::{Faults, now};
 use crate::files;
 
@@ -17,7 +17,7 @@ pub(crate) const DIR: &str = "damaged";
 /// Moves `file` (relative to the replica's directory) out of the way durably and returns its new place, absolute.
 pub(crate) fn set_aside(dir: &Utf8Path, file: &Utf8Path) -> Result<Utf8PathBuf> {
     let place = dir.join(DIR);
-    std::fs::create_dir_all(&place).map_err(at("make", &place))?;
+    std::fs::create_dir_all(&place).map_err(io_error("make", &place))?;
     let name = file.file_name().unwrap_or("file");
     let free = |n: u32| match n {
         0 => place.join(name),
@@ -26,7 +26,7 @@ pub(crate) fn set_aside(dir: &Utf8Path, file: &Utf8Path) -> Result<Utf8PathBuf> 
     let to = (0..).map(free).find(|p| !p.exists());
     let to = to.unwrap_or_else(|| place.join(name));
     let from = dir.join(file);
-    std::fs::rename(&from, &to).map_err(at("set aside", &from))?;
+    std::fs::rename(&from, &to).map_err(io_error("set aside", &from))?;
     files::sync_dir(&place)?;
     files::sync_dir(from.parent().unwrap_or(dir))?;
     files::sync_dir(dir)?;

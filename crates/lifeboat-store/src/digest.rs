@@ -15,13 +15,13 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::SeekFrom;
 
 use crate::chain::Image;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 
-/// Bytes that a digest of a base stands for.
+/// Bytes of a base that one digest covers.
 pub(crate) const BLOCK: u64 = 64 << 10;
 
-/// The same of a layer.
+/// Bytes of a layer that one digest covers.
 pub(crate) const LAYER_BLOCK: u64 = 4 << 10;
 
 /// Digests of a page.
@@ -84,7 +84,7 @@ impl Sidecar {
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(at("open", &path)(e)),
+            Err(e) => return Err(io_error("open", &path)(e)),
         };
         Ok(Self { path, file })
     }
@@ -114,7 +114,7 @@ impl Sidecar {
             return Ok(Page::unknown());
         }
         if digest(digests) != check {
-            tracing::warn!(path = %self.path, number, "a page of recorded digests is damaged; they are recorded anew");
+            tracing::warn!(path = %self.path, number, "a page of recorded digests is damaged; they are recorded again");
             return Ok(Page::unknown());
         }
         let digests = digests.chunks_exact(LEN).map(|d| d.first_chunk().copied());
@@ -125,7 +125,7 @@ impl Sidecar {
     pub(crate) fn put(&mut self, number: u64, page: &Page) -> Result<()> {
         if self.file.is_none() {
             let parent = self.path.parent().unwrap_or(&self.path);
-            std::fs::create_dir_all(parent).map_err(at("make", parent))?;
+            std::fs::create_dir_all(parent).map_err(io_error("make", parent))?;
         }
         let path = &self.path;
         let file = match &mut self.file {
@@ -137,25 +137,25 @@ impl Sidecar {
                     .create(true)
                     .truncate(false)
                     .open(path)
-                    .map_err(at("make", path))?,
+                    .map_err(io_error("make", path))?,
             ),
         };
         let mut bytes: Vec<u8> = page.0.iter().flatten().copied().collect();
         let check = digest(&bytes);
         bytes.extend_from_slice(&check);
         file.write_all_at(&bytes, number * PAGE as u64)
-            .map_err(at("write", path))
+            .map_err(io_error("write", path))
     }
 
     /// Makes what was put durable.
     pub(crate) fn sync(&self) -> Result<()> {
         match &self.file {
-            Some(file) => file.sync_data().map_err(at("sync", &self.path)),
+            Some(file) => file.sync_data().map_err(io_error("sync", &self.path)),
             None => Ok(()),
         }
     }
 
-    /// Forgets everything.
+    /// Removes all recorded digests of the file.
     pub(crate) fn remove(mut self) -> Result<()> {
         self.file = None;
         files::remove(&self.path)
@@ -193,7 +193,7 @@ impl Seen {
     pub(crate) fn is(&self, recorded: Digest) -> bool {
         match self {
             Self::Data(digest) => *digest == recorded,
-            // Somebody may have given the room of zeros back.
+            // The room of zeros may have been given back, by trimming for example.
             Self::Hole(len) => digest(&vec![0; usize::try_from(*len).unwrap_or_default()]) == recorded,
             Self::Unreadable(_) => false,
         }
@@ -224,8 +224,8 @@ pub(crate) struct Blocks {
 impl Blocks {
     /// Opens a file for reading.
     pub(crate) fn open(path: &Utf8Path, block: u64) -> Result<Self> {
-        let file = File::open(path).map_err(at("open", path))?;
-        let len = file.metadata().map_err(at("look at", path))?.len();
+        let file = File::open(path).map_err(io_error("open", path))?;
+        let len = file.metadata().map_err(io_error("look at", path))?.len();
         Ok(Self {
             file,
             len,

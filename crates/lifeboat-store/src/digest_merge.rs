@@ -12,7 +12,7 @@ use lifeboat_model::{DiskFormat, Timestamp};
 use crate::chain::Image;
 use crate::damage::{Bad, Sealed, sealed};
 use crate::digest::{BLOCK, Blocks, PER_PAGE, Page, Sidecar, UNKNOWN};
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::manifest::Manifest;
 use crate::map::{Map, tidy, within, without};
 use crate::merge;
@@ -61,7 +61,7 @@ pub(crate) fn copy_down(
     let map = Map::open(&replica.dir.join(&layer.image.file), layer.size);
     let raw = below.image.format == DiskFormat::Raw;
     let (Ok(map), true) = (map, raw) else {
-        // Where the data goes in the file is QEMU's choice: everything is recorded anew, behind.
+        // Where the data goes in the file is QEMU's choice: everything is recorded again, after the merge.
         replica.step("before digests are taken back")?;
         Sidecar::of(&replica.dir, &below.image)?.remove()?;
         return merge::copy_down(replica, chain, cancel);
@@ -75,7 +75,9 @@ pub(crate) fn copy_down(
 }
 
 fn tail(below: &Utf8Path, size: u64) -> Result<Option<u64>> {
-    let len = std::fs::metadata(below).map_err(at("look at", below))?.len();
+    let len = std::fs::metadata(below)
+        .map_err(io_error("look at", below))?
+        .len();
     Ok((len < size && len % BLOCK > 0).then_some(len / BLOCK))
 }
 
@@ -85,7 +87,7 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
 }
 
-/// Makes a digest of the first blocks of a layer anew around a change of its header, which names the image below.
+/// Makes the digests of the first blocks of a layer again around a change of its header, which names the image below.
 pub(crate) fn around_header(
     replica: &Replica,
     manifest: &Manifest,
@@ -118,9 +120,10 @@ pub(crate) fn around_header(
     change()?;
     let mut blocks = Blocks::open(&path, layer.block())?;
     for n in recorded {
-        let digest = match wrong.contains(&n) {
-            true => before.get(n),
-            false => blocks.look(n).to_record(),
+        let digest = if wrong.contains(&n) {
+            before.get(n)
+        } else {
+            blocks.look(n).to_record()
         };
         page.set(n, digest);
     }

@@ -11,7 +11,7 @@ use lifeboat_deltalog::{LOG_TAIL, footer_len, read_index};
 use lifeboat_engine::ports::store::{Divergence, Ranges, StoreError, Target};
 use lifeboat_model::DiskId;
 
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::logs::{self, Entry};
 use crate::manifest::{Branch, Manifest};
@@ -32,7 +32,7 @@ pub(crate) fn save(dir: &Utf8Path, number: u64, divergence: &Divergence) -> Resu
         *ranges = ranges.take().map(|r| joined(r, MAX_RANGES));
     }
     let path = dir.join(&name);
-    let bytes = serde_json::to_vec(&bounded).map_err(|e| at("write", &path)(e.into()))?;
+    let bytes = serde_json::to_vec(&bounded).map_err(|e| io_error("write", &path)(e.into()))?;
     files::replace(&path, &bytes)?;
     Ok(name)
 }
@@ -46,7 +46,7 @@ pub(crate) fn load(dir: &Utf8Path, manifest: &Manifest) -> Result<Divergence> {
         )));
     };
     let path = dir.join(name);
-    let bytes = std::fs::read(&path).map_err(at("read", &path))?;
+    let bytes = std::fs::read(&path).map_err(io_error("read", &path))?;
     serde_json::from_slice(&bytes).map_err(|e| StoreError::Damaged {
         path,
         detail: format!("not a list of ranges this version can read ({e})"),
@@ -63,7 +63,7 @@ pub(crate) fn of_promotion(replica: &Replica, state: &State, branch: &Branch) ->
                 None => union.layers(replica, state, branch)?,
             }
         }
-        Target::Abandoned => union.told(replica, state)? && union.layers(replica, state, branch)?,
+        Target::Abandoned => union.recorded(replica, state)? && union.layers(replica, state, branch)?,
     };
     let mut ranges = |disk: &DiskId| {
         let found = union.disks.remove(disk).unwrap_or_default();
@@ -112,8 +112,8 @@ impl Union {
     fn layers(&mut self, replica: &Replica, state: &State, branch: &Branch) -> Result<bool> {
         let manifest = &state.manifest;
         let below = match (branch.on, &manifest.kept) {
-            (Some(id), _) => manifest.level_of(id).map(|on| on + 1),
-            (None, kept) => kept.as_ref().map(|k| k.levels),
+            (Some(id), _) => manifest.index_of(id).map(|on| on + 1),
+            (None, kept) => kept.as_ref().map(|k| k.layer_sets),
         };
         let after = state.logs.between(manifest.applied, state.durable());
         let (Some(below), Some(after)) = (below, after) else {
@@ -129,8 +129,8 @@ impl Union {
         Ok(true)
     }
 
-    /// What was told when the content became a replica.
-    fn told(&mut self, replica: &Replica, state: &State) -> Result<bool> {
+    /// What was recorded when the content became a replica.
+    fn recorded(&mut self, replica: &Replica, state: &State) -> Result<bool> {
         for (disk, ranges) in load(&replica.dir, &state.manifest)?.disks {
             match ranges {
                 Some(ranges) => self.add(&disk, ranges),
@@ -147,16 +147,17 @@ pub(crate) fn extents(path: &Utf8Path, entry: &Entry) -> Result<Vec<Ranges>> {
         path: path.to_owned(),
         detail: detail.to_owned(),
     };
-    let file = File::open(path).map_err(at("open", path))?;
+    let file = File::open(path).map_err(io_error("open", path))?;
     let mut tail = [0; LOG_TAIL];
     let end = entry.log.size.checked_sub(LOG_TAIL as u64);
     let end = end.ok_or_else(|| damaged("too short for a log"))?;
-    file.read_exact_at(&mut tail, end).map_err(at("read", path))?;
+    file.read_exact_at(&mut tail, end)
+        .map_err(io_error("read", path))?;
     let len = footer_len(&tail).filter(|len| *len <= entry.log.size);
     let len = len.ok_or_else(|| damaged("it does not end like a log"))?;
     let mut footer = vec![0; usize::try_from(len).unwrap_or_default()];
     file.read_exact_at(&mut footer, entry.log.size - len)
-        .map_err(at("read", path))?;
+        .map_err(io_error("read", path))?;
     read_index(&footer, entry.disks.len()).map_err(|e| damaged(&e.to_string()))
 }
 

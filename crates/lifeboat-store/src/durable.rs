@@ -1,7 +1,7 @@
 //! Everything that reaches a disk and has to stay there goes through here: writes, flushes of files, flushes of directories.
 //!
 //! An error of a write or a flush is final for its file. The kernel reports it once and then says that the pages are
-//! clean, so that a second flush would succeed while the medium has nothing. Whoever gets such an error makes the file anew;
+//! clean, so that a second flush would succeed while the medium has nothing. Code that gets such an error makes the file again;
 //! where a file must stay (a base), [`drop_cache`] makes the kernel forget what it only believes, so that what is read
 //! afterwards is what the medium has. In tests all of this goes to a model of a medium with a volatile cache.
 
@@ -12,7 +12,7 @@ use camino::Utf8Path;
 use lifeboat_engine::ports::store::StoreError;
 use rustix::fs::{Advice, fadvise};
 
-use crate::error::{Result, at, is_full, lacks_key};
+use crate::error::{Result, io_error, is_full, lacks_key};
 #[cfg(test)]
 use crate::tests::medium;
 
@@ -44,7 +44,7 @@ pub(crate) fn failing(what: &'static str, path: &Utf8Path) -> impl FnOnce(io::Er
     move |source| {
         let gone = source.kind() == io::ErrorKind::NotFound;
         if gone || is_full(&source) || lacks_key(&source) {
-            at(what, &path)(source)
+            io_error(what, &path)(source)
         } else {
             StoreError::Failing { path, what, source }
         }
@@ -56,7 +56,7 @@ pub(crate) fn write<T>(path: &Utf8Path, work: impl FnOnce() -> io::Result<T>) ->
     write_raw(path, work).map_err(failing("a write", path))
 }
 
-/// The same with the kernel's own error.
+/// As [`write`], with the kernel's own error.
 pub(crate) fn write_raw<T>(path: &Utf8Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     medium::before_write(path)?;
     work()
@@ -67,7 +67,7 @@ pub(crate) fn sync_by(path: &Utf8Path, work: impl FnOnce() -> io::Result<()>) ->
     sync_raw(path, work).map_err(failing("a flush", path))
 }
 
-/// The same with the kernel's own error.
+/// As [`sync_by`], with the kernel's own error.
 pub(crate) fn sync_raw(path: &Utf8Path, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     medium::sync(path, work)
 }
@@ -77,7 +77,7 @@ pub(crate) fn sync_dir_raw(dir: &Utf8Path) -> io::Result<()> {
     sync_dir_by(dir, || File::open(dir).and_then(|d| d.sync_all()))
 }
 
-/// The same by `work`, where the directory is open already.
+/// As [`sync_dir_raw`], by `work`, where the directory is open already.
 pub(crate) fn sync_dir_by(dir: &Utf8Path, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     medium::sync_dir(dir, work)
 }
@@ -90,7 +90,7 @@ pub(crate) fn drop_cache(path: &Utf8Path) -> Result<()> {
         let _ = file.sync_data();
         fadvise(&file, 0, None, Advice::DontNeed).map_err(io::Error::from)
     };
-    forget().map_err(at("read again", path))?;
+    forget().map_err(io_error("read again", path))?;
     medium::drop_cache(path);
     Ok(())
 }

@@ -9,7 +9,7 @@ use lifeboat_engine::ports::store::StoreError;
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
 /// Turns an I/O error at `path` into the store's error; a full disk gets its own kind.
-pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn io_error(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> StoreError {
     let (what, path) = (what.to_owned(), path.to_owned());
     move |source| {
         if is_full(&source) {

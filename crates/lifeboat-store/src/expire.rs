@@ -1,4 +1,4 @@
-//! How recovery points and logs go. The oldest point's layers are merged into the image below, which nobody needs for
+//! How recovery points and logs go. The oldest point's layers are merged into the image below, which is not needed by
 //! itself: the base, or, as long as content below must be kept, the lowest layer above that. Each step leaves every view as it
 //! was, so any step can be repeated.
 
@@ -27,60 +27,60 @@ pub(crate) fn expire_oldest(replica: &Replica, cancel: &Cancel) -> Result<()> {
     if manifest.branches.iter().any(|b| b.on == Some(id)) || replica.is_pinned(id) {
         return Err(StoreError::Busy(format!("recovery point {id}")));
     }
-    while loose_at_the_bottom(&replica.manifest(), id) {
-        merge_level(replica, 0, cancel)?;
+    while intermediate_at_the_bottom(&replica.manifest(), id) {
+        merge_layer_set(replica, 0, cancel)?;
     }
     let manifest = replica.manifest();
-    let Some(level) = manifest.level_of(id) else {
+    let Some(index) = manifest.index_of(id) else {
         return Err(StoreError::NoPoint(id.to_string()));
     };
-    if must_stay(&manifest, level) {
+    if must_stay(&manifest, index) {
         replica.change(|m| {
             for point in m.points.iter_mut().filter(|p| p.point.id == id) {
-                point.loose = true;
+                point.intermediate = true;
             }
         })?;
     } else {
-        merge_level(replica, level, cancel)?;
+        merge_layer_set(replica, index, cancel)?;
     }
     forget_useless_logs(replica)?;
     replica.sweep()
 }
 
-/// Whether the lowest level is only in the way and may be merged into the base.
-fn loose_at_the_bottom(manifest: &Manifest, oldest: PointId) -> bool {
+/// Whether the lowest layer set is only in the way and may be merged into the base.
+fn intermediate_at_the_bottom(manifest: &Manifest, oldest: PointId) -> bool {
     let lowest = manifest.points.first();
-    lowest.is_some_and(|p| p.loose && p.point.id != oldest) && !must_stay(manifest, 0)
+    lowest.is_some_and(|p| p.intermediate && p.point.id != oldest) && !must_stay(manifest, 0)
 }
 
-/// Whether the layers of a level must not be merged into what is below them: that is kept as it is, or a branch stands on
-/// this very level's files.
-fn must_stay(manifest: &Manifest, level: usize) -> bool {
+/// Whether the layers of a layer set must not be merged into what is below them: that is kept as it is, or a branch is on
+/// this very layer set's files.
+fn must_stay(manifest: &Manifest, index: usize) -> bool {
     manifest.kept.as_ref().is_some_and(|kept| {
-        level == kept.levels || (level + 1 == kept.levels && manifest.branch_on_kept().is_some())
+        index == kept.layer_sets || (index + 1 == kept.layer_sets && manifest.branch_on_kept().is_some())
     })
 }
 
-/// Merges the layers of a level into the images below them and takes the level out.
-fn merge_level(replica: &Replica, level: usize, cancel: &Cancel) -> Result<()> {
+/// Merges the layers of a layer set into the images below them and takes the layer set out.
+fn merge_layer_set(replica: &Replica, index: usize, cancel: &Cancel) -> Result<()> {
     let manifest = replica.manifest();
-    let Some(sealed) = manifest.points.get(level) else {
+    let Some(sealed) = manifest.points.get(index) else {
         return Ok(());
     };
     let id = sealed.point.id;
     if manifest.merged != Some(id) {
         for layer in &sealed.layers {
-            let chain = manifest.chain(&layer.disk, Some(level));
+            let chain = manifest.chain(&layer.disk, Some(index));
             digest_merge::copy_down(replica, &manifest, &chain, cancel)?;
         }
         replica.change(|m| m.merged = Some(id))?;
     }
     for layer in &sealed.layers {
-        let below = match level.checked_sub(1) {
+        let below = match index.checked_sub(1) {
             Some(below) => manifest.chain(&layer.disk, Some(below)),
             None => manifest.chain(&layer.disk, None),
         };
-        let mut above = manifest.points.iter().skip(level + 1).flat_map(|p| &p.layers);
+        let mut above = manifest.points.iter().skip(index + 1).flat_map(|p| &p.layers);
         let next = above.find(|l| l.disk == layer.disk);
         if let (Some(next), Some(below)) = (next, below.last()) {
             digest_merge::around_header(replica, &manifest, &next.file, || {
@@ -92,9 +92,9 @@ fn merge_level(replica: &Replica, level: usize, cancel: &Cancel) -> Result<()> {
         m.points.retain(|p| p.point.id != id);
         m.merged = None;
         if let Some(kept) = &mut m.kept
-            && level < kept.levels
+            && index < kept.layer_sets
         {
-            kept.levels -= 1;
+            kept.layer_sets -= 1;
         }
     })?;
     replica.sweep()

@@ -15,13 +15,13 @@ use lifeboat_block::nbd::{BlockingClient, STATE_ZERO};
 use lifeboat_engine::ports::store::StoreError;
 
 use crate::chain::{self, Image};
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 
 /// Most bytes of one read.
 pub(crate) const MAX_READ: u32 = 2 << 20;
 
-/// What tells data from what reads as zeros.
+/// NBD metadata context that distinguishes data from what reads as zeros.
 const ALLOCATION: &str = "base:allocation";
 
 /// Directory of the sockets.
@@ -42,7 +42,7 @@ impl Export {
     /// Opens a chain (absolute paths, lowest first) of the replica in `dir`.
     pub(crate) fn open(dir: &Utf8Path, images: &[Image]) -> Result<Self> {
         let run = dir.join(DIR);
-        std::fs::create_dir_all(&run).map_err(at("make", &run))?;
+        std::fs::create_dir_all(&run).map_err(io_error("make", &run))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", std::process::id());
         let chain = format!("json:{}", chain::readable(images));
@@ -55,7 +55,7 @@ impl Export {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(at("run qemu-nbd on", dir))?;
+            .map_err(io_error("run qemu-nbd on", dir))?;
         let opened = connect(&mut child, &run, &name);
         let _ = files::remove(&run.join(&name));
         match opened {

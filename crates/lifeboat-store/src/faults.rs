@@ -1,5 +1,5 @@
 //! What a replica's store has seen of its files and disks, kept until it is over. Where the facts come from is decided
-//! by whoever looks (`presence`, `damaged`, the operations); what follows from them is the engine's matter.
+//! by the code that looks (`presence`, `damaged`, the operations); what follows from them is the engine's matter.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -32,7 +32,7 @@ impl Faults {
         self.note_since(kind, path, detail, now());
     }
 
-    /// The same for a fact that is older than this look at it.
+    /// As [`Faults::note`], for a fact that is older than this look at it.
     pub(crate) fn note_since(
         &self,
         kind: Kind,
@@ -69,7 +69,7 @@ impl Faults {
         });
     }
 
-    /// All facts.
+    /// All facts that are not over, in the order in which they were noted.
     pub(crate) fn list(&self) -> Vec<StorageFault> {
         self.with(|all| all.clone())
     }
@@ -77,7 +77,7 @@ impl Faults {
     /// Keeps what an operation's error says of a disk.
     pub(crate) fn note_error(&self, error: &StoreError) {
         if let StoreError::Failing { path, what, source } = error {
-            let detail = format!("{what} failed ({source}); the file is made anew, check the disk");
+            let detail = format!("{what} failed ({source}); the file is made again, check the disk");
             self.note(Kind::Failing, path, detail);
         }
         if let StoreError::Locked { path, detail } = error {
@@ -85,7 +85,7 @@ impl Faults {
         }
     }
 
-    /// Whether a write or a flush failed and nothing made anew has proved since that the disk works.
+    /// Whether a write or a flush failed and no file made since then has proved that the disk works.
     pub(crate) fn failing(&self) -> bool {
         self.with(|all| all.iter().any(|f| f.kind == Kind::Failing))
     }

@@ -10,7 +10,7 @@ use lifeboat_engine::ports::store::{Ranges, StoreError};
 use rustix::fs::SeekFrom;
 
 use crate::durable;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::locked;
 
 /// Bytes in a MiB.
@@ -21,7 +21,7 @@ pub(crate) fn sync_dir(dir: &Utf8Path) -> Result<()> {
     durable::sync_dir_raw(dir).map_err(durable::failing("a flush", dir))
 }
 
-/// Makes a file's content durable, whoever wrote it.
+/// Makes a file's content durable, also what another process wrote.
 pub(crate) fn sync_file(path: &Utf8Path) -> Result<()> {
     durable::sync_by(path, || File::open(path).and_then(|f| f.sync_all()))
 }
@@ -31,7 +31,7 @@ pub(crate) fn replace(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
     replace_with(path, |file| file.write_all(bytes))
 }
 
-/// The same with whatever fills the file.
+/// As [`replace`], with content that `fill` writes.
 pub(crate) fn replace_with(path: &Utf8Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let first = !path.exists();
     put_with(path, fill)?;
@@ -78,14 +78,14 @@ pub(crate) fn make_dir(dir: &Utf8Path) -> Result<()> {
     match fs::create_dir(dir) {
         Ok(()) => sync_dir(dir.parent().unwrap_or(dir)),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(at("make", dir)(e)),
+        Err(e) => Err(io_error("make", dir)(e)),
     }
 }
 
 /// Removes a file that may be gone already.
 pub(crate) fn remove(path: &Utf8Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -93,7 +93,7 @@ pub(crate) fn remove(path: &Utf8Path) -> Result<()> {
 /// Removes a directory tree that may be gone already.
 pub(crate) fn remove_tree(path: &Utf8Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -111,11 +111,11 @@ fn list(dir: &Utf8Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(at("list", dir)(e)),
+        Err(e) => return Err(io_error("list", dir)(e)),
     };
     let mut names = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(at("list", dir))?;
+        let entry = entry.map_err(io_error("list", dir))?;
         names.extend(entry.file_name().into_string().ok());
     }
     names.sort();
@@ -124,7 +124,7 @@ fn list(dir: &Utf8Path) -> Result<Vec<String>> {
 
 /// Refuses when writing `bytes` more below `dir` would leave less than `reserve` bytes free.
 pub(crate) fn room(dir: &Utf8Path, bytes: u64, reserve: u64) -> Result<()> {
-    let stat = rustix::fs::statvfs(dir.as_std_path()).map_err(|e| at("look at", dir)(e.into()))?;
+    let stat = rustix::fs::statvfs(dir.as_std_path()).map_err(|e| io_error("look at", dir)(e.into()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < reserve.saturating_add(bytes) {
         return Err(StoreError::NoSpace(dir.to_owned()));
@@ -132,7 +132,7 @@ pub(crate) fn room(dir: &Utf8Path, bytes: u64, reserve: u64) -> Result<()> {
     Ok(())
 }
 
-/// Bytes a file takes on disk (holes do not count); 0 when it cannot be told.
+/// Bytes a file takes on disk (holes do not count); 0 when the file cannot be looked at.
 pub(crate) fn usage(path: &Utf8Path) -> u64 {
     fs::metadata(path).map_or(0, |m| m.blocks().saturating_mul(512))
 }

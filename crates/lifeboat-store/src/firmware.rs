@@ -5,7 +5,7 @@ use camino::Utf8PathBuf;
 use lifeboat_engine::ports::store::StoreError;
 use lifeboat_model::BranchId;
 
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::merge::complete;
 use crate::replica::Replica;
@@ -35,7 +35,7 @@ pub(crate) fn get(replica: &Replica) -> Result<Option<bytes::Bytes>> {
     match std::fs::read(&path) {
         Ok(vars) => Ok(Some(vars.into())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(at("read", &path)(e)),
+        Err(e) => Err(io_error("read", &path)(e)),
     }
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn copy_for(replica: &Replica, id: BranchId) -> Result<()> {
     match std::fs::read(&from) {
         Ok(vars) => files::replace(&place(replica, id), &vars),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(at("read", &from)(e)),
+        Err(e) => Err(io_error("read", &from)(e)),
     }
 }
 

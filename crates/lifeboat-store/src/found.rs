@@ -3,15 +3,15 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::VmId;
 
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::{locked, manifest};
 
 /// The VM and the directory of each replica below `location`, in the order of the UUIDs.
 pub(crate) fn found(location: &Utf8Path) -> Result<Vec<(VmId, Utf8PathBuf)>> {
     locked::check(location)?;
     let mut all = Vec::new();
-    for entry in location.read_dir_utf8().map_err(at("read", location))? {
-        let dir = entry.map_err(at("read", location))?.into_path();
+    for entry in location.read_dir_utf8().map_err(io_error("read", location))? {
+        let dir = entry.map_err(io_error("read", location))?.into_path();
         let vm = dir.file_name().and_then(|name| name.parse::<VmId>().ok());
         if let Some(vm) = vm
             && dir.join(manifest::NAME).exists()

@@ -23,7 +23,7 @@ use lifeboat_model::policy::change_granularity;
 
 use crate::chain::Image;
 use crate::durable;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::export::{Export, MAX_READ};
 use crate::files;
 
@@ -55,7 +55,7 @@ pub(crate) fn create(path: &Utf8Path, size: u64, backing: &Utf8Path, format: Dis
     create_with(path, size, backing, format, cluster)
 }
 
-/// The same with another cluster size, for measuring what it costs.
+/// As [`create`], with a cluster size in bytes, for measuring what it costs.
 pub(crate) fn create_with(
     path: &Utf8Path,
     size: u64,
@@ -89,13 +89,13 @@ pub(crate) fn open_image(
         .write(write)
         .open(path)
         .and_then(File::try_from)
-        .map_err(at("open", path))?;
+        .map_err(io_error("open", path))?;
     let damaged = |detail: String| StoreError::Damaged {
         path: path.clone(),
         detail,
     };
     if image.format == DiskFormat::Raw {
-        let raw = Raw::open_image(file, write).map_err(at("open", path))?;
+        let raw = Raw::open_image(file, write).map_err(io_error("open", path))?;
         return Ok(FormatAccess::new(raw));
     }
     let image = Qcow2::<File>::builder(file)
@@ -136,7 +136,7 @@ impl Foreign {
         {
             let offset = from + n as u64 * u64::from(MAX_READ);
             let path = self.below.last().map_or(&self.dir, |i| &i.file);
-            let content = export.read(offset, piece.len()).map_err(at("read", path))?;
+            let content = export.read(offset, piece.len()).map_err(io_error("read", path))?;
             piece.copy_from_slice(&content);
         }
         Ok(data)
@@ -181,7 +181,7 @@ impl Writer {
             writer
                 .image
                 .resize(size, imago::format::PreallocateMode::None)
-                .map_err(at("grow", &top.file))?;
+                .map_err(io_error("grow", &top.file))?;
             writer.cover(below, had, size)?;
         }
         Ok(writer)
@@ -259,8 +259,8 @@ impl Writer {
         }
         let end = (start + foreign.cluster).min(self.image.size());
         let mapping = self.image.get_shallow_mapping(start, 1);
-        let (mapping, _) = mapping.map_err(at("read", &self.path))?;
-        // Opened without what is below, an unallocated cluster is one of zeros that nobody wrote.
+        let (mapping, _) = mapping.map_err(io_error("read", &self.path))?;
+        // Opened without what is below, an unallocated cluster is one of zeros that were not written.
         if matches!(mapping, ShallowMapping::Zero { explicit: false, .. }) {
             let data = foreign.read(start, end)?;
             durable::write(&self.path, || self.image.write(data.as_slice(), start))?;
@@ -280,7 +280,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes everything, makes it durable, and tells which file it is in. An image that nothing was written to is as durable
+    /// Writes everything, makes it durable, and returns which file it is in. An image that nothing was written to is as durable
     /// as it was.
     pub(crate) fn finish(mut self) -> Result<Utf8PathBuf> {
         if !self.written {
@@ -322,7 +322,7 @@ fn field<const N: usize>(path: &Utf8Path, offset: u64) -> Result<[u8; N]> {
     let mut field = [0; N];
     std::fs::File::open(path)
         .and_then(|f| f.read_exact_at(&mut field, offset))
-        .map_err(at("read", path))?;
+        .map_err(io_error("read", path))?;
     Ok(field)
 }
 
@@ -331,7 +331,7 @@ pub(crate) fn size_of(image: &Image) -> Result<u64> {
     match image.format {
         DiskFormat::Qcow2 => field(&image.file, 24).map(u64::from_be_bytes),
         DiskFormat::Raw => {
-            let metadata = std::fs::metadata(&image.file).map_err(at("look at", &image.file))?;
+            let metadata = std::fs::metadata(&image.file).map_err(io_error("look at", &image.file))?;
             Ok(metadata.len().next_multiple_of(512))
         }
     }
@@ -353,7 +353,7 @@ pub(crate) fn stands_alone(image: &Image) -> Result<()> {
             detail: why.to_owned(),
         })
     };
-    let metadata = std::fs::metadata(&image.file).map_err(at("look at", &image.file))?;
+    let metadata = std::fs::metadata(&image.file).map_err(io_error("look at", &image.file))?;
     if !metadata.is_file() {
         return refuse("is no regular file; only image files can be taken over");
     }
@@ -365,12 +365,12 @@ pub(crate) fn stands_alone(image: &Image) -> Result<()> {
         return refuse("is no qcow2 image");
     }
     if backing(&image.file)?.is_some() {
-        return refuse("stands on another image; make it one image with: qemu-img rebase -b \"\"");
+        return refuse("has a backing file; make it one image with: qemu-img rebase -b \"\"");
     }
     if u32::from_be_bytes(field(&image.file, 32)?) != 0 {
         return refuse("is encrypted; only images without encryption can be taken over");
     }
-    // Incompatible features. Bit 0, counters that were not written back, is cured by whoever opens it for writing; bit 1
+    // Incompatible features. Bit 0, counters that were not written back, is cured when it is opened for writing; bit 1
     // is damage, bit 2 data in another file.
     let features = if u32::from_be_bytes(version) == 3 {
         u64::from_be_bytes(field(&image.file, 72)?)
@@ -403,5 +403,5 @@ pub(crate) fn backing(path: &Utf8Path) -> Result<Option<String>> {
         file.read_exact_at(&mut name, offset)?;
         Ok(String::from_utf8(name).ok())
     };
-    read().map_err(at("read", path))
+    read().map_err(io_error("read", path))
 }

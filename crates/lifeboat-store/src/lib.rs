@@ -22,8 +22,11 @@
 //! states to handle. A layer's name is given when it is begun and stays: sealing moves no file.
 //!
 //! Deliberately absent: schedules, retention rules, decisions about what to fail over to (the engine's), and running
-//! anything on the images (the hypervisor's). `docs/recovery-without-lifeboat.md` tells how to use the directory
+//! anything on the images (the hypervisor's). `docs/recovery-without-lifeboat.md` says how to use the directory
 //! without this program.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 mod adopt;
 mod apply;

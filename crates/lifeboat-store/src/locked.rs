@@ -11,15 +11,16 @@ use crate::error::Result;
 
 /// What a directory that is not worked in means for the replica in `dir`.
 pub(crate) fn refusal(dir: &Utf8Path, error: &AtRestError) -> StoreError {
-    match error.is_locked() {
-        true => StoreError::Locked {
+    if error.is_locked() {
+        StoreError::Locked {
             path: dir.to_owned(),
             detail: error.to_string(),
-        },
-        false => StoreError::Io {
+        }
+    } else {
+        StoreError::Io {
             what: error.to_string(),
             source: std::io::ErrorKind::Unsupported.into(),
-        },
+        }
     }
 }
 

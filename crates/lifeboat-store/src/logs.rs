@@ -16,7 +16,7 @@ use lifeboat_model::Position;
 use rustix::fs::Advice;
 
 use crate::damaged;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 
 /// Directory of durable logs.
@@ -49,7 +49,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Logs {
     pub(crate) entries: Vec<Entry>,
-    /// Logs after this position are not removed, for somebody who still has to get them.
+    /// Logs after this position are not removed, because the third host still has to get them.
     pub(crate) keep_after: Option<Position>,
 }
 
@@ -138,9 +138,10 @@ impl Logs {
         let (entries, rest) = link(found, applied);
         for entry in rest {
             let same_line = entry.log.position.same_generation(applied);
-            match same_line || !damaged.is_empty() {
-                true => damaged.push(entry.file),
-                false => useless.push(entry.file),
+            if same_line || !damaged.is_empty() {
+                damaged.push(entry.file)
+            } else {
+                useless.push(entry.file)
             }
         }
         for name in damaged {
@@ -198,7 +199,7 @@ impl Logs {
         Some(path)
     }
 
-    /// How many of the oldest logs nobody asked to keep.
+    /// How many of the oldest logs need not be kept.
     fn not_kept(&self) -> usize {
         let Some(after) = self.keep_after else {
             return self.entries.len();
@@ -213,7 +214,7 @@ impl Logs {
         }
     }
 
-    /// Removes logs up to and including the one to `upto`, but none after any of these positions, which somebody needs. A
+    /// Removes logs up to and including the one to `upto`, but none after any of these positions, which are needed. A
     /// position from which no log leads on holds nothing back.
     pub(crate) fn trim(&mut self, dir: &Utf8Path, needed: &[Position], upto: Position) -> Result<()> {
         let continues = |at: &Position| self.entries.iter().position(|e| e.log.parent == *at);
@@ -235,15 +236,15 @@ impl Logs {
 
 /// Reads what a file in the log directory says of itself; `None` when it is no log, or one that was cut.
 pub(crate) fn read_header(path: &Utf8Path) -> Result<Option<Entry>> {
-    let file = File::open(path).map_err(at("open", path))?;
-    let size = file.metadata().map_err(at("look at", path))?.len();
-    if !ends_well(&file, size).map_err(at("read", path))? {
+    let file = File::open(path).map_err(io_error("open", path))?;
+    let size = file.metadata().map_err(io_error("look at", path))?.len();
+    if !ends_well(&file, size).map_err(io_error("read", path))? {
         return Ok(None);
     }
     let mut start = Vec::new();
     file.take(HEADER_ROOM)
         .read_to_end(&mut start)
-        .map_err(at("read", path))?;
+        .map_err(io_error("read", path))?;
     let mut decoder = Decoder::new();
     decoder.push(&start);
     match decoder.next() {
@@ -271,8 +272,9 @@ pub(crate) fn stream(replica: &Utf8Path, entry: &Entry, offset: u64) -> Result<B
             entry.log.position, entry.log.size
         )));
     }
-    let mut file = File::open(&path).map_err(at("open", &path))?;
-    file.seek(SeekFrom::Start(offset)).map_err(at("read", &path))?;
+    let mut file = File::open(&path).map_err(io_error("open", &path))?;
+    file.seek(SeekFrom::Start(offset))
+        .map_err(io_error("read", &path))?;
     let file = tokio::fs::File::from_std(file);
     Ok(Box::pin(tokio_util::io::ReaderStream::with_capacity(file, PIECE)))
 }
@@ -287,8 +289,8 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn open(path: Utf8PathBuf) -> Result<Self> {
-        let file = File::open(&path).map_err(at("open", &path))?;
-        let len = NonZeroU64::new(file.metadata().map_err(at("look at", &path))?.len());
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        let len = NonZeroU64::new(file.metadata().map_err(io_error("look at", &path))?.len());
         // Advice: where it is not taken, a copy in memory is read.
         let _ = rustix::fs::fadvise(&file, 0, len, Advice::DontNeed);
         Ok(Self::of(path, file))
@@ -311,7 +313,10 @@ impl Reader {
             detail: e.to_string(),
         };
         crate::watch::beat();
-        let n = self.file.read(&mut self.buffer).map_err(at("read", &self.path))?;
+        let n = self
+            .file
+            .read(&mut self.buffer)
+            .map_err(io_error("read", &self.path))?;
         if n == 0 {
             std::mem::take(&mut self.decoder).finish().map_err(damaged)?;
             return Ok(0);
@@ -326,7 +331,7 @@ impl Reader {
 
 /// Reads a stored log again from the first byte to the last and hands out its items.
 pub(crate) fn read(path: &Utf8Path, mut each: impl FnMut(Item) -> Result<()>) -> Result<()> {
-    let file = File::open(path).map_err(at("open", path))?;
+    let file = File::open(path).map_err(io_error("open", path))?;
     let mut reader = Reader::of(path.to_owned(), file);
     while reader.read(&mut each)? > 0 {}
     Ok(())

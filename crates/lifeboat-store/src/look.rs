@@ -1,4 +1,4 @@
-//! Looking whether the files of a replica are still there. A file that should be there is never made anew: an empty one
+//! Looking whether the files of a replica are still there. A file that should be there is never made again: an empty one
 //! in its place would be believed by everything above it. The look is cheap (no file is opened) and is taken with every
 //! log that comes, so that nothing is acknowledged on top of what is gone. What is in the files is not its matter.
 
@@ -11,7 +11,7 @@ use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
 use lifeboat_engine::ports::store::{ReplicaInfo, StoreError};
 
 use crate::damaged;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::locked;
 use crate::logs;
@@ -98,7 +98,7 @@ impl Replica {
         }
     }
 
-    /// Looks for who wants to know what is here, but keeps nobody waiting for a disk that hangs.
+    /// Looks for a caller that wants to know what is here, but waits for no disk that hangs.
     pub(crate) async fn look_soon(self: &Arc<Self>) {
         if !self.presence.is_due() || self.presence.looking.swap(true, Ordering::SeqCst) {
             return;
@@ -158,13 +158,9 @@ impl Replica {
         head.flat_map(|h| &h.layers).find_map(|layer| {
             let path = self.dir.join(&layer.file);
             let metadata = std::fs::metadata(&path);
-            match metadata.is_ok_and(|m| m.is_file()) {
-                true => None,
-                false => {
-                    let known = locked::check(&self.dir).is_ok();
-                    known.then(|| (path, "it is gone".to_owned()))
-                }
-            }
+            let gone = !metadata.is_ok_and(|m| m.is_file());
+            let known = gone && locked::check(&self.dir).is_ok();
+            known.then(|| (path, "it is gone".to_owned()))
         })
     }
 
@@ -194,17 +190,14 @@ impl Replica {
             ),
         };
         self.unlink_unusable(&mut state)?;
-        let detail = match state.durable() == before {
-            true => {
-                format!("{which}; the instants between recovery points that need them cannot be brought up")
-            }
-            false => {
-                format!("{which} before they were applied; the copies are compared and made equal again")
-            }
+        let detail = if state.durable() == before {
+            format!("{which}; the instants between recovery points that need them cannot be brought up")
+        } else {
+            format!("{which} before they were applied; the copies are compared and made equal again")
         };
         drop(state);
         self.faults.note(Kind::Lost, &dir, detail);
-        std::fs::create_dir_all(&dir).map_err(at("make", &dir))?;
+        std::fs::create_dir_all(&dir).map_err(io_error("make", &dir))?;
         files::sync_dir(&self.dir)
     }
 

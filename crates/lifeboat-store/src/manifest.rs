@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::Image;
 use crate::digested;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 
 /// The format this program writes. Version 1 lacks what came with adoption and is read as well.
 const VERSION: u32 = 2;
 
-/// Most images one disk may stand on, the writable one included: QEMU opens and searches longer chains too slowly.
+/// Most images in the chain of a disk, the writable one included: QEMU opens and searches longer chains too slowly.
 pub(crate) const MAX_CHAIN: usize = 48;
 
 /// File name of the manifest.
@@ -31,7 +31,7 @@ pub(crate) const NAME: &str = "manifest.json";
 pub(crate) struct Manifest {
     pub(crate) version: u32,
     pub(crate) vm: VmId,
-    /// Arguments of `create` or `adopt`, to tell a repetition from a conflict.
+    /// Arguments of `create` or `adopt`, to distinguish a repetition from a conflict.
     pub(crate) created: Vec<LogDisk>,
     pub(crate) start: Position,
     /// Disks at `applied`.
@@ -40,13 +40,13 @@ pub(crate) struct Manifest {
     /// Bases that are not ours: images of this host that were taken over where they are.
     #[serde(default)]
     pub(crate) bases: Vec<Base>,
-    /// Sealed points and loose levels, oldest first; each stands on the one before, the first on the base.
+    /// The layer sets, recovery points and intermediate ones, oldest first; each is on the one before, the first on the base.
     pub(crate) points: Vec<Sealed>,
     pub(crate) applied: Position,
     pub(crate) head: Option<Head>,
     pub(crate) branches: Vec<Branch>,
     pub(crate) promoted: Option<Promoted>,
-    /// The data of the point or level is in the image below it already, only its layer is still in the way.
+    /// The data of the point or layer set is in the image below it already, only its layer is still in the way.
     pub(crate) merged: Option<PointId>,
     /// The replica was a copy with data of its own before.
     #[serde(default)]
@@ -68,7 +68,7 @@ pub(crate) struct Manifest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Base {
     pub(crate) disk: DiskId,
-    /// Absolute.
+    /// Where the image is, from the root: it is outside of the replica's directory.
     pub(crate) path: Utf8PathBuf,
     pub(crate) format: DiskFormat,
 }
@@ -81,19 +81,20 @@ pub(crate) struct Adopted {
     pub(crate) branch: Option<BranchId>,
 }
 
-/// Content that must not change until it is dropped: the base and the lowest levels above it, seen together. They may be
+/// Content that must not change until it is dropped: the base and the lowest layer sets above it, seen together. They may be
 /// merged into one another, but nothing from above into them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Kept {
     pub(crate) what: Abandoned,
-    /// How many of the levels belong to it.
-    pub(crate) levels: usize,
+    /// How many of the layer sets belong to it, counted from the lowest.
+    #[serde(rename = "levels")]
+    pub(crate) layer_sets: usize,
     /// Its disks, with the sizes they had.
     pub(crate) disks: Vec<LogDisk>,
 }
 
-/// A sealed point and its layer of every disk.
+/// A layer set: one layer of every disk, sealed together, and what is known of the instant that they show.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sealed {
     #[serde(flatten)]
@@ -102,9 +103,9 @@ pub(crate) struct Sealed {
     /// What its layers were made on, when they were made of logs alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) made: Option<MadeOn>,
-    /// No recovery point: layers that are to be merged away, and until then only hold what is above them.
-    #[serde(default)]
-    pub(crate) loose: bool,
+    /// No recovery point: layers that are to be merged away, and are needed until then by what is above them.
+    #[serde(default, rename = "loose")]
+    pub(crate) intermediate: bool,
 }
 
 impl Sealed {
@@ -118,7 +119,7 @@ impl Sealed {
     }
 }
 
-/// What was below a level when it was begun. An expiry changes what is there.
+/// What was below a layer set when it was begun. An expiry changes what is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MadeOn {
@@ -155,7 +156,7 @@ pub(crate) struct Head {
 pub(crate) struct Branch {
     pub(crate) id: BranchId,
     pub(crate) target: Target,
-    /// The point below it; it and all older ones stay as long as the branch. None: it stands on what is kept.
+    /// The point below it; it and all older ones stay as long as the branch. None: it is on the abandoned data.
     pub(crate) on: Option<PointId>,
     /// Position of the target.
     pub(crate) position: Position,
@@ -165,7 +166,7 @@ pub(crate) struct Branch {
     pub(crate) layers: Vec<Layer>,
 }
 
-/// The branch that became the VM's disks, and what it still stands on.
+/// The branch that became the VM's disks, and the layers that it still needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Promoted {
@@ -240,9 +241,9 @@ impl Manifest {
         if manifest
             .kept
             .as_ref()
-            .is_some_and(|k| k.levels > manifest.points.len())
+            .is_some_and(|k| k.layer_sets > manifest.points.len())
         {
-            return Err(damaged("keeps more levels than there are".to_owned()));
+            return Err(damaged("keeps more layer sets than there are".to_owned()));
         }
         Ok(manifest)
     }
@@ -250,7 +251,7 @@ impl Manifest {
     /// Puts it in place durably.
     pub(crate) fn save(&self, dir: &Utf8Path) -> Result<()> {
         let path = dir.join(NAME);
-        let text = digested::text(self).map_err(|e| at("write", &path)(e.into()))?;
+        let text = digested::text(self).map_err(|e| io_error("write", &path)(e.into()))?;
         files::replace(&path, text.as_bytes())
     }
 
@@ -271,7 +272,7 @@ impl Manifest {
     }
 
     /// Every image that cannot be made again, the unfinished apart; relative to the replica's directory, bases that are not
-    /// ours absolute. What recovery points stand on comes first.
+    /// ours absolute. What recovery points need comes first.
     pub(crate) fn needed(&self) -> Vec<Utf8PathBuf> {
         let head: Vec<_> = self
             .head
@@ -303,17 +304,19 @@ impl Manifest {
         self.recovery_points().find(|p| p.point.position == position)
     }
 
-    /// The levels that are recovery points, oldest first.
+    /// The layer sets that are recovery points, oldest first.
     pub(crate) fn recovery_points(&self) -> impl DoubleEndedIterator<Item = &Sealed> {
-        self.points.iter().filter(|p| !p.loose)
+        self.points.iter().filter(|p| !p.intermediate)
     }
 
-    /// Number of the level that is this recovery point.
-    pub(crate) fn level_of(&self, id: PointId) -> Option<usize> {
-        self.points.iter().position(|p| !p.loose && p.point.id == id)
+    /// Number of the layer set that is this recovery point.
+    pub(crate) fn index_of(&self, id: PointId) -> Option<usize> {
+        self.points
+            .iter()
+            .position(|p| !p.intermediate && p.point.id == id)
     }
 
-    /// Whether a branch stands on what is kept.
+    /// The branch that was made on the abandoned data, if there is one.
     pub(crate) fn branch_on_kept(&self) -> Option<&Branch> {
         self.branches.iter().find(|b| b.on.is_none())
     }
@@ -401,8 +404,8 @@ impl Manifest {
             std::iter::once(self.base(&layer.disk)).chain(files).collect()
         } else {
             let on = match (branch.on, &self.kept) {
-                (Some(id), _) => self.level_of(id),
-                (None, Some(kept)) => kept.levels.checked_sub(1),
+                (Some(id), _) => self.index_of(id),
+                (None, Some(kept)) => kept.layer_sets.checked_sub(1),
                 (None, None) => None,
             };
             let mut chain = self.chain(&layer.disk, on);

@@ -7,7 +7,7 @@ use imago::{FormatAccess, ShallowMapping};
 use lifeboat_engine::ports::store::{Ranges, StoreError};
 
 use crate::chain::Image;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::layer;
 
 /// A range that a layer holds.
@@ -28,8 +28,8 @@ pub(crate) struct Map {
 
 impl Map {
     /// Opens a layer (an absolute path) of a disk of `size` bytes. Fails for layers that QEMU wrote with sub-clusters, and
-    /// for one that claims another size: that number is the file's own, and one wrong bit of it makes a disk that nobody
-    /// could go through to its end.
+    /// for one that claims another size: that number is the file's own, and one wrong bit of it makes a disk that is
+    /// too large to go through to its end.
     pub(crate) fn open(path: &Utf8Path, size: u64) -> Result<Self> {
         let image = layer::open_image(&Image::layer(path), None, false)?;
         if image.size() != size {
@@ -62,11 +62,15 @@ impl Map {
         let mut pieces = Vec::new();
         while offset < to {
             let mapping = self.image.get_shallow_mapping(offset, to - offset);
-            let (mapping, len) = mapping.map_err(at("read", &self.path))?;
+            let (mapping, len) = mapping.map_err(io_error("read", &self.path))?;
             if len == 0 {
                 break;
             }
             let len = len.min(to - offset);
+            #[expect(
+                clippy::wildcard_enum_match_arm,
+                reason = "imago's enum: everything else is held by the layer without a place in its file"
+            )]
             let host = match mapping {
                 ShallowMapping::Zero { explicit: false, .. } => None,
                 ShallowMapping::Raw { offset: host, .. } => Some(Some(host)),
@@ -116,7 +120,7 @@ pub(crate) fn within(a: &Ranges, b: &Ranges) -> Ranges {
     without(a, &without(a, b))
 }
 
-/// The same bytes, sorted and joined.
+/// These ranges sorted by offset, those that touch or overlap as one.
 pub(crate) fn tidy(mut ranges: Ranges) -> Ranges {
     ranges.sort_unstable();
     let mut joined = Ranges::new();

@@ -23,10 +23,10 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::durable;
-use crate::place::{Place, at};
+use crate::place::{Place, io_error};
 use crate::seal::{CHUNK, Header, Opener, SealError, Sealer, What};
 
-/// The manifest.
+/// File name of the manifest, which names and seals all other files of the export.
 const MANIFEST: &str = "lifeboat-export.sealed";
 
 /// The manifest of exports of version 1, which were not sealed.
@@ -64,7 +64,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 fn sync_dir(dir: &Utf8Path) -> Result<()> {
-    durable::sync_dir_raw(dir).map_err(at("sync", dir))
+    durable::sync_dir_raw(dir).map_err(io_error("sync", dir))
 }
 
 /// A file of a medium that gets its name when it is whole.
@@ -79,12 +79,12 @@ impl<'a> Unfinished<'a> {
         let unfinished = format!("{name}{UNFINISHED}");
         match dir.remove(&unfinished) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(at("remove", &dir.path().join(unfinished))(e));
+                return Err(io_error("remove", &dir.path().join(unfinished))(e));
             }
             Ok(()) | Err(_) => {}
         }
         let file = dir.create(&unfinished);
-        let file = file.map_err(at("create", &dir.path().join(&unfinished)))?;
+        let file = file.map_err(io_error("create", &dir.path().join(&unfinished)))?;
         Ok(Self { dir, name, file })
     }
 
@@ -94,16 +94,16 @@ impl<'a> Unfinished<'a> {
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let path = self.path();
-        durable::write_raw(&path, || self.file.write_all(bytes)).map_err(at("write", &path))
+        durable::write_raw(&path, || self.file.write_all(bytes)).map_err(io_error("write", &path))
     }
 
     fn finish(self) -> Result<()> {
         let (path, unfinished) = (self.path(), format!("{}{UNFINISHED}", self.name));
         let beside = self.dir.path().join(&unfinished);
-        durable::sync_raw(&beside, || self.file.sync_all()).map_err(at("sync", &path))?;
+        durable::sync_raw(&beside, || self.file.sync_all()).map_err(io_error("sync", &path))?;
         let named = self.dir.rename(&unfinished, self.name);
-        named.map_err(at("rename", &path))?;
-        let synced = self.dir.sync().map_err(at("sync", self.dir.path()));
+        named.map_err(io_error("rename", &path))?;
+        let synced = self.dir.sync().map_err(io_error("sync", self.dir.path()));
         if synced.is_err() {
             // Found by a later attempt, it would be taken for durable.
             let _ = self.dir.remove(self.name);
@@ -125,7 +125,7 @@ fn put_whole(dir: &Place, name: &str, bytes: &[u8]) -> Result<()> {
     file.finish()
 }
 
-/// Writes files that nobody can read or change without the key.
+/// Writes files that cannot be read, nor changed unnoticed, without the key.
 struct Sealing<'a> {
     file: Unfinished<'a>,
     sealer: Sealer,
@@ -136,8 +136,8 @@ struct Sealing<'a> {
 impl<'a> Sealing<'a> {
     fn begin(dir: &'a Place, name: &'a str, seal: &Seal, what: What) -> Result<Self> {
         let path = dir.path().join(name);
-        let header = Header::new(seal.sealing.export).map_err(at("seal", &path))?;
-        let sealer = Sealer::new(seal, what, &header).map_err(at("seal", &path))?;
+        let header = Header::new(seal.sealing.export).map_err(io_error("seal", &path))?;
+        let sealer = Sealer::new(seal, what, &header).map_err(io_error("seal", &path))?;
         let mut file = Unfinished::create(dir, name)?;
         let begin = header.bytes();
         file.write(&begin)?;
@@ -193,7 +193,7 @@ fn spoilt(path: &Utf8Path) -> impl Fn(SealError) -> MediaError {
             file: path.clone(),
             detail: detail.to_owned(),
         },
-        SealError::Io(e) => at("read", &path)(e),
+        SealError::Io(e) => io_error("read", &path)(e),
     }
 }
 
@@ -207,8 +207,8 @@ fn damaged<T>(path: &Utf8Path, detail: impl Into<String>) -> Result<T> {
 /// A segment that an interrupted export left, if all of it opens. Reads it to its end.
 fn whole(dir: &Place, seal: &Seal, part: Part) -> Result<Option<SegmentFile>> {
     let path = dir.path().join(part.name());
-    let mut file = dir.open(&part.name()).map_err(at("read", &path))?;
-    let bytes = file.metadata().map_err(at("look at", &path))?.len();
+    let mut file = dir.open(&part.name()).map_err(io_error("read", &path))?;
+    let bytes = file.metadata().map_err(io_error("look at", &path))?.len();
     let mut read = || {
         let header = Header::read(&mut file)?;
         let mut opener = Opener::new(seal, What::Segment(part), &header, &mut file)?;
@@ -217,7 +217,7 @@ fn whole(dir: &Place, seal: &Seal, part: Part) -> Result<Option<SegmentFile>> {
     };
     match read() {
         Ok(salt) => Ok(Some(SegmentFile { part, bytes, salt })),
-        Err(SealError::Io(e)) => Err(at("read", &path)(e)),
+        Err(SealError::Io(e)) => Err(io_error("read", &path)(e)),
         Err(SealError::Forged(why)) => {
             tracing::warn!(file = %path, why, "a segment of an interrupted export does not open; it is written again");
             Ok(None)
@@ -232,9 +232,9 @@ fn opened(dir: &Utf8Path, seal: &Seal, is: &SegmentFile) -> Result<Opener<File>>
     let opened = Place::opened(dir)?.readable()?.open(&name);
     let mut file = match opened {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return damaged(&path, "it is not there"),
-        opened => opened.map_err(at("open", &path))?,
+        opened => opened.map_err(io_error("open", &path))?,
     };
-    let bytes = file.metadata().map_err(at("look at", &path))?.len();
+    let bytes = file.metadata().map_err(io_error("look at", &path))?.len();
     if bytes != is.bytes {
         return damaged(&path, format!("it has {bytes} bytes, {} were exported", is.bytes));
     }
@@ -249,7 +249,7 @@ fn opened(dir: &Utf8Path, seal: &Seal, is: &SegmentFile) -> Result<Opener<File>>
 }
 
 fn names(dir: &Place) -> Result<Vec<String>> {
-    let mut names = dir.names().map_err(at("list", dir.path()))?;
+    let mut names = dir.names().map_err(io_error("list", dir.path()))?;
     // Media have this directory when they are new.
     names.retain(|n| n != "lost+found");
     names.sort();
@@ -273,9 +273,10 @@ fn own(dir: &Place, seal: &Seal) -> Result<Option<Vec<String>>> {
         .open(BEGUN)
         .and_then(|f| f.take(BEGUN_MAX).read_to_end(&mut begun));
     let begun: Option<Begun> = read.ok().and_then(|_| serde_json::from_slice(&begun).ok());
-    match begun.is_some_and(|b| b.export == seal.sealing.export) {
-        true => Ok(Some(names)),
-        false => Err(MediaError::NotEmpty(dir.path().to_owned())),
+    if begun.is_some_and(|b| b.export == seal.sealing.export) {
+        Ok(Some(names))
+    } else {
+        Err(MediaError::NotEmpty(dir.path().to_owned()))
     }
 }
 
@@ -283,8 +284,8 @@ fn found(dir: &Place, seal: &Seal) -> Result<Option<Vec<SegmentFile>>> {
     let Some(names) = own(dir, seal)? else {
         return Ok(None);
     };
-    // Whoever ended in the middle may have named a file and not made that durable.
-    dir.sync().map_err(at("sync", dir.path()))?;
+    // A process that ended in the middle may have named a file and not made that durable.
+    dir.sync().map_err(io_error("sync", dir.path()))?;
     let parts = names.iter().filter_map(|name| Part::of(name));
     let whole = parts.map(|part| whole(dir, seal, part));
     whole
@@ -296,7 +297,7 @@ fn found(dir: &Place, seal: &Seal) -> Result<Option<Vec<SegmentFile>>> {
 fn begin(dir: &Utf8Path, seal: &Seal) -> Result<()> {
     let place = Place::made(dir)?.writable()?;
     if own(&place, seal)?.is_some() {
-        // An attempt before may have failed at just this.
+        // An earlier attempt may have failed at exactly this step.
         return sync_dir(dir.parent().unwrap_or(dir));
     }
     let begun = Begun {
@@ -341,12 +342,13 @@ fn manifest(dir: &Utf8Path, seal: &Seal) -> Result<Manifest> {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let earlier = names(&place)?.iter().any(|n| n == NOT_SEALED);
-            return Err(match earlier {
-                true => MediaError::NotSealed(dir.to_owned()),
-                false => MediaError::NoExport(dir.to_owned()),
+            return Err(if earlier {
+                MediaError::NotSealed(dir.to_owned())
+            } else {
+                MediaError::NoExport(dir.to_owned())
             });
         }
-        Err(e) => return Err(at("open", &path)(e)),
+        Err(e) => return Err(io_error("open", &path)(e)),
     };
     let mut file = file.take(MANIFEST_MAX);
     let header = Header::read(&mut file).map_err(spoilt(&path))?;
@@ -375,7 +377,7 @@ fn check(dir: &Utf8Path, seal: &Seal, file: &SegmentFile) -> Result<()> {
 /// Bytes that are handed out at once. Ours: what the engine hands on as well; each piece costs its taker a turn.
 const HANDED: usize = 256 << 10;
 
-/// Hands a file out in pieces, until nobody takes any more or one is not what was sealed. A piece is of chunks that were all
+/// Hands a file out in pieces, until the receiver is gone or one is not what was sealed. A piece is of chunks that were all
 /// authenticated; those before one that is not are handed out, as each of them would have been alone.
 fn pour(mut file: Opener<File>, path: &Utf8Path, to: &mpsc::Sender<io::Result<Bytes>>) {
     let (mut piece, mut ended) = (Vec::with_capacity(HANDED), None);
@@ -398,7 +400,7 @@ fn pour(mut file: Opener<File>, path: &Utf8Path, to: &mpsc::Sender<io::Result<By
         }
     }
     if let Some(Err(e)) = ended {
-        // Whoever took no more does not want to know.
+        // Where the receiver is gone, the error is of no interest.
         let _ = to.blocking_send(Err(e));
     }
 }

@@ -168,7 +168,7 @@ pub(crate) fn promote(replica: &Replica, id: BranchId) -> Result<()> {
             m.head = None;
             m.merged = None;
             m.adopted = None;
-            // The branch may stand on it; what of it the branch hides is let go with the rest.
+            // The branch may need it; what of it the branch hides is discarded with the rest.
             m.kept = None;
             m.divergence = Some(divergence);
             m.next_layer += 1;
@@ -229,7 +229,7 @@ pub(crate) fn promoted_layers(replica: &Replica, id: BranchId) -> Result<Vec<Liv
         .collect())
 }
 
-/// Merges those layers, lowest first, while nobody uses them.
+/// Merges those layers, lowest first, while they are not in use.
 pub(crate) fn merge_promoted(replica: &Replica, id: BranchId, cancel: &Cancel) -> Result<()> {
     loop {
         let manifest = replica.manifest();

@@ -13,7 +13,7 @@ use lifeboat_model::{Position, VmId};
 use crate::apply::discard_head;
 use crate::damaged;
 use crate::digest;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::export;
 use crate::files;
 use crate::layer;
@@ -35,11 +35,11 @@ pub(crate) fn create(
 ) -> Result<()> {
     if let Some(there) = twin::load(dir)?.map(|f| f.manifest).filter(|m| !m.destroying) {
         if there.vm == vm && there.created == disks && there.start == start {
-            // The call before may have failed at just this.
+            // An earlier call may have failed at exactly this step.
             return files::sync_dir(dir.parent().unwrap_or(dir));
         }
         if there.vm == vm && is_leftover(dir, &there)? {
-            // What an offer that was never answered left.
+            // The directory is left over from an offer that was never answered.
             remove(dir, steps)?;
             return create((dir, at_rest), vm, disks, start, steps);
         }
@@ -54,7 +54,7 @@ pub(crate) fn create(
     for disk in disks {
         let path = dir.join(manifest::own_base(&disk.id));
         let parent = path.parent().unwrap_or(dir);
-        fs::create_dir_all(parent).map_err(at("make", parent))?;
+        fs::create_dir_all(parent).map_err(io_error("make", parent))?;
         files::replace_with(&path, |file| file.set_len(disk.size))?;
         steps.pass("after a base is made")?;
     }
@@ -79,7 +79,7 @@ pub(crate) fn make_home(dir: &Utf8Path, at_rest: &AtRest) -> Result<()> {
 pub(crate) fn make_dirs(dir: &Utf8Path) -> Result<()> {
     for name in ["disks", "branches", logs::DIR, logs::INCOMING] {
         let path = dir.join(name);
-        fs::create_dir_all(&path).map_err(at("make", &path))?;
+        fs::create_dir_all(&path).map_err(io_error("make", &path))?;
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ pub(crate) fn open(dir: &Utf8Path, vm: VmId, room: Room, steps: Steps) -> Result
     if recovered.is_some() {
         twin::restore(dir, &manifest)?;
     }
-    // Whoever ended in the middle may have renamed a file and not made that durable; from here on it is believed.
+    // A process that ended in the middle may have renamed a file and not made that durable; from here on it counts.
     files::sync_dir(dir)?;
     files::sync_dir(&dir.join(logs::DIR))?;
     files::remove_tree(&dir.join(export::DIR))?;
@@ -148,7 +148,7 @@ fn all_there(dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
         if !dir.join(&file).is_file() {
             return Err(StoreError::Damaged {
                 path: dir.join(file),
-                detail: "it is missing; restore it or replicate this VM anew".to_owned(),
+                detail: "it is missing; restore it or replicate this VM again".to_owned(),
             });
         }
     }
@@ -197,8 +197,8 @@ pub(crate) fn remove(dir: &Utf8Path, steps: &Steps) -> Result<()> {
     steps.pass("after the manifest is removed")?;
     match fs::remove_dir(dir) {
         Ok(()) => files::sync_dir(dir.parent().unwrap_or(dir)),
-        // Somebody keeps other files there; they are not ours to delete.
+        // There are other files; they are not Lifeboat's to delete.
         Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => Ok(()),
-        Err(e) => Err(at("remove", dir)(e)),
+        Err(e) => Err(io_error("remove", dir)(e)),
     }
 }

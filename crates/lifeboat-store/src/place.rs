@@ -1,4 +1,4 @@
-//! A directory that somebody has named to this program, which is mightier than most who name one: opened without following
+//! A directory that a caller has named to this program, which may do more than most callers: opened without following
 //! a link in any part of its path, so that it is where its name says, and held open, so that it stays the same one. What is
 //! in it is reached through the open directory alone. Permissions of what was there before are never changed.
 
@@ -18,11 +18,14 @@ use crate::error::is_full;
 type Result<T> = std::result::Result<T, MediaError>;
 
 /// Turns an I/O error at `path` into that of a medium; a full one gets its own kind.
-pub(crate) fn at(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> MediaError {
+pub(crate) fn io_error(what: &str, path: &Utf8Path) -> impl FnOnce(io::Error) -> MediaError {
     let (what, path) = (what.to_owned(), path.to_owned());
-    move |e| match is_full(&e) {
-        true => MediaError::NoSpace(path.parent().unwrap_or(&path).to_owned()),
-        false => MediaError::Io(format!("{what} {path}: {e}")),
+    move |e| {
+        if is_full(&e) {
+            MediaError::NoSpace(path.parent().unwrap_or(&path).to_owned())
+        } else {
+            MediaError::Io(format!("{what} {path}: {e}"))
+        }
     }
 }
 
@@ -47,23 +50,23 @@ pub(crate) struct Place {
 impl Place {
     /// The directory of this path.
     pub(crate) fn opened(path: &Utf8Path) -> Result<Self> {
-        let missing = || at("open", path)(io::ErrorKind::NotFound.into());
+        let missing = || io_error("open", path)(io::ErrorKind::NotFound.into());
         Self::existing(path)?.ok_or_else(missing)
     }
 
-    /// The same; `None` when there is nothing of this name.
+    /// As [`Place::opened`]; `None` when there is nothing of this name.
     pub(crate) fn existing(path: &Utf8Path) -> Result<Option<Self>> {
         walk(path, false)
     }
 
-    /// The same; whatever of it is missing is made, for this program's user alone.
+    /// As [`Place::opened`]; whatever of it is missing is made, for this program's user alone.
     pub(crate) fn made(path: &Utf8Path) -> Result<Self> {
-        let missing = || at("make", path)(io::ErrorKind::NotFound.into());
+        let missing = || io_error("make", path)(io::ErrorKind::NotFound.into());
         walk(path, true)?.ok_or_else(missing)
     }
 
     fn standing(&self) -> Result<Standing> {
-        let meta = self.dir.metadata().map_err(at("look at", &self.path))?;
+        let meta = self.dir.metadata().map_err(io_error("look at", &self.path))?;
         Ok(Standing {
             owner: meta.uid(),
             mode: meta.mode(),
@@ -78,24 +81,26 @@ impl Place {
         })
     }
 
-    /// The same when it may be written to: it is this user's, and nobody else can put anything into it.
+    /// This directory, if it may be written to: it is this user's, and no other user can put anything into it.
     pub(crate) fn writable(self) -> Result<Self> {
         let Standing { owner, us, .. } = self.standing()?;
-        match owner == us {
-            true => self.readable(),
-            false => self.not_taken(format!(
+        if owner == us {
+            self.readable()
+        } else {
+            self.not_taken(format!(
                 "it belongs to user {owner} and this program runs as user {us}; name a directory that does not exist yet, or change its owner"
-            )),
+            ))
         }
     }
 
-    /// The same when nobody but its owner can change what is read from it.
+    /// This directory, if only its owner can change what is read from it.
     pub(crate) fn readable(self) -> Result<Self> {
-        match self.standing()?.others_write() {
-            false => Ok(self),
-            true => self.not_taken(
+        if self.standing()?.others_write() {
+            self.not_taken(
                 "others than its owner may write to it; take that away (chmod go-w; for a medium without permissions, mount it with umask=077), or name a new directory below it",
-            ),
+            )
+        } else {
+            Ok(self)
         }
     }
 
@@ -104,13 +109,14 @@ impl Place {
         &self.path
     }
 
-    /// Opens a file in it to read. Nothing else is opened, and none waits for somebody at its other end.
+    /// Opens a file in it to read. Nothing else is opened, and none waits for a process at its other end.
     pub(crate) fn open(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?);
-        match file.metadata()?.is_file() {
-            true => Ok(file),
-            false => Err(io::Error::other("it is not a file")),
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::other("it is not a file"))
         }
     }
 
@@ -153,7 +159,7 @@ fn refusal(path: &Utf8Path, error: Errno) -> MediaError {
     let why = match error {
         Errno::LOOP | Errno::NOTDIR if link => "it is a symbolic link; name the directory it leads to",
         Errno::NOTDIR => "it is not a directory",
-        _ => return at("open", path)(error.into()),
+        _ => return io_error("open", path)(error.into()),
     };
     MediaError::NotTaken {
         dir: path.to_owned(),
@@ -181,7 +187,7 @@ fn walk(path: &Utf8Path, make: bool) -> Result<Option<Place>> {
         if make && matches!(opened, Err(Errno::NOENT)) {
             match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(at("make", &here)(e.into())),
+                Err(e) => return Err(io_error("make", &here)(e.into())),
             }
             opened = rustix::fs::openat(&dir, name, flags, Mode::empty());
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-/// Looks that nobody needs for a decision are no closer together than this.
+/// Shortest time between looks that are not for a decision.
 const SPACING: Duration = Duration::from_secs(1);
 
 /// Which file it is, and how long it was at least.
@@ -52,7 +52,7 @@ impl Presence {
             Ok(metadata) if metadata.is_file() => metadata,
             Ok(_) => return Some("it is no file any more".to_owned()),
             Err(e) if is_gone(&e) => {
-                return Some("it is gone; put it back, or replicate this VM anew".to_owned());
+                return Some("it is gone; put it back, or replicate this VM again".to_owned());
             }
             Err(e) => return Some(format!("it cannot be looked at: {e}")),
         };
@@ -67,7 +67,7 @@ impl Presence {
         }
         if now.len < before.len {
             return Some(format!(
-                "it was cut from {} to {} bytes; put it back, or replicate this VM anew",
+                "it was cut from {} to {} bytes; put it back, or replicate this VM again",
                 before.len, now.len
             ));
         }
@@ -95,7 +95,7 @@ impl Presence {
         })
     }
 
-    /// Whether it is time for a look that nobody needs for a decision.
+    /// Whether it is time for a look that no decision waits for.
     pub(crate) fn is_due(&self) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let due = last.is_none_or(|l| l.elapsed() >= SPACING);

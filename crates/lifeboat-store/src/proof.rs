@@ -4,7 +4,7 @@
 //! there is recorded: from then on it is damage like any other, and `repair` has what it needs.
 //!
 //! Not compared: what fills a cluster of which a log wrote only a part (a synchronization writes pieces of 4 KiB), and the
-//! counters of the image, which nobody reads.
+//! counters of the image, which are not read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -23,7 +23,7 @@ use crate::comparison::{Open, Proof, Subject};
 use crate::damage::{Bad, Sealed, sealed};
 use crate::digest::{PER_PAGE, Sidecar, digest};
 use crate::divergence::extents;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::layer;
 use crate::logs::{DIR, Entry};
 use crate::manifest::{self, MadeOn, Manifest};
@@ -99,11 +99,14 @@ pub(crate) fn head(
 ) -> Result<Option<Stepped>> {
     let under_way = replica.scrub().proof.take();
     let proof = match under_way {
-        Some(mut proof) => match proof.follow(replica, manifest)? {
-            true => proof,
-            // It was sealed, and is compared as a layer, or thrown away.
-            false => return Ok(None),
-        },
+        Some(mut proof) => {
+            if proof.follow(replica, manifest)? {
+                proof
+            } else {
+                // It was sealed, and is compared as a layer, or thrown away.
+                return Ok(None);
+            }
+        }
         None => match begin_head(replica, manifest)? {
             Begun::Nothing => return Ok(None),
             Begun::Through(stepped) => return Ok(Some(stepped)),
@@ -151,13 +154,13 @@ fn begin(replica: &Replica, manifest: &Manifest, now: Timestamp) -> Result<Begun
     let waiting = {
         let scrub = replica.scrub();
         let waits = |l: &manifest::Layer| !scrub.is_through(&l.file);
-        let mut levels = manifest.points.iter().enumerate();
-        levels.find_map(|(n, p)| {
+        let mut sets = manifest.points.iter().enumerate();
+        sets.find_map(|(n, p)| {
             let made = p.made.as_ref()?;
             p.layers.iter().any(waits).then_some((n, p, made))
         })
     };
-    let Some((level, point, made)) = waiting else {
+    let Some((index, point, made)) = waiting else {
         return Ok(Begun::Nothing);
     };
     let mut stepped = Stepped {
@@ -168,7 +171,7 @@ fn begin(replica: &Replica, manifest: &Manifest, now: Timestamp) -> Result<Begun
         return Ok(Begun::Through(stepped));
     };
     let items = sealed(manifest).into_iter();
-    let items = items.filter(|s| s.level == Some(level) && s.image.ours);
+    let items = items.filter(|s| s.index == Some(index) && s.image.ours);
     let (layers, closed) = open_all(replica, items, made, &left);
     for (item, e) in closed {
         tracing::warn!(file = %item.image.file, error = %e, "a sealed layer cannot be opened");
@@ -196,7 +199,7 @@ fn begin_head(replica: &Replica, manifest: &Manifest) -> Result<Begun> {
     let items = head.layers.iter().map(|layer| Sealed {
         image: Image::layer(&layer.file),
         disk: layer.disk.clone(),
-        level: Some(manifest.points.len()),
+        index: Some(manifest.points.len()),
         size: layer.size,
     });
     let (layers, closed) = open_all(replica, items, &made, &left);
@@ -246,7 +249,7 @@ fn throw_away(replica: &Replica, item: &Sealed, why: &str) -> Result<()> {
 fn open(replica: &Replica, item: &Sealed, made: &MadeOn, logs: &[Entry]) -> Result<Open> {
     let path = replica.dir.join(&item.image.file);
     let map = Map::open(&path, item.size)?;
-    let file = File::open(&path).map_err(at("open", &path))?;
+    let file = File::open(&path).map_err(io_error("open", &path))?;
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     // A disk that was not there before hides everything below.
     let before = made

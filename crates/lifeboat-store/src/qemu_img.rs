@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::error::Result;
 
-/// Says that nobody waits for the operation any more: its other end is dropped together with the caller's future.
+/// Says that the caller no longer waits for the operation: its other end is dropped together with the caller's future.
 #[derive(Clone)]
 pub(crate) struct Cancel(watch::Receiver<()>);
 
@@ -23,12 +23,12 @@ impl Cancel {
 }
 
 impl Cancel {
-    /// Refuses to go on when nobody waits any more.
+    /// Refuses to go on when the caller no longer waits.
     pub(crate) fn check(&self) -> Result<()> {
         match self.0.has_changed() {
             Ok(_) => Ok(()),
             Err(_) => Err(StoreError::Io {
-                what: "nobody waits for the operation any more".to_owned(),
+                what: "the caller no longer waits for the operation".to_owned(),
                 source: std::io::ErrorKind::Interrupted.into(),
             }),
         }
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &[&str], on: &Utf8Path, cancel: &Cancel) -> Result<()> {
         what: format!("run qemu-img {} on {on}: {source}", args.first().unwrap_or(&"")),
         source,
     };
-    // What that program waits for, it waits for itself.
+    // The program does the input and output: until it ends, this thread waits for no disk.
     crate::watch::rest();
     let output = Handle::current().block_on(async {
         let mut child = Command::new("qemu-img")

@@ -10,7 +10,7 @@ use lifeboat_engine::ports::store::{Received, StoreError};
 use lifeboat_model::Position;
 
 use crate::durable;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::logs::{self, Entry, INCOMING, PIECE};
 use crate::replica::{Chunks, Replica, State};
@@ -127,8 +127,8 @@ impl<'a> Part<'a> {
             .create(true)
             .truncate(offset == 0)
             .open(&path)
-            .map_err(at("open", &path))?;
-        let have = file.metadata().map_err(at("look at", &path))?.len();
+            .map_err(io_error("open", &path))?;
+        let have = file.metadata().map_err(io_error("look at", &path))?.len();
         let mut part = Self {
             replica,
             position,
@@ -152,16 +152,16 @@ impl<'a> Part<'a> {
         self.file
             .get_ref()
             .set_len(offset)
-            .map_err(at("cut", &self.path))?;
+            .map_err(io_error("cut", &self.path))?;
         let mut buffer = vec![0; PIECE];
         while self.len < offset {
             let n = self
                 .file
                 .get_mut()
                 .read(&mut buffer)
-                .map_err(at("read", &self.path))?;
+                .map_err(io_error("read", &self.path))?;
             if n == 0 {
-                return Err(at("read", &self.path)(io::ErrorKind::UnexpectedEof.into()));
+                return Err(io_error("read", &self.path)(io::ErrorKind::UnexpectedEof.into()));
             }
             self.len += n as u64;
             self.check(buffer.get(..n).unwrap_or_default())?;
@@ -223,7 +223,7 @@ impl<'a> Part<'a> {
         }
         if header.position.is_out_of_reach_of(have) {
             return refuse(format!(
-                "it leads from {have} to {}, which cannot be",
+                "it goes from {have} to {}, which is not possible",
                 header.position
             ));
         }
@@ -270,7 +270,7 @@ impl<'a> Part<'a> {
         replica.step("before a received log is renamed")?;
         files::make_dir(&dir)?;
         let path = dir.join(&entry.file);
-        std::fs::rename(&self.path, &path).map_err(at("rename", &path))?;
+        std::fs::rename(&self.path, &path).map_err(io_error("rename", &path))?;
         replica.step("after a received log was renamed")?;
         // Without its name durable it was not acknowledged, and must not be found by the next start.
         files::sync_dir(&dir).map_err(forget(&path))?;

@@ -15,7 +15,7 @@ use lifeboat_model::DiskId;
 use crate::damage::{Bad, Sealed, sealed};
 use crate::digest::{Blocks, Digest, PER_PAGE, Sidecar, UNKNOWN, digest};
 use crate::divergence::extents;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::logs::{self, Entry};
 use crate::map::within;
 use crate::qemu_img::Cancel;
@@ -335,7 +335,7 @@ fn one_bit(block: &[u8], wanted: Digest, go_on: impl Fn() -> Result<()>) -> Resu
     Ok(None)
 }
 
-/// The same for blocks at the end of a file, whose tree has another shape. Bounded by their size.
+/// As [`one_bit`], for blocks at the end of a file, whose tree has another shape. Bounded by their size.
 fn one_bit_slowly(block: &[u8], wanted: Digest) -> Option<Vec<u8>> {
     const MAX: usize = 16 << 10;
     if block.len() > MAX {
@@ -397,10 +397,10 @@ fn write(replica: &Replica, b: &Broken, right: &[u8]) -> Result<()> {
     }
     replica.step("before a block is repaired")?;
     let file = OpenOptions::new().read(true).write(true).open(&path);
-    let file = file.map_err(at("open", &path))?;
+    let file = file.map_err(io_error("open", &path))?;
     file.write_all_at(right, b.bad.block * b.item.block())
-        .map_err(at("write", &path))?;
-    file.sync_data().map_err(at("sync", &path))?;
+        .map_err(io_error("write", &path))?;
+    file.sync_data().map_err(io_error("sync", &path))?;
     uncache(&file, b.bad.block / PER_PAGE, b.item.block());
     let mut blocks = Blocks::open(&path, b.item.block())?;
     if !blocks.look(b.bad.block).is(b.recorded) {

@@ -122,7 +122,7 @@ impl Replica {
         self.commit(&mut self.state.blocking_lock(), change)
     }
 
-    /// The same for who holds the state already.
+    /// As [`Replica::change`], for a caller that has locked the state already.
     pub(crate) fn commit(&self, state: &mut State, change: impl FnOnce(&mut Manifest)) -> Result<()> {
         let mut next = state.manifest.clone();
         change(&mut next);
@@ -160,7 +160,7 @@ impl Replica {
         };
     }
 
-    /// A file made anew at `path` is durable: what failed there, or beside it, is over.
+    /// A file made again at `path` is durable: what failed there, or beside it, is over.
     pub(crate) fn proved(&self, path: &Utf8Path) {
         let place = path.parent();
         // A branch that failed is never made again, only another one.
@@ -205,7 +205,7 @@ impl Replica {
         absolute(&self.dir, chain)
     }
 
-    /// Whether somebody reads a recovery point.
+    /// Whether a recovery point is being read.
     pub(crate) fn is_pinned(&self, id: PointId) -> bool {
         let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         pins.contains(&id)
@@ -258,7 +258,7 @@ impl Replica {
                 files::remove(&self.dir.join(name))?;
             }
         }
-        // Locked, because a log may arrive meanwhile and must not count as one that nobody knows.
+        // Locked, because a log may arrive meanwhile and must not count as one that is not known.
         let state = self.state.blocking_lock();
         for name in files::names(&self.dir.join(logs::DIR))? {
             if !state.logs.entries.iter().any(|e| e.file == name) {
@@ -378,24 +378,25 @@ pub(crate) async fn incoming<T: Send + 'static>(
     if transfer.end.is_cancelled() {
         return superseded().await;
     }
-    match fed(Arc::clone(&replica), body, (guard, transfer.end.clone()), work).await {
+    match stream_to_worker(Arc::clone(&replica), body, (guard, transfer.end.clone()), work).await {
         Err(StoreError::Io { .. }) if transfer.end.is_cancelled() => superseded().await,
         done => done,
     }
 }
 
-/// Runs work that takes something in beside what arrives, and alone of what changes images.
-pub(crate) async fn beside<T: Send + 'static>(
+/// Runs work that takes a body in and changes images: alone of other such work, while logs may arrive. A body that is taken in
+/// alone of other arrivals is [`incoming`]'s.
+pub(crate) async fn exclusive_with_stream<T: Send + 'static>(
     replica: Arc<Replica>,
     body: lifeboat_engine::ports::ByteStream,
     work: impl FnOnce(&Replica, Chunks) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let guard = Arc::clone(&replica.work).lock_owned().await;
-    fed(replica, body, (guard, CancellationToken::new()), work).await
+    stream_to_worker(replica, body, (guard, CancellationToken::new()), work).await
 }
 
 /// Hands a body to work on a thread that may block, which holds the guard to its end.
-async fn fed<T: Send + 'static>(
+async fn stream_to_worker<T: Send + 'static>(
     replica: Arc<Replica>,
     mut body: lifeboat_engine::ports::ByteStream,
     (guard, superseded): (tokio::sync::OwnedMutexGuard<()>, CancellationToken),

@@ -106,7 +106,7 @@ impl Room {
         &self.dir
     }
 
-    /// Refuses when writing so many bytes more would leave too little, or take more than is the owner's. `measure` tells what
+    /// Refuses when writing so many bytes more would leave too little, or take more than is the owner's. `measure` returns what
     /// the replica takes; it is asked when the sum of what was taken is too much, because that counts what was overwritten.
     pub(crate) fn take(&self, bytes: u64, need: Need, measure: impl FnOnce() -> u64) -> Result<()> {
         let reserve = match need {

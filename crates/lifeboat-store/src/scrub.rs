@@ -17,7 +17,7 @@ use rustix::fs::Advice;
 
 use crate::damage::{Bad, Sealed, note, prune, sealed};
 use crate::digest::{Blocks, DIGESTS, DIR, PER_PAGE, Seen, Sidecar, UNKNOWN};
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::logs::Reader;
 use crate::manifest::Manifest;
@@ -90,8 +90,8 @@ pub(crate) fn renew(replica: &Replica, manifest: &Manifest) -> Result<()> {
     }
     forget(replica)?;
     let dir = replica.dir.join(DIR);
-    std::fs::create_dir_all(&dir).map_err(at("make", &dir))?;
-    let bytes = serde_json::to_vec(&manifest.start).map_err(|e| at("write", &dir)(e.into()))?;
+    std::fs::create_dir_all(&dir).map_err(io_error("make", &dir))?;
+    let bytes = serde_json::to_vec(&manifest.start).map_err(|e| io_error("write", &dir)(e.into()))?;
     files::replace(&dir.join(OF), &bytes)?;
     replica.scrub().of = Some(manifest.start);
     // What is there already was sealed without a digest: the first pass records it and says so.
@@ -312,7 +312,7 @@ fn look(
             match (&seen, recorded) {
                 (Seen::Unreadable(e), _) => found.push((block, format!("it cannot be read: {e}"))),
                 (Seen::Hole(_), UNKNOWN) => {}
-                // Recorded now it would never be found again.
+                // It is damaged: with a digest recorded now, the damage would never be found again.
                 (Seen::Data(_), UNKNOWN) if known.contains(&block) => {}
                 (Seen::Data(digest), UNKNOWN) => {
                     changed |= page.set(block, *digest);
@@ -328,7 +328,7 @@ fn look(
             sidecar.put(number, &page)?;
         }
         if work != ScrubWork::Record {
-            // What nobody else reads need not push other things out.
+            // What is read only here need not push other things out.
             uncache(&blocks.file, number, item.block());
         }
         number += 1;

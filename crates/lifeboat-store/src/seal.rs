@@ -1,4 +1,4 @@
-//! Sealed files: what an export on a medium consists of. Whoever carries a medium can read, change, cut, swap and replace
+//! Sealed files: what an export on a medium consists of. A person who carries a medium can read, change, cut, swap and replace
 //! what is on it; without the key they learn sizes, and whatever they change is found before any of it is handed out. No
 //! file is opened here, and whose key it is the engine knows.
 //!
@@ -174,7 +174,7 @@ impl Cipher {
     }
 }
 
-/// Turns content into the chunks of a file, whose header is written by whoever made it.
+/// Turns content into the chunks of a file, whose header is written by the caller.
 pub(crate) struct Sealer {
     cipher: Cipher,
     chunk: Vec<u8>,
@@ -238,7 +238,7 @@ pub(crate) struct Opener<R> {
 }
 
 impl<R: Read> Opener<R> {
-    /// `from` stands behind the header.
+    /// `from` has been read up to the end of the header.
     pub(crate) fn new(seal: &Seal, what: What, header: &Header, mut from: R) -> Result<Self, SealError> {
         let cipher = Cipher::new(seal, what, header);
         let cipher = cipher.map_err(|e| SealError::Io(unsealed(e)))?;

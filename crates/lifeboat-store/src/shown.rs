@@ -5,7 +5,7 @@ use lifeboat_model::{DiskFormat, Timestamp};
 
 use crate::damage::{Bad, Sealed};
 use crate::digest::{BLOCK, LAYER_BLOCK};
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::map::{Map, tidy};
 
 /// What damaged blocks of a file mean for the disk.
@@ -68,7 +68,7 @@ pub(crate) fn places(dir: &Utf8Path, item: &Sealed, blocks: &[u64]) -> Vec<Place
 }
 
 fn in_layer(path: &Utf8Path, size: u64, blocks: &[u64]) -> Result<Vec<Place>> {
-    let end = std::fs::metadata(path).map_err(at("look at", path))?.len();
+    let end = std::fs::metadata(path).map_err(io_error("look at", path))?.len();
     let map = Map::open(path, size)?;
     let mut places: Vec<Vec<(u64, u64, u64)>> = vec![Vec::new(); blocks.len()];
     for (offset, to) in map.windows(1 << 30) {

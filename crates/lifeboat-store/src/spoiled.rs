@@ -93,7 +93,7 @@ pub(crate) fn equal(replica: &Replica, manifest: &Manifest, disk: &DiskId, range
         };
         let now = bad.later.as_ref().map_or(&bad.suspect, |l| &l.suspect).clone();
         let mut shown = now.clone();
-        let above = item.level.map_or(0, |l| l + 1);
+        let above = item.index.map_or(0, |l| l + 1);
         let layers = manifest.points.iter().skip(above).flat_map(|p| &p.layers);
         for layer in layers.chain(manifest.head.iter().flat_map(|h| &h.layers)) {
             if layer.disk == *disk {

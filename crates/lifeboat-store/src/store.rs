@@ -19,9 +19,9 @@ use lifeboat_engine::ports::store::{
 use lifeboat_kernel::AtRest;
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files::MIB;
-use crate::replica::{Replica, beside, exclusive, incoming};
+use crate::replica::{Replica, exclusive, exclusive_with_stream, incoming};
 use crate::room::{Room, Shares};
 use crate::steps::Steps;
 use crate::view::PointView;
@@ -54,9 +54,10 @@ struct Unusable {
 impl From<Unusable> for StoreError {
     fn from(u: Unusable) -> Self {
         let (path, detail) = (u.path, u.detail);
-        match u.locked {
-            true => Self::Locked { path, detail },
-            false => Self::Damaged { path, detail },
+        if u.locked {
+            Self::Locked { path, detail }
+        } else {
+            Self::Damaged { path, detail }
         }
     }
 }
@@ -194,7 +195,7 @@ fn unlock(at_rest: &AtRest, dir: &Utf8Path) -> Result<()> {
 }
 
 fn absolute(dir: &Utf8Path) -> Result<Utf8PathBuf> {
-    camino::absolute_utf8(dir).map_err(at("resolve", dir))
+    camino::absolute_utf8(dir).map_err(io_error("resolve", dir))
 }
 
 /// How long the daemon's end may wait for work that was dropped.
@@ -234,7 +235,7 @@ impl ReplicaStore for QcowStore {
     }
 
     async fn import(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
-        beside(self.find(vm)?, body, bulk::import).await
+        exclusive_with_stream(self.find(vm)?, body, bulk::import).await
     }
 
     async fn restart_bulk(&self, vm: VmId, disk: &DiskId) -> Result<()> {

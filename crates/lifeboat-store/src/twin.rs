@@ -10,7 +10,7 @@ use lifeboat_engine::ports::store::StoreError;
 
 use crate::damaged;
 use crate::digested::{checked, text};
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::files;
 use crate::manifest::{Manifest, NAME};
 
@@ -30,7 +30,7 @@ pub(crate) fn read(dir: &Utf8Path, name: &str) -> Result<Option<Manifest>> {
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(at("read", &path)(e)),
+        Err(e) => return Err(io_error("read", &path)(e)),
     };
     let damaged = |detail: String| StoreError::Damaged {
         path: path.clone(),
@@ -66,12 +66,12 @@ pub(crate) fn load(dir: &Utf8Path) -> Result<Option<Found>> {
         (Err(e), None) => Err(e),
         (Ok(None), Some(StoreError::Damaged { path, detail })) => Err(StoreError::Damaged {
             path,
-            detail: format!("{detail}; restore it, or replicate this VM anew"),
+            detail: format!("{detail}; restore it, or replicate this VM again"),
         }),
         (Err(_), Some(StoreError::Damaged { path, detail })) => Err(StoreError::Damaged {
             path,
             detail: format!(
-                "{detail}, and its copy {COPY} is damaged as well; restore one of them, or replicate this VM anew"
+                "{detail}, and its copy {COPY} is damaged as well; restore one of them, or replicate this VM again"
             ),
         }),
         (Ok(None) | Err(_), Some(other)) => Err(other),
@@ -89,6 +89,6 @@ pub(crate) fn restore(dir: &Utf8Path, manifest: &Manifest) -> Result<()> {
 /// Writes the copy. Its name need not be durable: an older copy is replaced at the next start.
 pub(crate) fn save_copy(dir: &Utf8Path, copy: &Manifest) -> Result<()> {
     let path = dir.join(COPY);
-    let text = text(copy).map_err(|e| at("write", &path)(e.into()))?;
+    let text = text(copy).map_err(|e| io_error("write", &path)(e.into()))?;
     files::put(&path, text.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! Whether the images that something would be brought up on can be opened, found before anybody is told that they can:
+//! Whether the images that something would be brought up on can be opened, found before it is reported that they can:
 //! the files are there, their headers are those of images, the tables are inside of the files, and each image refers to one
 //! below it. It reads headers and first-level tables, so it costs some reads for each image. What guests wrote is not read
 //! here: digests of content are another matter.
@@ -7,13 +7,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::store::{StoreError, Target};
 use lifeboat_model::{BranchId, DiskFormat};
 
 use crate::branch::plan;
 use crate::chain::Image;
-use crate::error::{Result, at};
+use crate::error::{Result, io_error};
 use crate::layer;
 use crate::logs;
 use crate::manifest::Manifest;
@@ -33,7 +33,7 @@ const RESERVED: u64 = 0x7f00_0000_0000_01ff;
 /// compression, sub-clusters.
 const KNOWN: u64 = 0b1_1001;
 
-/// Looks at everything that a branch to `target` would stand on.
+/// Looks at every image that would be in the chains of a branch to `target`.
 pub(crate) fn target(replica: &Replica, target: Target) -> Result<()> {
     let plan = plan(replica, target)?;
     let manifest = replica.manifest();
@@ -89,27 +89,29 @@ fn damaged(path: &Utf8Path, detail: impl Into<String>) -> StoreError {
 
 /// A file that cannot be opened because it is not there is damage, not an error of the disk.
 fn gone(path: &Utf8Path, error: StoreError) -> StoreError {
-    match &error {
-        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            damaged(path, "it is gone")
-        }
-        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
-            damaged(path, "it ends too early")
-        }
-        _ => error,
+    let StoreError::Io { source, .. } = &error else {
+        return error;
+    };
+    if source.kind() == io::ErrorKind::NotFound {
+        damaged(path, "it is gone")
+    } else if source.kind() == io::ErrorKind::UnexpectedEof {
+        damaged(path, "it ends too early")
+    } else {
+        error
     }
 }
 
 fn open(path: &Utf8Path) -> Result<(File, u64)> {
-    let file = File::open(path).map_err(|e| gone(path, at("open", path)(e)))?;
-    let metadata = file.metadata().map_err(at("look at", path))?;
-    match metadata.is_file() {
-        true => Ok((file, metadata.len())),
-        false => Err(damaged(path, "it is no file")),
+    let file = File::open(path).map_err(|e| gone(path, io_error("open", path)(e)))?;
+    let metadata = file.metadata().map_err(io_error("look at", path))?;
+    if metadata.is_file() {
+        Ok((file, metadata.len()))
+    } else {
+        Err(damaged(path, "it is no file"))
     }
 }
 
-/// A base holds at least what the first copy put there, unless it is somebody's image or older than the lineage.
+/// A base holds at least what the first copy put there, unless it is an image that was taken over or older than the generation.
 fn raw(replica: &Replica, manifest: &Manifest, image: &Image) -> Result<()> {
     let (_, len) = open(&image.file)?;
     if manifest.adopted.is_some() || manifest.promoted.is_some() {
@@ -127,12 +129,11 @@ fn raw(replica: &Replica, manifest: &Manifest, image: &Image) -> Result<()> {
 
 fn at_least(image: &Image, size: u64) -> Result<()> {
     let shows = layer::size_of(image)?;
-    match shows < size {
-        true => {
-            let detail = format!("it shows a disk of {shows} bytes, the disk has {size}");
-            Err(damaged(&image.file, detail))
-        }
-        false => Ok(()),
+    if shows < size {
+        let detail = format!("it shows a disk of {shows} bytes, the disk has {size} bytes");
+        Err(damaged(&image.file, detail))
+    } else {
+        Ok(())
     }
 }
 
@@ -158,7 +159,7 @@ fn qcow2(image: &Image, below: &[Image]) -> Result<()> {
     let mut header = Header([0; 104]);
     let have = usize::try_from(len.min(104)).unwrap_or(104);
     file.read_exact_at(header.0.get_mut(..have).unwrap_or_default(), 0)
-        .map_err(|e| gone(path, at("read", path)(e)))?;
+        .map_err(|e| gone(path, io_error("read", path)(e)))?;
     let version = header.u32(4);
     if have < 72 || header.u32(0) != u32::from_be_bytes(*b"QFI\xfb") || !(2..=3).contains(&version) {
         return Err(damaged(path, "it is no qcow2 image any more"));
@@ -198,9 +199,10 @@ fn qcow2(image: &Image, below: &[Image]) -> Result<()> {
     if let Some(lower) = below.last() {
         refers_below(path, &file, &header, cluster, lower, below, image.ours)?;
     }
-    match image.ours && !layer::opens(path) {
-        true => Err(damaged(path, "it cannot be opened")),
-        false => Ok(()),
+    if image.ours && !layer::opens(path) {
+        Err(damaged(path, "it cannot be opened"))
+    } else {
+        Ok(())
     }
 }
 
@@ -223,7 +225,7 @@ fn first_level(path: &Utf8Path, file: &File, header: &Header, len: u64) -> Resul
     }
     let mut table = vec![0; usize::try_from(count * 8).unwrap_or_default()];
     file.read_exact_at(&mut table, offset)
-        .map_err(|e| gone(path, at("read", path)(e)))?;
+        .map_err(|e| gone(path, io_error("read", path)(e)))?;
     for entry in table.as_chunks::<8>().0 {
         let entry = u64::from_be_bytes(*entry);
         let place = entry & OFFSET;
@@ -254,21 +256,20 @@ fn refers_below(
     }
     let mut name = vec![0; usize::try_from(len).unwrap_or_default()];
     file.read_exact_at(&mut name, offset)
-        .map_err(|e| gone(path, at("read", path)(e)))?;
+        .map_err(|e| gone(path, io_error("read", path)(e)))?;
     if !ours {
         return Ok(());
     }
     let name = String::from_utf8_lossy(&name).into_owned();
     let said = plain(&path.parent().unwrap_or(path).join(&name));
-    match below.iter().any(|i| plain(&i.file) == said) {
-        true => Ok(()),
-        false => {
-            let detail = format!(
-                "its header is damaged: it stands on \"{name}\", not on {}",
-                lower.file
-            );
-            Err(damaged(path, detail))
-        }
+    if below.iter().any(|i| plain(&i.file) == said) {
+        Ok(())
+    } else {
+        let detail = format!(
+            "its header is damaged: it names the backing file \"{name}\", not {}",
+            lower.file
+        );
+        Err(damaged(path, detail))
     }
 }
 
@@ -277,11 +278,13 @@ fn plain(path: &Utf8Path) -> Utf8PathBuf {
     let mut out = Utf8PathBuf::new();
     for part in path.components() {
         match part {
-            camino::Utf8Component::ParentDir => {
+            Utf8Component::ParentDir => {
                 out.pop();
             }
-            camino::Utf8Component::CurDir => {}
-            other => out.push(other.as_str()),
+            Utf8Component::CurDir => {}
+            part @ (Utf8Component::Prefix(_) | Utf8Component::RootDir | Utf8Component::Normal(_)) => {
+                out.push(part.as_str());
+            }
         }
     }
     out

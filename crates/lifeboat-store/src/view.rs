@@ -40,8 +40,8 @@ impl PointView {
     pub(crate) fn open(replica: &Arc<Replica>, point: PointId) -> Result<Self> {
         let manifest = replica.manifest();
         let missing = || StoreError::NoPoint(point.to_string());
-        let level = manifest.level_of(point).ok_or_else(missing)?;
-        let sealed = manifest.points.get(level).ok_or_else(missing)?;
+        let index = manifest.index_of(point).ok_or_else(missing)?;
+        let sealed = manifest.points.get(index).ok_or_else(missing)?;
         let mut pins = replica.pins.lock().unwrap_or_else(PoisonError::into_inner);
         pins.push(point);
         drop(pins);
@@ -51,7 +51,7 @@ impl PointView {
         };
         let mut disks = Vec::new();
         for layer in &sealed.layers {
-            let chain = replica.absolute(&manifest.chain(&layer.disk, Some(level)));
+            let chain = replica.absolute(&manifest.chain(&layer.disk, Some(index)));
             disks.push(Arc::new(Mutex::new(Export::open(&replica.dir, &chain)?)));
         }
         Ok(Self { disks, _pin: pin })

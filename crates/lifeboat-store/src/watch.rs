@@ -1,5 +1,5 @@
 //! Which operations on a replica's files are under way, and since when they have made no progress: a disk that hangs fails
-//! nothing and ends nothing, so that only the time tells. It measures; what it means is the engine's.
+//! nothing and ends nothing, so that only the time shows it. It measures; what it means is the engine's.
 //!
 //! Each operation runs on a thread of its own. It says [`beat`] whenever it got a step further, and [`rest`] when it waits
 //! for something that is not the disk: the network, or another program.

@@ -154,9 +154,10 @@ pub const HOST_USAGES: [ExtendedKeyUsagePurpose; 2] = [
 /// It cannot.
 pub fn check_names(host_names: &[String], validity: Duration) -> Result<(), CertError> {
     subject_names(host_names)?;
-    match VALIDITY.contains(&validity) {
-        true => Ok(()),
-        false => Err(CertError::Validity),
+    if VALIDITY.contains(&validity) {
+        Ok(())
+    } else {
+        Err(CertError::Validity)
     }
 }
 
@@ -171,8 +172,8 @@ pub fn issue(
     validity: Duration,
 ) -> Result<CertificateFiles, CertError> {
     check_names(host_names, validity)?;
-    let nobody = |_: &Utf8Path| Err(std::io::ErrorKind::Unsupported.into());
-    Authority::open(ca_dir, &nobody)?.issue(host_names, out_dir, validity)
+    let never_asked = |_: &Utf8Path| Err(std::io::ErrorKind::Unsupported.into());
+    Authority::open(ca_dir, &never_asked)?.issue(host_names, out_dir, validity)
 }
 
 struct Ca {
@@ -183,11 +184,10 @@ struct Ca {
 
 fn load_ca(dir: &Utf8Path, ask: Ask<'_>) -> Result<Ca, CertError> {
     let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
-    let missing = |e| match e {
-        CertError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            CertError::NoCa(dir.into())
-        }
-        other => other,
+    let missing = |e: CertError| {
+        let gone =
+            matches!(&e, CertError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+        if gone { CertError::NoCa(dir.into()) } else { e }
     };
     let info = describe(&cert_path).map_err(missing)?;
     let content = |path: &Utf8Path, e: &dyn std::fmt::Display| CertError::Content {
@@ -213,7 +213,7 @@ fn load_ca(dir: &Utf8Path, ask: Ask<'_>) -> Result<Ca, CertError> {
     })
 }
 
-/// A key of another CA would sign certificates that nobody accepts.
+/// A key of another CA would sign certificates that no host accepts.
 fn refuse_strange_key(cert_path: &Utf8Path, key_path: &Utf8Path, key: &KeyPair) -> Result<(), CertError> {
     let content = |detail: String| CertError::Content {
         path: cert_path.into(),
@@ -247,7 +247,7 @@ fn subject_names(host_names: &[String]) -> Result<Vec<SanType>, CertError> {
 
 fn common_name(name: &str) -> DistinguishedName {
     let mut dn = DistinguishedName::new();
-    // X.520 ends a common name at 64 characters; nobody here reads it but people.
+    // X.520 ends a common name at 64 characters; it is shown to people and compared nowhere.
     dn.push(DnType::CommonName, name.chars().take(64).collect::<String>());
     dn
 }

@@ -12,7 +12,7 @@ use crate::error::CertError;
 use crate::passphrase::{Ask, PASSPHRASE_MIN, Passphrase};
 
 /// scrypt as OWASP's Password Storage Cheat Sheet has it for 16 MiB of memory: N = 2^14, r = 8, p = 5. With more memory OpenSSL
-/// would not read the key without being told to.
+/// would not read the key without an option.
 const SCRYPT: (u8, u32, u32) = (14, 8, 5);
 
 const PLAIN: &str = "PRIVATE KEY";
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn none(_: &Utf8Path) -> std::io::Result<Passphrase> {
-        panic!("nobody has to be asked")
+        panic!("no passphrase has to be asked for")
     }
 
     fn said(text: &'static str) -> impl Fn(&Utf8Path) -> std::io::Result<Passphrase> {
@@ -125,9 +125,9 @@ mod tests {
         let wrong = from_pem(path, &encrypted, &said("correct horse staple")).unwrap_err();
         assert!(matches!(wrong, CertError::PassphraseWrong(_)), "{wrong}");
         assert!(!wrong.to_string().contains("horse"));
-        let nobody = |_: &Utf8Path| Err(std::io::ErrorKind::UnexpectedEof.into());
+        let no_answer = |_: &Utf8Path| Err(std::io::ErrorKind::UnexpectedEof.into());
         assert!(matches!(
-            from_pem(path, &encrypted, &nobody),
+            from_pem(path, &encrypted, &no_answer),
             Err(CertError::NoPassphrase { .. })
         ));
         // Each time with another salt.

@@ -80,12 +80,12 @@ pub fn dns_names(der: &CertificateDer<'_>) -> Vec<String> {
     let Ok(Some(sans)) = cert.subject_alternative_name() else {
         return Vec::new();
     };
-    let name = |san: &GeneralName<'_>| match san {
-        GeneralName::DNSName(name) => {
-            let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-            matches!(ServerName::try_from(name.as_str()), Ok(ServerName::DnsName(_))).then_some(name)
-        }
-        _ => None,
+    let name = |san: &GeneralName<'_>| {
+        let GeneralName::DNSName(name) = san else {
+            return None;
+        };
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        matches!(ServerName::try_from(name.as_str()), Ok(ServerName::DnsName(_))).then_some(name)
     };
     sans.value.general_names.iter().filter_map(name).collect()
 }
@@ -124,10 +124,13 @@ pub fn entered_names(der: &CertificateDer<'_>) -> Vec<String> {
     let mut names = Vec::new();
     if let Ok((_, cert)) = X509Certificate::from_der(der) {
         if let Ok(Some(sans)) = cert.subject_alternative_name() {
-            names.extend(sans.value.general_names.iter().filter_map(|san| match san {
-                GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-                _ => None,
-            }));
+            let dns_name = |san: &GeneralName<'_>| {
+                let GeneralName::DNSName(name) = san else {
+                    return None;
+                };
+                Some(name.to_ascii_lowercase())
+            };
+            names.extend(sans.value.general_names.iter().filter_map(dns_name));
         }
         let common = cert.subject().iter_common_name();
         names.extend(common.filter_map(|n| n.as_str().ok()).map(str::to_lowercase));
@@ -139,12 +142,12 @@ fn addresses(cert: &X509Certificate<'_>) -> Vec<IpAddr> {
     let Ok(Some(sans)) = cert.subject_alternative_name() else {
         return Vec::new();
     };
-    let address = |san: &GeneralName<'_>| match san {
-        GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes)
-            .map(IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
-            .ok(),
-        _ => None,
+    let address = |san: &GeneralName<'_>| {
+        let GeneralName::IPAddress(bytes) = san else {
+            return None;
+        };
+        let v6 = |_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
+        <[u8; 4]>::try_from(*bytes).map(IpAddr::from).or_else(v6).ok()
     };
     sans.value.general_names.iter().filter_map(address).collect()
 }

@@ -1,5 +1,5 @@
-//! The certificates in use: read anew when their files change, and until when they and those of peers are valid. What a
-//! handshake makes of them is `config`'s; that somebody is warned is the engine's.
+//! The certificates in use: read again when their files change, and until when they and those of peers are valid. What a
+//! handshake makes of them is `config`'s; warnings about them are the engine's.
 //!
 //! Files are replaced one after the other, so what they hold in between may not fit together. Then what was read before
 //! goes on being used and the reason is kept, and the files are looked at again at the next connection.

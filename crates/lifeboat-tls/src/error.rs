@@ -23,7 +23,7 @@ pub enum CertError {
     #[error("a certificate is valid for 1 hour to 10 years")]
     Validity,
     /// The CA itself has expired.
-    #[error("the CA in {0} has expired; make a new one and issue all certificates anew")]
+    #[error("the CA in {0} has expired; make a new one and issue all certificates again")]
     CaExpired(Utf8PathBuf),
     /// A file holds something else.
     #[error("{path}: {detail}")]
@@ -48,7 +48,7 @@ pub enum CertError {
     /// Not the passphrase of the key.
     #[error("{0}: the passphrase is wrong, or the file is damaged")]
     PassphraseWrong(Utf8PathBuf),
-    /// Nobody said it.
+    /// The key is encrypted and no passphrase was given.
     #[error(
         "{path} is encrypted, and its passphrase cannot be read: {source}; name a file with it: --passphrase-file FILE"
     )]

@@ -1,4 +1,4 @@
-//! Certificate, key and CA as files: what they hold, and that nobody else can read the key. What is made of them is `config`'s.
+//! Certificate, key and CA as files: what they hold, and that no other user can read the key. What is made of them is `config`'s.
 
 use std::fmt::Display;
 use std::os::unix::fs::MetadataExt;

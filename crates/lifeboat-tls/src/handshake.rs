@@ -41,6 +41,10 @@ pub fn find_fault(error: &(dyn Error + 'static), own_cert: &Utf8Path) -> Option<
 }
 
 /// `None` for errors that are only a connection that ended.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "rustls may add errors; those not named here are shown as rustls words them"
+)]
 fn explain(error: &rustls::Error, own_cert: &Utf8Path) -> Option<TlsFault> {
     use rustls::Error as E;
     match error {
@@ -60,6 +64,10 @@ pub const REVOKED_HERE: &str = "its certificate, or the key of it, is on the rev
 const ISSUE: &str = "lifeboat cert issue --ca DIR --host NAME --out NEWDIR";
 
 /// We do not accept their certificate.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "rustls may add errors; those not named here are shown as rustls words them"
+)]
 fn theirs(error: &CertificateError) -> String {
     match error {
         CertificateError::Expired => format!(
@@ -102,6 +110,10 @@ fn theirs(error: &CertificateError) -> String {
 }
 
 /// They do not accept something of ours.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most alerts of TLS are faults of the protocol; those about certificates are named"
+)]
 fn alerted(alert: AlertDescription, own_cert: &Utf8Path) -> Option<TlsFault> {
     use AlertDescription as A;
     let ours = |why: String| {
@@ -131,7 +143,7 @@ fn alerted(alert: AlertDescription, own_cert: &Utf8Path) -> Option<TlsFault> {
     }
 }
 
-/// The other side says that our certificate has expired, which its clock says: both dates, and the way out.
+/// The other side says that our certificate has expired, which its clock says: both dates, and what to do.
 fn expired(own_cert: &Utf8Path) -> String {
     let now = now();
     let end = describe(own_cert).ok().map(|c| c.not_after);

@@ -1,4 +1,4 @@
-//! TLS as every port and every caller of a host uses it, and the certificates it is made with: read, checked, read anew when
+//! TLS as every port and every caller of a host uses it, and the certificates it is made with: read, checked, read again when
 //! they change, made by a small authority, and described. Whom a certificate belongs to, and what its owner may do, is decided
 //! elsewhere; so is what is spoken on a connection.
 //!
@@ -11,6 +11,9 @@
 //!
 //! Invariants: no session is ever resumed; a certificate on the list is accepted by no side; files that do not fit together
 //! change nothing.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 pub mod authority;
 mod ca_key;

@@ -69,9 +69,12 @@ pub fn write_new(path: &Utf8Path, text: &str, mode: u32) -> Result<(), CertError
             .map_err(|e| e.error)?;
         File::open(parent)?.sync_all()
     };
-    made().map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => CertError::Exists(path.into()),
-        _ => io(path)(e),
+    made().map_err(|e| {
+        if e.kind() == std::io::ErrorKind::AlreadyExists {
+            CertError::Exists(path.into())
+        } else {
+            io(path)(e)
+        }
     })
 }
 

@@ -1,4 +1,4 @@
-//! The revocation list of a host: a text file that is read anew while the host runs. A list that cannot be read changes
+//! The revocation list of a host: a text file that is read again while the host runs. A list that cannot be read changes
 //! nothing: what was read before goes on being used, and the reason is kept for who looks after the host.
 
 use std::io::{Read, Write};
@@ -49,7 +49,7 @@ pub enum RevocationError {
 /// Adds a fingerprint to a list, whole and durable or not at all; `why` becomes a comment. Whether it was not there already.
 ///
 /// # Errors
-/// The list cannot be read, or not be replaced. A list that is not there is not made: nobody would look at it.
+/// The list cannot be read, or not be replaced. A list that is not there is not made: no daemon would look at it.
 pub fn revoke(path: &Utf8Path, fingerprint: Fingerprint, why: &str) -> Result<bool, RevocationError> {
     let failed = |cause| RevocationError::Read {
         path: path.into(),
@@ -81,7 +81,7 @@ fn replace(path: &Utf8Path, text: &str) -> std::io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(text.as_bytes())?;
     file.as_file().set_permissions(before.permissions())?;
-    // Whoever may not give a file away makes it anew as his own.
+    // A user who may not give a file away becomes the owner of the new one.
     let _ = std::os::unix::fs::fchown(file.as_file(), Some(before.uid()), Some(before.gid()));
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;
@@ -215,7 +215,7 @@ impl RevocationList {
         }
     }
 
-    /// Begins to look at the file, once, for as long as somebody has the list.
+    /// Begins to look at the file, once, for as long as the list is in use.
     fn watch(self: &Arc<Self>) {
         if !self.watched.swap(true, Ordering::Relaxed) {
             tokio::spawn(look(Arc::downgrade(self)));
@@ -272,7 +272,7 @@ mod tests {
     async fn a_list_is_taken_over_while_it_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = Utf8Path::from_path(dir.path()).unwrap().join("revoked");
-        std::fs::write(&path, "# nobody\n").unwrap();
+        std::fs::write(&path, "# empty\n").unwrap();
         let list = RevocationList::load(&path).unwrap();
         assert_eq!(list.first_of(&[fingerprint(1)]), None);
         let waiting = {

@@ -1,5 +1,5 @@
 //! rustls's verifiers with one more question: is a certificate of the chain revoked? Everything else is theirs. The list is
-//! asked as of its last look; whoever begins a handshake has it looked at before.
+//! asked as of its last look; the caller has it looked at before a handshake begins.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Write latencies of the last second, as one line for whoever watches. Not a benchmark: no warm-up, no outlier
+//! Write latencies of the last second, as one line for the terminal that shows them. Not a benchmark: no warm-up, no outlier
 //! handling.
 
 use std::time::{Duration, Instant};

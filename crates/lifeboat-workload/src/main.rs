@@ -1,6 +1,7 @@
 //! The command line around the library: arguments in, lines and an exit code out. Nothing is decided here.
 // To move into [workspace.lints] when all crates hold it.
-#![warn(clippy::match_bool, clippy::option_option)]
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// An answer nobody received is no answer.
+/// An answer that was not received is no answer.
 fn print(text: &str, code: u8) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::from(code),

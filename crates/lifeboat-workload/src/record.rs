@@ -77,7 +77,7 @@ impl Record {
     }
 }
 
-/// Says what `buf` (one place of a stream, whole) holds, as seen by somebody looking for `run`.
+/// Says what `buf` (one place of a stream, whole) holds, for a reader that looks for `run`.
 #[must_use]
 pub fn classify(buf: &[u8], run: u64) -> Found {
     if buf.iter().all(|byte| *byte == 0) {
@@ -117,7 +117,7 @@ fn parse(buf: &[u8]) -> Option<Record> {
 }
 
 /// The slot of record `seq` in a `scatter` ring of `slots` (at least 1). Pseudo-random, so that neighbours in
-/// time are strangers on the disk, and a pure function, so that the verifier knows the state after every record.
+/// time lie far apart on the disk, and a pure function, so that the verifier knows the state after every record.
 #[must_use]
 pub fn scatter_slot(run: u64, seq: u64, slots: u64) -> u64 {
     mix(mix(run) ^ seq) % slots

@@ -312,11 +312,13 @@ pub(crate) fn survey(file: &File, offset: u64, slots: u64, run: u64) -> Result<V
     let mut found = Vec::new();
     for slot in 0..slots {
         let at = offset + slot * BLOCK_LEN as u64;
-        file.read_exact_at(block.bytes_mut(), at)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => format!("ends before slot {slot} of {slots} (byte {at})"),
-                _ => format!("cannot read slot {slot} (byte {at}): {error}"),
-            })?;
+        file.read_exact_at(block.bytes_mut(), at).map_err(|error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                format!("ends before slot {slot} of {slots} (byte {at})")
+            } else {
+                format!("cannot read slot {slot} (byte {at}): {error}")
+            }
+        })?;
         let here = classify(block.bytes(), run);
         if let Found::Good(record) = here
             && record.slots != slots

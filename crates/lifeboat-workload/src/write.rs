@@ -33,7 +33,7 @@ pub enum WriteError {
         /// What does not fit.
         why: String,
     },
-    /// Nobody takes the `ACK` lines any more.
+    /// The `ACK` lines cannot be written: their reader is gone.
     Output(io::Error),
 }
 

@@ -1,6 +1,9 @@
-//! Reading XML of strangers into a small tree, and writing XML. Reading is bounded in depth and in the number of nodes (the
+//! Reading untrusted XML into a small tree, and writing XML. Reading is bounded in depth and in the number of nodes (the
 //! caller bounds the bytes) and refuses document types, so that nothing is ever expanded or fetched. Pure: it turns text into a
 //! tree and a tree's parts into text. What elements mean is the caller's business.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 use std::borrow::Cow;
 use std::sync::Arc;

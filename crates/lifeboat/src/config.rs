@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 pub(crate) use self::encryption::Encryption;
 use crate::private::standing;
 
-/// Where the management socket is when nobody says otherwise.
+/// Where the management socket is unless the configuration or the command line says otherwise.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/lifeboat/lifeboat.sock";
 
 /// Configuration of a host. `docs/lifeboat.toml` explains every key.
@@ -47,7 +47,7 @@ pub(crate) struct Config {
     /// Seconds a job is kept after its end.
     #[serde(default = "default_retention")]
     pub(crate) job_retention_s: u64,
-    /// What peers are told.
+    /// What peers get to know of this host.
     #[serde(default)]
     pub(crate) peer: Peer,
     /// The host's certificate, its key, and what they are judged by.
@@ -77,7 +77,7 @@ pub(crate) struct Config {
 pub(crate) struct Scrub {
     /// Most to read, MiB per second for all replicas of the host; 0 is no limit.
     pub(crate) rate_mib_s: u64,
-    /// Days within which each sealed byte is verified; 0: only when somebody asks.
+    /// Days within which each sealed byte is verified; 0: only when it is asked for.
     pub(crate) interval_days: u64,
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct Tls {
     pub(crate) key: Utf8PathBuf,
     /// Fingerprints of certificates and keys that are not accepted.
     pub(crate) revoked: Option<Utf8PathBuf>,
-    /// The certificate that is to follow this host's; peers are told its key beforehand.
+    /// The certificate that is to follow this host's; its key is announced to peers beforehand.
     pub(crate) next_certificate: Option<Utf8PathBuf>,
 }
 
@@ -215,7 +215,7 @@ impl Media {
     }
 }
 
-/// What peers are told of this host.
+/// What peers get to know of this host.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Peer {
@@ -326,7 +326,7 @@ pub(crate) enum ConfigError {
         /// The cause.
         source: std::io::Error,
     },
-    /// Everybody can change it.
+    /// Every user of the host can change it.
     #[error("{path}: every user of this host can write to this file; take that away with: chmod o-w {path}")]
     Open {
         /// The file.
@@ -509,7 +509,7 @@ fn read_toml<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, ConfigError> {
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
     // Programs and disks that the daemon opens are named in it.
-    if standing(&file.metadata().map_err(unreadable)?).everybody_writes() {
+    if standing(&file.metadata().map_err(unreadable)?).every_user_writes() {
         return Err(ConfigError::Open { path: path.into() });
     }
     let text = std::io::read_to_string(file).map_err(unreadable)?;
@@ -605,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_everybody_can_write_to_is_not_read() {
+    fn a_file_that_every_user_can_write_to_is_not_read() {
         use std::os::unix::fs::PermissionsExt;
         let (_dir, path) = dir_with(&[
             ("l.toml", &std::fs::read_to_string(SAMPLE).unwrap()),

@@ -98,8 +98,8 @@ fn remove_plain(spool: &Utf8Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes every directory readable that replicas and VMs are in. A directory whose storage does not answer is left to whoever uses it
-/// first, which gives its file system the key as well.
+/// Makes every directory readable that replicas and VMs are in. A directory whose storage does not answer is left to its first
+/// use, which gives its file system the key as well.
 pub(crate) async fn storage(
     at_rest: &Arc<AtRest>,
     catalog: &CatalogImage,
@@ -137,7 +137,7 @@ fn said(dir: &Path, standing: Standing) {
     }
 }
 
-/// How a directory stands, for views.
+/// Whether a directory is encrypted and locked, for views.
 pub(crate) fn seen(dir: &str) -> Seen {
     match nearest(Path::new(dir)) {
         Ok((_, Standing::Unsupported(_) | Standing::Plain)) => Seen::NotEncrypted,
@@ -213,7 +213,7 @@ async fn of_command(command: &[String]) -> anyhow::Result<MasterKey> {
     } else {
         format!("; it said: {said}")
     };
-    // Whoever writes too much is ended by that, and how it ended says nothing.
+    // A command that writes too much is ended by that, and how it ended says nothing.
     if len <= LONGEST && !status.success() {
         let how = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exit code {code}"),
@@ -328,7 +328,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_gives_the_key() {
         run(&format!("echo a word >&2; echo {DIGITS}")).await.unwrap();
-        // More on standard error than a pipe holds keeps nobody waiting.
+        // More on standard error than a pipe holds does not block.
         run(&format!("head -c 300000 /dev/zero >&2; printf {DIGITS}"))
             .await
             .unwrap();

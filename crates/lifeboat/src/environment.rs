@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::Config;
 
-/// Most that ask at once how directories stand.
+/// Most threads that ask at once whether directories are locked.
 const ASKING: usize = 4;
 
 /// This host.
@@ -34,7 +34,7 @@ pub(crate) struct HostEnvironment {
     /// The key of encrypted directories.
     at_rest: Arc<AtRest>,
     spool: Utf8PathBuf,
-    /// How many may ask at once how directories stand: what hangs must not take a thread for each who asks.
+    /// How many may ask at once whether directories are locked: what hangs must not take a thread for each who asks.
     asking: Arc<Semaphore>,
 }
 
@@ -312,7 +312,7 @@ fn certificates(link: &Credentials, management: Option<&Credentials>) -> Vec<Cer
             problem,
         }
     });
-    // The same file as the link's needs no second word.
+    // A file that is the link's as well is listed once.
     let other = management.filter(|m| m.files().cert != files.cert);
     let of_management = other.and_then(|m| {
         let validity = m.own_validity()?;

@@ -1,4 +1,4 @@
-//! Directories and files of the daemon that nobody else may change, and how that is found out: by owner and permissions. What
+//! Directories and files of the daemon that no other user may change, and how that is found out: by owner and permissions. What
 //! a store keeps inside of them is its own matter.
 
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use camino::Utf8Path;
 use lifeboat_model::guard::Standing;
 
 /// A directory only the daemon's user can enter: it holds sockets that are as powerful as the daemon. One that is there is
-/// taken if nobody else can put anything into it, or anything in its place: files are made, opened and removed there by names
+/// taken if no other user can put anything into it, or anything in its place: files are made, opened and removed there by names
 /// that can be foreseen.
 pub(crate) fn make(dir: &Utf8Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -27,7 +27,7 @@ pub(crate) fn make(dir: &Utf8Path) -> anyhow::Result<()> {
     }
 }
 
-/// Why a directory, named without links, could be somebody else's trap: itself, or one above it in which another could be put
+/// Why a directory, named without links, could be another user's trap: itself, or one above it in which another could be put
 /// in its place.
 pub(crate) fn unsafe_part(real: &Utf8Path) -> std::io::Result<Option<String>> {
     for (above, at) in real.ancestors().enumerate() {
@@ -53,11 +53,11 @@ pub(crate) fn standing(meta: &std::fs::Metadata) -> Standing {
     }
 }
 
-/// Why a directory, or one above it, could be somebody else's trap.
+/// Why a directory, or one above it, could be another user's trap.
 fn shared(above: bool, standing: &Standing) -> Option<String> {
     const STICKY: u32 = 0o1000;
     let loose = if above {
-        standing.everybody_writes() && standing.mode & STICKY == 0
+        standing.every_user_writes() && standing.mode & STICKY == 0
     } else {
         standing.others_write()
     };
@@ -108,7 +108,7 @@ mod tests {
             );
         }
         mode(&made, 0o700);
-        // Whoever can write above it can put another one in its place.
+        // A user who can write above it can put another one in its place.
         for (bits, good) in [(0o755, true), (0o777, false), (0o1777, true)] {
             mode(&root.join("a"), bits);
             assert_eq!(make(&made).is_ok(), good, "{bits:o}");

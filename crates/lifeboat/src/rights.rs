@@ -3,7 +3,7 @@
 //!
 //! Why the daemon is root at all, and no helper is: what it has to do with rights is most of what it does. It opens images
 //! of other users, makes users of guests, watches for other writers of images (which the kernel lets only root do), and finds
-//! processes of all users. A helper that does this for whoever asks would be as powerful, with a protocol on top.
+//! processes of all users. A helper that does this for every caller would be as powerful, with a protocol on top.
 
 use rustix::io::Errno;
 use rustix::thread::{

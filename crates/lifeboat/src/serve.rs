@@ -72,7 +72,7 @@ impl Clock for SystemClock {
     }
 
     fn local_minute(&self) -> u16 {
-        // Asked anew each time: the zone may be changed and twice a year changes by itself.
+        // Asked again each time: the zone may be changed and twice a year changes by itself.
         let now = jiff::Zoned::now();
         u16::from(now.hour().unsigned_abs()) * 60 + u16::from(now.minute().unsigned_abs())
     }
@@ -110,7 +110,7 @@ fn raise_descriptors() {
     }
 }
 
-/// Runs the host until it is told to stop. Guests are not touched by its end.
+/// Runs the host until it is asked to stop. Guests are not touched by its end.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     raise_descriptors();
     // Before anything is read or made: in a locked directory everything seems to be gone.
@@ -121,7 +121,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     for dir in [&config.state_dir, &config.run_dir, &config.spool_dir] {
         private::make(dir)?;
     }
-    // First of all: two daemons on one state would be two truths.
+    // First of all: two daemons on one state would overwrite each other's records.
     let admission = Admission::local(config.admin_gid);
     let api = Server::bind(&config.socket, admission)?;
     encryption::spool(&config, &at_rest)?;
@@ -143,8 +143,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let facts = facts(&config);
     let credentials = Credentials::load(Purpose::Peers, &link_files(&config), revoked)?;
     let ports = ports(&config, catalog, &credentials, remote.as_ref(), at_rest)?;
-    let way_back = way_back(&config, &describe(&config.tls.cert)?);
-    let mut settings = engine_config(&config, &way_back);
+    let callback_address = callback_address(&config, &describe(&config.tls.cert)?);
+    let mut settings = engine_config(&config, &callback_address);
     settings.described = vms.iter().map(|(spec, written)| (spec.uuid, *written)).collect();
     let engine = Engine::start(ports, settings, specs).await?;
 
@@ -156,10 +156,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         ObjectManager::new(engine.clone(), facts),
         stop.clone(),
     ));
-    // Without systemd nobody listens, which is fine.
+    // Without systemd there is no listener, which is fine.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog());
-    info!(host = config.host, listen = %config.listen, reached_at = way_back, socket = %config.socket, "serving");
+    info!(host = config.host, listen = %config.listen, reached_at = callback_address, socket = %config.socket, "serving");
 
     let ended = tokio::select! {
         signal = told_to_stop() => { info!(signal = signal?, "stopping"); None }
@@ -269,7 +269,7 @@ fn remote(config: &Config, revoked: Arc<RevocationList>) -> RemoteConfig {
     }
 }
 
-/// What CIM clients are told of this host beside what the engine knows.
+/// What CIM clients are shown of this host beside what the engine knows.
 fn facts(config: &Config) -> HostFacts {
     HostFacts {
         name: config.host.clone(),
@@ -282,9 +282,9 @@ fn facts(config: &Config) -> HostFacts {
     }
 }
 
-/// Where peers are told to reach this host: as the configuration says; else where it listens, if that is one address and the
-/// certificate has it; else by a name of the certificate, because under any other nobody would believe it is this host.
-fn way_back(config: &Config, own: &CertInfo) -> String {
+/// Where peers reach this host: as the configuration says; else where it listens, if that is one address and the
+/// certificate has it; else by a name of the certificate, because under any other name its certificate is not accepted.
+fn callback_address(config: &Config, own: &CertInfo) -> String {
     if let Some(advertise) = &config.peer.advertise {
         return advertise.clone();
     }
@@ -297,9 +297,9 @@ fn way_back(config: &Config, own: &CertInfo) -> String {
     format!("{}:{}", name.unwrap_or(&config.host), config.listen.port())
 }
 
-/// What the engine is told once.
-fn engine_config(config: &Config, way_back: &str) -> EngineConfig {
-    let mut settings = EngineConfig::new(&config.host, way_back, env!("CARGO_PKG_VERSION"));
+/// What the engine is configured with, once.
+fn engine_config(config: &Config, callback_address: &str) -> EngineConfig {
+    let mut settings = EngineConfig::new(&config.host, callback_address, env!("CARGO_PKG_VERSION"));
     settings.vm_dir = config.vm_dir.to_string();
     settings.four_eyes = config.management.four_eyes;
     settings.job_retention = Duration::from_secs(config.job_retention_s);
@@ -335,7 +335,7 @@ async fn told_to_stop() -> anyhow::Result<&'static str> {
     }
 }
 
-/// Tells systemd that the runtime still turns, if it asks.
+/// Notifies systemd's watchdog that the runtime still turns, if it asks for that.
 async fn watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return;
@@ -399,10 +399,17 @@ mod tests {
                 listen: listen.parse().unwrap(),
                 ..sample.clone()
             };
-            assert_eq!(way_back(&config, &own(names, addresses)), want, "{listen}");
+            assert_eq!(
+                callback_address(&config, &own(names, addresses)),
+                want,
+                "{listen}"
+            );
         }
         let mut config = sample;
         config.peer.advertise = Some("gate.example.org:7000".into());
-        assert_eq!(way_back(&config, &own(&["alpha"], &[])), "gate.example.org:7000");
+        assert_eq!(
+            callback_address(&config, &own(&["alpha"], &[])),
+            "gate.example.org:7000"
+        );
     }
 }

@@ -145,7 +145,7 @@ const ACTIONS: &[&str] = &[
 async fn actions_are_told_and_followed() {
     let host = Host::start();
     golden("actions", &host.transcript(ACTIONS).await);
-    let asked = serde_json::to_string_pretty(&host.wishes()).unwrap() + "\n";
+    let asked = serde_json::to_string_pretty(&host.actions()).unwrap() + "\n";
     golden("actions-asked", &asked);
 }
 
@@ -280,7 +280,7 @@ async fn a_time_becomes_an_instant() {
         start: false,
         force: false,
     };
-    assert!(host.wishes().contains(&want), "{:?}", host.wishes());
+    assert!(host.actions().contains(&want), "{:?}", host.actions());
 }
 
 #[tokio::test]
@@ -349,7 +349,7 @@ async fn interrupted_following_leaves_the_job() {
     assert_eq!(child.wait().await.unwrap().code(), Some(130));
     assert!(
         !host
-            .wishes()
+            .actions()
             .iter()
             .any(|a| matches!(a, Action::CancelJob { .. }))
     );

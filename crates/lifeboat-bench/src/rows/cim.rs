@@ -1,5 +1,5 @@
 //! The management API under load: many clients that list many VMs and their recovery points at once, in both protocols, and
-//! somebody who wants to see one VM meanwhile. Answers are checked for completeness; what a wrong one cost says nothing.
+//! one client that wants to see one VM meanwhile. Answers are checked for completeness; what a wrong one cost says nothing.
 
 mod client;
 mod replicas;
@@ -170,7 +170,7 @@ async fn case(
         get_before.push(target.get(vm).await?);
     }
     let (before, cpu) = (memory_mib(daemon, "VmRSS")?, cpu_seconds(daemon)?);
-    // From now on the kernel counts the largest size anew.
+    // From now on the kernel counts the largest size again.
     std::fs::write(format!("/proc/{daemon}/clear_refs"), "5")?;
     let crowd = at_once(target, class, form, vm).await?;
     let (peak, after) = (memory_mib(daemon, "VmHWM")?, memory_mib(daemon, "VmRSS")?);

@@ -85,7 +85,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Part> {
             users.display()
         ))
     })?;
-    let eve = world.stranger(bench, "eve.bench")?;
+    let eve = world.unauthorized(bench, "eve.bench")?;
     let callers = Callers::new(
         &world.a.dir.join("tls"),
         &eve,
@@ -236,7 +236,7 @@ fn part(cases: &[Case]) -> Part {
             "≤ 10 s",
             format!("{same:.2} s at worst"),
             same <= 10.0,
-            "with as many connections anew as the client needs",
+            "with as many new connections as the client needs",
         ),
         line(
             "daemon memory, during a flood",

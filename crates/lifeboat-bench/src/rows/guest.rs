@@ -201,7 +201,7 @@ fn latency(world: &World, vm: &Vm, rounds: usize, seconds: [u64; 2]) -> Result<P
         world.a.ok(&["replication", "resume", &vm.name])?;
         pair.with.join(&watch(&dir, with)?);
     }
-    // The control stands on both sides of what it controls.
+    // The control is measured before and after what it controls.
     quiet(&mut pair)?;
     world.a.ok(&["replication", "resume", &vm.name])?;
     Ok(pair)

@@ -52,7 +52,7 @@ pub enum AgentError {
     /// The agent was there but did not answer this command in time; it may still carry it out.
     #[error("the guest agent did not answer {command} within {} ms; it may still carry it out", after.as_millis())]
     Timeout {
-        /// The command.
+        /// Name of the command, such as `guest-fsfreeze-freeze`.
         command: String,
         /// The limit that passed.
         after: Duration,
@@ -60,7 +60,7 @@ pub enum AgentError {
     /// The agent refused or failed the command.
     #[error("the guest agent refused {command}: {desc}")]
     Command {
-        /// The command.
+        /// Name of the command, such as `guest-fsfreeze-freeze`.
         command: String,
         /// Error class; `CommandNotFound` also means that the guest's owner disabled the command.
         class: String,
@@ -78,11 +78,11 @@ pub enum AgentError {
 /// How a guest is asked to go down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShutdownMode {
-    /// Power off.
+    /// Shut the guest's system down and power it off.
     Powerdown,
     /// Halt without power off.
     Halt,
-    /// Restart.
+    /// Shut the guest's system down and start it again.
     Reboot,
 }
 
@@ -106,7 +106,7 @@ pub struct ExecOutput {
 pub struct Agent {
     stream: UnixStream,
     decoder: Decoder,
-    /// False until a sync succeeded, and again while an answer is owed to somebody who may have left.
+    /// False until a sync succeeded, and again while the agent may still answer a caller that no longer waits.
     in_sync: bool,
     unanswered: Option<Asked>,
 }
@@ -203,7 +203,7 @@ impl Agent {
         loop {
             match self.message().await {
                 Ok(Message::Return { value, .. }) if value.as_u64() == Some(id) => break,
-                // Answers owed to somebody else, and torsos of them.
+                // Late answers to earlier callers, and parts of them.
                 Ok(_) | Err(AgentError::Protocol(_)) => {}
                 Err(error) => return Err(error),
             }

@@ -25,7 +25,7 @@ pub struct Node {
     /// Its name; empty of one that has none.
     #[serde(rename = "node-name", default)]
     pub name: String,
-    /// QEMU's driver.
+    /// Name of QEMU's block driver, such as `qcow2` or `throttle`.
     #[serde(rename = "drv")]
     pub driver: String,
     /// Its dirty bitmaps.
@@ -38,7 +38,7 @@ pub struct Node {
 /// What a node shows.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Image {
-    /// Bytes.
+    /// Size of the disk that the image shows, in bytes; the file itself may be smaller.
     #[serde(rename = "virtual-size")]
     pub size: u64,
 }
@@ -141,11 +141,11 @@ pub fn failed(what: &str, error: QmpError) -> CaptureError {
 
 /// A failure to read as a capture sees it.
 pub(crate) fn unread(what: &str, error: &NbdError) -> CaptureError {
-    match error {
-        NbdError::Connect { .. } => CaptureError::Gone,
-        other => CaptureError::Block {
-            what: what.to_owned(),
-            detail: other.to_string(),
-        },
+    if matches!(error, NbdError::Connect { .. }) {
+        return CaptureError::Gone;
+    }
+    CaptureError::Block {
+        what: what.to_owned(),
+        detail: error.to_string(),
     }
 }

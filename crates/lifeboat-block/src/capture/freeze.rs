@@ -1,5 +1,5 @@
 //! Freezing a guest's file systems around an instant, and never leaving them frozen: the intent is on disk before the
-//! agent is asked, and whoever finds it there thaws.
+//! agent is asked, and a daemon that finds it there thaws.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const FREEZE: Duration = Duration::from_secs(10);
 /// How long a guest may take to thaw.
 const THAW: Duration = Duration::from_secs(10);
 
-/// How long a silent agent is waited for before it is asked anew.
+/// How long a silent agent is waited for before it is asked again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A guest's agent as far as freezing is concerned.
@@ -58,8 +58,8 @@ impl Freezer {
         match outcome {
             Ok(_) => Ok(frozen),
             Err(error) => {
-                // An agent that refused answers at once. Any other may be in the middle of freezing, and whoever waits
-                // for the instant does not wait for that to end.
+                // An agent that refused answers at once. Any other may be in the middle of freezing, and the
+                // caller that waits for the instant does not wait for that to end.
                 if matches!(error, AgentError::Command { .. }) {
                     frozen.thaw().await;
                 }

@@ -1,5 +1,5 @@
-//! Which parts of a raw disk were ever written. Its change records map every cluster, so nothing above the file itself
-//! knows, and QEMU exports the file to nobody while it may grow. So the file system is asked, for just the file that the
+//! Which parts of a raw disk were ever written. Its tracking overlay maps every cluster, so nothing above the file itself
+//! knows, and QEMU does not export the file while it may grow. So the file system is asked, for just the file that the
 //! process has open: another one may lie at its path by now.
 
 use std::fs::{self, File};

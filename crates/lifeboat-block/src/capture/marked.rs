@@ -1,4 +1,4 @@
-//! How much the change records of a VM's disks mark together. Pure, like [`super::tracking`].
+//! How much the dirty bitmaps of a VM's disks mark together. Pure, like [`super::tracking`].
 
 use lifeboat_engine::ports::capture::Tracking;
 

@@ -3,10 +3,10 @@
 //!
 //! Names in the graph of the process, for a disk `ID`: `fleece-ID` holds what the guest overwrites, `cbw-ID` is the
 //! filter, `snap-ID` shows the instant, `union-ID` carries what is known to have changed. `top-ID` and `disk-ID` are
-//! there always. All of it can be told from the graph alone, so whatever a daemon leaves behind that dies between two
+//! there always. All of it can be seen from the graph alone, so whatever a daemon leaves behind that dies between two
 //! commands, the next one puts in order:
 //!
-//! | died after | what is there | what the engine is told |
+//! | died after | what is there | what the engine gets |
 //! |---|---|---|
 //! | files, `fleece` nodes | leftovers only | since base |
 //! | record of `next` added | both records run; no instant | since base and next |
@@ -18,7 +18,7 @@
 //! A record that began a little early, or was frozen a little late, holds a little more than it must; never less.
 //! Merging the records back is right in every row.
 //!
-//! A disk may be resized at any moment, by whoever has another monitor. QEMU ends with an assertion when a bitmap of the
+//! A disk may be resized at any moment, through another monitor. QEMU ends with an assertion when a bitmap of the
 //! disk is exported at that moment, so only copies of records, on nodes of ours, ever are. A source keeps the sizes it
 //! was opened with, and refuses once they are no longer true.
 //!
@@ -59,17 +59,17 @@ pub use self::view::ALLOCATION;
 pub enum Holder {
     /// The VM's own process: the guest writes.
     Vm,
-    /// The storage daemon that stands in while the VM is off: nothing but change records is written.
+    /// The storage daemon that has the images open while the VM is off: it writes nothing but dirty bitmaps.
     StandIn,
 }
 
-/// Why change records of the disks of a source are not to be believed, as far as QEMU does not know it: images that others wrote
+/// Why dirty bitmaps of the disks of a source are not valid, as far as QEMU does not know it: images that others wrote
 /// to, or that were not closed in order.
 pub trait Losses: Debug + Send + Sync {
     /// Why changes of a disk are not all recorded, if they are not. Asked at each look.
     fn lost(&self, disk: &DiskId) -> Option<String>;
 
-    /// Tracking of all disks was started anew or stopped: what was lost before is no longer of interest.
+    /// Tracking of all disks was started again or stopped: what was lost before is no longer of interest.
     ///
     /// # Errors
     /// When that cannot be written down. The loss is still known then.
@@ -79,7 +79,7 @@ pub trait Losses: Debug + Send + Sync {
 /// A process that has the disks of a VM open while that is off, for a source and no longer.
 #[async_trait]
 pub trait StandIn: Debug + Send + Sync {
-    /// Closes the images, writing what was recorded, and waits until nobody holds them. No monitor is connected any more.
+    /// Closes the images, which writes the bitmaps, and waits until no process has them open. No monitor is connected any more.
     ///
     /// # Errors
     /// When the process does not end, or cannot be seen to.

@@ -1,4 +1,4 @@
-//! Ranges known without an instant: what the records of changes hold as a whole, and what a disk's topmost image holds
+//! Ranges known without an instant: what the dirty bitmaps mark together, and what a disk's topmost image holds
 //! itself. Asked around a change of sides, when two copies of a disk are compared by what is known of them.
 //!
 //! All records of a disk are first merged into one more bitmap on a node of its own, `union-ID`. So reading does not

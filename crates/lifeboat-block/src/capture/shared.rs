@@ -37,7 +37,7 @@ const SAVE_TIMEOUT: u32 = 10;
 /// The process that has a VM's disks open, and what a capture has to know of it.
 #[derive(Debug)]
 pub struct Opened {
-    /// A monitor that nobody else uses as long as the source is there.
+    /// A monitor that only this source uses as long as it exists.
     pub monitor: Arc<dyn Monitor>,
     /// Whose process it is. A guest's is given open files; the stand-in opens and makes them itself, because it has no command
     /// to take one.
@@ -48,7 +48,7 @@ pub struct Opened {
     pub space: Space,
     /// Only with a guest that has an agent.
     pub freezer: Option<Freezer>,
-    /// What makes change records worthless.
+    /// What makes dirty bitmaps worthless.
     pub losses: Box<dyn Losses>,
 }
 
@@ -59,7 +59,7 @@ pub struct Shared {
     pub(crate) disks: Vec<LogDisk>,
     /// Per disk: whether its records survive a clean stop.
     pub(crate) persistent: Vec<bool>,
-    /// Per disk: the raw file below its change records, which alone knows of holes.
+    /// Per disk: the raw file below its dirty bitmap, which alone knows of holes.
     pub(crate) data: Vec<Option<File>>,
     pub(crate) losses: Box<dyn Losses>,
     pub(crate) nbd: Utf8PathBuf,
@@ -228,7 +228,7 @@ impl Shared {
 
     pub(crate) fn forget_losses(&self) -> Result<(), CaptureError> {
         self.losses.forget().map_err(|e| CaptureError::Block {
-            what: "noting that tracking begins anew".to_owned(),
+            what: "noting that tracking begins again".to_owned(),
             detail: e.to_string(),
         })
     }

@@ -23,7 +23,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The source of a running VM; of one that is off with the process that stands in for it.
+    /// The source of a running VM; of one that is off with the storage daemon.
     #[must_use]
     pub fn new(shared: Shared, stand_in: Option<Box<dyn StandIn>>) -> Self {
         Self {

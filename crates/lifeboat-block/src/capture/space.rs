@@ -66,14 +66,13 @@ impl Space {
     }
 
     fn failed(&self, error: io::Error) -> CaptureError {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                CaptureError::NoSpace(format!("{}: {error}", self.dir.display()))
-            }
-            _ => CaptureError::Block {
-                what: format!("the temporary space {}", self.dir.display()),
-                detail: error.to_string(),
-            },
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        if matches!(error.kind(), StorageFull | QuotaExceeded) {
+            return CaptureError::NoSpace(format!("{}: {error}", self.dir.display()));
+        }
+        CaptureError::Block {
+            what: format!("the temporary space {}", self.dir.display()),
+            detail: error.to_string(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the change records of a VM's disks say together. Pure: from what QEMU reports to what the engine may rely on.
+//! What the dirty bitmaps of a VM's disks say together. Pure: from what QEMU reports to what the engine may rely on.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 /// Every record of ours starts with this.
 pub const RECORD_PREFIX: &str = "lifeboat-";
 
-/// Name of the record of changes since `position`.
+/// Name of the dirty bitmap of what changed since `position`.
 #[must_use]
 pub fn record(position: Position) -> String {
     format!(
@@ -36,7 +36,7 @@ pub struct Bitmap {
     /// Bitmaps that other programs' jobs use internally have none.
     #[serde(default)]
     pub name: String,
-    /// Bytes that one bit stands for.
+    /// Bytes of the disk that one bit covers.
     pub granularity: u64,
     /// Bytes it marks.
     pub count: u64,
@@ -48,7 +48,7 @@ pub struct Bitmap {
 }
 
 impl Bitmap {
-    /// Whether it is a record of ours.
+    /// Whether Lifeboat made it, by its name.
     #[must_use]
     pub fn ours(&self) -> bool {
         self.name.starts_with(RECORD_PREFIX)
@@ -58,9 +58,9 @@ impl Bitmap {
 /// One disk as far as tracking is concerned.
 #[derive(Clone, Debug)]
 pub struct Tracked<'a> {
-    /// The disk.
+    /// Which disk, for reasons that name it.
     pub id: &'a DiskId,
-    /// Bytes.
+    /// Size of the disk in bytes.
     pub size: u64,
     /// All bitmaps of its node, also those of others.
     pub bitmaps: &'a [Bitmap],
@@ -139,7 +139,7 @@ fn sort(common: &mut [(bool, Position)]) {
         .windows(2)
         .all(|w| matches!(w, [(_, a), (_, b)] if a.same_generation(*b)));
     let by_position = |a: Position, b: Position| {
-        // Generations are told apart only so that the order is one at all.
+        // Generations are compared only so that the order is total.
         let apart = || a.generation().cmp(&b.generation());
         a.compare(b).unwrap_or_else(apart)
     };
@@ -162,7 +162,7 @@ fn spoiled(disk: &Tracked<'_>) -> Option<String> {
             Some("the disk was not closed cleanly".to_owned())
         } else if b.granularity > wanted {
             Some(format!(
-                "its changes were recorded in pieces of {} bytes, larger than {wanted}",
+                "the granularity of its dirty bitmap is {} bytes, coarser than {wanted}",
                 b.granularity
             ))
         } else {
@@ -256,7 +256,7 @@ mod tests {
             let since = Tracking::Since(vec![at(G, 9), at(G, 10)]);
             assert_eq!(verdict(&[two.clone(), two.clone()]), since);
         }
-        // Across generations only freezing tells the order.
+        // Across generations only freezing shows the order.
         let two = vec![bit(at(H, 1), true), bit(at(G, 9), false)];
         assert_eq!(
             verdict(&[two.clone(), two]),
@@ -298,7 +298,7 @@ mod tests {
         let mut spoiled = both();
         spoiled[0].inconsistent = true;
         assert_eq!(whole([spoiled, vec![new.clone()]]), [false, true]);
-        // Records of a smaller disk, whose bits stand for less, are as good.
+        // Bitmaps of a smaller disk, whose granularity is finer, are as good.
         let fine = Bitmap {
             granularity: 512,
             ..old

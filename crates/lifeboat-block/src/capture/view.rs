@@ -15,7 +15,7 @@ use super::holes;
 use super::shared::Shared;
 use crate::nbd::{NbdClient, NbdError, STATE_DIRTY, STATE_ZERO, StatusExtent};
 
-/// Context that tells holes from data.
+/// NBD metadata context that distinguishes holes from data.
 pub const ALLOCATION: &str = "base:allocation";
 
 /// Reads between two looks at the temporary space: at 1 MiB each, 64 MiB.
@@ -76,7 +76,7 @@ impl View {
         self.disks.get(number).ok_or_else(|| no_disk(number))
     }
 
-    /// An error of a read. An instant whose temporary space ran out fails all its reads, whatever they are told.
+    /// An error of a read. An instant whose temporary space ran out fails all its reads, also where QEMU reports none.
     fn explain(&self, what: &str, error: &NbdError) -> CaptureError {
         if self.changes.is_some()
             && let Err(full) = self.shared.space.check()
@@ -178,7 +178,7 @@ impl BlockView for View {
         let client = self.disk(disk)?;
         let looked = self.reads.fetch_add(1, Ordering::Relaxed) % LOOK_EVERY;
         if looked == 0 && self.changes.is_some() {
-            // Given up here, an instant leaves the reserve to everybody else.
+            // Given up here, an instant leaves the reserve to the other users of the file system.
             self.shared.space.check()?;
         }
         client

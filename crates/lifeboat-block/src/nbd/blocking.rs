@@ -1,7 +1,7 @@
 //! An NBD client for threads that may block: one request at a time, nothing but reading. It decodes with the machines that
 //! [`super::client`] uses too; where many requests are to be in flight, that one is the right one.
 //!
-//! It knows no time limits: whoever owns the stream sets them there, or ends the server.
+//! It knows no time limits: the owner of the stream sets them there, or ends the server.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -84,7 +84,7 @@ impl<S: Read + Write> BlockingClient<S> {
         let expect = Expect::Read { offset, len };
         match self.request(proto::CMD_READ, offset, len, expect, &asked)? {
             Answer::Data(data) => Ok(data),
-            other => Err(unfitting(&asked, &other)),
+            other @ (Answer::Done | Answer::Status(_)) => Err(unfitting(&asked, &other)),
         }
     }
 
@@ -114,7 +114,7 @@ impl<S: Read + Write> BlockingClient<S> {
             let expect = Expect::Status { context: id, len };
             match self.request(proto::CMD_BLOCK_STATUS, at, len, expect, &asked)? {
                 Answer::Status(parts) => at = append(&mut extents, at, parts),
-                other => return Err(unfitting(&asked, &other)),
+                other @ (Answer::Done | Answer::Data(_)) => return Err(unfitting(&asked, &other)),
             }
         }
         Ok(extents)

@@ -212,7 +212,7 @@ impl NbdClient {
         };
         match self.request(command, &asked).await? {
             Answer::Data(data) => Ok(Bytes::from(data)),
-            other => Err(unfitting(&asked, &other)),
+            other @ (Answer::Done | Answer::Status(_)) => Err(unfitting(&asked, &other)),
         }
     }
 
@@ -474,7 +474,7 @@ async fn run<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         end = receiver.receive() => end,
         end = transmit(&mut write, &mut outgoing) => end,
     };
-    // First the reason, then the news: whoever wakes because its waiter is dropped finds out why.
+    // First the reason, then the wake-up: a caller that wakes because its waiter is dropped finds out why.
     let _ = ended.send(Some(end));
 }
 
@@ -535,7 +535,7 @@ async fn transmit<W: AsyncWrite + Unpin>(write: &mut W, outgoing: &mut mpsc::Rec
                     Err(error) => Err(error),
                 }
             }
-            // Nobody sends any more; the other half notices the end of the connection.
+            // All senders are dropped; the other half notices the end of the connection.
             None => std::future::pending().await,
         };
         if let Err(error) = outcome {

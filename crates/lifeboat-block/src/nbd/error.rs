@@ -65,7 +65,7 @@ pub enum NbdError {
     Invalid {
         /// The request.
         asked: Asked,
-        /// Why not.
+        /// What of it does not fit the export.
         reason: String,
     },
     /// The server sent what the protocol forbids. The connection is closed; no data of it is used.
@@ -84,21 +84,21 @@ pub enum NbdError {
 pub enum Asked {
     /// Read a range.
     Read {
-        /// First byte.
+        /// First byte, from the beginning of the export.
         offset: u64,
         /// Length in bytes.
         len: u64,
     },
     /// Write a range.
     Write {
-        /// First byte.
+        /// First byte, from the beginning of the export.
         offset: u64,
         /// Length in bytes.
         len: u64,
     },
     /// Make a range read as zeroes.
     WriteZeroes {
-        /// First byte.
+        /// First byte, from the beginning of the export.
         offset: u64,
         /// Length in bytes.
         len: u64,
@@ -109,7 +109,7 @@ pub enum Asked {
     BlockStatus {
         /// The context's name.
         context: String,
-        /// First byte.
+        /// First byte, from the beginning of the export.
         offset: u64,
         /// Length in bytes.
         len: u64,

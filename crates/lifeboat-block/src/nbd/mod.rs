@@ -27,7 +27,7 @@ pub const STATE_DIRTY: u32 = 1;
 /// A run of bytes whose status is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatusExtent {
-    /// First byte.
+    /// First byte, from the beginning of the export.
     pub offset: u64,
     /// Length in bytes, never 0.
     pub len: u64,

@@ -33,7 +33,7 @@ pub enum Expect {
         /// Length in bytes.
         len: u32,
     },
-    /// Status extents.
+    /// Status extents of a range, in one context.
     Status {
         /// Id of the wanted context; others are passed over.
         context: u32,
@@ -421,9 +421,7 @@ impl Request {
         }
         self.covered.insert(start, end);
         if self.covered.len() > MAX_FRAGMENTS {
-            return Err(violation(
-                "a read in more pieces than any server has reason to make",
-            ));
+            return Err(violation("a read in more pieces than are accepted"));
         }
         Ok(at)
     }
@@ -450,7 +448,7 @@ impl Request {
                     "status extents that are empty or lie outside the range that was asked for",
                 ));
             }
-            // The last extent may tell about more than was asked; that part is not ours to know.
+            // The last extent may be about more than was asked; that part is cut off.
             let inside = extent.min(left);
             left -= inside;
             extents.push((inside, flags));

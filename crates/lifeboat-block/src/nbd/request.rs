@@ -1,4 +1,4 @@
-//! What a request to an NBD server is, for whoever sends it: its bytes, what may be asked, and what a status answer adds up to.
+//! What a request to an NBD server is, for both clients: its bytes, what may be asked, and what a status answer adds up to.
 //!
 //! No I/O; answers are taken apart in [`super::replies`].
 

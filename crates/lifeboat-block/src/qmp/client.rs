@@ -1,7 +1,7 @@
 //! The QMP monitor client: one connection, many callers, events on the side.
 //!
 //! It knows ids, time limits and what a lost connection means for those who wait. It does not know any
-//! command beyond the capability negotiation, and it never reconnects: whoever owns the VM decides that.
+//! command beyond the capability negotiation, and it never reconnects: its owner decides that.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -28,7 +28,7 @@ use super::codec::{Decoder, Event, Message};
 /// How long [`Qmp::execute`] waits for an answer.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Events kept for a slow subscriber before it is told that it lost some.
+/// Events kept for a slow subscriber before it gets an error that some were lost.
 const EVENT_BACKLOG: usize = 1024;
 
 /// Commands waiting for a peer that does not read; further callers wait within their own time limit.
@@ -45,7 +45,7 @@ pub enum QmpError {
         /// What the system said.
         source: io::Error,
     },
-    /// The socket accepts connections but nobody greets.
+    /// The socket accepts connections, but no greeting comes.
     #[error(
         "the QEMU monitor {} does not greet: another client holds it (a monitor serves one at a time), or the \
          process hangs; disconnect the other client or give the VM a second monitor", path.display()
@@ -65,7 +65,7 @@ pub enum QmpError {
     /// QEMU refused or failed the command.
     #[error("QEMU refused {command}: {desc}")]
     Command {
-        /// The command.
+        /// Name of the command, such as `query-block`.
         command: String,
         /// QEMU's error class, such as `GenericError` or `DeviceNotFound`.
         class: String,
@@ -77,7 +77,7 @@ pub enum QmpError {
     Closed,
     /// The subscriber was too slow, the event it waits for may be among the lost ones.
     #[error(
-        "{missed} QEMU events were lost because nobody took them; ask QEMU for the present state instead"
+        "{missed} QEMU events were lost because the subscriber did not take them in time; ask QEMU for the present state instead"
     )]
     Lagged {
         /// Number of lost events.
@@ -428,8 +428,8 @@ impl EventStream {
     }
 }
 
-/// The first id of a connection: no other one has ids near it. QEMU says an answer to whoever is connected when it has it,
-/// also to a command of a client that went away, and that must not be taken for the answer to another command.
+/// The first id of a connection: no other one has ids near it. QEMU sends an answer to the client that is connected when it has it,
+/// also if a client that went away gave the command, and that must not be taken for the answer to another command.
 fn first_id() -> u64 {
     u64::from(Uuid::new_v4().as_fields().0) << 30
 }
@@ -497,7 +497,7 @@ fn deliver(decoder: &mut Decoder, shared: &Shared) -> Result<(), Failure> {
                 "an answer to a command never sent: {answer}"
             )));
         };
-        // Nobody waits for a late answer, nor for one to a command of an earlier connection.
+        // No caller waits for a late answer, nor for one to a command of an earlier connection.
         if let Some(reply) = shared.lock().waiting.remove(&id) {
             let _ = reply.send(result);
         }
@@ -506,7 +506,7 @@ fn deliver(decoder: &mut Decoder, shared: &Shared) -> Result<(), Failure> {
 }
 
 async fn write_task(mut write: OwnedWriteHalf, mut lines: mpsc::Receiver<Line>) {
-    // A failure to write ends this task; the reader sees the end of the connection and tells everyone.
+    // A failure to write ends this task; the reader sees the end of the connection and wakes all waiting callers.
     while let Some(Line { bytes, file }) = lines.recv().await {
         let sent = match file {
             None => Ok(0),

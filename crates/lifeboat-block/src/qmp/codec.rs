@@ -37,7 +37,7 @@ pub enum Message {
         /// Text for people.
         desc: String,
     },
-    /// Something happened.
+    /// An event, which no command has asked for.
     Event(Event),
 }
 
@@ -48,9 +48,9 @@ pub struct Event {
     pub name: String,
     /// The event's own data; `null` when it has none.
     pub data: Value,
-    /// Host wall clock, whole seconds since 1970; -1 when QEMU could not tell.
+    /// Host wall clock, whole seconds since 1970; -1 when QEMU did not know it.
     pub seconds: i64,
-    /// Microseconds within that second; -1 when QEMU could not tell.
+    /// Microseconds within that second; -1 when QEMU did not know it.
     pub micros: i64,
 }
 
@@ -154,7 +154,7 @@ impl Decoder {
     }
 }
 
-/// What follows the last resync byte: an agent that was interrupted in mid-answer left a torso before it.
+/// What follows the last resync byte: an agent that was interrupted in mid-answer left part of one before it.
 fn after_resync(line: &[u8]) -> &[u8] {
     line.rsplit(|byte| *byte == RESYNC).next().unwrap_or(line)
 }

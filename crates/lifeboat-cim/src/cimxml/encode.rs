@@ -1,5 +1,5 @@
-//! Answers. One that holds many items is made piece by piece, so that nobody ever holds it whole: [`begin`], then each item
-//! by [`Results::item`] or a function of `classes`, then [`end`]. An error can be told before the beginning only: after
+//! Answers. One that holds many items is made item by item, so that it is never in memory all at once: [`begin`], then each item
+//! by [`Results::item`] or a function of `classes`, then [`end`]. An error can be sent before the beginning only: after
 //! that a server can but break the connection, so it asks for the first item first.
 
 use super::write;

@@ -1,4 +1,4 @@
-//! CIM-XML (DSP0200, DSP0201): requests of strangers into typed operations, answers into text that can be sent while it is
+//! CIM-XML (DSP0200, DSP0201): untrusted requests into typed operations, answers into text that can be sent while it is
 //! being made, and indications for listeners. No HTTP: what its headers must say is checked by [`check_headers`].
 
 mod classes;

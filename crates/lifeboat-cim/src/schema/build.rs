@@ -6,7 +6,7 @@ use super::resolve::{self, Mention};
 use super::{Namespace, QualifierDeclaration, Schema};
 use crate::mof::{self, Declaration, Declared, MofError, QualifierText};
 
-/// What is wrong with a schema; the fault of whoever wrote the MOF.
+/// What is wrong with a schema; the fault of the MOF's author.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
     /// Not MOF.
@@ -110,7 +110,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Classes may be named before they are declared, as long as somebody declares them.
+    /// Classes may be named before they are declared, as long as they are declared.
     fn check_mentions(&self) -> Result<(), SchemaError> {
         for (namespace, file, mention) in &self.mentions {
             let Some(namespace) = self.schema.namespaces.get(&namespace.to_ascii_lowercase()) else {

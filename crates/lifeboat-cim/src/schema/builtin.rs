@@ -41,7 +41,7 @@ impl Schema {
     #[must_use]
     pub fn builtin() -> &'static Self {
         static SCHEMA: OnceLock<Schema> = OnceLock::new();
-        // It is part of the program, and a test fails on the first error in it: there is nothing to tell anybody here.
+        // It is part of the program, and a test fails on the first error in it: there is no caller to report it to here.
         SCHEMA.get_or_init(|| Self::compile(ROOTS, FILES).unwrap_or_default())
     }
 }

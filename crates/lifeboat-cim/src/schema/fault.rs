@@ -39,7 +39,7 @@ pub enum Fault {
     /// A value that the type does not hold.
     #[error("the value does not fit the type {0}")]
     Value(String),
-    /// A class that nobody declares in this namespace.
+    /// A class that this namespace does not declare.
     #[error("it names the class {0}, which this namespace does not have")]
     UnknownClass(String),
     /// An inherited name without `Override`.

@@ -1,4 +1,4 @@
-//! Envelopes into messages. Everything a stranger can get wrong ends in a fault that names it; sizes are bounded by the XML
+//! Envelopes into messages. Everything a client can get wrong ends in a fault that names it; sizes are bounded by the XML
 //! reader and by the caller, who bounds the bytes.
 
 use super::elements::{duration, expires, max_elements, number};
@@ -245,7 +245,7 @@ fn enumerate(headers: &mut Headers, body: &Element) -> Result<Operation, Fault> 
         Family::Metadata => {
             let below = class_name(headers, resource.class)?;
             nothing_else(headers)?;
-            let enumerate = wishes(None, body)?;
+            let enumerate = requested(None, body)?;
             Ok(Operation::EnumerateClasses { below, enumerate })
         }
     }
@@ -260,11 +260,11 @@ fn instances(resource: &ResourceUri, filter: Option<&Element>, body: &Element) -
         let message = "all classes at once cannot be enumerated: name a class, or give a filter";
         return Err(Fault::new(FaultKind::InvalidResourceUri, message));
     }
-    wishes(filter, body)
+    requested(filter, body)
 }
 
 /// How the items of an enumeration are wanted.
-fn wishes(filter: Option<Query>, body: &Element) -> Result<Enumerate, Fault> {
+fn requested(filter: Option<Query>, body: &Element) -> Result<Enumerate, Fault> {
     let text = |name: &str| body.child(name).map(|e| e.text().trim().to_owned());
     let mode = match text("EnumerationMode").as_deref() {
         None | Some("" | "EnumerateObject") => Mode::Object,

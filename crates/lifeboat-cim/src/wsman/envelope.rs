@@ -17,7 +17,7 @@ pub(super) const PREFIXES: [(&str, &str); 9] = [
     ("xmlns:xsi", ns::XSI),
 ];
 
-/// An envelope to whoever sent the request. `body` is XML with the prefixes of [`PREFIXES`].
+/// An envelope to the sender of the request. `body` is XML with the prefixes of [`PREFIXES`].
 pub(super) fn envelope(action: &str, message_id: &str, relates_to: Option<&str>, body: &str) -> String {
     let mut w = Writer::new();
     w.start("s:Envelope", &PREFIXES);

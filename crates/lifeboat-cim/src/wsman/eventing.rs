@@ -12,14 +12,14 @@ use lifeboat_xml::{Element, Node, Writer};
 /// Most bytes that are repeated to a receiver in the header of each event, before they are escaped.
 const MAX_REFERENCE: usize = 8192;
 
-/// A wish to be told of events.
+/// A request to be notified of events.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscribe {
     /// How events get there.
     pub mode: DeliveryMode,
     /// Where to; always there unless they are pulled.
     pub notify: Option<Endpoint>,
-    /// Whom to tell when the subscription ends early.
+    /// Where to report that the subscription ends early.
     pub end: Option<Endpoint>,
     /// Which events; `None`: all of the class in the headers.
     pub filter: Option<Query>,
@@ -118,7 +118,7 @@ fn endpoint(element: &Element) -> Result<Endpoint, Fault> {
     })
 }
 
-/// Writes an element of a stranger again, each element with its own namespace, so that it can stand anywhere.
+/// Writes a client's element again, each element with its own namespace, so that it can be put anywhere.
 fn copy(w: &mut Writer, element: &Element) -> Result<(), Fault> {
     let plain = |name: &str| {
         let start = name.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_');

@@ -57,7 +57,7 @@ pub enum FaultKind {
     SchemaValidation,
     /// A parameter that cannot be used.
     InvalidParameter,
-    /// A parameter nobody knows.
+    /// A parameter that is not known.
     InvalidParameterName,
     /// A parameter of the wrong type.
     ParameterTypeMismatch,
@@ -263,7 +263,7 @@ pub(super) const MODES: [&str; 4] = [
 ];
 
 impl Fault {
-    /// A fault. Names that a client made up may be in the message, so it is cut where nobody reads on.
+    /// A fault. Names that a client made up may be in the message, so it is cut to a readable length.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
         let message: String = message.into();
         Self {

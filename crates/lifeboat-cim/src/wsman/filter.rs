@@ -33,7 +33,7 @@ pub(super) fn query(
         let shown: String = dialect.chars().take(200).collect();
         let message = match shown.as_str() {
             "" => "the filter has no attribute Dialect".to_owned(),
-            shown => format!("nobody here speaks the filter dialect {shown}"),
+            shown => format!("the filter dialect {shown} is not supported"),
         };
         Err(Fault::new(unknown, message))
     }

@@ -25,7 +25,7 @@ pub enum Family {
 pub struct ResourceUri {
     /// How it was written.
     pub family: Family,
-    /// Namespace as written, with slashes. `None` while only a selector can tell.
+    /// Namespace as written, with slashes. `None` while only a selector has it.
     pub namespace: Option<String>,
     /// Class as written; `None` is `*`.
     pub class: Option<String>,

@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 const AUTHORITY: usize = 20;
 /// Bytes of the secret, of which few can be tried.
 const SECRET: usize = 12;
-/// Bytes that say whether the rest was copied right. They keep nobody out.
+/// Bytes that say whether the rest was copied right. They are no protection: anyone can compute them.
 const CHECK: usize = 3;
 /// Written in groups of this many characters.
 const GROUP: usize = 4;
@@ -30,14 +30,14 @@ pub enum CodeError {
     #[error("this is no code of an invitation: it has {} letters and digits, as lifeboat cert invite prints it", (AUTHORITY + SECRET + CHECK) * 8 / 5)]
     Form,
     /// Some characters are others.
-    #[error("the code was not copied right: a character of it is another one")]
+    #[error("the code was not copied right: at least one character differs")]
     Copied,
     /// No code can be made.
     #[error("there is no randomness for a code")]
     Random,
 }
 
-/// Crockford's base 32: no letters that look like digits, and whoever writes them is understood.
+/// Crockford's base 32: it has no letters that look like digits, and reads such letters as the digits they look like.
 fn base32() -> Option<Encoding> {
     let mut form = Specification::new();
     form.symbols.push_str("0123456789ABCDEFGHJKMNPQRSTVWXYZ");
@@ -107,7 +107,7 @@ impl Display for Code {
     }
 }
 
-/// The secret is shown to nobody by accident.
+/// Leaves the secret out, so that no log shows it by accident.
 impl fmt::Debug for Code {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Code").finish_non_exhaustive()
@@ -126,9 +126,10 @@ impl FromStr for Code {
             authority: first(&bytes),
             secret: first(&bytes[AUTHORITY..]),
         };
-        match code.check() == bytes[AUTHORITY + SECRET..] {
-            true => Ok(code),
-            false => Err(CodeError::Copied),
+        if code.check() == bytes[AUTHORITY + SECRET..] {
+            Ok(code)
+        } else {
+            Err(CodeError::Copied)
         }
     }
 }

@@ -29,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Has a new key certified at `address` (`HOST:PORT`) and writes it, its certificate and that of the authority to `out`.
 ///
 /// # Errors
-/// Whoever answers is not of the authority of the code, or says no; or a file is there already. What was written is removed.
+/// The host that answers is not certified by the authority of the code, or refuses; or a file is there already. What was written is
+/// removed.
 pub async fn enrol(address: &str, code: &Code, out: &Utf8Path) -> Result<CertificateFiles, EnrolmentError> {
     make_dir(out)?;
     let files = CertificateFiles::below(out);
@@ -121,7 +122,7 @@ async fn ask(address: &str, code: &Code, key: &KeyPair) -> Result<(String, Strin
     }
 }
 
-/// Whether whoever answered is certified by somebody else, and not only at another time.
+/// Whether the certificate that was shown is from another authority, and not only expired or not valid yet.
 fn is_another(e: &std::io::Error) -> bool {
     let tls = e.get_ref().and_then(|e| e.downcast_ref::<Error>());
     matches!(

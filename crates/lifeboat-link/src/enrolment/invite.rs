@@ -1,5 +1,5 @@
 //! The inviting side: it waits for one host, for a time, and certifies its key for the names of the invitation. Wrong codes are
-//! counted, whoever tries them, and end it.
+//! counted, from all addresses together, and end it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,7 +118,7 @@ impl Invitation {
         })
     }
 
-    /// What the new host's administrator has to be told, by a way that nobody listens to.
+    /// The code, which the new host's administrator has to get on a channel that is not overheard.
     #[must_use]
     pub fn code(&self) -> &Code {
         &self.book.code
@@ -132,7 +132,7 @@ impl Invitation {
         self.listener.local_addr()
     }
 
-    /// Waits for the host, at most this long. `wrong` is told of each wrong code and how many are left.
+    /// Waits for the host, at most this long. `wrong` is called for each wrong code with how many attempts are left.
     ///
     /// # Errors
     /// The time is over, or too many wrong codes were tried.
@@ -143,13 +143,13 @@ impl Invitation {
     ) -> Result<Enrolled, EnrolmentError> {
         let (outcomes, mut came) = mpsc::channel(16);
         let door = Door::new("enrolment", PLACES);
-        // It ends when nobody waits for it any more.
+        // It ends when no invitation waits for it any more.
         let ending = Ending::new(CancellationToken::new(), PATIENCE);
         let handle = |stream, place| {
             let (tls, book, outcomes) = (self.tls.clone(), self.book.clone(), outcomes.clone());
             async move {
                 if let Some(outcome) = caller(stream, place, tls, &book).await {
-                    // Nobody waits any more when the invitation is over.
+                    // When the invitation is over, the receiver is dropped.
                     let _ = outcomes.send(outcome).await;
                 }
             }

@@ -7,7 +7,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// The application protocol, so that neither side takes another one for it.
 pub(super) const ALPN: &[u8] = b"lifeboat-enrolment/1";
 
-/// Largest document in bytes. A request or a chain of P-256 has less than 2 KiB; an authority of somebody else's may be larger.
+/// Largest document in bytes. A request or a chain of P-256 has less than 2 KiB; one of an authority that was not made by
+/// Lifeboat may be larger.
 const LARGEST: usize = 64 << 10;
 
 /// What a new host says.
@@ -23,7 +24,7 @@ pub(super) struct Question {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub(super) enum Answer {
-    /// Certified.
+    /// The key is certified for the names of the invitation.
     Issued {
         /// The host's certificate, PEM.
         certificate: String,

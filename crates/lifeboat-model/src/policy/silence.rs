@@ -11,7 +11,7 @@ const KEEP_ALIVE_MIN: Duration = Duration::from_secs(5);
 /// The longest such interval, so that with a long replication interval a dead host is still noticed within minutes.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(60);
 
-/// The shortest patience: connection attempts, a busy disk and a short pause of a host take seconds, and are no news.
+/// The shortest patience: connection attempts, a busy disk and a short pause of a host take seconds, and are normal.
 const PATIENCE_MIN: Duration = Duration::from_secs(15);
 
 /// Intervals that may pass without what each of them should have brought.
@@ -102,7 +102,7 @@ mod tests {
     fn a_primary_speaks_often_enough_to_be_missed_and_seldom_enough_to_be_cheap() {
         for (interval, every) in [(1, 5), (5, 5), (30, 30), (300, 60), (900, 60)] {
             assert_eq!(keep_alive(s(interval)), s(every), "{interval}");
-            // Two words may get lost before the third is missed.
+            // Two keep-alives may get lost before the third is missed.
             assert!(patience(keep_alive(s(interval))).warning >= 3 * s(every));
         }
     }

@@ -352,9 +352,10 @@ async fn holes_of_raw_disks_are_known_and_data_is_not_taken_for_one() {
             assert_eq!(map.iter().map(|e| e.len).sum::<u64>(), 64 << 20);
             data.extend(map.into_iter().filter(|e| !e.zero).map(|e| (e.offset, e.len)));
         }
-        let expected: &[(u64, u64)] = match runs {
-            false => &[(9 << 30, 4096)],
-            true => &[(5 << 30, 65536), (9 << 30, 4096)],
+        let expected: &[(u64, u64)] = if runs {
+            &[(5 << 30, 65536), (9 << 30, 4096)]
+        } else {
+            &[(9 << 30, 4096)]
         };
         assert_eq!(data, expected, "runs: {runs}");
         assert_eq!(view.read(0, 9 << 30, 4096).await.unwrap(), vec![7; 4096]);

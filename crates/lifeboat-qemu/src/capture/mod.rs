@@ -1,4 +1,4 @@
-//! Opening the disks of a VM for capture: in its own process, or, while it is off, in a storage daemon that stands in for it.
+//! Opening the disks of a VM for capture: in its own process, or, while it is off, in a storage daemon.
 //! What a capture does there is `lifeboat-block`'s.
 
 #[cfg(test)]
@@ -40,7 +40,7 @@ pub(crate) async fn open(qemu: &Qemu, launch: &Launch, disks: &[DiskId]) -> Resu
     open_by(qemu, launch, disks, |monitor| Arc::new(monitor)).await
 }
 
-/// [`open`], with whatever stands between the source and its monitor.
+/// [`open`], with whatever is between the source and its monitor.
 async fn open_by(
     qemu: &Qemu,
     launch: &Launch,
@@ -80,7 +80,7 @@ async fn open_by(
     Ok(Source::new(shared, None))
 }
 
-/// The VM's process; whoever cannot tell whether there is one must not open the images beside it.
+/// The VM's process. While it is not known whether there is one, no other process may open the images.
 async fn process_of(qemu: &Qemu, vm: VmId) -> Result<Option<Process>, CaptureError> {
     qemu.process(vm).await.map_err(|e| CaptureError::Block {
         what: "opening the disks".to_owned(),
@@ -102,14 +102,14 @@ async fn share(
         Holder::StandIn => qemu.paths(vm).offline(),
     };
     let image = |id: &DiskId| launch.disks.iter().find(|d| d.id == *id).map(|d| &d.image);
-    let shell = |id: &DiskId| match image(id) {
+    let overlay = |id: &DiskId| match image(id) {
         Some(DiskImage::Plain {
             format: DiskFormat::Raw,
             ..
-        }) => Some(qemu.config.shell(vm, id)),
+        }) => Some(qemu.config.tracking_overlay(vm, id)),
         _ => None,
     };
-    let disks = wanted.iter().map(|id| (id.clone(), shell(id))).collect();
+    let disks = wanted.iter().map(|id| (id.clone(), overlay(id))).collect();
     let pid = PidRecord::load(paths.pid().as_std_path()).map_or(0, |record| record.pid);
     let data = |id: &DiskId| image(id).and_then(|image| holes::file_of(image, pid));
     let wanted = wanted.iter().map(|id| (id.clone(), data(id))).collect();

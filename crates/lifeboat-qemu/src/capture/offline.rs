@@ -84,7 +84,7 @@ impl Offline {
         Ok((offline, monitor))
     }
 
-    /// Closes the images, writing what was recorded, and waits until nobody holds them.
+    /// Closes the images, which writes the bitmaps, and waits until no process has them open.
     pub(crate) async fn close(self) -> Result<(), CaptureError> {
         qemu::end(&self.process, &self.paths).await.map_err(trouble)?;
         self.ledger.closed(self.vm).await;
@@ -144,7 +144,7 @@ async fn up(
     paths: &VmPaths,
     record: PidRecord,
 ) -> Result<(Process, Qmp, PidRecord), HypervisorError> {
-    // The first monitor tells that it is up and stays free for whoever has to end it.
+    // The first monitor shows that it is up, and stays free for the call that ends it.
     drop(start::connect(child, paths, COMING_UP).await?);
     let monitor = Qmp::connect(paths.capture(), COMING_UP)
         .await
@@ -192,7 +192,14 @@ fn trouble(error: HypervisorError) -> CaptureError {
                 detail: why.clone(),
             }
         }
-        other => {
+        other @ (HypervisorError::Running
+        | HypervisorError::NotRunning
+        | HypervisorError::NotKnown(_)
+        | HypervisorError::DidNotStart(_)
+        | HypervisorError::ShutdownTimeout(_)
+        | HypervisorError::Monitor(_)
+        | HypervisorError::Agent(_)
+        | HypervisorError::Io { .. }) => {
             let source = std::error::Error::source(&other).map(|s| format!(": {s}"));
             CaptureError::Block {
                 what: "opening the disks of the powered-off VM".to_owned(),

@@ -1,4 +1,4 @@
-//! How much the change records of a running VM mark: what its peer is not known to have. Asked through the monitor for
+//! How much the dirty bitmaps of a running VM mark: what its peer is not known to have. Asked through the monitor for
 //! short questions, so that a cycle that is under way need not be waited for.
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use lifeboat_model::{DiskId, VmId};
 
 use crate::graph;
 use crate::qemu::Qemu;
-use crate::shell;
+use crate::tracking_overlay;
 
 /// Bytes that the records of these disks mark together; `None` when there is no process, it does not answer, or what is
 /// recorded is not all that changed.
@@ -40,10 +40,12 @@ async fn losses(qemu: &Qemu, vm: VmId, disks: &[DiskId]) -> Option<Vec<Option<St
     let ledger = Arc::clone(&qemu.ledger);
     let wanted: Vec<_> = disks
         .iter()
-        .map(|id| (id.clone(), qemu.config.shell(vm, id)))
+        .map(|id| (id.clone(), qemu.config.tracking_overlay(vm, id)))
         .collect();
     let look = move || {
-        let lost = |(id, path): &(DiskId, PathBuf)| shell::lost(path).or_else(|| ledger.seems_lost(vm, id));
+        let lost = |(id, path): &(DiskId, PathBuf)| {
+            tracking_overlay::lost(path).or_else(|| ledger.seems_lost(vm, id))
+        };
         wanted.iter().map(lost).collect()
     };
     tokio::task::spawn_blocking(look).await.ok()

@@ -329,9 +329,9 @@ fn a_tick_later(host: &Host) {
     }
 }
 
-/// A shell has a map, in which clusters of zeros are marked. What of it was not written back when the process died must not
-/// hide what the raw file holds: the guest would see zeros now, and the data again when the shell is gone. A file system
-/// that comes up after a power cut may well say that the shell was changed last.
+/// An overlay has a map, in which clusters of zeros are marked. What of it was not written back when the process died must not
+/// hide what the raw file holds: the guest would see zeros now, and the data again when the overlay is gone. A file system
+/// that comes up after a power cut may well say that the overlay was changed last.
 #[tokio::test]
 async fn a_raw_disk_is_what_its_file_holds_after_the_process_was_killed() {
     for tracked in [true, false] {
@@ -360,8 +360,11 @@ async fn a_raw_disk_is_what_its_file_holds_after_the_process_was_killed() {
             "the raw file is the disk"
         );
         a_tick_later(&host);
-        let shell = host.qemu.config.shell(launch.spec.uuid, &launch.disks[0].id);
-        let touched = std::fs::File::options().write(true).open(&shell).unwrap();
+        let overlay = host
+            .qemu
+            .config
+            .tracking_overlay(launch.spec.uuid, &launch.disks[0].id);
+        let touched = std::fs::File::options().write(true).open(&overlay).unwrap();
         touched.set_modified(std::time::SystemTime::now()).unwrap();
         host.qemu.start(&launch).await.unwrap();
         let source = host.source(&launch).await;

@@ -102,7 +102,7 @@ pub const ROUTES: &[Route] = &[
         post(
             "/vms/{vm}/start",
             "start-vm",
-            "Start a VM, or let one go on that stands still",
+            "Start a VM, or let one go on that is paused or stalled",
         ),
         &[Field {
             name: "force",
@@ -122,7 +122,7 @@ pub const ROUTES: &[Route] = &[
     post(
         "/vms/{vm}/reset",
         "reset-vm",
-        "Press the reset button of a VM: it starts anew without having shut down",
+        "Press the reset button of a VM: it starts again without having shut down",
     ),
     get(
         "/vms/{vm}/screenshot",

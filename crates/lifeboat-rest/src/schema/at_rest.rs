@@ -12,7 +12,7 @@ fn at_rest() -> Value {
             ("key", or_null(&text(&format!("{key}; null: a policy of an old version")))),
         ]),
         tagged("state", "locked", &[("key", text(&format!("{key}. The file system does not have it")))]),
-        tagged("state", "not_known", &[("why", text("Why it cannot be told"))]),
+        tagged("state", "not_known", &[("why", text("Why it is not known"))]),
     ] })
 }
 

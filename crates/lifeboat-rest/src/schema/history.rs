@@ -26,7 +26,7 @@ pub(super) fn schemas() -> Vec<Named> {
         (
             "HoldView",
             object(
-                "Why no recovery point expires until somebody releases them",
+                "Why no recovery point expires until an administrator releases them",
                 &[("since", instant("Since when")), ("reasons", list("HoldReason"))],
             ),
         ),

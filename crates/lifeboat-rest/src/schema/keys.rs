@@ -26,7 +26,7 @@ pub(super) fn schemas() -> Vec<Named> {
                     (
                         "told",
                         or_null(&text(
-                            "The next key of this host as that one was told; null: none",
+                            "The next key of this host as it was announced to that one; null: none",
                         )),
                     ),
                 ],

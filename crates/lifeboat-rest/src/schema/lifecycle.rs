@@ -99,7 +99,10 @@ fn operations() -> Vec<Named> {
                 "A reversal that was asked for",
                 &[
                     ("settings", reference("ReplicationSettings")),
-                    ("start", flag("Start the VM when the old primary has given way")),
+                    (
+                        "start",
+                        flag("Start the VM when the old primary has become the replica"),
+                    ),
                     (
                         "patient",
                         flag("Go on trying while the old primary cannot be reached"),

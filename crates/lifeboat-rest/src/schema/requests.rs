@@ -8,7 +8,7 @@ use super::{instant, number, object, or_null, reference, tagged, text, uuid};
 pub(super) fn request() -> Value {
     let second = [("second", reference("By"))];
     object(
-        "What somebody has asked for and a second person has to confirm",
+        "An action that a caller has asked for and a second person has to confirm",
         &[
             ("id", uuid("Its name")),
             ("by", reference("By")),
@@ -23,7 +23,7 @@ pub(super) fn request() -> Value {
             ("vm", or_null(&uuid("The VM it is about; null: this host"))),
             ("what", text("What it would do")),
             ("asked", instant("When it was asked for")),
-            ("until", instant("When it ends if nobody confirms it")),
+            ("until", instant("When it ends if it is not confirmed")),
             (
                 "read",
                 object(

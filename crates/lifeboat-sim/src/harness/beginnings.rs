@@ -62,7 +62,7 @@ pub async fn four_eyes(w: &World, hosts: &[usize]) {
     }
 }
 
-/// Somebody on the replica's host agrees to less history, if that is what the primary asks for now.
+/// An administrator of the replica's host agrees to less history, if that is what the primary asks for now.
 pub async fn agreed(w: &World) {
     w.run(1).await;
     let view = w.view(REPLICA).await.and_then(|v| v.replication);

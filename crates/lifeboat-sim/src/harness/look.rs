@@ -175,9 +175,9 @@ pub async fn refused(w: &World, host: usize, action: Action) -> Refusal {
     answer.expect_err(&format!("{action:?} should be refused"))
 }
 
-/// The same, and it names a way out.
-pub async fn refused_with_way_out(w: &World, host: usize, action: Action) -> Refusal {
+/// A refusal with a hint that says what to do instead.
+pub async fn refused_with_hint(w: &World, host: usize, action: Action) -> Refusal {
     let refusal = refused(w, host, action.clone()).await;
-    assert!(!refusal.hint.is_empty(), "{action:?}: {refusal} has no way out");
+    assert!(!refusal.hint.is_empty(), "{action:?}: {refusal} has no hint");
     refusal
 }

@@ -21,35 +21,16 @@ pub use beginnings::{
 };
 pub use look::{
     difference, durable, events, extended, flows, follows, local_disks, mode, moved, phase, points, refused,
-    refused_with_way_out, replication, said, sealed, server, state, truth,
+    refused_with_hint, replication, said, sealed, server, state, truth,
 };
 pub use play::{Wrong, play};
 pub use steps::Steps;
 
+pub use crate::hosts::{A, B, C, PRIMARY, REPLICA, THIRD, THREE_HOSTS, TWO_HOSTS};
 use crate::rng::Rng;
 use crate::world::{SYS_BYTES, World};
 
-/// Number of the host `a`, which has the VM when a world begins. Stories in which roles change call hosts [`A`], [`B`] and [`C`],
-/// as messages do; where they stay, [`PRIMARY`], [`REPLICA`] and [`THIRD`] say more.
-pub const A: usize = 0;
-/// Number of the host `b`, to which `a` replicates in the usual beginnings.
-pub const B: usize = 1;
-/// Number of the host `c`, to which `b` extends the replication of `a` in stories of three hosts.
-pub const C: usize = 2;
-
-/// The host with the VM, in stories in which no other one takes its role.
-pub const PRIMARY: usize = A;
-/// The host to which [`PRIMARY`] replicates, in stories in which roles stay.
-pub const REPLICA: usize = B;
-/// The host to which [`REPLICA`] extends the replication, in stories in which roles stay.
-pub const THIRD: usize = C;
-
-/// Names of the hosts of a world of two.
-pub const TWO_HOSTS: &[&str] = &["a", "b"];
-/// Names of the hosts of a world of three.
-pub const THREE_HOSTS: &[&str] = &["a", "b", "c"];
-
-/// Bytes of the VM's first disk where its size matters to nobody: it is copied in no time.
+/// Bytes of the VM's first disk where its size does not matter: it is copied in no time.
 pub const SMALL_BYTES: u64 = 24 << 20;
 
 /// Runs a scenario in a world of its own, of two hosts, with a first disk that takes two segments of the initial copy.

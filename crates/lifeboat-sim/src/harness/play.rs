@@ -1,4 +1,4 @@
-//! Plays of a history that may go wrong: the panic is caught, and what happened last is kept for whoever has to find the cause.
+//! Plays of a history that may go wrong: the panic is caught, and what happened last is kept, so that the cause can be found.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -230,11 +230,8 @@ fn a_peer_with_the_right_name_and_another_key_changes_nothing() {
             }
             w.run(1).await;
             assert_eq!((seen(w), record(w)), before, "host {host}");
-            assert_eq!(
-                events(w, host, "another key").len(),
-                1,
-                "one event on host {host}"
-            );
+            let told = events(w, host, "another key").len();
+            assert_eq!(told, 1, "one event on host {host}");
             let shown = replication(w, host).await;
             assert!(
                 shown.health_notes.iter().any(|n| n.contains("another key")),

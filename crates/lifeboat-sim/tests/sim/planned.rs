@@ -7,7 +7,7 @@ use lifeboat_model::{DayWindow, JobState, ReplicationMode as Mode, ReplicationSt
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
     A, B, cancel_planned, eventually, flows, healthy, job, local_disks, mode, moved, planned, prepare,
-    refused_with_way_out, replicating, resync, simulate, start_vm, state,
+    refused_with_hint, replicating, resync, simulate, start_vm, state,
 };
 
 fn plan_phase(w: &World) -> Option<PlannedPhase> {
@@ -26,7 +26,7 @@ async fn nothing_is_lost(w: &mut World, asked_on: usize) {
     assert!(twins.is_empty(), "{twins:?}");
     healthy(w, B, A).await;
     assert_eq!(moved(w), before, "something was copied");
-    refused_with_way_out(w, A, start_vm()).await;
+    refused_with_hint(w, A, start_vm()).await;
     // And back.
     w.insist(B, planned(true)).await.unwrap();
     eventually(w, "the VM starts here", |w| w.runs(A)).await;
@@ -72,7 +72,7 @@ fn a_prepared_vm_stays_off_until_cancelled_or_moved() {
         assert_eq!(job(w, A, prepare()).await.unwrap(), JobState::Completed);
         assert_eq!(state(w, A), State::SyncedReplicationComplete);
         assert!(!w.runs(A));
-        refused_with_way_out(w, A, start_vm()).await;
+        refused_with_hint(w, A, start_vm()).await;
         w.run(100).await;
         assert_eq!(
             (state(w, A), w.runs(A), w.runs(B)),
@@ -117,7 +117,7 @@ async fn cancelled(w: &mut World, at: PlannedPhase) {
     eventually(w, "the phase", |w| plan_phase(w) == Some(at)).await;
     if at == PlannedPhase::HandingOver {
         w.run(10).await;
-        refused_with_way_out(w, A, cancel_planned(false)).await;
+        refused_with_hint(w, A, cancel_planned(false)).await;
         w.cut(false);
         if w.act(A, cancel_planned(false)).await.unwrap().is_err() {
             // It had taken over before the cut.

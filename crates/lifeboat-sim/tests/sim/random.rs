@@ -153,11 +153,8 @@ async fn peace(w: &mut World, seen: &Seen) {
         (state(w, PRIMARY), state(w, REPLICA)),
         (State::Replicating, State::Replicating)
     );
-    assert!(
-        w.recorded(PRIMARY).unwrap().problem.is_none(),
-        "{:?}",
-        w.recorded(PRIMARY)
-    );
+    let recorded = w.recorded(PRIMARY).unwrap();
+    assert!(recorded.problem.is_none(), "{recorded:?}");
     w.check(REPLICA).unwrap();
     let caught_up = |w: &World| {
         let s = w.shared.state();

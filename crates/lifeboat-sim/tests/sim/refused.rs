@@ -144,54 +144,39 @@ async fn done(w: &World, host: usize, action: Action) {
     w.insist(host, action).await.unwrap();
 }
 
-/// Brings about the situation and returns the action.
-async fn situation(case: Case, w: &mut World) -> Action {
+/// Brings about the situation in which the action is possible.
+async fn situation(case: Case, w: &mut World) {
     let vm = World::vm();
-    let late = Some(Timestamp(w.shared.now().0 + 3_600_000));
+    let settings = World::settings();
     match case {
-        Case::StartCopy | Case::CancelCopy => {
-            let settings = World::settings();
-            let enable = Action::EnableReplication {
-                vm: vm.clone(),
-                settings,
-            };
-            done(w, PRIMARY, enable).await;
-            if case == Case::StartCopy {
-                return start_copy();
-            }
+        Case::StartCopy => done(w, PRIMARY, Action::EnableReplication { vm, settings }).await,
+        Case::CancelCopy => {
+            done(w, PRIMARY, Action::EnableReplication { vm, settings }).await;
             w.cut(true);
             done(w, PRIMARY, start_copy()).await;
-            let job = w.jobs(PRIMARY).iter().find(|j| !j.state.is_final()).unwrap().id;
-            return Action::CancelJob { job };
         }
         Case::Revert | Case::Commit => recovered(w).await,
         Case::Reverse => {
             recovered(w).await;
             job(w, REPLICA, commit()).await.unwrap();
             eventually(w, "merged", |w| phase(w) == Some(FailoverPhase::Done)).await;
+            w.cut_between(PRIMARY, REPLICA, false);
         }
         Case::RemoveExtended | Case::SuspendExtended => extended(w).await,
+        _ => replicating(w).await,
+    }
+    let vm = World::vm();
+    match case {
         Case::GiveUpThird => {
-            replicating(w).await;
             done(w, REPLICA, extend()).await;
             w.cut_between(REPLICA, 2, true);
         }
         Case::BecomeReplica => {
-            replicating(w).await;
             w.guest_off(PRIMARY);
             w.run(5).await;
         }
-        _ => replicating(w).await,
-    }
-    match case {
-        Case::Resume => done(w, PRIMARY, Action::SuspendReplication { vm: vm.clone() }).await,
-        Case::Unschedule => {
-            let schedule = Action::Resynchronize {
-                vm: vm.clone(),
-                at: late,
-            };
-            done(w, PRIMARY, schedule).await;
-        }
+        Case::Resume => done(w, PRIMARY, Action::SuspendReplication { vm }).await,
+        Case::Unschedule => done(w, PRIMARY, schedule(w)).await,
         Case::CancelPlanned => {
             done(w, PRIMARY, prepare()).await;
             eventually(w, "prepared", |w| {
@@ -199,15 +184,31 @@ async fn situation(case: Case, w: &mut World) -> Action {
             })
             .await;
         }
-        Case::StopTest => {
-            let start = start_test();
-            assert_eq!(job(w, REPLICA, start).await.unwrap(), JobState::Completed);
+        Case::StopTest => assert_eq!(job(w, REPLICA, start_test()).await.unwrap(), JobState::Completed),
+        Case::ReleasePoints => done(w, REPLICA, Action::HoldPoints { vm }).await,
+        Case::FailOver => {
+            w.cut(true);
+            w.kill_vm(PRIMARY);
+            w.run(5).await;
         }
-        Case::ReleasePoints => done(w, REPLICA, Action::HoldPoints { vm: vm.clone() }).await,
         _ => {}
     }
+}
+
+fn schedule(w: &World) -> Action {
+    Action::Resynchronize {
+        vm: World::vm(),
+        at: Some(Timestamp(w.shared.now().0 + 3_600_000)),
+    }
+}
+
+fn action(case: Case, w: &World) -> Action {
+    let vm = World::vm();
     match case {
-        Case::StartCopy | Case::CancelCopy => unreachable!("returned above"),
+        Case::StartCopy => start_copy(),
+        Case::CancelCopy => Action::CancelJob {
+            job: w.jobs(PRIMARY).iter().find(|j| !j.state.is_final()).unwrap().id,
+        },
         Case::Suspend => Action::SuspendReplication { vm },
         Case::Resume => Action::ResumeReplication { vm },
         Case::Modify => Action::ModifyReplication {
@@ -217,23 +218,15 @@ async fn situation(case: Case, w: &mut World) -> Action {
                 ..World::settings()
             },
         },
-        Case::ScheduleResync => Action::Resynchronize { vm, at: late },
+        Case::ScheduleResync => schedule(w),
         Case::Unschedule => Action::CancelResync { vm },
         Case::Prepare => prepare(),
         Case::CancelPlanned => cancel_planned(false),
         Case::ResetStatistics => Action::ResetStatistics { vm, extended: false },
-        Case::FailOver => {
-            w.cut(true);
-            w.kill_vm(PRIMARY);
-            w.run(5).await;
-            failover(PointSelector::Latest)
-        }
+        Case::FailOver => failover(PointSelector::Latest),
         Case::Revert => revert(),
         Case::Commit => commit(),
-        Case::Reverse => {
-            w.cut_between(PRIMARY, REPLICA, false);
-            reverse()
-        }
+        Case::Reverse => reverse(),
         Case::StartTest => start_test(),
         Case::StopTest => Action::StopTest { vm },
         Case::HoldPoints => Action::HoldPoints { vm },
@@ -304,7 +297,8 @@ async fn shown(w: &World, host: usize) -> ReplicationView {
 /// The action meets the fault at its `n`-th call; false: it makes fewer.
 async fn refused(case: Case, w: &mut World, n: u64, fault: Fault) -> bool {
     let host = case.host();
-    let action = situation(case, w).await;
+    situation(case, w).await;
+    let action = action(case, w);
     let before = decided(case, &w.recorded(host).unwrap(), &w.jobs(host));
     let was = shown(w, host).await;
     w.gate(host).arm(n, fault);

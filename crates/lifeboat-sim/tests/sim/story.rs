@@ -7,8 +7,8 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, commit, durable, enable, failover, job, phase, points, refused_with_way_out,
-    replicating, revert, simulate, start_copy, state, truth,
+    PRIMARY, REPLICA, commit, durable, enable, failover, job, phase, points, refused_with_hint, replicating,
+    revert, simulate, start_copy, state, truth,
 };
 
 /// What an administrator asks for in this story.
@@ -70,7 +70,7 @@ impl Request {
 
 /// It is refused in this state, and the refusal says what leads out.
 async fn refused(w: &World, host: usize, action: Action) {
-    let e = refused_with_way_out(w, host, action.clone()).await;
+    let e = refused_with_hint(w, host, action.clone()).await;
     assert_eq!(e.code, ReturnCode::InvalidState, "{action:?}: {e}");
 }
 
@@ -160,14 +160,8 @@ async fn story(w: &mut World) {
     w.write(10);
     w.run(90).await;
     assert_eq!(state(w, PRIMARY), State::Critical);
-    let problem = w
-        .view(PRIMARY)
-        .await
-        .unwrap()
-        .replication
-        .unwrap()
-        .problem
-        .unwrap();
+    let shown = w.view(PRIMARY).await.unwrap().replication.unwrap();
+    let problem = shown.problem.unwrap();
     assert!(problem.message.contains("newer generation"), "{problem:?}");
     assert_eq!(w.shared.state().bulk_blocks, bulk, "nothing is copied again");
     w.check(REPLICA).unwrap();

@@ -12,7 +12,7 @@ use lifeboat_model::{
 };
 use lifeboat_sim::harness::{
     A, B, Steps, commit, durable, enable, eventually, failover, healthy, insist_until, job, phase, planned,
-    points, refused_with_way_out, replicating, resync, revert, simulate, start_copy, start_test, start_vm,
+    points, refused_with_hint, replicating, resync, revert, simulate, start_copy, start_test, start_vm,
     state, stop_test, truth,
 };
 use lifeboat_sim::{Content, SYS_BYTES, VM, World};
@@ -69,7 +69,7 @@ fn branches(w: &World) -> usize {
 
 /// It is refused with this code, and with a way out.
 async fn refused(w: &World, host: usize, action: Action, code: u32) {
-    let e = refused_with_way_out(w, host, action.clone()).await;
+    let e = refused_with_hint(w, host, action.clone()).await;
     assert_eq!(e.code.number(), code, "{action:?}: {e}");
 }
 

@@ -21,9 +21,10 @@ async fn waiting(seed: u64, logs: u32) -> World {
 /// Manifests written while the waiting logs are applied, as one or one by one: each costs two flushes.
 async fn manifests(w: &World, together: bool) -> u64 {
     let counted = w.store.steps.counted();
-    match together {
-        true => drop(w.store.apply_through(w.vm, w.durable).await.unwrap()),
-        false => w.apply_all().await,
+    if together {
+        w.store.apply_through(w.vm, w.durable).await.unwrap();
+    } else {
+        w.apply_all().await;
     }
     w.store.steps.counted() - counted
 }

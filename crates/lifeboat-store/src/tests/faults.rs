@@ -96,9 +96,10 @@ async fn done(w: &World, c: &Call) {
 /// Fails each write and flush in turn, and after each of them goes on in each way, or in one after the other.
 async fn every_fault(op: Op, each: bool) {
     for n in 1.. {
-        let ways = match each {
-            true => &ALL[..],
-            false => &ALL[usize::try_from(n % 3).unwrap()..][..1],
+        let ways = if each {
+            &ALL[..]
+        } else {
+            &ALL[usize::try_from(n % 3).unwrap()..][..1]
         };
         for then in ways {
             if !one(op, n, *then).await {

@@ -292,9 +292,10 @@ async fn a_file_of_another_implementation_opens() {
 fn everything(dir: &Utf8Path, into: &mut Vec<Vec<u8>>) {
     for entry in dir.read_dir_utf8().unwrap() {
         let entry = entry.unwrap();
-        match entry.file_type().unwrap().is_dir() {
-            true => everything(entry.path(), into),
-            false => into.push(fs::read(entry.path()).unwrap()),
+        if entry.file_type().unwrap().is_dir() {
+            everything(entry.path(), into)
+        } else {
+            into.push(fs::read(entry.path()).unwrap())
         }
     }
 }

@@ -327,7 +327,7 @@ async fn images_that_cannot_be_a_base_are_refused() {
     );
     let raw = own.images[1].1.clone();
     let wrong = [
-        (on_top, "another image"),
+        (on_top, "backing file"),
         (apart, "another file"),
         (w.root.join("missing"), "missing"),
         (w.root.clone(), "regular file"),

@@ -179,9 +179,10 @@ fn wipe(root: &Utf8Path) {
             if is_foreign(path.file_name().unwrap()) {
                 continue;
             }
-            let gone = match path.is_dir() {
-                true => fs::remove_dir_all(&path),
-                false => fs::remove_file(&path),
+            let gone = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
             };
             left |= gone.is_err();
         }

@@ -184,9 +184,10 @@ fn scattered(w: &World, zeros: bool) -> Vec<u8> {
     let mut encoder = Encoder::new(&header, true, &mut log).unwrap();
     for cluster in 0..header.disks[1].size / (4 << 10) {
         let at = cluster * (4 << 10) + 512;
-        match zeros {
-            true => encoder.zero(1, at, 512, &mut log).unwrap(),
-            false => encoder.data(1, at, &[7; 512], &mut log).unwrap(),
+        if zeros {
+            encoder.zero(1, at, 512, &mut log).unwrap()
+        } else {
+            encoder.data(1, at, &[7; 512], &mut log).unwrap()
         }
     }
     encoder.finish(&mut log);

@@ -117,7 +117,7 @@ pub(crate) enum Vm {
         /// VM, by name or UUID.
         vm: String,
     },
-    /// Start a VM, or let one go on that is paused or stands still.
+    /// Start a VM, or let one go on that is paused or stalled.
     Start {
         /// VM, by name or UUID.
         vm: String,
@@ -139,7 +139,7 @@ pub(crate) enum Vm {
     },
     /// Stop the CPUs of a VM where they are; `vm start` lets it go on.
     Pause(Target),
-    /// Press the reset button of a VM: it starts anew without having shut down.
+    /// Press the reset button of a VM: it starts again without having shut down.
     Reset(Target),
     /// Use the serial console of a VM; leave it with Ctrl-].
     Console {

@@ -187,7 +187,7 @@ fn configured_list(path: &Utf8Path) -> Result<Utf8PathBuf, Failure> {
     let config = Config::load(path).map_err(|e| Failure::new(Exit::Failed, e.to_string(), hint))?;
     config.tls.revoked.ok_or_else(|| {
         let message = format!("{path} names no revocation list, so the daemon looks at none");
-        let hint = "set revoked in its [tls], with an empty file first, and start the daemon anew";
+        let hint = "set revoked in its [tls], with an empty file first, and restart the daemon";
         Failure::new(Exit::Failed, message, hint)
     })
 }

@@ -1,4 +1,4 @@
-//! The serial console of a VM on this terminal: bytes from one to the other, nothing understood but the way out.
+//! The serial console of a VM on this terminal: bytes from one to the other, nothing understood but the key that leaves it.
 
 use std::io::{IsTerminal, Read};
 

@@ -1,4 +1,4 @@
-//! How a command ends: exit codes, and errors with their way out. The only place that decides on either.
+//! How a command ends: exit codes, and errors with their hint. The only place that decides on either.
 
 use std::io::ErrorKind;
 
@@ -48,7 +48,7 @@ impl From<Exit> for std::process::ExitCode {
 pub(crate) struct Failure {
     /// What is wrong.
     pub(crate) message: String,
-    /// The way out; empty when there is none.
+    /// What to do instead; empty when there is nothing to do.
     pub(crate) hint: String,
     /// The exit code.
     pub(crate) exit: Exit,

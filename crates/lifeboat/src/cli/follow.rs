@@ -68,7 +68,7 @@ fn outcome(what: &str, job: &Job) -> Result<Exit, Failure> {
 
 enum Progress {
     Bar(ProgressBar),
-    /// What it is about, and the last tenth that was told.
+    /// What it is about, and the last tenth that was printed.
     Lines(String, Option<u8>),
 }
 
@@ -108,12 +108,12 @@ impl Progress {
                 bar.set_position(done);
                 bar.set_message(safe(&job.detail));
             }
-            Self::Lines(what, told) => {
+            Self::Lines(what, printed) => {
                 let tenth = job.percent / 10;
-                if *told == Some(tenth) || job.state.is_final() {
+                if *printed == Some(tenth) || job.state.is_final() {
                     return;
                 }
-                *told = Some(tenth);
+                *printed = Some(tenth);
                 let amount = amount(job).map(|a| format!(", {a}")).unwrap_or_default();
                 let detail = match job.detail.as_str() {
                     "" => String::new(),

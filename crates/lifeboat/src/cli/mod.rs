@@ -1,17 +1,17 @@
-//! The command line: words into actions, answers into text. It decides nothing about VMs; whoever wants the same from a
-//! program uses the REST API and loses nothing. Standard output is data, standard error is talk.
+//! The command line: words into actions, answers into text. It decides nothing about VMs; a program
+//! uses the REST API and loses nothing. Standard output is data, standard error is talk.
 
 mod args;
 mod cert;
 mod console;
 mod exit;
 mod follow;
+mod refusal;
 mod run;
 mod secret;
 mod show;
 mod units;
 mod user;
-mod wish;
 
 use std::process::ExitCode;
 

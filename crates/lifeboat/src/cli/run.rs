@@ -21,7 +21,7 @@ use super::args::{Cli, Command, Job, Output, Server, ServerChanges, Switch, Vm, 
 use super::exit::{Exit, Failure};
 use super::show::{self, Names};
 use super::units::{LimitWindow, Rate};
-use super::{console, follow, units, wish};
+use super::{console, follow, refusal, units};
 
 type Done = Result<Exit, Failure>;
 
@@ -114,7 +114,7 @@ impl Cx<'_> {
     async fn gather(&self, action: Action, enough: usize) -> Result<Answer, Failure> {
         let answer = self.client.gather(&action, enough).await;
         answer.map_err(|error| match error {
-            ClientError::Refused(refusal) => wish::refused(&action, refusal).into(),
+            ClientError::Refused(answer) => refusal::refused(&action, answer).into(),
             ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Protocol { .. } => {
                 error.into()
             }
@@ -230,7 +230,7 @@ fn replicated(view: &VmView) -> Result<&ReplicationView, Failure> {
 pub(crate) fn write_out(bytes: &[u8]) -> Done {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough, as `head` does.
+        // The reader of the pipe has seen enough, as `head` does.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
         Err(e) => Err(Failure::io("write to standard output", &e)),
         Ok(()) => Ok(Exit::Done),
@@ -264,7 +264,7 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
             cx.act(Action::PauseVm { vm: name(&t.vm) }, t.wait, &done).await
         }
         Vm::Reset(t) => {
-            let done = format!("{} starts anew", t.vm);
+            let done = format!("{} is resetting", t.vm);
             cx.act(Action::ResetVm { vm: name(&t.vm) }, t.wait, &done).await
         }
         Vm::Stop { vm, force, wait } => {

@@ -1,5 +1,5 @@
 //! Passwords and passphrases as people give them: typed without being shown, as one line of standard input, or from a file.
-//! They are never arguments, which everybody on a host can read. What they are for is not known here.
+//! They are never arguments, which every user of a host can read. What they are for is not known here.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -37,7 +37,7 @@ fn first_line(mut from: impl BufRead) -> std::io::Result<Passphrase> {
     Ok(line)
 }
 
-/// The first line of a file that nobody but its owner may read.
+/// The first line of a file that only its owner may read.
 pub(super) fn from_file(path: &Utf8Path) -> std::io::Result<Passphrase> {
     use std::io::Read;
     let file = std::fs::File::open(path)?;

@@ -91,7 +91,7 @@ pub(crate) fn title(kind: JobType) -> &'static str {
     }
 }
 
-/// How a job stands, in words.
+/// The state of a job, in words.
 pub(crate) fn ending(state: JobState) -> &'static str {
     match state {
         JobState::New => "waiting",
@@ -110,10 +110,12 @@ pub(crate) fn ending(state: JobState) -> &'static str {
 /// the network.
 pub(crate) fn amount(j: &Job) -> Option<String> {
     let of = || format!("{} of {}", size(j.done_bytes), size(j.total_bytes));
-    match j.kind {
-        _ if j.total_bytes == 0 => None,
-        JobType::SendInitial => Some(format!("copied {} of disk", of())),
-        _ => Some(of()),
+    if j.total_bytes == 0 {
+        None
+    } else if j.kind == JobType::SendInitial {
+        Some(format!("copied {} of disk", of()))
+    } else {
+        Some(of())
     }
 }
 
@@ -179,7 +181,7 @@ fn power_in_list(v: &VmView) -> String {
     }
 }
 
-/// A guest that stands still needs somebody, whether it is replicated or not.
+/// A guest that is stopped needs attention, whether it is replicated or not.
 fn health_in_list(v: &VmView) -> String {
     match (&v.replication, v.power) {
         (Some(r), _) => r.health.to_string(),

@@ -108,7 +108,7 @@ pub(crate) fn past(text: &str, now: &Zoned) -> Result<Timestamp, String> {
 }
 
 /// Reads a time to come: `22:00` (the next that will be), `today 22:00`, `tomorrow 6:30`, `+30m`, `2026-11-22 22:00` in the
-/// local zone, or RFC 3339. Whether it has not been already is for whoever waits for it.
+/// local zone, or RFC 3339. Whether it has passed already is for the caller.
 pub(crate) fn future(text: &str, now: &Zoned) -> Result<Timestamp, String> {
     let text = text.trim();
     if let Some(ahead) = text.strip_prefix('+') {

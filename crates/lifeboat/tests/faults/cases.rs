@@ -141,28 +141,28 @@ pub(crate) fn of_a_host_that_comes_back(name: &str, seed: u64) -> Report {
     cuts::settle(judge, done)
 }
 
-/// N17: a planned failover is asked for on the replica's host, which loses its power before the primary has got the wish.
+/// N17: a planned failover is asked for on the replica's host, which loses its power before the primary has got the command.
 /// Afterwards it is carried out, or that host says what became of it.
-pub(crate) fn of_a_wish_that_was_cut(name: &str, seed: u64) -> Report {
+pub(crate) fn of_a_command_that_was_cut(name: &str, seed: u64) -> Report {
     let mut judge = Judge::new(Report::new(name, seed));
     let done = world(seed).and_then(|mut world| {
         world.begin(cuts::FLUSHED)?;
         world.set_links(Way::Mute);
-        let mut wish = Command::new(binary());
-        wish.arg("--socket").arg(world.b.root.join("sock"));
-        wish.args(["failover", "start", VM, "--planned", "--no-start", "--force"]);
-        let mut wish = wish.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let mut command = Command::new(binary());
+        command.arg("--socket").arg(world.b.root.join("sock"));
+        command.args(["failover", "start", VM, "--planned", "--no-start", "--force"]);
+        let mut command = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         std::thread::sleep(Duration::from_secs(2));
         cuts::disk(&world.b)?.cut(Fate::Written, seed);
         let cut_at = now_ms();
         world.b.power_off();
         world.set_links(Way::Cut);
-        wish.kill()?;
-        wish.wait()?;
+        command.kill()?;
+        command.wait()?;
         cuts::restart_machine(&mut world.b)?;
         world.b.start()?;
         world.set_links(Way::Open);
-        let what = "the wish is carried out or told of";
+        let what = "the command is carried out or reported";
         let told = wait_for(what, Duration::from_secs(60), || {
             let moved = world.b.replication()["mode"] == "Primary";
             (moved || told_since(&world.b, cut_at)).then_some(())

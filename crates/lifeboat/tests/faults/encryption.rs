@@ -249,12 +249,7 @@ fn taken_away(world: &mut World, judge: &mut Judge) -> Result<()> {
         (locked && view["health_notes"].to_string().contains(&id)).then_some(())
     })?;
     let view = world.b.replication();
-    for wrong in [
-        "is gone",
-        "missing; restore",
-        "replicate this VM anew",
-        "built again",
-    ] {
+    for wrong in ["is gone", "missing; restore", "replicate this VM", "built again"] {
         ensure!(!view.to_string().contains(wrong), "\"{wrong}\" is said: {view}");
     }
     // Files that were open may have been left so; whatever is seen, it comes back with the key.

@@ -145,5 +145,7 @@ fn soak_a_host_that_comes_back_is_sent_to_at_once() {
 #[ignore = "a case of docs/field-cases.md: make soak"]
 fn soak_a_planned_failover_that_was_cut_is_told_of() {
     let name = "soak_a_planned_failover_that_was_cut_is_told_of";
-    sandbox::run(name, || cases::of_a_wish_that_was_cut(name, seed(631)).finish());
+    sandbox::run(name, || {
+        cases::of_a_command_that_was_cut(name, seed(631)).finish()
+    });
 }

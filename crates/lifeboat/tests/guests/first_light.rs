@@ -15,7 +15,7 @@ use crate::support::guest::{
     acknowledged, assert_equal, assert_intact, assert_replica_intact, assert_written, console, loaded, shell,
     start_load, stop_load, wait_ready,
 };
-use crate::support::{VM, World, kill9, run, wait_until};
+use crate::support::{VM, World, run, wait_until};
 use serde_json::Value;
 
 /// Digest of what a sealed point shows, per disk, by qemu-img alone.

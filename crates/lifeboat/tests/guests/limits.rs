@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::support::guest::{
     acknowledged, assert_equal, assert_newest_survives, console, start_load, wait_ready,
 };
-use crate::support::{Setup, VM, World, kill9, run, wait_until};
+use crate::support::{Setup, VM, World, run, wait_until};
 
 /// A small file system of its own, unmounted at the end.
 pub(crate) struct Small {

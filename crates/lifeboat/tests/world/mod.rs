@@ -91,7 +91,7 @@ impl Host {
         task.await.unwrap();
     }
 
-    pub(crate) fn wishes(&self) -> Vec<Action> {
+    pub(crate) fn actions(&self) -> Vec<Action> {
         let reads = |a: &Action| {
             matches!(
                 a,

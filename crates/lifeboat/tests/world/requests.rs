@@ -66,7 +66,7 @@ pub(crate) fn requests() -> Vec<Request> {
     vec![waits, not_known]
 }
 
-/// The answer to a wish that waits.
+/// The answer to an action that waits.
 pub(crate) fn waits() -> Refusal {
     let id = RequestId(Uuid::from_u128(0xb3));
     Refusal {

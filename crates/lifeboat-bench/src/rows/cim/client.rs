@@ -52,7 +52,7 @@ impl Form {
         }
     }
 
-    /// What stands once before or around every instance of a class.
+    /// What is once before or around every instance of a class.
     fn mark(self, class: &str) -> String {
         match self {
             Self::Wsman => format!("<p:{class} "),

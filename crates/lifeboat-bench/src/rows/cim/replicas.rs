@@ -58,7 +58,7 @@ pub(super) async fn make(
     let catalog = SqliteCatalog::open(&state.join("catalog.sqlite"))?;
     let mut made = Vec::new();
     for n in 0..vms {
-        // Each VM's data is a lineage of its own.
+        // Each VM's data has a generation of its own.
         let generation = GenerationId(Uuid::new_v4());
         let own = |at: &Position| Position::from_parts(generation, at.sequence());
         let copy = Made {

@@ -44,7 +44,7 @@ pub(super) struct Callers {
     /// Of a peer with an entry, of a host without one, and without a certificate.
     alpha: TlsConnector,
     eve: TlsConnector,
-    nobody: TlsConnector,
+    anonymous: TlsConnector,
     authorization: String,
 }
 
@@ -56,7 +56,7 @@ impl Callers {
             ports,
             alpha: connector(alpha, true)?,
             eve: connector(eve, true)?,
-            nobody: connector(alpha, false)?,
+            anonymous: connector(alpha, false)?,
             authorization: format!("Basic {both}"),
         })
     }
@@ -86,7 +86,7 @@ impl Callers {
     pub(super) async fn answered(&self, port: Port, from: Ipv4Addr) -> Result<()> {
         let with = match port {
             Port::Peers => &self.alpha,
-            Port::Wsman | Port::CimXml => &self.nobody,
+            Port::Wsman | Port::CimXml => &self.anonymous,
         };
         let (line, body) = match port {
             Port::Peers => ("POST /lifeboat/1/control", r#"{"request":"hello"}"#),
@@ -129,7 +129,7 @@ impl Callers {
     pub(super) async fn slow(&self, port: Port, from: Ipv4Addr, made: &AtomicUsize) {
         let with = match port {
             Port::Peers => &self.eve,
-            Port::Wsman | Port::CimXml => &self.nobody,
+            Port::Wsman | Port::CimXml => &self.anonymous,
         };
         let Ok(mut stream) = self.tls(port, from, with).await else {
             return;
@@ -162,7 +162,7 @@ fn connector(dir: &Path, shown: bool) -> Result<TlsConnector> {
     } else {
         builder.with_no_client_auth()
     };
-    // Each connection is a stranger's first.
+    // Each connection is an unidentified caller's first.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(TlsConnector::from(Arc::new(config)))
 }

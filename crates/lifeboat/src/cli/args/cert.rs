@@ -63,7 +63,7 @@ pub(crate) enum Cert {
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = units::seconds::<u32>)]
         valid: u32,
     },
-    /// Make a key for this host and have it certified by whoever has invited it.
+    /// Make a key for this host and have it certified by the authority that has invited it.
     Enroll {
         /// Where the invitation waits.
         #[arg(value_name = "HOST:PORT")]

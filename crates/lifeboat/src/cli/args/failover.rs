@@ -60,6 +60,7 @@ Three kinds of failover:
 
 /// `lifeboat failover start`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command")]
 pub(crate) struct Start {
     /// VM, by name or UUID.
     pub(crate) vm: String,

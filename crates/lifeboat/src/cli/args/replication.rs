@@ -60,7 +60,7 @@ pub(crate) enum Replication {
     Scrub(Target),
     /// Keep every recovery point from expiring until they are released; on the replica host.
     HoldPoints(Target),
-    /// Let recovery points expire again after somebody has looked at them; on the replica host.
+    /// Let recovery points expire again, after you have looked at them; on the replica's host.
     ReleasePoints(Target),
     /// Show what replication has cost and missed in the current window.
     #[command(visible_alias = "measure")]
@@ -92,7 +92,7 @@ pub(crate) enum Replication {
     Extend(Extend),
     /// Go on as the primary of the third host; on the middle host, after a committed failover.
     Continue(Target),
-    /// End the replication of a VM on this host; the other host is not told and keeps what it has.
+    /// End the replication of a VM on this host; the other host is not notified and keeps what it has.
     Remove(Remove),
 }
 

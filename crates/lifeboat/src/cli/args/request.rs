@@ -8,12 +8,12 @@ use lifeboat_model::RequestId;
 pub(crate) enum Request {
     /// List requests, oldest first.
     List,
-    /// Agree, as the second person, with what somebody else has asked for: it is carried out now.
+    /// Agree, as the second person, with what another user has asked for: it is carried out now.
     Confirm {
         /// Its id.
         request: RequestId,
     },
-    /// End a request without carrying it out. Whoever asked for it may do that as well.
+    /// End a request without carrying it out. The user who asked for it may do that as well.
     Deny {
         /// Its id.
         request: RequestId,

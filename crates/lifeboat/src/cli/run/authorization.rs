@@ -45,7 +45,7 @@ async fn entries(cx: &Cx<'_>) -> Result<Vec<AuthorizationEntry>, Failure> {
 }
 
 /// The entry as it is to be: what is not named stays as it is in the known one. Nothing that protects points is given up
-/// because somebody changed the directory.
+/// because the directory was changed.
 fn changed(
     cx: &Cx<'_>,
     primary: &str,

@@ -36,7 +36,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Failover) -> Done {
             cx.act(action, *wait, &done).await
         }
         Failover::Commit(t) => {
-            // Committing leaves the power as it is: whoever thinks of users wants to know that nothing runs.
+            // Committing leaves the power as it is: the user has to know that nothing runs.
             let done = match cx.vm(&t.vm).await?.power {
                 PowerState::Off => format!(
                     "{} lives on this host now, and is off; start it with: lifeboat vm start {}",

@@ -145,7 +145,7 @@ async fn remove(cx: &Cx<'_>, r: &Remove) -> Done {
     if r.side.extended {
         let vm_name = &r.side.target.vm;
         let done = format!(
-            "{vm_name} is no longer sent to the third host, which was not told and keeps what it has"
+            "{vm_name} is no longer sent to the third host, which was not notified and keeps what it has"
         );
         return cx
             .act(Action::RemoveExtended { vm }, r.side.target.wait, &done)
@@ -179,7 +179,7 @@ fn paused(side: &Side) -> String {
 
 /// What is left after the end of a relationship, on both hosts.
 fn removed(vm: &str, view: Option<&VmView>) -> String {
-    let ended = format!("{vm} is no longer replicated by this host; the other host was not told");
+    let ended = format!("{vm} is no longer replicated by this host; the other host was not notified");
     let replication = view.and_then(|v| v.replication.as_ref());
     let files = replication.map(|r| (r.mode, r.state, r.dir.as_deref()));
     match files {
@@ -285,7 +285,7 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
     cx.act(action(name(&t.vm)), t.wait, &done).await
 }
 
-/// The disks are those of the replica, and what is sent is as it arrived: neither is a wish.
+/// The disks are those of the replica, and what is sent is as it arrived: neither can be asked for.
 fn extend_action(extend: &Extend) -> Action {
     let mut limit = Bandwidth::default();
     change_bandwidth(&mut limit, Some(extend.bandwidth), &extend.bandwidth_windows);
@@ -440,7 +440,7 @@ async fn resynchronize(cx: &Cx<'_>, resync: &Resync) -> Done {
     cx.act(action, later(resync.wait, at.is_some()), &done).await
 }
 
-/// Nobody sits and waits for tomorrow, unless asked to.
+/// A command does not wait for tomorrow, unless asked to.
 fn later(wait: Wait, scheduled: bool) -> Wait {
     Wait {
         detach: wait.detach || scheduled && !wait.follow,

@@ -169,12 +169,12 @@ fn condition(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
         ("state", format!("{} ({})", r.state, r.state.number())),
         ("health", r.health.to_string()),
     ];
-    // The problem is told below, with its time.
-    let told = |note: &&String| r.problem.as_ref().is_none_or(|p| p.message != **note);
+    // The problem is shown below, with its time.
+    let shown = |note: &&String| r.problem.as_ref().is_none_or(|p| p.message != **note);
     rows.extend(
         r.health_notes
             .iter()
-            .filter(told)
+            .filter(shown)
             .map(|note| ("because", note.clone())),
     );
     if let Some(p) = &r.problem {
@@ -193,7 +193,7 @@ fn condition(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
     rows
 }
 
-/// What each side has, and the ways out.
+/// What each side has, and what can be done.
 fn split(v: &VmView, r: &ReplicationView, s: &Split, names: &Names, zone: &TimeZone) -> Vec<Row> {
     let (vm, it) = (&v.spec.name, reference(v, names));
     let shared = dash(r.newest_instant, |at| instant(at, zone));
@@ -305,8 +305,13 @@ fn extended(e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
             ),
         ),
     ];
-    let told = |note: &&String| e.problem.as_ref().is_none_or(|p| p.message != **note);
-    rows.extend(e.health_notes.iter().filter(told).map(|n| ("because", n.clone())));
+    let shown = |note: &&String| e.problem.as_ref().is_none_or(|p| p.message != **note);
+    rows.extend(
+        e.health_notes
+            .iter()
+            .filter(shown)
+            .map(|n| ("because", n.clone())),
+    );
     if let Some(p) = &e.problem {
         let since = format!(
             "{}; since {}, {} attempts",
@@ -353,7 +358,7 @@ fn planned(it: &str, p: &Planned) -> String {
         PlannedPhase::Stopping => "the guest is being shut down".into(),
         PlannedPhase::Closing => "the last changes are being sent".into(),
         PlannedPhase::Prepared if p.hand_over => {
-            "everything is on the replica, the VM is locked off; the replica is told to take over".into()
+            "everything is on the replica, the VM is locked off; the replica is asked to take over".into()
         }
         PlannedPhase::Prepared => format!(
             "everything is on the replica, the VM is locked off; go on with: lifeboat failover start {it} --planned, or back \

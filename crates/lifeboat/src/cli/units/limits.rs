@@ -36,7 +36,7 @@ fn amount(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit.trim()))
 }
 
-/// Bytes of an amount; nought is more likely a slip, whoever wants no limit says so.
+/// Bytes of an amount; nought is more likely a slip: no limit is asked for by its word.
 fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = amount(text)?;
     let (_, factor) = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?;

@@ -1,14 +1,14 @@
-//! Change records for raw disks. A raw file has no room for them, so it is opened through a qcow2 file, the *shell*,
-//! whose data all lies in the raw file at the same offsets. The raw file stays plain raw; the shell holds only the
-//! records and is made anew whenever it may not belong to the raw file's present content.
+//! Dirty bitmaps for raw disks. A raw file has no room for them, so it is opened through a qcow2 file, the *tracking overlay*,
+//! whose data all lies in the raw file at the same offsets. The raw file stays plain raw; the overlay holds only the
+//! bitmaps and is made again whenever it may not belong to the raw file's present content.
 //!
-//! That is so, too, when QEMU did not close it in order. A shell has a map, in which QEMU marks clusters of zeros, and the map
+//! That is so, too, when QEMU did not close it in order. An overlay has a map, in which QEMU marks clusters of zeros, and the map
 //! is written back later than the data: with a map from before, the guest would see zeros where the raw file holds what it
-//! wrote. File times do not show it, because after a power cut they may be newer than what they stand for. The evidence is
+//! wrote. File times do not show it, because after a power cut they may be newer than the content. The evidence is
 //! QEMU's own: it marks every bitmap in an image as in use, durably, before anything else is written there, and takes the mark
-//! away when all is closed. So each shell has a bitmap from the start, which records nothing.
+//! away when all is closed. So each overlay has a disabled bitmap from the start.
 //!
-//! Beside each shell lies a note that says which file it is for, and that records were lost with an earlier shell.
+//! Beside each overlay lies a note that says which file it is for, and that bitmaps were lost with an earlier overlay.
 
 use std::fs::{self, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -21,14 +21,14 @@ use tokio::process::Command;
 
 use crate::files;
 
-/// The bitmap that every shell has.
+/// The bitmap that every tracking overlay has, by the name that the files of older releases have.
 const ALWAYS: &str = "shell";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
-    /// The raw file the shell was made for; nothing while it is being made.
+    /// The raw file the overlay was made for; nothing while it is being made.
     file: Option<Identity>,
-    /// Why records are gone, until tracking is started or stopped.
+    /// Why the bitmaps are gone, until tracking is started or stopped.
     lost: Option<String>,
 }
 
@@ -40,45 +40,45 @@ struct Identity {
     size: u64,
 }
 
-fn note_path(shell: &Path) -> PathBuf {
-    shell.with_extension("json")
+fn note_path(overlay: &Path) -> PathBuf {
+    overlay.with_extension("json")
 }
 
-fn load(shell: &Path) -> Note {
-    fs::read(note_path(shell))
+fn load(overlay: &Path) -> Note {
+    fs::read(note_path(overlay))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default()
 }
 
-fn store(shell: &Path, note: &Note) -> io::Result<()> {
-    files::write_durably(&note_path(shell), &serde_json::to_vec(note)?)
+fn store(overlay: &Path, note: &Note) -> io::Result<()> {
+    files::write_durably(&note_path(overlay), &serde_json::to_vec(note)?)
 }
 
-/// Why the records of this shell's disk are gone, if they are.
-pub(crate) fn lost(shell: &Path) -> Option<String> {
-    load(shell).lost
+/// Why the bitmaps of this overlay's disk are gone, if they are.
+pub(crate) fn lost(overlay: &Path) -> Option<String> {
+    load(overlay).lost
 }
 
-/// Whether `shell` was made for the file that is at `raw` now, which was so accepted as a raw disk.
-pub(crate) fn is_for(shell: &Path, raw: &Path) -> bool {
+/// Whether `overlay` was made for the file that is at `raw` now, which was so accepted as a raw disk.
+pub(crate) fn is_for(overlay: &Path, raw: &Path) -> bool {
     let Ok(meta) = fs::metadata(raw) else { return false };
-    let made_for = load(shell).file;
+    let made_for = load(overlay).file;
     made_for.is_some_and(|f| f.path == raw && (f.device, f.inode) == (meta.dev(), meta.ino()))
 }
 
-/// Tracking was started anew or stopped: what was lost before is no longer of interest.
-pub(crate) fn forget_loss(shell: &Path) -> io::Result<()> {
-    let note = load(shell);
+/// Tracking was started again or stopped: what was lost before is no longer of interest.
+pub(crate) fn forget_loss(overlay: &Path) -> io::Result<()> {
+    let note = load(overlay);
     match note.lost {
         None => Ok(()),
-        Some(_) => store(shell, &Note { lost: None, ..note }),
+        Some(_) => store(overlay, &Note { lost: None, ..note }),
     }
 }
 
-/// Makes sure that `shell` fits the raw file `raw`, which no process has open. Records are kept only when the shell was
+/// Makes sure that `overlay` fits the raw file `raw`, which no process has open. Bitmaps are kept only when the overlay was
 /// closed in order and the raw file was not touched after that.
-pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
+pub(crate) async fn prepare(overlay: &Path, raw: &Path) -> io::Result<()> {
     let meta = fs::metadata(raw)?;
     let identity = Identity {
         path: raw.to_owned(),
@@ -86,44 +86,45 @@ pub(crate) async fn prepare(shell: &Path, raw: &Path) -> io::Result<()> {
         inode: meta.ino(),
         size: size_of(raw, &meta)?,
     };
-    let note = load(shell);
-    let doubt = match fs::metadata(shell) {
+    let note = load(overlay);
+    let doubt = match fs::metadata(overlay) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(e),
-        Ok(_) if !fits(note.file.as_ref(), &identity, shell) => {
+        Ok(_) if !fits(note.file.as_ref(), &identity, overlay) => {
             Some("the raw file was replaced or resized".to_owned())
         }
-        // QEMU writes the shell last when it closes a disk. The change time, unlike the modification time, cannot be
+        // QEMU writes the overlay last when it closes a disk. The change time, unlike the modification time, cannot be
         // set back by a copying tool.
         Ok(own) if changed(&meta) > changed(&own) => Some(
             "the raw file changed after its disk was closed, or the disk was not closed cleanly".to_owned(),
         ),
         Ok(_) => {
-            let bitmaps = Bitmaps::of(shell).await;
+            let bitmaps = Bitmaps::of(overlay).await;
             if bitmaps.closed_in_order {
                 let file = Some(identity);
-                return match note.file == file {
-                    true => Ok(()),
-                    false => store(shell, &Note { file, ..note }),
+                return if note.file == file {
+                    Ok(())
+                } else {
+                    store(overlay, &Note { file, ..note })
                 };
             }
             Some("the VM's process did not close its images in order".to_owned())
         }
     };
     let lost = match doubt {
-        Some(reason) if Bitmaps::of(shell).await.records => Some(reason),
+        Some(reason) if Bitmaps::of(overlay).await.records => Some(reason),
         _ => note.lost,
     };
-    // First the loss, then the deed: a crash in between must not make it look as if tracking never began.
-    if let Some(dir) = shell.parent() {
+    // The loss is noted before the overlay goes: a crash in between must not make it look as if tracking never began.
+    if let Some(dir) = overlay.parent() {
         files::private_dir(dir)?;
     }
     let mut note = Note { file: None, lost };
-    store(shell, &note)?;
-    files::remove(shell)?;
-    create(shell, raw, identity.size).await?;
+    store(overlay, &note)?;
+    files::remove(overlay)?;
+    create(overlay, raw, identity.size).await?;
     note.file = Some(identity);
-    store(shell, &note)
+    store(overlay, &note)
 }
 
 /// Bytes of a raw file, or of a device, whose metadata does not have it.
@@ -134,22 +135,22 @@ fn size_of(raw: &Path, meta: &Metadata) -> io::Result<u64> {
     fs::File::open(raw)?.seek(SeekFrom::End(0))
 }
 
-/// Whether the shell is one of this raw file. Both grow together when a running VM's disk does.
-fn fits(made_for: Option<&Identity>, now: &Identity, shell: &Path) -> bool {
+/// Whether the overlay is one of this raw file. Both grow together when a running VM's disk does.
+fn fits(made_for: Option<&Identity>, now: &Identity, overlay: &Path) -> bool {
     made_for.is_some_and(|made| {
         let grown = Identity {
             size: now.size,
             ..made.clone()
         };
-        made == now || (grown == *now && virtual_size(shell) == Some(now.size))
+        made == now || (grown == *now && virtual_size(overlay) == Some(now.size))
     })
 }
 
-/// The disk's size in bytes as the shell has it: a field of a qcow2 header.
-fn virtual_size(shell: &Path) -> Option<u64> {
+/// The disk's size in bytes as the overlay has it: a field of a qcow2 header.
+fn virtual_size(overlay: &Path) -> Option<u64> {
     const AT: std::ops::Range<usize> = 24..32;
     let mut header = [0; AT.end];
-    fs::File::open(shell).ok()?.read_exact(&mut header).ok()?;
+    fs::File::open(overlay).ok()?.read_exact(&mut header).ok()?;
     Some(u64::from_be_bytes(header.get(AT)?.try_into().ok()?))
 }
 
@@ -157,20 +158,20 @@ fn changed(meta: &Metadata) -> (i64, i64) {
     (meta.ctime(), meta.ctime_nsec())
 }
 
-/// What the bitmaps in a shell say.
+/// What the bitmaps in an overlay say.
 struct Bitmaps {
     /// There are some, and QEMU took its mark from each.
     closed_in_order: bool,
-    /// Records of ours are among them.
+    /// Bitmaps with which Lifeboat tracks changes are among them.
     records: bool,
 }
 
 impl Bitmaps {
-    /// Those of a shell that no process has open. Of one that cannot be read the worse is assumed.
-    async fn of(shell: &Path) -> Self {
+    /// Those of an overlay that no process has open. Of one that cannot be read the worse is assumed.
+    async fn of(overlay: &Path) -> Self {
         // Read without the data file: only the header and the directory of bitmaps count.
         let image = serde_json::json!({
-            "driver": "qcow2", "file": {"driver": "file", "filename": shell},
+            "driver": "qcow2", "file": {"driver": "file", "filename": overlay},
             "data-file": {"driver": "null-co", "size": 0}, "backing": null,
         });
         let out = Command::new("qemu-img")
@@ -202,10 +203,10 @@ impl Bitmaps {
     }
 }
 
-/// Creates a shell over `raw` without touching it: made over an empty stand-in, then pointed to the raw file.
-async fn create(shell: &Path, raw: &Path, size: u64) -> io::Result<()> {
-    let stand_in = shell.with_extension("stand-in");
-    let fresh = shell.with_extension("fresh");
+/// Creates an overlay over `raw` without touching it: made over an empty stand-in, then pointed to the raw file.
+async fn create(overlay: &Path, raw: &Path, size: u64) -> io::Result<()> {
+    let stand_in = overlay.with_extension("stand-in");
+    let fresh = overlay.with_extension("fresh");
     files::remove(&stand_in)?;
     files::remove(&fresh)?;
     // The map of clusters takes 8 bytes each and is complete from the start.
@@ -245,7 +246,7 @@ async fn create(shell: &Path, raw: &Path, size: u64) -> io::Result<()> {
     image_tool(&["amend", "-q", "-f", "qcow2", "-o", &options, target]).await?;
     files::remove(&stand_in)?;
     fs::File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, shell)
+    fs::rename(&fresh, overlay)
 }
 
 fn text(path: &Path) -> io::Result<&str> {

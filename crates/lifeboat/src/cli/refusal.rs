@@ -1,5 +1,5 @@
-//! Refusals in the words of the command line: which wish was refused, for which VM, and a way out that can be typed as
-//! it stands. The reasons are the engine's; nothing here judges them.
+//! Refusals in the words of the command line: which command was refused, for which VM, and a hint that can be typed as
+//! it is. The reasons are the engine's; nothing here judges them.
 
 use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_model::api::ReturnCode;
@@ -43,14 +43,14 @@ pub(crate) fn refused(action: &Action, refusal: Refusal) -> Refusal {
     } = refusal;
     // What is not there says so by itself.
     if code != ReturnCode::FileNotFound
-        && let Some(wish) = words(action)
+        && let Some(command) = command_name(action)
     {
         let verb = if request.is_some() {
             "is not done yet"
         } else {
             verb(code)
         };
-        message = format!("{wish} {verb}: {message}");
+        message = format!("{command} {verb}: {message}");
     }
     if let Some(vm) = action.vm().map(|vm| vm.0.as_str()) {
         if hint.is_empty() && code == ReturnCode::InvalidState {
@@ -86,8 +86,8 @@ fn verb(code: ReturnCode) -> &'static str {
     }
 }
 
-/// The wish as it was typed; `None` for looking at things.
-fn words(action: &Action) -> Option<String> {
+/// The command as it was typed, with the VM; `None` for actions that only show something.
+fn command_name(action: &Action) -> Option<String> {
     let of = |command: &str| action.vm().map(|vm| format!("{command} of \"{}\"", vm.0));
     match action {
         Action::StartVm { .. } => of("vm start"),
@@ -149,12 +149,14 @@ fn words(action: &Action) -> Option<String> {
     }
 }
 
-/// For refusals that give no way out.
+/// A hint for refusals of the engine that have none.
 fn other_way(action: &Action) -> &'static str {
-    match action {
-        Action::StartVm { .. } => "look at it with: lifeboat vm console",
-        Action::StopVm { .. } | Action::Screenshot { .. } => "start it with: lifeboat vm start",
-        _ => "",
+    if matches!(action, Action::StartVm { .. }) {
+        "look at it with: lifeboat vm console"
+    } else if matches!(action, Action::StopVm { .. } | Action::Screenshot { .. }) {
+        "start it with: lifeboat vm start"
+    } else {
+        ""
     }
 }
 
