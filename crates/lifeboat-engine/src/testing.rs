@@ -163,7 +163,7 @@ async fn make(
         Power::NotKnown { why } => return (Ok(()), Some(crate::power::not_known(&why).message)),
     }
     let (reply, answer) = oneshot::channel();
-    let vm = VmRef(test.vm.to_string());
+    let vm = VmRef::from(test.vm);
     // An actor that is gone drops the question, and that is the answer.
     let _ = handle
         .mailbox

@@ -146,7 +146,7 @@ impl World {
     /// How a person names the VM.
     #[must_use]
     pub fn vm() -> VmRef {
-        VmRef("web".into())
+        VmRef::Text("web".into())
     }
 
     /// The counter of a host's port calls.

@@ -202,7 +202,10 @@ fn less_history_and_every_removal_wait_and_the_rest_does_not() {
         // What a request names is this VM, not whoever has its name by then.
         let exact = VM.to_string();
         for request in listed(w, 0).await.into_iter().chain(listed(w, 1).await) {
-            assert!(request.action.vm().is_none_or(|vm| vm.0 == exact), "{request:?}");
+            assert!(
+                request.action.vm().is_none_or(|vm| vm.to_string() == exact),
+                "{request:?}"
+            );
         }
         // What is refused without it is refused at once.
         let none = Action::RemoveAuthorization { primary: "x".into() };

@@ -16,7 +16,7 @@ use lifeboat_sim::{Image, VM, World};
 use uuid::Uuid;
 
 fn by_id() -> VmRef {
-    VmRef(VM.to_string())
+    VmRef::Text(VM.to_string())
 }
 
 fn remove(vm: VmRef) -> Action {
@@ -246,7 +246,7 @@ fn the_vm_of_a_test_whose_replica_is_gone_can_be_removed() {
             start: true,
         };
         assert_eq!(job(w, 1, test).await.unwrap(), JobState::Completed);
-        let named = VmRef("web - Test".into());
+        let named = VmRef::Text("web - Test".into());
         let e = refused(w, 1, remove(named.clone())).await;
         assert!(e.hint.contains("lifeboat failover stop-test web"), "{e:?}");
         let record = |r: &lifeboat_engine::records::Relationship| r.vm == VM;
@@ -317,7 +317,7 @@ fn records_that_belong_to_no_relationship_are_removed_and_said() {
                 .all(|r| r.index == 0)
         );
         assert_eq!(told(w, 1, "belongs to no relationship"), 1);
-        done(w, 1, remove(VmRef(Uuid::from_u128(77).to_string()))).await;
+        done(w, 1, remove(VmRef::Text(Uuid::from_u128(77).to_string()))).await;
         let left = listed(w, 1).await;
         assert_eq!(left.iter().map(|v| v.spec.uuid).collect::<Vec<_>>(), [VM]);
         assert_eq!(left[0].power, PowerState::Off);

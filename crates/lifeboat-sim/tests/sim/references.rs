@@ -34,7 +34,7 @@ async fn describe(w: &World, host: usize, change: impl FnOnce(&mut VmSpec)) {
 
 fn start(vm: &str) -> Action {
     Action::StartVm {
-        vm: VmRef(vm.into()),
+        vm: VmRef::Text(vm.into()),
         force: false,
     }
 }
@@ -46,12 +46,32 @@ async fn refused(w: &World, host: usize, action: Action) -> Refusal {
         .expect_err(&format!("{action:?} should be refused"))
 }
 
+/// A program that names a VM by its id means no VM that is merely called so; a person may.
+#[test]
+fn an_id_is_no_name() {
+    const NOBODY: VmId = VmId(Uuid::from_u128(77));
+    simulate(2, async |w| {
+        describe(w, 1, |spec| spec.name = NOBODY.to_string()).await;
+        let text = VmRef::Text(NOBODY.to_string());
+        let id = VmRef::Id(NOBODY);
+        let shown = w.act(1, Action::ShowVm { vm: text.clone() }).await;
+        assert!(matches!(shown, Some(Ok(Answer::Vm(view))) if view.spec.uuid == OTHER));
+        let e = refused(w, 1, Action::ShowVm { vm: id.clone() }).await;
+        assert_eq!(e.code, ReturnCode::FileNotFound);
+        assert!(e.message.contains(&NOBODY.to_string()), "{e}");
+        // They are written alike, so that what was recorded is the same when it is read.
+        assert_eq!(id, text);
+        assert_eq!(serde_json::to_value(&id).unwrap(), NOBODY.to_string());
+        assert_ne!(VmRef::Id(OTHER), text);
+    });
+}
+
 #[test]
 fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
     simulate(1, async |w| {
         replicating(w).await;
         describe(w, 1, |_| {}).await;
-        let by_name = VmRef("web".into());
+        let by_name = VmRef::Text("web".into());
         for action in [
             Action::ShowVm { vm: by_name.clone() },
             start("web"),
@@ -79,11 +99,11 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
             assert!(e.hint.contains("UUID"), "{}", e.hint);
         }
         for (vm, points) in [(VM, true), (OTHER, false)] {
-            let vm = VmRef(vm.to_string());
+            let vm = VmRef::Text(vm.to_string());
             let Some(Ok(Answer::Vm(view))) = w.act(1, Action::ShowVm { vm: vm.clone() }).await else {
                 panic!("{vm:?} is not shown");
             };
-            assert_eq!(view.spec.uuid.to_string(), vm.0);
+            assert_eq!(view.spec.uuid.to_string(), vm.to_string());
             let listed = w
                 .act(
                     1,
@@ -106,7 +126,7 @@ fn a_name_is_free_again_when_its_vm_is_gone() {
     simulate(2, async |w| {
         replicating(w).await;
         describe(w, 1, |_| {}).await;
-        let vm = VmRef(VM.to_string());
+        let vm = VmRef::Text(VM.to_string());
         w.act(1, Action::RemoveReplication { vm: vm.clone() })
             .await
             .unwrap()
@@ -115,7 +135,7 @@ fn a_name_is_free_again_when_its_vm_is_gone() {
             .act(
                 1,
                 Action::ShowVm {
-                    vm: VmRef("web".into()),
+                    vm: VmRef::Text("web".into()),
                 },
             )
             .await
@@ -146,7 +166,7 @@ fn one_file_in_two_vms_is_refused_by_whatever_path() {
         let mut enable = World::settings();
         enable.disks.clear();
         let enable = Action::EnableReplication {
-            vm: VmRef("db".into()),
+            vm: VmRef::Text("db".into()),
             settings: enable,
         };
         w.guest_off(0);

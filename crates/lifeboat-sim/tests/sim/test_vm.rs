@@ -31,7 +31,7 @@ fn stop_test() -> Action {
 }
 
 fn named() -> VmRef {
-    VmRef("web - Test".into())
+    VmRef::Text("web - Test".into())
 }
 
 fn test(w: &World) -> Option<Test> {

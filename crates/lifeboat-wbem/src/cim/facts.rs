@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use lifeboat_cim::{CimError, Instance, Status};
-use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ServerView, VmRef, VmView};
+use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ServerView, VmView};
 use lifeboat_engine::paging::{Page, Paging, whole};
 use lifeboat_engine::records::Job;
 use lifeboat_model::api::ReturnCode;
@@ -444,7 +444,7 @@ impl ObjectManager {
 
     /// A VM of this host, if it is here.
     pub(crate) async fn show(&self, vm: VmId) -> Result<Option<VmView>, CimError> {
-        let vm = VmRef(vm.to_string());
+        let vm = vm.into();
         match self.management.perform(None, Action::ShowVm { vm }).await {
             Ok(Answer::Vm(view)) => Ok(Some(*view)),
             Ok(_) => Err(unexpected("ShowVm")),
@@ -504,7 +504,7 @@ impl ObjectManager {
     async fn recovery_points(&self, view: &VmView) -> Result<Vec<Recovery>, CimError> {
         let vm = view.spec.uuid;
         let action = Action::ListPoints {
-            vm: VmRef(vm.to_string()),
+            vm: vm.into(),
             page: Paging::FIRST,
         };
         match whole(action, |a| self.management.perform(None, a)).await {

@@ -64,7 +64,7 @@ impl Outcome {
 }
 
 fn vm_ref(vm: &VmView) -> VmRef {
-    VmRef(vm.spec.uuid.to_string())
+    vm.spec.uuid.into()
 }
 
 impl Call<'_> {
@@ -128,12 +128,7 @@ impl Call<'_> {
 
     /// A VM of this host.
     async fn show(&self, vm: VmId) -> Result<VmView, Refusal> {
-        match self
-            .perform(Action::ShowVm {
-                vm: VmRef(vm.to_string()),
-            })
-            .await?
-        {
+        match self.perform(Action::ShowVm { vm: vm.into() }).await? {
             Answer::Vm(view) => Ok(*view),
             _ => Err(Refusal::new(
                 ReturnCode::Failed,

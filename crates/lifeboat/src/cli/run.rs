@@ -93,7 +93,7 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
 }
 
 fn name(vm: &str) -> VmRef {
-    VmRef(vm.to_owned())
+    VmRef::Text(vm.to_owned())
 }
 
 fn strange<T>() -> Result<T, Failure> {
