@@ -921,7 +921,28 @@ impl Action {
     }
 }
 
-/// The engine as surfaces see it.
+impl Answer {
+    /// The job that an action has started, or is about; `None` when it was done at once.
+    #[must_use]
+    pub fn job(self) -> Option<Job> {
+        match self {
+            Self::Job(job) => Some(job),
+            Self::Done
+            | Self::Vms(_)
+            | Self::Vm(_)
+            | Self::Picture(_)
+            | Self::Points(_)
+            | Self::Jobs(_)
+            | Self::Events(_)
+            | Self::Entries(_)
+            | Self::Server(_)
+            | Self::Cycle(_)
+            | Self::Requests(_) => None,
+        }
+    }
+}
+
+/// The engine as surfaces see it. What has an answer of its own type is asked as a [`Query`](crate::query::Query).
 #[async_trait::async_trait]
 pub trait Management: Send + Sync {
     /// Carries out an action, or starts the job that does. `by` is who asks; `None` for the questions of a surface itself.

@@ -4,6 +4,7 @@
 use camino::Utf8PathBuf;
 use lifeboat_engine::action::{Action, Answer, Management};
 use lifeboat_engine::by::{By, Surface};
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_rest::{Admission, Client, ClientError, Server};
 use tokio_util::sync::CancellationToken;
@@ -37,9 +38,7 @@ async fn a_wish_of_root_waits_as_well_and_one_person_on_the_socket_is_one() {
             .contains(&format!("lifeboat request confirm {request}")),
         "{waits:?}"
     );
-    let Ok(Answer::Requests(listed)) = client.perform(&Action::ListRequests).await else {
-        panic!("a list")
-    };
+    let listed = client.query(&Query::list_requests()).await.unwrap();
     assert_eq!(listed.iter().map(|r| r.id).collect::<Vec<_>>(), [request]);
     assert_eq!(
         listed[0].by.account.as_ref().map(|a| a.uid),
@@ -52,10 +51,7 @@ async fn a_wish_of_root_waits_as_well_and_one_person_on_the_socket_is_one() {
         (ReturnCode::AccessDenied, None, before)
     );
     client.perform(&Action::DenyRequest { request }).await.unwrap();
-    assert_eq!(
-        client.perform(&Action::ListRequests).await.unwrap(),
-        Answer::Requests(Vec::new())
-    );
+    assert_eq!(client.query(&Query::list_requests()).await.unwrap(), []);
     // A user of the management API, whom only the engine can be told of here; another user of this host may be root.
     let request = refused(client.perform(&remove).await).request.unwrap();
     let other = By {

@@ -1,8 +1,9 @@
 //! Who asked for what: events and jobs say it, of this host's callers and of other hosts, and after a restart too.
 
 use crate::common::{job, replicating, simulate};
-use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::action::Action;
 use lifeboat_engine::by::{By, Surface};
+use lifeboat_engine::query::Query;
 use lifeboat_model::{JobState, JobType};
 use lifeboat_sim::World;
 
@@ -48,19 +49,7 @@ fn events_and_jobs_say_who_asked() {
         assert_eq!(by(w), [Some(root.clone())]);
         w.restart(1).await;
         assert_eq!(by(w), [Some(root)]);
-        let events = w
-            .insist(
-                1,
-                Action::ListEvents {
-                    vm: None,
-                    limit: 100,
-                    after: None,
-                },
-            )
-            .await;
-        let Ok(Answer::Events(events)) = events else {
-            panic!("{events:?}")
-        };
+        let events = w.insist_on(1, Query::list_events(None, 100)).await.unwrap();
         assert!(
             events
                 .items

@@ -1,8 +1,9 @@
 //! Certificates that end: told once for each threshold, shown by the host and by the relationships that depend on them.
 
 use crate::common::{replicating, simulate, simulate_with};
-use lifeboat_engine::action::{Action, Answer, ServerView};
+use lifeboat_engine::action::ServerView;
 use lifeboat_engine::ports::environment::Certificate;
+use lifeboat_engine::query::Query;
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::{ReplicationHealth, Timestamp};
 use lifeboat_sim::World;
@@ -32,10 +33,7 @@ fn told(w: &World, host: usize, about: &str) -> Vec<String> {
 }
 
 async fn server(w: &World, host: usize) -> ServerView {
-    match w.act(host, Action::ShowServer).await {
-        Some(Ok(Answer::Server(view))) => view,
-        other => panic!("{other:?}"),
-    }
+    w.query(host, Query::show_server()).await.unwrap().unwrap()
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, PointView, Refusal};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::store::Target;
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::{FailoverPhase, Side};
 use lifeboat_model::{JobState, PointId, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::{Content, VM, World};
@@ -89,18 +90,14 @@ pub fn phase(w: &World) -> Option<FailoverPhase> {
 pub async fn points(w: &World) -> Vec<PointView> {
     let (mut all, mut page) = (Vec::new(), Paging::FIRST);
     loop {
-        let vm = World::vm();
-        match w.insist(1, Action::ListPoints { vm, page }).await {
-            Ok(Answer::Points(points)) => {
-                all.extend(points.items);
-                let limit = None;
-                page = match points.next {
-                    None => return all,
-                    after => Paging { limit, after },
-                };
-            }
-            other => panic!("{other:?}"),
-        }
+        let points = w.insist_on(1, Query::list_points(World::vm(), page)).await;
+        let points = points.unwrap();
+        all.extend(points.items);
+        let limit = None;
+        page = match points.next {
+            None => return all,
+            after => Paging { limit, after },
+        };
     }
 }
 

@@ -2,7 +2,8 @@
 //! nobody looked, and whoever asks for a cycle hears how it ended.
 
 use crate::common::{eventually, flows, healthy, job, replicating, resync, simulate, start_vm, state};
-use lifeboat_engine::action::{Action, Answer, CycleResult, Refusal};
+use lifeboat_engine::action::{Action, CycleResult, Refusal};
+use lifeboat_engine::query::Query;
 use lifeboat_model::{JobState, ReplicationHealth, ReplicationState as State};
 use lifeboat_sim::World;
 
@@ -16,14 +17,7 @@ fn stop() -> Action {
 }
 
 async fn now(w: &World) -> Result<CycleResult, Refusal> {
-    match w
-        .act(0, Action::ReplicateNow { vm: World::vm() })
-        .await
-        .unwrap()?
-    {
-        Answer::Cycle(result) => Ok(result),
-        other => panic!("{other:?}"),
-    }
+    w.query(0, Query::replicate_now(World::vm())).await.unwrap()
 }
 
 /// The VM is off, and everything is on the replica.

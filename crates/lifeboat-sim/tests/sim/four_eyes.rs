@@ -10,6 +10,7 @@ use crate::common::{
 use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::person::Account;
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_engine::requests::{IN_ALL, LASTS, OF_ONE, Request, RequestState};
 use lifeboat_model::api::ReturnCode;
@@ -81,10 +82,7 @@ fn deny(request: RequestId) -> Action {
 }
 
 async fn listed(w: &World, host: usize) -> Vec<Request> {
-    match w.insist(host, Action::ListRequests).await {
-        Ok(Answer::Requests(all)) => all,
-        other => panic!("{other:?}"),
-    }
+    w.insist_on(host, Query::list_requests()).await.unwrap()
 }
 
 fn remove_entry() -> Action {

@@ -7,6 +7,7 @@ use lifeboat_engine::action::{Action, Answer, ReplicationView, ServerView};
 use lifeboat_engine::ports::link::{
     Content, LogAddress, PeerHandler, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, PrimaryReport,
 };
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::KnownKey;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
@@ -38,10 +39,7 @@ async fn view(w: &World, host: usize) -> ReplicationView {
 }
 
 async fn server(w: &World, host: usize) -> ServerView {
-    match w.act(host, Action::ShowServer).await {
-        Some(Ok(Answer::Server(view))) => view,
-        other => panic!("{other:?}"),
-    }
+    w.query(host, Query::show_server()).await.unwrap().unwrap()
 }
 
 fn events(w: &World, host: usize, words: &str) -> usize {

@@ -1,9 +1,10 @@
 //! Lists and views while something hangs: each VM by itself, in half a second, and what is not known is labelled as such.
 
 use crate::common::{failover, job, replicating, simulate, start_vm};
-use lifeboat_engine::action::{Action, Answer, PointSelector, VmView};
+use lifeboat_engine::action::{Action, PointSelector, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
 use lifeboat_sim::{VM, World};
@@ -26,10 +27,9 @@ async fn second(w: &mut World) {
 /// The list of a host, and how many milliseconds it took.
 async fn list(w: &World, host: usize) -> (Vec<VmView>, u128) {
     let asked = w.shared.now();
-    match w.act(host, Action::ListVms(Paging::FIRST)).await {
-        Some(Ok(Answer::Vms(views))) => (views.items, w.shared.now().since(asked).as_millis()),
-        other => panic!("{other:?}"),
-    }
+    let views = w.query(host, Query::list_vms(Paging::FIRST)).await;
+    let took = w.shared.now().since(asked).as_millis();
+    (views.unwrap().unwrap().items, took)
 }
 
 fn of(views: &[VmView], name: &str) -> VmView {
@@ -107,10 +107,7 @@ fn a_catalog_that_hangs_stops_no_view_and_is_said() {
             w.shared.state().hangs.insert((0, hangs));
         }
         let asked = w.shared.now();
-        let shown = w.act(0, Action::ShowServer).await;
-        let Some(Ok(Answer::Server(view))) = shown else {
-            panic!("{shown:?}")
-        };
+        let view = w.query(0, Query::show_server()).await.unwrap().unwrap();
         let said = |n: &String| n.contains("the catalog did not answer");
         assert!(view.notes.iter().any(said), "{:?}", view.notes);
         assert!(w.shared.now().since(asked).as_millis() <= 5000);

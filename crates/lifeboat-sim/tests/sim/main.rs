@@ -25,6 +25,7 @@ mod pending;
 mod planned;
 mod power;
 mod presence;
+mod queries;
 mod question;
 mod random;
 mod references;

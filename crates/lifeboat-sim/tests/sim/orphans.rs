@@ -7,6 +7,7 @@ use lifeboat_engine::action::{
 };
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::Side;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
@@ -38,17 +39,12 @@ async fn refused(w: &World, host: usize, action: Action) -> Refusal {
 }
 
 async fn listed(w: &World, host: usize) -> Vec<VmView> {
-    match w.act(host, Action::ListVms(Paging::FIRST)).await {
-        Some(Ok(Answer::Vms(vms))) => vms.items,
-        other => panic!("{other:?}"),
-    }
+    let vms = w.query(host, Query::list_vms(Paging::FIRST)).await;
+    vms.unwrap().unwrap().items
 }
 
 async fn server(w: &World, host: usize) -> ServerView {
-    match w.act(host, Action::ShowServer).await {
-        Some(Ok(Answer::Server(view))) => view,
-        other => panic!("{other:?}"),
-    }
+    w.query(host, Query::show_server()).await.unwrap().unwrap()
 }
 
 fn told(w: &World, host: usize, about: &str) -> usize {

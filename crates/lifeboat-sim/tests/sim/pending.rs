@@ -3,9 +3,10 @@
 use crate::common::{
     difference, eventually, job, local_disks, replicating, simulate, simulate_with, start_vm, state,
 };
-use lifeboat_engine::action::{Action, Answer, ReplicationView};
+use lifeboat_engine::action::{Action, ReplicationView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::query::Query;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::{BLOCK, Content, VM, World};
 
@@ -146,16 +147,17 @@ fn a_monitor_that_does_not_say_it_holds_up_no_view() {
         replicating(w).await;
         w.run(20).await;
         w.shared.state().hangs.insert((0, "hv.pending"));
-        for action in [Action::ShowVm { vm: World::vm() }, Action::ListVms(Paging::FIRST)] {
+        for listed in [false, true] {
             let asked = w.shared.now();
-            let answer = w.act(0, action).await.unwrap().unwrap();
+            let seen = if listed {
+                let views = w.query(0, Query::list_vms(Paging::FIRST)).await;
+                let mut views = views.unwrap().unwrap().into_iter();
+                views.find(|v| v.spec.uuid == VM).unwrap()
+            } else {
+                w.query(0, Query::show_vm(World::vm())).await.unwrap().unwrap()
+            };
             let took = w.shared.now().since(asked).as_millis();
             assert!(took <= 500, "{took} ms");
-            let seen = match answer {
-                Answer::Vm(view) => *view,
-                Answer::Vms(views) => views.into_iter().find(|v| v.spec.uuid == VM).unwrap(),
-                other => panic!("{other:?}"),
-            };
             assert_eq!(seen.power, PowerState::Running);
             let replication = seen.replication.unwrap();
             assert_eq!(replication.state, State::Replicating);

@@ -1,8 +1,9 @@
 //! What a reference means: a name that several VMs have, a file that several VMs have, a host name in several cases.
 
 use crate::common::{replicating, simulate};
-use lifeboat_engine::action::{Action, Answer, Refusal, VmRef};
+use lifeboat_engine::action::{Action, Refusal, VmRef};
 use lifeboat_engine::paging::Paging;
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, VmId, VmSpec};
 use lifeboat_sim::{Image, VM, World};
@@ -54,8 +55,8 @@ fn an_id_is_no_name() {
         describe(w, 1, |spec| spec.name = NOBODY.to_string()).await;
         let text = VmRef::Text(NOBODY.to_string());
         let id = VmRef::Id(NOBODY);
-        let shown = w.act(1, Action::ShowVm { vm: text.clone() }).await;
-        assert!(matches!(shown, Some(Ok(Answer::Vm(view))) if view.spec.uuid == OTHER));
+        let called = w.query(1, Query::show_vm(text.clone())).await.unwrap().unwrap();
+        assert_eq!(called.spec.uuid, OTHER);
         let e = refused(w, 1, Action::ShowVm { vm: id.clone() }).await;
         assert_eq!(e.code, ReturnCode::FileNotFound);
         assert!(e.message.contains(&NOBODY.to_string()), "{e}");
@@ -100,9 +101,7 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
         }
         for (vm, points) in [(VM, true), (OTHER, false)] {
             let vm = VmRef::Text(vm.to_string());
-            let Some(Ok(Answer::Vm(view))) = w.act(1, Action::ShowVm { vm: vm.clone() }).await else {
-                panic!("{vm:?} is not shown");
-            };
+            let view = w.query(1, Query::show_vm(vm.clone())).await.unwrap().unwrap();
             assert_eq!(view.spec.uuid.to_string(), vm.to_string());
             let listed = w
                 .act(
@@ -131,15 +130,7 @@ fn a_name_is_free_again_when_its_vm_is_gone() {
             .await
             .unwrap()
             .unwrap();
-        let Some(Ok(Answer::Vm(view))) = w
-            .act(
-                1,
-                Action::ShowVm {
-                    vm: VmRef::Text("web".into()),
-                },
-            )
-            .await
-        else {
+        let Some(Ok(view)) = w.query(1, Query::show_vm(VmRef::Text("web".into()))).await else {
             panic!("the name means the VM that is left");
         };
         assert_eq!(view.spec.uuid, OTHER);
@@ -220,10 +211,8 @@ fn entry(primary: &str, location: &str) -> AuthorizationEntry {
 }
 
 async fn entries(w: &World) -> Vec<AuthorizationEntry> {
-    match w.act(1, Action::ListAuthorization(Paging::FIRST)).await {
-        Some(Ok(Answer::Entries(entries))) => entries.items,
-        other => panic!("{other:?}"),
-    }
+    let entries = w.query(1, Query::list_authorization(Paging::FIRST)).await;
+    entries.unwrap().unwrap().items
 }
 
 #[test]

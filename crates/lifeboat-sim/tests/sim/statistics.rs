@@ -2,6 +2,7 @@
 
 use crate::common::{eventually, replicating, simulate};
 use lifeboat_engine::action::{Action, Answer, ReplicationView};
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::{Counters, ServerSettings};
 use lifeboat_model::{ReplicationHealth as Health, Timestamp};
 use lifeboat_sim::World;
@@ -163,9 +164,7 @@ fn settings_of_a_host_keep_their_limits_and_survive_a_restart() {
         assert!(e.message.contains("3600"), "{e}");
         hourly(w).await;
         w.restart(1).await;
-        let Some(Ok(Answer::Server(server))) = w.act(1, Action::ShowServer).await else {
-            panic!("no answer");
-        };
+        let server = w.query(1, Query::show_server()).await.unwrap().unwrap();
         assert_eq!(
             (server.settings.monitoring_interval_s, server.settings.enabled),
             (3600, true)

@@ -7,10 +7,11 @@ use crate::common::{
     commit, eventually, failover, job, phase, points, replicating, resync, revert, simulate, start_copy,
     start_vm, state,
 };
-use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, VmRef, VmView};
+use lifeboat_engine::action::{Action, PointSelector, PointView, VmRef, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::ports::store::Target;
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::{FailoverPhase, Side, Test, TestPhase};
 use lifeboat_model::{
     JobState, JobType, NicBackend, NicSpec, ReplicationHealth as Health, ReplicationMode as Mode,
@@ -47,10 +48,8 @@ async fn ended(w: &World) {
 }
 
 async fn listed(w: &World) -> Vec<VmView> {
-    match w.insist(1, Action::ListVms(Paging::FIRST)).await {
-        Ok(Answer::Vms(vms)) => vms.items,
-        other => panic!("{other:?}"),
-    }
+    let vms = w.insist_on(1, Query::list_vms(Paging::FIRST)).await;
+    vms.unwrap().items
 }
 
 /// What the disks held at a listed point, by the world's own memory.

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use lifeboat_cim::{CimError, Instance, Status};
-use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ServerView, VmView};
-use lifeboat_engine::paging::{Page, Paging, whole};
+use lifeboat_engine::action::{PointView, Refusal, ServerView, VmView};
+use lifeboat_engine::paging::{Page, Paging};
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::Job;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId};
@@ -361,7 +362,7 @@ impl Walk {
         }
         let points = if is_copy(&parts.view) {
             let vm = parts.view.spec.uuid;
-            let ask = manager.recovery_points(&parts.view);
+            let ask = async { Ok(manager.recovery_points(&parts.view).await) };
             let slot = self.shared.points.slot(vm);
             slot.get(&self.shared, self.since, ask).await?
         } else {
@@ -410,13 +411,6 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
 }
 
-pub(super) fn unexpected(action: &str) -> CimError {
-    CimError::new(
-        Status::Failed,
-        format!("the engine gave another answer than {action} has"),
-    )
-}
-
 /// The error of a read that the engine did not grant.
 pub(crate) fn refused(refusal: Refusal) -> CimError {
     let status = match refusal.code {
@@ -438,16 +432,15 @@ pub(crate) fn refused(refusal: Refusal) -> CimError {
 }
 
 impl ObjectManager {
-    pub(super) async fn ask(&self, action: Action) -> Result<Answer, CimError> {
-        self.management.perform(None, action).await.map_err(refused)
+    /// Asks the engine as this surface itself.
+    pub(super) async fn ask<T>(&self, query: Query<T>) -> Result<T, CimError> {
+        self.management.query(None, query).await.map_err(refused)
     }
 
     /// A VM of this host, if it is here.
     pub(crate) async fn show(&self, vm: VmId) -> Result<Option<VmView>, CimError> {
-        let vm = vm.into();
-        match self.management.perform(None, Action::ShowVm { vm }).await {
-            Ok(Answer::Vm(view)) => Ok(Some(*view)),
-            Ok(_) => Err(unexpected("ShowVm")),
+        match self.management.query(None, Query::show_vm(vm)).await {
+            Ok(view) => Ok(Some(view)),
             Err(refusal) if refusal.code == ReturnCode::FileNotFound => Ok(None),
             Err(refusal) => Err(refused(refusal)),
         }
@@ -455,9 +448,8 @@ impl ObjectManager {
 
     /// A job, if it is remembered.
     pub(crate) async fn job(&self, job: JobId) -> Result<Option<Job>, CimError> {
-        match self.management.perform(None, Action::ShowJob { job }).await {
-            Ok(Answer::Job(job)) => Ok(Some(job)),
-            Ok(_) => Err(unexpected("ShowJob")),
+        match self.management.query(None, Query::show_job(job)).await {
+            Ok(job) => Ok(Some(job)),
             Err(refusal) if refusal.code == ReturnCode::FileNotFound => self.waiting_job(job).await,
             Err(refusal) => Err(refused(refusal)),
         }
@@ -465,34 +457,25 @@ impl ObjectManager {
 
     async fn jobs(&self, after: Option<String>) -> Result<Page<Job>, CimError> {
         let limit = Some(JOBS);
-        match self.ask(Action::ListJobs(Paging { limit, after })).await? {
-            Answer::Jobs(jobs) => Ok(jobs),
-            _ => Err(unexpected("ListJobs")),
-        }
+        self.ask(Query::list_jobs(Paging { limit, after })).await
     }
 
     async fn vms(&self, after: Option<String>) -> Result<VmPage, CimError> {
         let limit = Some(VMS);
-        match self.ask(Action::ListVms(Paging { limit, after })).await? {
-            Answer::Vms(page) => Ok(VmPage {
-                next: page.next,
-                vms: page.items.into_iter().map(Arc::new).collect(),
-            }),
-            _ => Err(unexpected("ListVms")),
-        }
+        let page = self.ask(Query::list_vms(Paging { limit, after })).await?;
+        Ok(VmPage {
+            next: page.next,
+            vms: page.items.into_iter().map(Arc::new).collect(),
+        })
     }
 
     async fn host_parts(&self) -> Result<HostParts, CimError> {
-        let Answer::Server(server) = self.ask(Action::ShowServer).await? else {
-            return Err(unexpected("ShowServer"));
-        };
-        let entries = whole(Action::ListAuthorization(Paging::FIRST), |a| self.ask(a)).await?;
-        let Answer::Entries(entries) = entries else {
-            return Err(unexpected("ListAuthorization"));
-        };
+        let server = self.ask(Query::show_server()).await?;
+        let entries = Query::list_authorization(Paging::FIRST);
+        let entries = self.management.whole(None, entries).await.map_err(refused)?;
         Ok(HostParts {
             server,
-            entries: entries.items,
+            entries,
             filters: self.registry.instances(FILTER),
             destinations: self.registry.instances(DESTINATION),
             subscriptions: self.registry.instances(SUBSCRIPTION),
@@ -501,18 +484,14 @@ impl ObjectManager {
 
     /// What a replica can be brought up at. Of one that cannot tell, because nothing has arrived yet or its files cannot be
     /// read, nothing: its health says what is wrong, and the others are to be seen nevertheless.
-    async fn recovery_points(&self, view: &VmView) -> Result<Vec<Recovery>, CimError> {
+    async fn recovery_points(&self, view: &VmView) -> Vec<Recovery> {
         let vm = view.spec.uuid;
-        let action = Action::ListPoints {
-            vm: vm.into(),
-            page: Paging::FIRST,
-        };
-        match whole(action, |a| self.management.perform(None, a)).await {
-            Ok(Answer::Points(points)) => Ok(recoveries(view, points.items)),
-            Ok(_) => Err(unexpected("ListPoints")),
+        let points = Query::list_points(vm, Paging::FIRST);
+        match self.management.whole(None, points).await {
+            Ok(points) => recoveries(view, points),
             Err(refusal) => {
                 tracing::debug!(%vm, error = %refusal, "no recovery points are shown");
-                Ok(Vec::new())
+                Vec::new()
             }
         }
     }

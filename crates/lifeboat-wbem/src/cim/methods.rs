@@ -22,6 +22,8 @@ use lifeboat_cim::{
     CimError, Class, Instance, InstanceName, Method, Namespace, ObjectPath, Raw, Status, Value,
 };
 use lifeboat_engine::action::{Action, Answer, Refusal, VmRef, VmView};
+use lifeboat_engine::paging::Page;
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{ReplicationMode, VmId};
 use tracing::{Instrument, info, warn};
@@ -68,10 +70,23 @@ fn vm_ref(vm: &VmView) -> VmRef {
 }
 
 impl Call<'_> {
-    /// Has an action carried out, if this caller may: every action of every method goes through here.
+    /// Has an action carried out, if this caller may: every action of every method goes through here, or is a question and goes
+    /// through one of the next two.
     async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
         self.may(&action).await?;
         self.manager.management.perform(self.caller.by(), action).await
+    }
+
+    /// Asks a question, if this caller may.
+    async fn query<T>(&self, query: Query<T>) -> Result<T, Refusal> {
+        self.may(query.action()).await?;
+        self.manager.management.query(self.caller.by(), query).await
+    }
+
+    /// Asks for the whole of a list, if this caller may.
+    async fn whole<T>(&self, query: Query<Page<T>>) -> Result<Vec<T>, Refusal> {
+        self.may(query.action()).await?;
+        self.manager.management.whole(self.caller.by(), query).await
     }
 
     /// Whether the caller's role is enough for an action.
@@ -93,16 +108,9 @@ impl Call<'_> {
     }
 
     async fn about(&self, vm: &VmRef) -> Result<About, Refusal> {
-        let vm = vm.clone();
-        let answer = self
-            .manager
-            .management
-            .perform(None, Action::ShowVm { vm })
-            .await?;
-        let mode = match &answer {
-            Answer::Vm(view) => view.replication.as_ref().map(|r| r.mode),
-            _ => None,
-        };
+        let query = Query::show_vm(vm.clone());
+        let view = self.manager.management.query(None, query).await?;
+        let mode = view.replication.map(|r| r.mode);
         Ok(match mode {
             Some(ReplicationMode::TestReplica) => About::TestVm,
             Some(_) | None => About::Other,
@@ -116,26 +124,19 @@ impl Call<'_> {
 
     /// Carries out an action that may start a job.
     async fn job(&self, action: Action) -> Answered {
-        Ok(match self.perform(action).await? {
-            Answer::Job(job) => Outcome {
+        Ok(match self.perform(action).await?.job() {
+            Some(job) => Outcome {
                 value: ReturnCode::JobStarted.number(),
                 out: Vec::new(),
             }
             .with("Job", job_path(job.id)),
-            _ => Outcome::done(),
+            None => Outcome::done(),
         })
     }
 
     /// A VM of this host.
     async fn show(&self, vm: VmId) -> Result<VmView, Refusal> {
-        match self.perform(Action::ShowVm { vm: vm.into() }).await? {
-            Answer::Vm(view) => Ok(*view),
-            _ => Err(Refusal::new(
-                ReturnCode::Failed,
-                "the engine did not answer with a VM",
-                "",
-            )),
-        }
+        self.query(Query::show_vm(vm)).await
     }
 
     /// The VM that a reference names.

@@ -1,8 +1,9 @@
 //! Methods of the management service: the end of a test VM, and summaries of VMs.
 
 use lifeboat_cim::Value;
-use lifeboat_engine::action::{Action, Answer, Refusal, VmView};
+use lifeboat_engine::action::{Action, Refusal, VmView};
 use lifeboat_engine::paging::{Page, Paging};
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{ReplicationMode as Mode, VmId};
 
@@ -16,14 +17,7 @@ const MOST: usize = 1000;
 /// A page of VMs, and where the next one begins.
 async fn page(call: &Call<'_>, after: Option<String>) -> Result<Page<VmView>, Refusal> {
     let limit = None;
-    match call.perform(Action::ListVms(Paging { limit, after })).await? {
-        Answer::Vms(page) => Ok(page),
-        _ => Err(Refusal::new(
-            ReturnCode::Failed,
-            "the engine did not answer with VMs",
-            "",
-        )),
-    }
+    call.query(Query::list_vms(Paging { limit, after })).await
 }
 
 /// The replica that is tested by a VM.

@@ -4,8 +4,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use lifeboat_cim::InstanceName;
-use lifeboat_engine::action::{Action, Answer, Refusal};
-use lifeboat_engine::paging::{Paging, whole};
+use lifeboat_engine::action::{Action, Refusal};
+use lifeboat_engine::paging::Paging;
+use lifeboat_engine::query::Query;
 use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_tls::certificate_chain;
@@ -17,19 +18,9 @@ use crate::cim::{Certificates, VIRTUALIZATION};
 const ENTRY: &str = "AuthorizationEntry";
 const PRIMARY: &str = "AllowedPrimaryHostSystem";
 
-fn unexpected() -> Refusal {
-    Refusal::new(
-        ReturnCode::Failed,
-        "the engine answered with something else than was asked for",
-        "",
-    )
-}
-
 pub(super) async fn modify(call: &Call<'_>) -> Answered {
     let given = call.arguments.instance("SettingData")?;
-    let Answer::Server(server) = call.perform(Action::ShowServer).await? else {
-        return Err(unexpected());
-    };
+    let server = call.query(Query::show_server()).await?;
     let name = InstanceName::new("Msvm_ReplicationServiceSettingData", &[]);
     let shown_now = call.manager.get(VIRTUALIZATION, &name).await;
     let shown_now = shown_now.map_err(|e| Refusal::new(ReturnCode::Failed, e.message, ""))?;
@@ -38,10 +29,7 @@ pub(super) async fn modify(call: &Call<'_>) -> Answered {
 }
 
 async fn entries(call: &Call<'_>) -> Result<Vec<AuthorizationEntry>, Refusal> {
-    match whole(Action::ListAuthorization(Paging::FIRST), |a| call.perform(a)).await? {
-        Answer::Entries(entries) => Ok(entries.items),
-        _ => Err(unexpected()),
-    }
+    call.whole(Query::list_authorization(Paging::FIRST)).await
 }
 
 fn find<'a>(entries: &'a [AuthorizationEntry], primary: &str) -> Option<&'a AuthorizationEntry> {

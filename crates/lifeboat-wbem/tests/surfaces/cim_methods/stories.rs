@@ -1,8 +1,8 @@
 //! Whole stories, as administrators' scripts live them.
 
 use lifeboat_cim::{InstanceName, ObjectPath, Raw, Value};
-use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::paging::Paging;
+use lifeboat_engine::query::Query;
 use lifeboat_model::{NicBackend, NicSpec};
 use lifeboat_sim::World;
 use lifeboat_wbem::cim::VIRTUALIZATION;
@@ -708,9 +708,11 @@ fn a_foreign_reference_is_refused_and_changes_nothing() {
         };
         let args = vec![arg("ComputerSystem", Raw::Path(elsewhere))];
         assert_eq!(ask(w, 1, "CommitFailover", args).await.value, 32773);
-        let Some(Ok(Answer::Jobs(jobs))) = w.act(1, Action::ListJobs(Paging::FIRST)).await else {
-            panic!("no jobs");
-        };
+        let jobs = w
+            .query(1, Query::list_jobs(Paging::FIRST))
+            .await
+            .unwrap()
+            .unwrap();
         assert!(jobs.items.is_empty(), "{jobs:?}");
     });
 }
