@@ -52,14 +52,20 @@ impl Machine {
 
 /// What the host's own classes are made of.
 pub(crate) struct HostParts {
-    /// It as a replica server.
-    pub(crate) server: ServerView,
-    /// Who may replicate to it.
-    pub(crate) entries: Vec<AuthorizationEntry>,
+    /// What the engine says of it; `None` where no wanted class shows it.
+    pub(crate) server: Option<ServerParts>,
     /// Filters, destinations and subscriptions that clients have made.
     pub(crate) filters: Vec<Instance>,
     pub(crate) destinations: Vec<Instance>,
     pub(crate) subscriptions: Vec<Instance>,
+}
+
+/// What the classes are made of that show the host as a replica server.
+pub(crate) struct ServerParts {
+    /// Its settings.
+    pub(crate) view: ServerView,
+    /// Who may replicate to it.
+    pub(crate) entries: Vec<AuthorizationEntry>,
 }
 
 /// What a VM's classes are made of.
@@ -123,6 +129,8 @@ pub(crate) enum Parts {
 pub(crate) struct Needs {
     /// The host.
     pub(crate) host: bool,
+    /// What the engine says of the host.
+    pub(crate) server: bool,
     /// VMs.
     pub(crate) vm: bool,
     /// Recovery points of VMs.
@@ -315,7 +323,10 @@ impl Walk {
         from: Option<String>,
     ) -> Result<Option<Parts>, CimError> {
         match &leg {
-            Leg::Host => return manager.host_parts().await.map(|h| Some(Parts::Host(h))),
+            Leg::Host => {
+                let host = manager.host_parts(self.needs.server).await?;
+                return Ok(Some(Parts::Host(host)));
+            }
             Leg::Vm(id) => self.listed.extend(manager.show(*id).await?.map(Arc::new)),
             // Of a search that has begun the rest is searched too: there may be a second one.
             Leg::PointsUnlessFound if self.found && from.is_none() => {}
@@ -469,16 +480,27 @@ impl ObjectManager {
         })
     }
 
-    async fn host_parts(&self) -> Result<HostParts, CimError> {
-        let server = self.ask(Query::show_server()).await?;
-        let entries = Query::list_authorization(Paging::FIRST);
-        let entries = self.management.whole(None, entries).await.map_err(refused)?;
+    /// What the host's classes are made of. Without `server` the engine is asked nothing.
+    async fn host_parts(&self, server: bool) -> Result<HostParts, CimError> {
+        let server = if server {
+            Some(self.server_parts().await?)
+        } else {
+            None
+        };
         Ok(HostParts {
             server,
-            entries,
             filters: self.registry.instances(FILTER),
             destinations: self.registry.instances(DESTINATION),
             subscriptions: self.registry.instances(SUBSCRIPTION),
+        })
+    }
+
+    async fn server_parts(&self) -> Result<ServerParts, CimError> {
+        let view = self.ask(Query::show_server()).await?;
+        let entries = Query::list_authorization(Paging::FIRST);
+        Ok(ServerParts {
+            view,
+            entries: self.management.whole(None, entries).await.map_err(refused)?,
         })
     }
 
@@ -496,14 +518,11 @@ impl ObjectManager {
         }
     }
 
-    /// What a VM's classes are made of, points included.
-    pub(crate) async fn vm_parts(&self, vm: VmId) -> Result<Option<VmParts>, CimError> {
-        let Some(view) = self.show(vm).await? else {
-            return Ok(None);
-        };
+    /// What the classes of a VM that was seen are made of, points included.
+    pub(crate) async fn vm_parts(&self, view: VmView) -> Result<VmParts, CimError> {
         let mut parts = VmParts::new(Arc::new(view));
         let walk = Walk::new(self, Needs::default(), []);
         walk.add_points(self, &mut parts).await?;
-        Ok(Some(parts))
+        Ok(parts)
     }
 }

@@ -8,6 +8,7 @@ mod cim_views;
 mod indications;
 mod indications_remote;
 mod many;
+mod remote_calls;
 mod remote_cimxml;
 mod remote_floods;
 mod remote_http;

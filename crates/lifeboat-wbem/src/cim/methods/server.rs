@@ -11,7 +11,7 @@ use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_tls::certificate_chain;
 
-use super::{Answered, Call, Outcome, missing, vm_ref};
+use super::{Answered, Call, Outcome, missing};
 use crate::cim::embedded::{self, invalid, shown, unsupported};
 use crate::cim::{Certificates, VIRTUALIZATION};
 
@@ -78,17 +78,19 @@ pub(super) async fn remove_entry(call: &Call<'_>) -> Answered {
 
 /// Binds a VM to an entry that exists.
 pub(super) async fn set_entry(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
+    let vm = call.vm_id("ComputerSystem")?;
+    let primary = call.read(vm, known_primary(call).await).await?;
+    let vm = vm.into();
+    call.done(Action::SetAuthorization { vm, primary }).await
+}
+
+/// The primary of the entry that is given, as the entry of this host writes it.
+async fn known_primary(call: &Call<'_>) -> Result<String, Refusal> {
     let given = call.arguments.instance(ENTRY)?;
     let primary = given.text(PRIMARY).ok_or_else(|| missing(PRIMARY))?;
-    let primary = find(&entries(call).await?, primary)
-        .map(|e| e.primary.clone())
-        .ok_or_else(|| no_entry(primary))?;
-    let action = Action::SetAuthorization {
-        vm: vm_ref(&vm),
-        primary,
-    };
-    call.done(action).await
+    let entries = entries(call).await?;
+    let known = find(&entries, primary).ok_or_else(|| no_entry(primary))?;
+    Ok(known.primary.clone())
 }
 
 pub(super) async fn connection(call: &Call<'_>) -> Answered {

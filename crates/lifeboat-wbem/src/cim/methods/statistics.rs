@@ -5,7 +5,7 @@ use lifeboat_engine::action::{Action, Refusal, VmView};
 use lifeboat_model::ReplicationHealth;
 use lifeboat_model::api::ReturnCode;
 
-use super::{Answered, Call, Outcome, vm_ref};
+use super::{Answered, Call, Outcome};
 use crate::cim::embedded::{self, Which};
 use crate::cim::facts::now;
 
@@ -53,28 +53,27 @@ fn report(vm: &VmView, which: Which) -> Answered {
 }
 
 pub(super) async fn get(call: &Call<'_>) -> Answered {
-    report(&call.vm("ComputerSystem").await?, Which::First)
+    let vm = call.vm("ComputerSystem").await?;
+    report(&vm, Which::First)
 }
 
 pub(super) async fn get_ex(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
-    report(&vm, call.relationship_needed(&vm)?)
+    let which = call.relationship_needed(vm.spec.uuid).await?;
+    report(&vm, which)
 }
 
 pub(super) async fn reset(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
-    let action = Action::ResetStatistics {
-        vm: vm_ref(&vm),
-        extended: false,
-    };
-    call.done(action).await
+    let vm = call.vm_id("ComputerSystem")?.into();
+    let extended = false;
+    call.done(Action::ResetStatistics { vm, extended }).await
 }
 
 pub(super) async fn reset_ex(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
+    let vm = call.vm_id("ComputerSystem")?;
     let action = Action::ResetStatistics {
-        vm: vm_ref(&vm),
-        extended: call.relationship_needed(&vm)? == Which::Extended,
+        vm: vm.into(),
+        extended: call.relationship_needed(vm).await? == Which::Extended,
     };
     call.done(action).await
 }

@@ -9,6 +9,8 @@ use lifeboat_wbem::cim::{
     Caller, Certificates, Found, HostFacts, Machine, ObjectManager, Outcome, Role, VIRTUALIZATION,
 };
 
+use crate::cim_views::world::Counting;
+
 /// Parameters as they come from a codec.
 pub type Args = Vec<(String, Raw)>;
 
@@ -32,8 +34,8 @@ pub fn simulate<T>(seed: u64, hosts: &[&str], scenario: impl AsyncFnOnce(&mut Wo
     })
 }
 
-/// The object manager of a host, as it is at this moment.
-pub fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
+/// The object manager of a host, as it is at this moment, and what it asks the engine.
+pub fn counted(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counting>) {
     let engine = w.shared.engines.lock().unwrap()[host].clone().unwrap();
     let facts = HostFacts {
         name: w.shared.state().hosts[host].name.clone(),
@@ -44,7 +46,13 @@ pub fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
         machine: Machine::default(),
         media_directories: vec!["/media".into(), "/nowhere".into()],
     };
-    ObjectManager::new(engine, facts)
+    let counting = Counting::new(engine);
+    (ObjectManager::new(counting.clone(), facts), counting)
+}
+
+/// The same without what it asks.
+pub fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
+    counted(w, host).0
 }
 
 pub fn guid() -> String {

@@ -115,6 +115,14 @@ impl Management for Counting {
 }
 
 impl Counting {
+    pub(crate) fn new(inner: Arc<dyn Management>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            asked: Mutex::default(),
+        })
+    }
+
+    /// What was asked since the last time, and how often.
     pub(crate) fn take(&self) -> Vec<(String, u32)> {
         std::mem::take(&mut *self.asked.lock().unwrap())
             .into_iter()
@@ -124,10 +132,7 @@ impl Counting {
 
 pub(crate) fn managed(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counting>) {
     let inner = w.shared.engines.lock().unwrap()[host].clone().unwrap();
-    let counting = Arc::new(Counting {
-        inner,
-        asked: Mutex::default(),
-    });
+    let counting = Counting::new(inner);
     let facts = HostFacts {
         name: w.shared.state().hosts[host].name.clone(),
         version: "0.0.0".into(),

@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::cim_views::world::Counting;
+
 /// A certificate with its key.
 pub(crate) struct Identity {
     pub(crate) cert: CertificateDer<'static>,
@@ -78,6 +80,8 @@ impl Authority {
 /// entry for the certificate `mgmt.example.org`, an operator's.
 pub(crate) struct Host {
     pub(crate) world: World,
+    /// What the engine is asked by whoever calls.
+    pub(crate) counting: Arc<Counting>,
     pub(crate) authority: Authority,
     pub(crate) wsman: SocketAddr,
     pub(crate) cimxml: SocketAddr,
@@ -114,6 +118,15 @@ pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
 }
 
 async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
+    serve(limits, tls, world(four_eyes).await, 0).await
+}
+
+/// Serves this host of a world that has got somewhere.
+pub(crate) async fn host_in(world: World, host: usize) -> Host {
+    serve(Limits::default(), true, world, host).await
+}
+
+async fn serve(limits: Limits, tls: bool, world: World, host: usize) -> Host {
     let dir = tempfile::tempdir().unwrap();
     let at = Utf8Path::from_path(dir.path()).unwrap();
     let authority = Authority::new();
@@ -153,10 +166,10 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
         limits,
     };
     let remote = Remote::bind(&config).await.unwrap();
-    let world = world(four_eyes).await;
-    let engine = world.shared.engines.lock().unwrap()[0].clone().unwrap();
+    let engine = world.shared.engines.lock().unwrap()[host].clone().unwrap();
+    let counting = Counting::new(engine);
     let facts = HostFacts {
-        name: "a".into(),
+        name: world.shared.state().hosts[host].name.clone(),
         version: "1.2.3".into(),
         certificates: Certificates::Fixed(Vec::new()),
         peer_port: 7000,
@@ -166,9 +179,11 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
     };
     let stop = CancellationToken::new();
     let (wsman, cimxml) = (remote.wsman_address().unwrap(), remote.cimxml_address().unwrap());
-    let task = tokio::spawn(remote.serve(ObjectManager::new(engine, facts), stop.clone()));
+    let manager = ObjectManager::new(counting.clone(), facts);
+    let task = tokio::spawn(remote.serve(manager, stop.clone()));
     Host {
         world,
+        counting,
         authority,
         wsman,
         cimxml,

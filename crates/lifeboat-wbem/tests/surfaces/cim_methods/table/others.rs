@@ -238,7 +238,7 @@ pub(super) const SYSTEM: &[Situation] = {
         shutdown(32768, "the VM's process does not do it", (Fresh, 0), |_| {
             vec![text("Force", "true")]
         })
-        .spoilt(|w| w.gate(0).arm(4, Fault::Fail)),
+        .spoilt(|w| w.gate(0).arm(3, Fault::Fail)),
         shutdown(32773, "Force is null", (Fresh, 0), |_| Vec::new()),
     ]
 };
