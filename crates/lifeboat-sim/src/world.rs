@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef, VmView};
 use lifeboat_engine::by::By;
+use lifeboat_engine::ports::Clock;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::query::{Query, Unexpected};
 use lifeboat_engine::records::{Job, Relationship};
@@ -154,6 +155,15 @@ impl World {
     #[must_use]
     pub fn gate(&self, host: usize) -> &Gate {
         &self.shared.gates[host]
+    }
+
+    /// The clock of a host, as its daemon has it.
+    #[must_use]
+    pub fn clock(&self, host: usize) -> Arc<dyn Clock> {
+        Arc::new(Port {
+            shared: self.shared.clone(),
+            host,
+        })
     }
 
     /// Number of hosts.

@@ -1,11 +1,10 @@
 //! What instances are made of: the host, a VM with its recovery points, a job, as the engine answers for them at this
 //! moment, and which of them a walk visits. Which class is made of what is in [`super::classes`]. Nothing here outlives
-//! the walks that use it.
+//! the walks that use it. Neither files nor clocks are read here: what the engine does not say is given.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use lifeboat_cim::{CimError, Instance, Status};
 use lifeboat_engine::action::{PointView, Refusal, ServerView, VmView};
@@ -30,28 +29,10 @@ pub struct Machine {
     pub processor: String,
 }
 
-impl Machine {
-    /// What the kernel says. Anything it does not say is zero or empty.
-    #[must_use]
-    pub fn read() -> Self {
-        let text = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let field = |text: &str, name: &str| {
-            let line = text.lines().find(|l| l.starts_with(name))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        };
-        let memory = field(&text("/proc/meminfo"), "MemTotal");
-        let kib = memory.and_then(|m| m.split(' ').next()?.parse::<u64>().ok());
-        let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-        Self {
-            cpus,
-            memory: kib.unwrap_or(0).saturating_mul(1024),
-            processor: field(&text("/proc/cpuinfo"), "model name").unwrap_or_default(),
-        }
-    }
-}
-
 /// What the host's own classes are made of.
 pub(crate) struct HostParts {
+    /// The time of this host.
+    pub(crate) now: Timestamp,
     /// What the engine says of it; `None` where no wanted class shows it.
     pub(crate) server: Option<ServerParts>,
     /// Filters, destinations and subscriptions that clients have made.
@@ -66,6 +47,8 @@ pub(crate) struct ServerParts {
     pub(crate) view: ServerView,
     /// Who may replicate to it.
     pub(crate) entries: Vec<AuthorizationEntry>,
+    /// Minutes by which its time of day is ahead of UTC now, 0 to 1,439.
+    pub(crate) ahead_min: u16,
 }
 
 /// What a VM's classes are made of.
@@ -388,7 +371,7 @@ impl Walk {
         Ok(Parts::Job(JobParts {
             job,
             vm_exists,
-            now: now(),
+            now: manager.now(),
         }))
     }
 }
@@ -414,12 +397,6 @@ fn is_copy(view: &VmView) -> bool {
         mode,
         Some(ReplicationMode::Replica | ReplicationMode::ExtendedReplica)
     )
-}
-
-/// The time of this host.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// The error of a read that the engine did not grant.
@@ -488,6 +465,7 @@ impl ObjectManager {
             None
         };
         Ok(HostParts {
+            now: self.now(),
             server,
             filters: self.registry.instances(FILTER),
             destinations: self.registry.instances(DESTINATION),
@@ -501,6 +479,7 @@ impl ObjectManager {
         Ok(ServerParts {
             view,
             entries: self.management.whole(None, entries).await.map_err(refused)?,
+            ahead_min: self.ahead_of_utc(),
         })
     }
 

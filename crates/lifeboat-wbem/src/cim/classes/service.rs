@@ -110,7 +110,7 @@ fn settings(host: &HostFacts, of: &ServerParts) -> Vec<Instance> {
         .with("HttpPort", 0_u16)
         .with(
             "MonitoringStartTime",
-            span(u64::from(utc_minute(settings.monitoring_start_min)) * 60),
+            span(u64::from(utc_minute(settings.monitoring_start_min, of.ahead_min)) * 60),
         )
         .with("MonitoringInterval", settings.monitoring_interval_s);
     vec![data]

@@ -24,7 +24,7 @@ pub(super) async fn modify(call: &Call<'_>) -> Answered {
     let name = InstanceName::new("Msvm_ReplicationServiceSettingData", &[]);
     let shown_now = call.manager.get(VIRTUALIZATION, &name).await;
     let shown_now = shown_now.map_err(|e| Refusal::new(ReturnCode::Failed, e.message, ""))?;
-    let settings = embedded::server(given, &shown_now, server.settings, embedded::ahead_of_utc())?;
+    let settings = embedded::server(given, &shown_now, server.settings, call.manager.ahead_of_utc())?;
     call.done(Action::SetServer { settings }).await
 }
 

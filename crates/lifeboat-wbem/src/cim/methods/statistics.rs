@@ -2,17 +2,16 @@
 
 use lifeboat_cim::Value;
 use lifeboat_engine::action::{Action, Refusal, VmView};
-use lifeboat_model::ReplicationHealth;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{ReplicationHealth, Timestamp};
 
 use super::{Answered, Call, Outcome};
 use crate::cim::embedded::{self, Which};
-use crate::cim::facts::now;
 
 /// CIM_ERR_FAILED.
 const FAILED: u32 = 1;
 
-fn report(vm: &VmView, which: Which) -> Answered {
+fn report(vm: &VmView, which: Which, now: Timestamp) -> Answered {
     let none = |what: &str| {
         let message = format!("the VM {} {what}", vm.spec.name);
         Refusal::new(ReturnCode::InvalidState, message, "")
@@ -46,7 +45,7 @@ fn report(vm: &VmView, which: Which) -> Answered {
     };
     let issue = |note: &String| Value::from(embedded::error(note, FAILED, severity));
     let issues: Vec<Value> = notes.iter().map(issue).collect();
-    let statistics = Value::from(embedded::statistics(counters, pending, health, now(), last_test));
+    let statistics = Value::from(embedded::statistics(counters, pending, health, now, last_test));
     Ok(Outcome::done()
         .with("ReplicationStatistics", Value::Array(vec![statistics]))
         .with("ReplicationHealthIssues", Value::Array(issues)))
@@ -54,13 +53,13 @@ fn report(vm: &VmView, which: Which) -> Answered {
 
 pub(super) async fn get(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
-    report(&vm, Which::First)
+    report(&vm, Which::First, call.manager.now())
 }
 
 pub(super) async fn get_ex(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
     let which = call.relationship_needed(vm.spec.uuid).await?;
-    report(&vm, which)
+    report(&vm, which, call.manager.now())
 }
 
 pub(super) async fn reset(call: &Call<'_>) -> Answered {

@@ -47,7 +47,10 @@ pub fn counted(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counting>) {
         media_directories: vec!["/media".into(), "/nowhere".into()],
     };
     let counting = Counting::new(engine);
-    (ObjectManager::new(counting.clone(), facts), counting)
+    (
+        ObjectManager::new(counting.clone(), facts, w.clock(host)),
+        counting,
+    )
 }
 
 /// The same without what it asks.

@@ -146,7 +146,10 @@ pub(crate) fn managed(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counti
         },
         media_directories: Vec::new(),
     };
-    (ObjectManager::new(counting.clone(), facts), counting)
+    (
+        ObjectManager::new(counting.clone(), facts, w.clock(host)),
+        counting,
+    )
 }
 
 pub(crate) fn manager(w: &World, host: usize) -> Arc<ObjectManager> {

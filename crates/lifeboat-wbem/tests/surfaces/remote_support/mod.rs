@@ -179,7 +179,7 @@ async fn serve(limits: Limits, tls: bool, world: World, host: usize) -> Host {
     };
     let stop = CancellationToken::new();
     let (wsman, cimxml) = (remote.wsman_address().unwrap(), remote.cimxml_address().unwrap());
-    let manager = ObjectManager::new(counting.clone(), facts);
+    let manager = ObjectManager::new(counting.clone(), facts, world.clock(host));
     let task = tokio::spawn(remote.serve(manager, stop.clone()));
     Host {
         world,
