@@ -8,7 +8,7 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     AuthorizationEntry, Changed, DiskId, Fingerprint, JobId, NicFailover, Position, ReplicationHealth,
-    ReplicationMode, ReplicationSettings, ReplicationState, RequestId, Timestamp, VmSpec,
+    ReplicationMode, ReplicationSettings, ReplicationState, RequestId, Timestamp, VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -24,10 +24,53 @@ use crate::records::{
 };
 use crate::requests::Request;
 
-/// A VM by name or UUID, as a person writes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct VmRef(pub String);
+/// Which VM. Written, it is a text; what is read is [`VmRef::Text`].
+#[derive(Clone, Debug, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum VmRef {
+    /// The VM with this id, and no other.
+    Id(VmId),
+    /// A name or UUID, as a person writes it. A UUID comes first.
+    Text(String),
+}
+
+/// Equal are two that are written alike: what was recorded by its id is found again after it was read.
+impl PartialEq for VmRef {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Id(one), Self::Id(other)) => one == other,
+            (Self::Text(one), Self::Text(other)) => one == other,
+            (Self::Id(id), Self::Text(text)) | (Self::Text(text), Self::Id(id)) => id.to_string() == *text,
+        }
+    }
+}
+
+impl std::fmt::Display for VmRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<VmId> for VmRef {
+    fn from(id: VmId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl From<String> for VmRef {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<VmRef> for String {
+    fn from(vm: VmRef) -> Self {
+        vm.to_string()
+    }
+}
 
 /// Which recovery point.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -878,7 +921,28 @@ impl Action {
     }
 }
 
-/// The engine as surfaces see it.
+impl Answer {
+    /// The job that an action has started, or is about; `None` when it was done at once.
+    #[must_use]
+    pub fn job(self) -> Option<Job> {
+        match self {
+            Self::Job(job) => Some(job),
+            Self::Done
+            | Self::Vms(_)
+            | Self::Vm(_)
+            | Self::Picture(_)
+            | Self::Points(_)
+            | Self::Jobs(_)
+            | Self::Events(_)
+            | Self::Entries(_)
+            | Self::Server(_)
+            | Self::Cycle(_)
+            | Self::Requests(_) => None,
+        }
+    }
+}
+
+/// The engine as surfaces see it. What has an answer of its own type is asked as a [`Query`](crate::query::Query).
 #[async_trait::async_trait]
 pub trait Management: Send + Sync {
     /// Carries out an action, or starts the job that does. `by` is who asks; `None` for the questions of a surface itself.

@@ -738,7 +738,7 @@ impl Management for Engine {
         }
         let (name, vm) = (
             action.name(),
-            action.vm().map_or("", |vm| vm.0.as_str()).to_owned(),
+            action.vm().map_or(String::new(), ToString::to_string),
         );
         let caller = by.as_ref().map_or("nobody".to_owned(), By::to_string);
         let answer = by::asked(by, self.judged(action)).await;

@@ -1,8 +1,8 @@
 //! The engine: one actor per VM, jobs, sagas, and the ports to the world. It knows no adapter, opens no file and no
 //! socket, and reads no clock but through its ports.
 //!
-//! [`Engine`] carries out [`action::Action`]s for every management surface ([`action::Management`]) and answers peers
-//! ([`ports::link::PeerHandler`]).
+//! [`Engine`] carries out [`action::Action`]s for every management surface ([`action::Management`]), answers their questions
+//! ([`query::Query`]), and answers peers ([`ports::link::PeerHandler`]).
 
 pub mod action;
 mod actor;
@@ -45,6 +45,7 @@ pub mod ports;
 mod power;
 mod presence;
 mod primary;
+pub mod query;
 mod question;
 mod quota;
 pub mod records;

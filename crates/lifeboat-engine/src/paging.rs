@@ -107,28 +107,6 @@ fn not_a_place(token: &str) -> Refusal {
     )
 }
 
-/// The whole of a list, asked for page by page; what is no list in pages is asked for once.
-///
-/// # Errors
-/// That of the first page that there is none of.
-pub async fn whole<E, F>(action: Action, ask: impl Fn(Action) -> F) -> Result<Answer, E>
-where
-    F: Future<Output = Result<Answer, E>>,
-{
-    let mut answer = ask(action.clone()).await?;
-    while let Some(next) = answer.next_mut().and_then(Option::take) {
-        let page = match action.going_on(next) {
-            Some(action) => ask(action).await?,
-            None => break,
-        };
-        // The same question has the same kind of answer.
-        if answer.append(page).is_err() {
-            break;
-        }
-    }
-    Ok(answer)
-}
-
 impl Action {
     /// The same list from another place on, which a page of it named; `None` for what is no list in pages.
     #[must_use]
@@ -163,42 +141,6 @@ impl Answer {
             | Self::Cycle(_)
             | Self::Requests(_) => None,
         }
-    }
-
-    /// How many items a list has; `None` for everything else.
-    #[must_use]
-    pub fn items(&self) -> Option<usize> {
-        match self {
-            Self::Vms(page) => Some(page.items.len()),
-            Self::Points(page) => Some(page.items.len()),
-            Self::Jobs(page) => Some(page.items.len()),
-            Self::Events(page) => Some(page.items.len()),
-            Self::Entries(page) => Some(page.items.len()),
-            Self::Requests(all) => Some(all.len()),
-            Self::Done | Self::Vm(_) | Self::Picture(_) | Self::Job(_) | Self::Server(_) | Self::Cycle(_) => {
-                None
-            }
-        }
-    }
-
-    /// Adds the next page of the same list; gives it back when it is of something else.
-    ///
-    /// # Errors
-    /// The other answer.
-    pub fn append(&mut self, other: Self) -> Result<(), Box<Self>> {
-        fn add<T>(to: &mut Page<T>, page: Page<T>) {
-            to.items.extend(page.items);
-            to.next = page.next;
-        }
-        match (self, other) {
-            (Self::Vms(to), Self::Vms(page)) => add(to, page),
-            (Self::Points(to), Self::Points(page)) => add(to, page),
-            (Self::Jobs(to), Self::Jobs(page)) => add(to, page),
-            (Self::Events(to), Self::Events(page)) => add(to, page),
-            (Self::Entries(to), Self::Entries(page)) => add(to, page),
-            (_, other) => return Err(Box::new(other)),
-        }
-        Ok(())
     }
 }
 

@@ -128,16 +128,19 @@ impl Handle {
 impl Host {
     /// The VM that is meant. A UUID comes first, so that every VM can be reached whatever the names are.
     pub(crate) fn find(&self, vm: &VmRef) -> Result<(VmId, Handle), Refusal> {
-        let wanted = vm.0.as_str();
+        let by_id = match vm {
+            VmRef::Id(id) => Some(*id),
+            VmRef::Text(text) => text.parse().ok(),
+        };
         self.with_actors(|actors| {
-            if let Some((id, handle)) = wanted
-                .parse::<VmId>()
-                .ok()
-                .and_then(|id| actors.get_key_value(&id))
+            if let Some((id, handle)) = by_id.and_then(|id| actors.get_key_value(&id))
                 && handle.card.read() != Presence::Nothing
             {
                 return Ok((*id, handle.clone()));
             }
+            let VmRef::Text(wanted) = vm else {
+                return Err(no_vm(&vm.to_string()));
+            };
             let named: Vec<(&VmId, &Handle)> = actors.iter().filter(|(_, h)| h.is_named(wanted)).collect();
             match named.as_slice() {
                 [] => Err(no_vm(wanted)),

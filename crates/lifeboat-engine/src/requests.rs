@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::action::{Action, Answer, Refusal, VmRef};
+use crate::action::{Action, Answer, Refusal};
 use crate::actor::failed;
 use crate::by::{self, By};
 use crate::engine::{Engine, Host, stopping};
@@ -286,7 +286,7 @@ impl Engine {
             Some(what) => {
                 let id = vm.as_ref().map(|(id, _)| *id);
                 let action = match id {
-                    Some(id) => taking::named_exactly(action, &VmRef(id.to_string())),
+                    Some(id) => taking::named_exactly(action, &id.into()),
                     None => action,
                 };
                 Err(self.wait_for_a_second(action, id, what).await?)
@@ -434,7 +434,7 @@ impl Engine {
         let action = request.action.clone();
         let (name, vm) = (
             action.name(),
-            action.vm().map_or(String::new(), |vm| vm.0.clone()),
+            action.vm().map_or(String::new(), ToString::to_string),
         );
         let answer = by::asked(Some(both.clone()), self.carry_out(action)).await;
         let code = answer.as_ref().err().map(|e| e.code.number());

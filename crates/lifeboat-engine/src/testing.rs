@@ -147,7 +147,7 @@ async fn make(
         Power::NotKnown { why } => return Ok(Some(StartError::Refused(crate::power::not_known(&why)))),
     }
     let (reply, answer) = oneshot::channel();
-    let vm = VmRef(test.vm.to_string());
+    let vm = VmRef::from(test.vm);
     // An actor that is gone drops the question, and that is the answer.
     let _ = handle
         .mailbox

@@ -11,6 +11,8 @@ use hyper::header::LINK;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use lifeboat_engine::action::{Action, Answer, Refusal};
+use lifeboat_engine::paging::Page;
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::Job;
 use lifeboat_model::JobId;
 use serde_json::{Value, json};
@@ -109,25 +111,39 @@ impl Client {
         Ok(answer)
     }
 
-    /// Has a list's pages given one after the other until `enough` items are there, or all; what is no list in pages is
-    /// performed once.
-    pub async fn gather(&self, action: &Action, enough: usize) -> Result<Answer, ClientError> {
-        let mut answer = self.perform(action).await?;
+    /// Asks a question and waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Client::perform`]; `Protocol` when the answer is none to this question.
+    pub async fn query<T>(&self, query: &Query<T>) -> Result<T, ClientError> {
+        let answer = self.perform(query.action()).await?;
+        query.read(answer).map_err(|e| self.protocol(e))
+    }
+
+    /// Asks for a list page by page until `enough` items are there, or all.
+    ///
+    /// # Errors
+    /// As [`Client::query`], of the first page that there is none of.
+    pub async fn gather<T>(&self, mut query: Query<Page<T>>, enough: usize) -> Result<Vec<T>, ClientError> {
+        let Page {
+            items: mut all,
+            mut next,
+        } = self.query(&query).await?;
         let mut before = None;
-        while answer.items().is_some_and(|there| there < enough) {
-            let Some(from) = answer.next_mut().and_then(Option::take) else {
-                break;
-            };
+        while let Some(from) = next.take().filter(|_| all.len() < enough) {
             if before.as_ref() == Some(&from) {
                 return Err(self.protocol("a list goes on where it was"));
             }
             before = Some(from.clone());
-            let Some(next) = action.going_on(from) else { break };
-            let page = self.perform(&next).await?;
-            let other = |_| self.protocol("a list goes on with something else");
-            answer.append(page).map_err(other)?;
+            let Some(going_on) = query.going_on(from) else {
+                break;
+            };
+            query = going_on;
+            let page = self.query(&query).await?;
+            all.extend(page.items);
+            next = page.next;
         }
-        Ok(answer)
+        Ok(all)
     }
 
     /// Follows a job from now on; the first state returned is the one it is in.
@@ -253,14 +269,7 @@ impl JobFollower {
     }
 
     async fn ask(&self) -> Result<Job, ClientError> {
-        let answer = self.client.perform(&Action::ShowJob { job: self.job }).await?;
-        if let Answer::Job(job) = answer {
-            Ok(job)
-        } else {
-            Err(self
-                .client
-                .protocol("an unexpected answer to a request for a job"))
-        }
+        self.client.query(&Query::show_job(self.job)).await
     }
 
     /// The next event about our job.

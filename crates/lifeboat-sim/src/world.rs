@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef, VmView};
 use lifeboat_engine::by::By;
+use lifeboat_engine::ports::Clock;
 use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::query::{Query, Unexpected};
 use lifeboat_engine::records::{Job, Relationship};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
 use lifeboat_model::{
@@ -148,13 +150,22 @@ impl World {
     /// How a person names the VM.
     #[must_use]
     pub fn vm() -> VmRef {
-        VmRef("web".into())
+        VmRef::Text("web".into())
     }
 
     /// The counter of a host's port calls.
     #[must_use]
     pub fn gate(&self, host: usize) -> &Gate {
         &self.shared.gates[host]
+    }
+
+    /// The clock of a host, as its daemon has it.
+    #[must_use]
+    pub fn clock(&self, host: usize) -> Arc<dyn Clock> {
+        Arc::new(Port {
+            shared: self.shared.clone(),
+            host,
+        })
     }
 
     /// Number of hosts.
@@ -329,12 +340,21 @@ impl World {
         Err(last.unwrap_or_else(|| Refusal::new(lifeboat_model::api::ReturnCode::Failed, "no answer", "")))
     }
 
+    /// Asks a host a question. `None`: its daemon died before it answered.
+    pub async fn query<T>(&self, host: usize, query: Query<T>) -> Option<Result<T, Refusal>> {
+        let answer = self.act(host, query.action().clone()).await?;
+        Some(answer.and_then(|answer| query.read(answer).map_err(Unexpected::refusal)))
+    }
+
+    /// Asks a question until there is an answer and it is not a passing failure.
+    pub async fn insist_on<T>(&self, host: usize, query: Query<T>) -> Result<T, Refusal> {
+        let answer = self.insist(host, query.action().clone()).await?;
+        query.read(answer).map_err(Unexpected::refusal)
+    }
+
     /// How a host sees the VM.
     pub async fn view(&self, host: usize) -> Option<VmView> {
-        match self.act(host, Action::ShowVm { vm: Self::vm() }).await {
-            Some(Ok(Answer::Vm(view))) => Some(*view),
-            _ => None,
-        }
+        self.query(host, Query::show_vm(Self::vm())).await?.ok()
     }
 
     /// The relationship as a host's catalog has it.

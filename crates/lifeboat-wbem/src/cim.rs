@@ -28,11 +28,12 @@ use std::time::Duration;
 
 use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, Schema, Value};
 use lifeboat_engine::action::Management;
+use lifeboat_engine::ports::Clock;
+use lifeboat_model::Timestamp;
 
 pub use caller::Caller;
 pub use cursor::Cursor;
 pub use facts::Machine;
-pub(crate) use facts::now;
 pub use located::Found;
 pub use roles::Role;
 
@@ -100,6 +101,7 @@ pub struct ObjectManager {
     schema: &'static Schema,
     management: Arc<dyn Management>,
     host: HostFacts,
+    clock: Arc<dyn Clock>,
     /// What walks that overlap in time share; gone with the last of them.
     shared: Mutex<Weak<facts::Shared>>,
     /// What clients have made to be told of changes.
@@ -107,12 +109,13 @@ pub struct ObjectManager {
 }
 
 impl ObjectManager {
-    /// The object manager of the host that `management` speaks for.
-    pub fn new(management: Arc<dyn Management>, host: HostFacts) -> Arc<Self> {
+    /// The object manager of the host that `management` speaks for, by that host's clock.
+    pub fn new(management: Arc<dyn Management>, host: HostFacts, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             schema: Schema::builtin(),
             management,
             host,
+            clock,
             shared: Mutex::new(Weak::new()),
             registry: registry::Registry::default(),
         })
@@ -128,6 +131,23 @@ impl ObjectManager {
     #[must_use]
     pub fn host(&self) -> &HostFacts {
         &self.host
+    }
+
+    /// The time of this host.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Minutes by which the time of day on this host is ahead of UTC now, 0 to 1,439.
+    pub(crate) fn ahead_of_utc(&self) -> u16 {
+        let minute = || self.clock.now().0 / 60_000;
+        let (mut utc, mut local) = (minute(), self.clock.local_minute());
+        // A minute that ends between the two looks would be taken for a part of the difference.
+        if minute() != utc {
+            (utc, local) = (minute(), self.clock.local_minute());
+        }
+        let utc = u16::try_from(utc % 1440).unwrap_or(0);
+        (local + 1440 - utc) % 1440
     }
 
     /// One instance. Fewer keys than the class has will do when they name one instance, none at all for a class with

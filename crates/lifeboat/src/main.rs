@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod encryption;
 mod environment;
+mod hardware;
 mod private;
 mod rights;
 mod serve;

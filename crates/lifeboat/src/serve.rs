@@ -19,7 +19,7 @@ use lifeboat_rest::{Admission, Server};
 use lifeboat_store::{FileMedia, FileSpool, QcowStore};
 use lifeboat_tls::certificate::describe;
 use lifeboat_tls::{CertInfo, CertificateFiles, Credentials, Purpose, RevocationList};
-use lifeboat_wbem::cim::{Certificates, HostFacts, Machine, ObjectManager};
+use lifeboat_wbem::cim::{Certificates, HostFacts, ObjectManager};
 use lifeboat_wbem::{Limits, Remote, RemoteConfig, Transport};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use crate::config::{Accel, Config};
 use crate::environment::HostEnvironment;
-use crate::{encryption, private};
+use crate::{encryption, hardware, private};
 
 /// How long connections may take to end when the daemon stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -143,6 +143,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let facts = facts(&config);
     let credentials = Credentials::load(Purpose::Peers, &link_files(&config), revoked)?;
     let ports = ports(&config, catalog, &credentials, remote.as_ref(), at_rest)?;
+    let clock = ports.clock.clone();
     let callback_address = callback_address(&config, &describe(&config.tls.cert)?);
     let mut settings = engine_config(&config, &callback_address);
     settings.described = vms.iter().map(|(spec, written)| (spec.uuid, *written)).collect();
@@ -153,7 +154,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut api = tokio::spawn(api.serve(engine.clone(), stop.clone()));
     let mut remote = tokio::spawn(serve_remote(
         remote,
-        ObjectManager::new(engine.clone(), facts),
+        ObjectManager::new(engine.clone(), facts, clock),
         stop.clone(),
     ));
     // Without systemd there is no listener, which is fine.
@@ -277,7 +278,7 @@ fn facts(config: &Config) -> HostFacts {
         certificates: Certificates::File(config.tls.cert.clone()),
         peer_port: config.listen.port(),
         job_retention: Duration::from_secs(config.job_retention_s),
-        machine: Machine::read(),
+        machine: hardware::read(),
         media_directories: config.media.directories.clone(),
     }
 }

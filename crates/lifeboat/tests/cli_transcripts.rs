@@ -275,7 +275,7 @@ async fn a_time_becomes_an_instant() {
     );
     let point = PointSelector::At(Timestamp(1_795_340_527_999));
     let want = Action::InitiateFailover {
-        vm: VmRef("mail".into()),
+        vm: VmRef::Text("mail".into()),
         point,
         start: false,
         force: false,

@@ -130,7 +130,7 @@ pub(crate) fn request(n: u128, state: RequestState) -> Request {
         id: RequestId(Uuid::from_u128(n)),
         by: by(),
         action: Action::DropAbandoned {
-            vm: VmRef(vm(n).to_string()),
+            vm: VmRef::Text(vm(n).to_string()),
         },
         vm: Some(vm(n)),
         what: "dropping of the abandoned data".into(),

@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "shared by the modules of this program")]
 
 mod many;
+mod queries;
 mod rest;
 mod rest_four_eyes;
 mod rest_pages;

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use camino::Utf8PathBuf;
-use lifeboat_engine::action::{Action, Answer, VmView};
+use lifeboat_engine::action::VmView;
 use lifeboat_engine::paging::{MOST_BYTES, Paging};
+use lifeboat_engine::query::Query;
 use lifeboat_rest::{Admission, Client, Server};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{PRIMARY, REPLICA, memory_kb};
@@ -62,12 +63,10 @@ async fn lists(n: usize) {
         }
         // What the command line does.
         let client = Client::new(&socket);
-        let all = client.gather(&Action::ListVms(Paging::FIRST), usize::MAX).await;
-        let Answer::Vms(all) = all.unwrap() else {
-            panic!("no VMs")
-        };
-        let known: BTreeSet<_> = all.items.iter().map(|vm| vm.spec.uuid).collect();
-        assert_eq!((all.items.len(), known), (n, there));
+        let all = client.gather(Query::list_vms(Paging::FIRST), usize::MAX).await;
+        let all = all.unwrap();
+        let known: BTreeSet<_> = all.iter().map(|vm| vm.spec.uuid).collect();
+        assert_eq!((all.len(), known), (n, there));
         stop.cancel();
         task.await.unwrap();
     }

@@ -148,7 +148,7 @@ async fn an_action_arrives_as_it_was_sent_and_so_does_its_answer() {
         );
     }
     let action = Action::ShowVm {
-        vm: VmRef("a b/c%2F?d#ü".into()),
+        vm: VmRef::Text("a b/c%2F?d#ü".into()),
     };
     client.perform(&action).await.unwrap();
     assert_eq!(host.fake.asked.lock().unwrap().pop().unwrap(), action);
@@ -474,7 +474,7 @@ async fn a_missing_body_means_the_defaults() {
     ask(&host, "GET", "/api/v1/events", b"").await;
     ask(&host, "POST", "/api/v1/vms/web/replication/start", b"").await;
     ask(&host, "POST", "/api/v1/vms/web/failover/test", b"").await;
-    let vm = VmRef("web".into());
+    let vm = VmRef::Text("web".into());
     let point = lifeboat_engine::action::PointSelector::Latest;
     let want = vec![
         Action::InitiateFailover {
@@ -495,12 +495,12 @@ async fn a_missing_body_means_the_defaults() {
             after: None,
         },
         Action::StartReplication {
-            vm: VmRef("web".into()),
+            vm: VmRef::Text("web".into()),
             how: lifeboat_engine::action::InitialCopy::Network,
             at: None,
         },
         Action::StartTest {
-            vm: VmRef("web".into()),
+            vm: VmRef::Text("web".into()),
             point: lifeboat_engine::action::PointSelector::Latest,
             start: false,
         },

@@ -4,6 +4,7 @@
 use camino::Utf8PathBuf;
 use lifeboat_engine::action::{Action, Answer, Management};
 use lifeboat_engine::by::{By, Surface};
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_rest::{Admission, Client, ClientError, Server};
 use lifeboat_sim::World;
@@ -38,9 +39,7 @@ async fn a_request_of_root_waits_and_one_user_on_the_socket_counts_once() {
             .contains(&format!("lifeboat request confirm {request}")),
         "{waits:?}"
     );
-    let Ok(Answer::Requests(listed)) = client.perform(&Action::ListRequests).await else {
-        panic!("a list")
-    };
+    let listed = client.query(&Query::list_requests()).await.unwrap();
     assert_eq!(listed.iter().map(|r| r.id).collect::<Vec<_>>(), [request]);
     assert_eq!(
         listed[0].by.account.as_ref().map(|a| a.uid),
@@ -53,10 +52,7 @@ async fn a_request_of_root_waits_and_one_user_on_the_socket_counts_once() {
         (ReturnCode::AccessDenied, None, before)
     );
     client.perform(&Action::DenyRequest { request }).await.unwrap();
-    assert_eq!(
-        client.perform(&Action::ListRequests).await.unwrap(),
-        Answer::Requests(Vec::new())
-    );
+    assert_eq!(client.query(&Query::list_requests()).await.unwrap(), []);
     // A user of the management API, whom only the engine can be told of here; another user of this host may be root.
     let request = refused(client.perform(&remove).await).request.unwrap();
     let other = By {

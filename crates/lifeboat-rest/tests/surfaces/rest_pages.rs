@@ -8,6 +8,7 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use lifeboat_engine::action::{Action, Answer, Refusal};
 use lifeboat_engine::paging::{Page, Paging};
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::Job;
 use lifeboat_rest::Client;
 use serde_json::Value;
@@ -55,12 +56,10 @@ fn counted(action: &Action) -> Result<Answer, Refusal> {
 async fn the_client_follows_pages_to_the_end_of_a_list() {
     let host = host(counted);
     let client = Client::new(&host.socket);
-    let list = Action::ListJobs(Paging::FIRST);
     for (enough, pages, there) in [(usize::MAX, 5, 23), (11, 3, 15), (5, 1, 5), (1, 1, 5)] {
-        let Answer::Jobs(jobs) = client.gather(&list, enough).await.unwrap() else {
-            panic!("no jobs");
-        };
-        let told: Vec<_> = jobs.items.iter().map(|j| j.detail.clone()).collect();
+        let list = Query::list_jobs(Paging::FIRST);
+        let jobs = client.gather(list, enough).await.unwrap();
+        let told: Vec<_> = jobs.iter().map(|j| j.detail.clone()).collect();
         let want: Vec<_> = (0..there).map(|n: usize| n.to_string()).collect();
         assert_eq!(told, want, "{enough}");
         let asked = std::mem::take(&mut *host.fake.asked.lock().unwrap());
@@ -90,8 +89,8 @@ async fn a_list_that_never_ends_is_an_error() {
         }
         _ => fitting(action),
     });
-    let list = Action::ListJobs(Paging::FIRST);
-    let error = Client::new(&host.socket).gather(&list, usize::MAX).await;
+    let list = Query::list_jobs(Paging::FIRST);
+    let error = Client::new(&host.socket).gather(list, usize::MAX).await;
     let error = error.unwrap_err().to_string();
     assert!(error.contains("a list goes on where it was"), "{error}");
 }

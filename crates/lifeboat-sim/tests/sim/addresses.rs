@@ -328,7 +328,7 @@ fn a_test_vm_is_told_in_the_network_of_tests_only() {
         let test = w.recorded(B).unwrap().replica().unwrap().test.clone().unwrap().vm;
         eventually(w, "addresses", |w| ran(w, test).len() == 2).await;
         assert_eq!(backends(w, test), [tap("lab0")]);
-        let named = VmRef("web - Test".into());
+        let named = VmRef::Text("web - Test".into());
         w.insist(
             B,
             Action::StopVm {

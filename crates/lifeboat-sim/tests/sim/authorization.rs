@@ -4,6 +4,7 @@
 use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::link::{PeerHandler, PeerIdentity};
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::quota::Quota;
@@ -292,13 +293,10 @@ fn knows(w: &World, host: usize, name: &str) -> bool {
 fn a_host_is_known_by_an_entry_or_by_a_replication_that_names_it() {
     simulate(41, async |w| {
         for host in [A, B] {
-            let Answer::Entries(entries) = w
-                .insist(host, Action::ListAuthorization(Paging::FIRST))
+            let entries = w
+                .insist_on(host, Query::list_authorization(Paging::FIRST))
                 .await
-                .unwrap()
-            else {
-                panic!("no entries");
-            };
+                .unwrap();
             for entry in entries {
                 let primary = entry.primary;
                 w.insist(host, Action::RemoveAuthorization { primary })

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::person::Account;
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_engine::requests::{IN_ALL, LASTS, OF_ONE, Request, RequestState};
 use lifeboat_model::api::ReturnCode;
@@ -73,10 +74,7 @@ fn deny(request: RequestId) -> Action {
 }
 
 async fn listed(w: &World, host: usize) -> Vec<Request> {
-    match w.insist(host, Action::ListRequests).await {
-        Ok(Answer::Requests(all)) => all,
-        other => panic!("{other:?}"),
-    }
+    w.insist_on(host, Query::list_requests()).await.unwrap()
 }
 
 fn remove_entry() -> Action {
@@ -188,7 +186,10 @@ fn only_less_history_and_removals_wait_for_a_second_person() {
         // What a request names is this VM, not whoever has its name by then.
         let exact = VM.to_string();
         for request in listed(w, A).await.into_iter().chain(listed(w, B).await) {
-            assert!(request.action.vm().is_none_or(|vm| vm.0 == exact), "{request:?}");
+            assert!(
+                request.action.vm().is_none_or(|vm| vm.to_string() == exact),
+                "{request:?}"
+            );
         }
         // What is refused without it is refused at once.
         let none = Action::RemoveAuthorization { primary: "x".into() };

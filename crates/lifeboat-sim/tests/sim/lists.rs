@@ -3,6 +3,7 @@
 use lifeboat_engine::action::{Action, Answer, PointSelector, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
 use lifeboat_sim::harness::{
@@ -28,10 +29,9 @@ async fn second(w: &mut World) {
 /// The list of a host, and how many milliseconds it took.
 async fn list(w: &World, host: usize) -> (Vec<VmView>, u128) {
     let asked = w.shared.now();
-    match w.act(host, Action::ListVms(Paging::FIRST)).await {
-        Some(Ok(Answer::Vms(views))) => (views.items, w.shared.now().since(asked).as_millis()),
-        other => panic!("{other:?}"),
-    }
+    let views = w.query(host, Query::list_vms(Paging::FIRST)).await;
+    let took = w.shared.now().since(asked).as_millis();
+    (views.unwrap().unwrap().items, took)
 }
 
 fn of(views: &[VmView], name: &str) -> VmView {

@@ -29,6 +29,7 @@ mod pending;
 mod planned;
 mod power;
 mod presence;
+mod queries;
 mod question;
 mod random;
 mod references;

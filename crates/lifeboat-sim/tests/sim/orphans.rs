@@ -4,6 +4,7 @@
 use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector, VmRef, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::Side;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
@@ -16,7 +17,7 @@ use lifeboat_sim::{Image, VM, World};
 use uuid::Uuid;
 
 fn by_id() -> VmRef {
-    VmRef(VM.to_string())
+    VmRef::Text(VM.to_string())
 }
 
 fn remove(vm: VmRef) -> Action {
@@ -33,10 +34,8 @@ async fn done(w: &World, host: usize, action: Action) {
 }
 
 async fn listed(w: &World, host: usize) -> Vec<VmView> {
-    match w.act(host, Action::ListVms(Paging::FIRST)).await {
-        Some(Ok(Answer::Vms(vms))) => vms.items,
-        other => panic!("{other:?}"),
-    }
+    let vms = w.query(host, Query::list_vms(Paging::FIRST)).await;
+    vms.unwrap().unwrap().items
 }
 
 #[test]
@@ -219,7 +218,7 @@ fn the_vm_of_a_test_whose_replica_is_gone_can_be_removed() {
             start: true,
         };
         assert_eq!(job(w, REPLICA, test).await.unwrap(), JobState::Completed);
-        let named = VmRef("web - Test".into());
+        let named = VmRef::Text("web - Test".into());
         let e = refused(w, REPLICA, remove(named.clone())).await;
         assert!(e.hint.contains("lifeboat failover stop-test web"), "{e:?}");
         let record = |r: &lifeboat_engine::records::Relationship| r.vm == VM;
@@ -290,7 +289,7 @@ fn records_that_belong_to_no_relationship_are_removed_and_said() {
                 .all(|r| r.index == 0)
         );
         assert_eq!(events(w, REPLICA, "belongs to no relationship").len(), 1);
-        done(w, REPLICA, remove(VmRef(Uuid::from_u128(77).to_string()))).await;
+        done(w, REPLICA, remove(VmRef::Text(Uuid::from_u128(77).to_string()))).await;
         let left = listed(w, REPLICA).await;
         assert_eq!(left.iter().map(|v| v.spec.uuid).collect::<Vec<_>>(), [VM]);
         assert_eq!(left[0].power, PowerState::Off);

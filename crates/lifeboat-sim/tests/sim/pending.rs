@@ -1,8 +1,9 @@
 //! How much waits to be sent, against what the disks say themselves: never nothing from ignorance, and no view waits for it.
 
-use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::action::Action;
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::query::Query;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, THIRD, THREE_HOSTS, difference, enable, eventually, job, local_disks, replicating,
@@ -143,16 +144,18 @@ fn a_monitor_that_does_not_answer_delays_no_view() {
         replicating(w).await;
         w.run(20).await;
         w.shared.state().hangs.insert((PRIMARY, "hv.pending"));
-        for action in [Action::ShowVm { vm: World::vm() }, Action::ListVms(Paging::FIRST)] {
+        for listed in [false, true] {
             let asked = w.shared.now();
-            let answer = w.act(PRIMARY, action).await.unwrap().unwrap();
+            let seen = if listed {
+                let views = w.query(PRIMARY, Query::list_vms(Paging::FIRST)).await;
+                let mut views = views.unwrap().unwrap().into_iter();
+                views.find(|v| v.spec.uuid == VM).unwrap()
+            } else {
+                let view = w.query(PRIMARY, Query::show_vm(World::vm())).await;
+                view.unwrap().unwrap()
+            };
             let took = w.shared.now().since(asked).as_millis();
             assert!(took <= 500, "{took} ms");
-            let seen = match answer {
-                Answer::Vm(view) => *view,
-                Answer::Vms(views) => views.into_iter().find(|v| v.spec.uuid == VM).unwrap(),
-                other => panic!("{other:?}"),
-            };
             assert_eq!(seen.power, PowerState::Running);
             let replication = seen.replication.unwrap();
             assert_eq!(replication.state, State::Replicating);

@@ -2,6 +2,7 @@
 
 use lifeboat_engine::action::{Action, Answer, VmRef};
 use lifeboat_engine::paging::Paging;
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, VmId, VmSpec};
 use lifeboat_sim::harness::{PRIMARY, REPLICA, entry, refused, replicating, simulate};
@@ -34,9 +35,29 @@ async fn describe(w: &World, host: usize, change: impl FnOnce(&mut VmSpec)) {
 
 fn start(vm: &str) -> Action {
     Action::StartVm {
-        vm: VmRef(vm.into()),
+        vm: VmRef::Text(vm.into()),
         force: false,
     }
+}
+
+/// A program that names a VM by its id means no VM that is merely called so; a person may.
+#[test]
+fn an_id_is_no_name() {
+    const NOWHERE: VmId = VmId(Uuid::from_u128(77));
+    simulate(2, async |w| {
+        describe(w, REPLICA, |spec| spec.name = NOWHERE.to_string()).await;
+        let text = VmRef::Text(NOWHERE.to_string());
+        let id = VmRef::Id(NOWHERE);
+        let called = w.query(REPLICA, Query::show_vm(text.clone())).await;
+        assert_eq!(called.unwrap().unwrap().spec.uuid, OTHER);
+        let e = refused(w, REPLICA, Action::ShowVm { vm: id.clone() }).await;
+        assert_eq!(e.code, ReturnCode::FileNotFound);
+        assert!(e.message.contains(&NOWHERE.to_string()), "{e}");
+        // They are written alike, so that what was recorded is the same when it is read.
+        assert_eq!(id, text);
+        assert_eq!(serde_json::to_value(&id).unwrap(), NOWHERE.to_string());
+        assert_ne!(VmRef::Id(OTHER), text);
+    });
 }
 
 #[test]
@@ -44,7 +65,7 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
     simulate(1, async |w| {
         replicating(w).await;
         describe(w, REPLICA, |_| {}).await;
-        let by_name = VmRef("web".into());
+        let by_name = VmRef::Text("web".into());
         for action in [
             Action::ShowVm { vm: by_name.clone() },
             start("web"),
@@ -72,11 +93,11 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
             assert!(e.hint.contains("UUID"), "{}", e.hint);
         }
         for (vm, points) in [(VM, true), (OTHER, false)] {
-            let vm = VmRef(vm.to_string());
+            let vm = VmRef::Text(vm.to_string());
             let Some(Ok(Answer::Vm(view))) = w.act(REPLICA, Action::ShowVm { vm: vm.clone() }).await else {
                 panic!("{vm:?} is not shown");
             };
-            assert_eq!(view.spec.uuid.to_string(), vm.0);
+            assert_eq!(view.spec.uuid.to_string(), vm.to_string());
             let listed = w
                 .act(
                     REPLICA,
@@ -99,7 +120,7 @@ fn a_name_is_free_again_when_its_vm_is_gone() {
     simulate(2, async |w| {
         replicating(w).await;
         describe(w, REPLICA, |_| {}).await;
-        let vm = VmRef(VM.to_string());
+        let vm = VmRef::Text(VM.to_string());
         w.act(REPLICA, Action::RemoveReplication { vm: vm.clone() })
             .await
             .unwrap()
@@ -108,7 +129,7 @@ fn a_name_is_free_again_when_its_vm_is_gone() {
             .act(
                 REPLICA,
                 Action::ShowVm {
-                    vm: VmRef("web".into()),
+                    vm: VmRef::Text("web".into()),
                 },
             )
             .await
@@ -139,7 +160,7 @@ fn one_file_in_two_vms_is_refused_by_whatever_path() {
         let mut enable = World::settings();
         enable.disks.clear();
         let enable = Action::EnableReplication {
-            vm: VmRef("db".into()),
+            vm: VmRef::Text("db".into()),
             settings: enable,
         };
         w.guest_off(PRIMARY);

@@ -18,7 +18,7 @@ use lifeboat_sim::harness::{
 use lifeboat_sim::{Content, SYS_BYTES, VM, World};
 
 fn named() -> VmRef {
-    VmRef("web - Test".into())
+    VmRef::Text("web - Test".into())
 }
 
 fn test(w: &World) -> Option<Test> {

@@ -190,7 +190,7 @@ fn a_new_name_is_the_replica_s_name_too() {
         replicating(w).await;
         described(w, |spec| spec.name = "shop".into()).await;
         w.run(30).await;
-        let vm = lifeboat_engine::action::VmRef("shop".into());
+        let vm = lifeboat_engine::action::VmRef::Text("shop".into());
         for host in [PRIMARY, REPLICA] {
             w.insist(host, Action::ShowVm { vm: vm.clone() }).await.unwrap();
             let old = w.act(host, Action::ShowVm { vm: World::vm() }).await.unwrap();

@@ -18,7 +18,7 @@ mod system;
 use lifeboat_cim::{Instance, ObjectPath};
 
 use super::HostFacts;
-use super::facts::{HostParts, JobParts, Needs, Parts, VmParts};
+use super::facts::{HostParts, JobParts, Needs, Parts, ServerParts, VmParts};
 use super::times::{duration, instant, span};
 
 pub(crate) use names::{job_path, vm_path};
@@ -26,8 +26,10 @@ pub(crate) use names::{job_path, vm_path};
 /// How a class's instances are made, and of what.
 #[derive(Clone, Copy)]
 pub(crate) enum Make {
-    /// Of the host.
+    /// Of the host, of which the engine is asked nothing.
     Host(fn(&HostFacts, &HostParts) -> Vec<Instance>),
+    /// Of what the engine says of the host.
+    Server(fn(&HostFacts, &ServerParts) -> Vec<Instance>),
     /// Of a VM.
     Vm(fn(&HostFacts, &VmParts) -> Vec<Instance>),
     /// Of a VM and its recovery points.
@@ -43,6 +45,7 @@ impl Make {
     pub(crate) fn add_needs(&self, needs: &mut Needs) {
         match self {
             Self::Host(_) => needs.host = true,
+            Self::Server(_) => (needs.host, needs.server) = (true, true),
             Self::Vm(_) => needs.vm = true,
             Self::Points(_) => needs.points = true,
             Self::Job(_) => needs.job = true,
@@ -84,10 +87,14 @@ pub(crate) fn all() -> impl Iterator<Item = &'static ClassView> {
 pub(crate) fn make(classes: &[&'static ClassView], host: &HostFacts, parts: &Parts) -> Vec<Instance> {
     let instances = |class: &&'static ClassView| match (class.make, parts) {
         (Make::Host(make), Parts::Host(of)) => make(host, of),
+        (Make::Server(make), Parts::Host(of)) => {
+            let server = of.server.as_ref();
+            server.map_or_else(Vec::new, |of| make(host, of))
+        }
         (Make::Vm(make) | Make::Points(make), Parts::Vm(of)) => make(host, of),
         (Make::Job(make) | Make::JobOfVm(make), Parts::Job(of)) => make(host, of),
         (
-            Make::Host(_) | Make::Vm(_) | Make::Points(_) | Make::Job(_) | Make::JobOfVm(_),
+            Make::Host(_) | Make::Server(_) | Make::Vm(_) | Make::Points(_) | Make::Job(_) | Make::JobOfVm(_),
             Parts::Host(_) | Parts::Vm(_) | Parts::Job(_),
         ) => Vec::new(),
     };

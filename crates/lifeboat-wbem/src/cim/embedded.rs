@@ -13,9 +13,7 @@ use lifeboat_model::api::ReturnCode;
 
 pub(crate) use network::cards;
 pub(crate) use report::{error, statistics};
-pub(crate) use settings::{
-    ahead_of_utc, authorization, defaults, peer, replication, server, utc_minute, which,
-};
+pub(crate) use settings::{authorization, defaults, peer, replication, server, utc_minute, which};
 
 /// Which relationship of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

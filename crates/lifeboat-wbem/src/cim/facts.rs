@@ -1,15 +1,15 @@
 //! What instances are made of: the host, a VM with its recovery points, a job, as the engine answers for them at this
 //! moment, and which of them a walk visits. Which class is made of what is in [`super::classes`]. Nothing here outlives
-//! the walks that use it.
+//! the walks that use it. Neither files nor clocks are read here: what the engine does not say is given.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use lifeboat_cim::{CimError, Instance, Status};
-use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ServerView, VmRef, VmView};
-use lifeboat_engine::paging::{Page, Paging, whole};
+use lifeboat_engine::action::{PointView, Refusal, ServerView, VmView};
+use lifeboat_engine::paging::{Page, Paging};
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::Job;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId};
@@ -29,36 +29,26 @@ pub struct Machine {
     pub processor: String,
 }
 
-impl Machine {
-    /// What the kernel says. Anything it does not say is zero or empty.
-    #[must_use]
-    pub fn read() -> Self {
-        let text = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let field = |text: &str, name: &str| {
-            let line = text.lines().find(|l| l.starts_with(name))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        };
-        let memory = field(&text("/proc/meminfo"), "MemTotal");
-        let kib = memory.and_then(|m| m.split(' ').next()?.parse::<u64>().ok());
-        let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-        Self {
-            cpus,
-            memory: kib.unwrap_or(0).saturating_mul(1024),
-            processor: field(&text("/proc/cpuinfo"), "model name").unwrap_or_default(),
-        }
-    }
-}
-
 /// What the host's own classes are made of.
 pub(crate) struct HostParts {
-    /// It as a replica server.
-    pub(crate) server: ServerView,
-    /// Who may replicate to it.
-    pub(crate) entries: Vec<AuthorizationEntry>,
+    /// The time of this host.
+    pub(crate) now: Timestamp,
+    /// What the engine says of it; `None` where no wanted class shows it.
+    pub(crate) server: Option<ServerParts>,
     /// Filters, destinations and subscriptions that clients have made.
     pub(crate) filters: Vec<Instance>,
     pub(crate) destinations: Vec<Instance>,
     pub(crate) subscriptions: Vec<Instance>,
+}
+
+/// What the classes are made of that show the host as a replica server.
+pub(crate) struct ServerParts {
+    /// Its settings.
+    pub(crate) view: ServerView,
+    /// Who may replicate to it.
+    pub(crate) entries: Vec<AuthorizationEntry>,
+    /// Minutes by which its time of day is ahead of UTC now, 0 to 1,439.
+    pub(crate) ahead_min: u16,
 }
 
 /// What a VM's classes are made of.
@@ -122,6 +112,8 @@ pub(crate) enum Parts {
 pub(crate) struct Needs {
     /// The host.
     pub(crate) host: bool,
+    /// What the engine says of the host.
+    pub(crate) server: bool,
     /// VMs.
     pub(crate) vm: bool,
     /// Recovery points of VMs.
@@ -314,7 +306,10 @@ impl Walk {
         from: Option<String>,
     ) -> Result<Option<Parts>, CimError> {
         match &leg {
-            Leg::Host => return manager.host_parts().await.map(|h| Some(Parts::Host(h))),
+            Leg::Host => {
+                let host = manager.host_parts(self.needs.server).await?;
+                return Ok(Some(Parts::Host(host)));
+            }
             Leg::Vm(id) => self.listed.extend(manager.show(*id).await?.map(Arc::new)),
             // Of a search that has begun the rest is searched too: there may be a second one.
             Leg::PointsUnlessFound if self.found && from.is_none() => {}
@@ -361,7 +356,7 @@ impl Walk {
         }
         let points = if is_copy(&parts.view) {
             let vm = parts.view.spec.uuid;
-            let ask = manager.recovery_points(&parts.view);
+            let ask = async { Ok(manager.recovery_points(&parts.view).await) };
             let slot = self.shared.points.slot(vm);
             slot.get(&self.shared, self.since, ask).await?
         } else {
@@ -376,7 +371,7 @@ impl Walk {
         Ok(Parts::Job(JobParts {
             job,
             vm_exists,
-            now: now(),
+            now: manager.now(),
         }))
     }
 }
@@ -404,19 +399,6 @@ fn is_copy(view: &VmView) -> bool {
     )
 }
 
-/// The time of this host.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
-}
-
-pub(super) fn unexpected(action: &str) -> CimError {
-    CimError::new(
-        Status::Failed,
-        format!("the engine gave another answer than {action} has"),
-    )
-}
-
 /// The error of a read that the engine did not grant.
 pub(crate) fn refused(refusal: Refusal) -> CimError {
     let status = match refusal.code {
@@ -438,16 +420,15 @@ pub(crate) fn refused(refusal: Refusal) -> CimError {
 }
 
 impl ObjectManager {
-    pub(super) async fn ask(&self, action: Action) -> Result<Answer, CimError> {
-        self.management.perform(None, action).await.map_err(refused)
+    /// Asks the engine as this surface itself.
+    pub(super) async fn ask<T>(&self, query: Query<T>) -> Result<T, CimError> {
+        self.management.query(None, query).await.map_err(refused)
     }
 
     /// A VM of this host, if it is here.
     pub(crate) async fn show(&self, vm: VmId) -> Result<Option<VmView>, CimError> {
-        let vm = VmRef(vm.to_string());
-        match self.management.perform(None, Action::ShowVm { vm }).await {
-            Ok(Answer::Vm(view)) => Ok(Some(*view)),
-            Ok(_) => Err(unexpected("ShowVm")),
+        match self.management.query(None, Query::show_vm(vm)).await {
+            Ok(view) => Ok(Some(view)),
             Err(refusal) if refusal.code == ReturnCode::FileNotFound => Ok(None),
             Err(refusal) => Err(refused(refusal)),
         }
@@ -455,9 +436,8 @@ impl ObjectManager {
 
     /// A job, if it is remembered.
     pub(crate) async fn job(&self, job: JobId) -> Result<Option<Job>, CimError> {
-        match self.management.perform(None, Action::ShowJob { job }).await {
-            Ok(Answer::Job(job)) => Ok(Some(job)),
-            Ok(_) => Err(unexpected("ShowJob")),
+        match self.management.query(None, Query::show_job(job)).await {
+            Ok(job) => Ok(Some(job)),
             Err(refusal) if refusal.code == ReturnCode::FileNotFound => self.waiting_job(job).await,
             Err(refusal) => Err(refused(refusal)),
         }
@@ -465,66 +445,63 @@ impl ObjectManager {
 
     async fn jobs(&self, after: Option<String>) -> Result<Page<Job>, CimError> {
         let limit = Some(JOBS);
-        match self.ask(Action::ListJobs(Paging { limit, after })).await? {
-            Answer::Jobs(jobs) => Ok(jobs),
-            _ => Err(unexpected("ListJobs")),
-        }
+        self.ask(Query::list_jobs(Paging { limit, after })).await
     }
 
     async fn vms(&self, after: Option<String>) -> Result<VmPage, CimError> {
         let limit = Some(VMS);
-        match self.ask(Action::ListVms(Paging { limit, after })).await? {
-            Answer::Vms(page) => Ok(VmPage {
-                next: page.next,
-                vms: page.items.into_iter().map(Arc::new).collect(),
-            }),
-            _ => Err(unexpected("ListVms")),
-        }
+        let page = self.ask(Query::list_vms(Paging { limit, after })).await?;
+        Ok(VmPage {
+            next: page.next,
+            vms: page.items.into_iter().map(Arc::new).collect(),
+        })
     }
 
-    async fn host_parts(&self) -> Result<HostParts, CimError> {
-        let Answer::Server(server) = self.ask(Action::ShowServer).await? else {
-            return Err(unexpected("ShowServer"));
-        };
-        let entries = whole(Action::ListAuthorization(Paging::FIRST), |a| self.ask(a)).await?;
-        let Answer::Entries(entries) = entries else {
-            return Err(unexpected("ListAuthorization"));
+    /// What the host's classes are made of. Without `server` the engine is asked nothing.
+    async fn host_parts(&self, server: bool) -> Result<HostParts, CimError> {
+        let server = if server {
+            Some(self.server_parts().await?)
+        } else {
+            None
         };
         Ok(HostParts {
+            now: self.now(),
             server,
-            entries: entries.items,
             filters: self.registry.instances(FILTER),
             destinations: self.registry.instances(DESTINATION),
             subscriptions: self.registry.instances(SUBSCRIPTION),
         })
     }
 
+    async fn server_parts(&self) -> Result<ServerParts, CimError> {
+        let view = self.ask(Query::show_server()).await?;
+        let entries = Query::list_authorization(Paging::FIRST);
+        Ok(ServerParts {
+            view,
+            entries: self.management.whole(None, entries).await.map_err(refused)?,
+            ahead_min: self.ahead_of_utc(),
+        })
+    }
+
     /// What a replica can be brought up at. Of one that cannot tell, because nothing has arrived yet or its files cannot be
     /// read, nothing: its health says what is wrong, and the others are to be seen nevertheless.
-    async fn recovery_points(&self, view: &VmView) -> Result<Vec<Recovery>, CimError> {
+    async fn recovery_points(&self, view: &VmView) -> Vec<Recovery> {
         let vm = view.spec.uuid;
-        let action = Action::ListPoints {
-            vm: VmRef(vm.to_string()),
-            page: Paging::FIRST,
-        };
-        match whole(action, |a| self.management.perform(None, a)).await {
-            Ok(Answer::Points(points)) => Ok(recoveries(view, points.items)),
-            Ok(_) => Err(unexpected("ListPoints")),
+        let points = Query::list_points(vm, Paging::FIRST);
+        match self.management.whole(None, points).await {
+            Ok(points) => recoveries(view, points),
             Err(refusal) => {
                 tracing::debug!(%vm, error = %refusal, "no recovery points are shown");
-                Ok(Vec::new())
+                Vec::new()
             }
         }
     }
 
-    /// What a VM's classes are made of, points included.
-    pub(crate) async fn vm_parts(&self, vm: VmId) -> Result<Option<VmParts>, CimError> {
-        let Some(view) = self.show(vm).await? else {
-            return Ok(None);
-        };
+    /// What the classes of a VM that was seen are made of, points included.
+    pub(crate) async fn vm_parts(&self, view: VmView) -> Result<VmParts, CimError> {
         let mut parts = VmParts::new(Arc::new(view));
         let walk = Walk::new(self, Needs::default(), []);
         walk.add_points(self, &mut parts).await?;
-        Ok(Some(parts))
+        Ok(parts)
     }
 }

@@ -197,7 +197,7 @@ impl Indications {
         let parts = Parts::Job(JobParts {
             job,
             vm_exists: false,
-            now: super::facts::now(),
+            now: self.manager.now(),
         });
         for new in super::classes::make(&classes, &self.manager.host, &parts) {
             let name = path(namespace, &new);
@@ -287,7 +287,7 @@ impl Indications {
         let event = Instance::new(family.class(kind))
             .with(family.subject(), subject.clone())
             .with_some("PreviousInstance", previous.cloned());
-        let now = i64::try_from(super::facts::now().0).unwrap_or(i64::MAX / 10_000_000);
+        let now = i64::try_from(self.manager.now().0).unwrap_or(i64::MAX / 10_000_000);
         match family {
             Family::Cim => {
                 let (host, name) = (&self.manager.host.name, namespace.name_of(subject));

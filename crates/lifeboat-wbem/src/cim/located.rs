@@ -1,13 +1,16 @@
 //! Finding an instance by its name: which classes it may be of, and where what carries the ids in its keys is. How all instances of a
 //! class are walked over, `cursor` knows.
 
+use std::sync::Arc;
+
 use lifeboat_cim::typing::typed_name;
 use lifeboat_cim::{CimError, Instance, InstanceName, KeyValue, Namespace, Status};
+use lifeboat_engine::action::VmView;
 use lifeboat_model::{JobId, VmId};
 
-use super::ObjectManager;
-use super::classes::{self, ClassView};
+use super::classes::{self, ClassView, vm_path};
 use super::facts::{Leg, Needs, Parts, Walk};
+use super::{ObjectManager, VIRTUALIZATION};
 
 /// An instance with the namespace that declares its class. Associations lead from one namespace into another.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub(super) struct Located {
     /// All its keys, and its own class.
     pub(super) name: InstanceName,
     pub(super) home: Home,
+    /// The VM it was made of.
+    pub(super) view: Option<Arc<VmView>>,
 }
 
 /// Most ids in one name or query that are followed.
@@ -139,16 +144,17 @@ impl ObjectManager {
                     let text = format!("{} names more than one instance: give more keys", shortened(name));
                     return Err(CimError::new(Status::InvalidParameter, text));
                 }
-                let home = match &parts {
-                    Parts::Host(_) => Home::Host,
-                    Parts::Vm(vm) => Home::Vm(vm.view.spec.uuid),
-                    Parts::Job(job) => Home::Job(job.job.id, job.job.vm),
+                let (home, view) = match &parts {
+                    Parts::Host(_) => (Home::Host, None),
+                    Parts::Vm(vm) => (Home::Vm(vm.view.spec.uuid), Some(vm.view.clone())),
+                    Parts::Job(job) => (Home::Job(job.job.id, job.job.vm), None),
                 };
                 walk.found = true;
                 located = Some(Located {
                     instance,
                     name: own,
                     home,
+                    view,
                 });
             }
             if whole && located.is_some() {
@@ -160,6 +166,16 @@ impl ObjectManager {
             CimError::new(Status::NotFound, text)
         })
     }
+}
+
+/// The VM that a name means by all keys of its class, whether it is here or not; `None` for every other name.
+pub(super) fn vm_named(namespace: &'static Namespace, name: &InstanceName) -> Option<VmId> {
+    if !namespace.name.eq_ignore_ascii_case(VIRTUALIZATION) {
+        return None;
+    }
+    let name = typed_name(namespace, name.clone()).ok()?;
+    let vm = name.text("Name")?.parse().ok()?;
+    (vm_path(vm).name == name).then_some(vm)
 }
 
 /// Whether a name that may lack keys means an instance.

@@ -18,16 +18,17 @@ mod table;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use lifeboat_cim::{
-    CimError, Class, Instance, InstanceName, Method, Namespace, ObjectPath, Raw, Status, Value,
-};
+use lifeboat_cim::{CimError, Class, InstanceName, Method, Namespace, ObjectPath, Raw, Status, Value};
 use lifeboat_engine::action::{Action, Answer, Refusal, VmRef, VmView};
+use lifeboat_engine::paging::Page;
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{ReplicationMode, VmId};
 use tracing::{Instrument, info, warn};
 
-use super::classes::job_path;
+use super::classes::{job_path, vm_path};
 use super::embedded::{Which, invalid, shown};
+use super::located::vm_named;
 use super::roles::{About, Role, needed};
 use super::{Caller, ObjectManager, Outcome};
 use arguments::Arguments;
@@ -39,13 +40,21 @@ type Answered = Result<Outcome, Refusal>;
 /// Carries out a call.
 type Handler = for<'a> fn(&'a Call<'a>) -> BoxFuture<'a, Answered>;
 
-/// A call of a method that exists, on an instance that exists, with parameters of the right types.
+/// The instance whose method is called.
+struct Target {
+    /// All its keys, and its own class.
+    name: InstanceName,
+    /// The VM it was made of, as it was seen when the instance was looked for.
+    view: Option<Arc<VmView>>,
+}
+
+/// A call of a method that exists, with parameters of the right types. Its instance exists, or is a VM that the engine will be
+/// asked about.
 struct Call<'a> {
     manager: &'a ObjectManager,
     namespace: &'a Namespace,
     caller: &'a Caller,
-    /// The instance whose method it is.
-    target: Instance,
+    target: Target,
     arguments: Arguments,
 }
 
@@ -57,21 +66,37 @@ impl Outcome {
         }
     }
 
+    /// Whether the method was carried out, or its job begun.
+    fn is_granted(&self) -> bool {
+        [ReturnCode::Completed, ReturnCode::JobStarted]
+            .map(ReturnCode::number)
+            .contains(&self.value)
+    }
+
     fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.out.push((name.to_owned(), value.into()));
         self
     }
 }
 
-fn vm_ref(vm: &VmView) -> VmRef {
-    VmRef(vm.spec.uuid.to_string())
-}
-
 impl Call<'_> {
-    /// Has an action carried out, if this caller may: every action of every method goes through here.
+    /// Has an action carried out, if this caller may: every action of every method goes through here, or is a question and goes
+    /// through one of the next two.
     async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
         self.may(&action).await?;
         self.manager.management.perform(self.caller.by(), action).await
+    }
+
+    /// Asks a question, if this caller may.
+    async fn query<T>(&self, query: Query<T>) -> Result<T, Refusal> {
+        self.may(query.action()).await?;
+        self.manager.management.query(self.caller.by(), query).await
+    }
+
+    /// Asks for the whole of a list, if this caller may.
+    async fn whole<T>(&self, query: Query<Page<T>>) -> Result<Vec<T>, Refusal> {
+        self.may(query.action()).await?;
+        self.manager.management.whole(self.caller.by(), query).await
     }
 
     /// Whether the caller's role is enough for an action.
@@ -93,16 +118,9 @@ impl Call<'_> {
     }
 
     async fn about(&self, vm: &VmRef) -> Result<About, Refusal> {
-        let vm = vm.clone();
-        let answer = self
-            .manager
-            .management
-            .perform(None, Action::ShowVm { vm })
-            .await?;
-        let mode = match &answer {
-            Answer::Vm(view) => view.replication.as_ref().map(|r| r.mode),
-            _ => None,
-        };
+        let query = Query::show_vm(vm.clone());
+        let view = self.manager.management.query(None, query).await?;
+        let mode = view.replication.map(|r| r.mode);
         Ok(match mode {
             Some(ReplicationMode::TestReplica) => About::TestVm,
             Some(_) | None => About::Other,
@@ -116,43 +134,49 @@ impl Call<'_> {
 
     /// Carries out an action that may start a job.
     async fn job(&self, action: Action) -> Answered {
-        Ok(match self.perform(action).await? {
-            Answer::Job(job) => Outcome {
+        Ok(match self.perform(action).await?.job() {
+            Some(job) => Outcome {
                 value: ReturnCode::JobStarted.number(),
                 out: Vec::new(),
             }
             .with("Job", job_path(job.id)),
-            _ => Outcome::done(),
+            None => Outcome::done(),
         })
     }
 
     /// A VM of this host.
     async fn show(&self, vm: VmId) -> Result<VmView, Refusal> {
-        match self
-            .perform(Action::ShowVm {
-                vm: VmRef(vm.to_string()),
-            })
-            .await?
-        {
-            Answer::Vm(view) => Ok(*view),
-            _ => Err(Refusal::new(
-                ReturnCode::Failed,
-                "the engine did not answer with a VM",
-                "",
-            )),
+        self.query(Query::show_vm(vm)).await
+    }
+
+    /// The same as it was seen when the target was looked for, if it is the target's.
+    async fn view(&self, vm: VmId) -> Result<Arc<VmView>, Refusal> {
+        match self.target.view.as_ref().filter(|v| v.spec.uuid == vm) {
+            Some(view) => Ok(view.clone()),
+            None => self.show(vm).await.map(Arc::new),
         }
     }
 
-    /// The VM that a reference names.
+    /// The VM that a reference names, as it is now. Most methods need no more of it than its id.
     async fn vm(&self, parameter: &str) -> Result<VmView, Refusal> {
-        let path = self
-            .arguments
-            .reference(parameter)?
-            .ok_or_else(|| missing(parameter))?;
-        self.show(self.vm_id(parameter, path)?).await
+        self.show(self.vm_id(parameter)?).await
     }
 
-    fn vm_id(&self, parameter: &str, path: &ObjectPath) -> Result<VmId, Refusal> {
+    /// The id of the VM that a reference names. Whether it is here, the engine says when it is asked for something.
+    fn vm_id(&self, parameter: &str) -> Result<VmId, Refusal> {
+        let path = self.arguments.reference(parameter)?;
+        self.vm_at(parameter, path.ok_or_else(|| missing(parameter))?)
+    }
+
+    /// What was read of the other parameters. That the VM is not here comes before what is wrong with them.
+    async fn read<T>(&self, vm: VmId, read: Result<T, Refusal>) -> Result<T, Refusal> {
+        if read.is_err() {
+            self.show(vm).await?;
+        }
+        read
+    }
+
+    fn vm_at(&self, parameter: &str, path: &ObjectPath) -> Result<VmId, Refusal> {
         self.our_namespace(parameter, path)?;
         let class = &path.name.class;
         if !self.namespace.is_a(class, "CIM_ComputerSystem") {
@@ -196,27 +220,29 @@ impl Call<'_> {
     }
 
     /// Which relationship of a VM the caller means: an instance, a path or an InstanceID. `None`: nothing was said.
-    fn relationship(&self, vm: &VmView) -> Result<Option<Which>, Refusal> {
+    async fn relationship(&self, vm: VmId) -> Result<Option<Which>, Refusal> {
         const NAME: &str = "ReplicationRelationship";
         let Some(value) = self.arguments.get(NAME) else {
             return Ok(None);
         };
         let id = super::embedded::instance_id(value);
         let named = id.as_deref().and_then(super::embedded::relationship_id);
-        match named.filter(|(of, _)| *of == vm.spec.uuid) {
-            Some((_, which)) => Ok(Some(which)),
-            None => Err(invalid(format!(
-                "{NAME} is none of the VM {}: its InstanceID is \"{}\"",
-                vm.spec.name,
-                shown(&id.unwrap_or_default())
-            ))),
+        if let Some((_, which)) = named.filter(|(of, _)| *of == vm) {
+            return Ok(Some(which));
         }
+        let view = self.view(vm).await?;
+        Err(invalid(format!(
+            "{NAME} is none of the VM {}: its InstanceID is \"{}\"",
+            view.spec.name,
+            shown(&id.unwrap_or_default())
+        )))
     }
 
     /// The same where the API wants it said.
-    fn relationship_needed(&self, vm: &VmView) -> Result<Which, Refusal> {
-        self.relationship(vm)?
-            .ok_or_else(|| missing("ReplicationRelationship"))
+    async fn relationship_needed(&self, vm: VmId) -> Result<Which, Refusal> {
+        let which = self.relationship(vm).await?;
+        let which = which.ok_or_else(|| missing("ReplicationRelationship"));
+        self.read(vm, which).await
     }
 }
 
@@ -237,6 +263,14 @@ pub(crate) struct Called {
     pub(crate) outcome: Outcome,
 }
 
+/// What the schema says of a method.
+#[derive(Clone, Copy)]
+struct Declared {
+    namespace: &'static Namespace,
+    class: &'static Class,
+    method: &'static Method,
+}
+
 impl ObjectManager {
     /// Calls a method for a client that may leave before the answer: a method that was begun is carried out nevertheless.
     ///
@@ -250,37 +284,17 @@ impl ObjectManager {
         method: &str,
         arguments: Vec<(String, Raw)>,
     ) -> Result<Called, CimError> {
-        let (namespace, class, method) = self.declared(namespace, &target.class, method)?;
+        let declared = self.declared(namespace, &target.class, method)?;
         let (this, caller) = (self.clone(), caller.clone());
-        let call = async move {
-            let space = &namespace.name;
-            this.invoke(&caller, space, &target, &method.name, arguments)
-                .await
-        };
+        let call = async move { this.call(&caller, declared, &target, &arguments).await };
         let called = tokio::spawn(call.in_current_span()).await;
         let outcome = called.map_err(|e| CimError::new(Status::Failed, e.to_string()))??;
         Ok(Called {
-            namespace,
-            class,
-            method,
+            namespace: declared.namespace,
+            class: declared.class,
+            method: declared.method,
             outcome,
         })
-    }
-
-    /// What the schema says of a method.
-    fn declared(
-        &self,
-        namespace: &str,
-        class: &str,
-        method: &str,
-    ) -> Result<(&'static Namespace, &'static Class, &'static Method), CimError> {
-        let namespace = self.schema.namespace(namespace)?;
-        let class = namespace.class(class)?;
-        let declared = class.method(method).ok_or_else(|| {
-            let message = format!("{} has no method {}", class.name, shown(method));
-            CimError::new(Status::MethodNotFound, message)
-        })?;
-        Ok((namespace, class, declared))
     }
 
     /// Calls a method of an instance. Parameters may come in any order; those that are missing are null.
@@ -296,21 +310,71 @@ impl ObjectManager {
         method: &str,
         arguments: Vec<(String, Raw)>,
     ) -> Result<Outcome, CimError> {
-        let (space, class, declared) = self.declared(namespace, &target.class, method)?;
-        let instance = self.get(namespace, target).await?;
-        let Some(found) = table::find(&instance.class, &declared.name) else {
-            let message = format!("{}.{} is not served", class.name, declared.name);
+        let declared = self.declared(namespace, &target.class, method)?;
+        self.call(caller, declared, target, &arguments).await
+    }
+
+    fn declared(&self, namespace: &str, class: &str, method: &str) -> Result<Declared, CimError> {
+        let namespace = self.schema.namespace(namespace)?;
+        let class = namespace.class(class)?;
+        let method = class.method(method).ok_or_else(|| {
+            let message = format!("{} has no method {}", class.name, shown(method));
+            CimError::new(Status::MethodNotFound, message)
+        })?;
+        Ok(Declared {
+            namespace,
+            class,
+            method,
+        })
+    }
+
+    /// Looks the instance up and calls its method. A VM is looked up afterwards, and only when nothing came of the call: the
+    /// engine says of each VM that it is asked about whether it is here.
+    async fn call(
+        &self,
+        caller: &Caller,
+        declared: Declared,
+        name: &InstanceName,
+        arguments: &[(String, Raw)],
+    ) -> Result<Outcome, CimError> {
+        let Some(vm) = vm_named(declared.namespace, name) else {
+            let located = self.locate(declared.namespace, name).await?;
+            let (name, view) = (located.name, located.view);
+            return self
+                .call_on(caller, declared, Target { name, view }, arguments)
+                .await;
+        };
+        let target = Target {
+            name: vm_path(vm).name,
+            view: None,
+        };
+        let answered = self.call_on(caller, declared, target, arguments).await;
+        if !answered.as_ref().is_ok_and(Outcome::is_granted) {
+            self.locate(declared.namespace, name).await?;
+        }
+        answered
+    }
+
+    async fn call_on(
+        &self,
+        caller: &Caller,
+        declared: Declared,
+        target: Target,
+        arguments: &[(String, Raw)],
+    ) -> Result<Outcome, CimError> {
+        let method = &declared.method.name;
+        let Some(found) = table::find(&target.name.class, method) else {
+            let message = format!("{}.{method} is not served", declared.class.name);
             return Err(CimError::new(Status::MethodNotAvailable, message));
         };
         let call = Call {
             manager: self,
-            namespace: space,
+            namespace: declared.namespace,
             caller,
-            arguments: Arguments::typed(space, declared, arguments)?,
-            target: instance,
+            arguments: Arguments::typed(declared.namespace, declared.method, arguments)?,
+            target,
         };
-        let about = call.arguments.about(&call.target);
-        let method = &declared.name;
+        let about = call.arguments.about(&call.target.name);
         Ok(match answer(&call, &found).await {
             Ok(outcome) => {
                 let value = outcome.value;

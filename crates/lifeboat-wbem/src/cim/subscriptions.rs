@@ -210,7 +210,7 @@ impl Indications {
         let text = |of: &Instance, name: &str| of.text(name).unwrap_or_default().to_owned();
         let duration = given.unsigned("SubscriptionDuration");
         let path = |of: &Instance| ObjectPath::new(INTEROP, space.name_of(of));
-        let now = i64::try_from(super::facts::now().0).unwrap_or(0);
+        let now = i64::try_from(self.manager().now().0).unwrap_or(0);
         let now = DateTime::Instant(now.saturating_mul(1000));
         let instance = Instance::new(SUBSCRIPTION)
             .with("Filter", path(&filter))

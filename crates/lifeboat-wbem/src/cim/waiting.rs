@@ -3,7 +3,8 @@
 //! would tell whoever called it that somebody else has to do something.
 
 use lifeboat_cim::CimError;
-use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::action::Action;
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::Job;
 use lifeboat_engine::requests::{Request, RequestState};
 use lifeboat_model::api::ReturnCode;
@@ -11,7 +12,6 @@ use lifeboat_model::{JobId, JobState, JobType, RequestId, VmId};
 use uuid::Uuid;
 
 use super::ObjectManager;
-use super::facts::unexpected;
 
 /// The kind of job that would carry an action out.
 fn kind(action: &Action) -> JobType {
@@ -68,10 +68,7 @@ fn job(request: Request) -> Job {
 
 impl ObjectManager {
     async fn requests(&self) -> Result<Vec<Request>, CimError> {
-        match self.ask(Action::ListRequests).await? {
-            Answer::Requests(requests) => Ok(requests),
-            _ => Err(unexpected("ListRequests")),
-        }
+        self.ask(Query::list_requests()).await
     }
 
     /// All requests as jobs, newest first.

@@ -18,7 +18,8 @@ async fn manager() -> (World, Arc<ObjectManager>) {
         machine: Machine::default(),
         media_directories: Vec::new(),
     };
-    (world, ObjectManager::new(engine, facts))
+    let clock = world.clock(0);
+    (world, ObjectManager::new(engine, facts, clock))
 }
 
 fn caller(name: &str) -> Caller {

@@ -16,6 +16,7 @@ use lifeboat_cim::wsman::{
     ResourceUri, Subscribe,
 };
 use lifeboat_cim::{CimError, Namespace, Status};
+use lifeboat_model::Timestamp;
 use tokio::time::Instant;
 
 use super::{measure, message_id};
@@ -101,7 +102,7 @@ impl Eventing {
             system: manager.system_columns(),
         };
         let (resource, query) = what(headers, wish.filter)?;
-        let life = life(wish.expires)?;
+        let life = life(wish.expires, manager.now())?;
         let (mode, notify) = match (wish.mode, wish.notify) {
             (DeliveryMode::Pull, _) => (DeliveryMode::Pull, None),
             (mode, Some(notify)) => (mode, Some(self.place(caller, notify).await?)),
@@ -268,13 +269,13 @@ fn what(headers: &Headers, filter: Option<Query>) -> Result<(ResourceUri, Query)
     Ok((resource, query))
 }
 
-/// How long a subscription is granted.
-fn life(asked: Option<Expires>) -> Result<Duration, Fault> {
+/// How long a subscription is granted that is asked for now.
+fn life(asked: Option<Expires>, now: Timestamp) -> Result<Duration, Fault> {
     let life = match asked {
         None => MAX_LIFE,
         Some(Expires::In(time)) => time,
         Some(Expires::At(micros)) => {
-            let now = i64::try_from(crate::cim::now().0).unwrap_or(i64::MAX / 1000);
+            let now = i64::try_from(now.0).unwrap_or(i64::MAX / 1000);
             let left = micros.saturating_sub(now.saturating_mul(1000));
             Duration::from_micros(u64::try_from(left).unwrap_or(0))
         }

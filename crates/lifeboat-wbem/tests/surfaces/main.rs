@@ -9,6 +9,7 @@ mod facts;
 mod indications;
 mod indications_remote;
 mod many;
+mod remote_calls;
 mod remote_cimxml;
 mod remote_floods;
 mod remote_http;

@@ -52,11 +52,11 @@ pub(crate) fn refused(action: &Action, refusal: Refusal) -> Refusal {
         };
         message = format!("{command} {verb}: {message}");
     }
-    if let Some(vm) = action.vm().map(|vm| vm.0.as_str()) {
+    if let Some(vm) = action.vm() {
         if hint.is_empty() && code == ReturnCode::InvalidState {
             hint = other_way(action).to_owned();
         }
-        hint = complete(hint, vm);
+        hint = complete(hint, &vm.to_string());
     }
     Refusal {
         code,
@@ -88,7 +88,7 @@ fn verb(code: ReturnCode) -> &'static str {
 
 /// The command as it was typed, with the VM; `None` for actions that only show something.
 fn command_name(action: &Action) -> Option<String> {
-    let of = |command: &str| action.vm().map(|vm| format!("{command} of \"{}\"", vm.0));
+    let of = |command: &str| action.vm().map(|vm| format!("{command} of \"{vm}\""));
     match action {
         Action::StartVm { .. } => of("vm start"),
         Action::StopVm { .. } => of("vm stop"),

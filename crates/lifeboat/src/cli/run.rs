@@ -10,7 +10,8 @@ use std::io::Write;
 use jiff::Zoned;
 use jiff::tz::TimeZone;
 use lifeboat_engine::action::{Action, Answer, ReplicationView, ServerView, VmRef, VmView};
-use lifeboat_engine::paging::Paging;
+use lifeboat_engine::paging::{Page, Paging};
+use lifeboat_engine::query::Query;
 use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{Bandwidth, Timestamp};
@@ -43,11 +44,7 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
         Command::Vm(command) => vm(&cx, command).await,
         Command::Replication(command) => replication::run(&cx, command).await,
         Command::Points { vm } => {
-            let (vm, page) = (name(vm), Paging::FIRST);
-            let Answer::Points(points) = cx.ask(Action::ListPoints { vm, page }).await? else {
-                return strange();
-            };
-            let points = points.items;
+            let points = cx.list(Query::list_points(name(vm), Paging::FIRST)).await?;
             if let Some(note) = show::out_of_order(&points) {
                 eprintln!("{note}");
             }
@@ -57,16 +54,9 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
         Command::Job(command) => job(&cx, command).await,
         Command::Request(command) => request::run(&cx, command).await,
         Command::Events { vm, limit } => {
-            let action = Action::ListEvents {
-                vm: vm.as_deref().map(name),
-                limit: *limit,
-                after: None,
-            };
+            let query = Query::list_events(vm.as_deref().map(name), *limit);
             let enough = usize::try_from(*limit).unwrap_or(usize::MAX);
-            let Answer::Events(events) = cx.gather(action, enough).await? else {
-                return strange();
-            };
-            let mut events = events.items;
+            let mut events = cx.gather(query, enough).await?;
             events.truncate(enough);
             let names = cx.names().await?;
             // As they were recorded, oldest first: times of a clock that was set are in no order.
@@ -93,32 +83,42 @@ pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
 }
 
 fn name(vm: &str) -> VmRef {
-    VmRef(vm.to_owned())
+    VmRef::Text(vm.to_owned())
 }
 
-fn strange<T>() -> Result<T, Failure> {
-    Err(Failure::new(
-        Exit::Failed,
-        "the daemon answered something else than was asked",
-        "compare versions: lifeboat --version, lifeboat server show",
-    ))
+/// Why there is no answer, in the words of the command line.
+fn failure(action: &Action, error: ClientError) -> Failure {
+    match error {
+        ClientError::Refused(refusal) => refusal::refused(action, refusal).into(),
+        ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Protocol { .. } => {
+            error.into()
+        }
+    }
 }
 
 impl Cx<'_> {
-    /// Has an action performed; of a list all pages, so that people see one list.
-    async fn ask(&self, action: Action) -> Result<Answer, Failure> {
-        self.gather(action, usize::MAX).await
+    /// Has an action performed.
+    async fn perform(&self, action: &Action) -> Result<Answer, Failure> {
+        let answer = self.client.perform(action).await;
+        answer.map_err(|error| failure(action, error))
+    }
+
+    /// Asks a question.
+    async fn query<T>(&self, query: Query<T>) -> Result<T, Failure> {
+        let answer = self.client.query(&query).await;
+        answer.map_err(|error| failure(query.action(), error))
+    }
+
+    /// Asks for a list, all pages of it: people see one list.
+    async fn list<T>(&self, query: Query<Page<T>>) -> Result<Vec<T>, Failure> {
+        self.gather(query, usize::MAX).await
     }
 
     /// The same with a list that ends when `enough` items are there.
-    async fn gather(&self, action: Action, enough: usize) -> Result<Answer, Failure> {
-        let answer = self.client.gather(&action, enough).await;
-        answer.map_err(|error| match error {
-            ClientError::Refused(answer) => refusal::refused(&action, answer).into(),
-            ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Protocol { .. } => {
-                error.into()
-            }
-        })
+    async fn gather<T>(&self, query: Query<Page<T>>, enough: usize) -> Result<Vec<T>, Failure> {
+        let action = query.action().clone();
+        let answer = self.client.gather(query, enough).await;
+        answer.map_err(|error| failure(&action, error))
     }
 
     fn print<T: Serialize + ?Sized>(&self, value: &T, table: impl FnOnce() -> String) -> Done {
@@ -134,16 +134,16 @@ impl Cx<'_> {
 
     /// Has something done; says `done` when it was done at once, else follows the job.
     async fn act(&self, action: Action, wait: Wait, done: &str) -> Done {
-        match self.ask(action).await? {
-            Answer::Job(job) if wait.detach && !job.state.is_final() => {
+        match self.perform(&action).await?.job() {
+            Some(job) if wait.detach && !job.state.is_final() => {
                 eprintln!(
                     "the job carries on; follow it with: lifeboat job follow {}",
                     job.id
                 );
                 self.print(&job, || format!("{}\n", job.id))
             }
-            Answer::Job(job) => self.follow(job, done).await,
-            _ => {
+            Some(job) => self.follow(job, done).await,
+            None => {
                 eprintln!("{done}");
                 Ok(Exit::Done)
             }
@@ -163,24 +163,15 @@ impl Cx<'_> {
     }
 
     async fn vms(&self) -> Result<Vec<VmView>, Failure> {
-        let Answer::Vms(vms) = self.ask(Action::ListVms(Paging::FIRST)).await? else {
-            return strange();
-        };
-        Ok(vms.items)
+        self.list(Query::list_vms(Paging::FIRST)).await
     }
 
     async fn vm(&self, vm: &str) -> Result<VmView, Failure> {
-        let Answer::Vm(view) = self.ask(Action::ShowVm { vm: name(vm) }).await? else {
-            return strange();
-        };
-        Ok(*view)
+        self.query(Query::show_vm(name(vm))).await
     }
 
     async fn server(&self) -> Result<ServerView, Failure> {
-        let Answer::Server(view) = self.ask(Action::ShowServer).await? else {
-            return strange();
-        };
-        Ok(view)
+        self.query(Query::show_server()).await
     }
 
     /// A time as `read` understands it, given to the option `--at`.
@@ -283,9 +274,7 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
             console::bridge(&view).await
         }
         Vm::Screenshot { vm, file } => {
-            let Answer::Picture(png) = cx.ask(Action::Screenshot { vm: name(vm) }).await? else {
-                return strange();
-            };
+            let png = cx.query(Query::screenshot(name(vm))).await?;
             if file == "-" {
                 return write_out(&png);
             }
@@ -299,29 +288,22 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
 async fn job(cx: &Cx<'_>, command: &Job) -> Done {
     match command {
         Job::List => {
-            let Answer::Jobs(jobs) = cx.ask(Action::ListJobs(Paging::FIRST)).await? else {
-                return strange();
-            };
-            let jobs = jobs.items;
+            let jobs = cx.list(Query::list_jobs(Paging::FIRST)).await?;
             let names = cx.names().await?;
             cx.print(&jobs, || show::jobs(&jobs, &names, &cx.zone))
         }
         Job::Show { job } => {
-            let Answer::Job(job) = cx.ask(Action::ShowJob { job: *job }).await? else {
-                return strange();
-            };
+            let job = cx.query(Query::show_job(*job)).await?;
             let names = cx.names().await?;
             cx.print(&job, || show::job(&job, &names, &cx.zone))
         }
         Job::Cancel { job } => {
-            cx.ask(Action::CancelJob { job: *job }).await?;
+            cx.perform(&Action::CancelJob { job: *job }).await?;
             eprintln!("job {job} is being cancelled");
             Ok(Exit::Done)
         }
         Job::Follow { job } => {
-            let Answer::Job(job) = cx.ask(Action::ShowJob { job: *job }).await? else {
-                return strange();
-            };
+            let job = cx.query(Query::show_job(*job)).await?;
             cx.follow(job, "").await
         }
     }

@@ -241,14 +241,15 @@ impl Script {
         match action {
             Action::ListVms(p) => Ok(Answer::Vms(page(self.vms(), p.after.as_ref()))),
             Action::ShowVm { vm } => {
+                let named = vm.to_string();
                 let found = self
                     .vms()
                     .into_iter()
-                    .find(|v| v.spec.name == vm.0 || v.spec.uuid.to_string() == vm.0);
+                    .find(|v| v.spec.name == named || v.spec.uuid.to_string() == named);
                 let missing = || {
                     Refusal::new(
                         ReturnCode::FileNotFound,
-                        format!("there is no VM \"{}\" on this host", vm.0),
+                        format!("there is no VM \"{vm}\" on this host"),
                         "list them with: lifeboat vm list",
                     )
                 };
@@ -277,7 +278,7 @@ impl Script {
             Action::Resynchronize { .. } => finished(JobType::Resynchronize, ""),
             Action::ReverseReplication { .. } => finished(JobType::Reverse, ""),
             // The replica only asks its primary.
-            Action::PlannedFailover { vm, .. } if vm.0 == "dev" => Ok(Answer::Done),
+            Action::PlannedFailover { vm, .. } if vm.to_string() == "dev" => Ok(Answer::Done),
             Action::PlannedFailover { .. } => finished(JobType::PlannedFailover, ""),
             Action::CancelPlanned { .. } => finished(JobType::CancelPlanned, ""),
             Action::StartTest { .. } => finished(JobType::TestFailover, ""),
@@ -360,35 +361,35 @@ impl Script {
 fn refusal(action: &Action) -> Option<Refusal> {
     let invalid = |message: &str, hint: &str| Refusal::new(ReturnCode::InvalidState, message, hint);
     match action {
-        Action::DropAbandoned { vm } if vm.0 == "old" => Some(requests::waits()),
-        Action::ReplicateNow { vm } if vm.0 == "db" => Some(invalid(
+        Action::DropAbandoned { vm } if vm.to_string() == "old" => Some(requests::waits()),
+        Action::ReplicateNow { vm } if vm.to_string() == "db" => Some(invalid(
             "db is in state WaitingToCompleteInitialReplication (2): its initial copy is not complete",
             "wait for it: lifeboat job follow 00000000-0000-0000-0000-0000000000a1",
         )),
-        Action::InitiateFailover { vm, .. } if vm.0 == "old" => Some(not_now(
+        Action::InitiateFailover { vm, .. } if vm.to_string() == "old" => Some(not_now(
             ReplicationMode::Replica,
             ReplicationState::Recovered,
             Happening::InitiateFailover,
         )),
-        Action::SuspendReplication { vm } if vm.0 == "old" => Some(not_now(
+        Action::SuspendReplication { vm } if vm.to_string() == "old" => Some(not_now(
             ReplicationMode::Replica,
             ReplicationState::WaitingToCompleteInitialReplication,
             Happening::Suspend,
         )),
-        Action::SuspendReplication { vm } if vm.0 == "wiki" => Some(not_now(
+        Action::SuspendReplication { vm } if vm.to_string() == "wiki" => Some(not_now(
             ReplicationMode::Primary,
             ReplicationState::SyncedReplicationComplete,
             Happening::Suspend,
         )),
-        Action::StartReplication { vm, .. } if vm.0 == "big" => Some(not_now(
+        Action::StartReplication { vm, .. } if vm.to_string() == "big" => Some(not_now(
             ReplicationMode::Primary,
             ReplicationState::Resynchronizing,
             Happening::StartCopy,
         )),
-        Action::StartVm { vm, .. } if vm.0 == "web" => Some(invalid("the VM is running", "")),
-        Action::StopVm { vm, .. } if vm.0 == "idle" => Some(invalid("the VM is off", "")),
+        Action::StartVm { vm, .. } if vm.to_string() == "web" => Some(invalid("the VM is running", "")),
+        Action::StopVm { vm, .. } if vm.to_string() == "idle" => Some(invalid("the VM is off", "")),
         Action::TestConnection { peer } if peer.starts_with('c') => Some(stranger()),
-        Action::EnableReplication { vm, .. } if vm.0 == "mail" => Some(stranger()),
+        Action::EnableReplication { vm, .. } if vm.to_string() == "mail" => Some(stranger()),
         _ => None,
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn requests() -> Vec<Request> {
         id: RequestId(Uuid::from_u128(0xb1)),
         by: ada(),
         action: Action::CommitFailover {
-            vm: VmRef(vm_id(4).to_string()),
+            vm: VmRef::Text(vm_id(4).to_string()),
         },
         vm: Some(vm_id(4)),
         what: "commit of the failover, which ends every recovery point but the chosen one, of \"mail\""

@@ -108,7 +108,7 @@ fn trusted() -> [Action; 2] {
             key: Fingerprint::new([0xab; 32]),
         },
         Action::TrustKey {
-            vm: Some(VmRef("web".into())),
+            vm: Some(VmRef::Text("web".into())),
             host: "10.0.0.2:8443".into(),
             key: Fingerprint::new([0xcd; 32]),
         },
@@ -134,11 +134,11 @@ fn lists() -> Vec<Action> {
         Action::ListVms(Paging::FIRST),
         Action::ListVms(part()),
         Action::ListPoints {
-            vm: VmRef("web".into()),
+            vm: VmRef::Text("web".into()),
             page: Paging::FIRST,
         },
         Action::ListPoints {
-            vm: VmRef("web".into()),
+            vm: VmRef::Text("web".into()),
             page: part(),
         },
         Action::ListJobs(Paging::FIRST),
@@ -151,7 +151,7 @@ fn lists() -> Vec<Action> {
             after: None,
         },
         Action::ListEvents {
-            vm: Some(VmRef("web".into())),
+            vm: Some(VmRef::Text("web".into())),
             limit: 1000,
             after: Some("NQ".into()),
         },
@@ -159,7 +159,7 @@ fn lists() -> Vec<Action> {
 }
 
 pub(crate) fn actions() -> Vec<Action> {
-    let vm = || VmRef("web".into());
+    let vm = || VmRef::Text("web".into());
     let job = job().id;
     let settings = settings();
     let mut all = lists();
@@ -231,7 +231,7 @@ pub(crate) fn initial_copies() -> Vec<InitialCopy> {
 }
 
 fn copies() -> impl Iterator<Item = Action> {
-    let vm = || VmRef("web".into());
+    let vm = || VmRef::Text("web".into());
     let starts = initial_copies()
         .into_iter()
         .map(move |how| Action::StartReplication {
@@ -248,7 +248,7 @@ fn copies() -> impl Iterator<Item = Action> {
 }
 
 fn lifecycle() -> Vec<Action> {
-    let vm = || VmRef("web".into());
+    let vm = || VmRef::Text("web".into());
     vec![
         Action::ModifyReplication {
             vm: vm(),
@@ -528,7 +528,7 @@ pub(crate) fn request() -> Request {
             Some(7),
         ),
         action: Action::CommitFailover {
-            vm: VmRef("web".into()),
+            vm: VmRef::Text("web".into()),
         },
         vm: Some(VmId(Uuid::from_u128(1))),
         what: "commit of the failover of \"web\"".into(),

@@ -5,7 +5,7 @@ use lifeboat_cim::{Instance, InstanceName, ObjectPath};
 
 use super::names::{SYSTEM, guid, replication_service_path};
 use super::{ClassView, Make, element, link, well};
-use crate::cim::facts::{HostParts, now};
+use crate::cim::facts::HostParts;
 use crate::cim::{CIMV2, HostFacts, INTEROP, VIRTUALIZATION};
 
 pub(super) const CLASSES: &[ClassView] = &[
@@ -155,7 +155,7 @@ fn product(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
 /// between the namespaces of old and new, and read nothing else from it.
 const API_VERSION: &str = "10.0.20348";
 
-fn system(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
+fn system(host: &HostFacts, of: &HostParts) -> Vec<Instance> {
     let kib = host.machine.memory / 1024;
     let system = Instance::new("Win32_OperatingSystem")
         .with("Caption", PRODUCT)
@@ -171,7 +171,7 @@ fn system(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
         .with("OSType", 36_u16)
         .with("Primary", true)
         .with("Status", "OK")
-        .with("LocalDateTime", super::instant(now()))
+        .with("LocalDateTime", super::instant(of.now))
         .with("TotalVisibleMemorySize", kib)
         // What is free changes while it is read; nobody is told more than the whole.
         .with("FreePhysicalMemory", kib);

@@ -6,18 +6,18 @@ use super::names::{SYSTEM, by_id, host_path, path, service_path, vm_path};
 use super::{ClassView, Make, element, link, span, view, well};
 use crate::cim::HostFacts;
 use crate::cim::embedded::utc_minute;
-use crate::cim::facts::{HostParts, VmParts};
+use crate::cim::facts::{HostParts, ServerParts, VmParts};
 
 pub(super) const CLASSES: &[ClassView] = &[
     view(REPLICATION, Make::Host(replication)),
     view(MANAGEMENT, Make::Host(management)),
     view(SNAPSHOTS, Make::Host(snapshots)),
-    view(SETTINGS, Make::Host(settings)),
+    view(SETTINGS, Make::Server(settings)),
     view(MANAGEMENT_SETTINGS, Make::Host(management_settings)),
-    view(ENTRY, Make::Host(entries)),
+    view(ENTRY, Make::Server(entries)),
     view(PROVIDER, Make::Host(provider)),
     view("Msvm_HostedService", Make::Host(hosted)),
-    view("Msvm_ElementSettingData", Make::Host(setting_data)),
+    view("Msvm_ElementSettingData", Make::Server(setting_data)),
     view("Msvm_ServiceAffectsElement", Make::Vm(affected)),
 ];
 
@@ -97,10 +97,10 @@ fn settings_id(host: &HostFacts) -> String {
 
 /// The host as a replica server. Peers prove themselves by certificates, on one port; plain HTTP is never taken, which is
 /// what port 0 says.
-fn settings(host: &HostFacts, of: &HostParts) -> Vec<Instance> {
+fn settings(host: &HostFacts, of: &ServerParts) -> Vec<Instance> {
     let name = "Replication Service Settings";
     let description = "Virtual Machine Replication Service Settings Data";
-    let settings = &of.server.settings;
+    let settings = &of.view.settings;
     let data = element(SETTINGS, name, description, name)
         .with("InstanceID", settings_id(host))
         .with("RecoveryServerEnabled", settings.enabled)
@@ -110,7 +110,7 @@ fn settings(host: &HostFacts, of: &HostParts) -> Vec<Instance> {
         .with("HttpPort", 0_u16)
         .with(
             "MonitoringStartTime",
-            span(u64::from(utc_minute(settings.monitoring_start_min)) * 60),
+            span(u64::from(utc_minute(settings.monitoring_start_min, of.ahead_min)) * 60),
         )
         .with("MonitoringInterval", settings.monitoring_interval_s);
     vec![data]
@@ -139,7 +139,7 @@ fn entry_id(primary: &str) -> String {
     format!("Microsoft:Authorization\\{primary}")
 }
 
-fn entries(_: &HostFacts, of: &HostParts) -> Vec<Instance> {
+fn entries(_: &HostFacts, of: &ServerParts) -> Vec<Instance> {
     let entry = |e: &lifeboat_model::AuthorizationEntry| {
         let description = "A primary, or a group of them, that may replicate to this host";
         element(ENTRY, "Replication Authorization Entry", description, &e.primary)
@@ -185,7 +185,7 @@ pub(super) fn has_settings(of: ObjectPath, settings: ObjectPath) -> Instance {
         .with("IsNext", 1_u16)
 }
 
-fn setting_data(host: &HostFacts, of: &HostParts) -> Vec<Instance> {
+fn setting_data(host: &HostFacts, of: &ServerParts) -> Vec<Instance> {
     let entry = |e: &lifeboat_model::AuthorizationEntry| {
         has_settings(SERVICES[0].path(host), by_id(ENTRY, &entry_id(&e.primary)))
     };

@@ -290,14 +290,7 @@ fn time_of_day(at: DateTime, ahead_min: u16) -> u16 {
     u16::try_from(minute % 1440).unwrap_or(0)
 }
 
-/// Minutes by which the time of day on this host is ahead of UTC now, 0 to 1,439.
-pub(crate) fn ahead_of_utc() -> u16 {
-    let now = jiff::Zoned::now();
-    let minutes = now.offset().seconds().div_euclid(60).rem_euclid(1440);
-    u16::try_from(minutes).unwrap_or(0)
-}
-
-/// The minute of the day in UTC that a minute of the local day is now.
-pub(crate) fn utc_minute(local: u16) -> u16 {
-    (local + 1440 - ahead_of_utc()) % 1440
+/// The minute of the day in UTC that a minute of the local day is now; `ahead_min` as in [`server`].
+pub(crate) fn utc_minute(local: u16, ahead_min: u16) -> u16 {
+    (local + 1440 - ahead_min) % 1440
 }

@@ -1,7 +1,8 @@
 //! Parameters of a call, typed by the schema.
 
 use lifeboat_cim::{
-    CimError, Instance, Method, Namespace, ObjectPath, Parameter, Raw, RawInstance, Status, Value,
+    CimError, Instance, InstanceName, Method, Namespace, ObjectPath, Parameter, Raw, RawInstance, Status,
+    Value,
 };
 use lifeboat_engine::action::Refusal;
 use lifeboat_model::Timestamp;
@@ -23,12 +24,12 @@ impl Arguments {
     pub(super) fn typed(
         namespace: &Namespace,
         method: &Method,
-        raw: Vec<(String, Raw)>,
+        raw: &[(String, Raw)],
     ) -> Result<Self, CimError> {
         let wrong = |what: String| CimError::new(Status::InvalidParameter, what);
         let mut seen: Vec<&str> = Vec::new();
         let mut all = Vec::new();
-        for (name, raw) in &raw {
+        for (name, raw) in raw {
             let declared = method.parameter(name).filter(|p| p.input);
             let declared = declared
                 .ok_or_else(|| wrong(format!("{} has no input parameter {}", method.name, shown(name))))?;
@@ -104,12 +105,15 @@ impl Arguments {
     }
 
     /// What the call is about, for the log: names of instances among its parameters, or its own.
-    pub(super) fn about(&self, target: &Instance) -> String {
+    pub(super) fn about(&self, target: &InstanceName) -> String {
         let named = self.0.iter().find_map(|(_, v)| match v {
             Value::Reference(path) => path.name.text("Name").or_else(|| path.name.text("InstanceID")),
             _ => None,
         });
-        let own = || target.text("Name").or_else(|| target.text("InstanceID"));
+        let own = || {
+            let keys = ["Name", "InstanceID", "SystemName"];
+            keys.into_iter().find_map(|key| target.text(key))
+        };
         shown(named.or_else(own).unwrap_or_default())
     }
 }

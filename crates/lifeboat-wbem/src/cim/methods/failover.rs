@@ -3,7 +3,7 @@
 use lifeboat_cim::{Instance, Value};
 use lifeboat_engine::action::{Action, PointSelector, Refusal};
 
-use super::{Answered, Call, missing, vm_ref};
+use super::{Answered, Call, missing};
 use crate::cim::classes::{points, vm_path};
 use crate::cim::embedded::{self, invalid};
 
@@ -33,14 +33,14 @@ fn point(call: &Call<'_>) -> Result<PointSelector, Refusal> {
 
 /// The test VM is known as soon as the answer is there: its reference is given with the job.
 pub(super) async fn test(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
+    let vm = call.vm_id("ComputerSystem")?;
     let action = Action::StartTest {
-        vm: vm_ref(&vm),
-        point: point(call)?,
+        vm: vm.into(),
+        point: call.read(vm, point(call)).await?,
         start: false,
     };
     let outcome = call.job(action).await?;
-    let test = call.show(vm.spec.uuid).await?.replication.and_then(|r| r.test);
+    let test = call.show(vm).await?.replication.and_then(|r| r.test);
     Ok(match test {
         Some(test) => outcome.with("ResultingSystem", vm_path(test.vm)),
         None => outcome,
@@ -50,10 +50,10 @@ pub(super) async fn test(call: &Call<'_>) -> Answered {
 /// The primary is not asked whether its VM runs: the API leaves that to whoever calls. The VM is not started; whoever
 /// starts it is told.
 pub(super) async fn initiate(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
+    let vm = call.vm_id("ComputerSystem")?;
     let action = Action::InitiateFailover {
-        vm: vm_ref(&vm),
-        point: point(call)?,
+        vm: vm.into(),
+        point: call.read(vm, point(call)).await?,
         start: false,
         force: true,
     };
@@ -62,17 +62,14 @@ pub(super) async fn initiate(call: &Call<'_>) -> Answered {
 
 /// A VM that runs is turned off: what it has written since the failover is thrown away in any case.
 pub(super) async fn revert(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
-    let action = Action::RevertFailover {
-        vm: vm_ref(&vm),
-        force: true,
-    };
-    call.job(action).await
+    let vm = call.vm_id("ComputerSystem")?.into();
+    let force = true;
+    call.job(Action::RevertFailover { vm, force }).await
 }
 
 pub(super) async fn commit(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
-    call.job(Action::CommitFailover { vm: vm_ref(&vm) }).await
+    let vm = call.vm_id("ComputerSystem")?.into();
+    call.job(Action::CommitFailover { vm }).await
 }
 
 /// Cards that are not mentioned keep their settings.
@@ -93,7 +90,7 @@ pub(super) async fn network(call: &Call<'_>) -> Answered {
     let before = vm.replication.as_ref().map_or(&[][..], |r| &r.network);
     let cards = embedded::cards(&given, &vm.spec, before)?;
     call.done(Action::SetFailoverNetwork {
-        vm: vm_ref(&vm),
+        vm: vm.spec.uuid.into(),
         cards,
     })
     .await

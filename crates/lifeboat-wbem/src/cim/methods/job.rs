@@ -17,7 +17,7 @@ const FAILED: u32 = 1;
 const HIGH: u16 = 4;
 
 fn id(call: &Call<'_>) -> Result<JobId, Refusal> {
-    let id = call.target.text("InstanceID").unwrap_or_default();
+    let id = call.target.name.text("InstanceID").unwrap_or_default();
     id.parse().map_err(|_| invalid("this job has no id"))
 }
 

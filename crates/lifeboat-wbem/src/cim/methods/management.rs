@@ -1,12 +1,13 @@
 //! Methods of the management service: the end of a test VM, and summaries of VMs.
 
-use lifeboat_cim::Value;
-use lifeboat_engine::action::{Action, Answer, Refusal, VmView};
+use lifeboat_cim::{CimError, Value};
+use lifeboat_engine::action::{Action, Refusal, VmView};
 use lifeboat_engine::paging::{Page, Paging};
+use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{ReplicationMode as Mode, VmId};
 
-use super::{Answered, Call, Outcome, missing, vm_ref};
+use super::{Answered, Call, Outcome, missing};
 use crate::cim::classes::summary;
 use crate::cim::embedded::{self, invalid, shown, unsupported};
 
@@ -16,14 +17,7 @@ const MOST: usize = 1000;
 /// A page of VMs, and where the next one begins.
 async fn page(call: &Call<'_>, after: Option<String>) -> Result<Page<VmView>, Refusal> {
     let limit = None;
-    match call.perform(Action::ListVms(Paging { limit, after })).await? {
-        Answer::Vms(page) => Ok(page),
-        _ => Err(Refusal::new(
-            ReturnCode::Failed,
-            "the engine did not answer with VMs",
-            "",
-        )),
-    }
+    call.query(Query::list_vms(Paging { limit, after })).await
 }
 
 /// The replica that is tested by a VM.
@@ -83,7 +77,7 @@ pub(super) async fn destroy(call: &Call<'_>) -> Answered {
     }
     match tested_by(call, vm.spec.uuid).await? {
         Some(replica) => {
-            let vm = vm_ref(&replica);
+            let vm = replica.spec.uuid.into();
             call.job(Action::StopTest { vm }).await
         }
         None => {
@@ -97,12 +91,9 @@ pub(super) async fn destroy(call: &Call<'_>) -> Answered {
     }
 }
 
-/// The VMs whose settings are named; all of them when none is.
-async fn wanted(call: &Call<'_>) -> Result<Vec<VmId>, Refusal> {
+/// The VMs whose settings are named, each as it is now.
+async fn named(call: &Call<'_>, items: &[Value]) -> Result<Vec<VmView>, Refusal> {
     const NAME: &str = "SettingData";
-    let Some(Value::Array(items)) = call.arguments.get(NAME) else {
-        return all(call).await;
-    };
     if items.len() > MOST {
         return Err(too_many());
     }
@@ -115,7 +106,7 @@ async fn wanted(call: &Call<'_>) -> Result<Vec<VmId>, Refusal> {
         let (class, id) = (&path.name.class, path.name.text("InstanceID").unwrap_or_default());
         // Some clients name the VM itself.
         let vm = if call.namespace.is_a(class, "CIM_ComputerSystem") {
-            call.vm_id(NAME, path)?
+            call.vm_at(NAME, path)?
         } else if call.namespace.is_a(class, "CIM_VirtualSystemSettingData") {
             embedded::vm_id(id)
                 .ok_or_else(|| invalid(format!("{NAME}: \"{}\" is not the settings of a VM", shown(id))))?
@@ -123,10 +114,21 @@ async fn wanted(call: &Call<'_>) -> Result<Vec<VmId>, Refusal> {
             let message = format!("{NAME}: {} is neither a VM nor its settings", shown(class));
             return Err(Refusal::new(ReturnCode::IncorrectType, message, ""));
         };
-        call.show(vm).await?;
-        vms.push(vm);
+        vms.push(call.show(vm).await?);
     }
     Ok(vms)
+}
+
+fn unreadable(e: CimError) -> Refusal {
+    Refusal::new(ReturnCode::Failed, e.message, "")
+}
+
+/// The summary of a VM, with these parts of it.
+async fn summary_of(call: &Call<'_>, vm: VmView, codes: &[u64]) -> Result<Value, Refusal> {
+    let parts = call.manager.vm_parts(vm).await.map_err(unreadable)?;
+    let mut summary = summary::summary(&call.manager.host, &parts);
+    summary.properties.retain(|(name, _)| asked(name, codes));
+    Ok(Value::from(summary))
 }
 
 pub(super) async fn summary(call: &Call<'_>) -> Answered {
@@ -141,19 +143,23 @@ pub(super) async fn summary(call: &Call<'_>) -> Answered {
             _ => None,
         })
         .collect();
-    let vms = wanted(call).await?;
-    let mut all = Vec::new();
-    for vm in vms {
-        let parts = call.manager.vm_parts(vm).await;
-        let parts = parts.map_err(|e| Refusal::new(ReturnCode::Failed, e.message, ""))?;
-        // One that has gone meanwhile is left out.
-        if let Some(parts) = parts {
-            let mut summary = summary::summary(&call.manager.host, &parts);
-            summary.properties.retain(|(name, _)| asked(name, &codes));
-            all.push(Value::from(summary));
+    let mut summaries = Vec::new();
+    match call.arguments.get("SettingData") {
+        Some(Value::Array(items)) => {
+            for vm in named(call, items).await? {
+                summaries.push(summary_of(call, vm, &codes).await?);
+            }
+        }
+        // All there are. One that has gone meanwhile is left out.
+        _ => {
+            for vm in all(call).await? {
+                if let Some(vm) = call.manager.show(vm).await.map_err(unreadable)? {
+                    summaries.push(summary_of(call, vm, &codes).await?);
+                }
+            }
         }
     }
-    Ok(Outcome::done().with("SummaryInformation", Value::Array(all)))
+    Ok(Outcome::done().with("SummaryInformation", Value::Array(summaries)))
 }
 
 /// Whether a property is among those with these codes. From 116 on the documents of the API contradict each other: whoever

@@ -3,9 +3,9 @@
 use camino::{Utf8Component, Utf8Path};
 use lifeboat_engine::action::{Action, InitialCopy, Refusal, ReplicationView, VmView};
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{ReplicationMode as Mode, ReplicationSettings};
+use lifeboat_model::{ReplicationMode as Mode, ReplicationSettings, VmId};
 
-use super::{Answered, Call, missing, vm_ref};
+use super::{Answered, Call, missing};
 use crate::cim::embedded::{self, Which, invalid, shown};
 
 const SETTINGS: &str = "ReplicationSettingData";
@@ -38,12 +38,12 @@ pub(super) async fn create(call: &Call<'_>) -> Answered {
     let settings = embedded::replication(given, embedded::defaults(), &vm.spec)?;
     let action = match is_replica(&vm) {
         true => Action::ExtendReplication {
-            vm: vm_ref(&vm),
+            vm: vm.spec.uuid.into(),
             settings,
             start: false,
         },
         false => Action::EnableReplication {
-            vm: vm_ref(&vm),
+            vm: vm.spec.uuid.into(),
             settings,
         },
     };
@@ -51,43 +51,55 @@ pub(super) async fn create(call: &Call<'_>) -> Answered {
 }
 
 pub(super) async fn start(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
+    let vm = call.vm_id("ComputerSystem")?;
+    let read = async {
+        let how = initial_copy(call, vm).await?;
+        Ok((how, call.arguments.instant("StartTime")?))
+    };
+    let (how, at) = call.read(vm, read.await).await?;
+    let vm = vm.into();
+    call.job(Action::StartReplication { vm, how, at }).await
+}
+
+/// How the copy is wanted to get to the replica.
+async fn initial_copy(call: &Call<'_>, vm: VmId) -> Result<InitialCopy, Refusal> {
     let kind = call.arguments.number("InitialReplicationType");
-    let how = match kind.ok_or_else(|| missing("InitialReplicationType"))? {
-        1 => InitialCopy::Network,
+    match kind.ok_or_else(|| missing("InitialReplicationType"))? {
+        1 => Ok(InitialCopy::Network),
         2 => {
             let location = call.arguments.text("InitialReplicationExportLocation");
             let location = location.ok_or_else(|| missing("InitialReplicationExportLocation"))?;
-            let dir = exported(location, &vm);
+            let dir = exported(location, &call.show(vm).await?);
             medium(call, &dir)?;
-            InitialCopy::Export { dir }
+            Ok(InitialCopy::Export { dir })
         }
-        3 => InitialCopy::Seed,
+        3 => Ok(InitialCopy::Seed),
         other => {
             let message =
                 format!("InitialReplicationType {other}: use 1 (network), 2 (export) or 3 (seeded)");
-            return Err(invalid(message));
+            Err(invalid(message))
         }
-    };
-    let at = call.arguments.instant("StartTime")?;
-    call.job(Action::StartReplication {
-        vm: vm_ref(&vm),
-        how,
-        at,
-    })
-    .await
+    }
+}
+
+/// The location that an exported copy is imported from.
+fn import_location<'a>(call: &'a Call<'_>) -> Result<&'a str, Refusal> {
+    let location = call.arguments.text("InitialReplicationImportLocation");
+    let location = location.ok_or_else(|| missing("InitialReplicationImportLocation"))?;
+    medium(call, location)?;
+    Ok(location)
 }
 
 /// Takes the directory of the VM, or the location that it was exported to.
 pub(super) async fn import(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
-    let location = call.arguments.text("InitialReplicationImportLocation");
-    let location = location.ok_or_else(|| missing("InitialReplicationImportLocation"))?;
-    let from = |dir: String| Action::ImportCopy { vm: vm_ref(&vm), dir };
-    medium(call, location)?;
+    let vm = call.vm_id("ComputerSystem")?;
+    let location = call.read(vm, import_location(call)).await?;
+    let from = |dir: String| Action::ImportCopy { vm: vm.into(), dir };
     match call.job(from(location.to_owned())).await {
         Err(none) if none.code == ReturnCode::FileNotFound => {
-            let within = call.job(from(exported(location, &vm))).await;
+            // It may be the VM that is not there.
+            let view = call.show(vm).await?;
+            let within = call.job(from(exported(location, &view))).await;
             // What was named is what an administrator wants to read about.
             within.map_err(|e| if e.code == none.code { none } else { e })
         }
@@ -150,42 +162,42 @@ pub(super) async fn modify(call: &Call<'_>) -> Answered {
     let before = own_settings(&vm, embedded::which(given, vm.spec.uuid)?)?;
     let settings = embedded::replication(given, before.clone(), &vm.spec)?;
     let action = Action::ModifyReplication {
-        vm: vm_ref(&vm),
+        vm: vm.spec.uuid.into(),
         settings,
     };
     call.job(action).await
 }
 
 pub(super) async fn remove(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
-    call.done(Action::RemoveReplication { vm: vm_ref(&vm) }).await
+    let vm = call.vm_id("ComputerSystem")?.into();
+    call.done(Action::RemoveReplication { vm }).await
 }
 
 pub(super) async fn remove_ex(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
-    let reference = vm_ref(&vm);
-    call.done(match call.relationship_needed(&vm)? {
-        Which::First => Action::RemoveReplication { vm: reference },
-        Which::Extended => Action::RemoveExtended { vm: reference },
+    let vm = call.vm_id("ComputerSystem")?;
+    call.done(match call.relationship_needed(vm).await? {
+        Which::First => Action::RemoveReplication { vm: vm.into() },
+        Which::Extended => Action::RemoveExtended { vm: vm.into() },
     })
     .await
 }
 
 pub(super) async fn resynchronize(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
-    let at = call.arguments.instant("StartTime")?;
-    call.job(Action::Resynchronize { vm: vm_ref(&vm), at }).await
+    let vm = call.vm_id("ComputerSystem")?;
+    let at = call.read(vm, call.arguments.instant("StartTime")).await?;
+    call.job(Action::Resynchronize { vm: vm.into(), at }).await
 }
 
 /// Without settings the new direction has those of the old one. With settings they must say who the old primary is: what
 /// clients read here names this host.
 pub(super) async fn reverse(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
+    let id = call.vm_id("ComputerSystem")?;
     let settings = match call.arguments.get(SETTINGS) {
         None => None,
         Some(_) => {
+            let vm = call.show(id).await?;
             let given = call.arguments.instance(SETTINGS)?;
-            embedded::which(given, vm.spec.uuid)?;
+            embedded::which(given, id)?;
             let before = ReplicationSettings {
                 peer: String::new(),
                 ..replication(&vm)?.settings.clone()
@@ -193,19 +205,17 @@ pub(super) async fn reverse(call: &Call<'_>) -> Answered {
             Some(embedded::replication(given, before, &vm.spec)?)
         }
     };
-    let action = Action::ReverseReplication {
-        vm: vm_ref(&vm),
-        settings,
-    };
-    call.job(action).await
+    let vm = id.into();
+    call.job(Action::ReverseReplication { vm, settings }).await
 }
 
 pub(super) async fn mode_to_primary(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
-    match call.relationship_needed(&vm)? {
-        Which::First => Err(invalid(
-            "ReplicationRelationship must be the extended one, which is to go on",
-        )),
-        Which::Extended => call.job(Action::ContinueAsPrimary { vm: vm_ref(&vm) }).await,
+    let vm = call.vm_id("ComputerSystem")?;
+    match call.relationship_needed(vm).await? {
+        Which::First => {
+            let message = "ReplicationRelationship must be the extended one, which is to go on";
+            call.read(vm, Err(invalid(message))).await
+        }
+        Which::Extended => call.job(Action::ContinueAsPrimary { vm: vm.into() }).await,
     }
 }

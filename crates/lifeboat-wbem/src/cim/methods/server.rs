@@ -4,44 +4,32 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use lifeboat_cim::InstanceName;
-use lifeboat_engine::action::{Action, Answer, Refusal};
-use lifeboat_engine::paging::{Paging, whole};
+use lifeboat_engine::action::{Action, Refusal};
+use lifeboat_engine::paging::Paging;
+use lifeboat_engine::query::Query;
 use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_tls::certificate_chain;
 
-use super::{Answered, Call, Outcome, missing, vm_ref};
+use super::{Answered, Call, Outcome, missing};
 use crate::cim::embedded::{self, invalid, shown, unsupported};
 use crate::cim::{Certificates, VIRTUALIZATION};
 
 const ENTRY: &str = "AuthorizationEntry";
 const PRIMARY: &str = "AllowedPrimaryHostSystem";
 
-fn unexpected() -> Refusal {
-    Refusal::new(
-        ReturnCode::Failed,
-        "the engine answered with something else than was asked for",
-        "",
-    )
-}
-
 pub(super) async fn modify(call: &Call<'_>) -> Answered {
     let given = call.arguments.instance("SettingData")?;
-    let Answer::Server(server) = call.perform(Action::ShowServer).await? else {
-        return Err(unexpected());
-    };
+    let server = call.query(Query::show_server()).await?;
     let name = InstanceName::new("Msvm_ReplicationServiceSettingData", &[]);
     let shown_now = call.manager.get(VIRTUALIZATION, &name).await;
     let shown_now = shown_now.map_err(|e| Refusal::new(ReturnCode::Failed, e.message, ""))?;
-    let settings = embedded::server(given, &shown_now, server.settings, embedded::ahead_of_utc())?;
+    let settings = embedded::server(given, &shown_now, server.settings, call.manager.ahead_of_utc())?;
     call.done(Action::SetServer { settings }).await
 }
 
 async fn entries(call: &Call<'_>) -> Result<Vec<AuthorizationEntry>, Refusal> {
-    match whole(Action::ListAuthorization(Paging::FIRST), |a| call.perform(a)).await? {
-        Answer::Entries(entries) => Ok(entries.items),
-        _ => Err(unexpected()),
-    }
+    call.whole(Query::list_authorization(Paging::FIRST)).await
 }
 
 fn find<'a>(entries: &'a [AuthorizationEntry], primary: &str) -> Option<&'a AuthorizationEntry> {
@@ -90,17 +78,19 @@ pub(super) async fn remove_entry(call: &Call<'_>) -> Answered {
 
 /// Binds a VM to an entry that exists.
 pub(super) async fn set_entry(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
+    let vm = call.vm_id("ComputerSystem")?;
+    let primary = call.read(vm, known_primary(call).await).await?;
+    let vm = vm.into();
+    call.done(Action::SetAuthorization { vm, primary }).await
+}
+
+/// The primary of the entry that is given, as the entry of this host writes it.
+async fn known_primary(call: &Call<'_>) -> Result<String, Refusal> {
     let given = call.arguments.instance(ENTRY)?;
     let primary = given.text(PRIMARY).ok_or_else(|| missing(PRIMARY))?;
-    let primary = find(&entries(call).await?, primary)
-        .map(|e| e.primary.clone())
-        .ok_or_else(|| no_entry(primary))?;
-    let action = Action::SetAuthorization {
-        vm: vm_ref(&vm),
-        primary,
-    };
-    call.done(action).await
+    let entries = entries(call).await?;
+    let known = find(&entries, primary).ok_or_else(|| no_entry(primary))?;
+    Ok(known.primary.clone())
 }
 
 pub(super) async fn connection(call: &Call<'_>) -> Answered {

@@ -2,17 +2,16 @@
 
 use lifeboat_cim::Value;
 use lifeboat_engine::action::{Action, Refusal, VmView};
-use lifeboat_model::ReplicationHealth;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{ReplicationHealth, Timestamp};
 
-use super::{Answered, Call, Outcome, vm_ref};
+use super::{Answered, Call, Outcome};
 use crate::cim::embedded::{self, Which};
-use crate::cim::facts::now;
 
 /// CIM_ERR_FAILED.
 const FAILED: u32 = 1;
 
-fn report(vm: &VmView, which: Which) -> Answered {
+fn report(vm: &VmView, which: Which, now: Timestamp) -> Answered {
     let none = |what: &str| {
         let message = format!("the VM {} {what}", vm.spec.name);
         Refusal::new(ReturnCode::InvalidState, message, "")
@@ -46,35 +45,34 @@ fn report(vm: &VmView, which: Which) -> Answered {
     };
     let issue = |note: &String| Value::from(embedded::error(note, FAILED, severity));
     let issues: Vec<Value> = notes.iter().map(issue).collect();
-    let statistics = Value::from(embedded::statistics(counters, pending, health, now(), last_test));
+    let statistics = Value::from(embedded::statistics(counters, pending, health, now, last_test));
     Ok(Outcome::done()
         .with("ReplicationStatistics", Value::Array(vec![statistics]))
         .with("ReplicationHealthIssues", Value::Array(issues)))
 }
 
 pub(super) async fn get(call: &Call<'_>) -> Answered {
-    report(&call.vm("ComputerSystem").await?, Which::First)
+    let vm = call.vm("ComputerSystem").await?;
+    report(&vm, Which::First, call.manager.now())
 }
 
 pub(super) async fn get_ex(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
-    report(&vm, call.relationship_needed(&vm)?)
+    let which = call.relationship_needed(vm.spec.uuid).await?;
+    report(&vm, which, call.manager.now())
 }
 
 pub(super) async fn reset(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
-    let action = Action::ResetStatistics {
-        vm: vm_ref(&vm),
-        extended: false,
-    };
-    call.done(action).await
+    let vm = call.vm_id("ComputerSystem")?.into();
+    let extended = false;
+    call.done(Action::ResetStatistics { vm, extended }).await
 }
 
 pub(super) async fn reset_ex(call: &Call<'_>) -> Answered {
-    let vm = call.vm("ComputerSystem").await?;
+    let vm = call.vm_id("ComputerSystem")?;
     let action = Action::ResetStatistics {
-        vm: vm_ref(&vm),
-        extended: call.relationship_needed(&vm)? == Which::Extended,
+        vm: vm.into(),
+        extended: call.relationship_needed(vm).await? == Which::Extended,
     };
     call.done(action).await
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use lifeboat_engine::action::{Action, Refusal, ReplicationView, VmView};
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, VmId};
 
-use super::{Answered, Call, Outcome, missing, vm_ref};
+use super::{Answered, Call, Outcome, missing};
 use crate::cim::embedded::{Which, invalid, shown, unsupported};
 
 /// How long an answer waits for a guest to shut down. Guests may take minutes, and clients do not wait that long.
@@ -20,22 +20,16 @@ fn wrong_state(message: impl Into<String>, hint: &str) -> Refusal {
 }
 
 /// The VM whose method is called; `key` is the property that holds its GUID.
-async fn own(call: &Call<'_>, key: &str) -> Result<VmView, Refusal> {
-    let name = call.target.text(key).unwrap_or_default();
-    let Ok(vm) = name.parse() else {
+fn own(call: &Call<'_>, key: &str) -> Result<VmId, Refusal> {
+    let name = call.target.name.text(key).unwrap_or_default();
+    name.parse().map_err(|_| {
         let message = format!("{} is this host, and no virtual machine", shown(name));
-        return Err(Refusal::new(
-            ReturnCode::IncorrectType,
-            message,
-            "name the VM by its GUID",
-        ));
-    };
-    call.show(vm).await
+        Refusal::new(ReturnCode::IncorrectType, message, "name the VM by its GUID")
+    })
 }
 
 pub(super) async fn state(call: &Call<'_>) -> Answered {
-    let vm = own(call, "Name").await?;
-    let reference = vm_ref(&vm);
+    let reference = own(call, "Name")?.into();
     let wanted = call.arguments.number(STATE).ok_or_else(|| missing(STATE))?;
     call.done(match wanted {
         2 => Action::StartVm {
@@ -65,10 +59,11 @@ pub(super) async fn state(call: &Call<'_>) -> Answered {
 /// The guest is asked. `Force` is about programs with unsaved work inside of it, which are not ours to spare: it changes
 /// nothing. An answer that takes longer is not waited for, and the guest goes on shutting down.
 pub(super) async fn shutdown(call: &Call<'_>) -> Answered {
-    let vm = own(call, "SystemName").await?;
+    let vm = own(call, "SystemName")?;
     if let Some(reason) = call.arguments.text("Reason") {
+        let view = call.view(vm).await?;
         tracing::info!(
-            vm = vm.spec.name,
+            vm = view.spec.name,
             caller = call.caller.name,
             reason = shown(reason),
             "shutdown"
@@ -78,7 +73,7 @@ pub(super) async fn shutdown(call: &Call<'_>) -> Answered {
         return Err(missing("Force"));
     }
     let ask = call.done(Action::StopVm {
-        vm: vm_ref(&vm),
+        vm: vm.into(),
         force: false,
     });
     match tokio::time::timeout(PATIENCE, ask).await {
@@ -91,21 +86,23 @@ pub(super) async fn shutdown(call: &Call<'_>) -> Answered {
 }
 
 pub(super) async fn replication_state(call: &Call<'_>) -> Answered {
-    let vm = own(call, "Name").await?;
-    change(call, &vm, Which::First).await
+    change(call, own(call, "Name")?, Which::First).await
 }
 
 pub(super) async fn replication_state_ex(call: &Call<'_>) -> Answered {
-    let vm = own(call, "Name").await?;
-    let which = call.relationship(&vm)?.unwrap_or(Which::First);
-    change(call, &vm, which).await
+    let vm = own(call, "Name")?;
+    let which = call.relationship(vm).await?.unwrap_or(Which::First);
+    change(call, vm, which).await
 }
 
-async fn change(call: &Call<'_>, vm: &VmView, which: Which) -> Answered {
+async fn change(call: &Call<'_>, vm: VmId, which: Which) -> Answered {
     let wanted = call.arguments.number(STATE).ok_or_else(|| missing(STATE))?;
     match which {
         Which::First => change_first(call, vm, wanted).await,
-        Which::Extended => change_extended(call, vm, wanted).await,
+        Which::Extended => {
+            let vm = call.view(vm).await?;
+            change_extended(call, &vm, wanted).await
+        }
     }
 }
 
@@ -113,14 +110,15 @@ fn no_such(wanted: u64) -> Refusal {
     invalid(format!("RequestedState {wanted}: use 1, 2, 3, 4, 7 or 9"))
 }
 
-async fn change_first(call: &Call<'_>, vm: &VmView, wanted: u64) -> Answered {
-    let reference = vm_ref(vm);
+async fn change_first(call: &Call<'_>, vm: VmId, wanted: u64) -> Answered {
+    let reference = vm.into();
     match wanted {
         1 => call.done(Action::CancelInitialCopy { vm: reference }).await,
         2 => call.job(Action::BecomeReplica { vm: reference }).await,
         3 => call.done(Action::ResumeReplication { vm: reference }).await,
         4 => {
-            may_prepare(vm)?;
+            let view = call.view(vm).await?;
+            may_prepare(&view)?;
             let action = Action::PlannedFailover {
                 vm: reference,
                 force: false,
@@ -174,7 +172,7 @@ async fn change_extended(call: &Call<'_>, vm: &VmView, wanted: u64) -> Answered 
         State::ReadyForReplication | State::WaitingToCompleteInitialReplication
     );
     let comparing = matches!(state, State::Resynchronizing | State::ResynchronizationSuspended);
-    let reference = vm_ref(vm);
+    let reference = vm.spec.uuid.into();
     match wanted {
         1 if copying => call.done(Action::CancelExtended { vm: reference }).await,
         9 if comparing => call.done(Action::CancelExtended { vm: reference }).await,

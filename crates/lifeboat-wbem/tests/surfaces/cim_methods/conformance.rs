@@ -61,8 +61,8 @@ fn every_method_of_the_schema_is_served_or_says_why_not() {
     assert_eq!(service.methods.len(), 29);
 }
 
-/// Plays a situation; the value that was really returned.
-fn play(situation: &Situation) -> u32 {
+/// Plays a situation; the value that was really returned, and what the engine was asked for it.
+pub(crate) fn play(situation: &Situation) -> (u32, Vec<(String, u32)>) {
     let hosts: &[&str] = if situation.stage.needs_a_third_host() {
         THREE_HOSTS
     } else {
@@ -73,14 +73,13 @@ fn play(situation: &Situation) -> u32 {
         (situation.spoil)(w);
         let target = (situation.target)(w);
         let args = (situation.args)(w);
-        let manager = manager(w, situation.host);
+        let (manager, counting) = counted(w, situation.host);
         let caller = caller(situation.role);
         let answered = manager
             .invoke(&caller, VIRTUALIZATION, &target, situation.method, args)
             .await;
-        answered
-            .unwrap_or_else(|e| panic!("{}: {}: {e}", situation.method, situation.words))
-            .value
+        let answered = answered.unwrap_or_else(|e| panic!("{}: {}: {e}", situation.method, situation.words));
+        (answered.value, counting.take())
     })
 }
 
@@ -93,7 +92,7 @@ fn play_all(all: &[Situation]) -> Vec<String> {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(situation) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(situation)));
+                    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(situation).0));
                     if played.as_ref().ok() != Some(&situation.code) {
                         let what = played.map_or_else(|_| "a panic".to_owned(), |code| code.to_string());
                         wrong.lock().unwrap().push(format!(

@@ -1,5 +1,6 @@
 //! Every method of the management API, called as the protocols call it, on real engines in a simulated world.
 
+mod calls;
 mod conformance;
 mod pending;
 mod roles;

@@ -1,8 +1,8 @@
 //! Whole stories, as administrators' scripts live them.
 
 use lifeboat_cim::{InstanceName, ObjectPath, Raw, Value};
-use lifeboat_engine::action::{Action, Answer};
 use lifeboat_engine::paging::Paging;
+use lifeboat_engine::query::Query;
 use lifeboat_model::{NicBackend, NicSpec};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{A, B, C, THREE_HOSTS, TWO_HOSTS, simulate_small};
@@ -709,9 +709,8 @@ fn a_foreign_reference_is_refused_and_changes_nothing() {
         };
         let args = vec![arg("ComputerSystem", Raw::Path(elsewhere))];
         assert_eq!(ask(w, B, "CommitFailover", args).await.value, 32773);
-        let Some(Ok(Answer::Jobs(jobs))) = w.act(B, Action::ListJobs(Paging::FIRST)).await else {
-            panic!("no jobs");
-        };
+        let jobs = w.query(B, Query::list_jobs(Paging::FIRST)).await;
+        let jobs = jobs.unwrap().unwrap();
         assert!(jobs.items.is_empty(), "{jobs:?}");
     });
 }

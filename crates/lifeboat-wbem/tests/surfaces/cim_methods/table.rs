@@ -288,7 +288,7 @@ fn kerberos() -> (String, Raw) {
 }
 
 /// Methods that name the VM in a parameter, and that parameter. Those that are not served look at nothing.
-fn about_a_vm() -> Vec<(&'static str, &'static Entry, &'static str)> {
+pub fn about_a_vm() -> Vec<(&'static str, &'static Entry, &'static str)> {
     let space = Schema::builtin().namespace(VIRTUALIZATION).unwrap();
     let mut all = Vec::new();
     for (class, entries) in METHODS {

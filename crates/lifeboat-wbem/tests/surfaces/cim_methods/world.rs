@@ -9,6 +9,7 @@ use lifeboat_wbem::cim::{
     Caller, Certificates, Found, HostFacts, ObjectManager, Outcome, Role, VIRTUALIZATION,
 };
 
+use crate::cim_views::world::Counting;
 use crate::facts::facts;
 
 /// Parameters as they come from a codec.
@@ -19,15 +20,24 @@ pub const CERTIFICATE: &[u8] = b"not really DER";
 /// The VM's network card.
 pub const MAC: &str = "52:54:00:00:00:01";
 
-/// The object manager of a host, as it is at this moment.
-pub fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
+/// The object manager of a host, as it is at this moment, and what it asks the engine.
+pub fn counted(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counting>) {
     let engine = w.engine(host).unwrap();
     let facts = HostFacts {
         certificates: Certificates::Fixed(vec![CERTIFICATE.to_vec()]),
         media_directories: vec!["/media".into(), "/nowhere".into()],
         ..facts(w, host)
     };
-    ObjectManager::new(engine, facts)
+    let counting = Counting::new(engine);
+    (
+        ObjectManager::new(counting.clone(), facts, w.clock(host)),
+        counting,
+    )
+}
+
+/// The same without what it asks.
+pub fn manager(w: &World, host: usize) -> Arc<ObjectManager> {
+    counted(w, host).0
 }
 
 pub fn guid() -> String {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use lifeboat_cim::{Instance, Status};
-use lifeboat_engine::action::{Action, Answer, PointSelector, PointView};
+use lifeboat_engine::action::{Action, PointSelector, PointView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::store::Target;
+use lifeboat_engine::query::Query;
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{REPLICA, TWO_HOSTS, completed};
 use lifeboat_wbem::cim::{ObjectManager, VIRTUALIZATION};
@@ -17,19 +18,8 @@ const POINT: &str = "Msvm_VirtualSystemSettingData";
 
 /// What the replica can be brought up at, newest first.
 async fn instants(w: &World) -> Vec<PointView> {
-    match w
-        .insist(
-            REPLICA,
-            Action::ListPoints {
-                vm: World::vm(),
-                page: Paging::FIRST,
-            },
-        )
-        .await
-    {
-        Ok(Answer::Points(points)) => points.items,
-        other => panic!("{other:?}"),
-    }
+    let points = Query::list_points(World::vm(), Paging::FIRST);
+    w.insist_on(REPLICA, points).await.unwrap().items
 }
 
 /// The InstanceID of an instant.

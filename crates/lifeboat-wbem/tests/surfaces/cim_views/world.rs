@@ -91,6 +91,14 @@ impl Management for Counting {
 }
 
 impl Counting {
+    pub(crate) fn new(inner: Arc<dyn Management>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            asked: Mutex::default(),
+        })
+    }
+
+    /// What was asked since the last time, and how often.
     pub(crate) fn take(&self) -> Vec<(String, u32)> {
         std::mem::take(&mut *self.asked.lock().unwrap())
             .into_iter()
@@ -112,7 +120,10 @@ pub(crate) fn managed(w: &World, host: usize) -> (Arc<ObjectManager>, Arc<Counti
         },
         ..facts(w, host)
     };
-    (ObjectManager::new(counting.clone(), facts), counting)
+    (
+        ObjectManager::new(counting.clone(), facts, w.clock(host)),
+        counting,
+    )
 }
 
 pub(crate) fn manager(w: &World, host: usize) -> Arc<ObjectManager> {

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::cim_views::world::Counting;
 use crate::facts::facts;
 
 /// A certificate with its key.
@@ -81,6 +82,8 @@ impl Authority {
 /// entry for the certificate `mgmt.example.org`, an operator's.
 pub(crate) struct Host {
     pub(crate) world: World,
+    /// What the engine is asked by whoever calls.
+    pub(crate) counting: Arc<Counting>,
     pub(crate) authority: Authority,
     pub(crate) wsman: SocketAddr,
     pub(crate) cimxml: SocketAddr,
@@ -117,6 +120,15 @@ pub(crate) async fn host_within(limits: Limits, tls: bool) -> Host {
 }
 
 async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
+    serve(limits, tls, world(four_eyes).await, PRIMARY).await
+}
+
+/// Serves this host of a world that has got somewhere.
+pub(crate) async fn host_in(world: World, host: usize) -> Host {
+    serve(Limits::default(), true, world, host).await
+}
+
+async fn serve(limits: Limits, tls: bool, world: World, host: usize) -> Host {
     let dir = tempfile::tempdir().unwrap();
     let at = Utf8Path::from_path(dir.path()).unwrap();
     let authority = Authority::new();
@@ -156,17 +168,18 @@ async fn host_of(limits: Limits, tls: bool, four_eyes: bool) -> Host {
         limits,
     };
     let remote = Remote::bind(&config).await.unwrap();
-    let world = world(four_eyes).await;
-    let engine = world.engine(PRIMARY).unwrap();
+    let counting = Counting::new(world.engine(host).unwrap());
     let facts = HostFacts {
         version: "1.2.3".into(),
-        ..facts(&world, PRIMARY)
+        ..facts(&world, host)
     };
     let stop = CancellationToken::new();
     let (wsman, cimxml) = (remote.wsman_address().unwrap(), remote.cimxml_address().unwrap());
-    let task = tokio::spawn(remote.serve(ObjectManager::new(engine, facts), stop.clone()));
+    let manager = ObjectManager::new(counting.clone(), facts, world.clock(host));
+    let task = tokio::spawn(remote.serve(manager, stop.clone()));
     Host {
         world,
+        counting,
         authority,
         wsman,
         cimxml,

@@ -1,11 +1,12 @@
 //! Carries out `lifeboat authorization`.
 
-use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::action::Action;
 use lifeboat_engine::paging::Paging;
+use lifeboat_engine::query::Query;
 use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::quota::Quota;
 
-use super::{Cx, Done, strange};
+use super::{Cx, Done};
 use crate::cli::args::{Authorization, EntryChanges, Switch, Wait};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{show, units};
@@ -38,10 +39,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Authorization) -> Done {
 }
 
 async fn entries(cx: &Cx<'_>) -> Result<Vec<AuthorizationEntry>, Failure> {
-    match cx.ask(Action::ListAuthorization(Paging::FIRST)).await? {
-        Answer::Entries(entries) => Ok(entries.items),
-        _ => strange(),
-    }
+    cx.list(Query::list_authorization(Paging::FIRST)).await
 }
 
 /// The entry as it is to be: what is not named stays as it is in the known one. Nothing that protects points is given up

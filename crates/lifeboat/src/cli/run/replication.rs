@@ -1,7 +1,8 @@
 //! Carries out `lifeboat replication`. Settings are whole documents: what changes them reads, changes, and writes.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_engine::action::{Action, Answer, CycleResult, InitialCopy, VmRef, VmView};
+use lifeboat_engine::action::{Action, CycleResult, InitialCopy, VmRef, VmView};
+use lifeboat_engine::query::Query;
 use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{Bandwidth, ReplicationMode, ReplicationSettings, ReplicationState};
 
@@ -197,9 +198,7 @@ fn removed(vm: &str, view: Option<&VmView>) -> String {
 
 /// Has a cycle made and says what came of it.
 async fn now(cx: &Cx<'_>, vm: &str) -> Done {
-    let Answer::Cycle(result) = cx.ask(Action::ReplicateNow { vm: name(vm) }).await? else {
-        return super::strange();
-    };
+    let result = cx.query(Query::replicate_now(name(vm))).await?;
     let said = match &result {
         CycleResult::Sent { bytes, instant, .. } => format!(
             "{vm} was replicated: {} were sent, the replica holds {}",

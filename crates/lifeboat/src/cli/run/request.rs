@@ -1,8 +1,9 @@
 //! Carries out `lifeboat request`.
 
-use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::action::Action;
+use lifeboat_engine::query::Query;
 
-use super::{Cx, Done, strange};
+use super::{Cx, Done};
 use crate::cli::args::{Request, Wait};
 use crate::cli::show;
 
@@ -13,9 +14,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Request) -> Done {
     };
     match command {
         Request::List => {
-            let Answer::Requests(requests) = cx.ask(Action::ListRequests).await? else {
-                return strange();
-            };
+            let requests = cx.query(Query::list_requests()).await?;
             let names = cx.names().await?;
             cx.print(&requests, || show::requests(&requests, &names, &cx.zone))
         }

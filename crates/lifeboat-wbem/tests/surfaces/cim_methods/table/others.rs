@@ -239,7 +239,7 @@ pub(super) const SYSTEM: &[Situation] = {
         shutdown(32768, "the VM's process does not do it", (Fresh, A), |_| {
             vec![text("Force", "true")]
         })
-        .spoilt(|w| w.gate(A).arm(4, Fault::Fail)),
+        .spoilt(|w| w.gate(A).arm(3, Fault::Fail)),
         shutdown(32773, "Force is null", (Fresh, A), |_| Vec::new()),
     ]
 };
