@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use camino::Utf8Path;
 pub(crate) use lifeboat_block::graph::{disk_node, group, top, top_node};
-use lifeboat_engine::ports::hypervisor::{DiskImage, LaunchDisk};
+use lifeboat_engine::ports::hypervisor::{DiskImage, ImageLayer, LaunchDisk};
 use lifeboat_model::{DiskFormat, DiskId};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::layers::{Kind, Layer};
 
@@ -36,7 +36,7 @@ impl DiskGraph {
         let name = disk_node(id);
         let mut layers = BTreeMap::new();
         let node = match (&disk.image, overlay) {
-            (DiskImage::Plain { .. }, None) => plain(id, images, &mut layers),
+            (DiskImage::Plain { .. }, None) => stacked(id, images, Access::Read, &mut layers),
             (DiskImage::Plain { path, .. }, Some(overlay)) => {
                 layers.insert(path.to_string(), name.clone());
                 let kind = images.first().map_or(Kind::File, |i| i.kind);
@@ -46,11 +46,14 @@ impl DiskGraph {
                     "file": file(overlay, Kind::File, Access::Write), "data-file": data, "backing": null,
                 })
             }
-            (DiskImage::Chain { blockdev }, _) => {
-                let mut node = blockdev.clone();
-                forget_names(&mut node);
-                name_layers(&mut node, id, &mut layers);
-                node
+            (DiskImage::Chain { layers: chain }, _) => {
+                let image = |layer: &ImageLayer| Layer {
+                    path: layer.file.clone(),
+                    format: layer.format,
+                    kind: Kind::File,
+                };
+                let chain: Vec<Layer> = chain.iter().rev().map(image).collect();
+                stacked(id, &chain, Access::Merge, &mut layers)
             }
         };
         Self {
@@ -84,7 +87,12 @@ impl DiskGraph {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
+    /// It is never written to.
     Read,
+    /// It is written to only while the images above it are merged into it. The file follows its node, which QEMU opens again
+    /// for writing then; a file that was told to be read-only by itself would stay so.
+    Merge,
+    /// The guest writes to it.
     Write,
 }
 
@@ -96,17 +104,18 @@ fn file(path: &Utf8Path, kind: Kind, access: Access) -> Value {
     match access {
         Access::Write => json!({"driver": driver, "filename": path, "discard": "unmap"}),
         Access::Read => json!({"driver": driver, "filename": path, "read-only": true}),
+        Access::Merge => json!({"driver": driver, "filename": path}),
     }
 }
 
-/// The nodes of an administrator's images: the first is written to, what lies below it is only read, and the lowest has
-/// nothing below whatever its header says.
-fn plain(id: &DiskId, images: &[Layer], layers: &mut BTreeMap<String, String>) -> Value {
+/// The nodes of images that lie on each other: the first is written to, those below it are accessed as `lower` says, and the
+/// lowest has nothing below whatever its header says.
+fn stacked(id: &DiskId, images: &[Layer], lower: Access, layers: &mut BTreeMap<String, String>) -> Value {
     let mut below = Value::Null;
     for (depth, image) in images.iter().enumerate().rev() {
         let (name, access) = match depth {
             0 => (disk_node(id), Access::Write),
-            _ => (layer_node(depth, id), Access::Read),
+            _ => (layer_node(depth, id), lower),
         };
         layers.insert(image.path.to_string(), name.clone());
         let driver = match image.format {
@@ -117,7 +126,7 @@ fn plain(id: &DiskId, images: &[Layer], layers: &mut BTreeMap<String, String>) -
             json!({"driver": driver, "node-name": name, "file": file(&image.path, image.kind, access)});
         match access {
             Access::Write => node["discard"] = "unmap".into(),
-            Access::Read => node["read-only"] = true.into(),
+            Access::Read | Access::Merge => node["read-only"] = true.into(),
         }
         if image.format == DiskFormat::Qcow2 {
             node["backing"] = below;
@@ -125,48 +134,6 @@ fn plain(id: &DiskId, images: &[Layer], layers: &mut BTreeMap<String, String>) -
         below = node;
     }
     below
-}
-
-fn forget_names(node: &mut Value) {
-    if let Value::Object(map) = node {
-        map.remove("node-name");
-        map.values_mut().for_each(forget_names);
-    }
-}
-
-/// Names every layer, so that it can be found again, and closes the lowest one: a qcow2 layer without a word about
-/// its backing would open what its header names.
-fn name_layers(node: &mut Value, id: &DiskId, layers: &mut BTreeMap<String, String>) {
-    let mut layer = node.as_object_mut();
-    let mut depth = 0;
-    while let Some(map) = layer {
-        let name = if depth == 0 {
-            allow_discard(map);
-            disk_node(id)
-        } else {
-            layer_node(depth, id)
-        };
-        if let Some(path) = map
-            .get("file")
-            .and_then(|f| f.get("filename"))
-            .and_then(Value::as_str)
-        {
-            layers.insert(path.to_owned(), name.clone());
-        }
-        map.insert("node-name".into(), name.into());
-        if map.get("driver").and_then(Value::as_str) == Some("qcow2") {
-            map.entry("backing").or_insert(Value::Null);
-        }
-        layer = map.get_mut("backing").and_then(Value::as_object_mut);
-        depth += 1;
-    }
-}
-
-fn allow_discard(layer: &mut Map<String, Value>) {
-    layer.entry("discard").or_insert_with(|| "unmap".into());
-    if let Some(file) = layer.get_mut("file").and_then(Value::as_object_mut) {
-        file.entry("discard").or_insert_with(|| "unmap".into());
-    }
 }
 
 #[cfg(test)]
@@ -179,10 +146,12 @@ mod tests {
             id: DiskId::new("sys").unwrap(),
             bus: lifeboat_model::vm::DiskBus::Virtio,
             image: DiskImage::Chain {
-                blockdev: json!({
-                    "driver": "qcow2", "node-name": "evil", "file": {"driver": "file", "filename": "/s/2", "node-name": "x"},
-                    "backing": {"driver": "qcow2", "file": {"driver": "file", "filename": "/s/1"}},
-                }),
+                layers: ["/s/1", "/s/2"]
+                    .map(|file| ImageLayer {
+                        file: file.into(),
+                        format: DiskFormat::Qcow2,
+                    })
+                    .into(),
             },
         };
         let g = DiskGraph::new(&disk, &[], None);
@@ -190,8 +159,8 @@ mod tests {
             "driver": "qcow2", "node-name": "disk-sys", "discard": "unmap",
             "file": {"driver": "file", "filename": "/s/2", "discard": "unmap"},
             "backing": {
-                "driver": "qcow2", "node-name": "lay1-sys", "file": {"driver": "file", "filename": "/s/1"},
-                "backing": null,
+                "driver": "qcow2", "node-name": "lay1-sys", "read-only": true,
+                "file": {"driver": "file", "filename": "/s/1"}, "backing": null,
             },
         });
         assert_eq!(g.node, expected);

@@ -210,13 +210,10 @@ async fn a_seed_is_a_disk_of_its_own_for_one_start() {
 /// Another writable layer on what a branch stands on.
 fn beside(host: &mut Host, launch: &Launch, name: &str) -> Launch {
     let mut disk = launch.disks[0].clone();
-    let DiskImage::Chain { blockdev } = &mut disk.image else {
+    let DiskImage::Chain { layers } = &mut disk.image else {
         panic!("no branch")
     };
-    let below = blockdev["backing"]["file"]["filename"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let below = layers[layers.len() - 2].file.to_string();
     let file = format!("{below} {name}");
     let options = "extended_l2=on,cluster_size=128k";
     tool(
@@ -225,7 +222,7 @@ fn beside(host: &mut Host, launch: &Launch, name: &str) -> Launch {
             "create", "-q", "-f", "qcow2", "-o", options, "-F", "qcow2", "-b", &below, &file,
         ],
     );
-    blockdev["file"]["filename"] = file.into();
+    layers.last_mut().unwrap().file = file.into();
     let mut beside = host.launch(vec![disk]);
     beside.spec.name = name.to_owned();
     beside
@@ -290,14 +287,16 @@ async fn merging_and_capturing_are_not_in_each_others_way() {
         let source = host.source(&launch).await;
         source.start_tracking(at(0)).await.unwrap();
         let mut replica = Replica(model.clone());
-        let DiskImage::Chain { blockdev } = &launch.disks[0].image else {
+        let DiskImage::Chain { layers } = &launch.disks[0].image else {
             panic!("no branch")
         };
-        let layer = |node: &Value| Utf8PathBuf::from(node["file"]["filename"].as_str().unwrap());
+        let [base, _, top, written] = &layers[..] else {
+            panic!("{layers:?}")
+        };
         let merges = [LiveMerge {
             id: DiskId::new("a").unwrap(),
-            top: layer(&blockdev["backing"]),
-            base: layer(&blockdev["backing"]["backing"]["backing"]),
+            top: top.file.clone(),
+            base: base.file.clone(),
         }];
         // At first with a filter in place, then whenever it happens.
         let speed = [0, 256 << 10, 1 << 20][usize::try_from(seed).unwrap()];
@@ -343,7 +342,7 @@ async fn merging_and_capturing_are_not_in_each_others_way() {
         source.close().await.unwrap();
         drop(guest);
         host.qemu.turn_off(vm).await.unwrap();
-        check_merged(&layer(blockdev));
+        check_merged(&written.file);
     }
 }
 

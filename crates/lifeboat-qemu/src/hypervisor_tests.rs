@@ -7,7 +7,7 @@ use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::Tracking;
 use lifeboat_engine::ports::hypervisor::{
-    DiskImage, Hypervisor, HypervisorError, Launch, LaunchDisk, LiveMerge, Power,
+    DiskImage, Hypervisor, HypervisorError, ImageLayer, Launch, LaunchDisk, LiveMerge, Power,
 };
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, NicSpec};
@@ -370,7 +370,6 @@ async fn kvm_is_used_only_where_it_works() {
 fn chain(host: &Host) -> (LaunchDisk, Vec<Utf8PathBuf>, Model) {
     let mut model = Model::new(&["a"]);
     let mut files: Vec<Utf8PathBuf> = Vec::new();
-    let mut node = Value::Null;
     for layer in 0..4_u8 {
         let file = utf8(host, &format!("layer {layer}, x"));
         let size = DISK.to_string();
@@ -395,13 +394,20 @@ fn chain(host: &Host) -> (LaunchDisk, Vec<Utf8PathBuf>, Model) {
         let write = format!("write -P {} {offset} {len}", layer + 1);
         tool("qemu-io", &["-f", "qcow2", "-c", &write, file.as_str()]);
         model.fill("a", offset, len, layer + 1);
-        node = json!({"driver": "qcow2", "file": {"driver": "file", "filename": file}, "backing": node});
         files.push(file);
     }
     let disk = LaunchDisk {
         id: DiskId::new("a").unwrap(),
         bus: DiskBus::Virtio,
-        image: DiskImage::Chain { blockdev: node },
+        image: DiskImage::Chain {
+            layers: files
+                .iter()
+                .map(|file| ImageLayer {
+                    file: file.clone(),
+                    format: DiskFormat::Qcow2,
+                })
+                .collect(),
+        },
     };
     (disk, files, model)
 }

@@ -8,10 +8,10 @@ use std::process::Command;
 use std::task::Poll;
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_block::qmp::Qmp;
 use lifeboat_engine::ports::capture::{BlockView, CaptureSource};
-use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, Launch, LaunchDisk};
+use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, ImageLayer, Launch, LaunchDisk};
 use lifeboat_model::vm::{DiskBus, DiskSpec};
 use lifeboat_model::{DiskFormat, DiskId, GenerationId, Position, VmId, VmSpec};
 use serde_json::{Value, json};
@@ -154,35 +154,37 @@ impl Host {
         let base = path("base.raw");
         let size = DISK.to_string();
         tool("qemu-img", &["create", "-q", "-f", "raw", base.as_str(), &size]);
-        let mut node = json!({"driver": "raw", "file": {"driver": "file", "filename": base}});
+        let layer = |file: &Utf8Path, format| ImageLayer {
+            file: file.to_owned(),
+            format,
+        };
+        let mut layers = vec![layer(&base, DiskFormat::Raw)];
         let mut below = (base, "raw");
-        for (layer, options) in [
+        for (image, options) in [
             ("1.qcow2", "cluster_size=4k"),
             ("2.qcow2", "cluster_size=4k"),
             ("branch.qcow2", "extended_l2=on,cluster_size=128k"),
         ] {
-            let file = path(layer);
+            let file = path(image);
             let backing = below.0.file_name().unwrap();
             #[rustfmt::skip]
             tool("qemu-img", &[
                 "create", "-q", "-u", "-f", "qcow2", "-o", options, "-F", below.1, "-b", backing, file.as_str(), &size,
             ]);
-            let byte = u8::try_from(node.to_string().len() % 200).unwrap() + 1;
+            let byte = u8::try_from((name.len() * 31 + layers.len() * 47) % 200).unwrap() + 1;
             let offset = u64::from(byte) * 4096;
             // What is below the branch; the branch itself is empty.
             let (of, format) = &below;
             let write = format!("write -P {byte} {offset} {}", 2 * MIB);
             tool("qemu-io", &["-f", format, "-c", &write, of.as_str()]);
             model.fill(name, offset, 2 * MIB, byte);
-            node = json!({
-                "driver": "qcow2", "file": {"driver": "file", "filename": file}, "backing": node,
-            });
+            layers.push(layer(&file, DiskFormat::Qcow2));
             below = (file, "qcow2");
         }
         LaunchDisk {
             id: DiskId::new(name).unwrap(),
             bus: DiskBus::Virtio,
-            image: DiskImage::Chain { blockdev: node },
+            image: DiskImage::Chain { layers },
         }
     }
 

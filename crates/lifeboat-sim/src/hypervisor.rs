@@ -21,7 +21,7 @@ use crate::state::{Process, Ran, State, adopted, process};
 pub(crate) fn key(image: &DiskImage) -> String {
     match image {
         DiskImage::Plain { path, .. } => path.to_string(),
-        DiskImage::Chain { blockdev } => blockdev["file"].as_str().unwrap_or_default().to_owned(),
+        DiskImage::Chain { layers } => layers.last().map(|l| l.file.to_string()).unwrap_or_default(),
     }
 }
 

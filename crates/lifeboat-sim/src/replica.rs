@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lifeboat_deltalog::{Decoder, FrameBody, Header, Item, LogDisk, LogKind};
-use lifeboat_engine::ports::hypervisor::{DiskImage, PowerState};
+use lifeboat_engine::ports::hypervisor::{DiskImage, ImageLayer, PowerState};
 use lifeboat_engine::ports::store::{
     Adoption, BulkProgress, DiskFile, Divergence, Origin, Point, Ranges, Received, ReplicaInfo, StoreError,
     StoredLog, Target,
 };
-use lifeboat_model::{BranchId, Changed, DiskId, Position, Timestamp, VmId};
+use lifeboat_model::{BranchId, Changed, DiskFormat, DiskId, Position, Timestamp, VmId};
 
 use crate::disk::{BLOCK, Content, numbers_of};
 use crate::state::{Changes, KeptLog, Replica, State, Truth};
@@ -257,7 +257,10 @@ impl Replica {
 
     pub(crate) fn images(&self, branch: BranchId) -> Vec<(DiskId, DiskImage)> {
         let image = |d: &LogDisk| DiskImage::Chain {
-            blockdev: serde_json::json!({"driver": "qcow2", "file": file(branch, &d.id)}),
+            layers: vec![ImageLayer {
+                file: file(branch, &d.id).into(),
+                format: DiskFormat::Qcow2,
+            }],
         };
         self.disks.iter().map(|d| (d.id.clone(), image(d))).collect()
     }

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::LogDisk;
-use lifeboat_engine::ports::hypervisor::DiskImage;
+use lifeboat_engine::ports::hypervisor::{DiskImage, ImageLayer};
 use lifeboat_engine::ports::store::{StoreError, Target};
 use lifeboat_model::{BranchId, DiskId, PointId, Position};
 
 use crate::apply::{in_order, make_base, make_on, replay};
-use crate::chain::{Image, blockdev, reference};
+use crate::chain::{Image, reference};
 use crate::durable;
 use crate::error::{Result, io_error};
 use crate::files;
@@ -95,8 +95,12 @@ pub(crate) fn images(replica: &Replica, id: BranchId) -> Result<Images> {
     let branch = complete(&manifest, id)?;
     let image = |layer: &Layer| {
         let chain = replica.absolute(&manifest.branch_chain(branch, layer));
-        let blockdev = blockdev(&chain);
-        (layer.disk.clone(), DiskImage::Chain { blockdev })
+        let layers = chain.into_iter().map(|image| ImageLayer {
+            file: image.file,
+            format: image.format,
+        });
+        let layers = layers.collect();
+        (layer.disk.clone(), DiskImage::Chain { layers })
     };
     Ok(branch.layers.iter().map(image).collect())
 }

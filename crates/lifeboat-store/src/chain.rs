@@ -1,5 +1,5 @@
-//! How a chain of images is spelled: for QEMU as `blockdev` options with every layer and format given, and inside an
-//! image as the relative name of the one below. Pure; nothing is opened here.
+//! How a chain of images is spelled: for `qemu-img` and `qemu-nbd` as options with every layer and format given, and inside
+//! an image as the relative name of the one below. Pure; nothing is opened here.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::DiskFormat;
@@ -47,15 +47,8 @@ pub(crate) fn reference(from: &Utf8Path, to: &Utf8Path) -> Utf8PathBuf {
     }
 }
 
-/// Options that open a chain (lowest first, absolute paths) with its last image writable. QEMU follows no name inside
-/// an image, because every backing image is given.
-pub(crate) fn blockdev(chain: &[Image]) -> Value {
-    let mut node = nested(chain, chain.len().saturating_sub(1));
-    node["discard"] = json!("unmap");
-    node
-}
-
-/// Options that open a chain for reading only.
+/// Options that open a chain (lowest first, absolute paths) for reading only. No name inside an image is followed, because every
+/// backing image is given.
 pub(crate) fn readable(chain: &[Image]) -> Value {
     nested(chain, chain.len())
 }

@@ -175,11 +175,11 @@ fn millis(start: Instant) -> f64 {
 /// Writes 8 MiB pieces spread over the disk, as a guest would through QEMU.
 fn write(images: &[(DiskId, DiskImage)], size: u64, mib: u64) -> Result<()> {
     let pieces = mib / 8;
-    let Some((_, DiskImage::Chain { blockdev })) = images.first() else {
+    let Some((_, DiskImage::Chain { layers })) = images.first() else {
         anyhow::bail!("a branch is a chain");
     };
-    let file = blockdev.pointer("/file/filename").and_then(|f| f.as_str());
-    let file = file.context("the branch's image has a file name")?;
+    let file = layers.last().map(|layer| layer.file.as_str());
+    let file = file.context("the branch has an image")?;
     let commands: Vec<String> = (0..pieces)
         .map(|n| format!("write -q -P {} {}M 8M", n % 255 + 1, n * ((size >> 20) / pieces)))
         .collect();

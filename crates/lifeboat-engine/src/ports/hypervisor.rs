@@ -1,4 +1,4 @@
-//! What runs virtual machines on this host. QEMU started by Lifeboat implements it; libvirt can stand beside it.
+//! What runs virtual machines on this host. Processes that Lifeboat starts implement it; libvirt can stand beside them.
 
 use std::time::Duration;
 
@@ -58,9 +58,17 @@ pub struct LaunchDisk {
     pub image: DiskImage,
 }
 
+/// One image of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageLayer {
+    /// Absolute path.
+    pub file: Utf8PathBuf,
+    /// Its format, as it was recorded; never probed.
+    pub format: DiskFormat,
+}
+
 /// Where a disk's data is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskImage {
     /// An administrator's image file.
     Plain {
@@ -69,11 +77,10 @@ pub enum DiskImage {
         /// Its format; never probed.
         format: DiskFormat,
     },
-    /// A node of the replica store: complete `blockdev` options without node names, every layer and format spelled
-    /// out, so that QEMU opens no file that an image names by itself.
+    /// A branch of the replica store: every image of it, so that no file is opened that an image names by itself.
     Chain {
-        /// The options as QMP's `blockdev-add` takes them.
-        blockdev: serde_json::Value,
+        /// The lowest first; the guest writes to the last one, and nothing else is changed but by a merge.
+        layers: Vec<ImageLayer>,
     },
 }
 
@@ -112,13 +119,13 @@ pub enum HypervisorError {
     #[error("whether the VM runs is not known: {0}")]
     NotKnown(String),
     /// The process did not come up, or died at once; holds what it said.
-    #[error("QEMU did not start: {0}")]
+    #[error("the VM's process did not start: {0}")]
     DidNotStart(String),
     /// The guest did not follow a shutdown request in time.
     #[error("the guest did not shut down within {0:?}; turn it off with force")]
     ShutdownTimeout(Duration),
     /// The monitor refused or did not answer.
-    #[error("QEMU monitor: {0}")]
+    #[error("the VM's monitor: {0}")]
     Monitor(String),
     /// The agent in the guest refused, failed or did not answer.
     #[error("{0}")]
@@ -139,7 +146,7 @@ pub enum HypervisorError {
 /// concurrently.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
-    /// Refuses what is known to break on this host: missing images, unusable firmware, iothreads on an old QEMU.
+    /// Refuses what is known to break on this host: missing images, unusable firmware, iothreads where they are not supported.
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError>;
 
     /// Starts a VM; returns when the guest's CPUs run. `Running` when it does already.

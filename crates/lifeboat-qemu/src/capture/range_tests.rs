@@ -185,10 +185,11 @@ async fn after_a_power_cut_nothing_is_known() {
 
 /// What the branch's file holds according to `qemu-img`.
 fn held(image: &DiskImage) -> BTreeSet<u64> {
-    let DiskImage::Chain { blockdev } = image else {
+    let DiskImage::Chain { layers } = image else {
         panic!("no branch")
     };
-    let alone = json!({"driver": "qcow2", "file": blockdev["file"], "backing": null});
+    let file = json!({"driver": "file", "filename": layers.last().unwrap().file});
+    let alone = json!({"driver": "qcow2", "file": file, "backing": null});
     let map = tool("qemu-img", &["map", "--output=json", &format!("json:{alone}")]);
     let map: Value = serde_json::from_str(&map).unwrap();
     let held = map.as_array().unwrap().iter().filter(|e| e["present"] == true);

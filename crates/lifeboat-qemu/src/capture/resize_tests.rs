@@ -143,9 +143,7 @@ async fn images_of_a_vm_that_is_off_grow() {
         let (file, format) = match &disk.image {
             DiskImage::Plain { path, format: Raw } => (path.to_string(), "raw"),
             DiskImage::Plain { path, format: Qcow2 } => (path.to_string(), "qcow2"),
-            DiskImage::Chain { blockdev } => {
-                (blockdev["file"]["filename"].as_str().unwrap().to_owned(), "qcow2")
-            }
+            DiskImage::Chain { layers } => (layers.last().unwrap().file.to_string(), "qcow2"),
         };
         tool("qemu-img", &["resize", "-q", "-f", format, &file, &size]);
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, Encoder, Header, LogDisk, LogKind};
 use lifeboat_engine::ports::ByteStream;
-use lifeboat_engine::ports::hypervisor::DiskImage;
+use lifeboat_engine::ports::hypervisor::{DiskImage, ImageLayer};
 use lifeboat_engine::ports::store::{Received, ReplicaStore, StoreError, Target};
 use lifeboat_model::{BranchId, DiskId, GenerationId, PointId, Position, Timestamp, VmId};
 use uuid::Uuid;
@@ -330,7 +330,7 @@ impl World {
     pub(super) async fn file_names(&self, branch: BranchId) -> BTreeMap<DiskId, String> {
         let images = self.store.branch_images(self.vm, branch).await.unwrap();
         let name = |(id, image)| match image {
-            DiskImage::Chain { blockdev } => (id, format!("json:{blockdev}")),
+            DiskImage::Chain { layers } => (id, writable(&layers)),
             DiskImage::Plain { .. } => panic!("a branch is a chain"),
         };
         images.into_iter().map(name).collect()
@@ -448,4 +448,23 @@ pub(super) fn check_images(dir: &Utf8Path) {
             run_ok("qemu-img", &["check", "-q", "-U", "-f", "qcow2", path.as_str()]);
         }
     }
+}
+
+/// How qemu-img opens a chain with its last image writable, whatever the images name themselves.
+fn writable(layers: &[ImageLayer]) -> String {
+    let mut node = serde_json::Value::Null;
+    for (n, layer) in layers.iter().enumerate() {
+        let (driver, top) = (layer.format, n + 1 == layers.len());
+        let below = std::mem::take(&mut node);
+        node = serde_json::json!({
+            "driver": driver, "file": {"driver": "file", "filename": layer.file},
+        });
+        if !top {
+            node["read-only"] = true.into();
+        }
+        if n > 0 {
+            node["backing"] = below;
+        }
+    }
+    format!("json:{node}")
 }
