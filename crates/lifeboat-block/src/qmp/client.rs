@@ -31,6 +31,9 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Events kept for a slow subscriber before it gets an error that some were lost.
 const EVENT_BACKLOG: usize = 1024;
 
+/// Messages for an earlier client that may come before the greeting: a client of ours has few commands under way when it goes.
+const MOST_LATE: u32 = 64;
+
 /// Commands waiting for a peer that does not read; further callers wait within their own time limit.
 const SEND_BACKLOG: usize = 64;
 
@@ -183,12 +186,9 @@ impl Qmp {
             Ok(Ok(stream)) => stream,
         };
         let mut decoder = Decoder::new();
-        let greeting = timeout_at(deadline, first_message(&mut stream, &mut decoder))
+        let version = timeout_at(deadline, greeting(&mut stream, &mut decoder))
             .await
             .map_err(|_| busy())??;
-        let Message::Greeting { version } = greeting else {
-            return Err(QmpError::Protocol("the first message is no greeting".to_owned()));
-        };
         let qmp = Self::start(stream, decoder, version);
         qmp.negotiate(deadline).await?;
         Ok(qmp)
@@ -434,13 +434,21 @@ fn first_id() -> u64 {
     u64::from(Uuid::new_v4().as_fields().0) << 30
 }
 
-async fn first_message(stream: &mut UnixStream, decoder: &mut Decoder) -> Result<Message, QmpError> {
+/// Waits for the greeting; QEMU's version. What an earlier client was still to be told (see [`first_id`]) may come before it.
+async fn greeting(stream: &mut UnixStream, decoder: &mut Decoder) -> Result<(u64, u64, u64), QmpError> {
+    let mut late = 0;
     loop {
         let message = decoder
             .next()
             .map_err(|error| QmpError::Protocol(error.to_string()))?;
-        if let Some(message) = message {
-            return Ok(message);
+        match message {
+            Some(Message::Greeting { version }) => return Ok(version),
+            Some(Message::Return { .. } | Message::Error { .. } | Message::Event(_)) if late < MOST_LATE => {
+                late += 1;
+                continue;
+            }
+            Some(_) => return Err(QmpError::Protocol("it does not greet".to_owned())),
+            None => {}
         }
         let mut chunk = [0; 4096];
         let count = stream.read(&mut chunk).await.map_err(|_| QmpError::Closed)?;

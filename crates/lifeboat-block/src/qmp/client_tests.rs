@@ -202,6 +202,9 @@ impl Fake {
             write,
             _dir: dir,
         };
+        // What an earlier client was still to be told comes first.
+        let late = b"{\"return\": {}, \"id\": 77}\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"\"}, \"id\": 78}\n";
+        fake.write.write_all(late).await.unwrap();
         fake.say("{\"QMP\": {\"version\": {}, \"capabilities\": []}}\n")
             .await;
         assert_eq!(fake.hear().await, json!({"execute": "qmp_capabilities", "id": 0}));
@@ -242,6 +245,21 @@ impl Fake {
         heard["id"] = (id - *self.first.get_or_insert(id)).into();
         heard
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_says_much_and_never_greets_is_no_monitor() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("qmp.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let connecting = tokio::spawn(Qmp::connect(path, LIMIT));
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream
+        .write_all(&b"{\"return\": {}, \"id\": 1}\n".repeat(200))
+        .await
+        .unwrap();
+    let refused = connecting.await.unwrap().unwrap_err();
+    assert!(matches!(refused, QmpError::Protocol(_)), "{refused:?}");
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ fn try_shell(dir: &Path, script: &str) -> Result<(i64, String), String> {
     runtime().block_on(async {
         let mut agent = Agent::connect(dir.join("agent.sock"))
             .await
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| format!("{e:?}"))?;
         agent
             .sync(Duration::from_secs(10))
             .await
