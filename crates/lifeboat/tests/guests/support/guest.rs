@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lifeboat_block::agent::Agent;
+use lifeboat_block::agent::{Agent, AgentError};
 
 use super::{Host, Setup, World, image_dir, wait_until};
 
@@ -32,11 +32,25 @@ pub fn wait_ready(world: &World, host: &Host) {
     });
 }
 
+/// Connects to the agent's port. Clients wait in QEMU's queue, which is short: one that finds it full comes again for a while.
+async fn connect(dir: &Path) -> Result<Agent, AgentError> {
+    let mut attempts = 0;
+    loop {
+        match Agent::connect(dir.join("agent.sock")).await {
+            Err(AgentError::Connect { source, .. })
+                if source.kind() == std::io::ErrorKind::WouldBlock && attempts < 100 =>
+            {
+                attempts += 1;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
 fn try_shell(dir: &Path, script: &str) -> Result<(i64, String), String> {
     runtime().block_on(async {
-        let mut agent = Agent::connect(dir.join("agent.sock"))
-            .await
-            .map_err(|e| format!("{e:?}"))?;
+        let mut agent = connect(dir).await.map_err(|e| format!("{e:?}"))?;
         agent
             .sync(Duration::from_secs(10))
             .await
