@@ -20,7 +20,7 @@ use crate::records::{Event, Job, Problem, Relationship};
 /// What the catalog has of the relationship that is in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OnDisk {
-    /// The same.
+    /// Exactly what memory has.
     Same,
     /// Less: counts and observations go with the next change.
     Behind,
