@@ -203,9 +203,9 @@ impl Actor {
     ) -> Self {
         Self {
             id,
+            rel: Recorded::loaded(id, rel, host.replicas.clone()),
             host,
             local,
-            rel: Recorded::loaded(rel),
             card: Default::default(),
             primary: PrimaryState::default(),
             replica: ReplicaState::default(),
@@ -583,7 +583,6 @@ impl Actor {
         of: VmId,
         branch: BranchId,
     ) -> Result<Launch, Refusal> {
-        let store = &self.host.ports.store;
         let rel = self.rel.as_ref();
         let cards = rel.map_or(&[][..], |r| &r.network);
         let spec = match rel.map(|r| &r.side) {
@@ -591,7 +590,10 @@ impl Actor {
             Some(Side::Test { .. }) => spec,
             _ => crate::network::connected(&spec, cards, self.local.as_ref()),
         };
-        crate::machine::branch_launch(&**store, spec, cards, (of, branch))
+        let launch = async {
+            crate::machine::branch_launch(&*self.host.images_of(of)?, spec, cards, (of, branch)).await
+        };
+        launch
             .await
             .map_err(|e| failed("the VM's disks in the replica store are not there", &e))
     }
@@ -617,7 +619,7 @@ impl Actor {
 
     /// What the VM does, as far as it can be told.
     pub(crate) async fn look(&self) -> Power {
-        crate::power::look(&*self.host.ports.hypervisor, self.id).await
+        crate::power::look(&*self.hypervisor(), self.id).await
     }
 
     pub(crate) fn branch(&self) -> Option<FailoverPhase> {

@@ -14,7 +14,7 @@ use lifeboat_model::{Arrival, Arrivals, PointId, Position, Reading, Timestamp, V
 use crate::actor::Actor;
 use crate::order::{Place, places};
 use crate::ports::Clock;
-use crate::ports::store::{Point, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
+use crate::ports::store::{ImageStore, Point, Received, ReplicaInfo, StoreError, StoredLog};
 use crate::records::Relationship;
 
 /// When a log became durable here.
@@ -43,13 +43,13 @@ impl Sealer {
     /// Seals the head of a replica.
     pub(crate) async fn seal(
         &self,
-        store: &dyn ReplicaStore,
+        images: &dyn ImageStore,
         vm: VmId,
         id: PointId,
     ) -> Result<Point, StoreError> {
-        let info = store.info(vm).await?;
+        let info = images.info(vm).await?;
         let log = info.logs.iter().find(|l| l.position == info.applied);
-        store.seal(vm, id, log.map(|l| self.arrival(l))).await
+        images.seal(vm, id, log.map(|l| self.arrival(l))).await
     }
 
     /// When a log arrived. One that was found at the start of the daemon counts as arriving now.
@@ -63,12 +63,12 @@ impl Sealer {
 /// Seals the head. When there are as many points as a chain can have, because a test or a failover keeps the oldest from
 /// expiring, it stays unsealed: replication goes on, the instant can be replayed, and the next attempt comes with the next log.
 pub(crate) async fn seal(
-    store: &dyn ReplicaStore,
+    images: &dyn ImageStore,
     vm: VmId,
     id: PointId,
     sealer: &Sealer,
 ) -> Result<bool, StoreError> {
-    match sealer.seal(store, vm, id).await {
+    match sealer.seal(images, vm, id).await {
         Ok(_) => Ok(true),
         Err(StoreError::Conflict(why)) => {
             tracing::info!(%vm, why, "no recovery point now");
@@ -102,17 +102,17 @@ impl Actor {
 
     /// Applies and seals the newest data of a replica that is about to become one of another generation: its logs go with
     /// that, and what they led to would be lost to people until the new primary has sent something.
-    pub(crate) async fn seal_before_adoption(&self) -> Result<(), StoreError> {
-        let (store, vm) = (&self.host.ports.store, self.id);
-        let mut info = store.info(vm).await?;
-        while info.applied != info.durable && store.apply(vm).await?.is_some() {
-            info = store.info(vm).await?;
+    pub(crate) async fn seal_before_adoption(&self, images: &dyn ImageStore) -> Result<(), StoreError> {
+        let vm = self.id;
+        let mut info = images.info(vm).await?;
+        while info.applied != info.durable && images.apply(vm).await?.is_some() {
+            info = images.info(vm).await?;
         }
         let whole = |l: &StoredLog| l.position == info.applied && !l.partial;
         let sealed = info.points.iter().any(|p| p.position == info.applied);
         if !sealed && info.logs.iter().any(whole) {
             seal(
-                &**store,
+                images,
                 vm,
                 PointId(self.host.ports.entropy.uuid()),
                 &self.sealer(),
@@ -270,7 +270,7 @@ mod tests {
     impl Kept {
         fn new() -> Self {
             let info = ReplicaInfo {
-                dir: "/r".into(),
+                place: StoreLocation::new("/r"),
                 files: Vec::new(),
                 faults: Vec::new(),
                 damage: Vec::new(),

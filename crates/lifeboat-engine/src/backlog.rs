@@ -175,12 +175,13 @@ impl Host {
             return Ok(());
         }
         let began = Instant::now();
+        let images = self.images_of(vm).map_err(|e| self.peer_refusal(e))?;
         loop {
             // Of a disk that does not answer the last look is enough: what is taken in waits for it anyway.
-            let look = tokio::time::timeout(LOOK * 4, self.ports.store.info(vm)).await;
+            let look = tokio::time::timeout(LOOK * 4, images.info(vm)).await;
             let info = match look {
                 Ok(info) => info.map_err(|e| self.peer_refusal(e))?,
-                Err(_) => match self.ports.store.last_info(vm) {
+                Err(_) => match images.last_info(vm) {
                     Some(info) => info,
                     None => return Ok(()),
                 },

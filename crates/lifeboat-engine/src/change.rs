@@ -4,10 +4,11 @@
 //! means is decided elsewhere.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
-use lifeboat_model::{JobId, JobState, ReplicationState, Timestamp};
+use lifeboat_model::{JobId, JobState, ReplicationState, Timestamp, VmId};
 use tracing::{info, warn};
 
 use crate::action::{Answer, Refusal};
@@ -16,6 +17,7 @@ use crate::jobs::Jobs;
 use crate::ports::catalog::CatalogError;
 use crate::ports::link::PeerRefusal;
 use crate::records::{Event, Job, Problem, Relationship};
+use crate::stores::ReplicaPlaces;
 
 /// What the catalog has of the relationship that is in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,10 @@ enum OnDisk {
 /// [`Actor::note`] and [`Actor::tally`] alone.
 #[derive(Debug)]
 pub(crate) struct Recorded {
+    vm: VmId,
     rel: Option<Relationship>,
+    /// Told where the VM's data is, whenever the record says so.
+    places: Arc<ReplicaPlaces>,
     /// Counts the changes, so that a draft that was overtaken by another one is never written.
     version: u64,
     on_disk: OnDisk,
@@ -48,12 +53,19 @@ impl Deref for Recorded {
 
 impl Recorded {
     /// As it was loaded.
-    pub(crate) fn loaded(rel: Option<Relationship>) -> Self {
+    pub(crate) fn loaded(vm: VmId, rel: Option<Relationship>, places: Arc<ReplicaPlaces>) -> Self {
         Self {
+            vm,
             rel,
+            places,
             version: 0,
             on_disk: OnDisk::Same,
         }
+    }
+
+    /// Tells the host where the VM's data is.
+    pub(crate) fn tell_place(&self) {
+        self.places.recorded(self.vm, self.rel.as_ref());
     }
 
     /// Whether a write failed that has to be tried again.
@@ -78,6 +90,7 @@ impl Recorded {
             tell_state(new, old.state);
         }
         self.rel = next;
+        self.tell_place();
         self.on_disk = on_disk;
         self.version += 1;
     }

@@ -24,7 +24,7 @@ use crate::ports::capture::BlockView;
 use crate::ports::link::{
     Content, LinkError, LogAddress, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus,
 };
-use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, StoredLog};
+use crate::ports::store::{Point, ReplicaInfo, Store, StoredLog};
 use crate::records::Comparison;
 use crate::reverse::NOWHERE;
 use crate::sync::{self, Known, Piece};
@@ -66,7 +66,8 @@ pub(crate) struct Orders {
 pub(crate) struct Courier {
     pub(crate) vm: VmId,
     pub(crate) orders: Orders,
-    pub(crate) store: Arc<dyn ReplicaStore>,
+    /// The store that the replica is in.
+    pub(crate) store: Store,
     pub(crate) tools: Tools,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) jobs: Arc<Jobs>,
@@ -206,8 +207,8 @@ impl Courier {
 
     async fn round(&mut self) -> Result<Option<Position>, CopyError> {
         if let Some(at) = self.acknowledged {
-            let info = self.store.info(self.vm).await?;
-            self.store.keep_logs(self.vm, worth_keeping(&info, at)).await;
+            let info = self.store.images.info(self.vm).await?;
+            self.store.logs.keep_logs(self.vm, worth_keeping(&info, at)).await;
         }
         if self.orders.paused {
             return Ok(None);
@@ -216,7 +217,7 @@ impl Courier {
         self.tell_machine().await;
         // A few turns are enough for everything there is to do; the next round goes on.
         for _ in 0..4 {
-            let info = self.store.info(self.vm).await?;
+            let info = self.store.images.info(self.vm).await?;
             let next = match next(&info, &theirs) {
                 Next::Forward(_) if self.orders.compare.is_some() => {
                     let point = info
@@ -238,7 +239,7 @@ impl Courier {
                 }
                 Next::Forward(logs) if logs.is_empty() => break,
                 Next::Forward(logs) => {
-                    self.store.keep_logs(self.vm, Some(theirs.durable)).await;
+                    self.store.logs.keep_logs(self.vm, Some(theirs.durable)).await;
                     for log in &logs {
                         self.forward_patiently(log).await?;
                         (theirs.durable, theirs.partial) = (log.position, log.partial);
@@ -254,7 +255,7 @@ impl Courier {
         let route = self.route(NOWHERE);
         match copy::status(&*self.tools.link, &route).await {
             Err(LinkError::Refused(PeerRefusal::NoReplica { .. })) if self.orders.copying.is_some() => {
-                let info = self.store.info(self.vm).await?;
+                let info = self.store.images.info(self.vm).await?;
                 self.offer(&info).await
             }
             other => Ok(other?),
@@ -269,7 +270,7 @@ impl Courier {
                 arrived: false,
             });
         };
-        let firmware = machine::firmware_of(&*self.store, self.vm).await?;
+        let firmware = machine::firmware_of(&*self.store.images, self.vm).await?;
         let request = offer(&self.orders, info, point, self.listen.clone(), firmware);
         let peer = &self.orders.settings.peer;
         match self.tools.link.call(peer, request).await? {
@@ -280,7 +281,7 @@ impl Courier {
 
     /// Tells the third host of the machine if it is not what it was told last.
     async fn tell_machine(&mut self) {
-        let Ok(firmware) = machine::firmware_of(&*self.store, self.vm).await else {
+        let Ok(firmware) = machine::firmware_of(&*self.store.images, self.vm).await else {
             return;
         };
         let Ok(described) = serde_json::to_vec(&(&self.orders.spec, &self.orders.settings, &firmware)) else {
@@ -315,8 +316,8 @@ impl Courier {
     ) -> Result<ReplicaStatus, CopyError> {
         let route = self.route(point.position);
         let total: u64 = info.disks.iter().map(|d| d.size).sum();
-        let view = self.store.read_point(self.vm, point.id).await?;
-        self.store.keep_logs(self.vm, Some(point.position)).await;
+        let view = self.store.images.read_point(self.vm, point.id).await?;
+        self.store.logs.keep_logs(self.vm, Some(point.position)).await;
         let mut before = 0;
         for (index, disk) in info.disks.iter().enumerate() {
             let from = theirs
@@ -373,7 +374,7 @@ impl Courier {
             PeerReply::Offset { bytes } => bytes.min(log.size),
             other => return Err(copy::unexpected(peer, &other).into()),
         };
-        let body = self.store.read_log(vm, position, offset).await?;
+        let body = self.store.logs.read_log(vm, position, offset).await?;
         let address = LogAddress::Delta { vm, position, offset };
         copy::confirmed(self.tools.link.send(peer, address, body).await?, position, peer)?;
         let news = News::Arrived {
@@ -394,8 +395,8 @@ impl Courier {
         theirs: &ReplicaStatus,
     ) -> Result<ReplicaStatus, CopyError> {
         let route = self.route(point.position);
-        let view = self.store.read_point(self.vm, point.id).await?;
-        self.store.keep_logs(self.vm, Some(point.position)).await;
+        let view = self.store.images.read_point(self.vm, point.id).await?;
+        self.store.logs.keep_logs(self.vm, Some(point.position)).await;
         let resumed = self
             .comparison
             .filter(|c| c.point == point.id && c.at == theirs.durable);
@@ -536,7 +537,7 @@ mod tests {
     /// Points at 3 and 5, logs from 3 to 6; disks of 1000 bytes in all.
     fn info() -> ReplicaInfo {
         ReplicaInfo {
-            dir: "/r".into(),
+            place: StoreLocation::new("/r"),
             disks: vec![LogDisk {
                 id: DiskId::new("a").unwrap(),
                 size: 1000,

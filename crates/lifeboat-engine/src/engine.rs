@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     AuthorizationEntry, JobState, JobType, Reading, ReplicationMode as Mode, ReplicationState as State,
@@ -31,17 +32,18 @@ use crate::operations::link_refusal;
 use crate::pins::Pins;
 use crate::ports::catalog::{Catalog, CatalogError};
 use crate::ports::environment::{Certificate, Environment, OwnKeys};
-use crate::ports::hypervisor::Hypervisor;
+use crate::ports::hypervisors::Hypervisors;
 use crate::ports::link::{
     LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
 };
 use crate::ports::media::Media;
 use crate::ports::spool::Spool;
-use crate::ports::store::{ReplicaStore, StoreError};
+use crate::ports::store::{Store, StoreError, Stores};
 use crate::ports::{ByteStream, Clock, Entropy};
 use crate::presence::{self, Presence, Returned, WatchedLink};
 use crate::records::{Event, FailoverPhase, Job, Relationship, ReplicaSide, ServerSettings, Side};
 use crate::requests::Requests;
+use crate::stores::ReplicaPlaces;
 use crate::throttle::{PacedLink, Throttle};
 
 /// How long an action waits to be taken up by an actor that is busy with something else.
@@ -50,10 +52,10 @@ const TAKEN_UP: Duration = Duration::from_millis(4800);
 /// Everything the engine needs of the world.
 #[derive(Clone)]
 pub struct Ports {
-    /// Runs VMs.
-    pub hypervisor: Arc<dyn Hypervisor>,
-    /// Replica disks.
-    pub store: Arc<dyn ReplicaStore>,
+    /// What runs VMs, by VM.
+    pub hypervisors: Arc<dyn Hypervisors>,
+    /// Replicas, by location.
+    pub stores: Arc<dyn Stores>,
     /// Durable state.
     pub catalog: Arc<dyn Catalog>,
     /// Peers.
@@ -159,6 +161,8 @@ pub(crate) struct Host {
     /// Who can be talked to. Actors make and end the actors of test VMs, so it is not the engine's alone.
     actors: Mutex<BTreeMap<VmId, Handle>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Where the replicas are.
+    pub(crate) replicas: Arc<ReplicaPlaces>,
     /// Until then verifying has read what it may.
     scrubbed_until: Mutex<tokio::time::Instant>,
 }
@@ -169,6 +173,8 @@ pub(crate) struct Access {
     pub(crate) entries: Vec<AuthorizationEntry>,
     /// Primaries of the replicas that are here or about to be.
     pub(crate) places: BTreeMap<VmId, String>,
+    /// The stores that know whose these replicas are.
+    pub(crate) bound: BTreeMap<VmId, Store>,
 }
 
 impl Host {
@@ -235,6 +241,7 @@ impl Host {
         let there = self.with_actors(|actors| {
             let there = actors.get(&vm).filter(|h| !h.mailbox.is_closed()).cloned();
             if there.is_none() {
+                actor.rel.tell_place();
                 actor.show_unseen();
                 actor.publish();
                 actors.insert(vm, handle.clone());
@@ -430,6 +437,7 @@ impl Engine {
             server: image.server,
             entries,
             places: BTreeMap::new(),
+            bound: BTreeMap::new(),
         });
         let read = last_read(&image.relationships, ports.clock.reading().boot);
         let host = Arc::new(Host {
@@ -449,6 +457,7 @@ impl Engine {
             access,
             actors: Mutex::default(),
             tasks: Mutex::default(),
+            replicas: Arc::default(),
             scrubbed_until: Mutex::new(tokio::time::Instant::now()),
         });
         close_orphans(&host, &image.relationships).await?;
@@ -524,8 +533,11 @@ impl Engine {
         self.host.with_actors(BTreeMap::clear);
         self.host.works.close();
         self.host.works.wait().await;
-        let ports = &self.host.ports;
-        tokio::join!(ports.hypervisor.release(), ports.store.release());
+        let (hypervisors, stores) = (self.host.ports.hypervisors.all(), self.host.ports.stores.all());
+        tokio::join!(
+            join_all(hypervisors.iter().map(|h| h.release())),
+            join_all(stores.iter().map(|s| s.images.release())),
+        );
     }
 
     pub(crate) async fn ask<R>(
@@ -659,7 +671,8 @@ async fn look_out(host: Weak<Host>) {
         let observers: Vec<_> = host.with_actors(|a| a.values().map(|h| h.observer.clone()).collect());
         for observer in observers {
             // It goes on without being waited for.
-            let _ = observer.power(&host.ports.hypervisor, Duration::ZERO).await;
+            let hypervisor = host.ports.hypervisors.of_vm(observer.vm());
+            let _ = observer.power(&hypervisor, Duration::ZERO).await;
         }
     }
 }
@@ -904,11 +917,14 @@ impl Engine {
         address: LogAddress,
         body: ByteStream,
     ) -> (Result<LogReceipt, PeerRefusal>, Option<Message>) {
-        let store = &self.host.ports.store;
+        let store = match self.host.store_of(vm) {
+            Ok(store) => store,
+            Err(e) => return self.not_received(e),
+        };
         match address {
             LogAddress::Delta { position, offset, .. } => {
                 let begun = Instant::now();
-                match store.receive(vm, position, offset, body).await {
+                match store.logs.receive(vm, position, offset, body).await {
                     Ok(received) => (
                         Ok(LogReceipt::Delta(received.clone())),
                         Some(Message::LogDurable(
@@ -923,7 +939,7 @@ impl Engine {
                     Err(e) => self.not_received(e),
                 }
             }
-            LogAddress::Bulk { .. } => match store.bulk(vm, body).await {
+            LogAddress::Bulk { .. } => match store.images.bulk(vm, body).await {
                 Ok(progress) => (
                     Ok(LogReceipt::Bulk(progress.clone())),
                     Some(Message::BulkDone(progress)),

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use camino::Utf8Path;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step, Turn};
@@ -25,7 +24,7 @@ use crate::change::Change;
 use crate::copy::CopyError;
 use crate::courier::{Courier, News, Orders};
 use crate::ports::link::{Content, LinkError, PeerIdentity, PeerRefusal, PeerReply};
-use crate::ports::store::{Adoption, Divergence, Origin, ReplicaInfo};
+use crate::ports::store::{Adoption, Divergence, Origin, ReplicaInfo, StoreLocation};
 use crate::records::{Comparison, Extended, Problem, Relationship};
 use crate::replica::as_replica;
 use crate::reverse::GivenWay;
@@ -223,19 +222,19 @@ impl Actor {
             return;
         }
         self.dispatch.stop().await;
-        let (Some(orders), Some(ext)) = (wanted, extended(self.rel.as_ref())) else {
+        let (Some(orders), Some(ext), Ok(store)) = (wanted, extended(self.rel.as_ref()), self.store()) else {
             return;
         };
         let ports = &self.host.ports;
         // Before anything can expire: the list of what is kept does not survive a restart.
         if ext.acknowledged.is_some() {
-            ports.store.keep_logs(self.id, ext.acknowledged).await;
+            store.logs.keep_logs(self.id, ext.acknowledged).await;
         }
         self.host.throttle.set(self.id, &ext.settings.bandwidth);
         let courier = Courier {
             vm: self.id,
             orders: orders.clone(),
-            store: ports.store.clone(),
+            store,
             tools: self.host.tools(),
             entropy: ports.entropy.clone(),
             jobs: self.host.jobs.clone(),
@@ -458,13 +457,11 @@ impl Actor {
         self.may_receive(peer)?;
         self.interrupt().await;
         let id = PointId(self.host.ports.entropy.uuid());
-        let finished = self
-            .host
-            .ports
-            .store
-            .finish_bulk(self.id, id, instant, consistency)
-            .await;
-        finished.map_err(|e| self.host.peer_refusal(e))?;
+        let finished = async {
+            let images = self.images()?;
+            images.finish_bulk(self.id, id, instant, consistency).await
+        };
+        finished.await.map_err(|e| self.host.peer_refusal(e))?;
         self.tally(|rel| rel.newest_instant = Some(instant));
         self.replica.dirty = true;
         self.replica.begin_now();
@@ -491,17 +488,23 @@ impl Actor {
         })?;
         self.interrupt().await;
         self.replica.stop_receiving().await;
-        let store = self.host.ports.store.clone();
+        let images = self.images().map_err(|e| self.host.peer_refusal(e))?;
         let repeated = {
-            let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+            let info = images
+                .info(self.id)
+                .await
+                .map_err(|e| self.host.peer_refusal(e))?;
             info.durable.same_generation(offer.start)
         };
         if !repeated {
             self.catch_up().await?;
         }
-        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let info = images
+            .info(self.id)
+            .await
+            .map_err(|e| self.host.peer_refusal(e))?;
         if !repeated {
-            let sealed = self.seal_before_adoption().await;
+            let sealed = self.seal_before_adoption(&*images).await;
             sealed.map_err(|e| self.host.peer_refusal(e))?;
         }
         let adoption = Adoption {
@@ -512,9 +515,8 @@ impl Actor {
             sealed: None,
             keep: None,
         };
-        let adopted = store
-            .adopt(Utf8Path::new(&entry.storage_location), self.id, &adoption)
-            .await;
+        let location = StoreLocation::new(&entry.storage_location);
+        let adopted = images.adopt(&location, self.id, &adoption).await;
         adopted.map_err(|e| self.host.peer_refusal(e))?;
         let mut change = self.change().map_err(|e| self.catalog_refusal(e))?;
         (change.mode, change.state, change.position) = (Mode::Replica, State::Replicating, offer.start);

@@ -25,7 +25,7 @@ use crate::paging::{Page, Paging};
 use crate::point_guid::point_guid;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
 use crate::ports::scrub::NewestData;
-use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target};
+use crate::ports::store::{ImageStore, Point, ReplicaInfo, StoreError, StoredLog, Target};
 use crate::primary::{IDLE, droppable};
 use crate::question::{self, Asking};
 use crate::records::{Addressing, Failover, FailoverPhase, TakeOver};
@@ -232,17 +232,18 @@ fn kind(consistency: Consistency) -> Kind {
 
 /// Makes the branch and starts the VM on it. Repeatable from any point.
 async fn initiate(
-    store: Arc<dyn ReplicaStore>,
+    images: Result<Arc<dyn ImageStore>, StoreError>,
     hypervisor: Arc<dyn Hypervisor>,
     vm: VmId,
     (spec, cards): (VmSpec, Vec<NicFailover>),
     failover: Failover,
     (start, sealer): (bool, Sealer),
 ) -> Result<Ready, SagaError> {
+    let images = images?;
     let made = async {
-        branch(&*store, vm, failover.branch, failover.target, &sealer).await?;
+        branch(&*images, vm, failover.branch, failover.target, &sealer).await?;
         // Nobody is told that it is ready before its files were looked at.
-        store.verify_branch(vm, failover.branch).await
+        images.verify_branch(vm, failover.branch).await
     };
     made.await.map_err(|e| match e {
         StoreError::NoSpace(_) => SagaError::NoRoom(e),
@@ -251,7 +252,7 @@ async fn initiate(
     if !start {
         return Ok(None);
     }
-    let launch = branch_launch(&*store, spec, &cards, (vm, failover.branch)).await?;
+    let launch = branch_launch(&*images, spec, &cards, (vm, failover.branch)).await?;
     let started = async {
         match hypervisor.power(vm).await {
             Power::Off => {}
@@ -266,19 +267,19 @@ async fn initiate(
 
 /// Makes a branch from a target; the newest data is sealed first.
 pub(crate) async fn branch(
-    store: &dyn ReplicaStore,
+    images: &dyn ImageStore,
     vm: VmId,
     branch: BranchId,
     mut target: Target,
     sealer: &Sealer,
 ) -> Result<Vec<(lifeboat_model::DiskId, crate::ports::hypervisor::DiskImage)>, StoreError> {
     if let Target::Cycle { position } = target {
-        let mut info = store.info(vm).await?;
+        let mut info = images.info(vm).await?;
         if info.durable == position {
             // The newest data: bring the head up to it and seal, which costs nothing and spares the replay.
             while info.applied != position {
-                match store.apply_through(vm, position).await {
-                    Ok(Some(_)) => info = store.info(vm).await?,
+                match images.apply_through(vm, position).await {
+                    Ok(Some(_)) => info = images.info(vm).await?,
                     // The logs are replayed into the branch, which may use more of the reserve.
                     Ok(None) => break,
                     Err(e) if e.lacks_room() => break,
@@ -286,7 +287,7 @@ pub(crate) async fn branch(
                 }
             }
             if info.applied == position {
-                match sealer.seal(store, vm, PointId(branch.0)).await {
+                match sealer.seal(images, vm, PointId(branch.0)).await {
                     Ok(point) => target = Target::Point { id: point.id },
                     // The chain is as long as it may be: the logs are replayed into the branch.
                     Err(StoreError::Conflict(_)) => {}
@@ -298,29 +299,30 @@ pub(crate) async fn branch(
             target = Target::Point { id: point.id };
         }
     }
-    store.branch(vm, branch, target).await
+    images.branch(vm, branch, target).await
 }
 
 /// Merges what lies below a committed branch into its base, by the VM's own process when it runs.
 pub(crate) async fn merge(
-    store: Arc<dyn ReplicaStore>,
+    images: Result<Arc<dyn ImageStore>, StoreError>,
     hypervisor: Arc<dyn Hypervisor>,
     vm: VmId,
     branch: BranchId,
     bytes_per_s: u64,
 ) -> Result<(), SagaError> {
-    let layers = store.promoted_layers(vm, branch).await?;
+    let images = images?;
+    let layers = images.promoted_layers(vm, branch).await?;
     if layers.is_empty() {
         return Ok(());
     }
     match hypervisor.power(vm).await {
-        Power::Off => return Ok(store.merge_promoted(vm, branch).await?),
+        Power::Off => return Ok(images.merge_promoted(vm, branch).await?),
         Power::Running | Power::Paused | Power::Stalled(_) => {}
         // Below a running VM only its own process may merge, and a VM that is off has none.
         Power::NotKnown { why } => return Err(SagaError::PowerNotKnown { why }),
     }
     hypervisor.merge_live(vm, &layers, bytes_per_s).await?;
-    Ok(store.merged_live(vm, branch).await?)
+    Ok(images.merged_live(vm, branch).await?)
 }
 
 /// On whose word a failover is begun.
@@ -578,11 +580,7 @@ impl Actor {
         if committed && (failover.reverse.is_some() || failover.take_over.is_some()) {
             return self.plan_after_commit(&failover).await;
         }
-        let (store, hypervisor, vm) = (
-            self.host.ports.store.clone(),
-            self.host.ports.hypervisor.clone(),
-            self.id,
-        );
+        let (images, hypervisor, vm) = (self.images(), self.hypervisor(), self.id);
         let rel = self.rel.as_ref()?;
         let machine = (
             connected(&rel.spec, &rel.network, self.local.as_ref()),
@@ -597,25 +595,25 @@ impl Actor {
         let sealer = self.sealer();
         match phase {
             FailoverPhase::Initiating { start } => whole(Box::pin(async move {
-                Done::FailedOver(initiate(store, hypervisor, vm, machine, failover, (start, sealer)).await)
+                Done::FailedOver(initiate(images, hypervisor, vm, machine, failover, (start, sealer)).await)
             })),
             FailoverPhase::Reverting => whole(Box::pin(async move {
                 let reverted = async {
                     hypervisor.turn_off(vm).await?;
-                    Ok(store.drop_branch(vm, failover.branch).await?)
+                    Ok(images?.drop_branch(vm, failover.branch).await?)
                 };
                 Done::Reverted(reverted.await)
             })),
             // The points go with it, and what stands on them first.
             FailoverPhase::Committing { .. } if self.test().is_some() => self.plan_test_end(),
             FailoverPhase::Committing { .. } => whole(Box::pin(async move {
-                let committed = store.promote(vm, failover.branch).await;
-                Done::Committed(committed.map_err(SagaError::Store))
+                let committed = async { images?.promote(vm, failover.branch).await };
+                Done::Committed(committed.await.map_err(SagaError::Store))
             })),
             FailoverPhase::Merging => {
                 let limit = self.host.config.merge_bytes_per_s;
                 Some(droppable(async move {
-                    Done::Merged(merge(store, hypervisor, vm, failover.branch, limit).await)
+                    Done::Merged(merge(images, hypervisor, vm, failover.branch, limit).await)
                 }))
             }
             FailoverPhase::Ready | FailoverPhase::Done => {
@@ -651,13 +649,14 @@ impl Actor {
                     return;
                 };
                 // An earlier attempt may have come as far as starting the VM.
-                if let Err(e) = self.host.ports.hypervisor.turn_off(self.id).await {
+                if let Err(e) = self.hypervisor().turn_off(self.id).await {
                     self.fault(&format!("the VM cannot be turned off: {}", chain(&e)))
                         .await;
                     self.replica_retry();
                     return;
                 }
-                if let Err(e) = self.host.ports.store.drop_branch(self.id, failover.branch).await {
+                let dropped = async { self.images()?.drop_branch(self.id, failover.branch).await };
+                if let Err(e) = dropped.await {
                     // Not undone while its disks are there: nobody would ever delete them.
                     self.fault(&format!(
                         "unfinished failover disks cannot be deleted: {}",

@@ -126,7 +126,7 @@ mod tests {
         type Spoil = fn(&mut Manifest);
         let good = manifest();
         let info = ReplicaInfo {
-            dir: "/r".into(),
+            place: StoreLocation::new("/r"),
             disks: good.disks.clone(),
             bulk: Vec::new(),
             durable: good.start,

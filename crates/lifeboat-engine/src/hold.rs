@@ -282,7 +282,7 @@ impl Actor {
             return asked;
         };
         let own = rel.replica().is_some_and(|side| side.own);
-        let info = self.host.ports.store.last_info(self.id).filter(|_| own);
+        let info = self.last_info().filter(|_| own);
         let older = info.map_or(0, |info| {
             let of_old = |p: &&Point| !p.position.same_generation(rel.position);
             info.points.iter().filter(of_old).count()

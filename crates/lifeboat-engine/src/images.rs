@@ -110,7 +110,7 @@ impl Actor {
             Err(e) => return Looked::NotNow(e.message),
         };
         let disks = &rel.settings.disks;
-        looked(self.host.ports.hypervisor.untouched(&launch, disks).await)
+        looked(self.hypervisor().untouched(&launch, disks).await)
     }
 
     /// Takes in a look. Whether the replica still has everything.

@@ -117,7 +117,7 @@ impl Actor {
             },
         };
         let disks = self.rel.as_ref()?.settings.disks.clone();
-        let hypervisor = self.host.ports.hypervisor.clone();
+        let hypervisor = self.hypervisor();
         let opened = launch.is_some();
         Some(droppable(async move {
             let got = async {

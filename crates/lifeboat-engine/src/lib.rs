@@ -64,6 +64,7 @@ mod shared_disks;
 mod silence;
 mod statistics;
 mod storage;
+mod stores;
 mod sync;
 mod taking;
 mod testing;

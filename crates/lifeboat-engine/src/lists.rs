@@ -78,7 +78,8 @@ impl Engine {
     /// The VM as it is, or as it was seen last. A VM that goes away meanwhile is nothing.
     async fn glance(&self, handle: &Handle) -> Option<VmView> {
         let asked = tokio::time::timeout(LISTED, self.ask(handle, Message::View));
-        let seen = handle.observer.power(&self.host.ports.hypervisor, GLANCE);
+        let hypervisor = self.host.ports.hypervisors.of_vm(handle.observer.vm());
+        let seen = handle.observer.power(&hypervisor, GLANCE);
         match tokio::join!(asked, seen) {
             (Ok(Some(Ok(Answer::Vm(view)))), _) => Some(*view),
             (Ok(_), _) => None,

@@ -13,7 +13,7 @@ use crate::copy::unexpected;
 use crate::network::connected;
 use crate::ports::hypervisor::Launch;
 use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest};
-use crate::ports::store::{ReplicaStore, StoreError};
+use crate::ports::store::{ImageStore, StoreError};
 use crate::primary::droppable;
 use crate::records::{Addressing, Relationship};
 use crate::replica::{as_replica, launch_disks};
@@ -32,15 +32,15 @@ pub(crate) struct Told {
 
 /// A VM on the images of a branch, with the branch's firmware variables and what its settings tell cloud-init.
 pub(crate) async fn branch_launch(
-    store: &dyn ReplicaStore,
+    images: &dyn ImageStore,
     spec: VmSpec,
     cards: &[NicFailover],
     (of, branch): (VmId, BranchId),
 ) -> Result<Launch, StoreError> {
-    let images = store.branch_images(of, branch).await?;
-    let firmware_vars = Some(store.branch_firmware(of, branch).await?);
+    let disks = images.branch_images(of, branch).await?;
+    let firmware_vars = Some(images.branch_firmware(of, branch).await?);
     Ok(Launch {
-        disks: launch_disks(&spec, images),
+        disks: launch_disks(&spec, disks),
         spec,
         firmware_vars,
         // Settings are checked before they are stored; and no failover fails for its addresses.
@@ -49,8 +49,8 @@ pub(crate) async fn branch_launch(
 }
 
 /// The firmware variables that a replica got last, as they travel; empty when it got none.
-pub(crate) async fn firmware_of(store: &dyn ReplicaStore, vm: VmId) -> Result<String, StoreError> {
-    let vars = store.firmware(vm).await?;
+pub(crate) async fn firmware_of(images: &dyn ImageStore, vm: VmId) -> Result<String, StoreError> {
+    let vars = images.firmware(vm).await?;
     Ok(vars.map(|v| BASE64.encode(v)).unwrap_or_default())
 }
 
@@ -75,7 +75,8 @@ impl Actor {
             return String::new();
         };
         if let Some((of, branch)) = self.runs_on() {
-            match self.host.ports.store.branch_firmware(of, branch).await {
+            let file = async { self.host.images_of(of)?.branch_firmware(of, branch).await };
+            match file.await {
                 Ok(path) => *vars = Some(path.into()),
                 Err(e) => {
                     debug!(vm = %self.id, error = %chain(&e), "firmware variables not found");
@@ -83,7 +84,7 @@ impl Actor {
                 }
             }
         }
-        match self.host.ports.hypervisor.firmware_vars(&spec).await {
+        match self.hypervisor().firmware_vars(&spec).await {
             Ok(vars) => vars.map(|v| BASE64.encode(v)).unwrap_or_default(),
             Err(e) => {
                 debug!(vm = %self.id, error = %chain(&e), "firmware variables not read");
@@ -175,7 +176,7 @@ impl Actor {
             Some(rel) => {
                 let machine = connected(&rel.spec, &rel.network, self.local.as_ref());
                 let seed = network::no_cloud(&rel.network, "").is_ok_and(|seed| !seed.is_empty());
-                let mut problems = self.host.ports.hypervisor.missing(&machine).await;
+                let mut problems = self.hypervisor().missing(&machine).await;
                 problems.extend(machine.too_many_devices(seed));
                 problems
             }
@@ -194,13 +195,8 @@ impl Actor {
         })?;
         // Points may be expiring at this moment.
         self.interrupt().await;
-        let kept = self
-            .host
-            .ports
-            .store
-            .put_firmware(self.id, Bytes::from(vars))
-            .await;
-        kept.map_err(|e| self.host.peer_refusal(e))
+        let kept = async { self.images()?.put_firmware(self.id, Bytes::from(vars)).await };
+        kept.await.map_err(|e| self.host.peer_refusal(e))
     }
 
     /// An accepted offer is answered when the variables that came with it are kept.

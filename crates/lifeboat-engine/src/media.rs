@@ -20,7 +20,7 @@ use crate::operations::link_refusal;
 use crate::ports::capture::{CaptureError, CaptureSource, Tracking};
 use crate::ports::link::{Content, PeerRequest};
 use crate::ports::media::{Manifest, Media, MediaError, Part, Seal, Segment, SegmentFile};
-use crate::ports::store::ReplicaStore;
+use crate::ports::store::{ImageStore, StoreError};
 use crate::primary::droppable;
 use crate::records::{Import, Job, Relationship};
 use crate::sealing;
@@ -112,16 +112,16 @@ pub(crate) async fn export(
 /// where an interrupted attempt stopped. A medium may change between the two readings: the second one believes no more than
 /// the first.
 async fn import(
-    (store, media): (Arc<dyn ReplicaStore>, Arc<dyn Media>),
+    (images, media): (Result<Arc<dyn ImageStore>, StoreError>, Arc<dyn Media>),
     seal: Result<Seal, MediaError>,
     start: Position,
     dir: &Utf8Path,
     report: &(dyn Fn(u64, u64, &str) + Send + Sync),
 ) -> Result<(), CopyError> {
-    let seal = seal?;
+    let (seal, images) = (seal?, images?);
     let vm = seal.vm;
     let manifest = media.open(dir, &seal).await?;
-    let info = store.info(vm).await?;
+    let info = images.info(vm).await?;
     misfitting(vm, &manifest, &info, start)?;
     let total = manifest.segments.iter().map(|s| s.file.bytes).sum::<u64>() * 2;
     let mut read = 0;
@@ -138,7 +138,7 @@ async fn import(
         let have = info.bulk.iter().find(|b| b.disk == disk.id).map_or(0, |b| b.done);
         if have < segment.to {
             let body = media.read(dir, &seal, &segment.file).await?;
-            let progress = store.import(vm, body).await?;
+            let progress = images.import(vm, body).await?;
             if progress.disk != disk.id || progress.done < segment.to {
                 let name = segment.file.part.name();
                 let why = format!("{name} holds less than its manifest says");
@@ -364,7 +364,7 @@ impl Actor {
     pub(crate) fn plan_import(&self) -> Option<Work> {
         let rel = self.rel.as_ref()?;
         let Import { dir, job } = *rel.replica()?.import.clone()?;
-        let ports = (self.host.ports.store.clone(), self.host.ports.media.clone());
+        let ports = (self.images(), self.host.ports.media.clone());
         let (jobs, seal, start): (Arc<Jobs>, _, _) =
             (self.host.jobs.clone(), self.awaited_seal(), start_of(rel));
         Some(droppable(async move {

@@ -195,7 +195,7 @@ impl Actor {
             return;
         }
         let (cards, agent) = (rel.network.clone(), rel.spec.guest_agent);
-        let (hypervisor, vm, own) = (self.host.ports.hypervisor.clone(), self.id, self.own.clone());
+        let (hypervisor, vm, own) = (self.hypervisor(), self.id, self.own.clone());
         self.guest.0 = Some(tokio::spawn(async move {
             let given = match agent {
                 true => give(&*hypervisor, vm, &cards).await,

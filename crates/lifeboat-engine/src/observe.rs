@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::action::{PowerNote, SeenPower, VmView};
 use crate::ports::hypervisor::{GuestProcess, Hypervisor, Power, PowerState};
-use crate::ports::store::{ReplicaInfo, ReplicaStore, StoreError};
+use crate::ports::store::{ImageStore, ReplicaInfo, StoreError};
 use crate::ports::{Clock, catalog::Catalog};
 use crate::records::Event;
 
@@ -180,6 +180,11 @@ impl Observer {
     }
 
     /// The VM's power as it is now; `None` when that takes longer than `patience`.
+    /// Which VM it is about.
+    pub(crate) fn vm(&self) -> VmId {
+        self.vm
+    }
+
     pub(crate) async fn power(
         self: &Arc<Self>,
         hypervisor: &Arc<dyn Hypervisor>,
@@ -209,16 +214,21 @@ impl Observer {
             .flatten()
     }
 
-    /// What the store says of the replica that the disks belong to; what it said last when that takes longer than `patience`.
+    /// What the store says of the replica that the disks belong to, if they are in one; what it said last when that takes longer than `patience`.
     pub(crate) async fn info(
         self: &Arc<Self>,
-        store: &Arc<dyn ReplicaStore>,
+        images: Option<&Arc<dyn ImageStore>>,
         of: VmId,
         patience: Duration,
     ) -> Option<Stored> {
         let look = || {
-            let store = store.clone();
-            async move { Arc::new(store.info(of).await) }
+            let images = images.cloned();
+            async move {
+                Arc::new(match images {
+                    Some(images) => images.info(of).await,
+                    None => Err(StoreError::NoReplica(of)),
+                })
+            }
         };
         let fresh = self.fresh((|o| &o.info, |_, _| None), patience, look).await;
         fresh.or_else(|| self.info.last())

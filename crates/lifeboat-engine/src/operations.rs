@@ -115,7 +115,7 @@ impl Actor {
     pub(crate) async fn capturable(&mut self, disks: &[DiskId]) -> Result<Vec<LogDisk>, Refusal> {
         self.interrupt().await;
         let launch = self.launch().await?;
-        let source = self.host.ports.hypervisor.source(&launch, disks).await;
+        let source = self.hypervisor().source(&launch, disks).await;
         let source = source.map_err(|e| capture_refusal(&e))?;
         let disks = source.disks().to_vec();
         let closed = source.close().await;
@@ -273,13 +273,7 @@ impl Actor {
         lifecycle::step(rel.mode, rel.state, Step::Remove).map_err(|e| not_now(&e))?;
         let launch = self.recorded_launch().await?;
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
-        match self
-            .host
-            .ports
-            .hypervisor
-            .source(&launch, &rel.settings.disks)
-            .await
-        {
+        match self.hypervisor().source(&launch, &rel.settings.disks).await {
             Ok(source) => {
                 let stopped = match source.recover().await {
                     Ok(_) => source.stop_tracking().await,

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
-use camino::Utf8Path;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::policy::Finding;
 use lifeboat_model::shell::{argument, quoted};
@@ -18,6 +17,7 @@ use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, chain, failed, no_relationship, plain};
 use crate::engine::Host;
 use crate::ports::hypervisor::{Launch, PowerState};
+use crate::ports::store::StoreLocation;
 use crate::records::{FailoverPhase, Relationship, ReplicaSide, Side};
 use crate::replica::ReplicaState;
 
@@ -118,7 +118,8 @@ impl Actor {
                 self.no_replica_of_test(*of).await?;
                 self.off_for_removal().await?;
                 // A branch of a replica that is gone is gone with it.
-                if let Err(e) = self.host.ports.store.drop_branch(*of, *branch).await {
+                let dropped = async { self.host.images_of(*of)?.drop_branch(*of, *branch).await };
+                if let Err(e) = dropped.await {
                     warn!(vm = %self.id, error = %chain(&e), "the test's disks are not thrown away");
                 }
                 self.drop_record("the test VM's record was removed").await
@@ -138,7 +139,8 @@ impl Actor {
         }
         if let Some(test) = &side.test {
             self.host.dismiss(test.vm).await;
-            let off = self.host.ports.hypervisor.turn_off(test.vm).await;
+            let hypervisor = self.host.ports.hypervisors.of_vm(test.vm);
+            let off = hypervisor.turn_off(test.vm).await;
             off.map_err(|e| failed("the test VM is not off", &e))?;
             let removed = self.host.ports.catalog.remove_relationship(test.vm, 0).await;
             removed.map_err(|e| failed("the catalog cannot be written", &e))?;
@@ -159,7 +161,9 @@ impl Actor {
                 quoted(dir)
             ),
         };
-        self.host.ports.store.close(self.id).await;
+        if let Ok(images) = self.images() {
+            images.close(self.id).await;
+        }
         self.drop_record(&what).await
     }
 
@@ -187,7 +191,7 @@ impl Actor {
         if state == State::WaitingToCompleteInitialReplication {
             return Ok(());
         }
-        match self.host.ports.store.info(self.id).await {
+        match self.store_info().await {
             Ok(info) if info.abandoned.is_none() => Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "this replica stands on the VM's own images on this host, and was merged into them",
@@ -294,14 +298,15 @@ async fn storage_notes(host: &Host) -> Vec<String> {
 const LEFTOVERS: usize = 20;
 
 async fn leftovers(host: &Host, location: &str) -> Vec<String> {
-    let found = match host.ports.store.found(Utf8Path::new(location)).await {
+    let location = StoreLocation::new(location);
+    let found = match host.ports.stores.at(&location).images.found(&location).await {
         Ok(found) => found,
         Err(e) => return vec![format!("replicas in {location} cannot be listed: {}", chain(&e))],
     };
     let known = host.known_to_actors();
     let strangers: Vec<_> = found.into_iter().filter(|(vm, _)| !known.contains(vm)).collect();
     let more = strangers.len().saturating_sub(LEFTOVERS);
-    let text = |(vm, dir): (VmId, camino::Utf8PathBuf)| {
+    let text = |(vm, dir): (VmId, StoreLocation)| {
         format!(
             "{dir} holds a replica of VM {vm}, and no relationship of this host uses it: replicate that VM here again and it is the \
              seed (lifeboat replication start --seed, on the primary), or delete it with: rm -r {}",

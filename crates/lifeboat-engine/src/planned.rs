@@ -57,7 +57,7 @@ impl Actor {
         match self.planned().map(|p| (p.phase, p.clone())) {
             Some((PlannedPhase::Stopping, planned)) => {
                 // An open image of a powered-off VM would be in the way of nothing but itself.
-                let hypervisor = self.host.ports.hypervisor.clone();
+                let hypervisor = self.hypervisor();
                 let (vm, timeout) = (self.id, self.host.config.shutdown_timeout);
                 return Role::Works(droppable(async move {
                     Done::Stopped(stop(hypervisor, vm, planned.force, timeout).await)
@@ -98,10 +98,10 @@ impl Actor {
                 return Role::Flows;
             }
         }
-        let (store, hypervisor) = (self.host.ports.store.clone(), self.host.ports.hypervisor.clone());
+        let (images, hypervisor) = (self.images(), self.hypervisor());
         let (vm, limit, own) = (self.id, self.host.config.merge_bytes_per_s, self.own.clone());
         let task = self.host.works.spawn(async move {
-            let merged = crate::failover::merge(store, hypervisor, vm, branch, limit).await;
+            let merged = crate::failover::merge(images, hypervisor, vm, branch, limit).await;
             if let Some(own) = own.upgrade() {
                 // An actor that is gone merges again, or finds it done.
                 let _ = own.send(Message::Merged(merged)).await;
@@ -132,10 +132,10 @@ impl Actor {
     }
 
     fn merge_home(&self, branch: BranchId) -> Work {
-        let (store, hypervisor) = (self.host.ports.store.clone(), self.host.ports.hypervisor.clone());
+        let (images, hypervisor) = (self.images(), self.hypervisor());
         let (vm, limit) = (self.id, self.host.config.merge_bytes_per_s);
         droppable(
-            async move { Done::Merged(crate::failover::merge(store, hypervisor, vm, branch, limit).await) },
+            async move { Done::Merged(crate::failover::merge(images, hypervisor, vm, branch, limit).await) },
         )
     }
 

@@ -98,7 +98,7 @@ impl Actor {
             self.commit(change).await?;
         }
         let launch = self.launch().await?;
-        let hv = &self.host.ports.hypervisor;
+        let hv = self.hypervisor();
         // Nothing has begun yet, so a disk that does not answer is the answer.
         let looked = tokio::time::timeout(LOOK, hv.preflight(&launch)).await;
         looked
@@ -115,7 +115,7 @@ impl Actor {
     async fn go_on_running(&mut self, asking: Asking) -> Result<Answer, Refusal> {
         self.may_start_primary(asking).await?;
         self.may_start_branch(asking).await?;
-        let resumed = bounded(self.host.ports.hypervisor.resume(self.id)).await;
+        let resumed = bounded(self.hypervisor().resume(self.id)).await;
         resumed.map_err(|e| power_refusal("the VM does not go on", &e))?;
         self.event("VM goes on").await;
         Ok(Answer::Done)
@@ -123,7 +123,7 @@ impl Actor {
 
     /// A picture of the VM's screen.
     pub(crate) async fn screenshot(&self) -> Result<Answer, Refusal> {
-        let picture = bounded(self.host.ports.hypervisor.screenshot(self.id)).await;
+        let picture = bounded(self.hypervisor().screenshot(self.id)).await;
         picture
             .map(|p| Answer::Picture(p.to_vec()))
             .map_err(|e| failed("no screenshot", &e))
@@ -135,7 +135,7 @@ impl Actor {
         self.effect(Verb::Pause).await?;
         // A guest that is frozen for an instant is thawed by its agent, which needs its CPUs.
         self.interrupt().await;
-        let paused = bounded(self.host.ports.hypervisor.pause(self.id)).await;
+        let paused = bounded(self.hypervisor().pause(self.id)).await;
         paused.map_err(|e| power_refusal("the VM is not paused", &e))?;
         self.event("VM paused").await;
         Ok(Answer::Done)
@@ -151,7 +151,7 @@ impl Actor {
             self.may_start_primary(Asking::First).await?;
             self.may_start_branch(Asking::First).await?;
         }
-        let hypervisor = &self.host.ports.hypervisor;
+        let hypervisor = self.hypervisor();
         let reset = bounded(hypervisor.reset(self.id)).await;
         reset.map_err(|e| power_refusal("the VM was not reset", &e))?;
         self.event("VM reset").await;
@@ -183,7 +183,7 @@ impl Actor {
     pub(crate) async fn turn_off(&mut self) -> Result<Answer, Refusal> {
         self.effect(Verb::TurnOff).await?;
         self.interrupt().await;
-        let turned_off = self.host.ports.hypervisor.turn_off(self.id).await;
+        let turned_off = self.hypervisor().turn_off(self.id).await;
         turned_off.map_err(|e| power_refusal("the VM was not turned off", &e))?;
         self.stopped().await;
         Ok(Answer::Done)
@@ -194,10 +194,10 @@ impl Actor {
         if let Err(e) = self.effect(Verb::ShutDown).await {
             return drop(reply.send(Err(e)));
         }
-        let (host, vm, own) = (self.host.clone(), self.id, self.own.clone());
+        let (hypervisor, vm, own) = (self.hypervisor(), self.id, self.own.clone());
+        let timeout = self.host.config.shutdown_timeout;
         tokio::spawn(async move {
-            let timeout = host.config.shutdown_timeout;
-            let done = host.ports.hypervisor.shut_down(vm, timeout).await;
+            let done = hypervisor.shut_down(vm, timeout).await;
             if done.is_ok()
                 && let Some(own) = own.upgrade()
             {

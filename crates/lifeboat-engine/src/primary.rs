@@ -198,7 +198,7 @@ impl Actor {
             return None;
         };
         let disks = self.rel.as_ref()?.settings.disks.clone();
-        let hypervisor = self.host.ports.hypervisor.clone();
+        let hypervisor = self.hypervisor();
         Some(droppable(async move {
             let tidy = async {
                 let source = hypervisor.source(&launch, &disks).await?;
@@ -258,7 +258,7 @@ impl Actor {
         };
         let rel = self.rel.as_ref()?;
         let (tools, route, disks) = (self.host.tools(), self.route(rel), rel.settings.disks.clone());
-        let hypervisor = self.host.ports.hypervisor.clone();
+        let hypervisor = self.hypervisor();
         let copying = rel.state == State::WaitingToCompleteInitialReplication && !self.primary.copied;
         let jobs = self.host.jobs.clone();
         let export = self.exports();

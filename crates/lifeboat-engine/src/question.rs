@@ -354,7 +354,8 @@ pub(crate) fn with_power(standing: Option<Standing>, power: PeerPower) -> PeerRe
 /// What this host says of a VM. Who asks may have nobody else to ask, so the VM of `others`, by where they take calls, counts
 /// too.
 pub(crate) async fn own_power(ports: &Ports, vm: VmId, others: Vec<String>) -> PeerPower {
-    let look = crate::power::look(&*ports.hypervisor, vm);
+    let hypervisor = ports.hypervisors.of_vm(vm);
+    let look = crate::power::look(&*hypervisor, vm);
     let own = match tokio::time::timeout(LOOK, look).await {
         Ok(Power::Off) => PeerPower::Off,
         Ok(Power::Running | Power::Paused | Power::Stalled(_)) => PeerPower::Runs,

@@ -7,7 +7,7 @@ use lifeboat_model::{AuthorizationEntry, ReplicationSettings, VmId};
 use crate::actor::Actor;
 use crate::engine::Host;
 use crate::ports::link::{Content, PeerIdentity, PeerRefusal};
-use crate::ports::store::Quota as Share;
+use crate::ports::store::{Quota as Share, StoreLocation};
 use crate::records::Relationship;
 use crate::reverse::GivenWay;
 
@@ -79,19 +79,22 @@ impl Actor {
     /// What this replica is like.
     fn shape(&self) -> Shape {
         let rel = self.rel.as_ref().filter(|r| r.replica().is_some());
-        let info = self.host.ports.store.last_info(self.id);
+        let info = self.last_info();
         let sizes = info.iter().flat_map(|i| &i.disks).map(|d| d.size);
         rel.map_or(Shape::default(), |r| shape(sizes, &r.settings))
     }
 
     /// Whose replica this is, for who counts them and for the store.
     pub(crate) fn publish_place(&self) {
-        let (vm, store) = (self.id, &self.host.ports.store);
+        let vm = self.id;
         let rel = self.rel.as_ref().filter(|r| r.replica().is_some());
         let Some(Relationship { peer, .. }) = rel else {
-            let had = self.host.access(|a| a.places.remove(&vm).is_some());
-            if had {
-                store.bound(vm, None);
+            let had = self.host.access(|a| {
+                a.places.remove(&vm);
+                a.bound.remove(&vm)
+            });
+            if let Some(store) = had {
+                store.images.bound(vm, None);
             }
             return;
         };
@@ -99,11 +102,18 @@ impl Actor {
             a.places.insert(vm, peer.clone());
             AuthorizationEntry::find(&a.entries, peer).cloned()
         });
+        // One that awaits its offer will be where its primary's replicas are kept.
+        let configured = entry.as_ref().map(|e| StoreLocation::new(&e.storage_location));
+        let store = self.store().ok();
+        let store = store.or_else(|| Some(self.host.ports.stores.at(&configured?)));
         let share = entry.map(|e| Share {
             owner: e.primary,
             bytes: e.quota.bytes,
             disk_bytes: e.quota.disk_bytes,
         });
-        store.bound(vm, share);
+        if let Some(store) = store {
+            store.images.bound(vm, share);
+            self.host.access(|a| a.bound.insert(vm, store));
+        }
     }
 }

@@ -24,7 +24,9 @@ use crate::backlog::{self, Bound, Queue, Waiting};
 use crate::clock::PeerClock;
 use crate::ports::hypervisor::{DiskImage, LaunchDisk, PowerState};
 use crate::ports::link::{Content, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
-use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
+use crate::ports::store::{
+    BulkProgress, ImageStore, Received, ReplicaInfo, Store, StoreError, StoreLocation, StoredLog,
+};
 use crate::primary::{IDLE, droppable};
 use crate::records::{Counters, FailoverPhase, Home, Relationship, ReplicaSide, Side};
 use crate::reverse::GivenWay;
@@ -172,13 +174,13 @@ pub(crate) fn as_replica(machine: &Machine, settings: &ReplicationSettings) -> V
 
 /// Applies the next log and seals a point when one is due, or when one past this position is wanted.
 async fn maintain(
-    store: Arc<dyn ReplicaStore>,
+    images: Arc<dyn ImageStore>,
     vm: VmId,
     retention: Retention,
     ([point, before_sync], sealer): ([PointId; 2], Sealer),
     past: Option<Position>,
 ) -> Result<Maintained, StoreError> {
-    let mut info = store.info(vm).await?;
+    let mut info = images.info(vm).await?;
     let next = backlog::unapplied(&info).next();
     let whole = |info: &ReplicaInfo| {
         let unsealed = info.points.last().map(|p| p.position) != Some(info.applied);
@@ -197,15 +199,15 @@ async fn maintain(
     let missed = whole_application(&info) && at.is_some_and(|at| by_age(&info, at));
     if next.is_some_and(|n| n.partial || missed) && whole(&info) {
         // The last instant before the disks stop being one; or one that the daemon ended before it could be sealed.
-        seal(&*store, vm, before_sync, &sealer).await?;
+        seal(&*images, vm, before_sync, &sealer).await?;
     }
     // One at a time where a point past a certain position is wanted.
     let seals = |l: &StoredLog| past.is_some() || sealer.aging.seal_due(&retention, &info, l, false);
     let applied = match backlog::run_end(&info, seals) {
-        Some(last) => store.apply_through(vm, last).await?,
-        None => store.apply(vm).await?,
+        Some(last) => images.apply_through(vm, last).await?,
+        None => images.apply(vm).await?,
     };
-    info = store.info(vm).await?;
+    info = images.info(vm).await?;
     let at = info.logs.iter().find(|l| l.position == info.applied);
     let closes = applied
         .as_ref()
@@ -213,9 +215,9 @@ async fn maintain(
     let due = whole(&info)
         && (at.is_some_and(|at| closes || by_age(&info, at))
             || past.is_some_and(|theirs| !crate::courier::past(&info, theirs)));
-    let sealed = due && seal(&*store, vm, point, &sealer).await?;
+    let sealed = due && seal(&*images, vm, point, &sealer).await?;
     if sealed {
-        info = store.info(vm).await?;
+        info = images.info(vm).await?;
     }
     Ok(Maintained {
         applied,
@@ -227,17 +229,18 @@ async fn maintain(
 /// Expires the logs that are due, which gives room back and takes none, and then the oldest point if it is due. True when
 /// another point may be.
 async fn expire(
-    store: Arc<dyn ReplicaStore>,
+    Store { images, logs }: Store,
     vm: VmId,
     retention: Retention,
     aging: Aging,
 ) -> Result<bool, StoreError> {
-    let due = aging.expiry(&retention, &store.info(vm).await?);
+    let due = aging.expiry(&retention, &images.info(vm).await?);
     if let Some(upto) = due.logs {
-        store.expire_logs(vm, upto).await?;
+        let needed = images.needed_logs(vm).await?;
+        logs.expire_logs(vm, upto, &needed).await?;
     }
     if due.oldest_point {
-        store.expire_oldest(vm).await?;
+        images.expire_oldest(vm).await?;
     }
     Ok(due.oldest_point)
 }
@@ -280,8 +283,8 @@ impl Actor {
             self.replica.opened = rel.is_some_and(|r| r.replica().is_some());
             return;
         };
-        let dir = camino::Utf8PathBuf::from(dir);
-        match self.host.ports.store.open(&dir, self.id).await {
+        let dir = StoreLocation::new(dir);
+        match self.host.ports.stores.at(&dir).images.open(&dir, self.id).await {
             Ok(info) => {
                 // Not every log is worth a write to the catalog: the files know better where this side stands.
                 self.tally(|rel| rel.follow_files(&info));
@@ -336,7 +339,11 @@ impl Actor {
         }
         self.agree_before_expiry().await;
         let retention = self.retention(self.rel.as_ref()?);
-        let (store, vm) = (self.host.ports.store.clone(), self.id);
+        let (Ok(store), vm) = (self.store(), self.id) else {
+            // It awaits its first offer: there is nothing to do.
+            self.replica.next_at = Instant::now() + IDLE;
+            return None;
+        };
         if self.awaits_import() {
             if let Some(work) = self.plan_import() {
                 return Some(work);
@@ -355,10 +362,9 @@ impl Actor {
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
             let past = self.point_wanted().or_else(|| self.damaged_log());
             let sealing = (point, self.sealer());
-            let future =
-                Box::pin(
-                    async move { Done::Maintained(maintain(store, vm, retention, sealing, past).await) },
-                );
+            let future = Box::pin(async move {
+                Done::Maintained(maintain(store.images, vm, retention, sealing, past).await)
+            });
             // Its writes to the head would go on after a drop, under whatever came next.
             return Some(Work {
                 future,
@@ -458,7 +464,6 @@ impl Actor {
 
     /// Applies everything that is durable, for who has to see it.
     pub(crate) async fn catch_up(&mut self) -> Result<(), PeerRefusal> {
-        let store = self.host.ports.store.clone();
         if self
             .rel
             .as_ref()
@@ -471,7 +476,11 @@ impl Actor {
             });
         }
         loop {
-            let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+            let images = self.images().map_err(|e| self.host.peer_refusal(e))?;
+            let info = images
+                .info(self.id)
+                .await
+                .map_err(|e| self.host.peer_refusal(e))?;
             let Some(rel) = self.rel.as_ref().filter(|_| info.applied != info.durable) else {
                 return Ok(());
             };
@@ -480,7 +489,7 @@ impl Actor {
             self.interrupt().await;
             let point = [(); 2].map(|()| PointId(self.host.ports.entropy.uuid()));
             let sealing = (point, self.sealer());
-            let done = maintain(store.clone(), self.id, retention, sealing, None).await;
+            let done = maintain(images, self.id, retention, sealing, None).await;
             let stuck = done.as_ref().is_ok_and(|d| d.applied.is_none());
             let failed = done.as_ref().err().map(|e| chain(e));
             self.maintained(done).await;
@@ -684,8 +693,9 @@ impl Actor {
             } => self.updated(peer, &vm, settings, &firmware).await,
             PeerRequest::LogOffset { position, .. } => match self.may_receive(peer) {
                 Ok(()) => {
-                    let offset = self.host.ports.store.receive_offset(self.id, position).await;
+                    let offset = async { self.store()?.logs.receive_offset(self.id, position).await };
                     offset
+                        .await
                         .map(|bytes| PeerReply::Offset { bytes })
                         .map_err(|e| self.host.peer_refusal(e))
                 }
@@ -736,14 +746,17 @@ impl Actor {
                 detail: "it has a copy of this VM already; cancel this copy and use that one (lifeboat replication start --seed), or remove it there".into(),
             });
         }
-        let store = &self.host.ports.store;
-        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let images = self.images().map_err(|e| self.host.peer_refusal(e))?;
+        let info = images
+            .info(self.id)
+            .await
+            .map_err(|e| self.host.peer_refusal(e))?;
         let Some(disk) = info.disks.get(usize::from(disk)) else {
             return Err(PeerRefusal::Conflict {
                 detail: format!("the replica has {} disks", info.disks.len()),
             });
         };
-        store
+        images
             .restart_bulk(self.id, &disk.id)
             .await
             .map_err(|e| self.host.peer_refusal(e))?;
@@ -807,15 +820,17 @@ impl Actor {
             });
         }
         let again = self.check_offer(&offer, mode)?;
-        let store = self.host.ports.store.clone();
         if again {
             self.interrupt().await;
             self.replica.stop_receiving().await;
-            let destroyed = store.destroy(self.id).await;
-            destroyed.map_err(|e| self.host.peer_refusal(e))?;
+            if let Ok(images) = self.images() {
+                let destroyed = images.destroy(self.id).await;
+                destroyed.map_err(|e| self.host.peer_refusal(e))?;
+            }
         }
-        let location = camino::Utf8Path::new(&entry.storage_location);
-        match store.create(location, self.id, &offer.disks, offer.start).await {
+        let location = StoreLocation::new(&entry.storage_location);
+        let images = self.host.ports.stores.at(&location).images;
+        match images.create(&location, self.id, &offer.disks, offer.start).await {
             Ok(()) => {}
             // Left by a replica that was removed: nothing is written over it, and it may be the seed.
             Err(StoreError::Conflict(_)) if self.rel.is_none() && offer.content == Content::Empty => {
@@ -824,13 +839,13 @@ impl Actor {
             }
             Err(e) => return Err(self.host.peer_refusal(e)),
         }
-        let info = store.info(self.id).await;
+        let info = images.info(self.id).await;
         let bound = self.rel.as_ref().and_then(Relationship::replica);
         let side = ReplicaSide {
             awaits_import,
             sealing: sealing.map(Box::new),
             allowed: bound.and_then(|r| r.allowed.clone()),
-            ..ReplicaSide::new(String::from(info.map_err(|e| self.host.peer_refusal(e))?.dir))
+            ..ReplicaSide::new(String::from(info.map_err(|e| self.host.peer_refusal(e))?.place))
         };
         self.taken(peer, offer, (mode, side), again).await
     }
@@ -925,10 +940,11 @@ impl Actor {
                 self.interrupt().await;
                 self.replica.stop_receiving().await;
                 let unfinished = state == State::WaitingToCompleteInitialReplication && !own;
-                let store = self.host.ports.store.clone();
-                if unfinished {
-                    // Before the record goes: without it nobody would know of the files.
-                    let gone = store.destroy(self.id).await;
+                // Looked up before the record goes, which says where it is.
+                let images = self.images().ok();
+                if let Some(images) = images.as_ref().filter(|_| unfinished) {
+                    // Before the record goes: without it the files would be known to no one.
+                    let gone = images.destroy(self.id).await;
                     gone.map_err(|e| failed("the unfinished copy was not deleted", &e))?;
                 }
                 if dir.is_none()
@@ -942,7 +958,9 @@ impl Actor {
                 self.erase().await?;
                 self.replica = ReplicaState::default();
                 if !unfinished {
-                    store.close(self.id).await;
+                    if let Some(images) = images {
+                        images.close(self.id).await;
+                    }
                     if let Some(dir) = dir {
                         self.event(&format!("the replica's files are kept in {dir}"))
                             .await;

@@ -148,20 +148,16 @@ impl Actor {
         };
         let rel = self.rel.as_ref()?;
         let (tools, route, disks) = (self.host.tools(), self.route(rel), rel.settings.disks.clone());
-        let (hypervisor, store, vm) = (
-            self.host.ports.hypervisor.clone(),
-            self.host.ports.store.clone(),
-            self.id,
-        );
+        let (hypervisor, vm) = (self.hypervisor(), self.id);
         let reversed = sync.kind == SyncKind::Reverse && rel.home.is_some();
+        let images = self.images().ok().filter(|_| reversed);
         Some(droppable(async move {
             let begun = async {
                 let source = hypervisor.source(&launch, &disks).await?;
                 // Without it everything is compared, which is only slower.
-                let own = if reversed {
-                    store.divergence(vm).await.ok()
-                } else {
-                    None
+                let own = match images {
+                    Some(images) => images.divergence(vm).await.ok(),
+                    None => None,
                 };
                 sync::begin(&tools, &route, source, &sync, own.as_ref()).await
             };

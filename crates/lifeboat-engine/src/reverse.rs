@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use camino::Utf8Path;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Turn};
@@ -26,7 +25,9 @@ use crate::ports::link::{
     Content, HandOver, LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest,
     ReplicaStatus, Standing,
 };
-use crate::ports::store::{Abandoned, Adoption, CompareRange, Divergence, Origin, ReplicaInfo, Target};
+use crate::ports::store::{
+    Abandoned, Adoption, CompareRange, Divergence, Origin, ReplicaInfo, StoreLocation, Target,
+};
 use crate::primary::droppable;
 use crate::records::{
     Counters, Failover, FailoverPhase, Home, PlannedPhase, PrimarySide, Relationship, ReplicaSide, Reverse,
@@ -183,11 +184,7 @@ impl Actor {
     async fn plan_reverse(&mut self, failover: &Failover, reverse: Reverse) -> Option<Work> {
         let firmware = self.firmware().await;
         let rel = self.rel.as_ref()?;
-        let (link, store, vm) = (
-            self.host.ports.link.clone(),
-            self.host.ports.store.clone(),
-            self.id,
-        );
+        let link = self.host.ports.link.clone();
         let offer = |disks| PeerRequest::Offer {
             vm: Box::new(rel.spec.clone().into()),
             settings: reverse.settings.clone(),
@@ -200,7 +197,7 @@ impl Actor {
             },
             firmware,
         };
-        let info = match store.info(vm).await {
+        let info = match self.store_info().await {
             Ok(info) => info,
             Err(e) => {
                 self.fault(&format!("the committed disks cannot be read: {}", chain(&e)))
@@ -383,8 +380,7 @@ impl Actor {
         if let Some((why, way_out)) = self.takes_over().refusal(start, &host) {
             return Err(not_now(format!("{why}; {way_out}")));
         }
-        let store = &self.host.ports.store;
-        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let info = self.store_info().await.map_err(|e| self.host.peer_refusal(e))?;
         if info.durable != at {
             return Err(PeerRefusal::OutOfSequence { have: info.durable });
         }
@@ -399,7 +395,7 @@ impl Actor {
         if point.is_none() {
             // It has just arrived, and no point leads to it yet: applying seals it.
             self.catch_up().await?;
-            let info = self.host.ports.store.info(self.id).await;
+            let info = self.store_info().await;
             let info = info.map_err(|e| self.host.peer_refusal(e))?;
             point = crate::failover::points(&info)
                 .into_iter()
@@ -579,8 +575,11 @@ impl Actor {
         crate::sync::bounded(ranges).map_err(conflict)?;
         // What is compared is what was applied: a log that is not would change it afterwards.
         self.catch_up().await?;
-        let store = &self.host.ports.store;
-        let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
+        let images = self.images().map_err(|e| self.host.peer_refusal(e))?;
+        let info = images
+            .info(self.id)
+            .await
+            .map_err(|e| self.host.peer_refusal(e))?;
         let Some(number) = info.disks.iter().position(|d| d.id == *disk) else {
             // It was added, and nothing of it has come yet.
             let blocks = crate::sync::not_zero(ranges).map_err(conflict)?;
@@ -591,7 +590,7 @@ impl Actor {
             ..range.clone()
         };
         let ranges: Vec<CompareRange> = ranges.iter().map(here).collect();
-        let blocks = store.compare(self.id, &ranges).await;
+        let blocks = images.compare(self.id, &ranges).await;
         blocks
             .map(|blocks| PeerReply::Differ { blocks })
             .map_err(|e| self.host.peer_refusal(e))
@@ -605,11 +604,8 @@ impl Actor {
         from: u64,
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
-        let store = &self.host.ports.store;
-        let of = store
-            .divergence(self.id)
-            .await
-            .map_err(|e| self.host.peer_refusal(e))?;
+        let of = async { self.images()?.divergence(self.id).await };
+        let of = of.await.map_err(|e| self.host.peer_refusal(e))?;
         Ok(crate::sync::page(&of, Some(disk), from))
     }
 
@@ -624,8 +620,8 @@ impl Actor {
         }
         self.interrupt().await;
         self.replica.stop_receiving().await;
-        let dropped = self.host.ports.store.drop_abandoned(self.id).await;
-        dropped.map_err(|e| failed("it is not dropped", &e))?;
+        let dropped = async { self.images()?.drop_abandoned(self.id).await };
+        dropped.await.map_err(|e| failed("it is not dropped", &e))?;
         self.replica.begin_now();
         self.event("what was abandoned is dropped").await;
         Ok(Answer::Done)
@@ -660,7 +656,7 @@ impl Actor {
         if !again {
             self.lock_as_replica(peer, &offer, whole).await?;
         }
-        self.adopt(&offer, whole, Utf8Path::new(&entry.storage_location))
+        self.adopt(&offer, whole, &StoreLocation::new(&entry.storage_location))
             .await?;
         self.replica_status().await
     }
@@ -763,13 +759,20 @@ impl Actor {
     }
 
     /// Makes the store take the copy over. What this copy changed since the last common instant is noted with it.
-    async fn adopt(&mut self, offer: &GivenWay, whole: bool, location: &Utf8Path) -> Result<(), PeerRefusal> {
+    async fn adopt(
+        &mut self,
+        offer: &GivenWay,
+        whole: bool,
+        location: &StoreLocation,
+    ) -> Result<(), PeerRefusal> {
         let host = self.host.config.name.clone();
         let refused = |detail: String| PeerRefusal::Failed {
             host: host.clone(),
             detail,
         };
-        let store = self.host.ports.store.clone();
+        // A copy that is in a store already stays in that one.
+        let images = self.images();
+        let images = images.unwrap_or_else(|_| self.host.ports.stores.at(location).images);
         let now = self.host.ports.clock.now();
         let (divergence, origin) = match &offer.content {
             Content::Reverse { since, .. } if !whole => {
@@ -800,25 +803,23 @@ impl Actor {
         };
         if adoption.origin == Origin::Here && self.awaits_offer() {
             // What a removed replica left is known to nobody yet.
-            let dir = location.join(self.id.to_string());
-            store
-                .open(&dir, self.id)
+            images
+                .open(&images.place(location, self.id), self.id)
                 .await
                 .map_err(|e| self.host.peer_refusal(e))?;
-            let sealed = self.seal_before_adoption().await;
+            let sealed = self.seal_before_adoption(&*images).await;
             sealed.map_err(|e| self.host.peer_refusal(e))?;
         }
-        let adopted = store.adopt(location, self.id, &adoption).await;
+        let adopted = images.adopt(location, self.id, &adoption).await;
         adopted.map_err(|e| self.host.peer_refusal(e))?;
-        let dir = store
+        let info = images
             .info(self.id)
             .await
-            .map_err(|e| self.host.peer_refusal(e))?
-            .dir;
+            .map_err(|e| self.host.peer_refusal(e))?;
         let mut change = self.change().map_err(|e| self.catalog_refusal(e))?;
         change.home = None;
         if let Some(replica) = change.replica_mut() {
-            replica.dir = Some(dir.into());
+            replica.dir = Some(info.place.into());
         }
         let committed = self.commit(change).await;
         committed.map_err(|e| self.catalog_refusal(e))?;
@@ -852,7 +853,7 @@ impl Actor {
         if !ids.iter().all(there) {
             return Ok(unknown(offer, since));
         }
-        let source = match self.host.ports.hypervisor.source(&launch, &ids).await {
+        let source = match self.hypervisor().source(&launch, &ids).await {
             Ok(source) => source,
             Err(e @ CaptureError::InUse { .. }) => return Err(e),
             // Missing or damaged images are the store's to refuse.

@@ -1,6 +1,7 @@
 //! Bit rot, as a replica's actor sees it: when the next piece is read, what damage means for its health, and where right
 //! bytes are asked for. Finding and repairing is the store's; the primary's answers are in `lend`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,13 +16,13 @@ use tracing::{info, warn};
 
 use crate::action::{Answer, Refusal};
 use crate::actor::{Actor, Done, Work, chain, no_relationship};
-use crate::engine::{EngineConfig, Ports};
-use crate::ports::link::{LinkError, PeerReply, PeerRequest};
+use crate::engine::EngineConfig;
+use crate::ports::link::{LinkError, PeerLink, PeerReply, PeerRequest};
 use crate::ports::scrub::{
     DamagedFile, NewestData, OfferedRange, RepairSource, RepairState, Repaired, ScrubNews, ScrubNext,
     ScrubPass, ScrubState, ScrubStep, ScrubWork,
 };
-use crate::ports::store::{ReplicaStore, StoreError};
+use crate::ports::store::{ImageStore, StoreError};
 use crate::primary::droppable;
 use crate::records::Relationship;
 
@@ -149,8 +150,11 @@ fn pace(read: u64, bytes_per_s: u64) -> Duration {
     }
 }
 
-async fn read(ports: Ports, vm: VmId, wanted: Wanted) -> Result<Seen, StoreError> {
-    let (store, now) = (&ports.store, ports.clock.now());
+/// The store that the replica is in, if it is in one.
+type Images = Result<Arc<dyn ImageStore>, StoreError>;
+
+async fn read(images: Images, vm: VmId, wanted: Wanted, now: Timestamp) -> Result<Seen, StoreError> {
+    let store = images?;
     let mut step = store.scrub(vm, ScrubWork::Record, now).await?;
     let before = store.scrub_state(vm).await?;
     if step.next == ScrubNext::Nothing {
@@ -182,14 +186,14 @@ enum Wanted {
 }
 
 async fn lent(
-    ports: Ports,
+    (images, link): (Images, Arc<dyn PeerLink>),
     vm: VmId,
     primary: Option<String>,
 ) -> Result<(Repaired, Vec<DamagedFile>), Unlent> {
     let Some(peer) = primary else {
         return Err(Unlent::NoWay);
     };
-    let store = &ports.store;
+    let store = images.map_err(Unlent::Store)?;
     let offered = |ranges: Vec<OfferedRange>| RepairSource::Copy(ranges);
     let asked = store
         .repair(vm, offered(Vec::new()))
@@ -203,7 +207,7 @@ async fn lent(
         vm,
         ranges: asked.wanted.clone(),
     };
-    let reply = ports.link.call(&peer, request).await.map_err(Unlent::Link)?;
+    let reply = link.call(&peer, request).await.map_err(Unlent::Link)?;
     let PeerReply::DiskData { data } = reply else {
         return Err(Unlent::Link(crate::copy::unexpected(&peer, &reply)));
     };
@@ -225,10 +229,14 @@ async fn lent(
 }
 
 async fn mended(
-    store: std::sync::Arc<dyn ReplicaStore>,
+    images: Images,
     vm: VmId,
     source: RepairSource,
 ) -> (Result<Repaired, StoreError>, Vec<DamagedFile>) {
+    let store = match images {
+        Ok(images) => images,
+        Err(e) => return (Err(e), Vec::new()),
+    };
     let repaired = store.repair(vm, source).await;
     let damage = store.info(vm).await.map(|i| i.damage).unwrap_or_default();
     (repaired, damage)
@@ -327,7 +335,7 @@ impl Actor {
         if !self.may_scrub() || Instant::now() < self.replica.scrub.next_at {
             return None;
         }
-        let (ports, vm) = (self.host.ports.clone(), self.id);
+        let (images, vm, now) = (self.images(), self.id, self.host.ports.clock.now());
         if let Some(repair) = self.replica.scrub.repair {
             return Some(self.plan_repair(repair.stage));
         }
@@ -337,32 +345,32 @@ impl Actor {
             (false, None) => Wanted::WhenDue(self.host.config.scrub_interval),
         };
         Some(droppable(async move {
-            Done::Scrubbed(Scrubbed::Read(read(ports, vm, wanted).await))
+            Done::Scrubbed(Scrubbed::Read(read(images, vm, wanted, now).await))
         }))
     }
 
     fn plan_repair(&self, stage: Stage) -> Work {
-        let (ports, vm) = (self.host.ports.clone(), self.id);
+        let (images, link, vm) = (self.images(), self.host.ports.link.clone(), self.id);
         let primary = self.rel.as_ref().and_then(|r| r.callback.clone());
         let source = match stage {
             Stage::Logs => RepairSource::Logs,
             Stage::OneBit => RepairSource::OneBit,
             Stage::GiveUp => RepairSource::None,
             Stage::Primary => {
-                return droppable(
-                    async move { Done::Scrubbed(Scrubbed::Lent(lent(ports, vm, primary).await)) },
-                );
+                return droppable(async move {
+                    Done::Scrubbed(Scrubbed::Lent(lent((images, link), vm, primary).await))
+                });
             }
             Stage::Compare => {
                 return droppable(async move {
                     let at = primary.as_deref().unwrap_or_default();
-                    let asked = ports.link.call(at, PeerRequest::CompareAgain { vm }).await;
+                    let asked = link.call(at, PeerRequest::CompareAgain { vm }).await;
                     Done::Scrubbed(Scrubbed::Compared(asked.map(drop)))
                 });
             }
         };
         droppable(async move {
-            let (repaired, damage) = mended(ports.store, vm, source).await;
+            let (repaired, damage) = mended(images, vm, source).await;
             Done::Scrubbed(Scrubbed::Mended(repaired, damage))
         })
     }

@@ -206,7 +206,7 @@ impl Actor {
         self.interrupt().await;
         let released = async {
             let launch = self.launch().await.map_err(|e| e.to_string())?;
-            let hypervisor = &self.host.ports.hypervisor;
+            let hypervisor = self.hypervisor();
             let source = hypervisor
                 .source(&launch, disks)
                 .await

@@ -304,13 +304,13 @@ impl Actor {
 
     /// An operation of the replica's disk that has begun and does not end.
     pub(crate) fn storage_finding(&self) -> Option<Finding> {
-        let delay = self.host.ports.store.storage_delay(self.id)?;
+        let delay = self.images().ok()?.storage_delay(self.id)?;
         STORAGE_PATIENCE.finding(delay.since.elapsed(), || unanswered(&delay))
     }
 
     /// Why nothing can be begun on the replica's files now.
     pub(crate) fn hangs(&self) -> Option<String> {
-        let delay = self.host.ports.store.storage_delay(self.id)?;
+        let delay = self.images().ok()?.storage_delay(self.id)?;
         (delay.since.elapsed() >= HANGS).then(|| unanswered(&delay))
     }
 
@@ -323,8 +323,7 @@ impl Actor {
         if let Some(why) = self.hangs() {
             return Err(late(why));
         }
-        let store = &self.host.ports.store;
-        let info = tokio::time::timeout(FILES, store.info(self.id)).await;
+        let info = tokio::time::timeout(FILES, self.store_info()).await;
         info.unwrap_or_else(|_| Err(late("the replica's storage does not answer".to_owned())))
     }
 
@@ -366,7 +365,7 @@ impl Actor {
             .flat_map(|(from, p)| [from + p.warning, from + p.critical]);
         let now = Instant::now();
         // A disk that hangs says nothing by itself.
-        let disk = self.host.ports.store.storage_delay(self.id);
+        let disk = self.images().ok().and_then(|i| i.storage_delay(self.id));
         let disk = disk.map(|_| now + HANGS);
         let next = due.filter(|at| *at > now).chain(disk).min();
         next.unwrap_or(now + IDLE).max(now + Duration::from_secs(1))

@@ -76,8 +76,7 @@ impl Actor {
 
     /// Refuses a point with a file that cannot be used, and names the next one without.
     pub(crate) async fn check_point(&self, chosen: &PointView) -> Result<(), Refusal> {
-        let store = &self.host.ports.store;
-        let error = match store.verify_target(self.id, chosen.target).await {
+        let error = match self.verify_target(chosen.target).await {
             Ok(()) => return Ok(()),
             Err(e @ StoreError::Damaged { .. }) => e,
             Err(e) => return Err(failed("the recovery point's files cannot be looked at", &e)),
@@ -95,19 +94,12 @@ impl Actor {
 
     /// The first point whose files can be used: those after the unusable one in the list, then those before it.
     async fn next_good(&self, bad: Target) -> Option<PointView> {
-        let info = self.host.ports.store.info(self.id).await.ok()?;
+        let info = self.store_info().await.ok()?;
         let all = points(&info);
         let place = all.iter().position(|p| p.target == bad).map_or(0, |n| n + 1);
         let (newer, older) = all.split_at_checked(place).unwrap_or_default();
         for point in older.iter().chain(newer.iter().rev()).filter(|p| p.target != bad) {
-            if self
-                .host
-                .ports
-                .store
-                .verify_target(self.id, point.target)
-                .await
-                .is_ok()
-            {
+            if self.verify_target(point.target).await.is_ok() {
                 return Some(point.clone());
             }
         }
@@ -116,11 +108,10 @@ impl Actor {
 
     /// The newest recovery point with a file that cannot be used, in words; the newest stands on all others.
     pub(crate) async fn unusable_point(&self) -> Option<String> {
-        let store = &self.host.ports.store;
-        let info = store.info(self.id).await.ok()?;
+        let info = self.store_info().await.ok()?;
         let newest = info.points.last()?;
         let target = Target::Point { id: newest.id };
-        match store.verify_target(self.id, target).await {
+        match self.verify_target(target).await {
             Err(e @ StoreError::Damaged { .. }) => {
                 let next = match self.next_good(target).await {
                     Some(good) => format!("the next one that can is {}", good.id),
@@ -138,7 +129,8 @@ impl Actor {
 
     /// Refuses to make a branch the VM's disks when a file below it cannot be used.
     pub(crate) async fn check_branch(&self, branch: BranchId) -> Result<(), Refusal> {
-        match self.host.ports.store.verify_branch(self.id, branch).await {
+        let looked = async { self.images()?.verify_branch(self.id, branch).await };
+        match looked.await {
             Ok(()) => Ok(()),
             Err(e @ StoreError::Damaged { .. }) => Err(Refusal::new(
                 ReturnCode::Failed,

@@ -121,11 +121,11 @@ async fn make(
     (start, sealer): (bool, Sealer),
 ) -> Result<Ready, SagaError> {
     let made = async {
-        let store = &*host.ports.store;
-        branch(store, of, test.branch, test.target, &sealer).await?;
-        store.verify_branch(of, test.branch).await?;
+        let images = host.images_of(of)?;
+        branch(&*images, of, test.branch, test.target, &sealer).await?;
+        images.verify_branch(of, test.branch).await?;
         // Made now, while nothing else of this replica is under way, so that a start of the VM only finds it.
-        store.branch_firmware(of, test.branch).await?;
+        images.branch_firmware(of, test.branch).await?;
         let taken = host.with_actors(|a| {
             a.iter()
                 .any(|(vm, h)| *vm != test.vm && h.is_named(&record.spec.name))
@@ -141,7 +141,7 @@ async fn make(
     if !start {
         return Ok(None);
     }
-    match host.ports.hypervisor.power(test.vm).await {
+    match host.ports.hypervisors.of(&record.spec).power(test.vm).await {
         Power::Off => {}
         Power::Running | Power::Paused | Power::Stalled(_) => return Ok(None),
         Power::NotKnown { why } => return Ok(Some(StartError::Refused(crate::power::not_known(&why)))),
@@ -168,8 +168,8 @@ async fn make(
 async fn end(host: Arc<Host>, of: VmId, vm: VmId, branch: BranchId) -> Result<(), SagaError> {
     // Nobody may start it between being turned off and losing its disks.
     host.dismiss(vm).await;
-    host.ports.hypervisor.turn_off(vm).await?;
-    host.ports.store.drop_branch(of, branch).await?;
+    host.ports.hypervisors.of_vm(vm).turn_off(vm).await?;
+    host.images_of(of)?.drop_branch(of, branch).await?;
     Ok(host.ports.catalog.remove_relationship(vm, 0).await?)
 }
 

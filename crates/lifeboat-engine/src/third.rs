@@ -16,6 +16,7 @@ use crate::extended::{extended, host_of, not_extended};
 use crate::machine;
 use crate::operations::link_refusal;
 use crate::ports::link::{PeerReply, PeerRequest};
+use crate::ports::store::StoreError;
 use crate::records::{Counters, Extended, Job, Relationship};
 
 /// Jobs of an extended relationship that may wait for their time.
@@ -99,7 +100,7 @@ impl Actor {
             copying: None,
             compare: None,
         };
-        let firmware = machine::firmware_of(&*self.host.ports.store, self.id).await;
+        let firmware = self.stored_firmware().await;
         let firmware = firmware.map_err(|e| failed("the firmware variables cannot be read", &e))?;
         let offer = courier::offer(&orders, &info, point, self.host.config.listen.clone(), firmware);
         let answer = self.host.ports.link.call(&settings.peer, offer).await;
@@ -230,13 +231,18 @@ impl Actor {
         Ok(Answer::Done)
     }
 
+    /// The firmware variables that this replica got last, as they travel.
+    async fn stored_firmware(&self) -> Result<String, StoreError> {
+        machine::firmware_of(&*self.images()?, self.id).await
+    }
+
     /// Tells the third host of its settings, which may refuse them.
     async fn update_third(
         &self,
         rel: &Relationship,
         settings: &ReplicationSettings,
     ) -> Result<Vec<String>, Refusal> {
-        let firmware = machine::firmware_of(&*self.host.ports.store, self.id).await;
+        let firmware = self.stored_firmware().await;
         let request = PeerRequest::Update {
             vm: Box::new(rel.spec.clone().into()),
             settings: settings.clone(),
@@ -353,7 +359,9 @@ impl Actor {
         ));
         self.commit(change).await?;
         self.attend_extended().await;
-        self.host.ports.store.keep_logs(self.id, None).await;
+        if let Ok(store) = self.store() {
+            store.logs.keep_logs(self.id, None).await;
+        }
         Ok(Answer::Done)
     }
 

@@ -19,8 +19,8 @@ use crate::images::{self, Claim};
 use crate::observe::{Observer, Stored};
 use crate::pending;
 use crate::ports::environment::AtRest;
-use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
-use crate::ports::store::{BulkProgress, ReplicaInfo};
+use crate::ports::hypervisor::{Console, GuestProcess, Hypervisor, PowerState};
+use crate::ports::store::{BulkProgress, ImageStore, ReplicaInfo};
 use crate::records::{Relationship, Side};
 use crate::references::no_vm;
 
@@ -29,7 +29,10 @@ struct Sketch {
     spec: VmSpec,
     rel: Option<Relationship>,
     console: Console,
+    hypervisor: Arc<dyn Hypervisor>,
     place: Place,
+    /// The store that the disks are in; `None`: in none.
+    images: Option<Arc<dyn ImageStore>>,
     findings: Vec<Finding>,
     unauthorized: Option<String>,
     /// When the images of the powered-off VM were last seen to be what the replica has.
@@ -100,14 +103,20 @@ impl Actor {
     }
 
     fn sketch(&self) -> Result<Sketch, Refusal> {
+        let place = self.place();
         Ok(Sketch {
             spec: self
                 .known_spec()
                 .ok_or_else(|| no_vm(&self.id.to_string()))?
                 .clone(),
             rel: self.recorded(),
-            console: self.host.ports.hypervisor.console(self.id),
-            place: self.place(),
+            console: self.hypervisor().console(self.id),
+            hypervisor: self.hypervisor(),
+            place,
+            images: match place {
+                Place::Stored(of, _) => self.host.images_of(of).ok(),
+                Place::Described => None,
+            },
             findings: self.rel.as_ref().map(|r| self.findings(r)).unwrap_or_default(),
             unauthorized: self.unauthorized(),
             verified: self.primary.verified,
@@ -130,15 +139,15 @@ impl Actor {
 
 /// Looks at the VM, and shows what was seen before where that takes too long.
 async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patience: Duration) -> Glimpse {
-    let power = pending::with_power(observer, &ports.hypervisor, sketch.rel.as_ref(), patience);
+    let power = pending::with_power(observer, &sketch.hypervisor, sketch.rel.as_ref(), patience);
     let info = async {
         match sketch.place {
-            Place::Stored(of, _) => observer.info(&ports.store, of, patience).await,
+            Place::Stored(of, _) => observer.info(sketch.images.as_ref(), of, patience).await,
             Place::Described => None,
         }
     };
     let process = async {
-        let process = ports.hypervisor.process(sketch.spec.uuid);
+        let process = sketch.hypervisor.process(sketch.spec.uuid);
         tokio::time::timeout(patience, process).await.ok().flatten()
     };
     let dir = sketch.rel.as_ref().and_then(directory);
@@ -152,7 +161,7 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
     };
     let doubt = match (&sketch.rel, sketch.place, power) {
         (Some(rel), Place::Described, PowerState::Off) => {
-            images::doubt(&*ports.hypervisor, rel, claim, patience).await
+            images::doubt(&*sketch.hypervisor, rel, claim, patience).await
         }
         (Some(_) | None, _, _) => None,
     };

@@ -15,6 +15,7 @@ mod hosts;
 mod hypervisor;
 mod lies;
 mod link;
+mod logs;
 mod many;
 mod media;
 mod medium;

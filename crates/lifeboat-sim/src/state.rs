@@ -183,8 +183,12 @@ pub struct HostState {
     pub mute: bool,
     /// VMs whose processes this host cannot ask, and why: they go on with whatever they do.
     pub blind: BTreeMap<VmId, String>,
-    /// Replicas that its store keeps, by VM.
+    /// Replicas that its stores keep, by VM.
     pub replicas: BTreeMap<VmId, Replica>,
+    /// Locations that have a store to themselves; all others have one together.
+    pub stores: BTreeSet<String>,
+    /// Which store was called for which VM: by the location that it has to itself.
+    pub store_calls: BTreeSet<(Option<String>, VmId)>,
     /// What its catalog holds durably.
     pub catalog: CatalogImage,
     /// Events, oldest first.

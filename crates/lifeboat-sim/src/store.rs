@@ -1,6 +1,7 @@
-//! The replica store, in memory: real logs are decoded and applied to maps of writes. It checks the engine's side of
+//! The image store, in memory: real logs are decoded and applied to maps of writes. Its logs are in `logs`. It checks the engine's side of
 //! the contract: one changing call at a time for a VM, no branch thrown away under a running VM, one number for one log.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,20 +14,55 @@ use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge, PowerState};
 use lifeboat_engine::ports::scrub::{RepairSource, Repaired, ScrubState, ScrubStep, ScrubWork};
 use lifeboat_engine::ports::store::{
-    Adoption, BulkProgress, CompareRange, Divergence, Point, Quota, Received, ReplicaInfo, ReplicaStore,
-    StorageDelay, StoreError, StoredLog, Target,
+    Adoption, BulkProgress, CompareRange, Divergence, ImageStore, Point, Quota, ReplicaInfo, StorageDelay,
+    Store, StoreError, StoreLocation, StoredLog, Stores, Target,
 };
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
 
 use crate::disk::Image;
-use crate::gate::{Fault, Injected};
 use crate::port::Port;
 use crate::read::{self, PointView};
 use crate::replica::{self, Result, apply, decode, file};
 use crate::state::{Replica, Shared, State, process};
 
+/// One store of a host. All stores of a host share what they hold; each is called for its own replicas alone.
+#[derive(Clone)]
+pub(crate) struct SimStore {
+    pub(crate) port: Port,
+    /// Location that the store has to itself; `None`: the store of all others.
+    root: Option<String>,
+}
+
+/// The store that a place belongs to, by the locations that have one to themselves.
+fn root_of(stores: &BTreeSet<String>, place: &str) -> Option<String> {
+    let below = |root: &&String| Utf8Path::new(place).starts_with(root.as_str());
+    stores.iter().find(below).cloned()
+}
+
+impl Port {
+    fn store(&self, root: Option<String>) -> Store {
+        Store::of_both(Arc::new(SimStore {
+            port: self.clone(),
+            root,
+        }))
+    }
+}
+
+impl Stores for Port {
+    fn at(&self, location: &StoreLocation) -> Store {
+        let root = root_of(&self.shared.state().hosts[self.host].stores, location.as_str());
+        self.store(root)
+    }
+
+    fn all(&self) -> Vec<Store> {
+        let own = self.shared.state().hosts[self.host].stores.clone();
+        let own = own.into_iter().map(Some);
+        own.chain([None]).map(|root| self.store(root)).collect()
+    }
+}
+
 /// A changing call under way; ended when dropped.
-struct Busy {
+pub(crate) struct Busy {
     shared: Arc<Shared>,
     host: usize,
     vm: VmId,
@@ -43,14 +79,14 @@ impl Drop for Busy {
     }
 }
 
-fn here(s: &mut State, h: usize, vm: VmId) -> Result<&mut Replica> {
+pub(crate) fn here(s: &mut State, h: usize, vm: VmId) -> Result<&mut Replica> {
     match s.hosts[h].replicas.get_mut(&vm) {
         Some(r) if r.open => Ok(r),
         _ => Err(StoreError::NoReplica(vm)),
     }
 }
 
-fn room(s: &State, h: usize) -> Result<()> {
+pub(crate) fn room(s: &State, h: usize) -> Result<()> {
     if s.hosts[h].store_full {
         Err(StoreError::NoSpace("/replicas".into()))
     } else {
@@ -59,7 +95,7 @@ fn room(s: &State, h: usize) -> Result<()> {
 }
 
 /// Whether the owner of a replica may store so many bytes of logs more.
-fn share(s: &State, h: usize, vm: VmId, more: usize) -> Result<()> {
+pub(crate) fn share(s: &State, h: usize, vm: VmId, more: usize) -> Result<()> {
     let host = &s.hosts[h];
     let quota = host.quotas.get(&vm);
     let Some((owner, most)) = quota.and_then(|q| Some((&q.owner, q.bytes?))) else {
@@ -93,10 +129,36 @@ fn incoming(name: &str) -> bool {
     name.starts_with("store.receive") || name.starts_with("store.bulk")
 }
 
-impl Port {
-    fn busy(&self, vm: VmId, name: &'static str) -> Busy {
-        let mut s = self.shared.state();
-        let list = s.hosts[self.host].busy.entry(vm).or_default();
+impl SimStore {
+    /// A call about a VM has come here: it must be the store that the VM's replica is in.
+    pub(crate) fn reached(&self, s: &mut State, vm: VmId, name: &str) {
+        let host = &mut s.hosts[self.port.host];
+        host.store_calls.insert((self.root.clone(), vm));
+        let place = host.replicas.get(&vm).map(|r| r.dir.clone());
+        let root = place.as_ref().map(|dir| root_of(&host.stores, dir));
+        if root.is_some_and(|root| root != self.root) {
+            s.violation(format!(
+                "{name} of {vm}, which is in {place:?}, reached the store of {:?}",
+                self.root
+            ));
+        }
+    }
+
+    /// A call about a VM whose effect is one step on the state.
+    pub(crate) async fn run<R: Send>(
+        &self,
+        vm: VmId,
+        name: &'static str,
+        effect: impl FnOnce(&mut State, usize) -> Result<R> + Send,
+    ) -> Result<R> {
+        self.reached(&mut self.port.shared.state(), vm, name);
+        self.port.run(name, effect).await
+    }
+
+    pub(crate) fn busy(&self, vm: VmId, name: &'static str) -> Busy {
+        let mut s = self.port.shared.state();
+        self.reached(&mut s, vm, name);
+        let list = s.hosts[self.port.host].busy.entry(vm).or_default();
         list.push(name);
         let beside = [
             "store.apply",
@@ -119,26 +181,31 @@ impl Port {
             s.violation(format!("{name} beside {other}"));
         }
         Busy {
-            shared: self.shared.clone(),
-            host: self.host,
+            shared: self.port.shared.clone(),
+            host: self.port.host,
             vm,
             name,
         }
     }
 
     /// A changing call.
-    async fn change<R: Send>(
+    pub(crate) async fn change<R: Send>(
         &self,
         vm: VmId,
         name: &'static str,
         effect: impl FnOnce(&mut State, usize) -> Result<R> + Send,
     ) -> Result<R> {
         let _busy = self.busy(vm, name);
-        self.run(name, effect).await
+        self.run(vm, name, effect).await
     }
 
     /// Takes a body in, keeping what arrived for `part`.
-    async fn body(&self, vm: VmId, part: Option<Position>, mut body: ByteStream) -> Result<Vec<u8>> {
+    pub(crate) async fn body(
+        &self,
+        vm: VmId,
+        part: Option<Position>,
+        mut body: ByteStream,
+    ) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|source| StoreError::Io {
@@ -146,11 +213,11 @@ impl Port {
                 source,
             })?;
             tokio::task::yield_now().await;
-            let mut s = self.shared.state();
-            room(&s, self.host)?;
+            let mut s = self.port.shared.state();
+            room(&s, self.port.host)?;
             match part {
                 Some(position) => {
-                    let parts = &mut here(&mut s, self.host, vm)?.parts;
+                    let parts = &mut here(&mut s, self.port.host, vm)?.parts;
                     parts.entry(position).or_default().extend_from_slice(&chunk);
                 }
                 None => all.extend_from_slice(&chunk),
@@ -186,8 +253,18 @@ fn running(s: &mut State, h: usize, vm: VmId) -> bool {
 }
 
 #[async_trait]
-impl ReplicaStore for Port {
-    async fn create(&self, location: &Utf8Path, vm: VmId, disks: &[LogDisk], start: Position) -> Result<()> {
+impl ImageStore for SimStore {
+    fn place(&self, location: &StoreLocation, vm: VmId) -> StoreLocation {
+        StoreLocation::new(format!("{location}/{vm}"))
+    }
+
+    async fn create(
+        &self,
+        location: &StoreLocation,
+        vm: VmId,
+        disks: &[LogDisk],
+        start: Position,
+    ) -> Result<()> {
         self.change(vm, "store.create", |s, h| {
             room(s, h)?;
             let other = |r: &Replica| r.start != start || r.disks != disks;
@@ -210,7 +287,7 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn open(&self, _dir: &Utf8Path, vm: VmId) -> Result<ReplicaInfo> {
+    async fn open(&self, _place: &StoreLocation, vm: VmId) -> Result<ReplicaInfo> {
         self.change(vm, "store.open", |s, h| {
             let r = s.hosts[h]
                 .replicas
@@ -223,13 +300,14 @@ impl ReplicaStore for Port {
     }
 
     async fn info(&self, vm: VmId) -> Result<ReplicaInfo> {
-        self.run("store.info", |s, h| Ok(here(s, h, vm)?.info())).await
+        self.run(vm, "store.info", |s, h| Ok(here(s, h, vm)?.info()))
+            .await
     }
 
     async fn bulk(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
         let _busy = self.busy(vm, "store.bulk");
         let bytes = self.body(vm, None, body).await?;
-        self.run("store.bulk", |s, h| {
+        self.run(vm, "store.bulk", |s, h| {
             room(s, h)?;
             let (header, changes, data) = decode(&bytes)?;
             s.bulk_blocks += data;
@@ -257,7 +335,7 @@ impl ReplicaStore for Port {
     async fn import(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
         let _busy = self.busy(vm, "store.import");
         let bytes = self.body(vm, None, body).await?;
-        self.run("store.import", |s, h| {
+        self.run(vm, "store.import", |s, h| {
             room(s, h)?;
             let (header, changes, _) = decode(&bytes)?;
             let r = here(s, h, vm)?;
@@ -296,54 +374,6 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64> {
-        self.run("store.receive_offset", |s, h| {
-            let r = here(s, h, vm)?;
-            Ok(r.parts.get(&position).map_or(0, |p| p.len() as u64))
-        })
-        .await
-    }
-
-    async fn receive(&self, vm: VmId, position: Position, offset: u64, body: ByteStream) -> Result<Received> {
-        let _busy = self.busy(vm, "store.receive");
-        let there = {
-            let mut s = self.shared.state();
-            let r = here(&mut s, self.host, vm)?;
-            let log = r.logs.iter().find(|l| l.log.position == position);
-            let there = log.map(|l| Received {
-                durable: r.durable,
-                instant: l.log.instant,
-                bytes: l.log.size,
-                partial: l.log.partial,
-            });
-            if there.is_none() {
-                let part = r.parts.entry(position).or_default();
-                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                if offset > part.len() {
-                    return Err(StoreError::BadLog("a gap in the transfer".into()));
-                }
-                part.truncate(offset);
-            }
-            there
-        };
-        if let Some(received) = there {
-            return self.run("store.receive", |_, _| Ok(received)).await;
-        }
-        // An interruption by the daemon's end may come before the body as well.
-        if let Some(Fault::Fail) = self.enter("store.receive body").await {
-            return Err(StoreError::injected("store.receive body"));
-        }
-        self.body(vm, Some(position), body).await?;
-        self.run("store.receive", |s, h| {
-            room(s, h)?;
-            let parts = &mut here(s, h, vm)?.parts;
-            let bytes = parts.remove(&position).unwrap_or_default();
-            share(s, h, vm, bytes.len())?;
-            replica::arrived(s, h, vm, position, bytes)
-        })
-        .await
-    }
-
     async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>> {
         self.change(vm, "store.apply", |s, h| {
             room(s, h)?;
@@ -360,7 +390,7 @@ impl ReplicaStore for Port {
     }
 
     async fn apply_through(&self, vm: VmId, last: Position) -> Result<Option<StoredLog>> {
-        let slow = self.shared.state().hosts[self.host].slow_apply_ms;
+        let slow = self.port.shared.state().hosts[self.port.host].slow_apply_ms;
         if slow > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(slow)).await;
         }
@@ -383,15 +413,17 @@ impl ReplicaStore for Port {
     }
 
     fn storage_delay(&self, vm: VmId) -> Option<StorageDelay> {
-        let s = self.shared.state();
-        let host = &s.hosts[self.host];
+        let mut s = self.port.shared.state();
+        self.reached(&mut s, vm, "store.storage_delay");
+        let host = &s.hosts[self.port.host];
         let path = host.replicas.get(&vm)?.dir.clone().into();
         host.stuck_since.map(|since| StorageDelay { path, since })
     }
 
     fn last_info(&self, vm: VmId) -> Option<ReplicaInfo> {
-        let s = self.shared.state();
-        let replica = s.hosts[self.host].replicas.get(&vm)?;
+        let mut s = self.port.shared.state();
+        self.reached(&mut s, vm, "store.last_info");
+        let replica = s.hosts[self.port.host].replicas.get(&vm)?;
         replica.open.then(|| replica.info())
     }
 
@@ -424,6 +456,11 @@ impl ReplicaStore for Port {
         .await
     }
 
+    async fn needed_logs(&self, vm: VmId) -> Result<Vec<Position>> {
+        self.run(vm, "store.needed_logs", |s, h| Ok(vec![here(s, h, vm)?.floor()]))
+            .await
+    }
+
     async fn expire_oldest(&self, vm: VmId) -> Result<()> {
         self.change(vm, "store.expire_oldest", |s, h| {
             let r = here(s, h, vm)?;
@@ -450,18 +487,6 @@ impl ReplicaStore for Port {
                     image.content = content;
                 }
             }
-            Ok(())
-        })
-        .await
-    }
-
-    async fn expire_logs(&self, vm: VmId, upto: Position) -> Result<()> {
-        self.change(vm, "store.expire_logs", |s, h| {
-            let r = here(s, h, vm)?;
-            let last = r.logs.iter().position(|l| l.log.position == upto);
-            let gone = last.map_or(0, |n| n + 1);
-            let gone: Vec<Position> = r.logs.iter().take(gone).map(|l| l.log.position).collect();
-            r.forget_logs(|l| !gone.contains(&l.log.position));
             Ok(())
         })
         .await
@@ -499,12 +524,12 @@ impl ReplicaStore for Port {
     }
 
     async fn verify_target(&self, vm: VmId, target: Target) -> Result<()> {
-        self.run("store.verify_target", |s, h| here(s, h, vm)?.verify(target))
+        self.run(vm, "store.verify_target", |s, h| here(s, h, vm)?.verify(target))
             .await
     }
 
     async fn verify_branch(&self, vm: VmId, branch: BranchId) -> Result<()> {
-        self.run("store.verify_branch", |s, h| {
+        self.run(vm, "store.verify_branch", |s, h| {
             let r = here(s, h, vm)?;
             match r.branches.get(&branch) {
                 Some((target, _)) => r.verify(*target),
@@ -516,7 +541,7 @@ impl ReplicaStore for Port {
     }
 
     async fn branch_images(&self, vm: VmId, branch: BranchId) -> Result<Vec<(DiskId, DiskImage)>> {
-        self.run("store.branch_images", |s, h| {
+        self.run(vm, "store.branch_images", |s, h| {
             let r = here(s, h, vm)?;
             if r.branches.contains_key(&branch) {
                 Ok(r.images(branch))
@@ -559,7 +584,7 @@ impl ReplicaStore for Port {
     }
 
     async fn promoted_layers(&self, vm: VmId, branch: BranchId) -> Result<Vec<LiveMerge>> {
-        self.run("store.promoted_layers", |s, h| {
+        self.run(vm, "store.promoted_layers", |s, h| {
             if promoted(s, h, vm, branch)?.2 {
                 return Ok(Vec::new());
             }
@@ -597,7 +622,7 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn adopt(&self, location: &Utf8Path, vm: VmId, adoption: &Adoption) -> Result<()> {
+    async fn adopt(&self, location: &StoreLocation, vm: VmId, adoption: &Adoption) -> Result<()> {
         self.change(vm, "store.adopt", |s, h| {
             room(s, h)?;
             replica::adopt(s, h, format!("{location}/{vm}"), vm, adoption)
@@ -606,7 +631,7 @@ impl ReplicaStore for Port {
     }
 
     async fn divergence(&self, vm: VmId) -> Result<Divergence> {
-        self.run("store.divergence", |s, h| {
+        self.run(vm, "store.divergence", |s, h| {
             let known = here(s, h, vm)?.divergence.clone();
             known.ok_or_else(|| StoreError::Conflict("this copy never was equal to another one".into()))
         })
@@ -626,7 +651,7 @@ impl ReplicaStore for Port {
     }
 
     async fn compare(&self, vm: VmId, ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>> {
-        self.run("store.compare", |s, h| {
+        self.run(vm, "store.compare", |s, h| {
             let head = &here(s, h, vm)?.head;
             ranges.iter().map(|r| read::compare(head, r)).collect()
         })
@@ -635,7 +660,7 @@ impl ReplicaStore for Port {
 
     async fn read_point(&self, vm: VmId, point: PointId) -> Result<Box<dyn BlockView>> {
         let disks = self
-            .run("store.read_point", |s, h| {
+            .run(vm, "store.read_point", |s, h| {
                 let r = here(s, h, vm)?;
                 let found = r.points.iter().find(|(p, _)| p.id == point);
                 let disks = found.map(|(_, c)| c.clone());
@@ -645,32 +670,11 @@ impl ReplicaStore for Port {
             })
             .await?;
         Ok(Box::new(PointView {
-            port: self.clone(),
+            port: self.port.clone(),
             vm,
             point,
             disks,
         }))
-    }
-
-    async fn read_log(&self, vm: VmId, position: Position, offset: u64) -> Result<ByteStream> {
-        let bytes: Bytes = self
-            .run("store.read_log", |s, h| {
-                let logs = &here(s, h, vm)?.logs;
-                let found = logs.iter().find(|l| l.log.position == position);
-                let found = found.map(|l| l.bytes.clone());
-                found.ok_or_else(|| StoreError::NoPoint(position.to_string()))
-            })
-            .await?;
-        Ok(read::log(&bytes, offset))
-    }
-
-    async fn keep_logs(&self, vm: VmId, since: Option<Position>) {
-        let _: Result<()> = self
-            .run("store.keep_logs", |s, h| {
-                here(s, h, vm)?.keep_since = since;
-                Ok(())
-            })
-            .await;
     }
 
     async fn finish_bulk(
@@ -716,12 +720,12 @@ impl ReplicaStore for Port {
     }
 
     async fn firmware(&self, vm: VmId) -> Result<Option<Bytes>> {
-        self.run("store.firmware", |s, h| Ok(here(s, h, vm)?.vars.clone()))
+        self.run(vm, "store.firmware", |s, h| Ok(here(s, h, vm)?.vars.clone()))
             .await
     }
 
     async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Utf8PathBuf> {
-        self.run("store.branch_firmware", |s, h| {
+        self.run(vm, "store.branch_firmware", |s, h| {
             let r = here(s, h, vm)?;
             if !r.branches.contains_key(&branch) {
                 return Err(StoreError::NoBranch(branch));
@@ -734,31 +738,35 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn found(&self, location: &Utf8Path) -> Result<Vec<(VmId, Utf8PathBuf)>> {
-        let s = self.shared.state();
-        let below = |dir: &str| Utf8Path::new(dir).parent() == Some(location);
-        let all = s.hosts[self.host].replicas.iter().filter(|(_, r)| below(&r.dir));
-        Ok(all.map(|(vm, r)| (*vm, r.dir.clone().into())).collect())
+    async fn found(&self, location: &StoreLocation) -> Result<Vec<(VmId, StoreLocation)>> {
+        let s = self.port.shared.state();
+        let below = |dir: &str| Utf8Path::new(dir).parent() == Some(location.directory());
+        let all = s.hosts[self.port.host]
+            .replicas
+            .iter()
+            .filter(|(_, r)| below(&r.dir));
+        Ok(all.map(|(vm, r)| (*vm, StoreLocation::new(&r.dir))).collect())
     }
 
     async fn scrub(&self, vm: VmId, work: ScrubWork, now: Timestamp) -> Result<ScrubStep> {
-        self.run("store.scrub", |s, h| Ok(here(s, h, vm)?.scrub(work, now)))
+        self.run(vm, "store.scrub", |s, h| Ok(here(s, h, vm)?.scrub(work, now)))
             .await
     }
 
     async fn scrub_state(&self, vm: VmId) -> Result<ScrubState> {
-        self.run("store.scrub_state", |s, h| Ok(here(s, h, vm)?.scrubbed))
+        self.run(vm, "store.scrub_state", |s, h| Ok(here(s, h, vm)?.scrubbed))
             .await
     }
 
     async fn repair(&self, vm: VmId, source: RepairSource) -> Result<Repaired> {
-        self.run("store.repair", |s, h| Ok(here(s, h, vm)?.repair(&source)))
+        self.run(vm, "store.repair", |s, h| Ok(here(s, h, vm)?.repair(&source)))
             .await
     }
 
     fn bound(&self, vm: VmId, quota: Option<Quota>) {
-        let mut s = self.shared.state();
-        let quotas = &mut s.hosts[self.host].quotas;
+        let mut s = self.port.shared.state();
+        self.reached(&mut s, vm, "store.bound");
+        let quotas = &mut s.hosts[self.port.host].quotas;
         match quota {
             Some(quota) => drop(quotas.insert(vm, quota)),
             None => drop(quotas.remove(&vm)),
@@ -770,7 +778,7 @@ impl ReplicaStore for Port {
     async fn close(&self, vm: VmId) {
         let _busy = self.busy(vm, "store.close");
         let _: Result<()> = self
-            .run("store.close", |s, h| {
+            .run(vm, "store.close", |s, h| {
                 if let Ok(r) = here(s, h, vm) {
                     r.open = false;
                 }

@@ -9,6 +9,7 @@ use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef, VmView
 use lifeboat_engine::by::By;
 use lifeboat_engine::ports::Clock;
 use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::ports::hypervisors::OneHypervisor;
 use lifeboat_engine::query::{Query, Unexpected};
 use lifeboat_engine::records::{Job, Relationship};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
@@ -205,8 +206,8 @@ impl World {
                 host,
             });
             let ports = Ports {
-                hypervisor: port.clone(),
-                store: port.clone(),
+                hypervisors: Arc::new(OneHypervisor(port.clone())),
+                stores: port.clone(),
                 catalog: port.clone(),
                 link: port.clone(),
                 spool: port.clone(),

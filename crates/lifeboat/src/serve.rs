@@ -8,6 +8,8 @@ use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::catalog::Catalog;
+use lifeboat_engine::ports::hypervisors::OneHypervisor;
+use lifeboat_engine::ports::store::OneStore;
 use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
@@ -202,8 +204,10 @@ fn ports(
 ) -> anyhow::Result<Ports> {
     let management = remote.and_then(Remote::certificates);
     Ok(Ports {
-        hypervisor: Arc::new(Qemu::new(qemu(config))),
-        store: Arc::new(QcowStore::new(config.reserve_mib).with_encryption(at_rest.clone())),
+        hypervisors: Arc::new(OneHypervisor::new(Qemu::new(qemu(config)))),
+        stores: Arc::new(OneStore::new(
+            QcowStore::new(config.reserve_mib).with_encryption(at_rest.clone()),
+        )),
         catalog: Arc::new(catalog),
         link: Arc::new(Link::with_credentials(credentials.clone(), Timing::default())),
         spool: Arc::new(FileSpool::new(

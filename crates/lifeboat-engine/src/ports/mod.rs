@@ -5,6 +5,7 @@ pub mod capture;
 pub mod catalog;
 pub mod environment;
 pub mod hypervisor;
+pub mod hypervisors;
 pub mod link;
 pub mod media;
 pub mod power;

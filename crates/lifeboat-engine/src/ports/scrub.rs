@@ -6,7 +6,7 @@ use camino::Utf8PathBuf;
 use lifeboat_model::{DiskId, PointId, Position, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// What a call of `ReplicaStore::scrub` is to do.
+/// What a call of `ImageStore::scrub` is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScrubWork {
     /// Record digests of sealed content that has none yet. Nothing is verified.
@@ -32,7 +32,7 @@ pub struct ScrubPass {
     pub found: u64,
 }
 
-/// What one call of `ReplicaStore::scrub` came to.
+/// What one call of `ImageStore::scrub` came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScrubStep {
     /// Bytes that were read: what a rate limit has to count.

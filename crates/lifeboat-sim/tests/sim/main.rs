@@ -44,6 +44,7 @@ mod silence;
 mod statistics;
 mod steps;
 mod storage;
+mod stores;
 mod story;
 mod test_vm;
 mod testing;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lifeboat_deltalog::Encoder;
-use lifeboat_engine::ports::store::{ReplicaStore, Target};
+use lifeboat_engine::ports::store::{ImageStore, LogStore, Target};
 use lifeboat_model::{BranchId, DiskFormat, PointId};
 
 use super::world::{Rng, World, body, run_ok};
@@ -32,7 +32,10 @@ async fn big(seed: u64, size: usize) -> World {
         size: size as u64,
     }];
     w.store.destroy(w.vm).await.unwrap();
-    w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
+    w.store
+        .create(&w.root.clone().into(), w.vm, &disks, w.start)
+        .await
+        .unwrap();
     w
 }
 

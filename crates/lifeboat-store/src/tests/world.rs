@@ -8,7 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, Encoder, Header, LogDisk, LogKind};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::hypervisor::{DiskImage, ImageLayer};
-use lifeboat_engine::ports::store::{Received, ReplicaStore, StoreError, Target};
+use lifeboat_engine::ports::store::{ImageStore, LogStore, Received, StoreError, Target};
 use lifeboat_model::{BranchId, DiskId, GenerationId, PointId, Position, Timestamp, VmId};
 use uuid::Uuid;
 
@@ -147,7 +147,11 @@ impl World {
             kept: None,
         };
         let disks = world.disks();
-        world.store.create(&world.root, vm, &disks, start).await.unwrap();
+        world
+            .store
+            .create(&world.root.clone().into(), vm, &disks, start)
+            .await
+            .unwrap();
         world
     }
 
@@ -166,7 +170,7 @@ impl World {
     /// As after a start of the daemon.
     pub(super) async fn reopen(&mut self) {
         self.store = QcowStore::new(0);
-        self.store.open(&self.dir(), self.vm).await.unwrap();
+        self.store.open(&self.dir().into(), self.vm).await.unwrap();
     }
 
     pub(super) fn header(&self) -> Header {

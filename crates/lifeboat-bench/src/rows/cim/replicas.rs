@@ -10,7 +10,7 @@ use camino::Utf8Path;
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::point_guid;
 use lifeboat_engine::ports::catalog::Catalog;
-use lifeboat_engine::ports::store::ReplicaStore;
+use lifeboat_engine::ports::store::ImageStore;
 use lifeboat_engine::records::{Counters, Relationship, ReplicaSide, Side};
 use lifeboat_model::{
     Bandwidth, DiskId, GenerationId, PointId, Position, ReplicationMode, ReplicationSettings,
