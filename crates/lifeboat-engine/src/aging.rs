@@ -270,7 +270,7 @@ mod tests {
     impl Kept {
         fn new() -> Self {
             let info = ReplicaInfo {
-                place: StoreLocation::new("/r"),
+                place: crate::ports::store::StoreLocation::new("/r"),
                 files: Vec::new(),
                 faults: Vec::new(),
                 damage: Vec::new(),

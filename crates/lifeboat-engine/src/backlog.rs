@@ -275,7 +275,7 @@ mod tests {
         ReplicaInfo {
             durable: logs.last().map_or(at(2), |l| l.position),
             applied: at(2),
-            dir: "/r".into(),
+            place: crate::ports::store::StoreLocation::new("/r"),
             disks: Vec::new(),
             bulk: Vec::new(),
             points: Vec::new(),

@@ -537,7 +537,7 @@ mod tests {
     /// Points at 3 and 5, logs from 3 to 6; disks of 1000 bytes in all.
     fn info() -> ReplicaInfo {
         ReplicaInfo {
-            place: StoreLocation::new("/r"),
+            place: crate::ports::store::StoreLocation::new("/r"),
             disks: vec![LogDisk {
                 id: DiskId::new("a").unwrap(),
                 size: 1000,

@@ -488,7 +488,7 @@ impl Actor {
         })?;
         self.interrupt().await;
         self.replica.stop_receiving().await;
-        let images = self.images().map_err(|e| self.host.peer_refusal(e))?;
+        let images = self.peer_images()?;
         let repeated = {
             let info = images
                 .info(self.id)

@@ -126,7 +126,7 @@ mod tests {
         type Spoil = fn(&mut Manifest);
         let good = manifest();
         let info = ReplicaInfo {
-            place: StoreLocation::new("/r"),
+            place: crate::ports::store::StoreLocation::new("/r"),
             disks: good.disks.clone(),
             bulk: Vec::new(),
             durable: good.start,

@@ -154,7 +154,7 @@ mod tests {
         let durable = last.or(points.last().map(|p| p.position));
         let durable = durable.unwrap_or(at(NEW, 0));
         ReplicaInfo {
-            place: StoreLocation::new("/r"),
+            place: crate::ports::store::StoreLocation::new("/r"),
             files: Vec::new(),
             faults: Vec::new(),
             damage: Vec::new(),

@@ -161,9 +161,7 @@ impl Actor {
                 quoted(dir)
             ),
         };
-        if let Ok(images) = self.images() {
-            images.close(self.id).await;
-        }
+        crate::stores::close(self.images().ok(), self.id).await;
         self.drop_record(&what).await
     }
 

@@ -31,6 +31,7 @@ use crate::primary::{IDLE, droppable};
 use crate::records::{Counters, FailoverPhase, Home, Relationship, ReplicaSide, Side};
 use crate::reverse::GivenWay;
 use crate::sealing;
+use crate::stores::close;
 
 /// What the replica keeps in memory. All of it can be lost.
 pub(crate) struct ReplicaState {
@@ -339,11 +340,7 @@ impl Actor {
         }
         self.agree_before_expiry().await;
         let retention = self.retention(self.rel.as_ref()?);
-        let (Ok(store), vm) = (self.store(), self.id) else {
-            // It awaits its first offer: there is nothing to do.
-            self.replica.next_at = Instant::now() + IDLE;
-            return None;
-        };
+        let (store, vm) = (self.store_or_rest()?, self.id);
         if self.awaits_import() {
             if let Some(work) = self.plan_import() {
                 return Some(work);
@@ -476,7 +473,7 @@ impl Actor {
             });
         }
         loop {
-            let images = self.images().map_err(|e| self.host.peer_refusal(e))?;
+            let images = self.peer_images()?;
             let info = images
                 .info(self.id)
                 .await
@@ -746,7 +743,7 @@ impl Actor {
                 detail: "it has a copy of this VM already; cancel this copy and use that one (lifeboat replication start --seed), or remove it there".into(),
             });
         }
-        let images = self.images().map_err(|e| self.host.peer_refusal(e))?;
+        let images = self.peer_images()?;
         let info = images
             .info(self.id)
             .await
@@ -823,29 +820,26 @@ impl Actor {
         if again {
             self.interrupt().await;
             self.replica.stop_receiving().await;
-            if let Ok(images) = self.images() {
-                let destroyed = images.destroy(self.id).await;
-                destroyed.map_err(|e| self.host.peer_refusal(e))?;
-            }
+            let destroyed = self.destroy_replica().await;
+            destroyed.map_err(|e| self.host.peer_refusal(e))?;
         }
+        let recorded = self.host.replicas.of(self.id).filter(|_| !again);
         let location = StoreLocation::new(&entry.storage_location);
-        let images = self.host.ports.stores.at(&location).images;
-        match images.create(&location, self.id, &offer.disks, offer.start).await {
-            Ok(()) => {}
+        let info = match self.make_replica(recorded, &location, &offer).await {
+            Ok(info) => info,
             // Left by a replica that was removed: nothing is written over it, and it may be the seed.
             Err(StoreError::Conflict(_)) if self.rel.is_none() && offer.content == Content::Empty => {
                 let content = Content::Seed;
                 return self.await_seed(peer, GivenWay { content, ..offer }).await;
             }
             Err(e) => return Err(self.host.peer_refusal(e)),
-        }
-        let info = images.info(self.id).await;
+        };
         let bound = self.rel.as_ref().and_then(Relationship::replica);
         let side = ReplicaSide {
             awaits_import,
             sealing: sealing.map(Box::new),
             allowed: bound.and_then(|r| r.allowed.clone()),
-            ..ReplicaSide::new(String::from(info.map_err(|e| self.host.peer_refusal(e))?.place))
+            ..ReplicaSide::new(String::from(info.place))
         };
         self.taken(peer, offer, (mode, side), again).await
     }
@@ -940,11 +934,10 @@ impl Actor {
                 self.interrupt().await;
                 self.replica.stop_receiving().await;
                 let unfinished = state == State::WaitingToCompleteInitialReplication && !own;
-                // Looked up before the record goes, which says where it is.
+                // Before the record goes, which says where it is: without it the files would be known to no one.
                 let images = self.images().ok();
-                if let Some(images) = images.as_ref().filter(|_| unfinished) {
-                    // Before the record goes: without it the files would be known to no one.
-                    let gone = images.destroy(self.id).await;
+                if unfinished {
+                    let gone = self.destroy_replica().await;
                     gone.map_err(|e| failed("the unfinished copy was not deleted", &e))?;
                 }
                 if dir.is_none()
@@ -958,9 +951,7 @@ impl Actor {
                 self.erase().await?;
                 self.replica = ReplicaState::default();
                 if !unfinished {
-                    if let Some(images) = images {
-                        images.close(self.id).await;
-                    }
+                    close(images, self.id).await;
                     if let Some(dir) = dir {
                         self.event(&format!("the replica's files are kept in {dir}"))
                             .await;

@@ -575,7 +575,7 @@ impl Actor {
         crate::sync::bounded(ranges).map_err(conflict)?;
         // What is compared is what was applied: a log that is not would change it afterwards.
         self.catch_up().await?;
-        let images = self.images().map_err(|e| self.host.peer_refusal(e))?;
+        let images = self.peer_images()?;
         let info = images
             .info(self.id)
             .await

@@ -6,12 +6,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lifeboat_model::VmId;
+use tokio::time::Instant;
 
 use crate::actor::Actor;
 use crate::engine::Host;
 use crate::ports::hypervisor::Hypervisor;
+use crate::ports::link::PeerRefusal;
 use crate::ports::store::{ImageStore, ReplicaInfo, Store, StoreError, StoreLocation, Target};
+use crate::primary::IDLE;
 use crate::records::Relationship;
+use crate::reverse::GivenWay;
 use crate::views::directory;
 
 /// Where the replicas and promoted disks of this host are, as recorded.
@@ -60,6 +64,13 @@ impl Host {
     }
 }
 
+/// Lets go of a VM's replica, if it is in a store.
+pub(crate) async fn close(images: Option<Arc<dyn ImageStore>>, vm: VmId) {
+    if let Some(images) = images {
+        images.close(vm).await;
+    }
+}
+
 impl Actor {
     /// The store that this VM's replica or promoted disks are in.
     ///
@@ -75,6 +86,52 @@ impl Actor {
     /// `NoReplica`, as [`Actor::store`].
     pub(crate) fn images(&self) -> Result<Arc<dyn ImageStore>, StoreError> {
         self.host.images_of(self.id)
+    }
+
+    /// The images, for an answer to a peer.
+    pub(crate) fn peer_images(&self) -> Result<Arc<dyn ImageStore>, PeerRefusal> {
+        self.images().map_err(|e| self.host.peer_refusal(e))
+    }
+
+    /// Makes the replica of an offer at the configured location. One that is recorded stays where it is: it is not made a second
+    /// time when the location was changed since.
+    pub(crate) async fn make_replica(
+        &self,
+        recorded: Option<StoreLocation>,
+        location: &StoreLocation,
+        offer: &GivenWay,
+    ) -> Result<ReplicaInfo, StoreError> {
+        let images = self.host.ports.stores.at(location).images;
+        if recorded.is_none_or(|place| place == images.place(location, self.id)) {
+            images
+                .create(location, self.id, &offer.disks, offer.start)
+                .await?;
+            return images.info(self.id).await;
+        }
+        let info = self.store_info().await?;
+        if info.disks == offer.disks {
+            Ok(info)
+        } else {
+            let why = format!("the replica in {} has other disks", info.place);
+            Err(StoreError::Conflict(why))
+        }
+    }
+
+    /// The store that the replica is in. One that awaits its first offer is in none, and has nothing to do for a while.
+    pub(crate) fn store_or_rest(&mut self) -> Option<Store> {
+        let store = self.store().ok();
+        if store.is_none() {
+            self.replica.next_at = Instant::now() + IDLE;
+        }
+        store
+    }
+
+    /// Deletes this VM's replica, if there is one.
+    pub(crate) async fn destroy_replica(&self) -> Result<(), StoreError> {
+        match self.images() {
+            Ok(images) => images.destroy(self.id).await,
+            Err(_) => Ok(()),
+        }
     }
 
     /// What the store says of this VM's replica. Waits as long as its disk does.

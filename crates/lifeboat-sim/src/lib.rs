@@ -28,6 +28,7 @@ mod rot;
 mod spool;
 mod state;
 mod store;
+mod stores;
 mod world;
 
 pub use disk::{BLOCK, Content, Image, Tracked};

@@ -9,7 +9,7 @@ use lifeboat_model::{Position, VmId};
 use crate::gate::{Fault, Injected};
 use crate::read;
 use crate::replica::{self, Result};
-use crate::store::{SimStore, here, room, share};
+use crate::stores::{SimStore, here, room, share};
 
 #[async_trait]
 impl LogStore for SimStore {

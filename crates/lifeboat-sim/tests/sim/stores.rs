@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use lifeboat_engine::action::{Action, InitialCopy, PointSelector, VmRef};
 use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_model::{ReplicationState as State, VmId};
+use lifeboat_engine::ports::link::{Content as Offered, PeerHandler, PeerIdentity, PeerReply, PeerRequest};
+use lifeboat_model::{JobState, Machine, ReplicationState as State, VmId};
 use lifeboat_sim::harness::{A, B, entry, eventually, failover, job, replicating, simulate};
 use lifeboat_sim::{Content, Image, VM, World};
 use uuid::Uuid;
@@ -53,6 +54,36 @@ fn replicates(w: &World, vm: VmId) -> bool {
     recorded.is_some_and(|r| r.state == State::Replicating)
 }
 
+/// The first offer of a replica comes once more, as when its answer was lost.
+async fn offered_again(w: &World, vm: VmId) {
+    let known = w.recorded(B).unwrap().keys.remove(0);
+    let primary = PeerIdentity {
+        names: known.names,
+        addresses: Vec::new(),
+        key: Some(known.key),
+    };
+    let offer = {
+        let s = w.shared.state();
+        let record = s.hosts[A]
+            .catalog
+            .relationships
+            .iter()
+            .find(|r| r.vm == vm)
+            .unwrap();
+        PeerRequest::Offer {
+            vm: Box::new(Machine::from(record.spec.clone())),
+            settings: record.settings.clone(),
+            disks: s.hosts[B].replicas[&vm].disks.clone(),
+            start: s.hosts[B].replicas[&vm].start,
+            from: "a:7000".into(),
+            content: Offered::Empty,
+            firmware: String::new(),
+        }
+    };
+    let reply = w.engine(B).unwrap().call(&primary, offer).await;
+    assert!(matches!(reply, PeerReply::Status(_)), "{reply:?}");
+}
+
 /// Fails a VM over on host `b` and compares what it comes up with.
 async fn comes_up(w: &World, vm: VmId, action: Action) {
     let before = content(w, A, vm);
@@ -61,7 +92,7 @@ async fn comes_up(w: &World, vm: VmId, action: Action) {
         "{vm}: nothing was written"
     );
     let up = job(w, B, action).await;
-    assert_eq!(up.unwrap(), lifeboat_model::JobState::Completed, "{vm}");
+    assert_eq!(up.unwrap(), JobState::Completed, "{vm}");
     assert_eq!(
         w.shared.state().hosts[B].processes[&vm].power,
         PowerState::Running
@@ -98,6 +129,7 @@ fn each_replica_is_in_the_store_of_its_location_and_fails_over_from_there() {
             [VM, DB].map(place),
             [format!("/replicas/{VM}"), format!("{FAST}/{DB}")]
         );
+        offered_again(w, VM).await;
         // Points are sealed and expire in both, and both are opened again where they were recorded.
         for _ in 0..20 {
             w.write(5);
