@@ -6,6 +6,7 @@
 #![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
+mod commands;
 mod commits;
 mod dependencies;
 mod documents;
@@ -111,6 +112,7 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(style::check(&tree));
     findings.extend(documents::check(&tree));
     findings.extend(words::check(&tree));
+    findings.extend(commands::check(&tree));
     findings.extend(commits::check(root));
     Ok(findings)
 }

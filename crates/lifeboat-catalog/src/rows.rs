@@ -3,6 +3,7 @@
 use lifeboat_engine::ports::catalog::{CatalogError, CatalogImage, Recorded};
 use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
 use lifeboat_engine::requests::Request;
+use lifeboat_model::hint::Trust;
 use lifeboat_model::{AuthorizationEntry, JobId, RequestId, Timestamp, VmId};
 use rusqlite::{Connection, Params, Row, params};
 use serde::Serialize;
@@ -194,17 +195,22 @@ pub(crate) fn part_groups(connection: &mut Connection) -> Result<(), CatalogErro
             continue;
         }
         let host = &entry.primary;
-        let message = format!(
+        let text = format!(
             "the trust group of the authorization entry {host} was \"{UNNAMED}\", like that of every entry whose group was \
-             not named, so that all of these hosts could feed each other's replicas; it has a group of its own now. Hosts that \
-             take over each other's VMs need one group: lifeboat authorization add {host} --trust-group GROUP"
+             not named, so that all of these hosts could feed each other's replicas; it has a group of its own now"
         );
         add_event(
             &transaction,
             &Event {
                 at: Timestamp::default().plus(now),
                 vm: None,
-                message,
+                message: text,
+                hint: Some(
+                    Trust::ShareGroup {
+                        primary: host.clone(),
+                    }
+                    .into(),
+                ),
                 by: None,
             },
         )?;

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{
-    AuthorizationEntry, Changed, DiskId, Fingerprint, JobId, NicFailover, Position, ReplicationHealth,
-    ReplicationMode, ReplicationSettings, ReplicationState, RequestId, Timestamp, VmId, VmSpec,
+    AuthorizationEntry, Changed, DiskId, Finding, Fingerprint, Hint, JobId, NicFailover, Note, Position,
+    ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, RequestId, Timestamp, VmId,
+    VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -518,7 +520,7 @@ pub struct VmView {
     pub replication: Option<ReplicationView>,
     /// Where the VM's description should be, and what to do, when it is gone; then `spec` is what was recorded of it.
     #[serde(default)]
-    pub description_gone: Option<String>,
+    pub description_gone: Option<Finding>,
 }
 
 /// When something of a VM began. What is not known is `None`.
@@ -581,7 +583,7 @@ pub struct ReplicationView {
     /// Health, computed now.
     pub health: ReplicationHealth,
     /// Why the health is what it is, in words.
-    pub health_notes: Vec<String>,
+    pub health_notes: Vec<Finding>,
     /// The other side.
     pub peer: String,
     /// Settings of the relationship; a replica has those that its primary sent last.
@@ -685,7 +687,7 @@ pub struct ExtendedView {
     /// Health, computed now.
     pub health: ReplicationHealth,
     /// Why the health is what it is, in words.
-    pub health_notes: Vec<String>,
+    pub health_notes: Vec<Finding>,
     /// The third host.
     pub peer: String,
     /// Settings of the extended relationship; the peer in them is the third host.
@@ -766,7 +768,7 @@ pub struct ServerView {
     pub directories: Vec<DirectoryView>,
     /// What of this host needs attention, with the way out, in words.
     #[serde(default)]
-    pub notes: Vec<String>,
+    pub notes: Vec<Finding>,
 }
 
 /// A directory that holds guests' data.
@@ -810,21 +812,39 @@ pub struct Refusal {
     pub code: ReturnCode,
     /// What and why, naming state and thing.
     pub message: String,
-    /// The way out; empty when there is none.
-    pub hint: String,
+    /// What to do instead; `None`: there is nothing.
+    #[serde(default, deserialize_with = "hint::told")]
+    pub hint: Option<Hint>,
     /// The request that was recorded instead: it waits for a second person.
     #[serde(default)]
     pub request: Option<RequestId>,
 }
 
 impl Refusal {
-    /// A refusal with a way out.
-    pub fn new(code: ReturnCode, message: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// A refusal with what to do instead.
+    pub fn new(code: ReturnCode, message: impl Into<String>, hint: impl Into<Hint>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..Self::bare(code, message)
+        }
+    }
+
+    /// A refusal after which there is nothing to do.
+    pub fn bare(code: ReturnCode, message: impl Into<String>) -> Self {
         Self {
             code,
             message: message.into(),
-            hint: hint.into(),
+            hint: None,
             request: None,
+        }
+    }
+
+    /// What is told of it, without its code.
+    #[must_use]
+    pub fn note(&self) -> Note {
+        Note {
+            text: self.message.clone(),
+            hint: self.hint.clone(),
         }
     }
 }

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
 pub(crate) use lifeboat_model::causes::chain;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::NotNow;
 use lifeboat_model::{BranchId, JobId, ReplicationMode, VmId, VmSpec};
+use lifeboat_model::{Hint, Note, ProblemKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -63,8 +65,10 @@ pub(crate) enum Message {
     BulkDone(BulkProgress),
     /// A log could not be stored.
     ReceiveFailed {
+        /// What is wrong because of it.
+        kind: ProblemKind,
         /// Why.
-        why: String,
+        why: Note,
         /// There was no room for it.
         no_room: bool,
     },
@@ -273,8 +277,8 @@ impl Actor {
     async fn broken(&mut self, error: &tokio::task::JoinError) {
         self.primary.forget();
         self.replica.dirty = true;
-        self.fault(&format!("work ended by a fault of this program: {error}"))
-            .await;
+        let text = format!("work ended by a fault of this program: {error}");
+        self.fault(ProblemKind::ProgramFault, text).await;
         self.retry_later();
         self.replica_retry();
     }
@@ -389,11 +393,11 @@ impl Actor {
             }
             Message::LogDurable(received, stamp) => self.log_durable(received, stamp).await,
             Message::BulkDone(progress) => self.bulk_done(&progress).await,
-            Message::ReceiveFailed { why, no_room } => {
+            Message::ReceiveFailed { kind, why, no_room } => {
                 if no_room {
                     self.hold_lacks_room().await;
                 }
-                self.fault(&why).await;
+                self.fault(kind, why).await;
             }
         }
     }
@@ -557,7 +561,10 @@ impl Actor {
         copy.or(self.local.as_ref())
             .or(recorded.filter(|r| r.home.is_some()).map(|r| &r.spec))
             .ok_or_else(|| match self.description_gone() {
-                Some(gone) => Refusal::new(ReturnCode::InvalidState, gone, ""),
+                Some(gone) => Refusal {
+                    hint: gone.hint,
+                    ..Refusal::bare(ReturnCode::InvalidState, gone.text)
+                },
                 None => crate::references::no_vm(&self.id.to_string()),
             })
     }
@@ -639,24 +646,40 @@ pub(crate) fn plain(disk: &lifeboat_model::DiskSpec) -> LaunchDisk {
 }
 
 fn not_of_one_vm() -> Refusal {
-    Refusal::new(ReturnCode::Failed, "this action is not about one VM", "")
+    Refusal::bare(ReturnCode::Failed, "this action is not about one VM")
 }
 
 pub(crate) fn no_relationship() -> Refusal {
     Refusal::new(
         ReturnCode::InvalidState,
         "this VM is not replicated",
-        "enable replication first: lifeboat replication enable",
+        hint::Replicate::Enable,
     )
 }
 
 pub(crate) fn not_now(e: &NotNow) -> Refusal {
-    Refusal::new(ReturnCode::InvalidState, e.to_string(), e.way_out)
+    Refusal::new(ReturnCode::InvalidState, e.to_string(), e.hint.clone())
 }
 
 /// A refusal from an error of a port, with all of its causes.
 pub(crate) fn failed(what: &str, e: &(dyn std::error::Error + 'static)) -> Refusal {
-    Refusal::new(ReturnCode::Failed, format!("{what}: {}", chain(e)), "")
+    Refusal {
+        hint: hint_of(e),
+        ..Refusal::bare(ReturnCode::Failed, format!("{what}: {}", chain(e)))
+    }
+}
+
+/// What can be done about an error, as the first of its causes says that knows.
+fn hint_of(e: &(dyn std::error::Error + 'static)) -> Option<Hint> {
+    let mut next = Some(e);
+    while let Some(e) = next {
+        let store = e.downcast_ref::<StoreError>().and_then(StoreError::hint);
+        if let Some(hint) = store.or_else(|| e.downcast_ref::<LinkError>().and_then(LinkError::hint)) {
+            return Some(hint);
+        }
+        next = e.source();
+    }
+    None
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Which directories of this host hold guests' data, and whether they are encrypted: shown, and asked of the kernel for each
 //! view. What is encrypted, and with which key, is decided by the binary and the store.
 
+use lifeboat_model::{Finding, ProblemKind};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ impl Engine {
         let config = &self.host.config;
         let replicas = self.replica_directories().await;
         let mut notes = self.host.notes();
-        notes.extend(replicas.as_ref().err().map(|refusal| refusal.message.clone()));
+        let unknown = replicas.as_ref().err();
+        notes.extend(unknown.map(|e| Finding::warning(ProblemKind::Catalog, e.note())));
         Ok(Answer::Server(ServerView {
             host: config.name.clone(),
             version: config.version.clone(),

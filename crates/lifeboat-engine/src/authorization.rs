@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{AuthorizationEntry, SettingsError};
 use tracing::warn;
 
@@ -44,11 +45,7 @@ pub(crate) async fn report_merged(host: &Host, merged: &[(AuthorizationEntry, Au
 }
 
 fn locked(e: SettingsError) -> Refusal {
-    Refusal::new(
-        ReturnCode::AccessDenied,
-        e.to_string(),
-        "see: lifeboat authorization list",
-    )
+    Refusal::new(ReturnCode::AccessDenied, e.to_string(), hint::Look::Authorization)
 }
 
 impl Host {
@@ -62,7 +59,7 @@ impl Host {
 impl Engine {
     /// AddAuthorizationEntry.
     pub(crate) async fn add_authorization(&self, entry: AuthorizationEntry) -> Result<Answer, Refusal> {
-        let invalid = |e: SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
+        let invalid = |e: SettingsError| Refusal::bare(ReturnCode::InvalidParameter, e.to_string());
         let entry = entry.normalized();
         entry.validate().map_err(invalid)?;
         if let Some(before) = self.host.entry_named(&entry.primary) {
@@ -76,7 +73,7 @@ impl Engine {
             .environment
             .prepare_location(&entry.storage_location)
             .await;
-        fits.map_err(|e| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), ""))?;
+        fits.map_err(|e| Refusal::bare(ReturnCode::InvalidParameter, e.to_string()))?;
         let catalog = &self.host.ports.catalog;
         catalog
             .put_entry(&entry)

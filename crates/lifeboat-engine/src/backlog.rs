@@ -6,7 +6,9 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use lifeboat_deltalog::Consistency;
-use lifeboat_model::policy::{BACKLOG_BYTES, BACKLOG_LOGS, Finding, backlog_full};
+use lifeboat_model::Finding;
+use lifeboat_model::ProblemKind;
+use lifeboat_model::policy::{BACKLOG_BYTES, BACKLOG_LOGS, backlog_full};
 use lifeboat_model::{Position, VmId};
 use tokio::time::Instant;
 
@@ -223,7 +225,7 @@ impl Actor {
                 held.waiting.logs,
                 held.waiting.bytes
             );
-            return vec![Finding::warning(text)];
+            return vec![Finding::warning(ProblemKind::PeerBacklog, text)];
         }
         let waiting = Some(self.replica.queue.waiting()).filter(|w| w.full() && rel.replica().is_some());
         let since = self
@@ -241,7 +243,7 @@ impl Actor {
                 w.bytes,
                 span(since)
             );
-            Finding::warning(text)
+            Finding::warning(ProblemKind::Backlog, text)
         })
         .into_iter()
         .collect()

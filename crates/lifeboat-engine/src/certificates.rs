@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
+use lifeboat_model::Finding;
+use lifeboat_model::ProblemKind;
 use lifeboat_model::Timestamp;
 use lifeboat_model::certificates::{CertificateUse, Described};
-use lifeboat_model::policy::Finding;
 use tracing::warn;
 
 use crate::engine::Host;
@@ -28,10 +29,11 @@ fn findings(certificate: &Certificate, now: Timestamp) -> Vec<Finding> {
         not_after: certificate.not_after,
     };
     let problem = certificate.problem.as_ref().map(|why| {
-        Finding::warning(format!(
+        let text = format!(
             "what {} and its companions hold now is not used, the certificate read before is: {why}",
             certificate.place
-        ))
+        );
+        Finding::warning(ProblemKind::CertificateUnused, text).about(&certificate.place)
     });
     described.finding(now).into_iter().chain(problem).collect()
 }
@@ -64,13 +66,13 @@ impl Host {
     }
 
     /// What of this host needs attention, in words.
-    pub(crate) fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<Finding> {
         let storage = self
             .storage_notes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let certificates = self.host_findings().into_iter().map(|f| f.text);
+        let certificates = self.host_findings().into_iter();
         certificates
             .chain(self.key_notes())
             .chain(storage)
@@ -100,7 +102,7 @@ impl Host {
     }
 }
 
-/// What is told once: the text without what changes while the finding stays the same.
+/// What is told once: the sentence without what changes while the finding stays the same.
 fn key(finding: &Finding) -> &str {
     let clock = finding.text.find(", and the clock of this host says");
     clock.map_or(finding.text.as_str(), |at| &finding.text[..at])
@@ -131,6 +133,6 @@ async fn tell(host: &Host, new: &[&Finding]) {
             continue;
         }
         warn!(finding = finding.text, "certificate");
-        host.event(&finding.text).await;
+        host.event(finding.note()).await;
     }
 }

@@ -6,8 +6,10 @@
 use std::ops::{Deref, DerefMut};
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{JobId, JobState, ReplicationState, Timestamp};
+use lifeboat_model::{Note, ProblemKind};
 use tracing::{info, warn};
 
 use crate::action::{Answer, Refusal};
@@ -94,7 +96,7 @@ fn tell_state(rel: &Relationship, from: ReplicationState) {
 pub(crate) struct Change {
     next: Relationship,
     jobs: Vec<Job>,
-    events: Vec<String>,
+    events: Vec<Note>,
     version: u64,
 }
 
@@ -119,12 +121,12 @@ impl Change {
     }
 
     /// The end of a job that has not ended.
-    pub(crate) fn end_job(&mut self, jobs: &Jobs, job: Option<JobId>, state: JobState, why: Option<String>) {
+    pub(crate) fn end_job(&mut self, jobs: &Jobs, job: Option<JobId>, state: JobState, why: Option<Note>) {
         self.with_job(job.and_then(|job| jobs.ended(job, state, why)));
     }
 
     /// An event that tells of it.
-    pub(crate) fn tell(&mut self, message: impl Into<String>) {
+    pub(crate) fn tell(&mut self, message: impl Into<Note>) {
         self.events.push(message.into());
     }
 }
@@ -137,8 +139,8 @@ impl Relationship {
     }
 
     /// Notes that something is wrong; true when it was not known.
-    fn has_problem(&mut self, message: &str, now: Timestamp) -> bool {
-        let (problem, new) = Problem::again(self.problem.take(), message, now);
+    fn has_problem(&mut self, kind: ProblemKind, note: Note, now: Timestamp) -> bool {
+        let (problem, new) = Problem::again(self.problem.take(), kind, note, now);
         self.problem = Some(problem);
         new
     }
@@ -166,7 +168,7 @@ impl Actor {
         debug_assert_eq!(change.version, self.rel.version, "a draft was overtaken");
         if change.version != self.rel.version {
             let what = "the relationship changed while this was being done";
-            return Err(Refusal::new(ReturnCode::Failed, what, "try again"));
+            return Err(Refusal::new(ReturnCode::Failed, what, hint::Again::Later));
         }
         let Change {
             next, jobs, events, ..
@@ -198,7 +200,7 @@ impl Actor {
     /// which can be repeated, is done again.
     pub(crate) async fn conclude_work(&mut self, change: Change) -> bool {
         if let Err(e) = self.commit(change).await {
-            self.fault(&e.message).await;
+            self.fault(ProblemKind::Catalog, e.note()).await;
             self.replica_retry();
             return false;
         }
@@ -263,8 +265,8 @@ impl Actor {
         written.map_err(|e| failed("the catalog cannot be written", &e))
     }
 
-    async fn put(&self, rel: &Relationship, jobs: &[Job], events: &[String]) -> Result<(), CatalogError> {
-        let events: Vec<Event> = events.iter().map(|text| self.event_of(text)).collect();
+    async fn put(&self, rel: &Relationship, jobs: &[Job], events: &[Note]) -> Result<(), CatalogError> {
+        let events: Vec<Event> = events.iter().cloned().map(|note| self.event_of(note)).collect();
         self.host.ports.catalog.put(rel, jobs, &events).await
     }
 
@@ -291,19 +293,19 @@ impl Actor {
         }
         let id = job.id;
         jobs.adopt(job);
-        let why = "the catalog could not be written".to_owned();
+        let why = "the catalog could not be written".into();
         let ended = jobs.ended(id, JobState::Exception, Some(why))?;
         jobs.adopt(ended.clone());
         Some(ended)
     }
 
     /// Notes that something is wrong; a repeated fault counts up.
-    pub(crate) async fn fault(&mut self, message: &str) {
-        let now = self.host.ports.clock.now();
-        if self.tally(|rel| rel.has_problem(message, now)) == Some(true) {
-            warn!(vm = %self.id, problem = message, "replication problem");
-            self.tell_plan(Some(message));
-            self.event(message).await;
+    pub(crate) async fn fault(&mut self, kind: ProblemKind, message: impl Into<Note>) {
+        let (now, note) = (self.host.ports.clock.now(), message.into());
+        if self.tally(|rel| rel.has_problem(kind, note.clone(), now)) == Some(true) {
+            warn!(vm = %self.id, %kind, problem = note.text, "replication problem");
+            self.tell_plan(Some(&note.text));
+            self.event(note).await;
             self.write_noted().await;
         }
     }
@@ -326,20 +328,21 @@ impl Actor {
         true
     }
 
-    fn event_of(&self, message: &str) -> Event {
+    fn event_of(&self, note: Note) -> Event {
         Event {
             at: self.host.ports.clock.now(),
             vm: Some(self.id),
-            message: message.to_owned(),
+            message: note.text,
+            hint: note.hint,
             by: crate::by::now(),
         }
     }
 
     /// Records an event by itself: of what is no change of the relationship, or was noted.
-    pub(crate) async fn event(&self, message: &str) {
-        let event = self.event_of(message);
+    pub(crate) async fn event(&self, message: impl Into<Note>) {
+        let event = self.event_of(message.into());
         if let Err(e) = self.host.ports.catalog.add_event(&event).await {
-            warn!(vm = %self.id, error = %chain(&e), message, "event not recorded");
+            warn!(vm = %self.id, error = %chain(&e), message = event.message, "event not recorded");
         }
     }
 }

@@ -5,8 +5,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use lifeboat_model::Finding;
 use lifeboat_model::arrival::{is_jump, jump_text};
-use lifeboat_model::policy::Finding;
+use lifeboat_model::{Note, ProblemKind, hint};
 use lifeboat_model::{Reading, Timestamp};
 use tokio::time::Instant;
 use tracing::warn;
@@ -50,7 +51,7 @@ impl ClockWatch {
     pub(crate) fn finding(&self, now: Reading) -> Option<Finding> {
         let seen = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, by) = seen.jumped?;
-        (now.about_since(at) < WARNED).then(|| Finding::warning(own_text(by)))
+        (now.about_since(at) < WARNED).then(|| Finding::warning(ProblemKind::ClockJumped, own_text(by)))
     }
 }
 
@@ -80,7 +81,7 @@ pub(crate) struct PeerClock {
     /// The newest whole instant, when it arrived, and how long after the one before.
     last: Option<(Timestamp, Reading, Option<Duration>)>,
     /// What was seen, and when.
-    jumped: Option<(Instant, String)>,
+    jumped: Option<(Instant, Note)>,
 }
 
 impl PeerClock {
@@ -118,12 +119,13 @@ impl Actor {
             return;
         };
         let text = format!(
-            "the clock of {peer} jumped by {}: instants of recovery points are not what they seem. The newest data is \
-             still the newest (lifeboat points lists it first); choose older points by their id",
+            "the clock of {peer} jumped by {}: instants of recovery points are not what they seem; the newest data is \
+             still the newest",
             jump_text(by)
         );
-        self.event(&text).await;
-        self.replica.peer_clock.jumped = Some((Instant::now(), text));
+        let note = Note::new(text, hint::Failover::ChooseById);
+        self.event(note.clone()).await;
+        self.replica.peer_clock.jumped = Some((Instant::now(), note));
     }
 
     /// What is known of clocks that were set.
@@ -132,7 +134,7 @@ impl Actor {
         let peers = self.replica.peer_clock.jumped.as_ref();
         let peers = peers.filter(|(at, _)| at.elapsed() < WARNED);
         own.into_iter()
-            .chain(peers.map(|(_, text)| Finding::warning(text.clone())))
+            .chain(peers.map(|(_, note)| Finding::warning(ProblemKind::PeerClockJumped, note.clone())))
             .collect()
     }
 }

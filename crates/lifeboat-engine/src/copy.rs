@@ -7,9 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 use lifeboat_deltalog::{Consistency, EncodeError, Encoder, Header, LogDisk, LogKind};
+use lifeboat_model::{Hint, Note, ProblemKind};
 use lifeboat_model::{Position, Reading, VmId};
 use tokio::sync::mpsc;
 
+use crate::actor::chain;
 use crate::backlog::Waiting;
 use crate::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Tracking};
 use crate::ports::link::{
@@ -76,6 +78,38 @@ pub(crate) enum CopyError {
         /// The replica has at least one instant of this generation.
         arrived: bool,
     },
+}
+
+impl CopyError {
+    /// What is wrong with a relationship because of it.
+    pub(crate) fn problem(&self) -> ProblemKind {
+        match self {
+            Self::Link(e) => e.problem(),
+            Self::Store(e) => e.problem(),
+            Self::Capture(_) => ProblemKind::Capture,
+            Self::Spool(_) => ProblemKind::Spool,
+            Self::Media(_) => ProblemKind::Media,
+            Self::Encode(_) => ProblemKind::Encode,
+            Self::Lost { .. } => ProblemKind::TrackingLost,
+        }
+    }
+
+    /// What can be done about it.
+    pub(crate) fn hint(&self) -> Option<Hint> {
+        match self {
+            Self::Link(e) => e.hint(),
+            Self::Store(e) => e.hint(),
+            Self::Capture(_) | Self::Spool(_) | Self::Media(_) | Self::Encode(_) | Self::Lost { .. } => None,
+        }
+    }
+
+    /// What is told of it, with its causes.
+    pub(crate) fn note(&self) -> Note {
+        Note {
+            text: chain(self),
+            hint: self.hint(),
+        }
+    }
 }
 
 /// Asks the replica where it stands.

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{
     AuthorizationEntry, JobState, JobType, Reading, ReplicationMode as Mode, ReplicationState as State,
     Timestamp, VmId, VmSpec,
 };
+use lifeboat_model::{Finding, Note};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -151,7 +153,7 @@ pub(crate) struct Host {
     /// Keys of this host as they were looked at last.
     pub(crate) own_keys: Mutex<OwnKeys>,
     /// What the storage locations said when they were looked at last.
-    pub(crate) storage_notes: Mutex<Vec<String>>,
+    pub(crate) storage_notes: Mutex<Vec<Finding>>,
     /// What waits for a second person.
     pub(crate) requests: Requests,
     /// Who may replicate here. Small, read often, changed by hand.
@@ -177,15 +179,17 @@ impl Host {
     }
 
     /// Records what happened to the host as a whole. What cannot be recorded is at least logged.
-    pub(crate) async fn event(&self, message: &str) {
+    pub(crate) async fn event(&self, message: impl Into<Note>) {
+        let note = message.into();
         let event = Event {
             at: self.ports.clock.now(),
             vm: None,
-            message: message.to_owned(),
+            message: note.text,
+            hint: note.hint,
             by: crate::by::now(),
         };
         if let Err(e) = self.ports.catalog.add_event(&event).await {
-            warn!(error = %e, message, "event not recorded");
+            warn!(error = %e, message = event.message, "event not recorded");
         }
     }
 
@@ -309,7 +313,7 @@ impl Host {
         match &e {
             StoreError::NoReplica(_) => PeerRefusal::NoReplica { host },
             StoreError::Conflict(detail) => PeerRefusal::Conflict {
-                detail: detail.clone(),
+                detail: detail.as_str().into(),
             },
             StoreError::OutOfSequence { have, .. } | StoreError::Superseded { have } => {
                 PeerRefusal::OutOfSequence { have: *have }
@@ -347,12 +351,16 @@ fn busy(handle: &Handle, asked: Instant) -> Refusal {
             "\"{}\" has been busy with something else for {seconds} s; this was not begun",
             handle.name
         ),
-        "try again; when it does not end, storage or a process of this host hangs: see lifeboat events",
+        hint::Look::Events,
     )
 }
 
 pub(crate) fn stopping() -> Refusal {
-    Refusal::new(ReturnCode::Unavailable, "the daemon is stopping", "try again")
+    Refusal::new(
+        ReturnCode::Unavailable,
+        "the daemon is stopping",
+        hint::Again::Later,
+    )
 }
 
 pub(crate) fn no_entry(primary: &str) -> Refusal {
@@ -360,7 +368,7 @@ pub(crate) fn no_entry(primary: &str) -> Refusal {
     Refusal::new(
         ReturnCode::FileNotFound,
         format!("no authorization entry for \"{shown}\""),
-        "list them with: lifeboat authorization list",
+        hint::Look::Authorization,
     )
 }
 
@@ -587,7 +595,7 @@ impl Engine {
             Refusal::new(
                 ReturnCode::FileNotFound,
                 format!("no job {job}"),
-                "list them with: lifeboat job list",
+                hint::Look::Jobs,
             )
         };
         let found = self.host.jobs.get(job).ok_or_else(missing)?;
@@ -596,7 +604,7 @@ impl Engine {
         }
         let Some(handle) = self.host.with_actors(|a| a.get(&found.vm).cloned()) else {
             // Its VM is gone, and nobody else would end it.
-            let why = Some("its VM is gone".to_owned());
+            let why = Some("its VM is gone".into());
             let ended = self.host.jobs.finish(job, JobState::Terminated, why).await;
             ended.map_err(|e| failed("the catalog cannot be written", &e))?;
             return Ok(Answer::Job(self.host.jobs.get(job).unwrap_or(found)));
@@ -637,14 +645,14 @@ impl Engine {
         self.host.authorize(peer)?;
         if let Err(e) = spec.validate() {
             return Err(PeerRefusal::Conflict {
-                detail: format!("the VM's description: {e}"),
+                detail: format!("the VM's description: {e}").into(),
             });
         }
         if self
             .host
             .with_actors(|a| a.values().any(|h| h.is_named(&spec.name)))
         {
-            let detail = format!("{host} has another VM named \"{}\"", spec.name);
+            let detail = format!("{host} has another VM named \"{}\"", spec.name).into();
             return Err(PeerRefusal::Conflict { detail });
         }
         Ok(self.host.spawn(vm, spec.name.clone(), None, None))
@@ -672,7 +680,7 @@ async fn close_orphans(host: &Host, relationships: &[Relationship]) -> Result<()
             Orphan::Continues => {}
             Orphan::Done => host.jobs.finish(job.id, JobState::Completed, None).await?,
             Orphan::Lost => {
-                let why = "the daemon was restarted before the job ended".to_owned();
+                let why = "the daemon was restarted before the job ended".into();
                 host.jobs.finish(job.id, JobState::Exception, Some(why)).await?;
             }
         }
@@ -779,10 +787,9 @@ impl Engine {
             }
             _ => {
                 let Some(vm) = action.vm() else {
-                    return Err(Refusal::new(
+                    return Err(Refusal::bare(
                         ReturnCode::NotSupported,
                         "this action is about no VM",
-                        "",
                     ));
                 };
                 let (_, handle) = self.host.find(vm)?;
@@ -937,7 +944,8 @@ impl Engine {
     /// and a log that comes in the wrong order are the primary's business alone.
     fn not_received(&self, e: StoreError) -> (Result<LogReceipt, PeerRefusal>, Option<Message>) {
         let message = e.concerns_this_host().then(|| Message::ReceiveFailed {
-            why: chain(&e),
+            kind: e.problem(),
+            why: e.note(),
             no_room: e.lacks_room(),
         });
         (Err(self.host.peer_refusal(e)), message)

@@ -10,8 +10,10 @@ use std::time::Duration;
 use camino::Utf8Path;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Event as Step, Turn};
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, HealthInput, health};
+use lifeboat_model::{Finding, Note, ProblemKind};
 use lifeboat_model::{
     JobState, JobType, PointId, Position, Reading, ReplicationMode as Mode, ReplicationSettings,
     ReplicationState as State, Timestamp,
@@ -73,7 +75,7 @@ pub(crate) fn not_extended() -> Refusal {
     Refusal::new(
         ReturnCode::InvalidState,
         "this replica is not extended to a third host",
-        "extend it with: lifeboat replication extend --to HOST:PORT",
+        hint::Extend::Extend,
     )
 }
 
@@ -87,7 +89,7 @@ pub(crate) fn view(
     let (found, mut notes) = health(&HealthInput {
         mode: Mode::Primary,
         state: ext.state,
-        problem: ext.problem.as_ref().map(|p| (p.attempts, p.message.as_str())),
+        problem: ext.problem.as_ref().map(Problem::found),
         idle: crate::views::idle(&ext.recency, ext.last_replication, now),
         cycles: ext.counters.cycles,
         missed: ext.counters.missed,
@@ -100,7 +102,8 @@ pub(crate) fn view(
         findings: &[],
     });
     if rel.failover().is_some() {
-        notes.push("it stands still while this replica is failed over".to_owned());
+        let text = "it stands still while this replica is failed over";
+        notes.push(Finding::warning(ProblemKind::ExtendedWaits, text));
     }
     Some(Box::new(ExtendedView {
         state: ext.state,
@@ -141,11 +144,11 @@ impl Extended {
     }
 
     /// A round failed; whether that is a new problem, and how many attempts it has cost.
-    fn failed(&mut self, e: &CopyError, message: &str, now: Timestamp) -> (bool, u32) {
+    fn failed(&mut self, e: &CopyError, note: Note, now: Timestamp) -> (bool, u32) {
         self.counters.failures += 1;
         self.counters.network_failures +=
             u64::from(matches!(e, CopyError::Link(LinkError::Unreachable { .. })));
-        let (problem, new) = Problem::again(self.problem.take(), message, now);
+        let (problem, new) = Problem::again(self.problem.take(), e.problem(), note, now);
         let attempts = problem.attempts;
         self.problem = Some(problem);
         let refused = matches!(e, CopyError::Link(LinkError::Refused(_)));
@@ -260,8 +263,7 @@ impl Actor {
                     "this replica is extended to {}, which gets its data from here",
                     ext.settings.peer
                 ),
-                "remove that first (lifeboat replication remove --extended); after a commit this host can also go on \
-                 as its primary (lifeboat replication continue)",
+                hint::Extend::RemoveOrContinue,
             )),
         }
     }
@@ -289,15 +291,20 @@ impl Actor {
     pub(crate) fn extended_ends(&self, change: &mut Change, before: &Relationship, peer: &str) {
         let Some(ext) = extended(Some(before)) else { return };
         for job in ext.job.into_iter().chain(ext.compare) {
-            let why = "the role of this host changed".to_owned();
+            let why = "the role of this host changed".into();
             change.end_job(&self.host.jobs, Some(job), JobState::Terminated, Some(why));
         }
         let third = &ext.settings.peer;
         change.tell(match third == peer {
-            true => format!("{third} follows this host as its replica now"),
-            false => format!(
-                "the extended replication to {third} ended with the change of roles; {third} keeps its recovery points. \
-                 Extend it again on {peer}: lifeboat replication extend --to {third}; only what differs is sent"
+            true => Note::from(format!("{third} follows this host as its replica now")),
+            false => Note::new(
+                format!(
+                    "the extended replication to {third} ended with the change of roles; {third} keeps its recovery points"
+                ),
+                hint::Extend::ExtendThere {
+                    on: peer.to_owned(),
+                    third: third.clone(),
+                },
             ),
         });
     }
@@ -342,7 +349,7 @@ impl Actor {
             ext.counters.bytes += bytes;
             // During an initial copy the state stays what it is.
             let next = lifecycle::step(Mode::Primary, ext.state, Step::StartResync);
-            let begins = next.is_ok_and(|next| next != ext.state);
+            let begins = next.as_ref().is_ok_and(|next| *next != ext.state);
             ext.state = next.unwrap_or(ext.state);
             begins
         });
@@ -394,16 +401,20 @@ impl Actor {
             e,
             CopyError::Link(LinkError::Refused(PeerRefusal::NoReplica { .. }))
         );
-        let mut message = format!("extended replication to {}: {}", ext.settings.peer, chain(e));
-        if gone {
-            message.push_str("; remove it (lifeboat replication remove --extended) and extend it again");
-        }
-        let failed = self.tally(|rel| Some(rel.extended_mut()?.failed(e, &message, now)));
+        let note = Note {
+            text: format!("extended replication to {}: {}", ext.settings.peer, chain(e)),
+            hint: if gone {
+                Some(hint::Extend::RemoveAndExtend.into())
+            } else {
+                e.hint()
+            },
+        };
+        let failed = self.tally(|rel| Some(rel.extended_mut()?.failed(e, note.clone(), now)));
         let Some((new, attempts)) = failed.flatten() else {
             return;
         };
         if new {
-            self.event(&message).await;
+            self.event(note).await;
         }
         if new || attempts == FAULT_AFTER_ATTEMPTS {
             self.write_noted().await;
@@ -433,7 +444,7 @@ impl Actor {
             _ => {}
         }
         if rel.settings.disks != offer.settings.disks {
-            let detail = "the extended replica there has other disks; remove it there first".to_owned();
+            let detail = "the extended replica there has other disks; remove it there first".into();
             return Some(Err(PeerRefusal::Conflict { detail }));
         }
         let mut change = self.change().ok()?;
@@ -442,7 +453,7 @@ impl Actor {
         change.peer = peer.names.first().cloned().unwrap_or_default();
         change.callback.clone_from(&offer.from);
         if self.commit(change).await.is_err() {
-            let detail = "the catalog cannot be written".to_owned();
+            let detail = "the catalog cannot be written".into();
             return Some(Err(PeerRefusal::Failed { host, detail }));
         }
         Some(self.replica_status().await)
@@ -482,12 +493,12 @@ impl Actor {
         self.may_receive(peer)?;
         let host = self.host.config.name.clone();
         if offer.disks.iter().map(|d| &d.id).ne(&offer.settings.disks) {
-            let detail = "the offered disks are not those of the settings".to_owned();
+            let detail = "the offered disks are not those of the settings".into();
             return Err(PeerRefusal::Conflict { detail });
         }
         self.no_test().map_err(|e| PeerRefusal::NotNow {
             host: host.clone(),
-            detail: format!("{e}; {}", e.hint),
+            detail: e.note().into(),
         })?;
         self.interrupt().await;
         self.replica.stop_receiving().await;

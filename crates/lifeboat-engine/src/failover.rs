@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{
     BranchId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, NicFailover, PointId,
     Position, ReplicationState as State, VmId, VmSpec,
 };
+use lifeboat_model::{Hint, Note, ProblemKind};
 use tokio::time::Instant;
 
 use crate::action::{Answer, PointSelector, PointView, Refusal};
@@ -83,7 +85,7 @@ pub(crate) fn page_of_points(info: &ReplicaInfo, paging: &Paging) -> Result<Page
             Refusal::new(
                 ReturnCode::InvalidState,
                 "the recovery points have become others while they were listed",
-                "list them again from the beginning",
+                hint::Again::FromBeginning,
             )
         };
         points.drain(..from.ok_or_else(gone)?);
@@ -135,7 +137,7 @@ pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<Poi
         Err(Refusal::new(
             ReturnCode::InvalidParameter,
             what,
-            "list them with: lifeboat points",
+            hint::Look::Points,
         ))
     };
     match selector {
@@ -145,7 +147,7 @@ pub(crate) fn choose(info: &ReplicaInfo, selector: &PointSelector) -> Result<Poi
             None => Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "there is no recovery point",
-                "wait for the initial copy",
+                hint::Copies::AwaitCopy,
             )),
         },
         PointSelector::At(time) => match all.iter().find(|p| p.instant <= *time && p.unusable.is_none()) {
@@ -195,9 +197,8 @@ fn whole(point: &PointView, all: &[PointView]) -> Result<PointView, Refusal> {
     let good = |p: &&PointView| p.unusable.is_none();
     let mut older = all.iter().skip_while(|p| p.id != point.id);
     let hint = match older.find(good).or_else(|| all.iter().rfind(good)) {
-        Some(p) => format!("the next good one is {}", p.id),
-        None => "no recovery point is good: compare the copies on the primary (lifeboat replication resync)"
-            .into(),
+        Some(p) => Hint::from(hint::Failover::UsePoint { point: p.id.clone() }),
+        None => hint::Copies::CompareOnPrimary.into(),
     };
     let message = format!("recovery point {} cannot be used: {why}", point.id);
     Err(Refusal::new(ReturnCode::InvalidState, message, hint))
@@ -209,7 +210,7 @@ fn spoiled(all: &[PointView]) -> Refusal {
     Refusal::new(
         ReturnCode::InvalidState,
         format!("no recovery point there can be used: {why}"),
-        "see which can: lifeboat points",
+        hint::Look::Points,
     )
 }
 
@@ -344,7 +345,7 @@ impl Actor {
     }
 
     /// The end of the job of the failover, as a part of a change.
-    fn end_phase(&self, change: &mut Change, state: JobState, why: Option<String>) {
+    fn end_phase(&self, change: &mut Change, state: JobState, why: Option<Note>) {
         let job = self.failover().map(|f| f.job);
         change.end_job(&self.host.jobs, job, state, why);
     }
@@ -374,7 +375,7 @@ impl Actor {
         Err(Box::new(Err(Refusal::new(
             code,
             format!("the failover is {what}"),
-            "see: lifeboat job list",
+            hint::Look::Jobs,
         ))))
     }
 
@@ -511,7 +512,7 @@ impl Actor {
             Err(answer) => return *answer,
         };
         if !force && self.runs().await? {
-            let hint = "stop it (lifeboat vm stop), or revert with --force, which turns it off";
+            let hint = hint::Failover::StopOrForce;
             return Err(Refusal::new(
                 ReturnCode::InUse,
                 "the VM is running on the failover disks",
@@ -519,7 +520,7 @@ impl Actor {
             ));
         }
         if !force && let Some(text) = self.unusable_point().await {
-            let hint = "the failover disks may be the last good copy: commit them, or revert all the same with --force";
+            let hint = hint::Failover::CommitOrForce;
             return Err(Refusal::new(ReturnCode::Failed, text, hint));
         }
         let job = self.host.jobs.draft(
@@ -633,16 +634,14 @@ impl Actor {
                 // The state machine allows this from FailoverInProgress, and an Initiating phase exists in no other.
                 let _ = change.step(Step::FailoverReady);
                 let text = not_started.map(|e| {
-                    format!(
-                        "the failover disks are ready, but the VM did not start: {}",
-                        chain(&e)
-                    )
+                    e.note()
+                        .within(|e| format!("the failover disks are ready, but the VM did not start: {e}"))
                 });
                 let end = match &text {
                     None => JobState::Completed,
                     Some(_) => JobState::Exception,
                 };
-                change.tell(text.as_deref().unwrap_or("failed over"));
+                change.tell(text.clone().unwrap_or_else(|| "failed over".into()));
                 self.end_phase(&mut change, end, text);
                 self.conclude_work(change).await;
             }
@@ -652,25 +651,23 @@ impl Actor {
                 };
                 // An earlier attempt may have come as far as starting the VM.
                 if let Err(e) = self.host.ports.hypervisor.turn_off(self.id).await {
-                    self.fault(&format!("the VM cannot be turned off: {}", chain(&e)))
-                        .await;
+                    let text = format!("the VM cannot be turned off: {}", chain(&e));
+                    self.fault(ProblemKind::NotTurnedOff, text).await;
                     self.replica_retry();
                     return;
                 }
                 if let Err(e) = self.host.ports.store.drop_branch(self.id, failover.branch).await {
                     // Not undone while its disks are there: nobody would ever delete them.
-                    self.fault(&format!(
-                        "unfinished failover disks cannot be deleted: {}",
-                        chain(&e)
-                    ))
-                    .await;
+                    let text = format!("unfinished failover disks cannot be deleted: {}", chain(&e));
+                    self.fault(ProblemKind::FailoverDisksKept, text).await;
                     self.replica_retry();
                     return;
                 }
                 change.set_failover(None);
                 let _ = change.step(Step::FailoverUndone(failover.before));
-                let why = chain(&e);
-                change.tell(format!("failover was not possible and is undone: {why}"));
+                let why = e.note();
+                let told = why.clone();
+                change.tell(told.within(|why| format!("failover was not possible and is undone: {why}")));
                 self.end_phase(&mut change, JobState::Exception, Some(why));
                 if self.conclude_work(change).await {
                     self.replica.dirty = true;
@@ -699,8 +696,10 @@ impl Actor {
             }
             Err(e) => {
                 // The VM may not run on a branch that is half gone: the phase stays and the work is repeated.
-                self.fault(&format!("the failover cannot be reverted yet: {}", chain(&e)))
-                    .await;
+                let note = e
+                    .note()
+                    .within(|e| format!("the failover cannot be reverted yet: {e}"));
+                self.fault(e.problem(ProblemKind::NotReverted), note).await;
                 self.replica_retry();
             }
         }
@@ -721,8 +720,10 @@ impl Actor {
                 self.conclude_work(change).await;
             }
             Err(e) => {
-                self.fault(&format!("the failover cannot be committed yet: {}", chain(&e)))
-                    .await;
+                let note = e
+                    .note()
+                    .within(|e| format!("the failover cannot be committed yet: {e}"));
+                self.fault(e.problem(ProblemKind::NotCommitted), note).await;
                 self.replica_retry();
             }
         }
@@ -742,8 +743,10 @@ impl Actor {
                 self.conclude_work(change).await;
             }
             Err(e) => {
-                self.fault(&format!("merging the committed disks waits: {}", chain(&e)))
-                    .await;
+                let note = e
+                    .note()
+                    .within(|e| format!("merging the committed disks waits: {e}"));
+                self.fault(e.problem(ProblemKind::NotMerged), note).await;
                 self.replica_retry();
                 self.retry_later();
             }

@@ -1,7 +1,7 @@
 //! What an actor has seen that needs attention, for the health of its relationship. Each part of the actor says what it
 //! found; nothing is decided here, and nothing is remembered here.
 
-use lifeboat_model::policy::Finding;
+use lifeboat_model::Finding;
 
 use crate::actor::Actor;
 use crate::records::Relationship;

@@ -5,14 +5,16 @@
 
 use std::time::Duration;
 
+use lifeboat_model::Finding;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::change::Burst;
-use lifeboat_model::policy::{Finding, Held};
-use lifeboat_model::shell::argument;
+use lifeboat_model::hint;
+use lifeboat_model::policy::Held;
 use lifeboat_model::{
     Arrival, ChangeRate, Changed, Position, ReplicationMode as Mode, ReplicationSettings,
     ReplicationState as State, Timestamp,
 };
+use lifeboat_model::{Note, ProblemKind};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -161,12 +163,7 @@ impl Reason {
 impl Hold {
     fn text(&self, rel: &Relationship) -> String {
         let reasons: Vec<String> = self.reasons.iter().map(|r| r.text(&rel.peer)).collect();
-        let it = argument(&rel.spec.name);
-        format!(
-            "no recovery point expires: {}. Look at them (lifeboat points {it}, failover start {it} --test); when all is well: \
-             lifeboat replication release-points {it}",
-            reasons.join("; ")
-        )
+        format!("no recovery point expires: {}", reasons.join("; "))
     }
 }
 
@@ -244,7 +241,11 @@ impl Actor {
     /// What the hold means for the health.
     pub(crate) fn hold_findings(&self, rel: &Relationship) -> Vec<Finding> {
         let hold = rel.replica().and_then(|r| r.keeping.hold.as_ref());
-        hold.map(|h| Finding::warning(h.text(rel))).into_iter().collect()
+        let found = |h: &Hold| {
+            let note = Note::new(h.text(rel), hint::Replicate::ReleasePoints);
+            Finding::warning(ProblemKind::PointsHeld, note)
+        };
+        hold.map(found).into_iter().collect()
     }
 
     /// Compares what the primary asks for with what was agreed, wherever the settings come from. Where what follows from it
@@ -391,7 +392,7 @@ impl Actor {
         Err(Refusal::new(
             ReturnCode::Failed,
             "the catalog cannot be written: the hold is not in effect",
-            "see the log of the daemon, and try again",
+            hint::Look::Log,
         ))
     }
 
@@ -404,7 +405,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "nothing is held here: points expire as they are due",
-                "a hold is on the host that has the replica",
+                hint::Replicate::OnReplicaHost,
             ));
         };
         keeping.hold = None;
@@ -421,7 +422,7 @@ fn no_history() -> Refusal {
     Refusal::new(
         ReturnCode::InvalidState,
         "this host has no recovery points of this VM",
-        "do this on the host that has the replica",
+        hint::Replicate::OnReplicaHost,
     )
 }
 

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use lifeboat_model::Finding;
+use lifeboat_model::ProblemKind;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::policy::Finding;
+use lifeboat_model::hint;
 use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, Timestamp, VmSpec};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -77,11 +79,17 @@ pub(crate) async fn doubt(
         seed: Vec::new(),
     };
     let last = claim.last.or(rel.newest_instant).unwrap_or(rel.created);
-    let not_verified = |why: String| Some(Finding::critical(Unverified { last, why }.text(claim.now)));
+    let not_verified = |why: String| {
+        let text = Unverified { last, why }.text(claim.now);
+        Some(Finding::critical(ProblemKind::ImagesNotVerified, text))
+    };
     let look = hypervisor.untouched(&launch, &rel.settings.disks);
     match tokio::time::timeout(patience, look).await.map(looked) {
         Ok(Looked::AsSent) => None,
-        Ok(Looked::Changed(why)) => Some(Finding::warning(format!("{why}; the next cycle looks into it"))),
+        Ok(Looked::Changed(why)) => {
+            let text = format!("{why}; the next cycle looks into it");
+            Some(Finding::warning(ProblemKind::ImagesChanged, text))
+        }
         Ok(Looked::Unknown) => not_verified("it is not recorded how they were closed".to_owned()),
         Ok(Looked::NotNow(why)) => not_verified(why),
         Err(_) => not_verified("their storage does not answer".to_owned()),
@@ -172,7 +180,7 @@ impl Actor {
             Looked::Changed(why) => Err(Refusal::new(
                 ReturnCode::InvalidState,
                 format!("{why}; the replica does not have that"),
-                "give the planned failover up (lifeboat failover cancel), let the change be replicated, and begin again",
+                hint::Planned::RepeatPlanned,
             )),
             // A failover away from storage that does not answer is what a failover is for.
             Looked::AsSent | Looked::Unknown | Looked::NotNow(_) => Ok(()),
@@ -197,7 +205,7 @@ impl Actor {
                 Some(Refusal::new(
                     ReturnCode::InvalidState,
                     message,
-                    "see: lifeboat replication status",
+                    hint::Look::Status,
                 ))
             }
             Some(_) => None,
@@ -231,10 +239,11 @@ impl Actor {
                     continue;
                 }
                 Ok(result) => Ok(Answer::Cycle(result.clone())),
+                // It is tried again by itself: that is more than what could be done about the cause.
                 Err(ref why) => Err(Refusal::new(
                     ReturnCode::Failed,
                     format!("the cycle failed: {why}"),
-                    "it is tried again by itself; see: lifeboat replication status",
+                    hint::Again::ByItself,
                 )),
             };
             drop(one.reply.send(answer));

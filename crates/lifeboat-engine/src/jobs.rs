@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lifeboat_model::Note;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobId, JobState, JobType, Timestamp, VmId};
 use tokio::sync::broadcast;
@@ -79,6 +80,7 @@ impl Jobs {
             done_bytes: 0,
             total_bytes: 0,
             error: None,
+            hint: None,
             code: None,
             created: now,
             started: Some(now),
@@ -145,9 +147,11 @@ impl Jobs {
     }
 
     /// An unfinished job as it looks when it ends like this; recorded and adopted by the caller.
-    pub(crate) fn ended(&self, id: JobId, state: JobState, error: Option<String>) -> Option<Job> {
+    pub(crate) fn ended(&self, id: JobId, state: JobState, error: Option<Note>) -> Option<Job> {
         let mut job = self.get(id).filter(|j| !j.state.is_final())?;
-        (job.state, job.ended, job.error) = (state, Some(self.clock.now()), error);
+        let (text, hint) = error.map(|e| (e.text, e.hint)).unzip();
+        (job.state, job.ended) = (state, Some(self.clock.now()));
+        (job.error, job.hint) = (text, hint.flatten());
         job.code = (state == JobState::Exception).then_some(ReturnCode::Failed);
         if state == JobState::Completed {
             job.percent = 100;
@@ -156,8 +160,8 @@ impl Jobs {
     }
 
     /// The same for a job that ends because something was refused.
-    pub(crate) fn refused(&self, id: JobId, code: ReturnCode, why: &str) -> Option<Job> {
-        let job = self.ended(id, JobState::Exception, Some(why.to_owned()))?;
+    pub(crate) fn refused(&self, id: JobId, code: ReturnCode, why: impl Into<Note>) -> Option<Job> {
+        let job = self.ended(id, JobState::Exception, Some(why.into()))?;
         Some(Job {
             code: Some(code),
             ..job
@@ -169,7 +173,7 @@ impl Jobs {
         &self,
         id: JobId,
         state: JobState,
-        error: Option<String>,
+        error: Option<Note>,
     ) -> Result<(), CatalogError> {
         if let Some(job) = self.ended(id, state, error) {
             self.catalog.put_job(&job).await?;

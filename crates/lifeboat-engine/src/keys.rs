@@ -7,9 +7,11 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lifeboat_model::Finding;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::policy::Finding;
+use lifeboat_model::hint;
 use lifeboat_model::{AuthorizationEntry, Fingerprint, JobId, RequestId, VmId};
+use lifeboat_model::{Note, ProblemKind, ReplicationHealth as Health};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -139,7 +141,7 @@ impl Host {
         let judged = self.pins.judge(vm, None, peer, self.ports.clock.now());
         judged.map_err(|OtherKey(detail)| PeerRefusal::OtherKey {
             host: self.config.name.clone(),
-            detail,
+            detail: detail.into(),
         })
     }
 
@@ -183,33 +185,35 @@ impl Host {
     }
 
     /// Where this host is with a change of its key, in words.
-    pub(crate) fn key_notes(&self) -> Vec<String> {
+    pub(crate) fn key_notes(&self) -> Vec<Finding> {
         let Some(next) = self.next_key() else {
             return Vec::new();
         };
         let missing = self.uninformed(next);
         if missing.is_empty() {
-            return vec![format!(
-                "the next key of this host, {next}, is known to every host it replicates with: put the new certificate and key in \
-                 place of the old ones"
-            )];
+            let text =
+                format!("the next key of this host, {next}, is known to every host it replicates with");
+            let note = Note::new(text, hint::Trust::UseNextKey);
+            return vec![Finding::new(Health::Ok, ProblemKind::NextKey, note)];
         }
         let hosts: Vec<String> = missing
             .iter()
             .map(|(peer, vms)| format!("{peer} ({vms} VMs)"))
             .collect();
-        vec![format!(
-            "the next key of this host, {next}, is not known yet to {}: keep the old certificate in place until it is, or have \
-             the key trusted there (lifeboat replication trust-key {} {next})",
-            hosts.join(", "),
-            self.config.name
-        )]
+        let text = format!(
+            "the next key of this host, {next}, is not known yet to {}",
+            hosts.join(", ")
+        );
+        let name = self.config.name.clone();
+        let note = Note::new(text, hint::Trust::AwaitNextKey { name, key: next });
+        vec![Finding::new(Health::Ok, ProblemKind::NextKey, note)]
     }
 
     /// What was tried with the names of a relationship's hosts and other keys.
     pub(crate) fn key_findings(&self, vm: VmId) -> Vec<Finding> {
         let alarms = self.pins.alarms(vm);
-        alarms.into_iter().map(|a| Finding::warning(a.text)).collect()
+        let found = |(label, note)| Finding::warning(ProblemKind::OtherKey, note).about(label);
+        alarms.into_iter().map(found).collect()
     }
 
     /// Looks at this host's own keys now.
@@ -229,17 +233,18 @@ impl Host {
             }
         }
         for told in told {
-            warn!(vm = %told.vm, "{}", told.text);
-            self.key_event(told.vm, told.text).await;
+            warn!(vm = %told.vm, "{}", told.note);
+            self.key_event(told.vm, told.note).await;
         }
         !unsaved.is_empty()
     }
 
-    async fn key_event(&self, vm: VmId, message: String) {
+    async fn key_event(&self, vm: VmId, note: Note) {
         let event = Event {
             at: self.ports.clock.now(),
             vm: Some(vm),
-            message,
+            message: note.text,
+            hint: note.hint,
             by: crate::by::now(),
         };
         if let Err(e) = self.ports.catalog.add_event(&event).await {
@@ -374,7 +379,13 @@ impl Engine {
             // A mailbox that is closed drops the question, which is the answer.
             let _ = handle.mailbox.send(Message::SaveKeys(Some(reply))).await;
         }
-        let gone = || Refusal::new(ReturnCode::Unavailable, "the daemon is stopping", "try again");
+        let gone = || {
+            Refusal::new(
+                ReturnCode::Unavailable,
+                "the daemon is stopping",
+                hint::Again::Later,
+            )
+        };
         written.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -396,14 +407,14 @@ impl Engine {
             return Err(Refusal::new(
                 ReturnCode::FileNotFound,
                 format!("no replication names the host \"{shown}\""),
-                "see: lifeboat replication status",
+                hint::Look::Status,
             ));
         }
         self.host.pins.changed.notify_one();
         for vm in changed {
             self.write_keys(vm).await?;
             let text = format!("the key {key} of {host} is trusted because somebody said so");
-            self.host.key_event(vm, text).await;
+            self.host.key_event(vm, text.into()).await;
         }
         Ok(Answer::Done)
     }

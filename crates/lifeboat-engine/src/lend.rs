@@ -169,7 +169,7 @@ impl Actor {
             return Ok(PeerReply::Accepted);
         }
         if self.rel.as_ref().is_none_or(|r| r.mode != Mode::Primary) {
-            let detail = "it is not the primary of this VM".to_owned();
+            let detail = "it is not the primary of this VM".into();
             return Err(PeerRefusal::NotNow { host, detail });
         }
         self.event("the replica's newest data is damaged there").await;
@@ -177,7 +177,7 @@ impl Actor {
             Ok(_) => Ok(PeerReply::Accepted),
             Err(e) => Err(PeerRefusal::NotNow {
                 host,
-                detail: e.message,
+                detail: e.note().into(),
             }),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 
 use crate::action::{Answer, Refusal, VmRef, VmView};
 use crate::actor::{Message, failed};
@@ -36,7 +37,7 @@ pub(crate) async fn in_time<T>(
                 "{cannot}: the catalog did not answer within {} s",
                 CATALOG.as_secs()
             ),
-            "look at the storage of state_dir, and try again",
+            hint::Look::StateDirectory,
         )),
     }
 }

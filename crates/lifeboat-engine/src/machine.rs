@@ -190,7 +190,7 @@ impl Actor {
             return Ok(());
         }
         let vars = BASE64.decode(firmware).map_err(|e| PeerRefusal::Conflict {
-            detail: format!("the firmware variables are not base64: {e}"),
+            detail: format!("the firmware variables are not base64: {e}").into(),
         })?;
         // Points may be expiring at this moment.
         self.interrupt().await;
@@ -220,7 +220,7 @@ impl Actor {
             if actors.iter().any(|(vm, h)| *vm != self.id && h.is_named(name)) {
                 let host = &self.host.config.name;
                 return Err(PeerRefusal::Conflict {
-                    detail: format!("{host} has another VM named \"{name}\""),
+                    detail: format!("{host} has another VM named \"{name}\"").into(),
                 });
             }
             if let Some(own) = actors.get_mut(&self.id) {
@@ -239,7 +239,10 @@ impl Actor {
         firmware: &str,
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
-        let conflict = |detail: String| Err(PeerRefusal::Conflict { detail });
+        let conflict = |detail: String| {
+            let detail = detail.into();
+            Err(PeerRefusal::Conflict { detail })
+        };
         if let Err(e) = spec.validate() {
             return conflict(format!("the VM's description: {e}"));
         }

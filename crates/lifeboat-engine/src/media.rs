@@ -8,6 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{GenerationId, JobState, JobType, Position, ReplicationState as State};
+use lifeboat_model::{Note, hint};
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
@@ -161,7 +162,7 @@ fn media_refusal(e: &MediaError) -> Refusal {
         MediaError::NoExport(_) => ReturnCode::FileNotFound,
         MediaError::Damaged { .. } | MediaError::NoSpace(_) | MediaError::Io(_) => ReturnCode::Failed,
     };
-    Refusal::new(code, chain(e), "")
+    Refusal::bare(code, chain(e))
 }
 
 fn absolute(dir: &str) -> Result<Utf8PathBuf, Refusal> {
@@ -174,7 +175,7 @@ fn absolute(dir: &str) -> Result<Utf8PathBuf, Refusal> {
         false => Err(Refusal::new(
             ReturnCode::InvalidParameter,
             format!("directory \"{}\"", dir.chars().take(200).collect::<String>()),
-            "write an absolute path without ..",
+            hint::Again::AbsolutePath,
         )),
     }
 }
@@ -289,13 +290,16 @@ impl Actor {
         };
         change.no_export();
         let _ = change.step(Step::CancelCopy);
-        let why = format!("{}; start it again, into a new directory", chain(e));
-        change.tell(format!("the export was given up: {why}"));
+        let why = e
+            .note()
+            .within(|e| format!("{e}; start it again, into a new directory"));
+        let told = why.clone();
+        change.tell(told.within(|why| format!("the export was given up: {why}")));
         self.export_ends(change, JobState::Exception, Some(why)).await;
         true
     }
 
-    async fn export_ends(&mut self, mut change: Change, state: JobState, why: Option<String>) -> bool {
+    async fn export_ends(&mut self, mut change: Change, state: JobState, why: Option<Note>) -> bool {
         let job = self.host.jobs.unfinished(self.id, JobType::StartExport);
         change.end_job(&self.host.jobs, job.map(|j| j.id), state, why);
         if let Err(e) = self.commit(change).await {
@@ -311,7 +315,7 @@ impl Actor {
     pub(crate) async fn import_copy(&mut self, dir: &str) -> Result<Answer, Refusal> {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         let Some(replica) = rel.replica() else {
-            let hint = "this host is the primary; import on the replica host";
+            let hint = hint::Replicate::OnReplicaHost;
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "nothing is imported on a primary",
@@ -330,7 +334,7 @@ impl Actor {
                     rel.state,
                     rel.state.number()
                 ),
-                "export one on the primary host: lifeboat replication start --export DIR",
+                hint::Copies::Export,
             ));
         }
         let path = absolute(dir)?;
@@ -380,14 +384,16 @@ impl Actor {
         change.set_import(None);
         let (state, why) = match &result {
             Ok(()) => (JobState::Completed, None),
-            Err(e) => (JobState::Exception, Some(chain(e))),
+            Err(e) => (JobState::Exception, Some(Note::from(chain(e)))),
         };
         if result.is_ok() {
             change.awaits_no_import();
         }
         change.tell(match &why {
-            None => "the initial copy is imported; what arrived meanwhile is applied to it now".to_owned(),
-            Some(why) => format!("the initial copy was not imported: {why}"),
+            None => "the initial copy is imported; what arrived meanwhile is applied to it now".into(),
+            Some(why) => why
+                .clone()
+                .within(|why| format!("the initial copy was not imported: {why}")),
         });
         change.end_job(&self.host.jobs, job, state, why);
         if self.conclude_work(change).await {
@@ -410,11 +416,11 @@ impl Actor {
         let mut change = self.change().ok()?;
         change.set_import(None);
         change.tell("the import was cancelled; what was imported is kept");
-        let why = Some("cancelled".to_owned());
+        let why = Some("cancelled".into());
         change.end_job(&self.host.jobs, Some(job.id), JobState::Terminated, why);
         if !self.conclude_work(change).await {
             let what = "the catalog cannot be written; the import goes on";
-            return Some(Err(Refusal::new(ReturnCode::Failed, what, "try again")));
+            return Some(Err(Refusal::new(ReturnCode::Failed, what, hint::Again::Later)));
         }
         let job = self.host.jobs.get(job.id);
         Some(Ok(job.map_or(Answer::Done, Answer::Job)))

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::network::{self, GuestCommand, NicFailover};
 use lifeboat_model::{NicSpec, VmId, VmSpec, words};
 use tokio::task::JoinHandle;
@@ -162,7 +163,7 @@ impl Actor {
             None | Some(Side::Test { .. } | Side::Alone) => return Err(no_relationship()),
         }
         network::validate(&cards, &spec.nics).map_err(|e| {
-            let hint = "the cards and their MAC addresses are in: lifeboat vm show";
+            let hint = hint::Look::Cards;
             Refusal::new(ReturnCode::InvalidParameter, e.to_string(), hint)
         })?;
         let mut change = self.change()?;

@@ -8,8 +8,9 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lifeboat_model::policy::Finding;
+use lifeboat_model::Finding;
 use lifeboat_model::{DiskId, Timestamp, VmId};
+use lifeboat_model::{Note, ProblemKind, hint};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -78,7 +79,7 @@ impl<T> Drop for Pending<T> {
 type Which<T> = fn(&Observer) -> &Watched<T>;
 
 /// Takes in an outcome; the text of an event when there is something to say.
-type Note<T> = fn(&Observer, &T) -> Option<String>;
+type Told<T> = fn(&Observer, &T) -> Option<String>;
 
 impl<T> Watched<T> {
     fn lock(&self) -> MutexGuard<'_, Look<T>> {
@@ -227,7 +228,7 @@ impl Observer {
     /// The outcome of a look that began now or later: an earlier one may have seen what is the past by now.
     async fn fresh<T, F>(
         self: &Arc<Self>,
-        (watched, note): (Which<T>, Note<T>),
+        (watched, note): (Which<T>, Told<T>),
         patience: Duration,
         look: impl Fn() -> F + Send + Sync,
     ) -> Option<T>
@@ -252,7 +253,7 @@ impl Observer {
     }
 
     /// Begins a look unless one is under way.
-    fn begin<T, F>(self: &Arc<Self>, (watched, note): (Which<T>, Note<T>), look: &impl Fn() -> F)
+    fn begin<T, F>(self: &Arc<Self>, (watched, note): (Which<T>, Told<T>), look: &impl Fn() -> F)
     where
         T: Send + Sync + 'static,
         F: Future<Output = T> + Send + 'static,
@@ -283,6 +284,7 @@ impl Observer {
             at: self.clock.now(),
             vm: Some(self.vm),
             message,
+            hint: None,
             by: None,
         };
         if let Err(error) = self.catalog.add_event(&event).await {
@@ -356,27 +358,32 @@ impl Observer {
     }
 
     /// What of it belongs into the health of a replication.
-    pub(crate) fn findings(&self, name: &str) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         if let Some(trouble) = &self.history().trouble {
             let since = crate::question::time_of_day(trouble.since);
             match trouble.state {
-                PowerState::Stalled => found.push(Finding::critical(format!(
-                    "the guest stands still since {since}: {}; remove the cause, then: lifeboat vm start {name}",
-                    trouble.reason
-                ))),
-                PowerState::Unknown if trouble.told => found.push(Finding::warning(format!(
-                    "whether the VM runs is not known since {since}: {}",
-                    trouble.reason
-                ))),
+                PowerState::Stalled => {
+                    let text = format!("the guest stands still since {since}: {}", trouble.reason);
+                    let note = Note::new(text, hint::Guest::CureAndResume);
+                    found.push(Finding::critical(ProblemKind::GuestStalled, note));
+                }
+                PowerState::Unknown if trouble.told => {
+                    let text = format!(
+                        "whether the VM runs is not known since {since}: {}",
+                        trouble.reason
+                    );
+                    found.push(Finding::warning(ProblemKind::PowerNotKnown, text));
+                }
                 PowerState::Unknown | PowerState::Off | PowerState::Running | PowerState::Paused => {}
             }
         }
         if let Some(since) = self.info.hangs() {
-            found.push(Finding::critical(format!(
+            let text = format!(
                 "the storage of the replica does not answer since {}",
                 crate::question::time_of_day(since)
-            )));
+            );
+            found.push(Finding::critical(ProblemKind::StorageSilent, text));
         }
         found
     }

@@ -3,6 +3,7 @@
 
 use lifeboat_deltalog::LogDisk;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{
     DiskId, GenerationId, JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationSettings,
@@ -37,7 +38,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 message,
-                "remove it first: lifeboat replication remove",
+                hint::Replicate::Remove,
             ));
         }
         let spec = self.spec()?.clone();
@@ -45,13 +46,13 @@ impl Actor {
             settings.disks = spec.disks.iter().map(|d| d.id.clone()).collect();
         }
         let invalid =
-            |e: lifeboat_model::SettingsError| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "");
+            |e: lifeboat_model::SettingsError| Refusal::bare(ReturnCode::InvalidParameter, e.to_string());
         settings
             .validate(spec.disks.iter().map(|d| &d.id))
             .map_err(invalid)?;
         self.no_shared_disk().await?;
         if let Some(why) = spec.too_many_devices(false) {
-            return Err(Refusal::new(ReturnCode::InvalidParameter, why, ""));
+            return Err(Refusal::bare(ReturnCode::InvalidParameter, why));
         }
         let start = Position::start(GenerationId(self.host.ports.entropy.uuid()));
         let preflight = self.offer(&spec, &settings, start).await?;
@@ -174,7 +175,7 @@ impl Actor {
 
     pub(crate) async fn cancel(&mut self, job: JobId) -> Result<Answer, Refusal> {
         let found = self.host.jobs.get(job).filter(|j| !j.state.is_final());
-        let found = found.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
+        let found = found.ok_or_else(|| Refusal::bare(ReturnCode::InvalidState, "the job has ended"))?;
         if let Some(answer) = self.cancel_extended(job).await {
             return answer;
         }
@@ -197,7 +198,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::NotSupported,
                 message,
-                "it ends by itself; a failover can be reverted afterwards",
+                hint::Failover::AwaitEnd,
             ));
         }
         if found.state == JobState::New {
@@ -213,7 +214,7 @@ impl Actor {
             .host
             .jobs
             .ended(job, JobState::Terminated, Some("cancelled".into()));
-        let ended = ended.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
+        let ended = ended.ok_or_else(|| Refusal::bare(ReturnCode::InvalidState, "the job has ended"))?;
         change.with_job(ended.clone());
         change.tell("initial copy cancelled; what was copied is kept");
         self.commit(change).await?;
@@ -233,7 +234,7 @@ impl Actor {
             None => Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "no initial copy is scheduled or under way",
-                "see: lifeboat replication status",
+                hint::Look::Status,
             )),
         }
     }
@@ -344,14 +345,8 @@ pub(crate) fn link_refusal(e: &LinkError) -> Refusal {
             PeerRefusal::NoSpace { .. } | PeerRefusal::Failed { .. } => ReturnCode::Failed,
         },
     };
-    let hint = match e {
-        LinkError::Unreachable { .. } => {
-            "is lifeboat serve running there, and does a firewall let the port through?"
-        }
-        LinkError::Untrusted { .. } => {
-            "both hosts need certificates of one CA, with their names (lifeboat cert issue), and keys that the other one knows"
-        }
-        LinkError::Protocol { .. } | LinkError::Refused(_) => "",
-    };
-    Refusal::new(code, chain(e), hint)
+    Refusal {
+        hint: e.hint(),
+        ..Refusal::bare(code, chain(e))
+    }
 }

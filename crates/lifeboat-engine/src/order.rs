@@ -239,7 +239,11 @@ mod tests {
         let other = replica(vec![point(at(3, 1), 5)], vec![log(at(3, 1), at(3, 2), 6)]);
         assert_eq!(ids(&page(&other, None).unwrap())[0], id(at(3, 2)));
         let refusal = page(&other, first.next).unwrap_err();
-        assert!(refusal.hint.contains("from the beginning"), "{refusal}");
+        assert_eq!(
+            refusal.hint,
+            Some(lifeboat_model::hint::Again::FromBeginning.into()),
+            "{refusal}"
+        );
     }
 
     #[test]

@@ -7,9 +7,11 @@ use std::sync::{PoisonError, Weak};
 use std::time::Duration;
 
 use camino::Utf8Path;
+use lifeboat_model::Finding;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::policy::Finding;
-use lifeboat_model::shell::{argument, quoted};
+use lifeboat_model::hint;
+use lifeboat_model::shell::quoted;
+use lifeboat_model::{Hint, Note, ProblemKind};
 use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationState as State, VmId, VmSpec};
 use tokio::time::Instant;
 use tracing::warn;
@@ -34,7 +36,7 @@ impl Actor {
 
     /// Where the description of this VM should be and what follows from its absence; `None` while it is there or not
     /// needed.
-    pub(crate) fn description_gone(&self) -> Option<String> {
+    pub(crate) fn description_gone(&self) -> Option<Finding> {
         let rel = self.rel.as_ref()?;
         let needed = matches!(rel.mode, Mode::Primary) && rel.home.is_none();
         if !needed || self.local.is_some() {
@@ -44,40 +46,32 @@ impl Actor {
             "" => "the VM directory",
             dir => dir,
         };
-        let name = &rel.spec.name;
-        Some(format!(
-            "the VM's description is gone: no file in {dir} has uuid = \"{}\"; put it back, for example as {dir}/{name}.toml, and \
-             restart the daemon, or end the replication: lifeboat replication remove {}",
-            self.id,
-            argument(name)
-        ))
+        let text = format!(
+            "the VM's description is gone: no file in {dir} has uuid = \"{}\"",
+            self.id
+        );
+        let file = format!("{dir}/{}.toml", rel.spec.name);
+        let note = Note::new(text, hint::Replicate::DescribeOrRemove { file });
+        Some(Finding::critical(ProblemKind::DescriptionGone, note))
     }
 
-    /// Which replicated disks the VM's description does not have any more, and the command that takes that over; `None`
-    /// when it has all.
-    fn disks_gone(&self, rel: &Relationship) -> Option<String> {
+    /// Which replicated disks the VM's description does not have any more; `None` when it has all.
+    fn disks_gone(&self, rel: &Relationship) -> Option<Finding> {
         let local = self.local.as_ref().filter(|_| rel.mode == Mode::Primary)?;
         let (left, gone): (Vec<_>, Vec<_>) = rel.settings.disks.iter().partition(|d| local.disk(d).is_some());
         if gone.is_empty() {
             return None;
         }
-        let names = |ids: &[&lifeboat_model::DiskId], before: &str, between: &str| {
-            let all: Vec<String> = ids.iter().map(|id| format!("{before}{id}")).collect();
-            all.join(between)
+        let names = |ids: Vec<&lifeboat_model::DiskId>| -> Vec<String> {
+            ids.into_iter().map(ToString::to_string).collect()
         };
-        let way_out = match left.as_slice() {
-            [] => format!("lifeboat replication remove {}", argument(&local.name)),
-            left => format!(
-                "lifeboat replication set {} {}",
-                quoted(&local.name),
-                names(left, "--disk ", " ")
-            ),
-        };
-        Some(format!(
-            "the VM's description has no disk {} any more, which is replicated: put it back and restart the daemon, or replicate \
-             without it: {way_out}",
-            names(&gone, "", ", ")
-        ))
+        let text = format!(
+            "the VM's description has no disk {} any more, which is replicated",
+            names(gone).join(", ")
+        );
+        let disks = names(left);
+        let note = Note::new(text, hint::Replicate::DescribeOrExclude { disks });
+        Some(Finding::critical(ProblemKind::DisksGone, note))
     }
 
     /// What of this actor's records nothing else explains.
@@ -85,7 +79,6 @@ impl Actor {
         self.description_gone()
             .into_iter()
             .chain(self.disks_gone(rel))
-            .map(Finding::critical)
             .collect()
     }
 
@@ -170,12 +163,12 @@ impl Actor {
             PowerState::Unknown => Err(Refusal::new(
                 ReturnCode::InUse,
                 "it is not known whether the VM runs here on the files of this replica",
-                "see: lifeboat vm show",
+                hint::Look::Vm,
             )),
             PowerState::Running | PowerState::Paused | PowerState::Stalled => Err(Refusal::new(
                 ReturnCode::InUse,
                 "the VM runs here on the files of this replica",
-                "turn it off first: lifeboat vm stop --force",
+                hint::Guest::TurnOff,
             )),
         }
     }
@@ -211,10 +204,9 @@ impl Actor {
             Some(replica) => Err(Refusal::new(
                 ReturnCode::InvalidState,
                 format!("this is the VM of a test of \"{}\" ({of})", replica.spec.name),
-                format!(
-                    "end the test: lifeboat failover stop-test {}",
-                    argument(&replica.spec.name)
-                ),
+                hint::Failover::EndTestOf {
+                    replica: replica.spec.name.clone(),
+                },
             )),
         }
     }
@@ -236,13 +228,12 @@ impl Actor {
 }
 
 /// How a VM whose own images a replica stands on gets them back.
-pub(crate) fn to_own_images(state: State) -> &'static str {
+pub(crate) fn to_own_images(state: State) -> Hint {
     if state == State::WaitingToCompleteInitialReplication {
         // There may never be a point to fail over to.
-        "wait for the comparison with its primary; if that is gone for good, give up what was received, and the VM has its own \
-         images again: lifeboat replication remove --force"
+        hint::Copies::AwaitOrForget.into()
     } else {
-        "make it the VM first (lifeboat failover start --no-start, lifeboat failover commit); then the replication can be removed"
+        hint::Failover::KeepImages.into()
     }
 }
 
@@ -260,31 +251,32 @@ pub(crate) async fn drop_strays(host: &Host, relationships: &[Relationship]) {
     }
 }
 
-async fn note(host: &Host, message: &str) {
-    warn!("{message}");
-    host.event(message).await;
+async fn note(host: &Host, message: impl Into<Note>) {
+    let note = message.into();
+    warn!("{note}");
+    host.event(note).await;
 }
 
 /// What storage locations say of themselves: one that cannot be used, and files that no relationship stands for.
-async fn storage_notes(host: &Host) -> Vec<String> {
+async fn storage_notes(host: &Host) -> Vec<Finding> {
     let entries = host.access(|a| a.entries.clone());
     let locations: BTreeSet<String> = entries.into_iter().map(|e| e.storage_location).collect();
     let mut notes = Vec::new();
     for location in locations {
         let look = async {
             if let Err(e) = host.ports.environment.replica_location(&location).await {
-                return vec![format!(
-                    "replicas cannot be stored: {e} (is its file system mounted? see: lifeboat authorization list)"
-                )];
+                let note = Note::new(format!("replicas cannot be stored: {e}"), hint::Look::Mounts);
+                return vec![Finding::critical(ProblemKind::LocationUnusable, note).about(&location)];
             }
             leftovers(host, &location).await
         };
         let found = tokio::time::timeout(PATIENCE, look).await;
         notes.extend(found.unwrap_or_else(|_| {
-            vec![format!(
+            let text = format!(
                 "{location} did not answer within {} s: does its storage hang?",
                 PATIENCE.as_secs()
-            )]
+            );
+            vec![Finding::critical(ProblemKind::StorageSilent, text).about(&location)]
         }));
     }
     notes
@@ -293,26 +285,28 @@ async fn storage_notes(host: &Host) -> Vec<String> {
 /// Replicas without a relationship that are named for a location. Ours: a lost catalog leaves thousands, and each is an event.
 const LEFTOVERS: usize = 20;
 
-async fn leftovers(host: &Host, location: &str) -> Vec<String> {
+async fn leftovers(host: &Host, location: &str) -> Vec<Finding> {
     let found = match host.ports.store.found(Utf8Path::new(location)).await {
         Ok(found) => found,
-        Err(e) => return vec![format!("replicas in {location} cannot be listed: {}", chain(&e))],
+        Err(e) => {
+            let text = format!("replicas in {location} cannot be listed: {}", chain(&e));
+            return vec![Finding::critical(ProblemKind::LocationUnusable, text).about(location)];
+        }
     };
     let known = host.known_to_actors();
     let strangers: Vec<_> = found.into_iter().filter(|(vm, _)| !known.contains(vm)).collect();
     let more = strangers.len().saturating_sub(LEFTOVERS);
-    let text = |(vm, dir): (VmId, camino::Utf8PathBuf)| {
-        format!(
-            "{dir} holds a replica of VM {vm}, and no relationship of this host uses it: replicate that VM here again and it is the \
-             seed (lifeboat replication start --seed, on the primary), or delete it with: rm -r {}",
-            quoted(dir.as_str())
-        )
+    let named = |(vm, dir): (VmId, camino::Utf8PathBuf)| {
+        let text = format!("{dir} holds a replica of VM {vm}, and no relationship of this host uses it");
+        let note = Note::new(text, hint::Copies::SeedOrDelete { dir: dir.to_string() });
+        Finding::warning(ProblemKind::Leftovers, note).about(dir)
     };
-    let mut notes: Vec<String> = strangers.into_iter().take(LEFTOVERS).map(text).collect();
+    let mut notes: Vec<Finding> = strangers.into_iter().take(LEFTOVERS).map(named).collect();
     if more > 0 {
-        notes.push(format!(
+        let text = format!(
             "{location} holds {more} more replicas that no relationship of this host uses; they are named when others are gone"
-        ));
+        );
+        notes.push(Finding::warning(ProblemKind::Leftovers, text).about(location));
     }
     notes
 }
@@ -329,11 +323,11 @@ pub(crate) async fn watch(host: Weak<Host>) {
         }
         for new in notes
             .iter()
-            .filter(|n| told.as_ref().is_none_or(|t| !t.contains(*n)))
+            .filter(|n| told.as_ref().is_none_or(|t| !t.contains(&n.text)))
         {
-            note(&host, new).await;
+            note(&host, new.note()).await;
         }
-        told = Some(notes.iter().cloned().collect());
+        told = Some(notes.iter().map(|n| n.text.clone()).collect());
         *host.storage_notes.lock().unwrap_or_else(PoisonError::into_inner) = notes;
         drop(host);
         tokio::time::sleep(LOOK).await;

@@ -5,6 +5,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +104,7 @@ fn not_a_place(token: &str) -> Refusal {
     Refusal::new(
         ReturnCode::InvalidParameter,
         format!("after={shown} is no place in this list"),
-        "give the one that a page of the same list has named, or none to begin",
+        hint::Again::FromNamedPlace,
     )
 }
 

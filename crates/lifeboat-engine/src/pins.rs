@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use lifeboat_model::reach::bare_host;
 use lifeboat_model::{Fingerprint, Timestamp, VmId};
+use lifeboat_model::{Note, hint};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -43,7 +44,7 @@ struct Known {
 /// An attempt with another key.
 #[derive(Clone, Debug)]
 pub(crate) struct Alarm {
-    pub(crate) text: String,
+    pub(crate) note: Note,
     shown: Option<Fingerprint>,
     last: Instant,
     told: Instant,
@@ -52,7 +53,7 @@ pub(crate) struct Alarm {
 /// Something that is to be recorded as an event.
 pub(crate) struct Told {
     pub(crate) vm: VmId,
-    pub(crate) text: String,
+    pub(crate) note: Note,
 }
 
 #[derive(Default)]
@@ -209,20 +210,22 @@ fn named(rel: &Relationship) -> Vec<String> {
 }
 
 /// Whose key it is, and what was seen of it before.
-fn alarm_text(host: &str, known: &KnownKey, shown: &PeerIdentity) -> String {
+fn alarm_note(host: &str, known: &KnownKey, shown: &PeerIdentity) -> Note {
     let name = known.label();
     let key = shown
         .key
         .map_or("one that cannot be read".to_owned(), |k| k.to_string());
-    let command = shown.key.map_or_else(String::new, |k| {
-        format!(" (lifeboat replication trust-key {name} {k}, on {host})")
-    });
-    format!(
-        "a certificate of {name} was shown to {host} with another key than the one that is known: {key} instead of {}. Nothing was \
-         done. If the key of {name} was changed, compare it with what lifeboat cert show says there, and have it trusted{command}. \
-         If not, somebody else uses the name: find out who, and revoke that certificate (lifeboat cert revoke)",
+    let text = format!(
+        "a certificate of {name} was shown to {host} with another key than the one that is known: {key} instead of {}; nothing was \
+         done",
         known.key
-    )
+    );
+    let compare = hint::Trust::CompareKey {
+        name: name.to_owned(),
+        key: shown.key,
+        on: host.to_owned(),
+    };
+    Note::new(text, compare)
 }
 
 impl Pins {
@@ -278,13 +281,14 @@ impl Pins {
     }
 
     /// What was tried with other keys, lately.
-    pub(crate) fn alarms(&self, vm: VmId) -> Vec<Alarm> {
+    pub(crate) fn alarms(&self, vm: VmId) -> Vec<(String, Note)> {
         self.with(|i| {
             let Some(known) = i.known.get_mut(&vm) else {
                 return Vec::new();
             };
             known.alarms.retain(|_, a| a.last.elapsed() < SHOWN);
-            known.alarms.values().cloned().collect()
+            let alarms = known.alarms.iter();
+            alarms.map(|(label, a)| (label.clone(), a.note.clone())).collect()
         })
     }
 
@@ -319,7 +323,7 @@ impl Pins {
                 Verdict::First => {
                     i.judge_by_others(&self.host, Some(vm), called, shown)?;
                     let Some(key) = shown.key else {
-                        return Err(OtherKey("its public key cannot be read".to_owned()));
+                        return Err(OtherKey("its public key cannot be read".into()));
                     };
                     i.known.entry(vm).or_default().take(called, shown, key, now);
                     i.unsaved.insert(vm);
@@ -382,7 +386,7 @@ impl Pins {
             if new {
                 i.unsaved.insert(vm);
             }
-            texts.into_iter().for_each(|text| i.tell(vm, text));
+            texts.into_iter().for_each(|text| i.tell(vm, text.into()));
             Ok(new)
         })
     }
@@ -468,9 +472,9 @@ impl Known {
 }
 
 impl Inner {
-    fn tell(&mut self, vm: VmId, text: String) {
+    fn tell(&mut self, vm: VmId, note: Note) {
         if self.told.len() < TOLD_MAX {
-            self.told.push(Told { vm, text });
+            self.told.push(Told { vm, note });
         }
     }
 
@@ -490,21 +494,21 @@ impl Inner {
             self.unsaved.insert(vm);
         }
         for text in learned.into_iter().flatten() {
-            self.tell(vm, text);
+            self.tell(vm, text.into());
         }
         new
     }
 
     /// Notes that somebody used the name of a remembered host; what that is in words.
-    fn alarm(&mut self, host: &str, vm: VmId, at: usize, shown: &PeerIdentity) -> String {
+    fn alarm(&mut self, host: &str, vm: VmId, at: usize, shown: &PeerIdentity) -> Note {
         let Some(known) = self.known.get_mut(&vm) else {
-            return String::new();
+            return "".into();
         };
         let Some(key) = known.keys.get(at) else {
-            return String::new();
+            return "".into();
         };
-        let (text, label, now) = (
-            alarm_text(host, key, shown),
+        let (note, label, now) = (
+            alarm_note(host, key, shown),
             key.label().to_owned(),
             Instant::now(),
         );
@@ -512,16 +516,16 @@ impl Inner {
         let told = before.is_some_and(|a| a.shown == shown.key && a.last.elapsed() < SHOWN)
             || before.is_some_and(|a| a.told.elapsed() < TOLD_AGAIN);
         let alarm = Alarm {
-            text: text.clone(),
+            note: note.clone(),
             shown: shown.key,
             last: now,
             told: before.filter(|_| told).map_or(now, |a| a.told),
         };
         known.alarms.insert(label, alarm);
         if !told {
-            self.tell(vm, text.clone());
+            self.tell(vm, note.clone());
         }
-        text
+        note
     }
 
     /// What other relationships know of a host that this one knows no key of: it has to be a key of one of them, if any knows

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{BranchId, JobState, JobType, ReplicationMode as Mode, ReplicationState as State, VmId};
+use lifeboat_model::{Note, ProblemKind};
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
@@ -157,9 +159,11 @@ impl Actor {
             Power::NotKnown { why } => Err(crate::power::not_known(&why)),
         };
         if let Err(e) = started {
-            self.event(&format!("the VM took over but did not start: {}", e.message))
+            let told = e.note();
+            self.event(told.within(|e| format!("the VM took over but did not start: {e}")))
                 .await;
-            self.fault(&format!("the VM did not start: {}", e.message)).await;
+            let fault = e.note().within(|e| format!("the VM did not start: {e}"));
+            self.fault(ProblemKind::NotStarted, fault).await;
         }
         let Ok(mut change) = self.change() else {
             return Role::Waits;
@@ -226,7 +230,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InUse,
                 "the replica is being made equal; only then can it take over",
-                "wait for it: lifeboat replication status",
+                hint::Copies::AwaitResync,
             ));
         }
         if !force {
@@ -264,7 +268,7 @@ impl Actor {
         match self.host.ports.link.call(&rel.peer, request).await {
             Ok(PeerReply::Status(status)) => match status.hand_over.refusal(start, &rel.peer) {
                 None => Ok(()),
-                Some((why, way_out)) => Err(Refusal::new(ReturnCode::AccessDenied, why, way_out)),
+                Some((why, hint)) => Err(Refusal::new(ReturnCode::AccessDenied, why, hint)),
             },
             Ok(_) | Err(_) => Ok(()),
         }
@@ -316,7 +320,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "preparing is done on the primary host",
-                "without --prepare the whole planned failover can be asked for here",
+                hint::Planned::WholePlanned,
             ));
         }
         // Its own checks are repeated there; this one spares the primary's VM a shutdown for nothing.
@@ -325,7 +329,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "it is not known where the primary takes calls",
-                "start the planned failover on the primary host",
+                hint::Planned::PlanOnPrimary,
             ));
         };
         let vm = self.id;
@@ -390,11 +394,8 @@ impl Actor {
         if self.closing() && !by_itself {
             let refusal = Refusal::new(
                 ReturnCode::InvalidState,
-                format!(
-                    "{why}; the VM is off, and resynchronization is required before it can move: lifeboat replication resync, \
-                     then the planned failover again; or lifeboat vm start"
-                ),
-                "",
+                format!("{why}; the VM is off, and resynchronization is required before it can move"),
+                hint::Planned::ResyncAndRepeatPlanned,
             );
             self.plan_failed(&refusal).await;
         }
@@ -411,14 +412,14 @@ impl Actor {
     }
 
     async fn plan_failed(&mut self, refusal: &Refusal) {
-        let why = &refusal.message;
+        let why = refusal.note();
         let Some(planned) = self.planned().cloned() else {
             return;
         };
         let Ok(mut change) = self.change() else { return };
         change.set_planned(None);
-        change.with_job(self.host.jobs.refused(planned.job, refusal.code, why));
-        change.tell(format!("the planned failover was given up: {why}"));
+        change.with_job(self.host.jobs.refused(planned.job, refusal.code, why.clone()));
+        change.tell(why.within(|why| format!("the planned failover was given up: {why}")));
         if self.commit(change).await.is_err() {
             return self.retry_later();
         }
@@ -464,17 +465,19 @@ impl Actor {
                 };
                 let Ok(mut change) = self.change() else { return };
                 change.set_planned_phase(PlannedPhase::Prepared);
-                let why = format!("the replica does not take over: {refusal}");
+                let why = refusal.note();
+                let why = why.within(|why| format!("the replica does not take over: {why}"));
                 let code = link_refusal(&LinkError::Refused(refusal)).code;
-                change.with_job(self.host.jobs.refused(planned.job, code, &why));
+                change.with_job(self.host.jobs.refused(planned.job, code, why.clone()));
                 change.tell(why);
                 if self.commit(change).await.is_err() {
                     self.retry_later();
                 }
             }
             Err(e) => {
-                self.fault(&format!("the replica cannot be told to take over: {}", chain(&e)))
-                    .await;
+                let note = e.note();
+                let note = note.within(|e| format!("the replica cannot be told to take over: {e}"));
+                self.fault(e.problem(), note).await;
                 self.retry_later();
             }
         }
@@ -487,7 +490,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "no planned failover is under way on this host",
-                "see: lifeboat replication status",
+                hint::Look::Status,
             ));
         };
         let locked = matches!(planned.phase, PlannedPhase::Prepared | PlannedPhase::HandingOver);
@@ -501,7 +504,7 @@ impl Actor {
                     return Err(Refusal::new(
                         ReturnCode::Unavailable,
                         format!("{peer} cannot be reached and may have taken over"),
-                        "when you know that the VM does not run there: lifeboat failover cancel --force",
+                        hint::Planned::ForceCancelPlanned,
                     ));
                 }
                 Err(e @ LinkError::Refused(_)) => return Err(link_refusal(&e)),
@@ -517,7 +520,7 @@ impl Actor {
             change.step(Step::Resume)?;
         }
         change.set_planned(None);
-        let why = Some("cancelled".to_owned());
+        let why = Some("cancelled".into());
         change.end_job(&self.host.jobs, Some(planned.job), JobState::Terminated, why);
         change.tell("planned failover cancelled");
         self.commit(change).await?;
@@ -535,7 +538,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InUse,
                 format!("a planned failover is under way ({:?})", planned.phase),
-                "cancel it first: lifeboat failover cancel",
+                hint::Planned::CancelPlanned,
             ));
         }
         let (peer, took_over) = (rel.peer.clone(), rel.primary().is_some_and(|p| p.start));
@@ -562,7 +565,7 @@ impl Actor {
             Some(split) => Err(Refusal::new(
                 ReturnCode::InvalidState,
                 format!("this VM was brought up on the replica: {}", split.theirs),
-                "revert the failover there, or give this copy back to it there (lifeboat replication reverse), or separate the two for good (lifeboat replication remove)",
+                hint::Planned::DecideSplit,
             )),
         }
     }
@@ -660,14 +663,14 @@ impl Actor {
         self.is_peer(peer)?;
         let host = self.host.config.name.clone();
         if self.rel.as_ref().is_none_or(|r| r.mode != Mode::Primary) {
-            let detail = "it is not the primary of this VM".to_owned();
+            let detail = "it is not the primary of this VM".into();
             return Err(PeerRefusal::NotNow { host, detail });
         }
         match self.plan_failover_of_primary(force, true, start).await {
             Ok(_) => Ok(PeerReply::Accepted),
             Err(e) => Err(PeerRefusal::NotNow {
                 host,
-                detail: format!("{e}; {}", e.hint),
+                detail: e.note().into(),
             }),
         }
     }
@@ -676,7 +679,7 @@ impl Actor {
 /// Follows a planned failover that this replica asked its primary for, until it is over or given up there. Ends with the
 /// daemon, like its job, which is in memory alone.
 async fn follow(host: Arc<crate::engine::Host>, vm: VmId, primary: String, job: lifeboat_model::JobId) {
-    let end = |state, why: Option<String>| {
+    let end = |state, why: Option<Note>| {
         if let Some(job) = host.jobs.ended(job, state, why) {
             host.jobs.adopt(job);
         }
@@ -691,15 +694,13 @@ async fn follow(host: Arc<crate::engine::Host>, vm: VmId, primary: String, job: 
             Mode::Primary => {}
             Mode::None | Mode::TestReplica => {
                 let why = "the primary has removed the relationship";
-                return end(JobState::Exception, Some(why.to_owned()));
+                return end(JobState::Exception, Some(why.into()));
             }
             Mode::Replica | Mode::ExtendedReplica => return end(JobState::Completed, None),
         }
         let doing = match theirs.planned {
-            None => Err("the primary gave it up and says why: lifeboat job list, there"),
-            Some(PlannedPhase::Prepared) => {
-                Err("the primary is prepared, but could not hand over; see there: lifeboat job list")
-            }
+            None => Err("the primary gave it up and says why"),
+            Some(PlannedPhase::Prepared) => Err("the primary is prepared, but could not hand over"),
             Some(PlannedPhase::Stopping) => Ok("the primary shuts the VM down"),
             Some(PlannedPhase::Closing) => Ok("the primary sends the last changes"),
             Some(PlannedPhase::HandingOver) => Ok("the primary hands over"),
@@ -711,11 +712,11 @@ async fn follow(host: Arc<crate::engine::Host>, vm: VmId, primary: String, job: 
             }
             Err(why) => why,
         };
-        return end(JobState::Exception, Some(why.to_owned()));
+        return end(JobState::Exception, Some(Note::new(why, hint::Look::JobsThere)));
     }
     end(
         JobState::Exception,
-        Some("the primary is not through after an hour".to_owned()),
+        Some("the primary is not through after an hour".into()),
     );
 }
 
@@ -744,11 +745,8 @@ async fn stop(
     Err(match stopped {
         HypervisorError::ShutdownTimeout(t) => Refusal::new(
             ReturnCode::Timeout,
-            format!(
-                "the guest did not shut down within {} seconds; shut it down in the guest, or repeat with --force, which turns it off",
-                t.as_secs()
-            ),
-            "",
+            format!("the guest did not shut down within {} seconds", t.as_secs()),
+            hint::Guest::ShutDownOrForce,
         ),
         e => power_refusal("the VM did not shut down", &e),
     })

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::power::{self, Effect, Verb};
 use lifeboat_model::{ReplicationMode, VmId, lifecycle};
 use tokio::sync::oneshot;
@@ -20,7 +21,7 @@ impl Actor {
         if let Some(rel) = self.rel.as_ref()
             && !lifecycle::may_start(rel.mode, rel.state)
         {
-            let hint = "bring it up with: lifeboat failover start";
+            let hint = hint::Failover::Start;
             let message = format!(
                 "this VM is a replica in state {} ({}) and cannot be started",
                 rel.state,
@@ -37,7 +38,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "this VM has no disks of its own here",
-                "start a failover first",
+                hint::Failover::Start,
             ));
         }
         match self.branch() {
@@ -50,7 +51,7 @@ impl Actor {
                 return Err(Refusal::new(
                     ReturnCode::InUse,
                     "the failover disks are being made, thrown away or committed at this moment",
-                    "see: lifeboat job list",
+                    hint::Look::Jobs,
                 ));
             }
         }
@@ -79,10 +80,9 @@ impl Actor {
     async fn boot(&mut self, asking: Asking) -> Result<Answer, Refusal> {
         self.no_shared_disk().await?;
         if let Some(why) = self.spec()?.too_many_devices(false) {
-            return Err(Refusal::new(
+            return Err(Refusal::bare(
                 ReturnCode::Failed,
                 format!("the VM cannot be started here: {why}"),
-                "",
             ));
         }
         self.may_start_primary(asking).await?;
@@ -175,7 +175,7 @@ impl Actor {
                     }
                 },
                 "a planned failover is under way",
-                "cancel it first: lifeboat failover cancel",
+                hint::Planned::CancelPlanned,
             )),
         }
     }
@@ -224,16 +224,18 @@ fn decide(verb: Verb, power: &Power) -> Result<Effect, Refusal> {
             Power::NotKnown { .. } => ReturnCode::Unknown,
             Power::Off | Power::Running | Power::Paused | Power::Stalled(_) => ReturnCode::InvalidState,
         };
-        Refusal::new(code, format!("the VM {}{reason}", no.why), no.way_out)
+        Refusal {
+            hint: no.hint,
+            ..Refusal::bare(code, format!("the VM {}{reason}", no.why))
+        }
     })
 }
 
 /// The table of commands answered with something that its command cannot mean.
 fn unexpected(effect: Effect) -> Refusal {
-    Refusal::new(
+    Refusal::bare(
         ReturnCode::Failed,
         format!("starting a VM cannot mean {effect:?}"),
-        "",
     )
 }
 
@@ -252,7 +254,7 @@ pub(crate) fn not_known(why: &str) -> Refusal {
     Refusal::new(
         ReturnCode::Unknown,
         format!("whether the VM runs is not known: {why}"),
-        "remove the cause; or, when its process may end, turn it off: lifeboat vm stop --force",
+        hint::Guest::CureOrTurnOff,
     )
 }
 
@@ -289,7 +291,7 @@ fn disks_hang() -> Refusal {
             "the VM was not started: its images could not be looked at within {:.1} s",
             LOOK.as_secs_f32()
         ),
-        "see the storage of its disks, which does not answer",
+        hint::Look::VmStorage,
     )
 }
 

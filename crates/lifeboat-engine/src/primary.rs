@@ -7,12 +7,13 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_model::lifecycle::Event as Step;
 use lifeboat_model::policy::{FAULT_AFTER_ATTEMPTS, backoff};
 use lifeboat_model::{JobState, JobType, Position, ReplicationState as State, Timestamp};
+use lifeboat_model::{Note, ProblemKind};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::action::{CycleResult, Refusal};
-use crate::actor::{Actor, Done, Work, chain};
+use crate::actor::{Actor, Done, Work};
 use crate::backlog::Waiting;
 use crate::copy::{self, Base, Capture, CopyError, CycleEnd, Delivered, Pending, Route, Stands};
 use crate::images::NoCycle;
@@ -384,7 +385,7 @@ impl Actor {
                 self.primary.pending = Some(pending);
                 self.answer_cycle(Err(NoCycle::Link(&e)));
                 self.count_failure(true).await;
-                self.passing_fault(&chain(&e)).await;
+                self.passing_fault(e.problem(), e.note()).await;
             }
             CycleEnd::HeldBack(pending, waiting) => {
                 self.primary.pending = Some(pending);
@@ -452,10 +453,8 @@ impl Actor {
         } else {
             self.primary.forget();
             if let Err(e) = done.source.close().await {
-                self.fault(&format!(
-                    "the powered-off VM's disks were not closed in order: {e}"
-                ))
-                .await;
+                let text = format!("the powered-off VM's disks were not closed in order: {e}");
+                self.fault(ProblemKind::DisksNotClosed, text).await;
             }
         }
         self.close_sync(done.position).await;
@@ -486,7 +485,7 @@ impl Actor {
 
     /// A cycle could not even begin; who waits for one is told why.
     async fn no_cycle(&mut self, e: &Refusal) {
-        self.fault(&e.to_string()).await;
+        self.fault(ProblemKind::LaunchUnknown, e.note()).await;
         self.answer_cycle(Err(NoCycle::Refused(e)));
         self.retry_later();
     }
@@ -502,8 +501,8 @@ impl Actor {
     }
 
     /// A fault that a retry may cure: it becomes the state only when several have not.
-    async fn passing_fault(&mut self, message: &str) {
-        self.fault(message).await;
+    async fn passing_fault(&mut self, kind: ProblemKind, note: Note) {
+        self.fault(kind, note).await;
         let attempts = self
             .rel
             .as_ref()
@@ -537,14 +536,14 @@ impl Actor {
                 self.held_back(Waiting { logs, bytes });
             }
             CopyError::Link(LinkError::Refused(refusal)) => {
-                self.fault(&refusal.to_string()).await;
+                self.fault(refusal.problem(), refusal.note()).await;
                 self.count_failure(false).await;
                 self.note_step(Step::Fault).await;
                 self.retry_later();
             }
             CopyError::Link(e) => {
                 self.count_failure(true).await;
-                self.passing_fault(&chain(e)).await;
+                self.passing_fault(e.problem(), e.note()).await;
             }
             CopyError::Lost { why, arrived } => self.lost(why, *arrived).await,
             CopyError::Capture(CaptureError::TrackingLost { disk, reason }) => {
@@ -560,7 +559,7 @@ impl Actor {
             | CopyError::Store(_)
             | CopyError::Encode(_) => {
                 self.count_failure(false).await;
-                self.passing_fault(&chain(e)).await;
+                self.passing_fault(e.problem(), e.note()).await;
             }
         }
     }
@@ -570,7 +569,8 @@ impl Actor {
             // The cycle that closes the initial copy may have arrived without its answer.
             self.finish_copy().await;
         }
-        self.fault(&format!("{why}; resynchronization is required")).await;
+        let text = format!("{why}; resynchronization is required");
+        self.fault(ProblemKind::TrackingLost, text).await;
         // During the initial copy nothing is lost: the copy finds out by itself and begins again.
         if self.note_step(Step::TrackingLost).await {
             self.plan_without_changes(why).await;

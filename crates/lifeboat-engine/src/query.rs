@@ -2,6 +2,7 @@
 //! which answer is said here and nowhere else; what an action does is in [`crate::action`].
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{AuthorizationEntry, JobId};
 
 use crate::action::{Action, Answer, CycleResult, Management, PointView, Refusal, ServerView, VmRef, VmView};
@@ -29,7 +30,7 @@ impl Unexpected {
     /// The same as an action is refused.
     #[must_use]
     pub fn refusal(self) -> Refusal {
-        Refusal::new(ReturnCode::Failed, self.to_string(), "report this as a bug")
+        Refusal::new(ReturnCode::Failed, self.to_string(), hint::Again::ReportBug)
     }
 }
 

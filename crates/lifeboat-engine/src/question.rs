@@ -12,6 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{ReplicationMode, ReplicationState, Timestamp, VmId};
 use tokio::sync::oneshot;
 
@@ -109,18 +110,18 @@ pub(crate) fn may_bring_up(word: &Word) -> Result<Option<String>, Refusal> {
             PeerPower::Runs => Err(Refusal::new(
                 ReturnCode::InvalidState,
                 format!("the VM is running on its primary, which answers at {}", seen.peer),
-                "move it without loss with --planned; or bring up a second copy, with --force",
+                hint::Planned::PlanOrForce,
             )),
             PeerPower::NotKnown { why } => Err(Refusal::new(
                 ReturnCode::Unknown,
                 format!("the primary {seen}: it cannot tell whether the VM runs there: {why}"),
-                "look there; when you know that the VM does not run: repeat with --force",
+                hint::Planned::ForceWhenOff,
             )),
         },
         Word::Unanswered(seen) => Err(Refusal::new(
             ReturnCode::Unknown,
             format!("whether the VM runs on its primary is not known: {seen}"),
-            "look there; when you know that the VM does not run: repeat with --force",
+            hint::Planned::ForceWhenOff,
         )),
         Word::Unreachable(seen) => Ok(Some(format!("{seen}; its VM may still run"))),
         Word::NoAddress => Ok(Some(
@@ -161,7 +162,7 @@ pub(crate) fn replica_unsure(seen: &Seen) -> Refusal {
     Refusal::new(
         ReturnCode::Unknown,
         format!("whether the VM was brought up on its replica is not known: {seen}"),
-        "look there; when you know that the VM does not run: lifeboat vm start --force",
+        hint::Guest::StartWhenOff,
     )
 }
 
@@ -181,7 +182,7 @@ pub(crate) fn replica_knows(theirs: &Standing, seen: &Seen) -> Result<(), Refusa
     Err(Refusal::new(
         ReturnCode::InvalidState,
         format!("the VM may have been brought up: {seen}: {why}"),
-        "look there; when you know that the VM does not run: lifeboat vm start --force",
+        hint::Guest::StartWhenOff,
     ))
 }
 
@@ -327,7 +328,7 @@ fn may_start_beside(word: &Word) -> Result<(), Refusal> {
     Err(Refusal::new(
         ReturnCode::InvalidState,
         format!("another host has a copy of this VM: {seen}: {why}"),
-        "revert or stop it there; when you know that it does not run there: repeat with --force",
+        hint::Planned::RevertThereOrForce,
     ))
 }
 
@@ -499,6 +500,6 @@ mod tests {
                 .message
                 .contains("alpha:8700 did not say: no entry (at 22:13:20 UTC)")
         );
-        assert!(refused.hint.contains("--force"));
+        assert_eq!(refused.hint, Some(hint::Planned::ForceWhenOff.into()));
     }
 }

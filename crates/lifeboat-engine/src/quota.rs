@@ -3,6 +3,7 @@
 
 use lifeboat_model::quota::{OverQuota, Shape};
 use lifeboat_model::{AuthorizationEntry, ReplicationSettings, VmId};
+use lifeboat_model::{Note, hint};
 
 use crate::actor::Actor;
 use crate::engine::Host;
@@ -13,7 +14,7 @@ use crate::reverse::GivenWay;
 
 fn refused(why: &OverQuota) -> PeerRefusal {
     PeerRefusal::Conflict {
-        detail: format!("{why}; to allow more there: lifeboat authorization add"),
+        detail: Note::new(why.to_string(), hint::Trust::RaiseQuotaThere).into(),
     }
 }
 

@@ -8,6 +8,7 @@ use lifeboat_model::{
     Machine, NicFailover, PointId, Position, Reading, Recency, ReplicationMode, ReplicationSettings,
     ReplicationState, Timestamp, VmId, VmSpec,
 };
+use lifeboat_model::{Finding, Hint, Note, ProblemKind, hint};
 use serde::{Deserialize, Serialize};
 
 use crate::action::InitialCopy;
@@ -699,23 +700,44 @@ pub enum FailoverPhase {
 pub struct Problem {
     /// Since when.
     pub since: Timestamp,
-    /// What is wrong and the way out, in words.
+    /// What kind of thing is wrong, by which two problems are the same.
+    #[serde(default)]
+    pub kind: ProblemKind,
+    /// What is wrong, in words.
     pub message: String,
+    /// What can be done.
+    #[serde(
+        default,
+        deserialize_with = "hint::told",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub hint: Option<Hint>,
     /// Attempts that failed so far.
     pub attempts: u32,
 }
 
 impl Problem {
-    /// A problem beside the one that was known: the same counts up, another one takes its place and keeps its beginning. True:
-    /// it was not known.
-    pub(crate) fn again(known: Option<Self>, message: &str, now: Timestamp) -> (Self, bool) {
-        let new = known.as_ref().is_none_or(|p| p.message != message);
+    /// A problem beside the one that was known: the same kind counts up, with what is told of it now; another one takes its
+    /// place and keeps its beginning. True: it was not known.
+    pub(crate) fn again(known: Option<Self>, kind: ProblemKind, note: Note, now: Timestamp) -> (Self, bool) {
+        let new = known.as_ref().is_none_or(|p| p.kind != kind);
         let again = Self {
             since: known.as_ref().map_or(now, |p| p.since),
-            message: message.to_owned(),
+            kind,
+            message: note.text,
+            hint: note.hint,
             attempts: known.map_or(1, |p| p.attempts.saturating_add(1)),
         };
         (again, new)
+    }
+
+    /// What it means for the health: the attempts so far, and what was found.
+    pub(crate) fn found(&self) -> (u32, Finding) {
+        let note = Note {
+            text: self.message.clone(),
+            hint: self.hint.clone(),
+        };
+        (self.attempts, Finding::warning(self.kind, note))
     }
 }
 
@@ -771,6 +793,13 @@ pub struct Job {
     pub total_bytes: u64,
     /// Why it ended badly.
     pub error: Option<String>,
+    /// What can be done about that.
+    #[serde(
+        default,
+        deserialize_with = "hint::told",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub hint: Option<Hint>,
     /// The API's return code for that; `None` unless it ended in an exception.
     #[serde(default)]
     pub code: Option<ReturnCode>,
@@ -819,6 +848,13 @@ pub struct Event {
     pub vm: Option<VmId>,
     /// What, in words.
     pub message: String,
+    /// What can be done about it.
+    #[serde(
+        default,
+        deserialize_with = "hint::told",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub hint: Option<Hint>,
     /// Who asked for it; `None`: it happened by itself, or was recorded before callers were.
     #[serde(default)]
     pub by: Option<By>,

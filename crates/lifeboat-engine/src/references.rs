@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, VmId};
 
 use crate::action::{Refusal, VmRef};
@@ -100,7 +101,7 @@ fn ambiguous(wanted: &str, cards: impl ExactSizeIterator<Item = (VmId, Presence)
             shown(wanted),
             all.join(", ")
         ),
-        "name one of them by its UUID",
+        hint::Again::ByUuid,
     )
 }
 
@@ -114,7 +115,7 @@ pub(crate) fn no_vm(wanted: &str) -> Refusal {
     Refusal::new(
         ReturnCode::FileNotFound,
         format!("no VM \"{}\" on this host", shown(wanted)),
-        "list them with: lifeboat vm list",
+        hint::Look::Vms,
     )
 }
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::{Retention, backoff};
 use lifeboat_model::{
     AuthorizationEntry, DiskId, Machine, NicBackend, PointId, Position, ReplicationMode as Mode,
     ReplicationSettings, ReplicationState as State, VmId, VmSpec,
 };
+use lifeboat_model::{Note, ProblemKind};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -297,7 +299,8 @@ impl Actor {
                     StoreError::NoReplica(_) => format!("{dir}: there is none; is its storage mounted?"),
                     e => chain(e),
                 };
-                self.fault(&format!("the replica cannot be opened: {why}")).await;
+                let text = format!("the replica cannot be opened: {why}");
+                self.fault(e.problem(), text).await;
                 self.replica_retry();
             }
         }
@@ -424,8 +427,8 @@ impl Actor {
                     self.hold_lacks_room().await;
                     self.replica.expire = true;
                 }
-                self.replica_fault(&format!("a log cannot be applied: {}", chain(&e)))
-                    .await;
+                let note = e.note().within(|e| format!("a log cannot be applied: {e}"));
+                self.replica_fault(e.problem(), note).await;
             }
         }
     }
@@ -493,8 +496,8 @@ impl Actor {
         }
     }
 
-    async fn replica_fault(&mut self, message: &str) {
-        self.fault(message).await;
+    async fn replica_fault(&mut self, kind: ProblemKind, note: Note) {
+        self.fault(kind, note).await;
         self.note_step(Step::Fault).await;
         self.replica_retry();
     }
@@ -733,14 +736,14 @@ impl Actor {
         if self.awaits_offer() {
             return Err(PeerRefusal::NotNow {
                 host: self.host_name(),
-                detail: "it has a copy of this VM already; cancel this copy and use that one (lifeboat replication start --seed), or remove it there".into(),
+                detail: Note::new("it has a copy of this VM already", hint::Copies::UseSeedOrRemove).into(),
             });
         }
         let store = &self.host.ports.store;
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
         let Some(disk) = info.disks.get(usize::from(disk)) else {
             return Err(PeerRefusal::Conflict {
-                detail: format!("the replica has {} disks", info.disks.len()),
+                detail: format!("the replica has {} disks", info.disks.len()).into(),
             });
         };
         store
@@ -753,13 +756,11 @@ impl Actor {
     /// Whether this offer can be accepted; true when an unfinished copy has to make room for it.
     fn check_offer(&self, offer: &GivenWay, mode: Mode) -> Result<bool, PeerRefusal> {
         let GivenWay { spec, start, .. } = offer;
-        let conflict = |detail: String| Err(PeerRefusal::Conflict { detail });
         let host = self.host_name();
         if self.local.is_some() {
-            return conflict(format!(
-                "{host} has a VM of its own with this UUID ({}); if it is a copy of this one, make it a replica there first: lifeboat replication become-replica",
-                spec.uuid
-            ));
+            let text = format!("{host} has a VM of its own with this UUID ({})", spec.uuid);
+            let detail = Note::new(text, hint::Replicate::BecomeReplicaThere).into();
+            return Err(PeerRefusal::Conflict { detail });
         }
         match self.rel.as_ref() {
             None => Ok(false),
@@ -778,10 +779,11 @@ impl Actor {
             }
             Some(rel) => Err(PeerRefusal::NotNow {
                 host,
-                detail: format!(
-                    "it has a replica of this VM already, in state {}; remove it there first: lifeboat replication remove",
-                    rel.state
-                ),
+                detail: Note::new(
+                    format!("it has a replica of this VM already, in state {}", rel.state),
+                    hint::Replicate::RemoveThere,
+                )
+                .into(),
             }),
         }
     }
@@ -801,10 +803,9 @@ impl Actor {
             if mode == Mode::Replica && !awaits_import {
                 return self.await_seed(peer, offer).await;
             }
-            let detail = "this host has a copy of its own; start from it: lifeboat replication start --seed";
-            return Err(PeerRefusal::Conflict {
-                detail: detail.into(),
-            });
+            let text = format!("{} has a copy of its own", self.host_name());
+            let detail = Note::new(text, hint::Copies::UseSeed).into();
+            return Err(PeerRefusal::Conflict { detail });
         }
         let again = self.check_offer(&offer, mode)?;
         let store = self.host.ports.store.clone();
@@ -972,7 +973,7 @@ impl Actor {
     pub(crate) async fn replica_info(&self) -> Result<ReplicaInfo, Refusal> {
         let replica = self.rel.as_ref().is_some_and(|r| r.replica().is_some());
         if !replica {
-            let hint = "recovery points are on the replica host";
+            let hint = hint::Replicate::OnReplicaHost;
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "this host has no replica of this VM",

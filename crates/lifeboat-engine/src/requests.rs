@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
+use lifeboat_model::{Finding, Note, ProblemKind, ReplicationHealth as Health};
 use lifeboat_model::{Reading, RequestId, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -99,10 +101,7 @@ impl Request {
             ..Refusal::new(
                 ReturnCode::AccessDenied,
                 format!("{why}: {}; nothing is done before", self.what),
-                format!(
-                    "somebody else confirms it within 24 hours with: lifeboat request confirm {}",
-                    self.id
-                ),
+                hint::Again::Confirm { request: self.id },
             )
         }
     }
@@ -154,7 +153,7 @@ fn unknown_caller() -> Refusal {
     Refusal::new(
         ReturnCode::AccessDenied,
         "a second person is needed for this, and it is not known who asks",
-        "ask over the management socket, or as a user of the management API",
+        hint::Again::AsKnownCaller,
     )
 }
 
@@ -162,16 +161,17 @@ fn no_request(id: RequestId) -> Refusal {
     Refusal::new(
         ReturnCode::FileNotFound,
         format!("no request {id}"),
-        "list them with: lifeboat request list",
+        hint::Look::Requests,
     )
 }
 
 impl Host {
-    fn request_event(&self, request: &Request, by: Option<By>, message: String) -> Event {
+    fn request_event(&self, request: &Request, by: Option<By>, message: Note) -> Event {
         Event {
             at: self.ports.clock.now(),
             vm: request.vm,
-            message,
+            message: message.text,
+            hint: message.hint,
             by,
         }
     }
@@ -180,9 +180,9 @@ impl Host {
         &self,
         request: Request,
         by: Option<By>,
-        message: String,
+        message: impl Into<Note>,
     ) -> Result<(), CatalogError> {
-        let event = self.request_event(&request, by, message);
+        let event = self.request_event(&request, by, message.into());
         self.ports.catalog.put_request(&request, &event).await?;
         self.requests.with(|all| all.insert(request.id, request));
         Ok(())
@@ -192,9 +192,9 @@ impl Host {
         &self,
         request: &Request,
         by: Option<By>,
-        message: String,
+        message: impl Into<Note>,
     ) -> Result<(), CatalogError> {
-        let event = self.request_event(request, by, message);
+        let event = self.request_event(request, by, message.into());
         self.ports.catalog.remove_request(request.id, &event).await?;
         self.requests.with(|all| all.remove(&request.id));
         Ok(())
@@ -244,15 +244,15 @@ impl Host {
     }
 
     /// What waits, for whoever looks after this host.
-    pub(crate) fn request_notes(&self) -> Vec<String> {
+    pub(crate) fn request_notes(&self) -> Option<Finding> {
         let waiting = self.requests.list().iter().filter(|r| r.waits()).count();
-        match waiting {
-            0 => Vec::new(),
-            1 => vec!["a request waits for a second person: lifeboat request list".to_owned()],
-            n => vec![format!(
-                "{n} requests wait for a second person: lifeboat request list"
-            )],
-        }
+        let text = match waiting {
+            0 => return None,
+            1 => "a request waits for a second person".to_owned(),
+            n => format!("{n} requests wait for a second person"),
+        };
+        let note = Note::new(text, hint::Look::Requests);
+        Some(Finding::new(Health::Ok, ProblemKind::RequestsWait, note))
     }
 }
 
@@ -321,7 +321,7 @@ impl Engine {
                 format!(
                     "{OF_ONE} requests of one person, and {IN_ALL} in all, may wait at once; this one is not recorded"
                 ),
-                "confirm or deny some of them: lifeboat request list",
+                hint::Again::DecideRequests,
             ));
         }
         let read = self.host.ports.clock.reading();
@@ -336,11 +336,12 @@ impl Engine {
             read,
             state: RequestState::Waits,
         };
-        let message = format!(
-            "request {id} waits for a second person: {what}; lifeboat request confirm {id}",
-            id = request.id,
-            what = request.what
+        let confirm = hint::Again::Confirm { request: request.id };
+        let text = format!(
+            "request {} waits for a second person: {}",
+            request.id, request.what
         );
+        let message = Note::new(text, confirm);
         let refusal = request.refusal("this waits for a second person");
         let kept = self.host.keep_request(request, Some(by), message).await;
         kept.map_err(|e| failed("the request cannot be recorded", &e))?;
@@ -357,26 +358,30 @@ impl Engine {
     /// Whether this caller may confirm this request now.
     fn may_confirm(&self, id: RequestId, second: &By) -> Result<Request, Refusal> {
         let request = self.host.requests.get(id).ok_or_else(|| no_request(id))?;
-        let not_now = |message: &str, hint: &str| Err(Refusal::new(ReturnCode::InvalidState, message, hint));
         match &request.state {
-            RequestState::Waits if request.over(self.host.ports.clock.reading()) => not_now(
+            RequestState::Waits if request.over(self.host.ports.clock.reading()) => Err(Refusal::new(
+                ReturnCode::InvalidState,
                 "this request has ended: nobody confirmed it within 24 hours",
-                "ask for the same again",
-            ),
+                hint::Again::Anything,
+            )),
             RequestState::Waits if may_be_one(&request.by, second) => Err(Refusal::new(
                 ReturnCode::AccessDenied,
                 format!(
                     "you may be the one who asked for it, {}: it takes a second person",
                     request.by
                 ),
-                "two people are told apart by the user they logged in as, or by their name in the management API",
+                hint::Again::AsOtherPerson,
             )),
             RequestState::Waits => Ok(request),
-            RequestState::Confirmed { .. } => not_now("it is confirmed and being carried out", ""),
-            RequestState::NotKnown { .. } => not_now(
+            RequestState::Confirmed { .. } => Err(Refusal::bare(
+                ReturnCode::InvalidState,
+                "it is confirmed and being carried out",
+            )),
+            RequestState::NotKnown { .. } => Err(Refusal::new(
+                ReturnCode::InvalidState,
                 "it was confirmed before, and it is not known whether it was carried out",
-                "look whether it was done; if not, ask for it again",
-            ),
+                hint::Again::IfNotDone,
+            )),
         }
     }
 
@@ -463,7 +468,7 @@ impl Engine {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "it is confirmed and being carried out",
-                "see: lifeboat job list",
+                hint::Look::Jobs,
             ));
         }
         let message = format!("request {id} is denied: {}", request.what);

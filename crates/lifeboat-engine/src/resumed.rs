@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use lifeboat_model::Finding;
+use lifeboat_model::ProblemKind;
 use lifeboat_model::ReplicationHealth as Health;
 use lifeboat_model::ReplicationMode as Mode;
-use lifeboat_model::policy::Finding;
 
 use crate::actor::{Actor, Message};
 use crate::ports::link::{PeerReply, PeerRequest, Standing};
@@ -94,10 +95,7 @@ impl Actor {
     /// What was under way at the start and still is.
     pub(crate) fn resumed_finding(&self, rel: &Relationship) -> Option<Finding> {
         let text = under_way(rel).filter(|_| self.resumed)?;
-        Some(Finding {
-            health: Health::Ok,
-            text,
-        })
+        Some(Finding::new(Health::Ok, ProblemKind::Resumed, text))
     }
 
     /// Notes durably that the primary is asked for a planned failover, or that this is over.

@@ -5,6 +5,7 @@ use lifeboat_model::lifecycle::Event as Step;
 use lifeboat_model::{
     JobId, JobState, JobType, Position, ReplicationMode as Mode, ReplicationState as State,
 };
+use lifeboat_model::{Note, ProblemKind};
 use tokio::time::Instant;
 
 use crate::action::{Answer, Refusal};
@@ -92,8 +93,8 @@ impl Actor {
         Ok(Answer::Done)
     }
 
-    pub(crate) async fn end_job(&self, job: JobId, state: JobState, why: &str) {
-        let why = (state != JobState::Completed).then(|| why.to_owned());
+    pub(crate) async fn end_job(&self, job: JobId, state: JobState, why: impl Into<Note>) {
+        let why = (state != JobState::Completed).then(|| why.into());
         if let Err(e) = self.host.jobs.finish(job, state, why).await {
             tracing::warn!(vm = %self.id, error = %e, "the end of a job is not recorded");
         }
@@ -141,7 +142,7 @@ impl Actor {
         let launch = match self.launch().await {
             Ok(launch) => launch,
             Err(e) => {
-                self.fault(&e.to_string()).await;
+                self.fault(ProblemKind::LaunchUnknown, e.note()).await;
                 self.retry_later();
                 return None;
             }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use camino::Utf8Path;
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Turn};
 use lifeboat_model::settings::check_peer;
 use lifeboat_model::{
     DiskId, FailedOverReplicationType as Kind, GenerationId, JobState, JobType, Machine, PointId, Position,
     ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, VmSpec,
 };
+use lifeboat_model::{Note, ProblemKind};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -58,7 +60,9 @@ pub(crate) struct GivenWay {
 impl GivenWay {
     /// Checks what the offering host says against itself, against its certificate and against what can be.
     pub(crate) fn validate(&self, peer: &PeerIdentity) -> Result<(), PeerRefusal> {
-        let conflict = |detail: String| PeerRefusal::Conflict { detail };
+        let conflict = |detail: String| PeerRefusal::Conflict {
+            detail: detail.into(),
+        };
         let Self { spec, settings, .. } = self;
         let machine = spec.validate();
         machine.map_err(|e| conflict(format!("the VM's description: {e}")))?;
@@ -135,12 +139,12 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidParameter,
                 "it is not known where the old primary takes calls",
-                "name it: lifeboat replication reverse --peer HOST:PORT",
+                hint::Planned::NamePeer,
             ));
         };
         settings
             .validate(rel.spec.disks.iter().map(|d| &d.id))
-            .map_err(|e| Refusal::new(ReturnCode::InvalidParameter, e.to_string(), ""))?;
+            .map_err(|e| Refusal::bare(ReturnCode::InvalidParameter, e.to_string()))?;
         let job = self
             .host
             .jobs
@@ -170,8 +174,8 @@ impl Actor {
             .begin_reverse(JobType::Reverse, None, take_over.start, true)
             .await
         {
-            self.fault(&format!("replication is not reversed: {}", e.message))
-                .await;
+            let note = e.note().within(|e| format!("replication is not reversed: {e}"));
+            self.fault(ProblemKind::NotReversed, note).await;
             self.replica_retry();
             return None;
         }
@@ -203,8 +207,10 @@ impl Actor {
         let info = match store.info(vm).await {
             Ok(info) => info,
             Err(e) => {
-                self.fault(&format!("the committed disks cannot be read: {}", chain(&e)))
-                    .await;
+                let note = e
+                    .note()
+                    .within(|e| format!("the committed disks cannot be read: {e}"));
+                self.fault(e.problem(), note).await;
                 self.replica_retry();
                 return None;
             }
@@ -294,11 +300,13 @@ impl Actor {
             .seen(&reverse.settings.peer)
             .is_some_and(|at| at.elapsed() < VANISHED);
         if passing && (reverse.patient || (vanished && tried < ATTEMPTS)) {
-            self.fault(&format!("the old primary is not reached: {}", chain(e)))
-                .await;
+            let note = e
+                .note()
+                .within(|e| format!("the old primary is not reached: {e}"));
+            self.fault(e.problem(), note).await;
             return self.replica_retry();
         }
-        let (start, why) = (reverse.start, chain(e));
+        let (start, why) = (reverse.start, e.note());
         let Ok(mut change) = self.change() else { return };
         change.set_failover(Some(Failover {
             reverse: None,
@@ -306,8 +314,12 @@ impl Actor {
             take_over: None,
             ..failover
         }));
-        change.with_job(self.host.jobs.refused(reverse.job, link_refusal(e).code, &why));
-        change.tell(format!("replication was not reversed: {why}"));
+        change.with_job(
+            self.host
+                .jobs
+                .refused(reverse.job, link_refusal(e).code, why.clone()),
+        );
+        change.tell(why.within(|why| format!("replication was not reversed: {why}")));
         if self.commit(change).await.is_err() {
             return self.replica_retry();
         }
@@ -329,11 +341,12 @@ impl Actor {
                 .start_vm(crate::question::Asking::First)
                 .await
                 .map(|_| ())
-                .map_err(|e| e.message),
-            false => Err("it is not certain that the old primary is off".to_owned()),
+                .map_err(|e| e.note()),
+            false => Err("it is not certain that the old primary is off".into()),
         };
         if let Err(why) = started {
-            self.event(&format!("the VM was not started: {why}")).await;
+            self.event(why.within(|why| format!("the VM was not started: {why}")))
+                .await;
         }
     }
 
@@ -359,9 +372,9 @@ impl Actor {
         start: bool,
     ) -> Result<PeerReply, PeerRefusal> {
         let host = self.host.config.name.clone();
-        let not_now = |detail: String| PeerRefusal::NotNow {
+        let not_now = |note: Note| PeerRefusal::NotNow {
             host: host.clone(),
-            detail,
+            detail: note.into(),
         };
         let Some(rel) = self.rel.as_ref() else {
             return Err(PeerRefusal::NoReplica { host });
@@ -380,8 +393,8 @@ impl Actor {
             }
             None => {}
         }
-        if let Some((why, way_out)) = self.takes_over().refusal(start, &host) {
-            return Err(not_now(format!("{why}; {way_out}")));
+        if let Some((why, hint)) = self.takes_over().refusal(start, &host) {
+            return Err(not_now(Note::new(why, hint)));
         }
         let store = &self.host.ports.store;
         let info = store.info(self.id).await.map_err(|e| self.host.peer_refusal(e))?;
@@ -407,16 +420,15 @@ impl Actor {
         }
         let point = point.ok_or_else(|| not_now("it has no recovery point".into()))?;
         if let Some(why) = &point.unusable {
-            return Err(not_now(format!(
-                "{why}; its newest data cannot be brought up: compare the copies first (lifeboat replication resync)"
-            )));
+            let text = format!("{why}; its newest data cannot be brought up");
+            return Err(not_now(Note::new(text, hint::Copies::Resync)));
         }
         let consent = Consent {
             take_over: Some(TakeOver { start }),
             ..Consent::default()
         };
         let begun = self.begin_failover(point, false, consent).await;
-        begun.map(|_| PeerReply::Accepted).map_err(|e| not_now(e.message))
+        begun.map(|_| PeerReply::Accepted).map_err(|e| not_now(e.note()))
     }
 
     /// Commits what a prepared primary handed over, once it is sure that the primary did not change its mind before this
@@ -433,10 +445,8 @@ impl Actor {
                 power: Some(PeerPower::NotKnown { why }),
                 ..
             }) => {
-                self.fault(&format!(
-                    "taking over waits: the primary cannot tell whether its VM is off: {why}"
-                ))
-                .await;
+                let text = format!("taking over waits: the primary cannot tell whether its VM is off: {why}");
+                self.fault(ProblemKind::TakingOverWaits, text).await;
                 return false;
             }
             Some(s) => {
@@ -448,15 +458,16 @@ impl Actor {
                 self.revert_failover(true).await
             }
             None => {
-                self.fault("the prepared primary does not answer; taking over waits for it")
-                    .await;
+                let text = "the prepared primary does not answer; taking over waits for it";
+                self.fault(ProblemKind::TakingOverWaits, text).await;
                 return false;
             }
         };
         match done {
             Ok(_) => true,
             Err(e) => {
-                self.fault(&format!("taking over waits: {}", e.message)).await;
+                let note = e.note().within(|e| format!("taking over waits: {e}"));
+                self.fault(ProblemKind::TakingOverWaits, note).await;
                 false
             }
         }
@@ -467,7 +478,7 @@ impl Actor {
         self.is_peer(peer)?;
         let host = self.host.config.name.clone();
         let Some(rel) = self.rel.as_ref().filter(|r| r.mode != Mode::Primary) else {
-            let detail = "it is the primary now".to_owned();
+            let detail = "it is the primary now".into();
             return Err(PeerRefusal::NotNow { host, detail });
         };
         self.trusts(peer)?;
@@ -488,7 +499,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "the VM is running",
-                "shut it down first: lifeboat vm stop",
+                hint::Guest::ShutDown,
             ));
         }
         self.no_shared_disk().await?;
@@ -575,7 +586,9 @@ impl Actor {
         ranges: &[CompareRange],
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
-        let conflict = |e: ComparisonError| PeerRefusal::Conflict { detail: chain(&e) };
+        let conflict = |e: ComparisonError| PeerRefusal::Conflict {
+            detail: chain(&e).into(),
+        };
         crate::sync::bounded(ranges).map_err(conflict)?;
         // What is compared is what was applied: a log that is not would change it afterwards.
         self.catch_up().await?;
@@ -616,10 +629,9 @@ impl Actor {
     pub(crate) async fn drop_abandoned(&mut self) -> Result<Answer, Refusal> {
         let info = self.replica_info().await?;
         if info.abandoned.is_none() {
-            return Err(Refusal::new(
+            return Err(Refusal::bare(
                 ReturnCode::InvalidState,
                 "nothing abandoned is kept here",
-                "",
             ));
         }
         self.interrupt().await;
@@ -672,9 +684,11 @@ impl Actor {
             false => Ok(()),
             true => Err(PeerRefusal::NotNow {
                 host: self.host.config.name.clone(),
-                detail: "it has a VM of its own with this UUID, which is not replicated; if that is to become the copy, make it a \
-                         replica there first: lifeboat replication become-replica"
-                    .into(),
+                detail: Note::new(
+                    "it has a VM of its own with this UUID, which is not replicated",
+                    hint::Replicate::BecomeReplicaThere,
+                )
+                .into(),
             }),
         }
     }
@@ -716,17 +730,15 @@ impl Actor {
             && rel.mode == Mode::Primary
             && !rel.position.same_generation(*since)
         {
-            let detail = "its copy went on from another line of this VM; if it is to be given up, make it a replica there first: lifeboat replication become-replica";
-            return Err(PeerRefusal::NotNow {
-                host,
-                detail: detail.into(),
-            });
+            let text = "its copy went on from another line of this VM";
+            let detail = Note::new(text, hint::Replicate::BecomeReplicaThere).into();
+            return Err(PeerRefusal::NotNow { host, detail });
         }
         match lifecycle::turn(mode, state, Turn::GiveWay { whole }) {
             Ok(_) => Ok(whole),
             Err(e) => Err(PeerRefusal::NotNow {
                 host,
-                detail: format!("{e}; {}", e.way_out),
+                detail: not_now(&e).note().into(),
             }),
         }
     }
@@ -754,7 +766,7 @@ impl Actor {
         // In one transaction: nothing would end those jobs later.
         let jobs = &self.host.jobs;
         change.end_job(jobs, planned, JobState::Completed, None);
-        let why = "the roles were swapped".to_owned();
+        let why = "the roles were swapped".into();
         change.end_job(jobs, compared, JobState::Terminated, Some(why));
         let names = peer.names.join(", ");
         change.tell(format!("this host gave way: {names} is the primary now"));

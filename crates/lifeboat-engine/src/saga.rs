@@ -6,6 +6,7 @@ use crate::actor::chain;
 use crate::ports::catalog::CatalogError;
 use crate::ports::hypervisor::HypervisorError;
 use crate::ports::store::StoreError;
+use lifeboat_model::{Note, ProblemKind, hint};
 
 /// A step that failed. Each is repeated or undone by whoever planned it.
 #[derive(Debug, thiserror::Error)]
@@ -14,10 +15,7 @@ pub(crate) enum SagaError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The replica's storage has no room for the logs that are replayed into the failover disks.
-    #[error(
-        "{}; free some there, or bring up a sealed recovery point, which takes next to none (lifeboat points)",
-        chain(.0)
-    )]
+    #[error("{}", chain(.0))]
     NoRoom(StoreError),
     /// The hypervisor.
     #[error(transparent)]
@@ -39,6 +37,33 @@ pub(crate) enum SagaError {
     },
 }
 
+impl SagaError {
+    /// What is told of it, with its causes.
+    pub(crate) fn note(&self) -> Note {
+        let hint = match self {
+            Self::Store(e) => e.hint(),
+            Self::NoRoom(_) => Some(hint::Failover::FreeRoom.into()),
+            Self::Hypervisor(_) | Self::Catalog(_) | Self::PowerNotKnown { .. } | Self::NameTaken { .. } => {
+                None
+            }
+        };
+        let text = chain(self);
+        Note { text, hint }
+    }
+
+    /// What is wrong with a relationship because of it, where that is more than `otherwise`.
+    pub(crate) fn problem(&self, otherwise: ProblemKind) -> ProblemKind {
+        match self {
+            Self::Store(e) | Self::NoRoom(e) => match e.problem() {
+                ProblemKind::Store => otherwise,
+                kind => kind,
+            },
+            Self::Catalog(_) => ProblemKind::Catalog,
+            Self::Hypervisor(_) | Self::PowerNotKnown { .. } | Self::NameTaken { .. } => otherwise,
+        }
+    }
+}
+
 /// Why a VM whose disks are ready did not start. The disks stay: it can be started again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
@@ -51,6 +76,18 @@ pub(crate) enum StartError {
     /// The daemon ends.
     #[error("the daemon is stopping")]
     Stopping,
+}
+
+impl StartError {
+    /// What is told of it, with its causes.
+    pub(crate) fn note(&self) -> Note {
+        let hint = match self {
+            Self::Refused(refusal) => refusal.hint.clone(),
+            Self::Hypervisor(_) | Self::Stopping => None,
+        };
+        let text = chain(self);
+        Note { text, hint }
+    }
 }
 
 /// What a failover or a test came to: the disks are ready, and the VM runs when it was to, unless there is a reason.

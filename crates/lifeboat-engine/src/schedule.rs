@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::{APPLICATION_RETRY, application_due};
 use lifeboat_model::{JobId, JobState, JobType, Reading, ReplicationState as State, Timestamp};
@@ -161,7 +162,7 @@ impl Actor {
             Some(_) => Err(Refusal::new(
                 ReturnCode::InvalidParameter,
                 "the start is more than 7 days ahead",
-                "choose an earlier time",
+                hint::Again::Earlier,
             )),
         }
     }
@@ -222,7 +223,7 @@ impl Actor {
             .host
             .jobs
             .ended(job, JobState::Terminated, Some("cancelled".into()));
-        let ended = ended.ok_or_else(|| Refusal::new(ReturnCode::InvalidState, "the job has ended", ""))?;
+        let ended = ended.ok_or_else(|| Refusal::bare(ReturnCode::InvalidState, "the job has ended"))?;
         let side = change.primary_mut().ok_or_else(no_relationship)?;
         side.scheduled = later;
         change.with_job(ended.clone());

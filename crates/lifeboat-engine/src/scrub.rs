@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use lifeboat_model::Finding;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::policy::Finding;
+use lifeboat_model::hint;
 use lifeboat_model::{
     JobState, JobType, PointId, ReplicationMode as Mode, ReplicationState as State, Timestamp, VmId,
 };
+use lifeboat_model::{Note, ProblemKind};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -249,7 +251,7 @@ fn of(points: &[PointId]) -> String {
 }
 
 /// What a person has to know of a damaged file.
-fn words(damage: &DamagedFile, note: &str) -> String {
+fn words(damage: &DamagedFile, note: &str) -> Note {
     let spoils = match damage.log {
         Some(at) => format!("no cycle can be brought up through it ({at})"),
         None => format!("it spoils {}", of(&damage.points)),
@@ -264,16 +266,18 @@ fn words(damage: &DamagedFile, note: &str) -> String {
         (RepairState::Hopeless, NewestData::Good) => {
             "; it cannot be repaired, and what it spoils is not offered".to_owned()
         }
-        (RepairState::Hopeless, NewestData::Spoiled) => {
-            "; it cannot be repaired: on the primary, compare the copies with: lifeboat replication resync"
-                .to_owned()
-        }
+        (RepairState::Hopeless, NewestData::Spoiled) => "; it cannot be repaired".to_owned(),
     };
     let newest = if damage.log.is_some() { "" } else { newest };
-    format!(
+    let text = format!(
         "{} is damaged ({}); {spoils}{newest}{next}",
         damage.file, damage.what
-    )
+    );
+    let hint = match (damage.repair, damage.newest) {
+        (RepairState::Hopeless, NewestData::Spoiled) => Some(hint::Copies::CompareOnPrimary.into()),
+        (RepairState::Hopeless, NewestData::Good) | (RepairState::Pending, _) => None,
+    };
+    Note { text, hint }
 }
 
 impl Actor {
@@ -283,10 +287,9 @@ impl Actor {
             return Vec::new();
         }
         let scrub = &self.replica.scrub;
-        let damage = scrub
-            .damage
-            .iter()
-            .map(|d| Finding::critical(words(d, &scrub.note)));
+        let damage = scrub.damage.iter().map(|d| {
+            Finding::critical(ProblemKind::Damaged, words(d, &scrub.note)).about(d.file.to_string())
+        });
         let mut found: Vec<Finding> = damage.collect();
         let config = &self.host.config;
         let since = scrub
@@ -294,10 +297,11 @@ impl Actor {
             .running
             .map(|p| self.host.ports.clock.now().since(p.started));
         if since.is_some_and(|s| !config.scrub_interval.is_zero() && s > config.scrub_interval) {
-            found.push(Finding::warning(format!(
+            let text = format!(
                 "verifying the replica's files takes longer than {} days: raise rate_mib_s or interval_days in [scrub] of lifeboat.toml",
                 config.scrub_interval.as_secs() / 86_400
-            )));
+            );
+            found.push(Finding::warning(ProblemKind::ScrubSlow, text));
         }
         found
     }
@@ -436,7 +440,7 @@ impl Actor {
     /// Events for damage that was not known before.
     async fn tell_damage(&mut self, before: &[DamagedFile]) {
         let known = |d: &DamagedFile| before.iter().any(|b| b.file == d.file);
-        let new: Vec<String> = self
+        let new: Vec<Note> = self
             .replica
             .scrub
             .damage
@@ -444,9 +448,9 @@ impl Actor {
             .filter(|d| !known(d))
             .map(|d| words(d, ""))
             .collect();
-        for text in new {
-            warn!(vm = %self.id, damage = text, "bit rot");
-            self.event(&text).await;
+        for note in new {
+            warn!(vm = %self.id, damage = note.text, "bit rot");
+            self.event(note).await;
         }
         if self.replica.scrub.damage.iter().any(|d| d.log.is_some()) {
             // A point makes the head independent of the log.
@@ -599,8 +603,13 @@ impl Actor {
                     .damage
                     .iter()
                     .map(|d| words(d, &self.replica.scrub.note));
-                let why = why.collect::<Vec<_>>().join("; ");
-                self.end_job(job, JobState::Exception, &why).await;
+                let why: Vec<Note> = why.collect();
+                let text: Vec<&str> = why.iter().map(|w| w.text.as_str()).collect();
+                let note = Note {
+                    text: text.join("; "),
+                    hint: why.iter().find_map(|w| w.hint.clone()),
+                };
+                self.end_job(job, JobState::Exception, note).await;
             }
         }
     }
@@ -612,7 +621,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "this host has no replica of this VM",
-                "a scrub verifies the replica's files: ask for it on the replica host",
+                hint::Replicate::OnReplicaHost,
             ));
         }
         if !self.may_scrub() {
@@ -623,7 +632,7 @@ impl Actor {
                     rel.state,
                     rel.state.number()
                 ),
-                "see: lifeboat replication status",
+                hint::Look::Status,
             ));
         }
         if let Some(job) = self.host.jobs.unfinished(self.id, JobType::Scrub) {

@@ -7,6 +7,7 @@ use core::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{Note, hint};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -99,9 +100,13 @@ pub(crate) fn awaited(content: &Content, host: &str) -> Result<(bool, Option<Sea
             sealing: Some(sealing),
         } => Ok((true, Some(sealing.clone()))),
         Content::Media { sealing: None } => Err(PeerRefusal::Conflict {
-            detail: format!(
-                "{host} imports only exports that are encrypted with a key that the primary told it, and this primary told none; update Lifeboat on the primary, or copy over the network"
-            ),
+            detail: Note::new(
+                format!(
+                    "{host} imports only exports that are encrypted with a key that the primary told it, and this primary told none"
+                ),
+                hint::Copies::UpdateOrUseNetwork,
+            )
+            .into(),
         }),
         Content::Empty | Content::Seed | Content::Extended | Content::Reverse { .. } => Ok((false, None)),
     }
@@ -119,7 +124,7 @@ pub(crate) fn acknowledged(peer: &str, reply: &PeerReply, sealing: &Sealing) -> 
             format!(
                 "{peer} did not take the key of the export: its Lifeboat is of an earlier version, which imports no encrypted exports"
             ),
-            "update Lifeboat there, or copy over the network: lifeboat replication start VM",
+            hint::Copies::UpdateOrUseNetwork,
         )),
         other => Err(link_refusal(&copy::unexpected(peer, other))),
     }
@@ -131,7 +136,7 @@ impl Actor {
         let entropy = &self.host.ports.entropy;
         let key = entropy.key().map_err(|e| {
             let what = format!("no key can be made for the export: {}", chain(&e));
-            Refusal::new(ReturnCode::Failed, what, "try again")
+            Refusal::new(ReturnCode::Failed, what, hint::Again::Later)
         })?;
         Ok(Sealing {
             export: entropy.uuid(),

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
+use lifeboat_model::Note;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::policy::Retention;
 use lifeboat_model::{
@@ -43,7 +45,7 @@ impl ServerSettings {
 }
 
 pub(crate) fn invalid(e: SettingsError) -> Refusal {
-    Refusal::new(ReturnCode::InvalidParameter, e.to_string(), "")
+    Refusal::bare(ReturnCode::InvalidParameter, e.to_string())
 }
 
 /// What a change of settings means for the disks.
@@ -131,7 +133,7 @@ impl Actor {
         Err(Refusal::new(
             ReturnCode::InvalidState,
             message,
-            "wait until it replicates, or resume it",
+            hint::Replicate::AwaitOrResume,
         ))
     }
 
@@ -143,7 +145,7 @@ impl Actor {
             PeerReply::Hello { .. } => Err(Refusal::new(
                 ReturnCode::InvalidParameter,
                 format!("{peer} is this host itself"),
-                "name the host that has, or is to have, the replica",
+                hint::Replicate::NameReplicaHost,
             )),
             other => Err(link_refusal(&unexpected(peer, &other))),
         }
@@ -175,7 +177,7 @@ impl Actor {
         Err(Refusal::new(
             ReturnCode::InvalidParameter,
             message,
-            "name the same replica host under its new address; for another host remove the replication and enable it there",
+            hint::Replicate::NameSameHost,
         ))
     }
 
@@ -233,7 +235,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 format!("only a replica is fed by somebody; here the VM's role is {mode}"),
-                "do this on the host that has the replica",
+                hint::Replicate::OnReplicaHost,
             ));
         };
         replica.allowed = Some(entry.primary.clone());
@@ -280,7 +282,7 @@ impl Actor {
     }
 
     /// Why this host takes nothing from the primary of its replica any more; `None` while it does.
-    pub(crate) fn unauthorized(&self) -> Option<String> {
+    pub(crate) fn unauthorized(&self) -> Option<Note> {
         let rel = self.rel.as_ref()?;
         let receives = matches!(rel.mode, Mode::Replica | Mode::ExtendedReplica)
             && matches!(
@@ -295,10 +297,8 @@ impl Actor {
             return None;
         }
         if !self.host.server().enabled {
-            return Some(
-                "this host is not enabled as a replica server: nothing is received; lifeboat server set --replica on"
-                    .to_owned(),
-            );
+            let text = "this host is not enabled as a replica server: nothing is received";
+            return Some(Note::new(text, hint::Trust::EnableServer));
         }
         if let Some(key) = self.bound_to() {
             let (bound, entry) = (self.host.entry_named(key), self.host.entry_for(&rel.peer));
@@ -308,21 +308,23 @@ impl Actor {
             };
             return match bound {
                 Some(bound) if fits(&bound) => None,
-                Some(_) => Some(format!(
+                Some(_) => Some(Note::from(format!(
                     "this replica is bound to the authorization entry {key}, which does not cover {}: nothing is received from it",
                     rel.peer
-                )),
-                None => Some(format!(
-                    "the authorization entry {key}, which this replica is bound to, is gone: nothing is received; \
-                     lifeboat authorization add {key} --location DIR"
-                )),
+                ))),
+                None => {
+                    let text = format!(
+                        "the authorization entry {key}, which this replica is bound to, is gone: nothing is received"
+                    );
+                    let primary = key.to_owned();
+                    Some(Note::new(text, hint::Trust::Authorize { primary }))
+                }
             };
         }
         self.host.entry_for(&rel.peer).is_none().then(|| {
-            format!(
-                "no authorization entry covers {peer}: nothing is received from it; lifeboat authorization add {peer} --location DIR",
-                peer = rel.peer
-            )
+            let primary = rel.peer.clone();
+            let text = format!("no authorization entry covers {primary}: nothing is received from it");
+            Note::new(text, hint::Trust::Authorize { primary })
         })
     }
 

@@ -3,6 +3,7 @@
 //! the text of their paths.
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{Firmware, VmSpec};
 
 use crate::action::Refusal;
@@ -79,7 +80,7 @@ impl Actor {
             Some((one, other)) => Err(Refusal::new(
                 ReturnCode::InUse,
                 format!("{one} and {other} are one file"),
-                "give each its own: correct one description and restart the daemon",
+                hint::Guest::SeparateDisks,
             )),
         }
     }

@@ -6,8 +6,11 @@
 
 use std::time::Duration;
 
+use lifeboat_model::Finding;
+use lifeboat_model::ProblemKind;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::policy::{Finding, Patience, STORAGE_PATIENCE, keep_alive, patience};
+use lifeboat_model::hint;
+use lifeboat_model::policy::{Patience, STORAGE_PATIENCE, keep_alive, patience};
 use lifeboat_model::{ReplicationHealth as Health, ReplicationMode as Mode, ReplicationState as State};
 use tokio::time::Instant;
 use tracing::info;
@@ -194,7 +197,7 @@ impl Actor {
     fn unheard(&self, rel: &Relationship, patience: Patience) -> Option<Finding> {
         let heard = self.heard(rel);
         let silent = heard.unwrap_or(self.contact.started).elapsed();
-        patience.finding(silent, || match heard {
+        patience.finding(silent, ProblemKind::PeerSilent, || match heard {
             Some(_) => format!(
                 "nothing was heard from {} for {}: what is shown here was true then",
                 rel.peer,
@@ -222,11 +225,12 @@ impl Actor {
             .refusal
             .filter(|_| said != PrimaryReport::Working && rel.problem.is_none())
         {
+            let found_there = Finding::warning(refusal.problem(), refusal.note());
             found.push(match refusal {
                 PeerRefusal::NoReplica { .. } | PeerRefusal::NewerGeneration { .. } => {
-                    Finding::critical(refusal.to_string())
+                    found_there.only(Health::Critical)
                 }
-                other => Finding::warning(other.to_string()),
+                _ => found_there,
             });
         }
     }
@@ -243,7 +247,7 @@ impl Actor {
         match line.transfer {
             Some(t) if t.ended.is_some() => {
                 let sent = span(t.ended.map(|at| at.elapsed()).unwrap_or_default());
-                limits.finding(waited, || {
+                limits.finding(waited, ProblemKind::NothingAcknowledged, || {
                     format!("the last changes were sent to {peer} {sent} ago, and it has not said that they are on its disk")
                 })
             }
@@ -255,15 +259,18 @@ impl Actor {
                     )
                 };
                 // Data moves: late, but not in doubt.
-                limits.finding(waited, text).map(|f| Finding::warning(f.text))
+                let found = limits.finding(waited, ProblemKind::NothingAcknowledged, text);
+                found.map(|f| f.only(Health::Warning))
             }
-            Some(t) => limits.finding(waited, || {
+            Some(t) => limits.finding(waited, ProblemKind::NothingAcknowledged, || {
                 format!(
                     "{peer} has taken nothing of the cycle under way for {}",
                     span(t.moved.elapsed())
                 )
             }),
-            None => limits.finding(waited, || format!("{peer} has acknowledged nothing for {since}")),
+            None => limits.finding(waited, ProblemKind::NothingAcknowledged, || {
+                format!("{peer} has acknowledged nothing for {since}")
+            }),
         }
     }
 
@@ -275,7 +282,7 @@ impl Actor {
             found.extend(
                 unverified
                     .filter(|_| self.heard(rel).is_none())
-                    .map(|f| Finding::warning(f.text)),
+                    .map(|f| f.only(Health::Warning)),
             );
             return;
         }
@@ -291,13 +298,18 @@ impl Actor {
         let peer = &rel.peer;
         match self.contact.report {
             PrimaryReport::UpToDate => {}
-            PrimaryReport::Held => found.push(Finding::warning(format!(
-                "replication is held on the primary ({peer}): nothing arrives here until it is resumed there"
-            ))),
+            PrimaryReport::Held => {
+                let text = format!(
+                    "replication is held on the primary ({peer}): nothing arrives here until it is resumed there"
+                );
+                found.push(Finding::warning(ProblemKind::HeldOnPrimary, text));
+            }
             PrimaryReport::Working | PrimaryReport::Unspecified => {
-                found.extend(patience(interval).finding(waited, || {
-                    format!("{peer} answers, but no change has arrived for {}", span(waited))
-                }));
+                found.extend(
+                    patience(interval).finding(waited, ProblemKind::NothingArrives, || {
+                        format!("{peer} answers, but no change has arrived for {}", span(waited))
+                    }),
+                );
             }
         }
     }
@@ -305,7 +317,9 @@ impl Actor {
     /// An operation of the replica's disk that has begun and does not end.
     pub(crate) fn storage_finding(&self) -> Option<Finding> {
         let delay = self.host.ports.store.storage_delay(self.id)?;
-        STORAGE_PATIENCE.finding(delay.since.elapsed(), || unanswered(&delay))
+        STORAGE_PATIENCE.finding(delay.since.elapsed(), ProblemKind::StorageSilent, || {
+            unanswered(&delay)
+        })
     }
 
     /// Why nothing can be begun on the replica's files now.
@@ -335,7 +349,7 @@ impl Actor {
         };
         match message {
             Message::Act(_, _, reply) => {
-                let hint = "see the disk of that path; what was asked can be repeated once it answers";
+                let hint = hint::Look::Disk;
                 let refusal = Refusal::new(ReturnCode::Unavailable, why, hint);
                 // Who asked may have gone.
                 let _ = reply.send(Err(refusal));

@@ -3,8 +3,10 @@
 //! the store's matter.
 
 use lifeboat_model::BranchId;
+use lifeboat_model::Finding;
+use lifeboat_model::ProblemKind;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::policy::Finding;
+use lifeboat_model::hint;
 
 use crate::action::{PointView, Refusal};
 use crate::actor::{Actor, chain, failed};
@@ -20,10 +22,8 @@ pub(crate) fn findings(info: Option<&Result<ReplicaInfo, StoreError>>) -> Vec<Fi
         Some(Err(
             e @ (StoreError::Damaged { .. } | StoreError::Locked { .. } | StoreError::Failing { .. }),
         )) => {
-            vec![Finding::critical(format!(
-                "the replica cannot be used: {}",
-                chain(e)
-            ))]
+            let text = format!("the replica cannot be used: {}", chain(e));
+            vec![Finding::critical(e.problem(), text)]
         }
         // Not open yet, or something that the work with the replica reports itself.
         Some(Err(
@@ -43,10 +43,15 @@ pub(crate) fn findings(info: Option<&Result<ReplicaInfo, StoreError>>) -> Vec<Fi
 }
 
 fn finding(fault: &StorageFault) -> Finding {
-    match fault.kind {
-        Kind::Failing | Kind::Lost | Kind::Locked => Finding::critical(fault.to_string()),
-        Kind::SetAside | Kind::Rebuilt => Finding::warning(fault.to_string()),
-    }
+    let text = fault.to_string();
+    let found = match fault.kind {
+        Kind::Failing => Finding::critical(ProblemKind::WriteFailed, text),
+        Kind::Lost => Finding::critical(ProblemKind::FileLost, text),
+        Kind::Locked => Finding::critical(ProblemKind::Locked, text),
+        Kind::SetAside => Finding::warning(ProblemKind::FileSetAside, text),
+        Kind::Rebuilt => Finding::warning(ProblemKind::FileRebuilt, text),
+    };
+    found.about(fault.path.as_str())
 }
 
 /// What the other host has to know: whatever keeps this replica from being brought up.
@@ -58,7 +63,7 @@ pub(crate) fn problems(info: &ReplicaInfo) -> Vec<String> {
     };
     let first = info.faults.iter().find_map(grave);
     first
-        .map(|what| format!("{what}, see there: lifeboat replication status"))
+        .map(|what| format!("{what}, see the state of the replication there"))
         .into_iter()
         .collect()
 }
@@ -84,11 +89,8 @@ impl Actor {
         };
         let message = format!("recovery point {} cannot be used: {}", chosen.id, chain(&error));
         let hint = match self.next_good(chosen.target).await {
-            Some(good) => format!(
-                "the next one that can is {}: lifeboat failover start --point {}",
-                good.id, good.id
-            ),
-            None => "no recovery point can be used; put the file back, or replicate this VM anew".to_owned(),
+            Some(good) => hint::Failover::UsePoint { point: good.id },
+            None => hint::Failover::RestoreFile,
         };
         Err(Refusal::new(ReturnCode::Failed, message, hint))
     }
@@ -143,7 +145,7 @@ impl Actor {
             Err(e @ StoreError::Damaged { .. }) => Err(Refusal::new(
                 ReturnCode::Failed,
                 format!("the failover disks cannot be committed: {}", chain(&e)),
-                "put the file back, or choose another recovery point: lifeboat failover revert",
+                hint::Failover::RestoreFileOrRevert,
             )),
             Err(e) => Err(failed("the failover disks cannot be looked at", &e)),
         }

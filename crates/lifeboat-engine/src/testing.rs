@@ -9,11 +9,12 @@ use lifeboat_model::lifecycle::{self, TestPoints};
 use lifeboat_model::{
     BranchId, JobState, JobType, ReplicationMode as Mode, ReplicationState as State, VmId, VmSpec, network,
 };
+use lifeboat_model::{ProblemKind, hint};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::action::{Action, Answer, PointSelector, PointView, Refusal, VmRef};
-use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
+use crate::actor::{Actor, Done, Message, Work, no_relationship, not_now};
 use crate::aging::Sealer;
 use crate::engine::Host;
 use crate::failover::{branch, choose, told_of_disorder};
@@ -106,7 +107,7 @@ fn choose_for_test(
                 "point {} is not sealed, and the primary resynchronizes at this moment",
                 meant.id
             ),
-            "take a sealed point (its id is a UUID), or wait for the end of the resynchronization",
+            hint::Failover::UseSealedPoint,
         )
     })
 }
@@ -226,21 +227,21 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 format!("there is a test of this VM already, \"{name}\""),
-                "end it first: lifeboat failover stop-test",
+                hint::Failover::EndTest,
             ));
         }
         if matches!(self.branch(), Some(FailoverPhase::Committing { .. })) {
             return Err(Refusal::new(
                 ReturnCode::InUse,
                 "the failover is being committed, which ends every other recovery point",
-                "see: lifeboat job list",
+                hint::Look::Jobs,
             ));
         }
         if self.host.with_actors(|a| a.values().any(|h| h.is_named(&name))) {
             return Err(Refusal::new(
                 ReturnCode::InUse,
                 format!("this host has a VM named \"{name}\", which is not a test of this one"),
-                "rename that VM; the test needs the name",
+                hint::Failover::RenameOtherVm,
             ));
         }
         Ok(())
@@ -253,14 +254,14 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::IncorrectType,
                 "this is the VM of a test, which is ended by the name of its replica",
-                "end it with: lifeboat failover stop-test, and the name without \" - Test\"",
+                hint::Failover::EndTestByReplica,
             ));
         }
         let Some(test) = self.test().cloned() else {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "there is no test of this VM",
-                "start one: lifeboat failover start --test",
+                hint::Failover::StartTest,
             ));
         };
         let running = self.host.jobs.get(test.job).filter(|j| !j.state.is_final());
@@ -276,7 +277,7 @@ impl Actor {
             job: job.id,
             ..test
         }));
-        let (making, why) = (running.map(|j| j.id), "the test was ended".to_owned());
+        let (making, why) = (running.map(|j| j.id), "the test was ended".into());
         change.end_job(&self.host.jobs, making, JobState::Terminated, Some(why));
         change.tell("the test is being ended");
         self.begin(change, job).await
@@ -289,7 +290,7 @@ impl Actor {
             Some(_) => Err(Refusal::new(
                 ReturnCode::InUse,
                 "there is a test of this VM, whose disks stand on this replica",
-                "end it first: lifeboat failover stop-test",
+                hint::Failover::EndTest,
             )),
         }
     }
@@ -337,14 +338,16 @@ impl Actor {
         let Ok(mut change) = self.change() else { return };
         let (phase, text) = match result {
             Ok(not_started) => {
-                let text =
-                    not_started.map(|e| format!("the test VM is there, but did not start: {}", chain(&e)));
-                (TestPhase::Ready, text)
+                let not = |e: StartError| {
+                    e.note()
+                        .within(|e| format!("the test VM is there, but did not start: {e}"))
+                };
+                (TestPhase::Ready, not_started.map(not))
             }
             // What there is of it is cleared away next; the job has ended before.
             Err(e) => {
-                let text = format!("the test was not possible: {}", chain(&e));
-                (TestPhase::Ending, Some(text))
+                let note = e.note().within(|e| format!("the test was not possible: {e}"));
+                (TestPhase::Ending, Some(note))
             }
         };
         let end = match &text {
@@ -353,7 +356,7 @@ impl Actor {
         };
         let job = test.job;
         change.set_test(Some(Test { phase, ..test }));
-        change.tell(text.as_deref().unwrap_or("the test VM is there"));
+        change.tell(text.clone().unwrap_or_else(|| "the test VM is there".into()));
         change.end_job(&self.host.jobs, Some(job), end, text);
         self.conclude_work(change).await;
     }
@@ -361,8 +364,10 @@ impl Actor {
     pub(crate) async fn test_ended(&mut self, result: Result<(), SagaError>) {
         let Some(test) = self.test().cloned() else { return };
         if let Err(e) = result {
-            self.fault(&format!("the test VM cannot be removed yet: {}", chain(&e)))
-                .await;
+            let note = e
+                .note()
+                .within(|e| format!("the test VM cannot be removed yet: {e}"));
+            self.fault(e.problem(ProblemKind::TestNotRemoved), note).await;
             return self.replica_retry();
         }
         // Other than by its own wish it ends when what it stands on goes.

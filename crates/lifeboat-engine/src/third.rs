@@ -2,6 +2,7 @@
 //! up and remove it. Each is recorded before it is answered. The sending is `courier`'s, and what becomes of it `extended`'s.
 
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::lifecycle::{self, Event as Step};
 use lifeboat_model::{
     JobId, JobState, JobType, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State,
@@ -89,7 +90,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "this replica has no recovery point that could be sent, or is failed over",
-                "wait for the initial copy; a failed-over replica can be extended when it is reverted",
+                hint::Extend::AwaitOrRevert,
             ));
         };
         let orders = Orders {
@@ -119,7 +120,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::NotSupported,
                 "the third host gets its copy over the network alone",
-                "start it without --export and --seed",
+                hint::Extend::UseNetwork,
             ));
         }
         if let Some(at) = self.ahead(at)? {
@@ -215,7 +216,7 @@ impl Actor {
                 return Err(Refusal::new(
                     ReturnCode::InvalidState,
                     "another address cannot be checked before the copy to the third host is complete",
-                    "remove it (lifeboat replication remove --extended) and extend it anew",
+                    hint::Extend::RemoveAndExtend,
                 ));
             }
             // A courier that is sent tells it.
@@ -301,7 +302,7 @@ impl Actor {
             return Err(Refusal::new(
                 ReturnCode::InvalidState,
                 "no copy to the third host is scheduled or under way",
-                "start it: lifeboat replication start",
+                hint::Copies::StartCopy,
             ));
         } else {
             let copying = ext.state == State::WaitingToCompleteInitialReplication;
@@ -342,7 +343,7 @@ impl Actor {
         self.turning_to(&peer)?;
         let mut change = self.change()?;
         for job in self.third_jobs() {
-            let why = "the extended replication was removed".to_owned();
+            let why = "the extended replication was removed".into();
             change.end_job(&self.host.jobs, Some(job), JobState::Terminated, Some(why));
         }
         if let Some(replica) = change.replica_mut() {
@@ -369,7 +370,7 @@ impl Actor {
             Some(_) => Err(Refusal::new(
                 ReturnCode::InUse,
                 format!("this host is becoming the primary of {peer}"),
-                "see: lifeboat job list",
+                hint::Look::Jobs,
             )),
         }
     }
@@ -384,7 +385,7 @@ fn may_extend(rel: &Relationship, there: Option<&Extended>) -> Result<(), Refusa
                 "only a replica can be extended to a third host; here the VM's role is {}",
                 rel.mode
             ),
-            "do this on the host that has the replica",
+            hint::Replicate::OnReplicaHost,
         ));
     }
     match there {
@@ -392,14 +393,14 @@ fn may_extend(rel: &Relationship, there: Option<&Extended>) -> Result<(), Refusa
         Some(ext) => Err(Refusal::new(
             ReturnCode::InvalidState,
             format!("this replica is extended to {} already", ext.settings.peer),
-            "remove that first: lifeboat replication remove --extended",
+            hint::Extend::Remove,
         )),
     }
 }
 
 /// Whether a replica can send to a third host by these settings.
 fn sendable(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), Refusal> {
-    let invalid = |what: String| Err(Refusal::new(ReturnCode::InvalidParameter, what, ""));
+    let invalid = |what: String| Err(Refusal::bare(ReturnCode::InvalidParameter, what));
     if let Err(e) = settings.validate(&rel.settings.disks) {
         return invalid(e.to_string());
     }

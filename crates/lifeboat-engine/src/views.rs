@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_deltalog::Consistency;
-use lifeboat_model::policy::{Finding, HealthInput, health};
+use lifeboat_model::Finding;
+use lifeboat_model::policy::{HealthInput, health};
+use lifeboat_model::{Note, ProblemKind, hint};
 use lifeboat_model::{Reading, Recency, ReplicationState as State, Timestamp, VmSpec};
 use tokio::sync::oneshot;
 
@@ -21,7 +23,7 @@ use crate::pending;
 use crate::ports::environment::AtRest;
 use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
 use crate::ports::store::{BulkProgress, ReplicaInfo};
-use crate::records::{Relationship, Side};
+use crate::records::{Problem, Relationship, Side};
 use crate::references::no_vm;
 
 /// What an actor knows of its VM without asking anybody: what the view is made of, once the rest was seen.
@@ -31,14 +33,14 @@ struct Sketch {
     console: Console,
     place: Place,
     findings: Vec<Finding>,
-    unauthorized: Option<String>,
+    unauthorized: Option<Note>,
     /// When the images of the powered-off VM were last seen to be what the replica has.
     verified: Option<Timestamp>,
     /// When its description on this host was written.
     described: Option<Described>,
     contact: Option<ContactView>,
     backlog: Option<BacklogView>,
-    description_gone: Option<String>,
+    description_gone: Option<Finding>,
 }
 
 /// What was seen of the VM for a view.
@@ -163,7 +165,7 @@ async fn glimpse(observer: &Arc<Observer>, ports: &Ports, sketch: &Sketch, patie
         pending,
         changed: observer.changed(process),
         info,
-        findings: observer.findings(&sketch.spec.name),
+        findings: observer.findings(),
         doubt,
         at_rest,
         now: ports.clock.reading(),
@@ -219,7 +221,7 @@ impl Sketch {
         let (health, mut health_notes) = health(&HealthInput {
             mode: rel.mode,
             state: rel.state,
-            problem: rel.problem.as_ref().map(|p| (p.attempts, p.message.as_str())),
+            problem: rel.problem.as_ref().map(Problem::found),
             idle,
             cycles: rel.counters.cycles,
             missed: rel.counters.missed,
@@ -228,7 +230,7 @@ impl Sketch {
             application_failed: rel.primary().is_some_and(|p| p.application_failed),
             machine: &crate::machine::notes(rel),
             abandoned: abandoned.is_some(),
-            unauthorized: self.unauthorized.as_deref(),
+            unauthorized: self.unauthorized.clone(),
             findings: &findings,
         });
         health_notes.extend(awaits_import(rel));
@@ -311,12 +313,12 @@ pub(crate) fn directory(rel: &Relationship) -> Option<String> {
     replica.or_else(|| rel.home.as_ref().map(|home| home.dir.clone()))
 }
 
-fn awaits_import(rel: &Relationship) -> Option<String> {
+fn awaits_import(rel: &Relationship) -> Option<Finding> {
     let waits = rel
         .replica()
         .is_some_and(|r| r.awaits_import && r.import.is_none());
-    let text = "the initial copy comes on media and waits to be imported: lifeboat replication import";
-    waits.then(|| text.to_owned())
+    let text = "the initial copy comes on media and waits to be imported";
+    waits.then(|| Finding::warning(ProblemKind::AwaitsImport, Note::new(text, hint::Copies::Import)))
 }
 
 /// Progress of the initial copy, which the replica's files know; the primary shows it by its job.

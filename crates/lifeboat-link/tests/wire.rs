@@ -19,6 +19,7 @@ use lifeboat_engine::ports::scrub::WantedRange;
 use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
 use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
 use lifeboat_link::{Link, exercise};
+use lifeboat_model::hint::{Again, Hint, Note};
 use lifeboat_model::{
     Bandwidth, DiskId, Fingerprint, Machine, ReplicationMode, ReplicationSettings, ReplicationState,
     Timestamp, VmId,
@@ -486,13 +487,44 @@ async fn every_document_goes_over_a_connection() {
             // Every release understands a refusal of the transport.
             PeerRefusal::OtherKey { detail, .. } => {
                 assert!(
-                    matches!(&e, LinkError::Untrusted { detail: d, .. } if d == detail),
+                    matches!(&e, LinkError::Untrusted { detail: d, .. } if *d == detail.text),
                     "{e}"
                 );
             }
             _ => assert!(matches!(&e, LinkError::Refused(r) if *r == refusal), "{e}"),
         }
     }
+}
+
+#[test]
+fn a_hint_is_beside_the_words_of_a_refusal_and_may_be_absent() {
+    let busy = |hint: Option<Hint>| PeerRefusal::NotNow {
+        host: "b".into(),
+        detail: Note {
+            text: "busy".into(),
+            hint,
+        }
+        .into(),
+    };
+    let hinted = busy(Some(Again::Later.into()));
+    let written = serde_json::json!({
+        "reason": "not-now", "host": "b", "detail": "busy", "hint": { "code": "try-again" }
+    });
+    assert_eq!(serde_json::to_value(&hinted).unwrap(), written);
+    assert_eq!(serde_json::from_value::<PeerRefusal>(written).unwrap(), hinted);
+    // Earlier versions have none, and later ones may have others.
+    for text in [
+        r#"{"reason": "not-now", "host": "b", "detail": "busy"}"#,
+        r#"{"reason": "not-now", "host": "b", "detail": "busy", "hint": {"code": "made-up-later"}}"#,
+    ] {
+        assert_eq!(
+            serde_json::from_str::<PeerRefusal>(text).unwrap(),
+            busy(None),
+            "{text}"
+        );
+    }
+    let plain = serde_json::to_value(busy(None)).unwrap();
+    assert_eq!(plain.get("hint"), None);
 }
 
 #[tokio::test]

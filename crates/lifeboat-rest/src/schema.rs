@@ -2,6 +2,7 @@
 //! serialises one of each and holds it against these.
 
 mod at_rest;
+mod hints;
 mod history;
 mod keys;
 mod lifecycle;
@@ -83,6 +84,7 @@ pub(crate) fn all() -> Value {
         .chain(history::schemas())
         .chain(at_rest::schemas())
         .chain(keys::schemas())
+        .chain(hints::schemas())
         .chain(host())
     {
         schemas.insert(name.into(), schema);
@@ -220,9 +222,8 @@ fn machine() -> Vec<Named> {
                     ("replication", or_null(&reference("ReplicationView"))),
                     (
                         "description_gone",
-                        or_null(&text(
-                            "Where the VM's description should be, and what to do, when it is gone; spec is what was recorded of it",
-                        )),
+                        // Where it should be; spec is what was recorded of it.
+                        or_null(&reference("Finding")),
                     ),
                 ],
             ),
@@ -389,10 +390,7 @@ fn view() -> Value {
             ("mode", reference("ReplicationMode")),
             ("state", reference("ReplicationState")),
             ("health", reference("ReplicationHealth")),
-            (
-                "health_notes",
-                json!({ "type": "array", "items": { "type": "string" } }),
-            ),
+            ("health_notes", list("Finding")),
             ("peer", text("The other side")),
             ("settings", reference("ReplicationSettings")),
             ("position", reference("Position")),
@@ -552,13 +550,18 @@ fn replication() -> Vec<Named> {
         ("BacklogView", backlog_view()),
         (
             "Problem",
-            object(
-                "Something that is wrong",
-                &[
-                    ("since", instant("Since when")),
-                    ("message", text("What is wrong and what to do about it")),
-                    ("attempts", number("Attempts that failed so far")),
-                ],
+            optional(
+                "hint",
+                object(
+                    "Something that is wrong",
+                    &[
+                        ("since", instant("Since when")),
+                        ("kind", reference("ProblemKind")),
+                        ("message", text("What is wrong")),
+                        ("hint", reference("Hint")),
+                        ("attempts", number("Attempts that failed so far")),
+                    ],
+                ),
             ),
         ),
         (
@@ -648,7 +651,7 @@ fn seen_power() -> Value {
 }
 
 fn job() -> Value {
-    object(
+    let whole = object(
         "A long operation",
         &[
             ("id", uuid("Identity")),
@@ -663,6 +666,7 @@ fn job() -> Value {
             ("done_bytes", number("Bytes done")),
             ("total_bytes", number("Bytes in all; 0 when it makes no sense")),
             ("error", or_null(&text("Why it ended badly"))),
+            ("hint", reference("Hint")),
             (
                 "code",
                 or_null(&text("Name of the return code for that, as in Error")),
@@ -672,7 +676,8 @@ fn job() -> Value {
             ("ended", or_null(&instant("Ended"))),
             ("by", or_null(&reference("By"))),
         ],
-    )
+    );
+    optional("hint", whole)
 }
 
 fn by() -> Value {
@@ -750,10 +755,7 @@ fn server_view() -> Value {
                 flag("Whether the directories of new replicas are made encrypted"),
             ),
             ("directories", list("DirectoryView")),
-            (
-                "notes",
-                json!({ "type": "array", "items": text("What of this host needs attention, and what to do about it") }),
-            ),
+            ("notes", list("Finding")),
         ],
     )
 }
@@ -856,14 +858,18 @@ fn host() -> Vec<Named> {
         ("Request", requests::request()),
         (
             "Event",
-            object(
-                "Something that happened",
-                &[
-                    ("at", instant("When")),
-                    ("vm", or_null(&uuid("About which VM"))),
-                    ("message", text("What")),
-                    ("by", or_null(&reference("By"))),
-                ],
+            optional(
+                "hint",
+                object(
+                    "Something that happened",
+                    &[
+                        ("at", instant("When")),
+                        ("vm", or_null(&uuid("About which VM"))),
+                        ("message", text("What")),
+                        ("hint", reference("Hint")),
+                        ("by", or_null(&reference("By"))),
+                    ],
+                ),
             ),
         ),
         ("AuthorizationEntry", authorization_entry()),
@@ -880,10 +886,7 @@ fn host() -> Vec<Named> {
                         ("code", number("The API's return code, for example 32775")),
                         ("name", text("Its name, for example InvalidState")),
                         ("message", text("What and why, naming state and thing")),
-                        (
-                            "hint",
-                            text("What to do instead; empty when there is nothing to do"),
-                        ),
+                        ("hint", or_null(&reference("Hint"))),
                         (
                             "request",
                             uuid("The request that was recorded instead, which waits for a second person"),

@@ -337,7 +337,7 @@ impl World {
             }
             self.run(5).await;
         }
-        Err(last.unwrap_or_else(|| Refusal::new(lifeboat_model::api::ReturnCode::Failed, "no answer", "")))
+        Err(last.unwrap_or_else(|| Refusal::bare(lifeboat_model::api::ReturnCode::Failed, "no answer")))
     }
 
     /// Asks a host a question. `None`: its daemon died before it answered.

@@ -9,6 +9,7 @@ pub(crate) mod classes;
 mod cursor;
 mod embedded;
 mod facts;
+mod hint;
 pub mod indications;
 mod located;
 pub mod methods;

@@ -49,7 +49,7 @@ impl Secret {
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
     /// There is no file.
-    #[error("{0}: there is no such file; make it with: lifeboat user add NAME --role administrator")]
+    #[error("{0}: there is no such file")]
     Missing(Utf8PathBuf),
     /// It cannot be read or written.
     #[error("cannot {what}: {cause}")]
@@ -74,7 +74,7 @@ pub enum UsersError {
     #[error("there is a {0} already; remove it first")]
     Exists(String),
     /// Nobody of that name.
-    #[error("there is no user and no certificate \"{0}\"; see: lifeboat user list")]
+    #[error("there is no user and no certificate \"{0}\"")]
     Unknown(String),
     /// A name that cannot be one.
     #[error("a user's name has 1 to {MAX_NAME} letters, digits or . _ - @")]
@@ -308,7 +308,7 @@ pub(crate) fn verify(hash: &Secret, password: &Secret) -> bool {
 }
 
 fn checked_hash(text: &str) -> Result<(), String> {
-    let wrong = || "is no argon2id hash; set it with: lifeboat user add".to_owned();
+    let wrong = || "is no argon2id hash".to_owned();
     let hash = PasswordHash::new(text).map_err(|_| wrong())?;
     if hash.algorithm.as_str() != "argon2id" || hash.hash.is_none() {
         return Err(wrong());
@@ -339,7 +339,7 @@ fn io_error(what: String) -> impl FnOnce(std::io::Error) -> UsersError {
 }
 
 const HEAD: &str =
-    "# Who may manage this host over the network. Written by `lifeboat user`, which keeps no comments.\n\n";
+    "# Who may manage this host over the network. Written by the command line, which keeps no comments.\n\n";
 
 /// Either the old file or the new one is there, whatever happens. It stays its owner's: the daemon must be able to read what
 /// root has written.

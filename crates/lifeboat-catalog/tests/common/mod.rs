@@ -102,6 +102,7 @@ pub(crate) fn job(n: u128, revision: u64) -> Job {
         done_bytes: revision,
         total_bytes: 1 << 40,
         error: None,
+        hint: None,
         code: None,
         created: Timestamp(1_700_000_000_000),
         started: Some(Timestamp(1_700_000_000_001)),
@@ -115,6 +116,7 @@ pub(crate) fn event(n: u64, about: Option<u128>) -> Event {
         at: Timestamp(n),
         vm: about.map(vm),
         message: format!("event {n}"),
+        hint: None,
         by: n.is_multiple_of(2).then(by),
     }
 }

@@ -2,8 +2,8 @@
 //! until when the host's certificates are valid. The binary implements it with the adapters it has wired.
 
 use async_trait::async_trait;
+use lifeboat_model::Finding;
 use lifeboat_model::certificates::CertificateUse;
-use lifeboat_model::policy::Finding;
 use lifeboat_model::{Fingerprint, Timestamp};
 use serde::{Deserialize, Serialize};
 

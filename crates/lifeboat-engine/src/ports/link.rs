@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lifeboat_deltalog::{Consistency, LogDisk};
+use lifeboat_model::hint::{self, Hint, Note};
 use lifeboat_model::{
     DiskId, Fingerprint, Machine, Position, ReplicationMode, ReplicationSettings, ReplicationState,
     Timestamp, VmId, words,
@@ -355,21 +356,20 @@ pub enum HandOver {
 }
 
 impl HandOver {
-    /// Why a planned failover that starts the VM, or does not, is not carried out on that host by its primary's word, and the
-    /// way out; `None`: it is.
+    /// Why a planned failover that starts the VM, or does not, is not carried out on that host by its primary's word, and what to
+    /// do instead; `None`: it is.
     #[must_use]
-    pub fn refusal(self, start: bool, host: &str) -> Option<(String, &'static str)> {
+    pub fn refusal(self, start: bool, host: &str) -> Option<(String, hint::Planned)> {
         match self {
             Self::Off if start => Some((
                 format!("{host} starts no VM by the word of this host"),
-                "start the planned failover on that host; or let this one start VMs there (lifeboat authorization add HOST \
-                 --allow-start, there); or move the VM without starting it: --no-start",
+                hint::Planned::PlanThereOrAllow,
             )),
             Self::ByHand => Some((
                 format!(
                     "{host} keeps the recovery points of this VM whatever its primary asks for, and a planned failover gives them up"
                 ),
-                "start the planned failover on that host",
+                hint::Planned::PlanOnReplicaHost,
             )),
             Self::Starts | Self::Off => None,
         }
@@ -461,20 +461,14 @@ pub enum PeerPower {
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum PeerRefusal {
     /// Not enabled as a replica server.
-    #[error(
-        "{host} is not enabled as a replica server; enable it there with: lifeboat server set --replica on"
-    )]
+    #[error("{host} is not enabled as a replica server")]
     NotEnabled {
         /// The host.
         #[serde(deserialize_with = "words::text")]
         host: String,
     },
     /// No authorization entry.
-    #[error(
-        "{host} has no authorization entry for {}; add one there with: lifeboat authorization add {} --location DIR",
-        .names.join(", "),
-        .names.first().map_or("NAME", String::as_str)
-    )]
+    #[error("{host} has no authorization entry for {}", .names.join(", "))]
     NotAuthorized {
         /// The host.
         #[serde(deserialize_with = "words::text")]
@@ -524,9 +518,9 @@ pub enum PeerRefusal {
         /// The host.
         #[serde(deserialize_with = "words::text")]
         host: String,
-        /// Which state, and the way out.
-        #[serde(deserialize_with = "words::text")]
-        detail: String,
+        /// Which state, and what can be done.
+        #[serde(flatten)]
+        detail: Detail,
     },
     /// A log that does not continue what is there.
     #[error("the log does not continue the replica, which stands at {have}")]
@@ -558,9 +552,9 @@ pub enum PeerRefusal {
     /// The offer contradicts what is there, or is invalid.
     #[error("{detail}")]
     Conflict {
-        /// What contradicts what, as a whole sentence.
-        #[serde(deserialize_with = "words::text")]
-        detail: String,
+        /// What contradicts what, as a whole sentence, and what can be done.
+        #[serde(flatten)]
+        detail: Detail,
     },
     /// The caller has shown a certificate with the name of a host that is known there by another key. It travels as a refusal of
     /// the transport, which every release understands.
@@ -569,9 +563,9 @@ pub enum PeerRefusal {
         /// The host.
         #[serde(deserialize_with = "words::text")]
         host: String,
-        /// Which key was shown and which is known, and the way out.
-        #[serde(deserialize_with = "words::text")]
-        detail: String,
+        /// Which key was shown and which is known, and what can be done.
+        #[serde(flatten)]
+        detail: Detail,
     },
     /// Anything that went wrong there.
     #[error("{host}: {detail}")]
@@ -583,6 +577,47 @@ pub enum PeerRefusal {
         #[serde(deserialize_with = "words::text")]
         detail: String,
     },
+}
+
+/// What a host says of its refusal in words. On the wire it is the field `detail`, as before there were hints, with `hint` beside
+/// it where there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Detail {
+    /// The words.
+    #[serde(rename = "detail", deserialize_with = "words::text")]
+    pub text: String,
+    /// What can be done, seen from the host that was refused.
+    #[serde(
+        default,
+        deserialize_with = "hint::told",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub hint: Option<Hint>,
+}
+
+impl std::fmt::Display for Detail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<Note> for Detail {
+    fn from(said: Note) -> Self {
+        let Note { text, hint } = said;
+        Self { text, hint }
+    }
+}
+
+impl From<String> for Detail {
+    fn from(text: String) -> Self {
+        Note::from(text).into()
+    }
+}
+
+impl From<&str> for Detail {
+    fn from(text: &str) -> Self {
+        Note::from(text).into()
+    }
 }
 
 /// Why a call to a peer brought no answer.
@@ -605,6 +640,8 @@ pub enum LinkError {
         peer: String,
         /// What happened.
         detail: String,
+        /// What can be done; `None`: what helps against any of these.
+        hint: Option<Hint>,
     },
     /// It answers, but not this protocol.
     #[error("{peer} does not speak this protocol: {detail}")]
@@ -668,7 +705,7 @@ pub enum LogReceipt {
 /// A host is known by another key than the one it shows: which ones, and what to do, for an administrator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct OtherKey(pub String);
+pub struct OtherKey(pub Note);
 
 /// Says which host may be talked to, by the key in the certificate that it shows.
 pub trait KeyJudge: Send + Sync {

@@ -8,6 +8,7 @@ pub mod hypervisor;
 pub mod link;
 pub mod media;
 pub mod power;
+mod reasons;
 pub mod scrub;
 pub mod spool;
 pub mod storage;

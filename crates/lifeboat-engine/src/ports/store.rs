@@ -213,7 +213,7 @@ pub enum StoreError {
     #[error("{0}")]
     Conflict(String),
     /// No such point or cycle, or it has expired.
-    #[error("no recovery point {0}; list them with: lifeboat points")]
+    #[error("no recovery point {0}")]
     NoPoint(String),
     /// No such branch.
     #[error("no branch {0}")]
@@ -240,9 +240,7 @@ pub enum StoreError {
     #[error("no space left in {0}")]
     NoSpace(Utf8PathBuf),
     /// The replicas of one owner would take more than they may together.
-    #[error(
-        "the authorization entry {owner} allows {most}; to allow more: lifeboat authorization add {owner}"
-    )]
+    #[error("the authorization entry {owner} allows {most}")]
     OverQuota {
         /// Key of the entry.
         owner: String,

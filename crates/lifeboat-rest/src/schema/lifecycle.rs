@@ -183,10 +183,7 @@ fn extended() -> Value {
         &[
             ("state", reference("ReplicationState")),
             ("health", reference("ReplicationHealth")),
-            (
-                "health_notes",
-                json!({ "type": "array", "items": { "type": "string" } }),
-            ),
+            ("health_notes", list("Finding")),
             ("peer", text("The third host")),
             ("settings", reference("ReplicationSettings")),
             ("position", or_null(&reference("Position"))),

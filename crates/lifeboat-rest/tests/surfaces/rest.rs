@@ -16,6 +16,7 @@ use lifeboat_engine::paging::Paging;
 use lifeboat_engine::records::Job;
 use lifeboat_model::JobState;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_rest::routes::{ROUTES, call};
 use lifeboat_rest::{Admission, BindError, Client, ClientError, Server, openapi};
 use serde_json::{Value, json};
@@ -364,14 +365,15 @@ async fn refusals_carry_code_name_and_way_out() {
         Err(Refusal::new(
             ReturnCode::InvalidState,
             "web is Suspended",
-            "lifeboat replication resume web",
+            hint::Replicate::Resume,
         ))
     });
     let (status, _, body) = ask(&host, "POST", "/api/v1/vms/web/replication/now", b"").await;
     assert_eq!(status, StatusCode::CONFLICT);
     let body: Value = serde_json::from_slice(&body).unwrap();
     let want = json!({
-        "code": 32775, "name": "InvalidState", "message": "web is Suspended", "hint": "lifeboat replication resume web"
+        "code": 32775, "name": "InvalidState", "message": "web is Suspended",
+        "hint": { "code": "resume-replication" }
     });
     assert_eq!(body, want);
     fits(
@@ -383,8 +385,8 @@ async fn refusals_carry_code_name_and_way_out() {
     let client = Client::new(&host.socket);
     match client.perform(&Action::ListVms(Paging::FIRST)).await {
         Err(ClientError::Refused(r)) => assert_eq!(
-            (r.code, r.hint.as_str()),
-            (ReturnCode::InvalidState, "lifeboat replication resume web")
+            (r.code, r.hint),
+            (ReturnCode::InvalidState, Some(hint::Replicate::Resume.into()))
         ),
         other => panic!("{other:?}"),
     }

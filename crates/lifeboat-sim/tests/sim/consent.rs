@@ -3,6 +3,7 @@
 use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
 use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{AuthorizationEntry, JobState, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::harness::{
     A, B, entry, eventually, flows, healthy, job, mode, planned, refused, replicating, reverse, sealed,
@@ -50,7 +51,11 @@ fn a_primary_starts_its_vm_on_the_replica_where_the_entry_allows_it() {
         set(w, B, entry("a", "/replicas")).await.unwrap();
         let refusal = refused(w, A, planned(true)).await;
         assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal:?}");
-        assert!(refusal.hint.contains("--allow-start"), "{refusal:?}");
+        assert_eq!(
+            refusal.hint,
+            Some(hint::Planned::PlanThereOrAllow.into()),
+            "{refusal:?}"
+        );
         assert!(w.runs(A), "it was shut down for nothing");
         assert_eq!(state(w, A), State::Replicating);
         // Off is how it may come there, and on its own host it is started.

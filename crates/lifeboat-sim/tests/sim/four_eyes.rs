@@ -10,6 +10,7 @@ use lifeboat_engine::query::Query;
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_engine::requests::{IN_ALL, LASTS, OF_ONE, Request, RequestState};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{
     AuthorizationEntry, JobType, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State,
     RequestId,
@@ -60,8 +61,8 @@ async fn waits(w: &World, host: usize, by: By, action: Action) -> RequestId {
     let refusal = asks(w, host, by, action.clone()).await.expect_err("it waits");
     assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal}");
     let id = refusal.request.unwrap_or_else(|| panic!("{action:?}: {refusal}"));
-    let command = format!("lifeboat request confirm {id}");
-    assert!(refusal.hint.contains(&command), "{}", refusal.hint);
+    let confirm = hint::Again::Confirm { request: id };
+    assert_eq!(refusal.hint, Some(confirm.into()));
     id
 }
 

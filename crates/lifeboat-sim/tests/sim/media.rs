@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector};
 use lifeboat_engine::ports::media::{Media, Part, Seal};
 use lifeboat_engine::sealing::{ExportKey, Sealing};
+use lifeboat_model::hint;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, Steps, eventually, failover, healthy, job, refused, simulate, start_copy, start_vm,
@@ -105,7 +106,7 @@ async fn story(w: &mut World) {
     assert_eq!(state(w, PRIMARY), State::Replicating);
     let notes = w.view(REPLICA).await.unwrap().replication.unwrap().health_notes;
     assert!(
-        notes.iter().any(|n| n.contains("replication import")),
+        notes.iter().any(|n| n.hint == Some(hint::Copies::Import.into())),
         "{notes:?}"
     );
     refused(w, REPLICA, failover(PointSelector::Latest)).await;

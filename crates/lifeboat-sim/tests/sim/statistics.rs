@@ -107,7 +107,7 @@ fn an_outage_is_counted_as_network_failures_and_missed_cycles_until_reset() {
         let v = replication(w, PRIMARY).await;
         assert_eq!(v.health, Health::Warning, "{:?}", v.health_notes);
         assert!(
-            v.health_notes.iter().any(|n| n.contains("missed")),
+            v.health_notes.iter().any(|n| n.text.contains("missed")),
             "{:?}",
             v.health_notes
         );

@@ -26,12 +26,23 @@ pub(crate) enum Which {
 
 /// A parameter or property that cannot be meant.
 pub(crate) fn invalid(message: impl Into<String>) -> Refusal {
-    Refusal::new(ReturnCode::InvalidParameter, message, "")
+    Refusal::bare(ReturnCode::InvalidParameter, message)
 }
 
 /// Something that exists elsewhere, but not here.
-pub(crate) fn unsupported(message: impl Into<String>, hint: &str) -> Refusal {
-    Refusal::new(ReturnCode::NotSupported, message, hint)
+pub(crate) fn unsupported(message: impl Into<String>, advice: &str) -> Refusal {
+    advised(ReturnCode::NotSupported, message, advice)
+}
+
+/// A refusal of this surface itself, with advice in the terms of the API: it stays here, and so is no hint for other surfaces.
+/// Empty advice is none.
+pub(crate) fn advised(code: ReturnCode, message: impl Into<String>, advice: impl AsRef<str>) -> Refusal {
+    let (message, advice) = (message.into(), advice.as_ref());
+    if advice.is_empty() {
+        Refusal::bare(code, message)
+    } else {
+        Refusal::bare(code, format!("{message}; {advice}"))
+    }
 }
 
 /// At most 80 characters of what a caller wrote.

@@ -15,6 +15,8 @@ mod statistics;
 mod system;
 mod table;
 
+use crate::cim::embedded::advised;
+use crate::cim::hint;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -181,7 +183,7 @@ impl Call<'_> {
         let class = &path.name.class;
         if !self.namespace.is_a(class, "CIM_ComputerSystem") {
             let message = format!("{parameter}: {} is no virtual machine", shown(class));
-            return Err(Refusal::new(
+            return Err(advised(
                 ReturnCode::IncorrectType,
                 message,
                 "name an Msvm_ComputerSystem",
@@ -190,7 +192,7 @@ impl Call<'_> {
         let name = path.name.text("Name").unwrap_or_default();
         if name.eq_ignore_ascii_case(&self.manager.host.name) {
             let message = format!("{parameter} names this host, not a virtual machine of it");
-            return Err(Refusal::new(
+            return Err(advised(
                 ReturnCode::IncorrectType,
                 message,
                 "name the VM by its GUID",
@@ -248,7 +250,7 @@ impl Call<'_> {
 
 fn denied(what: &str, needed: Role, caller: &Caller) -> Refusal {
     let message = format!("{what} is for role {needed}; {} is {}", caller.name, caller.role);
-    Refusal::new(ReturnCode::AccessDenied, message, "")
+    advised(ReturnCode::AccessDenied, message, "")
 }
 
 fn missing(parameter: &str) -> Refusal {
@@ -383,13 +385,13 @@ impl ObjectManager {
             }
             Err(refusal) if refusal.request.is_some() => {
                 // Nothing was done, and what has to be is in the words, for which a return value has no room.
-                let message = format!("{}; {}", refusal.message, refusal.hint);
+                let message = hint::told(&refusal.message, refusal.hint.as_ref());
                 warn!(caller = caller.name, method, about, message, "method waits");
                 return Err(CimError::new(Status::AccessDenied, message));
             }
             Err(refusal) => {
                 let value = found.numbers().of(refusal.code);
-                let (why, hint) = (refusal.message, refusal.hint);
+                let (why, hint) = (refusal.message, refusal.hint.as_ref().map(hint::words));
                 warn!(
                     caller = caller.name,
                     method, about, value, why, hint, "method refused"
@@ -406,7 +408,7 @@ impl ObjectManager {
 /// Carries a call out, if this caller may make it and anybody can.
 async fn answer(call: &Call<'_>, found: &table::Found) -> Answered {
     match found {
-        table::Found::Not(why) => Err(Refusal::new(ReturnCode::NotSupported, why.reason, "")),
+        table::Found::Not(why) => Err(advised(ReturnCode::NotSupported, why.reason, "")),
         table::Found::Served(entry) if call.caller.role < entry.role => {
             Err(denied(entry.method, entry.role, call.caller))
         }

@@ -2,12 +2,14 @@
 //! made one has answered with an error and its words, not with this job: clients wait for a job they were given, and nobody
 //! would tell whoever called it that somebody else has to do something.
 
+use crate::cim::hint::told;
 use lifeboat_cim::CimError;
 use lifeboat_engine::action::Action;
 use lifeboat_engine::query::Query;
 use lifeboat_engine::records::Job;
 use lifeboat_engine::requests::{Request, RequestState};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint::Again;
 use lifeboat_model::{JobId, JobState, JobType, RequestId, VmId};
 use uuid::Uuid;
 
@@ -33,7 +35,10 @@ fn job(request: Request) -> Job {
     let (state, detail, error) = match &request.state {
         RequestState::Waits => (
             JobState::New,
-            format!("waits for a second person: {what}; lifeboat request confirm {id}"),
+            told(
+                &format!("waits for a second person: {what}"),
+                Some(&Again::Confirm { request: id }.into()),
+            ),
             None,
         ),
         RequestState::Confirmed { .. } => (JobState::Running, what.clone(), None),
@@ -59,6 +64,7 @@ fn job(request: Request) -> Job {
         total_bytes: 0,
         code: error.as_ref().map(|_| ReturnCode::Unknown),
         error,
+        hint: None,
         created: request.asked,
         started: None,
         ended: None,

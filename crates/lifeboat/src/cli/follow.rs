@@ -10,7 +10,7 @@ use lifeboat_rest::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::{Exit, Failure};
-use super::show::{Names, amount, ending, name_of, safe, title};
+use super::show::{Names, amount, ending, error, name_of, safe, title};
 use super::units::span;
 
 /// Follows `job` to its end or to Ctrl-C; returns the exit code and the last state seen.
@@ -45,10 +45,10 @@ pub(crate) async fn follow(client: &Client, job: Job, names: &Names) -> Result<(
         }
     }
     progress.end();
-    outcome(&what, &last).map(|exit| (exit, last))
+    outcome(&what, &last, names).map(|exit| (exit, last))
 }
 
-fn outcome(what: &str, job: &Job) -> Result<Exit, Failure> {
+fn outcome(what: &str, job: &Job, names: &Names) -> Result<Exit, Failure> {
     let took = match (job.started, job.ended) {
         (Some(start), Some(end)) => format!(" after {}", span(end.since(start))),
         _ => String::new(),
@@ -57,7 +57,7 @@ fn outcome(what: &str, job: &Job) -> Result<Exit, Failure> {
         eprintln!("{what} completed{took}");
         return Ok(Exit::Done);
     }
-    let why = job.error.as_deref().map(|e| format!(": {e}")).unwrap_or_default();
+    let why = error(job, names).map(|e| format!(": {e}")).unwrap_or_default();
     let hint = format!("see: lifeboat job show {}", job.id);
     Err(Failure::new(
         Exit::Failed,

@@ -89,7 +89,7 @@ fn name(vm: &str) -> VmRef {
 /// Why there is no answer, in the words of the command line.
 fn failure(action: &Action, error: ClientError) -> Failure {
     match error {
-        ClientError::Refused(refusal) => refusal::refused(action, refusal).into(),
+        ClientError::Refused(refusal) => refusal::refused(action, refusal),
         ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Protocol { .. } => {
             error.into()
         }

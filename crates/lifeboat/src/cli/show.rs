@@ -26,6 +26,7 @@ use lifeboat_model::{
 use lifeboat_tls::CertInfo;
 use lifeboat_wbem::users::Users;
 
+use super::hint;
 use super::units::{self, instant, size, span};
 use replication::{role, state};
 
@@ -277,11 +278,12 @@ pub(crate) fn vm(v: &VmView, names: &Names, zone: &TimeZone) -> String {
         ));
     }
     rows.extend(s.nics.iter().map(|n| ("nic", n.mac.clone())));
-    rows.extend(
-        v.description_gone
-            .iter()
-            .map(|gone| ("description", gone.clone())),
-    );
+    rows.extend(v.description_gone.iter().map(|gone| {
+        (
+            "description",
+            hint::told(&gone.text, gone.hint.as_ref(), Some(&s.name)),
+        )
+    }));
     rows.push(("console", v.console.socket.to_string()));
     rows.push(("console log", v.console.log.to_string()));
     let mut text = sheet(&rows);
@@ -370,10 +372,21 @@ pub(crate) fn jobs(jobs: &[Job], names: &Names, zone: &TimeZone) -> String {
             ending(j.state).into(),
             dash(percent(j), |p| p),
             instant(j.created, zone),
-            j.error.clone().unwrap_or_else(|| j.detail.clone()),
+            error(j, names).unwrap_or_else(|| j.detail.clone()),
         ]
     });
     table(&["ID", "VM", "JOB", "STATE", "DONE", "CREATED", "DETAIL"], rows)
+}
+
+/// Why a job ended badly, with what can be done.
+pub(crate) fn error(j: &Job, names: &Names) -> Option<String> {
+    let error = j.error.as_deref()?;
+    Some(hint::told(error, j.hint.as_ref(), known(Some(j.vm), names)))
+}
+
+/// The name of a VM, if it has one.
+fn known(vm: Option<VmId>, names: &Names) -> Option<&str> {
+    names.get(&vm?).map(String::as_str)
 }
 
 /// `job show`.
@@ -393,9 +406,7 @@ pub(crate) fn job(j: &Job, names: &Names, zone: &TimeZone) -> String {
     rows.extend(percent(j).map(|p| ("done", p)));
     rows.extend(amount(j).map(|a| ("amount", a)));
     rows.push(("detail", j.detail.clone()));
-    if let Some(error) = &j.error {
-        rows.push(("error", error.clone()));
-    }
+    rows.extend(error(j, names).map(|error| ("error", error)));
     if let Some(by) = &j.by {
         rows.push(("asked for by", by.to_string()));
     }
@@ -412,7 +423,7 @@ pub(crate) fn events(events: &[Event], names: &Names, zone: &TimeZone) -> String
             instant(e.at, zone),
             dash(e.vm, |vm| name_of(vm, names)),
             dash(e.by.as_ref(), ToString::to_string),
-            e.message.clone(),
+            hint::told(&e.message, e.hint.as_ref(), known(e.vm, names)),
         ]
     });
     table(&["TIME", "VM", "BY", "EVENT"], rows)
@@ -507,7 +518,8 @@ pub(crate) fn server(s: &ServerView, zone: &TimeZone) -> String {
         };
         (what, format!("{}{own}", d.path))
     }));
-    rows.extend(s.notes.iter().map(|note| ("attention", note.clone())));
+    let notes = s.notes.iter();
+    rows.extend(notes.map(|n| ("attention", hint::told(&n.text, n.hint.as_ref(), None))));
     sheet(&rows)
 }
 

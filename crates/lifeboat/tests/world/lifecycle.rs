@@ -10,6 +10,7 @@ use lifeboat_model::{
     Bandwidth, BandwidthWindow, BranchId, DayWindow, JobId, NicBackend, NicFailover, ReplicationHealth,
     ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
 };
+use lifeboat_model::{Finding, ProblemKind};
 use uuid::Uuid;
 
 use super::{NOW, position, replication, vm_id};
@@ -37,10 +38,12 @@ fn split(committed: bool) -> ReplicationView {
     ReplicationView {
         state: ReplicationState::Critical,
         health: ReplicationHealth::Critical,
-        health_notes: vec!["replication is in error".into()],
+        health_notes: vec![Finding::critical(ProblemKind::InError, "replication is in error")],
         problem: Some(Problem {
             since: Timestamp(NOW - 1_900_000),
+            kind: ProblemKind::PeerNewerGeneration,
             message: "the replica went on without this host".into(),
+            hint: None,
             attempts: 1,
         }),
         split: Some(Split {
@@ -87,7 +90,10 @@ fn tested() -> ReplicationView {
     ReplicationView {
         mode: ReplicationMode::Replica,
         health: ReplicationHealth::Warning,
-        health_notes: vec!["what only this host had is kept and takes space".into()],
+        health_notes: vec![Finding::warning(
+            ProblemKind::AbandonedKept,
+            "what only this host had is kept and takes space",
+        )],
         peer: "a.example.org".into(),
         test: Some(Test {
             vm: vm_id(0x7e57),
@@ -145,7 +151,10 @@ fn scheduled() -> ReplicationView {
     ReplicationView {
         state: ReplicationState::ReadyForReplication,
         health: ReplicationHealth::Warning,
-        health_notes: vec!["the initial copy is not complete".into()],
+        health_notes: vec![Finding::warning(
+            ProblemKind::CopyIncomplete,
+            "the initial copy is not complete",
+        )],
         scheduled: Some(Timestamp(NOW + 40_000_000)),
         newest_instant: None,
         last_replication: None,
@@ -160,7 +169,7 @@ fn extended() -> ReplicationView {
     let to = ExtendedView {
         state: ReplicationState::Critical,
         health: ReplicationHealth::Critical,
-        health_notes: vec!["replication is in error".into()],
+        health_notes: vec![Finding::critical(ProblemKind::InError, "replication is in error")],
         peer: "c.example.org:8443".into(),
         settings: ReplicationSettings {
             peer: "c.example.org:8443".into(),
@@ -174,7 +183,9 @@ fn extended() -> ReplicationView {
         pending_bytes: Some(3 << 30),
         problem: Some(Problem {
             since: Timestamp(NOW - 1_000_000),
+            kind: ProblemKind::PeerUnreachable,
             message: "c.example.org:8443 cannot be reached: connection refused".into(),
+            hint: None,
             attempts: 40,
         }),
         counters: replication().counters,

@@ -32,6 +32,7 @@ use lifeboat_model::{
     GenerationId, JobId, JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode,
     ReplicationSettings, ReplicationState, Timestamp, VmId,
 };
+use lifeboat_model::{Finding, Note, ProblemKind, hint};
 use lifeboat_rest::{Admission, Server};
 use serde_json::json;
 use tokio::process::Command;
@@ -250,7 +251,7 @@ impl Script {
                     Refusal::new(
                         ReturnCode::FileNotFound,
                         format!("there is no VM \"{vm}\" on this host"),
-                        "list them with: lifeboat vm list",
+                        hint::Look::Vms,
                     )
                 };
                 found.map(|v| Answer::Vm(Box::new(v))).ok_or_else(missing)
@@ -318,7 +319,10 @@ impl Script {
             mode: ReplicationMode::Replica,
             state: ReplicationState::Recovered,
             health: ReplicationHealth::Critical,
-            health_notes: vec!["nothing received for 3h05m".into()],
+            health_notes: vec![Finding::critical(
+                ProblemKind::PeerSilent,
+                "nothing received for 3h05m",
+            )],
             peer: "a.example.org".into(),
             lag_ms: Some(11_100_000),
             contact: Some(ContactView {
@@ -334,8 +338,9 @@ impl Script {
             problem: Some(Problem {
                 since: Timestamp(NOW - 11_100_000),
                 // A hostile peer's words must not reach the terminal as they are.
-                message: "a.example.org cannot be reached: \u{1b}[2Jconnection refused; check its daemon"
-                    .into(),
+                message: "a.example.org cannot be reached: \u{1b}[2Jconnection refused".into(),
+                kind: ProblemKind::PeerUnreachable,
+                hint: Some(hint::Trust::CheckPeer.into()),
                 attempts: 312,
             }),
             failover: Some(failover()),
@@ -359,12 +364,13 @@ impl Script {
 }
 
 fn refusal(action: &Action) -> Option<Refusal> {
-    let invalid = |message: &str, hint: &str| Refusal::new(ReturnCode::InvalidState, message, hint);
+    let invalid = |message: &str| Refusal::bare(ReturnCode::InvalidState, message);
     match action {
         Action::DropAbandoned { vm } if vm.to_string() == "old" => Some(requests::waits()),
-        Action::ReplicateNow { vm } if vm.to_string() == "db" => Some(invalid(
+        Action::ReplicateNow { vm } if vm.to_string() == "db" => Some(Refusal::new(
+            ReturnCode::InvalidState,
             "db is in state WaitingToCompleteInitialReplication (2): its initial copy is not complete",
-            "wait for it: lifeboat job follow 00000000-0000-0000-0000-0000000000a1",
+            hint::Copies::AwaitOrCancelCopy,
         )),
         Action::InitiateFailover { vm, .. } if vm.to_string() == "old" => Some(not_now(
             ReplicationMode::Replica,
@@ -386,8 +392,8 @@ fn refusal(action: &Action) -> Option<Refusal> {
             ReplicationState::Resynchronizing,
             Happening::StartCopy,
         )),
-        Action::StartVm { vm, .. } if vm.to_string() == "web" => Some(invalid("the VM is running", "")),
-        Action::StopVm { vm, .. } if vm.to_string() == "idle" => Some(invalid("the VM is off", "")),
+        Action::StartVm { vm, .. } if vm.to_string() == "web" => Some(invalid("the VM is running")),
+        Action::StopVm { vm, .. } if vm.to_string() == "idle" => Some(invalid("the VM is off")),
         Action::TestConnection { peer } if peer.starts_with('c') => Some(stranger()),
         Action::EnableReplication { vm, .. } if vm.to_string() == "mail" => Some(stranger()),
         _ => None,
@@ -396,7 +402,7 @@ fn refusal(action: &Action) -> Option<Refusal> {
 
 fn not_now(mode: ReplicationMode, state: ReplicationState, event: Happening) -> Refusal {
     let no = lifeboat_model::lifecycle::step(mode, state, event).unwrap_err();
-    Refusal::new(ReturnCode::InvalidState, no.to_string(), no.way_out)
+    Refusal::new(ReturnCode::InvalidState, no.to_string(), no.hint)
 }
 
 fn stranger() -> Refusal {
@@ -404,7 +410,10 @@ fn stranger() -> Refusal {
         host: "c.example.org".into(),
         names: vec!["alpha.example.org".into(), "10.0.0.1".into()],
     };
-    Refusal::new(ReturnCode::AccessDenied, refusal.to_string(), "")
+    Refusal {
+        hint: refusal.hint(),
+        ..Refusal::bare(ReturnCode::AccessDenied, refusal.to_string())
+    }
 }
 
 fn vm_id(n: u128) -> VmId {
@@ -535,12 +544,17 @@ fn committed(over: &ReplicationView) -> ReplicationView {
     ReplicationView {
         state: ReplicationState::Committed,
         health_notes: vec![
-            unreached.into(),
-            "failed over and not reversed: the VM is unprotected".into(),
+            Finding::critical(ProblemKind::PeerUnreachable, unreached),
+            Finding::warning(
+                ProblemKind::Unprotected,
+                "failed over and not reversed: the VM is unprotected",
+            ),
         ],
         problem: Some(Problem {
             since: Timestamp(NOW - 11_100_000),
             message: unreached.into(),
+            kind: ProblemKind::PeerUnreachable,
+            hint: None,
             attempts: 3,
         }),
         failover: Some(Failover {
@@ -622,6 +636,7 @@ fn jobs() -> Vec<Job> {
         done_bytes: 3 * GIB,
         total_bytes: 10 * GIB,
         error: None,
+        hint: None,
         code: None,
         created: Timestamp(NOW - 60_000),
         started: Some(Timestamp(NOW - 59_000)),
@@ -663,6 +678,7 @@ fn events() -> Vec<Event> {
         at: Timestamp(NOW - ago),
         vm,
         message: message.into(),
+        hint: None,
         by: vm.map(|_| By::process(0, Some(4711))),
     };
     vec![
@@ -735,9 +751,15 @@ fn server() -> ServerView {
                 },
             },
         ],
-        notes: vec![
-            "this host's certificate (/etc/lifeboat/tls/host.crt) ends on 2026-12-04 08:00 UTC".into(),
-        ],
+        notes: vec![Finding::warning(
+            ProblemKind::CertificateEnds,
+            Note::new(
+                "this host's certificate (/etc/lifeboat/tls/host.crt) ends on 2026-12-04 08:00 UTC",
+                hint::Trust::Renew {
+                    place: "/etc/lifeboat/tls/host.crt".into(),
+                },
+            ),
+        )],
     }
 }
 
@@ -750,7 +772,10 @@ fn copying() -> ReplicationView {
         last_replication: None,
         bulk: vec![copied("sys", 3 * GIB, 8 * GIB), copied("data", 0, 2 * GIB)],
         health: ReplicationHealth::Warning,
-        health_notes: vec!["the initial copy is not complete".into()],
+        health_notes: vec![Finding::warning(
+            ProblemKind::CopyIncomplete,
+            "the initial copy is not complete",
+        )],
         ..replication()
     }
 }

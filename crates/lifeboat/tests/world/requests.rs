@@ -5,6 +5,7 @@ use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::person::Account;
 use lifeboat_engine::requests::{LASTS, Request, RequestState};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{Reading, RequestId, Timestamp};
 use uuid::Uuid;
 
@@ -74,7 +75,7 @@ pub(crate) fn waits() -> Refusal {
         ..Refusal::new(
             ReturnCode::AccessDenied,
             "this waits for a second person: dropping of the abandoned data of \"old\"; nothing is done before",
-            format!("somebody else confirms it within 24 hours with: lifeboat request confirm {id}"),
+            hint::Again::Confirm { request: id },
         )
     }
 }

@@ -25,6 +25,7 @@ use lifeboat_model::{
     Position, Reading, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, RequestId,
     Timestamp, VmId,
 };
+use lifeboat_model::{Finding, Note, ProblemKind, hint};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -414,7 +415,7 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
                     },
                 ),
             ],
-            notes: vec!["it is over".into()],
+            notes: vec![gone()],
         })],
         Action::ListRequests => vec![Answer::Requests(requests())],
         other => {
@@ -451,6 +452,21 @@ fn entry() -> AuthorizationEntry {
     }
 }
 
+/// A finding of one that there is.
+fn missed() -> Finding {
+    Finding::warning(ProblemKind::CyclesMissed, "one cycle missed")
+}
+
+/// A finding with everything that one can have.
+fn gone() -> Finding {
+    let file = "/etc/lifeboat/vms/web.toml".to_owned();
+    let note = Note::new(
+        "its description is gone",
+        hint::Replicate::DescribeOrRemove { file },
+    );
+    Finding::critical(ProblemKind::DescriptionGone, note).about("web")
+}
+
 pub(crate) fn job() -> Job {
     Job {
         id: JobId(Uuid::from_u128(7)),
@@ -462,6 +478,7 @@ pub(crate) fn job() -> Job {
         done_bytes: 1,
         total_bytes: 10,
         error: None,
+        hint: None,
         code: None,
         created: Timestamp(1),
         started: Some(Timestamp(2)),
@@ -476,6 +493,7 @@ fn jobs() -> Vec<Job> {
         Job {
             state: JobState::Exception,
             error: Some("no".into()),
+            hint: Some(hint::Failover::FreeRoom.into()),
             code: Some(lifeboat_model::api::ReturnCode::Timeout),
             ended: Some(Timestamp(3)),
             by: Some(By::process(0, Some(7))),
@@ -489,12 +507,14 @@ fn events() -> Vec<Event> {
         at: Timestamp(1),
         vm: None,
         message: "started".into(),
+        hint: None,
         by: None,
     };
     vec![
         event.clone(),
         Event {
             vm: Some(VmId(Uuid::from_u128(1))),
+            hint: Some(hint::Look::Status.into()),
             by: Some(By {
                 surface: Surface::Peer,
                 name: "a.example.org".into(),
@@ -616,7 +636,7 @@ fn view() -> ReplicationView {
         mode: ReplicationMode::Primary,
         state: ReplicationState::Replicating,
         health: ReplicationHealth::Warning,
-        health_notes: vec!["one cycle missed".into()],
+        health_notes: vec![missed()],
         peer: "b".into(),
         settings: settings(),
         position: position(),
@@ -627,7 +647,9 @@ fn view() -> ReplicationView {
         pending_bytes: Some(65_536),
         problem: Some(Problem {
             since: Timestamp(1),
+            kind: ProblemKind::PeerUnreachable,
             message: "b cannot be reached".into(),
+            hint: Some(hint::Trust::CheckPeer.into()),
             attempts: 3,
         }),
         bulk: vec![BulkView {
@@ -664,7 +686,7 @@ fn extended() -> ExtendedView {
     ExtendedView {
         state: ReplicationState::Replicating,
         health: ReplicationHealth::Ok,
-        health_notes: vec!["fine".into()],
+        health_notes: Vec::new(),
         peer: "c.example.org:8443".into(),
         settings: settings(),
         position: Some(position()),
@@ -878,7 +900,7 @@ fn vms() -> Vec<VmView> {
                 since: Timestamp(5),
                 before: None,
             }),
-            description_gone: Some("put it back".into()),
+            description_gone: Some(gone()),
             ..plain.clone()
         },
     ];

@@ -1,5 +1,6 @@
 //! Jobs, and what they are about.
 
+use crate::cim::hint;
 use lifeboat_cim::Instance;
 use lifeboat_engine::by::By;
 use lifeboat_engine::records::Job;
@@ -82,7 +83,9 @@ fn job(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
     let ran = job.started.map(|s| job.ended.unwrap_or(of.now).since(s));
     let cancellable = matches!(job.state, JobState::New | JobState::Starting | JobState::Running);
     let error = match job.state {
-        JobState::Exception | JobState::Killed | JobState::Terminated => job.error.clone(),
+        JobState::Exception | JobState::Killed | JobState::Terminated => {
+            job.error.as_deref().map(|e| hint::told(e, job.hint.as_ref()))
+        }
         JobState::New
         | JobState::Starting
         | JobState::Running

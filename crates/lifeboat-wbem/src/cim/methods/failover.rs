@@ -1,5 +1,6 @@
 //! Methods of the replication service on a replica: test, fail over, go back, commit, and addresses afterwards.
 
+use crate::cim::embedded::advised;
 use lifeboat_cim::{Instance, Value};
 use lifeboat_engine::action::{Action, PointSelector, Refusal};
 
@@ -22,7 +23,7 @@ fn point(call: &Call<'_>) -> Result<PointSelector, Refusal> {
             "{NAME}: {} is no recovery point",
             embedded::shown(&path.name.class)
         );
-        return Err(Refusal::new(
+        return Err(advised(
             lifeboat_model::api::ReturnCode::IncorrectType,
             message,
             "name an Msvm_VirtualSystemSettingData that Msvm_SnapshotOfVirtualSystem leads to",

@@ -1,5 +1,7 @@
 //! Methods of a job.
 
+use crate::cim::embedded::advised;
+use crate::cim::hint;
 use lifeboat_cim::{CimError, DateTime, Instance, Value};
 use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_engine::records::Job;
@@ -49,19 +51,19 @@ pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
 
 async fn show(call: &Call<'_>) -> Result<Job, Refusal> {
     let job = call.manager.job(id(call)?).await.map_err(unreadable)?;
-    job.ok_or_else(|| Refusal::new(ReturnCode::FileNotFound, "the job is no longer remembered", ""))
+    job.ok_or_else(|| advised(ReturnCode::FileNotFound, "the job is no longer remembered", ""))
 }
 
 fn unreadable(e: CimError) -> Refusal {
-    Refusal::new(ReturnCode::Failed, e.message, "")
+    advised(ReturnCode::Failed, e.message, "")
 }
 
 /// Why it ended badly, if it did; the message's id is the return value that its method would have had.
 async fn failure(call: &Call<'_>) -> Result<Option<Instance>, Refusal> {
     let job = show(call).await?;
     let code = job.code.map(|c| c.number().to_string());
-    let error = job.error.as_deref();
-    Ok(error.map(|m| embedded::error(m, FAILED, HIGH).with_some("MessageID", code)))
+    let error = job.error.as_deref().map(|m| hint::told(m, job.hint.as_ref()));
+    Ok(error.map(|m| embedded::error(&m, FAILED, HIGH).with_some("MessageID", code)))
 }
 
 /// Null when the job has not failed.

@@ -1,5 +1,6 @@
 //! Methods of the management service: the end of a test VM, and summaries of VMs.
 
+use crate::cim::embedded::advised;
 use lifeboat_cim::{CimError, Value};
 use lifeboat_engine::action::{Action, Refusal, VmView};
 use lifeboat_engine::paging::{Page, Paging};
@@ -54,7 +55,7 @@ async fn all(call: &Call<'_>) -> Result<Vec<VmId>, Refusal> {
 }
 
 fn too_many() -> Refusal {
-    Refusal::new(
+    advised(
         ReturnCode::InvalidParameter,
         format!("the summary of more than {MOST} VMs does not fit into one answer"),
         format!(
@@ -82,7 +83,7 @@ pub(super) async fn destroy(call: &Call<'_>) -> Answered {
         }
         None => {
             let message = format!("no replica here is tested by {}", vm.spec.name);
-            Err(Refusal::new(
+            Err(advised(
                 ReturnCode::InvalidState,
                 message,
                 "its test is being ended already",
@@ -112,7 +113,7 @@ async fn named(call: &Call<'_>, items: &[Value]) -> Result<Vec<VmView>, Refusal>
                 .ok_or_else(|| invalid(format!("{NAME}: \"{}\" is not the settings of a VM", shown(id))))?
         } else {
             let message = format!("{NAME}: {} is neither a VM nor its settings", shown(class));
-            return Err(Refusal::new(ReturnCode::IncorrectType, message, ""));
+            return Err(advised(ReturnCode::IncorrectType, message, ""));
         };
         vms.push(call.show(vm).await?);
     }
@@ -120,7 +121,7 @@ async fn named(call: &Call<'_>, items: &[Value]) -> Result<Vec<VmView>, Refusal>
 }
 
 fn unreadable(e: CimError) -> Refusal {
-    Refusal::new(ReturnCode::Failed, e.message, "")
+    advised(ReturnCode::Failed, e.message, "")
 }
 
 /// The summary of a VM, with these parts of it.

@@ -1,5 +1,6 @@
 //! Methods of the replication service that make, change and end relationships, and that move data or roles between hosts.
 
+use crate::cim::embedded::advised;
 use camino::{Utf8Component, Utf8Path};
 use lifeboat_engine::action::{Action, InitialCopy, Refusal, ReplicationView, VmView};
 use lifeboat_model::api::ReturnCode;
@@ -11,7 +12,7 @@ use crate::cim::embedded::{self, Which, invalid, shown};
 const SETTINGS: &str = "ReplicationSettingData";
 
 fn wrong_state(message: impl Into<String>, hint: &str) -> Refusal {
-    Refusal::new(ReturnCode::InvalidState, message, hint)
+    advised(ReturnCode::InvalidState, message, hint)
 }
 
 fn replication(vm: &VmView) -> Result<&ReplicationView, Refusal> {
@@ -131,7 +132,7 @@ fn medium(call: &Call<'_>, dir: &str) -> Result<(), Refusal> {
         false => format!("name one below {}", listed.join(", ")),
     };
     let message = format!("directory \"{}\" is not open to remote callers", shown(dir));
-    Err(Refusal::new(ReturnCode::AccessDenied, message, hint))
+    Err(advised(ReturnCode::AccessDenied, message, hint))
 }
 
 /// The settings that can be changed here, which are those of the side that sends.

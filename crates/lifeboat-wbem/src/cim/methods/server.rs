@@ -1,6 +1,7 @@
 //! Methods of the replication service about this host: its settings, who may replicate to it, its certificates and its way
 //! to others; and what all services have in common.
 
+use crate::cim::embedded::advised;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use lifeboat_cim::InstanceName;
@@ -23,7 +24,7 @@ pub(super) async fn modify(call: &Call<'_>) -> Answered {
     let server = call.query(Query::show_server()).await?;
     let name = InstanceName::new("Msvm_ReplicationServiceSettingData", &[]);
     let shown_now = call.manager.get(VIRTUALIZATION, &name).await;
-    let shown_now = shown_now.map_err(|e| Refusal::new(ReturnCode::Failed, e.message, ""))?;
+    let shown_now = shown_now.map_err(|e| advised(ReturnCode::Failed, e.message, ""))?;
     let settings = embedded::server(given, &shown_now, server.settings, call.manager.ahead_of_utc())?;
     call.done(Action::SetServer { settings }).await
 }
@@ -40,7 +41,7 @@ fn find<'a>(entries: &'a [AuthorizationEntry], primary: &str) -> Option<&'a Auth
 
 fn no_entry(primary: &str) -> Refusal {
     let message = format!("there is no authorization entry for \"{}\"", shown(primary));
-    Refusal::new(
+    advised(
         ReturnCode::FileNotFound,
         message,
         "enumerate Msvm_ReplicationAuthorizationSettingData",
@@ -130,7 +131,7 @@ pub(super) async fn certificates(call: &Call<'_>) -> Answered {
             .map(|chain| chain.iter().map(|der| der.to_vec()).collect())
             .map_err(|e| {
                 let message = e.to_string();
-                Refusal::new(ReturnCode::Failed, message, "")
+                advised(ReturnCode::Failed, message, "")
             })?,
     };
     let encoded: Vec<String> = certificates.iter().map(|der| BASE64.encode(der)).collect();

@@ -1,5 +1,6 @@
 //! Methods of a VM: its power, and the state of its replication.
 
+use crate::cim::embedded::advised;
 use std::time::Duration;
 
 use lifeboat_engine::action::{Action, Refusal, ReplicationView, VmView};
@@ -16,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const STATE: &str = "RequestedState";
 
 fn wrong_state(message: impl Into<String>, hint: &str) -> Refusal {
-    Refusal::new(ReturnCode::InvalidState, message, hint)
+    advised(ReturnCode::InvalidState, message, hint)
 }
 
 /// The VM whose method is called; `key` is the property that holds its GUID.
@@ -24,7 +25,7 @@ fn own(call: &Call<'_>, key: &str) -> Result<VmId, Refusal> {
     let name = call.target.name.text(key).unwrap_or_default();
     name.parse().map_err(|_| {
         let message = format!("{} is this host, and no virtual machine", shown(name));
-        Refusal::new(ReturnCode::IncorrectType, message, "name the VM by its GUID")
+        advised(ReturnCode::IncorrectType, message, "name the VM by its GUID")
     })
 }
 
@@ -147,7 +148,7 @@ fn may_prepare(vm: &VmView) -> Result<(), Refusal> {
         PowerState::Unknown => Err(Refusal::new(
             ReturnCode::Unknown,
             "whether the VM runs is not known; a planned failover is prepared when it is off",
-            "see: lifeboat vm show",
+            lifeboat_model::hint::Look::Vm,
         )),
         PowerState::Running | PowerState::Paused | PowerState::Stalled => Err(wrong_state(
             "the VM runs; a planned failover is prepared when it is off",

@@ -6,12 +6,13 @@ use jiff::tz::TimeZone;
 use lifeboat_engine::action::{BacklogView, BulkView, ContactView, ExtendedView, ReplicationView, VmView};
 use lifeboat_engine::ports::store::Abandoned;
 use lifeboat_engine::records::{
-    Failover, FailoverPhase, KnownKey, Planned, PlannedPhase, Split, SyncKind, Synchronization, Test,
-    TestPhase,
+    Failover, FailoverPhase, KnownKey, Planned, PlannedPhase, Problem, Split, SyncKind, Synchronization,
+    Test, TestPhase,
 };
-use lifeboat_model::{FailedOverReplicationType, ReplicationMode, ReplicationState};
+use lifeboat_model::{FailedOverReplicationType, Finding, ReplicationMode, ReplicationState};
 
 use super::{Names, addresses, dash, name_of, names, power, random, reference, sheet, table};
+use crate::cli::hint;
 use crate::cli::units::{self, instant, size, span};
 
 type Row = (&'static str, String);
@@ -64,18 +65,24 @@ fn copied(r: &ReplicationView) -> Option<(u64, u64)> {
 }
 
 /// The one thing to know first.
-fn trouble(r: &ReplicationView) -> String {
+fn trouble(vm: &str, r: &ReplicationView) -> String {
     if let Some(s) = &r.split {
         return format!("split: {}", s.theirs);
     }
     match &r.problem {
-        Some(p) => p.message.clone(),
-        None if !r.health_notes.is_empty() => r.health_notes.join("; "),
+        Some(p) => hint::told(&p.message, p.hint.as_ref(), Some(vm)),
+        None if !r.health_notes.is_empty() => {
+            let notes: Vec<String> = r.health_notes.iter().map(|n| told(n, vm)).collect();
+            notes.join("; ")
+        }
         None if !r.preflight.is_empty() => {
             format!("would not start on the replica: {}", r.preflight.join("; "))
         }
         None => match r.extended.as_ref().and_then(|e| e.problem.as_ref()) {
-            Some(p) => format!("third host: {}", p.message),
+            Some(p) => {
+                let message = hint::told(&p.message, p.hint.as_ref(), Some(vm));
+                format!("third host: {message}")
+            }
             None => "-".into(),
         },
     }
@@ -94,7 +101,7 @@ pub(crate) fn status(vms: &[VmView], zone: &TimeZone) -> String {
             lag(r),
             dash(r.newest_instant.filter(|_| !is_over(r)), |at| instant(at, zone)),
             r.peer.clone(),
-            trouble(r),
+            trouble(&v.spec.name, r),
         ])
     });
     table(
@@ -129,7 +136,7 @@ pub(crate) fn replication(v: &VmView, names: &Names, zone: &TimeZone) -> String 
         ("files", format!("{dir}{}", encryption.unwrap_or_default()))
     }));
     rows.extend(under_way(v, r, names, zone));
-    rows.extend(r.extended.iter().flat_map(|e| extended(e, zone)));
+    rows.extend(r.extended.iter().flat_map(|e| extended(&v.spec.name, e, zone)));
     if !is_over(r) {
         rows.extend(wanted(r));
         rows.extend(figures(r));
@@ -161,6 +168,16 @@ fn backlog(b: &BacklogView) -> Row {
     ("backlog", text)
 }
 
+/// A finding as a sentence, with the command to type.
+fn told(found: &Finding, vm: &str) -> String {
+    hint::told(&found.text, found.hint.as_ref(), Some(vm))
+}
+
+/// Whether a finding is the problem itself, which is shown with its time.
+fn is_problem(found: &Finding, problem: Option<&Problem>) -> bool {
+    problem.is_some_and(|p| p.kind == found.kind && found.subject.is_none())
+}
+
 /// What it is and what is wrong with it.
 fn condition(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) -> Vec<Row> {
     let mut rows = vec![
@@ -170,15 +187,14 @@ fn condition(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
         ("health", r.health.to_string()),
     ];
     // The problem is shown below, with its time.
-    let shown = |note: &&String| r.problem.as_ref().is_none_or(|p| p.message != **note);
-    rows.extend(
-        r.health_notes
-            .iter()
-            .filter(shown)
-            .map(|note| ("because", note.clone())),
-    );
+    let name = &v.spec.name;
+    let shown = r
+        .health_notes
+        .iter()
+        .filter(|n| !is_problem(n, r.problem.as_ref()));
+    rows.extend(shown.map(|note| ("because", told(note, name))));
     if let Some(p) = &r.problem {
-        rows.push(("problem", p.message.clone()));
+        rows.push(("problem", hint::told(&p.message, p.hint.as_ref(), Some(name))));
         rows.push((
             "since",
             format!("{}, {} attempts", instant(p.since, zone), p.attempts),
@@ -290,7 +306,7 @@ fn under_way(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
 }
 
 /// The relationship to a third host, in a few lines of its own.
-fn extended(e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
+fn extended(vm: &str, e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
     let lag = dash(e.lag_ms, |ms| span(Duration::from_millis(ms)));
     let mut rows = vec![
         ("third host", e.peer.clone()),
@@ -305,17 +321,15 @@ fn extended(e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
             ),
         ),
     ];
-    let shown = |note: &&String| e.problem.as_ref().is_none_or(|p| p.message != **note);
-    rows.extend(
-        e.health_notes
-            .iter()
-            .filter(shown)
-            .map(|n| ("because", n.clone())),
-    );
+    let shown = e
+        .health_notes
+        .iter()
+        .filter(|n| !is_problem(n, e.problem.as_ref()));
+    rows.extend(shown.map(|note| ("because", told(note, vm))));
     if let Some(p) = &e.problem {
         let since = format!(
             "{}; since {}, {} attempts",
-            p.message,
+            hint::told(&p.message, p.hint.as_ref(), Some(vm)),
             instant(p.since, zone),
             p.attempts
         );
