@@ -225,13 +225,12 @@ impl Actor {
             .refusal
             .filter(|_| said != PrimaryReport::Working && rel.problem.is_none())
         {
-            let found_there = Finding::warning(refusal.problem(), refusal.note());
-            found.push(match refusal {
-                PeerRefusal::NoReplica { .. } | PeerRefusal::NewerGeneration { .. } => {
-                    found_there.only(Health::Critical)
-                }
-                _ => found_there,
-            });
+            let gone = matches!(
+                refusal,
+                PeerRefusal::NoReplica { .. } | PeerRefusal::NewerGeneration { .. }
+            );
+            let health = if gone { Health::Critical } else { Health::Warning };
+            found.push(Finding::new(health, refusal.problem(), refusal.note()));
         }
     }
 
@@ -317,9 +316,10 @@ impl Actor {
     /// An operation of the replica's disk that has begun and does not end.
     pub(crate) fn storage_finding(&self) -> Option<Finding> {
         let delay = self.host.ports.store.storage_delay(self.id)?;
-        STORAGE_PATIENCE.finding(delay.since.elapsed(), ProblemKind::StorageSilent, || {
+        let found = STORAGE_PATIENCE.finding(delay.since.elapsed(), ProblemKind::StorageSilent, || {
             unanswered(&delay)
-        })
+        });
+        found.map(|f| f.about(delay.path.as_str()))
     }
 
     /// Why nothing can be begun on the replica's files now.
