@@ -6,23 +6,26 @@
 
 mod common;
 
-use std::fmt::Write;
+use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
 
 use common::{Handler, Site, hello, position, start};
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::link::{
-    Content, HandOver, LinkError, PeerLink, PeerRefusal, PeerReply, PeerRequest, PrimaryReport,
-    ReplicaStatus, Standing,
+    Content, HandOver, LinkError, LogAddress, LogReceipt, PeerLink, PeerPower, PeerRefusal, PeerReply,
+    PeerRequest, PrimaryReport, ReplicaStatus, Standing,
 };
 use lifeboat_engine::ports::scrub::WantedRange;
-use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
+use lifeboat_engine::ports::store::{BulkProgress, CompareRange, Received};
+use lifeboat_engine::records::PlannedPhase;
 use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
 use lifeboat_link::{Link, exercise};
 use lifeboat_model::{
     Bandwidth, DiskId, Fingerprint, Machine, ReplicationMode, ReplicationSettings, ReplicationState,
     Timestamp, VmId,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -93,6 +96,18 @@ fn status() -> ReplicaStatus {
         waiting_bytes: 4096,
         hand_over: HandOver::default(),
         export: None,
+    }
+}
+
+fn standing() -> Standing {
+    Standing {
+        mode: ReplicationMode::Primary,
+        state: ReplicationState::Replicating,
+        position: position(),
+        running: true,
+        power: None,
+        newest_instant: Some(Timestamp(9)),
+        planned: None,
     }
 }
 
@@ -179,6 +194,89 @@ fn requests() -> Vec<PeerRequest> {
     ]
 }
 
+/// What the listed documents have not: each phase of a planned failover, each power, each way to hand over, each report; and the
+/// receipts of logs, with the addresses that the path of a log is made of.
+fn further() -> Vec<String> {
+    let standing = |power, planned| {
+        PeerReply::Standing(Standing {
+            power,
+            planned,
+            ..standing()
+        })
+    };
+    let phases = [
+        PlannedPhase::Stopping,
+        PlannedPhase::Closing,
+        PlannedPhase::Prepared,
+        PlannedPhase::HandingOver,
+    ];
+    let powers = [
+        PeerPower::Off,
+        PeerPower::Runs,
+        PeerPower::NotKnown {
+            why: "the monitor is silent".into(),
+        },
+    ];
+    let hand_over = [HandOver::Starts, HandOver::Off, HandOver::ByHand];
+    let handing = |hand_over| {
+        PeerReply::Status(ReplicaStatus {
+            hand_over,
+            ..status()
+        })
+    };
+    let replies = phases.map(|phase| standing(None, Some(phase))).into_iter();
+    let replies = replies.chain(powers.map(|power| standing(Some(power), None)));
+    let mut all: Vec<String> = replies.chain(hand_over.map(handing)).map(|r| same(&r)).collect();
+    let reports = [
+        PrimaryReport::Unspecified,
+        PrimaryReport::Working,
+        PrimaryReport::Held,
+    ];
+    all.extend(reports.map(|report| same(&PeerRequest::Status { vm: vm(), report })));
+    let addresses = [
+        LogAddress::Bulk { vm: vm() },
+        LogAddress::Delta {
+            vm: vm(),
+            position: position(),
+            offset: 7,
+        },
+    ];
+    all.extend(addresses.map(|address| same(&address)));
+    let receipts = [
+        LogReceipt::Delta(Received {
+            durable: position(),
+            instant: Timestamp(9),
+            bytes: 8,
+            partial: true,
+        }),
+        LogReceipt::Bulk(BulkProgress {
+            disk: disk(),
+            done: 5,
+        }),
+    ];
+    all.extend(receipts.map(|receipt| same(&receipt)));
+    all
+}
+
+/// A document as it is written, which is read as what was written.
+fn same<T: Serialize + DeserializeOwned + PartialEq + Debug>(document: &T) -> String {
+    let text = serde_json::to_string(document).unwrap();
+    assert_eq!(serde_json::from_str::<T>(&text).unwrap(), *document);
+    text
+}
+
+const FURTHER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/further.txt");
+
+#[test]
+fn what_documents_are_made_of_is_written_and_read_as_ever() {
+    let text: String = further().iter().map(|line| format!("{line}\n")).collect();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(FURTHER, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(FURTHER).unwrap_or_default();
+    assert!(golden == text, "{FURTHER} differs; should be\n{text}");
+}
+
 /// The number of a request's line. No wildcard: a new request does not compile until it is in the list above.
 fn listed(request: &PeerRequest) -> usize {
     match request {
@@ -225,15 +323,7 @@ fn replies() -> Vec<PeerReply> {
             ranges: vec![(0, 65_536)],
             next: Some(1 << 30),
         },
-        PeerReply::Standing(Standing {
-            mode: ReplicationMode::Primary,
-            state: ReplicationState::Replicating,
-            position: position(),
-            running: true,
-            power: None,
-            newest_instant: Some(Timestamp(9)),
-            planned: None,
-        }),
+        PeerReply::Standing(standing()),
         PeerReply::Accepted,
         PeerReply::DiskData {
             data: vec!["AAAA".into(), String::new()],
