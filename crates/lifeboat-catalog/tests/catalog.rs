@@ -443,6 +443,38 @@ async fn a_replica_of_the_first_version_still_loads() {
     assert!(replica.test.is_none() && rel.home.is_none() && rel.settings.auto_resync.is_none());
 }
 
+/// The catalog of a host that went back to an older Lifeboat: what the newer one wrote is named and not looked into.
+#[tokio::test]
+async fn a_record_of_a_newer_version_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(&SqliteCatalog::open(&path(&dir)).unwrap()).await;
+    let raw = rusqlite::Connection::open(path(&dir)).unwrap();
+    let sql = "UPDATE relationship SET record = json_set(record, '$.version', 2, '$.mode', 7), digest = NULL";
+    assert_eq!(raw.execute(sql, []).unwrap(), 1);
+    drop(raw);
+    let e = SqliteCatalog::open(&path(&dir))
+        .unwrap()
+        .load()
+        .await
+        .unwrap_err();
+    let said = e.to_string();
+    assert!(
+        matches!(
+            e,
+            CatalogError::NewerRecord {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("relationship {}/0", vm(1))) && said.contains("start the newer version again"),
+        "{said}"
+    );
+}
+
 /// Run by hand before a release, never after one: old files must open as they are.
 #[tokio::test]
 #[ignore = "writes the fixture anew"]

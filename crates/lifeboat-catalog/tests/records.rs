@@ -10,26 +10,21 @@ use std::time::Duration;
 
 use common::{event, job, position, relationship, request, vm};
 use lifeboat_deltalog::Consistency;
-use lifeboat_engine::action::InitialCopy;
 use lifeboat_engine::by::{By, Surface};
-use lifeboat_engine::hold::{History, Hold, Keeping, Reason};
 use lifeboat_engine::person::Account;
-use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{
-    Addressing, Comparison, Counters, Event, Extended, Failover, FailoverPhase, Home, Import, Job, KnownKey,
-    Planned, PlannedPhase, PrimarySide, Problem, Relationship, ReplicaSide, Reverse, Sent, ServerSettings,
-    Side, Split, SyncKind, Synchronization, TakeOver, Test, TestPhase,
+    self, Addressing, Comparison, Counters, Event, Extended, Failover, FailoverPhase, History, Hold, Home,
+    Import, Job, Keeping, KnownKey, Planned, PlannedPhase, PrimarySide, Problem, Reason, Record, RecordError,
+    Relationship, ReplicaSide, Request, RequestState, Reverse, Sealing, Sent, ServerSettings, Side, Split,
+    SyncKind, Synchronization, TakeOver, Test, TestPhase, Transfer,
 };
-use lifeboat_engine::requests::{Request, RequestState};
-use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
+use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     Bandwidth, BandwidthWindow, BranchId, DayWindow, FailedOverReplicationType, Fingerprint, GenerationId,
     JobId, JobState, NicFailover, PointId, Reading, Recency, ReplicationMode, ReplicationSettings,
-    ReplicationState, Timestamp,
+    ReplicationState, Target, Timestamp,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/records.txt");
@@ -141,7 +136,7 @@ fn full(n: u128, mode: ReplicationMode, side: Side) -> Relationship {
 }
 
 /// A primary with everything under way, in this phase of a planned failover and this kind of synchronization.
-fn primary(n: u128, phase: PlannedPhase, kind: SyncKind, how: InitialCopy) -> Relationship {
+fn primary(n: u128, phase: PlannedPhase, kind: SyncKind, how: Transfer) -> Relationship {
     let side = PrimarySide {
         sent: Some(Sent {
             since: position(3),
@@ -281,7 +276,7 @@ fn replica(n: u128, failover: Failover, test: TestPhase) -> Relationship {
 }
 
 fn relationships() -> Vec<Relationship> {
-    let export = InitialCopy::Export {
+    let export = Transfer::Export {
         dir: "/media/disk".into(),
     };
     let generation = GenerationId(Uuid::from_u128(8));
@@ -300,15 +295,10 @@ fn relationships() -> Vec<Relationship> {
     let committing = FailoverPhase::Committing { generation };
     vec![
         relationship(1, 5),
-        primary(2, PlannedPhase::Stopping, SyncKind::Resync, InitialCopy::Network),
-        primary(3, PlannedPhase::Closing, SyncKind::Seed, InitialCopy::Seed),
+        primary(2, PlannedPhase::Stopping, SyncKind::Resync, Transfer::Network),
+        primary(3, PlannedPhase::Closing, SyncKind::Seed, Transfer::Seed),
         primary(4, PlannedPhase::Prepared, SyncKind::Reverse, export),
-        primary(
-            5,
-            PlannedPhase::HandingOver,
-            SyncKind::Resync,
-            InitialCopy::Network,
-        ),
+        primary(5, PlannedPhase::HandingOver, SyncKind::Resync, Transfer::Network),
         replica(6, failover(initiating, point), TestPhase::Making { start: true }),
         replica(7, failover(FailoverPhase::Ready, cycle), TestPhase::Ready),
         replica(
@@ -397,8 +387,8 @@ fn servers() -> Vec<ServerSettings> {
 }
 
 /// One kind of record, as it is written and as it is read.
-fn lines<T: Serialize + DeserializeOwned + PartialEq + Debug>(kind: &str, records: &[T]) -> String {
-    let line = |r: &T| format!("{kind} {}\n", serde_json::to_string(r).unwrap());
+fn lines<T: Record>(kind: &str, records: &[T]) -> String {
+    let line = |r: &T| format!("{kind} {}\n", records::write(r).unwrap());
     records.iter().map(line).collect()
 }
 
@@ -429,14 +419,17 @@ fn fixture(kind: &str) -> Vec<String> {
     text.lines().filter_map(of).collect()
 }
 
-fn read<T: DeserializeOwned + PartialEq + Debug>(kind: &str, expected: &[T]) {
+fn read<T: Record + PartialEq + Debug>(kind: &str, expected: &[T]) {
     let documents = fixture(kind);
     assert_eq!(documents.len(), expected.len(), "{kind}");
     for (document, record) in documents.iter().zip(expected) {
+        assert_eq!(records::read::<T>(document).unwrap(), *record, "{document}");
+        // What a version after this one wrote is refused, whatever it says.
+        let newer = document.replacen('{', r#"{"version":2,"#, 1);
+        let (found, known) = (2, 1);
         assert_eq!(
-            serde_json::from_str::<T>(document).unwrap(),
-            *record,
-            "{document}"
+            records::read::<T>(&newer).unwrap_err(),
+            RecordError::TooNew { found, known }
         );
     }
 }

@@ -26,7 +26,7 @@ use crate::ports::link::{
 };
 use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, StoredLog};
 use crate::records::Comparison;
-use crate::reverse::NOWHERE;
+use crate::records::NOWHERE;
 use crate::sync::{self, Known, Piece};
 
 /// The least time between two rounds of which the first one failed.

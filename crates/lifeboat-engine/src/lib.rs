@@ -18,6 +18,7 @@ mod copy;
 mod courier;
 mod disk_files;
 mod engine;
+mod export_key;
 mod extended;
 mod failover;
 mod findings;
@@ -48,7 +49,7 @@ mod primary;
 pub mod query;
 mod question;
 mod quota;
-pub mod records;
+pub mod record;
 mod references;
 mod replica;
 pub mod requests;
@@ -71,6 +72,8 @@ mod third;
 mod throttle;
 mod views;
 mod way_back;
+
+pub use record as records;
 
 pub use engine::{Described, Engine, EngineConfig, Ports};
 pub use point_guid::point_guid;

@@ -22,7 +22,7 @@ use crate::ports::link::{Content, PeerRequest};
 use crate::ports::media::{Manifest, Media, MediaError, Part, Seal, Segment, SegmentFile};
 use crate::ports::store::ReplicaStore;
 use crate::primary::droppable;
-use crate::records::{Import, Job, Relationship};
+use crate::records::{self, Import, Job, Relationship};
 use crate::sealing;
 
 /// Where an export goes.
@@ -200,7 +200,10 @@ impl Actor {
     pub(crate) fn exports(&self) -> Option<Export> {
         let rel = self.rel.as_ref()?;
         let side = rel.primary()?;
-        let seal = |sealing| Seal { vm: self.id, sealing };
+        let seal = |sealing: records::Sealing| Seal {
+            vm: self.id,
+            sealing: sealing.into(),
+        };
         Some(Export {
             media: self.host.ports.media.clone(),
             dir: side.export.clone()?.into(),
@@ -248,7 +251,7 @@ impl Actor {
         (change.state, change.position, change.problem) = (state, start, None);
         if let Some(side) = change.primary_mut() {
             (side.export, side.scheduled, side.acknowledged) = (Some(path.into()), None, start);
-            side.sealing = Some(Box::new(sealing));
+            side.sealing = Some(Box::new(sealing.into()));
         }
         change.tell(format!("initial copy started, to {dir}"));
         let answer = self.begin(change, job).await?;

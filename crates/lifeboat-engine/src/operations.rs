@@ -17,7 +17,7 @@ use crate::copy;
 use crate::images::NoCycle;
 use crate::ports::capture::CaptureError;
 use crate::ports::link::{Content, LinkError, PeerRefusal, PeerReply, PeerRequest};
-use crate::records::{Counters, PrimarySide, Relationship, Side, SyncKind};
+use crate::records::{PrimarySide, Relationship, Side, SyncKind};
 
 /// Jobs of initial copies.
 const COPIES: [JobType; 3] = [
@@ -58,7 +58,6 @@ impl Actor {
         let peer = settings.peer.clone();
         let rel = Relationship {
             vm: self.id,
-            index: 0,
             mode: Mode::Primary,
             state: State::ReadyForReplication,
             settings,
@@ -67,18 +66,9 @@ impl Actor {
             position: start,
             side: Side::Primary(PrimarySide::new(start)),
             home: alone.as_ref().and_then(|r| r.home.clone()),
-            callback: None,
-            formerly: Vec::new(),
             preflight,
-            network: Vec::new(),
-            addressing: Default::default(),
-            keys: Vec::new(),
-            problem: None,
             created: self.host.ports.clock.now(),
-            last_replication: None,
-            recency: Default::default(),
-            newest_instant: None,
-            counters: Counters::default(),
+            ..Relationship::default()
         };
         let mut change = self.draft(rel);
         change.tell("replication enabled");

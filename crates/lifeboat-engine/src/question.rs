@@ -22,7 +22,7 @@ use crate::ports::hypervisor::Power;
 use crate::ports::link::{
     NoAnswer, PeerIdentity, PeerLink, PeerPower, PeerRefusal, PeerReply, PeerRequest, Standing,
 };
-use crate::records::{FailoverPhase, Side};
+use crate::records::{FailoverPhase, PlannedPhase, Side};
 
 /// How long an answer is waited for. The other side owes one within 4 seconds, and whoever asked here waits for both.
 const WORD: Duration = Duration::from_millis(4800);
@@ -337,7 +337,7 @@ pub(crate) fn with_power(standing: Option<Standing>, power: PeerPower) -> PeerRe
     let standing = standing.unwrap_or(Standing {
         mode: ReplicationMode::None,
         state: ReplicationState::Disabled,
-        position: crate::reverse::NOWHERE,
+        position: crate::records::NOWHERE,
         running: true,
         power: None,
         newest_instant: None,

@@ -26,7 +26,7 @@ use crate::ports::hypervisor::{DiskImage, LaunchDisk, PowerState};
 use crate::ports::link::{Content, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
 use crate::ports::store::{BulkProgress, Received, ReplicaInfo, ReplicaStore, StoreError, StoredLog};
 use crate::primary::{IDLE, droppable};
-use crate::records::{Counters, FailoverPhase, Home, Relationship, ReplicaSide, Side};
+use crate::records::{FailoverPhase, Home, Relationship, ReplicaSide, Side};
 use crate::reverse::GivenWay;
 use crate::sealing;
 
@@ -828,7 +828,7 @@ impl Actor {
         let bound = self.rel.as_ref().and_then(Relationship::replica);
         let side = ReplicaSide {
             awaits_import,
-            sealing: sealing.map(Box::new),
+            sealing: sealing.map(|s| Box::new(s.into())),
             allowed: bound.and_then(|r| r.allowed.clone()),
             ..ReplicaSide::new(String::from(info.map_err(|e| self.host.peer_refusal(e))?.dir))
         };
@@ -855,27 +855,16 @@ impl Actor {
             Ok(_) | Err(_) => {
                 let mut change = self.draft(Relationship {
                     vm: self.id,
-                    index: 0,
                     mode,
                     state: State::WaitingToCompleteInitialReplication,
                     peer: peer.names.first().cloned().unwrap_or_default(),
                     position: offer.start,
                     side: Side::Replica(side),
-                    home: None,
                     callback: offer.from,
-                    formerly: Vec::new(),
-                    preflight: Vec::new(),
-                    network: Vec::new(),
-                    addressing: Default::default(),
-                    keys: Vec::new(),
-                    problem: None,
                     created: self.host.ports.clock.now(),
-                    last_replication: None,
-                    recency: Default::default(),
-                    newest_instant: None,
-                    counters: Counters::default(),
                     settings: offer.settings,
                     spec,
+                    ..Relationship::default()
                 });
                 change.tell(format!("replica offered by {}", peer.names.join(", ")));
                 change

@@ -14,8 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{Reading, RequestId, Timestamp, VmId};
-use serde::{Deserialize, Serialize};
+use lifeboat_model::{Reading, RequestId, VmId};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -29,6 +28,8 @@ use crate::ports::catalog::CatalogError;
 use crate::records::Event;
 use crate::taking::{self, Taking};
 
+pub use crate::records::{Request, RequestState};
+
 /// How long a request waits for a second person. Ours: long enough for whoever is asleep, and short enough that nobody has
 /// forgotten what it was about.
 pub const LASTS: Duration = Duration::from_secs(24 * 3600);
@@ -36,47 +37,6 @@ pub const LASTS: Duration = Duration::from_secs(24 * 3600);
 pub const IN_ALL: usize = 100;
 /// Of one person, so that nobody can keep others from asking.
 pub const OF_ONE: usize = 20;
-
-/// A wish that waits for a second person, or that one has confirmed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Request {
-    /// Its name.
-    pub id: RequestId,
-    /// Who asks.
-    pub by: By,
-    /// What for; a VM in it is named by its UUID.
-    pub action: Action,
-    /// The VM it is about; `None`: the host.
-    pub vm: Option<VmId>,
-    /// What it would do, in words.
-    pub what: String,
-    /// When it was asked for.
-    pub asked: Timestamp,
-    /// When it ends if nobody confirms it.
-    pub until: Timestamp,
-    /// The clocks when it was asked for.
-    pub read: Reading,
-    /// How far it has come.
-    pub state: RequestState,
-}
-
-/// How far a request has come.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
-pub enum RequestState {
-    /// It waits for a second person.
-    Waits,
-    /// It is being carried out.
-    Confirmed {
-        /// Who confirmed it.
-        second: Box<By>,
-    },
-    /// It was confirmed, and the daemon ended before it was known whether it was carried out. It is not begun again.
-    NotKnown {
-        /// Who confirmed it.
-        second: Box<By>,
-    },
-}
 
 impl Request {
     /// Whether it has lasted too long. A wall clock that was set ends it early, never late: where the host's counter goes on
@@ -475,6 +435,8 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use lifeboat_model::Timestamp;
+
     use super::*;
     use uuid::Uuid;
 

@@ -13,7 +13,6 @@ use lifeboat_model::{
     ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, VmSpec,
 };
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::action::{Answer, PointView, Refusal};
 use crate::actor::{Actor, Done, Work, chain, failed, no_relationship, not_now};
@@ -29,8 +28,8 @@ use crate::ports::link::{
 use crate::ports::store::{Abandoned, Adoption, CompareRange, Divergence, Origin, ReplicaInfo, Target};
 use crate::primary::droppable;
 use crate::records::{
-    Counters, Failover, FailoverPhase, Home, PlannedPhase, PrimarySide, Relationship, ReplicaSide, Reverse,
-    Side, SyncKind, TakeOver,
+    Counters, Failover, FailoverPhase, Home, NOWHERE, PlannedPhase, PrimarySide, Relationship, ReplicaSide,
+    Reverse, Side, SyncKind, TakeOver,
 };
 use crate::replica::as_replica;
 use crate::sync::ComparisonError;
@@ -41,9 +40,6 @@ const VANISHED: Duration = Duration::from_secs(60);
 
 /// How often an old primary that fails to give way in a planned failover is asked again.
 const ATTEMPTS: u32 = 5;
-
-/// Where a copy stands that belongs to no line yet.
-pub(crate) const NOWHERE: Position = Position::start(GenerationId(Uuid::nil()));
 
 /// An offer to be a replica.
 pub(crate) struct GivenWay {
@@ -506,7 +502,6 @@ impl Actor {
         let disks = spec.disks.iter().map(|d| d.id.clone()).collect();
         Relationship {
             vm: self.id,
-            index: 0,
             mode: Mode::Replica,
             state,
             settings: old.map_or_else(|| awaiting(disks), |r| r.settings.clone()),
@@ -522,20 +517,12 @@ impl Actor {
                     .unwrap_or_default(),
                 ..ReplicaSide::new(None)
             }),
-            problem: None,
             created: self.host.ports.clock.now(),
-            last_replication: None,
-            recency: Default::default(),
-            newest_instant: None,
-            counters: Counters::default(),
             home: old.and_then(|r| r.home.clone()),
-            callback: None,
             formerly: old.map(|r| r.formerly.clone()).unwrap_or_default(),
-            preflight: Vec::new(),
-            addressing: Default::default(),
-            keys: Vec::new(),
             network: old.map(|r| r.network.clone()).unwrap_or_default(),
             spec,
+            ..Relationship::default()
         }
     }
 

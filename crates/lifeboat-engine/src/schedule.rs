@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::action::{Answer, InitialCopy, Refusal};
 use crate::actor::{Actor, no_relationship, not_now};
 use crate::copy::Delivered;
-use crate::records::{PrimarySide, Relationship};
+use crate::records::{PrimarySide, Relationship, Transfer};
 
 /// How far ahead something may be scheduled; the API's limit.
 const AHEAD: Duration = Duration::from_secs(7 * 86_400);
@@ -22,6 +22,17 @@ const AHEAD: Duration = Duration::from_secs(7 * 86_400);
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// Wall clocks jump: they are looked at this often at least.
 const LOOK: Duration = Duration::from_secs(3600);
+
+/// What was asked for, as it is remembered.
+impl From<InitialCopy> for Transfer {
+    fn from(how: InitialCopy) -> Self {
+        match how {
+            InitialCopy::Network => Self::Network,
+            InitialCopy::Export { dir } => Self::Export { dir },
+            InitialCopy::Seed => Self::Seed,
+        }
+    }
+}
 
 impl Actor {
     /// What is to be done before each piece of work is planned.
@@ -98,11 +109,11 @@ impl Actor {
     }
 
     /// StartReplication, now.
-    async fn begin_copy(&mut self, how: InitialCopy) -> Result<Answer, Refusal> {
+    async fn begin_copy(&mut self, how: Transfer) -> Result<Answer, Refusal> {
         match how {
-            InitialCopy::Network => self.start_replication().await,
-            InitialCopy::Seed => self.start_seeded().await,
-            InitialCopy::Export { dir } => self.start_export(&dir).await,
+            Transfer::Network => self.start_replication().await,
+            Transfer::Seed => self.start_seeded().await,
+            Transfer::Export { dir } => self.start_export(&dir).await,
         }
     }
 
@@ -123,14 +134,15 @@ impl Actor {
                 self.unschedule(job.id, None).await?;
             }
         }
+        let how = Transfer::from(how);
         match at {
             None => self.begin_copy(how).await,
             // The API ignores the time of an export: whoever carries the medium is there now.
-            Some(_) if matches!(how, InitialCopy::Export { .. }) => self.begin_copy(how).await,
+            Some(_) if matches!(how, Transfer::Export { .. }) => self.begin_copy(how).await,
             Some(at) => {
                 let kind = match how {
-                    InitialCopy::Seed => JobType::StartSeeded,
-                    InitialCopy::Network | InitialCopy::Export { .. } => JobType::StartReplication,
+                    Transfer::Seed => JobType::StartSeeded,
+                    Transfer::Network | Transfer::Export { .. } => JobType::StartReplication,
                 };
                 self.schedule(Step::StartCopy, at, kind, how).await
             }
@@ -145,7 +157,7 @@ impl Actor {
         match self.ahead(at)? {
             None => self.begin_resync().await,
             Some(at) => {
-                let how = InitialCopy::default();
+                let how = Transfer::default();
                 self.schedule(Step::ScheduleResync, at, JobType::Resynchronize, how)
                     .await
             }
@@ -172,7 +184,7 @@ impl Actor {
         step: Step,
         at: Timestamp,
         kind: JobType,
-        how: InitialCopy,
+        how: Transfer,
     ) -> Result<Answer, Refusal> {
         let mut change = self.change()?;
         let jobs = self.host.jobs.clone();

@@ -2,13 +2,7 @@
 //! draws it, tells it to the replica's host with the offer, and begins the export when that host has recorded it. Both
 //! sides keep it in their catalogs for as long as they need it. How files are sealed is the media adapter's.
 
-use core::fmt;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use lifeboat_model::api::ReturnCode;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use uuid::Uuid;
 
 use crate::action::Refusal;
 use crate::actor::{Actor, chain};
@@ -16,77 +10,23 @@ use crate::copy;
 use crate::operations::link_refusal;
 use crate::ports::link::{Content, PeerRefusal, PeerReply};
 use crate::ports::media::{MediaError, Seal};
-use crate::records::Relationship;
+use crate::records::{self, Relationship};
 
-/// Bytes of a key.
-pub const KEY: usize = 32;
+pub use crate::export_key::{ExportKey, KEY};
+pub use crate::ports::media::Sealing;
 
-/// A key that seals one export. It has no `Display`, and `Debug` does not show it. It is written only into the catalog and
-/// into the offer that tells it to the peer: 32 bytes as 44 characters of base64.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ExportKey([u8; KEY]);
-
-impl ExportKey {
-    /// Keeps these bytes, which have to come from a source that nobody can foresee.
-    #[must_use]
-    pub fn new(bytes: [u8; KEY]) -> Self {
-        Self(bytes)
-    }
-
-    /// The bytes, for the cipher.
-    #[must_use]
-    pub fn expose(&self) -> &[u8; KEY] {
-        &self.0
+/// As it is remembered, and as it is told.
+impl From<Sealing> for records::Sealing {
+    fn from(Sealing { export, key }: Sealing) -> Self {
+        Self { export, key }
     }
 }
 
-impl fmt::Debug for ExportKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ExportKey(not shown)")
+/// As it is told, and as it is used.
+impl From<records::Sealing> for Sealing {
+    fn from(records::Sealing { export, key }: records::Sealing) -> Self {
+        Self { export, key }
     }
-}
-
-impl Serialize for ExportKey {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&STANDARD.encode(self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for ExportKey {
-    /// What is wrong is said without what was read: it may be most of a key.
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let wrong = || serde::de::Error::custom("a key of an export is 32 bytes in base64");
-        let text = String::deserialize(from).map_err(|_| wrong())?;
-        let mut key = [0; KEY];
-        // Room for what 44 characters can be; more of them are not decoded.
-        let mut bytes = [0; KEY + 1];
-        match STANDARD.decode_slice(&text, &mut bytes) {
-            Ok(KEY) => {
-                key.copy_from_slice(bytes.split_at(KEY).0);
-                Ok(Self(key))
-            }
-            Ok(_) | Err(_) => Err(wrong()),
-        }
-    }
-}
-
-/// The name of an export and its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sealing {
-    /// Which export. It lies on the medium for everybody to read.
-    pub export: Uuid,
-    /// Its key.
-    pub key: ExportKey,
-}
-
-/// For serde: what an offer says of the seal, in whose error nothing of it is repeated.
-///
-/// # Errors
-/// It is neither nothing nor a name and a key.
-pub(crate) fn told<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Sealing>, D::Error> {
-    Option::deserialize(from).map_err(|_| {
-        serde::de::Error::custom("what seals an export is a UUID and a key, which is 32 bytes in base64")
-    })
 }
 
 /// What a replica takes over of an offer: whether its copy comes on media, and what that is sealed with.
@@ -142,7 +82,7 @@ impl Actor {
     /// What the awaited export is sealed with.
     pub(crate) fn awaited_seal(&self) -> Result<Seal, MediaError> {
         let replica = self.rel.as_ref().and_then(Relationship::replica);
-        let sealing = replica.and_then(|r| r.sealing.as_deref().cloned());
+        let sealing = replica.and_then(|r| r.sealing.as_deref().cloned().map(Sealing::from));
         match sealing {
             Some(sealing) => Ok(Seal { vm: self.id, sealing }),
             None => Err(MediaError::NoKey),
@@ -152,49 +92,14 @@ impl Actor {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn sealing() -> Sealing {
         Sealing {
             export: Uuid::from_u128(5),
             key: ExportKey::new([0xa5; KEY]),
-        }
-    }
-
-    #[test]
-    fn a_key_is_shown_to_nobody() {
-        let shown = format!("{:?} {:#?}", sealing(), sealing()).to_lowercase();
-        assert!(shown.contains("not shown"));
-        // As hexadecimal, as a number and as base64.
-        for part in ["a5", "165", "pawl"] {
-            assert!(!shown.contains(part), "{shown}");
-        }
-        assert!(serde_json::to_string(&sealing()).unwrap().contains("paWl"));
-    }
-
-    #[test]
-    fn a_key_survives_the_catalog_and_is_32_bytes() {
-        let text = serde_json::to_string(&sealing()).unwrap();
-        assert_eq!(serde_json::from_str::<Sealing>(&text).unwrap(), sealing());
-        let encode = |n: usize| format!("\"{}\"", STANDARD.encode(vec![7; n]));
-        assert!(serde_json::from_str::<ExportKey>(&encode(KEY)).is_ok());
-        for bad in [
-            encode(0),
-            encode(KEY - 1),
-            encode(KEY + 1),
-            encode(KEY + 2),
-            encode(1 << 20),
-            encode(KEY).replace('=', ""),
-            encode(KEY).replace("BwcH", "B cH"),
-            encode(KEY).replace("Bwc=", "Bwd="),
-            "7".into(),
-            "null".into(),
-            "[7,7]".into(),
-            "{\"key\":\"Bwc=\"}".into(),
-        ] {
-            let said = serde_json::from_str::<ExportKey>(&bad).unwrap_err().to_string();
-            assert!(said.contains("32 bytes in base64"), "{bad:.80}: {said}");
-            assert!(!said.contains("Bw") && !said.contains('7'), "{said}");
         }
     }
 

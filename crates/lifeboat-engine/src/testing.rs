@@ -6,9 +6,7 @@ use std::sync::Arc;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::lifecycle::{self, TestPoints};
-use lifeboat_model::{
-    BranchId, JobState, JobType, ReplicationMode as Mode, ReplicationState as State, VmId, VmSpec, network,
-};
+use lifeboat_model::{BranchId, JobState, JobType, ReplicationMode as Mode, VmId, VmSpec, network};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -19,7 +17,7 @@ use crate::engine::Host;
 use crate::failover::{branch, choose, told_of_disorder};
 use crate::ports::hypervisor::Power;
 use crate::ports::store::{ReplicaInfo, Target};
-use crate::records::{Addressing, Counters, FailoverPhase, Relationship, Side, Test, TestPhase};
+use crate::records::{FailoverPhase, Relationship, Side, Test, TestPhase};
 use crate::saga::{Ready, SagaError, StartError};
 
 /// What follows the name of the VM.
@@ -47,30 +45,18 @@ fn test_spec(rel: &Relationship, vm: VmId) -> VmSpec {
 fn test_record(rel: &Relationship, test: &Test, now: lifeboat_model::Timestamp) -> Relationship {
     Relationship {
         vm: test.vm,
-        index: 0,
         mode: Mode::TestReplica,
-        state: State::Disabled,
         settings: rel.settings.clone(),
         spec: test_spec(rel, test.vm),
-        peer: String::new(),
         position: rel.position,
         side: Side::Test {
             of: rel.vm,
             branch: test.branch,
         },
-        problem: None,
         created: now,
-        last_replication: None,
-        recency: Default::default(),
         newest_instant: Some(test.instant),
-        counters: Counters::default(),
-        home: None,
-        callback: None,
-        formerly: Vec::new(),
-        preflight: Vec::new(),
         network: rel.network.clone(),
-        addressing: Addressing::None,
-        keys: Vec::new(),
+        ..Relationship::default()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::extended::{extended, host_of, not_extended};
 use crate::machine;
 use crate::operations::link_refusal;
 use crate::ports::link::{PeerReply, PeerRequest};
-use crate::records::{Counters, Extended, Job, Relationship};
+use crate::records::{Extended, Job, Relationship};
 
 /// Jobs of an extended relationship that may wait for their time.
 const WAITING: [JobType; 2] = [JobType::StartReplication, JobType::ResyncExtended];
@@ -52,18 +52,10 @@ impl Actor {
             replica.extended = Some(Box::new(Extended {
                 settings,
                 state,
-                acknowledged: None,
-                comparison: None,
-                compare: None,
-                scheduled: None,
                 preflight,
-                problem: None,
                 created,
-                last_replication: None,
-                recency: Default::default(),
-                newest_instant: None,
-                counters: Counters::default(),
                 job: job.as_ref().map(|j| j.id),
+                ..Extended::default()
             }));
         }
         change.tell(format!("replication is extended to {peer}"));

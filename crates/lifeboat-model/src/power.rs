@@ -1,6 +1,24 @@
 //! What each command about a VM's power does in each state its guest can be in, and what it says where it does nothing.
 //! Whether the role of this host allows it is decided elsewhere.
 
+use serde::{Deserialize, Serialize};
+
+/// What a VM does, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PowerState {
+    /// No process.
+    Off,
+    /// The guest runs.
+    Running,
+    /// The process exists, the guest is paused.
+    Paused,
+    /// The process exists and stopped the guest because of an I/O error, or is in a state without progress.
+    Stalled,
+    /// Nobody can tell: the process may exist, and the guest may run.
+    Unknown,
+}
+
 /// What a guest does, as far as a command has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Guest {

@@ -34,7 +34,6 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
     let disk = DiskId::new("sys").unwrap();
     Relationship {
         vm: vm(n),
-        index: 0,
         mode: ReplicationMode::Primary,
         state: ReplicationState::Replicating,
         settings: ReplicationSettings {
@@ -71,22 +70,13 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
         peer: "b.example.org:8700".into(),
         position: position(revision),
         side: Side::Primary(PrimarySide::new(position(revision))),
-        problem: None,
         created: Timestamp(1_700_000_000_000),
         last_replication: Some(Timestamp(1_700_000_000_000 + revision)),
-        newest_instant: None,
-        recency: Default::default(),
         counters: Counters {
             cycles: revision,
             ..Counters::default()
         },
-        home: None,
-        callback: None,
-        formerly: Vec::new(),
-        preflight: Vec::new(),
-        network: Vec::new(),
-        addressing: Default::default(),
-        keys: Vec::new(),
+        ..Relationship::default()
     }
 }
 

@@ -4,8 +4,7 @@
 use async_trait::async_trait;
 use lifeboat_model::{AuthorizationEntry, JobId, RequestId, VmId};
 
-use crate::records::{Event, Job, Relationship, ServerSettings};
-use crate::requests::Request;
+use crate::records::{Event, Job, Relationship, Request, ServerSettings};
 
 /// Why the catalog failed.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +18,18 @@ pub enum CatalogError {
         found: i64,
         /// Newest version known here.
         known: i64,
+    },
+    /// A record was written by a newer Lifeboat: nothing of it is taken.
+    #[error(
+        "catalog record {key} has version {found}, this Lifeboat knows up to {known}; start the newer version again"
+    )]
+    NewerRecord {
+        /// The record, in words.
+        key: String,
+        /// Its version.
+        found: u64,
+        /// Newest version known here.
+        known: u32,
     },
     /// A record cannot be read.
     #[error("catalog record {0} cannot be read: {1}")]

@@ -11,14 +11,14 @@ use lifeboat_model::{
     DiskId, Fingerprint, Machine, Position, ReplicationMode, ReplicationSettings, ReplicationState,
     Timestamp, VmId, words,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::ByteStream;
+use super::media::Sealing;
 use super::scrub::WantedRange;
 use super::store::{BulkProgress, CompareRange, Received};
 use crate::records::PlannedPhase;
-use crate::sealing::{self, Sealing};
 
 /// Who is at the other end, as its certificate says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -390,7 +390,7 @@ pub enum Content {
         /// What the copy will be sealed with; `None` from earlier versions, which are refused.
         #[serde(
             default,
-            deserialize_with = "sealing::told",
+            deserialize_with = "told",
             skip_serializing_if = "Option::is_none"
         )]
         sealing: Option<Sealing>,
@@ -405,6 +405,16 @@ pub enum Content {
         /// The old primary was prepared at that instant: its copy is that instant.
         planned: bool,
     },
+}
+
+/// For serde: what an offer says of the seal, in whose error nothing of it is repeated.
+///
+/// # Errors
+/// It is neither nothing nor a name and a key.
+fn told<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Sealing>, D::Error> {
+    Option::deserialize(from).map_err(|_| {
+        serde::de::Error::custom("what seals an export is a UUID and a key, which is 32 bytes in base64")
+    })
 }
 
 /// A copy of a VM as another host may know of it.

@@ -11,7 +11,16 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::ByteStream;
-use crate::sealing::Sealing;
+use crate::export_key::ExportKey;
+
+/// The name of an export and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealing {
+    /// Which export. It lies on the medium for everybody to read.
+    pub export: Uuid,
+    /// Its key.
+    pub key: ExportKey,
+}
 
 /// What an export is sealed with, and whose it is: files of another VM's export do not open, even under the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use futures_util::Stream;
 use lifeboat_model::{Reading, Timestamp};
 use uuid::Uuid;
 
-use crate::sealing::ExportKey;
+use crate::export_key::ExportKey;
 
 /// Bytes on their way from a file or a connection, in order.
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;

@@ -5,23 +5,7 @@ use std::fmt;
 
 use lifeboat_model::DiskId;
 use lifeboat_model::power::Guest;
-use serde::{Deserialize, Serialize};
-
-/// What a VM does, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PowerState {
-    /// No process.
-    Off,
-    /// The guest runs.
-    Running,
-    /// The process exists, the guest is paused.
-    Paused,
-    /// The process exists and stopped the guest because of an I/O error, or is in a state without progress.
-    Stalled,
-    /// Nobody can tell: the process may exist, and the guest may run.
-    Unknown,
-}
+pub use lifeboat_model::power::PowerState;
 
 /// What a VM does, with the reason where it is no ordinary state.
 #[derive(Clone, Debug, PartialEq, Eq)]

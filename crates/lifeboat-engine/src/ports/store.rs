@@ -14,6 +14,8 @@ use super::hypervisor::DiskImage;
 use super::scrub::{DamagedFile, RepairSource, Repaired, ScrubState, ScrubStep, ScrubWork};
 use super::storage::StorageFault;
 
+pub use lifeboat_model::Target;
+
 /// A sealed recovery point: an image chain for each disk, bootable at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
@@ -53,24 +55,6 @@ pub struct StoredLog {
     /// A piece of a synchronization (`LogKind::Sync`): nothing can be brought up at this position.
     #[serde(default)]
     pub partial: bool,
-}
-
-/// Where an instant to be brought back is: a sealed point, or a cycle that needs replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Target {
-    /// A sealed point.
-    Point {
-        /// Its id.
-        id: PointId,
-    },
-    /// A cycle in the retained logs, not before the oldest sealed point.
-    Cycle {
-        /// Its position.
-        position: Position,
-    },
-    /// What this copy held when it became a replica of what had been its own replica.
-    Abandoned,
 }
 
 /// What a copy held beyond the point that the other side went on from. Kept whole until somebody drops it.

@@ -53,10 +53,10 @@ fn there(w: &World) -> (u64, usize) {
 fn keys(w: &World) -> [Option<Sealing>; 2] {
     let primary = w
         .recorded(PRIMARY)
-        .and_then(|r| r.primary()?.sealing.as_deref().cloned());
+        .and_then(|r| r.primary()?.sealing.as_deref().cloned().map(Sealing::from));
     let replica = w
         .recorded(REPLICA)
-        .and_then(|r| r.replica()?.sealing.as_deref().cloned());
+        .and_then(|r| r.replica()?.sealing.as_deref().cloned().map(Sealing::from));
     [primary, replica]
 }
 
