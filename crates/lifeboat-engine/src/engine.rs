@@ -910,7 +910,7 @@ impl Engine {
                 let begun = Instant::now();
                 match store.receive(vm, position, offset, body).await {
                     Ok(received) => (
-                        Ok(LogReceipt::Delta(received.clone())),
+                        Ok(LogReceipt::Delta(received.clone().into())),
                         Some(Message::LogDurable(
                             received,
                             Stamp {
@@ -925,7 +925,7 @@ impl Engine {
             }
             LogAddress::Bulk { .. } => match store.bulk(vm, body).await {
                 Ok(progress) => (
-                    Ok(LogReceipt::Bulk(progress.clone())),
+                    Ok(LogReceipt::Bulk(progress.clone().into())),
                     Some(Message::BulkDone(progress)),
                 ),
                 Err(e) => self.not_received(e),

@@ -9,8 +9,7 @@ use tracing::debug;
 
 use crate::actor::{Actor, Done, Work, chain};
 use crate::ports::capture::{CaptureError, CaptureSource};
-use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply};
-use crate::ports::scrub::WantedRange;
+use crate::ports::link::{PeerIdentity, PeerRefusal, PeerReply, ReadRange};
 use crate::primary::droppable;
 
 /// Most ranges of one request.
@@ -21,14 +20,14 @@ const MAX_LEN: u32 = 64 << 10;
 
 /// A replica that waits for bytes of the disks.
 pub(crate) struct Loan {
-    ranges: Vec<WantedRange>,
+    ranges: Vec<ReadRange>,
     reply: oneshot::Sender<PeerReply>,
 }
 
 /// The disks after something was read from them; none: they have to be put in order first.
 pub(crate) struct Lent(pub(crate) Option<Box<dyn CaptureSource>>);
 
-async fn read(source: &dyn CaptureSource, ranges: &[WantedRange]) -> Result<Vec<String>, CaptureError> {
+async fn read(source: &dyn CaptureSource, ranges: &[ReadRange]) -> Result<Vec<String>, CaptureError> {
     let view = source.current().await?;
     let mut data = Vec::with_capacity(ranges.len());
     let mut failed = None;
@@ -63,13 +62,13 @@ impl Actor {
     pub(crate) fn lend(
         &mut self,
         peer: &PeerIdentity,
-        ranges: Vec<WantedRange>,
+        ranges: Vec<ReadRange>,
         reply: oneshot::Sender<PeerReply>,
     ) {
         let host = self.host.config.name.clone();
         let primary = self.rel.as_ref().is_some_and(|r| r.mode == Mode::Primary);
         let small =
-            |r: &WantedRange| r.len <= MAX_LEN && r.len.is_multiple_of(512) && r.offset.is_multiple_of(512);
+            |r: &ReadRange| r.len <= MAX_LEN && r.len.is_multiple_of(512) && r.offset.is_multiple_of(512);
         let fits = ranges.len() <= MAX_RANGES && ranges.iter().all(small);
         let refused = match self.is_peer(peer) {
             Err(refusal) => Some(refusal),

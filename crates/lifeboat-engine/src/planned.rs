@@ -15,7 +15,8 @@ use crate::actor::{Actor, Done, Message, Work, chain, no_relationship, not_now};
 use crate::operations::link_refusal;
 use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
 use crate::ports::link::{
-    LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest, PrimaryReport, Standing,
+    LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest, PlannedStep, PrimaryReport,
+    Standing,
 };
 use crate::power::power_refusal;
 use crate::primary::{Aside, IDLE, droppable};
@@ -697,12 +698,12 @@ async fn follow(host: Arc<crate::engine::Host>, vm: VmId, primary: String, job: 
         }
         let doing = match theirs.planned {
             None => Err("the primary gave it up and says why: lifeboat job list, there"),
-            Some(PlannedPhase::Prepared) => {
+            Some(PlannedStep::Prepared) => {
                 Err("the primary is prepared, but could not hand over; see there: lifeboat job list")
             }
-            Some(PlannedPhase::Stopping) => Ok("the primary shuts the VM down"),
-            Some(PlannedPhase::Closing) => Ok("the primary sends the last changes"),
-            Some(PlannedPhase::HandingOver) => Ok("the primary hands over"),
+            Some(PlannedStep::Stopping) => Ok("the primary shuts the VM down"),
+            Some(PlannedStep::Closing) => Ok("the primary sends the last changes"),
+            Some(PlannedStep::HandingOver) => Ok("the primary hands over"),
         };
         let why = match doing {
             Ok(doing) => {

@@ -20,7 +20,7 @@ use crate::actor::Actor;
 use crate::engine::Ports;
 use crate::ports::hypervisor::Power;
 use crate::ports::link::{
-    NoAnswer, PeerIdentity, PeerLink, PeerPower, PeerRefusal, PeerReply, PeerRequest, Standing,
+    NoAnswer, PeerIdentity, PeerLink, PeerPower, PeerRefusal, PeerReply, PeerRequest, PlannedStep, Standing,
 };
 use crate::records::{FailoverPhase, PlannedPhase, Side};
 
@@ -218,7 +218,7 @@ impl Actor {
             running: true,
             power: None,
             newest_instant: rel.newest_instant,
-            planned: self.planned().map(|p| p.phase),
+            planned: self.planned().map(|p| p.phase.into()),
         });
         let (ports, vm, others) = (self.host.ports.clone(), self.id, self.others_than(asks));
         let under_way = self.under_way_for(asks);
@@ -329,6 +329,18 @@ fn may_start_beside(word: &Word) -> Result<(), Refusal> {
         format!("another host has a copy of this VM: {seen}: {why}"),
         "revert or stop it there; when you know that it does not run there: repeat with --force",
     ))
+}
+
+/// As it is remembered here, and as the other host is told.
+impl From<PlannedPhase> for PlannedStep {
+    fn from(phase: PlannedPhase) -> Self {
+        match phase {
+            PlannedPhase::Stopping => Self::Stopping,
+            PlannedPhase::Closing => Self::Closing,
+            PlannedPhase::Prepared => Self::Prepared,
+            PlannedPhase::HandingOver => Self::HandingOver,
+        }
+    }
 }
 
 /// The answer to the question, of a VM with this record. Without one it may run all the same, and whoever asks wants to know

@@ -721,7 +721,7 @@ impl Actor {
             partial: info.logs.last().is_some_and(|l| l.partial),
             usable: usable(self.mode(), &info),
             problems: [self.problems().await, crate::storage::problems(&info)].concat(),
-            bulk: info.bulk,
+            bulk: info.bulk.into_iter().map(Into::into).collect(),
             waiting_logs: waiting.logs,
             waiting_bytes: waiting.bytes,
             hand_over: self.takes_over(),

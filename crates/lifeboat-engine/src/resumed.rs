@@ -9,7 +9,7 @@ use lifeboat_model::ReplicationMode as Mode;
 use lifeboat_model::policy::Finding;
 
 use crate::actor::{Actor, Message};
-use crate::ports::link::{PeerReply, PeerRequest, Standing};
+use crate::ports::link::{PeerReply, PeerRequest, PlannedStep, Standing};
 use crate::primary::Aside;
 use crate::records::{Failover, FailoverPhase, PlannedPhase, Relationship, Side, SyncKind};
 
@@ -178,7 +178,7 @@ fn outcome(theirs: &Standing) -> Option<Over> {
     }
     match theirs.planned {
         None => Some(Over::Missing),
-        Some(PlannedPhase::Prepared) => Some(Over::Prepared),
-        Some(PlannedPhase::Stopping | PlannedPhase::Closing | PlannedPhase::HandingOver) => None,
+        Some(PlannedStep::Prepared) => Some(Over::Prepared),
+        Some(PlannedStep::Stopping | PlannedStep::Closing | PlannedStep::HandingOver) => None,
     }
 }

@@ -22,7 +22,7 @@ use crate::operations::link_refusal;
 use crate::ports::capture::{CaptureError, Tracking};
 use crate::ports::hypervisor::{Power, PowerState};
 use crate::ports::link::{
-    Content, HandOver, LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest,
+    Content, DigestRange, HandOver, LinkError, PeerIdentity, PeerPower, PeerRefusal, PeerReply, PeerRequest,
     ReplicaStatus, Standing,
 };
 use crate::ports::store::{Abandoned, Adoption, CompareRange, Divergence, Origin, ReplicaInfo, Target};
@@ -559,7 +559,7 @@ impl Actor {
         &mut self,
         peer: &PeerIdentity,
         disk: &DiskId,
-        ranges: &[CompareRange],
+        ranges: &[DigestRange],
     ) -> Result<PeerReply, PeerRefusal> {
         self.may_receive(peer)?;
         let conflict = |e: ComparisonError| PeerRefusal::Conflict { detail: chain(&e) };
@@ -573,11 +573,8 @@ impl Actor {
             let blocks = crate::sync::not_zero(ranges).map_err(conflict)?;
             return Ok(PeerReply::Differ { blocks });
         };
-        let here = |range: &CompareRange| CompareRange {
-            disk: u16::try_from(number).unwrap_or(u16::MAX),
-            ..range.clone()
-        };
-        let ranges: Vec<CompareRange> = ranges.iter().map(here).collect();
+        let number = u16::try_from(number).unwrap_or(u16::MAX);
+        let ranges: Vec<CompareRange> = ranges.iter().map(|r| r.here(number)).collect();
         let blocks = store.compare(self.id, &ranges).await;
         blocks
             .map(|blocks| PeerReply::Differ { blocks })

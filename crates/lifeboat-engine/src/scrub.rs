@@ -201,7 +201,7 @@ async fn lent(
     }
     let request = PeerRequest::ReadDisk {
         vm,
-        ranges: asked.wanted.clone(),
+        ranges: asked.wanted.iter().cloned().map(Into::into).collect(),
     };
     let reply = ports.link.call(&peer, request).await.map_err(Unlent::Link)?;
     let PeerReply::DiskData { data } = reply else {

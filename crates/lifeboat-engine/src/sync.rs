@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use crate::copy::{self, CopyError, IN_FLIGHT, ROOM, Route, Tools};
 use crate::ports::ByteStream;
 use crate::ports::capture::{BlockView, CaptureSource, Extent, Tracking};
-use crate::ports::link::{LinkError, LogAddress, PeerReply, PeerRequest, ReplicaStatus};
-use crate::ports::store::{CompareRange, Divergence, Ranges};
+use crate::ports::link::{DigestRange, LinkError, LogAddress, PeerReply, PeerRequest, ReplicaStatus};
+use crate::ports::store::{Divergence, Ranges};
 use crate::records::{SyncKind, Synchronization};
 
 /// Bytes of one comparison.
@@ -404,7 +404,7 @@ async fn differing(
     let mut asked = Vec::new();
     for &(offset, len) in ranges {
         let digests = digests(view, disk, (offset, len), block).await?;
-        asked.push(CompareRange {
+        asked.push(DigestRange {
             disk,
             offset,
             len,
@@ -529,7 +529,7 @@ pub(crate) enum ComparisonError {
 }
 
 /// Refuses a question that costs more than any that this side asks.
-pub(crate) fn bounded(ranges: &[CompareRange]) -> Result<(), ComparisonError> {
+pub(crate) fn bounded(ranges: &[DigestRange]) -> Result<(), ComparisonError> {
     let bytes = ranges.iter().fold(0_u64, |sum, r| sum.saturating_add(r.len));
     if ranges.len() <= ASKED && bytes <= WINDOW {
         return Ok(());
@@ -539,7 +539,7 @@ pub(crate) fn bounded(ranges: &[CompareRange]) -> Result<(), ComparisonError> {
 }
 
 /// Numbers of the blocks of each range that are not all zeros: what differs from a disk that holds nothing.
-pub(crate) fn not_zero(ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>, ComparisonError> {
+pub(crate) fn not_zero(ranges: &[DigestRange]) -> Result<Vec<Vec<u32>>, ComparisonError> {
     let mut zeros = BTreeMap::new();
     let mut zero = |len: u64| {
         *zeros
@@ -550,7 +550,7 @@ pub(crate) fn not_zero(ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>, Compari
 }
 
 fn not_zero_of(
-    range: &CompareRange,
+    range: &DigestRange,
     zero: &mut impl FnMut(u64) -> [u8; 16],
 ) -> Result<Vec<u32>, ComparisonError> {
     let disk = range.disk;
@@ -687,8 +687,8 @@ mod tests {
         Position::from_parts(GenerationId(Uuid::from_u128(generation)), sequence)
     }
 
-    fn asked(len: u64, block: u32, digests: &[[u8; 16]]) -> CompareRange {
-        CompareRange {
+    fn asked(len: u64, block: u32, digests: &[[u8; 16]]) -> DigestRange {
+        DigestRange {
             disk: 0,
             offset: 0,
             len,
@@ -728,7 +728,7 @@ mod tests {
         ] {
             not_zero(&[asked(len, block, digests)]).unwrap_err();
         }
-        let broken = CompareRange {
+        let broken = DigestRange {
             digests: "?".into(),
             ..asked(4096, 4096, &[])
         };

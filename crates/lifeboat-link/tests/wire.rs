@@ -12,12 +12,10 @@ use std::sync::{Arc, Mutex};
 use common::{Handler, Site, hello, position, start};
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::link::{
-    Content, HandOver, LinkError, LogAddress, LogReceipt, PeerLink, PeerPower, PeerRefusal, PeerReply,
-    PeerRequest, PrimaryReport, ReplicaStatus, Standing,
+    Content, CopiedDisk, DigestRange, DurableLog, HandOver, LinkError, LogAddress, LogReceipt, PeerLink,
+    PeerPower, PeerRefusal, PeerReply, PeerRequest, PlannedStep, PrimaryReport, ReadRange, ReplicaStatus,
+    Standing,
 };
-use lifeboat_engine::ports::scrub::WantedRange;
-use lifeboat_engine::ports::store::{BulkProgress, CompareRange, Received};
-use lifeboat_engine::records::PlannedPhase;
 use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
 use lifeboat_link::{Link, exercise};
 use lifeboat_model::{
@@ -85,7 +83,7 @@ fn sealing() -> Sealing {
 fn status() -> ReplicaStatus {
     ReplicaStatus {
         durable: position(),
-        bulk: vec![BulkProgress {
+        bulk: vec![CopiedDisk {
             disk: disk(),
             done: 5,
         }],
@@ -115,7 +113,7 @@ fn compare() -> PeerRequest {
     PeerRequest::Compare {
         vm: vm(),
         disk: lifeboat_model::DiskId::new("sys").unwrap(),
-        ranges: vec![CompareRange {
+        ranges: vec![DigestRange {
             disk: 0,
             offset: 1 << 20,
             len: 65_536,
@@ -174,7 +172,7 @@ fn requests() -> Vec<PeerRequest> {
         },
         PeerRequest::ReadDisk {
             vm,
-            ranges: vec![WantedRange {
+            ranges: vec![ReadRange {
                 disk: lifeboat_model::DiskId::new("data").unwrap(),
                 offset: 1 << 30,
                 len: 65_536,
@@ -205,10 +203,10 @@ fn further() -> Vec<String> {
         })
     };
     let phases = [
-        PlannedPhase::Stopping,
-        PlannedPhase::Closing,
-        PlannedPhase::Prepared,
-        PlannedPhase::HandingOver,
+        PlannedStep::Stopping,
+        PlannedStep::Closing,
+        PlannedStep::Prepared,
+        PlannedStep::HandingOver,
     ];
     let powers = [
         PeerPower::Off,
@@ -243,13 +241,13 @@ fn further() -> Vec<String> {
     ];
     all.extend(addresses.map(|address| same(&address)));
     let receipts = [
-        LogReceipt::Delta(Received {
+        LogReceipt::Delta(DurableLog {
             durable: position(),
             instant: Timestamp(9),
             bytes: 8,
             partial: true,
         }),
-        LogReceipt::Bulk(BulkProgress {
+        LogReceipt::Bulk(CopiedDisk {
             disk: disk(),
             done: 5,
         }),

@@ -114,7 +114,7 @@ pub enum RepairState {
 }
 
 /// Bytes of a disk that would help to repair damage, if another copy still has them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedRange {
     /// The disk.
     pub disk: DiskId,

@@ -108,7 +108,7 @@ pub struct Adoption {
 }
 
 /// A range to compare with another copy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompareRange {
     /// Disk number in the order of the replica's disks.
     pub disk: u16,
@@ -318,7 +318,7 @@ pub struct Quota {
 }
 
 /// A log that is being received.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     /// Position that is durable now.
     pub durable: Position,
@@ -327,7 +327,6 @@ pub struct Received {
     /// Bytes of the log.
     pub bytes: u64,
     /// It is a piece of a synchronization: `instant` is no instant of the disks.
-    #[serde(default)]
     pub partial: bool,
 }
 
