@@ -14,6 +14,7 @@ mod layers;
 mod metadata;
 mod modules;
 mod purity;
+mod roles;
 mod source;
 mod style;
 mod words;
@@ -108,6 +109,7 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(dependencies::check(&metadata, &lock));
     findings.extend(purity::check(&metadata, &tree));
     findings.extend(modules::check(&tree));
+    findings.extend(roles::check(&tree));
     findings.extend(style::check(&tree));
     findings.extend(documents::check(&tree));
     findings.extend(words::check(&tree));

@@ -71,7 +71,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
 }
 
 /// The crate and the module that a file is.
-fn place_of(path: &str) -> Option<(&str, Module)> {
+pub(crate) fn place_of(path: &str) -> Option<(&str, Module)> {
     let (name, inside) = match path.strip_prefix("crates/") {
         Some(below) => below.split_once('/')?,
         None => ("xtask", path.strip_prefix("xtask/")?),

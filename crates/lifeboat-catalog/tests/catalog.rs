@@ -12,8 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use common::{event, job, path, relationship, request, vm};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
-use lifeboat_engine::records::{PrimarySide, ServerSettings, Side};
-use lifeboat_engine::requests::RequestState;
+use lifeboat_engine::records::{PrimarySide, RequestState, ServerSettings, Side};
 use lifeboat_model::AuthorizationEntry;
 
 fn entry(primary: &str) -> AuthorizationEntry {

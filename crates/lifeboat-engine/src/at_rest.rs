@@ -36,8 +36,8 @@ impl Engine {
             host: config.name.clone(),
             version: config.version.clone(),
             listen: config.listen.clone(),
-            settings: self.host.access(|a| a.server.clone()),
-            certificates: self.host.certificates(),
+            settings: self.host.access(|a| (&a.server).into()),
+            certificates: self.host.certificates().into_iter().map(Into::into).collect(),
             keys: self.host.shown_keys(),
             encrypts_new: self.host.ports.environment.encrypts_new(),
             directories: self.directories(replicas.unwrap_or_default()).await,
@@ -76,7 +76,7 @@ impl Engine {
         let view = |(content, path)| DirectoryView {
             content,
             path,
-            at_rest: seen.next().unwrap_or_else(late),
+            at_rest: seen.next().unwrap_or_else(late).into(),
         };
         all.into_iter().map(view).collect()
     }

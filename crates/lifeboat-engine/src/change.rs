@@ -191,7 +191,7 @@ impl Actor {
         change.with_job(job.clone());
         self.commit(change).await?;
         self.replica.begin_now();
-        Ok(Answer::Job(job))
+        Ok(Answer::from(job))
     }
 
     /// Makes a change that says what work came to. False: it could not be recorded, so nothing has happened; the work,

@@ -592,14 +592,14 @@ impl Engine {
         };
         let found = self.host.jobs.get(job).ok_or_else(missing)?;
         if !cancel {
-            return Ok(Answer::Job(found));
+            return Ok(Answer::from(found));
         }
         let Some(handle) = self.host.with_actors(|a| a.get(&found.vm).cloned()) else {
             // Its VM is gone, and nobody else would end it.
             let why = Some("its VM is gone".to_owned());
             let ended = self.host.jobs.finish(job, JobState::Terminated, why).await;
             ended.map_err(|e| failed("the catalog cannot be written", &e))?;
-            return Ok(Answer::Job(self.host.jobs.get(job).unwrap_or(found)));
+            return Ok(Answer::from(self.host.jobs.get(job).unwrap_or(found)));
         };
         let by = by::now();
         self.ask(&handle, |reply| Message::CancelJob(job, by, reply))
@@ -747,7 +747,7 @@ impl Management for Engine {
         answer
     }
 
-    fn watch_jobs(&self) -> broadcast::Receiver<crate::records::Job> {
+    fn watch_jobs(&self) -> broadcast::Receiver<crate::action::JobView> {
         self.host.jobs.watch()
     }
 }
@@ -765,7 +765,7 @@ impl Engine {
             Action::RemoveAuthorization { primary } => self.remove_authorization(primary).await,
             Action::ShowServer => self.server().await,
             Action::ListRequests => Ok(self.list_requests()),
-            Action::SetServer { settings } => self.set_server(settings.clone()).await,
+            Action::SetServer { settings } => self.set_server(settings.clone().into()).await,
             Action::TrustKey { vm, host, key } => self.trust_key(vm.as_ref(), host, *key).await,
             Action::TestConnection { peer } => {
                 lifeboat_model::check_peer(peer).map_err(crate::settings::invalid)?;

@@ -114,7 +114,7 @@ pub(crate) fn view(
         lag_ms: crate::views::lag(&ext.recency, ext.newest_instant, now),
         pending_bytes: info.and_then(|info| crate::pending::of_third(ext, info)),
         problem: ext.problem.clone(),
-        counters: ext.counters,
+        counters: ext.counters.into(),
     }))
 }
 
@@ -278,7 +278,7 @@ impl Actor {
         let settings = extended(Some(rel)).ok_or_else(not_extended)?.settings.clone();
         if let Some(running) = rel.failover().and_then(|f| f.reverse.as_ref()) {
             let job = self.host.jobs.get(running.job);
-            return Ok(job.map_or(Answer::Done, Answer::Job));
+            return Ok(job.map_or(Answer::Done, Answer::from));
         }
         self.begin_reverse(JobType::ModeToPrimary, Some(settings), false, false)
             .await

@@ -363,7 +363,7 @@ impl Actor {
         if done == wish
             && let Some(job) = job.filter(|j| !j.state.is_final())
         {
-            return Err(Box::new(Ok(Answer::Job(job))));
+            return Err(Box::new(Ok(Answer::from(job))));
         }
         let code = match failover.phase {
             FailoverPhase::Ready | FailoverPhase::Merging | FailoverPhase::Done => ReturnCode::InvalidState,
@@ -439,7 +439,7 @@ impl Actor {
             .jobs
             .step(job.id, job.percent, &format!("{}; {note}", job.detail));
         self.event(&note).await;
-        Ok(self.host.jobs.get(job.id).map_or(answer, Answer::Job))
+        Ok(self.host.jobs.get(job.id).map_or(answer, Answer::from))
     }
 
     /// The same for a VM that is started on failover disks some time after they were made.

@@ -14,22 +14,11 @@ use lifeboat_model::{
 };
 use tokio::time::Instant;
 
-use crate::action::{Answer, ChangesView, HoldView, Refusal};
+use crate::action::{Answer, ChangesView, Refusal};
 use crate::actor::{Actor, no_relationship};
 use crate::ports::store::{Point, ReplicaInfo};
-use crate::records::{Hold, Relationship};
+use crate::records::{History, Hold, Reason, Relationship};
 use crate::replica::ReplicaState;
-
-pub use crate::records::{History, Reason};
-
-impl From<&Hold> for HoldView {
-    fn from(hold: &Hold) -> Self {
-        Self {
-            since: hold.since,
-            reasons: hold.reasons.clone(),
-        }
-    }
-}
 
 impl From<ChangeRate> for ChangesView {
     fn from(rate: ChangeRate) -> Self {

@@ -11,7 +11,7 @@ use lifeboat_model::{JobId, JobState, JobType, Timestamp, VmId};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use crate::action::Refusal;
+use crate::action::{JobView, Refusal};
 use crate::paging::{Page, Paging};
 use crate::ports::catalog::{Catalog, CatalogError};
 use crate::ports::{Clock, Entropy};
@@ -28,7 +28,7 @@ pub(crate) struct Jobs {
     entropy: Arc<dyn Entropy>,
     /// Memory holds the newest progress; the catalog holds what must survive.
     all: Mutex<BTreeMap<JobId, Job>>,
-    changes: broadcast::Sender<Job>,
+    changes: broadcast::Sender<JobView>,
     retention: Duration,
     /// Since when jobs are known to have ended, by the timer.
     ended: Mutex<BTreeMap<JobId, Instant>>,
@@ -113,7 +113,7 @@ impl Jobs {
     pub(crate) fn adopt(&self, job: Job) {
         self.with(|all| all.insert(job.id, job.clone()));
         // Nobody may be listening; that is fine.
-        let _ = self.changes.send(job);
+        let _ = self.changes.send(job.into());
     }
 
     /// Notes progress, in memory only: after a crash the work itself knows how far it is.
@@ -127,7 +127,7 @@ impl Jobs {
             Some(job.clone())
         });
         if let Some(job) = changed {
-            let _ = self.changes.send(job);
+            let _ = self.changes.send(job.into());
         }
     }
 
@@ -140,7 +140,7 @@ impl Jobs {
             Some(job.clone())
         });
         if let Some(job) = changed {
-            let _ = self.changes.send(job);
+            let _ = self.changes.send(job.into());
         }
     }
 
@@ -197,16 +197,17 @@ impl Jobs {
     }
 
     /// A page of them, newest first.
-    pub(crate) fn page(&self, paging: &Paging) -> Result<Page<Job>, Refusal> {
+    pub(crate) fn page(&self, paging: &Paging) -> Result<Page<JobView>, Refusal> {
         self.with(|all| {
             let (keys, more) = paging.first(all.values().map(|j| Reverse((j.created, j.id))))?;
-            let part = |key: Reverse<(Timestamp, JobId)>| (key, all.get(&key.0.1).cloned());
+            let part =
+                |key: Reverse<(Timestamp, JobId)>| (key, all.get(&key.0.1).cloned().map(JobView::from));
             Ok(Page::of(keys.into_iter().map(part).collect(), more))
         })
     }
 
     /// Changes from now on.
-    pub(crate) fn watch(&self) -> broadcast::Receiver<Job> {
+    pub(crate) fn watch(&self) -> broadcast::Receiver<JobView> {
         self.changes.subscribe()
     }
 

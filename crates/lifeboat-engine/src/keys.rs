@@ -23,8 +23,7 @@ use crate::ports::environment::OwnKeys;
 use crate::ports::link::{
     LinkError, LogAddress, LogReceipt, OtherKey, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
 };
-use crate::records::{Event, Job, Relationship, ServerSettings};
-use crate::requests::Request;
+use crate::records::{Event, Job, Relationship, Request, ServerSettings};
 
 /// Time between two looks at this host's own keys, and between two attempts to tell another host of them.
 const LOOK: Duration = Duration::from_secs(60);

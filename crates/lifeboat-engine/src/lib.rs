@@ -4,7 +4,6 @@
 //! [`Engine`] carries out [`action::Action`]s for every management surface ([`action::Management`]), answers their questions
 //! ([`query::Query`]), and answers peers ([`ports::link::PeerHandler`]).
 
-pub mod action;
 mod actor;
 mod aging;
 mod at_rest;
@@ -14,6 +13,7 @@ pub mod by;
 mod certificates;
 mod change;
 mod clock;
+pub mod contract;
 mod copy;
 mod courier;
 mod disk_files;
@@ -23,7 +23,7 @@ mod extended;
 mod failover;
 mod findings;
 mod fitting;
-pub mod hold;
+mod hold;
 mod images;
 mod jobs;
 mod keys;
@@ -46,6 +46,7 @@ pub mod ports;
 mod power;
 mod presence;
 mod primary;
+pub mod problem;
 pub mod query;
 mod question;
 mod quota;
@@ -62,6 +63,7 @@ mod scrub;
 pub mod sealing;
 mod settings;
 mod shared_disks;
+mod shown;
 mod silence;
 mod statistics;
 mod storage;
@@ -73,6 +75,7 @@ mod throttle;
 mod views;
 mod way_back;
 
+pub use contract as action;
 pub use record as records;
 
 pub use engine::{Described, Engine, EngineConfig, Ports};

@@ -7,12 +7,13 @@ use std::time::Duration;
 use lifeboat_model::AuthorizationEntry;
 use lifeboat_model::api::ReturnCode;
 
-use crate::action::{Answer, Refusal, VmRef, VmView};
+use crate::action::{Answer, EventView, Refusal, VmRef, VmView};
 use crate::actor::{Message, failed};
 use crate::engine::{Engine, Handle};
 use crate::observe::GLANCE;
 use crate::paging::{MOST, Page, Paging};
 use crate::ports::catalog::CatalogError;
+use crate::records::Event;
 
 /// How long a list waits for one VM: a little longer than its actor waits for a look at it.
 const LISTED: Duration = Duration::from_millis(450);
@@ -100,6 +101,8 @@ impl Engine {
         let catalog = &self.host.ports.catalog;
         let recorded = catalog.events_before(vm, before, limit.clamp(1, MOST));
         let recorded = in_time(recorded, "events cannot be read").await?;
-        Ok(Answer::Events(Page::of(recorded.events, recorded.more)))
+        let shown = |(number, event): (u64, Option<Event>)| (number, event.map(EventView::from));
+        let events = recorded.events.into_iter().map(shown).collect();
+        Ok(Answer::Events(Page::of(events, recorded.more)))
     }
 }

@@ -323,7 +323,7 @@ impl Actor {
         };
         if let Some(import) = &replica.import {
             let job = self.host.jobs.get(import.job);
-            return Ok(job.map_or(Answer::Done, Answer::Job));
+            return Ok(job.map_or(Answer::Done, Answer::from));
         }
         if rel.state != State::WaitingToCompleteInitialReplication || !replica.awaits_import {
             return Err(Refusal::new(
@@ -420,7 +420,7 @@ impl Actor {
             return Some(Err(Refusal::new(ReturnCode::Failed, what, "try again")));
         }
         let job = self.host.jobs.get(job.id);
-        Some(Ok(job.map_or(Answer::Done, Answer::Job)))
+        Some(Ok(job.map_or(Answer::Done, Answer::from)))
     }
 }
 

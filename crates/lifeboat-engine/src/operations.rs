@@ -174,11 +174,11 @@ impl Actor {
         match found.kind {
             JobType::Resynchronize => {
                 self.give_up_resync().await?;
-                return Ok(Answer::Job(self.host.jobs.get(job).unwrap_or(found)));
+                return Ok(Answer::from(self.host.jobs.get(job).unwrap_or(found)));
             }
             JobType::PlannedFailover => {
                 self.cancel_planned(false).await?;
-                return Ok(Answer::Job(self.host.jobs.get(job).unwrap_or(found)));
+                return Ok(Answer::from(self.host.jobs.get(job).unwrap_or(found)));
             }
             _ => {}
         }
@@ -208,7 +208,7 @@ impl Actor {
         change.tell("initial copy cancelled; what was copied is kept");
         self.commit(change).await?;
         self.interrupt().await;
-        Ok(Answer::Job(ended))
+        Ok(Answer::from(ended))
     }
 
     /// RequestReplicationStateChange to 1: gives up an initial copy that waits for its time, or goes on.

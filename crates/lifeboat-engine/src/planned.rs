@@ -276,7 +276,7 @@ impl Actor {
         let answer = |host: &crate::engine::Host, job| {
             host.jobs
                 .get(job)
-                .map_or(Ok(Answer::Done), |j| Ok(Answer::Job(j)))
+                .map_or(Ok(Answer::Done), |j| Ok(Answer::from(j)))
         };
         if planned.phase != PlannedPhase::Prepared || !hand_over {
             if let Some(step) = planned_step(planned.phase) {
@@ -340,7 +340,7 @@ impl Actor {
         }
         self.event("the primary was asked for a planned failover").await;
         if let Some(job) = self.host.jobs.unfinished(vm, JobType::PlannedFailover) {
-            return Ok(Answer::Job(job));
+            return Ok(Answer::from(job));
         }
         let job = self
             .host
@@ -357,7 +357,7 @@ impl Actor {
             }
         });
         self.replica.following = Some(Aside(task));
-        Ok(Answer::Job(job))
+        Ok(Answer::from(job))
     }
 
     pub(crate) async fn stopped_for_good(&mut self, result: Result<(), Refusal>) {

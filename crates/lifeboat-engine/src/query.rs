@@ -4,11 +4,12 @@
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobId};
 
-use crate::action::{Action, Answer, CycleResult, Management, PointView, Refusal, ServerView, VmRef, VmView};
+use crate::action::{
+    Action, Answer, CycleResult, EventView, JobView, Management, PointView, Refusal, RequestView, ServerView,
+    VmRef, VmView,
+};
 use crate::by::By;
 use crate::paging::{Page, Paging};
-use crate::records::{Event, Job};
-use crate::requests::Request;
 
 /// An action whose answer holds a `T`.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ impl Query<Page<PointView>> {
     }
 }
 
-impl Query<Page<Job>> {
+impl Query<Page<JobView>> {
     /// Jobs, newest first.
     #[must_use]
     pub fn list_jobs(page: Paging) -> Self {
@@ -95,7 +96,7 @@ impl Query<Page<Job>> {
     }
 }
 
-impl Query<Job> {
+impl Query<JobView> {
     /// One job.
     #[must_use]
     pub fn show_job(job: JobId) -> Self {
@@ -103,7 +104,7 @@ impl Query<Job> {
     }
 }
 
-impl Query<Page<Event>> {
+impl Query<Page<EventView>> {
     /// The newest events of one VM, or of all; at most `limit`, 1 to 1000, in a page.
     #[must_use]
     pub fn list_events(vm: Option<VmRef>, limit: u32) -> Self {
@@ -128,7 +129,7 @@ impl Query<ServerView> {
     }
 }
 
-impl Query<Vec<Request>> {
+impl Query<Vec<RequestView>> {
     /// What waits for a second person, oldest first.
     #[must_use]
     pub fn list_requests() -> Self {

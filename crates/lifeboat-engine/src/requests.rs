@@ -25,10 +25,8 @@ use crate::engine::{Engine, Host, stopping};
 use crate::lists::in_time;
 use crate::person::may_be_one;
 use crate::ports::catalog::CatalogError;
-use crate::records::Event;
+use crate::records::{Event, Request, RequestState};
 use crate::taking::{self, Taking};
-
-pub use crate::records::{Request, RequestState};
 
 /// How long a request waits for a second person. Ours: long enough for whoever is asleep, and short enough that nobody has
 /// forgotten what it was about.
@@ -311,7 +309,7 @@ impl Engine {
         let now = self.host.ports.clock.reading();
         let over = |r: &Request| r.waits() && r.over(now);
         let all = self.host.requests.list();
-        Answer::Requests(all.into_iter().filter(|r| !over(r)).collect())
+        Answer::Requests(all.into_iter().filter(|r| !over(r)).map(Into::into).collect())
     }
 
     /// Whether this caller may confirm this request now.

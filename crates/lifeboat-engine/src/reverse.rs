@@ -106,7 +106,7 @@ impl Actor {
             .and_then(|f| f.reverse.as_ref())
         {
             let job = self.host.jobs.get(running.job);
-            return Ok(job.map_or(Answer::Done, Answer::Job));
+            return Ok(job.map_or(Answer::Done, Answer::from));
         }
         self.begin_reverse(JobType::Reverse, settings, false, false).await
     }

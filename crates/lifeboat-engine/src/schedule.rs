@@ -239,7 +239,7 @@ impl Actor {
         side.scheduled = later;
         change.with_job(ended.clone());
         self.commit(change).await?;
-        Ok(Answer::Job(ended))
+        Ok(Answer::from(ended))
     }
 
     /// What the next instant of a VM that runs is to guarantee.

@@ -627,7 +627,7 @@ impl Actor {
             ));
         }
         if let Some(job) = self.host.jobs.unfinished(self.id, JobType::Scrub) {
-            return Ok(Answer::Job(job));
+            return Ok(Answer::from(job));
         }
         let change = self.change()?;
         let job = self

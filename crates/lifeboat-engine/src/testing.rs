@@ -251,7 +251,7 @@ impl Actor {
         };
         let running = self.host.jobs.get(test.job).filter(|j| !j.state.is_final());
         if let (TestPhase::Ending, Some(job)) = (test.phase, &running) {
-            return Ok(Answer::Job(job.clone()));
+            return Ok(Answer::from(job.clone()));
         }
         let job = self
             .host

@@ -146,7 +146,7 @@ impl Actor {
         let state = lifecycle::step(Mode::Primary, ext.state, Step::StartResync).map_err(|e| not_now(&e))?;
         let running = ext.compare.and_then(|job| jobs.get(job));
         if let Some(job) = running.as_ref().filter(|_| ext.state == state) {
-            return Ok(Answer::Job(job.clone()));
+            return Ok(Answer::from(job.clone()));
         }
         let vm = self.id;
         let job = running
@@ -324,7 +324,7 @@ impl Actor {
             return Some(Err(e));
         }
         let job = self.host.jobs.get(job);
-        Some(Ok(job.map_or(Answer::Done, Answer::Job)))
+        Some(Ok(job.map_or(Answer::Done, Answer::from)))
     }
 
     /// RemoveReplicationRelationship for the extended one. The third host is not told and keeps what it has.

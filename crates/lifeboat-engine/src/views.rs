@@ -10,7 +10,8 @@ use lifeboat_model::{Reading, Recency, ReplicationState as State, Timestamp, VmS
 use tokio::sync::oneshot;
 
 use crate::action::{
-    Answer, BacklogView, BulkView, ContactView, PowerNote, Refusal, ReplicationView, VmTimes, VmView,
+    Answer, BacklogView, BulkView, ContactView, PowerNote, Refusal, ReplicationView, SynchronizationView,
+    VmTimes, VmView,
 };
 use crate::actor::Actor;
 use crate::disk_files::{Place, disk_files};
@@ -183,9 +184,9 @@ impl Sketch {
             disk_files: disk_files(self.place, &self.spec, stored),
             power: glimpse.power,
             power_note: glimpse.note,
-            process: glimpse.process,
+            process: glimpse.process.map(Into::into),
             times,
-            console: self.console,
+            console: self.console.into(),
             replication,
             spec: self.spec,
             description_gone: self.description_gone,
@@ -253,17 +254,20 @@ impl Sketch {
             pending_bytes: pending::of_primary(rel, settled, glimpse.pending),
             problem: rel.problem.clone(),
             bulk,
-            failover: rel.failover().cloned(),
-            test: rel.replica().and_then(|r| r.test.clone()),
+            failover: rel.failover().map(Into::into),
+            test: rel.replica().and_then(|r| Some(r.test.as_ref()?.into())),
             last_test: rel.replica().and_then(|r| r.last_test),
-            sync: rel.primary().and_then(|p| p.sync.clone()),
-            planned: rel.primary().and_then(|p| p.planned.clone()),
-            split: rel.primary().and_then(|p| p.split.clone()),
+            sync: rel.primary().and_then(|p| {
+                let sync = p.sync.as_ref()?;
+                Some(SynchronizationView::new(sync, &rel.settings.disks))
+            }),
+            planned: rel.primary().and_then(|p| Some(p.planned.as_ref()?.into())),
+            split: rel.primary().and_then(|p| Some(p.split.as_ref()?.into())),
             scheduled: rel.primary().and_then(|p| p.scheduled),
-            abandoned,
+            abandoned: abandoned.map(Into::into),
             preflight: rel.preflight.clone(),
             network: rel.network.clone(),
-            counters: rel.counters,
+            counters: rel.counters.into(),
             extended: crate::extended::view(rel, info, now),
             allowed: rel.replica().and_then(|r| r.allowed.clone()),
             contact: self.contact.clone(),
@@ -271,8 +275,8 @@ impl Sketch {
             hold: rel.replica().and_then(|r| Some(r.keeping.hold.as_ref()?.into())),
             changes: rel.replica().map(|r| r.keeping.rate.into()),
             dir: directory(rel),
-            at_rest: glimpse.at_rest.clone(),
-            keys: rel.keys.clone(),
+            at_rest: glimpse.at_rest.clone().map(Into::into),
+            keys: rel.keys.iter().map(Into::into).collect(),
         }
     }
 }
@@ -323,7 +327,8 @@ fn awaits_import(rel: &Relationship) -> Option<String> {
 fn bulk_view(info: &ReplicaInfo) -> Vec<BulkView> {
     let size = |b: &BulkProgress| info.disks.iter().find(|d| d.id == b.disk).map_or(0, |d| d.size);
     let view = |b: &BulkProgress| BulkView {
-        progress: b.clone(),
+        disk: b.disk.clone(),
+        done: b.done,
         size: size(b),
     };
     info.bulk.iter().map(view).collect()

@@ -15,7 +15,7 @@ pub enum PowerState {
     Paused,
     /// The process exists and stopped the guest because of an I/O error, or is in a state without progress.
     Stalled,
-    /// Nobody can tell: the process may exist, and the guest may run.
+    /// It cannot be told: the process may exist, and the guest may run.
     Unknown,
 }
 

@@ -12,9 +12,8 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on};
 use futures_util::Stream;
-use lifeboat_engine::action::{Action, Answer, Management, Refusal};
+use lifeboat_engine::action::{Action, Answer, JobView, Management, Refusal};
 use lifeboat_engine::by::By;
-use lifeboat_engine::records::Job;
 use lifeboat_model::RequestId;
 use lifeboat_model::api::ReturnCode;
 use serde::{Deserialize, Serialize};
@@ -242,7 +241,7 @@ fn job_events(
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
     let jobs = management.watch_jobs();
     let stream = futures_util::stream::unfold((jobs, stop), |(mut jobs, stop)| async move {
-        let job: Job = loop {
+        let job: JobView = loop {
             let next = tokio::select! {
                 () = stop.cancelled() => return None,
                 next = jobs.recv() => next,

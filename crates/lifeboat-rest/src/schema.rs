@@ -493,19 +493,12 @@ fn failover() -> Value {
     object(
         "A failover on the replica",
         &[
-            ("branch", uuid("The branch the VM runs on")),
-            ("target", reference("Target")),
+            ("stage", reference("FailoverStage")),
+            ("point", reference("Target")),
+            ("position", or_null(&reference("Position"))),
             ("instant", instant("Instant of the chosen point")),
             ("consistency", reference("Consistency")),
             ("kind", reference("FailedOverReplicationType")),
-            ("phase", reference("FailoverPhase")),
-            ("job", uuid("Job of the current phase")),
-            ("before", reference("ReplicationState")),
-            ("at", or_null(&reference("Position"))),
-            (
-                "forced",
-                flag("It was wished for although the primary's VM may run"),
-            ),
             (
                 "unreached",
                 or_null(&text(
@@ -513,26 +506,29 @@ fn failover() -> Value {
                 )),
             ),
             (
-                "take_over",
-                or_null(&object(
-                    "What follows a planned failover by itself",
-                    &[("start", flag("Start the VM"))],
+                "reverses_to",
+                or_null(&text(
+                    "HOST:PORT that the VM is replicated to once the failover is committed; null: that was not asked for",
                 )),
             ),
-            ("reverse", or_null(&reference("Reverse"))),
+            ("job", uuid("Job of what is being done")),
         ],
     )
 }
 
-fn phases() -> Value {
-    json!({ "oneOf": [
-        tagged("phase", "initiating", &[("start", flag("Start the VM when the branch is there"))]),
-        tagged("phase", "ready", &[]),
-        tagged("phase", "reverting", &[]),
-        tagged("phase", "committing", &[("generation", uuid("Generation that begins with this commit"))]),
-        tagged("phase", "merging", &[]),
-        tagged("phase", "done", &[]),
-    ]})
+fn failover_stage() -> Value {
+    names(
+        "How far a failover is: an undecided one has to be committed or reverted, a planned one takes over by itself",
+        &[
+            "starting",
+            "undecided",
+            "taking-over",
+            "reverting",
+            "committing",
+            "merging",
+            "committed",
+        ],
+    )
 }
 
 fn selector() -> Value {
@@ -562,21 +558,12 @@ fn replication() -> Vec<Named> {
             ),
         ),
         (
-            "BulkProgress",
-            object(
-                "How far the initial copy of a disk is",
-                &[
-                    ("disk", text("The disk")),
-                    ("done", number("Everything below this offset is on the replica")),
-                ],
-            ),
-        ),
-        (
             "BulkView",
             object(
                 "Initial copy of one disk",
                 &[
-                    ("progress", reference("BulkProgress")),
+                    ("disk", text("The disk")),
+                    ("done", number("Bytes from its beginning that are on the replica")),
                     ("size", number("Size of the disk in bytes")),
                 ],
             ),
@@ -593,7 +580,7 @@ fn replication() -> Vec<Named> {
         ("PowerNote", power_note()),
         ("SeenPower", seen_power()),
         ("Failover", failover()),
-        ("FailoverPhase", phases()),
+        ("FailoverStage", failover_stage()),
         ("PointView", point()),
         ("PointSelector", selector()),
     ]

@@ -8,8 +8,10 @@
 use camino::Utf8PathBuf;
 use lifeboat_engine::action::{Action, VmRef};
 use lifeboat_engine::by::By;
-use lifeboat_engine::records::{Counters, Event, Job, PrimarySide, Relationship, Side};
-use lifeboat_engine::requests::{LASTS, Request, RequestState};
+use lifeboat_engine::records::{
+    Counters, Event, Job, PrimarySide, Relationship, Request, RequestState, Side,
+};
+use lifeboat_engine::requests::LASTS;
 use lifeboat_model::api::{JobState, JobType, ReplicationMode, ReplicationState};
 use lifeboat_model::{
     Bandwidth, DiskFormat, DiskId, DiskSpec, Firmware, GenerationId, JobId, Position, Reading,

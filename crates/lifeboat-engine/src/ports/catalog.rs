@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use lifeboat_model::{AuthorizationEntry, JobId, RequestId, VmId};
 
-use crate::records::{Event, Job, Relationship, Request, ServerSettings};
+use crate::record::{Event, Job, Relationship, Request, ServerSettings};
 
 /// Why the catalog failed.
 #[derive(Debug, thiserror::Error)]

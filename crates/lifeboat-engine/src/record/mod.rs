@@ -26,7 +26,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use condition::{Counters, Problem};
+pub use crate::problem::Problem;
+pub use condition::Counters;
 pub use event::Event;
 pub use extended::{Comparison, Extended};
 pub use job::Job;

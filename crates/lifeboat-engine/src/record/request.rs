@@ -5,8 +5,8 @@ use lifeboat_model::{Reading, RequestId, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::Record;
-use crate::action::Action;
 use crate::by::By;
+use crate::contract::Action;
 
 /// A wish that waits for a second person, or that one has confirmed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! What is remembered of this host as a replica server, and of whom it lets in.
 
+use lifeboat_model::settings::{MONITORING_INTERVAL_S, MONITORING_START_MIN};
 use lifeboat_model::{AuthorizationEntry, Bandwidth};
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,8 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             enabled: false,
-            monitoring_interval_s: 43_200,
-            monitoring_start_min: 9 * 60,
+            monitoring_interval_s: MONITORING_INTERVAL_S,
+            monitoring_start_min: MONITORING_START_MIN,
             bandwidth: Bandwidth::default(),
         }
     }

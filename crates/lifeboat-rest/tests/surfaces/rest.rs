@@ -10,10 +10,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef};
+use lifeboat_engine::action::{Action, Answer, JobView, Management, Refusal, VmRef};
 use lifeboat_engine::by::By;
 use lifeboat_engine::paging::Paging;
-use lifeboat_engine::records::Job;
 use lifeboat_model::JobState;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_rest::routes::{ROUTES, call};
@@ -29,7 +28,7 @@ use crate::samples::{self, actions, answers, job, variant};
 pub(crate) struct Fake {
     pub(crate) asked: Mutex<Vec<Action>>,
     by: Mutex<Option<By>>,
-    jobs: broadcast::Sender<Job>,
+    jobs: broadcast::Sender<JobView>,
     script: fn(&Action) -> Result<Answer, Refusal>,
 }
 
@@ -41,7 +40,7 @@ impl Management for Fake {
         self.asked.lock().unwrap().push(action);
         answer
     }
-    fn watch_jobs(&self) -> broadcast::Receiver<Job> {
+    fn watch_jobs(&self) -> broadcast::Receiver<JobView> {
         self.jobs.subscribe()
     }
 }
@@ -584,12 +583,12 @@ async fn a_followed_job_is_seen_to_its_end() {
     let client = Client::new(&host.socket);
     let mut follower = client.follow(job().id).await.unwrap();
     assert_eq!(follower.next().await.unwrap(), Some(job()), "the state it is in");
-    let other = Job {
+    let other = JobView {
         id: lifeboat_model::JobId(uuid::Uuid::from_u128(99)),
         ..job()
     };
-    let half = Job { percent: 50, ..job() };
-    let done = Job {
+    let half = JobView { percent: 50, ..job() };
+    let done = JobView {
         percent: 100,
         state: JobState::Completed,
         ..job()

@@ -1,11 +1,10 @@
 //! Who may replicate to a host: what a change of the entries, of their places and of the host itself does to what relies
 //! on them.
 
-use lifeboat_engine::action::{Action, Answer};
+use lifeboat_engine::action::{Action, Answer, ServerSettings};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::link::{PeerHandler, PeerIdentity};
 use lifeboat_engine::query::Query;
-use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::quota::Quota;
 use lifeboat_model::{AuthorizationEntry, Bandwidth, ReplicationHealth as Health, ReplicationState as State};

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use lifeboat_engine::action::HoldReason as Reason;
 use lifeboat_engine::action::{Action, InitialCopy, PointSelector, VmView};
-use lifeboat_engine::hold::Reason;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{PointId, ReplicationHealth, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::World;

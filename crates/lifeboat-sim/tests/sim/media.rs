@@ -193,7 +193,7 @@ fn damaged_and_incomplete_media_change_nothing() {
 }
 
 /// Starts an export and lets it come as far as its first segment.
-async fn begun(w: &World, dir: &str) -> lifeboat_engine::records::Job {
+async fn begun(w: &World, dir: &str) -> lifeboat_engine::action::JobView {
     let Ok(Answer::Job(job)) = w.insist(PRIMARY, export(dir)).await else {
         panic!("no job")
     };

@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lifeboat_cim::{CimError, Instance, Status};
-use lifeboat_engine::action::{PointView, Refusal, ServerView, VmView};
+use lifeboat_engine::action::{JobView, PointView, Refusal, ServerView, VmView};
 use lifeboat_engine::paging::{Page, Paging};
 use lifeboat_engine::query::Query;
-use lifeboat_engine::records::Job;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId};
 
@@ -90,7 +89,7 @@ impl VmParts {
 /// What a job's classes are made of.
 pub(crate) struct JobParts {
     /// The job.
-    pub(crate) job: Job,
+    pub(crate) job: JobView,
     /// Its VM is on this host; only looked up for classes that name the VM.
     pub(crate) vm_exists: bool,
     /// The time of this host.
@@ -240,7 +239,7 @@ pub(crate) struct Walk {
     /// Where to go, and from which place of a list on.
     legs: VecDeque<(Leg, Option<String>)>,
     listed: VecDeque<Arc<VmView>>,
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<JobView>,
     /// Something was found; set by whoever walks.
     pub(crate) found: bool,
 }
@@ -326,7 +325,7 @@ impl Walk {
                 }
                 let page = manager.jobs(from).await?;
                 self.jobs.extend(page.items);
-                self.jobs.retain(|j: &Job| vm.is_none_or(|vm| j.vm == vm));
+                self.jobs.retain(|j: &JobView| vm.is_none_or(|vm| j.vm == vm));
                 self.go_on(leg, page.next);
             }
         }
@@ -366,7 +365,7 @@ impl Walk {
         Ok(())
     }
 
-    async fn job(&self, manager: &ObjectManager, job: Job) -> Result<Parts, CimError> {
+    async fn job(&self, manager: &ObjectManager, job: JobView) -> Result<Parts, CimError> {
         let vm_exists = self.needs.job_vm && manager.show(job.vm).await?.is_some();
         Ok(Parts::Job(JobParts {
             job,
@@ -435,7 +434,7 @@ impl ObjectManager {
     }
 
     /// A job, if it is remembered.
-    pub(crate) async fn job(&self, job: JobId) -> Result<Option<Job>, CimError> {
+    pub(crate) async fn job(&self, job: JobId) -> Result<Option<JobView>, CimError> {
         match self.management.query(None, Query::show_job(job)).await {
             Ok(job) => Ok(Some(job)),
             Err(refusal) if refusal.code == ReturnCode::FileNotFound => self.waiting_job(job).await,
@@ -443,7 +442,7 @@ impl ObjectManager {
         }
     }
 
-    async fn jobs(&self, after: Option<String>) -> Result<Page<Job>, CimError> {
+    async fn jobs(&self, after: Option<String>) -> Result<Page<JobView>, CimError> {
         let limit = Some(JOBS);
         self.ask(Query::list_jobs(Paging { limit, after })).await
     }

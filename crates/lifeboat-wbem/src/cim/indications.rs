@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lifeboat_cim::wql::Query;
 use lifeboat_cim::{CimError, DateTime, Instance, Namespace, ObjectPath, Status, Value};
-use lifeboat_engine::records::Job;
+use lifeboat_engine::action::JobView;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
@@ -185,7 +185,7 @@ impl Indications {
     }
 
     /// A job as the engine tells of it: between two samples it may begin and end.
-    async fn told_of(&self, job: Job) {
+    async fn told_of(&self, job: JobView) {
         let Ok(namespace) = self.manager.schema.namespace(VIRTUALIZATION) else {
             return;
         };

@@ -4,7 +4,7 @@
 
 use lifeboat_engine::action::{PointView, VmView};
 use lifeboat_engine::point_guid;
-use lifeboat_engine::ports::store::Target;
+use lifeboat_model::Target;
 
 /// An instant that can be brought back.
 pub(crate) struct Recovery {
@@ -18,7 +18,7 @@ pub(crate) struct Recovery {
 pub(crate) fn is_used(view: &VmView, point: &PointView) -> bool {
     let failover = view.replication.as_ref().and_then(|r| r.failover.as_ref());
     failover.is_some_and(|f| {
-        f.target == point.target || f.at.is_some_and(|at| point.guid == Some(point_guid(at)))
+        f.point == point.target || f.position.is_some_and(|at| point.guid == Some(point_guid(at)))
     })
 }
 

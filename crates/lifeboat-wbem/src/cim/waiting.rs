@@ -3,10 +3,8 @@
 //! would tell whoever called it that somebody else has to do something.
 
 use lifeboat_cim::CimError;
-use lifeboat_engine::action::Action;
+use lifeboat_engine::action::{Action, JobView, RequestStage, RequestView};
 use lifeboat_engine::query::Query;
-use lifeboat_engine::records::Job;
-use lifeboat_engine::requests::{Request, RequestState};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{JobId, JobState, JobType, RequestId, VmId};
 use uuid::Uuid;
@@ -28,27 +26,27 @@ fn kind(action: &Action) -> JobType {
 }
 
 /// A request as a job.
-fn job(request: Request) -> Job {
+fn job(request: RequestView) -> JobView {
     let (id, what) = (request.id, &request.what);
     let (state, detail, error) = match &request.state {
-        RequestState::Waits => (
+        RequestStage::Waits => (
             JobState::New,
             format!("waits for a second person: {what}; lifeboat request confirm {id}"),
             None,
         ),
-        RequestState::Confirmed { .. } => (JobState::Running, what.clone(), None),
-        RequestState::NotKnown { .. } => {
+        RequestStage::Confirmed { .. } => (JobState::Running, what.clone(), None),
+        RequestStage::NotKnown { .. } => {
             let error = format!("it was confirmed, and whether it was carried out is not known: {what}");
             (JobState::Exception, what.clone(), Some(error))
         }
     };
     let by = match request.state {
-        RequestState::Waits => request.by,
-        RequestState::Confirmed { second } | RequestState::NotKnown { second } => {
+        RequestStage::Waits => request.by,
+        RequestStage::Confirmed { second } | RequestStage::NotKnown { second } => {
             request.by.confirmed_by(*second)
         }
     };
-    Job {
+    JobView {
         id: JobId(id.0),
         vm: request.vm.unwrap_or(VmId(Uuid::nil())),
         kind: kind(&request.action),
@@ -67,12 +65,12 @@ fn job(request: Request) -> Job {
 }
 
 impl ObjectManager {
-    async fn requests(&self) -> Result<Vec<Request>, CimError> {
+    async fn requests(&self) -> Result<Vec<RequestView>, CimError> {
         self.ask(Query::list_requests()).await
     }
 
     /// All requests as jobs, newest first.
-    pub(crate) async fn waiting_jobs(&self) -> Result<Vec<Job>, CimError> {
+    pub(crate) async fn waiting_jobs(&self) -> Result<Vec<JobView>, CimError> {
         Ok(self.requests().await?.into_iter().rev().map(job).collect())
     }
 
@@ -83,7 +81,7 @@ impl ObjectManager {
     }
 
     /// A request as a job, by the job's id.
-    pub(crate) async fn waiting_job(&self, id: JobId) -> Result<Option<Job>, CimError> {
+    pub(crate) async fn waiting_job(&self, id: JobId) -> Result<Option<JobView>, CimError> {
         let all = self.requests().await?;
         Ok(all.into_iter().find(|r| r.id.0 == id.0).map(job))
     }

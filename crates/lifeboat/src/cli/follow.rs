@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lifeboat_engine::records::Job;
+use lifeboat_engine::action::JobView;
 use lifeboat_model::{JobState, JobType};
 use lifeboat_rest::Client;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +14,7 @@ use super::show::{Names, amount, ending, name_of, safe, title};
 use super::units::span;
 
 /// Follows `job` to its end or to Ctrl-C; returns the exit code and the last state seen.
-pub(crate) async fn follow(client: &Client, job: Job, names: &Names) -> Result<(Exit, Job), Failure> {
+pub(crate) async fn follow(client: &Client, job: JobView, names: &Names) -> Result<(Exit, JobView), Failure> {
     let what = format!("{}: {}", name_of(job.vm, names), title(job.kind));
     let mut progress = Progress::new(what.clone());
     let mut last = job;
@@ -48,7 +48,7 @@ pub(crate) async fn follow(client: &Client, job: Job, names: &Names) -> Result<(
     outcome(&what, &last).map(|exit| (exit, last))
 }
 
-fn outcome(what: &str, job: &Job) -> Result<Exit, Failure> {
+fn outcome(what: &str, job: &JobView) -> Result<Exit, Failure> {
     let took = match (job.started, job.ended) {
         (Some(start), Some(end)) => format!(" after {}", span(end.since(start))),
         _ => String::new(),
@@ -83,7 +83,7 @@ impl Progress {
         Self::Bar(bar)
     }
 
-    fn show(&mut self, job: &Job) {
+    fn show(&mut self, job: &JobView) {
         match self {
             Self::Bar(bar) => {
                 let (template, length, done) = if job.kind == JobType::SendInitial && job.total_bytes > 0 {

@@ -10,18 +10,17 @@ use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
-use lifeboat_engine::action::{DirectoryContent, PointView, ServerView, VmView};
-use lifeboat_engine::ports::environment::AtRest;
-use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::ports::store::Target;
-use lifeboat_engine::records::{Event, Job};
+use lifeboat_engine::action::{
+    AtRestView, DirectoryContent, EventView, JobView, PointView, ServerView, VmView,
+};
 use lifeboat_model::certificates::CertificateUse;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::quota::Quota;
 use lifeboat_model::shell::argument;
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{
     AuthorizationEntry, Changed, DiskFormat, JobState, JobType, NicFailover, NicSpec, ReplicationHealth,
-    Timestamp, VmId,
+    Target, Timestamp, VmId,
 };
 use lifeboat_tls::CertInfo;
 use lifeboat_wbem::users::Users;
@@ -108,7 +107,7 @@ pub(crate) fn ending(state: JobState) -> &'static str {
 
 /// How much of how much, when that makes sense. What an initial copy counts is disk, holes included, not what went over
 /// the network.
-pub(crate) fn amount(j: &Job) -> Option<String> {
+pub(crate) fn amount(j: &JobView) -> Option<String> {
     let of = || format!("{} of {}", size(j.done_bytes), size(j.total_bytes));
     if j.total_bytes == 0 {
         None
@@ -120,7 +119,7 @@ pub(crate) fn amount(j: &Job) -> Option<String> {
 }
 
 /// A job that has failed is not on its way to anything.
-fn percent(j: &Job) -> Option<String> {
+fn percent(j: &JobView) -> Option<String> {
     let lost = j.state.is_final() && j.state != JobState::Completed;
     (!lost).then(|| format!("{}%", j.percent))
 }
@@ -361,7 +360,7 @@ fn when(at: Option<Timestamp>, zone: &TimeZone) -> String {
 }
 
 /// `job list`.
-pub(crate) fn jobs(jobs: &[Job], names: &Names, zone: &TimeZone) -> String {
+pub(crate) fn jobs(jobs: &[JobView], names: &Names, zone: &TimeZone) -> String {
     let rows = jobs.iter().map(|j| {
         vec![
             j.id.to_string(),
@@ -377,7 +376,7 @@ pub(crate) fn jobs(jobs: &[Job], names: &Names, zone: &TimeZone) -> String {
 }
 
 /// `job show`.
-pub(crate) fn job(j: &Job, names: &Names, zone: &TimeZone) -> String {
+pub(crate) fn job(j: &JobView, names: &Names, zone: &TimeZone) -> String {
     let mut rows = vec![
         ("id", j.id.to_string()),
         ("vm", name_of(j.vm, names)),
@@ -406,7 +405,7 @@ pub(crate) fn job(j: &Job, names: &Names, zone: &TimeZone) -> String {
 }
 
 /// `events`.
-pub(crate) fn events(events: &[Event], names: &Names, zone: &TimeZone) -> String {
+pub(crate) fn events(events: &[EventView], names: &Names, zone: &TimeZone) -> String {
     let rows = events.iter().map(|e| {
         vec![
             instant(e.at, zone),
@@ -502,7 +501,7 @@ pub(crate) fn server(s: &ServerView, zone: &TimeZone) -> String {
             DirectoryContent::Replica => "replica",
         };
         let own = match (d.content, &d.at_rest) {
-            (DirectoryContent::Location, AtRest::NotEncrypted) => String::new(),
+            (DirectoryContent::Location, AtRestView::NotEncrypted) => String::new(),
             (_, seen) => format!(", {}", at_rest(seen)),
         };
         (what, format!("{}{own}", d.path))
@@ -512,13 +511,13 @@ pub(crate) fn server(s: &ServerView, zone: &TimeZone) -> String {
 }
 
 /// Whether a directory is encrypted.
-pub(crate) fn at_rest(seen: &AtRest) -> String {
+pub(crate) fn at_rest(seen: &AtRestView) -> String {
     match seen {
-        AtRest::NotEncrypted => "not encrypted".to_owned(),
-        AtRest::Encrypted { key: Some(key) } => format!("encrypted, key {key}"),
-        AtRest::Encrypted { key: None } => "encrypted".to_owned(),
-        AtRest::Locked { key } => format!("LOCKED: its file system does not have key {key}"),
-        AtRest::NotKnown { why } => format!("not known whether it is encrypted: {why}"),
+        AtRestView::NotEncrypted => "not encrypted".to_owned(),
+        AtRestView::Encrypted { key: Some(key) } => format!("encrypted, key {key}"),
+        AtRestView::Encrypted { key: None } => "encrypted".to_owned(),
+        AtRestView::Locked { key } => format!("LOCKED: its file system does not have key {key}"),
+        AtRestView::NotKnown { why } => format!("not known whether it is encrypted: {why}"),
     }
 }
 

@@ -1,14 +1,14 @@
 //! VMs of the scripted host that are somewhere on the way between two hosts: one for each thing a sheet can tell.
 
-use lifeboat_engine::action::{ExtendedView, ReplicationView};
-use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::ports::store::Abandoned;
-use lifeboat_engine::records::{
-    Planned, PlannedPhase, Problem, Split, SyncKind, Synchronization, Test, TestPhase,
+use lifeboat_engine::action::{
+    AbandonedView, DiskPlace, ExtendedView, PlannedStage, PlannedView, ReplicationView, SplitStage,
+    SplitView, SynchronizationReason, SynchronizationView, TestStage, TestView,
 };
+use lifeboat_engine::problem::Problem;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::{
-    Bandwidth, BandwidthWindow, BranchId, DayWindow, JobId, NicBackend, NicFailover, ReplicationHealth,
-    ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
+    Bandwidth, BandwidthWindow, DayWindow, JobId, NicBackend, NicFailover, ReplicationHealth,
+    ReplicationMode, ReplicationSettings, ReplicationState, Target, Timestamp,
 };
 use uuid::Uuid;
 
@@ -29,10 +29,10 @@ pub(super) fn vms() -> Vec<(&'static str, PowerState, ReplicationView)> {
 
 /// An old primary that comes back.
 fn split(committed: bool) -> ReplicationView {
-    let theirs = if committed {
-        "committed at 2026-11-22 10:12, running"
+    let (stage, theirs) = if committed {
+        (SplitStage::Committed, "committed at 2026-11-22 10:12, running")
     } else {
-        "failed over to 2026-11-22 09:58, running"
+        (SplitStage::FailedOver, "failed over to 2026-11-22 09:58, running")
     };
     ReplicationView {
         state: ReplicationState::Critical,
@@ -43,10 +43,10 @@ fn split(committed: bool) -> ReplicationView {
             message: "the replica went on without this host".into(),
             attempts: 1,
         }),
-        split: Some(Split {
+        split: Some(SplitView {
+            stage,
             since: Timestamp(NOW - 1_900_000),
             theirs: theirs.into(),
-            committed,
         }),
         ..replication()
     }
@@ -55,10 +55,8 @@ fn split(committed: bool) -> ReplicationView {
 fn prepared() -> ReplicationView {
     ReplicationView {
         state: ReplicationState::SyncedReplicationComplete,
-        planned: Some(Planned {
-            phase: PlannedPhase::Prepared,
-            force: false,
-            hand_over: false,
+        planned: Some(PlannedView {
+            stage: PlannedStage::Prepared,
             start: true,
             job: JobId(Uuid::from_u128(0xa2)),
         }),
@@ -89,16 +87,15 @@ fn tested() -> ReplicationView {
         health: ReplicationHealth::Warning,
         health_notes: vec!["what only this host had is kept and takes space".into()],
         peer: "a.example.org".into(),
-        test: Some(Test {
+        test: Some(TestView {
+            stage: TestStage::Ready,
             vm: vm_id(0x7e57),
-            branch: BranchId(Uuid::from_u128(0xb)),
-            target: lifeboat_engine::ports::store::Target::Cycle { position: position() },
+            point: Target::Cycle { position: position() },
             instant: Timestamp(NOW - 600_000),
-            phase: TestPhase::Ready,
             job: JobId(Uuid::from_u128(0xa2)),
         }),
         last_test: Some(Timestamp(NOW - 500_000)),
-        abandoned: Some(Abandoned {
+        abandoned: Some(AbandonedView {
             since: position(),
             at: Timestamp(NOW - 11_100_000),
         }),
@@ -111,11 +108,12 @@ fn tested() -> ReplicationView {
 fn compared() -> ReplicationView {
     ReplicationView {
         state: ReplicationState::Resynchronizing,
-        sync: Some(Synchronization {
-            start: position(),
-            kind: SyncKind::Resync,
-            cursor: (1, 5 << 30),
-            tracking: true,
+        sync: Some(SynchronizationView {
+            reason: SynchronizationReason::Resync,
+            at: Some(DiskPlace {
+                disk: replication().settings.disks[1].clone(),
+                offset: 5 << 30,
+            }),
             sent: 12 << 20,
             job: Some(JobId(Uuid::from_u128(0xa1))),
         }),

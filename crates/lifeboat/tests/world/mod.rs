@@ -10,27 +10,23 @@ use std::sync::{Arc, Mutex};
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
-    Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, DirectoryContent,
-    DirectoryView, HoldView, Management, PointView, Refusal, ReplicationView, ServerKeys, ServerView,
-    VmTimes, VmView,
+    Action, Answer, AtRestView, BacklogView, BulkView, CertificateView, ChangesView, ConsoleView,
+    ContactView, CountersView, CycleResult, DirectoryContent, DirectoryView, EventView, FailoverStage,
+    FailoverView, HoldReason, HoldView, JobView, KnownKeyView, Management, PointView, Refusal,
+    ReplicationView, ServerKeys, ServerSettings, ServerView, VmTimes, VmView,
 };
 use lifeboat_engine::by::{By, Surface};
-use lifeboat_engine::hold::Reason;
 use lifeboat_engine::paging::Page;
-use lifeboat_engine::ports::environment::{AtRest, Certificate};
-use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
-use lifeboat_engine::ports::store::{BulkProgress, Target};
-use lifeboat_engine::records::{
-    Counters, Event, Failover, FailoverPhase, Job, KnownKey, Problem, ServerSettings,
-};
+use lifeboat_engine::problem::Problem;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::lifecycle::Event as Happening;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::{
-    AuthorizationEntry, Bandwidth, BranchId, Changed, DiskId, FailedOverReplicationType, Fingerprint,
-    GenerationId, JobId, JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode,
-    ReplicationSettings, ReplicationState, Timestamp, VmId,
+    AuthorizationEntry, Bandwidth, Changed, DiskId, FailedOverReplicationType, Fingerprint, GenerationId,
+    JobId, JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings,
+    ReplicationState, Target, Timestamp, VmId,
 };
 use lifeboat_rest::{Admission, Server};
 use serde_json::json;
@@ -45,8 +41,8 @@ const GIB: u64 = 1 << 30;
 
 struct Script {
     asked: Mutex<Vec<Action>>,
-    job: Mutex<Job>,
-    jobs: broadcast::Sender<Job>,
+    job: Mutex<JobView>,
+    jobs: broadcast::Sender<JobView>,
     followed: Notify,
     dir: Utf8PathBuf,
 }
@@ -113,7 +109,7 @@ impl Host {
         self.script.followed.notified().await;
     }
 
-    pub(crate) fn change_job(&self, change: impl FnOnce(&mut Job)) {
+    pub(crate) fn change_job(&self, change: impl FnOnce(&mut JobView)) {
         let mut job = self.script.job.lock().unwrap();
         change(&mut job);
         self.script.jobs.send(job.clone()).unwrap();
@@ -177,7 +173,7 @@ impl Management for Script {
         self.answer(&action)
     }
 
-    fn watch_jobs(&self) -> broadcast::Receiver<Job> {
+    fn watch_jobs(&self) -> broadcast::Receiver<JobView> {
         let receiver = self.jobs.subscribe();
         self.followed.notify_one();
         receiver
@@ -228,7 +224,7 @@ fn sent() -> CycleResult {
 impl Script {
     fn answer(&self, action: &Action) -> Result<Answer, Refusal> {
         let finished = |kind, detail: &str| {
-            Ok(Answer::Job(Job {
+            Ok(Answer::Job(JobView {
                 kind,
                 detail: detail.into(),
                 vm: vm_id(4),
@@ -306,7 +302,7 @@ impl Script {
             .unwrap(),
             power,
             power_note: None,
-            console: Console { socket: format!("{}/{name}.console", self.dir).into(), log: format!("/var/log/{name}.log").into() },
+            console: ConsoleView { socket: format!("{}/{name}.console", self.dir).into(), log: format!("/var/log/{name}.log").into() },
             process: None,
             times: VmTimes::default(),
             disk_files: BTreeMap::new(),
@@ -432,11 +428,11 @@ fn entry(primary: &str) -> AuthorizationEntry {
 }
 
 fn copied(name: &str, done: u64, size: u64) -> BulkView {
-    let progress = BulkProgress {
+    BulkView {
         disk: disk(name),
         done,
-    };
-    BulkView { progress, size }
+        size,
+    }
 }
 
 fn replication() -> ReplicationView {
@@ -476,7 +472,7 @@ fn replication() -> ReplicationView {
         abandoned: None,
         preflight: Vec::new(),
         network: Vec::new(),
-        counters: Counters {
+        counters: CountersView {
             since: Some(Timestamp(NOW - 6_127_350)),
             total_latency_ms: 1207 * 500,
             network_failures: 1,
@@ -497,13 +493,12 @@ fn replication() -> ReplicationView {
         changes: None,
         dir: None,
         at_rest: None,
-        keys: vec![KnownKey {
+        keys: vec![KnownKeyView {
             names: vec!["beta.example.org".into()],
             addresses: vec!["beta.example.org:8443".into()],
             key: Fingerprint::new([0x5a; 32]),
             since: Timestamp(1_700_000_000_000),
             next: None,
-            told: None,
         }],
     }
 }
@@ -511,7 +506,7 @@ fn replication() -> ReplicationView {
 fn held() -> HoldView {
     HoldView {
         since: Timestamp(NOW - 11_200_000),
-        reasons: vec![Reason::Burst {
+        reasons: vec![HoldReason::Burst {
             random: 9 * GIB,
             usual: GIB / 4,
         }],
@@ -543,8 +538,8 @@ fn committed(over: &ReplicationView) -> ReplicationView {
             message: unreached.into(),
             attempts: 3,
         }),
-        failover: Some(Failover {
-            phase: FailoverPhase::Done,
+        failover: Some(FailoverView {
+            stage: FailoverStage::Committed,
             consistency: Consistency::Application,
             kind: FailedOverReplicationType::ApplicationConsistent,
             ..failover()
@@ -553,21 +548,17 @@ fn committed(over: &ReplicationView) -> ReplicationView {
     }
 }
 
-fn failover() -> Failover {
-    Failover {
-        branch: BranchId(Uuid::from_u128(0xb)),
-        target: Target::Cycle { position: position() },
+fn failover() -> FailoverView {
+    FailoverView {
+        stage: FailoverStage::Undecided,
+        point: Target::Cycle { position: position() },
+        position: Some(position()),
         instant: Timestamp(NOW - 11_100_000),
         consistency: Consistency::Crash,
         kind: FailedOverReplicationType::Regular,
-        phase: FailoverPhase::Ready,
-        job: JobId(Uuid::from_u128(0xa2)),
-        before: ReplicationState::Replicating,
-        at: Some(position()),
-        forced: false,
         unreached: None,
-        take_over: None,
-        reverse: None,
+        reverses_to: None,
+        job: JobId(Uuid::from_u128(0xa2)),
     }
 }
 
@@ -611,8 +602,8 @@ fn points() -> Vec<PointView> {
     vec![cycle, point, abandoned]
 }
 
-fn jobs() -> Vec<Job> {
-    let running = Job {
+fn jobs() -> Vec<JobView> {
+    let running = JobView {
         id: JobId(Uuid::from_u128(0xa1)),
         vm: vm_id(2),
         kind: JobType::SendInitial,
@@ -634,7 +625,7 @@ fn jobs() -> Vec<Job> {
             confirmed: None,
         }),
     };
-    let done = Job {
+    let done = JobView {
         id: JobId(Uuid::from_u128(0xa2)),
         vm: vm_id(4),
         kind: JobType::Failover,
@@ -646,7 +637,7 @@ fn jobs() -> Vec<Job> {
         ended: Some(Timestamp(NOW - 57_200)),
         ..running.clone()
     };
-    let failed = Job {
+    let failed = JobView {
         id: JobId(Uuid::from_u128(0xa3)),
         vm: vm_id(77),
         state: JobState::Exception,
@@ -658,8 +649,8 @@ fn jobs() -> Vec<Job> {
     vec![running, done, failed]
 }
 
-fn events() -> Vec<Event> {
-    let event = |ago, vm, message: &str| Event {
+fn events() -> Vec<EventView> {
+    let event = |ago, vm, message: &str| EventView {
         at: Timestamp(NOW - ago),
         vm,
         message: message.into(),
@@ -676,8 +667,8 @@ fn events() -> Vec<Event> {
     ]
 }
 
-fn certificates() -> Vec<Certificate> {
-    let one = |usage, place: &str, until| Certificate {
+fn certificates() -> Vec<CertificateView> {
+    let one = |usage, place: &str, until| CertificateView {
         usage,
         place: place.into(),
         not_before: Timestamp(1_700_000_000_000),
@@ -718,19 +709,19 @@ fn server() -> ServerView {
             DirectoryView {
                 content: DirectoryContent::Spool,
                 path: "/var/spool/lifeboat/encrypted".into(),
-                at_rest: AtRest::Encrypted {
+                at_rest: AtRestView::Encrypted {
                     key: Some("69f5b26ab53f4d1ea2c7a1f1c0c2b5d3".into()),
                 },
             },
             DirectoryView {
                 content: DirectoryContent::Location,
                 path: "/srv/replicas".into(),
-                at_rest: AtRest::NotEncrypted,
+                at_rest: AtRestView::NotEncrypted,
             },
             DirectoryView {
                 content: DirectoryContent::Replica,
                 path: "/srv/replicas/7c8ff46f-5bd0-4d4b-a4ce-36c9bb1bdd9e".into(),
-                at_rest: AtRest::Locked {
+                at_rest: AtRestView::Locked {
                     key: "69f5b26ab53f4d1ea2c7a1f1c0c2b5d3".into(),
                 },
             },

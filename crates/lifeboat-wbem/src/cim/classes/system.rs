@@ -1,9 +1,8 @@
 //! The host and its VMs as computer systems, and the little of a guest's services that is known: an agent's channel.
 
 use lifeboat_cim::Instance;
-use lifeboat_engine::action::{ReplicationView, VmView};
-use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::records::TestPhase;
+use lifeboat_engine::action::{ReplicationView, TestStage, VmView};
+use lifeboat_model::power::PowerState;
 use lifeboat_model::{
     FailedOverReplicationType, ReplicationHealth, ReplicationMode, ReplicationState, Timestamp,
 };
@@ -222,7 +221,7 @@ fn hosted(host: &HostFacts, of: &VmParts) -> Vec<Instance> {
 /// A test VM that is there; one that is being made or thrown away is not.
 fn test_of(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
     let test = of.view.replication.as_ref().and_then(|r| r.test.as_ref());
-    let test = test.filter(|t| t.phase == TestPhase::Ready);
+    let test = test.filter(|t| t.stage == TestStage::Ready);
     let dependency = |vm| {
         let replica = ("Antecedent", vm_path(of.view.spec.uuid));
         link(

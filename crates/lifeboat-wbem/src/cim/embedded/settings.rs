@@ -1,8 +1,7 @@
 //! Settings: of a relationship, of who may replicate here, and of this host as a replica server.
 
 use lifeboat_cim::{DateTime, Instance, Value};
-use lifeboat_engine::action::Refusal;
-use lifeboat_engine::records::ServerSettings;
+use lifeboat_engine::action::{Refusal, ServerSettings};
 use lifeboat_model::quota::Quota;
 use lifeboat_model::{AuthorizationEntry, Bandwidth, DayWindow, DiskId, ReplicationSettings, VmId, VmSpec};
 

@@ -1,8 +1,7 @@
 //! Methods of a job.
 
 use lifeboat_cim::{CimError, DateTime, Instance, Value};
-use lifeboat_engine::action::{Action, Refusal};
-use lifeboat_engine::records::Job;
+use lifeboat_engine::action::{Action, JobView, Refusal};
 use lifeboat_model::JobId;
 use lifeboat_model::api::ReturnCode;
 
@@ -47,7 +46,7 @@ pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
     }
 }
 
-async fn show(call: &Call<'_>) -> Result<Job, Refusal> {
+async fn show(call: &Call<'_>) -> Result<JobView, Refusal> {
     let job = call.manager.job(id(call)?).await.map_err(unreadable)?;
     job.ok_or_else(|| Refusal::new(ReturnCode::FileNotFound, "the job is no longer remembered", ""))
 }

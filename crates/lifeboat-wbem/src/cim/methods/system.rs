@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lifeboat_engine::action::{Action, Refusal, ReplicationView, VmView};
-use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, VmId};
 
 use super::{Answered, Call, Outcome, missing};

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use lifeboat_engine::action::{BacklogView, BulkView, ContactView, ExtendedView, ReplicationView, VmView};
-use lifeboat_engine::ports::store::Abandoned;
-use lifeboat_engine::records::{
-    Failover, FailoverPhase, KnownKey, Planned, PlannedPhase, Split, SyncKind, Synchronization, Test,
-    TestPhase,
+use lifeboat_engine::action::{
+    AbandonedView, BacklogView, BulkView, ContactView, ExtendedView, FailoverStage, FailoverView,
+    KnownKeyView, PlannedStage, PlannedView, ReplicationView, SplitStage, SplitView, SynchronizationReason,
+    SynchronizationView, TestStage, TestView, VmView,
 };
 use lifeboat_model::{FailedOverReplicationType, ReplicationMode, ReplicationState};
 
@@ -60,7 +59,7 @@ fn copied(r: &ReplicationView) -> Option<(u64, u64)> {
         return None;
     }
     let sum = |f: fn(&BulkView) -> u64| r.bulk.iter().map(f).fold(0, u64::saturating_add);
-    Some((sum(|b| b.progress.done), sum(|b| b.size)))
+    Some((sum(|b| b.done), sum(|b| b.size)))
 }
 
 /// The one thing to know first.
@@ -194,7 +193,7 @@ fn condition(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
 }
 
 /// What each side has, and what can be done.
-fn split(v: &VmView, r: &ReplicationView, s: &Split, names: &Names, zone: &TimeZone) -> Vec<Row> {
+fn split(v: &VmView, r: &ReplicationView, s: &SplitView, names: &Names, zone: &TimeZone) -> Vec<Row> {
     let (vm, it) = (&v.spec.name, reference(v, names));
     let shared = dash(r.newest_instant, |at| instant(at, zone));
     let mut rows = vec![
@@ -216,7 +215,7 @@ fn split(v: &VmView, r: &ReplicationView, s: &Split, names: &Names, zone: &TimeZ
             ),
         ),
     ];
-    if s.committed {
+    if s.stage == SplitStage::Committed {
         rows.push((
             "to keep theirs",
             format!(
@@ -244,12 +243,7 @@ fn under_way(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
     for b in &r.bulk {
         rows.push((
             "initial copy",
-            format!(
-                "{}: copied {} of {} of disk",
-                b.progress.disk,
-                size(b.progress.done),
-                size(b.size)
-            ),
+            format!("{}: copied {} of {} of disk", b.disk, size(b.done), size(b.size)),
         ));
     }
     if let Some(at) = r.scheduled {
@@ -334,15 +328,14 @@ fn extended(e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
     rows
 }
 
-fn synchronization(r: &ReplicationView, s: &Synchronization) -> String {
-    let with = match s.kind {
-        SyncKind::Resync => "with the replica",
-        SyncKind::Seed => "with the copy that the replica had",
-        SyncKind::Reverse => "with what the old primary has",
+fn synchronization(r: &ReplicationView, s: &SynchronizationView) -> String {
+    let with = match s.reason {
+        SynchronizationReason::Resync => "with the replica",
+        SynchronizationReason::Seed => "with the copy that the replica had",
+        SynchronizationReason::Reverse => "with what the old primary has",
     };
-    let (disk, offset) = s.cursor;
-    let at = match r.settings.disks.get(usize::from(disk)) {
-        Some(id) => format!("disk {id} at {}", size(offset)),
+    let at = match &s.at {
+        Some(at) => format!("disk {} at {}", at.disk, size(at.offset)),
         None => "all disks compared".into(),
     };
     let paused = if r.state == ReplicationState::ResynchronizationSuspended {
@@ -353,26 +346,26 @@ fn synchronization(r: &ReplicationView, s: &Synchronization) -> String {
     format!("{with}: {at}, sent {}{paused}", size(s.sent))
 }
 
-fn planned(it: &str, p: &Planned) -> String {
-    match p.phase {
-        PlannedPhase::Stopping => "the guest is being shut down".into(),
-        PlannedPhase::Closing => "the last changes are being sent".into(),
-        PlannedPhase::Prepared if p.hand_over => {
+fn planned(it: &str, p: &PlannedView) -> String {
+    match p.stage {
+        PlannedStage::ShuttingDown => "the guest is being shut down".into(),
+        PlannedStage::SendingChanges => "the last changes are being sent".into(),
+        PlannedStage::AskingReplica => {
             "everything is on the replica, the VM is locked off; the replica is asked to take over".into()
         }
-        PlannedPhase::Prepared => format!(
+        PlannedStage::Prepared => format!(
             "everything is on the replica, the VM is locked off; go on with: lifeboat failover start {it} --planned, or back \
              with: lifeboat failover cancel {it}"
         ),
-        PlannedPhase::HandingOver => "the replica takes over".into(),
+        PlannedStage::HandingOver => "the replica takes over".into(),
     }
 }
 
-fn test(it: &str, t: &Test, names: &Names, zone: &TimeZone) -> String {
-    let phase = match t.phase {
-        TestPhase::Making { .. } => "is being made".into(),
-        TestPhase::Ready => format!("is there; end it with: lifeboat failover stop-test {it}"),
-        TestPhase::Ending => "is being thrown away".into(),
+fn test(it: &str, t: &TestView, names: &Names, zone: &TimeZone) -> String {
+    let phase = match t.stage {
+        TestStage::Making => "is being made".into(),
+        TestStage::Ready => format!("is there; end it with: lifeboat failover stop-test {it}"),
+        TestStage::Ending => "is being thrown away".into(),
     };
     format!(
         "\"{}\", as of {}, {phase}",
@@ -381,7 +374,7 @@ fn test(it: &str, t: &Test, names: &Names, zone: &TimeZone) -> String {
     )
 }
 
-fn abandoned(a: &Abandoned, zone: &TimeZone) -> String {
+fn abandoned(a: &AbandonedView, zone: &TimeZone) -> String {
     format!(
         "what this host had and the other one never got, set aside {}",
         instant(a.at, zone)
@@ -438,7 +431,7 @@ fn wanted(r: &ReplicationView) -> Vec<Row> {
     rows
 }
 
-fn known_key(k: &KnownKey) -> Row {
+fn known_key(k: &KnownKeyView) -> Row {
     let name = k
         .names
         .first()
@@ -532,15 +525,15 @@ pub(crate) fn statistics(v: &VmView, names: &Names, zone: &TimeZone) -> String {
     sheet(&rows)
 }
 
-fn failover(f: &Failover, zone: &TimeZone) -> String {
-    let phase = match f.phase {
-        FailoverPhase::Initiating { .. } => "being started",
-        FailoverPhase::Ready if f.take_over.is_some() => "taking over",
-        FailoverPhase::Ready => "to be reverted or committed",
-        FailoverPhase::Reverting => "being reverted",
-        FailoverPhase::Committing { .. } => "being committed",
-        FailoverPhase::Merging => "committed, disks are being merged",
-        FailoverPhase::Done => "committed",
+fn failover(f: &FailoverView, zone: &TimeZone) -> String {
+    let phase = match f.stage {
+        FailoverStage::Starting => "being started",
+        FailoverStage::TakingOver => "taking over",
+        FailoverStage::Undecided => "to be reverted or committed",
+        FailoverStage::Reverting => "being reverted",
+        FailoverStage::Committing => "being committed",
+        FailoverStage::Merging => "committed, disks are being merged",
+        FailoverStage::Committed => "committed",
     };
     let consistency = match f.kind {
         FailedOverReplicationType::None => "of unknown consistency",
@@ -548,8 +541,8 @@ fn failover(f: &Failover, zone: &TimeZone) -> String {
         FailedOverReplicationType::ApplicationConsistent => "application-consistent",
         FailedOverReplicationType::Planned => "planned, nothing missing",
     };
-    let then = match &f.reverse {
-        Some(reverse) => format!(", then replicated to {}", reverse.settings.peer),
+    let then = match &f.reverses_to {
+        Some(peer) => format!(", then replicated to {peer}"),
         None => String::new(),
     };
     format!("to {} ({consistency}), {phase}{then}", instant(f.instant, zone))

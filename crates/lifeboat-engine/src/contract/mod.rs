@@ -1,0 +1,20 @@
+//! The engine as management surfaces see it: what can be asked (`action`), what it is answered with (`answer`, `views`), and why
+//! it is refused (`refusal`). Nothing here is recorded or sent to another host: the catalog has [`crate::record`], the link has
+//! [`crate::ports::link`], and a change of either changes nothing here.
+
+mod action;
+mod answer;
+mod refusal;
+mod views;
+
+pub use action::{Action, InitialCopy, PointSelector, VmRef};
+pub use answer::{Answer, CycleResult, Management};
+pub use refusal::Refusal;
+pub use views::{
+    AbandonedView, AtRestView, BacklogView, BulkView, CertificateView, ChangesView, ConsoleView, ContactView,
+    CountersView, DirectoryContent, DirectoryView, DiskPlace, EventView, ExtendedView, FailoverStage,
+    FailoverView, HistoryView, HoldReason, HoldView, JobView, KnownKeyView, PlannedStage, PlannedView,
+    PointView, PowerNote, ProcessView, ReplicationView, RequestStage, RequestView, SeenPower, ServerKeys,
+    ServerSettings, ServerView, SplitStage, SplitView, SynchronizationReason, SynchronizationView, TestStage,
+    TestView, VmTimes, VmView,
+};
