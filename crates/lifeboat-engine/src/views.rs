@@ -257,10 +257,7 @@ impl Sketch {
             failover: rel.failover().map(Into::into),
             test: rel.replica().and_then(|r| Some(r.test.as_ref()?.into())),
             last_test: rel.replica().and_then(|r| r.last_test),
-            sync: rel.primary().and_then(|p| {
-                let sync = p.sync.as_ref()?;
-                Some(SynchronizationView::new(sync, &rel.settings.disks))
-            }),
+            sync: synchronization(rel),
             planned: rel.primary().and_then(|p| Some(p.planned.as_ref()?.into())),
             split: rel.primary().and_then(|p| Some(p.split.as_ref()?.into())),
             scheduled: rel.primary().and_then(|p| p.scheduled),
@@ -279,6 +276,12 @@ impl Sketch {
             keys: rel.keys.iter().map(Into::into).collect(),
         }
     }
+}
+
+/// What is shown of a synchronization.
+fn synchronization(rel: &Relationship) -> Option<SynchronizationView> {
+    let sync = rel.primary()?.sync.as_ref()?;
+    Some(SynchronizationView::new(sync, &rel.settings.disks))
 }
 
 /// The newest application-consistent instant: a primary noted it, a copy has it in a log or a point.
