@@ -346,15 +346,16 @@ async fn capture_and_send(
     capture: &Capture,
 ) -> Result<(Arc<dyn SpoolFile>, Header, Reading, Result<(), LinkError>), CopyError> {
     let spool = tools.spool.create(route.vm, capture.next).await?;
-    // Before the instant, not after: what is reported as safe must be.
-    let taken = tools.clock.reading();
     let planned = capture.wanted == Consistency::Planned;
     let asked = if planned {
         Consistency::Crash
     } else {
         capture.wanted
     };
-    let frozen = source.instant(capture.record, capture.next, asked).await?;
+    let prepared = source.prepare(capture.record, capture.next, asked).await?;
+    // Before the instant, not after: what is reported as safe must be.
+    let taken = tools.clock.reading();
+    let frozen = prepared.take().await?;
     let header = Header {
         vm: route.vm,
         kind: LogKind::Delta,

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::config::QemuConfig;
 use crate::preflight;
 use crate::qemu::Qemu;
-use crate::testing::{DISK, Host, MIB, Random, Replica, at, tool};
+use crate::testing::{AtOnce, DISK, Host, MIB, Random, Replica, at, tool};
 
 #[tokio::test]
 async fn what_a_host_lacks_is_said_in_words() {

@@ -18,7 +18,7 @@ use crate::preflight;
 use crate::process::{self, PidRecord};
 use crate::qemu::Qemu;
 use crate::start;
-use crate::testing::{DISK, Host, MIB, Model, Replica, at, stop, tool};
+use crate::testing::{AtOnce, DISK, Host, MIB, Model, Replica, at, stop, tool};
 
 #[tokio::test]
 async fn a_vm_outlives_the_daemon_and_is_found_again() {

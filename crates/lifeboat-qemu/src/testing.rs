@@ -8,9 +8,11 @@ use std::process::Command;
 use std::task::Poll;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_block::qmp::Qmp;
-use lifeboat_engine::ports::capture::{BlockView, CaptureSource};
+use lifeboat_deltalog::Consistency;
+use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Instant};
 use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, ImageLayer, Launch, LaunchDisk};
 use lifeboat_model::vm::{DiskBus, DiskSpec};
 use lifeboat_model::{DiskFormat, DiskId, GenerationId, Position, VmId, VmSpec};
@@ -207,6 +209,29 @@ impl Host {
             monitor,
             log: self.qemu.paths(launch.spec.uuid).log().into_std_path_buf(),
         }
+    }
+}
+
+/// An instant of one VM, for which nothing is waited between preparing and taking.
+#[async_trait]
+pub(crate) trait AtOnce {
+    async fn instant(
+        &self,
+        base: Position,
+        next: Position,
+        wanted: Consistency,
+    ) -> Result<Instant, CaptureError>;
+}
+
+#[async_trait]
+impl<T: CaptureSource + ?Sized> AtOnce for T {
+    async fn instant(
+        &self,
+        base: Position,
+        next: Position,
+        wanted: Consistency,
+    ) -> Result<Instant, CaptureError> {
+        self.prepare(base, next, wanted).await?.take().await
     }
 }
 

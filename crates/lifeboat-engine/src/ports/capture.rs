@@ -94,15 +94,15 @@ pub trait CaptureSource: Send + Sync {
     /// The disks as they change: for the bulk copy only.
     async fn current(&self) -> Result<Box<dyn BlockView>, CaptureError>;
 
-    /// One instant of all disks. From it on, changes are also recorded as changes since `next`; changes since
-    /// `base` are frozen and stay until `acknowledge` or `give_back`. With `Consistency::Application` the guest is
-    /// frozen by its agent around the instant; if that fails the instant is crash-consistent and says so.
-    async fn instant(
+    /// Makes everything ready for an instant of all disks that leads from `base` to `next`: whatever may take long, and
+    /// nothing that counts. The guest is not frozen, what is tracked stays as it is, and no change is recorded that was not
+    /// before. The last step is [`Prepared::take`]. One at a time, and not while a view is open.
+    async fn prepare(
         &self,
         base: Position,
         next: Position,
         wanted: Consistency,
-    ) -> Result<Instant, CaptureError>;
+    ) -> Result<Box<dyn Prepared>, CaptureError>;
 
     /// The peer has everything up to the position after `base`: forgets the changes since `base`.
     async fn acknowledge(&self, base: Position) -> Result<(), CaptureError>;
@@ -121,6 +121,17 @@ pub trait CaptureSource: Send + Sync {
 
     /// Lets go of the disks; a powered-off VM can be started afterwards. Tracking is stored where it survives.
     async fn close(self: Box<Self>) -> Result<(), CaptureError>;
+}
+
+/// An instant of one VM that only has to be taken. Several VMs get instants close together when all are prepared first. Dropped, or
+/// left behind by a daemon that died, it is as if it had never been: what it leaves in the way `recover` removes. It ends
+/// before its source is closed.
+#[async_trait]
+pub trait Prepared: Send + Sync {
+    /// The instant. From it on, changes are also recorded as changes since `next`; changes since `base` are frozen and stay
+    /// until `acknowledge` or `give_back`. With `Consistency::Application` the guest is frozen by its agent around the instant;
+    /// if that fails the instant is crash-consistent and says so. After an error `recover` says which of it happened.
+    async fn take(self: Box<Self>) -> Result<Instant, CaptureError>;
 }
 
 /// A frozen instant.
