@@ -12,6 +12,7 @@ impl Actor {
         let mut found = self.clock_findings();
         found.extend(self.silence_findings(rel));
         found.extend(self.backlog_findings(rel));
+        found.extend(self.busy_finding());
         found.extend(self.resumed_finding(rel));
         found.extend(self.host.certificate_findings(rel));
         found.extend(self.orphan_findings(rel));

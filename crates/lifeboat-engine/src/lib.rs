@@ -10,6 +10,7 @@ mod aging;
 mod at_rest;
 mod authorization;
 mod backlog;
+mod busy;
 pub mod by;
 mod certificates;
 mod change;

@@ -310,7 +310,7 @@ impl Actor {
 fn capture_refusal(e: &CaptureError) -> Refusal {
     Refusal {
         code: match e {
-            CaptureError::InUse { .. } => ReturnCode::InUse,
+            CaptureError::InUse { .. } | CaptureError::Busy(_) => ReturnCode::InUse,
             CaptureError::Preflight(_)
             | CaptureError::Gone
             | CaptureError::NoSpace(_)

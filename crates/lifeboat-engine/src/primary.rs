@@ -46,6 +46,8 @@ pub(crate) struct PrimaryState {
     pub(crate) backing_off: Option<Instant>,
     /// The replica has enough to apply and takes nothing more for now.
     pub(crate) held_back: Option<crate::backlog::HeldBack>,
+    /// Others use the disks, and the next cycle waits for them.
+    pub(crate) busy: Option<crate::busy::Busy>,
     /// When the current cycle was due.
     due: Instant,
     /// What was scheduled and could not begin is tried again then.
@@ -88,6 +90,7 @@ impl Default for PrimaryState {
             next_at: now,
             backing_off: None,
             held_back: None,
+            busy: None,
             due: now,
             begin_after: now,
             merging: None,
@@ -442,6 +445,7 @@ impl Actor {
             };
         }
         (self.primary.backing_off, self.primary.held_back) = (None, None);
+        self.primary.busy = None;
         self.moved();
         self.cured();
         self.rejoined();
@@ -502,7 +506,7 @@ impl Actor {
     }
 
     /// A fault that a retry may cure: it becomes the state only when several have not.
-    async fn passing_fault(&mut self, message: &str) {
+    pub(crate) async fn passing_fault(&mut self, message: &str) {
         self.fault(message).await;
         let attempts = self
             .rel
@@ -517,6 +521,9 @@ impl Actor {
 
     pub(crate) async fn copy_failed(&mut self, e: &CopyError) {
         self.primary.forget();
+        if !matches!(e, CopyError::Capture(CaptureError::Busy(_))) {
+            self.primary.busy = None;
+        }
         if let Some(committed) = Self::split_by(e) {
             self.split(committed).await;
         }
@@ -554,6 +561,7 @@ impl Actor {
                 )
                 .await;
             }
+            CopyError::Capture(CaptureError::Busy(why)) => self.busy(why, e).await,
             CopyError::Capture(_)
             | CopyError::Spool(_)
             | CopyError::Media(_)

@@ -854,7 +854,7 @@ impl Actor {
         }
         let source = match self.host.ports.hypervisor.source(&launch, &ids).await {
             Ok(source) => source,
-            Err(e @ CaptureError::InUse { .. }) => return Err(e),
+            Err(e @ (CaptureError::InUse { .. } | CaptureError::Busy(_))) => return Err(e),
             // Missing or damaged images are the store's to refuse.
             Err(_) => return Ok(unknown(offer, since)),
         };

@@ -233,7 +233,7 @@ impl Actor {
 
     /// A cycle that is due and is not on the replica's disk, with what it waits for.
     fn unacknowledged(&self, rel: &Relationship, line: &Line) -> Option<Finding> {
-        if !self.contact.expected {
+        if !self.contact.expected || self.waits_for_others() {
             return None;
         }
         let waited = self.contact.moved.elapsed();

@@ -145,6 +145,9 @@ pub fn change_granularity(disk_size: u64) -> u64 {
 /// Failures in a row after which a network fault counts as one that retries have not cured.
 pub const FAULT_AFTER_ATTEMPTS: u32 = 3;
 
+/// How long others may use a VM's disks before cycles that wait for them are a problem.
+pub const BUSY_PATIENCE: Duration = Duration::from_secs(600);
+
 /// Something that was looked at and found to need attention, beyond what the state itself says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {

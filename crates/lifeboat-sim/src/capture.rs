@@ -99,6 +99,14 @@ impl Disks {
         Err(refused("instant"))
     }
 
+    /// Whether others use the disks now.
+    fn free(&self, s: &State, h: usize) -> Result<(), CaptureError> {
+        match s.hosts[h].occupied.get(&self.vm) {
+            Some(by) => Err(CaptureError::Busy(by.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// A number that is in the process's graph until its view is closed, or `recover` removes it.
     fn place(&self, s: &mut State, h: usize) -> u64 {
         s.next_view += 1;
@@ -227,6 +235,7 @@ impl CaptureSource for Source {
                 if !process(s, h, self.0.vm).views.is_empty() {
                     s.violation("a view was opened over a leftover one, without recover");
                 }
+                self.0.free(s, h)?;
                 let id = self.0.place(s, h);
                 Ok(self.0.view(id, None))
             })
@@ -255,6 +264,7 @@ impl CaptureSource for Source {
                     });
                 }
                 disks.fit(s, h, base)?;
+                disks.free(s, h)?;
                 Ok(disks.place(s, h))
             })
             .await?;

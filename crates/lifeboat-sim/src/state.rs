@@ -183,6 +183,8 @@ pub struct HostState {
     pub mute: bool,
     /// VMs whose processes this host cannot ask, and why: they go on with whatever they do.
     pub blind: BTreeMap<VmId, String>,
+    /// VMs whose disks cannot be captured now because somebody uses them who will let go, and who that is.
+    pub occupied: BTreeMap<VmId, String>,
     /// Replicas that its store keeps, by VM.
     pub replicas: BTreeMap<VmId, Replica>,
     /// What its catalog holds durably.

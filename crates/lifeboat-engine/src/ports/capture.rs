@@ -51,6 +51,10 @@ pub enum CaptureError {
         /// What was found.
         detail: String,
     },
+    /// Somebody uses the disks who will let go of them, such as a backup that the VM's user takes; says who. The next interval
+    /// comes soon enough to ask again.
+    #[error("the disks are in use for a while: {0}")]
+    Busy(String),
     /// Temporary space ran out; the guest is not affected.
     #[error("no temporary space for the capture in {0}")]
     NoSpace(String),

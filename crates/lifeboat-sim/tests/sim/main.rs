@@ -10,6 +10,7 @@ macro_rules! sagas {
 mod addresses;
 mod authorization;
 mod backlog;
+mod busy;
 mod callers;
 mod certificates;
 mod consent;
