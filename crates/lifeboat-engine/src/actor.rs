@@ -28,7 +28,7 @@ use crate::copy::{Base, CopyError, CycleEnd};
 use crate::engine::Host;
 use crate::observe::{self, Observer};
 use crate::ports::capture::{CaptureError, CaptureSource};
-use crate::ports::hypervisor::{Launch, LaunchDisk, Power, PowerState};
+use crate::ports::hypervisor::{HypervisorError, Launch, LaunchDisk, Power, PowerState};
 use crate::ports::link::{
     LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus, Standing,
 };
@@ -138,6 +138,8 @@ pub(crate) enum Done {
     HandedOver(Result<(), LinkError>),
     /// What the old primary said to giving way.
     Reversed(Result<ReplicaStatus, LinkError>),
+    /// The hypervisor knows of the VM, or why it does not.
+    Defined(Result<crate::defined::Told, HypervisorError>),
     Scrubbed(crate::scrub::Scrubbed),
     Lent(crate::lend::Lent),
 }
@@ -180,6 +182,8 @@ pub(crate) struct Actor {
     pub(crate) observer: Arc<Observer>,
     /// Waits for the guest of a failed-over VM.
     pub(crate) guest: crate::network::Attendant,
+    /// What the hypervisor knows of the machine.
+    pub(crate) definition: crate::defined::Definition,
     /// What the replica knows of the machine.
     pub(crate) told: crate::machine::Told,
     /// A change of roles was under way when the daemon started.
@@ -214,6 +218,7 @@ impl Actor {
             own,
             observer,
             guest: Default::default(),
+            definition: Default::default(),
             told: Default::default(),
             resumed: false,
             contact: Default::default(),
@@ -409,6 +414,9 @@ impl Actor {
         self.before_work().await;
         self.dismiss_awaiting();
         self.attend_extended().await;
+        if let Some(work) = self.plan_definition().await {
+            return Some(work);
+        }
         match self.rel.as_ref().map(|r| r.mode) {
             Some(ReplicationMode::Primary) => self.plan_primary().await,
             Some(ReplicationMode::None) => self.plan_home(),
@@ -420,6 +428,7 @@ impl Actor {
     fn wake_at(&self) -> Instant {
         let due = self.due_at();
         let due = self.scheduled_at().map_or(due, |at| at.min(due));
+        let due = self.definition_at().map_or(due, |at| at.min(due));
         if self.rel.is_unwritten() {
             due.min(Instant::now() + SAVE_AGAIN)
         } else {
@@ -461,6 +470,7 @@ impl Actor {
             Done::Stopped(r) => self.stopped_for_good(r).await,
             Done::HandedOver(r) => self.handed_over(r).await,
             Done::Reversed(r) => self.reversed(r).await,
+            Done::Defined(done) => self.defined(done).await,
             Done::Scrubbed(done) => self.scrubbed(done).await,
             Done::Lent(lent) => self.lent(lent),
         }

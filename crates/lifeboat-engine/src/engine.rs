@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
-    AuthorizationEntry, JobState, JobType, Reading, ReplicationMode as Mode, ReplicationState as State,
-    Timestamp, VmId, VmSpec,
+    AuthorizationEntry, JobState, JobType, Reading, ReplicationMode as Mode, ReplicationState as State, VmId,
+    VmSpec,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -31,7 +31,7 @@ use crate::operations::link_refusal;
 use crate::pins::Pins;
 use crate::ports::catalog::{Catalog, CatalogError};
 use crate::ports::environment::{Certificate, Environment, OwnKeys};
-use crate::ports::hypervisor::Hypervisor;
+use crate::ports::hypervisor::{Described, Hypervisor, KnownMachine};
 use crate::ports::link::{
     LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerLink, PeerRefusal, PeerReply, PeerRequest,
 };
@@ -91,21 +91,10 @@ pub struct EngineConfig {
     pub scrub_bytes_per_s: u64,
     /// How often each sealed byte is verified; zero: only on demand.
     pub scrub_interval: Duration,
-    /// When the descriptions of this host's VMs were written. Shown, and nothing is decided by it.
-    pub described: BTreeMap<VmId, Described>,
     /// Directory of VM descriptions, for messages; empty: not known.
     pub vm_dir: String,
     /// Whether what cannot be undone waits for a second person.
     pub four_eyes: bool,
-}
-
-/// When a VM's description was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Described {
-    /// First.
-    pub created: Timestamp,
-    /// Last.
-    pub changed: Timestamp,
 }
 
 impl EngineConfig {
@@ -120,7 +109,6 @@ impl EngineConfig {
             shutdown_timeout: Duration::from_secs(120),
             expiry_interval: Duration::from_secs(10),
             merge_bytes_per_s: 0,
-            described: BTreeMap::new(),
             vm_dir: String::new(),
             four_eyes: false,
             scrub_bytes_per_s: Self::SCRUB_BYTES_PER_S,
@@ -142,8 +130,8 @@ pub(crate) struct Host {
     pub(crate) clock: ClockWatch,
     /// Which other hosts are there.
     pub(crate) presence: Arc<Presence>,
-    /// The VMs of this host as its administrator described them when the daemon started.
-    pub(crate) described: Vec<VmSpec>,
+    /// The VMs that this host had by itself when the daemon started.
+    pub(crate) described: Vec<KnownMachine>,
     /// Certificates as they were looked at last.
     pub(crate) certificates: Mutex<Vec<Certificate>>,
     /// By which keys other hosts are known.
@@ -262,6 +250,11 @@ impl Host {
         if let Some(ended) = ended {
             ended.cancelled().await;
         }
+    }
+
+    /// When the description of a VM of this host was written.
+    pub(crate) fn written(&self, vm: VmId) -> Option<Described> {
+        self.described.iter().find(|m| m.spec.uuid == vm)?.described
     }
 
     /// The authorization entry that lets this peer in.
@@ -407,12 +400,10 @@ fn last_read(relationships: &[Relationship], boot: Uuid) -> Option<Reading> {
 }
 
 impl Engine {
-    /// Reads the catalog and starts an actor for each VM: those described on this host, and those replicated to it.
-    pub async fn start(
-        mut ports: Ports,
-        config: EngineConfig,
-        local: Vec<VmSpec>,
-    ) -> Result<Arc<Self>, CatalogError> {
+    /// Reads the catalog and starts an actor for each VM: those that this host's hypervisor has by itself, and those replicated to
+    /// this host.
+    pub async fn start(mut ports: Ports, config: EngineConfig) -> Result<Arc<Self>, CatalogError> {
+        let local = ports.hypervisor.machines().await;
         let image = ports.catalog.load().await?;
         let jobs = Jobs::new(
             ports.catalog.clone(),
@@ -464,7 +455,7 @@ impl Engine {
                 (r.vm, r)
             })
             .collect();
-        for spec in local {
+        for KnownMachine { spec, .. } in local {
             let rel = relationships.remove(&spec.uuid);
             engine.host.spawn(spec.uuid, spec.name.clone(), Some(spec), rel);
         }

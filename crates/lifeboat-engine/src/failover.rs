@@ -18,12 +18,13 @@ use crate::action::{Answer, PointSelector, PointView, Refusal};
 use crate::actor::{Actor, Done, Work, chain, no_relationship, not_now};
 use crate::aging::Sealer;
 use crate::change::Change;
+use crate::defined::define;
 use crate::machine::branch_launch;
 use crate::network::connected;
 use crate::order::{Place, disorder, places};
 use crate::paging::{Page, Paging};
 use crate::point_guid::point_guid;
-use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power};
+use crate::ports::hypervisor::{Hypervisor, HypervisorError, Power, Role};
 use crate::ports::scrub::NewestData;
 use crate::ports::store::{Point, ReplicaInfo, ReplicaStore, StoreError, StoredLog, Target};
 use crate::primary::{IDLE, droppable};
@@ -240,7 +241,15 @@ async fn initiate(
     (start, sealer): (bool, Sealer),
 ) -> Result<Ready, SagaError> {
     let made = async {
-        branch(&*store, vm, failover.branch, failover.target, &sealer).await?;
+        let max_images = hypervisor.max_images();
+        branch(
+            &*store,
+            vm,
+            (failover.branch, failover.target),
+            &sealer,
+            max_images,
+        )
+        .await?;
         // Nobody is told that it is ready before its files were looked at.
         store.verify_branch(vm, failover.branch).await
     };
@@ -258,6 +267,7 @@ async fn initiate(
             Power::Running | Power::Paused | Power::Stalled(_) => return Ok(()),
             Power::NotKnown { why } => return Err(HypervisorError::NotKnown(why)),
         }
+        define(&*hypervisor, &launch, Role::FailedOver).await?;
         hypervisor.preflight(&launch).await?;
         hypervisor.start(&launch).await
     };
@@ -268,9 +278,9 @@ async fn initiate(
 pub(crate) async fn branch(
     store: &dyn ReplicaStore,
     vm: VmId,
-    branch: BranchId,
-    mut target: Target,
+    (branch, mut target): (BranchId, Target),
     sealer: &Sealer,
+    max_images: Option<usize>,
 ) -> Result<Vec<(lifeboat_model::DiskId, crate::ports::hypervisor::DiskImage)>, StoreError> {
     if let Target::Cycle { position } = target {
         let mut info = store.info(vm).await?;
@@ -298,7 +308,7 @@ pub(crate) async fn branch(
             target = Target::Point { id: point.id };
         }
     }
-    store.branch(vm, branch, target).await
+    store.branch(vm, branch, target, max_images).await
 }
 
 /// Merges what lies below a committed branch into its base, by the VM's own process when it runs.
@@ -596,9 +606,14 @@ impl Actor {
         };
         let sealer = self.sealer();
         match phase {
-            FailoverPhase::Initiating { start } => whole(Box::pin(async move {
-                Done::FailedOver(initiate(store, hypervisor, vm, machine, failover, (start, sealer)).await)
-            })),
+            FailoverPhase::Initiating { start } => {
+                self.forget_definition();
+                whole(Box::pin(async move {
+                    Done::FailedOver(
+                        initiate(store, hypervisor, vm, machine, failover, (start, sealer)).await,
+                    )
+                }))
+            }
             FailoverPhase::Reverting => whole(Box::pin(async move {
                 let reverted = async {
                     hypervisor.turn_off(vm).await?;

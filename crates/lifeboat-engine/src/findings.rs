@@ -16,6 +16,7 @@ impl Actor {
         found.extend(self.resumed_finding(rel));
         found.extend(self.host.certificate_findings(rel));
         found.extend(self.orphan_findings(rel));
+        found.extend(self.definition_finding());
         found.extend(self.rot(rel));
         found.extend(self.hold_findings(rel));
         found

@@ -17,6 +17,7 @@ mod change;
 mod clock;
 mod copy;
 mod courier;
+mod defined;
 mod disk_files;
 mod engine;
 mod extended;
@@ -73,5 +74,5 @@ mod throttle;
 mod views;
 mod way_back;
 
-pub use engine::{Described, Engine, EngineConfig, Ports};
+pub use engine::{Engine, EngineConfig, Ports};
 pub use point_guid::point_guid;

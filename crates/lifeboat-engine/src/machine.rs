@@ -11,7 +11,7 @@ use tracing::debug;
 use crate::actor::{Actor, Done, Work, chain};
 use crate::copy::unexpected;
 use crate::network::connected;
-use crate::ports::hypervisor::Launch;
+use crate::ports::hypervisor::{Launch, StateKind};
 use crate::ports::link::{LinkError, PeerIdentity, PeerRefusal, PeerReply, PeerRequest};
 use crate::ports::store::{ReplicaStore, StoreError};
 use crate::primary::droppable;
@@ -54,6 +54,14 @@ pub(crate) async fn firmware_of(store: &dyn ReplicaStore, vm: VmId) -> Result<St
     Ok(vars.map(|v| BASE64.encode(v)).unwrap_or_default())
 }
 
+/// What of a machine's state travels as its firmware's variables.
+fn nvram(state: Vec<(StateKind, Bytes)>) -> Option<Bytes> {
+    let nvram = |(kind, bytes)| match kind {
+        StateKind::Nvram => Some(bytes),
+    };
+    state.into_iter().find_map(nvram)
+}
+
 /// What the record says of the machine that an administrator should know, in words.
 pub(crate) fn notes(rel: &Relationship) -> Vec<String> {
     let start = |p: &String| format!("the VM would not start on the replica: {p}");
@@ -83,8 +91,8 @@ impl Actor {
                 }
             }
         }
-        match self.host.ports.hypervisor.firmware_vars(&spec).await {
-            Ok(vars) => vars.map(|v| BASE64.encode(v)).unwrap_or_default(),
+        match self.host.ports.hypervisor.machine_state(&spec).await {
+            Ok(state) => nvram(state).map(|v| BASE64.encode(v)).unwrap_or_default(),
             Err(e) => {
                 debug!(vm = %self.id, error = %chain(&e), "firmware variables not read");
                 String::new()

@@ -140,6 +140,10 @@ impl Actor {
             self.host.dismiss(test.vm).await;
             let off = self.host.ports.hypervisor.turn_off(test.vm).await;
             off.map_err(|e| failed("the test VM is not off", &e))?;
+            let hypervisor = &*self.host.ports.hypervisor;
+            if let Err(e) = crate::defined::undefine(hypervisor, test.vm).await {
+                warn!(vm = %test.vm, error = %chain(&e), "the hypervisor keeps the test VM's machine");
+            }
             let removed = self.host.ports.catalog.remove_relationship(test.vm, 0).await;
             removed.map_err(|e| failed("the catalog cannot be written", &e))?;
         }
@@ -220,6 +224,10 @@ impl Actor {
     }
 
     async fn drop_record(&mut self, what: &str) -> Result<Answer, Refusal> {
+        if let Err(e) = self.undefine().await {
+            // By the record alone: what the hypervisor keeps has disks that nothing writes to.
+            warn!(vm = %self.id, error = %e, "the hypervisor keeps the machine of a record that is removed");
+        }
         self.erase().await?;
         self.replica = ReplicaState::default();
         self.primary.next_at = Instant::now();

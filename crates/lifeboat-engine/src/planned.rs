@@ -731,7 +731,7 @@ async fn stop(
     if force && matches!(hypervisor.power(vm).await, Power::Paused | Power::Stalled(_)) {
         return hypervisor.turn_off(vm).await.map_err(|e| not_off(&e));
     }
-    let stopped = match hypervisor.shut_down(vm, timeout).await {
+    let stopped = match hypervisor.hand_over(vm, timeout).await {
         Ok(()) | Err(HypervisorError::NotRunning) => return Ok(()),
         Err(e) => e,
     };

@@ -97,6 +97,7 @@ impl Actor {
             }
             self.commit(change).await?;
         }
+        self.define_now().await?;
         let launch = self.launch().await?;
         let hv = &self.host.ports.hypervisor;
         // Nothing has begun yet, so a disk that does not answer is the answer.
@@ -298,6 +299,7 @@ pub(crate) fn power_refusal(what: &str, e: &HypervisorError) -> Refusal {
     let code = match e {
         HypervisorError::ShutdownTimeout(_) => ReturnCode::Timeout,
         HypervisorError::Running | HypervisorError::NotRunning => ReturnCode::InvalidState,
+        HypervisorError::Locked(_) => ReturnCode::InUse,
         HypervisorError::NotKnown(_) => ReturnCode::Unknown,
         HypervisorError::Preflight(_)
         | HypervisorError::DidNotStart(_)

@@ -939,6 +939,7 @@ impl Actor {
                     self.event("replication removed").await;
                     return Ok(Answer::Done);
                 }
+                self.undefine().await?;
                 self.erase().await?;
                 self.replica = ReplicaState::default();
                 if !unfinished {

@@ -64,7 +64,8 @@ impl Actor {
             Some((one.words(), other.words()))
         });
         let mut shared = twice;
-        for spec in self.host.described.iter().filter(|s| s.uuid != self.id) {
+        let described = self.host.described.iter().map(|m| &m.spec);
+        for spec in described.filter(|s| s.uuid != self.id) {
             if shared.is_some() {
                 break;
             }

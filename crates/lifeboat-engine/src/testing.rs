@@ -122,7 +122,8 @@ async fn make(
 ) -> Result<Ready, SagaError> {
     let made = async {
         let store = &*host.ports.store;
-        branch(store, of, test.branch, test.target, &sealer).await?;
+        let max_images = host.ports.hypervisor.max_images();
+        branch(store, of, (test.branch, test.target), &sealer, max_images).await?;
         store.verify_branch(of, test.branch).await?;
         // Made now, while nothing else of this replica is under way, so that a start of the VM only finds it.
         store.branch_firmware(of, test.branch).await?;
@@ -169,6 +170,7 @@ async fn end(host: Arc<Host>, of: VmId, vm: VmId, branch: BranchId) -> Result<()
     // Nobody may start it between being turned off and losing its disks.
     host.dismiss(vm).await;
     host.ports.hypervisor.turn_off(vm).await?;
+    crate::defined::undefine(&*host.ports.hypervisor, vm).await?;
     host.ports.store.drop_branch(of, branch).await?;
     Ok(host.ports.catalog.remove_relationship(vm, 0).await?)
 }

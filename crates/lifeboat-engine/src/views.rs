@@ -14,12 +14,12 @@ use crate::action::{
 };
 use crate::actor::Actor;
 use crate::disk_files::{Place, disk_files};
-use crate::engine::{Described, Ports};
+use crate::engine::Ports;
 use crate::images::{self, Claim};
 use crate::observe::{Observer, Stored};
 use crate::pending;
 use crate::ports::environment::AtRest;
-use crate::ports::hypervisor::{Console, GuestProcess, PowerState};
+use crate::ports::hypervisor::{Console, Described, GuestProcess, PowerState};
 use crate::ports::store::{BulkProgress, ReplicaInfo};
 use crate::records::{Relationship, Side};
 use crate::references::no_vm;
@@ -111,7 +111,7 @@ impl Actor {
             findings: self.rel.as_ref().map(|r| self.findings(r)).unwrap_or_default(),
             unauthorized: self.unauthorized(),
             verified: self.primary.verified,
-            described: self.host.config.described.get(&self.id).copied(),
+            described: self.host.written(self.id),
             contact: self.rel.as_ref().and_then(|r| self.contact_view(r)),
             backlog: self.rel.as_ref().and_then(|r| self.backlog_view(r)),
             description_gone: self.description_gone(),

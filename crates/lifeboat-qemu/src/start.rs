@@ -292,6 +292,10 @@ async fn check_free(id: &str, path: &Path, format: DiskFormat) -> Result<(), Hyp
         said.trim().replace('\n', " "),
         files::held_by(path)
     );
+    // What else may be wrong with the image is no matter of who has it open.
+    if said.contains("lock") {
+        return Err(HypervisorError::Locked(detail));
+    }
     Err(HypervisorError::DidNotStart(detail))
 }
 

@@ -35,5 +35,5 @@ pub use lies::Lies;
 pub use medium::{Medium, Sealed};
 pub use port::Port;
 pub use rng::Rng;
-pub use state::{HostState, KeptLog, Ran, Replica, Shared, State, Truth};
+pub use state::{HostState, KeptLog, Order, Ran, Replica, Shared, State, Truth};
 pub use world::{DATA_BYTES, SYS_BYTES, VM, World};

@@ -9,7 +9,7 @@ use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::Engine;
 use lifeboat_engine::ports::catalog::CatalogImage;
 use lifeboat_engine::ports::environment::Certificate;
-use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Stall};
+use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Role, Stall};
 use lifeboat_engine::ports::link::KeyJudge;
 use lifeboat_engine::ports::storage::StorageFault;
 use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, Quota, StoredLog, Target};
@@ -183,8 +183,18 @@ pub struct HostState {
     pub mute: bool,
     /// VMs whose processes this host cannot ask, and why: they go on with whatever they do.
     pub blind: BTreeMap<VmId, String>,
-    /// VMs whose disks cannot be captured now because somebody uses them who will let go, and who that is.
+    /// VMs whose disks another program uses for a while, so that they cannot be captured, and which program that is.
     pub occupied: BTreeMap<VmId, String>,
+    /// Machines of elsewhere that its hypervisor was told of: what each is, and on which images.
+    pub machines: BTreeMap<VmId, (Role, Vec<String>)>,
+    /// Its own VMs that cannot be started.
+    pub held: BTreeSet<VmId>,
+    /// What the hypervisor was told of machines, oldest first.
+    pub orders: Vec<(VmId, Order)>,
+    /// Why its hypervisor takes no machine of elsewhere; `None`: it does.
+    pub takes_no_machines: Option<String>,
+    /// Most images that its hypervisor opens in a chain.
+    pub max_images: Option<usize>,
     /// Replicas that its store keeps, by VM.
     pub replicas: BTreeMap<VmId, Replica>,
     /// What its catalog holds durably.
@@ -237,6 +247,19 @@ pub struct HostState {
     pub boot: u128,
     /// The time of the world at that start, in milliseconds since 1970.
     pub booted_at: u64,
+}
+
+/// What a hypervisor was told of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Of elsewhere.
+    Define(Role),
+    /// Of elsewhere, no longer there.
+    Undefine,
+    /// Not to be started.
+    Hold,
+    /// To be started as it was.
+    Free,
 }
 
 /// The world's state.

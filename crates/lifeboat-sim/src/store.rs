@@ -467,7 +467,13 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn branch(&self, vm: VmId, branch: BranchId, target: Target) -> Result<Vec<(DiskId, DiskImage)>> {
+    async fn branch(
+        &self,
+        vm: VmId,
+        branch: BranchId,
+        target: Target,
+        max_images: Option<usize>,
+    ) -> Result<Vec<(DiskId, DiskImage)>> {
         self.change(vm, "store.branch", |s, h| {
             room(s, h)?;
             let r = here(s, h, vm)?;
@@ -486,6 +492,21 @@ impl ReplicaStore for Port {
             }
             let found = r.target(target);
             let (position, contents) = found.ok_or_else(|| StoreError::NoPoint(format!("{target:?}")))?;
+            let below = match target {
+                Target::Point { id } => r
+                    .points
+                    .iter()
+                    .position(|(p, _)| p.id == id)
+                    .map_or(0, |at| at + 1),
+                Target::Cycle { .. } => r.points.len() + 1,
+                Target::Abandoned => 0,
+            };
+            // With the base and the branch's own.
+            let images = below + 2;
+            if let Some(most) = max_images.filter(|most| images > *most) {
+                let why = format!("a chain of {images} images, and the hypervisor opens at most {most}");
+                return Err(StoreError::Conflict(why));
+            }
             r.branches.insert(branch, (target, position));
             let images = r.images(branch);
             let disks = r.disks.clone();

@@ -218,10 +218,9 @@ impl World {
             let name = self.shared.state().hosts[host].name.clone();
             let mut config = EngineConfig::new(name.clone(), format!("{name}:7000"), "0.0.0");
             config.four_eyes = self.shared.state().hosts[host].four_eyes;
-            let local = self.shared.state().hosts[host].local.clone();
             let started = tokio::select! {
                 biased;
-                started = Engine::start(ports, config, local) => started.ok(),
+                started = Engine::start(ports, config) => started.ok(),
                 () = self.shared.crash.notified() => None,
             };
             if let Some(engine) = started {

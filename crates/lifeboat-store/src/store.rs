@@ -287,9 +287,15 @@ impl ReplicaStore for QcowStore {
         exclusive(self.find(vm)?, move |r, _| expire::expire_logs(r, upto)).await
     }
 
-    async fn branch(&self, vm: VmId, branch: BranchId, target: Target) -> Result<Vec<(DiskId, DiskImage)>> {
+    async fn branch(
+        &self,
+        vm: VmId,
+        branch: BranchId,
+        target: Target,
+        max_images: Option<usize>,
+    ) -> Result<Vec<(DiskId, DiskImage)>> {
         exclusive(self.find(vm)?, move |r, cancel| {
-            branch::branch(r, branch, target, cancel)
+            branch::branch(r, (branch, target), max_images, cancel)
         })
         .await
     }

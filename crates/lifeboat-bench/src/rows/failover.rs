@@ -144,7 +144,7 @@ impl Replica {
             let start = Instant::now();
             let images = self
                 .store
-                .branch(self.vm, id, Target::Point { id: point })
+                .branch(self.vm, id, Target::Point { id: point }, None)
                 .await?;
             branch.add(millis(start));
             write(&images, self.disk.size, written_mib)?;

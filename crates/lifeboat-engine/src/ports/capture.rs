@@ -51,8 +51,8 @@ pub enum CaptureError {
         /// What was found.
         detail: String,
     },
-    /// Somebody uses the disks who will let go of them, such as a backup that the VM's user takes; says who. The next interval
-    /// comes soon enough to ask again.
+    /// Another program uses the disks and will let go of them, such as a backup that the VM's user takes; says which. The
+    /// next interval is soon enough to ask again.
     #[error("the disks are in use for a while: {0}")]
     Busy(String),
     /// Temporary space ran out; the guest is not affected.

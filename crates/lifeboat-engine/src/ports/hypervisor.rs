@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use camino::Utf8PathBuf;
 use lifeboat_model::vm::DiskBus;
-use lifeboat_model::{DiskFormat, DiskId, VmId, VmSpec};
+use lifeboat_model::{DiskFormat, DiskId, Timestamp, VmId, VmSpec};
 use serde::{Deserialize, Serialize};
 
 use super::capture::{CaptureError, CaptureSource};
@@ -24,6 +24,44 @@ pub struct Launch {
     pub firmware_vars: Option<Utf8PathBuf>,
     /// Files of a NoCloud seed: the guest sees a small read-only disk with the label `cidata`. Empty: no such disk.
     pub seed: Vec<(String, String)>,
+}
+
+/// A VM that this host has by itself, not by a relationship.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownMachine {
+    /// The machine.
+    pub spec: VmSpec,
+    /// When that was written; `None`: not known.
+    pub described: Option<Described>,
+}
+
+/// When a VM's description was written. Shown, and nothing is decided by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// When the description was made; as far as that is known, else when it was changed.
+    pub created: Timestamp,
+    /// When it was written for the last time.
+    pub changed: Timestamp,
+}
+
+/// A part of a machine's state that is not on its disks, and that a start elsewhere needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateKind {
+    /// Variables of its firmware.
+    Nvram,
+}
+
+/// What a machine is on this host that came from another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Of a replica: it has no disks here, and cannot be started until a failover.
+    Replica,
+    /// On the disks of a failover, which may still be thrown away.
+    FailedOver,
+    /// The machine of a test failover.
+    Test,
+    /// The VM lives here now, on the disks of a committed failover.
+    Primary,
 }
 
 /// What a guest's agent says it is.
@@ -121,6 +159,9 @@ pub enum HypervisorError {
     /// The process did not come up, or died at once; holds what it said.
     #[error("the VM's process did not start: {0}")]
     DidNotStart(String),
+    /// Another process has one of the disks open; says which, and who where that is known. Nothing was started.
+    #[error("a disk is in use by another process: {0}")]
+    Locked(String),
     /// The guest did not follow a shutdown request in time.
     #[error("the guest did not shut down within {0:?}; turn it off with force")]
     ShutdownTimeout(Duration),
@@ -141,13 +182,34 @@ pub enum HypervisorError {
     },
 }
 
-/// Runs virtual machines. Their processes outlive the daemon: every method finds a VM by its id again after a
+/// Runs virtual machines, and knows of those that may run here: what others could start beside Lifeboat has to be known to it. Their processes outlive the daemon: every method finds a VM by its id again after a
 /// restart of the daemon. Calls for one VM are made one at a time by its actor; calls for different VMs run
 /// concurrently.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
+    /// The VMs that this host has by itself, which people described to its hypervisor. Asked when the daemon starts. The order is the
+    /// one in which they are shown; no two have the same id or name.
+    async fn machines(&self) -> Vec<KnownMachine>;
+
     /// Refuses what is known to break on this host: missing images, unusable firmware, iothreads where they are not supported.
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError>;
+
+    /// Lets this host have a machine that came from another one, as it is to be started next; in place of what there was of
+    /// it, a hold included. `Launch::disks` is empty for [`Role::Replica`]. A VM that runs is not disturbed: what changed counts
+    /// from its next start. Repeatable; said again after each start of the daemon. A hypervisor of processes, without a
+    /// list of machines, has nothing to do.
+    async fn define(&self, launch: &Launch, role: Role) -> Result<(), HypervisorError>;
+
+    /// Takes back what `define` made. The VM is off. `Ok` when there is nothing.
+    async fn undefine(&self, vm: VmId) -> Result<(), HypervisorError>;
+
+    /// Keeps one of this host's own VMs from being started, because it runs elsewhere or is about to; what it
+    /// was is kept. The VM is off. Repeatable; said again after each start of the daemon.
+    async fn hold(&self, vm: VmId) -> Result<(), HypervisorError>;
+
+    /// Ends a hold: the VM is as it was before. Changes nothing of a VM that is not held, or not known. Repeatable; said
+    /// again after each start of the daemon.
+    async fn free(&self, vm: VmId) -> Result<(), HypervisorError>;
 
     /// Starts a VM; returns when the guest's CPUs run. `Running` when it does already.
     async fn start(&self, launch: &Launch) -> Result<(), HypervisorError>;
@@ -158,6 +220,10 @@ pub trait Hypervisor: Send + Sync {
 
     /// Asks the guest to shut down (agent, then power button) and waits until the process is gone.
     async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError>;
+
+    /// Has the guest end for a planned failover and returns when nothing more is written to the disks, which `source` can
+    /// still read. Like `shut_down` in everything else.
+    async fn hand_over(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError>;
 
     /// Turns a VM off at once, closing its images in order, and waits until the process is gone. Also ends a
     /// process that no longer answers. `Ok` when it was off already; `NotKnown` when that cannot be told.
@@ -179,6 +245,9 @@ pub trait Hypervisor: Send + Sync {
     /// Where to look at the VM.
     fn console(&self, vm: VmId) -> Console;
 
+    /// The most images that a chain may have, with its base, for a VM to start on it; `None`: the store's own limit is below.
+    fn max_images(&self) -> Option<usize>;
+
     /// What of this machine would keep it from starting here, in words, one for each reason; disks are not looked at.
     async fn missing(&self, spec: &VmSpec) -> Vec<String>;
 
@@ -186,8 +255,8 @@ pub trait Hypervisor: Send + Sync {
     /// time is left to the next start.
     async fn release(&self);
 
-    /// The firmware's variables of a VM of this host as they are now; `None` when it has none.
-    async fn firmware_vars(&self, spec: &VmSpec) -> Result<Option<Bytes>, HypervisorError>;
+    /// What else than its disks a VM of this host has, as it is now: each kind at most once.
+    async fn machine_state(&self, spec: &VmSpec) -> Result<Vec<(StateKind, Bytes)>, HypervisorError>;
 
     /// Which system the guest's agent says it is. An error while no agent answers.
     async fn guest_os(&self, vm: VmId) -> Result<GuestOs, HypervisorError>;

@@ -423,12 +423,14 @@ pub trait ReplicaStore: Send + Sync {
     async fn expire_logs(&self, vm: VmId, upto: Position) -> Result<(), StoreError>;
 
     /// Makes writable disks on top of `target`, replaying logs when it is a cycle. Repeated with the same arguments it
-    /// finishes an interrupted call and returns the same images. Touches no point.
+    /// finishes an interrupted call and returns the same images. Touches no point. A `Conflict` when a chain would have more
+    /// than `max_images` images, with its base, or more than the store makes.
     async fn branch(
         &self,
         vm: VmId,
         branch: BranchId,
         target: Target,
+        max_images: Option<usize>,
     ) -> Result<Vec<(DiskId, DiskImage)>, StoreError>;
 
     /// Looks at every file that `target` would stand on, without reading what guests wrote: there, complete, with valid

@@ -1,4 +1,4 @@
-//! Somebody else uses the disks for a while: cycles wait and go on, and only a long wait is a problem.
+//! Another program uses the disks for a while: cycles wait and go on, and only a long wait is a problem.
 
 use lifeboat_model::policy::BUSY_PATIENCE;
 use lifeboat_model::{ReplicationHealth as Health, ReplicationState as State};

@@ -22,6 +22,7 @@ mod hold;
 mod keys;
 mod lies;
 mod lists;
+mod machines;
 mod media;
 mod model;
 mod order;

@@ -105,7 +105,10 @@ async fn measure_operations() {
         let branch = BranchId(w.rng.uuid());
         let id = points[n % points.len()].id;
         let start = Instant::now();
-        w.store.branch(w.vm, branch, Target::Point { id }).await.unwrap();
+        w.store
+            .branch(w.vm, branch, Target::Point { id }, None)
+            .await
+            .unwrap();
         branches.push(start.elapsed());
         let name = w.file_names(branch).await.into_values().next().unwrap();
         let at = w.rng.below(1 << 20) << 20;

@@ -1,5 +1,6 @@
 //! Random histories, and the stories a person would tell: every point and branch equals the truth after each step.
 
+use lifeboat_engine::ports::hypervisor::DiskImage;
 use lifeboat_engine::ports::store::{ReplicaStore, StoreError, Target};
 use lifeboat_model::{BranchId, PointId, Position};
 
@@ -408,4 +409,28 @@ async fn destroy_leaves_nothing() {
     assert!(matches!(gone, Err(StoreError::NoReplica(_))), "{gone:?}");
     let disks = w.disks();
     w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_chain_is_no_longer_than_the_hypervisor_opens() {
+    let mut w = World::new(26).await;
+    w.bulk().await;
+    w.rounds(3).await;
+    for (at, (point, _)) in w.points.clone().into_iter().enumerate() {
+        let (id, target) = (BranchId(w.rng.uuid()), Target::Point { id: point });
+        // The base, the layers up to the point, and the branch's own.
+        let images = at + 3;
+        let refused = w.store.branch(w.vm, id, target, Some(images - 1)).await;
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains(&format!("{images} images")), "{why}");
+        assert!(!w.dir().join(format!("branches/{id}")).exists());
+        for (_, image) in w.store.branch(w.vm, id, target, Some(images)).await.unwrap() {
+            let DiskImage::Chain { layers } = image else {
+                panic!("{image:?}")
+            };
+            assert_eq!(layers.len(), images);
+        }
+        w.store.drop_branch(w.vm, id).await.unwrap();
+    }
+    w.check().await;
 }

@@ -84,7 +84,7 @@ async fn a_replay_makes_no_base_for_a_disk_that_had_one() {
     let earlier = w.store.info(w.vm).await.unwrap().logs.last().unwrap().parent;
     let target = Target::Cycle { position: earlier };
     let id = BranchId(w.rng.uuid());
-    is_damaged(w.store.branch(w.vm, id, target).await, &base);
+    is_damaged(w.store.branch(w.vm, id, target, None).await, &base);
     assert!(!base.exists());
 }
 

@@ -316,7 +316,7 @@ impl World {
     }
 
     pub(super) async fn branch_as(&mut self, id: BranchId, target: Target) -> Result<(), StoreError> {
-        let images = self.store.branch(self.vm, id, target).await?;
+        let images = self.store.branch(self.vm, id, target, None).await?;
         let model = match target {
             Target::Point { id } => self.at[&self.points.iter().find(|p| p.0 == id).unwrap().1].clone(),
             Target::Cycle { position } => self.at[&position].clone(),
