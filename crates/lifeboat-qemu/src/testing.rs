@@ -256,6 +256,18 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// Names of the nodes of the block graph.
+    pub(crate) async fn nodes(&self) -> Vec<String> {
+        let nodes = self
+            .monitor
+            .execute("query-named-block-nodes", json!({"flat": true}));
+        let nodes = nodes.await.unwrap();
+        let names = nodes.as_array().unwrap().iter();
+        names
+            .filter_map(|n| n["node-name"].as_str().map(str::to_owned))
+            .collect()
+    }
+
     pub(crate) async fn io(&self, disk: &str, command: &str) {
         let line = format!("qemu-io -d /machine/peripheral/vd-{disk}/virtio-backend \"{command}\"");
         let arguments = json!({"command-line": line});

@@ -11,9 +11,9 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource, Tracking};
 use lifeboat_engine::ports::hypervisor::{Hypervisor, Launch};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::testing::{AtOnce, Host, MIB, Model, Replica, at};
+use crate::testing::{AtOnce, Guest, Host, MIB, Model, Replica, at};
 
 const CRASH: Consistency = Consistency::Crash;
 
@@ -146,14 +146,9 @@ async fn a_daemon_may_die_before_any_command() {
 }
 
 /// Nodes of the VM's process that only a capture makes.
-async fn leftovers(host: &Host, launch: &Launch) -> Vec<String> {
-    let monitor = host.qemu.control(launch.spec.uuid).await.unwrap();
-    let nodes = monitor.execute("query-named-block-nodes", json!({"flat": true}));
-    let nodes = nodes.await.unwrap();
-    let names = nodes.as_array().unwrap().iter();
-    let names = names.filter_map(|n| n["node-name"].as_str().map(str::to_owned));
+async fn leftovers(guest: &Guest) -> Vec<String> {
     let ours = |n: &String| ["fleece-", "cbw-", "snap-"].iter().any(|p| n.starts_with(p));
-    names.filter(ours).collect()
+    guest.nodes().await.into_iter().filter(ours).collect()
 }
 
 #[tokio::test]
@@ -161,22 +156,23 @@ async fn a_prepared_instant_that_is_not_taken_changes_nothing() {
     let mut host = Host::new();
     let launch = host.vm(&[Qcow2, Raw]);
     host.qemu.start(&launch).await.unwrap();
-    let guest = host.guest(&launch).await;
     let mut model = Model::new(&["a", "b"]);
     let mut replica = Replica(model.clone());
     let mut source = host.source(&launch).await;
     source.start_tracking(at(1)).await.unwrap();
     let ids: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
     for (n, dies) in (0..4_u64).zip([false, true, false, true]) {
+        // The monitor for short questions serves one client at a time.
+        let guest = host.guest(&launch).await;
         guest.write("a", &mut model, n * 65536, 4096, 1).await;
-        let before = host.qemu.pending(launch.spec.uuid, &ids).await;
+        drop(guest);
+        let marked = Some((n + 1) * 4096 + n * 8192);
+        assert_eq!(host.qemu.pending(launch.spec.uuid, &ids).await, marked);
         let prepared = source.prepare(at(1), at(2 + n), CRASH).await.unwrap();
-        assert_eq!(
-            leftovers(&host, &launch).await.len(),
-            4,
-            "a file and a filter of each disk"
-        );
-        assert_eq!(host.qemu.pending(launch.spec.uuid, &ids).await, before);
+        assert_eq!(host.qemu.pending(launch.spec.uuid, &ids).await, marked);
+        let guest = host.guest(&launch).await;
+        // A file and a filter of each disk.
+        assert_eq!(leftovers(&guest).await.len(), 4);
         guest.write("b", &mut model, n * 65536, 8192, 2).await;
         drop(prepared);
         if dies {
@@ -184,7 +180,7 @@ async fn a_prepared_instant_that_is_not_taken_changes_nothing() {
             source = host.source(&launch).await;
         }
         assert_eq!(source.recover().await.unwrap(), Tracking::Since(vec![at(1)]));
-        assert_eq!(leftovers(&host, &launch).await, Vec::<String>::new());
+        assert_eq!(leftovers(&guest).await, Vec::<String>::new());
         assert!(!host.qemu.paths(launch.spec.uuid).spool().exists());
     }
     // No change of that time is missing, and none is sent twice.
