@@ -215,6 +215,25 @@ async fn a_guest_that_does_not_listen_runs_into_the_time_limit() {
 }
 
 #[tokio::test]
+async fn a_disk_that_another_vm_runs_on_is_locked() {
+    let mut host = Host::new();
+    let launch = host.vm(&[DiskFormat::Qcow2, DiskFormat::Raw]);
+    host.qemu.start(&launch).await.unwrap();
+    for disk in &launch.disks {
+        let other = host.launch(vec![disk.clone()]);
+        let error = host.qemu.start(&other).await.unwrap_err();
+        let HypervisorError::Locked(why) = &error else {
+            panic!("{error}")
+        };
+        let DiskImage::Plain { path, .. } = &disk.image else {
+            unreachable!()
+        };
+        assert!(why.contains(path.as_str()), "{why}");
+        assert_eq!(host.qemu.power(other.spec.uuid).await, Power::Off);
+    }
+}
+
+#[tokio::test]
 async fn what_qemu_says_about_a_failed_start_is_passed_on() {
     let mut host = Host::new();
     // More devices than the machine has slots for.
