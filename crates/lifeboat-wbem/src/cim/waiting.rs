@@ -1,6 +1,6 @@
-//! What waits for a second person, as clients of the management API see it: a request is a job that has not begun. A method that
-//! made one has answered with an error and its words, not with this job: clients wait for a job they were given, and nobody
-//! would tell whoever called it that somebody else has to do something.
+//! Requests that wait for a second person, as clients of the management API see them: a request is a job that has not begun.
+//! The method that made the request answered with an error whose text says so, not with this job: clients wait in silence for a
+//! job that they are given, so the caller would not learn that a second person has to confirm it.
 
 use lifeboat_cim::CimError;
 use lifeboat_engine::action::Action;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::ObjectManager;
 
-/// The kind of job that would carry an action out.
+/// The kind of job that would carry out an action that waits for a second person.
 fn kind(action: &Action) -> JobType {
     match action {
         Action::CommitFailover { .. } => JobType::CommitFailover,
@@ -22,8 +22,57 @@ fn kind(action: &Action) -> JobType {
         | Action::ForgetReplication { .. }
         | Action::RemoveExtended { .. }
         | Action::DropAbandoned { .. } => JobType::RemoveRelationship,
-        // Entries; and nothing else waits.
-        _ => JobType::ServerSettings,
+        // Authorization entries, and the release of held points; the rest never waits.
+        Action::AddAuthorization { .. }
+        | Action::RemoveAuthorization { .. }
+        | Action::SetAuthorization { .. }
+        | Action::ReleasePoints { .. }
+        | Action::ListVms(_)
+        | Action::ShowVm { .. }
+        | Action::StartVm { .. }
+        | Action::StopVm { .. }
+        | Action::PauseVm { .. }
+        | Action::ResetVm { .. }
+        | Action::Screenshot { .. }
+        | Action::EnableReplication { .. }
+        | Action::StartReplication { .. }
+        | Action::CancelInitialCopy { .. }
+        | Action::ImportCopy { .. }
+        | Action::Resynchronize { .. }
+        | Action::CancelResync { .. }
+        | Action::ReverseReplication { .. }
+        | Action::BecomeReplica { .. }
+        | Action::Scrub { .. }
+        | Action::HoldPoints { .. }
+        | Action::SetFailoverNetwork { .. }
+        | Action::ResetStatistics { .. }
+        | Action::SuspendReplication { .. }
+        | Action::ResumeReplication { .. }
+        | Action::ReplicateNow { .. }
+        | Action::ListPoints { .. }
+        | Action::InitiateFailover { .. }
+        | Action::PlannedFailover { .. }
+        | Action::CancelPlanned { .. }
+        | Action::StartTest { .. }
+        | Action::StopTest { .. }
+        | Action::RevertFailover { .. }
+        | Action::ExtendReplication { .. }
+        | Action::CancelExtended { .. }
+        | Action::SuspendExtended { .. }
+        | Action::ResumeExtended { .. }
+        | Action::ContinueAsPrimary { .. }
+        | Action::ListJobs(_)
+        | Action::ShowJob { .. }
+        | Action::CancelJob { .. }
+        | Action::ListEvents { .. }
+        | Action::ListAuthorization(_)
+        | Action::ShowServer
+        | Action::SetServer { .. }
+        | Action::TestConnection { .. }
+        | Action::TrustKey { .. }
+        | Action::ListRequests
+        | Action::ConfirmRequest { .. }
+        | Action::DenyRequest { .. } => JobType::ServerSettings,
     }
 }
 

@@ -1,5 +1,5 @@
-//! Methods of the replication service about this host: its settings, who may replicate to it, its certificates and its way
-//! to others; and what all services have in common.
+//! Methods of the replication service about this host: its settings, its authorization entries, its certificates and its
+//! connection to other hosts; and methods that all services have in common.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -49,7 +49,7 @@ fn no_entry(primary: &str) -> Refusal {
 
 pub(super) async fn add_entry(call: &Call<'_>) -> Answered {
     let entry = embedded::authorization(call.arguments.instance(ENTRY)?, None)?;
-    // The engine replaces an entry; here that is what ModifyAuthorizationEntry is for.
+    // The engine would replace the entry, for which this API has ModifyAuthorizationEntry.
     match find(&entries(call).await?, &entry.primary) {
         Some(_) => Err(invalid(format!(
             "there is an authorization entry for \"{}\" already",
@@ -137,7 +137,7 @@ pub(super) async fn certificates(call: &Call<'_>) -> Answered {
     Ok(Outcome::done().with("EncodedCertificates", encoded))
 }
 
-/// A service is enabled while the daemon runs, and nothing else.
+/// Enabling succeeds, because a service is enabled while the daemon runs; every other state is refused.
 pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
     const ENABLED: u64 = 2;
     match call.arguments.number("RequestedState") {
@@ -146,7 +146,7 @@ pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
     }
 }
 
-/// It is started: it has just been asked.
+/// Succeeds, because a service that answers runs.
 pub(super) async fn start_service(_: &Call<'_>) -> Answered {
     Ok(Outcome::done())
 }

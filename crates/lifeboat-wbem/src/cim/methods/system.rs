@@ -56,8 +56,8 @@ pub(super) async fn state(call: &Call<'_>) -> Answered {
     .await
 }
 
-/// The guest is asked. `Force` is about programs with unsaved work inside of it, which are not ours to spare: it changes
-/// nothing. An answer that takes longer is not waited for, and the guest goes on shutting down.
+/// Asks the guest to shut down. `Force` has no effect: it is about programs in the guest with unsaved work, which this host does
+/// not know. After [`PATIENCE`] the answer no longer waits, and the guest goes on shutting down.
 pub(super) async fn shutdown(call: &Call<'_>) -> Answered {
     let vm = own(call, "SystemName")?;
     if let Some(reason) = call.arguments.text("Reason") {
@@ -133,12 +133,12 @@ async fn change_first(call: &Call<'_>, vm: VmId, wanted: u64) -> Answered {
     }
 }
 
-/// Preparing is the primary's, of a VM that is off: the engine could ask the other host, and would shut the guest down,
-/// which nobody who calls this expects.
+/// Refuses to prepare a planned failover on another host than the primary, or of a VM that is not off: the engine would ask the
+/// other host, and shut the guest down, and callers of this method expect neither.
 fn may_prepare(vm: &VmView) -> Result<(), Refusal> {
     if vm.replication.as_ref().map(|r| r.mode) != Some(Mode::Primary) {
         return Err(wrong_state(
-            "a planned failover is prepared on the primary, and this VM is none",
+            "prepare a planned failover on the primary; this VM is not one",
             "call it on the other host",
         ));
     }
@@ -166,7 +166,7 @@ async fn change_extended(call: &Call<'_>, vm: &VmView, wanted: u64) -> Answered 
             "",
         )
     };
-    // The engine has one word for giving up a copy and a comparison; the API has two, and each must find its own.
+    // The engine has one action that cancels a copy or a comparison; the API has a state for each, which must match.
     let copying = matches!(
         state,
         State::ReadyForReplication | State::WaitingToCompleteInitialReplication
