@@ -2,10 +2,12 @@
 //! Formatting, lints and tests are `make check` and `make test`; nothing of the product lives here.
 //!
 //! `cargo run -p xtask -- check` prints what it finds and fails if anything of it is an error.
+
 // To move into [workspace.lints] when all crates hold it.
 #![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
+mod commands;
 mod commits;
 mod dependencies;
 mod documents;
@@ -14,6 +16,8 @@ mod layers;
 mod metadata;
 mod modules;
 mod purity;
+mod roles;
+mod rooms;
 mod source;
 mod style;
 mod words;
@@ -108,9 +112,12 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(dependencies::check(&metadata, &lock));
     findings.extend(purity::check(&metadata, &tree));
     findings.extend(modules::check(&tree));
+    findings.extend(roles::check(&tree));
+    findings.extend(rooms::check(&tree));
     findings.extend(style::check(&tree));
     findings.extend(documents::check(&tree));
     findings.extend(words::check(&tree));
+    findings.extend(commands::check(&tree));
     findings.extend(commits::check(root));
     Ok(findings)
 }

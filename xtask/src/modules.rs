@@ -7,12 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use crate::Finding;
 use crate::files::{SourceFile, Tree};
 use crate::source;
-use crate::{Finding, Level};
-
-/// Crates that are not held to it yet; every other one is.
-const NOT_YET: [&str; 1] = ["lifeboat-engine"];
 
 /// Re-exports that a path is followed through, at most.
 const HOPS: usize = 8;
@@ -41,7 +38,32 @@ struct Mention {
 /// Modules of one parent, and which of them names which, with the first place where it does.
 type Graph = BTreeMap<Module, BTreeMap<Module, String>>;
 
-pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
+/// That one module at the root of a crate names another.
+pub(crate) struct Step {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// The first place where it does.
+    pub(crate) place: String,
+}
+
+/// Which modules at the root of a crate name which, what lies below each included.
+pub(crate) fn steps(tree: &Tree, name: &str) -> Vec<Step> {
+    let crates = crates(tree);
+    let root = crates.get(name).and_then(|of| of.graphs().remove(&Module::new()));
+    let mut steps = Vec::new();
+    for (from, named) in root.unwrap_or_default() {
+        for (to, place) in named {
+            steps.push(Step {
+                from: from.join("::"),
+                to: to.join("::"),
+                place,
+            });
+        }
+    }
+    steps
+}
+
+fn crates(tree: &Tree) -> BTreeMap<&str, Crate<'_>> {
     let mut crates: BTreeMap<&str, Crate<'_>> = BTreeMap::new();
     for file in tree.sources.iter().filter(|file| !file.is_test) {
         if let Some((name, module)) = place_of(&file.path) {
@@ -51,27 +73,22 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
             modules.insert(module, Part { file, names });
         }
     }
+    crates
+}
+
+pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
+    let crates = crates(tree);
     let mut findings = Vec::new();
     for (name, with) in &crates {
         let graphs = with.graphs();
         let circles = graphs.values().flat_map(circles);
-        let found: Vec<Finding> = circles.map(|what| Finding::error(name, what)).collect();
-        match (NOT_YET.contains(name), found.is_empty()) {
-            (false, _) => findings.extend(found),
-            (true, false) => {}
-            (true, true) => findings.push(Finding {
-                level: Level::Warning,
-                place: (*name).into(),
-                what: "has no circle of modules any more; take it out of NOT_YET in xtask/src/modules.rs"
-                    .into(),
-            }),
-        }
+        findings.extend(circles.map(|what| Finding::error(name, what)));
     }
     findings
 }
 
 /// The crate and the module that a file is.
-fn place_of(path: &str) -> Option<(&str, Module)> {
+pub(crate) fn place_of(path: &str) -> Option<(&str, Module)> {
     let (name, inside) = match path.strip_prefix("crates/") {
         Some(below) => below.split_once('/')?,
         None => ("xtask", path.strip_prefix("xtask/")?),
@@ -244,19 +261,15 @@ fn sentence(members: &[&Module], shortest: &[(&Module, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Level;
 
-    /// What is found in a crate of these modules, beside an engine that has a circle.
+    /// What is found in a crate of these modules.
     fn found(files: &[(&str, &str)]) -> Vec<String> {
-        let engine = [
-            ("crates/lifeboat-engine/src/a.rs", "use crate::b;"),
-            ("crates/lifeboat-engine/src/b.rs", "use crate::a;"),
-        ];
         let named: Vec<(String, &str)> = files
             .iter()
             .map(|(path, text)| (format!("crates/x/src/{path}"), *text))
             .collect();
-        let named = named.iter().map(|(path, text)| (path.as_str(), *text));
-        let files: Vec<(&str, &str)> = engine.into_iter().chain(named).collect();
+        let files: Vec<(&str, &str)> = named.iter().map(|(path, text)| (path.as_str(), *text)).collect();
         let findings = check(&Tree::example(&files));
         assert!(findings.iter().all(|f| f.level == Level::Error && f.place == "x"));
         findings.into_iter().map(|f| f.what).collect()
@@ -390,17 +403,6 @@ mod tests {
             said[0].contains("names d, ") && !said[0].contains("names c"),
             "{said:?}"
         );
-    }
-
-    #[test]
-    fn what_is_not_done_yet_is_left_alone_and_named_when_it_is() {
-        assert_eq!(found(&[]).len(), 0);
-        let done = check(&Tree::example(&[(
-            "crates/lifeboat-engine/src/a.rs",
-            "use crate::b;",
-        )]));
-        assert_eq!(done.len(), 1);
-        assert!(done[0].level == Level::Warning && done[0].what.contains("NOT_YET"));
     }
 
     #[test]

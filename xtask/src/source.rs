@@ -12,6 +12,9 @@ pub(crate) struct Source {
     pub(crate) test_modules: Vec<TestModule>,
     /// How many lines belong to items marked `#[cfg(test)]`.
     pub(crate) test_lines: usize,
+    /// Strings and characters as they are written, with the line that each begins on, from 1; those of items marked
+    /// `#[cfg(test)]` are left out.
+    pub(crate) literals: Vec<(usize, String)>,
 }
 
 /// Where a module that exists for tests only is to be found.
@@ -24,7 +27,7 @@ pub(crate) enum TestModule {
 }
 
 pub(crate) fn scan(text: &str) -> Source {
-    let code = blank_comments_and_literals(text);
+    let (code, mut literals) = apart(text);
     let mut product = code.clone();
     let mut test_modules = Vec::new();
     let mut test_lines = 0;
@@ -36,6 +39,9 @@ pub(crate) fn scan(text: &str) -> Source {
         let end = item_end(&product, start);
         let item = &product[start..end];
         test_lines += item.lines().count();
+        let first = product[..start].matches('\n').count() + 1;
+        let last = first + item.matches('\n').count();
+        literals.retain(|(line, _)| !(first..=last).contains(line));
         if let Some((attributes, name)) = item.strip_suffix(';').and_then(|item| item.rsplit_once("mod ")) {
             // Blanking keeps every byte in its place, so the literal is still to be had from the text.
             let path = attributes
@@ -55,6 +61,7 @@ pub(crate) fn scan(text: &str) -> Source {
         product,
         test_modules,
         test_lines,
+        literals,
     }
 }
 
@@ -200,15 +207,19 @@ fn blanked(text: &str) -> String {
         .collect()
 }
 
-fn blank_comments_and_literals(text: &str) -> String {
+/// The code with comments and literals blanked, and the literals with their lines.
+fn apart(text: &str) -> (String, Vec<(usize, String)>) {
     let mut code = String::with_capacity(text.len());
+    let mut literals = Vec::new();
+    let mut line = 1;
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let glued = code
             .chars()
             .next_back()
             .is_some_and(|c| c.is_alphanumeric() || c == '_');
-        let len = comment_len(rest).or_else(|| literal_len(rest, glued));
+        let comment = comment_len(rest);
+        let len = comment.or_else(|| literal_len(rest, glued));
         let (piece, keep) = match len {
             Some(len) => (&rest[..len], false),
             None => (&rest[..first.len_utf8()], true),
@@ -218,9 +229,13 @@ fn blank_comments_and_literals(text: &str) -> String {
         } else {
             code.push_str(&blanked(piece));
         }
+        if !keep && comment.is_none() {
+            literals.push((line, piece.to_owned()));
+        }
+        line += piece.matches('\n').count();
         rest = &rest[piece.len()..];
     }
-    code
+    (code, literals)
 }
 
 fn comment_len(rest: &str) -> Option<usize> {
@@ -291,7 +306,8 @@ mod tests {
     #[test]
     fn comments_and_literals_are_no_code() {
         let text = "a /* x /* y */ \" */ b // c\n\"d \\\" e\" f r#\"g\" h\"# 'i' '\\'' 'life b\"j\" k";
-        let code = blank_comments_and_literals(text);
+        let (code, literals) = apart(text);
+        assert_eq!(literals.len(), 5, "{literals:?}");
         let words: Vec<&str> = code.split_whitespace().collect();
         assert_eq!(words, ["a", "b", "f", "'life", "k"]);
         assert_eq!(code.lines().count(), text.lines().count());

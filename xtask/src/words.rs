@@ -2,24 +2,11 @@
 //! type say already. And comments, messages and names use the terms of `docs/glossary.md`: what it lists as not the term is
 //! refused, as far as it can mean nothing else. Whether a sentence is true, and whether it helps, is for people to judge.
 
+use crate::Finding;
 use crate::files::{SourceFile, Tree};
-use crate::{Finding, Level};
-
-/// Where one-word documentation is still left over; everything else is held to the rule, and so is what is taken out here.
-const NOT_YET: [&str; 2] = ["crates/lifeboat-engine/", "crates/lifeboat-wbem/"];
-
-/// Parts of those that are held to it all the same.
-const ALREADY: [&str; 3] = [
-    "crates/lifeboat-engine/src/action.rs",
-    "crates/lifeboat-engine/src/ports/",
-    "crates/lifeboat-engine/src/records.rs",
-];
 
 const WHAT_TO_SAY: &str =
     "say what the name and the type do not: the unit, the range, the error, or the reason";
-
-/// Where words that are not the term are still left over; everything else is held to the rule.
-const OTHER_TERMS: [&str; 2] = ["crates/lifeboat-engine/", "crates/lifeboat-wbem/"];
 
 /// This file has to name the words that it refuses.
 const ITSELF: &str = "xtask/src/words.rs";
@@ -75,53 +62,27 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
 
 fn one_word(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut left_over = [false; NOT_YET.len()];
     for file in tree.sources.iter().filter(|file| !file.is_test) {
-        let found = one_word_docs(file);
-        let begins = |places: &[&str]| places.iter().position(|place| file.path.starts_with(place));
-        match begins(&NOT_YET).filter(|_| begins(&ALREADY).is_none()) {
-            Some(place) => left_over[place] |= !found.is_empty(),
-            None => findings.extend(found.into_iter().map(|(line, word)| {
-                let what = format!("the documentation of an item is the word \"{word}\"; {WHAT_TO_SAY}");
-                Finding::error(format!("{}:{line}", file.path), what)
-            })),
-        }
+        findings.extend(one_word_docs(file).into_iter().map(|(line, word)| {
+            let what = format!("the documentation of an item is the word \"{word}\"; {WHAT_TO_SAY}");
+            Finding::error(format!("{}:{line}", file.path), what)
+        }));
     }
-    let done = NOT_YET.iter().zip(left_over).filter(|(_, left_over)| !left_over);
-    findings.extend(done.map(|(place, _)| Finding {
-        level: Level::Warning,
-        place: (*place).into(),
-        what: "has no one-word documentation any more; take it out of NOT_YET in xtask/src/words.rs".into(),
-    }));
     findings
 }
 
 fn other_terms(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut left_over = [false; OTHER_TERMS.len()];
-    for file in tree
+    let product = tree
         .sources
         .iter()
-        .filter(|file| !file.is_test && file.path != ITSELF)
-    {
-        let found = not_the_term(file);
-        match OTHER_TERMS.iter().position(|place| file.path.starts_with(place)) {
-            Some(place) => left_over[place] |= !found.is_empty(),
-            None => findings.extend(found.into_iter().map(|(line, said, instead)| {
-                let what = format!("\"{said}\" is not the term (docs/glossary.md); write: {instead}");
-                Finding::error(format!("{}:{line}", file.path), what)
-            })),
-        }
+        .filter(|file| !file.is_test && file.path != ITSELF);
+    for file in product {
+        findings.extend(not_the_term(file).into_iter().map(|(line, said, instead)| {
+            let what = format!("\"{said}\" is not the term (docs/glossary.md); write: {instead}");
+            Finding::error(format!("{}:{line}", file.path), what)
+        }));
     }
-    let done = OTHER_TERMS
-        .iter()
-        .zip(left_over)
-        .filter(|(_, left_over)| !left_over);
-    findings.extend(done.map(|(place, _)| Finding {
-        level: Level::Warning,
-        place: (*place).into(),
-        what: "uses the terms of the glossary; take it out of OTHER_TERMS in xtask/src/words.rs".into(),
-    }));
     findings
 }
 
@@ -238,16 +199,11 @@ fn is_for_tests(file: &SourceFile, line: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Level;
 
-    /// Line and level of each finding in one file of a tree where nothing is left over elsewhere.
+    /// Line and level of each finding in one file.
     fn found(path: &str, text: &str) -> Vec<(String, Level)> {
-        let left_over = NOT_YET.map(|place| (format!("{place}src/other.rs"), "/// Which.\na: B,\n"));
-        let mut files: Vec<(&str, &str)> = left_over
-            .iter()
-            .map(|(path, text)| (path.as_str(), *text))
-            .collect();
-        files.push((path, text));
-        let findings = one_word(&Tree::example(&files));
+        let findings = one_word(&Tree::example(&[(path, text)]));
         findings.into_iter().map(|f| (f.place, f.level)).collect()
     }
 
@@ -293,23 +249,9 @@ mod tests {
             );
         }
         let text = "//! Nobody.\n";
-        for path in [
-            "crates/lifeboat-model/tests/a.rs",
-            "crates/lifeboat-engine/src/a.rs",
-            ITSELF,
-        ] {
+        for path in ["crates/lifeboat-model/tests/a.rs", ITSELF] {
             assert!(refused(path, text).is_empty(), "{path}");
         }
-    }
-
-    #[test]
-    fn a_crate_without_other_terms_is_named() {
-        let findings = other_terms(&Tree::example(&[(
-            "crates/lifeboat-engine/src/a.rs",
-            "//! Nobody.\n",
-        )]));
-        let places: Vec<_> = findings.iter().map(|f| (f.place.as_str(), f.level)).collect();
-        assert_eq!(places, [("crates/lifeboat-wbem/", Level::Warning)]);
     }
 
     #[test]
@@ -361,21 +303,5 @@ mod tests {
             found("crates/lifeboat-model/tests/a.rs", "/// Which.\na: B,\n"),
             []
         );
-    }
-
-    #[test]
-    fn what_is_not_done_yet_is_left_alone_and_named_when_it_is() {
-        let text = "/// Which.\na: B,\n";
-        assert_eq!(found("crates/lifeboat-engine/src/actor.rs", text), []);
-        let place = |path: &str| (format!("{path}:1"), Level::Error);
-        for path in [
-            "crates/lifeboat-engine/src/action.rs",
-            "crates/lifeboat-engine/src/ports/link.rs",
-        ] {
-            assert_eq!(found(path, text), [place(path)]);
-        }
-        let none_left = one_word(&Tree::example(&[]));
-        assert_eq!(none_left.len(), NOT_YET.len());
-        assert!(none_left.iter().all(|f| f.level == Level::Warning));
     }
 }

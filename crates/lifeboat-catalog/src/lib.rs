@@ -18,8 +18,7 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage, Recorded};
-use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
-use lifeboat_engine::requests::Request;
+use lifeboat_engine::records::{Event, Job, Relationship, Request, ServerSettings};
 use lifeboat_model::{AuthorizationEntry, JobId, RequestId, VmId};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
@@ -49,7 +48,13 @@ impl Link {
         let done = carry_out(&mut connection, work);
         match &done {
             Err(CatalogError::Database(_)) => drop(connection),
-            Ok(_) | Err(CatalogError::TooNew { .. } | CatalogError::Record(..) | CatalogError::NoSpace) => {
+            Ok(_)
+            | Err(
+                CatalogError::TooNew { .. }
+                | CatalogError::NewerRecord { .. }
+                | CatalogError::Record(..)
+                | CatalogError::NoSpace,
+            ) => {
                 self.connection = Some(connection);
             }
         }

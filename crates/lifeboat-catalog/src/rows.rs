@@ -1,24 +1,35 @@
 //! Rows and the records in them. Every function is one statement or part of the caller's transaction.
 
+use crate::error::database;
 use lifeboat_engine::ports::catalog::{CatalogError, CatalogImage, Recorded};
-use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
-use lifeboat_engine::requests::Request;
+use lifeboat_engine::records::{self};
+use lifeboat_engine::records::{Event, Job, Record, RecordError, Relationship, Request, ServerSettings};
+use lifeboat_model::hint::Trust;
 use lifeboat_model::{AuthorizationEntry, JobId, RequestId, Timestamp, VmId};
 use rusqlite::{Connection, Params, Row, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::error::database;
 
 /// Events kept.
 pub(crate) const EVENTS_KEPT: i64 = 10_000;
 
-fn encode(key: &str, record: &impl Serialize) -> Result<String, CatalogError> {
-    serde_json::to_string(record).map_err(|e| CatalogError::Record(key.into(), e.to_string()))
+fn encode(key: &str, record: &impl Record) -> Result<String, CatalogError> {
+    records::write(record).map_err(|e| refused(key, e))
 }
 
-fn decode<T: DeserializeOwned>(key: &str, text: &str) -> Result<T, CatalogError> {
-    serde_json::from_str(text).map_err(|e| CatalogError::Record(key.into(), e.to_string()))
+fn decode<T: Record>(key: &str, text: &str) -> Result<T, CatalogError> {
+    records::read(text).map_err(|e| refused(key, e))
+}
+
+fn refused(key: &str, error: RecordError) -> CatalogError {
+    match error {
+        RecordError::TooNew { found, known } => CatalogError::NewerRecord {
+            key: key.into(),
+            found,
+            known,
+        },
+        RecordError::Lacks(_) | RecordError::Malformed(_) => {
+            CatalogError::Record(key.into(), error.to_string())
+        }
+    }
 }
 
 /// The digest of a record: its key belongs to it, so that a record under another one's key is found.
@@ -67,10 +78,7 @@ fn texts<T>(
 
 /// Decodes rows and checks that each record is what was written and belongs to its key: a mixed-up row must not act on
 /// another VM.
-fn records<T: DeserializeOwned>(
-    rows: Vec<Text>,
-    key_of: impl Fn(&T) -> String,
-) -> Result<Vec<T>, CatalogError> {
+fn records<T: Record>(rows: Vec<Text>, key_of: impl Fn(&T) -> String) -> Result<Vec<T>, CatalogError> {
     let one = |row: Text| {
         is_intact(&row)?;
         let record = decode(&row.key, &row.text)?;
@@ -194,17 +202,22 @@ pub(crate) fn part_groups(connection: &mut Connection) -> Result<(), CatalogErro
             continue;
         }
         let host = &entry.primary;
-        let message = format!(
+        let text = format!(
             "the trust group of the authorization entry {host} was \"{UNNAMED}\", like that of every entry whose group was \
-             not named, so that all of these hosts could feed each other's replicas; it has a group of its own now. Hosts that \
-             take over each other's VMs need one group: lifeboat authorization add {host} --trust-group GROUP"
+             not named, so that all of these hosts could feed each other's replicas; it has a group of its own now"
         );
         add_event(
             &transaction,
             &Event {
                 at: Timestamp::default().plus(now),
                 vm: None,
-                message,
+                message: text,
+                hint: Some(
+                    Trust::ShareGroup {
+                        primary: host.clone(),
+                    }
+                    .into(),
+                ),
                 by: None,
             },
         )?;

@@ -5,6 +5,7 @@
 
 mod common;
 
+use lifeboat_model::hint;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
@@ -12,8 +13,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use common::{event, job, path, relationship, request, vm};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage};
-use lifeboat_engine::records::{PrimarySide, ServerSettings, Side};
-use lifeboat_engine::requests::RequestState;
+use lifeboat_engine::records::{PrimarySide, RequestState, ServerSettings, Side};
 use lifeboat_model::AuthorizationEntry;
 
 fn entry(primary: &str) -> AuthorizationEntry {
@@ -156,7 +156,10 @@ async fn an_entry_of_the_group_of_everybody_gets_its_own_once() {
     assert_eq!(group(&image, "b.test"), "b.test");
     assert_eq!(group(&image, "*.example.org"), "main", "somebody named it");
     let said = catalog.events(None, 1).await.unwrap();
-    assert!(said[0].message.contains("--trust-group"), "{said:?}");
+    let share = hint::Trust::ShareGroup {
+        primary: "b.test".into(),
+    };
+    assert_eq!(said[0].hint, Some(share.into()), "{said:?}");
     // Who names that group from now on means it.
     let named = AuthorizationEntry {
         trust_group: "default".into(),
@@ -441,6 +444,38 @@ async fn a_replica_of_the_first_version_still_loads() {
         (&None, &None, &None)
     );
     assert!(replica.test.is_none() && rel.home.is_none() && rel.settings.auto_resync.is_none());
+}
+
+/// The catalog of a host that went back to an older Lifeboat: what the newer one wrote is named and not looked into.
+#[tokio::test]
+async fn a_record_of_a_newer_version_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(&SqliteCatalog::open(&path(&dir)).unwrap()).await;
+    let raw = rusqlite::Connection::open(path(&dir)).unwrap();
+    let sql = "UPDATE relationship SET record = json_set(record, '$.version', 2, '$.mode', 7), digest = NULL";
+    assert_eq!(raw.execute(sql, []).unwrap(), 1);
+    drop(raw);
+    let e = SqliteCatalog::open(&path(&dir))
+        .unwrap()
+        .load()
+        .await
+        .unwrap_err();
+    let said = e.to_string();
+    assert!(
+        matches!(
+            e,
+            CatalogError::NewerRecord {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("relationship {}/0", vm(1))) && said.contains("start the newer version again"),
+        "{said}"
+    );
 }
 
 /// Run by hand before a release, never after one: old files must open as they are.

@@ -3,74 +3,39 @@
 //!
 //! [`Engine`] carries out [`action::Action`]s for every management surface ([`action::Management`]), answers their questions
 //! ([`query::Query`]), and answers peers ([`ports::link::PeerHandler`]).
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
 
-pub mod action;
 mod actor;
-mod aging;
-mod at_rest;
-mod authorization;
-mod backlog;
-pub mod by;
-mod certificates;
-mod change;
-mod clock;
-mod copy;
-mod courier;
-mod disk_files;
+mod common;
+pub mod contract;
+mod core;
 mod engine;
-mod extended;
 mod failover;
-mod findings;
-mod fitting;
-pub mod hold;
-mod images;
-mod jobs;
-mod keys;
-mod lend;
-mod lists;
-mod machine;
-mod media;
-mod network;
-mod observe;
-mod operations;
-mod order;
-mod orphans;
-pub mod paging;
-mod pending;
-pub mod person;
-mod pins;
-mod planned;
-mod point_guid;
-pub mod ports;
-mod power;
-mod presence;
-mod primary;
-pub mod query;
-mod question;
-mod quota;
-pub mod records;
-mod references;
-mod replica;
-pub mod requests;
-mod resumed;
-mod resync;
-mod reverse;
-mod saga;
-mod schedule;
-mod scrub;
-pub mod sealing;
-mod settings;
-mod shared_disks;
-mod silence;
-mod statistics;
-mod storage;
-mod sync;
-mod taking;
-mod testing;
-mod third;
-mod throttle;
-mod views;
-mod way_back;
+mod host;
+pub mod port;
+pub mod record;
+mod roles;
+mod source;
+mod target;
+mod work;
 
-pub use engine::{Described, Engine, EngineConfig, Ports};
-pub use point_guid::point_guid;
+pub use common::{by, person, problem};
+pub use contract as action;
+pub use contract::{paging, query};
+pub use core::point_guid::point_guid;
+pub use engine::Engine;
+pub use host::{EngineConfig, Ports};
+pub use port as ports;
+pub use record as records;
+
+/// The key that an export of an initial copy is sealed with.
+pub mod sealing {
+    pub use crate::common::export_key::{ExportKey, KEY};
+    pub use crate::port::media::Sealing;
+}
+
+/// Actions that wait for a second person.
+pub mod requests {
+    pub use crate::host::requests::{IN_ALL, LASTS, OF_ONE, may_wait};
+}

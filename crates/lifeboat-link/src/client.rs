@@ -14,12 +14,13 @@ use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::link::{
     KeyJudge, LinkError, LogAddress, LogReceipt, NoAnswer, OtherKey, PeerLink, PeerReply, PeerRequest,
 };
+use lifeboat_model::Note;
 use lifeboat_model::{VmId, words};
 use lifeboat_tls::{CertificateFiles, Credentials, CredentialsError, Purpose, RevocationList, now, until};
 use tokio::time::{Instant, timeout_at};
 
 use crate::limits::GRACE;
-use crate::pool::{Conn, Pool, chain, protocol, unreachable};
+use crate::pool::{Conn, Pool, chain, protocol, unreachable, untrusted};
 use crate::progress::{Source, SourceBody, stalled};
 use crate::wire::{
     CONTROL, DOCUMENT_MAX, LogAnswer, OutBody, WireError, full, log_target, parse_log_answer, parse_reply,
@@ -121,10 +122,7 @@ impl Link {
         };
         judge
             .judge(peer, vm, &conn.identity)
-            .map_err(|OtherKey(detail)| LinkError::Untrusted {
-                peer: peer.into(),
-                detail,
-            })
+            .map_err(|OtherKey(note)| untrusted(peer, note))
     }
 
     /// One request on one connection.
@@ -448,12 +446,10 @@ fn source_first(peer: &str, source: &Source, otherwise: LinkError) -> LinkError 
     }
 }
 
-fn transport_refusal(peer: &str, status: StatusCode, WireError { error }: WireError) -> LinkError {
+fn transport_refusal(peer: &str, status: StatusCode, said: WireError) -> LinkError {
+    let WireError { error, hint } = said;
     match status {
-        StatusCode::FORBIDDEN => LinkError::Untrusted {
-            peer: peer.into(),
-            detail: error,
-        },
+        StatusCode::FORBIDDEN => untrusted(peer, Note { text: error, hint }),
         StatusCode::REQUEST_TIMEOUT | StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE => {
             unreachable(peer, error)
         }

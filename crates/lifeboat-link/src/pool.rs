@@ -8,10 +8,11 @@ use std::time::Duration;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use lifeboat_engine::ports::link::{LinkError, PeerIdentity};
+use lifeboat_model::Note;
 use lifeboat_model::reach::check_resolved;
 use lifeboat_model::{Fingerprint, Timestamp};
 use lifeboat_tls::certificate::valid_until;
-use lifeboat_tls::handshake::{REVOKED_HERE, find_fault};
+use lifeboat_tls::handshake::{find_fault, revoked_here};
 use lifeboat_tls::{Credentials, Loaded, RevocationList, TlsFault, fingerprints, now};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -211,10 +212,7 @@ impl Pool {
     /// An error of a connection in the port's words.
     pub(crate) fn explain(&self, peer: &str, error: &(dyn Error + 'static)) -> LinkError {
         match find_fault(error, &self.credentials.files().cert) {
-            Some(TlsFault::Untrusted(detail)) => LinkError::Untrusted {
-                peer: peer.into(),
-                detail,
-            },
+            Some(TlsFault::Untrusted(note)) => untrusted(peer, note),
             Some(TlsFault::Protocol(detail)) => protocol(peer, detail),
             None => unreachable(peer, chain(error)),
         }
@@ -229,10 +227,7 @@ impl Pool {
         error: &hyper::Error,
     ) -> LinkError {
         if self.credentials.revoked().first_of(&conn.named).is_some() {
-            return LinkError::Untrusted {
-                peer: peer.into(),
-                detail: REVOKED_HERE.into(),
-            };
+            return untrusted(peer, revoked_here());
         }
         if find_fault(error, &self.credentials.files().cert).is_none()
             && let Some(last) = conn.last_words().await
@@ -281,6 +276,15 @@ pub(crate) fn unreachable(peer: &str, detail: String) -> LinkError {
         peer: peer.into(),
         detail,
         late: false,
+    }
+}
+
+/// `Untrusted` for `peer`.
+pub(crate) fn untrusted(peer: &str, note: Note) -> LinkError {
+    LinkError::Untrusted {
+        peer: peer.into(),
+        detail: note.text,
+        hint: note.hint,
     }
 }
 

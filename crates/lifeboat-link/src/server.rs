@@ -126,7 +126,7 @@ impl Server {
             Err(HandshakeError::Late) => place.note(LATE, ""),
             Err(HandshakeError::Failed { error, stream }) => {
                 match find_fault(&error, &self.credentials.files().cert) {
-                    Some(TlsFault::Untrusted(why)) => place.note(UNTRUSTED, &why),
+                    Some(TlsFault::Untrusted(why)) => place.note(UNTRUSTED, &why.text),
                     Some(TlsFault::Protocol(why)) => place.note(BROKEN, &why),
                     None => place.note(BROKEN, &error.to_string()),
                 }

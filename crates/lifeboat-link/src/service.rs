@@ -13,6 +13,7 @@ use lifeboat_admission::Place;
 use lifeboat_engine::ports::link::{
     LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerRefusal, PeerReply,
 };
+use lifeboat_model::hint::Trust;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
 
@@ -48,9 +49,10 @@ impl Service {
         let (head, body) = request.into_parts();
         let Some(peer) = self.peer.clone() else {
             drain(body);
-            let text = "your certificate carries no DNS name, and hosts are known by their DNS names; issue one with: \
-                        lifeboat cert issue";
-            return Ok(wire_error(StatusCode::FORBIDDEN, text));
+            let error =
+                "your certificate carries no DNS name, and hosts are known by their DNS names".to_owned();
+            let hint = Some(Trust::AddName.into());
+            return Ok(json(StatusCode::FORBIDDEN, &WireError { error, hint }));
         };
         let response = match (head.uri.path(), &head.method) {
             (CONTROL, &Method::POST) => self.control(peer, body).await,
@@ -84,7 +86,7 @@ impl Service {
             .await
         {
             Ok(PeerReply::Refused(PeerRefusal::OtherKey { detail, .. })) => {
-                wire_error(StatusCode::FORBIDDEN, detail)
+                json(StatusCode::FORBIDDEN, &WireError::from(detail))
             }
             Ok(reply) => {
                 let status = match &reply {
@@ -189,14 +191,12 @@ fn log_answer(result: Result<Result<LogReceipt, PeerRefusal>, JoinError>) -> (St
         Ok(Ok(receipt)) => (StatusCode::OK, serde_json::to_vec(&receipt)),
         Ok(Err(PeerRefusal::OtherKey { detail, .. })) => (
             StatusCode::FORBIDDEN,
-            serde_json::to_vec(&WireError { error: detail }),
+            serde_json::to_vec(&WireError::from(detail)),
         ),
         Ok(Err(refusal)) => (refusal_status(&refusal), serde_json::to_vec(&refusal)),
         Err(e) => (
             StatusCode::INTERNAL_SERVER_ERROR,
-            serde_json::to_vec(&WireError {
-                error: crash_text(&e),
-            }),
+            serde_json::to_vec(&WireError::plain(crash_text(&e))),
         ),
     };
     match text {

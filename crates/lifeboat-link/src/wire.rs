@@ -4,8 +4,9 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::{Response, StatusCode};
-use lifeboat_engine::ports::link::{LogAddress, LogReceipt, PeerRefusal, PeerReply, PeerRequest};
+use lifeboat_engine::ports::link::{Detail, LogAddress, LogReceipt, PeerRefusal, PeerReply, PeerRequest};
 use lifeboat_model::{GenerationId, Position, VmId, words};
+use lifeboat_model::{Hint, hint};
 use serde::{Deserialize, Serialize};
 
 /// A body that is being sent.
@@ -27,6 +28,32 @@ pub(crate) struct WireError {
     /// What is wrong, in words.
     #[serde(deserialize_with = "words::text")]
     pub(crate) error: String,
+    /// What can be done; earlier versions do not say.
+    #[serde(
+        default,
+        deserialize_with = "hint::told",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) hint: Option<Hint>,
+}
+
+impl WireError {
+    /// One with nothing that could be done.
+    pub(crate) fn plain(error: impl Into<String>) -> Self {
+        Self {
+            error: error.into(),
+            hint: None,
+        }
+    }
+}
+
+impl From<Detail> for WireError {
+    fn from(detail: Detail) -> Self {
+        Self {
+            error: detail.text,
+            hint: detail.hint,
+        }
+    }
 }
 
 /// Any answer to a log.
@@ -153,7 +180,7 @@ pub(crate) fn with_body(status: StatusCode, body: OutBody) -> Response<OutBody> 
 
 /// An answer of the transport itself.
 pub(crate) fn wire_error(status: StatusCode, error: impl Into<String>) -> Response<OutBody> {
-    json(status, &WireError { error: error.into() })
+    json(status, &WireError::plain(error))
 }
 
 /// Reads a request.

@@ -6,23 +6,25 @@
 
 mod common;
 
-use std::fmt::Write;
+use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
 
 use common::{Handler, Site, hello, position, start};
 use lifeboat_deltalog::{Consistency, LogDisk};
 use lifeboat_engine::ports::link::{
-    Content, HandOver, LinkError, PeerLink, PeerRefusal, PeerReply, PeerRequest, PrimaryReport,
-    ReplicaStatus, Standing,
+    Content, CopiedDisk, DigestRange, DurableLog, HandOver, LinkError, LogAddress, LogReceipt, PeerLink,
+    PeerPower, PeerRefusal, PeerReply, PeerRequest, PlannedStep, PrimaryReport, ReadRange, ReplicaStatus,
+    Standing,
 };
-use lifeboat_engine::ports::scrub::WantedRange;
-use lifeboat_engine::ports::store::{BulkProgress, CompareRange};
 use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
 use lifeboat_link::{Link, exercise};
+use lifeboat_model::hint::{Again, Hint, Note};
 use lifeboat_model::{
     Bandwidth, DiskId, Fingerprint, Machine, ReplicationMode, ReplicationSettings, ReplicationState,
     Timestamp, VmId,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -82,7 +84,7 @@ fn sealing() -> Sealing {
 fn status() -> ReplicaStatus {
     ReplicaStatus {
         durable: position(),
-        bulk: vec![BulkProgress {
+        bulk: vec![CopiedDisk {
             disk: disk(),
             done: 5,
         }],
@@ -96,11 +98,23 @@ fn status() -> ReplicaStatus {
     }
 }
 
+fn standing() -> Standing {
+    Standing {
+        mode: ReplicationMode::Primary,
+        state: ReplicationState::Replicating,
+        position: position(),
+        running: true,
+        power: None,
+        newest_instant: Some(Timestamp(9)),
+        planned: None,
+    }
+}
+
 fn compare() -> PeerRequest {
     PeerRequest::Compare {
         vm: vm(),
         disk: lifeboat_model::DiskId::new("sys").unwrap(),
-        ranges: vec![CompareRange {
+        ranges: vec![DigestRange {
             disk: 0,
             offset: 1 << 20,
             len: 65_536,
@@ -159,7 +173,7 @@ fn requests() -> Vec<PeerRequest> {
         },
         PeerRequest::ReadDisk {
             vm,
-            ranges: vec![WantedRange {
+            ranges: vec![ReadRange {
                 disk: lifeboat_model::DiskId::new("data").unwrap(),
                 offset: 1 << 30,
                 len: 65_536,
@@ -177,6 +191,89 @@ fn requests() -> Vec<PeerRequest> {
             next: Some(Fingerprint::new([0xab; 32])),
         },
     ]
+}
+
+/// What the listed documents have not: each phase of a planned failover, each power, each way to hand over, each report; and the
+/// receipts of logs, with the addresses that the path of a log is made of.
+fn further() -> Vec<String> {
+    let standing = |power, planned| {
+        PeerReply::Standing(Standing {
+            power,
+            planned,
+            ..standing()
+        })
+    };
+    let phases = [
+        PlannedStep::Stopping,
+        PlannedStep::Closing,
+        PlannedStep::Prepared,
+        PlannedStep::HandingOver,
+    ];
+    let powers = [
+        PeerPower::Off,
+        PeerPower::Runs,
+        PeerPower::NotKnown {
+            why: "the monitor is silent".into(),
+        },
+    ];
+    let hand_over = [HandOver::Starts, HandOver::Off, HandOver::ByHand];
+    let handing = |hand_over| {
+        PeerReply::Status(ReplicaStatus {
+            hand_over,
+            ..status()
+        })
+    };
+    let replies = phases.map(|phase| standing(None, Some(phase))).into_iter();
+    let replies = replies.chain(powers.map(|power| standing(Some(power), None)));
+    let mut all: Vec<String> = replies.chain(hand_over.map(handing)).map(|r| same(&r)).collect();
+    let reports = [
+        PrimaryReport::Unspecified,
+        PrimaryReport::Working,
+        PrimaryReport::Held,
+    ];
+    all.extend(reports.map(|report| same(&PeerRequest::Status { vm: vm(), report })));
+    let addresses = [
+        LogAddress::Bulk { vm: vm() },
+        LogAddress::Delta {
+            vm: vm(),
+            position: position(),
+            offset: 7,
+        },
+    ];
+    all.extend(addresses.map(|address| same(&address)));
+    let receipts = [
+        LogReceipt::Delta(DurableLog {
+            durable: position(),
+            instant: Timestamp(9),
+            bytes: 8,
+            partial: true,
+        }),
+        LogReceipt::Bulk(CopiedDisk {
+            disk: disk(),
+            done: 5,
+        }),
+    ];
+    all.extend(receipts.map(|receipt| same(&receipt)));
+    all
+}
+
+/// A document as it is written, which is read as what was written.
+fn same<T: Serialize + DeserializeOwned + PartialEq + Debug>(document: &T) -> String {
+    let text = serde_json::to_string(document).unwrap();
+    assert_eq!(serde_json::from_str::<T>(&text).unwrap(), *document);
+    text
+}
+
+const FURTHER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/further.txt");
+
+#[test]
+fn what_documents_are_made_of_is_written_and_read_as_ever() {
+    let text: String = further().iter().map(|line| format!("{line}\n")).collect();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(FURTHER, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(FURTHER).unwrap_or_default();
+    assert!(golden == text, "{FURTHER} differs; should be\n{text}");
 }
 
 /// The number of a request's line. No wildcard: a new request does not compile until it is in the list above.
@@ -225,15 +322,7 @@ fn replies() -> Vec<PeerReply> {
             ranges: vec![(0, 65_536)],
             next: Some(1 << 30),
         },
-        PeerReply::Standing(Standing {
-            mode: ReplicationMode::Primary,
-            state: ReplicationState::Replicating,
-            position: position(),
-            running: true,
-            power: None,
-            newest_instant: Some(Timestamp(9)),
-            planned: None,
-        }),
+        PeerReply::Standing(standing()),
         PeerReply::Accepted,
         PeerReply::DiskData {
             data: vec!["AAAA".into(), String::new()],
@@ -486,13 +575,44 @@ async fn every_document_goes_over_a_connection() {
             // Every release understands a refusal of the transport.
             PeerRefusal::OtherKey { detail, .. } => {
                 assert!(
-                    matches!(&e, LinkError::Untrusted { detail: d, .. } if d == detail),
+                    matches!(&e, LinkError::Untrusted { detail: d, .. } if *d == detail.text),
                     "{e}"
                 );
             }
             _ => assert!(matches!(&e, LinkError::Refused(r) if *r == refusal), "{e}"),
         }
     }
+}
+
+#[test]
+fn a_hint_is_beside_the_words_of_a_refusal_and_may_be_absent() {
+    let busy = |hint: Option<Hint>| PeerRefusal::NotNow {
+        host: "b".into(),
+        detail: Note {
+            text: "busy".into(),
+            hint,
+        }
+        .into(),
+    };
+    let hinted = busy(Some(Again::Later.into()));
+    let written = serde_json::json!({
+        "reason": "not-now", "host": "b", "detail": "busy", "hint": { "code": "try-again" }
+    });
+    assert_eq!(serde_json::to_value(&hinted).unwrap(), written);
+    assert_eq!(serde_json::from_value::<PeerRefusal>(written).unwrap(), hinted);
+    // Earlier versions have none, and later ones may have others.
+    for text in [
+        r#"{"reason": "not-now", "host": "b", "detail": "busy"}"#,
+        r#"{"reason": "not-now", "host": "b", "detail": "busy", "hint": {"code": "made-up-later"}}"#,
+    ] {
+        assert_eq!(
+            serde_json::from_str::<PeerRefusal>(text).unwrap(),
+            busy(None),
+            "{text}"
+        );
+    }
+    let plain = serde_json::to_value(busy(None)).unwrap();
+    assert_eq!(plain.get("hint"), None);
 }
 
 #[tokio::test]

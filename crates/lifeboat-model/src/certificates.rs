@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Finding;
+use crate::hint::{Note, Trust};
+use crate::problem::{Finding, ProblemKind};
 use crate::time::Timestamp;
 
 /// What a certificate is for.
@@ -99,22 +100,12 @@ impl Described<'_> {
         }
     }
 
-    fn way_out(&self) -> String {
-        let place = self.place;
+    fn renew(&self) -> Trust {
+        let place = self.place.to_owned();
         match self.usage {
-            CertificateUse::Host | CertificateUse::Management => format!(
-                "issue a new one (lifeboat cert issue --ca DIR --host NAME --out NEWDIR) and replace {place} and its key with it; no \
-                 restart is needed"
-            ),
-            CertificateUse::Authority => format!(
-                "make a new authority (lifeboat cert init --name NAME NEWDIR), append its ca.crt to {place} on every host, and \
-                 then issue new certificates by it"
-            ),
-            CertificateUse::Peer => {
-                "issue a new one for it (lifeboat cert issue --ca DIR --host NAME --out NEWDIR) and replace its certificate and key \
-                 there; no restart is needed"
-                    .to_owned()
-            }
+            CertificateUse::Host | CertificateUse::Management => Trust::Renew { place },
+            CertificateUse::Authority => Trust::RenewAuthority { place },
+            CertificateUse::Peer => Trust::RenewThere,
         }
     }
 
@@ -122,24 +113,37 @@ impl Described<'_> {
     /// and the threshold alone, so that each threshold has one text; afterwards it names the clock as well.
     #[must_use]
     pub fn finding(&self, now: Timestamp) -> Option<Finding> {
-        let (subject, way_out) = (self.subject(), self.way_out());
-        match validity(self.not_before, self.not_after, now) {
-            Validity::Fine => None,
-            Validity::Ends { within_days } => Some(Finding::warning(format!(
-                "{subject} ends on {}, in {within_days} days or less, and connections end with it: {way_out}",
-                utc(self.not_after)
-            ))),
-            Validity::NotYet => Some(Finding::critical(format!(
-                "{subject} is valid from {} on, and the clock of this host says {}: set the clock, or {way_out}",
-                utc(self.not_before),
-                utc(now)
-            ))),
-            Validity::Ended => Some(Finding::critical(format!(
-                "{subject} ended on {}, and the clock of this host says {}: if the clock is right, {way_out}",
-                utc(self.not_after),
-                utc(now)
-            ))),
-        }
+        let subject = self.subject();
+        let found = match validity(self.not_before, self.not_after, now) {
+            Validity::Fine => return None,
+            Validity::Ends { within_days } => {
+                let text = format!(
+                    "{subject} ends on {}, in {within_days} days or less, and connections end with it",
+                    utc(self.not_after)
+                );
+                Finding::warning(ProblemKind::CertificateEnds, Note::new(text, self.renew()))
+                    .about(format!("{}, {within_days} days", self.place))
+            }
+            Validity::NotYet => {
+                let text = format!(
+                    "{subject} is valid from {} on, and the clock of this host says {}",
+                    utc(self.not_before),
+                    utc(now)
+                );
+                Finding::critical(ProblemKind::CertificateNotYet, Note::new(text, Trust::SetClock))
+                    .about(self.place)
+            }
+            Validity::Ended => {
+                let text = format!(
+                    "{subject} ended on {}, and the clock of this host says {}",
+                    utc(self.not_after),
+                    utc(now)
+                );
+                Finding::critical(ProblemKind::CertificateEnded, Note::new(text, self.renew()))
+                    .about(self.place)
+            }
+        };
+        Some(found)
     }
 }
 
@@ -194,23 +198,22 @@ mod tests {
         assert_eq!(at(59), None);
         let soon = at(77).unwrap();
         assert_eq!(soon.health, crate::api::ReplicationHealth::Warning);
-        for part in [
-            "/etc/lifeboat/tls/host.crt",
-            "2027-02-20",
-            "14 days",
-            "lifeboat cert issue",
-        ] {
+        for part in ["/etc/lifeboat/tls/host.crt", "2027-02-20", "14 days"] {
             assert!(soon.text.contains(part), "{}", soon.text);
         }
+        let place = own.place.to_owned();
+        assert_eq!(soon.hint, Some(Trust::Renew { place }.into()));
         assert_eq!(at(78), at(82), "one text for each threshold");
         let over = at(100).unwrap();
         assert_eq!(over.health, crate::api::ReplicationHealth::Critical);
-        for part in ["ended on 2027-02-20", "says 2027-03-02", "if the clock is right"] {
+        for part in ["ended on 2027-02-20", "says 2027-03-02"] {
             assert!(over.text.contains(part), "{}", over.text);
         }
+        assert_eq!(over.hint, soon.hint);
         let early = own.finding(Timestamp(0)).unwrap();
-        for part in ["valid from 2026-11-22", "says 1970-01-01", "set the clock"] {
+        for part in ["valid from 2026-11-22", "says 1970-01-01"] {
             assert!(early.text.contains(part), "{}", early.text);
         }
+        assert_eq!(early.hint, Some(Trust::SetClock.into()));
     }
 }

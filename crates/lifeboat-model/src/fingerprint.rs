@@ -14,7 +14,7 @@ pub struct Fingerprint([u8; 32]);
 /// Text that is no fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no SHA-256 fingerprint: write 64 hexadecimal digits, with or without colons, as lifeboat cert show prints them"
+    "\"{0}\" is no SHA-256 fingerprint: write 64 hexadecimal digits, with or without colons, as they are shown with a certificate"
 )]
 pub struct NoFingerprint(String);
 

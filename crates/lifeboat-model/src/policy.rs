@@ -3,14 +3,17 @@
 
 mod silence;
 
-use std::time::Duration;
-
+use crate::api::ReplicationHealth as Health;
+use crate::api::ReplicationMode as Mode;
+use crate::api::ReplicationState as State;
+use crate::hint::Note;
+use crate::problem::Finding;
+use crate::problem::ProblemKind as Kind;
+use crate::settings::ReplicationSettings;
 pub use silence::{
     BACKLOG_BYTES, BACKLOG_LOGS, Patience, STORAGE_PATIENCE, backlog_full, keep_alive, patience,
 };
-
-use crate::api::{ReplicationHealth as Health, ReplicationMode as Mode, ReplicationState as State};
-use crate::settings::ReplicationSettings;
+use std::time::Duration;
 
 /// Points above the base that may exist at once. Image chains are measured to stay quick below 50 layers.
 pub const MAX_POINTS: usize = 40;
@@ -145,34 +148,8 @@ pub fn change_granularity(disk_size: u64) -> u64 {
 /// Failures in a row after which a network fault counts as one that retries have not cured.
 pub const FAULT_AFTER_ATTEMPTS: u32 = 3;
 
-/// Something that was looked at and found to need attention, beyond what the state itself says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub health: Health,
-    /// What was seen, since when, and what to do about it, as a sentence.
-    pub text: String,
-}
-
-impl Finding {
-    /// Needs attention; data still arrives.
-    #[must_use]
-    pub fn warning(text: impl Into<String>) -> Self {
-        Self {
-            health: Health::Warning,
-            text: text.into(),
-        }
-    }
-
-    /// Data is in danger, or does not arrive.
-    #[must_use]
-    pub fn critical(text: impl Into<String>) -> Self {
-        Self {
-            health: Health::Critical,
-            text: text.into(),
-        }
-    }
-}
+/// How long others may use a VM's disks before cycles that wait for them are a problem.
+pub const BUSY_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the health is computed from.
 #[derive(Clone, Debug)]
@@ -181,8 +158,8 @@ pub struct HealthInput<'a> {
     pub mode: Mode,
     /// State of this side.
     pub state: State,
-    /// Something is wrong now: attempts so far and its text.
-    pub problem: Option<(u32, &'a str)>,
+    /// Something is wrong now: attempts so far, and what it is. How bad it is, is decided here.
+    pub problem: Option<(u32, Finding)>,
     /// Time since the last delta was sent or received; `None` when none ever was.
     pub idle: Option<Duration>,
     /// Cycles completed and missed in the window.
@@ -200,77 +177,89 @@ pub struct HealthInput<'a> {
     /// Data that only this copy has is kept beside it until an administrator drops it.
     pub abandoned: bool,
     /// Why this host takes nothing from the primary any more; `None` while it does, and on a primary.
-    pub unauthorized: Option<&'a str>,
+    pub unauthorized: Option<Note>,
     /// What else was found on this host.
     pub findings: &'a [Finding],
 }
 
-/// Health by the documented rules, with the reasons in words. Where the documents are silent: a resynchronization under way
+/// Health by the documented rules, with the reasons. Where the documents are silent: a resynchronization under way
 /// is a warning, a suspended one critical; a prepared VM is healthy and says why it cannot be started.
 #[must_use]
-pub fn health(input: &HealthInput<'_>) -> (Health, Vec<String>) {
+pub fn health(input: &HealthInput<'_>) -> (Health, Vec<Finding>) {
     if input.mode == Mode::None || input.state == State::Disabled {
         return (Health::NotApplicable, Vec::new());
     }
     let mut found = Vec::new();
-    if let Some((attempts, text)) = input.problem {
-        let cured_by_retry = attempts < FAULT_AFTER_ATTEMPTS && input.state != State::Critical;
-        let health = if cured_by_retry {
+    if let Some((attempts, problem)) = &input.problem {
+        let cured_by_retry = *attempts < FAULT_AFTER_ATTEMPTS && input.state != State::Critical;
+        found.push(problem.clone().only(if cured_by_retry {
             Health::Warning
         } else {
             Health::Critical
-        };
-        found.push((health, text.to_owned()));
+        }));
     }
-    let fixed = by_state(input.mode, input.state, input.problem.is_some());
-    found.extend(fixed.map(|(h, text)| (h, text.to_owned())));
+    found.extend(by_state(input.mode, input.state, input.problem.is_some()));
     flow(input, &mut found);
-    if let Some(why) = input.unauthorized {
-        found.push((Health::Critical, why.to_owned()));
+    if let Some(why) = &input.unauthorized {
+        found.push(Finding::critical(Kind::NotReceiving, why.clone()));
     }
     if input.application_failed {
         let text = "the last application-consistent point could only be made crash-consistent";
-        found.push((Health::Warning, text.to_owned()));
+        found.push(Finding::warning(Kind::ApplicationFailed, text));
     }
-    found.extend(input.findings.iter().map(|f| (f.health, f.text.clone())));
-    found.extend(input.machine.iter().map(|text| (Health::Warning, text.clone())));
+    found.extend(input.findings.iter().cloned());
+    let machine = input.machine.iter();
+    found.extend(machine.map(|text| Finding::warning(Kind::Preflight, text).about(text)));
     if input.abandoned {
         let text = "what this copy alone had before the roles changed is kept beside it; drop it when it is not needed";
-        found.push((Health::Warning, text.to_owned()));
+        found.push(Finding::warning(Kind::AbandonedKept, text));
     }
-    let worst = found.iter().map(|(h, _)| *h).max().unwrap_or(Health::Ok);
-    let mut notes: Vec<String> = Vec::new();
-    for (_, text) in found {
+    let worst = found.iter().map(|f| f.health).max().unwrap_or(Health::Ok);
+    let mut notes: Vec<Finding> = Vec::new();
+    for finding in found {
         // A fault and a finding may be the same thing, seen twice.
-        if !notes.contains(&text) {
-            notes.push(text);
+        if !notes.iter().any(|known| known.same(&finding)) {
+            notes.push(finding);
         }
     }
     (worst.max(Health::Ok), notes)
 }
 
 /// What a state says by itself.
-fn by_state(mode: Mode, state: State, explained: bool) -> Option<(Health, &'static str)> {
+fn by_state(mode: Mode, state: State, explained: bool) -> Option<Finding> {
     let primary = mode == Mode::Primary;
-    Some(match state {
-        State::Critical if !explained => (Health::Critical, "replication is in error"),
-        State::WaitingToStartResynchronization => (Health::Critical, "resynchronization is required"),
+    let (health, kind, text) = match state {
+        State::Critical if !explained => (Health::Critical, Kind::InError, "replication is in error"),
+        State::WaitingToStartResynchronization => (
+            Health::Critical,
+            Kind::ResyncRequired,
+            "resynchronization is required",
+        ),
         State::Resynchronizing => (
             Health::Warning,
+            Kind::Resynchronizing,
             "resynchronizing: no new recovery point until it is complete, earlier ones stay valid",
         ),
-        State::ResynchronizationSuspended => (Health::Critical, "the resynchronization is suspended"),
-        State::ReadyForReplication | State::WaitingToCompleteInitialReplication => {
-            (Health::Warning, "the initial copy is not complete")
-        }
-        State::Suspended if primary => (Health::Warning, "replication is suspended here"),
-        State::Suspended => (Health::Critical, "receiving is suspended here"),
+        State::ResynchronizationSuspended => (
+            Health::Critical,
+            Kind::ResyncSuspended,
+            "the resynchronization is suspended",
+        ),
+        State::ReadyForReplication | State::WaitingToCompleteInitialReplication => (
+            Health::Warning,
+            Kind::CopyIncomplete,
+            "the initial copy is not complete",
+        ),
+        State::Suspended if primary => (Health::Warning, Kind::Suspended, "replication is suspended here"),
+        State::Suspended => (Health::Critical, Kind::Suspended, "receiving is suspended here"),
         State::SyncedReplicationComplete => (
             Health::Ok,
+            Kind::Prepared,
             "prepared for a planned failover: the VM cannot be started here until it is carried out or cancelled",
         ),
         State::FailoverInProgress | State::Recovered | State::Committed => (
             Health::Warning,
+            Kind::Unprotected,
             "failed over and not reversed: the VM is unprotected",
         ),
         State::Disabled
@@ -285,11 +274,12 @@ fn by_state(mode: Mode, state: State, explained: bool) -> Option<(Health, &'stat
         | State::PreparedForSyncReplication
         | State::PreparedForGroupReverseReplication
         | State::FiredrillInProgress => return None,
-    })
+    };
+    Some(Finding::new(health, kind, text))
 }
 
 /// What the flow of data says; only where it should flow.
-fn flow(input: &HealthInput<'_>, found: &mut Vec<(Health, String)>) {
+fn flow(input: &HealthInput<'_>, found: &mut Vec<Finding>) {
     if !matches!(input.state, State::Replicating | State::Critical) {
         return;
     }
@@ -299,14 +289,12 @@ fn flow(input: &HealthInput<'_>, found: &mut Vec<(Health, String)>) {
         } else {
             "nothing was received for more than an hour"
         };
-        found.push((Health::Warning, text.to_owned()));
+        found.push(Finding::warning(Kind::Idle, text));
     }
     let due = input.cycles + input.missed;
     if input.missed * 5 > due {
-        found.push((
-            Health::Warning,
-            format!("{} of {due} cycles were missed", input.missed),
-        ));
+        let text = format!("{} of {due} cycles were missed", input.missed);
+        found.push(Finding::warning(Kind::CyclesMissed, text));
     }
     if let Some((mean, interval)) = input.latency.filter(|(mean, interval)| mean > interval) {
         let text = format!(
@@ -314,7 +302,7 @@ fn flow(input: &HealthInput<'_>, found: &mut Vec<(Health, String)>) {
             mean.as_secs_f64(),
             interval.as_secs()
         );
-        found.push((Health::Warning, text));
+        found.push(Finding::warning(Kind::CyclesSlow, text));
     }
 }
 
@@ -556,8 +544,8 @@ mod tests {
                 H::Warning,
                 "30.1 s on average",
             ),
-            (M::Primary, |i| i.problem = Some((1, "x")), H::Warning, "x"),
-            (M::Primary, |i| i.problem = Some((3, "x")), H::Critical, "x"),
+            (M::Primary, |i| i.problem = Some((1, problem())), H::Warning, "x"),
+            (M::Primary, |i| i.problem = Some((3, problem())), H::Critical, "x"),
             (M::Primary, |i| i.state = S::Critical, H::Critical, "in error"),
             (
                 M::Primary,
@@ -626,12 +614,16 @@ mod tests {
             (M::Replica, |i| i.abandoned = true, H::Warning, "drop it"),
             (
                 M::Replica,
-                |i| i.unauthorized = Some("no entry"),
+                |i| i.unauthorized = Some("no entry".into()),
                 H::Critical,
                 "no entry",
             ),
         ]
     };
+
+    fn problem() -> Finding {
+        Finding::warning(Kind::PeerUnreachable, "x")
+    }
 
     #[test]
     fn health_follows_the_rules() {
@@ -655,7 +647,7 @@ mod tests {
             let (got, notes) = health(&input);
             assert_eq!(got, *want, "rule {n}: {notes:?}");
             assert_eq!(notes.is_empty(), word.is_empty(), "rule {n}: {notes:?}");
-            assert!(notes.iter().all(|t| t.contains(word)), "rule {n}: {notes:?}");
+            assert!(notes.iter().all(|n| n.text.contains(word)), "rule {n}: {notes:?}");
         }
     }
 
@@ -665,7 +657,7 @@ mod tests {
         let input = HealthInput {
             mode: Mode::Primary,
             state: State::WaitingToStartResynchronization,
-            problem: Some((1, "tracking was lost")),
+            problem: Some((1, Finding::warning(Kind::TrackingLost, "tracking was lost"))),
             idle: None,
             cycles: 0,
             missed: 0,
@@ -675,9 +667,16 @@ mod tests {
             machine: &machine,
             abandoned: false,
             unauthorized: None,
-            findings: &[Finding::warning("the clock jumped")],
+            findings: &[Finding::warning(Kind::ClockJumped, "the clock jumped")],
         };
         let (got, notes) = health(&input);
         assert_eq!((got, notes.len()), (Health::Critical, 5), "{notes:?}");
+        // What was seen twice is told once, however it is said the second time.
+        let again = [Finding::warning(Kind::TrackingLost, "its record is gone")];
+        let (_, twice) = health(&HealthInput {
+            findings: &again,
+            ..input
+        });
+        assert_eq!(twice.len(), 4, "{twice:?}");
     }
 }

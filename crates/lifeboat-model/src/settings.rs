@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::DiskId;
 
+/// Length of a monitoring window in seconds unless it is set: half a day, as the API has it.
+pub const MONITORING_INTERVAL_S: u32 = 43_200;
+
+/// When monitoring windows begin unless that is set, in minutes of the local day: at nine.
+pub const MONITORING_START_MIN: u16 = 9 * 60;
+
 /// Settings of one relationship.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

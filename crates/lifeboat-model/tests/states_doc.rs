@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use lifeboat_model::lifecycle::{Event, TestPoints, Turn, may_start, may_test, step, turn};
 use lifeboat_model::power::{Effect, Guest, Verb, effect};
-use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State};
+use lifeboat_model::{Hint, ReplicationMode as Mode, ReplicationState as State};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/states.md");
 
@@ -152,19 +152,19 @@ fn transitions(mode: Mode) -> String {
     text + "\n"
 }
 
-/// Rows of state, what is refused there, and the way out, with what is alike put together.
+/// Rows of state, what is refused there, and the code of the hint, with what is alike put together.
 fn refusals<'a>(mode: Mode, refused: impl Fn(State) -> Vec<(&'a str, &'static str)>) -> String {
     let mut by_text: BTreeMap<&str, BTreeMap<u16, Vec<&str>>> = BTreeMap::new();
     let mut count: BTreeMap<u16, usize> = BTreeMap::new();
     for state in columns(mode) {
-        for (name, way_out) in refused(state) {
+        for (name, hint) in refused(state) {
             *count.entry(state.number()).or_default() += 1;
-            let states = by_text.entry(way_out).or_default();
+            let states = by_text.entry(hint).or_default();
             states.entry(state.number()).or_default().push(name);
         }
     }
     let mut rows: Vec<(u16, String)> = Vec::new();
-    for (way_out, states) in by_text {
+    for (hint, states) in by_text {
         let mut by_names: BTreeMap<String, Vec<u16>> = BTreeMap::new();
         for (state, names) in states {
             let all = names.len() == count[&state] && names.len() > 1;
@@ -177,15 +177,12 @@ fn refusals<'a>(mode: Mode, refused: impl Fn(State) -> Vec<(&'a str, &'static st
         }
         for (names, states) in by_names {
             let list = states.iter().map(ToString::to_string).collect::<Vec<_>>();
-            rows.push((
-                states[0],
-                format!("| {} | {names} | {way_out} |", list.join(", ")),
-            ));
+            rows.push((states[0], format!("| {} | {names} | {hint} |", list.join(", "))));
         }
     }
     rows.sort();
     let rows = rows.into_iter().map(|(_, row)| row + "\n").collect::<String>();
-    format!("| in state | refused | way out |\n|---|---|---|\n{rows}")
+    format!("| in state | refused | hint |\n|---|---|---|\n{rows}")
 }
 
 /// Whether somebody asks for it, and so may be refused; the others happen, or do not.
@@ -224,7 +221,7 @@ fn ways_out(mode: Mode) -> String {
             .filter(|(_, tries)| asked_for(tries[0]))
             .map(|(name, tries)| (name, step(mode, state, tries[0])));
         tried
-            .filter_map(|(name, r)| Some((name, r.err()?.way_out)))
+            .filter_map(|(name, r)| Some((name, r.err()?.hint.code())))
             .collect()
     })
 }
@@ -262,7 +259,7 @@ fn turns_refused(mode: Mode) -> String {
         let tried = TURNS.map(|(name, what)| (name, turn(mode, state, what)));
         let refused = tried.into_iter();
         refused
-            .filter_map(|(name, r)| Some((name, r.err()?.way_out)))
+            .filter_map(|(name, r)| Some((name, r.err()?.hint.code())))
             .collect()
     })
 }
@@ -279,7 +276,7 @@ fn testing() -> String {
         let (all, sealed) = (of(TestPoints::All), of(TestPoints::Sealed));
         writeln!(text, "| {mode} ({}) | {all} | {sealed} |", mode.number()).unwrap();
     }
-    text + "\n| mode | in state | way out |\n|---|---|---|\n" + &testing_refused()
+    text + "\n| mode | in state | hint |\n|---|---|---|\n" + &testing_refused()
 }
 
 fn testing_refused() -> String {
@@ -288,13 +285,13 @@ fn testing_refused() -> String {
         let mut by_text: BTreeMap<&str, Vec<State>> = BTreeMap::new();
         for state in columns(mode) {
             if let Err(no) = may_test(mode, state) {
-                by_text.entry(no.way_out).or_default().push(state);
+                by_text.entry(no.hint.code()).or_default().push(state);
             }
         }
         let mut rows: Vec<_> = by_text.into_iter().map(|(text, states)| (states, text)).collect();
         rows.sort();
-        for (states, way_out) in rows {
-            writeln!(text, "| {mode} | {} | {way_out} |", list(mode, &states)).unwrap();
+        for (states, hint) in rows {
+            writeln!(text, "| {mode} | {} | {hint} |", list(mode, &states)).unwrap();
         }
     }
     text
@@ -364,12 +361,13 @@ fn power() -> String {
         let cells = Guest::ALL.map(|g| effect(verb, g).map_or("·", effect_name));
         write!(text, "\n| {} | {} |", verb_name(verb), cells.join(" | ")).unwrap();
     }
-    text += "\n\n| refused | while the guest is | because the VM | way out |\n|---|---|---|---|\n";
+    text += "\n\n| refused | while the guest is | because the VM | hint |\n|---|---|---|---|\n";
     for verb in Verb::ALL {
         for guest in Guest::ALL {
             if let Err(no) = effect(verb, guest) {
                 let (verb, guest) = (verb_name(verb), guest_name(guest));
-                writeln!(text, "| {verb} | {guest} | {} | {} |", no.why, no.way_out).unwrap();
+                let hint = no.hint.as_ref().map_or("", Hint::code);
+                writeln!(text, "| {verb} | {guest} | {} | {hint} |", no.why).unwrap();
             }
         }
     }
@@ -387,7 +385,7 @@ fn every_state_of_a_guest_has_a_way_out() {
             if let Err(no) = effect(verb, guest) {
                 let as_wanted = matches!((verb, guest), (Verb::Start, Guest::Running))
                     || guest == Guest::Off && verb != Verb::Start;
-                assert_eq!(no.way_out.is_empty(), as_wanted, "{verb:?} {guest:?}");
+                assert_eq!(no.hint.is_none(), as_wanted, "{verb:?} {guest:?}");
             }
         }
     }

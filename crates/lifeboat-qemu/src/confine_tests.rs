@@ -7,7 +7,7 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::hypervisor::{Hypervisor, Power};
 use lifeboat_model::{DiskFormat, NicBackend, NicSpec};
 
-use crate::testing::{Host, at};
+use crate::testing::{AtOnce, Host, at};
 
 fn user_of(pid: i32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -15,7 +15,7 @@ use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId};
 
 use crate::config::Accel;
-use crate::testing::{Host, at, tool};
+use crate::testing::{AtOnce, Host, at, tool};
 
 const BOOT: Duration = Duration::from_secs(90);
 /// Where the first partition lies on both disks.

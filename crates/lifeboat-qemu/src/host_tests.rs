@@ -6,7 +6,9 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::Tracking;
-use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, HypervisorError, Launch, LiveMerge, Power};
+use lifeboat_engine::ports::hypervisor::{
+    DiskImage, Hypervisor, HypervisorError, Launch, LiveMerge, Power, StateKind,
+};
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId, Firmware, NicBackend, NicSpec, VmId, VmSpec};
 use serde_json::{Value, json};
@@ -15,7 +17,7 @@ use uuid::Uuid;
 use crate::config::QemuConfig;
 use crate::preflight;
 use crate::qemu::Qemu;
-use crate::testing::{DISK, Host, MIB, Random, Replica, at, tool};
+use crate::testing::{AtOnce, DISK, Host, MIB, Random, Replica, at, tool};
 
 #[tokio::test]
 async fn what_a_host_lacks_is_said_in_words() {
@@ -81,15 +83,18 @@ async fn firmware_variables_are_read_and_replaced() {
     let mut host = Host::new();
     let mut launch = host.vm(&[DiskFormat::Qcow2]);
     let vm = launch.spec.uuid;
-    assert_eq!(host.qemu.firmware_vars(&launch.spec).await.unwrap(), None);
+    assert_eq!(host.qemu.machine_state(&launch.spec).await.unwrap(), []);
     let code = file(&host, "code, 1.fd", 64 << 10, 0xf4);
     let own = file(&host, "vars.fd", 64 << 10, 1);
     launch.spec.firmware = Firmware::Uefi {
         code: code.to_string(),
         vars: Some(own.to_string()),
     };
-    let vars = host.qemu.firmware_vars(&launch.spec).await.unwrap().unwrap();
-    assert_eq!(vars, std::fs::read(&own).unwrap());
+    let state = host.qemu.machine_state(&launch.spec).await.unwrap();
+    let [(StateKind::Nvram, vars)] = state.as_slice() else {
+        panic!("{state:?}")
+    };
+    assert_eq!(*vars, std::fs::read(&own).unwrap());
     for replaced in [None, Some(file(&host, "other, vars.fd", 64 << 10, 2))] {
         launch.firmware_vars = replaced.clone();
         host.qemu.start(&launch).await.unwrap();
@@ -118,7 +123,7 @@ async fn firmware_variables_are_read_and_replaced() {
     // The path of the primary does not have to be here when it is replaced.
     std::fs::remove_file(&own).unwrap();
     host.qemu.preflight(&launch).await.unwrap();
-    let gone = host.qemu.firmware_vars(&launch.spec).await.unwrap_err();
+    let gone = host.qemu.machine_state(&launch.spec).await.unwrap_err();
     assert!(gone.to_string().contains("vars.fd"), "{gone}");
     launch.firmware_vars = Some("/no/vars.fd".into());
     let refused = host.qemu.preflight(&launch).await.unwrap_err().to_string();
@@ -128,9 +133,9 @@ async fn firmware_variables_are_read_and_replaced() {
     assert!(refused.contains("vars.fd cannot be opened"), "{refused}");
     let huge = std::fs::File::create(&own).unwrap();
     huge.set_len((64 << 20) + 1).unwrap();
-    assert!(host.qemu.firmware_vars(&launch.spec).await.is_err());
+    assert!(host.qemu.machine_state(&launch.spec).await.is_err());
     huge.set_len(64 << 20).unwrap();
-    assert!(host.qemu.firmware_vars(&launch.spec).await.is_ok());
+    assert!(host.qemu.machine_state(&launch.spec).await.is_ok());
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use lifeboat_block::agent::guest;
 use lifeboat_block::fdset;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch, LiveMerge,
-    Power,
+    Console, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, KnownMachine, Launch,
+    LiveMerge, Power, Role, StateKind,
 };
 use lifeboat_model::{DiskId, Firmware, VmId, VmSpec};
 use serde_json::json;
@@ -42,8 +42,31 @@ const COUNTING: Duration = Duration::from_secs(4);
 
 #[async_trait]
 impl Hypervisor for Qemu {
+    async fn machines(&self) -> Vec<KnownMachine> {
+        self.machines.clone()
+    }
+
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError> {
         preflight::check(self, launch).await.map(|_| ())
+    }
+
+    // A VM is started from a launch by the daemon alone, and the host has no list that others could start one from: there is
+    // nothing to define, nothing to hold, and nothing to take back.
+
+    async fn define(&self, _launch: &Launch, _role: Role) -> Result<(), HypervisorError> {
+        Ok(())
+    }
+
+    async fn undefine(&self, _vm: VmId) -> Result<(), HypervisorError> {
+        Ok(())
+    }
+
+    async fn hold(&self, _vm: VmId) -> Result<(), HypervisorError> {
+        Ok(())
+    }
+
+    async fn free(&self, _vm: VmId) -> Result<(), HypervisorError> {
+        Ok(())
     }
 
     async fn start(&self, launch: &Launch) -> Result<(), HypervisorError> {
@@ -72,6 +95,11 @@ impl Hypervisor for Qemu {
         } else {
             Err(HypervisorError::ShutdownTimeout(timeout))
         }
+    }
+
+    /// The images of a VM that is off are opened by themselves, with the dirty bitmaps that its process wrote at its end.
+    async fn hand_over(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError> {
+        self.shut_down(vm, timeout).await
     }
 
     async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError> {
@@ -110,6 +138,10 @@ impl Hypervisor for Qemu {
         }
     }
 
+    fn max_images(&self) -> Option<usize> {
+        None
+    }
+
     async fn missing(&self, spec: &VmSpec) -> Vec<String> {
         preflight::missing(self, spec).await
     }
@@ -132,11 +164,12 @@ impl Hypervisor for Qemu {
         join_all(ends).await;
     }
 
-    async fn firmware_vars(&self, spec: &VmSpec) -> Result<Option<Bytes>, HypervisorError> {
+    async fn machine_state(&self, spec: &VmSpec) -> Result<Vec<(StateKind, Bytes)>, HypervisorError> {
         match &spec.firmware {
-            Firmware::Bios => Ok(None),
-            Firmware::Uefi { vars: None, .. } => Ok(None),
-            Firmware::Uefi { vars: Some(vars), .. } => firmware::read(vars.into()).await.map(Some),
+            Firmware::Bios | Firmware::Uefi { vars: None, .. } => Ok(Vec::new()),
+            Firmware::Uefi { vars: Some(vars), .. } => {
+                Ok(vec![(StateKind::Nvram, firmware::read(vars.into()).await?)])
+            }
         }
     }
 

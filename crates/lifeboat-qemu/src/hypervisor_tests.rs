@@ -18,7 +18,7 @@ use crate::preflight;
 use crate::process::{self, PidRecord};
 use crate::qemu::Qemu;
 use crate::start;
-use crate::testing::{DISK, Host, MIB, Model, Replica, at, stop, tool};
+use crate::testing::{AtOnce, DISK, Host, MIB, Model, Replica, at, stop, tool};
 
 #[tokio::test]
 async fn a_vm_outlives_the_daemon_and_is_found_again() {
@@ -212,6 +212,25 @@ async fn a_guest_that_does_not_listen_runs_into_the_time_limit() {
         host.qemu.shut_down(vm, limit).await,
         Err(HypervisorError::NotRunning)
     ));
+}
+
+#[tokio::test]
+async fn a_disk_that_another_vm_runs_on_is_locked() {
+    let mut host = Host::new();
+    let launch = host.vm(&[DiskFormat::Qcow2, DiskFormat::Raw]);
+    host.qemu.start(&launch).await.unwrap();
+    for disk in &launch.disks {
+        let other = host.launch(vec![disk.clone()]);
+        let error = host.qemu.start(&other).await.unwrap_err();
+        let HypervisorError::Locked(why) = &error else {
+            panic!("{error}")
+        };
+        let DiskImage::Plain { path, .. } = &disk.image else {
+            unreachable!()
+        };
+        assert!(why.contains(path.as_str()), "{why}");
+        assert_eq!(host.qemu.power(other.spec.uuid).await, Power::Off);
+    }
 }
 
 #[tokio::test]

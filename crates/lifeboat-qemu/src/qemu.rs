@@ -8,7 +8,7 @@ use std::time::Duration;
 use lifeboat_block::agent::{Agent, ShutdownMode};
 use lifeboat_block::held::Held;
 use lifeboat_block::qmp::{Qmp, QmpError};
-use lifeboat_engine::ports::hypervisor::HypervisorError;
+use lifeboat_engine::ports::hypervisor::{HypervisorError, KnownMachine};
 use lifeboat_model::VmId;
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -40,6 +40,8 @@ pub struct Qemu {
     pub(crate) known: probe::Cache,
     pub(crate) processes: Processes,
     pub(crate) users: Users,
+    /// The VMs that are described on this host.
+    pub(crate) machines: Vec<KnownMachine>,
     /// What is remembered of all images.
     pub(crate) ledger: Arc<Ledger>,
 }
@@ -66,6 +68,7 @@ impl Qemu {
         Self {
             ledger: Arc::new(Ledger::new(&config)),
             users: Users::new(config.guest_users),
+            machines: Vec::new(),
             config,
             held: Held::default(),
             thawing: Held::default(),
@@ -73,6 +76,12 @@ impl Qemu {
             known: probe::Cache::default(),
             processes: Processes::default(),
         }
+    }
+
+    /// The same, for a host on which these VMs are described.
+    #[must_use]
+    pub fn with_machines(self, machines: Vec<KnownMachine>) -> Self {
+        Self { machines, ..self }
     }
 
     pub(crate) fn paths(&self, vm: VmId) -> VmPaths {

@@ -76,12 +76,18 @@ async fn bring_up(
     let spawned = spawn(qemu, launch, &command, given.handed).await;
     // From now on its process shows it.
     drop(user);
-    spawned.map_err(|error| {
-        if let HypervisorError::DidNotStart(why) = error {
-            HypervisorError::DidNotStart(handed::in_words(&why, &given.started.sets))
-        } else {
-            error
-        }
+    let in_words = |why: String| handed::in_words(&why, &given.started.sets);
+    spawned.map_err(|error| match error {
+        HypervisorError::DidNotStart(why) => HypervisorError::DidNotStart(in_words(why)),
+        HypervisorError::Locked(why) => HypervisorError::Locked(in_words(why)),
+        other @ (HypervisorError::Preflight(_)
+        | HypervisorError::Running
+        | HypervisorError::NotRunning
+        | HypervisorError::NotKnown(_)
+        | HypervisorError::ShutdownTimeout(_)
+        | HypervisorError::Monitor(_)
+        | HypervisorError::Agent(_)
+        | HypervisorError::Io { .. }) => other,
     })
 }
 
@@ -271,6 +277,9 @@ fn utf8(path: std::path::PathBuf) -> Result<Utf8PathBuf, HypervisorError> {
         .map_err(|p| HypervisorError::Preflight(format!("{}: the path is not UTF-8", p.display())))
 }
 
+/// What QEMU and its tools say of an image that another process has locked.
+const LOCKED: &str = "Is another process using the image";
+
 /// Asks for the locks that a writing process holds on an image.
 async fn check_free(id: &str, path: &Path, format: DiskFormat) -> Result<(), HypervisorError> {
     let format = match format {
@@ -292,6 +301,10 @@ async fn check_free(id: &str, path: &Path, format: DiskFormat) -> Result<(), Hyp
         said.trim().replace('\n', " "),
         files::held_by(path)
     );
+    // What else may be wrong with the image is no matter of who has it open.
+    if said.contains(LOCKED) {
+        return Err(HypervisorError::Locked(detail));
+    }
     Err(HypervisorError::DidNotStart(detail))
 }
 
@@ -390,5 +403,10 @@ pub(crate) fn explain(error: HypervisorError, log: &Path, from: u64) -> Hypervis
         return error;
     };
     let parts = [why, said].into_iter().filter(|s| !s.is_empty());
-    HypervisorError::DidNotStart(parts.collect::<Vec<_>>().join(": "))
+    let said = parts.collect::<Vec<_>>().join(": ");
+    if said.contains(LOCKED) {
+        HypervisorError::Locked(said)
+    } else {
+        HypervisorError::DidNotStart(said)
+    }
 }

@@ -8,9 +8,11 @@ use std::process::Command;
 use std::task::Poll;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_block::qmp::Qmp;
-use lifeboat_engine::ports::capture::{BlockView, CaptureSource};
+use lifeboat_deltalog::Consistency;
+use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Instant};
 use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, ImageLayer, Launch, LaunchDisk};
 use lifeboat_model::vm::{DiskBus, DiskSpec};
 use lifeboat_model::{DiskFormat, DiskId, GenerationId, Position, VmId, VmSpec};
@@ -210,6 +212,29 @@ impl Host {
     }
 }
 
+/// An instant of one VM, for which nothing is waited between preparing and taking.
+#[async_trait]
+pub(crate) trait AtOnce {
+    async fn instant(
+        &self,
+        base: Position,
+        next: Position,
+        wanted: Consistency,
+    ) -> Result<Instant, CaptureError>;
+}
+
+#[async_trait]
+impl<T: CaptureSource + ?Sized> AtOnce for T {
+    async fn instant(
+        &self,
+        base: Position,
+        next: Position,
+        wanted: Consistency,
+    ) -> Result<Instant, CaptureError> {
+        self.prepare(base, next, wanted).await?.take().await
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         for vm in &self.vms {
@@ -231,6 +256,18 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// Names of the nodes of the block graph.
+    pub(crate) async fn nodes(&self) -> Vec<String> {
+        let nodes = self
+            .monitor
+            .execute("query-named-block-nodes", json!({"flat": true}));
+        let nodes = nodes.await.unwrap();
+        let names = nodes.as_array().unwrap().iter();
+        names
+            .filter_map(|n| n["node-name"].as_str().map(str::to_owned))
+            .collect()
+    }
+
     pub(crate) async fn io(&self, disk: &str, command: &str) {
         let line = format!("qemu-io -d /machine/peripheral/vd-{disk}/virtio-backend \"{command}\"");
         let arguments = json!({"command-line": line});

@@ -10,10 +10,9 @@ use hyper::body::Incoming;
 use hyper::header::LINK;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use lifeboat_engine::action::{Action, Answer, Refusal};
+use lifeboat_engine::action::{Action, Answer, JobView, Refusal};
 use lifeboat_engine::paging::Page;
 use lifeboat_engine::query::Query;
-use lifeboat_engine::records::Job;
 use lifeboat_model::JobId;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -241,12 +240,12 @@ pub struct JobFollower {
     body: Incoming,
     pending: BytesMut,
     asked: bool,
-    last: Option<Job>,
+    last: Option<JobView>,
 }
 
 impl JobFollower {
     /// The next state that differs from the last one; `None` after the final one. May be dropped between two states.
-    pub async fn next(&mut self) -> Result<Option<Job>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<JobView>, ClientError> {
         if self.last.as_ref().is_some_and(|j| j.state.is_final()) {
             return Ok(None);
         }
@@ -268,12 +267,12 @@ impl JobFollower {
         }
     }
 
-    async fn ask(&self) -> Result<Job, ClientError> {
+    async fn ask(&self) -> Result<JobView, ClientError> {
         self.client.query(&Query::show_job(self.job)).await
     }
 
     /// The next event about our job.
-    async fn event(&mut self) -> Result<Job, ClientError> {
+    async fn event(&mut self) -> Result<JobView, ClientError> {
         loop {
             while let Some(job) = self.take_event()? {
                 if job.id == self.job {
@@ -293,7 +292,7 @@ impl JobFollower {
     }
 
     /// Takes whole events off the front of what has arrived, until one holds a job.
-    fn take_event(&mut self) -> Result<Option<Job>, ClientError> {
+    fn take_event(&mut self) -> Result<Option<JobView>, ClientError> {
         while let Some(end) = self.pending.windows(2).position(|w| w == b"\n\n") {
             let event = self.pending.split_to(end);
             self.pending.advance(2);

@@ -12,11 +12,11 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on};
 use futures_util::Stream;
-use lifeboat_engine::action::{Action, Answer, Management, Refusal};
+use lifeboat_engine::action::{Action, Answer, JobView, Management, Refusal};
 use lifeboat_engine::by::By;
-use lifeboat_engine::records::Job;
 use lifeboat_model::RequestId;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint::{self, Hint};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
@@ -41,8 +41,9 @@ pub(crate) struct ErrorBody {
     pub(crate) name: ReturnCode,
     /// What and why.
     pub(crate) message: String,
-    /// What to do instead; empty when there is nothing to do.
-    pub(crate) hint: String,
+    /// What to do instead; `None` when there is nothing to do.
+    #[serde(default, deserialize_with = "hint::told")]
+    pub(crate) hint: Option<Hint>,
     /// The request that was recorded instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) request: Option<RequestId>,
@@ -122,7 +123,7 @@ fn filter(verb: Verb) -> MethodFilter {
 fn unknown(status: StatusCode, message: &str) -> Response {
     refuse(
         status,
-        Refusal::new(ReturnCode::NotSupported, message, "see /api/v1/openapi.json"),
+        Refusal::new(ReturnCode::NotSupported, message, hint::Look::Document),
     )
 }
 
@@ -164,7 +165,7 @@ async fn read(route: &Route, path: &RawPathParams, request: Request) -> Result<A
     let bad = |message: String| {
         refuse(
             StatusCode::BAD_REQUEST,
-            Refusal::new(ReturnCode::InvalidParameter, message, ""),
+            Refusal::bare(ReturnCode::InvalidParameter, message),
         )
     };
     let (head, body) = request.into_parts();
@@ -174,11 +175,11 @@ async fn read(route: &Route, path: &RawPathParams, request: Request) -> Result<A
         Ok(Ok(bytes)) => bytes,
         Ok(Err(_)) => {
             let message = format!("the body was cut off, or is longer than {MAX_BODY} bytes");
-            let refusal = Refusal::new(ReturnCode::InvalidParameter, message, "");
+            let refusal = Refusal::bare(ReturnCode::InvalidParameter, message);
             return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, refusal));
         }
         Err(_) => {
-            let refusal = Refusal::new(ReturnCode::Timeout, "the body did not arrive in time", "");
+            let refusal = Refusal::bare(ReturnCode::Timeout, "the body did not arrive in time");
             return Err(refuse(StatusCode::REQUEST_TIMEOUT, refusal));
         }
     };
@@ -222,7 +223,7 @@ fn write(verb: Verb, answer: Answer) -> Response {
         let refusal = Refusal::new(
             ReturnCode::Failed,
             "the answer cannot be written as JSON",
-            "report this as a bug",
+            hint::Again::ReportBug,
         );
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, refusal);
     };
@@ -242,7 +243,7 @@ fn job_events(
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
     let jobs = management.watch_jobs();
     let stream = futures_util::stream::unfold((jobs, stop), |(mut jobs, stop)| async move {
-        let job: Job = loop {
+        let job: JobView = loop {
             let next = tokio::select! {
                 () = stop.cancelled() => return None,
                 next = jobs.recv() => next,

@@ -5,6 +5,7 @@ mod table;
 
 use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint::{self, Hint};
 use serde_json::{Map, Value};
 
 pub use table::ROUTES;
@@ -134,7 +135,11 @@ pub struct Call {
     pub body: Option<Value>,
 }
 
-fn wrong(message: impl Into<String>, hint: &str) -> Refusal {
+fn wrong(message: impl Into<String>) -> Refusal {
+    Refusal::bare(ReturnCode::InvalidParameter, message)
+}
+
+fn wrong_but(message: impl Into<String>, hint: impl Into<Hint>) -> Refusal {
     Refusal::new(ReturnCode::InvalidParameter, message, hint)
 }
 
@@ -159,9 +164,9 @@ impl Route {
         fields.insert("action".into(), self.action.into());
         // Types that are a body refuse fields they do not know: a misspelt field is an error.
         serde_json::from_value(Value::Object(fields)).map_err(|e| {
-            wrong(
+            wrong_but(
                 format!("the request is not complete or not right: {e}"),
-                "see /api/v1/openapi.json",
+                hint::Look::Document,
             )
         })
     }
@@ -176,17 +181,17 @@ impl Route {
         }
         for (name, text) in query {
             let known = self.query.iter().find(|q| q.name == name);
-            let known = known.ok_or_else(|| wrong(format!("unknown query parameter \"{name}\""), ""))?;
+            let known = known.ok_or_else(|| wrong(format!("unknown query parameter \"{name}\"")))?;
             let value = match known.kind {
                 Kind::Text => Value::String(text),
                 Kind::Number => text
                     .parse::<u64>()
                     .map(Value::from)
-                    .map_err(|_| wrong(format!("{name}={text} is not a number"), ""))?,
+                    .map_err(|_| wrong(format!("{name}={text} is not a number")))?,
                 Kind::Flag => text
                     .parse::<bool>()
                     .map(Value::from)
-                    .map_err(|_| wrong(format!("{name}={text} is neither true nor false"), ""))?,
+                    .map_err(|_| wrong(format!("{name}={text} is neither true nor false")))?,
             };
             fields.insert(name, value);
         }
@@ -196,11 +201,11 @@ impl Route {
     fn take_body(&self, body: &[u8], fields: &mut Map<String, Value>) -> Result<(), Refusal> {
         let parse = || {
             serde_json::from_slice::<Value>(body)
-                .map_err(|e| wrong(format!("the body is not JSON: {e}"), "send JSON"))
+                .map_err(|e| wrong_but(format!("the body is not JSON: {e}"), hint::Again::Json))
         };
         match self.body {
             Body::None if body.is_empty() => Ok(()),
-            Body::None => Err(wrong("this request takes no body", "send it without one")),
+            Body::None => Err(wrong_but("this request takes no body", hint::Again::NoBody)),
             Body::Whole { field, .. } => {
                 fields.insert(field.into(), parse()?);
                 Ok(())
@@ -212,14 +217,14 @@ impl Route {
                     parse()?
                 };
                 let Value::Object(given) = given else {
-                    return Err(wrong("the body is not a JSON object", ""));
+                    return Err(wrong("the body is not a JSON object"));
                 };
                 for f in known {
                     f.default.map(|d| fields.insert(f.name.into(), constant(d)));
                 }
                 for (name, value) in given {
                     if !known.iter().any(|f| f.name == name) {
-                        return Err(wrong(format!("unknown field \"{name}\""), ""));
+                        return Err(wrong(format!("unknown field \"{name}\"")));
                     }
                     fields.insert(name, value);
                 }

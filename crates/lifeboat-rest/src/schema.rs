@@ -2,6 +2,7 @@
 //! serialises one of each and holds it against these.
 
 mod at_rest;
+mod hints;
 mod history;
 mod keys;
 mod lifecycle;
@@ -83,6 +84,7 @@ pub(crate) fn all() -> Value {
         .chain(history::schemas())
         .chain(at_rest::schemas())
         .chain(keys::schemas())
+        .chain(hints::schemas())
         .chain(host())
     {
         schemas.insert(name.into(), schema);
@@ -220,9 +222,8 @@ fn machine() -> Vec<Named> {
                     ("replication", or_null(&reference("ReplicationView"))),
                     (
                         "description_gone",
-                        or_null(&text(
-                            "Where the VM's description should be, and what to do, when it is gone; spec is what was recorded of it",
-                        )),
+                        // Where it should be; spec is what was recorded of it.
+                        or_null(&reference("Finding")),
                     ),
                 ],
             ),
@@ -389,10 +390,7 @@ fn view() -> Value {
             ("mode", reference("ReplicationMode")),
             ("state", reference("ReplicationState")),
             ("health", reference("ReplicationHealth")),
-            (
-                "health_notes",
-                json!({ "type": "array", "items": { "type": "string" } }),
-            ),
+            ("health_notes", list("Finding")),
             ("peer", text("The other side")),
             ("settings", reference("ReplicationSettings")),
             ("position", reference("Position")),
@@ -493,19 +491,12 @@ fn failover() -> Value {
     object(
         "A failover on the replica",
         &[
-            ("branch", uuid("The branch the VM runs on")),
-            ("target", reference("Target")),
+            ("stage", reference("FailoverStage")),
+            ("point", reference("Target")),
+            ("position", or_null(&reference("Position"))),
             ("instant", instant("Instant of the chosen point")),
             ("consistency", reference("Consistency")),
             ("kind", reference("FailedOverReplicationType")),
-            ("phase", reference("FailoverPhase")),
-            ("job", uuid("Job of the current phase")),
-            ("before", reference("ReplicationState")),
-            ("at", or_null(&reference("Position"))),
-            (
-                "forced",
-                flag("It was wished for although the primary's VM may run"),
-            ),
             (
                 "unreached",
                 or_null(&text(
@@ -513,26 +504,29 @@ fn failover() -> Value {
                 )),
             ),
             (
-                "take_over",
-                or_null(&object(
-                    "What follows a planned failover by itself",
-                    &[("start", flag("Start the VM"))],
+                "reverses_to",
+                or_null(&text(
+                    "HOST:PORT that the VM is replicated to once the failover is committed; null: that was not asked for",
                 )),
             ),
-            ("reverse", or_null(&reference("Reverse"))),
+            ("job", uuid("Job of what is being done")),
         ],
     )
 }
 
-fn phases() -> Value {
-    json!({ "oneOf": [
-        tagged("phase", "initiating", &[("start", flag("Start the VM when the branch is there"))]),
-        tagged("phase", "ready", &[]),
-        tagged("phase", "reverting", &[]),
-        tagged("phase", "committing", &[("generation", uuid("Generation that begins with this commit"))]),
-        tagged("phase", "merging", &[]),
-        tagged("phase", "done", &[]),
-    ]})
+fn failover_stage() -> Value {
+    names(
+        "How far a failover is: an undecided one has to be committed or reverted, a planned one takes over by itself",
+        &[
+            "starting",
+            "undecided",
+            "taking-over",
+            "reverting",
+            "committing",
+            "merging",
+            "committed",
+        ],
+    )
 }
 
 fn selector() -> Value {
@@ -552,23 +546,21 @@ fn replication() -> Vec<Named> {
         ("BacklogView", backlog_view()),
         (
             "Problem",
-            object(
-                "Something that is wrong",
-                &[
-                    ("since", instant("Since when")),
-                    ("message", text("What is wrong and what to do about it")),
-                    ("attempts", number("Attempts that failed so far")),
-                ],
-            ),
-        ),
-        (
-            "BulkProgress",
-            object(
-                "How far the initial copy of a disk is",
-                &[
-                    ("disk", text("The disk")),
-                    ("done", number("Everything below this offset is on the replica")),
-                ],
+            optional(
+                "kind",
+                optional(
+                    "hint",
+                    object(
+                        "Something that is wrong",
+                        &[
+                            ("since", instant("Since when")),
+                            ("kind", reference("ProblemKind")),
+                            ("message", text("What is wrong")),
+                            ("hint", reference("Hint")),
+                            ("attempts", number("Attempts that failed so far")),
+                        ],
+                    ),
+                ),
             ),
         ),
         (
@@ -576,7 +568,8 @@ fn replication() -> Vec<Named> {
             object(
                 "Initial copy of one disk",
                 &[
-                    ("progress", reference("BulkProgress")),
+                    ("disk", text("The disk")),
+                    ("done", number("Bytes from its beginning that are on the replica")),
                     ("size", number("Size of the disk in bytes")),
                 ],
             ),
@@ -593,7 +586,7 @@ fn replication() -> Vec<Named> {
         ("PowerNote", power_note()),
         ("SeenPower", seen_power()),
         ("Failover", failover()),
-        ("FailoverPhase", phases()),
+        ("FailoverStage", failover_stage()),
         ("PointView", point()),
         ("PointSelector", selector()),
     ]
@@ -648,7 +641,7 @@ fn seen_power() -> Value {
 }
 
 fn job() -> Value {
-    object(
+    let whole = object(
         "A long operation",
         &[
             ("id", uuid("Identity")),
@@ -663,6 +656,7 @@ fn job() -> Value {
             ("done_bytes", number("Bytes done")),
             ("total_bytes", number("Bytes in all; 0 when it makes no sense")),
             ("error", or_null(&text("Why it ended badly"))),
+            ("hint", reference("Hint")),
             (
                 "code",
                 or_null(&text("Name of the return code for that, as in Error")),
@@ -672,7 +666,8 @@ fn job() -> Value {
             ("ended", or_null(&instant("Ended"))),
             ("by", or_null(&reference("By"))),
         ],
-    )
+    );
+    optional("hint", whole)
 }
 
 fn by() -> Value {
@@ -750,10 +745,7 @@ fn server_view() -> Value {
                 flag("Whether the directories of new replicas are made encrypted"),
             ),
             ("directories", list("DirectoryView")),
-            (
-                "notes",
-                json!({ "type": "array", "items": text("What of this host needs attention, and what to do about it") }),
-            ),
+            ("notes", list("Finding")),
         ],
     )
 }
@@ -856,14 +848,18 @@ fn host() -> Vec<Named> {
         ("Request", requests::request()),
         (
             "Event",
-            object(
-                "Something that happened",
-                &[
-                    ("at", instant("When")),
-                    ("vm", or_null(&uuid("About which VM"))),
-                    ("message", text("What")),
-                    ("by", or_null(&reference("By"))),
-                ],
+            optional(
+                "hint",
+                object(
+                    "Something that happened",
+                    &[
+                        ("at", instant("When")),
+                        ("vm", or_null(&uuid("About which VM"))),
+                        ("message", text("What")),
+                        ("hint", reference("Hint")),
+                        ("by", or_null(&reference("By"))),
+                    ],
+                ),
             ),
         ),
         ("AuthorizationEntry", authorization_entry()),
@@ -880,10 +876,7 @@ fn host() -> Vec<Named> {
                         ("code", number("The API's return code, for example 32775")),
                         ("name", text("Its name, for example InvalidState")),
                         ("message", text("What and why, naming state and thing")),
-                        (
-                            "hint",
-                            text("What to do instead; empty when there is nothing to do"),
-                        ),
+                        ("hint", or_null(&reference("Hint"))),
                         (
                             "request",
                             uuid("The request that was recorded instead, which waits for a second person"),

@@ -78,9 +78,7 @@ fn supplementary_groups(pid: i32) -> Vec<u32> {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another daemon serves on it.
-    #[error(
-        "another lifeboat serve is running: it answers on {0}. Stop it first, or give this one another socket"
-    )]
+    #[error("another daemon is running: it answers on {0}. Stop it first, or give this one another socket")]
     InUse(Utf8PathBuf),
     /// Something that is not a socket is there.
     #[error("{0} exists and is not a socket. Move it away, or configure another path")]
@@ -227,7 +225,7 @@ async fn turn_away(mut stream: UnixStream) {
     let refusal = Refusal::new(
         ReturnCode::AccessDenied,
         "only root, the daemon's own user and members of its admin group may manage this host",
-        "run the command as root, or have admin_gid set in the daemon's configuration",
+        lifeboat_model::hint::Again::AsAdministrator,
     );
     let body = serde_json::to_string(&ErrorBody::from(refusal)).unwrap_or_default();
     let answer = format!(

@@ -3,8 +3,7 @@
 use async_trait::async_trait;
 use lifeboat_engine::ports::catalog::{Catalog, CatalogError, CatalogImage, Recorded};
 use lifeboat_engine::ports::{Clock, Entropy};
-use lifeboat_engine::records::{Event, Job, Relationship, ServerSettings};
-use lifeboat_engine::requests::Request;
+use lifeboat_engine::records::{Event, Job, Relationship, Request, ServerSettings};
 use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_model::{AuthorizationEntry, JobId, Reading, RequestId, Timestamp, VmId};
 use uuid::Uuid;

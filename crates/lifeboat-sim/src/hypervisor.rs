@@ -7,15 +7,15 @@ use bytes::Bytes;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
-    Console, DiskImage, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, Launch,
-    LiveMerge, Power, PowerState, Stall, StallCause,
+    Console, DiskImage, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen,
+    KnownMachine, Launch, LiveMerge, Power, PowerState, Role, Stall, StallCause, StateKind,
 };
 use lifeboat_model::{DiskId, VmId, VmSpec};
 
 use crate::capture::Source;
 use crate::disk::BLOCK;
 use crate::port::Port;
-use crate::state::{Process, Ran, State, adopted, process};
+use crate::state::{Order, Process, Ran, State, adopted, process};
 
 /// The key of an image in the host's table of files.
 pub(crate) fn key(image: &DiskImage) -> String {
@@ -63,6 +63,22 @@ fn forbidden(s: &mut State, h: usize, vm: VmId, keys: &[String]) {
     let shared = |p: &Process| p.power != PowerState::Off && p.images.iter().any(|k| keys.contains(k));
     if others.any(|(id, p)| *id != vm && shared(p)) {
         s.violation("two VMs were started on one image");
+    }
+}
+
+/// Notes a start of which the hypervisor was not told: of a VM that is held, or on other disks of a branch than were named.
+fn untold(s: &mut State, h: usize, launch: &Launch, keys: &[String]) {
+    let vm = launch.spec.uuid;
+    if s.hosts[h].held.contains(&vm) {
+        s.violation("a VM that is held was started");
+    }
+    let branch = launch
+        .disks
+        .iter()
+        .any(|d| matches!(d.image, DiskImage::Chain { .. }));
+    let told = s.hosts[h].machines.get(&vm).is_some_and(|(_, on)| on == keys);
+    if branch && !told {
+        s.violation("a VM was started on a branch that its hypervisor was not told of");
     }
 }
 
@@ -168,9 +184,72 @@ impl Port {
 
 #[async_trait]
 impl Hypervisor for Port {
+    /// No fault meets it: what is described is known before the daemon does anything.
+    async fn machines(&self) -> Vec<KnownMachine> {
+        let state = self.shared.state();
+        let local = state.hosts[self.host].local.iter();
+        let known = local.map(|spec| KnownMachine {
+            spec: spec.clone(),
+            described: None,
+        });
+        known.collect()
+    }
+
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError> {
         self.run("hv.preflight", |s, h| check(s, h, launch).map(|_| ()))
             .await
+    }
+
+    async fn define(&self, launch: &Launch, role: Role) -> Result<(), HypervisorError> {
+        self.run("hv.define", |s, h| {
+            if let Some(why) = &s.hosts[h].takes_no_machines {
+                return Err(HypervisorError::Preflight(why.clone()));
+            }
+            let vm = launch.spec.uuid;
+            let keys: Vec<_> = launch.disks.iter().map(|d| key(&d.image)).collect();
+            if keys.is_empty() != (role == Role::Replica) {
+                s.violation(format!("a machine was defined as {role:?} on {keys:?}"));
+            }
+            s.hosts[h].held.remove(&vm);
+            s.hosts[h].machines.insert(vm, (role, keys));
+            s.hosts[h].orders.push((vm, Order::Define(role)));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn undefine(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.run("hv.undefine", |s, h| {
+            if process(s, h, vm).power != PowerState::Off {
+                s.violation("the machine of a VM that runs was taken back");
+            }
+            s.hosts[h].machines.remove(&vm);
+            s.hosts[h].orders.push((vm, Order::Undefine));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn hold(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.run("hv.hold", |s, h| {
+            if process(s, h, vm).power != PowerState::Off {
+                s.violation("a VM that runs was held");
+            }
+            s.hosts[h].held.insert(vm);
+            s.hosts[h].orders.push((vm, Order::Hold));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn free(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.run("hv.free", |s, h| {
+            s.hosts[h].held.remove(&vm);
+            s.hosts[h].machines.remove(&vm);
+            s.hosts[h].orders.push((vm, Order::Free));
+            Ok(())
+        })
+        .await
     }
 
     async fn start(&self, launch: &Launch) -> Result<(), HypervisorError> {
@@ -185,6 +264,7 @@ impl Hypervisor for Port {
                 return Err(HypervisorError::DidNotStart("image is locked".into()));
             }
             forbidden(s, h, launch.spec.uuid, &keys);
+            untold(s, h, launch, &keys);
             self.twin(s, launch.spec.uuid);
             let p = process(s, h, launch.spec.uuid);
             (p.power, p.images, p.run) = (PowerState::Running, keys, p.run + 1);
@@ -220,6 +300,10 @@ impl Hypervisor for Port {
             Ok(())
         })
         .await
+    }
+
+    async fn hand_over(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError> {
+        self.shut_down(vm, timeout).await
     }
 
     async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError> {
@@ -283,6 +367,10 @@ impl Hypervisor for Port {
         }
     }
 
+    fn max_images(&self) -> Option<usize> {
+        self.shared.state().hosts[self.host].max_images
+    }
+
     async fn missing(&self, _spec: &VmSpec) -> Vec<String> {
         let missing = self.run("hv.missing", |s, h| {
             Ok::<_, HypervisorError>(s.hosts[h].missing.clone())
@@ -293,9 +381,10 @@ impl Hypervisor for Port {
     /// Nothing here holds an image longer than the source that opened it.
     async fn release(&self) {}
 
-    async fn firmware_vars(&self, spec: &VmSpec) -> Result<Option<Bytes>, HypervisorError> {
-        self.run("hv.firmware_vars", |s, h| {
-            Ok(s.hosts[h].vars.get(&spec.uuid).cloned())
+    async fn machine_state(&self, spec: &VmSpec) -> Result<Vec<(StateKind, Bytes)>, HypervisorError> {
+        self.run("hv.machine_state", |s, h| {
+            let vars = s.hosts[h].vars.get(&spec.uuid).cloned();
+            Ok(vars.into_iter().map(|vars| (StateKind::Nvram, vars)).collect())
         })
         .await
     }

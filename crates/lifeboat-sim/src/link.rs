@@ -40,6 +40,7 @@ fn refused(peer: &str, refusal: PeerRefusal) -> LinkError {
         LinkError::Untrusted {
             peer: peer.into(),
             detail: refusal.to_string(),
+            hint: refusal.hint(),
         }
     } else {
         LinkError::Refused(refusal)
@@ -92,9 +93,10 @@ impl Port {
         let Some(judge) = judge else { return Ok(()) };
         judge
             .judge(peer, vm, &self.identity_of(target))
-            .map_err(|OtherKey(detail)| LinkError::Untrusted {
+            .map_err(|OtherKey(note)| LinkError::Untrusted {
                 peer: peer.into(),
-                detail,
+                detail: note.text,
+                hint: note.hint,
             })
     }
 

@@ -7,7 +7,7 @@ use lifeboat_deltalog::{Decoder, FrameBody, Header, Item, LogDisk, LogKind};
 use lifeboat_engine::ports::hypervisor::{DiskImage, ImageLayer, PowerState};
 use lifeboat_engine::ports::store::{
     Adoption, BulkProgress, DiskFile, Divergence, Origin, Point, Ranges, Received, ReplicaInfo, StoreError,
-    StoredLog, Target,
+    StoreLocation, StoredLog, Target,
 };
 use lifeboat_model::{BranchId, Changed, DiskFormat, DiskId, Position, Timestamp, VmId};
 
@@ -200,7 +200,7 @@ impl Replica {
     pub(crate) fn info(&self) -> ReplicaInfo {
         let progress = self.disks.iter().zip(&self.bulk);
         ReplicaInfo {
-            dir: self.dir.clone().into(),
+            place: StoreLocation::new(&self.dir),
             disks: self.disks.clone(),
             bulk: progress
                 .map(|(d, done)| BulkProgress {
@@ -310,6 +310,11 @@ impl Replica {
             n += 1;
             keep.contains(&(n - 1))
         });
+    }
+
+    /// Where the head is built from: the newest point, or the first copy.
+    pub(crate) fn floor(&self) -> Position {
+        self.points.last().map_or(self.start, |(p, _)| p.position)
     }
 
     /// Logs after the newest point, which the head is built from.

@@ -1,28 +1,26 @@
 //! What the world consists of: hosts with their images, processes, replicas and catalogs, and the truth about every
 //! instant. Everything here survives a crash of a daemon unless it says otherwise.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use bytes::Bytes;
-use lifeboat_deltalog::LogDisk;
-use lifeboat_engine::Engine;
-use lifeboat_engine::ports::catalog::CatalogImage;
-use lifeboat_engine::ports::environment::Certificate;
-use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Stall};
-use lifeboat_engine::ports::link::KeyJudge;
-use lifeboat_engine::ports::storage::StorageFault;
-use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, Quota, StoredLog, Target};
-use lifeboat_engine::records::Event;
-use lifeboat_model::{BranchId, Changed, PointId, Position, Timestamp, VmId, VmSpec};
-use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
-
 use crate::disk::{Content, Image};
 use crate::gate::Gate;
 use crate::lies::Lies;
 use crate::medium::Medium;
 use crate::rng::Rng;
+use bytes::Bytes;
+use lifeboat_deltalog::LogDisk;
+use lifeboat_engine::Engine;
+use lifeboat_engine::ports::catalog::CatalogImage;
+use lifeboat_engine::ports::environment::Certificate;
+use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Role, Stall};
+use lifeboat_engine::ports::link::KeyJudge;
+use lifeboat_engine::ports::storage::StorageFault;
+use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, Quota, StoredLog, Target};
+use lifeboat_engine::records::Event;
+use lifeboat_model::{BranchId, Changed, PointId, Position, Timestamp, VmId, VmSpec};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 
 /// What all disks of a VM held at an instant, in the order of the capture.
 #[derive(Clone, Debug)]
@@ -183,8 +181,24 @@ pub struct HostState {
     pub mute: bool,
     /// VMs whose processes this host cannot ask, and why: they go on with whatever they do.
     pub blind: BTreeMap<VmId, String>,
-    /// Replicas that its store keeps, by VM.
+    /// VMs whose disks another program uses for a while, so that they cannot be captured, and which program that is.
+    pub occupied: BTreeMap<VmId, String>,
+    /// Machines of elsewhere that its hypervisor was told of: what each is, and on which images.
+    pub machines: BTreeMap<VmId, (Role, Vec<String>)>,
+    /// Its own VMs that cannot be started.
+    pub held: BTreeSet<VmId>,
+    /// What the hypervisor was told of machines, oldest first.
+    pub orders: Vec<(VmId, Order)>,
+    /// Why its hypervisor takes no machine of elsewhere; `None`: it does.
+    pub takes_no_machines: Option<String>,
+    /// Most images that its hypervisor opens in a chain.
+    pub max_images: Option<usize>,
+    /// Replicas that its stores keep, by VM.
     pub replicas: BTreeMap<VmId, Replica>,
+    /// Locations that have a store to themselves; all others have one together.
+    pub stores: BTreeSet<String>,
+    /// Which store was called for which VM: by the location that it has to itself.
+    pub store_calls: BTreeSet<(Option<String>, VmId)>,
     /// What its catalog holds durably.
     pub catalog: CatalogImage,
     /// Events, oldest first.
@@ -235,6 +249,19 @@ pub struct HostState {
     pub boot: u128,
     /// The time of the world at that start, in milliseconds since 1970.
     pub booted_at: u64,
+}
+
+/// What a hypervisor was told of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Of elsewhere.
+    Define(Role),
+    /// Of elsewhere, no longer there.
+    Undefine,
+    /// Not to be started.
+    Hold,
+    /// To be started as it was.
+    Free,
 }
 
 /// The world's state.

@@ -1,164 +1,26 @@
-//! The replica store, in memory: real logs are decoded and applied to maps of writes. It checks the engine's side of
-//! the contract: one changing call at a time for a VM, no branch thrown away under a running VM, one number for one log.
+//! The image store, in memory: real logs are decoded and applied to maps of writes. Its logs are in `logs`. It checks the engine's
+//! side of the contract: no branch thrown away under a running VM, one number for one log.
 
-use std::sync::Arc;
-
+use crate::disk::Image;
+use crate::read::PointView;
+use crate::read::{self};
+use crate::replica::{self};
+use crate::replica::{Result, apply, decode, file};
+use crate::state::{Replica, State, process};
+use crate::stores::{SimStore, here, logs_whole, room};
 use async_trait::async_trait;
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
-use futures_util::StreamExt;
 use lifeboat_deltalog::{Consistency, LogDisk, LogKind};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge, PowerState};
 use lifeboat_engine::ports::scrub::{RepairSource, Repaired, ScrubState, ScrubStep, ScrubWork};
 use lifeboat_engine::ports::store::{
-    Adoption, BulkProgress, CompareRange, Divergence, Point, Quota, Received, ReplicaInfo, ReplicaStore,
-    StorageDelay, StoreError, StoredLog, Target,
+    Adoption, BulkProgress, CompareRange, Divergence, ImageStore, Point, Quota, ReplicaInfo, StorageDelay,
+    StoreError, StoreLocation, StoredLog, Target,
 };
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
-
-use crate::disk::Image;
-use crate::gate::{Fault, Injected};
-use crate::port::Port;
-use crate::read::{self, PointView};
-use crate::replica::{self, Result, apply, decode, file};
-use crate::state::{Replica, Shared, State, process};
-
-/// A changing call under way; ended when dropped.
-struct Busy {
-    shared: Arc<Shared>,
-    host: usize,
-    vm: VmId,
-    name: &'static str,
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        let mut s = self.shared.state();
-        let list = s.hosts[self.host].busy.entry(self.vm).or_default();
-        if let Some(at) = list.iter().position(|n| *n == self.name) {
-            list.remove(at);
-        }
-    }
-}
-
-fn here(s: &mut State, h: usize, vm: VmId) -> Result<&mut Replica> {
-    match s.hosts[h].replicas.get_mut(&vm) {
-        Some(r) if r.open => Ok(r),
-        _ => Err(StoreError::NoReplica(vm)),
-    }
-}
-
-fn room(s: &State, h: usize) -> Result<()> {
-    if s.hosts[h].store_full {
-        Err(StoreError::NoSpace("/replicas".into()))
-    } else {
-        Ok(())
-    }
-}
-
-/// Whether the owner of a replica may store so many bytes of logs more.
-fn share(s: &State, h: usize, vm: VmId, more: usize) -> Result<()> {
-    let host = &s.hosts[h];
-    let quota = host.quotas.get(&vm);
-    let Some((owner, most)) = quota.and_then(|q| Some((&q.owner, q.bytes?))) else {
-        return Ok(());
-    };
-    let of_owner = |vm: &VmId| host.quotas.get(vm).is_some_and(|q| q.owner == *owner);
-    let logs = host.replicas.iter().filter(|(vm, _)| of_owner(vm));
-    let taken: u64 = logs.flat_map(|(_, r)| &r.logs).map(|l| l.log.size).sum();
-    if taken + more as u64 > most {
-        Err(StoreError::OverQuota {
-            owner: owner.clone(),
-            most: format!("{most} bytes on disk for all replicas"),
-        })
-    } else {
-        Ok(())
-    }
-}
-
-fn logs_whole(s: &State, h: usize) -> Result<()> {
-    if s.hosts[h].log_damaged {
-        Err(StoreError::Damaged {
-            path: "/replicas/logs/4.lbd".into(),
-            detail: "the frame's checksum is wrong".into(),
-        })
-    } else {
-        Ok(())
-    }
-}
-
-fn incoming(name: &str) -> bool {
-    name.starts_with("store.receive") || name.starts_with("store.bulk")
-}
-
-impl Port {
-    fn busy(&self, vm: VmId, name: &'static str) -> Busy {
-        let mut s = self.shared.state();
-        let list = s.hosts[self.host].busy.entry(vm).or_default();
-        list.push(name);
-        let beside = [
-            "store.apply",
-            "store.seal",
-            "store.expire_oldest",
-            "store.expire_logs",
-            "store.branch",
-            "store.drop_branch",
-        ];
-        let clash = list[..list.len() - 1].iter().find(|other| {
-            let fits = match (incoming(other), incoming(name)) {
-                (true, true) => true,
-                (true, false) => beside.contains(&name),
-                (false, true) => beside.contains(other),
-                (false, false) => false,
-            };
-            !fits
-        });
-        if let Some(other) = clash.copied() {
-            s.violation(format!("{name} beside {other}"));
-        }
-        Busy {
-            shared: self.shared.clone(),
-            host: self.host,
-            vm,
-            name,
-        }
-    }
-
-    /// A changing call.
-    async fn change<R: Send>(
-        &self,
-        vm: VmId,
-        name: &'static str,
-        effect: impl FnOnce(&mut State, usize) -> Result<R> + Send,
-    ) -> Result<R> {
-        let _busy = self.busy(vm, name);
-        self.run(name, effect).await
-    }
-
-    /// Takes a body in, keeping what arrived for `part`.
-    async fn body(&self, vm: VmId, part: Option<Position>, mut body: ByteStream) -> Result<Vec<u8>> {
-        let mut all = Vec::new();
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|source| StoreError::Io {
-                what: "the connection broke".into(),
-                source,
-            })?;
-            tokio::task::yield_now().await;
-            let mut s = self.shared.state();
-            room(&s, self.host)?;
-            match part {
-                Some(position) => {
-                    let parts = &mut here(&mut s, self.host, vm)?.parts;
-                    parts.entry(position).or_default().extend_from_slice(&chunk);
-                }
-                None => all.extend_from_slice(&chunk),
-            }
-        }
-        Ok(all)
-    }
-}
 
 fn promoted(s: &mut State, h: usize, vm: VmId, branch: BranchId) -> Result<&mut (BranchId, bool, bool)> {
     match &mut here(s, h, vm)?.promoted {
@@ -186,8 +48,18 @@ fn running(s: &mut State, h: usize, vm: VmId) -> bool {
 }
 
 #[async_trait]
-impl ReplicaStore for Port {
-    async fn create(&self, location: &Utf8Path, vm: VmId, disks: &[LogDisk], start: Position) -> Result<()> {
+impl ImageStore for SimStore {
+    fn place(&self, location: &StoreLocation, vm: VmId) -> StoreLocation {
+        StoreLocation::new(format!("{location}/{vm}"))
+    }
+
+    async fn create(
+        &self,
+        location: &StoreLocation,
+        vm: VmId,
+        disks: &[LogDisk],
+        start: Position,
+    ) -> Result<()> {
         self.change(vm, "store.create", |s, h| {
             room(s, h)?;
             let other = |r: &Replica| r.start != start || r.disks != disks;
@@ -210,7 +82,7 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn open(&self, _dir: &Utf8Path, vm: VmId) -> Result<ReplicaInfo> {
+    async fn open(&self, _place: &StoreLocation, vm: VmId) -> Result<ReplicaInfo> {
         self.change(vm, "store.open", |s, h| {
             let r = s.hosts[h]
                 .replicas
@@ -223,13 +95,14 @@ impl ReplicaStore for Port {
     }
 
     async fn info(&self, vm: VmId) -> Result<ReplicaInfo> {
-        self.run("store.info", |s, h| Ok(here(s, h, vm)?.info())).await
+        self.run(vm, "store.info", |s, h| Ok(here(s, h, vm)?.info()))
+            .await
     }
 
     async fn bulk(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
         let _busy = self.busy(vm, "store.bulk");
         let bytes = self.body(vm, None, body).await?;
-        self.run("store.bulk", |s, h| {
+        self.run(vm, "store.bulk", |s, h| {
             room(s, h)?;
             let (header, changes, data) = decode(&bytes)?;
             s.bulk_blocks += data;
@@ -257,7 +130,7 @@ impl ReplicaStore for Port {
     async fn import(&self, vm: VmId, body: ByteStream) -> Result<BulkProgress> {
         let _busy = self.busy(vm, "store.import");
         let bytes = self.body(vm, None, body).await?;
-        self.run("store.import", |s, h| {
+        self.run(vm, "store.import", |s, h| {
             room(s, h)?;
             let (header, changes, _) = decode(&bytes)?;
             let r = here(s, h, vm)?;
@@ -296,54 +169,6 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64> {
-        self.run("store.receive_offset", |s, h| {
-            let r = here(s, h, vm)?;
-            Ok(r.parts.get(&position).map_or(0, |p| p.len() as u64))
-        })
-        .await
-    }
-
-    async fn receive(&self, vm: VmId, position: Position, offset: u64, body: ByteStream) -> Result<Received> {
-        let _busy = self.busy(vm, "store.receive");
-        let there = {
-            let mut s = self.shared.state();
-            let r = here(&mut s, self.host, vm)?;
-            let log = r.logs.iter().find(|l| l.log.position == position);
-            let there = log.map(|l| Received {
-                durable: r.durable,
-                instant: l.log.instant,
-                bytes: l.log.size,
-                partial: l.log.partial,
-            });
-            if there.is_none() {
-                let part = r.parts.entry(position).or_default();
-                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                if offset > part.len() {
-                    return Err(StoreError::BadLog("a gap in the transfer".into()));
-                }
-                part.truncate(offset);
-            }
-            there
-        };
-        if let Some(received) = there {
-            return self.run("store.receive", |_, _| Ok(received)).await;
-        }
-        // An interruption by the daemon's end may come before the body as well.
-        if let Some(Fault::Fail) = self.enter("store.receive body").await {
-            return Err(StoreError::injected("store.receive body"));
-        }
-        self.body(vm, Some(position), body).await?;
-        self.run("store.receive", |s, h| {
-            room(s, h)?;
-            let parts = &mut here(s, h, vm)?.parts;
-            let bytes = parts.remove(&position).unwrap_or_default();
-            share(s, h, vm, bytes.len())?;
-            replica::arrived(s, h, vm, position, bytes)
-        })
-        .await
-    }
-
     async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>> {
         self.change(vm, "store.apply", |s, h| {
             room(s, h)?;
@@ -360,7 +185,7 @@ impl ReplicaStore for Port {
     }
 
     async fn apply_through(&self, vm: VmId, last: Position) -> Result<Option<StoredLog>> {
-        let slow = self.shared.state().hosts[self.host].slow_apply_ms;
+        let slow = self.port.shared.state().hosts[self.port.host].slow_apply_ms;
         if slow > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(slow)).await;
         }
@@ -383,15 +208,17 @@ impl ReplicaStore for Port {
     }
 
     fn storage_delay(&self, vm: VmId) -> Option<StorageDelay> {
-        let s = self.shared.state();
-        let host = &s.hosts[self.host];
+        let mut s = self.port.shared.state();
+        self.reached(&mut s, vm, "store.storage_delay");
+        let host = &s.hosts[self.port.host];
         let path = host.replicas.get(&vm)?.dir.clone().into();
         host.stuck_since.map(|since| StorageDelay { path, since })
     }
 
     fn last_info(&self, vm: VmId) -> Option<ReplicaInfo> {
-        let s = self.shared.state();
-        let replica = s.hosts[self.host].replicas.get(&vm)?;
+        let mut s = self.port.shared.state();
+        self.reached(&mut s, vm, "store.last_info");
+        let replica = s.hosts[self.port.host].replicas.get(&vm)?;
         replica.open.then(|| replica.info())
     }
 
@@ -422,6 +249,11 @@ impl ReplicaStore for Port {
             Ok(point)
         })
         .await
+    }
+
+    async fn needed_logs(&self, vm: VmId) -> Result<Vec<Position>> {
+        self.run(vm, "store.needed_logs", |s, h| Ok(vec![here(s, h, vm)?.floor()]))
+            .await
     }
 
     async fn expire_oldest(&self, vm: VmId) -> Result<()> {
@@ -455,19 +287,13 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn expire_logs(&self, vm: VmId, upto: Position) -> Result<()> {
-        self.change(vm, "store.expire_logs", |s, h| {
-            let r = here(s, h, vm)?;
-            let last = r.logs.iter().position(|l| l.log.position == upto);
-            let gone = last.map_or(0, |n| n + 1);
-            let gone: Vec<Position> = r.logs.iter().take(gone).map(|l| l.log.position).collect();
-            r.forget_logs(|l| !gone.contains(&l.log.position));
-            Ok(())
-        })
-        .await
-    }
-
-    async fn branch(&self, vm: VmId, branch: BranchId, target: Target) -> Result<Vec<(DiskId, DiskImage)>> {
+    async fn branch(
+        &self,
+        vm: VmId,
+        branch: BranchId,
+        target: Target,
+        max_images: Option<usize>,
+    ) -> Result<Vec<(DiskId, DiskImage)>> {
         self.change(vm, "store.branch", |s, h| {
             room(s, h)?;
             let r = here(s, h, vm)?;
@@ -486,6 +312,21 @@ impl ReplicaStore for Port {
             }
             let found = r.target(target);
             let (position, contents) = found.ok_or_else(|| StoreError::NoPoint(format!("{target:?}")))?;
+            let below = match target {
+                Target::Point { id } => r
+                    .points
+                    .iter()
+                    .position(|(p, _)| p.id == id)
+                    .map_or(0, |at| at + 1),
+                Target::Cycle { .. } => r.points.len() + 1,
+                Target::Abandoned => 0,
+            };
+            // With the base and the branch's own.
+            let images = below + 2;
+            if let Some(most) = max_images.filter(|most| images > *most) {
+                let why = format!("a chain of {images} images, and the hypervisor opens at most {most}");
+                return Err(StoreError::Conflict(why));
+            }
             r.branches.insert(branch, (target, position));
             let images = r.images(branch);
             let disks = r.disks.clone();
@@ -499,12 +340,12 @@ impl ReplicaStore for Port {
     }
 
     async fn verify_target(&self, vm: VmId, target: Target) -> Result<()> {
-        self.run("store.verify_target", |s, h| here(s, h, vm)?.verify(target))
+        self.run(vm, "store.verify_target", |s, h| here(s, h, vm)?.verify(target))
             .await
     }
 
     async fn verify_branch(&self, vm: VmId, branch: BranchId) -> Result<()> {
-        self.run("store.verify_branch", |s, h| {
+        self.run(vm, "store.verify_branch", |s, h| {
             let r = here(s, h, vm)?;
             match r.branches.get(&branch) {
                 Some((target, _)) => r.verify(*target),
@@ -516,7 +357,7 @@ impl ReplicaStore for Port {
     }
 
     async fn branch_images(&self, vm: VmId, branch: BranchId) -> Result<Vec<(DiskId, DiskImage)>> {
-        self.run("store.branch_images", |s, h| {
+        self.run(vm, "store.branch_images", |s, h| {
             let r = here(s, h, vm)?;
             if r.branches.contains_key(&branch) {
                 Ok(r.images(branch))
@@ -559,7 +400,7 @@ impl ReplicaStore for Port {
     }
 
     async fn promoted_layers(&self, vm: VmId, branch: BranchId) -> Result<Vec<LiveMerge>> {
-        self.run("store.promoted_layers", |s, h| {
+        self.run(vm, "store.promoted_layers", |s, h| {
             if promoted(s, h, vm, branch)?.2 {
                 return Ok(Vec::new());
             }
@@ -597,7 +438,7 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn adopt(&self, location: &Utf8Path, vm: VmId, adoption: &Adoption) -> Result<()> {
+    async fn adopt(&self, location: &StoreLocation, vm: VmId, adoption: &Adoption) -> Result<()> {
         self.change(vm, "store.adopt", |s, h| {
             room(s, h)?;
             replica::adopt(s, h, format!("{location}/{vm}"), vm, adoption)
@@ -606,7 +447,7 @@ impl ReplicaStore for Port {
     }
 
     async fn divergence(&self, vm: VmId) -> Result<Divergence> {
-        self.run("store.divergence", |s, h| {
+        self.run(vm, "store.divergence", |s, h| {
             let known = here(s, h, vm)?.divergence.clone();
             known.ok_or_else(|| StoreError::Conflict("this copy never was equal to another one".into()))
         })
@@ -626,7 +467,7 @@ impl ReplicaStore for Port {
     }
 
     async fn compare(&self, vm: VmId, ranges: &[CompareRange]) -> Result<Vec<Vec<u32>>> {
-        self.run("store.compare", |s, h| {
+        self.run(vm, "store.compare", |s, h| {
             let head = &here(s, h, vm)?.head;
             ranges.iter().map(|r| read::compare(head, r)).collect()
         })
@@ -635,7 +476,7 @@ impl ReplicaStore for Port {
 
     async fn read_point(&self, vm: VmId, point: PointId) -> Result<Box<dyn BlockView>> {
         let disks = self
-            .run("store.read_point", |s, h| {
+            .run(vm, "store.read_point", |s, h| {
                 let r = here(s, h, vm)?;
                 let found = r.points.iter().find(|(p, _)| p.id == point);
                 let disks = found.map(|(_, c)| c.clone());
@@ -645,32 +486,11 @@ impl ReplicaStore for Port {
             })
             .await?;
         Ok(Box::new(PointView {
-            port: self.clone(),
+            port: self.port.clone(),
             vm,
             point,
             disks,
         }))
-    }
-
-    async fn read_log(&self, vm: VmId, position: Position, offset: u64) -> Result<ByteStream> {
-        let bytes: Bytes = self
-            .run("store.read_log", |s, h| {
-                let logs = &here(s, h, vm)?.logs;
-                let found = logs.iter().find(|l| l.log.position == position);
-                let found = found.map(|l| l.bytes.clone());
-                found.ok_or_else(|| StoreError::NoPoint(position.to_string()))
-            })
-            .await?;
-        Ok(read::log(&bytes, offset))
-    }
-
-    async fn keep_logs(&self, vm: VmId, since: Option<Position>) {
-        let _: Result<()> = self
-            .run("store.keep_logs", |s, h| {
-                here(s, h, vm)?.keep_since = since;
-                Ok(())
-            })
-            .await;
     }
 
     async fn finish_bulk(
@@ -716,12 +536,12 @@ impl ReplicaStore for Port {
     }
 
     async fn firmware(&self, vm: VmId) -> Result<Option<Bytes>> {
-        self.run("store.firmware", |s, h| Ok(here(s, h, vm)?.vars.clone()))
+        self.run(vm, "store.firmware", |s, h| Ok(here(s, h, vm)?.vars.clone()))
             .await
     }
 
     async fn branch_firmware(&self, vm: VmId, branch: BranchId) -> Result<Utf8PathBuf> {
-        self.run("store.branch_firmware", |s, h| {
+        self.run(vm, "store.branch_firmware", |s, h| {
             let r = here(s, h, vm)?;
             if !r.branches.contains_key(&branch) {
                 return Err(StoreError::NoBranch(branch));
@@ -734,31 +554,35 @@ impl ReplicaStore for Port {
         .await
     }
 
-    async fn found(&self, location: &Utf8Path) -> Result<Vec<(VmId, Utf8PathBuf)>> {
-        let s = self.shared.state();
-        let below = |dir: &str| Utf8Path::new(dir).parent() == Some(location);
-        let all = s.hosts[self.host].replicas.iter().filter(|(_, r)| below(&r.dir));
-        Ok(all.map(|(vm, r)| (*vm, r.dir.clone().into())).collect())
+    async fn found(&self, location: &StoreLocation) -> Result<Vec<(VmId, StoreLocation)>> {
+        let s = self.port.shared.state();
+        let below = |dir: &str| Utf8Path::new(dir).parent() == Some(location.directory());
+        let all = s.hosts[self.port.host]
+            .replicas
+            .iter()
+            .filter(|(_, r)| below(&r.dir));
+        Ok(all.map(|(vm, r)| (*vm, StoreLocation::new(&r.dir))).collect())
     }
 
     async fn scrub(&self, vm: VmId, work: ScrubWork, now: Timestamp) -> Result<ScrubStep> {
-        self.run("store.scrub", |s, h| Ok(here(s, h, vm)?.scrub(work, now)))
+        self.run(vm, "store.scrub", |s, h| Ok(here(s, h, vm)?.scrub(work, now)))
             .await
     }
 
     async fn scrub_state(&self, vm: VmId) -> Result<ScrubState> {
-        self.run("store.scrub_state", |s, h| Ok(here(s, h, vm)?.scrubbed))
+        self.run(vm, "store.scrub_state", |s, h| Ok(here(s, h, vm)?.scrubbed))
             .await
     }
 
     async fn repair(&self, vm: VmId, source: RepairSource) -> Result<Repaired> {
-        self.run("store.repair", |s, h| Ok(here(s, h, vm)?.repair(&source)))
+        self.run(vm, "store.repair", |s, h| Ok(here(s, h, vm)?.repair(&source)))
             .await
     }
 
     fn bound(&self, vm: VmId, quota: Option<Quota>) {
-        let mut s = self.shared.state();
-        let quotas = &mut s.hosts[self.host].quotas;
+        let mut s = self.port.shared.state();
+        self.reached(&mut s, vm, "store.bound");
+        let quotas = &mut s.hosts[self.port.host].quotas;
         match quota {
             Some(quota) => drop(quotas.insert(vm, quota)),
             None => drop(quotas.remove(&vm)),
@@ -770,7 +594,7 @@ impl ReplicaStore for Port {
     async fn close(&self, vm: VmId) {
         let _busy = self.busy(vm, "store.close");
         let _: Result<()> = self
-            .run("store.close", |s, h| {
+            .run(vm, "store.close", |s, h| {
                 if let Ok(r) = here(s, h, vm) {
                     r.open = false;
                 }

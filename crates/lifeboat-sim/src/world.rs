@@ -9,6 +9,7 @@ use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef, VmView
 use lifeboat_engine::by::By;
 use lifeboat_engine::ports::Clock;
 use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::ports::hypervisors::OneHypervisor;
 use lifeboat_engine::query::{Query, Unexpected};
 use lifeboat_engine::records::{Job, Relationship};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
@@ -205,8 +206,8 @@ impl World {
                 host,
             });
             let ports = Ports {
-                hypervisor: port.clone(),
-                store: port.clone(),
+                hypervisors: Arc::new(OneHypervisor(port.clone())),
+                stores: port.clone(),
                 catalog: port.clone(),
                 link: port.clone(),
                 spool: port.clone(),
@@ -218,10 +219,9 @@ impl World {
             let name = self.shared.state().hosts[host].name.clone();
             let mut config = EngineConfig::new(name.clone(), format!("{name}:7000"), "0.0.0");
             config.four_eyes = self.shared.state().hosts[host].four_eyes;
-            let local = self.shared.state().hosts[host].local.clone();
             let started = tokio::select! {
                 biased;
-                started = Engine::start(ports, config, local) => started.ok(),
+                started = Engine::start(ports, config) => started.ok(),
                 () = self.shared.crash.notified() => None,
             };
             if let Some(engine) = started {
@@ -337,7 +337,7 @@ impl World {
             }
             self.run(5).await;
         }
-        Err(last.unwrap_or_else(|| Refusal::new(lifeboat_model::api::ReturnCode::Failed, "no answer", "")))
+        Err(last.unwrap_or_else(|| Refusal::bare(lifeboat_model::api::ReturnCode::Failed, "no answer")))
     }
 
     /// Asks a host a question. `None`: its daemon died before it answered.

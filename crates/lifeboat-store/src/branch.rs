@@ -45,7 +45,12 @@ pub(crate) struct Plan {
 }
 
 /// Makes a branch, or finishes making it.
-pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &Cancel) -> Result<Images> {
+pub(crate) fn branch(
+    replica: &Replica,
+    (id, target): (BranchId, Target),
+    max_images: Option<usize>,
+    cancel: &Cancel,
+) -> Result<Images> {
     let manifest = replica.manifest();
     match manifest.branch(id) {
         Some(b) if b.target != target => {
@@ -58,6 +63,7 @@ pub(crate) fn branch(replica: &Replica, id: BranchId, target: Target, cancel: &C
         None => manifest.not_promoted()?,
     }
     let plan = plan(replica, target)?;
+    short_enough(&plan, max_images)?;
     // Its files are new: what was seen of earlier files of these names no longer counts.
     replica
         .presence
@@ -179,7 +185,8 @@ pub(crate) fn plan(replica: &Replica, target: Target) -> Result<Plan> {
     }
 }
 
-fn record(id: BranchId, target: Target, plan: &Plan) -> Result<Branch> {
+/// Refuses a chain that this store does not make, or that no VM could be started on.
+fn short_enough(plan: &Plan, max_images: Option<usize>) -> Result<()> {
     // Base, points, replay, branch.
     let sets = plan.on.map_or(0, |on| on + 1);
     let images = 1 + sets + usize::from(!plan.logs.is_empty()) + 1;
@@ -188,6 +195,16 @@ fn record(id: BranchId, target: Target, plan: &Plan) -> Result<Branch> {
             "the chain of the branch would have {images} images, {MAX_CHAIN} is the limit; the oldest recovery points must expire first"
         )));
     }
+    match max_images.filter(|most| images > *most) {
+        None => Ok(()),
+        Some(most) => Err(StoreError::Conflict(format!(
+            "the chain of the branch would have {images} images, and this host's hypervisor opens at most {most}: bring up an \
+             older recovery point, or keep fewer"
+        ))),
+    }
+}
+
+fn record(id: BranchId, target: Target, plan: &Plan) -> Result<Branch> {
     let disks = match plan.logs.last() {
         Some(last) => in_order(&plan.disks, &last.disks),
         None => plan.disks.clone(),

@@ -110,11 +110,27 @@ fn forget_useless_logs(replica: &Replica) -> Result<()> {
     }
 }
 
-/// Removes logs up to the one to a position, as far as the head does not need them.
-pub(crate) fn expire_logs(replica: &Replica, upto: Position) -> Result<()> {
+/// Removes logs up to the one to a position, as far as neither the head nor the caller needs them.
+pub(crate) fn expire_logs(replica: &Replica, upto: Position, needed: &[Position]) -> Result<()> {
     let mut state = replica.state.blocking_lock();
-    let floor = state.manifest.floor();
-    trim_logs(replica, &mut state, floor, upto)
+    let dir = replica.dir.join(logs::DIR);
+    if !state.manifest.logs_alone {
+        // What was needed when the caller asked may be less than now.
+        let needed = [needed, &self::needed(replica, &state.manifest)].concat();
+        return state.logs.trim(&dir, &needed, upto);
+    }
+    // The manifest first: the next start finds the logs that are left from there.
+    if let Some(last) = state.logs.last_to_go(needed, upto) {
+        replica.commit(&mut state, |m| m.applied = last)?;
+        state.logs.trim(&dir, needed, upto)?;
+    }
+    Ok(())
+}
+
+/// Positions after which logs are needed: where the head is built from, and what layers are still to be compared with.
+pub(crate) fn needed(replica: &Replica, manifest: &Manifest) -> Vec<Position> {
+    let compared = proof::needs(replica, manifest);
+    compared.into_iter().chain([manifest.floor()]).collect()
 }
 
 /// None after `floor` goes, and none that a layer is still to be compared with.

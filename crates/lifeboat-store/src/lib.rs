@@ -1,5 +1,5 @@
 //! Replica disks of this host as chains of qcow2 layers in one directory per VM, and the spool of logs on their way.
-//! Implements the engine's `ReplicaStore` and `Spool`.
+//! Implements the engine's `ImageStore` and `LogStore`, one object behind both, and `Spool`.
 //!
 //! ```text
 //! <location>/<vm>/manifest.json                     what counts; replaced atomically
@@ -51,6 +51,7 @@ mod firmware;
 mod found;
 mod layer;
 mod locked;
+mod log_store;
 mod logs;
 mod look;
 mod manifest;

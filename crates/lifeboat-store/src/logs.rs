@@ -214,14 +214,25 @@ impl Logs {
         }
     }
 
-    /// Removes logs up to and including the one to `upto`, but none after any of these positions, which are needed. A
-    /// position from which no log leads on holds nothing back.
-    pub(crate) fn trim(&mut self, dir: &Utf8Path, needed: &[Position], upto: Position) -> Result<()> {
+    /// How many of the oldest logs go, up to and including the one to `upto`, but none after any of these positions.
+    fn to_go(&self, needed: &[Position], upto: Position) -> usize {
         let continues = |at: &Position| self.entries.iter().position(|e| e.log.parent == *at);
         let first = needed.iter().filter_map(continues).min();
         let free = first.unwrap_or(self.entries.len()).min(self.not_kept());
         let upto = self.entries.iter().position(|e| e.log.position == upto);
-        let count = upto.map_or(0, |at| at + 1).min(free);
+        upto.map_or(0, |at| at + 1).min(free)
+    }
+
+    /// Where the last of those leads to.
+    pub(crate) fn last_to_go(&self, needed: &[Position], upto: Position) -> Option<Position> {
+        let last = self.to_go(needed, upto).checked_sub(1)?;
+        self.entries.get(last).map(|e| e.log.position)
+    }
+
+    /// Removes logs up to and including the one to `upto`, but none after any of these positions, which are needed. A
+    /// position from which no log leads on holds nothing back.
+    pub(crate) fn trim(&mut self, dir: &Utf8Path, needed: &[Position], upto: Position) -> Result<()> {
+        let count = self.to_go(needed, upto);
         if count == 0 {
             return Ok(());
         }

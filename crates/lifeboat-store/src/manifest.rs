@@ -61,6 +61,9 @@ pub(crate) struct Manifest {
     pub(crate) next_layer: u64,
     /// The replica is being deleted.
     pub(crate) destroying: bool,
+    /// Logs alone, whose images are kept elsewhere: it has no disks, and `applied` is where the logs that are left begin.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) logs_alone: bool,
 }
 
 /// A base that is not ours.
@@ -211,6 +214,15 @@ impl Manifest {
             divergence: None,
             next_layer: 1,
             destroying: false,
+            logs_alone: false,
+        }
+    }
+
+    /// No logs yet of images that are kept elsewhere.
+    pub(crate) fn of_logs(vm: VmId, start: Position) -> Self {
+        Self {
+            logs_alone: true,
+            ..Self::new(vm, &[], start)
         }
     }
 

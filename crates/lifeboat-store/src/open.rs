@@ -33,15 +33,21 @@ pub(crate) fn create(
     start: Position,
     steps: &Steps,
 ) -> Result<()> {
+    make((dir, at_rest), Manifest::new(vm, disks, start), steps)
+}
+
+/// Makes what an empty manifest says, or finds the same there.
+fn make((dir, at_rest): (&Utf8Path, &AtRest), new: Manifest, steps: &Steps) -> Result<()> {
     if let Some(there) = twin::load(dir)?.map(|f| f.manifest).filter(|m| !m.destroying) {
-        if there.vm == vm && there.created == disks && there.start == start {
+        let same = there.created == new.created && there.logs_alone == new.logs_alone;
+        if there.vm == new.vm && same && there.start == new.start {
             // An earlier call may have failed at exactly this step.
             return files::sync_dir(dir.parent().unwrap_or(dir));
         }
-        if there.vm == vm && is_leftover(dir, &there)? {
+        if there.vm == new.vm && is_leftover(dir, &there)? {
             // The directory is left over from an offer that was never answered.
             remove(dir, steps)?;
-            return create((dir, at_rest), vm, disks, start, steps);
+            return make((dir, at_rest), new, steps);
         }
         return Err(StoreError::Conflict(format!(
             "the storage location holds a replica of VM {} with other disks or of another generation; remove it first",
@@ -51,7 +57,7 @@ pub(crate) fn create(
     make_home(dir, at_rest)?;
     make_dirs(dir)?;
     steps.pass("after the directories are made")?;
-    for disk in disks {
+    for disk in &new.created {
         let path = dir.join(manifest::own_base(&disk.id));
         let parent = path.parent().unwrap_or(dir);
         fs::create_dir_all(parent).map_err(io_error("make", parent))?;
@@ -59,8 +65,25 @@ pub(crate) fn create(
         steps.pass("after a base is made")?;
     }
     files::sync_dir(&dir.join("disks"))?;
-    Manifest::new(vm, disks, start).save(dir)?;
+    new.save(dir)?;
     files::sync_dir(dir.parent().unwrap_or(dir))
+}
+
+/// Makes a place for logs alone in `dir`, which continue `start`. Logs that continue another start go.
+pub(crate) fn begin_logs(
+    (dir, at_rest): (&Utf8Path, &AtRest),
+    vm: VmId,
+    start: Position,
+    steps: &Steps,
+) -> Result<()> {
+    if let Some(there) = twin::load(dir)?.map(|f| f.manifest)
+        && there.logs_alone
+        && there.vm == vm
+        && (there.start != start || there.destroying)
+    {
+        remove(dir, steps)?;
+    }
+    make((dir, at_rest), Manifest::of_logs(vm, start), steps)
 }
 
 /// Whether nothing has ever arrived in a replica.

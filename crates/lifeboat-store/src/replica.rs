@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
-use lifeboat_engine::ports::store::{ReplicaInfo, StoreError};
+use lifeboat_engine::ports::store::{ReplicaInfo, StoreError, StoredLogs};
 use lifeboat_model::{PointId, Position, VmId};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -303,12 +303,21 @@ impl Replica {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Its logs.
+    pub(crate) async fn stored_logs(&self) -> StoredLogs {
+        let state = self.state.lock().await;
+        StoredLogs {
+            durable: state.durable(),
+            logs: state.logs.entries.iter().map(|e| e.log.clone()).collect(),
+        }
+    }
+
     /// What is known of it, without a look at its files.
     pub(crate) async fn as_it_is(&self) -> ReplicaInfo {
         let state = self.state.lock().await;
         let manifest = &state.manifest;
         ReplicaInfo {
-            dir: self.dir.clone(),
+            place: self.dir.as_path().into(),
             disks: manifest.disks.clone(),
             bulk: manifest.bulk.clone(),
             durable: state.durable(),

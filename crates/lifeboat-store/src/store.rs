@@ -1,4 +1,5 @@
-//! The port: finds the replica a call is about and runs the operation on a thread that may block. No logic of its own.
+//! The port of images: finds the replica a call is about and runs the operation on a thread that may block. No logic of its own. Logs are in
+//! `log_store`; one object is behind both ports, because one manifest says what counts of both.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +14,8 @@ use lifeboat_engine::ports::capture::BlockView;
 use lifeboat_engine::ports::hypervisor::{DiskImage, LiveMerge};
 use lifeboat_engine::ports::scrub::{RepairSource, Repaired, ScrubState, ScrubStep, ScrubWork};
 use lifeboat_engine::ports::store::{
-    Adoption, BulkProgress, CompareRange, Divergence, Origin, Point, Quota, Received, ReplicaInfo,
-    ReplicaStore, StorageDelay, StoreError, StoredLog, Target,
+    Adoption, BulkProgress, CompareRange, Divergence, ImageStore, Origin, Point, Quota, ReplicaInfo,
+    StorageDelay, StoreError, StoreLocation, StoredLog, Target,
 };
 use lifeboat_kernel::AtRest;
 use lifeboat_model::{Arrival, BranchId, DiskId, PointId, Position, Timestamp, VmId};
@@ -26,8 +27,8 @@ use crate::room::{Room, Shares};
 use crate::steps::Steps;
 use crate::view::PointView;
 use crate::{
-    adopt, apply, branch, bulk, compare, divergence, expire, firmware, found, locked, logs, merge, open,
-    receive, repair, scrub, verify,
+    adopt, apply, branch, bulk, compare, divergence, expire, firmware, found, locked, merge, open, repair,
+    scrub, verify,
 };
 
 /// Replicas as qcow2 chains in directories of this host.
@@ -37,7 +38,7 @@ pub struct QcowStore {
     unusable: Mutex<HashMap<VmId, Unusable>>,
     reserve: u64,
     /// The key of encrypted replicas.
-    at_rest: Arc<AtRest>,
+    pub(crate) at_rest: Arc<AtRest>,
     pub(crate) shares: Arc<Shares>,
     pub(crate) steps: Steps,
 }
@@ -141,7 +142,7 @@ impl QcowStore {
         }
     }
 
-    async fn load(&self, dir: Utf8PathBuf, vm: VmId) -> Result<Arc<Replica>> {
+    pub(crate) async fn load(&self, dir: Utf8PathBuf, vm: VmId) -> Result<Arc<Replica>> {
         // Opened twice, the first one's last operation must be over before its files are judged.
         self.close(vm).await;
         let (shares, steps) = (self.shares.clone(), self.steps.clone());
@@ -161,7 +162,9 @@ impl QcowStore {
 }
 
 /// Runs file work that belongs to no open replica.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let ended = tokio::task::spawn_blocking(work).await;
     ended.unwrap_or_else(|e| {
         Err(StoreError::Io {
@@ -181,7 +184,7 @@ async fn described(replica: Arc<Replica>) -> Result<ReplicaInfo> {
 }
 
 /// Looks at files of an open replica beside whatever else goes on.
-async fn on<T: Send + 'static>(
+pub(crate) async fn on<T: Send + 'static>(
     replica: Arc<Replica>,
     work: impl FnOnce(&Replica) -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -189,12 +192,12 @@ async fn on<T: Send + 'static>(
 }
 
 /// Has the replica in `dir` readable.
-fn unlock(at_rest: &AtRest, dir: &Utf8Path) -> Result<()> {
+pub(crate) fn unlock(at_rest: &AtRest, dir: &Utf8Path) -> Result<()> {
     let unlocked = at_rest.unlock(dir.as_std_path());
     unlocked.map(|_| ()).map_err(|e| locked::refusal(dir, &e))
 }
 
-fn absolute(dir: &Utf8Path) -> Result<Utf8PathBuf> {
+pub(crate) fn absolute(dir: &Utf8Path) -> Result<Utf8PathBuf> {
     camino::absolute_utf8(dir).map_err(io_error("resolve", dir))
 }
 
@@ -202,9 +205,21 @@ fn absolute(dir: &Utf8Path) -> Result<Utf8PathBuf> {
 const RELEASE: Duration = Duration::from_secs(20);
 
 #[async_trait]
-impl ReplicaStore for QcowStore {
-    async fn create(&self, location: &Utf8Path, vm: VmId, disks: &[LogDisk], start: Position) -> Result<()> {
-        let dir = absolute(location)?.join(vm.to_string());
+impl ImageStore for QcowStore {
+    fn place(&self, location: &StoreLocation, vm: VmId) -> StoreLocation {
+        let location = location.directory();
+        let absolute = absolute(location).unwrap_or_else(|_| location.to_owned());
+        absolute.join(vm.to_string()).into()
+    }
+
+    async fn create(
+        &self,
+        location: &StoreLocation,
+        vm: VmId,
+        disks: &[LogDisk],
+        start: Position,
+    ) -> Result<()> {
+        let dir = absolute(location.directory())?.join(vm.to_string());
         let (made, disks, steps) = (dir.clone(), disks.to_vec(), self.steps.clone());
         let at_rest = self.at_rest.clone();
         blocking(move || {
@@ -222,8 +237,8 @@ impl ReplicaStore for QcowStore {
         Ok(())
     }
 
-    async fn open(&self, dir: &Utf8Path, vm: VmId) -> Result<ReplicaInfo> {
-        described(self.load(absolute(dir)?, vm).await?).await
+    async fn open(&self, place: &StoreLocation, vm: VmId) -> Result<ReplicaInfo> {
+        described(self.load(absolute(place.directory())?, vm).await?).await
     }
 
     async fn info(&self, vm: VmId) -> Result<ReplicaInfo> {
@@ -242,18 +257,6 @@ impl ReplicaStore for QcowStore {
         let disk = disk.clone();
         let nothing: ByteStream = Box::pin(futures_util::stream::empty());
         incoming(self.find(vm)?, None, nothing, move |r, _| bulk::restart(r, &disk)).await
-    }
-
-    async fn receive_offset(&self, vm: VmId, position: Position) -> Result<u64> {
-        let replica = self.find(vm)?;
-        on(replica, move |r| Ok(receive::offset(r, position))).await
-    }
-
-    async fn receive(&self, vm: VmId, position: Position, offset: u64, body: ByteStream) -> Result<Received> {
-        incoming(self.find(vm)?, Some(position), body, move |r, chunks| {
-            receive::receive(r, position, offset, chunks)
-        })
-        .await
     }
 
     async fn apply(&self, vm: VmId) -> Result<Option<StoredLog>> {
@@ -279,17 +282,27 @@ impl ReplicaStore for QcowStore {
         exclusive(self.find(vm)?, move |r, _| apply::seal(r, id, arrived)).await
     }
 
+    async fn needed_logs(&self, vm: VmId) -> Result<Vec<Position>> {
+        let replica = self.find(vm)?;
+        on(replica, |r| {
+            Ok(expire::needed(r, &r.state.blocking_lock().manifest))
+        })
+        .await
+    }
+
     async fn expire_oldest(&self, vm: VmId) -> Result<()> {
         exclusive(self.find(vm)?, expire::expire_oldest).await
     }
 
-    async fn expire_logs(&self, vm: VmId, upto: Position) -> Result<()> {
-        exclusive(self.find(vm)?, move |r, _| expire::expire_logs(r, upto)).await
-    }
-
-    async fn branch(&self, vm: VmId, branch: BranchId, target: Target) -> Result<Vec<(DiskId, DiskImage)>> {
+    async fn branch(
+        &self,
+        vm: VmId,
+        branch: BranchId,
+        target: Target,
+        max_images: Option<usize>,
+    ) -> Result<Vec<(DiskId, DiskImage)>> {
         exclusive(self.find(vm)?, move |r, cancel| {
-            branch::branch(r, branch, target, cancel)
+            branch::branch(r, (branch, target), max_images, cancel)
         })
         .await
     }
@@ -316,10 +329,10 @@ impl ReplicaStore for QcowStore {
         exclusive(replica, move |r, _| merge::promote(r, branch)).await
     }
 
-    async fn adopt(&self, location: &Utf8Path, vm: VmId, adoption: &Adoption) -> Result<()> {
+    async fn adopt(&self, location: &StoreLocation, vm: VmId, adoption: &Adoption) -> Result<()> {
         let given = adoption.clone();
         if let Origin::Images(images) = &adoption.origin {
-            let dir = absolute(location)?.join(vm.to_string());
+            let dir = absolute(location.directory())?.join(vm.to_string());
             let (made, images, steps) = (dir.clone(), images.clone(), self.steps.clone());
             let at_rest = self.at_rest.clone();
             blocking(move || {
@@ -356,22 +369,6 @@ impl ReplicaStore for QcowStore {
         let pinned = Arc::clone(&replica);
         let view = exclusive(replica, move |_, _| PointView::open(&pinned, point)).await?;
         Ok(Box::new(view))
-    }
-
-    async fn read_log(&self, vm: VmId, position: Position, offset: u64) -> Result<ByteStream> {
-        let replica = self.find(vm)?;
-        let read = move |r: &Replica| {
-            let found = r.state.blocking_lock().logs.to(position).cloned();
-            let entry = found.ok_or_else(|| StoreError::NoPoint(position.to_string()))?;
-            logs::stream(&r.dir, &entry, offset)
-        };
-        on(replica, read).await
-    }
-
-    async fn keep_logs(&self, vm: VmId, since: Option<Position>) {
-        if let Ok(replica) = self.find(vm) {
-            replica.state.lock().await.logs.keep_after = since;
-        }
     }
 
     async fn finish_bulk(
@@ -415,9 +412,10 @@ impl ReplicaStore for QcowStore {
         exclusive(self.find(vm)?, move |r, _| merge::merged_live(r, branch)).await
     }
 
-    async fn found(&self, location: &Utf8Path) -> Result<Vec<(VmId, Utf8PathBuf)>> {
-        let location = absolute(location)?;
-        blocking(move || found::found(&location)).await
+    async fn found(&self, location: &StoreLocation) -> Result<Vec<(VmId, StoreLocation)>> {
+        let location = absolute(location.directory())?;
+        let all = blocking(move || found::found(&location)).await?;
+        Ok(all.into_iter().map(|(vm, dir)| (vm, dir.into())).collect())
     }
 
     async fn scrub(&self, vm: VmId, work: ScrubWork, now: Timestamp) -> Result<ScrubStep> {

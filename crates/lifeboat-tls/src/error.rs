@@ -11,7 +11,7 @@ pub enum CertError {
     #[error("{0} exists already and is not overwritten; move it away first, or name another directory")]
     Exists(Utf8PathBuf),
     /// There is no CA in the directory.
-    #[error("there is no CA in {0}; make one with: lifeboat cert init")]
+    #[error("there is no CA in {0}")]
     NoCa(Utf8PathBuf),
     /// A name no certificate can be made for.
     #[error("\"{0}\" is neither a host name nor an IP address (wildcards are not allowed)")]

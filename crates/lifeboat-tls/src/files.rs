@@ -32,7 +32,7 @@ pub struct CertificateFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// A file cannot be read.
-    #[error("{path}: {source}; make certificates with: lifeboat cert init, lifeboat cert issue")]
+    #[error("{path}: {source}")]
     Read {
         /// The file.
         path: Utf8PathBuf,

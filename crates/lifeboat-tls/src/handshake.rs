@@ -6,6 +6,7 @@ use std::error::Error;
 use camino::Utf8Path;
 use lifeboat_model::Timestamp;
 use lifeboat_model::certificates::utc;
+use lifeboat_model::hint::{Note, Trust};
 use rustls::{AlertDescription, CertificateError};
 use rustls_pki_types::UnixTime;
 
@@ -16,7 +17,7 @@ use crate::clock::now;
 #[derive(Debug, PartialEq, Eq)]
 pub enum TlsFault {
     /// A certificate was not accepted, by us or by the other side.
-    Untrusted(String),
+    Untrusted(Note),
     /// No TLS as we speak it.
     Protocol(String),
 }
@@ -57,55 +58,70 @@ fn explain(error: &rustls::Error, own_cert: &Utf8Path) -> Option<TlsFault> {
 }
 
 /// A certificate, or its key, is on the list of this host.
-pub const REVOKED_HERE: &str = "its certificate, or the key of it, is on the revocation list here; issue a new one with a \
-                                       new key, or take it off the list";
-
-/// How a new certificate is made.
-const ISSUE: &str = "lifeboat cert issue --ca DIR --host NAME --out NEWDIR";
+#[must_use]
+pub fn revoked_here() -> Note {
+    Note::new(
+        "its certificate, or the key of it, is on the revocation list here",
+        Trust::NewKeyThere,
+    )
+}
 
 /// We do not accept their certificate.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "rustls may add errors; those not named here are shown as rustls words them"
 )]
-fn theirs(error: &CertificateError) -> String {
+fn theirs(error: &CertificateError) -> Note {
     match error {
-        CertificateError::Expired => format!(
-            "its certificate has expired, and the clock here says {}; if that is right, issue a new one ({ISSUE}) and put it in \
-             place there, no restart is needed",
-            utc(now())
+        CertificateError::Expired => Note::new(
+            format!(
+                "its certificate has expired, and the clock here says {}",
+                utc(now())
+            ),
+            Trust::RenewThere,
         ),
-        CertificateError::ExpiredContext { not_after, time } => format!(
-            "its certificate has expired: it ended on {}, and the clock here says {}; if that is right, issue a new one \
-             ({ISSUE}) and put it in place there, no restart is needed",
-            at(*not_after),
-            at(*time)
+        CertificateError::ExpiredContext { not_after, time } => Note::new(
+            format!(
+                "its certificate has expired: it ended on {}, and the clock here says {}",
+                at(*not_after),
+                at(*time)
+            ),
+            Trust::RenewThere,
         ),
-        CertificateError::NotValidYet => format!(
-            "its certificate is not valid yet, and the clock here says {}; check the clocks of both hosts",
-            utc(now())
+        CertificateError::NotValidYet => Note::new(
+            format!(
+                "its certificate is not valid yet, and the clock here says {}",
+                utc(now())
+            ),
+            Trust::CheckClocks,
         ),
-        CertificateError::NotValidYetContext { not_before, time } => format!(
-            "its certificate is not valid before {}, and the clock here says {}; check the clocks of both hosts",
-            at(*not_before),
-            at(*time)
+        CertificateError::NotValidYetContext { not_before, time } => Note::new(
+            format!(
+                "its certificate is not valid before {}, and the clock here says {}",
+                at(*not_before),
+                at(*time)
+            ),
+            Trust::CheckClocks,
         ),
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
-            "its certificate was not issued by the CA trusted here; issue one by that CA ({ISSUE}), or append its CA to the ca \
-             file here"
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Note::new(
+            "its certificate was not issued by the CA trusted here",
+            Trust::OneAuthorityThere,
         ),
-        CertificateError::Revoked => REVOKED_HERE.into(),
+        CertificateError::Revoked => revoked_here(),
         CertificateError::NotValidForName => "its certificate is for another name".into(),
-        CertificateError::NotValidForNameContext { expected, presented } => format!(
-            "its certificate is not for {} but for {}; call it by that name, or issue one with both ({ISSUE})",
-            expected.to_str(),
-            if presented.is_empty() {
-                "no name".into()
-            } else {
-                presented.join(", ")
-            }
+        CertificateError::NotValidForNameContext { expected, presented } => Note::new(
+            format!(
+                "its certificate is not for {} but for {}",
+                expected.to_str(),
+                if presented.is_empty() {
+                    "no name".into()
+                } else {
+                    presented.join(", ")
+                }
+            ),
+            Trust::CallByName,
         ),
-        other => format!("its certificate is not accepted: {other}"),
+        other => format!("its certificate is not accepted: {other}").into(),
     }
 }
 
@@ -116,26 +132,25 @@ fn theirs(error: &CertificateError) -> String {
 )]
 fn alerted(alert: AlertDescription, own_cert: &Utf8Path) -> Option<TlsFault> {
     use AlertDescription as A;
-    let ours = |why: String| {
-        Some(TlsFault::Untrusted(format!(
-            "it refuses our certificate ({own_cert}): {why}"
-        )))
+    let ours = |why: Note| {
+        let why = why.within(|why| format!("it refuses our certificate ({own_cert}): {why}"));
+        Some(TlsFault::Untrusted(why))
     };
     match alert {
         A::CloseNotify => None,
         A::CertificateExpired => ours(expired(own_cert)),
         // The second comes from a CA of the same name with another key.
-        A::UnknownCA | A::DecryptError => ours(format!(
-            "it was not issued by the CA trusted there; issue one by that CA ({ISSUE}) and put it in place here, or append our CA \
-             to the ca file there"
+        A::UnknownCA | A::DecryptError => ours(Note::new(
+            "it was not issued by the CA trusted there",
+            Trust::OneAuthority,
         )),
         A::CertificateRequired => ours("none was shown".into()),
-        A::CertificateRevoked => ours(format!(
-            "it, or its key, is on the revocation list there; issue a new one with a new key ({ISSUE}) and put both in place here, \
-             or take it off the list there"
+        A::CertificateRevoked => ours(Note::new(
+            "it, or its key, is on the revocation list there",
+            Trust::NewKey,
         )),
         A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied => {
-            ours(format!("{alert:?}"))
+            ours(format!("{alert:?}").into())
         }
         other => Some(TlsFault::Protocol(format!(
             "TLS: it answered with the alert {other:?}"
@@ -144,24 +159,27 @@ fn alerted(alert: AlertDescription, own_cert: &Utf8Path) -> Option<TlsFault> {
 }
 
 /// The other side says that our certificate has expired, which its clock says: both dates, and what to do.
-fn expired(own_cert: &Utf8Path) -> String {
+fn expired(own_cert: &Utf8Path) -> Note {
     let now = now();
     let end = describe(own_cert).ok().map(|c| c.not_after);
     match end {
-        Some(end) if end > now => format!(
-            "it says that ours has expired, but ours is valid until {} and the clock here says {}; check the clocks of both hosts",
-            utc(end),
-            utc(now)
+        Some(end) if end > now => Note::new(
+            format!(
+                "it says that ours has expired, but ours is valid until {} and the clock here says {}",
+                utc(end),
+                utc(now)
+            ),
+            Trust::CheckClocks,
         ),
-        Some(end) => format!(
-            "ours has expired: it ended on {}, and the clock here says {}; if that is right, issue a new one ({ISSUE}) and put it \
-             and its key in place, no restart is needed",
-            utc(end),
-            utc(now)
+        Some(end) => Note::new(
+            format!(
+                "ours has expired: it ended on {}, and the clock here says {}",
+                utc(end),
+                utc(now)
+            ),
+            Trust::RenewOwn,
         ),
-        None => format!(
-            "ours has expired; issue a new one ({ISSUE}) and put it and its key in place, no restart is needed"
-        ),
+        None => Note::new("ours has expired", Trust::RenewOwn),
     }
 }
 

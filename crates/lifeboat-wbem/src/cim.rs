@@ -9,6 +9,7 @@ pub(crate) mod classes;
 mod cursor;
 mod embedded;
 mod facts;
+mod hint;
 pub mod indications;
 mod located;
 pub mod methods;
@@ -47,16 +48,16 @@ pub const CIMV2: &str = "root/cimv2";
 /// Where the certificates come from that `GetSystemCertificates` shows.
 #[derive(Clone, Debug)]
 pub enum Certificates {
-    /// These, DER.
+    /// These certificates, each in DER.
     Fixed(Vec<Vec<u8>>),
     /// A PEM file, read at each call: it is replaced while the daemon runs.
     File(camino::Utf8PathBuf),
 }
 
-/// What is known of this host beside the engine's state.
+/// What the object manager has to be told of this host, because the engine does not know it.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
-    /// Its name.
+    /// Host name, by which instances name this host.
     pub name: String,
     /// Version of Lifeboat.
     pub version: String,
@@ -72,25 +73,25 @@ pub struct HostFacts {
     pub media_directories: Vec<camino::Utf8PathBuf>,
 }
 
-/// Which instances stand in a relation to one (DSP0200: Associators and References).
+/// Which instances are related to a source instance (DSP0200: Associators and References).
 #[derive(Clone, Debug)]
 pub struct Relations {
-    /// From where.
+    /// The instance whose relations are asked for.
     pub source: InstanceName,
-    /// Only through this association class or one derived from it.
+    /// Follow only this association class and classes derived from it; `None`: all.
     pub association: Option<String>,
-    /// Only ends (or, for references, associations) of this class or derived from it.
+    /// Return only ends (or, for references, associations) of this class or classes derived from it; `None`: all.
     pub result: Option<String>,
-    /// The property of the association that names the source.
+    /// The property by which the association must name the source; `None`: any.
     pub role: Option<String>,
-    /// The property that names the other end.
+    /// The property by which the association must name the other end; `None`: any.
     pub result_role: Option<String>,
 }
 
-/// What a method gave back.
+/// The answer of a method that was called.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// The return value.
+    /// The return value: 0 is success, 4096 a job that was started, anything else a refusal.
     pub value: u32,
     /// Output parameters that have a value, by their declared names.
     pub out: Vec<(String, Value)>,
@@ -102,9 +103,9 @@ pub struct ObjectManager {
     management: Arc<dyn Management>,
     host: HostFacts,
     clock: Arc<dyn Clock>,
-    /// What walks that overlap in time share; gone with the last of them.
+    /// Answers of the engine that overlapping walks share; dropped with the last of these walks.
     shared: Mutex<Weak<facts::Shared>>,
-    /// What clients have made to be told of changes.
+    /// Filters, listener destinations and subscriptions that clients have made.
     registry: registry::Registry,
 }
 
@@ -121,19 +122,19 @@ impl ObjectManager {
         })
     }
 
-    /// The classes.
+    /// The classes that this host serves, by namespace.
     #[must_use]
     pub fn schema(&self) -> &'static Schema {
         self.schema
     }
 
-    /// This host.
+    /// What was given of this host.
     #[must_use]
     pub fn host(&self) -> &HostFacts {
         &self.host
     }
 
-    /// The time of this host.
+    /// The time of this host's clock.
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }

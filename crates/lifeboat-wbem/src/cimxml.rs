@@ -1,5 +1,5 @@
 //! CIM-XML onto the object manager: what each request asks for, and the document of its answer. Documents are read and
-//! written by [`lifeboat_cim::cimxml`]; what an instance or a method is, the object manager knows.
+//! written by [`lifeboat_cim::cimxml`]; instances and methods are the object manager's.
 //!
 //! An answer that is long is made while it is read: a client that is slow slows the walk over the instances, and nothing
 //! piles up in between.
@@ -18,7 +18,7 @@ use lifeboat_cim::cimxml::{
 };
 use lifeboat_cim::wql::{Columns, Query};
 use lifeboat_cim::{CimError, InstanceName, Namespace, Raw, Status, wql};
-use lifeboat_engine::by::Surface as WayIn;
+use lifeboat_engine::by::Surface;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -29,16 +29,16 @@ use crate::listeners::Listeners;
 
 /// Type of every answer.
 const KIND: &str = "application/xml; charset=\"utf-8\"";
-/// An answer is handed on in pieces of about this many bytes.
+/// An answer is handed on in parts of about this many bytes.
 const PIECE: usize = 32 << 10;
 /// Most items and bytes of an answer to a pull, however many the client wants.
 const MAX_ITEMS: usize = 32_000;
 const MAX_OCTETS: usize = 4 << 20;
 /// Longest wait for the items of a pull.
 const PULL_TIME: Duration = Duration::from_secs(60);
-/// Longest that a client may have its enumeration wait.
+/// Longest time that a client may have its enumeration wait for the next pull.
 const MAX_IDLE: Duration = Duration::from_secs(600);
-/// Larger requests are parsed where they hold nobody up.
+/// Requests of more bytes are parsed on a thread of their own, where they delay no other request.
 const LARGE: usize = 128 << 10;
 
 /// How the items of an enumeration look.
@@ -46,7 +46,7 @@ struct Form {
     host: Arc<str>,
     form: cimxml::Form,
     view: View,
-    /// By which pull they are asked for; `None`: not by pulls.
+    /// The pull operation by which they are asked for; `None`: they are not pulled.
     kind: Option<Pulled>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct CimXml {
     listeners: Listeners,
 }
 
-/// What can be asked here (DSP0200, 7.5).
+/// What OPTIONS answers about this server (DSP0200, 7.5).
 fn options() -> Response<Body> {
     let mut answer = plain(StatusCode::OK);
     for (name, value) in [
@@ -98,7 +98,7 @@ fn read(body: &[u8], charset: Option<&str>) -> Result<Request, RequestError> {
     cimxml::decode(&lifeboat_xml::decode_text(body, charset)?)
 }
 
-/// What an operation gives.
+/// The answer of an operation.
 enum Given {
     /// The whole answer.
     Document(String),
@@ -108,7 +108,7 @@ enum Given {
 
 impl Protocol for CimXml {
     const NAME: &'static str = "CIM-XML";
-    const WAY_IN: WayIn = WayIn::CimXml;
+    const SURFACE: Surface = Surface::CimXml;
     const PATHS: &'static [&'static str] = &["/cimom", "/cimom/", "/"];
     const CHALLENGE: &'static str = "Basic realm=\"lifeboat\", charset=\"UTF-8\"";
 
@@ -233,10 +233,13 @@ impl CimXml {
                 self.open(caller, head, begun.waiting(idle), max).await?
             }
             Intrinsic::Pull { kind, context, max } => self.pull(caller, head, kind, &context, max).await?,
-            Intrinsic::CloseEnumeration { context } => match self.enumerations.remove(caller, &context) {
-                true => cimxml::nothing(head),
-                false => return Err(unknown_context()),
-            },
+            Intrinsic::CloseEnumeration { context } => {
+                if self.enumerations.remove(caller, &context) {
+                    cimxml::nothing(head)
+                } else {
+                    return Err(unknown_context());
+                }
+            }
             Intrinsic::CreateInstance { instance } => {
                 let made = self.listeners.create(caller, namespace, &instance).await?;
                 cimxml::unit(head, &form(View::default(), None).item(&found(made)))
@@ -344,7 +347,7 @@ impl CimXml {
     }
 }
 
-/// What the schema alone answers; anything else is not done here.
+/// The answer to an operation that the schema alone can answer; every other operation is refused.
 fn from_schema(head: &Head, space: &Namespace, operation: Intrinsic) -> Result<String, CimError> {
     Ok(match operation {
         Intrinsic::GetClass { class, view } => {
@@ -428,7 +431,7 @@ fn query(text: &QueryText) -> Result<Query, CimError> {
         .any(|l| l.eq_ignore_ascii_case(language))
     {
         let shown: String = language.chars().take(100).collect();
-        let message = format!("nobody here speaks {shown}; use WQL");
+        let message = format!("the query language {shown} is not supported; use WQL");
         return Err(CimError::new(Status::QueryLanguageNotSupported, message));
     }
     wql::parse(&text.text).map_err(|e| CimError::new(Status::InvalidQuery, e.to_string()))
@@ -453,12 +456,11 @@ fn idle(seconds: Option<u32>) -> Result<Duration, CimError> {
         return Ok(IDLE);
     };
     let asked = Duration::from_secs(seconds.into());
-    match !asked.is_zero() && asked <= MAX_IDLE {
-        true => Ok(asked),
-        false => {
-            let message = format!("OperationTimeout is 1 to {} seconds here", MAX_IDLE.as_secs());
-            Err(CimError::new(Status::InvalidOperationTimeout, message))
-        }
+    if !asked.is_zero() && asked <= MAX_IDLE {
+        Ok(asked)
+    } else {
+        let message = format!("OperationTimeout is 1 to {} seconds here", MAX_IDLE.as_secs());
+        Err(CimError::new(Status::InvalidOperationTimeout, message))
     }
 }
 
@@ -475,13 +477,13 @@ fn good(mut answer: Response<Body>) -> Response<Body> {
     answer
 }
 
-/// An error of CIM is an answer like any other.
+/// The answer with an error of CIM: status 200, as DSP0200 wants it.
 fn refused(head: &Head, error: &CimError) -> Response<Body> {
     tracing::info!(operation = ?head.name, status = ?error.status, reason = ?error.message, "refused");
     good(document(StatusCode::OK, KIND, cimxml::error(head, error)))
 }
 
-/// Something that is no request, or none that can be taken.
+/// The answer to what is no request, or none that can be taken: an HTTP status, and `CIMError` that says which.
 fn turned_away(status: u16, error: &'static str, reason: &str) -> Response<Body> {
     tracing::info!(status, error, ?reason, "refused");
     let mut answer = plain(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST));
@@ -501,7 +503,7 @@ struct Rest {
 }
 
 impl Rest {
-    /// The next piece, added to what there is; after the last one `ended` is true.
+    /// The next part, added to what there is; after the last one `ended` is true.
     async fn piece(&mut self, mut text: String) -> Result<String, CimError> {
         while text.len() < PIECE {
             match self.walk.take().await? {
@@ -517,8 +519,7 @@ impl Rest {
     }
 }
 
-/// Items as they are made. What goes wrong before the first piece is complete is told as an error; after it the answer can
-/// only be broken off.
+/// Items as they are made. An error before the first part is complete is the answer; after it the answer can only break off.
 async fn stream_items(head: Head, (form, cursor): (Form, Cursor)) -> Response<Body> {
     let mut rest = Rest {
         form,

@@ -1,10 +1,11 @@
-//! Carries indications to whoever listens elsewhere: one connection for each message, one message at a time for each
-//! subscription, in order, with an end to every wait and to every answer. What a message says is its [`Courier`]'s matter.
+//! Sends indications to listeners on other hosts: one connection for each message, one message at a time for each
+//! subscription, in order, with a bound on every wait and on the length of every answer. What a message says is up to its
+//! [`Subscriber`].
 //!
-//! A listener is a stranger whom an operator has named: it is one of the hosts that an administrator has listed, when it is
-//! named and each time it is connected to ([`Destinations`]); certificates are checked against the authority whose client
-//! certificates are accepted here; redirects are not followed. One that fails costs its own subscription's indications and
-//! nobody else's.
+//! A listener is untrusted, although an operator has named it. It must be one of the hosts that an administrator has listed,
+//! when it is named and each time it is connected to ([`Destinations`]); its certificate is checked against the authority whose
+//! client certificates are accepted here; redirects are not followed. A listener that fails loses the indications of its own
+//! subscription; other subscriptions are not delayed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,21 +35,21 @@ const MAX_ANSWER: usize = 64 << 10;
 const MAX_HEAD: usize = 16 << 10;
 /// Longest URL, in bytes.
 const MAX_URL: usize = 2048;
-/// A subscription that nothing happens to is looked after this often.
+/// A subscription without indications is looked at this often, to see whether it has ended.
 const IDLE: Duration = Duration::from_secs(3600);
-/// How long subscribers may take to hear that this host stops.
+/// Time for telling all subscribers that this host stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How long and how often a delivery is tried.
+/// How long one attempt at a delivery may take, and when it is repeated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// For one attempt, from the connection to the last byte of the answer.
+    /// Longest time of one attempt, from the connection to the last byte of the answer.
     pub(crate) attempt: Duration,
     /// Attempts after the first.
     pub(crate) retries: u16,
-    /// Before the first of them; each waits twice as long as the one before.
+    /// Time before the first of them; each further one waits twice as long as the one before.
     pub(crate) pause: Duration,
-    /// A listener that has failed for so long is given up.
+    /// A subscription whose listener has failed for so long is removed.
     pub(crate) failure: Duration,
 }
 
@@ -67,38 +68,38 @@ impl Default for Patience {
 /// Why a message was not delivered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeliveryError {
-    /// The URL cannot be one of a listener; whoever subscribed is to blame.
+    /// The URL that the subscriber gave cannot be one of a listener.
     #[error("{0}")]
     Url(String),
-    /// It is not one of those that an administrator has listed, or never can be.
+    /// The host is not one of those that an administrator has listed, or is one that can never be.
     #[error("{host}: {why}")]
     NotAdmitted {
-        /// As it was named.
+        /// The host as the URL has it.
         host: String,
-        /// Why.
+        /// Which rule of [`Destinations`] it does not meet.
         why: NotAdmitted,
     },
     /// No connection, or one that broke.
     #[error("the listener cannot be reached: {0}")]
     Io(#[from] std::io::Error),
-    /// No HTTP.
+    /// The answer is no HTTP.
     #[error("the listener speaks no HTTP: {0}")]
     Http(#[from] hyper::Error),
-    /// Too slow.
+    /// No complete answer within [`Patience::attempt`].
     #[error("the listener has not answered in {} s", .0.as_secs_f32())]
     TimedOut(Duration),
-    /// Too much.
+    /// The answer is longer than [`MAX_ANSWER`].
     #[error("the answer of the listener is longer than {MAX_ANSWER} bytes")]
     TooLong,
-    /// It does not want it. Redirects end here too.
+    /// Another status than success; also a redirect.
     #[error("the listener has answered with HTTP status {0}")]
     Status(StatusCode),
-    /// It has answered something that does not say that it has taken the message.
+    /// The answer does not say that the listener has taken the message.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Where messages go.
+/// The URL of a listener, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Destination {
     tls: bool,
@@ -108,7 +109,7 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// Reads a URL.
+    /// Parses a URL; whether it may be connected to is not checked.
     pub(crate) fn parse(url: &str) -> Result<Self, DeliveryError> {
         let wrong = |why: &str| DeliveryError::Url(format!("{why}: use https://HOST:PORT/PATH"));
         if url.len() > MAX_URL {
@@ -139,14 +140,15 @@ impl Destination {
 
     /// `Host` of a request.
     fn authority(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
         }
     }
 }
 
-/// Sends messages.
+/// Posts documents to listeners that may be connected to.
 pub(crate) struct Client {
     certificates: Option<Arc<Credentials>>,
     destinations: Destinations,
@@ -157,7 +159,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Client {
-    /// Without certificates nothing can be sent by https.
+    /// A client; without `certificates` it cannot send by https.
     pub(crate) fn new(
         certificates: Option<Arc<Credentials>>,
         destinations: Destinations,
@@ -170,7 +172,7 @@ impl Client {
         }
     }
 
-    /// Where this URL leads to, if anything may be sent there now.
+    /// The destination of a URL, if it may be connected to now.
     pub(crate) async fn destination(&self, url: &str) -> Result<Destination, DeliveryError> {
         let destination = Destination::parse(url)?;
         if !destination.tls && !self.destinations.has_loopback() {
@@ -187,27 +189,28 @@ impl Client {
         Ok(destination)
     }
 
-    /// The addresses of a listener that may be connected to; never none.
+    /// The addresses of a listener that may be connected to; at least one.
     async fn addresses(&self, to: &Destination) -> Result<Vec<SocketAddr>, DeliveryError> {
         let refused = |why| DeliveryError::NotAdmitted {
             host: to.host.clone(),
             why,
         };
-        // Before anybody is asked for the name.
+        // Before any name server is asked.
         self.destinations.may_admit(&to.host).map_err(refused)?;
         let resolved = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
         let (mut admitted, mut first) = (Vec::new(), None);
         for address in resolved.into_iter().flatten() {
             match self.destinations.admits(&to.host, address.ip()) {
-                // Passwords are not sent to listeners, but what indications say is not for everybody either.
+                // Indications say what runs on this host: they are sent without TLS on loopback only.
                 Ok(()) if !to.tls && !address.ip().is_loopback() => {}
                 Ok(()) => admitted.push(address),
                 Err(why) => first = first.or(Some(why)),
             }
         }
-        match admitted.is_empty() {
-            true => Err(refused(first.unwrap_or(NotAdmitted::NotResolved))),
-            false => Ok(admitted),
+        if admitted.is_empty() {
+            Err(refused(first.unwrap_or(NotAdmitted::NotResolved)))
+        } else {
+            Ok(admitted)
         }
     }
 
@@ -266,7 +269,8 @@ impl Client {
     }
 
     async fn connect(&self, to: &Destination) -> Result<Box<dyn Stream>, DeliveryError> {
-        // What a name leads to is another's to change between two connections: what is judged is what is connected to.
+        // Resolved again for each connection, because the owner of the name can change what it resolves to: the addresses that
+        // are checked are the ones that are connected to.
         let stream = TcpStream::connect(self.addresses(to).await?.as_slice()).await?;
         stream.set_nodelay(true)?;
         let Some(certificates) = self.certificates.as_ref().filter(|_| to.tls) else {
@@ -282,27 +286,27 @@ impl Client {
     }
 }
 
-/// Why a subscription's deliveries have ended without its maker's doing.
+/// Why this host has ended a subscription's deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Over {
-    /// The listener has failed for too long.
+    /// The listener has failed for [`Patience::failure`].
     Failed,
     /// This host stops.
     Stopping,
 }
 
-/// Who makes messages of a subscription's indications and hands them over.
-pub(crate) trait Courier: Send + Sync + 'static {
-    /// Most indications of one message.
+/// How a protocol writes the messages of a subscription and sends them to its subscriber.
+pub(crate) trait Subscriber: Send + Sync + 'static {
+    /// Most indications in one message; at least 1.
     fn most(&self) -> usize;
 
-    /// A sign of life is wanted this often.
+    /// Time without indications after which the subscriber wants a message without any; `None`: it wants none.
     fn heartbeat(&self) -> Option<Duration>;
 
-    /// Sends these, in one message; none at all is a sign of life.
-    fn carry(&self, indications: &[Indication]) -> impl Future<Output = Result<(), DeliveryError>> + Send;
+    /// Sends these, at most [`Subscriber::most`] of them, in one message; without any it is a heartbeat.
+    fn send(&self, indications: &[Indication]) -> impl Future<Output = Result<(), DeliveryError>> + Send;
 
-    /// Says that there will be no more.
+    /// Tells the subscriber that its subscription has ended.
     fn farewell(&self, why: Over) -> impl Future<Output = ()> + Send;
 }
 
@@ -329,21 +333,21 @@ impl Deliveries {
     }
 
     /// Delivers until the subscription ends.
-    pub(crate) fn begin(self: &Arc<Self>, subscription: Arc<Subscription>, courier: impl Courier) {
+    pub(crate) fn begin(self: &Arc<Self>, subscription: Arc<Subscription>, subscriber: impl Subscriber) {
         let this = self.clone();
         self.tasks.spawn(async move {
             let ended = tokio::select! {
-                ended = this.deliver(&subscription, &courier) => ended,
+                ended = this.deliver(&subscription, &subscriber) => ended,
                 () = this.stop.cancelled() => Some(Over::Stopping),
             };
             if let Some(why) = ended {
                 this.indications.close(&subscription);
-                courier.farewell(why).await;
+                subscriber.farewell(why).await;
             }
         });
     }
 
-    /// Ends all of them, telling those who want to know.
+    /// Ends all deliveries, and tells the subscribers that asked for it.
     pub(crate) async fn end(&self) {
         self.stop.cancel();
         self.tasks.close();
@@ -352,19 +356,19 @@ impl Deliveries {
         }
     }
 
-    async fn deliver(&self, subscription: &Subscription, courier: &impl Courier) -> Option<Over> {
+    async fn deliver(&self, subscription: &Subscription, subscriber: &impl Subscriber) -> Option<Over> {
         let (id, owner) = (&subscription.id, &subscription.owner);
         let mut failing: Option<Instant> = None;
         loop {
-            let beat = courier.heartbeat();
+            let beat = subscriber.heartbeat();
             let until = Instant::now() + beat.unwrap_or(IDLE);
-            let indications = subscription.next(courier.most(), until).await?;
+            let indications = subscription.next(subscriber.most(), until).await?;
             if indications.is_empty() && beat.is_none() {
                 continue;
             }
             let began = Instant::now();
             let last = indications.last().map(|i| i.sequence);
-            match self.attempts(subscription, courier, &indications).await {
+            match self.attempts(subscription, subscriber, &indications).await {
                 Ok(()) => {
                     if failing.take().is_some() {
                         let lost = subscription.lost();
@@ -390,13 +394,13 @@ impl Deliveries {
     async fn attempts(
         &self,
         subscription: &Subscription,
-        courier: &impl Courier,
+        subscriber: &impl Subscriber,
         indications: &[Indication],
     ) -> Result<(), DeliveryError> {
         let mut pause = self.client.patience.pause;
         let mut retries = self.client.patience.retries;
         loop {
-            match courier.carry(indications).await {
+            match subscriber.send(indications).await {
                 Err(error) if retries > 0 && !subscription.is_over() => {
                     tracing::debug!(subscription = subscription.id, %error, "once more");
                     tokio::time::sleep(pause).await;

@@ -1,7 +1,6 @@
-//! Enumerations that a client has begun and pulls at its own pace, for both protocols. Bounded in number for each user and in
-//! all, and in time: what nobody has pulled from for a minute (or what the client
-//! has asked for) is gone. Nothing of an enumeration is held but its cursor and
-//! what did not fit into the last answer.
+//! Enumerations that a client has begun and pulls at its own pace, for both protocols. Their number is bounded, for each user and
+//! in all, and so is their time: one that was not pulled from for a minute, or for the time that its client asked for, is
+//! dropped. Only its cursor is held, and what did not fit into the last answer. How items are written is not known here.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -16,17 +15,17 @@ use tokio::time::Instant;
 
 use crate::cim::{Caller, Cursor, Found};
 
-/// How long an enumeration waits for its next pull.
+/// How long an enumeration waits for its next pull when its client does not say.
 pub(crate) const IDLE: Duration = Duration::from_secs(60);
-/// How often those that have waited too long are looked for.
+/// Time between two looks for enumerations that have waited too long.
 const SWEEP: Duration = Duration::from_secs(15);
-/// Most that one user may have open.
+/// Most enumerations that one user may have open.
 pub(crate) const PER_USER: usize = 1500;
-/// Most that there may be.
+/// Most enumerations that may be open, of all users.
 pub(crate) const IN_ALL: usize = 5000;
 
-/// How long a batch waits for its turn. A turn is a courtesy: one that waits for an engine that does not answer must not hold
-/// up those that have nothing to do with it.
+/// How long a batch waits for its turn; then it is made without one: batches that keep their turns, because an engine or an
+/// actor does not answer, must not hold up the others.
 const TURN: Duration = Duration::from_secs(2);
 /// Turns to make a batch, one for each processor. More at once would end no sooner, would all be held in memory half made,
 /// and every short request would wait behind each of them.
@@ -45,7 +44,7 @@ pub(crate) struct Walk {
     /// Taken from the cursor and not yet handed out.
     ready: VecDeque<Found>,
     ended: bool,
-    /// Only instances of this very class, not of those derived from it.
+    /// Only instances of this class itself, not of classes derived from it; `None`: all.
     exactly: Option<String>,
 }
 
@@ -85,31 +84,31 @@ impl Walk {
 
 /// Items for one answer.
 pub(crate) struct Batch {
-    /// Encoded.
+    /// The items as they are written, in their order.
     pub(crate) items: Vec<String>,
-    /// Nothing comes after them.
+    /// Whether the enumeration ends with them.
     pub(crate) last: bool,
 }
 
 /// Why there is no batch.
 #[derive(Debug)]
 pub(crate) enum BatchError {
-    /// The object manager's.
+    /// An error of the object manager.
     Cim(CimError),
-    /// The next item alone is larger than an answer may be. It stays where it is.
+    /// The next item alone is larger than an answer may be. It is not taken from the enumeration.
     TooLarge,
-    /// The time was over first. Nothing is lost.
+    /// The batch was not ready in time. No item is lost.
     TimedOut,
 }
 
 /// How much to put into an answer.
 #[derive(Clone, Copy)]
 pub(crate) struct Measure {
-    /// Items.
+    /// Most items.
     pub(crate) items: usize,
-    /// Octets of all items.
+    /// Most octets, of all items together.
     pub(crate) octets: usize,
-    /// Time until which it must be there.
+    /// When the batch must be ready.
     pub(crate) until: Instant,
 }
 
@@ -123,7 +122,7 @@ pub(crate) struct Enumeration<E> {
 }
 
 impl<E: Encode> Enumeration<E> {
-    /// One that is not in the table (yet).
+    /// An enumeration that is not in the table.
     pub(crate) fn new(form: E, walk: Walk) -> Self {
         Self {
             form: Arc::new(form),
@@ -132,14 +131,14 @@ impl<E: Encode> Enumeration<E> {
         }
     }
 
-    /// The same waiting so long for its next pull.
+    /// The same, which waits so long for its next pull.
     pub(crate) fn waiting(mut self, idle: Duration) -> Self {
         self.idle = idle;
         self
     }
 
-    /// Takes the next items. The work goes on when nobody waits for it any more, so that neither a time limit nor a client
-    /// that hangs up can lose an item between the cursor and an answer.
+    /// Takes the next items. The work goes on when its caller has stopped waiting, so that neither a time limit nor a client that
+    /// hangs up can lose an item between the cursor and an answer.
     pub(crate) async fn batch(&self, measure: Measure) -> Result<Batch, BatchError> {
         let (walk, form) = (self.walk.clone(), self.form.clone());
         let work = tokio::spawn(async move {
@@ -200,7 +199,7 @@ impl Open {
     }
 }
 
-/// All that are open.
+/// All enumerations that are open.
 pub(crate) struct Enumerations {
     open: Mutex<HashMap<String, Open>>,
 }
@@ -243,7 +242,7 @@ impl Enumerations {
         Ok(context)
     }
 
-    /// The caller's enumeration of this name, whose wait begins anew. One of another protocol is none.
+    /// The caller's enumeration of this context, whose time to wait begins again. `None` for one of another user or protocol.
     pub(crate) fn find<E: Encode>(&self, caller: &Caller, context: &str) -> Option<Arc<Enumeration<E>>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -253,7 +252,7 @@ impl Enumerations {
         found.enumeration.clone().downcast().ok()
     }
 
-    /// Ends it; whether there was one.
+    /// Ends the caller's enumeration of this context; false when there is none.
     pub(crate) fn remove(&self, caller: &Caller, context: &str) -> bool {
         let context = context.trim();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -261,7 +260,7 @@ impl Enumerations {
         own && open.remove(context).is_some()
     }
 
-    /// Drops what has waited too long, for ever.
+    /// Drops enumerations that have waited too long. Never returns.
     pub(crate) async fn expire(&self) -> Infallible {
         loop {
             tokio::time::sleep(SWEEP).await;

@@ -1,8 +1,8 @@
 //! HTTP/1.1 for every protocol: who connects, what a request may cost before it is understood, and who sent it. What is in a
 //! request is the business of its [`Protocol`].
 //!
-//! Nobody who has not logged in makes this host keep more than a few KiB: credentials stand in the head, and the body of a
-//! stranger is read only to be thrown away.
+//! A caller who has not logged in makes this host keep a few KiB at most: credentials are in the head, and an unidentified
+//! caller's body is read only to be thrown away.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lifeboat_admission::{
     Cap, Door, Ending, HandshakeError, Level, Notice, Place, Places, Stage, linger, shake_hands,
 };
-use lifeboat_engine::by::Surface as WayIn;
+use lifeboat_engine::by::Surface;
 use lifeboat_model::Timestamp;
 use lifeboat_tls::certificate::valid_until;
 use lifeboat_tls::{Credentials, fingerprints, until};
@@ -37,17 +37,18 @@ use crate::login::{ClientCertificate, Denied, Login};
 /// Body of an answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// Most that is read of a stranger's body, to keep the connection, and of an Identify without credentials.
-const STRANGERS_BODY: usize = 64 << 10;
+/// Most bytes that are read of an unidentified caller's body, to keep the connection, and of an Identify without credentials.
+const UNIDENTIFIED_BODY: usize = 64 << 10;
 /// How long that may take.
-const STRANGERS_TIME: Duration = Duration::from_secs(5);
-/// Largest head.
+const UNIDENTIFIED_TIME: Duration = Duration::from_secs(5);
+/// Largest head in bytes.
 const MAX_HEAD: usize = 64 << 10;
-/// Silence on a connection before the kernel asks whether somebody is there, and how long unread answers are kept.
+/// Silence on a connection before the kernel probes whether the client still answers.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Time after which a connection is cut whose client has not acknowledged what was sent to it.
 const UNREAD: Duration = Duration::from_secs(120);
 
-/// After which time to ask again, when there is no reason to know better.
+/// `Retry-After` of an answer for which no better time is known.
 const MOMENT: Duration = Duration::from_secs(1);
 
 const fn notice(level: Level, what: &'static str) -> Notice {
@@ -72,19 +73,19 @@ const REFUSED: Notice = notice(Level::Info, "request refused");
 pub struct Limits {
     /// Connections at once. A caller is known from the first request on whose credentials are right.
     pub places: Places,
-    /// Until a TLS handshake is done.
+    /// Time until a TLS handshake is done.
     pub handshake: Duration,
-    /// From there until the caller is known.
+    /// Time from there until the caller is known.
     pub strangers: Duration,
-    /// Until the head of the next request of a known caller is there. Idle connections are closed after it.
+    /// Time until the head of the next request of a known caller is there. Idle connections are closed after it.
     pub head: Duration,
-    /// Until a body is there.
+    /// Time until a body is there.
     pub body: Duration,
     /// Largest body in bytes.
     pub body_bytes: usize,
     /// Bytes of bodies held at once, of all callers.
     pub bodies_bytes: usize,
-    /// For requests under way when the daemon stops.
+    /// Time that requests under way have when the daemon stops.
     pub grace: Duration,
 }
 
@@ -117,11 +118,11 @@ impl Default for Limits {
     }
 }
 
-/// A request by somebody known.
+/// A request by a caller whose credentials were right.
 pub(crate) struct Exchange {
-    /// Who.
+    /// The caller, with its role and the address it calls from.
     pub(crate) caller: Caller,
-    /// From where.
+    /// Address of the client.
     pub(crate) from: SocketAddr,
     /// Its head's fields.
     pub(crate) headers: HeaderMap,
@@ -152,11 +153,11 @@ pub(crate) fn charset(headers: &HeaderMap) -> Option<&str> {
 pub(crate) trait Protocol: Send + Sync + 'static {
     /// Its name, for the log.
     const NAME: &'static str;
-    /// The way in that requests by it are recorded with.
-    const WAY_IN: WayIn;
+    /// The surface that is recorded with its actions.
+    const SURFACE: Surface;
     /// Paths that it is spoken at.
     const PATHS: &'static [&'static str];
-    /// How a caller who has not logged in is asked to.
+    /// `WWW-Authenticate` of an answer to a caller who has not logged in.
     const CHALLENGE: &'static str;
 
     /// Whether a request may be a question that is answered without credentials, by [`Protocol::introduce`].
@@ -174,7 +175,7 @@ pub(crate) trait Protocol: Send + Sync + 'static {
         Err((StatusCode::METHOD_NOT_ALLOWED, "only POST"))
     }
 
-    /// The answer to somebody known.
+    /// The answer to a caller whose credentials were right.
     fn answer(&self, exchange: Exchange) -> impl Future<Output = Response<Body>> + Send;
 }
 
@@ -185,7 +186,7 @@ pub(crate) struct Server<P> {
     certificates: Option<Arc<Credentials>>,
     limits: Limits,
     door: Arc<Door>,
-    /// In KiB.
+    /// What is left of [`Limits::bodies_bytes`], in KiB.
     bodies: Arc<Semaphore>,
 }
 
@@ -298,7 +299,7 @@ impl<P: Protocol> Server<P> {
             }
             () = place.overdue(limits.strangers) => {
                 place.note(UNKNOWN, "");
-                // Credentials that are being looked at may still be right, and are answered.
+                // Credentials that are being checked now may be right: their request is answered.
                 if !place.is_held() {
                     return;
                 }
@@ -334,12 +335,13 @@ impl<P: Protocol> Server<P> {
         if self.protocol.asks_who(&head.headers) {
             return self.introduce(peer, &head.headers, body).await;
         }
-        // Not dropped for others while credentials are looked at, and, when they are right, until it is answered.
+        // Keeps the connection from being dropped to make room, while credentials are checked and, when they are right, until
+        // the request is answered.
         let held = peer.place.hold();
         let (from, certificate) = (peer.place.from(), peer.certificate.as_ref());
         let caller = match self.login.check(&head.headers, certificate, from.ip()).await {
             Ok(caller) => Caller {
-                from: Some((P::WAY_IN, from)),
+                from: Some((P::SURFACE, from)),
                 ..caller
             },
             Err(denied) => {
@@ -369,9 +371,10 @@ impl<P: Protocol> Server<P> {
         self.protocol.answer(exchange).await
     }
 
-    /// Who this is, is the one thing that may be asked without saying who asks.
+    /// Identify: the one request that is answered without credentials.
     async fn introduce(&self, peer: &Peer, headers: &HeaderMap, body: Incoming) -> Response<Body> {
-        let read = tokio::time::timeout(STRANGERS_TIME, Limited::new(body, STRANGERS_BODY).collect()).await;
+        let read =
+            tokio::time::timeout(UNIDENTIFIED_TIME, Limited::new(body, UNIDENTIFIED_BODY).collect()).await;
         let Ok(Ok(read)) = read else {
             return closing(plain(StatusCode::PAYLOAD_TOO_LARGE));
         };
@@ -402,9 +405,9 @@ impl<P: Protocol> Server<P> {
 
     fn denied(&self, peer: &Peer, denied: &Denied) -> Response<Body> {
         let notice = match denied {
-            // The way half of the clients begin every connection.
+            // Many clients begin every connection without credentials.
             Denied::Nothing => NOTHING,
-            Denied::Malformed | Denied::Wrong { .. } | Denied::Stranger { .. } => DENIED,
+            Denied::Malformed | Denied::Wrong { .. } | Denied::UnknownCertificate { .. } => DENIED,
             Denied::Later { .. } => TOO_MANY,
             Denied::Busy => BUSY,
         };
@@ -412,7 +415,10 @@ impl<P: Protocol> Server<P> {
         match denied {
             Denied::Busy => return later(StatusCode::SERVICE_UNAVAILABLE, MOMENT),
             Denied::Later { wait } => return later(StatusCode::TOO_MANY_REQUESTS, *wait),
-            Denied::Nothing | Denied::Malformed | Denied::Wrong { .. } | Denied::Stranger { .. } => {}
+            Denied::Nothing
+            | Denied::Malformed
+            | Denied::Wrong { .. }
+            | Denied::UnknownCertificate { .. } => {}
         }
         let mut answer = plain(StatusCode::UNAUTHORIZED);
         answer
@@ -426,7 +432,7 @@ impl<P: Protocol> Server<P> {
         let small = body
             .size_hint()
             .exact()
-            .is_some_and(|n| n <= STRANGERS_BODY as u64);
+            .is_some_and(|n| n <= UNIDENTIFIED_BODY as u64);
         if small && drained(body).await {
             return plain(status);
         }
@@ -453,9 +459,9 @@ impl<P: Protocol> Server<P> {
     }
 }
 
-/// Whether a body that nobody wants could be read to its end, so that the connection can be kept.
+/// Whether a body that is not used could be read to its end, so that the connection can be kept.
 async fn drained(body: Incoming) -> bool {
-    let mut body = Limited::new(body, STRANGERS_BODY);
+    let mut body = Limited::new(body, UNIDENTIFIED_BODY);
     let all = async {
         while let Some(frame) = body.frame().await {
             if frame.is_err() {
@@ -464,7 +470,9 @@ async fn drained(body: Incoming) -> bool {
         }
         true
     };
-    tokio::time::timeout(STRANGERS_TIME, all).await.unwrap_or(false)
+    tokio::time::timeout(UNIDENTIFIED_TIME, all)
+        .await
+        .unwrap_or(false)
 }
 
 /// An answer without a body.
@@ -474,7 +482,7 @@ pub(crate) fn plain(status: StatusCode) -> Response<Body> {
     answer
 }
 
-/// Not now; after this time, perhaps.
+/// An answer that says when to try again, in whole seconds, rounded up.
 fn later(status: StatusCode, wait: Duration) -> Response<Body> {
     let mut answer = plain(status);
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -503,7 +511,7 @@ fn closing(mut answer: Response<Body>) -> Response<Body> {
     answer
 }
 
-/// A peer that vanished, or reads nothing, must be noticed. Failing to is no reason to refuse a connection.
+/// Sets options by which a client that vanished, or reads nothing, is noticed. A connection without them is still served.
 fn tune(stream: &TcpStream) {
     use rustix::net::sockopt;
     let unread = u32::try_from(UNREAD.as_millis()).unwrap_or(u32::MAX);

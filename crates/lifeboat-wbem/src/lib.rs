@@ -1,9 +1,12 @@
 //! Management from other hosts: WS-Management and CIM-XML over TLS, and who may use them. Both protocols are spoken by one
-//! object manager ([`cim`]); what is deliberately absent outside of it is any knowledge of what classes and methods mean.
+//! object manager ([`cim`]); outside of it the crate does not know what classes and methods mean.
 //!
-//! A request passes `http` (what may it cost), `login` (who is it), then `wsman` or `cimxml` (what does it want), and
-//! its answer the same way back. What outlives a request is only an enumeration that was begun (`enumerations`) and what
-//! somebody has subscribed to: `wsman::eventing` and `listeners` make messages of indications, `delivery` carries them.
+//! A request passes `http` (what may it cost), `login` (who is it), then `wsman` or `cimxml` (what does it ask for), and
+//! its answer passes them in reverse order. Two things outlive a request: an enumeration that was begun (`enumerations`), and a
+//! subscription, whose indications `wsman::eventing` and `listeners` make into messages and `delivery` sends.
+// To move into [workspace.lints] when all crates hold it.
+#![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
+#![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
 pub mod cim;
 mod cimxml;

@@ -1,5 +1,5 @@
 //! Listeners that speak CIM-XML: clients subscribe for them by making instances, and each indication goes there as an
-//! ExportIndication of its own. What the instances are, [`crate::cim::subscriptions`] knows; how a message gets there,
+//! ExportIndication of its own. The instances are made in [`crate::cim::subscriptions`]; messages are sent in
 //! [`crate::delivery`].
 
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, RawInstance, Sta
 use crate::cim::indications::{Indication, Indications};
 use crate::cim::subscriptions::Begun;
 use crate::cim::{Caller, VIRTUALIZATION};
-use crate::delivery::{Client, Courier, Deliveries, DeliveryError, Destination, Over};
+use crate::delivery::{Client, Deliveries, DeliveryError, Destination, Over, Subscriber};
 
-/// Makes and removes what belongs to listeners.
+/// Makes and removes the instances by which clients subscribe, and begins deliveries.
 pub(crate) struct Listeners {
     indications: Arc<Indications>,
     deliveries: Arc<Deliveries>,
@@ -50,8 +50,8 @@ impl Listeners {
         Ok(made)
     }
 
-    /// Nothing is waited for here: a subscription without deliveries would never end. Whether the listener may still be told
-    /// is found out with each delivery.
+    /// Begins the deliveries of a subscription. Not async: if the caller's future were dropped here, the subscription would stay
+    /// without deliveries and never end. Each delivery checks again whether the listener may be connected to.
     fn begin(&self, begun: Begun) -> Result<(), CimError> {
         let client = self.deliveries.client().clone();
         let failed = |e: DeliveryError| CimError::new(Status::Failed, e.to_string());
@@ -83,7 +83,7 @@ struct Listener {
     client: Arc<Client>,
     destination: Destination,
     namespace: &'static Namespace,
-    /// By which the listener tells subscriptions apart.
+    /// `SequenceContext` of its indications, by which the listener tells subscriptions apart.
     context: String,
     filter: String,
     select: Select,
@@ -100,7 +100,7 @@ impl Listener {
             };
             event.properties.retain(|(name, _)| first(name));
         }
-        // Events of WMI have no place for these.
+        // Event classes of WMI do not have these properties.
         if event.class.starts_with("CIM_") {
             let number = Value::Signed(i64::try_from(indication.sequence).unwrap_or(i64::MAX));
             event.set("SequenceContext", Some(self.context.as_str().into()));
@@ -111,7 +111,7 @@ impl Listener {
     }
 }
 
-impl Courier for Listener {
+impl Subscriber for Listener {
     fn most(&self) -> usize {
         1
     }
@@ -120,7 +120,7 @@ impl Courier for Listener {
         None
     }
 
-    async fn carry(&self, indications: &[Indication]) -> Result<(), DeliveryError> {
+    async fn send(&self, indications: &[Indication]) -> Result<(), DeliveryError> {
         for indication in indications {
             let id = indication.sequence.to_string();
             let fields = [

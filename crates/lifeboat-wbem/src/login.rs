@@ -1,8 +1,9 @@
-//! Is somebody who they say: passwords over HTTP Basic, and certificates. What it costs to ask is bounded, whoever asks.
+//! Proves who a caller is: by a password over HTTP Basic, or by a certificate. What one attempt may cost this host is bounded
+//! for every caller. What a caller may do is not decided here.
 //!
 //! A password that was right is remembered for a while by a keyed digest, so that not every request costs a slow hash. A wrong
-//! one costs the same whether there is such a user or not, and puts the next attempt off ([`backoff`]). Hashes are a queue with
-//! two lanes: whoever is suspected of guessing leaves half of it to others.
+//! one costs the same whether there is such a user or not, and delays the next attempt ([`backoff`]). Hashes wait in two lanes:
+//! callers suspected of guessing may use only half of the hashes that run at once.
 
 mod backoff;
 
@@ -27,18 +28,17 @@ use backoff::{Account, Backoff};
 use crate::cim::Caller;
 use crate::users::{self, PASSWORD_BYTES, Secret, Users, UsersError, WatchedUsers};
 
-/// Slow hashes at once; each takes some 20 MiB.
+/// Slow hashes that run at once; each takes some 20 MiB.
 const AT_ONCE: usize = 2;
-/// Of these, for callers from where wrong passwords came lately.
+/// Of these, for callers at addresses where passwords were wrong of late.
 const AT_ONCE_SUSPECTS: usize = 1;
-/// Callers that may wait for one, in each lane.
+/// Callers that may wait for a hash, in each lane.
 const WAITING: usize = 128;
-/// Of these, from one address: fewer than it has places for connections without credentials, which are not dropped while they
-/// wait.
+/// Of these, callers at one address: fewer than its connections without credentials, which are not dropped while they wait.
 const WAITING_EACH: usize = 64;
 /// How long a right password is remembered.
 const REMEMBERED: Duration = Duration::from_secs(300);
-/// Header that says: take my certificate (DSP0226).
+/// Value of `Authorization` by which a client asks to be known by its certificate (DSP0226).
 const MUTUAL: &str = "http://schemas.dmtf.org/wbem/wsman/1/wsman/secprofile/https/mutual";
 
 /// A certificate that a client has shown and that one of the authorities has issued.
@@ -51,7 +51,7 @@ pub(crate) struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// What it says. A certificate that cannot be read has no names, only a fingerprint.
+    /// Reads a certificate in DER. One that cannot be parsed has no names, only a fingerprint.
     pub(crate) fn read(der: &CertificateDer<'_>) -> Self {
         let digest = certificate_fingerprint(der);
         Self {
@@ -60,35 +60,35 @@ impl ClientCertificate {
         }
     }
 
-    /// What the log calls its owner.
+    /// The first name, or else the fingerprint, for the log.
     fn label(&self) -> &str {
         self.names.first().unwrap_or(&self.fingerprint)
     }
 }
 
-/// Why somebody is not let in.
+/// Why a caller is not let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
-    /// Nothing was shown. Many clients begin like this.
+    /// No credentials. Many clients send the first request of a connection like this.
     Nothing,
-    /// Something was shown that is neither of what is taken here.
+    /// An `Authorization` that is neither Basic nor [`MUTUAL`], or Basic that cannot be decoded.
     Malformed,
     /// No such user, or not their password.
     Wrong {
         /// As it was sent; up to a bound.
         user: String,
     },
-    /// A certificate nobody has entered.
-    Stranger {
-        /// Whose it claims to be.
+    /// A certificate that has no entry in the file of users.
+    UnknownCertificate {
+        /// [`ClientCertificate::label`] of it.
         certificate: String,
     },
-    /// Too many wrong passwords came before. This one was not looked at.
+    /// Too many wrong passwords came before. This one was not compared.
     Later {
-        /// Until the next may be tried.
+        /// Time until the next one is compared.
         wait: Duration,
     },
-    /// Too many are waiting.
+    /// Too many callers wait for a hash already.
     Busy,
 }
 
@@ -98,7 +98,9 @@ impl std::fmt::Display for Denied {
             Self::Nothing => f.write_str("no credentials"),
             Self::Malformed => f.write_str("credentials that are neither Basic nor a certificate"),
             Self::Wrong { user } => write!(f, "unknown user or wrong password for {user:?}"),
-            Self::Stranger { certificate } => write!(f, "no entry for the certificate of {certificate:?}"),
+            Self::UnknownCertificate { certificate } => {
+                write!(f, "no entry for the certificate of {certificate:?}")
+            }
             Self::Later { wait } => write!(
                 f,
                 "too many wrong passwords before; the next one is looked at in {:.1} s",
@@ -111,7 +113,7 @@ impl std::fmt::Display for Denied {
 
 #[derive(Default)]
 struct Remembered {
-    /// Of the users it is true for.
+    /// The edition of the file of users that the callers are from.
     edition: u64,
     /// At most one for each user, because only right passwords get in.
     callers: HashMap<[u8; 32], (Caller, Instant)>,
@@ -170,13 +172,13 @@ impl Drop for Waiting {
     }
 }
 
-/// What a hash needs until it is done, whoever waits for it.
+/// What a hash holds until it is done, whether or not its caller still waits.
 struct Turn {
     _waiting: Waiting,
     _permits: [OwnedSemaphorePermit; 2],
 }
 
-/// Who may come in.
+/// The users, and what is remembered of their logins.
 pub(crate) struct Login {
     users: WatchedUsers,
     key: [u8; 32],
@@ -185,7 +187,7 @@ pub(crate) struct Login {
     began: Instant,
     at_once: Arc<Semaphore>,
     lanes: [Lane; 2],
-    /// Hash to try when there is no such user and no other hash to take its time from.
+    /// Hash to compare with when there is no such user and no other user either, so that the comparison takes as long.
     decoy: Secret,
 }
 
@@ -206,7 +208,7 @@ impl Login {
         })
     }
 
-    /// Who sent this head. A password counts before a certificate: it was sent on purpose.
+    /// The caller who sent this head. A password counts before a certificate: it was sent on purpose.
     pub(crate) async fn check(
         &self,
         headers: &HeaderMap,
@@ -237,10 +239,10 @@ impl Login {
         });
         let Some(entry) = entry else {
             let certificate = certificate.label().to_owned();
-            return Err(Denied::Stranger { certificate });
+            return Err(Denied::UnknownCertificate { certificate });
         };
         Ok(Caller {
-            // No user can be called that, so nobody shares anything by having the same name.
+            // A user's name cannot have a space: no user has this name, and with it a share in the certificate's subscriptions.
             name: format!("certificate {}", entry.label()),
             role: entry.role,
             from: None,
@@ -254,7 +256,7 @@ impl Login {
         }
         let account = self.account(&user);
         let turn = self.turn(from, &account).await?;
-        // Somebody before us in the queue may have been the same, or have guessed wrong.
+        // A caller before this one in the queue may have proved the same password, or have guessed wrong.
         if let Some(caller) = self.recall(&digest) {
             return Ok(caller);
         }
@@ -265,9 +267,10 @@ impl Login {
         let exists = users.user(&user).is_some();
         let judged = move |right: bool| {
             let mut backoff = backoff.lock().unwrap_or_else(PoisonError::into_inner);
-            match right && exists {
-                true => backoff.succeeded(now, from, &account),
-                false => backoff.failed(now, from, &account),
+            if right && exists {
+                backoff.succeeded(now, from, &account)
+            } else {
+                backoff.failed(now, from, &account)
             }
         };
         let right = verify(hash, password, judged, turn).await?;
@@ -313,12 +316,12 @@ impl Login {
         })
     }
 
-    /// A name of a caller's choice, in as much memory as any other.
+    /// The account of a name. A digest, because the caller chooses how long the name is.
     fn account(&self, user: &str) -> Account {
         blake3::keyed_hash(&self.key, user.as_bytes()).into()
     }
 
-    /// Another user's hash takes as long as this user's would; its answer is not looked at.
+    /// The user's hash; without such a user another one, which takes as long, and whose result is not used.
     fn hash_to_try(&self, users: &Arc<Users>, user: &str) -> Secret {
         let entry = users.user(user).or_else(|| users.users.first());
         entry.map_or_else(|| self.decoy.clone(), |e| e.password.clone())
@@ -356,9 +359,9 @@ impl Login {
     }
 }
 
-/// Compares on a thread of its own, which keeps the turn to its end whether or not the caller waits: who hangs up must not
-/// make room for the next hash, nor be forgotten to have guessed. `judged` is told before the turn is over. Threads that come and go share the memory of those before them; those of the runtime's
-/// pool would each keep as much as a hash takes.
+/// Compares on a thread of its own, which keeps the turn to its end whether or not the caller waits: a caller that hangs up must
+/// not make room for its next hash, and its wrong guess must count. `judged` is called before the turn is over. A new thread
+/// uses the memory that the thread before it has freed; each thread of the runtime's pool would keep as much as a hash takes.
 async fn verify(
     hash: Secret,
     password: Secret,
@@ -370,7 +373,7 @@ async fn verify(
         let right = users::verify(&hash, &password);
         judged(right);
         drop(turn);
-        // Nobody may be waiting any more.
+        // Sending fails when the caller has hung up.
         let _ = tell.send(right);
     };
     let thread = std::thread::Builder::new().name("login".into()).spawn(work);

@@ -1,4 +1,5 @@
-//! The ports of WS-Management and CIM-XML: what is bound where, with which certificates and users, until when it is served.
+//! The ports of WS-Management and CIM-XML: what is bound where, with which certificates and users, and until when it is served.
+//! What a request means is not known here.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -29,50 +30,50 @@ pub enum Transport {
     Plain,
 }
 
-/// What is served where.
+/// Where WS-Management and CIM-XML are served, to which users, and within which bounds.
 #[derive(Clone, Debug)]
 pub struct RemoteConfig {
-    /// Address of WS-Management.
+    /// Address of WS-Management; `None`: not served.
     pub wsman: Option<SocketAddr>,
-    /// Address of CIM-XML.
+    /// Address of CIM-XML; `None`: not served.
     pub cimxml: Option<SocketAddr>,
     /// The file of users.
     pub users: Utf8PathBuf,
-    /// What protects them.
+    /// What protects the connections.
     pub transport: Transport,
-    /// Where indications may be sent. None: nowhere.
+    /// Hosts that indications may be sent to; an empty list: none.
     pub destinations: Destinations,
     /// Certificates that are not accepted, neither of clients nor of listeners.
     pub revoked: Arc<RevocationList>,
-    /// Bounds.
+    /// Bounds on what callers may use up, for each of the two protocols.
     pub limits: Limits,
 }
 
-/// Why it cannot be served. Nothing was started.
+/// Why a configuration cannot be served. No port is bound then.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// The file of users.
+    /// The file of users cannot be used.
     #[error(transparent)]
     Users(#[from] users::UsersError),
-    /// Certificates.
+    /// The files of `Transport::Tls` cannot be used.
     #[error(transparent)]
     Tls(#[from] CredentialsError),
-    /// An address.
+    /// A port cannot be taken.
     #[error("cannot listen for {what} on {address}: {cause}")]
     Bind {
         /// The protocol.
         what: &'static str,
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// What the operating system answered.
         cause: std::io::Error,
     },
-    /// Without TLS where others can listen.
+    /// An address that other hosts can reach, without TLS.
     #[error("{0} is not a loopback address: without TLS passwords would cross the network readable")]
     Exposed(SocketAddr),
 }
 
-/// Bound ports.
+/// Bound ports, not yet served.
 pub struct Remote {
     wsman: Option<TcpListener>,
     cimxml: Option<TcpListener>,
@@ -167,7 +168,7 @@ async fn run<P: Protocol>(listener: Option<TcpListener>, server: Arc<Server<P>>,
     }
 }
 
-/// Watches for subscribers. That the engine has ended is no reason to turn away those who still ask.
+/// Watches for subscribers, for ever: requests are still answered when the engine, and with it the watch, has ended.
 async fn watch(indications: Arc<Indications>) -> Infallible {
     indications.run().await;
     std::future::pending().await

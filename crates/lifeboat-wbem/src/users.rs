@@ -1,19 +1,16 @@
-//! Who may come in over the network, and as what: the file of users, how it is read and how it is changed. Whether somebody
-//! is who they say is decided in `login`.
+//! Which users and certificates may log in over the network, and with which roles: the file of users, how it is read and how
+//! it is changed. Whether a caller is the user it names is decided in `login`.
 
 mod watch;
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-
+use crate::cim::Role;
 use argon2::password_hash::{PasswordHash, PasswordHasher, SaltString};
 use argon2::{Algorithm, Argon2, Params, PasswordVerifier, Version};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
-
-use crate::cim::Role;
-
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 pub(crate) use watch::WatchedUsers;
 
 /// Longest name of a user in bytes.
@@ -22,11 +19,12 @@ pub const MAX_NAME: usize = 64;
 pub const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
 /// Largest file of users that is read.
 const MAX_FILE: u64 = 4 << 20;
-/// Most memory in KiB and most passes that a hash in the file may ask for: each login costs that much.
+/// Most memory, in KiB, that a hash in the file may ask for: each login costs that much.
 const MAX_HASH_KIB: u32 = 256 << 10;
+/// Most passes over that memory that a hash in the file may ask for.
 const MAX_HASH_PASSES: u32 = 16;
 
-/// Text that must never be shown. It can neither be printed nor compared by accident.
+/// A password or a hash, which must never be shown: it has neither `Debug` nor `Display`, and cannot be compared.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -49,20 +47,20 @@ impl Secret {
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
     /// There is no file.
-    #[error("{0}: there is no such file; make it with: lifeboat user add NAME --role administrator")]
+    #[error("{0}: there is no such file")]
     Missing(Utf8PathBuf),
     /// It cannot be read or written.
     #[error("cannot {what}: {cause}")]
     Io {
         /// What was being done, with the path.
         what: String,
-        /// Why.
+        /// What the operating system answered.
         cause: std::io::Error,
     },
-    /// Others may read or change it.
+    /// Users other than its owner and group may read or change it.
     #[error("{0}: users other than its owner and group can read or change it; mend that with: chmod 600 {0}")]
     Exposed(Utf8PathBuf),
-    /// It holds something else.
+    /// It is not TOML, or not a file of users.
     #[error("{path}: {detail}")]
     Content {
         /// The file.
@@ -70,13 +68,13 @@ pub enum UsersError {
         /// What is wrong, without any secret.
         detail: String,
     },
-    /// The name is taken.
+    /// There is a user or certificate of this name already.
     #[error("there is a {0} already; remove it first")]
     Exists(String),
-    /// Nobody of that name.
-    #[error("there is no user and no certificate \"{0}\"; see: lifeboat user list")]
+    /// There is no user and no certificate of this name.
+    #[error("there is no user and no certificate \"{0}\"")]
     Unknown(String),
-    /// A name that cannot be one.
+    /// A name that no user can have.
     #[error("a user's name has 1 to {MAX_NAME} letters, digits or . _ - @")]
     Name,
     /// A certificate named in a way that cannot match any.
@@ -100,7 +98,7 @@ pub struct User {
     pub name: String,
     /// Argon2id, as a PHC string.
     pub password: Secret,
-    /// What they may do.
+    /// What the user may do.
     pub role: Role,
 }
 
@@ -129,13 +127,14 @@ impl Certificate {
             });
         }
         let legal = (1..=253).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c == ':');
-        match legal {
-            true => Ok(Self {
+        if legal {
+            Ok(Self {
                 fingerprint: None,
                 name: Some(text.to_owned()),
                 role,
-            }),
-            false => Err(UsersError::Certificate),
+            })
+        } else {
+            Err(UsersError::Certificate)
         }
     }
 
@@ -151,10 +150,10 @@ impl Certificate {
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Users {
-    /// With passwords.
+    /// Users with passwords.
     #[serde(default, rename = "user", skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<User>,
-    /// With certificates.
+    /// Client certificates.
     #[serde(default, rename = "certificate", skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<Certificate>,
 }
@@ -162,9 +161,12 @@ pub struct Users {
 impl Users {
     /// Reads and checks a file.
     pub fn load(path: &Utf8Path) -> Result<Self, UsersError> {
-        let io = |source: std::io::Error| match source.kind() {
-            std::io::ErrorKind::NotFound => UsersError::Missing(path.into()),
-            _ => io_error(format!("read {path}"))(source),
+        let io = |source: std::io::Error| {
+            if source.kind() == std::io::ErrorKind::NotFound {
+                UsersError::Missing(path.into())
+            } else {
+                io_error(format!("read {path}"))(source)
+            }
         };
         let file = File::open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;
@@ -185,7 +187,7 @@ impl Users {
     fn parse(text: &str) -> Result<Self, String> {
         let mut users: Self = toml::from_str(text).map_err(|e| {
             let before = text.get(..e.span().map_or(0, |s| s.start)).unwrap_or_default();
-            // Not the parser's own picture of the place: it would show the line, and with it the hash.
+            // Without the parser's excerpt, which would show the line, and with it the hash.
             format!("line {}: {}", before.matches('\n').count() + 1, e.message())
         })?;
         for (n, user) in users.users.iter().enumerate() {
@@ -217,7 +219,8 @@ impl Users {
     }
 }
 
-/// Changes the file, or makes it: read, changed and replaced as a whole while nobody else does the same.
+/// Changes the file, or makes it: it is read, changed and replaced in one step, under a lock against other processes that do
+/// the same.
 pub fn edit(
     path: &Utf8Path,
     change: impl FnOnce(&mut Users) -> Result<(), UsersError>,
@@ -279,9 +282,10 @@ pub fn remove(path: &Utf8Path, name: &str) -> Result<(), UsersError> {
         users
             .certificates
             .retain(|c| !c.label().eq_ignore_ascii_case(&wanted));
-        match before == users.users.len() + users.certificates.len() {
-            true => Err(UsersError::Unknown(name.chars().take(100).collect())),
-            false => Ok(()),
+        if before == users.users.len() + users.certificates.len() {
+            Err(UsersError::Unknown(name.chars().take(100).collect()))
+        } else {
+            Ok(())
         }
     })
 }
@@ -308,17 +312,18 @@ pub(crate) fn verify(hash: &Secret, password: &Secret) -> bool {
 }
 
 fn checked_hash(text: &str) -> Result<(), String> {
-    let wrong = || "is no argon2id hash; set it with: lifeboat user add".to_owned();
+    let wrong = || "is no argon2id hash".to_owned();
     let hash = PasswordHash::new(text).map_err(|_| wrong())?;
     if hash.algorithm.as_str() != "argon2id" || hash.hash.is_none() {
         return Err(wrong());
     }
     let params = Params::try_from(&hash).map_err(|_| wrong())?;
-    match params.m_cost() <= MAX_HASH_KIB && params.t_cost() <= MAX_HASH_PASSES {
-        true => Ok(()),
-        false => Err(format!(
+    if params.m_cost() <= MAX_HASH_KIB && params.t_cost() <= MAX_HASH_PASSES {
+        Ok(())
+    } else {
+        Err(format!(
             "asks for more than {MAX_HASH_KIB} KiB or {MAX_HASH_PASSES} passes for each login"
-        )),
+        ))
     }
 }
 
@@ -339,10 +344,10 @@ fn io_error(what: String) -> impl FnOnce(std::io::Error) -> UsersError {
 }
 
 const HEAD: &str =
-    "# Who may manage this host over the network. Written by `lifeboat user`, which keeps no comments.\n\n";
+    "# Who may manage this host over the network. Written by the command line, which keeps no comments.\n\n";
 
-/// Either the old file or the new one is there, whatever happens. It stays its owner's: the daemon must be able to read what
-/// root has written.
+/// Replaces the file atomically. The new file has the owner and group of the old one: the daemon must be able to read what root
+/// has written.
 fn replace(path: &Utf8Path, dir: &File, users: &Users) -> Result<(), UsersError> {
     let text = toml::to_string(users).map_err(|e| UsersError::Content {
         path: path.into(),
@@ -350,7 +355,7 @@ fn replace(path: &Utf8Path, dir: &File, users: &Users) -> Result<(), UsersError>
     })?;
     let new = Utf8PathBuf::from(format!("{path}.new"));
     let write = || -> std::io::Result<()> {
-        // Left behind by a crash; nobody else writes it while the directory is locked.
+        // Left behind by a crash; no other process writes it while the directory is locked.
         if new.symlink_metadata().is_ok() {
             std::fs::remove_file(&new)?;
         }

@@ -1,5 +1,5 @@
 //! WS-Management onto the object manager: what each request asks for, and the envelope of its answer. Envelopes are read and
-//! written by [`lifeboat_cim::wsman`]; what an instance or a method is, the object manager knows.
+//! written by [`lifeboat_cim::wsman`]; instances and methods are the object manager's.
 //!
 //! Every answer says its length: some clients cannot read chunks.
 
@@ -15,7 +15,7 @@ use lifeboat_cim::wsman::{
     Polymorphism, Pull, encode,
 };
 use lifeboat_cim::{CimError, Instance, InstanceName, Namespace, ObjectPath, Raw, Status, Value};
-use lifeboat_engine::by::Surface as WayIn;
+use lifeboat_engine::by::Surface;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -27,11 +27,11 @@ use eventing::Eventing;
 /// How long an operation may take when the client does not say, and at most.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
-/// Larger requests are parsed where they hold nobody up.
+/// Requests of more bytes are parsed on a thread of their own, where they delay no other request.
 const LARGE: usize = 128 << 10;
 /// Type of every answer.
 const KIND: &str = "application/soap+xml;charset=UTF-8";
-/// What those who have logged in are told they might have logged in with.
+/// Ways to log in, which Identify lists for callers that have logged in.
 const PROFILES: [&str; 2] = [
     "http://schemas.dmtf.org/wbem/wsman/1/wsman/secprofile/https/basic",
     "http://schemas.dmtf.org/wbem/wsman/1/wsman/secprofile/https/mutual",
@@ -98,7 +98,7 @@ fn message_id() -> String {
 
 impl Protocol for Wsman {
     const NAME: &'static str = "WS-Management";
-    const WAY_IN: WayIn = WayIn::Wsman;
+    const SURFACE: Surface = Surface::Wsman;
     const PATHS: &'static [&'static str] = &["/wsman", "/wsman/"];
     const CHALLENGE: &'static str = "Basic realm=\"WSMAN\", charset=\"UTF-8\"";
 
@@ -108,10 +108,8 @@ impl Protocol for Wsman {
     }
 
     fn introduce(&self, body: &[u8], charset: Option<&str>) -> Option<Response<Body>> {
-        match read(body, charset).ok()?.operation {
-            Operation::Identify => Some(document(StatusCode::OK, KIND, self.identity(&[]))),
-            _ => None,
-        }
+        let asked = read(body, charset).ok()?.operation;
+        (asked == Operation::Identify).then(|| document(StatusCode::OK, KIND, self.identity(&[])))
     }
 
     async fn answer(&self, exchange: Exchange) -> Response<Body> {
@@ -203,7 +201,7 @@ impl Wsman {
             }
             Operation::Pull(pull) => self.pull(caller, headers, &pull, until).await,
             Operation::Release { context } => {
-                // Clients release what has ended already, and are content.
+                // Releasing what has ended already is no error: clients do so.
                 self.enumerations.remove(caller, &context);
                 self.eventing.release(caller, &context);
                 Ok(String::new())
@@ -218,7 +216,7 @@ impl Wsman {
             Operation::Delete => Err(unsupported(
                 "nothing here is removed by Delete; call the method that removes it",
             )),
-            Operation::Subscribe(wish) => self.eventing.subscribe(caller, headers, wish, url).await,
+            Operation::Subscribe(request) => self.eventing.subscribe(caller, headers, request, url).await,
             Operation::Unsubscribe { identifier } => self.eventing.unsubscribe(caller, &identifier),
             Operation::Renew { .. } => Err(self.eventing.renew()),
             Operation::Ack { .. } => Err(unsupported("this server receives no events")),
@@ -254,7 +252,7 @@ impl Wsman {
             (None, Some(class)) => self.manager.enumerate(namespace, class).await?,
             (None, None) => return Err(headers.target().err().unwrap_or_else(timed_out)),
         };
-        // What an instance is cut down to or compared with is the class that was asked for.
+        // The class that was asked for: instances are cut down to its properties, or must be of it.
         let (asked, columns) = match enumerate.filter {
             Some(Query::Select(select)) => (Some(select.class.clone()), Some(Arc::new(select))),
             Some(Query::Associators(_) | Query::References(_)) => (None, None),
@@ -297,7 +295,7 @@ impl Wsman {
         self.begin(caller, headers, form, walk, at_once, until).await
     }
 
-    /// Whole instances.
+    /// The form of complete instances.
     fn form(&self, headers: &Headers) -> Form {
         Form {
             family: headers.family(),
@@ -328,9 +326,10 @@ impl Wsman {
         };
         let measure = measure(headers, items, None, until);
         let batch = batch(&begun, measure).await?;
-        let context = match batch.last {
-            true => None,
-            false => Some(self.enumerations.insert(caller, begun)?),
+        let context = if batch.last {
+            None
+        } else {
+            Some(self.enumerations.insert(caller, begun)?)
         };
         Ok(encode::enumerate(Some(&batch.items.concat()), context.as_deref()))
     }
@@ -419,9 +418,10 @@ fn measure(headers: &Headers, items: usize, characters: Option<usize>, until: In
 }
 
 fn within(headers: &Headers, body: String) -> Result<String, Fault> {
-    match body.len() + encode::OVERHEAD <= headers.max_envelope {
-        true => Ok(body),
-        false => Err(too_large()),
+    if body.len() + encode::OVERHEAD <= headers.max_envelope {
+        Ok(body)
+    } else {
+        Err(too_large())
     }
 }
 
@@ -438,9 +438,10 @@ fn keys(namespace: &Namespace, name: &InstanceName, error: CimError) -> Fault {
             .filter(|p| p.key)
             .any(|p| p.name.eq_ignore_ascii_case(key))
     };
-    let kind = match name.keys.iter().all(|(key, _)| own(key)) {
-        true => FaultKind::InsufficientSelectors,
-        false => FaultKind::UnexpectedSelectors,
+    let kind = if name.keys.iter().all(|(key, _)| own(key)) {
+        FaultKind::InsufficientSelectors
+    } else {
+        FaultKind::UnexpectedSelectors
     };
     Fault { kind, ..fault }
 }

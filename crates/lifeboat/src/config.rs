@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
-use lifeboat_engine::{Described, EngineConfig};
+use lifeboat_engine::EngineConfig;
+use lifeboat_engine::ports::hypervisor::{Described, KnownMachine};
 use lifeboat_model::reach::Destinations;
 use lifeboat_model::{Timestamp, VmSpec, VmSpecError};
 use lifeboat_qemu::UserRange;
@@ -440,7 +441,7 @@ impl Config {
     }
 
     /// Reads and checks the description of every VM, in the order of the file names, and when each was written.
-    pub(crate) fn load_vms(&self) -> Result<Vec<(VmSpec, Described)>, ConfigError> {
+    pub(crate) fn load_vms(&self) -> Result<Vec<KnownMachine>, ConfigError> {
         let unreadable = |source| ConfigError::Read {
             path: self.vm_dir.clone(),
             source,
@@ -482,7 +483,10 @@ impl Config {
         }
         let described = |(path, spec): (Utf8PathBuf, VmSpec)| {
             let described = written(&path).map_err(|source| ConfigError::Read { path, source })?;
-            Ok((spec, described))
+            Ok(KnownMachine {
+                spec,
+                described: Some(described),
+            })
         };
         vms.into_iter().map(described).collect()
     }
@@ -639,11 +643,11 @@ mod tests {
         };
         let vms = config.load_vms().unwrap();
         assert_eq!(
-            vms.iter().map(|(v, _)| v.name.as_str()).collect::<Vec<_>>(),
+            vms.iter().map(|m| m.spec.name.as_str()).collect::<Vec<_>>(),
             ["web"]
         );
-        let (spec, written) = &vms[0];
-        assert_eq!(spec.disks.len(), 2);
+        let written = vms[0].described.unwrap();
+        assert_eq!(vms[0].spec.disks.len(), 2);
         assert!(written.created.0 > 0 && written.changed >= written.created);
     }
 

@@ -13,7 +13,7 @@ use lifeboat_engine::ports::environment::{
 use lifeboat_kernel::at_rest::readable;
 use lifeboat_kernel::{AtRest, AtRestError};
 use lifeboat_model::certificates::CertificateUse;
-use lifeboat_model::policy::Finding;
+use lifeboat_model::{Finding, ProblemKind};
 use lifeboat_tls::certificate::describe;
 use lifeboat_tls::{CertError, Credentials, Holder};
 use tokio::sync::Semaphore;
@@ -267,24 +267,24 @@ fn keys(link: &Credentials, next: Option<&Utf8Path>) -> OwnKeys {
     link.refresh();
     let mut findings = Vec::new();
     if let Some(revoked) = link.own_revoked() {
-        findings.push(Finding::critical(format!(
+        let text = format!(
             "this host's own certificate ({}), or its key, is on the revocation list ({revoked}): issue a new one with a new key",
             link.files().cert
-        )));
+        );
+        findings.push(Finding::critical(ProblemKind::OwnCertificateRevoked, text));
     }
     if let (Some(why), Some(path)) = (link.revoked().problem(), link.revoked().path()) {
-        findings.push(Finding::warning(format!(
-            "what the revocation list {path} holds now is not used, the list read before is: {why}"
-        )));
+        let text =
+            format!("what the revocation list {path} holds now is not used, the list read before is: {why}");
+        findings.push(Finding::warning(ProblemKind::RevocationListUnused, text));
     }
     let next = match next.map(describe) {
         Some(Ok(info)) => Some(info.key_fingerprint),
         // Nothing is to change.
         Some(Err(CertError::Io { source, .. })) if source.kind() == std::io::ErrorKind::NotFound => None,
         Some(Err(e)) => {
-            findings.push(Finding::warning(format!(
-                "the next certificate cannot be used: {e}"
-            )));
+            let text = format!("the next certificate cannot be used: {e}");
+            findings.push(Finding::warning(ProblemKind::NextCertificateUnusable, text));
             None
         }
         None => None,

@@ -1,13 +1,15 @@
 //! Wires a host together and runs it: the one place where adapters meet the engine. Decisions are the engine's.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
+use crate::config::{Accel, Config};
+use crate::environment::HostEnvironment;
+use crate::{encryption, hardware, private};
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::ports::catalog::Catalog;
+use lifeboat_engine::ports::hypervisor::KnownMachine;
+use lifeboat_engine::ports::hypervisors::OneHypervisor;
+use lifeboat_engine::ports::store::OneStore;
 use lifeboat_engine::ports::{Clock, Entropy};
 use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
@@ -23,14 +25,13 @@ use lifeboat_wbem::cim::{Certificates, HostFacts, ObjectManager};
 use lifeboat_wbem::{Limits, Remote, RemoteConfig, Transport};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
-
-use crate::config::{Accel, Config};
-use crate::environment::HostEnvironment;
-use crate::{encryption, hardware, private};
 
 /// How long connections may take to end when the daemon stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -126,7 +127,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let api = Server::bind(&config.socket, admission)?;
     encryption::spool(&config, &at_rest)?;
     let catalog = SqliteCatalog::open(&config.state_dir.join("catalog.sqlite"))?;
-    let specs: Vec<_> = vms.iter().map(|(spec, _)| spec.clone()).collect();
+    let specs: Vec<_> = vms.iter().map(|m| m.spec.clone()).collect();
     encryption::storage(&at_rest, &catalog.load().await?, &specs).await?;
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
@@ -142,12 +143,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     };
     let facts = facts(&config);
     let credentials = Credentials::load(Purpose::Peers, &link_files(&config), revoked)?;
-    let ports = ports(&config, catalog, &credentials, remote.as_ref(), at_rest)?;
+    let ports = ports(&config, vms, catalog, &credentials, (remote.as_ref(), at_rest))?;
     let clock = ports.clock.clone();
     let callback_address = callback_address(&config, &describe(&config.tls.cert)?);
-    let mut settings = engine_config(&config, &callback_address);
-    settings.described = vms.iter().map(|(spec, written)| (spec.uuid, *written)).collect();
-    let engine = Engine::start(ports, settings, specs).await?;
+    let settings = engine_config(&config, &callback_address);
+    let engine = Engine::start(ports, settings).await?;
 
     let stop = CancellationToken::new();
     let mut peers = tokio::spawn(peers(listener, credentials, engine.clone(), stop.clone()));
@@ -195,15 +195,17 @@ fn link_files(config: &Config) -> CertificateFiles {
 /// The adapters of this host.
 fn ports(
     config: &Config,
+    vms: Vec<KnownMachine>,
     catalog: SqliteCatalog,
     credentials: &Arc<Credentials>,
-    remote: Option<&Remote>,
-    at_rest: Arc<AtRest>,
+    (remote, at_rest): (Option<&Remote>, Arc<AtRest>),
 ) -> anyhow::Result<Ports> {
     let management = remote.and_then(Remote::certificates);
     Ok(Ports {
-        hypervisor: Arc::new(Qemu::new(qemu(config))),
-        store: Arc::new(QcowStore::new(config.reserve_mib).with_encryption(at_rest.clone())),
+        hypervisors: Arc::new(OneHypervisor::new(Qemu::new(qemu(config)).with_machines(vms))),
+        stores: Arc::new(OneStore::new(
+            QcowStore::new(config.reserve_mib).with_encryption(at_rest.clone()),
+        )),
         catalog: Arc::new(catalog),
         link: Arc::new(Link::with_credentials(credentials.clone(), Timing::default())),
         spool: Arc::new(FileSpool::new(

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, Encoder, Header, LogDisk, LogKind};
 use lifeboat_engine::ports::hypervisor::DiskImage;
-use lifeboat_engine::ports::store::{ReplicaStore, Target};
+use lifeboat_engine::ports::store::{ImageStore, LogStore, Target};
 use lifeboat_model::{BranchId, DiskId, GenerationId, PointId, Position, Timestamp, VmId};
 use lifeboat_store::QcowStore;
 use uuid::Uuid;
@@ -85,7 +85,9 @@ impl Replica {
             size,
         };
         let store = QcowStore::new(1024);
-        store.create(root, vm, std::slice::from_ref(&disk), at).await?;
+        store
+            .create(&root.into(), vm, std::slice::from_ref(&disk), at)
+            .await?;
         Ok(Self {
             store,
             vm,
@@ -144,7 +146,7 @@ impl Replica {
             let start = Instant::now();
             let images = self
                 .store
-                .branch(self.vm, id, Target::Point { id: point })
+                .branch(self.vm, id, Target::Point { id: point }, None)
                 .await?;
             branch.add(millis(start));
             write(&images, self.disk.size, written_mib)?;

@@ -14,7 +14,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, Encoder, Header, LogDisk, LogKind};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::media::{Media, Part as Piece, Seal};
-use lifeboat_engine::ports::store::ReplicaStore;
+use lifeboat_engine::ports::store::ImageStore;
 use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
 use lifeboat_model::{DiskId, GenerationId, Position, Timestamp, VmId};
 use lifeboat_store::{FileMedia, QcowStore};
@@ -138,7 +138,7 @@ fn read(path: &Utf8Path) -> io::Result<ByteStream> {
 /// Imports into a replica made for it; the seconds of that.
 async fn import(store: &QcowStore, root: &Utf8Path, log: &Log, body: ByteStream) -> Result<f64> {
     let disks = [log.disk.clone()];
-    store.create(root, log.vm, &disks, log.start).await?;
+    store.create(&root.into(), log.vm, &disks, log.start).await?;
     let begun = Instant::now();
     let progress = store.import(log.vm, body).await?;
     let took = begun.elapsed().as_secs_f64();

@@ -9,20 +9,22 @@
 //! | died after | what is there | what the engine gets |
 //! |---|---|---|
 //! | files, `fleece` nodes | leftovers only | since base |
+//! | filters added: **prepared** | the same; nothing passes the filters | the same |
 //! | record of `next` added | both records run; no instant | since base and next |
-//! | filters added | the same | the same |
 //! | tops reopened: **the instant** | both records run, `next` began a little early | the same |
 //! | record of `base` frozen | the normal state of a cycle | the same |
 //! | record of `base` removed | the cycle is over | since next |
 //!
 //! A record that began a little early, or was frozen a little late, holds a little more than it must; never less.
-//! Merging the records back is right in every row.
+//! Merging the records back is right in every row. A prepared instant that is not taken, because its daemon died or because it was
+//! dropped, is a row of leftovers only: the records are those of before, and neither writes of the guest nor a resize of a disk
+//! meet anything of it. So any time may pass between preparing and taking.
 //!
 //! A disk may be resized at any moment, through another monitor. QEMU ends with an assertion when a bitmap of the
 //! disk is exported at that moment, so only copies of records, on nodes of ours, ever are. A source keeps the sizes it
 //! was opened with, and refuses once they are no longer true.
 //!
-//! Where an instant comes from is in three functions of `shared.rs`: `prepare`, `take` and `clear`. They reopen `top-ID` over the
+//! Where an instant comes from is in three functions of `shared.rs`: `prepare`, `take` and `clear`. The last two reopen `top-ID` over the
 //! filter and back, so they need a process whose disks have these nodes ([`crate::graph`]).
 
 mod block;

@@ -233,8 +233,8 @@ impl Shared {
         })
     }
 
-    /// Everything up to the moment before the instant; until then nothing passes the filters.
-    pub(crate) async fn prepare(&self, next: Position) -> Result<(), CaptureError> {
+    /// Everything that an instant needs and that counts nothing without one: nothing passes the filters yet.
+    pub(crate) async fn prepare(&self) -> Result<(), CaptureError> {
         let what = "preparing the instant";
         self.space.check()?;
         for disk in &self.disks {
@@ -257,7 +257,6 @@ impl Shared {
             };
             added.and(taken_back)?;
         }
-        self.monitor.transaction(what, self.additions(next)).await?;
         for disk in &self.disks {
             let id = &disk.id;
             let filter = json!({
@@ -270,9 +269,14 @@ impl Shared {
         Ok(())
     }
 
-    /// The instant itself, with the guest frozen around it if that was wanted and possible.
-    pub(crate) async fn take(&self, wanted: Consistency) -> Result<Consistency, CaptureError> {
+    /// The record of `next` and the instant itself, with the guest frozen around it if that was wanted and possible.
+    pub(crate) async fn take(
+        &self,
+        next: Position,
+        wanted: Consistency,
+    ) -> Result<Consistency, CaptureError> {
         let what = "taking the instant";
+        self.monitor.transaction(what, self.additions(next)).await?;
         let mut frozen = self.frozen(wanted).await;
         let taken = self.reopen(what, &self.names(), FILTER).await;
         let reached = match &mut frozen {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lifeboat_deltalog::{Consistency, LogDisk};
-use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Extent, Instant, Tracking};
+use lifeboat_engine::ports::capture::{
+    BlockView, CaptureError, CaptureSource, Extent, Instant, Prepared, Tracking,
+};
 use lifeboat_model::Position;
 use serde_json::{Value, json};
 
@@ -30,6 +32,30 @@ impl Source {
             shared: Arc::new(shared),
             stand_in,
         }
+    }
+}
+
+/// An instant of a source whose nodes and files are there.
+struct Ready {
+    shared: Arc<Shared>,
+    base: Position,
+    next: Position,
+    wanted: Consistency,
+}
+
+#[async_trait]
+impl Prepared for Ready {
+    async fn take(self: Box<Self>) -> Result<Instant, CaptureError> {
+        let consistency = self.shared.take(self.next, self.wanted).await?;
+        self.shared.show(self.base).await?;
+        // A disk resized since the beginning may have been cut off at its old end.
+        self.shared.fitting().await?;
+        let context = view::changes(&tracking::record(self.base));
+        let view = View::open(self.shared, &[&context]).await?;
+        Ok(Instant {
+            consistency,
+            view: Box::new(view),
+        })
     }
 }
 
@@ -93,26 +119,22 @@ impl CaptureSource for Source {
         Ok(Box::new(view))
     }
 
-    async fn instant(
+    async fn prepare(
         &self,
         base: Position,
         next: Position,
         wanted: Consistency,
-    ) -> Result<Instant, CaptureError> {
+    ) -> Result<Box<dyn Prepared>, CaptureError> {
         if let Tracking::Lost { disk, reason } = self.shared.tracking().await? {
             return Err(CaptureError::TrackingLost { disk, reason });
         }
-        self.shared.prepare(next).await?;
-        let consistency = self.shared.take(wanted).await?;
-        self.shared.show(base).await?;
-        // A disk resized since the beginning may have been cut off at its old end.
-        self.shared.fitting().await?;
-        let context = view::changes(&tracking::record(base));
-        let view = View::open(Arc::clone(&self.shared), &[&context]).await?;
-        Ok(Instant {
-            consistency,
-            view: Box::new(view),
-        })
+        self.shared.prepare().await?;
+        Ok(Box::new(Ready {
+            shared: Arc::clone(&self.shared),
+            base,
+            next,
+            wanted,
+        }))
     }
 
     async fn acknowledge(&self, base: Position) -> Result<(), CaptureError> {

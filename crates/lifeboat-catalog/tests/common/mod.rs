@@ -8,8 +8,10 @@
 use camino::Utf8PathBuf;
 use lifeboat_engine::action::{Action, VmRef};
 use lifeboat_engine::by::By;
-use lifeboat_engine::records::{Counters, Event, Job, PrimarySide, Relationship, Side};
-use lifeboat_engine::requests::{LASTS, Request, RequestState};
+use lifeboat_engine::records::{
+    Counters, Event, Job, PrimarySide, Relationship, Request, RequestState, Side,
+};
+use lifeboat_engine::requests::LASTS;
 use lifeboat_model::api::{JobState, JobType, ReplicationMode, ReplicationState};
 use lifeboat_model::{
     Bandwidth, DiskFormat, DiskId, DiskSpec, Firmware, GenerationId, JobId, Position, Reading,
@@ -34,7 +36,6 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
     let disk = DiskId::new("sys").unwrap();
     Relationship {
         vm: vm(n),
-        index: 0,
         mode: ReplicationMode::Primary,
         state: ReplicationState::Replicating,
         settings: ReplicationSettings {
@@ -71,22 +72,13 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
         peer: "b.example.org:8700".into(),
         position: position(revision),
         side: Side::Primary(PrimarySide::new(position(revision))),
-        problem: None,
         created: Timestamp(1_700_000_000_000),
         last_replication: Some(Timestamp(1_700_000_000_000 + revision)),
-        newest_instant: None,
-        recency: Default::default(),
         counters: Counters {
             cycles: revision,
             ..Counters::default()
         },
-        home: None,
-        callback: None,
-        formerly: Vec::new(),
-        preflight: Vec::new(),
-        network: Vec::new(),
-        addressing: Default::default(),
-        keys: Vec::new(),
+        ..Relationship::default()
     }
 }
 
@@ -102,6 +94,7 @@ pub(crate) fn job(n: u128, revision: u64) -> Job {
         done_bytes: revision,
         total_bytes: 1 << 40,
         error: None,
+        hint: None,
         code: None,
         created: Timestamp(1_700_000_000_000),
         started: Some(Timestamp(1_700_000_000_001)),
@@ -115,6 +108,7 @@ pub(crate) fn event(n: u64, about: Option<u128>) -> Event {
         at: Timestamp(n),
         vm: about.map(vm),
         message: format!("event {n}"),
+        hint: None,
         by: n.is_multiple_of(2).then(by),
     }
 }

@@ -27,7 +27,7 @@ pub struct Code {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
     /// Not of this length, or of other characters.
-    #[error("this is no code of an invitation: it has {} letters and digits, as lifeboat cert invite prints it", (AUTHORITY + SECRET + CHECK) * 8 / 5)]
+    #[error("this is no code of an invitation: it has {} letters and digits, as they were printed with the invitation", (AUTHORITY + SECRET + CHECK) * 8 / 5)]
     Form,
     /// Some characters are others.
     #[error("the code was not copied right: at least one character differs")]

@@ -78,7 +78,7 @@ async fn ask(address: &str, code: &Code, key: &KeyPair) -> Result<(String, Strin
             detail: if is_another(&e) {
                 "it shows another one, or none".to_owned()
             } else {
-                detail
+                detail.text
             },
         },
         Some(TlsFault::Protocol(detail)) => broken(detail),

@@ -17,9 +17,9 @@ use camino::Utf8PathBuf;
 use futures_util::future::BoxFuture;
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::link::{
-    LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerRefusal, PeerReply, PeerRequest,
+    CopiedDisk, DurableLog, LogAddress, LogReceipt, PeerHandler, PeerIdentity, PeerRefusal, PeerReply,
+    PeerRequest,
 };
-use lifeboat_engine::ports::store::{BulkProgress, Received};
 use lifeboat_link::{Limits, Timing, serve_within};
 use lifeboat_model::{DiskId, GenerationId, Position, Timestamp, VmId};
 use lifeboat_tls::CertificateFiles;
@@ -201,7 +201,7 @@ pub(crate) fn failed(detail: &str) -> PeerRefusal {
 
 /// A receipt that carries what was read: bytes, and the sum in the place of the instant.
 pub(crate) fn receipt((bytes, sum): (u64, u64)) -> LogReceipt {
-    LogReceipt::Delta(Received {
+    LogReceipt::Delta(DurableLog {
         durable: position(),
         instant: Timestamp(sum),
         bytes,
@@ -210,7 +210,7 @@ pub(crate) fn receipt((bytes, sum): (u64, u64)) -> LogReceipt {
 }
 
 pub(crate) fn bulk_receipt() -> LogReceipt {
-    LogReceipt::Bulk(BulkProgress {
+    LogReceipt::Bulk(CopiedDisk {
         disk: DiskId::new("sys").unwrap(),
         done: 5,
     })

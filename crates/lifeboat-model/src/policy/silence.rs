@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::Finding;
+use crate::problem::{Finding, ProblemKind};
 
 /// The shortest interval at which a primary that has nothing to send says that it is there: a small call.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(5);
@@ -70,11 +70,16 @@ pub fn backlog_full(logs: usize, bytes: u64) -> bool {
 impl Patience {
     /// What having waited this long means; `None` while it means nothing.
     #[must_use]
-    pub fn finding(self, waited: Duration, text: impl FnOnce() -> String) -> Option<Finding> {
+    pub fn finding(
+        self,
+        waited: Duration,
+        kind: ProblemKind,
+        text: impl FnOnce() -> String,
+    ) -> Option<Finding> {
         if waited >= self.critical {
-            Some(Finding::critical(text()))
+            Some(Finding::critical(kind, text()))
         } else if waited >= self.warning {
-            Some(Finding::warning(text()))
+            Some(Finding::warning(kind, text()))
         } else {
             None
         }
@@ -110,7 +115,10 @@ mod tests {
     #[test]
     fn waiting_becomes_a_warning_and_then_critical() {
         let p = patience(s(10));
-        let health = |waited| p.finding(s(waited), || "x".into()).map(|f| f.health);
+        let health = |waited| {
+            p.finding(s(waited), ProblemKind::PeerSilent, || "x".into())
+                .map(|f| f.health)
+        };
         assert_eq!(
             [29, 30, 119, 120].map(health),
             [

@@ -11,7 +11,7 @@ use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use lifeboat_model::DiskId;
 
 use crate::qemu::Qemu;
-use crate::testing::{Host, MIB, Model, at, given_up, tool};
+use crate::testing::{AtOnce, Host, MIB, Model, at, given_up, tool};
 
 const CRASH: Consistency = Consistency::Crash;
 

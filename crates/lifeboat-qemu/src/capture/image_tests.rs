@@ -10,7 +10,7 @@ use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId};
 
-use crate::testing::{DISK, Host, MIB, Model, Replica, at, tool};
+use crate::testing::{AtOnce, DISK, Host, MIB, Model, Replica, at, tool};
 
 const CRASH: Consistency = Consistency::Crash;
 

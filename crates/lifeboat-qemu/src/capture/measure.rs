@@ -11,7 +11,7 @@ use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId};
 use serde_json::json;
 
-use crate::testing::{Host, MIB, Random, at, tool};
+use crate::testing::{AtOnce, Host, MIB, Random, at, tool};
 
 fn disk(host: &Host, id: &str, bytes: u64) -> LaunchDisk {
     let path = host.path(&format!("{id}.qcow2"));

@@ -2,6 +2,8 @@
 //! What a capture does there is `lifeboat-block`'s.
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
 mod image_tests;

@@ -181,17 +181,21 @@ fn in_use(graph: &DiskGraph, error: QmpError) -> CaptureError {
     }
 }
 
+fn said_in_use(why: String) -> CaptureError {
+    let disk = why.split(':').next().unwrap_or_default();
+    CaptureError::InUse {
+        disk: disk.trim_start_matches("disk ").to_owned(),
+        detail: why,
+    }
+}
+
 /// A process's trouble as a capture sees it.
 fn trouble(error: HypervisorError) -> CaptureError {
     match error {
         HypervisorError::Preflight(why) => CaptureError::Preflight(why),
-        HypervisorError::DidNotStart(why) if why.contains("lock") => {
-            let disk = why.split(':').next().unwrap_or_default();
-            CaptureError::InUse {
-                disk: disk.trim_start_matches("disk ").to_owned(),
-                detail: why.clone(),
-            }
-        }
+        HypervisorError::Locked(why) => said_in_use(why),
+        // The storage daemon says it in its log.
+        HypervisorError::DidNotStart(why) if why.contains("lock") => said_in_use(why),
         other @ (HypervisorError::Running
         | HypervisorError::NotRunning
         | HypervisorError::NotKnown(_)

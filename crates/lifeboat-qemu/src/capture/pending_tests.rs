@@ -5,7 +5,7 @@ use lifeboat_engine::ports::hypervisor::{Hypervisor, Launch};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use lifeboat_model::DiskId;
 
-use crate::testing::{Host, MIB, Model, at};
+use crate::testing::{AtOnce, Host, MIB, Model, at};
 
 const WRITE: u64 = 65536;
 

@@ -10,7 +10,7 @@ use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use serde_json::{Value, json};
 
-use crate::testing::{DISK, Host, MIB, Model, Random, at, tool};
+use crate::testing::{AtOnce, DISK, Host, MIB, Model, Random, at, tool};
 
 const CRASH: Consistency = Consistency::Crash;
 /// Bytes that one bit of a record stands for, and of a sub-cluster, at the size of these disks.

@@ -6,7 +6,7 @@ use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, Launch};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use serde_json::json;
 
-use crate::testing::{DISK, Host, MIB, Model, at, tool};
+use crate::testing::{AtOnce, DISK, Host, MIB, Model, at, tool};
 
 const CRASH: Consistency = Consistency::Crash;
 const GROWN: u64 = DISK + 3 * MIB;

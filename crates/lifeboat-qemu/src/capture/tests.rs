@@ -1,61 +1,15 @@
 //! Captures of real QEMU processes against a model of the disks. No guest system runs: the test writes through the
 //! device as a guest would.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-
-use async_trait::async_trait;
-use lifeboat_block::qmp::{Monitor, Qmp, QmpError};
 use lifeboat_deltalog::Consistency;
-use lifeboat_engine::ports::capture::{CaptureError, CaptureSource, Tracking};
+use lifeboat_engine::ports::capture::{CaptureError, Tracking};
 use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, HypervisorError, Launch};
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use lifeboat_model::DiskId;
-use serde_json::Value;
 
-use crate::testing::{DISK, Host, MIB, Model, Random, Replica, at};
+use crate::testing::{AtOnce, DISK, Host, MIB, Model, Random, Replica, at};
 
 const CRASH: Consistency = Consistency::Crash;
-
-/// A monitor of a daemon that dies before one of its commands.
-#[derive(Debug)]
-struct Mortal {
-    monitor: Qmp,
-    /// Commands left before that; negative: unlimited.
-    left: Arc<AtomicI64>,
-}
-
-impl Mortal {
-    fn spend(&self) -> Result<(), QmpError> {
-        let one_less = |n: i64| (n >= 0).then(|| (n - 1).max(0));
-        match self
-            .left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less)
-        {
-            Ok(0) => Err(QmpError::Closed),
-            Ok(_) | Err(_) => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl Monitor for Mortal {
-    async fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        self.spend()?;
-        self.monitor.execute(command, arguments).await
-    }
-
-    async fn execute_with_file(
-        &self,
-        command: &str,
-        arguments: Value,
-        file: OwnedFd,
-    ) -> Result<Value, QmpError> {
-        self.spend()?;
-        self.monitor.execute_with_file(command, arguments, file).await
-    }
-}
 
 #[tokio::test]
 async fn an_instant_shows_the_past_of_all_disks_and_covers_the_changes() {
@@ -196,88 +150,6 @@ async fn nothing_is_lost_in_random_cycles_on_qcow2() {
 #[tokio::test]
 async fn nothing_is_lost_in_random_cycles_on_raw() {
     random_cycles(2, [Raw, Raw]).await;
-}
-
-/// One cycle in which the daemon dies before the n-th monitor command; false when the cycle got through.
-async fn dies_at(host: &Host, launch: &Launch, n: i64, state: &mut (u64, Model, Replica)) -> bool {
-    let guest = host.guest(launch).await;
-    let (base, model, replica) = state;
-    let offset = u64::try_from(n).unwrap() * 4096;
-    let (from, to) = (at(*base), at(*base + 1));
-    guest.write("a", model, offset, 4096, 1).await;
-    guest.write("b", model, offset, 4096, 2).await;
-    let left = Arc::new(AtomicI64::new(-1));
-    let mortal = |monitor| -> Arc<dyn Monitor> {
-        let left = Arc::clone(&left);
-        Arc::new(Mortal { monitor, left })
-    };
-    let ids: Vec<_> = launch.disks.iter().map(|d| d.id.clone()).collect();
-    let doomed = super::open_by(&host.qemu, launch, &ids, mortal).await.unwrap();
-    left.store(n, Ordering::SeqCst);
-    let mut past = None;
-    let cycle = async {
-        let instant = doomed.instant(from, to, CRASH).await?;
-        let mut copy = replica.clone();
-        copy.apply(&*instant.view).await;
-        past = Some((model.clone(), copy));
-        guest.write("a", model, offset + 4096, 4096, 3).await;
-        instant.view.close().await?;
-        doomed.acknowledge(from).await
-    };
-    let survived = match cycle.await {
-        Ok(()) => true,
-        Err(CaptureError::Gone) => false,
-        Err(other) => panic!("{other}"),
-    };
-    guest.write("b", model, offset + 8192, 4096, 4).await;
-    drop(doomed);
-    let source = host.source(launch).await;
-    let known = source.recover().await.unwrap();
-    // The delta arrived when all of it was read before the end.
-    match (known, past) {
-        (Tracking::Since(since), Some((past, copy))) if since == [from, to] || since == [to] => {
-            assert!(copy.0 == past, "command {n}");
-            *replica = copy;
-            source.acknowledge(from).await.unwrap();
-            *base += 1;
-        }
-        (Tracking::Since(since), None) if since == [from, to] || since == [from] => {
-            source.give_back(from, to).await.unwrap();
-        }
-        (known, past) => panic!("command {n}: {known:?}, instant read: {}", past.is_some()),
-    }
-    // An ordinary cycle afterwards brings everything.
-    let (from, to) = (at(*base), at(*base + 1));
-    let instant = source.instant(from, to, CRASH).await.unwrap();
-    replica.apply(&*instant.view).await;
-    instant.view.close().await.unwrap();
-    source.acknowledge(from).await.unwrap();
-    *base += 1;
-    assert!(replica.0 == *model, "after command {n}");
-    source.close().await.unwrap();
-    survived
-}
-
-async fn dies_everywhere(formats: [lifeboat_model::DiskFormat; 2]) {
-    let mut host = Host::new();
-    let launch = host.vm(&formats);
-    host.qemu.start(&launch).await.unwrap();
-    let source = host.source(&launch).await;
-    source.start_tracking(at(1)).await.unwrap();
-    source.close().await.unwrap();
-    let model = Model::new(&["a", "b"]);
-    let mut state = (1, model.clone(), Replica(model));
-    let mut commands = 0;
-    while !dies_at(&host, &launch, commands, &mut state).await {
-        commands += 1;
-        assert!(commands < 200);
-    }
-    assert!(commands > 20, "only {commands} commands: the hook does not count");
-}
-
-#[tokio::test]
-async fn a_daemon_may_die_before_any_command() {
-    dies_everywhere([Qcow2, Raw]).await;
 }
 
 #[tokio::test]

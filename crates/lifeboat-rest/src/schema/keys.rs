@@ -23,12 +23,6 @@ pub(super) fn schemas() -> Vec<Named> {
                         "next",
                         or_null(&text("The key that follows; null: none was announced")),
                     ),
-                    (
-                        "told",
-                        or_null(&text(
-                            "The next key of this host as it was announced to that one; null: none",
-                        )),
-                    ),
                 ],
             ),
         ),

@@ -49,39 +49,33 @@ fn operations() -> Vec<Named> {
         ("ExtendedView", extended()),
         ("Synchronization", synchronization()),
         (
-            "SyncKind",
+            "SynchronizationReason",
             names("Why two copies are made equal", &["resync", "seed", "reverse"]),
         ),
-        ("Planned", planned()),
         (
-            "PlannedPhase",
-            names(
-                "Steps of a planned failover",
-                &["stopping", "closing", "prepared", "handingover"],
+            "DiskPlace",
+            object(
+                "A place on the disks of a VM, which are gone through in the order of the settings",
+                &[
+                    ("disk", text("The disk")),
+                    ("offset", number("Bytes from its beginning")),
+                ],
             ),
         ),
+        ("Planned", planned()),
+        ("PlannedStage", planned_stage()),
+        ("Split", split()),
         (
-            "Split",
-            object(
-                "Two copies that both may have gone on",
-                &[
-                    ("since", instant("Since when this side knows")),
-                    ("theirs", text("What the other side said of itself")),
-                    (
-                        "committed",
-                        flag("The other side has committed: this copy is the past"),
-                    ),
-                ],
+            "SplitStage",
+            names(
+                "How far the other side of a split has gone: once it has committed, the copy here is the past",
+                &["failed-over", "committed"],
             ),
         ),
         ("Test", test()),
         (
-            "TestPhase",
-            json!({ "oneOf": [
-                tagged("phase", "making", &[("start", flag("Start the VM when it is there"))]),
-                tagged("phase", "ready", &[]),
-                tagged("phase", "ending", &[]),
-            ]}),
+            "TestStage",
+            names("How far a test failover is", &["making", "ready", "ending"]),
         ),
         (
             "Abandoned",
@@ -90,24 +84,6 @@ fn operations() -> Vec<Named> {
                 &[
                     ("since", reference("Position")),
                     ("at", instant("When it was set aside")),
-                ],
-            ),
-        ),
-        (
-            "Reverse",
-            object(
-                "A reversal that was asked for",
-                &[
-                    ("settings", reference("ReplicationSettings")),
-                    (
-                        "start",
-                        flag("Start the VM when the old primary has become the replica"),
-                    ),
-                    (
-                        "patient",
-                        flag("Go on trying while the old primary cannot be reached"),
-                    ),
-                    ("job", uuid("Its job")),
                 ],
             ),
         ),
@@ -158,19 +134,8 @@ fn synchronization() -> Value {
     object(
         "Making a replica equal by sending what differs",
         &[
-            ("start", reference("Position")),
-            ("kind", reference("SyncKind")),
-            (
-                "cursor",
-                json!({
-                    "type": "array", "items": number("Disk number, then offset"),
-                    "description": "What lies before it is on the replica: disk number and offset"
-                }),
-            ),
-            (
-                "tracking",
-                flag("Changes since the start are recorded on all disks"),
-            ),
+            ("reason", reference("SynchronizationReason")),
+            ("at", or_null(&reference("DiskPlace"))),
             ("sent", number("Bytes that were sent")),
             ("job", or_null(&uuid("Its job"))),
         ],
@@ -183,10 +148,7 @@ fn extended() -> Value {
         &[
             ("state", reference("ReplicationState")),
             ("health", reference("ReplicationHealth")),
-            (
-                "health_notes",
-                json!({ "type": "array", "items": { "type": "string" } }),
-            ),
+            ("health_notes", list("Finding")),
             ("peer", text("The third host")),
             ("settings", reference("ReplicationSettings")),
             ("position", or_null(&reference("Position"))),
@@ -217,11 +179,33 @@ fn planned() -> Value {
     object(
         "A planned failover, on the primary",
         &[
-            ("phase", reference("PlannedPhase")),
-            ("force", flag("Turn the VM off when it does not shut down")),
-            ("hand_over", flag("Hand over to the replica when prepared")),
-            ("start", flag("Start the VM on the replica")),
+            ("stage", reference("PlannedStage")),
+            ("start", flag("The VM is started on the replica")),
             ("job", uuid("Its job")),
+        ],
+    )
+}
+
+fn planned_stage() -> Value {
+    names(
+        "How far a planned failover is; a prepared one waits for an administrator, who goes on or cancels it",
+        &[
+            "shutting-down",
+            "sending-changes",
+            "prepared",
+            "asking-replica",
+            "handing-over",
+        ],
+    )
+}
+
+fn split() -> Value {
+    object(
+        "Two copies that both may have gone on",
+        &[
+            ("stage", reference("SplitStage")),
+            ("since", instant("Since when this side knows")),
+            ("theirs", text("What the other side said of itself")),
         ],
     )
 }
@@ -230,12 +214,11 @@ fn test() -> Value {
     object(
         "A test failover on the replica",
         &[
+            ("stage", reference("TestStage")),
             ("vm", uuid("The test VM")),
-            ("branch", uuid("The branch it runs on")),
-            ("target", reference("Target")),
+            ("point", reference("Target")),
             ("instant", instant("Instant of the chosen point")),
-            ("phase", reference("TestPhase")),
-            ("job", uuid("Job of the current phase")),
+            ("job", uuid("Job of what is being done")),
         ],
     )
 }

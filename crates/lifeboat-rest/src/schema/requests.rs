@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{instant, number, object, or_null, reference, tagged, text, uuid};
+use super::{instant, object, or_null, reference, tagged, text, uuid};
 
 /// A request.
 pub(super) fn request() -> Value {
@@ -24,17 +24,6 @@ pub(super) fn request() -> Value {
             ("what", text("What it would do")),
             ("asked", instant("When it was asked for")),
             ("until", instant("When it ends if it is not confirmed")),
-            (
-                "read",
-                object(
-                    "The clocks when it was asked for",
-                    &[
-                        ("boot", uuid("Which start of the host up_ms counts from")),
-                        ("up_ms", number("Milliseconds since that start")),
-                        ("wall", instant("The wall clock")),
-                    ],
-                ),
-            ),
             (
                 "state",
                 json!({ "oneOf": [

@@ -10,12 +10,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef};
+use lifeboat_engine::action::{Action, Answer, JobView, Management, Refusal, VmRef};
 use lifeboat_engine::by::By;
 use lifeboat_engine::paging::Paging;
-use lifeboat_engine::records::Job;
 use lifeboat_model::JobState;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_rest::routes::{ROUTES, call};
 use lifeboat_rest::{Admission, BindError, Client, ClientError, Server, openapi};
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ use crate::samples::{self, actions, answers, job, variant};
 pub(crate) struct Fake {
     pub(crate) asked: Mutex<Vec<Action>>,
     by: Mutex<Option<By>>,
-    jobs: broadcast::Sender<Job>,
+    jobs: broadcast::Sender<JobView>,
     script: fn(&Action) -> Result<Answer, Refusal>,
 }
 
@@ -41,7 +41,7 @@ impl Management for Fake {
         self.asked.lock().unwrap().push(action);
         answer
     }
-    fn watch_jobs(&self) -> broadcast::Receiver<Job> {
+    fn watch_jobs(&self) -> broadcast::Receiver<JobView> {
         self.jobs.subscribe()
     }
 }
@@ -364,14 +364,15 @@ async fn refusals_carry_code_name_and_way_out() {
         Err(Refusal::new(
             ReturnCode::InvalidState,
             "web is Suspended",
-            "lifeboat replication resume web",
+            hint::Replicate::Resume,
         ))
     });
     let (status, _, body) = ask(&host, "POST", "/api/v1/vms/web/replication/now", b"").await;
     assert_eq!(status, StatusCode::CONFLICT);
     let body: Value = serde_json::from_slice(&body).unwrap();
     let want = json!({
-        "code": 32775, "name": "InvalidState", "message": "web is Suspended", "hint": "lifeboat replication resume web"
+        "code": 32775, "name": "InvalidState", "message": "web is Suspended",
+        "hint": { "code": "resume-replication" }
     });
     assert_eq!(body, want);
     fits(
@@ -383,8 +384,8 @@ async fn refusals_carry_code_name_and_way_out() {
     let client = Client::new(&host.socket);
     match client.perform(&Action::ListVms(Paging::FIRST)).await {
         Err(ClientError::Refused(r)) => assert_eq!(
-            (r.code, r.hint.as_str()),
-            (ReturnCode::InvalidState, "lifeboat replication resume web")
+            (r.code, r.hint),
+            (ReturnCode::InvalidState, Some(hint::Replicate::Resume.into()))
         ),
         other => panic!("{other:?}"),
     }
@@ -584,12 +585,12 @@ async fn a_followed_job_is_seen_to_its_end() {
     let client = Client::new(&host.socket);
     let mut follower = client.follow(job().id).await.unwrap();
     assert_eq!(follower.next().await.unwrap(), Some(job()), "the state it is in");
-    let other = Job {
+    let other = JobView {
         id: lifeboat_model::JobId(uuid::Uuid::from_u128(99)),
         ..job()
     };
-    let half = Job { percent: 50, ..job() };
-    let done = Job {
+    let half = JobView { percent: 50, ..job() };
+    let done = JobView {
         percent: 100,
         state: JobState::Completed,
         ..job()

@@ -6,6 +6,7 @@ use lifeboat_engine::action::{Action, Answer, Management};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_rest::{Admission, Client, ClientError, Server};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{PRIMARY, four_eyes};
@@ -33,12 +34,8 @@ async fn a_request_of_root_waits_and_one_user_on_the_socket_counts_once() {
     let waits = refused(client.perform(&remove).await);
     let request = waits.request.unwrap();
     assert_eq!(waits.code, ReturnCode::AccessDenied);
-    assert!(
-        waits
-            .hint
-            .contains(&format!("lifeboat request confirm {request}")),
-        "{waits:?}"
-    );
+    let confirm = hint::Again::Confirm { request };
+    assert_eq!(waits.hint, Some(confirm.into()), "{waits:?}");
     let listed = client.query(&Query::list_requests()).await.unwrap();
     assert_eq!(listed.iter().map(|r| r.id).collect::<Vec<_>>(), [request]);
     assert_eq!(

@@ -6,10 +6,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use lifeboat_engine::action::{Action, Answer, Refusal};
+use lifeboat_engine::action::{Action, Answer, JobView, Refusal};
 use lifeboat_engine::paging::{Page, Paging};
 use lifeboat_engine::query::Query;
-use lifeboat_engine::records::Job;
 use lifeboat_rest::Client;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -43,7 +42,7 @@ fn counted(action: &Action) -> Result<Answer, Refusal> {
         return fitting(action);
     };
     let from = paging.after.as_ref().map_or(0, |n| n.parse::<usize>().unwrap());
-    let job = |n: usize| Job {
+    let job = |n: usize| JobView {
         detail: n.to_string(),
         ..samples::job()
     };

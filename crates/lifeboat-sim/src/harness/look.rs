@@ -7,6 +7,7 @@ use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ReplicationVie
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::store::Target;
 use lifeboat_engine::records::{Event, Extended, FailoverPhase, Side};
+use lifeboat_model::{Finding, Hint};
 use lifeboat_model::{PointId, Position, ReplicationMode as Mode, ReplicationState as State};
 
 use super::{A, C, REPLICA};
@@ -175,9 +176,22 @@ pub async fn refused(w: &World, host: usize, action: Action) -> Refusal {
     answer.expect_err(&format!("{action:?} should be refused"))
 }
 
+/// What findings say, each as its sentence.
+#[must_use]
+pub fn texts(findings: &[Finding]) -> Vec<&str> {
+    findings.iter().map(|f| f.text.as_str()).collect()
+}
+
+/// Whether one of these findings has this hint.
+#[must_use]
+pub fn hints_at(findings: &[Finding], hint: impl Into<Hint>) -> bool {
+    let hint = Some(hint.into());
+    findings.iter().any(|f| f.hint == hint)
+}
+
 /// A refusal with a hint that says what to do instead.
 pub async fn refused_with_hint(w: &World, host: usize, action: Action) -> Refusal {
     let refusal = refused(w, host, action.clone()).await;
-    assert!(!refusal.hint.is_empty(), "{action:?}: {refusal} has no hint");
+    assert!(refusal.hint.is_some(), "{action:?}: {refusal} has no hint");
     refusal
 }

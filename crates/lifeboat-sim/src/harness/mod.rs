@@ -20,8 +20,8 @@ pub use beginnings::{
     taken_over,
 };
 pub use look::{
-    difference, durable, events, extended, flows, follows, local_disks, mode, moved, phase, points, refused,
-    refused_with_hint, replication, said, sealed, server, state, truth,
+    difference, durable, events, extended, flows, follows, hints_at, local_disks, mode, moved, phase, points,
+    refused, refused_with_hint, replication, said, sealed, server, state, texts, truth,
 };
 pub use play::{Wrong, play};
 pub use steps::Steps;

@@ -45,7 +45,7 @@ fn a_backlog_is_bounded_and_holds_the_sender_back() {
                 (REPLICA, "wait for this host's disk"),
             ] {
                 let v = replication(w, host).await;
-                let noted = v.health_notes.iter().any(|n| n.contains(word));
+                let noted = v.health_notes.iter().any(|n| n.text.contains(word));
                 warned[host] |= noted && v.health == Health::Warning && v.backlog.is_some();
             }
         }

@@ -2,9 +2,11 @@
 
 use lifeboat_engine::ports::environment::Certificate;
 use lifeboat_model::certificates::CertificateUse;
+use lifeboat_model::hint::Trust;
 use lifeboat_model::{ReplicationHealth, Timestamp};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{PRIMARY, REPLICA, replicating, server, simulate, simulate_with};
+use lifeboat_sim::harness::{hints_at, texts};
 
 const DAY: u64 = 86_400_000;
 
@@ -76,10 +78,10 @@ fn an_end_shows_in_the_health_of_what_depends_on_it() {
         set(w, PRIMARY, vec![peer(w, "B:7000", 3)]).await;
         let view = w.view(PRIMARY).await.unwrap();
         assert_eq!(health(&view), Some(ReplicationHealth::Warning));
-        let notes = view.replication.unwrap().health_notes.join("\n");
+        let notes = view.replication.unwrap().health_notes;
         assert!(
-            notes.contains("B:7000") && notes.contains("lifeboat cert issue"),
-            "{notes}"
+            texts(&notes).join("\n").contains("B:7000") && hints_at(&notes, Trust::RenewThere),
+            "{notes:?}"
         );
         let over = Certificate {
             not_after: Timestamp(w.shared.now().0 - 1),
@@ -95,6 +97,10 @@ fn an_end_shows_in_the_health_of_what_depends_on_it() {
         set(w, REPLICA, vec![broken]).await;
         let view = w.view(REPLICA).await.unwrap();
         assert_eq!(health(&view), Some(ReplicationHealth::Warning), "{view:?}");
-        assert!(server(w, REPLICA).await.notes[0].contains("the key is another one's"));
+        assert!(
+            server(w, REPLICA).await.notes[0]
+                .text
+                .contains("the key is another one's")
+        );
     });
 }

@@ -3,6 +3,7 @@
 use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
 use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{AuthorizationEntry, JobState, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::harness::{
     A, B, entry, eventually, flows, healthy, job, mode, planned, refused, replicating, reverse, sealed,
@@ -29,14 +30,14 @@ fn a_vm_that_is_not_replicated_becomes_a_replica_with_consent_only() {
         w.cut(false);
         let asked = job(w, B, reverse()).await;
         let told = match asked {
-            Err(e) => e.to_string(),
+            Err(e) => format!("{e:?}"),
             Ok(state) => {
                 assert_eq!(state, JobState::Exception);
                 format!("{:?}", w.jobs(B))
             }
         };
-        assert!(told.contains("become-replica"), "{told}");
-        assert_eq!(mode(w, A), Mode::None, "it gave way");
+        assert!(told.contains("BecomeReplicaThere"), "{told}");
+        assert_eq!(mode(w, A), Mode::None, "it was demoted");
         w.insist(A, Action::BecomeReplica { vm }).await.unwrap();
         w.insist(B, reverse()).await.unwrap();
         healthy(w, B, A).await;
@@ -50,7 +51,11 @@ fn a_primary_starts_its_vm_on_the_replica_where_the_entry_allows_it() {
         set(w, B, entry("a", "/replicas")).await.unwrap();
         let refusal = refused(w, A, planned(true)).await;
         assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal:?}");
-        assert!(refusal.hint.contains("--allow-start"), "{refusal:?}");
+        assert_eq!(
+            refusal.hint,
+            Some(hint::Planned::PlanThereOrAllow.into()),
+            "{refusal:?}"
+        );
         assert!(w.runs(A), "it was shut down for nothing");
         assert_eq!(state(w, A), State::Replicating);
         // Off is how it may come there, and on its own host it is started.
@@ -86,7 +91,8 @@ fn a_start_is_refused_when_the_entry_stopped_allowing_it() {
         .await;
         assert_eq!(state(w, A), State::SyncedReplicationComplete);
         assert!(!w.runs(A) && !w.runs(B));
-        assert!(format!("{:?}", w.jobs(A)).contains("--allow-start"));
+        let allow = Some(hint::Planned::PlanThereOrAllow.into());
+        assert!(w.jobs(A).iter().any(|j| j.hint == allow), "{:?}", w.jobs(A));
         assert_eq!(job(w, A, planned(false)).await.unwrap(), JobState::Completed);
         eventually(w, "the roles are swapped", |w| flows(w, B, A)).await;
     });

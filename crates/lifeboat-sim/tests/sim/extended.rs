@@ -2,6 +2,8 @@
 //! are; when they are gone, digests find the difference; and after a commit the middle goes on as the primary.
 
 use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_model::Hint;
+use lifeboat_model::hint;
 use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State};
 use lifeboat_sim::harness::{
     A, B, C, Steps, THREE_HOSTS, chain, commit, durable, eventually, extend, extended, failover, flows,
@@ -60,7 +62,7 @@ async fn story(w: &mut World) {
         assert_eq!(logs(B), logs(C), "the bytes are those that were received");
     }
     let said = refused(w, B, Action::RemoveReplication { vm: World::vm() }).await;
-    assert!(said.hint.contains("--extended"), "{said:?}");
+    assert_eq!(said.hint, Some(hint::Extend::RemoveOrContinue.into()), "{said:?}");
     refused(w, B, extend("c:7000")).await;
     refused(w, C, extend("a:7000")).await;
     refused(w, B, go_on()).await;
@@ -118,7 +120,7 @@ fn invalid_settings_of_an_extended_relationship_are_refused() {
         }
         refused(w, A, extend("c:7000")).await;
         for action in [suspend(), resume(), remove()] {
-            assert!(!refused(w, B, action).await.hint.is_empty());
+            assert!(refused(w, B, action).await.hint.is_some());
         }
         assert!(extended(w, B).is_none());
     });
@@ -345,7 +347,7 @@ fn a_chain_is_extended_again_after_a_planned_failover() {
             assert!(extended(w, B).is_none() && extended(w, A).is_none());
             let events = w.shared.state().hosts[B].events.clone();
             assert!(
-                events.iter().any(|e| e.message.contains("replication extend")),
+                events.iter().any(|e| matches!(&e.hint, Some(Hint::Extend(hint::Extend::ExtendThere { third, .. })) if third == "c:7000")),
                 "{events:?}"
             );
             cycles(w, 30).await;

@@ -4,6 +4,7 @@
 use lifeboat_engine::action::{Action, Answer, CycleResult, Refusal};
 use lifeboat_model::{JobState, ReplicationHealth, ReplicationState as State};
 use lifeboat_sim::World;
+use lifeboat_sim::harness::texts;
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, cancel_planned, enable, eventually, flows, healthy, job, planned, prepare, refused,
     replicating, resync, simulate, start_copy, start_vm, state, stop_vm,
@@ -46,7 +47,11 @@ fn edit(w: &World) {
 async fn ok(w: &World) -> (bool, Option<u64>, String) {
     let replication = w.view(PRIMARY).await.unwrap().replication.unwrap();
     let fine = replication.health == ReplicationHealth::Ok;
-    (fine, replication.lag_ms, replication.health_notes.join("; "))
+    (
+        fine,
+        replication.lag_ms,
+        texts(&replication.health_notes).join("; "),
+    )
 }
 
 #[test]

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal};
+use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal, RequestStage, RequestView};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::person::Account;
 use lifeboat_engine::query::Query;
 use lifeboat_engine::records::FailoverPhase;
-use lifeboat_engine::requests::{IN_ALL, LASTS, OF_ONE, Request, RequestState};
+use lifeboat_engine::requests::{IN_ALL, LASTS, OF_ONE};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{
     AuthorizationEntry, JobType, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State,
     RequestId,
@@ -60,8 +61,8 @@ async fn waits(w: &World, host: usize, by: By, action: Action) -> RequestId {
     let refusal = asks(w, host, by, action.clone()).await.expect_err("it waits");
     assert_eq!(refusal.code, ReturnCode::AccessDenied, "{refusal}");
     let id = refusal.request.unwrap_or_else(|| panic!("{action:?}: {refusal}"));
-    let command = format!("lifeboat request confirm {id}");
-    assert!(refusal.hint.contains(&command), "{}", refusal.hint);
+    let confirm = hint::Again::Confirm { request: id };
+    assert_eq!(refusal.hint, Some(confirm.into()));
     id
 }
 
@@ -73,7 +74,7 @@ fn deny(request: RequestId) -> Action {
     Action::DenyRequest { request }
 }
 
-async fn listed(w: &World, host: usize) -> Vec<Request> {
+async fn listed(w: &World, host: usize) -> Vec<RequestView> {
     w.insist_on(host, Query::list_requests()).await.unwrap()
 }
 
@@ -422,16 +423,16 @@ fn one_fault(n: u64, fault: Fault) -> Option<Found> {
         // The time after which whatever goes on by itself has gone on.
         w.run(120).await;
         let state = async || listed(w, B).await.first().map(|r| r.state.clone());
-        if let Some(RequestState::Confirmed { .. }) = state().await {
+        if let Some(RequestStage::Confirmed { .. }) = state().await {
             // Carried out, and that could not be recorded as far as the daemon knows. A start says what is recorded.
             w.restart(B).await;
         }
         let there = has_entry(w);
         let found = match state().await {
             None => Found::Done,
-            Some(RequestState::Waits) => Found::Waits,
-            Some(RequestState::NotKnown { .. }) => Found::NotKnown,
-            Some(RequestState::Confirmed { .. }) => panic!("a start leaves nothing half told"),
+            Some(RequestStage::Waits) => Found::Waits,
+            Some(RequestStage::NotKnown { .. }) => Found::NotKnown,
+            Some(RequestStage::Confirmed { .. }) => panic!("a start leaves nothing half told"),
         };
         let context = format!("{n} {fault:?}: {answer:?} {found:?}\n{}", w.tail(40).join("\n"));
         match found {

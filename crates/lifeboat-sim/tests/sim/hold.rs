@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 
+use lifeboat_engine::action::HoldReason as Reason;
 use lifeboat_engine::action::{Action, InitialCopy, PointSelector, VmView};
-use lifeboat_engine::hold::Reason;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{PointId, ReplicationHealth, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
     A, B, eventually, flows, healthy, mode, points, refused, replicating, sealed, simulate, state, taken_over,
 };
+use lifeboat_sim::harness::{hints_at, texts};
 
 fn hold() -> Action {
     Action::HoldPoints { vm: World::vm() }
@@ -37,7 +39,7 @@ fn lost(before: &HashSet<PointId>, after: &HashSet<PointId>) -> Vec<PointId> {
 }
 
 fn notes(view: &VmView) -> String {
-    view.replication.as_ref().unwrap().health_notes.join("; ")
+    texts(&view.replication.as_ref().unwrap().health_notes).join("; ")
 }
 
 /// The primary asks for no history.
@@ -80,7 +82,8 @@ fn less_history_takes_effect_when_the_replica_side_agrees() {
         );
         let notes = notes(&view);
         assert!(notes.contains("a asks for less history"), "{notes}");
-        assert!(notes.contains("lifeboat replication release-points"), "{notes}");
+        let findings = &view.replication.as_ref().unwrap().health_notes;
+        assert!(hints_at(findings, hint::Replicate::ReleasePoints), "{findings:?}");
         let told = w.shared.state().hosts[B].events.clone();
         let told = told
             .iter()

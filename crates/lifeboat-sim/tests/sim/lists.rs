@@ -4,7 +4,9 @@ use lifeboat_engine::action::{Action, Answer, PointSelector, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::{PowerState, Stall, StallCause};
 use lifeboat_engine::query::Query;
+use lifeboat_model::Finding;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{DiskId, JobState, ReplicationHealth, VmId};
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, events, failover, job, pause_vm, refused, replicating, reset_vm, simulate, start_vm,
@@ -97,7 +99,7 @@ fn a_store_that_hangs_delays_no_list_and_is_reported() {
         }
         let web = of(&list(w, REPLICA).await.0, "web").replication.unwrap();
         assert_eq!(web.health, ReplicationHealth::Critical, "{:?}", web.health_notes);
-        let said = |n: &String| n.contains("the storage of the replica does not answer");
+        let said = |n: &Finding| n.text.contains("the storage of the replica does not answer");
         assert!(web.health_notes.iter().any(said), "{:?}", web.health_notes);
     });
 }
@@ -113,7 +115,7 @@ fn a_catalog_that_hangs_delays_no_view_and_is_reported() {
         let Some(Ok(Answer::Server(view))) = shown else {
             panic!("{shown:?}")
         };
-        let said = |n: &String| n.contains("the catalog did not answer");
+        let said = |n: &Finding| n.text.contains("the catalog did not answer");
         assert!(view.notes.iter().any(said), "{:?}", view.notes);
         assert!(w.shared.now().since(asked).as_millis() <= 5000);
         let asked = w.shared.now();
@@ -230,7 +232,7 @@ fn full(w: &World, host: usize) {
     });
 }
 
-/// A guest on `host` stands still and goes on: it is shown with its reason, and recorded once each time.
+/// A guest on `host` stalls and goes on: it is shown with its reason, and recorded once each time.
 async fn stands_still_and_goes_on(w: &mut World, host: usize) {
     full(w, host);
     w.run(40).await;
@@ -239,20 +241,21 @@ async fn stands_still_and_goes_on(w: &mut World, host: usize) {
     assert_eq!(view.power_note.unwrap().reason, "no space left for disk sys");
     if let Some(replication) = view.replication {
         assert_eq!(replication.health, ReplicationHealth::Critical);
-        let said =
-            |n: &String| n.contains("no space left for disk sys") && n.contains("lifeboat vm start web");
+        let said = |n: &Finding| {
+            n.text.contains("no space left for disk sys") && n.hint == Some(hint::Guest::CureAndResume.into())
+        };
         assert!(
             replication.health_notes.iter().any(said),
             "{:?}",
             replication.health_notes
         );
     }
-    assert_eq!(events(w, host, "the guest stands still: no space left").len(), 1);
+    assert_eq!(events(w, host, "the guest is stalled: no space left").len(), 1);
     w.shared.state().hosts[host].processes.get_mut(&VM).unwrap().stall = None;
     w.act(host, start_vm()).await.unwrap().unwrap();
     w.run(20).await;
     assert_eq!(w.view(host).await.unwrap().power, PowerState::Running);
-    assert_eq!(events(w, host, "the guest no longer stands still").len(), 1);
+    assert_eq!(events(w, host, "the guest is no longer stalled").len(), 1);
 }
 
 #[test]

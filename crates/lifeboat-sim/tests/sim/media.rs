@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lifeboat_engine::action::{Action, Answer, InitialCopy, PointSelector};
 use lifeboat_engine::ports::media::{Media, Part, Seal};
 use lifeboat_engine::sealing::{ExportKey, Sealing};
+use lifeboat_model::hint;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, Steps, eventually, failover, healthy, job, refused, simulate, start_copy, start_vm,
@@ -53,10 +54,10 @@ fn there(w: &World) -> (u64, usize) {
 fn keys(w: &World) -> [Option<Sealing>; 2] {
     let primary = w
         .recorded(PRIMARY)
-        .and_then(|r| r.primary()?.sealing.as_deref().cloned());
+        .and_then(|r| r.primary()?.sealing.as_deref().cloned().map(Sealing::from));
     let replica = w
         .recorded(REPLICA)
-        .and_then(|r| r.replica()?.sealing.as_deref().cloned());
+        .and_then(|r| r.replica()?.sealing.as_deref().cloned().map(Sealing::from));
     [primary, replica]
 }
 
@@ -105,7 +106,7 @@ async fn story(w: &mut World) {
     assert_eq!(state(w, PRIMARY), State::Replicating);
     let notes = w.view(REPLICA).await.unwrap().replication.unwrap().health_notes;
     assert!(
-        notes.iter().any(|n| n.contains("replication import")),
+        notes.iter().any(|n| n.hint == Some(hint::Copies::Import.into())),
         "{notes:?}"
     );
     refused(w, REPLICA, failover(PointSelector::Latest)).await;
@@ -193,7 +194,7 @@ fn damaged_and_incomplete_media_change_nothing() {
 }
 
 /// Starts an export and lets it come as far as its first segment.
-async fn begun(w: &World, dir: &str) -> lifeboat_engine::records::Job {
+async fn begun(w: &World, dir: &str) -> lifeboat_engine::action::JobView {
     let Ok(Answer::Job(job)) = w.insist(PRIMARY, export(dir)).await else {
         panic!("no job")
     };

@@ -248,13 +248,13 @@ fn a_clock_that_was_set_is_an_event_and_a_warning_for_a_while() {
             );
             for host in [A, B] {
                 let view = w.view(host).await.unwrap().replication.unwrap();
-                let said = view.health_notes.iter().any(|n| n.contains("jumped by"));
+                let said = view.health_notes.iter().any(|n| n.text.contains("jumped by"));
                 assert!(said, "{off} {host}: {:?}", view.health_notes);
             }
             w.run(3700).await;
             for host in [A, B] {
                 let view = w.view(host).await.unwrap().replication.unwrap();
-                let said = view.health_notes.iter().any(|n| n.contains("jumped by"));
+                let said = view.health_notes.iter().any(|n| n.text.contains("jumped by"));
                 assert!(!said, "{off} {host}: {:?}", view.health_notes);
             }
         });

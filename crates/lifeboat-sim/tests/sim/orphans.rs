@@ -7,9 +7,11 @@ use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::query::Query;
 use lifeboat_engine::records::Side;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint::{self, Hint};
 use lifeboat_model::{
     BranchId, JobState, ReplicationHealth, ReplicationMode as Mode, ReplicationState as State, VmId,
 };
+use lifeboat_sim::harness::hints_at;
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, enable, events, failover, job, refused, replicating, server, simulate, start_vm, state,
 };
@@ -50,16 +52,21 @@ fn a_vm_without_its_description_is_shown_and_its_replication_can_be_removed() {
                 panic!("{views:?}");
             };
             assert_eq!((view.spec.uuid, view.spec.name.as_str()), (VM, "web"));
-            let gone = view.description_gone.as_deref().unwrap();
-            for part in [&VM.to_string(), "web.toml", "lifeboat replication remove web"] {
-                assert!(gone.contains(part), "{gone} should name {part}");
-            }
+            let gone = view.description_gone.as_ref().unwrap();
+            assert!(gone.text.contains(&VM.to_string()), "{gone}");
+            let Some(Hint::Replicate(hint::Replicate::DescribeOrRemove { file })) = &gone.hint else {
+                panic!("{gone:?}");
+            };
+            assert!(file.ends_with("web.toml"), "{file}");
             let replication = view.replication.as_ref().unwrap();
             assert_eq!(replication.health, ReplicationHealth::Critical);
             w.run(60).await;
             let notes = w.view(PRIMARY).await.unwrap().replication.unwrap().health_notes;
             assert_eq!(
-                notes.iter().filter(|n| n.contains("description is gone")).count(),
+                notes
+                    .iter()
+                    .filter(|n| n.text.contains("description is gone"))
+                    .count(),
                 1,
                 "{notes:?}"
             );
@@ -118,11 +125,11 @@ fn a_disk_taken_out_of_the_description_is_named_with_the_command() {
         w.restart(PRIMARY).await;
         let replication = w.view(PRIMARY).await.unwrap().replication.unwrap();
         assert_eq!(replication.health, ReplicationHealth::Critical);
-        let notes = replication.health_notes.join("\n");
-        assert!(
-            notes.contains("lifeboat replication set web --disk sys"),
-            "{notes}"
-        );
+        let left = hint::Replicate::DescribeOrExclude {
+            disks: vec!["sys".into()],
+        };
+        let notes = replication.health_notes;
+        assert!(hints_at(&notes, left), "{notes:?}");
     });
 }
 
@@ -169,7 +176,7 @@ fn a_seed_whose_primary_died_gets_its_vm_back() {
         );
         if side.replica().unwrap().dir.is_some() {
             let e = refused(w, REPLICA, remove(by_id())).await;
-            assert!(e.hint.contains("lifeboat replication remove --force"), "{e:?}");
+            assert_eq!(e.hint, Some(hint::Copies::AwaitOrForget.into()), "{e:?}");
         }
         done(w, REPLICA, forget(by_id())).await;
         assert!(w.recorded(REPLICA).is_none());
@@ -220,7 +227,10 @@ fn the_vm_of_a_test_whose_replica_is_gone_can_be_removed() {
         assert_eq!(job(w, REPLICA, test).await.unwrap(), JobState::Completed);
         let named = VmRef::Text("web - Test".into());
         let e = refused(w, REPLICA, remove(named.clone())).await;
-        assert!(e.hint.contains("lifeboat failover stop-test web"), "{e:?}");
+        let end = hint::Failover::EndTestOf {
+            replica: "web".into(),
+        };
+        assert_eq!(e.hint, Some(end.into()), "{e:?}");
         let record = |r: &lifeboat_engine::records::Relationship| r.vm == VM;
         w.shared.state().hosts[REPLICA]
             .catalog
@@ -311,7 +321,7 @@ fn of_very_many_files_without_a_relationship_some_are_named() {
         w.run(601).await;
         let notes = server(w, REPLICA).await.notes;
         assert_eq!(notes.len(), 21, "{notes:?}");
-        assert!(notes[20].contains("980 more replicas"), "{}", notes[20]);
+        assert!(notes[20].text.contains("980 more replicas"), "{}", notes[20]);
         assert_eq!(events(w, REPLICA, "no relationship of this host uses").len(), 21);
     });
 }
@@ -336,7 +346,10 @@ fn files_without_a_relationship_and_locations_that_are_gone_are_shown_by_the_hos
         w.run(601).await;
         let notes = server(w, REPLICA).await.notes;
         assert!(
-            notes.len() == 1 && notes[0].contains(&dir) && notes[0].contains(&VM.to_string()),
+            notes.len() == 1
+                && notes[0].text.contains(&dir)
+                && notes[0].text.contains(&VM.to_string())
+                && hints_at(&notes, hint::Copies::SeedOrDelete { dir: dir.clone() }),
             "{notes:?}"
         );
         assert_eq!(
@@ -358,7 +371,7 @@ fn files_without_a_relationship_and_locations_that_are_gone_are_shown_by_the_hos
         assert!(
             notes
                 .iter()
-                .any(|n| n.contains("/replicas") && n.contains("mounted?")),
+                .any(|n| n.text.contains("/replicas") && n.hint == Some(hint::Look::Mounts.into())),
             "{notes:?}"
         );
     });

@@ -3,6 +3,7 @@
 
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{JobState, ReplicationSettings, ReplicationState as State};
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, THIRD, THREE_HOSTS, eventually, failover, job, refused, replicating, said, simulate,
@@ -66,7 +67,11 @@ fn a_primary_that_does_not_answer_is_not_taken_for_off() {
             let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
             assert_eq!(refusal.code, ReturnCode::Unknown, "{cause}: {refusal:?}");
             assert!(refusal.message.contains(shown), "{cause}: {refusal:?}");
-            assert!(refusal.hint.contains("--force"), "{cause}: {refusal:?}");
+            assert_eq!(
+                refusal.hint,
+                Some(hint::Planned::ForceWhenOff.into()),
+                "{cause}: {refusal:?}"
+            );
             assert!(
                 w.shared.now().since(asked).as_secs() < 5,
                 "{cause}: the answer came late"
@@ -163,7 +168,11 @@ fn a_primary_is_not_started_while_its_replica_does_not_say_whether_it_is_failed_
         w.shared.state().hosts[REPLICA].mute = true;
         let refusal = refused(w, PRIMARY, start_vm()).await;
         assert_eq!(refusal.code, ReturnCode::Unknown, "{refusal:?}");
-        assert!(refusal.hint.contains("vm start --force"), "{refusal:?}");
+        assert_eq!(
+            refusal.hint,
+            Some(hint::Guest::StartWhenOff.into()),
+            "{refusal:?}"
+        );
         assert!(!w.runs(PRIMARY));
         let (vm, force) = (World::vm(), true);
         w.act(PRIMARY, Action::StartVm { vm, force })

@@ -4,6 +4,7 @@ use lifeboat_engine::action::{Action, Answer, VmRef};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint;
 use lifeboat_model::{AuthorizationEntry, VmId, VmSpec};
 use lifeboat_sim::harness::{PRIMARY, REPLICA, entry, refused, replicating, simulate};
 use lifeboat_sim::{Image, VM, World};
@@ -90,7 +91,7 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
             ] {
                 assert!(e.message.contains(part), "{} should name {part}", e.message);
             }
-            assert!(e.hint.contains("UUID"), "{}", e.hint);
+            assert_eq!(e.hint, Some(hint::Again::ByUuid.into()));
         }
         for (vm, points) in [(VM, true), (OTHER, false)] {
             let vm = VmRef::Text(vm.to_string());

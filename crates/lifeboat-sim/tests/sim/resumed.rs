@@ -17,7 +17,7 @@ fn told(w: &World, host: usize, words: &[&str]) -> bool {
 
 async fn noted(w: &World, host: usize, word: &str) -> bool {
     let view = w.view(host).await.unwrap().replication.unwrap();
-    view.health_notes.iter().any(|n| n.contains(word))
+    view.health_notes.iter().any(|n| n.text.contains(word))
 }
 
 fn phase(w: &World) -> Option<PlannedPhase> {

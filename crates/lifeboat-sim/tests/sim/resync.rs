@@ -63,7 +63,7 @@ fn a_comparison_begins_anew_after_a_second_loss_wherever_the_daemon_ends() {
     for n in 1..=40 {
         ended += simulate(n, async |w| {
             lost(w).await;
-            w.shared.state().hangs.insert((PRIMARY, "capture.instant"));
+            w.shared.state().hangs.insert((PRIMARY, "capture.take"));
             w.act(PRIMARY, resync()).await;
             eventually(w, "everything is compared", |w| {
                 let sync = w.recorded(PRIMARY).and_then(|r| r.primary()?.sync.clone());

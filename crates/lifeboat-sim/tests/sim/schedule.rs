@@ -1,8 +1,7 @@
 //! What begins by itself: copies and resynchronizations at their time, in the window of the settings, and not when somebody
 //! took them back.
 
-use lifeboat_engine::action::{Action, Answer, InitialCopy};
-use lifeboat_engine::records::Job;
+use lifeboat_engine::action::{Action, Answer, InitialCopy, JobView};
 use lifeboat_model::{DayWindow, JobState, ReplicationState as State, Timestamp};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
@@ -23,14 +22,14 @@ async fn until(w: &World, minutes: u64) {
     w.run((BEGIN + minutes * 60_000).saturating_sub(now) / 1000).await;
 }
 
-async fn job_of(w: &World, action: Action) -> Job {
+async fn job_of(w: &World, action: Action) -> JobView {
     match w.insist(PRIMARY, action).await.unwrap() {
         Answer::Job(job) => job,
         other => panic!("{other:?}"),
     }
 }
 
-fn job(w: &World, of: &Job) -> JobState {
+fn job(w: &World, of: &JobView) -> JobState {
     w.jobs(PRIMARY).into_iter().find(|j| j.id == of.id).unwrap().state
 }
 

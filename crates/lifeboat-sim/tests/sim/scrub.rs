@@ -3,6 +3,7 @@
 
 use lifeboat_engine::action::{Action, PointSelector, PointView, ReplicationView};
 use lifeboat_engine::ports::store::Target;
+use lifeboat_model::hint::{self, Hint};
 use lifeboat_model::{JobState, ReplicationHealth, ReplicationSettings, ReplicationState as State};
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, eventually, failover, healthy, job, local_disks, points, replicating, simulate, state,
@@ -97,13 +98,19 @@ fn damage_that_cannot_be_repaired_is_critical_and_its_points_are_not_offered() {
             let spoiled = |p: &&PointView| p.unusable.is_some() && matches!(p.target, Target::Point { .. });
             let hurt = listed.iter().find(spoiled).unwrap();
             assert_eq!(view.health, ReplicationHealth::Critical);
-            assert!(view.health_notes.iter().any(|n| n.contains(&hurt.id)), "{view:?}");
+            assert!(
+                view.health_notes.iter().any(|n| n.text.contains(&hurt.id)),
+                "{view:?}"
+            );
             assert!(listed[0].unusable.is_none(), "the newest is good");
             let by_id = failover(PointSelector::Id(hurt.id.clone()));
             let refused = w.insist(REPLICA, by_id).await.unwrap_err();
             seen += 1;
             let mut good = listed.iter().filter(|p| p.unusable.is_none());
-            assert!(good.any(|p| refused.hint.contains(&p.id)), "{refused:?}");
+            let Some(Hint::Failover(hint::Failover::UsePoint { point })) = &refused.hint else {
+                panic!("{refused:?}");
+            };
+            assert!(good.any(|p| p.id == *point), "{refused:?}");
             let at = failover(PointSelector::At(hurt.instant));
             assert!(w.insist(REPLICA, at).await.is_err(), "nothing good is that old");
             assert_eq!(state(w, REPLICA), State::Replicating);
@@ -126,7 +133,7 @@ fn spoiled_newest_data_is_compared_and_made_good_again() {
             w.cut(true);
             let _ = job(w, REPLICA, scrub()).await;
             let notes = replica(w).await.health_notes;
-            assert!(notes.iter().any(|n| n.contains("newest data")), "{notes:?}");
+            assert!(notes.iter().any(|n| n.text.contains("newest data")), "{notes:?}");
             let spoiled = points(w).await;
             assert!(spoiled.iter().all(|p| p.unusable.is_some()), "{spoiled:?}");
             let refused = w
@@ -152,7 +159,11 @@ fn a_host_without_a_replica_has_nothing_to_scrub() {
     simulate(1, async |w| {
         replicating(w).await;
         let refused = w.insist(PRIMARY, scrub()).await.unwrap_err();
-        assert!(refused.hint.contains("replica host"), "{refused:?}");
+        assert_eq!(
+            refused.hint,
+            Some(hint::Replicate::OnReplicaHost.into()),
+            "{refused:?}"
+        );
         assert_eq!(job(w, REPLICA, scrub()).await.unwrap(), JobState::Completed);
     });
 }

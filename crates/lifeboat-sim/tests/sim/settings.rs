@@ -3,6 +3,7 @@
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{Action, Answer, Refusal};
 use lifeboat_engine::ports::store::Target;
+use lifeboat_model::hint;
 use lifeboat_model::{
     Bandwidth, BandwidthWindow, DayWindow, DiskId, JobState, ReplicationHealth as Health,
     ReplicationSettings, ReplicationState as State, Timestamp,
@@ -112,7 +113,7 @@ fn invalid_settings_are_refused_and_change_nothing() {
         let settings = before.clone();
         let vm = World::vm();
         let e = refused(w, REPLICA, Action::ModifyReplication { vm, settings }).await;
-        assert!(e.hint.contains("primary"), "{e:?}");
+        assert_eq!(e.hint, Some(hint::Replicate::OnPrimary.into()), "{e:?}");
         // Nor without the replica, nor in state 4.
         w.cut(true);
         let e = modify(w, &|s| s.interval_s = 20).await.unwrap_err();
@@ -247,7 +248,7 @@ fn application_consistent_points_come_by_the_hour_and_a_guest_that_does_not_help
         );
         assert_eq!(replication(w, REPLICA).await.last_application, third);
         assert!(
-            v.health_notes[0].contains("crash-consistent"),
+            v.health_notes[0].text.contains("crash-consistent"),
             "{:?}",
             v.health_notes
         );

@@ -19,7 +19,7 @@ async fn view(w: &World, host: usize) -> ReplicationView {
 /// The health of a host and a note that contains a word.
 async fn says(w: &World, host: usize, health: Health, word: &str) {
     let v = view(w, host).await;
-    let noted = v.health_notes.iter().any(|n| n.contains(word));
+    let noted = v.health_notes.iter().any(|n| n.text.contains(word));
     assert!(
         v.health == health && noted,
         "host {host}, wanted {health} \"{word}\": {v:?}"

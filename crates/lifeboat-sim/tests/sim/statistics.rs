@@ -1,7 +1,6 @@
 //! What is counted in a monitoring window, on both sides, and what an administrator is told of it.
 
-use lifeboat_engine::action::{Action, Answer};
-use lifeboat_engine::records::{Counters, ServerSettings};
+use lifeboat_engine::action::{Action, Answer, CountersView, ServerSettings};
 use lifeboat_model::{ReplicationHealth as Health, Timestamp};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
@@ -12,7 +11,7 @@ use lifeboat_sim::harness::{
 const BEGIN: u64 = 1_800_000_000_000;
 const MINUTE: u64 = 60_000;
 
-async fn counters(w: &World, host: usize) -> Counters {
+async fn counters(w: &World, host: usize) -> CountersView {
     replication(w, host).await.counters
 }
 
@@ -107,7 +106,7 @@ fn an_outage_is_counted_as_network_failures_and_missed_cycles_until_reset() {
         let v = replication(w, PRIMARY).await;
         assert_eq!(v.health, Health::Warning, "{:?}", v.health_notes);
         assert!(
-            v.health_notes.iter().any(|n| n.contains("missed")),
+            v.health_notes.iter().any(|n| n.text.contains("missed")),
             "{:?}",
             v.health_notes
         );

@@ -157,7 +157,7 @@ fn what_the_replica_host_lacks_is_reported_until_it_is_there() {
         assert_eq!(view.preflight, ["no firmware /fw/code.fd"]);
         assert_eq!(view.health, Health::Warning);
         assert!(
-            view.health_notes.iter().any(|n| n.contains("/fw/code.fd")),
+            view.health_notes.iter().any(|n| n.text.contains("/fw/code.fd")),
             "{:?}",
             view.health_notes
         );

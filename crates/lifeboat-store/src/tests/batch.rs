@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lifeboat_engine::ports::store::{ReplicaStore, Target};
+use lifeboat_engine::ports::store::{ImageStore, LogStore, Target};
 
 use super::world::World;
 

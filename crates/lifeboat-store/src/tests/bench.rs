@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lifeboat_deltalog::Encoder;
-use lifeboat_engine::ports::store::{ReplicaStore, Target};
+use lifeboat_engine::ports::store::{ImageStore, LogStore, Target};
 use lifeboat_model::{BranchId, DiskFormat, PointId};
 
 use super::world::{Rng, World, body, run_ok};
@@ -32,7 +32,10 @@ async fn big(seed: u64, size: usize) -> World {
         size: size as u64,
     }];
     w.store.destroy(w.vm).await.unwrap();
-    w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
+    w.store
+        .create(&w.root.clone().into(), w.vm, &disks, w.start)
+        .await
+        .unwrap();
     w
 }
 
@@ -105,7 +108,10 @@ async fn measure_operations() {
         let branch = BranchId(w.rng.uuid());
         let id = points[n % points.len()].id;
         let start = Instant::now();
-        w.store.branch(w.vm, branch, Target::Point { id }).await.unwrap();
+        w.store
+            .branch(w.vm, branch, Target::Point { id }, None)
+            .await
+            .unwrap();
         branches.push(start.elapsed());
         let name = w.file_names(branch).await.into_values().next().unwrap();
         let at = w.rng.below(1 << 20) << 20;

@@ -2,7 +2,7 @@
 //! test writes.
 
 use lifeboat_deltalog::{Encoder, Header, LogKind};
-use lifeboat_engine::ports::store::{ReplicaStore, Target};
+use lifeboat_engine::ports::store::{ImageStore, Target};
 use lifeboat_model::Changed;
 
 use super::world::World;

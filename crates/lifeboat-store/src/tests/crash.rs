@@ -1,7 +1,7 @@
 //! A failure at every step of every operation: whatever is on the disk then must open, show every point as it was, and
 //! let the same call succeed.
 
-use lifeboat_engine::ports::store::{ReplicaStore, StoreError, Target};
+use lifeboat_engine::ports::store::{ImageStore, StoreError, Target};
 use lifeboat_model::{BranchId, PointId};
 
 use super::world::World;
@@ -172,7 +172,7 @@ pub(super) async fn call_again(w: &mut World, c: &Call) {
 
 async fn destroyed(w: &mut World) {
     let store = QcowStore::new(0);
-    match store.open(&w.dir(), w.vm).await {
+    match store.open(&w.dir().into(), w.vm).await {
         Ok(_) => store.destroy(w.vm).await.unwrap(),
         Err(StoreError::NoReplica(_)) => {}
         Err(e) => panic!("{e}"),
@@ -202,7 +202,10 @@ async fn create_fails_anywhere() {
         w.store.destroy(w.vm).await.unwrap();
         w.store.steps.fail_at(n);
         let disks = w.disks();
-        let made = w.store.create(&w.root, w.vm, &disks, w.start).await;
+        let made = w
+            .store
+            .create(&w.root.clone().into(), w.vm, &disks, w.start)
+            .await;
         if w.store.steps.pending() {
             made.unwrap();
             assert!(n > 1);
@@ -210,7 +213,10 @@ async fn create_fails_anywhere() {
         }
         made.unwrap_err();
         w.store = QcowStore::new(0);
-        w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
+        w.store
+            .create(&w.root.clone().into(), w.vm, &disks, w.start)
+            .await
+            .unwrap();
         w.bulk().await;
         w.rounds(1).await;
         w.check().await;
@@ -251,7 +257,7 @@ async fn a_torn_manifest_beside_the_good_one_is_ignored() {
     assert!(!w.dir().join("manifest.tmp").exists());
     std::fs::write(w.dir().join("manifest.json"), "{\"version\": 1").unwrap();
     std::fs::write(w.dir().join("manifest.backup.json"), "{\"version\": 1").unwrap();
-    let open = QcowStore::new(0).open(&w.dir(), w.vm).await;
+    let open = QcowStore::new(0).open(&w.dir().into(), w.vm).await;
     assert!(matches!(open, Err(StoreError::Damaged { .. })), "{open:?}");
 }
 
@@ -270,7 +276,7 @@ async fn a_manifest_that_names_foreign_files_is_refused() {
         let wrong = text.replacen("disks/sys/000000000001-0002.qcow2", foreign, 1);
         assert_ne!(wrong, text);
         std::fs::write(&path, wrong).unwrap();
-        let open = QcowStore::new(0).open(&w.dir(), w.vm).await;
+        let open = QcowStore::new(0).open(&w.dir().into(), w.vm).await;
         assert!(matches!(open, Err(StoreError::Damaged { .. })), "{open:?}");
     }
 }
@@ -313,7 +319,7 @@ async fn a_lost_point_is_reported_not_hidden() {
     w.rounds(2).await;
     let file = w.point_files(w.points[0].0).into_values().next().unwrap();
     std::fs::remove_file(&file).unwrap();
-    let open = QcowStore::new(0).open(&w.dir(), w.vm).await;
+    let open = QcowStore::new(0).open(&w.dir().into(), w.vm).await;
     let Err(StoreError::Damaged { path, .. }) = open else {
         panic!("{open:?}")
     };

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use camino::Utf8Path;
-use lifeboat_engine::ports::store::{Origin, ReplicaStore};
+use lifeboat_engine::ports::store::{ImageStore, Origin};
 
 use super::lifecycle::{adopted, adoption, promote, with_images};
 use super::world::World;
@@ -77,7 +77,7 @@ fn rescue(w: &World, relative: &Utf8Path, model: &[u8]) -> String {
 async fn a_person_gets_back_what_stands_on_images_of_the_host_and_what_is_kept() {
     let (mut w, own) = with_images(91).await;
     let a = adoption(&mut w, Origin::Images(own.images.clone()), true, true);
-    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+    w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
     adopted(&mut w, &a, &own.content);
     w.rounds(2).await;
     for (id, position) in w.points.clone() {
@@ -88,7 +88,7 @@ async fn a_person_gets_back_what_stands_on_images_of_the_host_and_what_is_kept()
     let origin = promote(&mut w, false).await;
     let content = w.now.clone();
     let b = adoption(&mut w, origin, false, true);
-    w.store.adopt(&w.root, w.vm, &b).await.unwrap();
+    w.store.adopt(&w.root.clone().into(), w.vm, &b).await.unwrap();
     w.branches.clear();
     adopted(&mut w, &b, &content);
     w.rounds(2).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lifeboat_engine::ports::media::{Media, SegmentFile};
 use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
-use lifeboat_engine::ports::store::{ReplicaStore, StoreError};
+use lifeboat_engine::ports::store::{ImageStore, StoreError};
 use lifeboat_model::BranchId;
 
 use super::crash::{Call, Op, call, call_again, observe, prepare};
@@ -170,8 +170,15 @@ async fn a_fault_while_a_replica_is_made_and_first_filled_loses_nothing() {
         let medium = Medium::below(&w.root);
         medium.fail_at(n);
         let disks = w.disks();
-        if w.store.create(&w.root, w.vm, &disks, w.start).await.is_err() {
-            w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
+        if w.store
+            .create(&w.root.clone().into(), w.vm, &disks, w.start)
+            .await
+            .is_err()
+        {
+            w.store
+                .create(&w.root.clone().into(), w.vm, &disks, w.start)
+                .await
+                .unwrap();
         }
         fill(&mut w).await;
         let failed = medium.failed();

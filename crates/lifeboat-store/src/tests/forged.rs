@@ -5,7 +5,7 @@ use std::fs;
 
 use camino::Utf8Path;
 use lifeboat_engine::ports::media::{Media, MediaError, Part, Seal, SegmentFile};
-use lifeboat_engine::ports::store::ReplicaStore;
+use lifeboat_engine::ports::store::ImageStore;
 use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_model::VmId;
 use uuid::Uuid;

@@ -1,9 +1,9 @@
 //! Random histories, and the stories a person would tell: every point and branch equals the truth after each step.
 
-use lifeboat_engine::ports::store::{ReplicaStore, StoreError, Target};
-use lifeboat_model::{BranchId, PointId, Position};
-
 use super::world::{World, check_images, disk, run_ok};
+use lifeboat_engine::ports::hypervisor::DiskImage;
+use lifeboat_engine::ports::store::{ImageStore, LogStore, StoreError, Target};
+use lifeboat_model::{BranchId, PointId, Position};
 
 async fn step(w: &mut World) {
     let any_point = |w: &mut World| {
@@ -121,11 +121,17 @@ async fn create_repeats_and_conflicts() {
     let mut w = World::new(20).await;
     let disks = w.disks();
     w.bulk().await;
-    w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
-    let fewer = w.store.create(&w.root, w.vm, &disks[..1], w.start).await;
+    w.store
+        .create(&w.root.clone().into(), w.vm, &disks, w.start)
+        .await
+        .unwrap();
+    let fewer = w
+        .store
+        .create(&w.root.clone().into(), w.vm, &disks[..1], w.start)
+        .await;
     assert!(matches!(fewer, Err(StoreError::Conflict(_))), "{fewer:?}");
     let other = Position::from_parts(lifeboat_model::GenerationId(w.vm.0), w.start.sequence());
-    let other = w.store.create(&w.root, w.vm, &disks, other).await;
+    let other = w.store.create(&w.root.clone().into(), w.vm, &disks, other).await;
     assert!(matches!(other, Err(StoreError::Conflict(_))), "{other:?}");
 }
 
@@ -347,10 +353,10 @@ async fn logs_expire_but_never_those_the_head_needs() {
     w.apply_all().await;
     super::scrub::record(&w).await;
     let all = w.store.info(w.vm).await.unwrap().logs;
-    w.store.expire_logs(w.vm, all[1].position).await.unwrap();
+    w.store.expire_logs(w.vm, all[1].position, &[]).await.unwrap();
     let left = w.store.info(w.vm).await.unwrap().logs;
     assert_eq!(left, all[2..]);
-    w.store.expire_logs(w.vm, w.durable).await.unwrap();
+    w.store.expire_logs(w.vm, w.durable, &[]).await.unwrap();
     let left = w.store.info(w.vm).await.unwrap().logs;
     assert_eq!(left, all[5..], "the three since the newest point");
     let gone = w
@@ -404,8 +410,35 @@ async fn destroy_leaves_nothing() {
     w.store.destroy(w.vm).await.unwrap();
     w.store.destroy(w.vm).await.unwrap();
     assert!(!w.dir().exists());
-    let gone = w.store.open(&w.dir(), w.vm).await;
+    let gone = w.store.open(&w.dir().into(), w.vm).await;
     assert!(matches!(gone, Err(StoreError::NoReplica(_))), "{gone:?}");
     let disks = w.disks();
-    w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
+    w.store
+        .create(&w.root.clone().into(), w.vm, &disks, w.start)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_chain_is_no_longer_than_the_hypervisor_opens() {
+    let mut w = World::new(26).await;
+    w.bulk().await;
+    w.rounds(3).await;
+    for (at, (point, _)) in w.points.clone().into_iter().enumerate() {
+        let (id, target) = (BranchId(w.rng.uuid()), Target::Point { id: point });
+        // The base, the layers up to the point, and the branch's own.
+        let images = at + 3;
+        let refused = w.store.branch(w.vm, id, target, Some(images - 1)).await;
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains(&format!("{images} images")), "{why}");
+        assert!(!w.dir().join(format!("branches/{id}")).exists());
+        for (_, image) in w.store.branch(w.vm, id, target, Some(images)).await.unwrap() {
+            let DiskImage::Chain { layers } = image else {
+                panic!("{image:?}")
+            };
+            assert_eq!(layers.len(), images);
+        }
+        w.store.drop_branch(w.vm, id).await.unwrap();
+    }
+    w.check().await;
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use lifeboat_deltalog::{Encoder, Header, LogKind};
-use lifeboat_engine::ports::store::{ReplicaStore, StoreError};
+use lifeboat_engine::ports::store::{ImageStore, LogStore, StoreError};
 use lifeboat_model::{GenerationId, Position, VmId};
 
 use super::world::{World, body, stream};
@@ -291,11 +291,20 @@ async fn only_an_empty_leftover_is_replaced() {
     let other = Position::start(GenerationId(uuid::Uuid::from_u128(99)));
     let location = w.dir().parent().unwrap().to_owned();
     let disks = w.store.info(w.vm).await.unwrap().disks;
-    w.store.create(&location, w.vm, &disks, other).await.unwrap();
+    w.store
+        .create(&location.clone().into(), w.vm, &disks, other)
+        .await
+        .unwrap();
     assert_eq!(w.store.info(w.vm).await.unwrap().durable, other);
-    w.store.create(&location, w.vm, &disks, w.start).await.unwrap();
+    w.store
+        .create(&location.clone().into(), w.vm, &disks, w.start)
+        .await
+        .unwrap();
     w.bulk().await;
-    let said = w.store.create(&location, w.vm, &disks, other).await;
+    let said = w
+        .store
+        .create(&location.clone().into(), w.vm, &disks, other)
+        .await;
     assert!(matches!(said, Err(StoreError::Conflict(_))), "{said:?}");
     w.rounds(1).await;
     w.check().await;

@@ -7,7 +7,7 @@ use base64::Engine;
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::{Consistency, LogDisk, LogKind};
 use lifeboat_engine::ports::store::{
-    Abandoned, Adoption, CompareRange, Divergence, Origin, ReplicaStore, StoreError, Target,
+    Abandoned, Adoption, CompareRange, Divergence, ImageStore, LogStore, Origin, StoreError, Target,
 };
 use lifeboat_model::{DiskFormat, DiskId, GenerationId, PointId, Position, Timestamp};
 
@@ -203,7 +203,7 @@ pub(super) async fn promote(w: &mut World, merge: bool) -> Origin {
     let branch = w.branch(Target::Point { id }).await.unwrap();
     if w.rng.below(2) == 0 {
         // Then only the layers still tell what changed.
-        w.store.expire_logs(w.vm, w.durable).await.unwrap();
+        w.store.expire_logs(w.vm, w.durable, &[]).await.unwrap();
     }
     let last = w.now.clone();
     w.store.promote(w.vm, branch).await.unwrap();
@@ -230,8 +230,8 @@ async fn lifecycle(seed: u64) {
     let flip = |w: &mut World| w.rng.below(2) == 0;
     let (sealed, keep) = (flip(&mut w), flip(&mut w));
     let a = adoption(&mut w, Origin::Images(own.images.clone()), sealed, keep);
-    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
-    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+    w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
+    w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
     assert_eq!(w.store.divergence(w.vm).await.unwrap(), a.divergence);
     adopted(&mut w, &a, &own.content);
     w.check().await;
@@ -246,7 +246,7 @@ async fn lifecycle(seed: u64) {
     let (sealed, keep) = (flip(&mut w), flip(&mut w));
     let content = w.now.clone();
     let a = adoption(&mut w, origin, sealed, keep);
-    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+    w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
     w.branches.clear();
     adopted(&mut w, &a, &content);
     w.check().await;
@@ -258,7 +258,7 @@ async fn lifecycle(seed: u64) {
     let keep = flip(&mut w);
     let content = w.now.clone();
     let a = adoption(&mut w, Origin::Here, false, keep);
-    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+    w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
     adopted(&mut w, &a, &content);
     w.check().await;
     replicate(&mut w, 20).await;
@@ -341,7 +341,12 @@ async fn images_that_cannot_be_a_base_are_refused() {
         };
         let images = vec![(qcow2.0.clone(), path, format)];
         let a = adoption(&mut w, Origin::Images(images), true, false);
-        let said = w.store.adopt(&w.root, w.vm, &a).await.unwrap_err().to_string();
+        let said = w
+            .store
+            .adopt(&w.root.clone().into(), w.vm, &a)
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(said.contains(why), "{why}: {said}");
         let none = w.store.info(w.vm).await;
         assert!(matches!(none, Err(StoreError::NoReplica(_))), "{none:?}");
@@ -349,14 +354,14 @@ async fn images_that_cannot_be_a_base_are_refused() {
     // Nothing came of it, so the right call succeeds, and another start replaces it until something arrives.
     for sealed in [true, false, true] {
         let a = adoption(&mut w, Origin::Images(own.images.clone()), sealed, true);
-        w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+        w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
         w.points.clear();
         adopted(&mut w, &a, &own.content);
         w.check().await;
     }
     w.receive().await;
     let late = adoption(&mut w, Origin::Images(own.images.clone()), true, false);
-    let late = w.store.adopt(&w.root, w.vm, &late).await;
+    let late = w.store.adopt(&w.root.clone().into(), w.vm, &late).await;
     assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
     let bulk = w.segment(&w.disks()[0].clone(), 0, &[1; 512]);
     let bulk = w.store.bulk(w.vm, super::world::stream(&bulk)).await;
@@ -382,10 +387,13 @@ async fn prepare(op: Op, n: u64) -> (World, Origin, Model) {
     let mut content = own.content.clone();
     if op == Op::FinishBulk {
         let disks = w.disks();
-        w.store.create(&w.root, w.vm, &disks, w.start).await.unwrap();
+        w.store
+            .create(&w.root.clone().into(), w.vm, &disks, w.start)
+            .await
+            .unwrap();
         w.bulk().await;
     } else if op != Op::Images {
-        w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+        w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
         adopted(&mut w, &a, &content);
         w.rounds(3).await;
     }
@@ -418,7 +426,7 @@ async fn every_step(op: Op) {
         assert_eq!(through, outcome.is_ok(), "{op:?} step {n}: {outcome:?}");
         if !through {
             w.store = QcowStore::new(0);
-            let opened = w.store.open(&w.dir(), w.vm).await;
+            let opened = w.store.open(&w.dir().into(), w.vm).await;
             let there = w.dir().join("manifest.json").exists();
             assert_eq!(opened.is_ok(), there, "{op:?} step {n}: {opened:?}");
             if op != Op::Images {
@@ -459,7 +467,7 @@ async fn every_step(op: Op) {
 
 async fn call(w: &World, op: Op, b: &Adoption, id: PointId) -> Result<(), StoreError> {
     match op {
-        Op::Images | Op::Promoted | Op::Here => w.store.adopt(&w.root, w.vm, b).await,
+        Op::Images | Op::Promoted | Op::Here => w.store.adopt(&w.root.clone().into(), w.vm, b).await,
         Op::Drop => w.store.drop_abandoned(w.vm).await,
         Op::Piece => w.store.apply(w.vm).await.map(drop),
         Op::ExpireAboveKept => w.store.expire_oldest(w.vm).await,
@@ -536,7 +544,7 @@ async fn a_replica_of_an_older_release_opens() {
 async fn a_manifest_that_was_tampered_with_opens_nothing_else() {
     let (mut w, own) = with_images(590).await;
     let a = adoption(&mut w, Origin::Images(own.images.clone()), true, true);
-    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+    w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
     let path = w.dir().join("manifest.json");
     let text = std::fs::read_to_string(&path).unwrap();
     let good: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -555,12 +563,12 @@ async fn a_manifest_that_was_tampered_with_opens_nothing_else() {
         let _ = std::fs::remove_file(w.dir().join("manifest.backup.json"));
         lie(&mut bad);
         std::fs::write(&path, bad.to_string()).unwrap();
-        let open = QcowStore::new(0).open(&w.dir(), w.vm).await;
+        let open = QcowStore::new(0).open(&w.dir().into(), w.vm).await;
         assert!(matches!(open, Err(StoreError::Damaged { .. })), "{open:?}");
     }
     std::fs::write(&path, text).unwrap();
     std::fs::remove_file(&own.images[0].1).unwrap();
-    let open = QcowStore::new(0).open(&w.dir(), w.vm).await;
+    let open = QcowStore::new(0).open(&w.dir().into(), w.vm).await;
     let Err(StoreError::Damaged { path, .. }) = open else {
         panic!("{open:?}")
     };
@@ -723,7 +731,7 @@ async fn logs_are_read_and_kept_for_who_forwards_them() {
         w.store.expire_oldest(w.vm).await.unwrap();
         w.points.remove(0);
     }
-    w.store.expire_logs(w.vm, w.durable).await.unwrap();
+    w.store.expire_logs(w.vm, w.durable, &[]).await.unwrap();
     for offset in [0, 9, bytes.len()] {
         let mut log = w
             .store
@@ -742,7 +750,7 @@ async fn logs_are_read_and_kept_for_who_forwards_them() {
         .await;
     assert!(matches!(beyond.err(), Some(StoreError::Conflict(_))));
     w.store.keep_logs(w.vm, None).await;
-    w.store.expire_logs(w.vm, w.durable).await.unwrap();
+    w.store.expire_logs(w.vm, w.durable, &[]).await.unwrap();
     assert!(w.store.info(w.vm).await.unwrap().logs.is_empty());
     w.check().await;
 }
@@ -781,7 +789,7 @@ async fn what_is_kept_can_become_the_disks_again() {
     let before = w.disks().into_iter().find(|d| d.id == disk("sys")).unwrap();
     a.divergence.disks[1] = (disk("sys"), Some(vec![(0, 4096), (before.size - 4096, 4096)]));
     a.divergence.disks[0] = (disk("data-1"), None);
-    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+    w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
     adopted(&mut w, &a, &own.content);
     w.rounds(3).await;
     w.store.expire_oldest(w.vm).await.unwrap();

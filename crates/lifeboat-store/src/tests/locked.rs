@@ -7,7 +7,7 @@ use std::sync::Arc;
 use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_engine::ports::scrub::ScrubWork;
 use lifeboat_engine::ports::storage::StorageFaultKind as Kind;
-use lifeboat_engine::ports::store::{ReplicaStore, StoreError, Target};
+use lifeboat_engine::ports::store::{ImageStore, LogStore, StoreError, Target};
 use lifeboat_faults::keys::take_away;
 use lifeboat_faults::sandbox;
 use lifeboat_faults::volume::{Layout, Volume, run};
@@ -111,7 +111,7 @@ async fn nothing_is_concluded(w: &mut World) {
     is_locked(w.send(header.position, &bytes).await);
     is_locked(w.store.apply(w.vm).await);
     is_locked(w.store.expire_oldest(w.vm).await);
-    is_locked(w.store.expire_logs(w.vm, w.durable).await);
+    is_locked(w.store.expire_logs(w.vm, w.durable, &[]).await);
     for position in [w.points[1].1, w.durable] {
         is_locked(w.store.verify_target(w.vm, Target::Cycle { position }).await);
     }
@@ -174,16 +174,20 @@ fn a_replica_is_opened_with_its_own_key_alone() {
                 volume.mount().unwrap();
                 w.store = store(&other);
                 let files = entries(&w.dir());
-                let said = is_locked(w.store.open(&w.dir(), w.vm).await);
+                let said = is_locked(w.store.open(&w.dir().into(), w.vm).await);
                 assert!(said.contains(&wants), "{said}");
                 // Asked again later it is locked still, and neither damaged nor absent.
                 is_locked(w.store.info(w.vm).await);
                 is_locked(w.store.destroy(w.vm).await);
-                is_locked(w.store.create(&w.root, w.vm, &w.disks(), w.start).await);
+                is_locked(
+                    w.store
+                        .create(&w.root.clone().into(), w.vm, &w.disks(), w.start)
+                        .await,
+                );
                 assert_eq!(entries(&w.dir()), files);
             }
             w.store = store(&keys(1));
-            w.store.open(&w.dir(), w.vm).await.unwrap();
+            w.store.open(&w.dir().into(), w.vm).await.unwrap();
             w.check().await;
         },
     );
@@ -197,7 +201,7 @@ fn new_replicas_are_encrypted_and_old_ones_stay() {
             let mut w = world(&Arc::default(), 404, root).await;
             w.store.release().await;
             w.store = store(&keys(1));
-            w.store.open(&w.dir(), w.vm).await.unwrap();
+            w.store.open(&w.dir().into(), w.vm).await.unwrap();
             w.receive().await;
             w.seal().await;
             w.check().await;
@@ -205,7 +209,10 @@ fn new_replicas_are_encrypted_and_old_ones_stay() {
             // Made anew, it is encrypted; a crash between the directory and its policy leaves an empty directory.
             w.store.destroy(w.vm).await.unwrap();
             std::fs::create_dir(w.dir()).unwrap();
-            w.store.create(&w.root, w.vm, &w.disks(), w.start).await.unwrap();
+            w.store
+                .create(&w.root.clone().into(), w.vm, &w.disks(), w.start)
+                .await
+                .unwrap();
             assert!(identifier(&w.dir()).is_some());
             w.store.destroy(w.vm).await.unwrap();
             // What somebody else keeps there cannot become encrypted, and is not touched.
@@ -213,7 +220,7 @@ fn new_replicas_are_encrypted_and_old_ones_stay() {
             std::fs::write(w.dir().join("notes"), "x").unwrap();
             let refused = w
                 .store
-                .create(&w.root, w.vm, &w.disks(), w.start)
+                .create(&w.root.clone().into(), w.vm, &w.disks(), w.start)
                 .await
                 .unwrap_err();
             assert!(matches!(refused, StoreError::Io { .. }), "{refused:?}");

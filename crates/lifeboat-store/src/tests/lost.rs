@@ -3,7 +3,7 @@
 
 use camino::Utf8PathBuf;
 use lifeboat_engine::ports::storage::{StorageFault, StorageFaultKind as Kind};
-use lifeboat_engine::ports::store::{ReplicaStore, StoreError, Target};
+use lifeboat_engine::ports::store::{ImageStore, StoreError, Target};
 use lifeboat_model::{BranchId, Position};
 
 use super::world::World;
@@ -84,7 +84,7 @@ async fn a_replay_makes_no_base_for_a_disk_that_had_one() {
     let earlier = w.store.info(w.vm).await.unwrap().logs.last().unwrap().parent;
     let target = Target::Cycle { position: earlier };
     let id = BranchId(w.rng.uuid());
-    is_damaged(w.store.branch(w.vm, id, target).await, &base);
+    is_damaged(w.store.branch(w.vm, id, target, None).await, &base);
     assert!(!base.exists());
 }
 
@@ -185,7 +185,7 @@ async fn storage_that_is_not_mounted_is_named_and_nothing_is_made_in_its_place()
     assert!(!dir.exists());
     // Found when the daemon starts, it is said to everybody who asks later.
     w.store = QcowStore::new(0);
-    w.store.open(&dir, w.vm).await.unwrap_err();
+    w.store.open(&dir.clone().into(), w.vm).await.unwrap_err();
     let detail = is_damaged(w.store.info(w.vm).await, &dir);
     assert!(detail.contains("mounted"), "{detail}");
     std::fs::rename(&away, &dir).unwrap();
@@ -465,7 +465,7 @@ async fn one_wrong_byte_in_the_manifest_costs_nothing() {
     }
     flip(&file, len / 2);
     flip(&copy, 20);
-    let open = QcowStore::new(0).open(&w.dir(), w.vm).await;
+    let open = QcowStore::new(0).open(&w.dir().into(), w.vm).await;
     let detail = is_damaged(open, &file);
     assert!(detail.contains("manifest.backup.json"), "{detail}");
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::StreamExt;
 use lifeboat_engine::ports::media::{Manifest, Media, MediaError, Part, Seal, Segment, SegmentFile};
-use lifeboat_engine::ports::store::{ReplicaStore, StoreError};
+use lifeboat_engine::ports::store::{ImageStore, StoreError};
 use lifeboat_engine::sealing::{ExportKey, KEY, Sealing};
 use lifeboat_model::{GenerationId, Position, VmId};
 use uuid::Uuid;

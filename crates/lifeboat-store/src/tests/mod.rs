@@ -10,6 +10,7 @@ mod faults;
 mod forged;
 mod history;
 mod hostile;
+mod keeper;
 mod lifecycle;
 mod locked;
 mod lost;

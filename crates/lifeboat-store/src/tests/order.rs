@@ -1,6 +1,6 @@
 //! Points of an older generation below the current one, and when points arrived: what the engine's order and ages stand on.
 
-use lifeboat_engine::ports::store::{Origin, ReplicaStore, Target};
+use lifeboat_engine::ports::store::{ImageStore, Origin, Target};
 use lifeboat_model::{Arrival, PointId, Position, Reading, Timestamp};
 
 use super::lifecycle::{adopted, adoption};
@@ -14,7 +14,7 @@ async fn points_of_an_older_generation_lie_below_the_current_one() {
     let old: Vec<(PointId, Position)> = w.points.clone();
     let content = w.now.clone();
     let a = adoption(&mut w, Origin::Here, false, false);
-    w.store.adopt(&w.root, w.vm, &a).await.unwrap();
+    w.store.adopt(&w.root.clone().into(), w.vm, &a).await.unwrap();
     adopted(&mut w, &a, &content);
     w.receive().await;
     w.seal().await;

@@ -7,7 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::Encoder;
 use lifeboat_engine::ports::scrub::{RepairSource, RepairState};
 use lifeboat_engine::ports::storage::StorageFaultKind;
-use lifeboat_engine::ports::store::ReplicaStore;
+use lifeboat_engine::ports::store::{ImageStore, LogStore};
 use lifeboat_model::PointId;
 
 use super::scrub::{damage, files, flip, layer, names_the_right_points, prepared, record, verify};
@@ -94,7 +94,7 @@ async fn data_that_rots_before_the_seal_comes_back_from_the_logs() {
         names_the_right_points(&w, &found[0], w.points.len() - 1);
         assert_eq!(found[0].points, [w.points.last().unwrap().0]);
         // The logs stay until the repair is over.
-        w.store.expire_logs(w.vm, w.durable).await.unwrap();
+        w.store.expire_logs(w.vm, w.durable, &[]).await.unwrap();
         let done = w.store.repair(w.vm, RepairSource::Logs).await.unwrap();
         assert_eq!((done.blocks, done.left), (1, 0));
         assert_eq!(verify(&w).await.found, 0);
@@ -178,16 +178,16 @@ async fn logs_stay_until_what_was_made_of_them_was_compared() {
     let mut w = World::new(740).await;
     w.bulk().await;
     w.rounds(3).await;
-    w.store.expire_logs(w.vm, w.durable).await.unwrap();
+    w.store.expire_logs(w.vm, w.durable, &[]).await.unwrap();
     let logs = files(&w.dir().join("logs")).len();
     assert_eq!(logs, 3, "none was compared");
     record(&w).await;
-    w.store.expire_logs(w.vm, w.durable).await.unwrap();
+    w.store.expire_logs(w.vm, w.durable, &[]).await.unwrap();
     assert_eq!(files(&w.dir().join("logs")).len(), 0);
     assert_eq!(verify(&w).await.found, 0);
     // A host that never compares does not keep logs for ever.
     w.rounds(7).await;
-    w.store.expire_logs(w.vm, w.durable).await.unwrap();
+    w.store.expire_logs(w.vm, w.durable, &[]).await.unwrap();
     assert_eq!(files(&w.dir().join("logs")).len(), 4);
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lifeboat_engine::ports::store::{Quota, ReplicaStore, StoreError, Target};
+use lifeboat_engine::ports::store::{ImageStore, Quota, StoreError, Target};
 
 use super::world::{World, stream};
 
@@ -28,7 +28,7 @@ async fn beside(w: &World, seed: u64) -> World {
     let mut other = World::new(seed).await;
     other.store.close(other.vm).await;
     other.store.shares = Arc::clone(&w.store.shares);
-    other.store.open(&other.dir(), other.vm).await.unwrap();
+    other.store.open(&other.dir().into(), other.vm).await.unwrap();
     other
 }
 

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use lifeboat_engine::ports::store::ReplicaStore;
+use lifeboat_engine::ports::store::ImageStore;
 
 use super::world::World;
 use crate::replica::exclusive;

@@ -12,7 +12,7 @@ use lifeboat_engine::ports::scrub::{
     DamagedFile, NewestData, OfferedRange, RepairSource, RepairState, ScrubNext, ScrubPass, ScrubWork,
     WantedRange,
 };
-use lifeboat_engine::ports::store::{CompareRange, ReplicaStore, StoreError};
+use lifeboat_engine::ports::store::{CompareRange, ImageStore, StoreError};
 use lifeboat_model::{PointId, Timestamp};
 
 use super::world::{Model, World, disk, run};

@@ -3,7 +3,7 @@
 
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::Encoder;
-use lifeboat_engine::ports::store::{ReplicaStore, StoreError, Target};
+use lifeboat_engine::ports::store::{ImageStore, StoreError, Target};
 use lifeboat_model::PointId;
 
 use super::world::{World, run, stream};

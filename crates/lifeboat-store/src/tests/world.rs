@@ -8,7 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use lifeboat_deltalog::{Consistency, Encoder, Header, LogDisk, LogKind};
 use lifeboat_engine::ports::ByteStream;
 use lifeboat_engine::ports::hypervisor::{DiskImage, ImageLayer};
-use lifeboat_engine::ports::store::{Received, ReplicaStore, StoreError, Target};
+use lifeboat_engine::ports::store::{ImageStore, LogStore, Received, StoreError, Target};
 use lifeboat_model::{BranchId, DiskId, GenerationId, PointId, Position, Timestamp, VmId};
 use uuid::Uuid;
 
@@ -147,7 +147,11 @@ impl World {
             kept: None,
         };
         let disks = world.disks();
-        world.store.create(&world.root, vm, &disks, start).await.unwrap();
+        world
+            .store
+            .create(&world.root.clone().into(), vm, &disks, start)
+            .await
+            .unwrap();
         world
     }
 
@@ -166,7 +170,7 @@ impl World {
     /// As after a start of the daemon.
     pub(super) async fn reopen(&mut self) {
         self.store = QcowStore::new(0);
-        self.store.open(&self.dir(), self.vm).await.unwrap();
+        self.store.open(&self.dir().into(), self.vm).await.unwrap();
     }
 
     pub(super) fn header(&self) -> Header {
@@ -316,7 +320,7 @@ impl World {
     }
 
     pub(super) async fn branch_as(&mut self, id: BranchId, target: Target) -> Result<(), StoreError> {
-        let images = self.store.branch(self.vm, id, target).await?;
+        let images = self.store.branch(self.vm, id, target, None).await?;
         let model = match target {
             Target::Point { id } => self.at[&self.points.iter().find(|p| p.0 == id).unwrap().1].clone(),
             Target::Cycle { position } => self.at[&position].clone(),

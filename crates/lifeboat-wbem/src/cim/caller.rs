@@ -1,4 +1,4 @@
-//! Who asks, and what they may. How somebody proved to be who they say is the servers' business.
+//! The caller of an operation and what it may do. How a caller proves its identity is decided in `login`, not here.
 
 use std::net::SocketAddr;
 
@@ -6,19 +6,19 @@ use lifeboat_engine::by::{By, Surface};
 
 use super::roles::Role;
 
-/// Somebody who asks.
+/// The user, or the owner of a certificate, who calls an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Name, for the log.
+    /// Name, which the log and the record of the action show; subscriptions and enumerations belong to it.
     pub name: String,
-    /// What they may do.
+    /// What the caller may do.
     pub role: Role,
-    /// Where they came in, and from which address; `None` where nobody is behind it.
+    /// The surface and the address that the call came from; `None` for a call that no remote user makes.
     pub from: Option<(Surface, SocketAddr)>,
 }
 
 impl Caller {
-    /// Who is recorded as the one who asked.
+    /// The caller as it is recorded with an action; `None` for a call that no remote user makes.
     pub(crate) fn by(&self) -> Option<By> {
         let (surface, from) = self.from?;
         Some(By {

@@ -26,9 +26,9 @@ pub(crate) use names::{job_path, vm_path};
 /// How a class's instances are made, and of what.
 #[derive(Clone, Copy)]
 pub(crate) enum Make {
-    /// Of the host, of which the engine is asked nothing.
+    /// Of what is known of the host without asking the engine.
     Host(fn(&HostFacts, &HostParts) -> Vec<Instance>),
-    /// Of what the engine says of the host.
+    /// Of what the engine answers about the host.
     Server(fn(&HostFacts, &ServerParts) -> Vec<Instance>),
     /// Of a VM.
     Vm(fn(&HostFacts, &VmParts) -> Vec<Instance>),
@@ -36,12 +36,12 @@ pub(crate) enum Make {
     Points(fn(&HostFacts, &VmParts) -> Vec<Instance>),
     /// Of a job.
     Job(fn(&HostFacts, &JobParts) -> Vec<Instance>),
-    /// Of a job, knowing whether its VM exists.
+    /// Of a job, and whether its VM exists.
     JobOfVm(fn(&HostFacts, &JobParts) -> Vec<Instance>),
 }
 
 impl Make {
-    /// Notes what it is made of.
+    /// Adds what has to be visited for it.
     pub(crate) fn add_needs(&self, needs: &mut Needs) {
         match self {
             Self::Host(_) => needs.host = true,
@@ -64,7 +64,7 @@ pub(crate) struct ClassView {
     pub(crate) make: Make,
 }
 
-/// The table.
+/// All classes that have instances.
 const CLASSES: &[&[ClassView]] = &[
     system::CLASSES,
     service::CLASSES,
@@ -123,7 +123,7 @@ fn element(class: &str, caption: &str, description: &str, name: &str) -> Instanc
         .with("ElementName", name)
 }
 
-/// The same with a status that says it is well.
+/// The instance with a status that says it is well.
 fn well(instance: Instance) -> Instance {
     instance
         .with("OperationalStatus", vec![2_u16])

@@ -1,4 +1,5 @@
-//! A lazy walk over instances: one VM's at a time, so that what a client has not pulled yet costs nothing.
+//! A lazy walk over instances, one VM's at a time, so that instances that a client has not pulled yet cost nothing. Which
+//! instances a class has is not known here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,18 +12,18 @@ use super::located::{Found, MOST_IDS, entries, ids_in, legs, needs};
 use super::relations::{Related, Want};
 use super::{ObjectManager, Relations};
 
-/// Whether an instance is wanted.
+/// Says of an instance whether the walk returns it.
 pub(super) type Filter = Box<dyn Fn(&Instance) -> bool + Send + Sync>;
 
 /// What is left of an enumeration.
 pub struct Cursor {
     manager: Arc<ObjectManager>,
     walk: Walk,
-    wish: Wish,
+    selection: Selection,
     ready: VecDeque<Found>,
 }
 
-enum Wish {
+enum Selection {
     Instances {
         namespace: &'static Namespace,
         classes: Vec<&'static ClassView>,
@@ -32,7 +33,7 @@ enum Wish {
 }
 
 impl Cursor {
-    /// All instances of a class that a filter lets through.
+    /// All instances of a class for which the filter is true.
     pub(super) fn all(
         manager: &Arc<ObjectManager>,
         namespace: &'static Namespace,
@@ -44,7 +45,7 @@ impl Cursor {
         Ok(Self::new(
             manager,
             walk,
-            Wish::Instances {
+            Selection::Instances {
                 namespace,
                 classes,
                 filter,
@@ -52,7 +53,7 @@ impl Cursor {
         ))
     }
 
-    /// These of a namespace, which are known already.
+    /// A walk over instances of a namespace that are made already.
     pub(crate) fn over(
         manager: &Arc<ObjectManager>,
         namespace: &'static Namespace,
@@ -63,7 +64,7 @@ impl Cursor {
         let mut cursor = Self::new(
             manager,
             walk,
-            Wish::Instances {
+            Selection::Instances {
                 namespace,
                 classes,
                 filter,
@@ -76,7 +77,7 @@ impl Cursor {
         cursor
     }
 
-    /// All instances of a class that a filter lets through, which has these keys.
+    /// All instances of a class for which the filter is true, where it can be true only for instances with these keys.
     pub(super) fn some(
         manager: &Arc<ObjectManager>,
         namespace: &'static Namespace,
@@ -96,7 +97,7 @@ impl Cursor {
         Ok(Self::new(
             manager,
             walk,
-            Wish::Instances {
+            Selection::Instances {
                 namespace,
                 classes,
                 filter,
@@ -113,20 +114,21 @@ impl Cursor {
     ) -> Result<Self, CimError> {
         let source = manager.locate(namespace, &relations.source).await?;
         let (related, walk) = Related::new(manager, namespace, relations, want, source)?;
-        Ok(Self::new(manager, walk, Wish::Related(Box::new(related))))
+        Ok(Self::new(manager, walk, Selection::Related(Box::new(related))))
     }
 
-    fn new(manager: &Arc<ObjectManager>, walk: Walk, wish: Wish) -> Self {
+    fn new(manager: &Arc<ObjectManager>, walk: Walk, selection: Selection) -> Self {
         Self {
             manager: manager.clone(),
             walk,
-            wish,
+            selection,
             ready: VecDeque::new(),
         }
     }
 
-    /// The next instance; `None` at the end. A walk over all VMs asks for a hundred at a time, by name: it shows them as they
-    /// were then, with recovery points as they are when it comes to them, and no VM that stays is shown twice or left out; one about a single thing leaves it out when it has gone.
+    /// The next instance; `None` at the end. A walk over all VMs reads a hundred at a time, by name, and shows them as they
+    /// were then, but each with its recovery points of the moment it is reached. It shows every VM that exists throughout
+    /// exactly once. A walk to a single VM or job ends without an instance when that is gone.
     ///
     /// # Errors
     /// The engine could not be asked, for example because it is stopping.
@@ -138,8 +140,8 @@ impl Cursor {
             let Some(mut parts) = self.walk.next(&self.manager).await? else {
                 return Ok(None);
             };
-            let batch = match &self.wish {
-                Wish::Instances {
+            let batch = match &self.selection {
+                Selection::Instances {
                     namespace,
                     classes,
                     filter,
@@ -149,7 +151,7 @@ impl Cursor {
                     let found = |instance| Found { namespace, instance };
                     batch.into_iter().map(found).collect::<Vec<_>>()
                 }
-                Wish::Related(related) => related.batch(&self.manager, &self.walk, &mut parts).await?,
+                Selection::Related(related) => related.batch(&self.manager, &self.walk, &mut parts).await?,
             };
             self.walk.found |= !batch.is_empty();
             self.ready.extend(batch);

@@ -1,6 +1,6 @@
-//! Instances that callers send inside of parameters, and what they mean to the engine; and those that methods give back in
-//! the same way. What is absent leaves things as they are. Whether a wish can be granted is the engine's to say: here is
-//! refused only what cannot be said to it at all.
+//! Instances that callers send inside of parameters, as values of the engine; and instances that methods return in the same
+//! way. A property that is absent leaves a setting as it is. Whether a request can be carried out is decided by the engine:
+//! only values that no action can hold are refused here.
 
 mod network;
 mod report;
@@ -10,12 +10,11 @@ use lifeboat_cim::{DateTime, Instance, ObjectPath, Value};
 use lifeboat_engine::action::Refusal;
 use lifeboat_model::VmId;
 use lifeboat_model::api::ReturnCode;
-
 pub(crate) use network::cards;
 pub(crate) use report::{error, statistics};
 pub(crate) use settings::{authorization, defaults, peer, replication, server, utc_minute, which};
 
-/// Which relationship of a VM.
+/// Which relationship of a VM a caller means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
     /// With its replica, or with its primary (`\HVR\0`).
@@ -24,14 +23,25 @@ pub(crate) enum Which {
     Extended,
 }
 
-/// A parameter or property that cannot be meant.
+/// The refusal of a parameter or property whose value has no meaning.
 pub(crate) fn invalid(message: impl Into<String>) -> Refusal {
-    Refusal::new(ReturnCode::InvalidParameter, message, "")
+    Refusal::bare(ReturnCode::InvalidParameter, message)
 }
 
-/// Something that exists elsewhere, but not here.
-pub(crate) fn unsupported(message: impl Into<String>, hint: &str) -> Refusal {
-    Refusal::new(ReturnCode::NotSupported, message, hint)
+/// The refusal of what the API has, and Lifeboat does not.
+pub(crate) fn unsupported(message: impl Into<String>, advice: &str) -> Refusal {
+    advised(ReturnCode::NotSupported, message, advice)
+}
+
+/// A refusal of this surface itself, with advice in the terms of the API: it stays here, and so is no hint for other surfaces.
+/// Empty advice is none.
+pub(crate) fn advised(code: ReturnCode, message: impl Into<String>, advice: impl AsRef<str>) -> Refusal {
+    let (message, advice) = (message.into(), advice.as_ref());
+    if advice.is_empty() {
+        Refusal::bare(code, message)
+    } else {
+        Refusal::bare(code, format!("{message}; {advice}"))
+    }
 }
 
 /// At most 80 characters of what a caller wrote.
@@ -92,11 +102,16 @@ pub(crate) fn instance_id(value: &Value) -> Option<String> {
             let path = ObjectPath::parse(text).ok()?;
             path.name.text("InstanceID").map(str::to_owned)
         }
-        _ => None,
+        Value::Boolean(_)
+        | Value::Unsigned(_)
+        | Value::Signed(_)
+        | Value::Real(_)
+        | Value::DateTime(_)
+        | Value::Array(_) => None,
     }
 }
 
-/// Properties of an instance that a caller sent, by type. The schema has typed them; what is null or absent is `None`.
+/// Properties of an instance that a caller sent, by type. The schema has typed them; one that is null or absent is `None`.
 struct Given<'a>(&'a Instance);
 
 impl Given<'_> {
@@ -105,9 +120,10 @@ impl Given<'_> {
     }
 
     fn boolean(&self, name: &str) -> Option<bool> {
-        match self.0.get(name)? {
-            Value::Boolean(b) => Some(*b),
-            _ => None,
+        if let Value::Boolean(b) = self.0.get(name)? {
+            Some(*b)
+        } else {
+            None
         }
     }
 
@@ -120,25 +136,30 @@ impl Given<'_> {
     }
 
     fn datetime(&self, name: &str) -> Option<DateTime> {
-        match self.0.get(name)? {
-            Value::DateTime(at) => Some(*at),
-            _ => None,
+        if let Value::DateTime(at) = self.0.get(name)? {
+            Some(*at)
+        } else {
+            None
         }
     }
 
     /// The items of an array; `None` when it is null.
     fn items(&self, name: &str) -> Option<&[Value]> {
-        match self.0.get(name)? {
-            Value::Array(items) => Some(items),
-            _ => None,
+        if let Value::Array(items) = self.0.get(name)? {
+            Some(items)
+        } else {
+            None
         }
     }
 
     /// The texts of an array; `None` when it is null.
     fn texts(&self, name: &str) -> Option<Vec<String>> {
-        let text = |v: &Value| match v {
-            Value::Text(text) => Some(text.trim().to_owned()),
-            _ => None,
+        let text = |v: &Value| {
+            if let Value::Text(text) = v {
+                Some(text.trim().to_owned())
+            } else {
+                None
+            }
         };
         Some(self.items(name)?.iter().filter_map(text).collect())
     }

@@ -2,21 +2,18 @@
 //! moment, and which of them a walk visits. Which class is made of what is in [`super::classes`]. Nothing here outlives
 //! the walks that use it. Neither files nor clocks are read here: what the engine does not say is given.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use lifeboat_cim::{CimError, Instance, Status};
-use lifeboat_engine::action::{PointView, Refusal, ServerView, VmView};
-use lifeboat_engine::paging::{Page, Paging};
-use lifeboat_engine::query::Query;
-use lifeboat_engine::records::Job;
-use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId};
-
 use super::ObjectManager;
 use super::recovery::{Recovery, recoveries};
 use super::registry::{DESTINATION, FILTER, SUBSCRIPTION};
+use lifeboat_cim::{CimError, Instance, Status};
+use lifeboat_engine::action::{JobView, PointView, Refusal, ServerView, VmView};
+use lifeboat_engine::paging::{Page, Paging};
+use lifeboat_engine::query::Query;
+use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{AuthorizationEntry, JobId, ReplicationMode, Timestamp, VmId};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The hardware this host runs on, as far as clients ask for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,7 +30,7 @@ pub struct Machine {
 pub(crate) struct HostParts {
     /// The time of this host.
     pub(crate) now: Timestamp,
-    /// What the engine says of it; `None` where no wanted class shows it.
+    /// What the engine answers about it; `None` where no wanted class shows it.
     pub(crate) server: Option<ServerParts>,
     /// Filters, destinations and subscriptions that clients have made.
     pub(crate) filters: Vec<Instance>,
@@ -45,7 +42,7 @@ pub(crate) struct HostParts {
 pub(crate) struct ServerParts {
     /// Its settings.
     pub(crate) view: ServerView,
-    /// Who may replicate to it.
+    /// Authorization entries: which primaries may replicate to it.
     pub(crate) entries: Vec<AuthorizationEntry>,
     /// Minutes by which its time of day is ahead of UTC now, 0 to 1,439.
     pub(crate) ahead_min: u16,
@@ -55,9 +52,9 @@ pub(crate) struct ServerParts {
 pub(crate) struct VmParts {
     /// The VM.
     pub(crate) view: Arc<VmView>,
-    /// What can be brought back, newest first; `None` before somebody needed it.
+    /// Points and cycles that can be brought back, newest first; `None` until [`Walk::add_points`].
     points: Option<Arc<Vec<Recovery>>>,
-    /// What is not listed is wanted too.
+    /// [`VmParts::points`] includes those that are not listed.
     unlisted: bool,
 }
 
@@ -90,8 +87,8 @@ impl VmParts {
 /// What a job's classes are made of.
 pub(crate) struct JobParts {
     /// The job.
-    pub(crate) job: Job,
-    /// Its VM is on this host; only looked up for classes that name the VM.
+    pub(crate) job: JobView,
+    /// Whether its VM is on this host; false where no wanted class names the VM.
     pub(crate) vm_exists: bool,
     /// The time of this host.
     pub(crate) now: Timestamp,
@@ -109,18 +106,22 @@ pub(crate) enum Parts {
 
 /// What the wanted classes are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a set, to which each class adds what it is made of"
+)]
 pub(crate) struct Needs {
-    /// The host.
+    /// Whether the host is visited.
     pub(crate) host: bool,
-    /// What the engine says of the host.
+    /// Whether the engine is asked about the host.
     pub(crate) server: bool,
-    /// VMs.
+    /// Whether VMs are visited.
     pub(crate) vm: bool,
-    /// Recovery points of VMs.
+    /// Whether VMs are visited with their recovery points.
     pub(crate) points: bool,
-    /// Jobs.
+    /// Whether jobs are visited.
     pub(crate) job: bool,
-    /// Whether the VMs of jobs exist.
+    /// Whether jobs are visited, and the engine is asked whether their VMs exist.
     pub(crate) job_vm: bool,
 }
 
@@ -142,8 +143,8 @@ pub(crate) enum Leg {
     Jobs(Option<VmId>),
 }
 
-/// What walks that overlap in time share, so that many clients that enumerate at once ask each actor once and not once
-/// each. A walk takes nothing that was asked before it began itself.
+/// Answers that overlapping walks share, so that many clients that enumerate at once ask each actor once and not once
+/// each. A walk takes no answer to a question that was asked before the walk began.
 #[derive(Default)]
 pub(crate) struct Shared {
     clock: AtomicU64,
@@ -153,7 +154,7 @@ pub(crate) struct Shared {
     points: Recent<VmId, Vec<Recovery>, 64>,
 }
 
-/// VMs of a page in a walk. Ours: a walk holds no more at once, and a host with so many is asked once.
+/// VMs of a page in a walk, chosen so that a walk holds little at once and a host with fewer VMs is asked once.
 const VMS: u32 = 100;
 /// Jobs of a page in a walk.
 const JOBS: u32 = 500;
@@ -164,8 +165,8 @@ struct VmPage {
     next: Option<String>,
 }
 
-/// The questions that were asked last, at most `MOST` of them: walks that are together share them, and one that lags behind
-/// asks itself. What all VMs of a large host answer is never held together.
+/// The last `MOST` questions with their answers: walks at the same place share them, and a walk that lags behind asks again.
+/// The bound keeps the answers for all VMs of a large host from being held at once.
 struct Recent<K, T, const MOST: usize> {
     slots: Mutex<VecDeque<(K, Arc<Slot<T>>)>>,
 }
@@ -198,8 +199,8 @@ impl Shared {
     }
 }
 
-/// The last answer to a question, and when it was asked. One asks at a time; whoever waits meanwhile finds an answer that
-/// is younger than its own wish, unless it is the first to wait.
+/// The last answer to a question, and when it was asked. One walk asks at a time; a walk that waits meanwhile finds an answer,
+/// and takes it if the question was asked after that walk began.
 struct Slot<T> {
     last: tokio::sync::Mutex<Option<(u64, Arc<T>)>>,
 }
@@ -235,13 +236,13 @@ pub(crate) struct Walk {
     shared: Arc<Shared>,
     since: u64,
     needs: Needs,
-    /// Recovery points that are not listed are wanted too, because one is looked for by its name.
+    /// Recovery points that are not listed are visited too, because one is looked for by its name.
     pub(crate) unlisted: bool,
     /// Where to go, and from which place of a list on.
     legs: VecDeque<(Leg, Option<String>)>,
     listed: VecDeque<Arc<VmView>>,
-    jobs: VecDeque<Job>,
-    /// Something was found; set by whoever walks.
+    jobs: VecDeque<JobView>,
+    /// An instance was found; set by the caller of [`Walk::next`], and read for [`Leg::PointsUnlessFound`].
     pub(crate) found: bool,
 }
 
@@ -277,7 +278,7 @@ impl Walk {
         Self::new(manager, needs, legs.map(|(_, leg)| leg))
     }
 
-    /// The next thing; what has gone meanwhile is left out.
+    /// The next host, VM or job; a VM or job that is gone meanwhile is left out.
     pub(crate) async fn next(&mut self, manager: &ObjectManager) -> Result<Option<Parts>, CimError> {
         loop {
             if let Some(view) = self.listed.pop_front() {
@@ -311,7 +312,7 @@ impl Walk {
                 return Ok(Some(Parts::Host(host)));
             }
             Leg::Vm(id) => self.listed.extend(manager.show(*id).await?.map(Arc::new)),
-            // Of a search that has begun the rest is searched too: there may be a second one.
+            // A search that has begun goes on to its end: a second instance may have the same keys.
             Leg::PointsUnlessFound if self.found && from.is_none() => {}
             Leg::Vms | Leg::PointsUnlessFound | Leg::TestOf(_) => {
                 let page = self.vms(manager, from).await?;
@@ -326,7 +327,7 @@ impl Walk {
                 }
                 let page = manager.jobs(from).await?;
                 self.jobs.extend(page.items);
-                self.jobs.retain(|j: &Job| vm.is_none_or(|vm| j.vm == vm));
+                self.jobs.retain(|j: &JobView| vm.is_none_or(|vm| j.vm == vm));
                 self.go_on(leg, page.next);
             }
         }
@@ -366,7 +367,7 @@ impl Walk {
         Ok(())
     }
 
-    async fn job(&self, manager: &ObjectManager, job: Job) -> Result<Parts, CimError> {
+    async fn job(&self, manager: &ObjectManager, job: JobView) -> Result<Parts, CimError> {
         let vm_exists = self.needs.job_vm && manager.show(job.vm).await?.is_some();
         Ok(Parts::Job(JobParts {
             job,
@@ -399,7 +400,7 @@ fn is_copy(view: &VmView) -> bool {
     )
 }
 
-/// The error of a read that the engine did not grant.
+/// The error of a read that the engine refused.
 pub(crate) fn refused(refusal: Refusal) -> CimError {
     let status = match refusal.code {
         ReturnCode::FileNotFound => Status::NotFound,
@@ -420,12 +421,12 @@ pub(crate) fn refused(refusal: Refusal) -> CimError {
 }
 
 impl ObjectManager {
-    /// Asks the engine as this surface itself.
+    /// Asks the engine without a caller.
     pub(super) async fn ask<T>(&self, query: Query<T>) -> Result<T, CimError> {
         self.management.query(None, query).await.map_err(refused)
     }
 
-    /// A VM of this host, if it is here.
+    /// A VM of this host; `None` if there is no such VM.
     pub(crate) async fn show(&self, vm: VmId) -> Result<Option<VmView>, CimError> {
         match self.management.query(None, Query::show_vm(vm)).await {
             Ok(view) => Ok(Some(view)),
@@ -434,8 +435,8 @@ impl ObjectManager {
         }
     }
 
-    /// A job, if it is remembered.
-    pub(crate) async fn job(&self, job: JobId) -> Result<Option<Job>, CimError> {
+    /// A job, or a request that is shown as one; `None` if there is neither, for example because it ended long ago.
+    pub(crate) async fn job(&self, job: JobId) -> Result<Option<JobView>, CimError> {
         match self.management.query(None, Query::show_job(job)).await {
             Ok(job) => Ok(Some(job)),
             Err(refusal) if refusal.code == ReturnCode::FileNotFound => self.waiting_job(job).await,
@@ -443,7 +444,7 @@ impl ObjectManager {
         }
     }
 
-    async fn jobs(&self, after: Option<String>) -> Result<Page<Job>, CimError> {
+    async fn jobs(&self, after: Option<String>) -> Result<Page<JobView>, CimError> {
         let limit = Some(JOBS);
         self.ask(Query::list_jobs(Paging { limit, after })).await
     }
@@ -483,8 +484,8 @@ impl ObjectManager {
         })
     }
 
-    /// What a replica can be brought up at. Of one that cannot tell, because nothing has arrived yet or its files cannot be
-    /// read, nothing: its health says what is wrong, and the others are to be seen nevertheless.
+    /// The points and cycles that a replica can be brought up at. None if the engine refuses, because nothing has arrived yet or
+    /// the files cannot be read: the replica's health says so, and the walk over the other VMs must go on.
     async fn recovery_points(&self, view: &VmView) -> Vec<Recovery> {
         let vm = view.spec.uuid;
         let points = Query::list_points(vm, Paging::FIRST);

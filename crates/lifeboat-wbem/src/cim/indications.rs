@@ -1,38 +1,35 @@
-//! Who wants to be told of changes, and what changed. A change is what an instance of a watched class looks like now and did
-//! not look like when it was sampled before: instances are views, so a sample is the only thing there is to compare. Nothing
-//! is sampled while nobody has subscribed. Of jobs the engine tells by itself, so that short ones are not missed. How
-//! indications reach a subscriber is the protocols' business; until then they wait in its `subscription`.
+//! All subscriptions, and the changes they are notified of. A change is a difference between two samples of a watched class:
+//! instances are views, so samples are all that can be compared. While there is no subscription, nothing is sampled. The
+//! engine announces changes of jobs itself, so that a job shorter than the time between two samples is not missed. How
+//! indications reach a subscriber is not known here; until they do they wait in the `subscription`.
 
+use super::facts::{JobParts, Parts};
+use super::located::{Found, entries};
+pub use super::subscription::{IN_ALL, Indication, PER_USER, QUEUE, Subscription};
+use super::watched::{EventQuery, Family, JOB, Kind};
+use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
+use lifeboat_cim::wql::Query;
+use lifeboat_cim::{CimError, DateTime, Instance, Namespace, ObjectPath, Status, Value};
+use lifeboat_engine::action::JobView;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use lifeboat_cim::wql::Query;
-use lifeboat_cim::{CimError, DateTime, Instance, Namespace, ObjectPath, Status, Value};
-use lifeboat_engine::records::Job;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::facts::{JobParts, Parts};
-use super::located::{Found, entries};
-use super::watched::{Family, JOB, Kind, Wish};
-use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
-
-pub use super::subscription::{IN_ALL, Indication, PER_USER, QUEUE, Subscription};
-
 /// The first `JobState` of a job that has ended.
 const COMPLETED: u64 = 7;
 /// How late a change may be noticed when a query does not say (`WITHIN`).
 const PERIOD: Duration = Duration::from_secs(2);
-/// What runs like a clock and is no news by itself.
+/// Properties that change with the time alone. A difference in these alone is no change.
 const VOLATILE: [&str; 1] = ["ElapsedTime"];
-/// From 1601 to 1970 in units of 100 nanoseconds.
+/// The time from 1601 to 1970 in units of 100 nanoseconds.
 const SINCE_1601: i64 = 116_444_736_000_000_000;
-/// Least time between two samples, however fast jobs move.
+/// Least time between two samples, however often jobs change.
 const LEAST: Duration = Duration::from_millis(250);
-/// Samples take at most one part in so many of the time.
+/// At most one part in so many of the time is spent on samples.
 const SHARE: u32 = 5;
 
 /// Instances of one class by their names.
@@ -48,7 +45,7 @@ pub struct Indications {
 }
 
 impl Indications {
-    /// Without subscriptions.
+    /// None yet.
     #[must_use]
     pub fn new(manager: Arc<ObjectManager>) -> Arc<Self> {
         Arc::new(Self {
@@ -69,8 +66,8 @@ impl Indications {
         &self.manager
     }
 
-    /// Begins a subscription: every change after the return of this is noticed. `expires`: how long from now; `None`: until
-    /// it is ended.
+    /// Begins a subscription: every change after the return of this is noticed. It ends `expires` from now, or, for `None`,
+    /// when it is closed.
     ///
     /// # Errors
     /// A query that watches what cannot be watched, saying what can; too many subscriptions.
@@ -81,15 +78,15 @@ impl Indications {
         expires: Option<Duration>,
     ) -> Result<Arc<Subscription>, CimError> {
         let namespace = self.manager.schema.namespace(VIRTUALIZATION)?;
-        let wish = Wish::new(namespace, query)?;
+        let events = EventQuery::new(namespace, query)?;
         self.admit(caller)?;
         let mut samples = self.samples.lock().await;
-        for class in &wish.classes {
+        for class in &events.classes {
             if !samples.contains_key(class) {
                 samples.insert(class, self.sample(class).await?);
             }
         }
-        let subscription = Arc::new(Subscription::new(caller, wish, expires));
+        let subscription = Arc::new(Subscription::new(caller, events, expires));
         self.admit(caller)?;
         self.active()
             .insert(subscription.id.clone(), subscription.clone());
@@ -103,7 +100,7 @@ impl Indications {
     /// As [`Indications::subscribe`].
     pub fn check(&self, query: &Query) -> Result<(), CimError> {
         let namespace = self.manager.schema.namespace(VIRTUALIZATION)?;
-        Wish::new(namespace, query).map(|_| ())
+        EventQuery::new(namespace, query).map(|_| ())
     }
 
     fn admit(&self, caller: &Caller) -> Result<(), CimError> {
@@ -126,13 +123,13 @@ impl Indications {
         self.active().get(id).filter(may).cloned()
     }
 
-    /// Ends a subscription; whether there was one.
+    /// Ends a subscription of this id that [`Indications::find`] finds; false when it finds none.
     pub fn end(&self, caller: &Caller, id: &str) -> bool {
         let found = self.find(caller, id);
         found.is_some_and(|found| self.close(&found))
     }
 
-    /// Ends a subscription, whosever it is; whether it had not ended before.
+    /// Ends a subscription of any owner; false when it had ended before.
     pub fn close(&self, subscription: &Subscription) -> bool {
         let removed = self.active().remove(&subscription.id);
         subscription.close();
@@ -156,7 +153,7 @@ impl Indications {
         loop {
             let Some(period) = self.period() else {
                 self.forget().await;
-                // Whoever subscribed meanwhile has left a permit.
+                // A subscription that began meanwhile has left a permit, so this returns at once.
                 self.subscribed.notified().await;
                 jobs = self.manager.management.watch_jobs();
                 due = Instant::now();
@@ -166,15 +163,15 @@ impl Indications {
             tokio::select! {
                 () = tokio::time::sleep_until(due) => {
                     let began = Instant::now();
-                    self.look().await;
+                    self.sample_all().await;
                     pause = LEAST.max(began.elapsed() * (SHARE - 1));
                     due = Instant::now() + period.max(pause);
                 }
                 () = self.subscribed.notified() => {}
                 job = jobs.recv() => match job {
                     Ok(job) => {
-                        self.told_of(job).await;
-                        // What a job changes is seen soon after it.
+                        self.job_changed(job).await;
+                        // Sample soon: the job may have changed its VM or its relationship.
                         due = due.min(Instant::now() + pause);
                     }
                     Err(RecvError::Lagged(_)) => due = due.min(Instant::now() + pause),
@@ -184,8 +181,8 @@ impl Indications {
         }
     }
 
-    /// A job as the engine tells of it: between two samples it may begin and end.
-    async fn told_of(&self, job: Job) {
+    /// Notifies of a job that the engine has announced: it may begin and end between two samples.
+    async fn job_changed(&self, job: JobView) {
         let Ok(namespace) = self.manager.schema.namespace(VIRTUALIZATION) else {
             return;
         };
@@ -203,21 +200,21 @@ impl Indications {
             let name = path(namespace, &new);
             match before.get(&name) {
                 Some(old) if !differ(old, &new) || progress(&new) < progress(old) => continue,
-                Some(old) => self.tell(&active, JOB, Kind::Modification, Some(old), Some(&new)),
-                None => self.tell(&active, JOB, Kind::Creation, None, Some(&new)),
+                Some(old) => self.notify(&active, JOB, Kind::Modification, Some(old), Some(&new)),
+                None => self.notify(&active, JOB, Kind::Creation, None, Some(&new)),
             }
             before.insert(name, new);
         }
     }
 
-    /// Lets go of samples that nobody wants. A subscription that begins takes its own under the same lock.
+    /// Drops samples of classes that no subscription watches. A subscription that begins takes its own under the same lock.
     async fn forget(&self) {
         let mut samples = self.samples.lock().await;
         let active = self.active();
         samples.retain(|class, _| active.values().any(|s| s.classes.contains(class)));
     }
 
-    /// How often to sample; `None` while nobody has subscribed.
+    /// Time between two samples; `None` while there is no subscription.
     fn period(&self) -> Option<Duration> {
         self.sweep();
         let active = self.active();
@@ -225,29 +222,29 @@ impl Indications {
         wanted.min().map(|p| p.clamp(LEAST, Duration::from_secs(60)))
     }
 
-    /// Samples what is watched and tells of what changed.
-    async fn look(&self) {
+    /// Samples all watched classes and notifies of what changed.
+    async fn sample_all(&self) {
         let mut samples = self.samples.lock().await;
         let active: Vec<_> = self.active().values().cloned().collect();
         samples.retain(|class, _| active.iter().any(|s| s.classes.contains(class)));
         for (class, before) in samples.iter_mut() {
             let now = match self.sample(class).await {
                 Ok(now) => now,
-                // The next sample is compared with the one before this.
+                // The old sample is kept, so that the next one shows what this one would have shown.
                 Err(error) => {
                     warn!(class, %error, "not sampled for subscribers");
                     continue;
                 }
             };
             for (kind, old, new) in changes(before, &now) {
-                self.tell(&active, class, kind, old, new);
+                self.notify(&active, class, kind, old, new);
             }
             *before = now;
         }
     }
 
-    /// Tells whoever wants to know.
-    fn tell(
+    /// Puts a change into the queue of every subscription whose query selects it.
+    fn notify(
         &self,
         active: &[Arc<Subscription>],
         class: &str,
@@ -336,13 +333,13 @@ fn path(namespace: &Namespace, instance: &Instance) -> String {
     ObjectPath::new(VIRTUALIZATION, namespace.name_of(instance)).to_string()
 }
 
-/// How far a job is. A sample may be ahead of what the engine has told.
+/// How far a job is. A sample may be ahead of what the engine has announced.
 fn progress(job: &Instance) -> (bool, u64) {
     let number = |name| job.unsigned(name).unwrap_or(0);
     (number("JobState") >= COMPLETED, number("PercentComplete"))
 }
 
-/// Whether more than a clock has changed. Properties are always made in the same order.
+/// Whether two samples of an instance differ in more than [`VOLATILE`]. Properties are always made in the same order.
 fn differ(old: &Instance, new: &Instance) -> bool {
     let steady = |(name, _): &&(String, Value)| !VOLATILE.contains(&name.as_str());
     let (old, new) = (old.properties.iter(), new.properties.iter());

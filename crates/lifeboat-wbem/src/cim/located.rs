@@ -1,5 +1,5 @@
-//! Finding an instance by its name: which classes it may be of, and where what carries the ids in its keys is. How all instances of a
-//! class are walked over, `cursor` knows.
+//! Finding an instance by its name: which classes it may be of, and which VMs and jobs the ids in its keys lead to. The walk
+//! over all instances of a class is in `cursor`.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct Found {
     pub instance: Instance,
 }
 
-/// Where an instance was found.
+/// What an instance that was found belongs to.
 pub(super) enum Home {
     /// It is the host's.
     Host,
@@ -41,7 +41,7 @@ pub(super) struct Located {
     pub(super) view: Option<Arc<VmView>>,
 }
 
-/// Most ids in one name or query that are followed.
+/// Most ids in one name or query that are looked up; further ones are ignored.
 pub(super) const MOST_IDS: usize = 8;
 
 /// The table's entries of a class and those derived from it.
@@ -55,23 +55,23 @@ pub(super) fn entries(
     Ok(classes::all().filter(wanted).collect())
 }
 
-/// What these classes are made of.
+/// What has to be visited for these classes.
 pub(super) fn needs(classes: &[&'static ClassView]) -> Needs {
     let mut needs = Needs::default();
     classes.iter().for_each(|c| c.make.add_needs(&mut needs));
     needs
 }
 
-/// The way to whatever carries one of these ids in its keys. `whole`: all keys are known, so that what belongs to a VM
-/// or a job cannot be without one.
-pub(super) fn legs(needs: Needs, ids: Vec<VmId>, whole: bool) -> Vec<Leg> {
+/// The walk to every instance that may carry one of these ids in its keys. `complete`: all keys are known, so that an instance
+/// of a VM or a job must carry one of the ids.
+pub(super) fn legs(needs: Needs, ids: Vec<VmId>, complete: bool) -> Vec<Leg> {
     let mut legs = Vec::new();
     let vms = needs.vm || needs.points;
     let jobs = needs.job || needs.job_vm;
     if needs.host {
         legs.push(Leg::Host);
     }
-    if ids.is_empty() && !whole {
+    if ids.is_empty() && !complete {
         legs.extend(vms.then_some(Leg::Vms));
         legs.extend(jobs.then_some(Leg::Jobs(None)));
         return legs;
@@ -80,7 +80,7 @@ pub(super) fn legs(needs: Needs, ids: Vec<VmId>, whole: bool) -> Vec<Leg> {
         legs.extend(vms.then_some(Leg::Vm(*id)));
         legs.extend(jobs.then_some(Leg::Job(JobId(id.0))));
     }
-    // A recovery point's name does not say whose it is.
+    // The name of a recovery point does not say which VM it is of.
     if needs.points && !ids.is_empty() {
         legs.push(Leg::PointsUnlessFound);
     }

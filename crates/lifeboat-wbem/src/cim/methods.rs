@@ -1,9 +1,9 @@
 //! Methods: a call that was understood becomes an action of the engine, and its answer a return value. One table says
 //! which method of which class may be called by whom and is carried out by what, and which are not served and why.
 //!
-//! What is refused is a normal answer with a number. The API has no room for the words of a refusal: they are logged. Only what
-//! waits for a second person is an error, because without its words nobody would know whom to ask.
-//! Errors are for calls that cannot be carried out at all: no such class, method or instance, or parameters that are none.
+//! A refusal is a normal answer with a return value. The API has no place for the text of a refusal: it is logged. A call that
+//! waits for a second person is answered with an error instead, whose text says how it is confirmed. The other errors are
+//! for calls that cannot be carried out at all: no such class, method or instance, or parameters that cannot be read.
 
 mod arguments;
 mod failover;
@@ -15,8 +15,14 @@ mod statistics;
 mod system;
 mod table;
 
-use std::sync::Arc;
-
+use super::classes::{job_path, vm_path};
+use super::embedded::{Which, invalid, shown};
+use super::located::vm_named;
+use super::roles::{About, Role, needed};
+use super::{Caller, ObjectManager, Outcome};
+use crate::cim::embedded::advised;
+use crate::cim::hint;
+use arguments::Arguments;
 use futures_util::future::BoxFuture;
 use lifeboat_cim::{CimError, Class, InstanceName, Method, Namespace, ObjectPath, Raw, Status, Value};
 use lifeboat_engine::action::{Action, Answer, Refusal, VmRef, VmView};
@@ -24,17 +30,11 @@ use lifeboat_engine::paging::Page;
 use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{ReplicationMode, VmId};
+use std::sync::Arc;
+pub use table::{Entry, METHODS, NOT_SERVED, NotServed, Numbers};
 use tracing::{Instrument, info, warn};
 
-use super::classes::{job_path, vm_path};
-use super::embedded::{Which, invalid, shown};
-use super::located::vm_named;
-use super::roles::{About, Role, needed};
-use super::{Caller, ObjectManager, Outcome};
-use arguments::Arguments;
-pub use table::{Entry, METHODS, NOT_SERVED, NotServed, Numbers};
-
-/// What a method comes to: an outcome, or a refusal, which is a return value as well.
+/// The answer of a method: an outcome, or a refusal, which becomes a return value.
 type Answered = Result<Outcome, Refusal>;
 
 /// Carries out a call.
@@ -80,40 +80,41 @@ impl Outcome {
 }
 
 impl Call<'_> {
-    /// Has an action carried out, if this caller may: every action of every method goes through here, or is a question and goes
-    /// through one of the next two.
+    /// Carries out an action, if this caller's role allows it. Every action of a method goes through here, every question through
+    /// `query` or `whole`.
     async fn perform(&self, action: Action) -> Result<Answer, Refusal> {
         self.may(&action).await?;
         self.manager.management.perform(self.caller.by(), action).await
     }
 
-    /// Asks a question, if this caller may.
+    /// Asks a question, if this caller's role allows it.
     async fn query<T>(&self, query: Query<T>) -> Result<T, Refusal> {
         self.may(query.action()).await?;
         self.manager.management.query(self.caller.by(), query).await
     }
 
-    /// Asks for the whole of a list, if this caller may.
+    /// Reads all pages of a list, if this caller's role allows it.
     async fn whole<T>(&self, query: Query<Page<T>>) -> Result<Vec<T>, Refusal> {
         self.may(query.action()).await?;
         self.manager.management.whole(self.caller.by(), query).await
     }
 
-    /// Whether the caller's role is enough for an action.
+    /// Refuses an action that needs a higher role than the caller's.
     async fn may(&self, action: &Action) -> Result<(), Refusal> {
         let role = self.caller.role;
         if role >= needed(action, About::Other) {
             return Ok(());
         }
-        // A test VM keeps its UUID to its end, so that the answer still holds when the action is carried out.
+        // The UUID of a test VM never becomes another VM's: the answer is still right when the action is carried out.
         let about = match action.vm() {
             Some(vm) if role >= needed(action, About::TestVm) => self.about(vm).await?,
             _ => About::Other,
         };
         let needed = needed(action, about);
-        match role >= needed {
-            true => Ok(()),
-            false => Err(denied(&action.name(), needed, self.caller)),
+        if role >= needed {
+            Ok(())
+        } else {
+            Err(denied(&action.name(), needed, self.caller))
         }
     }
 
@@ -127,7 +128,7 @@ impl Call<'_> {
         })
     }
 
-    /// Carries out an action that is done when it is answered. A job that comes with it has ended or is only news of it.
+    /// Carries out an action that is done when it is answered: a job in the answer is not returned to the caller.
     async fn done(&self, action: Action) -> Answered {
         self.perform(action).await.map(|_| Outcome::done())
     }
@@ -149,7 +150,7 @@ impl Call<'_> {
         self.query(Query::show_vm(vm)).await
     }
 
-    /// The same as it was seen when the target was looked for, if it is the target's.
+    /// A VM of this host; the target's VM as it was when the target was looked up.
     async fn view(&self, vm: VmId) -> Result<Arc<VmView>, Refusal> {
         match self.target.view.as_ref().filter(|v| v.spec.uuid == vm) {
             Some(view) => Ok(view.clone()),
@@ -162,13 +163,13 @@ impl Call<'_> {
         self.show(self.vm_id(parameter)?).await
     }
 
-    /// The id of the VM that a reference names. Whether it is here, the engine says when it is asked for something.
+    /// The id of the VM that a reference names. The engine refuses the action if there is no such VM.
     fn vm_id(&self, parameter: &str) -> Result<VmId, Refusal> {
         let path = self.arguments.reference(parameter)?;
         self.vm_at(parameter, path.ok_or_else(|| missing(parameter))?)
     }
 
-    /// What was read of the other parameters. That the VM is not here comes before what is wrong with them.
+    /// What was read from the other parameters. If they are wrong and the VM is not here either, the refusal is about the VM.
     async fn read<T>(&self, vm: VmId, read: Result<T, Refusal>) -> Result<T, Refusal> {
         if read.is_err() {
             self.show(vm).await?;
@@ -181,7 +182,7 @@ impl Call<'_> {
         let class = &path.name.class;
         if !self.namespace.is_a(class, "CIM_ComputerSystem") {
             let message = format!("{parameter}: {} is no virtual machine", shown(class));
-            return Err(Refusal::new(
+            return Err(advised(
                 ReturnCode::IncorrectType,
                 message,
                 "name an Msvm_ComputerSystem",
@@ -190,7 +191,7 @@ impl Call<'_> {
         let name = path.name.text("Name").unwrap_or_default();
         if name.eq_ignore_ascii_case(&self.manager.host.name) {
             let message = format!("{parameter} names this host, not a virtual machine of it");
-            return Err(Refusal::new(
+            return Err(advised(
                 ReturnCode::IncorrectType,
                 message,
                 "name the VM by its GUID",
@@ -204,7 +205,7 @@ impl Call<'_> {
         })
     }
 
-    /// A reference into another namespace is none to a thing of ours. Its host is not looked at: clients write many names.
+    /// Refuses a path into another namespace. The host of a path is ignored: clients write many names for this one.
     fn our_namespace(&self, parameter: &str, path: &ObjectPath) -> Result<(), Refusal> {
         let other = path
             .namespace
@@ -238,7 +239,7 @@ impl Call<'_> {
         )))
     }
 
-    /// The same where the API wants it said.
+    /// Which relationship of a VM the caller means, where the API requires it.
     async fn relationship_needed(&self, vm: VmId) -> Result<Which, Refusal> {
         let which = self.relationship(vm).await?;
         let which = which.ok_or_else(|| missing("ReplicationRelationship"));
@@ -248,7 +249,7 @@ impl Call<'_> {
 
 fn denied(what: &str, needed: Role, caller: &Caller) -> Refusal {
     let message = format!("{what} is for role {needed}; {} is {}", caller.name, caller.role);
-    Refusal::new(ReturnCode::AccessDenied, message, "")
+    advised(ReturnCode::AccessDenied, message, "")
 }
 
 fn missing(parameter: &str) -> Refusal {
@@ -328,8 +329,8 @@ impl ObjectManager {
         })
     }
 
-    /// Looks the instance up and calls its method. A VM is looked up afterwards, and only when nothing came of the call: the
-    /// engine says of each VM that it is asked about whether it is here.
+    /// Looks the instance up and calls its method. A VM is looked up only after a call that was refused: for every other call
+    /// the engine has found it.
     async fn call(
         &self,
         caller: &Caller,
@@ -382,14 +383,14 @@ impl ObjectManager {
                 outcome
             }
             Err(refusal) if refusal.request.is_some() => {
-                // Nothing was done, and what has to be is in the words, for which a return value has no room.
-                let message = format!("{}; {}", refusal.message, refusal.hint);
+                // Nothing was done yet. The text says what has to be done, and a return value has no place for it.
+                let message = hint::told(&refusal.message, refusal.hint.as_ref());
                 warn!(caller = caller.name, method, about, message, "method waits");
                 return Err(CimError::new(Status::AccessDenied, message));
             }
             Err(refusal) => {
                 let value = found.numbers().of(refusal.code);
-                let (why, hint) = (refusal.message, refusal.hint);
+                let (why, hint) = (refusal.message, refusal.hint.as_ref().map(hint::words));
                 warn!(
                     caller = caller.name,
                     method, about, value, why, hint, "method refused"
@@ -403,10 +404,10 @@ impl ObjectManager {
     }
 }
 
-/// Carries a call out, if this caller may make it and anybody can.
+/// Carries out a call, if the method is served and the caller's role is enough for it.
 async fn answer(call: &Call<'_>, found: &table::Found) -> Answered {
     match found {
-        table::Found::Not(why) => Err(Refusal::new(ReturnCode::NotSupported, why.reason, "")),
+        table::Found::Not(why) => Err(advised(ReturnCode::NotSupported, why.reason, "")),
         table::Found::Served(entry) if call.caller.role < entry.role => {
             Err(denied(entry.method, entry.role, call.caller))
         }

@@ -1,5 +1,6 @@
-//! Queries. The language is read by `lifeboat-cim`; here its conditions become filters, and what they say about keys
-//! becomes a shorter way: a client that waits for a job, or looks at one VM, must not make the host ask all of them.
+//! Queries. The language is parsed by `lifeboat-cim`; here its conditions become filters. Where a condition fixes a key, only
+//! the VM or job with that key is visited: a client that waits for a job, or looks at one VM, must not make the host read
+//! all of them.
 
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ impl ObjectManager {
         }
     }
 
-    /// What `__SERVER` and its like are on this host.
+    /// The values of `__SERVER` and other system columns on this host.
     #[must_use]
     pub fn system_columns(&self) -> SystemColumns {
         SystemColumns {
@@ -62,7 +63,7 @@ fn relations(related: &Related) -> Relations {
     }
 }
 
-/// Properties that say which VM or job an instance belongs to, if it belongs to one: keys, and one that is as good.
+/// Properties that say which VM or job an instance belongs to, if it belongs to one: keys, and `VirtualSystemIdentifier`.
 fn keys(namespace: &'static Namespace, class: &str) -> Result<Vec<String>, CimError> {
     let mut keys: Option<Vec<String>> = None;
     for view in entries(namespace, class)? {
@@ -86,7 +87,7 @@ fn keys(namespace: &'static Namespace, class: &str) -> Result<Vec<String>, CimEr
     Ok(keys.unwrap_or_default())
 }
 
-/// The text that a key must have for the condition to be true, if there is such a key.
+/// Texts of which a key must have one for the condition to be true; `None` if the condition does not fix a key.
 fn known<'a>(condition: &'a Condition, keys: &[String]) -> Option<Vec<&'a str>> {
     match condition {
         Condition::All(all) => all.iter().find_map(|c| known(c, keys)),

@@ -1,24 +1,26 @@
-//! Which recovery points of a replica are listed. The API's history is a number of points; there may be many more here,
-//! because any-point recovery needs them and because each cycle of its window can be brought back. What is not listed has a
-//! name nevertheless: an instant that was listed once is found by its name for as long as it is there.
+//! Which recovery points of a replica are listed. The API's history is a number of points; a replica may have many more,
+//! because any-point recovery needs them and because each cycle of its window can be brought back. Those that are not listed
+//! have names too: an instant that was listed once is found by its name for as long as it exists. Which instants exist, the
+//! engine says.
 
 use lifeboat_engine::action::{PointView, VmView};
 use lifeboat_engine::point_guid;
-use lifeboat_engine::ports::store::Target;
+use lifeboat_model::Target;
 
 /// An instant that can be brought back.
 pub(crate) struct Recovery {
     /// The instant.
     pub(crate) point: PointView,
-    /// Enumerations and associations have it.
+    /// Whether enumerations and associations show it.
     pub(crate) listed: bool,
 }
 
-/// Whether this VM is failed over to this instant. By its position: what was a cycle may have been sealed since.
+/// Whether this VM is failed over to this instant. The time is compared as well: the instant may have been a cycle when the
+/// failover began, and a point since.
 pub(crate) fn is_used(view: &VmView, point: &PointView) -> bool {
     let failover = view.replication.as_ref().and_then(|r| r.failover.as_ref());
     failover.is_some_and(|f| {
-        f.target == point.target || f.at.is_some_and(|at| point.guid == Some(point_guid(at)))
+        f.point == point.target || f.position.is_some_and(|at| point.guid == Some(point_guid(at)))
     })
 }
 

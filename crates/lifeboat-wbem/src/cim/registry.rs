@@ -1,4 +1,5 @@
-//! What CIM-XML clients have made to be told of changes, in memory. What may be made and removed, and by whom, `subscriptions` knows.
+//! Filters, listener destinations and subscriptions that CIM-XML clients have made, in memory. Which of them may be made and
+//! removed, and by which callers, is decided in `subscriptions`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,9 +12,9 @@ pub(crate) const FILTER: &str = "CIM_IndicationFilter";
 pub(crate) const DESTINATION: &str = "CIM_ListenerDestinationCIMXML";
 pub(crate) const SUBSCRIPTION: &str = "CIM_IndicationSubscription";
 
-/// Most instances of each of the classes that one user may make.
+/// Most instances of each of the classes that one user may have at once.
 pub const PER_USER: usize = 32;
-/// Most instances of each of the classes.
+/// Most instances of each of the classes at once, of all users.
 pub const IN_ALL: usize = 128;
 /// How long a listener may fail before its subscription is removed.
 pub const FAILURE_TIME: Duration = Duration::from_secs(3600);

@@ -1,5 +1,5 @@
-//! Associators and references: the associations of an instance and what they lead to. Which associations there are is in
-//! the table of classes; here they are followed.
+//! Associators and references: the associations of an instance and what they lead to. Which associations there are is said
+//! in the table of classes, not here.
 
 use lifeboat_cim::{CimError, CimType, Instance, InstanceName, Namespace, ObjectPath, Schema, Status, Value};
 
@@ -12,7 +12,7 @@ use super::{ObjectManager, Relations};
 /// `ReplicationMode` of a test VM, which the associations of another VM may name.
 const TEST: u64 = 3;
 
-/// What is asked for.
+/// What a question about relations returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Want {
     /// The instances at the other ends.
@@ -40,7 +40,7 @@ impl Related {
         want: Want,
         source: Located,
     ) -> Result<(Self, Walk), CimError> {
-        // An association is of the source's namespace; what it leads to may be of any.
+        // An association is in the source's namespace; its ends may be in any.
         let declared = |class: &String| namespace.class(class).is_ok();
         let mut all = manager.schema().namespaces.values();
         let somewhere = |class: &String| declared(class) || all.any(|n| n.class(class).is_ok());
@@ -112,7 +112,7 @@ impl Related {
             .any(|p| named(&self.relations.role, &p.name) && holds(p))
     }
 
-    /// The answers that one thing of the walk gives.
+    /// The associations, or their ends, that are made of what the walk has reached.
     pub(super) async fn batch(
         &self,
         manager: &ObjectManager,
@@ -145,9 +145,11 @@ impl Related {
 
     /// The other ends of an association, if one end is the source.
     fn others(&self, link: &Instance) -> Vec<ObjectPath> {
-        let reference = |(name, value): &(String, Value)| match value {
-            Value::Reference(path) => Some((name.clone(), (**path).clone())),
-            _ => None,
+        let reference = |(name, value): &(String, Value)| {
+            let Value::Reference(path) = value else {
+                return None;
+            };
+            Some((name.clone(), (**path).clone()))
         };
         let ends: Vec<_> = link.properties.iter().filter_map(reference).collect();
         let here = |(name, path): &(String, ObjectPath)| {
@@ -182,7 +184,7 @@ impl Related {
         namespace.is_none_or(|n| n.eq_ignore_ascii_case(&self.namespace.name))
     }
 
-    /// The instances at the ends. Most belong to the thing the walk is at, whose instances are made once for each class.
+    /// The instances at the ends. Most are made of what the walk has reached, once for each class; the others are looked up.
     async fn resolve(
         &self,
         manager: &ObjectManager,
@@ -193,7 +195,7 @@ impl Related {
         let mut classes: Vec<(&'static Namespace, String)> = Vec::new();
         let mut named: Vec<(&'static Namespace, InstanceName)> = Vec::new();
         for end in ends {
-            // Our own associations name no namespace that this host does not have.
+            // Never happens: the associations of this host name its own namespaces.
             let Some(namespace) = self.namespace_of(&end) else {
                 continue;
             };
@@ -247,7 +249,7 @@ fn named(wanted: &Option<String>, name: &str) -> bool {
     wanted.as_ref().is_none_or(|w| w.eq_ignore_ascii_case(name))
 }
 
-/// The way to all associations that can name something that was found there.
+/// The walk to all associations that can name an instance that belongs there.
 fn legs(needs: Needs, home: &Home) -> Vec<Leg> {
     let mut legs = Vec::new();
     let vms = needs.vm || needs.points;

@@ -1,5 +1,5 @@
-//! Roles, and what each may do: one function over everything that can be asked of a host, which every remote surface asks
-//! before it has anything done. The management socket is not asked about: who may connect to it may do everything.
+//! Roles, and what each may do: one function over all actions, which every remote surface calls before it has an action
+//! carried out. Callers on the management socket have no role: a process that may connect to it may do everything.
 //!
 //! The rule: `monitor` reads what the host knows; `tester` brings test VMs up and throws them away; `operator` does what loses
 //! no recovery point and no data at rest, the changes of roles in an emergency included; `administrator` does what cannot be
@@ -8,31 +8,31 @@
 use lifeboat_engine::action::{Action, InitialCopy};
 use serde::{Deserialize, Serialize};
 
-/// What somebody may do. Each may do what those before it may.
+/// What a user may do. Each role may do what the roles before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Read. Files of users from before there were four roles call it `viewer`.
     #[serde(alias = "viewer")]
     Monitor,
-    /// Test failovers and their VMs as well.
+    /// Begin and end test failovers, and use their VMs, as well.
     Tester,
-    /// Whatever loses no recovery point and no data, with every VM and its replication, as well.
+    /// Do with every VM and its replication whatever loses no recovery point and no data, as well.
     Operator,
-    /// Everything.
+    /// Do what cannot be taken back and change the configuration as well: every action.
     Administrator,
 }
 
 impl Role {
-    /// Who may have this host connect to a listener of indications or events.
+    /// The least role that may have this host connect to a listener of indications or events.
     pub const LISTENERS: Self = Self::Operator;
-    /// Who may end what somebody else has subscribed to.
+    /// The least role that may end another user's subscription.
     pub const OTHERS: Self = Self::Administrator;
 
-    /// All of them, from the least.
+    /// All roles, the least first.
     pub const ALL: [Self; 4] = [Self::Monitor, Self::Tester, Self::Operator, Self::Administrator];
 
-    /// Its name, as the file of users and the command line write it.
+    /// The role's name in the file of users and on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// Whose VM an action is about, where that makes a difference.
+/// Whether an action is about a test VM, for actions that a tester may have done to test VMs alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About {
     /// The VM of a test failover.
@@ -59,7 +59,7 @@ pub enum About {
     Other,
 }
 
-/// The least role that may have this done.
+/// The least role whose users may have an action carried out.
 #[must_use]
 pub fn needed(action: &Action, about: About) -> Role {
     match action {
@@ -74,7 +74,7 @@ pub fn needed(action: &Action, about: About) -> Role {
         | Action::ListRequests => Role::Monitor,
 
         Action::StartTest { .. } | Action::StopTest { .. } => Role::Tester,
-        // A screen may show what a guest works on, which is more than the state of its replication.
+        // A screen may show data of the guest, which a monitor may not read.
         Action::StartVm { .. }
         | Action::StopVm { .. }
         | Action::PauseVm { .. }
@@ -84,7 +84,7 @@ pub fn needed(action: &Action, about: About) -> Role {
             About::Other => Role::Operator,
         },
 
-        // A medium that is carried away holds everything the VM has.
+        // A medium holds all data of the VM, and leaves the host.
         Action::StartReplication {
             how: InitialCopy::Export { .. },
             ..
@@ -125,7 +125,7 @@ pub fn needed(action: &Action, about: About) -> Role {
         | Action::DropAbandoned { .. }
         | Action::ReleasePoints { .. }
         | Action::BecomeReplica { .. }
-        // What a medium brings is believed.
+        // The content of a medium becomes the replica's data unverified.
         | Action::ImportCopy { .. }
         | Action::EnableReplication { .. }
         | Action::ExtendReplication { .. }

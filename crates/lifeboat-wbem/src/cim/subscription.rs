@@ -1,5 +1,5 @@
-//! One subscriber: what it wants to be told of, and the indications that wait for it in a queue of bounded length. What has changed,
-//! and who else has subscribed, is not known here.
+//! One subscription: what its query selects, and the indications that wait for its subscriber in a queue of bounded length.
+//! What has changed, and which other subscriptions there are, is not known here.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,18 +12,18 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Caller;
-use super::watched::{Family, Kind, Wish};
+use super::watched::{EventQuery, Family, Kind};
 
-/// Indications that wait for a subscriber; the oldest make room.
+/// Most indications that wait for a subscriber; a further one replaces the oldest, which is lost.
 pub const QUEUE: usize = 256;
-/// Most subscriptions of one user.
+/// Most subscriptions that one user may have at once.
 pub const PER_USER: usize = 16;
-/// Most subscriptions.
+/// Most subscriptions at once, of all users.
 pub const IN_ALL: usize = 64;
 
-/// Somebody's wish to be told.
+/// A query for events and what its subscriber has not confirmed yet.
 pub struct Subscription {
-    /// By which it is known.
+    /// By which clients and the log name it.
     pub id: String,
     /// Name of the user who made it.
     pub owner: String,
@@ -54,15 +54,15 @@ pub struct Indication {
 }
 
 impl Subscription {
-    /// One that nothing has happened to. `expires`: how long from now; `None`: until it is ended.
-    pub(super) fn new(caller: &Caller, wish: Wish, expires: Option<Duration>) -> Self {
+    /// A subscription without indications. It ends `expires` from now, or, for `None`, when it is closed.
+    pub(super) fn new(caller: &Caller, query: EventQuery, expires: Option<Duration>) -> Self {
         Self {
             id: uuid::Uuid::new_v4().to_string(),
             owner: caller.name.clone(),
-            select: wish.select,
-            family: wish.family,
-            kinds: wish.kinds,
-            classes: wish.classes,
+            select: query.select,
+            family: query.family,
+            kinds: query.kinds,
+            classes: query.classes,
             queue: Mutex::default(),
             arrived: Notify::new(),
             ends: Mutex::new(expires.and_then(|e| Instant::now().checked_add(e))),
@@ -149,7 +149,7 @@ impl Subscription {
         self.waiting().lost
     }
 
-    /// Has an indication wait for its subscriber.
+    /// Adds an indication to the queue.
     pub(super) fn put(&self, instance: Arc<Instance>) {
         let mut waiting = self.waiting();
         let sequence = waiting.sequence;
@@ -170,7 +170,7 @@ impl Subscription {
         self.arrived.notify_one();
     }
 
-    /// Ends it: whoever waits for it is told so.
+    /// Ends the subscription, and every [`Subscription::next`] that waits.
     pub(super) fn close(&self) {
         self.waiting().closed = true;
         self.arrived.notify_waiters();

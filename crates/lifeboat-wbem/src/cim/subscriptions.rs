@@ -1,7 +1,7 @@
 //! The instances by which CIM-XML clients subscribe: filters (what), listener destinations (who), and subscriptions that
 //! bring the two together (DSP1054). They are the only instances that clients make and remove themselves, and they are held
-//! in memory only: whoever wants indications after a restart of the daemon subscribes again. That an indication gets to its
-//! listener is not done here.
+//! in memory only: a client that wants indications after a restart of the daemon subscribes again. Nothing is sent to a
+//! listener here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +19,13 @@ use super::{Caller, INTEROP, Role, VIRTUALIZATION};
 
 pub use super::registry::{FAILURE_TIME, IN_ALL, PER_USER};
 
-/// Longest name, in characters.
+/// Longest `Name` of a filter or destination, in characters.
 const MAX_NAME: usize = 256;
+
 /// A subscription that has begun.
 #[derive(Clone)]
 pub struct Begun {
-    /// What waits for its listener.
+    /// Holds the indications that wait for the listener.
     pub subscription: Arc<Subscription>,
     /// URL of the listener.
     pub destination: String,
@@ -36,7 +37,7 @@ fn invalid(message: impl Into<String>) -> CimError {
     CimError::new(Status::InvalidParameter, message)
 }
 
-/// Whether clients make and remove instances of this class themselves.
+/// The declared name of a class whose instances clients make and remove; `None` for every other class.
 fn makes(namespace: &str, class: &str) -> Option<&'static str> {
     let interop = namespace.trim_matches('/').eq_ignore_ascii_case(INTEROP);
     let known = [FILTER, DESTINATION, SUBSCRIPTION];
@@ -44,14 +45,13 @@ fn makes(namespace: &str, class: &str) -> Option<&'static str> {
     found.filter(|_| interop)
 }
 
-/// Listeners make this host connect to others, which is more than reading.
+/// A monitor may only read, and a listener makes this host connect to another.
 fn may(caller: &Caller) -> Result<(), CimError> {
-    match caller.role >= Role::LISTENERS {
-        true => Ok(()),
-        false => {
-            let message = "subscriptions of listeners are made and removed by operators and administrators";
-            Err(CimError::new(Status::AccessDenied, message))
-        }
+    if caller.role >= Role::LISTENERS {
+        Ok(())
+    } else {
+        let message = "subscriptions of listeners are made and removed by operators and administrators";
+        Err(CimError::new(Status::AccessDenied, message))
     }
 }
 
@@ -134,13 +134,12 @@ impl Indications {
         let entries = self.manager().registry.entries();
         let all = || entries.iter().filter(|e| e.instance.class == class);
         let own = all().filter(|e| e.owner == caller.name).count();
-        match own < PER_USER && all().count() < IN_ALL {
-            true => Ok(()),
-            false => {
-                let message =
-                    format!("at most {PER_USER} {class} of a user and {IN_ALL} in all: delete one first");
-                Err(CimError::new(Status::ServerLimitsExceeded, message))
-            }
+        if own < PER_USER && all().count() < IN_ALL {
+            Ok(())
+        } else {
+            let message =
+                format!("at most {PER_USER} {class} of a user and {IN_ALL} in all: delete one first");
+            Err(CimError::new(Status::ServerLimitsExceeded, message))
         }
     }
 
@@ -165,7 +164,7 @@ impl Indications {
         Ok(())
     }
 
-    /// The same with its keys: only `Name` is the client's.
+    /// The instance with its keys, of which a client chooses `Name` alone.
     fn named(&self, instance: Instance, given: &Instance) -> Result<Instance, CimError> {
         let name = match given.text("Name").map(str::trim) {
             None | Some("") => uuid::Uuid::new_v4().to_string(),
@@ -225,7 +224,8 @@ impl Indications {
         let query = query(&text(&filter, "Query"), &text(&filter, "QueryLanguage"))?;
         let expires = duration.map(Duration::from_secs);
         let subscription = self.subscribe(caller, &query, expires).await?;
-        // From here to the end nothing is waited for: a subscription without its instance could never be removed.
+        // No await from here to the end, where the future could be dropped: a subscription without its instance could never
+        // be removed.
         let still = ["Filter", "Handler"];
         let kept = still
             .iter()
@@ -243,7 +243,7 @@ impl Indications {
         Ok((instance, begun))
     }
 
-    /// What an end of a subscription leads to.
+    /// The filter or destination that a subscription names as this end.
     fn end_of(&self, space: &Namespace, given: &Instance, end: &str) -> Result<Instance, CimError> {
         let Some(Value::Reference(path)) = given.get(end) else {
             return Err(invalid(format!("a subscription needs {end}")));
@@ -263,7 +263,7 @@ impl Indications {
     }
 }
 
-/// The query of a filter. What a query in CQL and one in WQL write alike, means the same.
+/// The query of a filter. A query in CQL is accepted as far as WQL writes it alike, with the same meaning.
 fn query(text: &str, language: &str) -> Result<Query, CimError> {
     let is = |names: &[&str]| names.iter().any(|n| n.eq_ignore_ascii_case(language.trim()));
     let parsed = wql::parse(text).map_err(|e| CimError::new(Status::InvalidQuery, e.to_string()));
@@ -284,9 +284,12 @@ fn query(text: &str, language: &str) -> Result<Query, CimError> {
 fn source_namespaces(given: &Instance) -> Result<(), CimError> {
     let mut named: Vec<&str> = given.text("SourceNamespace").into_iter().collect();
     if let Some(Value::Array(items)) = given.get("SourceNamespaces") {
-        named.extend(items.iter().filter_map(|i| match i {
-            Value::Text(text) => Some(text.as_str()),
-            _ => None,
+        named.extend(items.iter().filter_map(|i| {
+            if let Value::Text(text) = i {
+                Some(text.as_str())
+            } else {
+                None
+            }
         }));
     }
     let here = |n: &&str| {
@@ -294,11 +297,12 @@ fn source_namespaces(given: &Instance) -> Result<(), CimError> {
             .trim_matches('/')
             .eq_ignore_ascii_case(VIRTUALIZATION)
     };
-    match named.iter().all(here) {
-        true => Ok(()),
-        false => Err(invalid(format!(
+    if named.iter().all(here) {
+        Ok(())
+    } else {
+        Err(invalid(format!(
             "SourceNamespaces: indications come from {VIRTUALIZATION} only"
-        ))),
+        )))
     }
 }
 
@@ -311,7 +315,7 @@ async fn destination<F: Future<Output = Result<(), String>>>(
     answered.map_err(|why| invalid(format!("Destination: {why}")))?;
     Ok(Instance::new(DESTINATION)
         .with("Destination", url)
-        // Transient, whatever was asked for.
+        // Transient, also when the client asks for another value.
         .with("PersistenceType", 3_u16)
         .with("Protocol", 2_u16))
 }

@@ -1,4 +1,4 @@
-//! Instants and spans of time as CIM writes them.
+//! Instants and spans of time as CIM writes them. What time it is, is not known here.
 
 use std::time::Duration;
 

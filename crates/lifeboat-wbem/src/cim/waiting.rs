@@ -1,19 +1,19 @@
-//! What waits for a second person, as clients of the management API see it: a request is a job that has not begun. A method that
-//! made one has answered with an error and its words, not with this job: clients wait for a job they were given, and nobody
-//! would tell whoever called it that somebody else has to do something.
+//! Requests that wait for a second person, as clients of the management API see them: a request is a job that has not begun.
+//! The method that made the request answered with an error whose text says so, not with this job: clients wait in silence for a
+//! job that they are given, so the caller would not learn that a second person has to confirm it.
 
+use crate::cim::hint::told;
 use lifeboat_cim::CimError;
-use lifeboat_engine::action::Action;
+use lifeboat_engine::action::{Action, JobView, RequestStage, RequestView};
 use lifeboat_engine::query::Query;
-use lifeboat_engine::records::Job;
-use lifeboat_engine::requests::{Request, RequestState};
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::hint::Again;
 use lifeboat_model::{JobId, JobState, JobType, RequestId, VmId};
 use uuid::Uuid;
 
 use super::ObjectManager;
 
-/// The kind of job that would carry an action out.
+/// The kind of job that would carry out an action that waits for a second person.
 fn kind(action: &Action) -> JobType {
     match action {
         Action::CommitFailover { .. } => JobType::CommitFailover,
@@ -22,33 +22,85 @@ fn kind(action: &Action) -> JobType {
         | Action::ForgetReplication { .. }
         | Action::RemoveExtended { .. }
         | Action::DropAbandoned { .. } => JobType::RemoveRelationship,
-        // Entries; and nothing else waits.
-        _ => JobType::ServerSettings,
+        // Authorization entries, and the release of held points; the rest never waits.
+        Action::AddAuthorization { .. }
+        | Action::RemoveAuthorization { .. }
+        | Action::SetAuthorization { .. }
+        | Action::ReleasePoints { .. }
+        | Action::ListVms(_)
+        | Action::ShowVm { .. }
+        | Action::StartVm { .. }
+        | Action::StopVm { .. }
+        | Action::PauseVm { .. }
+        | Action::ResetVm { .. }
+        | Action::Screenshot { .. }
+        | Action::EnableReplication { .. }
+        | Action::StartReplication { .. }
+        | Action::CancelInitialCopy { .. }
+        | Action::ImportCopy { .. }
+        | Action::Resynchronize { .. }
+        | Action::CancelResync { .. }
+        | Action::ReverseReplication { .. }
+        | Action::BecomeReplica { .. }
+        | Action::Scrub { .. }
+        | Action::HoldPoints { .. }
+        | Action::SetFailoverNetwork { .. }
+        | Action::ResetStatistics { .. }
+        | Action::SuspendReplication { .. }
+        | Action::ResumeReplication { .. }
+        | Action::ReplicateNow { .. }
+        | Action::ListPoints { .. }
+        | Action::InitiateFailover { .. }
+        | Action::PlannedFailover { .. }
+        | Action::CancelPlanned { .. }
+        | Action::StartTest { .. }
+        | Action::StopTest { .. }
+        | Action::RevertFailover { .. }
+        | Action::ExtendReplication { .. }
+        | Action::CancelExtended { .. }
+        | Action::SuspendExtended { .. }
+        | Action::ResumeExtended { .. }
+        | Action::ContinueAsPrimary { .. }
+        | Action::ListJobs(_)
+        | Action::ShowJob { .. }
+        | Action::CancelJob { .. }
+        | Action::ListEvents { .. }
+        | Action::ListAuthorization(_)
+        | Action::ShowServer
+        | Action::SetServer { .. }
+        | Action::TestConnection { .. }
+        | Action::TrustKey { .. }
+        | Action::ListRequests
+        | Action::ConfirmRequest { .. }
+        | Action::DenyRequest { .. } => JobType::ServerSettings,
     }
 }
 
 /// A request as a job.
-fn job(request: Request) -> Job {
+fn job(request: RequestView) -> JobView {
     let (id, what) = (request.id, &request.what);
     let (state, detail, error) = match &request.state {
-        RequestState::Waits => (
+        RequestStage::Waits => (
             JobState::New,
-            format!("waits for a second person: {what}; lifeboat request confirm {id}"),
+            told(
+                &format!("waits for a second person: {what}"),
+                Some(&Again::Confirm { request: id }.into()),
+            ),
             None,
         ),
-        RequestState::Confirmed { .. } => (JobState::Running, what.clone(), None),
-        RequestState::NotKnown { .. } => {
+        RequestStage::Confirmed { .. } => (JobState::Running, what.clone(), None),
+        RequestStage::NotKnown { .. } => {
             let error = format!("it was confirmed, and whether it was carried out is not known: {what}");
             (JobState::Exception, what.clone(), Some(error))
         }
     };
     let by = match request.state {
-        RequestState::Waits => request.by,
-        RequestState::Confirmed { second } | RequestState::NotKnown { second } => {
+        RequestStage::Waits => request.by,
+        RequestStage::Confirmed { second } | RequestStage::NotKnown { second } => {
             request.by.confirmed_by(*second)
         }
     };
-    Job {
+    JobView {
         id: JobId(id.0),
         vm: request.vm.unwrap_or(VmId(Uuid::nil())),
         kind: kind(&request.action),
@@ -59,6 +111,7 @@ fn job(request: Request) -> Job {
         total_bytes: 0,
         code: error.as_ref().map(|_| ReturnCode::Unknown),
         error,
+        hint: None,
         created: request.asked,
         started: None,
         ended: None,
@@ -67,12 +120,12 @@ fn job(request: Request) -> Job {
 }
 
 impl ObjectManager {
-    async fn requests(&self) -> Result<Vec<Request>, CimError> {
+    async fn requests(&self) -> Result<Vec<RequestView>, CimError> {
         self.ask(Query::list_requests()).await
     }
 
     /// All requests as jobs, newest first.
-    pub(crate) async fn waiting_jobs(&self) -> Result<Vec<Job>, CimError> {
+    pub(crate) async fn waiting_jobs(&self) -> Result<Vec<JobView>, CimError> {
         Ok(self.requests().await?.into_iter().rev().map(job).collect())
     }
 
@@ -83,7 +136,7 @@ impl ObjectManager {
     }
 
     /// A request as a job, by the job's id.
-    pub(crate) async fn waiting_job(&self, id: JobId) -> Result<Option<Job>, CimError> {
+    pub(crate) async fn waiting_job(&self, id: JobId) -> Result<Option<JobView>, CimError> {
         let all = self.requests().await?;
         Ok(all.into_iter().find(|r| r.id.0 == id.0).map(job))
     }

@@ -1,10 +1,10 @@
-//! What a query means as a subscription: which events of which classes, in which spelling. Whether something has changed is
-//! not known here.
+//! What a query means as a subscription: which events of which classes, and in which of the two families of event classes.
+//! Whether something has changed is not known here.
 
 use lifeboat_cim::wql::{Condition, Query, Select};
 use lifeboat_cim::{CimError, Namespace, Status};
 
-/// Jobs, of which the engine tells by itself.
+/// The class of jobs, whose changes the engine announces.
 pub(super) const JOB: &str = "Msvm_ConcreteJob";
 
 /// What can be watched: jobs, relationships, VMs.
@@ -65,15 +65,16 @@ fn events(class: &str) -> Option<(Family, &'static [Kind])> {
     None
 }
 
-/// What a query means as a subscription.
-pub(super) struct Wish {
+/// A query for events, checked against the schema.
+pub(super) struct EventQuery {
     pub(super) select: Select,
     pub(super) family: Family,
     pub(super) kinds: &'static [Kind],
+    /// Classes whose instances are watched; never none.
     pub(super) classes: Vec<&'static str>,
 }
 
-impl Wish {
+impl EventQuery {
     pub(super) fn new(namespace: &Namespace, query: &Query) -> Result<Self, CimError> {
         let bad = |text: String| CimError::new(Status::InvalidQuery, text);
         let Query::Select(select) = query else {
@@ -117,13 +118,14 @@ fn watched(namespace: &Namespace, select: &Select, family: Family) -> Result<Vec
     }
     classes.sort_unstable();
     classes.dedup();
-    match classes.is_empty() {
-        true => Err(format!(
+    if classes.is_empty() {
+        Err(format!(
             "say what to watch: WHERE {} ISA \"Msvm_ConcreteJob\"; what can be watched: {}",
             family.subject(),
             WATCHED.join(", ")
-        )),
-        false => Ok(classes),
+        ))
+    } else {
+        Ok(classes)
     }
 }
 

@@ -1,15 +1,16 @@
-//! When a password may be tried again. Wrong ones put the next attempt off, for an account at an address, and, after more of
-//! them, for an address whatever the account. Nothing is put off for an account from everywhere: an attacker could then keep
-//! its owner out.
+//! When a password may be tried again. Wrong passwords delay the next attempt for an account at an address and, after more of
+//! them, for all accounts at an address. An account is never delayed at all addresses: an attacker could then keep its owner
+//! out.
 //!
-//! What is put off is refused without a look at the password, so it costs nothing. There is no clock here.
+//! A delayed attempt is refused without comparing the password, so it costs nothing. There is no clock here: callers say what
+//! time it is.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use lifeboat_admission::Origin;
 
-/// An account as it was named, whether there is such a one or not.
+/// Digest of an account's name, whether there is such an account or not.
 pub(super) type Account = [u8; 32];
 
 /// How attempts are put off: not after the first `free` failures, then by `first`, twice as long after each further failure,
@@ -72,7 +73,7 @@ impl Failures {
     }
 }
 
-/// Failures of late. Bounded, whoever guesses from wherever. Times are since any fixed instant.
+/// Wrong and right passwords of late, bounded by [`ENTRIES`]. Times are since any fixed instant.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     accounts: HashMap<(Origin, Account), Failures>,
@@ -90,15 +91,17 @@ impl Backoff {
         };
         let key = (from, *account);
         let own = left(self.accounts.get(&key));
-        // Whoever got in from there before is not put off for what others guess.
-        let shared = match self.proven.contains_key(&key) {
-            true => None,
-            false => left(self.addresses.get(&from)),
+        // An account that logged in from this address before is not delayed by guesses at other accounts.
+        let shared = if self.proven.contains_key(&key) {
+            None
+        } else {
+            left(self.addresses.get(&from))
         };
         own.max(shared)
     }
 
-    /// Whether somebody guessed wrong lately, there or at that account from there.
+    /// Whether a password was wrong of late, for this account at this address or, unless it logged in from there before, for
+    /// any.
     pub(super) fn suspects(&self, now: Duration, from: Origin, account: &Account) -> bool {
         let key = (from, *account);
         let wrong = |failures: Option<&Failures>| failures.is_some_and(|f| f.counts(now));
@@ -118,7 +121,7 @@ impl Backoff {
         }
     }
 
-    /// A password was right. What others at the address did is not forgotten for it.
+    /// A password was right. Wrong ones for other accounts at the address still count.
     pub(super) fn succeeded(&mut self, now: Duration, from: Origin, account: &Account) {
         let key = (from, *account);
         self.accounts.remove(&key);
@@ -127,7 +130,7 @@ impl Backoff {
     }
 }
 
-/// The failures of a key; what was forgotten begins anew.
+/// The failures of a key. Those of more than [`FORGOTTEN`] ago are cleared first.
 fn forgetting<K: Copy + Eq + std::hash::Hash>(
     table: &mut HashMap<K, Failures>,
     now: Duration,
@@ -141,7 +144,7 @@ fn forgetting<K: Copy + Eq + std::hash::Hash>(
     failures
 }
 
-/// What is oldest goes when a table is full.
+/// Removes the oldest entry of a full table that does not have the key.
 fn make_room<K: Copy + Eq + std::hash::Hash, V>(
     table: &mut HashMap<K, V>,
     key: &K,
@@ -203,7 +206,7 @@ mod tests {
         assert_eq!(backoff.wait(at(0), from, &account(2)), None);
         assert!(!backoff.suspects(at(0), origin(2), &ada));
         assert!(backoff.suspects(at(0), from, &account(2)));
-        // A quarter of an hour of quiet, and it begins anew.
+        // After a quarter of an hour without a failure counting begins again.
         assert!(!backoff.suspects(at(900), from, &ada));
         backoff.failed(at(900), from, &ada);
         assert_eq!(backoff.wait(at(900), from, &ada), None);
@@ -222,7 +225,7 @@ mod tests {
         }
         assert_eq!(backoff.wait(at(0), origin(1), &account(99)), Some(at(10)));
         assert_eq!(backoff.wait(at(0), origin(2), &account(99)), None);
-        // Who got in from there before is not kept out by it, and is when the account itself is guessed at.
+        // An account that logged in from there before is not delayed by it, but it is by guesses at itself.
         backoff.succeeded(at(0), origin(1), &account(99));
         assert_eq!(backoff.wait(at(0), origin(1), &account(99)), None);
         for _ in 0..4 {

@@ -67,7 +67,7 @@ async fn a_table_of_who_gets_in() {
             from: None,
         })
     };
-    let stranger = Err(Denied::Stranger {
+    let stranger = Err(Denied::UnknownCertificate {
         certificate: "strange.example.org".into(),
     });
     let none = HeaderMap::new();

@@ -1,5 +1,5 @@
-//! The file of users as the daemon holds it: read again when it has changed, and the last good one kept when the new one is
-//! broken. Nothing is watched in the background; each login looks.
+//! The file of users as the daemon holds it: read again when it has changed; when the new content is wrong, the last right one
+//! stays in force. The file is not watched in the background: each login compares its metadata.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{Users, UsersError};
 
-/// What tells one content of the file from another without reading it.
+/// Metadata by which a change of the file is found without reading it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -28,20 +28,23 @@ fn stamp(path: &Utf8Path) -> Option<Stamp> {
 }
 
 struct Held {
-    /// Of what was looked at last, good or not.
+    /// Metadata of the file when it was read last, whether its content was right or not.
     stamp: Option<Stamp>,
     users: Arc<Users>,
     edition: u64,
 }
 
-/// The users of now.
+/// The file of users, read again when it has changed.
 pub(crate) struct WatchedUsers {
     path: Utf8PathBuf,
     held: Mutex<Held>,
 }
 
 impl WatchedUsers {
-    /// Reads the file, which must be there and right.
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// There is no file, or its content is wrong.
     pub(crate) fn open(path: &Utf8Path) -> Result<Self, UsersError> {
         // Before reading: a change in between is then found by the next look.
         let stamp = stamp(path);

@@ -1,6 +1,6 @@
-//! WS-Eventing onto the indications: subscriptions whose events are pulled like items of an enumeration, and such whose
-//! events are sent to a URL. Envelopes are read and written by [`lifeboat_cim::wsman`]; what is an event,
-//! [`crate::cim::indications`] knows; how an envelope gets to a URL, [`crate::delivery`].
+//! WS-Eventing onto the indications: subscriptions whose events are pulled like items of an enumeration, and subscriptions
+//! whose events are sent to a URL. Envelopes are read and written by [`lifeboat_cim::wsman`]; what an event is, is decided in
+//! [`crate::cim::indications`]; envelopes are sent in [`crate::delivery`].
 //!
 //! A subscription belongs to the user who made it, lives a day at most, and cannot be renewed: a client that wants more
 //! subscribes again.
@@ -22,15 +22,15 @@ use tokio::time::Instant;
 use super::{measure, message_id};
 use crate::cim::indications::{Indication, Indications, Subscription};
 use crate::cim::{Caller, Role, VIRTUALIZATION};
-use crate::delivery::{Client, Courier, Deliveries, DeliveryError, Destination, Over};
+use crate::delivery::{Client, Deliveries, DeliveryError, Destination, Over, Subscriber};
 
-/// Longest life of a subscription; also when the client does not say.
+/// Longest life of a subscription, and its life when the client does not say.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// A subscription that is pulled ends when nobody has pulled for so long.
+/// A subscription whose events are pulled ends when it was not pulled from for so long.
 const IDLE: Duration = Duration::from_secs(600);
 /// Most events in one message.
 const MAX_EVENTS: usize = 64;
-/// Shortest time between two signs of life.
+/// Shortest time between two heartbeats.
 const MIN_HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// How the events of a subscription are written.
@@ -59,7 +59,7 @@ impl Form {
 struct Pulled {
     subscription: Arc<Subscription>,
     form: Form,
-    /// It ends then, however much is pulled.
+    /// When it ends, also if it is still pulled from.
     end: Instant,
     /// One pull at a time, so that no event is given twice.
     pulling: tokio::sync::Mutex<()>,
@@ -92,7 +92,7 @@ impl Eventing {
         &self,
         caller: &Caller,
         headers: &Headers,
-        wish: Subscribe,
+        request: Subscribe,
         url: &str,
     ) -> Result<String, Fault> {
         let manager = self.indications.manager();
@@ -101,14 +101,14 @@ impl Eventing {
             family: headers.family(),
             system: manager.system_columns(),
         };
-        let (resource, query) = what(headers, wish.filter)?;
-        let life = life(wish.expires, manager.now())?;
-        let (mode, notify) = match (wish.mode, wish.notify) {
+        let (resource, query) = what(headers, request.filter)?;
+        let life = life(request.expires, manager.now())?;
+        let (mode, notify) = match (request.mode, request.notify) {
             (DeliveryMode::Pull, _) => (DeliveryMode::Pull, None),
             (mode, Some(notify)) => (mode, Some(self.place(caller, notify).await?)),
             (_, None) => return Err(invalid("the subscription does not say where events go")),
         };
-        let end = wish.end.filter(|_| notify.is_some());
+        let end = request.end.filter(|_| notify.is_some());
         let end = match end {
             Some(end) => Some(self.place(caller, end).await?),
             None => None,
@@ -138,14 +138,14 @@ impl Eventing {
             select: subscription.select().clone(),
             id,
             url: url.to_owned(),
-            most: wish.max_elements.clamp(1, MAX_EVENTS),
-            heartbeat: wish.heartbeats.map(|h| h.max(MIN_HEARTBEAT)),
+            most: request.max_elements.clamp(1, MAX_EVENTS),
+            heartbeat: request.heartbeats.map(|h| h.max(MIN_HEARTBEAT)),
         };
         self.deliveries.begin(subscription, receiver);
         Ok(answer)
     }
 
-    /// Somewhere events can be sent to. It makes this host connect to others, which is more than reading.
+    /// An endpoint that events may be sent to. A monitor may only read, and this makes the host connect to another.
     async fn place(&self, caller: &Caller, endpoint: Endpoint) -> Result<(Endpoint, Destination), Fault> {
         if caller.role < Role::LISTENERS {
             let message = "events are sent for operators and administrators; who only reads pulls them";
@@ -159,9 +159,10 @@ impl Eventing {
     /// The body of the answer to Unsubscribe.
     pub(crate) fn unsubscribe(&self, caller: &Caller, id: &str) -> Result<String, Fault> {
         let id = id.trim();
-        match self.indications.end(caller, id) {
-            true => Ok(String::new()),
-            false => Err(invalid(format!("there is no subscription {}", shown(id)))),
+        if self.indications.end(caller, id) {
+            Ok(String::new())
+        } else {
+            Err(invalid(format!("there is no subscription {}", shown(id))))
         }
     }
 
@@ -269,7 +270,7 @@ fn what(headers: &Headers, filter: Option<Query>) -> Result<(ResourceUri, Query)
     Ok((resource, query))
 }
 
-/// How long a subscription is granted that is asked for now.
+/// How long a subscription that begins now lives.
 fn life(asked: Option<Expires>, now: Timestamp) -> Result<Duration, Fault> {
     let life = match asked {
         None => MAX_LIFE,
@@ -280,7 +281,7 @@ fn life(asked: Option<Expires>, now: Timestamp) -> Result<Duration, Fault> {
             Duration::from_micros(u64::try_from(left).unwrap_or(0))
         }
     };
-    // Whole seconds, so that what is answered is what is granted.
+    // In whole seconds, which the answer can express exactly.
     match Duration::from_secs(life.min(MAX_LIFE).as_secs()) {
         Duration::ZERO => {
             let message = "the subscription would end at once";
@@ -290,7 +291,7 @@ fn life(asked: Option<Expires>, now: Timestamp) -> Result<Duration, Fault> {
     }
 }
 
-/// Somebody to whom events are sent.
+/// A subscriber to whose URL events are sent.
 struct Receiver {
     client: Arc<Client>,
     notify: (Endpoint, Destination),
@@ -321,7 +322,7 @@ impl Receiver {
     }
 }
 
-impl Courier for Receiver {
+impl Subscriber for Receiver {
     fn most(&self) -> usize {
         match self.mode {
             DeliveryMode::Events => self.most,
@@ -333,7 +334,7 @@ impl Courier for Receiver {
         self.heartbeat
     }
 
-    async fn carry(&self, indications: &[Indication]) -> Result<(), DeliveryError> {
+    async fn send(&self, indications: &[Indication]) -> Result<(), DeliveryError> {
         let id = message_id();
         let (endpoint, destination) = &self.notify;
         let delivery = self.delivery(endpoint, &id);
@@ -342,9 +343,10 @@ impl Courier for Receiver {
             .map(|i| self.form.item(&self.select, i))
             .collect();
         let items = items.map_err(|e| DeliveryError::Refused(e.to_string()))?;
-        let envelope = match items.is_empty() {
-            true => delivery.heartbeat(),
-            false => delivery.events(&items),
+        let envelope = if items.is_empty() {
+            delivery.heartbeat()
+        } else {
+            delivery.events(&items)
         };
         let answer = self.post(destination, envelope).await?;
         match self.mode {

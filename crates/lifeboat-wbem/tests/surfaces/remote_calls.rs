@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use lifeboat_engine::action::{Action, Management, PointSelector};
-use lifeboat_engine::records::Job;
+use lifeboat_engine::action::{Action, JobView, Management, PointSelector};
 use lifeboat_model::JobState;
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{REPLICA, SMALL_BYTES, TWO_HOSTS, completed, replicating};
@@ -129,7 +128,7 @@ async fn failed_over() -> Host {
 }
 
 /// Waits for the end of the job that was begun.
-async fn ended(jobs: &mut Receiver<Job>) {
+async fn ended(jobs: &mut Receiver<JobView>) {
     let ends = async {
         loop {
             match jobs.recv().await {

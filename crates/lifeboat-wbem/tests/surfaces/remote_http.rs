@@ -327,9 +327,6 @@ async fn without_tls_only_on_loopback() {
     assert!(matches!(exposed.err(), Some(RemoteError::Exposed(_))));
     let nobody = Remote::bind(&config("127.0.0.1:0", "/nowhere/users.toml")).await;
     let text = nobody.err().unwrap().to_string();
-    assert!(
-        text.contains("/nowhere/users.toml") && text.contains("lifeboat user add"),
-        "{text}"
-    );
+    assert!(text.contains("/nowhere/users.toml"), "{text}");
     host.stop().await;
 }

@@ -24,7 +24,12 @@ const WAITS: std::ops::RangeInclusive<u32> = 60..=7 * 86_400;
 
 impl From<CertError> for Failure {
     fn from(error: CertError) -> Self {
-        Self::new(Exit::Failed, error.to_string(), "")
+        let hint = if matches!(error, CertError::NoCa(_)) {
+            "make one with: lifeboat cert init"
+        } else {
+            ""
+        };
+        Self::new(Exit::Failed, error.to_string(), hint)
     }
 }
 

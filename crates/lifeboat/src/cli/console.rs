@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read};
 
 use lifeboat_engine::action::VmView;
-use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::shell::argument;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

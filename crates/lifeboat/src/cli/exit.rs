@@ -114,22 +114,27 @@ impl From<ClientError> for Failure {
 
 impl From<Refusal> for Failure {
     fn from(r: Refusal) -> Self {
-        let exit = match r.code {
-            ReturnCode::FileNotFound => Exit::NotFound,
-            ReturnCode::AccessDenied => Exit::NotAllowed,
-            ReturnCode::Completed
-            | ReturnCode::JobStarted
-            | ReturnCode::Failed
-            | ReturnCode::NotSupported
-            | ReturnCode::Unknown
-            | ReturnCode::Timeout
-            | ReturnCode::InvalidParameter
-            | ReturnCode::InUse
-            | ReturnCode::InvalidState
-            | ReturnCode::IncorrectType
-            | ReturnCode::Unavailable
-            | ReturnCode::OutOfMemory => Exit::Failed,
-        };
-        Self::new(exit, r.message, r.hint)
+        let hint = r.hint.map(|hint| super::hint::words(&hint, None));
+        Self::new(of(r.code), r.message, hint.unwrap_or_default())
+    }
+}
+
+/// The exit code of a refusal.
+pub(crate) fn of(code: ReturnCode) -> Exit {
+    match code {
+        ReturnCode::FileNotFound => Exit::NotFound,
+        ReturnCode::AccessDenied => Exit::NotAllowed,
+        ReturnCode::Completed
+        | ReturnCode::JobStarted
+        | ReturnCode::Failed
+        | ReturnCode::NotSupported
+        | ReturnCode::Unknown
+        | ReturnCode::Timeout
+        | ReturnCode::InvalidParameter
+        | ReturnCode::InUse
+        | ReturnCode::InvalidState
+        | ReturnCode::IncorrectType
+        | ReturnCode::Unavailable
+        | ReturnCode::OutOfMemory => Exit::Failed,
     }
 }

@@ -1,20 +1,18 @@
 //! Watches a job on a terminal, or line by line where there is none. Leaving never stops the job.
 
-use std::io::IsTerminal;
-use std::time::Duration;
-
+use super::exit::{Exit, Failure};
+use super::show::{Names, amount, ending, error, name_of, safe, title};
+use super::units::span;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lifeboat_engine::records::Job;
+use lifeboat_engine::action::JobView;
 use lifeboat_model::{JobState, JobType};
 use lifeboat_rest::Client;
+use std::io::IsTerminal;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::exit::{Exit, Failure};
-use super::show::{Names, amount, ending, name_of, safe, title};
-use super::units::span;
-
 /// Follows `job` to its end or to Ctrl-C; returns the exit code and the last state seen.
-pub(crate) async fn follow(client: &Client, job: Job, names: &Names) -> Result<(Exit, Job), Failure> {
+pub(crate) async fn follow(client: &Client, job: JobView, names: &Names) -> Result<(Exit, JobView), Failure> {
     let what = format!("{}: {}", name_of(job.vm, names), title(job.kind));
     let mut progress = Progress::new(what.clone());
     let mut last = job;
@@ -45,10 +43,10 @@ pub(crate) async fn follow(client: &Client, job: Job, names: &Names) -> Result<(
         }
     }
     progress.end();
-    outcome(&what, &last).map(|exit| (exit, last))
+    outcome(&what, &last, names).map(|exit| (exit, last))
 }
 
-fn outcome(what: &str, job: &Job) -> Result<Exit, Failure> {
+fn outcome(what: &str, job: &JobView, names: &Names) -> Result<Exit, Failure> {
     let took = match (job.started, job.ended) {
         (Some(start), Some(end)) => format!(" after {}", span(end.since(start))),
         _ => String::new(),
@@ -57,7 +55,7 @@ fn outcome(what: &str, job: &Job) -> Result<Exit, Failure> {
         eprintln!("{what} completed{took}");
         return Ok(Exit::Done);
     }
-    let why = job.error.as_deref().map(|e| format!(": {e}")).unwrap_or_default();
+    let why = error(job, names).map(|e| format!(": {e}")).unwrap_or_default();
     let hint = format!("see: lifeboat job show {}", job.id);
     Err(Failure::new(
         Exit::Failed,
@@ -83,7 +81,7 @@ impl Progress {
         Self::Bar(bar)
     }
 
-    fn show(&mut self, job: &Job) {
+    fn show(&mut self, job: &JobView) {
         match self {
             Self::Bar(bar) => {
                 let (template, length, done) = if job.kind == JobType::SendInitial && job.total_bytes > 0 {

@@ -6,6 +6,7 @@ mod cert;
 mod console;
 mod exit;
 mod follow;
+mod hint;
 mod refusal;
 mod run;
 mod secret;
@@ -19,6 +20,9 @@ use camino::Utf8Path;
 use clap::Parser;
 use lifeboat_model::causes::chain;
 use lifeboat_rest::Client;
+use lifeboat_tls::CredentialsError;
+use lifeboat_wbem::RemoteError;
+use lifeboat_wbem::users::UsersError;
 
 use crate::config::{Config, Log, LogFormat};
 use args::{Cli, Command};
@@ -59,6 +63,29 @@ fn runtime(threads: bool) -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|e| Failure::io("start the runtime", &e))
 }
 
+/// What repairs a daemon that does not start, where a command does.
+fn repair(error: &anyhow::Error) -> &'static str {
+    let causes = || error.chain();
+    let no_users = causes().any(|e| {
+        matches!(e.downcast_ref(), Some(UsersError::Missing(_)))
+            || matches!(e.downcast_ref(), Some(RemoteError::Users(UsersError::Missing(_))))
+    });
+    let no_certificates = causes().any(|e| {
+        matches!(e.downcast_ref(), Some(CredentialsError::Read { .. }))
+            || matches!(
+                e.downcast_ref(),
+                Some(RemoteError::Tls(CredentialsError::Read { .. }))
+            )
+    });
+    if no_users {
+        user::NO_USERS
+    } else if no_certificates {
+        "make certificates with: lifeboat cert init, lifeboat cert issue"
+    } else {
+        ""
+    }
+}
+
 fn serve(path: &Utf8Path) -> Result<Exit, Failure> {
     let wrong = |e: String| Failure::new(Exit::Failed, e, "");
     let config = Config::load(path).map_err(|e| wrong(e.to_string()))?;
@@ -66,7 +93,7 @@ fn serve(path: &Utf8Path) -> Result<Exit, Failure> {
     crate::rights::give_up().map_err(|e| wrong(format!("cannot give up rights that are not needed: {e}")))?;
     runtime(true)?
         .block_on(crate::serve::run(config))
-        .map_err(|e| wrong(chain(e.as_ref())))?;
+        .map_err(|e| Failure::new(Exit::Failed, chain(e.as_ref()), repair(&e)))?;
     Ok(Exit::Done)
 }
 

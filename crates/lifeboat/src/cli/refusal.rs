@@ -3,42 +3,17 @@
 
 use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::shell::{argument, quoted};
+use lifeboat_model::hint::{Guest, Hint, Look};
 
-/// Commands of hints that take the VM as their next word, and what they need besides.
-const COMMANDS: [(&str, &str); 24] = [
-    ("lifeboat replication enable", " --to HOST:PORT"),
-    ("lifeboat replication start", ""),
-    ("lifeboat replication status", ""),
-    ("lifeboat replication resume", ""),
-    ("lifeboat replication remove", ""),
-    ("lifeboat replication set", ""),
-    ("lifeboat replication allow", " PRIMARY"),
-    ("lifeboat replication resync", ""),
-    ("lifeboat replication reverse", ""),
-    ("lifeboat replication become-replica", ""),
-    ("lifeboat replication drop-abandoned", ""),
-    ("lifeboat replication scrub", ""),
-    ("lifeboat replication hold-points", ""),
-    ("lifeboat replication release-points", ""),
-    ("lifeboat replication import", " DIR"),
-    ("lifeboat failover cancel", ""),
-    ("lifeboat failover stop-test", ""),
-    ("lifeboat vm stop", ""),
-    ("lifeboat failover start", ""),
-    ("lifeboat failover revert", ""),
-    ("lifeboat failover commit", ""),
-    ("lifeboat points", ""),
-    ("lifeboat vm start", ""),
-    ("lifeboat vm console", ""),
-];
+use super::exit::{self, Failure};
+use super::hint;
 
 /// The refusal of `action` as a person reads it.
-pub(crate) fn refused(action: &Action, refusal: Refusal) -> Refusal {
+pub(crate) fn refused(action: &Action, refusal: Refusal) -> Failure {
     let Refusal {
         code,
         mut message,
-        mut hint,
+        hint,
         request,
     } = refusal;
     // What is not there says so by itself.
@@ -52,18 +27,10 @@ pub(crate) fn refused(action: &Action, refusal: Refusal) -> Refusal {
         };
         message = format!("{command} {verb}: {message}");
     }
-    if let Some(vm) = action.vm() {
-        if hint.is_empty() && code == ReturnCode::InvalidState {
-            hint = other_way(action).to_owned();
-        }
-        hint = complete(hint, &vm.to_string());
-    }
-    Refusal {
-        code,
-        message,
-        hint,
-        request,
-    }
+    let hint = hint.or_else(|| other_way(action).filter(|_| code == ReturnCode::InvalidState));
+    let vm = action.vm().map(ToString::to_string);
+    let hint = hint.map(|hint| hint::words(&hint, vm.as_deref()));
+    Failure::new(exit::of(code), message, hint.unwrap_or_default())
 }
 
 /// A refusal is a decision; something that was tried has failed.
@@ -150,77 +117,12 @@ fn command_name(action: &Action) -> Option<String> {
 }
 
 /// A hint for refusals of the engine that have none.
-fn other_way(action: &Action) -> &'static str {
+fn other_way(action: &Action) -> Option<Hint> {
     if matches!(action, Action::StartVm { .. }) {
-        "look at it with: lifeboat vm console"
+        Some(Look::Console.into())
     } else if matches!(action, Action::StopVm { .. } | Action::Screenshot { .. }) {
-        "start it with: lifeboat vm start"
+        Some(Guest::Start.into())
     } else {
-        ""
-    }
-}
-
-/// Puts the VM behind every command that wants one and has none.
-fn complete(hint: String, vm: &str) -> String {
-    let (last, inner) = (argument(vm), quoted(vm));
-    COMMANDS.iter().fold(hint, |hint, (command, more)| {
-        let mut text = String::new();
-        let mut rest = hint.as_str();
-        while let Some((before, after)) = rest.split_once(command) {
-            text.push_str(before);
-            text.push_str(command);
-            if after.is_empty() || after.starts_with([')', ',', ';']) {
-                let word = if more.is_empty() { &last } else { &inner };
-                text.push_str(&format!(" {word}{more}"));
-            } else if after.starts_with(" --") {
-                text.push_str(&format!(" {inner}"));
-            }
-            rest = after;
-        }
-        text + rest
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_in_hints_get_the_vm_once() {
-        for (hint, want) in [
-            ("", ""),
-            (
-                "see: lifeboat replication status",
-                "see: lifeboat replication status web",
-            ),
-            (
-                "revert (lifeboat failover revert) or commit (lifeboat failover commit)",
-                "revert (lifeboat failover revert web) or commit (lifeboat failover commit web)",
-            ),
-            ("lifeboat vm start web", "lifeboat vm start web"),
-            (
-                "give it up: lifeboat replication resync --cancel",
-                "give it up: lifeboat replication resync web --cancel",
-            ),
-            ("see: lifeboat job list", "see: lifeboat job list"),
-            (
-                "enable it first: lifeboat replication enable",
-                "enable it first: lifeboat replication enable web --to HOST:PORT",
-            ),
-        ] {
-            assert_eq!(complete(hint.to_owned(), "web"), want);
-        }
-        for (vm, want) in [
-            ("my vm", "lifeboat points 'my vm'"),
-            ("it's", r"lifeboat points 'it'\''s'"),
-            ("-x", "lifeboat points -- -x"),
-            ("$(x)", "lifeboat points '$(x)'"),
-        ] {
-            assert_eq!(complete("lifeboat points".to_owned(), vm), want);
-        }
-        assert_eq!(
-            complete("lifeboat failover start --test".to_owned(), "my vm"),
-            "lifeboat failover start 'my vm' --test"
-        );
+        None
     }
 }

@@ -9,10 +9,11 @@ use std::io::Write;
 
 use jiff::Zoned;
 use jiff::tz::TimeZone;
-use lifeboat_engine::action::{Action, Answer, ReplicationView, ServerView, VmRef, VmView};
+use lifeboat_engine::action::{
+    Action, Answer, JobView, ReplicationView, ServerSettings, ServerView, VmRef, VmView,
+};
 use lifeboat_engine::paging::{Page, Paging};
 use lifeboat_engine::query::Query;
-use lifeboat_engine::records::ServerSettings;
 use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{Bandwidth, Timestamp};
 use lifeboat_rest::{Client, ClientError};
@@ -89,7 +90,7 @@ fn name(vm: &str) -> VmRef {
 /// Why there is no answer, in the words of the command line.
 fn failure(action: &Action, error: ClientError) -> Failure {
     match error {
-        ClientError::Refused(refusal) => refusal::refused(action, refusal).into(),
+        ClientError::Refused(refusal) => refusal::refused(action, refusal),
         ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Protocol { .. } => {
             error.into()
         }
@@ -150,7 +151,7 @@ impl Cx<'_> {
         }
     }
 
-    async fn follow(&self, job: lifeboat_engine::records::Job, done: &str) -> Done {
+    async fn follow(&self, job: JobView, done: &str) -> Done {
         let names = self.names().await?;
         let (exit, last) = follow::follow(self.client, job, &names).await?;
         if exit == Exit::Done && !done.is_empty() {

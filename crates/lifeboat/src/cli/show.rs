@@ -10,22 +10,22 @@ use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
-use lifeboat_engine::action::{DirectoryContent, PointView, ServerView, VmView};
-use lifeboat_engine::ports::environment::AtRest;
-use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::ports::store::Target;
-use lifeboat_engine::records::{Event, Job};
+use lifeboat_engine::action::{
+    AtRestView, DirectoryContent, EventView, JobView, PointView, ServerView, VmView,
+};
 use lifeboat_model::certificates::CertificateUse;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::quota::Quota;
 use lifeboat_model::shell::argument;
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{
     AuthorizationEntry, Changed, DiskFormat, JobState, JobType, NicFailover, NicSpec, ReplicationHealth,
-    Timestamp, VmId,
+    Target, Timestamp, VmId,
 };
 use lifeboat_tls::CertInfo;
 use lifeboat_wbem::users::Users;
 
+use super::hint;
 use super::units::{self, instant, size, span};
 use replication::{role, state};
 
@@ -108,7 +108,7 @@ pub(crate) fn ending(state: JobState) -> &'static str {
 
 /// How much of how much, when that makes sense. What an initial copy counts is disk, holes included, not what went over
 /// the network.
-pub(crate) fn amount(j: &Job) -> Option<String> {
+pub(crate) fn amount(j: &JobView) -> Option<String> {
     let of = || format!("{} of {}", size(j.done_bytes), size(j.total_bytes));
     if j.total_bytes == 0 {
         None
@@ -120,7 +120,7 @@ pub(crate) fn amount(j: &Job) -> Option<String> {
 }
 
 /// A job that has failed is not on its way to anything.
-fn percent(j: &Job) -> Option<String> {
+fn percent(j: &JobView) -> Option<String> {
     let lost = j.state.is_final() && j.state != JobState::Completed;
     (!lost).then(|| format!("{}%", j.percent))
 }
@@ -277,11 +277,12 @@ pub(crate) fn vm(v: &VmView, names: &Names, zone: &TimeZone) -> String {
         ));
     }
     rows.extend(s.nics.iter().map(|n| ("nic", n.mac.clone())));
-    rows.extend(
-        v.description_gone
-            .iter()
-            .map(|gone| ("description", gone.clone())),
-    );
+    rows.extend(v.description_gone.iter().map(|gone| {
+        (
+            "description",
+            hint::told(&gone.text, gone.hint.as_ref(), Some(&s.name)),
+        )
+    }));
     rows.push(("console", v.console.socket.to_string()));
     rows.push(("console log", v.console.log.to_string()));
     let mut text = sheet(&rows);
@@ -361,7 +362,7 @@ fn when(at: Option<Timestamp>, zone: &TimeZone) -> String {
 }
 
 /// `job list`.
-pub(crate) fn jobs(jobs: &[Job], names: &Names, zone: &TimeZone) -> String {
+pub(crate) fn jobs(jobs: &[JobView], names: &Names, zone: &TimeZone) -> String {
     let rows = jobs.iter().map(|j| {
         vec![
             j.id.to_string(),
@@ -370,14 +371,25 @@ pub(crate) fn jobs(jobs: &[Job], names: &Names, zone: &TimeZone) -> String {
             ending(j.state).into(),
             dash(percent(j), |p| p),
             instant(j.created, zone),
-            j.error.clone().unwrap_or_else(|| j.detail.clone()),
+            error(j, names).unwrap_or_else(|| j.detail.clone()),
         ]
     });
     table(&["ID", "VM", "JOB", "STATE", "DONE", "CREATED", "DETAIL"], rows)
 }
 
+/// Why a job ended badly, with what can be done.
+pub(crate) fn error(j: &JobView, names: &Names) -> Option<String> {
+    let error = j.error.as_deref()?;
+    Some(hint::told(error, j.hint.as_ref(), known(Some(j.vm), names)))
+}
+
+/// The name of a VM, if it has one.
+fn known(vm: Option<VmId>, names: &Names) -> Option<&str> {
+    names.get(&vm?).map(String::as_str)
+}
+
 /// `job show`.
-pub(crate) fn job(j: &Job, names: &Names, zone: &TimeZone) -> String {
+pub(crate) fn job(j: &JobView, names: &Names, zone: &TimeZone) -> String {
     let mut rows = vec![
         ("id", j.id.to_string()),
         ("vm", name_of(j.vm, names)),
@@ -393,9 +405,7 @@ pub(crate) fn job(j: &Job, names: &Names, zone: &TimeZone) -> String {
     rows.extend(percent(j).map(|p| ("done", p)));
     rows.extend(amount(j).map(|a| ("amount", a)));
     rows.push(("detail", j.detail.clone()));
-    if let Some(error) = &j.error {
-        rows.push(("error", error.clone()));
-    }
+    rows.extend(error(j, names).map(|error| ("error", error)));
     if let Some(by) = &j.by {
         rows.push(("asked for by", by.to_string()));
     }
@@ -406,13 +416,13 @@ pub(crate) fn job(j: &Job, names: &Names, zone: &TimeZone) -> String {
 }
 
 /// `events`.
-pub(crate) fn events(events: &[Event], names: &Names, zone: &TimeZone) -> String {
+pub(crate) fn events(events: &[EventView], names: &Names, zone: &TimeZone) -> String {
     let rows = events.iter().map(|e| {
         vec![
             instant(e.at, zone),
             dash(e.vm, |vm| name_of(vm, names)),
             dash(e.by.as_ref(), ToString::to_string),
-            e.message.clone(),
+            hint::told(&e.message, e.hint.as_ref(), known(e.vm, names)),
         ]
     });
     table(&["TIME", "VM", "BY", "EVENT"], rows)
@@ -502,23 +512,24 @@ pub(crate) fn server(s: &ServerView, zone: &TimeZone) -> String {
             DirectoryContent::Replica => "replica",
         };
         let own = match (d.content, &d.at_rest) {
-            (DirectoryContent::Location, AtRest::NotEncrypted) => String::new(),
+            (DirectoryContent::Location, AtRestView::NotEncrypted) => String::new(),
             (_, seen) => format!(", {}", at_rest(seen)),
         };
         (what, format!("{}{own}", d.path))
     }));
-    rows.extend(s.notes.iter().map(|note| ("attention", note.clone())));
+    let notes = s.notes.iter();
+    rows.extend(notes.map(|n| ("attention", hint::told(&n.text, n.hint.as_ref(), None))));
     sheet(&rows)
 }
 
 /// Whether a directory is encrypted.
-pub(crate) fn at_rest(seen: &AtRest) -> String {
+pub(crate) fn at_rest(seen: &AtRestView) -> String {
     match seen {
-        AtRest::NotEncrypted => "not encrypted".to_owned(),
-        AtRest::Encrypted { key: Some(key) } => format!("encrypted, key {key}"),
-        AtRest::Encrypted { key: None } => "encrypted".to_owned(),
-        AtRest::Locked { key } => format!("LOCKED: its file system does not have key {key}"),
-        AtRest::NotKnown { why } => format!("not known whether it is encrypted: {why}"),
+        AtRestView::NotEncrypted => "not encrypted".to_owned(),
+        AtRestView::Encrypted { key: Some(key) } => format!("encrypted, key {key}"),
+        AtRestView::Encrypted { key: None } => "encrypted".to_owned(),
+        AtRestView::Locked { key } => format!("LOCKED: its file system does not have key {key}"),
+        AtRestView::NotKnown { why } => format!("not known whether it is encrypted: {why}"),
     }
 }
 

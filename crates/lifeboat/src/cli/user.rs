@@ -12,6 +12,9 @@ use super::exit::{Exit, Failure};
 use super::{run, secret, show};
 use crate::config::Config;
 
+/// What to do where there is no file of users.
+pub(crate) const NO_USERS: &str = "make it with: lifeboat user add NAME --role administrator";
+
 impl From<UsersError> for Failure {
     fn from(error: UsersError) -> Self {
         let exit = match error {
@@ -25,7 +28,19 @@ impl From<UsersError> for Failure {
             | UsersError::Password
             | UsersError::Hash(_) => Exit::Failed,
         };
-        Self::new(exit, error.to_string(), "")
+        let hint = match error {
+            UsersError::Missing(_) => NO_USERS,
+            UsersError::Unknown(_) => "see: lifeboat user list",
+            UsersError::Content { .. } => "set a password again with: lifeboat user password",
+            UsersError::Io { .. }
+            | UsersError::Exposed(_)
+            | UsersError::Exists(_)
+            | UsersError::Name
+            | UsersError::Certificate
+            | UsersError::Password
+            | UsersError::Hash(_) => "",
+        };
+        Self::new(exit, error.to_string(), hint)
     }
 }
 

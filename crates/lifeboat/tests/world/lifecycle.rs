@@ -1,15 +1,16 @@
 //! VMs of the scripted host that are somewhere on the way between two hosts: one for each thing a sheet can tell.
 
-use lifeboat_engine::action::{ExtendedView, ReplicationView};
-use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::ports::store::Abandoned;
-use lifeboat_engine::records::{
-    Planned, PlannedPhase, Problem, Split, SyncKind, Synchronization, Test, TestPhase,
+use lifeboat_engine::action::{
+    AbandonedView, DiskPlace, ExtendedView, PlannedStage, PlannedView, ReplicationView, SplitStage,
+    SplitView, SynchronizationReason, SynchronizationView, TestStage, TestView,
 };
+use lifeboat_engine::problem::Problem;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::{
-    Bandwidth, BandwidthWindow, BranchId, DayWindow, JobId, NicBackend, NicFailover, ReplicationHealth,
-    ReplicationMode, ReplicationSettings, ReplicationState, Timestamp,
+    Bandwidth, BandwidthWindow, DayWindow, JobId, NicBackend, NicFailover, ReplicationHealth,
+    ReplicationMode, ReplicationSettings, ReplicationState, Target, Timestamp,
 };
+use lifeboat_model::{Finding, ProblemKind};
 use uuid::Uuid;
 
 use super::{NOW, position, replication, vm_id};
@@ -29,24 +30,26 @@ pub(super) fn vms() -> Vec<(&'static str, PowerState, ReplicationView)> {
 
 /// An old primary that comes back.
 fn split(committed: bool) -> ReplicationView {
-    let theirs = if committed {
-        "committed at 2026-11-22 10:12, running"
+    let (stage, theirs) = if committed {
+        (SplitStage::Committed, "committed at 2026-11-22 10:12, running")
     } else {
-        "failed over to 2026-11-22 09:58, running"
+        (SplitStage::FailedOver, "failed over to 2026-11-22 09:58, running")
     };
     ReplicationView {
         state: ReplicationState::Critical,
         health: ReplicationHealth::Critical,
-        health_notes: vec!["replication is in error".into()],
+        health_notes: vec![Finding::critical(ProblemKind::InError, "replication is in error")],
         problem: Some(Problem {
             since: Timestamp(NOW - 1_900_000),
+            kind: ProblemKind::PeerNewerGeneration,
             message: "the replica went on without this host".into(),
+            hint: None,
             attempts: 1,
         }),
-        split: Some(Split {
+        split: Some(SplitView {
+            stage,
             since: Timestamp(NOW - 1_900_000),
             theirs: theirs.into(),
-            committed,
         }),
         ..replication()
     }
@@ -55,10 +58,8 @@ fn split(committed: bool) -> ReplicationView {
 fn prepared() -> ReplicationView {
     ReplicationView {
         state: ReplicationState::SyncedReplicationComplete,
-        planned: Some(Planned {
-            phase: PlannedPhase::Prepared,
-            force: false,
-            hand_over: false,
+        planned: Some(PlannedView {
+            stage: PlannedStage::Prepared,
             start: true,
             job: JobId(Uuid::from_u128(0xa2)),
         }),
@@ -87,18 +88,20 @@ fn tested() -> ReplicationView {
     ReplicationView {
         mode: ReplicationMode::Replica,
         health: ReplicationHealth::Warning,
-        health_notes: vec!["what only this host had is kept and takes space".into()],
+        health_notes: vec![Finding::warning(
+            ProblemKind::AbandonedKept,
+            "what only this host had is kept and takes space",
+        )],
         peer: "a.example.org".into(),
-        test: Some(Test {
+        test: Some(TestView {
+            stage: TestStage::Ready,
             vm: vm_id(0x7e57),
-            branch: BranchId(Uuid::from_u128(0xb)),
-            target: lifeboat_engine::ports::store::Target::Cycle { position: position() },
+            point: Target::Cycle { position: position() },
             instant: Timestamp(NOW - 600_000),
-            phase: TestPhase::Ready,
             job: JobId(Uuid::from_u128(0xa2)),
         }),
         last_test: Some(Timestamp(NOW - 500_000)),
-        abandoned: Some(Abandoned {
+        abandoned: Some(AbandonedView {
             since: position(),
             at: Timestamp(NOW - 11_100_000),
         }),
@@ -111,11 +114,12 @@ fn tested() -> ReplicationView {
 fn compared() -> ReplicationView {
     ReplicationView {
         state: ReplicationState::Resynchronizing,
-        sync: Some(Synchronization {
-            start: position(),
-            kind: SyncKind::Resync,
-            cursor: (1, 5 << 30),
-            tracking: true,
+        sync: Some(SynchronizationView {
+            reason: SynchronizationReason::Resync,
+            at: Some(DiskPlace {
+                disk: replication().settings.disks[1].clone(),
+                offset: 5 << 30,
+            }),
             sent: 12 << 20,
             job: Some(JobId(Uuid::from_u128(0xa1))),
         }),
@@ -145,7 +149,10 @@ fn scheduled() -> ReplicationView {
     ReplicationView {
         state: ReplicationState::ReadyForReplication,
         health: ReplicationHealth::Warning,
-        health_notes: vec!["the initial copy is not complete".into()],
+        health_notes: vec![Finding::warning(
+            ProblemKind::CopyIncomplete,
+            "the initial copy is not complete",
+        )],
         scheduled: Some(Timestamp(NOW + 40_000_000)),
         newest_instant: None,
         last_replication: None,
@@ -160,7 +167,7 @@ fn extended() -> ReplicationView {
     let to = ExtendedView {
         state: ReplicationState::Critical,
         health: ReplicationHealth::Critical,
-        health_notes: vec!["replication is in error".into()],
+        health_notes: vec![Finding::critical(ProblemKind::InError, "replication is in error")],
         peer: "c.example.org:8443".into(),
         settings: ReplicationSettings {
             peer: "c.example.org:8443".into(),
@@ -174,7 +181,9 @@ fn extended() -> ReplicationView {
         pending_bytes: Some(3 << 30),
         problem: Some(Problem {
             since: Timestamp(NOW - 1_000_000),
+            kind: ProblemKind::PeerUnreachable,
             message: "c.example.org:8443 cannot be reached: connection refused".into(),
+            hint: None,
             attempts: 40,
         }),
         counters: replication().counters,

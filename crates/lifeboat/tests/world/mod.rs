@@ -10,28 +10,25 @@ use std::sync::{Arc, Mutex};
 use camino::Utf8PathBuf;
 use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
-    Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, DirectoryContent,
-    DirectoryView, HoldView, Management, PointView, Refusal, ReplicationView, ServerKeys, ServerView,
-    VmTimes, VmView,
+    Action, Answer, AtRestView, BacklogView, BulkView, CertificateView, ChangesView, ConsoleView,
+    ContactView, CountersView, CycleResult, DirectoryContent, DirectoryView, EventView, FailoverStage,
+    FailoverView, HoldReason, HoldView, JobView, KnownKeyView, Management, PointView, Refusal,
+    ReplicationView, ServerKeys, ServerSettings, ServerView, VmTimes, VmView,
 };
 use lifeboat_engine::by::{By, Surface};
-use lifeboat_engine::hold::Reason;
 use lifeboat_engine::paging::Page;
-use lifeboat_engine::ports::environment::{AtRest, Certificate};
-use lifeboat_engine::ports::hypervisor::{Console, PowerState};
 use lifeboat_engine::ports::link::PeerRefusal;
-use lifeboat_engine::ports::store::{BulkProgress, Target};
-use lifeboat_engine::records::{
-    Counters, Event, Failover, FailoverPhase, Job, KnownKey, Problem, ServerSettings,
-};
+use lifeboat_engine::problem::Problem;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::certificates::CertificateUse;
 use lifeboat_model::lifecycle::Event as Happening;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::{
-    AuthorizationEntry, Bandwidth, BranchId, Changed, DiskId, FailedOverReplicationType, Fingerprint,
-    GenerationId, JobId, JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode,
-    ReplicationSettings, ReplicationState, Timestamp, VmId,
+    AuthorizationEntry, Bandwidth, Changed, DiskId, FailedOverReplicationType, Fingerprint, GenerationId,
+    JobId, JobState, JobType, PointId, Position, ReplicationHealth, ReplicationMode, ReplicationSettings,
+    ReplicationState, Target, Timestamp, VmId,
 };
+use lifeboat_model::{Finding, Note, ProblemKind, hint};
 use lifeboat_rest::{Admission, Server};
 use serde_json::json;
 use tokio::process::Command;
@@ -45,8 +42,8 @@ const GIB: u64 = 1 << 30;
 
 struct Script {
     asked: Mutex<Vec<Action>>,
-    job: Mutex<Job>,
-    jobs: broadcast::Sender<Job>,
+    job: Mutex<JobView>,
+    jobs: broadcast::Sender<JobView>,
     followed: Notify,
     dir: Utf8PathBuf,
 }
@@ -113,7 +110,7 @@ impl Host {
         self.script.followed.notified().await;
     }
 
-    pub(crate) fn change_job(&self, change: impl FnOnce(&mut Job)) {
+    pub(crate) fn change_job(&self, change: impl FnOnce(&mut JobView)) {
         let mut job = self.script.job.lock().unwrap();
         change(&mut job);
         self.script.jobs.send(job.clone()).unwrap();
@@ -177,7 +174,7 @@ impl Management for Script {
         self.answer(&action)
     }
 
-    fn watch_jobs(&self) -> broadcast::Receiver<Job> {
+    fn watch_jobs(&self) -> broadcast::Receiver<JobView> {
         let receiver = self.jobs.subscribe();
         self.followed.notify_one();
         receiver
@@ -228,7 +225,7 @@ fn sent() -> CycleResult {
 impl Script {
     fn answer(&self, action: &Action) -> Result<Answer, Refusal> {
         let finished = |kind, detail: &str| {
-            Ok(Answer::Job(Job {
+            Ok(Answer::Job(JobView {
                 kind,
                 detail: detail.into(),
                 vm: vm_id(4),
@@ -250,7 +247,7 @@ impl Script {
                     Refusal::new(
                         ReturnCode::FileNotFound,
                         format!("there is no VM \"{vm}\" on this host"),
-                        "list them with: lifeboat vm list",
+                        hint::Look::Vms,
                     )
                 };
                 found.map(|v| Answer::Vm(Box::new(v))).ok_or_else(missing)
@@ -306,7 +303,7 @@ impl Script {
             .unwrap(),
             power,
             power_note: None,
-            console: Console { socket: format!("{}/{name}.console", self.dir).into(), log: format!("/var/log/{name}.log").into() },
+            console: ConsoleView { socket: format!("{}/{name}.console", self.dir).into(), log: format!("/var/log/{name}.log").into() },
             process: None,
             times: VmTimes::default(),
             disk_files: BTreeMap::new(),
@@ -318,7 +315,10 @@ impl Script {
             mode: ReplicationMode::Replica,
             state: ReplicationState::Recovered,
             health: ReplicationHealth::Critical,
-            health_notes: vec!["nothing received for 3h05m".into()],
+            health_notes: vec![Finding::critical(
+                ProblemKind::PeerSilent,
+                "nothing received for 3h05m",
+            )],
             peer: "a.example.org".into(),
             lag_ms: Some(11_100_000),
             contact: Some(ContactView {
@@ -334,8 +334,9 @@ impl Script {
             problem: Some(Problem {
                 since: Timestamp(NOW - 11_100_000),
                 // A hostile peer's words must not reach the terminal as they are.
-                message: "a.example.org cannot be reached: \u{1b}[2Jconnection refused; check its daemon"
-                    .into(),
+                message: "a.example.org cannot be reached: \u{1b}[2Jconnection refused".into(),
+                kind: ProblemKind::PeerUnreachable,
+                hint: Some(hint::Trust::CheckPeer.into()),
                 attempts: 312,
             }),
             failover: Some(failover()),
@@ -359,12 +360,13 @@ impl Script {
 }
 
 fn refusal(action: &Action) -> Option<Refusal> {
-    let invalid = |message: &str, hint: &str| Refusal::new(ReturnCode::InvalidState, message, hint);
+    let invalid = |message: &str| Refusal::bare(ReturnCode::InvalidState, message);
     match action {
         Action::DropAbandoned { vm } if vm.to_string() == "old" => Some(requests::waits()),
-        Action::ReplicateNow { vm } if vm.to_string() == "db" => Some(invalid(
+        Action::ReplicateNow { vm } if vm.to_string() == "db" => Some(Refusal::new(
+            ReturnCode::InvalidState,
             "db is in state WaitingToCompleteInitialReplication (2): its initial copy is not complete",
-            "wait for it: lifeboat job follow 00000000-0000-0000-0000-0000000000a1",
+            hint::Copies::AwaitOrCancelCopy,
         )),
         Action::InitiateFailover { vm, .. } if vm.to_string() == "old" => Some(not_now(
             ReplicationMode::Replica,
@@ -386,8 +388,8 @@ fn refusal(action: &Action) -> Option<Refusal> {
             ReplicationState::Resynchronizing,
             Happening::StartCopy,
         )),
-        Action::StartVm { vm, .. } if vm.to_string() == "web" => Some(invalid("the VM is running", "")),
-        Action::StopVm { vm, .. } if vm.to_string() == "idle" => Some(invalid("the VM is off", "")),
+        Action::StartVm { vm, .. } if vm.to_string() == "web" => Some(invalid("the VM is running")),
+        Action::StopVm { vm, .. } if vm.to_string() == "idle" => Some(invalid("the VM is off")),
         Action::TestConnection { peer } if peer.starts_with('c') => Some(stranger()),
         Action::EnableReplication { vm, .. } if vm.to_string() == "mail" => Some(stranger()),
         _ => None,
@@ -396,7 +398,7 @@ fn refusal(action: &Action) -> Option<Refusal> {
 
 fn not_now(mode: ReplicationMode, state: ReplicationState, event: Happening) -> Refusal {
     let no = lifeboat_model::lifecycle::step(mode, state, event).unwrap_err();
-    Refusal::new(ReturnCode::InvalidState, no.to_string(), no.way_out)
+    Refusal::new(ReturnCode::InvalidState, no.to_string(), no.hint)
 }
 
 fn stranger() -> Refusal {
@@ -404,7 +406,10 @@ fn stranger() -> Refusal {
         host: "c.example.org".into(),
         names: vec!["alpha.example.org".into(), "10.0.0.1".into()],
     };
-    Refusal::new(ReturnCode::AccessDenied, refusal.to_string(), "")
+    Refusal {
+        hint: refusal.hint(),
+        ..Refusal::bare(ReturnCode::AccessDenied, refusal.to_string())
+    }
 }
 
 fn vm_id(n: u128) -> VmId {
@@ -432,11 +437,11 @@ fn entry(primary: &str) -> AuthorizationEntry {
 }
 
 fn copied(name: &str, done: u64, size: u64) -> BulkView {
-    let progress = BulkProgress {
+    BulkView {
         disk: disk(name),
         done,
-    };
-    BulkView { progress, size }
+        size,
+    }
 }
 
 fn replication() -> ReplicationView {
@@ -476,7 +481,7 @@ fn replication() -> ReplicationView {
         abandoned: None,
         preflight: Vec::new(),
         network: Vec::new(),
-        counters: Counters {
+        counters: CountersView {
             since: Some(Timestamp(NOW - 6_127_350)),
             total_latency_ms: 1207 * 500,
             network_failures: 1,
@@ -497,13 +502,12 @@ fn replication() -> ReplicationView {
         changes: None,
         dir: None,
         at_rest: None,
-        keys: vec![KnownKey {
+        keys: vec![KnownKeyView {
             names: vec!["beta.example.org".into()],
             addresses: vec!["beta.example.org:8443".into()],
             key: Fingerprint::new([0x5a; 32]),
             since: Timestamp(1_700_000_000_000),
             next: None,
-            told: None,
         }],
     }
 }
@@ -511,7 +515,7 @@ fn replication() -> ReplicationView {
 fn held() -> HoldView {
     HoldView {
         since: Timestamp(NOW - 11_200_000),
-        reasons: vec![Reason::Burst {
+        reasons: vec![HoldReason::Burst {
             random: 9 * GIB,
             usual: GIB / 4,
         }],
@@ -535,16 +539,21 @@ fn committed(over: &ReplicationView) -> ReplicationView {
     ReplicationView {
         state: ReplicationState::Committed,
         health_notes: vec![
-            unreached.into(),
-            "failed over and not reversed: the VM is unprotected".into(),
+            Finding::critical(ProblemKind::PeerUnreachable, unreached),
+            Finding::warning(
+                ProblemKind::Unprotected,
+                "failed over and not reversed: the VM is unprotected",
+            ),
         ],
         problem: Some(Problem {
             since: Timestamp(NOW - 11_100_000),
             message: unreached.into(),
+            kind: ProblemKind::PeerUnreachable,
+            hint: None,
             attempts: 3,
         }),
-        failover: Some(Failover {
-            phase: FailoverPhase::Done,
+        failover: Some(FailoverView {
+            stage: FailoverStage::Committed,
             consistency: Consistency::Application,
             kind: FailedOverReplicationType::ApplicationConsistent,
             ..failover()
@@ -553,21 +562,17 @@ fn committed(over: &ReplicationView) -> ReplicationView {
     }
 }
 
-fn failover() -> Failover {
-    Failover {
-        branch: BranchId(Uuid::from_u128(0xb)),
-        target: Target::Cycle { position: position() },
+fn failover() -> FailoverView {
+    FailoverView {
+        stage: FailoverStage::Undecided,
+        point: Target::Cycle { position: position() },
+        position: Some(position()),
         instant: Timestamp(NOW - 11_100_000),
         consistency: Consistency::Crash,
         kind: FailedOverReplicationType::Regular,
-        phase: FailoverPhase::Ready,
-        job: JobId(Uuid::from_u128(0xa2)),
-        before: ReplicationState::Replicating,
-        at: Some(position()),
-        forced: false,
         unreached: None,
-        take_over: None,
-        reverse: None,
+        reverses_to: None,
+        job: JobId(Uuid::from_u128(0xa2)),
     }
 }
 
@@ -611,8 +616,8 @@ fn points() -> Vec<PointView> {
     vec![cycle, point, abandoned]
 }
 
-fn jobs() -> Vec<Job> {
-    let running = Job {
+fn jobs() -> Vec<JobView> {
+    let running = JobView {
         id: JobId(Uuid::from_u128(0xa1)),
         vm: vm_id(2),
         kind: JobType::SendInitial,
@@ -622,6 +627,7 @@ fn jobs() -> Vec<Job> {
         done_bytes: 3 * GIB,
         total_bytes: 10 * GIB,
         error: None,
+        hint: None,
         code: None,
         created: Timestamp(NOW - 60_000),
         started: Some(Timestamp(NOW - 59_000)),
@@ -634,7 +640,7 @@ fn jobs() -> Vec<Job> {
             confirmed: None,
         }),
     };
-    let done = Job {
+    let done = JobView {
         id: JobId(Uuid::from_u128(0xa2)),
         vm: vm_id(4),
         kind: JobType::Failover,
@@ -646,7 +652,7 @@ fn jobs() -> Vec<Job> {
         ended: Some(Timestamp(NOW - 57_200)),
         ..running.clone()
     };
-    let failed = Job {
+    let failed = JobView {
         id: JobId(Uuid::from_u128(0xa3)),
         vm: vm_id(77),
         state: JobState::Exception,
@@ -658,11 +664,12 @@ fn jobs() -> Vec<Job> {
     vec![running, done, failed]
 }
 
-fn events() -> Vec<Event> {
-    let event = |ago, vm, message: &str| Event {
+fn events() -> Vec<EventView> {
+    let event = |ago, vm, message: &str| EventView {
         at: Timestamp(NOW - ago),
         vm,
         message: message.into(),
+        hint: None,
         by: vm.map(|_| By::process(0, Some(4711))),
     };
     vec![
@@ -676,8 +683,8 @@ fn events() -> Vec<Event> {
     ]
 }
 
-fn certificates() -> Vec<Certificate> {
-    let one = |usage, place: &str, until| Certificate {
+fn certificates() -> Vec<CertificateView> {
+    let one = |usage, place: &str, until| CertificateView {
         usage,
         place: place.into(),
         not_before: Timestamp(1_700_000_000_000),
@@ -718,26 +725,32 @@ fn server() -> ServerView {
             DirectoryView {
                 content: DirectoryContent::Spool,
                 path: "/var/spool/lifeboat/encrypted".into(),
-                at_rest: AtRest::Encrypted {
+                at_rest: AtRestView::Encrypted {
                     key: Some("69f5b26ab53f4d1ea2c7a1f1c0c2b5d3".into()),
                 },
             },
             DirectoryView {
                 content: DirectoryContent::Location,
                 path: "/srv/replicas".into(),
-                at_rest: AtRest::NotEncrypted,
+                at_rest: AtRestView::NotEncrypted,
             },
             DirectoryView {
                 content: DirectoryContent::Replica,
                 path: "/srv/replicas/7c8ff46f-5bd0-4d4b-a4ce-36c9bb1bdd9e".into(),
-                at_rest: AtRest::Locked {
+                at_rest: AtRestView::Locked {
                     key: "69f5b26ab53f4d1ea2c7a1f1c0c2b5d3".into(),
                 },
             },
         ],
-        notes: vec![
-            "this host's certificate (/etc/lifeboat/tls/host.crt) ends on 2026-12-04 08:00 UTC".into(),
-        ],
+        notes: vec![Finding::warning(
+            ProblemKind::CertificateEnds,
+            Note::new(
+                "this host's certificate (/etc/lifeboat/tls/host.crt) ends on 2026-12-04 08:00 UTC",
+                hint::Trust::Renew {
+                    place: "/etc/lifeboat/tls/host.crt".into(),
+                },
+            ),
+        )],
     }
 }
 
@@ -750,7 +763,10 @@ fn copying() -> ReplicationView {
         last_replication: None,
         bulk: vec![copied("sys", 3 * GIB, 8 * GIB), copied("data", 0, 2 * GIB)],
         health: ReplicationHealth::Warning,
-        health_notes: vec!["the initial copy is not complete".into()],
+        health_notes: vec![Finding::warning(
+            ProblemKind::CopyIncomplete,
+            "the initial copy is not complete",
+        )],
         ..replication()
     }
 }

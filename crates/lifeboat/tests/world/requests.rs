@@ -1,14 +1,13 @@
 //! What waits for a second person on the scripted host.
 
-use lifeboat_engine::action::{Action, Refusal, VmRef};
+use super::{NOW, vm_id};
+use lifeboat_engine::action::{Action, Refusal, RequestStage, RequestView, VmRef};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::person::Account;
-use lifeboat_engine::requests::{LASTS, Request, RequestState};
+use lifeboat_engine::requests::LASTS;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{Reading, RequestId, Timestamp};
+use lifeboat_model::{RequestId, Timestamp, hint};
 use uuid::Uuid;
-
-use super::{NOW, vm_id};
 
 fn ada() -> By {
     let account = Account {
@@ -30,9 +29,9 @@ fn bob() -> By {
 }
 
 /// One that waits, and one of which it is not known whether it was carried out.
-pub(crate) fn requests() -> Vec<Request> {
+pub(crate) fn requests() -> Vec<RequestView> {
     let asked = Timestamp(NOW - 600_000);
-    let waits = Request {
+    let waits = RequestView {
         id: RequestId(Uuid::from_u128(0xb1)),
         by: ada(),
         action: Action::CommitFailover {
@@ -43,14 +42,9 @@ pub(crate) fn requests() -> Vec<Request> {
             .into(),
         asked,
         until: asked.plus(LASTS),
-        read: Reading {
-            boot: Uuid::from_u128(1),
-            up_ms: 5,
-            wall: asked,
-        },
-        state: RequestState::Waits,
+        state: RequestStage::Waits,
     };
-    let not_known = Request {
+    let not_known = RequestView {
         id: RequestId(Uuid::from_u128(0xb2)),
         by: bob(),
         action: Action::RemoveAuthorization {
@@ -58,7 +52,7 @@ pub(crate) fn requests() -> Vec<Request> {
         },
         vm: None,
         what: "removal of the authorization entry \"a.example.org\"".into(),
-        state: RequestState::NotKnown {
+        state: RequestStage::NotKnown {
             second: Box::new(ada()),
         },
         ..waits.clone()
@@ -74,7 +68,7 @@ pub(crate) fn waits() -> Refusal {
         ..Refusal::new(
             ReturnCode::AccessDenied,
             "this waits for a second person: dropping of the abandoned data of \"old\"; nothing is done before",
-            format!("somebody else confirms it within 24 hours with: lifeboat request confirm {id}"),
+            hint::Again::Confirm { request: id },
         )
     }
 }

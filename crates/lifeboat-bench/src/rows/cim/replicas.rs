@@ -2,24 +2,22 @@
 //! copies of its files under names of their own, which share the sealed layers by hard links. The daemon that opens them
 //! cannot tell.
 
-use std::fs;
-use std::time::SystemTime;
-
+use crate::rows::failover::Replica;
 use anyhow::{Context, Result};
 use camino::Utf8Path;
 use lifeboat_catalog::SqliteCatalog;
 use lifeboat_engine::point_guid;
 use lifeboat_engine::ports::catalog::Catalog;
-use lifeboat_engine::ports::store::ReplicaStore;
-use lifeboat_engine::records::{Counters, Relationship, ReplicaSide, Side};
+use lifeboat_engine::ports::store::ImageStore;
+use lifeboat_engine::records::{Relationship, ReplicaSide, Side};
 use lifeboat_model::{
     Bandwidth, DiskId, GenerationId, PointId, Position, ReplicationMode, ReplicationSettings,
     ReplicationState, Timestamp, VmId, VmSpec,
 };
 use serde_json::Value;
+use std::fs;
+use std::time::SystemTime;
 use uuid::Uuid;
-
-use crate::rows::failover::Replica;
 
 /// Bytes of each replica's only disk.
 const DISK: u64 = 1 << 20;
@@ -123,7 +121,6 @@ fn relationship(n: usize, vm: VmId, dir: &Utf8Path, at: Position) -> Result<Rela
     }))?;
     Ok(Relationship {
         vm,
-        index: 0,
         mode: ReplicationMode::Replica,
         state: ReplicationState::Replicating,
         settings: ReplicationSettings {
@@ -142,18 +139,9 @@ fn relationship(n: usize, vm: VmId, dir: &Utf8Path, at: Position) -> Result<Rela
         peer: "alpha.bench".to_owned(),
         position: at,
         side: Side::Replica(ReplicaSide::new(dir.to_string())),
-        problem: None,
         created: now,
         last_replication: Some(now),
         newest_instant: Some(now),
-        recency: Default::default(),
-        counters: Counters::default(),
-        home: None,
-        callback: None,
-        formerly: Vec::new(),
-        preflight: Vec::new(),
-        network: Vec::new(),
-        addressing: Default::default(),
-        keys: Vec::new(),
+        ..Relationship::default()
     })
 }

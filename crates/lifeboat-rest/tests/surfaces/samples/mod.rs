@@ -1,29 +1,25 @@
 //! One of everything that crosses the surface. The exhaustive matches make a new variant a compile error here.
 
 use lifeboat_engine::action::{
-    Action, Answer, BacklogView, BulkView, ChangesView, ContactView, CycleResult, DirectoryContent,
-    DirectoryView, ExtendedView, HoldView, InitialCopy, PointSelector, PointView, PowerNote, ReplicationView,
-    ServerKeys, ServerView, VmRef, VmTimes, VmView,
+    AbandonedView, Action, Answer, AtRestView, BacklogView, BulkView, CertificateView, ChangesView,
+    ConsoleView, ContactView, CountersView, CycleResult, DirectoryContent, DirectoryView, DiskPlace,
+    EventView, ExtendedView, FailoverStage, FailoverView, HistoryView, HoldReason, HoldView, InitialCopy,
+    JobView, KnownKeyView, PlannedStage, PlannedView, PointSelector, PointView, PowerNote, ProcessView,
+    ReplicationView, RequestStage, RequestView, ServerKeys, ServerSettings, ServerView, SplitStage,
+    SplitView, SynchronizationReason, SynchronizationView, TestStage, TestView, VmRef, VmTimes, VmView,
 };
 use lifeboat_engine::by::{By, Surface};
-use lifeboat_engine::hold::{History, Reason};
 use lifeboat_engine::paging::{Page, Paging};
 use lifeboat_engine::person::Account;
-use lifeboat_engine::ports::environment::{AtRest, Certificate};
-use lifeboat_engine::ports::hypervisor::{Console, GuestProcess, PowerState};
-use lifeboat_engine::ports::store::{Abandoned, BulkProgress, Target};
-use lifeboat_engine::records::{
-    Counters, Event, Failover, FailoverPhase, Job, KnownKey, Planned, PlannedPhase, Problem, Reverse,
-    ServerSettings, Split, SyncKind, Synchronization, TakeOver, Test, TestPhase,
-};
-use lifeboat_engine::requests::{Request, RequestState};
+use lifeboat_engine::problem::Problem;
 use lifeboat_model::certificates::CertificateUse;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::vm::NicBackend;
 use lifeboat_model::{
-    AuthorizationEntry, Bandwidth, BandwidthWindow, BranchId, Changed, DayWindow, DiskId,
-    FailedOverReplicationType, Fingerprint, GenerationId, JobId, JobState, JobType, NicFailover, PointId,
-    Position, Reading, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, RequestId,
-    Timestamp, VmId,
+    AuthorizationEntry, Bandwidth, BandwidthWindow, Changed, DayWindow, DiskId, FailedOverReplicationType,
+    Finding, Fingerprint, GenerationId, JobId, JobState, JobType, NicFailover, Note, PointId, Position,
+    ProblemKind, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, RequestId,
+    Target, Timestamp, VmId, hint,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -390,7 +386,7 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
             version: "0.1.0".into(),
             listen: "0.0.0.0:8443".into(),
             settings: server(),
-            certificates: vec![Certificate {
+            certificates: vec![CertificateView {
                 usage: CertificateUse::Peer,
                 place: "b.example.org:8443".into(),
                 not_before: Timestamp(1),
@@ -403,18 +399,18 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
             },
             encrypts_new: true,
             directories: vec![
-                directory(DirectoryContent::Spool, AtRest::NotEncrypted),
-                directory(DirectoryContent::Location, AtRest::Encrypted { key: None }),
+                directory(DirectoryContent::Spool, AtRestView::NotEncrypted),
+                directory(DirectoryContent::Location, AtRestView::Encrypted { key: None }),
                 directory(DirectoryContent::Replica, encrypted()),
-                directory(DirectoryContent::Replica, AtRest::Locked { key: "0a".into() }),
+                directory(DirectoryContent::Replica, AtRestView::Locked { key: "0a".into() }),
                 directory(
                     DirectoryContent::Replica,
-                    AtRest::NotKnown {
+                    AtRestView::NotKnown {
                         why: "it hangs".into(),
                     },
                 ),
             ],
-            notes: vec!["it is over".into()],
+            notes: vec![gone()],
         })],
         Action::ListRequests => vec![Answer::Requests(requests())],
         other => {
@@ -451,8 +447,23 @@ fn entry() -> AuthorizationEntry {
     }
 }
 
-pub(crate) fn job() -> Job {
-    Job {
+/// A finding of one that there is.
+fn missed() -> Finding {
+    Finding::warning(ProblemKind::CyclesMissed, "one cycle missed")
+}
+
+/// A finding with everything that one can have.
+fn gone() -> Finding {
+    let file = "/etc/lifeboat/vms/web.toml".to_owned();
+    let note = Note::new(
+        "its description is gone",
+        hint::Replicate::DescribeOrRemove { file },
+    );
+    Finding::critical(ProblemKind::DescriptionGone, note).about("web")
+}
+
+pub(crate) fn job() -> JobView {
+    JobView {
         id: JobId(Uuid::from_u128(7)),
         vm: VmId(Uuid::from_u128(1)),
         kind: JobType::SendInitial,
@@ -462,6 +473,7 @@ pub(crate) fn job() -> Job {
         done_bytes: 1,
         total_bytes: 10,
         error: None,
+        hint: None,
         code: None,
         created: Timestamp(1),
         started: Some(Timestamp(2)),
@@ -470,12 +482,13 @@ pub(crate) fn job() -> Job {
     }
 }
 
-fn jobs() -> Vec<Job> {
+fn jobs() -> Vec<JobView> {
     vec![
         job(),
-        Job {
+        JobView {
             state: JobState::Exception,
             error: Some("no".into()),
+            hint: Some(hint::Failover::FreeRoom.into()),
             code: Some(lifeboat_model::api::ReturnCode::Timeout),
             ended: Some(Timestamp(3)),
             by: Some(By::process(0, Some(7))),
@@ -484,17 +497,19 @@ fn jobs() -> Vec<Job> {
     ]
 }
 
-fn events() -> Vec<Event> {
-    let event = Event {
+fn events() -> Vec<EventView> {
+    let event = EventView {
         at: Timestamp(1),
         vm: None,
         message: "started".into(),
+        hint: None,
         by: None,
     };
     vec![
         event.clone(),
-        Event {
+        EventView {
             vm: Some(VmId(Uuid::from_u128(1))),
+            hint: Some(hint::Look::Status.into()),
             by: Some(By {
                 surface: Surface::Peer,
                 name: "a.example.org".into(),
@@ -516,8 +531,8 @@ fn waiting() -> [Action; 3] {
     ]
 }
 
-pub(crate) fn request() -> Request {
-    Request {
+pub(crate) fn request() -> RequestView {
+    RequestView {
         id: RequestId(Uuid::from_u128(8)),
         by: By::of(
             Account {
@@ -534,24 +549,19 @@ pub(crate) fn request() -> Request {
         what: "commit of the failover of \"web\"".into(),
         asked: Timestamp(1),
         until: Timestamp(2),
-        read: Reading {
-            boot: Uuid::from_u128(9),
-            up_ms: 3,
-            wall: Timestamp(1),
-        },
-        state: RequestState::Waits,
+        state: RequestStage::Waits,
     }
 }
 
-fn requests() -> Vec<Request> {
+fn requests() -> Vec<RequestView> {
     let second = || Box::new(By::process(1001, None));
     let states = [
-        RequestState::Waits,
-        RequestState::Confirmed { second: second() },
-        RequestState::NotKnown { second: second() },
+        RequestStage::Waits,
+        RequestStage::Confirmed { second: second() },
+        RequestStage::NotKnown { second: second() },
     ];
-    let of = |state| Request { state, ..request() };
-    let host = Request {
+    let of = |state| RequestView { state, ..request() };
+    let host = RequestView {
         vm: None,
         ..request()
     };
@@ -597,13 +607,13 @@ fn points() -> Vec<PointView> {
     ]
 }
 
-fn encrypted() -> AtRest {
-    AtRest::Encrypted {
+fn encrypted() -> AtRestView {
+    AtRestView::Encrypted {
         key: Some("0b".into()),
     }
 }
 
-fn directory(content: DirectoryContent, at_rest: AtRest) -> DirectoryView {
+fn directory(content: DirectoryContent, at_rest: AtRestView) -> DirectoryView {
     DirectoryView {
         content,
         path: "/d".into(),
@@ -616,7 +626,7 @@ fn view() -> ReplicationView {
         mode: ReplicationMode::Primary,
         state: ReplicationState::Replicating,
         health: ReplicationHealth::Warning,
-        health_notes: vec!["one cycle missed".into()],
+        health_notes: vec![missed()],
         peer: "b".into(),
         settings: settings(),
         position: position(),
@@ -627,14 +637,14 @@ fn view() -> ReplicationView {
         pending_bytes: Some(65_536),
         problem: Some(Problem {
             since: Timestamp(1),
+            kind: ProblemKind::PeerUnreachable,
             message: "b cannot be reached".into(),
+            hint: Some(hint::Trust::CheckPeer.into()),
             attempts: 3,
         }),
         bulk: vec![BulkView {
-            progress: BulkProgress {
-                disk: DiskId::new("sys").unwrap(),
-                done: 1,
-            },
+            disk: DiskId::new("sys").unwrap(),
+            done: 1,
             size: 10,
         }],
         failover: None,
@@ -647,7 +657,7 @@ fn view() -> ReplicationView {
         abandoned: None,
         preflight: Vec::new(),
         network: Vec::new(),
-        counters: Counters::default(),
+        counters: CountersView::default(),
         extended: None,
         allowed: None,
         contact: None,
@@ -664,7 +674,7 @@ fn extended() -> ExtendedView {
     ExtendedView {
         state: ReplicationState::Replicating,
         health: ReplicationHealth::Ok,
-        health_notes: vec!["fine".into()],
+        health_notes: Vec::new(),
         peer: "c.example.org:8443".into(),
         settings: settings(),
         position: Some(position()),
@@ -673,7 +683,7 @@ fn extended() -> ExtendedView {
         lag_ms: Some(1),
         pending_bytes: Some(1),
         problem: view().problem,
-        counters: Counters::default(),
+        counters: CountersView::default(),
     }
 }
 
@@ -691,93 +701,90 @@ fn held() -> HoldView {
     }
 }
 
-fn reasons() -> Vec<Reason> {
-    let history = |points| History {
+fn reasons() -> Vec<HoldReason> {
+    let history = |points| HistoryView {
         points,
         spacing_s: 3600,
         window_s: 600,
     };
     let (before, now) = (history(12), history(0));
     vec![
-        Reason::Asked,
-        Reason::LessHistory { before, now },
-        Reason::Burst {
+        HoldReason::Asked,
+        HoldReason::LessHistory { before, now },
+        HoldReason::Burst {
             random: 9 << 30,
             usual: 1 << 20,
         },
     ]
 }
 
-fn known_keys() -> Vec<KnownKey> {
-    vec![KnownKey {
+fn known_keys() -> Vec<KnownKeyView> {
+    vec![KnownKeyView {
         names: vec!["b.example.org".into()],
         addresses: vec!["b.example.org:8443".into()],
         key: Fingerprint::new([2; 32]),
         since: Timestamp(5),
         next: Some(Fingerprint::new([3; 32])),
-        told: None,
     }]
+}
+
+/// The stages of what goes on, each of them at least once.
+fn stages() -> [(SynchronizationReason, PlannedStage, TestStage, SplitStage); 5] {
+    use SynchronizationReason::{Resync, Reverse, Seed};
+    use {PlannedStage as P, SplitStage as S, TestStage as T};
+    [
+        (Resync, P::ShuttingDown, T::Making, S::FailedOver),
+        (Seed, P::SendingChanges, T::Ready, S::Committed),
+        (Reverse, P::Prepared, T::Ending, S::Committed),
+        (Resync, P::AskingReplica, T::Ready, S::Committed),
+        (Resync, P::HandingOver, T::Ready, S::Committed),
+    ]
 }
 
 /// Everything at once, which never happens; each of it in every form.
 fn busy() -> Vec<ReplicationView> {
-    let kinds = [SyncKind::Resync, SyncKind::Seed, SyncKind::Reverse];
-    let phases = [
-        PlannedPhase::Stopping,
-        PlannedPhase::Closing,
-        PlannedPhase::Prepared,
-        PlannedPhase::HandingOver,
-    ];
-    let tests = [
-        TestPhase::Making { start: true },
-        TestPhase::Ready,
-        TestPhase::Ending,
-    ];
     let mut all = Vec::new();
-    for ((kind, phase), test) in kinds
-        .into_iter()
-        .cycle()
-        .zip(phases)
-        .zip(tests.into_iter().cycle())
-    {
+    for (reason, planned, test, split) in stages() {
         all.push(ReplicationView {
             hold: Some(held()),
             changes: Some(changing()),
-            test: Some(Test {
+            test: Some(TestView {
+                stage: test,
                 vm: VmId(Uuid::from_u128(8)),
-                branch: BranchId(Uuid::from_u128(3)),
-                target: Target::Abandoned,
+                point: Target::Abandoned,
                 instant: Timestamp(1),
-                phase: test,
                 job: job().id,
             }),
             last_test: Some(Timestamp(1)),
-            sync: Some(Synchronization {
-                start: position(),
-                kind,
-                cursor: (1, 1 << 30),
-                tracking: true,
+            sync: Some(SynchronizationView {
+                reason,
+                at: (planned != PlannedStage::Prepared).then(|| DiskPlace {
+                    disk: DiskId::new("sys").unwrap(),
+                    offset: 1 << 30,
+                }),
                 sent: 77,
                 job: Some(job().id),
             }),
-            planned: Some(Planned {
-                phase,
-                force: false,
-                hand_over: true,
+            planned: Some(PlannedView {
+                stage: planned,
                 start: true,
                 job: job().id,
             }),
-            split: Some(split()),
+            split: Some(SplitView {
+                stage: split,
+                since: Timestamp(1),
+                theirs: "committed, running".into(),
+            }),
             scheduled: Some(Timestamp(1)),
-            abandoned: Some(Abandoned {
+            abandoned: Some(AbandonedView {
                 since: position(),
                 at: Timestamp(1),
             }),
             preflight: vec!["no KVM".into()],
             network: cards(),
-            counters: Counters {
+            counters: CountersView {
                 since: Some(Timestamp(1)),
-                ..Counters::default()
+                ..CountersView::default()
             },
             extended: Some(Box::new(extended())),
             allowed: Some("*.example.org".into()),
@@ -789,14 +796,6 @@ fn busy() -> Vec<ReplicationView> {
         });
     }
     all
-}
-
-fn split() -> Split {
-    Split {
-        since: Timestamp(1),
-        theirs: "committed, running".into(),
-        committed: true,
-    }
 }
 
 fn contact() -> ContactView {
@@ -814,26 +813,17 @@ fn backlog() -> BacklogView {
     }
 }
 
-fn failover(phase: FailoverPhase) -> Failover {
-    Failover {
-        branch: BranchId(Uuid::from_u128(3)),
-        target: Target::Cycle { position: position() },
+fn failover(stage: FailoverStage) -> FailoverView {
+    FailoverView {
+        stage,
+        point: Target::Cycle { position: position() },
+        position: Some(position()),
         instant: Timestamp(1),
         consistency: lifeboat_deltalog::Consistency::Planned,
         kind: FailedOverReplicationType::Regular,
-        phase,
-        job: job().id,
-        before: ReplicationState::Replicating,
-        at: Some(position()),
-        forced: false,
         unreached: Some("alpha:8700 could not be reached".into()),
-        take_over: Some(TakeOver { start: true }),
-        reverse: Some(Reverse {
-            settings: settings(),
-            start: true,
-            patient: false,
-            job: job().id,
-        }),
+        reverses_to: Some("alpha:8700".into()),
+        job: job().id,
     }
 }
 
@@ -852,11 +842,11 @@ fn vms() -> Vec<VmView> {
         spec: spec(json!({})),
         power: PowerState::Off,
         power_note: None,
-        console: Console {
+        console: ConsoleView {
             socket: "/run/c".into(),
             log: "/run/l".into(),
         },
-        process: Some(GuestProcess { pid: 7, age_ms: 8 }),
+        process: Some(ProcessView { pid: 7, age_ms: 8 }),
         times: VmTimes {
             known: Some(Timestamp(1)),
             configured: Some(Timestamp(2)),
@@ -878,21 +868,21 @@ fn vms() -> Vec<VmView> {
                 since: Timestamp(5),
                 before: None,
             }),
-            description_gone: Some("put it back".into()),
+            description_gone: Some(gone()),
             ..plain.clone()
         },
     ];
-    let generation = GenerationId(Uuid::from_u128(6));
-    for phase in [
-        FailoverPhase::Initiating { start: true },
-        FailoverPhase::Ready,
-        FailoverPhase::Reverting,
-        FailoverPhase::Committing { generation },
-        FailoverPhase::Merging,
-        FailoverPhase::Done,
+    for stage in [
+        FailoverStage::Starting,
+        FailoverStage::Undecided,
+        FailoverStage::TakingOver,
+        FailoverStage::Reverting,
+        FailoverStage::Committing,
+        FailoverStage::Merging,
+        FailoverStage::Committed,
     ] {
         let replication = Some(ReplicationView {
-            failover: Some(failover(phase)),
+            failover: Some(failover(stage)),
             ..view()
         });
         all.push(VmView {

@@ -1,4 +1,5 @@
-//! What delivers indications, and who gets which: the instances that clients have made, as they stand in the registry.
+//! The service that delivers indications, and the filters, destinations and subscriptions that clients have made, as the
+//! registry has them.
 
 use lifeboat_cim::{Instance, InstanceName, ObjectPath};
 
@@ -23,7 +24,7 @@ const CAPABILITIES: &str = "CIM_IndicationServiceCapabilities";
 const ID: &str = "Lifeboat:Indications";
 /// Attempts to deliver an indication after the first.
 pub(crate) const RETRIES: u16 = 3;
-/// Seconds before the first of them; each waits twice as long as the one before.
+/// Seconds before the first of them; each further one waits twice as long as the one before.
 pub(crate) const RETRY_AFTER: u32 = 1;
 
 const fn at(class: &'static str, make: Make) -> ClassView {

@@ -1,8 +1,9 @@
 //! Jobs, and what they are about.
 
+use crate::cim::hint;
 use lifeboat_cim::Instance;
+use lifeboat_engine::action::JobView;
 use lifeboat_engine::by::By;
-use lifeboat_engine::records::Job;
 use lifeboat_model::JobState;
 use lifeboat_model::api::ReturnCode;
 
@@ -19,7 +20,7 @@ pub(super) const CLASSES: &[ClassView] = &[
 
 /// What a job says of itself: `OperationalStatus`, its word, and `HealthState` (5 is OK, 20 a major failure). OK while
 /// nothing is wrong with it.
-fn status(job: &Job) -> (u16, &'static str, u16) {
+fn status(job: &JobView) -> (u16, &'static str, u16) {
     match job.state {
         JobState::New
         | JobState::Starting
@@ -33,7 +34,7 @@ fn status(job: &Job) -> (u16, &'static str, u16) {
 }
 
 /// `JobStatus`: what it is doing while it runs, and how it ended afterwards.
-fn job_status(job: &Job) -> &str {
+fn job_status(job: &JobView) -> &str {
     match job.state {
         JobState::New
         | JobState::Starting
@@ -47,7 +48,7 @@ fn job_status(job: &Job) -> &str {
 }
 
 /// `ErrorCode`: what the method would have returned; 0 unless the job ended by an error.
-fn error_code(job: &Job) -> u16 {
+fn error_code(job: &JobView) -> u16 {
     let code = match job.state {
         JobState::Exception | JobState::Killed => job.code.unwrap_or(ReturnCode::Failed),
         JobState::New
@@ -62,7 +63,7 @@ fn error_code(job: &Job) -> u16 {
 }
 
 /// A few words for what a job does, from the name of its kind.
-fn title(job: &Job) -> String {
+fn title(job: &JobView) -> String {
     let name = job.kind.to_string();
     let mut words = String::new();
     for c in name.chars() {
@@ -82,7 +83,9 @@ fn job(host: &HostFacts, of: &JobParts) -> Vec<Instance> {
     let ran = job.started.map(|s| job.ended.unwrap_or(of.now).since(s));
     let cancellable = matches!(job.state, JobState::New | JobState::Starting | JobState::Running);
     let error = match job.state {
-        JobState::Exception | JobState::Killed | JobState::Terminated => job.error.clone(),
+        JobState::Exception | JobState::Killed | JobState::Terminated => {
+            job.error.as_deref().map(|e| hint::told(e, job.hint.as_ref()))
+        }
         JobState::New
         | JobState::Starting
         | JobState::Running

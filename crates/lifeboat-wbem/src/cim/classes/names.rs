@@ -1,5 +1,5 @@
-//! How our instances are named. Nothing else makes an id or a path of them, so that two sides of an association cannot
-//! differ.
+//! Names of instances. Ids and paths are made nowhere else, so that both sides of an association write them alike. Names are
+//! not parsed here.
 
 use lifeboat_cim::{InstanceName, ObjectPath};
 use lifeboat_engine::action::PointView;

@@ -1,5 +1,5 @@
 //! What clients read before they begin: the server and its namespaces, the profile that leads to the replication service,
-//! and a few classes of another system's about the host, which decide whether some clients connect at all.
+//! and a few classes about the host that another system defines, without which some clients do not connect at all.
 
 use lifeboat_cim::{Instance, InstanceName, ObjectPath};
 
@@ -113,7 +113,7 @@ fn profile(host: &HostFacts, _: &HostParts) -> Vec<Instance> {
         name,
     )
     .with("InstanceID", PROFILE_ID)
-    // No organization has such a profile; it is where a client that knows nothing else finds the service.
+    // No organization has registered such a profile; it lets a client that knows nothing else find the service.
     .with("RegisteredOrganization", 1_u16)
     .with("OtherRegisteredOrganization", PRODUCT)
     .with("RegisteredName", name)
@@ -173,7 +173,7 @@ fn system(host: &HostFacts, of: &HostParts) -> Vec<Instance> {
         .with("Status", "OK")
         .with("LocalDateTime", super::instant(of.now))
         .with("TotalVisibleMemorySize", kib)
-        // What is free changes while it is read; nobody is told more than the whole.
+        // How much memory is free changes while it is read: the total is shown instead.
         .with("FreePhysicalMemory", kib);
     vec![system]
 }

@@ -1,4 +1,4 @@
-//! Recovery points of a replica as settings of snapshots, and the way back from such an instance to a point.
+//! Recovery points of a replica as settings of snapshots, and how the name of such an instance is mapped back to a point.
 
 use lifeboat_cim::{CimError, Instance, InstanceName, ObjectPath, Status};
 use lifeboat_deltalog::Consistency;
@@ -72,7 +72,7 @@ fn newest(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
     newest.map(current).into_iter().collect()
 }
 
-/// The point that a VM is failed over to, while it is there: a commit lets it go.
+/// The association of a VM with the point that it is failed over to; none when a commit has ended the failover.
 fn applied(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
     let applied = |p| {
         let vm = ("Dependent", vm_path(of.view.spec.uuid));

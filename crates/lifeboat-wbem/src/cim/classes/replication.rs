@@ -22,15 +22,15 @@ pub(super) const CLASSES: &[ClassView] = &[
     view("Msvm_ElementSettingData", Make::Vm(of_element)),
 ];
 
-/// The interval of settings that nobody has made yet.
+/// The interval in settings of a VM that is not replicated yet, in seconds.
 const INTERVAL_S: u16 = 300;
-/// The window of settings that have none, in minutes of the day: half past six in the evening to six in the morning.
+/// The window for resynchronizations that settings without one show, in minutes of the day: 18:30 to 6:00.
 const WINDOW: DayWindow = DayWindow {
     from_min: 18 * 60 + 30,
     to_min: 6 * 60,
 };
 
-/// Relationships there are: none of a VM that is not replicated, and a test VM has none of its own.
+/// Indices of a VM's relationships: none of a VM that is not replicated, and none of a test VM.
 fn indices(view: &VmView) -> Vec<u8> {
     match view.replication.as_ref() {
         Some(r) if r.mode == ReplicationMode::TestReplica => Vec::new(),
@@ -40,7 +40,7 @@ fn indices(view: &VmView) -> Vec<u8> {
     }
 }
 
-/// Settings there are: those of each relationship, and of the first one always.
+/// Indices of a VM's settings: those of its relationships, and always the first.
 fn setting_indices(view: &VmView) -> Vec<u8> {
     let mut all = indices(view);
     if all.is_empty() {
@@ -84,7 +84,7 @@ fn relationships(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
         _ => {
             let mut facts = relationship(&of.view, 0, first.state, first.health, Replicated::of(first));
             if is_copy(first) {
-                // A log counts as arrived only when it can be brought up, which is what applying means to a client.
+                // A log counts as received when the VM can be brought up with it, which clients call applied.
                 facts = facts.with_some("LastApplyTime", first.last_replication.map(super::instant));
             }
             facts

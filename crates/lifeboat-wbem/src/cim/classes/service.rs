@@ -1,4 +1,4 @@
-//! The host's services and their settings, the provider of replication, and who may replicate here.
+//! The host's services and their settings, the provider of replication, and the authorization entries.
 
 use lifeboat_cim::{Instance, ObjectPath};
 
@@ -29,7 +29,7 @@ const MANAGEMENT_SETTINGS: &str = "Msvm_VirtualSystemManagementServiceSettingDat
 const ENTRY: &str = "Msvm_ReplicationAuthorizationSettingData";
 const PROVIDER: &str = "Msvm_ReplicationProvider";
 
-/// Class, name, and what it is called: twice for people, once by its element name.
+/// A service of this host, with the texts by which people know it.
 struct Service {
     class: &'static str,
     name: &'static str,
@@ -151,7 +151,7 @@ fn entries(_: &HostFacts, of: &ServerParts) -> Vec<Instance> {
     of.entries.iter().map(entry).collect()
 }
 
-/// The one way of replicating that there is.
+/// `Name` of the built-in provider of replication.
 const PROVIDER_ID: &str = "22391CDC-272C-4DDF-BA88-9BEFB1A0975C";
 
 /// The built-in provider.

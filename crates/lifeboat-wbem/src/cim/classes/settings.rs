@@ -79,7 +79,7 @@ fn processor(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
     let kind = (3, "Microsoft:Hyper-V:Processor");
     let count = u64::from(of.view.spec.cpus);
     let part = part(PROCESSOR, &processor_id(&of.view), names, kind, "count", count)
-        // Shares of a processor in thousandths of a percent: no VM is promised or denied any.
+        // Thousandths of a percent of a processor: no VM has a reservation, and none a limit.
         .with("AllocationUnits", "percent / 1000")
         .with("Reservation", 0_u64)
         .with("Limit", 100_000_u64)

@@ -1,8 +1,8 @@
 //! The summary of a VM, which a method gives back and which is nowhere enumerated.
 
 use lifeboat_cim::Instance;
-use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::records::TestPhase;
+use lifeboat_engine::action::TestStage;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::{Firmware, ReplicationHealth, ReplicationMode, ReplicationState};
 
 use super::instant;
@@ -26,7 +26,7 @@ pub(crate) fn summary(host: &HostFacts, of: &VmParts) -> Instance {
         .map(ReplicationHealth::number);
     let test = replication.and_then(|r| r.test.as_ref());
     let test = test
-        .filter(|t| t.phase == TestPhase::Ready)
+        .filter(|t| t.stage == TestStage::Ready)
         .map(|t| vm_path(t.vm));
     let agent = view.power == PowerState::Running && view.spec.guest_agent;
     let generation = match view.spec.firmware {

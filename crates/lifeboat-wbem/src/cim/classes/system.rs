@@ -1,9 +1,8 @@
 //! The host and its VMs as computer systems, and the little of a guest's services that is known: an agent's channel.
 
 use lifeboat_cim::Instance;
-use lifeboat_engine::action::{ReplicationView, VmView};
-use lifeboat_engine::ports::hypervisor::PowerState;
-use lifeboat_engine::records::TestPhase;
+use lifeboat_engine::action::{ReplicationView, TestStage, VmView};
+use lifeboat_model::power::PowerState;
 use lifeboat_model::{
     FailedOverReplicationType, ReplicationHealth, ReplicationMode, ReplicationState, Timestamp,
 };
@@ -74,8 +73,8 @@ fn vm(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
     vec![replicated(system, view.replication.as_ref())]
 }
 
-/// What a VM does, or did when it was last seen: one look that takes too long is no change of state. Only "off" is never
-/// shown of a VM that nobody sees, because that is what others act upon.
+/// The power state that is shown: the last known one while it is unknown, because one query that takes too long is no change
+/// of state. But "off" is shown only of a VM that is known to be off now: clients act on it.
 pub(super) fn shown_power(view: &VmView) -> PowerState {
     match (view.power, view.power_note.as_ref().and_then(|n| n.before)) {
         (PowerState::Unknown, Some(before)) if before.power != PowerState::Off => before.power,
@@ -83,7 +82,7 @@ pub(super) fn shown_power(view: &VmView) -> PowerState {
     }
 }
 
-/// For how long the VM has been on, in milliseconds: 0 when it is off, `None` when that is not known.
+/// Time since the VM was started, in milliseconds: 0 when it is off, `None` when it is not known.
 pub(super) fn on_time(view: &VmView) -> Option<u64> {
     match (view.power, view.process) {
         (PowerState::Off, _) => Some(0),
@@ -91,7 +90,7 @@ pub(super) fn on_time(view: &VmView) -> Option<u64> {
     }
 }
 
-/// What a VM does, as `EnabledState` has it.
+/// `EnabledState` of a power state.
 pub(super) fn enabled_state(power: PowerState) -> u16 {
     match power {
         PowerState::Running => 2,
@@ -101,7 +100,7 @@ pub(super) fn enabled_state(power: PowerState) -> u16 {
     }
 }
 
-/// `OperationalStatus`: unknown when this host cannot tell, degraded when the guest stands still because of its disks.
+/// `OperationalStatus`: unknown when this host cannot tell, degraded when the guest is stalled because of its disks.
 pub(super) fn operational_status(view: &VmView) -> u16 {
     match view.power {
         PowerState::Running | PowerState::Off | PowerState::Paused => 2,
@@ -110,7 +109,7 @@ pub(super) fn operational_status(view: &VmView) -> u16 {
     }
 }
 
-/// The same in words, with the reason where there is one.
+/// `StatusDescriptions`: the operational status in words, with the reason where there is one.
 fn status_description(view: &VmView) -> String {
     let text = status_text(view);
     match &view.power_note {
@@ -219,10 +218,10 @@ fn hosted(host: &HostFacts, of: &VmParts) -> Vec<Instance> {
     )]
 }
 
-/// A test VM that is there; one that is being made or thrown away is not.
+/// A test VM that exists; not one that is being made or thrown away.
 fn test_of(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
     let test = of.view.replication.as_ref().and_then(|r| r.test.as_ref());
-    let test = test.filter(|t| t.phase == TestPhase::Ready);
+    let test = test.filter(|t| t.stage == TestStage::Ready);
     let dependency = |vm| {
         let replica = ("Antecedent", vm_path(of.view.spec.uuid));
         link(
@@ -249,11 +248,12 @@ const COMPONENTS: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// They are there when the guest runs and has a channel for the agent that serves all of them.
+/// The services of a VM's guest: all of them when it runs and has a channel for the agent that serves them, otherwise none.
 fn components(of: &VmParts) -> &'static [(&'static str, &'static str, &'static str)] {
-    match of.view.power == PowerState::Running && of.view.spec.guest_agent {
-        true => &COMPONENTS,
-        false => &[],
+    if of.view.power == PowerState::Running && of.view.spec.guest_agent {
+        &COMPONENTS
+    } else {
+        &[]
     }
 }
 

@@ -1,4 +1,5 @@
-//! Addresses after a failover, `Msvm_FailoverNetworkAdapterSettingData`: which card an instance is for, and what it wants.
+//! Addresses after a failover, `Msvm_FailoverNetworkAdapterSettingData`: which card an instance is for, and its addresses.
+//! Whether they can be set in a guest is not known here.
 
 use core::net::IpAddr;
 
@@ -13,8 +14,8 @@ const IPV4: u16 = 4096;
 /// `ProtocolIFType`: IPv6 only.
 const IPV6: u16 = 4097;
 
-/// The settings of all cards of a VM after these were given; cards that are not mentioned keep theirs. What a card is
-/// connected to is not said here and stays.
+/// The settings of all cards of a VM after a change by these instances; cards that they do not name keep theirs. To what a card
+/// is connected stays as it is, because these instances have no property for it.
 pub(crate) fn cards(
     given: &[&Instance],
     spec: &VmSpec,
@@ -29,7 +30,7 @@ pub(crate) fn cards(
     Ok(kept.into_iter().chain(new).filter(says).collect())
 }
 
-/// Whether settings of a card say anything.
+/// Whether a card has any setting beside its MAC address.
 fn says(card: &NicFailover) -> bool {
     let silent = NicFailover {
         mac: card.mac.clone(),

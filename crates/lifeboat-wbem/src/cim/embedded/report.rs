@@ -1,7 +1,7 @@
 //! What methods report: statistics, and errors in words.
 
 use lifeboat_cim::Instance;
-use lifeboat_engine::records::Counters;
+use lifeboat_engine::action::CountersView;
 use lifeboat_model::{ReplicationHealth, Timestamp};
 
 use crate::cim::times::instant;
@@ -19,7 +19,7 @@ fn seconds(ms: u64) -> u32 {
 /// `Msvm_ReplicationStatistics` of the window that is open: it ends `now`. `pending`: bytes
 /// that wait to be sent, null when not known.
 pub(crate) fn statistics(
-    counters: &Counters,
+    counters: &CountersView,
     pending: Option<u64>,
     health: ReplicationHealth,
     now: Timestamp,

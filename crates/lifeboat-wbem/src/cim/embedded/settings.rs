@@ -1,8 +1,7 @@
 //! Settings: of a relationship, of who may replicate here, and of this host as a replica server.
 
 use lifeboat_cim::{DateTime, Instance, Value};
-use lifeboat_engine::action::Refusal;
-use lifeboat_engine::records::ServerSettings;
+use lifeboat_engine::action::{Refusal, ServerSettings};
 use lifeboat_model::quota::Quota;
 use lifeboat_model::{AuthorizationEntry, Bandwidth, DayWindow, DiskId, ReplicationSettings, VmId, VmSpec};
 
@@ -45,15 +44,16 @@ pub(crate) fn which(given: &Instance, vm: VmId) -> Result<Option<Which>, Refusal
     let Some((of, which)) = given.text("InstanceID").and_then(relationship_id) else {
         return Ok(None);
     };
-    match of == vm {
-        true => Ok(Some(which)),
-        false => Err(invalid(format!(
+    if of == vm {
+        Ok(Some(which))
+    } else {
+        Err(invalid(format!(
             "the InstanceID of the Msvm_ReplicationSettingData is that of another VM, {of}"
-        ))),
+        )))
     }
 }
 
-/// `AuthenticationType` as the only way that hosts know each other here.
+/// Refuses an `AuthenticationType` other than certificates, by which alone hosts identify each other here.
 pub(crate) fn authentication(kind: Option<u16>) -> Result<(), Refusal> {
     match kind {
         None | Some(CERTIFICATE) => Ok(()),
@@ -69,9 +69,10 @@ pub(crate) fn authentication(kind: Option<u16>) -> Result<(), Refusal> {
 
 /// A host and a port as the engine writes them.
 pub(crate) fn peer(host: &str, port: u16) -> String {
-    match host.contains(':') && !host.starts_with('[') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -95,7 +96,7 @@ fn new_peer(given: &Given<'_>, before: &str) -> Result<String, Refusal> {
     }
 }
 
-/// The settings that an `Msvm_ReplicationSettingData` asks for. What it leaves out is as in `before`; disks are those that
+/// The settings that an `Msvm_ReplicationSettingData` asks for. What it leaves out stays as in `before`; disks are those that
 /// `IncludedDisks` names, and all of them when it names none.
 pub(crate) fn replication(
     given: &Instance,
@@ -125,7 +126,7 @@ pub(crate) fn replication(
         history: given.number("RecoveryHistory")?.unwrap_or(before.history),
         disks: match disks(&given, spec)? {
             None => before.disks,
-            // What nothing is known of is the engine's to complete.
+            // None named and none known: the engine completes an empty list.
             Some(named) if named.is_empty() && before.disks.is_empty() => named,
             Some(named) if named.is_empty() => spec.disks.iter().map(|d| d.id.clone()).collect(),
             Some(named) => named,
@@ -162,9 +163,10 @@ fn disk(item: &Value, spec: &VmSpec) -> Result<DiskId, Refusal> {
         ))
     };
     let id = instance_id(item).ok_or_else(|| {
-        wrong(match item {
-            Value::Text(text) => text,
-            _ => "(no InstanceID)",
+        wrong(if let Value::Text(text) = item {
+            text
+        } else {
+            "(no InstanceID)"
         })
     })?;
     let (vm, name) = part_id(&id).ok_or_else(|| wrong(&id))?;
@@ -193,10 +195,11 @@ fn auto_resync(given: &Given<'_>, before: Option<DayWindow>) -> Result<Option<Da
         } else {
             micros / MINUTE
         };
-        // An end of 23:59:59 is that of the day.
-        match micros < DAY {
-            true => Ok(Some(u16::try_from(minutes % 1440).unwrap_or(0))),
-            false => Err(invalid(format!("{name}: a day has 24 hours"))),
+        // An end of 23:59:59 is the end of the day.
+        if micros < DAY {
+            Ok(Some(u16::try_from(minutes % 1440).unwrap_or(0)))
+        } else {
+            Err(invalid(format!("{name}: a day has 24 hours")))
         }
     };
     let from = minute("AutoResynchronizeIntervalStart", false)?;
@@ -214,8 +217,8 @@ fn auto_resync(given: &Given<'_>, before: Option<DayWindow>) -> Result<Option<Da
     }))
 }
 
-/// The entry that an `Msvm_ReplicationAuthorizationSettingData` means. With an entry `before`, what it leaves out is as
-/// there; without one everything must be said.
+/// The entry that an `Msvm_ReplicationAuthorizationSettingData` describes. What it leaves out stays as in `before`; without
+/// `before` nothing may be left out.
 pub(crate) fn authorization(
     given: &Instance,
     before: Option<&AuthorizationEntry>,
@@ -226,7 +229,7 @@ pub(crate) fn authorization(
         said.ok_or_else(|| invalid(format!("{name} is missing")))
     };
     Ok(AuthorizationEntry {
-        // The key of the entry as it is written there.
+        // The key, in the spelling of the entry that exists.
         primary: match before {
             Some(entry) => entry.primary.clone(),
             None => text("AllowedPrimaryHostSystem", None)?,
@@ -242,7 +245,7 @@ pub(crate) fn authorization(
 }
 
 /// The settings of this host that an `Msvm_ReplicationServiceSettingData` asks for. `shown_now` is the instance as callers
-/// read it: what is there and not for the API to change must be sent back as it is. `ahead_min`: minutes by which this
+/// read it: properties that the API cannot change must be sent back as they are there. `ahead_min`: minutes by which this
 /// host's time of day is ahead of UTC.
 pub(crate) fn server(
     given: &Instance,
@@ -280,7 +283,7 @@ pub(crate) fn server(
     })
 }
 
-/// The minute of the local day that a UTC time of day stands for; of an instant the date is not looked at.
+/// The minute of the local day, 0 to 1,439, for a UTC time of day; the date of an instant is ignored.
 fn time_of_day(at: DateTime, ahead_min: u16) -> u16 {
     let micros = match at {
         DateTime::Instant(micros) => micros.rem_euclid(86_400_000_000).unsigned_abs(),
@@ -290,7 +293,7 @@ fn time_of_day(at: DateTime, ahead_min: u16) -> u16 {
     u16::try_from(minute % 1440).unwrap_or(0)
 }
 
-/// The minute of the day in UTC that a minute of the local day is now; `ahead_min` as in [`server`].
+/// The minute of the day in UTC, 0 to 1,439, for a minute of the local day; `ahead_min` as in [`server`].
 pub(crate) fn utc_minute(local: u16, ahead_min: u16) -> u16 {
     (local + 1440 - ahead_min) % 1440
 }

@@ -1,4 +1,4 @@
-//! Parameters of a call, typed by the schema.
+//! Parameters of a call, typed by the schema. What they mean to a method is not known here.
 
 use lifeboat_cim::{
     CimError, Instance, InstanceName, Method, Namespace, ObjectPath, Parameter, Raw, RawInstance, Status,
@@ -20,7 +20,7 @@ const SETTINGS: &str = "Msvm_ReplicationSettingData";
 const DISKS: &str = "IncludedDisks";
 
 impl Arguments {
-    /// Types what came by the declaration.
+    /// Types the parameters of a call by the method's declaration.
     pub(super) fn typed(
         namespace: &Namespace,
         method: &Method,
@@ -53,23 +53,25 @@ impl Arguments {
 
     /// A text that is not empty.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        match self.get(name)? {
-            Value::Text(text) => Some(text.trim()).filter(|t| !t.is_empty()),
-            _ => None,
-        }
+        let Value::Text(text) = self.get(name)? else {
+            return None;
+        };
+        Some(text.trim()).filter(|t| !t.is_empty())
     }
 
     pub(super) fn number(&self, name: &str) -> Option<u64> {
-        match self.get(name)? {
-            Value::Unsigned(n) => Some(*n),
-            _ => None,
+        if let Value::Unsigned(n) = self.get(name)? {
+            Some(*n)
+        } else {
+            None
         }
     }
 
     pub(super) fn boolean(&self, name: &str) -> Option<bool> {
-        match self.get(name)? {
-            Value::Boolean(b) => Some(*b),
-            _ => None,
+        if let Value::Boolean(b) = self.get(name)? {
+            Some(*b)
+        } else {
+            None
         }
     }
 
@@ -104,11 +106,13 @@ impl Arguments {
         }
     }
 
-    /// What the call is about, for the log: names of instances among its parameters, or its own.
+    /// What the call is about, for the log: the first instance that its parameters name, or else its own.
     pub(super) fn about(&self, target: &InstanceName) -> String {
-        let named = self.0.iter().find_map(|(_, v)| match v {
-            Value::Reference(path) => path.name.text("Name").or_else(|| path.name.text("InstanceID")),
-            _ => None,
+        let named = self.0.iter().find_map(|(_, v)| {
+            let Value::Reference(path) = v else {
+                return None;
+            };
+            path.name.text("Name").or_else(|| path.name.text("InstanceID"))
         });
         let own = || {
             let keys = ["Name", "InstanceID", "SystemName"];
@@ -124,9 +128,9 @@ fn typed(namespace: &Namespace, declared: &Parameter, raw: &Raw) -> Result<Optio
             return Ok(Some(text.trim()).filter(|t| !t.is_empty()).map(Value::from));
         }
         Raw::Path(path) if declared.name == ALSO_NAMED => return Ok(Some(path.clone().into())),
-        _ => {}
+        Raw::Null | Raw::Text(_) | Raw::Path(_) | Raw::Instance(_) | Raw::List(_) => {}
     }
-    // A reference to something of another class is well written: the method refuses it, with a number for just that.
+    // A reference to an instance of another class is typed all the same: the method refuses it with a return value of its own.
     let anything = Parameter {
         reference_class: None,
         ..declared.clone()
@@ -178,14 +182,15 @@ fn disk(item: &mut Raw, embedded: bool) {
         Raw::Instance(instance) => key_of(instance),
         Raw::Null | Raw::List(_) => None,
     };
-    // What has no id stays as it is, and is refused as what it is.
+    // Without an id it stays as it is, so that the refusal shows what was sent.
     let Some(id) = id else { return };
-    *item = match embedded {
-        true => Raw::Instance(RawInstance {
+    *item = if embedded {
+        Raw::Instance(RawInstance {
             class: "Msvm_StorageAllocationSettingData".into(),
             properties: vec![(KEY.into(), Raw::Text(id))],
-        }),
-        false => Raw::Text(id),
+        })
+    } else {
+        Raw::Text(id)
     };
 }
 

@@ -1,5 +1,7 @@
-//! Methods of the replication service on a replica: test, fail over, go back, commit, and addresses afterwards.
+//! Methods of the replication service on a replica: test failover, failover, revert and commit, and the guest's addresses
+//! after a failover.
 
+use crate::cim::embedded::advised;
 use lifeboat_cim::{Instance, Value};
 use lifeboat_engine::action::{Action, PointSelector, Refusal};
 
@@ -7,7 +9,8 @@ use super::{Answered, Call, missing};
 use crate::cim::classes::{points, vm_path};
 use crate::cim::embedded::{self, invalid};
 
-/// The recovery point that a reference names; null is the newest data there is. Whether this VM has it, the engine says.
+/// The recovery point that a reference names; null is the newest data there is. The engine refuses a point that this VM does not
+/// have.
 fn point(call: &Call<'_>) -> Result<PointSelector, Refusal> {
     const NAME: &str = "SnapshotSettingData";
     let Some(path) = call.arguments.reference(NAME)? else {
@@ -22,7 +25,7 @@ fn point(call: &Call<'_>) -> Result<PointSelector, Refusal> {
             "{NAME}: {} is no recovery point",
             embedded::shown(&path.name.class)
         );
-        return Err(Refusal::new(
+        return Err(advised(
             lifeboat_model::api::ReturnCode::IncorrectType,
             message,
             "name an Msvm_VirtualSystemSettingData that Msvm_SnapshotOfVirtualSystem leads to",
@@ -31,7 +34,7 @@ fn point(call: &Call<'_>) -> Result<PointSelector, Refusal> {
     points::selector(&path.name).map_err(|e| invalid(e.message))
 }
 
-/// The test VM is known as soon as the answer is there: its reference is given with the job.
+/// Starts a test failover, and returns the job with a reference to the test VM.
 pub(super) async fn test(call: &Call<'_>) -> Answered {
     let vm = call.vm_id("ComputerSystem")?;
     let action = Action::StartTest {
@@ -47,8 +50,8 @@ pub(super) async fn test(call: &Call<'_>) -> Answered {
     })
 }
 
-/// The primary is not asked whether its VM runs: the API leaves that to whoever calls. The VM is not started; whoever
-/// starts it is told.
+/// Fails over without asking the primary whether its VM runs: the API leaves that to the caller. The VM is not
+/// started: the other host is asked when it is.
 pub(super) async fn initiate(call: &Call<'_>) -> Answered {
     let vm = call.vm_id("ComputerSystem")?;
     let action = Action::InitiateFailover {
@@ -60,7 +63,7 @@ pub(super) async fn initiate(call: &Call<'_>) -> Answered {
     call.job(action).await
 }
 
-/// A VM that runs is turned off: what it has written since the failover is thrown away in any case.
+/// Reverts a failover. A VM that runs is turned off first: what it has written since the failover is thrown away in any case.
 pub(super) async fn revert(call: &Call<'_>) -> Answered {
     let vm = call.vm_id("ComputerSystem")?.into();
     let force = true;
@@ -72,7 +75,7 @@ pub(super) async fn commit(call: &Call<'_>) -> Answered {
     call.job(Action::CommitFailover { vm }).await
 }
 
-/// Cards that are not mentioned keep their settings.
+/// Sets the addresses after a failover; cards that are not named keep theirs.
 pub(super) async fn network(call: &Call<'_>) -> Answered {
     const NAME: &str = "NetworkSettings";
     let vm = call.vm("ComputerSystem").await?;
@@ -80,9 +83,11 @@ pub(super) async fn network(call: &Call<'_>) -> Answered {
         None => return Err(missing(NAME)),
         Some(Value::Array(items)) => items
             .iter()
-            .map(|item| match item {
-                Value::Instance(instance) => Ok(&**instance),
-                _ => Err(invalid(format!("{NAME} holds something that is no instance"))),
+            .map(|item| {
+                let Value::Instance(instance) = item else {
+                    return Err(invalid(format!("{NAME} holds something that is no instance")));
+                };
+                Ok(&**instance)
             })
             .collect::<Result<_, _>>()?,
         Some(_) => return Err(invalid(format!("{NAME} is no array"))),

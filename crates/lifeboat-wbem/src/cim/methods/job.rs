@@ -1,15 +1,16 @@
-//! Methods of a job.
+//! Methods of a job: cancelling it, and reading its error. What a job does is not known here.
 
+use crate::cim::embedded::advised;
+use crate::cim::hint;
 use lifeboat_cim::{CimError, DateTime, Instance, Value};
-use lifeboat_engine::action::{Action, Refusal};
-use lifeboat_engine::records::Job;
+use lifeboat_engine::action::{Action, JobView, Refusal};
 use lifeboat_model::JobId;
 use lifeboat_model::api::ReturnCode;
 
 use super::{Answered, Call, Outcome, missing};
 use crate::cim::embedded::{self, invalid, unsupported};
 
-/// Return value: a timeout cannot be used.
+/// Return value of a call with a timeout, which is not supported.
 const NO_TIMEOUT: u32 = 4098;
 /// CIM_ERR_FAILED.
 const FAILED: u32 = 1;
@@ -21,11 +22,11 @@ fn id(call: &Call<'_>) -> Result<JobId, Refusal> {
     id.parse().map_err(|_| invalid("this job has no id"))
 }
 
-/// Terminating and killing are the same: what a job works on is always left whole.
+/// Cancels a job. Terminate and kill are the same: a job that ends early leaves its data consistent in both cases.
 pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
     const STATE: &str = "RequestedState";
     let timeout = call.arguments.get("TimeoutPeriod");
-    // No time at all is how some clients write that there is no limit.
+    // Some clients write an interval of 0 when they want no limit.
     if timeout.is_some_and(|t| *t != Value::DateTime(DateTime::Interval(0))) {
         return Ok(Outcome {
             value: NO_TIMEOUT,
@@ -47,21 +48,21 @@ pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
     }
 }
 
-async fn show(call: &Call<'_>) -> Result<Job, Refusal> {
+async fn show(call: &Call<'_>) -> Result<JobView, Refusal> {
     let job = call.manager.job(id(call)?).await.map_err(unreadable)?;
-    job.ok_or_else(|| Refusal::new(ReturnCode::FileNotFound, "the job is no longer remembered", ""))
+    job.ok_or_else(|| advised(ReturnCode::FileNotFound, "the job is no longer remembered", ""))
 }
 
 fn unreadable(e: CimError) -> Refusal {
-    Refusal::new(ReturnCode::Failed, e.message, "")
+    advised(ReturnCode::Failed, e.message, "")
 }
 
-/// Why it ended badly, if it did; the message's id is the return value that its method would have had.
+/// The error of a job that failed; `MessageID` is the return value that its method would have had.
 async fn failure(call: &Call<'_>) -> Result<Option<Instance>, Refusal> {
     let job = show(call).await?;
     let code = job.code.map(|c| c.number().to_string());
-    let error = job.error.as_deref();
-    Ok(error.map(|m| embedded::error(m, FAILED, HIGH).with_some("MessageID", code)))
+    let error = job.error.as_deref().map(|m| hint::told(m, job.hint.as_ref()));
+    Ok(error.map(|m| embedded::error(&m, FAILED, HIGH).with_some("MessageID", code)))
 }
 
 /// Null when the job has not failed.

@@ -1,5 +1,6 @@
 //! Methods of the management service: the end of a test VM, and summaries of VMs.
 
+use crate::cim::embedded::advised;
 use lifeboat_cim::{CimError, Value};
 use lifeboat_engine::action::{Action, Refusal, VmView};
 use lifeboat_engine::paging::{Page, Paging};
@@ -11,7 +12,7 @@ use super::{Answered, Call, Outcome, missing};
 use crate::cim::classes::summary;
 use crate::cim::embedded::{self, invalid, shown, unsupported};
 
-/// Most VMs of one summary. Ours: one answer has to hold them all, with some 4 KiB each.
+/// Most VMs of one summary, because one answer has to hold them all, with some 4 KiB each. The API has no such limit.
 const MOST: usize = 1000;
 
 /// A page of VMs, and where the next one begins.
@@ -20,7 +21,7 @@ async fn page(call: &Call<'_>, after: Option<String>) -> Result<Page<VmView>, Re
     call.query(Query::list_vms(Paging { limit, after })).await
 }
 
-/// The replica that is tested by a VM.
+/// The replica that a test VM belongs to.
 async fn tested_by(call: &Call<'_>, test: VmId) -> Result<Option<VmView>, Refusal> {
     let mut after = None;
     loop {
@@ -54,7 +55,7 @@ async fn all(call: &Call<'_>) -> Result<Vec<VmId>, Refusal> {
 }
 
 fn too_many() -> Refusal {
-    Refusal::new(
+    advised(
         ReturnCode::InvalidParameter,
         format!("the summary of more than {MOST} VMs does not fit into one answer"),
         format!(
@@ -63,7 +64,7 @@ fn too_many() -> Refusal {
     )
 }
 
-/// Ends a test. Other VMs are not destroyed from here.
+/// Ends a test failover. Other VMs than test VMs are not destroyed.
 pub(super) async fn destroy(call: &Call<'_>) -> Answered {
     let vm = call.vm("AffectedSystem").await?;
     if vm.replication.as_ref().map(|r| r.mode) != Some(Mode::TestReplica) {
@@ -82,7 +83,7 @@ pub(super) async fn destroy(call: &Call<'_>) -> Answered {
         }
         None => {
             let message = format!("no replica here is tested by {}", vm.spec.name);
-            Err(Refusal::new(
+            Err(advised(
                 ReturnCode::InvalidState,
                 message,
                 "its test is being ended already",
@@ -112,7 +113,7 @@ async fn named(call: &Call<'_>, items: &[Value]) -> Result<Vec<VmView>, Refusal>
                 .ok_or_else(|| invalid(format!("{NAME}: \"{}\" is not the settings of a VM", shown(id))))?
         } else {
             let message = format!("{NAME}: {} is neither a VM nor its settings", shown(class));
-            return Err(Refusal::new(ReturnCode::IncorrectType, message, ""));
+            return Err(advised(ReturnCode::IncorrectType, message, ""));
         };
         vms.push(call.show(vm).await?);
     }
@@ -120,7 +121,7 @@ async fn named(call: &Call<'_>, items: &[Value]) -> Result<Vec<VmView>, Refusal>
 }
 
 fn unreadable(e: CimError) -> Refusal {
-    Refusal::new(ReturnCode::Failed, e.message, "")
+    advised(ReturnCode::Failed, e.message, "")
 }
 
 /// The summary of a VM, with these parts of it.
@@ -138,9 +139,12 @@ pub(super) async fn summary(call: &Call<'_>) -> Answered {
     };
     let codes: Vec<u64> = codes
         .iter()
-        .filter_map(|c| match c {
-            Value::Unsigned(n) => Some(*n),
-            _ => None,
+        .filter_map(|c| {
+            if let Value::Unsigned(n) = c {
+                Some(*n)
+            } else {
+                None
+            }
         })
         .collect();
     let mut summaries = Vec::new();
@@ -150,7 +154,7 @@ pub(super) async fn summary(call: &Call<'_>) -> Answered {
                 summaries.push(summary_of(call, vm, &codes).await?);
             }
         }
-        // All there are. One that has gone meanwhile is left out.
+        // All VMs. One that is gone meanwhile is left out.
         _ => {
             for vm in all(call).await? {
                 if let Some(vm) = call.manager.show(vm).await.map_err(unreadable)? {
@@ -162,8 +166,8 @@ pub(super) async fn summary(call: &Call<'_>) -> Answered {
     Ok(Outcome::done().with("SummaryInformation", Value::Array(summaries)))
 }
 
-/// Whether a property is among those with these codes. From 116 on the documents of the API contradict each other: whoever
-/// asks for one of those gets all of them.
+/// Whether a property is among those with these codes. From 116 on the documents of the API contradict each other: a caller
+/// who asks for one of those gets all of them.
 fn asked(property: &str, codes: &[u64]) -> bool {
     const CODES: [(u64, &str); 19] = [
         (1, "ElementName"),

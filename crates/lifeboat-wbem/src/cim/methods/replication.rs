@@ -1,5 +1,6 @@
 //! Methods of the replication service that make, change and end relationships, and that move data or roles between hosts.
 
+use crate::cim::embedded::advised;
 use camino::{Utf8Component, Utf8Path};
 use lifeboat_engine::action::{Action, InitialCopy, Refusal, ReplicationView, VmView};
 use lifeboat_model::api::ReturnCode;
@@ -11,7 +12,7 @@ use crate::cim::embedded::{self, Which, invalid, shown};
 const SETTINGS: &str = "ReplicationSettingData";
 
 fn wrong_state(message: impl Into<String>, hint: &str) -> Refusal {
-    Refusal::new(ReturnCode::InvalidState, message, hint)
+    advised(ReturnCode::InvalidState, message, hint)
 }
 
 fn replication(vm: &VmView) -> Result<&ReplicationView, Refusal> {
@@ -36,16 +37,17 @@ pub(super) async fn create(call: &Call<'_>) -> Answered {
     // Settings may be made from those of any relationship of this VM, but not from another VM's.
     embedded::which(given, vm.spec.uuid)?;
     let settings = embedded::replication(given, embedded::defaults(), &vm.spec)?;
-    let action = match is_replica(&vm) {
-        true => Action::ExtendReplication {
+    let action = if is_replica(&vm) {
+        Action::ExtendReplication {
             vm: vm.spec.uuid.into(),
             settings,
             start: false,
-        },
-        false => Action::EnableReplication {
+        }
+    } else {
+        Action::EnableReplication {
             vm: vm.spec.uuid.into(),
             settings,
-        },
+        }
     };
     call.job(action).await
 }
@@ -61,7 +63,7 @@ pub(super) async fn start(call: &Call<'_>) -> Answered {
     call.job(Action::StartReplication { vm, how, at }).await
 }
 
-/// How the copy is wanted to get to the replica.
+/// How the initial copy gets to the replica, as the caller asks for it.
 async fn initial_copy(call: &Call<'_>, vm: VmId) -> Result<InitialCopy, Refusal> {
     let kind = call.arguments.number("InitialReplicationType");
     match kind.ok_or_else(|| missing("InitialReplicationType"))? {
@@ -97,10 +99,10 @@ pub(super) async fn import(call: &Call<'_>) -> Answered {
     let from = |dir: String| Action::ImportCopy { vm: vm.into(), dir };
     match call.job(from(location.to_owned())).await {
         Err(none) if none.code == ReturnCode::FileNotFound => {
-            // It may be the VM that is not there.
+            // Refuses here if it is the VM that does not exist.
             let view = call.show(vm).await?;
             let within = call.job(from(exported(location, &view))).await;
-            // What was named is what an administrator wants to read about.
+            // The refusal names the directory that the caller named.
             within.map_err(|e| if e.code == none.code { none } else { e })
         }
         answered => answered,
@@ -113,8 +115,8 @@ fn exported(location: &str, vm: &VmView) -> String {
     format!("{}/{}_{id}", location.trim_end_matches('/'), vm.spec.name)
 }
 
-/// Refuses a directory where callers from elsewhere have no business: this program reads and writes it as a mighty user. That
-/// no part of its path is a link, which would lead away again, is looked at by whoever opens it.
+/// Refuses a directory that is not listed for remote callers, because this program reads and writes it with its own rights. Links
+/// in the path are refused by the code that opens it.
 fn medium(call: &Call<'_>, dir: &str) -> Result<(), Refusal> {
     let allowed = &call.manager.host.media_directories;
     let path = Utf8Path::new(dir);
@@ -123,15 +125,14 @@ fn medium(call: &Call<'_>, dir: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     let listed: Vec<&str> = allowed.iter().map(|a| a.as_str()).collect();
-    let hint = match listed.is_empty() {
-        true => {
-            "no directory is open to remote callers; an administrator lists some in directories of [media]"
-                .to_owned()
-        }
-        false => format!("name one below {}", listed.join(", ")),
+    let hint = if listed.is_empty() {
+        "no directory is open to remote callers; an administrator lists some in directories of [media]"
+            .to_owned()
+    } else {
+        format!("name one below {}", listed.join(", "))
     };
     let message = format!("directory \"{}\" is not open to remote callers", shown(dir));
-    Err(Refusal::new(ReturnCode::AccessDenied, message, hint))
+    Err(advised(ReturnCode::AccessDenied, message, hint))
 }
 
 /// The settings that can be changed here, which are those of the side that sends.
@@ -188,8 +189,8 @@ pub(super) async fn resynchronize(call: &Call<'_>) -> Answered {
     call.job(Action::Resynchronize { vm: vm.into(), at }).await
 }
 
-/// Without settings the new direction has those of the old one. With settings they must say who the old primary is: what
-/// clients read here names this host.
+/// Reverses a relationship. Without settings the new direction keeps those of the old one. Settings that are given must name
+/// the old primary as the peer: those that clients read here name this host.
 pub(super) async fn reverse(call: &Call<'_>) -> Answered {
     let id = call.vm_id("ComputerSystem")?;
     let settings = match call.arguments.get(SETTINGS) {

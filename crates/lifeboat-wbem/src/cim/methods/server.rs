@@ -1,6 +1,7 @@
-//! Methods of the replication service about this host: its settings, who may replicate to it, its certificates and its way
-//! to others; and what all services have in common.
+//! Methods of the replication service about this host: its settings, its authorization entries, its certificates and its
+//! connection to other hosts; and methods that all services have in common.
 
+use crate::cim::embedded::advised;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use lifeboat_cim::InstanceName;
@@ -23,7 +24,7 @@ pub(super) async fn modify(call: &Call<'_>) -> Answered {
     let server = call.query(Query::show_server()).await?;
     let name = InstanceName::new("Msvm_ReplicationServiceSettingData", &[]);
     let shown_now = call.manager.get(VIRTUALIZATION, &name).await;
-    let shown_now = shown_now.map_err(|e| Refusal::new(ReturnCode::Failed, e.message, ""))?;
+    let shown_now = shown_now.map_err(|e| advised(ReturnCode::Failed, e.message, ""))?;
     let settings = embedded::server(given, &shown_now, server.settings, call.manager.ahead_of_utc())?;
     call.done(Action::SetServer { settings }).await
 }
@@ -40,7 +41,7 @@ fn find<'a>(entries: &'a [AuthorizationEntry], primary: &str) -> Option<&'a Auth
 
 fn no_entry(primary: &str) -> Refusal {
     let message = format!("there is no authorization entry for \"{}\"", shown(primary));
-    Refusal::new(
+    advised(
         ReturnCode::FileNotFound,
         message,
         "enumerate Msvm_ReplicationAuthorizationSettingData",
@@ -49,7 +50,7 @@ fn no_entry(primary: &str) -> Refusal {
 
 pub(super) async fn add_entry(call: &Call<'_>) -> Answered {
     let entry = embedded::authorization(call.arguments.instance(ENTRY)?, None)?;
-    // The engine replaces an entry; here that is what ModifyAuthorizationEntry is for.
+    // The engine would replace the entry, for which this API has ModifyAuthorizationEntry.
     match find(&entries(call).await?, &entry.primary) {
         Some(_) => Err(invalid(format!(
             "there is an authorization entry for \"{}\" already",
@@ -130,14 +131,14 @@ pub(super) async fn certificates(call: &Call<'_>) -> Answered {
             .map(|chain| chain.iter().map(|der| der.to_vec()).collect())
             .map_err(|e| {
                 let message = e.to_string();
-                Refusal::new(ReturnCode::Failed, message, "")
+                advised(ReturnCode::Failed, message, "")
             })?,
     };
     let encoded: Vec<String> = certificates.iter().map(|der| BASE64.encode(der)).collect();
     Ok(Outcome::done().with("EncodedCertificates", encoded))
 }
 
-/// A service is enabled while the daemon runs, and nothing else.
+/// Enabling succeeds, because a service is enabled while the daemon runs; every other state is refused.
 pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
     const ENABLED: u64 = 2;
     match call.arguments.number("RequestedState") {
@@ -146,7 +147,7 @@ pub(super) async fn request_state_change(call: &Call<'_>) -> Answered {
     }
 }
 
-/// It is started: it has just been asked.
+/// Succeeds, because a service that answers runs.
 pub(super) async fn start_service(_: &Call<'_>) -> Answered {
     Ok(Outcome::done())
 }

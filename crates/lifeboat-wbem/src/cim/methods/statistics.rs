@@ -1,7 +1,10 @@
 //! Statistics of relationships.
 
+use crate::cim::embedded::advised;
+use crate::cim::hint;
 use lifeboat_cim::Value;
-use lifeboat_engine::action::{Action, Refusal, VmView};
+use lifeboat_engine::action::{Action, VmView};
+use lifeboat_model::Finding;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{ReplicationHealth, Timestamp};
 
@@ -14,7 +17,7 @@ const FAILED: u32 = 1;
 fn report(vm: &VmView, which: Which, now: Timestamp) -> Answered {
     let none = |what: &str| {
         let message = format!("the VM {} {what}", vm.spec.name);
-        Refusal::new(ReturnCode::InvalidState, message, "")
+        advised(ReturnCode::InvalidState, message, "")
     };
     let known = vm.replication.as_ref().ok_or_else(|| none("is not replicated"))?;
     let (counters, pending, health, notes, last_test) = match which {
@@ -43,7 +46,10 @@ fn report(vm: &VmView, which: Which, now: Timestamp) -> Answered {
     } else {
         3
     };
-    let issue = |note: &String| Value::from(embedded::error(note, FAILED, severity));
+    let issue = |found: &Finding| {
+        let text = hint::told(&found.text, found.hint.as_ref());
+        Value::from(embedded::error(&text, FAILED, severity))
+    };
     let issues: Vec<Value> = notes.iter().map(issue).collect();
     let statistics = Value::from(embedded::statistics(counters, pending, health, now, last_test));
     Ok(Outcome::done()

@@ -1,10 +1,11 @@
 //! Methods of a VM: its power, and the state of its replication.
 
+use crate::cim::embedded::advised;
 use std::time::Duration;
 
 use lifeboat_engine::action::{Action, Refusal, ReplicationView, VmView};
-use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, VmId};
 
 use super::{Answered, Call, Outcome, missing};
@@ -16,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const STATE: &str = "RequestedState";
 
 fn wrong_state(message: impl Into<String>, hint: &str) -> Refusal {
-    Refusal::new(ReturnCode::InvalidState, message, hint)
+    advised(ReturnCode::InvalidState, message, hint)
 }
 
 /// The VM whose method is called; `key` is the property that holds its GUID.
@@ -24,7 +25,7 @@ fn own(call: &Call<'_>, key: &str) -> Result<VmId, Refusal> {
     let name = call.target.name.text(key).unwrap_or_default();
     name.parse().map_err(|_| {
         let message = format!("{} is this host, and no virtual machine", shown(name));
-        Refusal::new(ReturnCode::IncorrectType, message, "name the VM by its GUID")
+        advised(ReturnCode::IncorrectType, message, "name the VM by its GUID")
     })
 }
 
@@ -56,8 +57,8 @@ pub(super) async fn state(call: &Call<'_>) -> Answered {
     .await
 }
 
-/// The guest is asked. `Force` is about programs with unsaved work inside of it, which are not ours to spare: it changes
-/// nothing. An answer that takes longer is not waited for, and the guest goes on shutting down.
+/// Asks the guest to shut down. `Force` has no effect: it is about programs in the guest with unsaved work, which this host does
+/// not know. After [`PATIENCE`] the answer no longer waits, and the guest goes on shutting down.
 pub(super) async fn shutdown(call: &Call<'_>) -> Answered {
     let vm = own(call, "SystemName")?;
     if let Some(reason) = call.arguments.text("Reason") {
@@ -133,12 +134,12 @@ async fn change_first(call: &Call<'_>, vm: VmId, wanted: u64) -> Answered {
     }
 }
 
-/// Preparing is the primary's, of a VM that is off: the engine could ask the other host, and would shut the guest down,
-/// which nobody who calls this expects.
+/// Refuses to prepare a planned failover on another host than the primary, or of a VM that is not off: the engine would ask the
+/// other host, and shut the guest down, and callers of this method expect neither.
 fn may_prepare(vm: &VmView) -> Result<(), Refusal> {
     if vm.replication.as_ref().map(|r| r.mode) != Some(Mode::Primary) {
         return Err(wrong_state(
-            "a planned failover is prepared on the primary, and this VM is none",
+            "prepare a planned failover on the primary; this VM is not one",
             "call it on the other host",
         ));
     }
@@ -147,7 +148,7 @@ fn may_prepare(vm: &VmView) -> Result<(), Refusal> {
         PowerState::Unknown => Err(Refusal::new(
             ReturnCode::Unknown,
             "whether the VM runs is not known; a planned failover is prepared when it is off",
-            "see: lifeboat vm show",
+            lifeboat_model::hint::Look::Vm,
         )),
         PowerState::Running | PowerState::Paused | PowerState::Stalled => Err(wrong_state(
             "the VM runs; a planned failover is prepared when it is off",
@@ -166,7 +167,7 @@ async fn change_extended(call: &Call<'_>, vm: &VmView, wanted: u64) -> Answered 
             "",
         )
     };
-    // The engine has one word for giving up a copy and a comparison; the API has two, and each must find its own.
+    // The engine has one action that cancels a copy or a comparison; the API has a state for each, which must match.
     let copying = matches!(
         state,
         State::ReadyForReplication | State::WaitingToCompleteInitialReplication

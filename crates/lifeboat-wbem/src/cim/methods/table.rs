@@ -15,7 +15,7 @@ pub enum Numbers {
     NoFileNotFound,
     /// As `CIM_ConcreteJob.RequestStateChange` does: 1 to 6, and 4097 for a transition that is not possible.
     Job,
-    /// 1, not supported, is all it has.
+    /// By 1, not supported, except where the caller's role is not enough.
     Stub,
 }
 
@@ -51,10 +51,10 @@ impl Numbers {
 
 /// A method that is served.
 pub struct Entry {
-    /// Name.
+    /// The method's declared name.
     pub method: &'static str,
-    /// The least role with which anything comes of it. What a call asks of the engine is judged by itself, so that one which
-    /// may ask for several things needs more for some of them.
+    /// The least role that may call it. Each action that a call carries out is checked again, so that some calls of a method need
+    /// a higher role than others.
     pub role: Role,
     /// How it numbers refusals.
     pub numbers: Numbers,
@@ -65,15 +65,15 @@ pub struct Entry {
 pub struct NotServed {
     /// The class.
     pub class: &'static str,
-    /// Names.
+    /// The methods' declared names.
     pub methods: &'static [&'static str],
-    /// How they say so.
+    /// How they number the refusal.
     pub numbers: Numbers,
-    /// Why.
+    /// Why they are not served, for the log.
     pub reason: &'static str,
 }
 
-/// A method that anybody may call who may call any.
+/// A method that every role may call.
 const fn monitor(method: &'static str, handler: Handler) -> Entry {
     entry(method, Role::Monitor, handler)
 }
@@ -201,7 +201,7 @@ const SNAPSHOT: &[Entry] = &[
 ];
 
 const FILES: &str = "VMs are described by files in this host's VM directory, not through the management API";
-const STOPS: &str = "services are stopped with the daemon, by whoever manages it on this host";
+const STOPS: &str = "services are stopped with the daemon, by an administrator of this host";
 
 /// The methods that are not served.
 pub const NOT_SERVED: &[NotServed] = &[
@@ -325,9 +325,9 @@ pub const NOT_SERVED: &[NotServed] = &[
 
 /// What the tables say of a method.
 pub(super) enum Found {
-    /// It is served.
+    /// It is served, as this entry says.
     Served(&'static Entry),
-    /// It is not.
+    /// It is declared and not served, for this reason.
     Not(&'static NotServed),
 }
 

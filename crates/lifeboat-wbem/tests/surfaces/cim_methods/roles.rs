@@ -263,8 +263,8 @@ fn a_method_that_waits_says_for_whom_and_is_listed_as_a_job() {
             .unwrap_err();
         assert_eq!(e.status, Status::AccessDenied, "{e}");
         let asked = w.shared.state().hosts[B].catalog.requests[0].clone();
-        let command = format!("lifeboat request confirm {}", asked.id);
-        assert!(e.message.contains(&command), "{e}");
+        let how = format!("confirms request {}", asked.id);
+        assert!(e.message.contains(&how), "{e}");
         assert_eq!(stands(w, B).await, (2, 5));
         // It is a job that has not begun.
         let id = asked.id.to_string().to_uppercase();
@@ -275,7 +275,7 @@ fn a_method_that_waits_says_for_whom_and_is_listed_as_a_job() {
             (Some(2), Some(99))
         );
         assert_eq!(job.text("Owner"), Some("ada"));
-        assert!(job.text("JobStatus").unwrap().contains(&command), "{job:?}");
+        assert!(job.text("JobStatus").unwrap().contains(&how), "{job:?}");
         // Terminating it is denying the request, which is an administrator's.
         let stop = || vec![text("RequestedState", "4")];
         let ask = by(w, B, Role::Operator, name.clone(), "RequestStateChange", stop()).await;

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lifeboat_cim::{Instance, InstanceName, wql};
-use lifeboat_engine::action::{Action, Answer, Management, PointSelector, Refusal};
+use lifeboat_engine::action::{Action, Answer, JobView, Management, PointSelector, Refusal};
 use lifeboat_engine::by::By;
-use lifeboat_engine::records::Job;
 use lifeboat_model::{NicBackend, NicSpec, VmId};
 use lifeboat_sim::harness::{PRIMARY, REPLICA, completed, simulate_small};
 use lifeboat_sim::{VM, World};
@@ -85,7 +84,7 @@ impl Management for Counting {
         self.inner.perform(by, action).await
     }
 
-    fn watch_jobs(&self) -> broadcast::Receiver<Job> {
+    fn watch_jobs(&self) -> broadcast::Receiver<JobView> {
         self.inner.watch_jobs()
     }
 }

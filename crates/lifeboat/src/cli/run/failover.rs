@@ -1,7 +1,7 @@
 //! Carries out `lifeboat failover`.
 
 use lifeboat_engine::action::{Action, PointSelector};
-use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_model::power::PowerState;
 use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{NicFailover, NicSpec, ReplicationMode};
 

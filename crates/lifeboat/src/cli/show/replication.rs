@@ -1,18 +1,18 @@
 //! How replication is doing, as text: the table of all VMs, the sheet of one, its statistics.
 
-use std::time::Duration;
-
-use jiff::tz::TimeZone;
-use lifeboat_engine::action::{BacklogView, BulkView, ContactView, ExtendedView, ReplicationView, VmView};
-use lifeboat_engine::ports::store::Abandoned;
-use lifeboat_engine::records::{
-    Failover, FailoverPhase, KnownKey, Planned, PlannedPhase, Split, SyncKind, Synchronization, Test,
-    TestPhase,
-};
-use lifeboat_model::{FailedOverReplicationType, ReplicationMode, ReplicationState};
-
 use super::{Names, addresses, dash, name_of, names, power, random, reference, sheet, table};
-use crate::cli::units::{self, instant, size, span};
+use crate::cli::hint;
+use crate::cli::units::{self};
+use crate::cli::units::{instant, size, span};
+use jiff::tz::TimeZone;
+use lifeboat_engine::action::{
+    AbandonedView, BacklogView, BulkView, ContactView, ExtendedView, FailoverStage, FailoverView,
+    KnownKeyView, PlannedStage, PlannedView, ReplicationView, SplitStage, SplitView, SynchronizationReason,
+    SynchronizationView, TestStage, TestView, VmView,
+};
+use lifeboat_engine::problem::Problem;
+use lifeboat_model::{FailedOverReplicationType, Finding, ReplicationMode, ReplicationState};
+use std::time::Duration;
 
 type Row = (&'static str, String);
 
@@ -60,22 +60,28 @@ fn copied(r: &ReplicationView) -> Option<(u64, u64)> {
         return None;
     }
     let sum = |f: fn(&BulkView) -> u64| r.bulk.iter().map(f).fold(0, u64::saturating_add);
-    Some((sum(|b| b.progress.done), sum(|b| b.size)))
+    Some((sum(|b| b.done), sum(|b| b.size)))
 }
 
 /// The one thing to know first.
-fn trouble(r: &ReplicationView) -> String {
+fn trouble(vm: &str, r: &ReplicationView) -> String {
     if let Some(s) = &r.split {
         return format!("split: {}", s.theirs);
     }
     match &r.problem {
-        Some(p) => p.message.clone(),
-        None if !r.health_notes.is_empty() => r.health_notes.join("; "),
+        Some(p) => hint::told(&p.message, p.hint.as_ref(), Some(vm)),
+        None if !r.health_notes.is_empty() => {
+            let notes: Vec<String> = r.health_notes.iter().map(|n| told(n, vm)).collect();
+            notes.join("; ")
+        }
         None if !r.preflight.is_empty() => {
             format!("would not start on the replica: {}", r.preflight.join("; "))
         }
         None => match r.extended.as_ref().and_then(|e| e.problem.as_ref()) {
-            Some(p) => format!("third host: {}", p.message),
+            Some(p) => {
+                let message = hint::told(&p.message, p.hint.as_ref(), Some(vm));
+                format!("third host: {message}")
+            }
             None => "-".into(),
         },
     }
@@ -94,7 +100,7 @@ pub(crate) fn status(vms: &[VmView], zone: &TimeZone) -> String {
             lag(r),
             dash(r.newest_instant.filter(|_| !is_over(r)), |at| instant(at, zone)),
             r.peer.clone(),
-            trouble(r),
+            trouble(&v.spec.name, r),
         ])
     });
     table(
@@ -129,7 +135,7 @@ pub(crate) fn replication(v: &VmView, names: &Names, zone: &TimeZone) -> String 
         ("files", format!("{dir}{}", encryption.unwrap_or_default()))
     }));
     rows.extend(under_way(v, r, names, zone));
-    rows.extend(r.extended.iter().flat_map(|e| extended(e, zone)));
+    rows.extend(r.extended.iter().flat_map(|e| extended(&v.spec.name, e, zone)));
     if !is_over(r) {
         rows.extend(wanted(r));
         rows.extend(figures(r));
@@ -161,6 +167,16 @@ fn backlog(b: &BacklogView) -> Row {
     ("backlog", text)
 }
 
+/// A finding as a sentence, with the command to type.
+fn told(found: &Finding, vm: &str) -> String {
+    hint::told(&found.text, found.hint.as_ref(), Some(vm))
+}
+
+/// Whether a finding is the problem itself, which is shown with its time.
+fn is_problem(found: &Finding, problem: Option<&Problem>) -> bool {
+    problem.is_some_and(|p| p.kind == found.kind && found.subject.is_none())
+}
+
 /// What it is and what is wrong with it.
 fn condition(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) -> Vec<Row> {
     let mut rows = vec![
@@ -170,15 +186,14 @@ fn condition(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
         ("health", r.health.to_string()),
     ];
     // The problem is shown below, with its time.
-    let shown = |note: &&String| r.problem.as_ref().is_none_or(|p| p.message != **note);
-    rows.extend(
-        r.health_notes
-            .iter()
-            .filter(shown)
-            .map(|note| ("because", note.clone())),
-    );
+    let name = &v.spec.name;
+    let shown = r
+        .health_notes
+        .iter()
+        .filter(|n| !is_problem(n, r.problem.as_ref()));
+    rows.extend(shown.map(|note| ("because", told(note, name))));
     if let Some(p) = &r.problem {
-        rows.push(("problem", p.message.clone()));
+        rows.push(("problem", hint::told(&p.message, p.hint.as_ref(), Some(name))));
         rows.push((
             "since",
             format!("{}, {} attempts", instant(p.since, zone), p.attempts),
@@ -194,7 +209,7 @@ fn condition(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
 }
 
 /// What each side has, and what can be done.
-fn split(v: &VmView, r: &ReplicationView, s: &Split, names: &Names, zone: &TimeZone) -> Vec<Row> {
+fn split(v: &VmView, r: &ReplicationView, s: &SplitView, names: &Names, zone: &TimeZone) -> Vec<Row> {
     let (vm, it) = (&v.spec.name, reference(v, names));
     let shared = dash(r.newest_instant, |at| instant(at, zone));
     let mut rows = vec![
@@ -216,7 +231,7 @@ fn split(v: &VmView, r: &ReplicationView, s: &Split, names: &Names, zone: &TimeZ
             ),
         ),
     ];
-    if s.committed {
+    if s.stage == SplitStage::Committed {
         rows.push((
             "to keep theirs",
             format!(
@@ -244,12 +259,7 @@ fn under_way(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
     for b in &r.bulk {
         rows.push((
             "initial copy",
-            format!(
-                "{}: copied {} of {} of disk",
-                b.progress.disk,
-                size(b.progress.done),
-                size(b.size)
-            ),
+            format!("{}: copied {} of {} of disk", b.disk, size(b.done), size(b.size)),
         ));
     }
     if let Some(at) = r.scheduled {
@@ -290,7 +300,7 @@ fn under_way(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
 }
 
 /// The relationship to a third host, in a few lines of its own.
-fn extended(e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
+fn extended(vm: &str, e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
     let lag = dash(e.lag_ms, |ms| span(Duration::from_millis(ms)));
     let mut rows = vec![
         ("third host", e.peer.clone()),
@@ -305,17 +315,15 @@ fn extended(e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
             ),
         ),
     ];
-    let shown = |note: &&String| e.problem.as_ref().is_none_or(|p| p.message != **note);
-    rows.extend(
-        e.health_notes
-            .iter()
-            .filter(shown)
-            .map(|n| ("because", n.clone())),
-    );
+    let shown = e
+        .health_notes
+        .iter()
+        .filter(|n| !is_problem(n, e.problem.as_ref()));
+    rows.extend(shown.map(|note| ("because", told(note, vm))));
     if let Some(p) = &e.problem {
         let since = format!(
             "{}; since {}, {} attempts",
-            p.message,
+            hint::told(&p.message, p.hint.as_ref(), Some(vm)),
             instant(p.since, zone),
             p.attempts
         );
@@ -334,15 +342,14 @@ fn extended(e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
     rows
 }
 
-fn synchronization(r: &ReplicationView, s: &Synchronization) -> String {
-    let with = match s.kind {
-        SyncKind::Resync => "with the replica",
-        SyncKind::Seed => "with the copy that the replica had",
-        SyncKind::Reverse => "with what the old primary has",
+fn synchronization(r: &ReplicationView, s: &SynchronizationView) -> String {
+    let with = match s.reason {
+        SynchronizationReason::Resync => "with the replica",
+        SynchronizationReason::Seed => "with the copy that the replica had",
+        SynchronizationReason::Reverse => "with what the old primary has",
     };
-    let (disk, offset) = s.cursor;
-    let at = match r.settings.disks.get(usize::from(disk)) {
-        Some(id) => format!("disk {id} at {}", size(offset)),
+    let at = match &s.at {
+        Some(at) => format!("disk {} at {}", at.disk, size(at.offset)),
         None => "all disks compared".into(),
     };
     let paused = if r.state == ReplicationState::ResynchronizationSuspended {
@@ -353,26 +360,26 @@ fn synchronization(r: &ReplicationView, s: &Synchronization) -> String {
     format!("{with}: {at}, sent {}{paused}", size(s.sent))
 }
 
-fn planned(it: &str, p: &Planned) -> String {
-    match p.phase {
-        PlannedPhase::Stopping => "the guest is being shut down".into(),
-        PlannedPhase::Closing => "the last changes are being sent".into(),
-        PlannedPhase::Prepared if p.hand_over => {
+fn planned(it: &str, p: &PlannedView) -> String {
+    match p.stage {
+        PlannedStage::ShuttingDown => "the guest is being shut down".into(),
+        PlannedStage::SendingChanges => "the last changes are being sent".into(),
+        PlannedStage::AskingReplica => {
             "everything is on the replica, the VM is locked off; the replica is asked to take over".into()
         }
-        PlannedPhase::Prepared => format!(
+        PlannedStage::Prepared => format!(
             "everything is on the replica, the VM is locked off; go on with: lifeboat failover start {it} --planned, or back \
              with: lifeboat failover cancel {it}"
         ),
-        PlannedPhase::HandingOver => "the replica takes over".into(),
+        PlannedStage::HandingOver => "the replica takes over".into(),
     }
 }
 
-fn test(it: &str, t: &Test, names: &Names, zone: &TimeZone) -> String {
-    let phase = match t.phase {
-        TestPhase::Making { .. } => "is being made".into(),
-        TestPhase::Ready => format!("is there; end it with: lifeboat failover stop-test {it}"),
-        TestPhase::Ending => "is being thrown away".into(),
+fn test(it: &str, t: &TestView, names: &Names, zone: &TimeZone) -> String {
+    let phase = match t.stage {
+        TestStage::Making => "is being made".into(),
+        TestStage::Ready => format!("is there; end it with: lifeboat failover stop-test {it}"),
+        TestStage::Ending => "is being thrown away".into(),
     };
     format!(
         "\"{}\", as of {}, {phase}",
@@ -381,7 +388,7 @@ fn test(it: &str, t: &Test, names: &Names, zone: &TimeZone) -> String {
     )
 }
 
-fn abandoned(a: &Abandoned, zone: &TimeZone) -> String {
+fn abandoned(a: &AbandonedView, zone: &TimeZone) -> String {
     format!(
         "what this host had and the other one never got, set aside {}",
         instant(a.at, zone)
@@ -438,7 +445,7 @@ fn wanted(r: &ReplicationView) -> Vec<Row> {
     rows
 }
 
-fn known_key(k: &KnownKey) -> Row {
+fn known_key(k: &KnownKeyView) -> Row {
     let name = k
         .names
         .first()
@@ -532,15 +539,15 @@ pub(crate) fn statistics(v: &VmView, names: &Names, zone: &TimeZone) -> String {
     sheet(&rows)
 }
 
-fn failover(f: &Failover, zone: &TimeZone) -> String {
-    let phase = match f.phase {
-        FailoverPhase::Initiating { .. } => "being started",
-        FailoverPhase::Ready if f.take_over.is_some() => "taking over",
-        FailoverPhase::Ready => "to be reverted or committed",
-        FailoverPhase::Reverting => "being reverted",
-        FailoverPhase::Committing { .. } => "being committed",
-        FailoverPhase::Merging => "committed, disks are being merged",
-        FailoverPhase::Done => "committed",
+fn failover(f: &FailoverView, zone: &TimeZone) -> String {
+    let phase = match f.stage {
+        FailoverStage::Starting => "being started",
+        FailoverStage::TakingOver => "taking over",
+        FailoverStage::Undecided => "to be reverted or committed",
+        FailoverStage::Reverting => "being reverted",
+        FailoverStage::Committing => "being committed",
+        FailoverStage::Merging => "committed, disks are being merged",
+        FailoverStage::Committed => "committed",
     };
     let consistency = match f.kind {
         FailedOverReplicationType::None => "of unknown consistency",
@@ -548,8 +555,8 @@ fn failover(f: &Failover, zone: &TimeZone) -> String {
         FailedOverReplicationType::ApplicationConsistent => "application-consistent",
         FailedOverReplicationType::Planned => "planned, nothing missing",
     };
-    let then = match &f.reverse {
-        Some(reverse) => format!(", then replicated to {}", reverse.settings.peer),
+    let then = match &f.reverses_to {
+        Some(peer) => format!(", then replicated to {peer}"),
         None => String::new(),
     };
     format!("to {} ({consistency}), {phase}{then}", instant(f.instant, zone))

@@ -1,16 +1,16 @@
 //! What waits for a second person, as a table.
 
 use jiff::tz::TimeZone;
-use lifeboat_engine::requests::{Request, RequestState};
+use lifeboat_engine::action::{RequestStage, RequestView};
 
 use super::{Names, dash, instant, name_of, table};
 
 /// `request list`.
-pub(crate) fn requests(requests: &[Request], names: &Names, zone: &TimeZone) -> String {
-    let state = |r: &Request| match &r.state {
-        RequestState::Waits => format!("waits until {}", instant(r.until, zone)),
-        RequestState::Confirmed { second } => format!("confirmed by {second}"),
-        RequestState::NotKnown { second } => format!("confirmed by {second}; not known whether it was done"),
+pub(crate) fn requests(requests: &[RequestView], names: &Names, zone: &TimeZone) -> String {
+    let state = |r: &RequestView| match &r.state {
+        RequestStage::Waits => format!("waits until {}", instant(r.until, zone)),
+        RequestStage::Confirmed { second } => format!("confirmed by {second}"),
+        RequestStage::NotKnown { second } => format!("confirmed by {second}; not known whether it was done"),
     };
     let rows = requests.iter().map(|r| {
         vec![

@@ -1,0 +1,25 @@
+//! The engine as management surfaces see it: what can be asked (`action`), what it is answered with (`answer`, `views`), and why
+//! it is refused (`refusal`). Nothing here is recorded or sent to another host: the catalog has [`crate::record`], the link has
+//! [`crate::port::link`], and a change of either changes nothing here.
+
+mod action;
+mod answer;
+mod paged;
+pub mod paging;
+pub mod query;
+pub(crate) mod refusal;
+mod request;
+mod views;
+
+pub use action::{Action, InitialCopy, PointSelector, VmRef};
+pub use answer::{Answer, CycleResult, Management};
+pub use refusal::Refusal;
+pub use request::RequestView;
+pub use views::{
+    AbandonedView, AtRestView, BacklogView, BulkView, CertificateView, ChangesView, ConsoleView, ContactView,
+    CountersView, DirectoryContent, DirectoryView, DiskPlace, EventView, ExtendedView, FailoverStage,
+    FailoverView, HistoryView, HoldReason, HoldView, JobView, KnownKeyView, PlannedStage, PlannedView,
+    PointView, PowerNote, ProcessView, ReplicationView, RequestStage, SeenPower, ServerKeys, ServerSettings,
+    ServerView, SplitStage, SplitView, SynchronizationReason, SynchronizationView, TestStage, TestView,
+    VmTimes, VmView,
+};

@@ -1,0 +1,14 @@
+//! Which hosts a relationship needs, and what it says of itself to keep contact.
+
+use crate::core::Core;
+
+impl Core {
+    /// Addresses of the hosts that this VM's replication needs.
+    pub(crate) fn needed_peers(&self) -> Vec<String> {
+        let Some(rel) = self.rel.as_ref() else {
+            return Vec::new();
+        };
+        let third = crate::record::access::extended(Some(rel)).map(|e| &e.settings.peer);
+        rel.other_end().into_iter().chain(third).cloned().collect()
+    }
+}

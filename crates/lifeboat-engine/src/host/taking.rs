@@ -1,0 +1,302 @@
+//! Which actions take something away for good: data, recovery points, or the promise that points are kept. Pure functions; what
+//! follows from the answer is `requests`'.
+//!
+//! Deliberately not among them: failovers of every kind, reverts and reversals, which an emergency cannot wait with, though a
+//! revert gives up what the VM wrote since the failover and a planned failover commits by itself; the end of a test, which is
+//! there to be thrown away; and `BecomeReplica`, which keeps all it had until `DropAbandoned`.
+
+use crate::contract::{Action, VmRef};
+use crate::port::catalog::CatalogImage;
+use crate::record::{Relationship, Side};
+use lifeboat_model::{AuthorizationEntry, ReplicationSettings, VmId};
+use std::time::Duration;
+
+/// What an action may take away.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Taking<'a> {
+    /// Nothing, whatever the state is.
+    Nothing,
+    /// Always something: this, in words that a VM's name follows.
+    Always(&'static str),
+    /// What the new settings no longer ask for.
+    Settings(&'a ReplicationSettings),
+    /// What the new entry no longer promises.
+    Entry(&'a AuthorizationEntry),
+    /// An entry, by its primary.
+    EntryRemoved(&'a str),
+    /// What the entry that a replica is bound to promised, and this one does not.
+    Binding(&'a str),
+}
+
+/// What an action may take away, as far as it can be told by itself.
+pub(crate) fn taking(action: &Action) -> Taking<'_> {
+    match action {
+        Action::CommitFailover { .. } => {
+            Taking::Always("commit of the failover, which ends every recovery point but the chosen one, of")
+        }
+        Action::RemoveReplication { .. } => Taking::Always("removal of the replication of"),
+        Action::ForgetReplication { .. } => Taking::Always("removal of the record of the replication of"),
+        Action::RemoveExtended { .. } => Taking::Always("removal of the replication to the third host of"),
+        Action::ReleasePoints { .. } => Taking::Always("release of the recovery points that are held of"),
+        Action::DropAbandoned { .. } => Taking::Always("dropping of the abandoned data of"),
+        Action::ModifyReplication { settings, .. } => Taking::Settings(settings),
+        Action::AddAuthorization { entry } => Taking::Entry(entry),
+        Action::RemoveAuthorization { primary } => Taking::EntryRemoved(primary),
+        Action::SetAuthorization { primary, .. } => Taking::Binding(primary),
+        Action::ListVms(_)
+        | Action::ShowVm { .. }
+        | Action::StartVm { .. }
+        | Action::StopVm { .. }
+        | Action::PauseVm { .. }
+        | Action::ResetVm { .. }
+        | Action::Screenshot { .. }
+        | Action::EnableReplication { .. }
+        | Action::StartReplication { .. }
+        | Action::CancelInitialCopy { .. }
+        | Action::ImportCopy { .. }
+        | Action::Resynchronize { .. }
+        | Action::CancelResync { .. }
+        | Action::ReverseReplication { .. }
+        | Action::BecomeReplica { .. }
+        | Action::Scrub { .. }
+        | Action::HoldPoints { .. }
+        | Action::SetFailoverNetwork { .. }
+        | Action::ResetStatistics { .. }
+        | Action::SuspendReplication { .. }
+        | Action::ResumeReplication { .. }
+        | Action::ReplicateNow { .. }
+        | Action::ListPoints { .. }
+        | Action::InitiateFailover { .. }
+        | Action::PlannedFailover { .. }
+        | Action::CancelPlanned { .. }
+        | Action::StartTest { .. }
+        | Action::StopTest { .. }
+        | Action::RevertFailover { .. }
+        | Action::ExtendReplication { .. }
+        | Action::CancelExtended { .. }
+        | Action::SuspendExtended { .. }
+        | Action::ResumeExtended { .. }
+        | Action::ContinueAsPrimary { .. }
+        | Action::ListJobs(_)
+        | Action::ShowJob { .. }
+        | Action::CancelJob { .. }
+        | Action::ListEvents { .. }
+        | Action::ListAuthorization(_)
+        | Action::ShowServer
+        // Whether this host takes replicas, and when its windows begin: nothing of what is here goes.
+        | Action::SetServer { .. }
+        | Action::TestConnection { .. }
+        | Action::TrustKey { .. }
+        | Action::ListRequests
+        | Action::ConfirmRequest { .. }
+        | Action::DenyRequest { .. } => Taking::Nothing,
+    }
+}
+
+/// What an action takes away now, in words; `None`: nothing. The VM is the one it is about, with its name.
+pub(crate) fn what(action: &Action, vm: Option<(VmId, &str)>, now: &CatalogImage) -> Option<String> {
+    let name = vm.map_or("", |(_, name)| name);
+    let rel = vm.and_then(|(id, _)| now.relationships.iter().find(|r| r.vm == id && r.index == 0));
+    let of = |less: Vec<String>, what: &str, name: &str| {
+        (!less.is_empty()).then(|| format!("{what} \"{name}\": {}", less.join(", ")))
+    };
+    match taking(action) {
+        Taking::Nothing => None,
+        Taking::Always(what) => Some(format!("{what} \"{name}\"")),
+        Taking::Settings(new) => of(fewer(agreed(rel?)?, new), "less history of", name),
+        Taking::Entry(new) => {
+            let before = now.entries.iter().filter(|e| e.same_primary(&new.primary));
+            let less = before.flat_map(|before| weaker(before, new)).collect();
+            of(less, "less protection by the authorization entry", &new.primary)
+        }
+        Taking::EntryRemoved(primary) => {
+            let there = now.entries.iter().any(|e| e.same_primary(primary));
+            there.then(|| format!("removal of the authorization entry \"{primary}\""))
+        }
+        Taking::Binding(primary) => {
+            let rel = rel?;
+            let bound = rel.replica()?.allowed.as_deref();
+            let kept = |bound| kept_at_least(&now.entries, &rel.peer, bound);
+            let (before, after) = (kept(bound), kept(Some(primary)));
+            let less = (after < before).then(|| {
+                format!(
+                    "points are kept for {} s instead of {} s",
+                    after.as_secs(),
+                    before.as_secs()
+                )
+            });
+            of(less.into_iter().collect(), "less protection of the replica", name)
+        }
+    }
+}
+
+/// The settings that `ModifyReplication` changes: on a replica those of the extended relationship.
+fn agreed(rel: &Relationship) -> Option<&ReplicationSettings> {
+    match &rel.side {
+        Side::Replica(replica) => replica.extended.as_ref().map(|e| &e.settings),
+        Side::Primary(_) | Side::Test { .. } | Side::Alone => Some(&rel.settings),
+    }
+}
+
+/// In what the new settings keep less than the old ones.
+fn fewer(old: &ReplicationSettings, new: &ReplicationSettings) -> Vec<String> {
+    let mut less = Vec::new();
+    let mut lower = |what: &str, old: u32, new: u32| {
+        if new < old {
+            less.push(format!("{what} {new} instead of {old}"));
+        }
+    };
+    lower("recovery points", old.history.into(), new.history.into());
+    // So many points reach back so far only as they are apart.
+    lower("seconds between recovery points", apart(old), apart(new));
+    lower(
+        "seconds of the any-point window",
+        old.any_point_window_s,
+        new.any_point_window_s,
+    );
+    let gone = old
+        .disks
+        .iter()
+        .filter(|d| !new.disks.is_empty() && !new.disks.contains(d));
+    less.extend(gone.map(|d| format!("without the disk {}", d.as_str())));
+    less
+}
+
+/// Seconds between two points at least: application-consistent instants become points whatever the spacing is.
+fn apart(settings: &ReplicationSettings) -> u32 {
+    match settings.application_h {
+        0 => settings.point_spacing_s,
+        hours => settings.point_spacing_s.min(u32::from(hours) * 3600),
+    }
+}
+
+/// In what an entry promises less than the one it replaces.
+fn weaker(old: &AuthorizationEntry, new: &AuthorizationEntry) -> Vec<String> {
+    let mut less = Vec::new();
+    if new.keep_at_least_s < old.keep_at_least_s {
+        let (new, old) = (new.keep_at_least_s, old.keep_at_least_s);
+        less.push(format!("points are kept for {new} s instead of {old} s"));
+    }
+    if new.locked_until < old.locked_until {
+        less.push("it is locked for a shorter time".to_owned());
+    }
+    less
+}
+
+/// How long points of this primary's replicas are kept whatever it asks for, by these entries: the longest of all that speak of
+/// it, and of the one that the replica is bound to.
+pub(crate) fn kept_at_least(
+    entries: &[AuthorizationEntry],
+    primary: &str,
+    bound_to: Option<&str>,
+) -> Duration {
+    let speaks =
+        |e: &&AuthorizationEntry| e.covers(primary) || bound_to.is_some_and(|key| e.same_primary(key));
+    let longest = entries.iter().filter(speaks).map(|e| e.keep_at_least_s).max();
+    Duration::from_secs(longest.unwrap_or(0).into())
+}
+
+/// The same action about the VM of just this name. Names may lead elsewhere until it is confirmed.
+pub(crate) fn named_exactly(mut action: Action, exact: &VmRef) -> Action {
+    if let Action::CommitFailover { vm }
+    | Action::RemoveReplication { vm }
+    | Action::ForgetReplication { vm }
+    | Action::RemoveExtended { vm }
+    | Action::DropAbandoned { vm }
+    | Action::ModifyReplication { vm, .. }
+    | Action::SetAuthorization { vm, .. } = &mut action
+    {
+        vm.clone_from(exact);
+    }
+    action
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_model::{DiskId, Timestamp};
+
+    fn settings() -> ReplicationSettings {
+        ReplicationSettings {
+            peer: "b:7000".into(),
+            interval_s: 10,
+            history: 24,
+            point_spacing_s: 4 * 3600,
+            any_point_window_s: 3600,
+            disks: vec![DiskId::new("sys").unwrap(), DiskId::new("data").unwrap()],
+            compression: true,
+            application_h: 6,
+            auto_resync: None,
+            bandwidth: Default::default(),
+        }
+    }
+
+    #[test]
+    fn less_history_is_found_in_every_setting_that_keeps_some() {
+        type Change = fn(&mut ReplicationSettings);
+        let cases: [(Change, &str); 12] = [
+            (|_| {}, ""),
+            (|s| s.history = 23, "recovery points 23 instead of 24"),
+            (
+                |s| s.any_point_window_s = 0,
+                "seconds of the any-point window 0 instead of 3600",
+            ),
+            (
+                |s| s.point_spacing_s = 3600,
+                "seconds between recovery points 3600 instead of 14400",
+            ),
+            // More often than the spacing: the same points reach back less far.
+            (
+                |s| s.application_h = 1,
+                "seconds between recovery points 3600 instead of 14400",
+            ),
+            (|s| s.application_h = 5, ""),
+            (|s| s.application_h = 0, ""),
+            (|s| drop(s.disks.pop()), "without the disk data"),
+            // All disks that are replicated now.
+            (|s| s.disks.clear(), ""),
+            (|s| s.point_spacing_s = 86_400, ""),
+            (|s| (s.interval_s, s.compression) = (900, false), ""),
+            (|s| (s.history, s.any_point_window_s) = (24, 604_800), ""),
+        ];
+        for (change, want) in cases {
+            let mut new = settings();
+            change(&mut new);
+            assert_eq!(fewer(&settings(), &new).join("; "), want);
+        }
+    }
+
+    #[test]
+    fn an_entry_may_promise_more_and_not_less() {
+        let entry = |keep, locked: Option<u64>| AuthorizationEntry {
+            primary: "a.example.org".into(),
+            storage_location: "/replicas".into(),
+            trust_group: "g".into(),
+            allow_start: false,
+            keep_at_least_s: keep,
+            locked_until: locked.map(Timestamp),
+            quota: Default::default(),
+        };
+        let now = CatalogImage {
+            entries: vec![entry(100, Some(7))],
+            ..CatalogImage::default()
+        };
+        for (keep, locked, waits) in [
+            (100, Some(7), false),
+            (101, Some(8), false),
+            (99, Some(7), true),
+            (100, Some(6), true),
+            (100, None, true),
+        ] {
+            let entry = entry(keep, locked);
+            let found = what(&Action::AddAuthorization { entry }, None, &now);
+            assert_eq!(found.is_some(), waits, "{keep} {locked:?}: {found:?}");
+        }
+        let removal = |primary: &str| Action::RemoveAuthorization {
+            primary: primary.into(),
+        };
+        // Whatever the name's case, and the dot at its end.
+        assert!(what(&removal("A.example.org."), None, &now).is_some());
+        assert!(what(&removal("b.example.org"), None, &now).is_none());
+    }
+}
