@@ -390,7 +390,7 @@ act_5() {
     start_writers beta
     on beta failover commit $vm
     commit_ms=$(job_ms CommitFailover)
-    await 120 "the committed disks are merged" is beta failover.phase.phase done
+    await 120 "the committed disks are merged" is beta failover.stage committed
     await 60 "the VM goes on writing" wrote_on beta pair "$((pairs + 40))"
     guest beta 'killall lifeboat-workload; sync'
     verify beta

@@ -230,7 +230,7 @@ fn guest_failover_survives_kills() {
         world.b.restart();
     }
     wait_until("merging is done", Duration::from_secs(120), || {
-        (world.b.replication()["failover"]["phase"]["phase"] == "done").then_some(())
+        (world.b.replication()["failover"]["stage"] == "committed").then_some(())
     });
     let what = "after a commit with kills";
     assert_written(&assert_intact(&world, &world.b, what), what);

@@ -186,7 +186,7 @@ fn guest_first_light() {
     let refusal = world.b.refused(&["failover", "revert", VM]);
     assert!(refusal.contains("cannot be undone"), "{refusal}");
     wait_until("merging is done", Duration::from_secs(120), || {
-        (world.b.replication()["failover"]["phase"]["phase"] == "done").then_some(())
+        (world.b.replication()["failover"]["stage"] == "committed").then_some(())
     });
     stop_load(&world, &world.b);
     let grown = assert_intact(&world, &world.b, "after commit and merge");
@@ -243,11 +243,7 @@ fn point_equals_the_primary(format: &'static str) {
     });
     world.a.kill9();
     world.b.ok(&["failover", "start", VM, "--no-start"]);
-    let failover = world.b.replication()["failover"].clone();
-    let branch = world
-        .replica()
-        .join("branches")
-        .join(failover["branch"].as_str().unwrap());
+    let branch = world.replica().join("branches").join(world.b.branch_of(VM));
     for disk in ["sys", "data"] {
         let primary = world.a.dir.join(format!("disks/{disk}.{format}"));
         let replica = branch.join(format!("{disk}.qcow2"));

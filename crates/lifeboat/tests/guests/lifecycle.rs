@@ -219,10 +219,7 @@ fn guest_failback_after_a_split_sends_only_what_differs() {
         (world.a.replication()["position"] == world.b.replication()["position"]).then_some(())
     });
     world.a.ok(&["failover", "start", VM, "--no-start"]);
-    let failover = world.a.replication()["failover"]["branch"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let failover = world.a.branch_of(VM);
     let on_a = branch_as_raw(&world, &world.a, &failover);
     let on_b: Vec<_> = std::fs::read_dir(world.replica().join("branches"))
         .unwrap()
@@ -240,10 +237,7 @@ fn guest_failback_after_a_split_sends_only_what_differs() {
         .a
         .json(&["failover", "start", VM, "--test", "--point", "abandoned"]);
     drop(test);
-    let branch = world.a.replication()["test"]["branch"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let branch = world.a.branch_of(&format!("{VM} - Test"));
     let [sys, data] = branch_as_raw(&world, &world.a, &branch);
     let kept = verify_images(&sys, &data);
     for (v, high) in kept.iter().zip(&alone[1..]) {
@@ -370,12 +364,9 @@ fn failback_of_one_percent_sends_one_percent() {
     world.b.ok(&["failover", "start", VM, "--no-start"]);
     world.b.ok(&["failover", "commit", VM]);
     wait_until("the committed disks are merged", Duration::from_secs(120), || {
-        (world.b.replication()["failover"]["phase"]["phase"] == "done").then_some(())
+        (world.b.replication()["failover"]["stage"] == "committed").then_some(())
     });
-    let branch = world.b.replication()["failover"]["branch"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let branch = world.b.branch_of(VM);
     let pattern = world.dir.path().join("pattern");
     let of = format!("of={}", pattern.display());
     run(
@@ -413,10 +404,7 @@ fn failback_of_one_percent_sends_one_percent() {
         "{sent} bytes were sent for {changed} that changed"
     );
     world.a.ok(&["failover", "start", VM, "--no-start"]);
-    let failover = world.a.replication()["failover"]["branch"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let failover = world.a.branch_of(VM);
     let on_a = branch_as_raw(&world, &world.a, &failover);
     let on_b = branch_as_raw(&world, &world.b, &branch);
     for (a, b) in on_a.iter().zip(&on_b) {

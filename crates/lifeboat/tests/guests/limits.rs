@@ -262,11 +262,7 @@ fn a_powered_off_vm_is_replicated_from_its_images() {
         write(7, "3M");
         world.replicate(&["--interval", "1s", "--disk", "data"]);
         world.b.ok(&["failover", "start", VM, "--no-start"]);
-        let failover = world.b.replication()["failover"].clone();
-        let branch = world
-            .replica()
-            .join("branches")
-            .join(failover["branch"].as_str().unwrap());
+        let branch = world.replica().join("branches").join(world.b.branch_of(VM));
         assert!(
             !branch.join("sys.qcow2").exists(),
             "an excluded disk gets nothing"

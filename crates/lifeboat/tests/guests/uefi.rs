@@ -53,8 +53,7 @@ fn guest_firmware_variables_travel_with_the_disks() {
     );
 
     world.b.ok(&["failover", "start", VM, "--no-start"]);
-    let failover = world.b.replication()["failover"]["branch"].clone();
-    let branch = world.replica().join("branches").join(failover.as_str().unwrap());
+    let branch = world.replica().join("branches").join(world.b.branch_of(VM));
     let own = branch.join("firmware.fd");
     assert_eq!(digest(&own), written, "the branch begins with what A had");
     // The machine on B writes to its own copy only: here a mark at the end, where the firmware keeps nothing.
@@ -75,8 +74,7 @@ fn guest_firmware_variables_travel_with_the_disks() {
     assert_eq!(digest(&kept), written, "the replica's variables are A's");
     assert_eq!(digest(&vars), written);
     world.b.ok(&["failover", "start", VM, "--no-start"]);
-    let failover = world.b.replication()["failover"]["branch"].clone();
-    let branch = world.replica().join("branches").join(failover.as_str().unwrap());
+    let branch = world.replica().join("branches").join(world.b.branch_of(VM));
     assert_eq!(digest(&branch.join("firmware.fd")), written, "the mark is gone");
     world.b.ok(&["failover", "revert", VM]);
 }

@@ -277,8 +277,7 @@ pub fn branch_as_raw(world: &World, host: &Host, branch: &str) -> [PathBuf; 2] {
 /// Fails over without starting the VM: the disks as raw files. The failover stays.
 pub fn failed_over_as_raw(world: &World, host: &Host) -> [PathBuf; 2] {
     host.ok(&["failover", "start", super::VM, "--no-start", "--force"]);
-    let failover = host.replication()["failover"].clone();
-    branch_as_raw(world, host, failover["branch"].as_str().unwrap())
+    branch_as_raw(world, host, &host.branch_of(super::VM))
 }
 
 /// Fails over without starting the VM, verifies the two raw streams on the failover disks, and reverts.

@@ -310,8 +310,7 @@ impl World {
     pub fn brought_up(&self, more: &[&str]) -> PathBuf {
         let start = ["failover", "start", VM, "--no-start"];
         self.b.ok(&[&start, more].concat());
-        let failover = &self.b.replication()["failover"];
-        let branch = failover["branch"].as_str().unwrap();
+        let branch = self.b.branch_of(VM);
         self.replica().join("branches").join(branch).join("data.qcow2")
     }
 
@@ -576,6 +575,21 @@ impl Host {
     }
 
     /// The VM's replication as this host sees it; null when there is none.
+    /// The branch that the disks of a VM are on here, by the name of its directory.
+    pub fn branch_of(&self, vm: &str) -> String {
+        wait_until(
+            "the files of its disks are known",
+            Duration::from_secs(10),
+            || {
+                let files = self.json(&["vm", "show", vm])["disk_files"].clone();
+                let file = files.as_object()?.values().next()?.as_str()?.to_owned();
+                let branch = Path::new(&file).parent()?;
+                let is_one = branch.parent()?.file_name()? == "branches";
+                Some(branch.file_name()?.to_str()?.to_owned()).filter(|_| is_one)
+            },
+        )
+    }
+
     pub fn replication(&self) -> Value {
         self.json(&["vm", "show", VM])["replication"].clone()
     }
