@@ -101,7 +101,7 @@ async fn an_expired_certificate_is_called_expired_on_its_own_side() {
 async fn a_certificate_of_the_future_is_not_valid_yet() {
     let site = Site::new();
     let server = site.host_until(&["localhost"], OffsetDateTime::now_utc() + 500 * DAY);
-    untrusted(&server, &site.host(&["a"]), "check the clocks").await;
+    untrusted(&server, &site.host(&["a"]), "is not valid before").await;
 }
 
 #[tokio::test]
