@@ -57,13 +57,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// How soon a failed write of the relationship is tried again.
-pub(crate) const SAVE_AGAIN: Duration = Duration::from_secs(5);
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Between looks at whether an actor without a VM can end: the caller has read its answer by then.
-pub(crate) const LEAVES: Duration = Duration::from_secs(1);
+const LEAVES: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether what waits for work can still hope.
-pub(crate) const REFUSE_WITHIN: Duration = Duration::from_secs(1);
+const REFUSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a piece of work ended.
 pub(crate) enum Done {
@@ -99,7 +99,7 @@ impl From<roles::Done> for Done {
 
 /// Work under way, as a task of its own: it goes on while the actor answers, and what it holds (a monitor takes one
 /// client at a time) cannot keep an answer waiting for ever.
-pub(crate) struct Running {
+struct Running {
     task: JoinHandle<Done>,
     droppable: bool,
 }

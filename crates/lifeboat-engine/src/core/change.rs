@@ -32,8 +32,8 @@ enum OnDisk {
     Unwritten,
 }
 
-/// The relationship of an actor's VM. It is read like an `Option<Relationship>`, and changes by [`Actor::commit`],
-/// [`Actor::note`] and [`Actor::tally`] alone.
+/// The relationship of an actor's VM. It is read like an `Option<Relationship>`, and changes by [`Core::commit`],
+/// [`Core::note`] and [`Core::tally`] alone.
 #[derive(Debug)]
 pub(crate) struct Recorded {
     vm: VmId,

@@ -1,6 +1,5 @@
-//! Which store and which hypervisor a VM is looked up in. Where a replica is, its record says; this module keeps that for all VMs
-//! of the host, because the VM of a test stands on the replica of another one, and logs arrive beside the actor. What a store or a
-//! hypervisor is asked for is decided elsewhere.
+//! The store and the hypervisor of an actor's VM, and what is asked of them by its record. Where each replica of the host is,
+//! `host::stores` keeps.
 
 use crate::core::Core;
 use crate::host::offer::Offer;
@@ -22,7 +21,7 @@ impl Core {
     /// The images in that store.
     ///
     /// # Errors
-    /// `NoReplica`, as [`Actor::store`].
+    /// `NoReplica`, as [`Self::store`].
     pub(crate) fn images(&self) -> Result<Arc<dyn ImageStore>, StoreError> {
         self.host.images_of(self.id)
     }
