@@ -13,18 +13,18 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::person::Account;
 use lifeboat_engine::records::{
-    self, Addressing, Comparison, Counters, Event, Extended, Failover, FailoverPhase, History, Hold, Home,
-    Import, Job, Keeping, KnownKey, Planned, PlannedPhase, PrimarySide, Problem, Reason, Record, RecordError,
-    Relationship, ReplicaSide, Request, RequestState, Reverse, Sealing, Sent, ServerSettings, Side, Split,
-    SyncKind, Synchronization, TakeOver, Test, TestPhase, Transfer,
+    self, Addressing, Comparison, Counters, Event, Failover, FailoverPhase, History, Hold, Home, Import, Job,
+    Keeping, KnownKey, OutgoingRelationship, Planned, PlannedPhase, PrimarySide, Problem, Reason, Record,
+    RecordError, Relationship, ReplicaSide, Request, RequestState, Reverse, Sealing, Sent, ServerSettings,
+    Side, Split, SyncKind, Synchronization, TakeOver, Test, TestPhase, Transfer,
 };
 use lifeboat_engine::sealing::{ExportKey, KEY};
 use lifeboat_model::ProblemKind;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
     Bandwidth, BandwidthWindow, BranchId, DayWindow, FailedOverReplicationType, Fingerprint, GenerationId,
-    JobId, JobState, NicFailover, PointId, Reading, Recency, ReplicationMode, ReplicationSettings,
-    ReplicationState, Target, Timestamp,
+    JobId, JobState, NicFailover, PointId, Reading, Recency, RelationshipId, ReplicationMode,
+    ReplicationSettings, ReplicationState, Target, Timestamp,
 };
 use uuid::Uuid;
 
@@ -225,8 +225,10 @@ fn keeping() -> Keeping {
     }
 }
 
-fn extended() -> Extended {
-    Extended {
+fn extended() -> OutgoingRelationship {
+    OutgoingRelationship {
+        id: RelationshipId::new(1),
+        waiting: None,
         settings: settings("c.example.org:8700"),
         state: ReplicationState::Replicating,
         acknowledged: Some(position(4)),
@@ -268,7 +270,7 @@ fn replica(n: u128, failover: Failover, test: TestPhase) -> Relationship {
             dir: "/media/disk".into(),
             job: job_id(28),
         })),
-        extended: Some(Box::new(extended())),
+        outgoing: [extended()].into_iter().collect(),
         allowed: Some("*.example.org".into()),
         reports: true,
         asked: true,
@@ -428,8 +430,9 @@ fn read<T: Record + PartialEq + Debug>(kind: &str, expected: &[T]) {
     for (document, record) in documents.iter().zip(expected) {
         assert_eq!(records::read::<T>(document).unwrap(), *record, "{document}");
         // What a version after this one wrote is refused, whatever it says.
-        let newer = document.replacen('{', r#"{"version":2,"#, 1);
-        let (found, known) = (2, 1);
+        let known = T::VERSION;
+        let newer = document.replacen('{', &format!("{{\"version\":{},", known + 1), 1);
+        let found = u64::from(known + 1);
         assert_eq!(
             records::read::<T>(&newer).unwrap_err(),
             RecordError::TooNew { found, known }

@@ -54,6 +54,50 @@ uuid_id! {
     RequestId
 }
 
+/// Number of one of a VM's relationships on a host: the index of `Msvm_ReplicationRelationship.InstanceID`. 0 is the one that
+/// gives the VM its role here; those from 1 on are outgoing ones, by which a replica forwards what arrives. A number is free
+/// again when its relationship is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RelationshipId(u32);
+
+impl RelationshipId {
+    /// The relationship that gives the VM its role.
+    pub const OWN: Self = Self(0);
+    /// The first outgoing one: the extended replication of the API.
+    pub const FIRST_OUTGOING: Self = Self(1);
+
+    /// The relationship with this number.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The number after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Whether it is the extended replication of the API.
+    #[must_use]
+    pub fn is_first_outgoing(&self) -> bool {
+        *self == Self::FIRST_OUTGOING
+    }
+}
+
+impl fmt::Display for RelationshipId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Longest disk id in characters: QEMU node names end at 31 and we put a prefix before it.
 pub const DISK_ID_MAX: usize = 16;
 

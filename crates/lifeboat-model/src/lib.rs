@@ -40,7 +40,9 @@ pub use authorization::AuthorizationEntry;
 pub use change::{Burst, ChangeRate, Changed};
 pub use fingerprint::Fingerprint;
 pub use hint::{Hint, Note};
-pub use ids::{BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, RequestId, VmId};
+pub use ids::{
+    BranchId, DiskId, GenerationId, IdError, JobId, PointId, Position, RelationshipId, RequestId, VmId,
+};
 pub use machine::Machine;
 pub use network::NicFailover;
 pub use problem::{Finding, ProblemKind};

@@ -62,10 +62,16 @@ pub fn document() -> Value {
 
 fn operation(route: &Route) -> Value {
     let mut operation = json!({
-        "operationId": route.action,
+        "operationId": match route.implies {
+            None => route.action.to_owned(),
+            Some((_, value)) => format!("{}-of-{value}", route.action),
+        },
         "summary": route.summary,
         "responses": responses(route),
     });
+    if route.implies.is_some() {
+        operation["deprecated"] = true.into();
+    }
     let parameters: Vec<Value> = path_parameters(route).chain(query_parameters(route)).collect();
     if !parameters.is_empty() {
         operation["parameters"] = Value::Array(parameters);

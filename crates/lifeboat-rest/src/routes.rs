@@ -122,6 +122,9 @@ pub struct Route {
     pub body: Body,
     /// Successful answer.
     pub reply: Reply,
+    /// A field of the action that the path implies, with its value: the path is another name, kept for scripts, of a request that
+    /// has a route of its own.
+    pub implies: Option<(&'static str, &'static str)>,
 }
 
 /// The request an action is sent as.
@@ -161,6 +164,9 @@ impl Route {
         let mut fields: Map<String, Value> = path.into_iter().map(|(k, v)| (k, Value::String(v))).collect();
         self.take_query(query, &mut fields)?;
         self.take_body(body, &mut fields)?;
+        if let Some((field, value)) = self.implies {
+            fields.insert(field.into(), value.into());
+        }
         fields.insert("action".into(), self.action.into());
         // Types that are a body refuse fields they do not know: a misspelt field is an error.
         serde_json::from_value(Value::Object(fields)).map_err(|e| {
@@ -180,6 +186,12 @@ impl Route {
             fields.insert(q.name.into(), constant(q.default));
         }
         for (name, text) in query {
+            // As requests said it while a replica had one outgoing relationship at most.
+            let name = if name == "extended" {
+                "relationship".to_owned()
+            } else {
+                name
+            };
             let known = self.query.iter().find(|q| q.name == name);
             let known = known.ok_or_else(|| wrong(format!("unknown query parameter \"{name}\"")))?;
             let value = match known.kind {
@@ -246,7 +258,7 @@ pub fn call(action: &Action) -> Option<Call> {
         return None;
     };
     let tag = fields.remove("action")?;
-    let route = ROUTES.iter().find(|r| tag == r.action)?;
+    let route = ROUTES.iter().find(|r| tag == r.action && r.implies.is_none())?;
     let mut target = PREFIX.to_owned();
     for part in route.path.split('/').skip(1) {
         target.push('/');
@@ -257,12 +269,11 @@ pub fn call(action: &Action) -> Option<Call> {
     }
     let mut mark = '?';
     for q in route.query {
-        let text = match fields.remove(q.name)? {
-            Value::Null => continue,
-            Value::String(s) => s,
-            other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-                other.to_string()
-            }
+        let text = match fields.remove(q.name) {
+            // What is not written is what it is when it is missing.
+            None | Some(Value::Null) => continue,
+            Some(Value::String(s)) => s,
+            Some(other) => other.to_string(),
         };
         target.push(mark);
         target.push_str(q.name);

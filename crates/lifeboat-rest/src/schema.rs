@@ -437,6 +437,7 @@ fn view() -> Value {
             ("network", list("NicFailover")),
             ("counters", reference("Counters")),
             ("extended", or_null(&reference("ExtendedView"))),
+            ("further", list("ExtendedView")),
             ("contact", or_null(&reference("ContactView"))),
             ("backlog", or_null(&reference("BacklogView"))),
             ("allowed", allowed()),

@@ -7,6 +7,8 @@ pub const A: usize = 0;
 pub const B: usize = 1;
 /// Number of the host `c`, to which `b` extends the replication of `a` in stories of three hosts.
 pub const C: usize = 2;
+/// Number of the host `d`, to which `b` extends the replication beside `c` in stories of four hosts.
+pub const D: usize = 3;
 
 /// The host with the VM, in stories in which no other one takes its role.
 pub const PRIMARY: usize = A;
@@ -19,3 +21,5 @@ pub const THIRD: usize = C;
 pub const TWO_HOSTS: &[&str] = &["a", "b"];
 /// Names of the hosts of a world of three.
 pub const THREE_HOSTS: &[&str] = &["a", "b", "c"];
+/// Names of the hosts of a world of four.
+pub const FOUR_HOSTS: &[&str] = &["a", "b", "c", "d"];

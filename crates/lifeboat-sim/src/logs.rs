@@ -85,10 +85,10 @@ impl LogStore for SimStore {
         Ok(read::log(&bytes, offset))
     }
 
-    async fn keep_logs(&self, vm: VmId, since: Option<Position>) {
+    async fn keep_logs(&self, vm: VmId, after: &[Position]) {
         let _: Result<()> = self
             .run(vm, "store.keep_logs", |s, h| {
-                here(s, h, vm)?.keep_since = since;
+                here(s, h, vm)?.keep_since = after.to_vec();
                 Ok(())
             })
             .await;

@@ -123,7 +123,7 @@ impl Replica {
             divergence: None,
             kept: None,
             pins: BTreeMap::new(),
-            keep_since: None,
+            keep_since: Vec::new(),
             vars: None,
             branch_vars: BTreeMap::new(),
             rot: Vec::new(),
@@ -289,12 +289,11 @@ impl Replica {
 
     /// Keeps the logs that are wanted and can be replayed, and those that must be kept.
     pub(crate) fn forget_logs(&mut self, wanted: impl Fn(&KeptLog) -> bool) {
-        let after = self.keep_since.map(|since| {
-            self.logs
-                .iter()
-                .position(|l| l.log.position == since)
-                .map_or(0, |n| n + 1)
-        });
+        let behind = |since: &Position| {
+            let at = self.logs.iter().position(|l| l.log.position == *since);
+            at.map_or(0, |n| n + 1)
+        };
+        let after = self.keep_since.iter().map(behind).min();
         let needed = self.since_newest();
         let keep: BTreeSet<usize> = (0..self.logs.len())
             .filter(|n| {

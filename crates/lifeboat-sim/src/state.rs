@@ -138,8 +138,8 @@ pub struct Replica {
     pub kept: Option<(Abandoned, Vec<Content>)>,
     /// Points that are being read; lost with the daemon.
     pub pins: BTreeMap<PointId, u32>,
-    /// Logs after this position are kept; lost with the daemon.
-    pub keep_since: Option<Position>,
+    /// Logs after each of these positions are kept; lost with the daemon.
+    pub keep_since: Vec<Position>,
     /// Firmware variables, and those of the branches.
     pub vars: Option<Bytes>,
     /// Firmware variables that branches have.

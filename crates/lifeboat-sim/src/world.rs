@@ -262,7 +262,7 @@ impl World {
             engine.stop().await;
         }
         for replica in self.shared.state().hosts[host].replicas.values_mut() {
-            (replica.open, replica.keep_since) = (false, None);
+            (replica.open, replica.keep_since) = (false, Vec::new());
             replica.pins.clear();
         }
         self.shared.state().hosts[host].stuck_since = None;

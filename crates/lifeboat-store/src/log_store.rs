@@ -43,9 +43,9 @@ impl LogStore for QcowStore {
         on(replica, read).await
     }
 
-    async fn keep_logs(&self, vm: VmId, since: Option<Position>) {
+    async fn keep_logs(&self, vm: VmId, after: &[Position]) {
         if let Ok(replica) = self.find(vm) {
-            replica.state.lock().await.logs.keep_after = since;
+            replica.state.lock().await.logs.keep_after = after.to_vec();
         }
     }
 

@@ -50,7 +50,7 @@ pub(crate) struct Entry {
 pub(crate) struct Logs {
     pub(crate) entries: Vec<Entry>,
     /// Logs after this position are not removed, because the third host still has to get them.
-    pub(crate) keep_after: Option<Position>,
+    pub(crate) keep_after: Vec<Position>,
 }
 
 /// File name of the log to a position.
@@ -153,7 +153,7 @@ impl Logs {
         }
         Ok(Self {
             entries,
-            keep_after: None,
+            keep_after: Vec::new(),
         })
     }
 
@@ -201,17 +201,18 @@ impl Logs {
 
     /// How many of the oldest logs need not be kept.
     fn not_kept(&self) -> usize {
-        let Some(after) = self.keep_after else {
-            return self.entries.len();
-        };
-        let first = self.entries.iter().position(|e| e.log.parent == after);
         let last = self.entries.last();
-        match first {
+        let before = |after: &Position| match self.entries.iter().position(|e| e.log.parent == *after) {
             Some(first) => first,
-            None if last.is_some_and(|e| e.log.position == after) => self.entries.len(),
+            None if last.is_some_and(|e| e.log.position == *after) => self.entries.len(),
             // Where it was is not known any more: everything here comes after it.
             None => 0,
-        }
+        };
+        self.keep_after
+            .iter()
+            .map(before)
+            .min()
+            .unwrap_or(self.entries.len())
     }
 
     /// How many of the oldest logs go, up to and including the one to `upto`, but none after any of these positions.

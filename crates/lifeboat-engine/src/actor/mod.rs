@@ -7,7 +7,6 @@
 //! and messages that would collide with it wait in order.
 
 mod backlog;
-mod extended;
 mod findings;
 mod initiate;
 mod lend;
@@ -15,6 +14,7 @@ mod machine;
 mod media;
 mod operations;
 mod orphans;
+mod outgoing;
 mod planned;
 mod power;
 mod presence;
@@ -42,7 +42,7 @@ use crate::port::link::PeerRequest;
 use crate::record::Relationship;
 use crate::roles::silence::Contact;
 use crate::source::SourcePart;
-use crate::source::extended::Forwarding;
+use crate::source::outgoing::Forwarding;
 use crate::target::TargetPart;
 use crate::work::message::{Bound, Message};
 use crate::work::piece::Work;
@@ -236,7 +236,7 @@ impl Actor {
             | Message::Returned(_)
             | Message::AskedOver(_)
             | Message::SaveKeys(_)
-            | Message::Extended(..)
+            | Message::Forwarded(..)
             | Message::ReceiveFailed { .. } => true,
             Message::Peer(_, request, _) => matches!(
                 request,
@@ -310,10 +310,10 @@ impl Actor {
             Message::Stopped => self.source.stopped(&self.core).await,
             Message::Merged(result) => self.merged_beside(result).await,
             Message::Addressed(given) => self.guest.addressed(&mut self.core, given).await,
-            Message::Extended(number, progress) => {
+            Message::Forwarded(number, progress) => {
                 let aging = self.target.aging.clone();
                 self.forward
-                    .extended_progress(&mut self.core, number, progress, &aging)
+                    .progressed(&mut self.core, number, progress, &aging)
                     .await
             }
             Message::AccessChanged => self.target.access_changed(&self.core).await,
@@ -376,7 +376,7 @@ impl Actor {
         }
         self.before_work().await;
         self.source.dismiss_awaiting(&self.core);
-        self.forward.attend_extended(&self.core).await;
+        self.forward.attend(&self.core).await;
         if let Some(work) = self.definition.plan_definition(&self.core).await {
             return Some(work.into());
         }
@@ -461,19 +461,25 @@ impl Actor {
             Action::PauseVm { .. } => self.pause_vm().await,
             Action::ResetVm { .. } => self.core.reset_vm().await,
             Action::Screenshot { .. } => self.core.screenshot().await,
-            Action::ModifyReplication { settings, .. } => self.modify(settings).await,
-            Action::ResetStatistics { extended, .. } => self.core.reset_statistics(extended).await,
+            Action::ModifyReplication {
+                settings,
+                relationship,
+                ..
+            } => self.modify(&relationship, settings).await,
+            Action::ResetStatistics { relationship, .. } => self.core.reset_statistics(&relationship).await,
             Action::ImportCopy { dir, .. } => self.core.import_copy(&dir).await,
             Action::ExtendReplication { settings, start, .. } => self.core.extend(settings, start).await,
-            Action::CancelInitialCopy { .. } => self.cancel_initial_copy().await,
-            Action::CancelExtended { .. } => self.forward.give_up_third(&mut self.core, None).await,
+            Action::CancelInitialCopy { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
+                Some(id) => self.forward.give_up(&mut self.core, id, None).await,
+                None => self.cancel_initial_copy().await,
+            },
             Action::SetAuthorization { primary, .. } => self.target.bind_to_entry(&mut self.core, &primary).await,
-            Action::SuspendExtended { .. } => self.forward.suspend_extended(&mut self.core).await,
-            Action::ResumeExtended { .. } => self.forward.resume_extended(&mut self.core).await,
-            Action::RemoveExtended { .. } => self.forward.remove_extended(&mut self.core).await,
-            Action::ContinueAsPrimary { .. } => self.continue_as_primary().await,
-            Action::Resynchronize { at, .. } => self.resynchronize(at).await,
-            Action::CancelResync { .. } => self.give_up_resync().await,
+            Action::ContinueAsPrimary { relationship, .. } => self.continue_as_primary(&relationship).await,
+            Action::Resynchronize { at, relationship, .. } => self.resynchronize(&relationship, at).await,
+            Action::CancelResync { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
+                Some(id) => self.forward.give_up(&mut self.core, id, None).await,
+                None => self.give_up_resync().await,
+            },
             Action::ReverseReplication { settings, .. } => self.reverse(settings).await,
             Action::BecomeReplica { .. } => self.become_replica().await,
             Action::DropAbandoned { .. } => self.drop_abandoned().await,
@@ -491,10 +497,24 @@ impl Actor {
             Action::StartTest { point, start, .. } => self.start_test(&point, start).await,
             Action::StopTest { .. } => self.core.stop_test().await,
             Action::EnableReplication { settings, .. } => self.enable(settings).await,
-            Action::StartReplication { how, at, .. } => self.start_copy(how, at).await,
-            Action::SuspendReplication { .. } => self.suspend().await,
-            Action::ResumeReplication { .. } => self.resume().await,
-            Action::RemoveReplication { .. } => self.remove().await,
+            Action::StartReplication {
+                how,
+                at,
+                relationship,
+                ..
+            } => self.start_copy(&relationship, how, at).await,
+            Action::SuspendReplication { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
+                Some(id) => self.forward.suspend(&mut self.core, id).await,
+                None => self.suspend().await,
+            },
+            Action::ResumeReplication { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
+                Some(id) => self.forward.resume(&mut self.core, id).await,
+                None => self.resume().await,
+            },
+            Action::RemoveReplication { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
+                Some(id) => self.forward.remove(&mut self.core, id).await,
+                None => self.remove().await,
+            },
             Action::ForgetReplication { .. } => self.forget().await,
             Action::ListPoints { page, .. } => self.core.list_points(&page).await,
             Action::InitiateFailover {

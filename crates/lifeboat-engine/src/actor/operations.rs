@@ -150,7 +150,7 @@ impl Actor {
     pub(crate) async fn cancel(&mut self, job: JobId) -> Result<Answer, Refusal> {
         let found = self.core.host.jobs.get(job).filter(|j| !j.state.is_final());
         let found = found.ok_or_else(|| Refusal::bare(ReturnCode::InvalidState, "the job has ended"))?;
-        if let Some(answer) = self.forward.cancel_extended(&mut self.core, job).await {
+        if let Some(answer) = self.forward.cancel(&mut self.core, job).await {
             return answer;
         }
         if let Some(answer) = self.cancel_import(&found).await {

@@ -169,7 +169,7 @@ impl Actor {
         });
         let mut change = self.core.draft(next);
         change.tell("the other host became the replica; this host is the primary now");
-        self.core.extended_ends(&mut change, &rel, &reverse.settings.peer);
+        self.core.outgoing_end(&mut change, &rel, &reverse.settings.peer);
         if self.core.commit(change).await.is_err() {
             return self.target.replica_retry();
         }

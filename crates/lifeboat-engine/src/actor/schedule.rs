@@ -2,7 +2,7 @@
 
 use crate::actor::Actor;
 use crate::contract::refusal::no_relationship;
-use crate::contract::{Answer, InitialCopy, Refusal};
+use crate::contract::{Answer, InitialCopy, Refusal, RelationshipRef};
 use crate::record::Transfer;
 use crate::source::schedule::TRY_AGAIN;
 use lifeboat_model::ReplicationState as State;
@@ -16,21 +16,22 @@ impl Actor {
     pub(crate) async fn before_work(&mut self) {
         self.core.roll_statistics().await;
         if let Some(rel) = self.core.rel.as_ref().filter(|r| r.primary().is_some()) {
-            self.core.host.throttle.set(self.core.id, &rel.settings.bandwidth);
+            let throttle = &self.core.host.throttle;
+            throttle.set(self.core.id, &rel.peer, &rel.settings.bandwidth);
         }
         let now = self.core.host.ports.clock.now();
         let due = self.core.begins_at().is_some_and(|at| at <= now);
         if due && Instant::now() >= self.source.begin_after {
-            self.begin_scheduled().await;
+            self.begin_scheduled(now).await;
         }
     }
 
-    async fn begin_scheduled(&mut self) {
+    async fn begin_scheduled(&mut self, now: Timestamp) {
         self.source.begin_after = Instant::now() + TRY_AGAIN;
         let Some(rel) = self.core.rel.as_ref() else { return };
         let how = rel.primary().map(|p| p.how.clone()).unwrap_or_default();
         let begun = match rel.state {
-            _ if rel.primary().is_none() => self.forward.begin_third(&mut self.core).await,
+            _ if rel.primary().is_none() => self.forward.begin_due(&mut self.core, now).await,
             State::ReadyForReplication => self.begin_copy(how).await,
             _ => self.begin_resync().await,
         };
@@ -54,11 +55,12 @@ impl Actor {
     /// StartReplication.
     pub(crate) async fn start_copy(
         &mut self,
+        of: &RelationshipRef,
         how: InitialCopy,
         at: Option<Timestamp>,
     ) -> Result<Answer, Refusal> {
-        if self.core.is_extended() {
-            return self.core.start_third(how, at).await;
+        if let Some(id) = self.core.sender_meant(of)? {
+            return self.core.start_outgoing(id, how, at).await;
         }
         let at = self.core.ahead(at)?;
         for kind in [JobType::StartReplication, JobType::StartSeeded] {
@@ -84,9 +86,13 @@ impl Actor {
     }
 
     /// Resynchronize: now, or at a later time.
-    pub(crate) async fn resynchronize(&mut self, at: Option<Timestamp>) -> Result<Answer, Refusal> {
-        if self.core.is_extended() {
-            return self.forward.resync_third(&mut self.core, at).await;
+    pub(crate) async fn resynchronize(
+        &mut self,
+        of: &RelationshipRef,
+        at: Option<Timestamp>,
+    ) -> Result<Answer, Refusal> {
+        if let Some(id) = self.core.sender_meant(of)? {
+            return self.forward.resync(&mut self.core, id, at).await;
         }
         match self.core.ahead(at)? {
             None => self.begin_resync().await,

@@ -3,7 +3,7 @@
 
 use crate::actor::Actor;
 use crate::contract::refusal::{no_relationship, not_now};
-use crate::contract::{Answer, Refusal};
+use crate::contract::{Answer, Refusal, RelationshipRef};
 use crate::host::settings::{DiskChange, in_order, invalid, told};
 use crate::source::machine::Told;
 use lifeboat_model::lifecycle::Event as Step;
@@ -16,9 +16,13 @@ impl Actor {
     /// ModifyReplicationSettings. The replica is told before the change counts here: what it refuses does not happen. A
     /// daemon that ends between the two leaves the replica with settings that the next change, or the same one again,
     /// brings in line; nothing that is sent depends on them.
-    pub(crate) async fn modify(&mut self, mut settings: ReplicationSettings) -> Result<Answer, Refusal> {
-        if self.core.is_extended() {
-            return self.forward.modify_third(&mut self.core, settings).await;
+    pub(crate) async fn modify(
+        &mut self,
+        of: &RelationshipRef,
+        mut settings: ReplicationSettings,
+    ) -> Result<Answer, Refusal> {
+        if let Some(id) = self.core.sender_meant(of)? {
+            return self.forward.modify(&mut self.core, id, settings).await;
         }
         let rel = self.core.rel.as_ref().ok_or_else(no_relationship)?;
         lifecycle::step(rel.mode, rel.state, Step::Modify).map_err(|e| not_now(&e))?;
@@ -52,7 +56,8 @@ impl Actor {
         self.core.commit(changed).await?;
         self.release(&change.removed).await;
         if let Some(rel) = self.core.rel.as_ref() {
-            self.core.host.throttle.set(self.core.id, &rel.settings.bandwidth);
+            let throttle = &self.core.host.throttle;
+            throttle.set(self.core.id, &rel.peer, &rel.settings.bandwidth);
         }
         self.source.next_at = Instant::now();
         if change.added.is_empty() {

@@ -1,11 +1,11 @@
 //! The monitoring window: what is counted in it, when it ends, and what is told when it does. What the numbers mean for
 //! the health is policy's; showing them is the surfaces'.
 
-use crate::contract::Answer;
-use crate::contract::Refusal;
 use crate::contract::refusal::no_relationship;
+use crate::contract::{Answer, Refusal, RelationshipRef};
 use crate::core::Core;
 use crate::record::{Counters, Relationship, ServerSettings};
+use crate::source::outgoing::not_extended;
 use lifeboat_model::ReplicationState as State;
 use lifeboat_model::Timestamp;
 use std::time::Duration;
@@ -117,19 +117,19 @@ impl Core {
     }
 
     /// ResetReplicationStatistics, of one relationship.
-    pub(crate) async fn reset_statistics(&mut self, extended: bool) -> Result<Answer, Refusal> {
+    pub(crate) async fn reset_statistics(&mut self, of: &RelationshipRef) -> Result<Answer, Refusal> {
+        let outgoing = self.outgoing_meant(of)?;
         let mut change = self.change()?;
         if change.state == State::Disabled {
             return Err(no_relationship());
         }
         let counters = Counters::beginning(self.host.ports.clock.now());
-        if extended {
-            let ext = change
-                .extended_mut()
-                .ok_or_else(crate::source::extended::not_extended)?;
-            ext.counters = counters;
-        } else {
-            change.counters = counters;
+        match outgoing {
+            Some(id) => {
+                let one = change.outgoing_mut(id).ok_or_else(not_extended)?;
+                one.counters = counters;
+            }
+            None => change.counters = counters,
         }
         change.tell("statistics reset");
         self.commit(change).await?;

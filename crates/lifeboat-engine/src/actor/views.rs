@@ -256,6 +256,8 @@ impl Sketch {
         health_notes.extend(awaits_import(rel));
         let copying = rel.state == State::WaitingToCompleteInitialReplication;
         let bulk = info.filter(|_| copying).map(bulk_view).unwrap_or_default();
+        let mut outgoing = crate::source::outgoing::views(rel, info, now).into_iter();
+        let extended = outgoing.next().map(Box::new);
         let lag_ms = lag(&rel.recency, rel.newest_instant, now).map(|ms| if settled { 0 } else { ms });
         ReplicationView {
             mode: rel.mode,
@@ -283,7 +285,8 @@ impl Sketch {
             preflight: rel.preflight.clone(),
             network: rel.network.clone(),
             counters: rel.counters.into(),
-            extended: crate::source::extended::view(rel, info, now),
+            extended,
+            further: outgoing.collect(),
             allowed: rel.replica().and_then(|r| r.allowed.clone()),
             contact: self.contact.clone(),
             backlog: self.backlog.clone(),

@@ -1,6 +1,7 @@
 //! What can be asked of a host: one enum under every management surface. Surfaces translate to it and have no logic of their
 //! own. What it is answered with is `answer`'s.
 
+use super::relationship::RelationshipRef;
 use super::views::ServerSettings;
 use crate::contract::paging::Paging;
 use lifeboat_model::{
@@ -118,26 +119,36 @@ pub enum Action {
         /// Settings; an empty disk list means all disks.
         settings: ReplicationSettings,
     },
-    /// ModifyReplicationSettings: the whole new settings. On a replica those of the extended relationship.
+    /// ModifyReplicationSettings: the whole new settings. On a replica those of an outgoing relationship.
     ModifyReplication {
-        /// A VM that this host is the primary of, or a replica that is extended to a third host.
+        /// A VM that this host is the primary of, or a replica with an outgoing relationship.
         vm: VmRef,
         /// All settings, changed or not; an empty disk list means the disks of now.
         settings: ReplicationSettings,
+        /// Which relationship: on a replica an outgoing one.
+        #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
+        relationship: RelationshipRef,
     },
-    /// StartReplication. A job. On a replica the copy to the third host, over the network.
+    /// StartReplication. A job. On a replica the copy to a further host, over the network.
     StartReplication {
-        /// A VM that this host is the primary of, in state 1, or a replica that is extended to a third host.
+        /// A VM that this host is the primary of, in state 1, or a replica with an outgoing relationship.
         vm: VmRef,
         /// How the data gets there.
         how: InitialCopy,
         /// When to begin, at most 7 days ahead; `None`: now.
         at: Option<Timestamp>,
+        /// Which relationship: on a replica an outgoing one.
+        #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
+        relationship: RelationshipRef,
     },
-    /// RequestReplicationStateChange to 1, on the primary: cancels an initial copy that is scheduled or under way.
+    /// RequestReplicationStateChange to 1, on the primary: cancels an initial copy that is scheduled or under way. Of an outgoing
+    /// relationship (RequestReplicationStateChangeEx) also a comparison.
     CancelInitialCopy {
-        /// A VM that this host is the primary of, in state 1 or 2.
+        /// A VM that this host is the primary of, in state 1 or 2, or a replica with an outgoing relationship.
         vm: VmRef,
+        /// Which relationship: on a replica an outgoing one.
+        #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
+        relationship: RelationshipRef,
     },
     /// ImportInitialReplica, on the replica. A job.
     ImportCopy {
@@ -146,17 +157,24 @@ pub enum Action {
         /// Directory that was exported to.
         dir: String,
     },
-    /// Resynchronize, on the primary. A job. On a replica the third host is compared again.
+    /// Resynchronize, on the primary. A job. On a replica a further host is compared again.
     Resynchronize {
-        /// A VM that this host is the primary of, or a replica that is extended to a third host.
+        /// A VM that this host is the primary of, or a replica with an outgoing relationship.
         vm: VmRef,
         /// When to begin, at most 7 days ahead; `None`: now.
         at: Option<Timestamp>,
+        /// Which relationship: on a replica an outgoing one.
+        #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
+        relationship: RelationshipRef,
     },
-    /// RequestReplicationStateChange to 9: cancels a resynchronization.
+    /// RequestReplicationStateChange to 9: cancels a resynchronization, of an outgoing relationship whatever is under way.
     CancelResync {
-        /// A VM that this host is the primary of, in state 10 or 11, or with a resynchronization that waits for its time.
+        /// A VM that this host is the primary of, in state 10 or 11, or with a resynchronization that waits for its time; or a
+        /// replica with an outgoing relationship.
         vm: VmRef,
+        /// Which relationship: on a replica an outgoing one.
+        #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
+        relationship: RelationshipRef,
     },
     /// ReverseReplicationRelationship, on the failed-over and committed side. A job.
     ReverseReplication {
@@ -201,24 +219,37 @@ pub enum Action {
     ResetStatistics {
         /// A VM with replication, on either side.
         vm: VmRef,
-        /// Those of the extended relationship, instead of the first one's.
-        #[serde(default)]
-        extended: bool,
+        /// Whose.
+        #[serde(
+            default,
+            skip_serializing_if = "RelationshipRef::is_usual",
+            alias = "extended"
+        )]
+        relationship: RelationshipRef,
     },
-    /// RequestReplicationStateChange to 7.
+    /// RequestReplicationStateChange to 7; of an outgoing relationship RequestReplicationStateChangeEx.
     SuspendReplication {
         /// A VM with replication in state 3, 7 or 8, on the primary also in 10 or 11; no planned failover may be under way.
         vm: VmRef,
+        /// Which relationship.
+        #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
+        relationship: RelationshipRef,
     },
-    /// RequestReplicationStateChange to 3.
+    /// RequestReplicationStateChange to 3; of an outgoing relationship RequestReplicationStateChangeEx.
     ResumeReplication {
         /// A VM with replication in state 3, 7 or 8, on the primary also in 10 or 11; a planned failover there is cancelled.
         vm: VmRef,
+        /// Which relationship.
+        #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
+        relationship: RelationshipRef,
     },
-    /// RemoveReplicationRelationship: this side only.
+    /// RemoveReplicationRelationship: this side only. The host of an outgoing relationship keeps what it has.
     RemoveReplication {
-        /// A VM with replication, on either side, without a test and without a third host.
+        /// A VM with replication, on either side, without a test; its own relationship only without outgoing ones.
         vm: VmRef,
+        /// Which relationship.
+        #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
+        relationship: RelationshipRef,
     },
     /// RemoveReplicationRelationship by this side's record alone, in whatever state: for relationships whose other side or
     /// whose files are gone, and for tests whose replica is. Files are kept.
@@ -294,41 +325,25 @@ pub enum Action {
         /// A replica whose failover is not decided (state 5).
         vm: VmRef,
     },
-    /// CreateReplicationRelationship on a replica, and StartReplication: what arrives there also goes to a third host. A job
+    /// CreateReplicationRelationship on a replica, and StartReplication: what arrives there also goes to a further host. A job
     /// when the copy is started.
     ExtendReplication {
-        /// A replica of a primary, not extended yet, or extended and not started; that of a third host cannot be extended.
+        /// A replica of a primary; an extended replica cannot be extended.
         vm: VmRef,
-        /// Settings; the peer in them is the third host. An empty disk list means those of the replica.
+        /// Settings; the peer in them is the further host, which the VM is not forwarded to yet, or not started. An empty disk
+        /// list means those of the replica.
         settings: ReplicationSettings,
         /// Start the copy as well; without it only the relationship is made, and `StartReplication` follows.
         #[serde(default = "yes")]
         start: bool,
     },
-    /// RequestReplicationStateChangeEx to 1 or 9 for the extended relationship: cancels its initial copy, or its comparison.
-    CancelExtended {
-        /// A replica whose copy to, or comparison with, the third host is scheduled or under way.
-        vm: VmRef,
-    },
-    /// RequestReplicationStateChangeEx to 7 for the extended relationship.
-    SuspendExtended {
-        /// A replica that is extended to a third host.
-        vm: VmRef,
-    },
-    /// RequestReplicationStateChangeEx to 3 for the extended relationship.
-    ResumeExtended {
-        /// A replica that is extended to a third host.
-        vm: VmRef,
-    },
-    /// RemoveReplicationRelationship for the extended relationship; the third host keeps what it has.
-    RemoveExtended {
-        /// A replica that is extended to a third host.
-        vm: VmRef,
-    },
-    /// ChangeReplicationModeToPrimary: a committed replica goes on as the primary of the third host. A job.
+    /// ChangeReplicationModeToPrimary: a committed replica goes on as the primary of a host it forwarded to. A job.
     ContinueAsPrimary {
-        /// A replica whose failover is committed (state 6) and that is extended to a third host.
+        /// A replica whose failover is committed (state 6) and with an outgoing relationship.
         vm: VmRef,
+        /// The outgoing relationship that is to go on; the only one, unless said.
+        #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
+        relationship: RelationshipRef,
     },
     /// Jobs, newest first.
     ListJobs(Paging),
@@ -441,10 +456,10 @@ impl Action {
             | Self::EnableReplication { vm, .. }
             | Self::ModifyReplication { vm, .. }
             | Self::StartReplication { vm, .. }
-            | Self::CancelInitialCopy { vm }
+            | Self::CancelInitialCopy { vm, .. }
             | Self::ImportCopy { vm, .. }
             | Self::Resynchronize { vm, .. }
-            | Self::CancelResync { vm }
+            | Self::CancelResync { vm, .. }
             | Self::ReverseReplication { vm, .. }
             | Self::BecomeReplica { vm }
             | Self::DropAbandoned { vm }
@@ -458,15 +473,11 @@ impl Action {
             | Self::StartTest { vm, .. }
             | Self::StopTest { vm }
             | Self::ExtendReplication { vm, .. }
-            | Self::CancelExtended { vm }
             | Self::SetAuthorization { vm, .. }
-            | Self::SuspendExtended { vm }
-            | Self::ResumeExtended { vm }
-            | Self::RemoveExtended { vm }
-            | Self::ContinueAsPrimary { vm }
-            | Self::SuspendReplication { vm }
-            | Self::ResumeReplication { vm }
-            | Self::RemoveReplication { vm }
+            | Self::ContinueAsPrimary { vm, .. }
+            | Self::SuspendReplication { vm, .. }
+            | Self::ResumeReplication { vm, .. }
+            | Self::RemoveReplication { vm, .. }
             | Self::ForgetReplication { vm }
             | Self::ReplicateNow { vm }
             | Self::ListPoints { vm, .. }

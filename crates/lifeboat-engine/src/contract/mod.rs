@@ -8,12 +8,14 @@ mod paged;
 pub mod paging;
 pub mod query;
 pub(crate) mod refusal;
+mod relationship;
 mod request;
 mod views;
 
 pub use action::{Action, InitialCopy, PointSelector, VmRef};
 pub use answer::{Answer, CycleResult, Management};
 pub use refusal::Refusal;
+pub use relationship::RelationshipRef;
 pub use request::RequestView;
 pub use views::{
     AbandonedView, AtRestView, BacklogView, BulkView, CertificateView, ChangesView, ConsoleView, ContactView,

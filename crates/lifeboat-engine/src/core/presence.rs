@@ -8,7 +8,7 @@ impl Core {
         let Some(rel) = self.rel.as_ref() else {
             return Vec::new();
         };
-        let third = crate::record::access::extended(Some(rel)).map(|e| &e.settings.peer);
-        rel.other_end().into_iter().chain(third).cloned().collect()
+        let further = crate::record::access::further_peers(Some(rel));
+        rel.other_end().into_iter().chain(further).cloned().collect()
     }
 }

@@ -49,11 +49,11 @@ impl Core {
     /// Where further hosts take calls that were given a copy from here.
     fn further(&self) -> Vec<String> {
         let rel = self.rel.as_ref();
-        let third = crate::record::access::extended(rel).map(|e| e.settings.peer.clone());
         let formerly = rel
             .iter()
             .flat_map(|r| r.formerly.iter().filter(|f| **f != r.peer));
-        let mut all: Vec<String> = third.into_iter().chain(formerly.cloned()).collect();
+        let forwarded = crate::record::access::further_peers(rel);
+        let mut all: Vec<String> = forwarded.chain(formerly).cloned().collect();
         all.dedup();
         all
     }

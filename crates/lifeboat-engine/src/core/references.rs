@@ -23,12 +23,13 @@ impl Core {
             (None, None) => Presence::Nothing,
         };
         let rel = self.rel.as_ref();
-        let third = crate::record::access::extended(rel).map(|e| e.settings.peer.as_str());
-        let hosts = [
-            rel.map(|r| r.peer.as_str()),
-            rel.and_then(|r| r.callback.as_deref()),
-            third,
-        ];
+        let other = rel
+            .iter()
+            .flat_map(|r| [Some(&r.peer), r.callback.as_ref()])
+            .flatten();
+        let hosts = other
+            .chain(crate::record::access::further_peers(rel))
+            .map(String::as_str);
         self.card.write(presence, hosts);
     }
 }

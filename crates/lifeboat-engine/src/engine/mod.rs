@@ -387,9 +387,10 @@ pub(crate) fn orphan(rel: &Relationship, job: &Job) -> Orphan {
             failover: Some(f), ..
         }) if f.reverse.as_ref().is_some_and(|r| r.job == job.id) => Orphan::Continues,
         Side::Replica(r)
-            if r.extended
-                .as_ref()
-                .is_some_and(|e| [e.job, e.compare].contains(&Some(job.id)))
+            if r.outgoing
+                .all()
+                .iter()
+                .any(|e| [e.job, e.compare].contains(&Some(job.id)))
                 || r.import.as_ref().is_some_and(|i| i.job == job.id)
                 || job.kind == JobType::Scrub =>
         {

@@ -97,7 +97,13 @@ impl Jobs {
 
     /// The job that waited for this, running from now on, or a new one; not recorded yet.
     pub(crate) fn begin(&self, vm: VmId, kind: JobType, detail: &str) -> Job {
-        match self.unfinished(vm, kind).filter(|j| j.state == JobState::New) {
+        let waiting = self.unfinished(vm, kind).filter(|j| j.state == JobState::New);
+        self.begin_or(waiting.map(|j| j.id), vm, kind, detail)
+    }
+
+    /// The job that waited for its time begins; where there is none, a new one does.
+    pub(crate) fn begin_or(&self, waiting: Option<JobId>, vm: VmId, kind: JobType, detail: &str) -> Job {
+        match waiting.and_then(|job| self.get(job)) {
             Some(job) => Job {
                 state: JobState::Running,
                 started: Some(self.clock.now()),

@@ -6,7 +6,7 @@
 //! then its key has to be that of all of them.
 
 use crate::port::link::{KeyJudge, OtherKey, PeerIdentity};
-use crate::record::access::{extended, host_of};
+use crate::record::access::{further_peers, host_of};
 use crate::record::{KnownKey, Relationship};
 use lifeboat_model::reach::bare_host;
 use lifeboat_model::{Fingerprint, Note, Timestamp, VmId, hint};
@@ -214,9 +214,11 @@ impl Known {
 
 /// Every host that a relationship names.
 fn named(rel: &Relationship) -> Vec<String> {
-    let third = extended(Some(rel)).map(|e| &e.settings.peer);
     let peer = Some(&rel.peer).filter(|n| !n.is_empty());
-    let all = peer.into_iter().chain(&rel.callback).chain(third);
+    let all = peer
+        .into_iter()
+        .chain(&rel.callback)
+        .chain(further_peers(Some(rel)));
     all.chain(&rel.formerly).cloned().collect()
 }
 

@@ -52,8 +52,8 @@ impl Card {
         self.lock().hosts.iter().any(|host| peer.is_host_of(host))
     }
 
-    pub(crate) fn write(&self, presence: Presence, hosts: [Option<&str>; 3]) {
-        let hosts = || hosts.into_iter().flatten().filter(|host| !host.is_empty());
+    pub(crate) fn write<'h>(&self, presence: Presence, hosts: impl Iterator<Item = &'h str> + Clone) {
+        let hosts = || hosts.clone().filter(|host| !host.is_empty());
         let mut written = self.lock();
         written.presence = presence;
         // Written with every message, and hardly ever another one.

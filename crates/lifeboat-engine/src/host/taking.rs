@@ -5,10 +5,10 @@
 //! revert gives up what the VM wrote since the failover and a planned failover commits by itself; the end of a test, which is
 //! there to be thrown away; and `BecomeReplica`, which keeps all it had until `DropAbandoned`.
 
-use crate::contract::{Action, VmRef};
+use crate::contract::{Action, RelationshipRef};
 use crate::port::catalog::CatalogImage;
-use crate::record::{Relationship, Side};
-use lifeboat_model::{AuthorizationEntry, ReplicationSettings, VmId};
+use crate::record::{OutgoingRelationship, Relationship, Side};
+use lifeboat_model::{AuthorizationEntry, RelationshipId, ReplicationSettings, VmId};
 use std::time::Duration;
 
 /// What an action may take away.
@@ -18,8 +18,10 @@ pub(crate) enum Taking<'a> {
     Nothing,
     /// Always something: this, in words that a VM's name follows.
     Always(&'static str),
-    /// What the new settings no longer ask for.
-    Settings(&'a ReplicationSettings),
+    /// An outgoing relationship.
+    Outgoing(&'a RelationshipRef),
+    /// What the new settings of this relationship no longer ask for.
+    Settings(&'a ReplicationSettings, &'a RelationshipRef),
     /// What the new entry no longer promises.
     Entry(&'a AuthorizationEntry),
     /// An entry, by its primary.
@@ -34,12 +36,22 @@ pub(crate) fn taking(action: &Action) -> Taking<'_> {
         Action::CommitFailover { .. } => {
             Taking::Always("commit of the failover, which ends every recovery point but the chosen one, of")
         }
-        Action::RemoveReplication { .. } => Taking::Always("removal of the replication of"),
+        Action::RemoveReplication { relationship, .. } => match relationship {
+            RelationshipRef::Usual | RelationshipRef::Id(RelationshipId::OWN) => {
+                Taking::Always("removal of the replication of")
+            }
+            RelationshipRef::Outgoing | RelationshipRef::Id(_) | RelationshipRef::Peer(_) => {
+                Taking::Outgoing(relationship)
+            }
+        },
         Action::ForgetReplication { .. } => Taking::Always("removal of the record of the replication of"),
-        Action::RemoveExtended { .. } => Taking::Always("removal of the replication to the third host of"),
         Action::ReleasePoints { .. } => Taking::Always("release of the recovery points that are held of"),
         Action::DropAbandoned { .. } => Taking::Always("dropping of the abandoned data of"),
-        Action::ModifyReplication { settings, .. } => Taking::Settings(settings),
+        Action::ModifyReplication {
+            settings,
+            relationship,
+            ..
+        } => Taking::Settings(settings, relationship),
         Action::AddAuthorization { entry } => Taking::Entry(entry),
         Action::RemoveAuthorization { primary } => Taking::EntryRemoved(primary),
         Action::SetAuthorization { primary, .. } => Taking::Binding(primary),
@@ -73,9 +85,6 @@ pub(crate) fn taking(action: &Action) -> Taking<'_> {
         | Action::StopTest { .. }
         | Action::RevertFailover { .. }
         | Action::ExtendReplication { .. }
-        | Action::CancelExtended { .. }
-        | Action::SuspendExtended { .. }
-        | Action::ResumeExtended { .. }
         | Action::ContinueAsPrimary { .. }
         | Action::ListJobs(_)
         | Action::ShowJob { .. }
@@ -103,7 +112,22 @@ pub(crate) fn what(action: &Action, vm: Option<(VmId, &str)>, now: &CatalogImage
     match taking(action) {
         Taking::Nothing => None,
         Taking::Always(what) => Some(format!("{what} \"{name}\"")),
-        Taking::Settings(new) => of(fewer(agreed(rel?)?, new), "less history of", name),
+        Taking::Outgoing(relationship) => {
+            let to = rel.map(|rel| meant(rel, relationship)).unwrap_or_default();
+            let peers: Vec<&str> = to.iter().map(|one| one.settings.peer.as_str()).collect();
+            let to = if peers.is_empty() {
+                String::from(relationship.clone())
+            } else {
+                peers.join(", ")
+            };
+            Some(format!("removal of the replication to {to} of \"{name}\""))
+        }
+        Taking::Settings(new, relationship) => {
+            let less = agreed(rel?, relationship)
+                .into_iter()
+                .flat_map(|old| fewer(old, new));
+            of(less.collect(), "less history of", name)
+        }
         Taking::Entry(new) => {
             let before = now.entries.iter().filter(|e| e.same_primary(&new.primary));
             let less = before.flat_map(|before| weaker(before, new)).collect();
@@ -130,11 +154,21 @@ pub(crate) fn what(action: &Action, vm: Option<(VmId, &str)>, now: &CatalogImage
     }
 }
 
-/// The settings that `ModifyReplication` changes: on a replica those of the extended relationship.
-fn agreed(rel: &Relationship) -> Option<&ReplicationSettings> {
+/// The outgoing relationships that may be meant. Which one it is the VM's actor says; until then all that fit count.
+fn meant<'r>(rel: &'r Relationship, of: &RelationshipRef) -> Vec<&'r OutgoingRelationship> {
+    let fits = |one: &&OutgoingRelationship| match of {
+        RelationshipRef::Usual | RelationshipRef::Outgoing => true,
+        RelationshipRef::Id(id) => one.id == *id,
+        RelationshipRef::Peer(peer) => one.is_to(peer),
+    };
+    rel.outgoing().iter().filter(fits).collect()
+}
+
+/// The settings that `ModifyReplication` changes: on a replica those of an outgoing relationship.
+fn agreed<'r>(rel: &'r Relationship, of: &RelationshipRef) -> Vec<&'r ReplicationSettings> {
     match &rel.side {
-        Side::Replica(replica) => replica.extended.as_ref().map(|e| &e.settings),
-        Side::Primary(_) | Side::Test { .. } | Side::Alone => Some(&rel.settings),
+        Side::Replica(_) => meant(rel, of).into_iter().map(|one| &one.settings).collect(),
+        Side::Primary(_) | Side::Test { .. } | Side::Alone => vec![&rel.settings],
     }
 }
 
@@ -196,19 +230,34 @@ pub(crate) fn kept_at_least(
     Duration::from_secs(longest.unwrap_or(0).into())
 }
 
-/// The same action about the VM of just this name. Names may lead elsewhere until it is confirmed.
-pub(crate) fn named_exactly(mut action: Action, exact: &VmRef) -> Action {
+/// The same action about just this VM, and about the relationship to just that host. Names, and what there is one of, may lead
+/// elsewhere until it is confirmed.
+pub(crate) fn named_exactly(mut action: Action, exact: VmId, now: &CatalogImage) -> Action {
+    let rel = now.relationships.iter().find(|r| r.vm == exact && r.index == 0);
+    if let Some(rel) = rel {
+        name_relationship(&mut action, rel);
+    }
     if let Action::CommitFailover { vm }
-    | Action::RemoveReplication { vm }
+    | Action::RemoveReplication { vm, .. }
     | Action::ForgetReplication { vm }
-    | Action::RemoveExtended { vm }
     | Action::DropAbandoned { vm }
     | Action::ModifyReplication { vm, .. }
     | Action::SetAuthorization { vm, .. } = &mut action
     {
-        vm.clone_from(exact);
+        *vm = exact.into();
     }
     action
+}
+
+fn name_relationship(action: &mut Action, rel: &Relationship) {
+    let relationship = match action {
+        Action::RemoveReplication { relationship, .. } if !relationship.is_usual() => relationship,
+        Action::ModifyReplication { relationship, .. } => relationship,
+        _ => return,
+    };
+    if let [one] = meant(rel, relationship).as_slice() {
+        *relationship = RelationshipRef::Peer(one.settings.peer.clone());
+    }
 }
 
 #[cfg(test)]

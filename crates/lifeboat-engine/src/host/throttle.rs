@@ -31,7 +31,7 @@ const SLACK: Duration = Duration::from_millis(250);
 pub(crate) struct Throttle {
     clock: Arc<dyn Clock>,
     host: Bucket,
-    relationships: Mutex<BTreeMap<VmId, Arc<Bucket>>>,
+    relationships: Mutex<BTreeMap<VmId, BTreeMap<String, Arc<Bucket>>>>,
 }
 
 /// One limit and how far it is used up.
@@ -99,53 +99,54 @@ impl Throttle {
         self.host.set(limit);
     }
 
-    /// The limit for what is sent of one VM, from now on.
-    pub(crate) fn set(&self, vm: VmId, limit: &Bandwidth) {
+    /// The limit for what is sent of one VM to one host, from now on.
+    pub(crate) fn set(&self, vm: VmId, peer: &str, limit: &Bandwidth) {
         let mut all = self.relationships.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.get(&vm) {
+        let of_vm = all.entry(vm).or_default();
+        match of_vm.get(peer) {
             Some(bucket) => bucket.set(limit),
             None if *limit == Bandwidth::default() => {}
-            None => drop(all.insert(vm, Arc::new(Bucket::new(limit.clone())))),
+            None => drop(of_vm.insert(peer.to_owned(), Arc::new(Bucket::new(limit.clone())))),
         }
     }
 
-    fn bucket(&self, vm: VmId) -> Option<Arc<Bucket>> {
+    fn bucket(&self, (vm, peer): (VmId, &str)) -> Option<Arc<Bucket>> {
         let all = self.relationships.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&vm).cloned()
+        all.get(&vm)?.get(peer).cloned()
     }
 
-    fn limited(&self, vm: VmId) -> bool {
+    fn limited(&self, of: (VmId, &str)) -> bool {
         let clock = &*self.clock;
-        self.host.rate(clock).is_some() || self.bucket(vm).is_some_and(|b| b.rate(clock).is_some())
+        self.host.rate(clock).is_some() || self.bucket(of).is_some_and(|b| b.rate(clock).is_some())
     }
 
-    /// Waits until `bytes` of this VM may be sent.
-    async fn pass(&self, vm: VmId, bytes: u64) {
-        // The own limit first: a VM that waits for it must not hold up others at the host's.
-        if let Some(own) = self.bucket(vm) {
+    /// Waits until `bytes` of this VM may be sent to this host.
+    async fn pass(&self, of: (VmId, &str), bytes: u64) {
+        // The own limit first: a relationship that waits for it must not hold up others at the host's.
+        if let Some(own) = self.bucket(of) {
             own.pass(&*self.clock, bytes).await;
         }
         self.host.pass(&*self.clock, bytes).await;
     }
 
-    fn paced(self: &Arc<Self>, vm: VmId, body: ByteStream) -> ByteStream {
-        let start = (self.clone(), body, Bytes::new());
+    fn paced(self: &Arc<Self>, (vm, peer): (VmId, &str), body: ByteStream) -> ByteStream {
+        let start = (self.clone(), body, Bytes::new(), peer.to_owned());
         Box::pin(stream::unfold(
             start,
-            move |(throttle, mut body, mut rest)| async move {
+            move |(throttle, mut body, mut rest, peer)| async move {
                 if rest.is_empty() {
                     match body.next().await? {
                         Ok(bytes) => rest = bytes,
-                        Err(e) => return Some((Err(e), (throttle, body, rest))),
+                        Err(e) => return Some((Err(e), (throttle, body, rest, peer))),
                     }
                 }
-                let piece = if throttle.limited(vm) {
+                let piece = if throttle.limited((vm, &peer)) {
                     rest.split_to(PIECE.min(rest.len()))
                 } else {
                     std::mem::take(&mut rest)
                 };
-                throttle.pass(vm, amount(piece.len())).await;
-                Some((Ok(piece), (throttle, body, rest)))
+                throttle.pass((vm, &peer), amount(piece.len())).await;
+                Some((Ok(piece), (throttle, body, rest, peer)))
             },
         ))
     }
@@ -171,7 +172,7 @@ impl PeerLink for PacedLink {
         // Of the control calls only digests grow with the disks.
         if let PeerRequest::Compare { vm, ranges, .. } = &request {
             let digests: usize = ranges.iter().map(|r| r.digests.len()).sum();
-            self.throttle.pass(*vm, amount(digests)).await;
+            self.throttle.pass((*vm, peer), amount(digests)).await;
         }
         self.link.call(peer, request).await
     }
@@ -182,7 +183,9 @@ impl PeerLink for PacedLink {
 
     async fn send(&self, peer: &str, address: LogAddress, body: ByteStream) -> Result<LogReceipt, LinkError> {
         let (LogAddress::Delta { vm, .. } | LogAddress::Bulk { vm }) = address;
-        self.link.send(peer, address, self.throttle.paced(vm, body)).await
+        self.link
+            .send(peer, address, self.throttle.paced((vm, peer), body))
+            .await
     }
 }
 
@@ -227,8 +230,15 @@ mod tests {
         VmId(Uuid::from_u128(n))
     }
 
+    /// The host that all of them send to.
+    const PEER: &str = "b:7000";
+
     /// Seconds it takes to send so many bytes in pieces as they come from a spool.
     async fn seconds(throttle: &Arc<Throttle>, of: VmId, bytes: u64) -> f64 {
+        seconds_to(throttle, (of, PEER), bytes).await
+    }
+
+    async fn seconds_to(throttle: &Arc<Throttle>, of: (VmId, &str), bytes: u64) -> f64 {
         let began = Instant::now();
         let chunks = bytes / (256 * KIB);
         let body: ByteStream = Box::pin(stream::iter(
@@ -257,7 +267,7 @@ mod tests {
         let throttle = Arc::new(Throttle::new(Arc::new(Minute::default()), Bandwidth::default()));
         near(seconds(&throttle, vm(1), 1 << 30).await, 0.0);
         let body: ByteStream = Box::pin(stream::iter([Ok(Bytes::from(vec![0; 1 << 20]))]));
-        let whole = throttle.paced(vm(1), body).next().await.unwrap().unwrap();
+        let whole = throttle.paced((vm(1), PEER), body).next().await.unwrap().unwrap();
         assert_eq!(whole.len(), 1 << 20);
     }
 
@@ -265,11 +275,22 @@ mod tests {
     async fn the_lower_of_both_limits_counts() {
         let throttle = Arc::new(Throttle::new(Arc::new(Minute::default()), limit(1024 * KIB)));
         near(seconds(&throttle, vm(1), 20 << 20).await, 20.0);
-        throttle.set(vm(1), &limit(256 * KIB));
+        throttle.set(vm(1), PEER, &limit(256 * KIB));
         near(seconds(&throttle, vm(1), 10 << 20).await, 40.0);
         near(seconds(&throttle, vm(2), 10 << 20).await, 10.0);
-        throttle.set(vm(1), &limit(4096 * KIB));
+        throttle.set(vm(1), PEER, &limit(4096 * KIB));
         near(seconds(&throttle, vm(1), 20 << 20).await, 20.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_to_one_host_is_none_to_another() {
+        let throttle = Arc::new(Throttle::new(Arc::new(Minute::default()), limit(1024 * KIB)));
+        throttle.set(vm(1), "c:7000", &limit(256 * KIB));
+        near(seconds_to(&throttle, (vm(1), "c:7000"), 10 << 20).await, 40.0);
+        near(seconds_to(&throttle, (vm(1), "d:7000"), 10 << 20).await, 10.0);
+        throttle.set(vm(1), "d:7000", &limit(512 * KIB));
+        near(seconds_to(&throttle, (vm(1), "d:7000"), 10 << 20).await, 20.0);
+        near(seconds_to(&throttle, (vm(1), "c:7000"), 10 << 20).await, 40.0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -313,7 +334,7 @@ mod tests {
             windows: vec![night],
         };
         let throttle = Arc::new(Throttle::new(clock.clone(), Bandwidth::default()));
-        throttle.set(vm(1), &day);
+        throttle.set(vm(1), PEER, &day);
         for (minute, want) in [
             (23 * 60, 0.0),
             (6 * 60, 32.0),
@@ -330,9 +351,9 @@ mod tests {
         let throttle = Arc::new(Throttle::new(Arc::new(Minute::default()), limit(64 * KIB)));
         let broken = std::io::Error::other("the view is gone");
         let body: ByteStream = Box::pin(stream::iter([Err(broken)]));
-        assert!(throttle.paced(vm(1), body).next().await.unwrap().is_err());
+        assert!(throttle.paced((vm(1), PEER), body).next().await.unwrap().is_err());
         let endless: ByteStream = Box::pin(stream::repeat_with(|| Ok(Bytes::from(vec![0; 64 << 10]))));
-        let mut dropped = throttle.paced(vm(1), endless);
+        let mut dropped = throttle.paced((vm(1), PEER), endless);
         for _ in 0..3 {
             let next = tokio::time::timeout(Duration::from_millis(300), dropped.next());
             let _ = next.await;

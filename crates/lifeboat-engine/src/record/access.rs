@@ -1,10 +1,16 @@
 //! What is read off a relationship's record.
 
-use crate::record::{Extended, Relationship};
+use crate::record::{OutgoingRelationship, Relationship};
 use lifeboat_model::JobType;
 
-pub(crate) fn extended(rel: Option<&Relationship>) -> Option<&Extended> {
-    rel?.replica()?.extended.as_deref()
+/// The outgoing relationships of a VM, as far as it has a record.
+pub(crate) fn outgoing(rel: Option<&Relationship>) -> &[OutgoingRelationship] {
+    rel.map_or(&[], Relationship::outgoing)
+}
+
+/// The further hosts that a VM's data is forwarded to, `HOST:PORT`.
+pub(crate) fn further_peers(rel: Option<&Relationship>) -> impl Iterator<Item = &String> + Clone {
+    outgoing(rel).iter().map(|one| &one.settings.peer)
 }
 
 /// The name in `HOST:PORT`.
@@ -19,8 +25,9 @@ pub(crate) fn waits(rel: &Relationship, kind: JobType) -> bool {
         JobType::StartSeeded,
         JobType::Resynchronize,
     ];
-    if let Some(ext) = crate::record::access::extended(Some(rel)) {
-        return ext.scheduled.is_some() && (kinds.contains(&kind) || kind == JobType::ResyncExtended);
+    let forwarded = kinds.contains(&kind) || kind == JobType::ResyncExtended;
+    if forwarded && rel.outgoing().iter().any(|one| one.scheduled.is_some()) {
+        return true;
     }
     kinds.contains(&kind) && rel.primary().is_some_and(|p| p.scheduled.is_some())
 }

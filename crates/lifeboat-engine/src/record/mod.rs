@@ -10,9 +10,9 @@
 pub(crate) mod access;
 mod condition;
 mod event;
-mod extended;
 mod job;
 mod keeping;
+mod outgoing;
 mod primary;
 mod relationship;
 mod replica;
@@ -23,10 +23,10 @@ mod settings;
 pub use crate::common::problem::Problem;
 pub use condition::Counters;
 pub use event::Event;
-pub use extended::{Comparison, Extended};
 pub use job::Job;
 pub use keeping::{History, Hold, Keeping, Reason};
 use lifeboat_model::{Bandwidth, GenerationId, Position, ReplicationSettings};
+pub use outgoing::{Comparison, Outgoing, OutgoingRelationship};
 pub use primary::{Planned, PlannedPhase, PrimarySide, Sent, Split, SyncKind, Synchronization, Transfer};
 pub use relationship::{Addressing, Home, KnownKey, Relationship, Side};
 pub use replica::{Failover, FailoverPhase, Import, ReplicaSide, Reverse, TakeOver, Test, TestPhase};
@@ -43,10 +43,16 @@ pub(crate) const NOWHERE: Position = Position::start(GenerationId(Uuid::nil()));
 
 /// A document of the catalog.
 pub trait Record: Serialize + DeserializeOwned {
-    /// The version that is written, from 1.
+    /// The newest version that is known, from 1.
     const VERSION: u32 = 1;
     /// Fields that every document has, where the type itself has a default for all of them.
     const REQUIRED: &'static [&'static str];
+
+    /// The version that this record is written in: the oldest that says all of it, so that a release before can go on with what
+    /// it would have written itself.
+    fn version(&self) -> u32 {
+        Self::VERSION
+    }
 }
 
 /// Why a document is not read.
@@ -100,7 +106,7 @@ fn first() -> u64 {
 /// # Errors
 /// `Malformed`: it cannot be written as JSON.
 pub fn write<T: Record>(record: &T) -> Result<String, RecordError> {
-    let version = T::VERSION;
+    let version = record.version();
     serde_json::to_string(&Versioned { version, record }).map_err(|e| RecordError::Malformed(e.to_string()))
 }
 

@@ -2,12 +2,12 @@
 //! replica has `replica`'s. Nothing is decided here.
 
 use super::{
-    Counters, Extended, Failover, FailoverPhase, Import, NOWHERE, Planned, PlannedPhase, PrimarySide,
-    Problem, Record, ReplicaSide, Split, Test, empty_is_none, nothing_set,
+    Counters, Failover, FailoverPhase, Import, NOWHERE, OutgoingRelationship, Planned, PlannedPhase,
+    PrimarySide, Problem, Record, ReplicaSide, Split, Test, empty_is_none, nothing_set,
 };
 use lifeboat_model::{
-    BranchId, Fingerprint, Firmware, JobId, Machine, NicFailover, Position, Recency, ReplicationMode,
-    ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+    BranchId, Fingerprint, Firmware, JobId, Machine, NicFailover, Position, Recency, RelationshipId,
+    ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -66,6 +66,13 @@ pub struct Relationship {
 }
 
 impl Record for Relationship {
+    const VERSION: u32 = 2;
+
+    /// A release that knew of one outgoing relationship at most would forget the others.
+    fn version(&self) -> u32 {
+        if self.outgoing().len() > 1 { 2 } else { 1 }
+    }
+
     const REQUIRED: &'static [&'static str] = &[
         "vm", "index", "mode", "state", "settings", "spec", "peer", "position", "side", "created",
     ];
@@ -297,9 +304,15 @@ impl Relationship {
         }
     }
 
-    /// The relationship of a replica to a third host, to change it.
-    pub(crate) fn extended_mut(&mut self) -> Option<&mut Extended> {
-        self.replica_mut()?.extended.as_deref_mut()
+    /// The outgoing relationships: none but a replica has any.
+    #[must_use]
+    pub fn outgoing(&self) -> &[OutgoingRelationship] {
+        self.replica().map_or(&[], |replica| replica.outgoing.all())
+    }
+
+    /// One outgoing relationship, to change it.
+    pub(crate) fn outgoing_mut(&mut self, id: RelationshipId) -> Option<&mut OutgoingRelationship> {
+        self.replica_mut()?.outgoing.get_mut(id)
     }
 
     /// Forgets the synchronization of a primary; its job.

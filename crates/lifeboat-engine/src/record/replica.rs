@@ -1,7 +1,7 @@
-//! What only a replica remembers: its directory, a failover, a test, an import, and how its history is kept. The relationship to a
-//! third host is `extended`'s.
+//! What only a replica remembers: its directory, a failover, a test, an import, and how its history is kept. The relationships to
+//! further hosts are `outgoing`'s.
 
-use super::{Extended, Keeping, Sealing, empty_is_none};
+use super::{Keeping, Outgoing, Sealing, empty_is_none};
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::{
     BranchId, FailedOverReplicationType, GenerationId, JobId, Position, ReplicationSettings,
@@ -37,8 +37,9 @@ pub struct ReplicaSide {
     pub sealing: Option<Box<Sealing>>,
     /// The import that goes on.
     pub import: Option<Box<Import>>,
-    /// The relationship to a third host, which gets what this one gets.
-    pub extended: Option<Box<Extended>>,
+    /// The relationships to further hosts, which get what this one gets.
+    #[serde(flatten)]
+    pub outgoing: Outgoing,
     /// Key of the authorization entry whose primaries alone may feed it; `None`: every primary of its trust group.
     pub allowed: Option<String>,
     /// Its primary says when it has nothing to send: silence means something.

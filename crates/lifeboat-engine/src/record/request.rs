@@ -2,9 +2,11 @@
 
 use super::Record;
 use crate::common::by::By;
-use crate::contract::Action;
+use crate::contract::{Action, RelationshipRef};
 use lifeboat_model::{Reading, RequestId, Timestamp, VmId};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// An action that waits for a second person, or that one has confirmed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +16,7 @@ pub struct Request {
     /// Who asks.
     pub by: By,
     /// What for; a VM in it is named by its UUID.
+    #[serde(deserialize_with = "action")]
     pub action: Action,
     /// The VM it is about; `None`: the host.
     pub vm: Option<VmId>,
@@ -47,6 +50,40 @@ pub enum RequestState {
     },
 }
 
+/// An action, also as a release wrote it in which the removal of an extended replication was one of its own.
+fn action<'d, D: Deserializer<'d>>(from: D) -> Result<Action, D::Error> {
+    let mut written = Value::deserialize(from)?;
+    if let Some(fields) = written.as_object_mut()
+        && fields.get("action").is_some_and(|name| name == "remove-extended")
+    {
+        fields.insert("action".into(), "remove-replication".into());
+        fields.insert(
+            "relationship".into(),
+            String::from(RelationshipRef::Outgoing).into(),
+        );
+    }
+    Action::deserialize(written).map_err(D::Error::custom)
+}
+
 impl Record for Request {
     const REQUIRED: &'static [&'static str] = &[];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_removal_of_an_extended_replication_is_read_as_it_was_written_before() {
+        #[derive(Deserialize)]
+        struct Recorded {
+            #[serde(deserialize_with = "action")]
+            action: Action,
+        }
+        let written = r#"{"action":{"action":"remove-extended","vm":"web"}}"#;
+        let read: Recorded = serde_json::from_str(written).unwrap();
+        let vm = "web".to_owned().into();
+        let relationship = RelationshipRef::Outgoing;
+        assert_eq!(read.action, Action::RemoveReplication { vm, relationship });
+    }
 }

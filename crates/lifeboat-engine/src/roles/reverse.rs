@@ -38,9 +38,8 @@ pub(crate) const ATTEMPTS: u32 = 5;
 /// few: each costs a question before a start.
 pub(crate) fn formerly(rel: &Relationship, replica: &str) -> Vec<String> {
     const KEPT: usize = 4;
-    let third = crate::record::access::extended(Some(rel)).map(|e| e.settings.peer.clone());
     let mut all = rel.formerly.clone();
-    all.extend(third);
+    all.extend(crate::record::access::further_peers(Some(rel)).cloned());
     all.retain(|peer| peer != replica);
     all.dedup();
     let surplus = all.len().saturating_sub(KEPT);

@@ -1,6 +1,6 @@
-//! The work of an extended relationship, on the middle host: what the third host lacks is found from where both copies
-//! stand and sent, round by round. It only reads the replica, so it runs beside everything else the actor does. Decisions
-//! and records are `extended`'s.
+//! The work of an outgoing relationship, on the host in the middle: what the further host lacks is found from where both
+//! copies stand and sent, round by round. It only reads the replica, so it runs beside everything else the actor does, other
+//! forwarders included. Decisions and records are `outgoing`'s.
 
 use crate::core::order::{line, past};
 use crate::host::jobs::Jobs;
@@ -8,7 +8,7 @@ use crate::host::tools::Tools;
 use crate::port::Entropy;
 use crate::port::capture::BlockView;
 use crate::port::link::{Content, LinkError, LogAddress, PeerRefusal, PeerReply, PeerRequest, ReplicaStatus};
-use crate::port::store::{Point, ReplicaInfo, Store, StoredLog};
+use crate::port::store::{LogStore, Point, ReplicaInfo, Store, StoredLog};
 use crate::record::{Comparison, NOWHERE};
 use crate::source::copy::Route;
 use crate::source::sync::{Known, Piece};
@@ -21,7 +21,8 @@ use futures_util::stream;
 use lifeboat_deltalog::{Encoder, Header, LogDisk, LogKind};
 use lifeboat_model::causes::chain;
 use lifeboat_model::policy::backoff;
-use lifeboat_model::{GenerationId, JobId, Position, ReplicationSettings, VmId, VmSpec};
+use lifeboat_model::{GenerationId, JobId, Position, RelationshipId, ReplicationSettings, VmId, VmSpec};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -51,10 +52,38 @@ pub(crate) struct ForwarderConfig {
     pub(crate) compare: Option<JobId>,
 }
 
+/// From where on logs are kept for the further hosts of one VM: each forwarder says its own, and the store is told all of them.
+#[derive(Default)]
+pub(crate) struct KeptLogs(tokio::sync::Mutex<BTreeMap<RelationshipId, Position>>);
+
+impl KeptLogs {
+    /// Keeps the logs after this position for a relationship from now on; `None`: none for it.
+    pub(crate) async fn keep(
+        &self,
+        logs: &dyn LogStore,
+        vm: VmId,
+        id: RelationshipId,
+        after: Option<Position>,
+    ) {
+        // Held over the call, so that the store hears of changes in their order.
+        let mut all = self.0.lock().await;
+        match after {
+            Some(at) => drop(all.insert(id, at)),
+            None => drop(all.remove(&id)),
+        }
+        let wanted: Vec<Position> = all.values().copied().collect();
+        logs.keep_logs(vm, &wanted).await;
+    }
+}
+
 /// A forwarder at work.
 pub(crate) struct Forwarder {
     pub(crate) vm: VmId,
+    /// Which relationship it serves.
+    pub(crate) id: RelationshipId,
     pub(crate) config: ForwarderConfig,
+    /// What all forwarders of the VM need of its logs.
+    pub(crate) kept: Arc<KeptLogs>,
     /// The store that the replica is in.
     pub(crate) store: Store,
     pub(crate) tools: Tools,
@@ -157,8 +186,13 @@ impl Forwarder {
     async fn report(&self, progress: Progress) {
         if let Some(actor) = self.progress.upgrade() {
             // An actor that is gone finds out by itself at the next start.
-            let _ = actor.send(Message::Extended(self.number, progress)).await;
+            let _ = actor.send(Message::Forwarded(self.number, progress)).await;
         }
+    }
+
+    /// Keeps the logs after a position for this relationship.
+    async fn keep(&self, after: Option<Position>) {
+        self.kept.keep(&*self.store.logs, self.vm, self.id, after).await;
     }
 
     fn route(&self, start: Position) -> Route {
@@ -173,7 +207,7 @@ impl Forwarder {
     async fn round(&mut self) -> Result<Option<Position>, CopyError> {
         if let Some(at) = self.acknowledged {
             let info = self.store.images.info(self.vm).await?;
-            self.store.logs.keep_logs(self.vm, worth_keeping(&info, at)).await;
+            self.keep(worth_keeping(&info, at)).await;
         }
         if self.config.paused {
             return Ok(None);
@@ -204,7 +238,7 @@ impl Forwarder {
                 }
                 Next::Forward(logs) if logs.is_empty() => break,
                 Next::Forward(logs) => {
-                    self.store.logs.keep_logs(self.vm, Some(theirs.durable)).await;
+                    self.keep(Some(theirs.durable)).await;
                     for log in &logs {
                         self.forward_patiently(log).await?;
                         (theirs.durable, theirs.partial) = (log.position, log.partial);
@@ -282,7 +316,7 @@ impl Forwarder {
         let route = self.route(point.position);
         let total: u64 = info.disks.iter().map(|d| d.size).sum();
         let view = self.store.images.read_point(self.vm, point.id).await?;
-        self.store.logs.keep_logs(self.vm, Some(point.position)).await;
+        self.keep(Some(point.position)).await;
         let mut before = 0;
         for (index, disk) in info.disks.iter().enumerate() {
             let from = theirs
@@ -319,7 +353,6 @@ impl Forwarder {
         }
     }
 
-    /// A log, as it was received.
     /// Forwards a log; a third host that has enough to apply is waited for.
     async fn forward_patiently(&self, log: &StoredLog) -> Result<(), CopyError> {
         loop {
@@ -332,6 +365,7 @@ impl Forwarder {
         }
     }
 
+    /// Forwards a log, as it was received.
     async fn forward(&self, log: &StoredLog) -> Result<(), CopyError> {
         let (vm, position, peer) = (self.vm, log.position, &self.config.settings.peer);
         let asked = PeerRequest::LogOffset { vm, position };
@@ -361,7 +395,7 @@ impl Forwarder {
     ) -> Result<ReplicaStatus, CopyError> {
         let route = self.route(point.position);
         let view = self.store.images.read_point(self.vm, point.id).await?;
-        self.store.logs.keep_logs(self.vm, Some(point.position)).await;
+        self.keep(Some(point.position)).await;
         let resumed = self
             .comparison
             .filter(|c| c.point == point.id && c.at == theirs.durable);

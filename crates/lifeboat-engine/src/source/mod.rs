@@ -3,14 +3,14 @@
 pub(crate) mod backlog;
 pub(crate) mod busy;
 pub(crate) mod copy;
-pub(crate) mod extended;
-pub(crate) mod extended_commands;
 pub(crate) mod forwarder;
 pub(crate) mod images;
 pub(crate) mod lend;
 pub(crate) mod machine;
 pub(crate) mod media;
 pub(crate) mod operations;
+pub(crate) mod outgoing;
+pub(crate) mod outgoing_commands;
 pub(crate) mod pending;
 pub(crate) mod power;
 pub(crate) mod primary;

@@ -42,8 +42,8 @@ impl Core {
     /// settings.
     pub(crate) fn begins_at(&self) -> Option<Timestamp> {
         let rel = self.rel.as_ref()?;
-        if let Some(ext) = crate::record::access::extended(Some(rel)).filter(|_| rel.failover().is_none()) {
-            return ext.scheduled;
+        if rel.replica().is_some() && rel.failover().is_none() {
+            return rel.outgoing().iter().filter_map(|one| one.scheduled).min();
         }
         let side = rel.primary()?;
         if side.scheduled.is_some() {

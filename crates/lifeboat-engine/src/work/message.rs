@@ -43,7 +43,7 @@ pub(crate) enum Message {
     /// The merge beside the cycles ended.
     Merged(Result<(), SagaError>),
     /// What the forwarder with this number reports.
-    Extended(u64, crate::work::message::Progress),
+    Forwarded(u64, Progress),
     /// The guest was given its addresses, or will not be.
     Addressed(crate::work::message::Given),
     /// Who may replicate here, or how this host counts, was changed.
@@ -70,7 +70,7 @@ impl Message {
             | Self::ReceiveFailed { .. }
             | Self::Stopped
             | Self::Merged(_)
-            | Self::Extended(..)
+            | Self::Forwarded(..)
             | Self::Addressed(_)
             | Self::AccessChanged
             | Self::AskedOver(_)

@@ -96,6 +96,8 @@ hints! {
         RemoveOrContinue = "remove-extended-or-continue",
         /// Remove the extended relationship first.
         Remove = "remove-extended",
+        /// Name one of several outgoing relationships.
+        NameOne = "name-relationship",
         /// Remove the extended relationship and extend it again.
         RemoveAndExtend = "remove-and-extend",
         /// Extend it again, on the host that is the replica's now.

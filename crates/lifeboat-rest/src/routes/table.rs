@@ -18,6 +18,7 @@ const fn get(path: &'static str, action: &'static str, reply: Reply, summary: &'
         query: &[],
         body: Body::None,
         reply,
+        implies: None,
     }
 }
 
@@ -30,6 +31,7 @@ const fn post(path: &'static str, action: &'static str, summary: &'static str) -
         query: &[],
         body: Body::None,
         reply: Reply::Carried,
+        implies: None,
     }
 }
 
@@ -81,6 +83,29 @@ const AT: Field = Field {
     schema: r#"{"anyOf":[{"type":"integer","minimum":0},{"type":"null"}],"description":"When to begin, in milliseconds since 1970, at most 7 days ahead; null: now"}"#,
     default: Some("null"),
 };
+
+/// Which of a VM's relationships.
+const RELATIONSHIP: Query = Query {
+    name: "relationship",
+    kind: Kind::Text,
+    default: r#""usual""#,
+    about: "Which relationship: \"extended\" for the one that a replica is extended by, its number, or the other host as HOST:PORT. When it is missing, the one that gives the VM its role here; for what only a sender does, on a replica, the one that it is extended by",
+};
+
+const fn of_relationship(route: Route) -> Route {
+    Route {
+        query: &[RELATIONSHIP],
+        ..route
+    }
+}
+
+/// The path that a request about the one extended relationship has had before there could be several.
+const fn extended(route: Route) -> Route {
+    Route {
+        implies: Some(("relationship", "extended")),
+        ..route
+    }
+}
 
 const fn delete(path: &'static str, action: &'static str, summary: &'static str) -> Route {
     Route {
@@ -141,18 +166,19 @@ pub const ROUTES: &[Route] = &[
             schema: "ReplicationSettings",
         },
         reply: Reply::Carried,
+        implies: None,
     },
-    delete(
+    of_relationship(delete(
         "/vms/{vm}/replication",
         "remove-replication",
         "Remove replication from a VM, on this side only",
-    ),
+    )),
     post(
         "/vms/{vm}/replication/forget",
         "forget-replication",
         "Remove replication by this side's record alone, when the other side or the files are gone; files are kept",
     ),
-    Route {
+    of_relationship(Route {
         verb: Verb::Put,
         body: Body::Whole {
             field: "settings",
@@ -161,14 +187,14 @@ pub const ROUTES: &[Route] = &[
         ..post(
             "/vms/{vm}/replication/settings",
             "modify-replication",
-            "Change the settings of a replication: the whole new settings; on a replica of the one to the third host",
+            "Change the settings of a replication: the whole new settings; on a replica of one to a further host",
         )
-    },
-    with_fields(
+    }),
+    of_relationship(with_fields(
         post(
             "/vms/{vm}/replication/start",
             "start-replication",
-            "Start the initial copy: over the network, to a directory, or from a copy the replica has; on a replica that to the third host",
+            "Start the initial copy: over the network, to a directory, or from a copy the replica has; on a replica that to a further host",
         ),
         &[
             Field {
@@ -178,12 +204,12 @@ pub const ROUTES: &[Route] = &[
             },
             AT,
         ],
-    ),
-    post(
+    )),
+    of_relationship(post(
         "/vms/{vm}/replication/start/cancel",
         "cancel-initial-copy",
         "Give up an initial copy that is scheduled or under way; what was copied is kept",
-    ),
+    )),
     with_fields(
         post(
             "/vms/{vm}/replication/import",
@@ -196,29 +222,29 @@ pub const ROUTES: &[Route] = &[
             default: None,
         }],
     ),
-    with_fields(
+    of_relationship(with_fields(
         post(
             "/vms/{vm}/replication/resync",
             "resynchronize",
-            "Compare both copies and send what differs; recovery points stay. On a replica with the third host",
+            "Compare both copies and send what differs; recovery points stay. On a replica with a further host",
         ),
         &[AT],
-    ),
-    post(
+    )),
+    of_relationship(post(
         "/vms/{vm}/replication/resync/cancel",
         "cancel-resync",
         "Give a resynchronization up",
-    ),
-    post(
+    )),
+    of_relationship(post(
         "/vms/{vm}/replication/suspend",
         "suspend-replication",
         "Pause replication",
-    ),
-    post(
+    )),
+    of_relationship(post(
         "/vms/{vm}/replication/resume",
         "resume-replication",
         "Resume paused replication, or a paused resynchronization",
-    ),
+    )),
     Route {
         reply: Reply::One("CycleResult"),
         ..post(
@@ -264,19 +290,11 @@ pub const ROUTES: &[Route] = &[
         "drop-abandoned",
         "Let go of what an old primary had beyond the point the other side went on from",
     ),
-    Route {
-        query: &[Query {
-            name: "extended",
-            kind: Kind::Flag,
-            default: "false",
-            about: "That of the replication to a third host instead",
-        }],
-        ..delete(
-            "/vms/{vm}/replication/statistics",
-            "reset-statistics",
-            "Begin a new window of statistics",
-        )
-    },
+    of_relationship(delete(
+        "/vms/{vm}/replication/statistics",
+        "reset-statistics",
+        "Begin a new window of statistics",
+    )),
     Route {
         verb: Verb::Put,
         ..with_fields(
@@ -307,34 +325,34 @@ pub const ROUTES: &[Route] = &[
         ..post(
             "/vms/{vm}/replication/extended",
             "extend-replication",
-            "Send on to a third host what arrives at this replica; an empty disk list means those of the replica",
+            "Send on to a further host what arrives at this replica; an empty disk list means those of the replica",
         )
     },
-    post(
+    extended(post(
         "/vms/{vm}/replication/extended/cancel",
-        "cancel-extended",
+        "cancel-initial-copy",
         "Give up the copy to the third host, or the comparison with it",
-    ),
-    post(
+    )),
+    extended(post(
         "/vms/{vm}/replication/extended/suspend",
-        "suspend-extended",
+        "suspend-replication",
         "Pause the replication to the third host",
-    ),
-    post(
+    )),
+    extended(post(
         "/vms/{vm}/replication/extended/resume",
-        "resume-extended",
+        "resume-replication",
         "Resume the replication to the third host",
-    ),
-    delete(
+    )),
+    extended(delete(
         "/vms/{vm}/replication/extended",
-        "remove-extended",
+        "remove-replication",
         "Remove the replication to the third host, on this side only",
-    ),
-    post(
+    )),
+    of_relationship(post(
         "/vms/{vm}/replication/continue",
         "continue-as-primary",
-        "Go on as the primary of the third host, after a committed failover",
-    ),
+        "Go on as the primary of a host that the replica was extended to, after a committed failover",
+    )),
     pages(
         "/vms/{vm}/points",
         "list-points",

@@ -144,12 +144,16 @@ fn synchronization() -> Value {
 
 fn extended() -> Value {
     object(
-        "The relationship of a replica to a third host",
+        "An outgoing relationship of a replica, to a further host",
         &[
+            (
+                "relationship",
+                number("Its number, by which requests name it; the index that the API shows"),
+            ),
             ("state", reference("ReplicationState")),
             ("health", reference("ReplicationHealth")),
             ("health_notes", list("Finding")),
-            ("peer", text("The third host")),
+            ("peer", text("The further host")),
             ("settings", reference("ReplicationSettings")),
             ("position", or_null(&reference("Position"))),
             (
@@ -166,7 +170,7 @@ fn extended() -> Value {
             (
                 "pending_bytes",
                 or_null(&number(
-                    "Bytes of logs here that the third host does not have yet; null when not known",
+                    "Bytes of logs here that the further host does not have yet; null when not known",
                 )),
             ),
             ("problem", or_null(&reference("Problem"))),

@@ -1,6 +1,6 @@
 //! Actions by name, for the VM of the world, as tests ask for them most often. What is rare is written out where it is used.
 
-use lifeboat_engine::action::{Action, InitialCopy, PointSelector};
+use lifeboat_engine::action::{Action, InitialCopy, PointSelector, RelationshipRef};
 use lifeboat_model::{AuthorizationEntry, ReplicationSettings};
 
 use crate::world::World;
@@ -21,6 +21,7 @@ pub fn start_copy() -> Action {
         vm: World::vm(),
         how: InitialCopy::Network,
         at: None,
+        relationship: Default::default(),
     }
 }
 
@@ -46,6 +47,7 @@ pub fn resync() -> Action {
     Action::Resynchronize {
         vm: World::vm(),
         at: None,
+        relationship: Default::default(),
     }
 }
 
@@ -166,7 +168,7 @@ pub fn reset_vm() -> Action {
 pub fn reset_statistics() -> Action {
     Action::ResetStatistics {
         vm: World::vm(),
-        extended: false,
+        relationship: RelationshipRef::Usual,
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use lifeboat_engine::action::{Action, Answer, PointView, Refusal, ReplicationView, ServerView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::store::Target;
-use lifeboat_engine::records::{Event, Extended, FailoverPhase, Side};
+use lifeboat_engine::records::{Event, FailoverPhase, OutgoingRelationship, Side};
 use lifeboat_model::{Finding, Hint};
 use lifeboat_model::{PointId, Position, ReplicationMode as Mode, ReplicationState as State};
 
@@ -35,10 +35,10 @@ pub fn phase(w: &World) -> Option<FailoverPhase> {
     }
 }
 
-/// The recorded relationship to one more host, as the host in the middle has it.
+/// The first recorded relationship to a further host, as the host in the middle has it.
 #[must_use]
-pub fn extended(w: &World, host: usize) -> Option<Extended> {
-    w.recorded(host)?.replica()?.extended.as_deref().cloned()
+pub fn extended(w: &World, host: usize) -> Option<OutgoingRelationship> {
+    w.recorded(host)?.outgoing().first().cloned()
 }
 
 /// Whether one host is recorded as the primary of the other, and data flows.
@@ -54,10 +54,17 @@ pub fn flows(w: &World, primary: usize, replica: usize) -> bool {
 /// Whether `c` has applied everything that the host in the middle has, and both know that it is so.
 #[must_use]
 pub fn follows(w: &World, middle: usize) -> bool {
+    extended(w, middle).is_some_and(|e| gets_all(w, middle, &e, C))
+}
+
+/// The same of a host that this outgoing relationship of the middle one leads to.
+#[must_use]
+pub fn gets_all(w: &World, middle: usize, of: &OutgoingRelationship, host: usize) -> bool {
     let wanted = durable(w, middle);
-    let applied = w.shared.state().hosts[C].replicas.get(&VM).map(|r| r.applied);
-    extended(w, middle).is_some_and(|e| e.state == State::Replicating && e.problem.is_none())
-        && state(w, C) == State::Replicating
+    let applied = w.shared.state().hosts[host].replicas.get(&VM).map(|r| r.applied);
+    of.state == State::Replicating
+        && of.problem.is_none()
+        && state(w, host) == State::Replicating
         && applied == Some(wanted)
 }
 

@@ -20,13 +20,13 @@ pub use beginnings::{
     taken_over,
 };
 pub use look::{
-    difference, durable, events, extended, flows, follows, hints_at, local_disks, mode, moved, phase, points,
-    refused, refused_with_hint, replication, said, sealed, server, state, texts, truth,
+    difference, durable, events, extended, flows, follows, gets_all, hints_at, local_disks, mode, moved,
+    phase, points, refused, refused_with_hint, replication, said, sealed, server, state, texts, truth,
 };
 pub use play::{Wrong, play};
 pub use steps::Steps;
 
-pub use crate::hosts::{A, B, C, PRIMARY, REPLICA, THIRD, THREE_HOSTS, TWO_HOSTS};
+pub use crate::hosts::{A, B, C, D, FOUR_HOSTS, PRIMARY, REPLICA, THIRD, THREE_HOSTS, TWO_HOSTS};
 use crate::rng::Rng;
 use crate::world::{SYS_BYTES, World};
 

@@ -120,9 +120,16 @@ fn a_transfer_under_way_ends_with_the_entry() {
             windows: Vec::new(),
         };
         let vm = World::vm();
-        w.insist(A, Action::ModifyReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(
+            A,
+            Action::ModifyReplication {
+                vm,
+                settings,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         w.write(3000);
         // At this rate it takes half a minute.
         let receiving = |w: &World| {

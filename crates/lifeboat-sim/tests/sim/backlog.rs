@@ -23,9 +23,16 @@ async fn slow(w: &mut World, spacing_s: u32, apply_ms: u64) {
     (settings.interval_s, settings.point_spacing_s) = (1, spacing_s);
     settings.any_point_window_s = spacing_s * 2;
     let vm = World::vm();
-    w.insist(PRIMARY, Action::ModifyReplication { vm, settings })
-        .await
-        .unwrap();
+    w.insist(
+        PRIMARY,
+        Action::ModifyReplication {
+            vm,
+            settings,
+            relationship: Default::default(),
+        },
+    )
+    .await
+    .unwrap();
     agreed(w).await;
     w.run(20).await;
     w.shared.state().hosts[REPLICA].slow_apply_ms = apply_ms;

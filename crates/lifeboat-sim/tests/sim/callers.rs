@@ -31,13 +31,25 @@ fn events_and_jobs_say_who_asked() {
         // What goes on by itself is nobody's word.
         assert_eq!(asked(w, REPLICA, "initial copy finished"), None);
         let vm = World::vm();
-        w.insist(PRIMARY, Action::SuspendReplication { vm: vm.clone() })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::SuspendReplication {
+                vm: vm.clone(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         assert_eq!(asked(w, PRIMARY, "suspended"), Some(root.clone()));
-        w.insist(PRIMARY, Action::ResumeReplication { vm: vm.clone() })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::ResumeReplication {
+                vm: vm.clone(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         let scrub = Action::Scrub { vm };
         assert_eq!(job(w, REPLICA, scrub).await, Ok(JobState::Completed));
         let by = |w: &World| {

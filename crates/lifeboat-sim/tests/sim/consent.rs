@@ -23,9 +23,15 @@ fn a_vm_that_is_not_replicated_becomes_a_replica_with_consent_only() {
         taken_over(w, PointSelector::Latest, 10).await;
         w.guest_off(A);
         let vm = World::vm();
-        w.insist(A, Action::RemoveReplication { vm: vm.clone() })
-            .await
-            .unwrap();
+        w.insist(
+            A,
+            Action::RemoveReplication {
+                vm: vm.clone(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         assert_eq!(mode(w, A), Mode::None);
         w.cut(false);
         let asked = job(w, B, reverse()).await;
@@ -123,9 +129,16 @@ fn points_are_kept_for_the_time_of_the_entry_whatever_the_primary_asks_for() {
         ) = (0, 0, 1);
         settings.interval_s = 1;
         let vm = World::vm();
-        w.insist(A, Action::ModifyReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(
+            A,
+            Action::ModifyReplication {
+                vm,
+                settings,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         for _ in 0..10 {
             w.write(20);
             w.run(60).await;

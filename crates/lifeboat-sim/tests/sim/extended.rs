@@ -1,7 +1,7 @@
 //! A → B → C: what the replica gets goes on to a third host, which is a replica like any other. Logs are forwarded as they
 //! are; when they are gone, digests find the difference; and after a commit the middle goes on as the primary.
 
-use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_engine::action::{Action, PointSelector, RelationshipRef};
 use lifeboat_model::Hint;
 use lifeboat_model::hint;
 use lifeboat_model::{JobState, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State};
@@ -21,19 +21,31 @@ fn settings(peer: &str) -> ReplicationSettings {
 }
 
 fn suspend() -> Action {
-    Action::SuspendExtended { vm: World::vm() }
+    Action::SuspendReplication {
+        vm: World::vm(),
+        relationship: RelationshipRef::Outgoing,
+    }
 }
 
 fn resume() -> Action {
-    Action::ResumeExtended { vm: World::vm() }
+    Action::ResumeReplication {
+        vm: World::vm(),
+        relationship: RelationshipRef::Outgoing,
+    }
 }
 
 fn remove() -> Action {
-    Action::RemoveExtended { vm: World::vm() }
+    Action::RemoveReplication {
+        vm: World::vm(),
+        relationship: RelationshipRef::Outgoing,
+    }
 }
 
 fn go_on() -> Action {
-    Action::ContinueAsPrimary { vm: World::vm() }
+    Action::ContinueAsPrimary {
+        vm: World::vm(),
+        relationship: Default::default(),
+    }
 }
 
 /// Cycles for so many seconds, with guests that write.
@@ -61,7 +73,15 @@ async fn story(w: &mut World) {
         let logs = |h: usize| s.hosts[h].replicas[&VM].logs.last().map(|l| l.bytes.clone());
         assert_eq!(logs(B), logs(C), "the bytes are those that were received");
     }
-    let said = refused(w, B, Action::RemoveReplication { vm: World::vm() }).await;
+    let said = refused(
+        w,
+        B,
+        Action::RemoveReplication {
+            vm: World::vm(),
+            relationship: Default::default(),
+        },
+    )
+    .await;
     assert_eq!(said.hint, Some(hint::Extend::RemoveOrContinue.into()), "{said:?}");
     refused(w, B, extend("c:7000")).await;
     refused(w, C, extend("a:7000")).await;

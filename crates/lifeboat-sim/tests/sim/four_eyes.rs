@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use lifeboat_engine::action::{Action, Answer, PointSelector, Refusal, RequestStage, RequestView};
+use lifeboat_engine::action::{
+    Action, Answer, PointSelector, Refusal, RelationshipRef, RequestStage, RequestView,
+};
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::person::Account;
 use lifeboat_engine::query::Query;
@@ -16,8 +18,8 @@ use lifeboat_model::{
     RequestId,
 };
 use lifeboat_sim::harness::{
-    A, B, commit, entry, eventually, failover, flows, four_eyes, history, job, mode, phase, planned, points,
-    replicating, revert, simulate, state,
+    A, B, FOUR_HOSTS, commit, entry, eventually, extend, failover, flows, four_eyes, history, job, mode,
+    phase, planned, points, replicating, revert, simulate, simulate_small, state,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -150,6 +152,7 @@ fn changed(w: &World, change: fn(&mut ReplicationSettings)) -> Action {
     Action::ModifyReplication {
         vm: World::vm(),
         settings,
+        relationship: Default::default(),
     }
 }
 
@@ -172,9 +175,15 @@ fn only_less_history_and_removals_wait_for_a_second_person() {
         }
         let vm = World::vm;
         for removal in [
-            Action::RemoveReplication { vm: vm() },
+            Action::RemoveReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
             Action::ForgetReplication { vm: vm() },
-            Action::RemoveExtended { vm: vm() },
+            Action::RemoveReplication {
+                vm: vm(),
+                relationship: RelationshipRef::Outgoing,
+            },
             Action::DropAbandoned { vm: vm() },
         ] {
             waits(w, A, ada(), removal.clone()).await;
@@ -198,8 +207,14 @@ fn only_less_history_and_removals_wait_for_a_second_person() {
         assert_eq!((e.code, e.request), (ReturnCode::FileNotFound, None));
         // Everything that keeps replication going.
         for action in [
-            Action::SuspendReplication { vm: vm() },
-            Action::ResumeReplication { vm: vm() },
+            Action::SuspendReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+            Action::ResumeReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
             Action::ReplicateNow { vm: vm() },
         ] {
             asks(w, A, ada(), action).await.unwrap();
@@ -328,6 +343,39 @@ fn equal_requests_are_merged_and_their_number_is_limited() {
         assert_eq!(listed(w, B).await.len(), IN_ALL);
         asks(w, B, bob(), deny(first)).await.unwrap();
         waits(w, B, user("late"), remove(IN_ALL)).await;
+    });
+}
+
+#[test]
+fn a_removal_is_of_the_host_that_was_meant_when_it_was_asked_for() {
+    simulate_small(10, FOUR_HOSTS, async |w| {
+        let vm = || World::vm();
+        let remove = |relationship| Action::RemoveReplication {
+            vm: vm(),
+            relationship,
+        };
+        replicating(w).await;
+        job(w, B, extend("c:7000")).await.unwrap();
+        four_eyes(w, &[B]).await;
+        let id = waits(w, B, ada(), remove(RelationshipRef::Outgoing)).await;
+        assert!(listed(w, B).await[0].what.contains("replication to c:7000"));
+        let same = waits(w, B, ada(), remove(RelationshipRef::Peer("c".into()))).await;
+        assert_eq!(same, id, "whichever way it is named");
+        // Until it is confirmed, the only outgoing relationship is another one.
+        w.shared.state().hosts[B].four_eyes = false;
+        w.restart(B).await;
+        w.insist(B, remove(RelationshipRef::Outgoing)).await.unwrap();
+        job(w, B, extend("d:7000")).await.unwrap();
+        four_eyes(w, &[B]).await;
+        let e = asks(w, B, bob(), confirm(id)).await.unwrap_err();
+        assert!(e.message.contains("c:7000"), "{e}");
+        let there = w.recorded(B).unwrap();
+        let there: Vec<_> = there
+            .outgoing()
+            .iter()
+            .map(|one| one.settings.peer.as_str())
+            .collect();
+        assert_eq!(there, ["d:7000"]);
     });
 }
 

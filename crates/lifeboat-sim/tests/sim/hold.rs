@@ -47,9 +47,16 @@ async fn asks_for_less(w: &World) {
     let mut settings = w.recorded(A).unwrap().settings;
     (settings.history, settings.any_point_window_s) = (0, 0);
     let vm = World::vm();
-    w.insist(A, Action::ModifyReplication { vm, settings })
-        .await
-        .unwrap();
+    w.insist(
+        A,
+        Action::ModifyReplication {
+            vm,
+            settings,
+            relationship: Default::default(),
+        },
+    )
+    .await
+    .unwrap();
 }
 
 #[test]
@@ -63,9 +70,16 @@ fn less_history_takes_effect_when_the_replica_side_agrees() {
         let mut settings = w.recorded(A).unwrap().settings;
         settings.point_spacing_s = 1;
         let vm = World::vm();
-        w.insist(A, Action::ModifyReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(
+            A,
+            Action::ModifyReplication {
+                vm,
+                settings,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         work(w, 1).await;
         assert_eq!(lost(&before, &sealed(w).await), []);
         assert!(points(w).await.len() > instants, "the logs are held as well");
@@ -112,8 +126,24 @@ fn less_history_of_a_relationship_that_is_made_anew_holds_too() {
         let before = sealed(w).await;
         let mut settings = w.recorded(A).unwrap().settings;
         let vm = World::vm;
-        w.insist(A, Action::RemoveReplication { vm: vm() }).await.unwrap();
-        w.insist(B, Action::RemoveReplication { vm: vm() }).await.unwrap();
+        w.insist(
+            A,
+            Action::RemoveReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
+        w.insist(
+            B,
+            Action::RemoveReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         (settings.history, settings.any_point_window_s) = (0, 0);
         w.insist(A, Action::EnableReplication { vm: vm(), settings })
             .await
@@ -122,6 +152,7 @@ fn less_history_of_a_relationship_that_is_made_anew_holds_too() {
             vm: vm(),
             how: InitialCopy::Seed,
             at: None,
+            relationship: Default::default(),
         };
         w.insist(A, seed).await.unwrap();
         eventually(w, "they are one again", |w| flows(w, A, B)).await;

@@ -196,9 +196,15 @@ fn a_peer_with_the_right_name_and_another_key_changes_nothing() {
     simulate(3, async |w| {
         replicating(w).await;
         // Nothing else changes anything meanwhile.
-        w.insist(A, Action::SuspendReplication { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            A,
+            Action::SuspendReplication {
+                vm: World::vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         w.run(5).await;
         for (host, name) in [(A, "b"), (B, "a")] {
             let engine = w.engine(host).unwrap();
@@ -258,9 +264,15 @@ fn a_peer_with_the_right_name_and_another_key_changes_nothing() {
             drop(engine);
         }
         // The right host is not kept out by it, and it is forgotten after an hour.
-        w.insist(A, Action::ResumeReplication { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            A,
+            Action::ResumeReplication {
+                vm: World::vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         healthy(w, A, B).await;
         w.run(3700).await;
         assert_eq!(replication(w, B).await.health, Health::Ok);

@@ -14,13 +14,22 @@ async fn manage(w: &World, rng: &mut Rng) {
     let vm = World::vm;
     let action = match rng.below(12) {
         0 => Action::ReplicateNow { vm: vm() },
-        1 => Action::SuspendReplication { vm: vm() },
-        2 | 3 => Action::ResumeReplication { vm: vm() },
+        1 => Action::SuspendReplication {
+            vm: vm(),
+            relationship: Default::default(),
+        },
+        2 | 3 => Action::ResumeReplication {
+            vm: vm(),
+            relationship: Default::default(),
+        },
         4 => resync(),
         5 => Action::TestConnection {
             peer: "b:7000".into(),
         },
-        6 => Action::CancelResync { vm: vm() },
+        6 => Action::CancelResync {
+            vm: vm(),
+            relationship: Default::default(),
+        },
         _ => return,
     };
     let _ = w.act(PRIMARY, action).await;
@@ -30,7 +39,10 @@ async fn manage(w: &World, rng: &mut Rng) {
 async fn set_right(w: &World) {
     let vm = World::vm;
     let action = match state(w, PRIMARY) {
-        State::Suspended | State::ResynchronizationSuspended => Action::ResumeReplication { vm: vm() },
+        State::Suspended | State::ResynchronizationSuspended => Action::ResumeReplication {
+            vm: vm(),
+            relationship: Default::default(),
+        },
         State::WaitingToStartResynchronization | State::Critical => resync(),
         _ => return,
     };

@@ -96,7 +96,10 @@ fn a_hypervisor_is_told_of_every_role_of_a_machine() {
 }
 
 fn remove() -> Action {
-    Action::RemoveReplication { vm: World::vm() }
+    Action::RemoveReplication {
+        vm: World::vm(),
+        relationship: Default::default(),
+    }
 }
 
 #[test]

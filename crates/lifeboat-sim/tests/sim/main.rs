@@ -17,6 +17,7 @@ mod consent;
 mod extended;
 mod foreign;
 mod four_eyes;
+mod further;
 mod guests;
 mod hold;
 mod keys;

@@ -21,6 +21,7 @@ fn export(dir: &str) -> Action {
         vm: World::vm(),
         how: InitialCopy::Export { dir: dir.to_owned() },
         at: None,
+        relationship: Default::default(),
     }
 }
 
@@ -254,9 +255,15 @@ fn media_of_an_earlier_attempt_are_refused() {
         exported(w).await;
         w.write(30);
         w.run(20).await;
-        w.insist(PRIMARY, Action::RemoveReplication { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::RemoveReplication {
+                vm: World::vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         enabled(w).await;
         assert_eq!(
             job(w, PRIMARY, export("/media/two")).await.unwrap(),
@@ -433,9 +440,15 @@ fn an_export_of_an_earlier_version_is_reported_with_a_way_out() {
         let said = refused(w, REPLICA, import("/media/two")).await;
         assert!(said.message.contains("export it again: remove"), "{said:?}");
         // The way out that it names.
-        w.insist(PRIMARY, Action::RemoveReplication { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::RemoveReplication {
+                vm: World::vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         enabled(w).await;
         assert_eq!(
             job(w, PRIMARY, export("/media/three")).await.unwrap(),

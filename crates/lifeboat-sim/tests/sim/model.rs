@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lifeboat_engine::action::{Action, PointSelector};
+use lifeboat_engine::action::{Action, PointSelector, RelationshipRef};
 use lifeboat_engine::records::{FailoverPhase, PlannedPhase, Side};
 use lifeboat_model::{
     PointId, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, Timestamp,
@@ -113,9 +113,39 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
             ask(w, primary, cancel_planned(force)).await;
         }
         14 => ask(w, primary, resync()).await,
-        15 => ask(w, primary, Action::CancelResync { vm: vm() }).await,
-        16 => ask(w, any, Action::SuspendReplication { vm: vm() }).await,
-        17 => ask(w, any, Action::ResumeReplication { vm: vm() }).await,
+        15 => {
+            ask(
+                w,
+                primary,
+                Action::CancelResync {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await
+        }
+        16 => {
+            ask(
+                w,
+                any,
+                Action::SuspendReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await
+        }
+        17 => {
+            ask(
+                w,
+                any,
+                Action::ResumeReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await
+        }
         18 => {
             let point = PointSelector::Latest;
             let start = true;
@@ -173,12 +203,31 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
             )
             .await;
         }
-        25 => ask(w, replica, Action::ContinueAsPrimary { vm: vm() }).await,
+        25 => {
+            ask(
+                w,
+                replica,
+                Action::ContinueAsPrimary {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await
+        }
         26 => {
             let wish = match rng.below(3) {
-                0 => Action::SuspendExtended { vm: vm() },
-                1 => Action::ResumeExtended { vm: vm() },
-                _ => Action::RemoveExtended { vm: vm() },
+                0 => Action::SuspendReplication {
+                    vm: vm(),
+                    relationship: RelationshipRef::Outgoing,
+                },
+                1 => Action::ResumeReplication {
+                    vm: vm(),
+                    relationship: RelationshipRef::Outgoing,
+                },
+                _ => Action::RemoveReplication {
+                    vm: vm(),
+                    relationship: RelationshipRef::Outgoing,
+                },
             };
             ask(w, any, wish).await;
         }
@@ -188,7 +237,10 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
             let wish = match rng.below(3) {
                 // A replica on this host's own images cannot be left behind: they would be a VM's and a replica's at once.
                 n if n == 0 || stands_on_images(w, any) => Action::BecomeReplica { vm: vm() },
-                _ => Action::RemoveReplication { vm: vm() },
+                _ => Action::RemoveReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
             };
             ask(w, any, wish).await;
         }
@@ -313,7 +365,10 @@ fn sensible(w: &World, host: usize, round: u32) -> Vec<Action> {
             (Some(f), _) if f.phase == FailoverPhase::Ready && round < 3 => vec![revert()],
             (Some(f), _) if f.phase == FailoverPhase::Ready => vec![commit()],
             (_, State::Committed) => vec![reverse()],
-            (_, State::Suspended) => vec![Action::ResumeReplication { vm: vm() }],
+            (_, State::Suspended) => vec![Action::ResumeReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            }],
             _ => Vec::new(),
         },
         Side::Primary(p) => {
@@ -333,7 +388,10 @@ fn sensible(w: &World, host: usize, round: u32) -> Vec<Action> {
             match rel.state {
                 State::WaitingToStartResynchronization => wishes.push(resync()),
                 State::Suspended | State::ResynchronizationSuspended => {
-                    wishes.push(Action::ResumeReplication { vm: vm() });
+                    wishes.push(Action::ResumeReplication {
+                        vm: vm(),
+                        relationship: Default::default(),
+                    });
                 }
                 State::ReadyForReplication => wishes.push(start_copy()),
                 _ => {}

@@ -43,9 +43,16 @@ async fn enabled(w: &mut World, settings: ReplicationSettings) {
     let vm = World::vm();
     let disks = w.recorded(A).unwrap().settings.disks;
     let settings = ReplicationSettings { disks, ..settings };
-    w.insist(A, Action::ModifyReplication { vm, settings })
-        .await
-        .unwrap();
+    w.insist(
+        A,
+        Action::ModifyReplication {
+            vm,
+            settings,
+            relationship: Default::default(),
+        },
+    )
+    .await
+    .unwrap();
     agreed(w).await;
 }
 
@@ -64,9 +71,15 @@ async fn seeded(w: &mut World, different: bool) {
     // Everything written is on the replica: the copies are equal.
     w.run(5).await;
     for host in [A, B] {
-        w.insist(host, Action::RemoveReplication { vm: vm() })
-            .await
-            .unwrap();
+        w.insist(
+            host,
+            Action::RemoveReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
     }
     if different {
         w.write(20);
@@ -82,6 +95,7 @@ async fn seeded(w: &mut World, different: bool) {
             vm: vm(),
             how,
             at: None,
+            relationship: Default::default(),
         },
     )
     .await
@@ -342,9 +356,15 @@ fn a_seed_is_started_while_the_images_are_still_being_put_in_order() {
         w.run(20).await;
         let vm = World::vm;
         for host in [A, B] {
-            w.insist(host, Action::RemoveReplication { vm: vm() })
-                .await
-                .unwrap();
+            w.insist(
+                host,
+                Action::RemoveReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await
+            .unwrap();
         }
         let settings = quick();
         // What enabling leaves to be done holds the images of a VM that is off.
@@ -359,6 +379,7 @@ fn a_seed_is_started_while_the_images_are_still_being_put_in_order() {
             vm: vm(),
             how,
             at: None,
+            relationship: Default::default(),
         };
         let started = w.act(A, start).await.unwrap();
         assert!(started.is_ok(), "{started:?}");

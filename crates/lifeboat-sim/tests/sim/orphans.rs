@@ -23,7 +23,10 @@ fn by_id() -> VmRef {
 }
 
 fn remove(vm: VmRef) -> Action {
-    Action::RemoveReplication { vm }
+    Action::RemoveReplication {
+        vm,
+        relationship: Default::default(),
+    }
 }
 
 fn forget(vm: VmRef) -> Action {
@@ -153,6 +156,7 @@ async fn seeding(w: &mut World) {
         vm: World::vm(),
         how: InitialCopy::Seed,
         at: None,
+        relationship: Default::default(),
     };
     assert!(w.insist(PRIMARY, seed).await.is_ok());
     w.cut(true);

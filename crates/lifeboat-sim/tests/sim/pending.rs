@@ -73,9 +73,15 @@ fn pending_bytes_grow_while_suspended_and_survive_a_restart() {
         replicating(w).await;
         w.run(40).await;
         let vm = World::vm();
-        w.insist(PRIMARY, Action::SuspendReplication { vm })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::SuspendReplication {
+                vm,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         w.write(30);
         let waits = pending(w, PRIMARY).await.unwrap();
         // Zeros that were written where zeros were count as well.

@@ -241,9 +241,16 @@ async fn without_changes(w: &mut World, window: Option<DayWindow>) -> Job {
     let vm = World::vm();
     let mut settings = w.recorded(A).unwrap().settings;
     settings.auto_resync = window;
-    w.insist(A, Action::ModifyReplication { vm, settings })
-        .await
-        .unwrap();
+    w.insist(
+        A,
+        Action::ModifyReplication {
+            vm,
+            settings,
+            relationship: Default::default(),
+        },
+    )
+    .await
+    .unwrap();
     w.run(10).await;
     w.write(30);
     w.kill_vm(A);

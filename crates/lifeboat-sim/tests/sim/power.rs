@@ -11,7 +11,10 @@ use lifeboat_sim::harness::{
 use lifeboat_sim::{VM, World};
 
 fn cancel_copy() -> Action {
-    Action::CancelInitialCopy { vm: World::vm() }
+    Action::CancelInitialCopy {
+        vm: World::vm(),
+        relationship: Default::default(),
+    }
 }
 
 async fn power(w: &World, host: usize) -> PowerState {
@@ -146,6 +149,7 @@ fn an_initial_copy_is_cancelled_without_its_job() {
             vm: World::vm(),
             how: Default::default(),
             at: Some(lifeboat_model::Timestamp(w.shared.now().0 + 3_600_000)),
+            relationship: Default::default(),
         };
         w.insist(A, later).await.unwrap();
         assert_eq!(w.insist(A, cancel_copy()).await.unwrap(), Answer::Done);

@@ -63,7 +63,7 @@ fn a_third_host_that_comes_back_is_sent_to_at_once() {
         };
         w.insist(REPLICA, extend).await.unwrap();
         let copied = |w: &World| match w.recorded(REPLICA).unwrap().side {
-            Side::Replica(r) => r.extended.is_some_and(|e| e.acknowledged.is_some()),
+            Side::Replica(r) => r.outgoing.all().iter().any(|e| e.acknowledged.is_some()),
             Side::Primary(_) | Side::Test { .. } | Side::Alone => false,
         };
         for _ in 0..60 {
@@ -85,12 +85,24 @@ fn a_call_of_the_other_side_ends_the_pause_of_a_change_of_roles() {
     simulate(7, async |w| {
         replicating(w).await;
         let vm = World::vm;
-        w.insist(PRIMARY, Action::SuspendReplication { vm: vm() })
-            .await
-            .unwrap();
-        w.insist(PRIMARY, Action::ResumeReplication { vm: vm() })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::SuspendReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::ResumeReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         w.cut(true);
         w.run(200).await;
         // Both are in touch again, and the replica's administrator asks the primary for something first.

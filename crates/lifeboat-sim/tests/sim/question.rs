@@ -193,9 +193,15 @@ fn a_primary_whose_relationship_is_removed_still_says_that_its_vm_runs() {
     simulate(6, async |w| {
         replicating(w).await;
         w.run(30).await;
-        w.insist(PRIMARY, Action::RemoveReplication { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::RemoveReplication {
+                vm: World::vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
         assert_eq!(refusal.code, ReturnCode::InvalidState, "{refusal:?}");
     });

@@ -33,8 +33,20 @@ async fn manage(w: &World, rng: &mut Rng) {
     let ago = rng.below(200_000);
     let (side, action) = match rng.below(9) {
         0 | 1 => (PRIMARY, Action::ReplicateNow { vm: vm() }),
-        2 => (host, Action::SuspendReplication { vm: vm() }),
-        3 | 4 => (host, Action::ResumeReplication { vm: vm() }),
+        2 => (
+            host,
+            Action::SuspendReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+        ),
+        3 | 4 => (
+            host,
+            Action::ResumeReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+        ),
         5 => (REPLICA, failover(PointSelector::Latest)),
         6 => (
             REPLICA,
@@ -122,7 +134,15 @@ async fn peace(w: &mut World, seen: &Seen) {
     }
     assert_eq!(phase(w), None, "the failover cannot be reverted");
     for host in [PRIMARY, REPLICA] {
-        let _ = w.act(host, Action::ResumeReplication { vm: World::vm() }).await;
+        let _ = w
+            .act(
+                host,
+                Action::ResumeReplication {
+                    vm: World::vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await;
     }
     let _ = w.act(PRIMARY, start_vm()).await;
     w.run(90).await;

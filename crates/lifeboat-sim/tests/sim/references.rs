@@ -70,7 +70,10 @@ fn a_name_of_two_vms_is_refused_with_both_and_a_uuid_means_one() {
         for action in [
             Action::ShowVm { vm: by_name.clone() },
             start("web"),
-            Action::RemoveReplication { vm: by_name.clone() },
+            Action::RemoveReplication {
+                vm: by_name.clone(),
+                relationship: Default::default(),
+            },
             Action::ListPoints {
                 vm: by_name.clone(),
                 page: Paging::FIRST,
@@ -122,10 +125,16 @@ fn a_name_is_free_again_when_its_vm_is_gone() {
         replicating(w).await;
         describe(w, REPLICA, |_| {}).await;
         let vm = VmRef::Text(VM.to_string());
-        w.act(REPLICA, Action::RemoveReplication { vm: vm.clone() })
-            .await
-            .unwrap()
-            .unwrap();
+        w.act(
+            REPLICA,
+            Action::RemoveReplication {
+                vm: vm.clone(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap()
+        .unwrap();
         let Some(Ok(Answer::Vm(view))) = w
             .act(
                 REPLICA,

@@ -2,7 +2,7 @@
 //! catalog, not after a restart; also when the write that failed had arrived. Each action that changes a relationship meets
 //! a failed write once.
 
-use lifeboat_engine::action::{Action, PointSelector, ReplicationView};
+use lifeboat_engine::action::{Action, PointSelector, RelationshipRef, ReplicationView};
 use lifeboat_engine::records::{FailoverPhase, Job, Relationship, Side};
 use lifeboat_model::{JobState, ReplicationSettings, ReplicationState as State, Timestamp};
 use lifeboat_sim::harness::{
@@ -137,7 +137,7 @@ async fn extended(w: &mut World) {
 
 fn third_state(w: &World) -> Option<State> {
     let rel = w.recorded(REPLICA)?;
-    Some(rel.replica()?.extended.as_ref()?.state)
+    Some(rel.outgoing().first()?.state)
 }
 
 async fn done(w: &World, host: usize, action: Action) {
@@ -175,7 +175,17 @@ async fn situation(case: Case, w: &mut World) {
             w.guest_off(PRIMARY);
             w.run(5).await;
         }
-        Case::Resume => done(w, PRIMARY, Action::SuspendReplication { vm }).await,
+        Case::Resume => {
+            done(
+                w,
+                PRIMARY,
+                Action::SuspendReplication {
+                    vm,
+                    relationship: Default::default(),
+                },
+            )
+            .await
+        }
         Case::Unschedule => done(w, PRIMARY, schedule(w)).await,
         Case::CancelPlanned => {
             done(w, PRIMARY, prepare()).await;
@@ -199,6 +209,7 @@ fn schedule(w: &World) -> Action {
     Action::Resynchronize {
         vm: World::vm(),
         at: Some(Timestamp(w.shared.now().0 + 3_600_000)),
+        relationship: Default::default(),
     }
 }
 
@@ -209,20 +220,33 @@ fn action(case: Case, w: &World) -> Action {
         Case::CancelCopy => Action::CancelJob {
             job: w.jobs(PRIMARY).iter().find(|j| !j.state.is_final()).unwrap().id,
         },
-        Case::Suspend => Action::SuspendReplication { vm },
-        Case::Resume => Action::ResumeReplication { vm },
+        Case::Suspend => Action::SuspendReplication {
+            vm,
+            relationship: Default::default(),
+        },
+        Case::Resume => Action::ResumeReplication {
+            vm,
+            relationship: Default::default(),
+        },
         Case::Modify => Action::ModifyReplication {
             vm,
             settings: ReplicationSettings {
                 interval_s: 30,
                 ..World::settings()
             },
+            relationship: Default::default(),
         },
         Case::ScheduleResync => schedule(w),
-        Case::Unschedule => Action::CancelResync { vm },
+        Case::Unschedule => Action::CancelResync {
+            vm,
+            relationship: Default::default(),
+        },
         Case::Prepare => prepare(),
         Case::CancelPlanned => cancel_planned(false),
-        Case::ResetStatistics => Action::ResetStatistics { vm, extended: false },
+        Case::ResetStatistics => Action::ResetStatistics {
+            vm,
+            relationship: Default::default(),
+        },
         Case::FailOver => failover(PointSelector::Latest),
         Case::Revert => revert(),
         Case::Commit => commit(),
@@ -237,9 +261,18 @@ fn action(case: Case, w: &World) -> Action {
         },
         Case::Scrub => Action::Scrub { vm },
         Case::Extend => extend(),
-        Case::RemoveExtended => Action::RemoveExtended { vm },
-        Case::SuspendExtended => Action::SuspendExtended { vm },
-        Case::GiveUpThird => Action::CancelExtended { vm },
+        Case::RemoveExtended => Action::RemoveReplication {
+            vm,
+            relationship: RelationshipRef::Outgoing,
+        },
+        Case::SuspendExtended => Action::SuspendReplication {
+            vm,
+            relationship: RelationshipRef::Outgoing,
+        },
+        Case::GiveUpThird => Action::CancelInitialCopy {
+            vm,
+            relationship: RelationshipRef::Outgoing,
+        },
         Case::BecomeReplica => Action::BecomeReplica { vm },
     }
 }
@@ -273,9 +306,11 @@ fn decided(case: Case, rel: &Relationship, jobs: &[Job]) -> Decided {
             r.import,
             r.allowed,
             r.keeping.hold,
-            r.extended
-                .as_ref()
+            r.outgoing
+                .all()
+                .iter()
                 .map(|e| (e.state, e.job, e.scheduled, e.settings.clone()))
+                .collect::<Vec<_>>()
         ),
         Side::Test { .. } | Side::Alone => String::new(),
     };

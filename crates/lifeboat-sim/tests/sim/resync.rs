@@ -205,9 +205,15 @@ fn a_resynchronization_is_suspended_resumed_and_cancelled() {
         simulate(seed, async |w| {
             under_way(w).await;
             let before = sealed(w);
-            w.insist(PRIMARY, Action::SuspendReplication { vm: World::vm() })
-                .await
-                .unwrap();
+            w.insist(
+                PRIMARY,
+                Action::SuspendReplication {
+                    vm: World::vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await
+            .unwrap();
             assert_eq!(state(w, PRIMARY), State::ResynchronizationSuspended);
             w.cut(false);
             w.write(10);
@@ -215,13 +221,25 @@ fn a_resynchronization_is_suspended_resumed_and_cancelled() {
             assert_eq!(state(w, PRIMARY), State::ResynchronizationSuspended);
             kept(&before, &sealed(w));
             if seed % 2 == 0 {
-                w.insist(PRIMARY, Action::ResumeReplication { vm: World::vm() })
-                    .await
-                    .unwrap();
+                w.insist(
+                    PRIMARY,
+                    Action::ResumeReplication {
+                        vm: World::vm(),
+                        relationship: Default::default(),
+                    },
+                )
+                .await
+                .unwrap();
             } else {
-                w.insist(PRIMARY, Action::CancelResync { vm: World::vm() })
-                    .await
-                    .unwrap();
+                w.insist(
+                    PRIMARY,
+                    Action::CancelResync {
+                        vm: World::vm(),
+                        relationship: Default::default(),
+                    },
+                )
+                .await
+                .unwrap();
                 assert_eq!(state(w, PRIMARY), State::WaitingToStartResynchronization);
                 w.write(10);
                 w.run(30).await;
@@ -310,12 +328,24 @@ fn replication_continues_from_a_log_that_arrived_after_its_sending_was_ended() {
             match seed % 3 {
                 0 => w.restart(PRIMARY).await,
                 1 => {
-                    w.insist(PRIMARY, Action::SuspendReplication { vm: vm() })
-                        .await
-                        .unwrap();
-                    w.insist(PRIMARY, Action::ResumeReplication { vm: vm() })
-                        .await
-                        .unwrap();
+                    w.insist(
+                        PRIMARY,
+                        Action::SuspendReplication {
+                            vm: vm(),
+                            relationship: Default::default(),
+                        },
+                    )
+                    .await
+                    .unwrap();
+                    w.insist(
+                        PRIMARY,
+                        Action::ResumeReplication {
+                            vm: vm(),
+                            relationship: Default::default(),
+                        },
+                    )
+                    .await
+                    .unwrap();
                 }
                 _ => w.cut(true),
             }

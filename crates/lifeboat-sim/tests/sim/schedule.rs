@@ -42,15 +42,23 @@ fn copy_at(at: Option<Timestamp>) -> Action {
         vm: World::vm(),
         how: InitialCopy::Network,
         at,
+        relationship: Default::default(),
     }
 }
 
 fn resync_at(at: Option<Timestamp>) -> Action {
-    Action::Resynchronize { vm: World::vm(), at }
+    Action::Resynchronize {
+        vm: World::vm(),
+        at,
+        relationship: Default::default(),
+    }
 }
 
 fn cancel_resync() -> Action {
-    Action::CancelResync { vm: World::vm() }
+    Action::CancelResync {
+        vm: World::vm(),
+        relationship: Default::default(),
+    }
 }
 
 async fn enabled(w: &World) {
@@ -71,9 +79,16 @@ async fn window(w: &World, from_min: u16, to_min: u16) {
     let mut settings = w.recorded(PRIMARY).unwrap().settings;
     settings.auto_resync = Some(DayWindow { from_min, to_min });
     let vm = World::vm();
-    w.insist(PRIMARY, Action::ModifyReplication { vm, settings })
-        .await
-        .unwrap();
+    w.insist(
+        PRIMARY,
+        Action::ModifyReplication {
+            vm,
+            settings,
+            relationship: Default::default(),
+        },
+    )
+    .await
+    .unwrap();
 }
 
 #[test]
@@ -201,9 +216,16 @@ fn a_cancelled_resynchronization_does_not_start_before_the_next_window() {
         });
         w.cut(false);
         let vm = World::vm();
-        w.insist(PRIMARY, Action::ModifyReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::ModifyReplication {
+                vm,
+                settings,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         w.act(PRIMARY, cancel_resync()).await.unwrap().unwrap();
         assert_eq!(job(w, &begun), JobState::Terminated);
         // 07:50 of the next day.

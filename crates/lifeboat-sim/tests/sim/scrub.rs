@@ -27,9 +27,16 @@ async fn several_points(w: &mut World) {
         history: 24,
         ..World::settings()
     };
-    w.insist(PRIMARY, Action::ModifyReplication { vm, settings })
-        .await
-        .unwrap();
+    w.insist(
+        PRIMARY,
+        Action::ModifyReplication {
+            vm,
+            settings,
+            relationship: Default::default(),
+        },
+    )
+    .await
+    .unwrap();
     for _ in 0..40 {
         w.write(6);
         w.run(60).await;

@@ -22,6 +22,7 @@ fn changed(w: &World, change: Change<'_>) -> Action {
     Action::ModifyReplication {
         vm: World::vm(),
         settings,
+        relationship: Default::default(),
     }
 }
 
@@ -81,7 +82,16 @@ fn invalid_settings_are_refused_and_change_nothing() {
     simulate(2, async |w| {
         let settings = World::settings();
         let vm = World::vm();
-        let e = refused(w, PRIMARY, Action::ModifyReplication { vm, settings }).await;
+        let e = refused(
+            w,
+            PRIMARY,
+            Action::ModifyReplication {
+                vm,
+                settings,
+                relationship: Default::default(),
+            },
+        )
+        .await;
         assert_eq!(e.code.number(), 32775, "{e}");
         replicating(w).await;
         let before = w.recorded(PRIMARY).unwrap().settings;
@@ -112,7 +122,16 @@ fn invalid_settings_are_refused_and_change_nothing() {
         // On the replica it is not done.
         let settings = before.clone();
         let vm = World::vm();
-        let e = refused(w, REPLICA, Action::ModifyReplication { vm, settings }).await;
+        let e = refused(
+            w,
+            REPLICA,
+            Action::ModifyReplication {
+                vm,
+                settings,
+                relationship: Default::default(),
+            },
+        )
+        .await;
         assert_eq!(e.hint, Some(hint::Replicate::OnPrimary.into()), "{e:?}");
         // Nor without the replica, nor in state 4.
         w.cut(true);

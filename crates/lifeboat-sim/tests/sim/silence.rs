@@ -42,9 +42,15 @@ async fn both_are_well(w: &World) {
 async fn recovered(w: &mut World) {
     for host in [PRIMARY, REPLICA] {
         let vm = World::vm();
-        w.insist(host, Action::ResetStatistics { vm, extended: false })
-            .await
-            .unwrap();
+        w.insist(
+            host,
+            Action::ResetStatistics {
+                vm,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
     }
     let durable = |w: &World| w.shared.state().hosts[REPLICA].replicas[&VM].durable;
     let before = durable(w);
@@ -75,10 +81,26 @@ fn a_replica_disk_that_hangs_is_reported_on_both_hosts() {
         // What would have to wait for the disk is answered too.
         let asked = w.shared.now().0;
         let vm = World::vm;
-        let answer = w.act(REPLICA, Action::SuspendReplication { vm: vm() }).await;
+        let answer = w
+            .act(
+                REPLICA,
+                Action::SuspendReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await;
         let took = w.shared.now().0 - asked;
         assert!(took <= 5000, "{took} ms: {answer:?}");
-        let _ = w.act(REPLICA, Action::ResumeReplication { vm: vm() }).await;
+        let _ = w
+            .act(
+                REPLICA,
+                Action::ResumeReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await;
         w.run(150).await;
         says(
             w,
@@ -90,7 +112,15 @@ fn a_replica_disk_that_hangs_is_reported_on_both_hosts() {
         says(w, REPLICA, Health::Critical, "has not answered for").await;
         assert!(said(w, REPLICA, "the storage at") && said(w, PRIMARY, "on its disk"));
         w.hang_store(REPLICA, false);
-        let _ = w.act(REPLICA, Action::ResumeReplication { vm: vm() }).await;
+        let _ = w
+            .act(
+                REPLICA,
+                Action::ResumeReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+            )
+            .await;
         w.run(30).await;
         recovered(w).await;
         assert!(said(w, PRIMARY, "data flows again"));
@@ -175,7 +205,15 @@ fn a_replica_that_is_gone_is_noticed_while_the_vm_is_off() {
         w.run(60).await;
         both_are_well(w).await;
         let vm = World::vm();
-        w.insist(REPLICA, Action::RemoveReplication { vm }).await.unwrap();
+        w.insist(
+            REPLICA,
+            Action::RemoveReplication {
+                vm,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         w.run(60).await;
         says(w, PRIMARY, Health::Critical, "no replica of this VM").await;
     });
@@ -187,14 +225,26 @@ fn a_replica_knows_that_its_primary_holds_replication() {
         replicating(w).await;
         w.run(30).await;
         let vm = World::vm;
-        w.insist(PRIMARY, Action::SuspendReplication { vm: vm() })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::SuspendReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         w.run(600).await;
         says(w, REPLICA, Health::Warning, "held on the primary").await;
-        w.insist(PRIMARY, Action::ResumeReplication { vm: vm() })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::ResumeReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         w.run(20).await;
         recovered(w).await;
     });

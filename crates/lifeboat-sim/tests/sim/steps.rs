@@ -108,14 +108,26 @@ async fn run(saga: Saga, w: &mut World) {
             .await;
         }
         Saga::Suspend => {
-            insist_until(w, A, Action::SuspendReplication { vm: vm() }, |w| {
-                state(w, A) == State::Suspended
-            })
+            insist_until(
+                w,
+                A,
+                Action::SuspendReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+                |w| state(w, A) == State::Suspended,
+            )
             .await;
             w.write(10);
-            insist_until(w, A, Action::ResumeReplication { vm: vm() }, |w| {
-                state(w, A) == State::Replicating
-            })
+            insist_until(
+                w,
+                A,
+                Action::ResumeReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+                |w| state(w, A) == State::Replicating,
+            )
             .await;
         }
         Saga::Failover => insist_until(w, B, failover(PointSelector::Latest), recovered).await,
@@ -128,15 +140,27 @@ async fn run(saga: Saga, w: &mut World) {
             insist_until(w, B, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
         }
         Saga::RemovePrimary => {
-            insist_until(w, A, Action::RemoveReplication { vm: vm() }, |w| {
-                w.recorded(A).is_none()
-            })
+            insist_until(
+                w,
+                A,
+                Action::RemoveReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+                |w| w.recorded(A).is_none(),
+            )
             .await;
         }
         Saga::RemoveReplica => {
-            insist_until(w, B, Action::RemoveReplication { vm: vm() }, |w| {
-                w.recorded(B).is_none()
-            })
+            insist_until(
+                w,
+                B,
+                Action::RemoveReplication {
+                    vm: vm(),
+                    relationship: Default::default(),
+                },
+                |w| w.recorded(B).is_none(),
+            )
             .await;
         }
         Saga::Planned => moved(w).await,

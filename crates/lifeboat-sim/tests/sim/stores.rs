@@ -117,6 +117,7 @@ fn each_replica_is_in_the_store_of_its_location_and_fails_over_from_there() {
             vm: db(),
             how: InitialCopy::Network,
             at: None,
+            relationship: Default::default(),
         };
         w.insist(A, start).await.unwrap();
         eventually(w, "both replicate", |w| {

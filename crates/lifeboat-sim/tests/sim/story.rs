@@ -58,9 +58,18 @@ impl Request {
         match self {
             Self::Enable => enable(),
             Self::StartCopy => start_copy(),
-            Self::Suspend => Action::SuspendReplication { vm },
-            Self::Resume => Action::ResumeReplication { vm },
-            Self::Remove => Action::RemoveReplication { vm },
+            Self::Suspend => Action::SuspendReplication {
+                vm,
+                relationship: Default::default(),
+            },
+            Self::Resume => Action::ResumeReplication {
+                vm,
+                relationship: Default::default(),
+            },
+            Self::Remove => Action::RemoveReplication {
+                vm,
+                relationship: Default::default(),
+            },
             Self::Failover => failover(PointSelector::Latest),
             Self::Revert => revert(),
             Self::Commit => commit(),

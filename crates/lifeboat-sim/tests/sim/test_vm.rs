@@ -239,8 +239,14 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
         like_others(w).await;
         let vm = named;
         for action in [
-            Action::SuspendReplication { vm: vm() },
-            Action::RemoveReplication { vm: vm() },
+            Action::SuspendReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
+            Action::RemoveReplication {
+                vm: vm(),
+                relationship: Default::default(),
+            },
             Action::CommitFailover { vm: vm() },
             Action::StartTest {
                 vm: vm(),
@@ -261,13 +267,28 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
         refused(w, B, Action::StopTest { vm: vm() }, 32776).await;
         // One at a time; and the replica stays while there is one.
         refused(w, B, start_test(PointSelector::Latest), 32775).await;
-        refused(w, B, Action::RemoveReplication { vm: World::vm() }, 32774).await;
+        refused(
+            w,
+            B,
+            Action::RemoveReplication {
+                vm: World::vm(),
+                relationship: Default::default(),
+            },
+            32774,
+        )
+        .await;
         w.run(20).await;
         ended(w).await;
         over(w).await;
-        w.insist(B, Action::RemoveReplication { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            B,
+            Action::RemoveReplication {
+                vm: World::vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
     });
 }
 
@@ -349,15 +370,27 @@ fn a_planned_failover_ends_the_test_on_its_way() {
 fn a_suspended_replica_can_be_tested() {
     simulate(14, async |w| {
         history(w).await;
-        w.insist(B, Action::SuspendReplication { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            B,
+            Action::SuspendReplication {
+                vm: World::vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         made(w, PointSelector::Latest).await;
         assert_eq!(state(w, B), State::Suspended);
         ended(w).await;
-        w.insist(B, Action::ResumeReplication { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            B,
+            Action::ResumeReplication {
+                vm: World::vm(),
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         over(w).await;
         w.run(60).await;
         w.check(B).unwrap();

@@ -1,6 +1,6 @@
 //! What is asked of a replica about the third host: made and started apart, at a time, changed, compared anew, given up.
 
-use lifeboat_engine::action::{Action, Answer, InitialCopy};
+use lifeboat_engine::action::{Action, Answer, InitialCopy, RelationshipRef};
 use lifeboat_engine::records::Job;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::{
@@ -33,11 +33,16 @@ fn start(how: InitialCopy, at: Option<Timestamp>) -> Action {
         vm: World::vm(),
         how,
         at,
+        relationship: Default::default(),
     }
 }
 
 fn resync(at: Option<Timestamp>) -> Action {
-    Action::Resynchronize { vm: World::vm(), at }
+    Action::Resynchronize {
+        vm: World::vm(),
+        at,
+        relationship: Default::default(),
+    }
 }
 
 fn modify(change: impl FnOnce(&mut ReplicationSettings)) -> Action {
@@ -46,11 +51,15 @@ fn modify(change: impl FnOnce(&mut ReplicationSettings)) -> Action {
     Action::ModifyReplication {
         vm: World::vm(),
         settings,
+        relationship: Default::default(),
     }
 }
 
 fn cancel() -> Action {
-    Action::CancelExtended { vm: World::vm() }
+    Action::CancelInitialCopy {
+        vm: World::vm(),
+        relationship: RelationshipRef::Outgoing,
+    }
 }
 
 fn third(w: &World) -> State {
@@ -231,18 +240,31 @@ fn a_comparison_with_the_third_host_is_cancelled_and_started_again() {
         );
         assert_eq!(refused(w, REPLICA, cancel()).await.code, ReturnCode::InvalidState);
         assert_eq!(
-            refused(w, REPLICA, Action::ResumeExtended { vm: World::vm() })
-                .await
-                .code,
+            refused(
+                w,
+                REPLICA,
+                Action::ResumeReplication {
+                    vm: World::vm(),
+                    relationship: RelationshipRef::Outgoing
+                }
+            )
+            .await
+            .code,
             ReturnCode::InvalidState
         );
         assert_eq!(job(w, REPLICA, resync(None)).await.unwrap(), JobState::Completed);
         eventually(w, "the third host follows", follows).await;
         assert_eq!(refused(w, REPLICA, cancel()).await.code, ReturnCode::InvalidState);
         // A copy as well.
-        w.insist(REPLICA, Action::RemoveExtended { vm: World::vm() })
-            .await
-            .unwrap();
+        w.insist(
+            REPLICA,
+            Action::RemoveReplication {
+                vm: World::vm(),
+                relationship: RelationshipRef::Outgoing,
+            },
+        )
+        .await
+        .unwrap();
         assert_eq!(refused(w, REPLICA, cancel()).await.code, ReturnCode::InvalidState);
         w.cut_between(REPLICA, THIRD, true);
         w.cut_between(REPLICA, THIRD, false);
@@ -252,9 +274,16 @@ fn a_comparison_with_the_third_host_is_cancelled_and_started_again() {
         assert!(open(w).is_empty());
         // What is asked of the first relationship does not mean the other one.
         assert_eq!(
-            refused(w, REPLICA, Action::CancelInitialCopy { vm: World::vm() })
-                .await
-                .code,
+            refused(
+                w,
+                REPLICA,
+                Action::CancelInitialCopy {
+                    vm: World::vm(),
+                    relationship: Default::default()
+                }
+            )
+            .await
+            .code,
             ReturnCode::InvalidState
         );
         assert_eq!(
@@ -316,14 +345,14 @@ fn an_extended_relationship_has_settings_and_statistics_of_its_own() {
         })
         .await;
         assert!(extended(w, REPLICA).unwrap().counters.cycles > 0);
-        let reset = |extended| Action::ResetStatistics {
+        let reset = |relationship| Action::ResetStatistics {
             vm: World::vm(),
-            extended,
+            relationship,
         };
-        w.insist(REPLICA, reset(false)).await.unwrap();
+        w.insist(REPLICA, reset(RelationshipRef::Usual)).await.unwrap();
         assert!(extended(w, REPLICA).unwrap().counters.cycles > 0);
         let first = w.recorded(REPLICA).unwrap().counters.since;
-        w.insist(REPLICA, reset(true)).await.unwrap();
+        w.insist(REPLICA, reset(RelationshipRef::Outgoing)).await.unwrap();
         assert!(extended(w, REPLICA).unwrap().counters.cycles <= 1);
         assert_eq!(
             w.recorded(REPLICA).unwrap().counters.since,
@@ -331,7 +360,7 @@ fn an_extended_relationship_has_settings_and_statistics_of_its_own() {
             "the other goes on"
         );
         assert_eq!(
-            refused(w, PRIMARY, reset(true)).await.code,
+            refused(w, PRIMARY, reset(RelationshipRef::Outgoing)).await.code,
             ReturnCode::InvalidState
         );
     });

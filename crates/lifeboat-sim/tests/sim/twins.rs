@@ -143,9 +143,15 @@ fn a_host_that_followed_is_asked_until_it_has_nothing_or_a_person_answers_for_it
             w.kill_vm(B);
             let vm = World::vm();
             if removed {
-                w.insist(C, Action::RemoveReplication { vm: vm.clone() })
-                    .await
-                    .unwrap();
+                w.insist(
+                    C,
+                    Action::RemoveReplication {
+                        vm: vm.clone(),
+                        relationship: Default::default(),
+                    },
+                )
+                .await
+                .unwrap();
             }
             w.act(B, Action::StartVm { vm, force: !removed })
                 .await

@@ -726,7 +726,7 @@ async fn logs_are_read_and_kept_for_who_forwards_them() {
     w.send(header.position, &bytes).await.unwrap();
     w.landed(header.position, model);
     w.rounds(3).await;
-    w.store.keep_logs(w.vm, Some(since)).await;
+    w.store.keep_logs(w.vm, &[w.durable, since]).await;
     while w.points.len() > 1 {
         w.store.expire_oldest(w.vm).await.unwrap();
         w.points.remove(0);
@@ -749,7 +749,7 @@ async fn logs_are_read_and_kept_for_who_forwards_them() {
         .read_log(w.vm, header.position, bytes.len() as u64 + 1)
         .await;
     assert!(matches!(beyond.err(), Some(StoreError::Conflict(_))));
-    w.store.keep_logs(w.vm, None).await;
+    w.store.keep_logs(w.vm, &[]).await;
     w.store.expire_logs(w.vm, w.durable, &[]).await.unwrap();
     assert!(w.store.info(w.vm).await.unwrap().logs.is_empty());
     w.check().await;

@@ -8,20 +8,11 @@ mod settings;
 
 use lifeboat_cim::{DateTime, Instance, ObjectPath, Value};
 use lifeboat_engine::action::Refusal;
-use lifeboat_model::VmId;
 use lifeboat_model::api::ReturnCode;
+use lifeboat_model::{RelationshipId, VmId};
 pub(crate) use network::cards;
 pub(crate) use report::{error, statistics};
 pub(crate) use settings::{authorization, defaults, peer, replication, server, utc_minute, which};
-
-/// Which relationship of a VM a caller means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Which {
-    /// With its replica, or with its primary (`\HVR\0`).
-    First,
-    /// With a third host (`\HVR\1`).
-    Extended,
-}
 
 /// The refusal of a parameter or property whose value has no meaning.
 pub(crate) fn invalid(message: impl Into<String>) -> Refusal {
@@ -59,16 +50,12 @@ fn parts(instance_id: &str) -> Option<Vec<&str>> {
 }
 
 /// The VM and the relationship that an InstanceID `Microsoft:<GUID>\HVR\<index>` names.
-pub(crate) fn relationship_id(instance_id: &str) -> Option<(VmId, Which)> {
+pub(crate) fn relationship_id(instance_id: &str) -> Option<(VmId, RelationshipId)> {
     let parts = parts(instance_id)?;
     let [vm, hvr, index] = parts.as_slice() else {
         return None;
     };
-    let index = match *index {
-        "0" => Which::First,
-        "1" => Which::Extended,
-        _ => return None,
-    };
+    let index = RelationshipId::new(index.parse().ok()?);
     hvr.eq_ignore_ascii_case("HVR")
         .then(|| Some((vm.parse().ok()?, index)))?
 }

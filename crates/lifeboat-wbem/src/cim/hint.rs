@@ -168,6 +168,7 @@ fn extend(hint: &Extend) -> String {
              ChangeReplicationModeToPrimary"
         }
         Extend::Remove => "remove the extended relationship first",
+        Extend::NameOne => "name one of them: the Ex methods take a ReplicationRelationship",
         Extend::RemoveAndExtend => "remove the extended relationship and make it again",
         Extend::UseNetwork => "start it with InitialReplicationType 1",
         Extend::AwaitOrRevert => {

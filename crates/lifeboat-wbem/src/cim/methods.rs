@@ -16,7 +16,7 @@ mod system;
 mod table;
 
 use super::classes::{job_path, vm_path};
-use super::embedded::{Which, invalid, shown};
+use super::embedded::{invalid, shown};
 use super::located::vm_named;
 use super::roles::{About, Role, needed};
 use super::{Caller, ObjectManager, Outcome};
@@ -29,7 +29,7 @@ use lifeboat_engine::action::{Action, Answer, Refusal, VmRef, VmView};
 use lifeboat_engine::paging::Page;
 use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{ReplicationMode, VmId};
+use lifeboat_model::{RelationshipId, ReplicationMode, VmId};
 use std::sync::Arc;
 pub use table::{Entry, METHODS, NOT_SERVED, NotServed, Numbers};
 use tracing::{Instrument, info, warn};
@@ -221,7 +221,7 @@ impl Call<'_> {
     }
 
     /// Which relationship of a VM the caller means: an instance, a path or an InstanceID. `None`: nothing was said.
-    async fn relationship(&self, vm: VmId) -> Result<Option<Which>, Refusal> {
+    async fn relationship(&self, vm: VmId) -> Result<Option<RelationshipId>, Refusal> {
         const NAME: &str = "ReplicationRelationship";
         let Some(value) = self.arguments.get(NAME) else {
             return Ok(None);
@@ -240,7 +240,7 @@ impl Call<'_> {
     }
 
     /// Which relationship of a VM the caller means, where the API requires it.
-    async fn relationship_needed(&self, vm: VmId) -> Result<Which, Refusal> {
+    async fn relationship_needed(&self, vm: VmId) -> Result<RelationshipId, Refusal> {
         let which = self.relationship(vm).await?;
         let which = which.ok_or_else(|| missing("ReplicationRelationship"));
         self.read(vm, which).await

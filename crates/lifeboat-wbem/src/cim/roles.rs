@@ -103,10 +103,7 @@ pub fn needed(action: &Action, about: About) -> Role {
         | Action::ContinueAsPrimary { .. }
         | Action::SuspendReplication { .. }
         | Action::ResumeReplication { .. }
-        | Action::SuspendExtended { .. }
-        | Action::ResumeExtended { .. }
         | Action::CancelInitialCopy { .. }
-        | Action::CancelExtended { .. }
         | Action::Resynchronize { .. }
         | Action::CancelResync { .. }
         | Action::ReplicateNow { .. }
@@ -121,7 +118,6 @@ pub fn needed(action: &Action, about: About) -> Role {
         Action::CommitFailover { .. }
         | Action::RemoveReplication { .. }
         | Action::ForgetReplication { .. }
-        | Action::RemoveExtended { .. }
         | Action::DropAbandoned { .. }
         | Action::ReleasePoints { .. }
         | Action::BecomeReplica { .. }

@@ -20,7 +20,6 @@ fn kind(action: &Action) -> JobType {
         Action::ModifyReplication { .. } => JobType::ModifySettings,
         Action::RemoveReplication { .. }
         | Action::ForgetReplication { .. }
-        | Action::RemoveExtended { .. }
         | Action::DropAbandoned { .. } => JobType::RemoveRelationship,
         // Authorization entries, and the release of held points; the rest never waits.
         Action::AddAuthorization { .. }
@@ -57,9 +56,6 @@ fn kind(action: &Action) -> JobType {
         | Action::StopTest { .. }
         | Action::RevertFailover { .. }
         | Action::ExtendReplication { .. }
-        | Action::CancelExtended { .. }
-        | Action::SuspendExtended { .. }
-        | Action::ResumeExtended { .. }
         | Action::ContinueAsPrimary { .. }
         | Action::ListJobs(_)
         | Action::ShowJob { .. }

@@ -98,9 +98,15 @@ fn the_life_of_a_job_and_a_change_of_state_are_told() {
         // Of all that has happened to the relationship, nothing was that it is suspended.
         assert_eq!(paused.next(1, Instant::now()).await, Some(Vec::new()));
         let vm = World::vm();
-        w.insist(PRIMARY, Action::SuspendReplication { vm })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::SuspendReplication {
+                vm,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         let told = event(&paused, |_| true).await;
         assert_eq!(told.class, "__InstanceModificationEvent");
         assert_eq!(state_of(&told, "TargetInstance", "ReplicationState"), 7);
@@ -135,8 +141,14 @@ async fn toggled(w: &World, times: usize) {
     for n in 0..times {
         let vm = World::vm();
         let action = match n % 2 {
-            0 => Action::SuspendReplication { vm },
-            _ => Action::ResumeReplication { vm },
+            0 => Action::SuspendReplication {
+                vm,
+                relationship: Default::default(),
+            },
+            _ => Action::ResumeReplication {
+                vm,
+                relationship: Default::default(),
+            },
         };
         w.insist(PRIMARY, action).await.unwrap();
         w.run(5).await;
@@ -243,9 +255,17 @@ fn the_engine_is_not_asked_while_nobody_subscribes() {
             .await
             .unwrap();
         let (vm, how) = (World::vm(), InitialCopy::Network);
-        w.insist(PRIMARY, Action::StartReplication { vm, how, at: None })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::StartReplication {
+                vm,
+                how,
+                at: None,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         event(&again, |e| state_of(e, "SourceInstance", "JobState") == 7).await;
     });
 }

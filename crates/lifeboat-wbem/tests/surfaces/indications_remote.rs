@@ -32,7 +32,15 @@ async fn a_job(world: &World) {
         .unwrap();
     let (vm, how) = (World::vm(), InitialCopy::Network);
     world
-        .insist(PRIMARY, Action::StartReplication { vm, how, at: None })
+        .insist(
+            PRIMARY,
+            Action::StartReplication {
+                vm,
+                how,
+                at: None,
+                relationship: Default::default(),
+            },
+        )
         .await
         .unwrap();
 }

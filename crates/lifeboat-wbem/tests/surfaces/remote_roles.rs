@@ -29,7 +29,15 @@ async fn a_waiting_job(world: &World) -> String {
     let (vm, how) = (World::vm(), InitialCopy::Network);
     let at = Some(Timestamp(world.shared.now().0 + 3_600_000));
     match world
-        .insist(PRIMARY, Action::StartReplication { vm, how, at })
+        .insist(
+            PRIMARY,
+            Action::StartReplication {
+                vm,
+                how,
+                at,
+                relationship: Default::default(),
+            },
+        )
         .await
     {
         Ok(Answered::Job(job)) => job.id.to_string(),

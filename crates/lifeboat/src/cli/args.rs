@@ -17,7 +17,7 @@ use crate::config::DEFAULT_SOCKET;
 pub(crate) use cert::{AuthorityDir, Cert};
 pub(crate) use failover::{Failover, Network, SetCard, Start};
 pub(crate) use replication::{
-    Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side, TrustKey,
+    Changes, Copy, Enable, Extend, Outgoing, Remove, Replication, Resync, Reverse, Side, TrustKey,
 };
 pub(crate) use request::Request;
 pub(crate) use user::{Role, User, UsersFile};

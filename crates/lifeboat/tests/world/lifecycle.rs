@@ -7,7 +7,7 @@ use lifeboat_engine::action::{
 use lifeboat_engine::problem::Problem;
 use lifeboat_model::power::PowerState;
 use lifeboat_model::{
-    Bandwidth, BandwidthWindow, DayWindow, JobId, NicBackend, NicFailover, ReplicationHealth,
+    Bandwidth, BandwidthWindow, DayWindow, JobId, NicBackend, NicFailover, RelationshipId, ReplicationHealth,
     ReplicationMode, ReplicationSettings, ReplicationState, Target, Timestamp,
 };
 use lifeboat_model::{Finding, ProblemKind};
@@ -165,6 +165,7 @@ fn scheduled() -> ReplicationView {
 /// The middle one of three hosts.
 fn extended() -> ReplicationView {
     let to = ExtendedView {
+        relationship: RelationshipId::FIRST_OUTGOING,
         state: ReplicationState::Critical,
         health: ReplicationHealth::Critical,
         health_notes: vec![Finding::critical(ProblemKind::InError, "replication is in error")],

@@ -373,12 +373,12 @@ fn refusal(action: &Action) -> Option<Refusal> {
             ReplicationState::Recovered,
             Happening::InitiateFailover,
         )),
-        Action::SuspendReplication { vm } if vm.to_string() == "old" => Some(not_now(
+        Action::SuspendReplication { vm, .. } if vm.to_string() == "old" => Some(not_now(
             ReplicationMode::Replica,
             ReplicationState::WaitingToCompleteInitialReplication,
             Happening::Suspend,
         )),
-        Action::SuspendReplication { vm } if vm.to_string() == "wiki" => Some(not_now(
+        Action::SuspendReplication { vm, .. } if vm.to_string() == "wiki" => Some(not_now(
             ReplicationMode::Primary,
             ReplicationState::SyncedReplicationComplete,
             Happening::Suspend,
@@ -495,6 +495,7 @@ fn replication() -> ReplicationView {
             max_latency_ms: 61_000,
         },
         extended: None,
+        further: Vec::new(),
         allowed: None,
         contact: None,
         backlog: None,

@@ -5,10 +5,9 @@ use super::{
     PlannedView, SplitView, SynchronizationView, TestView,
 };
 use crate::common::problem::Problem;
-use lifeboat_model::Finding;
 use lifeboat_model::{
-    DiskId, Fingerprint, NicFailover, Position, ReplicationHealth, ReplicationMode, ReplicationSettings,
-    ReplicationState, Timestamp,
+    DiskId, Finding, Fingerprint, NicFailover, Position, RelationshipId, ReplicationHealth, ReplicationMode,
+    ReplicationSettings, ReplicationState, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,8 +68,12 @@ pub struct ReplicationView {
     pub network: Vec<NicFailover>,
     /// What was counted in the monitoring window that goes on.
     pub counters: CountersView,
-    /// The relationship to a third host, on a replica.
+    /// The outgoing relationship with the lowest number, by which a replica forwards what arrives: the extended replication of
+    /// the API.
     pub extended: Option<Box<ExtendedView>>,
+    /// The other outgoing relationships, by their numbers.
+    #[serde(default)]
+    pub further: Vec<ExtendedView>,
     /// The authorization entry whose primaries alone may feed this replica; `None`: every primary that this host authorizes.
     #[serde(default)]
     pub allowed: Option<String>,
@@ -98,18 +101,32 @@ pub struct ReplicationView {
     pub keys: Vec<KnownKeyView>,
 }
 
-/// The relationship to a third host.
+fn first() -> RelationshipId {
+    RelationshipId::FIRST_OUTGOING
+}
+
+impl ReplicationView {
+    /// All outgoing relationships, by their numbers.
+    pub fn outgoing(&self) -> impl Iterator<Item = &ExtendedView> {
+        self.extended.as_deref().into_iter().chain(&self.further)
+    }
+}
+
+/// An outgoing relationship: a further host gets what arrives here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExtendedView {
-    /// State of the extended relationship, by the rules of a primary.
+    /// Its number, by which actions name it.
+    #[serde(default = "first")]
+    pub relationship: RelationshipId,
+    /// State of this relationship, by the rules of a primary.
     pub state: ReplicationState,
     /// Health, computed now.
     pub health: ReplicationHealth,
     /// Why the health is what it is, in words.
     pub health_notes: Vec<Finding>,
-    /// The third host.
+    /// The further host.
     pub peer: String,
-    /// Settings of the extended relationship; the peer in them is the third host.
+    /// Its settings; the peer in them is the further host.
     pub settings: ReplicationSettings,
     /// Last position that is durable there.
     pub position: Option<Position>,
@@ -119,12 +136,12 @@ pub struct ExtendedView {
     pub last_replication: Option<Timestamp>,
     /// Milliseconds of data that would be lost if this host and the primary were lost now; `None` when not known.
     pub lag_ms: Option<u64>,
-    /// Bytes of logs here that the third host does not have yet; `None` when not known, as while copies are compared.
+    /// Bytes of logs here that the further host does not have yet; `None` when not known, as while copies are compared.
     #[serde(default)]
     pub pending_bytes: Option<u64>,
     /// What is wrong.
     pub problem: Option<Problem>,
-    /// The same of what was sent to the third host.
+    /// The same of what was sent there.
     pub counters: CountersView,
 }
 

@@ -44,8 +44,9 @@ pub trait LogStore: Send + Sync {
     /// A durable log from `offset` on, to be forwarded as it is.
     async fn read_log(&self, vm: VmId, position: Position, offset: u64) -> Result<ByteStream, StoreError>;
 
-    /// Keeps every log after `since` from expiry, until told otherwise (`None`: none is kept). Lost at a restart.
-    async fn keep_logs(&self, vm: VmId, since: Option<Position>);
+    /// Keeps every log after any of these positions from expiry, until told otherwise (without one, none is kept). One that is
+    /// not known any more keeps every log. Lost at a restart.
+    async fn keep_logs(&self, vm: VmId, after: &[Position]);
 
     /// Deletes the oldest logs up to the one that leads to `upto`, but none after any of the positions `needed`, and none that is
     /// kept. `needed` is what [`ImageStore::needed_logs`](super::ImageStore::needed_logs) says.

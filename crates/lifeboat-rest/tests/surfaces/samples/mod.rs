@@ -5,8 +5,9 @@ use lifeboat_engine::action::{
     ConsoleView, ContactView, CountersView, CycleResult, DirectoryContent, DirectoryView, DiskPlace,
     EventView, ExtendedView, FailoverStage, FailoverView, HistoryView, HoldReason, HoldView, InitialCopy,
     JobView, KnownKeyView, PlannedStage, PlannedView, PointSelector, PointView, PowerNote, ProcessView,
-    ReplicationView, RequestStage, RequestView, ServerKeys, ServerSettings, ServerView, SplitStage,
-    SplitView, SynchronizationReason, SynchronizationView, TestStage, TestView, VmRef, VmTimes, VmView,
+    RelationshipRef, ReplicationView, RequestStage, RequestView, ServerKeys, ServerSettings, ServerView,
+    SplitStage, SplitView, SynchronizationReason, SynchronizationView, TestStage, TestView, VmRef, VmTimes,
+    VmView,
 };
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::paging::{Page, Paging};
@@ -18,13 +19,13 @@ use lifeboat_model::vm::NicBackend;
 use lifeboat_model::{
     AuthorizationEntry, Bandwidth, BandwidthWindow, Changed, DayWindow, DiskId, FailedOverReplicationType,
     Finding, Fingerprint, GenerationId, JobId, JobState, JobType, NicFailover, Note, PointId, Position,
-    ProblemKind, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState, RequestId,
-    Target, Timestamp, VmId, hint,
+    ProblemKind, RelationshipId, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState,
+    RequestId, Target, Timestamp, VmId, hint,
 };
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 56;
+pub(crate) const VARIANTS: usize = 52;
 
 /// The number of an action's variant, and whether a job may come of it.
 pub(crate) fn variant(action: &Action) -> (usize, bool) {
@@ -68,23 +69,19 @@ pub(crate) fn variant(action: &Action) -> (usize, bool) {
         Action::StartTest { .. } => (36, true),
         Action::StopTest { .. } => (37, true),
         Action::ExtendReplication { .. } => (38, true),
-        Action::SuspendExtended { .. } => (39, true),
-        Action::ResumeExtended { .. } => (40, true),
-        Action::RemoveExtended { .. } => (41, true),
         Action::ContinueAsPrimary { .. } => (42, true),
         Action::PauseVm { .. } => (43, true),
         Action::ResetVm { .. } => (44, true),
         Action::CancelInitialCopy { .. } => (45, true),
-        Action::CancelExtended { .. } => (46, true),
         Action::SetAuthorization { .. } => (47, true),
         Action::ForgetReplication { .. } => (48, true),
         Action::Scrub { .. } => (49, true),
         Action::HoldPoints { .. } => (50, true),
         Action::ReleasePoints { .. } => (51, true),
-        Action::ListRequests => (52, false),
-        Action::ConfirmRequest { .. } => (53, true),
-        Action::DenyRequest { .. } => (54, true),
-        Action::TrustKey { .. } => (55, true),
+        Action::ListRequests => (39, false),
+        Action::ConfirmRequest { .. } => (40, true),
+        Action::DenyRequest { .. } => (41, true),
+        Action::TrustKey { .. } => (46, true),
     }
 }
 
@@ -173,9 +170,18 @@ pub(crate) fn actions() -> Vec<Action> {
         Action::ResetVm { vm: vm() },
         Action::Screenshot { vm: vm() },
         Action::EnableReplication { vm: vm(), settings },
-        Action::SuspendReplication { vm: vm() },
-        Action::ResumeReplication { vm: vm() },
-        Action::RemoveReplication { vm: vm() },
+        Action::SuspendReplication {
+            vm: vm(),
+            relationship: Default::default(),
+        },
+        Action::ResumeReplication {
+            vm: vm(),
+            relationship: Default::default(),
+        },
+        Action::RemoveReplication {
+            vm: vm(),
+            relationship: Default::default(),
+        },
         Action::ForgetReplication { vm: vm() },
         Action::ReplicateNow { vm: vm() },
         Action::RevertFailover {
@@ -234,12 +240,17 @@ fn copies() -> impl Iterator<Item = Action> {
             vm: vm(),
             how,
             at: Some(Timestamp(9)),
+            relationship: Default::default(),
         });
     let import = Action::ImportCopy {
         vm: vm(),
         dir: "/media/disk".into(),
     };
-    let resyncs = [None, Some(Timestamp(9))].map(|at| Action::Resynchronize { vm: vm(), at });
+    let resyncs = [None, Some(Timestamp(9))].map(|at| Action::Resynchronize {
+        vm: vm(),
+        at,
+        relationship: Default::default(),
+    });
     starts.chain([import]).chain(resyncs)
 }
 
@@ -249,9 +260,16 @@ fn lifecycle() -> Vec<Action> {
         Action::ModifyReplication {
             vm: vm(),
             settings: settings(),
+            relationship: Default::default(),
         },
-        Action::CancelInitialCopy { vm: vm() },
-        Action::CancelResync { vm: vm() },
+        Action::CancelInitialCopy {
+            vm: vm(),
+            relationship: Default::default(),
+        },
+        Action::CancelResync {
+            vm: vm(),
+            relationship: Default::default(),
+        },
         Action::ReverseReplication {
             vm: vm(),
             settings: None,
@@ -271,11 +289,11 @@ fn lifecycle() -> Vec<Action> {
         },
         Action::ResetStatistics {
             vm: vm(),
-            extended: false,
+            relationship: RelationshipRef::Usual,
         },
         Action::ResetStatistics {
             vm: vm(),
-            extended: true,
+            relationship: RelationshipRef::Id(RelationshipId::new(2)),
         },
         Action::PlannedFailover {
             vm: vm(),
@@ -298,15 +316,30 @@ fn lifecycle() -> Vec<Action> {
             settings: settings(),
             start: false,
         },
-        Action::CancelExtended { vm: vm() },
+        Action::CancelInitialCopy {
+            vm: vm(),
+            relationship: RelationshipRef::Outgoing,
+        },
         Action::SetAuthorization {
             vm: vm(),
             primary: "*.example.org".into(),
         },
-        Action::SuspendExtended { vm: vm() },
-        Action::ResumeExtended { vm: vm() },
-        Action::RemoveExtended { vm: vm() },
-        Action::ContinueAsPrimary { vm: vm() },
+        Action::SuspendReplication {
+            vm: vm(),
+            relationship: RelationshipRef::Outgoing,
+        },
+        Action::ResumeReplication {
+            vm: vm(),
+            relationship: RelationshipRef::Outgoing,
+        },
+        Action::RemoveReplication {
+            vm: vm(),
+            relationship: RelationshipRef::Outgoing,
+        },
+        Action::ContinueAsPrimary {
+            vm: vm(),
+            relationship: Default::default(),
+        },
     ]
 }
 
@@ -659,6 +692,7 @@ fn view() -> ReplicationView {
         network: Vec::new(),
         counters: CountersView::default(),
         extended: None,
+        further: Vec::new(),
         allowed: None,
         contact: None,
         backlog: None,
@@ -672,6 +706,7 @@ fn view() -> ReplicationView {
 
 fn extended() -> ExtendedView {
     ExtendedView {
+        relationship: RelationshipId::new(1),
         state: ReplicationState::Replicating,
         health: ReplicationHealth::Ok,
         health_notes: Vec::new(),
@@ -787,6 +822,7 @@ fn busy() -> Vec<ReplicationView> {
                 ..CountersView::default()
             },
             extended: Some(Box::new(extended())),
+            further: vec![extended()],
             allowed: Some("*.example.org".into()),
             contact: Some(contact()),
             backlog: Some(backlog()),

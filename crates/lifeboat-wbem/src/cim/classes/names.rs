@@ -3,7 +3,7 @@
 
 use lifeboat_cim::{InstanceName, ObjectPath};
 use lifeboat_engine::action::PointView;
-use lifeboat_model::{DiskId, JobId, VmId};
+use lifeboat_model::{DiskId, JobId, RelationshipId, VmId};
 
 use crate::cim::{HostFacts, VIRTUALIZATION};
 
@@ -65,17 +65,17 @@ pub(crate) fn job_path(job: JobId) -> ObjectPath {
 }
 
 /// Which of a VM's relationships; `Microsoft:GUID\HVR\0`.
-pub(super) fn relationship_id(vm: VmId, index: u8) -> String {
+pub(super) fn relationship_id(vm: VmId, index: RelationshipId) -> String {
     format!("Microsoft:{}\\HVR\\{index}", guid(vm))
 }
 
-/// A relationship: index 0, or 1 for the extended one.
-pub(crate) fn relationship_path(vm: VmId, index: u8) -> ObjectPath {
+/// A relationship: index 0, or from 1 on for the extended ones.
+pub(crate) fn relationship_path(vm: VmId, index: RelationshipId) -> ObjectPath {
     by_id("Msvm_ReplicationRelationship", &relationship_id(vm, index))
 }
 
 /// The settings of a relationship.
-pub(crate) fn settings_path(vm: VmId, index: u8) -> ObjectPath {
+pub(crate) fn settings_path(vm: VmId, index: RelationshipId) -> ObjectPath {
     by_id("Msvm_ReplicationSettingData", &relationship_id(vm, index))
 }
 

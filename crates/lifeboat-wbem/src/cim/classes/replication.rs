@@ -4,7 +4,8 @@
 use lifeboat_cim::{Instance, ObjectPath};
 use lifeboat_engine::action::{ExtendedView, ReplicationView, VmView};
 use lifeboat_model::{
-    DayWindow, DiskId, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState,
+    DayWindow, DiskId, RelationshipId, ReplicationHealth, ReplicationMode, ReplicationSettings,
+    ReplicationState,
 };
 
 use super::names::{disk_path, guid, relationship_id, relationship_path, settings_path, text, vm_path};
@@ -31,27 +32,29 @@ const WINDOW: DayWindow = DayWindow {
 };
 
 /// Indices of a VM's relationships: none of a VM that is not replicated, and none of a test VM.
-fn indices(view: &VmView) -> Vec<u8> {
+fn indices(view: &VmView) -> Vec<RelationshipId> {
     match view.replication.as_ref() {
         Some(r) if r.mode == ReplicationMode::TestReplica => Vec::new(),
-        Some(r) if r.extended.is_some() => vec![0, 1],
-        Some(_) => vec![0],
+        Some(r) => {
+            let outgoing = r.outgoing().map(|one| one.relationship);
+            std::iter::once(RelationshipId::OWN).chain(outgoing).collect()
+        }
         None => Vec::new(),
     }
 }
 
 /// Indices of a VM's settings: those of its relationships, and always the first.
-fn setting_indices(view: &VmView) -> Vec<u8> {
+fn setting_indices(view: &VmView) -> Vec<RelationshipId> {
     let mut all = indices(view);
     if all.is_empty() {
-        all.push(0);
+        all.push(RelationshipId::OWN);
     }
     all
 }
 
 fn relationship(
     view: &VmView,
-    index: u8,
+    index: RelationshipId,
     state: ReplicationState,
     health: ReplicationHealth,
     facts: Replicated,
@@ -73,16 +76,16 @@ fn relationships(_: &HostFacts, of: &VmParts) -> Vec<Instance> {
     let Some(first) = of.view.replication.as_ref() else {
         return Vec::new();
     };
-    let one = |index| match (index, first.extended.as_deref()) {
-        (1, Some(e)) => relationship(
+    let one = |index| match first.outgoing().find(|e| e.relationship == index) {
+        Some(e) => relationship(
             &of.view,
-            1,
+            index,
             e.state,
             e.health,
             Replicated::last(e.last_replication),
         ),
-        _ => {
-            let mut facts = relationship(&of.view, 0, first.state, first.health, Replicated::of(first));
+        None => {
+            let mut facts = relationship(&of.view, index, first.state, first.health, Replicated::of(first));
             if is_copy(first) {
                 // A log counts as received when the VM can be brought up with it, which clients call applied.
                 facts = facts.with_some("LastApplyTime", first.last_replication.map(super::instant));
@@ -120,7 +123,7 @@ fn port_of(address: &str) -> u16 {
 fn setting_data(
     host: &HostFacts,
     view: &VmView,
-    index: u8,
+    index: RelationshipId,
     hosts: &Hosts<'_>,
     settings: Option<&ReplicationSettings>,
 ) -> Instance {
@@ -177,7 +180,7 @@ fn first_settings(host: &HostFacts, view: &VmView) -> Instance {
         recovery: "",
     };
     let Some(replication) = view.replication.as_ref() else {
-        return setting_data(host, view, 0, &none, None);
+        return setting_data(host, view, RelationshipId::OWN, &none, None);
     };
     // The settings of a replica are a copy of its primary's: the peer in them is this host, as the primary calls it.
     let hosts = match replication.mode {
@@ -191,7 +194,13 @@ fn first_settings(host: &HostFacts, view: &VmView) -> Instance {
             recovery: &replication.settings.peer,
         },
     };
-    setting_data(host, view, 0, &hosts, Some(&replication.settings))
+    setting_data(
+        host,
+        view,
+        RelationshipId::OWN,
+        &hosts,
+        Some(&replication.settings),
+    )
 }
 
 fn extended_settings(host: &HostFacts, view: &VmView, extended: &ExtendedView) -> Instance {
@@ -199,14 +208,23 @@ fn extended_settings(host: &HostFacts, view: &VmView, extended: &ExtendedView) -
         primary: &host.name,
         recovery: &extended.settings.peer,
     };
-    setting_data(host, view, 1, &hosts, Some(&extended.settings))
+    setting_data(
+        host,
+        view,
+        extended.relationship,
+        &hosts,
+        Some(&extended.settings),
+    )
 }
 
 fn settings(host: &HostFacts, of: &VmParts) -> Vec<Instance> {
-    let extended = of.view.replication.as_ref().and_then(|r| r.extended.as_deref());
-    let one = |index| match (index, extended) {
-        (1, Some(e)) => extended_settings(host, &of.view, e),
-        _ => first_settings(host, &of.view),
+    let replication = of.view.replication.as_ref();
+    let one = |index| {
+        let outgoing = replication.and_then(|r| r.outgoing().find(|e| e.relationship == index));
+        match outgoing {
+            Some(e) => extended_settings(host, &of.view, e),
+            None => first_settings(host, &of.view),
+        }
     };
     setting_indices(&of.view).into_iter().map(one).collect()
 }

@@ -15,14 +15,14 @@ use crate::cim::facts::VmParts;
 pub(crate) fn summary(host: &HostFacts, of: &VmParts) -> Instance {
     let view = &of.view;
     let replication = view.replication.as_ref();
-    let extended = replication.and_then(|r| r.extended.as_deref());
+    let outgoing = || replication.into_iter().flat_map(|r| r.outgoing());
     let states = replication.iter().map(|r| r.state);
     let states = states
-        .chain(extended.map(|e| e.state))
+        .chain(outgoing().map(|e| e.state))
         .map(ReplicationState::number);
     let healths = replication.iter().map(|r| r.health);
     let healths = healths
-        .chain(extended.map(|e| e.health))
+        .chain(outgoing().map(|e| e.health))
         .map(ReplicationHealth::number);
     let test = replication.and_then(|r| r.test.as_ref());
     let test = test

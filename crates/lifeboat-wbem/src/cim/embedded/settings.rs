@@ -3,9 +3,11 @@
 use lifeboat_cim::{DateTime, Instance, Value};
 use lifeboat_engine::action::{Refusal, ServerSettings};
 use lifeboat_model::quota::Quota;
-use lifeboat_model::{AuthorizationEntry, Bandwidth, DayWindow, DiskId, ReplicationSettings, VmId, VmSpec};
+use lifeboat_model::{
+    AuthorizationEntry, Bandwidth, DayWindow, DiskId, RelationshipId, ReplicationSettings, VmId, VmSpec,
+};
 
-use super::{Given, Which, instance_id, invalid, part_id, relationship_id, shown, unsupported};
+use super::{Given, instance_id, invalid, part_id, relationship_id, shown, unsupported};
 
 /// `AuthenticationType`: Kerberos.
 const KERBEROS: u16 = 1;
@@ -40,7 +42,7 @@ pub(crate) fn defaults() -> ReplicationSettings {
 }
 
 /// Which relationship of this VM an `Msvm_ReplicationSettingData` is about; `None` when it does not say.
-pub(crate) fn which(given: &Instance, vm: VmId) -> Result<Option<Which>, Refusal> {
+pub(crate) fn which(given: &Instance, vm: VmId) -> Result<Option<RelationshipId>, Refusal> {
     let Some((of, which)) = given.text("InstanceID").and_then(relationship_id) else {
         return Ok(None);
     };

@@ -2,7 +2,7 @@
 
 use lifeboat_cim::{DateTime, Instance, Value};
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{DayWindow, VmSpec};
+use lifeboat_model::{DayWindow, RelationshipId, VmSpec};
 
 use super::*;
 
@@ -31,10 +31,13 @@ fn at(hours: u64, minutes: u64, seconds: u64) -> DateTime {
 fn relationships_are_named_by_vm_and_index() {
     let vm: VmId = GUID.parse().unwrap();
     for (id, want) in [
-        (format!("Microsoft:{GUID}\\HVR\\0"), Some((vm, Which::First))),
+        (
+            format!("Microsoft:{GUID}\\HVR\\0"),
+            Some((vm, RelationshipId::OWN)),
+        ),
         (
             format!("microsoft:{}\\hvr\\1", GUID.to_lowercase()),
-            Some((vm, Which::Extended)),
+            Some((vm, RelationshipId::FIRST_OUTGOING)),
         ),
         (format!("Microsoft:{GUID}\\HVR\\2"), None),
         (format!("Microsoft:{GUID}\\HVR"), None),

@@ -2,12 +2,12 @@
 
 use crate::cim::embedded::advised;
 use camino::{Utf8Component, Utf8Path};
-use lifeboat_engine::action::{Action, InitialCopy, Refusal, ReplicationView, VmView};
+use lifeboat_engine::action::{Action, InitialCopy, Refusal, RelationshipRef, ReplicationView, VmView};
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{ReplicationMode as Mode, ReplicationSettings, VmId};
+use lifeboat_model::{RelationshipId, ReplicationMode as Mode, ReplicationSettings, VmId};
 
 use super::{Answered, Call, missing};
-use crate::cim::embedded::{self, Which, invalid, shown};
+use crate::cim::embedded::{self, invalid, shown};
 
 const SETTINGS: &str = "ReplicationSettingData";
 
@@ -25,12 +25,12 @@ fn replication(vm: &VmView) -> Result<&ReplicationView, Refusal> {
     })
 }
 
-/// Whether this host has a copy that can be extended to a third one.
+/// Whether this host has a copy that can be extended to further ones.
 fn is_replica(vm: &VmView) -> bool {
     vm.replication.as_ref().is_some_and(|r| r.mode == Mode::Replica)
 }
 
-/// On a primary, or a VM that is not replicated, makes the relationship; on a replica the one to a third host.
+/// On a primary, or a VM that is not replicated, makes the relationship; on a replica the one to a further host.
 pub(super) async fn create(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
     let given = call.arguments.instance(SETTINGS)?;
@@ -60,7 +60,14 @@ pub(super) async fn start(call: &Call<'_>) -> Answered {
     };
     let (how, at) = call.read(vm, read.await).await?;
     let vm = vm.into();
-    call.job(Action::StartReplication { vm, how, at }).await
+    let relationship = RelationshipRef::Usual;
+    let action = Action::StartReplication {
+        vm,
+        how,
+        at,
+        relationship,
+    };
+    call.job(action).await
 }
 
 /// How the initial copy gets to the replica, as the caller asks for it.
@@ -136,12 +143,16 @@ fn medium(call: &Call<'_>, dir: &str) -> Result<(), Refusal> {
 }
 
 /// The settings that can be changed here, which are those of the side that sends.
-fn own_settings(vm: &VmView, wanted: Option<Which>) -> Result<&ReplicationSettings, Refusal> {
+fn own_settings(
+    vm: &VmView,
+    wanted: Option<RelationshipId>,
+) -> Result<(RelationshipId, &ReplicationSettings), Refusal> {
     let known = replication(vm)?;
+    let outgoing = |id: RelationshipId| known.outgoing().find(|e| e.relationship == id);
     match (known.mode, wanted) {
-        (Mode::Primary, None | Some(Which::First)) => Ok(&known.settings),
-        (Mode::Replica, None | Some(Which::Extended)) => {
-            let extended = known.extended.as_ref().map(|e| &e.settings);
+        (Mode::Primary, None | Some(RelationshipId::OWN)) => Ok((RelationshipId::OWN, &known.settings)),
+        (Mode::Replica, None) => {
+            let extended = known.extended.as_ref().map(|e| (e.relationship, &e.settings));
             extended.ok_or_else(|| {
                 wrong_state(
                     "this replica has no extended relationship, and the settings of the first one are its primary's",
@@ -149,7 +160,10 @@ fn own_settings(vm: &VmView, wanted: Option<Which>) -> Result<&ReplicationSettin
                 )
             })
         }
-        (_, Some(Which::Extended)) => Err(wrong_state("there is no extended relationship on this host", "")),
+        (mode, Some(id)) if id != RelationshipId::OWN => match outgoing(id) {
+            Some(e) if mode == Mode::Replica => Ok((id, &e.settings)),
+            Some(_) | None => Err(wrong_state("there is no extended relationship on this host", "")),
+        },
         (mode, _) => {
             let message = format!("in mode {mode} the settings are those of the other side");
             Err(wrong_state(message, "change them on the primary"))
@@ -160,33 +174,35 @@ fn own_settings(vm: &VmView, wanted: Option<Which>) -> Result<&ReplicationSettin
 pub(super) async fn modify(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
     let given = call.arguments.instance(SETTINGS)?;
-    let before = own_settings(&vm, embedded::which(given, vm.spec.uuid)?)?;
+    let (id, before) = own_settings(&vm, embedded::which(given, vm.spec.uuid)?)?;
     let settings = embedded::replication(given, before.clone(), &vm.spec)?;
     let action = Action::ModifyReplication {
         vm: vm.spec.uuid.into(),
         settings,
+        relationship: RelationshipRef::Id(id),
     };
     call.job(action).await
 }
 
 pub(super) async fn remove(call: &Call<'_>) -> Answered {
     let vm = call.vm_id("ComputerSystem")?.into();
-    call.done(Action::RemoveReplication { vm }).await
+    let relationship = RelationshipRef::Usual;
+    call.done(Action::RemoveReplication { vm, relationship }).await
 }
 
 pub(super) async fn remove_ex(call: &Call<'_>) -> Answered {
     let vm = call.vm_id("ComputerSystem")?;
-    call.done(match call.relationship_needed(vm).await? {
-        Which::First => Action::RemoveReplication { vm: vm.into() },
-        Which::Extended => Action::RemoveExtended { vm: vm.into() },
-    })
-    .await
+    let relationship = RelationshipRef::Id(call.relationship_needed(vm).await?);
+    let vm = vm.into();
+    call.done(Action::RemoveReplication { vm, relationship }).await
 }
 
 pub(super) async fn resynchronize(call: &Call<'_>) -> Answered {
     let vm = call.vm_id("ComputerSystem")?;
     let at = call.read(vm, call.arguments.instant("StartTime")).await?;
-    call.job(Action::Resynchronize { vm: vm.into(), at }).await
+    let vm = vm.into();
+    let relationship = RelationshipRef::Usual;
+    call.job(Action::Resynchronize { vm, at, relationship }).await
 }
 
 /// Reverses a relationship. Without settings the new direction keeps those of the old one. Settings that are given must name
@@ -213,10 +229,13 @@ pub(super) async fn reverse(call: &Call<'_>) -> Answered {
 pub(super) async fn mode_to_primary(call: &Call<'_>) -> Answered {
     let vm = call.vm_id("ComputerSystem")?;
     match call.relationship_needed(vm).await? {
-        Which::First => {
+        RelationshipId::OWN => {
             let message = "ReplicationRelationship must be the extended one, which is to go on";
             call.read(vm, Err(invalid(message))).await
         }
-        Which::Extended => call.job(Action::ContinueAsPrimary { vm: vm.into() }).await,
+        id => {
+            let (vm, relationship) = (vm.into(), RelationshipRef::Id(id));
+            call.job(Action::ContinueAsPrimary { vm, relationship }).await
+        }
     }
 }

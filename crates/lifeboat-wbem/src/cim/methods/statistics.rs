@@ -3,33 +3,33 @@
 use crate::cim::embedded::advised;
 use crate::cim::hint;
 use lifeboat_cim::Value;
-use lifeboat_engine::action::{Action, VmView};
+use lifeboat_engine::action::{Action, RelationshipRef, VmView};
 use lifeboat_model::Finding;
 use lifeboat_model::api::ReturnCode;
-use lifeboat_model::{ReplicationHealth, Timestamp};
+use lifeboat_model::{RelationshipId, ReplicationHealth, Timestamp};
 
 use super::{Answered, Call, Outcome};
-use crate::cim::embedded::{self, Which};
+use crate::cim::embedded;
 
 /// CIM_ERR_FAILED.
 const FAILED: u32 = 1;
 
-fn report(vm: &VmView, which: Which, now: Timestamp) -> Answered {
+fn report(vm: &VmView, id: RelationshipId, now: Timestamp) -> Answered {
     let none = |what: &str| {
         let message = format!("the VM {} {what}", vm.spec.name);
         advised(ReturnCode::InvalidState, message, "")
     };
     let known = vm.replication.as_ref().ok_or_else(|| none("is not replicated"))?;
-    let (counters, pending, health, notes, last_test) = match which {
-        Which::First => (
+    let (counters, pending, health, notes, last_test) = match id {
+        RelationshipId::OWN => (
             &known.counters,
             known.pending_bytes,
             known.health,
             &known.health_notes,
             known.last_test,
         ),
-        Which::Extended => {
-            let extended = known.extended.as_ref();
+        id => {
+            let extended = known.outgoing().find(|e| e.relationship == id);
             let extended = extended.ok_or_else(|| none("has no extended relationship on this host"))?;
             (
                 &extended.counters,
@@ -59,7 +59,7 @@ fn report(vm: &VmView, which: Which, now: Timestamp) -> Answered {
 
 pub(super) async fn get(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
-    report(&vm, Which::First, call.manager.now())
+    report(&vm, RelationshipId::OWN, call.manager.now())
 }
 
 pub(super) async fn get_ex(call: &Call<'_>) -> Answered {
@@ -70,15 +70,13 @@ pub(super) async fn get_ex(call: &Call<'_>) -> Answered {
 
 pub(super) async fn reset(call: &Call<'_>) -> Answered {
     let vm = call.vm_id("ComputerSystem")?.into();
-    let extended = false;
-    call.done(Action::ResetStatistics { vm, extended }).await
+    let relationship = RelationshipRef::Usual;
+    call.done(Action::ResetStatistics { vm, relationship }).await
 }
 
 pub(super) async fn reset_ex(call: &Call<'_>) -> Answered {
     let vm = call.vm_id("ComputerSystem")?;
-    let action = Action::ResetStatistics {
-        vm: vm.into(),
-        extended: call.relationship_needed(vm).await? == Which::Extended,
-    };
-    call.done(action).await
+    let relationship = RelationshipRef::Id(call.relationship_needed(vm).await?);
+    let vm = vm.into();
+    call.done(Action::ResetStatistics { vm, relationship }).await
 }

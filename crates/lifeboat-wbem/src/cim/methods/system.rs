@@ -3,13 +3,13 @@
 use crate::cim::embedded::advised;
 use std::time::Duration;
 
-use lifeboat_engine::action::{Action, Refusal, ReplicationView, VmView};
+use lifeboat_engine::action::{Action, Refusal, RelationshipRef, ReplicationView, VmRef, VmView};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::power::PowerState;
-use lifeboat_model::{ReplicationMode as Mode, ReplicationState as State, VmId};
+use lifeboat_model::{RelationshipId, ReplicationMode as Mode, ReplicationState as State, VmId};
 
 use super::{Answered, Call, Outcome, missing};
-use crate::cim::embedded::{Which, invalid, shown, unsupported};
+use crate::cim::embedded::{invalid, shown, unsupported};
 
 /// How long an answer waits for a guest to shut down. Guests may take minutes, and clients do not wait that long.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -87,22 +87,22 @@ pub(super) async fn shutdown(call: &Call<'_>) -> Answered {
 }
 
 pub(super) async fn replication_state(call: &Call<'_>) -> Answered {
-    change(call, own(call, "Name")?, Which::First).await
+    change(call, own(call, "Name")?, RelationshipId::OWN).await
 }
 
 pub(super) async fn replication_state_ex(call: &Call<'_>) -> Answered {
     let vm = own(call, "Name")?;
-    let which = call.relationship(vm).await?.unwrap_or(Which::First);
+    let which = call.relationship(vm).await?.unwrap_or(RelationshipId::OWN);
     change(call, vm, which).await
 }
 
-async fn change(call: &Call<'_>, vm: VmId, which: Which) -> Answered {
+async fn change(call: &Call<'_>, vm: VmId, which: RelationshipId) -> Answered {
     let wanted = call.arguments.number(STATE).ok_or_else(|| missing(STATE))?;
     match which {
-        Which::First => change_first(call, vm, wanted).await,
-        Which::Extended => {
+        RelationshipId::OWN => change_first(call, vm, wanted).await,
+        id => {
             let vm = call.view(vm).await?;
-            change_extended(call, &vm, wanted).await
+            change_extended(call, &vm, id, wanted).await
         }
     }
 }
@@ -112,11 +112,13 @@ fn no_such(wanted: u64) -> Refusal {
 }
 
 async fn change_first(call: &Call<'_>, vm: VmId, wanted: u64) -> Answered {
-    let reference = vm.into();
+    let reference: VmRef = vm.into();
     match wanted {
-        1 => call.done(Action::CancelInitialCopy { vm: reference }).await,
+        1 | 3 | 7 | 9 => {
+            call.done(requested(wanted, reference, RelationshipRef::Usual))
+                .await
+        }
         2 => call.job(Action::BecomeReplica { vm: reference }).await,
-        3 => call.done(Action::ResumeReplication { vm: reference }).await,
         4 => {
             let view = call.view(vm).await?;
             may_prepare(&view)?;
@@ -128,8 +130,6 @@ async fn change_first(call: &Call<'_>, vm: VmId, wanted: u64) -> Answered {
             };
             call.job(action).await
         }
-        7 => call.done(Action::SuspendReplication { vm: reference }).await,
-        9 => call.done(Action::CancelResync { vm: reference }).await,
         other => Err(no_such(other)),
     }
 }
@@ -157,8 +157,8 @@ fn may_prepare(vm: &VmView) -> Result<(), Refusal> {
     }
 }
 
-async fn change_extended(call: &Call<'_>, vm: &VmView, wanted: u64) -> Answered {
-    let extended = |r: &ReplicationView| r.extended.as_ref().map(|e| e.state);
+async fn change_extended(call: &Call<'_>, vm: &VmView, id: RelationshipId, wanted: u64) -> Answered {
+    let extended = |r: &ReplicationView| r.outgoing().find(|e| e.relationship == id).map(|e| e.state);
     let state = vm.replication.as_ref().and_then(extended);
     let state = state.ok_or_else(|| wrong_state("there is no extended relationship on this host", ""))?;
     let not_now = || {
@@ -173,13 +173,26 @@ async fn change_extended(call: &Call<'_>, vm: &VmView, wanted: u64) -> Answered 
         State::ReadyForReplication | State::WaitingToCompleteInitialReplication
     );
     let comparing = matches!(state, State::Resynchronizing | State::ResynchronizationSuspended);
-    let reference = vm.spec.uuid.into();
+    let fits = match wanted {
+        1 => copying,
+        9 => comparing,
+        3 | 7 => true,
+        2 | 4 => false,
+        other => return Err(no_such(other)),
+    };
+    if !fits {
+        return Err(not_now());
+    }
+    let vm = vm.spec.uuid.into();
+    call.done(requested(wanted, vm, RelationshipRef::Id(id))).await
+}
+
+/// The action that a requested state of a relationship stands for; of 1, 3, 7 and 9.
+fn requested(wanted: u64, vm: VmRef, relationship: RelationshipRef) -> Action {
     match wanted {
-        1 if copying => call.done(Action::CancelExtended { vm: reference }).await,
-        9 if comparing => call.done(Action::CancelExtended { vm: reference }).await,
-        3 => call.done(Action::ResumeExtended { vm: reference }).await,
-        7 => call.done(Action::SuspendExtended { vm: reference }).await,
-        1 | 2 | 4 | 9 => Err(not_now()),
-        other => Err(no_such(other)),
+        1 => Action::CancelInitialCopy { vm, relationship },
+        3 => Action::ResumeReplication { vm, relationship },
+        7 => Action::SuspendReplication { vm, relationship },
+        _ => Action::CancelResync { vm, relationship },
     }
 }

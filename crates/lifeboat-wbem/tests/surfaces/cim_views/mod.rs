@@ -308,9 +308,16 @@ fn an_application_consistent_instant_is_shown_by_both_sides_and_ceases_to_be_the
         let mut settings = w.recorded(PRIMARY).unwrap().settings;
         settings.application_h = 1;
         let vm = World::vm();
-        w.insist(PRIMARY, Action::ModifyReplication { vm, settings })
-            .await
-            .unwrap();
+        w.insist(
+            PRIMARY,
+            Action::ModifyReplication {
+                vm,
+                settings,
+                relationship: Default::default(),
+            },
+        )
+        .await
+        .unwrap();
         let mut seconds = 0;
         while seen(w, PRIMARY).await.0 != 2 || seen(w, REPLICA).await.0 != 2 {
             w.run(1).await;

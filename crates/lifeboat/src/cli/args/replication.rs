@@ -2,6 +2,7 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
+use lifeboat_engine::action::RelationshipRef;
 use lifeboat_model::{DiskId, Fingerprint};
 
 use super::{Switch, Target, Wait};
@@ -12,18 +13,20 @@ use crate::cli::units::{self, AutoResync, LimitWindow, Rate};
 pub(crate) enum Replication {
     /// Set a VM up for replication; `replication start` then copies it.
     Enable(Enable),
-    /// Change the settings of a running replication; what is not named stays as it is. On the middle host those of the
-    /// replication to the third host.
+    /// Change the settings of a running replication; what is not named stays as it is. On a replica those of the replication to
+    /// a host that it is extended to.
     Set {
         /// VM, by name or UUID.
         vm: String,
         #[command(flatten)]
         changes: Changes,
         #[command(flatten)]
+        outgoing: Outgoing,
+        #[command(flatten)]
         wait: Wait,
     },
-    /// Start the initial copy of a VM, running or not: over the network, by a medium, or from a copy the replica has. On the
-    /// middle host that to the third host, over the network.
+    /// Start the initial copy of a VM, running or not: over the network, by a medium, or from a copy the replica has. On a
+    /// replica that to a host that it is extended to, over the network.
     Start(Copy),
     /// Give up an initial copy that is scheduled or under way; what was copied is kept.
     CancelCopy(Side),
@@ -47,8 +50,8 @@ pub(crate) enum Replication {
     Resume(Side),
     /// Replicate now, without waiting for the interval.
     Now(Target),
-    /// Compare both copies and send what differs; recovery points stay. On the primary host, or on the middle host with the
-    /// third.
+    /// Compare both copies and send what differs; recovery points stay. On the primary host, or on a replica
+    /// with a host that it is extended to.
     Resync(Resync),
     /// Replicate the other way round; on the host whose failover was committed.
     Reverse(Reverse),
@@ -72,9 +75,8 @@ pub(crate) enum Replication {
     ResetStatistics {
         #[command(flatten)]
         target: Target,
-        /// That of the replication to the third host instead; on the middle host.
-        #[arg(long)]
-        extended: bool,
+        #[command(flatten)]
+        outgoing: Outgoing,
     },
     /// Let only primaries that an authorization entry covers feed a replica; on the replica host.
     Allow {
@@ -88,10 +90,10 @@ pub(crate) enum Replication {
     /// Accept a new key of another host for the replications that name it, where it was changed without an announcement.
     /// Compare it first with what `lifeboat cert show` says on that host.
     TrustKey(TrustKey),
-    /// Send on to a third host what arrives at this replica.
+    /// Send on to a further host what arrives at this replica. It can be extended to several.
     Extend(Extend),
-    /// Go on as the primary of the third host; on the middle host, after a committed failover.
-    Continue(Target),
+    /// Go on as the primary of a host that this replica was extended to, after a committed failover.
+    Continue(Side),
     /// End the replication of a VM on this host; the other host is not notified and keeps what it has.
     Remove(Remove),
 }
@@ -116,9 +118,47 @@ pub(crate) struct TrustKey {
 pub(crate) struct Side {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// The replication to the third host; on the middle host.
-    #[arg(long)]
-    pub(crate) extended: bool,
+    #[command(flatten)]
+    pub(crate) outgoing: Outgoing,
+}
+
+/// Which of a replica's relationships.
+#[derive(Debug, Args)]
+pub(crate) struct Outgoing {
+    /// The replication to a host that this replica is extended to. Of several name one: its host, or its number in
+    /// `replication status --json`.
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "extended")]
+    pub(crate) extended: Option<String>,
+}
+
+impl Outgoing {
+    /// As an action names it.
+    pub(crate) fn relationship(&self) -> RelationshipRef {
+        self.extended
+            .clone()
+            .map(RelationshipRef::from)
+            .unwrap_or_default()
+    }
+
+    /// Which host it is, in a sentence about what is sent: ` to …`; empty when it is not meant.
+    pub(crate) fn to(&self) -> String {
+        match self.relationship() {
+            RelationshipRef::Usual => String::new(),
+            RelationshipRef::Outgoing | RelationshipRef::Id(_) => " to the further host".into(),
+            RelationshipRef::Peer(peer) => format!(" to {peer}"),
+        }
+    }
+
+    /// The option as it was typed, with a space before it.
+    pub(crate) fn option(&self) -> String {
+        match self.relationship() {
+            RelationshipRef::Usual => String::new(),
+            RelationshipRef::Outgoing => " --extended".into(),
+            named @ (RelationshipRef::Id(_) | RelationshipRef::Peer(_)) => {
+                format!(" --extended={}", String::from(named))
+            }
+        }
+    }
 }
 
 /// `lifeboat replication remove`.
@@ -261,6 +301,8 @@ pub(crate) struct Copy {
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<String>,
     #[command(flatten)]
+    pub(crate) outgoing: Outgoing,
+    #[command(flatten)]
     pub(crate) wait: Wait,
 }
 
@@ -275,9 +317,8 @@ pub(crate) struct Resync {
     /// Give the resynchronization up; it is still required afterwards.
     #[arg(long)]
     pub(crate) cancel: bool,
-    /// Give up the comparison with the third host; on the middle host.
-    #[arg(long, requires = "cancel")]
-    pub(crate) extended: bool,
+    #[command(flatten)]
+    pub(crate) outgoing: Outgoing,
     #[command(flatten)]
     pub(crate) wait: Wait,
 }

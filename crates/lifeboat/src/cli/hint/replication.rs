@@ -115,6 +115,7 @@ pub(super) fn extend(hint: &Extend, vm: Vm<'_>) -> String {
             vm.run("replication continue")
         ),
         Extend::Remove => format!("remove that first: {remove}"),
+        Extend::NameOne => "name one of them: --extended=HOST:PORT".into(),
         Extend::RemoveAndExtend => format!("remove it ({remove}) and extend it again"),
         Extend::ExtendThere { on, third } => format!(
             "extend it again on {on}: {}; only what differs is sent",

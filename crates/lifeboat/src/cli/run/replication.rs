@@ -1,14 +1,17 @@
 //! Carries out `lifeboat replication`. Settings are whole documents: what changes them reads, changes, and writes.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_engine::action::{Action, CycleResult, InitialCopy, VmRef, VmView};
+use lifeboat_engine::action::{
+    Action, CycleResult, InitialCopy, RelationshipRef, ReplicationView, VmRef, VmView,
+};
 use lifeboat_engine::query::Query;
 use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{Bandwidth, ReplicationMode, ReplicationSettings, ReplicationState};
 
 use super::{Cx, Done, Output, change_bandwidth, name, named, replicated};
 use crate::cli::args::{
-    Changes, Copy, Enable, Extend, Remove, Replication, Resync, Reverse, Side, Switch, TrustKey, Wait,
+    Changes, Copy, Enable, Extend, Outgoing, Remove, Replication, Resync, Reverse, Side, Switch, TrustKey,
+    Wait,
 };
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{show, units};
@@ -24,7 +27,12 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
             );
             cx.act(enable_action(enable), enable.wait, &done).await
         }
-        Replication::Set { vm, changes, wait } => set(cx, vm, changes, *wait).await,
+        Replication::Set {
+            vm,
+            changes,
+            outgoing,
+            wait,
+        } => set(cx, vm, changes, outgoing, *wait).await,
         Replication::Start(copy) => start(cx, copy).await,
         Replication::Import { vm, dir, wait } => {
             let dir = absolute(dir)?.into_string();
@@ -50,10 +58,10 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
             cx.print(&view, || show::statistics(&view, &names, &cx.zone))
         }
         Replication::Extend(extend) => self::extend(cx, extend).await,
-        Replication::ResetStatistics { target, extended } => {
+        Replication::ResetStatistics { target, outgoing } => {
             let action = Action::ResetStatistics {
                 vm: name(&target.vm),
-                extended: *extended,
+                relationship: outgoing.relationship(),
             };
             let done = format!("a new window of statistics of {} begins now", target.vm);
             cx.act(action, target.wait, &done).await
@@ -76,8 +84,15 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         | Replication::DropAbandoned(_)
         | Replication::Scrub(_)
         | Replication::HoldPoints(_)
-        | Replication::ReleasePoints(_)
-        | Replication::Continue(_) => plain(cx, command).await,
+        | Replication::ReleasePoints(_) => plain(cx, command).await,
+        Replication::Continue(side) => {
+            let action = Action::ContinueAsPrimary {
+                vm: name(&side.target.vm),
+                relationship: side.outgoing.relationship(),
+            };
+            let done = format!("{} lives on this host, which is its primary now", side.target.vm);
+            cx.act(action, side.target.wait, &done).await
+        }
     }
 }
 
@@ -107,73 +122,57 @@ async fn extend(cx: &Cx<'_>, extend: &Extend) -> Done {
 }
 
 async fn cancel_copy(cx: &Cx<'_>, s: &Side) -> Done {
-    let action = either(
-        s,
-        |vm| Action::CancelInitialCopy { vm },
-        |vm| Action::CancelExtended { vm },
-    );
-    let to = if s.extended { " to the third host" } else { "" };
-    let vm = &s.target.vm;
+    let action = Action::CancelInitialCopy {
+        vm: name(&s.target.vm),
+        relationship: s.outgoing.relationship(),
+    };
+    let (vm, to, option) = (&s.target.vm, s.outgoing.to(), s.outgoing.option());
     let done = format!(
-        "the initial copy of {vm}{to} is given up; start it again with: lifeboat replication start {}",
+        "the initial copy of {vm}{to} is given up; start it again with: lifeboat replication start {}{option}",
         argument(vm)
     );
     cx.act(action, s.target.wait, &done).await
 }
 
 async fn suspend(cx: &Cx<'_>, s: &Side) -> Done {
-    let action = either(
-        s,
-        |vm| Action::SuspendReplication { vm },
-        |vm| Action::SuspendExtended { vm },
-    );
+    let action = Action::SuspendReplication {
+        vm: name(&s.target.vm),
+        relationship: s.outgoing.relationship(),
+    };
     cx.act(action, s.target.wait, &paused(s)).await
 }
 
 async fn resume(cx: &Cx<'_>, s: &Side) -> Done {
-    let action = either(
-        s,
-        |vm| Action::ResumeReplication { vm },
-        |vm| Action::ResumeExtended { vm },
-    );
-    let to = if s.extended { " to the third host" } else { "" };
-    let done = format!("replication of {}{to} is resumed", s.target.vm);
+    let action = Action::ResumeReplication {
+        vm: name(&s.target.vm),
+        relationship: s.outgoing.relationship(),
+    };
+    let done = format!("replication of {}{} is resumed", s.target.vm, s.outgoing.to());
     cx.act(action, s.target.wait, &done).await
 }
 
 async fn remove(cx: &Cx<'_>, r: &Remove) -> Done {
     let vm = name(&r.side.target.vm);
-    if r.side.extended {
-        let vm_name = &r.side.target.vm;
-        let done = format!(
-            "{vm_name} is no longer sent to the third host, which was not notified and keeps what it has"
-        );
-        return cx
-            .act(Action::RemoveExtended { vm }, r.side.target.wait, &done)
-            .await;
+    let relationship = r.side.outgoing.relationship();
+    if !relationship.is_usual() {
+        let (vm_name, to) = (&r.side.target.vm, r.side.outgoing.to());
+        let done = format!("{vm_name} is no longer sent{to}, which was not notified and keeps what it has");
+        let action = Action::RemoveReplication { vm, relationship };
+        return cx.act(action, r.side.target.wait, &done).await;
     }
     // What becomes of the files is only known before: afterwards there is no record of them.
     let done = removed(&r.side.target.vm, cx.vm(&r.side.target.vm).await.ok().as_ref());
     let action = if r.force {
         Action::ForgetReplication { vm }
     } else {
-        Action::RemoveReplication { vm }
+        Action::RemoveReplication { vm, relationship }
     };
     cx.act(action, r.side.target.wait, &done).await
 }
 
-fn either(side: &Side, own: fn(VmRef) -> Action, extended: fn(VmRef) -> Action) -> Action {
-    let vm = name(&side.target.vm);
-    if side.extended { extended(vm) } else { own(vm) }
-}
-
 fn paused(side: &Side) -> String {
     let vm = &side.target.vm;
-    let (to, option) = if side.extended {
-        (" to the third host", " --extended")
-    } else {
-        ("", "")
-    };
+    let (to, option) = (side.outgoing.to(), side.outgoing.option());
     let it = quoted(vm);
     format!("replication of {vm}{to} is paused; resume it with: lifeboat replication resume {it}{option}")
 }
@@ -257,17 +256,13 @@ async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
             |vm| Action::ReleasePoints { vm },
             format!("recovery points of {} expire again as they are due", t.vm),
         ),
-        Replication::Continue(t) => (
-            t,
-            |vm| Action::ContinueAsPrimary { vm },
-            format!("{} lives on this host, which is its primary now", t.vm),
-        ),
         // The caller has carried these out already.
         Replication::Enable(_)
         | Replication::Set { .. }
         | Replication::Start(_)
         | Replication::Now(_)
         | Replication::CancelCopy(_)
+        | Replication::Continue(_)
         | Replication::ResetStatistics { .. }
         | Replication::Allow { .. }
         | Replication::TrustKey(_)
@@ -326,23 +321,40 @@ fn enable_action(enable: &Enable) -> Action {
     }
 }
 
-async fn set(cx: &Cx<'_>, vm: &str, changes: &Changes, wait: Wait) -> Done {
+async fn set(cx: &Cx<'_>, vm: &str, changes: &Changes, outgoing: &Outgoing, wait: Wait) -> Done {
     named(changes, "replication set")?;
     let view = cx.vm(vm).await?;
     let replication = replicated(&view)?;
-    // A replica's own settings are its primary's.
-    let mut settings = match &replication.extended {
-        Some(extended) => extended.settings.clone(),
-        None => replication.settings.clone(),
-    };
+    let (relationship, mut settings) = to_change(replication, &outgoing.relationship());
     change(&mut settings, changes);
     let it = argument(vm);
     let done = format!("settings of {vm} are changed; see them with: lifeboat replication status {it}");
     let action = Action::ModifyReplication {
         vm: name(vm),
         settings,
+        relationship,
     };
     cx.act(action, wait, &done).await
+}
+
+/// The relationship whose settings are changed, and what they are. A replica's own settings are its primary's, and what cannot be
+/// found is left to the daemon to refuse.
+fn to_change(replication: &ReplicationView, of: &RelationshipRef) -> (RelationshipRef, ReplicationSettings) {
+    let outgoing: Vec<_> = replication.outgoing().collect();
+    let found = match of {
+        RelationshipRef::Usual | RelationshipRef::Outgoing => {
+            outgoing.first().filter(|_| outgoing.len() == 1)
+        }
+        RelationshipRef::Id(id) => outgoing.iter().find(|e| e.relationship == *id),
+        RelationshipRef::Peer(peer) => outgoing
+            .iter()
+            .find(|e| e.peer == *peer || e.peer.rsplit_once(':').is_some_and(|(host, _)| host == peer)),
+    };
+    match found {
+        // What was read is what is changed, whatever happens in between.
+        Some(e) => (RelationshipRef::Peer(e.peer.clone()), e.settings.clone()),
+        None => (of.clone(), replication.settings.clone()),
+    }
 }
 
 fn change(settings: &mut ReplicationSettings, changes: &Changes) {
@@ -405,21 +417,22 @@ async fn start(cx: &Cx<'_>, copy: &Copy) -> Done {
         vm: name(vm),
         how,
         at,
+        relationship: copy.outgoing.relationship(),
     };
     cx.act(action, later(copy.wait, at.is_some()), &done).await
 }
 
 async fn resynchronize(cx: &Cx<'_>, resync: &Resync) -> Done {
     let vm = &resync.vm;
+    let relationship = resync.outgoing.relationship();
     if resync.cancel {
         let done = format!(
             "the resynchronization of {vm} is given up, and still required: lifeboat replication resync {}",
             argument(vm)
         );
-        let action = if resync.extended {
-            Action::CancelExtended { vm: name(vm) }
-        } else {
-            Action::CancelResync { vm: name(vm) }
+        let action = Action::CancelResync {
+            vm: name(vm),
+            relationship,
         };
         return cx.act(action, resync.wait, &done).await;
     }
@@ -435,7 +448,11 @@ async fn resynchronize(cx: &Cx<'_>, resync: &Resync) -> Done {
         ),
         None => format!("both copies of {vm} are equal again"),
     };
-    let action = Action::Resynchronize { vm: name(vm), at };
+    let action = Action::Resynchronize {
+        vm: name(vm),
+        at,
+        relationship,
+    };
     cx.act(action, later(resync.wait, at.is_some()), &done).await
 }
 

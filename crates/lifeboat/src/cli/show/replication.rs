@@ -77,13 +77,19 @@ fn trouble(vm: &str, r: &ReplicationView) -> String {
         None if !r.preflight.is_empty() => {
             format!("would not start on the replica: {}", r.preflight.join("; "))
         }
-        None => match r.extended.as_ref().and_then(|e| e.problem.as_ref()) {
-            Some(p) => {
+        None => {
+            let there = r.outgoing().filter_map(|e| Some((e, e.problem.as_ref()?)));
+            let told = there.map(|(e, p)| {
                 let message = hint::told(&p.message, p.hint.as_ref(), Some(vm));
-                format!("third host: {message}")
+                format!("to {}: {message}", e.peer)
+            });
+            let told: Vec<String> = told.collect();
+            if told.is_empty() {
+                "-".into()
+            } else {
+                told.join("; ")
             }
-            None => "-".into(),
-        },
+        }
     }
 }
 
@@ -135,7 +141,7 @@ pub(crate) fn replication(v: &VmView, names: &Names, zone: &TimeZone) -> String 
         ("files", format!("{dir}{}", encryption.unwrap_or_default()))
     }));
     rows.extend(under_way(v, r, names, zone));
-    rows.extend(r.extended.iter().flat_map(|e| extended(&v.spec.name, e, zone)));
+    rows.extend(r.outgoing().flat_map(|e| extended(&v.spec.name, e, zone)));
     if !is_over(r) {
         rows.extend(wanted(r));
         rows.extend(figures(r));
@@ -299,11 +305,11 @@ fn under_way(v: &VmView, r: &ReplicationView, names: &Names, zone: &TimeZone) ->
     rows
 }
 
-/// The relationship to a third host, in a few lines of its own.
+/// An outgoing relationship, in a few lines of its own.
 fn extended(vm: &str, e: &ExtendedView, zone: &TimeZone) -> Vec<Row> {
     let lag = dash(e.lag_ms, |ms| span(Duration::from_millis(ms)));
     let mut rows = vec![
-        ("third host", e.peer.clone()),
+        ("extended to", e.peer.clone()),
         (
             "there",
             format!(

@@ -1,14 +1,13 @@
-//! An extended relationship where it concerns the whole VM: following another primary, the end of an initial copy, going on
-//! alone. Forwarding is `source::extended`'s.
+//! Outgoing relationships where they concern the whole VM: following another primary, the end of an initial copy, going on
+//! alone. Forwarding is `source::outgoing`'s.
 
 use crate::actor::Actor;
 use crate::contract::refusal::{no_relationship, not_now};
-use crate::contract::{Answer, Refusal};
+use crate::contract::{Answer, Refusal, RelationshipRef};
 use crate::host::offer::Offer;
 use crate::port::link::{PeerIdentity, PeerRefusal, PeerReply};
 use crate::port::store::{Adoption, Origin, StoreLocation};
-use crate::record::access::extended;
-use crate::source::extended::{not_extended, stood};
+use crate::source::outgoing::{not_extended, stood};
 use crate::target::replica::as_replica;
 use lifeboat_deltalog::Consistency;
 use lifeboat_model::ReplicationMode as Mode;
@@ -19,10 +18,11 @@ use lifeboat_model::{JobType, PointId};
 
 impl Actor {
     /// ChangeReplicationModeToPrimary.
-    pub(crate) async fn continue_as_primary(&mut self) -> Result<Answer, Refusal> {
+    pub(crate) async fn continue_as_primary(&mut self, of: &RelationshipRef) -> Result<Answer, Refusal> {
         let rel = self.core.rel.as_ref().ok_or_else(no_relationship)?;
         lifecycle::turn(rel.mode, rel.state, Turn::ContinueAlone).map_err(|e| not_now(&e))?;
-        let settings = extended(Some(rel)).ok_or_else(not_extended)?.settings.clone();
+        let id = self.core.sender_meant(of)?.ok_or_else(not_extended)?;
+        let settings = self.core.outgoing(id).ok_or_else(not_extended)?.settings.clone();
         if let Some(running) = rel.failover().and_then(|f| f.reverse.as_ref()) {
             let job = self.core.host.jobs.get(running.job);
             return Ok(job.map_or(Answer::Done, Answer::from));
