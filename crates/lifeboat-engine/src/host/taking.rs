@@ -255,7 +255,9 @@ fn name_relationship(action: &mut Action, rel: &Relationship) {
         Action::ModifyReplication { relationship, .. } => relationship,
         _ => return,
     };
-    if let [one] = meant(rel, relationship).as_slice() {
+    if *relationship == RelationshipRef::Id(RelationshipId::OWN) {
+        *relationship = RelationshipRef::Usual;
+    } else if let [one] = meant(rel, relationship).as_slice() {
         *relationship = RelationshipRef::Peer(one.settings.peer.clone());
     }
 }

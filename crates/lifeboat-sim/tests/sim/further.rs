@@ -11,10 +11,10 @@ use lifeboat_model::{
     ReplicationState as State, Timestamp,
 };
 use lifeboat_sim::harness::{
-    A, B, C, D, FOUR_HOSTS, durable, events, eventually, extend, flows, gets_all, healthy, job, mode, moved,
-    refused, replicating, simulate_small, taken_over,
+    A, B, C, D, FOUR_HOSTS, asked, durable, events, eventually, extend, flows, gets_all, healthy, job, mode,
+    moved, refused, replicating, simulate_small, taken_over,
 };
-use lifeboat_sim::{VM, World};
+use lifeboat_sim::{Rng, VM, World};
 
 fn to(peer: &str) -> RelationshipRef {
     RelationshipRef::Peer(peer.into())
@@ -328,5 +328,45 @@ fn after_a_commit_one_of_them_is_gone_on_with_and_the_other_keeps_what_it_has() 
                 "it is asked before a start"
             );
         });
+    }
+}
+
+/// What happens at random to a replica with two outgoing relationships, and at the end everything comes together again.
+async fn random(w: &mut World, rng: &mut Rng) {
+    both(w).await;
+    for _ in 0..40 {
+        let (peer, host) = if rng.below(2) == 0 { ("c", C) } else { ("d", D) };
+        match rng.below(9) {
+            0 => w.cut_between(B, host, true),
+            1 | 2 => w.cut_between(B, host, false),
+            3 => w.restart(B).await,
+            4 => w.restart(host).await,
+            // Any of them may be refused in the state that it is in.
+            5 => drop(w.act(B, suspend(to(peer))).await),
+            6 => drop(w.act(B, resume(to(peer))).await),
+            7 => drop(w.act(B, resync(to(peer), None)).await),
+            _ => w.cut(rng.below(2) == 0),
+        }
+        cycles(w, 5 * (1 + rng.below(12))).await;
+    }
+    for host in [C, D] {
+        w.cut_between(B, host, false);
+    }
+    w.cut(false);
+    for peer in ["c", "d"] {
+        drop(w.act(B, resume(to(peer))).await);
+    }
+    eventually(w, "both follow", |w| c_follows(w) && d_follows(w)).await;
+    let s = w.shared.state();
+    let content = |h: usize| s.hosts[h].replicas[&VM].applied;
+    assert_eq!((content(B), content(B)), (content(C), content(D)));
+}
+
+#[test]
+fn random_histories_of_two_outgoing_relationships_end_equal() {
+    let seeds = asked().map_or(1..25, |seed| seed..seed + 1);
+    for seed in seeds {
+        println!("LIFEBOAT_SEED={seed}");
+        simulate_small(seed, FOUR_HOSTS, async |w| random(w, &mut Rng(seed)).await);
     }
 }

@@ -140,11 +140,13 @@ impl Outgoing {
             .unwrap_or_default()
     }
 
-    /// Which host it is, in a sentence about what is sent: ` to …`; empty when it is not meant.
+    /// Which host it is, in a sentence about what is sent, with a space before it; empty when none is meant.
     pub(crate) fn to(&self) -> String {
         match self.relationship() {
             RelationshipRef::Usual => String::new(),
-            RelationshipRef::Outgoing | RelationshipRef::Id(_) => " to the further host".into(),
+            RelationshipRef::Outgoing | RelationshipRef::Id(_) => {
+                " to the host that it is extended to".into()
+            }
             RelationshipRef::Peer(peer) => format!(" to {peer}"),
         }
     }
