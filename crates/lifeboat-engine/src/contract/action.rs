@@ -129,7 +129,7 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "RelationshipRef::is_usual")]
         relationship: RelationshipRef,
     },
-    /// StartReplication. A job. On a replica the copy to a further host, over the network.
+    /// StartReplication. A job. On a replica the copy to a third host, over the network.
     StartReplication {
         /// A VM that this host is the primary of, in state 1, or a replica with an outgoing relationship.
         vm: VmRef,
@@ -157,7 +157,7 @@ pub enum Action {
         /// Directory that was exported to.
         dir: String,
     },
-    /// Resynchronize, on the primary. A job. On a replica a further host is compared again.
+    /// Resynchronize, on the primary. A job. On a replica a third host is compared again.
     Resynchronize {
         /// A VM that this host is the primary of, or a replica with an outgoing relationship.
         vm: VmRef,
@@ -325,12 +325,12 @@ pub enum Action {
         /// A replica whose failover is not decided (state 5).
         vm: VmRef,
     },
-    /// CreateReplicationRelationship on a replica, and StartReplication: what arrives there also goes to a further host. A job
+    /// CreateReplicationRelationship on a replica, and StartReplication: what arrives there also goes to a third host. A job
     /// when the copy is started.
     ExtendReplication {
         /// A replica of a primary; an extended replica cannot be extended.
         vm: VmRef,
-        /// Settings; the peer in them is the further host, which the VM is not forwarded to yet, or not started. An empty disk
+        /// Settings; the peer in them is the third host, which the VM is not forwarded to yet, or not started. An empty disk
         /// list means those of the replica.
         settings: ReplicationSettings,
         /// Start the copy as well; without it only the relationship is made, and `StartReplication` follows.

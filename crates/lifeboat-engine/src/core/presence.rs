@@ -8,7 +8,7 @@ impl Core {
         let Some(rel) = self.rel.as_ref() else {
             return Vec::new();
         };
-        let further = crate::record::access::further_peers(Some(rel));
+        let further = crate::record::access::third_hosts(Some(rel));
         rel.other_end().into_iter().chain(further).cloned().collect()
     }
 }

@@ -46,13 +46,13 @@ impl Core {
         all
     }
 
-    /// Where further hosts take calls that were given a copy from here.
+    /// Where third hosts take calls that were given a copy from here.
     fn further(&self) -> Vec<String> {
         let rel = self.rel.as_ref();
         let formerly = rel
             .iter()
             .flat_map(|r| r.formerly.iter().filter(|f| **f != r.peer));
-        let forwarded = crate::record::access::further_peers(rel);
+        let forwarded = crate::record::access::third_hosts(rel);
         let mut all: Vec<String> = forwarded.chain(formerly).cloned().collect();
         all.dedup();
         all

@@ -28,7 +28,7 @@ impl Core {
             .flat_map(|r| [Some(&r.peer), r.callback.as_ref()])
             .flatten();
         let hosts = other
-            .chain(crate::record::access::further_peers(rel))
+            .chain(crate::record::access::third_hosts(rel))
             .map(String::as_str);
         self.card.write(presence, hosts);
     }

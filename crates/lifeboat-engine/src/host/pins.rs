@@ -6,7 +6,7 @@
 //! then its key has to be that of all of them.
 
 use crate::port::link::{KeyJudge, OtherKey, PeerIdentity};
-use crate::record::access::{further_peers, host_of};
+use crate::record::access::{host_of, third_hosts};
 use crate::record::{KnownKey, Relationship};
 use lifeboat_model::reach::bare_host;
 use lifeboat_model::{Fingerprint, Note, Timestamp, VmId, hint};
@@ -218,7 +218,7 @@ fn named(rel: &Relationship) -> Vec<String> {
     let all = peer
         .into_iter()
         .chain(&rel.callback)
-        .chain(further_peers(Some(rel)));
+        .chain(third_hosts(Some(rel)));
     all.chain(&rel.formerly).cloned().collect()
 }
 

@@ -8,8 +8,8 @@ pub(crate) fn outgoing(rel: Option<&Relationship>) -> &[OutgoingRelationship] {
     rel.map_or(&[], Relationship::outgoing)
 }
 
-/// The further hosts that a VM's data is forwarded to, `HOST:PORT`.
-pub(crate) fn further_peers(rel: Option<&Relationship>) -> impl Iterator<Item = &String> + Clone {
+/// The third hosts that a VM's data is forwarded to, `HOST:PORT`.
+pub(crate) fn third_hosts(rel: Option<&Relationship>) -> impl Iterator<Item = &String> + Clone {
     outgoing(rel).iter().map(|one| &one.settings.peer)
 }
 

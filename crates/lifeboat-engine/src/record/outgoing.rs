@@ -1,4 +1,4 @@
-//! What a replica remembers of the relationships in which it forwards what arrives: to each further host it is what a primary is
+//! What a replica remembers of the relationships in which it forwards what arrives: to each third host it is what a primary is
 //! to a replica. A VM may have any number of them.
 
 use super::access::host_of;
@@ -88,7 +88,7 @@ impl Outgoing {
     }
 }
 
-/// The relationship of a replica to a further host, in which it is what a primary is to a replica.
+/// The relationship of a replica to a third host, in which it is what a primary is to a replica.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OutgoingRelationship {
@@ -96,7 +96,7 @@ pub struct OutgoingRelationship {
     /// does not say it.
     #[serde(skip_serializing_if = "RelationshipId::is_first_outgoing")]
     pub id: RelationshipId,
-    /// Settings; the peer in them is the further host.
+    /// Settings; the peer in them is the third host.
     pub settings: ReplicationSettings,
     /// State by the API's table of a primary.
     pub state: ReplicationState,

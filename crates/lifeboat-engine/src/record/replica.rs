@@ -1,5 +1,5 @@
 //! What only a replica remembers: its directory, a failover, a test, an import, and how its history is kept. The relationships to
-//! further hosts are `outgoing`'s.
+//! third hosts are `outgoing`'s.
 
 use super::{Keeping, Outgoing, Sealing, empty_is_none};
 use lifeboat_deltalog::Consistency;
@@ -37,7 +37,7 @@ pub struct ReplicaSide {
     pub sealing: Option<Box<Sealing>>,
     /// The import that goes on.
     pub import: Option<Box<Import>>,
-    /// The relationships to further hosts, which get what this one gets.
+    /// The relationships to third hosts, which get what this one gets.
     #[serde(flatten)]
     pub outgoing: Outgoing,
     /// Key of the authorization entry whose primaries alone may feed it; `None`: every primary of its trust group.

@@ -228,7 +228,7 @@ impl Core {
         let Some(rel) = self.rel.as_ref() else {
             return self.host.authorize(peer).map(|_| ());
         };
-        if peer.is_host_of(&rel.peer) || self.is_further(peer) {
+        if peer.is_host_of(&rel.peer) || self.is_third(peer) {
             return Ok(());
         }
         match &rel.side {

@@ -39,7 +39,7 @@ pub(crate) const ATTEMPTS: u32 = 5;
 pub(crate) fn formerly(rel: &Relationship, replica: &str) -> Vec<String> {
     const KEPT: usize = 4;
     let mut all = rel.formerly.clone();
-    all.extend(crate::record::access::further_peers(Some(rel)).cloned());
+    all.extend(crate::record::access::third_hosts(Some(rel)).cloned());
     all.retain(|peer| peer != replica);
     all.dedup();
     let surplus = all.len().saturating_sub(KEPT);

@@ -1,4 +1,4 @@
-//! The work of an outgoing relationship, on the host in the middle: what the further host lacks is found from where both
+//! The work of an outgoing relationship, on the host in the middle: what the third host lacks is found from where both
 //! copies stand and sent, round by round. It only reads the replica, so it runs beside everything else the actor does, other
 //! forwarders included. Decisions and records are `outgoing`'s.
 
@@ -52,7 +52,7 @@ pub(crate) struct ForwarderConfig {
     pub(crate) compare: Option<JobId>,
 }
 
-/// From where on logs are kept for the further hosts of one VM: each forwarder says its own, and the store is told all of them.
+/// From where on logs are kept for the third hosts of one VM: each forwarder says its own, and the store is told all of them.
 #[derive(Default)]
 pub(crate) struct KeptLogs(tokio::sync::Mutex<BTreeMap<RelationshipId, Position>>);
 

@@ -1,4 +1,4 @@
-//! Outgoing relationships, A → B → C and B → D: what a replica gets also goes to further hosts. Here is what B makes of what its
+//! Outgoing relationships, A → B → C and B → D: what a replica gets also goes to third hosts. Here is what B makes of what its
 //! forwarders report, and what C answers. `outgoing_commands` has what an administrator asks of B, `forwarder` the sending.
 //!
 //! On B each of them is a part of the replica's record, has the states of a primary, and a forwarder of its own: one that
@@ -12,7 +12,7 @@ use crate::core::change::Change;
 use crate::host::offer::Offer;
 use crate::port::link::{Content, LinkError, PeerIdentity, PeerRefusal, PeerReply};
 use crate::port::store::{Divergence, ReplicaInfo};
-use crate::record::access::{further_peers, outgoing};
+use crate::record::access::{outgoing, third_hosts};
 use crate::record::{Comparison, OutgoingRelationship, Problem, Relationship};
 use crate::source::forwarder::{Copying, Forwarder, ForwarderConfig, KeptLogs};
 use crate::target::replica::as_replica;
@@ -78,7 +78,7 @@ impl Forwarding {
 pub(crate) fn not_extended() -> Refusal {
     Refusal::new(
         ReturnCode::InvalidState,
-        "this replica is not extended to a further host",
+        "this replica is not extended to a third host",
         hint::Extend::Extend,
     )
 }
@@ -209,7 +209,7 @@ impl Core {
         outgoing(self.rel.as_ref()).iter().find(|one| one.id == id)
     }
 
-    /// Where a further host stands while a comparison waits for a point past that; of several hosts the furthest.
+    /// Where a third host stands while a comparison waits for a point past that; of several hosts the furthest.
     pub(crate) fn point_wanted(&self) -> Option<Position> {
         let compared = outgoing(self.rel.as_ref()).iter();
         let wanted = compared.filter_map(|one| one.compare.and(one.acknowledged));
@@ -234,7 +234,7 @@ impl Core {
         Some(ForwarderConfig {
             spec: rel.spec.clone(),
             settings: ReplicationSettings {
-                // A further host has the disks that this one has.
+                // A third host has the disks that this one has.
                 disks: rel.settings.disks.clone(),
                 ..one.settings.clone()
             },
@@ -250,7 +250,7 @@ impl Core {
         })
     }
 
-    /// Refuses what would leave further hosts without the one they follow.
+    /// Refuses what would leave third hosts without the one they follow.
     pub(crate) fn no_extended(&self) -> Result<(), Refusal> {
         match outgoing(self.rel.as_ref()) {
             [] => Ok(()),
@@ -266,8 +266,8 @@ impl Core {
     }
 
     /// Whether this is a host that this replica is extended to.
-    pub(crate) fn is_further(&self, asks: &PeerIdentity) -> bool {
-        further_peers(self.rel.as_ref()).any(|peer| asks.is_host_of(peer))
+    pub(crate) fn is_third(&self, asks: &PeerIdentity) -> bool {
+        third_hosts(self.rel.as_ref()).any(|peer| asks.is_host_of(peer))
     }
 
     /// What becomes of the outgoing relationships when this replica turns into the primary of another host, as a part of
@@ -326,7 +326,7 @@ impl Core {
         }
     }
 
-    /// A round came to its end: the further host has everything there was.
+    /// A round came to its end: the third host has everything there was.
     async fn outgoing_flows(&mut self, id: RelationshipId, at: Position) {
         let Ok(mut change) = self.change() else { return };
         let Some(one) = change.outgoing_mut(id) else {
@@ -351,7 +351,7 @@ impl Core {
         }
         if let Err(e) = self.commit(change).await {
             // The next round records it.
-            tracing::warn!(vm = %self.id, error = %e.message, "what a further host has is not recorded");
+            tracing::warn!(vm = %self.id, error = %e.message, "what a third host has is not recorded");
         }
     }
 
@@ -360,7 +360,7 @@ impl Core {
             PeerRefusal::OutOfSequence { .. } | PeerRefusal::Backlog { .. },
         )) = e
         {
-            // Not a fault: the next round asks the further host where it stands, or it has applied what it had.
+            // Not a fault: the next round asks the third host where it stands, or it has applied what it had.
             return;
         }
         let now = self.host.ports.clock.now();

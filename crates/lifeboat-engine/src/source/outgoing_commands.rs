@@ -52,7 +52,7 @@ impl Core {
         };
         let created = there.map_or_else(|| self.host.ports.clock.now(), |e| e.created);
         let id = there.map(|e| e.id);
-        let preflight = self.offer_further(rel, &settings).await?;
+        let preflight = self.offer_third(rel, &settings).await?;
         let job = start.then(|| self.copy_job(there, &settings.peer));
         let peer = settings.peer.clone();
         if let Some(replica) = change.replica_mut() {
@@ -82,7 +82,7 @@ impl Core {
     }
 
     /// Offers the newest point; what would keep the VM from starting there.
-    async fn offer_further(
+    async fn offer_third(
         &self,
         rel: &Relationship,
         settings: &ReplicationSettings,
@@ -112,7 +112,7 @@ impl Core {
         }
     }
 
-    /// StartReplication on a replica: the copy to a further host.
+    /// StartReplication on a replica: the copy to a third host.
     pub(crate) async fn start_outgoing(
         &mut self,
         id: RelationshipId,
@@ -122,7 +122,7 @@ impl Core {
         if how != InitialCopy::Network {
             return Err(Refusal::new(
                 ReturnCode::NotSupported,
-                "a further host gets its copy over the network alone",
+                "a third host gets its copy over the network alone",
                 hint::Extend::UseNetwork,
             ));
         }
@@ -135,7 +135,7 @@ impl Core {
         let rel = self.rel.as_ref().ok_or_else(no_relationship)?;
         let one = self.outgoing(id).ok_or_else(not_extended)?;
         let state = lifecycle::step(Mode::Primary, one.state, Step::StartCopy).map_err(|e| not_now(&e))?;
-        let preflight = self.offer_further(rel, &one.settings).await?;
+        let preflight = self.offer_third(rel, &one.settings).await?;
         let job = self.copy_job(Some(one), &one.settings.peer);
         let told = format!("the copy to {} is started", one.settings.peer);
         if let Some(one) = change.outgoing_mut(id) {
@@ -171,8 +171,8 @@ impl Core {
         machine::firmware_of(&*self.images()?, self.id).await
     }
 
-    /// Tells a further host of its settings, which may refuse them.
-    async fn update_further(
+    /// Tells a third host of its settings, which may refuse them.
+    async fn update_third(
         &self,
         rel: &Relationship,
         settings: &ReplicationSettings,
@@ -235,7 +235,7 @@ impl Core {
 }
 
 impl Forwarding {
-    /// Resynchronize on a replica: a further host is compared with a recovery point, whatever it says where it stands.
+    /// Resynchronize on a replica: a third host is compared with a recovery point, whatever it says where it stands.
     pub(crate) async fn resync(
         &mut self,
         core: &mut Core,
@@ -321,7 +321,7 @@ impl Forwarding {
                 if moves {
                     core.same_replica(at, &settings.peer).await?;
                 }
-                preflight = core.update_further(rel, &settings).await?;
+                preflight = core.update_third(rel, &settings).await?;
             }
             None if moves => {
                 return Err(Refusal::new(
@@ -330,7 +330,7 @@ impl Forwarding {
                     hint::Extend::RemoveAndExtend,
                 ));
             }
-            // The next forwarder tells the further host.
+            // The next forwarder tells the third host.
             None => {}
         }
         change.tell(format!(
@@ -432,7 +432,7 @@ impl Forwarding {
         Some(Ok(job.map_or(Answer::Done, Answer::from)))
     }
 
-    /// RemoveReplicationRelationship for an outgoing one. The further host is not told and keeps what it has.
+    /// RemoveReplicationRelationship for an outgoing one. The third host is not told and keeps what it has.
     pub(crate) async fn remove(&mut self, core: &mut Core, id: RelationshipId) -> Result<Answer, Refusal> {
         let one = core.outgoing(id).ok_or_else(not_extended)?;
         let peer = one.settings.peer.clone();
@@ -467,21 +467,21 @@ fn may_extend(rel: &Relationship) -> Result<(), Refusal> {
     Err(Refusal::new(
         ReturnCode::InvalidState,
         format!(
-            "only a replica can be extended to a further host; here the VM's role is {}",
+            "only a replica can be extended to a third host; here the VM's role is {}",
             rel.mode
         ),
         hint::Replicate::OnReplicaHost,
     ))
 }
 
-/// Whether a replica can send to a further host by these settings.
+/// Whether a replica can send to a third host by these settings.
 fn sendable(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), Refusal> {
     let invalid = |what: String| Err(Refusal::bare(ReturnCode::InvalidParameter, what));
     if let Err(e) = settings.validate(&rel.settings.disks) {
         return invalid(e.to_string());
     }
     if settings.disks != rel.settings.disks {
-        return invalid("a further host gets all disks of the replica; leave the disks out".into());
+        return invalid("a third host gets all disks of the replica; leave the disks out".into());
     }
     if settings.interval_s < rel.settings.interval_s {
         return invalid(format!(
@@ -491,7 +491,7 @@ fn sendable(rel: &Relationship, settings: &ReplicationSettings) -> Result<(), Re
     }
     if settings.application_h != 0 {
         return invalid(
-            "application-consistent points are made by the primary; a further host gets those".into(),
+            "application-consistent points are made by the primary; a third host gets those".into(),
         );
     }
     let third = host_of(&settings.peer);

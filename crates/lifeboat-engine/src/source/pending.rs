@@ -1,5 +1,5 @@
 //! How much waits to be sent: what a replica would lack if this host were lost now, in bytes. A primary knows it from the
-//! dirty bitmaps of its running VM, a replica that is extended from the logs the further host does not have. Where neither
+//! dirty bitmaps of its running VM, a replica that is extended from the logs the third host does not have. Where neither
 //! tells, it is not known; zero is said only of what was seen to be nothing.
 
 use crate::core::order::places;
@@ -58,7 +58,7 @@ pub(crate) fn of_primary(rel: &Relationship, settled: bool, recorded: Option<u64
     nothing.or(recorded).filter(|_| is_recorded(rel))
 }
 
-/// What of this replica waits to be sent to a further host: the logs after the position it is known to have, as large as
+/// What of this replica waits to be sent to a third host: the logs after the position it is known to have, as large as
 /// they are here. `None` while some of it will not travel as a log, because a log is gone or copies are compared.
 pub(crate) fn of_outgoing(ext: &OutgoingRelationship, info: &ReplicaInfo) -> Option<u64> {
     let flows = matches!(ext.state, State::Replicating | State::Suspended | State::Critical);

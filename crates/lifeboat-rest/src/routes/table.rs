@@ -187,14 +187,14 @@ pub const ROUTES: &[Route] = &[
         ..post(
             "/vms/{vm}/replication/settings",
             "modify-replication",
-            "Change the settings of a replication: the whole new settings; on a replica of one to a further host",
+            "Change the settings of a replication: the whole new settings; on a replica of one to a third host",
         )
     }),
     of_relationship(with_fields(
         post(
             "/vms/{vm}/replication/start",
             "start-replication",
-            "Start the initial copy: over the network, to a directory, or from a copy the replica has; on a replica that to a further host",
+            "Start the initial copy: over the network, to a directory, or from a copy the replica has; on a replica that to a third host",
         ),
         &[
             Field {
@@ -226,7 +226,7 @@ pub const ROUTES: &[Route] = &[
         post(
             "/vms/{vm}/replication/resync",
             "resynchronize",
-            "Compare both copies and send what differs; recovery points stay. On a replica with a further host",
+            "Compare both copies and send what differs; recovery points stay. On a replica with a third host",
         ),
         &[AT],
     )),
@@ -325,7 +325,7 @@ pub const ROUTES: &[Route] = &[
         ..post(
             "/vms/{vm}/replication/extended",
             "extend-replication",
-            "Send on to a further host what arrives at this replica; an empty disk list means those of the replica",
+            "Send on to a third host what arrives at this replica; an empty disk list means those of the replica",
         )
     },
     extended(post(

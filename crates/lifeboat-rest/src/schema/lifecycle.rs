@@ -144,7 +144,7 @@ fn synchronization() -> Value {
 
 fn extended() -> Value {
     object(
-        "An outgoing relationship of a replica, to a further host",
+        "An outgoing relationship of a replica, to a third host",
         &[
             (
                 "relationship",
@@ -153,7 +153,7 @@ fn extended() -> Value {
             ("state", reference("ReplicationState")),
             ("health", reference("ReplicationHealth")),
             ("health_notes", list("Finding")),
-            ("peer", text("The further host")),
+            ("peer", text("The third host")),
             ("settings", reference("ReplicationSettings")),
             ("position", or_null(&reference("Position"))),
             (
@@ -170,7 +170,7 @@ fn extended() -> Value {
             (
                 "pending_bytes",
                 or_null(&number(
-                    "Bytes of logs here that the further host does not have yet; null when not known",
+                    "Bytes of logs here that the third host does not have yet; null when not known",
                 )),
             ),
             ("problem", or_null(&reference("Problem"))),

@@ -35,7 +35,7 @@ pub fn phase(w: &World) -> Option<FailoverPhase> {
     }
 }
 
-/// The first recorded relationship to a further host, as the host in the middle has it.
+/// The first recorded relationship to a third host, as the host in the middle has it.
 #[must_use]
 pub fn extended(w: &World, host: usize) -> Option<OutgoingRelationship> {
     w.recorded(host)?.outgoing().first().cloned()

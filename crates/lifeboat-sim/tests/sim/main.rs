@@ -17,7 +17,7 @@ mod consent;
 mod extended;
 mod foreign;
 mod four_eyes;
-mod further;
+
 mod guests;
 mod hold;
 mod keys;
@@ -43,6 +43,7 @@ mod reverse;
 mod schedule;
 mod scrub;
 mod settings;
+mod several;
 mod silence;
 mod statistics;
 mod steps;

@@ -112,7 +112,7 @@ impl ReplicationView {
     }
 }
 
-/// An outgoing relationship: a further host gets what arrives here.
+/// An outgoing relationship: a third host gets what arrives here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExtendedView {
     /// Its number, by which actions name it.
@@ -124,9 +124,9 @@ pub struct ExtendedView {
     pub health: ReplicationHealth,
     /// Why the health is what it is, in words.
     pub health_notes: Vec<Finding>,
-    /// The further host.
+    /// The third host.
     pub peer: String,
-    /// Its settings; the peer in them is the further host.
+    /// Its settings; the peer in them is the third host.
     pub settings: ReplicationSettings,
     /// Last position that is durable there.
     pub position: Option<Position>,
@@ -136,7 +136,7 @@ pub struct ExtendedView {
     pub last_replication: Option<Timestamp>,
     /// Milliseconds of data that would be lost if this host and the primary were lost now; `None` when not known.
     pub lag_ms: Option<u64>,
-    /// Bytes of logs here that the further host does not have yet; `None` when not known, as while copies are compared.
+    /// Bytes of logs here that the third host does not have yet; `None` when not known, as while copies are compared.
     #[serde(default)]
     pub pending_bytes: Option<u64>,
     /// What is wrong.

@@ -30,7 +30,7 @@ fn is_replica(vm: &VmView) -> bool {
     vm.replication.as_ref().is_some_and(|r| r.mode == Mode::Replica)
 }
 
-/// On a primary, or a VM that is not replicated, makes the relationship; on a replica the one to a further host.
+/// On a primary, or a VM that is not replicated, makes the relationship; on a replica the one to a third host.
 pub(super) async fn create(call: &Call<'_>) -> Answered {
     let vm = call.vm("ComputerSystem").await?;
     let given = call.arguments.instance(SETTINGS)?;

@@ -14,7 +14,7 @@ pub(crate) enum Replication {
     /// Set a VM up for replication; `replication start` then copies it.
     Enable(Enable),
     /// Change the settings of a running replication; what is not named stays as it is. On a replica those of the replication to
-    /// a host that it is extended to.
+    /// a third host.
     Set {
         /// VM, by name or UUID.
         vm: String,
@@ -26,7 +26,7 @@ pub(crate) enum Replication {
         wait: Wait,
     },
     /// Start the initial copy of a VM, running or not: over the network, by a medium, or from a copy the replica has. On a
-    /// replica that to a host that it is extended to, over the network.
+    /// replica that to a third host, over the network.
     Start(Copy),
     /// Give up an initial copy that is scheduled or under way; what was copied is kept.
     CancelCopy(Side),
@@ -51,7 +51,7 @@ pub(crate) enum Replication {
     /// Replicate now, without waiting for the interval.
     Now(Target),
     /// Compare both copies and send what differs; recovery points stay. On the primary host, or on a replica
-    /// with a host that it is extended to.
+    /// with a third host.
     Resync(Resync),
     /// Replicate the other way round; on the host whose failover was committed.
     Reverse(Reverse),
@@ -90,9 +90,9 @@ pub(crate) enum Replication {
     /// Accept a new key of another host for the replications that name it, where it was changed without an announcement.
     /// Compare it first with what `lifeboat cert show` says on that host.
     TrustKey(TrustKey),
-    /// Send on to a further host what arrives at this replica. It can be extended to several.
+    /// Send on to a third host what arrives at this replica; several times for several hosts.
     Extend(Extend),
-    /// Go on as the primary of a host that this replica was extended to, after a committed failover.
+    /// Go on as the primary of a third host; on the middle host, after a committed failover.
     Continue(Side),
     /// End the replication of a VM on this host; the other host is not notified and keeps what it has.
     Remove(Remove),
@@ -125,7 +125,7 @@ pub(crate) struct Side {
 /// Which of a replica's relationships.
 #[derive(Debug, Args)]
 pub(crate) struct Outgoing {
-    /// The replication to a host that this replica is extended to. Of several name one: its host, or its number in
+    /// The replication to a third host. Of several name one: its host, or its number in
     /// `replication status --json`.
     #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "extended")]
     pub(crate) extended: Option<String>,
@@ -144,9 +144,7 @@ impl Outgoing {
     pub(crate) fn to(&self) -> String {
         match self.relationship() {
             RelationshipRef::Usual => String::new(),
-            RelationshipRef::Outgoing | RelationshipRef::Id(_) => {
-                " to the host that it is extended to".into()
-            }
+            RelationshipRef::Outgoing | RelationshipRef::Id(_) => " to the third host".into(),
             RelationshipRef::Peer(peer) => format!(" to {peer}"),
         }
     }
