@@ -14,7 +14,7 @@ use lifeboat_engine::ports::hypervisor::{
     Console, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, KnownMachine, Launch,
     LiveMerge, Power, Role, StateKind,
 };
-use lifeboat_model::{DiskId, Firmware, VmId, VmSpec};
+use lifeboat_model::{DiskId, Firmware, Hardware, VmId, VmSpec};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -165,7 +165,8 @@ impl Hypervisor for Qemu {
     }
 
     async fn machine_state(&self, spec: &VmSpec) -> Result<Vec<(StateKind, Bytes)>, HypervisorError> {
-        match &spec.firmware {
+        let Hardware::Own(hardware) = &spec.hardware;
+        match &hardware.firmware {
             Firmware::Bios | Firmware::Uefi { vars: None, .. } => Ok(Vec::new()),
             Firmware::Uefi { vars: Some(vars), .. } => {
                 Ok(vec![(StateKind::Nvram, firmware::read(vars.into()).await?)])

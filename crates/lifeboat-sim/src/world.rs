@@ -14,7 +14,8 @@ use lifeboat_engine::query::{Query, Unexpected};
 use lifeboat_engine::records::{Job, Relationship};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
 use lifeboat_model::{
-    AuthorizationEntry, DiskFormat, DiskId, DiskSpec, Firmware, ReplicationSettings, VmId, VmSpec,
+    AuthorizationEntry, DiskFormat, DiskId, DiskSpec, Firmware, Hardware, OwnHardware, ReplicationSettings,
+    VmId, VmSpec,
 };
 use uuid::Uuid;
 
@@ -71,13 +72,15 @@ fn spec() -> VmSpec {
         uuid: VM,
         memory_mib: 256,
         cpus: 1,
-        machine: "q35".into(),
-        cpu: "max".into(),
-        firmware: Firmware::Bios,
         disks: vec![disk("sys"), disk("data")],
         nics: Vec::new(),
         guest_agent: true,
-        iothreads: false,
+        hardware: Hardware::Own(OwnHardware {
+            machine: "q35".into(),
+            cpu: "max".into(),
+            firmware: Firmware::Bios,
+            iothreads: false,
+        }),
     }
 }
 
