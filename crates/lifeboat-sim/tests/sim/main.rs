@@ -48,6 +48,7 @@ mod steps;
 mod storage;
 mod stores;
 mod story;
+mod tell;
 mod test_vm;
 mod testing;
 mod third;
