@@ -50,4 +50,7 @@ pub use settings::{Bandwidth, BandwidthWindow, DayWindow, ReplicationSettings, S
 pub use slots::PCI_DEVICES_MAX;
 pub use target::Target;
 pub use time::Timestamp;
-pub use vm::{DiskAllow, DiskFormat, DiskSpec, Firmware, NicBackend, NicSpec, VmSpec, VmSpecError};
+pub use vm::{
+    DiskAllow, DiskFormat, DiskSpec, Firmware, Hardware, NicBackend, NicSpec, OwnHardware, VmSpec,
+    VmSpecError,
+};

@@ -6,7 +6,7 @@ use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
-use crate::vm::{DiskAllow, Firmware, VmSpec, VmSpecError};
+use crate::vm::{DiskAllow, Firmware, Hardware, OwnHardware, VmSpec, VmSpecError};
 
 /// A description without paths: firmware by the name of its code image alone, disks without their images.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,17 +15,24 @@ pub struct Machine(VmSpec);
 
 impl From<VmSpec> for Machine {
     fn from(mut spec: VmSpec) -> Self {
-        if let Firmware::Uefi { code, vars } = &mut spec.firmware {
-            if let Some((_, name)) = code.rsplit_once('/') {
-                *code = name.to_owned();
-            }
-            *vars = None;
+        match &mut spec.hardware {
+            Hardware::Own(own) => forget_paths(own),
         }
         for disk in &mut spec.disks {
             disk.path.clear();
             disk.allow = DiskAllow::default();
         }
         Self(spec)
+    }
+}
+
+/// Leaves of the firmware the name of its code image.
+fn forget_paths(own: &mut OwnHardware) {
+    if let Firmware::Uefi { code, vars } = &mut own.firmware {
+        if let Some((_, name)) = code.rsplit_once('/') {
+            *code = name.to_owned();
+        }
+        *vars = None;
     }
 }
 
@@ -81,7 +88,8 @@ mod tests {
                     code: name.into(),
                     vars: None,
                 };
-                assert_eq!(machine.firmware, expected);
+                let Hardware::Own(own) = &machine.hardware;
+                assert_eq!(own.firmware, expected);
                 assert_eq!(machine.disks[0].path, "");
                 assert!(machine.disks[0].allow.is_nothing());
                 assert_eq!(machine.validate().is_ok(), !name.is_empty(), "{code}");

@@ -1,6 +1,6 @@
 //! Whether a machine has room for its devices. QEMU says so only when it starts, which for a replica is the worst moment.
 
-use crate::vm::{DiskBus, VmSpec};
+use crate::vm::{DiskBus, Hardware, VmSpec};
 
 /// Devices that fit on the root bus of `pc` and `q35` beside those that the machine and its display take; measured with QEMU
 /// 10 for both.
@@ -21,16 +21,17 @@ impl VmSpec {
     #[must_use]
     pub fn too_many_devices(&self, seed: bool) -> Option<String> {
         let devices = self.pci_devices() + usize::from(seed);
-        let root_bus = matches!(self.machine.as_str(), "pc" | "q35")
-            || self.machine.starts_with("pc-i440fx-")
-            || self.machine.starts_with("pc-q35-");
+        let Hardware::Own(own) = &self.hardware;
+        let root_bus = matches!(own.machine.as_str(), "pc" | "q35")
+            || own.machine.starts_with("pc-i440fx-")
+            || own.machine.starts_with("pc-q35-");
         (root_bus && devices > PCI_DEVICES_MAX).then(|| {
             format!(
                 "{} virtio disks, {} network cards and what else the machine needs are {devices} devices, and {} has room for \
                  {PCI_DEVICES_MAX}: put disks on bus = \"scsi\", which share one",
                 self.disks.iter().filter(|d| d.bus == DiskBus::Virtio).count(),
                 self.nics.len(),
-                self.machine
+                own.machine
             )
         })
     }
@@ -57,13 +58,15 @@ mod tests {
             uuid: crate::VmId(uuid::Uuid::from_u128(1)),
             memory_mib: 64,
             cpus: 1,
-            machine: "q35".into(),
-            cpu: "max".into(),
-            firmware: crate::Firmware::Bios,
             disks: (0..disks).map(disk).collect(),
             nics: (0..cards).map(nic).collect(),
             guest_agent: true,
-            iothreads: false,
+            hardware: Hardware::Own(crate::OwnHardware {
+                machine: "q35".into(),
+                cpu: "max".into(),
+                firmware: crate::Firmware::Bios,
+                iothreads: false,
+            }),
         }
     }
 

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{DiskId, VmId};
 use crate::words;
 
-/// A virtual machine.
+mod flat;
+
+/// A virtual machine. Written and read flat: the keys of `hardware` stand beside the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "flat::VmSpec", into = "flat::VmSpec")]
 pub struct VmSpec {
     /// Name, unique on its host: 1 to 64 characters, no `/`, no control characters, not starting with `-` or `.`.
     pub name: String,
@@ -20,37 +22,34 @@ pub struct VmSpec {
     pub memory_mib: u32,
     /// Virtual CPUs, 1 to 512.
     pub cpus: u16,
-    /// QEMU machine type, for example `q35` or `pc`.
-    #[serde(default = "default_machine")]
-    pub machine: String,
-    /// QEMU CPU model, for example `host` or `qemu64`.
-    #[serde(default = "default_cpu")]
-    pub cpu: String,
-    /// What starts the guest: a BIOS unless said otherwise.
-    #[serde(default)]
-    pub firmware: Firmware,
     /// Disks, in the order the guest sees them.
-    #[serde(rename = "disk", default)]
     pub disks: Vec<DiskSpec>,
     /// Network cards.
-    #[serde(rename = "nic", default)]
     pub nics: Vec<NicSpec>,
     /// Whether the guest has a QEMU guest agent channel.
-    #[serde(default = "yes")]
     pub guest_agent: bool,
-    /// One iothread per disk. Refused before QEMU 9, where it kills QEMU during capture.
-    #[serde(default)]
-    pub iothreads: bool,
+    /// All else that its hypervisor has to know.
+    pub hardware: Hardware,
 }
 
-fn default_machine() -> String {
-    "q35".into()
+/// What only one kind of hypervisor knows of a machine. Whoever asks for it says what the answer is for each kind: match it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hardware {
+    /// A QEMU process that Lifeboat starts.
+    Own(OwnHardware),
 }
-fn default_cpu() -> String {
-    "max".into()
-}
-fn yes() -> bool {
-    true
+
+/// The machine of a QEMU process that Lifeboat starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnHardware {
+    /// QEMU machine type, for example `q35` or `pc`.
+    pub machine: String,
+    /// QEMU CPU model, for example `host` or `qemu64`.
+    pub cpu: String,
+    /// What starts the guest: a BIOS unless said otherwise.
+    pub firmware: Firmware,
+    /// One iothread per disk. Refused before QEMU 9, where it kills QEMU during capture.
+    pub iothreads: bool,
 }
 
 /// What starts the guest.
@@ -219,8 +218,8 @@ impl VmSpec {
     /// Checks what the type alone cannot, in the description of a VM of this host.
     pub fn validate(&self) -> Result<(), VmSpecError> {
         self.validate_machine()?;
-        if let Firmware::Uefi { vars, .. } = &self.firmware {
-            absolute("firmware vars", vars.as_deref().ok_or(VmSpecError::NoVars)?)?;
+        match &self.hardware {
+            Hardware::Own(own) => own.validate_files()?,
         }
         let mut paths = BTreeSet::new();
         for d in &self.disks {
@@ -255,12 +254,8 @@ impl VmSpec {
             "16 to 16777216 MiB",
         )?;
         range("cpus", u64::from(self.cpus), 1, 512, "1 to 512")?;
-        word("machine", &self.machine)?;
-        word("cpu", &self.cpu)?;
-        if let Firmware::Uefi { code, .. } = &self.firmware
-            && !code.starts_with('/')
-        {
-            word("firmware code", code)?;
+        match &self.hardware {
+            Hardware::Own(own) => own.validate()?,
         }
         self.validate_disks()?;
         range("network cards", self.nics.len() as u64, 0, 16, "up to 16")?;
@@ -282,6 +277,28 @@ impl VmSpec {
     #[must_use]
     pub fn disk(&self, id: &DiskId) -> Option<&DiskSpec> {
         self.disks.iter().find(|d| d.id == *id)
+    }
+}
+
+impl OwnHardware {
+    /// Checks what does not concern the files on this host.
+    fn validate(&self) -> Result<(), VmSpecError> {
+        word("machine", &self.machine)?;
+        word("cpu", &self.cpu)?;
+        match &self.firmware {
+            Firmware::Uefi { code, .. } if !code.starts_with('/') => word("firmware code", code),
+            Firmware::Uefi { .. } | Firmware::Bios => Ok(()),
+        }
+    }
+
+    /// Checks the files on this host.
+    fn validate_files(&self) -> Result<(), VmSpecError> {
+        match &self.firmware {
+            Firmware::Uefi { vars, .. } => {
+                absolute("firmware vars", vars.as_deref().ok_or(VmSpecError::NoVars)?)
+            }
+            Firmware::Bios => Ok(()),
+        }
     }
 }
 
@@ -369,12 +386,19 @@ mod tests {
         .unwrap()
     }
 
+    fn own(spec: &mut VmSpec) -> &mut OwnHardware {
+        let Hardware::Own(own) = &mut spec.hardware;
+        own
+    }
+
     #[test]
     fn a_plain_description_is_accepted_with_defaults() {
         let s = spec();
         s.validate().unwrap();
-        assert_eq!(s.machine, "q35");
-        assert!(s.guest_agent && !s.iothreads);
+        let Hardware::Own(own) = &s.hardware;
+        assert_eq!((own.machine.as_str(), own.cpu.as_str()), ("q35", "max"));
+        assert_eq!(own.firmware, Firmware::Bios);
+        assert!(s.guest_agent && !own.iothreads);
         assert_eq!(s.disks[1].bus, DiskBus::Virtio);
     }
 
@@ -384,7 +408,7 @@ mod tests {
             (|s| s.name = "../x".into(), "name"),
             (|s| s.memory_mib = 1, "memory_mib"),
             (|s| s.cpus = 0, "cpus"),
-            (|s| s.machine = "pc,accel=kvm".into(), "machine"),
+            (|s| own(s).machine = "pc,accel=kvm".into(), "machine"),
             (|s| s.disks.clear(), "disks"),
             (|s| s.disks[1].id = s.disks[0].id.clone(), "twice"),
             (|s| s.disks[1].path = s.disks[0].path.clone(), "another disk"),

@@ -6,7 +6,7 @@ use std::io;
 use camino::Utf8Path;
 use lifeboat_engine::ports::hypervisor::Launch;
 use lifeboat_model::vm::DiskBus;
-use lifeboat_model::{NicBackend, VmSpec};
+use lifeboat_model::{Hardware, NicBackend, VmSpec};
 use serde_json::{Value, json};
 
 use crate::config::VmPaths;
@@ -26,6 +26,7 @@ pub(crate) fn arguments(
     handed: &mut Handed,
 ) -> io::Result<Vec<String>> {
     let spec = &launch.spec;
+    let Hardware::Own(hardware) = &spec.hardware;
     let mut a = Arguments(Vec::new());
     a.add("-name", &format!("guest={},debug-threads=on", escape(&spec.name)));
     a.add("-uuid", &spec.uuid.to_string());
@@ -35,10 +36,10 @@ pub(crate) fn arguments(
     a.add("-rtc", "base=utc");
     a.add("-msg", "timestamp=on");
     a.add("-accel", ready.accel);
-    a.add("-cpu", &spec.cpu);
+    a.add("-cpu", &hardware.cpu);
     a.add("-m", &format!("{}M", spec.memory_mib));
     a.add("-smp", &spec.cpus.to_string());
-    machine(&mut a, &spec.machine, ready.flash.as_ref(), handed)?;
+    machine(&mut a, &hardware.machine, ready.flash.as_ref(), handed)?;
     monitors(&mut a, paths, handed)?;
     a.json("-device", &json!({"driver": "VGA", "id": "video"}));
     a.json(
@@ -125,7 +126,8 @@ fn monitors(a: &mut Arguments, paths: &VmPaths, handed: &mut Handed) -> io::Resu
 }
 
 fn disks(a: &mut Arguments, launch: &Launch, graphs: &[DiskGraph], handed: &mut Handed) -> io::Result<()> {
-    let io = launch.spec.iothreads;
+    let Hardware::Own(hardware) = &launch.spec.hardware;
+    let io = hardware.iothreads;
     if launch.disks.iter().any(|d| d.bus == DiskBus::Scsi) {
         let mut controller = json!({"driver": "virtio-scsi-pci", "id": "scsi"});
         if io {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use camino::Utf8PathBuf;
 use lifeboat_engine::ports::hypervisor::{HypervisorError, Launch};
-use lifeboat_model::Firmware;
+use lifeboat_model::{Firmware, Hardware};
 use serde::Deserialize;
 
 use crate::config::QemuConfig;
@@ -70,7 +70,8 @@ impl FlashFile {
 
 /// The files of the machine's firmware, looked at; `None` for a BIOS machine.
 pub(crate) async fn flash(config: &QemuConfig, launch: &Launch) -> Result<Option<Flash>, HypervisorError> {
-    let Firmware::Uefi { code, vars } = launch.spec.firmware.clone() else {
+    let Hardware::Own(hardware) = &launch.spec.hardware;
+    let Firmware::Uefi { code, vars } = hardware.firmware.clone() else {
         return Ok(None);
     };
     let (dirs, own) = (config.firmware_dirs.clone(), launch.firmware_vars.clone());

@@ -15,7 +15,7 @@ use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId};
 
 use crate::config::Accel;
-use crate::testing::{AtOnce, Host, at, tool};
+use crate::testing::{AtOnce, Host, at, hardware, tool};
 
 const BOOT: Duration = Duration::from_secs(90);
 /// Where the first partition lies on both disks.
@@ -180,7 +180,7 @@ async fn guest_shuts_down_through_its_agent_and_keeps_its_records() {
 async fn guest_shuts_down_by_its_power_button() {
     let mut host = host();
     let mut launch = vm(&mut host, DiskBus::Ide);
-    launch.spec.machine = "pc".into();
+    hardware(&mut launch.spec).machine = "pc".into();
     launch.spec.guest_agent = false;
     host.qemu.start(&launch).await.unwrap();
     let log = host.qemu.console(launch.spec.uuid).log;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::config::QemuConfig;
 use crate::preflight;
 use crate::qemu::Qemu;
-use crate::testing::{AtOnce, DISK, Host, MIB, Random, Replica, at, tool};
+use crate::testing::{AtOnce, DISK, Host, MIB, Random, Replica, at, hardware, tool};
 
 #[tokio::test]
 async fn what_a_host_lacks_is_said_in_words() {
@@ -34,16 +34,22 @@ async fn what_a_host_lacks_is_said_in_words() {
     assert_eq!(host.qemu.missing(&spec).await, Vec::<String>::new());
     type Spoil = fn(&mut VmSpec);
     let table: [(Spoil, &str); _] = [
-        (|s| s.machine = "pc-q35-99.0".into(), "machine \"pc-q35-99.0\""),
+        (
+            |s| hardware(s).machine = "pc-q35-99.0".into(),
+            "machine \"pc-q35-99.0\"",
+        ),
         // A word of the list, but of a description.
-        (|s| s.machine = "Standard".into(), "machine \"Standard\""),
-        (|s| s.cpu = "Zilog-Z80".into(), "cpu \"Zilog-Z80\""),
-        (|s| s.cpu = "host".into(), "needs KVM"),
+        (
+            |s| hardware(s).machine = "Standard".into(),
+            "machine \"Standard\"",
+        ),
+        (|s| hardware(s).cpu = "Zilog-Z80".into(), "cpu \"Zilog-Z80\""),
+        (|s| hardware(s).cpu = "host".into(), "needs KVM"),
         (|s| s.memory_mib = 16 << 20, "this host has"),
         (|s| s.disks[0].bus = DiskBus::Ide, "no IDE bus"),
         (
             |s| {
-                s.firmware = Firmware::Uefi {
+                hardware(s).firmware = Firmware::Uefi {
                     code: "/no/code.fd".into(),
                     vars: None,
                 }
@@ -86,7 +92,7 @@ async fn firmware_variables_are_read_and_replaced() {
     assert_eq!(host.qemu.machine_state(&launch.spec).await.unwrap(), []);
     let code = file(&host, "code, 1.fd", 64 << 10, 0xf4);
     let own = file(&host, "vars.fd", 64 << 10, 1);
-    launch.spec.firmware = Firmware::Uefi {
+    hardware(&mut launch.spec).firmware = Firmware::Uefi {
         code: code.to_string(),
         vars: Some(own.to_string()),
     };
@@ -155,7 +161,7 @@ async fn a_machine_of_another_host_gets_listed_firmware_and_variables_of_its_own
     });
     let mut launch = host.vm(&[DiskFormat::Qcow2]);
     let vm = launch.spec.uuid;
-    launch.spec.firmware = Firmware::Uefi {
+    hardware(&mut launch.spec).firmware = Firmware::Uefi {
         code: "code.fd".into(),
         vars: None,
     };

@@ -12,10 +12,11 @@ use lifeboat_block::fdset;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
     Console, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen, KnownMachine, Launch,
-    LiveMerge, Power, Role, StateKind,
+    LiveMerge, MachineEvent, Power, Role, StateKind,
 };
-use lifeboat_model::{DiskId, Firmware, VmId, VmSpec};
+use lifeboat_model::{DiskId, Firmware, Hardware, VmId, VmSpec};
 use serde_json::json;
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::capture;
@@ -44,6 +45,14 @@ const COUNTING: Duration = Duration::from_secs(4);
 impl Hypervisor for Qemu {
     async fn machines(&self) -> Vec<KnownMachine> {
         self.machines.clone()
+    }
+
+    async fn watch(&self) -> broadcast::Receiver<MachineEvent> {
+        let events = self.teller.listen();
+        for vm in self.with_places() {
+            self.attend(vm);
+        }
+        events
     }
 
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError> {
@@ -82,6 +91,7 @@ impl Hypervisor for Qemu {
     async fn shut_down(&self, vm: VmId, timeout: Duration) -> Result<(), HypervisorError> {
         let deadline = Instant::now() + timeout;
         let process = self.running(vm).await?;
+        let asking = self.teller.asks(vm, process.pid());
         let asked = tokio::time::timeout_at(deadline, self.ask_to_shut_down(vm)).await;
         if let Ok(Err(error)) = asked
             && !process.gone(Duration::ZERO).await
@@ -90,6 +100,7 @@ impl Hypervisor for Qemu {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if process.gone(left).await {
+            asking.granted();
             self.ledger.closed(vm).await;
             Ok(())
         } else {
@@ -147,12 +158,7 @@ impl Hypervisor for Qemu {
     }
 
     async fn release(&self) {
-        let dirs = std::fs::read_dir(&self.config.run_dir)
-            .into_iter()
-            .flatten()
-            .flatten();
-        let vms = dirs.filter_map(|dir| dir.file_name().to_str()?.parse::<VmId>().ok());
-        let ends = vms.map(|vm| async move {
+        let ends = self.with_places().into_iter().map(|vm| async move {
             let ended = tokio::time::timeout(RELEASE, start::end_offline(self, vm)).await;
             let why = match ended {
                 Ok(Ok(())) => return,
@@ -165,7 +171,8 @@ impl Hypervisor for Qemu {
     }
 
     async fn machine_state(&self, spec: &VmSpec) -> Result<Vec<(StateKind, Bytes)>, HypervisorError> {
-        match &spec.firmware {
+        let Hardware::Own(hardware) = &spec.hardware;
+        match &hardware.firmware {
             Firmware::Bios | Firmware::Uefi { vars: None, .. } => Ok(Vec::new()),
             Firmware::Uefi { vars: Some(vars), .. } => {
                 Ok(vec![(StateKind::Nvram, firmware::read(vars.into()).await?)])

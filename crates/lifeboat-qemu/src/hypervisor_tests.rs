@@ -18,7 +18,7 @@ use crate::preflight;
 use crate::process::{self, PidRecord};
 use crate::qemu::Qemu;
 use crate::start;
-use crate::testing::{AtOnce, DISK, Host, MIB, Model, Replica, at, stop, tool};
+use crate::testing::{AtOnce, DISK, Host, MIB, Model, Replica, at, hardware, stop, tool};
 
 #[tokio::test]
 async fn a_vm_outlives_the_daemon_and_is_found_again() {
@@ -293,10 +293,13 @@ fn bad_machines() -> Vec<(Spoil, &'static str)> {
             |l, _| *path(l, 1) = "/dev/null".into(),
             "neither a regular file nor a block device",
         ),
-        (|l, _| l.spec.cpu = "host".into(), "needs KVM"),
-        (|l, _| l.spec.cpu = "zx81".into(), "does not know cpu"),
+        (|l, _| hardware(&mut l.spec).cpu = "host".into(), "needs KVM"),
         (
-            |l, _| l.spec.machine = "pc-q35-99.0".into(),
+            |l, _| hardware(&mut l.spec).cpu = "zx81".into(),
+            "does not know cpu",
+        ),
+        (
+            |l, _| hardware(&mut l.spec).machine = "pc-q35-99.0".into(),
             "does not know machine",
         ),
         (|l, _| l.disks[0].bus = DiskBus::Ide, "has no IDE bus"),
@@ -315,7 +318,7 @@ fn bad_machines() -> Vec<(Spoil, &'static str)> {
         (|l, _| l.disks.truncate(1), "images for"),
         (
             |l, _| {
-                l.spec.firmware = Firmware::Uefi {
+                hardware(&mut l.spec).firmware = Firmware::Uefi {
                     code: "/no/code.fd".into(),
                     vars: Some("/no/vars.fd".into()),
                 };
@@ -354,13 +357,13 @@ fn utf8(host: &Host, name: &str) -> Utf8PathBuf {
 async fn rules_of_old_versions_and_long_paths() {
     let mut host = Host::new();
     let mut launch = host.vm(&[DiskFormat::Qcow2]);
-    launch.spec.iothreads = true;
+    hardware(&mut launch.spec).iothreads = true;
     let refused = preflight::check_version((8, 2), &launch.spec)
         .unwrap_err()
         .to_string();
     assert!(refused.contains("iothreads = false"), "{refused}");
     preflight::check_version((9, 0), &launch.spec).unwrap();
-    launch.spec.iothreads = false;
+    hardware(&mut launch.spec).iothreads = false;
     preflight::check_version((7, 2), &launch.spec).unwrap();
     let refused = preflight::check_version((6, 2), &launch.spec)
         .unwrap_err()

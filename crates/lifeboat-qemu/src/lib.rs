@@ -35,6 +35,7 @@ mod process;
 mod qemu;
 mod seed;
 mod start;
+mod tell;
 #[cfg(test)]
 mod testing;
 mod tracking_overlay;

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use camino::Utf8Path;
 use lifeboat_engine::ports::hypervisor::{DiskImage, HypervisorError, Launch, LaunchDisk};
 use lifeboat_model::vm::DiskBus;
-use lifeboat_model::{DiskId, NicBackend, VmSpec};
+use lifeboat_model::{DiskId, Hardware, NicBackend, OwnHardware, VmSpec};
 
 use crate::config::QemuConfig;
 use crate::error::refuse;
@@ -55,10 +55,11 @@ pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<Ready, Hypervi
     let known = qemu.known.ask(config.binary()).await?;
     check_version(known.version, spec)?;
     check_sandbox(&known)?;
-    check_machine(&spec.machine, launch.disks.iter().map(|d| d.bus))?;
-    check_machine_type(config, &known, spec)?;
-    check_cpu(config, &known, spec)?;
-    let accel = check_accel(qemu, spec).await?;
+    let Hardware::Own(hardware) = &spec.hardware;
+    check_machine(&hardware.machine, launch.disks.iter().map(|d| d.bus))?;
+    check_machine_type(config, &known, hardware)?;
+    check_cpu(config, &known, hardware)?;
+    let accel = check_accel(qemu, hardware).await?;
     let flash = firmware::flash(config, launch).await?;
     check_seed(config, launch).await?;
     spec.nics.iter().try_for_each(|nic| check_nic(&nic.backend))?;
@@ -70,25 +71,26 @@ pub(crate) async fn check(qemu: &Qemu, launch: &Launch) -> Result<Ready, Hypervi
 /// Everything of `spec` that this host lacks, whatever it connects to and opens.
 pub(crate) async fn missing(qemu: &Qemu, spec: &VmSpec) -> Vec<String> {
     let config = &qemu.config;
+    let Hardware::Own(hardware) = &spec.hardware;
     let mut found = vec![
         spec.validate_machine()
             .map_err(|e| HypervisorError::Preflight(e.to_string())),
-        check_machine(&spec.machine, spec.disks.iter().map(|d| d.bus)),
+        check_machine(&hardware.machine, spec.disks.iter().map(|d| d.bus)),
     ];
     match qemu.known.recent(config.binary()).await {
         Ok(known) => found.extend([
             check_version(known.version, spec),
             check_sandbox(&known),
             check_confinement(qemu),
-            check_machine_type(config, &known, spec),
-            check_cpu(config, &known, spec),
-            check_accel(qemu, spec).await.map(|_| ()),
+            check_machine_type(config, &known, hardware),
+            check_cpu(config, &known, hardware),
+            check_accel(qemu, hardware).await.map(|_| ()),
         ]),
         Err(error) => found.push(Err(error)),
     }
     found.extend([
         check_memory(spec.memory_mib, host_memory_mib()),
-        firmware::check(config, &spec.firmware).await,
+        firmware::check(config, &hardware.firmware).await,
     ]);
     let reasons = found.into_iter().filter_map(Result::err);
     reasons.map(|e| e.to_string()).collect()
@@ -116,7 +118,8 @@ pub(crate) fn check_version(version: (u32, u32), spec: &VmSpec) -> Result<(), Hy
             probe::OLDEST.1
         ));
     }
-    if spec.iothreads && major < 9 {
+    let Hardware::Own(hardware) = &spec.hardware;
+    if hardware.iothreads && major < 9 {
         return refuse(format!(
             "QEMU {major}.{minor} is killed by an assertion when disks with iothreads are captured: set iothreads = false \
              or install QEMU 9 or newer"
@@ -163,19 +166,23 @@ fn check_machine(machine: &str, buses: impl Iterator<Item = DiskBus>) -> Result<
 fn check_machine_type(
     config: &QemuConfig,
     known: &probe::Known,
-    spec: &VmSpec,
+    hardware: &OwnHardware,
 ) -> Result<(), HypervisorError> {
-    if known.machines.contains(&spec.machine) {
+    if known.machines.contains(&hardware.machine) {
         return Ok(());
     }
-    unknown(config, "machine", &spec.machine)
+    unknown(config, "machine", &hardware.machine)
 }
 
-fn check_cpu(config: &QemuConfig, known: &probe::Known, spec: &VmSpec) -> Result<(), HypervisorError> {
-    if known.cpus.contains(&spec.cpu) {
+fn check_cpu(
+    config: &QemuConfig,
+    known: &probe::Known,
+    hardware: &OwnHardware,
+) -> Result<(), HypervisorError> {
+    if known.cpus.contains(&hardware.cpu) {
         return Ok(());
     }
-    unknown(config, "cpu", &spec.cpu)
+    unknown(config, "cpu", &hardware.cpu)
 }
 
 fn unknown(config: &QemuConfig, what: &str, name: &str) -> Result<(), HypervisorError> {
@@ -186,9 +193,9 @@ fn unknown(config: &QemuConfig, what: &str, name: &str) -> Result<(), Hypervisor
 }
 
 /// The `-accel` argument.
-async fn check_accel(qemu: &Qemu, spec: &VmSpec) -> Result<&'static str, HypervisorError> {
+async fn check_accel(qemu: &Qemu, hardware: &OwnHardware) -> Result<&'static str, HypervisorError> {
     let (accel, kvm) = probe::accel(&qemu.config, &qemu.kvm).await?;
-    if spec.cpu == "host" && !kvm {
+    if hardware.cpu == "host" && !kvm {
         return refuse(
             "cpu \"host\" needs KVM, which is not used on this host: use \"max\" or a named model".into(),
         );

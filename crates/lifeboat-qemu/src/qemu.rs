@@ -21,6 +21,7 @@ use crate::ledger::{Holder, Ledger};
 use crate::locate::Processes;
 use crate::probe;
 use crate::process::{PidRecord, Process};
+use crate::tell::Teller;
 
 /// How long a monitor may take to greet before its process counts as stuck.
 pub(crate) const GREETING: Duration = Duration::from_secs(5);
@@ -40,6 +41,7 @@ pub struct Qemu {
     pub(crate) known: probe::Cache,
     pub(crate) processes: Processes,
     pub(crate) users: Users,
+    pub(crate) teller: Teller,
     /// The VMs that are described on this host.
     pub(crate) machines: Vec<KnownMachine>,
     /// What is remembered of all images.
@@ -68,6 +70,7 @@ impl Qemu {
         Self {
             ledger: Arc::new(Ledger::new(&config)),
             users: Users::new(config.guest_users),
+            teller: Teller::default(),
             machines: Vec::new(),
             config,
             held: Held::default(),
@@ -116,12 +119,22 @@ impl Qemu {
         process: &Process,
         paths: &VmPaths,
     ) -> Result<(), HypervisorError> {
+        let asking = self.teller.asks(vm, process.pid());
         end(process, paths).await?;
+        asking.granted();
         self.ledger.closed(vm).await;
         Ok(())
     }
 
-    /// Makes sure that the end of a running VM's process will be written down, after a restart of the daemon too.
+    /// The VMs that have a directory for their processes.
+    pub(crate) fn with_places(&self) -> Vec<VmId> {
+        let dirs = std::fs::read_dir(&self.config.run_dir);
+        let dirs = dirs.into_iter().flatten().flatten();
+        dirs.filter_map(|dir| dir.file_name().to_str()?.parse::<VmId>().ok())
+            .collect()
+    }
+
+    /// Makes sure that the end of a running VM's process will be written down and told, after a restart of the daemon too.
     pub(crate) fn attend(&self, vm: VmId) {
         if let Some(record) = PidRecord::load(self.paths(vm).pid().as_std_path()) {
             self.attend_process(vm, Holder::Vm, record, &vm.to_string());
@@ -134,7 +147,14 @@ impl Qemu {
             return;
         }
         if let Some(process) = record.open(tag) {
-            let ended = async move { while !process.gone(Duration::from_secs(3600)).await {} };
+            let teller = self.teller.clone();
+            let ended = async move {
+                while !process.gone(Duration::from_secs(3600)).await {}
+                match holder {
+                    Holder::Vm => teller.ended(vm, record.pid),
+                    Holder::StandIn => {}
+                }
+            };
             self.ledger.attend(vm, holder, record.pid, ended);
         }
     }

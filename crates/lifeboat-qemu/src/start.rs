@@ -344,10 +344,12 @@ async fn spawn(
         .and_then(|pid| i32::try_from(pid).ok())
         .unwrap_or_default();
     // Its end is collected whenever it comes; without this it would stay as a zombie.
+    let teller = qemu.teller.clone();
     qemu.ledger.attend(vm, Holder::Vm, pid, async move {
         if let Err(error) = child.wait().await {
             tracing::warn!(%error, "the end of a process was not collected");
         }
+        teller.ended(vm, pid);
     });
     Ok(())
 }

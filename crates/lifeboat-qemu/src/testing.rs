@@ -15,7 +15,7 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_engine::ports::capture::{BlockView, CaptureError, CaptureSource, Instant};
 use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, ImageLayer, Launch, LaunchDisk};
 use lifeboat_model::vm::{DiskBus, DiskSpec};
-use lifeboat_model::{DiskFormat, DiskId, GenerationId, Position, VmId, VmSpec};
+use lifeboat_model::{DiskFormat, DiskId, GenerationId, Hardware, OwnHardware, Position, VmId, VmSpec};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -210,6 +210,12 @@ impl Host {
             log: self.qemu.paths(launch.spec.uuid).log().into_std_path_buf(),
         }
     }
+}
+
+/// The part of a description that a QEMU process of Lifeboat's has for itself.
+pub(crate) fn hardware(spec: &mut VmSpec) -> &mut OwnHardware {
+    let Hardware::Own(hardware) = &mut spec.hardware;
+    hardware
 }
 
 /// An instant of one VM, for which nothing is waited between preparing and taking.

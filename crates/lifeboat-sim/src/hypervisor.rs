@@ -8,14 +8,17 @@ use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::ports::capture::{CaptureError, CaptureSource};
 use lifeboat_engine::ports::hypervisor::{
     Console, DiskImage, GuestOs, GuestProcess, GuestRun, Hypervisor, HypervisorError, ImagesSeen,
-    KnownMachine, Launch, LiveMerge, Power, PowerState, Role, Stall, StallCause, StateKind,
+    KnownMachine, Launch, LiveMerge, MachineEvent, Power, PowerChange, PowerState, Role, Stall, StallCause,
+    StateKind,
 };
 use lifeboat_model::{DiskId, VmId, VmSpec};
+use tokio::sync::broadcast;
 
 use crate::capture::Source;
 use crate::disk::BLOCK;
 use crate::port::Port;
 use crate::state::{Order, Process, Ran, State, adopted, process};
+use crate::tell::tell;
 
 /// The key of an image in the host's table of files.
 pub(crate) fn key(image: &DiskImage) -> String {
@@ -25,8 +28,19 @@ pub(crate) fn key(image: &DiskImage) -> String {
     }
 }
 
-/// Ends a VM's process; `killed`: without closing its images.
-pub(crate) fn end(s: &mut State, h: usize, vm: VmId, killed: bool) {
+/// How a VM's process ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// A call of the port asked for it.
+    Asked,
+    /// The guest shut down by itself.
+    ByGuest,
+    /// Without closing its images.
+    Killed,
+}
+
+/// Ends a VM's process.
+pub(crate) fn end(s: &mut State, h: usize, vm: VmId, ending: Ending) {
     let p = process(s, h, vm);
     if p.power == PowerState::Off {
         return;
@@ -37,13 +51,17 @@ pub(crate) fn end(s: &mut State, h: usize, vm: VmId, killed: bool) {
     let images = std::mem::take(&mut p.images);
     for key in images {
         if let Some(image) = s.hosts[h].images.get_mut(&key) {
-            if killed {
-                image.killed();
-            } else {
-                image.closed();
+            match ending {
+                Ending::Killed => image.killed(),
+                Ending::Asked | Ending::ByGuest => image.closed(),
             }
         }
     }
+    let change = match ending {
+        Ending::Asked => PowerChange::Ended,
+        Ending::ByGuest | Ending::Killed => PowerChange::EndedByItself,
+    };
+    tell(s, h, vm, change);
 }
 
 fn check(s: &State, h: usize, launch: &Launch) -> Result<Vec<String>, HypervisorError> {
@@ -195,6 +213,11 @@ impl Hypervisor for Port {
         known.collect()
     }
 
+    /// No fault meets it and no time passes: what is told changes nothing by itself.
+    async fn watch(&self) -> broadcast::Receiver<MachineEvent> {
+        self.shared.state().hosts[self.host].listeners.listen()
+    }
+
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError> {
         self.run("hv.preflight", |s, h| check(s, h, launch).map(|_| ()))
             .await
@@ -296,7 +319,7 @@ impl Hypervisor for Port {
         }
         self.run("hv.shut_down", |s, h| {
             monitor(s, h, vm)?;
-            end(s, h, vm, false);
+            end(s, h, vm, Ending::Asked);
             Ok(())
         })
         .await
@@ -309,7 +332,7 @@ impl Hypervisor for Port {
     async fn turn_off(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.run("hv.turn_off", |s, h| {
             s.hosts[h].blind.remove(&vm);
-            end(s, h, vm, false);
+            end(s, h, vm, Ending::Asked);
             Ok(())
         })
         .await
@@ -318,6 +341,7 @@ impl Hypervisor for Port {
     async fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.run("hv.pause", |s, h| {
             monitor(s, h, vm)?.power = PowerState::Paused;
+            tell(s, h, vm, PowerChange::Halted);
             Ok(())
         })
         .await
@@ -332,6 +356,7 @@ impl Hypervisor for Port {
             }
             self.twin(s, vm);
             process(s, h, vm).power = PowerState::Running;
+            tell(s, h, vm, PowerChange::WentOn);
             Ok(())
         })
         .await

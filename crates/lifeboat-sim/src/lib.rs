@@ -29,6 +29,7 @@ mod spool;
 mod state;
 mod store;
 mod stores;
+mod tell;
 mod world;
 
 pub use disk::{BLOCK, Content, Image, Tracked};
@@ -38,4 +39,5 @@ pub use medium::{Medium, Sealed};
 pub use port::Port;
 pub use rng::Rng;
 pub use state::{HostState, KeptLog, Order, Ran, Replica, Shared, State, Truth};
+pub use tell::BEHIND;
 pub use world::{DATA_BYTES, SYS_BYTES, VM, World};

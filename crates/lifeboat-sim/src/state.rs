@@ -6,6 +6,7 @@ use crate::gate::Gate;
 use crate::lies::Lies;
 use crate::medium::Medium;
 use crate::rng::Rng;
+use crate::tell::Listeners;
 use bytes::Bytes;
 use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::Engine;
@@ -191,6 +192,11 @@ pub struct HostState {
     pub orders: Vec<(VmId, Order)>,
     /// Why its hypervisor takes no machine of elsewhere; `None`: it does.
     pub takes_no_machines: Option<String>,
+    /// Its hypervisor tells of its guests without being asked. Otherwise all of it is lost, as in all histories that do not say
+    /// otherwise: each look that is caused by it is a step more.
+    pub tells: bool,
+    /// Who listens to that.
+    pub(crate) listeners: Listeners,
     /// Most images that its hypervisor opens in a chain.
     pub max_images: Option<usize>,
     /// Replicas that its stores keep, by VM.

@@ -8,22 +8,24 @@ use std::time::Duration;
 use lifeboat_engine::action::{Action, Answer, Management, Refusal, VmRef, VmView};
 use lifeboat_engine::by::By;
 use lifeboat_engine::ports::Clock;
-use lifeboat_engine::ports::hypervisor::PowerState;
+use lifeboat_engine::ports::hypervisor::{PowerChange, PowerState, Stall};
 use lifeboat_engine::ports::hypervisors::OneHypervisor;
 use lifeboat_engine::query::{Query, Unexpected};
 use lifeboat_engine::records::{Job, Relationship};
 use lifeboat_engine::{Engine, EngineConfig, Ports};
 use lifeboat_model::{
-    AuthorizationEntry, DiskFormat, DiskId, DiskSpec, Firmware, ReplicationSettings, VmId, VmSpec,
+    AuthorizationEntry, DiskFormat, DiskId, DiskSpec, Firmware, Hardware, OwnHardware, ReplicationSettings,
+    VmId, VmSpec,
 };
 use uuid::Uuid;
 
 use crate::disk::{BLOCK, Content, Image};
 use crate::gate::Gate;
 use crate::hosts::{A, B, TWO_HOSTS};
-use crate::hypervisor::end;
+use crate::hypervisor::{Ending, end};
 use crate::port::Port;
 use crate::state::{Shared, State, process};
+use crate::tell::tell;
 
 /// The VM of the world.
 pub const VM: VmId = VmId(Uuid::from_u128(0x6f3b_2f2e_3a63_4a0e_9a53_0d9f_5f6f_0001));
@@ -71,13 +73,15 @@ fn spec() -> VmSpec {
         uuid: VM,
         memory_mib: 256,
         cpus: 1,
-        machine: "q35".into(),
-        cpu: "max".into(),
-        firmware: Firmware::Bios,
         disks: vec![disk("sys"), disk("data")],
         nics: Vec::new(),
         guest_agent: true,
-        iothreads: false,
+        hardware: Hardware::Own(OwnHardware {
+            machine: "q35".into(),
+            cpu: "max".into(),
+            firmware: Firmware::Bios,
+            iothreads: false,
+        }),
     }
 }
 
@@ -388,14 +392,27 @@ impl World {
     pub fn kill_vm(&self, host: usize) {
         let mut s = self.shared.state();
         s.note(format!("kill the VM on {host}"));
-        end(&mut s, host, VM, true);
+        end(&mut s, host, VM, Ending::Killed);
     }
 
     /// The guest on a host shuts itself down.
     pub fn guest_off(&self, host: usize) {
         let mut s = self.shared.state();
         s.note(format!("the guest on {host} shuts down"));
-        end(&mut s, host, VM, false);
+        end(&mut s, host, VM, Ending::ByGuest);
+    }
+
+    /// The guest on a host is stopped by this, again and again.
+    pub fn stall_guest(&self, host: usize, stall: Stall) {
+        let mut s = self.shared.state();
+        let p = process(&mut s, host, VM);
+        (p.power, p.stall) = (PowerState::Stalled, Some(stall));
+        tell(&mut s, host, VM, PowerChange::Halted);
+    }
+
+    /// The hypervisor of a host tells of a VM, whatever that does.
+    pub fn tell_of(&self, host: usize, vm: VmId, change: PowerChange) {
+        tell(&mut self.shared.state(), host, vm, change);
     }
 
     /// Sets a host's wall clock: it is off by this many milliseconds from now on.

@@ -14,8 +14,8 @@ use lifeboat_engine::records::{
 use lifeboat_engine::requests::LASTS;
 use lifeboat_model::api::{JobState, JobType, ReplicationMode, ReplicationState};
 use lifeboat_model::{
-    Bandwidth, DiskFormat, DiskId, DiskSpec, Firmware, GenerationId, JobId, Position, Reading,
-    ReplicationSettings, RequestId, Timestamp, VmId, VmSpec,
+    Bandwidth, DiskFormat, DiskId, DiskSpec, Firmware, GenerationId, Hardware, JobId, OwnHardware, Position,
+    Reading, ReplicationSettings, RequestId, Timestamp, VmId, VmSpec,
 };
 use uuid::Uuid;
 
@@ -55,9 +55,6 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
             uuid: vm(n),
             memory_mib: 512,
             cpus: 2,
-            machine: "q35".into(),
-            cpu: "host".into(),
-            firmware: Firmware::Bios,
             disks: vec![DiskSpec {
                 id: disk,
                 path: "/srv/vm/sys.qcow2".into(),
@@ -67,7 +64,12 @@ pub(crate) fn relationship(n: u128, revision: u64) -> Relationship {
             }],
             nics: vec![],
             guest_agent: true,
-            iothreads: false,
+            hardware: Hardware::Own(OwnHardware {
+                machine: "q35".into(),
+                cpu: "host".into(),
+                firmware: Firmware::Bios,
+                iothreads: false,
+            }),
         },
         peer: "b.example.org:8700".into(),
         position: position(revision),

@@ -5,6 +5,7 @@ mod at_rest;
 mod authorization;
 mod keys;
 mod lists;
+mod lookout;
 mod requests;
 
 use crate::common::by;
@@ -174,14 +175,17 @@ impl Engine {
                 }
             }
         });
-        let lookout = tokio::spawn(look_out(Arc::downgrade(&self.host)));
+        let lookout = tokio::spawn(lookout::from_time_to_time(Arc::downgrade(&self.host)));
         let certificates = tokio::spawn(crate::host::certificates::watch(Arc::downgrade(&self.host)));
         let storage = tokio::spawn(crate::host::orphans::watch(Arc::downgrade(&self.host)));
         let watcher = tokio::spawn(presence::watch(Arc::downgrade(&self.host)));
         let keys = tokio::spawn(crate::host::keys::watch(Arc::downgrade(&self.host)));
         let announcer = tokio::spawn(crate::host::keys::announce(Arc::downgrade(&self.host)));
         let all = [sweeper, lookout, certificates, storage, watcher, keys, announcer];
-        self.host.with_tasks(|t| t.extend(all));
+        let hypervisors = self.host.ports.hypervisors.all().into_iter();
+        let told = hypervisors.map(|h| tokio::spawn(lookout::when_told(Arc::downgrade(&self.host), h)));
+        let told: Vec<_> = told.collect();
+        self.host.with_tasks(|t| t.extend(all.into_iter().chain(told)));
     }
 
     /// Ends all actors. Guests are not touched; work under way is dropped and taken up by the next start. Nothing holds an
@@ -331,20 +335,6 @@ impl Engine {
             return Err(PeerRefusal::Conflict { detail });
         }
         Ok(self.host.spawn(vm, spec.name.clone(), None, None))
-    }
-}
-
-/// Looks at every VM from time to time, so that what happens to a guest is known when it happens. No look is waited for.
-pub(crate) async fn look_out(host: Weak<Host>) {
-    loop {
-        tokio::time::sleep(crate::host::observe::INTERVAL).await;
-        let Some(host) = host.upgrade() else { return };
-        let observers: Vec<_> = host.with_actors(|a| a.values().map(|h| h.observer.clone()).collect());
-        for observer in observers {
-            // It goes on without being waited for.
-            let hypervisor = host.ports.hypervisors.of_vm(observer.vm());
-            let _ = observer.power(&hypervisor, Duration::ZERO).await;
-        }
     }
 }
 

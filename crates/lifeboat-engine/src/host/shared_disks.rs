@@ -3,7 +3,7 @@
 //! the text of their paths.
 
 use crate::port::environment::FileId;
-use lifeboat_model::{Firmware, VmSpec};
+use lifeboat_model::{Firmware, Hardware, VmSpec};
 
 /// A file that a VM writes to: what it is to the VM, and its path.
 pub(crate) fn files(spec: &VmSpec) -> Vec<(String, String)> {
@@ -11,9 +11,11 @@ pub(crate) fn files(spec: &VmSpec) -> Vec<(String, String)> {
         .disks
         .iter()
         .map(|d| (format!("disk {}", d.id), d.path.clone()));
-    let vars = match &spec.firmware {
-        Firmware::Uefi { vars, .. } => vars.clone(),
-        Firmware::Bios => None,
+    let vars = match &spec.hardware {
+        Hardware::Own(own) => match &own.firmware {
+            Firmware::Uefi { vars, .. } => vars.clone(),
+            Firmware::Bios => None,
+        },
     };
     let vars = vars.map(|path| ("the firmware's variables".to_owned(), path));
     disks.chain(vars).collect()

@@ -1,6 +1,7 @@
 //! What runs virtual machines on this host. Processes that Lifeboat starts implement it; libvirt can stand beside them.
 
 use super::capture::{CaptureError, CaptureSource};
+pub use super::machine_event::{MachineEvent, PowerChange};
 pub use super::power::{Power, PowerState, Stall, StallCause};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{DiskFormat, DiskId, Timestamp, VmId, VmSpec};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokio::sync::broadcast;
 
 /// A VM together with what its disks are at this moment on this host.
 #[derive(Clone, Debug, PartialEq)]
@@ -188,6 +190,11 @@ pub trait Hypervisor: Send + Sync {
     /// The VMs that this host has by itself, which people described to its hypervisor. Asked when the daemon starts. The order is the
     /// one in which they are shown; no two have the same id or name.
     async fn machines(&self) -> Vec<KnownMachine>;
+
+    /// What happens to VMs from now on, as far as this hypervisor hears of it without asking them; also to those that ran before
+    /// the daemon started. Events can be lost: a receiver that was too slow is told so (`RecvError::Lagged`) and then looks at
+    /// everything; others are never told. It ends with the hypervisor.
+    async fn watch(&self) -> broadcast::Receiver<MachineEvent>;
 
     /// Refuses what is known to break on this host: missing images, unusable firmware, iothreads where they are not supported.
     async fn preflight(&self, launch: &Launch) -> Result<(), HypervisorError>;

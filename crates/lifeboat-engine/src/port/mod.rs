@@ -7,6 +7,7 @@ pub mod environment;
 pub mod hypervisor;
 pub mod hypervisors;
 pub mod link;
+pub mod machine_event;
 pub mod media;
 pub mod power;
 mod reasons;

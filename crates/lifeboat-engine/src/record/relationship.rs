@@ -6,8 +6,8 @@ use super::{
     PrimarySide, Problem, Record, ReplicaSide, Split, Test, empty_is_none, nothing_set,
 };
 use lifeboat_model::{
-    BranchId, Fingerprint, Firmware, JobId, Machine, NicFailover, Position, Recency, RelationshipId,
-    ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
+    BranchId, Fingerprint, Firmware, Hardware, JobId, Machine, NicFailover, OwnHardware, Position, Recency,
+    RelationshipId, ReplicationMode, ReplicationSettings, ReplicationState, Timestamp, VmId, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -115,13 +115,15 @@ fn nothing_described() -> VmSpec {
         uuid: VmId(Uuid::nil()),
         memory_mib: 0,
         cpus: 0,
-        machine: String::new(),
-        cpu: String::new(),
-        firmware: Firmware::Bios,
         disks: Vec::new(),
         nics: Vec::new(),
         guest_agent: false,
-        iothreads: false,
+        hardware: Hardware::Own(OwnHardware {
+            machine: String::new(),
+            cpu: String::new(),
+            firmware: Firmware::Bios,
+            iothreads: false,
+        }),
     }
 }
 

@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use lifeboat_model::causes::chain;
-use lifeboat_model::{Firmware, VmId, VmSpec, network};
+use lifeboat_model::{Firmware, Hardware, VmId, VmSpec, network};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -61,7 +61,8 @@ impl Core {
         let Ok(mut spec) = self.spec().cloned() else {
             return String::new();
         };
-        let Firmware::Uefi { vars, .. } = &mut spec.firmware else {
+        let Hardware::Own(own) = &mut spec.hardware;
+        let Firmware::Uefi { vars, .. } = &mut own.firmware else {
             return String::new();
         };
         if let Some((of, branch)) = self.runs_on() {

@@ -1,4 +1,4 @@
-//! A guest that has shut down, as the primary hears of it.
+//! A guest that has ended, as the primary hears of it.
 
 use crate::core::Core;
 use crate::source::SourcePart;

@@ -38,7 +38,7 @@ pub(crate) enum Message {
         /// There was no room for it.
         no_room: bool,
     },
-    /// The guest has shut down as it was asked to.
+    /// The guest has shut down, as it was asked to or by itself; or its process was ended.
     Stopped,
     /// The merge beside the cycles ended.
     Merged(Result<(), SagaError>),

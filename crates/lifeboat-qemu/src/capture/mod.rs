@@ -72,6 +72,7 @@ async fn open_by(
     let monitor = Qmp::connect(paths.capture(), Duration::from_secs(10))
         .await
         .map_err(|e| failed("connecting to the VM's monitor", e))?;
+    qemu.teller.follow(vm, &monitor);
     let freezer = launch.spec.guest_agent.then(|| Freezer {
         socket: paths.agent(),
         mark: paths.frozen().into_std_path_buf(),

@@ -7,7 +7,7 @@ use lifeboat_engine::ports::hypervisor::{DiskImage, Hypervisor, HypervisorError,
 use lifeboat_model::DiskFormat::{Qcow2, Raw};
 use lifeboat_model::DiskId;
 
-use crate::testing::{AtOnce, DISK, Host, MIB, Model, Random, Replica, at};
+use crate::testing::{AtOnce, DISK, Host, MIB, Model, Random, Replica, at, hardware};
 
 const CRASH: Consistency = Consistency::Crash;
 
@@ -443,7 +443,7 @@ impl Drop for Unmount {
 async fn iothreads_change_nothing() {
     let mut host = Host::new();
     let mut launch = host.vm(&[Qcow2, Raw]);
-    launch.spec.iothreads = true;
+    hardware(&mut launch.spec).iothreads = true;
     match host.qemu.start(&launch).await {
         Err(HypervisorError::Preflight(why)) => {
             eprintln!("skipped: {why}");

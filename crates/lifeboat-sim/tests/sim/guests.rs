@@ -19,13 +19,8 @@ fn full(w: &World, host: usize) {
 
 /// The guest on `host` is stopped by this, again and again.
 fn stalled(w: &World, host: usize, cause: StallCause) {
-    let mut s = w.shared.state();
-    let p = s.hosts[host].processes.get_mut(&VM).unwrap();
-    p.power = PowerState::Stalled;
-    p.stall = Some(Stall {
-        cause,
-        disks: vec![DiskId::new("sys").unwrap()],
-    });
+    let disks = vec![DiskId::new("sys").unwrap()];
+    w.stall_guest(host, Stall { cause, disks });
 }
 
 /// What stopped the guest is gone.

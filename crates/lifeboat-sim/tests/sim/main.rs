@@ -50,6 +50,7 @@ mod steps;
 mod storage;
 mod stores;
 mod story;
+mod tell;
 mod test_vm;
 mod testing;
 mod third;

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_model::{
-    Firmware, JobState, Machine, NicBackend, NicSpec, ReplicationHealth as Health, ReplicationState as State,
-    VmSpec,
+    Firmware, Hardware, JobState, Machine, NicBackend, NicSpec, OwnHardware, ReplicationHealth as Health,
+    ReplicationState as State, VmSpec,
 };
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, Steps, enable, eventually, failover, flows, healthy, job, replicating, replication,
@@ -24,6 +24,11 @@ fn uefi() -> Firmware {
 async fn described(w: &World, change: impl FnOnce(&mut VmSpec)) {
     change(&mut w.shared.state().hosts[PRIMARY].local[0]);
     w.restart(PRIMARY).await;
+}
+
+fn hardware(spec: &mut VmSpec) -> &mut OwnHardware {
+    let Hardware::Own(hardware) = &mut spec.hardware;
+    hardware
 }
 
 fn local(w: &World) -> VmSpec {
@@ -49,9 +54,10 @@ fn kept(w: &World) -> Option<Bytes> {
 fn the_identity_of_the_machine_arrives_unchanged() {
     simulate(1, async |w| {
         described(w, |spec| {
-            (spec.machine, spec.cpu) = ("pc-q35-7.2".into(), "Skylake-Server-v4".into());
+            let own = hardware(spec);
+            (own.machine, own.cpu) = ("pc-q35-7.2".into(), "Skylake-Server-v4".into());
+            own.firmware = uefi();
             (spec.memory_mib, spec.cpus, spec.guest_agent) = (1024, 3, false);
-            spec.firmware = uefi();
             spec.nics = vec![
                 NicSpec {
                     mac: "52:54:00:AA:00:01".into(),
@@ -99,7 +105,7 @@ fn a_changed_description_reaches_the_replica_before_its_next_data() {
 #[test]
 fn firmware_variables_travel_with_the_offer_and_when_they_change() {
     simulate(3, async |w| {
-        described(w, |spec| spec.firmware = uefi()).await;
+        described(w, |spec| hardware(spec).firmware = uefi()).await;
         variables(w, "as installed");
         replicating(w).await;
         assert_eq!(kept(w).unwrap(), "as installed");
@@ -123,7 +129,7 @@ fn firmware_variables_travel_with_the_offer_and_when_they_change() {
 #[test]
 fn paths_of_the_primary_that_an_older_release_recorded_are_forgotten() {
     simulate(7, async |w| {
-        described(w, |spec| spec.firmware = uefi()).await;
+        described(w, |spec| hardware(spec).firmware = uefi()).await;
         replicating(w).await;
         w.stop(REPLICA).await;
         let described = local(w);
@@ -211,7 +217,7 @@ fn every_step_of_an_update() {
         async |w| replicating(w).await,
         async |w, ()| {
             variables(w, "vars");
-            described(w, |spec| (spec.firmware, spec.cpus) = (uefi(), 5)).await;
+            described(w, |spec| (hardware(spec).firmware, spec.cpus) = (uefi(), 5)).await;
             w.run(20).await;
         },
         async |w, ()| {

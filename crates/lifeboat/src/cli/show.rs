@@ -19,8 +19,8 @@ use lifeboat_model::quota::Quota;
 use lifeboat_model::shell::argument;
 use lifeboat_model::vm::DiskBus;
 use lifeboat_model::{
-    AuthorizationEntry, Changed, DiskFormat, JobState, JobType, NicFailover, NicSpec, ReplicationHealth,
-    Target, Timestamp, VmId,
+    AuthorizationEntry, Changed, DiskFormat, Hardware, JobState, JobType, NicFailover, NicSpec,
+    ReplicationHealth, Target, Timestamp, VmId,
 };
 use lifeboat_tls::CertInfo;
 use lifeboat_wbem::users::Users;
@@ -247,13 +247,14 @@ pub(crate) fn vms(vms: &[VmView]) -> String {
 /// `vm show`.
 pub(crate) fn vm(v: &VmView, names: &Names, zone: &TimeZone) -> String {
     let s = &v.spec;
+    let Hardware::Own(hardware) = &s.hardware;
     let mut rows = vec![
         ("name", s.name.clone()),
         ("uuid", s.uuid.to_string()),
         ("power", power_in_full(v, zone)),
         ("cpus", s.cpus.to_string()),
         ("memory", size(u64::from(s.memory_mib) << 20)),
-        ("machine", format!("{}, cpu {}", s.machine, s.cpu)),
+        ("machine", format!("{}, cpu {}", hardware.machine, hardware.cpu)),
     ];
     for d in &s.disks {
         let format = match d.format {

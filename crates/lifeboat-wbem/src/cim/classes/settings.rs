@@ -2,7 +2,7 @@
 
 use lifeboat_cim::{Instance, ObjectPath};
 use lifeboat_engine::action::VmView;
-use lifeboat_model::Firmware;
+use lifeboat_model::{Firmware, Hardware};
 
 use super::names::{active_id, by_id, guid, part_id, vm_path};
 use super::replication::defines;
@@ -26,7 +26,8 @@ const MEMORY: &str = "Msvm_MemorySettingData";
 /// What the settings of a machine and of a recovery point of it have in common.
 pub(super) fn machine(view: &VmView, id: &str, kind: &str, name: &str, description: &str) -> Instance {
     let spec = &view.spec;
-    let generation = match spec.firmware {
+    let Hardware::Own(hardware) = &spec.hardware;
+    let generation = match hardware.firmware {
         Firmware::Bios => "Microsoft:Hyper-V:SubType:1",
         Firmware::Uefi { .. } => "Microsoft:Hyper-V:SubType:2",
     };
@@ -51,7 +52,7 @@ pub(super) fn machine(view: &VmView, id: &str, kind: &str, name: &str, descripti
         .with("AutomaticSnapshotsEnabled", false)
         .with("IsAutomaticSnapshot", false)
         .with("SecureBootEnabled", false)
-        .with("Version", spec.machine.as_str())
+        .with("Version", hardware.machine.as_str())
 }
 
 fn active(_: &HostFacts, of: &VmParts) -> Vec<Instance> {

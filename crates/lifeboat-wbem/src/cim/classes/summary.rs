@@ -3,7 +3,7 @@
 use lifeboat_cim::Instance;
 use lifeboat_engine::action::TestStage;
 use lifeboat_model::power::PowerState;
-use lifeboat_model::{Firmware, ReplicationHealth, ReplicationMode, ReplicationState};
+use lifeboat_model::{Firmware, Hardware, ReplicationHealth, ReplicationMode, ReplicationState};
 
 use super::instant;
 use super::names::{active_id, guid, point_path, text, vm_path};
@@ -29,7 +29,8 @@ pub(crate) fn summary(host: &HostFacts, of: &VmParts) -> Instance {
         .filter(|t| t.stage == TestStage::Ready)
         .map(|t| vm_path(t.vm));
     let agent = view.power == PowerState::Running && view.spec.guest_agent;
-    let generation = match view.spec.firmware {
+    let Hardware::Own(hardware) = &view.spec.hardware;
+    let generation = match hardware.firmware {
         Firmware::Bios => "Microsoft:Hyper-V:SubType:1",
         Firmware::Uefi { .. } => "Microsoft:Hyper-V:SubType:2",
     };
@@ -46,7 +47,7 @@ pub(crate) fn summary(host: &HostFacts, of: &VmParts) -> Instance {
         .with("NumberOfProcessors", view.spec.cpus)
         .with("MemoryUsage", u64::from(view.spec.memory_mib))
         .with("Notes", "")
-        .with("Version", view.spec.machine.as_str())
+        .with("Version", hardware.machine.as_str())
         .with_some("UpTime", on_time(view))
         .with_some("CreationTime", view.times.known.map(instant))
         .with("Heartbeat", if agent { 2_u16 } else { 12 })
