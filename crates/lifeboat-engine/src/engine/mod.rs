@@ -6,15 +6,17 @@ mod authorization;
 mod keys;
 mod lists;
 mod requests;
+mod watch;
 
 use crate::common::by;
 use crate::common::by::By;
-use crate::contract::{Action, Answer, Management, Refusal};
+use crate::contract::{Action, Answer, Management, Refusal, Watch};
 use crate::host::clock::ClockWatch;
 use crate::host::jobs::Jobs;
 use crate::host::presence::{Presence, WatchedLink};
 use crate::host::requests::Requests;
 use crate::host::throttle::{PacedLink, Throttle};
+use crate::host::watch::Changes;
 use crate::host::{Access, EngineConfig, Handle, Host, Ports, TAKEN_UP, busy, presence, stopping};
 use crate::port::ByteStream;
 use crate::port::catalog::CatalogError;
@@ -36,7 +38,7 @@ use lifeboat_model::{JobState, JobType, Reading, VmId, hint};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -53,6 +55,7 @@ impl Drop for Engine {
     /// Actors share the host, and the host knows the actors: without this they would keep each other alive.
     fn drop(&mut self) {
         self.host.with_actors(BTreeMap::clear);
+        self.host.changes.end();
     }
 }
 
@@ -93,13 +96,8 @@ impl Engine {
     pub async fn start(mut ports: Ports, config: EngineConfig) -> Result<Arc<Self>, CatalogError> {
         let local = machines(&*ports.hypervisors).await;
         let image = ports.catalog.load().await?;
-        let jobs = Jobs::new(
-            ports.catalog.clone(),
-            ports.clock.clone(),
-            ports.entropy.clone(),
-            image.jobs,
-            config.job_retention,
-        );
+        let changes = Changes::before(&mut ports);
+        let jobs = Jobs::new(&ports, image.jobs, config.job_retention, changes.clone());
         let throttle = Arc::new(Throttle::new(ports.clock.clone(), image.server.bandwidth.clone()));
         let presence = Arc::new(Presence::default());
         let pins = crate::host::keys::guard(&mut ports, &config.name, &image.relationships);
@@ -117,6 +115,7 @@ impl Engine {
             ports,
             config,
             jobs: Arc::new(jobs),
+            changes,
             works: TaskTracker::new(),
             throttle,
             presence,
@@ -174,13 +173,13 @@ impl Engine {
                 }
             }
         });
-        let lookout = tokio::spawn(look_out(Arc::downgrade(&self.host)));
+        watch::begin(&self.host);
         let certificates = tokio::spawn(crate::host::certificates::watch(Arc::downgrade(&self.host)));
         let storage = tokio::spawn(crate::host::orphans::watch(Arc::downgrade(&self.host)));
         let watcher = tokio::spawn(presence::watch(Arc::downgrade(&self.host)));
         let keys = tokio::spawn(crate::host::keys::watch(Arc::downgrade(&self.host)));
         let announcer = tokio::spawn(crate::host::keys::announce(Arc::downgrade(&self.host)));
-        let all = [sweeper, lookout, certificates, storage, watcher, keys, announcer];
+        let all = [sweeper, certificates, storage, watcher, keys, announcer];
         self.host.with_tasks(|t| t.extend(all));
     }
 
@@ -209,6 +208,7 @@ impl Engine {
             join_all(hypervisors.iter().map(|h| h.release())),
             join_all(stores.iter().map(|s| s.images.release())),
         );
+        self.host.changes.end();
     }
 
     pub(crate) async fn ask<R>(
@@ -334,20 +334,6 @@ impl Engine {
     }
 }
 
-/// Looks at every VM from time to time, so that what happens to a guest is known when it happens. No look is waited for.
-pub(crate) async fn look_out(host: Weak<Host>) {
-    loop {
-        tokio::time::sleep(crate::host::observe::INTERVAL).await;
-        let Some(host) = host.upgrade() else { return };
-        let observers: Vec<_> = host.with_actors(|a| a.values().map(|h| h.observer.clone()).collect());
-        for observer in observers {
-            // It goes on without being waited for.
-            let hypervisor = host.ports.hypervisors.of_vm(observer.vm());
-            let _ = observer.power(&hypervisor, Duration::ZERO).await;
-        }
-    }
-}
-
 /// Ends jobs whose work nothing will take up again, and says of requests that it is not known what came of them.
 pub(crate) async fn close_orphans(host: &Host, relationships: &[Relationship]) -> Result<(), CatalogError> {
     for job in host.jobs.list().into_iter().filter(|j| !j.state.is_final()) {
@@ -431,8 +417,8 @@ impl Management for Engine {
         answer
     }
 
-    fn watch_jobs(&self) -> broadcast::Receiver<crate::contract::JobView> {
-        self.host.jobs.watch()
+    fn watch(&self) -> Watch {
+        self.host.changes.watch()
     }
 }
 
