@@ -17,7 +17,7 @@ use lifeboat_model::JobId;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use crate::http::{ANSWER_HEADER, ErrorBody};
+use crate::http::{ANSWER_HEADER, ErrorBody, MISSED};
 use crate::routes::{self, Call, PREFIX, Verb};
 
 /// Longest answer taken in, in bytes: a picture of a large screen fits, and a page of a list by far; nonsense does not fill
@@ -232,6 +232,13 @@ fn next_page(link: &str) -> Option<String> {
     Some(after.to_owned())
 }
 
+/// What an event of the stream of jobs tells.
+enum Told {
+    Job(Box<JobView>),
+    /// Changes were missed.
+    Missed,
+}
+
 /// States of one job, one after the other, until it has ended.
 #[derive(Debug)]
 pub struct JobFollower {
@@ -252,8 +259,9 @@ impl JobFollower {
         loop {
             let job = if self.asked {
                 match tokio::time::timeout(ASK_AGAIN, self.event()).await {
-                    Ok(event) => event?,
-                    Err(_) => self.ask().await?,
+                    Ok(Ok(Some(job))) => job,
+                    Ok(Ok(None)) | Err(_) => self.ask().await?,
+                    Ok(Err(error)) => return Err(error),
                 }
             } else {
                 // The stream is open by now: nothing that happens after this answer is missed.
@@ -271,12 +279,14 @@ impl JobFollower {
         self.client.query(&Query::show_job(self.job)).await
     }
 
-    /// The next event about our job.
-    async fn event(&mut self) -> Result<JobView, ClientError> {
+    /// The next event about our job; `None`: there may have been one that was missed.
+    async fn event(&mut self) -> Result<Option<JobView>, ClientError> {
         loop {
-            while let Some(job) = self.take_event()? {
-                if job.id == self.job {
-                    return Ok(job);
+            while let Some(told) = self.take_event()? {
+                match told {
+                    Told::Job(job) if job.id == self.job => return Ok(Some(*job)),
+                    Told::Job(_) => {}
+                    Told::Missed => return Ok(None),
                 }
             }
             let frame = self.body.frame().await;
@@ -291,12 +301,16 @@ impl JobFollower {
         }
     }
 
-    /// Takes whole events off the front of what has arrived, until one holds a job.
-    fn take_event(&mut self) -> Result<Option<JobView>, ClientError> {
+    /// Takes whole events off the front of what has arrived, until one tells something.
+    fn take_event(&mut self) -> Result<Option<Told>, ClientError> {
         while let Some(end) = self.pending.windows(2).position(|w| w == b"\n\n") {
             let event = self.pending.split_to(end);
             self.pending.advance(2);
             let text = String::from_utf8_lossy(&event);
+            let is_missed = |l: &str| l.strip_prefix("event:").is_some_and(|name| name.trim() == MISSED);
+            if text.lines().any(is_missed) {
+                return Ok(Some(Told::Missed));
+            }
             let data: String = text
                 .lines()
                 .filter_map(|l| l.strip_prefix("data:"))
@@ -304,9 +318,8 @@ impl JobFollower {
                 .collect();
             if !data.is_empty() {
                 let value: Value = serde_json::from_str(&data).map_err(|e| self.client.protocol(e))?;
-                return serde_json::from_value(value)
-                    .map(Some)
-                    .map_err(|e| self.client.protocol(e));
+                let job = serde_json::from_value(value).map_err(|e| self.client.protocol(e))?;
+                return Ok(Some(Told::Job(Box::new(job))));
             }
         }
         Ok(None)

@@ -12,14 +12,13 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on};
 use futures_util::Stream;
-use lifeboat_engine::action::{Action, Answer, JobView, Management, Refusal};
+use lifeboat_engine::action::{Action, Answer, Change, Management, NotTold, Refusal, What};
 use lifeboat_engine::by::By;
 use lifeboat_model::RequestId;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::hint::{self, Hint};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use crate::openapi;
@@ -31,6 +30,9 @@ pub(crate) const MAX_BODY: usize = 1 << 20;
 const BODY_TIME: Duration = Duration::from_secs(20);
 /// Says which answer a body is; the client needs no second table.
 pub(crate) const ANSWER_HEADER: &str = "lifeboat-answer";
+
+/// The event that says that changes of jobs were missed. It has no data, so that clients of older releases pass over it.
+pub(crate) const MISSED: &str = "missed";
 
 /// A refusal as a body.
 #[derive(Debug, Serialize, Deserialize)]
@@ -241,22 +243,30 @@ fn job_events(
     management: &dyn Management,
     stop: CancellationToken,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
-    let jobs = management.watch_jobs();
-    let stream = futures_util::stream::unfold((jobs, stop), |(mut jobs, stop)| async move {
-        let job: JobView = loop {
+    let changes = management.watch();
+    let stream = futures_util::stream::unfold((changes, stop), |(mut changes, stop)| async move {
+        let event = loop {
             let next = tokio::select! {
                 () = stop.cancelled() => return None,
-                next = jobs.recv() => next,
+                next = changes.next() => next,
             };
             match next {
-                Ok(job) => break job,
-                // A reader that was too slow goes on with what is there; it asks for its job again by itself.
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return None,
+                Ok(Change {
+                    what: What::Job(job), ..
+                }) => {
+                    break Event::default().event("job").json_data(&job).unwrap_or_default();
+                }
+                Ok(Change {
+                    what:
+                        What::Vm { .. } | What::Relationship { .. } | What::JobRemoved { .. } | What::Event(_),
+                    ..
+                }) => {}
+                // A reader that was too slow has to ask for its job again.
+                Err(NotTold::Missed) => break Event::default().event(MISSED),
+                Err(NotTold::Ended) => return None,
             }
         };
-        let event = Event::default().event("job").json_data(&job).unwrap_or_default();
-        Some((Ok(event), (jobs, stop)))
+        Some((Ok(event), (changes, stop)))
     });
     Sse::new(stream).keep_alive(KeepAlive::new().interval(Duration::from_secs(5)))
 }

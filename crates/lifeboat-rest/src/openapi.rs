@@ -34,7 +34,8 @@ pub fn document() -> Value {
             "summary": "Jobs as they change, as server-sent events named \"job\"",
             "responses": {
                 "200": {
-                    "description": "The stream; each event's data is a job",
+                    "description": "The stream; the data of each event \"job\" is a job. An event \"missed\", without data, says \
+                         that the reader was too slow and has to ask for its jobs again",
                     "content": { "text/event-stream": { "schema": reference("Job") } }
                 }
             }

@@ -143,7 +143,7 @@ impl Actor {
         Self {
             core: Core {
                 id,
-                rel: Recorded::loaded(id, rel, host.replicas.clone()),
+                rel: Recorded::loaded(id, rel, local.is_some(), &host),
                 host,
                 local,
                 card: Default::default(),

@@ -22,7 +22,7 @@ impl Host {
         rel: Option<Relationship>,
     ) -> Handle {
         let (mailbox, inbox) = mpsc::channel(64);
-        let observer = Observer::new(vm, self.ports.clock.clone(), self.ports.catalog.clone());
+        let observer = Observer::new(vm, &self.ports, self.changes.clone());
         let own = (mailbox.downgrade(), inbox);
         let actor = Actor::new(vm, self.clone(), local, rel, own, observer.clone());
         let ended = CancellationToken::new();
@@ -40,6 +40,7 @@ impl Host {
                 actor.show_unseen();
                 actor.core.publish();
                 actors.insert(vm, handle.clone());
+                actor.core.rel.tell_arrival();
             }
             there
         });

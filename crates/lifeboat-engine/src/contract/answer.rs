@@ -2,7 +2,7 @@
 //! is `refusal`'s.
 
 use super::views::{EventView, JobView, PointView, ServerView, VmView};
-use super::{Action, Refusal, RequestView};
+use super::{Action, Refusal, RequestView, Watch};
 use crate::common::by::By;
 use crate::contract::paging::Page;
 use lifeboat_model::{AuthorizationEntry, Position, Timestamp};
@@ -84,6 +84,6 @@ pub enum CycleResult {
 pub trait Management: Send + Sync {
     /// Carries out an action, or starts the job that does. `by` is who asks; `None` for the questions of a surface itself.
     async fn perform(&self, by: Option<By>, action: Action) -> Result<Answer, Refusal>;
-    /// Jobs as they change, from now on; a slow reader skips to the newest.
-    fn watch_jobs(&self) -> tokio::sync::broadcast::Receiver<JobView>;
+    /// What changes from now on: VMs, relationships, jobs and events, in order. Who watches before asking misses nothing.
+    fn watch(&self) -> Watch;
 }

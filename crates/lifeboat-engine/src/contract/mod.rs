@@ -1,6 +1,6 @@
 //! The engine as management surfaces see it: what can be asked (`action`), what it is answered with (`answer`, `views`), and why
-//! it is refused (`refusal`). Nothing here is recorded or sent to another host: the catalog has [`crate::record`], the link has
-//! [`crate::port::link`], and a change of either changes nothing here.
+//! it is refused (`refusal`); and what changes meanwhile (`watch`). Nothing here is recorded or sent to another host: the catalog has
+//! [`crate::record`], the link has [`crate::port::link`], and a change of either changes nothing here.
 
 mod action;
 mod answer;
@@ -11,6 +11,7 @@ pub(crate) mod refusal;
 mod relationship;
 mod request;
 mod views;
+mod watch;
 
 pub use action::{Action, InitialCopy, PointSelector, VmRef};
 pub use answer::{Answer, CycleResult, Management};
@@ -25,3 +26,4 @@ pub use views::{
     ServerView, SplitStage, SplitView, SynchronizationReason, SynchronizationView, TestStage, TestView,
     VmTimes, VmView,
 };
+pub use watch::{BEHIND, Change, Feed, NotTold, Turn, Watch, What};

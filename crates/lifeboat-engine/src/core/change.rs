@@ -6,8 +6,10 @@
 use crate::contract::refusal::{no_relationship, not_now};
 use crate::contract::{Answer, Refusal};
 use crate::core::{Core, Wake};
+use crate::host::Host;
 use crate::host::jobs::Jobs;
 use crate::host::stores::ReplicaPlaces;
+use crate::host::watch::Changes;
 use crate::port::catalog::CatalogError;
 use crate::port::link::PeerRefusal;
 use crate::record::{Event, Job, Problem, Relationship};
@@ -36,10 +38,14 @@ enum OnDisk {
 /// [`Core::note`] and [`Core::tally`] alone.
 #[derive(Debug)]
 pub(crate) struct Recorded {
-    vm: VmId,
+    pub(super) vm: VmId,
     rel: Option<Relationship>,
+    /// The VM is here also without a relationship.
+    pub(super) described: bool,
     /// Told where the VM's data is, whenever the record says so.
     places: Arc<ReplicaPlaces>,
+    /// Told what becomes of the relationship.
+    pub(super) changes: Arc<Changes>,
     /// Counts the changes, so that a draft that was overtaken by another one is never written.
     version: u64,
     on_disk: OnDisk,
@@ -55,11 +61,13 @@ impl Deref for Recorded {
 
 impl Recorded {
     /// As it was loaded.
-    pub(crate) fn loaded(vm: VmId, rel: Option<Relationship>, places: Arc<ReplicaPlaces>) -> Self {
+    pub(crate) fn loaded(vm: VmId, rel: Option<Relationship>, described: bool, host: &Host) -> Self {
         Self {
             vm,
             rel,
-            places,
+            described,
+            places: host.replicas.clone(),
+            changes: host.changes.clone(),
             version: 0,
             on_disk: OnDisk::Same,
         }
@@ -194,7 +202,7 @@ impl Core {
             self.take_back(jobs).await;
             return Err(failed("the catalog cannot be written", &e));
         }
-        self.rel.swap(Some(next), OnDisk::Same);
+        self.swap(Some(next));
         for job in jobs {
             self.host.jobs.adopt(job);
         }
@@ -233,8 +241,15 @@ impl Core {
     pub(crate) async fn erase(&mut self) -> Result<(), Refusal> {
         let erased = self.host.ports.catalog.remove_relationship(self.id, 0).await;
         erased.map_err(|e| failed("the catalog cannot be written", &e))?;
-        self.rel.swap(None, OnDisk::Same);
+        self.swap(None);
         Ok(())
+    }
+
+    /// What the catalog has is what memory has from now on, and who watches is told.
+    fn swap(&mut self, next: Option<Relationship>) {
+        let before = self.before();
+        self.rel.swap(next, OnDisk::Same);
+        self.tell_turn(before);
     }
 
     /// Notes what was observed, which no failed write can undo: in memory at once, and written; tried again until it is.
@@ -256,7 +271,10 @@ impl Core {
 
     /// Counts in memory alone; it is written with the next change, and a crash before that may lose it.
     pub(crate) fn tally<R>(&mut self, counted: impl FnOnce(&mut Relationship) -> R) -> Option<R> {
-        self.rel.tally(counted)
+        let before = self.before();
+        let told = self.rel.tally(counted);
+        self.tell_turn(before);
+        told
     }
 
     /// Writes what was noted; tried again until it succeeds.
@@ -305,7 +323,7 @@ impl Core {
             return Some(known);
         }
         let id = job.id;
-        jobs.adopt(job);
+        jobs.keep(job);
         let why = "the catalog could not be written".into();
         let ended = jobs.ended(id, JobState::Exception, Some(why))?;
         jobs.adopt(ended.clone());

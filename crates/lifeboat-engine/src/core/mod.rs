@@ -17,6 +17,7 @@ pub(crate) mod references;
 pub(crate) mod settings;
 pub(crate) mod shared_disks;
 pub(crate) mod stores;
+pub(crate) mod turn;
 
 use crate::contract::Refusal;
 use crate::core::change::Recorded;

@@ -7,15 +7,17 @@ mod keys;
 mod lists;
 mod lookout;
 mod requests;
+mod watch;
 
 use crate::common::by;
 use crate::common::by::By;
-use crate::contract::{Action, Answer, Management, Refusal};
+use crate::contract::{Action, Answer, Management, Refusal, Watch};
 use crate::host::clock::ClockWatch;
 use crate::host::jobs::Jobs;
 use crate::host::presence::{Presence, WatchedLink};
 use crate::host::requests::Requests;
 use crate::host::throttle::{PacedLink, Throttle};
+use crate::host::watch::Changes;
 use crate::host::{Access, EngineConfig, Handle, Host, Ports, TAKEN_UP, busy, presence, stopping};
 use crate::port::ByteStream;
 use crate::port::catalog::CatalogError;
@@ -37,7 +39,7 @@ use lifeboat_model::{JobState, JobType, Reading, VmId, hint};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -54,6 +56,7 @@ impl Drop for Engine {
     /// Actors share the host, and the host knows the actors: without this they would keep each other alive.
     fn drop(&mut self) {
         self.host.with_actors(BTreeMap::clear);
+        self.host.changes.end();
     }
 }
 
@@ -94,13 +97,8 @@ impl Engine {
     pub async fn start(mut ports: Ports, config: EngineConfig) -> Result<Arc<Self>, CatalogError> {
         let local = machines(&*ports.hypervisors).await;
         let image = ports.catalog.load().await?;
-        let jobs = Jobs::new(
-            ports.catalog.clone(),
-            ports.clock.clone(),
-            ports.entropy.clone(),
-            image.jobs,
-            config.job_retention,
-        );
+        let changes = Changes::before(&mut ports);
+        let jobs = Jobs::new(&ports, image.jobs, config.job_retention, changes.clone());
         let throttle = Arc::new(Throttle::new(ports.clock.clone(), image.server.bandwidth.clone()));
         let presence = Arc::new(Presence::default());
         let pins = crate::host::keys::guard(&mut ports, &config.name, &image.relationships);
@@ -118,6 +116,7 @@ impl Engine {
             ports,
             config,
             jobs: Arc::new(jobs),
+            changes,
             works: TaskTracker::new(),
             throttle,
             presence,
@@ -176,12 +175,22 @@ impl Engine {
             }
         });
         let lookout = tokio::spawn(lookout::from_time_to_time(Arc::downgrade(&self.host)));
+        let watched = tokio::spawn(watch::look_again(Arc::downgrade(&self.host)));
         let certificates = tokio::spawn(crate::host::certificates::watch(Arc::downgrade(&self.host)));
         let storage = tokio::spawn(crate::host::orphans::watch(Arc::downgrade(&self.host)));
         let watcher = tokio::spawn(presence::watch(Arc::downgrade(&self.host)));
         let keys = tokio::spawn(crate::host::keys::watch(Arc::downgrade(&self.host)));
         let announcer = tokio::spawn(crate::host::keys::announce(Arc::downgrade(&self.host)));
-        let all = [sweeper, lookout, certificates, storage, watcher, keys, announcer];
+        let all = [
+            sweeper,
+            lookout,
+            watched,
+            certificates,
+            storage,
+            watcher,
+            keys,
+            announcer,
+        ];
         let hypervisors = self.host.ports.hypervisors.all().into_iter();
         let told = hypervisors.map(|h| tokio::spawn(lookout::when_told(Arc::downgrade(&self.host), h)));
         let told: Vec<_> = told.collect();
@@ -213,6 +222,7 @@ impl Engine {
             join_all(hypervisors.iter().map(|h| h.release())),
             join_all(stores.iter().map(|s| s.images.release())),
         );
+        self.host.changes.end();
     }
 
     pub(crate) async fn ask<R>(
@@ -422,8 +432,8 @@ impl Management for Engine {
         answer
     }
 
-    fn watch_jobs(&self) -> broadcast::Receiver<crate::contract::JobView> {
-        self.host.jobs.watch()
+    fn watch(&self) -> Watch {
+        self.host.changes.watch()
     }
 }
 

@@ -2,7 +2,9 @@
 //! does is decided elsewhere; this only keeps the books.
 
 use crate::contract::paging::{Page, Paging};
-use crate::contract::{JobView, Refusal};
+use crate::contract::{JobView, Refusal, What};
+use crate::host::Ports;
+use crate::host::watch::Changes;
 use crate::port::catalog::{Catalog, CatalogError};
 use crate::port::{Clock, Entropy};
 use crate::record::Job;
@@ -12,7 +14,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 /// How long after a start of the daemon a wall clock that is wrong may need to be set right: until then no job of before
@@ -26,7 +27,7 @@ pub(crate) struct Jobs {
     entropy: Arc<dyn Entropy>,
     /// Memory holds the newest progress; the catalog holds what must survive.
     all: Mutex<BTreeMap<JobId, Job>>,
-    changes: broadcast::Sender<JobView>,
+    changes: Arc<Changes>,
     retention: Duration,
     /// Since when jobs are known to have ended, by the timer.
     ended: Mutex<BTreeMap<JobId, Instant>>,
@@ -35,13 +36,7 @@ pub(crate) struct Jobs {
 }
 
 impl Jobs {
-    pub(crate) fn new(
-        catalog: Arc<dyn Catalog>,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
-        loaded: Vec<Job>,
-        retention: Duration,
-    ) -> Self {
+    pub(crate) fn new(ports: &Ports, loaded: Vec<Job>, retention: Duration, changes: Arc<Changes>) -> Self {
         let before_start = loaded
             .iter()
             .filter(|j| j.ended.is_some())
@@ -49,11 +44,11 @@ impl Jobs {
             .collect();
         let all = loaded.into_iter().map(|j| (j.id, j)).collect();
         Self {
-            catalog,
-            clock,
-            entropy,
+            catalog: ports.catalog.clone(),
+            clock: ports.clock.clone(),
+            entropy: ports.entropy.clone(),
             all: Mutex::new(all),
-            changes: broadcast::channel(256).0,
+            changes,
             retention,
             ended: Mutex::default(),
             before_start,
@@ -116,9 +111,17 @@ impl Jobs {
 
     /// Takes in a job that the caller has made durable.
     pub(crate) fn adopt(&self, job: Job) {
-        self.with(|all| all.insert(job.id, job.clone()));
-        // There may be no listener; that is fine.
-        let _ = self.changes.send(job.into());
+        self.keep(job.clone());
+        self.tell(job);
+    }
+
+    /// Takes in a job that nobody is told of, because it ends at once.
+    pub(crate) fn keep(&self, job: Job) {
+        self.with(|all| all.insert(job.id, job));
+    }
+
+    fn tell(&self, job: Job) {
+        self.changes.tell(|| What::Job(Box::new(job.into())));
     }
 
     /// Notes progress, in memory only: after a crash the work itself knows how far it is.
@@ -132,7 +135,7 @@ impl Jobs {
             Some(job.clone())
         });
         if let Some(job) = changed {
-            let _ = self.changes.send(job.into());
+            self.tell(job);
         }
     }
 
@@ -145,7 +148,7 @@ impl Jobs {
             Some(job.clone())
         });
         if let Some(job) = changed {
-            let _ = self.changes.send(job.into());
+            self.tell(job);
         }
     }
 
@@ -213,11 +216,6 @@ impl Jobs {
         })
     }
 
-    /// Changes from now on.
-    pub(crate) fn watch(&self) -> broadcast::Receiver<JobView> {
-        self.changes.subscribe()
-    }
-
     /// How long each job that has ended is known to have, by the timer.
     fn known_for(&self) -> BTreeMap<JobId, Duration> {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -259,7 +257,9 @@ impl Jobs {
         });
         for id in old {
             self.catalog.remove_job(id).await?;
-            self.with(|all| all.remove(&id));
+            if let Some(Job { id: job, vm, .. }) = self.with(|all| all.remove(&id)) {
+                self.changes.tell(|| What::JobRemoved { job, vm });
+            }
         }
         Ok(())
     }

@@ -24,8 +24,9 @@ pub(crate) mod stores;
 pub(crate) mod taking;
 pub(crate) mod throttle;
 pub(crate) mod tools;
+pub(crate) mod watch;
 
-use crate::contract::Refusal;
+use crate::contract::{Refusal, Turn};
 use crate::host::clock::ClockWatch;
 use crate::host::jobs::Jobs;
 use crate::host::observe::Observer;
@@ -35,6 +36,7 @@ use crate::host::requests::Requests;
 use crate::host::stores::ReplicaPlaces;
 use crate::host::throttle::Throttle;
 use crate::host::tools::Tools;
+use crate::host::watch::Changes;
 use crate::port::catalog::Catalog;
 use crate::port::environment::{Certificate, Environment, OwnKeys};
 use crate::port::hypervisor::{Described, KnownMachine};
@@ -137,6 +139,8 @@ pub(crate) struct Host {
     pub(crate) ports: Ports,
     pub(crate) config: EngineConfig,
     pub(crate) jobs: Arc<Jobs>,
+    /// What those who watch are told.
+    pub(crate) changes: Arc<Changes>,
     /// Pieces of work of all actors, so that an end of the engine can wait for them.
     pub(crate) works: TaskTracker,
     /// How fast all of them may send.
@@ -221,12 +225,14 @@ impl Host {
         *until
     }
 
-    /// Ends the actor of a VM and waits until it has. It first answers what it was asked already.
+    /// Ends the actor of the VM of a test and waits until it has. It first answers what it was asked already.
     pub(crate) async fn dismiss(&self, vm: VmId) {
         // Only the token is kept: a mailbox that is held open would keep the actor waiting for messages.
         let ended = self.with_actors(|a| a.remove(&vm)).map(|h| h.ended);
         if let Some(ended) = ended {
             ended.cancelled().await;
+            self.changes.relationship(vm, Turn::Removed);
+            self.changes.vm(vm, Turn::Removed);
         }
     }
 

@@ -5,6 +5,8 @@
 //! Nothing is decided from it: an action looks by itself.
 
 use crate::contract::{PowerNote, SeenPower, VmView};
+use crate::host::Ports;
+use crate::host::watch::Changes;
 use crate::port::Clock;
 use crate::port::catalog::Catalog;
 use crate::port::hypervisor::{GuestProcess, Hypervisor, Power, PowerState};
@@ -133,6 +135,7 @@ pub(crate) struct Observer {
     vm: VmId,
     clock: Arc<dyn Clock>,
     catalog: Arc<dyn Catalog>,
+    changes: Arc<Changes>,
     power: Watched<Power>,
     pending: Watched<Option<u64>>,
     info: Watched<Stored>,
@@ -143,11 +146,12 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    pub(crate) fn new(vm: VmId, clock: Arc<dyn Clock>, catalog: Arc<dyn Catalog>) -> Arc<Self> {
+    pub(crate) fn new(vm: VmId, ports: &Ports, changes: Arc<Changes>) -> Arc<Self> {
         Arc::new(Self {
             vm,
-            clock,
-            catalog,
+            clock: ports.clock.clone(),
+            catalog: ports.catalog.clone(),
+            changes,
             power: Watched::default(),
             pending: Watched::default(),
             info: Watched::default(),
@@ -304,8 +308,16 @@ impl Observer {
         let now = self.clock.now();
         let mut history = self.history();
         let state = power.state();
+        let before = match &history.trouble {
+            Some(trouble) => Some(trouble.state),
+            None => history.known.map(|k| k.power),
+        };
         let (trouble, text) = follow(history.trouble.take(), power, now);
         history.trouble = trouble;
+        if before != Some(state) || text.is_some() {
+            // It is told when it is shown; other things that are shown follow from it.
+            self.changes.look_at(self.vm);
+        }
         if state != PowerState::Unknown {
             if history.known.is_some_and(|k| k.power != state) {
                 history.changed = Some(now);
@@ -395,9 +407,13 @@ impl Observer {
         found
     }
 
-    /// Remembers the VM as it was shown last.
+    /// Remembers the VM as it was shown last, and tells those who watch when it was shown in another way before.
     pub(crate) fn publish(&self, view: &VmView) {
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view.clone());
+        let mut shown = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = shown.replace(view.clone());
+        if let Some(before) = before {
+            self.changes.shown(&before, view);
+        }
     }
 
     /// The VM as it was shown last, because its actor did not answer in time; with its power as it is now, where that was

@@ -65,6 +65,11 @@ impl Outgoing {
         self.0.iter_mut().find(|one| one.id == id)
     }
 
+    /// All of them, to change them. Their numbers stay.
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut OutgoingRelationship> {
+        self.0.iter_mut()
+    }
+
     /// The lowest number that none of them has.
     pub(crate) fn free(&self) -> RelationshipId {
         let mut id = RelationshipId::FIRST_OUTGOING;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like the tests")]
 #![allow(unreachable_pub, reason = "shared by the modules of this program")]
 
+mod follow;
 mod many;
 mod queries;
 mod rest;

@@ -10,17 +10,16 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use lifeboat_engine::action::{Action, Answer, JobView, Management, Refusal, VmRef};
+use lifeboat_engine::action::{Action, Answer, Feed, JobView, Management, Refusal, VmRef, Watch, What};
 use lifeboat_engine::by::By;
 use lifeboat_engine::paging::Paging;
-use lifeboat_model::JobState;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::hint;
+use lifeboat_model::{JobState, Timestamp};
 use lifeboat_rest::routes::{ROUTES, Route, call};
 use lifeboat_rest::{Admission, BindError, Client, ClientError, Server, openapi};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::samples::{self, actions, answers, job, variant};
@@ -29,7 +28,7 @@ use crate::samples::{self, actions, answers, job, variant};
 pub(crate) struct Fake {
     pub(crate) asked: Mutex<Vec<Action>>,
     by: Mutex<Option<By>>,
-    jobs: broadcast::Sender<JobView>,
+    pub(crate) feed: Feed,
     script: fn(&Action) -> Result<Answer, Refusal>,
 }
 
@@ -41,8 +40,8 @@ impl Management for Fake {
         self.asked.lock().unwrap().push(action);
         answer
     }
-    fn watch_jobs(&self) -> broadcast::Receiver<JobView> {
-        self.jobs.subscribe()
+    fn watch(&self) -> Watch {
+        self.feed.watch(uuid::Uuid::nil)
     }
 }
 
@@ -60,7 +59,7 @@ fn host_for(admission: Admission, script: fn(&Action) -> Result<Answer, Refusal>
     let fake = Arc::new(Fake {
         asked: Mutex::default(),
         by: Mutex::default(),
-        jobs: broadcast::channel(16).0,
+        feed: Feed::default(),
         script,
     });
     let server = Server::bind(&socket, admission).unwrap();
@@ -603,7 +602,7 @@ async fn a_followed_job_is_seen_to_its_end() {
         ..job()
     };
     for j in [other, job(), half.clone(), done.clone()] {
-        host.fake.jobs.send(j).unwrap();
+        assert!(host.fake.feed.tell(Timestamp(0), || What::Job(Box::new(j))));
     }
     assert_eq!(follower.next().await.unwrap(), Some(half));
     assert_eq!(follower.next().await.unwrap(), Some(done));

@@ -55,4 +55,5 @@ mod test_vm;
 mod testing;
 mod third;
 mod twins;
+mod watch;
 mod whole_machine;

@@ -20,7 +20,11 @@ async fn seldom(w: &mut World, tells: bool) {
     let mut settings = w.recorded(PRIMARY).unwrap().settings;
     settings.interval_s = 900;
     let vm = World::vm();
-    let modify = Action::ModifyReplication { vm, settings };
+    let modify = Action::ModifyReplication {
+        vm,
+        settings,
+        relationship: Default::default(),
+    };
     w.insist(PRIMARY, modify).await.unwrap();
     w.run(30).await;
     // Somebody looked: a change of power shows from now on.

@@ -1,34 +1,34 @@
-//! All subscriptions, and the changes they are notified of. A change is a difference between two samples of a watched class:
-//! instances are views, so samples are all that can be compared. While there is no subscription, nothing is sampled. The
-//! engine announces changes of jobs itself, so that a job shorter than the time between two samples is not missed. How
-//! indications reach a subscriber is not known here; until they do they wait in the `subscription`.
+//! All subscriptions, and the changes they are notified of. That something has changed the engine tells. What has changed of an
+//! instance is a difference between two samples of its class: instances are views, so samples are all that can be compared. A job
+//! comes with what is told of it, so that none is missed however short it is. While there is no subscription nothing is watched,
+//! and while nothing changes nothing is sampled. How indications reach a subscriber is not known here; until they do they wait in
+//! the `subscription`.
 
 use super::facts::{JobParts, Parts};
 use super::located::{Found, entries};
 pub use super::subscription::{IN_ALL, Indication, PER_USER, QUEUE, Subscription};
-use super::watched::{EventQuery, Family, JOB, Kind};
+use super::watched::{EventQuery, Family, JOB, Kind, RELATIONSHIP, SYSTEM};
 use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
 use lifeboat_cim::wql::Query;
 use lifeboat_cim::{CimError, DateTime, Instance, Namespace, ObjectPath, Status, Value};
-use lifeboat_engine::action::JobView;
-use std::collections::BTreeMap;
+use lifeboat_engine::action::{Change, JobView, NotTold, Watch, What};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tracing::warn;
 
 /// The first `JobState` of a job that has ended.
 const COMPLETED: u64 = 7;
-/// How late a change may be noticed when a query does not say (`WITHIN`).
-const PERIOD: Duration = Duration::from_secs(2);
 /// Properties that change with the time alone. A difference in these alone is no change.
-const VOLATILE: [&str; 1] = ["ElapsedTime"];
+const VOLATILE: [&str; 2] = ["ElapsedTime", "OnTimeInMilliseconds"];
 /// The time from 1601 to 1970 in units of 100 nanoseconds.
 const SINCE_1601: i64 = 116_444_736_000_000_000;
-/// Least time between two samples, however often jobs change.
+/// Least time between two samples, however often something changes; it is less than any `WITHIN` asks for.
 const LEAST: Duration = Duration::from_millis(250);
+/// Time between two looks for subscriptions that have ended while nothing changed.
+const SWEEP: Duration = Duration::from_secs(60);
 /// At most one part in so many of the time is spent on samples.
 const SHARE: u32 = 5;
 
@@ -41,7 +41,8 @@ pub struct Indications {
     active: Mutex<BTreeMap<String, Arc<Subscription>>>,
     /// Held while samples are taken, so that a subscription begins between two of them.
     samples: tokio::sync::Mutex<BTreeMap<&'static str, Sample>>,
-    subscribed: Notify,
+    /// A subscription has begun or ended.
+    turned: Notify,
 }
 
 impl Indications {
@@ -52,7 +53,7 @@ impl Indications {
             manager,
             active: Mutex::default(),
             samples: tokio::sync::Mutex::default(),
-            subscribed: Notify::new(),
+            turned: Notify::new(),
         })
     }
 
@@ -90,7 +91,7 @@ impl Indications {
         self.admit(caller)?;
         self.active()
             .insert(subscription.id.clone(), subscription.clone());
-        self.subscribed.notify_one();
+        self.turned.notify_one();
         Ok(subscription)
     }
 
@@ -133,6 +134,7 @@ impl Indications {
     pub fn close(&self, subscription: &Subscription) -> bool {
         let removed = self.active().remove(&subscription.id);
         subscription.close();
+        self.turned.notify_one();
         removed.is_some()
     }
 
@@ -148,36 +150,63 @@ impl Indications {
 
     /// Watches for as long as it is polled, or until the engine ends.
     pub async fn run(self: Arc<Self>) {
-        let mut jobs = self.manager.management.watch_jobs();
-        let (mut pause, mut due) = (LEAST, Instant::now());
         loop {
-            let Some(period) = self.period() else {
+            if self.is_idle() {
                 self.forget().await;
                 // A subscription that began meanwhile has left a permit, so this returns at once.
-                self.subscribed.notified().await;
-                jobs = self.manager.management.watch_jobs();
-                due = Instant::now();
+                self.turned.notified().await;
                 continue;
-            };
-            due = due.min(Instant::now() + period);
+            }
+            let watch = self.manager.management.watch();
+            if self.follow(watch).await == NotTold::Ended {
+                return;
+            }
+        }
+    }
+
+    /// Notifies of what is told, until there is no subscription, or something was missed, or the engine ends.
+    async fn follow(&self, mut watch: Watch) -> NotTold {
+        // The samples of subscriptions are older than the watch: what has changed in between nobody tells.
+        let mut stale = BTreeSet::from([JOB, RELATIONSHIP, SYSTEM]);
+        let mut due = Instant::now();
+        let mut sweep = Instant::now() + SWEEP;
+        loop {
             tokio::select! {
-                () = tokio::time::sleep_until(due) => {
+                () = tokio::time::sleep_until(due), if !stale.is_empty() => {
                     let began = Instant::now();
-                    self.sample_all().await;
-                    pause = LEAST.max(began.elapsed() * (SHARE - 1));
-                    due = Instant::now() + period.max(pause);
+                    stale = self.sample_again(&stale).await;
+                    due = Instant::now() + LEAST.max(began.elapsed() * (SHARE - 1));
                 }
-                () = self.subscribed.notified() => {}
-                job = jobs.recv() => match job {
-                    Ok(job) => {
-                        self.job_changed(job).await;
-                        // Sample soon: the job may have changed its VM or its relationship.
-                        due = due.min(Instant::now() + pause);
+                () = tokio::time::sleep_until(sweep) => sweep = Instant::now() + SWEEP,
+                () = self.turned.notified() => {}
+                told = watch.next() => match told {
+                    Ok(change) => {
+                        if stale.is_empty() {
+                            due = due.max(Instant::now());
+                        }
+                        stale.extend(self.told(change).await);
                     }
-                    Err(RecvError::Lagged(_)) => due = due.min(Instant::now() + pause),
-                    Err(RecvError::Closed) => return,
+                    Err(end) => return end,
                 },
             }
+            if self.is_idle() {
+                return NotTold::Missed;
+            }
+        }
+    }
+
+    /// Takes in what the engine tells; the classes whose samples are not true any more.
+    async fn told(&self, change: Change) -> &'static [&'static str] {
+        match change.what {
+            What::Job(job) => {
+                self.job_changed(*job).await;
+                &[]
+            }
+            What::JobRemoved { .. } => &[JOB],
+            // A VM shows how its replication does, and a replication what its VM does.
+            What::Vm { .. } | What::Relationship { .. } => &[RELATIONSHIP, SYSTEM],
+            // What waits for a second person is shown as a job, and every change of it is recorded as an event.
+            What::Event(_) => &[JOB],
         }
     }
 
@@ -214,25 +243,25 @@ impl Indications {
         samples.retain(|class, _| active.values().any(|s| s.classes.contains(class)));
     }
 
-    /// Time between two samples; `None` while there is no subscription.
-    fn period(&self) -> Option<Duration> {
+    /// Whether there is no subscription.
+    fn is_idle(&self) -> bool {
         self.sweep();
-        let active = self.active();
-        let wanted = active.values().map(|s| s.select.within.unwrap_or(PERIOD));
-        wanted.min().map(|p| p.clamp(LEAST, Duration::from_secs(60)))
+        self.active().is_empty()
     }
 
-    /// Samples all watched classes and notifies of what changed.
-    async fn sample_all(&self) {
+    /// Samples those of these classes that are watched, and notifies of what changed; those that could not be sampled.
+    async fn sample_again(&self, stale: &BTreeSet<&'static str>) -> BTreeSet<&'static str> {
         let mut samples = self.samples.lock().await;
         let active: Vec<_> = self.active().values().cloned().collect();
         samples.retain(|class, _| active.iter().any(|s| s.classes.contains(class)));
-        for (class, before) in samples.iter_mut() {
+        let mut failed = BTreeSet::new();
+        for (class, before) in samples.iter_mut().filter(|(class, _)| stale.contains(*class)) {
             let now = match self.sample(class).await {
                 Ok(now) => now,
                 // The old sample is kept, so that the next one shows what this one would have shown.
                 Err(error) => {
-                    warn!(class, %error, "not sampled for subscribers");
+                    warn!(class, %error, "not sampled for subscribers; it is tried again");
+                    failed.insert(*class);
                     continue;
                 }
             };
@@ -241,6 +270,7 @@ impl Indications {
             }
             *before = now;
         }
+        failed
     }
 
     /// Puts a change into the queue of every subscription whose query selects it.

@@ -7,8 +7,14 @@ use lifeboat_cim::{CimError, Namespace, Status};
 /// The class of jobs, whose changes the engine announces.
 pub(super) const JOB: &str = "Msvm_ConcreteJob";
 
+/// The class of relationships.
+pub(super) const RELATIONSHIP: &str = "Msvm_ReplicationRelationship";
+
+/// The class of VMs, and of the host.
+pub(super) const SYSTEM: &str = "Msvm_ComputerSystem";
+
 /// What can be watched: jobs, relationships, VMs.
-const WATCHED: [&str; 3] = [JOB, "Msvm_ReplicationRelationship", "Msvm_ComputerSystem"];
+const WATCHED: [&str; 3] = [JOB, RELATIONSHIP, SYSTEM];
 
 /// A kind of change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

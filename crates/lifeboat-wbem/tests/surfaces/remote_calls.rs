@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use lifeboat_engine::action::{Action, JobView, Management, PointSelector};
+use lifeboat_engine::action::{Action, Management, NotTold, PointSelector, Watch, What};
 use lifeboat_model::JobState;
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{REPLICA, SMALL_BYTES, TWO_HOSTS, completed, replicating};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::remote_cimxml::{self as cimxml, V2};
 use crate::remote_support::{Host, host_in};
@@ -128,13 +126,13 @@ async fn failed_over() -> Host {
 }
 
 /// Waits for the end of the job that was begun.
-async fn ended(jobs: &mut Receiver<JobView>) {
+async fn ended(changes: &mut Watch) {
     let ends = async {
         loop {
-            match jobs.recv().await {
-                Ok(job) if job.state.is_final() => return job,
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => panic!("the engine ended"),
+            match changes.next().await.map(|change| change.what) {
+                Ok(What::Job(job)) if job.state.is_final() => return job,
+                Ok(_) | Err(NotTold::Missed) => {}
+                Err(NotTold::Ended) => panic!("the engine ended"),
             }
         }
     };
@@ -147,18 +145,18 @@ async fn a_method_of_a_vm_is_one_call_of_the_engine() {
     let host = failed_over().await;
     for mut client in Client::both(&host).await {
         for method in ["RevertFailover", "InitiateFailover"] {
-            let mut jobs = host.counting.watch_jobs();
+            let mut changes = host.counting.watch();
             host.counting.take();
             assert_eq!(client.for_vm(method).await, "4096", "{method}");
             assert_eq!(host.counting.take(), [(method.to_owned(), 1)]);
-            ended(&mut jobs).await;
+            ended(&mut changes).await;
         }
     }
     // The VM's own methods: it is not looked for first.
     let mut clients = Client::both(&host).await;
-    let mut jobs = host.counting.watch_jobs();
+    let mut changes = host.counting.watch();
     assert_eq!(clients[0].for_vm("RevertFailover").await, "4096");
-    ended(&mut jobs).await;
+    ended(&mut changes).await;
     for client in &mut clients {
         for (state, action) in [("7", "SuspendReplication"), ("3", "ResumeReplication")] {
             host.counting.take();

@@ -12,8 +12,8 @@ use lifeboat_deltalog::Consistency;
 use lifeboat_engine::action::{
     Action, Answer, AtRestView, BacklogView, BulkView, CertificateView, ChangesView, ConsoleView,
     ContactView, CountersView, CycleResult, DirectoryContent, DirectoryView, EventView, FailoverStage,
-    FailoverView, HoldReason, HoldView, JobView, KnownKeyView, Management, PointView, Refusal,
-    ReplicationView, ServerKeys, ServerSettings, ServerView, VmTimes, VmView,
+    FailoverView, Feed, HoldReason, HoldView, JobView, KnownKeyView, Management, PointView, Refusal,
+    ReplicationView, ServerKeys, ServerSettings, ServerView, VmTimes, VmView, Watch, What,
 };
 use lifeboat_engine::by::{By, Surface};
 use lifeboat_engine::paging::Page;
@@ -32,7 +32,7 @@ use lifeboat_model::{Finding, Note, ProblemKind, hint};
 use lifeboat_rest::{Admission, Server};
 use serde_json::json;
 use tokio::process::Command;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -43,7 +43,7 @@ const GIB: u64 = 1 << 30;
 struct Script {
     asked: Mutex<Vec<Action>>,
     job: Mutex<JobView>,
-    jobs: broadcast::Sender<JobView>,
+    feed: Feed,
     followed: Notify,
     dir: Utf8PathBuf,
 }
@@ -63,7 +63,7 @@ impl Host {
         let script = Arc::new(Script {
             asked: Mutex::default(),
             job: Mutex::new(jobs().remove(0)),
-            jobs: broadcast::channel(16).0,
+            feed: Feed::default(),
             followed: Notify::new(),
             dir: dir.clone(),
         });
@@ -111,9 +111,9 @@ impl Host {
     }
 
     pub(crate) fn change_job(&self, change: impl FnOnce(&mut JobView)) {
-        let mut job = self.script.job.lock().unwrap();
+        let (mut job, feed) = (self.script.job.lock().unwrap(), &self.script.feed);
         change(&mut job);
-        self.script.jobs.send(job.clone()).unwrap();
+        assert!(feed.tell(Timestamp(NOW), || What::Job(job.clone().into())));
     }
 
     pub(crate) fn command(&self, line: &str) -> Command {
@@ -174,10 +174,10 @@ impl Management for Script {
         self.answer(&action)
     }
 
-    fn watch_jobs(&self) -> broadcast::Receiver<JobView> {
-        let receiver = self.jobs.subscribe();
+    fn watch(&self) -> Watch {
+        let watch = self.feed.watch(Uuid::nil);
         self.followed.notify_one();
-        receiver
+        watch
     }
 }
 

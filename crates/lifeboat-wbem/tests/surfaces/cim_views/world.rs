@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use lifeboat_cim::{Instance, InstanceName, wql};
-use lifeboat_engine::action::{Action, Answer, JobView, Management, PointSelector, Refusal};
+use lifeboat_engine::action::{Action, Answer, Management, PointSelector, Refusal, Watch};
 use lifeboat_engine::by::By;
 use lifeboat_model::{NicBackend, NicSpec, VmId};
 use lifeboat_sim::harness::{PRIMARY, REPLICA, completed, simulate_small};
 use lifeboat_sim::{VM, World};
 use lifeboat_wbem::cim::{Cursor, Found, HostFacts, Machine, ObjectManager, Relations, VIRTUALIZATION};
-use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::facts::facts;
@@ -84,8 +83,8 @@ impl Management for Counting {
         self.inner.perform(by, action).await
     }
 
-    fn watch_jobs(&self) -> broadcast::Receiver<JobView> {
-        self.inner.watch_jobs()
+    fn watch(&self) -> Watch {
+        self.inner.watch()
     }
 }
 
