@@ -62,10 +62,13 @@ pub fn document() -> Value {
 
 fn operation(route: &Route) -> Value {
     let mut operation = json!({
-        "operationId": route.action,
+        "operationId": route.id(),
         "summary": route.summary,
         "responses": responses(route),
     });
+    if route.is_old() {
+        operation["deprecated"] = true.into();
+    }
     let parameters: Vec<Value> = path_parameters(route).chain(query_parameters(route)).collect();
     if !parameters.is_empty() {
         operation["parameters"] = Value::Array(parameters);

@@ -105,14 +105,14 @@ pub enum Reply {
     Carried,
 }
 
-/// One route: one action.
+/// One route: one action. An action has one route, beside old names.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
     /// HTTP method of the request, of which each path has at most one route.
     pub verb: Verb,
     /// Path below [`PREFIX`]; names in braces are fields of the action.
     pub path: &'static str,
-    /// The action's tag; also the operation's id in the OpenAPI document.
+    /// The action's tag; also the operation's id in the OpenAPI document, but of old names.
     pub action: &'static str,
     /// For people.
     pub summary: &'static str,
@@ -122,6 +122,8 @@ pub struct Route {
     pub body: Body,
     /// Successful answer.
     pub reply: Reply,
+    /// The operation's id where the route is an old name of an action that has one of its own: it is kept for clients of before.
+    pub old: Option<&'static str>,
 }
 
 /// The request an action is sent as.
@@ -144,6 +146,18 @@ fn wrong_but(message: impl Into<String>, hint: impl Into<Hint>) -> Refusal {
 }
 
 impl Route {
+    /// The operation's id in the OpenAPI document.
+    #[must_use]
+    pub fn id(&self) -> &'static str {
+        self.old.unwrap_or(self.action)
+    }
+
+    /// Whether it is an old name of an action that has a route of its own.
+    #[must_use]
+    pub fn is_old(&self) -> bool {
+        self.old.is_some()
+    }
+
     /// Names of the path's parameters, in order.
     pub fn path_names(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.path
@@ -246,7 +260,7 @@ pub fn call(action: &Action) -> Option<Call> {
         return None;
     };
     let tag = fields.remove("action")?;
-    let route = ROUTES.iter().find(|r| tag == r.action)?;
+    let route = ROUTES.iter().find(|r| tag == r.action && !r.is_old())?;
     let mut target = PREFIX.to_owned();
     for part in route.path.split('/').skip(1) {
         target.push('/');

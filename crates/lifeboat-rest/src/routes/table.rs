@@ -18,6 +18,7 @@ const fn get(path: &'static str, action: &'static str, reply: Reply, summary: &'
         query: &[],
         body: Body::None,
         reply,
+        old: None,
     }
 }
 
@@ -30,6 +31,7 @@ const fn post(path: &'static str, action: &'static str, summary: &'static str) -
         query: &[],
         body: Body::None,
         reply: Reply::Carried,
+        old: None,
     }
 }
 
@@ -141,6 +143,7 @@ pub const ROUTES: &[Route] = &[
             schema: "ReplicationSettings",
         },
         reply: Reply::Carried,
+        old: None,
     },
     delete(
         "/vms/{vm}/replication",

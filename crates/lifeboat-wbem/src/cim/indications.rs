@@ -7,7 +7,7 @@ use super::facts::{JobParts, Parts};
 use super::located::{Found, entries};
 pub use super::subscription::{IN_ALL, Indication, PER_USER, QUEUE, Subscription};
 use super::watched::{EventQuery, Family, JOB, Kind};
-use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
+use super::{Caller, ObjectManager, VIRTUALIZATION, roles};
 use lifeboat_cim::wql::Query;
 use lifeboat_cim::{CimError, DateTime, Instance, Namespace, ObjectPath, Status, Value};
 use lifeboat_engine::action::JobView;
@@ -119,7 +119,7 @@ impl Indications {
     #[must_use]
     pub fn find(&self, caller: &Caller, id: &str) -> Option<Arc<Subscription>> {
         self.sweep();
-        let may = |s: &&Arc<Subscription>| s.owner == caller.name || caller.role >= Role::OTHERS;
+        let may = |s: &&Arc<Subscription>| s.owner == caller.name || caller.role >= roles::OTHERS;
         self.active().get(id).filter(may).cloned()
     }
 
