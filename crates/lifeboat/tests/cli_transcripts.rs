@@ -11,39 +11,41 @@ use lifeboat_model::{JobState, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use world::{Host, golden};
 
+/// Everything that only shows something.
+const LOOKS: &[&str] = &[
+    "vm list",
+    "vm show web",
+    "vm show mail",
+    "replication status",
+    "replication status db",
+    "replication status mail",
+    "replication status idle",
+    "replication status old",
+    "replication status shop",
+    "replication status forum",
+    "replication status wiki",
+    "replication status dev",
+    "replication status big",
+    "replication status next",
+    "replication status mid",
+    "replication statistics web",
+    "replication statistics big",
+    "failover network web",
+    "failover network dev show",
+    "points mail",
+    "job list",
+    "job show 00000000-0000-0000-0000-0000000000a2",
+    "job show 00000000-0000-0000-0000-0000000000a3",
+    "request list",
+    "events",
+    "authorization list",
+    "server show",
+];
+
 #[tokio::test]
 async fn lists_and_sheets() {
     let host = Host::start();
-    let commands = [
-        "vm list",
-        "vm show web",
-        "vm show mail",
-        "replication status",
-        "replication status db",
-        "replication status mail",
-        "replication status idle",
-        "replication status old",
-        "replication status shop",
-        "replication status forum",
-        "replication status wiki",
-        "replication status dev",
-        "replication status big",
-        "replication status next",
-        "replication status mid",
-        "replication statistics web",
-        "replication statistics big",
-        "failover network web",
-        "failover network dev show",
-        "points mail",
-        "job list",
-        "job show 00000000-0000-0000-0000-0000000000a2",
-        "job show 00000000-0000-0000-0000-0000000000a3",
-        "request list",
-        "events",
-        "authorization list",
-        "server show",
-    ];
-    golden("lists", &host.transcript(&commands).await);
+    golden("lists", &host.transcript(LOOKS).await);
 }
 
 #[tokio::test]
@@ -73,6 +75,8 @@ const ACTIONS: &[&str] = &[
     "replication resume web",
     "replication now web",
     "replication remove web",
+    "replication remove web --force",
+    "replication trust-key b.example.org 5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a",
     "failover start mail --point 4f",
     "failover revert mail --force",
     "failover commit mail",
@@ -147,6 +151,23 @@ async fn actions_are_told_and_followed() {
     golden("actions", &host.transcript(ACTIONS).await);
     let asked = serde_json::to_string_pretty(&host.actions()).unwrap() + "\n";
     golden("actions-asked", &asked);
+}
+
+#[tokio::test]
+async fn every_action_has_a_command() {
+    let host = Host::start();
+    for line in [LOOKS, ACTIONS, &["vm screenshot web -"]].concat() {
+        host.run(line).await;
+    }
+    let tag = |action: &Action| serde_json::to_value(action).unwrap()["action"].clone();
+    let asked: Vec<_> = host.asked().iter().map(tag).collect();
+    for route in lifeboat_rest::routes::ROUTES {
+        let tag = route.action;
+        assert!(
+            asked.iter().any(|asked| asked == tag),
+            "{tag} has no command, or none in the lists above"
+        );
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
 use lifeboat_model::{DiskId, Fingerprint};
 
+use super::plain::OfReplication;
 use super::{Switch, Target, Wait};
 use crate::cli::units::{self, AutoResync, LimitWindow, Rate};
 
@@ -52,16 +53,8 @@ pub(crate) enum Replication {
     Resync(Resync),
     /// Replicate the other way round; on the host whose failover was committed.
     Reverse(Reverse),
-    /// Make a VM that is off a replica that awaits its data, such as the VM of an old primary.
-    BecomeReplica(Target),
-    /// Throw away for good what an old primary had and the other host never got.
-    DropAbandoned(Target),
-    /// Verify the files of a replica by their recorded digests, and repair what can be; on the replica host.
-    Scrub(Target),
-    /// Keep every recovery point from expiring until they are released; on the replica host.
-    HoldPoints(Target),
-    /// Let recovery points expire again, after you have looked at them; on the replica's host.
-    ReleasePoints(Target),
+    #[command(flatten)]
+    Plain(OfReplication),
     /// Show what replication has cost and missed in the current window.
     #[command(visible_alias = "measure")]
     Statistics {
@@ -90,8 +83,6 @@ pub(crate) enum Replication {
     TrustKey(TrustKey),
     /// Send on to a third host what arrives at this replica.
     Extend(Extend),
-    /// Go on as the primary of the third host; on the middle host, after a committed failover.
-    Continue(Target),
     /// End the replication of a VM on this host; the other host is not notified and keeps what it has.
     Remove(Remove),
 }

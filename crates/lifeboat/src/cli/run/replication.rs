@@ -72,12 +72,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         Replication::Resume(side) => resume(cx, side).await,
         Replication::Remove(r) => remove(cx, r).await,
         Replication::Now(t) => now(cx, &t.vm).await,
-        Replication::BecomeReplica(_)
-        | Replication::DropAbandoned(_)
-        | Replication::Scrub(_)
-        | Replication::HoldPoints(_)
-        | Replication::ReleasePoints(_)
-        | Replication::Continue(_) => plain(cx, command).await,
+        Replication::Plain(command) => cx.plain(command.plain()).await,
     }
 }
 
@@ -215,73 +210,6 @@ async fn now(cx: &Cx<'_>, vm: &str) -> Done {
         cx.print(&result, String::new)?;
     }
     Ok(Exit::Done)
-}
-
-/// Commands that are an action and a word about it.
-async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
-    let (t, action, done): (_, fn(VmRef) -> Action, _) = match command {
-        Replication::BecomeReplica(t) => (
-            t,
-            |vm| Action::BecomeReplica { vm },
-            format!(
-                "{} is a replica now and awaits its data; on the other host: lifeboat replication reverse {1}, or \
-                 lifeboat replication start {1} --seed",
-                t.vm,
-                quoted(&t.vm)
-            ),
-        ),
-        Replication::DropAbandoned(t) => (
-            t,
-            |vm| Action::DropAbandoned { vm },
-            format!("what only this host had of {} is gone", t.vm),
-        ),
-        Replication::Scrub(t) => (
-            t,
-            |vm| Action::Scrub { vm },
-            format!(
-                "the replica of {} is as it was recorded; what had no digest yet has one now",
-                t.vm
-            ),
-        ),
-        Replication::HoldPoints(t) => (
-            t,
-            |vm| Action::HoldPoints { vm },
-            format!(
-                "no recovery point of {} expires until: lifeboat replication release-points {}",
-                t.vm,
-                argument(&t.vm)
-            ),
-        ),
-        Replication::ReleasePoints(t) => (
-            t,
-            |vm| Action::ReleasePoints { vm },
-            format!("recovery points of {} expire again as they are due", t.vm),
-        ),
-        Replication::Continue(t) => (
-            t,
-            |vm| Action::ContinueAsPrimary { vm },
-            format!("{} lives on this host, which is its primary now", t.vm),
-        ),
-        // The caller has carried these out already.
-        Replication::Enable(_)
-        | Replication::Set { .. }
-        | Replication::Start(_)
-        | Replication::Now(_)
-        | Replication::CancelCopy(_)
-        | Replication::ResetStatistics { .. }
-        | Replication::Allow { .. }
-        | Replication::TrustKey(_)
-        | Replication::Import { .. }
-        | Replication::Status { .. }
-        | Replication::Suspend(_)
-        | Replication::Resume(_)
-        | Replication::Resync(_)
-        | Replication::Reverse(_)
-        | Replication::Statistics { .. }
-        | Replication::Extend(_)
-        | Replication::Remove(_) => return Ok(Exit::Usage),
-    };
-    cx.act(action(name(&t.vm)), t.wait, &done).await
 }
 
 /// The disks are those of the replica, and what is sent is as it arrived: neither can be asked for.
