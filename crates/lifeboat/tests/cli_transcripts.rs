@@ -156,7 +156,8 @@ async fn actions_are_told_and_followed() {
 #[tokio::test]
 async fn every_action_has_a_command() {
     let host = Host::start();
-    for line in [LOOKS, ACTIONS, &["vm screenshot web -"]].concat() {
+    let screenshot = format!("vm screenshot web {}", host.dir().join("screen.png"));
+    for line in [LOOKS, ACTIONS, &[&screenshot]].concat() {
         host.run(line).await;
     }
     let tag = |action: &Action| serde_json::to_value(action).unwrap()["action"].clone();
