@@ -496,6 +496,7 @@ impl Actor {
             Action::ResumeReplication { .. } => self.resume().await,
             Action::RemoveReplication { .. } => self.remove().await,
             Action::ForgetReplication { .. } => self.forget().await,
+            Action::RetryNow { .. } => self.retry_now().await,
             Action::ListPoints { page, .. } => self.core.list_points(&page).await,
             Action::InitiateFailover {
                 point, start, force, ..

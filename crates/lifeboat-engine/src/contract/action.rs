@@ -171,6 +171,12 @@ pub enum Action {
         /// A VM that this host is the primary of, in state 3 or 8.
         vm: VmRef,
     },
+    /// The next attempt now, of whatever waits for one because the last one failed: a copy, a cycle, applying, a change of roles,
+    /// sending to a third host. Done as well when nothing waits.
+    RetryNow {
+        /// A VM with replication, on either side.
+        vm: VmRef,
+    },
     /// Recovery points of a replica: sealed ones and cycles, newest first.
     ListPoints {
         /// A replica, in any state.
@@ -406,6 +412,7 @@ impl Action {
             | Self::Resynchronize { vm, .. }
             | Self::CancelResync { vm }
             | Self::ReplicateNow { vm }
+            | Self::RetryNow { vm }
             | Self::Scrub { vm }
             | Self::HoldPoints { vm }
             | Self::SetFailoverNetwork { vm, .. }

@@ -49,6 +49,8 @@ impl OfVm {
 /// Those of `lifeboat replication`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum OfReplication {
+    /// Try at once what waits for its next attempt after a failure, when you have mended what it failed by; on either host.
+    Retry(Target),
     /// Make a VM that is off a replica that awaits its data, such as the VM of an old primary.
     BecomeReplica(Target),
     /// Throw away for good what an old primary had and the other host never got.
@@ -66,6 +68,15 @@ pub(crate) enum OfReplication {
 impl OfReplication {
     pub(crate) fn plain(&self) -> Plain {
         match self {
+            Self::Retry(t) => {
+                let status = argument(&t.vm);
+                let done = format!(
+                    "nothing of {} waits for its next attempt any more; see what comes of it with: lifeboat replication \
+                     status {status}",
+                    t.vm
+                );
+                plain(t, |vm| Action::RetryNow { vm }, done)
+            }
             Self::BecomeReplica(t) => {
                 let done = format!(
                     "{} is a replica now and awaits its data; on the other host: lifeboat replication reverse {1}, or \
