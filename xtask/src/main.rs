@@ -7,6 +7,7 @@
 #![warn(clippy::match_bool, clippy::option_option, clippy::struct_excessive_bools)]
 #![cfg_attr(not(test), warn(clippy::wildcard_enum_match_arm))]
 
+mod actions;
 mod commands;
 mod commits;
 mod dependencies;
@@ -114,6 +115,7 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(modules::check(&tree));
     findings.extend(roles::check(&tree));
     findings.extend(rooms::check(&tree));
+    findings.extend(actions::check(&tree));
     findings.extend(style::check(&tree));
     findings.extend(documents::check(&tree));
     findings.extend(words::check(&tree));

@@ -32,7 +32,7 @@ pub struct VmSpec {
     pub hardware: Hardware,
 }
 
-/// What only one kind of hypervisor knows of a machine. Whoever asks for it says what the answer is for each kind: match it.
+/// What only one kind of hypervisor knows of a machine. Each place that needs it says what the answer is for each kind: match it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hardware {
     /// A QEMU process that Lifeboat starts.

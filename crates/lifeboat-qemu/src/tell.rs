@@ -41,11 +41,11 @@ impl Teller {
     }
 
     fn tell(&self, vm: VmId, change: PowerChange) {
-        // That nobody listens is no failure.
+        // Without a listener it is no failure.
         let _ = self.events.send(MachineEvent::Power { vm, change });
     }
 
-    /// A VM's process is asked to end. Whoever asks keeps this until that succeeded or is given up.
+    /// A VM's process is asked to end. The caller keeps this until that succeeded or is given up.
     pub(crate) fn asks(&self, vm: VmId, pid: i32) -> Asking {
         self.asked().insert(vm, pid);
         Asking {
@@ -69,7 +69,7 @@ impl Teller {
         self.tell(vm, change);
     }
 
-    /// Tells what a monitor says of its guest for as long as somebody else holds it.
+    /// Tells what a monitor says of its guest for as long as its owner holds it.
     pub(crate) fn follow(&self, vm: VmId, monitor: &Qmp) {
         let (teller, mut events) = (self.clone(), monitor.events());
         tokio::spawn(async move {

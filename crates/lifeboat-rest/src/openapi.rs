@@ -63,14 +63,11 @@ pub fn document() -> Value {
 
 fn operation(route: &Route) -> Value {
     let mut operation = json!({
-        "operationId": match route.implies {
-            None => route.action.to_owned(),
-            Some((_, value)) => format!("{}-of-{value}", route.action),
-        },
+        "operationId": route.id(),
         "summary": route.summary,
         "responses": responses(route),
     });
-    if route.implies.is_some() {
+    if route.is_old() {
         operation["deprecated"] = true.into();
     }
     let parameters: Vec<Value> = path_parameters(route).chain(query_parameters(route)).collect();

@@ -105,14 +105,14 @@ pub enum Reply {
     Carried,
 }
 
-/// One route: one action.
+/// One route: one action. An action has one route, beside old names.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {
     /// HTTP method of the request, of which each path has at most one route.
     pub verb: Verb,
     /// Path below [`PREFIX`]; names in braces are fields of the action.
     pub path: &'static str,
-    /// The action's tag; also the operation's id in the OpenAPI document.
+    /// The action's tag; also the operation's id in the OpenAPI document, but of old names.
     pub action: &'static str,
     /// For people.
     pub summary: &'static str,
@@ -147,6 +147,21 @@ fn wrong_but(message: impl Into<String>, hint: impl Into<Hint>) -> Refusal {
 }
 
 impl Route {
+    /// The operation's id in the OpenAPI document.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self.implies {
+            None => self.action.to_owned(),
+            Some((_, value)) => format!("{}-of-{value}", self.action),
+        }
+    }
+
+    /// Whether it is an old name of an action that has a route of its own.
+    #[must_use]
+    pub fn is_old(&self) -> bool {
+        self.implies.is_some()
+    }
+
     /// Names of the path's parameters, in order.
     pub fn path_names(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.path
@@ -258,7 +273,7 @@ pub fn call(action: &Action) -> Option<Call> {
         return None;
     };
     let tag = fields.remove("action")?;
-    let route = ROUTES.iter().find(|r| tag == r.action && r.implies.is_none())?;
+    let route = ROUTES.iter().find(|r| tag == r.action && !r.is_old())?;
     let mut target = PREFIX.to_owned();
     for part in route.path.split('/').skip(1) {
         target.push('/');

@@ -18,7 +18,6 @@ use crate::capture::Source;
 use crate::disk::BLOCK;
 use crate::port::Port;
 use crate::state::{Order, Process, Ran, State, adopted, process};
-use crate::tell::tell;
 
 /// The key of an image in the host's table of files.
 pub(crate) fn key(image: &DiskImage) -> String {
@@ -61,7 +60,7 @@ pub(crate) fn end(s: &mut State, h: usize, vm: VmId, ending: Ending) {
         Ending::Asked => PowerChange::Ended,
         Ending::ByGuest | Ending::Killed => PowerChange::EndedByItself,
     };
-    tell(s, h, vm, change);
+    s.hosts[h].tell(vm, change);
 }
 
 fn check(s: &State, h: usize, launch: &Launch) -> Result<Vec<String>, HypervisorError> {
@@ -341,7 +340,7 @@ impl Hypervisor for Port {
     async fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.run("hv.pause", |s, h| {
             monitor(s, h, vm)?.power = PowerState::Paused;
-            tell(s, h, vm, PowerChange::Halted);
+            s.hosts[h].tell(vm, PowerChange::Halted);
             Ok(())
         })
         .await
@@ -356,7 +355,7 @@ impl Hypervisor for Port {
             }
             self.twin(s, vm);
             process(s, h, vm).power = PowerState::Running;
-            tell(s, h, vm, PowerChange::WentOn);
+            s.hosts[h].tell(vm, PowerChange::WentOn);
             Ok(())
         })
         .await

@@ -12,7 +12,7 @@ use lifeboat_deltalog::LogDisk;
 use lifeboat_engine::Engine;
 use lifeboat_engine::ports::catalog::CatalogImage;
 use lifeboat_engine::ports::environment::Certificate;
-use lifeboat_engine::ports::hypervisor::{GuestOs, PowerState, Role, Stall};
+use lifeboat_engine::ports::hypervisor::{GuestOs, PowerChange, PowerState, Role, Stall};
 use lifeboat_engine::ports::link::KeyJudge;
 use lifeboat_engine::ports::storage::StorageFault;
 use lifeboat_engine::ports::store::{Abandoned, Divergence, Point, Quota, StoredLog, Target};
@@ -255,6 +255,15 @@ pub struct HostState {
     pub boot: u128,
     /// The time of the world at that start, in milliseconds since 1970.
     pub booted_at: u64,
+}
+
+impl HostState {
+    /// Something happened to a guest; the engine hears of it where the hypervisor tells.
+    pub(crate) fn tell(&self, vm: VmId, change: PowerChange) {
+        if self.tells {
+            self.listeners.tell(vm, change);
+        }
+    }
 }
 
 /// What a hypervisor was told of a machine.

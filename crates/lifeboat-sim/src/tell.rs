@@ -4,8 +4,6 @@ use lifeboat_engine::ports::hypervisor::{MachineEvent, PowerChange};
 use lifeboat_model::VmId;
 use tokio::sync::broadcast;
 
-use crate::state::State;
-
 /// Events that an engine may be behind before it misses some.
 pub const BEHIND: usize = 16;
 
@@ -23,13 +21,9 @@ impl Listeners {
     pub(crate) fn listen(&self) -> broadcast::Receiver<MachineEvent> {
         self.0.subscribe()
     }
-}
 
-/// Something happened to a guest; whoever listens hears of it, where the hypervisor tells.
-pub(crate) fn tell(s: &mut State, h: usize, vm: VmId, change: PowerChange) {
-    let host = &s.hosts[h];
-    if host.tells {
-        // That nobody listens is no failure: the daemon is down.
-        let _ = host.listeners.0.send(MachineEvent::Power { vm, change });
+    pub(crate) fn tell(&self, vm: VmId, change: PowerChange) {
+        // Without a listener it is no failure: the daemon is down.
+        let _ = self.0.send(MachineEvent::Power { vm, change });
     }
 }

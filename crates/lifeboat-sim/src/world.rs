@@ -25,7 +25,6 @@ use crate::hosts::{A, B, TWO_HOSTS};
 use crate::hypervisor::{Ending, end};
 use crate::port::Port;
 use crate::state::{Shared, State, process};
-use crate::tell::tell;
 
 /// The VM of the world.
 pub const VM: VmId = VmId(Uuid::from_u128(0x6f3b_2f2e_3a63_4a0e_9a53_0d9f_5f6f_0001));
@@ -407,12 +406,12 @@ impl World {
         let mut s = self.shared.state();
         let p = process(&mut s, host, VM);
         (p.power, p.stall) = (PowerState::Stalled, Some(stall));
-        tell(&mut s, host, VM, PowerChange::Halted);
+        s.hosts[host].tell(VM, PowerChange::Halted);
     }
 
     /// The hypervisor of a host tells of a VM, whatever that does.
     pub fn tell_of(&self, host: usize, vm: VmId, change: PowerChange) {
-        tell(&mut self.shared.state(), host, vm, change);
+        self.shared.state().hosts[host].tell(vm, change);
     }
 
     /// Sets a host's wall clock: it is off by this many milliseconds from now on.

@@ -17,7 +17,7 @@ mod query;
 mod recovery;
 mod registry;
 mod relations;
-pub mod roles;
+pub(crate) mod roles;
 mod subscription;
 pub mod subscriptions;
 mod times;
@@ -35,8 +35,8 @@ use lifeboat_model::Timestamp;
 pub use caller::Caller;
 pub use cursor::Cursor;
 pub use facts::Machine;
+pub use lifeboat_engine::action::Role;
 pub use located::Found;
-pub use roles::Role;
 
 /// The namespace of everything about virtual machines.
 pub const VIRTUALIZATION: &str = "root/virtualization/v2";

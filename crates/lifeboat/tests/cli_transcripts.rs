@@ -11,39 +11,41 @@ use lifeboat_model::{JobState, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use world::{Host, golden};
 
+/// Everything that only shows something.
+const LOOKS: &[&str] = &[
+    "vm list",
+    "vm show web",
+    "vm show mail",
+    "replication status",
+    "replication status db",
+    "replication status mail",
+    "replication status idle",
+    "replication status old",
+    "replication status shop",
+    "replication status forum",
+    "replication status wiki",
+    "replication status dev",
+    "replication status big",
+    "replication status next",
+    "replication status mid",
+    "replication statistics web",
+    "replication statistics big",
+    "failover network web",
+    "failover network dev show",
+    "points mail",
+    "job list",
+    "job show 00000000-0000-0000-0000-0000000000a2",
+    "job show 00000000-0000-0000-0000-0000000000a3",
+    "request list",
+    "events",
+    "authorization list",
+    "server show",
+];
+
 #[tokio::test]
 async fn lists_and_sheets() {
     let host = Host::start();
-    let commands = [
-        "vm list",
-        "vm show web",
-        "vm show mail",
-        "replication status",
-        "replication status db",
-        "replication status mail",
-        "replication status idle",
-        "replication status old",
-        "replication status shop",
-        "replication status forum",
-        "replication status wiki",
-        "replication status dev",
-        "replication status big",
-        "replication status next",
-        "replication status mid",
-        "replication statistics web",
-        "replication statistics big",
-        "failover network web",
-        "failover network dev show",
-        "points mail",
-        "job list",
-        "job show 00000000-0000-0000-0000-0000000000a2",
-        "job show 00000000-0000-0000-0000-0000000000a3",
-        "request list",
-        "events",
-        "authorization list",
-        "server show",
-    ];
-    golden("lists", &host.transcript(&commands).await);
+    golden("lists", &host.transcript(LOOKS).await);
 }
 
 #[tokio::test]
@@ -72,7 +74,10 @@ const ACTIONS: &[&str] = &[
     "replication suspend web",
     "replication resume web",
     "replication now web",
+    "replication retry web",
     "replication remove web",
+    "replication remove web --force",
+    "replication trust-key b.example.org 5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a:5a",
     "failover start mail --point 4f",
     "failover revert mail --force",
     "failover commit mail",
@@ -150,6 +155,24 @@ async fn actions_are_told_and_followed() {
 }
 
 #[tokio::test]
+async fn every_action_has_a_command() {
+    let host = Host::start();
+    let screenshot = format!("vm screenshot web {}", host.dir().join("screen.png"));
+    for line in [LOOKS, ACTIONS, &[&screenshot]].concat() {
+        host.run(line).await;
+    }
+    let tag = |action: &Action| serde_json::to_value(action).unwrap()["action"].clone();
+    let asked: Vec<_> = host.asked().iter().map(tag).collect();
+    for route in lifeboat_rest::routes::ROUTES {
+        let tag = route.action;
+        assert!(
+            asked.iter().any(|asked| asked == tag),
+            "{tag} has no command, or none in the lists above"
+        );
+    }
+}
+
+#[tokio::test]
 async fn errors_name_the_way_out() {
     let host = Host::start();
     let commands = [
@@ -215,6 +238,7 @@ async fn help() {
         "replication import --help",
         "replication resync --help",
         "replication reverse --help",
+        "replication retry --help",
         "replication become-replica --help",
         "replication drop-abandoned --help",
         "replication scrub --help",

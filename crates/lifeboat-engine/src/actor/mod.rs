@@ -454,6 +454,10 @@ impl Actor {
         self.source.forget();
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm for each action, and the compiler names the one that is missing"
+    )]
     async fn act(&mut self, action: Action) -> Result<Answer, Refusal> {
         match action {
             Action::StartVm { force, .. } => self.start_vm(Asking::unless(force)).await,
@@ -469,17 +473,11 @@ impl Actor {
             Action::ResetStatistics { relationship, .. } => self.core.reset_statistics(&relationship).await,
             Action::ImportCopy { dir, .. } => self.core.import_copy(&dir).await,
             Action::ExtendReplication { settings, start, .. } => self.core.extend(settings, start).await,
-            Action::CancelInitialCopy { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
-                Some(id) => self.forward.give_up(&mut self.core, id, None).await,
-                None => self.cancel_initial_copy().await,
-            },
+            Action::CancelInitialCopy { relationship, .. } => self.cancel_copy_of(&relationship).await,
             Action::SetAuthorization { primary, .. } => self.target.bind_to_entry(&mut self.core, &primary).await,
             Action::ContinueAsPrimary { relationship, .. } => self.continue_as_primary(&relationship).await,
             Action::Resynchronize { at, relationship, .. } => self.resynchronize(&relationship, at).await,
-            Action::CancelResync { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
-                Some(id) => self.forward.give_up(&mut self.core, id, None).await,
-                None => self.give_up_resync().await,
-            },
+            Action::CancelResync { relationship, .. } => self.give_up_resync_of(&relationship).await,
             Action::ReverseReplication { settings, .. } => self.reverse(settings).await,
             Action::BecomeReplica { .. } => self.become_replica().await,
             Action::DropAbandoned { .. } => self.drop_abandoned().await,
@@ -503,19 +501,11 @@ impl Actor {
                 relationship,
                 ..
             } => self.start_copy(&relationship, how, at).await,
-            Action::SuspendReplication { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
-                Some(id) => self.forward.suspend(&mut self.core, id).await,
-                None => self.suspend().await,
-            },
-            Action::ResumeReplication { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
-                Some(id) => self.forward.resume(&mut self.core, id).await,
-                None => self.resume().await,
-            },
-            Action::RemoveReplication { relationship, .. } => match self.core.outgoing_meant(&relationship)? {
-                Some(id) => self.forward.remove(&mut self.core, id).await,
-                None => self.remove().await,
-            },
+            Action::SuspendReplication { relationship, .. } => self.suspend_of(&relationship).await,
+            Action::ResumeReplication { relationship, .. } => self.resume_of(&relationship).await,
+            Action::RemoveReplication { relationship, .. } => self.remove_of(&relationship).await,
             Action::ForgetReplication { .. } => self.forget().await,
+            Action::RetryNow { .. } => self.retry_now().await,
             Action::ListPoints { page, .. } => self.core.list_points(&page).await,
             Action::InitiateFailover {
                 point, start, force, ..

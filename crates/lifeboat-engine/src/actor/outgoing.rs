@@ -1,5 +1,5 @@
-//! Outgoing relationships where they concern the whole VM: following another primary, the end of an initial copy, going on
-//! alone. Forwarding is `source::outgoing`'s.
+//! Outgoing relationships where they concern the whole VM: which relationship an action is about, following another primary, the
+//! end of an initial copy, going on alone. Forwarding is `source::outgoing`'s.
 
 use crate::actor::Actor;
 use crate::contract::refusal::{no_relationship, not_now};
@@ -17,6 +17,42 @@ use lifeboat_model::lifecycle::{self};
 use lifeboat_model::{JobType, PointId};
 
 impl Actor {
+    pub(crate) async fn suspend_of(&mut self, of: &RelationshipRef) -> Result<Answer, Refusal> {
+        match self.core.outgoing_meant(of)? {
+            Some(id) => self.forward.suspend(&mut self.core, id).await,
+            None => self.suspend().await,
+        }
+    }
+
+    pub(crate) async fn resume_of(&mut self, of: &RelationshipRef) -> Result<Answer, Refusal> {
+        match self.core.outgoing_meant(of)? {
+            Some(id) => self.forward.resume(&mut self.core, id).await,
+            None => self.resume().await,
+        }
+    }
+
+    pub(crate) async fn remove_of(&mut self, of: &RelationshipRef) -> Result<Answer, Refusal> {
+        match self.core.outgoing_meant(of)? {
+            Some(id) => self.forward.remove(&mut self.core, id).await,
+            None => self.remove().await,
+        }
+    }
+
+    /// Of an outgoing relationship the two cancellations mean the same: whatever is scheduled or under way.
+    pub(crate) async fn cancel_copy_of(&mut self, of: &RelationshipRef) -> Result<Answer, Refusal> {
+        match self.core.outgoing_meant(of)? {
+            Some(id) => self.forward.give_up(&mut self.core, id, None).await,
+            None => self.cancel_initial_copy().await,
+        }
+    }
+
+    pub(crate) async fn give_up_resync_of(&mut self, of: &RelationshipRef) -> Result<Answer, Refusal> {
+        match self.core.outgoing_meant(of)? {
+            Some(id) => self.forward.give_up(&mut self.core, id, None).await,
+            None => self.give_up_resync().await,
+        }
+    }
+
     /// ChangeReplicationModeToPrimary.
     pub(crate) async fn continue_as_primary(&mut self, of: &RelationshipRef) -> Result<Answer, Refusal> {
         let rel = self.core.rel.as_ref().ok_or_else(no_relationship)?;

@@ -1,10 +1,14 @@
-//! A host is back that may be the other side: what waits for it goes on at once.
+//! Ends of pauses after failed attempts: a host is back that may be the other side, or an administrator says so. What waits goes on
+//! at once.
 
 use crate::actor::Actor;
+use crate::common::address::host_of;
+use crate::contract::refusal::no_relationship;
+use crate::contract::{Answer, Refusal};
 use crate::host::presence::LEAST;
-use crate::record::access::host_of;
 use crate::work::message::Returned;
 use core::net::IpAddr;
+use lifeboat_model::ReplicationState as State;
 use tokio::time::Instant;
 
 impl Actor {
@@ -36,5 +40,31 @@ impl Actor {
             self.target.next_at = self.target.next_at.min(now.max(since + LEAST));
         }
         self.forward.wake();
+    }
+
+    /// An administrator has mended what attempts failed by: what waits for the next one does not wait longer. When nothing waits
+    /// it is done as well: it may have been tried, or asked for, a moment before.
+    pub(crate) async fn retry_now(&mut self) -> Result<Answer, Refusal> {
+        let rel = self.core.rel.as_ref().filter(|rel| rel.state != State::Disabled);
+        let outgoing = rel.ok_or_else(no_relationship)?.outgoing();
+        let third = outgoing.iter().any(|one| one.problem.is_some());
+        let now = Instant::now();
+        let source = self.source.backing_off.take().is_some();
+        if source {
+            self.source.next_at = now;
+        }
+        let target = self.target.backing_off.is_some();
+        if target {
+            self.target.begin_now();
+        }
+        self.source.begin_after = self.source.begin_after.min(now);
+        self.source.merge_after = self.source.merge_after.min(now);
+        self.forward.wake();
+        if source || target || third {
+            self.core
+                .event("what had failed is tried again now, as was asked for")
+                .await;
+        }
+        Ok(Answer::Done)
     }
 }

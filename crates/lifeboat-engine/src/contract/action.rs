@@ -1,75 +1,16 @@
-//! What can be asked of a host: one enum under every management surface. Surfaces translate to it and have no logic of their
-//! own. What it is answered with is `answer`'s.
+//! What can be asked of a host: one enum under every management surface, and what there is to know of each of its actions. Surfaces
+//! translate to it and have no logic of their own. What it is answered with is `answer`'s.
 
+use super::facts::{Facts, Role, Taking};
 use super::relationship::RelationshipRef;
+use super::selectors::{InitialCopy, PointSelector, VmRef};
 use super::views::ServerSettings;
 use crate::contract::paging::Paging;
 use lifeboat_model::{
-    AuthorizationEntry, Fingerprint, JobId, NicFailover, ReplicationSettings, RequestId, Timestamp, VmId,
+    AuthorizationEntry, Fingerprint, JobId, JobType, NicFailover, RelationshipId, ReplicationSettings,
+    RequestId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
-
-/// Which VM. Written, it is a text; what is read is [`VmRef::Text`].
-#[derive(Clone, Debug, Eq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
-pub enum VmRef {
-    /// The VM with this id, and no other.
-    Id(VmId),
-    /// A name or UUID, as a person writes it. A UUID comes first.
-    Text(String),
-}
-
-/// Equal are two that are written alike: what was recorded by its id is found again after it was read.
-impl PartialEq for VmRef {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Id(one), Self::Id(other)) => one == other,
-            (Self::Text(one), Self::Text(other)) => one == other,
-            (Self::Id(id), Self::Text(text)) | (Self::Text(text), Self::Id(id)) => id.to_string() == *text,
-        }
-    }
-}
-
-impl std::fmt::Display for VmRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Id(id) => write!(f, "{id}"),
-            Self::Text(text) => f.write_str(text),
-        }
-    }
-}
-
-impl From<VmId> for VmRef {
-    fn from(id: VmId) -> Self {
-        Self::Id(id)
-    }
-}
-
-impl From<String> for VmRef {
-    fn from(text: String) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl From<VmRef> for String {
-    fn from(vm: VmRef) -> Self {
-        vm.to_string()
-    }
-}
-
-/// Which recovery point.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "by", content = "value", rename_all = "lowercase")]
-pub enum PointSelector {
-    /// The newest data there is.
-    #[default]
-    Latest,
-    /// A listed point, by its id (a point's UUID, or a cycle's `generation:sequence`, which stays good when it is sealed), an
-    /// unambiguous beginning of it, or its GUID.
-    Id(String),
-    /// The newest instant not after this one.
-    At(Timestamp),
-}
 
 /// What a surface can ask of the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -219,7 +160,7 @@ pub enum Action {
     ResetStatistics {
         /// A VM with replication, on either side.
         vm: VmRef,
-        /// Whose.
+        /// Which relationship they are of.
         #[serde(
             default,
             skip_serializing_if = "RelationshipRef::is_usual",
@@ -260,6 +201,12 @@ pub enum Action {
     /// A cycle now, without waiting for the interval. Answered with its result when it is over.
     ReplicateNow {
         /// A VM that this host is the primary of, in state 3 or 8.
+        vm: VmRef,
+    },
+    /// The next attempt now, of whatever waits for one because the last one failed: a copy, a cycle, applying, a change of roles,
+    /// sending to a third host. Done as well when nothing waits.
+    RetryNow {
+        /// A VM with replication, on either side.
         vm: VmRef,
     },
     /// Recovery points of a replica: sealed ones and cycles, newest first.
@@ -426,99 +373,99 @@ fn yes() -> bool {
     true
 }
 
-/// How an initial copy gets to the replica (`InitialReplicationType`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "how", rename_all = "lowercase")]
-pub enum InitialCopy {
-    /// Over the network.
-    #[default]
-    Network,
-    /// To a directory, whose content a person carries to the replica's host and imports there.
-    Export {
-        /// Absolute path of an empty or missing directory.
-        dir: String,
-    },
-    /// From a copy that is on the replica's host already; only what differs travels.
-    Seed,
-}
+const COMMIT: Taking<'_> =
+    Taking::Always("commit of the failover, which ends every recovery point but the chosen one, of");
+const REMOVAL: Taking<'_> = Taking::Always("removal of the replication of");
+const FORGETTING: Taking<'_> = Taking::Always("removal of the record of the replication of");
+const RELEASE: Taking<'_> = Taking::Always("release of the recovery points that are held of");
+const DROPPING: Taking<'_> = Taking::Always("dropping of the abandoned data of");
 
 impl Action {
-    /// The VM this action is about.
+    /// What there is to know of it.
+    ///
+    /// Deliberately taking nothing away: failovers of every kind, reverts and reversals, which an emergency cannot wait with,
+    /// though a revert gives up what the VM wrote since the failover and a planned failover commits by itself; the end of a test,
+    /// which is there to be thrown away; and `BecomeReplica`, which keeps all it had until `DropAbandoned`.
     #[must_use]
-    pub fn vm(&self) -> Option<&VmRef> {
+    pub fn facts(&self) -> Facts<'_> {
+        use Role::{Administrator, Monitor, Operator, Tester};
         match self {
-            Self::ShowVm { vm }
-            | Self::StartVm { vm, .. }
-            | Self::StopVm { vm, .. }
-            | Self::PauseVm { vm }
-            | Self::ResetVm { vm }
-            | Self::Screenshot { vm }
-            | Self::EnableReplication { vm, .. }
-            | Self::ModifyReplication { vm, .. }
-            | Self::StartReplication { vm, .. }
-            | Self::CancelInitialCopy { vm, .. }
-            | Self::ImportCopy { vm, .. }
-            | Self::Resynchronize { vm, .. }
-            | Self::CancelResync { vm, .. }
-            | Self::ReverseReplication { vm, .. }
-            | Self::BecomeReplica { vm }
-            | Self::DropAbandoned { vm }
-            | Self::Scrub { vm }
-            | Self::HoldPoints { vm }
-            | Self::ReleasePoints { vm }
-            | Self::SetFailoverNetwork { vm, .. }
-            | Self::ResetStatistics { vm, .. }
-            | Self::PlannedFailover { vm, .. }
-            | Self::CancelPlanned { vm, .. }
-            | Self::StartTest { vm, .. }
-            | Self::StopTest { vm }
-            | Self::ExtendReplication { vm, .. }
-            | Self::SetAuthorization { vm, .. }
-            | Self::ContinueAsPrimary { vm, .. }
-            | Self::SuspendReplication { vm, .. }
-            | Self::ResumeReplication { vm, .. }
-            | Self::RemoveReplication { vm, .. }
-            | Self::ForgetReplication { vm }
-            | Self::ReplicateNow { vm }
-            | Self::ListPoints { vm, .. }
-            | Self::InitiateFailover { vm, .. }
-            | Self::RevertFailover { vm, .. }
-            | Self::CommitFailover { vm } => Some(vm),
-            Self::ListEvents { vm, .. } | Self::TrustKey { vm, .. } => vm.as_ref(),
             Self::ListVms(_)
             | Self::ListJobs(_)
             | Self::ShowJob { .. }
-            | Self::CancelJob { .. }
             | Self::ListAuthorization(_)
-            | Self::AddAuthorization { .. }
-            | Self::RemoveAuthorization { .. }
             | Self::ShowServer
-            | Self::SetServer { .. }
-            | Self::TestConnection { .. }
-            | Self::ListRequests
-            | Self::ConfirmRequest { .. }
-            | Self::DenyRequest { .. } => None,
+            | Self::ListRequests => Facts::question(Monitor),
+            Self::ListEvents { vm, .. } => Facts::question(Monitor).of(vm.as_ref()),
+            Self::ShowVm { vm } | Self::ListPoints { vm, .. } => Facts::question(Monitor).of(vm),
+            // A screen may show data of the guest, which a monitor may not read.
+            Self::Screenshot { vm } => Facts::question(Operator).or_tester().of(vm),
+            Self::StartVm { vm, .. }
+            | Self::StopVm { vm, .. }
+            | Self::PauseVm { vm }
+            | Self::ResetVm { vm } => Facts::change(Operator).or_tester().of(vm),
+            Self::StartTest { vm, .. } | Self::StopTest { vm } => Facts::change(Tester).of(vm),
+            Self::StartReplication { vm, how, .. } => Facts::change(how.role()).of(vm),
+            // Settings that come with it are configuration.
+            Self::ReverseReplication {
+                vm,
+                settings: Some(_),
+            } => Facts::change(Administrator).of(vm),
+            // Of the network: where and how a guest is reached after a failover is part of bringing it up.
+            Self::ReverseReplication { vm, settings: None }
+            | Self::InitiateFailover { vm, .. }
+            | Self::RevertFailover { vm, .. }
+            | Self::PlannedFailover { vm, .. }
+            | Self::CancelPlanned { vm, .. }
+            | Self::ContinueAsPrimary { vm, .. }
+            | Self::SuspendReplication { vm, .. }
+            | Self::ResumeReplication { vm, .. }
+            | Self::CancelInitialCopy { vm, .. }
+            | Self::Resynchronize { vm, .. }
+            | Self::CancelResync { vm, .. }
+            | Self::ReplicateNow { vm }
+            | Self::RetryNow { vm }
+            | Self::Scrub { vm }
+            | Self::HoldPoints { vm }
+            | Self::SetFailoverNetwork { vm, .. }
+            | Self::ResetStatistics { vm, .. } => Facts::change(Operator).of(vm),
+            Self::CancelJob { .. } | Self::TestConnection { .. } => Facts::change(Operator),
+            // Of the import: the content of a medium becomes the replica's data unverified.
+            Self::BecomeReplica { vm }
+            | Self::ImportCopy { vm, .. }
+            | Self::EnableReplication { vm, .. }
+            | Self::ExtendReplication { vm, .. } => Facts::change(Administrator).of(vm),
+            Self::TrustKey { vm, .. } => Facts::change(Administrator).of(vm.as_ref()),
+            // Whether this host takes replicas, and when its windows begin: nothing of what is here goes.
+            Self::SetServer { .. } | Self::ConfirmRequest { .. } | Self::DenyRequest { .. } => {
+                Facts::change(Administrator)
+            }
+            Self::CommitFailover { vm } => Facts::taking(COMMIT, JobType::CommitFailover).of(vm),
+            Self::RemoveReplication { vm, relationship } => {
+                Facts::taking(relationship.taking(), JobType::RemoveRelationship).of(vm)
+            }
+            Self::ForgetReplication { vm } => Facts::taking(FORGETTING, JobType::RemoveRelationship).of(vm),
+            Self::DropAbandoned { vm } => Facts::taking(DROPPING, JobType::RemoveRelationship).of(vm),
+            Self::ReleasePoints { vm } => Facts::taking(RELEASE, JobType::ServerSettings).of(vm),
+            Self::ModifyReplication {
+                vm,
+                settings,
+                relationship,
+            } => Facts::taking(Taking::Settings(settings, relationship), JobType::ModifySettings).of(vm),
+            Self::AddAuthorization { entry } => Facts::taking(Taking::Entry(entry), JobType::ServerSettings),
+            Self::RemoveAuthorization { primary } => {
+                Facts::taking(Taking::EntryRemoved(primary), JobType::ServerSettings)
+            }
+            Self::SetAuthorization { vm, primary } => {
+                Facts::taking(Taking::Binding(primary), JobType::ServerSettings).of(vm)
+            }
         }
     }
-}
 
-impl Action {
-    /// Whether something is another way afterwards. What only asks is not recorded.
+    /// The VM this action is about.
     #[must_use]
-    pub fn changes(&self) -> bool {
-        !matches!(
-            self,
-            Self::ListVms(_)
-                | Self::ShowVm { .. }
-                | Self::Screenshot { .. }
-                | Self::ListPoints { .. }
-                | Self::ListJobs(_)
-                | Self::ShowJob { .. }
-                | Self::ListEvents { .. }
-                | Self::ListAuthorization(_)
-                | Self::ShowServer
-                | Self::ListRequests
-        )
+    pub fn vm(&self) -> Option<&VmRef> {
+        self.facts().vm
     }
 
     /// Its name, for the log.
@@ -527,5 +474,25 @@ impl Action {
         let all = format!("{self:?}");
         let end = all.find(|c: char| !c.is_alphanumeric()).unwrap_or(all.len());
         all.chars().take(end).collect()
+    }
+}
+
+impl RelationshipRef {
+    /// What its removal takes away.
+    fn taking(&self) -> Taking<'_> {
+        match self {
+            Self::Usual | Self::Id(RelationshipId::OWN) => REMOVAL,
+            Self::Outgoing | Self::Id(_) | Self::Peer(_) => Taking::Outgoing(self),
+        }
+    }
+}
+
+impl InitialCopy {
+    fn role(&self) -> Role {
+        match self {
+            Self::Network | Self::Seed => Role::Operator,
+            // A medium holds all data of the VM, and leaves the host.
+            Self::Export { .. } => Role::Administrator,
+        }
     }
 }

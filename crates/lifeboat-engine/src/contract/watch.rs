@@ -12,7 +12,7 @@ use uuid::Uuid;
 /// How many changes a watch may be behind; one that is further behind has missed some.
 pub const BEHIND: usize = 1024;
 
-/// A change. Whoever hears of it and asks then sees what it tells of, or something newer.
+/// A change. A caller who hears of it and asks then sees what it tells of, or something newer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// One more than that of the change before it in this feed.
@@ -85,7 +85,7 @@ enum Told {
     Hole,
 }
 
-/// Where changes are told. Whoever is slow costs the others nothing: a watch that is too far behind misses changes.
+/// Where changes are told. A watch that is slow costs the others nothing: a watch that is too far behind misses changes.
 #[derive(Debug)]
 pub struct Feed(Mutex<State>);
 
@@ -99,7 +99,7 @@ struct State {
 }
 
 impl State {
-    /// The way to those who watch; `None` while nobody does.
+    /// The way to those who watch; `None` while there are none.
     fn watchers(&self) -> Option<&Sender<Told>> {
         self.sender.as_ref().filter(|s| s.receiver_count() > 0)
     }
@@ -130,7 +130,7 @@ impl Feed {
     pub fn watch(&self, name: impl FnOnce() -> Uuid) -> Watch {
         let mut state = self.state();
         if state.id.is_some() && state.watchers().is_none() {
-            // What changed while nobody watched has no number. The missing one says that there may have been something.
+            // What changed while there was no watch has no number. The missing one says that there may have been something.
             state.next += 1;
         }
         Watch {
@@ -144,12 +144,12 @@ impl Feed {
         }
     }
 
-    /// Whether somebody watches.
+    /// Whether there is a watch.
     pub fn is_watched(&self) -> bool {
         self.state().watchers().is_some()
     }
 
-    /// Tells of a change, which is made only when somebody watches; whether somebody does.
+    /// Tells of a change, which is made only when there is a watch; whether there is one.
     pub fn tell(&self, at: Timestamp, what: impl FnOnce() -> What) -> bool {
         let mut state = self.state();
         if state.watchers().is_none() {
@@ -161,7 +161,7 @@ impl Feed {
         state.watchers().is_some_and(|w| w.send(told).is_ok())
     }
 
-    /// Tells everybody that there may have been a change which is not told.
+    /// Tells every watch that there may have been a change which is not told.
     pub fn lose(&self) {
         let mut state = self.state();
         if state.watchers().is_some() {
@@ -228,16 +228,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_made_while_nobody_watches() {
+    async fn nothing_is_made_while_there_is_no_watch() {
         let feed = Feed::default();
-        assert!(!feed.tell(Timestamp(1), || panic!("nobody watches")));
+        assert!(!feed.tell(Timestamp(1), || panic!("there is no watch")));
         let mut one = watch(&feed);
         assert!(feed.tell(Timestamp(2), || vm(2)));
         let told = one.next().await.unwrap();
         assert_eq!((told.sequence, told.at, told.what), (1, Timestamp(2), vm(2)));
         drop(one);
         assert!(!feed.is_watched());
-        assert!(!feed.tell(Timestamp(3), || panic!("nobody watches")));
+        assert!(!feed.tell(Timestamp(3), || panic!("there is no watch")));
     }
 
     #[tokio::test]
@@ -250,11 +250,11 @@ mod tests {
         feed.tell(Timestamp(1), || vm(1));
         let last = second.next().await.unwrap().sequence;
         let third = watch(&feed);
-        assert_eq!(third.begins(), last + 1, "somebody watched all the time");
+        assert_eq!(third.begins(), last + 1, "there was a watch all the time");
         assert_eq!(third.feed(), second.feed());
         drop((second, third));
         feed.tell(Timestamp(2), || vm(2));
-        assert!(watch(&feed).begins() > last + 1, "nobody did for a while");
+        assert!(watch(&feed).begins() > last + 1, "there was none for a while");
     }
 
     #[tokio::test]

@@ -61,7 +61,7 @@ fn steady(rel: &Relationship) -> Relationship {
 pub(super) struct Before(Option<Relationship>);
 
 impl Core {
-    /// What is recorded before a change, if somebody has to be told what becomes of it.
+    /// What is recorded before a change, if a watch has to be told what becomes of it.
     pub(super) fn before(&self) -> Option<Before> {
         let watched = self.host.changes.is_watched();
         watched.then(|| Before((*self.rel).clone()))

@@ -418,7 +418,7 @@ pub(crate) fn orphan(rel: &Relationship, job: &Job) -> Orphan {
 #[async_trait]
 impl Management for Engine {
     async fn perform(&self, by: Option<By>, action: Action) -> Result<Answer, Refusal> {
-        if !action.changes() {
+        if !action.facts().changes {
             return self.carry_out(action).await;
         }
         let (name, vm) = (

@@ -40,7 +40,8 @@ impl Engine {
             Some(what) => {
                 let id = vm.as_ref().map(|(id, _)| *id);
                 let action = match id {
-                    Some(id) => taking::named_exactly(action, id, &image),
+                    Some(id) => taking::named_exactly(&action, id, &image)
+                        .map_err(|e| failed("the request cannot be recorded", &e))?,
                     None => action,
                 };
                 Err(self.wait_for_a_second(action, id, what).await?)

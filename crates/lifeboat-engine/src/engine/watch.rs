@@ -1,4 +1,4 @@
-//! Has VMs shown while somebody watches, so that the feed tells what is not in their records. What is compared and told is the
+//! Has VMs shown while there is a watch, so that the feed tells what is not in their records. What is compared and told is the
 //! observer's; nothing is waited for that hangs. What happens to guests is seen by `lookout`.
 
 use crate::host::lists::LISTED;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// For how long VMs that are to be looked at are collected: one whose record changes again and again is looked at once.
 const COLLECTED: Duration = Duration::from_millis(250);
 
-/// Has VMs shown while somebody watches, so that what is shown beside their records is compared: those that are due, soon; and every
+/// Has VMs shown while there is a watch, so that what is shown beside their records is compared: those that are due, soon; and every
 /// one at each interval, because health follows from the time, and stores, disks and keys say nothing by themselves.
 pub(super) async fn look_again(host: Weak<Host>) {
     let Some(looks) = host.upgrade().map(|h| h.changes.looks()) else {

@@ -1,8 +1,8 @@
 //! Where a primary says that it takes calls itself: this host connects there when roles change, so it is not believed
 //! without its certificate. That a name leads to an address where another host can be is looked at by the link.
 
+use crate::common::address::host_of;
 use crate::port::link::PeerIdentity;
-use crate::record::access::host_of;
 use lifeboat_model::reach::Never;
 use lifeboat_model::reach::{self};
 

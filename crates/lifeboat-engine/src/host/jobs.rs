@@ -115,7 +115,7 @@ impl Jobs {
         self.tell(job);
     }
 
-    /// Takes in a job that nobody is told of, because it ends at once.
+    /// Takes in a job that is not told, because it ends at once.
     pub(crate) fn keep(&self, job: Job) {
         self.with(|all| all.insert(job.id, job));
     }

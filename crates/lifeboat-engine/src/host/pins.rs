@@ -5,8 +5,9 @@
 //! A host is known by the names of its certificate and by how it is called. A certificate may fit several remembered hosts;
 //! then its key has to be that of all of them.
 
+use crate::common::address::host_of;
 use crate::port::link::{KeyJudge, OtherKey, PeerIdentity};
-use crate::record::access::{host_of, third_hosts};
+use crate::record::access::third_hosts;
 use crate::record::{KnownKey, Relationship};
 use lifeboat_model::reach::bare_host;
 use lifeboat_model::{Fingerprint, Note, Timestamp, VmId, hint};

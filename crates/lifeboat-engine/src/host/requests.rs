@@ -1,9 +1,8 @@
 //! Four eyes: which requests wait, how many may, and when they lapse. Carrying them out is the engine's.
 
 use crate::common::by::By;
-use crate::contract::{Action, Refusal};
-use crate::host::taking::Taking;
-use crate::host::{Host, taking};
+use crate::contract::{Action, Refusal, Taking};
+use crate::host::Host;
 use crate::port::catalog::CatalogError;
 use crate::record::{Event, Request, RequestState};
 use lifeboat_model::ReplicationHealth as Health;
@@ -25,7 +24,7 @@ pub const OF_ONE: usize = 20;
 /// Whether an action may have to wait for a second person, depending on what it would take away.
 #[must_use]
 pub fn may_wait(action: &Action) -> bool {
-    !matches!(taking::taking(action), Taking::Nothing)
+    !matches!(action.facts().taking, Taking::Nothing)
 }
 
 /// The requests of a host.

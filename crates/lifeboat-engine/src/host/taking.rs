@@ -1,106 +1,11 @@
-//! Which actions take something away for good: data, recovery points, or the promise that points are kept. Pure functions; what
-//! follows from the answer is `requests`'.
-//!
-//! Deliberately not among them: failovers of every kind, reverts and reversals, which an emergency cannot wait with, though a
-//! revert gives up what the VM wrote since the failover and a planned failover commits by itself; the end of a test, which is
-//! there to be thrown away; and `BecomeReplica`, which keeps all it had until `DropAbandoned`.
+//! What actions take away for good, in the state that things are in: data, recovery points, or the promise that points are kept.
+//! Pure functions. What each action may take away at all, its facts say; what follows from the answer is `requests`'.
 
-use crate::contract::{Action, RelationshipRef};
+use crate::contract::{Action, RelationshipRef, Taking};
 use crate::port::catalog::CatalogImage;
 use crate::record::{OutgoingRelationship, Relationship, Side};
 use lifeboat_model::{AuthorizationEntry, RelationshipId, ReplicationSettings, VmId};
 use std::time::Duration;
-
-/// What an action may take away.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Taking<'a> {
-    /// Nothing, whatever the state is.
-    Nothing,
-    /// Always something: this, in words that a VM's name follows.
-    Always(&'static str),
-    /// An outgoing relationship.
-    Outgoing(&'a RelationshipRef),
-    /// What the new settings of this relationship no longer ask for.
-    Settings(&'a ReplicationSettings, &'a RelationshipRef),
-    /// What the new entry no longer promises.
-    Entry(&'a AuthorizationEntry),
-    /// An entry, by its primary.
-    EntryRemoved(&'a str),
-    /// What the entry that a replica is bound to promised, and this one does not.
-    Binding(&'a str),
-}
-
-/// What an action may take away, as far as it can be told by itself.
-pub(crate) fn taking(action: &Action) -> Taking<'_> {
-    match action {
-        Action::CommitFailover { .. } => {
-            Taking::Always("commit of the failover, which ends every recovery point but the chosen one, of")
-        }
-        Action::RemoveReplication { relationship, .. } => match relationship {
-            RelationshipRef::Usual | RelationshipRef::Id(RelationshipId::OWN) => {
-                Taking::Always("removal of the replication of")
-            }
-            RelationshipRef::Outgoing | RelationshipRef::Id(_) | RelationshipRef::Peer(_) => {
-                Taking::Outgoing(relationship)
-            }
-        },
-        Action::ForgetReplication { .. } => Taking::Always("removal of the record of the replication of"),
-        Action::ReleasePoints { .. } => Taking::Always("release of the recovery points that are held of"),
-        Action::DropAbandoned { .. } => Taking::Always("dropping of the abandoned data of"),
-        Action::ModifyReplication {
-            settings,
-            relationship,
-            ..
-        } => Taking::Settings(settings, relationship),
-        Action::AddAuthorization { entry } => Taking::Entry(entry),
-        Action::RemoveAuthorization { primary } => Taking::EntryRemoved(primary),
-        Action::SetAuthorization { primary, .. } => Taking::Binding(primary),
-        Action::ListVms(_)
-        | Action::ShowVm { .. }
-        | Action::StartVm { .. }
-        | Action::StopVm { .. }
-        | Action::PauseVm { .. }
-        | Action::ResetVm { .. }
-        | Action::Screenshot { .. }
-        | Action::EnableReplication { .. }
-        | Action::StartReplication { .. }
-        | Action::CancelInitialCopy { .. }
-        | Action::ImportCopy { .. }
-        | Action::Resynchronize { .. }
-        | Action::CancelResync { .. }
-        | Action::ReverseReplication { .. }
-        | Action::BecomeReplica { .. }
-        | Action::Scrub { .. }
-        | Action::HoldPoints { .. }
-        | Action::SetFailoverNetwork { .. }
-        | Action::ResetStatistics { .. }
-        | Action::SuspendReplication { .. }
-        | Action::ResumeReplication { .. }
-        | Action::ReplicateNow { .. }
-        | Action::ListPoints { .. }
-        | Action::InitiateFailover { .. }
-        | Action::PlannedFailover { .. }
-        | Action::CancelPlanned { .. }
-        | Action::StartTest { .. }
-        | Action::StopTest { .. }
-        | Action::RevertFailover { .. }
-        | Action::ExtendReplication { .. }
-        | Action::ContinueAsPrimary { .. }
-        | Action::ListJobs(_)
-        | Action::ShowJob { .. }
-        | Action::CancelJob { .. }
-        | Action::ListEvents { .. }
-        | Action::ListAuthorization(_)
-        | Action::ShowServer
-        // Whether this host takes replicas, and when its windows begin: nothing of what is here goes.
-        | Action::SetServer { .. }
-        | Action::TestConnection { .. }
-        | Action::TrustKey { .. }
-        | Action::ListRequests
-        | Action::ConfirmRequest { .. }
-        | Action::DenyRequest { .. } => Taking::Nothing,
-    }
-}
 
 /// What an action takes away now, in words; `None`: nothing. The VM is the one it is about, with its name.
 pub(crate) fn what(action: &Action, vm: Option<(VmId, &str)>, now: &CatalogImage) -> Option<String> {
@@ -109,7 +14,7 @@ pub(crate) fn what(action: &Action, vm: Option<(VmId, &str)>, now: &CatalogImage
     let of = |less: Vec<String>, what: &str, name: &str| {
         (!less.is_empty()).then(|| format!("{what} \"{name}\": {}", less.join(", ")))
     };
-    match taking(action) {
+    match action.facts().taking {
         Taking::Nothing => None,
         Taking::Always(what) => Some(format!("{what} \"{name}\"")),
         Taking::Outgoing(relationship) => {
@@ -230,23 +135,24 @@ pub(crate) fn kept_at_least(
     Duration::from_secs(longest.unwrap_or(0).into())
 }
 
-/// The same action about just this VM, and about the relationship to just that host. Names, and what there is one of, may lead
-/// elsewhere until it is confirmed.
-pub(crate) fn named_exactly(mut action: Action, exact: VmId, now: &CatalogImage) -> Action {
+/// The same action about the VM with just this id, and about the relationship to just that host: names, and what there is one of,
+/// may lead elsewhere until it is confirmed. By way of the form in which it is recorded, in which each action about a VM names it
+/// in the same place.
+pub(crate) fn named_exactly(
+    action: &Action,
+    exact: VmId,
+    now: &CatalogImage,
+) -> Result<Action, serde_json::Error> {
+    let mut written = serde_json::to_value(action)?;
+    if let Some(vm) = written.get_mut("vm") {
+        *vm = exact.to_string().into();
+    }
+    let mut action = serde_json::from_value(written)?;
     let rel = now.relationships.iter().find(|r| r.vm == exact && r.index == 0);
     if let Some(rel) = rel {
         name_relationship(&mut action, rel);
     }
-    if let Action::CommitFailover { vm }
-    | Action::RemoveReplication { vm, .. }
-    | Action::ForgetReplication { vm }
-    | Action::DropAbandoned { vm }
-    | Action::ModifyReplication { vm, .. }
-    | Action::SetAuthorization { vm, .. } = &mut action
-    {
-        *vm = exact.into();
-    }
-    action
+    Ok(action)
 }
 
 fn name_relationship(action: &mut Action, rel: &Relationship) {

@@ -1,6 +1,6 @@
 //! Where the parts of the engine tell what has changed, and which VMs are to be looked at because of it. A record says at once that it
 //! has changed; what is shown beside it (power, health, files) is seen by looking at the VM, and compared with what was shown last.
-//! The looking is `engine::watch`'s. While nobody watches, nothing is compared, looked at or kept.
+//! The looking is `engine::watch`'s. While there is no watch, nothing is compared, looked at or kept.
 
 use crate::contract::{Feed, ReplicationView, Turn, VmView, Watch, What};
 use crate::host::Ports;
@@ -36,7 +36,7 @@ pub(crate) struct Changes {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     looks: Arc<Looks>,
-    /// Held while events are written and told, so that they are told in the order of the catalog. Only while somebody watches.
+    /// Held while events are written and told, so that they are told in the order of the catalog. Only while there is a watch.
     recording: tokio::sync::Mutex<()>,
 }
 
@@ -98,7 +98,7 @@ impl Changes {
         self.tell(|| What::Relationship { vm, turn });
     }
 
-    /// Has a VM looked at soon, if somebody watches.
+    /// Has a VM looked at soon, if there is a watch.
     pub(crate) fn look_at(&self, vm: VmId) {
         if self.is_watched() {
             self.looks

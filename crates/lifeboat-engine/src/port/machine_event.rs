@@ -1,5 +1,5 @@
-//! What a hypervisor tells of its VMs without being asked. It says when to look and never what is seen: whoever hears of a
-//! VM asks what it does now.
+//! What a hypervisor tells of its VMs without being asked. It says when to look and never what is seen: the engine, when it
+//! hears of a VM, asks what it does now.
 
 use lifeboat_model::VmId;
 

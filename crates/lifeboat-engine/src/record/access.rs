@@ -13,11 +13,6 @@ pub(crate) fn third_hosts(rel: Option<&Relationship>) -> impl Iterator<Item = &S
     outgoing(rel).iter().map(|one| &one.settings.peer)
 }
 
-/// The name in `HOST:PORT`.
-pub(crate) fn host_of(peer: &str) -> &str {
-    peer.rsplit_once(':').map_or(peer, |(host, _)| host)
-}
-
 /// Whether a job that waits belongs to what the record says is scheduled.
 pub(crate) fn waits(rel: &Relationship, kind: JobType) -> bool {
     let kinds = [

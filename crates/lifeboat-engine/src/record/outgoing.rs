@@ -1,8 +1,8 @@
 //! What a replica remembers of the relationships in which it forwards what arrives: to each third host it is what a primary is
 //! to a replica. A VM may have any number of them.
 
-use super::access::host_of;
 use super::{Counters, Problem, nothing_set};
+use crate::common::address::host_of;
 use lifeboat_model::{
     JobId, PointId, Position, Recency, RelationshipId, ReplicationSettings, ReplicationState, Timestamp,
 };

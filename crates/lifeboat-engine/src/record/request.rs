@@ -2,7 +2,7 @@
 
 use super::Record;
 use crate::common::by::By;
-use crate::contract::{Action, RelationshipRef};
+use crate::contract::Action;
 use lifeboat_model::{Reading, RequestId, Timestamp, VmId};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -57,10 +57,7 @@ fn action<'d, D: Deserializer<'d>>(from: D) -> Result<Action, D::Error> {
         && fields.get("action").is_some_and(|name| name == "remove-extended")
     {
         fields.insert("action".into(), "remove-replication".into());
-        fields.insert(
-            "relationship".into(),
-            String::from(RelationshipRef::Outgoing).into(),
-        );
+        fields.insert("relationship".into(), "extended".into());
     }
     Action::deserialize(written).map_err(D::Error::custom)
 }
@@ -82,8 +79,7 @@ mod tests {
         }
         let written = r#"{"action":{"action":"remove-extended","vm":"web"}}"#;
         let read: Recorded = serde_json::from_str(written).unwrap();
-        let vm = "web".to_owned().into();
-        let relationship = RelationshipRef::Outgoing;
-        assert_eq!(read.action, Action::RemoveReplication { vm, relationship });
+        let now = r#"{"action":"remove-replication","vm":"web","relationship":"extended"}"#;
+        assert_eq!(read.action, serde_json::from_str(now).unwrap());
     }
 }

@@ -1,12 +1,12 @@
 //! What an administrator asks of an outgoing relationship, on the host in the middle: to make, start, change, compare, suspend,
 //! cancel and remove it. Each is recorded before it is answered. `forwarder` sends, and `outgoing` records what becomes of it.
 
+use crate::common::address::host_of;
 use crate::contract::refusal::{no_relationship, not_now};
 use crate::contract::{Answer, InitialCopy, Refusal};
 use crate::core::{Core, Wake};
 use crate::port::link::{PeerReply, PeerRequest};
 use crate::port::store::StoreError;
-use crate::record::access::host_of;
 use crate::record::{Job, OutgoingRelationship, Relationship};
 use crate::source::forwarder::ForwarderConfig;
 use crate::source::outgoing::{Forwarding, not_extended};

@@ -253,6 +253,11 @@ pub const ROUTES: &[Route] = &[
             "Replicate now, without waiting for the interval; answered with the cycle's result when it is over",
         )
     },
+    post(
+        "/vms/{vm}/replication/retry",
+        "retry-now",
+        "Try at once what waits for its next attempt after a failure; done as well when nothing waits",
+    ),
     with_fields(
         post(
             "/vms/{vm}/replication/reverse",

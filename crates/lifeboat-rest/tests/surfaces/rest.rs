@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::samples::{self, actions, answers, job, variant};
+use crate::samples::{self, actions, answers, example, job, route};
 
 /// Remembers what it was asked and answers what its script says.
 pub(crate) struct Fake {
@@ -96,24 +96,33 @@ async fn ask(host: &Host, method: &str, target: &str, body: &[u8]) -> (StatusCod
     (status, kind.map(|k| k.to_str().unwrap().to_owned()), body)
 }
 
+/// Tags of all actions, as their reader names them when it is given another one.
+fn tags() -> BTreeSet<String> {
+    let other = serde_json::from_value::<Action>(json!({ "action": "?" })).unwrap_err();
+    let other = other.to_string();
+    let (found, expected) = other.split_once(", expected one of ").unwrap();
+    assert_eq!(found, "unknown variant `?`");
+    expected
+        .split(", ")
+        .map(|tag| tag.trim_matches('`').to_owned())
+        .collect()
+}
+
 #[test]
 fn every_action_has_exactly_one_route() {
-    let samples = actions();
-    let covered: BTreeSet<usize> = samples.iter().map(|a| variant(a).0).collect();
-    assert_eq!(
-        covered.into_iter().collect::<Vec<_>>(),
-        (0..samples::VARIANTS).collect::<Vec<_>>(),
-        "samples"
-    );
-    for action in &samples {
-        let tag = serde_json::to_value(action).unwrap()["action"].clone();
-        let own = |r: &&Route| tag == r.action && r.implies.is_none();
-        assert_eq!(ROUTES.iter().filter(own).count(), 1, "{tag}");
+    for tag in tags() {
+        let own = ROUTES.iter().filter(|r| tag == r.action && !r.is_old());
+        assert_eq!(own.count(), 1, "{tag}");
     }
+    for route in ROUTES {
+        assert!(tags().contains(route.action), "{} is no action", route.action);
+    }
+    let sampled = actions().iter().map(|a| route(a).action.to_owned()).collect();
+    assert_eq!(tags(), sampled, "samples");
     let paths: BTreeSet<_> = ROUTES.iter().map(|r| (r.verb.as_str(), r.path)).collect();
     assert_eq!(paths.len(), ROUTES.len(), "no path and method twice");
-    let own = ROUTES.iter().filter(|r| r.implies.is_none()).count();
-    assert_eq!(own, samples::VARIANTS, "no route without an action");
+    let ids: BTreeSet<_> = ROUTES.iter().map(Route::id).collect();
+    assert_eq!(ids.len(), ROUTES.len(), "no operation twice");
 }
 
 #[tokio::test]
@@ -184,35 +193,6 @@ fn the_table_holds_json_where_it_says_so() {
     }
 }
 
-/// A value that a schema allows, built from the schema alone.
-fn example(schema: &Value, doc: &Value) -> Value {
-    if let Some(name) = schema["$ref"].as_str() {
-        return example(doc.pointer(name.trim_start_matches('#')).unwrap(), doc);
-    }
-    if let Some(one) = schema.get("oneOf").or(schema.get("anyOf")) {
-        return example(&one[0], doc);
-    }
-    if let Some(value) = schema
-        .get("const")
-        .or(schema.pointer("/enum/0"))
-        .or(schema.pointer("/examples/0"))
-    {
-        return value.clone();
-    }
-    match schema["type"].as_str().unwrap() {
-        "object" => {
-            let fields = schema["properties"].as_object().unwrap();
-            Value::Object(fields.iter().map(|(k, v)| (k.clone(), example(v, doc))).collect())
-        }
-        "array" => json!([]),
-        "string" if schema["format"] == "uuid" => json!(job().id),
-        "string" => json!("b.example.org:8443"),
-        "integer" => json!(7),
-        "boolean" => json!(true),
-        other => unreachable!("no example for {other}"),
-    }
-}
-
 #[tokio::test]
 async fn every_route_of_the_document_answers_as_documented() {
     let host = host(fitting);
@@ -259,8 +239,8 @@ async fn every_route_of_the_document_answers_as_documented() {
             }
             if id != "openapi" {
                 let asked = host.fake.asked.lock().unwrap().pop().unwrap();
-                let of = id.strip_suffix("-of-extended").unwrap_or(id);
-                assert_eq!(serde_json::to_value(asked).unwrap()["action"], of);
+                let route = ROUTES.iter().find(|r| r.id() == id).unwrap();
+                assert_eq!(serde_json::to_value(asked).unwrap()["action"], route.action);
             }
             seen += 1;
         }
@@ -327,11 +307,7 @@ fn fits(value: &Value, schema: &Value, doc: &Value) -> Result<(), String> {
 fn answers_of_the_engine_fit_the_schemas() {
     let doc = openapi::document();
     for action in actions() {
-        let tag = serde_json::to_value(&action).unwrap()["action"].clone();
-        let route = ROUTES
-            .iter()
-            .find(|r| tag == r.action && r.implies.is_none())
-            .unwrap();
+        let route = route(&action);
         let one = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
         for answer in answers(&action) {
             let value = serde_json::to_value(&answer).unwrap()["value"].take();
@@ -345,7 +321,7 @@ fn answers_of_the_engine_fit_the_schemas() {
                 (lifeboat_rest::routes::Reply::Carried, _) => Err("neither done nor a job".to_owned()),
                 (lifeboat_rest::routes::Reply::Picture, _) => Ok(()),
             };
-            fit.unwrap_or_else(|e| panic!("{tag}: {e}"));
+            fit.unwrap_or_else(|e| panic!("{}: {e}", route.action));
         }
     }
     let taken = |name: &str, value: Value| {

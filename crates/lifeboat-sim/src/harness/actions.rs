@@ -185,3 +185,33 @@ pub fn entry(primary: &str, location: &str) -> AuthorizationEntry {
         quota: Default::default(),
     }
 }
+
+/// Pauses the replication of the VM on this host.
+#[must_use]
+pub fn suspend() -> Action {
+    let relationship = RelationshipRef::Usual;
+    Action::SuspendReplication {
+        vm: World::vm(),
+        relationship,
+    }
+}
+
+/// Resumes it.
+#[must_use]
+pub fn resume() -> Action {
+    let relationship = RelationshipRef::Usual;
+    Action::ResumeReplication {
+        vm: World::vm(),
+        relationship,
+    }
+}
+
+/// Ends the replication of the VM on this host.
+#[must_use]
+pub fn remove() -> Action {
+    let relationship = RelationshipRef::Usual;
+    Action::RemoveReplication {
+        vm: World::vm(),
+        relationship,
+    }
+}

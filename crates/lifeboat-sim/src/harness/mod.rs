@@ -12,8 +12,9 @@ mod play;
 mod steps;
 
 pub use actions::{
-    cancel_planned, commit, enable, entry, extend, failover, pause_vm, planned, prepare, reset_statistics,
-    reset_vm, resync, reverse, revert, start_copy, start_test, start_vm, stop_test, stop_vm,
+    cancel_planned, commit, enable, entry, extend, failover, pause_vm, planned, prepare, remove,
+    reset_statistics, reset_vm, resume, resync, reverse, revert, start_copy, start_test, start_vm, stop_test,
+    stop_vm, suspend,
 };
 pub use beginnings::{
     agreed, chain, completed, eventually, four_eyes, healthy, history, insist_until, job, replicating,

@@ -19,7 +19,7 @@ use lifeboat_model::{
 };
 use lifeboat_sim::harness::{
     A, B, FOUR_HOSTS, commit, entry, eventually, extend, failover, flows, four_eyes, history, job, mode,
-    phase, planned, points, replicating, revert, simulate, simulate_small, state,
+    phase, planned, points, remove, replicating, resume, revert, simulate, simulate_small, state, suspend,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -175,10 +175,7 @@ fn only_less_history_and_removals_wait_for_a_second_person() {
         }
         let vm = World::vm;
         for removal in [
-            Action::RemoveReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
+            remove(),
             Action::ForgetReplication { vm: vm() },
             Action::RemoveReplication {
                 vm: vm(),
@@ -206,17 +203,7 @@ fn only_less_history_and_removals_wait_for_a_second_person() {
         let e = asks(w, B, ada(), none).await.unwrap_err();
         assert_eq!((e.code, e.request), (ReturnCode::FileNotFound, None));
         // Everything that keeps replication going.
-        for action in [
-            Action::SuspendReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-            Action::ResumeReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-            Action::ReplicateNow { vm: vm() },
-        ] {
+        for action in [suspend(), resume(), Action::ReplicateNow { vm: vm() }] {
             asks(w, A, ada(), action).await.unwrap();
         }
         // A whole planned failover, which commits by itself.

@@ -9,7 +9,8 @@ use lifeboat_model::hint;
 use lifeboat_model::{PointId, ReplicationHealth, ReplicationMode as Mode, ReplicationState as State};
 use lifeboat_sim::World;
 use lifeboat_sim::harness::{
-    A, B, eventually, flows, healthy, mode, points, refused, replicating, sealed, simulate, state, taken_over,
+    A, B, eventually, flows, healthy, mode, points, refused, remove, replicating, sealed, simulate, state,
+    taken_over,
 };
 use lifeboat_sim::harness::{hints_at, texts};
 
@@ -126,24 +127,8 @@ fn less_history_of_a_relationship_that_is_made_anew_holds_too() {
         let before = sealed(w).await;
         let mut settings = w.recorded(A).unwrap().settings;
         let vm = World::vm;
-        w.insist(
-            A,
-            Action::RemoveReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
-        w.insist(
-            B,
-            Action::RemoveReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(A, remove()).await.unwrap();
+        w.insist(B, remove()).await.unwrap();
         (settings.history, settings.any_point_window_s) = (0, 0);
         w.insist(A, Action::EnableReplication { vm: vm(), settings })
             .await

@@ -15,8 +15,8 @@ use lifeboat_model::{
     ReplicationState as State, Timestamp, VmId, VmSpec,
 };
 use lifeboat_sim::harness::{
-    A, B, events, eventually, flows, healthy, mode, planned, replicating, replication, said, server,
-    simulate, state,
+    A, B, events, eventually, flows, healthy, mode, planned, replicating, replication, resume, said, server,
+    simulate, state, suspend,
 };
 use lifeboat_sim::{VM, World};
 
@@ -196,15 +196,7 @@ fn a_peer_with_the_right_name_and_another_key_changes_nothing() {
     simulate(3, async |w| {
         replicating(w).await;
         // Nothing else changes anything meanwhile.
-        w.insist(
-            A,
-            Action::SuspendReplication {
-                vm: World::vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(A, suspend()).await.unwrap();
         w.run(5).await;
         for (host, name) in [(A, "b"), (B, "a")] {
             let engine = w.engine(host).unwrap();
@@ -264,15 +256,7 @@ fn a_peer_with_the_right_name_and_another_key_changes_nothing() {
             drop(engine);
         }
         // The right host is not kept out by it, and it is forgotten after an hour.
-        w.insist(
-            A,
-            Action::ResumeReplication {
-                vm: World::vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(A, resume()).await.unwrap();
         healthy(w, A, B).await;
         w.run(3700).await;
         assert_eq!(replication(w, B).await.health, Health::Ok);

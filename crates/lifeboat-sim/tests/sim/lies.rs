@@ -5,7 +5,8 @@
 use lifeboat_engine::action::Action;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, TWO_HOSTS, Wrong, asked, eventually, flows, job, play, replicating, resync, state,
+    PRIMARY, REPLICA, TWO_HOSTS, Wrong, asked, eventually, flows, job, play, replicating, resume, resync,
+    state, suspend,
 };
 use lifeboat_sim::{Lies, Rng, SYS_BYTES, VM, World};
 
@@ -14,14 +15,8 @@ async fn manage(w: &World, rng: &mut Rng) {
     let vm = World::vm;
     let action = match rng.below(12) {
         0 => Action::ReplicateNow { vm: vm() },
-        1 => Action::SuspendReplication {
-            vm: vm(),
-            relationship: Default::default(),
-        },
-        2 | 3 => Action::ResumeReplication {
-            vm: vm(),
-            relationship: Default::default(),
-        },
+        1 => suspend(),
+        2 | 3 => resume(),
         4 => resync(),
         5 => Action::TestConnection {
             peer: "b:7000".into(),
@@ -37,12 +32,8 @@ async fn manage(w: &World, rng: &mut Rng) {
 
 /// What the commands for each state are, as the state says them.
 async fn set_right(w: &World) {
-    let vm = World::vm;
     let action = match state(w, PRIMARY) {
-        State::Suspended | State::ResynchronizationSuspended => Action::ResumeReplication {
-            vm: vm(),
-            relationship: Default::default(),
-        },
+        State::Suspended | State::ResynchronizationSuspended => resume(),
         State::WaitingToStartResynchronization | State::Critical => resync(),
         _ => return,
     };

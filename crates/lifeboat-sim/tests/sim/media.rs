@@ -9,8 +9,8 @@ use lifeboat_engine::sealing::{ExportKey, Sealing};
 use lifeboat_model::hint;
 use lifeboat_model::{JobState, ReplicationState as State};
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, Steps, eventually, failover, healthy, job, refused, simulate, start_copy, start_vm,
-    state,
+    PRIMARY, REPLICA, Steps, eventually, failover, healthy, job, refused, remove, simulate, start_copy,
+    start_vm, state,
 };
 use lifeboat_sim::{Port, SYS_BYTES, Sealed, VM, World};
 
@@ -255,15 +255,7 @@ fn media_of_an_earlier_attempt_are_refused() {
         exported(w).await;
         w.write(30);
         w.run(20).await;
-        w.insist(
-            PRIMARY,
-            Action::RemoveReplication {
-                vm: World::vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, remove()).await.unwrap();
         enabled(w).await;
         assert_eq!(
             job(w, PRIMARY, export("/media/two")).await.unwrap(),
@@ -440,15 +432,7 @@ fn an_export_of_an_earlier_version_is_reported_with_a_way_out() {
         let said = refused(w, REPLICA, import("/media/two")).await;
         assert!(said.message.contains("export it again: remove"), "{said:?}");
         // The way out that it names.
-        w.insist(
-            PRIMARY,
-            Action::RemoveReplication {
-                vm: World::vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, remove()).await.unwrap();
         enabled(w).await;
         assert_eq!(
             job(w, PRIMARY, export("/media/three")).await.unwrap(),

@@ -20,8 +20,8 @@ use lifeboat_model::{
     PointId, ReplicationMode as Mode, ReplicationSettings, ReplicationState as State, Timestamp,
 };
 use lifeboat_sim::harness::{
-    A, B, C, THREE_HOSTS, asked, cancel_planned, clock_step, commit, flows, planned, play, prepare, resync,
-    reverse, revert, start_copy, start_vm,
+    A, B, C, THREE_HOSTS, asked, cancel_planned, clock_step, commit, flows, planned, play, prepare, remove,
+    resume, resync, reverse, revert, start_copy, start_vm, suspend,
 };
 use lifeboat_sim::{Fault, Rng, VM, World};
 
@@ -124,28 +124,8 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
             )
             .await
         }
-        16 => {
-            ask(
-                w,
-                any,
-                Action::SuspendReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-            )
-            .await
-        }
-        17 => {
-            ask(
-                w,
-                any,
-                Action::ResumeReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-            )
-            .await
-        }
+        16 => ask(w, any, suspend()).await,
+        17 => ask(w, any, resume()).await,
         18 => {
             let point = PointSelector::Latest;
             let start = true;
@@ -237,10 +217,7 @@ async fn manage(w: &World, rng: &mut Rng, seen: &mut Seen) {
             let wish = match rng.below(3) {
                 // A replica on this host's own images cannot be left behind: they would be a VM's and a replica's at once.
                 n if n == 0 || stands_on_images(w, any) => Action::BecomeReplica { vm: vm() },
-                _ => Action::RemoveReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
+                _ => remove(),
             };
             ask(w, any, wish).await;
         }
@@ -365,10 +342,7 @@ fn sensible(w: &World, host: usize, round: u32) -> Vec<Action> {
             (Some(f), _) if f.phase == FailoverPhase::Ready && round < 3 => vec![revert()],
             (Some(f), _) if f.phase == FailoverPhase::Ready => vec![commit()],
             (_, State::Committed) => vec![reverse()],
-            (_, State::Suspended) => vec![Action::ResumeReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            }],
+            (_, State::Suspended) => vec![resume()],
             _ => Vec::new(),
         },
         Side::Primary(p) => {
@@ -388,10 +362,7 @@ fn sensible(w: &World, host: usize, round: u32) -> Vec<Action> {
             match rel.state {
                 State::WaitingToStartResynchronization => wishes.push(resync()),
                 State::Suspended | State::ResynchronizationSuspended => {
-                    wishes.push(Action::ResumeReplication {
-                        vm: vm(),
-                        relationship: Default::default(),
-                    });
+                    wishes.push(resume());
                 }
                 State::ReadyForReplication => wishes.push(start_copy()),
                 _ => {}

@@ -7,7 +7,7 @@ use lifeboat_engine::action::{Action, InitialCopy, PointSelector};
 use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{JobState, Position, ReplicationSettings, ReplicationState as State, Timestamp};
 use lifeboat_sim::harness::{
-    A, B, agreed, durable, events, failover, job, planned, points, replicating, simulate, state,
+    A, B, agreed, durable, events, failover, job, planned, points, remove, replicating, simulate, state,
 };
 use lifeboat_sim::{Fault, VM, World};
 
@@ -71,15 +71,7 @@ async fn seeded(w: &mut World, different: bool) {
     // Everything written is on the replica: the copies are equal.
     w.run(5).await;
     for host in [A, B] {
-        w.insist(
-            host,
-            Action::RemoveReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(host, remove()).await.unwrap();
     }
     if different {
         w.write(20);
@@ -356,15 +348,7 @@ fn a_seed_is_started_while_the_images_are_still_being_put_in_order() {
         w.run(20).await;
         let vm = World::vm;
         for host in [A, B] {
-            w.insist(
-                host,
-                Action::RemoveReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-            )
-            .await
-            .unwrap();
+            w.insist(host, remove()).await.unwrap();
         }
         let settings = quick();
         // What enabling leaves to be done holds the images of a VM that is off.

@@ -6,8 +6,8 @@ use lifeboat_model::api::ReturnCode;
 use lifeboat_model::hint;
 use lifeboat_model::{JobState, ReplicationSettings, ReplicationState as State};
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, THIRD, THREE_HOSTS, eventually, failover, job, refused, replicating, said, simulate,
-    simulate_with, start_copy, start_vm, state,
+    PRIMARY, REPLICA, THIRD, THREE_HOSTS, eventually, failover, job, refused, remove, replicating, said,
+    simulate, simulate_with, start_copy, start_vm, state,
 };
 use lifeboat_sim::{VM, World};
 
@@ -193,15 +193,7 @@ fn a_primary_whose_relationship_is_removed_still_says_that_its_vm_runs() {
     simulate(6, async |w| {
         replicating(w).await;
         w.run(30).await;
-        w.insist(
-            PRIMARY,
-            Action::RemoveReplication {
-                vm: World::vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, remove()).await.unwrap();
         let refusal = refused(w, REPLICA, failover(PointSelector::Latest)).await;
         assert_eq!(refusal.code, ReturnCode::InvalidState, "{refusal:?}");
     });

@@ -5,8 +5,8 @@ use lifeboat_engine::action::{Action, PointSelector};
 use lifeboat_engine::records::FailoverPhase;
 use lifeboat_model::{ReplicationState as State, Timestamp};
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, TWO_HOSTS, asked, clock_step, enable, failover, phase, play, replicating, revert,
-    start_copy, start_vm, state,
+    PRIMARY, REPLICA, TWO_HOSTS, asked, clock_step, enable, failover, phase, play, replicating, resume,
+    revert, start_copy, start_vm, state, suspend,
 };
 use lifeboat_sim::{Content, Fault, Rng, SYS_BYTES, VM, World};
 
@@ -33,20 +33,8 @@ async fn manage(w: &World, rng: &mut Rng) {
     let ago = rng.below(200_000);
     let (side, action) = match rng.below(9) {
         0 | 1 => (PRIMARY, Action::ReplicateNow { vm: vm() }),
-        2 => (
-            host,
-            Action::SuspendReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-        ),
-        3 | 4 => (
-            host,
-            Action::ResumeReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-        ),
+        2 => (host, suspend()),
+        3 | 4 => (host, resume()),
         5 => (REPLICA, failover(PointSelector::Latest)),
         6 => (
             REPLICA,
@@ -134,15 +122,7 @@ async fn peace(w: &mut World, seen: &Seen) {
     }
     assert_eq!(phase(w), None, "the failover cannot be reverted");
     for host in [PRIMARY, REPLICA] {
-        let _ = w
-            .act(
-                host,
-                Action::ResumeReplication {
-                    vm: World::vm(),
-                    relationship: Default::default(),
-                },
-            )
-            .await;
+        let _ = w.act(host, resume()).await;
     }
     let _ = w.act(PRIMARY, start_vm()).await;
     w.run(90).await;

@@ -6,7 +6,7 @@ use lifeboat_engine::ports::store::Target;
 use lifeboat_model::{DayWindow, JobState, JobType, ReplicationSettings, ReplicationState as State};
 use lifeboat_sim::harness::{
     PRIMARY, REPLICA, difference, eventually, failover, flows, healthy, job, local_disks, points,
-    replicating, resync, revert, simulate, start_copy, start_vm, state,
+    replicating, resume, resync, revert, simulate, start_copy, start_vm, state, suspend,
 };
 use lifeboat_sim::{Content, Fault, VM, World};
 
@@ -205,15 +205,7 @@ fn a_resynchronization_is_suspended_resumed_and_cancelled() {
         simulate(seed, async |w| {
             under_way(w).await;
             let before = sealed(w);
-            w.insist(
-                PRIMARY,
-                Action::SuspendReplication {
-                    vm: World::vm(),
-                    relationship: Default::default(),
-                },
-            )
-            .await
-            .unwrap();
+            w.insist(PRIMARY, suspend()).await.unwrap();
             assert_eq!(state(w, PRIMARY), State::ResynchronizationSuspended);
             w.cut(false);
             w.write(10);
@@ -221,15 +213,7 @@ fn a_resynchronization_is_suspended_resumed_and_cancelled() {
             assert_eq!(state(w, PRIMARY), State::ResynchronizationSuspended);
             kept(&before, &sealed(w));
             if seed % 2 == 0 {
-                w.insist(
-                    PRIMARY,
-                    Action::ResumeReplication {
-                        vm: World::vm(),
-                        relationship: Default::default(),
-                    },
-                )
-                .await
-                .unwrap();
+                w.insist(PRIMARY, resume()).await.unwrap();
             } else {
                 w.insist(
                     PRIMARY,
@@ -318,7 +302,6 @@ async fn landing(w: &World) {
 /// Sending is ended here when all of a log is there; the replica says where it stands, and stands elsewhere a moment later.
 #[test]
 fn replication_continues_from_a_log_that_arrived_after_its_sending_was_ended() {
-    let vm = World::vm;
     for seed in 0..30 {
         simulate(seed, async |w| {
             replicating(w).await;
@@ -328,24 +311,8 @@ fn replication_continues_from_a_log_that_arrived_after_its_sending_was_ended() {
             match seed % 3 {
                 0 => w.restart(PRIMARY).await,
                 1 => {
-                    w.insist(
-                        PRIMARY,
-                        Action::SuspendReplication {
-                            vm: vm(),
-                            relationship: Default::default(),
-                        },
-                    )
-                    .await
-                    .unwrap();
-                    w.insist(
-                        PRIMARY,
-                        Action::ResumeReplication {
-                            vm: vm(),
-                            relationship: Default::default(),
-                        },
-                    )
-                    .await
-                    .unwrap();
+                    w.insist(PRIMARY, suspend()).await.unwrap();
+                    w.insist(PRIMARY, resume()).await.unwrap();
                 }
                 _ => w.cut(true),
             }

@@ -4,7 +4,8 @@
 use lifeboat_engine::action::{Action, ReplicationView};
 use lifeboat_model::{ReplicationHealth as Health, ReplicationState as State};
 use lifeboat_sim::harness::{
-    PRIMARY, REPLICA, THIRD, THREE_HOSTS, eventually, replicating, said, simulate, simulate_with, start_vm,
+    PRIMARY, REPLICA, THIRD, THREE_HOSTS, eventually, replicating, resume, said, simulate, simulate_with,
+    start_vm, suspend,
 };
 use lifeboat_sim::{VM, World};
 
@@ -80,27 +81,10 @@ fn a_replica_disk_that_hangs_is_reported_on_both_hosts() {
         says(w, REPLICA, Health::Warning, "the storage at /replicas").await;
         // What would have to wait for the disk is answered too.
         let asked = w.shared.now().0;
-        let vm = World::vm;
-        let answer = w
-            .act(
-                REPLICA,
-                Action::SuspendReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-            )
-            .await;
+        let answer = w.act(REPLICA, suspend()).await;
         let took = w.shared.now().0 - asked;
         assert!(took <= 5000, "{took} ms: {answer:?}");
-        let _ = w
-            .act(
-                REPLICA,
-                Action::ResumeReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-            )
-            .await;
+        let _ = w.act(REPLICA, resume()).await;
         w.run(150).await;
         says(
             w,
@@ -112,15 +96,7 @@ fn a_replica_disk_that_hangs_is_reported_on_both_hosts() {
         says(w, REPLICA, Health::Critical, "has not answered for").await;
         assert!(said(w, REPLICA, "the storage at") && said(w, PRIMARY, "on its disk"));
         w.hang_store(REPLICA, false);
-        let _ = w
-            .act(
-                REPLICA,
-                Action::ResumeReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-            )
-            .await;
+        let _ = w.act(REPLICA, resume()).await;
         w.run(30).await;
         recovered(w).await;
         assert!(said(w, PRIMARY, "data flows again"));
@@ -224,27 +200,10 @@ fn a_replica_knows_that_its_primary_holds_replication() {
     simulate(6, async |w| {
         replicating(w).await;
         w.run(30).await;
-        let vm = World::vm;
-        w.insist(
-            PRIMARY,
-            Action::SuspendReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, suspend()).await.unwrap();
         w.run(600).await;
         says(w, REPLICA, Health::Warning, "held on the primary").await;
-        w.insist(
-            PRIMARY,
-            Action::ResumeReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(PRIMARY, resume()).await.unwrap();
         w.run(20).await;
         recovered(w).await;
     });

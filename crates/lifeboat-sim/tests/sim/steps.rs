@@ -7,7 +7,8 @@ use lifeboat_engine::records::FailoverPhase;
 use lifeboat_model::ReplicationState as State;
 use lifeboat_sim::harness::{
     A, B, Steps, cancel_planned, commit, durable, enable, failover, flows, healthy, history, insist_until,
-    phase, planned, points, prepare, replicating, resync, reverse, revert, start_copy, start_vm, state,
+    phase, planned, points, prepare, remove, replicating, resume, resync, reverse, revert, start_copy,
+    start_vm, state, suspend,
 };
 use lifeboat_sim::{VM, World};
 
@@ -108,27 +109,9 @@ async fn run(saga: Saga, w: &mut World) {
             .await;
         }
         Saga::Suspend => {
-            insist_until(
-                w,
-                A,
-                Action::SuspendReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-                |w| state(w, A) == State::Suspended,
-            )
-            .await;
+            insist_until(w, A, suspend(), |w| state(w, A) == State::Suspended).await;
             w.write(10);
-            insist_until(
-                w,
-                A,
-                Action::ResumeReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-                |w| state(w, A) == State::Replicating,
-            )
-            .await;
+            insist_until(w, A, resume(), |w| state(w, A) == State::Replicating).await;
         }
         Saga::Failover => insist_until(w, B, failover(PointSelector::Latest), recovered).await,
         Saga::FailoverToCycle => {
@@ -140,28 +123,10 @@ async fn run(saga: Saga, w: &mut World) {
             insist_until(w, B, commit(), |w| phase(w) == Some(FailoverPhase::Done)).await;
         }
         Saga::RemovePrimary => {
-            insist_until(
-                w,
-                A,
-                Action::RemoveReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-                |w| w.recorded(A).is_none(),
-            )
-            .await;
+            insist_until(w, A, remove(), |w| w.recorded(A).is_none()).await;
         }
         Saga::RemoveReplica => {
-            insist_until(
-                w,
-                B,
-                Action::RemoveReplication {
-                    vm: vm(),
-                    relationship: Default::default(),
-                },
-                |w| w.recorded(B).is_none(),
-            )
-            .await;
+            insist_until(w, B, remove(), |w| w.recorded(B).is_none()).await;
         }
         Saga::Planned => moved(w).await,
         Saga::CancelPlanned => {

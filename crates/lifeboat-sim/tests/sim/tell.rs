@@ -50,7 +50,8 @@ async fn since(w: &World) -> (PowerState, Timestamp) {
 
 #[test]
 fn a_guest_that_ends_by_itself_is_off_at_once_and_its_last_changes_are_sent() {
-    let ends: [(&str, fn(&World)); 2] = [
+    type End = fn(&World);
+    let ends: [(&str, End); 2] = [
         ("it shuts down", |w| w.guest_off(PRIMARY)),
         ("its process is killed", |w| w.kill_vm(PRIMARY)),
     ];

@@ -12,8 +12,8 @@ use lifeboat_model::{
 };
 use lifeboat_sim::harness::{
     A, B, Steps, commit, durable, enable, eventually, failover, healthy, insist_until, job, phase, planned,
-    points, refused_with_hint, replicating, resync, revert, simulate, start_copy, start_test, start_vm,
-    state, stop_test, truth,
+    points, refused_with_hint, remove, replicating, resume, resync, revert, simulate, start_copy, start_test,
+    start_vm, state, stop_test, suspend, truth,
 };
 use lifeboat_sim::{Content, SYS_BYTES, VM, World};
 
@@ -239,14 +239,8 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
         like_others(w).await;
         let vm = named;
         for action in [
-            Action::SuspendReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
-            Action::RemoveReplication {
-                vm: vm(),
-                relationship: Default::default(),
-            },
+            suspend(),
+            remove(),
             Action::CommitFailover { vm: vm() },
             Action::StartTest {
                 vm: vm(),
@@ -267,28 +261,11 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
         refused(w, B, Action::StopTest { vm: vm() }, 32776).await;
         // One at a time; and the replica stays while there is one.
         refused(w, B, start_test(PointSelector::Latest), 32775).await;
-        refused(
-            w,
-            B,
-            Action::RemoveReplication {
-                vm: World::vm(),
-                relationship: Default::default(),
-            },
-            32774,
-        )
-        .await;
+        refused(w, B, remove(), 32774).await;
         w.run(20).await;
         ended(w).await;
         over(w).await;
-        w.insist(
-            B,
-            Action::RemoveReplication {
-                vm: World::vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(B, remove()).await.unwrap();
     });
 }
 
@@ -370,27 +347,11 @@ fn a_planned_failover_ends_the_test_on_its_way() {
 fn a_suspended_replica_can_be_tested() {
     simulate(14, async |w| {
         history(w).await;
-        w.insist(
-            B,
-            Action::SuspendReplication {
-                vm: World::vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(B, suspend()).await.unwrap();
         made(w, PointSelector::Latest).await;
         assert_eq!(state(w, B), State::Suspended);
         ended(w).await;
-        w.insist(
-            B,
-            Action::ResumeReplication {
-                vm: World::vm(),
-                relationship: Default::default(),
-            },
-        )
-        .await
-        .unwrap();
+        w.insist(B, resume()).await.unwrap();
         over(w).await;
         w.run(60).await;
         w.check(B).unwrap();

@@ -55,6 +55,14 @@ fn modify(change: impl FnOnce(&mut ReplicationSettings)) -> Action {
     }
 }
 
+fn resume_outgoing() -> Action {
+    let relationship = RelationshipRef::Outgoing;
+    Action::ResumeReplication {
+        vm: World::vm(),
+        relationship,
+    }
+}
+
 fn cancel() -> Action {
     Action::CancelInitialCopy {
         vm: World::vm(),
@@ -240,16 +248,7 @@ fn a_comparison_with_the_third_host_is_cancelled_and_started_again() {
         );
         assert_eq!(refused(w, REPLICA, cancel()).await.code, ReturnCode::InvalidState);
         assert_eq!(
-            refused(
-                w,
-                REPLICA,
-                Action::ResumeReplication {
-                    vm: World::vm(),
-                    relationship: RelationshipRef::Outgoing
-                }
-            )
-            .await
-            .code,
+            refused(w, REPLICA, resume_outgoing()).await.code,
             ReturnCode::InvalidState
         );
         assert_eq!(job(w, REPLICA, resync(None)).await.unwrap(), JobState::Completed);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use lifeboat_engine::by::{By, Surface};
 
-use super::roles::Role;
+use super::Role;
 
 /// The user, or the owner of a certificate, who calls an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::facts::{JobParts, Parts};
 use super::located::{Found, entries};
 pub use super::subscription::{IN_ALL, Indication, PER_USER, QUEUE, Subscription};
 use super::watched::{EventQuery, Family, JOB, Kind, RELATIONSHIP, SYSTEM};
-use super::{Caller, ObjectManager, Role, VIRTUALIZATION};
+use super::{Caller, ObjectManager, VIRTUALIZATION, roles};
 use lifeboat_cim::wql::Query;
 use lifeboat_cim::{CimError, DateTime, Instance, Namespace, ObjectPath, Status, Value};
 use lifeboat_engine::action::{Change, JobView, NotTold, Watch, What};
@@ -120,7 +120,7 @@ impl Indications {
     #[must_use]
     pub fn find(&self, caller: &Caller, id: &str) -> Option<Arc<Subscription>> {
         self.sweep();
-        let may = |s: &&Arc<Subscription>| s.owner == caller.name || caller.role >= Role::OTHERS;
+        let may = |s: &&Arc<Subscription>| s.owner == caller.name || caller.role >= roles::OTHERS;
         self.active().get(id).filter(may).cloned()
     }
 
@@ -166,7 +166,7 @@ impl Indications {
 
     /// Notifies of what is told, until there is no subscription, or something was missed, or the engine ends.
     async fn follow(&self, mut watch: Watch) -> NotTold {
-        // The samples of subscriptions are older than the watch: what has changed in between nobody tells.
+        // The samples of subscriptions are older than the watch: what has changed in between is not told.
         let mut stale = BTreeSet::from([JOB, RELATIONSHIP, SYSTEM]);
         let mut due = Instant::now();
         let mut sweep = Instant::now() + SWEEP;

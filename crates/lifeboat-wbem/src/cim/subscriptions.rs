@@ -15,7 +15,7 @@ use super::classes::names::SYSTEM;
 use super::indications::Indications;
 use super::registry::{DESTINATION, Entry, FILTER, SUBSCRIPTION};
 use super::subscription::Subscription;
-use super::{Caller, INTEROP, Role, VIRTUALIZATION};
+use super::{Caller, INTEROP, VIRTUALIZATION, roles};
 
 pub use super::registry::{FAILURE_TIME, IN_ALL, PER_USER};
 
@@ -47,7 +47,7 @@ fn makes(namespace: &str, class: &str) -> Option<&'static str> {
 
 /// A monitor may only read, and a listener makes this host connect to another.
 fn may(caller: &Caller) -> Result<(), CimError> {
-    if caller.role >= Role::LISTENERS {
+    if caller.role >= roles::LISTENERS {
         Ok(())
     } else {
         let message = "subscriptions of listeners are made and removed by operators and administrators";
@@ -111,7 +111,7 @@ impl Indications {
             CimError::new(Status::NotFound, message)
         };
         let entry = at.and_then(|at| entries.get(at)).ok_or_else(not_found)?;
-        if entry.owner != caller.name && caller.role < Role::OTHERS {
+        if entry.owner != caller.name && caller.role < roles::OTHERS {
             let message = format!(
                 "{} has made it, and only an administrator may remove it too",
                 entry.owner

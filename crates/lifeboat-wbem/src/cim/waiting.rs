@@ -4,73 +4,14 @@
 
 use crate::cim::hint::told;
 use lifeboat_cim::CimError;
-use lifeboat_engine::action::{Action, JobView, RequestStage, RequestView};
+use lifeboat_engine::action::{JobView, RequestStage, RequestView};
 use lifeboat_engine::query::Query;
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::hint::Again;
-use lifeboat_model::{JobId, JobState, JobType, RequestId, VmId};
+use lifeboat_model::{JobId, JobState, RequestId, VmId};
 use uuid::Uuid;
 
 use super::ObjectManager;
-
-/// The kind of job that would carry out an action that waits for a second person.
-fn kind(action: &Action) -> JobType {
-    match action {
-        Action::CommitFailover { .. } => JobType::CommitFailover,
-        Action::ModifyReplication { .. } => JobType::ModifySettings,
-        Action::RemoveReplication { .. }
-        | Action::ForgetReplication { .. }
-        | Action::DropAbandoned { .. } => JobType::RemoveRelationship,
-        // Authorization entries, and the release of held points; the rest never waits.
-        Action::AddAuthorization { .. }
-        | Action::RemoveAuthorization { .. }
-        | Action::SetAuthorization { .. }
-        | Action::ReleasePoints { .. }
-        | Action::ListVms(_)
-        | Action::ShowVm { .. }
-        | Action::StartVm { .. }
-        | Action::StopVm { .. }
-        | Action::PauseVm { .. }
-        | Action::ResetVm { .. }
-        | Action::Screenshot { .. }
-        | Action::EnableReplication { .. }
-        | Action::StartReplication { .. }
-        | Action::CancelInitialCopy { .. }
-        | Action::ImportCopy { .. }
-        | Action::Resynchronize { .. }
-        | Action::CancelResync { .. }
-        | Action::ReverseReplication { .. }
-        | Action::BecomeReplica { .. }
-        | Action::Scrub { .. }
-        | Action::HoldPoints { .. }
-        | Action::SetFailoverNetwork { .. }
-        | Action::ResetStatistics { .. }
-        | Action::SuspendReplication { .. }
-        | Action::ResumeReplication { .. }
-        | Action::ReplicateNow { .. }
-        | Action::ListPoints { .. }
-        | Action::InitiateFailover { .. }
-        | Action::PlannedFailover { .. }
-        | Action::CancelPlanned { .. }
-        | Action::StartTest { .. }
-        | Action::StopTest { .. }
-        | Action::RevertFailover { .. }
-        | Action::ExtendReplication { .. }
-        | Action::ContinueAsPrimary { .. }
-        | Action::ListJobs(_)
-        | Action::ShowJob { .. }
-        | Action::CancelJob { .. }
-        | Action::ListEvents { .. }
-        | Action::ListAuthorization(_)
-        | Action::ShowServer
-        | Action::SetServer { .. }
-        | Action::TestConnection { .. }
-        | Action::TrustKey { .. }
-        | Action::ListRequests
-        | Action::ConfirmRequest { .. }
-        | Action::DenyRequest { .. } => JobType::ServerSettings,
-    }
-}
 
 /// A request as a job.
 fn job(request: RequestView) -> JobView {
@@ -99,7 +40,7 @@ fn job(request: RequestView) -> JobView {
     JobView {
         id: JobId(id.0),
         vm: request.vm.unwrap_or(VmId(Uuid::nil())),
-        kind: kind(&request.action),
+        kind: request.action.facts().waits_as,
         state,
         percent: 0,
         detail,

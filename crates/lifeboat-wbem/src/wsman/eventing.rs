@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 use super::{measure, message_id};
 use crate::cim::indications::{Indication, Indications, Subscription};
-use crate::cim::{Caller, Role, VIRTUALIZATION};
+use crate::cim::roles::LISTENERS;
+use crate::cim::{Caller, VIRTUALIZATION};
 use crate::delivery::{Client, Deliveries, DeliveryError, Destination, Over, Subscriber};
 
 /// Longest life of a subscription, and its life when the client does not say.
@@ -147,7 +148,7 @@ impl Eventing {
 
     /// An endpoint that events may be sent to. A monitor may only read, and this makes the host connect to another.
     async fn place(&self, caller: &Caller, endpoint: Endpoint) -> Result<(Endpoint, Destination), Fault> {
-        if caller.role < Role::LISTENERS {
+        if caller.role < LISTENERS {
             let message = "events are sent for operators and administrators; who only reads pulls them";
             return Err(CimError::new(Status::AccessDenied, message).into());
         }

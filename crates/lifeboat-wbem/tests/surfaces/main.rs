@@ -5,6 +5,8 @@
 
 mod cim_methods;
 mod cim_views;
+#[path = "../../../lifeboat-rest/tests/surfaces/documents.rs"]
+mod documents;
 mod facts;
 mod indications;
 mod indications_remote;
@@ -18,6 +20,3 @@ mod remote_roles;
 mod remote_support;
 mod remote_wsman;
 mod roles;
-#[path = "../../../lifeboat-rest/tests/surfaces/samples/mod.rs"]
-#[allow(dead_code, reason = "shared with the tests of REST, which use more of it")]
-mod samples;

@@ -2,6 +2,7 @@
 
 mod cert;
 mod failover;
+mod plain;
 mod replication;
 mod request;
 mod user;
@@ -13,9 +14,11 @@ use lifeboat_model::JobId;
 use super::exit;
 use super::units::{self, LimitWindow, Rate, Size};
 use crate::config::DEFAULT_SOCKET;
+use plain::OfVm;
 
 pub(crate) use cert::{AuthorityDir, Cert};
 pub(crate) use failover::{Failover, Network, SetCard, Start};
+pub(crate) use plain::Plain;
 pub(crate) use replication::{
     Changes, Copy, Enable, Extend, Outgoing, Remove, Replication, Resync, Reverse, Side, TrustKey,
 };
@@ -137,10 +140,8 @@ pub(crate) enum Vm {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Stop the CPUs of a VM where they are; `vm start` lets it go on.
-    Pause(Target),
-    /// Press the reset button of a VM: it starts again without having shut down.
-    Reset(Target),
+    #[command(flatten)]
+    Plain(OfVm),
     /// Use the serial console of a VM; leave it with Ctrl-].
     Console {
         /// VM, by name or UUID.

@@ -17,7 +17,7 @@ mod user;
 use std::process::ExitCode;
 
 use camino::Utf8Path;
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use lifeboat_model::causes::chain;
 use lifeboat_rest::Client;
 use lifeboat_tls::CredentialsError;
@@ -27,16 +27,23 @@ use lifeboat_wbem::users::UsersError;
 use crate::config::{Config, Log, LogFormat};
 use args::{Cli, Command};
 use exit::{Exit, Failure};
+use refusal::Typed;
 
 /// Runs the program.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut definition = Cli::command();
+    let matches = definition.get_matches_mut();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.format(&mut definition).exit(),
+    };
     let result = match &cli.command {
         Command::Serve { config } => serve(config),
         Command::Cert(command) => cert::run(command, cli.output),
         Command::User(command) => user::run(command, cli.output),
         _ => runtime(false).and_then(|runtime| {
-            let result = runtime.block_on(run::run(&Client::new(&cli.socket), &cli));
+            let typed = Typed::read(&definition, &matches);
+            let result = runtime.block_on(run::run(&Client::new(&cli.socket), &cli, typed));
             // A thread may still sit in a read of the terminal.
             runtime.shutdown_background();
             result

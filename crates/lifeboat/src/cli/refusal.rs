@@ -1,6 +1,8 @@
 //! Refusals in the words of the command line: which command was refused, for which VM, and a hint that can be typed as
 //! it is. The reasons are the engine's; nothing here judges them.
 
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use lifeboat_engine::action::{Action, Refusal};
 use lifeboat_model::api::ReturnCode;
 use lifeboat_model::hint::{Guest, Hint, Look};
@@ -8,18 +10,71 @@ use lifeboat_model::hint::{Guest, Hint, Look};
 use super::exit::{self, Failure};
 use super::hint;
 
-/// The refusal of `action` as a person reads it.
-pub(crate) fn refused(action: &Action, refusal: Refusal) -> Failure {
+/// A command as it was typed.
+#[derive(Debug)]
+pub(crate) struct Typed {
+    /// Its words and its switches: what was asked for.
+    words: Vec<String>,
+    /// Its first argument: the VM, or what else it is about.
+    object: Option<String>,
+}
+
+/// Switches of every command, which say nothing of what is asked for.
+const OF_ALL: [&str; 2] = ["detach", "follow"];
+
+impl Typed {
+    /// Reads it off the definition of the command line, and what was found in it.
+    pub(crate) fn read(mut definition: &Command, mut matches: &ArgMatches) -> Self {
+        let (mut words, mut object) = (Vec::new(), None);
+        while let Some((name, found)) = matches.subcommand()
+            && let Some(inner) = definition.find_subcommand(name)
+        {
+            words.push(name.to_owned());
+            (definition, matches) = (inner, found);
+            let first = definition.get_positionals().next().map(Arg::get_id);
+            let given = first.and_then(|id| matches.try_get_raw(id.as_str()).ok().flatten()?.next());
+            object = object.or(given.map(|text| text.to_string_lossy().into_owned()));
+        }
+        for arg in definition.get_arguments() {
+            let id = arg.get_id().as_str();
+            let typed = matches.value_source(id) == Some(ValueSource::CommandLine);
+            if let (Some(long), ArgAction::SetTrue, true) = (arg.get_long(), arg.get_action(), typed)
+                && !OF_ALL.contains(&long)
+            {
+                words.push(format!("--{long}"));
+            }
+        }
+        Self { words, object }
+    }
+
+    /// The refusal of `action`, which was asked for by this command, as a person reads it.
+    pub(crate) fn refused(&self, action: &Action, refusal: Refusal) -> Failure {
+        // What is not there says so by itself, and what was only looked up was not what was asked for.
+        let asked_for =
+            action.facts().changes || matches!(action, Action::Screenshot { .. } | Action::ListPoints { .. });
+        let named = asked_for && refusal.code != ReturnCode::FileNotFound;
+        refused(action, refusal, named.then(|| self.to_string()))
+    }
+}
+
+impl std::fmt::Display for Typed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.words.join(" "))?;
+        match &self.object {
+            Some(object) => write!(f, " of \"{object}\""),
+            None => Ok(()),
+        }
+    }
+}
+
+fn refused(action: &Action, refusal: Refusal, command: Option<String>) -> Failure {
     let Refusal {
         code,
         mut message,
         hint,
         request,
     } = refusal;
-    // What is not there says so by itself.
-    if code != ReturnCode::FileNotFound
-        && let Some(command) = command_name(action)
-    {
+    if let Some(command) = command {
         let verb = if request.is_some() {
             "is not done yet"
         } else {
@@ -50,65 +105,6 @@ fn verb(code: ReturnCode) -> &'static str {
         | ReturnCode::Unavailable
         | ReturnCode::OutOfMemory
         | ReturnCode::FileNotFound => "failed",
-    }
-}
-
-/// The command as it was typed, with the VM; `None` for actions that only show something.
-fn command_name(action: &Action) -> Option<String> {
-    let of = |command: &str| action.vm().map(|vm| format!("{command} of \"{vm}\""));
-    match action {
-        Action::StartVm { .. } => of("vm start"),
-        Action::StopVm { .. } => of("vm stop"),
-        Action::PauseVm { .. } => of("vm pause"),
-        Action::ResetVm { .. } => of("vm reset"),
-        Action::Screenshot { .. } => of("vm screenshot"),
-        Action::EnableReplication { .. } => of("replication enable"),
-        Action::ModifyReplication { .. } => of("replication set"),
-        Action::StartReplication { .. } => of("replication start"),
-        Action::CancelInitialCopy { .. } => of("replication cancel-copy"),
-        Action::ImportCopy { .. } => of("replication import"),
-        Action::Resynchronize { .. } => of("replication resync"),
-        Action::CancelResync { .. } => of("replication resync --cancel"),
-        Action::ReverseReplication { .. } => of("replication reverse"),
-        Action::BecomeReplica { .. } => of("replication become-replica"),
-        Action::DropAbandoned { .. } => of("replication drop-abandoned"),
-        Action::Scrub { .. } => of("replication scrub"),
-        Action::HoldPoints { .. } => of("replication hold-points"),
-        Action::ReleasePoints { .. } => of("replication release-points"),
-        Action::ResetStatistics { .. } => of("replication reset-statistics"),
-        Action::ExtendReplication { .. } => of("replication extend"),
-        Action::SetAuthorization { .. } => of("replication allow"),
-        Action::ContinueAsPrimary { .. } => of("replication continue"),
-        Action::SuspendReplication { .. } => of("replication suspend"),
-        Action::ResumeReplication { .. } => of("replication resume"),
-        Action::RemoveReplication { .. } => of("replication remove"),
-        Action::ForgetReplication { .. } => of("replication remove --force"),
-        Action::ReplicateNow { .. } => of("replication now"),
-        Action::ListPoints { .. } => of("points"),
-        Action::InitiateFailover { .. } => of("failover start"),
-        Action::PlannedFailover { .. } => of("failover start --planned"),
-        Action::CancelPlanned { .. } => of("failover cancel"),
-        Action::StartTest { .. } => of("failover start --test"),
-        Action::StopTest { .. } => of("failover stop-test"),
-        Action::SetFailoverNetwork { .. } => of("failover network"),
-        Action::RevertFailover { .. } => of("failover revert"),
-        Action::CommitFailover { .. } => of("failover commit"),
-        Action::CancelJob { job } => Some(format!("job cancel of {job}")),
-        Action::AddAuthorization { entry } => Some(format!("authorization add of \"{}\"", entry.primary)),
-        Action::RemoveAuthorization { primary } => Some(format!("authorization remove of \"{primary}\"")),
-        Action::SetServer { .. } => Some("server set".to_owned()),
-        Action::ConfirmRequest { request } => Some(format!("request confirm of {request}")),
-        Action::DenyRequest { request } => Some(format!("request deny of {request}")),
-        Action::TrustKey { host, .. } => Some(format!("replication trust-key of \"{host}\"")),
-        Action::TestConnection { peer } => Some(format!("test-connection to {peer}")),
-        Action::ListVms(_)
-        | Action::ShowVm { .. }
-        | Action::ListJobs(_)
-        | Action::ShowJob { .. }
-        | Action::ListEvents { .. }
-        | Action::ListAuthorization(_)
-        | Action::ShowServer
-        | Action::ListRequests => None,
     }
 }
 

@@ -14,16 +14,17 @@ use lifeboat_engine::action::{
 };
 use lifeboat_engine::paging::{Page, Paging};
 use lifeboat_engine::query::Query;
-use lifeboat_model::shell::{argument, quoted};
+use lifeboat_model::shell::quoted;
 use lifeboat_model::{Bandwidth, Timestamp};
 use lifeboat_rest::{Client, ClientError};
 use serde::Serialize;
 
-use super::args::{Cli, Command, Job, Output, Server, ServerChanges, Switch, Vm, Wait};
+use super::args::{Cli, Command, Job, Output, Plain, Server, ServerChanges, Switch, Vm, Wait};
 use super::exit::{Exit, Failure};
+use super::refusal::Typed;
 use super::show::{self, Names};
 use super::units::{LimitWindow, Rate};
-use super::{console, follow, refusal, units};
+use super::{console, follow, units};
 
 type Done = Result<Exit, Failure>;
 
@@ -32,14 +33,16 @@ struct Cx<'a> {
     client: &'a Client,
     output: Output,
     zone: TimeZone,
+    typed: Typed,
 }
 
 /// Carries out `cli` through `client`.
-pub(crate) async fn run(client: &Client, cli: &Cli) -> Done {
+pub(crate) async fn run(client: &Client, cli: &Cli, typed: Typed) -> Done {
     let cx = Cx {
         client,
         output: cli.output,
         zone: TimeZone::system(),
+        typed,
     };
     match &cli.command {
         Command::Vm(command) => vm(&cx, command).await,
@@ -87,27 +90,27 @@ fn name(vm: &str) -> VmRef {
     VmRef::Text(vm.to_owned())
 }
 
-/// Why there is no answer, in the words of the command line.
-fn failure(action: &Action, error: ClientError) -> Failure {
-    match error {
-        ClientError::Refused(refusal) => refusal::refused(action, refusal),
-        ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Protocol { .. } => {
-            error.into()
+impl Cx<'_> {
+    /// Why there is no answer, in the words of the command line.
+    fn failure(&self, action: &Action, error: ClientError) -> Failure {
+        match error {
+            ClientError::Refused(refusal) => self.typed.refused(action, refusal),
+            ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Protocol { .. } => {
+                error.into()
+            }
         }
     }
-}
 
-impl Cx<'_> {
     /// Has an action performed.
     async fn perform(&self, action: &Action) -> Result<Answer, Failure> {
         let answer = self.client.perform(action).await;
-        answer.map_err(|error| failure(action, error))
+        answer.map_err(|error| self.failure(action, error))
     }
 
     /// Asks a question.
     async fn query<T>(&self, query: Query<T>) -> Result<T, Failure> {
         let answer = self.client.query(&query).await;
-        answer.map_err(|error| failure(query.action(), error))
+        answer.map_err(|error| self.failure(query.action(), error))
     }
 
     /// Asks for a list, all pages of it: people see one list.
@@ -119,7 +122,7 @@ impl Cx<'_> {
     async fn gather<T>(&self, query: Query<Page<T>>, enough: usize) -> Result<Vec<T>, Failure> {
         let action = query.action().clone();
         let answer = self.client.gather(query, enough).await;
-        answer.map_err(|error| failure(&action, error))
+        answer.map_err(|error| self.failure(&action, error))
     }
 
     fn print<T: Serialize + ?Sized>(&self, value: &T, table: impl FnOnce() -> String) -> Done {
@@ -149,6 +152,10 @@ impl Cx<'_> {
                 Ok(Exit::Done)
             }
         }
+    }
+
+    async fn plain(&self, plain: Plain) -> Done {
+        self.act(plain.action, plain.wait, &plain.done).await
     }
 
     async fn follow(&self, job: JobView, done: &str) -> Done {
@@ -247,18 +254,7 @@ async fn vm(cx: &Cx<'_>, command: &Vm) -> Done {
             };
             cx.act(action, *wait, &format!("{vm} runs")).await
         }
-        Vm::Pause(t) => {
-            let done = format!(
-                "{} is paused; let it go on with: lifeboat vm start {}",
-                t.vm,
-                argument(&t.vm)
-            );
-            cx.act(Action::PauseVm { vm: name(&t.vm) }, t.wait, &done).await
-        }
-        Vm::Reset(t) => {
-            let done = format!("{} is resetting", t.vm);
-            cx.act(Action::ResetVm { vm: name(&t.vm) }, t.wait, &done).await
-        }
+        Vm::Plain(command) => cx.plain(command.plain()).await,
         Vm::Stop { vm, force, wait } => {
             cx.act(
                 Action::StopVm {

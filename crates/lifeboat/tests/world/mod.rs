@@ -88,6 +88,11 @@ impl Host {
         task.await.unwrap();
     }
 
+    /// Everything that commands have asked for.
+    pub(crate) fn asked(&self) -> Vec<Action> {
+        self.script.asked.lock().unwrap().clone()
+    }
+
     pub(crate) fn actions(&self) -> Vec<Action> {
         let reads = |a: &Action| {
             matches!(
@@ -95,14 +100,7 @@ impl Host {
                 Action::ListVms(_) | Action::ShowVm { .. } | Action::ShowJob { .. }
             ) || goes_on(a)
         };
-        self.script
-            .asked
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|a| !reads(a))
-            .cloned()
-            .collect()
+        self.asked().into_iter().filter(|a| !reads(a)).collect()
     }
 
     /// Waits until a command watches jobs.

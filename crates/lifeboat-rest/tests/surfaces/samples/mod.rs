@@ -1,4 +1,7 @@
-//! One of everything that crosses the surface. The exhaustive matches make a new variant a compile error here.
+//! One of everything that crosses the surface: each action as its route makes it from the examples of the document, and by hand
+//! those that have several shapes; and what they are answered with.
+
+mod examples;
 
 use lifeboat_engine::action::{
     AbandonedView, Action, Answer, AtRestView, BacklogView, BulkView, CertificateView, ChangesView,
@@ -22,68 +25,11 @@ use lifeboat_model::{
     ProblemKind, RelationshipId, ReplicationHealth, ReplicationMode, ReplicationSettings, ReplicationState,
     RequestId, Target, Timestamp, VmId, hint,
 };
+use lifeboat_rest::routes::{ROUTES, Reply, Route};
 use serde_json::json;
 use uuid::Uuid;
 
-pub(crate) const VARIANTS: usize = 52;
-
-/// The number of an action's variant, and whether a job may come of it.
-pub(crate) fn variant(action: &Action) -> (usize, bool) {
-    match action {
-        Action::ListVms(_) => (0, false),
-        Action::ShowVm { .. } => (1, false),
-        Action::StartVm { .. } => (2, true),
-        Action::StopVm { .. } => (3, true),
-        Action::Screenshot { .. } => (4, false),
-        Action::EnableReplication { .. } => (5, true),
-        Action::StartReplication { .. } => (6, true),
-        Action::SuspendReplication { .. } => (7, true),
-        Action::ResumeReplication { .. } => (8, true),
-        Action::RemoveReplication { .. } => (9, true),
-        Action::ReplicateNow { .. } => (10, false),
-        Action::ListPoints { .. } => (11, false),
-        Action::InitiateFailover { .. } => (12, true),
-        Action::RevertFailover { .. } => (13, true),
-        Action::CommitFailover { .. } => (14, true),
-        Action::ListJobs(_) => (15, false),
-        Action::ShowJob { .. } => (16, false),
-        Action::CancelJob { .. } => (17, true),
-        Action::ListEvents { .. } => (18, false),
-        Action::ListAuthorization(_) => (19, false),
-        Action::AddAuthorization { .. } => (20, true),
-        Action::RemoveAuthorization { .. } => (21, true),
-        Action::ShowServer => (22, false),
-        Action::SetServer { .. } => (23, true),
-        Action::TestConnection { .. } => (24, true),
-        Action::ModifyReplication { .. } => (25, true),
-        Action::ImportCopy { .. } => (26, true),
-        Action::Resynchronize { .. } => (27, true),
-        Action::CancelResync { .. } => (28, true),
-        Action::ReverseReplication { .. } => (29, true),
-        Action::BecomeReplica { .. } => (30, true),
-        Action::DropAbandoned { .. } => (31, true),
-        Action::SetFailoverNetwork { .. } => (32, true),
-        Action::ResetStatistics { .. } => (33, true),
-        Action::PlannedFailover { .. } => (34, true),
-        Action::CancelPlanned { .. } => (35, true),
-        Action::StartTest { .. } => (36, true),
-        Action::StopTest { .. } => (37, true),
-        Action::ExtendReplication { .. } => (38, true),
-        Action::ContinueAsPrimary { .. } => (42, true),
-        Action::PauseVm { .. } => (43, true),
-        Action::ResetVm { .. } => (44, true),
-        Action::CancelInitialCopy { .. } => (45, true),
-        Action::SetAuthorization { .. } => (47, true),
-        Action::ForgetReplication { .. } => (48, true),
-        Action::Scrub { .. } => (49, true),
-        Action::HoldPoints { .. } => (50, true),
-        Action::ReleasePoints { .. } => (51, true),
-        Action::ListRequests => (39, false),
-        Action::ConfirmRequest { .. } => (40, true),
-        Action::DenyRequest { .. } => (41, true),
-        Action::TrustKey { .. } => (46, true),
-    }
-}
+pub(crate) use examples::example;
 
 pub(crate) fn selectors() -> Vec<PointSelector> {
     vec![
@@ -151,58 +97,20 @@ fn lists() -> Vec<Action> {
     ]
 }
 
+/// Every action: one of each route, and all shapes of those that have several.
 pub(crate) fn actions() -> Vec<Action> {
-    let vm = || VmRef::Text("web".into());
-    let job = job().id;
-    let settings = settings();
-    let mut all = lists();
-    all.extend([
-        Action::ShowVm { vm: vm() },
-        Action::StartVm {
-            vm: vm(),
-            force: false,
-        },
-        Action::StopVm {
-            vm: vm(),
-            force: true,
-        },
-        Action::PauseVm { vm: vm() },
-        Action::ResetVm { vm: vm() },
-        Action::Screenshot { vm: vm() },
-        Action::EnableReplication { vm: vm(), settings },
-        Action::SuspendReplication {
-            vm: vm(),
-            relationship: Default::default(),
-        },
-        Action::ResumeReplication {
-            vm: vm(),
-            relationship: Default::default(),
-        },
-        Action::RemoveReplication {
-            vm: vm(),
-            relationship: Default::default(),
-        },
-        Action::ForgetReplication { vm: vm() },
-        Action::ReplicateNow { vm: vm() },
-        Action::RevertFailover {
-            vm: vm(),
-            force: false,
-        },
-        Action::CommitFailover { vm: vm() },
-        Action::ShowJob { job },
-        Action::CancelJob { job },
-        Action::AddAuthorization { entry: entry() },
-        Action::RemoveAuthorization {
-            primary: "*.example.org".into(),
-        },
-        Action::RemoveAuthorization { primary: "*".into() },
-        Action::ShowServer,
-        Action::SetServer { settings: server() },
-        Action::TestConnection {
-            peer: "[::1]:8443".into(),
-        },
-    ]);
+    let mut all = examples::of_routes();
+    all.extend(lists());
+    all.extend(shapes());
     all.extend(trusted());
+    all.extend(selected());
+    all.extend(copies());
+    all
+}
+
+fn selected() -> Vec<Action> {
+    let vm = || VmRef::Text("web".into());
+    let mut all = Vec::new();
     for point in selectors() {
         all.push(Action::InitiateFailover {
             vm: vm(),
@@ -216,10 +124,71 @@ pub(crate) fn actions() -> Vec<Action> {
             start: true,
         });
     }
-    all.extend(copies());
-    all.extend(lifecycle());
-    all.extend(waiting());
     all
+}
+
+/// Actions whose fields make a difference, or have values that are hard to send.
+fn shapes() -> Vec<Action> {
+    let vm = || VmRef::Text("web".into());
+    vec![
+        Action::StartVm {
+            vm: vm(),
+            force: false,
+        },
+        Action::RevertFailover {
+            vm: vm(),
+            force: false,
+        },
+        Action::EnableReplication {
+            vm: vm(),
+            settings: settings(),
+        },
+        Action::ModifyReplication {
+            vm: vm(),
+            settings: settings(),
+            relationship: RelationshipRef::Id(RelationshipId::new(2)),
+        },
+        Action::ReverseReplication {
+            vm: vm(),
+            settings: None,
+        },
+        Action::ReverseReplication {
+            vm: vm(),
+            settings: Some(settings()),
+        },
+        Action::SetFailoverNetwork {
+            vm: vm(),
+            cards: cards(),
+        },
+        Action::ResetStatistics {
+            vm: vm(),
+            relationship: RelationshipRef::Usual,
+        },
+        Action::PlannedFailover {
+            vm: vm(),
+            force: true,
+            prepare_only: true,
+            start: false,
+        },
+        Action::ExtendReplication {
+            vm: vm(),
+            settings: settings(),
+            start: false,
+        },
+        Action::SetAuthorization {
+            vm: vm(),
+            primary: "*.example.org".into(),
+        },
+        Action::AddAuthorization { entry: entry() },
+        Action::RemoveAuthorization {
+            primary: "*.example.org".into(),
+        },
+        Action::RemoveAuthorization { primary: "*".into() },
+        Action::SetServer { settings: server() },
+        Action::TestConnection {
+            peer: "[::1]:8443".into(),
+        },
+    ]
 }
 
 pub(crate) fn initial_copies() -> Vec<InitialCopy> {
@@ -252,95 +221,6 @@ fn copies() -> impl Iterator<Item = Action> {
         relationship: Default::default(),
     });
     starts.chain([import]).chain(resyncs)
-}
-
-fn lifecycle() -> Vec<Action> {
-    let vm = || VmRef::Text("web".into());
-    vec![
-        Action::ModifyReplication {
-            vm: vm(),
-            settings: settings(),
-            relationship: Default::default(),
-        },
-        Action::CancelInitialCopy {
-            vm: vm(),
-            relationship: Default::default(),
-        },
-        Action::CancelResync {
-            vm: vm(),
-            relationship: Default::default(),
-        },
-        Action::ReverseReplication {
-            vm: vm(),
-            settings: None,
-        },
-        Action::ReverseReplication {
-            vm: vm(),
-            settings: Some(settings()),
-        },
-        Action::BecomeReplica { vm: vm() },
-        Action::DropAbandoned { vm: vm() },
-        Action::Scrub { vm: vm() },
-        Action::HoldPoints { vm: vm() },
-        Action::ReleasePoints { vm: vm() },
-        Action::SetFailoverNetwork {
-            vm: vm(),
-            cards: cards(),
-        },
-        Action::ResetStatistics {
-            vm: vm(),
-            relationship: RelationshipRef::Usual,
-        },
-        Action::ResetStatistics {
-            vm: vm(),
-            relationship: RelationshipRef::Id(RelationshipId::new(2)),
-        },
-        Action::PlannedFailover {
-            vm: vm(),
-            force: true,
-            prepare_only: true,
-            start: false,
-        },
-        Action::CancelPlanned {
-            vm: vm(),
-            force: true,
-        },
-        Action::StopTest { vm: vm() },
-        Action::ExtendReplication {
-            vm: vm(),
-            settings: settings(),
-            start: true,
-        },
-        Action::ExtendReplication {
-            vm: vm(),
-            settings: settings(),
-            start: false,
-        },
-        Action::CancelInitialCopy {
-            vm: vm(),
-            relationship: RelationshipRef::Outgoing,
-        },
-        Action::SetAuthorization {
-            vm: vm(),
-            primary: "*.example.org".into(),
-        },
-        Action::SuspendReplication {
-            vm: vm(),
-            relationship: RelationshipRef::Outgoing,
-        },
-        Action::ResumeReplication {
-            vm: vm(),
-            relationship: RelationshipRef::Outgoing,
-        },
-        Action::RemoveReplication {
-            vm: vm(),
-            relationship: RelationshipRef::Outgoing,
-        },
-        Action::ContinueAsPrimary {
-            vm: vm(),
-            relationship: Default::default(),
-        },
-    ]
 }
 
 pub(crate) fn cards() -> Vec<NicFailover> {
@@ -391,6 +271,13 @@ fn server() -> ServerSettings {
         bandwidth: bandwidth(),
         ..ServerSettings::default()
     }
+}
+
+/// The action's own route.
+pub(crate) fn route(action: &Action) -> &'static Route {
+    let tag = serde_json::to_value(action).unwrap()["action"].clone();
+    let own = ROUTES.iter().find(|r| tag == r.action && !r.is_old());
+    own.unwrap_or_else(|| panic!("no route for {tag}"))
 }
 
 /// Answers that the action may get, every one of them.
@@ -447,7 +334,7 @@ pub(crate) fn answers(action: &Action) -> Vec<Answer> {
         })],
         Action::ListRequests => vec![Answer::Requests(requests())],
         other => {
-            assert!(variant(other).1, "no answer for {other:?}");
+            assert_eq!(route(other).reply, Reply::Carried, "no answer for {other:?}");
             vec![Answer::Done, Answer::Job(job()), Answer::Job(jobs().remove(1))]
         }
     }
@@ -552,15 +439,6 @@ fn events() -> Vec<EventView> {
             }),
             ..event
         },
-    ]
-}
-
-fn waiting() -> [Action; 3] {
-    let request = request().id;
-    [
-        Action::ListRequests,
-        Action::ConfirmRequest { request },
-        Action::DenyRequest { request },
     ]
 }
 

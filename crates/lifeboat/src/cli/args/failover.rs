@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use clap::{Args, Subcommand};
 use lifeboat_model::NicBackend;
 
+use super::plain::OfFailover;
 use super::{Target, Wait};
 use crate::cli::units;
 
@@ -27,8 +28,8 @@ pub(crate) enum Failover {
     /// Keep the failover for good: the VM lives here now, the other recovery points go.
     #[command(visible_alias = "complete")]
     Commit(Target),
-    /// End a test: turn the test VM off and throw it away.
-    StopTest(Target),
+    #[command(flatten)]
+    Plain(OfFailover),
     /// Cancel a planned failover before the replica has taken over, and replicate again; on the primary host.
     Cancel {
         /// VM, by name or UUID.

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use lifeboat_engine::action::RelationshipRef;
 use lifeboat_model::{DiskId, Fingerprint};
 
+use super::plain::OfReplication;
 use super::{Switch, Target, Wait};
 use crate::cli::units::{self, AutoResync, LimitWindow, Rate};
 
@@ -55,16 +56,8 @@ pub(crate) enum Replication {
     Resync(Resync),
     /// Replicate the other way round; on the host whose failover was committed.
     Reverse(Reverse),
-    /// Make a VM that is off a replica that awaits its data, such as the VM of an old primary.
-    BecomeReplica(Target),
-    /// Throw away for good what an old primary had and the other host never got.
-    DropAbandoned(Target),
-    /// Verify the files of a replica by their recorded digests, and repair what can be; on the replica host.
-    Scrub(Target),
-    /// Keep every recovery point from expiring until they are released; on the replica host.
-    HoldPoints(Target),
-    /// Let recovery points expire again, after you have looked at them; on the replica's host.
-    ReleasePoints(Target),
+    #[command(flatten)]
+    Plain(OfReplication),
     /// Show what replication has cost and missed in the current window.
     #[command(visible_alias = "measure")]
     Statistics {
@@ -72,12 +65,7 @@ pub(crate) enum Replication {
         vm: String,
     },
     /// Begin a new window of statistics.
-    ResetStatistics {
-        #[command(flatten)]
-        target: Target,
-        #[command(flatten)]
-        outgoing: Outgoing,
-    },
+    ResetStatistics(Side),
     /// Let only primaries that an authorization entry covers feed a replica; on the replica host.
     Allow {
         /// VM, by name or UUID.

@@ -50,10 +50,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Failover) -> Done {
             cx.act(Action::CommitFailover { vm: name(&t.vm) }, t.wait, &done)
                 .await
         }
-        Failover::StopTest(t) => {
-            let done = format!("the test of {} is over and gone", t.vm);
-            cx.act(Action::StopTest { vm: name(&t.vm) }, t.wait, &done).await
-        }
+        Failover::Plain(command) => cx.plain(command.plain()).await,
         Failover::Cancel { vm, force, wait } => {
             let action = Action::CancelPlanned {
                 vm: name(vm),

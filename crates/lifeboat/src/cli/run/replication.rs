@@ -1,9 +1,7 @@
 //! Carries out `lifeboat replication`. Settings are whole documents: what changes them reads, changes, and writes.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use lifeboat_engine::action::{
-    Action, CycleResult, InitialCopy, RelationshipRef, ReplicationView, VmRef, VmView,
-};
+use lifeboat_engine::action::{Action, CycleResult, InitialCopy, RelationshipRef, ReplicationView, VmView};
 use lifeboat_engine::query::Query;
 use lifeboat_model::shell::{argument, quoted};
 use lifeboat_model::{Bandwidth, ReplicationMode, ReplicationSettings, ReplicationState};
@@ -58,14 +56,7 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
             cx.print(&view, || show::statistics(&view, &names, &cx.zone))
         }
         Replication::Extend(extend) => self::extend(cx, extend).await,
-        Replication::ResetStatistics { target, outgoing } => {
-            let action = Action::ResetStatistics {
-                vm: name(&target.vm),
-                relationship: outgoing.relationship(),
-            };
-            let done = format!("a new window of statistics of {} begins now", target.vm);
-            cx.act(action, target.wait, &done).await
-        }
+        Replication::ResetStatistics(side) => reset_statistics(cx, side).await,
         Replication::Allow { vm, primary, wait } => {
             let action = Action::SetAuthorization {
                 vm: name(vm),
@@ -80,20 +71,27 @@ pub(super) async fn run(cx: &Cx<'_>, command: &Replication) -> Done {
         Replication::Resume(side) => resume(cx, side).await,
         Replication::Remove(r) => remove(cx, r).await,
         Replication::Now(t) => now(cx, &t.vm).await,
-        Replication::BecomeReplica(_)
-        | Replication::DropAbandoned(_)
-        | Replication::Scrub(_)
-        | Replication::HoldPoints(_)
-        | Replication::ReleasePoints(_) => plain(cx, command).await,
-        Replication::Continue(side) => {
-            let action = Action::ContinueAsPrimary {
-                vm: name(&side.target.vm),
-                relationship: side.outgoing.relationship(),
-            };
-            let done = format!("{} lives on this host, which is its primary now", side.target.vm);
-            cx.act(action, side.target.wait, &done).await
-        }
+        Replication::Continue(side) => go_on(cx, side).await,
+        Replication::Plain(command) => cx.plain(command.plain()).await,
     }
+}
+
+async fn reset_statistics(cx: &Cx<'_>, s: &Side) -> Done {
+    let action = Action::ResetStatistics {
+        vm: name(&s.target.vm),
+        relationship: s.outgoing.relationship(),
+    };
+    let done = format!("a new window of statistics of {} begins now", s.target.vm);
+    cx.act(action, s.target.wait, &done).await
+}
+
+async fn go_on(cx: &Cx<'_>, s: &Side) -> Done {
+    let action = Action::ContinueAsPrimary {
+        vm: name(&s.target.vm),
+        relationship: s.outgoing.relationship(),
+    };
+    let done = format!("{} lives on this host, which is its primary now", s.target.vm);
+    cx.act(action, s.target.wait, &done).await
 }
 
 async fn trust_key(cx: &Cx<'_>, trusted: &TrustKey) -> Done {
@@ -214,69 +212,6 @@ async fn now(cx: &Cx<'_>, vm: &str) -> Done {
         cx.print(&result, String::new)?;
     }
     Ok(Exit::Done)
-}
-
-/// Commands that are an action and a word about it.
-async fn plain(cx: &Cx<'_>, command: &Replication) -> Done {
-    let (t, action, done): (_, fn(VmRef) -> Action, _) = match command {
-        Replication::BecomeReplica(t) => (
-            t,
-            |vm| Action::BecomeReplica { vm },
-            format!(
-                "{} is a replica now and awaits its data; on the other host: lifeboat replication reverse {1}, or \
-                 lifeboat replication start {1} --seed",
-                t.vm,
-                quoted(&t.vm)
-            ),
-        ),
-        Replication::DropAbandoned(t) => (
-            t,
-            |vm| Action::DropAbandoned { vm },
-            format!("what only this host had of {} is gone", t.vm),
-        ),
-        Replication::Scrub(t) => (
-            t,
-            |vm| Action::Scrub { vm },
-            format!(
-                "the replica of {} is as it was recorded; what had no digest yet has one now",
-                t.vm
-            ),
-        ),
-        Replication::HoldPoints(t) => (
-            t,
-            |vm| Action::HoldPoints { vm },
-            format!(
-                "no recovery point of {} expires until: lifeboat replication release-points {}",
-                t.vm,
-                argument(&t.vm)
-            ),
-        ),
-        Replication::ReleasePoints(t) => (
-            t,
-            |vm| Action::ReleasePoints { vm },
-            format!("recovery points of {} expire again as they are due", t.vm),
-        ),
-        // The caller has carried these out already.
-        Replication::Enable(_)
-        | Replication::Set { .. }
-        | Replication::Start(_)
-        | Replication::Now(_)
-        | Replication::CancelCopy(_)
-        | Replication::Continue(_)
-        | Replication::ResetStatistics { .. }
-        | Replication::Allow { .. }
-        | Replication::TrustKey(_)
-        | Replication::Import { .. }
-        | Replication::Status { .. }
-        | Replication::Suspend(_)
-        | Replication::Resume(_)
-        | Replication::Resync(_)
-        | Replication::Reverse(_)
-        | Replication::Statistics { .. }
-        | Replication::Extend(_)
-        | Replication::Remove(_) => return Ok(Exit::Usage),
-    };
-    cx.act(action(name(&t.vm)), t.wait, &done).await
 }
 
 /// The disks are those of the replica, and what is sent is as it arrived: neither can be asked for.
