@@ -118,8 +118,9 @@ fn asked(w: &World, host: usize) -> usize {
 }
 
 /// A host no longer takes what another one sends; the entry that let it.
-async fn forbid(w: &World, host: usize) -> AuthorizationEntry {
-    let entry = w.shared.state().hosts[host].catalog.entries[0].clone();
+async fn forbid(w: &World, host: usize, primary: &str) -> AuthorizationEntry {
+    let entries = w.shared.state().hosts[host].catalog.entries.clone();
+    let entry = entries.into_iter().find(|e| e.covers(primary)).unwrap();
     let primary = entry.primary.clone();
     w.insist(host, Action::RemoveAuthorization { primary })
         .await
@@ -131,7 +132,7 @@ async fn forbid(w: &World, host: usize) -> AuthorizationEntry {
 fn let_in_again(away: u64, ask: bool) -> u64 {
     simulate(away, async |w| {
         replicating(w).await;
-        let entry = forbid(w, REPLICA).await;
+        let entry = forbid(w, REPLICA, "a").await;
         w.write(3);
         w.run(away).await;
         w.insist(REPLICA, Action::AddAuthorization { entry })
@@ -167,7 +168,7 @@ fn what_goes_to_a_third_host_is_tried_when_an_administrator_asks() {
             extended(w, REPLICA).is_some_and(|e| e.acknowledged.is_some())
         })
         .await;
-        let entry = forbid(w, THIRD).await;
+        let entry = forbid(w, THIRD, "b").await;
         w.write(3);
         w.run(230).await;
         w.insist(THIRD, Action::AddAuthorization { entry }).await.unwrap();

@@ -1,7 +1,7 @@
 //! Test failover in full: the VM of a test is a VM like others, replication and points do not notice it, no real failover
 //! waits for it. Every step of making and ending it fails once and crashes once.
 
-use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, VmRef, VmView};
+use lifeboat_engine::action::{Action, Answer, PointSelector, PointView, RelationshipRef, VmRef, VmView};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::ports::hypervisor::PowerState;
 use lifeboat_engine::ports::store::Target;
@@ -239,8 +239,14 @@ fn the_test_vm_is_a_vm_like_others_detached_and_with_an_identity_of_its_own() {
         like_others(w).await;
         let vm = named;
         for action in [
-            suspend(),
-            remove(),
+            Action::SuspendReplication {
+                vm: vm(),
+                relationship: RelationshipRef::Usual,
+            },
+            Action::RemoveReplication {
+                vm: vm(),
+                relationship: RelationshipRef::Usual,
+            },
             Action::CommitFailover { vm: vm() },
             Action::StartTest {
                 vm: vm(),

@@ -55,7 +55,12 @@ pub(crate) fn relationship_id(instance_id: &str) -> Option<(VmId, RelationshipId
     let [vm, hvr, index] = parts.as_slice() else {
         return None;
     };
-    let index = RelationshipId::new(index.parse().ok()?);
+    let number: u32 = index.parse().ok()?;
+    // Each relationship has one name.
+    if number.to_string() != *index {
+        return None;
+    }
+    let index = RelationshipId::new(number);
     hvr.eq_ignore_ascii_case("HVR")
         .then(|| Some((vm.parse().ok()?, index)))?
 }

@@ -1,11 +1,12 @@
 //! Whole stories, as administrators' scripts live them.
 
 use lifeboat_cim::{InstanceName, ObjectPath, Raw, Value};
+use lifeboat_engine::action::{Action, InitialCopy, RelationshipRef};
 use lifeboat_engine::paging::Paging;
 use lifeboat_engine::query::Query;
-use lifeboat_model::{NicBackend, NicSpec};
+use lifeboat_model::{JobState, NicBackend, NicSpec, ReplicationState as State};
 use lifeboat_sim::World;
-use lifeboat_sim::harness::{A, B, C, THREE_HOSTS, TWO_HOSTS, simulate_small};
+use lifeboat_sim::harness::{A, B, C, FOUR_HOSTS, THREE_HOSTS, TWO_HOSTS, job, simulate_small};
 use lifeboat_wbem::cim::VIRTUALIZATION;
 
 use crate::cim_methods::world::*;
@@ -337,6 +338,64 @@ fn a_replica_is_extended_and_goes_on_as_the_primary() {
         complete(w, B, "ChangeReplicationModeToPrimary", onward).await;
         until(w, B, (1, 3)).await;
         until(w, C, (2, 3)).await;
+    });
+}
+
+#[test]
+fn a_replica_with_two_third_hosts_has_an_index_for_each() {
+    simulate_small(7, FOUR_HOSTS, async |w| {
+        replicating(w).await;
+        for (host, relationship) in [("c", "1"), ("d", "2")] {
+            done(w, B, "CreateReplicationRelationship", vec![vm(), to(host)]).await;
+            let start = Action::StartReplication {
+                vm: World::vm(),
+                how: InitialCopy::Network,
+                at: None,
+                relationship: RelationshipRef::from(relationship.to_owned()),
+            };
+            assert_eq!(job(w, B, start).await.unwrap(), JobState::Completed);
+        }
+        let suspended = vec![text("RequestedState", "7"), relationship(2)];
+        let outcome = call(
+            w,
+            B,
+            system(&guid()).name,
+            "RequestReplicationStateChangeEx",
+            suspended,
+        )
+        .await;
+        assert_eq!(outcome.unwrap().value, 0);
+        let states = |w: &World| {
+            let rel = w.recorded(B).unwrap();
+            let states = rel.outgoing().iter().map(|one| one.state);
+            states.collect::<Vec<_>>()
+        };
+        assert_eq!(states(w), [State::Replicating, State::Suspended]);
+        // What does not say which one it means would mean either.
+        let either = vec![vm(), text("InitialReplicationType", "1")];
+        assert_eq!(ask(w, B, "StartReplication", either).await.value, 32773);
+        done(
+            w,
+            B,
+            "RemoveReplicationRelationshipEx",
+            vec![vm(), relationship(1)],
+        )
+        .await;
+        assert_eq!(states(w), [State::Suspended]);
+        let again = vec![vm(), relationship(1)];
+        assert_eq!(
+            ask(w, B, "RemoveReplicationRelationshipEx", again).await.value,
+            32773
+        );
+        assert_eq!(states(w), [State::Suspended], "the other one stays");
+        done(
+            w,
+            B,
+            "RemoveReplicationRelationshipEx",
+            vec![vm(), relationship(2)],
+        )
+        .await;
+        assert!(states(w).is_empty());
     });
 }
 
