@@ -461,3 +461,31 @@ fn every_record_is_written_as_before() {
 fn write_the_fixture() {
     std::fs::write(FIXTURE, written()).unwrap();
 }
+
+/// A release that knew of one outgoing relationship would lose the others.
+#[test]
+fn a_replica_with_several_outgoing_relationships_is_refused_by_a_release_before() {
+    let with = |outgoing: Vec<OutgoingRelationship>| {
+        let side = ReplicaSide {
+            outgoing: outgoing.into_iter().collect(),
+            ..ReplicaSide::default()
+        };
+        full(1, ReplicationMode::Replica, Side::Replica(side))
+    };
+    let second = OutgoingRelationship {
+        id: RelationshipId::new(2),
+        ..extended()
+    };
+    for (outgoing, version) in [
+        (vec![], None),
+        (vec![extended()], None),
+        (vec![second.clone()], None),
+        (vec![second, extended()], Some(2)),
+    ] {
+        let record = with(outgoing);
+        let written = records::write(&record).unwrap();
+        let document: serde_json::Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(document["version"].as_u64(), version, "{written}");
+        assert_eq!(records::read::<Relationship>(&written).unwrap(), record);
+    }
+}

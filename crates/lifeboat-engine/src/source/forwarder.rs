@@ -60,7 +60,7 @@ impl KeptLogs {
     /// Keeps the logs after this position for a relationship from now on; `None`: none for it.
     pub(crate) async fn keep(
         &self,
-        logs: &dyn LogStore,
+        logs: Option<&dyn LogStore>,
         vm: VmId,
         id: RelationshipId,
         after: Option<Position>,
@@ -72,7 +72,19 @@ impl KeptLogs {
             None => drop(all.remove(&id)),
         }
         let wanted: Vec<Position> = all.values().copied().collect();
-        logs.keep_logs(vm, &wanted).await;
+        // Without a store there is nothing that could expire.
+        if let Some(logs) = logs {
+            logs.keep_logs(vm, &wanted).await;
+        }
+    }
+
+    /// Relationships that logs are kept for and that are gone. None while a forwarder is telling the store something: who asks must
+    /// not wait for a disk, and asks again.
+    pub(crate) fn gone(&self, there: impl Fn(RelationshipId) -> bool) -> Vec<RelationshipId> {
+        match self.0.try_lock() {
+            Ok(all) => all.keys().copied().filter(|id| !there(*id)).collect(),
+            Err(_) => Vec::new(),
+        }
     }
 }
 
@@ -192,7 +204,9 @@ impl Forwarder {
 
     /// Keeps the logs after a position for this relationship.
     async fn keep(&self, after: Option<Position>) {
-        self.kept.keep(&*self.store.logs, self.vm, self.id, after).await;
+        self.kept
+            .keep(Some(&*self.store.logs), self.vm, self.id, after)
+            .await;
     }
 
     fn route(&self, start: Position) -> Route {

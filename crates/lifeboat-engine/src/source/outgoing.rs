@@ -449,6 +449,10 @@ impl Forwarding {
         for id in all {
             self.attend_one(core, id).await;
         }
+        // Also those that ended with a change of roles: what they needed would keep logs from expiring for ever.
+        for id in self.kept.gone(|id| core.outgoing(id).is_some()) {
+            self.ended(core, id).await;
+        }
     }
 
     async fn attend_one(&mut self, core: &Core, id: RelationshipId) {
@@ -476,7 +480,9 @@ impl Forwarding {
         let ports = &core.host.ports;
         // Before anything can expire: the list of what is kept does not survive a restart.
         if one.acknowledged.is_some() {
-            self.kept.keep(&*store.logs, core.id, id, one.acknowledged).await;
+            self.kept
+                .keep(Some(&*store.logs), core.id, id, one.acknowledged)
+                .await;
         }
         core.host
             .throttle
@@ -510,9 +516,9 @@ impl Forwarding {
     /// An outgoing relationship is gone: nothing is kept for it.
     pub(crate) async fn ended(&mut self, core: &Core, id: RelationshipId) {
         self.stop(id).await;
-        if let Ok(store) = core.store() {
-            self.kept.keep(&*store.logs, core.id, id, None).await;
-        }
+        let store = core.store().ok();
+        let logs = store.as_ref().map(|store| &*store.logs);
+        self.kept.keep(logs, core.id, id, None).await;
     }
 
     /// What a forwarder reports.
@@ -560,7 +566,6 @@ fn one_of(several: &[OutgoingRelationship]) -> Refusal {
     )
 }
 
-/// There is no relationship of that name.
 fn no_such(all: &[OutgoingRelationship], of: &RelationshipRef) -> Refusal {
     if all.is_empty() {
         return not_extended();

@@ -12,7 +12,7 @@ use lifeboat_model::{
 };
 use lifeboat_sim::harness::{
     A, B, C, D, FOUR_HOSTS, asked, durable, events, eventually, extend, flows, gets_all, healthy, job, mode,
-    moved, refused, replicating, simulate_small, taken_over,
+    moved, planned, refused, replicating, simulate_small, taken_over,
 };
 use lifeboat_sim::{Rng, VM, World};
 
@@ -332,6 +332,26 @@ fn after_a_commit_one_of_them_is_gone_on_with_and_the_other_keeps_what_it_has() 
             );
         });
     }
+}
+
+#[test]
+fn what_a_relationship_needed_that_ended_with_a_change_of_roles_keeps_no_logs() {
+    simulate_small(11, FOUR_HOSTS, async |w| {
+        both(w).await;
+        // Logs are kept for d, which is away when the roles change.
+        w.cut_between(B, D, true);
+        assert_eq!(job(w, A, planned(true)).await.unwrap(), JobState::Completed);
+        healthy(w, B, A).await;
+        assert!(w.recorded(B).unwrap().outgoing().is_empty());
+        assert_eq!(job(w, B, planned(true)).await.unwrap(), JobState::Completed);
+        healthy(w, A, B).await;
+        w.cut_between(B, D, false);
+        assert_eq!(job(w, B, extend("c:7000")).await.unwrap(), JobState::Completed);
+        eventually(w, "c follows", c_follows).await;
+        cycles(w, 600).await;
+        let kept = w.shared.state().hosts[B].replicas[&VM].keep_since.len();
+        assert_eq!(kept, 1, "logs are kept for c alone");
+    });
 }
 
 /// What happens at random to a replica with two outgoing relationships, and at the end everything comes together again.

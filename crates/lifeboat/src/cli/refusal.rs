@@ -38,10 +38,14 @@ impl Typed {
         for arg in definition.get_arguments() {
             let id = arg.get_id().as_str();
             let typed = matches.value_source(id) == Some(ValueSource::CommandLine);
-            if let (Some(long), ArgAction::SetTrue, true) = (arg.get_long(), arg.get_action(), typed)
-                && !OF_ALL.contains(&long)
-            {
+            let (Some(long), true) = (arg.get_long(), typed) else {
+                continue;
+            };
+            if matches!(arg.get_action(), ArgAction::SetTrue) && !OF_ALL.contains(&long) {
                 words.push(format!("--{long}"));
+            }
+            if arg.is_require_equals_set() {
+                words.push(with_value(arg, long, matches));
             }
         }
         Self { words, object }
@@ -54,6 +58,18 @@ impl Typed {
             action.facts().changes || matches!(action, Action::Screenshot { .. } | Action::ListPoints { .. });
         let named = asked_for && refusal.code != ReturnCode::FileNotFound;
         refused(action, refusal, named.then(|| self.to_string()))
+    }
+}
+
+/// A switch that may have a value, as it was typed.
+fn with_value(arg: &Arg, long: &str, matches: &ArgMatches) -> String {
+    let given = matches.try_get_raw(arg.get_id().as_str()).ok().flatten();
+    let given = given
+        .and_then(|mut all| all.next())
+        .map(|text| text.to_string_lossy());
+    match given {
+        Some(value) if value != long => format!("--{long}={value}"),
+        Some(_) | None => format!("--{long}"),
     }
 }
 
