@@ -452,7 +452,7 @@ async fn a_record_of_a_newer_version_is_named() {
     let dir = tempfile::tempdir().unwrap();
     fill(&SqliteCatalog::open(&path(&dir)).unwrap()).await;
     let raw = rusqlite::Connection::open(path(&dir)).unwrap();
-    let sql = "UPDATE relationship SET record = json_set(record, '$.version', 2, '$.mode', 7), digest = NULL";
+    let sql = "UPDATE relationship SET record = json_set(record, '$.version', 3, '$.mode', 7), digest = NULL";
     assert_eq!(raw.execute(sql, []).unwrap(), 1);
     drop(raw);
     let e = SqliteCatalog::open(&path(&dir))
@@ -465,8 +465,8 @@ async fn a_record_of_a_newer_version_is_named() {
         matches!(
             e,
             CatalogError::NewerRecord {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: 2,
                 ..
             }
         ),
